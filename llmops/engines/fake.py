@@ -1,0 +1,73 @@
+"""A deterministic engine with no model: for tests, examples and trying the gateway without weights."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+
+from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Usage
+from llmops.errors import EngineError
+
+Answer = Callable[[GenerationRequest], str]
+
+
+def echo(request: GenerationRequest) -> str:
+    """The last message, said back: the default answer of a fake engine."""
+    return f"You said: {request.messages[-1]['content']}"
+
+
+class FakeEngine:
+    """Streams `answer(request)` word by word.
+
+    answer: pure function of the request; `word_seconds` is slept before each word. `failure`, when given, is raised
+    in place of an answer. `requests` keeps every request seen, `cancelled` counts streams closed early.
+    """
+
+    def __init__(
+        self,
+        answer: Answer = echo,
+        *,
+        slots: int = 4,
+        word_seconds: float = 0.0,
+        failure: EngineError | None = None,
+        name: str = "fake",
+    ) -> None:
+        self._answer, self._slots, self._word_seconds, self._failure = answer, slots, word_seconds, failure
+        self._name = name
+        self.requests: list[GenerationRequest] = []
+        self.cancelled = 0
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.closed = False
+
+    @property
+    def identity(self) -> EngineIdentity:
+        return EngineIdentity(self._name, "1", {"slots": self._slots})
+
+    @property
+    def slots(self) -> int:
+        return self._slots
+
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
+        self.requests.append(request)
+        if self._failure is not None:
+            raise self._failure
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        finished = False
+        try:
+            words = self._answer(request).split(" ")
+            limit = request.parameters.max_tokens
+            for position, word in enumerate(words[:limit]):
+                await asyncio.sleep(self._word_seconds)
+                yield Chunk(word if position == 0 else f" {word}")
+            finished = True
+            tokens_in = sum(len(message["content"].split()) for message in request.messages)
+            usage = Usage(tokens_in, min(len(words), limit))
+            yield Chunk("", "length" if len(words) > limit else "stop", usage)
+        finally:
+            self.in_flight -= 1
+            self.cancelled += not finished
+
+    async def close(self) -> None:
+        self.closed = True

@@ -1,0 +1,176 @@
+"""What an engine is: something that turns a request into a stream of text chunks.
+
+Every engine implements `Engine`; callers that want a whole answer use `generate`. A request is cancelled by
+closing its stream (leaving the `async for`, or cancelling the task): the engine then stops decoding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Protocol, TypedDict
+
+from llmops.errors import UsageError
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationParameters:
+    """How to decode. Part of a release, so part of what is evaluated.
+
+    max_tokens: most tokens to generate. temperature: 0 is greedy. top_p: nucleus mass, 0–1. stop: strings that
+    end the answer. seed: for temperatures above 0. response_format: OpenAI's object, `json_object` or `json_schema`.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    response_format: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> GenerationParameters:
+        """Checked construction from a file, a command line or stored JSON.
+
+        Raises:
+            UsageError: an unknown name or a value out of range; the text starts with the parameter's name.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                raise UsageError(f"{name}: unknown parameter; known: {', '.join(sorted(known))}")
+        checked = {name: _check(name, value) for name, value in values.items() if value is not None}
+        return cls(**checked)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain JSON values, every field named: what is stored, hashed and shown."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**values, "stop": list(self.stop), "response_format": _plain(self.response_format)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _check(name: str, value: Any) -> Any:
+    if name in ("max_tokens", "seed"):
+        if isinstance(value, bool) or not isinstance(value, int) or (name == "max_tokens" and value < 1):
+            raise UsageError(f"{name}: must be a whole number{' of 1 or more' if name == 'max_tokens' else ''}")
+        return value
+    if name in ("temperature", "top_p"):
+        top = 2.0 if name == "temperature" else 1.0
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= top:
+            raise UsageError(f"{name}: must be a number from 0 to {top:g}")
+        return float(value)
+    if name == "stop":
+        stop = (value,) if isinstance(value, str) else value
+        if not isinstance(stop, Sequence) or not all(isinstance(item, str) and item for item in stop):
+            raise UsageError("stop: must be a string or a list of strings, none empty")
+        return tuple(stop)
+    if not isinstance(value, Mapping) or value.get("type") not in ("text", "json_object", "json_schema"):
+        raise UsageError("response_format: must be an object whose type is text, json_object or json_schema")
+    if value["type"] == "json_schema" and not isinstance(value.get("json_schema", {}).get("schema"), Mapping):
+        raise UsageError("response_format: json_schema.schema must be an object")
+    return None if value["type"] == "text" else dict(value)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A rendered conversation and how to continue it."""
+
+    messages: tuple[Message, ...]
+    parameters: GenerationParameters = GenerationParameters()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one generation."""
+
+    tokens_in: int
+    tokens_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of an answer. The last chunk of a stream, and only that, has `finish_reason` and `usage`."""
+
+    text: str
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A whole answer. Times are seconds from the moment the engine took the request."""
+
+    text: str
+    finish_reason: str
+    usage: Usage
+    first_token_s: float
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineIdentity:
+    """What produced an answer besides the weights; recorded on every eval run and part of the cache key.
+
+    settings: whatever of the engine's configuration can change a greedy answer (slots, cache, dtype …).
+    """
+
+    name: str
+    build: str
+    settings: Mapping[str, Any]
+
+    def to_mapping(self) -> dict[str, Any]:
+        return {"name": self.name, "build": self.build, "settings": dict(self.settings)}
+
+
+class Engine(Protocol):
+    """A loaded model that answers requests, up to `slots` of them side by side."""
+
+    @property
+    def identity(self) -> EngineIdentity: ...
+
+    @property
+    def slots(self) -> int: ...
+
+    def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
+        """Chunks of the answer as they are made; ends with one that has `finish_reason` and `usage`.
+
+        Raises:
+            EngineError: any of its kinds, before the first chunk or in between.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Frees the model. No stream may be open."""
+        ...
+
+
+async def generate(engine: Engine, request: GenerationRequest) -> Generation:
+    """Runs one request to its end. Raises EngineError."""
+    start = time.perf_counter()
+    first: float | None = None
+    pieces: list[str] = []
+    finish_reason, usage = "stop", Usage(0, 0)
+    async with aclosing(engine.stream(request)) as chunks:
+        async for chunk in chunks:
+            if first is None:
+                first = time.perf_counter() - start
+            pieces.append(chunk.text)
+            finish_reason = chunk.finish_reason or finish_reason
+            usage = chunk.usage or usage
+    latency = time.perf_counter() - start
+    return Generation("".join(pieces), finish_reason, usage, first if first is not None else latency, latency)

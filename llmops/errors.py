@@ -1,0 +1,115 @@
+"""Every error that llmops raises on purpose, in one tree.
+
+LlmopsError
+├── UsageError             the command or call itself is wrong                      exit 2
+└── CannotRun              everything else: something outside must be mended first  exit 3
+    ├── BadFile            a file the user wrote is wrong: names file, line and field
+    ├── UnknownVersion     a prompt, model, release, run or alias that does not exist
+    ├── Corrupted          bytes differ from their recorded sha256, or cannot be read as what they claim to be
+    ├── StoreUnavailable   the MLflow store or the production log cannot be reached or written
+    ├── RecordingIncomplete  the store holds fewer results than were handed to it
+    ├── GateRefused        a promotion without a passing gate on record
+    └── EngineError        a generation failed
+        ├── EngineUnavailable   the engine cannot be loaded or reached; trying again later may help
+        ├── EngineRejected      the request can never succeed as it is; `param` names the field at fault
+        │   └── ContextTooLong  the prompt does not fit the engine's context
+        └── EngineTimeout       no answer in time
+
+Foreign exceptions are translated into this tree once, at the seam where they enter, with `raise … from`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = [
+    "BadFile",
+    "CannotRun",
+    "ContextTooLong",
+    "Corrupted",
+    "EngineError",
+    "EngineRejected",
+    "EngineTimeout",
+    "EngineUnavailable",
+    "GateRefused",
+    "LlmopsError",
+    "RecordingIncomplete",
+    "StoreUnavailable",
+    "UnknownVersion",
+    "UsageError",
+]
+
+
+class LlmopsError(Exception):
+    """Base of every error raised on purpose; its text is one line that says what to do."""
+
+    exit_code = 3
+
+
+class UsageError(LlmopsError):
+    """The command or call itself is wrong."""
+
+    exit_code = 2
+
+
+class CannotRun(LlmopsError):
+    """Something outside the command must be mended before it can run."""
+
+
+class BadFile(CannotRun):
+    """A file the user wrote is wrong. The text starts with `file:line: field: ` as far as they are known."""
+
+    def __init__(self, path: Path | str, problem: str, *, line: int | None = None, field: str | None = None) -> None:
+        self.path, self.line, self.field, self.problem = Path(path), line, field, problem
+        place = f"{path}:{line}" if line is not None else f"{path}"
+        super().__init__(f"{place}: {field}: {problem}" if field else f"{place}: {problem}")
+
+
+class UnknownVersion(CannotRun):
+    """A prompt, model, release, run or alias that does not exist."""
+
+
+class Corrupted(CannotRun):
+    """Bytes differ from their recorded sha256, or cannot be read as what they claim to be."""
+
+
+class StoreUnavailable(CannotRun):
+    """The MLflow store or the production log cannot be reached or written."""
+
+
+class RecordingIncomplete(CannotRun):
+    """The store holds fewer results than were handed to it."""
+
+
+class GateRefused(CannotRun):
+    """A promotion without a passing gate on record."""
+
+    exit_code = 1
+
+
+class EngineError(CannotRun):
+    """A generation failed."""
+
+
+class EngineUnavailable(EngineError):
+    """The engine cannot be loaded or reached; trying again later may help."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EngineRejected(EngineError):
+    """The request can never succeed as it is. `param` names the field at fault, where known."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class ContextTooLong(EngineRejected):
+    """The prompt does not fit the engine's context."""
+
+
+class EngineTimeout(EngineError):
+    """No answer in time."""

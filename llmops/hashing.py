@@ -1,0 +1,30 @@
+"""Content hashes: the identity of prompts, models, eval sets, generations and runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spare white space, so that equal content gives equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def content_hash(value: Any) -> str:
+    """sha256 in hex of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 in hex of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_sha256(folder: Path) -> str:
+    """sha256 over the sorted relative names and sha256s of all files below `folder`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return content_hash([[path.relative_to(folder).as_posix(), file_sha256(path)] for path in files])

