@@ -1,0 +1,141 @@
+"""llama.cpp in this process, through the prebuilt xllamacpp wheel: the default engine for GGUF files.
+
+Requests run on threads, one for each slot; llama.cpp batches the slots' decoding. Requests beyond the slots wait in
+our own queue, where a cancelled one is dropped at once (llama.cpp cannot cancel what waits inside it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Usage
+from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
+
+GGUF_MAGIC = b"GGUF"
+
+
+class LlamaCppEngine:
+    """One GGUF file, decoded by `slots` requests side by side, each with `context` tokens of its own."""
+
+    def __init__(self, path: Path, *, slots: int, context: int, threads: int) -> None:
+        """Loads the file. Raises Corrupted when it is no readable GGUF, EngineUnavailable when xllamacpp is missing."""
+        try:
+            import xllamacpp
+        except ImportError as error:
+            raise EngineUnavailable("the llamacpp engine needs the package xllamacpp") from error
+        with path.open("rb") as file:
+            if file.read(4) != GGUF_MAGIC:
+                raise Corrupted(f"{path}: not a GGUF file")
+        self._slots = slots
+        self._context = context
+        self._build = f"xllamacpp {version('xllamacpp')}"
+        try:
+            self._server: Any = xllamacpp.Server(_parameters(xllamacpp, path, slots, context, threads))
+        except RuntimeError as error:
+            raise Corrupted(f"{path}: llama.cpp cannot load this file: {error}") from error
+        self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="llamacpp")
+
+    @property
+    def identity(self) -> EngineIdentity:
+        return EngineIdentity("llamacpp", self._build, {"slots": self._slots, "context": self._context, "cache": False})
+
+    @property
+    def slots(self) -> int:
+        return self._slots
+
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[Mapping[str, Any] | Exception | None] = asyncio.Queue()
+        cancelled = threading.Event()
+
+        def send(item: Mapping[str, Any] | Exception | None) -> None:
+            if not cancelled.is_set():
+                loop.call_soon_threadsafe(arrived.put_nowait, item)
+
+        self._threads.submit(self._run, _body(request), cancelled, send)
+        finish_reason = "stop"
+        try:
+            while (item := await arrived.get()) is not None:
+                if isinstance(item, Exception):
+                    raise item
+                if usage := item.get("usage"):
+                    yield Chunk("", finish_reason, Usage(usage["prompt_tokens"], usage["completion_tokens"]))
+                for choice in item.get("choices", ()):
+                    finish_reason = choice.get("finish_reason") or finish_reason
+                    if text := choice["delta"].get("content"):
+                        yield Chunk(text)
+        finally:
+            cancelled.set()
+
+    def _run(self, body: dict[str, Any], cancelled: threading.Event, send: Any) -> None:
+        """On an engine thread: decodes one request, handing over chunks, then None; an error is handed over instead."""
+        if cancelled.is_set():
+            return
+
+        def on_chunk(chunk: Mapping[str, Any]) -> bool:
+            send(_translate(chunk["error"]) if "error" in chunk else chunk)
+            return cancelled.is_set()
+
+        try:
+            self._server.handle_chat_completions(body, on_chunk)
+        except ValueError as error:
+            send(EngineRejected(f"llama.cpp refused the request: {error}"))
+        except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
+            send(EngineError(f"llama.cpp failed: {error}"))
+        else:
+            send(None)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
+        self._server = None
+
+
+def _parameters(xllamacpp: Any, path: Path, slots: int, context: int, threads: int) -> Any:
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(path)
+    parameters.n_parallel = slots
+    parameters.n_ctx = slots * context  # llama.cpp shares it out among the slots
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
+    parameters.verbosity = 0
+    # The object also listens on a loopback port; a random key nobody knows closes it.
+    parameters.api_keys = [secrets.token_urlsafe(32)]
+    return parameters
+
+
+def _body(request: GenerationRequest) -> dict[str, Any]:
+    """llama.cpp's request. `cache_prompt` is off: with it a greedy answer depends on what the slot answered before."""
+    parameters = request.parameters
+    body: dict[str, Any] = {
+        "messages": [dict(message) for message in request.messages],
+        "max_tokens": parameters.max_tokens,
+        "temperature": parameters.temperature,
+        "top_p": parameters.top_p,
+        "cache_prompt": False,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if parameters.stop:
+        body["stop"] = list(parameters.stop)
+    if parameters.seed is not None:
+        body["seed"] = parameters.seed
+    if parameters.response_format is not None:
+        body["response_format"] = dict(parameters.response_format)
+    return body
+
+
+def _translate(error: Mapping[str, Any]) -> EngineError:
+    message = str(error.get("message", "unknown error"))
+    if error.get("type") == "exceed_context_size_error":
+        return ContextTooLong(
+            f"the prompt has {error.get('n_prompt_tokens')} tokens, the engine's context holds {error.get('n_ctx')}",
+            param="messages",
+        )
+    code = int(error.get("code") or 500)
+    return EngineRejected(message) if 400 <= code < 500 else EngineError(message)

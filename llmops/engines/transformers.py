@@ -1,0 +1,253 @@
+"""Hugging Face transformers as an engine: the reference, for any model folder (or a GGUF, dequantised to float32).
+
+Requests that wait together and share sampling parameters are decoded as one batch on one thread; each row leaves the
+batch's stream when it ends, at its own token limit, or when its caller goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmops.engines.protocol import Chunk, EngineIdentity, GenerationParameters, GenerationRequest, Usage
+from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
+
+Send = Callable[[Chunk | Exception | None], None]
+
+
+@dataclass
+class _Row:
+    """One request on its way through a batch."""
+
+    request: GenerationRequest
+    send: Send
+    cancelled: threading.Event
+    tokens: list[int] = field(default_factory=list)
+    prompt_tokens: int = 0
+    sent_text: str = ""
+    finish_reason: str | None = None
+
+
+class TransformersEngine:
+    """A folder saved by `save_pretrained` with safetensors weights and a tokenizer, or a folder and a GGUF's name."""
+
+    def __init__(
+        self, folder: Path, *, gguf_file: str | None = None, slots: int = 8, threads: int | None = None
+    ) -> None:
+        """Loads the model on the CPU at float32 (GPU when there is one). Raises Corrupted, EngineUnavailable."""
+        try:
+            import torch
+            import transformers
+        except ImportError as error:
+            raise EngineUnavailable("the transformers engine needs the packages torch and transformers") from error
+        if threads:
+            torch.set_num_threads(threads)
+        self._slots, self._build = slots, f"transformers {transformers.__version__}, torch {torch.__version__}"
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {"use_safetensors": True}
+        try:
+            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, **({"gguf_file": gguf_file} if gguf_file else {})
+            )
+            self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                str(folder), dtype=torch.float32, local_files_only=True, **options
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise Corrupted(f"{folder}: transformers cannot load this model: {error}") from error
+        self._model.to(self._device).eval()
+        self._tokenizer.padding_side = "left"
+        if self._tokenizer.pad_token_id is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._waiting: queue.Queue[_Row | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._serve, name="transformers", daemon=True)
+        self._thread.start()
+
+    @property
+    def identity(self) -> EngineIdentity:
+        settings = {"slots": self._slots, "dtype": "float32", "device": self._device}
+        return EngineIdentity("transformers", self._build, settings)
+
+    @property
+    def slots(self) -> int:
+        return self._slots
+
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
+        if request.parameters.response_format is not None:
+            raise EngineRejected("the transformers engine cannot enforce a response format", param="response_format")
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[Chunk | Exception | None] = asyncio.Queue()
+        cancelled = threading.Event()
+
+        def send(item: Chunk | Exception | None) -> None:
+            if not cancelled.is_set():
+                loop.call_soon_threadsafe(arrived.put_nowait, item)
+
+        self._waiting.put(_Row(request, send, cancelled))
+        try:
+            while (item := await arrived.get()) is not None:
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            cancelled.set()
+
+    async def close(self) -> None:
+        self._waiting.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._model = None
+
+    def _serve(self) -> None:
+        """The engine thread: takes what waits, batch by batch, until `close`."""
+        left_over: list[_Row] = []
+        while True:
+            row = left_over.pop(0) if left_over else self._waiting.get()
+            if row is None:
+                return
+            batch, left_over, closing = self._gather(row, left_over)
+            batch = [member for member in batch if not member.cancelled.is_set()]
+            try:
+                if batch:
+                    self._decode(batch)
+            except EngineError as error:
+                _send_all(batch, error)
+            except Exception as error:  # noqa: BLE001 - handed to the callers, who raise it
+                _send_all(batch, EngineError(f"transformers failed: {type(error).__name__}: {error}"))
+            if closing:
+                self._waiting.put(None)
+
+    def _gather(self, first: _Row, left_over: list[_Row]) -> tuple[list[_Row], list[_Row], bool]:
+        """Rows that wait now and can be decoded together with `first`; the others; whether `close` was called."""
+        candidates, closing = list(left_over), False
+        while True:
+            try:
+                row = self._waiting.get_nowait()
+            except queue.Empty:
+                break
+            if row is None:
+                closing = True
+                break
+            candidates.append(row)
+        same = [row for row in candidates if _sampling(row) == _sampling(first)][: self._slots - 1]
+        taken = {id(row) for row in same}
+        return [first, *same], [row for row in candidates if id(row) not in taken], closing
+
+    def _decode(self, batch: list[_Row]) -> None:
+        import torch
+
+        batch = self._fitting(batch)
+        if not batch:
+            return
+        texts = [self._prompt(row.request) for row in batch]
+        encoded = self._tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(self._device)
+        for row, mask in zip(batch, encoded["attention_mask"], strict=True):
+            row.prompt_tokens = int(mask.sum())
+        parameters = batch[0].request.parameters
+        sampled = parameters.temperature > 0
+        if sampled and parameters.seed is not None:
+            torch.manual_seed(parameters.seed)
+        prompt_length = encoded["input_ids"].shape[1]
+
+        def stop_rows(ids: Any, _scores: Any, **_: Any) -> Any:
+            for row, last in zip(batch, ids[:, -1].tolist(), strict=True):
+                if ids.shape[1] > prompt_length:
+                    self._take(row, last)
+            return torch.tensor([row.finish_reason is not None for row in batch], device=ids.device)
+
+        with torch.inference_mode():
+            self._model.generate(
+                **encoded,
+                max_new_tokens=max(row.request.parameters.max_tokens for row in batch),
+                do_sample=sampled,
+                **({"temperature": parameters.temperature, "top_p": parameters.top_p} if sampled else _GREEDY),
+                pad_token_id=self._tokenizer.pad_token_id,
+                stopping_criteria=[stop_rows],
+            )
+        for row in batch:
+            self._finish(row)
+
+    def _fitting(self, batch: list[_Row]) -> list[_Row]:
+        """Rows whose prompt and answer fit the model's positions; the others are told so."""
+        limit = getattr(self._model.config, "max_position_embeddings", None)
+        fitting = []
+        for row in batch:
+            needed = len(self._tokenizer(self._prompt(row.request), add_special_tokens=False)["input_ids"])
+            if limit is not None and needed + row.request.parameters.max_tokens > limit:
+                problem = f"the prompt has {needed} tokens and asks for {row.request.parameters.max_tokens} more"
+                row.send(ContextTooLong(f"{problem}; the model holds {limit}", param="messages"))
+            else:
+                fitting.append(row)
+        return fitting
+
+    def _prompt(self, request: GenerationRequest) -> str:
+        messages = [dict(message) for message in request.messages]
+        if self._tokenizer.chat_template:
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        return "\n".join(f"{message['role']}: {message['content']}" for message in messages) + "\nassistant:"
+
+    def _take(self, row: _Row, token: int) -> None:
+        """Adds one decoded token to a row: sends the new text, or ends the row."""
+        if row.finish_reason is not None:
+            return
+        if row.cancelled.is_set():
+            row.finish_reason = "cancelled"
+            return
+        if token in _end_tokens(self._model, self._tokenizer):
+            row.finish_reason = "stop"
+            return
+        row.tokens.append(token)
+        text = self._tokenizer.decode(row.tokens, skip_special_tokens=True)
+        ends = [found for stop in row.request.parameters.stop if (found := text.find(stop)) >= 0]
+        if ends:
+            row.finish_reason, text = "stop", text[: min(ends)]
+        elif len(row.tokens) >= row.request.parameters.max_tokens:
+            row.finish_reason = "length"
+        # A cut multi-byte character, or the head of a stop string, is held back until more is known.
+        held = (
+            0 if row.finish_reason else max(_partial_stop(text, row.request.parameters.stop), text.endswith("\ufffd"))
+        )
+        ready = text[: len(text) - held]
+        if len(ready) > len(row.sent_text):
+            row.send(Chunk(ready[len(row.sent_text) :]))
+            row.sent_text = ready
+
+    def _finish(self, row: _Row) -> None:
+        reason = row.finish_reason or "length"
+        if not row.finish_reason:
+            text = self._tokenizer.decode(row.tokens, skip_special_tokens=True)
+            row.send(Chunk(text[len(row.sent_text) :]))
+        row.send(Chunk("", reason, Usage(row.prompt_tokens, len(row.tokens))))
+        row.send(None)
+
+
+# None in place of a number keeps transformers from warning that a sampling default of the model is unused.
+_GREEDY: dict[str, Any] = {"temperature": None, "top_p": None, "top_k": None}
+
+
+def _sampling(row: _Row) -> tuple[object, ...]:
+    """What rows of one batch must share. A seeded sample is decoded alone, so that its neighbours cannot change it."""
+    parameters: GenerationParameters = row.request.parameters
+    alone = id(row) if parameters.temperature > 0 and parameters.seed is not None else None
+    return (parameters.temperature, parameters.top_p if parameters.temperature > 0 else None, alone)
+
+
+def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ends = configured if isinstance(configured, list) else [configured]
+    return {token for token in (*ends, tokenizer.eos_token_id) if token is not None}
+
+
+def _partial_stop(text: str, stops: tuple[str, ...]) -> int:
+    """Length of the longest end of `text` that begins a stop string."""
+    lengths = [size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size])]
+    return max(lengths, default=0)
+
+
+def _send_all(rows: list[_Row], error: EngineError) -> None:
+    for row in rows:
+        if row.finish_reason is None:
+            row.send(error)

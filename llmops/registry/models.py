@@ -1,0 +1,120 @@
+"""Model versions in MLflow's Model Registry: weights by reference (source and sha256), never copied into the store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from llmops.errors import UnknownVersion, UsageError
+from llmops.hashing import canonical_json, content_hash
+from llmops.registry.store import Store, translated
+from llmops.versions import ModelVersion, Ref
+
+KIND_TAG = "llmops.kind"
+_CONTENT_TAG, _HASH_TAG = "llmops.model", "llmops.content_hash"
+
+
+class ModelRegistry:
+    """Registers, reads and lists model versions."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def register(self, model: ModelVersion) -> tuple[ModelVersion, bool]:
+        """The version with this content (`model.version` is ignored), and whether it is new.
+
+        Raises:
+            UsageError: the name belongs to an app or a prompt. StoreUnavailable.
+        """
+        identity = content_hash({"sha256": model.sha256, "format": model.format})
+        for known in self.versions(model.name):
+            if content_hash({"sha256": known.sha256, "format": known.format}) == identity:
+                return known, False
+        content = {
+            "source": model.source,
+            "format": model.format,
+            "sha256": model.sha256,
+            "path": model.path.as_posix() if model.path else None,
+            "licence": model.licence,
+            "size_bytes": model.size_bytes,
+            "provenance": dict(model.provenance),
+        }
+        shown = {key: str(value) for key, value in content.items() if value and key != "provenance"}
+        tags = {_CONTENT_TAG: canonical_json(content), _HASH_TAG: identity, **shown}
+        version = create_version(self._store, model.name, "model", tags, {**shown, **_flat(model.provenance)})
+        return self.get(f"{model.name}@{version}"), True
+
+    def get(self, ref: str) -> ModelVersion:
+        """`name@2`, `name@alias` or `name` (the newest). Raises UnknownVersion, UsageError, StoreUnavailable."""
+        parsed = Ref.parse(ref)
+        versions = self.versions(parsed.name)
+        if not versions:
+            raise UnknownVersion(f"no model {parsed.name!r} is registered; run `llmops models pull` or `… register`")
+        if parsed.version is None and parsed.alias is None:
+            return versions[-1]
+        for version in versions:
+            if version.version == parsed.version or parsed.alias in version.aliases:
+                return version
+        raise UnknownVersion(f"no model version {ref}; there are {', '.join(item.ref for item in versions)}")
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        """Every version of a model, oldest first; none when there is no such model. Raises StoreUnavailable."""
+        model = self._store.registered_model(name)
+        if model is None:
+            return []
+        with translated(f"model {name}"):
+            found = self._store.client.search_model_versions(f"name = '{name}'")
+        aliases = aliases_by_version(model)
+        read = [_from_mlflow(item, aliases.get(int(item.version), ())) for item in found if _CONTENT_TAG in item.tags]
+        return sorted(read, key=lambda item: item.version)
+
+    def list_versions(self) -> list[ModelVersion]:
+        """Every version of every model. Raises StoreUnavailable."""
+        return [version for name in registered_names(self._store, "model") for version in self.versions(name)]
+
+
+def registered_names(store: Store, kind: str) -> list[str]:
+    """Names of the registered models of one kind: `model` or `app`. Raises StoreUnavailable."""
+    with translated(f"registered {kind}s"):
+        found = store.client.search_registered_models(f"tags.`{KIND_TAG}` = '{kind}'", max_results=1000)
+    return sorted(str(item.name) for item in found)
+
+
+def aliases_by_version(registered: Any) -> dict[int, tuple[str, ...]]:
+    """Aliases of each version of an MLflow registered model."""
+    found: dict[int, tuple[str, ...]] = {}
+    for alias, version in sorted(registered.aliases.items()):
+        found[int(version)] = (*found.get(int(version), ()), alias)
+    return found
+
+
+def create_version(store: Store, name: str, kind: str, tags: dict[str, str], params: dict[str, str]) -> int:
+    """A new version of the registered model `name`, backed by an MLflow logged model without artifacts.
+
+    Raises:
+        UsageError: the name is taken by something of another kind. StoreUnavailable.
+    """
+    registered = store.registered_model(name)
+    with translated(f"{kind} {name}"):
+        if registered is None:
+            store.client.create_registered_model(name, tags={KIND_TAG: kind})
+        elif registered.tags.get(KIND_TAG) != kind:
+            raise UsageError(f"{name}: the registry holds something else by this name; choose another")
+        short = {key: value[:5000] for key, value in params.items()}
+        logged = store.client.create_logged_model(store.experiment(), name=name, params=short, model_type=kind)
+        store.client.finalize_logged_model(logged.model_id, "READY")
+        made = store.client.create_model_version(name, logged.model_uri, tags=tags, model_id=logged.model_id)
+    return int(made.version)
+
+
+def _flat(provenance: Any) -> dict[str, str]:
+    return {f"provenance.{key}": str(value) for key, value in provenance.items()}
+
+
+def _from_mlflow(item: Any, aliases: tuple[str, ...]) -> ModelVersion:
+    content = json.loads(item.tags[_CONTENT_TAG])
+    path = Path(content.pop("path")) if content["path"] else content.pop("path")
+    return ModelVersion(
+        name=item.name, version=int(item.version), path=path, aliases=aliases, model_id=item.source.removeprefix("models:/"), **content
+    )
