@@ -16,6 +16,11 @@ def echo(request: GenerationRequest) -> str:
     return f"You said: {request.messages[-1]['content']}"
 
 
+def identity(slots: int, name: str = "fake") -> EngineIdentity:
+    """What this engine will be."""
+    return EngineIdentity(name, "1", {"slots": slots})
+
+
 class FakeEngine:
     """Streams `answer(request)` word by word.
 
@@ -42,7 +47,7 @@ class FakeEngine:
 
     @property
     def identity(self) -> EngineIdentity:
-        return EngineIdentity(self._name, "1", {"slots": self._slots})
+        return identity(self._slots, self._name)
 
     @property
     def slots(self) -> int:

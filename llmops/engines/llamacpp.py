@@ -21,6 +21,12 @@ from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected
 GGUF_MAGIC = b"GGUF"
 
 
+def identity(slots: int, context: int) -> EngineIdentity:
+    """What this engine will be, known before anything is loaded."""
+    settings = {"slots": slots, "context": context, "cache": False}
+    return EngineIdentity("llamacpp", f"xllamacpp {version('xllamacpp')}", settings)
+
+
 class LlamaCppEngine:
     """One GGUF file, decoded by `slots` requests side by side, each with `context` tokens of its own."""
 
@@ -35,7 +41,6 @@ class LlamaCppEngine:
                 raise Corrupted(f"{path}: not a GGUF file")
         self._slots = slots
         self._context = context
-        self._build = f"xllamacpp {version('xllamacpp')}"
         try:
             self._server: Any = xllamacpp.Server(_parameters(xllamacpp, path, slots, context, threads))
         except RuntimeError as error:
@@ -44,7 +49,7 @@ class LlamaCppEngine:
 
     @property
     def identity(self) -> EngineIdentity:
-        return EngineIdentity("llamacpp", self._build, {"slots": self._slots, "context": self._context, "cache": False})
+        return identity(self._slots, self._context)
 
     @property
     def slots(self) -> int:

@@ -13,6 +13,11 @@ from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Us
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 
 
+def identity(base_url: str, model: str) -> EngineIdentity:
+    """What this engine will be, known before it connects."""
+    return EngineIdentity("openai", base_url.rstrip("/"), {"model": model})
+
+
 class OpenAIEngine:
     """Streams from `base_url` + `/chat/completions`, asking for `model`.
 
@@ -40,7 +45,7 @@ class OpenAIEngine:
 
     @property
     def identity(self) -> EngineIdentity:
-        return EngineIdentity("openai", self._base_url, {"model": self._model})
+        return identity(self._base_url, self._model)
 
     @property
     def slots(self) -> int:

@@ -1,19 +1,18 @@
-"""Engines: what turns a rendered prompt into an answer. One protocol, one file for each backend.
+"""Picks and loads the engine for a model version. A new engine is one file and one entry in `_ENGINES`.
 
-A new engine is one file with a class, and one entry in `_OPENERS`.
+Engine modules are imported only when used: torch and llama.cpp are heavy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from llmops.engines.protocol import Engine
+from llmops.engines.protocol import Engine, EngineIdentity
 from llmops.errors import CannotRun, Corrupted, UsageError
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
 from llmops.weights import verified_path
-
-__all__ = ["ENGINE_NAMES", "engine_name", "open_engine"]
 
 
 def _open_llamacpp(model: ModelVersion, settings: Settings) -> Engine:
@@ -27,18 +26,31 @@ def _open_llamacpp(model: ModelVersion, settings: Settings) -> Engine:
     )
 
 
+def _identify_llamacpp(_model: ModelVersion, settings: Settings) -> EngineIdentity:
+    from llmops.engines import llamacpp
+
+    return llamacpp.identity(settings.engine_slots, settings.engine_context)
+
+
 def _open_transformers(model: ModelVersion, settings: Settings) -> Engine:
     from llmops.engines.transformers import TransformersEngine
 
     path = verified_path(model, settings)
     folder, gguf_file = (path.parent, path.name) if model.format == "gguf" else (path, None)
-    return TransformersEngine(folder, gguf_file=gguf_file, slots=settings.engine_slots, threads=settings.engine_threads)
+    slots, threads = settings.engine_slots, settings.engine_threads
+    return TransformersEngine(folder, gguf_file=gguf_file, slots=slots, threads=threads)
+
+
+def _identify_transformers(_model: ModelVersion, settings: Settings) -> EngineIdentity:
+    from llmops.engines import transformers
+
+    return transformers.identity(settings.engine_slots)
 
 
 def _open_openai(model: ModelVersion, settings: Settings) -> Engine:
     from llmops.engines.openai import OpenAIEngine
 
-    base_url, _, upstream_model = model.source.removeprefix("openai:").rpartition("#")
+    base_url, upstream_model = _upstream(model)
     return OpenAIEngine(
         base_url,
         upstream_model,
@@ -48,40 +60,67 @@ def _open_openai(model: ModelVersion, settings: Settings) -> Engine:
     )
 
 
-def _open_fake(model: ModelVersion, settings: Settings) -> Engine:
+def _identify_openai(model: ModelVersion, _settings: Settings) -> EngineIdentity:
+    from llmops.engines import openai
+
+    return openai.identity(*_upstream(model))
+
+
+def _upstream(model: ModelVersion) -> tuple[str, str]:
+    base_url, _, upstream_model = model.source.removeprefix("openai:").rpartition("#")
+    return base_url, upstream_model
+
+
+def _open_fake(_model: ModelVersion, settings: Settings) -> Engine:
     from llmops.engines.fake import FakeEngine
 
-    return FakeEngine(slots=settings.engine_slots, name=f"fake:{model.ref}")
+    return FakeEngine(slots=settings.engine_slots)
 
 
-_OPENERS: dict[str, Callable[[ModelVersion, Settings], Engine]] = {
-    "fake": _open_fake,
-    "llamacpp": _open_llamacpp,
-    "openai": _open_openai,
-    "transformers": _open_transformers,
+def _identify_fake(_model: ModelVersion, settings: Settings) -> EngineIdentity:
+    from llmops.engines import fake
+
+    return fake.identity(settings.engine_slots)
+
+
+@dataclass(frozen=True, slots=True)
+class _EngineEntry:
+    """formats: what the engine can open. open loads (seconds); identify says beforehand what `open` will give."""
+
+    formats: frozenset[str]
+    open: Callable[[ModelVersion, Settings], Engine]
+    identify: Callable[[ModelVersion, Settings], EngineIdentity]
+
+
+_ENGINES = {
+    "llamacpp": _EngineEntry(frozenset({"gguf"}), _open_llamacpp, _identify_llamacpp),
+    "transformers": _EngineEntry(frozenset({"hf", "gguf"}), _open_transformers, _identify_transformers),
+    "openai": _EngineEntry(frozenset({"openai"}), _open_openai, _identify_openai),
+    "fake": _EngineEntry(frozenset({"gguf", "hf", "openai"}), _open_fake, _identify_fake),
 }
-_DEFAULTS = {"gguf": "llamacpp", "hf": "transformers", "openai": "openai"}
-_CAN_OPEN = {"gguf": {"llamacpp", "transformers", "fake"}, "hf": {"transformers", "fake"}, "openai": {"openai", "fake"}}
-
-ENGINE_NAMES = tuple(_OPENERS)
+ENGINE_NAMES = tuple(_ENGINES)
 
 
 def engine_name(model: ModelVersion, settings: Settings, engine: str | None = None) -> str:
-    """Which engine opens `model`: the one asked for, else the setting, else its format's default.
+    """Which engine opens `model`: the one asked for, else the setting where it can, else its format's default.
 
     Raises:
         UsageError: no such engine, or it was asked for and cannot open the model's format.
     """
-    asked = engine or settings.engine
-    if asked is None:
-        return _DEFAULTS[model.format]
-    if asked not in _OPENERS:
+    default = next(name for name, entry in _ENGINES.items() if model.format in entry.formats)
+    asked = engine or settings.engine or default
+    if asked not in _ENGINES:
         raise UsageError(f"unknown engine {asked!r}; known: {', '.join(ENGINE_NAMES)}")
-    if asked not in _CAN_OPEN[model.format]:
-        if engine is None:  # a global setting is a preference, not an order
-            return _DEFAULTS[model.format]
-        raise UsageError(f"the {asked} engine cannot open {model.ref}, whose format is {model.format}")
-    return asked
+    if model.format in _ENGINES[asked].formats:
+        return asked
+    if engine is None:  # the setting is a preference for models it fits
+        return default
+    raise UsageError(f"the {asked} engine cannot open {model.ref}, whose format is {model.format}")
+
+
+def engine_identity(model: ModelVersion, settings: Settings, engine: str | None = None) -> EngineIdentity:
+    """The identity that the engine for `model` will have, without loading it. Raises UsageError."""
+    return _ENGINES[engine_name(model, settings, engine)].identify(model, settings)
 
 
 def open_engine(model: ModelVersion, settings: Settings, engine: str | None = None) -> Engine:
@@ -93,7 +132,7 @@ def open_engine(model: ModelVersion, settings: Settings, engine: str | None = No
     """
     name = engine_name(model, settings, engine)
     try:
-        return _OPENERS[name](model, settings)
+        return _ENGINES[name].open(model, settings)
     except MemoryError as error:
         raise CannotRun(f"{model.ref}: not enough memory to load it with the {name} engine") from error
     except OSError as error:

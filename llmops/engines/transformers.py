@@ -11,6 +11,7 @@ import queue
 import threading
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,18 @@ from llmops.engines.protocol import Chunk, EngineIdentity, GenerationParameters,
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
 
 Send = Callable[[Chunk | Exception | None], None]
+
+
+def identity(slots: int) -> EngineIdentity:
+    """What this engine will be, known before a model is loaded."""
+    build = f"transformers {version('transformers')}, torch {version('torch')}"
+    return EngineIdentity("transformers", build, {"slots": slots, "dtype": "float32", "device": _device()})
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass
@@ -47,8 +60,8 @@ class TransformersEngine:
             raise EngineUnavailable("the transformers engine needs the packages torch and transformers") from error
         if threads:
             torch.set_num_threads(threads)
-        self._slots, self._build = slots, f"transformers {transformers.__version__}, torch {torch.__version__}"
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._slots = slots
+        self._device = _device()
         options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {"use_safetensors": True}
         try:
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
@@ -69,8 +82,7 @@ class TransformersEngine:
 
     @property
     def identity(self) -> EngineIdentity:
-        settings = {"slots": self._slots, "dtype": "float32", "device": self._device}
-        return EngineIdentity("transformers", self._build, settings)
+        return identity(self._slots)
 
     @property
     def slots(self) -> int:

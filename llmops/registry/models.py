@@ -116,5 +116,10 @@ def _from_mlflow(item: Any, aliases: tuple[str, ...]) -> ModelVersion:
     content = json.loads(item.tags[_CONTENT_TAG])
     path = Path(content.pop("path")) if content["path"] else content.pop("path")
     return ModelVersion(
-        name=item.name, version=int(item.version), path=path, aliases=aliases, model_id=item.source.removeprefix("models:/"), **content
+        name=item.name,
+        version=int(item.version),
+        path=path,
+        aliases=aliases,
+        model_id=item.source.removeprefix("models:/"),
+        **content,
     )

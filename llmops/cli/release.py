@@ -1,0 +1,123 @@
+"""`llmops release`: create, list, show."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from llmops.cli.output import emit, json_option, print_table, say
+from llmops.engines.protocol import GenerationParameters
+from llmops.errors import UsageError
+from llmops.settings import Settings
+from llmops.versions import Release
+
+
+@click.group()
+def command() -> None:
+    """Releases: one prompt version + one model version + parameters, the one thing the gateway serves."""
+
+
+@command.command()
+@click.argument("app")
+@click.option("--prompt", required=True, help="Prompt version, such as qa@2.")
+@click.option("--model", required=True, help="Model version, such as smollm2-135m-instruct@1.")
+@click.option("--param", "params", multiple=True, metavar="K=V", help="Generation parameter; overrides the prompt's.")
+@json_option
+def create(app: str, prompt: str, model: str, params: Sequence[str], as_json: bool) -> None:
+    """Make a release; the same content gives the same release.
+
+    \b
+    Example: llmops release create assistant --prompt qa@2 --model smollm2-135m-instruct@1 --param max_tokens=48
+    """
+    from llmops.registry import Registry
+
+    registry = Registry(Settings.from_environment())
+    prompt_version = registry.prompts.get(prompt)
+    parameters = overridden(prompt_version.template.parameters, params)
+    release, new = registry.release_versions.create(app, prompt_version, registry.models.get(model), parameters)
+    say(f"{release.ref} {'created' if new else 'has this content already'}")
+    emit(as_json, {**to_json(release), "new": new}, lambda: _table([release]))
+
+
+@command.command("list")
+@click.argument("app")
+@json_option
+def list_releases(app: str, as_json: bool) -> None:
+    """List an app's releases and what serves.
+
+    \b
+    Example: llmops release list assistant
+    """
+    from llmops.registry import Registry
+
+    releases = Registry(Settings.from_environment()).releases(app)
+    emit(as_json, {"releases": [to_json(release) for release in releases]}, lambda: _table(releases))
+
+
+@command.command()
+@click.argument("release")
+@json_option
+def show(release: str, as_json: bool) -> None:
+    """Show one release, its gates, and the app's promotions.
+
+    \b
+    Example: llmops release show assistant@1
+    """
+    from llmops.registry import Registry
+
+    registry = Registry(Settings.from_environment())
+    found = registry.release_versions.get(release)
+    gates, history = registry.release_versions.gates(found), registry.release_versions.history(found.app)
+
+    def table() -> None:
+        _table([found])
+        for suite, gate in gates.items():
+            click.echo(f"gate {suite}: {gate['verdict']} against {gate['against'] or 'no champion'} ({gate['at']})")
+            for reason in gate["reasons"]:
+                click.echo(f"  {reason}")
+        for move in history:
+            click.echo(f"{move['at']} {move['what']}: {move['from'] or 'nothing'} → {move['to']} ({move['why']})")
+
+    emit(as_json, {**to_json(found), "gates": gates, "history": history}, table)
+
+
+def overridden(parameters: GenerationParameters, params: Sequence[str]) -> GenerationParameters:
+    """`parameters` with `k=v` texts laid over them; a value is read as JSON, else as text. Raises UsageError."""
+    values: dict[str, Any] = {}
+    for text in params:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise UsageError(f"--param {text}: must be NAME=VALUE")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    checked = GenerationParameters.from_mapping(values)
+    return dataclasses.replace(parameters, **{name: getattr(checked, name) for name in values})
+
+
+def to_json(release: Release) -> dict[str, Any]:
+    """The contract's shape of a release."""
+    return {
+        "app": release.app,
+        "version": release.version,
+        "prompt": release.prompt.ref,
+        "model": release.model.ref,
+        "parameters": release.parameters.to_mapping(),
+        "aliases": list(release.aliases),
+    }
+
+
+def _table(releases: Sequence[Release]) -> None:
+    rows = [(r.ref, r.prompt.ref, r.model.ref, ", ".join(r.aliases), _shown(r)) for r in releases]
+    print_table("Releases", ("release", "prompt", "model", "aliases", "parameters"), rows)
+
+
+def _shown(release: Release) -> str:
+    values = release.parameters.to_mapping()
+    fixed = {"response_format": values["response_format"] and values["response_format"]["type"]}
+    return ", ".join(f"{key}={value}" for key, value in {**values, **fixed}.items() if value not in (None, []))

@@ -1,0 +1,24 @@
+"""`llmops rollback`."""
+
+from __future__ import annotations
+
+import click
+
+from llmops.cli.output import emit, json_option
+from llmops.settings import Settings
+
+
+@click.command()
+@click.argument("app")
+@json_option
+def command(app: str, as_json: bool) -> None:
+    """Make the previous champion the champion again.
+
+    \b
+    Example: llmops rollback assistant
+    """
+    from llmops.registry import Registry
+
+    new, old = Registry(Settings.from_environment()).release_versions.roll_back(app)
+    value = {"app": app, "champion": new.ref, "previous": old.ref}
+    emit(as_json, value, lambda: click.echo(f"{app}: champion is {new.ref} (was {old.ref})"))

