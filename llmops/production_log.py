@@ -47,9 +47,9 @@ class LogRecord:
     """One answered (or refused, failed, cancelled) request.
 
     at: when the request came. release, prompt, model: refs such as `assistant@3`; None when none was chosen.
-    status: the HTTP status sent. outcome: `ok`, `error` or `cancelled`. input: the last user message.
-    latency_ms, first_token_ms: from arrival. details: whatever else is known (messages, parameters, finish reason,
-    error). key: the record's own identity; request ids may repeat.
+    status: the HTTP status, or what it would have been had the reply not begun. outcome: `ok`, `error` or `cancelled`.
+    input: the last user message. latency_ms, first_token_ms: from arrival. details: whatever else is known (messages,
+    parameters, finish reason, error). key: the record's own identity; request ids may repeat.
     """
 
     request_id: str
@@ -141,7 +141,11 @@ class ProductionLog:
             self._engine = sa.create_engine(url)
             if parsed.get_backend_name() == "sqlite":
                 sa.event.listen(self._engine, "connect", _durable_sqlite)
-            _metadata.create_all(self._engine)
+            with self._engine.begin() as connection:
+                # IF NOT EXISTS, because several workers may open a new log at the same moment.
+                connection.execute(sa.schema.CreateTable(_records, if_not_exists=True))
+                for index in _records.indexes:
+                    connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
         except (sa.exc.SQLAlchemyError, OSError, ImportError) as error:
             raise StoreUnavailable(f"production log {_shown(url)}: {_first_line(error)}") from error
 

@@ -8,8 +8,9 @@ and no judge is asked twice. What the store then holds is counted: MLflow loses 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
-import sys
+import logging
 import tempfile
 import threading
 from collections import defaultdict, deque
@@ -264,8 +265,11 @@ def _evaluate(report: EvalReport, model_id: str) -> None:
         for result in report.results
     ]
     scorers = [_replay(name, report.results) for name in report.metrics]
-    # MLflow prints a banner to stdout, which belongs to the command's own output.
-    with contextlib.redirect_stdout(sys.stderr):
+    # MLflow prints a banner to stdout, which belongs to the command's own output; what it warns of (failed scores) is
+    # counted and shown by us.
+    logger = logging.getLogger("mlflow.genai.evaluation.harness")
+    logger.setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()):
         mlflow.genai.evaluate(data=data, scorers=scorers, model_id=model_id or None)
 
 

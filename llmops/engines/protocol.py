@@ -81,7 +81,10 @@ def _check(name: str, value: Any) -> Any:
         return tuple(stop)
     if not isinstance(value, Mapping) or value.get("type") not in ("text", "json_object", "json_schema"):
         raise UsageError("response_format: must be an object whose type is text, json_object or json_schema")
-    if value["type"] == "json_schema" and not isinstance(value.get("json_schema", {}).get("schema"), Mapping):
+    wrapper = value.get("json_schema")
+    if value["type"] == "json_schema" and not (
+        isinstance(wrapper, Mapping) and isinstance(wrapper.get("schema"), Mapping)
+    ):
         raise UsageError("response_format: json_schema.schema must be an object")
     return None if value["type"] == "text" else dict(value)
 

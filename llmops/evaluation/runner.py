@@ -53,11 +53,15 @@ async def evaluate(
     start = time.perf_counter()
     outputs, generated = await _outputs(task, requests, engine, cache, progress)
     seconds = time.perf_counter() - start
-    results = [
-        RowResult(row, output, score_output(row, output, scorers))
-        for row, output in zip(task.rows, outputs, strict=True)
-    ]
+    # On a thread, because scorers may run an event loop of their own (ragas' do).
+    results = await asyncio.to_thread(_score_all, task.rows, outputs, scorers)
     return EvalReport(results, summarise(results, scorers), generated, len(outputs) - generated, seconds)
+
+
+def _score_all(rows: Sequence[EvalRow], outputs: Sequence[Output], scorers: Sequence[Scorer]) -> list[RowResult]:
+    return [
+        RowResult(row, output, score_output(row, output, scorers)) for row, output in zip(rows, outputs, strict=True)
+    ]
 
 
 def _requests(task: Task) -> list[GenerationRequest]:
@@ -96,8 +100,8 @@ async def _outputs(
 async def _generate_all(
     engine: Engine, missing: Mapping[str, GenerationRequest], cache: GenerationCache, progress: Progress | None
 ) -> dict[str, Output]:
-    """Keeps the engine's slots full: twice as many requests in flight as it decodes, and no more."""
-    gate = asyncio.Semaphore(2 * engine.slots)
+    """Keeps the engine's slots full, and no more, so that a latency is the engine's and not a wait for a slot."""
+    gate = asyncio.Semaphore(engine.slots)
     outputs: dict[str, Output] = {}
 
     async def one(key: str, request: GenerationRequest) -> None:

@@ -157,7 +157,7 @@ class ReleaseRegistry:
             return
         known = ", ".join(f"{suite}: {gate['verdict']}" for suite, gate in current.items()) or "none"
         raise GateRefused(
-            f"{release.ref} has no passing gate against {against or 'an empty throne'} on record ({known}); run "
+            f"{release.ref} has no passing gate against {against or 'no champion'} on record ({known}); run "
             f"`llmops eval gate {release.ref} --suite SUITE`, or promote with --force --why TEXT"
         )
 

@@ -23,6 +23,8 @@ _MLFLOW_ENVIRONMENT = {
     "MLFLOW_GENAI_EVAL_MAX_WORKERS": "2",  # the default overruns the connection pool and loses assessments silently
     "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",
     "GIT_PYTHON_REFRESH": "quiet",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "TQDM_DISABLE": "1",  # progress is shown by the command line, once
 }
 _REGISTRY_EXPERIMENT = "llmops"
 _open_lock = threading.Lock()
@@ -40,8 +42,8 @@ class Store:
         settings.home.mkdir(parents=True, exist_ok=True)
         import mlflow
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        for chatty in ("alembic", "mlflow"):
+            logging.getLogger(chatty).setLevel(logging.WARNING)
         if self.uri.startswith("sqlite:"):
             _tune_sqlite()
         with _open_lock, translated(f"MLflow store {self.uri}"):

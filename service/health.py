@@ -1,0 +1,47 @@
+"""What a supervisor, a load balancer and Prometheus ask."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from service.gateway import Gateway
+
+
+def health_router(gateway: Gateway) -> APIRouter:
+    """The health routes of one gateway."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/livez")
+    async def livez() -> dict[str, str]:
+        """200 as long as the process answers."""
+        return {"status": "alive"}
+
+    @router.get("/readyz", response_class=JSONResponse)
+    async def readyz() -> Response:
+        """200 when requests can be served well, else 503 with the reasons."""
+        problems = gateway.problems()
+        return JSONResponse(_readiness(gateway, problems), 503 if problems else 200)
+
+    @router.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Prometheus' text format, of this process."""
+        return Response(gateway.metrics.text(), media_type=gateway.metrics.content_type)
+
+    return router
+
+
+def _readiness(gateway: Gateway, problems: list[str]) -> dict[str, object]:
+    keeper, pool, log = gateway.keeper, gateway.pool, gateway.log
+    age = keeper.age
+    return {
+        "status": "not ready" if problems else "ready",
+        "reasons": problems,
+        "snapshot": {
+            "age_seconds": None if age is None else round(age, 3),
+            "last_error": keeper.last_error,
+            "held_back": list(keeper.held_back),
+        },
+        "engines": {"loaded": pool.loaded, "failures": dict(pool.failures)},
+        "log": {"failure": log.failure, "lost": log.lost},
+    }

@@ -1,0 +1,85 @@
+"""Keeps the snapshot fresh: polls the release source in the background and swaps in what changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from llmops.errors import LlmopsError, StoreUnavailable
+from service.blocking import run_blocking
+from service.engine_pool import EnginePool
+from service.snapshot import ReleaseSource, Snapshot, read_snapshot
+
+logger = logging.getLogger("llmops.service")
+
+
+class SnapshotKeeper:
+    """Holds the current snapshot.
+
+    An app moves to a newer snapshot only when its new champion's engine is loaded, so that moving an alias never
+    makes a request wait for weights. While the source is down, or an engine cannot be loaded, the last good state
+    keeps serving.
+
+    seconds: pause between two looks at the source.
+    """
+
+    def __init__(self, source: ReleaseSource, pool: EnginePool, seconds: float) -> None:
+        self._source, self._pool, self._seconds = source, pool, seconds
+        self._snapshot: Snapshot | None = None
+        self._read_at = 0.0
+        self._wake = asyncio.Event()
+        self.last_error: str | None = None
+        self.held_back: tuple[str, ...] = ()
+        pool.on_load = self._wake.set
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The current snapshot. Raises StoreUnavailable before the first one was read."""
+        if self._snapshot is None:
+            raise StoreUnavailable("the registry has not been read yet")
+        return self._snapshot
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the source was last read with success; None before the first time."""
+        return None if self._snapshot is None else time.monotonic() - self._read_at
+
+    async def run(self) -> None:
+        """Looks at the source for ever: every `seconds`, and as soon as a preload ended."""
+        while True:
+            await self.look()
+            try:
+                async with asyncio.timeout(self._seconds):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+            self._wake.clear()
+
+    async def look(self) -> None:
+        """One look at the source: begins to load what new champions need, swaps in what is ready."""
+        try:
+            fresh = await run_blocking(lambda: read_snapshot(self._source), name="read registry")
+        except LlmopsError as error:
+            self.last_error = str(error)
+            return
+        except Exception as error:
+            logger.exception("the registry cannot be read")
+            self.last_error = f"unexpected {type(error).__name__}"
+            return
+        self.last_error, self._read_at = None, time.monotonic()
+        self._swap_in(fresh)
+
+    def _swap_in(self, fresh: Snapshot) -> None:
+        old = self._snapshot or Snapshot({})
+        self._pool.pin([*fresh.champions.values(), *old.champions.values()])
+        for model in fresh.champions.values():
+            self._pool.preload(model)
+        self.held_back = tuple(app for app in fresh.champions if self._must_wait(app, old, fresh))
+        self._snapshot = fresh.holding_back(frozenset(self.held_back), old)
+        self._pool.pin([*fresh.champions.values(), *self._snapshot.champions.values()])
+
+    def _must_wait(self, app: str, old: Snapshot, fresh: Snapshot) -> bool:
+        """Whether the app's old champion can serve and the new one cannot yet."""
+        serving = old.champions.get(app)
+        return serving is not None and self._pool.is_loaded(serving) and not self._pool.is_loaded(fresh.champions[app])

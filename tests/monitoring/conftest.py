@@ -1,0 +1,70 @@
+"""Records and windows for the monitor's tests, made from seeds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from llmops.production_log import LogRecord, ProductionLog
+from llmops.settings import Settings
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+QUESTIONS = (
+    "What is the capital of {}?",
+    "How do I reset the password of my account in {}?",
+    "Please summarise the news about {} in two sentences.",
+    "Who wrote the national anthem of {}?",
+)
+PLACES = ("France", "Spain", "Peru", "Kenya", "Japan", "Norway")
+REFUSAL = "I'm sorry, but I cannot help with that request."
+
+MakeRecords = Callable[..., list[LogRecord]]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path)
+
+
+@pytest.fixture
+def log(settings: Settings) -> ProductionLog:
+    return ProductionLog(settings.resolved_log_url)
+
+
+@pytest.fixture
+def make_records() -> MakeRecords:
+    """Chat records a minute apart; `first` numbers them and sets the time of the first."""
+
+    def make(
+        count: int, *, first: int = 0, refusals: float = 0.05, release: str = "assistant@1", question: str | None = None
+    ) -> list[LogRecord]:
+        chance = random.Random(first)  # noqa: S311 (test data)
+        records = []
+        for number in range(first, first + count):
+            place = chance.choice(PLACES)
+            asked = question or chance.choice(QUESTIONS).format(place)
+            told = f"The answer about {place} is well known. " + "People like it. " * chance.randint(1, 5)
+            answer = REFUSAL if chance.random() < refusals else told
+            records.append(
+                LogRecord(
+                    request_id=f"r{number}",
+                    at=START + number * MINUTE,
+                    status=200,
+                    outcome="ok",
+                    input=asked,
+                    output=answer,
+                    release=release,
+                    tokens_in=len(asked) // 4,
+                    tokens_out=len(answer) // 4,
+                    latency_ms=chance.gammavariate(4, 60),
+                )
+            )
+        return records
+
+    return make

@@ -1,0 +1,128 @@
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from llmops.errors import CannotRun
+from llmops.settings import Settings
+from monitoring import DriftRules, list_apps, pin_reference, run_monitor, write_report
+from monitoring.descriptors import DESCRIPTORS
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+SINCE, UNTIL = START + 200 * MINUTE, START + 400 * MINUTE
+
+
+@pytest.fixture
+def worse(log, make_records):
+    """200 good records, then 200 of a release that refuses too often."""
+    log.append(make_records(200))
+    log.append(make_records(200, first=200, refusals=0.4, release="assistant@2"))
+
+
+@pytest.mark.usefixtures("worse")
+def test_the_json_has_the_contracts_shape(settings):
+    found = json.loads(json.dumps(run_monitor(settings, "assistant", SINCE, UNTIL).to_json(), allow_nan=False))
+    assert found["app"] == "assistant"
+    assert found["window"] == {"since": SINCE.isoformat(), "until": UNTIL.isoformat(), "rows": 200}
+    assert found["reference"]["rows"] == 200
+    assert [part["slice"] for part in found["slices"]] == [{"app": "assistant"}, {"release": "assistant@2"}]
+    for part in found["slices"]:
+        assert set(part["descriptors"]) == set(DESCRIPTORS)
+        for values in part["descriptors"].values():
+            assert {"test", "statistic", "p_value", "p_adjusted", "effect", "drifted"} <= set(values)
+            assert isinstance(values["drifted"], bool)
+    assert "output.refusal" in {alarm["what"] for alarm in found["alarms"]}
+    assert all(alarm["why"] and 0 < len(alarm["rows"]) <= 20 for alarm in found["alarms"])
+    assert found["expected_false_alarms_per_month"] == pytest.approx(0.1)
+    assert (found["state"], found["drift_in"]) == ("alarm", ["output"])
+
+
+@pytest.mark.usefixtures("worse")
+def test_the_first_since_pins_the_reference_and_rows_are_described_once(settings):
+    first = run_monitor(settings, "assistant", SINCE, UNTIL)
+    assert (first.computed, first.alarm, first.pinned.why) == (400, True, "rows before the first --since")
+    later = run_monitor(settings, "assistant", SINCE + 100 * MINUTE, UNTIL)
+    assert later.computed == 0
+    assert (later.reference.since, later.reference.until, later.window.rows) == (START, SINCE, 100)
+
+
+def test_a_quiet_window_is_ok(settings, log, make_records):
+    log.append(make_records(400))
+    found = run_monitor(settings, "assistant", SINCE, UNTIL)
+    assert (found.state, found.alarm, found.to_json()["alarms"], found.to_json()["drift_in"]) == ("ok", False, [], [])
+
+
+def test_asking_something_else_is_drift_of_the_input(settings, log, make_records):
+    log.append([*make_records(100), *make_records(100, first=100, question="Schreibe mir bitte ein langes Gedicht.")])
+    found = run_monitor(settings, "assistant", START + 100 * MINUTE, UNTIL).to_json()
+    assert "input.language" in {alarm["what"] for alarm in found["alarms"]}
+    assert "output" not in found["drift_in"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "note"), [(5, 50, "reference window has 5"), (50, 5, "current window has 5")]
+)
+def test_too_few_rows_give_no_verdict(settings, log, make_records, before, after, note):
+    log.append(make_records(before + after, refusals=0))
+    found = run_monitor(settings, "assistant", START + before * MINUTE, UNTIL)
+    assert (found.state, found.alarm, found.slices) == ("too-few-rows", False, [])
+    assert note in found.note
+    assert (found.pinned is None) == (before == 5), "a reference too small is not pinned"
+
+
+@pytest.mark.usefixtures("worse")
+def test_metrics_are_flat_finite_and_named_for_mlflow(settings):
+    metrics = run_monitor(settings, "assistant", SINCE, UNTIL).metrics()
+    assert metrics["drift/output.refusal/p_adjusted"] < 0.001
+    assert metrics["drift/assistant-2/output.refusal/effect"] > 0.2
+    assert metrics["mean/output.refusal"] == pytest.approx(0.4, abs=0.1)
+    assert (metrics["rows"], metrics["reference_rows"]) == (200.0, 200.0)
+    assert all(isinstance(value, float) and value == value for value in metrics.values())
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-./") for name in metrics)
+
+
+@pytest.mark.usefixtures("worse")
+def test_a_reference_pinned_at_a_promotion_is_used(settings):
+    pin_reference(settings, "assistant", SINCE, SINCE + 100 * MINUTE, "promotion of assistant@2")
+    found = run_monitor(settings, "assistant", SINCE + 100 * MINUTE, UNTIL)
+    assert found.state == "ok"
+    assert found.to_json()["reference"]["why"] == "promotion of assistant@2"
+
+
+def test_progress_counts_rows_and_apps_are_listed(settings, log, make_records):
+    log.append([*make_records(40), *make_records(3, first=40, release="other@1")])
+    seen = []
+    run_monitor(
+        settings, "assistant", START + 20 * MINUTE, UNTIL, progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen == [(20, 20), (20, 20)]
+    assert list_apps(settings) == ["assistant", "other"]
+
+
+def test_an_empty_log_says_what_to_do(tmp_path):
+    with pytest.raises(CannotRun, match="no rows of app assistant"):
+        run_monitor(Settings(home=tmp_path / "new"), "assistant", SINCE)
+
+
+@pytest.mark.usefixtures("worse")
+def test_two_monitors_at_once_both_finish(settings):
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(run_monitor(settings, "assistant", SINCE, UNTIL)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [result.window.rows for result in found] == [200, 200]
+
+
+@pytest.mark.usefixtures("worse")
+def test_a_report_pins_nothing_and_needs_rows(settings, tmp_path):
+    with pytest.raises(CannotRun, match="no report"):
+        write_report(settings, "assistant", tmp_path / "r.html", UNTIL + MINUTE, UNTIL + 2 * MINUTE)
+    with pytest.raises(CannotRun, match="no reference window is pinned"):
+        run_monitor(settings, "assistant", rules=DriftRules())

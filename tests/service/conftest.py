@@ -1,0 +1,173 @@
+"""A real gateway: uvicorn in a thread, on a free loopback port, with fake engines and releases in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from llmops.engines.fake import FakeEngine
+from llmops.engines.protocol import GenerationParameters
+from llmops.production_log import LogRecord, ProductionLog
+from llmops.prompt_file import parse_prompt
+from llmops.settings import Settings
+from llmops.versions import ModelVersion, PromptVersion, Release
+from service.app import create_app
+from service.server import listen
+from service.static_releases import StaticReleases
+
+PROMPT = """---
+input_variable: question
+parameters: {max_tokens: 64}
+---
+# system
+Answer as %s.
+
+# user
+%s{{ question }}
+"""
+
+
+def model_version(name: str = "tiny", version: int = 1, sha256: str | None = None) -> ModelVersion:
+    return ModelVersion(name, version, "file:none", "gguf", sha256 or f"sha-{name}-{version}")
+
+
+def release(
+    version: int,
+    *aliases: str,
+    app: str = "assistant",
+    model: ModelVersion | None = None,
+    tone: str | None = None,
+    **parameters: Any,
+) -> Release:
+    """`assistant@<version>` with prompt `qa@<version>`; `tone` adds a second prompt variable of that name."""
+    text = PROMPT % (f"release {version}", "{{ tone }}: " if tone else "")
+    prompt = PromptVersion("qa", version, parse_prompt(text))
+    chosen = GenerationParameters.from_mapping({"max_tokens": 64, **parameters})
+    return Release(app, version, prompt, model or model_version(version=version), chosen, aliases)
+
+
+@dataclasses.dataclass
+class Running:
+    """A gateway being served, and all its parts."""
+
+    url: str
+    app: FastAPI
+    source: StaticReleases
+    engines: dict[str, FakeEngine]
+    log: ProductionLog
+    http: httpx.Client
+
+    def chat(self, model: str = "assistant", text: str = "hello world", **fields: Any) -> httpx.Response:
+        body = {"model": model, "messages": [{"role": "user", "content": text}], **fields}
+        return self.http.post("/v1/chat/completions", json=body)
+
+    def events(self, **fields: Any) -> list[Any]:
+        """The data of a streamed reply's events; the last is `[DONE]` when it ended well."""
+        text = self.chat(stream=True, **fields).text
+        data = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+        return [item if item == "[DONE]" else json.loads(item) for item in data]
+
+    def records(self) -> list[LogRecord]:
+        return self.log.read()
+
+    def ready(self) -> bool:
+        return self.http.get("/readyz").status_code == 200
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.005)
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """Runs the app under uvicorn as the product does; yields its URL."""
+    with listen("127.0.0.1", 0) as listener:
+        config = uvicorn.Config(app, loop="uvloop", http="httptools", lifespan="on", log_level="error")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(15)
+            assert not thread.is_alive()
+
+
+@contextmanager
+def serving(
+    folder: Path,
+    *releases: Release,
+    engine: Callable[[ModelVersion], FakeEngine] = lambda model: FakeEngine(name=model.ref),
+    until_ready: bool = True,
+    **settings: Any,
+) -> Iterator[Running]:
+    """A running gateway of the given releases (by default `assistant@1`, champion)."""
+    source, engines = StaticReleases(releases or [release(1, "champion")]), {}
+
+    def open_engine(model: ModelVersion) -> FakeEngine:
+        engines[model.ref] = opened = engine(model)
+        return opened
+
+    log = ProductionLog(f"sqlite:///{folder / 'log.db'}")
+    app = create_app(Settings(home=folder, **{"registry_poll": 0.05, **settings}), source, open_engine, log)
+    with served(app) as url, httpx.Client(base_url=url, timeout=20) as http:
+        running = Running(url, app, source, engines, log, http)
+        if until_ready:
+            wait_until(running.ready)
+        yield running
+    log.close()
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Running]:
+    """A ready gateway that serves `assistant@1`, its champion."""
+    with serving(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """As `gateway`, one for a whole module: for tests that leave nothing behind which others see."""
+    with serving(tmp_path_factory.mktemp("gateway")) as running:
+        yield running
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Callable[..., Any]:
+    """`with serve(*releases, engine=…, **settings) as running:` a gateway other than the usual one."""
+    return lambda *releases, **options: serving(tmp_path, *releases, **options)
+
+
+@pytest.fixture(name="release")
+def _release() -> Callable[..., Release]:
+    return release
+
+
+@pytest.fixture(name="model_version")
+def _model_version() -> Callable[..., ModelVersion]:
+    return model_version
+
+
+@pytest.fixture(name="wait_until")
+def _wait_until() -> Callable[..., None]:
+    return wait_until

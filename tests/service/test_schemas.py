@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from service.schemas import LIMITED_FIELDS
+
+USER = {"role": "user", "content": "hi"}
+
+
+def refusal(gateway, **fields):
+    """The field that a 400 reply names for a request with these fields."""
+    reply = gateway.chat(**fields)
+    assert reply.status_code == 400, reply.text
+    error = reply.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert "pydantic" not in reply.text
+    return error["param"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("n", 2),
+        ("n", True),
+        ("logprobs", True),
+        ("top_logprobs", 3),
+        ("tools", [{"type": "function"}]),
+        ("tool_choice", "required"),
+        ("presence_penalty", 0.5),
+        ("frequency_penalty", -1),
+        ("logit_bias", {"50256": -100}),
+        ("store", True),
+        ("modalities", ["audio"]),
+    ],
+)
+def test_what_the_engine_cannot_do_is_refused_by_name(shared_gateway, field, value):
+    assert refusal(shared_gateway, **{field: value}) == field
+    assert field in LIMITED_FIELDS
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"best_of": 2}, "best_of"),
+        ({"functions": []}, "functions"),
+        ({"temperature": 2.5}, "temperature"),
+        ({"temperature": "0"}, "temperature"),
+        ({"top_p": -0.1}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens"),
+        ({"stop": ""}, "stop"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": [1]}, "stop"),
+        ({"seed": 2**64}, "seed"),
+        ({"stream": "yes"}, "stream"),
+        ({"stream_options": {"include_all": True}}, "stream_options.include_all"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": "x"}}, "response_format.json_schema"),
+        ({"prompt_variables": {"tone": 1}}, "prompt_variables.tone"),
+        ({"metadata": {"k": 1}}, "metadata.k"),
+        ({"model": ""}, "model"),
+        ({"messages": []}, "messages"),
+        ({"messages": [USER] * 257}, "messages"),
+        ({"messages": [USER, {"role": "tool", "content": "x"}]}, "messages[1].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+        ({"messages": [{**USER, "name": "x"}]}, "messages[0].name"),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+    ],
+)
+def test_a_wrong_field_is_refused_by_path(shared_gateway, fields, param):
+    assert refusal(shared_gateway, **fields) == param
+
+
+def test_an_image_is_refused(shared_gateway):
+    parts = [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": {"url": "http://x/y.png"}}]
+    assert refusal(shared_gateway, messages=[{"role": "user", "content": parts}]).startswith("messages[0].content[1]")
+
+
+def test_fields_that_change_nothing_are_accepted(shared_gateway):
+    reply = shared_gateway.chat(
+        user="u", metadata={"a": "b"}, stream_options=None, store=False, n=1, logprobs=False, top_logprobs=None,
+        tools=[], tool_choice="auto", presence_penalty=0, frequency_penalty=0.0, parallel_tool_calls=True,
+        service_tier="auto", logit_bias={}, modalities=["text"], temperature=0, top_p=1,
+    )  # fmt: skip
+    assert reply.status_code == 200, reply.text
+
+
+def test_text_parts_are_joined(shared_gateway):
+    parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
+    reply = shared_gateway.chat(messages=[{"role": "user", "content": parts}])
+    assert reply.json()["choices"][0]["message"]["content"] == "You said: hello"
+
+
+def test_an_assistant_turn_may_come_back_as_clients_keep_it(shared_gateway):
+    answer = shared_gateway.chat().json()["choices"][0]["message"]
+    kept = {**answer, "tool_calls": None, "function_call": None, "audio": None, "annotations": []}
+    assert shared_gateway.chat(messages=[USER, kept, USER]).status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'"x"', b"[" * 100_000, b'{"model": "\xff"}', b"null"])
+def test_a_body_that_is_not_a_json_object_is_400(shared_gateway, body):
+    reply = shared_gateway.http.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"]
+
+
+def test_a_body_without_the_json_content_type_is_told_to_send_it(shared_gateway):
+    reply = shared_gateway.http.post(
+        "/v1/chat/completions", content=json.dumps({"model": "assistant", "messages": [USER]})
+    )
+    assert reply.status_code == 400
+    assert "content-type" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity"])
+def test_numbers_that_are_not_json_are_refused_inside_a_schema(shared_gateway, number):
+    body = '{"model":"assistant","messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_schema",'
+    body += f'"json_schema":{{"name":"a","schema":{{"minimum":{number}}}}}}}}}'
+    reply = shared_gateway.http.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "response_format.json_schema"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    ['"messages":[{"role":"user","content":"\\ud800"}]', '"messages":[{"role":"user","content":"x"}],"\\ud800":1'],
+)
+def test_half_a_character_is_refused(shared_gateway, fields):
+    body = '{"model":"assistant",' + fields + "}"
+    headers = {"content-type": "application/json"}
+    assert shared_gateway.http.post("/v1/chat/completions", content=body, headers=headers).status_code == 400
