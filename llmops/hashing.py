@@ -15,7 +15,8 @@ def canonical_json(value: Any) -> str:
 
 def content_hash(value: Any) -> str:
     """sha256 in hex of the canonical JSON of `value`."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    # surrogatepass: JSON may hold half a surrogate pair, which plain UTF-8 refuses.
+    return hashlib.sha256(canonical_json(value).encode(errors="surrogatepass")).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -105,19 +105,20 @@ class PromptTemplate:
 def parse_prompt(text: str, path: Path | str = "<prompt>") -> PromptTemplate:
     """Reads a prompt file's text. Raises BadFile naming line and field."""
     head, body, first_line = _split_front_matter(text, path)
-    if unknown := sorted(head.keys() - _KEYS):
+    if unknown := sorted(str(key) for key in head.keys() - _KEYS):
         raise BadFile(path, f"unknown key; known: {', '.join(sorted(_KEYS))}", line=1, field=unknown[0])
     turns = _parse_turns(body, path, first_line)
     input_variable = head.get("input_variable")
     if not isinstance(input_variable, str) or not _NAME.match(input_variable):
         raise BadFile(path, "must name the variable that the user's message fills", line=1, field="input_variable")
     if input_variable not in _PLACEHOLDER.findall(turns[-1]["content"]):
-        raise BadFile(path, f"the last turn must hold {{{{ {input_variable} }}}}", field="input_variable")
+        raise BadFile(path, f"the last turn must hold {{{{ {input_variable} }}}}", line=1, field="input_variable")
     given = head.get("parameters") or {}
     if not isinstance(given, dict):
         raise BadFile(path, "must be a mapping", line=1, field="parameters")
     try:
-        parameters = GenerationParameters.from_mapping({**given, "response_format": head.get("response_format")})
+        response_format = {key: head[key] for key in ("response_format",) if key in head}
+        parameters = GenerationParameters.from_mapping({**given, **response_format})
     except UsageError as error:
         name, _, problem = str(error).partition(": ")
         raise BadFile(path, problem, line=1, field=name) from error
@@ -127,7 +128,11 @@ def parse_prompt(text: str, path: Path | str = "<prompt>") -> PromptTemplate:
 def load_prompt_folder(folder: Path) -> list[tuple[Path, PromptTemplate]]:
     """The `v<N>.md` files of one prompt in the order of N. Raises BadFile."""
     numbered = []
-    for path in folder.iterdir():
+    try:
+        files = list(folder.iterdir())
+    except OSError as error:
+        raise BadFile(folder, f"cannot be read: {error.strerror}") from error
+    for path in files:
         found = _FILE_NAME.match(path.name)
         if not found:
             if path.suffix == ".md":
@@ -156,7 +161,7 @@ def _split_front_matter(text: str, path: Path | str) -> tuple[dict[str, Any], li
         raise BadFile(path, "front matter is not closed by a --- line", line=1)
     try:
         head = yaml.safe_load("\n".join(lines[1:end]))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that YAML's own types refuse
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 2 if mark is not None else 1
         problem = getattr(error, "problem", None) or "not YAML"
@@ -191,11 +196,12 @@ def _check_placeholders(lines: Sequence[str], path: Path | str, first_line: int)
     for found in _PLACEHOLDER.finditer(text):
         if not _NAME.match(found[1]):
             line = first_line + text.count("\n", 0, found.start())
-            raise BadFile(path, "a placeholder holds one variable name and nothing else", line=line, field=found[0])
-    left = _PLACEHOLDER.sub("", text)
-    for mark in ("{{", "}}", "{%", "{#"):
-        if mark in left and mark != "}}":
-            line = first_line + text.count("\n", 0, text.index(mark))
+            shown = " ".join(found[0].split())
+            raise BadFile(path, "a placeholder holds one variable name and nothing else", line=line, field=shown)
+    left = _PLACEHOLDER.sub(lambda found: "\n" * found[0].count("\n"), text)
+    for mark in ("{{", "{%", "{#"):
+        if mark in left:
+            line = first_line + left.count("\n", 0, left.index(mark))
             raise BadFile(
                 path, "unclosed placeholder, or template logic, which is not supported", line=line, field=mark
             )

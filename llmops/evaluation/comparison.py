@@ -116,7 +116,8 @@ def _value(score: Score | None, scorer: Scorer) -> float | None:
 
 
 def _compare_one(values: Sequence[tuple[float, float]], scorer: Scorer) -> MetricComparison:
-    boolean = any(isinstance(value, bool) for pair in values for value in pair)
+    both = [value for pair in values for value in pair]
+    boolean = any(isinstance(value, bool) for value in both) and all(value in (0, 1) for value in both)
     a = [bool(x) if boolean else float(x) for x, _ in values]
     b = [bool(y) if boolean else float(y) for _, y in values]
     tested = statistics.paired_test(a, b)

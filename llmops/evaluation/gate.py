@@ -12,6 +12,7 @@ from llmops.evaluation.results import Metric
 
 ALPHA = 0.05
 _RULES = ("better", "not-worse")
+_FEWEST_PAIRS = 20  # below, an interval is no evidence that a rare loss does not exist
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,8 @@ class GateRules:
     """What a challenger must show.
 
     primary: the one scorer that decides, chosen beforehand, so that its p-value needs no correction. rule: `better`
-    (significantly better than the champion) or `not-worse` (the interval of the difference stays above −margin).
+    (significantly better than the champion) or `not-worse` (the interval of the difference stays above −margin, over 20
+    pairs or more).
     floors: least mean of a scorer, whatever the champion does; a row without a score counts as 0.
     """
 
@@ -72,7 +74,7 @@ def decide(rules: GateRules, metrics: Mapping[str, Metric], comparison: Comparis
 def _floors(rules: GateRules, metrics: Mapping[str, Metric]) -> tuple[bool, list[str]]:
     missed, reasons = False, []
     for name, floor in rules.floors.items():
-        metric = metrics[name]
+        metric = metrics.get(name, Metric(None, 0, 0, None))
         rows = metric.n_scored + metric.n_failed
         mean = (metric.mean or 0.0) * metric.n_scored / rows if rows else 0.0
         below = mean < floor
@@ -97,6 +99,8 @@ def _primary(rules: GateRules, metric: MetricComparison | None, better_up: bool)
     if significant and gain < 0 and not (rules.rule == "not-worse" and low > -rules.margin):
         return "fail", f"{shown}: significantly worse"
     if rules.rule == "not-worse":
+        if metric.n < _FEWEST_PAIRS:
+            return "inconclusive", f"{shown}: {metric.n} pairs are too few, `not-worse` needs {_FEWEST_PAIRS}"
         if low > -rules.margin:
             return "pass", f"{shown}: worse by less than the margin of {rules.margin:g}"
         return "inconclusive", f"{shown}: a loss of {rules.margin:g} or more cannot be ruled out"

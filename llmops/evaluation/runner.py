@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from llmops.engines.protocol import Engine, EngineIdentity, GenerationParameters, GenerationRequest, generate
-from llmops.errors import BadFile, EngineError, EngineUnavailable, UsageError
+from llmops.errors import BadFile, EngineError, EngineUnavailable, LlmopsError, UsageError
 from llmops.evaluation import statistics
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generation_cache import GenerationCache, generation_key
@@ -117,7 +118,7 @@ async def _generate_all(
         async with asyncio.TaskGroup() as group:
             for key, request in missing.items():
                 group.create_task(one(key, request))
-    except* EngineUnavailable as failures:
+    except* LlmopsError as failures:
         raise failures.exceptions[0] from failures
     return outputs
 
@@ -147,10 +148,17 @@ def score_output(row: EvalRow, output: Output, scorers: Sequence[Scorer]) -> dic
     scores = {}
     for scorer in scorers:
         try:
-            scores[scorer.name] = scorer.score(row, output)
+            scores[scorer.name] = _checked(scorer.score(row, output))
         except Exception as error:  # noqa: BLE001 - a scorer is plug-in code; its crash becomes a counted record
             scores[scorer.name] = Score(error=f"{type(error).__name__}: {error}")
     return scores
+
+
+def _checked(score: Score) -> Score:
+    """The score itself; one without a finite value and without an error becomes a score with an error."""
+    if score.error is None and (score.value is None or not math.isfinite(score.value)):
+        return Score(error=f"the scorer gave {score.value}, which is no score")
+    return score
 
 
 def summarise(results: Sequence[RowResult], scorers: Sequence[Scorer]) -> dict[str, Metric]:

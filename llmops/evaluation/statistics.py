@@ -1,8 +1,8 @@
 """The statistics of a comparison: intervals for a mean, paired tests, and correction for testing several metrics.
 
 Booleans are compared with the exact McNemar test and the Bonett–Price interval; numbers with a sign-flip permutation
-test and a BCa bootstrap interval. Both tests are valid at every sample size; both intervals keep close to 95 %
-coverage from about 20 pairs on (`tests/evaluation/test_statistics.py` measures it).
+test and a BCa bootstrap interval with Bonett and Price's adjustment. Both tests are valid at every sample size; both
+intervals keep close to 95 % coverage from about 30 pairs on (`tests/evaluation/test_statistics.py` measures it).
 """
 
 from __future__ import annotations
@@ -45,15 +45,19 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(sample.mean()) - reach, float(sample.mean()) + reach
 
 
-def paired_test(a: Sequence[float], b: Sequence[float], *, seed: int = 0) -> PairedTest:
+def paired_test(
+    a: Sequence[float], b: Sequence[float], *, seed: int = 0, resamples: int = _RESAMPLES
+) -> PairedTest:
     """Compares two samples whose values belong together pair by pair.
+
+    resamples: of the permutation test and of the bootstrap; truth values need none.
 
     Raises:
         ValueError: the samples differ in length, or are empty.
     """
     if len(a) != len(b) or not a:
         raise ValueError("paired samples need the same number of values, and at least one")
-    return _mcnemar(a, b) if is_boolean(a) and is_boolean(b) else _permutation(a, b, seed)
+    return _mcnemar(a, b) if is_boolean(a) and is_boolean(b) else _permutation(a, b, seed, resamples)
 
 
 def _mcnemar(a: Sequence[float], b: Sequence[float]) -> PairedTest:
@@ -71,25 +75,48 @@ def _mcnemar(a: Sequence[float], b: Sequence[float]) -> PairedTest:
     return PairedTest((gained - lost) / n, (low, high), p_value, "mcnemar-exact")
 
 
-def _permutation(a: Sequence[float], b: Sequence[float], seed: int) -> PairedTest:
-    """Sign-flip permutation test of the mean difference (exact when all flips fit), BCa bootstrap interval."""
+def _permutation(a: Sequence[float], b: Sequence[float], seed: int, resamples: int) -> PairedTest:
+    """Sign-flip permutation test of the mean difference (exact when all flips fit), and a bootstrap interval."""
     import numpy as np
     from scipy import stats
 
-    differences = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
+    scores = np.asarray([a, b], dtype=float)
+    differences = scores[1] - scores[0]
     mean = float(differences.mean())
-    if np.ptp(differences) == 0:
-        p_value = 1.0 if mean == 0 else 2.0 ** (1 - len(differences))
-        return PairedTest(mean, (mean, mean), p_value, "paired-permutation")
     generator = np.random.default_rng(seed)
-    tested = stats.permutation_test(
-        (differences,), np.mean, permutation_type="samples", vectorized=True, n_resamples=_RESAMPLES, rng=generator
-    )
-    resampled = stats.bootstrap(
-        (differences,), np.mean, confidence_level=CONFIDENCE, n_resamples=_RESAMPLES, vectorized=True, rng=generator
-    )
-    interval = resampled.confidence_interval
-    return PairedTest(mean, (float(interval.low), float(interval.high)), float(tested.pvalue), "paired-permutation")
+    largest = float(differences[np.argmax(np.abs(differences))])
+    if largest == 0:
+        within_one = scores.min() >= 0 and scores.max() <= 1
+        largest = 1.0 if within_one else float(np.ptp(scores))
+    if largest == 0:  # every score is the same number, of unknown scale
+        return PairedTest(mean, (mean, mean), 1.0, "paired-permutation")
+
+    shares = differences / largest
+    if np.ptp(shares) == 0:
+        p_value = 1.0 if mean == 0 else 2.0 ** (1 - len(shares))
+    else:
+        tested = stats.permutation_test(
+            (shares,), np.mean, permutation_type="samples", vectorized=True, n_resamples=resamples, rng=generator
+        )
+        p_value = float(tested.pvalue)
+    ends = [largest * end for end in _mean_interval_bca(shares, resamples, generator)]
+    return PairedTest(mean, (min(*ends, mean), max(*ends, mean)), p_value, "paired-permutation")
+
+
+def _mean_interval_bca(shares: Any, resamples: int, generator: Any) -> tuple[float, float]:
+    """BCa bootstrap interval of the mean of numbers within ±1, one of each sign added at the ends.
+
+    The two additions are Bonett and Price's adjustment, carried over from truth values: few pairs that differ, or none,
+    do not show that no pair would. Without it the interval of 30 skewed or mostly equal pairs covers 89 % or less.
+    """
+    import numpy as np
+    from scipy import stats
+
+    sample = np.append(shares, [1.0, -1.0])
+    found = stats.bootstrap(
+        (sample,), np.mean, confidence_level=CONFIDENCE, n_resamples=resamples, vectorized=True, rng=generator
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -39,7 +39,6 @@ class Store:
         self.uri = settings.resolved_tracking_uri
         for name, value in _MLFLOW_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        settings.home.mkdir(parents=True, exist_ok=True)
         import mlflow
 
         for chatty in ("alembic", "mlflow"):
@@ -47,6 +46,7 @@ class Store:
         if self.uri.startswith("sqlite:"):
             _tune_sqlite()
         with _open_lock, translated(f"MLflow store {self.uri}"):
+            settings.home.mkdir(parents=True, exist_ok=True)
             mlflow.set_tracking_uri(self.uri)
             mlflow.set_registry_uri(self.uri)
             self.client: Any = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)

@@ -197,6 +197,8 @@ class Evaluations:
         """
         suite = self.suite(suite_name)
         challenger_run = self.resolve(challenger, suite_name)
+        if challenger_run.suite != suite_name:
+            raise CannotRun(f"{challenger} ran on suite {challenger_run.suite}, not on {suite_name}")
         release = self._release(challenger)
         champion = against or self._champion_ref(release)
         comparison = None

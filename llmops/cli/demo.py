@@ -1,0 +1,240 @@
+"""`llmops demo`: the main job from start to end, on the default model and real rows.
+
+Reads like the loop it runs: models → prompts → eval runs → comparisons → releases and gate → gateway traffic →
+monitoring → summary. Every step is idempotent; finished work is reused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmops.catalogue import DEFAULT_MODEL
+from llmops.cli.output import emit, json_option, progress_bar, say
+from llmops.cli.prompts import load_prompts
+from llmops.errors import GateRefused
+from llmops.settings import Settings
+
+if TYPE_CHECKING:
+    from llmops.evaluation.comparison import Comparison
+    from llmops.evaluation.gate import Verdict
+    from llmops.registry import Registry
+    from llmops.versions import Release
+    from llmops.workflow.evaluations import CellRun, Evaluations
+    from llmops.workflow.traffic import Traffic
+    from monitoring import MonitorResult
+
+APP, SUITE = "assistant", "qa"
+_SUITES = ("qa", "grounded", "extract")
+_REQUESTS = 48
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The gate's part of the story: who challenged whom, and what came of it."""
+
+    challenger: Release
+    against: str | None
+    verdict: Verdict
+    champion: Release
+
+
+@click.command()
+@json_option
+def command(as_json: bool) -> None:
+    """Run the whole loop: models, prompts, eval runs, comparison, gate, gateway, monitoring.
+
+    Exits 0 when every step finished, whatever was found.
+
+    \b
+    Example: llmops demo
+    """
+    start = time.perf_counter()
+    settings = Settings.from_environment()
+    from llmops.registry import Registry
+    from llmops.workflow.evaluations import Evaluations
+
+    registry = Registry(settings)
+    evaluations = Evaluations(settings, registry)
+    with _step("models: pull, check, register"):
+        models = _pull(settings, registry)
+    with _step("prompts: register what changed"):
+        _register_prompts(settings, registry)
+    with _step("eval runs: every prompt version on every row, and both model versions"):
+        runs = _run_suites(evaluations, models)
+    with _step("comparisons: row by row"):
+        comparisons = _compare(evaluations, runs, models)
+    with _step("releases and gate"):
+        judged = _gate_and_promote(registry, evaluations, runs[SUITE])
+    with _step(f"gateway: {_REQUESTS} chat requests with the openai client"):
+        traffic = _send_traffic(settings, evaluations)
+    with _step("monitor: descriptors, reference against current window"):
+        monitored, report = _monitor(settings, traffic)
+    seconds = time.perf_counter() - start
+    value = _to_json(runs, comparisons, judged, traffic, monitored, report, seconds)
+    emit(as_json, value, lambda: _summary(runs, comparisons, judged, traffic, monitored, report, seconds))
+
+
+@contextmanager
+def _step(title: str) -> Iterator[None]:
+    start = time.perf_counter()
+    say(f"▶ {title}")
+    yield
+    say(f"  done in {time.perf_counter() - start:.1f} s")
+
+
+def _pull(settings: Settings, registry: Registry) -> list[str]:
+    from llmops.workflow import models
+
+    return [model.ref for model in models.pull(settings, registry, DEFAULT_MODEL, say)]
+
+
+def _register_prompts(settings: Settings, registry: Registry) -> None:
+    for path, template in load_prompts(settings):
+        version, new = registry.prompts.register(path.parent.name, template)
+        if new:
+            say(f"  {version.ref}: {template.description}")
+
+
+def _run_suites(evaluations: Evaluations, models: Sequence[str]) -> dict[str, list[CellRun]]:
+    """All prompt versions of each suite on the original weights, and the newest qa prompt on the other weights."""
+    from llmops.workflow.evaluations import RunOptions
+
+    runs = {}
+    with progress_bar() as show:
+        for name in _SUITES:
+            suite = evaluations.suite(name)
+            cells = evaluations.cells(suite, models=models[:1])
+            if name == SUITE:
+                cells += evaluations.cells(suite, prompts=[cells[-1].prompt.ref], models=models[1:])
+            runs[name] = evaluations.run(suite, cells, RunOptions(), show)
+            for done in runs[name]:
+                say(f"  {name}: {done.run.cell}: {done.generated} generated, {done.from_cache} from cache")
+    return runs
+
+
+def _compare(
+    evaluations: Evaluations, runs: dict[str, list[CellRun]], models: Sequence[str]
+) -> list[tuple[str, str, Comparison]]:
+    """(suite, primary metric, comparison): first against newest prompt version of each suite, then the weights."""
+    compared = []
+    for name, done in runs.items():
+        primary = evaluations.suite(name).gate.primary
+        on_original = [item for item in done if item.cell.model.ref == models[0]]
+        pairs = [(on_original[0], on_original[-1])]
+        pairs += [(on_original[-1], other) for other in done if other.cell.model.ref != models[0]]
+        compared += [(name, primary, evaluations.compare(a.run.cell, b.run.cell, name)) for a, b in pairs]
+    return compared
+
+
+def _gate_and_promote(registry: Registry, evaluations: Evaluations, runs: Sequence[CellRun]) -> _Judged:
+    """Releases for both prompt versions; the better one is gated and, on a pass, promoted.
+
+    Where the better one serves already, the other challenges it, so that the gate's true verdict is shown.
+    """
+    primary = evaluations.suite(SUITE).gate.primary
+    model = runs[0].cell.model
+    compared = [run for run in runs if run.cell.model.ref == model.ref]
+    book = registry.release_versions
+    releases = [book.create(APP, run.cell.prompt, model, run.cell.parameters)[0] for run in compared]
+    ranked = sorted(zip(compared, releases, strict=True), key=lambda pair: pair[0].run.metrics[primary].mean or 0.0)
+    champion = book.champion(APP)
+    challenger = next(release for _, release in reversed(ranked) if champion is None or release.ref != champion.ref)
+    verdict, _ = evaluations.gate(challenger.ref, champion.ref if champion else None, SUITE)
+    try:
+        book.promote(challenger)
+    except GateRefused:
+        say(f"  {challenger.ref} is not promoted: the gate says {verdict.verdict}")
+    return _Judged(challenger, champion.ref if champion else None, verdict, book.get(APP))
+
+
+def _send_traffic(settings: Settings, evaluations: Evaluations) -> Traffic:
+    from llmops.workflow.traffic import send_traffic
+
+    questions = [row.inputs["question"] for row in evaluations.suite(SUITE).rows]
+    with progress_bar() as show:
+        return send_traffic(settings, APP, questions, _REQUESTS, lambda done, total: show("requests", done, total))
+
+
+def _monitor(settings: Settings, traffic: Traffic) -> tuple[MonitorResult, Path]:
+    """The second half of the traffic against the reference: the first half, once pinned, for good."""
+    from llmops.cli.monitor import record
+    from monitoring import run_monitor, write_report
+
+    result = run_monitor(settings, APP, traffic.second_half_at, datetime.now(UTC))
+    record(settings, result)
+    target = settings.reports_dir / f"monitor-{APP}.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return result, write_report(settings, APP, target, traffic.second_half_at)
+
+
+def _to_json(
+    runs: dict[str, list[CellRun]],
+    comparisons: Sequence[tuple[str, str, Comparison]],
+    judged: _Judged,
+    traffic: Traffic,
+    monitored: MonitorResult,
+    report: Path,
+    seconds: float,
+) -> dict[str, Any]:
+    return {
+        "runs": {suite: [item.to_json() for item in done] for suite, done in runs.items()},
+        "comparisons": [{"suite": suite, **comparison.to_json()} for suite, _, comparison in comparisons],
+        "gate": {"challenger": judged.challenger.ref, "against": judged.against, **judged.verdict.to_json()},
+        "champion": judged.champion.ref,
+        "requests": traffic.to_json(),
+        "monitor": monitored.to_json(),
+        "report": str(report),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _summary(
+    runs: dict[str, list[CellRun]],
+    comparisons: Sequence[tuple[str, str, Comparison]],
+    judged: _Judged,
+    traffic: Traffic,
+    monitored: MonitorResult,
+    report: Path,
+    seconds: float,
+) -> None:
+    """One screen: what was compared, the verdict, what is served, what the monitor says, where to look further."""
+    from llmops.cli.output import interval, print_table
+
+    rows = []
+    for suite, primary, comparison in comparisons:
+        m = comparison.metrics[primary]
+        change = (f"{m.a:.3f}", f"{m.b:.3f}", f"{m.difference:+.3f}", interval(m.ci95), f"{m.p_value:.2g}")
+        names = _what_changed(comparison)
+        rows.append((suite, *names, primary, *change, f"{m.wins}/{m.losses}/{m.ties}"))
+    columns = ("suite", "a", "b", "metric", "a#", "b#", "b − a#", "95 % interval", "p#", "wins/losses/ties#")
+    print_table("What was compared, row by row", columns, rows)
+    generated = sum(item.generated for done in runs.values() for item in done)
+    total = sum(item.run.rows for done in runs.values() for item in done)
+    against = judged.against or "no champion yet (floors only)"
+    click.echo(f"evaluated  {total} answers, {generated} generated now, {total - generated} reused")
+    click.echo(f"gate       {judged.challenger.ref} against {against}: {judged.verdict.verdict}")
+    click.echo(f"           {judged.verdict.reasons[-1]}")
+    champion = judged.champion
+    click.echo(f"served     {champion.ref} = {champion.prompt.ref} + {champion.model.ref}")
+    click.echo(f"gateway    {traffic.describe()}")
+    drifted = ", ".join(alarm.what for alarm in monitored.alarms) or "no alarm"
+    rows_seen = f"{monitored.window.rows} rows against {monitored.reference.rows} of reference"
+    click.echo(f"monitor    {drifted} ({rows_seen})")
+    click.echo(f"report     {report}")
+    click.echo(
+        f"finished in {seconds:.0f} s. Look further: llmops ui · llmops serve · llmops monitor report --app {APP}"
+    )
+
+
+def _what_changed(comparison: Comparison) -> tuple[str, str]:
+    """Prompt versions when the prompt changed, model versions when the model did."""
+    (prompt_a, model_a), (prompt_b, model_b) = comparison.a.split(","), comparison.b.split(",")
+    return (prompt_a, prompt_b) if model_a == model_b else (model_a, model_b)

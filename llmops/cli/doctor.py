@@ -1,0 +1,171 @@
+"""`llmops doctor`: checks the environment and says how to mend what is wrong."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+from llmops.cli.output import emit, json_option, print_table
+from llmops.errors import LlmopsError
+from llmops.settings import Settings, describe
+
+_PACKAGES = ("mlflow", "xllamacpp", "transformers", "torch", "ragas", "evidently", "fastapi", "datasets")
+_ROOM_GB = 2
+
+
+@dataclass(frozen=True)
+class Check:
+    """state: ok, warn (works, but look at it) or fail. mend: what to do about it."""
+
+    name: str
+    state: str
+    detail: str
+    mend: str = ""
+
+
+@click.command()
+@click.option("--settings", "show_settings", is_flag=True, help="List every setting with its environment variable.")
+@json_option
+@click.pass_context
+def command(ctx: click.Context, show_settings: bool, as_json: bool) -> None:
+    """Check the environment, store, model, engine, log and gateway; exit 1 when something is broken.
+
+    \b
+    Example: llmops doctor
+    """
+    if show_settings:
+        values = [{"variable": name, "default": default, "meaning": text} for name, default, text in describe()]
+        emit(
+            as_json,
+            {"settings": values},
+            lambda: print_table("Settings", ("variable", "default", "meaning"), describe()),
+        )
+        return
+    settings = Settings.from_environment()
+    checks = list(_checks(settings))
+    healthy = all(check.state != "fail" for check in checks)
+
+    def table() -> None:
+        rows = [(check.state, check.name, check.detail, check.mend) for check in checks]
+        print_table("llmops doctor", ("state", "check", "found", "to mend it"), rows)
+
+    emit(as_json, {"ok": healthy, "checks": [asdict(check) for check in checks]}, table)
+    ctx.exit(0 if healthy else 1)
+
+
+def _checks(settings: Settings) -> Iterator[Check]:
+    yield Check("python", "ok" if sys.version_info >= (3, 11) else "fail", sys.version.split()[0], "use Python 3.11+")
+    yield _packages()
+    yield _home(settings)
+    for name, check, mend in (
+        ("store", _store, "set LLMOPS_TRACKING_URI to a reachable MLflow store"),
+        ("model", _model, "run `llmops models pull`"),
+        ("engine", _engine, "run `llmops models pull`"),
+        ("log", _log, "set LLMOPS_LOG_URL to a reachable database"),
+    ):
+        yield _guarded(name, check, settings, mend)
+    yield _gateway()
+
+
+def _guarded(name: str, check: Callable[[Settings], Check], settings: Settings, mend: str) -> Check:
+    try:
+        return check(settings)
+    except LlmopsError as error:
+        return Check(name, "fail", str(error), mend)
+
+
+def _packages() -> Check:
+    found, missing = [], []
+    for package in _PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            missing.append(package)
+    if missing:
+        return Check("packages", "fail", f"missing: {', '.join(missing)}", "run `make install`")
+    return Check("packages", "ok", ", ".join(found))
+
+
+def _home(settings: Settings) -> Check:
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        probe = settings.home / ".doctor"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        return Check("home", "fail", f"{settings.home}: {error.strerror}", "set LLMOPS_HOME to a writable folder")
+    free = shutil.disk_usage(settings.home).free / 1e9
+    state = "ok" if free > _ROOM_GB else "warn"
+    return Check("home", state, f"{settings.home}, {free:.0f} GB free", "" if state == "ok" else "make room")
+
+
+def _store(settings: Settings) -> Check:
+    from llmops.registry import Registry
+
+    registry = Registry(settings)
+    prompts, models, apps = registry.prompts.list_versions(), registry.model_versions(), registry.apps()
+    detail = f"{registry.store.uri}: {len(prompts)} prompt versions, {len(models)} model versions, {len(apps)} apps"
+    return Check("store", "ok", detail)
+
+
+def _model(settings: Settings) -> Check:
+    from llmops.registry import Registry
+    from llmops.weights import verified_path
+
+    versions = [version for version in Registry(settings).model_versions() if version.path]
+    if not versions:
+        return Check("model", "warn", "no model version with weights is registered", "run `llmops models pull`")
+    for model in versions:
+        verified_path(model, settings)
+    return Check("model", "ok", f"{', '.join(model.ref for model in versions)}: every byte as registered")
+
+
+def _engine(settings: Settings) -> Check:
+    import asyncio
+    import time
+
+    from llmops.engines.opening import open_engine
+    from llmops.engines.protocol import GenerationParameters, GenerationRequest, Message, generate
+    from llmops.registry import Registry
+
+    versions = [version for version in Registry(settings).model_versions() if version.path]
+    if not versions:
+        return Check("engine", "warn", "nothing to load", "run `llmops models pull`")
+
+    async def answer() -> tuple[str, int]:
+        engine = open_engine(versions[0], settings)
+        try:
+            messages = (Message(role="user", content="Say hello."),)
+            made = await generate(engine, GenerationRequest(messages, GenerationParameters(max_tokens=8)))
+            return engine.identity.build, made.usage.tokens_out
+        finally:
+            await engine.close()
+
+    start = time.perf_counter()
+    build, tokens = asyncio.run(answer())
+    seconds = time.perf_counter() - start
+    return Check("engine", "ok", f"{build}: loaded {versions[0].ref} and made {tokens} tokens in {seconds:.1f} s")
+
+
+def _log(settings: Settings) -> Check:
+    from llmops.production_log import ProductionLog
+
+    log = ProductionLog(settings.resolved_log_url)
+    return Check("log", "ok", f"{log.count()} records")
+
+
+def _gateway() -> Check:
+    import httpx
+
+    url = "http://127.0.0.1:8000/readyz"
+    try:
+        reply = httpx.get(url, timeout=2)
+    except httpx.HTTPError:
+        return Check("gateway", "ok", "not running on port 8000 (start it with `llmops serve`)")
+    state = "ok" if reply.status_code == 200 else "warn"
+    return Check("gateway", state, f"{url} says {reply.status_code}", "" if state == "ok" else f"read {url}")

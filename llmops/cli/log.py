@@ -1,0 +1,191 @@
+"""`llmops log`: tail, show, export, import."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llmops.cli.output import emit, json_option, print_table
+from llmops.errors import BadFile, CannotRun, UnknownVersion, UsageError
+from llmops.production_log import LogRecord, ProductionLog, parse_time
+from llmops.settings import Settings
+
+_AGO = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+_BATCH = 1000
+
+
+@click.group()
+def command() -> None:
+    """The production log: every request that the gateway answered."""
+
+
+def read_time(_ctx: click.Context, _param: click.Parameter, value: str | None) -> datetime | None:
+    """Reads `--since` and `--until`: an ISO time, or how long ago: 30m, 24h, 7d."""
+    if value is None:
+        return None
+    if value[-1:] in _AGO and value[:-1].isdigit():
+        return datetime.now(UTC) - int(value[:-1]) * _AGO[value[-1]]
+    try:
+        return parse_time(value, "time")
+    except UsageError as error:
+        raise click.BadParameter(f"{value!r}: give a time such as 2026-01-31T12:00:00Z, or 30m, 24h, 7d") from error
+
+
+def window_options(function: Callable[..., None]) -> Callable[..., None]:
+    """`--app`, `--since` and `--until`, alike for all commands that read the log."""
+    for option in (
+        click.option("--until", callback=read_time, metavar="TIME", help="Before this time, or this long ago."),
+        click.option(
+            "--since", callback=read_time, metavar="TIME", help="From this time (2026-01-31T12:00Z), or 24h, 7d."
+        ),
+        click.option("--app", help="Only this app's records."),
+    ):
+        function = option(function)
+    return function
+
+
+@command.command()
+@window_options
+@click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1))
+@json_option
+def tail(app: str | None, since: datetime | None, until: datetime | None, limit: int, as_json: bool) -> None:
+    """The newest records.
+
+    \b
+    Example: llmops log tail -n 5 --app assistant
+    """
+    log = _open()
+    window = {"app": app, "since": since, "until": until}
+    records, total = log.read(limit=limit, newest=True, **window), log.count(**window)
+    value = {"records": [record.to_json() for record in records], "total": total}
+
+    def table() -> None:
+        columns = ("at", "request", "release", "status", "outcome", "ms#", "input", "output")
+        print_table(f"{len(records)} of {total} records", columns, [_row(record) for record in records])
+
+    emit(as_json, value, table)
+
+
+@command.command()
+@click.argument("request_id")
+@json_option
+def show(request_id: str, as_json: bool) -> None:
+    """Every record of one request id, whole.
+
+    \b
+    Example: llmops log show 5f0c…
+    """
+    records = _open().read(request_id=request_id)
+    if not records:
+        raise UnknownVersion(f"no record of request {request_id}")
+    value = {"records": [record.to_json() for record in records], "total": len(records)}
+    emit(as_json, value, lambda: click.echo(json.dumps(value["records"], indent=2, ensure_ascii=False)))
+
+
+@command.command()
+@window_options
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="FILE.jsonl or FILE.parquet.")
+@json_option
+def export(app: str | None, since: datetime | None, until: datetime | None, out: Path, as_json: bool) -> None:
+    """Write records to a file, in bounded memory.
+
+    \b
+    Example: llmops log export --since 7d --out week.parquet
+    """
+    writers = {".jsonl": _write_jsonl, ".parquet": _write_parquet}
+    if out.suffix not in writers:
+        raise UsageError("--out: must end in .jsonl or .parquet")
+    try:
+        total = writers[out.suffix](_open().iterate(app=app, since=since, until=until), out)
+    except OSError as error:
+        raise CannotRun(f"{out} cannot be written: {error.strerror}") from error
+    emit(as_json, {"out": str(out), "total": total}, lambda: click.echo(f"wrote {total} records to {out}"))
+
+
+@command.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def import_records(file: Path, as_json: bool) -> None:
+    """Take records from elsewhere; those whose request id is in the log already are passed over.
+
+    \b
+    Example: llmops log import traffic.jsonl
+    """
+    records = list(read_jsonl(file))  # every line is checked before any is written
+    imported = _open().import_records(records)
+    value = {"imported": imported, "known": len(records) - imported, "total": len(records)}
+    emit(as_json, value, lambda: click.echo(f"imported {imported} of {len(records)} records"))
+
+
+def read_jsonl(file: Path) -> Iterator[LogRecord]:
+    """Records of a JSON Lines file in the contract's shape. Raises BadFile naming line and field."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadFile(file, f"cannot be read: {error}") from error
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise BadFile(file, f"not JSON: {error}", line=number) from error
+        if not isinstance(values, dict):
+            raise BadFile(file, "must be a JSON object", line=number)
+        try:
+            yield LogRecord.from_json(values)
+        except UsageError as error:
+            field, _, problem = str(error).partition(": ")
+            raise BadFile(file, problem, line=number, field=field) from error
+
+
+def _open() -> ProductionLog:
+    return ProductionLog(Settings.from_environment().resolved_log_url)
+
+
+def _row(record: LogRecord) -> tuple[Any, ...]:
+    at = record.at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    served = record.release or record.model or "–"
+    texts = (record.input[:60], record.output[:60])
+    return (at, record.request_id[:12], served, record.status, record.outcome, f"{record.latency_ms:.0f}", *texts)
+
+
+def _write_jsonl(records: Iterable[LogRecord], out: Path) -> int:
+    total = 0
+    with out.open("w", encoding="utf-8") as file:
+        for total, record in enumerate(records, 1):  # noqa: B007 - the count outlives the loop
+            file.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+    return total
+
+
+def _write_parquet(records: Iterable[LogRecord], out: Path) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text, whole, real = pa.string(), pa.int64(), pa.float64()
+    schema = pa.schema(
+        {
+            "request_id": text, "at": pa.timestamp("us", tz="UTC"), "release": text, "prompt": text, "model": text,
+            "status": whole, "outcome": text, "input": text, "output": text, "tokens_in": whole, "tokens_out": whole,
+            "latency_ms": real, "first_token_ms": real, "details": text, "key": text,
+        }
+    )  # fmt: skip
+    total = 0
+    with pq.ParquetWriter(out, schema) as writer:
+        for batch in _batched(records):
+            rows = [{**r.to_json(), "at": r.at, "details": json.dumps(r.to_json()["details"])} for r in batch]
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+            total += len(rows)
+    return total
+
+
+def _batched(records: Iterable[LogRecord]) -> Iterator[list[LogRecord]]:
+    left = iter(records)
+    while batch := list(itertools.islice(left, _BATCH)):
+        yield batch

@@ -1,0 +1,69 @@
+"""`llmops ui`: MLflow's UI on the store."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from llmops.cli.output import say
+from llmops.errors import CannotRun
+from llmops.settings import Settings
+
+if TYPE_CHECKING:
+    from llmops.registry import Store
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=5000, show_default=True)
+def command(host: str, port: int) -> None:
+    """Open MLflow's UI, where prompt versions are compared row by row. Stop it with Ctrl-C.
+
+    \b
+    Example: llmops ui --port 5000
+    """
+    from llmops.registry import Store
+
+    settings = Settings.from_environment()
+    store = Store(settings)
+    _check_free(host, port)
+    for line in _pages(store, f"http://{host}:{port}"):
+        say(line)
+    arguments = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri]
+    arguments += ["--default-artifact-root", settings.artifact_root, "--host", host, "--port", str(port)]
+    arguments += ["--workers", "1"]
+    # Job execution would start a queue with several processes and 1.5 GB, and nothing here uses it.
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    sys.exit(subprocess.call(arguments, env=environment))
+
+
+def _pages(store: Store, base: str) -> list[str]:
+    """Where to look: for each suite, its newest two runs side by side."""
+    pages = [f"MLflow on {base}"]
+    for experiment in sorted(store.client.search_experiments(), key=lambda item: str(item.name)):
+        runs = store.client.search_runs(
+            [experiment.experiment_id],
+            "tags.`llmops.complete` = 'true'",
+            order_by=["attributes.start_time DESC"],
+            max_results=2,
+        )
+        if len(runs) == 2:
+            newer, older = (run.info.run_id for run in runs)
+            page = f"{base}/#/experiments/{experiment.experiment_id}/evaluation-runs"
+            pages.append(f"  suite {experiment.name}: {page}?selectedRunUuid={older}&compareToRunUuid={newer}")
+    return pages
+
+
+def _check_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            problem = f"port {port} cannot be used on {host} ({error.strerror}); choose another with --port"
+            raise CannotRun(problem) from error
