@@ -99,7 +99,7 @@ def _download_wheel(pin: str, sha256: str | None, folder: Path, settings: Settin
     wheels = list(folder.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         lines = [line for line in done.stderr.splitlines() if "error" in line.lower()] or [done.stderr.strip()[-300:]]
-        kind = Corrupted if "hash" in done.stderr.lower() else CannotRun
+        kind = Corrupted if "do not match the hashes" in done.stderr.lower() else CannotRun
         raise kind(f"{pin} cannot be downloaded: {lines[0]}")
     return wheels[0]
 
@@ -108,9 +108,8 @@ def _from_hub(rest: str, source: str, settings: Settings) -> Callable[[Path], Pa
     found = _matched(_HF, rest, source, "hf:OWNER/NAME[@REVISION][#FILE]")
 
     def write(incoming: Path) -> Path:
-        import httpx
         from huggingface_hub import hf_hub_download, snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub.errors import HTTPError  # of whichever HTTP client the hub's package is built on
 
         options = {"repo_id": found["repo"], "revision": found["revision"], "endpoint": settings.hub_endpoint}
         folder = incoming / found["repo"].replace("/", "--")
@@ -118,8 +117,9 @@ def _from_hub(rest: str, source: str, settings: Settings) -> Callable[[Path], Pa
             if found["file"]:
                 return Path(hf_hub_download(filename=found["file"], local_dir=folder, **options))
             snapshot_download(local_dir=folder, allow_patterns=_HF_FILES, **options)
-        except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
-            raise CannotRun(f"{source} cannot be fetched: {str(error).splitlines()[0]}") from error
+        except (HTTPError, OSError, ValueError) as error:
+            problem = (str(error) or type(error).__name__).splitlines()[0]
+            raise CannotRun(f"{source} cannot be fetched: {problem}") from error
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub client's bookkeeping is not part of the model
         return folder
 

@@ -90,14 +90,12 @@ class LogRecord:
         given = {name: value for name, value in values.items() if name in known}
         given["at"] = parse_time(given.get("at"), "at")
         given["details"] = {**_mapping(given.get("details")), **extra}
+        given = {name: value for name, value in given.items() if value is not None or name in _REQUIRED}
         given.setdefault("status", 200)
         given.setdefault("outcome", "ok" if given["status"] == 200 else "error")
         for name, kind in _KINDS.items():
-            value = given.get(name)
-            if value is None and name in given and name not in _REQUIRED:
-                del given[name]
-            elif name in given and (not isinstance(value, kind) or isinstance(value, bool)):
-                raise UsageError(f"{name}: must be {_KIND_NAMES[kind]}, not {type(value).__name__}")
+            if name in given:
+                _check_kind(name, given[name], kind)
         for name in _REQUIRED:
             if not given.get(name):
                 raise UsageError(f"{name}: is missing")
@@ -113,17 +111,26 @@ _KIND_NAMES: dict[Any, str] = {str: "text", int: "a whole number", _NUMBER: "a n
 _REQUIRED = ("request_id",)
 
 
+def _check_kind(name: str, value: Any, kind: Any) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UsageError(f"{name}: must be {_KIND_NAMES[kind]}, not {type(value).__name__}")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UsageError(f"{name}: is too large")
+
+
 def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    if value is not None and not isinstance(value, Mapping):
+        raise UsageError(f"details: must be an object, not {type(value).__name__}")
+    return value or {}
 
 
 def parse_time(value: Any, name: str) -> datetime:
     """ISO 8601 text (no zone means UTC) or seconds since the epoch. Raises UsageError starting with `name`."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return datetime.fromtimestamp(value, UTC)
     try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, UTC)
         moment = datetime.fromisoformat(str(value))
-    except ValueError as error:
+    except (ValueError, OverflowError, OSError) as error:
         raise UsageError(f"{name}: {value!r} is not a time such as 2026-01-31T12:00:00Z") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
@@ -247,10 +254,15 @@ def _within(
 
 
 def _to_row(record: LogRecord) -> dict[str, Any]:
-    values = {f.name: getattr(record, f.name) for f in fields(record)}
+    values = {f.name: _storable(getattr(record, f.name)) for f in fields(record)}
     # Through JSON once, so that a value the column cannot hold fails here and not inside the driver.
     details = json.loads(json.dumps(dict(record.details)))
     return {**values, "at": record.at.timestamp(), "app": record.app, "details": details}
+
+
+def _storable(value: Any) -> Any:
+    """Half of a surrogate pair becomes `?`: no driver takes it, and it must not cost the batch its other records."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 
 def _from_row(row: sa.RowMapping) -> LogRecord:

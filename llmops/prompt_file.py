@@ -116,9 +116,10 @@ def parse_prompt(text: str, path: Path | str = "<prompt>") -> PromptTemplate:
     given = head.get("parameters") or {}
     if not isinstance(given, dict):
         raise BadFile(path, "must be a mapping", line=1, field="parameters")
+    if "response_format" in head:
+        given = {**given, "response_format": head["response_format"]}
     try:
-        response_format = {key: head[key] for key in ("response_format",) if key in head}
-        parameters = GenerationParameters.from_mapping({**given, **response_format})
+        parameters = GenerationParameters.from_mapping(given)
     except UsageError as error:
         name, _, problem = str(error).partition(": ")
         raise BadFile(path, problem, line=1, field=name) from error

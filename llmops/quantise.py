@@ -24,7 +24,8 @@ def requantise(parent: Path, target: Path, type_name: str, progress: Progress | 
     parent keeps at a higher precision (such as the embedding at Q8_0), are copied as they are.
 
     Raises:
-        UsageError: `type_name` is none of TYPES. Corrupted: the parent is not a readable GGUF file.
+        UsageError: `type_name` is none of TYPES, or does not fit a matrix's shape.
+        Corrupted: the parent is not a readable GGUF file.
     """
     if type_name not in TYPES:
         raise UsageError(f"unknown quantisation {type_name!r}; known: {', '.join(TYPES)}")
@@ -41,7 +42,10 @@ def requantise(parent: Path, target: Path, type_name: str, progress: Progress | 
     for done, tensor in enumerate(reader.tensors, 1):
         data, kind = tensor.data, tensor.tensor_type
         if kind == source_type and kind != quant:
-            data, kind = gguf.quants.quantize(gguf.quants.dequantize(data, kind), quant), quant
+            try:
+                data, kind = gguf.quants.quantize(gguf.quants.dequantize(data, kind), quant), quant
+            except (gguf.QuantError, NotImplementedError) as error:
+                raise UsageError(f"{tensor.name}: cannot be stored as {type_name}: {error}") from error
         writer.add_tensor(tensor.name, data, raw_dtype=kind)
         if progress is not None:
             progress(done, len(reader.tensors))
@@ -52,9 +56,9 @@ def requantise(parent: Path, target: Path, type_name: str, progress: Progress | 
 
 
 def _main_type(reader: Any) -> Any:
-    """The type of most of the parent's matrices: the one to change."""
+    """The type of most of the parent's matrices: the one to change. None when it has none."""
     kinds = [tensor.tensor_type for tensor in reader.tensors if len(tensor.shape) > 1]
-    return max(set(kinds), key=kinds.count)
+    return max(set(kinds), key=kinds.count, default=None)
 
 
 def _text(reader: Any, key: str) -> str:

@@ -78,7 +78,7 @@ def weights_format(path: Path) -> str:
                 return "gguf"
         raise BadFile(path, "not a GGUF file; a model is one GGUF file or a Hugging Face folder")
     names = {item.name for item in path.iterdir()}
-    if unsafe := sorted(item.name for item in path.rglob("*") if item.suffix in _UNSAFE):
+    if unsafe := sorted(item.name for item in path.rglob("*") if item.suffix.lower() in _UNSAFE):
         raise BadFile(path, f"holds {unsafe[0]}, which could run code when loaded; save with safetensors")
     if "config.json" not in names:
         raise BadFile(path, "holds no config.json; a model folder is one saved by save_pretrained")

@@ -38,12 +38,17 @@ _REQUESTS = 48
 
 @dataclass(frozen=True)
 class _Judged:
-    """The gate's part of the story: who challenged whom, and what came of it."""
+    """The gate's part of the story: who challenged whom, and what came of it. champion: None when none passed yet."""
 
     challenger: Release
     against: str | None
     verdict: Verdict
-    champion: Release
+    champion: Release | None
+
+    @property
+    def served(self) -> Release:
+        """What the demo's traffic goes to: the champion, or, with none, the challenger by its number."""
+        return self.champion or self.challenger
 
 
 @click.command()
@@ -74,7 +79,7 @@ def command(as_json: bool) -> None:
     with _step("releases and gate"):
         judged = _gate_and_promote(registry, evaluations, runs[SUITE])
     with _step(f"gateway: {_REQUESTS} chat requests with the openai client"):
-        traffic = _send_traffic(settings, evaluations)
+        traffic = _send_traffic(settings, evaluations, APP if judged.champion else judged.challenger.ref)
     with _step("monitor: descriptors, reference against current window"):
         monitored, report = _monitor(settings, traffic)
     seconds = time.perf_counter() - start
@@ -152,15 +157,15 @@ def _gate_and_promote(registry: Registry, evaluations: Evaluations, runs: Sequen
         book.promote(challenger)
     except GateRefused:
         say(f"  {challenger.ref} is not promoted: the gate says {verdict.verdict}")
-    return _Judged(challenger, champion.ref if champion else None, verdict, book.get(APP))
+    return _Judged(challenger, champion.ref if champion else None, verdict, book.champion(APP))
 
 
-def _send_traffic(settings: Settings, evaluations: Evaluations) -> Traffic:
+def _send_traffic(settings: Settings, evaluations: Evaluations, model: str) -> Traffic:
     from llmops.workflow.traffic import send_traffic
 
     questions = [row.inputs["question"] for row in evaluations.suite(SUITE).rows]
     with progress_bar() as show:
-        return send_traffic(settings, APP, questions, _REQUESTS, lambda done, total: show("requests", done, total))
+        return send_traffic(settings, model, questions, _REQUESTS, lambda done, total: show("requests", done, total))
 
 
 def _monitor(settings: Settings, traffic: Traffic) -> tuple[MonitorResult, Path]:
@@ -188,7 +193,7 @@ def _to_json(
         "runs": {suite: [item.to_json() for item in done] for suite, done in runs.items()},
         "comparisons": [{"suite": suite, **comparison.to_json()} for suite, _, comparison in comparisons],
         "gate": {"challenger": judged.challenger.ref, "against": judged.against, **judged.verdict.to_json()},
-        "champion": judged.champion.ref,
+        "champion": judged.champion.ref if judged.champion else None,
         "requests": traffic.to_json(),
         "monitor": monitored.to_json(),
         "report": str(report),
@@ -222,8 +227,8 @@ def _summary(
     click.echo(f"evaluated  {total} answers, {generated} generated now, {total - generated} reused")
     click.echo(f"gate       {judged.challenger.ref} against {against}: {judged.verdict.verdict}")
     click.echo(f"           {judged.verdict.reasons[-1]}")
-    champion = judged.champion
-    click.echo(f"served     {champion.ref} = {champion.prompt.ref} + {champion.model.ref}")
+    served = judged.served
+    click.echo(f"served     {served.ref} = {served.prompt.ref} + {served.model.ref}")
     click.echo(f"gateway    {traffic.describe()}")
     drifted = ", ".join(alarm.what for alarm in monitored.alarms) or "no alarm"
     rows_seen = f"{monitored.window.rows} rows against {monitored.reference.rows} of reference"

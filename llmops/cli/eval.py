@@ -159,10 +159,10 @@ def open_evaluations() -> Evaluations:
 
 
 def ui_url(done: Sequence[CellRun]) -> str:
-    """MLflow's page that compares the first two runs row by row, once `llmops ui` serves it."""
+    """MLflow's page that compares the second run with the first row by row, once `llmops ui` serves it."""
     first, second = done[0].run, done[min(1, len(done) - 1)].run
-    url = f"http://127.0.0.1:5000/#/experiments/{first.experiment_id}/evaluation-runs?selectedRunUuid={first.run_id}"
-    return url if first is second else f"{url}&compareToRunUuid={second.run_id}"
+    url = f"http://127.0.0.1:5000/#/experiments/{first.experiment_id}/evaluation-runs?selectedRunUuid={second.run_id}"
+    return url if first is second else f"{url}&compareToRunUuid={first.run_id}"
 
 
 def show_runs(suite: str, done: Sequence[CellRun]) -> None:

@@ -55,7 +55,7 @@ def _pages(store: Store, base: str) -> list[str]:
         if len(runs) == 2:
             newer, older = (run.info.run_id for run in runs)
             page = f"{base}/#/experiments/{experiment.experiment_id}/evaluation-runs"
-            pages.append(f"  suite {experiment.name}: {page}?selectedRunUuid={older}&compareToRunUuid={newer}")
+            pages.append(f"  suite {experiment.name}: {page}?selectedRunUuid={newer}&compareToRunUuid={older}")
     return pages
 
 

@@ -45,9 +45,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(sample.mean()) - reach, float(sample.mean()) + reach
 
 
-def paired_test(
-    a: Sequence[float], b: Sequence[float], *, seed: int = 0, resamples: int = _RESAMPLES
-) -> PairedTest:
+def paired_test(a: Sequence[float], b: Sequence[float], *, seed: int = 0, resamples: int = _RESAMPLES) -> PairedTest:
     """Compares two samples whose values belong together pair by pair.
 
     resamples: of the permutation test and of the bootstrap; truth values need none.

@@ -52,10 +52,11 @@ class Traffic:
 
 
 def send_traffic(
-    settings: Settings, app: str, questions: Sequence[str], count: int, progress: Callable[[int, int], None]
+    settings: Settings, model: str, questions: Sequence[str], count: int, progress: Callable[[int, int], None]
 ) -> Traffic:
     """Starts a gateway, asks `count` of the questions in two halves, half of them streamed, and stops it.
 
+    model: an app, or a release by its number.
     The questions are shuffled with a fixed seed, so that both halves come from the same distribution.
 
     Raises:
@@ -66,13 +67,13 @@ def send_traffic(
     before = datetime.now(UTC)
     with _gateway(settings) as base_url:
         start = time.perf_counter()
-        first = _ask_all(base_url, app, asked[:half], lambda done: progress(done, count))
+        first = _ask_all(base_url, model, asked[:half], lambda done: progress(done, count))
         second_half_at = datetime.now(UTC)
-        second = _ask_all(base_url, app, asked[half:], lambda done: progress(half + done, count))
+        second = _ask_all(base_url, model, asked[half:], lambda done: progress(half + done, count))
         seconds = time.perf_counter() - start
     replies = [*first, *second]
     served_by = tuple(sorted({f"{release} ({prompt}, {model})" for release, prompt, model, _ in replies}))
-    logged = ProductionLog(settings.resolved_log_url).count(app=app, since=before)
+    logged = ProductionLog(settings.resolved_log_url).count(since=before)
     if logged < count:
         raise CannotRun(f"{count} requests were answered, the production log holds {logged}")
     return Traffic(count, sum(reply[3] for reply in replies), logged, served_by, seconds, second_half_at)
@@ -81,7 +82,7 @@ def send_traffic(
 Reply = tuple[str, str, str, bool]
 
 
-def _ask_all(base_url: str, app: str, questions: Sequence[str], progress: Callable[[int], None]) -> list[Reply]:
+def _ask_all(base_url: str, model: str, questions: Sequence[str], progress: Callable[[int], None]) -> list[Reply]:
     import openai
 
     client = openai.OpenAI(base_url=f"{base_url}/v1", api_key="none-needed-on-loopback", max_retries=0, timeout=120)
@@ -90,7 +91,7 @@ def _ask_all(base_url: str, app: str, questions: Sequence[str], progress: Callab
     def ask(numbered: tuple[int, str]) -> Reply:
         number, question = numbered
         try:
-            return _ask(client, app, question, stream=number % 2 == 1)
+            return _ask(client, model, question, stream=number % 2 == 1)
         except openai.OpenAIError as error:
             raise CannotRun(f"the gateway did not answer {question!r}: {error}") from error
 
@@ -101,17 +102,17 @@ def _ask_all(base_url: str, app: str, questions: Sequence[str], progress: Callab
     return done
 
 
-def _ask(client: Any, app: str, question: str, *, stream: bool) -> Reply:
+def _ask(client: Any, model: str, question: str, *, stream: bool) -> Reply:
     """One chat request; returns what served it, read off the reply's headers, and whether it was streamed."""
     messages = [{"role": "user", "content": question}]
-    raw = client.chat.completions.with_raw_response.create(model=app, messages=messages, stream=stream)
+    raw = client.chat.completions.with_raw_response.create(model=model, messages=messages, stream=stream)
     parsed = raw.parse()
     if stream:
         for _chunk in parsed:
             pass
     names = ("x-llmops-release", "x-llmops-prompt", "x-llmops-model")
-    release, prompt, model = (raw.headers[name] for name in names)
-    return release, prompt, model, stream
+    release, prompt, model_version = (raw.headers[name] for name in names)
+    return release, prompt, model_version, stream
 
 
 @contextmanager

@@ -13,20 +13,36 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers.protocol import Scorer, expected_answers
 
-_NAMES = ("BleuScore", "CHRFScore", "ExactMatch", "NonLLMStringSimilarity", "RougeScore", "StringPresence")
+# What each constructor knows. ragas takes any other keyword and ignores it, so a misspelt one would go unnoticed.
+_PARAMETERS: dict[str, frozenset[str]] = {
+    "BleuScore": frozenset({"kwargs"}),
+    "CHRFScore": frozenset({"kwargs"}),
+    "ExactMatch": frozenset(),
+    "NonLLMStringSimilarity": frozenset({"distance_measure"}),
+    "RougeScore": frozenset({"rouge_type", "mode"}),
+    "StringPresence": frozenset(),
+}
 
 
 class RagasScorer:
-    """One ragas metric of reference and response. parameters: passed to the metric's constructor."""
+    """One ragas metric of reference and response. parameters: passed to the metric's constructor.
+
+    Raises:
+        UsageError: at construction, for a parameter that the metric does not have.
+    """
 
     higher_is_better: bool | None = True
     worst: float | None = 0.0
 
     def __init__(self, metric_name: str, name: str, **parameters: Any) -> None:
+        if unknown := sorted(parameters.keys() - _PARAMETERS[metric_name]):
+            known = ", ".join(sorted(_PARAMETERS[metric_name])) or "none"
+            raise UsageError(f"{unknown[0]}: ragas.{metric_name} has no such parameter; known: {known}")
         self.name = name
         self._metric_name, self._parameters = metric_name, parameters
         self._lock = threading.Lock()
@@ -60,5 +76,5 @@ def _load(metric_name: str, parameters: dict[str, Any]) -> Any:
 
 
 TYPES: dict[str, Callable[..., Scorer]] = {
-    f"ragas.{metric_name}": functools.partial(RagasScorer, metric_name) for metric_name in _NAMES
+    f"ragas.{metric_name}": functools.partial(RagasScorer, metric_name) for metric_name in _PARAMETERS
 }

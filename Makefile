@@ -1,0 +1,53 @@
+# Every target does its own set-up: a fresh clone needs Python 3.11+ and a package index, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export DO_NOT_TRACK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: help install demo test test-all check bench docs lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.runtime ## make .venv with the locked runtime dependencies
+
+demo: $(VENV)/.runtime ## run the whole loop on a real model; quick when repeated
+	$(BIN)/llmops demo
+
+test: $(VENV)/.test ## run the tests (minutes)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow"
+
+test-all: $(VENV)/.test ## run the tests, the slow ones too
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+check: $(VENV)/.test ## lint, types, import rules, docs freshness
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py
+
+bench: $(VENV)/.test ## reproduce the speed claims of the docs
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.test ## write the generated pages of docs/
+	$(BIN)/python docs/generate.py
+
+lock: ## resolve the dependencies anew into the two lock files
+	sh deploy/lock.sh
+
+clean: ## remove the environment and all local state
+	rm -rf $(VENV) .llmops .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: $(VENV)/bin/python requirements.lock pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.runtime requirements-test.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-test.lock
+	touch $@

@@ -1,0 +1,68 @@
+"""Settings in a folder of the test's own, and small GGUF files."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from llmops.settings import Settings
+
+Serve = Callable[[type[BaseHTTPRequestHandler]], AbstractContextManager[str]]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home")
+
+
+@pytest.fixture
+def serve() -> Serve:
+    """`with serve(handler) as url:` a loopback HTTP server on a free port."""
+
+    @contextmanager
+    def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+            thread.start()
+            try:
+                yield f"http://127.0.0.1:{server.server_port}"
+            finally:
+                server.shutdown()
+                thread.join()
+
+    return serving
+
+
+@pytest.fixture(scope="session")
+def parent_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two Q4_1 matrices, an embedding at Q8_0, a vector, and metadata of every shape that models carry."""
+    path = tmp_path_factory.mktemp("parent") / "parent.Q4_1.gguf"
+    chance = np.random.default_rng(1)
+    writer = gguf.GGUFWriter(str(path), arch="llama")
+    writer.add_name("Tiny")
+    writer.add_context_length(64)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_token_list(["<unk>", "<s>", "naïve"])
+    writer.add_token_scores([0.0, -1.5, 2.0])
+    writer.add_token_types([2, 3, 1])
+    writer.add_add_bos_token(True)
+    writer.add_chat_template("{{ messages }}")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_1)
+    kinds = {"a.weight": "Q4_1", "b.weight": "Q4_1", "token_embd.weight": "Q8_0"}
+    for name, kind in kinds.items():
+        quant = gguf.GGMLQuantizationType[kind]
+        matrix = chance.standard_normal((6, 64)).astype(np.float32)
+        writer.add_tensor(name, gguf.quants.quantize(matrix, quant), raw_dtype=quant)
+    writer.add_tensor("norm.weight", chance.standard_normal(64).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

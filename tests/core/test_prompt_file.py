@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmops.engines.protocol import GenerationParameters
+from llmops.errors import BadFile, UsageError
+from llmops.prompt_file import PromptTemplate, load_prompt_folder, parse_prompt
+
+HEAD = "---\ninput_variable: question\n---\n"
+FULL = """---
+description: Terse answers.
+input_variable: question
+parameters: {max_tokens: 24, temperature: 0.5, stop: ["\\n"]}
+response_format: {type: json_object}
+---
+
+# system
+Answer as {{ persona }}.
+
+Be brief.
+
+# user
+2+2?
+
+# assistant
+4
+
+# user
+{{question}}
+"""
+NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
+# Text that neither opens a turn nor looks like a placeholder.
+PLAIN = st.text(st.characters(exclude_characters="{}#\r", exclude_categories=["Cs"]), max_size=30)
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+BRACY = st.lists(st.sampled_from(["{", "}", "{{", "}}", " ", "\n", "a", "b_1", "1", "%", "{{ a }}"]), max_size=14)
+
+
+def error_of(text: str) -> BadFile:
+    with pytest.raises(BadFile) as caught:
+        parse_prompt(text, "prompts/qa/v1.md")
+    return caught.value
+
+
+def test_a_full_file_is_read():
+    template = parse_prompt(FULL)
+    assert template.description == "Terse answers."
+    assert template.input_variable == "question"
+    assert template.variables == {"persona", "question"}
+    assert template.parameters == GenerationParameters(
+        max_tokens=24, temperature=0.5, stop=("\n",), response_format={"type": "json_object"}
+    )
+    assert [turn["role"] for turn in template.turns] == ["system", "user", "assistant", "user"]
+    assert template.turns[0]["content"] == "Answer as {{ persona }}.\n\nBe brief."
+
+
+def test_rendering_fills_every_placeholder():
+    messages = parse_prompt(FULL).render({"persona": "a cook", "question": "Why?"})
+    assert [message["content"] for message in messages] == ["Answer as a cook.\n\nBe brief.", "2+2?", "4", "Why?"]
+
+
+def test_a_variable_used_twice_is_filled_twice():
+    template = parse_prompt(HEAD + "# user\n{{ question }} I said {{question}}")
+    assert template.render({"question": "Why?"})[0]["content"] == "Why? I said Why?"
+
+
+def test_windows_line_ends_open_turns_too():
+    template = parse_prompt(FULL.replace("\n", "\r\n"))
+    assert [turn["role"] for turn in template.turns] == ["system", "user", "assistant", "user"]
+    assert template.variables == {"persona", "question"}
+
+
+def test_a_heading_that_only_starts_like_a_turn_is_text():
+    template = parse_prompt(HEAD + "# user\n## system\n# user guide\n{{ question }}")
+    assert template.turns[0]["content"] == "## system\n# user guide\n{{ question }}"
+
+
+def test_json_braces_are_text():
+    template = parse_prompt(HEAD + '# user\n{"a": {"b": 1}} {{ question }}')
+    assert template.render({"question": "x"})[0]["content"] == '{"a": {"b": 1}} x'
+
+
+@given(st.text())
+def test_text_that_comes_through_a_variable_is_never_expanded(value):
+    template = parse_prompt(HEAD + "# system\n{{ other }}\n\n# user\n{{ question }}")
+    for text in (value, "{{ other }}" + value, "{{ question }}", r"\1 \g<0>"):
+        filled = template.render({"question": text, "other": text})
+        assert [message["content"] for message in filled] == [text, text]
+
+
+@given(PLAIN, PLAIN, NAMES)
+def test_a_template_that_is_written_out_is_read_back(system, user, name):
+    text = f"---\ninput_variable: {name!r}\n---\n# system\n{system}\n\n# user\n{user}{{{{ {name} }}}}"
+    template = parse_prompt(text)
+    assert template == PromptTemplate(
+        (
+            {"role": "system", "content": system.strip()},
+            {"role": "user", "content": (user + f"{{{{ {name} }}}}").strip()},
+        ),
+        name,
+    )
+    assert [m["content"] for m in template.render({name: "!"})] == [system.strip(), (user + "!").strip()]
+
+
+@given(BRACY)
+def test_any_braces_give_exactly_their_variables_or_a_bad_file_with_its_line(pieces):
+    text = HEAD + "# user\n" + "".join(pieces) + "\n{{ question }}"
+    try:
+        template = parse_prompt(text, "p.md")
+    except BadFile as error:
+        assert 5 <= error.line <= len(text.split("\n"))
+        assert error.field
+        assert "\n" not in str(error)
+    else:
+        assert template.variables == set(re.findall(r"\{\{\s*(\w+)\s*\}\}", text))
+        filled = template.render(dict.fromkeys(template.variables, ""))[0]["content"]
+        assert "{{" not in filled
+
+
+@given(ANY_TEXT)
+def test_any_text_is_a_template_or_a_bad_file(text):
+    for candidate in (text, f"---\n{text}\n---\n# user\n{{{{ q }}}}", HEAD + text):
+        try:
+            parse_prompt(candidate, "p.md")
+        except BadFile as error:
+            assert error.line is not None
+            assert str(error).startswith("p.md:")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "field", "problem"),
+    [
+        ("# user\n{{ question }}", 1, None, "must start with front matter"),
+        ("", 1, None, "must start with front matter"),
+        ("---\ninput_variable: question\n", 1, None, "not closed"),
+        ("---\n---\n# user\n{{ question }}", 1, None, "must be a mapping"),
+        ("---\n- a\n---\n# user\n{{ question }}", 1, None, "must be a mapping"),
+        ("---\ninput_variable: question\nx: [1,\n---\n# user\n{{ question }}", 3, None, "front matter"),
+        ("---\ndescription: 2026-13-45\n---\n# user\n{{ q }}", 1, None, "front matter"),
+        ("---\ninput_variable: question\ntemprature: 1\n---\n# user\n{{ question }}", 1, "temprature", "unknown key"),
+        ("---\n1: a\nb: c\n---\n# user\n{{ question }}", 1, "1", "unknown key"),
+        ("---\ndescription: a\n---\n# user\n{{ question }}", 1, "input_variable", "must name the variable"),
+        ("---\ninput_variable: two words\n---\n# user\n{{ question }}", 1, "input_variable", "must name the variable"),
+        ("---\ninput_variable: 3\n---\n# user\n{{ question }}", 1, "input_variable", "must name the variable"),
+        (HEAD + "# system\n{{ question }}\n\n# user\nHello", 1, "input_variable", "last turn must hold {{ question }}"),
+        ("---\ninput_variable: question\nparameters: 3\n---\n# user\n{{ question }}", 1, "parameters", "mapping"),
+        (
+            "---\ninput_variable: question\nparameters: {max_token: 3}\n---\n# user\n{{ question }}",
+            1,
+            "max_token",
+            "unknown parameter",
+        ),
+        (
+            "---\ninput_variable: question\nparameters: {temperature: 3}\n---\n# user\n{{ question }}",
+            1,
+            "temperature",
+            "must be a number from 0 to 2",
+        ),
+        (
+            "---\ninput_variable: question\nresponse_format: json\n---\n# user\n{{ question }}",
+            1,
+            "response_format",
+            "must be an object",
+        ),
+        (HEAD + "\nHello\n# user\n{{ question }}", 5, None, "text before the first turn"),
+        (HEAD, 4, None, "holds no turn"),
+        (HEAD + "# user\n{{ question }}\n# system\nx\n# user\n{{ question }}", 6, None, "system turn must be the first"),
+        (HEAD + "# user\n{{ question }}\n# assistant\nx", 6, None, "last turn must be `# user`"),
+        (HEAD + "# user\n{{ question }}\n{{ two words }}", 6, "{{ two words }}", "one variable name"),
+        (HEAD + "# user\n{{ question|upper }}", 5, "{{ question|upper }}", "one variable name"),
+        (HEAD + "# user\n{{ }}\n{{ question }}", 5, "{{ }}", "one variable name"),
+        (HEAD + "# user\n{{ question }}\n{{ open", 6, "{{", "unclosed placeholder"),
+        (HEAD + "# user\n{{ question }}\n\n{% if x %}", 7, "{%", "template logic"),
+        (HEAD + "# user\n{{\nquestion }}\n{# note #}", 7, "{#", "template logic"),
+    ],
+)
+def test_an_error_names_file_line_and_field(text, line, field, problem):
+    error = error_of(text)
+    assert (error.line, error.field) == (line, field)
+    assert problem in error.problem
+    assert str(error).startswith(f"prompts/qa/v1.md:{line}: {field}: " if field else f"prompts/qa/v1.md:{line}: ")
+    assert "\n" not in str(error)
+
+
+def test_a_response_format_among_the_parameters_is_not_dropped():
+    text = "---\ninput_variable: q\nparameters: {response_format: {type: json_object}}\n---\n# user\n{{ q }}"
+    assert parse_prompt(text).parameters.response_format == {"type": "json_object"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"question": "x"}, "persona: the prompt needs this variable"),
+        ({}, "persona: the prompt needs this variable"),
+        (
+            {"question": "x", "persona": "y", "tone": "z"},
+            "tone: the prompt has no such variable; it has persona, question",
+        ),
+        ({"question": "x", "persona": 3}, "persona: a prompt variable must be text, not int"),
+    ],
+)
+def test_rendering_names_the_variable_at_fault(variables, message):
+    with pytest.raises(UsageError) as caught:
+        parse_prompt(FULL).render(variables)
+    assert str(caught.value) == message
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def test_a_conversation_keeps_its_earlier_turns_before_the_filled_one():
+    conversation = [user("Hi {{ persona }}"), assistant("Hello"), user("Why?")]
+    messages = parse_prompt(FULL).render_conversation(conversation, {"persona": "a cook"})
+    assert [(message["role"], message["content"]) for message in messages] == [
+        ("system", "Answer as a cook.\n\nBe brief."),
+        ("user", "2+2?"),
+        ("assistant", "4"),
+        ("user", "Hi {{ persona }}"),
+        ("assistant", "Hello"),
+        ("user", "Why?"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("conversation", "variables", "message"),
+    [
+        ([], {"persona": "x"}, "messages: the last message must be the user's"),
+        ([user("a"), assistant("b")], {"persona": "x"}, "messages: the last message must be the user's"),
+        ([user("a")], None, "persona: the prompt needs this variable"),
+        (
+            [user("a")],
+            {"persona": "x", "question": "y"},
+            "question: filled by the last user message, not by prompt_variables",
+        ),
+    ],
+)
+def test_a_conversation_that_cannot_be_wrapped_names_the_field(conversation, variables, message):
+    with pytest.raises(UsageError) as caught:
+        parse_prompt(FULL).render_conversation(conversation, variables)
+    assert str(caught.value) == message
+
+
+def test_the_content_hash_leaves_out_the_description_only():
+    base = parse_prompt(FULL).content_hash
+    assert parse_prompt(FULL.replace("Terse answers.", "Other words.")).content_hash == base
+    for old, new in [("Be brief", "Be long"), ("24", "25"), ("# assistant\n4", "# assistant\nfour"), ("0.5", "0.4")]:
+        assert parse_prompt(FULL.replace(old, new)).content_hash != base, old
+    renamed = FULL.replace("input_variable: question", "input_variable: persona").replace("{{question}}", "{{persona}}")
+    assert parse_prompt(renamed).content_hash != base
+
+
+def test_a_folder_gives_its_versions_in_the_order_of_their_numbers(tmp_path):
+    for number in (10, 2, 1):
+        (tmp_path / f"v{number}.md").write_text(HEAD + f"# user\n{number} {{{{ question }}}}")
+    (tmp_path / "notes.txt").write_text("not a prompt")
+    found = load_prompt_folder(tmp_path)
+    assert [path.name for path, _ in found] == ["v1.md", "v2.md", "v10.md"]
+    assert [template.turns[0]["content"][:2].strip() for _, template in found] == ["1", "2", "10"]
+
+
+@pytest.mark.parametrize("name", ["final.md", "v0.md", "v01.md", "V1.md", "v1.1.md"])
+def test_a_prompt_file_with_another_name_is_refused(tmp_path, name):
+    (tmp_path / "v1.md").write_text(FULL)
+    (tmp_path / name).write_text(FULL)
+    with pytest.raises(BadFile, match=f"{re.escape(name)}: prompt files are named v1.md"):
+        load_prompt_folder(tmp_path)
+
+
+def test_a_folder_without_prompts_says_what_to_write(tmp_path):
+    with pytest.raises(BadFile, match="write v1.md"):
+        load_prompt_folder(tmp_path)
+
+
+def test_a_folder_that_is_absent_is_named(tmp_path):
+    with pytest.raises(BadFile, match=f"^{tmp_path}/none: cannot be read"):
+        load_prompt_folder(tmp_path / "none")
+
+
+def test_a_file_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "v1.md").write_bytes(FULL.encode("utf-16"))
+    with pytest.raises(BadFile, match=r"v1\.md: cannot be read"):
+        load_prompt_folder(tmp_path)
+
+
+def test_one_bad_file_of_a_folder_is_named(tmp_path):
+    (tmp_path / "v1.md").write_text(FULL)
+    (tmp_path / "v2.md").write_text(HEAD + "# user\nno placeholder")
+    with pytest.raises(BadFile) as caught:
+        load_prompt_folder(tmp_path)
+    assert caught.value.path == tmp_path / "v2.md"

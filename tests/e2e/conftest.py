@@ -1,0 +1,94 @@
+"""The demo, run once on the real small model and a real store, shared by all end-to-end tests.
+
+It runs on the first rows of each eval set, so that the whole takes about a minute; everything else is as `make demo`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+ROWS = {"qa": 48, "grounded": 8, "extract": 8}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A finished `llmops` command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """An LLMOPS_HOME with prompts and eval sets of its own, and a way to run `llmops` there."""
+
+    folder: Path
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "home"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("LLMOPS_")}
+        places = {"HOME": self.home, "PROMPTS": self.folder / "prompts", "EVAL_SETS": self.folder / "eval_sets"}
+        return {**clean, **{f"LLMOPS_{name}": str(path) for name, path in places.items()}, "HF_HUB_OFFLINE": "1"}
+
+    def run(self, *arguments: str, timeout: float = 600) -> Command:
+        done = subprocess.run(
+            [sys.executable, "-m", "llmops.cli", *arguments],
+            capture_output=True, text=True, env=self.environment, cwd=self.folder, timeout=timeout, check=False,
+        )  # fmt: skip
+        return Command(done.returncode, done.stdout, done.stderr)
+
+    def json(self, *arguments: str) -> Any:
+        """Runs with `--json`, which must give exit code 0 and exactly one object."""
+        done = self.run(*arguments, "--json")
+        assert done.code == 0, done.err
+        return done.json
+
+
+@pytest.fixture(scope="session")
+def make_workplace(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Workplace]:
+    def make(name: str) -> Workplace:
+        folder = tmp_path_factory.mktemp(name)
+        for part in ("prompts", "eval_sets"):
+            shutil.copytree(ROOT / part, folder / part)
+        for eval_set, rows in ROWS.items():
+            path = folder / "eval_sets" / eval_set / "rows.jsonl"
+            path.write_text("".join(path.read_text("utf-8").splitlines(keepends=True)[:rows]), "utf-8")
+        return Workplace(folder)
+
+    return make
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The demo's first and second run in one workplace."""
+
+    place: Workplace
+    first: dict[str, Any]
+    second: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def demo(make_workplace: Callable[[str], Workplace]) -> Demo:
+    place = make_workplace("demo")
+    first = place.json("demo")
+    return Demo(place, first, place.json("demo"))

@@ -1,0 +1,40 @@
+"""Runs the commands of docs/guide.md, in order, as a reader would: every `$ ` line of its console blocks."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+
+from tests.e2e.conftest import ROOT, Demo
+
+
+def console_commands(text: str) -> list[tuple[str, int]]:
+    """(command, expected exit code); a line `# exit 1` after a command gives a code other than 0."""
+    found: list[tuple[str, int]] = []
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                found.append((line[2:], 0))
+            elif code := re.match(r"# exit (\d)", line):
+                found[-1] = (found[-1][0], int(code[1]))
+    return found
+
+
+def test_the_guide_runs_as_written(demo: Demo) -> None:
+    commands = console_commands((ROOT / "docs" / "guide.md").read_text("utf-8"))
+    assert len(commands) >= 10
+    environment = demo.place.environment
+    # `llmops` as the reader has it: the one of this environment.
+    shim = demo.place.folder / "bin" / "llmops"
+    shim.parent.mkdir(exist_ok=True)
+    shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m llmops.cli "$@"\n')
+    shim.chmod(0o755)
+    environment["PATH"] = f"{shim.parent}:{environment['PATH']}"
+    for command, expected in commands:
+        done = subprocess.run(
+            ["bash", "-euc", command], env=environment, cwd=demo.place.folder, capture_output=True, text=True,
+            timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == expected, f"$ {command}\n{done.stdout}\n{done.stderr}"

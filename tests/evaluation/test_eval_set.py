@@ -1,0 +1,184 @@
+"""Eval sets are read whole or not at all, and are identified by their content."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops.errors import BadFile
+from llmops.evaluation.eval_set import EvalRow, EvalSet, load_eval_set, parse_row
+
+GOOD: dict[str, Any] = {"id": "r1", "inputs": {"question": "How many?"}, "expectations": {"answers": ["4"]}}
+
+
+def written(folder: Path, *lines: Any) -> Path:
+    """The eval set folder with these lines; objects are written as JSON."""
+    folder.mkdir(exist_ok=True)
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
+    (folder / "rows.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_reads_every_field_of_every_row_in_order(tmp_path: Path) -> None:
+    full = {**GOOD, "id": "r2", "contexts": ["one", "two"], "tags": {"topic": "sums"}}
+
+    loaded = load_eval_set(written(tmp_path / "sums", full, GOOD))
+
+    assert loaded.name == "sums"
+    assert loaded.rows == (
+        EvalRow("r2", {"question": "How many?"}, {"answers": ["4"]}, ("one", "two"), {"topic": "sums"}),
+        EvalRow("r1", {"question": "How many?"}, {"answers": ["4"]}),
+    )
+
+
+def test_optional_fields_may_be_absent_or_null(tmp_path: Path) -> None:
+    bare = {"id": "r1", "inputs": {"question": "x"}}
+    nulls = {"id": "r2", "inputs": {"question": "x"}, "expectations": None, "contexts": None, "tags": None}
+
+    rows = load_eval_set(written(tmp_path, bare, nulls)).rows
+
+    assert [(row.expectations, row.contexts, row.tags) for row in rows] == [({}, (), {})] * 2
+
+
+def test_blank_lines_are_skipped_and_still_counted(tmp_path: Path) -> None:
+    folder = written(tmp_path, GOOD, "", "   ", {**GOOD, "id": 7})
+
+    with pytest.raises(BadFile) as caught:
+        load_eval_set(folder)
+
+    assert caught.value.line == 4
+
+
+def test_line_separators_inside_a_text_do_not_end_a_row(tmp_path: Path) -> None:
+    row = {"id": "r1", "inputs": {"question": "one\u2028two\x85three"}}
+    line = json.dumps(row, ensure_ascii=False)
+
+    assert load_eval_set(written(tmp_path, line)).rows[0].inputs == row["inputs"]
+
+
+BAD_ROWS: list[tuple[Any, str | None]] = [
+    ("{not json", None),
+    ("[1, 2]", None),
+    ('"text"', None),
+    ({"inputs": {"q": "x"}}, "id"),
+    ({**GOOD, "id": 7}, "id"),
+    ({**GOOD, "id": ""}, "id"),
+    ({**GOOD, "id": None}, "id"),
+    ({"id": "r2"}, "inputs"),
+    ({"id": "r2", "inputs": {}}, "inputs"),
+    ({"id": "r2", "inputs": "x"}, "inputs"),
+    ({"id": "r2", "inputs": ["x"]}, "inputs"),
+    ({"id": "r2", "inputs": {"question": 4}}, "inputs.question"),
+    ({"id": "r2", "inputs": {"question": "x", "context": None}}, "inputs.context"),
+    ({"id": "r2", "inputs": {"question": " \n"}}, "inputs.question"),
+    ({"id": "r2", "inputs": {"question": ["x"]}}, "inputs.question"),
+    ({**GOOD, "id": "r2", "expectations": ["4"]}, "expectations"),
+    ({**GOOD, "id": "r2", "expectations": "4"}, "expectations"),
+    ({**GOOD, "id": "r2", "contexts": "one text"}, "contexts"),
+    ({**GOOD, "id": "r2", "contexts": ["one", 2]}, "contexts"),
+    ({**GOOD, "id": "r2", "contexts": {"a": "b"}}, "contexts"),
+    ({**GOOD, "id": "r2", "tags": ["easy"]}, "tags"),
+    ({**GOOD, "id": "r2", "tags": {"level": 1}}, "tags"),
+    ({**GOOD, "id": "r2", "expected": "4"}, "expected"),
+    ({**GOOD, "id": "r1"}, "id"),
+]
+
+
+@pytest.mark.parametrize(("row", "field"), BAD_ROWS)
+def test_a_bad_row_names_file_line_and_field(tmp_path: Path, row: Any, field: str | None) -> None:
+    folder = written(tmp_path, GOOD, row, {**GOOD, "id": "r9"})
+
+    with pytest.raises(BadFile) as caught:
+        load_eval_set(folder)
+
+    error = caught.value
+    assert (error.path, error.line, error.field) == (folder / "rows.jsonl", 2, field)
+    assert str(error).startswith(f"{folder / 'rows.jsonl'}:2: " + (f"{field}: " if field else ""))
+    assert "\n" not in str(error)
+
+
+def test_the_first_of_several_bad_rows_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadFile) as caught:
+        load_eval_set(written(tmp_path, GOOD, {**GOOD, "id": 1}, "{"))
+
+    assert (caught.value.line, caught.value.field) == (2, "id")
+
+
+def test_an_unknown_field_says_which_are_known() -> None:
+    with pytest.raises(BadFile, match="known: contexts, expectations, id, inputs, tags"):
+        parse_row(json.dumps({**GOOD, "label": "x"}), "rows.jsonl", 1)
+
+
+@pytest.mark.parametrize("lines", [(), ("", "  ")])
+def test_a_file_without_rows_is_bad(tmp_path: Path, lines: tuple[str, ...]) -> None:
+    with pytest.raises(BadFile, match="holds no rows"):
+        load_eval_set(written(tmp_path, *lines))
+
+
+def test_a_missing_file_is_a_bad_file(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match="cannot be read") as caught:
+        load_eval_set(tmp_path / "absent")
+
+    assert caught.value.path == tmp_path / "absent" / "rows.jsonl"
+
+
+def test_bytes_that_are_no_utf8_are_a_bad_file(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(b'{"id": "\xff"}')
+
+    with pytest.raises(BadFile, match="cannot be read"):
+        load_eval_set(tmp_path)
+
+
+def eval_set(*rows: EvalRow, name: str = "sums") -> EvalSet:
+    return EvalSet(name, rows)
+
+
+ROW = EvalRow("r1", {"question": "How many?"}, {"answers": ["4"]}, ("one",), {"topic": "sums"})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        EvalRow("r2", ROW.inputs, ROW.expectations, ROW.contexts, ROW.tags),
+        EvalRow("r1", {"question": "How many ?"}, ROW.expectations, ROW.contexts, ROW.tags),
+        EvalRow("r1", ROW.inputs, {"answers": ["5"]}, ROW.contexts, ROW.tags),
+        EvalRow("r1", ROW.inputs, ROW.expectations, ("two",), ROW.tags),
+        EvalRow("r1", ROW.inputs, ROW.expectations, ROW.contexts, {"topic": "words"}),
+    ],
+)
+def test_the_hash_changes_with_every_part_of_a_row(changed: EvalRow) -> None:
+    assert eval_set(changed).content_hash != eval_set(ROW).content_hash
+
+
+def test_the_hash_changes_with_number_and_order_of_rows() -> None:
+    other = EvalRow("r2", {"question": "Why?"})
+    hashes = {eval_set(*rows).content_hash for rows in [(ROW,), (ROW, other), (other, ROW)]}
+
+    assert len(hashes) == 3
+
+
+def test_the_hash_does_not_depend_on_the_name_or_on_how_the_file_is_written(tmp_path: Path) -> None:
+    spaced = '{ "inputs": {"question":"How many?"},   "id":"r1", "expectations": {"answers": ["4"]} }'
+
+    one = load_eval_set(written(tmp_path / "one", GOOD))
+    two = load_eval_set(written(tmp_path / "two", "", spaced, ""))
+
+    assert one.content_hash == two.content_hash
+
+
+def test_first_takes_the_leading_rows_and_none_takes_all() -> None:
+    whole = eval_set(ROW, EvalRow("r2", {"question": "Why?"}))
+
+    assert whole.first(None) is whole
+    assert whole.first(1) == eval_set(ROW)
+    assert whole.first(9) == whole
+
+
+def test_the_eval_sets_of_the_product_can_be_read() -> None:
+    folder = Path(__file__).parents[2] / "eval_sets"
+
+    for rows in folder.glob("*/rows.jsonl"):
+        assert len(load_eval_set(rows.parent).rows) >= 20

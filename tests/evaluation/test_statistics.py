@@ -1,0 +1,369 @@
+"""The statistics do what their names promise: properties for any data, and error rates measured by simulation.
+
+Seeds are fixed, so a rate is the same on every run; the bounds allow for the binomial error of the repetitions.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from llmops.evaluation import statistics
+from llmops.evaluation.statistics import PairedTest, holm, mean_interval, paired_test
+
+Pairs = tuple[list[Any], list[Any]]
+RESAMPLES = 199
+
+scores = st.floats(0, 1)
+measures = st.floats(-1e9, 1e9)
+truths = st.booleans()
+rated = st.sampled_from([0.0, 1 / 3, 2 / 3, 1.0])
+
+
+def pairs_of(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Pairs]:
+    both = st.lists(st.tuples(values, values), min_size=1, max_size=40)
+    return both.map(lambda found: ([a for a, _ in found], [b for _, b in found]))
+
+
+any_pairs = st.one_of(map(pairs_of, (scores, measures, truths, rated)))
+quick = settings(max_examples=120, deadline=None)
+
+
+def compared(pairs: Pairs) -> PairedTest:
+    return paired_test(*pairs, resamples=RESAMPLES)
+
+
+@given(any_pairs)
+@quick
+def test_a_sample_compared_with_itself_does_not_differ(pairs: Pairs) -> None:
+    found = compared((pairs[0], pairs[0]))
+
+    assert (found.difference, found.p_value) == (0, 1)
+    assert found.ci95[0] <= 0 <= found.ci95[1]
+
+
+@given(any_pairs)
+@quick
+@example(([0.0, 0.0, 0.0], [0.0, 0.0, 1e-300]))
+@example(([0.0], [0.25]))
+@example(([True], [False]))
+@example(([0.1, 0.7, 1.0], [0.3, 0.9, 1.2]))  # differences that are equal but for rounding
+@example(([0.0] * 20, [0.0] * 19 + [0.5]))
+@example(([0.0] * 40, [1e9] + [0.0] * 39))
+def test_p_is_a_probability_and_the_interval_holds_the_difference(pairs: Pairs) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = compared(pairs)
+
+    assert 0 < found.p_value <= 1
+    assert found.ci95[0] <= found.difference <= found.ci95[1]
+    assert np.isfinite(found.ci95).all()
+
+
+@given(any_pairs)
+@quick
+def test_swapping_the_samples_negates_everything_but_p(pairs: Pairs) -> None:
+    there, back = compared(pairs), compared((pairs[1], pairs[0]))
+    reach = max(map(abs, there.ci95)) + 1e-300
+
+    assert back.difference == -there.difference
+    assert back.p_value == pytest.approx(there.p_value)
+    if there.difference != 0 or there.test == "mcnemar-exact":
+        assert (-back.ci95[1], -back.ci95[0]) == pytest.approx(there.ci95, abs=1e-6 * reach)
+
+
+@given(pairs_of(measures), st.sampled_from([1e-6, 0.5, 3.0, 1e6]))
+@quick
+def test_numbers_may_be_measured_in_any_unit(pairs: Pairs, unit: float) -> None:
+    if pairs[0] == pairs[1]:
+        return
+    plain, scaled = compared(pairs), compared(([unit * a for a in pairs[0]], [unit * b for b in pairs[1]]))
+
+    assert scaled.difference == pytest.approx(unit * plain.difference, rel=1e-6, abs=1e-6 * unit)
+    assert scaled.p_value == pytest.approx(plain.p_value, abs=0.05)
+
+
+@given(any_pairs)
+@quick
+def test_a_comparison_repeats_exactly(pairs: Pairs) -> None:
+    assert compared(pairs) == compared(pairs)
+
+
+@pytest.mark.parametrize(("a", "b"), [([], []), ([1.0], []), ([1.0, 2.0], [1.0]), ([True], [True, False])])
+def test_samples_that_are_no_pairs_are_refused(a: list[float], b: list[float]) -> None:
+    with pytest.raises(ValueError, match="same number of values"):
+        paired_test(a, b)
+
+
+def test_truth_values_are_tested_by_mcnemar_and_numbers_by_permutation() -> None:
+    assert paired_test([True, False], [True, True]).test == "mcnemar-exact"
+    assert paired_test([1.0, 0.0], [1.0, 1.0]).test == "paired-permutation"
+    assert paired_test([True, False], [1.0, 0.5]).test == "paired-permutation"
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p_value"),
+    [(0, 0, 1.0), (1, 0, 1.0), (5, 0, 2 / 32), (6, 0, 2 / 64), (3, 3, 1.0), (8, 2, 2 * 56 / 1024), (1, 9, 2 * 11 / 1024)],
+)
+def test_mcnemar_is_the_exact_binomial_test_of_the_pairs_that_differ(gained: int, lost: int, p_value: float) -> None:
+    a = [False] * gained + [True] * lost + [True, False] * 10
+    b = [True] * gained + [False] * lost + [True, False] * 10
+
+    found = paired_test(a, b)
+
+    assert found.p_value == pytest.approx(p_value)
+    assert found.difference == pytest.approx((gained - lost) / len(a))
+
+
+def test_the_bonett_price_interval_is_the_published_one() -> None:
+    # n = 100, 20 gained and 10 lost: p = 21/102 and 11/102; sqrt((p1 + p2 - (p1 - p2)²) / 102) = 0.05459.
+    a = [False] * 20 + [True] * 10 + [True] * 70
+    b = [True] * 20 + [False] * 10 + [True] * 70
+
+    assert paired_test(a, b).ci95 == pytest.approx((10 / 102 - 1.95996 * 0.05459, 10 / 102 + 1.95996 * 0.05459), abs=1e-4)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8, 10])
+def test_the_permutation_test_of_few_pairs_counts_every_flip(n: int) -> None:
+    differences = np.random.default_rng(n).normal(0.3, 1, n)
+    means = np.array([np.mean(differences * signs) for signs in product([1, -1], repeat=n)])
+    expected = np.mean(np.abs(means) >= abs(differences.mean()) - 1e-12)
+
+    found = paired_test([0.0] * n, differences.tolist(), resamples=4999)
+
+    assert found.p_value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("n", [1, 2, 6, 30])
+def test_differences_that_are_all_the_same_have_the_p_of_all_signs_alike(n: int) -> None:
+    assert paired_test([0.0] * n, [0.25] * n).p_value == 2.0 ** (1 - n)
+
+
+def test_no_pair_that_differs_does_not_show_that_none_would() -> None:
+    same = [0.25, 0.5, 1.0] * 10
+
+    found = paired_test(same, same)
+
+    # As for truth values: 0 of 30 that differ, two made-up ones added.
+    assert found.ci95 == pytest.approx((-0.125, 0.125), abs=0.04)
+    assert paired_test([True] * 30, [True] * 30).ci95 == pytest.approx((-0.0866, 0.0866), abs=0.001)
+
+
+def test_more_pairs_without_a_difference_say_more() -> None:
+    few, many = (paired_test([0.5] * n, [0.5] * n).ci95 for n in (20, 200))
+
+    assert many[1] < few[1] / 3
+
+
+def test_the_scale_of_numbers_above_one_is_their_own_spread() -> None:
+    latencies = [100.0, 200.0, 300.0] * 10
+
+    low, high = paired_test(latencies, latencies).ci95
+
+    assert 10 < high < 50
+    assert -50 < low < -10
+
+
+def test_a_constant_of_unknown_scale_has_a_point_for_an_interval() -> None:
+    assert paired_test([7.0] * 30, [7.0] * 30).ci95 == (0, 0)
+
+
+@given(st.lists(st.one_of(scores, measures), min_size=1, max_size=40))
+@quick
+def test_an_interval_of_a_mean_holds_the_mean(values: list[float]) -> None:
+    low, high = mean_interval(values)
+
+    assert low <= float(np.mean(values)) <= high
+
+
+@given(st.lists(truths, min_size=1, max_size=200))
+@quick
+def test_an_interval_of_a_share_lies_within_0_and_1_and_holds_the_share(values: list[bool]) -> None:
+    low, high = mean_interval(values)
+
+    assert -1e-12 <= low <= sum(values) / len(values) <= high + 1e-12 <= 1 + 2e-12
+    assert high - low > 0.01  # certain of nothing, even where all are alike
+
+
+def test_is_boolean_tells_truth_values_from_numbers() -> None:
+    assert statistics.is_boolean([True, False])
+    assert not statistics.is_boolean([1, 0])
+    assert not statistics.is_boolean([True, 1.0])
+
+
+@given(st.lists(st.floats(0, 1), max_size=12))
+@quick
+def test_holm_keeps_order_never_lowers_a_p_and_stays_a_probability(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+
+    assert len(adjusted) == len(p_values)
+    assert all(p <= q <= 1 for p, q in zip(p_values, adjusted, strict=True))
+    assert [adjusted[i] for i in np.argsort(p_values, kind="stable")] == sorted(adjusted)
+
+
+def test_holm_on_the_textbook_case() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
+
+
+# Simulations
+
+
+def most(repetitions: int, rate: float) -> float:
+    """The share that a true rate of `rate` stays below in all but one of 1,000 simulations."""
+    return float(stats.binom.ppf(0.999, repetitions, rate)) / repetitions
+
+
+def rouge_like(generator: Any, n: int) -> Pairs:
+    """Two answers to questions of very different difficulty; neither cell is better."""
+    difficulty = generator.beta(0.5, 0.8, n)
+    return tuple(np.clip(difficulty + generator.normal(0, 0.15, n), 0, 1).tolist() for _ in range(2))  # type: ignore[return-value]
+
+
+def tied(generator: Any, n: int) -> Pairs:
+    """Shares of three fields, the same in 85 % of the rows."""
+    a = generator.choice([0, 1 / 3, 2 / 3, 1], n, p=[0.1, 0.1, 0.3, 0.5])
+    b = generator.choice([0, 1 / 3, 2 / 3, 1], n, p=[0.1, 0.1, 0.3, 0.5])
+    changed = generator.random(n) < 0.15
+    return a.tolist(), np.where(changed, b, a).tolist()
+
+
+def seconds_like(generator: Any, n: int) -> Pairs:
+    """Latencies: heavy tails."""
+    return tuple(generator.lognormal(3, 1, n).tolist() for _ in range(2))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("n", [20, 50, 120])
+@pytest.mark.parametrize("drawn", [rouge_like, tied, seconds_like])
+def test_the_permutation_test_finds_no_more_than_5_percent_where_nothing_is(
+    drawn: Callable[[Any, int], Pairs], n: int
+) -> None:
+    generator, repetitions = np.random.default_rng(n), 400
+
+    found = sum(compared(drawn(generator, n)).p_value < 0.05 for _ in range(repetitions))
+
+    assert found / repetitions <= most(repetitions, 0.05)
+
+
+@pytest.mark.parametrize("n", [20, 50, 120])
+@pytest.mark.parametrize("changing", [0.05, 0.4, 1.0])
+def test_mcnemar_finds_no_more_than_5_percent_where_nothing_is(changing: float, n: int) -> None:
+    generator, repetitions = np.random.default_rng(n), 500
+    found = 0
+    for _ in range(repetitions):
+        a, b = generator.random((2, n)) < 0.5
+        b = np.where(generator.random(n) < changing, b, a)
+        found += paired_test(a.tolist(), b.tolist()).p_value < 0.05
+
+    assert found / repetitions <= most(repetitions, 0.05)
+
+
+@pytest.mark.parametrize("boolean", [True, False])
+def test_a_real_gain_is_found(boolean: bool) -> None:
+    generator, repetitions = np.random.default_rng(1), 100
+    found = 0
+    for _ in range(repetitions):
+        a = generator.random(100)
+        b = a + 0.2 + generator.normal(0, 0.2, 100)
+        pairs = ((a > 0.5).tolist(), (b > 0.5).tolist()) if boolean else (a.tolist(), b.tolist())
+        result = compared(pairs)
+        found += result.p_value < 0.05 and result.difference > 0
+
+    assert found >= 90
+
+
+def few_losses(generator: Any, n: int) -> Any:
+    """One row in twelve loses half its score, the others nothing."""
+    return generator.choice([-0.5, 0.0], n, p=[1 / 12, 11 / 12])
+
+
+def rare_losses(generator: Any, n: int) -> Any:
+    """3 % of the rows lose half their score: often none is seen at all."""
+    return generator.choice([-0.5, 0.0], n, p=[0.03, 0.97])
+
+
+def thirds(generator: Any, n: int) -> Any:
+    return generator.choice([-2 / 3, -1 / 3, 0, 1 / 3, 2 / 3, 1], n, p=[0.03, 0.07, 0.7, 0.1, 0.06, 0.04])
+
+
+def small_gains(generator: Any, n: int) -> Any:
+    """Every score gains, most by little."""
+    return generator.beta(0.7, 5, n)
+
+
+def slower(generator: Any, n: int) -> Any:
+    return generator.lognormal(3, 0.8, n) - generator.lognormal(3.2, 0.8, n)
+
+
+@pytest.mark.parametrize("n", [30, 60, 120])
+@pytest.mark.parametrize("drawn", [few_losses, rare_losses, thirds, small_gains, slower])
+def test_the_interval_of_a_difference_of_numbers_covers_the_truth(drawn: Callable[[Any, int], Any], n: int) -> None:
+    truth = float(drawn(np.random.default_rng(0), 1_000_000).mean())
+    generator, repetitions, covered = np.random.default_rng(n), 350, 0
+    for _ in range(repetitions):
+        low, high = paired_test([0.0] * n, drawn(generator, n).tolist(), resamples=399).ci95
+        covered += low <= truth <= high
+
+    assert covered / repetitions >= 0.92
+
+
+@pytest.mark.parametrize("n", [30, 60, 120])
+@pytest.mark.parametrize(("gain", "loss"), [(0.1, 0.1), (0.02, 0.02), (0.15, 0.03), (0.01, 0.08)])
+def test_the_interval_of_a_difference_of_shares_covers_the_truth(gain: float, loss: float, n: int) -> None:
+    """Exact: every outcome of gains and losses, weighted by its probability."""
+    covered = 0.0
+    for gained in range(n + 1):
+        for lost in range(n + 1 - gained):
+            weight = stats.multinomial.pmf([gained, lost, n - gained - lost], n, [gain, loss, 1 - gain - loss])
+            if weight < 1e-5:
+                continue
+            rest = [True] * (n - gained - lost)
+            found = paired_test([False] * gained + [True] * lost + rest, [True] * gained + [False] * lost + rest)
+            covered += weight * (found.ci95[0] <= gain - loss <= found.ci95[1])
+
+    assert covered >= 0.92
+
+
+@pytest.mark.parametrize("n", [30, 60, 120])
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.5, 0.8, 0.97])
+def test_the_interval_of_a_share_covers_the_truth(share: float, n: int) -> None:
+    """Exact: every number of successes, weighted by its probability."""
+    covered = 0.0
+    for hits in range(n + 1):
+        low, high = mean_interval([True] * hits + [False] * (n - hits))
+        covered += stats.binom.pmf(hits, n, share) * (low <= share <= high)
+
+    assert covered >= 0.92
+
+
+@pytest.mark.parametrize("n", [30, 60, 120])
+@pytest.mark.parametrize("shape", [(0.5, 0.8), (4.0, 1.0), (0.4, 1.2)])
+def test_the_interval_of_a_mean_covers_the_truth(shape: tuple[float, float], n: int) -> None:
+    truth, generator, repetitions = shape[0] / sum(shape), np.random.default_rng(n), 1000
+    covered = 0
+    for sample in generator.beta(*shape, (repetitions, n)):
+        low, high = mean_interval(sample.tolist())
+        covered += low <= truth <= high
+
+    assert covered / repetitions >= 0.92
+
+
+def test_holm_keeps_the_chance_of_any_false_finding() -> None:
+    """Eight metrics, five of them without any effect, all correlated."""
+    generator, repetitions, wrong = np.random.default_rng(3), 2000, 0
+    effects = np.array([0, 0, 0, 0, 0, 3, 4, 0.5])
+    for _ in range(repetitions):
+        z = effects + 0.6 * generator.normal() + 0.8 * generator.normal(size=8)
+        adjusted = np.array(holm((2 * stats.norm.sf(np.abs(z))).tolist()))
+        wrong += (adjusted[:5] < 0.05).any()
+
+    assert wrong / repetitions <= most(repetitions, 0.05)

@@ -1,0 +1,201 @@
+"""Suites are checked whole before anything runs: each mistake names the file and the key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmops.errors import BadFile, UnknownVersion
+from llmops.evaluation.gate import GateRules
+from llmops.evaluation.suite import load_suite, suite_names
+
+ROW = {"id": "r1", "inputs": {"question": "How many?"}, "expectations": {"answers": ["4"]}}
+HEAD = 'eval_sets = ["sums"]\nprompt = "qa"\nmodel = "tiny@1"\n'
+SCORERS = '[scorers.correct]\ntype = "contains"\n[scorers.words]\n'
+GATE = '[gate]\nprimary = "correct"\n'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "sums").mkdir()
+    (tmp_path / "sums" / "rows.jsonl").write_text(json.dumps(ROW))
+    return tmp_path
+
+
+def refused(folder: Path, text: str) -> BadFile:
+    """The error that the suite `task` of this text gives."""
+    (folder / "task.toml").write_text(text)
+    with pytest.raises(BadFile) as caught:
+        load_suite(folder, "task")
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_reads_eval_sets_scorers_with_parameters_and_gate(folder: Path) -> None:
+    scorers = SCORERS + '[scorers.rouge]\ntype = "ragas.RougeScore"\nrouge_type = "rougeL"\n'
+    gate = GATE + 'rule = "not-worse"\nmargin = 0.05\n[gate.floors]\ncorrect = 0.5\n'
+    (folder / "task.toml").write_text('description = "Sums."\n' + HEAD + scorers + gate)
+
+    suite = load_suite(folder, "task")
+
+    assert (suite.name, suite.description, suite.prompt, suite.model) == ("task", "Sums.", "qa", "tiny@1")
+    assert [row.id for row in suite.rows] == ["r1"]
+    assert [spec.to_json() for spec in suite.scorer_specs] == [
+        {"name": "correct", "type": "contains", "parameters": {}},
+        {"name": "words", "type": "words", "parameters": {}},
+        {"name": "rouge", "type": "ragas.RougeScore", "parameters": {"rouge_type": "rougeL"}},
+    ]
+    assert suite.gate == GateRules("correct", "not-worse", 0.05, {"correct": 0.5})
+    assert [scorer.name for scorer in suite.make_scorers()] == ["correct", "words", "rouge"]
+
+
+def test_every_call_makes_fresh_scorers(folder: Path) -> None:
+    (folder / "task.toml").write_text(HEAD + SCORERS + GATE)
+    suite = load_suite(folder, "task")
+
+    assert suite.make_scorers()[0] is not suite.make_scorers()[0]
+
+
+def test_rows_of_several_eval_sets_stand_in_the_order_of_the_suite(folder: Path) -> None:
+    (folder / "more").mkdir()
+    (folder / "more" / "rows.jsonl").write_text(json.dumps({**ROW, "id": "m1"}))
+    (folder / "task.toml").write_text(HEAD.replace('["sums"]', '["more", "sums"]') + SCORERS + GATE)
+
+    assert [row.id for row in load_suite(folder, "task").rows] == ["m1", "r1"]
+
+
+def test_an_unknown_suite_names_those_there_are(folder: Path) -> None:
+    (folder / "b.toml").write_text("")
+    (folder / "a.toml").write_text("")
+
+    with pytest.raises(UnknownVersion, match=r"no suite 'task' in .*; there are a, b\Z"):
+        load_suite(folder, "task")
+
+
+def test_an_unknown_suite_in_an_empty_folder_says_none(folder: Path) -> None:
+    with pytest.raises(UnknownVersion, match="there are none"):
+        load_suite(folder, "task")
+
+
+def test_names_are_sorted(folder: Path) -> None:
+    for name in ("b", "a", "c"):
+        (folder / f"{name}.toml").write_text("")
+
+    assert suite_names(folder) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("text", ["prompt = ", "[gate", 'prompt = "a"\nprompt = "b"'])
+def test_bad_toml_names_the_file(folder: Path, text: str) -> None:
+    error = refused(folder, text)
+
+    assert error.path == folder / "task.toml"
+    assert error.problem.startswith("not TOML: ")
+
+
+def test_bytes_that_are_no_utf8_are_a_bad_file(folder: Path) -> None:
+    (folder / "task.toml").write_bytes(b'prompt = "\xff"')
+
+    with pytest.raises(BadFile, match="not TOML"):
+        load_suite(folder, "task")
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("promt = 'qa'\n" + HEAD + SCORERS + GATE, "promt"),
+        (HEAD.replace('eval_sets = ["sums"]\n', "") + SCORERS + GATE, "eval_sets"),
+        (HEAD.replace('["sums"]', '"sums"') + SCORERS + GATE, "eval_sets"),
+        (HEAD.replace('["sums"]', "[]") + SCORERS + GATE, "eval_sets"),
+        (HEAD.replace('["sums"]', "[1]") + SCORERS + GATE, "eval_sets"),
+        (HEAD.replace('prompt = "qa"\n', "") + SCORERS + GATE, "prompt"),
+        (HEAD.replace('"qa"', "3") + SCORERS + GATE, "prompt"),
+        (HEAD.replace('"qa"', '""') + SCORERS + GATE, "prompt"),
+        (HEAD.replace('model = "tiny@1"\n', "") + SCORERS + GATE, "model"),
+        (HEAD + GATE, "scorers"),
+        ("scorers = 3\n" + HEAD + GATE, "scorers"),
+        (HEAD + "[scorers]\ncorrect = 'contains'\n" + GATE, "scorers.correct"),
+        (HEAD + SCORERS + "[scorers.good]\ntype = 'excellent'\n" + GATE, "scorers.good"),
+        (HEAD + SCORERS + "[scorers.excellent]\n" + GATE, "scorers.excellent"),
+        (HEAD + SCORERS + "[scorers.json_valid]\nstrict = true\n" + GATE, "scorers.json_valid"),
+        (HEAD + SCORERS + "[scorers.json_schema]\n" + GATE, "scorers.json_schema"),
+        (HEAD + SCORERS + "[scorers.json_schema]\n[scorers.json_schema.schema]\ntype = 'texts'\n" + GATE,
+         "scorers.json_schema"),
+        ("gate = true\n" + HEAD + SCORERS, "gate"),
+        (HEAD + SCORERS, "gate.primary"),
+        (HEAD + SCORERS + "[gate]\nprimary = 3\n", "gate.primary"),
+        (HEAD + SCORERS + GATE + "rule = 'best'\n", "gate.rule"),
+        (HEAD + SCORERS + GATE + "margin = -0.1\n", "gate.margin"),
+        (HEAD + SCORERS + GATE + "margin = true\n", "gate.margin"),
+        (HEAD + SCORERS + GATE + "margin = '0.1'\n", "gate.margin"),
+        (HEAD + SCORERS + GATE + "floors = 0.5\n", "gate.floors"),
+        (HEAD + SCORERS + GATE + "[gate.floors]\ncorrect = 'high'\n", "gate.floors"),
+        (HEAD + SCORERS + GATE + "alpha = 0.1\n", "gate.alpha"),
+        (HEAD + SCORERS + "[gate]\nprimary = 'right'\n", "gate"),
+        (HEAD + SCORERS + GATE + "[gate.floors]\nright = 0.5\n", "gate"),
+    ],
+)  # fmt: skip
+def test_a_mistake_names_file_and_key(folder: Path, text: str, field: str) -> None:
+    error = refused(folder, text)
+
+    assert (error.path, error.field) == (folder / "task.toml", field)
+
+
+def test_an_unknown_scorer_type_says_which_are_known(folder: Path) -> None:
+    error = refused(folder, HEAD + "[scorers.good]\ntype = 'excellent'\n" + GATE)
+
+    assert "'excellent'" in error.problem
+    assert "contains, exact_match" in error.problem
+
+
+def test_a_gate_on_a_scorer_of_another_suite_names_that_scorer(folder: Path) -> None:
+    assert "'right'" in refused(folder, HEAD + SCORERS + "[gate]\nprimary = 'right'\n").problem
+
+
+def test_a_bad_row_of_an_eval_set_is_reported_at_its_own_file_and_line(folder: Path) -> None:
+    (folder / "sums" / "rows.jsonl").write_text(json.dumps(ROW) + '\n{"id": "r2"}')
+
+    error = refused(folder, HEAD + SCORERS + GATE)
+
+    assert (error.path, error.line, error.field) == (folder / "sums" / "rows.jsonl", 2, "inputs")
+
+
+def test_a_missing_eval_set_is_reported_at_its_path(folder: Path) -> None:
+    error = refused(folder, HEAD.replace('["sums"]', '["sums", "absent"]') + SCORERS + GATE)
+
+    assert error.path == folder / "absent" / "rows.jsonl"
+
+
+def test_a_row_id_in_two_eval_sets_is_refused(folder: Path) -> None:
+    (folder / "more").mkdir()
+    (folder / "more" / "rows.jsonl").write_text(json.dumps(ROW))
+
+    error = refused(folder, HEAD.replace('["sums"]', '["sums", "more"]') + SCORERS + GATE)
+
+    assert error.field == "eval_sets"
+    assert "'r1'" in error.problem
+
+
+def test_a_schema_file_becomes_the_scorers_schema(folder: Path) -> None:
+    (folder / "schema.json").write_text('{"type": "object"}')
+    (folder / "task.toml").write_text(HEAD + SCORERS + "[scorers.json_schema]\nschema_file = 'schema.json'\n" + GATE)
+
+    assert load_suite(folder, "task").scorer_specs[-1].parameters == {"schema": {"type": "object"}}
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_a_schema_file_that_cannot_be_read_is_named(folder: Path, content: str | None) -> None:
+    if content is not None:
+        (folder / "schema.json").write_text(content)
+
+    error = refused(folder, HEAD + SCORERS + "[scorers.json_schema]\nschema_file = 'schema.json'\n" + GATE)
+
+    assert (error.path, error.field) == (folder / "schema.json", "scorers.json_schema.schema_file")
+
+
+@pytest.mark.parametrize("name", ["extract", "grounded", "qa"])
+def test_the_suites_of_the_product_can_be_loaded(name: str) -> None:
+    suite = load_suite(Path(__file__).parents[2] / "eval_sets", name)
+
+    assert suite.gate.primary in {spec.name for spec in suite.scorer_specs}

@@ -1,0 +1,82 @@
+"""The docs tell the truth: generated pages are fresh, settings are documented, links lead somewhere, commands exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+
+from llmops.cli import cli
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "service").glob("*.md"),
+        *(ROOT / "monitoring").glob("*.md"),
+    ]
+)
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate_docs", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["cli.md", "settings.md"])
+def test_a_generated_page_is_fresh(page: str) -> None:
+    path = ROOT / "docs" / page
+    assert path.read_text("utf-8") == generator().pages()[path], "run `make docs`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_shown_exists_with_its_options(page: Path) -> None:
+    for line in re.findall(r"^\$ llmops (.+)$", page.read_text("utf-8"), re.MULTILINE):
+        words = shlex.split(line, comments=True)
+        command: click.Command = cli
+        context = click.Context(cli)
+        while isinstance(command, click.Group) and words:
+            found = command.get_command(context, words.pop(0))
+            assert found is not None, f"{page}: llmops {line}"
+            command = found
+        known = {option for parameter in command.params for option in parameter.opts}
+        for word in words:
+            if word.startswith("--"):
+                assert word.partition("=")[0] in known, f"{page}: llmops {line}: {word}"
+
+
+def test_every_command_has_an_example_and_results_have_json() -> None:
+    for command, path in walk(cli, "llmops"):
+        if isinstance(command, click.Group):
+            continue
+        assert "Example:" in (command.help or ""), path
+        if path not in ("llmops serve", "llmops ui"):  # these run until they are stopped
+            assert any("--json" in parameter.opts for parameter in command.params), path
+
+
+def walk(command: click.Command, path: str) -> list[tuple[click.Command, str]]:
+    found = [(command, path)]
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            member = command.get_command(context, name)
+            assert member is not None
+            found += walk(member, f"{path} {name}")
+    return found
