@@ -13,6 +13,7 @@ import json
 import logging
 import tempfile
 import threading
+import warnings
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -265,11 +266,12 @@ def _evaluate(report: EvalReport, model_id: str) -> None:
         for result in report.results
     ]
     scorers = [_replay(name, report.results) for name in report.metrics]
-    # MLflow prints a banner to stdout, which belongs to the command's own output; what it warns of (failed scores) is
-    # counted and shown by us.
+    # MLflow prints a banner to stdout, which belongs to the command's own output; what it warns of (failed scores, its
+    # own type hints) is counted and shown by us, or no business of the user's.
     logger = logging.getLogger("mlflow.genai.evaluation.harness")
     logger.setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         mlflow.genai.evaluate(data=data, scorers=scorers, model_id=model_id or None)
 
 

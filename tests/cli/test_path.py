@@ -1,0 +1,134 @@
+"""The commands of the main path, in order, with the fake engine and a real store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from llmops.paths import eval_sets_folder, prompts_folder
+from llmops.settings import Settings
+from tests.cli.conftest import Run
+
+
+@pytest.fixture
+def place(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Prompts and the first rows of the qa set, free to be changed."""
+    shutil.copytree(prompts_folder(Settings()), tmp_path / "prompts")
+    shutil.copytree(eval_sets_folder(Settings()), tmp_path / "eval_sets")
+    rows = tmp_path / "eval_sets" / "qa" / "rows.jsonl"
+    rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:6]))
+    monkeypatch.setenv("LLMOPS_PROMPTS", str(tmp_path / "prompts"))
+    monkeypatch.setenv("LLMOPS_EVAL_SETS", str(tmp_path / "eval_sets"))
+    return tmp_path
+
+
+def test_register_run_compare_release_gate_promote_roll_back(llmops: Run, place: Path) -> None:
+    weights = place / "tiny.gguf"
+    weights.write_bytes(b"GGUF and nothing that the fake engine reads")
+    assert llmops("models", "register", "smollm2-135m-instruct", "--source", f"file:{weights}").code == 0
+    registered = llmops("prompts", "register", "qa", "--json").json["prompts"]
+    assert [(p["name"], p["version"], p["new"]) for p in registered] == [("qa", 1, True), ("qa", 2, True)]
+    assert [p["new"] for p in llmops("prompts", "register", "qa", "--json").json["prompts"]] == [False, False]
+    assert llmops("prompts", "diff", "qa@1", "qa@2", "--json").json["diff"]
+
+    first = llmops("eval", "run", "qa", "--json").json
+    again = llmops("eval", "run", "qa", "--json").json
+    assert [run["prompt"] for run in first["runs"]] == ["qa@1", "qa@2"]
+    assert {run["generated"] for run in first["runs"]} == {6}
+    assert {(run["generated"], run["from_cache"]) for run in again["runs"]} == {(0, 6)}
+    assert [run["metrics"] for run in again["runs"]] == [run["metrics"] for run in first["runs"]]
+    assert [run["run_id"] for run in again["runs"]] == [run["run_id"] for run in first["runs"]]
+
+    compared = llmops("eval", "compare", "qa@1", "qa@2", "--markdown", str(place / "table.md"), "--json").json
+    assert compared["rows"] == 6
+    assert {"a", "b", "difference", "ci95", "p_value", "p_adjusted", "test", "wins", "losses", "ties"} <= set(
+        compared["metrics"]["correct"]
+    )
+    assert "| correct |" in (place / "table.md").read_text()
+
+    for version in (1, 2):
+        made = llmops(
+            "release", "create", "app", "--prompt", f"qa@{version}", "--model", "smollm2-135m-instruct@1", "--json"
+        )
+        assert made.json["version"] == version
+    assert llmops("promote", "app@1").code == 1  # no gate on record
+    gate = llmops("eval", "gate", "app@1", "--suite", "qa", "--json")
+    assert (gate.code, gate.json["verdict"]) == (1, "fail")  # the fake engine knows no answers: below the floor
+    assert llmops("promote", "app@1", "--force").code == 2
+    assert llmops("promote", "app@1", "--force", "--why", "test", "--json").json["champion"] == "app@1"
+    gate = llmops("eval", "gate", "app@2", "--against", "app@1", "--suite", "qa", "--json")
+    assert gate.code == 1
+    assert gate.json["comparison"]["rows"] == 6
+    assert llmops("promote", "app@2", "--force", "--why", "test", "--json").json["previous"] == "app@1"
+    assert llmops("rollback", "app", "--json").json == {"app": "app", "champion": "app@1", "previous": "app@2"}
+    aliases = {r["version"]: r["aliases"] for r in llmops("release", "list", "app", "--json").json["releases"]}
+    assert aliases == {1: ["champion"], 2: ["previous"]}
+
+
+def test_a_changed_prompt_file_makes_one_new_version(llmops: Run, place: Path) -> None:
+    llmops("prompts", "register", "qa")
+    path = place / "prompts" / "qa" / "v2.md"
+    path.write_text(path.read_text().replace("one short sentence", "one word"))
+    new = [
+        p["version"] for p in llmops("prompts", "register", "--json").json["prompts"] if p["new"] and p["name"] == "qa"
+    ]
+    assert new == [3]
+
+
+def test_a_template_that_needs_another_variable_stops_before_anything_is_generated(llmops: Run, place: Path) -> None:
+    path = place / "prompts" / "qa" / "v1.md"
+    path.write_text(path.read_text().replace("{{ question }}", "{{ question }} {{ tone }}"))
+    weights = place / "tiny.gguf"
+    weights.write_bytes(b"GGUF")
+    llmops("models", "register", "smollm2-135m-instruct", "--source", f"file:{weights}")
+    llmops("prompts", "register", "qa")
+    done = llmops("eval", "run", "qa", "--prompt", "qa@1")
+    assert done.code == 3
+    assert "tone" in done.err
+    assert "qa-001" in done.err
+
+
+def test_a_malformed_row_is_named_by_file_line_and_field(llmops: Run, place: Path) -> None:
+    rows = place / "eval_sets" / "qa" / "rows.jsonl"
+    rows.write_text(rows.read_text() + json.dumps({"id": "x", "inputs": {"question": 3}}) + "\n")
+    done = llmops("eval", "list")
+    assert done.code == 3
+    assert f"{rows}:7: inputs.question: must be text" in done.err
+
+
+def test_a_taken_port_is_said_in_one_line(llmops: Run) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for command in ("serve", "ui"):
+            done = llmops(command, "--port", port)
+            assert done.code == 3
+            assert port in done.err
+            assert "--port" in done.err
+
+
+def test_doctor_is_healthy_in_an_empty_home_and_says_what_is_missing(llmops: Run) -> None:
+    done = llmops("doctor", "--json")
+    assert done.code == 0
+    checks = {check["name"]: check for check in done.json["checks"]}
+    assert checks["model"]["state"] == "warn"
+    assert "llmops models pull" in checks["model"]["mend"]
+
+
+def test_doctor_fails_when_the_log_cannot_be_reached(llmops: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMOPS_LOG_URL", "sqlite:////proc/nowhere/log.db")
+    done = llmops("doctor", "--json")
+    assert done.code == 1
+    assert {check["name"]: check["state"] for check in done.json["checks"]}["log"] == "fail"
+
+
+def test_monitoring_an_empty_log_says_what_to_do(llmops: Run) -> None:
+    done = llmops("monitor", "run")
+    assert done.code == 2
+    assert "no app's records yet" in done.err
