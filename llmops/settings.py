@@ -48,7 +48,9 @@ class Settings:
     )
     engine_slots: int = _setting(16, _positive, "requests an engine decodes at the same time")
     engine_context: int = _setting(2048, _positive, "tokens of context for each request")
-    engine_threads: int = _setting(os.cpu_count() or 1, _positive, "threads an engine computes with")
+    engine_threads: int | None = _setting(
+        None, _positive, "threads an engine computes with; default: the cores that are idle when it is loaded"
+    )
     engine_timeout: float = _setting(120.0, _seconds, "seconds until a generation is given up")
     max_body_bytes: int = _setting(1_000_000, _positive, "largest request body the gateway accepts, in bytes")
     max_waiting: int = _setting(256, _positive, "requests the gateway holds at the same time before it answers 429")
@@ -112,7 +114,5 @@ def describe() -> list[tuple[str, str, str]]:
     rows = []
     for field in dataclasses.fields(Settings):
         default = "" if field.default is None else str(field.default)
-        if field.name == "engine_threads":
-            default = "number of cores"
         rows.append((PREFIX + field.name.upper(), default, field.metadata["meaning"]))
     return rows

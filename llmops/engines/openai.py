@@ -33,8 +33,9 @@ class OpenAIEngine:
         headers = {}
         if key_variable:
             # The one reading of the environment outside Settings: the variable's name is the user's to choose.
-            key = os.environ.get(key_variable)
-            if not key:
+            key = os.environ.get(key_variable, "").strip()
+            # A key that no header can hold must fail here: the HTTP client's own error would show it.
+            if not key or not key.isascii() or not key.isprintable():
                 raise EngineUnavailable(f"{self._base_url}: the environment variable {key_variable} holds no key")
             headers["authorization"] = f"Bearer {key}"
         self._client = httpx.AsyncClient(
@@ -69,10 +70,10 @@ class OpenAIEngine:
                         if text := (choice.get("delta") or {}).get("content"):
                             yield Chunk(text)
                     if counted := event.get("usage"):
-                        usage = Usage(counted.get("prompt_tokens", 0), counted.get("completion_tokens", 0))
+                        usage = Usage(counted.get("prompt_tokens") or 0, counted.get("completion_tokens") or 0)
         except httpx.TimeoutException as error:
             raise EngineTimeout(f"{self._base_url}: no answer in time") from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise EngineUnavailable(f"{self._base_url}: {type(error).__name__}: {error}") from error
         if finish_reason is None:
             raise EngineUnavailable(f"{self._base_url}: the stream ended before the answer did")
@@ -116,7 +117,17 @@ def _event(line: str) -> Mapping[str, Any] | None:
         raise EngineError("the upstream sent an event that is not an object")
     if "error" in event:
         raise EngineError(f"the upstream failed: {_message(event)}")
+    if not _well_formed(event):
+        raise EngineError("the upstream sent an event that is not of OpenAI's shape")
     return event
+
+
+def _well_formed(event: Mapping[str, Any]) -> bool:
+    choices = event.get("choices") or []
+    if not isinstance(choices, list) or not isinstance(event.get("usage") or {}, dict):
+        return False
+    deltas = [choice.get("delta") or {} if isinstance(choice, dict) else None for choice in choices]
+    return all(isinstance(delta, dict) and isinstance(delta.get("content") or "", str) for delta in deltas)
 
 
 def _message(body: Any) -> str:

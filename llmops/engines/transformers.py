@@ -56,6 +56,7 @@ class TransformersEngine:
         try:
             import torch
             import transformers
+            from safetensors import SafetensorError
         except ImportError as error:
             raise EngineUnavailable("the transformers engine needs the packages torch and transformers") from error
         if threads:
@@ -70,8 +71,9 @@ class TransformersEngine:
             self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 str(folder), dtype=torch.float32, local_files_only=True, **options
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise Corrupted(f"{folder}: transformers cannot load this model: {error}") from error
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise Corrupted(f"{folder}: transformers cannot load this model: {problem}") from error
         self._model.to(self._device).eval()
         self._tokenizer.padding_side = "left"
         if self._tokenizer.pad_token_id is None:
@@ -166,7 +168,7 @@ class TransformersEngine:
 
         def stop_rows(ids: Any, _scores: Any, **_: Any) -> Any:
             for row, last in zip(batch, ids[:, -1].tolist(), strict=True):
-                if ids.shape[1] > prompt_length:
+                if ids.shape[1] > prompt_length and row.finish_reason is None:
                     self._take(row, last)
             return torch.tensor([row.finish_reason is not None for row in batch], device=ids.device)
 
@@ -180,14 +182,20 @@ class TransformersEngine:
                 stopping_criteria=[stop_rows],
             )
         for row in batch:
-            self._finish(row)
+            if row.finish_reason is None:
+                self._finish(row, "length", self._text(row))
 
     def _fitting(self, batch: list[_Row]) -> list[_Row]:
-        """Rows whose prompt and answer fit the model's positions; the others are told so."""
+        """Rows whose prompt the template takes and whose answer fits the model's positions; the others are told so."""
         limit = getattr(self._model.config, "max_position_embeddings", None)
         fitting = []
         for row in batch:
-            needed = len(self._tokenizer(self._prompt(row.request), add_special_tokens=False)["input_ids"])
+            try:
+                prompt = self._prompt(row.request)
+            except Exception as error:  # noqa: BLE001 - a template raises what it likes; its neighbours must not fail
+                row.send(EngineRejected(f"the model's chat template refuses the messages: {error}", param="messages"))
+                continue
+            needed = len(self._tokenizer(prompt, add_special_tokens=False)["input_ids"])
             if limit is not None and needed + row.request.parameters.max_tokens > limit:
                 problem = f"the prompt has {needed} tokens and asks for {row.request.parameters.max_tokens} more"
                 row.send(ContextTooLong(f"{problem}; the model holds {limit}", param="messages"))
@@ -201,37 +209,38 @@ class TransformersEngine:
             return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         return "\n".join(f"{message['role']}: {message['content']}" for message in messages) + "\nassistant:"
 
+    def _text(self, row: _Row) -> str:
+        return str(self._tokenizer.decode(row.tokens, skip_special_tokens=True))
+
     def _take(self, row: _Row, token: int) -> None:
         """Adds one decoded token to a row: sends the new text, or ends the row."""
-        if row.finish_reason is not None:
-            return
         if row.cancelled.is_set():
             row.finish_reason = "cancelled"
             return
         if token in _end_tokens(self._model, self._tokenizer):
-            row.finish_reason = "stop"
+            self._finish(row, "stop", self._text(row))
             return
         row.tokens.append(token)
-        text = self._tokenizer.decode(row.tokens, skip_special_tokens=True)
-        ends = [found for stop in row.request.parameters.stop if (found := text.find(stop)) >= 0]
+        text, stops = self._text(row), row.request.parameters.stop
+        ends = [found for stop in stops if (found := text.find(stop)) >= 0]
         if ends:
-            row.finish_reason, text = "stop", text[: min(ends)]
+            self._finish(row, "stop", text[: min(ends)])
         elif len(row.tokens) >= row.request.parameters.max_tokens:
-            row.finish_reason = "length"
-        # A cut multi-byte character, or the head of a stop string, is held back until more is known.
-        held = (
-            0 if row.finish_reason else max(_partial_stop(text, row.request.parameters.stop), text.endswith("\ufffd"))
-        )
-        ready = text[: len(text) - held]
-        if len(ready) > len(row.sent_text):
-            row.send(Chunk(ready[len(row.sent_text) :]))
-            row.sent_text = ready
+            self._finish(row, "length", text)
+        else:
+            # A cut multi-byte character, or the head of a stop string, is held back until more is known.
+            held = max(_partial_stop(text, stops), text.endswith("\ufffd"))
+            self._say(row, text[: len(text) - held])
 
-    def _finish(self, row: _Row) -> None:
-        reason = row.finish_reason or "length"
-        if not row.finish_reason:
-            text = self._tokenizer.decode(row.tokens, skip_special_tokens=True)
+    def _say(self, row: _Row, text: str) -> None:
+        if len(text) > len(row.sent_text):
             row.send(Chunk(text[len(row.sent_text) :]))
+            row.sent_text = text
+
+    def _finish(self, row: _Row, reason: str, text: str) -> None:
+        """Ends the row's stream at once, whatever the rest of its batch still does."""
+        row.finish_reason = reason
+        self._say(row, text)
         row.send(Chunk("", reason, Usage(row.prompt_tokens, len(row.tokens))))
         row.send(None)
 

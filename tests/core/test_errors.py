@@ -47,9 +47,7 @@ def test_each_kind_has_the_exit_code_of_the_contract(kind, code):
 
 
 def test_every_error_of_the_module_is_public_and_in_the_tree():
-    defined = {
-        name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)
-    }
+    defined = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
     assert defined == set(errors.__all__)
     assert all(issubclass(getattr(errors, name), LlmopsError) for name in defined)
 

@@ -210,9 +210,34 @@ REPOSITORY = {
 TAKEN = {"config.json", "tokenizer.json", "model.safetensors", "sub/extra.json"}
 
 
+def tree() -> list[dict[str, object]]:
+    return [
+        {"type": "file", "path": name, "size": len(content), "oid": content_hash(name)[:40]}
+        for name, content in REPOSITORY.items()
+    ]
+
+
+def hub_answer(path: str) -> tuple[int, bytes, dict[str, str]]:
+    """Status, body and headers of the hub for a repository `acme/tiny` at `main` and `v2`; `acme/broken` fails."""
+    if path in ("/api/models/acme/tiny/revision/main", "/api/models/acme/tiny/revision/v2"):
+        return 200, json.dumps({"id": "acme/tiny", "sha": COMMIT, "siblings": []}).encode(), {}
+    if path == f"/api/models/acme/tiny/tree/{COMMIT}":
+        return 200, json.dumps(tree()).encode(), {}
+    if path.startswith("/acme/tiny/resolve/"):
+        name = path.removeprefix("/acme/tiny/resolve/").partition("/")[2]
+        if name in REPOSITORY:
+            return 200, REPOSITORY[name], {"etag": f'"{content_hash(name)}"', "x-repo-commit": COMMIT}
+        return 404, b"", {"x-error-code": "EntryNotFound", "x-repo-commit": COMMIT}
+    if path.startswith("/api/models/acme/tiny/revision/"):
+        return 404, b'{"error": "Invalid rev id"}', {"x-error-code": "RevisionNotFound"}
+    if path.startswith("/api/models/acme/broken"):
+        return 500, b'{"error": "out of order"}', {}
+    return 404, b'{"error": "Repository not found"}', {"x-error-code": "RepoNotFound"}
+
+
 @pytest.fixture
 def hub(serve):
-    """A stand-in of the Hugging Face hub with the repository `acme/tiny` at `main` and `v2`; yields URL and requests."""
+    """A stand-in of the Hugging Face hub; yields its URL and the paths it was asked for."""
     asked: list[str] = []
 
     class Hub(BaseHTTPRequestHandler):
@@ -221,37 +246,15 @@ def hub(serve):
         def do_GET(self):
             path = unquote(urlsplit(self.path).path)
             asked.append(path)
-            if path in ("/api/models/acme/tiny/revision/main", "/api/models/acme/tiny/revision/v2"):
-                self.answer(200, json.dumps({"id": "acme/tiny", "sha": COMMIT, "siblings": []}).encode())
-            elif path == f"/api/models/acme/tiny/tree/{COMMIT}":
-                tree = [
-                    {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}  # noqa: S324 (git's)
-                    for name, content in REPOSITORY.items()
-                ]
-                self.answer(200, json.dumps(tree).encode())
-            elif path.startswith("/acme/tiny/resolve/"):
-                revision, _, name = path.removeprefix("/acme/tiny/resolve/").partition("/")
-                if revision in ("main", "v2", COMMIT) and name in REPOSITORY:
-                    self.answer(200, REPOSITORY[name], {"etag": f'"{content_hash(name)}"', "x-repo-commit": COMMIT})
-                else:
-                    code = "EntryNotFound" if name not in REPOSITORY else "RevisionNotFound"
-                    self.answer(404, b"", {"x-error-code": code, "x-repo-commit": COMMIT})
-            elif path.startswith("/api/models/acme/tiny/revision/"):
-                self.answer(404, b'{"error": "Invalid rev id"}', {"x-error-code": "RevisionNotFound"})
-            elif path.startswith("/api/models/acme/broken"):
-                self.answer(500, b'{"error": "out of order"}')
-            else:
-                self.answer(404, b'{"error": "Repository not found"}', {"x-error-code": "RepoNotFound"})
-
-        do_HEAD = do_GET
-
-        def answer(self, status: int, content: bytes, headers: dict[str, str] | None = None):
+            status, content, headers = hub_answer(path)
             self.send_response(status)
-            for name, value in {"content-length": str(len(content)), **(headers or {})}.items():
+            for name, value in {"content-length": str(len(content)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(content)
+
+        do_HEAD = do_GET  # noqa: N815 (http.server's name)
 
         def log_message(self, *_):
             pass
@@ -340,7 +343,7 @@ def test_a_hub_that_hangs_up_cannot_be_fetched_from(settings, serve, source):
         def do_GET(self):
             self.close_connection = True
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815 (http.server's name)
 
     with serve(HangUp) as url, pytest.raises(CannotRun, match=f"^{source} cannot be fetched: "):
         fetch_apart(settings, url, source)

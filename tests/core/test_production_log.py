@@ -33,7 +33,7 @@ FIELDS = {field.name for field in dataclasses.fields(LogRecord)}
 RECORDS = st.builds(
     LogRecord,
     request_id=st.text(min_size=1),
-    at=st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 (bounds)
+    at=st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),
     status=st.integers(100, 599),
     outcome=st.sampled_from(["ok", "error", "cancelled"]),
     input=st.text(),

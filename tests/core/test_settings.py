@@ -58,7 +58,7 @@ def test_an_unknown_variable_names_the_nearest_setting(variable, nearest):
 
 
 def test_a_variable_like_no_setting_still_names_one():
-    with pytest.raises(UsageError, match="did you mean LLMOPS_[A-Z]"):
+    with pytest.raises(UsageError, match=r"did you mean LLMOPS_[A-Z]"):
         Settings.from_environment({"LLMOPS_ZZZ": "x"})
 
 

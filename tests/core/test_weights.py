@@ -149,7 +149,7 @@ def test_one_changed_bit_is_found_and_the_cure_named(settings, kind, request):
 def test_weights_of_another_machine_say_how_to_get_them(settings, gguf_file):
     stored = store_weights(settings, copy_into(gguf_file))
     (settings.models_dir / stored.path).unlink()
-    with pytest.raises(CannotRun, match="^tiny@1: weights are not on this machine; run `llmops models pull tiny@1`$"):
+    with pytest.raises(CannotRun, match=r"^tiny@1: weights are not on this machine; run `llmops models pull tiny@1`$"):
         verified_path(registered(stored), settings)
 
 

@@ -96,7 +96,7 @@ def test_the_monitor_tests_the_second_half_against_the_first(demo: Demo) -> None
     half = demo.first["requests"]["sent"] // 2
     assert monitored["window"]["rows"] == monitored["reference"]["rows"] == half
     descriptors = monitored["slices"][0]["descriptors"]
-    assert {"input.length", "output.sentiment", "output.language", "output.pii", "latency_ms"} <= set(descriptors)
+    assert {"input.length", "output.sentiment", "output.language", "output.pii_email", "latency_ms"} <= set(descriptors)
     assert (demo.place.home / "reports" / "monitor-assistant.html").stat().st_size > 100_000
 
 

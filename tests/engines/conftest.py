@@ -1,0 +1,124 @@
+"""Random tiny models, made from seeds in a moment: a Hugging Face folder and a GGUF file, and requests for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+
+from llmops.engines.protocol import GenerationParameters, GenerationRequest
+
+TEMPLATE = (
+    "{% for message in messages %}{{ '<' + message['role'] + '>' + message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+POSITIONS = 256
+
+MakeRequest = Callable[..., GenerationRequest]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def ask() -> MakeRequest:
+    """`ask("text", max_tokens=3)` a request of one user message."""
+
+    def make(text: str = "hello", **parameters: Any) -> GenerationRequest:
+        chosen = GenerationParameters.from_mapping({"max_tokens": 16, **parameters})
+        return GenerationRequest(({"role": "user", "content": text},), chosen)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[..., Awaitable[None]]:
+    """`await eventually(condition)` polls until it holds."""
+    import asyncio
+
+    async def wait(condition: Callable[[], object], seconds: float = 10.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "waited too long"
+            await asyncio.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random GPT-2 of two layers, a byte-level tokenizer without merges, and a chat template."""
+    import tokenizers
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("tiny-hf")
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<end>": 0, **{letter: number for number, letter in enumerate(alphabet, 1)}}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
+    torch.manual_seed(3)
+    config = transformers.GPT2Config(
+        vocab_size=len(vocabulary), n_positions=POSITIONS, n_embd=32, n_layer=2, n_head=2, initializer_range=0.4,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random llama of one layer that never ends an answer by itself: its end token's logit is always zero."""
+    path = tmp_path_factory.mktemp("tiny-gguf") / "tiny.gguf"
+    chance, width = np.random.default_rng(7), 32
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *map(chr, range(33, 127)), "▁"]
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(100_000)
+    writer.add_embedding_length(width)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(2 * width)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(width // 2)
+    writer.add_vocab_size(len(tokens))
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * 259 + [-1.0] * (len(tokens) - 259))
+    writer.add_token_types([2, 3, 3, *[6] * 256, *[1] * (len(tokens) - 259)])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_add_bos_token(False)
+    writer.add_add_space_prefix(False)
+    writer.add_chat_template(TEMPLATE)
+
+    def matrix(*shape: int) -> np.ndarray:
+        return (chance.standard_normal(shape) * 0.3).astype(np.float32)
+
+    output = matrix(len(tokens), width)
+    output[2] = 0
+    tensors = {"token_embd": matrix(len(tokens), width), "output": output}
+    shapes = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (width, width))
+    shapes |= {"ffn_gate": (2 * width, width), "ffn_up": (2 * width, width), "ffn_down": (width, 2 * width)}
+    tensors |= {f"blk.0.{name}": matrix(*shape) for name, shape in shapes.items()}
+    tensors |= {name: np.ones(width, np.float32) for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm")}
+    for name, tensor in tensors.items():
+        writer.add_tensor(f"{name}.weight", tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from contextlib import AsyncExitStack, aclosing
+
+import pytest
+
+from llmops.engines import llamacpp
+from llmops.engines.llamacpp import LlamaCppEngine
+from llmops.engines.protocol import Chunk, generate
+from llmops.errors import ContextTooLong, Corrupted, EngineRejected
+
+pytestmark = pytest.mark.anyio
+CONTEXT = 20_000
+LONG = 15_000  # tokens: seconds of decoding
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_gguf):
+    engine = LlamaCppEngine(tiny_gguf, slots=2, context=CONTEXT, threads=1)
+    yield engine
+    asyncio.run(engine.close())
+
+
+def schema(value) -> dict:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": value}}
+
+
+async def test_it_streams_text_and_ends_with_usage_only_in_the_last_chunk(engine, ask):
+    chunks = [chunk async for chunk in engine.stream(ask(max_tokens=20))]
+    assert len(chunks) > 3
+    assert all(chunk.text and chunk.finish_reason is None and chunk.usage is None for chunk in chunks[:-1])
+    assert chunks[-1].finish_reason == "length"
+    assert chunks[-1].text == ""
+    assert chunks[-1].usage.tokens_out == 20
+    assert chunks[-1].usage.tokens_in == len("<user>hello<assistant>")
+
+
+async def test_a_greedy_answer_is_the_same_again_whatever_was_asked_before(engine, ask):
+    first = await generate(engine, ask("one"))
+    other = await generate(engine, ask("one and two"))
+    again = await generate(engine, ask("one"))
+    assert again.text == first.text != other.text
+
+
+async def test_the_limit_of_tokens_is_kept(engine, ask):
+    short, long = await generate(engine, ask(max_tokens=4)), await generate(engine, ask(max_tokens=12))
+    assert (short.usage.tokens_out, long.usage.tokens_out) == (4, 12)
+    assert short.finish_reason == long.finish_reason == "length"
+
+
+async def test_a_stop_string_ends_the_answer_before_itself(engine, ask):
+    whole = (await generate(engine, ask(max_tokens=60))).text
+    stop = next(letter for letter in whole[8:] if letter.isascii() and letter not in whole[:8])
+    answer = await generate(engine, ask(max_tokens=60, stop=stop))
+    assert answer.text == whole[: whole.index(stop)]
+    assert answer.finish_reason == "stop"
+
+
+async def test_a_seed_repeats_a_sample_and_another_seed_gives_another(engine, ask):
+    texts = [(await generate(engine, ask(temperature=1.5, seed=seed))).text for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+async def test_a_json_schema_is_obeyed(engine, ask):
+    wanted = schema({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]})
+    answer = await generate(engine, ask(max_tokens=200, response_format=wanted))
+    assert set(json.loads(answer.text)) == {"ok"}
+    assert answer.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("impossible", [{"type": "frobnicate"}, {"$ref": "#/nowhere"}])
+async def test_an_impossible_schema_is_rejected(engine, ask, impossible):
+    with pytest.raises(EngineRejected, match="refused") as caught:
+        await generate(engine, ask(response_format=schema(impossible)))
+    assert not isinstance(caught.value, ContextTooLong)
+
+
+async def test_a_prompt_beyond_the_context_is_too_long(tiny_gguf, ask):
+    engine = LlamaCppEngine(tiny_gguf, slots=2, context=256, threads=1)
+    try:
+        with pytest.raises(ContextTooLong) as caught:
+            await generate(engine, ask("x" * 300))
+        assert str(caught.value) == "the prompt has 317 tokens, the engine's context holds 256"
+        assert caught.value.param == "messages"
+        assert (await generate(engine, ask("x" * 200))).usage.tokens_in == 217
+    finally:
+        await engine.close()
+
+
+async def test_more_requests_than_slots_are_all_answered_as_if_alone(engine, ask):
+    texts = [f"question {number}" for number in range(7)]
+    alone = [(await generate(engine, ask(text, max_tokens=2))).usage for text in texts]
+    answers = await asyncio.gather(*(generate(engine, ask(text, max_tokens=2)) for text in texts))
+    assert [answer.usage for answer in answers] == alone
+
+
+async def test_requests_run_side_by_side_up_to_the_slots(engine, ask):
+    events = []
+
+    async def watch(name: str) -> None:
+        async for chunk in engine.stream(ask(max_tokens=1000)):
+            events.append((name, chunk.finish_reason))  # noqa: PERF401 (both write here as they go)
+
+    await asyncio.gather(watch("a"), watch("b"))
+    first_end = min(events.index((name, "length")) for name in "ab")
+    assert {name for name, _ in events[:first_end]} == {"a", "b"}
+
+
+class Watched:
+    """A llama.cpp server that keeps whose requests it ran, and how many chunks each gave."""
+
+    def __init__(self, server):
+        self.server = server
+        self.chunks: dict[str, int] = {}
+
+    def handle_chat_completions(self, body, on_chunk):
+        asked = body["messages"][0]["content"]
+        self.chunks[asked] = 0
+
+        def counted(chunk):
+            self.chunks[asked] += 1
+            return on_chunk(chunk)
+
+        return self.server.handle_chat_completions(body, counted)
+
+
+@pytest.fixture
+def watched(engine, monkeypatch):
+    server = Watched(engine._server)
+    monkeypatch.setattr(engine, "_server", server)
+    return server
+
+
+async def test_a_running_request_that_is_left_frees_its_slot_soon(engine, ask, watched):
+    for names in ("ab", "cd", "ef"):
+        async with AsyncExitStack() as stack:
+            for name in names:
+                chunks = await stack.enter_async_context(aclosing(engine.stream(ask(name, max_tokens=LONG))))
+                await anext(chunks)
+    await generate(engine, ask("after", max_tokens=2))
+    assert list(watched.chunks) == ["a", "b", "c", "d", "e", "f", "after"]
+    assert sum(watched.chunks.values()) < LONG  # any one of them, decoded to its end, gives more
+
+
+async def test_a_queued_request_that_is_left_never_runs(engine, ask, watched):
+    async with AsyncExitStack() as stack:
+        for name in "ab":
+            chunks = await stack.enter_async_context(aclosing(engine.stream(ask(name, max_tokens=LONG))))
+            await anext(chunks)
+        queued = asyncio.create_task(generate(engine, ask("queued")))
+        await asyncio.sleep(0.02)
+        queued.cancel()
+        await asyncio.gather(queued, return_exceptions=True)
+    await generate(engine, ask("after"))
+    assert list(watched.chunks) == ["a", "b", "after"]
+
+
+def test_the_identity_is_known_before_loading(engine):
+    assert engine.identity == llamacpp.identity(2, CONTEXT)
+    assert engine.slots == 2
+    assert engine.identity.name == "llamacpp"
+    assert "xllamacpp" in engine.identity.build
+    assert engine.identity != llamacpp.identity(3, CONTEXT)
+
+
+def test_a_file_that_is_no_gguf_is_corrupted(tmp_path):
+    (tmp_path / "x.gguf").write_text("not a model")
+    with pytest.raises(Corrupted, match=r"x\.gguf: not a GGUF file"):
+        LlamaCppEngine(tmp_path / "x.gguf", slots=1, context=64, threads=1)
+
+
+@pytest.mark.parametrize("part", [0.001, 0.05, 0.5, 0.99])
+def test_a_file_cut_short_is_corrupted(tiny_gguf, tmp_path, part):
+    content = tiny_gguf.read_bytes()
+    (tmp_path / "cut.gguf").write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(Corrupted, match=r"cut\.gguf: llama\.cpp cannot load this file"):
+        LlamaCppEngine(tmp_path / "cut.gguf", slots=1, context=64, threads=1)
+
+
+async def test_closing_ends_its_threads(tiny_gguf, ask):
+    before = {thread for thread in threading.enumerate() if thread.name.startswith("llamacpp")}
+    engine = LlamaCppEngine(tiny_gguf, slots=2, context=64, threads=1)
+    assert isinstance(await anext(engine.stream(ask())), Chunk)
+    await engine.close()
+    assert {thread for thread in threading.enumerate() if thread.name.startswith("llamacpp")} == before

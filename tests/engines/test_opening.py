@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from llmops.engines.opening import ENGINE_NAMES, engine_identity, engine_name, open_engine
+from llmops.engines.protocol import generate
+from llmops.errors import CannotRun, Corrupted, UsageError
+from llmops.settings import Settings
+from llmops.versions import ModelVersion
+from llmops.weights import copy_into, store_weights
+
+UPSTREAM = ModelVersion("up", 1, "openai:http://127.0.0.1:9/v1#big", "openai", "0" * 64)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(home=tmp_path, engine_slots=2, engine_context=256, engine_threads=1)
+
+
+@pytest.fixture
+def register(settings):
+    """`register(path)` stores weights and gives their model version."""
+
+    def registered(path):
+        stored = store_weights(settings, copy_into(path))
+        return ModelVersion("tiny", 1, f"file:{path}", stored.format, stored.sha256, stored.path)
+
+    return registered
+
+
+def of(form: str) -> ModelVersion:
+    return ModelVersion("tiny", 1, "file:x", form, "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("form", "setting", "asked", "chosen"),
+    [
+        ("gguf", None, None, "llamacpp"),
+        ("hf", None, None, "transformers"),
+        ("openai", None, None, "openai"),
+        ("gguf", "transformers", None, "transformers"),
+        ("gguf", None, "transformers", "transformers"),
+        ("gguf", "transformers", "llamacpp", "llamacpp"),
+        ("hf", "llamacpp", None, "transformers"),  # the setting is a preference for what it fits
+        ("openai", "llamacpp", None, "openai"),
+        ("openai", "fake", None, "fake"),
+        ("hf", None, "fake", "fake"),
+    ],
+)
+def test_the_engine_is_chosen_by_request_then_setting_then_format(form, setting, asked, chosen):
+    assert engine_name(of(form), Settings(engine=setting), asked) == chosen
+
+
+@pytest.mark.parametrize(("form", "asked"), [("hf", "llamacpp"), ("openai", "transformers"), ("gguf", "openai")])
+def test_an_engine_that_was_asked_for_must_fit_the_format(form, asked):
+    with pytest.raises(UsageError, match=f"^the {asked} engine cannot open tiny@1, whose format is {form}$"):
+        engine_name(of(form), Settings(), asked)
+
+
+@pytest.mark.parametrize(("setting", "asked"), [("vllm", None), (None, "vllm")])
+def test_an_unknown_engine_names_the_known_ones(setting, asked):
+    with pytest.raises(UsageError, match=r"^unknown engine 'vllm'; known: llamacpp, transformers, openai, fake$"):
+        engine_name(of("gguf"), Settings(engine=setting), asked)
+    assert ENGINE_NAMES == ("llamacpp", "transformers", "openai", "fake")
+
+
+def test_a_format_of_another_version_of_the_software_is_named():
+    with pytest.raises(UsageError, match=r"^no engine opens tiny@1, whose format is onnx$"):
+        engine_name(of("onnx"), Settings())
+
+
+def test_a_gguf_is_opened_by_llamacpp_as_announced(settings, register, tiny_gguf, ask):
+    model = register(tiny_gguf)
+    announced = engine_identity(model, settings)
+    engine = open_engine(model, settings)
+    try:
+        assert engine.identity == announced
+        assert announced.name == "llamacpp"
+        assert (engine.slots, announced.settings["context"]) == (2, 256)
+        assert asyncio.run(generate(engine, ask(max_tokens=2))).usage.tokens_out == 2
+    finally:
+        asyncio.run(engine.close())
+
+
+def test_a_folder_is_opened_by_transformers_as_announced(settings, register, tiny_model_folder, ask):
+    model = register(tiny_model_folder)
+    announced = engine_identity(model, settings)
+    engine = open_engine(model, settings)
+    try:
+        assert engine.identity == announced
+        assert announced.name == "transformers"
+        assert engine.slots == 2
+        assert asyncio.run(generate(engine, ask(max_tokens=2))).usage.tokens_out == 2
+    finally:
+        asyncio.run(engine.close())
+
+
+def test_the_fake_engine_opens_anything_as_announced_and_needs_no_weights(settings, ask):
+    for form in ("gguf", "hf", "openai"):
+        engine = open_engine(of(form), settings, "fake")
+        assert engine.identity == engine_identity(of(form), settings, "fake")
+        assert asyncio.run(generate(engine, ask())).text == "You said: hello"
+
+
+def test_an_upstream_is_opened_as_announced_without_connecting(settings, monkeypatch):
+    engine = open_engine(UPSTREAM, settings)
+    assert engine.identity == engine_identity(UPSTREAM, settings)
+    assert engine.identity.build == "http://127.0.0.1:9/v1"
+    assert engine.identity.settings == {"model": "big"}
+    assert engine.slots == 2
+    asyncio.run(engine.close())
+
+
+def test_an_upstreams_key_variable_comes_with_the_model(settings, monkeypatch):
+    monkeypatch.delenv("UPSTREAM_KEY", raising=False)
+    model = ModelVersion(
+        "up", 1, UPSTREAM.source, "openai", UPSTREAM.sha256, provenance={"key_variable": "UPSTREAM_KEY"}
+    )
+    with pytest.raises(CannotRun, match="the environment variable UPSTREAM_KEY holds no key"):
+        open_engine(model, settings)
+
+
+@pytest.mark.parametrize(("kind", "engine"), [("tiny_gguf", "llamacpp"), ("tiny_model_folder", "transformers")])
+def test_corrupted_weights_are_never_loaded_and_the_cure_is_named(settings, register, kind, engine, request):
+    model = register(request.getfixturevalue(kind))
+    path = settings.models_dir / model.path
+    damaged = path / "config.json" if path.is_dir() else path
+    damaged.write_bytes(damaged.read_bytes() + b" ")  # both would still load
+    with pytest.raises(Corrupted) as caught:
+        open_engine(model, settings, engine)
+    assert str(path) in str(caught.value)
+    assert "delete it and run `llmops models pull tiny@1`" in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "engine"), [("tiny_gguf", "llamacpp"), ("tiny_model_folder", "transformers")])
+def test_missing_weights_say_how_to_get_them(settings, register, tmp_path, kind, engine, request):
+    model = register(request.getfixturevalue(kind))
+    elsewhere = Settings(home=tmp_path / "other")
+    with pytest.raises(CannotRun, match="not on this machine; run `llmops models pull tiny@1`"):
+        open_engine(model, elsewhere, engine)
+
+
+@pytest.mark.parametrize(
+    ("failure", "error", "message"),
+    [
+        (MemoryError(), CannotRun, "tiny@1: not enough memory to load it with the llamacpp engine"),
+        (PermissionError("denied"), Corrupted, "tiny@1: the llamacpp engine cannot read its weights: denied"),
+    ],
+)
+def test_what_loading_raises_is_translated(settings, register, tiny_gguf, monkeypatch, failure, error, message):
+    from llmops.engines import llamacpp
+
+    def failing(*_, **__):
+        raise failure
+
+    model = register(tiny_gguf)
+    monkeypatch.setattr(llamacpp, "LlamaCppEngine", failing)
+    with pytest.raises(error) as caught:
+        open_engine(model, settings)
+    assert str(caught.value) == message

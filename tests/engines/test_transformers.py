@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import asyncio
+import functools
+import shutil
+import threading
+from contextlib import aclosing
+
+import pytest
+
+from llmops.engines import transformers
+from llmops.engines.protocol import GenerationRequest, generate
+from llmops.engines.transformers import TransformersEngine
+from llmops.errors import ContextTooLong, Corrupted, EngineRejected
+
+pytestmark = pytest.mark.anyio
+SLOTS = 8
+PREFIX, SUFFIX = "<user>", "<assistant>"
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model_folder):
+    engine = TransformersEngine(tiny_model_folder, slots=SLOTS, threads=1)
+    yield engine
+    asyncio.run(engine.close())
+
+
+@pytest.fixture
+def steps(engine, monkeypatch):
+    """The number of rows of every decoding step that the model makes from here on."""
+    seen: list[int] = []
+    forward = engine._model.forward
+
+    @functools.wraps(forward)  # `generate` looks at its parameters
+    def counted(*arguments, **options):
+        seen.append(options["input_ids"].shape[0])
+        return forward(*arguments, **options)
+
+    monkeypatch.setattr(engine._model, "forward", counted)
+    return seen
+
+
+async def test_it_streams_text_and_ends_with_usage_only_in_the_last_chunk(engine, ask):
+    chunks = [chunk async for chunk in engine.stream(ask(max_tokens=20))]
+    assert len(chunks) > 3
+    assert all(chunk.text and chunk.finish_reason is None and chunk.usage is None for chunk in chunks[:-1])
+    assert (chunks[-1].text, chunks[-1].finish_reason) == ("", "length")
+    assert chunks[-1].usage.tokens_in == len(PREFIX + "hello" + SUFFIX)
+    assert chunks[-1].usage.tokens_out == 20
+
+
+async def test_the_answer_is_what_the_model_itself_generates(engine, ask):
+    import torch
+
+    tokenizer, model = engine._tokenizer, engine._model
+    encoded = tokenizer(PREFIX + "hello" + SUFFIX, return_tensors="pt")
+    with torch.inference_mode():
+        made = model.generate(**encoded, max_new_tokens=16, do_sample=False, pad_token_id=0)
+    expected = tokenizer.decode(made[0, encoded["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert (await generate(engine, ask("hello"))).text == expected
+
+
+async def test_greedy_answers_are_the_same_alone_and_within_a_batch_of_other_lengths(engine, ask, steps):
+    requests = [ask("x" * size, max_tokens=limit) for size, limit in ((1, 12), (40, 5), (7, 30), (90, 1), (3, 20))]
+    alone = [await generate(engine, request) for request in requests]
+    steps.clear()
+    together = await asyncio.gather(*(generate(engine, request) for request in requests))
+    assert [answer.text for answer in together] == [answer.text for answer in alone]
+    assert [answer.usage for answer in together] == [answer.usage for answer in alone]
+    assert [answer.finish_reason for answer in together] == [answer.finish_reason for answer in alone]
+    assert len({answer.text for answer in alone}) == len(alone)
+    assert max(steps) > 1
+
+
+async def test_a_batch_never_has_more_rows_than_slots(engine, ask, steps):
+    await asyncio.gather(*(generate(engine, ask(f"q{number}", max_tokens=3)) for number in range(3 * SLOTS)))
+    assert max(steps) == SLOTS
+
+
+async def test_a_short_row_ends_before_its_batch_does(engine, ask):
+    ended = []
+
+    async def run(name: str, limit: int) -> None:
+        await generate(engine, ask(name, max_tokens=limit))
+        ended.append((name, len(progress)))
+
+    progress: list[str] = []
+
+    async def watch() -> None:
+        async for chunk in engine.stream(ask("long", max_tokens=200)):
+            progress.append(chunk.text)  # noqa: PERF401 (looked at meanwhile)
+
+    blocker = asyncio.create_task(generate(engine, ask("blocker", max_tokens=20)))
+    await asyncio.sleep(0.01)  # the next ones wait together, so they are one batch
+    await asyncio.gather(blocker, run("short", 2), watch())
+    assert ended[0][1] < len(progress) / 2
+
+
+@pytest.mark.parametrize("limit", [1, 2, 17])
+async def test_the_limit_of_tokens_is_kept(engine, ask, limit):
+    answer = await generate(engine, ask("limit", max_tokens=limit))
+    assert (answer.usage.tokens_out, answer.finish_reason) == (limit, "length")
+
+
+async def test_a_stop_string_ends_the_answer_before_itself(engine, ask):
+    whole = (await generate(engine, ask(max_tokens=60))).text
+    stop = whole[20:23]
+    answer = await generate(engine, ask(max_tokens=60, stop=[stop, "never said"]))
+    assert answer.text == whole[: whole.index(stop)]
+    assert answer.finish_reason == "stop"
+    assert answer.usage.tokens_out < 60
+
+
+async def test_no_chunk_holds_a_piece_of_the_stop_string(engine, ask):
+    whole = (await generate(engine, ask(max_tokens=60))).text
+    stop = whole[20:23]
+    chunks = [chunk.text async for chunk in engine.stream(ask(max_tokens=60, stop=stop))]
+    assert "".join(chunks) == whole[: whole.index(stop)]
+
+
+async def test_the_models_end_token_ends_the_answer(engine, ask, monkeypatch):
+    whole = await generate(engine, ask("ends", max_tokens=12))
+    letter = whole.text[4]
+    token = engine._tokenizer(letter)["input_ids"][0]
+    monkeypatch.setattr(engine._model.generation_config, "eos_token_id", [0, token])
+    answer = await generate(engine, ask("ends", max_tokens=12))
+    assert answer.text == whole.text[: whole.text.index(letter)]
+    assert answer.finish_reason == "stop"
+
+
+async def test_text_held_back_for_a_stop_string_is_given_when_the_answer_ends(engine, ask, monkeypatch):
+    whole = (await generate(engine, ask("held", max_tokens=12))).text
+    end = next(place for place in range(3, 12) if whole[place].isascii() and whole[place] not in whole[:place])
+    token = engine._tokenizer(whole[end])["input_ids"][0]
+    monkeypatch.setattr(engine._model.generation_config, "eos_token_id", token)
+    answer = await generate(engine, ask("held", max_tokens=12, stop=whole[end - 1] + "never"))
+    assert answer.text == whole[:end]
+
+
+async def test_seeded_samples_repeat_also_beside_others(engine, ask):
+    def sample(seed):
+        return generate(engine, ask("sample", temperature=1.5, seed=seed))
+
+    one, again, other = [(await sample(seed)).text for seed in (5, 5, 6)]
+    assert one == again != other
+    beside = await asyncio.gather(generate(engine, ask("x" * 50, temperature=1.5)), sample(5), sample(6), sample(5))
+    assert [answer.text for answer in beside[1:]] == [one, other, one]
+
+
+async def test_rows_of_different_sampling_are_all_answered(engine, ask):
+    kinds = [{}, {"temperature": 0.5}, {"temperature": 0.5, "top_p": 0.5}, {"temperature": 1, "seed": 1}, {}]
+    answers = await asyncio.gather(*(generate(engine, ask(max_tokens=5, **kind)) for kind in kinds))
+    assert [answer.usage.tokens_out for answer in answers] == [5] * 5
+    assert answers[0].text == answers[4].text
+
+
+async def test_a_row_that_is_left_frees_the_engine(engine, ask, steps):
+    async with aclosing(engine.stream(ask("left", max_tokens=230))) as chunks:
+        await anext(chunks)
+    await generate(engine, ask("after", max_tokens=2))
+    assert len(steps) < 150
+
+
+async def test_a_row_that_is_left_before_its_turn_is_never_decoded(engine, ask, steps):
+    blocker = asyncio.create_task(generate(engine, ask("blocker", max_tokens=100)))
+    await asyncio.sleep(0.02)
+    waiting = asyncio.create_task(generate(engine, ask("waiting", max_tokens=100, temperature=0.7)))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await blocker
+    await generate(engine, ask("after", max_tokens=1))
+    assert len(steps) == 101
+
+
+async def test_leaving_one_row_leaves_its_neighbours_alone(engine, ask):
+    alone = await generate(engine, ask("stays", max_tokens=60))
+    blocker = asyncio.create_task(generate(engine, ask("blocker", max_tokens=20)))
+    await asyncio.sleep(0.01)
+    stays = asyncio.create_task(generate(engine, ask("stays", max_tokens=60)))
+    async with aclosing(engine.stream(ask("leaves", max_tokens=60))) as chunks:
+        await anext(chunks)
+    assert (await stays).text == alone.text
+    await blocker
+
+
+@pytest.mark.parametrize("kind", ["json_object", "json_schema"])
+async def test_a_response_format_is_refused_by_name(engine, ask, kind):
+    wanted = {"type": kind, "json_schema": {"name": "a", "schema": {}}}
+    with pytest.raises(EngineRejected, match="cannot enforce a response format") as caught:
+        await generate(engine, ask(response_format=wanted))
+    assert caught.value.param == "response_format"
+
+
+async def test_a_prompt_beyond_the_models_positions_is_too_long_and_its_neighbours_are_answered(engine, ask):
+    blocker = asyncio.create_task(generate(engine, ask("blocker", max_tokens=20)))
+    await asyncio.sleep(0.01)
+    long, short = await asyncio.gather(
+        generate(engine, ask("x" * 250)), generate(engine, ask("short", max_tokens=3)), return_exceptions=True
+    )
+    await blocker
+    assert isinstance(long, ContextTooLong)
+    assert str(long) == "the prompt has 267 tokens and asks for 16 more; the model holds 256"
+    assert long.param == "messages"
+    assert short.usage.tokens_out == 3
+
+
+async def test_a_prompt_that_just_fits_is_answered(engine, ask):
+    text = "x" * (256 - 16 - len(PREFIX + SUFFIX))
+    assert (await generate(engine, ask(text))).usage.tokens_out == 16
+    with pytest.raises(ContextTooLong):
+        await generate(engine, ask(text + "x"))
+
+
+async def test_messages_the_chat_template_refuses_are_rejected_and_their_neighbours_answered(engine, ask, monkeypatch):
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    monkeypatch.setattr(engine._tokenizer, "chat_template", refusing + engine._tokenizer.chat_template)
+    blocker = asyncio.create_task(generate(engine, ask("blocker", max_tokens=20)))
+    await asyncio.sleep(0.01)
+    bad = GenerationRequest(({"role": "system", "content": "x"}, *ask().messages), ask().parameters)
+    refused, answered = await asyncio.gather(generate(engine, bad), generate(engine, ask()), return_exceptions=True)
+    await blocker
+    assert isinstance(refused, EngineRejected)
+    assert "no system role" in str(refused)
+    assert refused.param == "messages"
+    assert answered.usage.tokens_out == 16
+
+
+async def test_a_model_without_a_chat_template_gets_the_turns_as_lines(engine, ask, monkeypatch):
+    monkeypatch.setattr(engine._tokenizer, "chat_template", None)
+    answer = await generate(engine, ask("hello"))
+    assert answer.usage.tokens_in == len("user: hello\nassistant:")
+
+
+async def test_a_failing_model_fails_every_open_row_and_the_engine_lives_on(engine, ask, monkeypatch):
+    def broken(**_):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._model, "generate", broken)
+        failures = await asyncio.gather(*(generate(engine, ask(text)) for text in "abc"), return_exceptions=True)
+    assert [str(failure) for failure in failures] == ["transformers failed: RuntimeError: out of memory"] * 3
+    assert (await generate(engine, ask())).usage.tokens_out == 16
+
+
+async def test_a_row_that_ended_before_its_batch_failed_keeps_its_answer(engine, ask, monkeypatch):
+    forward, calls = engine._model.forward, []
+
+    @functools.wraps(forward)
+    def failing(*arguments, **options):
+        calls.append(options["input_ids"].shape)
+        if len(calls) == 10:
+            raise RuntimeError("out of memory")
+        return forward(*arguments, **options)
+
+    blocker = asyncio.create_task(generate(engine, ask("blocker", max_tokens=20)))
+    await asyncio.sleep(0.01)
+    rows = [asyncio.create_task(generate(engine, ask(f"q{limit}", max_tokens=limit))) for limit in (2, 100)]
+    await blocker
+    monkeypatch.setattr(engine._model, "forward", failing)
+    short, long = await asyncio.wait_for(asyncio.gather(*rows, return_exceptions=True), 10)
+    assert short.usage.tokens_out == 2
+    assert "out of memory" in str(long)
+
+
+def test_the_identity_is_known_before_loading(engine):
+    assert engine.identity == transformers.identity(SLOTS)
+    assert engine.slots == SLOTS
+    assert engine.identity.settings["dtype"] == "float32"
+    assert "transformers 5" in engine.identity.build
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b"{"),
+        ("config.json", b'{"model_type": "unheard-of"}'),
+        ("model.safetensors", b"not tensors"),
+        ("model.safetensors", None),
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b"{"),
+    ],
+)
+def test_a_broken_folder_is_corrupted(tiny_model_folder, tmp_path, name, content):
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_model_folder, folder)
+    (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+    with pytest.raises(Corrupted, match=f"^{folder}: transformers cannot load this model: .") as caught:
+        TransformersEngine(folder, threads=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_cut_short_are_corrupted(tiny_model_folder, tmp_path):
+    folder = tmp_path / "cut"
+    shutil.copytree(tiny_model_folder, folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(Corrupted, match="transformers cannot load this model"):
+        TransformersEngine(folder, threads=1)
+
+
+async def test_closing_ends_its_thread_after_what_was_asked_before(tiny_model_folder, ask):
+    before = threading.active_count()
+    engine = TransformersEngine(tiny_model_folder, slots=1, threads=1)
+    rows = [asyncio.create_task(generate(engine, ask(f"q{number}", max_tokens=5))) for number in range(3)]
+    await asyncio.sleep(0)
+    await engine.close()
+    assert [answer.usage.tokens_out for answer in await asyncio.gather(*rows)] == [5, 5, 5]
+    assert not engine._thread.is_alive()
+    assert threading.active_count() <= before + 1  # one of asyncio's own, which waited
