@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from llmops.engines.protocol import GenerationParameters
-from llmops.errors import UsageError
+from llmops.errors import UnknownVersion, UsageError
 from llmops.hashing import content_hash
 from llmops.prompt_file import PromptTemplate
 
@@ -103,6 +103,23 @@ class Release:
     @property
     def ref(self) -> str:
         return f"{self.app}@{self.version}"
+
+
+Version = TypeVar("Version", PromptVersion, ModelVersion)
+
+
+def pick(versions: Sequence[Version], ref: Ref) -> Version:
+    """The version that `ref` means among all versions of its name, oldest first; the newest when it names none.
+
+    Raises:
+        UnknownVersion: there is no such version or alias; names those there are.
+    """
+    if ref.version is None and ref.alias is None and versions:
+        return versions[-1]
+    for version in versions:
+        if version.version == ref.version or ref.alias in version.aliases:
+            return version
+    raise UnknownVersion(f"no version {ref}; there are {', '.join(version.ref for version in versions) or 'none'}")
 
 
 def release_content_hash(prompt_ref: str, model_ref: str, parameters: GenerationParameters) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.catalogue import DEFAULT_MODEL
-from llmops.cli.output import emit, json_option, progress_bar, say
+from llmops.cli.output import emit, interval, json_option, print_table, progress_bar, say
 from llmops.cli.prompts import load_prompts
 from llmops.errors import GateRefused
 from llmops.settings import Settings
@@ -51,6 +51,32 @@ class _Judged:
         return self.champion or self.challenger
 
 
+@dataclass(frozen=True)
+class _Story:
+    """Everything the demo found. comparisons: (suite, its deciding metric, comparison)."""
+
+    runs: dict[str, list[CellRun]]
+    comparisons: Sequence[tuple[str, str, Comparison]]
+    judged: _Judged
+    traffic: Traffic
+    monitored: MonitorResult
+    report: Path
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        judged = self.judged
+        return {
+            "runs": {suite: [item.to_json() for item in done] for suite, done in self.runs.items()},
+            "comparisons": [{"suite": suite, **comparison.to_json()} for suite, _, comparison in self.comparisons],
+            "gate": {"challenger": judged.challenger.ref, "against": judged.against, **judged.verdict.to_json()},
+            "champion": judged.champion.ref if judged.champion else None,
+            "requests": self.traffic.to_json(),
+            "monitor": self.monitored.to_json(),
+            "report": str(self.report),
+            "seconds": round(self.seconds, 1),
+        }
+
+
 @click.command()
 @json_option
 def command(as_json: bool) -> None:
@@ -82,9 +108,8 @@ def command(as_json: bool) -> None:
         traffic = _send_traffic(settings, evaluations, APP if judged.champion else judged.challenger.ref)
     with _step("monitor: descriptors, reference against current window"):
         monitored, report = _monitor(settings, traffic)
-    seconds = time.perf_counter() - start
-    value = _to_json(runs, comparisons, judged, traffic, monitored, report, seconds)
-    emit(as_json, value, lambda: _summary(runs, comparisons, judged, traffic, monitored, report, seconds))
+    story = _Story(runs, comparisons, judged, traffic, monitored, report, time.perf_counter() - start)
+    emit(as_json, story.to_json(), lambda: _summary(story))
 
 
 @contextmanager
@@ -180,63 +205,31 @@ def _monitor(settings: Settings, traffic: Traffic) -> tuple[MonitorResult, Path]
     return result, write_report(settings, APP, target, traffic.second_half_at)
 
 
-def _to_json(
-    runs: dict[str, list[CellRun]],
-    comparisons: Sequence[tuple[str, str, Comparison]],
-    judged: _Judged,
-    traffic: Traffic,
-    monitored: MonitorResult,
-    report: Path,
-    seconds: float,
-) -> dict[str, Any]:
-    return {
-        "runs": {suite: [item.to_json() for item in done] for suite, done in runs.items()},
-        "comparisons": [{"suite": suite, **comparison.to_json()} for suite, _, comparison in comparisons],
-        "gate": {"challenger": judged.challenger.ref, "against": judged.against, **judged.verdict.to_json()},
-        "champion": judged.champion.ref if judged.champion else None,
-        "requests": traffic.to_json(),
-        "monitor": monitored.to_json(),
-        "report": str(report),
-        "seconds": round(seconds, 1),
-    }
-
-
-def _summary(
-    runs: dict[str, list[CellRun]],
-    comparisons: Sequence[tuple[str, str, Comparison]],
-    judged: _Judged,
-    traffic: Traffic,
-    monitored: MonitorResult,
-    report: Path,
-    seconds: float,
-) -> None:
+def _summary(story: _Story) -> None:
     """One screen: what was compared, the verdict, what is served, what the monitor says, where to look further."""
-    from llmops.cli.output import interval, print_table
-
     rows = []
-    for suite, primary, comparison in comparisons:
+    for suite, primary, comparison in story.comparisons:
         m = comparison.metrics[primary]
         change = (f"{m.a:.3f}", f"{m.b:.3f}", f"{m.difference:+.3f}", interval(m.ci95), f"{m.p_value:.2g}")
-        names = _what_changed(comparison)
-        rows.append((suite, *names, primary, *change, f"{m.wins}/{m.losses}/{m.ties}"))
+        rows.append((suite, *_what_changed(comparison), primary, *change, f"{m.wins}/{m.losses}/{m.ties}"))
     columns = ("suite", "a", "b", "metric", "a#", "b#", "b − a#", "95 % interval", "p#", "wins/losses/ties#")
     print_table("What was compared, row by row", columns, rows)
-    generated = sum(item.generated for done in runs.values() for item in done)
-    total = sum(item.run.rows for done in runs.values() for item in done)
+    done = [item for runs in story.runs.values() for item in runs]
+    generated, total = sum(item.generated for item in done), sum(item.run.rows for item in done)
+    judged, served, monitored = story.judged, story.judged.served, story.monitored
     against = judged.against or "no champion yet (floors only)"
-    click.echo(f"evaluated  {total} answers, {generated} generated now, {total - generated} reused")
+    click.echo(f"evaluated  {total} answers: {generated} generated now, {total - generated} reused")
     click.echo(f"gate       {judged.challenger.ref} against {against}: {judged.verdict.verdict}")
-    click.echo(f"           {judged.verdict.reasons[-1]}")
-    served = judged.served
+    for reason in judged.verdict.reasons:
+        click.echo(f"           {reason}")
     click.echo(f"served     {served.ref} = {served.prompt.ref} + {served.model.ref}")
-    click.echo(f"gateway    {traffic.describe()}")
-    drifted = ", ".join(alarm.what for alarm in monitored.alarms) or "no alarm"
-    rows_seen = f"{monitored.window.rows} rows against {monitored.reference.rows} of reference"
-    click.echo(f"monitor    {drifted} ({rows_seen})")
-    click.echo(f"report     {report}")
-    click.echo(
-        f"finished in {seconds:.0f} s. Look further: llmops ui · llmops serve · llmops monitor report --app {APP}"
-    )
+    click.echo(f"gateway    {story.traffic.describe()}")
+    alarms = ", ".join(alarm.what for alarm in monitored.alarms)
+    windows = f"{monitored.window.rows} rows against {monitored.reference.rows} of reference"
+    click.echo(f"monitor    {f'ALARM: {alarms}' if alarms else 'no alarm'} ({windows})")
+    click.echo(f"report     {story.report}")
+    commands = f"llmops ui · llmops serve · llmops monitor report --app {APP}"
+    click.echo(f"finished in {story.seconds:.0f} s. Look further: {commands}")
 
 
 def _what_changed(comparison: Comparison) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from llmops.engines.openai_format import chat_body
 from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Usage
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
 
@@ -64,7 +65,8 @@ class LlamaCppEngine:
             if not cancelled.is_set():
                 loop.call_soon_threadsafe(arrived.put_nowait, item)
 
-        self._threads.submit(self._run, _body(request), cancelled, send)
+        # Without the prompt cache: with it a greedy answer depends on what the slot answered before.
+        self._threads.submit(self._run, {**chat_body(request), "cache_prompt": False}, cancelled, send)
         finish_reason = "stop"
         try:
             while (item := await arrived.get()) is not None:
@@ -112,27 +114,6 @@ def _parameters(xllamacpp: Any, path: Path, slots: int, context: int, threads: i
     # The object also listens on a loopback port; a random key nobody knows closes it.
     parameters.api_keys = [secrets.token_urlsafe(32)]
     return parameters
-
-
-def _body(request: GenerationRequest) -> dict[str, Any]:
-    """llama.cpp's request. `cache_prompt` is off: with it a greedy answer depends on what the slot answered before."""
-    parameters = request.parameters
-    body: dict[str, Any] = {
-        "messages": [dict(message) for message in request.messages],
-        "max_tokens": parameters.max_tokens,
-        "temperature": parameters.temperature,
-        "top_p": parameters.top_p,
-        "cache_prompt": False,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    if parameters.stop:
-        body["stop"] = list(parameters.stop)
-    if parameters.seed is not None:
-        body["seed"] = parameters.seed
-    if parameters.response_format is not None:
-        body["response_format"] = dict(parameters.response_format)
-    return body
 
 
 def _translate(error: Mapping[str, Any]) -> EngineError:

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from llmops.engines.openai_format import chat_body
 from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Usage
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 
@@ -57,7 +58,7 @@ class OpenAIEngine:
         usage = Usage(0, 0)
         try:
             async with self._client.stream(
-                "POST", f"{self._base_url}/chat/completions", json=self._body(request)
+                "POST", f"{self._base_url}/chat/completions", json={**chat_body(request), "model": self._model}
             ) as response:
                 if response.status_code != 200:
                     raise _translate(response, await response.aread())
@@ -78,25 +79,6 @@ class OpenAIEngine:
         if finish_reason is None:
             raise EngineUnavailable(f"{self._base_url}: the stream ended before the answer did")
         yield Chunk("", finish_reason, usage)
-
-    def _body(self, request: GenerationRequest) -> dict[str, Any]:
-        parameters = request.parameters
-        body: dict[str, Any] = {
-            "model": self._model,
-            "messages": [dict(message) for message in request.messages],
-            "max_tokens": parameters.max_tokens,
-            "temperature": parameters.temperature,
-            "top_p": parameters.top_p,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        if parameters.stop:
-            body["stop"] = list(parameters.stop)
-        if parameters.seed is not None:
-            body["seed"] = parameters.seed
-        if parameters.response_format is not None:
-            body["response_format"] = dict(parameters.response_format)
-        return body
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -9,7 +9,7 @@ from typing import Any
 from llmops.errors import UnknownVersion, UsageError
 from llmops.hashing import canonical_json, content_hash
 from llmops.registry.store import Store, translated
-from llmops.versions import ModelVersion, Ref
+from llmops.versions import ModelVersion, Ref, pick
 
 KIND_TAG = "llmops.kind"
 _CONTENT_TAG, _HASH_TAG = "llmops.model", "llmops.content_hash"
@@ -51,12 +51,7 @@ class ModelRegistry:
         versions = self.versions(parsed.name)
         if not versions:
             raise UnknownVersion(f"no model {parsed.name!r} is registered; run `llmops models pull` or `… register`")
-        if parsed.version is None and parsed.alias is None:
-            return versions[-1]
-        for version in versions:
-            if version.version == parsed.version or parsed.alias in version.aliases:
-                return version
-        raise UnknownVersion(f"no model version {ref}; there are {', '.join(item.ref for item in versions)}")
+        return pick(versions, parsed)
 
     def versions(self, name: str) -> list[ModelVersion]:
         """Every version of a model, oldest first; none when there is no such model. Raises StoreUnavailable."""

@@ -12,7 +12,7 @@ from llmops.errors import UnknownVersion
 from llmops.hashing import canonical_json
 from llmops.prompt_file import PromptTemplate
 from llmops.registry.store import Store, translated
-from llmops.versions import PromptVersion, Ref
+from llmops.versions import PromptVersion, Ref, pick
 
 _HASH_TAG, _INPUT_TAG, _PARAMETERS_TAG = "llmops.content_hash", "llmops.input_variable", "llmops.parameters"
 _EXPERIMENTS_TAG = "_mlflow_experiment_ids"
@@ -56,13 +56,7 @@ class PromptRegistry:
         versions = self.versions(parsed.name)
         if not versions:
             raise UnknownVersion(f"no prompt {parsed.name!r} is registered; run `llmops prompts register`")
-        if parsed.version is None and parsed.alias is None:
-            return versions[-1]
-        for version in versions:
-            if version.version == parsed.version or parsed.alias in version.aliases:
-                return version
-        known = ", ".join(version.ref for version in versions)
-        raise UnknownVersion(f"no prompt version {ref}; there are {known}")
+        return pick(versions, parsed)
 
     def version(self, name: str, number: int) -> PromptVersion:
         """One version, from memory when it was read before (versions never change). Raises UnknownVersion."""
