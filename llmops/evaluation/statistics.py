@@ -119,6 +119,9 @@ def _mean_interval_bca(shares: Any, resamples: int, generator: Any) -> tuple[flo
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down adjustment: keeps the chance of any false finding among them at the nominal level."""
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+    # Not statsmodels' multipletests: it collects garbage at every call, which takes 0.15 s.
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, position in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[position]))
+        adjusted[position] = largest
+    return adjusted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -47,6 +48,8 @@ class Store:
             _tune_sqlite()
         with _open_lock, translated(f"MLflow store {self.uri}"):
             settings.home.mkdir(parents=True, exist_ok=True)
+            if self.uri.startswith("sqlite:"):
+                _check_sqlite(self.uri)
             mlflow.set_tracking_uri(self.uri)
             mlflow.set_registry_uri(self.uri)
             self.client: Any = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
@@ -93,6 +96,17 @@ def _tune_sqlite() -> None:
     sa.event.listen(sa.pool.Pool, "connect", tune)
 
 
+def _check_sqlite(uri: str) -> None:
+    """Raises at once where the file cannot be opened or is no database; MLflow would try again for 100 seconds."""
+    import sqlite3
+
+    import sqlalchemy as sa
+
+    if database := sa.make_url(uri).database:
+        with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection:
+            connection.execute("PRAGMA schema_version")
+
+
 def _mlflow_exception() -> Any:
     from mlflow.exceptions import MlflowException
 
@@ -102,6 +116,8 @@ def _mlflow_exception() -> Any:
 @contextmanager
 def translated(what: str) -> Iterator[None]:
     """The seam: MLflow's and its drivers' exceptions leave as ours, naming `what` was tried."""
+    import sqlite3
+
     import requests
     import sqlalchemy.exc
     from mlflow.exceptions import MlflowException
@@ -115,5 +131,5 @@ def translated(what: str) -> Iterator[None]:
         if error.error_code in ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS"):
             raise UsageError(f"{what}: {first_line}") from error
         raise StoreUnavailable(f"{what}: {first_line}") from error
-    except (sqlalchemy.exc.SQLAlchemyError, requests.RequestException, OSError) as error:
+    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError) as error:
         raise StoreUnavailable(f"{what}: {str(error).splitlines()[0]}") from error

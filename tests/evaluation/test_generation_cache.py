@@ -14,12 +14,16 @@ from llmops.evaluation.generation_cache import GenerationCache, generation_key
 from llmops.evaluation.results import Output
 
 PARAMETERS = GenerationParameters(max_tokens=16, temperature=0.5)
-REQUEST = GenerationRequest((Message(role="system", content="Be terse."), Message(role="user", content="Hi")), PARAMETERS)
+REQUEST = GenerationRequest(
+    (Message(role="system", content="Be terse."), Message(role="user", content="Hi")), PARAMETERS
+)
 ENGINE = EngineIdentity("fake", "1", {"slots": 4})
 OUTPUT = Output("Hällo\n\u2028 there", "length", 12, 34, 56.789, 1.5)
 
 
-def key(request: GenerationRequest = REQUEST, sha256: str = "abc", engine: EngineIdentity = ENGINE, seed: Any = None) -> str:
+def key(
+    request: GenerationRequest = REQUEST, sha256: str = "abc", engine: EngineIdentity = ENGINE, seed: Any = None
+) -> str:
     return generation_key(request, sha256, engine, seed)
 
 
@@ -59,7 +63,14 @@ def test_the_key_changes_with_each_component(changed: dict[str, Any]) -> None:
 
 
 def test_every_generation_parameter_is_part_of_the_key() -> None:
-    changes = {"max_tokens": 1, "temperature": 1.0, "top_p": 0.1, "stop": ("x",), "seed": 9, "response_format": {"a": 1}}
+    changes = {
+        "max_tokens": 1,
+        "temperature": 1.0,
+        "top_p": 0.1,
+        "stop": ("x",),
+        "seed": 9,
+        "response_format": {"a": 1},
+    }
 
     assert changes.keys() == {field.name for field in dataclasses.fields(GenerationParameters)}
     assert len({key(with_parameters(**{name: value})) for name, value in changes.items()} | {key()}) == len(changes) + 1

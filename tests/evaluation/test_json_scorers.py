@@ -36,7 +36,8 @@ def test_whole_json_values_are_valid(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "{'a': 1}", '{"a": 1} and more', "```json\n{}\n```", "NaN", '{"a": Infinity}', '{"a": 1,}', NESTED]
+    "text",
+    ["", "{", "{'a': 1}", '{"a": 1} and more', "```json\n{}\n```", "NaN", '{"a": Infinity}', '{"a": 1,}', NESTED],
 )
 def test_anything_else_is_not_and_says_why(text: str) -> None:
     score = make_scorer("s", "json_valid", {}).score(row(), Output(text))

@@ -85,7 +85,9 @@ def test_a_value_outside_0_to_1_is_an_error_and_no_score(value: float) -> None:
 
 
 def test_a_parameter_that_the_metric_does_not_have_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"rouge_kind: ragas\.RougeScore has no such parameter; known: mode, rouge_type"):
+    with pytest.raises(
+        UsageError, match=r"rouge_kind: ragas\.RougeScore has no such parameter; known: mode, rouge_type"
+    ):
         make_scorer("s", "ragas.RougeScore", {"rouge_kind": "rougeL"})
 
 

@@ -190,7 +190,7 @@ def test_an_engine_that_goes_away_ends_the_run_and_finished_rows_are_not_made_tw
 
     with pytest.raises(EngineUnavailable, match="upstream is gone"):
         run(dying, given, [], cache)
-    engine = FakeEngine()
+    engine = FakeEngine(slots=1)
     report = run(engine, given, [], cache)
 
     assert len(dying.requests) < len(given)
@@ -292,7 +292,9 @@ def test_progress_counts_what_is_generated_up_to_all_of_it(cache: GenerationCach
     run(FakeEngine(), rows(2), [], cache)
     engine, seen = FakeEngine(), list[tuple[int, int]]()
 
-    asyncio.run(evaluate(task(engine, rows(6)), giving(engine), [], cache, lambda done, all_: seen.append((done, all_))))
+    asyncio.run(
+        evaluate(task(engine, rows(6)), giving(engine), [], cache, lambda done, all_: seen.append((done, all_)))
+    )
 
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 

@@ -34,7 +34,7 @@ def pairs_of(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Pairs]:
 
 
 any_pairs = st.one_of(map(pairs_of, (scores, measures, truths, rated)))
-quick = settings(max_examples=120, deadline=None)
+quick = settings(max_examples=60, deadline=None)
 
 
 def compared(pairs: Pairs) -> PairedTest:
@@ -111,7 +111,15 @@ def test_truth_values_are_tested_by_mcnemar_and_numbers_by_permutation() -> None
 
 @pytest.mark.parametrize(
     ("gained", "lost", "p_value"),
-    [(0, 0, 1.0), (1, 0, 1.0), (5, 0, 2 / 32), (6, 0, 2 / 64), (3, 3, 1.0), (8, 2, 2 * 56 / 1024), (1, 9, 2 * 11 / 1024)],
+    [
+        (0, 0, 1.0),
+        (1, 0, 1.0),
+        (5, 0, 2 / 32),
+        (6, 0, 2 / 64),
+        (3, 3, 1.0),
+        (8, 2, 2 * 56 / 1024),
+        (1, 9, 2 * 11 / 1024),
+    ],
 )
 def test_mcnemar_is_the_exact_binomial_test_of_the_pairs_that_differ(gained: int, lost: int, p_value: float) -> None:
     a = [False] * gained + [True] * lost + [True, False] * 10
@@ -128,7 +136,9 @@ def test_the_bonett_price_interval_is_the_published_one() -> None:
     a = [False] * 20 + [True] * 10 + [True] * 70
     b = [True] * 20 + [False] * 10 + [True] * 70
 
-    assert paired_test(a, b).ci95 == pytest.approx((10 / 102 - 1.95996 * 0.05459, 10 / 102 + 1.95996 * 0.05459), abs=1e-4)
+    assert paired_test(a, b).ci95 == pytest.approx(
+        (10 / 102 - 1.95996 * 0.05459, 10 / 102 + 1.95996 * 0.05459), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 8, 10])
@@ -189,7 +199,8 @@ def test_an_interval_of_a_mean_holds_the_mean(values: list[float]) -> None:
 def test_an_interval_of_a_share_lies_within_0_and_1_and_holds_the_share(values: list[bool]) -> None:
     low, high = mean_interval(values)
 
-    assert -1e-12 <= low <= sum(values) / len(values) <= high + 1e-12 <= 1 + 2e-12
+    assert -1e-12 <= low <= sum(values) / len(values) + 1e-12
+    assert sum(values) / len(values) - 1e-12 <= high <= 1 + 1e-12
     assert high - low > 0.01  # certain of nothing, even where all are alike
 
 
@@ -213,6 +224,14 @@ def test_holm_on_the_textbook_case() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.2]) == [0.2]
     assert holm([]) == []
+
+
+def test_holm_is_the_adjustment_that_statsmodels_makes() -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    p_values = [0.2, 0.001, 0.04, 0.04, 0.9, 0.012, 1.0, 0.0]
+
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
 
 
 # Simulations
@@ -247,7 +266,7 @@ def seconds_like(generator: Any, n: int) -> Pairs:
 def test_the_permutation_test_finds_no_more_than_5_percent_where_nothing_is(
     drawn: Callable[[Any, int], Pairs], n: int
 ) -> None:
-    generator, repetitions = np.random.default_rng(n), 400
+    generator, repetitions = np.random.default_rng(n), 300
 
     found = sum(compared(drawn(generator, n)).p_value < 0.05 for _ in range(repetitions))
 
@@ -304,19 +323,19 @@ def slower(generator: Any, n: int) -> Any:
     return generator.lognormal(3, 0.8, n) - generator.lognormal(3.2, 0.8, n)
 
 
-@pytest.mark.parametrize("n", [30, 60, 120])
+@pytest.mark.parametrize("n", [30, 120])
 @pytest.mark.parametrize("drawn", [few_losses, rare_losses, thirds, small_gains, slower])
 def test_the_interval_of_a_difference_of_numbers_covers_the_truth(drawn: Callable[[Any, int], Any], n: int) -> None:
     truth = float(drawn(np.random.default_rng(0), 1_000_000).mean())
-    generator, repetitions, covered = np.random.default_rng(n), 350, 0
+    generator, repetitions, covered = np.random.default_rng(n), 300, 0
     for _ in range(repetitions):
-        low, high = paired_test([0.0] * n, drawn(generator, n).tolist(), resamples=399).ci95
+        low, high = paired_test([0.0] * n, drawn(generator, n).tolist(), resamples=299).ci95
         covered += low <= truth <= high
 
     assert covered / repetitions >= 0.92
 
 
-@pytest.mark.parametrize("n", [30, 60, 120])
+@pytest.mark.parametrize("n", [30, 80])
 @pytest.mark.parametrize(("gain", "loss"), [(0.1, 0.1), (0.02, 0.02), (0.15, 0.03), (0.01, 0.08)])
 def test_the_interval_of_a_difference_of_shares_covers_the_truth(gain: float, loss: float, n: int) -> None:
     """Exact: every outcome of gains and losses, weighted by its probability."""

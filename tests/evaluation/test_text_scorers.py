@@ -59,7 +59,9 @@ def test_exact_match_and_contains(output: str, exact: bool, contains: bool) -> N
     assert make_scorer("s", "contains", {}).score(expected, Output(output)).value is contains
 
 
-@pytest.mark.parametrize(("output", "hit"), [("14", False), ("4.", True), ("4.5", False), ("1,004", False), ("4,", True)])
+@pytest.mark.parametrize(
+    ("output", "hit"), [("14", False), ("4.", True), ("4.5", False), ("1,004", False), ("4,", True)]
+)
 def test_a_number_is_found_only_as_itself(output: str, hit: bool) -> None:
     assert make_scorer("s", "contains", {}).score(row("4"), Output(output)).value is hit
 
@@ -78,7 +80,9 @@ def test_expected_response_is_used_where_there_are_no_answers() -> None:
 
 
 @pytest.mark.parametrize("type_name", ["exact_match", "contains"])
-@pytest.mark.parametrize("expectations", [{}, {"answers": []}, {"expected_response": None}, {"expected_json": {"a": 1}}])
+@pytest.mark.parametrize(
+    "expectations", [{}, {"answers": []}, {"expected_response": None}, {"expected_json": {"a": 1}}]
+)
 def test_a_row_without_expected_answer_is_not_scored(type_name: str, expectations: dict[str, object]) -> None:
     with pytest.raises(MissingExpectation, match="r1"):
         make_scorer("s", type_name, {}).score(EvalRow("r1", {"q": "x"}, expectations), Output("x"))

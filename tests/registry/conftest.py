@@ -1,0 +1,83 @@
+"""One real MLflow store on SQLite for the whole room (opening one takes seconds); every test uses names of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from llmops.prompt_file import PromptTemplate, parse_prompt
+from llmops.registry import Registry
+from llmops.settings import Settings
+from llmops.versions import ModelVersion, Release
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings(home=tmp_path_factory.mktemp("registry-home"))
+
+
+@pytest.fixture(scope="session")
+def session_registry(settings: Settings) -> Registry:
+    return Registry(settings)
+
+
+@pytest.fixture
+def registry(session_registry: Registry) -> Iterator[Registry]:
+    """The shared store, made MLflow's current one again after a test that opened another."""
+    import mlflow
+
+    yield session_registry
+    mlflow.set_tracking_uri(session_registry.store.uri)
+    mlflow.set_registry_uri(session_registry.store.uri)
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A name that no other test uses."""
+    return f"n{next(_numbers)}-{request.function.__name__[5:40].replace('_', '-')}"
+
+
+def template(text: str = "Answer.", **changed: str) -> PromptTemplate:
+    parameters = changed.pop("parameters", "{max_tokens: 16}")
+    description = changed.pop("description", "Terse.")
+    head = f"description: {description}\ninput_variable: question\nparameters: {parameters}"
+    return parse_prompt(f"---\n{head}\n---\n# system\n{text}\n\n# user\n{{{{ question }}}}\n")
+
+
+@pytest.fixture(name="template")
+def template_fixture() -> Callable[..., PromptTemplate]:
+    """Makes a prompt template with that system text."""
+    return template
+
+
+def model(name: str, sha256: str = "a" * 64, format: str = "gguf") -> ModelVersion:  # noqa: A002
+    path = None if format == "openai" else Path(sha256[:16]) / "tiny.gguf"
+    source = "openai:http://127.0.0.1:9/v1#tiny" if format == "openai" else "file:/tiny.gguf"
+    return ModelVersion(name, 0, source, format, sha256, path, "MIT", 123, {"parent": "other@1", "tool": "made up"})
+
+
+@pytest.fixture(name="model")
+def model_fixture() -> Callable[..., ModelVersion]:
+    """Makes an unregistered model version."""
+    return model
+
+
+@pytest.fixture
+def releases(registry: Registry, name: str) -> Callable[[int], list[Release]]:
+    """Makes an app of the test's own name with that many releases, which differ in their parameters."""
+
+    def make(count: int) -> list[Release]:
+        prompt, _ = registry.prompts.register("shared-prompt", template())
+        version, _ = registry.models.register(model("shared-model"))
+        made = []
+        for position in range(count):
+            parameters = template(parameters=f"{{max_tokens: {16 + position}}}").parameters
+            made.append(registry.release_versions.create(name, prompt, version, parameters)[0])
+        return made
+
+    return make

@@ -1,0 +1,219 @@
+"""Releases, their gates, and the moves of `champion` and `previous`, in a real MLflow store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from llmops.errors import CannotRun, GateRefused, UnknownVersion
+from llmops.registry import Registry
+from llmops.settings import Settings
+from llmops.versions import Release
+
+MakeReleases = Callable[[int], list[Release]]
+PASS = {"verdict": "pass", "reasons": ["made up"]}
+
+
+def aliases(registry: Registry, app: str) -> dict[str, int]:
+    """Where each alias points, read from MLflow itself."""
+    found = registry.store.client.get_registered_model(app).aliases
+    return {alias: int(version) for alias, version in found.items()}
+
+
+def test_a_release_comes_back_as_it_was_made(
+    registry: Registry, name: str, releases: MakeReleases, settings: Settings
+) -> None:
+    made = releases(2)
+
+    read = Registry(settings).releases(name)
+
+    assert list(read) == made
+    assert [item.ref for item in read] == [f"{name}@1", f"{name}@2"]
+    assert [item.parameters.max_tokens for item in read] == [16, 17]
+    assert {(item.prompt.name, item.model.name) for item in read} == {("shared-prompt", "shared-model")}
+
+
+def test_the_same_content_is_the_same_release(registry: Registry, name: str, releases: MakeReleases) -> None:
+    first = releases(1)[0]
+
+    again, is_new = registry.release_versions.create(name, first.prompt, first.model, first.parameters)
+
+    assert (again, is_new) == (first, False)
+    assert len(registry.releases(name)) == 1
+
+
+def test_the_prompt_version_is_linked_to_the_releases_logged_model(
+    registry: Registry, name: str, releases: MakeReleases
+) -> None:
+    made = releases(1)[0]
+
+    tags = registry.store.client.get_logged_model(made.model_id).tags
+
+    assert '"shared-prompt"' in tags["mlflow.linkedPrompts"]
+
+
+def test_get_by_version_by_alias_and_the_champion(registry: Registry, name: str, releases: MakeReleases) -> None:
+    _, second, _ = releases(3)
+    registry.release_versions.promote(second, why="first one")
+
+    assert registry.release_versions.get(f"{name}@3").version == 3
+    assert registry.release_versions.get(f"{name}@champion").version == 2
+    assert registry.release_versions.get(name).version == 2
+
+
+def test_an_unknown_release_names_those_there_are(registry: Registry, name: str, releases: MakeReleases) -> None:
+    registry.release_versions.promote(releases(2)[1], why="first one")
+
+    with pytest.raises(UnknownVersion, match=rf"no release {name}@9; there are {name}@1, {name}@2 \(champion\)"):
+        registry.release_versions.get(f"{name}@9")
+    with pytest.raises(UnknownVersion, match="llmops release create"):
+        registry.release_versions.get(f"{name}-absent")
+
+
+def test_an_app_without_a_promotion_has_no_champion(registry: Registry, name: str, releases: MakeReleases) -> None:
+    releases(1)
+
+    assert registry.release_versions.champion(name) is None
+    with pytest.raises(UnknownVersion):
+        registry.release_versions.get(name)
+
+
+def test_promotion_needs_a_gate(registry: Registry, name: str, releases: MakeReleases) -> None:
+    made = releases(1)[0]
+
+    with pytest.raises(GateRefused, match=rf"{name}@1 has no passing gate against no champion .*--force --why"):
+        registry.release_versions.promote(made)
+
+    assert aliases(registry, name) == {}
+    assert registry.release_versions.history(name) == []
+
+
+@pytest.mark.parametrize("verdict", ["fail", "inconclusive"])
+def test_a_gate_that_did_not_pass_does_not_count(
+    registry: Registry, name: str, releases: MakeReleases, verdict: str
+) -> None:
+    made = releases(1)[0]
+    registry.release_versions.record_gate(made, "qa", {"verdict": verdict, "reasons": [], "against": None})
+
+    with pytest.raises(GateRefused, match=f"qa: {verdict}"):
+        registry.release_versions.promote(made)
+
+
+def test_a_fail_on_one_suite_outweighs_a_pass_on_another(registry: Registry, name: str, releases: MakeReleases) -> None:
+    made = releases(1)[0]
+    registry.release_versions.record_gate(made, "qa", {**PASS, "against": None})
+    registry.release_versions.record_gate(made, "grounded", {"verdict": "fail", "reasons": [], "against": None})
+
+    with pytest.raises(GateRefused, match="grounded: fail"):
+        registry.release_versions.promote(made)
+
+    registry.release_versions.record_gate(made, "grounded", {**PASS, "against": None})
+    registry.release_versions.promote(made)
+    assert aliases(registry, name) == {"champion": 1}
+
+
+def test_a_passing_gate_moves_champion_and_previous(registry: Registry, name: str, releases: MakeReleases) -> None:
+    first, second = releases(2)
+    registry.release_versions.record_gate(first, "qa", {**PASS, "against": None})
+    assert registry.release_versions.promote(first) is None
+    registry.release_versions.record_gate(second, "qa", {**PASS, "against": first.ref})
+    registry.store.client.set_registered_model_alias(name, "challenger", "2")
+
+    old = registry.release_versions.promote(registry.release_versions.get(second.ref))
+
+    assert old is not None
+    assert old.ref == first.ref
+    assert aliases(registry, name) == {"champion": 2, "previous": 1}
+    assert registry.release_versions.gates(second)["qa"]["against"] == first.ref
+
+
+def test_a_gate_against_an_old_champion_does_not_count(registry: Registry, name: str, releases: MakeReleases) -> None:
+    first, second, third = releases(3)
+    registry.release_versions.promote(first, why="first one")
+    registry.release_versions.record_gate(third, "qa", {**PASS, "against": first.ref})
+    registry.release_versions.promote(second, why="hot fix")
+
+    with pytest.raises(GateRefused, match=rf"no passing gate against {second.ref} on record \(none\)"):
+        registry.release_versions.promote(third)
+
+    assert aliases(registry, name) == {"champion": 2, "previous": 1}
+
+
+def test_a_forced_promotion_is_remembered_with_its_reason(
+    registry: Registry, name: str, releases: MakeReleases
+) -> None:
+    first, second = releases(2)
+    registry.release_versions.promote(first, why="first one")
+    registry.release_versions.promote(second, why="hot fix, evaluated by hand")
+
+    moves = registry.release_versions.history(name)
+
+    assert [(move["what"], move["from"], move["to"], move["why"]) for move in moves] == [
+        ("promote", None, first.ref, "first one"),
+        ("promote", first.ref, second.ref, "hot fix, evaluated by hand"),
+    ]
+    assert all(move["at"] for move in moves)
+
+
+def test_promoting_the_champion_again_changes_nothing(registry: Registry, name: str, releases: MakeReleases) -> None:
+    first, second = releases(2)
+    registry.release_versions.promote(first, why="first one")
+    registry.release_versions.promote(second, why="better")
+
+    old = registry.release_versions.promote(second)
+
+    assert old is not None
+    assert old.ref == second.ref
+    assert aliases(registry, name) == {"champion": 2, "previous": 1}
+    assert len(registry.release_versions.history(name)) == 2
+
+
+def test_rollback_swaps_and_swaps_back(registry: Registry, name: str, releases: MakeReleases) -> None:
+    first, second = releases(2)
+    registry.release_versions.promote(first, why="first one")
+    registry.release_versions.promote(second, why="better")
+
+    new, old = registry.release_versions.roll_back(name)
+    assert (new.ref, old.ref) == (first.ref, second.ref)
+    assert aliases(registry, name) == {"champion": 1, "previous": 2}
+
+    registry.release_versions.roll_back(name)
+    assert aliases(registry, name) == {"champion": 2, "previous": 1}
+    assert [move["what"] for move in registry.release_versions.history(name)][2:] == ["rollback", "rollback"]
+
+
+@pytest.mark.parametrize("promoted", [0, 1])
+def test_rollback_with_nothing_to_go_back_to_cannot_run(
+    registry: Registry, name: str, releases: MakeReleases, promoted: int
+) -> None:
+    for release in releases(1)[:promoted]:
+        registry.release_versions.promote(release, why="first one")
+
+    with pytest.raises(CannotRun, match=f"{name} has no previous release"):
+        registry.release_versions.roll_back(name)
+
+    assert aliases(registry, name) == ({"champion": 1} if promoted else {})
+
+
+def test_history_keeps_the_last_twenty_moves(registry: Registry, name: str, releases: MakeReleases) -> None:
+    for release in releases(2):
+        registry.release_versions.promote(release, why="set up")
+    for _ in range(20):
+        registry.release_versions.roll_back(name)
+
+    assert [move["what"] for move in registry.release_versions.history(name)] == ["rollback"] * 20
+
+
+def test_a_second_registry_sees_a_move_at_once(
+    registry: Registry, name: str, releases: MakeReleases, settings: Settings
+) -> None:
+    first, second = releases(2)
+    other = Registry(settings)
+    registry.release_versions.promote(first, why="first one")
+    assert [item.aliases for item in other.releases(name)] == [("champion",), ()]
+
+    registry.release_versions.promote(second, why="better")
+
+    assert [item.aliases for item in other.releases(name)] == [("previous",), ("champion",)]
+    assert other.release_versions.champion(name) == registry.release_versions.champion(name)

@@ -1,0 +1,115 @@
+"""What goes wrong at the store's door becomes an error that says so: taken names, stores that are not there."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops.errors import StoreUnavailable, UsageError
+from llmops.registry import Registry
+from llmops.settings import Settings
+
+Take = Callable[[str, str], object]
+
+
+@pytest.fixture
+def take(registry: Registry, template: Callable[..., Any], model: Callable[..., Any]) -> Take:
+    """Registers a prompt, a model or an app of that name."""
+
+    def make(kind: str, name: str) -> object:
+        if kind == "prompt":
+            return registry.prompts.register(name, template())
+        if kind == "model":
+            return registry.models.register(model(name))
+        prompt, _ = registry.prompts.register("shared-prompt", template())
+        version, _ = registry.models.register(model("shared-model"))
+        return registry.release_versions.create(name, prompt, version, prompt.template.parameters)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("holder", "other"),
+    [
+        ("prompt", "model"),
+        ("prompt", "app"),
+        ("model", "prompt"),
+        ("model", "app"),
+        ("app", "prompt"),
+        ("app", "model"),
+    ],
+)
+def test_a_name_belongs_to_one_kind(registry: Registry, take: Take, name: str, holder: str, other: str) -> None:
+    take(holder, name)
+
+    with pytest.raises(UsageError, match=name):
+        take(other, name)
+
+    held = {
+        "prompt": len(registry.prompts.versions(name)),
+        "model": len(registry.models.versions(name)),
+        "app": len(registry.releases(name)),
+    }
+    assert held == {"prompt": 0, "model": 0, "app": 0, holder: 1}
+
+
+def test_an_experiment_keeps_its_id_and_its_artifacts_below_the_home(registry: Registry, settings: Settings) -> None:
+    first = registry.store.experiment("one")
+
+    assert registry.store.experiment("one") == first
+    assert Registry(settings).store.experiment("one") == first
+    assert registry.store.experiment("two") != first
+    location = registry.store.client.get_experiment(first).artifact_location
+    assert location == (settings.home / "artifacts" / "one").as_uri()
+
+
+def test_a_home_that_cannot_be_made_is_an_unavailable_store(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(StoreUnavailable, match=r"MLflow store .*mlflow\.db"):
+        Registry(Settings(home=tmp_path / "file" / "home"))
+
+
+def test_a_database_file_that_is_none_is_an_unavailable_store(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"this is no database at all, but long enough" * 100)
+
+    start = time.monotonic()
+
+    with pytest.raises(StoreUnavailable, match=r"mlflow\.db: file is not a database"):
+        Registry(Settings(home=tmp_path))
+
+    assert time.monotonic() - start < 10  # MLflow alone tries again for 100 seconds
+
+
+def test_a_database_in_a_folder_that_is_not_there_is_an_unavailable_store(registry: Registry, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/absent/mlflow.db"
+
+    with pytest.raises(StoreUnavailable, match="unable to open database file"):
+        Registry(Settings(home=tmp_path, tracking_uri=uri))
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that is bound and refuses connections."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+def test_a_server_that_does_not_answer_is_an_unavailable_store(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed_port: int
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = f"http://127.0.0.1:{closed_port}"
+    start = time.monotonic()
+
+    with pytest.raises(StoreUnavailable, match=uri) as caught:
+        Registry(Settings(home=tmp_path, tracking_uri=uri))
+
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - start < 20
