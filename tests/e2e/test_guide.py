@@ -7,6 +7,8 @@ import shlex
 import subprocess
 import sys
 
+import pytest
+
 from tests.e2e.conftest import ROOT, Demo
 
 
@@ -22,6 +24,7 @@ def console_commands(text: str) -> list[tuple[str, int]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_guide_runs_as_written(demo: Demo) -> None:
     commands = console_commands((ROOT / "docs" / "guide.md").read_text("utf-8"))
     assert len(commands) >= 10
