@@ -119,7 +119,10 @@ def pick(versions: Sequence[Version], ref: Ref) -> Version:
     for version in versions:
         if version.version == ref.version or ref.alias in version.aliases:
             return version
-    raise UnknownVersion(f"no version {ref}; there are {', '.join(version.ref for version in versions) or 'none'}")
+    kind = "prompt" if versions and isinstance(versions[0], PromptVersion) else "model"
+    raise UnknownVersion(
+        f"no {kind} version {ref}; there are {', '.join(version.ref for version in versions) or 'none'}"
+    )
 
 
 def release_content_hash(prompt_ref: str, model_ref: str, parameters: GenerationParameters) -> str:
