@@ -129,4 +129,6 @@ def test_describe_names_every_field_with_default_and_meaning():
     assert all(meaning for _, meaning in rows.values())
     assert rows["LLMOPS_ENGINE_CONTEXT"][0] == "2048"
     assert rows["LLMOPS_ENGINE"][0] == ""
-    assert rows["LLMOPS_ENGINE_THREADS"][0] == "number of cores"
+    default, meaning = rows["LLMOPS_ENGINE_THREADS"]
+    assert default == ""
+    assert "idle" in meaning
