@@ -21,7 +21,7 @@ import pytest
 from llmops.production_log import ProductionLog
 from tests.e2e.conftest import ROWS, Demo, Workplace
 
-CELLS = {"qa": 3, "grounded": 2, "extract": 2}
+CELLS = {"qa": 3, "extract": 2}
 
 
 def test_every_cell_scores_every_row_with_every_scorer(demo: Demo) -> None:
