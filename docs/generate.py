@@ -25,7 +25,8 @@ def _cli_page() -> str:
         "Written by `make docs` from `--help`. Exit codes: 0 done or verdict good, 1 verdict",
     ]
     lines += ["negative, 2 usage, 3 could not run.", ""]
-    context = click.Context(cli, info_name="llmops", terminal_width=100)
+    # With the program's own settings: click keeps a command's help option from its first use, whoever makes it.
+    context = click.Context(cli, info_name="llmops", terminal_width=100, **cli.context_settings)
     for command, command_context in _walk(cli, context):
         lines += [f"## {command_context.command_path}", "", "```"]
         lines += [line.rstrip() for line in command.get_help(command_context).splitlines()]

@@ -105,7 +105,7 @@ def command(as_json: bool) -> None:
         comparisons = _compare(evaluations, runs, models)
     with _step("releases and gate"):
         judged = _gate_and_promote(registry, evaluations, runs[SUITE])
-    with _step(f"gateway: {_REQUESTS} chat requests with the openai client"):
+    with _step("gateway: chat requests with the openai client"):
         traffic = _send_traffic(settings, evaluations, APP if judged.champion else judged.challenger.ref)
     with _step("monitor: descriptors, reference against current window"):
         monitored, report = _monitor(settings, traffic)
@@ -191,7 +191,13 @@ def _send_traffic(settings: Settings, evaluations: Evaluations, model: str) -> T
 
     questions = [row.inputs["question"] for row in evaluations.suite(SUITE).rows]
     with progress_bar() as show:
-        return send_traffic(settings, model, questions, _REQUESTS, lambda done, total: show("requests", done, total))
+        return send_traffic(
+            settings,
+            model,
+            questions,
+            min(_REQUESTS, len(questions)),
+            lambda done, total: show("requests", done, total),
+        )
 
 
 def _monitor(settings: Settings, traffic: Traffic) -> tuple[MonitorResult, Path]:
