@@ -58,6 +58,7 @@ def server():
     app = Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])])
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
+        listener.listen()  # from here on connections wait for the server, which starts on its own time
         running = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
