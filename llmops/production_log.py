@@ -6,9 +6,10 @@ database through its SQLAlchemy URL.
 
 from __future__ import annotations
 
+import itertools
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -133,6 +134,13 @@ def parse_time(value: Any, name: str) -> datetime:
     except (ValueError, OverflowError, OSError) as error:
         raise UsageError(f"{name}: {value!r} is not a time such as 2026-01-31T12:00:00Z") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def in_batches(records: Iterable[LogRecord], size: int) -> Iterator[list[LogRecord]]:
+    """The records in lists of `size`, the last one shorter; never holds more than one list."""
+    left = iter(records)
+    while batch := list(itertools.islice(left, size)):
+        yield batch
 
 
 class ProductionLog:

@@ -69,8 +69,13 @@ class EvalRecorder:
 
     def find(self, suite: str, cell_hash: str) -> EvalRun | None:
         """The newest complete run of that cell. Raises StoreUnavailable."""
-        found = self._search(suite, f"tags.`{_CELL_TAG}` = '{cell_hash}' and tags.`{_DONE_TAG}` = 'true'", 1)
-        return found[0] if found else None
+        condition = f"tags.`{_CELL_TAG}` = '{cell_hash}' and tags.`{_DONE_TAG}` = 'true'"
+        experiment_id = self._store.experiment(suite)
+        with translated(f"eval runs of {suite}"):
+            runs = self._store.client.search_runs(
+                [experiment_id], condition, order_by=["attributes.start_time DESC"], max_results=1
+            )
+        return self._read(runs[0]) if runs else None
 
     def get(self, run_id: str) -> EvalRun:
         """A complete run by id. Raises UnknownVersion, StoreUnavailable."""
@@ -140,14 +145,6 @@ class EvalRecorder:
             if not token:
                 return counted
 
-    def _search(self, suite: str, condition: str, limit: int) -> list[EvalRun]:
-        experiment_id = self._store.experiment(suite)
-        with translated(f"eval runs of {suite}"):
-            runs = self._store.client.search_runs(
-                [experiment_id], condition, order_by=["attributes.start_time DESC"], max_results=limit
-            )
-        return [self._read(run) for run in runs]
-
     def _read(self, run: Any) -> EvalRun:
         tags = run.data.tags
         with translated(f"run {run.info.run_id}"), tempfile.TemporaryDirectory() as folder:
@@ -170,10 +167,8 @@ class EvalRecorder:
         )
 
 
-def record_monitoring_run(
-    store: Store, app: str, verdict: Mapping[str, Any], metrics: Mapping[str, float], files: Sequence[Path] = ()
-) -> str:
-    """Writes one monitoring run: verdict as JSON, metrics, files. Returns the run id. Raises StoreUnavailable."""
+def record_monitoring_run(store: Store, app: str, verdict: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
+    """Writes one monitoring run: verdict as JSON, metrics. Returns the run id. Raises StoreUnavailable."""
     with translated(f"recording the monitoring of {app}"):
         import mlflow
 
@@ -183,8 +178,6 @@ def record_monitoring_run(
         ) as run:
             mlflow.log_metrics(dict(metrics))
             mlflow.log_dict(dict(verdict), "verdict.json")
-            for path in files:
-                mlflow.log_artifact(str(path))
         return str(run.info.run_id)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from llmops.production_log import LogRecord, ProductionLog
+from llmops.production_log import LogRecord, ProductionLog, in_batches
 from monitoring.database import descriptor_values as table
 from monitoring.database import translated
 from monitoring.descriptors import DESCRIPTOR_VERSION, DESCRIPTORS, describe
@@ -67,7 +67,7 @@ class DescriptorStore:
         if total == self.count(app=app, since=since, until=until):
             return 0
         done = computed = 0
-        for records in _batches(log.iterate(batch=batch, app=app, since=since, until=until), batch):
+        for records in in_batches(log.iterate(batch=batch, app=app, since=since, until=until), batch):
             known = self._known([record.key for record in records])
             missing = [record for record in records if record.key not in known]
             if missing:
@@ -139,17 +139,6 @@ def _rows(records: Sequence[LogRecord], version: str) -> list[dict[str, Any]]:
         }
         for record, values in zip(records, describe(records), strict=True)
     ]
-
-
-def _batches(records: Iterable[LogRecord], size: int) -> Iterator[list[LogRecord]]:
-    batch: list[LogRecord] = []
-    for record in records:
-        batch.append(record)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _column(name: str, values: list[Any]) -> np.ndarray[Any, Any]:

@@ -12,7 +12,7 @@ import sys
 import click
 
 from llmops import __version__
-from llmops.cli.output import Output, report_error
+from llmops.cli.output import report_error
 from llmops.errors import LlmopsError
 
 _COMMANDS = {
@@ -50,15 +50,13 @@ class _LazyGroup(click.Group):
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="llmops")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.pass_context
-def cli(ctx: click.Context, debug: bool) -> None:
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+def cli() -> None:
     """Evaluate, gate, serve and monitor prompt and model versions.
 
     \b
     Example: llmops eval run qa
     """
-    ctx.obj = Output(debug=debug)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -202,14 +202,12 @@ def _send_traffic(settings: Settings, evaluations: Evaluations, model: str) -> T
 
 def _monitor(settings: Settings, traffic: Traffic) -> tuple[MonitorResult, Path]:
     """The second half of the traffic against the reference: the first half, once pinned, for good."""
-    from llmops.cli.monitor import record
+    from llmops.cli.monitor import record, report_path
     from monitoring import run_monitor, write_report
 
     result = run_monitor(settings, APP, traffic.second_half_at, datetime.now(UTC))
     record(settings, result)
-    target = settings.reports_dir / f"monitor-{APP}.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return result, write_report(settings, APP, target, traffic.second_half_at)
+    return result, write_report(settings, APP, report_path(settings, APP), traffic.second_half_at)
 
 
 def _summary(story: _Story) -> None:

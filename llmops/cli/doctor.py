@@ -13,6 +13,7 @@ import click
 from llmops.cli.output import emit, json_option, print_table
 from llmops.errors import LlmopsError
 from llmops.settings import Settings, describe
+from llmops.versions import ModelVersion
 
 _PACKAGES = ("mlflow", "xllamacpp", "transformers", "torch", "ragas", "evidently", "fastapi", "datasets")
 _ROOM_GB = 2
@@ -113,11 +114,16 @@ def _store(settings: Settings) -> Check:
     return Check("store", "ok", detail)
 
 
-def _model(settings: Settings) -> Check:
+def _with_weights(settings: Settings) -> list[ModelVersion]:
     from llmops.registry import Registry
+
+    return [model for model in Registry(settings).model_versions() if model.path]
+
+
+def _model(settings: Settings) -> Check:
     from llmops.weights import verified_path
 
-    versions = [version for version in Registry(settings).model_versions() if version.path]
+    versions = _with_weights(settings)
     if not versions:
         return Check("model", "warn", "no model version with weights is registered", "run `llmops models pull`")
     for model in versions:
@@ -131,9 +137,8 @@ def _engine(settings: Settings) -> Check:
 
     from llmops.engines.opening import open_engine
     from llmops.engines.protocol import GenerationParameters, GenerationRequest, Message, generate
-    from llmops.registry import Registry
 
-    versions = [version for version in Registry(settings).model_versions() if version.path]
+    versions = _with_weights(settings)
     if not versions:
         return Check("engine", "warn", "nothing to load", "run `llmops models pull`")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,7 +12,8 @@ import click
 
 from llmops.cli.output import emit, json_option, print_table
 from llmops.errors import BadFile, CannotRun, UnknownVersion, UsageError
-from llmops.production_log import LogRecord, ProductionLog, parse_time
+from llmops.json_lines import json_object, numbered_lines
+from llmops.production_log import LogRecord, ProductionLog, in_batches, parse_time
 from llmops.settings import Settings
 
 _AGO = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
@@ -125,19 +125,8 @@ def import_records(file: Path, as_json: bool) -> None:
 
 def read_jsonl(file: Path) -> Iterator[LogRecord]:
     """Records of a JSON Lines file in the contract's shape. Raises BadFile naming line and field."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(file, f"cannot be read: {error}") from error
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except ValueError as error:
-            raise BadFile(file, f"not JSON: {error}", line=number) from error
-        if not isinstance(values, dict):
-            raise BadFile(file, "must be a JSON object", line=number)
+    for number, line in numbered_lines(file):
+        values = json_object(line, file, number)
         try:
             yield LogRecord.from_json(values)
         except UsageError as error:
@@ -178,14 +167,8 @@ def _write_parquet(records: Iterable[LogRecord], out: Path) -> int:
     )  # fmt: skip
     total = 0
     with pq.ParquetWriter(out, schema) as writer:
-        for batch in _batched(records):
+        for batch in in_batches(records, _BATCH):
             rows = [{**r.to_json(), "at": r.at, "details": json.dumps(r.to_json()["details"])} for r in batch]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             total += len(rows)
     return total
-
-
-def _batched(records: Iterable[LogRecord]) -> Iterator[list[LogRecord]]:
-    left = iter(records)
-    while batch := list(itertools.islice(left, _BATCH)):
-        yield batch

@@ -74,10 +74,13 @@ def report(app: str | None, since: datetime | None, until: datetime | None, out:
 
     settings = Settings.from_environment()
     name = chosen_app(settings, app)
-    target = out or settings.reports_dir / f"monitor-{name}.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    path = write_report(settings, name, target, since, until)
+    path = write_report(settings, name, out or report_path(settings, name), since, until)
     emit(as_json, {"app": name, "out": str(path)}, lambda: click.echo(f"wrote {path}"))
+
+
+def report_path(settings: Settings, app: str) -> Path:
+    """Where an app's report lies unless told otherwise."""
+    return settings.reports_dir / f"monitor-{app}.html"
 
 
 def chosen_app(settings: Settings, app: str | None) -> str:

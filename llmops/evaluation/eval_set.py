@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from llmops.errors import BadFile
 from llmops.hashing import content_hash
+from llmops.json_lines import json_object, numbered_lines
 
 _FIELDS = {"id", "inputs", "expectations", "contexts", "tags"}
 
@@ -61,14 +61,8 @@ def load_eval_set(folder: Path) -> EvalSet:
         BadFile: naming file, line and field of the first wrong row.
     """
     path = folder / "rows.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(path, f"cannot be read: {error}") from error
     rows: dict[str, EvalRow] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, line in numbered_lines(path):
         row = parse_row(line, path, number)
         if row.id in rows:
             raise BadFile(path, f"{row.id!r} stands on two rows", line=number, field="id")
@@ -80,12 +74,7 @@ def load_eval_set(folder: Path) -> EvalSet:
 
 def parse_row(line: str, path: Path | str, number: int) -> EvalRow:
     """One JSON line as a row. Raises BadFile."""
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise BadFile(path, f"not JSON: {error}", line=number) from error
-    if not isinstance(values, dict):
-        raise BadFile(path, "must be a JSON object", line=number)
+    values = json_object(line, path, number)
     if unknown := sorted(values.keys() - _FIELDS):
         raise BadFile(path, f"unknown field; known: {', '.join(sorted(_FIELDS))}", line=number, field=unknown[0])
 

@@ -1,5 +1,5 @@
-"""The registry: prompt versions, model versions and releases in MLflow. The only importer of MLflow's client, with
-`llmops.recording` and `llmops.mlflow_scorers` beside it."""
+"""The registry: prompt versions, model versions and releases in MLflow. The only importer of MLflow, with
+`llmops.recording` beside it."""
 
 from __future__ import annotations
 

@@ -27,9 +27,8 @@ class ModelRegistry:
         Raises:
             UsageError: the name belongs to an app or a prompt. StoreUnavailable.
         """
-        identity = content_hash({"sha256": model.sha256, "format": model.format})
         for known in self.versions(model.name):
-            if content_hash({"sha256": known.sha256, "format": known.format}) == identity:
+            if (known.sha256, known.format) == (model.sha256, model.format):
                 return known, False
         content = {
             "source": model.source,
@@ -40,6 +39,7 @@ class ModelRegistry:
             "size_bytes": model.size_bytes,
             "provenance": dict(model.provenance),
         }
+        identity = content_hash({"sha256": model.sha256, "format": model.format})
         shown = {key: str(value) for key, value in content.items() if value and key != "provenance"}
         tags = {_CONTENT_TAG: canonical_json(content), _HASH_TAG: identity, **shown}
         version = create_version(self._store, model.name, "model", tags, {**shown, **_flat(model.provenance)})
@@ -55,14 +55,7 @@ class ModelRegistry:
 
     def versions(self, name: str) -> list[ModelVersion]:
         """Every version of a model, oldest first; none when there is no such model. Raises StoreUnavailable."""
-        model = self._store.registered_model(name)
-        if model is None:
-            return []
-        with translated(f"model {name}"):
-            found = self._store.client.search_model_versions(f"name = '{name}'")
-        aliases = aliases_by_version(model)
-        read = [_from_mlflow(item, aliases.get(int(item.version), ())) for item in found if _CONTENT_TAG in item.tags]
-        return sorted(read, key=lambda item: item.version)
+        return [_from_mlflow(item, aliases) for item, aliases in versions_with_tag(self._store, name, _CONTENT_TAG)]
 
     def list_versions(self) -> list[ModelVersion]:
         """Every version of every model. Raises StoreUnavailable."""
@@ -76,12 +69,21 @@ def registered_names(store: Store, kind: str) -> list[str]:
     return sorted(str(item.name) for item in found)
 
 
-def aliases_by_version(registered: Any) -> dict[int, tuple[str, ...]]:
-    """Aliases of each version of an MLflow registered model."""
-    found: dict[int, tuple[str, ...]] = {}
+def versions_with_tag(store: Store, name: str, tag: str) -> list[tuple[Any, tuple[str, ...]]]:
+    """MLflow's versions of the registered model `name` that carry `tag`, oldest first, each with its aliases.
+
+    None when there is no such registered model. Raises StoreUnavailable.
+    """
+    registered = store.registered_model(name)
+    if registered is None:
+        return []
+    with translated(f"versions of {name}"):
+        found = store.client.search_model_versions(f"name = '{name}'")
+    aliases: dict[int, tuple[str, ...]] = {}
     for alias, version in sorted(registered.aliases.items()):
-        found[int(version)] = (*found.get(int(version), ()), alias)
-    return found
+        aliases[int(version)] = (*aliases.get(int(version), ()), alias)
+    tagged = sorted((item for item in found if tag in item.tags), key=lambda item: int(item.version))
+    return [(item, aliases.get(int(item.version), ())) for item in tagged]
 
 
 def create_version(store: Store, name: str, kind: str, tags: dict[str, str], params: dict[str, str]) -> int:

@@ -6,13 +6,14 @@ The aliases `champion`, `challenger` and `previous` live on them; moving one cha
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from llmops.engines.protocol import GenerationParameters
 from llmops.errors import CannotRun, GateRefused, UnknownVersion
 from llmops.hashing import canonical_json
-from llmops.registry.models import ModelRegistry, aliases_by_version, create_version, registered_names
+from llmops.registry.models import ModelRegistry, create_version, registered_names, versions_with_tag
 from llmops.registry.prompts import PromptRegistry
 from llmops.registry.store import Store, translated
 from llmops.versions import (
@@ -77,19 +78,12 @@ class ReleaseRegistry:
 
     def champion(self, app: str) -> Release | None:
         """The served release; None when none was promoted yet. Raises StoreUnavailable."""
-        return next((release for release in self.versions(app) if CHAMPION in release.aliases), None)
+        return _holding(CHAMPION, self.versions(app))
 
     def versions(self, app: str) -> list[Release]:
         """Every release of an app, oldest first; none when there is no such app. Cheap when repeated: versions never
         change, so only aliases are read anew. Raises StoreUnavailable."""
-        registered = self._store.registered_model(app)
-        if registered is None:
-            return []
-        with translated(f"app {app}"):
-            found = self._store.client.search_model_versions(f"name = '{app}'")
-        aliases = aliases_by_version(registered)
-        read = [self._from_mlflow(item, aliases) for item in found if _CONTENT_TAG in item.tags]
-        return sorted(read, key=lambda release: release.version)
+        return [self._from_mlflow(item, aliases) for item, aliases in versions_with_tag(self._store, app, _CONTENT_TAG)]
 
     def record_gate(self, release: Release, suite: str, verdict: dict[str, Any]) -> None:
         """Keeps a gate's verdict on the release, one for each suite. Raises StoreUnavailable."""
@@ -131,8 +125,7 @@ class ReleaseRegistry:
     def roll_back(self, app: str) -> tuple[Release, Release]:
         """Champion and previous change places; returns (new champion, old champion). Raises CannotRun."""
         releases = self.versions(app)
-        champion = next((release for release in releases if CHAMPION in release.aliases), None)
-        previous = next((release for release in releases if PREVIOUS in release.aliases), None)
+        champion, previous = _holding(CHAMPION, releases), _holding(PREVIOUS, releases)
         if champion is None or previous is None:
             raise CannotRun(f"{app} has no previous release to roll back to")
         with translated(f"app {app}"):
@@ -167,7 +160,7 @@ class ReleaseRegistry:
         with translated(f"app {app}"):
             self._store.client.set_registered_model_tag(app, _HISTORY_TAG, canonical_json(history))
 
-    def _from_mlflow(self, item: Any, aliases: dict[int, tuple[str, ...]]) -> Release:
+    def _from_mlflow(self, item: Any, aliases: tuple[str, ...]) -> Release:
         version = int(item.version)
         key = (item.name, version)
         if key not in self._contents:
@@ -180,7 +173,11 @@ class ReleaseRegistry:
                 item.source.removeprefix("models:/"),
             )
         prompt_version, model, parameters, model_id = self._contents[key]
-        return Release(item.name, version, prompt_version, model, parameters, aliases.get(version, ()), model_id)
+        return Release(item.name, version, prompt_version, model, parameters, aliases, model_id)
+
+
+def _holding(alias: str, releases: Sequence[Release]) -> Release | None:
+    return next((release for release in releases if alias in release.aliases), None)
 
 
 def _shown(release: Release) -> str:

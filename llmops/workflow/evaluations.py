@@ -185,7 +185,7 @@ class Evaluations:
         run_a, run_b = self.resolve(a, suite_name), self.resolve(b, suite_name)
         if run_a.suite != run_b.suite:
             raise CannotRun(f"{a} ran on suite {run_a.suite}, {b} on {run_b.suite}; compare runs of one suite")
-        return self._compare_runs(a, run_a, b, run_b)
+        return self._compare_runs(self.suite(run_a.suite), a, run_a, b, run_b)
 
     def gate(self, challenger: str, against: str | None, suite_name: str) -> tuple[Verdict, Comparison | None]:
         """Judges a challenger by the suite's gate and puts the verdict on record (on the release, when it is one).
@@ -204,7 +204,7 @@ class Evaluations:
         comparison = None
         if champion is not None:
             champion_run = self.resolve(champion, suite_name)
-            comparison = self._compare_runs(champion, champion_run, challenger, challenger_run)
+            comparison = self._compare_runs(suite, champion, champion_run, challenger, challenger_run)
         primary = next(scorer for scorer in suite.make_scorers() if scorer.name == suite.gate.primary)
         verdict = decide(suite.gate, challenger_run.metrics, comparison, primary.higher_is_better is not False)
         record = {**verdict.to_json(), "against": champion}
@@ -217,8 +217,7 @@ class Evaluations:
         record_comparison(self._registry.store, challenger_run.run_id, name, evidence)
         return verdict, comparison
 
-    def _compare_runs(self, a: str, run_a: EvalRun, b: str, run_b: EvalRun) -> Comparison:
-        suite = self.suite(run_a.suite)
+    def _compare_runs(self, suite: Suite, a: str, run_a: EvalRun, b: str, run_b: EvalRun) -> Comparison:
         return compare(
             a, self._recorder.rows(run_a), b, self._recorder.rows(run_b), suite.make_scorers(), suite.gate.primary
         )

@@ -27,13 +27,14 @@ def pull(settings: Settings, registry: Registry, name: str, say: Say) -> list[Mo
         UnknownVersion, CannotRun, Corrupted, StoreUnavailable.
     """
     wanted = Ref.parse(name)
-    for known in registry.models.versions(wanted.name):
+    registered = registry.models.versions(wanted.name)
+    for known in registered:
         if wanted.version in (None, known.version):
             _restore(settings, registry, known, say)
     if wanted.version is not None:
         return [registry.models.get(name)]
-    if registry.models.versions(wanted.name) and not _in_catalogue(wanted.name):
-        return registry.models.versions(wanted.name)
+    if registered and not any(entry.name == wanted.name for entry in catalogue()):
+        return registered
     entry = catalogue_model(wanted.name)
     made = [_register_entry(settings, registry, entry, say)]
     made += [quantise(settings, registry, made[0].ref, variant, say) for variant in entry.variants]
@@ -106,10 +107,6 @@ def _requantised(parent: Path, type_name: str) -> Callable[[Path], Path]:
         return target
 
     return write
-
-
-def _in_catalogue(name: str) -> bool:
-    return any(entry.name == name for entry in catalogue())
 
 
 def _version(

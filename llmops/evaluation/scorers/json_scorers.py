@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
-from llmops.evaluation.scorers.protocol import MissingExpectation, Scorer
+from llmops.evaluation.scorers.protocol import Correctness, MissingExpectation, Scorer
 from llmops.evaluation.scorers.text_scorers import normalise
 
 
@@ -26,13 +25,8 @@ def read_json(text: str) -> tuple[Any, str | None]:
         return None, str(error) or type(error).__name__
 
 
-@dataclass(frozen=True)
-class JsonValid:
+class JsonValid(Correctness):
     """True when the whole output is one JSON value."""
-
-    name: str
-    higher_is_better: bool | None = True
-    worst: float | None = 0.0
 
     def score(self, row: EvalRow, output: Output) -> Score:  # noqa: ARG002 - a scorer's signature
         _, problem = read_json(output.text)
@@ -62,16 +56,11 @@ class JsonSchema:
         return Score(problem is None, problem or "")
 
 
-@dataclass(frozen=True)
-class JsonFields:
+class JsonFields(Correctness):
     """Share of the fields of `expected_json` that the output has with the same value, from 0 to 1.
 
     Text is compared after normalisation. An output that is no JSON object has no field right.
     """
-
-    name: str
-    higher_is_better: bool | None = True
-    worst: float | None = 0.0
 
     def score(self, row: EvalRow, output: Output) -> Score:
         expected = row.expectations.get("expected_json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from llmops.errors import LlmopsError
@@ -28,6 +29,15 @@ class Scorer(Protocol):
     def score(self, row: EvalRow, output: Output) -> Score:
         """The score. An exception it raises becomes a score with an error."""
         ...
+
+
+@dataclass(frozen=True)
+class Correctness:
+    """Base of scorers that say how right an output is: more is better, and a row without a score counts as wrong."""
+
+    name: str
+    higher_is_better: bool | None = True
+    worst: float | None = 0.0
 
 
 class MissingExpectation(LlmopsError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
-from llmops.evaluation.scorers.protocol import Scorer, expected_answers
+from llmops.evaluation.scorers.protocol import Correctness, Scorer, expected_answers
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’“”–—…", " "))
@@ -30,14 +30,7 @@ def normalise(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.translate(_PUNCTUATION)).split()).replace("\0", ".")
 
 
-@dataclass(frozen=True)
-class _Correctness:
-    name: str
-    higher_is_better: bool | None = True
-    worst: float | None = 0.0
-
-
-class ExactMatch(_Correctness):
+class ExactMatch(Correctness):
     """True when the normalised output equals an expected answer."""
 
     def score(self, row: EvalRow, output: Output) -> Score:
@@ -46,7 +39,7 @@ class ExactMatch(_Correctness):
         return Score(hit is not None, f"equals {hit!r}" if hit else f"expected {answers[0]!r}")
 
 
-class Contains(_Correctness):
+class Contains(Correctness):
     """True when an expected answer stands in the output as whole words, after normalisation."""
 
     def score(self, row: EvalRow, output: Output) -> Score:
@@ -70,7 +63,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class _Measure:
-    """A number read off the output; less is better, unless told otherwise."""
+    """A number read off the output; neither direction is better, unless told otherwise."""
 
     name: str
     measure: Callable[[Output], float]
