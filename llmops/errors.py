@@ -92,11 +92,12 @@ class EngineError(CannotRun):
 
 
 class EngineUnavailable(EngineError):
-    """The engine cannot be loaded or reached; trying again later may help."""
+    """The engine cannot be loaded or reached; trying again later may help, unless `lasting` (a wrong key, no such
+    model). retry_after: seconds that an upstream asked to wait."""
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, lasting: bool = False) -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after, self.lasting = retry_after, lasting
 
 
 class EngineRejected(EngineError):

@@ -11,14 +11,18 @@ from llmops.errors import BadFile
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not blank, with their numbers from 1. Raises BadFile."""
+    """The lines of a text file that are not blank, with their numbers from 1; one in memory at a time. Raises BadFile.
+
+    Only a line feed ends a line: JSON texts may hold U+2028 and its like.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            # Decoded one by one, so that bytes which are no UTF-8 can be named by their line.
+            for number, raw in enumerate(file, 1):
+                if raw.strip():
+                    yield number, _decoded(raw, path, number)
+    except OSError as error:
         raise BadFile(path, f"cannot be read: {error}") from error
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, line
 
 
 def json_object(line: str, path: Path | str, number: int) -> dict[str, Any]:
@@ -30,3 +34,10 @@ def json_object(line: str, path: Path | str, number: int) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise BadFile(path, "must be a JSON object", line=number)
     return values
+
+
+def _decoded(raw: bytes, path: Path, number: int) -> str:
+    try:
+        return raw.decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise BadFile(path, f"cannot be read: {error}", line=number) from error

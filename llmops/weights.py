@@ -53,6 +53,19 @@ def store_weights(
         return StoredWeights(sha256, relative, form, _size(target))
 
 
+def stored_path(settings: Settings, sha256: str) -> Path | None:
+    """Where weights of that sha256 lie in the store, after checking every byte; None when they are not there.
+
+    Raises:
+        Corrupted: they are not what was stored.
+    """
+    for path in (settings.models_dir / sha256[:16]).glob("*"):
+        if weights_sha256(path) != sha256:
+            raise Corrupted(f"{path} is corrupted (its sha256 is not {sha256}); delete it and try again")
+        return path
+    return None
+
+
 def copy_into(source: Path) -> Callable[[Path], Path]:
     """A `write` for `store_weights` that copies a file, or a folder's files except hidden ones."""
 

@@ -178,7 +178,7 @@ def _gate_and_promote(registry: Registry, evaluations: Evaluations, runs: Sequen
     ranked = sorted(zip(compared, releases, strict=True), key=lambda pair: pair[0].run.metrics[primary].mean or 0.0)
     champion = book.champion(APP)
     challenger = next(release for _, release in reversed(ranked) if champion is None or release.ref != champion.ref)
-    verdict, _ = evaluations.gate(challenger.ref, champion.ref if champion else None, SUITE)
+    verdict = evaluations.gate(challenger.ref, champion.ref if champion else None, SUITE).verdict
     try:
         book.promote(challenger)
     except GateRefused:

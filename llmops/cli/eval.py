@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import emit, interval, json_option, number, print_table, progress_bar, say
+from llmops.cli.eval_compare import compare, gate
+from llmops.cli.output import emit, interval, json_option, number, print_table, progress_bar, say, write_file
 from llmops.engines.opening import ENGINE_NAMES
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
-    from llmops.evaluation.comparison import Comparison, MetricComparison
+    from llmops.evaluation.eval_set_source import SourceAccess
+    from llmops.evaluation.reports.contents import Leaderboard
+    from llmops.recording.runs import RecorderName
+    from llmops.workflow.early_stopping import EarlyStop
     from llmops.workflow.evaluations import CellRun, Evaluations
 
 
@@ -32,15 +36,18 @@ def list_suites(as_json: bool) -> None:
     """
     from llmops.evaluation.suite import load_suite, suite_names
     from llmops.paths import eval_sets_folder
+    from llmops.workflow.scorer_workshop import ScorerWorkshop
 
-    folder = eval_sets_folder(Settings.from_environment())
-    suites = [load_suite(folder, name) for name in suite_names(folder)]
+    settings = Settings.from_environment()
+    folder = eval_sets_folder(settings)
+    make = ScorerWorkshop(settings).make
+    suites = [load_suite(folder, name, source_access(settings), make) for name in suite_names(folder)]
     value: list[dict[str, Any]] = [
         {
             "name": suite.name,
             "description": suite.description,
             "eval_sets": [eval_set.name for eval_set in suite.eval_sets],
-            "rows": len(suite.rows),
+            "rows": suite.n_rows,
             "prompt": suite.prompt,
             "model": suite.model,
             "scorers": [spec.name for spec in suite.scorer_specs],
@@ -65,9 +72,14 @@ def list_suites(as_json: bool) -> None:
 @click.option("--limit", type=click.IntRange(1), help="Only the first rows.")
 @click.option("--engine", type=click.Choice(ENGINE_NAMES), help="Engine; default by the model's format.")
 @click.option("--seed", type=int, help="Makes an independent run of the same cell.")
-@click.option("--repeatable", is_flag=True, help="One request at a time: slower, and the same answers every time.")
+@click.option("--repeatable", is_flag=True, help="Every request alone: slower, and the same answers every time.")
 @click.option("--force", is_flag=True, help="Score and record again although an identical run is complete.")
-@click.option("--recorder", type=click.Choice(["auto", "evaluate"]), default="auto", help="How runs get into MLflow.")
+@click.option(
+    "--recorder", type=click.Choice(["auto", "evaluate", "bulk"]), default="auto", help="How runs get into MLflow."
+)
+@click.option("--stop-early", is_flag=True, help="Two cells: take rows by chance until the gate's metric is decided.")
+@click.option("--html", type=click.Path(path_type=Path), help="Also write the leaderboard to an HTML file.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the leaderboard to a Markdown file.")
 @json_option
 def run(
     suite: str,
@@ -79,7 +91,10 @@ def run(
     seed: int | None,
     repeatable: bool,
     force: bool,
-    recorder: str,  # noqa: ARG001 - `auto` means `evaluate`, the one recorder there is
+    recorder: RecorderName,
+    stop_early: bool,
+    html: Path | None,
+    markdown: Path | None,
     as_json: bool,
 ) -> None:
     """Answer and score every row with every cell; finished generations are never made twice.
@@ -88,65 +103,32 @@ def run(
     Example: llmops eval run qa --prompt qa@1 --prompt qa@2 --model smollm2-135m-instruct@2
     """
     from llmops.workflow.evaluations import RunOptions
+    from llmops.workflow.report_contents import leaderboard
 
     evaluations = open_evaluations()
     loaded = evaluations.suite(suite)
     cells = evaluations.cells(loaded, prompts, models, releases)
-    options = RunOptions(limit, engine, seed, repeatable, force)
+    options = RunOptions(limit, engine, seed, repeatable, force, recorder)
+    stop: EarlyStop | None = None
     with progress_bar() as show:
-        done = evaluations.run(loaded, cells, options, show)
+        if stop_early:
+            done, stop = evaluations.run_until_decided(loaded, cells, options, show)
+        else:
+            done = evaluations.run(loaded, cells, options, show)
+    board = leaderboard(evaluations, loaded, done) if len(done) > 1 and stop is None else None
+    for name in loaded.left_out():
+        say(f"note: {name} is left out, it needs a judge; set LLMOPS_JUDGE or give the suite a [judges] table")
     value = {
         "suite": suite,
         "runs": [item.to_json() for item in done],
         "mlflow_experiment_id": done[0].run.experiment_id,
         "ui": ui_url(done),
+        "leaderboard": board,
+        "stopped_early": stop.to_json() if stop else None,
     }
-    emit(as_json, value, lambda: show_runs(suite, done))
-
-
-@command.command()
-@click.argument("a")
-@click.argument("b")
-@click.option("--suite", help="Where more than one suite uses the prompt.")
-@click.option("--markdown", type=click.Path(path_type=Path), help="Also write the table to a Markdown file.")
-@json_option
-def compare(a: str, b: str, suite: str | None, markdown: Path | None, as_json: bool) -> None:
-    """Compare two runs row by row. A and B: run ids, prompt versions, PROMPT@V,MODEL@V, or releases.
-
-    \b
-    Example: llmops eval compare qa@1 qa@2
-    """
-    comparison = open_evaluations().compare(a, b, suite)
-    if markdown is not None:
-        markdown.write_text(markdown_table(comparison), encoding="utf-8")
-        say(f"wrote {markdown}")
-    emit(as_json, comparison.to_json(), lambda: show_comparison(comparison))
-
-
-@command.command()
-@click.argument("challenger")
-@click.option("--against", metavar="CHAMPION", help="Release, cell or run; default: the app's champion.")
-@click.option("--suite", required=True)
-@json_option
-@click.pass_context
-def gate(ctx: click.Context, challenger: str, against: str | None, suite: str, as_json: bool) -> None:
-    """Judge a challenger by the suite's gate; exit 0 only on `pass`.
-
-    \b
-    Example: llmops eval gate assistant@2 --against assistant@1 --suite qa
-    """
-    verdict, comparison = open_evaluations().gate(challenger, against, suite)
-    value = {**verdict.to_json(), "comparison": comparison.to_json() if comparison else None}
-
-    def table() -> None:
-        if comparison is not None:
-            show_comparison(comparison)
-        click.echo(f"gate {suite}: {verdict.verdict}")
-        for reason in verdict.reasons:
-            click.echo(f"  {reason}")
-
-    emit(as_json, value, table)
-    ctx.exit(0 if verdict.verdict == "pass" else 1)
+    if board is not None:
+        write_leaderboard(board, html, markdown)
+    emit(as_json, value, lambda: show_runs(suite, done, board, stop))
 
 
 def open_evaluations() -> Evaluations:
@@ -158,6 +140,13 @@ def open_evaluations() -> Evaluations:
     return Evaluations(settings, Registry(settings))
 
 
+def source_access(settings: Settings) -> SourceAccess:
+    """How data sets of the hub are reached."""
+    from llmops.evaluation.eval_set_source import SourceAccess
+
+    return SourceAccess(settings.hub_endpoint, settings.home / "eval_sets")
+
+
 def ui_url(done: Sequence[CellRun]) -> str:
     """MLflow's page that compares the second run with the first row by row, once `llmops ui` serves it."""
     first, second = done[0].run, done[min(1, len(done) - 1)].run
@@ -165,8 +154,8 @@ def ui_url(done: Sequence[CellRun]) -> str:
     return url if first is second else f"{url}&compareToRunUuid={first.run_id}"
 
 
-def show_runs(suite: str, done: Sequence[CellRun]) -> None:
-    """A table of runs: one line a metric, one column a cell."""
+def show_runs(suite: str, done: Sequence[CellRun], board: Leaderboard | None, stop: EarlyStop | None) -> None:
+    """A table of runs: one line a metric, one column a cell; then the leaderboard, or why the run ended early."""
     names = list(done[0].run.metrics)
     rows = []
     for name in names:
@@ -177,38 +166,60 @@ def show_runs(suite: str, done: Sequence[CellRun]) -> None:
     columns = [f"{i.cell.release.ref} = {i.run.cell}" if i.cell.release else i.run.cell for i in done]
     title = f"Suite {suite}: {done[0].run.rows} rows, mean (95 % interval)"
     print_table(title, ("scorer", *columns), rows)
+    if board is not None:
+        show_leaderboard(board)
+    if stop is not None:
+        outcome = "decided" if stop.decided else "not decided"
+        where = f"95 % interval {interval(stop.ci95)}, p = {stop.p_value:.3g}, valid at any time"
+        click.echo(f"stopped after {stop.rows} of {stop.total} rows, {outcome}: {where}")
 
 
 def _failed(n_failed: int) -> str:
     return f", {n_failed} failed" if n_failed else ""
 
 
-def show_comparison(comparison: Comparison) -> None:
-    """The comparison as a table, its slices as a second one."""
-    rows = [_cells(name, metric) for name, metric in comparison.metrics.items()]
-    title = f"{comparison.a} → {comparison.b}, {comparison.rows} rows paired"
-    print_table(title, _COLUMNS, rows, caption="difference is b − a; p adjusted by Holm over the metrics")
-    sliced = [
-        (name, metric_name, *_cells(name, metric)[1:], metric.n)
-        for name, metrics in comparison.slices.items()
-        for metric_name, metric in metrics.items()
+def show_leaderboard(board: Leaderboard) -> None:
+    """Cells by the primary metric with the ranks they may have, and every pair with whether its difference is real."""
+    cells = [
+        (
+            "–".join(str(rank) for rank in dict.fromkeys(cell["rank_range"])),
+            cell["name"],
+            number(cell["mean"]),
+            interval(cell["ci95"]),
+            f"{cell['n_scored']}/{cell['n_scored'] + cell['n_failed']}",
+            cell["tokens_out"],
+            number(cell["latency_ms_p50"], 0),
+            number(cell["cost"], 4),
+        )
+        for cell in board["cells"]
     ]
-    if sliced:
-        print_table("By slice", ("slice", *_COLUMNS, "rows#"), sliced, caption="p adjusted by Holm over the slices")
+    columns = ("rank", "cell", f"{board['primary']}#", "95 % interval", "scored#", "tokens#", "median ms#", "cost#")
+    print_table("Leaderboard", columns, cells)
+    pairs = [
+        (
+            pair["better"],
+            pair["worse"],
+            f"{pair['difference']:+.3f}",
+            interval(pair["ci95"]),
+            f"{pair['p_adjusted']:.3g}",
+            "real" if pair["real"] else "cannot be told",
+        )
+        for pair in board["pairs"]
+    ]
+    title = "Which differences are real"
+    print_table(title, ("ahead", "behind", "by#", "95 % interval", "p adjusted#", "is"), pairs)
 
 
-_COLUMNS = ("metric", "a#", "b#", "difference#", "95 % interval", "p#", "p adjusted#", "wins#", "losses#", "ties#")
+def write_leaderboard(board: Leaderboard, html: Path | None, markdown: Path | None) -> None:
+    from llmops.evaluation.reports.leaderboard import write_leaderboard_html
+    from llmops.evaluation.reports.markdown import leaderboard_markdown
+
+    if html is not None:
+        write_leaderboard_html(board, html)
+        say(f"wrote {html}")
+    if markdown is not None:
+        write_file(markdown, leaderboard_markdown(board))
 
 
-def _cells(name: str, m: MetricComparison) -> tuple[str, ...]:
-    change = (number(m.a), number(m.b), f"{m.difference:+.3f}", interval(m.ci95), f"{m.p_value:.3g}")
-    return (name, *change, f"{m.p_adjusted:.3g}", str(m.wins), str(m.losses), str(m.ties))
-
-
-def markdown_table(comparison: Comparison) -> str:
-    """The comparison for a pull request."""
-    head = [column.rstrip("#") for column in _COLUMNS]
-    lines = [f"### {comparison.a} → {comparison.b}, {comparison.rows} rows", "", f"| {' | '.join(head)} |"]
-    lines.append("|" + " --- |" * len(head))
-    lines += [f"| {' | '.join(_cells(name, metric))} |" for name, metric in comparison.metrics.items()]
-    return "\n".join(lines) + "\n"
+command.add_command(compare)
+command.add_command(gate)

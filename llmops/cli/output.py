@@ -6,9 +6,12 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
+
+from llmops.errors import CannotRun
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
 
@@ -24,6 +27,16 @@ def emit(as_json: bool, value: Mapping[str, Any], table: Callable[[], None]) -> 
 def say(text: str) -> None:
     """A note to the person at the terminal."""
     click.echo(text, err=True)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Writes a file that the user asked for, and says so. Raises CannotRun."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CannotRun(f"{path}: cannot be written: {error.strerror}") from error
+    say(f"wrote {path}")
 
 
 def report_error(message: str, kind: str, code: int, as_json: bool, usage: click.ClickException | None = None) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
-from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Usage
+from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Message, Usage
 from llmops.errors import EngineError
 
 Answer = Callable[[GenerationRequest], str]
@@ -73,6 +73,19 @@ class FakeEngine:
         finally:
             self.in_flight -= 1
             self.cancelled += not finished
+
+    async def loglikelihoods(
+        self, messages: Sequence[Message], continuations: Sequence[str]
+    ) -> tuple[list[float], Usage]:
+        """The likeliest continuation is the one that `answer` gives; the others are the less likely the longer."""
+        request = GenerationRequest(tuple(messages))
+        self.requests.append(request)
+        if self._failure is not None:
+            raise self._failure
+        said = self._answer(request)
+        logprobs = [-0.1 if text == said else -1.0 - len(text) for text in continuations]
+        tokens_in = sum(len(message["content"].split()) for message in messages)
+        return logprobs, Usage(tokens_in, len(continuations))
 
     async def close(self) -> None:
         self.closed = True

@@ -9,29 +9,34 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from llmops.engines.llamacpp_likelihood import LlamaCppTokens, loglikelihoods
 from llmops.engines.openai_format import chat_body
-from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Usage
+from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Message, Usage
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
 
 GGUF_MAGIC = b"GGUF"
 
 
-def identity(slots: int, context: int) -> EngineIdentity:
+def identity(slots: int, context: int, prompt_cache: bool = False) -> EngineIdentity:
     """What this engine will be, known before anything is loaded."""
-    settings = {"slots": slots, "context": context, "cache": False}
+    settings = {"slots": slots, "context": context, "cache": prompt_cache}
     return EngineIdentity("llamacpp", f"xllamacpp {version('xllamacpp')}", settings)
 
 
 class LlamaCppEngine:
-    """One GGUF file, decoded by `slots` requests side by side, each with `context` tokens of its own."""
+    """One GGUF file, decoded by `slots` requests side by side, each with `context` tokens of its own.
 
-    def __init__(self, path: Path, *, slots: int, context: int, threads: int) -> None:
+    prompt_cache: a slot keeps what its next prompt begins with alike: much less to read where prompts share a template
+    or a passage, but a near-tie of a greedy answer can then fall either way, by what the slot answered before.
+    """
+
+    def __init__(self, path: Path, *, slots: int, context: int, threads: int, prompt_cache: bool = False) -> None:
         """Loads the file. Raises Corrupted when it is no readable GGUF, EngineUnavailable when xllamacpp is missing."""
         try:
             import xllamacpp
@@ -42,15 +47,19 @@ class LlamaCppEngine:
                 raise Corrupted(f"{path}: not a GGUF file")
         self._slots = slots
         self._context = context
+        self._prompt_cache = prompt_cache
+        # The object also listens on a loopback port; a random key that only we know closes it.
+        key = secrets.token_urlsafe(32)
         try:
-            self._server: Any = xllamacpp.Server(_parameters(xllamacpp, path, slots, context, threads))
+            self._server: Any = xllamacpp.Server(_parameters(xllamacpp, path, slots, context, threads, key))
         except RuntimeError as error:
             raise Corrupted(f"{path}: llama.cpp cannot load this file: {error}") from error
+        self._tokens = LlamaCppTokens(self._server.listening_address, key)
         self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="llamacpp")
 
     @property
     def identity(self) -> EngineIdentity:
-        return identity(self._slots, self._context)
+        return identity(self._slots, self._context, self._prompt_cache)
 
     @property
     def slots(self) -> int:
@@ -65,8 +74,8 @@ class LlamaCppEngine:
             if not cancelled.is_set():
                 loop.call_soon_threadsafe(arrived.put_nowait, item)
 
-        # Without the prompt cache: with it a greedy answer depends on what the slot answered before.
-        self._threads.submit(self._run, {**chat_body(request), "cache_prompt": False}, cancelled, send)
+        body = {**chat_body(request), "cache_prompt": self._prompt_cache}
+        self._threads.submit(self._run, body, cancelled, send)
         finish_reason = "stop"
         try:
             while (item := await arrived.get()) is not None:
@@ -80,6 +89,24 @@ class LlamaCppEngine:
                         yield Chunk(text)
         finally:
             cancelled.set()
+
+    async def loglikelihoods(
+        self, messages: Sequence[Message], continuations: Sequence[str]
+    ) -> tuple[list[float], Usage]:
+        """As `ScoringEngine`."""
+        work = self._threads.submit(loglikelihoods, self._tokens, self._complete, messages, continuations)
+        sums, tokens_in, tokens_out = await asyncio.wrap_future(work)
+        return sums, Usage(tokens_in, tokens_out)
+
+    def _complete(self, body: dict[str, Any]) -> Mapping[str, Any]:
+        """On an engine thread: one completion, whole. Raises EngineError."""
+        try:
+            reply: Mapping[str, Any] = self._server.handle_completions(body)
+        except ValueError as error:
+            raise EngineRejected(f"llama.cpp refused the request: {error}") from error
+        if "error" in reply:
+            raise _translate(reply["error"])
+        return reply
 
     def _run(self, body: dict[str, Any], cancelled: threading.Event, send: Any) -> None:
         """On an engine thread: decodes one request, handing over chunks, then None; an error is handed over instead."""
@@ -101,18 +128,18 @@ class LlamaCppEngine:
 
     async def close(self) -> None:
         await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
+        self._tokens.close()
         self._server = None
 
 
-def _parameters(xllamacpp: Any, path: Path, slots: int, context: int, threads: int) -> Any:
+def _parameters(xllamacpp: Any, path: Path, slots: int, context: int, threads: int, key: str) -> Any:
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
     parameters.n_parallel = slots
     parameters.n_ctx = slots * context  # llama.cpp shares it out among the slots
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
     parameters.verbosity = 0
-    # The object also listens on a loopback port; a random key nobody knows closes it.
-    parameters.api_keys = [secrets.token_urlsafe(32)]
+    parameters.api_keys = [key]
     return parameters
 
 

@@ -133,7 +133,7 @@ def _translate(response: httpx.Response, content: bytes) -> EngineError:
     if status in (429, 503, 502):
         return EngineUnavailable(message, retry_after=_seconds(response.headers.get("retry-after")))
     if status in (401, 403, 404):
-        return EngineUnavailable(message)
+        return EngineUnavailable(message, lasting=True)
     return EngineRejected(message, param=detail.get("param")) if status < 500 else EngineError(message)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmops.engines.protocol import Engine, EngineIdentity
+from llmops.engines.replicas import ReplicatedEngine
 from llmops.errors import CannotRun, Corrupted, UsageError
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
@@ -36,18 +37,19 @@ def _threads(settings: Settings) -> int:
 def _open_llamacpp(model: ModelVersion, settings: Settings) -> Engine:
     from llmops.engines.llamacpp import LlamaCppEngine
 
-    return LlamaCppEngine(
-        verified_path(model, settings),
-        slots=settings.engine_slots,
-        context=settings.engine_context,
-        threads=_threads(settings),
-    )
+    path, threads, replicas = verified_path(model, settings), _threads(settings), settings.engine_replicas
+    options = {"slots": settings.engine_slots, "context": settings.engine_context}
+    opened = [
+        LlamaCppEngine(path, threads=max(1, threads // replicas), prompt_cache=settings.engine_prompt_cache, **options)
+        for _ in range(replicas)
+    ]
+    return opened[0] if replicas == 1 else ReplicatedEngine(opened)
 
 
 def _identify_llamacpp(_model: ModelVersion, settings: Settings) -> EngineIdentity:
     from llmops.engines import llamacpp
 
-    return llamacpp.identity(settings.engine_slots, settings.engine_context)
+    return llamacpp.identity(settings.engine_slots, settings.engine_context, settings.engine_prompt_cache)
 
 
 def _open_transformers(model: ModelVersion, settings: Settings) -> Engine:

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 from llmops.errors import UsageError
 
@@ -159,6 +159,21 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Frees the model. No stream may be open."""
+        ...
+
+
+@runtime_checkable
+class ScoringEngine(Engine, Protocol):
+    """An engine that can also say how likely given answers are."""
+
+    async def loglikelihoods(
+        self, messages: Sequence[Message], continuations: Sequence[str]
+    ) -> tuple[list[float], Usage]:
+        """Natural log of the probability of each continuation as the assistant's next words, summed over its tokens.
+
+        Raises:
+            EngineError: any of its kinds; a continuation of no tokens is rejected.
+        """
         ...
 
 

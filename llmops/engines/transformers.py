@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from llmops.engines.protocol import Chunk, EngineIdentity, GenerationParameters, GenerationRequest, Usage
+from llmops.engines.protocol import Chunk, EngineIdentity, GenerationParameters, GenerationRequest, Message, Usage
+from llmops.engines.transformers_likelihood import loglikelihoods
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
 
 Send = Callable[[Chunk | Exception | None], None]
@@ -109,6 +110,16 @@ class TransformersEngine:
                 yield item
         finally:
             cancelled.set()
+
+    async def loglikelihoods(
+        self, messages: Sequence[Message], continuations: Sequence[str]
+    ) -> tuple[list[float], Usage]:
+        """As `ScoringEngine`."""
+        prompt = self._prompt(GenerationRequest(tuple(messages)))
+        sums, tokens_in, tokens_out = await asyncio.to_thread(
+            loglikelihoods, self._model, self._tokenizer, self._device, prompt, continuations
+        )
+        return sums, Usage(tokens_in, tokens_out)
 
     async def close(self) -> None:
         self._waiting.put(None)

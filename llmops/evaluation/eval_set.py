@@ -1,32 +1,51 @@
-"""Eval sets: rows of inputs and expectations in `eval_sets/<name>/rows.jsonl`, identified by their content."""
+"""Eval sets: rows of inputs and expectations, read from their file on every pass and identified by their content."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llmops.errors import BadFile
-from llmops.hashing import content_hash
+from llmops.engines.protocol import Message
+from llmops.errors import BadFile, UsageError
+from llmops.hashing import canonical_json
 from llmops.json_lines import json_object, numbered_lines
 
+ROWS_FILE = "rows.jsonl"
 _FIELDS = {"id", "inputs", "expectations", "contexts", "tags"}
+_ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
 class EvalRow:
     """One question to the system, and what a good answer is measured by.
 
-    inputs: the prompt's variables, all text. expectations: what scorers compare with (`expected_response`, `answers`,
-    `expected_json` …). contexts: texts given or retrieved. tags: slices.
+    inputs: the prompt's variables, all text; or, for a conversation, `messages` (a list of `{"role", "content"}` that
+    ends with the user's) in place of the input variable. expectations: what scorers compare with (`expected_response`,
+    `answers`, `expected_json`, `choices` …). contexts: texts given or retrieved. tags: slices.
     """
 
     id: str
-    inputs: Mapping[str, str]
+    inputs: Mapping[str, Any]
     expectations: Mapping[str, Any] = field(default_factory=dict)
     contexts: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation of a multi-turn row; empty for any other."""
+        return tuple(
+            Message(role=message["role"], content=message["content"]) for message in self.inputs.get("messages", ())
+        )
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The prompt's variables: the inputs but for `messages`."""
+        return {name: value for name, value in self.inputs.items() if name != "messages"}
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -38,43 +57,129 @@ class EvalRow:
         }
 
 
+NumberedRows = Callable[[], Iterator[tuple[int, EvalRow]]]
+
+
+class Rows:
+    """Rows that can be gone through any number of times and are not held: each pass reads them anew."""
+
+    def __init__(self, read: Callable[[], Iterator[EvalRow]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[EvalRow]:
+        return self._read()
+
+    def first(self, limit: int | None) -> Rows:
+        """The first `limit` of them; all when None."""
+        return self if limit is None else Rows(lambda: islice(self._read(), limit))
+
+
 @dataclass(frozen=True, slots=True)
+class RowsContent:
+    """What one pass tells of rows. content_hash: sha256 in hex over the canonical JSON of each row and a line feed."""
+
+    n_rows: int
+    content_hash: str
+
+
+def measure(rows: Iterable[EvalRow]) -> RowsContent:
+    """Number and content hash of rows, in one pass."""
+    digest, n_rows = hashlib.sha256(), 0
+    for n_rows, row in enumerate(rows, 1):  # noqa: B007 - the count outlives the loop
+        # surrogatepass: JSON may hold half a surrogate pair, which plain UTF-8 refuses.
+        digest.update(f"{canonical_json(row.to_json())}\n".encode(errors="surrogatepass"))
+    return RowsContent(n_rows, digest.hexdigest())
+
+
+@dataclass(frozen=True, eq=False)
 class EvalSet:
-    """Rows under a name. Two eval sets with the same content hash hold the same rows in the same order."""
+    """Rows under a name. Two eval sets with the same content hash hold the same rows in the same order.
+
+    rows: goes through the rows anew each time, so that any number of them can be evaluated. known: their number and
+    hash, where a pass over them has told already.
+    """
 
     name: str
-    rows: tuple[EvalRow, ...]
+    rows: Rows
+    known: RowsContent | None = None
+
+    @cached_property
+    def content(self) -> RowsContent:
+        """Number and content hash; one pass over the rows, when first asked for."""
+        return self.known or measure(self.rows)
 
     @property
     def content_hash(self) -> str:
-        return content_hash([row.to_json() for row in self.rows])
+        return self.content.content_hash
+
+    def __len__(self) -> int:
+        return self.content.n_rows
 
     def first(self, limit: int | None) -> EvalSet:
-        """The eval set of the first `limit` rows; itself when None."""
-        return self if limit is None else EvalSet(self.name, self.rows[:limit])
+        """The eval set of the first `limit` rows; itself when None. Reads nothing yet."""
+        return self if limit is None else EvalSet(self.name, self.rows.first(limit))
 
 
-def load_eval_set(folder: Path) -> EvalSet:
-    """Reads `folder/rows.jsonl`; every row is checked before any is returned.
+def checked_eval_set(name: str, path: Path, read: NumberedRows) -> EvalSet:
+    """An eval set after one pass over all its rows: every row is sound, ids are unique, number and hash are known.
+
+    path: what errors name, and the file whose later change is an error: a run must score the rows that were checked.
+    read: begins a new pass; gives rows with their line or position in `path`, from 1.
 
     Raises:
         BadFile: naming file, line and field of the first wrong row.
     """
-    path = folder / "rows.jsonl"
-    rows: dict[str, EvalRow] = {}
-    for number, line in numbered_lines(path):
-        row = parse_row(line, path, number)
-        if row.id in rows:
-            raise BadFile(path, f"{row.id!r} stands on two rows", line=number, field="id")
-        rows[row.id] = row
-    if not rows:
+    stamp = _stamp(path)
+
+    def read_again() -> Iterator[EvalRow]:
+        if _stamp(path) != stamp:
+            raise BadFile(path, "was changed since it was checked; start again")
+        return (row for _, row in read())
+
+    content = measure(without_repeats(read(), path))
+    if not content.n_rows:
         raise BadFile(path, "holds no rows")
-    return EvalSet(folder.name, tuple(rows.values()))
+    return EvalSet(name, Rows(read_again), content)
+
+
+def load_eval_set(folder: Path) -> EvalSet:
+    """The eval set of `folder/rows.jsonl`; every row is checked before any is returned.
+
+    Raises:
+        BadFile: naming file, line and field of the first wrong row.
+    """
+    path = folder / ROWS_FILE
+    return checked_eval_set(folder.name, path, lambda: read_rows(path))
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, EvalRow]]:
+    """The rows of a JSON Lines file with their line numbers, each checked as it is read. Raises BadFile."""
+    for number, line in numbered_lines(path):
+        yield number, parse_row(line, path, number)
+
+
+def without_repeats(numbered: Iterable[tuple[int, EvalRow]], path: Path | str) -> Iterator[EvalRow]:
+    """The rows; raises BadFile at an id that was there before.
+
+    Ids are remembered by 64-bit hashes: a million of them take less than 100 MB, and the chance that two different
+    ones are taken for the same is 3 in 10⁸.
+    """
+    seen: set[int] = set()
+    for number, row in numbered:
+        known = hash(row.id)
+        if known in seen:
+            raise BadFile(path, f"{row.id!r} stands on two rows", line=number, field="id")
+        seen.add(known)
+        yield row
 
 
 def parse_row(line: str, path: Path | str, number: int) -> EvalRow:
     """One JSON line as a row. Raises BadFile."""
-    values = json_object(line, path, number)
+    return row_from_values(json_object(line, path, number), path, number)
+
+
+def row_from_values(values: Mapping[str, Any], path: Path | str, number: int) -> EvalRow:
+    """A row from a JSON object. number: the line or position that an error names. Raises BadFile."""
     if unknown := sorted(values.keys() - _FIELDS):
         raise BadFile(path, f"unknown field; known: {', '.join(sorted(_FIELDS))}", line=number, field=unknown[0])
 
@@ -82,15 +187,71 @@ def parse_row(line: str, path: Path | str, number: int) -> EvalRow:
         if not check(values.get(name)):
             raise BadFile(path, problem, line=number, field=name)
     for name, value in values["inputs"].items():
-        if not isinstance(value, str) or not value.strip():
+        if name == "messages":
+            _check_messages(value, path, number)
+        elif not _filled(value):
             raise BadFile(path, "must be text, and not empty", line=number, field=f"inputs.{name}")
+    expectations = values.get("expectations") or {}
+    if not isinstance(expectations.get("answers") or [], list):
+        raise BadFile(path, "must be a list of every acceptable answer", line=number, field="expectations.answers")
     return EvalRow(
-        values["id"],
-        values["inputs"],
-        values.get("expectations") or {},
-        tuple(values.get("contexts") or ()),
-        values.get("tags") or {},
+        values["id"], values["inputs"], expectations, tuple(values.get("contexts") or ()), values.get("tags") or {}
     )
+
+
+def check_cluster_by(text: str) -> str:
+    """`text` itself, when `cluster_of` can read it. Raises UsageError."""
+    kind, _, name = text.partition(".")
+    if text != "contexts" and not (kind in ("tags", "inputs") and name):
+        raise UsageError(f"{text!r}: must be `contexts`, `tags.NAME` or `inputs.NAME`")
+    return text
+
+
+def cluster_of(row: EvalRow, cluster_by: str) -> str | None:
+    """What rows of one source have in common, for statistics of rows that are not independent; None when a row has no
+    such thing, and stands for itself.
+
+    cluster_by: `tags.NAME` gives the tag; `inputs.NAME` and `contexts` a short hash of the text, equal for equal texts.
+
+    Raises:
+        UsageError: `cluster_by` is none of these.
+    """
+    kind, _, name = check_cluster_by(cluster_by).partition(".")
+    if kind == "tags":
+        return row.tags.get(name)
+    found = list(row.contexts) if kind == "contexts" else row.inputs.get(name)
+    if not found:
+        return None
+    return hashlib.sha256(canonical_json(found).encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Time of the last change, and size; None when there is no such file (a source on the hub)."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+def _check_messages(value: Any, path: Path | str, number: int) -> None:
+    name = "inputs.messages"
+    if not isinstance(value, list) or not value:
+        raise BadFile(path, "must be a list of messages, and not empty", line=number, field=name)
+    for position, message in enumerate(value):
+        place = f"{name}[{position}]"
+        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
+            raise BadFile(path, "must be an object of `role` and `content`", line=number, field=place)
+        if message["role"] not in _ROLES:
+            raise BadFile(path, f"must be one of {', '.join(_ROLES)}", line=number, field=f"{place}.role")
+        if not _filled(message["content"]):
+            raise BadFile(path, "must be text, and not empty", line=number, field=f"{place}.content")
+    if value[-1]["role"] != "user":
+        raise BadFile(path, "the last message must be the user's", line=number, field=name)
+
+
+def _filled(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _texts(values: Any) -> bool:

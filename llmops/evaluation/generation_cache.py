@@ -1,63 +1,129 @@
-"""Finished generations, kept by content: the same prompt text, weights, parameters and engine are never run twice."""
+"""What must never be made twice, kept by content in one SQLite file: generations, judges' scores, measured noise."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llmops.engines.protocol import EngineIdentity, GenerationRequest
 from llmops.errors import StoreUnavailable
-from llmops.evaluation.results import Output
+from llmops.evaluation.noise import Noise
+from llmops.evaluation.results import Output, Score
 from llmops.hashing import content_hash
 
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS generations (key TEXT PRIMARY KEY, output TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS scores (key TEXT PRIMARY KEY, score TEXT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS noise (key TEXT PRIMARY KEY, noise TEXT NOT NULL)",
+    # Of this process alone: a failure is a record of its run, and is tried again by the next one.
+    "CREATE TEMP TABLE failures (key TEXT PRIMARY KEY, output TEXT NOT NULL)",
+)
 
-def generation_key(request: GenerationRequest, model_sha256: str, engine: EngineIdentity, seed: int | None) -> str:
+
+def generation_key(
+    request: GenerationRequest,
+    model_sha256: str,
+    engine: EngineIdentity,
+    seed: int | None,
+    choices: Sequence[str] | None = None,
+) -> str:
     """Identity of a generation: everything that can change its text.
 
     seed: of the run. It is part of the key even at temperature 0, so that two seeds are two independent runs.
+    choices: of a multiple-choice row, whose likelihoods are asked for in place of a text.
     """
-    return content_hash(
-        {
-            "messages": [dict(message) for message in request.messages],
-            "parameters": request.parameters.to_mapping(),
-            "model": model_sha256,
-            "engine": engine.to_mapping(),
-            "seed": seed,
-        }
-    )
+    content: dict[str, Any] = {
+        "messages": [dict(message) for message in request.messages],
+        "parameters": request.parameters.to_mapping(),
+        "model": model_sha256,
+        "engine": engine.to_mapping(),
+        "seed": seed,
+    }
+    return content_hash(content if choices is None else {**content, "choices": list(choices)})
+
+
+def noise_key(model_sha256: str, engine: EngineIdentity) -> str:
+    """Identity of a measurement of noise: engine, its settings, and weights."""
+    return content_hash({"model": model_sha256, "engine": engine.to_mapping()})
 
 
 class GenerationCache:
-    """A SQLite file of outputs by key. Each output is durable when `put` returns; failures are never kept."""
+    """Outputs, kept scores and noise by key. What is put is durable when `put` returns. Safe to share by threads."""
 
     def __init__(self, folder: Path) -> None:
         """Opens the cache in `folder`, making it when absent. Raises StoreUnavailable."""
+        self.folder = folder
+        self._lock = threading.Lock()
         path = folder / "generations.db"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, timeout=30, isolation_level=None)
-            for pragma in ("journal_mode=WAL", "synchronous=NORMAL"):
-                self._connection.execute(f"PRAGMA {pragma}")
-            self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS generations (key TEXT PRIMARY KEY, output TEXT NOT NULL)"
-            )
+            self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+            for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", *_TABLES):
+                self._connection.execute(statement)
         except (OSError, sqlite3.Error) as error:
             raise StoreUnavailable(f"generation cache {path}: {error}") from error
 
     def get(self, key: str) -> Output | None:
-        """The output of that key, or None."""
-        found = self._execute("SELECT output FROM generations WHERE key = ?", (key,)).fetchone()
-        return Output(**json.loads(found[0])) if found else None
+        """The finished output of that key, or None."""
+        found = self._read("SELECT output FROM generations WHERE key = ?", key)
+        return None if found is None else Output.from_json(found)
+
+    def holds(self, key: str) -> bool:
+        """Whether there is a finished output of that key."""
+        return self._read("SELECT 1 FROM generations WHERE key = ?", key) is not None
+
+    def outcome(self, key: str) -> Output | None:
+        """The output of that key, finished or failed for good in this process; None when it was not tried."""
+        found = self.get(key)
+        if found is None and (failed := self._read("SELECT output FROM failures WHERE key = ?", key)) is not None:
+            return Output.from_json(failed)
+        return found
 
     def put(self, key: str, output: Output) -> None:
-        """Keeps a finished output."""
-        self._execute("INSERT OR REPLACE INTO generations VALUES (?, ?)", (key, json.dumps(asdict(output))))
+        """Keeps an output: a finished one for good, a failed one until it is tried again or the process ends."""
+        table = "generations" if output.error is None else "failures"
+        self._write(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", key, asdict(output))  # noqa: S608 - a fixed name
+
+    def forget_failures(self) -> None:
+        """Failed outputs are to be tried again."""
+        with self._lock:
+            self._execute("DELETE FROM failures", ())
+
+    def get_score(self, key: str) -> Score | None:
+        """The kept score of that key, or None."""
+        found = self._read("SELECT score FROM scores WHERE key = ?", key)
+        return None if found is None else Score(**found)
+
+    def put_score(self, key: str, score: Score) -> None:
+        """Keeps a score for good; one with an error is not kept, so that it is tried again."""
+        if score.error is None:
+            self._write("INSERT OR REPLACE INTO scores VALUES (?, ?)", key, asdict(score))
+
+    def get_noise(self, key: str) -> Noise | None:
+        """The noise measured for that key, or None."""
+        found = self._read("SELECT noise FROM noise WHERE key = ?", key)
+        return None if found is None else Noise(**found)
+
+    def put_noise(self, key: str, noise: Noise) -> None:
+        """Keeps a measurement of noise."""
+        self._write("INSERT OR REPLACE INTO noise VALUES (?, ?)", key, asdict(noise))
 
     def close(self) -> None:
         self._connection.close()
+
+    def _read(self, query: str, key: str) -> Any:
+        with self._lock:
+            found = self._execute(query, (key,)).fetchone()
+        return None if found is None else json.loads(found[0]) if isinstance(found[0], str) else found[0]
+
+    def _write(self, statement: str, key: str, value: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._execute(statement, (key, json.dumps(value)))
 
     def _execute(self, statement: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
         try:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+import json
+import os
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 from llmops.evaluation.eval_set import EvalRow
 
 ScoreValue = bool | float
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a cell answered to one row. error: why there is no answer; the text is then empty."""
+    """What a cell answered to one row. error: why there is no answer; the text is then empty.
+
+    choice_logprobs: for multiple choice, the log-likelihood of each of the row's choices, in their order; the text is
+    then the likeliest choice.
+    """
 
     text: str
     finish_reason: str = "stop"
@@ -22,15 +32,26 @@ class Output:
     latency_ms: float = 0.0
     first_token_ms: float = 0.0
     error: str | None = None
+    choice_logprobs: tuple[float, ...] | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Output:
+        """Reads what `asdict` gave, through JSON."""
+        logprobs = values.get("choice_logprobs")
+        return cls(**{**values, "choice_logprobs": None if logprobs is None else tuple(logprobs)})
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One scorer's judgement of one output: a value with a rationale, or an error. Exactly one of both is set."""
+    """One scorer's judgement of one output: a value with a rationale, or an error. Exactly one of both is set.
+
+    label: the class that a classifying scorer read in the output.
+    """
 
     value: ScoreValue | None = None
     rationale: str = ""
     error: str | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +73,7 @@ class RowResult:
     def from_json(cls, values: Mapping[str, Any]) -> RowResult:
         row = EvalRow(values["id"], values["inputs"], values["expectations"], tuple(values["contexts"]), values["tags"])
         scores = {name: Score(**score) for name, score in values["scores"].items()}
-        return cls(row, Output(**values["output"]), scores)
+        return cls(row, Output.from_json(values["output"]), scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +90,67 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
-class EvalReport:
-    """One cell's results. generated, from_cache: how its outputs came about. seconds: wall time of generating."""
+class RunFindings:
+    """What a scorer says of a whole run. metrics: by name, shown as `<scorer>/<name>`. files: name to content, stored
+    with the run (a confusion matrix as PNG, a report as JSON)."""
 
-    results: Sequence[RowResult]
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class StoredResults:
+    """Results on disk, in order: as many as there are rows, none of them in memory. Read any number of times.
+
+    The file has no name (it is gone with the object, also after `kill -9`); what is worth keeping is in the generation
+    cache and in the recorded run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """folder: on whose disk the rows lie. Raises OSError."""
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as the results
+        self._count = 0
+        weakref.finalize(self, self._file.close)
+
+    def append(self, result: RowResult) -> None:
+        self._file.write(json.dumps(result.to_json()).encode() + b"\n")
+        self._count += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[RowResult]:
+        self._file.flush()
+        descriptor, position, rest = self._file.fileno(), 0, b""
+        while block := os.pread(descriptor, _BLOCK, position):
+            position += len(block)
+            *lines, rest = (rest + block).split(b"\n")
+            for line in lines:
+                yield RowResult.from_json(json.loads(line))
+
+
+class Results(Sized, Iterable[RowResult], Protocol):
+    """Row results in the order of the rows, that can be gone through more than once."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalReport:
+    """One cell's results. generated, from_cache: how its outputs came about. seconds: wall time of generating.
+
+    tokens_in, tokens_out: of all answers, also those from the cache. generated_tokens: of those made now. findings:
+    what scorers say of the whole run, by scorer name.
+    """
+
+    results: Results
     metrics: Mapping[str, Metric]
     generated: int
     from_cache: int
     seconds: float
+    tokens_in: int = 0
+    tokens_out: int = 0
+    generated_tokens: int = 0
+    findings: Mapping[str, RunFindings] = field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float:
         """Generated tokens by wall time of this run; 0 when everything came from the cache."""
-        tokens = sum(result.output.tokens_out for result in self.results)
-        return tokens / self.seconds if self.generated and self.seconds > 0 else 0.0
+        return self.generated_tokens / self.seconds if self.generated and self.seconds > 0 else 0.0

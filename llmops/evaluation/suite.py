@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from llmops.errors import BadFile, UnknownVersion, UsageError
-from llmops.evaluation.eval_set import EvalRow, EvalSet, load_eval_set
-from llmops.evaluation.gate import GateRules
+from llmops.evaluation.eval_set import EvalSet, Rows, check_cluster_by, cluster_of
+from llmops.evaluation.eval_set_source import SourceAccess, eval_set_of_table, find_eval_set
+from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.scorers import Scorer, make_scorer
 
-_KEYS = {"description", "eval_sets", "prompt", "model", "scorers", "gate"}
+_KEYS = {"description", "eval_sets", "prompt", "model", "scorers", "gate", "cluster_by", "judges", "choices"}
+_KAPPA = 0.6  # what a judge must agree with people by, unless its table says otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +32,22 @@ class ScorerSpec:
         return {"name": self.name, "type": self.type, "parameters": dict(self.parameters)}
 
 
+JudgeTables = Mapping[str, Mapping[str, Any]]
+MakeScorer = Callable[[ScorerSpec, JudgeTables], Scorer | None]
+
+
+def make_built_in(spec: ScorerSpec, judges: JudgeTables) -> Scorer | None:  # noqa: ARG001 - as MakeScorer
+    """The scorers that need no judge and no embedding model. Raises UsageError."""
+    return make_scorer(spec.name, spec.type, spec.parameters)
+
+
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """One evaluation task. `make_scorers` gives fresh scorers."""
+    """One evaluation task. `make_scorers` gives fresh scorers.
+
+    cluster_by: what rows of one source have in common (`tags.NAME`, `inputs.NAME` or `contexts`), as `cluster_of`
+    reads it. judges: what the suite says of its judges, by name. choices: rows are multiple choice.
+    """
 
     name: str
     description: str
@@ -40,14 +56,33 @@ class Suite:
     model: str
     scorer_specs: tuple[ScorerSpec, ...]
     gate: GateRules
+    cluster_by: str | None = None
+    judges: JudgeTables = field(default_factory=dict)
+    choices: bool = False
+    make: MakeScorer = make_built_in
 
     @property
-    def rows(self) -> tuple[EvalRow, ...]:
-        """Rows of all eval sets, in order."""
-        return tuple(row for eval_set in self.eval_sets for row in eval_set.rows)
+    def rows(self) -> Rows:
+        """Rows of all eval sets, in order; read anew on every pass."""
+        return Rows(lambda: chain.from_iterable(eval_set.rows for eval_set in self.eval_sets))
+
+    @property
+    def n_rows(self) -> int:
+        return sum(len(eval_set) for eval_set in self.eval_sets)
 
     def make_scorers(self) -> list[Scorer]:
-        return [make_scorer(spec.name, spec.type, spec.parameters) for spec in self.scorer_specs]
+        """All but the judges' scorers for which no judge is configured."""
+        return [made for spec in self.scorer_specs if (made := self.make(spec, self.judges)) is not None]
+
+    def left_out(self) -> list[str]:
+        """Names of the scorers that need a judge and have none."""
+        return [spec.name for spec in self.scorer_specs if self.make(spec, self.judges) is None]
+
+    def kappa_asked(self, scorer: str) -> float:
+        """What the judge of that scorer must agree with people by before it may gate."""
+        spec = next(spec for spec in self.scorer_specs if spec.name == scorer)
+        name = spec.parameters.get("judge") or (next(iter(self.judges)) if len(self.judges) == 1 else None)
+        return float(self.judges.get(name or "", {}).get("kappa", _KAPPA))
 
 
 def suite_names(folder: Path) -> list[str]:
@@ -55,8 +90,9 @@ def suite_names(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.toml"))
 
 
-def load_suite(folder: Path, name: str) -> Suite:
-    """Reads `folder/<name>.toml` and its eval sets.
+def load_suite(folder: Path, name: str, access: SourceAccess | None = None, make: MakeScorer = make_built_in) -> Suite:
+    """Reads `folder/<name>.toml` and its eval sets, every row of them. access: to data sets of the hub. make: gives a
+    scorer of what the suite says of it, or None where it needs a judge that is not configured.
 
     Raises:
         UnknownVersion: there is no such suite. BadFile: naming file and field.
@@ -66,16 +102,18 @@ def load_suite(folder: Path, name: str) -> Suite:
         known = ", ".join(suite_names(folder)) or "none"
         raise UnknownVersion(f"no suite {name!r} in {folder}; there are {known}")
     values = _read(path)
-    eval_sets = _texts(values, "eval_sets", path)
+    judges = _judges(_table(values, "judges", path), path)
     specs = tuple(_scorer_spec(key, value, path) for key, value in _table(values, "scorers", path).items())
+    for spec in specs:
+        _try(make, spec, judges, path)
     if not specs:
         raise BadFile(path, "must name at least one scorer", field="scorers")
-    loaded = tuple(load_eval_set(folder / eval_set) for eval_set in eval_sets)
+    loaded = _eval_sets(values.get("eval_sets"), path, access)
     _check_ids(loaded, path)
     gate = _gate(_table(values, "gate", path), {spec.name for spec in specs}, path)
     return Suite(
         name, str(values.get("description", "")), loaded, _text(values, "prompt", path), _text(values, "model", path),
-        specs, gate,
+        specs, gate, _cluster_by(values, loaded, path), judges, _switch(values, "choices", path), make,
     )  # fmt: skip
 
 
@@ -95,10 +133,27 @@ def _text(values: Mapping[str, Any], name: str, path: Path) -> str:
     return str(values[name])
 
 
-def _texts(values: Mapping[str, Any], name: str, path: Path) -> list[str]:
-    found = values.get(name)
-    if not isinstance(found, list) or not found or not all(isinstance(item, str) for item in found):
-        raise BadFile(path, "must be a list of names", field=name)
+def _eval_sets(entries: Any, path: Path, access: SourceAccess | None) -> tuple[EvalSet, ...]:
+    """Names of folders beside the suite, or tables that `eval_set_source` reads."""
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, (str, dict)) for entry in entries):
+        raise BadFile(path, "must be a list of names or tables", field="eval_sets")
+    return tuple(
+        find_eval_set(path.parent / entry, access)
+        if isinstance(entry, str)
+        else eval_set_of_table(entry, path, access, key=f"eval_sets[{position}]")
+        for position, entry in enumerate(entries)
+    )
+
+
+def _cluster_by(values: Mapping[str, Any], eval_sets: tuple[EvalSet, ...], path: Path) -> str | None:
+    if "cluster_by" not in values:
+        return None
+    try:
+        found = check_cluster_by(_text(values, "cluster_by", path))
+    except UsageError as error:
+        raise BadFile(path, str(error), field="cluster_by") from error
+    if not any(cluster_of(row, found) for eval_set in eval_sets for row in eval_set.rows):
+        raise BadFile(path, f"no row has {found}", field="cluster_by")
     return found
 
 
@@ -119,21 +174,42 @@ def _scorer_spec(name: str, value: Any, path: Path) -> ScorerSpec:
             parameters["schema"] = json.loads(schema_path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise BadFile(schema_path, f"not a JSON file: {error}", field=f"scorers.{name}.schema_file") from error
-    spec = ScorerSpec(name, str(value.get("type", name)), parameters)
+    return ScorerSpec(name, str(value.get("type", name)), parameters)
+
+
+def _try(make: MakeScorer, spec: ScorerSpec, judges: JudgeTables, path: Path) -> None:
     try:
-        make_scorer(spec.name, spec.type, spec.parameters)
+        make(spec, judges)
     except UsageError as error:
-        raise BadFile(path, str(error), field=f"scorers.{name}") from error
-    return spec
+        raise BadFile(path, str(error), field=f"scorers.{spec.name}") from error
+
+
+def _judges(tables: Mapping[str, Any], path: Path) -> dict[str, Mapping[str, Any]]:
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise BadFile(path, "must be a table", field=f"judges.{name}")
+        kappa = table.get("kappa", _KAPPA)
+        if isinstance(kappa, bool) or not isinstance(kappa, (int, float)) or not -1 <= kappa <= 1:
+            raise BadFile(path, "must be a number from -1 to 1", field=f"judges.{name}.kappa")
+    return dict(tables)
+
+
+def _switch(values: Mapping[str, Any], name: str, path: Path) -> bool:
+    found = values.get(name, False)
+    if not isinstance(found, bool):
+        raise BadFile(path, "must be true or false", field=name)
+    return found
 
 
 def _check_ids(eval_sets: tuple[EvalSet, ...], path: Path) -> None:
-    seen: set[str] = set()
+    if len(eval_sets) == 1:
+        return  # its ids were checked when it was read
+    seen: set[int] = set()  # hashes, as in `without_repeats`
     for eval_set in eval_sets:
         for row in eval_set.rows:
-            if row.id in seen:
+            if hash(row.id) in seen:
                 raise BadFile(path, f"row id {row.id!r} stands in two eval sets", field="eval_sets")
-            seen.add(row.id)
+            seen.add(hash(row.id))
 
 
 def _gate(values: Mapping[str, Any], scorers: set[str], path: Path) -> GateRules:
@@ -142,7 +218,7 @@ def _gate(values: Mapping[str, Any], scorers: set[str], path: Path) -> GateRules
     except UsageError as error:
         name, _, problem = str(error).partition(": ")
         raise BadFile(path, problem, field=f"gate.{name}") from error
-    for name in (rules.primary, *rules.floors):
+    for name in rules.scorers:
         if name not in scorers:
             raise BadFile(path, f"names {name!r}, which is no scorer of this suite", field="gate")
     return rules

@@ -14,18 +14,23 @@ from llmops.registry import Registry
 from llmops.settings import Settings
 from llmops.versions import ModelVersion, Ref
 from llmops.weights import StoredWeights, store_weights, verified_path
+from llmops.workflow.embedding import embedding_weights
 
 Say = Callable[[str], None]
 
 
 def pull(settings: Settings, registry: Registry, name: str, say: Say) -> list[ModelVersion]:
-    """A model and its variants into the local store and the registry; what is there already is only checked.
+    """A model and its variants into the local store and the registry; what is there already is only checked. An
+    embedding model goes into the local store alone.
 
     name: of the catalogue, or of any registered model or version, whose missing weights are then fetched again.
 
     Raises:
         UnknownVersion, CannotRun, Corrupted, StoreUnavailable.
     """
+    if any(entry.name == name and entry.role == "embedding" for entry in catalogue()):
+        embedding_weights(settings, catalogue_model(name))
+        return []  # no engine serves it, so it is no model version
     wanted = Ref.parse(name)
     registered = registry.models.versions(wanted.name)
     for known in registered:

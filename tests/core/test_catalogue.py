@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from llmops.catalogue import DEFAULT_MODEL, catalogue, catalogue_model
+from llmops.catalogue import DEFAULT_MODEL, EMBEDDING_MODEL, catalogue, catalogue_model
 from llmops.errors import UnknownVersion
 from llmops.model_sources import _HF, _PYPI  # the shapes that `fetch` takes
 from llmops.quantise import TYPES
@@ -15,6 +15,11 @@ SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 
 def test_the_default_model_is_in_the_catalogue():
     assert catalogue_model(DEFAULT_MODEL) in catalogue()
+
+
+def test_the_default_model_answers_and_the_embedding_model_embeds():
+    assert catalogue_model(DEFAULT_MODEL).role == "generation"
+    assert catalogue_model(EMBEDDING_MODEL).role == "embedding"
 
 
 def test_names_are_unique_and_can_be_referred_to():

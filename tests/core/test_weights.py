@@ -8,7 +8,7 @@ import pytest
 from llmops.errors import BadFile, CannotRun, Corrupted
 from llmops.hashing import file_sha256, folder_sha256
 from llmops.versions import ModelVersion
-from llmops.weights import copy_into, store_weights, verified_path, weights_format, weights_sha256
+from llmops.weights import copy_into, store_weights, stored_path, verified_path, weights_format, weights_sha256
 
 
 @pytest.fixture
@@ -61,6 +61,22 @@ def test_the_same_weights_are_stored_once(settings, kind, request):
     times = {path: path.stat().st_mtime_ns for path in (settings.models_dir / first.path.parent).rglob("*")}
     assert store_weights(settings, copy_into(source)) == first
     assert {path: path.stat().st_mtime_ns for path in (settings.models_dir / first.path.parent).rglob("*")} == times
+
+
+@pytest.mark.parametrize("kind", ["gguf_file", "hf_folder"])
+def test_stored_weights_are_found_by_their_hash(settings, kind, request):
+    source = request.getfixturevalue(kind)
+    sha256 = weights_sha256(source)
+    assert stored_path(settings, sha256) is None
+    stored = store_weights(settings, copy_into(source))
+    assert stored_path(settings, sha256) == settings.models_dir / stored.path
+
+
+def test_stored_weights_that_changed_are_corrupted(settings, gguf_file):
+    stored = store_weights(settings, copy_into(gguf_file))
+    (settings.models_dir / stored.path).write_bytes(b"GGUF changed")
+    with pytest.raises(Corrupted, match=r"tiny\.gguf is corrupted .*; delete it and try again$"):
+        stored_path(settings, stored.sha256)
 
 
 def test_the_expected_hash_lets_the_right_bytes_in(settings, gguf_file):

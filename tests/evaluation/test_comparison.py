@@ -179,9 +179,11 @@ def test_a_comparison_is_plain_json(scorer: Any) -> None:
 
     value = json.loads(json.dumps(found.to_json()))
 
-    assert value.keys() == {"a", "b", "rows", "metrics", "slices", "changed_rows"}
+    told = {"a", "b", "rows", "metrics", "slices", "changed_rows"}
+    assert value.keys() == told | {"power", "noise", "sequential"}
     assert (value["a"], value["b"], value["rows"]) == ("x", "y", 6)
     assert value["metrics"]["right"].keys() == {
         "a", "b", "difference", "ci95", "p_value", "p_adjusted", "test", "wins", "losses", "ties", "n",
+        "failed_a", "failed_b", "clusters", "detectable", "higher_is_better",
     }  # fmt: skip
     assert value["slices"]["topic=sums"]["right"]["losses"] == 6

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmops.errors import BadFile
-from llmops.evaluation.eval_set import EvalRow, EvalSet, load_eval_set, parse_row
+from llmops.errors import BadFile, UsageError
+from llmops.evaluation.eval_set import EvalRow, EvalSet, Rows, cluster_of, load_eval_set, measure, parse_row
 
 GOOD: dict[str, Any] = {"id": "r1", "inputs": {"question": "How many?"}, "expectations": {"answers": ["4"]}}
 
@@ -28,10 +29,12 @@ def test_reads_every_field_of_every_row_in_order(tmp_path: Path) -> None:
     loaded = load_eval_set(written(tmp_path / "sums", full, GOOD))
 
     assert loaded.name == "sums"
-    assert loaded.rows == (
+    assert list(loaded.rows) == [
         EvalRow("r2", {"question": "How many?"}, {"answers": ["4"]}, ("one", "two"), {"topic": "sums"}),
         EvalRow("r1", {"question": "How many?"}, {"answers": ["4"]}),
-    )
+    ]
+    assert list(loaded.rows) == list(loaded.rows)
+    assert len(loaded) == 2
 
 
 def test_optional_fields_may_be_absent_or_null(tmp_path: Path) -> None:
@@ -56,7 +59,7 @@ def test_line_separators_inside_a_text_do_not_end_a_row(tmp_path: Path) -> None:
     row = {"id": "r1", "inputs": {"question": "one\u2028two\x85three"}}
     line = json.dumps(row, ensure_ascii=False)
 
-    assert load_eval_set(written(tmp_path, line)).rows[0].inputs == row["inputs"]
+    assert next(iter(load_eval_set(written(tmp_path, line)).rows)).inputs == row["inputs"]
 
 
 BAD_ROWS: list[tuple[Any, str | None]] = [
@@ -83,8 +86,17 @@ BAD_ROWS: list[tuple[Any, str | None]] = [
     ({**GOOD, "id": "r2", "tags": ["easy"]}, "tags"),
     ({**GOOD, "id": "r2", "tags": {"level": 1}}, "tags"),
     ({**GOOD, "id": "r2", "expected": "4"}, "expected"),
+    ({**GOOD, "id": "r2", "expectations": {"answers": "4"}}, "expectations.answers"),
+    ({"id": "r2", "inputs": {"messages": "hello"}}, "inputs.messages"),
+    ({"id": "r2", "inputs": {"messages": []}}, "inputs.messages"),
+    ({"id": "r2", "inputs": {"messages": ["hello"]}}, "inputs.messages[0]"),
+    ({"id": "r2", "inputs": {"messages": [{"role": "user"}]}}, "inputs.messages[0]"),
+    ({"id": "r2", "inputs": {"messages": [{"role": "tool", "content": "x"}]}}, "inputs.messages[0].role"),
+    ({"id": "r2", "inputs": {"messages": [{"role": "user", "content": " "}]}}, "inputs.messages[0].content"),
+    ({"id": "r2", "inputs": {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}},
+     "inputs.messages"),
     ({**GOOD, "id": "r1"}, "id"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("row", "field"), BAD_ROWS)
@@ -133,7 +145,7 @@ def test_bytes_that_are_no_utf8_are_a_bad_file(tmp_path: Path) -> None:
 
 
 def eval_set(*rows: EvalRow, name: str = "sums") -> EvalSet:
-    return EvalSet(name, rows)
+    return EvalSet(name, Rows(lambda: iter(rows)))
 
 
 ROW = EvalRow("r1", {"question": "How many?"}, {"answers": ["4"]}, ("one",), {"topic": "sums"})
@@ -173,12 +185,99 @@ def test_first_takes_the_leading_rows_and_none_takes_all() -> None:
     whole = eval_set(ROW, EvalRow("r2", {"question": "Why?"}))
 
     assert whole.first(None) is whole
-    assert whole.first(1) == eval_set(ROW)
-    assert whole.first(9) == whole
+    assert (len(whole.first(1)), list(whole.first(1).rows)) == (1, [ROW])
+    assert whole.first(1).content_hash == eval_set(ROW).content_hash
+    assert whole.first(9).content_hash == whole.content_hash
+    assert list(whole.rows.first(1)) == [ROW]
+
+
+def test_first_reads_no_further_than_it_must() -> None:
+    read: list[int] = []
+
+    def rows() -> Any:
+        for number in range(100):
+            read.append(number)
+            yield EvalRow(f"r{number}", {"question": "x"})
+
+    assert len(EvalSet("sums", Rows(rows)).first(3)) == 3
+    assert read == [0, 1, 2]
+
+
+def test_number_and_hash_are_found_in_one_pass_and_kept() -> None:
+    passes: list[None] = []
+
+    def rows() -> Any:
+        passes.append(None)
+        return iter([ROW])
+
+    once = EvalSet("sums", Rows(rows))
+
+    assert (len(once), once.content_hash) == (1, measure([ROW]).content_hash)
+    assert len(passes) == 1
+
+
+def test_a_loaded_set_knows_its_hash_from_the_pass_that_checked_it(tmp_path: Path) -> None:
+    loaded = load_eval_set(written(tmp_path, GOOD, {**GOOD, "id": "r2"}))
+
+    assert loaded.known == measure(loaded.rows)
+
+
+def test_a_file_that_changed_since_it_was_checked_is_refused(tmp_path: Path) -> None:
+    loaded = load_eval_set(written(tmp_path, GOOD))
+    written(tmp_path, GOOD, {**GOOD, "id": "r2"})
+
+    with pytest.raises(BadFile, match="changed since it was checked"):
+        list(loaded.rows)
+
+
+def test_many_rows_are_not_held_in_memory(tmp_path: Path) -> None:
+    text = "x" * 2000
+    lines = (json.dumps({"id": str(number), "inputs": {"question": text}}) for number in range(5000))
+    folder = written(tmp_path, *lines)
+    tracemalloc.start()
+    try:
+        assert len(load_eval_set(folder)) == 5000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 2_000_000  # the file holds ten million bytes
+
+
+def test_a_conversation_ends_with_the_users_message_and_leaves_the_other_variables() -> None:
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": "Why?"},
+    ]
+
+    row = parse_row(json.dumps({"id": "r1", "inputs": {"messages": messages, "tone": "dry"}}), "rows.jsonl", 1)
+
+    assert [dict(message) for message in row.messages] == messages
+    assert row.variables == {"tone": "dry"}
+
+
+def test_rows_of_one_source_share_a_cluster() -> None:
+    row = EvalRow("r1", {"question": "x", "context": "one text"}, {}, ("one text",), {"title": "Sums"})
+    other = EvalRow("r2", {"question": "y", "context": "one text"}, {}, ("one text",), {"title": "Sums"})
+    strange = EvalRow("r3", {"question": "x", "context": "another"}, {}, ("one text", "two"), {})
+
+    for cluster_by in ("tags.title", "inputs.context", "contexts"):
+        assert cluster_of(row, cluster_by) == cluster_of(other, cluster_by) != cluster_of(strange, cluster_by)
+    assert cluster_of(row, "tags.title") == "Sums"
+    assert cluster_of(row, "tags.topic") is None
+    assert cluster_of(EvalRow("r4", {"question": "x"}), "contexts") is None
+
+
+@pytest.mark.parametrize("cluster_by", ["title", "tags", "tags.", "expectations.answers", "id"])
+def test_a_cluster_is_a_tag_an_input_or_the_contexts(cluster_by: str) -> None:
+    with pytest.raises(UsageError, match=r"must be `contexts`, `tags\.NAME` or `inputs\.NAME`"):
+        cluster_of(ROW, cluster_by)
 
 
 def test_the_eval_sets_of_the_product_can_be_read() -> None:
     folder = Path(__file__).parents[2] / "eval_sets"
 
     for rows in folder.glob("*/rows.jsonl"):
-        assert len(load_eval_set(rows.parent).rows) >= 20
+        assert len(load_eval_set(rows.parent)) >= 20

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from llmops.errors import UsageError
 from llmops.evaluation.comparison import Comparison, MetricComparison
-from llmops.evaluation.gate import GateRules, Verdict, decide
+from llmops.evaluation.gate import Facts, GateRules, Verdict, decide
 from llmops.evaluation.results import Metric
 
 GOOD = {"right": Metric(0.8, 100, 0, (0.7, 0.9))}
@@ -22,7 +23,10 @@ def against(
 
 
 def verdict(rules: GateRules, comparison: Comparison | None, better_up: bool = True) -> Verdict:
-    return decide(rules, GOOD, comparison, better_up)
+    if comparison is not None:
+        metrics = {name: replace(m, higher_is_better=better_up) for name, m in comparison.metrics.items()}
+        comparison = replace(comparison, metrics=metrics)
+    return decide(rules, Facts(GOOD, comparison))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +91,7 @@ def test_few_pairs_may_still_show_a_loss() -> None:
 def test_a_primary_metric_that_was_not_compared_is_inconclusive() -> None:
     found = verdict(GateRules("right"), against(0.1, (0.05, 0.15), 0.001, name="other"))
 
-    assert found == Verdict("inconclusive", ("right was scored in no row of both runs",))
+    assert (found.verdict, found.reasons) == ("inconclusive", ("right was scored in no row of both runs",))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +106,7 @@ def test_a_primary_metric_that_was_not_compared_is_inconclusive() -> None:
     ],
 )
 def test_without_a_champion_only_the_floors_count(metric: Metric, floor: float, expected: str) -> None:
-    found = decide(GateRules("right", floors={"right": floor}), {"right": metric}, None, True)
+    found = decide(GateRules("right", floors={"right": floor}), Facts({"right": metric}, None))
 
     assert found.verdict == expected
     assert found.reasons[-1] == "no champion to compare with: only the floors count"
@@ -124,7 +128,7 @@ def test_floors_that_hold_do_not_turn_a_loss_into_a_pass() -> None:
 
 
 def test_a_floor_of_a_scorer_that_the_run_does_not_have_is_missed() -> None:
-    found = decide(GateRules("right", floors={"added": 0.1}), GOOD, None, True)
+    found = decide(GateRules("right", floors={"added": 0.1}), Facts(GOOD, None))
 
     assert found.verdict == "fail"
 
@@ -132,7 +136,7 @@ def test_a_floor_of_a_scorer_that_the_run_does_not_have_is_missed() -> None:
 def test_every_floor_has_a_reason_and_failed_rows_are_named() -> None:
     metrics = {**GOOD, "valid": Metric(1.0, 8, 2, None)}
 
-    found = decide(GateRules("right", floors={"right": 0.5, "valid": 0.9}), metrics, None, True)
+    found = decide(GateRules("right", floors={"right": 0.5, "valid": 0.9}), Facts(metrics, None))
 
     assert found.reasons[:2] == (
         "right is 0.800, at or above its floor of 0.5",
@@ -150,7 +154,7 @@ def test_the_reason_shows_the_numbers() -> None:
 
 
 def test_a_verdict_is_plain_json() -> None:
-    assert Verdict("pass", ("a", "b")).to_json() == {"verdict": "pass", "reasons": ["a", "b"]}
+    assert Verdict("pass", ("a", "b")).to_json() == {"verdict": "pass", "reasons": ["a", "b"], "checks": []}
 
 
 def test_rules_have_defaults() -> None:

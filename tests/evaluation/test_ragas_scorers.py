@@ -1,17 +1,20 @@
-"""ragas' deterministic metrics, on pairs whose scores follow by hand."""
+"""ragas' deterministic metrics, on rows whose scores follow by hand."""
 
 from __future__ import annotations
 
+import json
 import math
+from typing import Any
 
 import pytest
 
 from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
-from llmops.evaluation.runner import score_output
 from llmops.evaluation.scorers import make_scorer
-from llmops.evaluation.scorers.ragas_scorers import RagasScorer
+from llmops.evaluation.scorers.protocol import MissingExpectation
+from llmops.evaluation.scorers.ragas_scorers import RagasScorer, read_tool_calls
+from llmops.evaluation.scoring import one_score
 
 
 def scored(type_name: str, output: str, *answers: str, **parameters: str) -> Score:
@@ -95,7 +98,134 @@ def test_a_parameter_that_the_metric_does_not_have_is_refused() -> None:
 def test_a_parameter_value_that_the_metric_refuses_is_an_error_of_each_row(parameters: dict[str, str]) -> None:
     row = EvalRow("r1", {"q": "x"}, {"answers": ["Paris"]})
 
-    score = score_output(row, Output("Paris"), [make_scorer("s", "ragas.RougeScore", parameters)])["s"]
+    score = one_score(make_scorer("s", "ragas.RougeScore", parameters), row, Output("Paris"))
 
     assert score.value is None
     assert score.error
+
+
+CONTEXTS = ("The cat sat on the mat.", "Nothing of this matters here at all.")
+
+
+def scored_row(type_name: str, output: str = "x", contexts: tuple[str, ...] = CONTEXTS, **expectations: Any) -> Score:
+    row = EvalRow("r1", {"q": "x"}, expectations, contexts)
+    return make_scorer("s", f"ragas.{type_name}", {}).score(row, Output(output))
+
+
+@pytest.mark.parametrize(
+    ("output", "value"),
+    [
+        ('It says "the cat sat on".', 1.0),
+        ('It says "the dog sat on".', 0.0),
+        ('It says "the cat sat" and “a dog sat too”.', 0.5),
+        ("It quotes nothing.", 1.0),
+    ],
+)
+def test_quotations_must_stand_in_the_contexts(output: str, value: float) -> None:
+    assert scored_row("QuotedSpansAlignment", output).value == value
+
+
+def test_contexts_are_matched_with_those_they_should_be_and_not_with_themselves() -> None:
+    # The first of two retrieved is a reference one; of two reference ones one was retrieved.
+    reference = ["The cat sat on the mat!", "Dogs bark."]
+
+    assert scored_row("NonLLMContextPrecisionWithReference", reference_contexts=reference).value == pytest.approx(1.0)
+    assert scored_row("NonLLMContextRecall", reference_contexts=reference).value == 0.5
+    assert scored_row("NonLLMContextRecall", reference_contexts=["Dogs bark."]).value == 0.0
+
+
+def test_an_irrelevant_context_in_front_halves_the_precision() -> None:
+    score = scored_row("NonLLMContextPrecisionWithReference", contexts=CONTEXTS[::-1], reference_contexts=[CONTEXTS[0]])
+
+    assert score.value == pytest.approx(0.5)
+
+
+def test_contexts_may_be_matched_by_id() -> None:
+    ids: dict[str, Any] = {"retrieved_context_ids": ["a", 2, "z", "y"], "reference_context_ids": ["a", "2", "c"]}
+
+    assert scored_row("IDBasedContextPrecision", **ids).value == 0.5
+    assert scored_row("IDBasedContextRecall", **ids).value == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("type_name", "contexts", "expectations", "problem"),
+    [
+        ("QuotedSpansAlignment", (), {}, "contexts are empty"),
+        ("NonLLMContextRecall", (), {"reference_contexts": ["x"]}, "contexts are empty"),
+        ("NonLLMContextRecall", CONTEXTS, {}, r"expectations\.reference_contexts must be a list, and not empty"),
+        ("NonLLMContextPrecisionWithReference", CONTEXTS, {"reference_contexts": "x"}, "reference_contexts must be"),
+        ("IDBasedContextRecall", (), {"reference_context_ids": [1]}, "retrieved_context_ids must be"),
+        ("IDBasedContextPrecision", (), {"retrieved_context_ids": [1]}, "reference_context_ids must be"),
+        ("ToolCallF1", (), {}, "expectations hold no tool_calls"),
+        ("ToolCallAccuracy", (), {"tool_calls": ["f"]}, "tool_calls must be objects of name and args"),
+    ],
+)
+def test_what_a_row_lacks_is_named(
+    type_name: str, contexts: tuple[str, ...], expectations: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(MissingExpectation, match=f"row r1: .*{problem}"):
+        scored_row(type_name, contexts=contexts, **expectations)
+
+
+def calls(*made: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"name": name, "args": arguments} for name, arguments in made]
+
+
+F, G = ("f", {"x": 1}), ("g", {})
+
+
+@pytest.mark.parametrize(
+    ("made", "expected", "accuracy", "f1"),
+    [
+        (calls(F, G), calls(F, G), 1.0, 1.0),
+        (calls(G, F), calls(F, G), 0.0, 1.0),  # accuracy minds the order
+        (calls(F), calls(F, G), 0.0, 0.6667),
+        (calls(("f", {"x": 2}), G), calls(F, G), 0.5, 0.5),
+        ([], calls(F), 0.0, 0.0),
+        (calls(F), [], 0.0, 0.0),
+    ],
+)
+def test_tools_called_are_compared_with_those_expected(made: Any, expected: Any, accuracy: float, f1: float) -> None:
+    assert scored_row("ToolCallAccuracy", json.dumps(made), tool_calls=expected).value == accuracy
+    assert scored_row("ToolCallF1", json.dumps(made), tool_calls=expected).value == f1
+
+
+def test_calling_no_tool_where_none_is_expected_is_right() -> None:
+    score = scored_row("ToolCallAccuracy", "It is Paris.", tool_calls=[])
+
+    assert score.value == 1.0
+    assert score.rationale.startswith("no tool calls: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "f", "args": {"x": 1}}',
+        '[{"name": "f", "arguments": {"x": 1}}]',
+        '{"tool_calls": [{"name": "f", "parameters": {"x": 1}}]}',
+        '[{"type": "function", "function": {"name": "f", "arguments": "{\\"x\\": 1}"}}]',
+    ],
+)
+def test_tool_calls_are_read_in_the_usual_shapes(text: str) -> None:
+    assert read_tool_calls(text) == (calls(F), "")
+
+
+@pytest.mark.parametrize("text", ["f(1)", "3", '{"tool": "f"}', '[{"name": "f"}, 3]', '{"name": "f", "args": [1]}'])
+def test_an_output_of_another_shape_calls_nothing(text: str) -> None:
+    made, problem = read_tool_calls(text)
+
+    assert made == []
+    assert problem.startswith("no tool calls: ")
+
+
+def test_nothing_is_reported_to_the_makers_of_ragas(monkeypatch: pytest.MonkeyPatch) -> None:
+    scored_row("IDBasedContextRecall", retrieved_context_ids=["a"], reference_context_ids=["a"])
+    from ragas import _analytics
+
+    reported: list[Any] = []
+    monkeypatch.setattr(_analytics._analytics_batcher, "add_evaluation", reported.append)
+    monkeypatch.setattr(_analytics, "track", reported.append)
+    scored_row("NonLLMContextRecall", reference_contexts=["x"])
+    scored_row("IDBasedContextRecall", retrieved_context_ids=["a"], reference_context_ids=["a"])
+
+    assert reported == []

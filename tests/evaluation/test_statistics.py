@@ -5,6 +5,8 @@ Seeds are fixed, so a rate is the same on every run; the bounds allow for the bi
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 import warnings
 from collections.abc import Callable
 from itertools import product
@@ -242,6 +244,11 @@ def most(repetitions: int, rate: float) -> float:
     return float(stats.binom.ppf(0.999, repetitions, rate)) / repetitions
 
 
+def least(repetitions: int, rate: float) -> float:
+    """The share that a true rate of `rate` stays above in all but one of 1,000 simulations."""
+    return float(stats.binom.ppf(0.001, repetitions, rate)) / repetitions
+
+
 def rouge_like(generator: Any, n: int) -> Pairs:
     """Two answers to questions of very different difficulty; neither cell is better."""
     difficulty = generator.beta(0.5, 0.8, n)
@@ -329,7 +336,7 @@ def test_the_interval_of_a_difference_of_numbers_covers_the_truth(drawn: Callabl
     truth = float(drawn(np.random.default_rng(0), 1_000_000).mean())
     generator, repetitions, covered = np.random.default_rng(n), 300, 0
     for _ in range(repetitions):
-        low, high = paired_test([0.0] * n, drawn(generator, n).tolist(), resamples=299).ci95
+        low, high = paired_test([0.0] * n, drawn(generator, n).tolist(), resamples=9).ci95
         covered += low <= truth <= high
 
     assert covered / repetitions >= 0.92
@@ -374,6 +381,204 @@ def test_the_interval_of_a_mean_covers_the_truth(shape: tuple[float, float], n: 
         covered += low <= truth <= high
 
     assert covered / repetitions >= 0.92
+
+
+# Clusters
+
+
+@given(any_pairs)
+@quick
+def test_clusters_of_one_row_change_nothing(pairs: Pairs) -> None:
+    names = [f"row {number}" for number in range(len(pairs[0]))]
+
+    assert paired_test(*pairs, clusters=names, resamples=RESAMPLES) == compared(pairs)
+    assert mean_interval(pairs[0], names) == mean_interval(pairs[0])
+
+
+clustered_pairs = any_pairs.flatmap(
+    lambda pairs: st.tuples(st.just(pairs), st.lists(st.integers(0, 9), min_size=len(pairs[0]), max_size=len(pairs[0])))
+)
+
+
+@given(clustered_pairs)
+@quick
+@example((([True] * 4, [True] * 4), [0, 0, 0, 0]))
+@example((([7.0] * 4, [7.0] * 4), [0, 0, 1, 1]))
+@example((([0.0, 1.0], [1.0, 0.0]), [0, 0]))
+def test_swapping_clustered_samples_negates_everything_but_p(found: tuple[Pairs, list[int]]) -> None:
+    (a, b), clusters = found
+    there = paired_test(a, b, clusters=clusters, resamples=RESAMPLES)
+    back = paired_test(b, a, clusters=clusters, resamples=RESAMPLES)
+    reach = max(map(abs, there.ci95)) + 1e-300
+
+    assert back.difference == -there.difference
+    assert back.p_value == there.p_value
+    assert 0 < there.p_value <= 1
+    assert (-back.ci95[1], -back.ci95[0]) == pytest.approx(there.ci95, abs=1e-9 * reach)
+    assert there.ci95[0] <= there.difference <= there.ci95[1]
+
+
+@given(clustered_pairs)
+@quick
+def test_what_the_clusters_are_called_does_not_matter(found: tuple[Pairs, list[int]]) -> None:
+    (a, b), clusters = found
+    names = [f"passage {number}" for number in clusters]
+
+    assert paired_test(a, b, clusters=clusters, resamples=RESAMPLES) == paired_test(a, b, clusters=names, resamples=199)
+    assert mean_interval(a, clusters) == mean_interval(a, names)
+
+
+@given(clustered_pairs)
+@quick
+def test_a_clustered_interval_of_a_mean_holds_the_mean(found: tuple[Pairs, list[int]]) -> None:
+    (values, _), clusters = found
+    low, high = mean_interval(values, clusters)
+    rounding = 1e-12 * max(map(abs, values))
+
+    assert low - rounding <= float(np.mean(values)) <= high + rounding
+
+
+def test_the_clustered_test_counts_every_flip_of_whole_clusters() -> None:
+    differences, clusters = [0.3, 0.1, 0.2, -0.4, 0.5, 0.05], ["a", "a", "b", "c", "d", "d"]
+    sums = np.array([0.4, 0.2, -0.4, 0.55])
+    flipped = np.array([abs(sums @ signs) for signs in product([1, -1], repeat=4)])
+
+    found = paired_test([0.0] * 6, differences, clusters=clusters)
+
+    assert found.p_value == pytest.approx(np.mean(flipped >= sums.sum() - 1e-9))
+    assert found.difference == pytest.approx(sums.sum() / 6)
+
+
+def test_clustered_truth_values_are_tested_by_permutation() -> None:
+    a, b = [False] * 12, [True] * 6 + [False] * 6
+
+    found = paired_test(a, b, clusters=[0] * 6 + list(range(1, 7)))
+
+    # One passage gained, whatever its number of rows: no evidence. As independent rows p would be 2/64.
+    assert (found.test, found.p_value) == ("paired-permutation", 1.0)
+    assert paired_test(a, b).p_value == pytest.approx(2 / 64)
+
+
+def test_the_clustered_error_is_that_of_textbook_clusters_of_equal_size() -> None:
+    values, clusters = [1.0, 2.0, 4.0, 6.0, 3.0, 8.0], [0, 0, 1, 1, 2, 2]
+    means = [1.5, 5.0, 5.5]
+    reach = float(stats.t.ppf(0.975, 2)) * float(np.std(means, ddof=1)) / 3**0.5
+
+    assert mean_interval(values, clusters) == pytest.approx((4 - reach, 4 + reach))
+
+
+def test_one_cluster_of_numbers_says_no_more_than_its_range() -> None:
+    assert mean_interval([1.0, 2.0, 6.0], ["x"] * 3) == (1.0, 6.0)
+
+
+def test_truth_values_that_all_agree_count_as_many_as_their_clusters() -> None:
+    by_cluster = mean_interval([True] * 60, [number // 6 for number in range(60)])
+
+    assert mean_interval([True] * 60)[0] > 0.9
+    assert 0.55 < by_cluster[0] < 0.75
+    assert by_cluster[1] == 1
+
+
+@pytest.mark.parametrize("clusters", [[], ["a"], ["a", "a", "b"]])
+def test_cluster_names_that_do_not_match_the_rows_are_refused(clusters: list[str]) -> None:
+    with pytest.raises(ValueError, match="a name for each row"):
+        paired_test([1.0, 2.0], [2.0, 3.0], clusters=clusters)
+    with pytest.raises(ValueError, match="a name for each row"):
+        mean_interval([1.0, 2.0], clusters)
+
+
+@pytest.mark.parametrize(("rows", "seconds"), [(1_000, 0.3), (100_000, 2.0)])
+def test_many_rows_are_compared_fast_and_in_little_memory(rows: int, seconds: float) -> None:
+    generator = np.random.default_rng(0)
+    a, b = generator.random((2, rows)).tolist()
+    paired_test(a[:30], b[:30])  # loads what is loaded at first use
+
+    start = time.process_time()
+    plain = paired_test(a, b)
+    assert time.process_time() - start < seconds
+
+    clusters = generator.integers(0, rows // 5, rows).tolist()
+    tracemalloc.start()
+    paired_test(a, b, clusters=clusters)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 64 * 2**20
+    assert plain.p_value > 0.001
+
+
+def test_the_test_of_very_many_rows_agrees_with_the_normal_distribution() -> None:
+    differences = np.random.default_rng(4).normal(0, 0.5, 20_000)
+    differences += 1.9 * 0.5 / 20_000**0.5 - differences.mean()
+    z = float(differences.sum() / (differences**2).sum() ** 0.5)
+
+    found = paired_test([0.0] * 20_000, differences.tolist())
+
+    assert found.p_value == pytest.approx(2 * stats.norm.sf(z), abs=0.012)
+
+
+def test_the_test_of_very_many_rows_with_heavy_tails_agrees_with_flipping_each() -> None:
+    generator = np.random.default_rng(5)
+    differences = generator.lognormal(0, 2.5, 6000) * np.where(generator.random(6000) < 0.5, 1, -1)
+    flipped = np.array([differences @ generator.choice([-1, 1], 6000) for _ in range(3000)])
+
+    found = paired_test([0.0] * 6000, differences.tolist())
+
+    assert 0.02 < found.p_value < 0.98
+    assert found.p_value == pytest.approx(float((np.abs(flipped) >= abs(differences.sum())).mean()), abs=0.04)
+
+
+def passages(generator: Any, kind: str, count: int) -> tuple[list[Any], list[Any], list[int]]:
+    """Paired scores of `count` passages with 1 to 20 questions each; the questions of a passage go alike."""
+    sizes = np.ceil(generator.lognormal(1, 0.8, count)).astype(int).clip(1, 20)
+    clusters = np.repeat(np.arange(count), sizes)
+    rows = len(clusters)
+    if kind == "truths":
+        ability = generator.beta(1, 1, count)[clusters]
+        shifted = np.clip(ability + generator.normal(0, 0.25, count)[clusters], 0, 1)
+        return (
+            (generator.random(rows) < ability).tolist(),
+            (generator.random(rows) < shifted).tolist(),
+            clusters.tolist(),
+        )
+    a = generator.beta(2, 1, rows)
+    b = a + generator.normal(0, 0.2, count)[clusters] + generator.normal(0, 0.2, rows)
+    return a.tolist(), b.tolist(), clusters.tolist()
+
+
+@pytest.mark.parametrize("kind", ["truths", "numbers"])
+def test_clustered_tests_find_5_percent_where_nothing_is_and_tests_of_single_rows_too_much(kind: str) -> None:
+    generator, repetitions = np.random.default_rng(6), 2000
+    clustered = alone = 0
+    for number in range(repetitions):
+        a, b, clusters = passages(generator, kind, 25)
+        clustered += paired_test(a, b, clusters=clusters, resamples=RESAMPLES, seed=number).p_value <= 0.05
+        alone += number < 200 and paired_test(a, b, resamples=RESAMPLES).p_value <= 0.05
+
+    assert least(repetitions, 0.05) <= clustered / repetitions <= most(repetitions, 0.05)
+    assert alone / 200 > 0.08
+
+
+@pytest.mark.parametrize("count", [20, 40])
+@pytest.mark.parametrize("kind", ["truths", "numbers"])
+def test_the_interval_of_a_clustered_difference_covers_the_truth(kind: str, count: int) -> None:
+    generator, repetitions, covered = np.random.default_rng(count), 500, 0
+    for _ in range(repetitions):
+        a, b, clusters = passages(generator, kind, count)
+        low, high = paired_test(a, b, clusters=clusters, resamples=9).ci95
+        covered += low <= 0 <= high
+
+    assert 0.93 <= covered / repetitions <= 0.99
+
+
+@pytest.mark.parametrize("kind", ["truths", "numbers"])
+def test_the_clustered_interval_of_a_mean_covers_the_truth(kind: str) -> None:
+    truth, generator, repetitions, covered = {"truths": 0.5, "numbers": 2 / 3}[kind], np.random.default_rng(2), 1000, 0
+    for _ in range(repetitions):
+        a, b, clusters = passages(generator, kind, 20)
+        low, high = mean_interval(a if kind == "truths" else b, clusters)
+        covered += low <= truth <= high
+
+    assert 0.93 <= covered / repetitions <= 0.97
 
 
 def test_holm_keeps_the_chance_of_any_false_finding() -> None:

@@ -1,9 +1,10 @@
-"""Scorers of plain text: what counts as the same answer, as a refusal, and as cost."""
+"""Scorers of what an output says: what counts as the same answer, and patterns."""
 
 from __future__ import annotations
 
 import pytest
 
+from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output
 from llmops.evaluation.scorers import make_scorer
@@ -29,13 +30,15 @@ def row(*answers: str) -> EvalRow:
         ("STRASSE straße", "strasse strasse"),
         ("theatre another", "theatre another"),
         ("", ""),
+        ("A", "a"),
+        ("the", "the"),
     ],
 )
 def test_normalise_keeps_what_matters_of_an_answer(text: str, expected: str) -> None:
     assert normalise(text) == expected
 
 
-@pytest.mark.parametrize("text", ["The 1,234.5 Cats", "a.b", "3.5.", "ﬁ", "don't"])
+@pytest.mark.parametrize("text", ["The 1,234.5 Cats", "a.b", "3.5.", "ﬁ", "don't", "The a", "A."])
 def test_normalise_is_idempotent(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
 
@@ -79,6 +82,104 @@ def test_expected_response_is_used_where_there_are_no_answers() -> None:
     assert make_scorer("s", "exact_match", {}).score(expected, Output("paris")).value is True
 
 
+def test_an_empty_output_is_not_the_answer_a() -> None:
+    assert make_scorer("s", "exact_match", {}).score(row("A"), Output("")).value is False
+    assert make_scorer("s", "exact_match", {}).score(row("A"), Output("a.")).value is True
+
+
+@pytest.mark.parametrize(
+    ("parameters", "output", "value"),
+    [
+        ({"where": "start"}, "Paris, of course", True),
+        ({"where": "start"}, "Of course: Paris", False),
+        ({"where": "start"}, "Parisian", False),
+        ({"where": "end"}, "It is Paris.", True),
+        ({"where": "end"}, "Paris it is.", False),
+        ({"need": "all"}, "Paris, once Lutetia", True),
+        ({"need": "all"}, "Paris", False),
+        ({"expect": False}, "Paris", False),
+        ({"expect": False}, "London", True),
+        ({"texts": ["sorry"], "expect": False}, "Sorry, Paris", False),
+        ({"texts": ["sorry"], "expect": False}, "Paris", True),
+        ({"texts": ["one", "two"], "need": "all"}, "two and one", True),
+    ],
+)
+def test_contains_can_be_told_where_how_many_and_what_not(
+    parameters: dict[str, object], output: str, value: bool
+) -> None:
+    assert make_scorer("s", "contains", parameters).score(row("Paris", "Lutetia"), Output(output)).value is value
+
+
+def test_contains_of_given_texts_needs_nothing_of_the_row() -> None:
+    assert make_scorer("s", "contains", {"texts": ["hello"]}).score(row(), Output("Hello!")).value is True
+
+
+def test_contains_all_names_what_is_missing() -> None:
+    scorer = make_scorer("s", "contains", {"need": "all"})
+
+    assert scorer.score(row("Paris", "Rome"), Output("Paris")).rationale == "expected 'Rome'"
+    assert scorer.score(row("Paris", "Rome"), Output("Rome, Paris")).rationale == "holds 'Paris', 'Rome'"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "output", "value"),
+    [
+        ({"pattern": r"^\d{4}$"}, "2024", True),
+        ({"pattern": r"^\d{4}$"}, "in 2024", False),
+        ({"pattern": "paris"}, "Paris", False),
+        ({"pattern": "paris", "flags": "i"}, "Paris", True),
+        ({"pattern": "a.b", "flags": "s"}, "a\nb", True),
+        ({"pattern": "^b$", "flags": "im"}, "a\nB", True),
+        ({"pattern": "a b", "flags": "x"}, "ab", True),
+        ({"pattern": "sorry", "expect": False}, "fine", True),
+        ({"pattern": "sorry", "expect": False}, "so sorry", False),
+    ],
+)
+def test_regex_is_searched_for_in_the_output(parameters: dict[str, object], output: str, value: bool) -> None:
+    assert make_scorer("s", "regex", parameters).score(row(), Output(output)).value is value
+
+
+def test_a_row_may_bring_its_own_pattern() -> None:
+    scorer = make_scorer("s", "regex", {"flags": "i"})
+
+    score = scorer.score(EvalRow("r1", {"q": "x"}, {"pattern": "^par"}), Output("Paris"))
+
+    assert (score.value, score.rationale) == (True, "found 'Par'")
+
+
+@pytest.mark.parametrize("expectations", [{}, {"pattern": ""}, {"pattern": 3}, {"pattern": "("}])
+def test_a_row_without_a_usable_pattern_is_not_scored(expectations: dict[str, object]) -> None:
+    with pytest.raises(MissingExpectation, match=r"row r1: expectations\.pattern: "):
+        make_scorer("s", "regex", {}).score(EvalRow("r1", {"q": "x"}, expectations), Output("x"))
+
+
+@pytest.mark.parametrize(
+    ("type_name", "parameters", "named"),
+    [
+        ("regex", {"pattern": "("}, "pattern: "),
+        ("regex", {"pattern": 3}, "pattern: "),
+        ("regex", {"pattern": "a{99999999999}"}, "pattern: "),
+        ("regex", {"pattern": "a", "flags": "q"}, "flags: "),
+        ("regex", {"pattern": "a", "flags": 2}, "flags: "),
+        ("regex", {"pattern": "a", "expect": "no"}, "expect: "),
+        ("contains", {"where": "middle"}, "where: must be one of anywhere, start, end"),
+        ("contains", {"where": ["start"]}, "where: "),
+        ("contains", {"need": "most"}, "need: "),
+        ("contains", {"texts": []}, "texts: "),
+        ("contains", {"texts": "sorry"}, "texts: "),
+        ("contains", {"texts": ["sorry", " "]}, "texts: "),
+        ("contains", {"texts": [1]}, "texts: "),
+        ("contains", {"expect": 1}, "expect: "),
+    ],
+)
+def test_a_wrong_parameter_is_named_when_the_scorer_is_made(
+    type_name: str, parameters: dict[str, object], named: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_scorer("s", type_name, parameters)
+    assert str(caught.value).startswith(named)
+
+
 @pytest.mark.parametrize("type_name", ["exact_match", "contains"])
 @pytest.mark.parametrize(
     "expectations", [{}, {"answers": []}, {"expected_response": None}, {"expected_json": {"a": 1}}]
@@ -86,39 +187,3 @@ def test_expected_response_is_used_where_there_are_no_answers() -> None:
 def test_a_row_without_expected_answer_is_not_scored(type_name: str, expectations: dict[str, object]) -> None:
     with pytest.raises(MissingExpectation, match="r1"):
         make_scorer("s", type_name, {}).score(EvalRow("r1", {"q": "x"}, expectations), Output("x"))
-
-
-@pytest.mark.parametrize(
-    ("output", "refused"),
-    [
-        ("I cannot help with that.", True),
-        ("I can't assist you", True),
-        ("I can’t answer that.", True),
-        ("As an AI language model, I have no opinions.", True),
-        ("I'm sorry, but that is private.", True),
-        ("I am unable to provide this.", True),
-        ("I MUST DECLINE.", True),
-        ("Paris.", False),
-        ("I can help with that.", False),
-        ("The door cannot open.", False),
-        ("", False),
-    ],
-)
-def test_refusal_is_found_by_phrase(output: str, refused: bool) -> None:
-    score = make_scorer("s", "refusal", {}).score(row(), Output(output))
-
-    assert score.value is refused
-    assert bool(score.rationale) is refused
-
-
-@pytest.mark.parametrize(
-    ("type_name", "value"),
-    [("words", 3.0), ("characters", 13.0), ("latency_ms", 12.5), ("tokens_in", 7.0), ("tokens_out", 5.0)],
-)
-def test_measures_are_read_off_the_output(type_name: str, value: float) -> None:
-    output = Output("one two\nthree", tokens_in=7, tokens_out=5, latency_ms=12.5)
-
-    score = make_scorer("s", type_name, {}).score(row(), output)
-
-    assert score.value == value
-    assert type(score.value) is float

@@ -16,12 +16,11 @@ from llmops.errors import (
     EngineRejected,
     EngineUnavailable,
     GateRefused,
-    RecordingIncomplete,
     UnknownVersion,
     UsageError,
 )
 from llmops.recording import EvalRecorder
-from llmops.workflow import evaluations as module
+from llmops.workflow import matrix as module
 from llmops.workflow.evaluations import CellRun, RunOptions
 
 SCORERS = {"correct", "exact_match", "words", "fields"}
@@ -161,50 +160,6 @@ def test_a_suite_whose_prompt_is_not_registered_says_how(workshop: Any) -> None:
     (workshop.folder / "orphan.toml").unlink()
 
 
-def test_scores_that_get_lost_in_the_store_are_noticed(
-    workshop: Any, first: CellRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    count = EvalRecorder._count_assessments
-
-    def short(self: EvalRecorder, run_id: str, experiment_id: str) -> dict[str, int]:
-        found = dict(count(self, run_id, experiment_id))
-        return {**found, "words": found["words"] - 1}
-
-    monkeypatch.setattr(EvalRecorder, "_count_assessments", short)
-    with pytest.raises(RecordingIncomplete, match=r"holds \{'words': 3\} of 4 scores") as caught:
-        run(workshop, limit=4)
-    monkeypatch.undo()
-    run_id = re.search(r"[0-9a-f]{32}", str(caught.value))
-
-    assert run_id is not None
-    assert workshop.registry.store.client.get_run(run_id[0]).info.status == "FAILED"
-    with pytest.raises(UnknownVersion, match="no complete eval run"):
-        workshop.evaluations.resolve(run_id[0])
-    again = run(workshop, limit=4)[0]
-    assert again.run.run_id != run_id[0]
-    assert again.generated == 0
-
-
-def test_an_assessment_deleted_while_recording_is_noticed(workshop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import mlflow
-
-    check = EvalRecorder._check_complete
-
-    def losing(self: EvalRecorder, run_id: str, experiment_id: str, report: Any) -> None:
-        client = workshop.registry.store.client
-        trace = client.search_traces(
-            locations=[experiment_id], filter_string=f"metadata.`mlflow.sourceRun` = '{run_id}'", max_results=1
-        )[0]
-        lost = next(a for a in trace.info.assessments if a.name == "correct")
-        mlflow.delete_assessment(trace.info.trace_id, lost.assessment_id)
-        check(self, run_id, experiment_id, report)
-
-    monkeypatch.setattr(EvalRecorder, "_check_complete", losing)
-
-    with pytest.raises(RecordingIncomplete, match=r"\{'correct': 5\} of 6"):
-        run(workshop, limit=6)
-
-
 def test_rows_that_fail_are_recorded_as_failed(workshop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FakeEngine(slots=4, failure=EngineRejected("not today"))
     monkeypatch.setattr(module, "open_engine", lambda *_: engine)
@@ -307,13 +262,15 @@ def test_gates_are_kept_on_releases_and_open_promotion(workshop: Any, first: Cel
     assert [item.to_json()["release"] for item in released] == ["assistant@1", "assistant@2"]
     assert evaluations.resolve("assistant@1").cell == "qa@1,tiny@1"
 
-    verdict, comparison = evaluations.gate("assistant@1", None, "sums")
+    gated = evaluations.gate("assistant@1", None, "sums")
+    verdict, comparison = gated.verdict, gated.comparison
     assert (verdict.verdict, comparison) == ("pass", None)
     registry.release_versions.promote(one)
 
     with pytest.raises(GateRefused):
         registry.release_versions.promote(two)
-    verdict, comparison = evaluations.gate("assistant@2", None, "sums")
+    gated = evaluations.gate("assistant@2", None, "sums")
+    verdict, comparison = gated.verdict, gated.comparison
     assert verdict.verdict == "pass"
     assert comparison is not None
     assert (comparison.a, comparison.b, comparison.rows) == ("assistant@1", "assistant@2", 24)
@@ -321,12 +278,13 @@ def test_gates_are_kept_on_releases_and_open_promotion(workshop: Any, first: Cel
     registry.release_versions.promote(two)
 
     assert registry.release_versions.champion("assistant").ref == "assistant@2"
-    names = [item.path for item in registry.store.client.list_artifacts(released[1].run.run_id, "comparisons")]
-    assert names == ["comparisons/gate-against-assistant-1.json"]
+    names = [item.path for item in registry.store.client.list_artifacts(released[1].run.run_id, "gate")]
+    assert names == ["gate/against-assistant-1.json"]
 
 
 def test_a_cell_is_gated_without_a_release(workshop: Any, first: CellRun) -> None:
-    verdict, comparison = workshop.evaluations.gate("qa@1", "qa@1,tiny@1", "sums")
+    gated = workshop.evaluations.gate("qa@1", "qa@1,tiny@1", "sums")
+    verdict, comparison = gated.verdict, gated.comparison
 
     assert verdict.verdict == "pass"
     assert comparison is not None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from llmops.errors import LlmopsError
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.results import Output, Score
+from llmops.evaluation.results import Output, RowResult, RunFindings, Score
 
 
 class Scorer(Protocol):
@@ -31,13 +31,47 @@ class Scorer(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@runtime_checkable
+class KeptScorer(Scorer, Protocol):
+    """A scorer whose scores cost something to make (a judge's): they are kept by content and never made twice.
+
+    identity: everything besides row and output that can change a score (judge model, rubric, version of the metric).
+    side_by_side: how many scores may be asked for at the same time, from as many threads.
+    """
+
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
+
+    @property
+    def side_by_side(self) -> int: ...
+
+
+@runtime_checkable
+class BatchScorer(Scorer, Protocol):
+    """A scorer that is much faster on many rows at a time (an embedding model)."""
+
+    def score_many(self, rows: Sequence[EvalRow], outputs: Sequence[Output]) -> list[Score]:
+        """A score for each row, in order. An exception becomes an error of every row's score."""
+        ...
+
+
+@runtime_checkable
+class RunScorer(Scorer, Protocol):
+    """A scorer that also has something to say of all rows together (macro-F1, corpus BLEU)."""
+
+    def findings(self, results: Iterable[RowResult]) -> RunFindings:
+        """Reads every row once, in order; keeps no texts, so that any number of rows fits."""
+        ...
+
+
 class Correctness:
     """Base of scorers that say how right an output is: more is better, and a row without a score counts as wrong."""
 
-    name: str
     higher_is_better: bool | None = True
     worst: float | None = 0.0
+
+    def __init__(self, name: str) -> None:
+        self.name = name
 
 
 class MissingExpectation(LlmopsError):

@@ -1,0 +1,1 @@
+"""What is claimed of the evaluation room, measured."""

@@ -1,0 +1,167 @@
+"""`llmops eval compare` and `llmops eval gate`: two runs row by row, and a verdict; as tables, and as files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmops.cli.output import emit, interval, json_option, number, print_table, say, write_file
+
+if TYPE_CHECKING:
+    from llmops.evaluation.comparison import Comparison, MetricComparison
+    from llmops.evaluation.reports.contents import Report
+    from llmops.workflow.evaluations import Evaluations
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_REPORTS = (
+    click.option("--html", type=_FILE, help="Also write a page: charts, and rows sorted by change."),
+    click.option("--junit", type=_FILE, help="Also write JUnit XML, for continuous integration."),
+    click.option("--markdown", type=_FILE, help="Also write Markdown, for a pull request."),
+)
+
+
+def report_options(command: Any) -> Any:
+    """The three files that a comparison can be written to."""
+    for option in reversed(_REPORTS):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--suite", help="Where more than one suite uses the prompt.")
+@report_options
+@json_option
+def compare(
+    a: str, b: str, suite: str | None, html: Path | None, junit: Path | None, markdown: Path | None, as_json: bool
+) -> None:
+    """Compare two runs row by row. A and B: run ids, prompt versions, PROMPT@V,MODEL@V, or releases.
+
+    \b
+    Example: llmops eval compare qa@1 qa@2 --html comparison.html
+    """
+    from llmops.cli.eval import open_evaluations
+    from llmops.workflow.report_contents import report_contents
+
+    evaluations = open_evaluations()
+    comparison = evaluations.compare(a, b, suite)
+    if html or junit or markdown:
+        run_a, run_b = evaluations.resolve(a, suite), evaluations.resolve(b, suite)
+        report = report_contents(evaluations, evaluations.suite(run_b.suite), comparison, run_a, run_b)
+        write_reports(report, html, junit, markdown)
+    emit(as_json, comparison.to_json(), lambda: show_comparison(comparison))
+
+
+@click.command()
+@click.argument("challenger")
+@click.option("--against", metavar="CHAMPION", help="Release, cell or run; default: the app's champion.")
+@click.option("--suite", required=True)
+@report_options
+@json_option
+@click.pass_context
+def gate(
+    ctx: click.Context,
+    challenger: str,
+    against: str | None,
+    suite: str,
+    html: Path | None,
+    junit: Path | None,
+    markdown: Path | None,
+    as_json: bool,
+) -> None:
+    """Judge a challenger by the suite's gate; exit 0 only on `pass`.
+
+    \b
+    Example: llmops eval gate assistant@2 --against assistant@1 --suite qa --junit gate.xml
+    """
+    from llmops.cli.eval import open_evaluations
+
+    evaluations = open_evaluations()
+    gated = evaluations.gate(challenger, against, suite)
+    verdict, comparison = gated.verdict, gated.comparison
+    if comparison is not None:
+        _keep_reports(evaluations, suite, gated, html, junit, markdown)
+    elif html or junit or markdown:
+        say("note: there is no champion to compare with, so no report is written")
+
+    def table() -> None:
+        if comparison is not None:
+            show_comparison(comparison)
+        click.echo(f"gate {suite}: {verdict.verdict}")
+        for reason in verdict.reasons:
+            click.echo(f"  {reason}")
+
+    emit(as_json, {**verdict.to_json(), "comparison": comparison.to_json() if comparison else None}, table)
+    ctx.exit(0 if verdict.verdict == "pass" else 1)
+
+
+def _keep_reports(
+    evaluations: Evaluations, suite: str, gated: Any, html: Path | None, junit: Path | None, markdown: Path | None
+) -> None:
+    """The files that were asked for; and the page among the challenger's artifacts in MLflow, always."""
+    import tempfile
+
+    from llmops.evaluation.reports.html import write_html
+    from llmops.recording import record_report
+    from llmops.workflow.report_contents import report_contents
+
+    runs: Mapping[str, Any] = gated.runs
+    report = report_contents(
+        evaluations, evaluations.suite(suite), gated.comparison, runs["a"], runs["b"], gated.verdict
+    )
+    write_reports(report, html, junit, markdown)
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "comparison.html"
+        write_html(report, page)
+        record_report(evaluations.registry.store, runs["b"].run_id, page)
+
+
+def write_reports(report: Report, html: Path | None, junit: Path | None, markdown: Path | None) -> None:
+    """Each file that was asked for. Raises CannotRun."""
+    from llmops.evaluation.reports import html as html_report
+    from llmops.evaluation.reports import junit as junit_report
+    from llmops.evaluation.reports import markdown as markdown_report
+
+    if html is not None:
+        html_report.write_html(report, html)
+        say(f"wrote {html}")
+    if junit is not None:
+        write_file(junit, junit_report.junit(report))
+    if markdown is not None:
+        write_file(markdown, markdown_report.markdown(report))
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """The comparison as a table, its slices as a second one, and what it can see."""
+    from llmops.workflow.report_contents import noise_sentence
+
+    rows = [_cells(name, metric) for name, metric in comparison.metrics.items()]
+    title = f"{comparison.a} → {comparison.b}, {comparison.rows} rows paired"
+    print_table(title, _COLUMNS, rows, caption="difference is b − a; p adjusted by Holm over the metrics")
+    sliced = [
+        (name, metric_name, *_cells(name, metric)[1:], metric.n)
+        for name, metrics in comparison.slices.items()
+        for metric_name, metric in metrics.items()
+    ]
+    if sliced:
+        print_table("By slice", ("slice", *_COLUMNS, "rows#"), sliced, caption="p adjusted by Holm over the slices")
+    primary = next((name for metrics in comparison.slices.values() for name in metrics), None)
+    for name, sentence in comparison.power.items():
+        if name == primary or (primary is None and name == next(iter(comparison.power))):
+            click.echo(f"{name}: {sentence}")
+    if (noise := noise_sentence(comparison.to_json())) is not None:
+        click.echo(noise)
+    if comparison.sequential:
+        click.echo("these runs were stopped early: p and intervals hold whenever one stops")
+
+
+_COLUMNS = ("metric", "a#", "b#", "difference#", "95 % interval", "p#", "p adjusted#", "wins#", "losses#", "ties#")
+
+
+def _cells(name: str, m: MetricComparison) -> tuple[str, ...]:
+    change = (number(m.a), number(m.b), f"{m.difference:+.3f}", interval(m.ci95), f"{m.p_value:.3g}")
+    return (name, *change, f"{m.p_adjusted:.3g}", str(m.wins), str(m.losses), str(m.ties))

@@ -1,0 +1,183 @@
+"""`llmops eval-set`: check, add."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmops.cli.log import window_options
+from llmops.cli.output import emit, json_option, print_table, say
+from llmops.errors import UnknownVersion, UsageError
+from llmops.paths import eval_sets_folder
+from llmops.settings import Settings
+
+if TYPE_CHECKING:
+    from llmops.evaluation.eval_set import EvalSet
+    from llmops.evaluation.eval_set_check import Finding
+
+_SHOWN_ROWS = 4
+_DATA_FILES = (".jsonl", ".json", ".parquet")
+
+
+@click.group()
+def command() -> None:
+    """Eval sets: find what is wrong with one, and add rows from production."""
+
+
+@command.command()
+@click.argument("eval_set", metavar="NAME|PATH|SUITE")
+@click.option(
+    "--near",
+    type=click.FloatRange(0.8, 1.0),
+    default=0.9,
+    show_default=True,
+    help="Similarity from which two questions count as nearly the same.",
+)
+@click.option(
+    "--prompt", "prompts", multiple=True, metavar="NAME@V", help="Also look for the rows in this prompt's examples."
+)
+@json_option
+@click.pass_context
+def check(ctx: click.Context, eval_set: str, near: float, prompts: Sequence[str], as_json: bool) -> None:
+    """Look for repeats, contradictions, leaked and impossible answers, and tiny slices; exit 1 on an error.
+
+    NAME of an eval set, PATH of a file or folder, or SUITE, whose eval sets are checked together.
+
+    \b
+    Example: llmops eval-set check qa --prompt qa@2
+    """
+    from llmops.evaluation.eval_set_check import check_rows
+
+    settings = Settings.from_environment()
+    found = _find(eval_set, settings)
+    rows = chain.from_iterable(item.rows for item in found)
+    findings = check_rows(rows, near=near, prompts=_templates(prompts, settings))
+    n_rows = sum(map(len, found))
+    value = {"eval_set": eval_set, "rows": n_rows, "findings": [finding.to_json() for finding in findings]}
+    emit(as_json, value, lambda: _show_findings(eval_set, n_rows, findings))
+    ctx.exit(1 if any(finding.severity == "error" for finding in findings) else 0)
+
+
+@command.command()
+@click.argument("name")
+@click.option("--from-log", is_flag=True, help="Step 1: write requests of the production log to a review file.")
+@click.option("--reviewed", type=click.Path(path_type=Path), help="Step 2: add the accepted rows of this review file.")
+@window_options
+@click.option("-n", "--limit", type=click.IntRange(1), default=100, show_default=True, help="Most rows to review.")
+@click.option(
+    "--outcome",
+    type=click.Choice(["ok", "error", "cancelled", "any"]),
+    default="ok",
+    show_default=True,
+    help="How the request ended.",
+)
+@click.option(
+    "--feedback",
+    type=click.Choice(["negative", "positive", "any"]),
+    help="Only answers that users judged so, or at all.",
+)
+@click.option(
+    "--input-variable", default="question", show_default=True, help="Prompt variable that the user's message fills."
+)
+@click.option("--out", "--review", "out", type=click.Path(path_type=Path), help="Review file to write; must be new.")
+@json_option
+def add(
+    name: str,
+    from_log: bool,
+    reviewed: Path | None,
+    app: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+    outcome: str,
+    feedback: str | None,
+    input_variable: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Add requests of production to an eval set, in two steps with a person in between.
+
+    First `--from-log` writes a review file: one row a line, without those the eval set has already. Fill in
+    `expectations`, set `review.accept` to true or false. Then `--reviewed` adds the accepted rows: all, or none when
+    one is wrong.
+
+    Review files and eval sets hold what users wrote, names and other personal data included: take it out before
+    you accept a row, and mind where these files go.
+
+    \b
+    Examples: llmops eval-set add qa --from-log --app assistant --since 7d --feedback negative --out review.jsonl
+              llmops eval-set add qa --reviewed review.jsonl
+    """
+    if from_log == (reviewed is not None):
+        raise UsageError("give one of --from-log and --reviewed")
+    settings = Settings.from_environment()
+    folder = eval_sets_folder(settings) / name
+    if reviewed is not None:
+        _add_reviewed(name, folder, reviewed, as_json)
+        return
+    if out is None:
+        raise UsageError("--from-log needs --out FILE, the review file to write")
+
+    from llmops.production_log import ProductionLog
+    from llmops.workflow.eval_set_from_log import Choice, write_review
+
+    records = ProductionLog(settings.resolved_log_url).iterate(app=app, since=since, until=until)
+    choice = Choice(None if outcome == "any" else outcome, feedback, limit, input_variable)
+    counts = write_review(records, folder, out, choice)
+    say("the review file holds what users wrote, personal data included; read it before you share or add it")
+    value = {"eval_set": name, "review": str(out), **counts.to_json()}
+    passed = f"{counts.known} known already, {counts.not_chosen} not chosen, {counts.unusable} unusable"
+    emit(as_json, value, lambda: click.echo(f"wrote {counts.written} rows to review to {out} ({passed})"))
+
+
+def _add_reviewed(name: str, folder: Path, reviewed: Path, as_json: bool) -> None:
+    from llmops.workflow.eval_set_from_log import add_reviewed
+
+    added, refused, undecided = add_reviewed(reviewed, folder)
+    value = {"eval_set": name, "folder": str(folder), "added": added, "refused": refused, "undecided": undecided}
+    told = f"added {added} rows to {folder} ({refused} refused, {undecided} undecided)"
+    emit(as_json, value, lambda: click.echo(told))
+
+
+def _find(text: str, settings: Settings) -> list[EvalSet]:
+    """The eval sets that a name, path or suite means. Raises UnknownVersion, BadFile."""
+    from llmops.evaluation.eval_set_source import SourceAccess, eval_set_of_file, find_eval_set, holds_eval_set
+    from llmops.evaluation.suite import load_suite, suite_names
+
+    access = SourceAccess(settings.hub_endpoint, settings.home / "eval_sets")
+    path, folder = Path(text), eval_sets_folder(settings)
+    if path.is_file() and path.suffix in _DATA_FILES:
+        return [eval_set_of_file(path)]
+    if holds_eval_set(folder / text):
+        return [find_eval_set(folder / text, access)]
+    if text in suite_names(folder):
+        return list(load_suite(folder, text, access).eval_sets)
+    if holds_eval_set(path):
+        return [find_eval_set(path, access)]
+    sets = sorted(item.name for item in folder.iterdir() if holds_eval_set(item))
+    known = ", ".join(dict.fromkeys([*sets, *suite_names(folder)])) or "none"
+    raise UnknownVersion(f"no eval set, file or suite {text!r}; in {folder} there are {known}")
+
+
+def _templates(refs: Sequence[str], settings: Settings) -> dict[str, Any]:
+    if not refs:
+        return {}
+    from llmops.registry import Registry
+
+    registry = Registry(settings)
+    return {version.ref: version.template for version in map(registry.prompts.get, refs)}
+
+
+def _show_findings(name: str, n_rows: int, findings: Sequence[Finding]) -> None:
+    rows = [(f.severity, f.kind, len(f.rows), _some(f.rows), f.detail) for f in findings]
+    caption = None if findings else "nothing found"
+    print_table(f"{name}: {n_rows} rows", ("severity", "kind", "rows#", "first of them", "detail"), rows, caption)
+
+
+def _some(rows: Sequence[str]) -> str:
+    return ", ".join(rows[:_SHOWN_ROWS]) + (" …" if len(rows) > _SHOWN_ROWS else "")

@@ -1,0 +1,91 @@
+"""Log-likelihoods of given answers with llama.cpp, which does not report those of a prompt's own tokens.
+
+Each answer is walked token by token: the next token is forced by a bias, and the log-probability that is reported for
+it is the one from before the bias. Answers that begin with the same tokens share that part of the walk, and the prompt
+is read once, because the slot keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import httpx
+
+from llmops.engines.protocol import Message
+from llmops.errors import EngineError, EngineRejected
+
+_FORCE = 1e4  # more than any two logits differ by
+
+Complete = Callable[[dict[str, Any]], Mapping[str, Any]]
+
+
+class LlamaCppTokens:
+    """The server's own chat template and tokenizer, through its loopback port."""
+
+    def __init__(self, address: str, key: str) -> None:
+        base_url = address if address.startswith("http") else f"http://{address}"
+        self._client = httpx.Client(base_url=base_url, headers={"authorization": f"Bearer {key}"}, timeout=60)
+
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """The conversation as one text, ready for the assistant's words. Raises EngineError."""
+        return str(self._post("/apply-template", {"messages": [dict(message) for message in messages]})["prompt"])
+
+    def tokens(self, text: str) -> list[int]:
+        """Raises EngineError."""
+        body = {"content": text, "add_special": False, "parse_special": True}
+        return [int(token) for token in self._post("/tokenize", body)["tokens"]]
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        try:
+            response = self._client.post(path, json=body)
+            response.raise_for_status()
+            return response.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise EngineError(f"llama.cpp failed at {path}: {error}") from error
+
+
+def loglikelihoods(
+    tokens: LlamaCppTokens, complete: Complete, messages: Sequence[Message], continuations: Sequence[str]
+) -> tuple[list[float], int, int]:
+    """For each continuation the summed log-probability of its tokens; and the tokens read: of the prompt, and walked.
+
+    complete: sends one completion request to the engine and gives its reply; raises EngineError.
+
+    Raises:
+        EngineRejected: a continuation has no token. EngineError.
+    """
+    prompt = tokens.prompt(messages)
+    context = tokens.tokens(prompt)
+    walked: dict[tuple[int, ...], float] = {}
+    sums = []
+    for text in continuations:
+        own = tuple(tokens.tokens(prompt + text)[len(context) :])
+        if not own:
+            raise EngineRejected(f"the choice {text!r} has no token of its own", param="choices")
+        for end in range(1, len(own) + 1):
+            if own[:end] not in walked:
+                walked[own[:end]] = _logprob(complete, [*context, *own[: end - 1]], own[end - 1])
+        sums.append(sum(walked[own[:end]] for end in range(1, len(own) + 1)))
+    return sums, len(context), len(walked)
+
+
+def _logprob(complete: Complete, before: list[int], token: int) -> float:
+    """Log-probability of `token` after the tokens `before`."""
+    reply = complete(
+        {
+            "prompt": before,
+            "max_tokens": 1,
+            "temperature": 0,
+            "logprobs": 1,
+            "logit_bias": [[token, _FORCE]],
+            "cache_prompt": True,
+        }
+    )
+    chosen = reply["choices"][0]["logprobs"]["content"][0]
+    if chosen["id"] != token:
+        raise EngineError(f"llama.cpp chose token {chosen['id']} where {token} was forced")
+    return float(chosen["logprob"])

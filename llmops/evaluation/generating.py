@@ -1,0 +1,262 @@
+"""The generating half of an evaluation: what the cache lacks, for any number of cells, with the slots always full.
+
+Cells come one after the other, so that requests which begin with the same template text meet in the engine; rows that
+share a long beginning (questions on one passage) go through one slot in turn, where the engine can keep the shared
+part. Between cells no slot waits: the next one begins while the last answers of the one before are decoded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from llmops.engines.protocol import (
+    Engine,
+    EngineIdentity,
+    Generation,
+    GenerationParameters,
+    GenerationRequest,
+    ScoringEngine,
+    generate,
+)
+from llmops.errors import BadFile, EngineError, EngineRejected, EngineUnavailable, LlmopsError
+from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.generation_cache import GenerationCache, generation_key
+from llmops.evaluation.noise import Noise
+from llmops.evaluation.results import Output
+from llmops.evaluation.retrying import RETRIES, Retries, with_retries
+from llmops.evaluation.scorers.choice_scorers import row_choices
+from llmops.prompt_file import PromptTemplate
+
+Progress = Callable[[int, int], None]
+
+_SHARED_CHARACTERS = 200  # beyond the template's own text: less is not worth a slot's waiting
+_LARGEST_GROUP = 16
+_NOISE_SAMPLE, _NOISE_FEWEST = 32, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One cell's work: a template and parameters for a model, over rows that can be gone through again.
+
+    identity: the engine's, known without loading it, so that a fully cached task loads nothing. choices: ask for the
+    likelihood of each row's choices, not for a text.
+    """
+
+    template: PromptTemplate
+    parameters: GenerationParameters
+    model_sha256: str
+    identity: EngineIdentity
+    rows: Iterable[EvalRow]
+    seed: int | None = None
+    choices: bool = False
+
+    def jobs(self) -> Iterator[Job]:
+        """Every row's job, in order. Raises BadFile when a row does not fit the prompt, or lacks choices."""
+        parameters = self.parameters if self.seed is None else replace(self.parameters, seed=self.seed)
+        for row in self.rows:
+            choices = None
+            try:
+                messages = (
+                    self.template.render_conversation(row.messages, row.variables)
+                    if row.messages
+                    else self.template.render(row.variables)
+                )
+                if self.choices:
+                    choices = tuple(row_choices(row))
+            except LlmopsError as error:
+                raise BadFile("eval set", f"row {row.id!r} does not fit the prompt: {error}", field="inputs") from error
+            request = GenerationRequest(messages, parameters)
+            key = generation_key(request, self.model_sha256, self.identity, self.seed, choices)
+            yield Job(row, request, key, choices)
+
+    @property
+    def head_length(self) -> int:
+        """Characters that every rendered row begins with."""
+        blank = self.template.render(dict.fromkeys(self.template.variables, "\0"))
+        return _text(blank).find("\0")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One row's request, and its key in the cache."""
+
+    row: EvalRow
+    request: GenerationRequest
+    key: str
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass(slots=True)
+class Generated:
+    """What was made now for one task. seconds: from its first request to its last answer."""
+
+    n: int = 0
+    tokens_out: int = 0
+    began: float = field(default_factory=time.perf_counter)
+    ended: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return max(0.0, self.ended - self.began) if self.n else 0.0
+
+
+async def generate_missing(
+    tasks: Sequence[Task],
+    engine: Engine,
+    cache: GenerationCache,
+    total: int,
+    progress: Progress | None = None,
+    retries: Retries = RETRIES,
+) -> list[Generated]:
+    """Makes every output that the cache lacks, and keeps it there; says for each task what was made.
+
+    total: how many there are, for progress.
+
+    Raises:
+        EngineUnavailable: the engine is gone (it answered nobody while a request was tried again and again, or will
+            not answer); what was finished is in the cache and is not made again.
+    """
+    return await _Lanes(tasks, engine, cache, total, progress, retries).run()
+
+
+class _Lanes:
+    """As many lanes as the engine has slots, no more: a latency is then the engine's, not a wait for a slot. Each
+    takes the next group of jobs and does them in turn."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        engine: Engine,
+        cache: GenerationCache,
+        total: int,
+        progress: Progress | None,
+        retries: Retries,
+    ) -> None:
+        self._engine, self._cache, self._retries = engine, cache, retries
+        self._total, self._progress, self._done = total, progress, 0
+        self._answered = 0
+        self._begun: set[str] = set()
+        self._made = [Generated() for _ in tasks]
+        self._groups = (
+            (made, group)
+            for task, made in zip(tasks, self._made, strict=True)
+            for group in prefix_groups(task.jobs(), task.head_length)
+        )
+
+    async def run(self) -> list[Generated]:
+        try:
+            async with asyncio.TaskGroup() as lanes:
+                for _ in range(self._engine.slots):
+                    lanes.create_task(self._lane())
+        except* LlmopsError as failures:
+            raise failures.exceptions[0] from failures
+        return self._made
+
+    async def _lane(self) -> None:
+        for made, group in self._groups:
+            for job in group:
+                if job.key not in self._begun and self._cache.outcome(job.key) is None:
+                    await self._one(made, job)
+
+    async def _one(self, made: Generated, job: Job) -> None:
+        self._begun.add(job.key)
+        if made.n == 0 and made.ended == 0.0:
+            made.began = time.perf_counter()
+        output = await self._output(job)
+        self._cache.put(job.key, output)
+        self._begun.discard(job.key)
+        made.n += 1
+        made.tokens_out += output.tokens_out
+        made.ended = time.perf_counter()
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+    async def _output(self, job: Job) -> Output:
+        """An engine that is gone ends the run; a request that fails by itself becomes a record."""
+        answered = self._answered
+        try:
+            output = await with_retries(lambda: answer(self._engine, job), self._retries)
+        except EngineUnavailable as error:
+            if error.lasting or self._answered == answered:
+                raise
+            return Output("", finish_reason="error", error=str(error))
+        except EngineError as error:
+            return Output("", finish_reason="error", error=str(error))
+        self._answered += 1
+        return output
+
+
+async def answer(engine: Engine, job: Job) -> Output:
+    """One job done. Raises EngineError."""
+    if job.choices is None:
+        return _output_of(await generate(engine, job.request))
+    if not isinstance(engine, ScoringEngine):
+        raise EngineRejected(f"the {engine.identity.name} engine gives no log-probabilities, which choices need")
+    start = time.perf_counter()
+    logprobs, usage = await engine.loglikelihoods(job.request.messages, job.choices)
+    likeliest = max(range(len(logprobs)), key=logprobs.__getitem__)
+    latency_ms = round(1000 * (time.perf_counter() - start), 3)
+    return Output(
+        job.choices[likeliest], "stop", usage.tokens_in, usage.tokens_out, latency_ms, latency_ms,
+        choice_logprobs=tuple(logprobs),
+    )  # fmt: skip
+
+
+def _output_of(made: Generation) -> Output:
+    return Output(
+        made.text,
+        made.finish_reason,
+        made.usage.tokens_in,
+        made.usage.tokens_out,
+        round(1000 * made.latency_s, 3),
+        round(1000 * made.first_token_s, 3),
+    )
+
+
+def prefix_groups(jobs: Iterable[Job], head_length: int) -> Iterator[list[Job]]:
+    """Neighbouring jobs whose texts begin alike for long enough beyond the template's own beginning."""
+    group: list[Job] = []
+    length = head_length + _SHARED_CHARACTERS
+    last = ""
+    for job in jobs:
+        beginning = _text(job.request.messages)[:length]
+        alike = beginning == last and len(beginning) == length
+        if group and (not alike or len(group) == _LARGEST_GROUP):
+            yield group
+            group = []
+        group.append(job)
+        last = beginning
+    if group:
+        yield group
+
+
+def _text(messages: Sequence[object]) -> str:
+    return "\n".join(f"{message}" for message in messages)
+
+
+async def measure_noise(tasks: Iterable[Task], engine: Engine, cache: GenerationCache) -> Noise | None:
+    """How many answers differ from those in the cache when they are made again, in another order, slots as full.
+
+    At most `_NOISE_SAMPLE` finished answers, drawn by their keys; None when there are fewer than `_NOISE_FEWEST`.
+
+    Raises:
+        EngineError: as the engine raises it; the measurement is then void.
+    """
+    texts = (job for task in tasks if not task.choices for job in task.jobs() if cache.holds(job.key))
+    sample = heapq.nsmallest(_NOISE_SAMPLE, texts, key=lambda job: job.key)
+    if len(sample) < _NOISE_FEWEST:
+        return None
+    slots = asyncio.Semaphore(engine.slots)
+
+    async def flips(job: Job) -> bool:
+        async with slots:
+            again = await answer(engine, job)
+        known = cache.get(job.key)
+        return known is None or known.text != again.text
+
+    return Noise(len(sample), sum(await asyncio.gather(*map(flips, sample))))

@@ -1,0 +1,185 @@
+"""What a report is made of: plain JSON values, given a shape that the type checker holds.
+
+Everything is said of `b`, the challenger, against `a`: a difference is b − a. Numbers are finite; a value that does not
+exist is None. Texts may hold anything at all: whoever shows them escapes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NotRequired, TypedDict
+
+Outcome = Literal["pass", "fail", "inconclusive"]
+
+
+class Turn(TypedDict):
+    """One message of a prompt."""
+
+    role: str
+    content: str
+
+
+class MetricSummary(TypedDict):
+    """One scorer over one run (`results.Metric.to_json`)."""
+
+    mean: float | None
+    n_scored: int
+    n_failed: int
+    ci95: Sequence[float] | None
+
+
+class Side(TypedDict):
+    """One of the two runs. name: what it is called in tables (`qa@2,smollm2@1`). prompt_text: its rendered turns.
+    cost: in US dollars. seconds: wall time of generating."""
+
+    name: str
+    run_id: str
+    prompt: str
+    model: str
+    release: str | None
+    params: Mapping[str, Any]
+    prompt_text: Sequence[Turn] | None
+    metrics: Mapping[str, MetricSummary]
+    tokens_in: NotRequired[int | None]
+    tokens_out: NotRequired[int | None]
+    cost: NotRequired[float | None]
+    seconds: NotRequired[float | None]
+
+
+class MetricDifference(TypedDict):
+    """One metric of both runs (`comparison.MetricComparison.to_json`). detectable: the smallest difference that as many
+    rows would have shown with a power of 80 %."""
+
+    a: float
+    b: float
+    difference: float
+    ci95: Sequence[float]
+    p_value: float
+    p_adjusted: float
+    test: str
+    wins: int
+    losses: int
+    ties: int
+    n: int
+    higher_is_better: NotRequired[bool | None]
+    detectable: NotRequired[float | None]
+
+
+class Noise(TypedDict):
+    """How often the engine answers differently when nothing was changed (`noise.Noise`). flip_share, ci95: the share of
+    answers that do. expected_changed: answers that noise alone would change here. changed: answers that did change."""
+
+    flip_share: float
+    ci95: Sequence[float]
+    expected_changed: float
+    changed: int
+
+
+class ComparisonContents(TypedDict):
+    """Two runs, row by row (`comparison.Comparison.to_json`). slices: by `tag=value`, by metric. power: sentences."""
+
+    a: str
+    b: str
+    rows: int
+    metrics: Mapping[str, MetricDifference]
+    slices: Mapping[str, Mapping[str, MetricDifference]]
+    noise: NotRequired[Noise | None]
+    power: NotRequired[Sequence[str]]
+
+
+class Check(TypedDict):
+    """One rule of the gate and what became of it."""
+
+    name: str
+    kind: str
+    metric: str
+    outcome: Outcome
+    detail: str
+
+
+class VerdictContents(TypedDict):
+    """The gate's verdict with a sentence for everything it looked at."""
+
+    verdict: Outcome
+    reasons: Sequence[str]
+    checks: NotRequired[Sequence[Check]]
+
+
+class RowScore(TypedDict):
+    """One metric of one row in both runs; None where there is no score."""
+
+    a: bool | float | None
+    b: bool | float | None
+    rationale_a: NotRequired[str]
+    rationale_b: NotRequired[str]
+
+
+class Row(TypedDict):
+    """One row with both answers. change: b − a of the primary metric, a missing score counted as the scorer's worst;
+    None when the row cannot be compared."""
+
+    id: str
+    inputs: Mapping[str, Any]
+    expectations: Mapping[str, Any]
+    tags: Mapping[str, str]
+    contexts: NotRequired[Sequence[str]]
+    output_a: str
+    output_b: str
+    error_a: NotRequired[str | None]
+    error_b: NotRequired[str | None]
+    scores: Mapping[str, RowScore]
+    change: float | None
+
+
+class Report(TypedDict):
+    """Two runs compared. created: ISO 8601. primary: the metric that decides. verdict: None without a gate.
+
+    rows: read once by each output, in any number; give a collection, or something whose iterator starts anew, to write
+    more than one output.
+    """
+
+    title: str
+    suite: str
+    created: str
+    primary: str
+    a: Side
+    b: Side
+    comparison: ComparisonContents
+    verdict: VerdictContents | None
+    rows: Iterable[Row]
+
+
+class LeaderboardCell(TypedDict):
+    """One cell's standing on the primary metric. rank_range: the best and the worst rank that the data allow."""
+
+    name: str
+    mean: float | None
+    ci95: Sequence[float] | None
+    n_scored: int
+    n_failed: int
+    tokens_out: int | None
+    cost: float | None
+    latency_ms_p50: float | None
+    rank_range: Sequence[int]
+
+
+class LeaderboardPair(TypedDict):
+    """Two cells compared on the primary metric. difference, ci95: by how much `better` is ahead, never negative.
+    real: whether the difference is significant after correction."""
+
+    better: str
+    worse: str
+    difference: float
+    ci95: Sequence[float]
+    p_adjusted: float
+    real: bool
+
+
+class Leaderboard(TypedDict):
+    """The cells of one suite, best first. rows: how many each was given."""
+
+    suite: str
+    rows: int
+    primary: str
+    cells: Sequence[LeaderboardCell]
+    pairs: Sequence[LeaderboardPair]

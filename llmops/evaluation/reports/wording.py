@@ -1,0 +1,147 @@
+"""Numbers and verdicts in words, the same in every kind of report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from enum import Enum
+
+from llmops.evaluation.gate import ALPHA
+from llmops.evaluation.reports.contents import MetricDifference, Noise, Outcome, Report
+
+NOTHING = "–"
+SIGN_OF_OUTCOME: dict[Outcome, str] = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
+P_VALUES = (
+    "p is adjusted over the metrics (Holm), but not for the deciding one, which was chosen beforehand; "
+    "intervals are of 95 % each."
+)
+
+# What neither XML 1.0 nor HTML may hold: control characters, half of a surrogate pair, noncharacters.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+class Standing(Enum):
+    """What a difference says of b; the value is the sentence's end, the mark the sign that stands for it."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    CHANGED = "changed"
+    UNDECIDED = "no clear difference"
+
+    @property
+    def mark(self) -> str:
+        return {"BETTER": "▲", "WORSE": "▼", "CHANGED": "◆", "UNDECIDED": "○"}[self.name]
+
+
+def standing(metric: MetricDifference, *, chosen_beforehand: bool) -> Standing:
+    """Better or worse when significant; changed when significant and neither direction is better."""
+    p_value = metric["p_value"] if chosen_beforehand else metric["p_adjusted"]
+    if p_value >= ALPHA:
+        return Standing.UNDECIDED
+    gained = gain(metric["difference"], metric.get("higher_is_better"))
+    if gained is None:
+        return Standing.CHANGED
+    return Standing.BETTER if gained > 0 else Standing.WORSE
+
+
+def gain(change: float | None, higher_is_better: bool | None) -> float | None:
+    """A change with the sign turned so that more is better; None when there is none, or no direction is better."""
+    if change is None or higher_is_better is None:
+        return None
+    return change if higher_is_better else -change
+
+
+def primary_direction(report: Report) -> bool | None:
+    """Whether more of the deciding metric is better; None when it was not compared, or neither direction is."""
+    metric = report["comparison"]["metrics"].get(report["primary"])
+    return metric.get("higher_is_better") if metric else None
+
+
+def direction(higher_is_better: bool | None) -> str:
+    """The direction that is better, in words."""
+    if higher_is_better is None:
+        return "neither direction is better"
+    return "higher is better" if higher_is_better else "lower is better"
+
+
+def number(value: float | None) -> str:
+    """Three decimals; fewer from 10 on; `–` for none. A minus is a real minus sign."""
+    if value is None:
+        return NOTHING
+    digits = 3 if abs(value) < 9.9995 else 1 if abs(value) < 999.95 else 0
+    return f"{value:z,.{digits}f}".replace("-", "−")
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands set apart; `–` for none."""
+    return NOTHING if value is None else f"{value:,.0f}"
+
+
+def counted(amount: float, singular: str) -> str:
+    """`1 row`, `1,200 rows`."""
+    return f"{count(amount)} {singular}{'' if amount == 1 else 's'}"
+
+
+def share(value: float) -> str:
+    """`2.1 %`."""
+    return f"{100 * value:.1f} %"
+
+
+def signed(value: float) -> str:
+    """A difference: `+0.083`, `−1.250`, `0.000`."""
+    shown = number(value)
+    return shown if shown.startswith("−") or not float(shown.replace(",", "")) else f"+{shown}"
+
+
+def interval(ci95: Sequence[float] | None, *, of_difference: bool = False) -> str:
+    """`0.412 to 0.588`; with signs for an interval of a difference; `–` for none."""
+    write = signed if of_difference else number
+    return NOTHING if ci95 is None else f"{write(ci95[0])} to {write(ci95[1])}"
+
+
+def probability(p_value: float) -> str:
+    """A p-value as prose has it: `p = 0.031`, `p < 0.001`."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
+def printable(text: str) -> str:
+    """The text with everything that XML or HTML forbids replaced by `�`."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def shortened(text: str, longest: int) -> str:
+    """The text, or its beginning and how much is left out."""
+    return text if len(text) <= longest else f"{text[:longest]} … ({count(len(text) - longest)} characters more)"
+
+
+def summary(name: str, metric: MetricDifference, *, chosen_beforehand: bool) -> str:
+    """One metric in a sentence."""
+    p_value = metric["p_value"] if chosen_beforehand else metric["p_adjusted"]
+    return (
+        f"{name} {number(metric['a'])} → {number(metric['b'])}: {signed(metric['difference'])}, 95 % interval "
+        f"{interval(metric['ci95'], of_difference=True)}, {probability(p_value)}: "
+        f"{standing(metric, chosen_beforehand=chosen_beforehand).value}"
+    )
+
+
+def outcomes(metric: MetricDifference) -> str:
+    """What became of the rows: `6 lost · 100 tied · 14 won`."""
+    words = ("down", "the same", "up") if metric.get("higher_is_better") is None else ("lost", "tied", "won")
+    amounts = (metric["losses"], metric["ties"], metric["wins"])
+    return " · ".join(f"{count(amount)} {word}" for amount, word in zip(amounts, words, strict=True))
+
+
+def noise_sentence(noise: Noise) -> str:
+    """How many answers changed against how many would by noise alone."""
+    return (
+        f"{counted(noise['changed'], 'answer')} changed; noise alone would change about "
+        f"{noise['expected_changed']:,.1f}: asked again with nothing changed, the engine answers "
+        f"{share(noise['flip_share'])} of the rows differently "
+        f"(95 % interval {share(noise['ci95'][0])} to {share(noise['ci95'][1])})."
+    )
+
+
+def rank(rank_range: Sequence[int]) -> str:
+    """`1`, or `1–3` where the data leave it open."""
+    best, worst = rank_range
+    return str(best) if best == worst else f"{best}–{worst}"

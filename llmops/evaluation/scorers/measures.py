@@ -1,0 +1,93 @@
+"""What is measured on an output rather than judged: length, readability, repetition, time, tokens, cost."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.results import Output, Score
+from llmops.evaluation.scorers import parameters
+from llmops.evaluation.scorers.protocol import Scorer
+
+# Full stops, question and exclamation marks before white space or the end; their full-width forms; line ends.
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)|[。！？]+|\n+")
+
+
+def count_sentences(text: str) -> int:
+    """Sentences that hold a letter or digit. A line is at least one; an abbreviation before a space ends one too."""
+    return sum(any(map(str.isalnum, part)) for part in _SENTENCE_END.split(text))
+
+
+def automated_readability_index(text: str) -> float | None:
+    """ARI = 4.71 × letters and digits a word + 0.5 × words a sentence − 21.43, a United States school grade (Smith and
+    Senter, 1967; made for English). None for a text without words."""
+    words = [word for word in text.split() if any(map(str.isalnum, word))]
+    if not words:
+        return None
+    characters = sum(map(str.isalnum, text))
+    return 4.71 * characters / len(words) + 0.5 * len(words) / count_sentences(text) - 21.43
+
+
+def repeated_share(text: str, n: int) -> float:
+    """Share of the word n-grams that stood in the text before: 1 − distinct / all (seq-rep-n of Welleck et al., 2019).
+
+    0 for a text of fewer than n words.
+    """
+    words = text.casefold().split()
+    total = len(words) - n + 1
+    if total < 1:
+        return 0.0
+    return 1 - len({tuple(words[i : i + n]) for i in range(total)}) / total
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """A number read off the output. worst: none, since no number is the worst one, so rows without it are left out."""
+
+    name: str
+    measure: Callable[[Output], float | None]
+    higher_is_better: bool | None
+    worst: float | None = None
+
+    def score(self, row: EvalRow, output: Output) -> Score:  # noqa: ARG002 - a scorer's signature
+        value = self.measure(output)
+        return Score(error="the output holds no words") if value is None else Score(float(value))
+
+
+def _of_text(measure: Callable[[str], float | None], name: str) -> Scorer:
+    """A measure of the text, of which neither more nor less is better."""
+    return _Measure(name, lambda output: measure(output.text), None)
+
+
+def _spent(measure: Callable[[Output], float], name: str) -> Scorer:
+    """A measure of what the output took: less is better."""
+    return _Measure(name, measure, higher_is_better=False)
+
+
+def _repetition(name: str, n: int = 4) -> Scorer:
+    n = parameters.whole_number("n", n, 1, 100)
+    return _Measure(name, lambda output: repeated_share(output.text, n), None)
+
+
+def _cost(name: str, per_million_in: float, per_million_out: float) -> Scorer:
+    """What the tokens cost, in the currency of the prices."""
+    price_in = parameters.number("per_million_in", per_million_in)
+    price_out = parameters.number("per_million_out", per_million_out)
+    return _spent(lambda output: (output.tokens_in * price_in + output.tokens_out * price_out) / 1e6, name)
+
+
+TYPES: dict[str, Callable[..., Scorer]] = {
+    "words": functools.partial(_of_text, lambda text: len(text.split())),
+    "characters": functools.partial(_of_text, len),
+    "sentences": functools.partial(_of_text, count_sentences),
+    "readability": functools.partial(_of_text, automated_readability_index),
+    "repetition": _repetition,
+    "latency_ms": functools.partial(_spent, lambda output: output.latency_ms),
+    "first_token_ms": functools.partial(_spent, lambda output: output.first_token_ms),
+    "tokens_in": functools.partial(_spent, lambda output: output.tokens_in),
+    "tokens_out": functools.partial(_spent, lambda output: output.tokens_out),
+    "cost": _cost,
+}

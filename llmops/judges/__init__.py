@@ -1,0 +1,23 @@
+"""Judges: scorers that ask a language model, of which none may gate before it was calibrated against labels.
+
+Every factory in `TYPES` takes `(name, *, endpoint, embed=None, **parameters)`; a wrong parameter is a UsageError that
+starts with its name. Making a scorer connects to nothing and loads nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from llmops.evaluation.scorers.protocol import Scorer
+from llmops.judges import mlflow_judges, ragas_judges
+from llmops.judges.endpoint import JudgeEndpoint
+from llmops.judges.ragas_judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE
+from llmops.judges.rubric import RubricJudge
+
+__all__ = ["NEEDS_EMBEDDINGS", "NEEDS_NO_JUDGE", "TYPES", "JudgeEndpoint"]
+
+TYPES: Mapping[str, Callable[..., Scorer]] = {
+    "judge.rubric": RubricJudge,
+    **ragas_judges.TYPES,
+    **mlflow_judges.TYPES,
+}

@@ -1,0 +1,234 @@
+"""What a judge is worth: its verdicts beside people's labels. A judge may gate only after this was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from llmops.errors import BadFile, UsageError
+from llmops.evaluation.eval_set import EvalRow, row_from_values
+from llmops.evaluation.results import Output, Score
+from llmops.evaluation.scorers.protocol import KeptScorer
+from llmops.evaluation.scoring import one_score, score_key
+from llmops.hashing import content_hash
+from llmops.json_lines import json_object, numbered_lines
+from llmops.judges.pairwise import ScoreCache
+
+if TYPE_CHECKING:
+    from llmops.evaluation.agreement import Confusion, Kappa, LengthBias
+
+Label = bool | float | str
+Kind = Literal["truth values", "numbers", "texts"]
+Progress = Callable[[int, int], None]
+
+_FIELDS = {"id", "inputs", "output", "expectations", "contexts", "label"}
+# More labels than this make a table that nobody reads.
+_MOST_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRow:
+    """A row, an answer to it, and what people say of the answer: good or not, a number, or a label."""
+
+    row: EvalRow
+    output: str
+    label: Label
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedRow:
+    """One labelled row beside the judge. judged: its verdict in the terms of the label; None, with the error, when it
+    gave none."""
+
+    row_id: str
+    label: Label
+    judged: Label | None
+    rationale: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A judge's agreement with people.
+
+    judge_hash: of the scorer's identity; the same judge with the same rubric has the same. labels_hash: of the labelled
+    rows. threshold: from which number on the judge says true, for labels that are truth values. n: rows judged;
+    n_failed: rows without a verdict, which are in none of the statistics. kappa: weighted by the square of the
+    difference for numbers; confusion: None for many different labels; length_bias: None for texts. All three are None
+    when no row was judged.
+    """
+
+    judge_hash: str
+    labels_hash: str
+    scorer: str
+    kind: Kind
+    threshold: float
+    n: int
+    n_failed: int
+    kappa: Kappa | None
+    confusion: Confusion | None
+    length_bias: LengthBias | None
+    rows: tuple[JudgedRow, ...]
+
+    @property
+    def identity(self) -> str:
+        """Of this measurement: which judge, on which labels."""
+        return content_hash([self.judge_hash, self.labels_hash, self.threshold])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: all of it, row by row too."""
+        statistics = {name: getattr(self, name) for name in ("kappa", "confusion", "length_bias")}
+        return {
+            "judge_hash": self.judge_hash,
+            "labels_hash": self.labels_hash,
+            "scorer": self.scorer,
+            "kind": self.kind,
+            "threshold": self.threshold,
+            "n": self.n,
+            "n_failed": self.n_failed,
+            **{name: found.to_json() if found else None for name, found in statistics.items()},
+            "rows": [asdict(row) for row in self.rows],
+        }
+
+
+def judge_hash(scorer: KeptScorer) -> str:
+    """Under which a judge's calibration is found again: everything besides row and output that can change a score."""
+    return content_hash(dict(scorer.identity))
+
+
+def load_labels(path: Path) -> list[LabelledRow]:
+    """Reads a JSON Lines file of `{"inputs": {…}, "output": "…", "label": …}`, with `id`, `expectations` and `contexts`
+    where the judge needs them. Labels are all truth values, all numbers or all texts; a row without an id is called
+    after its line.
+
+    Raises:
+        BadFile: naming file, line and field of the first wrong row.
+    """
+    labelled: list[LabelledRow] = []
+    seen: set[str] = set()
+    for number, line in numbered_lines(path):
+        row = _labelled_row(json_object(line, path, number), path, number)
+        if row.row.id in seen:
+            raise BadFile(path, f"{row.row.id!r} stands on two rows", line=number, field="id")
+        if labelled and _kind(row.label) != _kind(labelled[0].label):
+            raise BadFile(path, f"the labels above are {_kind(labelled[0].label)}", line=number, field="label")
+        seen.add(row.row.id)
+        labelled.append(row)
+    if not labelled:
+        raise BadFile(path, "holds no rows")
+    return labelled
+
+
+def calibrate(
+    labelled: Sequence[LabelledRow],
+    scorer: KeptScorer,
+    *,
+    threshold: float = 0.5,
+    cache: ScoreCache | None = None,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Asks the judge about every labelled row, `side_by_side` at a time, and compares.
+
+    threshold: the score from which on a judge that gives numbers says true, for labels that are truth values. Labels
+    that are numbers are compared with the points of a rubric of points, else with the score itself; labels that are
+    texts with the label the judge gave. cache: where eval runs keep their scores; what is there is not asked again, and
+    failures are not kept. progress: called with rows done and their number.
+
+    Raises:
+        UsageError: there are no labelled rows, or their labels are of several kinds.
+    """
+    kinds = {_kind(row.label) for row in labelled}
+    if len(kinds) != 1:
+        raise UsageError("labels: must be of one kind, and at least one")
+    kind = kinds.pop()
+    judged: list[JudgedRow] = []
+    with ThreadPoolExecutor(scorer.side_by_side) as threads:
+        for row in threads.map(lambda row: _judged(row, _score(row, scorer, cache), kind, threshold), labelled):
+            judged.append(row)
+            if progress is not None:
+                progress(len(judged), len(labelled))
+    answered = [(row, source) for row, source in zip(judged, labelled, strict=True) if row.judged is not None]
+    return Calibration(
+        judge_hash(scorer),
+        content_hash([[{**row.row.to_json(), "id": ""}, row.output, row.label] for row in labelled]),
+        scorer.name,
+        kind,
+        threshold,
+        len(answered),
+        len(judged) - len(answered),
+        *_statistics(answered, kind),
+        rows=tuple(judged),
+    )
+
+
+def _labelled_row(values: Mapping[str, Any], path: Path, number: int) -> LabelledRow:
+    if unknown := sorted(values.keys() - _FIELDS):
+        raise BadFile(path, f"unknown field; known: {', '.join(sorted(_FIELDS))}", line=number, field=unknown[0])
+    if not isinstance(values.get("output"), str):
+        raise BadFile(path, "must be text", line=number, field="output")
+    label: Any = values.get("label")
+    sound = isinstance(label, (bool, int, float, str)) and label != ""
+    if not sound or (isinstance(label, float) and not math.isfinite(label)):
+        raise BadFile(path, "must be true, false, a number or text", line=number, field="label")
+    of_row = {name: value for name, value in values.items() if name not in ("output", "label")}
+    row = row_from_values({"id": f"line-{number}", **of_row}, path, number)
+    return LabelledRow(row, values["output"], label)
+
+
+def _kind(label: Label) -> Kind:
+    if isinstance(label, bool):
+        return "truth values"
+    return "texts" if isinstance(label, str) else "numbers"
+
+
+def _score(labelled: LabelledRow, scorer: KeptScorer, cache: ScoreCache | None) -> Score:
+    output = Output(labelled.output)
+    if cache is None:
+        return one_score(scorer, labelled.row, output)
+    key = score_key(scorer, labelled.row, output)
+    if (score := cache.get_score(key)) is None:
+        score = one_score(scorer, labelled.row, output)
+        if score.error is None:
+            cache.put_score(key, score)
+    return score
+
+
+def _judged(labelled: LabelledRow, score: Score, kind: Kind, threshold: float) -> JudgedRow:
+    verdict = None if score.error is not None else _in_terms_of(kind, score, threshold)
+    problem = score.error
+    if problem is None and verdict is None:
+        problem = f"the judge gave no verdict that compares with {kind}"
+    return JudgedRow(labelled.row.id, labelled.label, verdict, score.rationale, problem)
+
+
+def _in_terms_of(kind: Kind, score: Score, threshold: float) -> Label | None:
+    if kind == "texts":
+        return score.label
+    if score.value is None or not math.isfinite(score.value):
+        return None
+    if kind == "truth values":
+        return score.value if isinstance(score.value, bool) else score.value >= threshold
+    try:
+        return float(score.label) if score.label is not None else float(score.value)
+    except ValueError:
+        return float(score.value)
+
+
+def _statistics(
+    answered: Sequence[tuple[JudgedRow, LabelledRow]], kind: Kind
+) -> tuple[Kappa | None, Confusion | None, LengthBias | None]:
+    from llmops.evaluation import agreement
+
+    if not answered:
+        return None, None, None
+    people: list[Any] = [row.label for row, _ in answered]
+    judge: list[Any] = [row.judged for row, _ in answered]
+    found = agreement.confusion(people, judge)
+    kappa = agreement.weighted_kappa(people, judge) if kind == "numbers" else agreement.cohen_kappa(people, judge)
+    lengths = [len(source.output) for _, source in answered]
+    bias = None if kind == "texts" else agreement.length_bias(people, judge, lengths)
+    return kappa, found if len(found.labels) <= _MOST_SHOWN else None, bias

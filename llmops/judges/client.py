@@ -1,0 +1,198 @@
+"""Asks a judge for an answer that follows a JSON schema, and believes nothing that does not.
+
+The schema is sent for constrained decoding (`response_format`, strict), at temperature 0 with a fixed seed, and the
+answer is checked against it again: a server may ignore the field, and valid JSON is not yet a valid verdict.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import ssl
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+import jsonschema_rs
+
+from llmops.engines.protocol import Message
+from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from llmops.evaluation.scorers.json_scorers import read_json
+from llmops.judges.endpoint import JudgeEndpoint
+
+SEED = 7
+_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 529})
+_FIRST_PAUSE = 0.5
+_LONGEST_PAUSE = 60.0
+
+
+class JudgeClient:
+    """A blocking client of one endpoint, safe to share between threads; at most `side_by_side` requests are in flight.
+
+    It connects on the first question. Its connections are closed by `close`, or when nobody holds it any more.
+    """
+
+    def __init__(self, endpoint: JudgeEndpoint, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.endpoint = endpoint
+        self._sleep = sleep
+        self._places = threading.BoundedSemaphore(endpoint.side_by_side)
+        self._opening = threading.Lock()
+        self._http: httpx.Client | None = None
+
+    def ask(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> dict[str, Any]:
+        """The judge's answer, an object that follows `schema`.
+
+        Raises:
+            EngineUnavailable: the judge cannot be reached, has no key, or kept failing through all retries.
+            EngineTimeout: no answer in time, through all retries.
+            EngineRejected: the request can never succeed; ContextTooLong when it is too long.
+            EngineError: an answer that is cut off, refused, no JSON, or does not follow the schema.
+        """
+        body = {
+            "model": self.endpoint.model,
+            "messages": [dict(message) for message in messages],
+            "temperature": 0,
+            "seed": SEED,
+            "max_tokens": self.endpoint.max_tokens,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "verdict", "strict": True, "schema": dict(schema)},
+            },
+        }
+        return _verdict(self._exchange(body), schema, self.endpoint)
+
+    def close(self) -> None:
+        """Closes the connections; the next question opens new ones."""
+        with self._opening:
+            http, self._http = self._http, None
+        if http is not None:
+            http.close()
+
+    def _exchange(self, body: Mapping[str, Any]) -> httpx.Response:
+        """The reply of status 200, after as many tries as the endpoint allows."""
+        for failures in range(self.endpoint.retries + 1):
+            reply = self._post(body)
+            if isinstance(reply, httpx.Response):
+                if reply.status_code == 200:
+                    return reply
+                failure = _translate(reply)
+                if reply.status_code not in _TRANSIENT:
+                    raise failure
+            else:
+                failure = reply
+            pause = _pause(failures, failure)
+            if failures == self.endpoint.retries or pause > _LONGEST_PAUSE:
+                break
+            self._sleep(pause)
+        raise failure
+
+    def _post(self, body: Mapping[str, Any]) -> httpx.Response | EngineError:
+        """One try: a reply of any status, or the failure to get one."""
+        place = f"judge {self.endpoint.name}"
+        try:
+            with self._places:
+                return self._client().post(f"{self.endpoint.base_url}/chat/completions", json=body)
+        except httpx.TimeoutException as error:
+            failure: EngineError = EngineTimeout(f"{place}: no answer within {self.endpoint.timeout:g} s")
+            failure.__cause__ = error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            failure = EngineUnavailable(f"{place}: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+        return failure
+
+    def _client(self) -> httpx.Client:
+        with self._opening:
+            if self._http is None:
+                key = self.endpoint.read_key()
+                self._http = httpx.Client(
+                    headers={"authorization": f"Bearer {key}"} if key else {},
+                    verify=_trusted(),
+                    timeout=httpx.Timeout(self.endpoint.timeout, connect=min(self.endpoint.timeout, 10.0)),
+                    limits=httpx.Limits(max_connections=self.endpoint.side_by_side),
+                )
+                # Scorers have no end of life that they are told of, so the last reference closes the connections.
+                weakref.finalize(self, self._http.close)
+            return self._http
+
+
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """The certificates trusted, read once: a tenth of a second for each client otherwise, and every scorer has one."""
+    return httpx.create_ssl_context()
+
+
+def _verdict(reply: httpx.Response, schema: Mapping[str, Any], endpoint: JudgeEndpoint) -> dict[str, Any]:
+    text = _content(reply, endpoint)
+    verdict, problem = read_json(text)
+    if problem is not None:
+        raise EngineError(f"the judge's answer is not JSON: {problem}: {_shown(text)}")
+    broken = next(iter(jsonschema_rs.validator_for(dict(schema)).iter_errors(verdict)), None)
+    if broken is not None or not isinstance(verdict, dict):
+        problem = broken.message if broken is not None else "not an object"
+        raise EngineError(f"the judge's answer does not follow the schema: {_shown(problem)}")
+    return verdict
+
+
+def _content(reply: httpx.Response, endpoint: JudgeEndpoint) -> str:
+    try:
+        choice = reply.json()["choices"][0]
+        message, finish_reason = choice["message"], choice.get("finish_reason")
+        content, refusal = message.get("content"), message.get("refusal")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise EngineError("the judge's reply is not of OpenAI's shape") from error
+    if refusal:
+        raise EngineError(f"the judge refused: {_shown(refusal)}")
+    if finish_reason == "length":
+        raise EngineError(f"the judge's answer was cut off at max_tokens {endpoint.max_tokens}")
+    if not isinstance(content, str):
+        raise EngineError("the judge's reply holds no text")
+    return content
+
+
+def _shown(text: Any, length: int = 200) -> str:
+    return str(text) if len(str(text)) <= length else f"{str(text)[:length]}…"
+
+
+def _translate(reply: httpx.Response) -> EngineError:
+    try:
+        error = json.loads(reply.content).get("error")
+    except (ValueError, AttributeError):
+        error = None
+    detail = error if isinstance(error, dict) else {"message": error}
+    status = reply.status_code
+    message = f"the judge answered {status}: {_shown(detail.get('message') or 'no message', 300)}"
+    if "context_length_exceeded" in (detail.get("code"), detail.get("type")):
+        return ContextTooLong(message, param="messages")
+    if status in (408, 504):
+        return EngineTimeout(message)
+    if status in _TRANSIENT:
+        return EngineUnavailable(message, retry_after=_seconds(reply.headers.get("retry-after")))
+    if status in (401, 403, 404):
+        return EngineUnavailable(message)
+    return EngineRejected(message) if 400 <= status < 500 else EngineError(message)
+
+
+def _pause(failures: int, failure: EngineError) -> float:
+    """Seconds before the next try: what the server asked for, else twice as long each time."""
+    asked: float | None = getattr(failure, "retry_after", None)
+    return asked if asked is not None else min(_FIRST_PAUSE * 2**failures, _LONGEST_PAUSE)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """`Retry-After` as seconds from now: a number or a date (RFC 9110, 10.2.3). None when it is neither."""
+    if retry_after is None:
+        return None
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        moment = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds())

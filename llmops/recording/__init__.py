@@ -1,0 +1,38 @@
+"""Writes eval runs, verdicts, calibrations and monitoring runs into MLflow, and reads them back.
+
+Outputs and scores are finished when they get here, so no judge is asked twice and MLflow shows exactly the numbers that
+comparisons and gates use. Two recorders write the same run: `evaluate` (MLflow's own `mlflow.genai.evaluate`) and
+`bulk` (one transaction a row). What the store then holds is counted: MLflow loses assessments with a mere warning.
+"""
+
+from __future__ import annotations
+
+from llmops.recording.cell import CellIdentity, EvalRun, RecordedRows
+from llmops.recording.datasets import find_eval_set, register_eval_set
+from llmops.recording.monitoring import record_monitoring_run
+from llmops.recording.runs import EVALUATE_UP_TO, EvalRecorder
+from llmops.recording.sampling import MAX_TRACED_ROWS
+from llmops.recording.verdicts import (
+    find_calibration,
+    record_calibration,
+    record_comparison,
+    record_report,
+    record_verdict,
+)
+
+__all__ = [
+    "EVALUATE_UP_TO",
+    "MAX_TRACED_ROWS",
+    "CellIdentity",
+    "EvalRecorder",
+    "EvalRun",
+    "RecordedRows",
+    "find_calibration",
+    "find_eval_set",
+    "record_calibration",
+    "record_comparison",
+    "record_monitoring_run",
+    "record_report",
+    "record_verdict",
+    "register_eval_set",
+]

@@ -1,0 +1,133 @@
+"""What an eval run is known by, and what is read back of one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmops.evaluation.results import Metric, RowResult
+from llmops.hashing import canonical_json
+from llmops.registry.store import Store
+from llmops.versions import ModelVersion, PromptVersion
+
+CELL_TAG, COMPLETE_TAG = "llmops.cell_hash", "llmops.complete"
+SUITE_TAG, PROMPT_TAG, MODEL_TAG = "llmops.suite", "llmops.prompt", "llmops.model"
+RECORDER_TAG, WRITER_TAG = "llmops.recorder", "llmops.writer"
+ROWS_FILE, SUMMARY_FILE = "rows.jsonl", "summary.json"
+
+_LONGEST_PARAM = 500
+
+
+@dataclass(frozen=True, slots=True)
+class CellIdentity:
+    """What was run: everything that makes two eval runs the same run. hash: of all of it.
+
+    content: needs `parameters`, `engine` (mappings) and `seed`. eval_sets: content hashes by name.
+    """
+
+    suite: str
+    prompt: PromptVersion
+    model: ModelVersion
+    content: Mapping[str, Any]
+    hash: str
+    eval_sets: Mapping[str, str]
+
+    @property
+    def title(self) -> str:
+        return f"{self.prompt.ref} on {self.model.ref}"
+
+    def tags(self) -> dict[str, str]:
+        return {
+            CELL_TAG: self.hash,
+            SUITE_TAG: self.suite,
+            PROMPT_TAG: self.prompt.ref,
+            MODEL_TAG: self.model.ref,
+            "llmops.cell": canonical_json(self.content),
+        }
+
+    def params(self) -> dict[str, str]:
+        shown = {"prompt": self.prompt.ref, "model": self.model.ref, "model_sha256": self.model.sha256}
+        for group in ("parameters", "engine"):
+            shown.update({f"{group}.{key}": shown_param(value) for key, value in self.content[group].items()})
+        return {**shown, "seed": str(self.content["seed"])}
+
+
+def shown_param(value: Any) -> str:
+    """A value as MLflow shows parameters: text as it is, anything else as JSON; the first 500 characters."""
+    return (value if isinstance(value, str) else canonical_json(value))[:_LONGEST_PARAM]
+
+
+@dataclass(frozen=True, slots=True)
+class EvalRun:
+    """A recorded eval run. Rows are read when asked for.
+
+    params: what MLflow shows (engine, slots, seed …). usage: `tokens_in`, `tokens_out` and, where it is known, `cost`,
+    over all rows.
+    """
+
+    run_id: str
+    suite: str
+    prompt: str
+    model: str
+    metrics: Mapping[str, Metric]
+    rows: int
+    seconds: float
+    tokens_per_second: float
+    experiment_id: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    usage: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def cell(self) -> str:
+        return f"{self.prompt},{self.model}"
+
+
+def read_run(store: Store, run: Any) -> EvalRun:
+    """MLflow's run as ours. The caller translates MLflow's errors."""
+    tags, run_id = run.data.tags, run.info.run_id
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(store.client.download_artifacts(run_id, SUMMARY_FILE, folder))
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    metrics = {
+        name: Metric(m["mean"], m["n_scored"], m["n_failed"], tuple(m["ci95"]) if m["ci95"] else None)
+        for name, m in summary["metrics"].items()
+    }
+    return EvalRun(
+        run_id,
+        tags[SUITE_TAG],
+        tags[PROMPT_TAG],
+        tags[MODEL_TAG],
+        metrics,
+        summary["rows"],
+        summary["seconds"],
+        summary["tokens_per_second"],
+        run.info.experiment_id,
+        dict(run.data.params),
+        summary.get("usage", {}),
+    )
+
+
+class RecordedRows:
+    """Every row of a recorded run, read from a local copy of `rows.jsonl` as often as asked, one at a time.
+
+    The copy is deleted with this object.
+    """
+
+    def __init__(self, path: Path, count: int) -> None:
+        """path: a file in a folder of its own, which now belongs to this object."""
+        self._path, self._count = path, count
+        weakref.finalize(self, shutil.rmtree, path.parent, ignore_errors=True)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[RowResult]:
+        with self._path.open("rb") as lines:
+            for line in lines:
+                yield RowResult.from_json(json.loads(line))

@@ -1,0 +1,108 @@
+"""Eval sets as MLflow's evaluation datasets: each content once, shown on the suite's Datasets page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from llmops.evaluation.eval_set import EvalRow
+from llmops.hashing import canonical_json, content_hash
+from llmops.recording.cell import CellIdentity
+from llmops.recording.fluent import make_current
+from llmops.recording.sampling import sampled
+from llmops.recording.texts import TextCleaner
+from llmops.recording.traces import ROW_ID_TAG
+from llmops.registry.store import Store, translated
+
+_HASH_TAG, _FILLED_TAG, _ROWS_TAG = "llmops.content_hash", "llmops.filled", "llmops.rows"
+_RECORDS_AT_A_TIME = 500
+_SESSION_INPUT = "goal"  # an input of this name makes MLflow take the row for a simulated session, or refuse it
+
+
+def register_eval_set(
+    store: Store, name: str, content_hash: str, rows: Iterable[EvalRow], suite: str | None = None
+) -> str:
+    """Id of the MLflow evaluation dataset with this content, made when absent.
+
+    rows: read once, and only when the content is new; of more than `MAX_TRACED_ROWS` the same sample that runs show.
+    suite: the experiment whose Datasets page shows it. MLflow keeps one record for rows of equal inputs.
+
+    Raises StoreUnavailable.
+    """
+    experiment_ids = [store.experiment(suite)] if suite is not None else []
+    with translated(f"dataset {name}"):
+        found = _find(store, name, content_hash)
+        if found is None:
+            tags = {_HASH_TAG: content_hash, _FILLED_TAG: "false"}
+            found = store.client.create_dataset(name, experiment_ids, tags)
+        elif missing := sorted(set(experiment_ids) - set(found.experiment_ids)):
+            store.client.add_dataset_to_experiments(found.dataset_id, missing)
+        if found.tags[_FILLED_TAG] != "true":
+            make_current(store)  # `merge_records` is one of MLflow's functions that look for the store themselves
+            total = _fill(found, rows)
+            store.client.set_dataset_tags(found.dataset_id, {_FILLED_TAG: "true", _ROWS_TAG: str(total)})
+        return str(found.dataset_id)
+
+
+def find_eval_set(store: Store, name: str, content_hash: str) -> str | None:
+    """Id of the registered dataset with this content, or None. Raises StoreUnavailable."""
+    with translated(f"dataset {name}"):
+        found = _find(store, name, content_hash)
+    return None if found is None else str(found.dataset_id)
+
+
+def dataset_inputs(store: Store, cell: CellIdentity, rows: int) -> list[Any]:
+    """What a run was scored on, as MLflow's dataset entities.
+
+    The first is all of it, which the run's metrics belong to: the eval set, or, where a suite has several, one of the
+    suite's name, with each eval set after it. MLflow's errors pass through.
+    """
+    eval_sets = [_entity(store, name, digest, rows) for name, digest in cell.eval_sets.items()]
+    if len(eval_sets) == 1:
+        return eval_sets
+    return [_entity(store, cell.suite, content_hash(dict(cell.eval_sets)), rows), *eval_sets]
+
+
+def _entity(store: Store, name: str, digest: str, rows: int) -> Any:
+    from mlflow.entities import Dataset
+
+    registered = _find(store, name, digest)
+    source = {"eval_set": name, "sha256": digest}
+    profile = canonical_json({"num_rows": rows})
+    if registered is None:
+        return Dataset(name, digest[:16], "llmops", canonical_json(source), profile=profile)
+    source["dataset_id"] = str(registered.dataset_id)
+    return Dataset(name, digest[:16], "mlflow_evaluation_dataset", canonical_json(source), profile=profile)
+
+
+def _find(store: Store, name: str, digest: str) -> Any | None:
+    # Unlike other searches, that of datasets takes backquotes for a part of the tag's name.
+    found = store.client.search_datasets(filter_string=f"tags.{_HASH_TAG} = '{digest}'")
+    return next((dataset for dataset in found if dataset.name == name), None)
+
+
+def _fill(dataset: Any, rows: Iterable[EvalRow]) -> int:
+    """Puts the rows in; again, where a killed process left off. Returns how many rows the eval set has."""
+    total = 0
+
+    def numbered() -> Iterator[tuple[str, EvalRow]]:
+        nonlocal total
+        for row in rows:
+            total += 1
+            yield row.id, row
+
+    kept = sampled(numbered())
+    wrapped = any(_SESSION_INPUT in row.inputs for row in kept)
+    clean = TextCleaner()
+    for start in range(0, len(kept), _RECORDS_AT_A_TIME):
+        dataset.merge_records([_record(row, clean, wrapped) for row in kept[start : start + _RECORDS_AT_A_TIME]])
+    return total
+
+
+def _record(row: EvalRow, clean: TextCleaner, wrapped: bool) -> dict[str, Any]:
+    inputs = clean(dict(row.inputs))
+    return {
+        "inputs": {"inputs": inputs} if wrapped else inputs,
+        "expectations": clean(dict(row.expectations)),
+        "tags": clean({**row.tags, ROW_ID_TAG: row.id}),
+    }

@@ -1,0 +1,23 @@
+"""MLflow's module-level functions write into whichever store was named last; here that is the one given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmops.registry.store import Store
+
+
+def make_current(store: Store) -> None:
+    """Points MLflow's module-level functions at this store."""
+    import mlflow
+
+    mlflow.set_tracking_uri(store.uri)
+    mlflow.set_registry_uri(store.uri)
+
+
+def start_run(store: Store, **arguments: Any) -> Any:
+    """`mlflow.start_run` in this store: a context that marks the run finished, or failed when something is raised."""
+    import mlflow
+
+    make_current(store)
+    return mlflow.start_run(**arguments)

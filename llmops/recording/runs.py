@@ -1,0 +1,230 @@
+"""Eval runs in one store: written whole or not at all, found by what was run, read back row by row."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from llmops.errors import UnknownVersion
+from llmops.evaluation.results import EvalReport, Score
+from llmops.recording.bulk import write_traces
+from llmops.recording.cell import (
+    CELL_TAG,
+    COMPLETE_TAG,
+    RECORDER_TAG,
+    ROWS_FILE,
+    WRITER_TAG,
+    CellIdentity,
+    EvalRun,
+    RecordedRows,
+    read_run,
+    shown_param,
+)
+from llmops.recording.completeness import Expected, check_complete
+from llmops.recording.datasets import dataset_inputs
+from llmops.recording.evaluate import evaluate_traces
+from llmops.recording.fluent import start_run
+from llmops.recording.sampling import MAX_TRACED_ROWS, RULE_ALL, RULE_SAMPLE, traced
+from llmops.recording.summary import log_files, run_metrics, usage_of
+from llmops.recording.traces import RowTrace, TraceMaker
+from llmops.recording.unfinished import take_up, this_process
+from llmops.registry.store import Store, translated
+
+EVALUATE_UP_TO = 300
+"""Rows up to which `auto` records with `mlflow.genai.evaluate`; above, in bulk, which takes a fraction of the time."""
+
+Progress = Callable[[int, int], None]
+RecorderName = Literal["auto", "evaluate", "bulk"]
+
+_METRICS_AT_A_TIME, _PARAMS_AT_A_TIME = 1000, 100  # MLflow's limits
+
+
+class EvalRecorder:
+    """Eval runs in one store; each suite has an experiment of its own name."""
+
+    def __init__(self, store: Store, max_traced_rows: int = MAX_TRACED_ROWS) -> None:
+        self._store, self._max_traced_rows = store, max_traced_rows
+
+    def find(self, suite: str, cell_hash: str) -> EvalRun | None:
+        """The newest complete run of that cell. Raises StoreUnavailable."""
+        condition = f"tags.`{CELL_TAG}` = '{cell_hash}' and tags.`{COMPLETE_TAG}` = 'true'"
+        experiment_id = self._store.experiment(suite)
+        with translated(f"eval runs of {suite}"):
+            runs = self._store.client.search_runs(
+                [experiment_id], condition, order_by=["attributes.start_time DESC"], max_results=1
+            )
+            return read_run(self._store, runs[0]) if runs else None
+
+    def get(self, run_id: str) -> EvalRun:
+        """A complete run by id. Raises UnknownVersion, StoreUnavailable."""
+        with translated(f"run {run_id}"):
+            run = self._store.client.get_run(run_id)
+            if run.data.tags.get(COMPLETE_TAG) != "true":
+                raise UnknownVersion(f"run {run_id} is no complete eval run")
+            return read_run(self._store, run)
+
+    def rows(self, run: EvalRun) -> RecordedRows:
+        """Every row of a run, with outputs and scores, from a local copy. Raises StoreUnavailable."""
+        folder = tempfile.mkdtemp(prefix="llmops-rows-")
+        recorded = RecordedRows(Path(folder) / ROWS_FILE, run.rows)
+        with translated(f"run {run.run_id}"):
+            self._store.client.download_artifacts(run.run_id, ROWS_FILE, folder)
+        return recorded
+
+    def record(
+        self,
+        cell: CellIdentity,
+        report: EvalReport,
+        recorder: RecorderName = "auto",
+        *,
+        extra_params: Mapping[str, str] | None = None,
+        extra_metrics: Mapping[str, float] | None = None,
+        progress: Progress | None = None,
+    ) -> EvalRun:
+        """Writes one eval run and checks that all of it arrived. Called again after a crash, it completes the run.
+
+        recorder: `auto` takes `evaluate` up to `EVALUATE_UP_TO` rows, `bulk` above. Both write the same run.
+        extra_params, extra_metrics: shown beside the cell's own; a metric `cost` is part of the run's usage.
+        progress: is told (rows written, rows to write).
+
+        Raises:
+            RecordingIncomplete: the store holds less than was handed over, or more; the run is marked failed.
+            StoreUnavailable.
+        """
+        if recorder == "auto":
+            recorder = "evaluate" if len(report.results) <= EVALUATE_UP_TO else "bulk"
+        with translated(f"recording {cell.title} on {cell.suite}"):
+            writing = _Writing(self._store, cell, report, recorder, self._max_traced_rows, progress)
+            run_id = writing.write(extra_params or {}, extra_metrics or {})
+        return self.get(run_id)
+
+
+class _Writing:
+    """One run while it is written. MLflow's errors pass through."""
+
+    def __init__(
+        self,
+        store: Store,
+        cell: CellIdentity,
+        report: EvalReport,
+        recorder: str,
+        max_traced_rows: int,
+        progress: Progress | None,
+    ) -> None:
+        self._store, self._cell, self._report, self._recorder = store, cell, report, recorder
+        self._max_traced_rows = max_traced_rows
+        self._traced_rows = min(len(report.results), max_traced_rows)
+        self._progress = _Counted(self._traced_rows, progress)
+        self._experiment_id = store.experiment(cell.suite)
+
+    def write(self, extra_params: Mapping[str, str], extra_metrics: Mapping[str, float]) -> str:
+        """Everything in such an order that a run is complete only when all of it is there; returns its id."""
+        client = self._store.client
+        params, usage = self._params(extra_params), usage_of(self._report, extra_metrics)
+        unfinished = take_up(client, self._experiment_id, self._cell.hash, self._recorder, params)
+        place = {"run_id": unfinished} if unfinished else {"experiment_id": self._experiment_id}
+        tags = {
+            **self._cell.tags(),
+            "mlflow.runType": "genai_evaluate",
+            COMPLETE_TAG: "false",
+            RECORDER_TAG: self._recorder,
+            WRITER_TAG: this_process(),
+        }
+        with start_run(self._store, **place, run_name=self._cell.title, tags=tags) as run:
+            run_id = str(run.info.run_id)
+            dataset = self._link(run_id)
+            log_files(client, run_id, self._report, usage)
+            params["cleaned_texts"] = str(self._write_rows(run, dataset))
+        metrics = run_metrics(self._report, usage, extra_metrics)
+        self._log_numbers(run, metrics, params, dataset)
+        client.set_tag(run_id, COMPLETE_TAG, "true")
+        return run_id
+
+    def _params(self, extra: Mapping[str, str]) -> dict[str, str]:
+        whole = self._traced_rows == len(self._report.results)
+        sample = {"traced_rows": str(self._traced_rows), "traced_rule": RULE_ALL if whole else RULE_SAMPLE}
+        return {**self._cell.params(), **{name: shown_param(value) for name, value in extra.items()}, **sample}
+
+    def _link(self, run_id: str) -> Any:
+        """Links eval sets, model and prompt; returns the dataset that the run's metrics belong to."""
+        from mlflow.entities import DatasetInput, LoggedModelInput
+
+        client, model_id = self._store.client, self._cell.model.model_id
+        datasets = dataset_inputs(self._store, self._cell, len(self._report.results))
+        client.log_inputs(
+            run_id,
+            datasets=[DatasetInput(dataset=dataset, tags=[]) for dataset in datasets],
+            models=[LoggedModelInput(model_id=model_id)] if model_id else None,
+        )
+        client.link_prompt_version_to_run(run_id, self._cell.prompt.uri)
+        return datasets[0]
+
+    def _write_rows(self, run: Any, dataset: Any) -> int:
+        """Traces and scores, counted afterwards. Returns how many texts had to be cleaned for the database."""
+        run_id, in_bulk = run.info.run_id, self._recorder == "bulk"
+        maker = TraceMaker(self._cell, run_id, self._experiment_id, run.info.start_time, with_scores=in_bulk)
+        expected = Expected()
+        kept: list[RowTrace] = []
+        scores: dict[str, dict[str, Score]] = {name: {} for name in self._report.metrics}
+
+        def traces() -> Iterator[RowTrace]:
+            for number, result in traced(self._report.results, self._max_traced_rows):
+                trace = maker.make(number, result)
+                expected.add(result)
+                if not in_bulk:
+                    kept.append(trace)
+                    for name, score in result.scores.items():
+                        scores[name][trace.trace_id] = score
+                yield trace
+
+        written = self._progress.add if in_bulk else _untold
+        write_traces(self._store, self._cell, run_id, self._experiment_id, traces(), written)
+        if not in_bulk:
+            evaluate_traces(
+                self._store.client,
+                run_id,
+                self._cell.model.model_id,
+                dataset,
+                kept,
+                scores,
+                maker.clean,
+                self._progress.add,
+            )
+        check_complete(self._store.client, self._experiment_id, run_id, expected)
+        return maker.clean.cleaned
+
+    def _log_numbers(self, run: Any, metrics: Mapping[str, float], params: Mapping[str, str], dataset: Any) -> None:
+        """Metrics of run and model, and parameters. The time is the run's own, so that logging again adds nothing."""
+        from mlflow.entities import Metric, Param
+
+        client, run_id, model_id = self._store.client, run.info.run_id, self._cell.model.model_id or None
+        logged = [
+            Metric(name, value, run.info.start_time, 0, model_id, dataset.name, dataset.digest, run_id=run_id)
+            for name, value in metrics.items()
+        ]
+        for start in range(0, len(logged), _METRICS_AT_A_TIME):
+            client.log_batch(run_id, metrics=logged[start : start + _METRICS_AT_A_TIME])
+        shown = [Param(name, value) for name, value in params.items()]
+        for start in range(0, len(shown), _PARAMS_AT_A_TIME):
+            client.log_batch(run_id, params=shown[start : start + _PARAMS_AT_A_TIME])
+
+
+class _Counted:
+    """Counts rows from several threads and tells of them."""
+
+    def __init__(self, total: int, tell: Progress | None) -> None:
+        self._total, self._tell = total, tell
+        self._done, self._lock = 0, threading.Lock()
+
+    def add(self, rows: int) -> None:
+        with self._lock:
+            self._done += rows
+            if self._tell is not None:
+                self._tell(self._done, self._total)
+
+
+def _untold(_rows: int) -> None:
+    """The rows are told of when their scores are written."""

@@ -1,0 +1,71 @@
+"""A run's files and numbers: every row as a line, the summary that runs are read back from, what scorers found."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmops.evaluation.results import EvalReport
+from llmops.hashing import canonical_json
+from llmops.recording.cell import ROWS_FILE, SUMMARY_FILE
+
+_NOT_IN_METRIC_NAMES = re.compile(r"[^\w\-. :/]")
+
+
+def log_files(client: Any, run_id: str, report: EvalReport, usage: Mapping[str, float]) -> None:
+    """Writes `rows.jsonl`, `summary.json` and `findings/<scorer>/…`, made on disk, row by row.
+
+    MLflow's errors pass through.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        with (folder / ROWS_FILE).open("wb") as file:
+            for result in report.results:
+                # Half a surrogate pair cannot be UTF-8; escaped with a backslash it is what JSON calls it.
+                file.write(canonical_json(result.to_json()).encode(errors="backslashreplace") + b"\n")
+        summary = {
+            "rows": len(report.results),
+            "seconds": report.seconds,
+            "tokens_per_second": report.tokens_per_second,
+            "usage": dict(usage),
+            "metrics": {name: metric.to_json() for name, metric in report.metrics.items()},
+        }
+        (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2), encoding="utf-8")
+        for scorer, findings in report.findings.items():
+            for name, content in findings.files.items():
+                path = folder / "findings" / scorer / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+        client.log_artifacts(run_id, made)
+
+
+def usage_of(report: EvalReport, extra_metrics: Mapping[str, float]) -> dict[str, float]:
+    """Tokens of all answers, and their cost where it is known."""
+    cost = {"cost": extra_metrics["cost"]} if "cost" in extra_metrics else {}
+    return {"tokens_in": report.tokens_in, "tokens_out": report.tokens_out, **cost}
+
+
+def run_metrics(report: EvalReport, usage: Mapping[str, float], extra: Mapping[str, float]) -> dict[str, float]:
+    """Every number of a run by MLflow's name for it; means as `mlflow.genai.evaluate` names them."""
+    logged: dict[str, float] = {
+        "rows": len(report.results),
+        "generated": report.generated,
+        "from_cache": report.from_cache,
+        "seconds": report.seconds,
+        "tokens_per_second": report.tokens_per_second,
+        **usage,
+    }
+    for name, metric in report.metrics.items():
+        logged |= {f"{name}/n_scored": metric.n_scored, f"{name}/n_failed": metric.n_failed}
+        if metric.mean is not None:
+            logged[f"{name}/mean"] = metric.mean
+        if metric.ci95 is not None:
+            logged |= {f"{name}/ci95_low": metric.ci95[0], f"{name}/ci95_high": metric.ci95[1]}
+    for scorer, findings in report.findings.items():
+        logged |= {f"{scorer}/{name}": value for name, value in findings.metrics.items()}
+    # A class or language may be part of a finding's name.
+    return {_NOT_IN_METRIC_NAMES.sub("_", name): float(value) for name, value in {**logged, **extra}.items()}

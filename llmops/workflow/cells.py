@@ -1,0 +1,157 @@
+"""Cells of the evaluation matrix: what is run, with what, and by what its run is known again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psutil
+
+from llmops.engines.opening import engine_identity
+from llmops.engines.protocol import EngineIdentity, GenerationParameters
+from llmops.evaluation.comparison import draw
+from llmops.evaluation.eval_set import Rows, measure
+from llmops.evaluation.generating import Task
+from llmops.evaluation.scorers.protocol import KeptScorer
+from llmops.evaluation.suite import Suite
+from llmops.hashing import content_hash
+from llmops.recording import CellIdentity, EvalRun
+from llmops.recording.runs import RecorderName
+from llmops.settings import Settings
+from llmops.versions import ModelVersion, PromptVersion, Release
+
+# Raised when a change to scorers or to recording makes older runs incomparable: they are then run again.
+_RUN_FORMAT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One thing to evaluate: a prompt version on a model version with parameters, perhaps as a release."""
+
+    prompt: PromptVersion
+    model: ModelVersion
+    parameters: GenerationParameters
+    release: Release | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.prompt.ref} on {self.model.ref}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """limit: rows. engine: by name. seed: makes an independent run. repeatable: requests that cannot influence each
+    other, so that answers repeat exactly. force: run again although a complete run exists (finished generations are
+    still not made twice). recorder: how runs get into MLflow. stop_early: end when the primary metric is decided."""
+
+    limit: int | None = None
+    engine: str | None = None
+    seed: int | None = None
+    repeatable: bool = False
+    force: bool = False
+    recorder: RecorderName = "auto"
+    stop_early: bool = False
+
+    def engine_settings(self, settings: Settings) -> Settings:
+        """Fast by default: slots decoded together, shared prompt beginnings read once. Repeatable: each request alone
+        on an engine of its own, as many of them as there are cores."""
+        if not self.repeatable:
+            return replace(settings, engine_prompt_cache=True)
+        replicas = max(1, settings.engine_threads or psutil.cpu_count() or 1)
+        return replace(settings, engine_slots=1, engine_prompt_cache=False, engine_replicas=replicas)
+
+
+@dataclass(frozen=True, slots=True)
+class RowChoice:
+    """Which rows of a suite a run takes: the first `limit`; and, for a run that was stopped early, of these the share
+    `drawn`, in the order that `seed` draws."""
+
+    limit: int | None = None
+    drawn: float | None = None
+    seed: int = 0
+
+    def of(self, suite: Suite) -> Rows:
+        rows = suite.rows.first(self.limit)
+        share = self.drawn
+        if share is None:
+            return rows
+        return Rows(lambda: (row for row in rows if draw(self.seed, row.id) < share))
+
+
+@dataclass(frozen=True, slots=True)
+class CellRun:
+    """A cell's recorded run, and what this call did for it."""
+
+    cell: Cell
+    run: EvalRun
+    generated: int
+    from_cache: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run.run_id,
+            "prompt": self.cell.prompt.ref,
+            "model": self.cell.model.ref,
+            "release": self.cell.release.ref if self.cell.release else None,
+            "rows": self.run.rows,
+            "metrics": {name: metric.to_json() for name, metric in self.run.metrics.items()},
+            "generated": self.generated,
+            "from_cache": self.from_cache,
+            "seconds": self.run.seconds,
+            "tokens_per_second": self.run.tokens_per_second,
+            **{name: self.run.usage.get(name) for name in ("tokens_in", "tokens_out", "cost")},
+        }
+
+
+def identity_of_engine(cell: Cell, settings: Settings, options: RunOptions) -> EngineIdentity:
+    """What will answer for the cell. Raises UsageError."""
+    return engine_identity(cell.model, options.engine_settings(settings), options.engine)
+
+
+def task_of(suite: Suite, cell: Cell, settings: Settings, options: RunOptions, chosen: RowChoice) -> Task:
+    """The cell's work for the runner."""
+    return Task(
+        cell.prompt.template,
+        cell.parameters,
+        cell.model.sha256,
+        identity_of_engine(cell, settings, options),
+        chosen.of(suite),
+        options.seed,
+        suite.choices,
+    )
+
+
+def cell_identity(suite: Suite, cell: Cell, settings: Settings, options: RunOptions, chosen: RowChoice) -> CellIdentity:
+    """Everything that makes two eval runs the same run."""
+    eval_sets = {eval_set.name: eval_set.content_hash for eval_set in suite.eval_sets}
+    whole = chosen.limit is None and chosen.drawn is None
+    content: dict[str, Any] = {
+        "format": _RUN_FORMAT,
+        "suite": suite.name,
+        "rows": content_hash(eval_sets) if whole else measure(chosen.of(suite)).content_hash,
+        "scorers": [spec.to_json() for spec in suite.scorer_specs],
+        "judges": _judges(suite),
+        "cluster_by": suite.cluster_by,
+        "choices": suite.choices,
+        "prompt": [cell.prompt.ref, cell.prompt.template.content_hash],
+        "model": [cell.model.ref, cell.model.sha256],
+        "parameters": cell.parameters.to_mapping(),
+        "engine": identity_of_engine(cell, settings, options).to_mapping(),
+        "seed": options.seed,
+        "stopped_early": None if chosen.drawn is None else chosen.seed,
+    }
+    return CellIdentity(suite.name, cell.prompt, cell.model, content, content_hash(content), eval_sets)
+
+
+def _judges(suite: Suite) -> Mapping[str, Any]:
+    """What judges: another judge model gives other scores."""
+    return {scorer.name: dict(scorer.identity) for scorer in suite.make_scorers() if isinstance(scorer, KeptScorer)}
+
+
+def cost_of(model: ModelVersion, tokens_in: int, tokens_out: int) -> float | None:
+    """Price of so many tokens, in the currency that the model was registered with; None where it has no price."""
+    prices = model.provenance.get("prices")
+    if not prices:
+        return None
+    return float(tokens_in * prices["per_million_in"] + tokens_out * prices["per_million_out"]) / 1e6

@@ -1,0 +1,248 @@
+"""Production requests as rows of an eval set, in two steps with a person in between.
+
+1. `write_review` puts requests into a review file: JSON Lines in the shape of eval rows, each with a `review` object
+   that holds what production answered. 2. The person fills in `expectations` and sets `review.accept` to true or false.
+3. `add_reviewed` appends what was accepted to the eval set: all of it or nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llmops.errors import BadFile, CannotRun, UsageError
+from llmops.evaluation.eval_set import ROWS_FILE, EvalRow, load_eval_set, row_from_values
+from llmops.evaluation.eval_set_source import SOURCE_FILE
+from llmops.evaluation.near_duplicates import folded
+from llmops.hashing import content_hash
+from llmops.json_lines import json_object, numbered_lines
+from llmops.production_log import LogRecord
+
+FEEDBACK = ("negative", "positive", "any")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*\Z")
+_NEGATIVE = {"negative", "bad", "down", "dislike", "thumbs_down", "wrong"}
+_POSITIVE = {"positive", "good", "up", "like", "thumbs_up", "right", "correct"}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which records become rows to review, and how.
+
+    outcome: `ok`, `error` or `cancelled`; any when None. feedback: one of FEEDBACK; records without any feedback too
+    when None. limit: most rows to review. input_variable: the prompt variable that a single user message fills.
+    """
+
+    outcome: str | None = "ok"
+    feedback: str | None = None
+    limit: int | None = None
+    input_variable: str = "question"
+
+
+@dataclass(slots=True)
+class ReviewCounts:
+    """What became of the records read. known: ask what the eval set, or an earlier record, asks. unusable: hold no
+    text that a row could ask."""
+
+    written: int = 0
+    known: int = 0
+    not_chosen: int = 0
+    unusable: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def write_review(records: Iterable[LogRecord], eval_set: Path, out: Path, choice: Choice) -> ReviewCounts:
+    """Writes the review file, a line for each record chosen; stops reading at the limit.
+
+    eval_set: the folder of the set that the rows are for; need not exist yet.
+
+    Raises:
+        UsageError: `out` exists: it may hold a person's work. BadFile: the eval set is wrong. CannotRun: not writable.
+    """
+    _check_target(eval_set)
+    counts = ReviewCounts()
+    seen = {_question(row.inputs) for row in _present_rows(eval_set)}
+    lines = list(_review_lines(records, seen, choice, counts))  # whole before the file is made: it must not be half
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    except FileExistsError as error:
+        raise UsageError(f"{out} exists, and may hold a review; name another file") from error
+    except OSError as error:
+        raise CannotRun(f"{out} cannot be written: {error.strerror}") from error
+    return counts
+
+
+def add_reviewed(review: Path, eval_set: Path) -> tuple[int, int, int]:
+    """Appends the accepted rows of a review file to `eval_set/rows.jsonl`, and makes the set when it is new.
+
+    Returns:
+        How many rows were accepted, refused, and left undecided (`accept` still null).
+
+    Raises:
+        BadFile: naming line and field of the first wrong row of the file; nothing was added then.
+        CannotRun: the set cannot be written, or changed in the meantime.
+    """
+    _check_target(eval_set)
+    decisions = list(_reviewed(review))
+    accepted = {number: row for number, accept, row in decisions if accept and row is not None}
+    _check_new_ids(accepted, _present_rows(eval_set), review)
+    if accepted:
+        _append(eval_set / ROWS_FILE, accepted.values())
+    refused = sum(accept is False for _, accept, _ in decisions)
+    return len(accepted), refused, len(decisions) - len(accepted) - refused
+
+
+def feedback_of(record: LogRecord) -> Mapping[str, Any] | None:
+    """What a user said of the answer: `details.feedback`, the last one when there are several; None when nothing."""
+    found = record.details.get("feedback")
+    if isinstance(found, list):
+        found = found[-1] if found else None
+    return found if isinstance(found, Mapping) else None
+
+
+def feedback_sign(feedback: Mapping[str, Any]) -> str | None:
+    """`negative` or `positive`, by the label when it is a known word, else by the score: more than 0 is positive."""
+    label = str(feedback.get("label") or "").strip().casefold().replace(" ", "_").replace("-", "_")
+    if label in _NEGATIVE | _POSITIVE:
+        return "negative" if label in _NEGATIVE else "positive"
+    score = feedback.get("score")
+    if not isinstance(score, (int, float)):
+        return None
+    return "positive" if score > 0 else "negative"
+
+
+def _review_lines(
+    records: Iterable[LogRecord], seen: set[str], choice: Choice, counts: ReviewCounts
+) -> Iterator[dict[str, Any]]:
+    for record in records:
+        if not _chosen(record, choice):
+            counts.not_chosen += 1
+        elif (inputs := _inputs(record, choice.input_variable)) is None:
+            counts.unusable += 1
+        elif (question := _question(inputs)) in seen:
+            counts.known += 1
+        else:
+            seen.add(question)
+            counts.written += 1
+            yield _review_line(record, inputs)
+            if counts.written == choice.limit:
+                return
+
+
+def _review_line(record: LogRecord, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    feedback = feedback_of(record)
+    release = {"release": record.release} if record.release else {}
+    return {
+        "id": f"log-{record.key}",
+        "inputs": dict(inputs),
+        "expectations": {},
+        "tags": {"source": "log", **release},
+        "review": {
+            "accept": None,
+            "output": record.output,
+            "feedback": None if feedback is None else dict(feedback),
+            "request_id": record.request_id,
+        },
+    }
+
+
+def _chosen(record: LogRecord, choice: Choice) -> bool:
+    if choice.outcome is not None and record.outcome != choice.outcome:
+        return False
+    if choice.feedback is None:
+        return True
+    feedback = feedback_of(record)
+    return feedback is not None and choice.feedback in ("any", feedback_sign(feedback))
+
+
+def _inputs(record: LogRecord, input_variable: str) -> dict[str, Any] | None:
+    """The prompt variables sent along, and the conversation or the one user message; None when these are no inputs."""
+    given = record.details.get("prompt_variables")
+    inputs: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
+    messages = record.details.get("messages")
+    if isinstance(messages, list) and len(messages) > 1:
+        inputs["messages"] = messages
+    else:
+        inputs[input_variable] = record.input
+    try:
+        row_from_values({"id": record.key, "inputs": inputs}, "log", 1)
+    except BadFile:
+        return None  # counted by the caller as unusable
+    return inputs
+
+
+def _reviewed(path: Path) -> Iterator[tuple[int, bool | None, EvalRow | None]]:
+    """Each line's number and decision, with the row when it was accepted. Raises BadFile."""
+    for number, line in numbered_lines(path):
+        values = json_object(line, path, number)
+        review = values.pop("review", None)
+        accept = review.get("accept") if isinstance(review, dict) else None
+        if not isinstance(review, dict) or not (accept is None or isinstance(accept, bool)):
+            raise BadFile(path, "must be true, false or null", line=number, field="review.accept")
+        row = _accepted_row(values, path, number) if accept else None
+        yield number, accept, row
+
+
+def _accepted_row(values: Mapping[str, Any], path: Path, number: int) -> EvalRow:
+    row = row_from_values(values, path, number)
+    if not any(value not in (None, "", [], {}) for value in row.expectations.values()):
+        problem = "must say what a good answer is, in a row that was accepted"
+        raise BadFile(path, problem, line=number, field="expectations")
+    return row
+
+
+def _check_new_ids(accepted: Mapping[int, EvalRow], present: Iterable[EvalRow], path: Path) -> None:
+    known = {row.id for row in present}
+    for number, row in accepted.items():
+        if row.id in known:
+            raise BadFile(path, f"{row.id!r} is in the eval set or on an earlier line", line=number, field="id")
+        known.add(row.id)
+
+
+def _check_target(eval_set: Path) -> None:
+    if not _NAME.match(eval_set.name):
+        raise UsageError(f"{eval_set.name!r}: an eval set's name is letters, digits, dots, dashes and underscores")
+    if (eval_set / SOURCE_FILE).exists():
+        raise UsageError(f"{eval_set.name}: its rows come from {SOURCE_FILE}; add to an eval set of its own")
+
+
+def _present_rows(eval_set: Path) -> Iterable[EvalRow]:
+    return load_eval_set(eval_set).rows if (eval_set / ROWS_FILE).exists() else ()
+
+
+def _append(path: Path, rows: Iterable[EvalRow]) -> None:
+    """A copy gets the new lines, and then takes the old file's place."""
+    lines = [json.dumps({name: v for name, v in row.to_json().items() if v}, ensure_ascii=False) for row in rows]
+    incoming = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = path.stat() if path.exists() else None
+        if before is not None:
+            shutil.copy(path, incoming)
+        with incoming.open("ab+") as file:
+            if before is not None and before.st_size > 0:
+                file.seek(-1, os.SEEK_END)
+                file.write(b"" if file.read(1) == b"\n" else b"\n")
+            file.write("".join(f"{line}\n" for line in lines).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        if before is not None and path.stat().st_mtime_ns != before.st_mtime_ns:
+            raise CannotRun(f"{path} was changed in the meantime; nothing was added, start again")
+        incoming.replace(path)
+    except (OSError, UnicodeEncodeError) as error:
+        raise CannotRun(f"{path} cannot be written: {error}") from error
+    finally:
+        incoming.unlink(missing_ok=True)
+
+
+def _question(inputs: Mapping[str, Any]) -> str:
+    """Equal for inputs that differ in case and white space alone."""
+    return content_hash({name: value if name == "messages" else folded(str(value)) for name, value in inputs.items()})

@@ -1,0 +1,221 @@
+"""What reports are made of: two recorded runs with their rows, or the cells of a suite, as plain values."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from statistics import median
+from typing import Any, cast
+
+from llmops.evaluation import statistics
+from llmops.evaluation.comparison import Comparison
+from llmops.evaluation.eval_set import cluster_of
+from llmops.evaluation.gate import ALPHA, Verdict
+from llmops.evaluation.pairing import Pair, paired
+from llmops.evaluation.reports.contents import Leaderboard, LeaderboardCell, LeaderboardPair, Report, Row, Side, Turn
+from llmops.evaluation.results import RowResult
+from llmops.evaluation.scorers import Scorer
+from llmops.evaluation.suite import Suite
+from llmops.recording import EvalRun, RecordedRows
+from llmops.workflow.cells import CellRun
+from llmops.workflow.evaluations import Evaluations
+
+
+def report_contents(
+    evaluations: Evaluations,
+    suite: Suite,
+    comparison: Comparison,
+    run_a: EvalRun,
+    run_b: EvalRun,
+    verdict: Verdict | None = None,
+) -> Report:
+    """Two runs of a suite, compared. Rows are read from local copies, each time a report goes through them.
+
+    Raises:
+        StoreUnavailable: the rows cannot be fetched.
+    """
+    primary = next(scorer for scorer in suite.make_scorers() if scorer.name == suite.gate.primary)
+    told = comparison.to_json()
+    told["power"] = list(told["power"].values())
+    return {
+        "title": f"{comparison.a} → {comparison.b}",
+        "suite": suite.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "primary": suite.gate.primary,
+        "a": _side(evaluations, comparison.a, run_a),
+        "b": _side(evaluations, comparison.b, run_b),
+        "comparison": cast(Any, told),
+        "verdict": cast(Any, verdict.to_json()) if verdict is not None else None,
+        "rows": _Rows(evaluations.rows(run_a), evaluations.rows(run_b), primary),
+    }
+
+
+def _side(evaluations: Evaluations, name: str, run: EvalRun) -> Side:
+    release = evaluations.release(name)
+    prompt = evaluations.registry.prompts.get(run.prompt)
+    turns = cast("list[Turn]", [dict(turn) for turn in prompt.template.turns])
+    usage = run.usage
+    return {
+        "name": name,
+        "run_id": run.run_id,
+        "prompt": run.prompt,
+        "model": run.model,
+        "release": release.ref if release else None,
+        "params": run.params,
+        "prompt_text": turns,
+        "metrics": cast(Any, {scorer: metric.to_json() for scorer, metric in run.metrics.items()}),
+        "tokens_in": int(usage.get("tokens_in", 0)),
+        "tokens_out": int(usage.get("tokens_out", 0)),
+        "cost": usage.get("cost"),
+        "seconds": run.seconds,
+    }
+
+
+class _Rows:
+    """The pairs of two runs as report rows; starts anew each time."""
+
+    def __init__(self, a: RecordedRows, b: RecordedRows, primary: Scorer) -> None:
+        self._a, self._b, self._primary = a, b, primary
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self._row(pair) for pair in paired(self._a, self._b))
+
+    def _row(self, pair: Pair) -> Row:
+        left, right = pair
+        x, y = self._value(left), self._value(right)
+        return {
+            "id": left.row.id,
+            "inputs": left.row.inputs,
+            "expectations": left.row.expectations,
+            "tags": left.row.tags,
+            "contexts": left.row.contexts,
+            "output_a": left.output.text,
+            "output_b": right.output.text,
+            "error_a": left.output.error,
+            "error_b": right.output.error,
+            "scores": {
+                name: {
+                    "a": score.value,
+                    "b": other.value,
+                    "rationale_a": score.error or score.rationale,
+                    "rationale_b": other.error or other.rationale,
+                }
+                for name, score in left.scores.items()
+                if (other := right.scores.get(name)) is not None
+            },
+            "change": None if x is None or y is None else y - x,
+        }
+
+    def _value(self, result: RowResult) -> float | None:
+        score = result.scores.get(self._primary.name)
+        value = self._primary.worst if score is None or score.value is None else score.value
+        return None if value is None else float(value)
+
+
+def leaderboard(evaluations: Evaluations, suite: Suite, done: Sequence[CellRun]) -> Leaderboard:
+    """The cells of a suite on its primary metric, best first, and which differences between them are real.
+
+    Every pair is compared, and their p-values are adjusted together (Holm). A cell's ranks are those that the real
+    differences allow. Raises StoreUnavailable.
+    """
+    primary = next(scorer for scorer in suite.make_scorers() if scorer.name == suite.gate.primary)
+    names = _names(done)
+    values, clusters = _values(evaluations, suite, primary, done)
+    latencies = [_median_latency(evaluations, item) for item in done]
+    sign = -1 if primary.higher_is_better is False else 1
+    order = sorted(range(len(done)), key=lambda i: -sign * _mean(values[i]))
+    pairs = _pairs(names, values, clusters, order, sign)
+    cells: list[LeaderboardCell] = []
+    for i in order:
+        metric, run = done[i].run.metrics[primary.name], done[i].run
+        cells.append(
+            {
+                "name": names[i],
+                "mean": metric.mean,
+                "ci95": metric.ci95,
+                "n_scored": metric.n_scored,
+                "n_failed": metric.n_failed,
+                "tokens_out": int(run.usage["tokens_out"]) if "tokens_out" in run.usage else None,
+                "cost": run.usage.get("cost"),
+                "latency_ms_p50": latencies[i],
+                "rank_range": _ranks(names[i], pairs, len(done)),
+            }
+        )
+    return {"suite": suite.name, "rows": done[0].run.rows, "primary": primary.name, "cells": cells, "pairs": pairs}
+
+
+def _names(done: Sequence[CellRun]) -> list[str]:
+    return [item.cell.release.ref if item.cell.release else item.run.cell for item in done]
+
+
+def _values(
+    evaluations: Evaluations, suite: Suite, primary: Scorer, done: Sequence[CellRun]
+) -> tuple[list[list[float]], list[str] | None]:
+    """The primary metric of every row for each cell, in the order of the rows; a row without one counts as worst."""
+    values: list[list[float]] = []
+    clusters: list[str] = []
+    for item in done:
+        values.append([])
+        for result in evaluations.rows(item.run):
+            value = result.scores[primary.name].value
+            values[-1].append(value if value is not None else primary.worst or 0.0)
+            if suite.cluster_by is not None and len(values) == 1:
+                clusters.append(cluster_of(result.row, suite.cluster_by) or f"row {result.row.id}")
+    return values, clusters or None
+
+
+def _median_latency(evaluations: Evaluations, item: CellRun) -> float | None:
+    """Milliseconds, with all of the engine's slots busy; None when no row was answered."""
+    taken = array("d", (r.output.latency_ms for r in evaluations.rows(item.run) if r.output.error is None))
+    return median(taken) if taken else None
+
+
+def _pairs(
+    names: Sequence[str],
+    values: Sequence[Sequence[float]],
+    clusters: Sequence[str] | None,
+    order: Sequence[int],
+    sign: int,
+) -> list[LeaderboardPair]:
+    tested = [
+        (i, j, statistics.paired_test(values[j], values[i], clusters=clusters))
+        for place, i in enumerate(order)
+        for j in order[place + 1 :]
+    ]
+    adjusted = statistics.holm([test.p_value for _, _, test in tested])
+    pairs: list[LeaderboardPair] = []
+    for (i, j, test), p in zip(tested, adjusted, strict=True):
+        ends = sorted(sign * end for end in test.ci95)
+        pairs.append(
+            {
+                "better": names[i],
+                "worse": names[j],
+                "difference": sign * test.difference,
+                "ci95": ends,
+                "p_adjusted": p,
+                "real": p < ALPHA,
+            }
+        )
+    return pairs
+
+
+def _ranks(name: str, pairs: Sequence[LeaderboardPair], n: int) -> list[int]:
+    better = sum(pair["real"] and pair["worse"] == name for pair in pairs)
+    worse = sum(pair["real"] and pair["better"] == name for pair in pairs)
+    return [1 + better, n - worse]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def noise_sentence(comparison: Mapping[str, Any]) -> str | None:
+    """What the engine's own noise says of the rows that changed; None where it was not measured."""
+    noise = comparison["noise"]
+    if noise is None:
+        return None
+    return (
+        f"{noise['changed']} of {comparison['rows']} answers differ; the engine alone would change about "
+        f"{noise['expected_changed']:.0f} ({noise['flips']} of {noise['n']} answers flipped when made again)"
+    )

@@ -1,0 +1,66 @@
+"""Makes the scorers of a suite: the built-in ones, judges with their endpoint, and the embedding model where needed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from llmops.errors import UsageError
+from llmops.evaluation.scorers import SCORER_TYPES, Scorer, make_scorer
+from llmops.evaluation.suite import ScorerSpec
+from llmops.judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE, TYPES, JudgeEndpoint
+from llmops.settings import Settings
+from llmops.workflow.embedding import embedder
+
+DEFAULT_JUDGE = "default"
+
+
+class ScorerWorkshop:
+    """A suite's judges come from its `[judges.NAME]` tables; LLMOPS_JUDGE gives one to suites that name none."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._embed = embedder(settings)
+
+    def make(self, spec: ScorerSpec, judges: Mapping[str, Mapping[str, Any]]) -> Scorer | None:
+        """The scorer; None for a judge's when no judge is configured.
+
+        Raises:
+            UsageError: an unknown type, parameter or judge, naming it.
+        """
+        parameters, types = dict(spec.parameters), {**SCORER_TYPES, **TYPES}
+        bound: dict[str, Any] = {}
+        if spec.type == "semantic_similarity" or spec.type in NEEDS_EMBEDDINGS:
+            bound["embed"] = self._embed
+        if spec.type in TYPES:
+            endpoint = self.endpoint(judges, parameters.pop("judge", None))
+            if endpoint is None and spec.type not in NEEDS_NO_JUDGE:
+                return None
+            bound["endpoint"] = endpoint
+        if bound:
+            types[spec.type] = functools.partial(types[spec.type], **bound)
+        return make_scorer(spec.name, spec.type, parameters, types)
+
+    def endpoint(self, judges: Mapping[str, Mapping[str, Any]], name: str | None = None) -> JudgeEndpoint | None:
+        """The judge of that name; without a name the suite's only one, else the setting's. Raises UsageError."""
+        if name is None and len(judges) == 1:
+            name = next(iter(judges))
+        if name is not None and name not in judges and name != DEFAULT_JUDGE:
+            raise UsageError(f"judge: the suite has no judge {name!r}; it has {', '.join(judges) or 'none'}")
+        if name is not None and name in judges:
+            table = {key: value for key, value in judges[name].items() if key != "kappa"}
+            return JudgeEndpoint.from_mapping({"name": name, **table})
+        return self._default()
+
+    def _default(self) -> JudgeEndpoint | None:
+        if self._settings.judge is None:
+            return None
+        url, _, model = self._settings.judge.removeprefix("openai:").rpartition("#")
+        values = {"name": DEFAULT_JUDGE, "base_url": url, "model": model}
+        return JudgeEndpoint.from_mapping({**values, "key_variable": self._settings.judge_key_variable})
+
+    @staticmethod
+    def needs_judge(spec: ScorerSpec) -> bool:
+        """Whether a language model makes the scorer's judgements."""
+        return spec.type in TYPES and spec.type not in NEEDS_NO_JUDGE

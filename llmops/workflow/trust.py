@@ -1,0 +1,39 @@
+"""Which judges have earned to gate: those whose agreement with people was measured, recorded, and is high enough."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmops.evaluation.scorers.protocol import KeptScorer
+from llmops.evaluation.suite import Suite
+from llmops.judges.calibration import judge_hash
+from llmops.recording import find_calibration
+from llmops.registry.store import Store
+from llmops.workflow.scorer_workshop import ScorerWorkshop
+
+
+def untrusted(suite: Suite, store: Store, workshop: ScorerWorkshop) -> dict[str, str]:
+    """Judge scorers of the suite that may not gate, and why. Raises StoreUnavailable."""
+    found = dict.fromkeys(suite.left_out(), "no judge is configured")
+    judged = {spec.name for spec in suite.scorer_specs if workshop.needs_judge(spec)}
+    for scorer in suite.make_scorers():
+        if scorer.name in judged and isinstance(scorer, KeptScorer):
+            asked = suite.kappa_asked(scorer.name)
+            why = distrust(find_calibration(store, judge_hash(scorer)), asked)
+            if why is not None:
+                found[scorer.name] = why
+    return found
+
+
+def distrust(calibration: dict[str, Any] | None, kappa_asked: float) -> str | None:
+    """Why a judge may not gate; None when it may. The lower end of κ's interval counts, so that a few lucky labels
+    are not enough."""
+    if calibration is None:
+        return "its judge is not calibrated; run `llmops eval calibrate-judge`"
+    kappa = calibration["kappa"]
+    if kappa is None or kappa["kappa"] is None:
+        return "its judge's agreement with people cannot be told from the labelled rows"
+    low = kappa["ci95"][0]
+    if low < kappa_asked:
+        return f"its judge's agreement with people, κ {kappa['kappa']:.2f}, is not surely above {kappa_asked:g}"
+    return None

@@ -1,0 +1,88 @@
+"""The judgements of the benchmark of evaluation runners: it must not call a wrong answer a near-tie."""
+
+from __future__ import annotations
+
+import math
+
+from benchmarks.evaluation.criteria import NEAR_TIE, same_as_loop
+from benchmarks.evaluation.outcome import Answer, Outcome
+from benchmarks.evaluation.plain_loop import Reference, Token
+from benchmarks.evaluation.questions import choice_questions, contained, questions
+
+KEY = ("plain", "q000")
+LOOP = Reference(
+    Answer("It is Rome.", 1.0),
+    [
+        Token("It", {"It": -0.1, "The": -2.5}),
+        Token(" is", {" is": -0.2, " could": -2.0}),
+        Token(" Rome", {" Rome": -0.7, " Romeo": -0.9, " Paris": -3.0}),
+        Token(".", {".": -0.5, "": -0.8, " now": -4.0}),
+        Token("", {"": -0.1, " And": -0.3, "\n\n": -3.0}),
+    ],
+)
+
+
+def outcome(text: str, score: float = 1.0) -> Outcome:
+    return Outcome(1.0, 1.0, {KEY: Answer(text, score)})
+
+
+def test_the_same_text_does_not_part() -> None:
+    assert LOOP.parting("It is Rome.") == 0.0
+
+
+def test_a_text_parts_by_the_lead_of_the_token_where_it_leaves_the_loop() -> None:
+    assert math.isclose(LOOP.parting("It is Paris."), 2.3)
+    assert math.isclose(LOOP.parting("The capital"), 2.4)
+
+
+def test_a_token_that_begins_with_the_loops_token_is_found() -> None:
+    assert math.isclose(LOOP.parting("It is Romeo."), 0.2)
+
+
+def test_ending_early_and_going_on_are_partings_too() -> None:
+    assert math.isclose(LOOP.parting("It is Rome"), 0.3)
+    assert math.isclose(LOOP.parting("It is Rome. And more"), 0.2)
+
+
+def test_a_token_that_was_no_candidate_is_no_near_tie() -> None:
+    assert LOOP.parting("Nonsense") == math.inf
+    assert LOOP.parting("") == math.inf
+
+
+def test_equal_answers_meet_both_criteria() -> None:
+    assert all(
+        criterion.met for criterion in same_as_loop([outcome("It is Rome.")], outcome("It is Rome."), {KEY: LOOP})
+    )
+
+
+def test_one_slot_must_repeat_the_loop_to_the_letter() -> None:
+    one_slot, slots = same_as_loop([outcome("It is Romeo.", 0.0)], outcome("It is Romeo.", 0.0), {KEY: LOOP})
+    assert LOOP.parting("It is Romeo.") <= NEAR_TIE
+    assert slots.met
+    assert not one_slot.met
+
+
+def test_an_answer_beyond_a_near_tie_misses_the_criterion() -> None:
+    _, slots = same_as_loop([outcome("It is Paris.", 0.0)], outcome("It is Rome."), {KEY: LOOP})
+    assert not slots.met
+
+
+def test_another_score_for_the_same_text_misses_the_criterion() -> None:
+    _, slots = same_as_loop([outcome("It is Rome.", 0.0)], outcome("It is Rome."), {KEY: LOOP})
+    assert not slots.met
+
+
+def test_no_question_stands_twice() -> None:
+    assert len({item.question for item in questions()}) == len(questions()) == 100
+    assert len({item.question for item in choice_questions()}) == len(choice_questions()) == 40
+
+
+def test_the_right_choice_stands_in_every_place_and_only_once() -> None:
+    assert {item.answer_index for item in choice_questions()} == {0, 1, 2, 3}
+    assert all(len(set(item.choices)) == 4 for item in choice_questions())
+
+
+def test_contained_means_whole_words_in_any_case() -> None:
+    assert contained("4", "It is 4.")
+    assert contained("new delhi", "New Delhi, India")
+    assert not contained("4", "It is 40.")

@@ -1,0 +1,164 @@
+"""`llmops eval-set`: checks by name, path and suite; adding from a real log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Run
+
+ROWS = [
+    {"id": "r1", "inputs": {"question": "Who wrote Hamlet?"}, "expectations": {"answers": ["Shakespeare"]}},
+    {"id": "r2", "inputs": {"question": "Who wrote Faust?"}, "expectations": {"answers": ["Goethe"]}},
+]
+CONFLICT = {"id": "r3", "inputs": {"question": "Who wrote Faust?"}, "expectations": {"answers": ["Marlowe"]}}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def sets(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of two eval sets and a suite of both, which contradict each other."""
+    folder = tmp_path / "sets"
+    write(folder / "plays" / "rows.jsonl", ROWS)
+    write(folder / "more" / "rows.jsonl", [CONFLICT])
+    head = 'eval_sets = ["plays", "more"]\nprompt = "qa"\nmodel = "m@1"\n'
+    (folder / "both.toml").write_text(head + '[scorers.contains]\n[gate]\nprimary = "contains"\n')
+    monkeypatch.setenv("LLMOPS_EVAL_SETS", str(folder))
+    return folder
+
+
+def test_a_sound_set_exits_0(llmops: Run, sets: Path) -> None:
+    done = llmops("eval-set", "check", "plays", "--json")
+
+    assert done.code == 0
+    assert done.json == {"eval_set": "plays", "rows": 2, "findings": []}
+
+
+@pytest.mark.parametrize("asked", ["both", "{sets}/both.jsonl", "{sets}/all"])
+def test_a_suite_a_file_or_a_folder_is_checked_whole_and_an_error_exits_1(llmops: Run, sets: Path, asked: str) -> None:
+    write(sets / "both.jsonl", [*ROWS, CONFLICT])
+    write(sets / "all" / "rows.jsonl", [*ROWS, CONFLICT])
+
+    done = llmops("eval-set", "check", asked.format(sets=sets), "--json")
+
+    assert done.code == 1
+    assert done.json["rows"] == 3
+    assert [(f["kind"], f["rows"], f["severity"]) for f in done.json["findings"]] == [
+        ("conflicting_duplicate", ["r2", "r3"], "error")
+    ]
+
+
+def test_the_table_shows_what_was_found(llmops: Run, sets: Path) -> None:
+    assert "nothing found" in llmops("eval-set", "check", "plays").out
+    assert "conflicting_duplicate" in llmops("eval-set", "check", "both").out
+
+
+def test_near_is_how_alike_questions_may_be(llmops: Run, sets: Path) -> None:
+    alike = ("Who wrote the play about Faust?", "Who wrote the poem about Faust?")
+    rows = [{"id": text, "inputs": {"question": text}, "expectations": {"answers": ["Goethe"]}} for text in alike]
+    write(sets / "plays" / "rows.jsonl", rows)
+
+    near = llmops("eval-set", "check", "plays", "--near", "0.85", "--json").json
+
+    assert [finding["kind"] for finding in near["findings"]] == ["near_duplicate"]
+    assert llmops("eval-set", "check", "plays", "--near", "0.99", "--json").json["findings"] == []
+    assert llmops("eval-set", "check", "plays", "--near", "0.2").code == 2
+
+
+def test_an_unknown_name_says_what_there_is(llmops: Run, sets: Path) -> None:
+    done = llmops("eval-set", "check", "novels")
+
+    assert done.code == 3
+    assert "there are more, plays, both" in done.err
+
+
+def test_a_bad_row_exits_3_naming_its_line(llmops: Run, sets: Path) -> None:
+    path = write(sets / "plays" / "rows.jsonl", [*ROWS, {"id": "r9"}])
+
+    done = llmops("eval-set", "check", "plays")
+
+    assert done.code == 3
+    assert f"{path}:3: inputs: " in done.err
+
+
+def test_a_prompts_examples_are_searched_for_the_rows(
+    llmops: Run, sets: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    prompts = tmp_path / "prompts" / "qa"
+    prompts.mkdir(parents=True)
+    example = "# user\nWho wrote Faust?\n\n# assistant\nOne man.\n\n"
+    (prompts / "v1.md").write_text(f"---\ninput_variable: question\n---\n{example}# user\n{{{{ question }}}}\n")
+    monkeypatch.setenv("LLMOPS_PROMPTS", str(prompts.parent))
+    llmops("prompts", "register")
+
+    done = llmops("eval-set", "check", "plays", "--prompt", "qa@1", "--json")
+
+    assert done.code == 1
+    assert [(f["kind"], f["rows"]) for f in done.json["findings"]] == [("question_in_prompt", ["r2"])]
+
+
+@pytest.fixture
+def traffic(llmops: Run, tmp_path: Path) -> None:
+    lines = [
+        {"request_id": f"q{number}", "at": f"2026-01-0{number}", "release": "assistant@1", "input": text, "output": "?",
+         "details": {"feedback": {"score": -number % 2}}}
+        for number, text in enumerate(["Who wrote Hamlet?", "Who wrote Emma?", "Who wrote Ulysses?"], 1)
+    ]  # fmt: skip
+    llmops("log", "import", str(write(tmp_path / "traffic.jsonl", lines)))
+
+
+def test_requests_get_into_a_set_through_a_review(llmops: Run, sets: Path, traffic: None, tmp_path: Path) -> None:
+    review = tmp_path / "review.jsonl"
+
+    first = llmops("eval-set", "add", "plays", "--from-log", "--app", "assistant", "--out", str(review), "--json")
+
+    assert first.code == 0
+    assert first.json == {
+        "eval_set": "plays", "review": str(review), "written": 2, "known": 1, "not_chosen": 0, "unusable": 0,
+    }  # fmt: skip
+    assert "personal data" in first.err
+    rows = [json.loads(line) for line in review.read_text().splitlines()]
+    rows[0]["expectations"] = {"answers": ["Austen"]}
+    rows[0]["review"]["accept"], rows[1]["review"]["accept"] = True, False
+    write(review, rows)
+
+    second = llmops("eval-set", "add", "plays", "--reviewed", str(review), "--json")
+
+    assert {name: second.json[name] for name in ("added", "refused", "undecided")} == {
+        "added": 1, "refused": 1, "undecided": 0,
+    }  # fmt: skip
+    assert llmops("eval-set", "check", "plays", "--json").json["rows"] == 3
+
+
+def test_window_feedback_and_limit_choose_requests(llmops: Run, sets: Path, traffic: None, tmp_path: Path) -> None:
+    def written(*options: str) -> int:
+        out = tmp_path / f"review{len(list(tmp_path.glob('review*')))}.jsonl"
+        done = llmops("eval-set", "add", "new", "--from-log", *options, "--review", str(out), "--json")
+        return int(done.json["written"])
+
+    assert written() == 3
+    assert written("--since", "2026-01-02") == 2
+    assert written("--until", "2026-01-02") == 1
+    assert written("--limit", "1") == 1
+    assert written("--outcome", "error") == 0
+    assert written("--feedback", "negative") == 1
+    assert written("--app", "other") == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--from-log",), ("--from-log", "--reviewed", "x.jsonl"), ("--from-log", "--since", "soon")]
+)
+def test_half_a_command_is_wrong_usage(llmops: Run, sets: Path, arguments: tuple[str, ...]) -> None:
+    assert llmops("eval-set", "add", "plays", *arguments).code == 2
+
+
+def test_the_help_warns_of_personal_data(llmops: Run) -> None:
+    assert "personal data" in " ".join(llmops("eval-set", "add", "--help").out.split())

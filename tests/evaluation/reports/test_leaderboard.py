@@ -1,0 +1,41 @@
+import pytest
+
+from llmops.errors import CannotRun
+from llmops.evaluation.reports.leaderboard import leaderboard_html, write_leaderboard_html
+
+
+def test_cells_stand_with_rank_range_mean_and_interval(read, board):
+    found = read(leaderboard_html(board))
+    assert [text for text in found.texts["td"] if "–" in text and text[0].isdigit()] == ["2–3", "2–3"]
+    assert "0.700 to 0.900" in found.texts["small"]
+    assert "1 failed" in found.texts["small"]
+    assert found.tags.count("svg") == 4
+
+
+def test_the_matrix_shows_each_difference_from_both_cells_and_marks_those_that_are_real(read, board):
+    fields = [text for text in read(leaderboard_html(board)).texts["td"] if text[0] in "▲▼○"]
+    assert fields == ["▲ +0.200", "▲ +0.250", "▼ −0.200", "○ +0.050", "▼ −0.250", "○ −0.050"]
+
+
+def test_names_of_cells_are_escaped_and_the_page_runs_no_script(read, board):
+    found = read(leaderboard_html(board))
+    assert "b" not in found.tags
+    assert "script" not in found.tags
+    assert "<b>small</b>" in found.texts["bdi"]
+
+
+def test_a_cell_without_any_score_has_no_plot_and_no_mean(read, board):
+    board["cells"][0] |= {"mean": None, "ci95": None}
+    assert read(leaderboard_html(board)).tags.count("svg") == 3
+
+
+def test_a_single_cell_has_nothing_to_differ_from(read, board):
+    alone = {**board, "cells": board["cells"][:1], "pairs": []}
+    assert read(leaderboard_html(alone)).texts["h2"] == ["Standings"]
+
+
+def test_the_page_is_written_or_the_failure_says_where(board, tmp_path):
+    write_leaderboard_html(board, tmp_path / "board.html")
+    assert (tmp_path / "board.html").read_text(encoding="utf-8") == leaderboard_html(board)
+    with pytest.raises(CannotRun, match="cannot write the report to"):
+        write_leaderboard_html(board, tmp_path)

@@ -1,0 +1,258 @@
+"""What is said of a judge: published examples, properties of any labels, and coverage measured by simulation."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from llmops.errors import UsageError
+from llmops.evaluation.agreement import (
+    Verdict,
+    cohen_kappa,
+    confusion,
+    length_bias,
+    position_bias,
+    weighted_kappa,
+)
+
+quick = settings(max_examples=60, deadline=None)
+ratings = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=60)
+
+
+def labelled(counts: list[list[int]]) -> tuple[list[int], list[int]]:
+    """Two columns of labels with that confusion."""
+    cells = [(i, j) for i, row in enumerate(counts) for j, count in enumerate(row) for _ in range(count)]
+    return [i for i, _ in cells], [j for _, j in cells]
+
+
+def test_confusion_counts_people_by_row_and_judge_by_column() -> None:
+    found = confusion(["good", "bad", "good"], ["good", "good", "unsure"])
+
+    assert found.labels == ("bad", "good", "unsure")
+    assert found.counts == ((0, 1, 0), (0, 1, 1), (0, 0, 0))
+    assert found.to_json() == {"labels": list(found.labels), "counts": [[0, 1, 0], [0, 1, 1], [0, 0, 0]]}
+
+
+def test_ratings_are_sorted_as_numbers_and_mixed_labels_as_text() -> None:
+    assert confusion([10, 2], [2, 9]).labels == (2, 9, 10)
+    assert confusion(["b", 1], ["a", 1]).labels == (1, "a", "b")
+
+
+def test_kappa_of_the_textbook_table() -> None:
+    # Agreement 0.70, 0.50 by chance (Cohen's κ, 50 grant proposals read by two readers).
+    found = cohen_kappa(*labelled([[20, 5], [10, 15]]))
+
+    assert (found.agreement, found.by_chance) == pytest.approx((0.7, 0.5))
+    assert found.kappa == pytest.approx(0.4)
+    assert found.n == 50
+
+
+def test_weighted_kappa_of_a_table_worked_out_by_hand() -> None:
+    # Squared distances: observed (2·1 + 1·4)/10 = 0.6; by chance, from the margins 0.4, 0.4, 0.2 and 0.3, 0.4, 0.3:
+    # 0.4·(0.4 + 4·0.3) + 0.4·(0.3 + 0.3) + 0.2·(4·0.3 + 0.4) = 1.2.
+    found = weighted_kappa(*labelled([[3, 0, 1], [0, 3, 1], [0, 1, 1]]))
+
+    assert found.kappa == pytest.approx(1 - 0.6 / 1.2)
+
+
+@given(ratings)
+@quick
+def test_kappa_is_the_same_from_either_side_and_lies_in_its_interval(rows: list[tuple[int, int]]) -> None:
+    people, judge = [a for a, _ in rows], [b for _, b in rows]
+    for measure in (cohen_kappa, weighted_kappa):
+        there, back = measure(people, judge), measure(judge, people)
+        if there.kappa is None or there.ci95 is None:
+            assert len({*people, *judge}) == 1
+            continue
+        assert back.kappa == pytest.approx(there.kappa)
+        assert back.ci95 == pytest.approx(there.ci95)
+        assert -1 <= there.ci95[0] <= there.kappa <= there.ci95[1] <= 1
+        assert there.ci95[1] - there.ci95[0] > 0.01
+
+
+@given(ratings)
+@quick
+def test_weighted_kappa_does_not_depend_on_zero_or_unit_of_the_scale(rows: list[tuple[int, int]]) -> None:
+    people, judge = [a for a, _ in rows], [b for _, b in rows]
+    moved = weighted_kappa([10 + 3.0 * a for a in people], [10 + 3.0 * b for b in judge])
+
+    assert moved.kappa == pytest.approx(weighted_kappa(people, judge).kappa)
+
+
+@pytest.mark.parametrize(("rows", "below"), [(10, 0.5), (20, 0.7), (100, 0.95)])
+def test_few_labels_in_perfect_agreement_prove_little(rows: int, below: float) -> None:
+    labels = [True, False] * (rows // 2)
+
+    for measure in (cohen_kappa, weighted_kappa):
+        found = measure(labels, labels)
+        assert found.kappa == 1
+        assert found.ci95 is not None
+        assert found.ci95[0] < below
+        assert found.ci95[1] == 1
+
+
+def test_one_label_throughout_leaves_kappa_undefined() -> None:
+    found = cohen_kappa(["good"] * 30, ["good"] * 30)
+
+    assert (found.kappa, found.ci95, found.agreement, found.by_chance) == (None, None, 1.0, 1.0)
+    assert found.to_json()["ci95"] is None
+
+
+def test_a_judge_that_always_says_good_agrees_no_more_than_by_chance() -> None:
+    found = cohen_kappa(["good"] * 90 + ["bad"] * 10, ["good"] * 100)
+
+    assert found.kappa == pytest.approx(0)
+    assert found.agreement == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("n", [30, 100])
+@pytest.mark.parametrize(
+    ("margins", "kappa"),
+    [([0.5, 0.5], 0.7), ([0.8, 0.2], 0.4), ([0.8, 0.2], 0.9), ([0.5, 0.3, 0.2], 0.0), ([0.1, 0.2, 0.3, 0.4], 0.7)],
+)
+def test_the_interval_of_kappa_covers_the_truth(margins: list[float], kappa: float, n: int) -> None:
+    """Both give labels in the same proportions and agree beyond chance in the share κ, weighted or not."""
+    shares = np.array(margins)
+    table = kappa * np.diag(shares) + (1 - kappa) * np.outer(shares, shares)
+    generator, repetitions = np.random.default_rng(n), 250
+    for measure in (cohen_kappa, weighted_kappa):
+        covered = 0
+        for counts in generator.multinomial(n, table.ravel(), repetitions):
+            found = measure(*labelled(counts.reshape(table.shape).tolist()))
+            low, high = found.ci95 or (-1.0, 1.0)
+            covered += low <= kappa <= high
+        assert covered / repetitions >= 0.91
+
+
+def test_a_judge_that_is_kind_to_long_answers_is_found_out() -> None:
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(20, 400, 120)
+    people = generator.random(120)
+    judge = people + 0.001 * lengths + generator.normal(0, 0.1, 120)
+
+    kind = length_bias(people.tolist(), judge.tolist(), lengths.tolist())
+    strict = length_bias(judge.tolist(), people.tolist(), lengths.tolist())
+
+    assert kind.correlation is not None
+    assert kind.correlation > 0.3
+    assert kind.p_value < 0.001
+    assert strict.correlation == pytest.approx(-kind.correlation)
+
+
+def test_length_bias_is_spearmans_correlation() -> None:
+    people, judge, lengths = [1.0, 2.0, 3.0, 4.0, 5.0, 2.0], [1.5, 1.0, 3.0, 5.0, 5.0, 4.0], [10, 30, 20, 80, 20, 90]
+    expected = stats.spearmanr(np.subtract(judge, people), lengths)
+
+    found = length_bias(people, judge, lengths)
+
+    assert (found.correlation, found.p_value) == pytest.approx((expected.statistic, expected.pvalue))
+    assert found.to_json() == {"correlation": found.correlation, "p_value": found.p_value, "n": 6}
+
+
+@pytest.mark.parametrize(
+    ("people", "judge", "lengths"),
+    [
+        ([1.0, 2.0], [2.0, 2.0], [1, 2]),
+        ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], [1, 2, 3]),
+        ([1, 2, 3], [3, 2, 3], [5, 5, 5]),
+    ],
+)
+def test_where_nothing_varies_no_bias_by_length_is_claimed(people: Any, judge: Any, lengths: Any) -> None:
+    found = length_bias(people, judge, lengths)
+
+    assert (found.correlation, found.p_value) == (None, 1.0)
+
+
+def test_errors_in_perfect_order_of_length_have_a_correlation_of_one() -> None:
+    found = length_bias([0.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0], [1, 2, 3, 4, 50])
+
+    assert found.correlation == pytest.approx(1)
+    assert found.p_value == pytest.approx(2 / 120)
+    assert 0 < found.p_value < 0.05
+
+
+@pytest.mark.parametrize("n", [12, 60])
+def test_bias_by_length_is_found_in_5_percent_where_there_is_none(n: int) -> None:
+    """A judge of truth values: its errors are −1, 0 and 1, with many ties."""
+    generator, repetitions, found = np.random.default_rng(n), 500, 0
+    for _ in range(repetitions):
+        people, judge = generator.random((2, n)) < 0.6
+        found += length_bias(people, judge, generator.lognormal(4, 1, n)).p_value < 0.05
+
+    assert found / repetitions <= float(stats.binom.ppf(0.999, repetitions, 0.05)) / repetitions
+
+
+def test_a_judge_that_follows_the_answer_and_not_the_place_has_no_position_bias() -> None:
+    found = position_bias(["first", "second", "tie", "first"], ["second", "first", "tie", "second"])
+
+    assert (found.flipped, found.prefers_first, found.p_value, found.n) == (0.0, 0.5, 1.0, 4)
+    assert found.flipped_ci95[1] > 0.3
+
+
+def test_a_judge_that_prefers_the_first_place_is_found_out() -> None:
+    verdicts: list[Verdict] = ["first"] * 16
+    swapped: list[Verdict] = ["first"] * 6 + ["second"] * 10
+
+    found = position_bias(verdicts, swapped)
+
+    assert found.flipped == pytest.approx(6 / 16)
+    assert found.prefers_first == pytest.approx(22 / 32)
+    assert found.p_value == pytest.approx(2 / 2**6)
+
+
+def test_a_tie_in_one_order_only_counts_as_flipped_towards_the_place_named() -> None:
+    found = position_bias(["first", "tie"] * 3, ["tie", "first"] * 3)
+
+    assert (found.flipped, found.prefers_first) == (1.0, 1.0)
+    assert found.p_value == pytest.approx(2 / 2**6)
+
+
+def test_ties_alone_show_no_preference() -> None:
+    found = position_bias(["tie"] * 5, ["tie"] * 5)
+
+    assert (found.flipped, found.prefers_first, found.p_value) == (0.0, None, 1.0)
+
+
+@given(st.lists(st.tuples(*[st.sampled_from(["first", "second", "tie"])] * 2), min_size=1, max_size=40))
+@quick
+def test_the_order_judged_first_does_not_matter_and_places_mirror(rows: list[tuple[Verdict, Verdict]]) -> None:
+    here, there = [a for a, _ in rows], [b for _, b in rows]
+    other: dict[Verdict, Verdict] = {"first": "second", "second": "first", "tie": "tie"}
+    found = position_bias(here, there)
+    mirrored = position_bias([other[a] for a in here], [other[b] for b in there])
+
+    assert position_bias(there, here) == found
+    assert (mirrored.flipped, mirrored.p_value) == (found.flipped, pytest.approx(found.p_value))
+    if found.prefers_first is not None:
+        assert mirrored.prefers_first == pytest.approx(1 - found.prefers_first)
+
+
+def test_results_go_through_json() -> None:
+    results = [
+        cohen_kappa([True, False, True], [True, False, False]),
+        weighted_kappa([1, 2, 3], [1, 3, 3]),
+        length_bias([1, 2, 3], [1, 3, 3], [5, 6, 7]),
+        position_bias(["first", "tie"], ["second", "tie"]),
+        confusion([True, False], [True, True]),
+    ]
+    for result in results:
+        values = result.to_json()  # type: ignore[attr-defined]
+        assert json.loads(json.dumps(values, allow_nan=False)) == values
+
+
+def test_what_cannot_be_compared_is_refused() -> None:
+    empty: list[Verdict] = []
+    with pytest.raises(UsageError, match="same number of rows"):
+        cohen_kappa([1], [1, 2])
+    with pytest.raises(UsageError, match="same number of rows"):
+        position_bias(empty, empty)
+    with pytest.raises(UsageError, match="same number of rows"):
+        length_bias([1, 2], [1, 2], [3])
+    with pytest.raises(UsageError, match="not 'left'"):
+        position_bias(["left"], ["first"])  # type: ignore[list-item]

@@ -1,0 +1,213 @@
+"""Classes read from outputs, and the figures of a run, which are scikit-learn's."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+
+from llmops.errors import UsageError
+from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.results import Output, RowResult, RunFindings, Score
+from llmops.evaluation.scorers import make_scorer
+from llmops.evaluation.scorers.classification import NO_LABEL, ClassificationReport
+from llmops.evaluation.scorers.protocol import MissingExpectation, RunScorer
+
+LABELS = ["card", "card_arrival", "card-linking", "Top up", "refund"]
+
+
+def row(expected: str | None = None, **expectations: object) -> EvalRow:
+    return EvalRow("r1", {"q": "x"}, {"expected_response": expected, **expectations})
+
+
+def said(output: str, expected: str = "refund", **parameters: object) -> Score:
+    return make_scorer("s", "label", {"labels": LABELS, **parameters}).score(row(expected), Output(output))
+
+
+@pytest.mark.parametrize(
+    ("output", "label"),
+    [
+        ("card_arrival", "card_arrival"),
+        ("Card Arrival.", "card_arrival"),
+        ("**card-arrival**", "card_arrival"),
+        ("The intent is `card arrival`, I think.", "card_arrival"),
+        ("card", "card"),
+        ("a card that arrives", "card"),
+        ("cards", NO_LABEL),
+        ("top-up", "Top up"),
+        ('{"intent": "REFUND"}', "refund"),
+        ("", NO_LABEL),
+        ("no idea", NO_LABEL),
+    ],
+)
+def test_a_label_is_found_as_whole_words_the_longest_first(output: str, label: str) -> None:
+    assert said(output).label == label
+
+
+def test_the_score_says_right_or_wrong_and_why() -> None:
+    assert said("Refund!") == Score(True, "says refund; expected refund", label="refund")
+    assert said("card", expected="card arrival") == Score(False, "says card; expected card_arrival", label="card")
+    assert said("hm").value is False
+
+
+@pytest.mark.parametrize(
+    ("pick", "output", "label"),
+    [
+        ("first", "refund, not top up", "refund"),
+        ("last", "not refund but top up", "Top up"),
+        ("only", "refund or top up", NO_LABEL),
+        ("only", "refund, yes, refund", "refund"),
+    ],
+)
+def test_which_mention_counts_is_a_parameter(pick: str, output: str, label: str) -> None:
+    assert said(output, pick=pick).label == label
+
+
+def test_a_rows_choices_are_its_labels() -> None:
+    scorer = make_scorer("s", "label", {})
+
+    assert scorer.score(row("B", choices=["A", "B"]), Output("The answer is B.")).label == "B"
+    assert scorer.score(row("B", choices=["A", "B"]), Output("A.")) == Score(False, "says A; expected B", label="A")
+    assert scorer.score(row(answer_index=0, choices=["A", "B"]), Output("a")).value is True
+
+
+def test_without_labels_the_whole_output_is_the_class() -> None:
+    scorer = make_scorer("s", "label", {})
+
+    assert scorer.score(row("card_arrival"), Output("Card arrival.")) == Score(
+        True, "says card arrival; expected card arrival", label="card arrival"
+    )
+    assert scorer.score(row("refund"), Output("It is refund")).label == "it is refund"
+    assert scorer.score(row("refund"), Output("…")).label == NO_LABEL
+    assert scorer.score(row("refund"), Output("word " * 50)).label == NO_LABEL
+
+
+def test_any_of_several_answers_is_right() -> None:
+    scorer = make_scorer("s", "label", {"labels": LABELS})
+
+    assert scorer.score(EvalRow("r1", {"q": "x"}, {"answers": ["card", "refund"]}), Output("refund")).value is True
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expectations"),
+    [
+        ({"labels": LABELS}, {}),
+        ({"labels": LABELS}, {"expected_response": "unknown"}),
+        ({}, {"expected_response": "C", "choices": ["A", "B"]}),
+        ({}, {"expected_response": "4", "choices": ["4", "-4"]}),
+        ({}, {"expected_response": "4", "choices": []}),
+    ],
+)
+def test_a_row_whose_class_is_none_of_the_labels_is_not_scored(
+    parameters: dict[str, object], expectations: dict[str, object]
+) -> None:
+    with pytest.raises(MissingExpectation, match="r1"):
+        make_scorer("s", "label", parameters).score(EvalRow("r1", {"q": "x"}, expectations), Output("A"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ({"labels": []}, "labels: "),
+        ({"labels": "refund"}, "labels: "),
+        ({"labels": ["a", "…"]}, "labels: '…' is nothing but punctuation"),
+        ({"labels": ["C", "C++"]}, "labels: 'C++' cannot be told from 'C'"),
+        ({"labels": ["a"], "pick": "best"}, "pick: "),
+    ],
+)
+def test_a_wrong_parameter_is_named(parameters: dict[str, object], named: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_scorer("s", "label", parameters)
+    assert str(caught.value).startswith(named)
+
+
+def findings(answered: list[tuple[str, Output]], **parameters: object) -> RunFindings:
+    """Of outputs to rows that expect the text beside them; a failed generation has a score with an error."""
+    scorer = make_scorer("s", "label", parameters)
+    assert isinstance(scorer, RunScorer)
+
+    def result(item: EvalRow, output: Output) -> RowResult:
+        try:
+            score = Score(error=output.error) if output.error else scorer.score(item, output)
+        except MissingExpectation as error:
+            score = Score(error=str(error))
+        return RowResult(item, output, {"s": score})
+
+    return scorer.findings(result(row(expected), output) for expected, output in answered)
+
+
+CLASSES = ["red", "green", "blue", "grey"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_runs_figures_are_scikit_learns(seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311 - a repeatable sample
+    # "grey" is said but never expected: it is no class of the macro average, as nobody could have it right.
+    expected = [chance.choice(CLASSES[:3]) for _ in range(60)]
+    output = [want if chance.random() < 0.5 else chance.choice([*CLASSES, "hm"]) for want in expected]
+    predicted = [NO_LABEL if text == "hm" else text for text in output]
+    classes = sorted(set(expected))
+
+    found = findings(list(zip(expected, map(Output, output), strict=True)), labels=CLASSES)
+
+    assert found.metrics == {
+        "accuracy": pytest.approx(accuracy_score(expected, predicted)),
+        "macro_f1": pytest.approx(f1_score(expected, predicted, labels=classes, average="macro", zero_division=0)),
+        "n_unparsed": output.count("hm"),
+    }
+    report = json.loads(found.files["classification_report.json"])
+    columns = precision_recall_fscore_support(expected, predicted, labels=classes, zero_division=0)
+    assert list(report["classes"]) == classes
+    for place, name in enumerate(classes):
+        figures = report["classes"][name]
+        assert [figures[key] for key in ("precision", "recall", "f1", "support")] == pytest.approx(
+            [column[place] for column in columns]
+        )
+
+
+PAIRS = st.dictionaries(
+    st.tuples(st.sampled_from("abc"), st.sampled_from(["a", "b", "c", "d", NO_LABEL])), st.integers(1, 20), min_size=1
+)
+
+
+@given(PAIRS)
+def test_a_report_is_consistent_with_scikit_learn_whatever_the_counts(pairs: dict[tuple[str, str], int]) -> None:
+    expected = [want for (want, _), n in pairs.items() for _ in range(n)]
+    predicted = [label for (_, label), n in pairs.items() for _ in range(n)]
+
+    report = ClassificationReport.of(pairs)
+
+    assert report.accuracy == pytest.approx(accuracy_score(expected, predicted))
+    assert report.macro_f1 == pytest.approx(
+        f1_score(expected, predicted, labels=sorted(set(expected)), average="macro", zero_division=0)
+    )
+    assert (report.n_rows, report.n_unparsed) == (len(expected), predicted.count(NO_LABEL))
+    assert {(a, b): n for a, b, n in report.confusions} == {pair: n for pair, n in pairs.items() if pair[0] != pair[1]}
+
+
+def test_confusions_stand_in_the_report_the_commonest_first() -> None:
+    report = ClassificationReport.of(Counter({("a", "b"): 2, ("b", "a"): 5, ("a", "a"): 9, ("a", "c"): 2}))
+
+    assert report.confusions == [("b", "a", 5), ("a", "b", 2), ("a", "c", 2)]
+    assert report.to_json()["confusions"][0] == {"expected": "b", "said": "a", "rows": 5}
+
+
+def test_a_failed_row_is_wrong_and_unparsed_and_a_row_without_class_is_left_out() -> None:
+    answered = [("red", Output("red")), ("red", Output("", error="timed out")), ("purple", Output("red"))]
+
+    found = findings(answered, labels=CLASSES)
+
+    assert found.metrics == {"accuracy": 0.5, "macro_f1": pytest.approx(2 / 3), "n_unparsed": 1.0}
+
+
+def test_the_run_comes_with_a_report_and_a_picture() -> None:
+    found = findings([("red", Output("red")), ("blue", Output("red"))], labels=CLASSES)
+
+    assert sorted(found.files) == ["classification_report.json", "confusion.png"]
+    assert found.files["confusion.png"].startswith(b"\x89PNG")
+    assert findings([], labels=CLASSES) == RunFindings()

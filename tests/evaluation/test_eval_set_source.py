@@ -1,0 +1,394 @@
+"""Eval sets from files, folders and the hub: the same rows on every pass, and errors that name their place."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from llmops.errors import BadFile
+from llmops.evaluation.eval_set import EvalSet
+from llmops.evaluation.eval_set_source import SourceAccess, eval_set_of_file, eval_set_of_table, find_eval_set
+
+RECORDS: list[dict[str, Any]] = [
+    {"key": f"k{number}", "q": f"How many is {number}?", "answers": {"text": [str(number)]}, "level": number}
+    for number in range(20)
+]
+COLUMNS = {"id": "key", "inputs.question": "q", "expectations.answers": "answers.text", "tags.level": "level"}
+OWN = {"id": "r1", "inputs": {"question": "Why?"}, "tags": {"source_row": 3}}
+
+
+def loaded(folder: Path, source: str, columns: Any = COLUMNS, **keys: Any) -> EvalSet:
+    table = {"name": "sums", "source": source, **({} if columns is None else {"columns": columns}), **keys}
+    return eval_set_of_table(table, folder / "task.toml", SourceAccess(folder=folder / "kept"))
+
+
+def refused(folder: Path, source: str, columns: Any = COLUMNS, **keys: Any) -> BadFile:
+    with pytest.raises(BadFile) as caught:
+        loaded(folder, source, columns, **keys)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def ids(eval_set: EvalSet) -> list[str]:
+    return [row.id for row in eval_set.rows]
+
+
+def write_jsonl(path: Path, records: list[dict[str, Any]] = RECORDS) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def write_csv(path: Path) -> None:
+    path.write_text("\ufeffkey,q,level\n" + "".join(f'{r["key"]},"{r["q"]}",{r["level"]}\n' for r in RECORDS))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The same records as every kind of file, and as a folder of two splits."""
+    write_jsonl(tmp_path / "t.jsonl")
+    (tmp_path / "t.json").write_text(json.dumps(RECORDS))
+    pq.write_table(pa.Table.from_pylist(RECORDS), tmp_path / "t.parquet")
+    for split, part in (("train", RECORDS[:5]), ("validation", RECORDS[5:])):
+        (tmp_path / "data" / "data").mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(part), tmp_path / "data" / "data" / f"{split}-00000-of-00001.parquet")
+    return tmp_path
+
+
+def test_the_same_records_give_the_same_rows_from_every_kind_of_file(folder: Path) -> None:
+    sets = [loaded(folder, f"t.{ending}") for ending in ("jsonl", "json", "parquet")]
+
+    assert len({eval_set.content_hash for eval_set in sets}) == 1
+    for eval_set in sets:
+        assert (eval_set.name, len(eval_set)) == ("sums", 20)
+        assert list(eval_set.rows) == list(eval_set.rows)
+    first = next(iter(sets[0].rows))
+    assert (first.id, first.inputs, first.expectations, first.tags) == (
+        "k0", {"question": "How many is 0?"}, {"answers": ["0"]}, {"level": "0"},
+    )  # fmt: skip
+
+
+def test_a_csv_file_is_read_as_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('\ufeffid,q,a\n007,"two\nlines",\n008,NA,1.50\n')
+    columns = {"id": "id", "inputs.question": "q", "expectations.answers": "a"}
+
+    rows = list(loaded(tmp_path, "t.csv", columns).rows)
+
+    assert [(row.id, row.inputs["question"], row.expectations) for row in rows] == [
+        ("007", "two\nlines", {}),
+        ("008", "NA", {"answers": ["1.50"]}),
+    ]
+
+
+def test_a_csv_error_names_the_line_on_which_the_record_begins(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('q,a\n"two\nlines",x\n ,x\n')
+    error = refused(tmp_path, "t.csv", {"inputs.question": "q"})
+    assert (error.path, error.line, error.field) == (tmp_path / "t.csv", 4, "inputs.question")
+
+    (tmp_path / "t.csv").write_text('q,a\n"two\nlines",x\none\n')
+    error = refused(tmp_path, "t.csv", {"inputs.question": "q"})
+    assert (error.line, error.problem) == (4, "has 1 cells, the header 2")
+
+
+def test_a_context_longer_than_the_csv_modules_limit_is_read(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("q\n" + "x" * 200_000 + "\n")
+
+    assert len(next(iter(loaded(tmp_path, "t.csv", {"inputs.question": "q"}).rows)).inputs["question"]) == 200_000
+
+
+def test_a_file_of_our_own_shape_needs_no_columns_and_its_numbers_become_text(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "own.jsonl", [OWN])
+
+    for eval_set in (loaded(tmp_path, "own.jsonl", None), eval_set_of_file(tmp_path / "own.jsonl")):
+        assert [row.tags for row in eval_set.rows] == [{"source_row": "3"}]
+
+
+def test_a_row_of_our_own_shape_that_is_wrong_names_line_and_field(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text(json.dumps(OWN) + "\n\n" + json.dumps({**OWN, "id": "r2", "inputs": {}}))
+
+    error = refused(tmp_path, "own.jsonl", None)
+
+    assert (error.path, error.line, error.field) == (tmp_path / "own.jsonl", 3, "inputs")
+
+
+def test_an_id_that_stands_twice_names_the_second_line(folder: Path) -> None:
+    write_jsonl(folder / "t.jsonl", [*RECORDS, RECORDS[3]])
+
+    error = refused(folder, "t.jsonl")
+
+    assert (error.line, error.field) == (21, "id")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
+def test_a_wrong_column_names_file_row_and_field(folder: Path, ending: str) -> None:
+    error = refused(folder, f"t.{ending}", {**COLUMNS, "tags.topic": "topic"})
+
+    assert (error.path, error.line, error.field) == (folder / f"t.{ending}", 1, "tags.topic")
+    assert error.problem == "no column 'topic'; there are key, q, answers, level"
+
+
+def test_a_sample_is_the_same_every_time_in_the_order_of_the_file(folder: Path) -> None:
+    everything = ids(loaded(folder, "t.jsonl"))
+    sample = ids(loaded(folder, "t.jsonl", sample=6, seed=1))
+
+    assert sample == ids(loaded(folder, "t.parquet", sample=6, seed=1))
+    assert sample == [row for row in everything if row in sample]
+    assert len(sample) == 6
+    assert sample != ids(loaded(folder, "t.jsonl", sample=6, seed=2))
+    assert set(sample) < set(ids(loaded(folder, "t.jsonl", sample=7, seed=1)))
+    assert ids(loaded(folder, "t.jsonl", sample=99)) == everything
+
+
+def test_a_limit_takes_the_first_rows_and_a_sample_is_drawn_from_these(folder: Path) -> None:
+    assert ids(loaded(folder, "t.jsonl", limit=2)) == ["k0", "k1"]
+    assert set(ids(loaded(folder, "t.jsonl", limit=5, sample=3))) < {"k0", "k1", "k2", "k3", "k4"}
+
+
+def test_a_sample_of_many_draws_from_all_of_them(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "t.jsonl", [{"q": str(number)} for number in range(4000)])
+
+    drawn = [int(row.inputs["q"]) for row in loaded(tmp_path, "t.jsonl", {"inputs.q": "q"}, sample=400).rows]
+
+    quarters = [sum(1000 * part <= number < 1000 * (part + 1) for number in drawn) for part in range(4)]
+    assert min(quarters) > 60  # 100 expected; five standard deviations below are 57
+
+
+def test_the_default_split_is_the_first_of_test_validation_and_train(folder: Path) -> None:
+    assert ids(loaded(folder, "data")) == [record["key"] for record in RECORDS[5:]]
+    assert ids(loaded(folder, "data", split="train")) == [record["key"] for record in RECORDS[:5]]
+
+
+def test_an_absent_split_names_those_there_are(folder: Path) -> None:
+    error = refused(folder, "data", split="dev")
+
+    assert (error.field, error.problem) == ("split", "no split dev; there are train, validation")
+
+
+def test_a_data_set_that_is_code_is_refused_and_not_run(folder: Path) -> None:
+    (folder / "data" / "data.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
+
+    assert "no longer supported" in refused(folder, "data").problem
+    assert not (folder / "ran").exists()
+
+
+def test_a_pickle_is_no_source(folder: Path) -> None:
+    (folder / "t.pkl").write_bytes(b"\x80\x04.")
+
+    assert refused(folder, "t.pkl").field == "source"
+
+
+def test_what_datasets_keeps_stays_in_the_folder_given(folder: Path) -> None:
+    loaded(folder, "data")
+
+    assert (folder / "kept" / "datasets").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("keys", "field"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": "a/b"}, "name"),
+        ({"source": 3}, "source"),
+        ({"source": "t.txt"}, "source"),
+        ({"source": "hf:squad"}, "source"),
+        ({"source": "absent"}, "source"),
+        ({"split": "test"}, "split"),
+        ({"config": "en"}, "config"),
+        ({"columns": "q"}, "columns"),
+        ({"columns": {"question": "q"}}, "columns.question"),
+        ({"sample": 0}, "sample"),
+        ({"sample": True}, "sample"),
+        ({"seed": -1}, "seed"),
+        ({"limit": "3"}, "limit"),
+        ({"sampel": 3}, "sampel"),
+    ],
+)
+def test_a_mistake_in_the_table_names_the_toml_and_the_key(folder: Path, keys: dict[str, Any], field: str) -> None:
+    with pytest.raises(BadFile) as caught:
+        eval_set_of_table(
+            {"name": "sums", "source": "t.jsonl", "columns": COLUMNS, **keys}, folder / "task.toml", key="eval_sets[0]"
+        )
+
+    assert (caught.value.path, caught.value.field) == (folder / "task.toml", f"eval_sets[0].{field}")
+
+
+def test_a_csv_file_needs_columns(folder: Path) -> None:
+    write_csv(folder / "t.csv")
+
+    assert refused(folder, "t.csv", None).field == "columns"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.json", b"{"), ("t.json", b'{"a": 1}'), ("t.json", b"[1]"), ("t.json", b"[]"), ("t.jsonl", b"{"),
+        ("t.parquet", b"PAR1"), ("t.csv", b'q\n"open'), ("t.csv", b"q\n\xff\n"), ("t.csv", b""), ("t.json", b"\xff"),
+        ("absent.jsonl", None), ("absent.json", None), ("absent.csv", None), ("absent.parquet", None),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+
+    assert refused(tmp_path, name).path == tmp_path / name
+
+
+# ---- eval_set.toml
+
+
+def test_a_folder_may_hold_a_table_in_place_of_rows(folder: Path) -> None:
+    (folder / "squad").mkdir()
+    text = 'source = "../t.jsonl"\n[columns]\nid = "key"\ninputs.question = "q"\n'
+    (folder / "squad" / "eval_set.toml").write_text(text)
+
+    eval_set = find_eval_set(folder / "squad")
+
+    assert (eval_set.name, len(eval_set)) == ("squad", 20)
+
+
+@pytest.mark.parametrize("text", ["source = ", 'source = "../t.txt"', "name = 3"])
+def test_a_bad_table_in_a_folder_is_named(folder: Path, text: str) -> None:
+    (folder / "squad").mkdir()
+    (folder / "squad" / "eval_set.toml").write_text(text)
+
+    with pytest.raises(BadFile) as caught:
+        find_eval_set(folder / "squad")
+
+    assert caught.value.path == folder / "squad" / "eval_set.toml"
+
+
+def test_a_folder_with_rows_and_a_table_is_refused(folder: Path) -> None:
+    (folder / "squad").mkdir()
+    (folder / "squad" / "eval_set.toml").write_text('source = "../t.jsonl"')
+    (folder / "squad" / "rows.jsonl").write_text(json.dumps(OWN))
+
+    with pytest.raises(BadFile, match=r"stands beside rows\.jsonl"):
+        find_eval_set(folder / "squad")
+
+
+# ---- hf:
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FILES = {"data/test.jsonl": "".join(json.dumps(record) + "\n" for record in RECORDS).encode(), "README.md": b"# Sums\n"}
+
+
+def hub_answer(path: str) -> tuple[int, bytes, dict[str, str]]:
+    """Status, body and headers of the hub for a data set `acme/sums` at `main` and `v2`."""
+    api, tree = "/api/datasets/acme/sums", f"/api/datasets/acme/sums/tree/{COMMIT}"
+    if path in (api, *(f"{api}/revision/{name}" for name in ("main", "v2", COMMIT))):
+        return 200, json.dumps({"id": "acme/sums", "sha": COMMIT, "siblings": []}).encode(), {}
+    if path.startswith(tree):
+        folder = path.removeprefix(tree).strip("/")
+        found: list[dict[str, Any]] = (
+            [] if folder else [{"type": "directory", "path": "data", "oid": "0" * 40, "size": 0}]
+        )
+        inside = [name for name in FILES if name.rpartition("/")[0] == folder]
+        found += [{"type": "file", "path": name, "size": len(FILES[name]), "oid": "1" * 40} for name in inside]
+        return 200, json.dumps(found).encode(), {}
+    if path.startswith("/datasets/acme/sums/resolve/"):
+        name = path.removeprefix("/datasets/acme/sums/resolve/").partition("/")[2]
+        if name in FILES:
+            return 200, FILES[name], {"etag": f'"{name}"', "x-repo-commit": COMMIT}
+        return 404, b"", {"x-error-code": "EntryNotFound", "x-repo-commit": COMMIT}
+    return 404, b'{"error": "Repository not found"}', {"x-error-code": "RepoNotFound"}
+
+
+@pytest.fixture
+def hub() -> Iterator[tuple[str, list[str]]]:
+    """A stand-in of the Hugging Face hub; yields its URL and the paths it was asked for."""
+    asked: list[str] = []
+
+    class Hub(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            asked.append(path)
+            status, content, headers = hub_answer(path)
+            self.send_response(status)
+            for name, value in {"content-length": str(len(content)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+        do_HEAD = do_GET  # noqa: N815 (http.server's name)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+APART = """
+import json, sys
+from pathlib import Path
+from llmops.errors import LlmopsError
+from llmops.evaluation.eval_set_source import SourceAccess, eval_set_of_table
+table, endpoint, folder = json.loads(sys.argv[1])
+try:
+    eval_set = eval_set_of_table(table, Path("task.toml"), SourceAccess(endpoint, Path(folder)))
+    print(json.dumps([len(eval_set), eval_set.content_hash, [row.id for row in eval_set.rows]]))
+except LlmopsError as error:
+    print(json.dumps([type(error).__name__, str(error)]))
+"""
+
+
+def load_apart(url: str, folder: Path, **keys: Any) -> Any:
+    """In a process of its own: the hub client reads its environment once, when it is imported."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    environment |= {"HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    table = {"name": "sums", "source": "hf:acme/sums@v2", "columns": COLUMNS, **keys}
+    argument = json.dumps([table, url, str(folder / "kept")])
+    done = subprocess.run(
+        [sys.executable, "-c", APART, argument], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_data_set_of_the_hub_is_streamed_once_and_then_read_from_its_copy(
+    hub: tuple[str, list[str]], folder: Path
+) -> None:
+    url, asked = hub
+    local = loaded(folder, "t.jsonl")
+
+    first = load_apart(url, folder)
+    requests = len(asked)
+    second = load_apart("http://127.0.0.1:9", folder)
+
+    assert first == second == [20, local.content_hash, ids(local)]
+    assert any("/resolve/v2/" in path or path.endswith("/revision/v2") for path in asked)
+    assert len(asked) == requests
+    assert not [path.name for path in (folder / "kept").iterdir() if path.name.startswith(".")]
+
+
+def test_what_the_hub_does_not_give_is_an_error_of_one_line(hub: tuple[str, list[str]], tmp_path: Path) -> None:
+    kind, message = load_apart(hub[0], tmp_path, source="hf:acme/none")
+
+    assert kind == "CannotRun"
+    assert message.startswith("hf:acme/none cannot be read: ")
+    assert "\n" not in message
+
+
+def test_a_wrong_row_of_the_hub_names_it_and_leaves_no_copy(hub: tuple[str, list[str]], tmp_path: Path) -> None:
+    kind, message = load_apart(hub[0], tmp_path, columns={"inputs.question": "question"})
+
+    assert kind == "BadFile"
+    assert message.startswith("hf:acme/sums@v2:1: inputs.question: no column 'question'")
+    assert not list((tmp_path / "kept").glob("*.jsonl"))

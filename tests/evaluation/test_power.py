@@ -1,0 +1,236 @@
+"""A planned comparison finds what it was planned to find: power by enumeration, by publication and by simulation."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from llmops.errors import UsageError
+from llmops.evaluation.power import Discordance, Power, Spread, power_of, rows_needed
+from llmops.evaluation.statistics import paired_test
+
+quick = settings(max_examples=40, deadline=None)
+
+
+def within(repetitions: int, rate: float) -> tuple[float, float]:
+    """Between these shares lie all but two of 1,000 simulations of a true rate."""
+    low, high = stats.binom.ppf([0.001, 0.999], repetitions, rate) / repetitions
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize(("rows", "share", "gap"), [(20, 0.4, 0.3), (20, 0.1, 0.08), (12, 0.9, 0.7), (7, 1.0, 1.0)])
+def test_power_for_truth_values_is_that_of_every_outcome_of_the_exact_test(rows: int, share: float, gap: float) -> None:
+    expected = 0.0
+    for pairs in range(1, rows + 1):
+        for gained in range(pairs + 1):
+            if stats.binomtest(gained, pairs, 0.5).pvalue < 0.05:
+                gain = (share + gap) / (2 * share)
+                expected += stats.binom.pmf(pairs, rows, share) * stats.binom.pmf(gained, pairs, gain)
+
+    assert Discordance(share).power(rows, gap) == pytest.approx(expected, abs=1e-9)
+    assert Discordance(share).power(rows, -gap) == pytest.approx(expected, abs=1e-9)
+
+
+def test_many_rows_by_the_exact_power_are_close_to_connors_formula() -> None:
+    # n = (z₁₋α/₂ √ψ + z₁₋β √(ψ − δ²))² / δ², here with ψ = 0.1, δ = 0.02, 80 % power.
+    connor = (1.95996 * 0.1**0.5 + 0.84162 * (0.1 - 0.02**2) ** 0.5) ** 2 / 0.02**2
+
+    assert connor < rows_needed(0.02, Discordance(0.1)) < 1.05 * connor
+
+
+def test_above_the_table_power_goes_on_without_a_jump() -> None:
+    share, gap = 0.2, 0.009
+
+    below, above = (Discordance(share).power(rows, gap) for rows in (20_400, 20_500))
+
+    assert above == pytest.approx(below, abs=0.01)
+
+
+def test_rows_for_numbers_are_those_of_the_textbook() -> None:
+    # A paired t test of a difference of half a standard deviation at 80 % power needs 34 pairs.
+    assert rows_needed(0.5, Spread(1.0)) in (33, 34)
+    assert rows_needed(0.5, Spread(1.0), design_effect=2.0) in (66, 67, 68)
+
+
+@given(st.floats(0.02, 1), st.integers(10, 2000))
+@quick
+def test_the_detectable_difference_has_the_power_asked_for_and_less_has_less(share: float, rows: int) -> None:
+    for noise in (Discordance(share), Spread(share)):
+        gap = noise.detectable(rows)
+        assert noise.power(rows, gap) == pytest.approx(0.8, abs=0.02) or isinstance(noise, Discordance)
+        assert noise.power(rows, gap) >= 0.8 - 1e-9
+        assert noise.power(rows, 0.95 * gap) < 0.8
+
+
+@given(st.floats(0.02, 0.3), st.floats(0.01, 0.5))
+@quick
+def test_the_rows_needed_suffice_and_half_of_them_do_not(gap: float, share: float) -> None:
+    for noise in (Discordance(share), Spread(share)):
+        rows = rows_needed(gap, noise)
+        assert noise.power(rows, gap) >= 0.8
+        assert noise.power(rows // 2, gap) < 0.8
+
+
+@pytest.mark.parametrize(("rows", "share"), [(40, 0.5), (100, 0.15), (400, 0.05)])
+def test_truth_values_differ_significantly_as_often_as_predicted(rows: int, share: float) -> None:
+    noise, generator, repetitions, found = Discordance(share), np.random.default_rng(rows), 1000, 0
+    gap = noise.detectable(rows)
+    share = max(share, gap)
+    for _ in range(repetitions):
+        change = generator.choice([1, -1, 0], rows, p=[(share + gap) / 2, (share - gap) / 2, 1 - share])
+        found += paired_test((change < 0).tolist(), (change > 0).tolist()).p_value < 0.05
+
+    low, high = within(repetitions, noise.power(rows, gap))
+    assert low <= found / repetitions <= high
+
+
+def graded(generator: Any, rows: int) -> Any:
+    """Differences of scores in thirds, most of them none."""
+    return generator.choice([-2 / 3, -1 / 3, 0, 1 / 3, 2 / 3], rows, p=[0.04, 0.08, 0.76, 0.08, 0.04])
+
+
+def smooth(generator: Any, rows: int) -> Any:
+    return generator.normal(0, 0.2, rows)
+
+
+@pytest.mark.parametrize("rows", [40, 150])
+@pytest.mark.parametrize("drawn", [graded, smooth])
+def test_numbers_differ_significantly_as_often_as_predicted(drawn: Any, rows: int) -> None:
+    generator, repetitions, found = np.random.default_rng(rows), 600, 0
+    gap = Spread(float(drawn(generator, 100_000).std())).detectable(rows)
+    for number in range(repetitions):
+        shifted = drawn(generator, rows) + gap
+        found += paired_test([0.0] * rows, shifted.tolist(), resamples=199, seed=number).p_value <= 0.05
+
+    low, high = within(repetitions, 0.8)
+    assert low - 0.02 <= found / repetitions <= high + 0.02
+
+
+def clustered(generator: Any, gap: float) -> tuple[list[float], list[int]]:
+    clusters = np.repeat(np.arange(40), 5)
+    return (gap + generator.normal(0, 0.2, 40)[clusters] + generator.normal(0, 0.2, 200)).tolist(), clusters.tolist()
+
+
+def test_clustered_numbers_differ_significantly_as_often_as_predicted() -> None:
+    generator, repetitions, found, planned = np.random.default_rng(0), 500, 0, []
+    for _ in range(40):
+        differences, clusters = clustered(generator, 0.0)
+        planned.append(power_of([0.0] * 200, differences, clusters=clusters))
+    gap = float(np.mean([plan.detectable for plan in planned]))
+    for number in range(repetitions):
+        differences, clusters = clustered(generator, gap)
+        tested = paired_test([0.0] * 200, differences, clusters=clusters, resamples=199, seed=number)
+        found += tested.p_value <= 0.05
+
+    # Of five rows with half their variance in common, design effect 1 + 4 · 0.5.
+    assert float(np.mean([plan.design_effect for plan in planned])) == pytest.approx(3.0, abs=0.3)
+    low, high = within(repetitions, 0.8)
+    assert low - 0.02 <= found / repetitions <= high + 0.02
+
+
+def test_power_is_planned_from_the_pairs_that_differ() -> None:
+    a, b = [False] * 10 + [True] * 90, [True] * 10 + [False] * 5 + [True] * 85
+
+    found = power_of(a, b, targets=(0.05,))
+
+    assert found.detectable == pytest.approx(Discordance(0.15).detectable(100))
+    assert found.rows_for == {0.05: rows_needed(0.05, Discordance(0.15))}
+    assert (found.rows, found.design_effect, found.note) == (100, 1.0, "")
+
+
+def test_swapping_the_samples_changes_no_power() -> None:
+    generator = np.random.default_rng(3)
+    a, b = generator.random((2, 50)).tolist()
+
+    assert power_of(a, b) == power_of(b, a)
+
+
+def test_clusters_of_one_row_change_nothing() -> None:
+    generator = np.random.default_rng(3)
+    a, b = generator.random((2, 50)).tolist()
+
+    assert power_of(a, b, clusters=list(range(50))) == power_of(a, b)
+
+
+def test_clusters_make_small_differences_harder_to_see() -> None:
+    a, b = [False] * 120, ([True] * 6 + [False] * 24) * 4
+
+    alone = power_of(a, b, targets=(0.05,))
+    together = power_of(a, b, clusters=[number // 6 for number in range(120)], targets=(0.05,))
+
+    assert together.design_effect == pytest.approx(6, abs=0.5)
+    assert together.detectable > 1.5 * alone.detectable
+    assert together.rows_for[0.05] > 4 * alone.rows_for[0.05]
+
+
+def test_where_no_pair_differs_the_rule_of_three_says_how_many_could() -> None:
+    found = power_of([True] * 100, [True] * 100)
+
+    assert found.detectable == pytest.approx(Discordance(1 - 0.05 ** (1 / 100)).detectable(100))
+    assert found.note == "no pair differed; up to 3 % could, by the rule of three"
+    assert found.sentence.endswith(f"({found.note})")
+    assert power_of([0.5] * 100, [0.5] * 100).detectable == pytest.approx(0.2837 * 0.171, rel=0.05)
+    assert power_of([True] * 100, [True] * 100, clusters=[0, 1] * 50).detectable == math.inf
+
+
+def test_too_few_rows_see_nothing_however_large() -> None:
+    found = power_of([True] * 5, [True] * 4 + [False])
+
+    assert found.detectable == math.inf
+    assert found.sentence == "with 5 rows no difference can be seen, however large"
+    assert found.to_json()["detectable"] is None
+    assert power_of([0.1], [0.4]).sentence == "with 1 row no difference can be seen, however large"
+
+
+def test_scores_of_one_unknown_scale_say_so() -> None:
+    found = power_of([7.0] * 30, [7.0] * 30)
+
+    assert found.detectable == math.inf
+    assert "of unknown scale" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("plan", "sentence"),
+    [
+        (
+            Power(100, 0.09, {0.04: 420}),
+            "with 100 rows a difference of 9 points can be seen; for 4 points you need 420 rows",
+        ),
+        (
+            Power(100, 0.092, {0.04: 420, 0.01: 6000}),
+            "with 100 rows a difference of 9.2 points can be seen; for 4 points you need 420 rows, for 1 point 6000",
+        ),
+        (
+            Power(20, 1234.5, {200.0: 900}, in_points=False),
+            "with 20 rows a difference of 1234 can be seen; for 200 you need 900 rows",
+        ),
+        (Power(20, 1.0, {}), "with 20 rows a difference of 100 points can be seen"),
+    ],
+)
+def test_the_sentence_says_what_a_reader_asks(plan: Power, sentence: str) -> None:
+    assert plan.sentence == sentence
+
+
+def test_power_goes_through_json() -> None:
+    values = power_of([0.2, 0.5, 0.9, 0.4] * 5, [0.3, 0.4, 0.9, 0.6] * 5, targets=(0.01,)).to_json()
+
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert list(values["rows_for"]) == ["0.01"]
+
+
+def test_what_cannot_be_planned_is_refused() -> None:
+    with pytest.raises(UsageError, match="same number of values"):
+        power_of([True], [])
+    with pytest.raises(UsageError, match="cluster names"):
+        power_of([True, False], [True, True], clusters=["a"])
+    with pytest.raises(UsageError, match="above 0"):
+        power_of([True] * 20, [False] * 20, targets=(0.0,))
+    with pytest.raises(UsageError, match="more than 1e\\+12 rows"):
+        rows_needed(1e-9, Spread(1.0))

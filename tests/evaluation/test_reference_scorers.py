@@ -1,0 +1,197 @@
+"""Overlap with references: the same figures as the reference libraries give when called directly."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score import rouge_scorer
+from sacrebleu.metrics import BLEU, CHRF
+
+from llmops.errors import UsageError
+from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.results import Output, RowResult, RunFindings, Score
+from llmops.evaluation.scorers import make_scorer
+from llmops.evaluation.scorers.protocol import MissingExpectation, RunScorer
+from llmops.evaluation.scorers.reference_scorers import token_f1
+
+PAIRS = [
+    ("the cat sat on the mat", ["the cat sat on the mat"]),
+    ("A cat was sitting on a mat.", ["The cat sat on the mat.", "There is a cat on the mat."]),
+    ("Paris", ["Paris, France", "The city of Paris"]),
+    ("It is raining.\nTake an umbrella!", ["Rain falls.\nAn umbrella helps."]),
+    ("nothing alike", ["quite different words here"]),
+    ("Running runners ran.", ["The runner runs and is running"]),
+    ("Größe zählt", ["Die Größe zählt nicht"]),
+    ("…", ["the end"]),
+]
+
+
+def row(*answers: str) -> EvalRow:
+    return EvalRow("r1", {"q": "x"}, {"answers": list(answers)})
+
+
+def scored(type_name: str, output: str, answers: list[str], **parameters: object) -> Score:
+    return make_scorer("s", type_name, parameters).score(row(*answers), Output(output))
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "value"),
+    [
+        ("The cat sat.", "a cat sat", 1.0),
+        ("the cat sat on a mat", "cat mat", 2 * 2 / (4 + 2)),
+        ("cat cat", "cat", 2 / 3),
+        ("dog", "cat", 0.0),
+        ("", "cat", 0.0),
+        ("", "…", 1.0),
+    ],
+)
+def test_token_f1_by_hand(text: str, answer: str, value: float) -> None:
+    assert token_f1(text, answer) == pytest.approx(value)
+
+
+def squad_f1(prediction: list[str], truth: list[str]) -> float:
+    """As in SQuAD's evaluation script, by precision and recall."""
+    left = list(truth)
+    same = 0
+    for token in prediction:
+        if token in left:
+            left.remove(token)
+            same += 1
+    if same == 0:
+        return 0.0
+    precision, recall = same / len(prediction), same / len(truth)
+    return 2 * precision * recall / (precision + recall)
+
+
+WORDS = st.lists(st.sampled_from(["cat", "dog", "mat", "42"]), min_size=1, max_size=8)
+
+
+@given(WORDS, WORDS)
+def test_token_f1_is_squads(prediction: list[str], truth: list[str]) -> None:
+    assert token_f1(" ".join(prediction), " ".join(truth)) == pytest.approx(squad_f1(prediction, truth))
+
+
+def test_token_f1_keeps_the_best_answer_and_names_it() -> None:
+    score = scored("token_f1", "in Paris", ["London", "Paris"])
+
+    assert score == Score(pytest.approx(2 / 3), "against 'Paris'")
+
+
+@pytest.mark.parametrize("rouge_type", ["rouge1", "rouge2", "rougeL", "rougeLsum"])
+@pytest.mark.parametrize("use_stemmer", [False, True])
+def test_rouge_is_what_rouge_score_gives(rouge_type: str, use_stemmer: bool) -> None:
+    library = rouge_scorer.RougeScorer([rouge_type], use_stemmer=use_stemmer)
+    for output, answers in PAIRS:
+        expected = max(library.score(answer, output)[rouge_type].fmeasure for answer in answers)
+        score = scored("rouge", output, answers, rouge_type=rouge_type, use_stemmer=use_stemmer)
+        assert score.value == pytest.approx(expected), output
+
+
+def test_rouge_l_is_the_default_and_tells_precision_and_recall() -> None:
+    # "the cat sat" of 3 words against 6: precision 1, recall 1/2, F 2/3.
+    score = scored("rouge", "the cat sat", ["the cat sat on the mat"])
+
+    assert score == Score(pytest.approx(2 / 3), "precision 1.000, recall 0.500")
+
+
+def test_rouge_says_that_it_cannot_read_an_answer_in_another_script() -> None:
+    score = scored("rouge", "Москва", ["Москва"])
+
+    assert score.value is None
+    assert score.error is not None
+    assert "a–z" in score.error
+    assert scored("chrf", "Москва", ["Москва"]).value == 1.0
+
+
+@pytest.mark.parametrize("tokenize", ["13a", "intl", "char", "zh", "none"])
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_bleu_is_what_sacrebleu_gives(tokenize: str, lowercase: bool) -> None:
+    library = BLEU(tokenize=tokenize, lowercase=lowercase, effective_order=True)
+    for output, answers in PAIRS:
+        expected = library.sentence_score(output, answers).score / 100
+        score = scored("bleu", output, answers, tokenize=tokenize, lowercase=lowercase)
+        assert score.value == pytest.approx(expected), output
+
+
+@pytest.mark.parametrize("word_order", [0, 2])
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_chrf_is_what_sacrebleu_gives(word_order: int, lowercase: bool) -> None:
+    library = CHRF(word_order=word_order, lowercase=lowercase)
+    for output, answers in PAIRS:
+        expected = library.sentence_score(output, answers).score / 100
+        score = scored("chrf", output, answers, word_order=word_order, lowercase=lowercase)
+        assert score.value == pytest.approx(expected), output
+
+
+@pytest.mark.parametrize("type_name", ["rouge", "bleu", "chrf"])
+def test_scores_lie_between_0_and_1_and_an_empty_output_has_0(type_name: str) -> None:
+    assert scored(type_name, "the cat sat on the mat", ["the cat sat on the mat"]).value == pytest.approx(1.0)
+    assert (scored(type_name, "the cat sat on the mat", ["the cat sat on the mat"]).value or 0) <= 1.0
+    assert scored(type_name, " \n", ["cat"]) == Score(0.0, "the output is empty")
+
+
+@pytest.mark.parametrize("type_name", ["token_f1", "rouge", "bleu", "chrf"])
+def test_a_row_without_expected_answer_is_not_scored(type_name: str) -> None:
+    with pytest.raises(MissingExpectation, match="r1"):
+        make_scorer("s", type_name, {}).score(EvalRow("r1", {"q": "x"}), Output("x"))
+
+
+def findings(type_name: str, pairs: list[tuple[str, list[str]]], **parameters: object) -> RunFindings:
+    scorer = make_scorer("s", type_name, parameters)
+    assert isinstance(scorer, RunScorer)
+    return scorer.findings(RowResult(row(*answers), Output(text), {}) for text, answers in pairs)
+
+
+@pytest.mark.parametrize(
+    ("type_name", "parameters", "library"),
+    [
+        ("bleu", {}, BLEU()),
+        ("bleu", {"tokenize": "intl", "lowercase": True}, BLEU(tokenize="intl", lowercase=True)),
+        ("chrf", {}, CHRF()),
+        ("chrf", {"word_order": 2}, CHRF(word_order=2)),
+    ],
+)
+@pytest.mark.parametrize("pairs", [PAIRS, [pair for pair in PAIRS if len(pair[1]) == 1]], ids=["varying", "one"])
+def test_the_runs_figure_is_sacrebleus_of_the_corpus(
+    type_name: str, parameters: dict[str, object], library: BLEU | CHRF, pairs: list[tuple[str, list[str]]]
+) -> None:
+    most = max(len(answers) for _, answers in pairs)
+    streams = [[answers[i] if i < len(answers) else None for _, answers in pairs] for i in range(most)]
+    expected = library.corpus_score([text for text, _ in pairs], streams)
+
+    found = findings(type_name, pairs, **parameters)
+
+    assert found.metrics == {"corpus": pytest.approx(expected.score / 100)}
+    report = json.loads(found.files["corpus.json"])
+    assert report["score"] == pytest.approx(expected.score)
+    assert report["signature"] == str(library.get_signature())
+    assert str(library.get_signature()) in report["text"]
+
+
+@pytest.mark.parametrize("type_name", ["bleu", "chrf"])
+def test_a_failed_row_lowers_the_runs_figure_and_one_without_answer_does_not(type_name: str) -> None:
+    good = [("the cat sat on the mat", ["the cat sat on the mat"])]
+    whole = findings(type_name, good).metrics["corpus"]
+
+    assert findings(type_name, [*good, ("", ["a dog ran over the field"])]).metrics["corpus"] < whole
+    assert findings(type_name, [*good, ("no answer to compare with", [])]).metrics["corpus"] == whole
+    assert findings(type_name, []) == RunFindings()
+
+
+@pytest.mark.parametrize(
+    ("type_name", "parameters", "named"),
+    [
+        ("rouge", {"rouge_type": "rouge9"}, "rouge_type: must be one of rouge1, rouge2, rougeL, rougeLsum"),
+        ("rouge", {"use_stemmer": "yes"}, "use_stemmer: "),
+        ("bleu", {"tokenize": "flores200"}, "tokenize: "),
+        ("bleu", {"lowercase": 1}, "lowercase: "),
+        ("chrf", {"word_order": 3}, "word_order: "),
+    ],
+)
+def test_a_wrong_parameter_is_named(type_name: str, parameters: dict[str, object], named: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_scorer("s", type_name, parameters)
+    assert str(caught.value).startswith(named)

@@ -1,0 +1,88 @@
+"""Scripted judges, and endpoints that ask them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from llmops.judges.endpoint import JudgeEndpoint
+from llmops.judges.scripted import Answer, ScriptedJudge, SeenRequest
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A scripted judge and the endpoint that leads to it."""
+
+    judge: ScriptedJudge
+    endpoint: JudgeEndpoint
+
+    @property
+    def requests(self) -> list[SeenRequest]:
+        return self.judge.requests
+
+
+Script = Callable[..., Asked]
+
+
+@pytest.fixture
+def script() -> Iterator[Script]:
+    """`script(answer, retries=0)` starts a judge that says what the function, text or list of replies tells it to."""
+    with ExitStack() as running:
+
+        def start(answer: Answer | str | list[Any], **settings: Any) -> Asked:
+            judge = running.enter_context(ScriptedJudge(_as_function(answer)))
+            return Asked(judge, JudgeEndpoint("scripted", judge.base_url, "scripted-model", retries=0, **settings))
+
+        yield start
+
+
+def _as_function(answer: Answer | str | list[Any]) -> Answer:
+    if callable(answer):
+        return answer
+    replies = iter(answer) if isinstance(answer, list) else None
+    return lambda _request: next(replies) if replies is not None else answer
+
+
+def fitting(schema: dict[str, Any], choose: Callable[[str, dict[str, Any]], Any]) -> Any:
+    """An answer that follows a schema. choose: from a field's name and schema to its value; None takes the first
+    allowed one."""
+    definitions = schema.get("$defs", {})
+
+    def fill(name: str, part: dict[str, Any]) -> Any:
+        if "$ref" in part:
+            part = definitions[part["$ref"].rpartition("/")[2]]
+        chosen = choose(name, part)
+        if chosen is not None:
+            return chosen
+        if "enum" in part:
+            return part["enum"][0]
+        if part["type"] == "object":
+            return {key: fill(key, value) for key, value in part["properties"].items()}
+        if part["type"] == "array":
+            return [fill(name, part["items"]) for _ in range(max(1, part.get("minItems", 1)))]
+        return {"string": f"some {name}", "integer": 0, "boolean": False}[part["type"]]
+
+    return fill("", schema)
+
+
+Fitting = Callable[..., Answer]
+
+
+@pytest.fixture
+def fits() -> Fitting:
+    """`fits(verdict=1, statements=["a"])` an answer to any schema, with these values in fields of these names."""
+
+    def make(**values: Any) -> Answer:
+        def choose(name: str, part: dict[str, Any]) -> Any:
+            value = values.get(name)
+            # A list stands for the whole field, a plain value for one item of it.
+            return value if isinstance(value, list) == (part.get("type") == "array") else None
+
+        return lambda request: json.dumps(fitting(request["response_format"]["json_schema"]["schema"], choose))
+
+    return make

@@ -1,0 +1,243 @@
+"""A judge beside people's labels: strict about the file, honest about failures, found again by its identity."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmops.errors import BadFile, UsageError
+from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.results import Output, Score
+from llmops.evaluation.scorers.protocol import MissingExpectation
+from llmops.judges.calibration import LabelledRow, calibrate, judge_hash, load_labels
+from llmops.judges.rubric import RubricJudge
+
+GOOD = {"inputs": {"q": "x"}, "output": "y", "label": True}
+
+
+@dataclass(frozen=True)
+class MadeUpJudge:
+    """Scores by the output's text."""
+
+    scores: dict[str, Score]
+    name: str = "made up"
+    higher_is_better: bool | None = True
+    worst: float | None = 0.0
+    side_by_side: int = 3
+    identity: dict[str, Any] = field(default_factory=lambda: {"judge": "made up"})
+
+    def score(self, row: EvalRow, output: Output) -> Score:
+        return self.scores[output.text]
+
+
+def labelled(*pairs: tuple[str, Any]) -> list[LabelledRow]:
+    return [LabelledRow(EvalRow(f"r{i}", {"q": "x"}), output, label) for i, (output, label) in enumerate(pairs)]
+
+
+def write(path: Path, *rows: Any) -> Path:
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def test_labels_are_read_with_rows_and_outputs(tmp_path: Path) -> None:
+    full = {**GOOD, "id": "a", "expectations": {"answers": ["z"]}, "contexts": ["c"], "label": False}
+    rows = load_labels(write(tmp_path / "LABELS.jsonl", full, "", GOOD))
+
+    assert rows == [
+        LabelledRow(EvalRow("a", {"q": "x"}, {"answers": ["z"]}, ("c",)), "y", False),
+        LabelledRow(EvalRow("line-3", {"q": "x"}), "y", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({**GOOD, "labels": True}, "labels"),
+        ({**GOOD, "label": None}, "label"),
+        ({**GOOD, "label": [True]}, "label"),
+        ({**GOOD, "label": ""}, "label"),
+        ({**GOOD, "label": float("inf")}, "label"),
+        ({**GOOD, "label": 1}, "label"),
+        ({**GOOD, "label": "good"}, "label"),
+        ({**GOOD, "output": None}, "output"),
+        ({**GOOD, "inputs": {}}, "inputs"),
+        ({**GOOD, "inputs": {"q": 1}}, "inputs.q"),
+        ({**GOOD, "contexts": "c"}, "contexts"),
+        ({**GOOD, "id": "first"}, "id"),
+        ({**GOOD, "tags": {}}, "tags"),
+    ],
+)
+def test_a_wrong_row_is_named_by_file_line_and_field(row: dict[str, Any], field: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "LABELS.jsonl", {**GOOD, "id": "first"}, row)
+
+    with pytest.raises(BadFile) as refused:
+        load_labels(path)
+    assert (refused.value.path, refused.value.line, refused.value.field) == (path, 2, field)
+
+
+@pytest.mark.parametrize("line", ["no JSON", "[1]"])
+def test_a_line_that_is_no_object_is_named(line: str, tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match=r"LABELS\.jsonl:1: "):
+        load_labels(write(tmp_path / "LABELS.jsonl", line))
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match="holds no rows"):
+        load_labels(write(tmp_path / "LABELS.jsonl", ""))
+
+
+def test_agreement_on_truth_values_by_hand() -> None:
+    # People: 3 good, 3 bad; the judge calls one good one bad. Observed 5/6, by chance 1/2: kappa 2/3.
+    judge = MadeUpJudge({"yes": Score(True), "no": Score(False)})
+    rows = labelled(("yes", True), ("yes", True), ("no", True), ("no", False), ("no", False), ("no", False))
+    found = calibrate(rows, judge)
+
+    assert found.kappa is not None
+    assert (found.kappa.kappa, found.kappa.agreement) == (pytest.approx(2 / 3), pytest.approx(5 / 6))
+    assert found.confusion is not None
+    assert found.confusion.counts == ((3, 0), (1, 2))
+    assert (found.n, found.n_failed, found.kind) == (6, 0, "truth values")
+    assert found.length_bias is not None
+
+
+def test_failed_calls_are_counted_and_named_and_not_in_the_statistics() -> None:
+    judge = MadeUpJudge({"yes": Score(True), "no": Score(False), "broken": Score(error="EngineError: cut off")})
+    found = calibrate(labelled(("yes", True), ("broken", False), ("no", False)), judge)
+
+    assert (found.n, found.n_failed) == (2, 1)
+    assert found.kappa is not None
+    assert found.kappa.n == 2
+    assert [row.error for row in found.rows] == [None, "EngineError: cut off", None]
+
+
+def test_a_scorer_that_raises_is_a_failed_call() -> None:
+    class Raising(MadeUpJudge):
+        def score(self, row: EvalRow, output: Output) -> Score:
+            raise MissingExpectation(f"row {row.id}: contexts are empty")
+
+    found = calibrate(labelled(("yes", True)), Raising({}))
+
+    assert (found.n, found.n_failed, found.kappa, found.confusion, found.length_bias) == (0, 1, None, None, None)
+    assert found.rows[0].error == "MissingExpectation: row r0: contexts are empty"
+    json.dumps(found.to_json())
+
+
+def test_a_judge_that_gives_numbers_says_true_from_the_threshold_on() -> None:
+    judge = MadeUpJudge({"good": Score(0.8), "fair": Score(0.5), "bad": Score(0.2)})
+    rows = labelled(("good", True), ("fair", False), ("bad", False))
+
+    assert [row.judged for row in calibrate(rows, judge).rows] == [True, True, False]
+    assert [row.judged for row in calibrate(rows, judge, threshold=0.6).rows] == [True, False, False]
+
+
+def test_numbers_are_compared_with_the_points_of_a_rubric_and_far_misses_weigh_more() -> None:
+    near = MadeUpJudge({"a": Score(0.0, label="1"), "b": Score(0.25, label="2"), "c": Score(0.75, label="4")})
+    far = MadeUpJudge({"a": Score(1.0, label="5"), "b": Score(0.25, label="2"), "c": Score(1.0, label="5")})
+    rows = labelled(("a", 1), ("b", 2), ("c", 5))
+
+    one, other = calibrate(rows, near), calibrate(rows, far)
+    assert [row.judged for row in one.rows] == [1.0, 2.0, 4.0]
+    assert one.kappa is not None
+    assert one.kappa.kappa is not None
+    assert other.kappa is not None
+    assert other.kappa.kappa is not None
+    assert one.kappa.kappa > 0.8 > other.kappa.kappa
+
+
+def test_numbers_are_compared_with_the_score_where_there_are_no_points() -> None:
+    judge = MadeUpJudge({"a": Score(0.25), "b": Score(True, label="yes")})
+
+    assert [row.judged for row in calibrate(labelled(("a", 0.5), ("b", 1.0)), judge).rows] == [0.25, 1.0]
+
+
+def test_texts_are_compared_with_the_label_and_a_judge_without_labels_fails() -> None:
+    judge = MadeUpJudge({"hi": Score(True, label="warm"), "yo": Score(False)})
+    found = calibrate(labelled(("hi", "warm"), ("yo", "cold")), judge)
+
+    assert (found.n, found.n_failed, found.length_bias) == (1, 1, None)
+    assert found.rows[1].error == "the judge gave no verdict that compares with texts"
+
+
+def test_a_judge_that_is_kind_to_long_answers_is_found_out() -> None:
+    outputs = ["x" * length for length in range(1, 21)]
+    judge = MadeUpJudge({output: Score(len(output) > 10) for output in outputs})
+    found = calibrate(labelled(*((output, len(output) % 2 == 0) for output in outputs)), judge)
+
+    assert found.length_bias is not None
+    assert found.length_bias.correlation is not None
+    assert found.length_bias.correlation > 0.3
+
+
+def test_many_different_labels_make_no_table() -> None:
+    judge = MadeUpJudge({str(i): Score(i / 40) for i in range(40)})
+
+    assert calibrate(labelled(*((str(i), i / 40) for i in range(40))), judge).confusion is None
+
+
+def test_labels_of_several_kinds_or_none_are_refused() -> None:
+    judge = MadeUpJudge({"a": Score(True)})
+
+    with pytest.raises(UsageError, match=r"^labels: must be of one kind"):
+        calibrate(labelled(("a", True), ("a", "good")), judge)
+    with pytest.raises(UsageError, match=r"^labels: must be of one kind"):
+        calibrate([], judge)
+
+
+def test_the_same_judge_on_the_same_labels_has_the_same_identity() -> None:
+    judge, rows = MadeUpJudge({"a": Score(True), "b": Score(False)}), labelled(("a", True), ("b", False))
+    renamed = [LabelledRow(EvalRow(f"other-{row.row.id}", row.row.inputs), row.output, row.label) for row in rows]
+    other = MadeUpJudge(judge.scores, identity={"judge": "another"})
+
+    found = calibrate(rows, judge)
+    assert found.identity == calibrate(renamed, judge).identity
+    assert found.judge_hash == judge_hash(judge)
+    assert len({found.identity, calibrate(rows[:1], judge).identity, calibrate(rows, other).identity}) == 3
+    assert found.identity != calibrate(rows, judge, threshold=0.7).identity
+
+
+def test_json_holds_statistics_and_rows() -> None:
+    values = calibrate(labelled(("a", True), ("b", False)), MadeUpJudge({"a": Score(True, "so"), "b": Score(False)}))
+
+    read = json.loads(json.dumps(values.to_json()))
+    assert (read["kappa"]["kappa"], read["n"], read["kind"]) == (1.0, 2, "truth values")
+    assert read["rows"][0] == {"row_id": "r0", "label": True, "judged": True, "rationale": "so", "error": None}
+
+
+def test_progress_is_told_row_by_row() -> None:
+    seen: list[tuple[int, int]] = []
+    calibrate(
+        labelled(*[("a", True)] * 4), MadeUpJudge({"a": Score(True)}), progress=lambda done, of: seen.append((done, of))
+    )
+
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_real_rubric_is_asked_once_for_each_row_and_never_again_from_a_cache(script) -> None:
+    asked = script(lambda request: json.dumps({"rationale": "r", "score": "fail" if "bad" in str(request) else "pass"}))
+    judge = RubricJudge("s", endpoint=asked.endpoint, instructions="Is it fine?")
+
+    class Kept(dict[str, Score]):
+        get_score = dict.get
+        put_score = dict.__setitem__
+
+    cache, rows = Kept(), labelled(("fine", True), ("bad", False), ("bad too", True))
+    first, again = calibrate(rows, judge, cache=cache), calibrate(rows, judge, cache=cache)
+
+    assert [row.judged for row in first.rows] == [True, False, False]
+    assert (again, len(asked.requests)) == (first, 3)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(["yes", "no", "broken"])), min_size=1, max_size=30))
+def test_every_labelled_row_is_judged_or_failed_and_in_order(pairs: list[tuple[bool, str]]) -> None:
+    judge = MadeUpJudge({"yes": Score(True), "no": Score(False), "broken": Score(error="x")})
+    found = calibrate(labelled(*((output, label) for label, output in pairs)), judge)
+
+    assert found.n + found.n_failed == len(pairs) == len(found.rows)
+    assert found.n_failed == sum(output == "broken" for _, output in pairs)
+    assert [row.label for row in found.rows] == [label for label, _ in pairs]

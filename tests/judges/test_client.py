@@ -1,0 +1,258 @@
+"""The client believes nothing that does not follow the schema, and waits as it is told to."""
+
+from __future__ import annotations
+
+import gc
+import json
+import socket
+import threading
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from llmops.judges.client import SEED, JudgeClient
+from llmops.judges.endpoint import JudgeEndpoint
+from llmops.judges.scripted import completion
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"rationale": {"type": "string"}, "score": {"type": "integer", "enum": [1, 2, 3]}},
+    "required": ["rationale", "score"],
+    "additionalProperties": False,
+}
+ASKED = ({"role": "user", "content": "Is it good?"},)
+GOOD = '{"rationale": "it is", "score": 3}'
+BUSY = (503, {}, '{"error": {"message": "busy"}}')
+
+
+def ask(endpoint: JudgeEndpoint, waits: list[float] | None = None, **changed: Any) -> dict[str, Any]:
+    waited = waits if waits is not None else []
+    return JudgeClient(replace(endpoint, **changed), sleep=waited.append).ask(ASKED, SCHEMA)
+
+
+def test_it_asks_for_the_schema_greedily_and_with_a_fixed_seed(script) -> None:
+    asked = script(GOOD, max_tokens=99)
+
+    assert ask(asked.endpoint) == {"rationale": "it is", "score": 3}
+    assert asked.requests[0].body == {
+        "model": "scripted-model",
+        "messages": [{"role": "user", "content": "Is it good?"}],
+        "temperature": 0,
+        "seed": SEED,
+        "max_tokens": 99,
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "verdict", "strict": True, "schema": SCHEMA},
+        },
+    }
+
+
+def test_the_key_is_sent_as_bearer_and_stands_in_no_error(script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "s3cret")
+    asked = script((401, {}, '{"error": {"message": "no"}}'), key_variable="JUDGE_KEY")
+
+    with pytest.raises(EngineUnavailable, match="the judge answered 401: no") as refused:
+        ask(asked.endpoint)
+    assert asked.requests[0].headers["authorization"] == "Bearer s3cret"
+    assert "s3cret" not in str(refused.value)
+
+
+def test_without_a_key_variable_no_key_is_sent(script) -> None:
+    asked = script(GOOD)
+    ask(asked.endpoint)
+
+    assert "authorization" not in asked.requests[0].headers
+
+
+def test_a_missing_key_fails_before_anything_is_sent(script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    asked = script(GOOD, key_variable="JUDGE_KEY")
+
+    with pytest.raises(EngineUnavailable, match="JUDGE_KEY holds no key"):
+        ask(asked.endpoint)
+    assert asked.requests == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("I think it is a 3.", "not JSON"),
+        ('{"rationale": "it', "not JSON"),
+        ('{"rationale": "x", "score": NaN}', "NaN is not JSON"),
+        ('{"rationale": "x", "score": 7}', "does not follow the schema"),
+        ('{"rationale": "x", "score": 1.5}', "does not follow the schema"),
+        ('{"rationale": "x", "score": 1e999}', "does not follow the schema"),
+        ('{"rationale": "x", "score": "3"}', "does not follow the schema"),
+        ('{"rationale": "x", "score": true}', "does not follow the schema"),
+        ('{"score": 3}', "does not follow the schema"),
+        ('{"rationale": "x", "score": 3, "more": 1}', "does not follow the schema"),
+        ("[3]", "does not follow the schema"),
+        ("", "not JSON"),
+    ],
+)
+def test_an_answer_that_is_no_verdict_is_an_error(text: str, problem: str, script) -> None:
+    with pytest.raises(EngineError, match=problem) as refused:
+        ask(script(text).endpoint)
+    assert type(refused.value) is EngineError
+
+
+def test_an_answer_that_was_cut_off_is_an_error_even_when_it_parses(script) -> None:
+    with pytest.raises(EngineError, match="cut off at max_tokens 512"):
+        ask(script((200, {}, completion(GOOD, finish_reason="length"))).endpoint)
+
+
+def refusing() -> str:
+    choice = {"message": {"role": "assistant", "content": None, "refusal": "I will not."}, "finish_reason": "stop"}
+    return json.dumps({"choices": [choice]})
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("<html>", "not of OpenAI's shape"),
+        ("[]", "not of OpenAI's shape"),
+        ('{"choices": []}', "not of OpenAI's shape"),
+        ('{"choices": [{"message": null}]}', "not of OpenAI's shape"),
+        ('{"choices": [{"message": {"content": null}}]}', "holds no text"),
+        (refusing(), "the judge refused: I will not."),
+    ],
+)
+def test_a_reply_of_another_shape_is_an_error(body: str, problem: str, script) -> None:
+    with pytest.raises(EngineError, match=problem):
+        ask(script((200, {}, body)).endpoint)
+
+
+def test_a_failing_server_is_asked_again_each_time_after_twice_as_long(script) -> None:
+    waits: list[float] = []
+    asked = script([BUSY, (500, {}, "oops"), (429, {}, "slow down"), GOOD])
+
+    assert ask(asked.endpoint, waits, retries=3)["score"] == 3
+    assert waits == [0.5, 1.0, 2.0]
+
+
+def test_it_waits_as_long_as_the_server_says(script) -> None:
+    waits: list[float] = []
+
+    ask(script([(429, {"retry-after": "7"}, "{}"), GOOD]).endpoint, waits, retries=1)
+
+    assert waits == [7.0]
+
+
+def test_retry_after_may_be_a_date(script) -> None:
+    waits: list[float] = []
+    moment = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+
+    ask(script([(503, {"retry-after": moment}, "{}"), GOOD]).endpoint, waits, retries=1)
+
+    assert 25 < waits[0] <= 30
+
+
+def test_a_retry_after_that_says_nothing_is_as_good_as_none(script) -> None:
+    waits: list[float] = []
+
+    ask(script([(429, {"retry-after": "soon"}, "{}"), GOOD]).endpoint, waits, retries=1)
+
+    assert waits == [0.5]
+
+
+def test_a_server_that_asks_for_an_hour_is_not_waited_for(script) -> None:
+    waits: list[float] = []
+
+    with pytest.raises(EngineUnavailable) as refused:
+        ask(script((429, {"retry-after": "3600"}, "{}")).endpoint, waits, retries=3)
+    assert (refused.value.retry_after, waits) == (3600.0, [])
+
+
+def test_it_gives_up_after_the_retries(script) -> None:
+    asked = script(BUSY)
+
+    with pytest.raises(EngineUnavailable, match="the judge answered 503: busy"):
+        ask(asked.endpoint, retries=2)
+    assert len(asked.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (400, '{"error": {"message": "bad schema"}}', EngineRejected),
+        (400, '{"error": {"message": "long", "code": "context_length_exceeded"}}', ContextTooLong),
+        (422, "no JSON", EngineRejected),
+        (403, "{}", EngineUnavailable),
+        (404, "{}", EngineUnavailable),
+        (501, "{}", EngineError),
+    ],
+)
+def test_what_will_not_change_is_not_asked_again(status: int, body: str, kind: type[EngineError], script) -> None:
+    asked = script((status, {}, body))
+
+    with pytest.raises(EngineError, match=f"the judge answered {status}") as refused:
+        ask(asked.endpoint, retries=3)
+    assert (type(refused.value), len(asked.requests)) == (kind, 1)
+
+
+def test_a_slow_answer_times_out(script) -> None:
+    given_up = threading.Event()
+
+    def answer(_request: dict[str, Any]) -> str:
+        given_up.wait(5)
+        return GOOD
+
+    with pytest.raises(EngineTimeout, match=r"no answer within 0\.1 s"):
+        ask(script(answer).endpoint, timeout=0.1)
+    given_up.set()
+
+
+def test_a_server_that_is_not_there_is_unavailable() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    with pytest.raises(EngineUnavailable, match="judge gone: ConnectError"):
+        ask(JudgeEndpoint("gone", address, "m", retries=0))
+
+
+def test_threads_share_a_client_and_at_most_side_by_side_ask_at_once(script) -> None:
+    lock, now, most = threading.Lock(), 0, 0
+
+    def answer(_request: dict[str, Any]) -> str:
+        nonlocal now, most
+        with lock:
+            now, most = now + 1, max(most, now + 1)
+        time.sleep(0.03)
+        with lock:
+            now -= 1
+        return GOOD
+
+    client = JudgeClient(script(answer, side_by_side=2).endpoint)
+    threads = [threading.Thread(target=client.ask, args=(ASKED, SCHEMA)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert most == 2
+
+
+def test_a_closed_client_opens_again_when_asked(script) -> None:
+    client = JudgeClient(script(GOOD).endpoint)
+    client.ask(ASKED, SCHEMA)
+    client.close()
+    client.close()
+
+    assert client.ask(ASKED, SCHEMA)["score"] == 3
+
+
+def test_a_client_that_nobody_holds_closes_its_connections(script) -> None:
+    client = JudgeClient(script(GOOD).endpoint)
+    client.ask(ASKED, SCHEMA)
+    http = client._http
+    assert http is not None
+
+    del client
+    gc.collect()
+
+    assert http.is_closed

@@ -1,0 +1,195 @@
+"""Pairs are judged in both orders; only what survives the swap is a win."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmops.errors import UsageError
+from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.results import Output, Score
+from llmops.judges.endpoint import JudgeEndpoint
+from llmops.judges.pairwise import Pair, PairJudge, PairVerdict, judge_pair, judge_pairs, summarise_pairs
+
+ROW = EvalRow("r1", {"question": "Capital of France?"}, {"answers": ["Paris"]}, ("France has Paris.",))
+PAIR = Pair(ROW, Output("Paris"), Output("Rome"))
+
+
+def says(winner: str) -> str:
+    return json.dumps({"rationale": "because", "winner": winner})
+
+
+@pytest.mark.parametrize(
+    ("ab", "ba", "winner", "consistent"),
+    [
+        ("first", "second", "a", True),
+        ("second", "first", "b", True),
+        ("tie", "tie", "tie", True),
+        ("first", "first", "tie", False),
+        ("second", "second", "tie", False),
+        ("first", "tie", "tie", False),
+        ("tie", "first", "tie", False),
+    ],
+)
+def test_a_winner_wins_in_both_orders(ab: str, ba: str, winner: str, consistent: bool, script) -> None:
+    verdict = judge_pair(PairJudge(script([says(ab), says(ba)]).endpoint), PAIR)
+
+    assert (verdict.winner, verdict.consistent, verdict.error) == (winner, consistent, None)
+
+
+def test_the_second_question_shows_the_same_with_the_order_swapped(script) -> None:
+    asked = script([says("first"), says("second")])
+    judge_pair(PairJudge(asked.endpoint, instructions="Be right."), PAIR)
+
+    one, other = (request.body["messages"][1]["content"] for request in asked.requests)
+    shown = (
+        "<criteria>\nBe right.\n</criteria>\n\n<request>\nuser: Capital of France?\n</request>\n\n"
+        "<expected>\nParis\n</expected>\n\n<contexts>\nFrance has Paris.\n</contexts>\n\n"
+    )
+    assert one == f"{shown}<first>\nParis\n</first>\n\n<second>\nRome\n</second>"
+    assert other == f"{shown}<first>\nRome\n</first>\n\n<second>\nParis\n</second>"
+
+
+def test_what_a_row_lacks_is_not_shown(script) -> None:
+    asked = script([says("tie"), says("tie")])
+    judge_pair(PairJudge(asked.endpoint), Pair(EvalRow("r1", {"q": "x"}), Output("a"), Output("b")))
+
+    assert "<expected>" not in asked.requests[0].text
+    assert "<contexts>" not in asked.requests[0].text
+
+
+@pytest.mark.parametrize("replies", [[says("first"), "nonsense"], ["nonsense", says("first")], [says("third")] * 2])
+def test_one_failed_verdict_fails_the_pair(replies: list[str], script) -> None:
+    verdict = judge_pair(PairJudge(script(replies).endpoint), PAIR)
+
+    assert (verdict.winner, verdict.consistent) == (None, False)
+    assert verdict.error is not None
+    assert verdict.error.startswith("EngineError: ")
+
+
+def test_an_output_that_was_never_generated_fails_the_pair_unasked(script) -> None:
+    asked = script(says("tie"))
+    verdict = judge_pair(PairJudge(asked.endpoint), Pair(ROW, Output("Paris"), Output("", error="timed out")))
+
+    assert (verdict.winner, verdict.error) == (None, "generation failed: timed out")
+    assert asked.requests == []
+
+
+def test_a_row_whose_question_cannot_be_told_fails_its_pair(script) -> None:
+    row = EvalRow("r1", {"style": "a", "claim": "b"})
+    verdict = judge_pair(PairJudge(script(says("tie")).endpoint), Pair(row, Output("a"), Output("b")))
+
+    assert verdict.error is not None
+    assert "Set input_variable" in verdict.error
+
+
+class KeptInMemory:
+    """A cache of scores that is a dictionary."""
+
+    def __init__(self) -> None:
+        self.scores: dict[str, Score] = {}
+
+    def get_score(self, key: str) -> Score | None:
+        return self.scores.get(key)
+
+    def put_score(self, key: str, score: Score) -> None:
+        self.scores[key] = score
+
+
+def test_a_verdict_is_asked_for_once_by_content(script) -> None:
+    asked, cache = script([says("first"), says("second")]), KeptInMemory()
+    judge = PairJudge(asked.endpoint)
+    first = judge_pair(judge, PAIR, cache)
+    renamed = Pair(EvalRow("r9", ROW.inputs, ROW.expectations, ROW.contexts, {"slice": "x"}), PAIR.a, PAIR.b)
+
+    assert judge_pair(judge, renamed, cache).winner == first.winner == "a"
+    assert len(asked.requests) == len(cache.scores) == 2
+
+
+def test_another_criterion_is_another_question(script) -> None:
+    asked, cache = script(lambda _: says("tie")), KeptInMemory()
+    judge_pair(PairJudge(asked.endpoint), PAIR, cache)
+    judge_pair(PairJudge(asked.endpoint, instructions="Be kind."), PAIR, cache)
+
+    assert len(asked.requests) == 4
+
+
+def test_failures_are_not_kept(script) -> None:
+    cache = KeptInMemory()
+    judge_pair(PairJudge(script("nonsense").endpoint), PAIR, cache)
+
+    assert cache.scores == {}
+
+
+def test_verdicts_come_in_the_order_of_the_pairs_with_progress_and_a_summary(script) -> None:
+    def answer(request: dict[str, Any]) -> str:
+        text = request["messages"][1]["content"]
+        if "broken" in text:
+            return "nonsense"
+        return says("first" if text.index("good") < text.index("bad") else "second")
+
+    outputs = [("good", "bad"), ("bad", "good"), ("good", "bad"), ("good bad broken", "bad")]
+    pairs = [Pair(EvalRow(f"r{i}", {"q": "x"}), Output(a), Output(b)) for i, (a, b) in enumerate(outputs)]
+    seen: list[tuple[int, int]] = []
+    judge = PairJudge(script(answer).endpoint)
+
+    verdicts, summary = judge_pairs(judge, pairs, progress=lambda done, of: seen.append((done, of)))
+
+    assert [(verdict.row_id, verdict.winner) for verdict in verdicts] == [
+        ("r0", "a"), ("r1", "b"), ("r2", "a"), ("r3", None)
+    ]  # fmt: skip
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert (summary.wins, summary.losses, summary.ties, summary.failed) == (2, 1, 0, 1)
+
+
+def verdict_of(ab: str, ba: str) -> PairVerdict:
+    winners = {("first", "second"): "a", ("second", "first"): "b"}
+    return PairVerdict("r", Score(0.0, label=ab), Score(0.0, label=ba), winners.get((ab, ba), "tie"))  # type: ignore[arg-type]
+
+
+def test_the_summary_by_hand() -> None:
+    # 8 wins and no loss: Wilson's interval of 8 of 8 is 8/(8 + 1.96²) to 1, the sign test's p 2/2⁸.
+    verdicts = [verdict_of("first", "second")] * 8 + [verdict_of("first", "first")] * 2
+    summary = summarise_pairs(verdicts)
+
+    assert (summary.wins, summary.losses, summary.ties, summary.win_share) == (8, 0, 2, 1.0)
+    assert summary.interval == (pytest.approx(8 / (8 + 1.959964**2), abs=1e-6), pytest.approx(1.0))
+    assert summary.p_value == pytest.approx(2 / 256)
+    assert summary.position_bias is not None
+    assert summary.position_bias.flipped == pytest.approx(0.2)
+    assert summary.position_bias.prefers_first == pytest.approx(12 / 20)
+
+
+def test_a_summary_of_nothing_claims_nothing() -> None:
+    failed = Score(error="x")
+    summary = summarise_pairs([PairVerdict("r", failed, failed, None)])
+
+    assert (summary.failed, summary.win_share, summary.interval, summary.position_bias) == (1, None, None, None)
+    assert summary.p_value == 1.0
+    json.dumps(summary.to_json())
+
+
+@given(st.lists(st.tuples(*[st.sampled_from(["first", "second", "tie"])] * 2), min_size=1, max_size=30))
+def test_swapping_the_sides_swaps_wins_and_losses_and_nothing_else(pairs: list[tuple[str, str]]) -> None:
+    summary = summarise_pairs([verdict_of(ab, ba) for ab, ba in pairs])
+    other = summarise_pairs([verdict_of(ba, ab) for ab, ba in pairs])
+
+    assert (summary.wins, summary.losses, summary.ties) == (other.losses, other.wins, other.ties)
+    assert summary.wins + summary.losses + summary.ties == len(pairs)
+    assert summary.p_value == pytest.approx(other.p_value)
+
+
+def test_a_verdict_as_json_names_row_winner_and_both_answers(script) -> None:
+    values = judge_pair(PairJudge(script([says("first"), says("second")]).endpoint), PAIR).to_json()
+
+    assert (values["id"], values["winner"], values["consistent"], values["ab"]["label"]) == ("r1", "a", True, "first")
+    json.dumps(values)
+
+
+def test_empty_criteria_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"^instructions: "):
+        PairJudge(JudgeEndpoint("n", "http://127.0.0.1:9/v1", "m"), instructions=" ")

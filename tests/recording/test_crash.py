@@ -1,0 +1,171 @@
+"""A process killed at any moment leaves nothing that looks like a run, and recording again gives the run, whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops.recording.completeness import stored_traces
+from llmops.recording.unfinished import this_process
+from llmops.settings import Settings
+
+NEVER = 10**9
+# Records a cell, and kills itself with SIGKILL just before its `kill_at`th transaction is committed.
+KILLED = """
+import itertools, os, signal, sys
+from pathlib import Path
+import sqlalchemy
+from conftest import OnlyIterable, open_desk, report, row
+from llmops.settings import Settings
+
+home, recorder, rows, seed, kill_at = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
+desk = open_desk(Settings(home=home))
+commits = itertools.count(1)
+
+@sqlalchemy.event.listens_for(sqlalchemy.engine.Engine, "commit")
+def kill(_connection):
+    if next(commits) == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+desk.recorder.record(desk.cell(seed=seed), report(OnlyIterable([row(i) for i in range(rows)])), recorder)
+print("commits", next(commits) - 1)
+"""
+
+
+def record_and_die(home: Path, recorder: str, rows: int, seed: int, kill_at: int) -> subprocess.CompletedProcess[str]:
+    arguments = [str(home), recorder, *map(str, (rows, seed, kill_at))]
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, env=environment, timeout=300
+    )
+
+
+def check_whole(desk: Any, cell: Any, rows: int, run: Any) -> None:
+    """The run holds everything exactly once, and nothing else of its cell is left."""
+    traces = desk.traces(run.run_id)
+    assert traces.keys() == {f"row-{i}" for i in range(rows)}
+    assert {len(trace.info.assessments) for trace in traces.values()} == {4}
+    assert {len(trace.data.spans) for trace in traces.values()} == {1}
+    assert desk.recorder.find(cell.suite, cell.hash) == run
+    found = desk.client.get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    assert {len(desk.client.get_metric_history(run.run_id, name)) for name in found.data.metrics} == {1}
+    for other in desk.runs(cell):
+        if other.info.run_id != run.run_id:
+            assert other.data.tags["llmops.complete"] == "abandoned"
+            assert desk.traces(other.info.run_id) == {}
+
+
+def test_a_killed_bulk_recording_is_completed_as_the_same_run(
+    tmp_path: Path, open_desk: Callable[..., Any], report: Any
+) -> None:
+    rows, within_the_second_batch = 130, 240
+
+    died = record_and_die(tmp_path, "bulk", rows, 0, within_the_second_batch)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    desk = open_desk(Settings(home=tmp_path))
+    cell = desk.cell(seed=0)
+    [left] = desk.runs(cell)
+
+    assert desk.recorder.find(cell.suite, cell.hash) is None
+    assert 0 < len(list(stored_traces(desk.client, left.info.experiment_id, left.info.run_id))) < rows
+    run = desk.recorder.record(cell, report(rows), "bulk")
+    assert run.run_id == left.info.run_id
+    check_whole(desk, cell, rows, run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recorder", ["bulk", "evaluate"])
+def test_wherever_a_recording_is_killed_it_is_made_whole(
+    tmp_path: Path, open_desk: Callable[..., Any], report: Any, recorder: str
+) -> None:
+    rows = 6
+    record_and_die(tmp_path, recorder, rows, 0, NEVER)  # makes the experiment, which the next ones find
+    total = int(record_and_die(tmp_path, recorder, rows, 1, NEVER).stdout.split()[-1])
+    desk = open_desk(Settings(home=tmp_path))
+
+    for seed, kill_at in enumerate([1, 3, *range(6, total - 5, total // 5), *range(total - 5, total)], 2):
+        died = record_and_die(tmp_path, recorder, rows, seed, kill_at)
+        cell = desk.cell(seed=seed)
+
+        assert died.returncode == -signal.SIGKILL, died.stderr
+        known = desk.recorder.find(cell.suite, cell.hash)  # after the last write, the run is already there
+        check_whole(desk, cell, rows, known or desk.recorder.record(cell, report(rows), recorder))
+
+
+@pytest.mark.parametrize(("first", "second"), [("evaluate", "evaluate"), ("evaluate", "bulk"), ("bulk", "evaluate")])
+def test_a_run_that_cannot_be_completed_is_cleared_away(desk: Any, report: Any, first: str, second: str) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    cell = desk.cell()
+    with pytest.raises(KeyboardInterrupt):
+        desk.recorder.record(cell, report(3), first, progress=stop)
+    [left] = desk.runs(cell)
+
+    run = desk.recorder.record(cell, report(3), second)
+
+    assert run.run_id != left.info.run_id
+    check_whole(desk, cell, 3, run)
+
+
+def test_a_stopped_bulk_recording_with_new_results_shows_the_new_ones(desk: Any, report: Any, row: Any) -> None:
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    cell = desk.cell()
+    with pytest.raises(KeyboardInterrupt):
+        desk.recorder.record(cell, report([row(4), row(2)]), "bulk", progress=stop)
+    renamed = type(row(0))(row(4).row, row(3).output, row(3).scores)
+
+    run = desk.recorder.record(cell, report([renamed, row(2)]), "bulk")
+
+    trace = desk.traces(run.run_id)["row-4"]
+    given = {a.name: a for a in trace.info.assessments}
+    assert (trace.info.state, trace.data.spans[0].outputs) == ("OK", row(3).output.text)
+    assert (given["judge"].value, given["correct"].value) == (0.75, True)
+    assert len(desk.traces(run.run_id)) == 2
+
+
+def test_parameters_that_changed_make_a_new_run(desk: Any, report: Any) -> None:
+    cell = desk.cell()
+    first = desk.recorder.record(cell, report(2), "bulk", extra_params={"cache": "on"})
+    desk.client.set_tag(first.run_id, "llmops.complete", "false")  # as if killed just before its last write
+
+    second = desk.recorder.record(cell, report(2), "bulk", extra_params={"cache": "off"})
+
+    assert second.run_id != first.run_id
+    assert desk.traces(first.run_id) == {}
+
+
+@pytest.mark.parametrize(
+    ("writer", "taken"),
+    [
+        ("{host} {pid} 1.00", True),  # the process id was given away again
+        ("{host} 999999999 1.00", True),
+        ("{host} 1 {init}", False),
+        ("elsewhere 1 1.00", False),
+    ],
+)
+def test_only_a_run_whose_writer_is_gone_is_taken_up(desk: Any, report: Any, writer: str, taken: bool) -> None:
+    import psutil
+
+    host, pid, _ = this_process().split()
+    cell = desk.cell()
+    first = desk.recorder.record(cell, report(2), "bulk")
+    init = f"{psutil.Process(1).create_time():.2f}"
+    desk.client.set_tag(first.run_id, "llmops.writer", writer.format(host=host, pid=pid, init=init))
+    desk.client.set_tag(first.run_id, "llmops.complete", "false")
+
+    second = desk.recorder.record(cell, report(2), "bulk")
+
+    assert (second.run_id == first.run_id) is taken
+    assert len(desk.traces(first.run_id)) == 2
