@@ -48,7 +48,7 @@ def run_our_choices(folder: Path, model: Path, questions: list[ChoiceQuestion]) 
         }
         for item in questions
     ]
-    home.write_suite(rows, {"acc": "choice_accuracy", "acc_norm": "choice_accuracy_norm"}, _SUITE)
+    home.write_suite(rows, {"acc": "choice_accuracy", "acc_norm": "choice_accuracy_norm"}, _SUITE, choices=True)
     home.register_model(f"file:{model}")
     home.register_prompts()
     report, wall = home.llmops("eval", "run", _SUITE, "--engine", "transformers")

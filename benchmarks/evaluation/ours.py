@@ -69,14 +69,16 @@ class Home:
             content = _PROMPT_FILE.format(max_tokens=MAX_TOKENS, stop=json.dumps(STOP), text=text)
             path.write_text(content, encoding="utf-8")
 
-    def write_suite(self, rows: Iterable[Mapping[str, Any]], scorers: Mapping[str, str], name: str = SUITE) -> None:
-        """A suite over `rows`. scorers: type by name."""
+    def write_suite(
+        self, rows: Iterable[Mapping[str, Any]], scorers: Mapping[str, str], name: str = SUITE, choices: bool = False
+    ) -> None:
+        """A suite over `rows`. scorers: type by name. choices: the rows are multiple choice."""
         folder = self._folder / "eval_sets"
         (folder / name).mkdir(parents=True)
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / name / "rows.jsonl").write_text(lines, encoding="utf-8")
         tables = "".join(f'[scorers.{scorer}]\ntype = "{kind}"\n' for scorer, kind in scorers.items())
-        head = f'eval_sets = ["{name}"]\nprompt = "{name}"\nmodel = "{_MODEL}"\n'
+        head = f'eval_sets = ["{name}"]\nprompt = "{name}"\nmodel = "{_MODEL}"\nchoices = {json.dumps(choices)}\n'
         gate = f'[gate]\nprimary = "{next(iter(scorers))}"\nrule = "better"\n'
         (folder / f"{name}.toml").write_text(head + tables + gate, encoding="utf-8")
 
@@ -91,7 +93,11 @@ class Home:
         return [f"{prompt['name']}@{prompt['version']}" for prompt in registered["prompts"]]
 
     def scores(self, run: Mapping[str, Any], scorer: str) -> dict[str, tuple[str, float]]:
-        """Output and score of every row of a recorded run, by row id, as MLflow holds them."""
+        """Output and score of every row of a recorded run, by row id, as MLflow holds them.
+
+        Raises:
+            ContenderFailed: a row was not scored.
+        """
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         import mlflow
 
@@ -102,8 +108,11 @@ class Home:
         while True:
             page = client.search_traces(locations=[experiment], run_id=run["run_id"], page_token=token)
             for trace in page:
-                value = next(a.feedback.value for a in trace.info.assessments if a.name == scorer and a.feedback)
-                found[trace.info.tags["row_id"]] = (json.loads(trace.data.response), float(value))
+                row_id = trace.info.tags["row_id"]
+                feedback = next(item.feedback for item in trace.info.assessments if item.name == scorer)
+                if feedback.value is None:
+                    raise ContenderFailed(f"{scorer} of row {row_id}: {feedback.error}")
+                found[row_id] = (json.loads(trace.data.response), float(feedback.value))
             token = page.token
             if not token:
                 return found

@@ -1,4 +1,4 @@
-"""`llmops eval`: list, run, compare, gate."""
+"""`llmops eval`: list, run, compare, gate, calibrate-judge, pairwise."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmops.cli.calibrate import calibrate_judge
 from llmops.cli.eval_compare import compare, gate
 from llmops.cli.output import emit, interval, json_option, number, print_table, progress_bar, say, write_file
+from llmops.cli.pairwise import pairwise
 from llmops.engines.opening import ENGINE_NAMES
 from llmops.settings import Settings
 
@@ -223,3 +225,5 @@ def write_leaderboard(board: Leaderboard, html: Path | None, markdown: Path | No
 
 command.add_command(compare)
 command.add_command(gate)
+command.add_command(calibrate_judge)
+command.add_command(pairwise)

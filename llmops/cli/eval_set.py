@@ -110,8 +110,8 @@ def add(
     you accept a row, and mind where these files go.
 
     \b
-    Examples: llmops eval-set add qa --from-log --app assistant --since 7d --feedback negative --out review.jsonl
-              llmops eval-set add qa --reviewed review.jsonl
+    Example: llmops eval-set add qa --from-log --app assistant --since 7d --feedback negative --out review.jsonl
+    Example: llmops eval-set add qa --reviewed review.jsonl
     """
     if from_log == (reviewed is not None):
         raise UsageError("give one of --from-log and --reviewed")

@@ -9,6 +9,7 @@ import click
 
 from llmops.catalogue import DEFAULT_MODEL
 from llmops.cli.output import emit, json_option, print_table, say
+from llmops.errors import UsageError
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
 
@@ -41,9 +42,22 @@ def pull(name: str, as_json: bool) -> None:
 )
 @click.option("--licence", default="", help="Licence of the weights, for the record.")
 @click.option("--key-env", help="Environment variable that holds the key of an openai: source.")
+@click.option("--price-in", type=float, help="Price of a million tokens read, in your currency.")
+@click.option("--price-out", type=float, help="Price of a million tokens written.")
 @json_option
-def register(name: str, source: str, licence: str, key_env: str | None, as_json: bool) -> None:
+def register(
+    name: str,
+    source: str,
+    licence: str,
+    key_env: str | None,
+    price_in: float | None,
+    price_out: float | None,
+    as_json: bool,
+) -> None:
     """Register a model from any source; the same weights give the same version.
+
+    With prices, every eval run of the version shows what it cost. A version keeps its prices: for others, register the
+    model by another name.
 
     \b
     Example: llmops models register my-model --source file:./my-model-folder
@@ -51,8 +65,11 @@ def register(name: str, source: str, licence: str, key_env: str | None, as_json:
     from llmops.registry import Registry
     from llmops.workflow import models
 
+    if (price_in is None) != (price_out is None):
+        raise UsageError("give --price-in and --price-out together")
+    prices = models.Prices(price_in, price_out) if price_in is not None and price_out is not None else None
     settings = Settings.from_environment()
-    version, new = models.register(settings, Registry(settings), name, source, licence, key_env)
+    version, new = models.register(settings, Registry(settings), name, source, licence, key_env, prices)
     if not new:
         say(f"{version.ref} has these weights already")
     _show([version], as_json)

@@ -168,11 +168,11 @@ def slice_metrics(results: Iterable[RowResult], wanted: Mapping[str, Iterable[st
     for result in results:
         for name in (f"{tag}={value}" for tag, value in result.row.tags.items()):
             for scorer, values in scores.get(name, {}).items():
-                value = result.scores[scorer].value
-                if value is None:
+                score = result.scores.get(scorer)
+                if score is None or score.value is None:
                     failed[name][scorer] += 1
                 else:
-                    values.append(value)
+                    values.append(score.value)
     return {
         name: {scorer: _metric(values, failed[name][scorer]) for scorer, values in by_scorer.items()}
         for name, by_scorer in scores.items()

@@ -19,6 +19,7 @@ from llmops.engines.protocol import (
     Generation,
     GenerationParameters,
     GenerationRequest,
+    Message,
     ScoringEngine,
     generate,
 )
@@ -235,8 +236,8 @@ def prefix_groups(jobs: Iterable[Job], head_length: int) -> Iterator[list[Job]]:
         yield group
 
 
-def _text(messages: Sequence[object]) -> str:
-    return "\n".join(f"{message}" for message in messages)
+def _text(messages: Sequence[Message]) -> str:
+    return "\n".join(f"{message['role']}\n{message['content']}" for message in messages)
 
 
 async def measure_noise(tasks: Iterable[Task], engine: Engine, cache: GenerationCache) -> Noise | None:

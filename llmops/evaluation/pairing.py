@@ -38,7 +38,7 @@ def _meet(
         waiting_a[left.row.id] = left
     if right is not None:
         waiting_b[right.row.id] = right
-    for row_id in {result.row.id for result in (left, right) if result is not None}:
+    for row_id in dict.fromkeys(result.row.id for result in (left, right) if result is not None):
         if row_id in waiting_a and row_id in waiting_b:
             yield waiting_a.pop(row_id), waiting_b.pop(row_id)
 

@@ -175,7 +175,7 @@ def power_of(
     effect = len(a) / independent
     detectable = noise.detectable(independent, alpha, power)
     if targets is None:
-        targets = [float(f"{detectable / part:.1g}") for part in (2, 4)] if math.isfinite(detectable) else []
+        targets = [float(f"{detectable / part:.1g}") for part in (2, 4)] if 0 < detectable < math.inf else []
     rows_for = {gap: rows_needed(gap, noise, alpha=alpha, power=power, design_effect=effect) for gap in targets}
     in_points = bool(scores.min() >= 0 and scores.max() <= 1)
     return Power(len(a), detectable, rows_for, alpha, power, effect, in_points, note)

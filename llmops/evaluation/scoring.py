@@ -57,9 +57,9 @@ def one_score(scorer: Scorer, row: EvalRow, output: Output) -> Score:
 def _many_scores(scorer: BatchScorer, good: Sequence[Answered]) -> list[Score]:
     try:
         made = scorer.score_many([row for row, _ in good], [output for _, output in good]) if good else []
+        return [_checked(score) for _, score in zip(good, made, strict=True)]
     except Exception as error:  # noqa: BLE001 - as in `one_score`
         return [_crash(error)] * len(good)
-    return [_checked(score) for score in made]
 
 
 def _kept_score(scorer: KeptScorer, answered: Answered, cache: GenerationCache) -> Score:
@@ -104,7 +104,7 @@ class Summary:
     def add(self, result: RowResult) -> None:
         self.tokens_in += result.output.tokens_in
         self.tokens_out += result.output.tokens_out
-        cluster = cluster_of(result.row, self._cluster_by) or result.row.id if self._cluster_by else None
+        cluster = cluster_of(result.row, self._cluster_by) or f"row {result.row.id}" if self._cluster_by else None
         for name, values in self._values.items():
             values.add(result.scores[name], cluster)
 

@@ -19,6 +19,7 @@ from llmops.settings import Settings
 _MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
+    "RAGAS_DO_NOT_TRACK": "true",
     "MLFLOW_GENAI_EVAL_PREDICT_RATE_LIMIT": "0",  # the default throttles to 10 rows a second
     "MLFLOW_GENAI_EVAL_SCORER_RATE_LIMIT": "0",
     "MLFLOW_GENAI_EVAL_MAX_WORKERS": "2",  # the default overruns the connection pool and loses assessments silently

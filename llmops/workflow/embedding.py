@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,31 +19,37 @@ if TYPE_CHECKING:
 
     from llmops.engines.minilm import MiniLM
 
-Embed = Callable[[Sequence[str]], "NDArray[np.float32]"]
 
+class Embedder:
+    """Texts to sentence embeddings, one row of length 1 for each. Safe to share between threads.
 
-def embedder(settings: Settings, model: CatalogueModel | None = None) -> Embed:
-    """Texts to sentence embeddings, one row of length 1 for each.
-
-    model: the catalogue's embedding model when None. Making an embedder costs nothing: the first call brings the
-    weights into the store, unless they are there, and loads them.
-
-    Raises:
-        CannotRun, Corrupted, EngineUnavailable: at the first call; it is tried again at the next one.
+    Making one costs nothing: the first call brings the weights into the store, unless they are there, and loads them.
+    identity: the model, which is part of what kept scores are known by.
     """
-    chosen = model or catalogue_model(EMBEDDING_MODEL)
-    lock = threading.Lock()
-    loaded: list[MiniLM] = []
 
-    def embed(texts: Sequence[str]) -> NDArray[np.float32]:
-        with lock:
-            if not loaded:
+    def __init__(self, settings: Settings, model: CatalogueModel) -> None:
+        self._settings, self._model = settings, model
+        self.identity = {"model": model.name, "sha256": model.sha256}
+        self._loading = threading.Lock()
+        self._loaded: MiniLM | None = None
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Raises CannotRun, Corrupted, EngineUnavailable: at the first call; it is tried again at the next one."""
+        return self._minilm().embed(texts)
+
+    def _minilm(self) -> MiniLM:
+        with self._loading:
+            if self._loaded is None:
                 from llmops.engines.minilm import MiniLM
 
-                loaded.append(MiniLM(embedding_weights(settings, chosen), threads=settings.engine_threads or 1))
-        return loaded[0].embed(texts)
+                weights = embedding_weights(self._settings, self._model)
+                self._loaded = MiniLM(weights, threads=self._settings.engine_threads or 1)
+            return self._loaded
 
-    return embed
+
+def embedder(settings: Settings, model: CatalogueModel | None = None) -> Embedder:
+    """An embedder of the model; of the catalogue's embedding model when None."""
+    return Embedder(settings, model or catalogue_model(EMBEDDING_MODEL))
 
 
 def embedding_weights(settings: Settings, model: CatalogueModel) -> Path:

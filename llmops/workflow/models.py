@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from llmops.catalogue import CatalogueModel, catalogue, catalogue_model
 from llmops.errors import UsageError
@@ -17,6 +20,18 @@ from llmops.weights import StoredWeights, store_weights, verified_path
 from llmops.workflow.embedding import embedding_weights
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What a million tokens cost, in any one currency: read by the model, and written by it. Raises UsageError."""
+
+    per_million_in: float
+    per_million_out: float
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(price) and price >= 0 for price in (self.per_million_in, self.per_million_out)):
+            raise UsageError("prices must be numbers of 0 or more")
 
 
 def pull(settings: Settings, registry: Registry, name: str, say: Say) -> list[ModelVersion]:
@@ -47,13 +62,33 @@ def pull(settings: Settings, registry: Registry, name: str, say: Say) -> list[Mo
 
 
 def register(
-    settings: Settings, registry: Registry, name: str, source: str, licence: str = "", key_variable: str | None = None
+    settings: Settings,
+    registry: Registry,
+    name: str,
+    source: str,
+    licence: str = "",
+    key_variable: str | None = None,
+    prices: Prices | None = None,
 ) -> tuple[ModelVersion, bool]:
-    """A model from any source; returns its version, and whether it is new. Raises UsageError, CannotRun, BadFile."""
+    """A model from any source; returns its version, and whether it is new.
+
+    prices: what runs of this version are reckoned to cost. A version keeps what it was registered with, and a name has
+    the same weights once, so other prices need another name.
+
+    Raises:
+        UsageError: these weights have a version with other prices. CannotRun, BadFile.
+    """
     Ref.parse(name)
     weights = fetch(source, settings)
-    provenance = {"key_variable": key_variable} if key_variable else {}
-    return registry.models.register(_version(name, source, weights, licence, provenance))
+    provenance: dict[str, Any] = {"key_variable": key_variable} if key_variable else {}
+    if prices is not None:
+        provenance["prices"] = asdict(prices)
+    made, new = registry.models.register(_version(name, source, weights, licence, provenance))
+    known = made.provenance.get("prices")
+    if prices is not None and known != asdict(prices):
+        has = f"prices {known['per_million_in']:g} in, {known['per_million_out']:g} out" if known else "no prices"
+        raise UsageError(f"{made.ref} is this model with {has}, and keeps them; register it by another name")
+    return made, new
 
 
 def quantise(settings: Settings, registry: Registry, ref: str, type_name: str, say: Say) -> ModelVersion:
@@ -115,7 +150,7 @@ def _requantised(parent: Path, type_name: str) -> Callable[[Path], Path]:
 
 
 def _version(
-    name: str, source: str, weights: StoredWeights | None, licence: str, provenance: Mapping[str, str]
+    name: str, source: str, weights: StoredWeights | None, licence: str, provenance: Mapping[str, Any]
 ) -> ModelVersion:
     if weights is None:
         return ModelVersion(name, 0, source, "openai", upstream_sha256(source), licence=licence, provenance=provenance)

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from llmops.errors import CannotRun
-from llmops.evaluation.comparison import compare
+from llmops.evaluation.comparison import compare, draw
 from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.noise import Noise
 from llmops.evaluation.results import Output, RowResult, Score
+from llmops.evaluation.sequential import SequentialTest
 
 Values = Sequence[bool | float | None]
 
@@ -187,3 +189,194 @@ def test_a_comparison_is_plain_json(scorer: Any) -> None:
         "failed_a", "failed_b", "clusters", "detectable", "higher_is_better",
     }  # fmt: skip
     assert value["slices"]["topic=sums"]["right"]["losses"] == 6
+
+
+# Failed rows, clusters, power
+
+
+def test_failed_rows_are_counted_on_their_side(scorer: Any) -> None:
+    found = compare("a", run([True, None, True, None]), "b", run([None, False, True, True]), [scorer("right")])
+
+    assert (found.metrics["right"].failed_a, found.metrics["right"].failed_b) == (2, 1)
+
+
+def test_rows_that_are_left_out_are_not_counted_as_failed(scorer: Any) -> None:
+    found = compare("a", run([3.0, None]), "b", run([4.0, 5.0]), [scorer("right", worst=None)]).metrics["right"]
+
+    assert (found.n, found.failed_a, found.failed_b) == (1, 0, 0)
+
+
+def passages(n: int, rows_each: int) -> list[dict[str, str]]:
+    return [{"passage": str(i // rows_each)} for i in range(n)]
+
+
+def test_clusters_widen_the_interval_and_are_counted(scorer: Any) -> None:
+    tags = passages(60, 6)
+    gains = [i // 6 in (1, 2, 4, 7) for i in range(60)]  # all rows of a passage change together
+    a, b = run([False] * 60, tags=tags), run(gains, tags=tags)
+
+    alone = compare("a", a, "b", b, [scorer("right")]).metrics["right"]
+    together = compare("a", a, "b", b, [scorer("right")], cluster_by="tags.passage").metrics["right"]
+
+    assert (alone.clusters, together.clusters) == (None, 10)
+    assert together.difference == alone.difference == pytest.approx(0.4)
+    assert together.ci95[1] - together.ci95[0] > 1.5 * (alone.ci95[1] - alone.ci95[0])
+    assert together.p_value > 100 * alone.p_value
+    assert together.detectable is not None
+    assert alone.detectable is not None
+    assert together.detectable > 1.5 * alone.detectable
+
+
+def test_rows_without_a_cluster_stand_for_themselves(scorer: Any) -> None:
+    tags = [{"passage": "p"}] * 4 + [{}] * 6
+    found = compare(
+        "a", run([0.5] * 10, tags=tags), "b", run([1.0] * 10, tags=tags), [scorer("right")], cluster_by="tags.passage"
+    )
+
+    assert found.metrics["right"].clusters == 7
+
+
+def test_slices_are_clustered_too(scorer: Any) -> None:
+    tags = [{"passage": str(i // 4), "topic": "sums"} for i in range(20)]
+    a, b = run([False] * 20, tags=tags), run([i < 8 for i in range(20)], tags=tags)
+
+    found = compare("a", a, "b", b, [scorer("right")], "right", cluster_by="tags.passage")
+
+    assert found.slices["topic=sums"]["right"].clusters == 5
+
+
+def test_more_rows_show_smaller_differences(scorer: Any) -> None:
+    found = [
+        compare("a", run([True, False, True, True] * n), "b", run([True, True, False, True] * n), [scorer("right")])
+        for n in (10, 40)
+    ]
+    few, many = (comparison.metrics["right"].detectable for comparison in found)
+
+    assert few is not None
+    assert many is not None
+    assert many < 0.7 * few
+    assert found[0].power["right"].startswith("with 40 rows a difference of ")
+    assert "you need" in found[0].power["right"]
+
+
+def test_a_difference_that_no_number_of_rows_can_show_is_none(scorer: Any) -> None:
+    found = compare("a", run([True]), "b", run([True]), [scorer("right")])
+
+    assert found.metrics["right"].detectable is None
+    assert json.loads(json.dumps(found.to_json()))
+
+
+def test_the_same_difference_in_every_row_is_compared(scorer: Any) -> None:
+    found = compare("a", run([0.25] * 6), "b", run([0.5] * 6), [scorer("right")])
+
+    assert found.metrics["right"].difference == 0.25
+    assert (found.metrics["right"].wins, found.metrics["right"].ties) == (6, 0)
+    assert found.power["right"]
+
+
+# Slices and changed rows
+
+
+@pytest.mark.parametrize(("values", "kept"), [(100, True), (101, False)])
+def test_a_tag_of_too_many_values_names_rows_and_no_slices(scorer: Any, values: int, kept: bool) -> None:
+    tags = [{"id": str(i % values), "topic": "sums"} for i in range(5 * values)]
+    given = run([i % 2 == 0 for i in range(5 * values)], tags=tags)
+
+    slices = compare("a", given, "b", given, [scorer("right")], slice_by="right").slices
+
+    assert len(slices) == (values if kept else 0) + 1
+    assert "topic=sums" in slices
+
+
+def test_only_the_rows_that_changed_most_are_kept_in_the_order_of_the_rows(scorer: Any) -> None:
+    changes = [((7 * i) % 500 + 1) / 1000 for i in range(500)]  # every change is another one, in no order
+    a, b = run([0.0] * 500), run(changes)
+
+    changed = compare("a", a, "b", b, [scorer("right")], slice_by="right").changed_rows
+
+    assert len(changed) == 200
+    assert sorted(row["b"] for row in changed) == sorted(changes)[-200:]
+    assert [row["id"] for row in changed] == sorted((row["id"] for row in changed), key=lambda name: int(name[1:]))
+
+
+def test_of_equal_changes_the_first_rows_are_kept(scorer: Any) -> None:
+    changed = compare("a", run([False] * 300), "b", run([True] * 300), [scorer("right")], "right").changed_rows
+
+    assert [row["id"] for row in changed] == [f"r{i}" for i in range(200)]
+
+
+# Runs that were stopped early
+
+
+def test_a_run_that_was_stopped_early_is_tested_anytime_valid(scorer: Any) -> None:
+    a, b = run([False] * 40), run([True] * 40)
+
+    usual = compare("a", a, "b", b, [scorer("right")])
+    found = compare("a", a, "b", b, [scorer("right")], sequential_seed=3)
+
+    assert (usual.sequential, found.sequential) == (False, True)
+    metric = found.metrics["right"]
+    assert metric.test == "sequential-betting"
+    assert usual.metrics["right"].p_value < metric.p_value < 0.05
+    assert metric.ci95[0] < usual.metrics["right"].ci95[0]
+    assert metric.difference == 1.0
+    assert (metric.detectable, found.power) == (None, {})
+
+
+def test_rows_are_tested_in_the_order_of_their_draw(scorer: Any) -> None:
+    a, b = run([False] * 40), run([i % 3 != 0 for i in range(40)])
+    expected = SequentialTest()
+    expected.update([float(i % 3 != 0) for i in sorted(range(40), key=lambda i: draw(5, f"r{i}"))])
+
+    metric = compare("a", a[::-1], "b", b[::-1], [scorer("right")], sequential_seed=5).metrics["right"]
+
+    assert metric.p_value == expected.p_value
+    assert metric.ci95 == expected.interval
+
+
+def test_a_metric_without_bounds_is_left_out_of_a_run_that_was_stopped_early(scorer: Any) -> None:
+    a, b = run([0.0, 0.5, 12.0] * 5), run([1.0, 0.5, 12.0] * 5)
+
+    assert compare("a", a, "b", b, [scorer("right")]).metrics.keys() == {"right"}
+    assert compare("a", a, "b", b, [scorer("right")], sequential_seed=1).metrics == {}
+
+
+def test_rows_of_one_cluster_are_one_draw(scorer: Any) -> None:
+    tags = passages(40, 4)
+    a, b = run([False] * 40, tags=tags), run([True] * 40, tags=tags)
+
+    alone = compare("a", a, "b", b, [scorer("right")], sequential_seed=1).metrics["right"]
+    together = compare("a", a, "b", b, [scorer("right")], sequential_seed=1, cluster_by="tags.passage").metrics["right"]
+
+    assert together.clusters == 10
+    assert together.p_value > alone.p_value
+
+
+def test_the_draw_is_by_chance_and_always_the_same() -> None:
+    drawn = [draw(1, f"r{i}") for i in range(2000)]
+
+    assert drawn == [draw(1, f"r{i}") for i in range(2000)]
+    assert drawn != [draw(2, f"r{i}") for i in range(2000)]
+    assert all(0 <= place < 1 for place in drawn)
+    assert sum(place < 0.25 for place in drawn) == pytest.approx(500, abs=80)
+    assert 0 <= draw(1, "\ud800") < 1  # half a surrogate pair, which JSON may hold
+
+
+# Noise
+
+
+def test_the_engines_own_noise_stands_beside_what_changed(scorer: Any) -> None:
+    a, b = run([0.1, 0.2, 0.3, 0.4] * 5), run([0.1, 0.2, 0.3, 0.5] * 5)
+
+    found = compare("a", a, "b", b, [scorer("right")], noise=Noise(32, 8))
+
+    assert found.noise is not None
+    assert (found.noise.changed, found.noise.expected) == (5, 5.0)
+    told = json.loads(json.dumps(found.to_json()))["noise"]
+    assert (told["n"], told["flips"], told["changed"], told["expected_changed"]) == (32, 8, 5, 5.0)
+
+
+def test_noise_that_is_not_known_is_not_told(scorer: Any) -> None:
+    found = compare("a", run([0.5]), "b", run([0.5]), [scorer("right")])
+
+    assert (found.noise, found.to_json()["noise"]) == (None, None)

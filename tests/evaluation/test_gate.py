@@ -9,8 +9,9 @@ import pytest
 
 from llmops.errors import UsageError
 from llmops.evaluation.comparison import Comparison, MetricComparison
-from llmops.evaluation.gate import Facts, GateRules, Verdict, decide
-from llmops.evaluation.results import Metric
+from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.gate import Facts, GateRules, Verdict, decide, slice_metrics
+from llmops.evaluation.results import Metric, Output, RowResult, Score
 
 GOOD = {"right": Metric(0.8, 100, 0, (0.7, 0.9))}
 
@@ -177,3 +178,228 @@ def test_rules_have_defaults() -> None:
 def test_a_wrong_rule_names_its_key(changed: dict[str, Any], key: str) -> None:
     with pytest.raises(UsageError, match=f"^{key}: "):
         GateRules.from_mapping({"primary": "right", **changed})
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"ceilings": [1]}, "ceilings"),
+        ({"ceilings": {"right": "1"}}, "ceilings"),
+        ({"not_worse": 0.1}, "not_worse"),
+        ({"not_worse": {"right": -0.1}}, "not_worse"),
+        ({"not_worse": {"right": None}}, "not_worse"),
+        ({"slice_floors": 0.1}, "slice_floors"),
+        ({"slice_floors": {"topic": {"right": 0.5}}}, "slice_floors"),
+        ({"slice_floors": {"topic=sums": 0.5}}, "topic=sums"),
+        ({"slice_floors": {"topic=sums": {"right": "half"}}}, "topic=sums"),
+    ],
+)
+def test_a_wrong_further_rule_names_its_key(changed: dict[str, Any], key: str) -> None:
+    with pytest.raises(UsageError, match=f"^{key}: "):
+        GateRules.from_mapping({"primary": "right", **changed})
+
+
+RULES = {
+    "primary": "right",
+    "rule": "not-worse",
+    "margin": 0.05,
+    "floors": {"right": 0.5},
+    "ceilings": {"latency": 900.0},
+    "not_worse": {"valid": 0.02},
+    "slice_floors": {"topic=sums": {"right": 0.4, "kind": 0.3}},
+}
+
+
+def test_rules_are_read_and_told_alike_and_name_all_their_scorers() -> None:
+    rules = GateRules.from_mapping(RULES)
+
+    assert rules.to_json() == RULES
+    assert list(dict.fromkeys(rules.scorers)) == ["right", "latency", "valid", "kind"]
+
+
+# Ceilings
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected", "reason"),
+    [
+        (Metric(900.0, 10, 0, None), "pass", "latency is 900, at or below its ceiling of 900"),
+        (Metric(900.5, 10, 0, None), "fail", "latency is 900.5, above its ceiling of 900"),
+        (Metric(10.0, 4, 6, None), "pass", "latency is 10, at or below its ceiling of 900, over the 4 rows that have it"),
+        (Metric(None, 0, 10, None), "fail", "latency was measured in no row, so its ceiling says nothing"),
+        (None, "fail", "latency was measured in no row, so its ceiling says nothing"),
+    ],
+)
+def test_a_ceiling_is_the_most_a_mean_may_be(metric: Metric | None, expected: str, reason: str) -> None:
+    metrics = {**GOOD, "latency": metric} if metric else GOOD
+
+    found = decide(GateRules("right", ceilings={"latency": 900.0}), Facts(metrics, None))
+
+    assert (found.verdict, found.reasons[0]) == (expected, reason)
+    assert [(check.kind, check.metric, check.outcome) for check in found.checks] == [("ceiling", "latency", expected)]
+
+
+# Further metrics that must not get worse
+
+
+def compared(**metrics: tuple[float, tuple[float, float], float]) -> Comparison:
+    found = {name: against(*values, name=name).metrics[name] for name, values in metrics.items()}
+    return Comparison("a", "b", 100, found, {}, [])
+
+
+GAIN = (0.1, (0.05, 0.15), 0.001)
+
+
+@pytest.mark.parametrize(
+    ("valid", "expected"),
+    [
+        ((0.0, (-0.01, 0.01), 1.0), "pass"),
+        ((-0.01, (-0.015, -0.005), 0.001), "pass"),  # worse, surely by less than the margin
+        ((0.0, (-0.05, 0.05), 1.0), "inconclusive"),
+        ((-0.1, (-0.15, -0.05), 0.001), "fail"),
+    ],
+)
+def test_a_gain_is_no_pass_where_another_metric_may_have_become_worse(
+    valid: tuple[float, tuple[float, float], float], expected: str
+) -> None:
+    rules = GateRules("right", not_worse={"valid": 0.02})
+
+    found = decide(rules, Facts(GOOD, compared(right=GAIN, valid=valid)))
+
+    assert found.verdict == expected
+    assert [(check.name, check.kind, check.outcome) for check in found.checks] == [
+        ("right better", "superiority", "pass"),
+        ("valid not-worse", "non-inferiority", expected),
+    ]
+
+
+def test_a_metric_that_was_not_compared_cannot_be_said_to_be_no_worse() -> None:
+    found = decide(GateRules("right", not_worse={"valid": 0.02}), Facts(GOOD, compared(right=GAIN)))
+
+    assert (found.verdict, found.reasons[-1]) == ("inconclusive", "valid was scored in no row of both runs")
+
+
+def test_a_metric_that_is_better_when_lower_may_rise_by_the_margin_only() -> None:
+    comparison = compared(right=GAIN, seconds=(0.1, (0.05, 0.15), 0.001))
+    lower = {**comparison.metrics, "seconds": replace(comparison.metrics["seconds"], higher_is_better=False)}
+
+    verdicts = [
+        decide(GateRules("right", not_worse={"seconds": margin}), Facts(GOOD, replace(comparison, metrics=lower))).verdict
+        for margin in (0.2, 0.1, 0.04)
+    ]
+
+    assert verdicts == ["pass", "fail", "fail"]
+
+
+# Slices
+
+
+def slice_rules(floor: float = 0.5) -> GateRules:
+    return GateRules("right", slice_floors={"topic=sums": {"right": floor}})
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        (Metric(0.5, 8, 0, None), "pass"),
+        (Metric(0.4, 8, 0, None), "fail"),
+        (Metric(1.0, 3, 5, None), "fail"),  # a row without a score counts as 0
+        (Metric(None, 0, 0, None), "fail"),
+    ],
+)
+def test_a_slice_has_a_floor_of_its_own(metric: Metric, expected: str) -> None:
+    found = decide(slice_rules(), Facts(GOOD, None, {"topic=sums": {"right": metric}}))
+
+    assert found.verdict == expected
+    [check] = found.checks
+    assert (check.name, check.kind, check.metric) == ("right floor in topic=sums", "slice-floor", "right")
+    assert check.detail.startswith("right in topic=sums ")
+
+
+def test_a_slice_that_the_rows_do_not_have_misses_its_floor() -> None:
+    found = decide(slice_rules(), Facts(GOOD, None))
+
+    assert found.verdict == "fail"
+    assert found.reasons[0] == "right in topic=sums was scored in no row, so its floor of 0.5 is not met"
+
+
+def result(topic: str, **scores: Any) -> RowResult:
+    given = {name: Score(error="no") if value is None else Score(value) for name, value in scores.items()}
+    return RowResult(EvalRow("r", {"q": "?"}, tags={"topic": topic, "level": "hard"}), Output("answer"), given)
+
+
+def test_slices_are_measured_as_asked() -> None:
+    rows = [result("sums", right=True, kind=0.5), result("sums", right=None, kind=0.7), result("words", right=False)]
+
+    found = slice_metrics(rows, {"topic=sums": ["right", "kind"], "level=hard": ["right"], "topic=none": ["right"]})
+
+    assert found["topic=sums"]["right"].to_json()["mean"] == 1.0
+    assert (found["topic=sums"]["right"].n_scored, found["topic=sums"]["right"].n_failed) == (1, 1)
+    assert found["topic=sums"]["kind"].mean == pytest.approx(0.6)
+    assert (found["level=hard"]["right"].mean, found["level=hard"]["right"].n_failed) == (0.5, 1)
+    assert found["topic=none"]["right"] == Metric(None, 0, 0, None)
+
+
+def test_a_scorer_that_was_left_out_of_the_run_has_no_score_in_its_slice() -> None:
+    found = slice_metrics([result("sums", right=True)] * 3, {"topic=sums": ["judged"]})
+
+    assert found["topic=sums"]["judged"] == Metric(None, 0, 3, None)
+
+
+# Judges
+
+
+def test_a_judge_that_is_not_trusted_cannot_pass() -> None:
+    distrust = {"right": "its judge is not calibrated"}
+
+    found = decide(GateRules("right"), Facts(GOOD, compared(right=GAIN), untrusted=distrust))
+
+    assert found.verdict == "inconclusive"
+    assert found.reasons[0] == "right cannot gate: its judge is not calibrated"
+    assert [(check.kind, check.outcome) for check in found.checks] == [
+        ("judge", "inconclusive"),
+        ("superiority", "pass"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        GateRules("right", floors={"kind": 0.1}),
+        GateRules("right", ceilings={"kind": 0.9}),
+        GateRules("right", not_worse={"kind": 0.5}),
+        GateRules("right", slice_floors={"topic=sums": {"kind": 0.1}}),
+    ],
+)
+def test_a_judge_that_is_not_trusted_counts_wherever_a_rule_names_it(rules: GateRules) -> None:
+    metrics = {**GOOD, "kind": Metric(0.8, 100, 0, (0.7, 0.9))}
+    comparison = compared(right=GAIN, kind=(0.0, (-0.01, 0.01), 1.0))
+    slices = {"topic=sums": {"kind": metrics["kind"]}}
+
+    trusted = decide(rules, Facts(metrics, comparison, slices))
+    untrusted = decide(rules, Facts(metrics, comparison, slices, {"kind": "not calibrated", "other": "no judge"}))
+
+    assert (trusted.verdict, untrusted.verdict) == ("pass", "inconclusive")
+    assert [check.metric for check in untrusted.checks if check.kind == "judge"] == ["kind"]
+
+
+def test_a_judge_that_is_not_trusted_does_not_hide_a_failure() -> None:
+    found = decide(
+        GateRules("right", floors={"right": 0.9}), Facts(GOOD, compared(right=GAIN), untrusted={"right": "why"})
+    )
+
+    assert found.verdict == "fail"
+
+
+def test_a_verdict_tells_every_check_as_plain_json() -> None:
+    found = decide(GateRules("right", floors={"right": 0.9}), Facts(GOOD, None))
+
+    assert found.to_json()["checks"] == [
+        {
+            "name": "right floor",
+            "kind": "floor",
+            "metric": "right",
+            "outcome": "fail",
+            "detail": "right is 0.800, below its floor of 0.9",
+        }
+    ]

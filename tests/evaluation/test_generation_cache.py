@@ -10,8 +10,9 @@ import pytest
 
 from llmops.engines.protocol import EngineIdentity, GenerationParameters, GenerationRequest, Message
 from llmops.errors import StoreUnavailable
-from llmops.evaluation.generation_cache import GenerationCache, generation_key
-from llmops.evaluation.results import Output
+from llmops.evaluation.generation_cache import GenerationCache, generation_key, noise_key
+from llmops.evaluation.noise import Noise
+from llmops.evaluation.results import Output, Score
 
 PARAMETERS = GenerationParameters(max_tokens=16, temperature=0.5)
 REQUEST = GenerationRequest(
@@ -132,3 +133,126 @@ def test_a_closed_cache_is_an_unavailable_store(tmp_path: Path) -> None:
 
     with pytest.raises(StoreUnavailable, match="generation cache"):
         cache.put("k", OUTPUT)
+
+
+def test_choices_are_part_of_the_key() -> None:
+    keys = [generation_key(REQUEST, "abc", ENGINE, None, choices) for choices in (None, (), ("a", "b"), ("b", "a"))]
+
+    assert len(set(keys)) == 4
+
+
+def test_the_likelihoods_of_choices_come_back(cache: GenerationCache) -> None:
+    output = Output("b", "stop", 5, 4, 1.5, 1.5, choice_logprobs=(-3.25, -0.1))
+    cache.put("k", output)
+
+    assert cache.get("k") == output
+
+
+# Failures
+
+
+FAILED = Output("", finish_reason="error", error="gone")
+
+
+def test_a_failure_is_an_outcome_and_no_output(cache: GenerationCache) -> None:
+    cache.put("k", FAILED)
+
+    assert cache.outcome("k") == FAILED
+    assert cache.get("k") is None
+    assert not cache.holds("k")
+
+
+def test_a_failure_is_forgotten_when_asked(cache: GenerationCache) -> None:
+    cache.put("failed", FAILED)
+    cache.put("finished", OUTPUT)
+
+    cache.forget_failures()
+
+    assert cache.outcome("failed") is None
+    assert cache.outcome("finished") == OUTPUT
+
+
+def test_a_failure_is_of_this_process_alone(cache: GenerationCache, tmp_path: Path) -> None:
+    cache.put("k", FAILED)
+
+    other = GenerationCache(tmp_path / "cache")
+    seen = other.outcome("k")
+    other.close()
+
+    assert seen is None
+
+
+def test_an_answer_takes_the_place_of_a_failure(cache: GenerationCache) -> None:
+    cache.put("k", FAILED)
+    cache.put("k", OUTPUT)
+
+    assert cache.outcome("k") == cache.get("k") == OUTPUT
+    assert cache.holds("k")
+
+
+def test_a_key_that_was_not_tried_has_no_outcome(cache: GenerationCache) -> None:
+    assert cache.outcome("k") is None
+    assert not cache.holds("k")
+
+
+# Scores
+
+
+@pytest.mark.parametrize("value", [True, False, 0.25, 3])
+def test_a_score_comes_back_whole(cache: GenerationCache, tmp_path: Path, value: Any) -> None:
+    score = Score(value, "Because.\n\u2028 só", label="fair")
+    cache.put_score("k", score)
+
+    other = GenerationCache(tmp_path / "cache")
+    kept = other.get_score("k")
+    other.close()
+
+    assert kept == score
+    assert kept is not None
+    assert type(kept.value) is type(value)  # true must not come back as 1
+    assert cache.get_score("other") is None
+
+
+def test_a_score_with_an_error_is_not_kept(cache: GenerationCache) -> None:
+    cache.put_score("k", Score(error="no verdict"))
+
+    assert cache.get_score("k") is None
+
+
+def test_scores_and_outputs_of_one_key_do_not_meet(cache: GenerationCache) -> None:
+    cache.put("k", OUTPUT)
+
+    assert cache.get_score("k") is None
+
+
+def test_scores_may_be_kept_from_many_threads(cache: GenerationCache) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def keep(number: int) -> Score | None:
+        cache.put_score(str(number), Score(number / 100))
+        return cache.get_score(str(number))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(keep, range(100))) == [Score(number / 100) for number in range(100)]
+
+
+# Noise
+
+
+def test_noise_is_kept_by_engine_settings_and_weights(cache: GenerationCache) -> None:
+    cache.put_noise(noise_key("abc", ENGINE), Noise(32, 3))
+
+    assert cache.get_noise(noise_key("abc", EngineIdentity("fake", "1", {"slots": 4}))) == Noise(32, 3)
+    for other in (
+        noise_key("abd", ENGINE),
+        noise_key("abc", EngineIdentity("fake", "1", {"slots": 5})),
+        noise_key("abc", EngineIdentity("fake", "2", {"slots": 4})),
+    ):
+        assert cache.get_noise(other) is None
+
+
+def test_noise_that_was_measured_again_takes_the_place(cache: GenerationCache) -> None:
+    cache.put_noise("k", Noise(32, 3))
+    cache.put_noise("k", Noise(32, 0))
+
+    assert cache.get_noise("k") == Noise(32, 0)

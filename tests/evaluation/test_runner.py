@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+import tracemalloc
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import pytest
 from llmops.engines.fake import FakeEngine
 from llmops.engines.protocol import GenerationParameters, GenerationRequest
 from llmops.errors import BadFile, EngineRejected, EngineTimeout, EngineUnavailable, StoreUnavailable
-from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.eval_set import EvalRow, Rows
 from llmops.evaluation.generating import Task
 from llmops.evaluation.generation_cache import GenerationCache
-from llmops.evaluation.results import EvalReport, Metric, Output, Score
+from llmops.evaluation.results import EvalReport, Metric, Output, RowResult, Score, StoredResults
 from llmops.evaluation.retrying import Retries
 from llmops.evaluation.runner import evaluate
 from llmops.prompt_file import parse_prompt
@@ -29,7 +30,7 @@ def rows(n: int) -> list[EvalRow]:
     return [EvalRow(f"r{i}", {"question": f"number {i}"}, {"answers": [str(i)]}) for i in range(n)]
 
 
-def task(engine: FakeEngine, given: Sequence[EvalRow], seed: int | None = None, **parameters: Any) -> Task:
+def task(engine: FakeEngine, given: Iterable[EvalRow], seed: int | None = None, **parameters: Any) -> Task:
     chosen = GenerationParameters(**parameters)
     return Task(TEMPLATE, chosen, "sha", engine.identity, given, seed)
 
@@ -45,7 +46,7 @@ async def never() -> FakeEngine:
     raise AssertionError("the engine was asked for")
 
 
-def run(engine: FakeEngine, given: Sequence[EvalRow], scorers: Sequence[Any], cache: GenerationCache) -> EvalReport:
+def run(engine: FakeEngine, given: Iterable[EvalRow], scorers: Sequence[Any], cache: GenerationCache) -> EvalReport:
     return asyncio.run(evaluate(task(engine, given), giving(engine), scorers, cache, retries=QUICK))
 
 
@@ -309,3 +310,86 @@ def test_scorers_may_run_an_event_loop_of_their_own(cache: GenerationCache, scor
     looping = scorer("looping", lambda row, output: Score(asyncio.run(judged())))
 
     assert run(FakeEngine(), rows(2), [looping], cache).metrics["looping"].n_failed == 0
+
+
+def test_clusters_reach_the_intervals(cache: GenerationCache, scorer: Any) -> None:
+    given = [EvalRow(f"r{i}", {"question": f"number {i}"}, tags={"passage": str(i // 4)}) for i in range(24)]
+    right = scorer("right", lambda row, _output: Score(int(row.tags["passage"]) % 2 == 0))
+    engine = FakeEngine()
+
+    alone, together = (
+        asyncio.run(evaluate(task(engine, given), giving(engine), [right], cache, cluster_by=by)).metrics["right"]
+        for by in (None, "tags.passage")
+    )
+
+    assert alone.mean == together.mean == 0.5
+    assert alone.ci95 is not None
+    assert together.ci95 is not None
+    assert together.ci95[1] - together.ci95[0] > 1.3 * (alone.ci95[1] - alone.ci95[0])
+
+
+def test_tokens_are_counted_over_all_answers_and_over_those_made_now(cache: GenerationCache) -> None:
+    engine = FakeEngine(lambda _request: "one two three")
+    run(engine, rows(2), [], cache)
+
+    report = run(engine, rows(5), [], cache)
+
+    assert (report.tokens_in, report.tokens_out, report.generated_tokens) == (15, 15, 9)
+
+
+# Many rows
+
+
+def test_results_can_be_gone_through_again_and_side_by_side(cache: GenerationCache, scorer: Any) -> None:
+    report = run(FakeEngine(), rows(30), [scorer("length")], cache)
+
+    first = list(report.results)
+    assert len(first) == len(report.results) == 30
+    assert list(report.results) == first
+    assert all(left == right for left, right in zip(report.results, report.results, strict=True))
+
+
+def test_results_added_after_a_reading_are_read_too(tmp_path: Path) -> None:
+    results = StoredResults(tmp_path)
+    made = [RowResult(EvalRow(f"r{i}", {"q": "ü\u2028" * 40_000}), Output("a\nb"), {"x": Score(0.5)}) for i in range(3)]
+    for number, result in enumerate(made, 1):
+        results.append(result)
+        assert list(results) == made[:number]
+        assert len(results) == number
+
+
+def test_results_leave_no_file_behind(tmp_path: Path) -> None:
+    results = StoredResults(tmp_path)
+    results.append(RowResult(EvalRow("r", {"q": "?"}), Output("a"), {}))
+
+    assert list(results)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_memory_does_not_grow_with_the_rows(cache: GenerationCache, scorer: Any) -> None:
+    n, characters = 1000, 20_000  # 20 MB of inputs, and as much of answers
+
+    def source() -> Iterator[EvalRow]:
+        return (EvalRow(f"r{i}", {"question": f"{i}".rjust(characters, "x")}) for i in range(n))
+
+    engine = FakeEngine(lambda request: request.messages[-1]["content"][::-1])
+    engine.requests = Forgetful()  # the fake engine's own memory
+    run(engine, rows(2), [scorer("length")], cache)  # loads what statistics need
+    tracemalloc.start()
+    try:
+        report = run(engine, Rows(source), [scorer("length")], cache)
+        read = sum(1 for _ in report.results)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert (read, report.metrics["length"].mean) == (n, characters + len("Q: "))
+    print(peak)
+    assert peak < 12e6
+
+
+class Forgetful(list[Any]):
+    """A list that keeps nothing."""
+
+    def append(self, item: Any) -> None:
+        """Forgets it."""

@@ -10,7 +10,9 @@ import pytest
 
 from llmops.catalogue import EMBEDDING_MODEL, CatalogueModel, catalogue_model
 from llmops.errors import CannotRun, Corrupted
+from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.hashing import folder_sha256
+from llmops.judges import TYPES, JudgeEndpoint
 from llmops.settings import Settings
 from llmops.workflow.embedding import embedder
 
@@ -81,6 +83,27 @@ def test_weights_changed_in_the_store_are_refused(settings: Settings, tiny: Cata
 
     with pytest.raises(Corrupted, match=r"is corrupted .*delete it and try again"):
         embedder(settings, tiny)(["cat"])
+
+
+def test_it_says_which_model_it_is_without_loading_it(settings: Settings, tiny: CatalogueModel) -> None:
+    default = catalogue_model(EMBEDDING_MODEL)
+
+    assert embedder(settings, tiny).identity == {"model": "tiny", "sha256": tiny.sha256}
+    assert embedder(settings).identity == {"model": default.name, "sha256": default.sha256}
+    assert not settings.models_dir.exists()
+
+
+def test_a_kept_score_notices_another_embedding_model(settings: Settings, tiny: CatalogueModel) -> None:
+    endpoint = JudgeEndpoint("judge", "http://127.0.0.1:9/v1", "any")
+    by_tiny, by_default = (
+        TYPES["ragas.answer_relevancy"]("relevant", endpoint=endpoint, embed=embed)
+        for embed in (embedder(settings, tiny), embedder(settings))
+    )
+
+    assert isinstance(by_tiny, KeptScorer)
+    assert isinstance(by_default, KeptScorer)
+    assert by_tiny.identity["embeddings"] == {"model": "tiny", "sha256": tiny.sha256}
+    assert by_tiny.identity != by_default.identity
 
 
 def test_the_catalogues_model_is_the_default_and_an_index_out_of_reach_says_so(settings: Settings) -> None:

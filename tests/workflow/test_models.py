@@ -15,6 +15,7 @@ from llmops.settings import Settings
 from llmops.versions import ModelVersion
 from llmops.weights import verified_path
 from llmops.workflow import models
+from llmops.workflow.cells import cost_of
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,40 @@ def test_an_upstream_has_no_weights_and_names_its_key(settings: Settings, regist
 
     assert (made.format, made.path, made.provenance) == ("openai", None, {"key_variable": "BIG_KEY"})
     assert models.pull(settings, registry, "far", say) == [made]
+
+
+def test_a_version_keeps_its_prices_and_other_prices_need_another_name(settings: Settings, registry: Registry) -> None:
+    source, prices = "openai:http://127.0.0.1:9/v1#dear", models.Prices(2.0, 8.5)
+    made, _ = models.register(settings, registry, "dear", source, prices=prices)
+
+    assert made.provenance == {"prices": {"per_million_in": 2.0, "per_million_out": 8.5}}
+    assert cost_of(made, 1_000_000, 2_000_000) == 19.0
+    assert models.register(settings, registry, "dear", source, prices=prices) == (made, False)
+    assert models.register(settings, registry, "dear", source) == (made, False)
+    with pytest.raises(UsageError, match=r"dear@1 is this model with prices 2 in, 8\.5 out.*by another name"):
+        models.register(settings, registry, "dear", source, prices=models.Prices(3.0, 8.5))
+    assert registry.models.versions("dear") == [made]
+
+    cheaper, new = models.register(settings, registry, "less-dear", source, prices=models.Prices(1.0, 1.0))
+    assert new
+    assert cost_of(cheaper, 1_000_000, 0) == 1.0
+
+
+def test_a_version_without_prices_is_not_priced_later(settings: Settings, registry: Registry) -> None:
+    source = "openai:http://127.0.0.1:9/v1#unpriced"
+    made, _ = models.register(settings, registry, "unpriced", source)
+
+    assert cost_of(made, 5, 5) is None
+    with pytest.raises(UsageError, match="unpriced@1 is this model with no prices"):
+        models.register(settings, registry, "unpriced", source, prices=models.Prices(0.0, 0.0))
+
+
+@pytest.mark.parametrize("price", [-0.1, float("nan"), float("inf")])
+def test_a_price_is_a_number_of_0_or_more(price: float) -> None:
+    with pytest.raises(UsageError, match="0 or more"):
+        models.Prices(price, 1.0)
+    with pytest.raises(UsageError, match="0 or more"):
+        models.Prices(1.0, price)
 
 
 @pytest.mark.parametrize(

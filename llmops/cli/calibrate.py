@@ -1,0 +1,167 @@
+"""`llmops eval calibrate-judge`: a judge's verdicts beside people's labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmops.cli.output import emit, interval, json_option, number, print_table, progress_bar
+from llmops.errors import BadFile
+from llmops.settings import Settings
+
+if TYPE_CHECKING:
+    from llmops.evaluation.agreement import Confusion, LengthBias, PositionBias
+    from llmops.workflow.calibrating import Calibrated
+
+_ALPHA = 0.05
+
+judge_option = click.option(
+    "--judge", metavar="NAME|openai:URL#MODEL", help="A judge of the suite, or any upstream; default: LLMOPS_JUDGE."
+)
+key_option = click.option(
+    "--key-variable", metavar="NAME", help="Environment variable that holds the key of an openai: judge."
+)
+instructions_option = click.option(
+    "--instructions", metavar="FILE|TEXT", help="What to judge by; default: being right."
+)
+input_option = click.option("--input-variable", metavar="NAME", help="Which of a row's inputs is the question.")
+
+
+@click.command("calibrate-judge")
+@click.argument("labels", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--suite", help="Calibrate a judge scorer of this suite, as its gate uses it.")
+@click.option("--scorer", help="Which of the suite's; needed where several ask the judge.")
+@judge_option
+@key_option
+@instructions_option
+@click.option("--scale", help="Without a suite: pass_fail (default), LOWEST,HIGHEST or LABEL,LABEL,…")
+@click.option("--good", multiple=True, metavar="LABEL", help="Labels of the scale that count as true.")
+@input_option
+@click.option(
+    "--threshold", type=float, default=0.5, show_default=True, help="Score from which on the judge says true."
+)
+@click.option("--kappa", type=click.FloatRange(-1, 1), help="Least κ to trust it by; default: the suite's, else 0.6.")
+@json_option
+@click.pass_context
+def calibrate_judge(
+    ctx: click.Context,
+    labels: Path,
+    suite: str | None,
+    scorer: str | None,
+    judge: str | None,
+    key_variable: str | None,
+    instructions: str | None,
+    scale: str | None,
+    good: Sequence[str],
+    input_variable: str | None,
+    threshold: float,
+    kappa: float | None,
+    as_json: bool,
+) -> None:
+    """Measure a judge's agreement with people and record it; exit 0 only when it may be trusted.
+
+    LABELS is a file of JSON Lines: `inputs`, `output` and `label` (true or false, a number, or text), with
+    `expectations` and `contexts` where the judge needs them. With `output_a`, `output_b` and a label of "a", "b" or
+    "tie" the lines are pairs, and each is asked in both orders.
+
+    A suite's judge gates only after it was calibrated with --suite: trust goes by judge, rubric and scale, and ends
+    when one of them changes. It is trusted when the lower end of the 95 % interval of Cohen's κ reaches --kappa.
+
+    \b
+    Example: llmops eval calibrate-judge labels.jsonl --suite support --scorer helpful
+    Example: llmops eval calibrate-judge labels.jsonl --judge openai:http://127.0.0.1:8001/v1#judge
+    """
+    from llmops.registry import Registry
+    from llmops.workflow.calibrating import JudgeAsked, Rubric
+    from llmops.workflow.calibrating import calibrate_judge as calibrate
+    from llmops.workflow.evaluations import Evaluations
+    from llmops.workflow.pairwise import with_judge
+
+    settings = with_judge(Settings.from_environment(), judge, key_variable)
+    rubric = Rubric(text_or_file(instructions), scale, good, input_variable)
+    asked = JudgeAsked(suite, scorer, judge, rubric, threshold, kappa)
+    evaluations = Evaluations(settings, Registry(settings))
+    with progress_bar() as show:
+        found = calibrate(
+            labels, asked, evaluations, settings, lambda done, total: show("asking the judge", done, total)
+        )
+    emit(as_json, found.to_json(), lambda: _show(found))
+    ctx.exit(0 if found.untrusted is None else 1)
+
+
+def text_or_file(given: str | None) -> str | None:
+    """The text of an option that takes a text or a file: one word is the name of a file. Raises BadFile."""
+    if given is None or (len(given.split()) != 1 and not _is_file(given)):
+        return given
+    try:
+        return Path(given.strip()).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadFile(given, f"cannot be read: {error}") from error
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # too long for a name, so it is a text
+        return False
+
+
+def _show(found: Calibrated) -> None:
+    calibration, kappa = found.calibration, found.calibration.kappa
+    rows: list[Sequence[Any]] = [
+        ("Cohen's κ", number(kappa.kappa) if kappa else "–", interval(kappa.ci95) if kappa else "–"),
+        (
+            "agreement",
+            number(kappa.agreement) if kappa else "–",
+            f"by chance {number(kappa.by_chance)}" if kappa else "",
+        ),
+        ("labels judged", calibration.n, f"{calibration.n_failed} without a verdict"),
+        length_row(calibration.length_bias),
+        *position_rows(found.position_bias),
+    ]
+    print_table(f"{calibration.scorer}, {found.judge}", ("", "value#", "95 % interval, or what it means"), rows)
+    if calibration.confusion is not None:
+        _show_confusion(calibration.confusion)
+    for row in [row for row in calibration.rows if row.error][:3]:
+        click.echo(f"  {row.row_id}: {row.error}")
+    if found.untrusted is None:
+        click.echo(f"trusted: κ is surely {found.kappa_asked:g} or more; run {found.run_id}")
+    else:
+        click.echo(f"untrusted, it cannot gate: {found.untrusted}; run {found.run_id}")
+
+
+def _show_confusion(found: Confusion) -> None:
+    columns = ("people say", *(f"judge: {_label(label)}#" for label in found.labels))
+    rows = [(_label(label), *counts) for label, counts in zip(found.labels, found.counts, strict=True)]
+    print_table("People and judge", columns, rows)
+
+
+def _label(label: Any) -> str:
+    return str(label).lower() if isinstance(label, bool) else str(label)
+
+
+def length_row(bias: LengthBias | None) -> Sequence[Any]:
+    """The judge's bias by length as a line of a table."""
+    if bias is None or bias.correlation is None:
+        return "bias by length", "–", "cannot be told"
+    kinder = "kinder to long answers" if bias.correlation > 0 else "harder on long answers"
+    return "bias by length", f"{bias.correlation:+.3f}", _found(kinder, bias.p_value)
+
+
+def position_rows(bias: PositionBias | None) -> list[Sequence[Any]]:
+    """The judge's bias by position as lines of a table; none where nothing was judged in two orders."""
+    if bias is None:
+        return []
+    first = (bias.prefers_first or 0) > 0.5
+    place = _found(f"prefers the {'first' if first else 'second'} place", bias.p_value)
+    return [
+        ("verdicts that turn with the order", number(bias.flipped), interval(bias.flipped_ci95)),
+        ("share of the first place", number(bias.prefers_first), place),
+    ]
+
+
+def _found(meaning: str, p_value: float) -> str:
+    return f"{meaning if p_value < _ALPHA else 'none to be seen'}, p = {p_value:.3g}"

@@ -1,0 +1,426 @@
+"""Generating: slots always full, nothing asked twice, rows of one passage together, failures told apart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmops.engines.fake import FakeEngine, identity
+from llmops.engines.protocol import Engine, GenerationParameters, GenerationRequest, Message
+from llmops.errors import BadFile, EngineError, EngineTimeout, EngineUnavailable
+from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.generating import Generated, Job, Task, generate_missing, measure_noise, prefix_groups
+from llmops.evaluation.generation_cache import GenerationCache
+from llmops.evaluation.noise import Noise
+from llmops.evaluation.results import Output
+from llmops.evaluation.retrying import Retries
+from llmops.evaluation.runner import answered, generate_all
+from llmops.prompt_file import parse_prompt
+
+QUICK = Retries(attempts=4, first_wait=0.001, longest_wait=0.001)
+TEMPLATE = parse_prompt("---\ninput_variable: question\n---\n# system\nBe terse.\n\n# user\nQ: {{ question }}\n")
+
+
+def task(given: Sequence[EvalRow], template: Any = TEMPLATE, choices: bool = False, **more: Any) -> Task:
+    return Task(template, GenerationParameters(), "sha", identity(4), given, choices=choices, **more)
+
+
+def rows(n: int, name: str = "number", **more: Any) -> list[EvalRow]:
+    return [EvalRow(f"{name}-{i}", {"question": f"{name} {i}"}, **more) for i in range(n)]
+
+
+def generate(engine: Engine, cache: GenerationCache, *tasks: Task, retries: Retries = QUICK) -> list[Generated]:
+    return asyncio.run(generate_missing(tasks, engine, cache, 0, retries=retries))
+
+
+def outputs(one: Task, cache: GenerationCache) -> list[Output]:
+    return [output for _, output in answered(one, cache)]
+
+
+def question(request: GenerationRequest) -> str:
+    return request.messages[-1]["content"].removeprefix("Q: ")
+
+
+def job(number: int, text: str) -> Job:
+    request = GenerationRequest((Message(role="user", content=text),))
+    return Job(EvalRow(str(number), {"question": text}), request, str(number))
+
+
+def groups(texts: Sequence[str], head_length: int = 0) -> list[list[str]]:
+    jobs = [job(number, text) for number, text in enumerate(texts)]
+    return [[one.row.id for one in group] for group in prefix_groups(jobs, head_length)]
+
+
+# Groups of rows that begin alike
+
+
+def test_rows_on_one_passage_go_together() -> None:
+    first, second = "first passage " * 40, "second passage " * 40
+
+    assert groups([first + "a?", first + "b?", second + "a?", second + "b?", "short"]) == [["0", "1"], ["2", "3"], ["4"]]
+
+
+def test_only_neighbours_go_together() -> None:
+    passage, other = "passage " * 60, "another " * 60
+
+    assert groups([passage + "a?", other + "a?", passage + "b?"]) == [["0"], ["1"], ["2"]]
+
+
+def test_a_group_is_bounded() -> None:
+    assert [len(group) for group in groups(["passage " * 60] * 40)] == [16, 16, 8]
+
+
+def test_short_texts_go_alone_although_they_are_equal() -> None:
+    assert groups(["same", "same"]) == [["0"], ["1"]]
+
+
+def test_what_every_row_begins_with_does_not_count() -> None:
+    template = parse_prompt(f"---\ninput_variable: question\n---\n# system\n{'Rules. ' * 100}\n\n# user\n{{{{ question }}}}\n")
+    one = task([EvalRow("a", {"question": "Who?"}), EvalRow("b", {"question": "When?"})], template)
+
+    assert [len(group) for group in prefix_groups(one.jobs(), one.head_length)] == [1, 1]
+
+
+def test_a_passage_counts_beyond_the_templates_own_text() -> None:
+    head = f"---\ninput_variable: question\n---\n# system\n{'Rules. ' * 100}\n\n# user\n"
+    template = parse_prompt(head + "{{ passage }}\n\n{{ question }}\n")
+    passage = "It was the best of times. " * 10
+    given = [EvalRow(str(i), {"passage": passage, "question": f"{i}?"}) for i in range(3)]
+    given.append(EvalRow("3", {"passage": "It was the worst of times. " * 10, "question": "3?"}))
+    one = task(given, template)
+
+    assert [len(group) for group in prefix_groups(one.jobs(), one.head_length)] == [3, 1]
+
+
+def test_the_head_ends_where_rows_begin_to_differ() -> None:
+    one = task([])
+    texts = ["\n".join(f"{m['role']}\n{m['content']}" for m in TEMPLATE.render({"question": q})) for q in ("x", "y")]
+
+    assert texts[0][: one.head_length] == texts[1][: one.head_length]
+    assert texts[0][one.head_length] != texts[1][one.head_length]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 260), st.integers(0, 9)), max_size=50), st.integers(0, 100)
+)
+@settings(max_examples=60)
+def test_groups_hold_every_row_once_and_in_order(parts: list[tuple[int, int, int]], head_length: int) -> None:
+    made = groups(["ABC"[letter] * length + str(end) for letter, length, end in parts], head_length)
+
+    assert [row_id for group in made for row_id in group] == [str(number) for number in range(len(parts))]
+    assert all(1 <= len(group) <= 16 for group in made)
+
+
+def test_rows_on_one_passage_are_answered_in_turn(cache: GenerationCache) -> None:
+    given = [EvalRow(f"{i}", {"question": "passage " * 40 + f"{i}?"}) for i in range(6)]
+    engine = FakeEngine(slots=4, word_seconds=0.0001)
+
+    generate(engine, cache, task(given))
+
+    assert engine.most_in_flight == 1
+    assert [question(request)[-2:] for request in engine.requests] == [f"{i}?" for i in range(6)]
+
+
+# Requests
+
+
+def test_equal_requests_in_flight_are_made_once(cache: GenerationCache) -> None:
+    engine = FakeEngine(slots=4, word_seconds=0.002)
+    twins = [EvalRow(f"twin-{i}", {"question": "same"}) for i in range(12)]
+    one, two = task(twins), task(twins[:3])
+
+    made = generate(engine, cache, one, two)
+
+    assert len(engine.requests) == 1
+    assert [g.n for g in made] == [1, 0]
+    assert {output.text for output in outputs(one, cache)} == {"You said: Q: same"}
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5])
+def test_slots_are_filled_and_never_exceeded_over_several_cells(cache: GenerationCache, slots: int) -> None:
+    engine = FakeEngine(slots=slots, word_seconds=0.001)
+
+    generate(engine, cache, *(task(rows(7, name)) for name in "abc"))
+
+    assert engine.most_in_flight == slots
+    assert len(engine.requests) == 21
+
+
+def test_the_next_cell_begins_while_the_last_answer_of_the_one_before_is_decoded(cache: GenerationCache) -> None:
+    first, second = task(rows(3, "first")), task(rows(8, "second"))
+    slow = next(first.jobs()).key
+    slow_was_done: dict[str, bool] = {}
+
+    def answer(request: GenerationRequest) -> str:
+        slow_was_done[question(request)] = cache.holds(slow)
+        return " ".join(["word"] * (60 if question(request) == "first 0" else 1))
+
+    made = generate(FakeEngine(answer, slots=2, word_seconds=0.001), cache, first, second)
+
+    assert slow_was_done["second 7"] is False  # all of the second cell was begun before
+    assert cache.holds(slow)
+    assert [g.n for g in made] == [3, 8]
+
+
+def test_what_was_made_is_counted_for_each_cell(cache: GenerationCache) -> None:
+    first, second, third = task(rows(2, "first")), task(rows(3, "second")), task(rows(2, "first"))
+
+    made = generate(FakeEngine(word_seconds=0.001), cache, first, second, third)
+
+    assert [(g.n, g.tokens_out) for g in made] == [(2, 10), (3, 15), (0, 0)]
+    assert made[0].seconds > 0
+    assert made[2].seconds == 0
+
+
+def test_a_row_of_several_turns_is_asked_as_a_conversation(cache: GenerationCache) -> None:
+    messages = [
+        {"role": "user", "content": "My name is Ada."},
+        {"role": "assistant", "content": "Hello, Ada."},
+        {"role": "user", "content": "What is my name?"},
+    ]
+    engine = FakeEngine(lambda _request: "Ada")
+    one = task([EvalRow("chat", {"messages": messages})])
+
+    generate(engine, cache, one)
+
+    [request] = engine.requests
+    assert [(message["role"], message["content"]) for message in request.messages] == [
+        ("system", "Be terse."),
+        ("user", "My name is Ada."),
+        ("assistant", "Hello, Ada."),
+        ("user", "Q: What is my name?"),
+    ]
+    assert outputs(one, cache)[0].text == "Ada"
+
+
+def test_a_run_with_a_seed_hands_it_to_the_engine(cache: GenerationCache) -> None:
+    engine = FakeEngine()
+
+    generate(engine, cache, task(rows(2), seed=7))
+
+    assert [request.parameters.seed for request in engine.requests] == [7, 7]
+
+
+# Choices
+
+
+def test_choices_are_asked_by_their_likelihood(cache: GenerationCache) -> None:
+    choices = ["blue", "green", "red"]
+    given = rows(3, expectations={"choices": choices})
+    engine = FakeEngine(lambda request: choices[int(question(request)[-1])])
+    one = task(given, choices=True)
+
+    generate(engine, cache, one)
+
+    found = outputs(one, cache)
+    assert [output.text for output in found] == choices
+    assert found[1].choice_logprobs == (-5.0, -0.1, -4.0)
+    assert found[1].tokens_out == 3
+    assert engine.most_in_flight == 0  # nothing was generated
+
+
+def test_the_choices_are_part_of_what_is_asked(cache: GenerationCache) -> None:
+    engine = FakeEngine(lambda _request: "blue")
+    for choices in (["blue", "red"], ["blue", "green"]):
+        generate(engine, cache, task(rows(1, expectations={"choices": choices}), choices=True))
+
+    assert len(engine.requests) == 2
+
+
+@pytest.mark.parametrize("expectations", [{}, {"choices": ["one"]}, {"choices": ["one", ""]}, {"choices": "ab"}])
+def test_a_row_without_choices_is_a_bad_file_before_anything_is_asked(
+    cache: GenerationCache, expectations: dict[str, Any]
+) -> None:
+    given = [*rows(3, expectations={"choices": ["a", "b"]}), EvalRow("odd", {"question": "?"}, expectations)]
+
+    async def never() -> Engine:
+        raise AssertionError("the engine was asked for")
+
+    with pytest.raises(BadFile, match="row 'odd' does not fit the prompt"):
+        asyncio.run(generate_all([task(given, choices=True)], never, cache))
+
+
+def test_an_engine_without_likelihoods_leaves_a_record(cache: GenerationCache) -> None:
+    class TextOnly:
+        """An engine that can only write."""
+
+        def __init__(self) -> None:
+            self._engine = FakeEngine(slots=2)
+            self.identity, self.slots, self.stream = self._engine.identity, 2, self._engine.stream
+
+        async def close(self) -> None:
+            """Nothing to free."""
+
+    one = task(rows(2, expectations={"choices": ["a", "b"]}), choices=True)
+
+    generate(TextOnly(), cache, one)
+
+    assert {output.error for output in outputs(one, cache)} == {
+        "the fake engine gives no log-probabilities, which choices need"
+    }
+
+
+# Failures
+
+
+def failing(times: Callable[[str], float], error: EngineError) -> tuple[Callable[[GenerationRequest], str], Counter[str]]:
+    """An answer that fails so many times for each question; and how often each was asked."""
+    asked: Counter[str] = Counter()
+
+    def answer(request: GenerationRequest) -> str:
+        asked[question(request)] += 1
+        if asked[question(request)] <= times(question(request)):
+            raise error
+        return "answer"
+
+    return answer, asked
+
+
+@pytest.mark.parametrize("error", [EngineUnavailable("busy"), EngineTimeout("slow"), EngineError("hiccup")])
+def test_a_flaky_upstream_ends_as_full_success(cache: GenerationCache, error: EngineError) -> None:
+    answer, asked = failing(lambda text: int(text.split()[-1]) % 3, error)
+    one = task(rows(12))
+
+    [made] = generate(FakeEngine(answer, slots=4), cache, one)
+
+    assert [output.text for output in outputs(one, cache)] == ["answer"] * 12
+    assert asked == {f"number {i}": 1 + i % 3 for i in range(12)}
+    assert made.n == 12
+
+
+def test_one_dead_row_among_living_ones_becomes_a_record(cache: GenerationCache) -> None:
+    answer, asked = failing(lambda text: 99 if text == "number 3" else 0, EngineUnavailable("dead row"))
+    one = task(rows(60))
+
+    generate(FakeEngine(answer, slots=4, word_seconds=0.002), cache, one)
+
+    found = outputs(one, cache)
+    assert [number for number, output in enumerate(found) if output.error] == [3]
+    assert (found[3].text, found[3].finish_reason, found[3].error) == ("", "error", "dead row")
+    assert asked["number 3"] == QUICK.attempts
+    assert cache.get(next(job.key for job in one.jobs() if job.row.id == "number-3")) is None
+
+
+def test_an_engine_that_answers_nobody_ends_the_run(cache: GenerationCache) -> None:
+    answer, asked = failing(lambda _text: 99, EngineUnavailable("gone"))
+
+    with pytest.raises(EngineUnavailable, match="gone"):
+        generate(FakeEngine(answer, slots=4), cache, task(rows(100)))
+    assert len(asked) <= 4
+
+
+def test_an_engine_that_will_never_answer_ends_the_run_at_once(cache: GenerationCache) -> None:
+    living = FakeEngine(slots=1)
+    generate(living, cache, task(rows(3)))
+    answer, asked = failing(lambda _text: 99, EngineUnavailable("wrong key", lasting=True))
+
+    with pytest.raises(EngineUnavailable, match="wrong key"):
+        generate(FakeEngine(answer, slots=1), cache, task(rows(9)))
+    assert asked == {"number 3": 1}
+    assert all(cache.holds(job.key) for job in task(rows(3)).jobs())
+
+
+# Noise
+
+
+def noise(engine: Engine, cache: GenerationCache, *tasks: Task) -> Noise | None:
+    return asyncio.run(measure_noise(tasks, engine, cache))
+
+
+def changing(flips: Callable[[str], bool]) -> Callable[[GenerationRequest], str]:
+    """An answer that is another one from the second time on, where `flips` says so."""
+    asked: Counter[str] = Counter()
+
+    def answer(request: GenerationRequest) -> str:
+        asked[question(request)] += 1
+        return f"answer {asked[question(request)] if flips(question(request)) else 1}"
+
+    return answer
+
+
+@pytest.mark.parametrize(("every", "flips"), [(1, 20), (4, 5), (99, 1)])
+def test_noise_counts_the_answers_that_change(cache: GenerationCache, every: int, flips: int) -> None:
+    engine = FakeEngine(changing(lambda text: int(text.split()[-1]) % every == 0), slots=4)
+    one = task(rows(20))
+    generate(engine, cache, one)
+
+    assert noise(engine, cache, one) == Noise(20, flips)
+
+
+def test_an_engine_that_repeats_itself_has_no_noise_and_its_slots_are_kept(cache: GenerationCache) -> None:
+    engine = FakeEngine(slots=3, word_seconds=0.0005)
+    one = task(rows(20))
+    generate(engine, cache, one)
+
+    assert noise(engine, cache, one) == Noise(20, 0)
+    assert engine.most_in_flight == 3
+
+
+def test_noise_is_measured_on_a_sample_of_all_cells(cache: GenerationCache) -> None:
+    engine = FakeEngine(slots=8)
+    tasks = [task(rows(50, name)) for name in ("first", "second")]
+    generate(engine, cache, *tasks)
+    before = len(engine.requests)
+
+    assert noise(engine, cache, *tasks) == Noise(32, 0)
+    again = {question(request) for request in engine.requests[before:]}
+    assert len(again) == 32
+    assert {text.split()[0] for text in again} == {"first", "second"}
+
+
+def test_measuring_noise_changes_no_kept_answer(cache: GenerationCache) -> None:
+    engine = FakeEngine(changing(lambda _text: True), slots=4)
+    one = task(rows(20))
+    generate(engine, cache, one)
+
+    noise(engine, cache, one)
+
+    assert {output.text for output in outputs(one, cache)} == {"answer 1"}
+
+
+@pytest.mark.parametrize("n", [0, 15])
+def test_too_few_answers_tell_nothing_of_noise(cache: GenerationCache, n: int) -> None:
+    engine = FakeEngine(slots=4)
+    one = task(rows(n))
+    generate(engine, cache, one)
+
+    assert noise(engine, cache, one) is None
+    assert len(engine.requests) == n
+
+
+def test_failed_answers_and_choices_are_no_sample_of_noise(cache: GenerationCache) -> None:
+    answer, _ = failing(lambda text: 99 if int(text.split()[-1]) > 9 else 0, EngineError("no"))
+    engine = FakeEngine(answer, slots=4)
+    texts, choices = task(rows(20)), task(rows(20, "choice", expectations={"choices": ["a", "b"]}), choices=True)
+    generate(engine, cache, texts)
+    generate(FakeEngine(slots=4), cache, choices)
+
+    assert noise(engine, cache, texts, choices) is None
+
+
+def test_an_engine_that_fails_meanwhile_makes_the_measurement_void(cache: GenerationCache) -> None:
+    one = task(rows(20))
+    generate(FakeEngine(slots=4), cache, one)
+
+    with pytest.raises(EngineUnavailable, match="gone"):
+        noise(FakeEngine(slots=4, failure=EngineUnavailable("gone")), cache, one)
+
+
+def test_progress_is_told_for_every_answer(cache: GenerationCache) -> None:
+    told: list[tuple[int, int]] = []
+
+    async def give() -> Engine:
+        return FakeEngine(slots=2)
+
+    waiting: Awaitable[object] = generate_all(
+        [task(rows(3, "a")), task(rows(2, "b"))], give, cache, lambda done, total: told.append((done, total))
+    )
+    asyncio.run(waiting)  # type: ignore[arg-type]
+
+    assert told == [(done, 5) for done in range(1, 6)]
