@@ -26,10 +26,10 @@ def _positive(text: str) -> int:
     return value
 
 
-def _yes_or_no(text: str) -> bool:
-    if text.lower() not in ("yes", "no"):
-        raise ValueError("must be yes or no")
-    return text.lower() == "yes"
+def _prompt_cache(text: str) -> str:
+    if text not in ("no", "slots", "template"):
+        raise ValueError("must be no, slots or template")
+    return text
 
 
 def _seconds(text: str) -> float:
@@ -54,8 +54,10 @@ class Settings:
     )
     engine_slots: int = _setting(16, _positive, "requests an engine decodes at the same time")
     engine_replicas: int = _setting(1, _positive, "copies of a GGUF model decoding side by side, each with its slots")
-    engine_prompt_cache: bool = _setting(
-        False, _yes_or_no, "yes: a slot keeps the beginning its next prompt shares; evaluations do unless --repeatable"
+    engine_prompt_cache: str = _setting(
+        "no",
+        _prompt_cache,
+        "llama.cpp reads a shared beginning once: no; slots (fast: evaluations); template (exact: --repeatable)",
     )
     engine_context: int = _setting(2048, _positive, "tokens of context for each request")
     engine_threads: int | None = _setting(
@@ -128,7 +130,5 @@ def describe() -> list[tuple[str, str, str]]:
     rows = []
     for field in dataclasses.fields(Settings):
         default = "" if field.default is None else str(field.default)
-        if isinstance(field.default, bool):
-            default = "yes" if field.default else "no"
         rows.append((PREFIX + field.name.upper(), default, field.metadata["meaning"]))
     return rows

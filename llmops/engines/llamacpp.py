@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import tempfile
 import threading
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from llmops.engines.llamacpp_likelihood import LlamaCppTokens, loglikelihoods
+from llmops.engines.llamacpp_likelihood import loglikelihoods
+from llmops.engines.llamacpp_port import LlamaCppPort
 from llmops.engines.openai_format import chat_body
 from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Message, Usage
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
 
 GGUF_MAGIC = b"GGUF"
+_PRIMED = "primed"  # file of the state that `prime` left
 
 
-def identity(slots: int, context: int, prompt_cache: bool = False) -> EngineIdentity:
+def identity(slots: int, context: int, prompt_cache: str = "no") -> EngineIdentity:
     """What this engine will be, known before anything is loaded."""
     settings = {"slots": slots, "context": context, "cache": prompt_cache}
     return EngineIdentity("llamacpp", f"xllamacpp {version('xllamacpp')}", settings)
@@ -32,11 +35,13 @@ def identity(slots: int, context: int, prompt_cache: bool = False) -> EngineIden
 class LlamaCppEngine:
     """One GGUF file, decoded by `slots` requests side by side, each with `context` tokens of its own.
 
-    prompt_cache: a slot keeps what its next prompt begins with alike: much less to read where prompts share a template
-    or a passage, but a near-tie of a greedy answer can then fall either way, by what the slot answered before.
+    prompt_cache: `slots`, a slot keeps whatever its next prompt begins with alike: much less to read where prompts
+    share a template or a passage, but a near-tie of a greedy answer can then fall either way, by what the slot answered
+    before. `template`, every request starts from the state that `prime` left and from nothing else, so that with one
+    slot an answer depends on template and request alone. `no`, every prompt is read whole.
     """
 
-    def __init__(self, path: Path, *, slots: int, context: int, threads: int, prompt_cache: bool = False) -> None:
+    def __init__(self, path: Path, *, slots: int, context: int, threads: int, prompt_cache: str = "no") -> None:
         """Loads the file. Raises Corrupted when it is no readable GGUF, EngineUnavailable when xllamacpp is missing."""
         try:
             import xllamacpp
@@ -50,11 +55,16 @@ class LlamaCppEngine:
         self._prompt_cache = prompt_cache
         # The object also listens on a loopback port; a random key that only we know closes it.
         key = secrets.token_urlsafe(32)
+        self._states = tempfile.TemporaryDirectory(prefix="llmops-states-")
+        parameters = _parameters(xllamacpp, path, slots, context, threads, key)
+        parameters.slot_save_path = f"{self._states.name}/"
         try:
-            self._server: Any = xllamacpp.Server(_parameters(xllamacpp, path, slots, context, threads, key))
+            self._server: Any = xllamacpp.Server(parameters)
         except RuntimeError as error:
+            self._states.cleanup()
             raise Corrupted(f"{path}: llama.cpp cannot load this file: {error}") from error
-        self._tokens = LlamaCppTokens(self._server.listening_address, key)
+        self._port = LlamaCppPort(self._server.listening_address, key)
+        self._primed = False
         self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="llamacpp")
 
     @property
@@ -74,7 +84,7 @@ class LlamaCppEngine:
             if not cancelled.is_set():
                 loop.call_soon_threadsafe(arrived.put_nowait, item)
 
-        body = {**chat_body(request), "cache_prompt": self._prompt_cache}
+        body = {**chat_body(request), "cache_prompt": self._prompt_cache != "no"}
         self._threads.submit(self._run, body, cancelled, send)
         finish_reason = "stop"
         try:
@@ -90,18 +100,37 @@ class LlamaCppEngine:
         finally:
             cancelled.set()
 
+    async def prime(self, messages: Sequence[Message]) -> None:
+        """As `PrimingEngine`: reads the messages in one slot and copies its state to the others."""
+        if self._prompt_cache != "no":
+            await asyncio.wrap_future(self._threads.submit(self._prime, messages))
+
+    def _prime(self, messages: Sequence[Message]) -> None:
+        """On an engine thread. A state depends on the messages alone: nothing that a slot held is taken over."""
+        body = {"messages": [dict(message) for message in messages], "max_tokens": 1, "temperature": 0}
+        self._whole(self._server.handle_chat_completions, {**body, "cache_prompt": False, "id_slot": 0})
+        self._port.save_slot(0, _PRIMED)
+        self._primed = True
+        if self._prompt_cache == "slots":
+            for slot in range(1, self._slots):
+                self._port.restore_slot(slot, _PRIMED)
+
     async def loglikelihoods(
         self, messages: Sequence[Message], continuations: Sequence[str]
     ) -> tuple[list[float], Usage]:
         """As `ScoringEngine`."""
-        work = self._threads.submit(loglikelihoods, self._tokens, self._complete, messages, continuations)
+        work = self._threads.submit(loglikelihoods, self._port, self._complete, messages, continuations)
         sums, tokens_in, tokens_out = await asyncio.wrap_future(work)
         return sums, Usage(tokens_in, tokens_out)
 
     def _complete(self, body: dict[str, Any]) -> Mapping[str, Any]:
-        """On an engine thread: one completion, whole. Raises EngineError."""
+        """On an engine thread: one completion. Raises EngineError."""
+        return self._whole(self._server.handle_completions, body)
+
+    def _whole(self, ask: Callable[[dict[str, Any]], Mapping[str, Any]], body: dict[str, Any]) -> Mapping[str, Any]:
+        """A reply that is not streamed. Raises EngineError."""
         try:
-            reply: Mapping[str, Any] = self._server.handle_completions(body)
+            reply = ask(body)
         except ValueError as error:
             raise EngineRejected(f"llama.cpp refused the request: {error}") from error
         if "error" in reply:
@@ -118,7 +147,11 @@ class LlamaCppEngine:
             return cancelled.is_set()
 
         try:
+            if self._primed and self._prompt_cache == "template":
+                self._port.restore_slot(0, _PRIMED)
             self._server.handle_chat_completions(body, on_chunk)
+        except EngineError as error:
+            send(error)
         except ValueError as error:
             send(EngineRejected(f"llama.cpp refused the request: {error}"))
         except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
@@ -128,8 +161,9 @@ class LlamaCppEngine:
 
     async def close(self) -> None:
         await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
-        self._tokens.close()
+        self._port.close()
         self._server = None
+        self._states.cleanup()
 
 
 def _parameters(xllamacpp: Any, path: Path, slots: int, context: int, threads: int, key: str) -> Any:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import httpx
-
+from llmops.engines.llamacpp_port import LlamaCppPort
 from llmops.engines.protocol import Message
 from llmops.errors import EngineError, EngineRejected
 
@@ -20,36 +19,8 @@ _FORCE = 1e4  # more than any two logits differ by
 Complete = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
-class LlamaCppTokens:
-    """The server's own chat template and tokenizer, through its loopback port."""
-
-    def __init__(self, address: str, key: str) -> None:
-        base_url = address if address.startswith("http") else f"http://{address}"
-        self._client = httpx.Client(base_url=base_url, headers={"authorization": f"Bearer {key}"}, timeout=60)
-
-    def prompt(self, messages: Sequence[Message]) -> str:
-        """The conversation as one text, ready for the assistant's words. Raises EngineError."""
-        return str(self._post("/apply-template", {"messages": [dict(message) for message in messages]})["prompt"])
-
-    def tokens(self, text: str) -> list[int]:
-        """Raises EngineError."""
-        body = {"content": text, "add_special": False, "parse_special": True}
-        return [int(token) for token in self._post("/tokenize", body)["tokens"]]
-
-    def close(self) -> None:
-        self._client.close()
-
-    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
-        try:
-            response = self._client.post(path, json=body)
-            response.raise_for_status()
-            return response.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise EngineError(f"llama.cpp failed at {path}: {error}") from error
-
-
 def loglikelihoods(
-    tokens: LlamaCppTokens, complete: Complete, messages: Sequence[Message], continuations: Sequence[str]
+    port: LlamaCppPort, complete: Complete, messages: Sequence[Message], continuations: Sequence[str]
 ) -> tuple[list[float], int, int]:
     """For each continuation the summed log-probability of its tokens; and the tokens read: of the prompt, and walked.
 
@@ -58,12 +29,12 @@ def loglikelihoods(
     Raises:
         EngineRejected: a continuation has no token. EngineError.
     """
-    prompt = tokens.prompt(messages)
-    context = tokens.tokens(prompt)
+    prompt = port.prompt(messages)
+    context = port.tokens(prompt)
     walked: dict[tuple[int, ...], float] = {}
     sums = []
     for text in continuations:
-        own = tuple(tokens.tokens(prompt + text)[len(context) :])
+        own = tuple(port.tokens(prompt + text)[len(context) :])
         if not own:
             raise EngineRejected(f"the choice {text!r} has no token of its own", param="choices")
         for end in range(1, len(own) + 1):

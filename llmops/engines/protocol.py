@@ -177,6 +177,15 @@ class ScoringEngine(Engine, Protocol):
         ...
 
 
+@runtime_checkable
+class PrimingEngine(Engine, Protocol):
+    """An engine that can read once what coming requests begin with."""
+
+    async def prime(self, messages: Sequence[Message]) -> None:
+        """Reads messages whose beginning the next requests share. Raises EngineError."""
+        ...
+
+
 async def generate(engine: Engine, request: GenerationRequest) -> Generation:
     """Runs one request to its end. Raises EngineError."""
     start = time.perf_counter()

@@ -7,7 +7,16 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
-from llmops.engines.protocol import Chunk, Engine, EngineIdentity, GenerationRequest, Message, ScoringEngine, Usage
+from llmops.engines.protocol import (
+    Chunk,
+    Engine,
+    EngineIdentity,
+    GenerationRequest,
+    Message,
+    PrimingEngine,
+    ScoringEngine,
+    Usage,
+)
 from llmops.errors import EngineRejected
 
 
@@ -40,6 +49,12 @@ class ReplicatedEngine:
             if not isinstance(replica, ScoringEngine):
                 raise EngineRejected(f"the {self.identity.name} engine gives no log-probabilities")
             return await replica.loglikelihoods(messages, continuations)
+
+    async def prime(self, messages: Sequence[Message]) -> None:
+        """As `PrimingEngine`, for every replica that can."""
+        for replica in self._replicas:
+            if isinstance(replica, PrimingEngine):
+                await replica.prime(messages)
 
     async def close(self) -> None:
         for replica in self._replicas:

@@ -1,8 +1,9 @@
 """The generating half of an evaluation: what the cache lacks, for any number of cells, with the slots always full.
 
-Cells come one after the other, so that requests which begin with the same template text meet in the engine; rows that
-share a long beginning (questions on one passage) go through one slot in turn, where the engine can keep the shared
-part. Between cells no slot waits: the next one begins while the last answers of the one before are decoded.
+Cells come one after the other, so that requests which begin with the same template text meet in the engine: one that
+can reads that text once, before the cell's first request, and every slot starts from there. Rows that share a long
+beginning (questions on one passage) go through one slot in turn, which keeps the shared part. With an engine that
+cannot, no slot waits between cells: the next one begins while the last answers of the one before are decoded.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from llmops.engines.protocol import (
     Engine,
@@ -20,6 +21,7 @@ from llmops.engines.protocol import (
     GenerationParameters,
     GenerationRequest,
     Message,
+    PrimingEngine,
     ScoringEngine,
     generate,
 )
@@ -36,6 +38,7 @@ Progress = Callable[[int, int], None]
 
 _SHARED_CHARACTERS = 200  # beyond the template's own text: less is not worth a slot's waiting
 _LARGEST_GROUP = 16
+_BLANK = "."  # what stands for a variable while the template alone is read
 _NOISE_SAMPLE, _NOISE_FEWEST = 32, 16
 
 
@@ -75,6 +78,11 @@ class Task:
             yield Job(row, request, key, choices)
 
     @property
+    def head(self) -> tuple[Message, ...]:
+        """The template with nothing in it: every rendered row begins as it does."""
+        return self.template.render(dict.fromkeys(self.template.variables, _BLANK))
+
+    @property
     def head_length(self) -> int:
         """Characters that every rendered row begins with."""
         blank = self.template.render(dict.fromkeys(self.template.variables, "\0"))
@@ -97,7 +105,7 @@ class Generated:
 
     n: int = 0
     tokens_out: int = 0
-    began: float = field(default_factory=time.perf_counter)
+    began: float = 0.0
     ended: float = 0.0
 
     @property
@@ -142,30 +150,40 @@ class _Lanes:
         self._answered = 0
         self._begun: set[str] = set()
         self._made = [Generated() for _ in tasks]
-        self._groups = (
-            (made, group)
-            for task, made in zip(tasks, self._made, strict=True)
-            for group in prefix_groups(task.jobs(), task.head_length)
-        )
+        self._work = list(zip(tasks, self._made, strict=True))
 
     async def run(self) -> list[Generated]:
+        if not isinstance(self._engine, PrimingEngine):
+            await self._do(self._work)
+            return self._made
+        for task, made in self._work:
+            if any(self._missing(job) for job in task.jobs()):
+                made.began = time.perf_counter()
+                await self._engine.prime(task.head)
+                await self._do([(task, made)])
+        return self._made
+
+    async def _do(self, work: Sequence[tuple[Task, Generated]]) -> None:
+        groups = ((made, group) for task, made in work for group in prefix_groups(task.jobs(), task.head_length))
         try:
             async with asyncio.TaskGroup() as lanes:
                 for _ in range(self._engine.slots):
-                    lanes.create_task(self._lane())
+                    lanes.create_task(self._lane(groups))
         except* LlmopsError as failures:
             raise failures.exceptions[0] from failures
-        return self._made
 
-    async def _lane(self) -> None:
-        for made, group in self._groups:
+    async def _lane(self, groups: Iterator[tuple[Generated, list[Job]]]) -> None:
+        for made, group in groups:
             for job in group:
-                if job.key not in self._begun and self._cache.outcome(job.key) is None:
+                if self._missing(job):
                     await self._one(made, job)
+
+    def _missing(self, job: Job) -> bool:
+        return job.key not in self._begun and self._cache.outcome(job.key) is None
 
     async def _one(self, made: Generated, job: Job) -> None:
         self._begun.add(job.key)
-        if made.n == 0 and made.ended == 0.0:
+        if made.began == 0.0:
             made.began = time.perf_counter()
         output = await self._output(job)
         self._cache.put(job.key, output)

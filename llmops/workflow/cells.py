@@ -55,11 +55,11 @@ class RunOptions:
 
     def engine_settings(self, settings: Settings) -> Settings:
         """Fast by default: slots decoded together, shared prompt beginnings read once. Repeatable: each request alone
-        on an engine of its own, as many of them as there are cores."""
+        on an engine of its own, as many of them as there are cores, from the state that the template left."""
         if not self.repeatable:
-            return replace(settings, engine_prompt_cache=True)
+            return replace(settings, engine_prompt_cache="slots")
         replicas = max(1, settings.engine_threads or psutil.cpu_count() or 1)
-        return replace(settings, engine_slots=1, engine_prompt_cache=False, engine_replicas=replicas)
+        return replace(settings, engine_slots=1, engine_prompt_cache="template", engine_replicas=replicas)
 
 
 @dataclass(frozen=True, slots=True)

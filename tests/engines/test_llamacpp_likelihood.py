@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from llmops.engines.llamacpp import LlamaCppEngine
-from llmops.engines.llamacpp_likelihood import LlamaCppTokens, loglikelihoods
+from llmops.engines.llamacpp_likelihood import loglikelihoods
+from llmops.engines.llamacpp_port import LlamaCppPort
 from llmops.engines.protocol import ScoringEngine, generate
 from llmops.errors import EngineError, EngineRejected
 
@@ -43,15 +44,15 @@ def direct(tiny_gguf):
 
 async def test_each_choice_gets_the_sum_of_its_tokens(engine, direct, ask):
     found, _ = await engine.loglikelihoods(ask("Is it?").messages, CHOICES)
-    context = engine._tokens.tokens(engine._tokens.prompt(ask("Is it?").messages))
-    expected = [sum(direct(context, engine._tokens.tokens(choice))) for choice in CHOICES]
+    context = engine._port.tokens(engine._port.prompt(ask("Is it?").messages))
+    expected = [sum(direct(context, engine._port.tokens(choice))) for choice in CHOICES]
     assert found == pytest.approx(expected, abs=0.02)
     assert max(found) - min(found) > 10  # so that the tolerance tells choices apart
 
 
 async def test_one_token_gets_what_llama_cpp_says_of_it_unforced(engine, ask):
     messages = ask("Is it?").messages
-    context = engine._tokens.tokens(engine._tokens.prompt(messages))
+    context = engine._port.tokens(engine._port.prompt(messages))
     reply = engine._complete({"prompt": context, "max_tokens": 1, "temperature": 0, "logprobs": 400})
     told = {entry["token"]: entry["logprob"] for entry in reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]}
     letters = ["a", "b", "C", "Q", "7"]
@@ -96,7 +97,7 @@ def test_the_engine_is_a_scoring_engine(engine):
 # Without a model
 
 
-class Letters(LlamaCppTokens):
+class Letters(LlamaCppPort):
     """Every letter is a token."""
 
     def __init__(self):
@@ -141,7 +142,7 @@ def test_a_server_that_does_not_take_the_forced_token_is_an_error(ask):
 
 
 def test_a_server_that_cannot_be_reached_is_an_error():
-    tokens = LlamaCppTokens("127.0.0.1:9", "key")
+    tokens = LlamaCppPort("127.0.0.1:9", "key")
     try:
         with pytest.raises(EngineError, match="llama.cpp failed at /tokenize") as caught:
             tokens.tokens("x")

@@ -96,7 +96,7 @@ def test_it_says_which_model_it_is_without_loading_it(settings: Settings, tiny: 
 def test_a_kept_score_notices_another_embedding_model(settings: Settings, tiny: CatalogueModel) -> None:
     endpoint = JudgeEndpoint("judge", "http://127.0.0.1:9/v1", "any")
     by_tiny, by_default = (
-        TYPES["ragas.answer_relevancy"]("relevant", endpoint=endpoint, embed=embed)
+        TYPES["ragas.AnswerRelevancy"]("relevant", endpoint=endpoint, embed=embed)
         for embed in (embedder(settings, tiny), embedder(settings))
     )
 

@@ -1,4 +1,4 @@
-"""Two recorded runs before a judge: both orders, counted from the second run's side, recorded there, never asked twice."""
+"""Two recorded runs before a judge: both orders, counted from the second run's side, and never asked twice."""
 
 from __future__ import annotations
 
