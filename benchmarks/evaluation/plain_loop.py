@@ -1,8 +1,8 @@
 """The reference: a plain loop over the rows, one request at a time, on a server with one slot and no prompt cache.
 
-Batching changes the order of additions, so a batched greedy answer can leave the loop's at a token whose two best
-candidates are almost equally likely: a near-tie. The loop keeps the candidates of every token, so that an answer that
-differs can be asked how near the tie was.
+Requests that are decoded together, and prompts that are read in pieces, are added up in another order, so a greedy
+answer can leave the loop's at a token whose two best candidates are almost equally likely: a near-tie. The loop keeps
+the candidates of every token, so that an answer that differs can be asked how near the tie was.
 """
 
 from __future__ import annotations
@@ -69,7 +69,10 @@ def _gap(token: Token, rest: str) -> float:
 def plain_loop(gguf: Path, questions: Sequence[Question]) -> dict[AnswerKey, Reference]:
     """Answers every question under every prompt version, in order."""
     headers = {"authorization": f"Bearer {KEY}"}
-    with serving(gguf, slots=1) as base_url, httpx.Client(headers=headers, timeout=_TIMEOUT) as client:
+    with (
+        serving(gguf, slots=1, prompt_cache=False) as base_url,
+        httpx.Client(headers=headers, timeout=_TIMEOUT) as client,
+    ):
         return {
             (name, item.id): _reference(client, base_url, prompt, item)
             for name, prompt in PROMPTS.items()
@@ -84,7 +87,6 @@ def _reference(client: httpx.Client, base_url: str, prompt: str, question: Quest
         "max_tokens": MAX_TOKENS,
         "temperature": 0,
         "stop": [STOP],
-        "cache_prompt": False,
         "logprobs": True,
         "top_logprobs": _CANDIDATES,
     }

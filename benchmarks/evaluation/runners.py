@@ -11,8 +11,7 @@ What is equal: rows, prompt texts, decoding parameters, model file, build of lla
 What is not, and in whose favour:
 - Peers speak HTTP to the server of `server.py`; we also decode in process. That is our offer, so it is what counts
   here; the rows "llmops, over HTTP" show what is left when it is taken away.
-- The server keeps its prompt cache, llama.cpp's default, as a user's would: that helps the peers (and us over HTTP).
-  In process we are bound to answers that do not depend on what came before.
+- The server keeps its prompt cache, llama.cpp's default, as a user's would; so does our engine in an evaluation.
 - "seconds" is generating and scoring by each contender's own report, without loading the model and without
   recording (MLflow for us, files for the peers). For us the `seconds` of `llmops eval run --json`, added up over the
   two versions although the second begins while the last answers of the first are decoded; promptfoo reports its
@@ -39,7 +38,7 @@ from pathlib import Path
 
 from benchmarks.evaluation import peers
 from benchmarks.evaluation.choices import float32_folder, run_our_choices
-from benchmarks.evaluation.criteria import Criterion, same_as_loop, same_choices
+from benchmarks.evaluation.criteria import Criterion, OurRuns, same_as_loop, same_choices
 from benchmarks.evaluation.ours import generated_after_a_change, run_ours
 from benchmarks.evaluation.outcome import AnswerKey, ContenderFailed, Outcome
 from benchmarks.evaluation.plain_loop import Reference, plain_loop
@@ -164,9 +163,14 @@ def measure(gguf: Path, cache: Path, rounds: int, limit: int | None) -> list[Cri
     with tempfile.TemporaryDirectory(prefix="llmops-bench-") as name:
         folder = Path(name)
         source = f"file:{gguf}"
-        say(f"{OURS}, --repeatable")
-        repeatable = run_ours(folder / "repeatable", source, asked, SLOTS, "--repeatable")
-        criteria += same_as_loop(entrants[0].outcomes, repeatable, loop)
+        say(f"{OURS}, on the plain loop's server")
+        with serving(gguf, slots=1, prompt_cache=False) as base_url:
+            loop_server = run_ours(folder / "loop", f"openai:{base_url}#{MODEL}", asked, 1)
+        say(f"{OURS}, --repeatable, twice")
+        first, second = (
+            run_ours(folder / f"repeatable-{number}", source, asked, SLOTS, "--repeatable") for number in (1, 2)
+        )
+        criteria += same_as_loop(OurRuns(loop_server, (first, second), entrants[0].outcomes), loop)
         say("one of three prompts changed")
         third = (THIRD_PROMPT, THIRD_PROMPT_CHANGED)
         made = generated_after_a_change(folder / "change", source, asked, SLOTS, third)

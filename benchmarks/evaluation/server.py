@@ -3,8 +3,9 @@
     with serving(Path("model.gguf"), slots=16) as base_url:      # http://127.0.0.1:PORT/v1
         ...
 
-`python -m benchmarks.evaluation.server GGUF SLOTS` is the process itself. It prints its address and serves until its
-standard input is closed, so it ends with whoever started it. Every contender gets a fresh one: no prompt is cached yet.
+`python -m benchmarks.evaluation.server GGUF SLOTS [cache]` is the process itself. It prints its address and serves until
+its standard input is closed, so it ends with whoever started it. Every contender gets a fresh one: no prompt is cached
+yet.
 """
 
 from __future__ import annotations
@@ -32,9 +33,13 @@ def threads() -> int:
 
 
 @contextmanager
-def serving(gguf: Path, slots: int) -> Iterator[str]:
-    """Starts a server over `gguf` that decodes `slots` requests side by side; gives its base URL, ends it after."""
-    command = [sys.executable, "-m", "benchmarks.evaluation.server", str(gguf), str(slots)]
+def serving(gguf: Path, slots: int, prompt_cache: bool = True) -> Iterator[str]:
+    """Starts a server over `gguf` that decodes `slots` requests side by side; gives its base URL, ends it after.
+
+    prompt_cache: llama.cpp's default; without it an answer depends on nothing that was asked before.
+    """
+    cache = ("cache",) if prompt_cache else ()
+    command = [sys.executable, "-m", "benchmarks.evaluation.server", str(gguf), str(slots), *cache]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
         assert process.stdout
@@ -48,7 +53,7 @@ def serving(gguf: Path, slots: int) -> Iterator[str]:
             process.wait(timeout=60)
 
 
-def serve(gguf: str, slots: int) -> None:
+def serve(gguf: str, slots: int, prompt_cache: bool) -> None:
     """Loads the model and serves it until standard input is closed."""
     import xllamacpp
 
@@ -57,6 +62,7 @@ def serve(gguf: str, slots: int) -> None:
     parameters.model_alias = {MODEL}
     parameters.n_parallel = slots
     parameters.n_ctx = slots * CONTEXT
+    parameters.cache_prompt = prompt_cache
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads()
     parameters.verbosity = 0
     parameters.api_keys = [KEY]
@@ -66,4 +72,4 @@ def serve(gguf: str, slots: int) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]))
+    serve(sys.argv[1], int(sys.argv[2]), "cache" in sys.argv[3:])

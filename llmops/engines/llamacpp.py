@@ -173,6 +173,7 @@ def _parameters(xllamacpp: Any, path: Path, slots: int, context: int, threads: i
     parameters.n_ctx = slots * context  # llama.cpp shares it out among the slots
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
     parameters.verbosity = 0
+    parameters.cache_ram_mib = 0  # else prompts of the past fill 8 GiB; what is worth keeping, `prime` keeps
     parameters.api_keys = [key]
     return parameters
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from benchmarks.evaluation.criteria import NEAR_TIE, same_as_loop
+from benchmarks.evaluation.criteria import NEAR_TIE, OurRuns, same_as_loop
 from benchmarks.evaluation.outcome import Answer, Outcome
 from benchmarks.evaluation.plain_loop import Reference, Token
 from benchmarks.evaluation.questions import choice_questions, contained, questions
@@ -49,27 +49,38 @@ def test_a_token_that_was_no_candidate_is_no_near_tie() -> None:
     assert LOOP.parting("") == math.inf
 
 
-def test_equal_answers_meet_both_criteria() -> None:
-    assert all(
-        criterion.met for criterion in same_as_loop([outcome("It is Rome.")], outcome("It is Rome."), {KEY: LOOP})
-    )
+def criteria_of(
+    text: str, score: float = 1.0, loop_server: str = "It is Rome.", again: str | None = None
+) -> list[bool]:
+    fast = outcome(text, score)
+    repeatable = (fast, outcome(again, score) if again else fast)
+    runs = OurRuns(outcome(loop_server), repeatable, [fast])
+    return [criterion.met for criterion in same_as_loop(runs, {KEY: LOOP})]
 
 
-def test_one_slot_must_repeat_the_loop_to_the_letter() -> None:
-    one_slot, slots = same_as_loop([outcome("It is Romeo.", 0.0)], outcome("It is Romeo.", 0.0), {KEY: LOOP})
+def test_equal_answers_meet_every_criterion() -> None:
+    assert criteria_of("It is Rome.") == [True, True, True, True]
+
+
+def test_on_the_loops_server_only_its_own_text_will_do() -> None:
     assert LOOP.parting("It is Romeo.") <= NEAR_TIE
-    assert slots.met
-    assert not one_slot.met
+    assert criteria_of("It is Rome.", loop_server="It is Romeo.") == [False, True, True, True]
+
+
+def test_a_near_tie_may_change_a_score() -> None:
+    assert criteria_of("It is Romeo.", 0.0) == [True, True, True, True]
+
+
+def test_repeatable_runs_must_repeat() -> None:
+    assert criteria_of("It is Rome.", again="It is Romeo.") == [True, False, True, True]
 
 
 def test_an_answer_beyond_a_near_tie_misses_the_criterion() -> None:
-    _, slots = same_as_loop([outcome("It is Paris.", 0.0)], outcome("It is Rome."), {KEY: LOOP})
-    assert not slots.met
+    assert criteria_of("It is Paris.", 0.0) == [True, True, False, False]
 
 
 def test_another_score_for_the_same_text_misses_the_criterion() -> None:
-    _, slots = same_as_loop([outcome("It is Rome.", 0.0)], outcome("It is Rome."), {KEY: LOOP})
-    assert not slots.met
+    assert criteria_of("It is Rome.", 0.0) == [True, True, False, False]
 
 
 def test_no_question_stands_twice() -> None:
