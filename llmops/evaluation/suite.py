@@ -17,7 +17,7 @@ from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.scorers import Scorer, make_scorer
 
 _KEYS = {"description", "eval_sets", "prompt", "model", "scorers", "gate", "cluster_by", "judges", "choices"}
-_KAPPA = 0.6  # what a judge must agree with people by, unless its table says otherwise
+KAPPA_ASKED = 0.6  # what a judge must agree with people by, unless its table says otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Suite:
         """What the judge of that scorer must agree with people by before it may gate."""
         spec = next(spec for spec in self.scorer_specs if spec.name == scorer)
         name = spec.parameters.get("judge") or (next(iter(self.judges)) if len(self.judges) == 1 else None)
-        return float(self.judges.get(name or "", {}).get("kappa", _KAPPA))
+        return float(self.judges.get(name or "", {}).get("kappa", KAPPA_ASKED))
 
 
 def suite_names(folder: Path) -> list[str]:
@@ -188,7 +188,7 @@ def _judges(tables: Mapping[str, Any], path: Path) -> dict[str, Mapping[str, Any
     for name, table in tables.items():
         if not isinstance(table, dict):
             raise BadFile(path, "must be a table", field=f"judges.{name}")
-        kappa = table.get("kappa", _KAPPA)
+        kappa = table.get("kappa", KAPPA_ASKED)
         if isinstance(kappa, bool) or not isinstance(kappa, (int, float)) or not -1 <= kappa <= 1:
             raise BadFile(path, "must be a number from -1 to 1", field=f"judges.{name}.kappa")
     return dict(tables)

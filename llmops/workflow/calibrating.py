@@ -12,7 +12,7 @@ from llmops.errors import BadFile, CannotRun, UsageError
 from llmops.evaluation.eval_set import EvalRow, row_from_values
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output
-from llmops.evaluation.suite import Suite
+from llmops.evaluation.suite import KAPPA_ASKED, Suite
 from llmops.hashing import content_hash
 from llmops.json_lines import json_object, numbered_lines
 from llmops.judges import JudgeEndpoint
@@ -23,7 +23,7 @@ from llmops.judges.scorer import JudgeScorer
 from llmops.recording import record_calibration
 from llmops.settings import Settings
 from llmops.workflow.evaluations import Evaluations
-from llmops.workflow.pairwise import KAPPA_ASKED, judge_endpoint, judge_hash, judge_name, kappa_of, pair_judge
+from llmops.workflow.pairwise import judge_endpoint, judge_hash, judge_name, kappa_of, pair_judge
 from llmops.workflow.scorer_workshop import ScorerWorkshop
 from llmops.workflow.trust import distrust
 

@@ -13,7 +13,7 @@ from llmops.engines.protocol import EngineIdentity, GenerationParameters
 from llmops.evaluation.comparison import draw
 from llmops.evaluation.eval_set import Rows, measure
 from llmops.evaluation.generating import Task
-from llmops.evaluation.scorers.protocol import KeptScorer
+from llmops.evaluation.scorers.protocol import IdentifiedScorer
 from llmops.evaluation.suite import Suite
 from llmops.hashing import content_hash
 from llmops.recording import CellIdentity, EvalRun
@@ -145,8 +145,10 @@ def cell_identity(suite: Suite, cell: Cell, settings: Settings, options: RunOpti
 
 
 def _judges(suite: Suite) -> Mapping[str, Any]:
-    """What judges: another judge model gives other scores."""
-    return {scorer.name: dict(scorer.identity) for scorer in suite.make_scorers() if isinstance(scorer, KeptScorer)}
+    """Models that score: another judge, or another embedding model, gives other scores."""
+    return {
+        scorer.name: dict(scorer.identity) for scorer in suite.make_scorers() if isinstance(scorer, IdentifiedScorer)
+    }
 
 
 def cost_of(model: ModelVersion, tokens_in: int, tokens_out: int) -> float | None:

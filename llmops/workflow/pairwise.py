@@ -12,7 +12,7 @@ from typing import Any
 from llmops.errors import CannotRun, UsageError
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.pairing import paired
-from llmops.evaluation.suite import Suite
+from llmops.evaluation.suite import KAPPA_ASKED, Suite
 from llmops.hashing import content_hash
 from llmops.judges import JudgeEndpoint
 from llmops.judges.pairwise import Pair, PairJudge, PairSummary, PairVerdict, judge_pairs
@@ -24,7 +24,6 @@ from llmops.workflow.trust import distrust
 
 Progress = Callable[[int, int], None]
 
-KAPPA_ASKED = 0.6
 """The least κ of a judge that no suite says anything of."""
 
 _UPSTREAM = "openai:"

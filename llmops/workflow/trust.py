@@ -30,10 +30,9 @@ def distrust(calibration: dict[str, Any] | None, kappa_asked: float) -> str | No
     are not enough."""
     if calibration is None:
         return "its judge is not calibrated; run `llmops eval calibrate-judge`"
-    kappa = calibration["kappa"]
-    if kappa is None or kappa["kappa"] is None:
+    kappa, low = calibration["kappa"], calibration["kappa_low"]
+    if kappa is None or low is None:
         return "its judge's agreement with people cannot be told from the labelled rows"
-    low = kappa["ci95"][0]
     if low < kappa_asked:
-        return f"its judge's agreement with people, κ {kappa['kappa']:.2f}, is not surely above {kappa_asked:g}"
+        return f"its judge's agreement with people, κ {kappa:.2f}, is not surely {kappa_asked:g} or more"
     return None

@@ -225,7 +225,11 @@ def test_rules_are_read_and_told_alike_and_name_all_their_scorers() -> None:
     [
         (Metric(900.0, 10, 0, None), "pass", "latency is 900, at or below its ceiling of 900"),
         (Metric(900.5, 10, 0, None), "fail", "latency is 900.5, above its ceiling of 900"),
-        (Metric(10.0, 4, 6, None), "pass", "latency is 10, at or below its ceiling of 900, over the 4 rows that have it"),
+        (
+            Metric(10.0, 4, 6, None),
+            "pass",
+            "latency is 10, at or below its ceiling of 900, over the 4 rows that have it",
+        ),
         (Metric(None, 0, 10, None), "fail", "latency was measured in no row, so its ceiling says nothing"),
         (None, "fail", "latency was measured in no row, so its ceiling says nothing"),
     ],
@@ -284,7 +288,9 @@ def test_a_metric_that_is_better_when_lower_may_rise_by_the_margin_only() -> Non
     lower = {**comparison.metrics, "seconds": replace(comparison.metrics["seconds"], higher_is_better=False)}
 
     verdicts = [
-        decide(GateRules("right", not_worse={"seconds": margin}), Facts(GOOD, replace(comparison, metrics=lower))).verdict
+        decide(
+            GateRules("right", not_worse={"seconds": margin}), Facts(GOOD, replace(comparison, metrics=lower))
+        ).verdict
         for margin in (0.2, 0.1, 0.04)
     ]
 

@@ -63,7 +63,11 @@ def groups(texts: Sequence[str], head_length: int = 0) -> list[list[str]]:
 def test_rows_on_one_passage_go_together() -> None:
     first, second = "first passage " * 40, "second passage " * 40
 
-    assert groups([first + "a?", first + "b?", second + "a?", second + "b?", "short"]) == [["0", "1"], ["2", "3"], ["4"]]
+    assert groups([first + "a?", first + "b?", second + "a?", second + "b?", "short"]) == [
+        ["0", "1"],
+        ["2", "3"],
+        ["4"],
+    ]
 
 
 def test_only_neighbours_go_together() -> None:
@@ -81,7 +85,9 @@ def test_short_texts_go_alone_although_they_are_equal() -> None:
 
 
 def test_what_every_row_begins_with_does_not_count() -> None:
-    template = parse_prompt(f"---\ninput_variable: question\n---\n# system\n{'Rules. ' * 100}\n\n# user\n{{{{ question }}}}\n")
+    template = parse_prompt(
+        f"---\ninput_variable: question\n---\n# system\n{'Rules. ' * 100}\n\n# user\n{{{{ question }}}}\n"
+    )
     one = task([EvalRow("a", {"question": "Who?"}), EvalRow("b", {"question": "When?"})], template)
 
     assert [len(group) for group in prefix_groups(one.jobs(), one.head_length)] == [1, 1]
@@ -106,9 +112,7 @@ def test_the_head_ends_where_rows_begin_to_differ() -> None:
     assert texts[0][one.head_length] != texts[1][one.head_length]
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 260), st.integers(0, 9)), max_size=50), st.integers(0, 100)
-)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 260), st.integers(0, 9)), max_size=50), st.integers(0, 100))
 @settings(max_examples=60)
 def test_groups_hold_every_row_once_and_in_order(parts: list[tuple[int, int, int]], head_length: int) -> None:
     made = groups(["ABC"[letter] * length + str(end) for letter, length, end in parts], head_length)
@@ -269,7 +273,9 @@ def test_an_engine_without_likelihoods_leaves_a_record(cache: GenerationCache) -
 # Failures
 
 
-def failing(times: Callable[[str], float], error: EngineError) -> tuple[Callable[[GenerationRequest], str], Counter[str]]:
+def failing(
+    times: Callable[[str], float], error: EngineError
+) -> tuple[Callable[[GenerationRequest], str], Counter[str]]:
     """An answer that fails so many times for each question; and how often each was asked."""
     asked: Counter[str] = Counter()
 

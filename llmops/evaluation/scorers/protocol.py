@@ -32,6 +32,15 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
+class IdentifiedScorer(Scorer, Protocol):
+    """A scorer whose scores depend on a model. identity: everything besides row and output that can change a score; it
+    is part of what makes two runs the same."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
 class KeptScorer(Scorer, Protocol):
     """A scorer whose scores cost something to make (a judge's): they are kept by content and never made twice.
 

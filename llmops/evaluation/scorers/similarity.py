@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
@@ -35,6 +35,7 @@ class SemanticSimilarity:
             raise UsageError("embed: semantic_similarity needs an embedding model, which a suite cannot name")
         self.name = name
         self._embed = embed
+        self.identity: Mapping[str, Any] = {"embeddings": dict(getattr(embed, "identity", {}))}
 
     def score(self, row: EvalRow, output: Output) -> Score:
         return self.score_many([row], [output])[0]
