@@ -3,8 +3,8 @@
     with serving(Path("model.gguf"), slots=16) as base_url:      # http://127.0.0.1:PORT/v1
         ...
 
-`python -m benchmarks.evaluation.server GGUF SLOTS [cache]` is the process itself. It prints its address and serves until
-its standard input is closed, so it ends with whoever started it. Every contender gets a fresh one: no prompt is cached
+`python -m benchmarks.evaluation.server GGUF SLOTS [cache]` is the process itself. It prints its address and serves
+until its standard input is closed, so it ends with whoever started it. Every contender gets a fresh one: no prompt is cached
 yet.
 """
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 
 from llmops.engines.opening import ENGINE_NAMES, engine_identity, engine_name, open_engine
 from llmops.engines.protocol import generate
+from llmops.engines.replicas import ReplicatedEngine
 from llmops.errors import CannotRun, Corrupted, UsageError
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
@@ -160,3 +162,60 @@ def test_what_loading_raises_is_translated(settings, register, tiny_gguf, monkey
     with pytest.raises(error) as caught:
         open_engine(model, settings)
     assert str(caught.value) == message
+
+
+def test_as_many_replicas_as_asked_share_a_file_and_the_threads(settings, register, tiny_gguf, ask, monkeypatch):
+    from llmops.engines import llamacpp
+
+    threads = []
+
+    class Watched(llamacpp.LlamaCppEngine):
+        def __init__(self, path, **options):
+            threads.append(options["threads"])
+            super().__init__(path, **options)
+
+    monkeypatch.setattr(llamacpp, "LlamaCppEngine", Watched)
+    chosen = dataclasses.replace(settings, engine_slots=1, engine_replicas=2, engine_threads=5)
+    model = register(tiny_gguf)
+    engine = open_engine(model, chosen)
+
+    async def both():
+        try:
+            return await asyncio.gather(*(generate(engine, ask("one", max_tokens=4)) for _ in range(4)))
+        finally:
+            await engine.close()
+
+    answers = asyncio.run(both())
+    assert isinstance(engine, ReplicatedEngine)
+    assert engine.slots == 2
+    assert threads == [2, 2]
+    assert len({answer.text for answer in answers}) == 1
+    assert engine.identity == engine_identity(model, chosen)
+    alone = dataclasses.replace(chosen, engine_replicas=1)
+    assert engine.identity == engine_identity(model, alone)  # an answer depends on its replica alone
+
+
+def test_every_replica_has_a_thread(settings, register, tiny_gguf):
+    chosen = dataclasses.replace(settings, engine_slots=1, engine_replicas=2, engine_threads=1)
+    engine = open_engine(register(tiny_gguf), chosen)
+    assert engine.slots == 2
+    asyncio.run(engine.close())
+
+
+@pytest.mark.parametrize("prompt_cache", ["no", "slots", "template"])
+def test_how_prompts_are_kept_is_part_of_the_identity(settings, register, tiny_gguf, prompt_cache):
+    chosen = dataclasses.replace(settings, engine_prompt_cache=prompt_cache)
+    model = register(tiny_gguf)
+    engine = open_engine(model, chosen)
+    try:
+        assert engine.identity == engine_identity(model, chosen)
+        assert engine.identity.settings["cache"] == prompt_cache
+    finally:
+        asyncio.run(engine.close())
+
+
+def test_upstreams_know_nothing_of_replicas_and_prompt_caches(settings):
+    plain = engine_identity(UPSTREAM, settings)
+    assert plain == engine_identity(
+        UPSTREAM, dataclasses.replace(settings, engine_replicas=3, engine_prompt_cache="slots")
+    )

@@ -113,3 +113,17 @@ async def test_closing_closes_every_replica():
     replicas = fakes()
     await ReplicatedEngine(replicas).close()
     assert all(replica.closed for replica in replicas)
+
+
+async def test_priming_reaches_every_replica_that_can(ask):
+    class Priming(FakeEngine):
+        def __init__(self):
+            super().__init__(slots=1)
+            self.primed = []
+
+        async def prime(self, messages):
+            self.primed.append(tuple(messages))
+
+    able = [Priming(), Priming()]
+    await ReplicatedEngine([able[0], FakeEngine(slots=1), able[1]]).prime(ask("template").messages)
+    assert [replica.primed for replica in able] == [[ask("template").messages]] * 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.engines.fake import FakeEngine, identity
-from llmops.engines.protocol import Engine, GenerationParameters, GenerationRequest, Message
+from llmops.engines.protocol import Chunk, Engine, GenerationParameters, GenerationRequest, Message
 from llmops.errors import BadFile, EngineError, EngineTimeout, EngineUnavailable
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generating import Generated, Job, Task, generate_missing, measure_noise, prefix_groups
@@ -268,6 +268,49 @@ def test_an_engine_without_likelihoods_leaves_a_record(cache: GenerationCache) -
     assert {output.error for output in outputs(one, cache)} == {
         "the fake engine gives no log-probabilities, which choices need"
     }
+
+
+# Templates that are read once
+
+
+class Priming(FakeEngine):
+    """An engine that notes when it read a template, among its requests."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.events: list[str] = []
+
+    async def prime(self, messages: Sequence[Message]) -> None:
+        assert self.in_flight == 0
+        self.events.append("|".join(message["content"] for message in messages))
+        await asyncio.sleep(0)
+
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
+        self.events.append(question(request))
+        async for chunk in super().stream(request):
+            yield chunk
+
+
+def test_each_cells_template_is_read_once_before_its_rows(cache: GenerationCache) -> None:
+    other = parse_prompt("---\ninput_variable: question\n---\n# system\nBe kind.\n\n# user\nQ: {{ question }}\n")
+    engine = Priming(slots=3)
+
+    made = generate(engine, cache, task(rows(4)), task(rows(4), other))
+
+    numbers = {f"number {i}" for i in range(4)}
+    assert (engine.events[0], set(engine.events[1:5])) == ("Be terse.|Q: .", numbers)
+    assert (engine.events[5], set(engine.events[6:])) == ("Be kind.|Q: .", numbers)
+    assert [g.n for g in made] == [4, 4]
+
+
+def test_a_cell_that_is_finished_has_its_template_not_read(cache: GenerationCache) -> None:
+    other = parse_prompt("---\ninput_variable: question\n---\n# user\nQ: {{ question }}\n")
+    generate(FakeEngine(), cache, task(rows(4)))
+    engine = Priming(slots=3)
+
+    generate(engine, cache, task(rows(4)), task(rows(1), other))
+
+    assert engine.events == ["Q: .", "number 0"]
 
 
 # Failures

@@ -384,7 +384,6 @@ def test_memory_does_not_grow_with_the_rows(cache: GenerationCache, scorer: Any)
         tracemalloc.stop()
 
     assert (read, report.metrics["length"].mean) == (n, characters + len("Q: "))
-    print(peak)
     assert peak < 12e6
 
 

@@ -1,0 +1,190 @@
+"""Cells of a suite: what changed is made, and only that; noise, cost and missing judges are on record."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from llmops.engines.fake import FakeEngine
+from llmops.engines.protocol import GenerationRequest
+from llmops.prompt_file import parse_prompt
+from llmops.workflow import matrix as module
+from llmops.workflow.cells import RunOptions, cost_of
+from llmops.workflow.evaluations import CellRun
+from tests.workflow.conftest import Workshop, prompt_text
+
+N = 24  # rows of the suite
+
+
+def run(
+    workshop: Workshop,
+    prompts: Sequence[str] = ("qa@1",),
+    models: Sequence[str] = (),
+    suite: str = "sums",
+    **options: Any,
+) -> list[CellRun]:
+    evaluations = workshop.evaluations
+    loaded = evaluations.suite(suite)
+    chosen = RunOptions(**{"recorder": "bulk", **options})
+    return evaluations.run(loaded, evaluations.cells(loaded, prompts, models), chosen, lambda *_: None)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    """What every model is opened as."""
+    opened = FakeEngine(slots=4)
+    monkeypatch.setattr(module, "open_engine", lambda *_: opened)
+    return opened
+
+
+@pytest.fixture
+def local(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake engine counts as one of this machine, whose noise is measured."""
+    monkeypatch.setattr(module, "_LOCAL_ENGINES", ("fake",))
+
+
+def noise_of(done: CellRun) -> Any:
+    return json.loads(done.run.params["noise"]) if "noise" in done.run.params else None
+
+
+def test_of_three_prompts_only_the_one_that_changed_is_generated(workshop: Workshop, engine: FakeEngine) -> None:
+    for system in ("Be terse.", "Be kind.", "Be late."):
+        workshop.registry.prompts.register("trio", parse_prompt(prompt_text(system)))
+    workshop.add_suite("trio", 5, "trio")
+    first = run(workshop, ["trio@1", "trio@2", "trio@3"], suite="trio")
+    assert [item.generated for item in first] == [5, 5, 5]
+    workshop.registry.prompts.register("trio", parse_prompt(prompt_text("Be early.")))
+    engine.requests.clear()
+
+    again = run(workshop, ["trio@1", "trio@2", "trio@4"], suite="trio")
+    (workshop.folder / "trio.toml").unlink()
+
+    assert [(item.generated, item.from_cache) for item in again] == [(0, 5), (0, 5), (5, 0)]
+    assert [item.run.run_id for item in again[:2]] == [item.run.run_id for item in first[:2]]
+    assert {request.messages[0]["content"] for request in engine.requests} == {"Be early."}
+    assert len(engine.requests) == 5
+
+
+def test_runs_come_back_in_the_order_of_the_cells(workshop: Workshop, engine: FakeEngine) -> None:
+    run(workshop, ["qa@2"], seed=11)
+
+    done = run(workshop, ["qa@1", "qa@2"], seed=11)
+
+    assert [item.run.prompt for item in done] == ["qa@1", "qa@2"]
+    assert [item.generated for item in done] == [N, 0]
+
+
+# Noise
+
+
+def test_noise_is_measured_once_for_an_engine_and_its_weights(
+    workshop: Workshop, engine: FakeEngine, local: None
+) -> None:
+    first = run(workshop, seed=21)[0]
+    assert len(engine.requests) == 2 * N  # every answer, and every one of the sample again
+
+    second = run(workshop, ["qa@1", "qa@2"], seed=22)
+
+    assert len(engine.requests) == 4 * N
+    assert [noise_of(item) for item in (first, *second)] == [{"n": N, "flips": 0}] * 3
+    found = workshop.registry.store.client.get_run(first.run.run_id)
+    assert found.data.metrics["flip_share"] == 0
+
+
+def test_noise_stands_beside_a_comparison(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, local: None) -> None:
+    asked: Counter[str] = Counter()
+
+    def answer(request: GenerationRequest) -> str:
+        text = request.messages[-1]["content"]
+        asked[text] += 1
+        return f"{asked[text]}" if "1” a number" in text else "always"
+
+    # Other slots are another engine, whose noise is not known yet.
+    busier = workshop.with_settings(engine_slots=3)
+    monkeypatch.setattr(module, "open_engine", lambda *_: FakeEngine(answer, slots=3))
+    one, two = run(busier, ["qa@1", "qa@2"], seed=23)
+
+    found = busier.evaluations.compare_runs(busier.evaluations.suite("sums"), "one", one.run, "two", two.run)
+
+    # Questions 1, 11, 21 of each cell are the only ones whose answers change, and the sample holds 32 of 48 answers.
+    noise = noise_of(one)
+    assert noise["n"] == 32
+    assert 1 <= noise["flips"] <= 6
+    assert found.noise is not None
+    assert (found.noise.changed, found.noise.expected) == (3, noise["flips"] / 32 * N)
+
+
+def test_what_is_repeatable_has_no_noise_to_measure(workshop: Workshop, engine: FakeEngine, local: None) -> None:
+    done = run(workshop, repeatable=True, seed=24)[0]
+
+    assert len(engine.requests) == N
+    assert noise_of(done) is None
+    assert done.run.params["repeatable"] == "true"
+
+
+def test_an_upstreams_noise_is_not_measured(workshop: Workshop, engine: FakeEngine) -> None:
+    settings = workshop.with_settings(engine_slots=2)
+
+    done = run(settings, seed=25)[0]
+
+    assert len(engine.requests) == N
+    assert noise_of(done) is None
+
+
+def test_a_cached_run_loads_no_engine_to_measure_noise(
+    workshop: Workshop, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = workshop.with_settings(engine_slots=6)
+    run(settings, seed=26)
+    monkeypatch.setattr(module, "_LOCAL_ENGINES", ("fake",))
+    engine.requests.clear()
+
+    done = run(settings, seed=26, force=True)[0]
+
+    assert engine.requests == []
+    assert noise_of(done) is None
+
+
+# Cost and judges
+
+
+def test_what_a_run_cost_is_recorded_from_the_models_prices(workshop: Workshop, engine: FakeEngine) -> None:
+    free = workshop.registry.models.get("tiny@1")
+    prices = {"prices": {"per_million_in": 2.0, "per_million_out": 10.0}}
+    workshop.registry.models.register(replace(free, name="priced", version=0, provenance=prices, model_id=""))
+
+    paid, unpaid = (run(workshop, models=[model], limit=4)[0] for model in ("priced@1", "tiny@1"))
+
+    usage = paid.run.usage
+    assert usage["tokens_in"] > usage["tokens_out"] / 2 > 0
+    assert usage["cost"] == pytest.approx((2.0 * usage["tokens_in"] + 10.0 * usage["tokens_out"]) / 1e6)
+    assert paid.to_json()["cost"] == usage["cost"]
+    assert "cost" not in unpaid.run.usage
+    assert unpaid.to_json()["cost"] is None
+
+
+def test_a_cost_counts_answers_that_were_kept(workshop: Workshop) -> None:
+    model = replace(
+        workshop.registry.models.get("tiny@1"), provenance={"prices": {"per_million_in": 1, "per_million_out": 3}}
+    )
+
+    assert cost_of(model, 1_000_000, 500_000) == 2.5
+    assert cost_of(replace(model, provenance={}), 1_000_000, 500_000) is None
+
+
+def test_scorers_left_out_for_want_of_a_judge_are_named(workshop: Workshop, engine: FakeEngine) -> None:
+    workshop.add_suite("judged", 3)
+    path = workshop.folder / "judged.toml"
+    path.write_text(path.read_text() + '[scorers.kind]\ntype = "judge.rubric"\ninstructions = "Is it kind?"\n')
+
+    done = run(workshop, suite="judged")[0]
+    path.unlink()
+
+    assert done.run.params["scorers_without_judge"] == "kind"
+    assert "kind" not in done.run.metrics
+    assert "scorers_without_judge" not in run(workshop, seed=31, limit=2)[0].run.params
