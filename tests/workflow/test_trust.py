@@ -40,7 +40,7 @@ def calibration(kappa: float | None, low: float = 0.0) -> dict[str, Any]:
             "its judge's agreement with people cannot be told from the labelled rows",
         ),
         (calibration(None), 0.6, "its judge's agreement with people cannot be told from the labelled rows"),
-        (calibration(0.8, 0.59), 0.6, "its judge's agreement with people, κ 0.80, is not surely above 0.6"),
+        (calibration(0.8, 0.59), 0.6, "its judge's agreement with people, κ 0.80, is not surely 0.6 or more"),
         (calibration(0.8, 0.6), 0.6, None),
         (calibration(0.8, 0.59), 0.5, None),
         (calibration(-0.5, -0.9), -1.0, None),
@@ -82,7 +82,7 @@ def test_judges_earn_trust_one_by_one_and_only_as_they_are(workshop: Workshop) -
 
     found = why(workshop, loaded)
     assert found.keys() == {"clear"}
-    assert "κ 0.90, is not surely above 0.6" in found["clear"]
+    assert "κ 0.90, is not surely 0.6 or more" in found["clear"]
     for changed in (TABLES.replace('"big"', '"bigger"'), TABLES.replace("kind?", "very kind?")):
         assert "not calibrated" in why(workshop, suite(workshop, changed))["kind"]
     modest = TABLES.replace('model = "big"', 'model = "big"\nkappa = 0.4')

@@ -1,0 +1,172 @@
+"""`llmops eval compare` and `llmops eval gate`: tables, files, and exit codes that a pipeline can act on."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from html import unescape
+from pathlib import Path
+
+import pytest
+
+from llmops.prompt_file import parse_prompt
+from llmops.registry import Registry
+from llmops.settings import Settings
+from llmops.workflow import models
+from tests.cli.conftest import Run
+
+N = 24
+SUITE = """eval_sets = ["plays"]
+prompt = "qa"
+model = "tiny@1"
+[scorers.correct]
+type = "contains"
+[gate]
+primary = "correct"
+rule = "not-worse"
+margin = 0.2
+"""
+PROMPT = "---\ninput_variable: question\nparameters: {{max_tokens: {words}}}\n---\n# user\n{{{{ question }}}}\n"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a model and three prompts (the second may say one word only), and a folder of one suite."""
+    place = tmp_path_factory.mktemp("place")
+    folder = place / "sets" / "plays"
+    folder.mkdir(parents=True)
+    rows = [
+        {"id": f"r{i}", "inputs": {"question": f"Who wrote {i}?"}, "expectations": {"answers": [f"wrote {i}"]}}
+        for i in range(N)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (place / "sets" / "plays.toml").write_text(SUITE)
+    (place / "tiny.gguf").write_bytes(b"GGUF made up")
+    settings = Settings(home=place / "home")
+    registry = Registry(settings)
+    models.register(settings, registry, "tiny", f"file:{place / 'tiny.gguf'}", "MIT")
+    for words in (40, 1, 41):
+        registry.prompts.register("qa", parse_prompt(PROMPT.format(words=words)))
+    return place
+
+
+@pytest.fixture
+def home(place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    for name, value in (("HOME", place / "home"), ("ENGINE", "fake"), ("EVAL_SETS", place / "sets")):
+        monkeypatch.setenv(f"LLMOPS_{name}", str(value))
+    monkeypatch.chdir(tmp_path)
+    return place / "home"
+
+
+@pytest.fixture
+def ran(llmops: Run) -> None:
+    """All three cells; made once, and reused afterwards."""
+    done = llmops("eval", "run", "plays", "--recorder", "bulk", "--json")
+    assert done.code == 0, done.err
+    assert [item["rows"] for item in done.json["runs"]] == [N] * 3
+
+
+def test_a_comparison_is_shown_with_what_it_can_see(llmops: Run, ran: None) -> None:
+    done = llmops("eval", "compare", "qa@1", "qa@2")
+
+    assert done.code == 0
+    assert f"{N} rows paired" in done.out
+    assert f"correct: with {N} rows a difference of " in done.out
+
+
+def test_a_comparison_is_plain_json(llmops: Run, ran: None) -> None:
+    done = llmops("eval", "compare", "qa@1", "qa@2", "--json")
+
+    assert done.code == 0
+    metric = done.json["metrics"]["correct"]
+    assert (metric["a"], metric["b"], metric["losses"], done.json["rows"]) == (1.0, 0.0, N, N)
+
+
+def test_a_comparison_is_written_to_the_files_asked_for(llmops: Run, ran: None, tmp_path: Path) -> None:
+    done = llmops(
+        "eval", "compare", "qa@1", "qa@2", "--html", "c.html", "--markdown", "c.md", "--junit", "c.xml", "--json"
+    )
+
+    assert done.code == 0
+    assert done.json["rows"] == N  # what is said of the files does not mix with the JSON
+    assert "Who wrote 3?" in (tmp_path / "c.html").read_text(encoding="utf-8")
+    assert "correct" in (tmp_path / "c.md").read_text(encoding="utf-8")
+    assert ElementTree.parse(tmp_path / "c.xml").getroot() is not None  # noqa: S314 - our own file
+
+
+def test_without_files_asked_for_none_is_written(llmops: Run, ran: None, tmp_path: Path) -> None:
+    assert llmops("eval", "compare", "qa@1", "qa@3").code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_exits_3(llmops: Run, ran: None, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    done = llmops("eval", "compare", "qa@1", "qa@3", "--markdown", "file/c.md")
+
+    assert done.code == 3
+    assert "file/c.md" in done.err
+
+
+def test_what_was_not_run_exits_3_and_says_how(llmops: Run, ran: None) -> None:
+    done = llmops("eval", "compare", "qa@1", "qa@9")
+
+    assert done.code == 3
+    assert "qa@1, qa@2, qa@3" in done.err
+
+
+@pytest.mark.parametrize(("challenger", "verdict", "code"), [("qa@3", "pass", 0), ("qa@2", "fail", 1)])
+def test_the_gates_exit_code_is_its_verdict(
+    llmops: Run, ran: None, tmp_path: Path, challenger: str, verdict: str, code: int
+) -> None:
+    done = llmops("eval", "gate", challenger, "--against", "qa@1", "--suite", "plays", "--junit", "g.xml", "--json")
+
+    assert (done.json["verdict"], done.code) == (verdict, code)
+    cases = list(ElementTree.parse(tmp_path / "g.xml").getroot().iter("testcase"))  # noqa: S314 - our own file
+    failed = [case.get("name") for case in cases if case.find("failure") is not None]
+    assert ("correct not-worse (non-inferiority)" in failed) is (verdict == "fail")
+
+
+def test_the_gate_says_its_reasons(llmops: Run, ran: None) -> None:
+    done = llmops("eval", "gate", "qa@2", "--against", "qa@1", "--suite", "plays")
+
+    assert done.code == 1
+    assert "gate plays: fail" in done.out
+    assert "significantly worse" in done.out
+
+
+def test_the_gates_page_is_kept_with_the_challengers_run(llmops: Run, ran: None, home: Path) -> None:
+    run_id = llmops("eval", "run", "plays", "--prompt", "qa@3", "--json").json["runs"][0]["run_id"]
+    llmops("eval", "gate", "qa@3", "--against", "qa@1", "--suite", "plays")
+
+    client = Registry(Settings(home=home)).store.client
+    assert [item.path for item in client.list_artifacts(run_id, "reports")] == ["reports/comparison.html"]
+    assert client.get_run(run_id).data.tags["llmops.gate"] == "pass"
+
+
+def test_without_a_champion_no_report_is_written_and_that_is_said(llmops: Run, ran: None, tmp_path: Path) -> None:
+    done = llmops("eval", "gate", "qa@1", "--suite", "plays", "--html", "g.html")
+
+    assert done.code == 0
+    assert "no champion" in done.err
+    assert not (tmp_path / "g.html").exists()
+
+
+def test_a_gate_needs_its_suite_named(llmops: Run, home: Path) -> None:
+    assert llmops("eval", "gate", "qa@1").code == 2
+
+
+def test_a_run_of_several_cells_shows_and_writes_the_leaderboard(llmops: Run, ran: None, tmp_path: Path) -> None:
+    done = llmops("eval", "run", "plays", "--html", "b.html", "--markdown", "b.md")
+
+    assert done.code == 0
+    assert "Leaderboard" in done.out
+    assert "qa@3,tiny@1" in (tmp_path / "b.html").read_text(encoding="utf-8")
+    assert "qa@3,tiny@1" in unescape((tmp_path / "b.md").read_text(encoding="utf-8"))
+
+
+def test_a_run_that_was_stopped_early_says_after_how_many_rows(llmops: Run, ran: None) -> None:
+    done = llmops("eval", "run", "plays", "--prompt", "qa@1", "--prompt", "qa@2", "--stop-early", "--recorder", "bulk")
+
+    assert done.code == 0
+    assert "rows, decided: 95 % interval" in done.out
