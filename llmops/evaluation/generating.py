@@ -37,7 +37,7 @@ from llmops.prompt_file import PromptTemplate
 Progress = Callable[[int, int], None]
 
 _SHARED_CHARACTERS = 200  # beyond the template's own text: less is not worth a slot's waiting
-_LARGEST_GROUP = 16
+_LARGEST_GROUP = 8
 _BLANK = "."  # what stands for a variable while the template alone is read
 _NOISE_SAMPLE, _NOISE_FEWEST = 32, 16
 
@@ -126,8 +126,8 @@ async def generate_missing(
     total: how many there are, for progress.
 
     Raises:
-        EngineUnavailable: the engine is gone (it answered nobody while a request was tried again and again, or will
-            not answer); what was finished is in the cache and is not made again.
+        EngineUnavailable: the engine is gone (it turned away more rows in a row than it has slots, or every row, each
+            after all retries); what was finished is in the cache and is not made again.
     """
     return await _Lanes(tasks, engine, cache, total, progress, retries).run()
 
@@ -147,24 +147,30 @@ class _Lanes:
     ) -> None:
         self._engine, self._cache, self._retries = engine, cache, retries
         self._total, self._progress, self._done = total, progress, 0
-        self._answered = 0
+        self._answered, self._turned_away = False, 0  # rows in a row that nobody answered
+        self._unavailable: EngineUnavailable | None = None
         self._begun: set[str] = set()
         self._made = [Generated() for _ in tasks]
         self._work = list(zip(tasks, self._made, strict=True))
 
     async def run(self) -> list[Generated]:
-        if not isinstance(self._engine, PrimingEngine):
-            await self._do(self._work)
-            return self._made
+        if isinstance(self._engine, PrimingEngine):
+            await self._cell_by_cell(self._engine)
+        else:
+            await self._do((made, [job]) for task, made in self._work for job in task.jobs())
+        if self._unavailable is not None and not self._answered:
+            raise self._unavailable
+        return self._made
+
+    async def _cell_by_cell(self, engine: PrimingEngine) -> None:
         for task, made in self._work:
             if any(self._missing(job) for job in task.jobs()):
                 made.began = time.perf_counter()
-                await self._engine.prime(task.head)
-                await self._do([(task, made)])
-        return self._made
+                await engine.prime(task.head)
+                groups = prefix_groups(task.jobs(), task.head_length)
+                await self._do((made, group) for group in groups)
 
-    async def _do(self, work: Sequence[tuple[Task, Generated]]) -> None:
-        groups = ((made, group) for task, made in work for group in prefix_groups(task.jobs(), task.head_length))
+    async def _do(self, groups: Iterator[tuple[Generated, list[Job]]]) -> None:
         try:
             async with asyncio.TaskGroup() as lanes:
                 for _ in range(self._engine.slots):
@@ -197,16 +203,17 @@ class _Lanes:
 
     async def _output(self, job: Job) -> Output:
         """An engine that is gone ends the run; a request that fails by itself becomes a record."""
-        answered = self._answered
         try:
             output = await with_retries(lambda: answer(self._engine, job), self._retries)
         except EngineUnavailable as error:
-            if error.lasting or self._answered == answered:
+            self._turned_away += 1
+            if error.lasting or self._turned_away > self._engine.slots:
                 raise
+            self._unavailable = error
             return Output("", finish_reason="error", error=str(error))
         except EngineError as error:
             return Output("", finish_reason="error", error=str(error))
-        self._answered += 1
+        self._turned_away, self._answered = 0, True
         return output
 
 

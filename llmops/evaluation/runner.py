@@ -42,7 +42,7 @@ async def generate_all(
 
 
 def _count_missing(tasks: Sequence[Task], cache: GenerationCache) -> int:
-    return sum(not cache.holds(job.key) for task in tasks for job in task.jobs())
+    return len({hash(job.key) for task in tasks for job in task.jobs() if not cache.holds(job.key)})
 
 
 async def score_all(

@@ -139,5 +139,13 @@ class _Values:
 
 
 def findings(results: Results, scorers: Sequence[Scorer]) -> Mapping[str, RunFindings]:
-    """What scorers say of the whole run, by scorer name; those that have nothing to say are left out."""
-    return {scorer.name: scorer.findings(results) for scorer in scorers if isinstance(scorer, RunScorer)}
+    """What scorers say of the whole run, by scorer name; those that have nothing to say are left out. A crash is a
+    finding, too: the metric `findings_failed`, and a file that says why."""
+    return {scorer.name: _findings(results, scorer) for scorer in scorers if isinstance(scorer, RunScorer)}
+
+
+def _findings(results: Results, scorer: RunScorer) -> RunFindings:
+    try:
+        return scorer.findings(results)
+    except Exception as error:  # noqa: BLE001 - as in `one_score`
+        return RunFindings({"findings_failed": 1.0}, {"error.txt": (_crash(error).error or "").encode()})

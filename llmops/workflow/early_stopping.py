@@ -73,7 +73,7 @@ async def run_until_decided(matrix: Matrix, suite: Suite, cells: Sequence[Cell])
         if test.decided:
             break
     stop = EarlyStop(test.n, total, test.decided, test.p_value, test.interval)
-    shown = f"{seed}: after {stop.rows} of {total} rows, {'decided' if stop.decided else 'undecided'}"
+    shown = f"{seed}: after {stop.rows} of {total} rows"
     return await matrix.run(cells, RowChoice(limit, share, seed), shown), stop
 
 

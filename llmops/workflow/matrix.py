@@ -9,6 +9,7 @@ from itertools import groupby
 
 from llmops.engines.opening import open_engine
 from llmops.engines.protocol import Engine
+from llmops.errors import EngineError
 from llmops.evaluation.generating import Generated, Task, measure_noise
 from llmops.evaluation.generation_cache import GenerationCache, noise_key
 from llmops.evaluation.results import EvalReport
@@ -89,7 +90,11 @@ class Matrix:
         if not wanted or not self._engine.loaded or self.cache.get_noise(key) is not None:
             return
         self._progress("measuring how often answers flip by themselves", 0, 0)
-        noise = await measure_noise(tasks, await give(), self.cache)
+        try:
+            noise = await measure_noise(tasks, await give(), self.cache)
+        except EngineError as error:  # the answers are there; only what is known of them is less
+            self._progress(f"noise not measured: {error}", 0, 0)
+            return
         if noise is not None:
             self.cache.put_noise(key, noise)
 

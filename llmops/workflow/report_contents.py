@@ -35,7 +35,7 @@ def report_contents(
     Raises:
         StoreUnavailable: the rows cannot be fetched.
     """
-    primary = next(scorer for scorer in suite.make_scorers() if scorer.name == suite.gate.primary)
+    primary = _primary(suite)
     told = comparison.to_json()
     told["power"] = list(told["power"].values())
     return {
@@ -75,7 +75,7 @@ def _side(evaluations: Evaluations, name: str, run: EvalRun) -> Side:
 class _Rows:
     """The pairs of two runs as report rows; starts anew each time."""
 
-    def __init__(self, a: RecordedRows, b: RecordedRows, primary: Scorer) -> None:
+    def __init__(self, a: RecordedRows, b: RecordedRows, primary: Scorer | None) -> None:
         self._a, self._b, self._primary = a, b, primary
 
     def __iter__(self) -> Iterator[Row]:
@@ -108,18 +108,27 @@ class _Rows:
         }
 
     def _value(self, result: RowResult) -> float | None:
+        if self._primary is None:
+            return None
         score = result.scores.get(self._primary.name)
         value = self._primary.worst if score is None or score.value is None else score.value
         return None if value is None else float(value)
 
 
-def leaderboard(evaluations: Evaluations, suite: Suite, done: Sequence[CellRun]) -> Leaderboard:
+def _primary(suite: Suite) -> Scorer | None:
+    """The scorer that decides; None when it is a judge's and there is no judge."""
+    return next((scorer for scorer in suite.make_scorers() if scorer.name == suite.gate.primary), None)
+
+
+def leaderboard(evaluations: Evaluations, suite: Suite, done: Sequence[CellRun]) -> Leaderboard | None:
     """The cells of a suite on its primary metric, best first, and which differences between them are real.
 
     Every pair is compared, and their p-values are adjusted together (Holm). A cell's ranks are those that the real
-    differences allow. Raises StoreUnavailable.
+    differences allow. None when the primary metric was left out for want of a judge. Raises StoreUnavailable.
     """
-    primary = next(scorer for scorer in suite.make_scorers() if scorer.name == suite.gate.primary)
+    primary = _primary(suite)
+    if primary is None:
+        return None
     names = _names(done)
     values, clusters = _values(evaluations, suite, primary, done)
     latencies = [_median_latency(evaluations, item) for item in done]

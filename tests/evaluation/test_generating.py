@@ -77,7 +77,7 @@ def test_only_neighbours_go_together() -> None:
 
 
 def test_a_group_is_bounded() -> None:
-    assert [len(group) for group in groups(["passage " * 60] * 40)] == [16, 16, 8]
+    assert [len(group) for group in groups(["passage " * 60] * 40)] == [8, 8, 8, 8, 8]
 
 
 def test_short_texts_go_alone_although_they_are_equal() -> None:
@@ -118,12 +118,12 @@ def test_groups_hold_every_row_once_and_in_order(parts: list[tuple[int, int, int
     made = groups(["ABC"[letter] * length + str(end) for letter, length, end in parts], head_length)
 
     assert [row_id for group in made for row_id in group] == [str(number) for number in range(len(parts))]
-    assert all(1 <= len(group) <= 16 for group in made)
+    assert all(1 <= len(group) <= 8 for group in made)
 
 
 def test_rows_on_one_passage_are_answered_in_turn(cache: GenerationCache) -> None:
     given = [EvalRow(f"{i}", {"question": "passage " * 40 + f"{i}?"}) for i in range(6)]
-    engine = FakeEngine(slots=4, word_seconds=0.0001)
+    engine = Priming(slots=4, word_seconds=0.0001)
 
     generate(engine, cache, task(given))
 
@@ -361,7 +361,14 @@ def test_an_engine_that_answers_nobody_ends_the_run(cache: GenerationCache) -> N
 
     with pytest.raises(EngineUnavailable, match="gone"):
         generate(FakeEngine(answer, slots=4), cache, task(rows(100)))
-    assert len(asked) <= 4
+    assert len(asked) <= 8  # more rows in a row than slots, and what was asked beside the last of them
+
+
+def test_an_engine_that_answers_none_of_a_few_rows_is_gone_too(cache: GenerationCache) -> None:
+    answer, _ = failing(lambda _text: 99, EngineUnavailable("gone"))
+
+    with pytest.raises(EngineUnavailable, match="gone"):
+        generate(FakeEngine(answer, slots=4), cache, task(rows(2)))
 
 
 def test_an_engine_that_will_never_answer_ends_the_run_at_once(cache: GenerationCache) -> None:

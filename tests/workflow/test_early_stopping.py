@@ -78,7 +78,7 @@ def test_a_run_that_was_stopped_early_says_so_and_how_many_rows_it_took(
     done, told = decided
 
     for item in done:
-        assert item.run.params["stopped_early"] == f"0: after {told.rows} of {N} rows, decided"
+        assert item.run.params["stopped_early"] == f"0: after {told.rows} of {N} rows"
 
 
 def test_the_rows_are_those_drawn_first(early: Workshop, decided: tuple[list[CellRun], EarlyStop]) -> None:
@@ -148,7 +148,7 @@ def test_cells_that_do_not_differ_are_undecided_after_all_rows(early: Workshop) 
     assert (told.rows, told.total) == (40, 40)
     assert told.ci95[0] < 0 < told.ci95[1]
     assert [item.run.rows for item in done] == [40, 40]
-    assert done[0].run.params["stopped_early"] == "0: after 40 of 40 rows, undecided"
+    assert done[0].run.params["stopped_early"] == "0: after 40 of 40 rows"
 
 
 @pytest.mark.parametrize("prompts", [["early@1"], ["early@1", "early@2", "early@3"]])
