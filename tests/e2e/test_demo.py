@@ -116,6 +116,7 @@ def test_a_run_compared_with_itself_shows_no_difference(demo: Demo) -> None:
         assert metric["wins"] == metric["losses"] == 0
 
 
+@pytest.mark.slow
 def test_two_seeds_of_a_cell_show_no_significant_difference(demo: Demo) -> None:
     runs = [
         demo.place.json("eval", "run", "qa", "--prompt", "qa@1", "--limit", "10", "--seed", str(seed))["runs"][0]

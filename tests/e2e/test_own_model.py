@@ -51,6 +51,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_ones_own_is_registered_evaluated_and_served(
     make_workplace: Callable[[str], Workplace], tiny_folder: Path
 ) -> None:
