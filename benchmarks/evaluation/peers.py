@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.evaluation.outcome import Answer, ContenderFailed, Outcome
 from benchmarks.evaluation.questions import MAX_TOKENS, PROMPTS, STOP, Question
-from benchmarks.evaluation.server import KEY, MODEL
+from benchmarks.evaluation.server import KEY, MODEL, threads
 
 LM_EVAL, PROMPTFOO, TORCH = "0.4.13", "0.121.20", "2.13.0"
 FAILED_ASSERTIONS = 100  # promptfoo's exit code when a row scored 0, which is no failure of the run
@@ -243,7 +243,7 @@ def _lm_eval(command: Path, model: Sequence[str], tasks: Sequence[str], folder: 
             *(str(command), "run", *model, "--apply_chat_template", "--include_path", str(folder)),
             *("--tasks", ",".join(tasks), "--output_path", str(folder / "out"), "--log_samples"),
         ],
-        {**_QUIET_HUB, "OPENAI_API_KEY": KEY, "HF_HOME": str(folder / "hf")},
+        {**_QUIET_HUB, "OPENAI_API_KEY": KEY, "HF_HOME": str(folder / "hf"), "OMP_NUM_THREADS": str(threads())},
     )
 
 

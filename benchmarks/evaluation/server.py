@@ -4,8 +4,8 @@
         ...
 
 `python -m benchmarks.evaluation.server GGUF SLOTS [cache]` is the process itself. It prints its address and serves
-until its standard input is closed, so it ends with whoever started it. Every contender gets a fresh one, with no prompt
-in its cache.
+until its standard input is closed, so it ends with whoever started it. Every contender gets a fresh one: no prompt is
+cached yet.
 """
 
 from __future__ import annotations

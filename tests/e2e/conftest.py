@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-ROWS = {"qa": 24, "grounded": 8, "extract": 8}
+ROWS = {"qa": 40, "grounded": 8, "extract": 8}
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,7 @@ def test_kill_9_right_after_a_reply_leaves_the_request_in_the_log(demo: Demo) ->
     assert [record.output for record in records] == [answer]
 
 
+@pytest.mark.slow
 def test_a_promotion_reaches_a_running_gateway_without_a_restart(demo: Demo) -> None:
     champion = demo.second["champion"]
     other = next(f"assistant@{n}" for n in (1, 2) if f"assistant@{n}" != champion)

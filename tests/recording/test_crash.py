@@ -64,6 +64,7 @@ def check_whole(desk: Any, cell: Any, rows: int, run: Any) -> None:
             assert desk.traces(other.info.run_id) == {}
 
 
+@pytest.mark.slow
 def test_a_killed_bulk_recording_is_completed_as_the_same_run(
     tmp_path: Path, open_desk: Callable[..., Any], report: Any
 ) -> None:
