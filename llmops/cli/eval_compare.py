@@ -48,10 +48,10 @@ def compare(
     from llmops.workflow.report_contents import report_contents
 
     evaluations = open_evaluations()
-    comparison = evaluations.compare(a, b, suite)
+    of_suite, run_a, run_b = evaluations.resolve_pair(a, b, suite)
+    comparison = evaluations.compare_runs(of_suite, a, run_a, b, run_b)
     if html or junit or markdown:
-        run_a, run_b = evaluations.resolve(a, suite), evaluations.resolve(b, suite)
-        report = report_contents(evaluations, evaluations.suite(run_b.suite), comparison, run_a, run_b)
+        report = report_contents(evaluations, of_suite, comparison, run_a, run_b)
         write_reports(report, html, junit, markdown)
     emit(as_json, comparison.to_json(), lambda: show_comparison(comparison))
 

@@ -142,6 +142,12 @@ def compare(
     )  # fmt: skip
 
 
+def value_of(result: RowResult, scorer: Scorer) -> float | None:
+    """The score's value; a row without one counts as the scorer's worst, so that failing never helps."""
+    score = result.scores.get(scorer.name)
+    return scorer.worst if score is None or score.value is None else score.value
+
+
 def draw(seed: int, row_id: str) -> float:
     """Where a row stands in the order of a sequential run, from 0 to 1: by chance, but the same every time."""
     digest = hashlib.sha256(f"{seed}|{row_id}".encode(errors="surrogatepass")).digest()
@@ -178,9 +184,8 @@ class _Gathered:
             self._clusters.append(_cluster(left.row, self._cluster_by))
 
     def value(self, result: RowResult) -> float | None:
-        """The score's value; a row without one counts as the scorer's worst, so that failing never helps."""
-        score = result.scores.get(self.scorer.name)
-        return self.scorer.worst if score is None or score.value is None else score.value
+        """As `value_of`, for this metric."""
+        return value_of(result, self.scorer)
 
     def samples(self) -> tuple[Sequence[float], Sequence[float]]:
         """Truth values again, where the scorer gave them."""

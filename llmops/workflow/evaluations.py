@@ -136,10 +136,15 @@ class Evaluations:
 
     def compare(self, a: str, b: str, suite_name: str | None = None) -> Comparison:
         """Two runs row by row, as `resolve` reads them. Raises UnknownVersion, CannotRun."""
+        suite, run_a, run_b = self.resolve_pair(a, b, suite_name)
+        return self.compare_runs(suite, a, run_a, b, run_b)
+
+    def resolve_pair(self, a: str, b: str, suite_name: str | None = None) -> tuple[Suite, EvalRun, EvalRun]:
+        """Two runs as `resolve` reads them, and the suite that both ran on. Raises UnknownVersion, CannotRun."""
         run_a, run_b = self.resolve(a, suite_name), self.resolve(b, suite_name)
         if run_a.suite != run_b.suite:
             raise CannotRun(f"{a} ran on suite {run_a.suite}, {b} on {run_b.suite}; compare runs of one suite")
-        return self.compare_runs(self.suite(run_a.suite), a, run_a, b, run_b)
+        return self.suite(run_a.suite), run_a, run_b
 
     def compare_runs(self, suite: Suite, a: str, run_a: EvalRun, b: str, run_b: EvalRun) -> Comparison:
         """Two runs of one suite, which their rows are read from. Raises CannotRun, StoreUnavailable."""

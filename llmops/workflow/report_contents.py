@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, cast
 
 from llmops.evaluation import statistics
-from llmops.evaluation.comparison import Comparison
+from llmops.evaluation.comparison import Comparison, value_of
 from llmops.evaluation.eval_set import cluster_of
 from llmops.evaluation.gate import ALPHA, Verdict
 from llmops.evaluation.pairing import Pair, paired
@@ -110,8 +110,7 @@ class _Rows:
     def _value(self, result: RowResult) -> float | None:
         if self._primary is None:
             return None
-        score = result.scores.get(self._primary.name)
-        value = self._primary.worst if score is None or score.value is None else score.value
+        value = value_of(result, self._primary)
         return None if value is None else float(value)
 
 
@@ -167,8 +166,7 @@ def _values(
     for item in done:
         values.append([])
         for result in evaluations.rows(item.run):
-            value = result.scores[primary.name].value
-            values[-1].append(value if value is not None else primary.worst or 0.0)
+            values[-1].append(value_of(result, primary) or 0.0)
             if suite.cluster_by is not None and len(values) == 1:
                 clusters.append(cluster_of(result.row, suite.cluster_by) or f"row {result.row.id}")
     return values, clusters or None
