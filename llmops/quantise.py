@@ -31,17 +31,14 @@ def requantise(parent: Path, target: Path, type_name: str, progress: Progress | 
         raise UsageError(f"unknown quantisation {type_name!r}; known: {', '.join(TYPES)}")
     import gguf
 
-    try:
-        reader = gguf.GGUFReader(str(parent))
-    except (ValueError, OSError) as error:
-        raise Corrupted(f"{parent}: not a readable GGUF file: {error}") from error
+    reader = _reader(parent)
     quant = gguf.GGMLQuantizationType[type_name]
     source_type = _main_type(reader)
     writer = gguf.GGUFWriter(str(target), arch=_text(reader, "general.architecture"))
     _copy_metadata(gguf, reader, writer, type_name)
     for done, tensor in enumerate(reader.tensors, 1):
         data, kind = tensor.data, tensor.tensor_type
-        if kind == source_type and kind != quant:
+        if kind == source_type and kind != quant and len(tensor.shape) > 1:
             try:
                 data, kind = gguf.quants.quantize(gguf.quants.dequantize(data, kind), quant), quant
             except (gguf.QuantError, NotImplementedError) as error:
@@ -53,6 +50,21 @@ def requantise(parent: Path, target: Path, type_name: str, progress: Progress | 
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def main_type(path: Path) -> str | None:
+    """The type of most of a file's matrices, such as `Q4_1`; None when it has none. Raises Corrupted."""
+    found = _main_type(_reader(path))
+    return None if found is None else str(found.name)
+
+
+def _reader(path: Path) -> Any:
+    import gguf
+
+    try:
+        return gguf.GGUFReader(str(path))
+    except (ValueError, OSError) as error:
+        raise Corrupted(f"{path}: not a readable GGUF file: {error}") from error
 
 
 def _main_type(reader: Any) -> Any:

@@ -32,6 +32,12 @@ def _prompt_cache(text: str) -> str:
     return text
 
 
+def _weights(text: str) -> str:
+    if text not in ("wide", "stored"):
+        raise ValueError("must be wide or stored")
+    return text
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not value > 0:
@@ -58,6 +64,9 @@ class Settings:
         "no",
         _prompt_cache,
         "llama.cpp reads a shared beginning once: no; slots (fast: evaluations); template (exact: --repeatable)",
+    )
+    engine_weights: str = _setting(
+        "wide", _weights, "how llama.cpp holds Q4_1, Q5_0 and Q5_1: wide (as Q8_0: faster, more memory); stored (as is)"
     )
     engine_context: int = _setting(2048, _positive, "tokens of context for each request")
     engine_threads: int | None = _setting(
@@ -115,6 +124,10 @@ class Settings:
     @property
     def models_dir(self) -> Path:
         return self.home / "models"
+
+    @property
+    def wide_weights_dir(self) -> Path:
+        return self.home / "wide_weights"
 
     @property
     def generation_cache_dir(self) -> Path:

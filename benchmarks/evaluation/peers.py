@@ -202,8 +202,9 @@ def run_lm_eval(command: Path, base_url: str, questions: Sequence[Question], fol
         for name in PROMPTS
         for row in _samples(folder, name)
     }
-    # Its own report of the time counts imports; the requests are between these two lines. Scoring is left out.
-    return Outcome(done.span("Running generate_until requests", "Requesting API:"), done.wall, answers)
+    # Its own report of the time counts imports; the requests are between these two lines, with scoring and the writing
+    # of its samples, which take a tenth of a second. Its progress bar is not written where there is no terminal.
+    return Outcome(done.span("Running generate_until requests", "gen_kwargs: ("), done.wall, answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +231,7 @@ def run_lm_eval_choices(
     done = _lm_eval(command, [*arguments, "--device", "cpu", "--batch_size", "8"], ["choices"], folder)
     samples = _samples(folder, "choices")
     return ChoiceOutcome(
-        done.span("Running loglikelihood requests", "Running loglikelihood requests:"),
+        done.span("Running loglikelihood requests", "gen_kwargs: ("),
         done.wall,
         {row["doc"]["id"]: row["acc"] == 1 for row in samples},
         {row["doc"]["id"]: row["acc_norm"] == 1 for row in samples},

@@ -15,8 +15,8 @@ What is not, and in whose favour:
 - "seconds" is generating and scoring by each contender's own report, without loading the model and without
   recording (MLflow for us, files for the peers). For us the `seconds` of `llmops eval run --json`, added up over the
   two versions although the second begins while the last answers of the first are decoded; promptfoo reports its
-  evaluation; for lm-evaluation-harness, which reports no such time, the span of its requests in its log, without
-  scoring. Scoring by containment takes milliseconds.
+  evaluation; for lm-evaluation-harness, which reports no such time, the span of its requests in its log.
+  Scoring by containment takes milliseconds.
 - "wall" is the whole command with start-up: for us loading the model and recording 200 rows in MLflow too, for
   the peers not the server's loading of the model; for lm-evaluation-harness it is mostly imports.
 - lm-evaluation-harness runs through its chat API model (`local-chat-completions`), one request at a time unless told

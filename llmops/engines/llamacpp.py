@@ -26,9 +26,9 @@ GGUF_MAGIC = b"GGUF"
 _PRIMED = "primed"  # file of the state that `prime` left
 
 
-def identity(slots: int, context: int, prompt_cache: str = "no") -> EngineIdentity:
+def identity(slots: int, context: int, prompt_cache: str = "no", weights: str = "stored") -> EngineIdentity:
     """What this engine will be, known before anything is loaded."""
-    settings = {"slots": slots, "context": context, "cache": prompt_cache}
+    settings = {"slots": slots, "context": context, "cache": prompt_cache, "weights": weights}
     return EngineIdentity("llamacpp", f"xllamacpp {version('xllamacpp')}", settings)
 
 
@@ -41,8 +41,14 @@ class LlamaCppEngine:
     slot an answer depends on template and request alone. `no`, every prompt is read whole.
     """
 
-    def __init__(self, path: Path, *, slots: int, context: int, threads: int, prompt_cache: str = "no") -> None:
-        """Loads the file. Raises Corrupted when it is no readable GGUF, EngineUnavailable when xllamacpp is missing."""
+    def __init__(
+        self, path: Path, *, slots: int, context: int, threads: int, prompt_cache: str = "no", weights: str = "stored"
+    ) -> None:
+        """Loads the file. weights: `wide` when `wide_path` chose it, else `stored`; for the identity alone.
+
+        Raises:
+            Corrupted: it is no readable GGUF file. EngineUnavailable: xllamacpp is missing.
+        """
         try:
             import xllamacpp
         except ImportError as error:
@@ -53,6 +59,7 @@ class LlamaCppEngine:
         self._slots = slots
         self._context = context
         self._prompt_cache = prompt_cache
+        self._weights = weights
         # The object also listens on a loopback port; a random key that only we know closes it.
         key = secrets.token_urlsafe(32)
         self._states = tempfile.TemporaryDirectory(prefix="llmops-states-")
@@ -69,7 +76,7 @@ class LlamaCppEngine:
 
     @property
     def identity(self) -> EngineIdentity:
-        return identity(self._slots, self._context, self._prompt_cache)
+        return identity(self._slots, self._context, self._prompt_cache, self._weights)
 
     @property
     def slots(self) -> int:

@@ -36,11 +36,21 @@ def _threads(settings: Settings) -> int:
 
 def _open_llamacpp(model: ModelVersion, settings: Settings) -> Engine:
     from llmops.engines.llamacpp import LlamaCppEngine
+    from llmops.engines.wide_weights import wide_path
 
-    path, threads, replicas = verified_path(model, settings), _threads(settings), settings.engine_replicas
-    options = {"slots": settings.engine_slots, "context": settings.engine_context}
+    path = verified_path(model, settings)
+    if settings.engine_weights == "wide":
+        path = wide_path(path, model.sha256, settings.wide_weights_dir)
+    threads, replicas = _threads(settings), settings.engine_replicas
     opened = [
-        LlamaCppEngine(path, threads=max(1, threads // replicas), prompt_cache=settings.engine_prompt_cache, **options)
+        LlamaCppEngine(
+            path,
+            slots=settings.engine_slots,
+            context=settings.engine_context,
+            threads=max(1, threads // replicas),
+            prompt_cache=settings.engine_prompt_cache,
+            weights=settings.engine_weights,
+        )
         for _ in range(replicas)
     ]
     return opened[0] if replicas == 1 else ReplicatedEngine(opened)
@@ -49,7 +59,9 @@ def _open_llamacpp(model: ModelVersion, settings: Settings) -> Engine:
 def _identify_llamacpp(_model: ModelVersion, settings: Settings) -> EngineIdentity:
     from llmops.engines import llamacpp
 
-    return llamacpp.identity(settings.engine_slots, settings.engine_context, settings.engine_prompt_cache)
+    return llamacpp.identity(
+        settings.engine_slots, settings.engine_context, settings.engine_prompt_cache, settings.engine_weights
+    )
 
 
 def _open_transformers(model: ModelVersion, settings: Settings) -> Engine:

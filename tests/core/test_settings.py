@@ -41,11 +41,18 @@ def test_a_setting_of_few_words_takes_no_other(text):
         Settings.from_environment({"LLMOPS_ENGINE_PROMPT_CACHE": "7"})
 
 
+@pytest.mark.parametrize("text", ["wide", "stored"])
+def test_weights_are_held_wide_or_as_stored(text):
+    assert Settings.from_environment({"LLMOPS_ENGINE_WEIGHTS": text}).engine_weights == text
+    with pytest.raises(UsageError, match="wide or stored"):
+        Settings.from_environment({"LLMOPS_ENGINE_WEIGHTS": "q8_0"})
+
+
 def test_every_setting_can_be_given_by_its_variable():
     # "7" parses as a number, a path and a text alike.
     for variable, _, _ in describe():
-        if variable == "LLMOPS_ENGINE_PROMPT_CACHE":
-            continue  # `test_a_setting_of_few_words_takes_no_other`
+        if variable in ("LLMOPS_ENGINE_PROMPT_CACHE", "LLMOPS_ENGINE_WEIGHTS"):
+            continue  # they take few words: tested above
         name = variable.removeprefix(PREFIX).lower()
         value = getattr(Settings.from_environment({variable: "7"}), name)
         assert value in (7, "7", Path("7"), Path("7").resolve()), variable

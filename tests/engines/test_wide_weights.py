@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from llmops.engines.opening import engine_identity, open_engine
+from llmops.engines.protocol import generate
+from llmops.engines.wide_weights import wide_path
+from llmops.errors import Corrupted
+from llmops.hashing import file_sha256
+from llmops.quantise import main_type, requantise
+from llmops.settings import Settings
+from llmops.versions import ModelVersion
+from llmops.weights import copy_into, store_weights
+
+
+@pytest.fixture
+def slow(tiny_gguf, tmp_path):
+    """The tiny model with its matrices at Q4_1."""
+    parent = tmp_path / "tiny.Q4_1.gguf"
+    requantise(tiny_gguf, parent, "Q4_1")
+    assert main_type(parent) == "Q4_1"
+    return parent
+
+
+def test_a_slow_type_gets_a_wide_copy_once(slow, tmp_path):
+    folder, sha256 = tmp_path / "wide", file_sha256(slow)
+    made = wide_path(slow, sha256, folder)
+    assert main_type(made) == "Q8_0"
+    written = made.stat().st_mtime_ns
+    assert wide_path(slow, sha256, folder) == made
+    assert made.stat().st_mtime_ns == written
+    assert file_sha256(slow) == sha256
+
+
+def test_a_damaged_copy_is_made_again(slow, tmp_path):
+    folder, sha256 = tmp_path / "wide", file_sha256(slow)
+    made = wide_path(slow, sha256, folder)
+    good = made.read_bytes()
+    made.write_bytes(good[:-1])
+    assert wide_path(slow, sha256, folder).read_bytes() == good
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])
+def test_a_type_that_is_not_slow_is_used_as_it_is_and_looked_at_once(tiny_gguf, tmp_path, kind):
+    fast, folder = tmp_path / "fast.gguf", tmp_path / "wide"
+    requantise(tiny_gguf, fast, kind)
+    assert wide_path(fast, "a" * 64, folder) == fast
+    assert [json.loads(note.read_text()) for note in folder.iterdir()] == [{"sha256": None}]
+    assert wide_path(fast, "a" * 64, folder) == fast
+
+
+def test_a_large_file_is_used_as_it_is(slow, tmp_path, monkeypatch):
+    monkeypatch.setattr("llmops.engines.wide_weights.LARGEST_BYTES", 10)
+    assert wide_path(slow, file_sha256(slow), tmp_path / "wide") == slow
+
+
+def test_a_file_that_is_no_gguf_is_named(tmp_path):
+    path = tmp_path / "broken.gguf"
+    path.write_bytes(b"GGUF but not really")
+    with pytest.raises(Corrupted, match=r"broken\.gguf: not a readable GGUF file"):
+        wide_path(path, "b" * 64, tmp_path / "wide")
+
+
+@pytest.mark.parametrize("mode", ["wide", "stored"])
+def test_the_engine_says_how_it_holds_the_weights(slow, tmp_path, ask, mode):
+    settings = Settings(
+        home=tmp_path / "home", engine_slots=1, engine_context=256, engine_threads=1, engine_weights=mode
+    )
+    stored = store_weights(settings, copy_into(slow))
+    model = ModelVersion("tiny", 1, f"file:{slow}", stored.format, stored.sha256, stored.path)
+    engine = open_engine(model, settings)
+    try:
+        assert asyncio.run(generate(engine, ask("hello", max_tokens=2))).usage.tokens_out == 2
+        assert engine.identity == engine_identity(model, settings)
+        assert engine.identity.settings["weights"] == mode
+    finally:
+        asyncio.run(engine.close())
+    assert settings.wide_weights_dir.exists() == (mode == "wide")
