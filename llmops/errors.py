@@ -11,6 +11,7 @@ LlmopsError
     ├── GateRefused        a promotion without a passing gate on record
     └── EngineError        a generation failed
         ├── EngineUnavailable   the engine cannot be loaded or reached; trying again later may help
+        │   └── EngineBusy      its queue is full
         ├── EngineRejected      the request can never succeed as it is; `param` names the field at fault
         │   └── ContextTooLong  the prompt does not fit the engine's context
         └── EngineTimeout       no answer in time
@@ -27,6 +28,7 @@ __all__ = [
     "CannotRun",
     "ContextTooLong",
     "Corrupted",
+    "EngineBusy",
     "EngineError",
     "EngineRejected",
     "EngineTimeout",
@@ -98,6 +100,10 @@ class EngineUnavailable(EngineError):
     def __init__(self, message: str, *, retry_after: float | None = None, lasting: bool = False) -> None:
         super().__init__(message)
         self.retry_after, self.lasting = retry_after, lasting
+
+
+class EngineBusy(EngineUnavailable):
+    """The engine's queue is full: more requests wait than it may hold."""
 
 
 class EngineRejected(EngineError):

@@ -26,16 +26,20 @@ def _positive(text: str) -> int:
     return value
 
 
-def _prompt_cache(text: str) -> str:
-    if text not in ("no", "slots", "template"):
-        raise ValueError("must be no, slots or template")
-    return text
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"must be {', '.join(words[:-1])} or {words[-1]}")
+        return text
+
+    return parse
 
 
-def _weights(text: str) -> str:
-    if text not in ("wide", "stored"):
-        raise ValueError("must be wide or stored")
-    return text
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError("must be from 0 to 1")
+    return value
 
 
 def _seconds(text: str) -> float:
@@ -62,17 +66,29 @@ class Settings:
     engine_replicas: int = _setting(1, _positive, "copies of a GGUF model decoding side by side, each with its slots")
     engine_prompt_cache: str = _setting(
         "no",
-        _prompt_cache,
+        _one_of("no", "slots", "template"),
         "llama.cpp reads a shared beginning once: no; slots (fast: evaluations); template (exact: --repeatable)",
     )
     engine_weights: str = _setting(
-        "wide", _weights, "how llama.cpp holds Q4_1, Q5_0 and Q5_1: wide (as Q8_0: faster, more memory); stored (as is)"
+        "wide",
+        _one_of("wide", "stored"),
+        "how llama.cpp holds Q4_1, Q5_0 and Q5_1: wide (as Q8_0: faster, more memory); stored (as is)",
     )
     engine_context: int = _setting(2048, _positive, "tokens of context for each request")
     engine_threads: int | None = _setting(
         None, _positive, "threads an engine computes with; default: the cores that are idle when it is loaded"
     )
     engine_timeout: float = _setting(120.0, _seconds, "seconds until a generation is given up")
+    engine_queue: int = _setting(
+        256, _positive, "requests that may wait for the engine's slots before the gateway answers 429"
+    )
+    upstream_connect_timeout: float = _setting(5.0, _seconds, "seconds to connect to an upstream server")
+    upstream_first_byte_timeout: float = _setting(60.0, _seconds, "seconds until an upstream's first byte")
+    upstream_stream: str = _setting(
+        "auto",
+        _one_of("auto", "always"),
+        "stream from upstreams: auto (where the client does); always (for servers that only stop a stream when left)",
+    )
     judge: str | None = _setting(
         None, str, "judge for suites that name none: openai:URL#MODEL; without one, judge metrics are left out"
     )
@@ -80,6 +96,21 @@ class Settings:
     max_body_bytes: int = _setting(1_000_000, _positive, "largest request body the gateway accepts, in bytes")
     max_waiting: int = _setting(256, _positive, "requests the gateway holds at the same time before it answers 429")
     registry_poll: float = _setting(1.0, _seconds, "seconds between the gateway's looks at the registry")
+    keys_poll: float = _setting(1.0, _seconds, "seconds between the gateway's looks at its keys")
+    redis_url: str | None = _setting(
+        None, str, "Redis for rate limits that are exact across gateway processes; default: memory of each process"
+    )
+    header_timeout: float = _setting(10.0, _seconds, "seconds a client has to send a request's headers")
+    body_timeout: float = _setting(30.0, _seconds, "seconds a client has to send a request's body")
+    drain_seconds: float = _setting(30.0, _seconds, "seconds that open requests may go on after SIGTERM")
+    log_failure: str = _setting(
+        "refuse",
+        _one_of("refuse", "serve"),
+        "what a request gets that cannot be logged: refuse (503); serve (the answer; the loss is counted)",
+    )
+    otel_endpoint: str | None = _setting(None, str, "OTLP/HTTP endpoint for traces, such as http://127.0.0.1:4318")
+    otel_sample: float = _setting(1.0, _share, "share of requests traced to that endpoint, 0 to 1")
+    trace_sample: float = _setting(0.0, _share, "share of requests whose record becomes an MLflow trace, 0 to 1")
     pip_index: str | None = _setting(
         None, str, "package index for pypi: model sources; default: pip's own configuration"
     )

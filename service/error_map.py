@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from llmops.errors import (
     ContextTooLong,
+    EngineBusy,
     EngineError,
     EngineRejected,
     EngineTimeout,
@@ -76,6 +77,7 @@ _TABLE: dict[type[BaseException], _Row] = {
     EngineRejected: _Row(400, _BAD, "engine_rejected"),
     ContextTooLong: _Row(400, _BAD, "context_length_exceeded"),
     EngineUnavailable: _Row(503, _UPSTREAM, "engine_unavailable", "the model is not available now", RETRY_SECONDS),
+    EngineBusy: _Row(429, "rate_limit_error", "overloaded", "too many requests wait for the model", RETRY_SECONDS),
     EngineTimeout: _Row(504, "timeout_error", "timeout", "the model gave no whole answer in time"),
     EngineError: _Row(502, _UPSTREAM, "engine_error", "the model failed on this request"),
     Exception: _Row(500, _UPSTREAM, "internal_error", UNEXPECTED),

@@ -53,6 +53,10 @@ class FakeEngine:
     def slots(self) -> int:
         return self._slots
 
+    @property
+    def honours(self) -> frozenset[str]:
+        return frozenset()
+
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         self.requests.append(request)
         if self._failure is not None:

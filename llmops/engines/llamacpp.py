@@ -82,6 +82,10 @@ class LlamaCppEngine:
     def slots(self) -> int:
         return self._slots
 
+    @property
+    def honours(self) -> frozenset[str]:
+        return frozenset()
+
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[Mapping[str, Any] | Exception | None] = asyncio.Queue()

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from llmops.engines.openai_format import chat_body
-from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Usage
+from llmops.engines.protocol import EXTRAS, Chunk, EngineIdentity, GenerationRequest, Usage
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 
 
@@ -52,6 +52,10 @@ class OpenAIEngine:
     @property
     def slots(self) -> int:
         return self._slots
+
+    @property
+    def honours(self) -> frozenset[str]:
+        return EXTRAS
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         finish_reason: str | None = None

@@ -10,17 +10,25 @@ import dataclasses
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from llmops.errors import UsageError
 
+EXTRAS = frozenset(
+    {"n", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "presence_penalty",
+     "frequency_penalty", "logit_bias"}
+)  # fmt: skip
+"""Fields of OpenAI's chat request beyond `GenerationParameters`: a client's wish, never part of a release."""
+
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation. The optional fields are those of OpenAI's tool calls."""
 
     role: str
     content: str
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,7 @@ class GenerationParameters:
         Raises:
             UsageError: an unknown name or a value out of range; the text starts with the parameter's name.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = {item.name for item in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
                 raise UsageError(f"{name}: unknown parameter; known: {', '.join(sorted(known))}")
@@ -54,7 +62,7 @@ class GenerationParameters:
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain JSON values, every field named: what is stored, hashed and shown."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return {**values, "stop": list(self.stop), "response_format": _plain(self.response_format)}
 
 
@@ -91,10 +99,17 @@ def _check(name: str, value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A rendered conversation and how to continue it."""
+    """A rendered conversation and how to continue it.
+
+    extras: of `EXTRAS`, as a client sent them. whole: nobody reads the answer before its end, so that it may be made,
+    and come, in one piece. headers: to hand on to an upstream server, such as `traceparent`.
+    """
 
     messages: tuple[Message, ...]
     parameters: GenerationParameters = GenerationParameters()
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    whole: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +122,18 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an answer. The last chunk of a stream, and only that, has `finish_reason` and `usage`."""
+    """A piece of an answer. The last chunk of a stream, and only that, has `usage`; it has a `finish_reason` too.
+
+    index: which of the `n` answers asked for; each has a chunk of its own with its `finish_reason`. tool_calls,
+    logprobs: OpenAI's delta objects, and its entries of `logprobs.content` for the tokens of this piece.
+    """
 
     text: str
     finish_reason: str | None = None
     usage: Usage | None = None
+    index: int = 0
+    tool_calls: Sequence[Mapping[str, Any]] = ()
+    logprobs: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +170,11 @@ class Engine(Protocol):
 
     @property
     def slots(self) -> int: ...
+
+    @property
+    def honours(self) -> frozenset[str]:
+        """Which of `EXTRAS` it obeys; a request with another one must not be sent to it."""
+        ...
 
     def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         """Chunks of the answer as they are made; ends with one that has `finish_reason` and `usage`.

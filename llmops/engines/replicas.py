@@ -36,6 +36,10 @@ class ReplicatedEngine:
     def slots(self) -> int:
         return sum(replica.slots for replica in self._replicas)
 
+    @property
+    def honours(self) -> frozenset[str]:
+        return self._replicas[0].honours
+
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         async with self._free() as replica, aclosing(replica.stream(request)) as chunks:
             async for chunk in chunks:

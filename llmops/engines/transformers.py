@@ -91,6 +91,10 @@ class TransformersEngine:
     def slots(self) -> int:
         return self._slots
 
+    @property
+    def honours(self) -> frozenset[str]:
+        return frozenset()
+
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         if request.parameters.response_format is not None:
             raise EngineRejected("the transformers engine cannot enforce a response format", param="response_format")

@@ -18,7 +18,7 @@ def input_text(row: EvalRow, input_variable: str | None = None) -> str:
     input_variable: its name. None takes the row's only variable, or the one called question, input or query.
     """
     if row.messages and input_variable is None:
-        return next(message["content"] for message in reversed(row.messages) if message["role"] == "user")
+        return str(next(message["content"] for message in reversed(row.messages) if message["role"] == "user"))
     variables = row.variables
     if input_variable is not None:
         if input_variable not in variables:

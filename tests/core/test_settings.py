@@ -34,26 +34,36 @@ def test_a_variable_sets_its_field_and_no_other(variable, text, name, value):
     assert settings == dataclasses.replace(Settings.from_environment({}), **{name: value})
 
 
-@pytest.mark.parametrize("text", ["no", "slots", "template"])
-def test_a_setting_of_few_words_takes_no_other(text):
-    assert Settings.from_environment({"LLMOPS_ENGINE_PROMPT_CACHE": text}).engine_prompt_cache == text
-    with pytest.raises(UsageError, match="no, slots or template"):
-        Settings.from_environment({"LLMOPS_ENGINE_PROMPT_CACHE": "7"})
+@pytest.mark.parametrize(
+    ("variable", "words"),
+    [
+        ("ENGINE_PROMPT_CACHE", ("no", "slots", "template")),
+        ("ENGINE_WEIGHTS", ("wide", "stored")),
+        ("UPSTREAM_STREAM", ("auto", "always")),
+        ("LOG_FAILURE", ("refuse", "serve")),
+    ],
+)
+def test_a_setting_of_few_words_takes_no_other(variable, words):
+    for word in words:
+        assert getattr(Settings.from_environment({PREFIX + variable: word}), variable.lower()) == word
+    with pytest.raises(UsageError, match=f"must be {', '.join(words[:-1])} or {words[-1]}$"):
+        Settings.from_environment({PREFIX + variable: "7"})
 
 
-@pytest.mark.parametrize("text", ["wide", "stored"])
-def test_weights_are_held_wide_or_as_stored(text):
-    assert Settings.from_environment({"LLMOPS_ENGINE_WEIGHTS": text}).engine_weights == text
-    with pytest.raises(UsageError, match="wide or stored"):
-        Settings.from_environment({"LLMOPS_ENGINE_WEIGHTS": "q8_0"})
+@pytest.mark.parametrize("variable", ["OTEL_SAMPLE", "TRACE_SAMPLE"])
+def test_a_share_lies_between_none_and_all(variable):
+    assert getattr(Settings.from_environment({PREFIX + variable: "0.25"}), variable.lower()) == 0.25
+    for wrong in ("-0.1", "1.1", "nan", "half"):
+        with pytest.raises(UsageError, match=variable):
+            Settings.from_environment({PREFIX + variable: wrong})
 
 
 def test_every_setting_can_be_given_by_its_variable():
     # "7" parses as a number, a path and a text alike.
     for variable, _, _ in describe():
-        if variable in ("LLMOPS_ENGINE_PROMPT_CACHE", "LLMOPS_ENGINE_WEIGHTS"):
-            continue  # they take few words: tested above
         name = variable.removeprefix(PREFIX).lower()
+        if name in ("engine_prompt_cache", "engine_weights", "upstream_stream", "log_failure") or "sample" in name:
+            continue  # they take few words, or a share: tested above
         value = getattr(Settings.from_environment({variable: "7"}), name)
         assert value in (7, "7", Path("7"), Path("7").resolve()), variable
 
