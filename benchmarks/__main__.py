@@ -1,4 +1,4 @@
-"""Runs the benchmarks by name: `python -m benchmarks [engines] [evaluation] [statistics]`; all of them by default.
+"""Runs the benchmarks by name: `python -m benchmarks [engines] [evaluation] [gateway] …`; all of them by default.
 
 Each runs in a process of its own. Exits 1 when one of them failed or missed a criterion.
 """
@@ -12,6 +12,9 @@ import sys
 PARTS = {
     "engines": "benchmarks.engines",
     "evaluation": "benchmarks.evaluation.runners",
+    "gateway": "benchmarks.gateway.overhead",
+    "endurance": "benchmarks.gateway.endurance",
+    "local-model": "benchmarks.gateway.local_model",
     "statistics": "benchmarks.evaluation.statistics",
 }
 
