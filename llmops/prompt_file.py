@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ _FILE_NAME = re.compile(r"v([1-9][0-9]*)\.md\Z")
 _KEYS = {"description", "input_variable", "parameters", "response_format"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PromptTemplate:
     """Turns with `{{ variable }}` placeholders, and the generation parameters they were written for."""
 
@@ -47,7 +48,7 @@ class PromptTemplate:
     parameters: GenerationParameters = GenerationParameters()
     description: str = ""
 
-    @property
+    @cached_property
     def variables(self) -> frozenset[str]:
         """Names that `render` needs."""
         return frozenset(name for turn in self.turns for name in _PLACEHOLDER.findall(turn["content"]))

@@ -82,8 +82,13 @@ class Settings:
     engine_queue: int = _setting(
         256, _positive, "requests that may wait for the engine's slots before the gateway answers 429"
     )
+    engine_socket: Path | None = _setting(
+        None, Path, "Unix socket of an engine process that serves already; default: `llmops serve` starts its own"
+    )
     upstream_connect_timeout: float = _setting(5.0, _seconds, "seconds to connect to an upstream server")
-    upstream_first_byte_timeout: float = _setting(60.0, _seconds, "seconds until an upstream's first byte")
+    upstream_first_byte_timeout: float = _setting(
+        60.0, _seconds, "seconds an upstream may be silent while it streams, before its first byte or between two"
+    )
     upstream_stream: str = _setting(
         "auto",
         _one_of("auto", "always"),
@@ -107,6 +112,9 @@ class Settings:
         "refuse",
         _one_of("refuse", "serve"),
         "what a request gets that cannot be logged: refuse (503); serve (the answer; the loss is counted)",
+    )
+    server_log: str = _setting(
+        "auto", _one_of("auto", "json", "text"), "lines of the gateway's own log: json; text; auto (text on a terminal)"
     )
     otel_endpoint: str | None = _setting(None, str, "OTLP/HTTP endpoint for traces, such as http://127.0.0.1:4318")
     otel_sample: float = _setting(1.0, _share, "share of requests traced to that endpoint, 0 to 1")

@@ -12,6 +12,7 @@ from llmops.engines.protocol import GenerationParameters
 from llmops.errors import UnknownVersion, UsageError
 from llmops.hashing import content_hash
 from llmops.prompt_file import PromptTemplate
+from llmops.traffic_policy import TrafficPolicy
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
@@ -90,7 +91,13 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A version of an application: one prompt version, one model version, generation parameters."""
+    """A version of an application: one prompt version, one model version, generation parameters.
+
+    guards: what the gateway keeps this release from letting through; empty when it has none. Keys: `redact_log` (true:
+    personal data is removed before logging), `redact_engine` (true: before the engine too), `block` (regular
+    expressions), `max_output` (tokens).
+    created_at: seconds since the epoch; 0 where nobody knows.
+    """
 
     app: str
     version: int
@@ -99,10 +106,26 @@ class Release:
     parameters: GenerationParameters
     aliases: tuple[str, ...] = ()
     model_id: str = ""
+    guards: Mapping[str, Any] = field(default_factory=dict)
+    created_at: float = 0.0
 
     @property
     def ref(self) -> str:
         return f"{self.app}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredVersions:
+    """What a registry holds at one moment, as far as a gateway serves it.
+
+    releases: by app, oldest first. policies: by app, where one is set. policy_problems: app → why the policy set there
+    cannot be read; such an app is served as if it had none.
+    """
+
+    releases: Mapping[str, tuple[Release, ...]]
+    models: tuple[ModelVersion, ...] = ()
+    policies: Mapping[str, TrafficPolicy] = field(default_factory=dict)
+    policy_problems: Mapping[str, str] = field(default_factory=dict)
 
 
 Version = TypeVar("Version", PromptVersion, ModelVersion)
@@ -125,6 +148,17 @@ def pick(versions: Sequence[Version], ref: Ref) -> Version:
     )
 
 
-def release_content_hash(prompt_ref: str, model_ref: str, parameters: GenerationParameters) -> str:
+def release_content(
+    prompt_ref: str, model_ref: str, parameters: GenerationParameters, guards: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a release is made of, as plain JSON values. Guards are named only where there are any: releases made before
+    there were guards keep their identity."""
+    content = {"prompt": prompt_ref, "model": model_ref, "parameters": parameters.to_mapping()}
+    return {**content, "guards": dict(guards)} if guards else content
+
+
+def release_content_hash(
+    prompt_ref: str, model_ref: str, parameters: GenerationParameters, guards: Mapping[str, Any] | None = None
+) -> str:
     """Identity of a release's content: the same content is the same release."""
-    return content_hash({"prompt": prompt_ref, "model": model_ref, "parameters": parameters.to_mapping()})
+    return content_hash(release_content(prompt_ref, model_ref, parameters, guards))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import sqlalchemy as sa
-from sqlalchemy.engine import make_url
 
 from llmops.errors import StoreUnavailable
+from llmops.production_log import open_engine
 
 _metadata = sa.MetaData()
 
@@ -45,14 +45,18 @@ _log_records = sa.table("log_records", sa.column("app"))
 def open_database(url: str) -> sa.Engine:
     """Connects to the production log's database and makes the monitor's tables when absent. Raises StoreUnavailable."""
     with translated("open"):
-        sqlite = make_url(url).get_backend_name() == "sqlite"
-        engine = sa.create_engine(url, connect_args={"timeout": 30} if sqlite else {})
-        with engine.begin() as connection:
+        engine = open_engine(url)
+        with writing(engine) as connection:
             for table in _metadata.sorted_tables:  # not create_all: two monitors may start at the same moment
                 connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
                 for index in sorted(table.indexes, key=lambda index: str(index.name)):
                     connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
     return engine
+
+
+def writing(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
+    """A transaction that may write: on SQLite it waits for other writers when it begins, instead of failing later."""
+    return engine.execution_options(writes=True).begin()
 
 
 def apps_in_log(engine: sa.Engine) -> list[str]:

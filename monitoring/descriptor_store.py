@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from llmops.production_log import LogRecord, ProductionLog, in_batches
 from monitoring.database import descriptor_values as table
-from monitoring.database import translated
+from monitoring.database import translated, writing
 from monitoring.descriptors import DESCRIPTOR_VERSION, DESCRIPTORS, describe
 
 BATCH = 256
@@ -115,14 +115,14 @@ class DescriptorStore:
     def _insert(self, rows: list[dict[str, Any]]) -> None:
         with translated("write"):
             try:
-                with self._engine.begin() as connection:
+                with writing(self._engine) as connection:
                     connection.execute(sa.insert(table), rows)
             except sa.exc.IntegrityError:
                 # Another monitor described some of them meanwhile; the values are the same.
                 known = self._known([row["key"] for row in rows])
                 rest = [row for row in rows if row["key"] not in known]
                 if rest:
-                    with self._engine.begin() as connection:
+                    with writing(self._engine) as connection:
                         connection.execute(sa.insert(table), rest)
 
 

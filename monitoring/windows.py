@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from llmops.errors import CannotRun, UsageError
 from llmops.production_log import ProductionLog
 from monitoring.database import reference_windows as table
-from monitoring.database import translated
+from monitoring.database import translated, writing
 
 DEFAULT_WINDOW = timedelta(hours=24)
 
@@ -79,7 +79,7 @@ class ReferenceWindows:
             raise UsageError(f"a reference window must end after it starts ({since.isoformat()})")
         pinned = PinnedReference(app, since, until, datetime.now(UTC), why)
         moments = {"since": since.timestamp(), "until": until.timestamp(), "pinned_at": pinned.pinned_at.timestamp()}
-        with translated("write"), self._engine.begin() as connection:
+        with translated("write"), writing(self._engine) as connection:
             connection.execute(sa.insert(table).values(app=app, why=why, **moments))
         return pinned
 

@@ -4,50 +4,108 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import llmops
+from llmops.engines.pool import EngineOpener
 from llmops.errors import LlmopsError
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
+from service.access import AccessCheck, KeySource
+from service.access_log import AccessLog
 from service.chat import chat_router
-from service.engine_pool import EngineOpener
-from service.error_map import ApiError, api_error, report_failure
+from service.completions import completions_router
+from service.embeddings import Embed, embeddings_router
+from service.engine_watch import Ping
+from service.error_map import ApiError, error_response, report_failure
+from service.feedback import feedback_router
 from service.gateway import Gateway
 from service.health import health_router
+from service.json_route import JsonRoute, JsonRoutes
 from service.model_list import model_list_router
+from service.page import page_router
+from service.reference import add_reference
 from service.request_context import BodyLimit, RequestContext
+from service.responses import responses_router
 from service.schemas import first_problem
+from service.slow_clients import BodyDeadline
 from service.snapshot import ReleaseSource
 
 __all__ = ["create_app"]
 
 
-def create_app(settings: Settings, source: ReleaseSource, open_engine: EngineOpener, log: ProductionLog) -> FastAPI:
+def create_app(
+    settings: Settings,
+    source: ReleaseSource,
+    open_engine: EngineOpener,
+    log: ProductionLog,
+    *,
+    keys: KeySource | None = None,
+    ping: Ping | None = None,
+    embed: Embed | None = None,
+) -> FastAPI:
     """An app that serves `source`'s releases with the engines that `open_engine` opens, recording into `log`.
 
-    Nothing runs until the app's lifespan starts; when it ends, engines are closed and the log's queue is written.
-    The caller keeps `log` and closes it.
+    keys: where callers' keys come from; None lets everybody in. ping: asks the engine process, where there is one.
+    embed: makes sentence vectors; None where nothing does. Nothing runs until the app's lifespan starts; when it ends,
+    engines are closed and the log's queue is written. The caller keeps `log` and closes it.
     """
-    gateway = Gateway(settings, source, open_engine, log)
+    gateway = Gateway(settings, source, open_engine, log, keys=keys, ping=ping)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with gateway.running():
             yield
 
-    app = FastAPI(title="llmops gateway", version=llmops.__version__, lifespan=lifespan)
+    about = {"title": "llmops gateway", "version": llmops.__version__}
+    app = GatewayApp(gateway, **about, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.gateway = gateway
-    for router in (chat_router(gateway), model_list_router(gateway), health_router(gateway)):
-        app.include_router(router)
+    routers = (
+        chat_router(gateway),
+        completions_router(gateway),
+        responses_router(gateway),
+        embeddings_router(gateway, embed),
+        model_list_router(gateway, embeds=embed is not None),
+        feedback_router(log),
+        page_router(gateway, log),
+        health_router(gateway),
+    )
+    for router in routers:
+        # Not include_router, which wraps each route in a second one that every request would pass through.
+        app.router.routes.extend(router.routes)
+    add_reference(app)
     _answer_errors(app)
-    app.add_middleware(BodyLimit, most=settings.max_body_bytes)
-    app.add_middleware(RequestContext)  # added last, so outermost
     return app
+
+
+class GatewayApp(FastAPI):
+    """FastAPI behind the gateway's own layers, which requests to the routes that ask models pass through alone."""
+
+    def __init__(self, gateway: Gateway, **options: Any) -> None:
+        super().__init__(**options)
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Not FastAPI's own: its telemetry hooks, which nobody hears here, cost every request a few percent.
+        if self.middleware_stack is None:
+            self.middleware_stack = self.build_middleware_stack()
+        scope["app"] = self
+        await self.middleware_stack(scope, receive, send)
+
+    def build_middleware_stack(self) -> ASGIApp:
+        gateway, settings = self._gateway, self._gateway.settings
+        routes = (route for route in self.router.routes if isinstance(route, JsonRoute))
+        app: ASGIApp = JsonRoutes(routes, super().build_middleware_stack())
+        app = BodyLimit(BodyDeadline(app, settings.body_timeout), settings.max_body_bytes)
+        if gateway.access is not None:
+            app = AccessCheck(app, gateway.access)
+        return AccessLog(RequestContext(app, gateway.metrics.refused, gateway.tracing))
 
 
 def _answer_errors(app: FastAPI) -> None:
@@ -55,18 +113,12 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     @app.exception_handler(LlmopsError)
+    @app.exception_handler(HTTPException)
     async def _raised(request: Request, error: Exception) -> Response:
         report_failure(error, request.state.request_id)
-        return api_error(error).response()
+        return error_response(error)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(_: Request, error: RequestValidationError) -> Response:
         param, message = first_problem(error.errors())
         return ApiError(400, message, param=param).response()
-
-    @app.exception_handler(StarletteHTTPException)
-    async def _http(_: Request, error: HTTPException) -> Response:
-        code = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}.get(error.status_code)
-        response = ApiError(error.status_code, str(error.detail), code=code).response()
-        response.headers.update(error.headers or {})
-        return response

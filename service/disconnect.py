@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from typing import cast
 
 from starlette.types import Receive
+
+UNWATCHED_SECONDS = 0.02
+"""A request that ends sooner is never watched: little is left to cancel, and a watcher costs more than it saves."""
 
 
 async def run_unless_gone(receive: Receive, work: Coroutine[None, None, None]) -> None:
@@ -14,19 +18,36 @@ async def run_unless_gone(receive: Receive, work: Coroutine[None, None, None]) -
     Returns when `work` has ended, also when that was by cancellation: its record is in the log by then. Call after
     the request's body was read: any further message means that the client has gone.
     """
-    task = asyncio.ensure_future(work)
-    watcher = asyncio.ensure_future(_gone(receive))
+    watch = _Watch(receive)
     try:
-        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        await work
+    except asyncio.CancelledError:
+        if not watch.client_gone:
+            raise
+        watch.request.uncancel()
     finally:
-        watcher.cancel()
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-    if not task.cancelled():
-        task.result()
+        watch.end()
 
 
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+class _Watch:
+    """Cancels the task that makes it when its client goes, until `end` is called."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.request, self._receive = cast("asyncio.Task[object]", asyncio.current_task()), receive
+        self.client_gone = False
+        self._watcher: asyncio.Task[None] | None = None
+        self._start = asyncio.get_running_loop().call_later(UNWATCHED_SECONDS, self._begin)
+
+    def end(self) -> None:
+        self._start.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.client_gone = True
+        self.request.cancel()

@@ -8,6 +8,7 @@ import traceback
 from typing import Any, NamedTuple
 
 import orjson
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from llmops.errors import (
@@ -24,6 +25,9 @@ from llmops.errors import (
 )
 
 logger = logging.getLogger("llmops.service")
+
+CLIENT_CLOSED = 499
+"""The status logged for a client that went before its answer."""
 
 RETRY_SECONDS = 1.0
 UNEXPECTED = "the gateway failed on this request; its x-request-id finds the cause in the gateway's log"
@@ -69,6 +73,7 @@ class _Row(NamedTuple):
     retry_after: float | None = None
 
 
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 408: "request_timeout", 413: "body_too_large"}
 _BAD, _UPSTREAM = "invalid_request_error", "server_error"
 _TABLE: dict[type[BaseException], _Row] = {
     UsageError: _Row(400, _BAD),
@@ -95,6 +100,15 @@ def api_error(error: Exception) -> ApiError:
     return ApiError(row.status, message, kind=row.kind, param=param, code=row.code, retry_after=retry_after)
 
 
+def error_response(error: Exception) -> Response:
+    """The whole reply for any exception, also for those of the framework."""
+    if not isinstance(error, HTTPException):
+        return api_error(error).response()
+    response = ApiError(error.status_code, str(error.detail), code=_HTTP_CODES.get(error.status_code)).response()
+    response.headers.update(error.headers or {})
+    return response
+
+
 def report_failure(error: Exception, request_id: str) -> None:
     """Tells the server's log about failures on our side, with what the client is not told.
 
@@ -103,6 +117,6 @@ def report_failure(error: Exception, request_id: str) -> None:
     if isinstance(error, LlmopsError):
         if api_error(error).status >= 500:
             logger.warning("request %s: %s: %s", request_id, type(error).__name__, error)
-    elif not isinstance(error, ApiError):
+    elif not isinstance(error, (ApiError, HTTPException)):
         place = "".join(traceback.format_tb(error.__traceback__))
         logger.error("request %s: unexpected %s\n%s", request_id, type(error).__name__, place)

@@ -1,53 +1,173 @@
-"""One chat request that reached a model: what came in, what has come out so far, and the log record of it."""
+"""One request that reached a model: what was asked, what has come out so far, and the log record of it."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from llmops.engines.protocol import Chunk, GenerationParameters, GenerationRequest, Message, Usage
-from llmops.errors import UsageError
+from llmops.errors import EngineError, UsageError
 from llmops.production_log import LogRecord
+from llmops.versions import PromptVersion
+from service.caller import ANONYMOUS, Caller
 from service.error_map import ApiError
-from service.schemas import ChatRequest
+from service.guards import Guards
+from service.limits import MOST_ANSWERS, MOST_TOOL_CALLS
 from service.snapshot import Target
 
 
-class Exchange:
-    """Collects an answer as it is made.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerRequest:
+    """What a client asked, whatever route it came by.
 
-    request_id: the reply's x-request-id. at, start: arrival by the clock and by `time.perf_counter`. target: what
-    serves the request; it is never looked up again.
+    route: `chat`, `completions` or `responses`, for the log. model: what names the target, as the client sent it.
+    messages: the conversation; a raw prompt is one user message. sent: the generation parameters that the client sent,
+    by the names of `GenerationParameters`; others are the release's. extras: of `llmops.engines.protocol.EXTRAS`, those
+    sent with an effect: an engine that does not honour one refuses the request by its name. prompt_variables: fill the
+    template besides its input variable. include_usage: the stream ends with token counts. user, metadata: the client's
+    own, for the log; `user` keeps a client on one side of a canary. target: what must serve it, when the route has
+    chosen already, else None.
     """
 
-    def __init__(self, request_id: str, at: datetime, start: float, body: ChatRequest, target: Target) -> None:
-        self.request_id, self.body, self.target = request_id, body, target
-        self._at, self._start = at, start
-        self._conversation = body.conversation
-        self._parameters: GenerationParameters | None = None
+    route: str
+    model: str
+    messages: tuple[Message, ...]
+    sent: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    prompt_variables: Mapping[str, str] | None = None
+    stream: bool = False
+    include_usage: bool = False
+    user: str | None = None
+    metadata: Mapping[str, str] | None = None
+    target: Target | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """How a request came: its x-request-id, when by the clock and by `time.perf_counter`, from whom."""
+
+    request_id: str
+    at: datetime
+    start: float
+    caller: Caller = ANONYMOUS
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """To hand on to an upstream server, such as `traceparent`."""
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Arrival:
+        """From what the middlewares keep in a scope's state."""
+        return cls(
+            state["request_id"],
+            state["at"],
+            state["start"],
+            state.get("caller", ANONYMOUS),
+            state.get("upstream_headers") or {},
+        )
+
+
+class Answer:
+    """One of the `n` answers, as far as it has come."""
+
+    __slots__ = ("_pieces", "finish_reason", "index", "logprobs", "tool_calls")
+
+    def __init__(self, index: int = 0) -> None:
+        self.index = index
         self._pieces: list[str] = []
-        self._first_token_ms: float | None = None
+        self.tool_calls: list[dict[str, Any]] = []
+        self.logprobs: list[Mapping[str, Any]] = []
         self.finish_reason: str | None = None
-        self.usage = Usage(0, 0)
-
-    def prepare(self) -> GenerationRequest:
-        """The request as the engine takes it. Raises ApiError 400 naming the field at fault."""
-        self._parameters = _parameters(self.body, self.target)
-        return GenerationRequest(_messages(self.body, self.target, self._conversation), self._parameters)
-
-    def take(self, chunk: Chunk) -> None:
-        """Adds a piece of the answer."""
-        if self._first_token_ms is None and chunk.text:
-            self._first_token_ms = self._elapsed_ms()
-        self._pieces.append(chunk.text)
-        self.finish_reason = chunk.finish_reason or self.finish_reason
-        self.usage = chunk.usage or self.usage
 
     @property
     def text(self) -> str:
         return "".join(self._pieces)
+
+    def take(self, chunk: Chunk) -> None:
+        if chunk.text:
+            self._pieces.append(chunk.text)
+        if chunk.tool_calls:
+            _merge_tool_calls(self.tool_calls, chunk.tool_calls)
+        if chunk.logprobs:
+            self.logprobs.extend(chunk.logprobs)
+        self.finish_reason = chunk.finish_reason or self.finish_reason
+
+
+class Exchange:
+    """Collects the answers to one request as they are made.
+
+    target: what serves the request; it is never looked up again. arm: which side of a traffic policy that is
+    (`champion`, `challenger`, `explicit`). last_record: what was handed to the log.
+    """
+
+    def __init__(
+        self, arrival: Arrival, request: AnswerRequest, target: Target, guards: Guards, arm: str | None = None
+    ) -> None:
+        self.arrival, self.request, self.target, self.guards, self.arm = arrival, request, target, guards, arm
+        self.answers = [Answer()]
+        self.usage = Usage(0, 0)
+        self._parameters: GenerationParameters | None = None
+        self._first_token_ms: float | None = None
+        self._queued_s: float | None = None
+        self._pieces = 0
+        self.last_record: LogRecord | None = None
+
+    @property
+    def request_id(self) -> str:
+        return self.arrival.request_id
+
+    @property
+    def text(self) -> str:
+        """The first answer's."""
+        return self.answers[0].text
+
+    @property
+    def finish_reason(self) -> str:
+        """The first answer's."""
+        return self.answers[0].finish_reason or "stop"
+
+    def prepare(self) -> GenerationRequest:
+        """The request as the engine takes it, guarded. Raises ApiError 400 naming the field at fault."""
+        asked, prompt = self.request, self.target.prompt
+        self._parameters = self.guards.bound(_parameters(asked.sent, self.target))
+        conversation, variables = self.guards.admit(asked.messages, asked.prompt_variables)
+        messages = conversation if prompt is None else _rendered(prompt, conversation, variables)
+        if prompt is None and variables:
+            problem = f"prompt_variables: {self.target.ref} is a model version; only a release has a prompt to fill"
+            raise ApiError(400, problem, param="prompt_variables")
+        return GenerationRequest(
+            messages, self._parameters, asked.extras, whole=not asked.stream, headers=self.arrival.headers
+        )
+
+    @property
+    def all_blocked(self) -> bool:
+        """Whether a guard has cut every answer asked for, so that nothing more can go out."""
+        return self.guards.screening and self.guards.blocked_answers >= self.request.extras.get("n", 1)
+
+    @property
+    def tokens_used(self) -> int:
+        """Tokens to charge for: what the engine counted; of an answer that was cut, at least its pieces."""
+        return max(self.usage.tokens_in + self.usage.tokens_out, self._pieces)
+
+    def take(self, made: Chunk, passed: Chunk | None) -> None:
+        """Adds a piece of an answer: what the engine made, and what of it guards let through now."""
+        self._pieces += 1
+        self.usage = made.usage or self.usage
+        if made.queued_s is not None:
+            self._queued_s = made.queued_s
+        if passed is not None:
+            self._take(passed)
+
+    def _take(self, chunk: Chunk) -> None:
+        if self._first_token_ms is None and (chunk.text or chunk.tool_calls):
+            self._first_token_ms = self._elapsed_ms()
+        if not 0 <= chunk.index < MOST_ANSWERS:
+            raise EngineError(f"the engine sent a piece of answer number {chunk.index}")
+        while chunk.index >= len(self.answers):
+            self.answers.append(Answer(len(self.answers)))
+        self.answers[chunk.index].take(chunk)
 
     def record(self, status: int, outcome: str, error: str | None = None) -> LogRecord:
         """The log record as of now.
@@ -55,16 +175,17 @@ class Exchange:
         status: what the client was, or would have been, told: an error in the middle of a stream comes after a 200
         was sent, and a client that has gone (499) reads nothing.
         """
-        release = self.target.release
-        return LogRecord(
-            request_id=self.request_id,
-            at=self._at,
+        release, prompt = self.target.release, self.target.prompt
+        asked = next((m["content"] for m in reversed(self.request.messages) if m["role"] == "user"), "")
+        record = LogRecord(
+            request_id=self.arrival.request_id,
+            at=self.arrival.at,
             status=status,
             outcome=outcome,
-            input=_storable(next((m["content"] for m in reversed(self._conversation) if m["role"] == "user"), "")),
+            input=_storable(asked),
             output=_storable(self.text),
             release=release.ref if release is not None else None,
-            prompt=release.prompt.ref if release is not None else None,
+            prompt=prompt.ref if prompt is not None else None,
             model=self.target.model.ref,
             tokens_in=self.usage.tokens_in,
             tokens_out=self.usage.tokens_out,
@@ -72,55 +193,97 @@ class Exchange:
             first_token_ms=self._first_token_ms,
             details=self._details(error),
         )
+        return self._guarded(record) if self.guards.active else record
 
-    def _details(self, error: str | None) -> Mapping[str, Any]:
+    def _guarded(self, record: LogRecord) -> LogRecord:
+        """The record without what a guard keeps out of the log, and with what the guards did."""
+        details: dict[str, Any] = dict(record.details)
+        if self.guards.redacts_log:
+            details = self.guards.redacted_for_log({"input": record.input, "output": record.output, **details})
+            record = dataclasses.replace(record, input=details.pop("input"), output=details.pop("output"))
+        if self.guards.actions:
+            details["guards"] = self.guards.actions
+        return dataclasses.replace(record, details=details)
+
+    def _details(self, error: str | None) -> dict[str, Any]:
+        asked, first = self.request, self.answers[0]
         optional = {
             "error": error,
-            "user": self.body.user,
-            "metadata": self.body.metadata,
-            "prompt_variables": self.body.prompt_variables,
+            "user": asked.user,
+            "metadata": asked.metadata,
+            "prompt_variables": asked.prompt_variables,
+            "extras": dict(asked.extras) or None,
+            "arm": self.arm,
+            "queue_ms": None if self._queued_s is None else round(1000 * self._queued_s, 3),
+            "key": self.arrival.caller.key_id,
+            "tool_calls": first.tool_calls or None,
+            "other_answers": [_described(answer) for answer in self.answers[1:]] or None,
         }
         return {
-            "route": "chat",
-            "stream": bool(self.body.stream),
-            "messages": [dict(message) for message in self._conversation],
+            "route": asked.route,
+            "stream": asked.stream,
+            "messages": list(asked.messages),
             "parameters": self._parameters.to_mapping() if self._parameters is not None else None,
-            "finish_reason": self.finish_reason,
+            "finish_reason": first.finish_reason,
             **{name: value for name, value in optional.items() if value is not None},
         }
 
     def _elapsed_ms(self) -> float:
-        return (time.perf_counter() - self._start) * 1000
+        return (time.perf_counter() - self.arrival.start) * 1000
 
 
-def _parameters(body: ChatRequest, target: Target) -> GenerationParameters:
-    both = (body.max_tokens, body.max_completion_tokens)
-    if None not in both and both[0] != both[1]:
-        raise ApiError(400, "max_tokens: differs from max_completion_tokens; send one of them", param="max_tokens")
-    base = target.release.parameters if target.release is not None else GenerationParameters()
-    sent = body.sent_parameters
+def _parameters(sent: Mapping[str, Any], target: Target) -> GenerationParameters:
+    if target.release is not None:
+        base = target.release.parameters
+    else:
+        base = target.prompt.template.parameters if target.prompt is not None else GenerationParameters()
     if not sent:
         return base
     try:
-        return GenerationParameters.from_mapping({**base.to_mapping(), **sent})
+        # The release's own values were checked when it was made.
+        checked = GenerationParameters.from_mapping(sent)
+        return dataclasses.replace(base, **{name: getattr(checked, name) for name in sent})
     except UsageError as error:
         raise ApiError(400, str(error), param=str(error).partition(":")[0]) from error
 
 
-def _messages(body: ChatRequest, target: Target, conversation: tuple[Message, ...]) -> tuple[Message, ...]:
-    if target.release is None:
-        if body.prompt_variables:
-            problem = f"prompt_variables: {target.ref} is a model version; only a release has a prompt to fill"
-            raise ApiError(400, problem, param="prompt_variables")
-        return conversation
+def _rendered(
+    prompt: PromptVersion, conversation: tuple[Message, ...], variables: Mapping[str, str] | None
+) -> tuple[Message, ...]:
+    """The conversation in the prompt's template. What follows the last user message, the model's tool calls and what
+    the tools said, stays behind it."""
+    end = len(conversation)
+    if conversation[-1]["role"] == "tool":
+        end = max((at for at, message in enumerate(conversation, 1) if message["role"] == "user"), default=end)
     try:
-        return target.release.prompt.template.render_conversation(conversation, body.prompt_variables)
+        filled = prompt.template.render_conversation(conversation[:end], variables)
     except UsageError as error:
         name = str(error).partition(":")[0]
         param = name if name == "messages" else f"prompt_variables.{name}"
         raise ApiError(400, str(error), param=param) from error
+    return (*filled, *conversation[end:])
+
+
+def _merge_tool_calls(calls: list[dict[str, Any]], deltas: Sequence[Mapping[str, Any]]) -> None:
+    """Adds OpenAI's delta objects to the calls they belong to: names come whole, arguments in pieces."""
+    for delta in deltas:
+        index = delta.get("index", len(calls))
+        if not isinstance(index, int) or not 0 <= index < MOST_TOOL_CALLS:
+            raise EngineError(f"the engine sent tool call number {index!r}")
+        while index >= len(calls):
+            calls.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
+        call, function = calls[index], delta.get("function") or {}
+        call["id"] = delta.get("id") or call["id"]
+        call["type"] = delta.get("type") or call["type"]
+        call["function"]["name"] = function.get("name") or call["function"]["name"]
+        call["function"]["arguments"] += function.get("arguments") or ""
+
+
+def _described(answer: Answer) -> dict[str, Any]:
+    described: dict[str, Any] = {"output": answer.text, "finish_reason": answer.finish_reason}
+    return {**described, "tool_calls": answer.tool_calls} if answer.tool_calls else described
 
 
 def _storable(text: str) -> str:
     # PostgreSQL's text type holds every character but this one.
-    return text.replace("\x00", "\ufffd")
+    return text.replace("\0", "\ufffd")

@@ -5,49 +5,109 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
+from llmops.engines.pool import EngineOpener, EnginePool
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
+from service.access import Access, KeySource
 from service.admission import Admission
-from service.engine_pool import EngineOpener, EnginePool
+from service.caller import Caller
+from service.engine_watch import EngineWatch, Ping
+from service.guards import GuardBook
+from service.idempotency import Idempotency
 from service.log_writer import LogWriter
 from service.metrics import Metrics
+from service.routing import Router
+from service.shadow import Shadow
 from service.snapshot import ReleaseSource
 from service.snapshot_keeper import SnapshotKeeper
+from service.tracing import open_tracing
 
 CANCELLED_SECONDS = 5.0
 
 
 class Gateway:
-    """One gateway process: snapshot, engines, admission, log and metrics. `running` brings it to life."""
+    """One gateway process: snapshot, engines, access, admission, log and metrics. `running` brings it to life.
+
+    keys: where callers' keys come from; None lets everybody in. ping: asks the engine process, where there is one.
+    """
 
     def __init__(
-        self, settings: Settings, source: ReleaseSource, open_engine: EngineOpener, log: ProductionLog
+        self,
+        settings: Settings,
+        source: ReleaseSource,
+        open_engine: EngineOpener,
+        log: ProductionLog,
+        *,
+        keys: KeySource | None = None,
+        ping: Ping | None = None,
     ) -> None:
         self.settings = settings
         self.pool = EnginePool(open_engine)
         self.keeper = SnapshotKeeper(source, self.pool, settings.registry_poll)
+        self.router = Router(self.pool.is_loaded)
+        self.access = None if keys is None else Access(keys, settings)
         self.admission = Admission(settings.max_waiting)
-        self.log = LogWriter(log.append)
+        self.guards = GuardBook()
+        self.log = LogWriter(log.append, serve_unlogged=settings.log_failure == "serve")
         self.metrics = Metrics(in_flight=lambda: self.admission.held)
+        self.engines = None if ping is None else EngineWatch(ping)
+        self._show_in_metrics()
+        self.tracing = open_tracing(settings)
+        self.idempotency = Idempotency(log.replies, settings.engine_timeout)
+        self.shadow = Shadow(
+            self.pool,
+            self.log,
+            self.guards,
+            seconds=settings.engine_timeout,
+            production_waits=None if self.engines is None else self.engines.production_waits,
+            count=self.metrics.shadow,
+        )
+
+    def _show_in_metrics(self) -> None:
+        self.metrics.watch_snapshot(lambda: self.keeper.age)
+        if self.access is not None:
+            self.metrics.watch_keys(self.access.live_keys)
+        if self.engines is not None:
+            self.metrics.watch_queues(self.engines.depths)
+            self.metrics.watch_restarts(self.engines.restarts)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Polls the registry and writes the log while the block runs; then closes engines and empties the log queue."""
+        """Polls registry and keys and writes the log while the block runs; then closes engines and empties the log
+        queue."""
         self.log.start()
-        polling = asyncio.create_task(self.keeper.run(), name="snapshot keeper")
-        try:
-            yield
-        finally:
-            polling.cancel()
-            await asyncio.gather(polling, return_exceptions=True)
-            # Requests cancelled by an overlong drain still close their streams and write their records.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CANCELLED_SECONDS):
-                    await self.admission.idle()
-            await self.pool.close()
-            await self.log.close()
+        async with AsyncExitStack() as stack:
+            if self.access is not None:
+                await stack.enter_async_context(self.access.running())
+            tasks = [
+                asyncio.create_task(self.keeper.run(), name="snapshot keeper"),
+                asyncio.create_task(self.metrics.keep_fresh(), name="metrics"),
+            ]
+            if self.engines is not None:
+                tasks.append(asyncio.create_task(self.engines.run(), name="engine watch"))
+            self.shadow.start()
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                # Requests cancelled by an overlong drain still close their streams and write their records.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(CANCELLED_SECONDS):
+                        await self.admission.idle()
+                await self.shadow.close()
+                await self.pool.close()
+                await self.idempotency.close()
+                await self.log.close()
+                await self.tracing.close()
+
+    async def charge(self, caller: Caller, tokens: int) -> None:
+        """Takes tokens from the budget of the caller's key, where it has one."""
+        if self.access is not None:
+            await self.access.charge(caller, tokens)
 
     def problems(self) -> list[str]:
         """Why the gateway should get no traffic now; empty when it is ready."""
@@ -59,6 +119,27 @@ class Gateway:
             unloaded = [(app, model) for app, model in champions if not self.pool.is_loaded(model)]
             failures = self.pool.failures
             found += [f"engine of {app}: {failures.get(model.ref, 'loading')}" for app, model in unloaded]
+            found += [f"engine of {app}: {why}" for app, model in champions if (why := self._lost(model.ref))]
         if self.log.failure is not None:
             found.append(f"production log cannot be written: {self.log.failure}")
+        if self.access is not None and self.access.problem is not None:
+            found.append(self.access.problem)
+        if self.engines is not None and self.engines.problem is not None:
+            found.append(self.engines.problem)
+        return found
+
+    def _lost(self, model: str) -> str | None:
+        """Why the engine process cannot load again what it had loaded before."""
+        return None if self.engines is None else self.engines.failure(model)
+
+    def warnings(self) -> list[str]:
+        """What is not as it should be while requests are still served well."""
+        found = []
+        age = self.keeper.age
+        if age is not None and self.keeper.last_error is not None:
+            found.append(f"registry not read for {age:.0f} s, serving the releases read last: {self.keeper.last_error}")
+        if age is not None:
+            found += self.router.notes(self.keeper.snapshot)
+        if self.access is not None and self.access.limits_problem is not None:
+            found.append(self.access.limits_problem)
         return found

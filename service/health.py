@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
+from llmops.blocking import run_blocking
 from service.gateway import Gateway
 
 
@@ -19,14 +20,16 @@ def health_router(gateway: Gateway) -> APIRouter:
 
     @router.get("/readyz", response_class=JSONResponse)
     async def readyz() -> Response:
-        """200 when requests can be served well, else 503 with the reasons."""
+        """200 when requests can be served well, else 503 with the reasons; warnings, such as a registry that cannot be
+        read while its last releases are served, do not turn traffic away."""
         problems = gateway.problems()
         return JSONResponse(_readiness(gateway, problems), 503 if problems else 200)
 
     @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
-        """Prometheus' text format, of this process."""
-        return Response(gateway.metrics.text(), media_type=gateway.metrics.content_type)
+        """Prometheus' text format."""
+        text = await run_blocking(gateway.metrics.text, name="read metrics")
+        return Response(text, media_type=gateway.metrics.content_type)
 
     return router
 
@@ -37,6 +40,7 @@ def _readiness(gateway: Gateway, problems: list[str]) -> dict[str, object]:
     return {
         "status": "not ready" if problems else "ready",
         "reasons": problems,
+        "warnings": gateway.warnings(),
         "snapshot": {
             "age_seconds": None if age is None else round(age, 3),
             "last_error": keeper.last_error,

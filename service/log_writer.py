@@ -9,29 +9,46 @@ import logging
 import queue
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
+from llmops.blocking import run_blocking
 from llmops.errors import StoreUnavailable
-from llmops.production_log import LogRecord
-from service.blocking import run_blocking
+from llmops.production_log import LogRecord, RecordRefused, ReplyRow
 
 logger = logging.getLogger("llmops.service")
 
 MOST_IN_A_GROUP = 500
 CLOSE_SECONDS = 35.0  # a little more than SQLite waits for another writer
 
-_Waiting = tuple[LogRecord, "asyncio.Future[None]"]
+
+class _Waiting(NamedTuple):
+    """A record to be written, its idempotent reply if it has one, and who waits for both."""
+
+    record: LogRecord
+    reply: ReplyRow | None
+    future: asyncio.Future[None]
+
+
+class Append(Protocol):
+    """Writes records, and the replies that belong to some of them, in one transaction; returns when all is durable.
+
+    It is called without `replies` where there are none.
+    """
+
+    def __call__(self, records: Sequence[LogRecord], replies: Sequence[ReplyRow] = ..., /) -> None: ...
 
 
 class LogWriter:
     """One thread that takes every record waiting, appends them together, and tells each waiter.
 
-    append: writes records in one transaction and returns when they are durable. retry_seconds: after a failure,
-    the pause between attempts to write when no request brings a record, so that readiness returns by itself.
+    retry_seconds: after a failure, the pause between attempts to write when no request brings a record, so that
+    readiness returns by itself. serve_unlogged: requests whose record is lost are answered all the same.
+    `failure`: why the log cannot be written now; `lost`: records lost since the start.
     """
 
-    def __init__(self, append: Callable[[Sequence[LogRecord]], None], *, retry_seconds: float = 1.0) -> None:
-        self._append, self._retry_seconds = append, retry_seconds
+    def __init__(self, append: Append, *, retry_seconds: float = 1.0, serve_unlogged: bool = False) -> None:
+        self._append, self._retry_seconds, self._serve_unlogged = append, retry_seconds, serve_unlogged
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="production log", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -45,8 +62,10 @@ class LogWriter:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
-    async def write(self, record: LogRecord) -> None:
-        """Returns when the record is durable. A waiter that is cancelled does not take its record back.
+    async def write(self, record: LogRecord, *, reply: ReplyRow | None = None) -> None:
+        """Returns when the record is durable, and in the same transaction what becomes of its idempotency key.
+
+        A waiter that is cancelled does not take its record back.
 
         Raises:
             StoreUnavailable: it could not be written; the loss is counted in `lost`.
@@ -54,7 +73,7 @@ class LogWriter:
         if self._loop is None or self._closed:
             raise StoreUnavailable("the production log is not open")
         future: asyncio.Future[None] = self._loop.create_future()
-        self._queue.put((record, future))
+        self._queue.put(_Waiting(record, reply, future))
         await future
 
     async def close(self) -> None:
@@ -89,19 +108,18 @@ class LogWriter:
         return group, True
 
     def _write_group(self, group: Sequence[_Waiting]) -> None:
-        error = self._write([record for record, _ in group])
-        if error is None or isinstance(error, StoreUnavailable) or len(group) == 1:
+        error = self._write(group)
+        if error is None or _is_down(error) or len(group) == 1:
             self._tell(group, error)
             return
         # One record that cannot be stored must not take the others with it.
         for item in group:
-            self._tell([item], self._write([item[0]]))
+            self._tell([item], self._write([item]))
 
-    def _write(self, records: Sequence[LogRecord]) -> Exception | None:
+    def _write(self, group: Sequence[_Waiting]) -> Exception | None:
+        replies = [item.reply for item in group if item.reply is not None]
         try:
-            self._append(records)
-        except StoreUnavailable as error:
-            return error
+            self._append([item.record for item in group], *([replies] if replies else ()))
         except Exception as error:  # noqa: BLE001  handed to the waiters, who raise it
             return error
         return None
@@ -110,26 +128,38 @@ class LogWriter:
         if error is not None:
             self.lost += len(group)
             logger.warning("%d records lost: %s: %s", len(group), type(error).__name__, error)
-        self._note(group[-1][0], error)
+        self._note(group[-1].record, error)
         # A loop that has closed in the meantime has no waiter left.
         with contextlib.suppress(RuntimeError):
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(_settle, [future for _, future in group], error)
+                self._loop.call_soon_threadsafe(_settle, [item.future for item in group], error)
 
     def _try_again(self, record: LogRecord) -> None:
-        """Writes the last lost record as what became of it: a request answered with 503.
+        """Writes the last lost record as what became of it: a request answered with 503, unless it was served.
 
         Its key is new, because the failed attempt may have been committed after all.
         """
-        details = {**record.details, "error": "the production log could not be written when the reply was due"}
-        late = dataclasses.replace(record, status=503, outcome="error", details=details, key=uuid.uuid4().hex)
-        self._note(record, self._write([late]))
+        details = {**record.details, "log_failure": "the production log could not be written when the reply was due"}
+        late = dataclasses.replace(record, details=details, key=uuid.uuid4().hex)
+        if not self._serve_unlogged:
+            late = dataclasses.replace(late, status=503, outcome="error")
+        try:
+            self._append([late])
+        except Exception as error:  # noqa: BLE001  tells whether the log works, no more
+            self._note(record, error)
+        else:
+            self._note(record, None)
 
     def _note(self, record: LogRecord, error: Exception | None) -> None:
-        """Remembers whether the log works. Any other error than the store's lies in the record itself."""
-        down = isinstance(error, StoreUnavailable)
+        """Remembers whether the log works."""
+        down = error is not None and _is_down(error)
         self.failure = str(error) if down else None
         self._unwritten = record if down else None
+
+
+def _is_down(error: Exception) -> bool:
+    """Whether the log cannot be written at all; any other error lies in the record itself."""
+    return isinstance(error, StoreUnavailable) and not isinstance(error, RecordRefused)
 
 
 def _settle(futures: Sequence[asyncio.Future[None]], error: Exception | None) -> None:

@@ -1,18 +1,35 @@
-"""What Prometheus scrapes from one gateway process."""
+"""What Prometheus scrapes: of one process, or, where several workers count together, the sum over all of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import values as metric_values
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from llmops.production_log import LogRecord
+from service.metrics_files import merging
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+_WAIT_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60)
+
+MOST_TARGETS = 300
+"""Releases and model versions counted by name; those beyond are counted together as `other`."""
+
+REFRESH_SECONDS = 1.0
 
 
 class Metrics:
     """Counters of one app, in a registry of their own: two apps in a process do not add up.
+
+    A `target` is a release such as `assistant@3` or, where a request named none, a model version. Where the process was
+    started with `metrics_files.prepare_multiprocess`, it counts into the files that all workers share.
 
     in_flight: requests held, read when scraped.
     """
@@ -20,38 +37,167 @@ class Metrics:
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
     def __init__(self, *, in_flight: Callable[[], float]) -> None:
-        self._registry = registry = CollectorRegistry()
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they would tell nothing of use
+        self._registry = CollectorRegistry()
+        self._shared = metric_values.ValueClass is not metric_values.MutexValue
+        self._make_request_metrics()
+        self._make_other_counters()
+        self._targets: dict[str, _Target] = {}
+        self._watched: list[tuple[Gauge, Callable[[], float | None]]] = []
+        self._queues: Callable[[], Mapping[str, tuple[int, int]]] = dict
+        self._queue_depth = Gauge(
+            "llmops_engine_queue",
+            "Requests at an engine: waiting for a slot, or running",
+            ["model", "state"],
+            multiprocess_mode="livemax",  # one engine serves all workers, and each reports the same
+            registry=self._registry,
+        )
+        self._known_models: set[str] = set()
+        self._watch("llmops_in_flight", "Requests held now", "livesum", in_flight)
+
+    def _make_request_metrics(self) -> None:
+        registry = self._registry
+
+        def seconds(name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, meaning, ["target"], buckets=buckets, registry=registry)
+
         self._requests = Counter(
-            "llmops_requests", "Chat requests that reached a model", ["target", "outcome", "status"], registry=registry
+            "llmops_requests", "Requests that reached a model", ["target", "outcome", "status"], registry=registry
         )
-        self._latency = Histogram(
-            "llmops_request_seconds",
-            "From arrival to end of generation",
-            ["target"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._first_token = Histogram(
-            "llmops_first_token_seconds", "From arrival to first text", ["target"], buckets=_SECONDS, registry=registry
-        )
+        self._latency = seconds("llmops_request_seconds", "From arrival to end of generation", _SECONDS)
+        self._first_token = seconds("llmops_first_token_seconds", "From arrival to first text", _SECONDS)
+        self._per_token = seconds("llmops_output_token_seconds", "For each token after the first text", _TOKEN_SECONDS)
+        self._waits = seconds("llmops_queue_seconds", "Spent waiting for a slot of the engine", _WAIT_SECONDS)
         self._tokens = Counter("llmops_tokens", "Tokens read and made", ["target", "direction"], registry=registry)
-        Gauge("llmops_in_flight", "Chat requests held now", registry=registry).set_function(in_flight)
+
+    def _make_other_counters(self) -> None:
+        registry = self._registry
+        self._refused = Counter(
+            "llmops_refused_requests", "Requests refused before they reached a model", ["status"], registry=registry
+        )
         self._losses = Counter("llmops_log_failures", "Records not logged when their reply was due", registry=registry)
+        self._shadows = Counter(
+            "llmops_shadow_requests", "Copies sent to the challenger: done, dropped or failed", ["outcome"],
+            registry=registry,
+        )  # fmt: skip
+        self._guards = Counter(
+            "llmops_guard_actions", "What guards of releases did", ["target", "action"], registry=registry
+        )
 
     def count(self, record: LogRecord) -> None:
         """Adds one finished request, under its release or, without one, its model."""
-        target = record.release or record.model or ""
-        self._requests.labels(target, record.outcome, str(record.status)).inc()
-        self._latency.labels(target).observe(record.latency_ms / 1000)
+        target = self._target(record.release or record.model or "")
+        target.requests(record.outcome, record.status).inc()
+        target.latency.observe(record.latency_ms / 1000)
         if record.first_token_ms is not None:
-            self._first_token.labels(target).observe(record.first_token_ms / 1000)
-        self._tokens.labels(target, "in").inc(record.tokens_in)
-        self._tokens.labels(target, "out").inc(record.tokens_out)
+            target.first_token.observe(record.first_token_ms / 1000)
+            if record.tokens_out > 1:
+                later_ms = max(0.0, record.latency_ms - record.first_token_ms)
+                target.per_token.observe(later_ms / 1000 / (record.tokens_out - 1))
+        if (queue_ms := record.details.get("queue_ms")) is not None:
+            target.waits.observe(queue_ms / 1000)
+        if record.tokens_in:
+            target.tokens_in.inc(record.tokens_in)
+        if record.tokens_out:
+            target.tokens_out.inc(record.tokens_out)
 
     def count_loss(self) -> None:
         """Adds one record that the production log did not take."""
         self._losses.inc()
 
+    def refused(self, status: int) -> None:
+        """Adds one request that was refused before it reached a model (key, limit, body, queue …)."""
+        self._refused.labels(str(status)).inc()
+
+    def shadow(self, outcome: str) -> None:
+        """Adds one shadow request: `done`, `dropped` or `failed`."""
+        self._shadows.labels(outcome).inc()
+
+    def guarded(self, target: str, action: str) -> None:
+        """Adds one action of a guard, such as `redacted` or `blocked`."""
+        self._guards.labels(self._target(target).name, action).inc()
+
+    def watch_restarts(self, number: Callable[[], float | None]) -> None:
+        """Reads when scraped how often the engine process was started again."""
+        self._watch("llmops_engine_restarts", "Times the engine process was started again", "livemax", number)
+
+    def watch_snapshot(self, age: Callable[[], float | None]) -> None:
+        """Reads the snapshot's age in seconds when scraped; None, before the first look, is shown as infinite."""
+        meaning = "Since the registry was last read; of several workers, the longest"
+        self._watch("llmops_snapshot_age_seconds", meaning, "livemax", age)
+
+    def watch_keys(self, number: Callable[[], float | None]) -> None:
+        """Reads the number of valid keys when scraped."""
+        self._watch("llmops_keys", "Keys that are valid now", "livemax", number)
+
+    def watch_queues(self, depths: Callable[[], Mapping[str, tuple[int, int]]]) -> None:
+        """Reads, when scraped, the engine's queues: model ref → requests (waiting, running)."""
+        self._queues = depths
+
+    async def keep_fresh(self, seconds: float = REFRESH_SECONDS) -> None:
+        """For ever, every so many seconds: writes what is watched to where the other workers can read it."""
+        while True:
+            self.refresh()
+            await asyncio.sleep(seconds)
+
+    def refresh(self) -> None:
+        """Reads everything that is watched, once."""
+        for gauge, read in self._watched:
+            value = read()
+            gauge.set(math.inf if value is None else value)
+        depths = self._queues()
+        self._known_models.update(depths)
+        for model in self._known_models:
+            waiting, running = depths.get(model, (0, 0))
+            self._queue_depth.labels(model, "waiting").set(waiting)
+            self._queue_depth.labels(model, "running").set(running)
+
     def text(self) -> bytes:
-        """The exposition format."""
-        return generate_latest(self._registry)
+        """The exposition format. With several workers it reads a few files of each, so call it off the event loop."""
+        self.refresh()
+        if not self._shared:
+            return generate_latest(self._registry)
+        everything = CollectorRegistry()
+        _AllWorkers(everything)  # type: ignore[no-untyped-call]
+        return generate_latest(everything)
+
+    def _watch(self, name: str, meaning: str, mode: str, read: Callable[[], float | None]) -> None:
+        gauge = Gauge(name, meaning, multiprocess_mode=mode, registry=self._registry)  # type: ignore[arg-type]
+        self._watched.append((gauge, read))
+
+    def _target(self, name: str) -> _Target:
+        found = self._targets.get(name)
+        if found is None:
+            shown = name if len(self._targets) < MOST_TARGETS else "other"
+            found = self._targets.get(shown) or _Target(self, shown)
+            self._targets[shown] = found
+        return found
+
+
+class _Target:
+    """The counters of one target, looked up by label once and not at every request."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self.name = name
+        self._all_requests = metrics._requests
+        self._requests: dict[tuple[str, int], Counter] = {}
+        self.latency = metrics._latency.labels(name)
+        self.first_token = metrics._first_token.labels(name)
+        self.per_token = metrics._per_token.labels(name)
+        self.waits = metrics._waits.labels(name)
+        self.tokens_in = metrics._tokens.labels(name, "in")
+        self.tokens_out = metrics._tokens.labels(name, "out")
+
+    def requests(self, outcome: str, status: int) -> Counter:
+        found = self._requests.get((outcome, status))
+        if found is None:
+            found = self._requests[outcome, status] = self._all_requests.labels(self.name, outcome, str(status))
+        return found
+
+
+class _AllWorkers(MultiProcessCollector):
+    """Sums over the files of all workers, while no other reader folds some of them together."""
+
+    def collect(self) -> Iterable[Metric]:
+        with merging(Path(self._path)):
+            return list(super().collect())  # type: ignore[no-untyped-call]

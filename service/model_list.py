@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
+from llmops.catalogue import EMBEDDING_MODEL
+from service.access import require
+from service.caller import ANONYMOUS, Caller
 from service.gateway import Gateway
 from service.schemas import ErrorReply
+from service.snapshot import Snapshot, unknown_model
 
 
 class ModelCard(BaseModel):
-    """One name in OpenAI's shape. created: always 0, for the registry's snapshot keeps no times."""
+    """One name in OpenAI's shape. created: seconds since the epoch, of a release; 0 for what keeps no time."""
 
     id: str
     object: Literal["model"] = "model"
@@ -27,19 +32,36 @@ class ModelCards(BaseModel):
     data: list[ModelCard]
 
 
-def model_list_router(gateway: Gateway) -> APIRouter:
-    """The model routes of one gateway."""
+def model_list_router(gateway: Gateway, *, embeds: bool = False) -> APIRouter:
+    """The model routes of one gateway. embeds: whether it has the embedding model."""
     router = APIRouter(tags=["models"], responses={"4XX": {"model": ErrorReply}, "5XX": {"model": ErrorReply}})
 
     @router.get("/v1/models")
-    async def list_models() -> ModelCards:
-        """Apps, their releases by alias and version, and model versions."""
-        return ModelCards(data=[ModelCard(id=name) for name in sorted(gateway.keeper.snapshot.targets)])
+    async def list_models(request: Request) -> ModelCards:
+        """Apps, their releases by alias and version, model versions, and the embedding model: what the key opens."""
+        caller: Caller = getattr(request.state, "caller", ANONYMOUS)
+        cards = [card for card, app in _cards(gateway.keeper.snapshot, embeds) if caller.may_use(app)]
+        return ModelCards(data=sorted(cards, key=lambda card: card.id))
 
     @router.get("/v1/models/{model}")
-    async def get_model(model: str) -> ModelCard:
+    async def get_model(model: str, request: Request) -> ModelCard:
         """One of them."""
-        gateway.keeper.snapshot.resolve(model)
-        return ModelCard(id=model)
+        for card, app in _cards(gateway.keeper.snapshot, embeds):
+            if card.id == model:
+                require(getattr(request.state, "caller", ANONYMOUS), app)
+                return card
+        raise unknown_model(model, list(gateway.keeper.snapshot.targets))
 
     return router
+
+
+def _cards(snapshot: Snapshot, embeds: bool) -> Iterator[tuple[ModelCard, str | None]]:
+    """Every name, and the app that a key must open to use it."""
+    for name, target in snapshot.targets.items():
+        release = target.release
+        if release is None:
+            yield ModelCard(id=name), None
+        else:
+            yield ModelCard(id=name, created=int(release.created_at)), release.app
+    if embeds:
+        yield ModelCard(id=EMBEDDING_MODEL), None

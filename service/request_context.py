@@ -5,54 +5,81 @@ Not Starlette's BaseHTTPMiddleware, which hides a client's departure from the co
 
 from __future__ import annotations
 
+import os
 import re
 import time
-import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.error_map import api_error, report_failure
+from service.error_map import CLIENT_CLOSED, error_response, report_failure
+from service.tracing import Tracing
 
+_KNOWN_PARTS = frozenset({"chat", "completions", "responses", "embeddings", "models", "feedback", "predict"})
 _SANE_ID = re.compile(rb"[ -~]{1,128}\Z")
 
 
 class RequestContext:
     """Gives each request its id and the time of its arrival (`at` by the clock, `start` for measuring).
 
-    The id, and what the request's state collects in `reply_headers`, stand on whatever reply it gets.
-    An exception that nothing else turned into a reply becomes a 500 with a fixed text.
+    The id, and what the request's state collects in `reply_headers`, stand on whatever reply it gets. An exception that
+    nothing else turned into a reply gets the one of `service.error_map`.
+
+    refused: counts, by status, requests to `/v1` that failed before they reached a model (`reached_model` in the
+    state). tracing: each request to `/v1` gets a span, which ends with the `record` in its state, if there is one;
+    `upstream_headers` in the state hand its context on.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, refused: Callable[[int], None], tracing: Tracing) -> None:
+        self._app, self._refused, self._tracing = app, refused, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope)
         state: dict[str, Any] = scope.setdefault("state", {})
-        state["request_id"], state["reply_headers"] = request_id, []
+        reply = _Reply(_request_id(scope), state, send)
+        state["request_id"], state["reply_headers"] = reply.request_id, []
         state["at"], state["start"] = datetime.now(UTC), time.perf_counter()
-        started = False
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                own = [(b"x-request-id", request_id.encode()), *state["reply_headers"]]
-                message = {**message, "headers": [*message.get("headers", []), *own]}
-            await send(message)
-
+        if not scope["path"].startswith("/v1/"):
+            await self._answer(scope, receive, reply)
+            return
+        span = self._tracing.begin(scope["headers"], f"{scope['method']} {_route(scope['path'])}")
+        state["upstream_headers"] = span.headers
         try:
-            await self._app(scope, receive, send_with_headers)
+            await self._answer(scope, receive, reply)
+        finally:
+            span.end(state.get("record"), status=reply.status or CLIENT_CLOSED)
+            if reply.status >= 400 and "reached_model" not in state:
+                self._refused(reply.status)
+
+    async def _answer(self, scope: Scope, receive: Receive, reply: _Reply) -> None:
+        try:
+            await self._app(scope, receive, reply.send)
         except Exception as error:  # noqa: BLE001  the last resort; reported, and answered while that is possible
-            report_failure(error, request_id)
-            if not started:
-                await api_error(error).response()(scope, receive, send_with_headers)
+            report_failure(error, reply.request_id)
+            if not reply.status:
+                await error_response(error)(scope, receive, reply.send)
+
+
+class _Reply:
+    """What goes out for one request. status: 0 until it has begun."""
+
+    __slots__ = ("_send", "_state", "request_id", "status")
+
+    def __init__(self, request_id: str, state: dict[str, Any], send: Send) -> None:
+        self.request_id, self.status = request_id, 0
+        self._state, self._send = state, send
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            own = [(b"x-request-id", self.request_id.encode()), *self._state["reply_headers"]]
+            message = {**message, "headers": [*message.get("headers", ()), *own]}
+        await self._send(message)
 
 
 class BodyLimit:
@@ -87,4 +114,10 @@ class BodyLimit:
 
 def _request_id(scope: Scope) -> str:
     sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    return sent.decode("ascii") if _SANE_ID.match(sent) else f"req_{uuid.uuid4().hex}"
+    return sent.decode("ascii") if _SANE_ID.match(sent) else f"req_{os.urandom(16).hex()}"
+
+
+def _route(path: str) -> str:
+    """The path as traces name it: what a client can make up stays out."""
+    parts = path.split("/", 4)[2:4]
+    return "/v1/" + "/".join(part if part in _KNOWN_PARTS else "…" for part in parts)

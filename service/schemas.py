@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from llmops.engines.protocol import Message
+from service.limited_fields import JsonObject
+from service.limits import MOST_ANSWERS, MOST_MESSAGES, MOST_TOOL_CALLS
 
-MOST_MESSAGES = 256
-
-LIMITED_FIELDS: Mapping[str, str] = {
-    "n": "only 1 is supported",
-    "logprobs": "not supported; leave it out or send false",
-    "top_logprobs": "not supported; leave it out",
-    "tools": "not supported; leave it out or send an empty list",
-    "tool_choice": "not supported; only none or auto",
-    "presence_penalty": "not supported; only 0",
-    "frequency_penalty": "not supported; only 0",
-    "logit_bias": "not supported; leave it out or send an empty object",
-    "store": "not supported; leave it out or send false",
-    "modalities": "only text is supported",
-}
+LIMITED_FIELDS: Mapping[str, str] = {"modalities": "only text is supported"}
 """Fields of OpenAI's API accepted only with a value that changes nothing, and how the refusal of others reads."""
 
 _Empty = Field(max_length=0)
-_Zero = Field(ge=0, le=0)
+
+
+KIND_TAGS = frozenset({"<text>", "<list>", "<object>", "<message>", "<function_call>", "<function_call_output>"})
+"""What other routes' bodies tag the kinds of a value with, in the places that pydantic reports."""
+
+_SEVERAL_KINDS = ("content", "tool_choice", "stop")
 
 
 def _encodable(text: str) -> str:
@@ -64,22 +67,62 @@ _Content = Annotated[
 ]
 
 
-class ChatMessage(_Strict):
-    """One turn. The fields after `content` are those that OpenAI's clients send back with an assistant's turn."""
+class CalledFunction(_Strict):
+    """What a model asked to be called, with arguments as JSON text."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: _Content
+    name: Annotated[Text, Field(min_length=1, max_length=256)]
+    arguments: Text
+
+
+class ToolCall(_Strict):
+    """A call that an assistant's turn asked for."""
+
+    id: Annotated[Text, Field(min_length=1, max_length=256)]
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None
+
+
+class ChatMessage(_Strict):
+    """One turn. The fields after `name` are those that OpenAI's clients send back with an assistant's turn.
+
+    content: text, or null in an assistant's turn with tool calls. tool_call_id, name: in a tool's turn, the call that
+    it answers.
+    """
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: _Content | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_TOOL_CALLS)] | None = None
+    tool_call_id: Annotated[Text, Field(min_length=1, max_length=256)] | None = None
+    name: Annotated[Text, Field(max_length=256)] | None = None
     refusal: None = None
     audio: None = None
     function_call: None = None
-    tool_calls: Annotated[list[Any], _Empty] | None = None
     annotations: Annotated[list[Any], _Empty] | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_role(self) -> ChatMessage:
+        if self.tool_calls and self.role != "assistant":
+            raise _fault("tool_calls", "only an assistant's turn has them")
+        if self.content is None and not self.tool_calls:
+            raise _fault("content", "must be a text or a list of text parts")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            needed = "a tool's turn must name the call that it answers"
+            raise _fault("tool_call_id", needed if self.role == "tool" else "only a tool's turn has it")
+        if self.name is not None and self.role != "tool":
+            raise _fault("name", "not supported in this turn; leave it out")
+        return self
 
     def to_message(self) -> Message:
         """As engines take it: `developer` is OpenAI's newer word for system, text parts are joined."""
         role = "system" if self.role == "developer" else self.role
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Message(role=role, content=content)
+        content = self.content or ""
+        message = Message(role=role, content=content if isinstance(content, str) else "".join(p.text for p in content))
+        if self.tool_calls:
+            message["tool_calls"] = [call.model_dump(exclude={"index"}) for call in self.tool_calls]
+        if self.tool_call_id is not None:
+            message["tool_call_id"] = self.tool_call_id
+        return message
 
 
 class StreamOptions(_Strict):
@@ -94,7 +137,7 @@ class JsonSchemaFormat(_Strict):
 
     name: str | None = None
     description: str | None = None
-    schema_: dict[str, Any] = Field(alias="schema")
+    schema_: JsonObject = Field(alias="schema")
     strict: bool | None = None
 
 
@@ -104,23 +147,46 @@ class ResponseFormat(_Strict):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
 
-    @field_validator("json_schema", mode="after")
-    @classmethod
-    def _is_json(cls, value: JsonSchemaFormat | None) -> JsonSchemaFormat | None:
-        # Python's parser lets NaN and unbounded nesting through; the production log's JSON column does not.
-        if value is not None:
-            try:
-                json.dumps(value.schema_, allow_nan=False)
-            except RecursionError as error:
-                raise ValueError("the schema is nested too deeply") from error
-        return value
+
+class ToolFunction(_Strict):
+    """A function that the model may ask to be called. parameters: a JSON schema."""
+
+    name: Annotated[Text, Field(min_length=1, max_length=256)]
+    description: Text | None = None
+    parameters: JsonObject | None = None
+    strict: bool | None = None
+
+
+class Tool(_Strict):
+    """Something the model may ask to be called; of OpenAI's kinds, functions."""
+
+    type: Literal["function"]
+    function: ToolFunction
+
+
+class NamedFunction(_Strict):
+    """A function's name."""
+
+    name: Annotated[Text, Field(min_length=1, max_length=256)]
+
+
+class NamedTool(_Strict):
+    """The one tool that the model must call."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+_ToolChoice = Literal["none", "auto", "required"] | NamedTool
+_Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
 class ChatRequest(_Strict):
     """The body of `POST /v1/chat/completions`.
 
     model: an app (its champion), `app@alias`, `app@version`, or a model version. prompt_variables: fill the release's
-    template, besides its input variable. Generation parameters left out, or null, are the release's.
+    template, besides its input variable. Generation parameters left out, or null, are the release's. `store` changes
+    nothing, as every request is in the production log; nor do `service_tier` and `prompt_cache_key`.
     """
 
     model: Annotated[str, Field(min_length=1, max_length=255)]
@@ -139,19 +205,27 @@ class ChatRequest(_Strict):
 
     user: Annotated[Text, Field(max_length=512)] | None = None
     metadata: Annotated[dict[Text, Text], Field(max_length=16)] | None = None
-    parallel_tool_calls: bool | None = None
-    service_tier: str | None = None
-
-    n: Annotated[int, Field(ge=1, le=1)] | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: None = None
-    tools: Annotated[list[Any], _Empty] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
-    presence_penalty: Annotated[float, _Zero] | None = None
-    frequency_penalty: Annotated[float, _Zero] | None = None
-    logit_bias: Annotated[dict[str, Any], _Empty] | None = None
-    store: Literal[False] | None = None
+    service_tier: Annotated[Text, Field(max_length=64)] | None = None
+    store: bool | None = None
     modalities: list[Literal["text"]] | None = None
+    safety_identifier: Annotated[Text, Field(max_length=512)] | None = None
+    prompt_cache_key: Annotated[Text, Field(max_length=512)] | None = None
+
+    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOL_CALLS)] | None = None
+    tool_choice: _ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+    logit_bias: (
+        Annotated[
+            dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+            Field(max_length=1024),
+        ]
+        | None
+    ) = None
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -163,10 +237,42 @@ class ChatRequest(_Strict):
             return value
         raise ValueError("must be a string or at most 4 strings, none empty")
 
+    @model_validator(mode="after")
+    def _fields_fit_together(self) -> ChatRequest:
+        limits = (self.max_tokens, self.max_completion_tokens)
+        if None not in limits and limits[0] != limits[1]:
+            raise _fault("max_tokens", "differs from max_completion_tokens; send one of them")
+        if self.top_logprobs and not self.logprobs:
+            raise _fault("top_logprobs", "needs logprobs: true")
+        if self.tool_choice not in (None, "none", "auto") and not self.tools:
+            raise _fault("tool_choice", "needs tools")
+        return self
+
     @property
     def conversation(self) -> tuple[Message, ...]:
         """The messages as engines take them."""
         return tuple(message.to_message() for message in self.messages)
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """The fields of `llmops.engines.protocol.EXTRAS` sent with an effect, as the client sent them."""
+        found: dict[str, Any] = {}
+        if self.n is not None and self.n > 1:
+            found["n"] = self.n
+        if self.logprobs:
+            found["logprobs"] = True
+            if self.top_logprobs:
+                found["top_logprobs"] = self.top_logprobs
+        for name in ("presence_penalty", "frequency_penalty", "logit_bias"):
+            if value := getattr(self, name):
+                found[name] = value
+        if self.tools:
+            found["tools"] = [tool.model_dump(exclude_unset=True) for tool in self.tools]
+            if self.tool_choice not in (None, "auto"):
+                found["tool_choice"] = as_sent(self.tool_choice)
+            if self.parallel_tool_calls is False:
+                found["parallel_tool_calls"] = False
+        return found
 
     @property
     def sent_parameters(self) -> dict[str, Any]:
@@ -176,24 +282,32 @@ class ChatRequest(_Strict):
         if self.max_completion_tokens is not None:
             sent["max_tokens"] = self.max_completion_tokens
         if self.response_format is not None:
-            sent["response_format"] = self.response_format.model_dump(by_alias=True, exclude_unset=True)
+            sent["response_format"] = as_sent(self.response_format)
         return sent
 
 
 class AssistantMessage(BaseModel):
-    """The answer."""
+    """The answer. content: null where the model only asks for tools."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
+    refusal: None = None
+    tool_calls: list[ToolCall] | None = None
+
+
+class TokenLogprobs(BaseModel):
+    """How likely the answer's tokens were; entries as OpenAI has them."""
+
+    content: list[dict[str, Any]]
     refusal: None = None
 
 
 class Choice(BaseModel):
-    """One answer of a reply; there is always exactly one."""
+    """One of the `n` answers."""
 
     index: int
     message: AssistantMessage
-    logprobs: None = None
+    logprobs: TokenLogprobs | None = None
     finish_reason: str
 
 
@@ -231,13 +345,28 @@ class ErrorReply(BaseModel):
     error: ErrorBody
 
 
-def first_problem(errors: Sequence[Mapping[str, Any]]) -> tuple[str | None, str]:
-    """The field at fault and what is wrong with it, from pydantic's list of errors."""
+def _fault(field: str, problem: str) -> PydanticCustomError:
+    """An error of one field found when all were read; `first_problem` puts the field into its path."""
+    return PydanticCustomError("field_fault", "{problem}", {"field": field, "problem": problem})
+
+
+def as_sent(value: Any) -> Any:
+    """A part of a checked request as plain JSON values, without what the client did not send."""
+    return value.model_dump(by_alias=True, exclude_unset=True) if isinstance(value, BaseModel) else value
+
+
+def first_problem(errors: Sequence[Mapping[str, Any]], *, within: int = 1) -> tuple[str | None, str]:
+    """The field at fault and what is wrong with it, from pydantic's list of errors.
+
+    within: how many steps of each error's place lead to the body itself: FastAPI puts `body` before all of them.
+    """
     # An unknown field explains the errors it causes elsewhere (an image part has no text), so it comes first.
     error = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
     if error["type"] == "json_invalid":
         return None, f"the body is not JSON: {error['ctx']['error']} at character {error['loc'][-1]}"
-    path = _without_tags(error["loc"][1:])
+    path = _without_tags(error["loc"][within:])
+    if error["type"] == "field_fault":
+        path = [*path, error["ctx"]["field"]]
     if not path:
         return None, "the body must be a JSON object, sent with content-type: application/json"
     param = field_path(path)
@@ -248,8 +377,9 @@ def first_problem(errors: Sequence[Mapping[str, Any]]) -> tuple[str | None, str]
 
 
 def _without_tags(loc: Sequence[str | int]) -> list[str | int]:
-    """Drops what pydantic puts after `content`: which of its two kinds the value was read as."""
-    return [part for before, part in zip((None, *loc), loc, strict=False) if before != "content"]
+    """Drops what pydantic puts after fields of several kinds: which of them the value was read as."""
+    kept = [part for before, part in zip((None, *loc), loc, strict=False) if before not in _SEVERAL_KINDS]
+    return [part for part in kept if part not in KIND_TAGS and part != "[key]"]
 
 
 def field_path(parts: Sequence[str | int]) -> str:

@@ -1,64 +1,41 @@
-"""Runs the gateway under uvicorn: on loopback, with one process or several."""
+"""How the gateway's app is run under uvicorn: the listening socket, time-outs and draining."""
 
 from __future__ import annotations
 
 import errno
-import ipaddress
+import math
 import socket
 from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.supervisors import Multiprocess
 
 from llmops.errors import CannotRun, UsageError
 from llmops.settings import Settings
+from service.binding import check_bind
+from service.slow_clients import with_header_timeout
 
-DRAIN_SECONDS = 30
-"""How long requests under way may go on after SIGTERM."""
 
-
-def run(make_app: Callable[[], FastAPI], *, host: str = "127.0.0.1", port: int = 8000, workers: int = 1) -> None:
-    """Serves until SIGTERM or SIGINT, then drains: no new connections, and up to DRAIN_SECONDS for open requests.
-
-    make_app: makes the app. With several workers each is a process of its own, which cannot be handed the app; they
-    all call `app_from_environment` instead.
+def run(make_app: Callable[[], FastAPI], settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serves an app in this process until SIGTERM or SIGINT, then drains: no new connections, and up to
+    `settings.drain_seconds` for open requests. For embedding; `serve` is how `llmops serve` runs.
 
     Raises:
-        UsageError: a host beyond loopback, a port outside 0–65535, or fewer than one worker.
+        UsageError: a host beyond loopback, or a port outside 0–65535.
         CannotRun: the port is taken, or the app did not start.
     """
-    if workers < 1:
-        raise UsageError("--workers: must be 1 or more")
     with listen(host, port) as listener:
-        if workers > 1:
-            many = _config("service.server:app_from_environment", workers)
-            Multiprocess(many, sockets=[listener]).run()
-            return
-        server = uvicorn.Server(_config(make_app))
+        server = uvicorn.Server(uvicorn_config(make_app, settings))
         server.run(sockets=[listener])
         if not server.started:
             raise CannotRun("the gateway did not start; the lines above say why")
 
 
-def app_from_environment() -> FastAPI:
-    """The app as `LLMOPS_*` variables describe it: what each worker process makes for itself."""
-    # Imported here, so that embedding the gateway does not need a registry.
-    from llmops.engines.opening import open_engine
-    from llmops.production_log import ProductionLog
-    from llmops.registry import Registry
-    from service.app import create_app
-
-    settings = Settings.from_environment()
-    log = ProductionLog(settings.resolved_log_url)
-    return create_app(settings, Registry(settings), lambda model: open_engine(model, settings), log)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket on a loopback address. Raises UsageError and CannotRun as `run` says."""
+def listen(host: str, port: int, has_keys: bool = False) -> socket.socket:
+    """A listening socket; without keys, on a loopback address. Raises UsageError and CannotRun as `run` says."""
     if not 0 <= port <= 65535:
         raise UsageError("--port: must be from 0 to 65535")
-    address = _loopback(host)
+    address = check_bind(host, has_keys)
     listener = socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -72,26 +49,21 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _loopback(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    try:
-        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError as error:
-        raise UsageError(f"--host: {host!r} is not an IP address") from error
-    if not address.is_loopback:
-        raise UsageError("serving beyond loopback needs keys, which this version does not have")
-    return address
-
-
-def _config(app: Callable[[], FastAPI] | str, workers: int = 1) -> uvicorn.Config:
+def uvicorn_config(app: Callable[[], FastAPI] | str, settings: Settings, workers: int = 1) -> uvicorn.Config:
+    """How uvicorn serves the gateway. app: makes it, or names what does, for workers of their own process."""
     return uvicorn.Config(
         app,
         factory=True,
         workers=workers,
         loop="uvloop",
-        http="httptools",
+        http=with_header_timeout(settings.header_timeout),
+        ws="none",
         lifespan="on",
-        # The production log is the record of requests; uvicorn's goes to stdout, which belongs to --json.
+        log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=DRAIN_SECONDS,
+        proxy_headers=False,  # who a caller is, its key says
+        timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
+        # A worker beside busy engines may be slow to answer; only one that hangs is to be killed.
+        timeout_worker_healthcheck=30,
     )

@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from llmops.versions import CHAMPION, ModelVersion, Release
+from llmops.traffic_policy import TrafficPolicy
+from llmops.versions import CHALLENGER, CHAMPION, ModelVersion, PromptVersion, RegisteredVersions, Release
 from service.error_map import ApiError
 
 
 class ReleaseSource(Protocol):
-    """Where releases come from: the registry, or a stand-in. Every method may block.
+    """Where releases come from: the registry, or a stand-in."""
 
-    Each raises `llmops.errors.StoreUnavailable` when the store cannot be reached.
-    """
+    def registered(self) -> RegisteredVersions:
+        """Everything there is now: releases with their aliases, model versions, traffic policies. May block.
 
-    def apps(self) -> Sequence[str]:
-        """Names of all apps that have a release."""
-        ...
-
-    def releases(self, app: str) -> Sequence[Release]:
-        """Every version of the app, with its aliases. Cheap when nothing changed since the last call."""
-        ...
-
-    def model_versions(self) -> Sequence[ModelVersion]:
-        """Every registered model version."""
+        Called every second: it should be cheap when nothing changed, and then return the very object of the last call.
+        Raises `llmops.errors.StoreUnavailable` when the store cannot be reached.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What serves one request: a release, or a model version without one. Found once, so versions cannot mix."""
+    """What serves one request: a release, or a model version without one. Found once, so versions cannot mix.
+
+    bare_prompt: without a release, the registered prompt that a request chose for the model.
+    """
 
     model: ModelVersion
     release: Release | None = None
+    bare_prompt: PromptVersion | None = None
 
     @property
     def ref(self) -> str:
@@ -43,33 +42,68 @@ class Target:
         return self.release.ref if self.release is not None else self.model.ref
 
     @property
+    def prompt(self) -> PromptVersion | None:
+        """The prompt version that a conversation is rendered with."""
+        return self.release.prompt if self.release is not None else self.bare_prompt
+
+    @property
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The reply headers that name the versions."""
         found = [(b"x-llmops-model", self.model.ref.encode())]
         if self.release is not None:
             found.append((b"x-llmops-release", self.release.ref.encode()))
-            found.append((b"x-llmops-prompt", self.release.prompt.ref.encode()))
+        if self.prompt is not None:
+            found.append((b"x-llmops-prompt", self.prompt.ref.encode()))
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """An app whose plain traffic is not its champion's alone."""
+
+    champion: Target
+    challenger: Target
+    policy: TrafficPolicy
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Releases by app, and model versions. `targets` maps every `model` string a client may send to what serves it."""
+    """What the registry held at one moment, looked up by what clients send.
 
-    apps: Mapping[str, tuple[Release, ...]]
-    models: tuple[ModelVersion, ...] = ()
+    targets: every `model` string a client may send → what serves it. splits: app → its champion and challenger, where a
+    traffic policy sends the challenger anything.
+    """
+
+    registered: RegisteredVersions
     targets: Mapping[str, Target] = field(init=False, repr=False, compare=False)
+    splits: Mapping[str, Split] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        targets = {model.ref: Target(model) for model in self.models}
+        targets = {model.ref: Target(model) for model in self.registered.models}
         for releases in self.apps.values():
             targets.update(_names(releases))
         object.__setattr__(self, "targets", targets)
+        object.__setattr__(self, "splits", dict(self._split_apps()))
+
+    @property
+    def apps(self) -> Mapping[str, tuple[Release, ...]]:
+        """Releases by app."""
+        return self.registered.releases
+
+    @property
+    def models(self) -> tuple[ModelVersion, ...]:
+        """Every model version."""
+        return self.registered.models
 
     @property
     def champions(self) -> Mapping[str, ModelVersion]:
         """The model of each app's champion; apps without a champion are left out."""
         return {app: self.targets[app].model for app in self.apps if app in self.targets}
+
+    @property
+    def served_models(self) -> list[ModelVersion]:
+        """The models that plain traffic needs: those of the champions, and of the challengers that get any."""
+        return [*self.champions.values(), *(split.challenger.model for split in self.splits.values())]
 
     def resolve(self, model: str) -> Target:
         """Raises ApiError 404, naming what exists."""
@@ -79,15 +113,18 @@ class Snapshot:
         return target
 
     def holding_back(self, apps: AbstractSet[str], older: Snapshot) -> Snapshot:
-        """This snapshot, with the given apps as they were in `older`."""
+        """This snapshot, with the given apps' releases as they were in `older`; policies are this one's always."""
         if not apps:
             return self
-        return Snapshot({**self.apps, **{app: older.apps[app] for app in apps}}, self.models)
+        releases = {**self.apps, **{app: older.apps[app] for app in apps}}
+        return Snapshot(dataclasses.replace(self.registered, releases=releases))
 
-
-def read_snapshot(source: ReleaseSource) -> Snapshot:
-    """One look at the registry; blocks. Raises what the source raises."""
-    return Snapshot({app: tuple(source.releases(app)) for app in source.apps()}, tuple(source.model_versions()))
+    def _split_apps(self) -> Iterator[tuple[str, Split]]:
+        for app, policy in self.registered.policies.items():
+            champion, challenger = self.targets.get(app), self.targets.get(f"{app}@{CHALLENGER}")
+            if policy.rests or champion is None or challenger is None or champion.ref == challenger.ref:
+                continue
+            yield app, Split(champion, challenger, policy)
 
 
 def unknown_model(model: str, names: Sequence[str]) -> ApiError:

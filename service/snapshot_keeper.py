@@ -6,10 +6,11 @@ import asyncio
 import logging
 import time
 
+from llmops.blocking import run_blocking
+from llmops.engines.pool import EnginePool
 from llmops.errors import LlmopsError, StoreUnavailable
-from service.blocking import run_blocking
-from service.engine_pool import EnginePool
-from service.snapshot import ReleaseSource, Snapshot, read_snapshot
+from llmops.versions import RegisteredVersions
+from service.snapshot import ReleaseSource, Snapshot
 
 logger = logging.getLogger("llmops.service")
 
@@ -18,8 +19,8 @@ class SnapshotKeeper:
     """Holds the current snapshot.
 
     An app moves to a newer snapshot only when its new champion's engine is loaded, so that moving an alias never
-    makes a request wait for weights. While the source is down, or an engine cannot be loaded, the last good state
-    keeps serving.
+    makes a request wait for weights. Engines of challengers that a traffic policy sends anything are loaded and kept
+    too. While the source is down, or an engine cannot be loaded, the last good state keeps serving.
 
     seconds: pause between two looks at the source.
     """
@@ -27,6 +28,7 @@ class SnapshotKeeper:
     def __init__(self, source: ReleaseSource, pool: EnginePool, seconds: float) -> None:
         self._source, self._pool, self._seconds = source, pool, seconds
         self._snapshot: Snapshot | None = None
+        self._fresh = Snapshot(RegisteredVersions({}))
         self._read_at = 0.0
         self._wake = asyncio.Event()
         self.last_error: str | None = None
@@ -59,7 +61,7 @@ class SnapshotKeeper:
     async def look(self) -> None:
         """One look at the source: begins to load what new champions need, swaps in what is ready."""
         try:
-            fresh = await run_blocking(lambda: read_snapshot(self._source), name="read registry")
+            registered = await run_blocking(self._source.registered, name="read registry")
         except LlmopsError as error:
             self.last_error = str(error)
             return
@@ -68,16 +70,18 @@ class SnapshotKeeper:
             self.last_error = f"unexpected {type(error).__name__}"
             return
         self.last_error, self._read_at = None, time.monotonic()
-        self._swap_in(fresh)
+        if registered is not self._fresh.registered:
+            self._fresh = Snapshot(registered)
+        self._swap_in(self._fresh)
 
     def _swap_in(self, fresh: Snapshot) -> None:
-        old = self._snapshot or Snapshot({})
-        self._pool.pin([*fresh.champions.values(), *old.champions.values()])
-        for model in fresh.champions.values():
+        old = self._snapshot or Snapshot(RegisteredVersions({}))
+        self._pool.pin([*fresh.served_models, *old.served_models])
+        for model in fresh.served_models:
             self._pool.preload(model)
         self.held_back = tuple(app for app in fresh.champions if self._must_wait(app, old, fresh))
         self._snapshot = fresh.holding_back(frozenset(self.held_back), old)
-        self._pool.pin([*fresh.champions.values(), *self._snapshot.champions.values()])
+        self._pool.pin([*fresh.served_models, *self._snapshot.served_models])
 
     def _must_wait(self, app: str, old: Snapshot, fresh: Snapshot) -> bool:
         """Whether the app's old champion can serve and the new one cannot yet."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from llmops.evaluation.comparison import Comparison, MetricComparison
     from llmops.evaluation.reports.contents import Report
     from llmops.workflow.evaluations import Evaluations
+    from llmops.workflow.votes import Votes
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _REPORTS = (
@@ -41,6 +42,8 @@ def compare(
 ) -> None:
     """Compare two runs row by row. A and B: run ids, prompt versions, PROMPT@V,MODEL@V, or releases.
 
+    Of two releases, what people voted (side by side on the gateway's page) is shown beside it.
+
     \b
     Example: llmops eval compare qa@1 qa@2 --html comparison.html
     """
@@ -53,7 +56,25 @@ def compare(
     if html or junit or markdown:
         report = report_contents(evaluations, of_suite, comparison, run_a, run_b)
         write_reports(report, html, junit, markdown)
-    emit(as_json, comparison.to_json(), lambda: show_comparison(comparison))
+    votes = _votes(evaluations, a, b)
+
+    def table() -> None:
+        show_comparison(comparison)
+        if votes is not None:
+            click.echo(votes.sentence())
+
+    emit(as_json, {**comparison.to_json(), "votes": votes.to_json() if votes is not None else None}, table)
+
+
+def _votes(evaluations: Evaluations, a: str, b: str) -> Votes | None:
+    """Without the log there are no votes, and still a comparison."""
+    from llmops.errors import StoreUnavailable
+
+    try:
+        return evaluations.votes(a, b)
+    except StoreUnavailable as error:
+        say(f"note: votes are left out: {error}")
+        return None
 
 
 @click.command()

@@ -126,7 +126,7 @@ def add(
     from llmops.production_log import ProductionLog
     from llmops.workflow.eval_set_from_log import Choice, write_review
 
-    records = ProductionLog(settings.resolved_log_url).iterate(app=app, since=since, until=until)
+    records = ProductionLog(settings.resolved_log_url).iterate(app=app, since=since, until=until, feedback=True)
     choice = Choice(None if outcome == "any" else outcome, feedback, limit, input_variable)
     counts = write_review(records, folder, out, choice)
     say("the review file holds what users wrote, personal data included; read it before you share or add it")

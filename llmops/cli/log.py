@@ -50,23 +50,29 @@ def window_options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
+shadow_option = click.option("--shadow", is_flag=True, help="Shadow requests too: what a challenger answered unseen.")
+
+
 @command.command()
 @window_options
+@shadow_option
 @click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1))
 @json_option
-def tail(app: str | None, since: datetime | None, until: datetime | None, limit: int, as_json: bool) -> None:
+def tail(
+    app: str | None, since: datetime | None, until: datetime | None, shadow: bool, limit: int, as_json: bool
+) -> None:
     """The newest records.
 
     \b
     Example: llmops log tail -n 5 --app assistant
     """
     log = _open()
-    window = {"app": app, "since": since, "until": until}
-    records, total = log.read(limit=limit, newest=True, **window), log.count(**window)
-    value = {"records": [record.to_json() for record in records], "total": total}
+    window: dict[str, Any] = {"app": app, "since": since, "until": until, "shadow": shadow}
+    records, total = log.read(limit=limit, newest=True, feedback=True, **window), log.count(**window)
+    value = {"records": [_shown(record) for record in records], "total": total}
 
     def table() -> None:
-        columns = ("at", "request", "release", "status", "outcome", "ms#", "input", "output")
+        columns = ("at", "request", "release", "status", "outcome", "ms#", "feedback", "input", "output")
         print_table(f"{len(records)} of {total} records", columns, [_row(record) for record in records])
 
     emit(as_json, value, table)
@@ -76,23 +82,26 @@ def tail(app: str | None, since: datetime | None, until: datetime | None, limit:
 @click.argument("request_id")
 @json_option
 def show(request_id: str, as_json: bool) -> None:
-    """Every record of one request id, whole.
+    """Every record of one request id, whole, with what users said of the answer.
 
     \b
     Example: llmops log show 5f0c…
     """
-    records = _open().read(request_id=request_id)
+    records = _open().read(request_id=request_id, feedback=True)
     if not records:
         raise UnknownVersion(f"no record of request {request_id}")
-    value = {"records": [record.to_json() for record in records], "total": len(records)}
+    value = {"records": [_shown(record) for record in records], "total": len(records)}
     emit(as_json, value, lambda: click.echo(json.dumps(value["records"], indent=2, ensure_ascii=False)))
 
 
 @command.command()
 @window_options
+@shadow_option
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="FILE.jsonl or FILE.parquet.")
 @json_option
-def export(app: str | None, since: datetime | None, until: datetime | None, out: Path, as_json: bool) -> None:
+def export(
+    app: str | None, since: datetime | None, until: datetime | None, shadow: bool, out: Path, as_json: bool
+) -> None:
     """Write records to a file, in bounded memory.
 
     \b
@@ -102,7 +111,8 @@ def export(app: str | None, since: datetime | None, until: datetime | None, out:
     if out.suffix not in writers:
         raise UsageError("--out: must end in .jsonl or .parquet")
     try:
-        total = writers[out.suffix](_open().iterate(app=app, since=since, until=until), out)
+        records = _open().iterate(app=app, since=since, until=until, shadow=shadow, feedback=True)
+        total = writers[out.suffix](records, out)
     except OSError as error:
         raise CannotRun(f"{out} cannot be written: {error.strerror}") from error
     emit(as_json, {"out": str(out), "total": total}, lambda: click.echo(f"wrote {total} records to {out}"))
@@ -138,11 +148,26 @@ def _open() -> ProductionLog:
     return ProductionLog(Settings.from_environment().resolved_log_url)
 
 
+def _shown(record: LogRecord) -> dict[str, Any]:
+    """The record's JSON; `feedback` is there also where there is none."""
+    return {"feedback": [], **record.to_json()}
+
+
+def _said(record: LogRecord) -> str:
+    """The newest label or score, or that there is a comment."""
+    if not record.feedback:
+        return ""
+    last = record.feedback[-1]
+    short = last.label if last.label is not None else last.score
+    return "comment" if short is None else f"{short:.12g}" if isinstance(short, float) else short[:12]
+
+
 def _row(record: LogRecord) -> tuple[Any, ...]:
     at = record.at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     served = record.release or record.model or "–"
     texts = (record.input[:60], record.output[:60])
-    return (at, record.request_id[:12], served, record.status, record.outcome, f"{record.latency_ms:.0f}", *texts)
+    what = (at, record.request_id[:12], served, record.status, record.outcome)
+    return (*what, f"{record.latency_ms:.0f}", _said(record), *texts)
 
 
 def _write_jsonl(records: Iterable[LogRecord], out: Path) -> int:
@@ -162,13 +187,19 @@ def _write_parquet(records: Iterable[LogRecord], out: Path) -> int:
         {
             "request_id": text, "at": pa.timestamp("us", tz="UTC"), "release": text, "prompt": text, "model": text,
             "status": whole, "outcome": text, "input": text, "output": text, "tokens_in": whole, "tokens_out": whole,
-            "latency_ms": real, "first_token_ms": real, "details": text, "key": text,
+            "latency_ms": real, "first_token_ms": real, "details": text, "key": text, "feedback": text,
         }
     )  # fmt: skip
     total = 0
     with pq.ParquetWriter(out, schema) as writer:
         for batch in in_batches(records, _BATCH):
-            rows = [{**r.to_json(), "at": r.at, "details": json.dumps(r.to_json()["details"])} for r in batch]
+            rows = [_parquet_row(record) for record in batch]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             total += len(rows)
     return total
+
+
+def _parquet_row(record: LogRecord) -> dict[str, Any]:
+    values = _shown(record)
+    texts = {name: json.dumps(values[name], ensure_ascii=False) for name in ("details", "feedback")}
+    return {**values, **texts, "at": record.at}

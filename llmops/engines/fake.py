@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 
 from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Message, Usage
 from llmops.errors import EngineError
@@ -25,7 +25,9 @@ class FakeEngine:
     """Streams `answer(request)` word by word.
 
     answer: pure function of the request; `word_seconds` is slept before each word. `failure`, when given, is raised
-    in place of an answer. `requests` keeps every request seen, `cancelled` counts streams closed early.
+    in place of an answer. honours: the extra request fields it claims to obey; it obeys `n`, saying the same each time.
+    script: in place of an answer, the chunks to stream for a request. `requests` keeps every request seen, `cancelled`
+    counts streams closed early.
     """
 
     def __init__(
@@ -36,9 +38,11 @@ class FakeEngine:
         word_seconds: float = 0.0,
         failure: EngineError | None = None,
         name: str = "fake",
+        honours: frozenset[str] = frozenset({"n"}),
+        script: Callable[[GenerationRequest], Iterable[Chunk]] | None = None,
     ) -> None:
         self._answer, self._slots, self._word_seconds, self._failure = answer, slots, word_seconds, failure
-        self._name = name
+        self._name, self._honours, self._script = name, honours, script
         self.requests: list[GenerationRequest] = []
         self.cancelled = 0
         self.in_flight = 0
@@ -55,7 +59,7 @@ class FakeEngine:
 
     @property
     def honours(self) -> frozenset[str]:
-        return frozenset()
+        return self._honours
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         self.requests.append(request)
@@ -65,18 +69,25 @@ class FakeEngine:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         finished = False
         try:
-            words = self._answer(request).split(" ")
-            limit = request.parameters.max_tokens
-            for position, word in enumerate(words[:limit]):
-                await asyncio.sleep(self._word_seconds)
-                yield Chunk(word if position == 0 else f" {word}")
-            finished = True
-            tokens_in = sum(len(message["content"].split()) for message in request.messages)
-            usage = Usage(tokens_in, min(len(words), limit))
-            yield Chunk("", "length" if len(words) > limit else "stop", usage)
+            for chunk in (self._script or self._say)(request):
+                if chunk.finish_reason is None:
+                    await asyncio.sleep(self._word_seconds)
+                finished = chunk.usage is not None
+                yield chunk
         finally:
             self.in_flight -= 1
             self.cancelled += not finished
+
+    def _say(self, request: GenerationRequest) -> Iterator[Chunk]:
+        words, limit = self._answer(request).split(" "), request.parameters.max_tokens
+        times = request.extras.get("n") or 1
+        tokens_in = sum(len(message["content"].split()) for message in request.messages)
+        usage = Usage(tokens_in, times * min(len(words), limit))
+        for index in range(times):
+            for position, word in enumerate(words[:limit]):
+                yield Chunk(word if position == 0 else f" {word}", index=index)
+            ended = "length" if len(words) > limit else "stop"
+            yield Chunk("", ended, usage if index == times - 1 else None, index=index)
 
     async def loglikelihoods(
         self, messages: Sequence[Message], continuations: Sequence[str]

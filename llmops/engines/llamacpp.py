@@ -7,6 +7,7 @@ our own queue, where a cancelled one is dropped at once (llama.cpp cannot cancel
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import tempfile
 import threading
@@ -16,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from llmops.engines.llamacpp_answers import LlamaCppAnswers
 from llmops.engines.llamacpp_likelihood import loglikelihoods
 from llmops.engines.llamacpp_port import LlamaCppPort
 from llmops.engines.openai_format import chat_body
@@ -23,6 +25,12 @@ from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Me
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
 
 GGUF_MAGIC = b"GGUF"
+HONOURS = frozenset({"n", "logprobs", "top_logprobs", "presence_penalty", "frequency_penalty", "logit_bias"})
+"""What it was seen to obey. `n` is at most the slots. Penalties look back over 64 tokens, the prompt's among them.
+Tokens that end in the middle of a character have no entry in `logprobs`. Not tools: a call that was required came as
+prose."""
+
+_FIELD = re.compile(r"Field '(\w+)'")  # how its refusals name the field at fault
 _PRIMED = "primed"  # file of the state that `prime` left
 
 
@@ -84,7 +92,7 @@ class LlamaCppEngine:
 
     @property
     def honours(self) -> frozenset[str]:
-        return frozenset()
+        return HONOURS
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         loop = asyncio.get_running_loop()
@@ -95,19 +103,16 @@ class LlamaCppEngine:
             if not cancelled.is_set():
                 loop.call_soon_threadsafe(arrived.put_nowait, item)
 
-        body = {**chat_body(request), "cache_prompt": self._prompt_cache != "no"}
+        body = {**_body(request), "cache_prompt": self._prompt_cache != "no"}
         self._threads.submit(self._run, body, cancelled, send)
-        finish_reason = "stop"
+        answers = LlamaCppAnswers(rivals=request.extras.get("top_logprobs") or 0)
         try:
             while (item := await arrived.get()) is not None:
                 if isinstance(item, Exception):
                     raise item
-                if usage := item.get("usage"):
-                    yield Chunk("", finish_reason, Usage(usage["prompt_tokens"], usage["completion_tokens"]))
-                for choice in item.get("choices", ()):
-                    finish_reason = choice.get("finish_reason") or finish_reason
-                    if text := choice["delta"].get("content"):
-                        yield Chunk(text)
+                for chunk in answers.take(item):
+                    yield chunk
+            yield answers.last()
         finally:
             cancelled.set()
 
@@ -177,6 +182,13 @@ class LlamaCppEngine:
         self._states.cleanup()
 
 
+def _body(request: GenerationRequest) -> dict[str, Any]:
+    body = chat_body(request)
+    if body.get("logprobs"):
+        body["top_logprobs"] = max(1, body.get("top_logprobs") or 0)  # asked for none, it gives no log-probabilities
+    return body
+
+
 def _parameters(xllamacpp: Any, path: Path, slots: int, context: int, threads: int, key: str) -> Any:
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(path)
@@ -197,4 +209,7 @@ def _translate(error: Mapping[str, Any]) -> EngineError:
             param="messages",
         )
     code = int(error.get("code") or 500)
-    return EngineRejected(message) if 400 <= code < 500 else EngineError(message)
+    if not 400 <= code < 500:
+        return EngineError(message)
+    field = _FIELD.match(message)
+    return EngineRejected(message, param=field[1] if field else None)

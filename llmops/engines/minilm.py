@@ -58,6 +58,12 @@ class MiniLM:
             vectors[places] = self._embed_batch([texts[i] for i in places])
         return vectors
 
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Tokens that `embed` reads of the texts, those that mark begin and end among them."""
+        with self._lock:
+            read = self._tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"] if texts else []
+        return sum(map(len, read))
+
     def _embed_batch(self, texts: list[str]) -> NDArray[np.float32]:
         import torch
 

@@ -2,48 +2,84 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
+import io
 import os
-from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+import urllib.request
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import httpx
+import aiohttp
+import orjson
+from yarl import URL
 
-from llmops.engines.openai_format import chat_body
-from llmops.engines.protocol import EXTRAS, Chunk, EngineIdentity, GenerationRequest, Usage
-from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from llmops.engines.openai_errors import refusal
+from llmops.engines.openai_format import AnswerReader, chat_body, error_message, whole_answer
+from llmops.engines.protocol import EXTRAS, Chunk, EngineIdentity, GenerationRequest
+from llmops.engines.sse import EventParser, EventTooLong, SentEvent
+from llmops.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+
+LONGEST_EVENT = LONGEST_REPLY = 64 * 1024 * 1024
+"""Bytes of one event, or of a reply that is not streamed, beyond which an upstream is taken for broken."""
+
+KEEPALIVE_SECONDS = 4.0
+"""How long a connection is kept for the next request: less than the 5 s of uvicorn, and so of vLLM."""
+
+STALE_SECONDS = 1.0
+"""A connection that breaks sooner after a request, unanswered, had been closed as the request went out."""
+
+LINGER_SECONDS = 0.5
+"""How long after `[DONE]` the end of the reply is waited for, so that the connection can be used again."""
+
+_LARGE_BODY = 1024 * 1024  # from here on aiohttp wants a file
 
 
-def identity(base_url: str, model: str) -> EngineIdentity:
-    """What this engine will be, known before it connects."""
-    return EngineIdentity("openai", base_url.rstrip("/"), {"model": model})
+class _Link(NamedTuple):
+    """Connections of one event loop, and the generator that owns them."""
+
+    session: aiohttp.ClientSession
+    url: URL
+    owner: AsyncGenerator[tuple[aiohttp.ClientSession, URL], None]
 
 
 class OpenAIEngine:
-    """Streams from `base_url` + `/chat/completions`, asking for `model`.
+    """Answers from `base_url` + `/chat/completions`, asking for `model`.
 
     key_variable: name of the environment variable that holds the API key; the key itself is never stored or logged.
-    timeout: seconds until the first byte, and between two bytes. slots: requests sent side by side.
+    timeout, connect_timeout, first_byte_timeout: seconds until the whole answer has come, until a connection stands
+    (with name lookup and TLS), and that the server may be silent before a stream's first byte or between two. A whole
+    answer has its first byte when it is made, so that only the time for all of it bounds it.
+    slots: requests that an evaluation sends side by side; it limits nothing here.
+    stream_always: asks for a stream even where the whole answer would do.
+
+    One engine may be used from several event loops, one after another: each has its own connections, which close with
+    `close` or with the loop.
     """
 
     def __init__(
-        self, base_url: str, model: str, *, key_variable: str | None = None, timeout: float = 120.0, slots: int = 16
+        self,
+        base_url: str,
+        model: str,
+        *,
+        key_variable: str | None = None,
+        timeout: float = 120.0,
+        connect_timeout: float = 5.0,
+        first_byte_timeout: float = 60.0,
+        slots: int = 16,
+        stream_always: bool = False,
     ) -> None:
-        """Makes the client; connects on the first request. Raises EngineUnavailable when the key is not set."""
+        """Connects on the first request. Raises EngineUnavailable when the key is not set."""
         self._base_url, self._model, self._slots = base_url.rstrip("/"), model, slots
-        headers = {}
-        if key_variable:
-            # The one reading of the environment outside Settings: the variable's name is the user's to choose.
-            key = os.environ.get(key_variable, "").strip()
-            # A key that no header can hold must fail here: the HTTP client's own error would show it.
-            if not key or not key.isascii() or not key.isprintable():
-                raise EngineUnavailable(f"{self._base_url}: the environment variable {key_variable} holds no key")
-            headers["authorization"] = f"Bearer {key}"
-        self._client = httpx.AsyncClient(
-            headers=headers,
-            timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
-            limits=httpx.Limits(max_connections=slots, max_keepalive_connections=slots),
+        self._stream_always = stream_always
+        self._whole_timeout = aiohttp.ClientTimeout(total=timeout, connect=connect_timeout)
+        self._stream_timeout = aiohttp.ClientTimeout(
+            total=timeout, connect=connect_timeout, sock_read=first_byte_timeout
         )
+        # Compressing an answer costs both sides more than the bytes it saves.
+        self._headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        if key_variable:
+            self._headers["authorization"] = f"Bearer {_key(key_variable, self._base_url)}"
+        self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
 
     @property
     def identity(self) -> EngineIdentity:
@@ -58,91 +94,195 @@ class OpenAIEngine:
         return EXTRAS
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        finish_reason: str | None = None
-        usage = Usage(0, 0)
+        streamed = self._stream_always or not request.whole
+        body = self._body(request, streamed)
+        heard = False
+        response: aiohttp.ClientResponse | None = None
         try:
-            async with self._client.stream(
-                "POST", f"{self._base_url}/chat/completions", json={**chat_body(request), "model": self._model}
-            ) as response:
-                if response.status_code != 200:
-                    raise _translate(response, await response.aread())
-                async for line in response.aiter_lines():
-                    event = _event(line)
-                    if event is None:
-                        continue
-                    for choice in event.get("choices") or ():
-                        finish_reason = choice.get("finish_reason") or finish_reason
-                        if text := (choice.get("delta") or {}).get("content"):
-                            yield Chunk(text)
-                    if counted := event.get("usage"):
-                        usage = Usage(counted.get("prompt_tokens") or 0, counted.get("completion_tokens") or 0)
-        except httpx.TimeoutException as error:
-            raise EngineTimeout(f"{self._base_url}: no answer in time") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise EngineUnavailable(f"{self._base_url}: {type(error).__name__}: {error}") from error
-        if finish_reason is None:
-            raise EngineUnavailable(f"{self._base_url}: the stream ended before the answer did")
-        yield Chunk("", finish_reason, usage)
+            limits = self._stream_timeout if streamed else self._whole_timeout
+            response = await self._send(await self._link(), body, request.headers, limits)
+            heard = True
+            if response.status != 200:
+                raise refusal(response.status, response.headers, await _read(response))
+            if _is_stream(response, streamed):
+                answer = _StreamedAnswer()
+                while not answer.done and (piece := await response.content.readany()):
+                    for chunk in answer.take(piece):
+                        yield chunk
+                if answer.done:
+                    await _reach_end(response)
+                yield answer.end()
+            else:
+                for chunk in whole_answer(_json(await _read(response), "a reply")):
+                    yield chunk
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise self._translated(error, heard) from error
+        finally:
+            if response is not None:
+                response.close()  # one that was read to its end has given its connection back by now
 
     async def close(self) -> None:
-        await self._client.aclose()
+        """Closes the connections of the running event loop. No stream may be open in it."""
+        link = self._links.get(asyncio.get_running_loop())
+        if link is not None:
+            await link.owner.aclose()
+
+    def _body(self, request: GenerationRequest, streamed: bool) -> bytes:
+        body = chat_body(request, stream=streamed)
+        body["model"] = self._model
+        try:
+            return orjson.dumps(body, default=_plain)
+        except TypeError as error:
+            raise EngineRejected(f"the request is no JSON: {error}") from error
+
+    async def _link(self) -> _Link:
+        loop = asyncio.get_running_loop()
+        link = self._links.get(loop)
+        if link is None:
+            # A loop that ends closes the async generators begun in it, and with this one our connections.
+            owner = self._connections(loop)
+            link = self._links[loop] = _Link(*await anext(owner), owner)
+        return link
+
+    async def _connections(
+        self, loop: asyncio.AbstractEventLoop
+    ) -> AsyncGenerator[tuple[aiohttp.ClientSession, URL], None]:
+        url = URL(f"{self._base_url}/chat/completions")
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
+            headers=self._headers,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            proxy=_proxy(url),
+        )
+        try:
+            yield session, url
+        finally:
+            self._links.pop(loop, None)
+            await session.close()
+
+    async def _send(
+        self, link: _Link, body: bytes, headers: Mapping[str, str], limits: aiohttp.ClientTimeout
+    ) -> aiohttp.ClientResponse:
+        """The reply's head. A kept connection that the server closed at this very moment is replaced once."""
+        clock = asyncio.get_running_loop().time
+        sent = clock()
+        try:
+            return await self._post(link, body, headers, limits)
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            if clock() - sent > STALE_SECONDS:
+                raise
+        return await self._post(link, body, headers, limits)
+
+    async def _post(
+        self, link: _Link, body: bytes, headers: Mapping[str, str], limits: aiohttp.ClientTimeout
+    ) -> aiohttp.ClientResponse:
+        data = body if len(body) < _LARGE_BODY else io.BytesIO(body)
+        return await link.session.post(link.url, data=data, headers=headers, timeout=limits, allow_redirects=False)
+
+    def _translated(self, error: Exception, heard: bool) -> EngineError:
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return EngineTimeout(f"{self._base_url}: no connection within {self._stream_timeout.connect:g} s")
+        if isinstance(error, aiohttp.SocketTimeoutError):
+            what = "nothing more" if heard else "no first byte"
+            return EngineTimeout(f"{self._base_url}: {what} within {self._stream_timeout.sock_read:g} s")
+        if isinstance(error, TimeoutError):
+            return EngineTimeout(f"{self._base_url}: no whole answer within {self._stream_timeout.total:g} s")
+        return EngineUnavailable(f"{self._base_url}: {type(error).__name__}: {error}")
 
 
-def _event(line: str) -> Mapping[str, Any] | None:
-    """One parsed SSE data line; None for blank lines, comments and `[DONE]`. Raises EngineError."""
-    if not line.startswith("data:"):
+def identity(base_url: str, model: str) -> EngineIdentity:
+    """What this engine will be, known before it connects."""
+    return EngineIdentity("openai", base_url.rstrip("/"), {"model": model})
+
+
+def _key(variable: str, base_url: str) -> str:
+    # The one reading of the environment outside Settings: the variable's name is the user's to choose.
+    key = os.environ.get(variable, "").strip()
+    # A key that no header can hold must fail here: the HTTP client's own error would show it.
+    if not key or not key.isascii() or not key.isprintable():
+        raise EngineUnavailable(f"{base_url}: the environment variable {variable} holds no key")
+    return key
+
+
+def _proxy(url: URL) -> str | None:
+    """The proxy that this machine's conventions (HTTPS_PROXY, NO_PROXY, …) name for an address."""
+    if url.host is None or urllib.request.proxy_bypass(url.host):
         return None
-    data = line[5:].strip()
-    if data == "[DONE]" or not data:
-        return None
+    return urllib.request.getproxies().get(url.scheme)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The whole body. Raises EngineError when it is too long to be one."""
+    content = response.content
+    first = await content.readany()
+    if content.at_eof():
+        return first
+    body = bytearray(first)
+    while piece := await content.readany():
+        body += piece
+        if len(body) > LONGEST_REPLY:
+            raise EngineError(f"the upstream sent a reply of more than {LONGEST_REPLY} bytes")
+    return bytes(body)
+
+
+async def _reach_end(response: aiohttp.ClientResponse) -> None:
+    """Waits a moment for the end of a reply that has said all: only then can its connection be used again."""
     try:
-        event = json.loads(data)
-    except ValueError as error:
-        raise EngineError("the upstream sent an event that is not JSON") from error
-    if not isinstance(event, dict):
-        raise EngineError("the upstream sent an event that is not an object")
-    if "error" in event:
-        raise EngineError(f"the upstream failed: {_message(event)}")
-    if not _well_formed(event):
-        raise EngineError("the upstream sent an event that is not of OpenAI's shape")
-    return event
+        async with asyncio.timeout(LINGER_SECONDS):
+            while await response.content.readany():
+                pass
+    except (TimeoutError, aiohttp.ClientError):
+        response.close()
 
 
-def _well_formed(event: Mapping[str, Any]) -> bool:
-    choices = event.get("choices") or []
-    if not isinstance(choices, list) or not isinstance(event.get("usage") or {}, dict):
-        return False
-    deltas = [choice.get("delta") or {} if isinstance(choice, dict) else None for choice in choices]
-    return all(isinstance(delta, dict) and isinstance(delta.get("content") or "", str) for delta in deltas)
+class _StreamedAnswer:
+    """From the bytes of a stream to chunks. done: the server has said that it is at the end."""
+
+    def __init__(self) -> None:
+        self._parser, self._reader = EventParser(LONGEST_EVENT), AnswerReader()
+        self.done = False
+
+    def take(self, piece: bytes) -> Iterable[Chunk]:
+        """The chunks that end in `piece`. Raises EngineError, perhaps on iteration."""
+        try:
+            events = self._parser.feed(piece)
+        except EventTooLong as error:
+            raise EngineError(f"the upstream sent {error}") from error
+        # One by one, so that what came before a broken event is given out.
+        return self._chunks(events[0]) if len(events) == 1 else (c for event in events for c in self._chunks(event))
+
+    def _chunks(self, sent: SentEvent) -> Sequence[Chunk]:
+        name, data = sent
+        if data == b"[DONE]":
+            self.done = True
+        if self.done:
+            return ()
+        event = _json(data, "an event")
+        if name == b"error" and not (isinstance(event, dict) and event.get("error")):
+            raise EngineError(f"the upstream failed: {error_message(event)}")
+        return self._reader.take(event)
+
+    def end(self) -> Chunk:
+        """The last chunk. Raises EngineUnavailable."""
+        return self._reader.end()
 
 
-def _message(body: Any) -> str:
-    error = body.get("error") if isinstance(body, dict) else None
-    message = error.get("message") if isinstance(error, dict) else error
-    return str(message or "no message")[:300]
+def _is_stream(response: aiohttp.ClientResponse, asked: bool) -> bool:
+    """Whether a reply is one; some servers do not send what they were asked for."""
+    kind = response.headers.get("content-type", "")
+    return kind.startswith("text/event-stream") or (asked and not kind.startswith("application/json"))
 
 
-def _translate(response: httpx.Response, content: bytes) -> EngineError:
+def _json(data: bytes, what: str) -> object:
     try:
-        body: Any = json.loads(content)
-    except ValueError:
-        body = None
-    error = body.get("error") if isinstance(body, dict) else None
-    detail = error if isinstance(error, dict) else {}
-    status, message = response.status_code, f"upstream answered {response.status_code}: {_message(body)}"
-    if detail.get("code") == "context_length_exceeded":
-        return ContextTooLong(message, param="messages")
-    if status in (408, 504):
-        return EngineTimeout(message)
-    if status in (429, 503, 502):
-        return EngineUnavailable(message, retry_after=_seconds(response.headers.get("retry-after")))
-    if status in (401, 403, 404):
-        return EngineUnavailable(message, lasting=True)
-    return EngineRejected(message, param=detail.get("param")) if status < 500 else EngineError(message)
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise EngineError(f"the upstream sent {what} that is not JSON") from error
 
 
-def _seconds(text: str | None) -> float | None:
-    try:
-        return float(text) if text is not None else None
-    except ValueError:
-        return None
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -12,6 +12,7 @@ from llmops.engines.protocol import Engine, EngineIdentity
 from llmops.engines.replicas import ReplicatedEngine
 from llmops.errors import CannotRun, Corrupted, UsageError
 from llmops.settings import Settings
+from llmops.upstream_source import UpstreamSource
 from llmops.versions import ModelVersion
 from llmops.weights import verified_path
 
@@ -81,26 +82,37 @@ def _identify_transformers(_model: ModelVersion, settings: Settings) -> EngineId
 
 def _open_openai(model: ModelVersion, settings: Settings) -> Engine:
     from llmops.engines.openai import OpenAIEngine
+    from llmops.engines.upstreams import Upstream, UpstreamsEngine
 
-    base_url, upstream_model = _upstream(model)
-    return OpenAIEngine(
-        base_url,
-        upstream_model,
-        key_variable=model.provenance.get("key_variable"),
-        timeout=settings.engine_timeout,
-        slots=settings.engine_slots,
-    )
+    source = _upstreams(model)
+    opened = [
+        OpenAIEngine(
+            server.url,
+            source.model,
+            key_variable=server.key_variable,
+            timeout=settings.engine_timeout,
+            connect_timeout=settings.upstream_connect_timeout,
+            first_byte_timeout=settings.upstream_first_byte_timeout,
+            slots=settings.engine_slots,
+            stream_always=settings.upstream_stream == "always",
+        )
+        for server in source.servers
+    ]
+    if len(opened) == 1:
+        return opened[0]
+    pairs = zip(opened, source.servers, strict=True)
+    return UpstreamsEngine([Upstream(engine, server.url, server.weight) for engine, server in pairs])
 
 
 def _identify_openai(model: ModelVersion, _settings: Settings) -> EngineIdentity:
     from llmops.engines import openai
 
-    return openai.identity(*_upstream(model))
+    source = _upstreams(model)
+    return openai.identity(", ".join(server.url for server in source.servers), source.model)
 
 
-def _upstream(model: ModelVersion) -> tuple[str, str]:
-    base_url, _, upstream_model = model.source.removeprefix("openai:").rpartition("#")
-    return base_url, upstream_model
+def _upstreams(model: ModelVersion) -> UpstreamSource:
+    return UpstreamSource.parse(model.source, model.provenance.get("key_variable"))
 
 
 def _open_fake(_model: ModelVersion, settings: Settings) -> Engine:

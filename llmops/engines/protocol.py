@@ -6,7 +6,6 @@ closing its stream (leaving the `async for`, or cancelling the task): the engine
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -53,7 +52,7 @@ class GenerationParameters:
         Raises:
             UsageError: an unknown name or a value out of range; the text starts with the parameter's name.
         """
-        known = {item.name for item in dataclasses.fields(cls)}
+        known = cls.__dataclass_fields__
         for name in values:
             if name not in known:
                 raise UsageError(f"{name}: unknown parameter; known: {', '.join(sorted(known))}")
@@ -62,8 +61,15 @@ class GenerationParameters:
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain JSON values, every field named: what is stored, hashed and shown."""
-        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        return {**values, "stop": list(self.stop), "response_format": _plain(self.response_format)}
+        # Written out: it is on the path of every request.
+        return {
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "stop": list(self.stop),
+            "seed": self.seed,
+            "response_format": _plain(self.response_format),
+        }
 
 
 def _plain(value: Any) -> Any:
@@ -126,6 +132,7 @@ class Chunk:
 
     index: which of the `n` answers asked for; each has a chunk of its own with its `finish_reason`. tool_calls,
     logprobs: OpenAI's delta objects, and its entries of `logprobs.content` for the tokens of this piece.
+    queued_s: seconds the request waited for a slot; on the first chunk, of engines that queue outside this process.
     """
 
     text: str
@@ -134,6 +141,7 @@ class Chunk:
     index: int = 0
     tool_calls: Sequence[Mapping[str, Any]] = ()
     logprobs: Sequence[Mapping[str, Any]] = ()
+    queued_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

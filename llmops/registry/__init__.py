@@ -6,17 +6,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmops.registry.models import ModelRegistry
+from llmops.registry.policies import PolicyRegistry
+from llmops.registry.polling import RegistryLook
 from llmops.registry.prompts import PromptRegistry
 from llmops.registry.releases import ReleaseRegistry
 from llmops.registry.store import Store
 from llmops.settings import Settings
-from llmops.versions import ModelVersion, Release
+from llmops.versions import ModelVersion, RegisteredVersions, Release
 
 __all__ = ["Registry", "Store"]
 
 
 class Registry:
-    """One opened store and its three books. `apps`, `releases` and `model_versions` are what a gateway polls."""
+    """One opened store and its books. `registered` is what a gateway polls."""
 
     def __init__(self, settings: Settings) -> None:
         """Opens the store. Raises StoreUnavailable."""
@@ -24,6 +26,13 @@ class Registry:
         self.prompts = PromptRegistry(self.store)
         self.models = ModelRegistry(self.store)
         self.release_versions = ReleaseRegistry(self.store, self.prompts, self.models)
+        self.policies = PolicyRegistry(self.store, self.release_versions)
+        self._look = RegistryLook(self.store, self.models, self.release_versions)
+
+    def registered(self) -> RegisteredVersions:
+        """Releases, model versions and traffic policies as they are now; cheap when repeated. Raises
+        StoreUnavailable."""
+        return self._look.read()
 
     def apps(self) -> Sequence[str]:
         """Names of the apps that have releases. Raises StoreUnavailable."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ class ModelRegistry:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._read_version = functools.lru_cache(maxsize=1024)(self.get)
 
     def register(self, model: ModelVersion) -> tuple[ModelVersion, bool]:
         """The version with this content (`model.version` is ignored), and whether it is new.
@@ -53,9 +56,21 @@ class ModelRegistry:
             raise UnknownVersion(f"no model {parsed.name!r} is registered; run `llmops models pull` or `… register`")
         return pick(versions, parsed)
 
+    def version(self, ref: str) -> ModelVersion:
+        """`name@2`, from memory when it was read before: versions never change. Its aliases are those of that time.
+
+        Raises UnknownVersion.
+        """
+        return self._read_version(ref)
+
     def versions(self, name: str) -> list[ModelVersion]:
         """Every version of a model, oldest first; none when there is no such model. Raises StoreUnavailable."""
-        return [_from_mlflow(item, aliases) for item, aliases in versions_with_tag(self._store, name, _CONTENT_TAG)]
+        registered = self._store.registered_model(name)
+        return [] if registered is None else self.of_registered(registered, all_versions(self._store, name))
+
+    def of_registered(self, registered: Any, items: Iterable[Any]) -> list[ModelVersion]:
+        """MLflow's registered model and versions as model versions, oldest first. Reads nothing."""
+        return [_from_mlflow(item, aliases) for item, aliases in versions_with_tag(registered, items, _CONTENT_TAG)]
 
     def list_versions(self) -> list[ModelVersion]:
         """Every version of every model. Raises StoreUnavailable."""
@@ -64,25 +79,21 @@ class ModelRegistry:
 
 def registered_names(store: Store, kind: str) -> list[str]:
     """Names of the registered models of one kind: `model` or `app`. Raises StoreUnavailable."""
-    with translated(f"registered {kind}s"):
-        found = store.client.search_registered_models(f"tags.`{KIND_TAG}` = '{kind}'", max_results=1000)
-    return sorted(str(item.name) for item in found)
+    return sorted(str(item.name) for item in store.registered_models() if item.tags.get(KIND_TAG) == kind)
 
 
-def versions_with_tag(store: Store, name: str, tag: str) -> list[tuple[Any, tuple[str, ...]]]:
-    """MLflow's versions of the registered model `name` that carry `tag`, oldest first, each with its aliases.
-
-    None when there is no such registered model. Raises StoreUnavailable.
-    """
-    registered = store.registered_model(name)
-    if registered is None:
-        return []
+def all_versions(store: Store, name: str) -> list[Any]:
+    """MLflow's versions of the registered model `name`, in no order. Raises StoreUnavailable."""
     with translated(f"versions of {name}"):
-        found = store.client.search_model_versions(f"name = '{name}'")
+        return list(store.client.search_model_versions(f"name = '{name}'"))
+
+
+def versions_with_tag(registered: Any, items: Iterable[Any], tag: str) -> list[tuple[Any, tuple[str, ...]]]:
+    """Of MLflow's versions those that carry `tag`, oldest first, each with the aliases that `registered` gives it."""
     aliases: dict[int, tuple[str, ...]] = {}
     for alias, version in sorted(registered.aliases.items()):
         aliases[int(version)] = (*aliases.get(int(version), ()), alias)
-    tagged = sorted((item for item in found if tag in item.tags), key=lambda item: int(item.version))
+    tagged = sorted((item for item in items if tag in item.tags), key=lambda item: int(item.version))
     return [(item, aliases.get(int(item.version), ())) for item in tagged]
 
 

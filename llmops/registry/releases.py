@@ -5,17 +5,19 @@ The aliases `champion`, `challenger` and `previous` live on them; moving one cha
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from llmops.engines.protocol import GenerationParameters
-from llmops.errors import CannotRun, GateRefused, UnknownVersion
-from llmops.hashing import canonical_json
-from llmops.registry.models import ModelRegistry, create_version, registered_names, versions_with_tag
+from llmops.errors import CannotRun, GateRefused, UnknownVersion, UsageError
+from llmops.hashing import canonical_json, content_hash
+from llmops.registry.models import ModelRegistry, all_versions, create_version, registered_names, versions_with_tag
 from llmops.registry.prompts import PromptRegistry
 from llmops.registry.store import Store, translated
+from llmops.release_guards import check_guards
 from llmops.versions import (
     CHALLENGER,
     CHAMPION,
@@ -24,6 +26,7 @@ from llmops.versions import (
     PromptVersion,
     Ref,
     Release,
+    release_content,
     release_content_hash,
 )
 
@@ -41,19 +44,25 @@ class ReleaseRegistry:
 
     def __init__(self, store: Store, prompts: PromptRegistry, models: ModelRegistry) -> None:
         self._store, self._prompts, self._models = store, prompts, models
-        self._contents: dict[tuple[str, int], tuple[PromptVersion, ModelVersion, GenerationParameters, str]] = {}
+        self._contents: dict[tuple[str, int], Release] = {}  # without aliases, which alone can change
 
     def create(
-        self, app: str, prompt: PromptVersion, model: ModelVersion, parameters: GenerationParameters
+        self,
+        app: str,
+        prompt: PromptVersion,
+        model: ModelVersion,
+        parameters: GenerationParameters,
+        guards: Mapping[str, Any] | None = None,
     ) -> tuple[Release, bool]:
         """The release with this content, and whether it is new. Raises UsageError, StoreUnavailable."""
-        identity = release_content_hash(prompt.ref, model.ref, parameters)
+        content = release_content(prompt.ref, model.ref, parameters, check_guards(guards or {}))
+        identity = content_hash(content)
         for known in self.versions(app):
-            if release_content_hash(known.prompt.ref, known.model.ref, known.parameters) == identity:
+            if release_content_hash(known.prompt.ref, known.model.ref, known.parameters, known.guards) == identity:
                 return known, False
-        content = {"prompt": prompt.ref, "model": model.ref, "parameters": parameters.to_mapping()}
         tags = {_CONTENT_TAG: canonical_json(content), _HASH_TAG: identity, "prompt": prompt.ref, "model": model.ref}
         shown = {key: str(value) for key, value in parameters.to_mapping().items() if value not in (None, [])}
+        shown |= {"guards": canonical_json(guards)} if guards else {}
         version = create_version(self._store, app, "app", tags, {"prompt": prompt.ref, "model": model.ref, **shown})
         release = self.get(f"{app}@{version}")
         with translated(f"release {release.ref}"):
@@ -83,7 +92,15 @@ class ReleaseRegistry:
     def versions(self, app: str) -> list[Release]:
         """Every release of an app, oldest first; none when there is no such app. Cheap when repeated: versions never
         change, so only aliases are read anew. Raises StoreUnavailable."""
-        return [self._from_mlflow(item, aliases) for item, aliases in versions_with_tag(self._store, app, _CONTENT_TAG)]
+        registered = self._store.registered_model(app)
+        return [] if registered is None else self.of_registered(registered, all_versions(self._store, app))
+
+    def of_registered(self, registered: Any, items: Iterable[Any]) -> list[Release]:
+        """MLflow's registered model and versions as releases, oldest first. Reads what a release it has not seen yet
+        binds, and nothing else."""
+        return [
+            self._from_mlflow(item, aliases) for item, aliases in versions_with_tag(registered, items, _CONTENT_TAG)
+        ]
 
     def record_gate(self, release: Release, suite: str, verdict: dict[str, Any]) -> None:
         """Keeps a gate's verdict on the release, one for each suite. Raises StoreUnavailable."""
@@ -101,14 +118,16 @@ class ReleaseRegistry:
         return gates
 
     def promote(self, release: Release, *, why: str | None = None) -> Release | None:
-        """Makes `release` the champion and the old champion `previous`; returns the old one.
+        """Makes `release` the champion and the old champion `previous`; returns the old one. A challenger that is
+        promoted is no challenger any more, so that canary and shadow traffic rest.
 
         why: a reason to promote without a passing gate; it is recorded.
 
         Raises:
             GateRefused: no passing gate against the present champion is on record and no reason was given.
         """
-        champion = self.champion(release.app)
+        releases = self.versions(release.app)
+        champion, challenger = _holding(CHAMPION, releases), _holding(CHALLENGER, releases)
         if champion is not None and champion.version == release.version:
             return champion
         if why is None:
@@ -117,10 +136,38 @@ class ReleaseRegistry:
             if champion is not None:
                 self._store.client.set_registered_model_alias(release.app, PREVIOUS, str(champion.version))
             self._store.client.set_registered_model_alias(release.app, CHAMPION, str(release.version))
-            if CHALLENGER in release.aliases:
+            if challenger is not None and challenger.version == release.version:
                 self._store.client.delete_registered_model_alias(release.app, CHALLENGER)
-        self._remember(release.app, "promote", champion, release, why or "gate passed")
+        self.remember(release.app, "promote", champion.ref if champion else None, release.ref, why or "gate passed")
         return champion
+
+    def challenge(self, release: Release) -> Release | None:
+        """Makes `release` the challenger, which a traffic policy sends its share; returns the old one.
+
+        Raises:
+            UsageError: it is the champion already. StoreUnavailable.
+        """
+        if CHAMPION in release.aliases:
+            raise UsageError(f"{release.ref} is the champion; the challenger must be another release")
+        old = _holding(CHALLENGER, self.versions(release.app))
+        if old is not None and old.version == release.version:
+            return old
+        with translated(f"app {release.app}"):
+            self._store.client.set_registered_model_alias(release.app, CHALLENGER, str(release.version))
+        self.remember(release.app, "challenge", old.ref if old else None, release.ref, "made the challenger")
+        return old
+
+    def withdraw(self, app: str) -> Release | None:
+        """Leaves the app without a challenger; returns the one it had. Raises UnknownVersion, StoreUnavailable."""
+        releases = self.versions(app)
+        if not releases:
+            raise UnknownVersion(f"no app {app!r} has releases")
+        old = _holding(CHALLENGER, releases)
+        if old is not None:
+            with translated(f"app {app}"):
+                self._store.client.delete_registered_model_alias(app, CHALLENGER)
+            self.remember(app, "withdraw", old.ref, None, "no longer the challenger")
+        return old
 
     def roll_back(self, app: str) -> tuple[Release, Release]:
         """Champion and previous change places; returns (new champion, old champion). Raises CannotRun."""
@@ -131,14 +178,26 @@ class ReleaseRegistry:
         with translated(f"app {app}"):
             self._store.client.set_registered_model_alias(app, CHAMPION, str(previous.version))
             self._store.client.set_registered_model_alias(app, PREVIOUS, str(champion.version))
-        self._remember(app, "rollback", champion, previous, "rolled back")
+            if CHALLENGER in previous.aliases:
+                self._store.client.delete_registered_model_alias(app, CHALLENGER)
+        self.remember(app, "rollback", champion.ref, previous.ref, "rolled back")
         return previous, champion
 
     def history(self, app: str) -> list[dict[str, Any]]:
-        """The last moves of the champion, oldest first. Raises StoreUnavailable."""
+        """The last moves of aliases and changes of traffic, oldest first: `{"at", "what", "from", "to", "why"}`.
+
+        Raises StoreUnavailable.
+        """
         registered = self._store.registered_model(app)
         history: list[dict[str, Any]] = json.loads(registered.tags.get(_HISTORY_TAG, "[]")) if registered else []
         return history
+
+    def remember(self, app: str, what: str, old: str | None, new: str | None, why: str) -> None:
+        """Adds an entry to the app's history. Raises StoreUnavailable."""
+        entry = {"at": datetime.now(UTC).isoformat(), "what": what, "from": old, "to": new, "why": why}
+        history = [*self.history(app), entry][-_HISTORY_LENGTH:]
+        with translated(f"app {app}"):
+            self._store.client.set_registered_model_tag(app, _HISTORY_TAG, canonical_json(history))
 
     def _require_gate(self, release: Release, champion: Release | None) -> None:
         against = champion.ref if champion else None
@@ -154,26 +213,21 @@ class ReleaseRegistry:
             f"`llmops eval gate {release.ref} --suite SUITE`, or promote with --force --why TEXT"
         )
 
-    def _remember(self, app: str, what: str, old: Release | None, new: Release, why: str) -> None:
-        entry = {"at": datetime.now(UTC).isoformat(), "what": what, "from": old and old.ref, "to": new.ref, "why": why}
-        history = [*self.history(app), entry][-_HISTORY_LENGTH:]
-        with translated(f"app {app}"):
-            self._store.client.set_registered_model_tag(app, _HISTORY_TAG, canonical_json(history))
-
     def _from_mlflow(self, item: Any, aliases: tuple[str, ...]) -> Release:
-        version = int(item.version)
-        key = (item.name, version)
+        key = (item.name, int(item.version))
         if key not in self._contents:
             content = json.loads(item.tags[_CONTENT_TAG])
             prompt = Ref.parse(content["prompt"])
-            self._contents[key] = (
-                self._prompts.version(prompt.name, prompt.version or 0),
-                self._models.get(content["model"]),
-                GenerationParameters.from_mapping(content["parameters"]),
-                item.source.removeprefix("models:/"),
+            self._contents[key] = Release(
+                *key,
+                prompt=self._prompts.version(prompt.name, prompt.version or 0),
+                model=self._models.version(content["model"]),
+                parameters=GenerationParameters.from_mapping(content["parameters"]),
+                model_id=item.source.removeprefix("models:/"),
+                guards=content.get("guards", {}),
+                created_at=item.creation_timestamp / 1000,
             )
-        prompt_version, model, parameters, model_id = self._contents[key]
-        return Release(item.name, version, prompt_version, model, parameters, aliases, model_id)
+        return dataclasses.replace(self._contents[key], aliases=aliases)
 
 
 def _holding(alias: str, releases: Sequence[Release]) -> Release | None:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from llmops.evaluation.eval_set_source import SOURCE_FILE
 from llmops.evaluation.near_duplicates import folded
 from llmops.hashing import content_hash
 from llmops.json_lines import json_object, numbered_lines
-from llmops.production_log import LogRecord
+from llmops.production_log import Feedback, LogRecord
 
 FEEDBACK = ("negative", "positive", "any")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*\Z")
-_NEGATIVE = {"negative", "bad", "down", "dislike", "thumbs_down", "wrong"}
-_POSITIVE = {"positive", "good", "up", "like", "thumbs_up", "right", "correct"}
+_NEGATIVE = {"negative", "bad", "down", "dislike", "thumbs_down", "wrong", "worse"}
+_POSITIVE = {"positive", "good", "up", "like", "thumbs_up", "right", "correct", "better"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +101,28 @@ def add_reviewed(review: Path, eval_set: Path) -> tuple[int, int, int]:
 
 
 def feedback_of(record: LogRecord) -> Mapping[str, Any] | None:
-    """What a user said of the answer: `details.feedback`, the last one when there are several; None when nothing."""
+    """What users said of the answer, the last verdict when there are several; None when nothing.
+
+    Feedback that the gateway took comes before what an imported record brought in `details.feedback`. Records must have
+    been read with their feedback.
+    """
+    if record.feedback:
+        return _together(record.feedback)
     found = record.details.get("feedback")
     if isinstance(found, list):
         found = found[-1] if found else None
     return found if isinstance(found, Mapping) else None
+
+
+def _together(all_feedback: Sequence[Feedback]) -> dict[str, Any]:
+    """The last verdict, a score or a label or both, with the last comment: they may have come one after the other."""
+    said: dict[str, Any] = {}
+    for feedback in all_feedback:
+        if feedback.score is not None or feedback.label is not None:
+            said = {name: value for name, value in said.items() if name not in ("score", "label")}
+        new = {"score": feedback.score, "label": feedback.label, "comment": feedback.comment, "user": feedback.user}
+        said.update({name: value for name, value in new.items() if value is not None})
+    return said
 
 
 def feedback_sign(feedback: Mapping[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from llmops.evaluation.gate import ALPHA, Facts, Verdict, decide, slice_metrics
 from llmops.evaluation.noise import Noise
 from llmops.evaluation.suite import Suite, load_suite, suite_names
 from llmops.paths import eval_sets_folder
+from llmops.production_log import ProductionLog
 from llmops.recording import EvalRecorder, EvalRun, RecordedRows, record_verdict
 from llmops.registry import Registry
 from llmops.settings import Settings
@@ -27,6 +29,7 @@ from llmops.workflow.early_stopping import EarlyStop, run_until_decided
 from llmops.workflow.matrix import NOISE_PARAM, STOPPED_PARAM, CellProgress, running
 from llmops.workflow.scorer_workshop import ScorerWorkshop
 from llmops.workflow.trust import untrusted
+from llmops.workflow.votes import Votes, votes_between
 
 __all__ = ["Cell", "CellRun", "Evaluations", "Gated", "RunOptions"]
 
@@ -159,6 +162,17 @@ class Evaluations:
             noise=_noise(run_a, run_b),
             sequential_seed=_sequential_seed(run_a, run_b),
         )
+
+    def votes(self, a: str, b: str) -> Votes | None:
+        """What people voted between two releases of one app; None where a and b are no such releases, or without votes.
+
+        Raises StoreUnavailable.
+        """
+        releases = self.release(a), self.release(b)
+        if None in releases:
+            return None
+        with closing(ProductionLog(self._settings.resolved_log_url)) as log:
+            return votes_between(log, *releases)
 
     def gate(self, challenger: str, against: str | None, suite_name: str) -> Gated:
         """Judges a challenger by the suite's gate and puts the verdict on record, on its run and on the release, when

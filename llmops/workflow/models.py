@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from llmops.catalogue import CatalogueModel, catalogue, catalogue_model
+from llmops.embedding import embedding_weights
 from llmops.errors import UsageError
 from llmops.model_sources import fetch, upstream_sha256
 from llmops.quantise import requantise
 from llmops.registry import Registry
 from llmops.settings import Settings
+from llmops.upstream_source import UpstreamSource
 from llmops.versions import ModelVersion, Ref
 from llmops.weights import StoredWeights, store_weights, verified_path
-from llmops.workflow.embedding import embedding_weights
 
 Say = Callable[[str], None]
 
@@ -72,13 +73,16 @@ def register(
 ) -> tuple[ModelVersion, bool]:
     """A model from any source; returns its version, and whether it is new.
 
+    key_variable: name of the environment variable with an upstream's key; of several, as `UpstreamSource.parse`.
     prices: what runs of this version are reckoned to cost. A version keeps what it was registered with, and a name has
     the same weights once, so other prices need another name.
 
     Raises:
-        UsageError: these weights have a version with other prices. CannotRun, BadFile.
+        UsageError: these weights have a version with other prices; keys that do not fit the source. CannotRun, BadFile.
     """
     Ref.parse(name)
+    if key_variable and source.startswith("openai:"):
+        UpstreamSource.parse(source, key_variable)
     weights = fetch(source, settings)
     provenance: dict[str, Any] = {"key_variable": key_variable} if key_variable else {}
     if prices is not None:

@@ -6,12 +6,12 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from llmops.embedding import embedder
 from llmops.errors import UsageError
 from llmops.evaluation.scorers import SCORER_TYPES, Scorer, make_scorer
 from llmops.evaluation.suite import ScorerSpec
 from llmops.judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE, TYPES, JudgeEndpoint
 from llmops.settings import Settings
-from llmops.workflow.embedding import embedder
 
 DEFAULT_JUDGE = "default"
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from datetime import UTC, datetime
 from html import unescape
 from pathlib import Path
 
 import pytest
 
+from llmops.production_log import Feedback, LogRecord, ProductionLog
 from llmops.prompt_file import parse_prompt
 from llmops.registry import Registry
 from llmops.settings import Settings
@@ -170,3 +172,47 @@ def test_a_run_that_was_stopped_early_says_after_how_many_rows(llmops: Run, ran:
 
     assert done.code == 0
     assert "rows, decided: 95 % interval" in done.out
+
+
+@pytest.fixture
+def voted(llmops: Run, home: Path) -> None:
+    """Two releases, run on the suite; in the log, two of three found the second one's answer better."""
+    for prompt in ("qa@1", "qa@2"):
+        assert llmops("release", "create", "voted", "--prompt", prompt, "--model", "tiny@1").code == 0
+    assert llmops("eval", "run", "plays", "--release", "voted@1", "--release", "voted@2", "--json").code == 0
+    log = ProductionLog(Settings(home=home).resolved_log_url)
+    if not log.votes("voted"):
+        for number, label in enumerate(("better", "better", "worse")):
+            first, second = (
+                LogRecord(f"{number}-{name}", datetime.now(UTC), 200, "ok", release=name)
+                for name in ("voted@1", "voted@2")
+            )
+            log.append([first, second])
+            log.add_feedback(
+                Feedback(
+                    second.request_id, second.key, "anonymous", "voted", "voted@2", label=label,
+                    compared_to=first.request_id, compared_key=first.key, compared_release="voted@1",
+                )
+            )  # fmt: skip
+    log.close()
+
+
+def test_of_two_releases_the_votes_are_shown_beside_the_rows(llmops: Run, voted: None) -> None:
+    found = llmops("eval", "compare", "voted@1", "voted@2", "--json").json["votes"]
+
+    assert (found["n"], found["wins_a"], found["wins_b"], found["ties"]) == (3, 1, 2, 0)
+    assert found["p_value"] == 1.0
+    assert "votes: 1 for voted@1, 2 for voted@2" in llmops("eval", "compare", "voted@1", "voted@2").out
+
+
+def test_what_is_no_release_has_no_votes(llmops: Run, ran: None) -> None:
+    assert llmops("eval", "compare", "qa@1", "qa@2", "--json").json["votes"] is None
+
+
+def test_without_the_log_there_is_still_a_comparison(llmops: Run, voted: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMOPS_LOG_URL", "sqlite:////proc/nowhere/log.db")
+    done = llmops("eval", "compare", "voted@1", "voted@2", "--json")
+
+    assert done.code == 0
+    assert done.json["votes"] is None
+    assert "votes are left out" in done.err

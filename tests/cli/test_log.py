@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from llmops.production_log import SHADOW, Feedback, LogRecord, ProductionLog
+from llmops.settings import Settings
 from tests.cli.conftest import Run
 
 FIELDS = {
@@ -75,6 +78,54 @@ def test_an_export_holds_every_record(llmops: Run, traffic: Path, tmp_path: Path
     assert [row["request_id"] for row in rows] == [f"r{number}" for number in range(5)]
 
 
+@pytest.fixture
+def rated(llmops: Run, traffic: Path) -> ProductionLog:
+    llmops("log", "import", str(traffic))
+    log = ProductionLog(Settings.from_environment().resolved_log_url)
+    (record,) = log.read(request_id="r2")
+    log.add_feedback(Feedback("r2", record.key, "anonymous", app="assistant", score=-0.5, comment="Not so."))
+    log.add_feedback(Feedback("r2", record.key, "anonymous", app="assistant", label="negative"))
+    return log
+
+
+def test_show_and_tail_have_what_users_said(llmops: Run, rated: ProductionLog) -> None:
+    (shown,) = llmops("log", "show", "r2", "--json").json["records"]
+    assert [(said.get("score"), said.get("label"), said.get("comment")) for said in shown["feedback"]] == [
+        (-0.5, None, "Not so."),
+        (None, "negative", None),
+    ]
+    tail = llmops("log", "tail", "--json").json["records"]
+    assert [len(record["feedback"]) for record in tail] == [0, 0, 2, 0, 0]
+    assert "negative" in llmops("log", "tail").out
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_an_export_holds_feedback_too(llmops: Run, rated: ProductionLog, tmp_path: Path, ending: str) -> None:
+    out = tmp_path / f"out.{ending}"
+    llmops("log", "export", "--out", str(out))
+    if ending == "jsonl":
+        rows = [json.loads(text) for text in out.read_text().splitlines()]
+        assert "feedback" not in rows[0]
+        said = rows[2]["feedback"]
+    else:
+        import pyarrow.parquet as pq
+
+        said = json.loads(pq.read_table(out).to_pylist()[2]["feedback"])
+    assert [(item.get("score"), item.get("label")) for item in said] == [(-0.5, None), (None, "negative")]
+
+
+def test_an_exported_record_is_imported_with_its_feedback_as_details(
+    llmops: Run, rated: ProductionLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.jsonl"
+    llmops("log", "export", "--out", str(out))
+    monkeypatch.setenv("LLMOPS_HOME", str(tmp_path / "elsewhere"))
+    assert llmops("log", "import", str(out), "--json").json["imported"] == 5
+    first, _, said, *_ = llmops("log", "tail", "--json").json["records"]
+    assert [item.get("label") for item in said["details"]["feedback"]] == [None, "negative"]
+    assert "feedback" not in first["details"]
+
+
 def test_an_export_to_another_kind_of_file_is_refused(llmops: Run) -> None:
     assert llmops("log", "export", "--out", "x.csv").code == 2
 
@@ -87,3 +138,21 @@ def test_show_gives_every_record_of_a_request(llmops: Run, traffic: Path) -> Non
     llmops("log", "import", str(traffic))
     assert llmops("log", "show", "r2", "--json").json["total"] == 1
     assert llmops("log", "show", "missing").code == 3
+
+
+def test_shadow_requests_are_shown_and_exported_only_when_asked_for(llmops: Run, home: Path) -> None:
+    log = ProductionLog(Settings(home=home).resolved_log_url)
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    answered = LogRecord("r1", at, 200, "ok", release="assistant@1")
+    unheard = LogRecord(
+        "r2", at + timedelta(seconds=1), 200, SHADOW, release="assistant@2", details={"shadow_of": "r1"}
+    )
+    log.append([answered, unheard])
+    log.close()
+
+    assert llmops("log", "tail", "--json").json["total"] == 1
+    asked = llmops("log", "tail", "--shadow", "--json").json
+    assert ([record["outcome"] for record in asked["records"]], asked["total"]) == (["ok", "shadow"], 2)
+    assert llmops("log", "show", "r2", "--json").json["total"] == 1
+    assert llmops("log", "export", "--out", str(home / "all.jsonl"), "--shadow", "--json").json["total"] == 2
+    assert llmops("log", "export", "--out", str(home / "some.jsonl"), "--json").json["total"] == 1

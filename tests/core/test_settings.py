@@ -41,6 +41,7 @@ def test_a_variable_sets_its_field_and_no_other(variable, text, name, value):
         ("ENGINE_WEIGHTS", ("wide", "stored")),
         ("UPSTREAM_STREAM", ("auto", "always")),
         ("LOG_FAILURE", ("refuse", "serve")),
+        ("SERVER_LOG", ("auto", "json", "text")),
     ],
 )
 def test_a_setting_of_few_words_takes_no_other(variable, words):
@@ -48,6 +49,9 @@ def test_a_setting_of_few_words_takes_no_other(variable, words):
         assert getattr(Settings.from_environment({PREFIX + variable: word}), variable.lower()) == word
     with pytest.raises(UsageError, match=f"must be {', '.join(words[:-1])} or {words[-1]}$"):
         Settings.from_environment({PREFIX + variable: "7"})
+
+
+FEW_WORDS = ("engine_prompt_cache", "engine_weights", "upstream_stream", "log_failure", "server_log")
 
 
 @pytest.mark.parametrize("variable", ["OTEL_SAMPLE", "TRACE_SAMPLE"])
@@ -62,7 +66,7 @@ def test_every_setting_can_be_given_by_its_variable():
     # "7" parses as a number, a path and a text alike.
     for variable, _, _ in describe():
         name = variable.removeprefix(PREFIX).lower()
-        if name in ("engine_prompt_cache", "engine_weights", "upstream_stream", "log_failure") or "sample" in name:
+        if name in FEW_WORDS or "sample" in name:
             continue  # they take few words, or a share: tested above
         value = getattr(Settings.from_environment({variable: "7"}), name)
         assert value in (7, "7", Path("7"), Path("7").resolve()), variable

@@ -78,3 +78,9 @@ def test_the_same_content_is_the_same_release():
 )
 def test_any_change_makes_another_release(content):
     assert release_content_hash(*content) != release_content_hash("qa@1", "m@1", GenerationParameters())
+
+
+def test_guards_change_a_release_only_where_there_are_any():
+    plain = release_content_hash("qa@1", "m@1", GenerationParameters())
+    assert release_content_hash("qa@1", "m@1", GenerationParameters(), {}) == plain
+    assert release_content_hash("qa@1", "m@1", GenerationParameters(), {"redact_log": True}) != plain

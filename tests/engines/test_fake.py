@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from contextlib import aclosing
 
 import pytest
 
 from llmops.engines.fake import FakeEngine, identity
-from llmops.engines.protocol import GenerationRequest, Usage, generate
+from llmops.engines.protocol import Chunk, GenerationRequest, Usage, generate
 from llmops.errors import EngineUnavailable
 
 pytestmark = pytest.mark.anyio
@@ -75,3 +76,20 @@ def test_its_identity_names_slots_and_name():
     engine = FakeEngine(slots=3, name="fake-b")
     assert engine.slots == 3
     assert engine.identity == identity(3, "fake-b") != identity(3)
+
+
+async def test_with_n_it_says_its_answer_so_often_and_only_the_last_chunk_has_usage(ask):
+    request = dataclasses.replace(ask(), extras={"n": 2})
+    chunks = [chunk async for chunk in FakeEngine(lambda _: "a b").stream(request)]
+    assert [(chunk.text, chunk.index) for chunk in chunks] == [
+        ("a", 0), (" b", 0), ("", 0), ("a", 1), (" b", 1), ("", 1),
+    ]  # fmt: skip
+    assert [chunk.finish_reason for chunk in chunks] == [None, None, "stop"] * 2
+    assert [chunk.usage for chunk in chunks] == [*[None] * 5, Usage(1, 4)]
+
+
+async def test_a_script_is_streamed_in_place_of_an_answer(ask):
+    script = [Chunk("", tool_calls=({"index": 0},)), Chunk("", "tool_calls", Usage(1, 1))]
+    engine = FakeEngine(script=lambda _: script, honours=frozenset({"tools"}))
+    assert [chunk async for chunk in engine.stream(ask())] == script
+    assert (engine.honours, engine.cancelled) == ({"tools"}, 0)

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
+import os
 import threading
 from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
 
 import pytest
 
 from llmops.engines import llamacpp
 from llmops.engines.llamacpp import LlamaCppEngine
-from llmops.engines.protocol import Chunk, generate
+from llmops.engines.protocol import Chunk, Usage, generate
 from llmops.errors import ContextTooLong, Corrupted, EngineRejected
 
 pytestmark = pytest.mark.anyio
 CONTEXT = 20_000
+REAL = sorted(Path(os.environ.get("LLMOPS_HOME", ".llmops"), "models").glob("*/SmolLM2-135M-Instruct.Q4_1.gguf"))
 LONG = 15_000  # tokens: seconds of decoding
 
 
@@ -109,6 +113,69 @@ async def test_requests_run_side_by_side_up_to_the_slots(engine, ask):
     assert {name for name, _ in events[:first_end]} == {"a", "b"}
 
 
+def asking(ask, text="hello", *, extras, **parameters):
+    return dataclasses.replace(ask(text, **parameters), extras=extras)
+
+
+async def test_log_probabilities_come_with_their_tokens_in_openais_shape(engine, ask):
+    chunks = [chunk async for chunk in engine.stream(asking(ask, extras={"logprobs": True}, max_tokens=20))]
+    assert {entry["top_logprobs"] == [] for chunk in chunks for entry in chunk.logprobs} == {True}
+    for chunk in chunks[:-1]:
+        (entry,) = chunk.logprobs
+        assert set(entry) == {"token", "logprob", "bytes", "top_logprobs"}
+        assert (entry["token"], entry["logprob"] < 0) == (chunk.text, True)
+    assert chunks[-1].logprobs == ()
+
+
+async def test_as_many_rivals_are_named_as_were_asked_for(engine, ask):
+    extras = {"logprobs": True, "top_logprobs": 3}
+    first = await anext(engine.stream(asking(ask, extras=extras)))
+    rivals = first.logprobs[0]["top_logprobs"]
+    assert [set(rival) for rival in rivals] == [{"token", "logprob", "bytes"}] * 3
+    assert rivals[0]["token"] == first.text
+    assert [rival["logprob"] for rival in rivals] == sorted((rival["logprob"] for rival in rivals), reverse=True)
+
+
+async def test_n_answers_come_side_by_side_and_each_ends(engine, ask):
+    request = asking(ask, extras={"n": 2}, max_tokens=6, temperature=1.5, seed=1)
+    chunks = [chunk async for chunk in engine.stream(request)]
+    texts = ["".join(chunk.text for chunk in chunks if chunk.index == index) for index in (0, 1)]
+    assert texts[0] != texts[1]
+    assert sorted(chunk.index for chunk in chunks if chunk.finish_reason == "length") == [0, 1]
+    assert [chunk.usage for chunk in chunks if chunk.usage] == [Usage(len("<user>hello<assistant>"), 12)]
+    assert chunks[-1].usage
+    assert chunks[-1].finish_reason == "length"
+
+
+async def test_more_answers_than_slots_are_rejected_by_name(engine, ask):
+    with pytest.raises(EngineRejected) as caught:
+        await generate(engine, asking(ask, extras={"n": 3}))
+    assert caught.value.param == "n"
+
+
+async def test_n_answers_that_are_left_free_their_slots(engine, ask):
+    async with aclosing(engine.stream(asking(ask, extras={"n": 2}, max_tokens=LONG))) as chunks:
+        await anext(chunks)
+    assert (await generate(engine, ask(max_tokens=2))).latency_s < 2  # LONG takes more
+
+
+async def test_a_biased_token_is_chosen_or_avoided(engine, ask):
+    plain = (await generate(engine, ask(max_tokens=1))).text
+    letter = 259 + ord("~") - 33  # the place of ~ in the tiny model's vocabulary
+    biased = [
+        (await generate(engine, asking(ask, extras={"logit_bias": {str(token): bias}}, max_tokens=1))).text
+        for token, bias in ((letter, 100), (letter, -100))
+    ]
+    assert biased == ["~", plain]
+
+
+@pytest.mark.parametrize("name", ["presence_penalty", "frequency_penalty"])
+async def test_a_penalty_makes_an_answer_repeat_itself_less(engine, ask, name):
+    plain = (await generate(engine, ask(max_tokens=60))).text
+    penalised = (await generate(engine, asking(ask, extras={name: 2.0}, max_tokens=60))).text
+    assert len(set(penalised)) > len(set(plain))
+
+
 class Watched:
     """A llama.cpp server that keeps whose requests it ran, and how many chunks each gave."""
 
@@ -186,3 +253,25 @@ async def test_closing_ends_its_threads(tiny_gguf, ask):
     assert isinstance(await anext(engine.stream(ask())), Chunk)
     await engine.close()
     assert {thread for thread in threading.enumerate() if thread.name.startswith("llamacpp")} == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL, reason="no SmolLM2 below $LLMOPS_HOME/models")
+async def test_a_real_model_obeys_each_extra_it_is_said_to_honour(ask):
+    engine = LlamaCppEngine(REAL[0], slots=2, context=1024, threads=1)
+
+    async def text(**extras) -> str:
+        return (await generate(engine, asking(ask, "Name two colours.", extras=extras, max_tokens=30))).text
+
+    try:
+        plain = await text()
+        first = await anext(engine.stream(asking(ask, "Name two colours.", extras={"logprobs": True})))
+        assert first.text == first.logprobs[0]["token"] == plain[: len(first.text)]
+        assert await text(presence_penalty=2.0) != plain
+        assert await text(frequency_penalty=2.0) != plain
+        token = engine._port.tokens(first.text)[0]
+        assert not (await text(logit_bias={str(token): -100})).startswith(first.text)
+        both = [chunk async for chunk in engine.stream(asking(ask, extras={"n": 2}, max_tokens=4))]
+        assert {chunk.index for chunk in both} == {0, 1}
+    finally:
+        await engine.close()

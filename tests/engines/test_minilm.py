@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmops.embedding import embedder
 from llmops.engines.minilm import MAX_TOKENS, MiniLM
 from llmops.errors import Corrupted
 from llmops.settings import Settings
-from llmops.workflow.embedding import embedder
 
 WORDS = ["cat", "dog", "mat", "sat", "on", "the"]
 

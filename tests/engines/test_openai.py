@@ -217,7 +217,7 @@ async def test_a_connection_lost_in_the_middle_is_no_answer(ask):
     async with await asyncio.start_server(lose, "127.0.0.1", 0) as server:
         engine = OpenAIEngine(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "big")
         chunks = []
-        with pytest.raises(EngineUnavailable, match="RemoteProtocolError"):
+        with pytest.raises(EngineUnavailable, match="ClientPayloadError"):
             chunks.extend([chunk async for chunk in engine.stream(ask())])
         await engine.close()
 
@@ -251,7 +251,7 @@ async def test_a_refused_connection_is_unavailable(ask):
     with socket.socket() as held:  # bound and not listening
         held.bind(("127.0.0.1", 0))
         engine = OpenAIEngine(f"http://127.0.0.1:{held.getsockname()[1]}/v1", "big")
-        with pytest.raises(EngineUnavailable, match="ConnectError"):
+        with pytest.raises(EngineUnavailable, match="ClientConnectorError"):
             await generate(engine, ask())
         await engine.close()
 
@@ -268,7 +268,7 @@ async def test_an_address_that_is_none_is_unavailable(ask, url):
 async def test_a_silent_upstream_times_out(upstream, ask, script):
     upstream.script = script
     engine = OpenAIEngine(upstream.url, "big", timeout=0.2)
-    with pytest.raises(EngineTimeout, match="no answer in time"):
+    with pytest.raises(EngineTimeout, match=r"no whole answer within 0\.2 s"):
         await generate(engine, ask())
     await engine.close()
 

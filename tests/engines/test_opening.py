@@ -8,10 +8,12 @@ import pytest
 from llmops.engines.opening import ENGINE_NAMES, engine_identity, engine_name, open_engine
 from llmops.engines.protocol import generate
 from llmops.engines.replicas import ReplicatedEngine
-from llmops.errors import CannotRun, Corrupted, UsageError
+from llmops.engines.upstreams import UpstreamsEngine
+from llmops.errors import CannotRun, Corrupted, EngineTimeout, UsageError
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
 from llmops.weights import copy_into, store_weights
+from tests.engines.upstream_server import UpstreamServer, silence
 
 UPSTREAM = ModelVersion("up", 1, "openai:http://127.0.0.1:9/v1#big", "openai", "0" * 64)
 
@@ -122,6 +124,60 @@ def test_an_upstreams_key_variable_comes_with_the_model(settings, monkeypatch):
     )
     with pytest.raises(CannotRun, match="the environment variable UPSTREAM_KEY holds no key"):
         open_engine(model, settings)
+
+
+SEVERAL = "openai:http://127.0.0.1:9/v1*3,http://127.0.0.1:19/v1#big"
+
+
+def test_several_upstreams_are_opened_as_one_engine_as_announced(settings, monkeypatch):
+    monkeypatch.setenv("SECOND_KEY", "sesame")
+    model = ModelVersion("up", 1, SEVERAL, "openai", "0" * 64, provenance={"key_variable": "-,SECOND_KEY"})
+    engine = open_engine(model, settings)
+    assert isinstance(engine, UpstreamsEngine)
+    assert engine.identity == engine_identity(model, settings)
+    assert engine.identity.build == "http://127.0.0.1:9/v1, http://127.0.0.1:19/v1"
+    assert engine.identity.settings == {"model": "big"}
+    assert engine.slots == 4
+    asyncio.run(engine.close())
+
+
+def test_the_key_of_any_upstream_must_be_there(settings, monkeypatch):
+    monkeypatch.delenv("SECOND_KEY", raising=False)
+    model = ModelVersion("up", 1, SEVERAL, "openai", "0" * 64, provenance={"key_variable": "-,SECOND_KEY"})
+    with pytest.raises(CannotRun, match=r"127\.0\.0\.1:19/v1: the environment variable SECOND_KEY holds no key"):
+        open_engine(model, settings)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"engine_timeout": 0.1}, "no whole answer within"),
+        ({"upstream_first_byte_timeout": 0.1}, "no first byte within"),
+    ],
+)
+def test_the_time_outs_of_the_settings_reach_an_upstream(settings, ask, setting, message):
+    async def work():
+        async with UpstreamServer(silence) as server:
+            model = ModelVersion("up", 1, f"openai:{server.url}#big", "openai", "0" * 64)
+            engine = open_engine(model, dataclasses.replace(settings, **setting))
+            with pytest.raises(EngineTimeout, match=message):
+                await generate(engine, ask())
+            await engine.close()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize(("setting", "streamed"), [("auto", False), ("always", True)])
+def test_a_setting_says_whether_whole_answers_are_streamed(settings, ask, setting, streamed):
+    async def work():
+        async with UpstreamServer() as server:
+            model = ModelVersion("up", 1, f"openai:{server.url}#big", "openai", "0" * 64)
+            engine = open_engine(model, dataclasses.replace(settings, upstream_stream=setting))
+            answer = await generate(engine, dataclasses.replace(ask(), whole=True))
+            await engine.close()
+            return answer.text, server.seen[0].body.get("stream", False)
+
+    assert asyncio.run(work()) == ("Hello", streamed)
 
 
 @pytest.mark.parametrize(("kind", "engine"), [("tiny_gguf", "llamacpp"), ("tiny_model_folder", "transformers")])

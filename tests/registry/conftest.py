@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,13 +27,13 @@ def session_registry(settings: Settings) -> Registry:
 
 
 @pytest.fixture
-def registry(session_registry: Registry) -> Iterator[Registry]:
-    """The shared store, made MLflow's current one again after a test that opened another."""
+def registry(session_registry: Registry) -> Registry:
+    """The shared store, made MLflow's current one again: tests before this one may have opened others."""
     import mlflow
 
-    yield session_registry
     mlflow.set_tracking_uri(session_registry.store.uri)
     mlflow.set_registry_uri(session_registry.store.uri)
+    return session_registry
 
 
 @pytest.fixture

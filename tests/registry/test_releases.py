@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
 
-from llmops.errors import CannotRun, GateRefused, UnknownVersion
+from llmops.errors import CannotRun, GateRefused, UnknownVersion, UsageError
+from llmops.hashing import content_hash
 from llmops.registry import Registry
 from llmops.settings import Settings
-from llmops.versions import Release
+from llmops.versions import Release, release_content_hash
 
 MakeReleases = Callable[[int], list[Release]]
 PASS = {"verdict": "pass", "reasons": ["made up"]}
@@ -217,3 +219,80 @@ def test_a_second_registry_sees_a_move_at_once(
 
     assert [item.aliases for item in other.releases(name)] == [("previous",), ("champion",)]
     assert other.release_versions.champion(name) == registry.release_versions.champion(name)
+
+
+def test_guards_are_part_of_a_releases_content_only_when_given(
+    registry: Registry, name: str, releases: MakeReleases, settings: Settings
+) -> None:
+    plain = releases(1)[0]
+    content = (name, plain.prompt, plain.model, plain.parameters)
+    guards = {"redact_log": True, "block": ["b+", "a"], "max_output": 64}
+
+    guarded, is_new = registry.release_versions.create(*content, guards)
+
+    assert (guarded.version, is_new) == (2, True)
+    assert guarded.guards == {"redact_log": True, "block": ["a", "b+"], "max_output": 64}
+    assert registry.release_versions.create(*content, {**guards, "block": ["a", "b+"]}) == (guarded, False)
+    assert registry.release_versions.create(*content, {}) == (plain, False)
+    assert [item.guards for item in Registry(settings).releases(name)] == [{}, guarded.guards]
+    with pytest.raises(UsageError, match=r"block: '\(' is not a regular expression"):
+        registry.release_versions.create(*content, {"block": ["("]})
+
+
+def test_the_identity_of_releases_made_before_guards_is_kept(name: str, releases: MakeReleases) -> None:
+    made = releases(1)[0]
+
+    content = {"prompt": made.prompt.ref, "model": made.model.ref, "parameters": made.parameters.to_mapping()}
+
+    assert release_content_hash(made.prompt.ref, made.model.ref, made.parameters, made.guards) == content_hash(content)
+
+
+def test_a_release_knows_when_it_was_made(name: str, releases: MakeReleases) -> None:
+    before = time.time() - 1
+
+    assert before < releases(1)[0].created_at < time.time() + 1
+
+
+def test_a_challenger_comes_and_goes_and_is_remembered(registry: Registry, name: str, releases: MakeReleases) -> None:
+    first, second, third = releases(3)
+    registry.release_versions.promote(first, why="first one")
+
+    assert registry.release_versions.challenge(second) is None
+    moved = registry.release_versions.challenge(third)
+    assert moved is not None
+    assert moved.ref == second.ref
+    registry.release_versions.challenge(third)
+    assert aliases(registry, name) == {"champion": 1, "challenger": 3}
+
+    withdrawn = registry.release_versions.withdraw(name)
+    assert withdrawn is not None
+    assert withdrawn.ref == third.ref
+    assert registry.release_versions.withdraw(name) is None
+    assert aliases(registry, name) == {"champion": 1}
+    moves = [(move["what"], move["from"], move["to"]) for move in registry.release_versions.history(name)]
+    assert moves[1:] == [
+        ("challenge", None, second.ref),
+        ("challenge", second.ref, third.ref),
+        ("withdraw", third.ref, None),
+    ]
+
+
+def test_the_champion_cannot_challenge_itself(registry: Registry, name: str, releases: MakeReleases) -> None:
+    registry.release_versions.promote(releases(1)[0], why="first one")
+
+    with pytest.raises(UsageError, match="is the champion; the challenger must be another"):
+        registry.release_versions.challenge(registry.release_versions.get(name))
+    with pytest.raises(UnknownVersion):
+        registry.release_versions.withdraw(f"{name}-absent")
+
+
+def test_a_champion_is_never_also_the_challenger(registry: Registry, name: str, releases: MakeReleases) -> None:
+    first, second = releases(2)
+    registry.release_versions.promote(first, why="first one")
+    registry.release_versions.challenge(second)
+    registry.release_versions.promote(second, why="better")  # `second` was read before it was the challenger
+    assert aliases(registry, name) == {"champion": 2, "previous": 1}
+
+    registry.release_versions.challenge(first)
+    registry.release_versions.roll_back(name)
+    assert aliases(registry, name) == {"champion": 1, "previous": 2}

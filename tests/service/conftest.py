@@ -22,8 +22,12 @@ from llmops.production_log import LogRecord, ProductionLog
 from llmops.prompt_file import parse_prompt
 from llmops.settings import Settings
 from llmops.versions import ModelVersion, PromptVersion, Release
+from service.access import KeySource
 from service.app import create_app
+from service.embeddings import Embed
+from service.engine_watch import Ping
 from service.server import listen
+from service.slow_clients import with_header_timeout
 from service.static_releases import StaticReleases
 
 PROMPT = """---
@@ -96,7 +100,8 @@ def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 def served(app: FastAPI) -> Iterator[str]:
     """Runs the app under uvicorn as the product does; yields its URL."""
     with listen("127.0.0.1", 0) as listener:
-        config = uvicorn.Config(app, loop="uvloop", http="httptools", lifespan="on", log_level="error")
+        http = with_header_timeout(10.0)
+        config = uvicorn.Config(app, loop="uvloop", http=http, lifespan="on", log_level="error")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -114,6 +119,9 @@ def serving(
     *releases: Release,
     engine: Callable[[ModelVersion], FakeEngine] = lambda model: FakeEngine(name=model.ref),
     until_ready: bool = True,
+    embed: Embed | None = None,
+    keys: KeySource | None = None,
+    ping: Ping | None = None,
     **settings: Any,
 ) -> Iterator[Running]:
     """A running gateway of the given releases (by default `assistant@1`, champion)."""
@@ -124,7 +132,8 @@ def serving(
         return opened
 
     log = ProductionLog(f"sqlite:///{folder / 'log.db'}")
-    app = create_app(Settings(home=folder, **{"registry_poll": 0.05, **settings}), source, open_engine, log)
+    made = Settings(home=folder, **{"registry_poll": 0.05, **settings})
+    app = create_app(made, source, open_engine, log, embed=embed, keys=keys, ping=ping)
     with served(app) as url, httpx.Client(base_url=url, timeout=20) as http:
         running = Running(url, app, source, engines, log, http)
         if until_ready:
@@ -158,7 +167,13 @@ def serve(tmp_path: Path) -> Callable[..., Any]:
     return lambda *releases, **options: serving(tmp_path, *releases, **options)
 
 
-@pytest.fixture(name="release")
+@pytest.fixture(scope="module")
+def serve_shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """As `serve`, for fixtures of a whole module."""
+    return lambda *releases, **options: serving(tmp_path_factory.mktemp("gateway"), *releases, **options)
+
+
+@pytest.fixture(name="release", scope="session")
 def _release() -> Callable[..., Release]:
     return release
 

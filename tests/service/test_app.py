@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 import service.app
+from llmops.keys import KeyStore
+from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 
 
@@ -52,9 +56,39 @@ def test_metrics_count_requests_latency_and_tokens(gateway, wait_until):
     assert "llmops_log_failures_total 0.0" in text
 
 
+def test_metrics_count_what_was_refused_before_it_reached_a_model(gateway):
+    gateway.chat("nobody")
+    gateway.chat(temperature=9)
+    gateway.chat(tools=[{"type": "function", "function": {"name": "f"}}])  # this one reaches a model, and is logged
+    gateway.http.get("/nowhere")
+    text = gateway.http.get("/metrics").text
+    assert 'llmops_refused_requests_total{status="404"} 1.0' in text
+    assert 'llmops_refused_requests_total{status="400"} 1.0' in text
+    assert 'llmops_requests_total{outcome="error",status="400",target="assistant@1"} 1.0' in text
+
+
+def test_an_app_without_a_key_source_lets_everybody_in_and_one_with_keys_does_not(serve, tmp_path):
+    store = KeyStore(f"sqlite:///{tmp_path / 'log.db'}")
+    key, text = store.create(apps=["assistant"])
+    with serve(keys=store) as gateway:
+        assert gateway.chat().status_code == 401
+        assert gateway.records() == []
+        gateway.http.headers["authorization"] = f"Bearer {text}"
+        assert gateway.chat().status_code == 200
+        assert gateway.chat("tiny@1").status_code == 403
+        unknown = gateway.chat("assistant@9")
+        assert (unknown.status_code, "tiny@1" in unknown.text) == (404, False)
+        assert [record.details["key"] for record in gateway.records()] == [key.id]
+    store.close()
+
+
 def test_making_an_app_starts_nothing(tmp_path):
-    app = service.app.create_app(Settings(home=tmp_path), None, None, type("Log", (), {"append": None})())
+    log = ProductionLog(f"sqlite:///{tmp_path / 'log.db'}")
+    before = threading.active_count()
+    app = service.app.create_app(Settings(home=tmp_path), None, None, log)
+    log.close()
     assert app.state.gateway.keeper.age is None
+    assert threading.active_count() == before
     assert service.app.__all__ == ["create_app"]
 
 
@@ -63,3 +97,12 @@ def test_the_gateway_imports_nothing_heavy():
     root = Path(__file__).parents[2]
     loaded = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert not {"mlflow", "torch", "evidently", "ragas", "pandas", "monitoring"} & set(loaded.stdout.split())
+
+
+def test_the_reference_loads_nothing_from_elsewhere(shared_gateway):
+    page = shared_gateway.http.get("/docs").text
+    found = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert found
+    for address in found:
+        assert address.startswith("/"), address
+        assert shared_gateway.http.get(address).status_code == 200, address

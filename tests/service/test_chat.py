@@ -9,7 +9,17 @@ import openai
 import pytest
 
 from llmops.engines.fake import FakeEngine
-from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from llmops.engines.protocol import EXTRAS, Chunk, Usage
+from llmops.errors import (
+    ContextTooLong,
+    EngineBusy,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+    StoreUnavailable,
+)
+from llmops.traffic_policy import TrafficPolicy
 
 MESSAGES = [{"role": "user", "content": "hello world"}]
 WORDS = "one two three four five six"
@@ -256,6 +266,186 @@ def test_a_client_that_leaves_stops_the_generation_and_is_logged(serve, wait_unt
         assert record.output.startswith("one")
         assert record.output != WORDS
         assert gateway.app.state.gateway.admission.held == 0
+
+
+def calls_a_tool(_):
+    """What an engine streams that asks for two tools, arguments in pieces."""
+
+    def call(index, arguments, **begins):
+        return Chunk("", tool_calls=({"index": index, **begins, "function": {**begins.pop("f", {}), **arguments}},))
+
+    def begin(index, name):
+        function = {"name": name, "arguments": ""}
+        return Chunk(
+            "", tool_calls=({"index": index, "id": f"call_{index}", "type": "function", "function": function},)
+        )
+
+    return [
+        begin(0, "add"), call(0, {"arguments": '{"a": '}), call(0, {"arguments": "1}"}),
+        begin(1, "stop"), call(1, {"arguments": "{}"}), Chunk("", "tool_calls", Usage(5, 9)),
+    ]  # fmt: skip
+
+
+TOOLS = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("add", "stop")]
+ALL = {"honours": EXTRAS}
+
+
+def test_several_answers_come_whole_and_streamed(gateway, client):
+    asked = {"model": "assistant", "messages": MESSAGES, "n": 2}
+    whole = client.chat.completions.create(**asked)
+    assert [(choice.index, choice.message.content) for choice in whole.choices] == [
+        (0, "You said: hello world"), (1, "You said: hello world"),
+    ]  # fmt: skip
+    assert whole.usage.completion_tokens == 8
+    texts, ends = ["", ""], {}
+    for chunk in client.chat.completions.create(**asked, stream=True):
+        (choice,) = chunk.choices
+        texts[choice.index] += choice.delta.content or ""
+        ends[choice.index] = choice.finish_reason
+    assert texts == ["You said: hello world"] * 2
+    assert ends == {0: "stop", 1: "stop"}
+    record = gateway.records()[0]
+    assert record.details["extras"] == {"n": 2}
+    assert record.details["other_answers"] == [{"output": "You said: hello world", "finish_reason": "stop"}]
+
+
+def test_tool_calls_come_whole_and_streamed(serve):
+    with serve(engine=lambda _: FakeEngine(script=calls_a_tool, **ALL)) as gateway:
+        asked = {"model": "assistant", "messages": MESSAGES, "tools": TOOLS, "tool_choice": "required"}
+        with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x") as client:
+            (choice,) = client.chat.completions.create(**asked).choices
+            with client.chat.completions.stream(**asked) as stream:
+                streamed = stream.get_final_completion().choices[0]
+        first, second = gateway.records()
+        request = gateway.engines["tiny@1"].requests[0]
+    for each in (choice, streamed):
+        assert each.finish_reason == "tool_calls"
+        assert not each.message.content
+        assert [(call.id, call.type, call.function.name, call.function.arguments) for call in each.message.tool_calls] \
+            == [("call_0", "function", "add", '{"a": 1}'), ("call_1", "function", "stop", "{}")]  # fmt: skip
+    assert request.extras == {"tools": TOOLS, "tool_choice": "required"}
+    assert first.details["tool_calls"] == second.details["tool_calls"]
+    assert first.details["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 1}'}
+    assert first.first_token_ms is not None
+
+
+def test_what_tools_said_follows_the_filled_template(serve):
+    call = {"id": "call_0", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    turns = [
+        {"role": "user", "content": "add them"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_0", "content": "3"},
+    ]
+    with serve(engine=lambda _: FakeEngine(**ALL)) as gateway:
+        assert gateway.chat(messages=turns, tools=TOOLS).status_code == 200
+        seen = gateway.engines["tiny@1"].requests[0].messages
+        (record,) = gateway.records()
+    assert [message["role"] for message in seen] == ["system", "user", "assistant", "tool"]
+    assert seen[2] == {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert seen[3] == {"role": "tool", "content": "3", "tool_call_id": "call_0"}
+    assert record.input == "add them"
+
+
+def test_logprobs_come_whole_and_streamed(serve):
+    entries = [{"token": text, "logprob": -0.5, "bytes": None, "top_logprobs": []} for text in ("a", " b")]
+
+    def script(_):
+        return [*(Chunk(entry["token"], logprobs=(entry,)) for entry in entries), Chunk("", "stop", Usage(1, 2))]
+
+    with serve(engine=lambda _: FakeEngine(script=script, **ALL)) as gateway:
+        asked = {"model": "assistant", "messages": MESSAGES, "logprobs": True, "top_logprobs": 2}
+        with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x") as client:
+            whole = client.chat.completions.create(**asked).choices[0].logprobs.content
+            chunks = client.chat.completions.create(**asked, stream=True)
+            streamed = [item for chunk in chunks for item in (chunk.choices[0].logprobs or empty()).content]
+        assert gateway.engines["tiny@1"].requests[0].extras == {"logprobs": True, "top_logprobs": 2}
+    assert [item.token for item in whole] == [item.token for item in streamed] == ["a", " b"]
+
+
+def empty():
+    return type("Logprobs", (), {"content": ()})
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_engine_knows_whether_anybody_reads_along(gateway, stream):
+    gateway.chat(stream=stream)
+    assert gateway.engines["tiny@1"].requests[-1].whole is not stream
+
+
+def test_a_clients_trace_context_reaches_the_engine(gateway):
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    body = {"model": "assistant", "messages": MESSAGES}
+    gateway.http.post("/v1/chat/completions", json=body, headers={"traceparent": parent})
+    assert gateway.engines["tiny@1"].requests[-1].headers == {"traceparent": parent}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_repeated_idempotency_key_brings_the_same_bytes_and_asks_no_model(gateway, stream):
+    body = {"model": "assistant", "messages": MESSAGES, "stream": stream}
+    first, second = (
+        gateway.http.post("/v1/chat/completions", json=body, headers={"idempotency-key": "k1"}) for _ in range(2)
+    )
+    assert first.status_code == second.status_code == 200
+    assert first.content == second.content
+    assert first.headers["content-type"] == second.headers["content-type"]
+    assert second.headers["x-llmops-release"] == "assistant@1"
+    assert second.headers["idempotent-replayed"] == "true"
+    assert len(gateway.engines["tiny@1"].requests) == len(gateway.records()) == 1
+    other = gateway.http.post("/v1/chat/completions", json={**body, "user": "u"}, headers={"idempotency-key": "k1"})
+    assert other.status_code == 422
+
+
+@pytest.mark.parametrize("fields", [{"model": "nobody"}, {"tools": TOOLS}])
+def test_after_a_failure_an_idempotency_key_is_free_again(gateway, fields):
+    body, headers = {"model": "assistant", "messages": MESSAGES}, {"idempotency-key": "k2"}
+    assert gateway.http.post("/v1/chat/completions", json={**body, **fields}, headers=headers).status_code >= 400
+    assert gateway.http.post("/v1/chat/completions", json=body, headers=headers).status_code == 200
+
+
+def test_the_record_names_the_arm(serve, release):
+    with serve(release(1, "champion"), release(2, "challenger")) as gateway:
+        gateway.chat()
+        gateway.chat("assistant@challenger")
+        assert [record.details["arm"] for record in gateway.records()] == ["champion", "explicit"]
+
+
+def test_shadow_traffic_is_logged_and_never_returned(serve, release, wait_until):
+    with serve(release(1, "champion"), release(2, "challenger")) as gateway:
+        gateway.source.set_policy("assistant", TrafficPolicy(shadow=1.0))
+        wait_until(lambda: gateway.app.state.gateway.keeper.snapshot.splits)
+        wait_until(lambda: gateway.app.state.gateway.pool.is_loaded(release(2).model))
+        assert gateway.chat().json()["model"] == "assistant@1"
+        wait_until(lambda: len(gateway.log.read(shadow=True)) == 2)
+        answered, shadow = sorted(gateway.log.read(shadow=True), key=lambda record: record.outcome)
+    assert (answered.release, shadow.release) == ("assistant@1", "assistant@2")
+    assert shadow.details["shadow_of"] == answered.request_id
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_record_that_cannot_be_written_is_the_requests_failure_or_a_counted_loss(serve, stream):
+    for setting, status in (("refuse", 503), ("serve", 200)):
+        with serve(log_failure=setting) as gateway:
+            gateway.app.state.gateway.log._append = unwritable
+            reply = gateway.chat(stream=stream)
+            error_at_end = '"store_unavailable"' in reply.text
+            assert reply.status_code == (200 if stream else status)
+            assert error_at_end is (setting == "refuse")
+            assert gateway.http.get("/readyz").status_code == 503
+            assert "llmops_log_failures_total 1.0" in gateway.http.get("/metrics").text
+            gateway.app.state.gateway.log._append = gateway.log.append
+
+
+def unwritable(records, replies=()):
+    raise StoreUnavailable("the disk is full")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_full_engine_queue_is_429_and_not_logged(serve, stream):
+    with serve(engine=lambda _: FakeEngine(failure=EngineBusy("full", retry_after=3))) as gateway:
+        reply = gateway.chat(stream=stream)
+        assert (reply.status_code, reply.headers["retry-after"]) == (429, "3")
+        assert gateway.records() == []
+        assert 'llmops_refused_requests_total{status="429"} 1.0' in gateway.http.get("/metrics").text
 
 
 def test_more_requests_than_may_wait_are_told_to_come_back(serve, wait_until):

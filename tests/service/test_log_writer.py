@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import httpx
 import pytest
 
 from llmops.errors import StoreUnavailable
-from llmops.production_log import LogRecord, ProductionLog
+from llmops.production_log import LogRecord, ProductionLog, RecordRefused, ReplyRow, StoredReply
 from service.log_writer import LogWriter
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +90,55 @@ async def test_a_log_that_is_down_fails_all_counts_them_and_recovers_by_itself(l
     await asyncio.to_thread(wait_until, lambda: writer.failure is None)
     (late,) = log.groups[0]
     assert (late.status, late.outcome) == (503, "error")
+
+
+@pytest.mark.anyio
+async def test_a_record_that_the_database_refuses_leaves_readiness_alone(log, writer):
+    def refuse(records):
+        if any(record.input == "bad" for record in records):
+            raise RecordRefused("too long")
+        log.groups.append(list(records))
+
+    writer._append = refuse
+    with pytest.raises(StoreUnavailable, match="too long"):
+        await writer.write(record("bad"))
+    await writer.write(record("good"))
+    assert (writer.lost, writer.failure) == (1, None)
+
+
+@pytest.mark.anyio
+async def test_where_requests_are_served_without_a_record_the_late_one_says_what_was_served(log, wait_until):
+    writer = LogWriter(log.append, retry_seconds=0.02, serve_unlogged=True)
+    writer.start()
+    log.down = True
+    with pytest.raises(StoreUnavailable):
+        await writer.write(record())
+    log.down = False
+    await asyncio.to_thread(wait_until, lambda: writer.failure is None)
+    await writer.close()
+    (late,) = log.groups[0]
+    assert (late.status, late.outcome) == (200, "ok")
+
+
+@pytest.mark.anyio
+async def test_replies_go_into_the_transaction_of_their_records(tmp_path):
+    log = ProductionLog(f"sqlite:///{tmp_path}/log.db")
+    groups = []
+
+    def append(records, replies=()):
+        groups.append((len(records), len(replies)))
+        log.append(records, replies)
+
+    writer = LogWriter(append)
+    claim = log.replies.claim("anna", "k", "print", 60)
+    row = ReplyRow(claim, StoredReply(200, (), b"body"), time.time() + 60)
+    writer.start()
+    await asyncio.gather(*[writer.write(record(), reply=reply) for reply in (None, row)])
+    await writer.close()
+    assert sum(records for records, _ in groups) == 2
+    assert sum(replies for _, replies in groups) == 1
+    assert log.replies.claim("anna", "k", "print", 60).reply.body == b"body"
+    log.close()
 
 
 @pytest.mark.anyio

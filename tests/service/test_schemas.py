@@ -4,9 +4,12 @@ import json
 
 import pytest
 
-from service.schemas import LIMITED_FIELDS
+from llmops.engines.fake import FakeEngine
 
 USER = {"role": "user", "content": "hi"}
+
+
+CALL = {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
 
 
 def refusal(gateway, **fields):
@@ -19,25 +22,34 @@ def refusal(gateway, **fields):
     return error["param"]
 
 
+TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+
+
+@pytest.fixture(scope="module")
+def plain_gateway(serve_shared):
+    """A gateway whose engine honours none of the extra fields."""
+    with serve_shared(engine=lambda _: FakeEngine(honours=frozenset())) as running:
+        yield running
+
+
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("field", "value", "others"),
     [
-        ("n", 2),
-        ("n", True),
-        ("logprobs", True),
-        ("top_logprobs", 3),
-        ("tools", [{"type": "function"}]),
-        ("tool_choice", "required"),
-        ("presence_penalty", 0.5),
-        ("frequency_penalty", -1),
-        ("logit_bias", {"50256": -100}),
-        ("store", True),
-        ("modalities", ["audio"]),
+        ("n", 2, {}),
+        ("logprobs", True, {}),
+        ("tools", [TOOL], {}),
+        ("presence_penalty", 0.5, {}),
+        ("frequency_penalty", -1, {}),
+        ("logit_bias", {"50256": -100}, {}),
     ],
 )
-def test_what_the_engine_cannot_do_is_refused_by_name(shared_gateway, field, value):
-    assert refusal(shared_gateway, **{field: value}) == field
-    assert field in LIMITED_FIELDS
+def test_what_the_engine_cannot_do_is_refused_by_name_and_logged(plain_gateway, field, value, others):
+    reply = plain_gateway.chat(**{field: value}, **others)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == field
+    assert "tiny@1" in reply.json()["error"]["message"]
+    record = plain_gateway.records()[-1]
+    assert (record.status, record.details["extras"]) == (400, {field: value})
 
 
 @pytest.mark.parametrize(
@@ -65,12 +77,28 @@ def test_what_the_engine_cannot_do_is_refused_by_name(shared_gateway, field, val
         ({"model": ""}, "model"),
         ({"messages": []}, "messages"),
         ({"messages": [USER] * 257}, "messages"),
-        ({"messages": [USER, {"role": "tool", "content": "x"}]}, "messages[1].role"),
+        ({"messages": [USER, {"role": "tool", "content": "x"}]}, "messages[1].tool_call_id"),
+        ({"messages": [{**USER, "tool_call_id": "x"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{**USER, "tool_calls": [CALL]}]}, "messages[0].tool_calls"),
+        ({"messages": [USER, {"role": "function", "content": "x", "name": "f"}]}, "messages[1].role"),
+        ({"n": True}, "n"),
+        ({"n": 17}, "n"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "always"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"logit_bias": {"word": 1}}, "logit_bias.word"),
+        ({"logit_bias": {"1": 101}}, "logit_bias.1"),
+        ({"modalities": ["audio"]}, "modalities"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
         ({"messages": [{**USER, "name": "x"}]}, "messages[0].name"),
-        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls"),
+        ({"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].id"),
     ],
 )
 def test_a_wrong_field_is_refused_by_path(shared_gateway, fields, param):
@@ -84,7 +112,8 @@ def test_an_image_is_refused(shared_gateway):
 
 def test_fields_that_change_nothing_are_accepted(shared_gateway):
     reply = shared_gateway.chat(
-        user="u", metadata={"a": "b"}, stream_options=None, store=False, n=1, logprobs=False, top_logprobs=None,
+        user="u", metadata={"a": "b"}, stream_options=None, store=True, n=1, prompt_cache_key="p",
+        safety_identifier="s", logprobs=False, top_logprobs=None,
         tools=[], tool_choice="auto", presence_penalty=0, frequency_penalty=0.0, parallel_tool_calls=True,
         service_tier="auto", logit_bias={}, modalities=["text"], temperature=0, top_p=1,
     )  # fmt: skip
@@ -119,12 +148,12 @@ def test_a_body_without_the_json_content_type_is_told_to_send_it(shared_gateway)
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity"])
-def test_numbers_that_are_not_json_are_refused_inside_a_schema(shared_gateway, number):
+def test_numbers_that_are_not_json_are_refused(shared_gateway, number):
     body = '{"model":"assistant","messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_schema",'
     body += f'"json_schema":{{"name":"a","schema":{{"minimum":{number}}}}}}}}}'
     reply = shared_gateway.http.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
     assert reply.status_code == 400
-    assert reply.json()["error"]["param"] == "response_format.json_schema"
+    assert "not JSON" in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 
 from llmops.errors import CannotRun, UsageError
 from llmops.production_log import ProductionLog
+from llmops.settings import Settings
 from service.server import listen, run
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,8 @@ home = Path(sys.argv[2])
 log = ProductionLog(f"sqlite:///{home / 'log.db'}")
 source = StaticReleases([conftest.release(1, "champion")])
 opener = lambda model: FakeEngine(lambda _: "one two three four five", word_seconds=0.15)
-run(lambda: create_app(Settings(home=home), source, opener, log), port=int(sys.argv[3]))
+settings = Settings(home=home)
+run(lambda: create_app(settings, source, opener, log), settings, port=int(sys.argv[3]))
 print("stopped", flush=True)
 """
 
@@ -38,20 +40,20 @@ print("stopped", flush=True)
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])  # noqa: S104  what must be refused
 def test_serving_beyond_loopback_is_refused(host):
     with pytest.raises(UsageError, match="needs keys"):
-        run(lambda: None, host=host)
+        run(lambda: None, Settings(), host=host)
 
 
-@pytest.mark.parametrize("wrong", [{"host": "example.org"}, {"port": 70000}, {"workers": 0}])
+@pytest.mark.parametrize("wrong", [{"host": "example.org"}, {"port": 70000}])
 def test_wrong_arguments_are_usage_errors(wrong):
     with pytest.raises(UsageError):
-        run(lambda: None, **wrong)
+        run(lambda: None, Settings(), **wrong)
 
 
 def test_a_taken_port_is_said_clearly():
     with listen("localhost", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(CannotRun, match=rf"^port {port} is taken; choose another with --port$"):
-            run(lambda: None, port=port)
+            run(lambda: None, Settings(), port=port)
 
 
 def free_port():

@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 
 from llmops.engines.fake import FakeEngine
+from llmops.engines.pool import EnginePool
 from llmops.errors import EngineUnavailable
+from llmops.registry import Registry
+from llmops.settings import Settings
+from llmops.traffic_policy import TrafficPolicy
+from service.snapshot_keeper import SnapshotKeeper
+from tests.registry.conftest import model as unregistered_model
+from tests.registry.conftest import template
 
 
 def versions_seen(request):
@@ -90,7 +100,7 @@ def test_the_last_good_snapshot_serves_while_the_store_is_down(serve, wait_until
 
 def test_a_bug_in_the_source_does_not_end_the_polling(serve, release, monkeypatch, wait_until):
     with serve(release(1, "champion"), release(2)) as gateway:
-        monkeypatch.setattr(gateway.source, "model_versions", lambda: 1 / 0)
+        monkeypatch.setattr(gateway.source, "registered", lambda: 1 / 0)
         wait_until(lambda: "ZeroDivisionError" in gateway.http.get("/readyz").text)
         monkeypatch.undo()
         gateway.source.set_alias("assistant", "champion", 2)
@@ -116,3 +126,80 @@ def test_before_the_first_look_requests_are_told_to_come_back(serve, release, wa
         gateway.source.down = False
         may_read.set()
         wait_until(gateway.ready)
+
+
+def test_a_canary_begins_when_the_challengers_engine_is_loaded_and_ends_when_cleared(serve, release, wait_until):
+    may_load = threading.Event()
+
+    def engine(model):
+        assert model.version == 1 or may_load.wait(10)
+        return FakeEngine()
+
+    def served():
+        return gateway.chat().json()["model"]
+
+    def warnings():
+        return gateway.http.get("/readyz").json()["warnings"]
+
+    with serve(release(1, "champion"), release(2, "challenger"), engine=engine) as gateway:
+        assert "tiny@2" not in gateway.http.get("/readyz").json()["engines"]["loaded"]
+        gateway.source.set_policy("assistant", TrafficPolicy(canary=1.0))
+        wait_until(lambda: warnings() == ["traffic policy of assistant waits for the engine of assistant@2"])
+        assert (served(), gateway.ready()) == ("assistant@1", True)
+        may_load.set()
+        wait_until(lambda: served() == "assistant@2")
+        assert warnings() == []
+        gateway.source.set_policy("assistant", None)
+        wait_until(lambda: served() == "assistant@1")
+
+
+def test_a_promotion_of_the_challenger_ends_its_canary(serve, release, wait_until):
+    with serve(release(1, "champion"), release(2, "challenger")) as gateway:
+        gateway.source.set_policy("assistant", TrafficPolicy(canary=0.5, shadow=1.0))
+        wait_until(lambda: gateway.app.state.gateway.keeper.snapshot.splits)
+        gateway.source.set_alias("assistant", "champion", 2)
+        gateway.source.remove_alias("assistant", "challenger")
+        wait_until(lambda: "rests" in gateway.http.get("/readyz").text)
+        before = gateway.log.count(shadow=True)
+        assert {gateway.chat().json()["model"] for _ in range(8)} == {"assistant@2"}
+        assert gateway.log.count(shadow=True) == before + 8
+
+
+@pytest.mark.slow
+def test_a_move_in_a_real_registry_is_seen_by_every_worker_within_two_seconds(tmp_path):
+    settings = Settings(home=tmp_path)
+    registry = Registry(settings)
+    prompt, _ = registry.prompts.register("qa", template())
+    model, _ = registry.models.register(unregistered_model("tiny"))
+    made = [
+        registry.release_versions.create(
+            "assistant", prompt, model, template(parameters=f"{{max_tokens: {n}}}").parameters
+        )
+        for n in (8, 9)
+    ]
+    for release, _ in made:
+        registry.release_versions.promote(release, why="set up")
+
+    async def seconds_until_seen():
+        keepers = [
+            SnapshotKeeper(Registry(settings), EnginePool(lambda _: FakeEngine()), settings.registry_poll)
+            for _ in range(2)
+        ]
+        running = [asyncio.create_task(keeper.run()) for keeper in keepers]
+        await until(lambda: all(keeper.age is not None for keeper in keepers))
+        assert {keeper.snapshot.resolve("assistant").ref for keeper in keepers} == {"assistant@2"}
+        start = time.monotonic()
+        await asyncio.to_thread(registry.release_versions.roll_back, "assistant")
+        await until(lambda: {keeper.snapshot.resolve("assistant").ref for keeper in keepers} == {"assistant@1"})
+        took = time.monotonic() - start
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        return took
+
+    async def until(condition):
+        async with asyncio.timeout(20):
+            while not condition():  # noqa: ASYNC110  there is no event to wait for
+                await asyncio.sleep(0.01)
+
+    assert asyncio.run(seconds_until_seen()) < 2

@@ -11,7 +11,7 @@ import pytest
 
 from llmops.errors import BadFile, CannotRun, UsageError
 from llmops.evaluation.eval_set import load_eval_set
-from llmops.production_log import LogRecord, ProductionLog
+from llmops.production_log import Feedback, LogRecord, ProductionLog
 from llmops.workflow.eval_set_from_log import Choice, add_reviewed, feedback_sign, write_review
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -38,7 +38,7 @@ def reviewed(log: ProductionLog, target: Path, *records: LogRecord, **choice: An
     """The lines of the review file that these records give."""
     log.append(records)
     out = target.parent.parent / "review.jsonl"
-    write_review(log.iterate(), target, out, Choice(**choice))
+    write_review(log.iterate(feedback=True), target, out, Choice(**choice))
     return [json.loads(line) for line in out.read_bytes().splitlines()]
 
 
@@ -254,3 +254,38 @@ def test_a_set_whose_rows_come_from_elsewhere_takes_none(target: Path, tmp_path:
 
     with pytest.raises(UsageError, match=r"come from eval_set\.toml"):
         add_reviewed(write_lines(tmp_path / "review.jsonl", [line(1)]), target)
+
+
+def said(number: int, **fields: Any) -> Feedback:
+    return Feedback(f"req{number}", f"{number:032x}", "anonymous", app="assistant", **fields)
+
+
+def test_feedback_that_the_gateway_took_chooses_records_and_stands_in_the_review(
+    log: ProductionLog, target: Path
+) -> None:
+    imported = {"label": "positive"}
+    log.add_feedback(said(1, label="bad"))
+    log.add_feedback(said(1, comment="No source.", user="ida"))
+    log.add_feedback(said(2, score=1.0))
+    records = [record(1, feedback=imported), record(2), record(3), record(4, feedback={"score": -1})]
+
+    lines = reviewed(log, target, *records, feedback="negative")
+
+    assert [line["review"]["feedback"] for line in lines] == [
+        {"label": "bad", "comment": "No source.", "user": "ida"},
+        {"score": -1},
+    ]
+
+
+def test_the_last_verdict_counts(log: ProductionLog, target: Path) -> None:
+    log.add_feedback(said(1, label="good", score=0.5))
+    log.add_feedback(said(1, score=-2.0))
+
+    [line] = reviewed(log, target, record(1), feedback="negative")
+
+    assert line["review"]["feedback"] == {"score": -2.0}
+
+
+@pytest.mark.parametrize(("label", "sign"), [("better", "positive"), ("worse", "negative"), ("tie", None)])
+def test_a_vote_for_or_against_an_answer_is_its_sign(label: str, sign: str | None) -> None:
+    assert feedback_sign({"label": label}) == sign

@@ -75,6 +75,25 @@ def test_an_upstream_has_no_weights_and_names_its_key(settings: Settings, regist
     assert models.pull(settings, registry, "far", say) == [made]
 
 
+def test_several_upstreams_are_a_model_and_other_weights_another_version(
+    settings: Settings, registry: Registry
+) -> None:
+    first = "openai:http://127.0.0.1:9/v1*3,http://127.0.0.1:19/v1#big"
+    made, _ = models.register(settings, registry, "spread", first, key_variable="BIG_KEY,-")
+    other, new = models.register(settings, registry, "spread", first.replace("*3", "*9"))
+
+    assert (made.source, made.provenance) == (first, {"key_variable": "BIG_KEY,-"})
+    assert models.register(settings, registry, "spread", first) == (made, False)
+    assert (new, other.ref) == (True, "spread@2")
+
+
+def test_keys_that_do_not_fit_the_upstreams_register_nothing(settings: Settings, registry: Registry) -> None:
+    with pytest.raises(UsageError, match="names 3 keys for 2 servers"):
+        models.register(settings, registry, "keys", "openai:http://a,http://b#big", key_variable="A,B,C")
+
+    assert registry.models.versions("keys") == []
+
+
 def test_a_version_keeps_its_prices_and_other_prices_need_another_name(settings: Settings, registry: Registry) -> None:
     source, prices = "openai:http://127.0.0.1:9/v1#dear", models.Prices(2.0, 8.5)
     made, _ = models.register(settings, registry, "dear", source, prices=prices)

@@ -37,6 +37,10 @@ class Embedder:
         """Raises CannotRun, Corrupted, EngineUnavailable: at the first call; it is tried again at the next one."""
         return self._minilm().embed(texts)
 
+    def with_tokens(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
+        """The embeddings, and how many tokens the model read. Raises as a call does."""
+        return self(texts), self._minilm().count_tokens(texts)
+
     def _minilm(self) -> MiniLM:
         with self._loading:
             if self._loaded is None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from llmops.catalogue import EMBEDDING_MODEL, CatalogueModel, catalogue_model
+from llmops.embedding import embedder
 from llmops.errors import CannotRun, Corrupted
 from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.hashing import folder_sha256
 from llmops.judges import TYPES, JudgeEndpoint
 from llmops.settings import Settings
-from llmops.workflow.embedding import embedder
 
 
 @pytest.fixture

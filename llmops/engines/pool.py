@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from llmops.blocking import run_blocking
 from llmops.engines.protocol import Engine
 from llmops.errors import EngineUnavailable, LlmopsError
 from llmops.versions import ModelVersion
-from service.blocking import run_blocking
 
 logger = logging.getLogger("llmops.service")
 
@@ -22,7 +22,7 @@ EngineOpener = Callable[[ModelVersion], Engine]
 
 PRELOAD_PAUSE_SECONDS = 5.0
 
-_Key = tuple[str, str]
+EngineKey = tuple[str, str]
 
 
 @dataclass(eq=False, slots=True)
@@ -48,8 +48,8 @@ class EnginePool:
         self, open_engine: EngineOpener, *, most_idle: int = 3, on_load: Callable[[], None] = lambda: None
     ) -> None:
         self._open, self._most_idle, self.on_load = open_engine, most_idle, on_load
-        self._seats: OrderedDict[_Key, _Seat] = OrderedDict()  # least recently used first
-        self._pinned: frozenset[_Key] = frozenset()
+        self._seats: OrderedDict[EngineKey, _Seat] = OrderedDict()  # least recently used first
+        self._pinned: frozenset[EngineKey] = frozenset()
         self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -77,11 +77,11 @@ class EnginePool:
 
     def pin(self, models: Iterable[ModelVersion]) -> None:
         """Keeps these models' engines open, and no longer those pinned before."""
-        self._pinned = frozenset(_key(model) for model in models)
+        self._pinned = frozenset(engine_key(model) for model in models)
         self._evict()
 
     def is_loaded(self, model: ModelVersion) -> bool:
-        seat = self._seats.get(_key(model))
+        seat = self._seats.get(engine_key(model))
         return seat is not None and seat.engine is not None
 
     @property
@@ -107,7 +107,7 @@ class EnginePool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _seat(self, model: ModelVersion) -> _Seat:
-        key = _key(model)
+        key = engine_key(model)
         seat = self._seats.setdefault(key, _Seat(model))
         self._seats.move_to_end(key)
         return seat
@@ -155,7 +155,8 @@ class EnginePool:
         return task
 
 
-def _key(model: ModelVersion) -> _Key:
+def engine_key(model: ModelVersion) -> EngineKey:
+    """The same for models that can share an engine."""
     # An upstream server has no weights to hash; its address is its identity.
     return (model.format, model.sha256 or model.source)
 

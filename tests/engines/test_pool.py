@@ -6,8 +6,9 @@ import threading
 import pytest
 
 from llmops.engines.fake import FakeEngine
+from llmops.engines.pool import EnginePool
 from llmops.errors import EngineUnavailable
-from service.engine_pool import EnginePool
+from llmops.versions import ModelVersion
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +33,14 @@ class Opener:
 @pytest.fixture
 def opener():
     return Opener()
+
+
+@pytest.fixture
+def model_version():
+    def make(name="tiny", version=1, sha256=None):
+        return ModelVersion(name, version, "file:none", "gguf", sha256 or f"sha-{name}-{version}")
+
+    return make
 
 
 async def use(pool, model):
@@ -117,20 +126,3 @@ async def test_closing_gives_up_a_load_under_way(opener, model_version):
     await asyncio.wait_for(pool.close(), 5)
     opener.gate.set()
     assert pool.loaded == []
-
-
-async def test_a_load_failure_over_http_is_503_with_retry_after(serve, opener, wait_until):
-    opener.failure = EngineUnavailable("weights in /secret are missing")
-
-    def talk():
-        with serve(engine=opener, until_ready=False) as gateway:
-            wait_until(lambda: gateway.http.get("/readyz").json()["engines"]["failures"])
-            reply = gateway.chat()
-            assert (reply.status_code, reply.headers["retry-after"]) == (503, "5")
-            assert "/secret" not in reply.text
-            assert "/secret" in gateway.records()[0].details["error"]
-            opener.failure = None
-            assert gateway.chat().status_code == 200
-            wait_until(gateway.ready)
-
-    await asyncio.to_thread(talk)

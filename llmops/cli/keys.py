@@ -1,0 +1,118 @@
+"""`llmops keys`: create, list, revoke."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import click
+
+from llmops.cli.output import emit, json_option, print_table, say
+from llmops.settings import Settings
+
+if TYPE_CHECKING:
+    from llmops.keys import Key, KeyStore
+
+_POSITIVE = click.IntRange(1)
+
+
+@click.group()
+def command() -> None:
+    """Gateway keys: once one exists, every request needs one; the gateway sees a change within 2 s."""
+
+
+@command.command()
+@click.option("--name", default="", help="Whose key it is, for people.")
+@click.option("--app", "apps", multiple=True, help="An app it may use (repeatable); default: all, and bare models.")
+@click.option("--admin", is_flag=True, help="It may read /metrics too.")
+@click.option("--requests-per-minute", type=_POSITIVE, metavar="N", help="Beyond it: 429. Default: no limit.")
+@click.option("--tokens-per-minute", type=_POSITIVE, metavar="N", help="Tokens read and made. Default: no limit.")
+@click.option("--tokens-per-day", type=_POSITIVE, metavar="N", help="Tokens read and made. Default: no limit.")
+@click.option("--expires", type=click.FloatRange(0, 36500, min_open=True), metavar="DAYS", help="Default: never.")
+@json_option
+def create(
+    name: str,
+    apps: Sequence[str],
+    admin: bool,
+    requests_per_minute: int | None,
+    tokens_per_minute: int | None,
+    tokens_per_day: int | None,
+    expires: float | None,
+    as_json: bool,
+) -> None:
+    """Make a key and print it: it is shown this once, and stored hashed.
+
+    \b
+    Example: llmops keys create --name website --app assistant --requests-per-minute 600
+    """
+    store = _open()
+    key, text = store.create(
+        name,
+        apps=apps or None,
+        admin=admin,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        tokens_per_day=tokens_per_day,
+        expires_at=None if expires is None else datetime.now(UTC) + timedelta(days=expires),
+    )
+    say(f"key {key.id}: keep what is printed, it is not shown again; clients send `Authorization: Bearer <key>`")
+    emit(as_json, {**key.to_json(), "key": text}, lambda: click.echo(text))
+
+
+@command.command("list")
+@json_option
+def list_keys(as_json: bool) -> None:
+    """List keys, revoked ones too; never their secrets.
+
+    \b
+    Example: llmops keys list
+    """
+    keys = _open().read()
+    emit(as_json, {"keys": [key.to_json() for key in keys]}, lambda: _table(keys))
+
+
+@command.command()
+@click.argument("key_id", metavar="ID")
+@json_option
+def revoke(key_id: str, as_json: bool) -> None:
+    """Shut a key out for good: gateways refuse it within 2 s. ID: from `list`; a whole key does too.
+
+    \b
+    Example: llmops keys revoke 3f9c0a5d71e2
+    """
+    from llmops.keys import parse_key
+
+    store = _open()
+    whole = parse_key(key_id)
+    key = store.revoke(key_id if whole is None else whole[0])
+    if not store.has_live_key():
+        say("no live key is left: gateways now let nobody in; `llmops keys create` makes one")
+    emit(as_json, key.to_json(), lambda: click.echo(f"revoked {key.id}"))
+
+
+def _open() -> KeyStore:
+    from llmops.keys import KeyStore
+
+    return KeyStore(Settings.from_environment().resolved_log_url)
+
+
+def _table(keys: Sequence[Key]) -> None:
+    columns = ("id", "name", "apps", "admin", "limits", "created", "state")
+    print_table("Keys", columns, [_row(key) for key in keys])
+
+
+def _row(key: Key) -> tuple[str, ...]:
+    apps = "all" if key.apps is None else ", ".join(key.apps)
+    limits = [f"{name.replace('_', ' ')}: {value}" for name, value in key.limits().items() if value is not None]
+    created = f"{key.created_at.astimezone():%Y-%m-%d %H:%M}"
+    return (key.id, key.name, apps, "yes" if key.admin else "", ", ".join(limits), created, _state(key))
+
+
+def _state(key: Key) -> str:
+    if key.revoked_at is not None:
+        return f"revoked {key.revoked_at.astimezone():%Y-%m-%d %H:%M}"
+    if key.expires_at is None:
+        return "live"
+    word = "until" if key.live(datetime.now(UTC)) else "expired"
+    return f"{word} {key.expires_at.astimezone():%Y-%m-%d %H:%M}"

@@ -1,0 +1,156 @@
+"""A worker's side of the engine process: an engine like any other, embeddings, and whether the process is well."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+
+from llmops.blocking import run_blocking
+from llmops.engine_host.frames import (
+    Answer,
+    BadFrame,
+    Embed,
+    End,
+    FrameSplitter,
+    Loaded,
+    Operation,
+    Ping,
+    Pong,
+    Started,
+    Stream,
+    Vectors,
+    answer,
+    pack,
+)
+from llmops.engine_host.hold import ModelHold
+from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest
+from llmops.errors import EngineError, EngineRejected, EngineUnavailable
+from llmops.versions import ModelVersion
+
+RETRY_SECONDS = 1.0
+"""When a request may try again after the engine process has died: it is started again half a second later."""
+
+PING_SECONDS = 2.0
+
+_PIECE = 65536
+
+
+def open_remote(socket_path: Path, model: ModelVersion, timeout: float) -> RemoteEngine:
+    """The model in the engine process, which loads it unless another worker had it loaded before. Blocking.
+
+    timeout: seconds to wait for the process to listen and the model to load.
+
+    Raises:
+        EngineUnavailable: it cannot be loaded, or not in time.
+    """
+    hold = ModelHold(socket_path, model)
+    try:
+        return RemoteEngine(socket_path, model, hold.wait(timeout), hold)
+    except EngineError:
+        hold.release()
+        raise
+
+
+class RemoteEngine:
+    """An engine in the engine process. It outlives that process: after a restart its next request works again.
+
+    A request's first chunk has `queued_s`. Requests raise EngineUnavailable, with `retry_after`, while the process is
+    down and when it dies in mid-stream, and EngineBusy when too many wait.
+    """
+
+    def __init__(self, socket_path: Path, model: ModelVersion, loaded: Loaded, hold: ModelHold) -> None:
+        self._path, self._model, self._loaded, self._hold = socket_path, model, loaded, hold
+
+    @property
+    def identity(self) -> EngineIdentity:
+        return self._loaded.identity
+
+    @property
+    def slots(self) -> int:
+        return self._loaded.slots
+
+    @property
+    def honours(self) -> frozenset[str]:
+        return self._loaded.honours
+
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
+        queued_s: float | None = None
+        async with aclosing(_ask(self._path, Stream(self._model, request))) as answers:
+            async for said in answers:
+                if isinstance(said, Started):
+                    queued_s = said.queued_s
+                elif isinstance(said, Chunk):
+                    if queued_s is not None:
+                        said, queued_s = dataclasses.replace(said, queued_s=queued_s), None
+                    yield said
+
+    async def close(self) -> None:
+        """Lets the model go; the engine process unloads it when no other worker holds it."""
+        await run_blocking(self._hold.release, name=f"release {self._model.ref}")
+
+
+async def embed(socket_path: Path, texts: Sequence[str]) -> tuple[list[list[float]], int]:
+    """A vector of length 1 for each text, in order, and the tokens that the model read. Raises EngineError."""
+    rows: list[list[float]] = []
+    tokens = 0
+    async with aclosing(_ask(socket_path, Embed(tuple(texts)))) as answers:
+        async for said in answers:
+            if isinstance(said, Vectors):
+                rows += [list(row) for row in said.rows]
+                tokens += said.tokens
+    return rows, tokens
+
+
+async def ping(socket_path: Path) -> Pong:
+    """What the engine process has loaded and how much waits there. Raises EngineError."""
+    try:
+        async with asyncio.timeout(PING_SECONDS), aclosing(_ask(socket_path, Ping())) as answers:
+            async for said in answers:
+                if isinstance(said, Pong):
+                    return said
+    except TimeoutError as error:
+        raise EngineUnavailable(f"the engine process does not answer within {PING_SECONDS:g} s") from error
+    raise EngineError("the engine process did not answer a ping")
+
+
+async def _ask(socket_path: Path, asked: Operation) -> AsyncGenerator[Answer, None]:
+    """The answers to one operation. Closing it cancels the operation. Raises EngineError."""
+    try:
+        message = pack(asked)
+    except BadFrame as error:
+        raise EngineRejected(f"the request cannot be handed to the engine: {error}") from error
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(socket_path))
+    except OSError as error:
+        raise _down("is not running") from error
+    try:
+        writer.write(message)
+        async for said in _answers(reader):
+            if isinstance(said, EngineError):
+                raise said
+            yield said
+    finally:
+        writer.transport.abort()
+
+
+async def _answers(reader: asyncio.StreamReader) -> AsyncGenerator[Answer, None]:
+    splitter = FrameSplitter()
+    try:
+        while data := await reader.read(_PIECE):
+            for frame in splitter.feed(data):
+                said = answer(frame)
+                if isinstance(said, End):
+                    return
+                yield said
+    except BadFrame as error:
+        raise EngineError(f"the engine process sent a bad frame: {error}") from error
+    except OSError as error:
+        raise _down("went away") from error
+    raise _down("ended before its answer did")
+
+
+def _down(what: str) -> EngineUnavailable:
+    return EngineUnavailable(f"the engine process {what}", retry_after=RETRY_SECONDS)

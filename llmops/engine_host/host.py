@@ -1,0 +1,223 @@
+"""The engine process: loads models and answers the gateway's workers over a Unix domain socket."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llmops.blocking import run_blocking
+from llmops.engine_host.connection import Connection
+from llmops.engine_host.frames import Embed, End, Load, Loaded, Operation, Ping, Pong, Rows, Started, Stream, Vectors
+from llmops.engine_host.line import Line
+from llmops.engines.opening import open_engine
+from llmops.engines.pool import EngineKey, EnginePool, engine_key
+from llmops.engines.protocol import Engine
+from llmops.errors import EngineUnavailable
+from llmops.settings import Settings
+from llmops.versions import ModelVersion
+
+logger = logging.getLogger("llmops.engine_host")
+
+Embedding = Callable[[Sequence[str]], tuple[Rows, int]]
+"""Texts to vectors, one for each; blocks. Raises LlmopsError."""
+
+MOST_IDLE = 1
+"""Models kept loaded that no worker holds; the workers themselves decide what is worth holding."""
+
+WHOLE_SECONDS = 0.1
+"""How long pieces of an answer that nobody reads before its end may wait to travel together."""
+
+EMBEDDED_TOGETHER = 64
+"""Texts embedded between two looks whether anybody still wants them."""
+
+
+BACKLOG = 1024
+
+
+@dataclass(slots=True)
+class Served:
+    """One model's queue and what has happened to its requests since this process began."""
+
+    ref: str
+    line: Line
+    loads: int = 0
+    failures: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+
+
+class EngineHost:
+    """Engines for all workers of a gateway, each loaded once.
+
+    open_engine: opens one model. embed: what answers embedding requests; None: nothing does. restarts: lives the
+    process had before this one, told to whoever pings.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        open_engine: Callable[[ModelVersion, Settings], Engine] = open_engine,
+        embed: Embedding | None = None,
+        restarts: int = 0,
+    ) -> None:
+        self._settings, self._open_engine, self._embed, self._restarts = settings, open_engine, embed, restarts
+        self._pool = EnginePool(self._open, most_idle=MOST_IDLE)
+        self._served: dict[EngineKey, Served] = {}
+        self._embedding = Line(settings.engine_queue, slots=1)
+        self._answering: set[asyncio.Task[Any]] = set()
+        self._holding: set[asyncio.Task[Any]] = set()
+
+    @asynccontextmanager
+    async def listening(self, socket_path: Path) -> AsyncIterator[None]:
+        """Takes connections while the block runs; then lets requests under way finish, for a while.
+
+        The socket is for this user alone: whoever can connect may use the engines.
+        """
+        loop = asyncio.get_running_loop()
+        with _listener(socket_path) as listener:
+            server = await loop.create_unix_server(lambda: Connection(self._serve), sock=listener)
+            try:
+                yield
+            finally:
+                server.close()
+                await self._drain()
+                await self._pool.close()
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """By model ref: loaded; slots; waiting and running requests; loads and failures to load, and why the last one
+        failed; requests finished, cancelled and failed."""
+        loaded, failures = self._pool.loaded, self._pool.failures
+        return {
+            served.ref: {
+                "loaded": served.ref in loaded,
+                "slots": served.line.slots,
+                "waiting": served.line.waiting,
+                "running": served.line.running,
+                "loads": served.loads,
+                "failures": served.failures,
+                "failure": failures.get(served.ref),
+                "finished": served.finished,
+                "cancelled": served.cancelled,
+                "failed": served.failed,
+            }
+            for served in self._served.values()
+        }
+
+    async def _serve(self, asked: Operation, connection: Connection) -> None:
+        match asked:
+            case Stream():
+                await self._in(self._answering, self._stream(asked, connection))
+            case Load():
+                await self._in(self._holding, self._hold(asked.model, connection))
+            case Embed():
+                await self._in(self._answering, self._vectors(asked.texts, connection))
+            case Ping():
+                connection.send(Pong(self.report(), self._restarts))
+                connection.send(End())
+
+    async def _in(self, group: set[asyncio.Task[Any]], work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            group.add(task)
+            task.add_done_callback(group.discard)
+        await work
+
+    async def _hold(self, model: ModelVersion, connection: Connection) -> None:
+        """Keeps the model loaded until the worker closes the connection, or dies."""
+        async with self._engine(model) as engine:
+            connection.send(Loaded(engine.identity, engine.slots, engine.honours))
+            await asyncio.get_running_loop().create_future()
+
+    async def _stream(self, asked: Stream, connection: Connection) -> None:
+        served = self._served_for(asked.model)
+        # Each of `n` answers is decoded in a slot of its own.
+        with served.line.place(width=asked.request.extras.get("n") or 1) as place:
+            try:
+                async with self._engine(asked.model) as engine:
+                    await place.turn()
+                    connection.send(Started(place.age))
+                    await self._chunks(engine, asked, connection)
+            except asyncio.CancelledError:
+                served.cancelled += 1
+                raise
+            except Exception:
+                served.failed += 1
+                raise
+            served.finished += 1
+
+    async def _chunks(self, engine: Engine, asked: Stream, connection: Connection) -> None:
+        within = 0.0  # the first piece leaves at once, also of an answer that may come whole: it is timed
+        async with aclosing(engine.stream(asked.request)) as chunks:
+            async for chunk in chunks:
+                connection.send(chunk, within=within)
+                within = WHOLE_SECONDS if asked.request.whole else 0.0
+                await connection.ready()
+        connection.send(End())
+
+    async def _vectors(self, texts: Sequence[str], connection: Connection) -> None:
+        if self._embed is None:
+            raise EngineUnavailable("this engine process has no embedding model", lasting=True)
+        with self._embedding.place() as place:
+            await place.turn()
+            for start in range(0, len(texts), EMBEDDED_TOGETHER):
+                part = texts[start : start + EMBEDDED_TOGETHER]
+                connection.send(Vectors(*await run_blocking(partial(self._embed, part), name="embed")))
+                await connection.ready()
+        connection.send(End())
+
+    @asynccontextmanager
+    async def _engine(self, model: ModelVersion) -> AsyncIterator[Engine]:
+        served = self._served_for(model)
+        async with self._pool.lease(model) as engine:
+            served.line.open(engine.slots)
+            yield engine
+
+    def _served_for(self, model: ModelVersion) -> Served:
+        key = engine_key(model)
+        if key not in self._served:
+            self._served[key] = Served(model.ref, Line(self._settings.engine_queue))
+        return self._served[key]
+
+    def _open(self, model: ModelVersion) -> Engine:
+        """On a loading thread."""
+        served = self._served[engine_key(model)]
+        try:
+            engine = self._open_engine(model, self._settings)
+        except Exception as error:
+            served.failures += 1
+            logger.warning("model %s cannot be loaded: %s", model.ref, error)
+            raise
+        served.loads += 1
+        logger.info("model %s is loaded", model.ref)
+        return engine
+
+    async def _drain(self) -> None:
+        if self._answering:
+            await asyncio.wait(self._answering, timeout=self._settings.drain_seconds)
+        rest = self._answering | self._holding
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+
+
+@contextmanager
+def _listener(path: Path) -> Iterator[socket.socket]:
+    """A listening socket that only this user can connect to, in a folder that only this user can enter."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # of a life that was killed
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        try:
+            path.chmod(0o600)
+            listener.listen(BACKLOG)
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)

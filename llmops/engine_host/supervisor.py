@@ -1,0 +1,174 @@
+"""Starts the engine process, and starts it again when it dies."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmops.engine_host.frames import Ping, pack
+from llmops.errors import CannotRun, UsageError
+from llmops.settings import Settings
+
+logger = logging.getLogger("llmops.engine_host")
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0
+GOOD_LIFE_SECONDS = 60.0
+"""A process that lived so long gets the shortest pause again."""
+
+STOP_SECONDS = 5.0
+"""Beyond draining: how long closing the engines may take before the process is killed."""
+
+PING_PAUSE_SECONDS, PING_SECONDS = 5.0, 2.0
+HUNG_SECONDS = 60.0
+"""A process that has answered no ping for so long is killed."""
+
+LONGEST_SOCKET_PATH = 100
+"""Bytes; the system's own limit is 108, or 104."""
+
+POLL_SECONDS = 0.05
+"""Pause between two looks whether the process lives."""
+
+COMMAND = (sys.executable, "-m", "llmops.engine_host")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessState:
+    """pid: None while no process runs. restarts: how often it was started again. last_exit: why it ended last."""
+
+    pid: int | None
+    restarts: int
+    last_exit: str | None
+
+
+class EngineProcess:
+    """The engine process of a gateway, run from the parent of its workers.
+
+    The child gets the environment as it is, and with it the same settings. Its standard input is a pipe from here, so
+    that it ends when this process dies, however that happens.
+
+    socket_path: where it listens; None: in a private folder of its own, which `stop` removes. command: starts it;
+    `--socket` and `--restarts` are added.
+    """
+
+    def __init__(
+        self, settings: Settings, socket_path: Path | None = None, *, command: Sequence[str] = COMMAND
+    ) -> None:
+        """Raises UsageError: the socket's path is longer than systems take."""
+        self._settings, self._command = settings, tuple(command)
+        self._folder = None if socket_path is not None else Path(tempfile.mkdtemp(prefix="llmops-engine-"))
+        self.socket_path = socket_path or Path(f"{self._folder}/engine.sock")
+        if len(str(self.socket_path).encode()) > LONGEST_SOCKET_PATH:
+            raise UsageError(f"{self.socket_path}: too long for a socket; at most {LONGEST_SOCKET_PATH} bytes")
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+        self._restarts = 0
+        self._last_exit: str | None = None
+
+    @property
+    def state(self) -> ProcessState:
+        child = self._child
+        running = child is not None and child.returncode is None
+        return ProcessState(child.pid if child is not None and running else None, self._restarts, self._last_exit)
+
+    def start(self) -> None:
+        """Starts the process and watches over it; does not wait until it listens. Raises CannotRun."""
+        child = self._spawn()
+        self._thread = threading.Thread(target=self._watch, args=(child,), name="engine process", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the process, after requests under way had their time to finish."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        command = [*self._command, "--socket", str(self.socket_path), "--restarts", str(self._restarts)]
+        try:
+            self._child = subprocess.Popen(command, stdin=subprocess.PIPE)
+        except OSError as error:
+            raise CannotRun(f"the engine process cannot be started: {error}") from error
+        return self._child
+
+    def _watch(self, child: subprocess.Popen[bytes] | None) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            lived = 0.0 if child is None else self._outlive(child)
+            if self._stopping.is_set():
+                return
+            pause = FIRST_PAUSE_SECONDS if lived >= GOOD_LIFE_SECONDS else pause
+            logger.error("the engine process ended: %s; it starts again in %g s", self._last_exit, pause)
+            if self._stopping.wait(pause):
+                return
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            child = self._spawn_again()
+
+    def _spawn_again(self) -> subprocess.Popen[bytes] | None:
+        self._restarts += 1
+        try:
+            return self._spawn()
+        except CannotRun as error:
+            self._last_exit = str(error)
+            return None
+
+    def _outlive(self, child: subprocess.Popen[bytes]) -> float:
+        """Waits until the process has ended, and ends it when this one stops. Returns the seconds it lived."""
+        born = asked = answered = time.monotonic()
+        while child.poll() is None:
+            if self._stopping.wait(POLL_SECONDS):
+                self._end(child)
+                break
+            if time.monotonic() - asked >= PING_PAUSE_SECONDS:
+                asked = time.monotonic()
+                answered = asked if _answers(self.socket_path) else answered
+            if time.monotonic() - answered > HUNG_SECONDS:
+                logger.error("the engine process answers nothing for %g s and is killed", HUNG_SECONDS)
+                child.kill()
+                child.wait()
+        if child.stdin is not None:
+            child.stdin.close()
+        self._last_exit = _why(child.returncode)
+        return time.monotonic() - born
+
+    def _end(self, child: subprocess.Popen[bytes]) -> None:
+        child.terminate()
+        deadline = time.monotonic() + self._settings.drain_seconds + STOP_SECONDS
+        while child.poll() is None and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        if child.poll() is None:
+            logger.error("the engine process did not end in time and is killed")
+            child.kill()
+            child.wait()
+
+
+def _answers(socket_path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(PING_SECONDS)
+        try:
+            connection.connect(str(socket_path))
+            connection.sendall(pack(Ping()))
+            return bool(connection.recv(1))
+        except OSError:
+            return False
+
+
+def _why(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"killed by signal {-code}"

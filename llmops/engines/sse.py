@@ -1,0 +1,95 @@
+"""Server-sent events from bytes as they arrive, in pieces of any size."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class SentEvent(NamedTuple):
+    """One event: its `event:` name (empty for a plain message) and its data."""
+
+    name: bytes
+    data: bytes
+
+
+class EventTooLong(ValueError):
+    """An event, or what should become one, is longer than allowed."""
+
+
+class EventParser:
+    """Splits a stream into events as the HTML standard says; however the bytes are cut, the events are the same.
+
+    limit: most bytes of one event. An event counts when its blank line has come: one that is cut off never does.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._rest = bytearray()
+        self._skip_newline = False
+        self._at_start = True
+
+    def feed(self, piece: bytes) -> list[SentEvent]:
+        """The events that end in `piece`. Events without data are none. Raises EventTooLong."""
+        if self._is_one_message(piece):
+            self._at_start = False
+            return [SentEvent(b"", piece[6:-2])]
+        if self._skip_newline or b"\r" in piece:
+            piece = self._with_plain_newlines(piece)
+        # The blank line may have begun in the last piece. Nothing before that is searched twice.
+        seen = max(0, len(self._rest) - 1)
+        if self._rest:
+            self._rest += piece
+            if self._rest.find(b"\n\n", seen) < 0:
+                return self._wait()
+            piece = bytes(self._rest)
+            self._rest.clear()
+        *blocks, rest = piece.split(b"\n\n")
+        self._rest += rest
+        events = [event for block in blocks if (event := self._event(block)) is not None]
+        return events + self._wait() if rest else events
+
+    def _is_one_message(self, piece: bytes) -> bool:
+        """Whether this is the whole of the commonest event, as most servers send it: in a packet of its own."""
+        return (
+            piece.startswith(b"data: ")
+            and piece.find(b"\n") == len(piece) - 2 > 6
+            and piece.endswith(b"\n")
+            and b"\r" not in piece
+            and not self._rest
+            and len(piece) - 2 <= self._limit
+            and not self._skip_newline
+        )
+
+    def _wait(self) -> list[SentEvent]:
+        if len(self._rest) > self._limit + 1:  # its last byte may be the first of the blank line
+            raise EventTooLong(f"an event of more than {self._limit} bytes")
+        return []
+
+    def _with_plain_newlines(self, piece: bytes) -> bytes:
+        """Every line ending as a line feed. One that is cut between its two characters counts once."""
+        if self._skip_newline and piece:
+            piece = piece.removeprefix(b"\n")
+            self._skip_newline = False
+        if piece.endswith(b"\r"):
+            self._skip_newline = True
+        return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+    def _event(self, block: bytes) -> SentEvent | None:
+        if len(block) > self._limit:
+            raise EventTooLong(f"an event of more than {self._limit} bytes")
+        if self._at_start:
+            block, self._at_start = block.removeprefix(_BOM), False
+        if b"\n" not in block and block.startswith(b"data: ") and len(block) > 6:
+            return SentEvent(b"", block[6:])
+        name, data = b"", []
+        for line in block.split(b"\n"):
+            field, _, value = line.partition(b":")
+            value = value.removeprefix(b" ")
+            if field == b"data":
+                data.append(value)
+            elif field == b"event":
+                name = value
+        joined = b"\n".join(data)
+        return SentEvent(name, joined) if joined else None

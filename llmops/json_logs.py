@@ -1,0 +1,154 @@
+"""A server process's own log on stderr: one JSON object a line, or a line of text.
+
+Written by a thread: the event loop only queues, so that a slow terminal or a full pipe delays no request. What was
+asked and answered is in the production log, which loses nothing; of these lines the last may be lost on `kill -9`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import queue
+import sys
+import threading
+import traceback
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, TextIO
+
+import orjson
+
+MOST_QUEUED = 10_000
+"""Lines that may wait to be written; beyond, lines are left out, and the next one says how many."""
+
+_FIELDS = ("request_id", "method", "path", "status", "latency_ms", "release", "model", "key_id")
+_CLOSE_SECONDS = 2.0
+
+
+def configure_logging(form: str = "auto", *, level: int = logging.INFO, stream: TextIO | None = None) -> LineHandler:
+    """Sends all logging of the process to `stream` (default: stderr), and nothing elsewhere.
+
+    form: `json`, `text`, or `auto`: text on a terminal, JSON where something else reads. Replaces what an earlier call
+    set up. Lines still queued are written when the process ends, or by the handler's `close`.
+    """
+    stream = stream if stream is not None else sys.stderr
+    as_text = form == "text" or (form == "auto" and stream.isatty())
+    handler = LineHandler(stream.buffer, _text_line if as_text else _json_line)
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+        old.close()
+    root.addHandler(handler)
+    root.setLevel(level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        theirs = logging.getLogger(name)
+        theirs.handlers.clear()
+        theirs.setLevel(logging.NOTSET)
+        theirs.propagate = name != "uvicorn.access"  # the gateway writes a line of its own, which knows more
+    return handler
+
+
+class LineHandler(logging.Handler):
+    """Queues records for a thread that makes lines of them and writes many at once."""
+
+    def __init__(self, out: BinaryIO, line: Any) -> None:
+        super().__init__()
+        self._out, self._line = out, line
+        self._queue: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
+        self._left_out = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="server log", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Without the lock of `logging.Handler`: a queue needs none."""
+        kept = self.filter(record)
+        if kept:
+            self.emit(kept if isinstance(kept, logging.LogRecord) else record)
+        return bool(kept)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._closed:
+            return
+        if self._queue.qsize() >= MOST_QUEUED:
+            self._left_out += 1
+            return
+        self._queue.put(record)
+
+    def close(self) -> None:
+        """Writes what is queued."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            self._thread.join(_CLOSE_SECONDS)
+            atexit.unregister(self.close)
+        super().close()
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            lines = []
+            record = self._queue.get()
+            while True:
+                if record is None:
+                    ended = True
+                    break
+                lines.append(self._line(record))
+                if self._queue.empty() or len(lines) == 1000:
+                    break
+                record = self._queue.get()
+            self._write(lines)
+
+    def _write(self, lines: list[bytes]) -> None:
+        left_out, self._left_out = self._left_out, 0
+        if left_out:
+            message = "%d lines were left out: the log could not be written fast enough"
+            note = logging.LogRecord(__name__, logging.WARNING, "", 0, message, (left_out,), None)
+            lines.append(self._line(note))
+        try:
+            self._out.write(b"".join(lines))
+            self._out.flush()
+        except (OSError, ValueError):
+            self._left_out += len(lines)  # a full disk or a closed pipe must not end the gateway
+
+
+def _json_line(record: logging.LogRecord) -> bytes:
+    entry = {
+        "time": _time(record),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+        "message": _message(record),
+        **_extra(record),
+    }
+    if record.exc_info:
+        entry["exception"] = _exception(record)
+    return orjson.dumps(entry, default=str, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def _text_line(record: logging.LogRecord) -> bytes:
+    shown = {name: value for name, value in _extra(record).items() if name not in ("method", "path", "status")}
+    extra = "".join(f" {name}={value}" for name, value in shown.items())
+    line = f"{_time(record)} {record.levelname.lower():7} {record.name}: {_message(record)}{extra}\n"
+    return (line + (_exception(record) + "\n" if record.exc_info else "")).encode(errors="backslashreplace")
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    found = record.__dict__
+    return {name: found[name] for name in _FIELDS if found.get(name) is not None}
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        message = record.getMessage()
+    except (TypeError, ValueError):
+        message = f"{record.msg} {record.args}"  # a wrong format must not cost the line
+    return message.encode(errors="backslashreplace").decode()
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _exception(record: logging.LogRecord) -> str:
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    return "".join(traceback.format_exception(error)).rstrip().encode(errors="backslashreplace").decode()

@@ -1,0 +1,243 @@
+"""Gateway keys: made once, stored hashed, in the database of the production log.
+
+A key reads `llmops_<id>_<secret>`. The id is public: it finds the row, and is what people and logs name. Of the secret
+only its SHA-256 is kept. A fast hash is right here: slow ones (bcrypt, argon2) make guessing a *chosen* password dear,
+but nobody guesses 256 random bits, at any speed; and the gateway computes the hash for every request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from llmops.errors import UnknownVersion, UsageError
+from llmops.production_log.database import open_engine, translated
+
+__all__ = ["Key", "KeyStore", "parse_key", "secret_hash"]
+
+PREFIX = "llmops"
+_ID_BYTES, _SECRET_BYTES = 6, 32
+LARGEST_LIMIT = 10**12
+
+T = TypeVar("T")
+
+_metadata = sa.MetaData()
+_keys = sa.Table(
+    "gateway_keys",
+    _metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Column("apps", sa.JSON(none_as_null=True)),
+    sa.Column("admin", sa.Boolean, nullable=False),
+    sa.Column("requests_per_minute", sa.BigInteger),
+    sa.Column("tokens_per_minute", sa.BigInteger),
+    sa.Column("tokens_per_day", sa.BigInteger),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("expires_at", sa.Float),
+    sa.Column("revoked_at", sa.Float),
+)
+# A clock would do worse than counts: two machines' clocks differ, and a revocation could look like an old change.
+_COUNTS = sa.select(sa.func.count(), sa.func.count(_keys.c.revoked_at)).select_from(_keys)
+_ALL = sa.select(_keys).order_by(_keys.c.created_at, _keys.c.id)
+_READ_AGAIN_SECONDS = 60.0
+_TIMES = ("created_at", "expires_at", "revoked_at")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key as it is stored: everything but its secret.
+
+    apps: the apps it may use; None: all, and model versions without a release. admin: may use what is no app's, such
+    as metrics. requests_per_minute, tokens_per_minute, tokens_per_day: None: no limit; tokens are read plus made.
+    expires_at, revoked_at: from when on it opens nothing.
+    """
+
+    id: str
+    name: str
+    hash: str = field(repr=False)
+    created_at: datetime
+    apps: tuple[str, ...] | None = None
+    admin: bool = False
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+    def live(self, at: datetime) -> bool:
+        """Whether it opens anything at that time."""
+        return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
+
+    @property
+    def limited(self) -> bool:
+        """Whether it has a rate limit or a token budget."""
+        return any(value is not None for value in self.limits().values())
+
+    def limits(self) -> dict[str, int | None]:
+        """Its limits by name; None: none."""
+        names = ("requests_per_minute", "tokens_per_minute", "tokens_per_day")
+        return {name: getattr(self, name) for name in names}
+
+    def to_json(self) -> dict[str, Any]:
+        """What may be shown: neither secret nor hash."""
+        times = {name: at and at.isoformat() for name in _TIMES for at in [getattr(self, name)]}
+        apps = None if self.apps is None else list(self.apps)
+        return {"id": self.id, "name": self.name, "apps": apps, "admin": self.admin, "limits": self.limits(), **times}
+
+
+def secret_hash(secret: str) -> str:
+    """What is stored of a secret."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def parse_key(text: str) -> tuple[str, str] | None:
+    """A key's id and secret; None when the text does not have a key's form."""
+    parts = text.split("_", 2)
+    if len(parts) != 3 or parts[0] != PREFIX or not parts[1] or not parts[2]:
+        return None
+    return parts[1], parts[2]
+
+
+class KeyStore:
+    """Makes, lists and revokes keys. Safe to share between threads and processes.
+
+    Opening it connects to nothing: a store that is down now and up later serves later. Every method may block, and
+    raises StoreUnavailable when the database cannot be reached or written.
+    """
+
+    def __init__(self, log_url: str) -> None:
+        """log_url: SQLAlchemy URL of the production log. Raises StoreUnavailable when it cannot be one."""
+        self.url = log_url
+        self._engine = open_engine(log_url)
+        self._is_made = False
+        self._reading = threading.Lock()
+        self._keys: tuple[Key, ...] = ()
+        self._counts: tuple[int, ...] | None = None
+        self._read_again_at = 0.0
+
+    def create(
+        self,
+        name: str = "",
+        *,
+        apps: Sequence[str] | None = None,
+        admin: bool = False,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        tokens_per_day: int | None = None,
+        expires_at: datetime | None = None,
+    ) -> tuple[Key, str]:
+        """Makes a key. Returns it with the text its holder sends, which cannot be had again. Arguments as in `Key`.
+
+        Raises:
+            UsageError: a limit below 1, an empty list of apps, or an expiry in the past.
+        """
+        now = datetime.now(UTC)
+        if apps is not None and not all([*apps, apps]):
+            raise UsageError("apps: name at least one, or none for all")
+        if expires_at is not None and expires_at <= now:
+            raise UsageError("expires_at: must be in the future")
+        secret = secrets.token_urlsafe(_SECRET_BYTES)
+        key = Key(
+            id=secrets.token_hex(_ID_BYTES),
+            name=_storable(name)[:255],
+            hash=secret_hash(secret),
+            created_at=now,
+            apps=None if apps is None else tuple(sorted({_storable(app) for app in apps})),
+            admin=admin,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            tokens_per_day=tokens_per_day,
+            expires_at=expires_at,
+        )
+        for limit, value in key.limits().items():
+            if value is not None and not 1 <= value <= LARGEST_LIMIT:
+                raise UsageError(f"{limit}: must be from 1 to {LARGEST_LIMIT}")
+        self._execute(lambda connection: connection.execute(sa.insert(_keys).values(_to_row(key))), writes=True)
+        return key, f"{PREFIX}_{key.id}_{secret}"
+
+    def read(self) -> Sequence[Key]:
+        """Every key, revoked and expired ones too, oldest first; the very same object when nothing has changed.
+
+        Only creating and revoking count as changes; what else was done to the table is seen within a minute.
+        """
+        with self._reading:
+            counts = self._execute(lambda connection: tuple(connection.execute(_COUNTS).one()))
+            now = time.monotonic()
+            if counts != self._counts or now >= self._read_again_at:
+                rows = self._execute(lambda connection: connection.execute(_ALL).mappings().all())
+                keys = tuple(_from_row(row) for row in rows)
+                self._keys = self._keys if keys == self._keys else keys
+                # Counted before it was read: a change in between is found at the next call.
+                self._counts, self._read_again_at = counts, now + _READ_AGAIN_SECONDS
+            return self._keys
+
+    def revoke(self, key_id: str) -> Key:
+        """Shuts a key out for good; one that is revoked already stays as it is. Raises UnknownVersion."""
+        now = datetime.now(UTC).timestamp()
+        update = sa.update(_keys).where(_keys.c.id == key_id, _keys.c.revoked_at.is_(None)).values(revoked_at=now)
+
+        def revoked(connection: sa.Connection) -> sa.RowMapping | None:
+            connection.execute(update)
+            return connection.execute(sa.select(_keys).where(_keys.c.id == key_id)).mappings().one_or_none()
+
+        row = self._execute(revoked, writes=True)
+        if row is None:
+            raise UnknownVersion(f"key {key_id!r} does not exist; `llmops keys list` shows those that do")
+        return _from_row(row)
+
+    def has_live_key(self) -> bool:
+        """Whether any key opens anything now: what serving beyond loopback asks for."""
+        now = datetime.now(UTC)
+        return any(key.live(now) for key in self.read())
+
+    def close(self) -> None:
+        """Lets the connections go."""
+        self._engine.dispose()
+
+    def _execute(self, work: Callable[[sa.Connection], T], *, writes: bool = False) -> T:
+        with translated(self.url):
+            self._make_table()
+            with self._engine.execution_options(writes=writes).begin() as connection:
+                return work(connection)
+
+    def _make_table(self) -> None:
+        """Makes the table at first use, because the store may be down when it is opened."""
+        if not self._is_made and not sa.inspect(self._engine).has_table(_keys.name):
+            self._create_table()
+        self._is_made = True
+
+    def _create_table(self) -> None:
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(sa.schema.CreateTable(_keys, if_not_exists=True))
+        except sa.exc.SQLAlchemyError:
+            # PostgreSQL's IF NOT EXISTS fails when another process makes the table at the same moment.
+            if not sa.inspect(self._engine).has_table(_keys.name):
+                raise
+
+
+def _storable(text: str) -> str:
+    """Bytes of a command line that are no UTF-8 become `?`: no driver takes them."""
+    return text.encode(errors="replace").decode()
+
+
+def _to_row(key: Key) -> dict[str, Any]:
+    values = {f.name: getattr(key, f.name) for f in fields(key)}
+    times = {name: at and at.timestamp() for name in _TIMES for at in [values[name]]}
+    return {**values, **times, "apps": None if key.apps is None else list(key.apps)}
+
+
+def _from_row(row: sa.RowMapping) -> Key:
+    values = {str(name): value for name, value in row.items()}
+    for name in _TIMES:
+        values[name] = None if values[name] is None else datetime.fromtimestamp(values[name], UTC)
+    return Key(**{**values, "apps": None if values["apps"] is None else tuple(values["apps"])})

@@ -1,0 +1,31 @@
+"""The production log: one record for each request, in a database. Gateway and monitor meet here.
+
+SQLite by default (write-ahead log, full sync: an acknowledged record survives `kill -9` and power loss), PostgreSQL by
+its URL. Beside the records stand what users said of the answers (`Feedback`) and the replies that an Idempotency-Key
+brings back (`IdempotentReplies`).
+"""
+
+from llmops.production_log.database import RecordRefused, database_url, open_engine
+from llmops.production_log.feedback import VOTES, Feedback, VoteCounts
+from llmops.production_log.log import ProductionLog
+from llmops.production_log.record import SHADOW, LogRecord, in_batches, parse_time
+from llmops.production_log.replies import ClaimedKey, IdempotentReplies, KeyInUse, ReplyRow, StoredReply
+
+__all__ = [
+    "SHADOW",
+    "VOTES",
+    "ClaimedKey",
+    "Feedback",
+    "IdempotentReplies",
+    "KeyInUse",
+    "LogRecord",
+    "ProductionLog",
+    "RecordRefused",
+    "ReplyRow",
+    "StoredReply",
+    "VoteCounts",
+    "database_url",
+    "in_batches",
+    "open_engine",
+    "parse_time",
+]

@@ -1,0 +1,202 @@
+"""Appends, reads and follows the production log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from llmops.production_log.database import LogDatabase
+from llmops.production_log.feedback import VOTES, Feedback, VoteCounts, count_votes
+from llmops.production_log.record import SHADOW, LogRecord
+from llmops.production_log.replies import IdempotentReplies, ReplyRow
+from llmops.production_log.rows import RecordInsert, feedback_of_row, record_of_row, row_of_feedback
+from llmops.production_log.tables import feedback as feedback_table
+from llmops.production_log.tables import log_records as records_table
+
+_MOST_NAMED = 500  # values in one query's list
+
+
+class ProductionLog:
+    """Appends and reads records. Safe to share between threads; several processes may write to one log.
+
+    Every method raises StoreUnavailable when the database cannot be reached or written.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Opens the log and makes its tables when absent. Raises StoreUnavailable."""
+        self.url = url
+        self._database = LogDatabase(url)
+        self._insert = RecordInsert(self._database.engine.dialect)
+        insert = postgresql.insert if self._database.is_postgresql else sqlite.insert
+        self._insert_feedback = insert(feedback_table).on_conflict_do_nothing(index_elements=["key"]).inline()
+        self.replies = IdempotentReplies(self._database)
+
+    def append(self, records: Sequence[LogRecord], replies: Sequence[ReplyRow] = ()) -> None:
+        """Writes all records, and settles the claims of idempotent requests, in one transaction; all is durable then.
+
+        Raises:
+            RecordRefused: one of them cannot be stored; none was.
+        """
+        if not records and not replies:
+            return
+        with self._database.inserting() as cursor:
+            if records:
+                self._insert(cursor, records)
+            self.replies.settle(cursor, replies)
+
+    def import_records(self, records: Sequence[LogRecord]) -> int:
+        """Appends those whose request id is not in the log yet; returns how many."""
+        new: dict[str, LogRecord] = {}
+        for part in _parts(records):
+            ids = [record.request_id for record in part]
+            query = sa.select(records_table.c.request_id).where(records_table.c.request_id.in_(ids))
+            with self._database.reading() as connection:
+                known = set(connection.execute(query).scalars())
+            new.update({record.request_id: record for record in part if record.request_id not in known})
+        self.append(list(new.values()))
+        return len(new)
+
+    def count(self, **window: Any) -> int:
+        """Number of records in the window; arguments as `read`."""
+        query = _within(sa.select(sa.func.count()).select_from(records_table), **window)
+        with self._database.reading() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def read(
+        self, *, limit: int | None = None, newest: bool = False, feedback: bool = False, **window: Any
+    ) -> list[LogRecord]:
+        """Records of the window `since <= at < until`, oldest first.
+
+        app: only that app's. limit: at most so many, from the start, or from the end with `newest`.
+        request_id: only those of that id. shadow: shadow requests' too, which are else left out. feedback: with what
+        users said of the answers.
+        """
+        table = records_table.c
+        order = (table.at.desc(), table.key.desc()) if newest else (table.at, table.key)
+        query = _within(sa.select(records_table), **window).order_by(*order).limit(limit)
+        with self._database.reading() as connection:
+            found = [record_of_row(row) for row in connection.execute(query).mappings()]
+        found = self.with_feedback(found) if feedback else found
+        return found[::-1] if newest else found
+
+    def iterate(self, *, batch: int = 1000, feedback: bool = False, **window: Any) -> Iterator[LogRecord]:
+        """As `read`, but streams in batches: bounded memory for any number of rows."""
+        query = _within(sa.select(records_table), **window).order_by(records_table.c.at, records_table.c.key)
+        streamed = {"yield_per": batch}
+        with self._database.reading() as connection, connection.execute(query, execution_options=streamed) as result:
+            for rows in result.mappings().partitions():
+                records = [record_of_row(row) for row in rows]
+                yield from self.with_feedback(records) if feedback else records
+
+    def records_since(self, cursor: int, *, limit: int = 1000) -> tuple[list[LogRecord], int]:
+        """Records written after the cursor, in the order of their writing, and the cursor after them.
+
+        No record is ever passed over, also with several processes writing. cursor: 0 for the beginning, or what
+        `records_end` or an earlier call gave.
+        """
+        rows, cursor = self._rows_since(records_table, cursor, limit)
+        return [record_of_row(row) for row in rows], cursor
+
+    def records_end(self) -> int:
+        """The cursor after everything written so far."""
+        return self._database.settled(records_table)
+
+    def add_feedback(self, feedback: Feedback) -> Feedback:
+        """Writes it unless its key is there already; returns what stands under the key."""
+        with self._database.writing() as connection:
+            known = sa.select(feedback_table).where(feedback_table.c.key == feedback.key)
+            self._database.hold_sequence(connection)
+            new = connection.execute(self._insert_feedback, row_of_feedback(feedback)).rowcount == 1
+            row = None if new else connection.execute(known).mappings().one()
+        return feedback if row is None else feedback_of_row(row)
+
+    def with_feedback(self, records: Sequence[LogRecord]) -> list[LogRecord]:
+        """The records, each with what users said of its answer, oldest first."""
+        said: dict[str, list[Feedback]] = {}
+        column = feedback_table.c.record_key
+        for part in _parts(records):
+            keys = [record.key for record in part]
+            query = sa.select(feedback_table).where(column.in_(keys)).order_by(feedback_table.c.seq)
+            with self._database.reading() as connection:
+                for row in connection.execute(query).mappings():
+                    said.setdefault(row["record_key"], []).append(feedback_of_row(row))
+        return [replace(record, feedback=tuple(said.get(record.key, ()))) for record in records]
+
+    def feedback_since(self, cursor: int, *, limit: int = 1000) -> tuple[list[Feedback], int]:
+        """As `records_since`, of feedback; its cursors are its own."""
+        rows, cursor = self._rows_since(feedback_table, cursor, limit)
+        return [feedback_of_row(row) for row in rows], cursor
+
+    def feedback_end(self) -> int:
+        """The cursor after all feedback so far."""
+        return self._database.settled(feedback_table)
+
+    def votes(self, app: str) -> dict[tuple[str, str], VoteCounts]:
+        """Votes between releases of the app, by pair, the lower version first.
+
+        A vote is feedback with the label `better`, `worse` or `tie` and a `compared_to`. Of several by one user on one
+        pair of answers the last one counts.
+        """
+        table = feedback_table.c
+        chosen = (table.app == app, table.label.in_(VOTES), table.compared_release.is_not(None))
+        names = (
+            table.record_key,
+            table.compared_key,
+            table.caller,
+            table.user,
+            table.label,
+            table.release,
+            table.compared_release,
+        )
+        with self._database.reading() as connection:
+            rows = connection.execute(sa.select(*names).where(*chosen).order_by(table.seq)).mappings()
+            return count_votes(iter(rows))
+
+    def check(self) -> None:
+        """Raises StoreUnavailable when the log cannot be reached."""
+        with self._database.reading() as connection:
+            connection.execute(sa.text("SELECT 1"))
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _rows_since(self, table: sa.Table, cursor: int, limit: int) -> tuple[Sequence[sa.RowMapping], int]:
+        end = self._database.settled(table)
+        if end <= cursor:
+            return [], cursor
+        query = sa.select(table).where(table.c.seq > cursor, table.c.seq <= end).order_by(table.c.seq).limit(limit)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).mappings().all()
+        return rows, int(rows[-1]["seq"]) if len(rows) == limit else end
+
+
+def _parts(records: Sequence[LogRecord]) -> Iterator[Sequence[LogRecord]]:
+    return (records[start : start + _MOST_NAMED] for start in range(0, len(records), _MOST_NAMED))
+
+
+def _within(
+    query: sa.Select[Any],
+    *,
+    app: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    request_id: str | None = None,
+    shadow: bool = False,
+) -> sa.Select[Any]:
+    table = records_table.c
+    if not shadow and request_id is None:
+        query = query.where(table.outcome != SHADOW)
+    if app is not None:
+        query = query.where(table.app == app)
+    if since is not None:
+        query = query.where(table.at >= since.timestamp())
+    if until is not None:
+        query = query.where(table.at < until.timestamp())
+    if request_id is not None:
+        query = query.where(table.request_id == request_id)
+    return query

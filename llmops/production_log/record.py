@@ -1,0 +1,122 @@
+"""One record of the production log, and its JSON shape."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any
+
+from llmops.errors import UsageError
+from llmops.production_log.feedback import Feedback
+
+SHADOW = "shadow"
+"""The outcome of a shadow request: its answer was returned to nobody. Readers of the log pass over it by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """One answered (or refused, failed, cancelled) request.
+
+    at: when the request came. release, prompt, model: refs such as `assistant@3`; None when none was chosen.
+    status: the HTTP status, or what it would have been had the reply not begun. outcome: `ok`, `error`, `cancelled`, or
+    `shadow`.
+    input: the last user message. latency_ms, first_token_ms: from arrival. details: whatever else is known (messages,
+    parameters, finish reason, error). key: the record's own identity; request ids may repeat. feedback: what users
+    said of the answer, oldest first; empty unless it was asked for when the record was read.
+    """
+
+    request_id: str
+    at: datetime
+    status: int
+    outcome: str
+    input: str = ""
+    output: str = ""
+    release: str | None = None
+    prompt: str | None = None
+    model: str | None = None
+    tokens_in: int = 0
+    tokens_out: int = 0
+    latency_ms: float = 0.0
+    first_token_ms: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    feedback: tuple[Feedback, ...] = ()
+
+    @property
+    def app(self) -> str:
+        """The part of the release before `@`; empty for a raw model."""
+        return (self.release or "").partition("@")[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract's JSON shape, with `feedback` where there is some."""
+        values = {name: getattr(self, name) for name in _STORED}
+        said = {"feedback": [feedback.to_json() for feedback in self.feedback]} if self.feedback else {}
+        return {**values, "at": self.at.isoformat(), "details": dict(self.details), **said}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> LogRecord:
+        """Reads `to_json`'s shape; unknown fields go into `details`, and so does feedback from elsewhere.
+
+        Raises:
+            UsageError: a field is missing or of the wrong type; the text starts with its name.
+        """
+        extra = {name: value for name, value in values.items() if name not in _STORED}
+        if not extra.get("feedback"):
+            extra.pop("feedback", None)
+        given = {name: value for name, value in values.items() if name in _STORED}
+        given["at"] = parse_time(given.get("at"), "at")
+        given["details"] = {**_mapping(given.get("details")), **extra}
+        given = {name: value for name, value in given.items() if value is not None or name in _REQUIRED}
+        given.setdefault("status", 200)
+        given.setdefault("outcome", "ok" if given["status"] == 200 else "error")
+        for name, kind in _KINDS.items():
+            if name in given:
+                _check_kind(name, given[name], kind)
+        for name in _REQUIRED:
+            if not given.get(name):
+                raise UsageError(f"{name}: is missing")
+        return cls(**given)
+
+
+_STORED = tuple(field.name for field in fields(LogRecord) if field.name != "feedback")
+_NUMBER = (int, float)
+_KINDS: dict[str, Any] = {
+    "request_id": str, "outcome": str, "input": str, "output": str, "release": str, "prompt": str, "model": str,
+    "key": str, "status": int, "tokens_in": int, "tokens_out": int, "latency_ms": _NUMBER, "first_token_ms": _NUMBER,
+}  # fmt: skip
+_KIND_NAMES: dict[Any, str] = {str: "text", int: "a whole number", _NUMBER: "a number"}
+_REQUIRED = ("request_id",)
+
+
+def _check_kind(name: str, value: Any, kind: Any) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UsageError(f"{name}: must be {_KIND_NAMES[kind]}, not {type(value).__name__}")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise UsageError(f"{name}: is too large")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise UsageError(f"details: must be an object, not {type(value).__name__}")
+    return value or {}
+
+
+def parse_time(value: Any, name: str) -> datetime:
+    """ISO 8601 text (no zone means UTC) or seconds since the epoch. Raises UsageError starting with `name`."""
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, UTC)
+        moment = datetime.fromisoformat(str(value))
+    except (ValueError, OverflowError, OSError) as error:
+        raise UsageError(f"{name}: {value!r} is not a time such as 2026-01-31T12:00:00Z") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def in_batches(records: Iterable[LogRecord], size: int) -> Iterator[list[LogRecord]]:
+    """The records in lists of `size`, the last one shorter; never holds more than one list."""
+    left = iter(records)
+    while batch := list(itertools.islice(left, size)):
+        yield batch

@@ -1,0 +1,90 @@
+"""Records and feedback as rows of their tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.engine.interfaces import DBAPICursor
+
+from llmops.production_log.feedback import Feedback
+from llmops.production_log.record import LogRecord
+
+_COLUMNS = (
+    "key", "request_id", "at", "app", "release", "prompt", "model", "status", "outcome", "input", "output",
+    "tokens_in", "tokens_out", "latency_ms", "first_token_ms", "details",
+)  # fmt: skip
+_FIELDS = tuple(name for name in _COLUMNS if name != "app")
+
+
+class RecordInsert:
+    """Inserts records with the driver's own cursor."""
+
+    def __init__(self, dialect: sa.Dialect) -> None:
+        # No driver takes half of a surrogate pair; PostgreSQL's text holds every character but NUL.
+        self._nul = "\ufffd" if dialect.name == "postgresql" else "\x00"
+        mark = "%s" if dialect.name == "postgresql" else "?"
+        names = ", ".join(f'"{name}"' for name in _COLUMNS)
+        marks = ", ".join([mark] * len(_COLUMNS))
+        self._statement = f"INSERT INTO log_records ({names}) VALUES ({marks})"  # noqa: S608
+
+    def __call__(self, cursor: DBAPICursor, records: Sequence[LogRecord]) -> None:
+        """Inserts all of them, in order; at least one."""
+        cursor.executemany(self._statement, [self._row(record) for record in records])
+
+    def _row(self, record: LogRecord) -> tuple[Any, ...]:
+        row = (
+            record.key,
+            record.request_id,
+            record.at.timestamp(),
+            record.app,
+            record.release,
+            record.prompt,
+            record.model,
+            record.status,
+            record.outcome,
+            record.input,
+            record.output,
+            record.tokens_in,
+            record.tokens_out,
+            record.latency_ms,
+            record.first_token_ms,
+            json_text(record.details),
+        )
+        return row if all(map(self._is_storable, row)) else tuple(map(self._storable, row))
+
+    def _is_storable(self, value: Any) -> bool:
+        return not isinstance(value, str) or (value.isascii() and "\x00" not in value)
+
+    def _storable(self, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return value.encode(errors="replace").decode().replace("\x00", self._nul)
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """As JSON. What orjson refuses (huge numbers, halves of surrogate pairs) is written the slow way; NaN is null."""
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        plain = json.loads(json.dumps(dict(value)), parse_constant=lambda _: None)
+        return json.dumps(plain)
+
+
+def record_of_row(row: sa.RowMapping) -> LogRecord:
+    values = {name: row[name] for name in _FIELDS}
+    return LogRecord(**{**values, "at": datetime.fromtimestamp(row["at"], UTC)})
+
+
+def row_of_feedback(feedback: Feedback) -> dict[str, Any]:
+    return {**dataclasses.asdict(feedback), "at": feedback.at.timestamp()}
+
+
+def feedback_of_row(row: sa.RowMapping) -> Feedback:
+    values = {field.name: row[field.name] for field in dataclasses.fields(Feedback)}
+    return Feedback(**{**values, "at": datetime.fromtimestamp(row["at"], UTC)})

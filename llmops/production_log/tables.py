@@ -1,0 +1,72 @@
+"""The tables of the production log."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+# Numbers rows in the order of their writing, and never gives a number twice: what readers that follow the log count in.
+_SEQUENCE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+log_records = sa.Table(
+    "log_records",
+    metadata,
+    sa.Column("seq", _SEQUENCE, primary_key=True),
+    sa.Column("key", sa.String(32), nullable=False, unique=True),
+    sa.Column("request_id", sa.String(255), nullable=False, index=True),
+    sa.Column("at", sa.Float, nullable=False, index=True),
+    sa.Column("app", sa.String(255), nullable=False),
+    sa.Column("release", sa.String(255)),
+    sa.Column("prompt", sa.String(255)),
+    sa.Column("model", sa.String(255)),
+    sa.Column("status", sa.Integer, nullable=False),
+    sa.Column("outcome", sa.String(32), nullable=False),
+    sa.Column("input", sa.Text, nullable=False),
+    sa.Column("output", sa.Text, nullable=False),
+    sa.Column("tokens_in", sa.BigInteger, nullable=False),
+    sa.Column("tokens_out", sa.BigInteger, nullable=False),
+    sa.Column("latency_ms", sa.Float, nullable=False),
+    sa.Column("first_token_ms", sa.Float),
+    sa.Column("details", sa.JSON, nullable=False),
+    sa.Index("log_records_app_at", "app", "at"),
+    sqlite_autoincrement=True,
+)
+
+# record_key, release, app and their counterparts are copies from the log: votes are counted without reading it.
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("seq", _SEQUENCE, primary_key=True),
+    sa.Column("key", sa.String(32), nullable=False, unique=True),
+    sa.Column("record_key", sa.String(32), nullable=False, index=True),
+    sa.Column("request_id", sa.String(255), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("app", sa.String(255), nullable=False, index=True),
+    sa.Column("release", sa.String(255)),
+    sa.Column("caller", sa.String(255), nullable=False),
+    sa.Column("user", sa.String(255)),
+    sa.Column("score", sa.Float),
+    sa.Column("label", sa.String(255)),
+    sa.Column("comment", sa.Text),
+    sa.Column("compared_to", sa.String(255)),
+    sa.Column("compared_key", sa.String(32)),
+    sa.Column("compared_release", sa.String(255)),
+    sqlite_autoincrement=True,
+)
+
+# A row without a status is a claim: the request that the key came with is still running.
+idempotent_replies = sa.Table(
+    "idempotent_replies",
+    metadata,
+    sa.Column("caller", sa.String(255), primary_key=True),
+    sa.Column("key", sa.String(255), primary_key=True),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("token", sa.String(32), nullable=False),
+    sa.Column("process", sa.String(255), nullable=False),
+    sa.Column("expires_at", sa.Float, nullable=False, index=True),
+    sa.Column("request_id", sa.String(255)),
+    sa.Column("status", sa.Integer),
+    sa.Column("headers", sa.JSON),
+    sa.Column("body", sa.LargeBinary),
+)

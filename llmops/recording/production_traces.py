@@ -1,0 +1,357 @@
+"""A sample of the production log as MLflow traces, with what users said of the answers as assessments.
+
+Made from the log, never on a request's path, by one thread or process of a gateway. Which records are chosen, and the
+ids of their traces, follow from the records' keys: a batch that is written again after a crash doubles nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llmops.errors import LlmopsError, StoreUnavailable, UnknownVersion, UsageError
+from llmops.production_log import VOTES, Feedback, LogRecord, ProductionLog
+from llmops.recording.texts import TextCleaner
+from llmops.recording.traces import RowTrace
+from llmops.registry.store import Store, translated
+from llmops.settings import Settings
+
+logger = logging.getLogger("llmops.recording")
+
+BATCH = 100
+"""Records read, and spans written, together; the cursor is kept after each batch."""
+MOST_PAUSE_SECONDS = 60.0
+_FEEDBACK_KEY = "llmops.feedback"
+_SPAN_NAME = "answer"
+
+
+def experiment_of(app: str) -> str:
+    """The MLflow experiment with an app's traces; of bare models' where `app` is empty."""
+    return f"production/{app}" if app else "production"
+
+
+def is_sampled(key: str, share: float) -> bool:
+    """Whether the record of that key is one of this share of all records: always the same ones."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) < share * 2**64
+
+
+def trace_id_of(key: str) -> str:
+    """The id of the trace of the record with that key."""
+    return f"tr-{hashlib.sha256(f'production|{key}'.encode()).hexdigest()[:32]}"
+
+
+class TraceExporter:
+    """Follows a production log into MLflow from the moment it is first started; then, from where it stopped.
+
+    settings: `trace_sample` is the share exported. seconds: between two looks at the log.
+    """
+
+    def __init__(self, settings: Settings, log: ProductionLog, *, seconds: float = 2.0) -> None:
+        self._settings, self._log, self._seconds = settings, log, seconds
+        self._share = settings.trace_sample
+        self._cursors = _Cursors(settings.home / "trace_export.json", log)
+        self._writer: _Writer | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Exports until `stop` is set. A store that is away is tried again, ever more rarely; nothing is passed over.
+
+        Returns at once where nothing is to be sampled.
+        """
+        pause = self._seconds
+        while self._share > 0 and not stop.is_set():
+            try:
+                self.export(stop)
+                pause = self._seconds
+            except LlmopsError as error:
+                logger.warning("traces are not exported: %s", error)
+                pause = min(2 * pause, MOST_PAUSE_SECONDS)
+            except Exception:
+                logger.exception("traces are not exported")
+                pause = MOST_PAUSE_SECONDS
+            stop.wait(pause)
+
+    def export(self, stop: threading.Event | None = None) -> int:
+        """Exports everything new, once, or until `stop` is set between two batches; returns how many traces.
+
+        Raises:
+            StoreUnavailable: of the log or of MLflow; what was written before stays, and is not written again.
+        """
+        cursors = self._cursors.read()
+        # Read before the records, so that the records it is about are exported before it.
+        said, said_end = self._log.feedback_since(cursors.feedback, limit=BATCH)
+        written = 0
+        while not (stop is not None and stop.is_set()):
+            records, end = self._log.records_since(cursors.records, limit=BATCH)
+            chosen = [record for record in records if is_sampled(record.key, self._share)]
+            if chosen:
+                self._opened().write(chosen)
+                written += len(chosen)
+            if end != cursors.records:
+                cursors = cursors._replace(records=end)
+                self._cursors.keep(cursors)
+            if records:
+                continue
+            self._attach(said)
+            if said_end != cursors.feedback:
+                cursors = cursors._replace(feedback=said_end)
+                self._cursors.keep(cursors)
+            if not said:
+                break
+            said, said_end = self._log.feedback_since(cursors.feedback, limit=BATCH)
+        return written
+
+    def _attach(self, said: Sequence[Feedback]) -> None:
+        for feedback in said:
+            if is_sampled(feedback.record_key, self._share):
+                self._opened().attach(feedback)
+
+    def _opened(self) -> _Writer:
+        # MLflow takes seconds to load: not before there is something to write.
+        if self._writer is None:
+            self._writer = _Writer(Store(self._settings))
+        return self._writer
+
+
+class _Position(NamedTuple):
+    """Cursors of the production log: everything up to them is exported."""
+
+    records: int
+    feedback: int
+
+
+class _Cursors:
+    """The position in a file; another log's position is not this one's."""
+
+    def __init__(self, path: Path, log: ProductionLog) -> None:
+        self._path, self._log = path, log
+        self._of = hashlib.sha256(log.url.encode()).hexdigest()
+
+    def read(self) -> _Position:
+        """Where the last export ended; the log's end, now kept, when there was none yet."""
+        try:
+            kept = json.loads(self._path.read_text(encoding="utf-8"))
+            if kept["log"] == self._of:
+                return _Position(int(kept["records"]), int(kept["feedback"]))
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            logger.warning("%s cannot be read (%s): traces begin at the log's end", self._path, error)
+        position = _Position(self._log.records_end(), self._log.feedback_end())
+        self.keep(position)
+        return position
+
+    def keep(self, position: _Position) -> None:
+        """Raises StoreUnavailable."""
+        fresh = self._path.with_suffix(".new")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_text(json.dumps({"log": self._of, **position._asdict()}), encoding="utf-8")
+            fresh.replace(self._path)
+        except OSError as error:
+            raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
+
+
+class _Prompt(NamedTuple):
+    """As much of a prompt version as MLflow needs to link it."""
+
+    name: str
+    version: str
+
+
+class _Writer:
+    """Writes traces into one store."""
+
+    def __init__(self, store: Store) -> None:
+        from mlflow.tracing.client import TracingClient
+
+        self._store = store
+        self._tracing = TracingClient(store.uri)
+        self._models: dict[str, str] = {}
+        self._clean = TextCleaner()
+
+    def write(self, records: Iterable[LogRecord]) -> None:
+        """Writes the records' traces, replacing those already there. Raises StoreUnavailable."""
+        by_experiment: dict[str, list[LogRecord]] = {}
+        for record in records:
+            by_experiment.setdefault(experiment_of(record.app), []).append(record)
+        for name, items in by_experiment.items():
+            experiment_id = self._store.experiment(name)
+            try:
+                self._write(experiment_id, items)
+            except UsageError:
+                # One record that MLflow does not take must not hold up the others for ever.
+                for item in items:
+                    self._write_or_skip(experiment_id, item)
+
+    def attach(self, feedback: Feedback) -> None:
+        """Adds what a user said to the answer's trace, once; nothing where there is no such trace.
+
+        Raises StoreUnavailable.
+        """
+        trace_id = trace_id_of(feedback.record_key)
+        try:
+            with translated(f"trace {trace_id}"):
+                there = self._tracing.get_trace_info(trace_id).assessments
+                known = {(item.name, (item.metadata or {}).get(_FEEDBACK_KEY)) for item in there}
+                for assessment in _assessments(feedback, self._clean):
+                    if (assessment.name, feedback.key) not in known:
+                        self._tracing.log_assessment(trace_id, assessment)
+        except UnknownVersion:
+            logger.debug("feedback on an answer that is not among the traces: %s", feedback.request_id)
+
+    def _write_or_skip(self, experiment_id: str, record: LogRecord) -> None:
+        try:
+            self._write(experiment_id, [record])
+        except UsageError as error:
+            logger.warning("record %s becomes no trace: %s", record.key, error)
+
+    def _write(self, experiment_id: str, records: Sequence[LogRecord]) -> None:
+        traces = [self._trace(experiment_id, record) for record in records]
+        with translated("production traces"):
+            for record, trace in zip(records, traces, strict=True):
+                self._tracing.start_trace(trace.info)
+                if (prompt := _prompt_of(record)) is not None:
+                    # The tag `mlflow.linkedPrompts` shows the link; only this makes the prompt's page find the trace.
+                    self._tracing.store.link_prompts_to_trace(trace.trace_id, [prompt])
+            self._tracing.log_spans(experiment_id, [trace.span for trace in traces])
+
+    def _trace(self, experiment_id: str, record: LogRecord) -> RowTrace:
+        from mlflow.entities import TraceData, TraceInfo, TraceLocation, TraceState
+        from mlflow.tracing.utils.truncation import set_request_response_preview
+
+        span = self._span(record)
+        info = TraceInfo(
+            trace_id=trace_id_of(record.key),
+            trace_location=TraceLocation.from_experiment_id(experiment_id),
+            request_time=round(record.at.timestamp() * 1000),
+            execution_duration=round(record.latency_ms),
+            state=TraceState.ERROR if record.outcome == "error" else TraceState.OK,
+            client_request_id=record.request_id,
+            trace_metadata=self._metadata(record),
+            tags=self._tags(record),
+        )
+        set_request_response_preview(info, TraceData(spans=[span]))
+        return RowTrace(info, span)
+
+    def _span(self, record: LogRecord) -> Any:
+        from mlflow.entities import Span
+
+        trace_id, begin_ns = trace_id_of(record.key), round(record.at.timestamp() * 1000) * 1_000_000
+        failed = record.outcome == "error"
+        inputs = {"messages": record.details.get("messages") or [{"role": "user", "content": record.input}]}
+        if variables := record.details.get("prompt_variables"):
+            inputs["prompt_variables"] = variables
+        problem = str(record.details.get("error", "")) if failed else ""
+        attributes = {
+            "mlflow.traceRequestId": trace_id,
+            "mlflow.spanType": "CHAIN",
+            "mlflow.spanInputs": self._clean(inputs),
+            "mlflow.spanOutputs": self._clean(record.output),
+            "parameters": record.details.get("parameters"),
+            "finish_reason": record.details.get("finish_reason"),
+            "first_token_ms": record.first_token_ms,
+        }
+        return Span.from_dict(
+            {
+                "trace_id": trace_id,
+                "span_id": trace_id[3:19],
+                "parent_span_id": None,
+                "name": _SPAN_NAME,
+                "start_time_unix_nano": begin_ns,
+                "end_time_unix_nano": begin_ns + round(record.latency_ms * 1e6),
+                "events": [],
+                "status": {
+                    "code": "STATUS_CODE_ERROR" if failed else "STATUS_CODE_OK",
+                    "message": self._clean(problem),
+                },
+                "attributes": {
+                    name: json.dumps(value, ensure_ascii=False)
+                    for name, value in attributes.items()
+                    if value is not None
+                },
+            }
+        )
+
+    def _metadata(self, record: LogRecord) -> dict[str, str]:
+        tokens = {
+            "input_tokens": record.tokens_in,
+            "output_tokens": record.tokens_out,
+            "total_tokens": record.tokens_in + record.tokens_out,
+        }
+        metadata = {
+            "mlflow.trace_schema.version": "3",
+            "mlflow.trace.tokenUsage": json.dumps(tokens),
+            "mlflow.modelId": self._model_id(record.release),
+            "mlflow.trace.user": self._clean(str(record.details.get("user") or ""))[:250],
+        }
+        return {name: value for name, value in metadata.items() if value}
+
+    def _tags(self, record: LogRecord) -> dict[str, str]:
+        prompt = _prompt_of(record)
+        tags = {
+            "mlflow.traceName": _SPAN_NAME,
+            "mlflow.linkedPrompts": json.dumps([prompt._asdict()]) if prompt is not None else "",
+            "release": record.release or "",
+            "prompt": record.prompt or "",
+            "model": record.model or "",
+            "outcome": record.outcome,
+            "status": str(record.status),
+            "log_key": record.key,
+        }
+        return {name: self._clean(value) for name, value in tags.items() if value}
+
+    def _model_id(self, release: str | None) -> str:
+        """MLflow's id of the release's own model; empty for a bare model, and for a release that is not registered."""
+        if release is None:
+            return ""
+        if release not in self._models:
+            app, _, version = release.partition("@")
+            try:
+                with translated(f"release {release}"):
+                    source = str(self._store.client.get_model_version(app, version).source)
+            except StoreUnavailable:
+                raise
+            except LlmopsError:
+                source = ""
+            self._models[release] = source.removeprefix("models:/") if source.startswith("models:/") else ""
+        return self._models[release]
+
+
+def _prompt_of(record: LogRecord) -> _Prompt | None:
+    name, _, version = (record.prompt or "").partition("@")
+    return _Prompt(name, version) if name and version.isdecimal() else None
+
+
+def _assessments(feedback: Feedback, clean: TextCleaner) -> list[Any]:
+    """What a user said, as MLflow's feedback: a score, a label or vote, and the comment as rationale, or by itself."""
+    from mlflow.entities import AssessmentSource
+    from mlflow.entities import Feedback as Assessment
+
+    is_vote = feedback.label in VOTES and feedback.compared_to is not None
+    values = {"user_score": feedback.score, "vote" if is_vote else "user_label": feedback.label}
+    said = {name: value for name, value in values.items() if value is not None}
+    comment = clean(feedback.comment) if feedback.comment else None
+    if not said and comment is not None:
+        said, comment = {"user_comment": comment}, None
+    metadata = {_FEEDBACK_KEY: feedback.key}
+    if is_vote and feedback.compared_key is not None:
+        metadata["compared_to"] = trace_id_of(feedback.compared_key)
+        metadata["compared_release"] = feedback.compared_release or ""
+    made = []
+    for name, value in said.items():
+        assessment = Assessment(
+            name=name,
+            value=clean(value),
+            rationale=comment,
+            source=AssessmentSource("HUMAN", clean(feedback.user or feedback.caller)[:250]),
+            metadata=dict(metadata),
+            create_time_ms=round(feedback.at.timestamp() * 1000),
+        )
+        assessment.assessment_id = f"a-{hashlib.sha256(f'{feedback.key}|{name}'.encode()).hexdigest()[:32]}"
+        made.append(assessment)
+    return made

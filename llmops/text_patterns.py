@@ -1,0 +1,117 @@
+"""Patterns of personal data and of refusals in text, shared by the gateway's guards, the monitor and the scorers.
+
+Patterns are bounded on both sides, so that a part of a longer word or number never counts, and every repeat in them
+is bounded, so that hostile text costs linear time. Numbers that carry a checksum (cards, IBANs) must pass it. Names,
+addresses and other personal data that need a model to see are out of scope.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+PERSONAL_SOURCES: Mapping[str, str] = {
+    "email": r"(?<![\w.+-])[a-z0-9][a-z0-9._%+-]{0,63}@(?:[a-z0-9-]{1,63}\.){1,8}[a-z]{2,24}(?![\w-])",
+    "phone": (
+        r"(?<![\w+])\+[1-9]\d{0,2}(?:[ .()/-]{0,2}\d){6,13}(?!\w)"  # +49 (0)171 1234567
+        r"|(?<![\w.-])(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}(?![\w-]|\.\d)"  # (212) 555-0143
+        r"|(?<![\w.,-])0\d{2,4}[ /-]\d{3,4}[ -]?\d{3,5}(?![\w-])"  # 020 7946 0958
+    ),
+    "card": (r"(?<![\w-])(?:\d{4}([ -])\d{4}\1\d{4}\1\d{4}|\d{4}([ -])\d{6}\2\d{5}|\d{13,19})(?![\w-])"),
+    "iban": r"(?<!\w)[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}(?!\w)",
+    "ssn": r"(?<![\w-])(?!000|666|9\d\d)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-])",
+    "ipv4": r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\w]|\.\d)",
+    "ipv6": r"(?<![\w:.])[0-9a-f:]{7,39}(?![\w:])",
+}
+"""Kind of personal data → its pattern."""
+
+_CASED = {"iban"}
+_PERSONAL = {
+    name: re.compile(source, re.NOFLAG if name in _CASED else re.IGNORECASE)
+    for name, source in PERSONAL_SOURCES.items()
+}
+
+# Length of an IBAN by country (SWIFT IBAN registry): without it a number runs on into the capitals after it.
+IBAN_LENGTHS = {
+    "AD": 24, "AE": 23, "AT": 20, "BE": 16, "BG": 22, "CH": 21, "CY": 28, "CZ": 24, "DE": 22, "DK": 18, "EE": 20,
+    "ES": 24, "FI": 18, "FR": 27, "GB": 22, "GR": 27, "HR": 21, "HU": 28, "IE": 22, "IL": 23, "IS": 26, "IT": 27,
+    "LI": 21, "LT": 20, "LU": 20, "LV": 21, "MC": 27, "MT": 31, "NL": 18, "NO": 15, "PL": 28, "PT": 25, "RO": 24,
+    "SA": 24, "SE": 24, "SI": 19, "SK": 24, "SM": 27, "TR": 26, "UA": 29,
+}  # fmt: skip
+
+REFUSAL_OTHER_LANGUAGES = (
+    r"\bich (?:kann|darf|werde) (?:\w{1,12} ){0,3}?nicht (?:\w{1,12} ){0,2}?"
+    r"(?:helfen|beantworten|antworten|bereitstellen|unterstützen|weiterhelfen)\b",
+    r"\bje ne (?:peux|suis) pas (?:\w{1,12} ){0,3}?(?:aider|répondre|fournir|mesure de)\b",
+    r"\bno (?:puedo|podemos) (?:ayudar(?:te|le)?|responder|proporcionar|cumplir)\b",
+)
+"""The commonest German, French and Spanish ways to decline."""
+
+REFUSAL_REACH = 300
+"""Characters in which a refusal stands: at the start of an answer. Further on, such words are mostly quoted."""
+
+
+def personal_spans(kind: str, text: str) -> Iterator[tuple[int, int]]:
+    """Where `text` holds personal data of one kind of `PERSONAL_SOURCES`, checksums verified."""
+    end_of = _ENDS.get(kind)
+    for found in _PERSONAL[kind].finditer(text):
+        end = found.end() if end_of is None else end_of(found[0], found.start())
+        if end is not None:
+            yield found.start(), end
+
+
+def holds_personal(kind: str, text: str) -> bool:
+    """Whether `text` holds personal data of that kind."""
+    return next(personal_spans(kind, text), None) is not None
+
+
+def redact(text: str) -> tuple[str, int]:
+    """`text` with each piece of personal data replaced by its kind, such as `[EMAIL]`; and how many there were."""
+    spans = sorted((start, -end, kind) for kind in PERSONAL_SOURCES for start, end in personal_spans(kind, text))
+    pieces, position, count = [], 0, 0
+    for start, negative_end, kind in spans:
+        if start >= position:
+            pieces += [text[position:start], f"[{kind.upper()}]"]
+            count += 1
+            position = -negative_end
+        elif -negative_end > position:  # two kinds overlap: what stands out of the first goes too
+            position = -negative_end
+    return ("".join([*pieces, text[position:]]), count) if count else (text, 0)
+
+
+def _card_end(candidate: str, start: int) -> int | None:
+    """A card number: 13 to 19 digits that begin as cards do and pass the Luhn check (ISO/IEC 7812)."""
+    digits = re.sub(r"[ -]", "", candidate)
+    if digits[0] not in "23456" or len(set(digits)) == 1:
+        return None
+    doubled = (int(digit) * 2 for digit in digits[-2::-2])
+    total = sum(map(int, digits[-1::-2])) + sum(value - 9 if value > 9 else value for value in doubled)
+    return start + len(candidate) if total % 10 == 0 else None
+
+
+def _iban_end(candidate: str, start: int) -> int | None:
+    """An IBAN of a listed country with its length, whose checksum holds (mod 97 is 1; ISO 13616)."""
+    plain = candidate.replace(" ", "")
+    length = IBAN_LENGTHS.get(plain[:2])
+    if length is None or len(plain) < length:
+        return None
+    number = plain[4:length] + plain[:4]
+    if int("".join(str(int(sign, 36)) for sign in number)) % 97 != 1:
+        return None
+    signs = (at for at, sign in enumerate(candidate, 1) if sign != " ")
+    return start + next(end for count, end in enumerate(signs, 1) if count == length)
+
+
+def _ipv6_end(candidate: str, start: int) -> int | None:
+    """Three groups or more: fewer look like times and ratios."""
+    if len([group for group in candidate.split(":") if group]) < 3:
+        return None
+    try:
+        ipaddress.IPv6Address(candidate)
+    except ValueError:
+        return None
+    return start + len(candidate)
+
+
+_ENDS: Mapping[str, Callable[[str, int], int | None]] = {"card": _card_end, "iban": _iban_end, "ipv6": _ipv6_end}

@@ -1,0 +1,91 @@
+"""How an app's traffic is shared out between its champion and its challenger."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from llmops.errors import UsageError
+
+Sticky = Literal["user", "key", "request"]
+STICKY: tuple[Sticky, ...] = get_args(Sticky)
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficPolicy:
+    """What of an app's plain traffic (`model: assistant`) its challenger gets; explicit `assistant@…` is never touched.
+
+    canary: share, 0 to 1, that the challenger answers instead of the champion. shadow: share, 0 to 1, of the requests
+    that the champion answers which the challenger answers too; that answer is logged and never returned. sticky: what
+    stays on one side: a `user` (as the request names it), a `key`, or nothing but the `request`.
+
+    Both shares rest while the app has no challenger.
+    """
+
+    canary: float = 0.0
+    shadow: float = 0.0
+    sticky: Sticky = "user"
+
+    def __post_init__(self) -> None:
+        """Raises UsageError starting with the field at fault."""
+        for name in ("canary", "shadow"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+                raise UsageError(f"{name}: must be a share from 0 to 1, not {value!r}")
+        if self.sticky not in STICKY:
+            raise UsageError(f"sticky: must be {', '.join(STICKY[:-1])} or {STICKY[-1]}, not {self.sticky!r}")
+
+    @classmethod
+    def from_mapping(cls, values: Any) -> TrafficPolicy:
+        """Checked construction from stored values. Raises UsageError starting with the field at fault."""
+        if not isinstance(values, Mapping):
+            raise UsageError(f"traffic policy: must be an object, not {type(values).__name__}")
+        for name in values:
+            if name not in cls.__slots__:
+                raise UsageError(f"{name}: unknown field of a traffic policy; known: {', '.join(cls.__slots__)}")
+        return cls(**values)
+
+    @classmethod
+    def from_text(cls, text: str) -> TrafficPolicy:
+        """Reads `to_text`'s form. Raises UsageError starting with the field at fault."""
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"traffic policy: is not JSON: {text[:100]!r}") from error
+        return cls.from_mapping(values)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain JSON values, every field named."""
+        return {"canary": float(self.canary), "shadow": float(self.shadow), "sticky": self.sticky}
+
+    def to_text(self) -> str:
+        """What the registry keeps."""
+        return json.dumps(self.to_mapping())
+
+    @property
+    def rests(self) -> bool:
+        """Whether all plain traffic is the champion's alone."""
+        return not self.canary and not self.shadow
+
+    def __str__(self) -> str:
+        return f"canary {_percent(self.canary)}, shadow {_percent(self.shadow)}, sticky by {self.sticky}"
+
+
+def parse_share(name: str, text: str) -> float:
+    """`10%`, `12.5%` or `0.1` as a number from 0 to 1. Raises UsageError starting with `name`."""
+    digits = text.strip().removesuffix("%")
+    try:
+        value = float(digits)
+    except ValueError:
+        value = math.nan
+    share = value / 100 if text.strip().endswith("%") else value
+    if not 0 <= share <= 1:
+        raise UsageError(f"{name}: {text!r} is not a share; give 0% to 100%, or 0 to 1")
+    return share
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.6g}%"

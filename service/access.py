@@ -1,0 +1,251 @@
+"""Who may come in: checks keys, counts their limits, and answers 401, 403 and 429 before anything else runs.
+
+Where no key was ever made, everybody on loopback is ANONYMOUS and may do everything. As soon as one exists, revoked or
+not, a live one is needed: revoking the last key locks the door, it does not open it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import logging
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Protocol
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from llmops.blocking import run_blocking
+from llmops.errors import LlmopsError
+from llmops.keys import Key, parse_key, secret_hash
+from llmops.settings import Settings
+from service.caller import ANONYMOUS, Caller
+from service.error_map import RETRY_SECONDS, ApiError
+from service.rate_limits import Headers, KeyLimits, RateLimits, limits_of
+
+logger = logging.getLogger("llmops.service")
+
+OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/docs", "/openapi.json"})
+"""What needs no key: health, the API's description, and the page, which holds no data of its own."""
+OPEN_PREFIXES = ("/page/", "/docs/assets/")
+COUNTED_PREFIX = "/v1/"
+"""What counts towards a key's requests per minute, and needs some left."""
+ADMIN_PATHS = frozenset({"/metrics"})
+"""What needs an admin key. From loopback too: a proxy on this machine would make everybody local."""
+
+_LOOK_SECONDS = 5.0
+_NOBODY = secret_hash("")
+
+
+class KeySource(Protocol):
+    """Where keys come from: `llmops.keys.KeyStore`, or a stand-in."""
+
+    def read(self) -> Sequence[Key]:
+        """Every key, revoked ones too; the same object when nothing has changed. May block.
+
+        Raises LlmopsError, StoreUnavailable as a rule.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A key, made ready for checking. expires: seconds since the epoch."""
+
+    hash: str = field(repr=False)
+    caller: Caller
+    limits: KeyLimits | None
+    revoked: bool
+    expires: float | None
+
+    def expired(self, at: float) -> bool:
+        return self.expires is not None and at >= self.expires
+
+
+class Access:
+    """The keys as they were at the last look, and what they have used.
+
+    keys: looked at in the background, every `settings.keys_poll` seconds; while it cannot be read, the last known keys
+    stay good. Before the first look nobody gets in: `running` makes it.
+    """
+
+    def __init__(self, keys: KeySource, settings: Settings) -> None:
+        """Raises UsageError when `settings.redis_url` cannot be read."""
+        self._source, self._seconds = keys, settings.keys_poll
+        self._rates = RateLimits(settings.redis_url)
+        self._keys: Sequence[Key] = ()
+        self._known: Mapping[str, _Known] | None = None
+        self._failure: str | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Looks at the keys once, then again and again while the block runs."""
+        await self.look()
+        polling = asyncio.create_task(self._poll(), name="key poll")
+        try:
+            yield
+        finally:
+            polling.cancel()
+            await asyncio.gather(polling, return_exceptions=True)
+            await self._rates.close()
+
+    @property
+    def problem(self) -> str | None:
+        """Why keys are not as fresh as they should be; None when they are."""
+        return "keys not read yet" if self._known is None and self._failure is None else self._failure
+
+    @property
+    def limits_problem(self) -> str | None:
+        """Why limits are looser than they should be; None when they hold exactly. No reason to turn traffic away."""
+        return self._rates.problem
+
+    def live_keys(self) -> int | None:
+        """How many keys are good now; None before the first look."""
+        now = time.time()
+        known = self._known
+        return None if known is None else sum(not key.revoked and not key.expired(now) for key in known.values())
+
+    async def look(self) -> None:
+        """One look at the keys, of at most a few seconds; what goes wrong stands in `problem`."""
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                keys = await run_blocking(self._source.read, name="read keys")
+        except TimeoutError:
+            self._failure = f"keys cannot be read: no answer within {_LOOK_SECONDS:g} s"
+        except LlmopsError as error:
+            self._failure = f"keys cannot be read: {error}"
+        except Exception as error:
+            logger.exception("keys cannot be read")
+            self._failure = f"keys cannot be read: unexpected {type(error).__name__}"
+        else:
+            if self._known is None or keys is not self._keys:
+                # One assignment: a request sees the old keys or the new ones.
+                self._keys, self._known = keys, {key.id: _ready(key) for key in keys}
+            self._failure = None
+
+    def check(self, headers: Iterable[tuple[bytes, bytes]], *, local: bool = True) -> Caller:
+        """The caller whose key the request carries (`Authorization: Bearer …`), or ANONYMOUS where no key exists.
+
+        local: whether the request came to a loopback address; no other lets anonymous callers in.
+
+        Raises:
+            ApiError: 401 no key, or not a live one; 503 the keys have not been read yet.
+        """
+        return self._find(headers, local)[0]
+
+    async def charge(self, caller: Caller, tokens: int) -> None:
+        """Takes an answer's tokens, read plus made, from the budgets of the caller's key. At once where it has none."""
+        known = (self._known or {}).get(caller.key_id or "")
+        if known is not None and known.limits is not None:
+            await self._rates.charge(known.limits, tokens)
+
+    async def enter(self, headers: Iterable[tuple[bytes, bytes]], local: bool, reply_headers: Headers) -> Caller:
+        """As `check`, and counts the request. Raises ApiError 429 too."""
+        caller, limits = self._find(headers, local)
+        if limits is not None:
+            await self._rates.admit(limits, reply_headers)
+        return caller
+
+    def _find(self, headers: Iterable[tuple[bytes, bytes]], local: bool) -> tuple[Caller, KeyLimits | None]:
+        if self._known is None:
+            message = "the gateway has not read its keys yet"
+            raise ApiError(503, message, kind="server_error", code="store_unavailable", retry_after=RETRY_SECONDS)
+        if not self._known and local:
+            return ANONYMOUS, None
+        sent = next((value for name, value in headers if name == b"authorization"), b"")
+        scheme, _, text = sent.decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer":
+            raise _unauthorized("an API key is needed: send the header `Authorization: Bearer <key>`")
+        key_id, secret = parse_key(text.strip()) or ("", "")
+        known = self._known.get(key_id)
+        # Unknown ids are compared too, so that the time taken tells nothing.
+        matches = hmac.compare_digest(secret_hash(secret), _NOBODY if known is None else known.hash)
+        if known is None or not matches:
+            raise _unauthorized("the API key is not valid")
+        if known.revoked:
+            raise _unauthorized("the API key was revoked")
+        if known.expired(time.time()):
+            raise _unauthorized("the API key has expired")
+        return known.caller, known.limits
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self._seconds)
+            await self.look()
+
+
+class AccessCheck:
+    """ASGI layer, inside RequestContext: lets a request through to what its key opens, or answers it.
+
+    Everything needs a key but OPEN_PATHS and OPEN_PREFIXES; ADMIN_PATHS need an admin's. The Caller of what needs one
+    is in `scope["state"]["caller"]`.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or _is_open(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        state = scope["state"]
+        try:
+            state["caller"] = await self._enter(scope)
+        except ApiError as refusal:
+            response = refusal.response()
+            if refusal.status == 401:
+                response.headers["www-authenticate"] = "Bearer"
+            await response(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    async def _enter(self, scope: Scope) -> Caller:
+        path, headers, local = scope["path"], scope["headers"], _is_local(scope)
+        if path.startswith(COUNTED_PREFIX):
+            return await self._access.enter(headers, local, scope["state"]["reply_headers"])
+        caller = self._access.check(headers, local=local)
+        if path in ADMIN_PATHS and not caller.admin:
+            raise ApiError(403, "this needs an admin key", kind="permission_error", code="admin_key_needed")
+        return caller
+
+
+def require(caller: Caller, app: str | None) -> None:
+    """Raises ApiError 403 when the caller's key does not open `app`; None: a model version without a release."""
+    if not caller.may_use(app):
+        what = f"the app {app!r}" if app is not None else "model versions without a release"
+        message = f"this API key does not open {what}"
+        raise ApiError(403, message, kind="permission_error", param="model", code="app_not_allowed")
+
+
+def _ready(key: Key) -> _Known:
+    apps = None if key.apps is None else frozenset(key.apps)
+    expires = None if key.expires_at is None else key.expires_at.timestamp()
+    return _Known(
+        key.hash, Caller(key.id, key.name, apps, key.admin), limits_of(key), key.revoked_at is not None, expires
+    )
+
+
+def _unauthorized(message: str) -> ApiError:
+    return ApiError(401, message, code="invalid_api_key")
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
+
+
+def _is_local(scope: Scope) -> bool:
+    """Whether the connection came to a loopback address; no address means that there is no network in between."""
+    server = scope.get("server")
+    return server is None or _is_loopback(server[0])
+
+
+@lru_cache(maxsize=64)
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return True  # a Unix socket's path, or a transport in this process

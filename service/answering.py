@@ -1,0 +1,203 @@
+"""From a checked request to a logged answer, for every route that asks a model.
+
+A route reads its own format into an `AnswerRequest`, and says with a `ReplyMaker` how its replies are written. All that
+lies between is here and the same for all: idempotency, routing, access, guards, template, engine, log, metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from llmops.engines.protocol import Engine
+from llmops.errors import EngineBusy, EngineTimeout, StoreUnavailable
+from llmops.production_log import LogRecord
+from service.access import require
+from service.caller import Caller
+from service.disconnect import run_unless_gone
+from service.error_map import CLIENT_CLOSED, ApiError, api_error, report_failure
+from service.exchange import AnswerRequest, Arrival, Exchange
+from service.gateway import Gateway
+from service.idempotency import StoredReply, fingerprint, key_of
+from service.once_only import OnceOnly, send_stored
+from service.replies import Reply
+from service.routing import Routed
+from service.snapshot import Snapshot, unknown_model
+
+__all__ = ["AnswerRequest", "Answering", "ReplyMaker"]
+
+ReplyMaker = Callable[[Exchange, Send], Reply]
+"""Makes the reply to one exchange; called when it is known what serves the request, before the engine runs."""
+
+State = dict[str, Any]
+End = Callable[[], Awaitable[None]]
+
+LAST_SEND_SECONDS = 10.0
+"""How long the end of a reply may wait for a client that has stopped reading."""
+
+
+class Answering:
+    """An ASGI app that answers one request. It runs when it is called, because only then can it see the client go.
+
+    Endpoints of a `JsonRoute` return it:
+
+        def create(body: MyBody) -> Answering:
+            return Answering(gateway, AnswerRequest(route="mine", model=…, messages=…), MyReply)
+
+    What goes wrong before the first byte of the reply is raised (ApiError or an LlmopsError), for the app's error
+    handlers; after it, the reply's `fail` writes it. Where a model was chosen, the log has it in either case.
+    """
+
+    def __init__(self, gateway: Gateway, request: AnswerRequest, make_reply: ReplyMaker) -> None:
+        self._gateway, self._request, self._make_reply = gateway, request, make_reply
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await run_unless_gone(receive, self._answer(scope, send))
+
+    async def _answer(self, scope: Scope, send: Send) -> None:
+        state, gateway = scope["state"], self._gateway
+        arrival = Arrival.of(state)
+        key = key_of(scope["headers"])
+        # Let go before the reply ends, so that a client's next request never meets its own last one.
+        with gateway.admission.hold():
+            if key is None:
+                end = await self._run(arrival, state, send)
+            else:
+                end = await self._run_once(arrival, state, send, key, fingerprint(scope["path"], state["body"]))
+        # A client that has stopped reading is left: the server then closes the connection.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SEND_SECONDS):
+                await end()
+
+    async def _run_once(self, arrival: Arrival, state: State, send: Send, key: str, print_of_request: str) -> End:
+        """As `_run`, unless the caller has sent the same key before. Raises ApiError 409, 422 too."""
+        idempotency = self._gateway.idempotency
+        found = await idempotency.begin(arrival.caller, key, print_of_request)
+        if isinstance(found, StoredReply):
+            return partial(send_stored, found, send)
+        once = OnceOnly(idempotency, found, send)
+        try:
+            return await self._run(arrival, state, once.send, once)
+        finally:
+            if not once.settled:
+                await idempotency.release(found)
+
+    async def _run(self, arrival: Arrival, state: State, send: Send, once: OnceOnly | None = None) -> End:
+        """Makes and logs the answer; returns what ends the reply."""
+        gateway = self._gateway
+        routed = self._route(arrival)
+        state["reply_headers"] += routed.target.headers
+        state["reached_model"] = True
+        guards = gateway.guards.guards_for(routed.target.release)
+        exchange = Exchange(arrival, self._request, routed.target, guards, routed.arm)
+        reply = self._make_reply(exchange, send)
+        try:
+            error = await self._generate(exchange, reply, once)
+            if isinstance(error, EngineBusy):
+                # It reached no model: the queue's bound keeps load off the log as well.
+                del state["reached_model"]
+                raise error
+            problem = await self._logged(exchange, reply, error, once)
+        finally:
+            state["record"] = exchange.last_record
+        if routed.shadow is not None and problem is None:
+            gateway.shadow.submit(arrival, self._request, routed.shadow)
+        if problem is not None:
+            return partial(reply.fail, api_error(problem))
+        return reply.finish if once is None else once.send_held
+
+    def _route(self, arrival: Arrival) -> Routed:
+        """What serves the request. Raises ApiError 404, also for what the caller's key does not reach."""
+        asked, caller = self._request, arrival.caller
+        if asked.target is not None:
+            routed = Routed(asked.target, "explicit")
+        else:
+            snapshot = self._gateway.keeper.snapshot
+            if asked.model not in snapshot.targets:
+                raise unknown_model(asked.model, _names_for(caller, snapshot))
+            routed = self._gateway.router.choose(
+                snapshot, asked.model, request_id=arrival.request_id, user=asked.user, key=caller.key_id
+            )
+        release = routed.target.release
+        require(caller, release.app if release is not None else None)
+        return routed
+
+    async def _logged(
+        self, exchange: Exchange, reply: Reply, error: Exception | None, once: OnceOnly | None
+    ) -> Exception | None:
+        """Logs how the generation ended; returns what the client must be told went wrong, if anything."""
+        if error is None:
+            if once is not None:
+                await once.hold(reply)
+            lost = await self._log(exchange, exchange.record(200, "ok"), once)
+            return lost if self._gateway.settings.log_failure == "refuse" else None
+        report_failure(error, exchange.request_id)
+        text = f"{type(error).__name__}: {error}"
+        await self._log(exchange, exchange.record(api_error(error).status, "error", text), once)
+        return error
+
+    async def _generate(self, exchange: Exchange, reply: Reply, once: OnceOnly | None) -> Exception | None:
+        """Runs the engine to the end of the answer; returns what went wrong. A cancelled request is logged here."""
+        seconds = self._gateway.settings.engine_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stream(exchange, reply)
+        except asyncio.CancelledError:
+            await self._log(exchange, exchange.record(CLIENT_CLOSED, "cancelled"), once)
+            raise
+        except TimeoutError:
+            return EngineTimeout(f"no whole answer within {seconds:g} s")
+        except Exception as error:  # noqa: BLE001  whatever happened is logged, then answered by the error table
+            return error
+        return None
+
+    async def _stream(self, exchange: Exchange, reply: Reply) -> None:
+        request, guards = exchange.prepare(), exchange.guards
+        async with self._gateway.pool.lease(exchange.target.model) as engine:
+            self._refuse_what_is_not_honoured(exchange, engine)
+            async with aclosing(engine.stream(request)) as chunks:
+                async for chunk in chunks:
+                    passed = guards.screen(chunk) if guards.screening else chunk
+                    exchange.take(chunk, passed)
+                    if passed is not None:
+                        await reply.piece(passed)
+                    if guards.screening and exchange.all_blocked:
+                        return
+
+    def _refuse_what_is_not_honoured(self, exchange: Exchange, engine: Engine) -> None:
+        for name in exchange.request.extras:
+            if name not in engine.honours:
+                model = exchange.target.model.ref
+                raise ApiError(400, f"{name}: the engine of {model} cannot honour it; leave it out", param=name)
+
+    async def _log(self, exchange: Exchange, record: LogRecord, once: OnceOnly | None) -> StoreUnavailable | None:
+        """Writes the record, counts it and charges for it; returns the error when it could not be written."""
+        gateway, lost = self._gateway, None
+        row = None if once is None else once.row(record, exchange.target.headers)
+        try:
+            await gateway.log.write(record, reply=row)
+        except StoreUnavailable as error:
+            gateway.metrics.count_loss()
+            if record.outcome == "ok" and gateway.settings.log_failure == "refuse":
+                record = dataclasses.replace(record, status=api_error(error).status, outcome="error")
+            lost = error
+        finally:  # also when the client goes meanwhile: the record is being written all the same
+            exchange.last_record = record
+            gateway.metrics.count(record)
+            for action in exchange.guards.actions:
+                gateway.metrics.guarded(exchange.target.ref, action["guard"])
+            await gateway.charge(exchange.arrival.caller, exchange.tokens_used)
+        return lost
+
+
+def _names_for(caller: Caller, snapshot: Snapshot) -> list[str]:
+    """What a caller may ask for: other apps' names are not its business."""
+    targets = snapshot.targets.items()
+    return [name for name, target in targets if caller.may_use(target.release.app if target.release else None)]

@@ -1,0 +1,153 @@
+"""`POST /v1/feedback`: what users say of answers, joined to the production log."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from llmops.blocking import run_blocking
+from llmops.production_log import Feedback, LogRecord, ProductionLog
+from service.caller import ANONYMOUS, Caller
+from service.documented_replies import replies
+from service.error_map import ApiError
+from service.idempotency import key_of
+from service.json_route import JsonRoute
+from service.schemas import Text
+
+MOST_RECORDS = 100
+"""Of one request id that clients use again and again, so many of its newest records are looked at."""
+
+
+def _without_nul(text: str) -> str:
+    # PostgreSQL's text holds every character but this one.
+    if "\x00" in text:
+        raise ValueError("must not hold the character NUL")
+    return text
+
+
+_Text = Annotated[Text, AfterValidator(_without_nul)]
+_ShortText = Annotated[_Text, Field(min_length=1, max_length=255)]
+
+
+class FeedbackRequest(BaseModel):
+    """The body of `POST /v1/feedback`: an opinion on the answer to one request; at least one of score, label, comment.
+
+    request_id: the `x-request-id` of the reply. score: any finite number; more than 0 counts as positive. label: a
+    word, such as `positive`. comment: at most 4096 characters. user: whom the opinion is from. key: the same key again
+    stores nothing new; the header Idempotency-Key does the same. compared_to: the request whose answer to the same
+    question this one was compared with; the label `better`, `worse` or `tie` is then a vote between two releases.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    request_id: _ShortText
+    score: float | None = None
+    label: _ShortText | None = None
+    comment: Annotated[_Text, Field(min_length=1, max_length=4096)] | None = None
+    user: _ShortText | None = None
+    key: _ShortText | None = None
+    compared_to: _ShortText | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> FeedbackRequest:
+        if self.score is None and self.label is None and self.comment is None:
+            raise PydanticCustomError("fault", "send at least one of score, label and comment")
+        return self
+
+
+class FeedbackReply(BaseModel):
+    """What was stored."""
+
+    object: Literal["feedback"]
+    id: str
+    request_id: str
+    at: str
+    score: float | None = None
+    label: str | None = None
+    comment: str | None = None
+    user: str | None = None
+    caller: str
+    compared_to: str | None = None
+    compared_release: str | None = None
+
+
+def feedback_router(log: ProductionLog) -> APIRouter:
+    """The feedback route over one log."""
+    router = APIRouter(tags=["feedback"], route_class=JsonRoute)
+
+    @router.post("/v1/feedback", response_class=Response, responses=replies(FeedbackReply))
+    def give_feedback(body: FeedbackRequest) -> FeedbackAnswer:
+        """Stores an opinion on an answer. The answer's release must belong to an app that the caller may use."""
+        return FeedbackAnswer(log, body)
+
+    return router
+
+
+class FeedbackAnswer:
+    """An ASGI app that answers one request."""
+
+    def __init__(self, log: ProductionLog, body: FeedbackRequest) -> None:
+        self._log, self._body = log, body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller = scope["state"].get("caller", ANONYMOUS)
+        key = self._body.key or key_of(scope["headers"])
+        stored = await run_blocking(lambda: self._store(caller, key), name="feedback")
+        known = stored.to_json()
+        reply = {"object": "feedback", "id": known.pop("key"), **known}
+        await Response(orjson.dumps(reply), media_type="application/json")(scope, receive, send)
+
+    def _store(self, caller: Caller, key: str | None) -> Feedback:
+        """Raises ApiError 404, 422 and StoreUnavailable."""
+        body = self._body
+        record = self._record(body.request_id, caller, "request_id")
+        other = None if body.compared_to is None else self._record(body.compared_to, caller, "compared_to")
+        name = caller.key_id or caller.name
+        identity: dict[str, Any] = {} if key is None else {"key": _identity(name, key)}
+        given = Feedback(
+            request_id=body.request_id,
+            record_key=record.key,
+            app=record.app,
+            release=record.release,
+            caller=name,
+            user=body.user,
+            score=body.score,
+            label=body.label,
+            comment=body.comment,
+            compared_to=body.compared_to,
+            compared_key=other.key if other is not None else None,
+            compared_release=other.release if other is not None else None,
+            **identity,
+        )
+        stored = self._log.add_feedback(given)
+        if not stored.says_the_same(given):
+            message = "key: was used before for another feedback; use a new key for a new one"
+            raise ApiError(422, message, param="key", code="idempotency_key_reused")
+        return stored
+
+    def _record(self, request_id: str, caller: Caller, param: str) -> LogRecord:
+        """The newest record of the request id that the caller may know of, its own ones first."""
+        found = self._log.read(request_id=request_id, limit=MOST_RECORDS, newest=True)
+        open_to_caller = [record for record in found if caller.may_use(record.app or None)]
+        if not open_to_caller:
+            message = f"{param}: no request {request_id!r} is in the production log"
+            raise ApiError(404, message, param=param, code="not_found")
+        return _own(open_to_caller, caller) or open_to_caller[-1]
+
+
+def _own(records: Iterable[LogRecord], caller: Caller) -> LogRecord | None:
+    own = [record for record in records if caller.key_id is not None and record.details.get("key") == caller.key_id]
+    return own[-1] if own else None
+
+
+def _identity(caller: str, key: str) -> str:
+    """The feedback's own key, equal for repetitions: 32 characters."""
+    return hashlib.sha256(f"{caller}\n{key}".encode()).hexdigest()[:32]

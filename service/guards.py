@@ -1,0 +1,289 @@
+"""Guards: what a release lets through, in and out, and into the log. Opt-in, by the release's `guards`.
+
+`redact_log` keeps personal data out of the record, `redact_engine` also out of what the engine reads; `block` refuses
+input and cuts output that one of its patterns finds; `max_output` bounds the tokens of an answer. A guard that cannot
+do its work (a pattern that takes too long, a text too long to search) acts as if it had found something.
+
+In a stream, text is held back from where a pattern may be beginning to match, so that nothing of a match is sent.
+Limits: of a match longer than MOST_HELD characters the beginning goes out before its end is seen; look-behind sees
+CONTEXT characters; `$` matches at the end of the answer; the arguments of tool calls are searched, but not held back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import regex  # type: ignore[import-untyped]
+
+from llmops.engines.protocol import Chunk, GenerationParameters, Message
+from llmops.text_patterns import redact
+from llmops.versions import Release
+from service.error_map import ApiError
+
+MOST_HELD = 512
+"""Characters of a stream held back while they may be the beginning of a match."""
+
+MOST_SEARCHED = 200_000
+"""Characters of one text that block patterns search; a longer one is refused."""
+
+SEARCH_SECONDS = 0.05
+"""How long one pattern may search one text. It is also the longest that a pattern can hold up other requests."""
+
+CONTEXT = 64
+"""Characters already sent that look-behind in a pattern still sees."""
+
+CONTENT_FILTER = "content_filter"
+
+
+class _Pattern(Protocol):
+    def search(self, string: str, pos: int = ..., *, partial: bool = ..., timeout: float | None = ...) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Found:
+    """A place where pattern number `pattern` finds something, or why a text counts as if one did (`failure`)."""
+
+    pattern: int | None = None
+    start: int = 0
+    end: int = 0
+    failure: str | None = None
+
+    def described(self) -> dict[str, Any]:
+        values = {"pattern": self.pattern, "failure": self.failure}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardRules:
+    """A release's guards, compiled once. Empty rules guard nothing."""
+
+    redact_log: bool = False
+    redact_engine: bool = False
+    block: tuple[_Pattern, ...] = ()
+    max_output: int | None = None
+
+    @classmethod
+    def of(cls, guards: Mapping[str, Any]) -> GuardRules:
+        """Raises ValueError for guards that this gateway does not know or cannot compile."""
+        if unknown := guards.keys() - {item.name for item in dataclasses.fields(cls)}:
+            raise ValueError(f"unknown guards: {', '.join(sorted(unknown))}")
+        try:
+            block = tuple(regex.compile(source) for source in guards.get("block") or ())
+        except regex.error as error:
+            raise ValueError(f"block: {error}") from error
+        redacts = (bool(guards.get("redact_log")), bool(guards.get("redact_engine")))
+        return cls(*redacts, block, guards.get("max_output"))
+
+
+class GuardBook:
+    """The compiled rules of every release asked for, by its ref; a release's guards never change."""
+
+    def __init__(self, most: int = 1000) -> None:
+        self._most = most
+        self._rules: dict[str, tuple[Mapping[str, Any], GuardRules]] = {}
+
+    def guards_for(self, release: Release | None) -> Guards:
+        """Fresh guards for one request. Raises ApiError 503 when the release's cannot be applied."""
+        if release is None or not release.guards:
+            return Guards(_NO_RULES)
+        known = self._rules.get(release.ref)
+        if known is None or known[0] != release.guards:
+            try:
+                known = (release.guards, GuardRules.of(release.guards))
+            except ValueError as error:
+                raise ApiError(
+                    503, f"{release.ref} has guards that this gateway cannot apply", kind="server_error", code="guards"
+                ) from error
+            if len(self._rules) >= self._most:
+                self._rules.clear()
+            self._rules[release.ref] = known
+        return Guards(known[1])
+
+
+class Guards:
+    """The guards of one request.
+
+    actions: what they have done, in the shape that the log keeps. screening: whether answers must go through `screen`.
+    """
+
+    __slots__ = ("_rules", "_screens", "actions", "screening")
+
+    def __init__(self, rules: GuardRules) -> None:
+        self._rules = rules
+        self.screening = bool(rules.block)
+        self._screens: dict[int, _Screen] = {}
+        self.actions: list[dict[str, Any]] = []
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to guard."""
+        return self._rules is not _NO_RULES
+
+    @property
+    def redacts_log(self) -> bool:
+        """Whether records must go through `redacted_for_log`."""
+        return self._rules.redact_log
+
+    def bound(self, parameters: GenerationParameters) -> GenerationParameters:
+        """The parameters, with `max_tokens` no larger than the guard allows."""
+        most = self._rules.max_output
+        if most is None or parameters.max_tokens <= most:
+            return parameters
+        self.actions.append({"guard": "max_output", "where": "parameters", "asked": parameters.max_tokens})
+        return dataclasses.replace(parameters, max_tokens=most)
+
+    def admit(
+        self, messages: tuple[Message, ...], variables: Mapping[str, str] | None
+    ) -> tuple[tuple[Message, ...], Mapping[str, str] | None]:
+        """What may go on to the engine. Raises ApiError 400 `content_filter` when a pattern finds something."""
+        if self._rules.block:
+            for text in _strings([messages, variables]):
+                self._refuse_if_blocked(text)
+        if not self._rules.redact_engine:
+            return messages, variables
+        redacted, count = _redacted([messages, variables])
+        self._note_redaction("input", count)
+        return tuple(redacted[0]), redacted[1]
+
+    def screen(self, chunk: Chunk) -> Chunk | None:
+        """What of a chunk may go out now, perhaps with text held back before; None when nothing may."""
+        screen = self._screens.get(chunk.index)
+        if screen is None:
+            screen = self._screens[chunk.index] = _Screen(self._rules.block)
+        if screen.closed:
+            return None
+        passed = screen.take(chunk)
+        if screen.found is not None:
+            self.actions.append({"guard": "block", "where": "output", "index": chunk.index, **screen.found.described()})
+            return dataclasses.replace(passed or Chunk(""), index=chunk.index)
+        return passed
+
+    @property
+    def blocked_answers(self) -> int:
+        """How many answers were cut."""
+        return sum(screen.found is not None for screen in self._screens.values())
+
+    def redacted_for_log(self, values: dict[str, Any]) -> dict[str, Any]:
+        """JSON values without personal data in any of their texts."""
+        redacted, count = _redacted(values)
+        self._note_redaction("log", count)
+        return dict(redacted)
+
+    def _refuse_if_blocked(self, text: str) -> None:
+        found = _find(self._rules.block, text)
+        if found is not None:
+            self.actions.append({"guard": "block", "where": "input", **found.described()})
+            raise ApiError(
+                400, "the request was refused by a content policy of this app", param="messages", code=CONTENT_FILTER
+            )
+
+    def _note_redaction(self, where: str, count: int) -> None:
+        if count:
+            self.actions.append({"guard": "redact_pii", "where": where, "count": count})
+
+
+class _Screen:
+    """Looks for blocked patterns in one answer as it grows."""
+
+    __slots__ = ("_arguments", "_block", "_logprobs", "_search_from", "_sent", "_text", "closed", "found")
+
+    def __init__(self, block: Sequence[_Pattern]) -> None:
+        self._block = block
+        # The end of the answer: what was sent but may be part of a match, or seen by look-behind; then what is held.
+        self._text, self._sent, self._search_from = "", 0, 0
+        self._arguments = ""
+        self._logprobs: list[Mapping[str, Any]] = []
+        self.closed = False
+        self.found: _Found | None = None
+
+    def take(self, chunk: Chunk) -> Chunk | None:
+        self._text += chunk.text
+        self._logprobs += chunk.logprobs
+        self._arguments += "".join(_strings([call.get("function") for call in chunk.tool_calls]))
+        if found := _find(self._block, self._arguments):
+            return self._cut(self._sent, found)
+        end, held = len(self._text), len(self._text) - self._sent
+        start = end if chunk.finish_reason else self._beginning_of_a_match()
+        if found := _find(self._block, self._text, self._search_from):
+            # What touches the end may become another word with the next piece, and then be no match.
+            if chunk.finish_reason or found.failure or found.end < end or held > MOST_HELD:
+                return self._cut(found.start, found)
+            start = min(start, found.start)
+        return self._let_through(chunk, start)
+
+    def _let_through(self, chunk: Chunk, start: int) -> Chunk | None:
+        """Sends what stands before `start`, from where a match may begin, and what is too much to hold."""
+        send_to = max(start, len(self._text) - MOST_HELD, self._sent)
+        text = self._text[self._sent : send_to]
+        kept_from = max(0, min(start, send_to) - CONTEXT)
+        self._text, self._sent = self._text[kept_from:], send_to - kept_from
+        self._search_from = min(start, send_to) - kept_from
+        self.closed = chunk.finish_reason is not None
+        logprobs: tuple[Mapping[str, Any], ...] = ()
+        if self._sent == len(self._text):
+            logprobs, self._logprobs = tuple(self._logprobs), []
+        if not (text or logprobs or chunk.tool_calls or self.closed):
+            return None
+        return dataclasses.replace(chunk, text=text, logprobs=logprobs)
+
+    def _beginning_of_a_match(self) -> int:
+        """The earliest place from where what comes next may complete a match."""
+        start = len(self._text)
+        for pattern in self._block:
+            try:
+                found = pattern.search(self._text, self._search_from, partial=True, timeout=SEARCH_SECONDS)
+            except TimeoutError:
+                return self._search_from
+            if found is not None:
+                start = min(start, found.start())
+        return start
+
+    def _cut(self, start: int, found: _Found) -> Chunk:
+        """Ends the answer before a match."""
+        self.closed, self.found = True, found
+        return Chunk(self._text[self._sent : max(start, self._sent)], CONTENT_FILTER)
+
+
+def _find(block: Sequence[_Pattern], text: str, start: int = 0) -> _Found | None:
+    """The earliest match of any pattern."""
+    if len(text) > MOST_SEARCHED:
+        return _Found(failure="text too long")
+    earliest: _Found | None = None
+    for position, pattern in enumerate(block):
+        try:
+            found = pattern.search(text, start, timeout=SEARCH_SECONDS)
+        except TimeoutError:
+            return _Found(position, failure="search took too long")
+        # A pattern that matches nothing at all would block everything.
+        if found is not None and found.end() > found.start() and (earliest is None or found.start() < earliest.start):
+            earliest = _Found(position, found.start(), found.end())
+    return earliest
+
+
+def _strings(value: Any) -> list[str]:
+    """Every text inside JSON-like values, keys apart."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [text for item in value.values() for text in _strings(item)]
+    if isinstance(value, (list, tuple)):
+        return [text for item in value for text in _strings(item)]
+    return []
+
+
+def _redacted(value: Any) -> tuple[Any, int]:
+    """A copy of JSON-like values with personal data replaced in every text; and how many pieces there were."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        pairs = {key: _redacted(item) for key, item in value.items()}
+        return {key: item for key, (item, _) in pairs.items()}, sum(count for _, count in pairs.values())
+    if isinstance(value, (list, tuple)):
+        items = [_redacted(item) for item in value]
+        return [item for item, _ in items], sum(count for _, count in items)
+    return value, 0
+
+
+_NO_RULES = GuardRules()

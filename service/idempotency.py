@@ -1,0 +1,178 @@
+"""`Idempotency-Key`: a repeated POST gets the reply of the first one, and nothing is generated or logged again.
+
+How a route uses it, where `key_of` gives a key; a request without the header costs nothing:
+
+    found = await idempotency.begin(caller, key, fingerprint(path, raw_body))   # raises ApiError 409, 422
+    if isinstance(found, StoredReply):
+        …send it: found.status, replay_headers(found), found.body
+    …generate; when the record is due:
+    await log.write(record, reply=idempotency.reply_row(found, record, headers, body))
+    …on every way out that writes no record: await idempotency.release(found)
+
+The rules:
+- A key belongs to its caller: two callers may use the same one. Where no keys exist, all callers are one.
+- The reply is stored in the transaction that writes the request's record, for 24 hours.
+- The first request claims the key by inserting a row, so of two that come at once, also to two workers, one generates.
+  The other one gets 409 and a Retry-After, and 422 when its body or path differs.
+- Replies that a retry might better are not stored: status 500 and above, 408, 429, and cancelled requests; nor those
+  larger than `MOST_STORED_BYTES`. A retry then runs again.
+- A worker that dies leaves its claim. It ends at once where the next worker sees that the process is gone (same
+  machine, same container), else after the engine's time-out and a margin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from llmops.blocking import run_blocking
+from llmops.errors import StoreUnavailable
+from llmops.production_log import ClaimedKey, IdempotentReplies, KeyInUse, LogRecord, ReplyRow, StoredReply
+from service.caller import Caller
+from service.error_map import ApiError
+
+__all__ = ["ClaimedKey", "Idempotency", "StoredReply", "fingerprint", "key_of", "replay_headers"]
+
+logger = logging.getLogger("llmops.service")
+
+MOST_STORED_BYTES = 1_000_000
+KEEP_SECONDS = 24 * 3600.0
+CLEANING_SECONDS = 600.0
+MARGIN_SECONDS = 60.0
+"""Added to the engine's time-out: queueing, and a log that is slow to take the record."""
+
+_NOT_STORED = {408, 429, 499}
+_SANE_KEY = re.compile(rb"[!-~]([ -~]{0,253}[!-~])?\Z")
+_Headers = Iterable[tuple[bytes, bytes]]
+
+
+def key_of(headers: _Headers) -> str | None:
+    """The request's key; None without the header. Raises ApiError 400 for what is no key."""
+    sent = next((value for name, value in headers if name == b"idempotency-key"), None)
+    if sent is None:
+        return None
+    if not _SANE_KEY.match(sent):
+        raise ApiError(
+            400, "Idempotency-Key: must be 1 to 255 printable ASCII characters", code="idempotency_key_invalid"
+        )
+    return sent.decode("ascii")
+
+
+def fingerprint(path: str, body: bytes) -> str:
+    """Equal for requests that are the same byte by byte."""
+    return hashlib.sha256(path.encode() + b"\n" + body).hexdigest()
+
+
+def replay_headers(reply: StoredReply) -> list[tuple[bytes, bytes]]:
+    """Headers of a stored reply for its repetition. The first request's id leads to the one record of both."""
+    pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
+    original = [] if reply.request_id is None else [(b"x-llmops-original-request-id", reply.request_id.encode())]
+    length = (b"content-length", str(len(reply.body)).encode())
+    return [*pairs, length, (b"idempotent-replayed", b"true"), *original]
+
+
+class Idempotency:
+    """Claims keys and finds stored replies, in threads of its own.
+
+    engine_timeout: seconds after which no request is running any more; a claim ends some time after it.
+    """
+
+    def __init__(
+        self, replies: IdempotentReplies, engine_timeout: float, *, keep_seconds: float = KEEP_SECONDS
+    ) -> None:
+        self._replies, self._keep_seconds = replies, keep_seconds
+        self._claim_seconds = engine_timeout + MARGIN_SECONDS
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="idempotency")
+        self._clean_next = 0.0
+
+    async def begin(self, caller: Caller, key: str, print_of_request: str) -> ClaimedKey | StoredReply:
+        """Claims the key for the request, or returns the reply of its first time.
+
+        Raises:
+            ApiError: 409, the first one is still running; 422, the key came with another request before.
+            StoreUnavailable: the log's database cannot be reached.
+        """
+        owner = caller.key_id or "anonymous"
+        found = await self._claimed(owner, key, print_of_request)
+        self._clean_sometimes()
+        if isinstance(found, ClaimedKey):
+            return found
+        if found.fingerprint != print_of_request:
+            message = "Idempotency-Key: was used before, with another body or path; use a new key for a new request"
+            raise ApiError(422, message, code="idempotency_key_reused")
+        if found.reply is None:
+            message = "the first request with this Idempotency-Key is still running"
+            raise ApiError(409, message, code="idempotency_key_in_use", retry_after=1.0)
+        return found.reply
+
+    def reply_row(self, claim: ClaimedKey, record: LogRecord, headers: _Headers, body: bytes) -> ReplyRow:
+        """What `LogWriter.write` shall do with the claim, given how the request ended.
+
+        headers, body: the whole reply as it is, or will have been, sent; only those that say what the body is and
+        which versions made it are kept.
+        """
+        status = record.status
+        keep = record.outcome != "cancelled" and status < 500 and status not in _NOT_STORED
+        reply = None
+        if keep and len(body) <= MOST_STORED_BYTES:
+            kept = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if _is_kept(name))
+            reply = StoredReply(status, kept, body, record.request_id)
+        return ReplyRow(claim, reply, time.time() + self._keep_seconds)
+
+    async def release(self, claim: ClaimedKey) -> None:
+        """Gives the claim up, so that a retry runs again; finishes also when the caller is cancelled.
+
+        A claim that cannot be given up, because the database cannot be reached, ends by its time.
+        """
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._threads, self._give_up, claim))
+
+    async def close(self) -> None:
+        """Waits for what is being written; call it when no request is left."""
+        await run_blocking(self._threads.shutdown, name="close idempotency")
+
+    async def _claimed(self, owner: str, key: str, print_of_request: str) -> ClaimedKey | KeyInUse:
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(
+            self._threads, self._replies.claim, owner, key, print_of_request, self._claim_seconds
+        )
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # The claim may be made after its request has gone: it must not stand until its time is up.
+            work.add_done_callback(self._release_unwanted)
+            raise
+
+    def _release_unwanted(self, work: asyncio.Future[ClaimedKey | KeyInUse]) -> None:
+        if work.cancelled() or work.exception() is not None:
+            return
+        found = work.result()
+        if isinstance(found, ClaimedKey):
+            self._threads.submit(self._give_up, found)
+
+    def _give_up(self, claim: ClaimedKey) -> None:
+        try:
+            self._replies.give_up(claim)
+        except StoreUnavailable as error:
+            logger.warning("an idempotency key stays claimed until its time is up: %s", error)
+
+    def _clean_sometimes(self) -> None:
+        now = time.monotonic()
+        if now >= self._clean_next:
+            self._clean_next = now + CLEANING_SECONDS
+            self._threads.submit(self._clean)
+
+    def _clean(self) -> None:
+        try:
+            while self._replies.clean():
+                pass
+        except StoreUnavailable as error:
+            logger.warning("expired idempotent replies were not deleted: %s", error)
+
+
+def _is_kept(name: bytes) -> bool:
+    return name.startswith((b"content-type", b"cache-control", b"x-llmops-"))

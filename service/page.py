@@ -1,0 +1,259 @@
+"""`/`: what is served, how it goes, and two releases side by side for a person to judge. Plain files, no build step."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+import llmops
+from llmops.blocking import run_blocking
+from llmops.errors import StoreUnavailable
+from llmops.production_log import LogRecord, ProductionLog
+from llmops.settings import Settings
+from llmops.versions import Release
+from service.caller import ANONYMOUS, Caller
+from service.error_map import ApiError
+from service.gateway import Gateway
+from service.schemas import ErrorReply
+
+_FOLDER = Path(__file__).with_name("page")
+_KINDS = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8",
+          ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}  # fmt: skip
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+
+RECENT = timedelta(minutes=5)
+MOST_RECORDS = 1000
+"""Records that the recent figures are made of; under more traffic they cover less than `RECENT`."""
+FRESH_SECONDS = 2.0
+
+
+class Figures(BaseModel):
+    """Recent traffic of one release, or of all. seconds: the time it covers. Times are of good answers alone."""
+
+    seconds: float
+    requests: int
+    requests_per_minute: float
+    errors: int
+    p50_ms: float | None
+    p95_ms: float | None
+    first_token_p50_ms: float | None
+    tokens_per_second: float
+
+
+class ReleaseStatus(BaseModel):
+    """A release that can be asked. variables: what its prompt needs beside the question. recent: None without any."""
+
+    release: str
+    aliases: list[str]
+    prompt: str
+    model: str
+    variables: list[str]
+    recent: Figures | None
+
+
+class VoteStatus(BaseModel):
+    """Votes between two releases."""
+
+    a: str
+    b: str
+    wins_a: int
+    wins_b: int
+    ties: int
+
+
+class AppStatus(BaseModel):
+    """An app, its releases newest first, and its traffic policy (shares of 0 to 1) where it has one."""
+
+    app: str
+    policy: dict[str, Any] | None
+    releases: list[ReleaseStatus]
+    votes: list[VoteStatus]
+
+
+class Links(BaseModel):
+    """Where else to look. mlflow: None where the registry is a file, which no server shows."""
+
+    mlflow: str | None
+
+
+class Status(BaseModel):
+    """What is served and how it goes. problem: why recent figures and votes are missing; None when they are not."""
+
+    version: str
+    ready: bool
+    reasons: list[str]
+    apps: list[AppStatus]
+    recent: Figures | None
+    problem: str | None
+    links: Links
+
+
+def page_router(gateway: Gateway, log: ProductionLog) -> APIRouter:
+    """The page's routes. `/` and its files are open to everybody; `/status.json` shows a caller the apps it may use."""
+    router = APIRouter(tags=["page"])
+    files, recent = _files(), _Recent(log)
+
+    @router.get("/", include_in_schema=False, response_class=Response)
+    async def page(request: Request) -> Response:
+        return files["index.html"].reply(request)
+
+    @router.get("/page/{name}", include_in_schema=False, response_class=Response)
+    async def part(name: str, request: Request) -> Response:
+        if name not in files:
+            raise ApiError(404, f"there is no file {name[:100]!r}", code="not_found")
+        return files[name].reply(request)
+
+    @router.get("/status.json", responses={"4XX": {"model": ErrorReply}, "5XX": {"model": ErrorReply}})
+    async def status(request: Request) -> Status:
+        """Releases, traffic policies and recent traffic."""
+        caller: Caller = getattr(request.state, "caller", ANONYMOUS)
+        apps = {app: items for app, items in gateway.keeper.snapshot.apps.items() if caller.may_use(app)}
+        seen = await recent.look(list(apps))
+        policies = gateway.keeper.snapshot.registered.policies
+        reasons = gateway.problems()
+        records = [item for item in seen.records if caller.may_use(item.app or None)]
+        return Status(
+            version=llmops.__version__,
+            ready=not reasons,
+            reasons=reasons,
+            apps=[
+                AppStatus(
+                    app=app,
+                    policy=policies[app].to_mapping() if app in policies else None,
+                    releases=[_release(item, records, seen.seconds) for item in reversed(items)],
+                    votes=seen.votes.get(app, []),
+                )
+                for app, items in apps.items()
+            ],
+            recent=figures(records, seen.seconds),
+            problem=seen.problem,
+            links=_links(gateway.settings),
+        )
+
+    return router
+
+
+def figures(records: Sequence[LogRecord], seconds: float) -> Figures | None:
+    """Of the records of so many seconds; None without any."""
+    if not records:
+        return None
+    good = [record for record in records if record.outcome == "ok"]
+    first = [record.first_token_ms for record in good if record.first_token_ms is not None]
+    latencies = [record.latency_ms for record in good]
+    return Figures(
+        seconds=round(seconds, 1),
+        requests=len(records),
+        requests_per_minute=round(60 * len(records) / seconds, 2),
+        errors=sum(record.status >= 500 for record in records),
+        p50_ms=quantile(latencies, 0.5),
+        p95_ms=quantile(latencies, 0.95),
+        first_token_p50_ms=quantile(first, 0.5),
+        tokens_per_second=round(sum(record.tokens_out for record in records) / seconds, 2),
+    )
+
+
+def quantile(values: Sequence[float], share: float) -> float | None:
+    """The smallest value that at least this share of all values does not exceed; None without values."""
+    if not values:
+        return None
+    position = max(0, -int(-share * len(values) // 1) - 1)
+    return round(sorted(values)[position], 1)
+
+
+class _Recent:
+    """The log's newest records and votes, read by one reader at a time and good for a moment."""
+
+    def __init__(self, log: ProductionLog) -> None:
+        self._log = log
+        self._reading = asyncio.Lock()
+        self._read_at = -FRESH_SECONDS
+        self._apps: frozenset[str] = frozenset()
+        self.seconds = RECENT.total_seconds()
+        self.records: list[LogRecord] = []
+        self.votes: dict[str, list[VoteStatus]] = {}
+        self.problem: str | None = None
+
+    async def look(self, apps: Sequence[str]) -> _Recent:
+        """Reads again what is older than `FRESH_SECONDS`. apps: whose votes are wanted."""
+        async with self._reading:
+            known = self._apps >= set(apps)
+            if not known or time.monotonic() - self._read_at >= FRESH_SECONDS:
+                self._apps |= frozenset(apps)
+                await self._read()
+                self._read_at = time.monotonic()
+        return self
+
+    async def _read(self) -> None:
+        now, self.seconds = datetime.now(UTC), RECENT.total_seconds()
+        try:
+            self.records, self.votes = await run_blocking(lambda: self._from_log(now - RECENT), name="recent traffic")
+            if len(self.records) == MOST_RECORDS:
+                self.seconds = max(1.0, (now - self.records[0].at).total_seconds())
+            self.problem = None
+        except StoreUnavailable:
+            self.records, self.votes, self.problem = [], {}, "the production log cannot be read"
+
+    def _from_log(self, since: datetime) -> tuple[list[LogRecord], dict[str, list[VoteStatus]]]:
+        records = self._log.read(since=since, limit=MOST_RECORDS, newest=True)
+        votes = {
+            app: [
+                VoteStatus(a=a, b=b, wins_a=count.a, wins_b=count.b, ties=count.tie)
+                for (a, b), count in self._log.votes(app).items()
+            ]
+            for app in self._apps
+        }
+        return records, votes
+
+
+def _release(release: Release, records: Sequence[LogRecord], seconds: float) -> ReleaseStatus:
+    template = release.prompt.template
+    return ReleaseStatus(
+        release=release.ref,
+        aliases=list(release.aliases),
+        prompt=release.prompt.ref,
+        model=release.model.ref,
+        variables=sorted(template.variables - {template.input_variable}),
+        recent=figures([record for record in records if record.release == release.ref], seconds),
+    )
+
+
+def _links(settings: Settings) -> Links:
+    uri = settings.resolved_tracking_uri
+    return Links(mlflow=uri if uri.startswith(("http://", "https://")) and "@" not in uri else None)
+
+
+class _File(NamedTuple):
+    content: bytes
+    kind: str
+    etag: str
+
+    def reply(self, request: Request) -> Response:
+        """The file, or 304 where the client has it."""
+        headers = {**_HEADERS, "etag": self.etag}
+        if request.headers.get("if-none-match") == self.etag:
+            return Response(status_code=304, headers=headers)
+        return Response(self.content, headers=headers, media_type=self.kind)
+
+
+def _files() -> dict[str, _File]:
+    """The page's files by name, read once."""
+    found = {}
+    for path in _FOLDER.iterdir():
+        content = path.read_bytes()
+        found[path.name] = _File(content, _KINDS[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:20]}"')
+    return found

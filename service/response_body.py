@@ -1,0 +1,286 @@
+"""What a request to `POST /v1/responses` may say, and what that is as a chat request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from llmops.engines.protocol import Message
+from service.limited_fields import JsonObject, only
+from service.limits import MOST_MESSAGES, MOST_TOOL_CALLS
+from service.schemas import Text
+
+LOGPROBS = "message.output_text.logprobs"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class Part(_Strict):
+    """One part of a turn's content: text from the client, or the assistant's own, sent back."""
+
+    type: Literal["input_text", "output_text", "text"]
+    text: Text
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    logprobs: Annotated[list[Any], Field(max_length=100_000)] | None = None
+
+
+def _kind(value: object) -> str:
+    return "<list>" if isinstance(value, (list, tuple)) else "<text>"
+
+
+Parts = Annotated[
+    Annotated[Text, Tag("<text>")]
+    | Annotated[list[Part], Tag("<list>"), Field(min_length=1, max_length=MOST_MESSAGES)],
+    Discriminator(_kind),
+]
+"""Text, whole or in parts. Tags in angle brackets are left out of the paths that errors name."""
+
+
+def _joined(parts: str | list[Part]) -> str:
+    return parts if isinstance(parts, str) else "".join(part.text for part in parts)
+
+
+class Turn(_Strict):
+    """A message of the conversation. id, status, phase: what clients send back with an assistant's turn."""
+
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Parts
+    id: Text | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+    phase: Text | None = None
+
+    def to_message(self) -> Message:
+        role = "system" if self.role == "developer" else self.role
+        return Message(role=role, content=_joined(self.content))
+
+
+class FunctionCall(_Strict):
+    """A tool call that the assistant made earlier."""
+
+    type: Literal["function_call"]
+    call_id: Text
+    name: Text
+    arguments: Text
+    id: Text | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+
+    def to_message(self) -> Message:
+        function = {"name": self.name, "arguments": self.arguments}
+        return Message(
+            role="assistant", content="", tool_calls=[{"id": self.call_id, "type": "function", "function": function}]
+        )
+
+
+class FunctionResult(_Strict):
+    """What the tool gave back."""
+
+    type: Literal["function_call_output"]
+    call_id: Text
+    output: Parts
+    id: Text | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+
+    def to_message(self) -> Message:
+        return Message(role="tool", content=_joined(self.output), tool_call_id=self.call_id)
+
+
+def _item_kind(value: object) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return f"<{kind}>" if kind in ("function_call", "function_call_output") else "<message>"
+
+
+Item = Annotated[
+    Annotated[Turn, Tag("<message>")]
+    | Annotated[FunctionCall, Tag("<function_call>")]
+    | Annotated[FunctionResult, Tag("<function_call_output>")],
+    Discriminator(_item_kind),
+]
+
+Input = Annotated[
+    Annotated[Text, Tag("<text>")]
+    | Annotated[list[Item], Tag("<list>"), Field(min_length=1, max_length=MOST_MESSAGES)],
+    Discriminator(_kind),
+]
+
+
+class PromptChoice(_Strict):
+    """A registered prompt. version: its number, as text or not; left out: see `choose_prompt`."""
+
+    id: Annotated[Text, Field(min_length=1, max_length=255)]
+    version: Annotated[
+        Annotated[str, Field(max_length=20)] | Annotated[int, Field(ge=1, lt=2**31)] | None, only("must be a number")
+    ] = None
+    variables: dict[Text, Parts] | None = None
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The variables as plain text."""
+        return {name: _joined(value) for name, value in (self.variables or {}).items()}
+
+
+class TextFormat(_Strict):
+    """Text, any JSON object, or JSON that follows a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: Text | None = None
+    description: Text | None = None
+    schema_: JsonObject | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+    def to_response_format(self) -> dict[str, Any]:
+        """As chat requests have it."""
+        if self.type != "json_schema":
+            return {"type": self.type}
+        fields = self.model_dump(by_alias=True, exclude={"type"}, exclude_none=True)
+        return {"type": self.type, "json_schema": fields}
+
+
+class TextOptions(_Strict):
+    """format: what the answer must look like. verbosity: accepted as medium, which changes nothing."""
+
+    format: TextFormat | None = None
+    verbosity: Literal["medium"] | None = None
+
+
+class FunctionTool(_Strict):
+    """A function that the model may ask for."""
+
+    type: Literal["function"]
+    name: Text
+    description: Text | None = None
+    parameters: JsonObject | None = None
+    strict: bool | None = None
+
+    def to_tool(self) -> dict[str, Any]:
+        """As chat requests have it."""
+        return {"type": "function", "function": self.model_dump(exclude={"type"}, exclude_none=True)}
+
+
+class FunctionChoice(_Strict):
+    """The function that the model must call."""
+
+    type: Literal["function"]
+    name: Text
+
+
+class StreamOptions(_Strict):
+    """include_obfuscation: accepted; there is none."""
+
+    include_obfuscation: bool | None = None
+
+
+class ResponseRequest(_Strict):
+    """The body of `POST /v1/responses`.
+
+    model: as in chat requests; may be left out where `prompt` names the prompt of exactly one app's champion.
+    prompt: a registered prompt, rendered with its variables; `input`'s last message of the user, or a variable, fills
+    its input variable. Generation parameters left out, or null, are the release's, or else those of the prompt.
+    """
+
+    model: Annotated[Text, Field(min_length=1, max_length=255)] | None = None
+    input: Input | None = None
+    instructions: Text | None = None
+    prompt: PromptChoice | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    text: TextOptions | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MOST_TOOL_CALLS)] | None = None
+    tool_choice: (
+        Annotated[
+            Annotated[Literal["none", "auto", "required"], Tag("<text>")] | Annotated[FunctionChoice, Tag("<object>")],
+            Discriminator(lambda value: "<text>" if isinstance(value, str) else "<object>"),
+        ]
+        | None
+    ) = None
+    parallel_tool_calls: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    include: Annotated[list[Literal["message.output_text.logprobs"]] | None, only(f"only {LOGPROBS} is supported")] = (
+        None
+    )
+
+    user: Annotated[Text, Field(max_length=512)] | None = None
+    safety_identifier: Annotated[Text, Field(max_length=512)] | None = None
+    metadata: Annotated[dict[Text, Text], Field(max_length=16)] | None = None
+    prompt_cache_key: Text | None = None
+    prompt_cache_retention: Text | None = None
+    service_tier: Text | None = None
+
+    background: Annotated[Literal[False] | None, only("not supported; leave it out or send false")] = None
+    conversation: Annotated[None, only("not supported: none are kept; send earlier turns in input")] = None
+    max_tool_calls: Annotated[None, only("not supported: there are no built-in tools")] = None
+    previous_response_id: Annotated[None, only("not supported: none are kept; send earlier turns in input")] = None
+    reasoning: Annotated[None, only("not supported; leave it out")] = None
+    store: Annotated[Literal[False] | None, only("not supported: no response can be fetched later; leave it out")] = (
+        None
+    )
+    truncation: Annotated[Literal["disabled"] | None, only("only disabled is supported")] = None
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """Instructions and input as engines take them; calls that were made in one turn are one message."""
+        messages: list[Message] = []
+        if self.instructions is not None:
+            messages.append(Message(role="system", content=self.instructions))
+        if isinstance(self.input, str):
+            messages.append(Message(role="user", content=self.input))
+        else:
+            for item in self.input or ():
+                _add(messages, item.to_message())
+        return tuple(messages)
+
+    @property
+    def sent_parameters(self) -> dict[str, Any]:
+        """The generation parameters the client sent, by the names of `GenerationParameters`."""
+        sent: dict[str, Any] = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_output_tokens,
+        }
+        if self.text is not None and self.text.format is not None:
+            sent["response_format"] = self.text.format.to_response_format()
+        return {name: value for name, value in sent.items() if value is not None}
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """What chat requests call `EXTRAS`, those sent with an effect."""
+        extras: dict[str, Any] = {}
+        if self.tools:
+            extras["tools"] = [tool.to_tool() for tool in self.tools]
+            if isinstance(self.tool_choice, FunctionChoice):
+                extras["tool_choice"] = {"type": "function", "function": {"name": self.tool_choice.name}}
+            elif self.tool_choice not in (None, "auto"):
+                extras["tool_choice"] = self.tool_choice
+            if self.parallel_tool_calls is False:
+                extras["parallel_tool_calls"] = False
+        if self.top_logprobs or (self.include and LOGPROBS in self.include):
+            extras["logprobs"] = True
+            if self.top_logprobs:
+                extras["top_logprobs"] = self.top_logprobs
+        return extras
+
+
+def _add(messages: list[Message], message: Message) -> None:
+    before = messages[-1] if messages else None
+    if before is not None and "tool_calls" in message and before["role"] == "assistant":
+        before["tool_calls"] = [*before.get("tool_calls", []), *message["tool_calls"]]
+    else:
+        messages.append(message)
+
+
+CHAT_NAMES: Mapping[str, str] = {
+    "messages": "input",
+    "prompt_variables": "prompt.variables",
+    "max_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "logprobs": "include",
+}
+"""What a field of the chat request is called here, for errors that name it."""

@@ -1,0 +1,172 @@
+"""Shadow requests: the challenger answers too, unseen. Its answer goes into the log and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+import uuid
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from llmops.engines.pool import EnginePool
+from llmops.errors import EngineBusy, EngineRejected, EngineTimeout
+from llmops.production_log import SHADOW, LogRecord
+from service.error_map import api_error, report_failure
+from service.exchange import AnswerRequest, Arrival, Exchange
+from service.guards import GuardBook
+from service.snapshot import Target
+
+logger = logging.getLogger("llmops.service")
+
+Ending = Literal["done", "dropped", "failed"]
+ProductionWaits = Callable[[], Awaitable[bool]]
+"""Whether a request of production waits for an engine now."""
+
+MOST_WAITING = 32
+AT_ONCE = 2
+LOOK_SECONDS = 0.25
+"""How often a shadow request under way looks whether it is in anybody's way."""
+
+
+class Log(Protocol):
+    """What shadow records are written to."""
+
+    async def write(self, record: LogRecord) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    arrival: Arrival
+    request: AnswerRequest
+    target: Target
+
+
+class Shadow:
+    """Runs shadow requests behind the replies of production.
+
+    They give way. One is dropped, and counted, when MOST_WAITING wait already, when a request of production waits for
+    an engine as its turn comes, and when one begins to wait while it runs. So under load the sample is of the quieter
+    moments. What the challenger answers is recorded with the outcome `shadow`, a request id of its own and
+    `details.shadow_of`, the id of the request that was answered; so are its errors.
+
+    seconds: until one is given up. count: told how each one ended.
+    """
+
+    def __init__(
+        self,
+        pool: EnginePool,
+        log: Log,
+        guards: GuardBook,
+        *,
+        seconds: float,
+        production_waits: ProductionWaits | None = None,
+        count: Callable[[Ending], None] = lambda _: None,
+    ) -> None:
+        self._pool, self._log, self._guards, self._seconds = pool, log, guards, seconds
+        self._production_waits, self._count = production_waits or _nothing_waits, count
+        self._queue: asyncio.Queue[_Job] = asyncio.Queue(MOST_WAITING)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._counts: Counter[Ending] = Counter()
+
+    @property
+    def counts(self) -> Mapping[Ending, int]:
+        """How many ended each way so far."""
+        return self._counts
+
+    def start(self) -> None:
+        """Begins to run what is submitted; call inside the event loop."""
+        self._tasks = [asyncio.create_task(self._work(), name="shadow") for _ in range(AT_ONCE)]
+
+    def submit(self, arrival: Arrival, request: AnswerRequest, target: Target) -> None:
+        """Lets `target` answer a request that production has answered. Never waits and never fails."""
+        try:
+            self._queue.put_nowait(_Job(arrival, request, target))
+        except asyncio.QueueFull:
+            self._end("dropped")
+
+    async def close(self) -> None:
+        """Drops what waits and what runs: nobody is waiting for it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while not self._queue.empty():
+            self._queue.get_nowait()
+            self._end("dropped")
+
+    async def _work(self) -> None:
+        while True:
+            job = await self._queue.get()
+            try:
+                self._end(await self._run(job))
+            except asyncio.CancelledError:
+                self._end("dropped")
+                raise
+            except Exception as error:  # noqa: BLE001  the next shadow request must run all the same
+                report_failure(error, job.arrival.request_id)
+                self._end("failed")
+
+    def _end(self, ending: Ending) -> None:
+        self._counts[ending] += 1
+        self._count(ending)
+
+    async def _run(self, job: _Job) -> Ending:
+        if await self._production_waits():
+            return "dropped"
+        running = asyncio.create_task(self._answer(job))
+        try:
+            while not running.done():
+                await asyncio.wait({running}, timeout=LOOK_SECONDS)
+                if not running.done() and await self._production_waits():
+                    return "dropped"
+            return await running
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    async def _answer(self, job: _Job) -> Ending:
+        release = job.target.release
+        # An upstream server must not take it for part of the client's trace.
+        own = dataclasses.replace(job.arrival, request_id=uuid.uuid4().hex, start=time.perf_counter(), headers={})
+        exchange = Exchange(own, job.request, job.target, self._guards.guards_for(release), SHADOW)
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._generate(exchange)
+        except EngineBusy:
+            return "dropped"
+        except TimeoutError:
+            await self._write(job, exchange, EngineTimeout(f"no whole answer within {self._seconds:g} s"))
+            return "failed"
+        except Exception as error:  # noqa: BLE001  whatever happened is what the record says of the challenger
+            await self._write(job, exchange, error)
+            return "failed"
+        await self._write(job, exchange, None)
+        return "done"
+
+    async def _generate(self, exchange: Exchange) -> None:
+        request, guards = dataclasses.replace(exchange.prepare(), whole=True), exchange.guards
+        async with self._pool.lease(exchange.target.model) as engine:
+            if unable := request.extras.keys() - engine.honours:
+                raise EngineRejected(f"the engine of {exchange.target.model.ref} cannot honour {', '.join(unable)}")
+            async with aclosing(engine.stream(request)) as chunks:
+                async for chunk in chunks:
+                    exchange.take(chunk, guards.screen(chunk) if guards.screening else chunk)
+                    if exchange.all_blocked:
+                        return
+
+    async def _write(self, job: _Job, exchange: Exchange, error: Exception | None) -> None:
+        if error is None:
+            record = exchange.record(200, SHADOW)
+        else:
+            report_failure(error, exchange.request_id)
+            record = exchange.record(api_error(error).status, SHADOW, f"{type(error).__name__}: {error}")
+        details = {**record.details, "shadow_of": job.arrival.request_id}
+        await self._log.write(dataclasses.replace(record, details=details))
+
+
+async def _nothing_waits() -> bool:
+    return False

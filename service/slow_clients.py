@@ -1,0 +1,139 @@
+"""Clients that send as slowly as they can (slow loris), or send headers without end: they get a deadline and a bound.
+
+uvicorn closes idle keep-alive connections, but waits for ever for the rest of a request that has begun, and for a first
+one; and it puts no bound on what comes before a body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Any
+
+from fastapi import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.error_map import ApiError
+
+MAX_HEADER_BYTES = 65_536
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with a deadline for a request's headers, and a bound on everything that is no body.
+
+    The deadline runs from the connection, and on a kept-alive one from the first byte after the last reply. Past it the
+    client gets 408, past MAX_HEADER_BYTES 431, and the connection is closed. `with_header_timeout` sets it.
+    """
+
+    def __init__(self, *arguments: Any, header_timeout: float, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.header_timeout = header_timeout
+        self._deadline: asyncio.TimerHandle | None = None
+        self._idle_bytes = 0  # received since the last that a request could use: a body, or the end of its headers
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_clock()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        # Also for an empty line or the tail of a refused body, which stop uvicorn's own keep-alive clock.
+        if self._deadline is None and self._is_between_requests():
+            self._start_clock()
+        self._idle_bytes += len(data)
+        super().data_received(data)
+        if self._idle_bytes > MAX_HEADER_BYTES:
+            self._refuse(
+                ApiError(431, f"the headers are larger than {MAX_HEADER_BYTES} bytes", code="headers_too_large")
+            )
+
+    def on_headers_complete(self) -> None:
+        self._stop_clock()
+        self._idle_bytes = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._idle_bytes = 0
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP gets OpenAI's error shape too."""
+        self._refuse(ApiError(400, msg, code="invalid_http"))
+
+    def _is_between_requests(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _start_clock(self) -> None:
+        self._deadline = self.loop.call_later(self.header_timeout, self._too_slow)
+
+    def _stop_clock(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        if self._idle_bytes == 0:  # who sent nothing asked nothing
+            self.transport.close()
+            return
+        message = f"the request's headers did not arrive within {self.header_timeout:g} s"
+        self._refuse(ApiError(408, message, code="request_timeout"))
+
+    def _refuse(self, error: ApiError) -> None:
+        self._stop_clock()
+        if self.transport.is_closing():
+            return
+        if not self._is_replying():  # in the middle of a reply a status line would be read as part of it
+            self.transport.write(_last_reply(error))
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.close()
+
+    def _is_replying(self) -> bool:
+        begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
+        return begun or bool(self.pipeline)
+
+
+def with_header_timeout(seconds: float) -> Any:
+    """What makes the protocol with that deadline, for `uvicorn.Config(http=…)`; it can be sent to another process."""
+    return functools.partial(PatientProtocol, header_timeout=seconds)
+
+
+class BodyDeadline:
+    """ASGI layer: refuses with 408 a body that has not arrived whole `seconds` after its headers."""
+
+    def __init__(self, app: ASGIApp, seconds: float) -> None:
+        self._app, self._seconds = app, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        deadline = asyncio.get_running_loop().time() + self._seconds
+        whole = False
+
+        async def receive_in_time() -> Message:
+            nonlocal whole
+            if whole:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                # FastAPI reads the body and lets only its own exception through.
+                slow = f"the body did not arrive within {self._seconds:g} s"
+                raise HTTPException(408, slow, headers={"connection": "close"}) from error
+            whole = not message.get("more_body", False)
+            return message
+
+        await self._app(scope, receive_in_time, send)
+
+
+def _last_reply(error: ApiError) -> bytes:
+    body = error.body()
+    rest = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+    return STATUS_LINE[error.status] + rest + body

@@ -1,0 +1,205 @@
+"""One OpenTelemetry span for each request, and W3C trace context from the client on to the upstream server.
+
+Without an endpoint nothing of OpenTelemetry is loaded, and a client's trace context is handed on unchanged. Spans hold
+versions, parameters, counts and times: never what was asked or answered. They are sent by a thread, off the request's
+path; where the endpoint is slow or away, spans are dropped and requests are not delayed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import llmops
+from llmops.blocking import run_blocking
+from llmops.production_log import LogRecord
+from llmops.settings import Settings
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.trace import Span
+
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?:-[ -~]{0,200})?\Z")
+_TRACESTATE = re.compile(rb"[ -~]{1,2048}\Z")
+_OPERATIONS = {"chat": "chat", "responses": "chat", "completions": "text_completion", "embeddings": "embeddings"}
+_CLOSE_SECONDS = 3.0
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class RequestSpan(Protocol):
+    """A request being traced. headers: what to send to an upstream server with it."""
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    def end(self, record: LogRecord | None = None, *, status: int = 500) -> None:
+        """Ends the span with what the record says; with `status` alone where the request reached no model."""
+        ...
+
+
+class Tracing(Protocol):
+    """Where spans come from."""
+
+    def begin(self, scope_headers: Headers, name: str) -> RequestSpan:
+        """A span for one request, the child of the one that its headers name. name: such as `POST /v1/embeddings`."""
+        ...
+
+    async def close(self) -> None:
+        """Sends what is waiting, for a few seconds at most."""
+        ...
+
+
+def open_tracing(settings: Settings) -> Tracing:
+    """As `otel_endpoint` and `otel_sample` say."""
+    if settings.otel_endpoint is None:
+        return PassThrough()
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    base = settings.otel_endpoint.rstrip("/")
+    url = base if base.endswith("/v1/traces") else f"{base}/v1/traces"
+    return OtelTracing(OTLPSpanExporter(endpoint=url, timeout=10), settings.otel_sample)
+
+
+class PassThrough:
+    """No spans: a client's trace context goes to the upstream server as it came."""
+
+    def begin(self, scope_headers: Headers, name: str) -> RequestSpan:  # noqa: ARG002  it is called as the others are
+        return _PassedOn(trace_context(scope_headers))
+
+    async def close(self) -> None:
+        """Nothing is waiting."""
+
+
+class _PassedOn:
+    __slots__ = ("headers",)
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self.headers = headers
+
+    def end(self, record: LogRecord | None = None, *, status: int = 500) -> None:
+        """Nothing to end."""
+
+
+class OtelTracing:
+    """Spans through OpenTelemetry's SDK.
+
+    sample: share of the traces that begin here; of others, those that the client's own trace context marks as sampled.
+    """
+
+    def __init__(self, exporter: SpanExporter, sample: float) -> None:
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+        from opentelemetry.trace import SpanKind
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        resource = Resource.create({"service.name": "llmops-gateway", "service.version": llmops.__version__})
+        self._provider = TracerProvider(
+            sampler=ParentBased(TraceIdRatioBased(sample)), resource=resource, shutdown_on_exit=False
+        )
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("llmops.gateway", llmops.__version__)
+        self._extract, self._kind = TraceContextTextMapPropagator().extract, SpanKind.SERVER
+
+    def begin(self, scope_headers: Headers, name: str) -> RequestSpan:
+        from opentelemetry.context import Context
+
+        # Never the context of the moment: what a request's parent is, its headers say.
+        parent = self._extract(trace_context(scope_headers), Context())
+        method, _, route = name.partition(" ")
+        attributes = {"http.request.method": method, "http.route": route}
+        return _OtelSpan(self._tracer.start_span(name, parent, self._kind, attributes))
+
+    async def close(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await run_blocking(self._provider.shutdown, name="close tracing")
+
+
+class _OtelSpan:
+    __slots__ = ("_span",)
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        context = self._span.get_span_context()
+        headers = {"traceparent": f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"}
+        return {**headers, "tracestate": context.trace_state.to_header()} if context.trace_state else headers
+
+    def end(self, record: LogRecord | None = None, *, status: int = 500) -> None:
+        span = self._span
+        if span.is_recording():
+            status = status if record is None else record.status
+            span.set_attribute("http.response.status_code", status)
+            if record is not None:
+                span.set_attributes(_attributes(record))
+            if status >= 500:
+                self._mark_failed(record, status)
+        span.end()
+
+    def _mark_failed(self, record: LogRecord | None, status: int) -> None:
+        from opentelemetry.trace import StatusCode
+
+        # Of an error such as `EngineTimeout: no whole answer`, the class; its text may quote what was asked.
+        kind = str(record.details.get("error", "") if record is not None else "").partition(":")[0]
+        self._span.set_attribute("error.type", kind or str(status))
+        self._span.set_status(StatusCode.ERROR)
+
+
+def trace_context(scope_headers: Headers) -> dict[str, str]:
+    """A request's `traceparent` and `tracestate`; neither when the first is missing or not as W3C wants it."""
+    parent: bytes | None = None
+    states: list[bytes] = []
+    for name, value in scope_headers:
+        if name == b"traceparent":
+            parent = value
+        elif name == b"tracestate":
+            states.append(value)
+    if parent is None or not _TRACEPARENT.match(parent):
+        return {}
+    found = {"traceparent": parent.decode("ascii")}
+    state = b",".join(states)
+    return {**found, "tracestate": state.decode("ascii")} if _TRACESTATE.match(state) else found
+
+
+def _attributes(record: LogRecord) -> dict[str, Any]:
+    """The record by OpenTelemetry's conventions for generative AI (`gen_ai.*`), and by ours."""
+    details = record.details
+    parameters = details.get("parameters") or {}
+    prompt, _, prompt_version = (record.prompt or "").partition("@")
+    found = {
+        "gen_ai.operation.name": _OPERATIONS.get(str(details.get("route")), "chat"),
+        "gen_ai.provider.name": "llmops",
+        "gen_ai.request.model": record.release or record.model,
+        "gen_ai.response.model": record.model,
+        "gen_ai.request.max_tokens": parameters.get("max_tokens"),
+        "gen_ai.request.temperature": parameters.get("temperature"),
+        "gen_ai.request.top_p": parameters.get("top_p"),
+        "gen_ai.request.seed": parameters.get("seed"),
+        "gen_ai.request.stream": details.get("stream"),
+        "gen_ai.usage.input_tokens": record.tokens_in,
+        "gen_ai.usage.output_tokens": record.tokens_out,
+        "gen_ai.response.finish_reasons": _in_list(details.get("finish_reason")),
+        "gen_ai.response.time_to_first_chunk": _seconds(record.first_token_ms),
+        "gen_ai.prompt.name": prompt or None,
+        "llmops.prompt.version": prompt_version or None,
+        "llmops.release": record.release,
+        "llmops.outcome": record.outcome,
+        "llmops.request_id": record.request_id,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _in_list(value: Any) -> list[str] | None:
+    return None if value is None else [str(value)]
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000

@@ -1,0 +1,91 @@
+"""`llmops traffic`, and guards and challengers of `llmops release`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmops.registry import Registry
+from llmops.settings import Settings
+from tests.cli.conftest import Run
+from tests.registry.conftest import model, template
+
+
+@pytest.fixture
+def app(home: Path) -> str:
+    """An app of two releases, the first its champion."""
+    registry = Registry(Settings(home=home))
+    prompt, _ = registry.prompts.register("qa", template())
+    version, _ = registry.models.register(model("tiny"))
+    for tokens in (16, 17):
+        parameters = template(parameters=f"{{max_tokens: {tokens}}}").parameters
+        release, _ = registry.release_versions.create("assistant", prompt, version, parameters)
+        if tokens == 16:
+            registry.release_versions.promote(release, why="first one")
+    return "assistant"
+
+
+def test_traffic_from_the_first_canary_to_the_promotion(llmops: Run, app: str) -> None:
+    nothing = llmops("traffic", "show", app, "--json").json
+    assert nothing == {
+        "app": app, "policy": None, "champion": "assistant@1", "challenger": None, "rests": False,
+    }  # fmt: skip
+
+    early = llmops("traffic", "set", app, "--canary", "10%", "--shadow", "100%", "--sticky", "key")
+    assert early.code == 0
+    assert "canary 10%, shadow 100%, sticky by key" in early.out
+    assert "the policy rests: there is no challenger; `llmops release challenge assistant@V`" in early.out
+
+    llmops("release", "challenge", "assistant@2")
+    gone = llmops("release", "withdraw", app, "--json").json
+    assert gone == {"app": app, "challenger": None, "was": "assistant@2"}
+    made = llmops("release", "challenge", "assistant@2", "--json").json
+    assert made == {"app": app, "challenger": "assistant@2", "was": None}
+    more = llmops("traffic", "set", app, "--canary", "0.5", "--json").json
+    assert more["policy"] == {"canary": 0.5, "shadow": 1.0, "sticky": "key"}
+    assert (more["challenger"], more["rests"]) == ("assistant@2", False)
+
+    assert llmops("promote", "assistant@2", "--force", "--why", "canary went well").code == 0
+    after = llmops("traffic", "show", app, "--json").json
+    assert (after["champion"], after["challenger"], after["rests"]) == ("assistant@2", None, True)
+
+    cleared = llmops("traffic", "clear", app, "--json")
+    assert (cleared.json["policy"], cleared.json["rests"]) == (None, False)
+    assert "policy cleared" in cleared.err
+    assert "there was no policy" in llmops("traffic", "clear", app).err
+    for absent in (("set", "absent", "--canary", "1"), ("show", "absent"), ("clear", "tiny")):
+        result = llmops("traffic", *absent)
+        assert (result.code, f"no app '{absent[1]}' has releases" in result.err) == (3, True)
+
+    history = llmops("release", "show", app).out
+    assert "traffic: canary 10%, shadow 100%, sticky by key → canary 50%, shadow 100%, sticky by key (set)" in history
+    assert "challenge: nothing → assistant@2" in history
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "problem"),
+    [
+        (["set", "assistant"], 2, "give --canary, --shadow or --sticky"),
+        (["set", "assistant", "--canary", "110%"], 2, "--canary: '110%' is not a share"),
+        (["set", "assistant", "--sticky", "ip"], 2, "'ip' is not one of 'user', 'key', 'request'"),
+    ],
+)
+def test_mistakes_are_named(llmops: Run, home: Path, arguments: list[str], code: int, problem: str) -> None:
+    result = llmops("traffic", *arguments)
+    assert (result.code, problem in result.err) == (code, True), result.err
+
+
+def test_guards_are_given_when_a_release_is_made_and_shown(llmops: Run, app: str) -> None:
+    content = ("release", "create", app, "--prompt", "qa@1", "--model", "tiny@1", "--param", "max_tokens=16")
+    assert llmops(*content, "--json").json["version"] == 1
+
+    guarded = llmops(*content, "--guard", "redact-pii-engine", "--guard", "block=(?i)secret", "--json").json
+    assert (guarded["version"], guarded["new"]) == (3, True)
+    assert guarded["guards"] == {"redact_log": True, "redact_engine": True, "block": ["(?i)secret"]}
+    assert [r["guards"] for r in llmops("release", "list", app, "--json").json["releases"]][:2] == [{}, {}]
+    assert "redact-pii-engine, block=(?i)secret" in " ".join(llmops("release", "show", f"{app}@3").out.split())
+
+    wrong = llmops(*content, "--guard", "block=(")
+    assert wrong.code == 2
+    assert "block: '(' is not a regular expression" in wrong.err

@@ -1,0 +1,41 @@
+"""What tests of every room may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmops.production_log import ProductionLog
+from tests.postgres import PostgresServer, postgres_server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A private PostgreSQL server; the test is skipped where none is installed."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> str:
+    """A PostgreSQL URL where the test finds no tables but its own."""
+    return postgres.new_schema()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a production log yet to be made, on each database in turn."""
+    if request.param == "postgresql":
+        url: str = request.getfixturevalue("postgres_url")
+        return url
+    return f"sqlite:///{tmp_path}/deep/log.db"
+
+
+@pytest.fixture
+def any_log(log_url: str) -> Iterator[ProductionLog]:
+    """An empty production log, on each database in turn."""
+    log = ProductionLog(log_url)
+    yield log
+    log.close()

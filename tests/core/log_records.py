@@ -1,0 +1,49 @@
+"""Records for the tests of the production log."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import strategies as st
+
+from llmops.production_log import LogRecord
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = {field.name for field in dataclasses.fields(LogRecord)}
+RECORDS = st.builds(
+    LogRecord,
+    request_id=st.text(min_size=1),
+    at=st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),
+    status=st.integers(100, 599),
+    outcome=st.sampled_from(["ok", "error", "cancelled"]),
+    input=st.text(),
+    output=st.text(),
+    release=st.none() | st.text(),
+    prompt=st.none() | st.text(),
+    model=st.none() | st.text(),
+    tokens_in=st.integers(0, 2**31),
+    tokens_out=st.integers(0, 2**31),
+    latency_ms=st.floats(0, 1e9),
+    first_token_ms=st.none() | st.floats(0, 1e9),
+    details=st.dictionaries(st.text().filter(lambda name: name not in FIELDS), JSON, max_size=3),
+    key=st.uuids().map(lambda key: key.hex),
+)
+
+
+def record(number: int = 0, **fields: Any) -> LogRecord:
+    values: dict[str, Any] = {"request_id": f"r{number}", "at": START + number * HOUR, "status": 200, "outcome": "ok"}
+    return LogRecord(**{**values, "release": "assistant@1", **fields})
+
+
+def ids(records: Iterable[LogRecord]) -> list[str]:
+    return [item.request_id for item in records]

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+import pytest
+
+from llmops.production_log import Feedback, ProductionLog, VoteCounts
+from tests.core.log_records import ids, record
+
+
+@pytest.fixture
+def log(any_log):
+    return any_log
+
+
+def said(number: int = 0, **fields) -> Feedback:
+    return Feedback(f"r{number}", f"key{number}", "anonymous", app="assistant", release="assistant@1", **fields)
+
+
+def voted(label: str, release: str = "assistant@1", other: str = "assistant@2", pair: int = 0, **fields) -> Feedback:
+    return Feedback(
+        f"a{pair}", f"a{pair}", fields.pop("caller", "anonymous"), "assistant", release, label=label,
+        compared_to=f"b{pair}", compared_key=f"b{pair}", compared_release=other, **fields,
+    )  # fmt: skip
+
+
+def test_feedback_is_read_back_with_its_record_in_the_order_it_came(log):
+    log.append([record(0, key="key0"), record(1, key="key1"), record(2, key="key2")])
+    first = said(1, score=-1, user="ida")
+    second = said(1, label="bad", comment="Því miður, no.")
+    other = said(0, score=1.5, compared_to="r1", compared_key="key1", compared_release="assistant@2")
+    for feedback in (first, other, second):
+        assert log.add_feedback(feedback) == feedback
+    assert [item.feedback for item in log.read(feedback=True)] == [(other,), (first, second), ()]
+    assert [item.feedback for item in log.iterate(batch=2, feedback=True)] == [(other,), (first, second), ()]
+    assert [item.feedback for item in log.read()] == [(), (), ()]
+    assert log.read(feedback=True)[1].to_json()["feedback"] == [first.to_json(), second.to_json()]
+
+
+def test_the_same_key_again_stores_nothing_and_gives_what_is_there(log):
+    first = said(score=1)
+    assert log.add_feedback(first) == first
+    again = dataclasses.replace(said(score=-1), key=first.key)
+    assert log.add_feedback(again) == first
+    assert not first.says_the_same(again)
+    assert log.feedback_since(0)[0] == [first]
+
+
+def test_following_feedback_gives_each_once(log):
+    assert log.feedback_since(0) == ([], 0)
+    given = [said(number, score=number) for number in range(5)]
+    for feedback in given[:3]:
+        log.add_feedback(feedback)
+    first, cursor = log.feedback_since(0, limit=2)
+    assert cursor < log.feedback_end()
+    rest, cursor = log.feedback_since(cursor, limit=2)
+    assert first + rest == given[:3]
+    assert cursor == log.feedback_end()
+    for feedback in given[3:]:
+        log.add_feedback(feedback)
+    assert log.feedback_since(cursor)[0] == given[3:]
+
+
+def test_votes_are_counted_by_pair_of_releases_whichever_side_each_was_on(log):
+    votes = [
+        voted("better"), voted("worse", pair=1), voted("tie", pair=2),
+        voted("better", "assistant@2", "assistant@1", pair=3),
+        voted("worse", "assistant@10", "assistant@2", pair=4),
+    ]  # fmt: skip
+    for vote in votes:
+        log.add_feedback(vote)
+    assert log.votes("assistant") == {
+        ("assistant@1", "assistant@2"): VoteCounts(a=1, b=2, tie=1),
+        ("assistant@2", "assistant@10"): VoteCounts(a=1),
+    }
+    assert log.votes("other") == {}
+
+
+def test_of_several_votes_by_one_user_on_one_pair_the_last_counts(log):
+    for vote in (
+        voted("better", user="ida"),
+        voted("worse", user="ida"),
+        voted("better", user="bo"),
+        voted("better", user="ida", caller="key_2"),
+    ):
+        log.add_feedback(vote)
+    # The same two answers the other way round.
+    turned = Feedback(
+        "b0", "b0", "anonymous", "assistant", "assistant@2", user="bo", label="tie",
+        compared_to="a0", compared_key="a0", compared_release="assistant@1",
+    )  # fmt: skip
+    log.add_feedback(turned)
+    assert log.votes("assistant") == {("assistant@1", "assistant@2"): VoteCounts(a=1, b=1, tie=1)}
+
+
+def test_what_is_no_comparison_of_two_releases_is_no_vote(log):
+    for feedback in (said(label="better"), voted("prettier"), voted("better", other="assistant@1")):
+        log.add_feedback(feedback)
+    assert log.votes("assistant") == {}
+
+
+def test_following_records_gives_each_once_in_the_order_of_writing(log):
+    assert log.records_since(0) == ([], 0)
+    log.append([record(5), record(1)])
+    first, cursor = log.records_since(0)
+    assert ids(first) == ["r5", "r1"]
+    assert log.records_since(cursor) == ([], cursor)
+    log.append([record(3), record(2), record(4)])
+    part, cursor = log.records_since(cursor, limit=2)
+    assert ids(part) == ["r3", "r2"]
+    assert ids(log.records_since(cursor)[0]) == ["r4"]
+
+
+def test_a_follower_passes_over_nothing_while_several_write(log_url):
+    # PostgreSQL numbers rows before they are committed: a naive follower misses those that are committed late.
+    writers, each = 4, 40
+    logs = [ProductionLog(log_url) for _ in range(writers)]
+
+    def write(worker: int) -> None:
+        for number in range(each):
+            log = logs[worker]
+            log.append([record(request_id=f"{worker}-{number}-{n}") for n in range(1 + number % 3)])
+
+    threads = [threading.Thread(target=write, args=[worker]) for worker in range(writers)]
+    for thread in threads:
+        thread.start()
+    follower = ProductionLog(log_url)
+    followed, cursor = [], 0
+    while True:
+        ended = not any(thread.is_alive() for thread in threads)
+        found, cursor = follower.records_since(cursor, limit=7)
+        followed += ids(found)
+        if ended and not found:
+            break
+    for log in logs:
+        log.close()
+    assert len(followed) == len(set(followed))
+    assert set(followed) == set(ids(follower.read()))
+    assert len(followed) == writers * sum(1 + number % 3 for number in range(each))
+    follower.close()
+
+
+def test_a_number_is_never_given_twice_even_when_everything_was_deleted(tmp_path):
+    from llmops.production_log import open_engine
+
+    log = ProductionLog(f"sqlite:///{tmp_path}/log.db")
+    log.append([record(0), record(1)])
+    cursor = log.records_end()
+    engine = open_engine(log.url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM log_records")
+    engine.dispose()
+    log.append([record(2)])
+    assert ids(log.records_since(cursor)[0]) == ["r2"]
+    log.close()

@@ -1,0 +1,35 @@
+"""The engine process with a fake engine that says a hundred words, one every 20 ms: a program for tests to start."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from llmops.engine_host.__main__ import run
+from llmops.engine_host.host import EngineHost
+from llmops.engines.fake import FakeEngine
+from llmops.engines.protocol import GenerationRequest
+from llmops.settings import Settings
+
+
+def _words(request: GenerationRequest) -> str:
+    """What is said; asked to hang, the whole process does."""
+    if request.messages[-1]["content"] == "hang":
+        time.sleep(600)
+    return " ".join(f"word{number}" for number in range(100))
+
+
+if __name__ == "__main__":
+    if "fail" in sys.argv:
+        sys.exit(7)
+    socket_path = Path(sys.argv[sys.argv.index("--socket") + 1])
+    restarts = int(sys.argv[sys.argv.index("--restarts") + 1])
+    run(
+        EngineHost(
+            Settings.from_environment(),
+            lambda _model, settings: FakeEngine(_words, slots=settings.engine_slots, word_seconds=0.02),
+            restarts=restarts,
+        ),
+        socket_path,
+    )

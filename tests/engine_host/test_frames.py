@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmops.engine_host import frames
+from llmops.engine_host.frames import BadFrame, FrameSplitter, answer, operation, pack
+from llmops.engines.protocol import Chunk, EngineIdentity, GenerationParameters, GenerationRequest, Usage
+from llmops.errors import EngineBusy, EngineError, EngineRejected, EngineUnavailable
+from llmops.versions import ModelVersion
+
+# What JSON can carry: no lone surrogates, no integers beyond 64 bits, no infinities.
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+WHOLE = st.integers(-(2**63), 2**63 - 1)
+JSON = st.recursive(
+    st.none() | st.booleans() | WHOLE | NUMBERS | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+OBJECTS = st.dictionaries(TEXT, JSON, max_size=3)
+MODELS = st.builds(
+    ModelVersion, TEXT, WHOLE, TEXT, TEXT, TEXT, st.none() | st.just(Path("a/b.gguf")), TEXT, WHOLE, OBJECTS,
+    st.lists(TEXT, max_size=2).map(tuple), TEXT,
+)  # fmt: skip
+PARAMETERS = st.builds(
+    GenerationParameters, WHOLE, NUMBERS, NUMBERS, st.lists(TEXT, max_size=3).map(tuple), st.none() | WHOLE,
+    st.none() | OBJECTS,
+)  # fmt: skip
+MESSAGES = st.lists(st.fixed_dictionaries({"role": TEXT, "content": TEXT}), max_size=3).map(tuple)
+REQUESTS = st.builds(
+    GenerationRequest, MESSAGES, PARAMETERS, OBJECTS, st.booleans(), st.dictionaries(TEXT, TEXT, max_size=2)
+)
+OPERATIONS = (
+    st.builds(frames.Load, MODELS)
+    | st.builds(frames.Stream, MODELS, REQUESTS)
+    | st.builds(frames.Embed, st.lists(TEXT, max_size=3).map(tuple))
+    | st.just(frames.Ping())
+)
+CHUNKS = st.builds(
+    Chunk, TEXT, st.none() | TEXT, st.none() | st.builds(Usage, WHOLE, WHOLE), st.integers(0, 9),
+    st.lists(OBJECTS, max_size=2), st.lists(OBJECTS, max_size=2), st.none() | NUMBERS,
+)  # fmt: skip
+ANSWERS = (
+    CHUNKS
+    | st.builds(frames.Started, NUMBERS)
+    | st.builds(frames.Loaded, st.builds(EngineIdentity, TEXT, TEXT, OBJECTS), WHOLE, st.frozensets(TEXT, max_size=3))
+    | st.builds(frames.Vectors, st.lists(st.lists(NUMBERS, max_size=3), max_size=3), st.integers(0, 2**31))
+    | st.builds(frames.Pong, st.dictionaries(TEXT, OBJECTS, max_size=2), WHOLE)
+    | st.just(frames.End())
+)
+
+
+def kinds(root: type[EngineError]) -> list[type[EngineError]]:
+    return [root, *(kind for child in root.__subclasses__() for kind in kinds(child))]
+
+
+def received(line: bytes):
+    (frame,) = FrameSplitter().feed(line)
+    return frame
+
+
+def plain(chunk):
+    """A chunk whose sequences are lists, as they come off the wire."""
+    if not isinstance(chunk, Chunk):
+        return chunk
+    return (chunk.text, chunk.finish_reason, chunk.usage, chunk.index, [*chunk.tool_calls], [*chunk.logprobs],
+            chunk.queued_s)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(OPERATIONS)
+def test_every_operation_comes_back_as_it_was(asked):
+    assert operation(received(pack(asked))) == asked
+
+
+@settings(deadline=None)
+@given(ANSWERS)
+def test_every_answer_comes_back_as_it_was(said):
+    assert plain(answer(received(pack(said)))) == plain(said)
+
+
+@pytest.mark.parametrize("kind", kinds(EngineError))
+def test_every_error_comes_back_as_the_kind_it_was(kind):
+    error = kind("what went wrong: 50 % ☂")
+    back = answer(received(pack(error)))
+    assert type(back) is kind
+    assert (str(back), vars(back)) == (str(error), vars(error))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EngineUnavailable("down", retry_after=2.5, lasting=True),
+        EngineBusy("full", retry_after=1),
+        EngineRejected("no", param="n"),
+    ],
+)
+def test_an_error_keeps_its_details(error):
+    assert vars(answer(received(pack(error)))) == vars(error)
+
+
+def test_vectors_may_come_as_an_array():
+    rows = np.array([[0.5, -1.0], [0.25, 2.0]], np.float32)
+    assert answer(received(pack(frames.Vectors(rows, 7)))) == frames.Vectors([[0.5, -1.0], [0.25, 2.0]], 7)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(ANSWERS, min_size=1, max_size=4), st.data())
+def test_frames_are_cut_out_of_any_pieces(said, data):
+    stream = b"".join(map(pack, said))
+    splitter, found = FrameSplitter(), []
+    while stream:
+        size = data.draw(st.integers(1, len(stream)))
+        found += splitter.feed(stream[:size])
+        stream = stream[size:]
+    assert [plain(answer(frame)) for frame in found] == [plain(item) for item in said]
+
+
+@pytest.mark.parametrize("data", [b"x" * 11, b"x" * 11 + b"\n", b"{}\n" + b"x" * 11, b"nonsense\n", b"[1]\n", b"\n"])
+def test_too_large_or_no_json_object_is_a_bad_frame(data):
+    with pytest.raises(BadFrame):
+        list(FrameSplitter(limit=10).feed(data))
+
+
+@given(OBJECTS)
+def test_an_object_that_means_nothing_is_a_bad_frame(frame):
+    for read in (operation, answer):
+        with pytest.raises(BadFrame):
+            read(frame)
+
+
+@given(st.sampled_from(["load", "stream", "embed"]), OBJECTS)
+def test_an_operation_without_its_parts_is_a_bad_frame(name, rest):
+    with pytest.raises(BadFrame):
+        operation({**rest, "op": name})
+
+
+@pytest.mark.parametrize("value", ["\ud800", 2**70])
+def test_what_json_cannot_hold_is_not_sent(value):
+    with pytest.raises(BadFrame):
+        pack(frames.Embed((value,)))

@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import asyncio
+import stat
+import time
+
+import pytest
+
+from llmops.engine_host.client import embed, ping
+from llmops.engine_host.frames import FrameSplitter, answer
+from llmops.engines.fake import FakeEngine
+from llmops.engines.protocol import generate
+from llmops.errors import (
+    ContextTooLong,
+    Corrupted,
+    EngineBusy,
+    EngineError,
+    EngineRejected,
+    EngineTimeout,
+    EngineUnavailable,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+def hundred_words(_request) -> str:
+    return " ".join(f"w{number}" for number in range(100))
+
+
+async def first_chunk(engine, request):
+    """A stream of which one chunk has come; the caller closes it."""
+    chunks = engine.stream(request)
+    return chunks, await anext(chunks)
+
+
+async def test_a_remote_engine_answers_as_the_engine_itself_would(hosting, ask):
+    async with hosting(honours=frozenset({"n", "logprobs"})) as running:
+        engine = await running.open()
+        local = running.engines["tiny@1"]
+        assert (engine.identity, engine.slots, engine.honours) == (local.identity, local.slots, local.honours)
+        request = ask("héllo wörld", extras={"n": 2})
+        remote = [chunk async for chunk in engine.stream(request)]
+        assert local.requests == [request]
+        alone = [chunk async for chunk in local.stream(request)]
+        assert [(c.text, c.index, c.finish_reason, c.usage) for c in remote] == [
+            (c.text, c.index, c.finish_reason, c.usage) for c in alone
+        ]
+        await engine.close()
+
+
+async def test_the_first_chunk_says_how_long_the_request_waited(hosting, ask):
+    async with hosting(slots=1, answer=hundred_words, word_seconds=0.005) as running:
+        engine = await running.open()
+        chunks, _ = await first_chunk(engine, ask())
+        waiting = asyncio.create_task(first_chunk(engine, ask()))
+        await asyncio.sleep(0.1)
+        await chunks.aclose()
+        chunks, first = await waiting
+        assert 0.08 < first.queued_s < 10
+        assert {chunk.queued_s async for chunk in chunks} == {None}
+        chunks, first = await first_chunk(engine, ask())
+        assert first.queued_s < 0.08
+        await chunks.aclose()
+        await engine.close()
+
+
+async def test_an_answer_that_may_come_whole_says_the_same_and_its_first_piece_is_early(hosting, ask):
+    async with hosting(answer=hundred_words, word_seconds=0.001) as running:
+        engine = await running.open()
+        whole = await generate(engine, ask(whole=True))
+        assert whole.text == hundred_words(None)
+        assert whole.first_token_s < whole.latency_s / 2
+        await engine.close()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EngineError("odd"),
+        EngineUnavailable("down", retry_after=3),
+        EngineRejected("no", param="messages"),
+        ContextTooLong("long", param="messages"),
+        EngineTimeout("late"),
+    ],
+)
+async def test_the_engines_errors_arrive_as_they_are(hosting, ask, error):
+    async with hosting(failure=error) as running:
+        engine = await running.open()
+        with pytest.raises(EngineError) as caught:
+            await generate(engine, ask())
+        assert type(caught.value) is type(error)
+        assert vars(caught.value) == vars(error)
+        assert running.host.report()["tiny@1"]["failed"] == 1
+        await engine.close()
+
+
+async def test_an_unforeseen_error_of_an_engine_says_nothing_of_the_inside(hosting, ask, caplog):
+    async with hosting(answer=lambda _: 1 // 0) as running:
+        engine = await running.open()
+        with pytest.raises(EngineError, match="unexpected ZeroDivisionError"):
+            await generate(engine, ask())
+        assert "Traceback" in caplog.text
+        await engine.close()
+
+
+async def test_many_workers_share_one_load_and_one_engine(hosting, ask):
+    async with hosting() as running:
+        engines = await asyncio.gather(*(running.open() for _ in range(8)))
+        assert (await generate(engines[3], ask())).text == "You said: hello"
+        report = (await ping(running.socket_path)).models["tiny@1"]
+        assert (report["loaded"], report["loads"], report["slots"], report["finished"]) == (True, 1, 4, 1)
+        await asyncio.gather(*(engine.close() for engine in engines))
+
+
+async def test_a_model_stays_loaded_while_anybody_holds_it(hosting, eventually):
+    async with hosting() as running:
+        held = await running.open(1)
+        others = [await running.open(version) for version in (2, 3, 4)]
+        for engine in others:
+            await engine.close()
+        await eventually(lambda: sum(engine.closed for engine in running.engines.values()) == 2)
+        assert not running.engines["tiny@1"].closed
+        await held.close()
+
+
+async def test_a_model_that_cannot_be_loaded_is_unavailable_and_may_come_later(hosting, ask):
+    problem: list[Exception] = [Corrupted("tiny.gguf is corrupted")]
+
+    def engine(model):
+        if problem:
+            raise problem.pop()
+        return FakeEngine()
+
+    async with hosting(engine) as running:
+        with pytest.raises(EngineUnavailable, match=r"tiny@1: tiny\.gguf is corrupted"):
+            await running.open()
+        report = running.host.report()["tiny@1"]
+        assert (report["loaded"], report["failures"], report["failure"]) == (False, 1, "tiny.gguf is corrupted")
+        loaded = await running.open()
+        assert (await generate(loaded, ask())).text == "You said: hello"
+        assert running.host.report()["tiny@1"]["failure"] is None
+        await loaded.close()
+
+
+async def test_beyond_slots_and_queue_a_request_is_turned_away_at_once(hosting, ask, eventually):
+    async with hosting(slots=2, engine_queue=3, answer=hundred_words, word_seconds=0.02) as running:
+        engine = await running.open()
+        tasks = [asyncio.create_task(generate(engine, ask(str(number)))) for number in range(5)]
+        await eventually(lambda: running.host.report()["tiny@1"]["waiting"] == 3)
+        start = time.monotonic()
+        with pytest.raises(EngineBusy) as caught:
+            await generate(engine, ask("too many"))
+        assert time.monotonic() - start < 1
+        assert caught.value.retry_after
+        local = running.engines["tiny@1"]
+        assert (local.in_flight, local.most_in_flight, len(local.requests)) == (2, 2, 2)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await eventually(lambda: running.host.report()["tiny@1"]["cancelled"] == 5)
+        assert (local.in_flight, local.cancelled, len(local.requests)) == (0, 2, 2)  # those that waited never ran
+        await engine.close()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_decoding_request_that_is_left_stops_at_the_engine_within_200_ms(hosting, ask, eventually, whole):
+    async with hosting(answer=hundred_words, word_seconds=0.02) as running:
+        engine = await running.open()
+        chunks, chunk = await first_chunk(engine, ask(whole=whole))
+        assert chunk.text == "w0"
+        start = time.monotonic()
+        await chunks.aclose()
+        await eventually(lambda: running.engines["tiny@1"].cancelled == 1)
+        assert time.monotonic() - start < 0.2
+        await engine.close()
+
+
+async def test_a_waiting_request_that_is_left_makes_room_at_once(hosting, ask, eventually):
+    async with hosting(slots=1, engine_queue=1, answer=hundred_words, word_seconds=0.02) as running:
+        engine = await running.open()
+        chunks, _ = await first_chunk(engine, ask("decoding"))
+        waiting = asyncio.create_task(generate(engine, ask("waiting")))
+        await eventually(lambda: running.host.report()["tiny@1"]["waiting"] == 1)
+        waiting.cancel()
+        await eventually(lambda: running.host.report()["tiny@1"]["waiting"] == 0)
+        after = asyncio.create_task(generate(engine, ask("after")))
+        await eventually(lambda: running.host.report()["tiny@1"]["waiting"] == 1)
+        await chunks.aclose()
+        await after
+        asked = [request.messages[0]["content"] for request in running.engines["tiny@1"].requests]
+        assert asked == ["decoding", "after"]
+        await engine.close()
+
+
+async def test_32_streams_run_side_by_side_and_keep_their_words(hosting, ask):
+    async with hosting(slots=8, word_seconds=0.001) as running:
+        engine = await running.open()
+        texts = [f"a b c d {number}" for number in range(32)]
+        answers = await asyncio.gather(*(generate(engine, ask(text)) for text in texts))
+        assert [answer.text for answer in answers] == [f"You said: {text}" for text in texts]
+        assert running.engines["tiny@1"].most_in_flight == 8
+        await engine.close()
+
+
+async def test_each_of_n_answers_takes_a_slot(hosting, ask, eventually):
+    async with hosting(slots=4, answer=hundred_words, word_seconds=0.02) as running:
+        engine = await running.open()
+        wide, _ = await first_chunk(engine, ask(extras={"n": 3}))
+        one, _ = await first_chunk(engine, ask())
+        waiting = asyncio.create_task(generate(engine, ask()))
+        await eventually(lambda: running.host.report()["tiny@1"]["waiting"] == 1)
+        await wide.aclose()
+        await eventually(lambda: running.host.report()["tiny@1"]["waiting"] == 0)
+        await one.aclose()
+        await waiting
+        await engine.close()
+
+
+async def test_texts_become_vectors_in_their_order(hosting):
+    async with hosting(embed=lambda texts: ([[float(len(text)), 1.0] for text in texts], 2 * len(texts))) as running:
+        texts = ["x" * number for number in range(200)]
+        assert await embed(running.socket_path, texts) == ([[float(number), 1.0] for number in range(200)], 400)
+        assert await embed(running.socket_path, []) == ([], 0)
+
+
+async def test_without_an_embedding_model_embedding_is_unavailable_for_good(hosting):
+    async with hosting() as running:
+        with pytest.raises(EngineUnavailable, match="no embedding model") as caught:
+            await embed(running.socket_path, ["text"])
+        assert caught.value.lasting
+
+
+async def test_weights_of_embeddings_that_cannot_be_had_are_unavailable(hosting):
+    def failing(_texts):
+        raise Corrupted("minilm is corrupted")
+
+    async with hosting(embed=failing) as running:
+        with pytest.raises(EngineUnavailable, match="minilm is corrupted"):
+            await embed(running.socket_path, ["text"])
+
+
+@pytest.mark.parametrize("sent", [b"nonsense\n", b'{"op": "frobnicate"}\n', b'{"op": "ping"}\n{"op": "ping"}\n'])
+async def test_bad_frames_are_answered_with_an_error_and_the_host_lives_on(hosting, sent):
+    async with hosting() as running:
+        reader, writer = await asyncio.open_unix_connection(str(running.socket_path))
+        writer.write(sent)
+        said = [answer(frame) for frame in FrameSplitter().feed(await asyncio.wait_for(reader.read(), 10))]
+        assert isinstance(said[-1], EngineError)
+        writer.close()
+        assert (await ping(running.socket_path)).restarts == 0
+
+
+async def test_what_cannot_be_sent_is_rejected(hosting, ask):
+    async with hosting() as running:
+        engine = await running.open()
+        with pytest.raises(EngineRejected, match="cannot be handed to the engine"):
+            await generate(engine, ask("\ud800"))
+        await engine.close()
+
+
+async def test_only_this_user_can_connect(hosting):
+    async with hosting() as running:
+        assert stat.S_IMODE(running.socket_path.stat().st_mode) == 0o600
+    assert not running.socket_path.exists()
+
+
+async def test_a_host_that_stops_lets_streams_finish_and_takes_no_new_ones(hosting, ask, eventually):
+    hosted = hosting(answer=lambda _: "a b c d e f g h", word_seconds=0.05)
+    running = await hosted.__aenter__()
+    engine = await running.open()
+    chunks, chunk = await first_chunk(engine, ask())
+    stopping = asyncio.create_task(hosted.__aexit__(None, None, None))
+    await eventually(lambda: not running.socket_path.exists() or stopping.done())
+    assert chunk.text + "".join([chunk.text async for chunk in chunks]) == "a b c d e f g h"
+    await stopping
+    with pytest.raises(EngineUnavailable, match="is not running") as caught:
+        await generate(engine, ask())
+    assert caught.value.retry_after == 1
+    assert running.engines["tiny@1"].closed
+    await engine.close()
+
+
+async def test_streams_that_outlast_the_drain_are_told_so(hosting, ask):
+    hosted = hosting(answer=hundred_words, word_seconds=0.1, drain_seconds=0.1)
+    running = await hosted.__aenter__()
+    engine = await running.open()
+    chunks, _ = await first_chunk(engine, ask())
+    stopping = asyncio.create_task(hosted.__aexit__(None, None, None))
+    with pytest.raises(EngineUnavailable, match="is stopping"):
+        async for _ in chunks:
+            pass
+    await stopping
+    await engine.close()

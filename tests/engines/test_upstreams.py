@@ -1,0 +1,426 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections import Counter
+from contextlib import aclosing
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmops.engines.fake import FakeEngine
+from llmops.engines.openai import OpenAIEngine
+from llmops.engines.protocol import EXTRAS, Chunk, GenerationRequest, generate
+from llmops.engines.upstreams import LONGEST_REST_SECONDS, Upstream, UpstreamsEngine
+from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from tests.engines.upstream_server import UpstreamServer, answer, delta, drop, reply, silence, sse, stream
+
+pytestmark = pytest.mark.anyio
+
+DOWN = EngineUnavailable("connection refused")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Scripted(FakeEngine):
+    """Raises what `error` holds at the time; with `after`, only after a first piece of the answer."""
+
+    def __init__(self, error: EngineError | None = None, *, after: bool = False) -> None:
+        super().__init__(lambda _: "fine")
+        self.error, self.after, self.asked = error, after, 0
+
+    async def stream(self, request):
+        self.asked += 1
+        if self.error is not None:
+            if self.after:
+                yield Chunk("fi")
+            raise self.error
+        async with aclosing(super().stream(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
+class Gated(Scripted):
+    """With a gate, waits for it to open before the first byte."""
+
+    gate: asyncio.Event | None = None
+
+    async def stream(self, request):
+        if self.gate is not None:
+            self.asked += 1
+            await self.gate.wait()
+            yield Chunk("fine")
+        else:
+            async for chunk in super().stream(request):
+                yield chunk
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def build(clock, *engines, weights=None):
+    weights = weights or [1] * len(engines)
+    pairs = enumerate(zip(engines, weights, strict=True))
+    return UpstreamsEngine(
+        [Upstream(engine, f"http://{number}", weight) for number, (engine, weight) in pairs], clock=clock
+    )
+
+
+# ---- choice
+
+
+@pytest.mark.parametrize("weights", [[1, 1], [3, 1], [5, 2, 1]])
+async def test_requests_are_shared_by_weight_exactly_and_well_mixed(clock, ask, weights):
+    engines = [Scripted() for _ in weights]
+    both = build(clock, *engines, weights=weights)
+    for _ in range(sum(weights)):
+        await generate(both, ask())
+    assert [engine.asked for engine in engines] == weights
+
+
+async def test_a_light_upstream_is_not_left_to_the_end_of_a_round(clock, ask):
+    order = []
+
+    class Named(Scripted):
+        async def stream(self, request):
+            order.append(self)
+            async for chunk in super().stream(request):
+                yield chunk
+
+    heavy, light = Named(), Named()
+    both = build(clock, heavy, light, weights=[4, 1])
+    for _ in range(10):
+        await generate(both, ask())
+    assert order == [heavy, heavy, light, heavy, heavy] * 2
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=5), st.data())
+def test_shares_hold_among_those_that_are_healthy(weights, data):
+    resting = data.draw(st.integers(0, len(weights) - 1))
+    clock = Clock()
+    engines = [Scripted() for _ in weights]
+    both = build(clock, *engines, weights=weights)
+    engines[resting].error = EngineUnavailable("busy", retry_after=50)
+    expected = [weight if number != resting else 0 for number, weight in enumerate(weights)]
+
+    async def work(ask):
+        while engines[resting].asked == 0:
+            await generate(both, ask)
+        for engine in engines:
+            engine.asked = 0
+        for _ in range(sum(expected) * 20):
+            await generate(both, ask)
+
+    asyncio.run(work(GenerationRequest(({"role": "user", "content": "hello"},))))
+    counts = [engine.asked for engine in engines]
+    assert counts[resting] == 0
+    assert all(abs(count - 20 * weight) <= sum(weights) for count, weight in zip(counts, expected, strict=True))
+
+
+# ---- replacement
+
+
+@pytest.mark.parametrize(
+    "error",
+    [DOWN, EngineUnavailable("429", retry_after=3), EngineUnavailable("401", lasting=True), EngineTimeout("slow"),
+     EngineError("500")],
+    ids=str,
+)  # fmt: skip
+async def test_a_request_that_fails_before_its_first_byte_goes_to_another(clock, ask, error):
+    bad, good = Scripted(error), Scripted()
+    both = build(clock, bad, good, weights=[100, 1])
+    assert (await generate(both, ask())).text == "fine"
+    assert (bad.asked, good.asked) == (1, 1)
+
+
+@pytest.mark.parametrize("error", [EngineRejected("bad", param="seed"), ContextTooLong("long")], ids=str)
+async def test_a_request_that_is_wrong_itself_is_told_so_at_once(clock, ask, error):
+    strict, other = Scripted(error), Scripted()
+    both = build(clock, strict, other, weights=[100, 1])
+    for _ in range(20):
+        with pytest.raises(type(error)) as caught:
+            await generate(both, ask())
+        assert caught.value is error
+    assert (strict.asked, other.asked) == (20, 0)
+    assert both.problems() == []
+
+
+async def test_after_the_first_byte_nothing_is_tried_again(clock, ask):
+    bad, good = Scripted(EngineUnavailable("lost"), after=True), Scripted()
+    both = build(clock, bad, good, weights=[100, 1])
+    with pytest.raises(EngineUnavailable, match="lost"):
+        await generate(both, ask())
+    assert good.asked == 0
+
+
+async def test_every_upstream_is_tried_once_at_most(clock, ask):
+    engines = [Scripted(DOWN) for _ in range(4)]
+    both = build(clock, *engines, weights=[9, 1, 5, 2])
+    with pytest.raises(EngineUnavailable, match="no upstream answers: connection refused; connection refused"):
+        await generate(both, ask())
+    assert [engine.asked for engine in engines] == [1, 1, 1, 1]
+
+
+async def test_when_all_are_down_the_earliest_return_is_told(clock, ask):
+    engines = [Scripted(EngineUnavailable("busy", retry_after=seconds)) for seconds in (30, 7, 20)]
+    both = build(clock, *engines)
+    with pytest.raises(EngineUnavailable) as caught:
+        await generate(both, ask())
+    assert caught.value.retry_after == 7
+    clock.now += 3
+    with pytest.raises(EngineUnavailable, match=r"http://1: busy \(tried again in 4 s\)") as caught:
+        await generate(both, ask())
+    assert caught.value.retry_after == 4
+    assert [engine.asked for engine in engines] == [1, 1, 1]  # those that rest are not asked
+
+
+async def test_when_all_were_too_slow_that_is_told(clock, ask):
+    both = build(clock, Scripted(EngineTimeout("slow")), Scripted(EngineTimeout("slow too")))
+    with pytest.raises(EngineTimeout):
+        await generate(both, ask())
+
+
+# ---- health
+
+
+async def fail_until_resting(both, ask):
+    for _ in range(100):
+        if both.problems():
+            return
+        await generate(both, ask())
+    raise AssertionError("never rests")
+
+
+async def test_three_failures_in_a_row_give_a_rest_and_a_success_in_between_does_not(clock, ask):
+    shaky, good = Scripted(), Scripted()
+    both = build(clock, shaky, good)
+    for error in [DOWN, DOWN, None, DOWN, DOWN, None]:
+        shaky.error, before = error, shaky.asked
+        while shaky.asked == before:
+            await generate(both, ask())
+        assert both.problems() == []
+    shaky.error = DOWN
+    await fail_until_resting(both, ask)
+    assert shaky.asked == 9
+    [problem] = both.problems()
+    assert problem.startswith("http://0: connection refused (tried again in 1 s)")
+    for _ in range(10):
+        await generate(both, ask())
+    assert shaky.asked == 9
+
+
+async def test_breaking_in_the_middle_again_and_again_gives_a_rest_too(clock, ask):
+    bad, good = Scripted(EngineUnavailable("lost"), after=True), Scripted()
+    both = build(clock, bad, good)
+    lost = 0
+    for _ in range(20):
+        try:
+            await generate(both, ask())
+        except EngineUnavailable:
+            lost += 1
+    assert lost == 3
+    assert both.problems() == ["http://0: lost (tried again in 1 s)"]
+
+
+@pytest.mark.parametrize("error", [EngineUnavailable("401", lasting=True), EngineUnavailable("429", retry_after=1)])
+async def test_a_refused_key_and_a_named_time_give_a_rest_at_once(clock, ask, error):
+    bad = Scripted(error)
+    both = build(clock, bad, Scripted(), weights=[100, 1])
+    await generate(both, ask())
+    assert len(both.problems()) == 1
+
+
+async def test_rests_grow_with_every_failed_trial_up_to_a_limit_and_end_with_a_success(clock, ask):
+    bad = Scripted(DOWN)
+    both = build(clock, bad, Scripted())
+    await fail_until_resting(both, ask)
+    rests = []
+    for _ in range(10):
+        begin, before = clock.now, bad.asked
+        while bad.asked == before:
+            clock.now += 0.1
+            await generate(both, ask())
+        rests.append(clock.now - begin)
+    assert rests == sorted(rests)
+    assert rests[0] < 1.5 < rests[1] < 3 < rests[2] < 6
+    assert rests[-1] <= LONGEST_REST_SECONDS + 1
+    bad.error = None
+    clock.now += LONGEST_REST_SECONDS
+    for _ in range(4):
+        await generate(both, ask())
+    assert both.problems() == []
+    bad.error = DOWN
+    await fail_until_resting(both, ask)
+    assert "tried again in 1 s" in both.problems()[0]
+
+
+async def test_after_a_rest_one_request_tries_and_the_others_go_elsewhere(clock, ask, eventually):
+    bad, good = Gated(DOWN), Scripted()
+    both = build(clock, bad, good, weights=[100, 1])
+    await fail_until_resting(both, ask)
+    clock.now += 2
+    bad.error, bad.gate, before = None, asyncio.Event(), bad.asked
+    trial = asyncio.create_task(generate(both, ask()))
+    await eventually(lambda: bad.asked == before + 1)
+    for _ in range(5):
+        await generate(both, ask())
+    assert bad.asked == before + 1
+    assert len(both.problems()) == 1
+    bad.gate.set()
+    assert (await trial).text == "fine"
+    assert both.problems() == []
+
+
+async def test_a_trial_that_is_cancelled_makes_room_for_the_next(clock, ask, eventually):
+    bad, good = Gated(DOWN), Scripted()
+    both = build(clock, bad, good, weights=[100, 1])
+    await fail_until_resting(both, ask)
+    clock.now += 2
+    bad.error, bad.gate, before = None, asyncio.Event(), bad.asked
+    trial = asyncio.create_task(generate(both, ask()))
+    await eventually(lambda: bad.asked == before + 1)
+    trial.cancel()
+    await asyncio.gather(trial, return_exceptions=True)
+    bad.gate.set()
+    await generate(both, ask())
+    assert bad.asked == before + 2
+    assert both.problems() == []
+
+
+async def test_many_failures_at_the_same_time_are_one(clock, ask):
+    class Crashing(Scripted):
+        async def stream(self, request):
+            self.asked += 1
+            yield Chunk("fi")
+            await crash.wait()
+            raise DOWN
+
+    crash = asyncio.Event()
+    bad = Crashing()
+    both = build(clock, bad, Scripted(), weights=[100, 1])
+    tasks = [asyncio.create_task(generate(both, ask())) for _ in range(50)]
+    await asyncio.sleep(0)
+    crash.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert both.problems() == ["http://0: connection refused (tried again in 1 s)"]
+
+
+async def test_it_is_down_only_when_all_are(clock, ask):
+    first, second = Scripted(EngineUnavailable("busy", retry_after=5)), Scripted()
+    both = build(clock, first, second)
+    await generate(both, ask())
+    assert (both.is_down, len(both.problems())) == (False, 1)
+    second.error = EngineUnavailable("busy", retry_after=9)
+    with pytest.raises(EngineUnavailable):
+        await generate(both, ask())
+    assert (both.is_down, len(both.problems())) == (True, 2)
+    clock.now += 5.1
+    assert not both.is_down
+
+
+# ---- as an engine
+
+
+async def test_the_identity_names_every_upstream_whatever_their_health(clock, ask):
+    engines = [OpenAIEngine(f"http://{host}/v1", "big", slots=3) for host in ("a", "b")]
+    both = UpstreamsEngine([Upstream(engine, engine.identity.build) for engine in engines], clock=clock)
+    assert both.identity.to_mapping() == {
+        "name": "openai",
+        "build": "http://a/v1, http://b/v1",
+        "settings": {"model": "big"},
+    }
+    assert both.slots == 6
+    assert both.honours == EXTRAS
+
+
+async def test_closing_closes_all(clock):
+    engines = [Scripted(), Scripted()]
+    await build(clock, *engines).close()
+    assert all(engine.closed for engine in engines)
+
+
+# ---- real servers
+
+
+@pytest.fixture
+async def servers():
+    async with UpstreamServer() as first, UpstreamServer() as second:
+        yield first, second
+
+
+@pytest.fixture
+async def engine(servers):
+    opened = [OpenAIEngine(one.url, "big", connect_timeout=1, first_byte_timeout=0.3) for one in servers]
+    engine = UpstreamsEngine([Upstream(one, one.identity.build) for one in opened])
+    yield engine
+    await engine.close()
+
+
+BAD = {
+    "rate limited": reply(429, {"error": {"message": "slow down"}}, "retry-after: 9\r\n"),
+    "unavailable": reply(503, {"error": {"message": "loading"}}),
+    "failing": reply(500, {"error": {"message": "boom"}}),
+    "silent": silence,
+    "dropping": drop,
+    "garbage": reply(200, b"{"),
+}
+
+
+@pytest.mark.parametrize("behave", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("whole", [True, False])
+async def test_no_request_fails_while_one_server_is_well(servers, engine, ask, behave, whole):
+    servers[0].behave = behave
+    for _ in range(6):
+        assert (await generate(engine, dataclasses.replace(ask(), whole=whole))).text == "Hello"
+    assert 1 <= len(servers[0].seen) <= 6
+    assert len(servers[1].seen) == 6
+
+
+async def test_a_server_that_goes_and_comes_back_costs_no_request(servers, engine, ask, eventually, monkeypatch):
+    monkeypatch.setattr("llmops.engines.upstreams.FIRST_REST_SECONDS", 0.05)
+    await servers[0].stop()
+    texts = Counter([(await generate(engine, ask())).text for _ in range(10)])
+    assert texts == {"Hello": 10}
+    await servers[0].start()
+    deadline = asyncio.get_running_loop().time() + 5
+    while not servers[0].seen:
+        assert asyncio.get_running_loop().time() < deadline
+        assert (await generate(engine, ask())).text == "Hello"
+        await asyncio.sleep(0.01)
+
+
+async def test_a_rejected_request_reaches_one_server_only(servers, engine, ask):
+    for server in servers:
+        server.behave = reply(400, {"error": {"message": "no", "param": "top_p"}})
+    with pytest.raises(EngineRejected):
+        await generate(engine, ask())
+    assert sum(len(server.seen) for server in servers) == 1
+
+
+async def test_an_answer_that_breaks_off_is_not_begun_again(servers, engine, ask):
+    for server in servers:
+        server.behave = stream(sse(delta("Hel")), end=b"", stays=False)
+    with pytest.raises(EngineUnavailable):
+        await generate(engine, ask())
+    assert sum(len(server.seen) for server in servers) == 1
+
+
+async def test_leaving_closes_the_connection_of_the_server_that_answers(servers, engine, ask, eventually):
+    for server in servers:
+        server.behave = stream(sse(delta("Hel")), 60)
+    async with aclosing(engine.stream(ask())) as chunks:
+        await anext(chunks)
+    await eventually(lambda: sum(server.left for server in servers) == 1)
+    for server in servers:
+        server.behave = answer
+    await generate(engine, ask())

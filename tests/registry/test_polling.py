@@ -1,0 +1,140 @@
+"""The look at the registry that gateways take every second: whole, fresh and cheap."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from llmops.registry import Registry
+from llmops.settings import Settings
+from llmops.traffic_policy import TrafficPolicy
+from llmops.versions import ModelVersion, Release
+
+MakeReleases = Callable[[int], list[Release]]
+
+
+@pytest.fixture
+def other(registry: Registry, settings: Settings) -> Registry:
+    """Another process's view of the same store, as far as a look can tell."""
+    return Registry(settings)
+
+
+@pytest.fixture
+def searches(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the registered models whose versions were searched for; `*` for a search of all registered models."""
+    seen: list[str] = []
+    client = registry.store.client
+    models, versions = client.search_registered_models, client.search_model_versions
+
+    def search_models(**arguments: object) -> object:
+        seen.append("*")
+        return models(**arguments)
+
+    def search_versions(query: str) -> object:
+        seen.append(query.split("'")[1])
+        return versions(query)
+
+    monkeypatch.setattr(client, "search_registered_models", search_models)
+    monkeypatch.setattr(client, "search_model_versions", search_versions)
+    return seen
+
+
+def test_a_look_sees_what_the_books_see(registry: Registry, name: str, releases: MakeReleases) -> None:
+    releases(2)
+    registry.policies.set(name, TrafficPolicy(canary=0.25))
+
+    seen = registry.registered()
+
+    assert list(seen.releases[name]) == list(registry.releases(name))
+    assert set(seen.releases) == set(registry.apps())
+    assert list(seen.models) == list(registry.model_versions())
+    assert seen.policies[name] == TrafficPolicy(canary=0.25)
+    assert name not in seen.policy_problems
+
+
+def test_when_nothing_changed_nothing_is_searched(
+    registry: Registry, name: str, releases: MakeReleases, searches: list[str]
+) -> None:
+    releases(2)
+    first = registry.registered()
+    searches.clear()
+
+    assert registry.registered() is first
+    assert searches == []
+
+
+def test_every_kind_of_change_made_elsewhere_is_seen_at_the_next_look(
+    registry: Registry,
+    other: Registry,
+    name: str,
+    releases: MakeReleases,
+    model: Callable[..., ModelVersion],
+    searches: list[str],
+) -> None:
+    first, _ = releases(2)
+    registry.registered()
+    client = other.store.client
+
+    def look() -> list[tuple[str, ...]]:
+        return [release.aliases for release in registry.registered().releases[name]]
+
+    client.set_registered_model_alias(name, "champion", "1")
+    assert look() == [("champion",), ()]
+    client.set_registered_model_alias(name, "champion", "2")
+    assert look() == [(), ("champion",)]
+    client.delete_registered_model_alias(name, "champion")
+    assert look() == [(), ()]
+    other.policies.set(name, TrafficPolicy(shadow=1.0))
+    assert registry.registered().policies[name] == TrafficPolicy(shadow=1.0)
+    other.policies.clear(name)
+    assert name not in registry.registered().policies
+    searches.clear()
+    other.release_versions.create(name, first.prompt, first.model, first.parameters, {"redact_log": True})
+    assert look() == [(), (), ()]
+    assert searches == ["*", name]  # and no other app's or model's versions
+    client.delete_model_version(name, "3")
+    assert look() == [(), ()]
+    other.models.register(model(f"{name}-model"))
+    assert f"{name}-model@1" in [version.ref for version in registry.registered().models]
+
+
+def test_a_policy_spoilt_by_hand_spoils_nothing_else(registry: Registry, name: str, releases: MakeReleases) -> None:
+    releases(1)
+    registry.store.client.set_registered_model_tag(name, "llmops.traffic", '{"canary": 7}')
+
+    seen = registry.registered()
+
+    assert name not in seen.policies
+    assert seen.policy_problems[name] == "canary: must be a share from 0 to 1, not 7"
+    assert len(seen.releases[name]) == 1
+
+
+def test_a_store_behind_a_server_is_searched_at_every_look(
+    registry: Registry, name: str, releases: MakeReleases, searches: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    releases(1)
+    monkeypatch.setattr(registry.store, "_database", None)
+    first = registry.registered()
+    searches.clear()
+
+    assert registry.registered() is first
+    assert searches == ["*"]
+
+
+def test_looks_of_several_threads_do_not_disturb_each_other(
+    registry: Registry, name: str, releases: MakeReleases
+) -> None:
+    releases(1)
+    seen: list[int] = []
+
+    def look() -> None:
+        seen.append(len(registry.registered().releases[name]))
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [1] * 4

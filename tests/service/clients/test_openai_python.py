@@ -1,0 +1,171 @@
+"""The official Python client, unchanged: sync, async, streamed, structured, all routes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import openai
+import pytest
+from pydantic import BaseModel
+
+MESSAGES = [{"role": "user", "content": "hello world"}]
+SAID = "You said: hello world"
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+
+
+@pytest.fixture
+def client(base_url):
+    with openai.OpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+def run_async(base_url, work):
+    async def call():
+        async with openai.AsyncOpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+            return await work(client)
+
+    return asyncio.run(call())
+
+
+def test_chat(client):
+    reply = client.chat.completions.create(model="assistant", messages=MESSAGES, user="u", metadata={"a": "b"}, n=1)
+    assert reply.choices[0].message.content == SAID
+    assert reply.model == "assistant@2"
+
+
+def test_chat_streamed(client):
+    with client.chat.completions.stream(model="assistant", messages=MESSAGES) as stream:
+        pieces = [event.delta for event in stream if event.type == "content.delta"]
+        final = stream.get_final_completion()
+    assert "".join(pieces) == SAID == final.choices[0].message.content
+    assert len([piece for piece in pieces if piece]) == 4
+
+
+def test_chat_parsed_into_a_pydantic_model(client):
+    reply = client.chat.completions.parse(model="assistant", messages=MESSAGES, response_format=Person)
+    assert reply.choices[0].message.parsed == Person(name="Ada", age=36)
+
+
+def test_chat_async_many_at_once(base_url):
+    async def work(client):
+        calls = [client.chat.completions.create(model="assistant", messages=MESSAGES) for _ in range(8)]
+        return await asyncio.gather(*calls)
+
+    assert {reply.choices[0].message.content for reply in run_async(base_url, work)} == {SAID}
+
+
+def test_chat_async_streamed(base_url):
+    async def work(client):
+        stream = await client.chat.completions.create(model="assistant", messages=MESSAGES, stream=True)
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices])
+
+    assert run_async(base_url, work) == SAID
+
+
+def test_headers_of_the_raw_reply_name_the_versions(client):
+    raw = client.chat.completions.with_raw_response.create(model="assistant", messages=MESSAGES)
+    assert raw.headers["x-llmops-release"] == "assistant@2"
+    assert raw.parse()._request_id == raw.headers["x-request-id"]
+
+
+def test_prompt_variables_go_in_the_extra_body(client):
+    extra = {"prompt_variables": {"tone": "polite"}}
+    reply = client.chat.completions.create(model="assistant@3", messages=MESSAGES, extra_body=extra)
+    assert reply.choices[0].message.content == "You said: polite: hello world"
+
+
+def test_errors_are_the_clients_own_classes(client):
+    with pytest.raises(openai.NotFoundError, match="nobody"):
+        client.chat.completions.create(model="nobody", messages=MESSAGES)
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.chat.completions.create(model="assistant", messages=MESSAGES, temperature=9)
+    assert raised.value.param == "temperature"
+
+
+def test_completions(client):
+    reply = client.completions.create(model="assistant", prompt="hello world", max_tokens=3)
+    assert (reply.object, reply.choices[0].text, reply.choices[0].finish_reason) == (
+        "text_completion", "You said: hello", "length",
+    )  # fmt: skip
+    assert reply.usage.completion_tokens == 3
+
+
+def test_completions_streamed(client):
+    options = {"include_usage": True}
+    *chunks, last = client.completions.create(model="assistant", prompt="hi", stream=True, stream_options=options)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == "You said: hi"
+    assert chunks[-1].choices[0].finish_reason == "stop"
+    assert last.choices == []
+    assert last.usage.completion_tokens == 3
+
+
+def test_responses(client):
+    reply = client.responses.create(model="assistant", input="hello world", instructions="Be brief.")
+    assert reply.output_text == SAID
+    assert (reply.status, reply.model, reply.instructions) == ("completed", "assistant@2", "Be brief.")
+    assert reply.usage.output_tokens == 4
+
+
+def test_responses_with_a_registered_prompt(client):
+    prompt = {"id": "qa", "version": "3", "variables": {"question": "why?", "tone": "polite"}}
+    reply = client.responses.create(model="tiny@1", prompt=prompt)
+    assert reply.output_text == "You said: polite: why?"
+    assert (reply.prompt.id, reply.prompt.version) == ("qa", "3")
+    raw = client.responses.with_raw_response.create(model="tiny@1", prompt=prompt)
+    assert (raw.headers["x-llmops-prompt"], raw.headers["x-llmops-model"]) == ("qa@3", "tiny@1")
+
+
+def test_responses_streamed(client):
+    with client.responses.stream(model="assistant", input="hello world") as stream:
+        events = list(stream)
+        final = stream.get_final_response()
+    kinds = [event.type for event in events]
+    assert kinds[:4] == [
+        "response.created", "response.in_progress", "response.output_item.added", "response.content_part.added",
+    ]  # fmt: skip
+    assert kinds[-4:] == [
+        "response.output_text.done", "response.content_part.done", "response.output_item.done", "response.completed",
+    ]  # fmt: skip
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == SAID
+    assert final.output_text == SAID
+
+
+def test_responses_parsed_into_a_pydantic_model(client):
+    assert client.responses.parse(model="assistant", input="who?", text_format=Person).output_parsed.age == 36
+    with client.responses.stream(model="assistant", input="who?", text_format=Person) as stream:
+        assert stream.get_final_response().output_parsed == Person(name="Ada", age=36)
+
+
+def test_responses_async(base_url):
+    async def work(client):
+        turns = [*MESSAGES, {"role": "assistant", "content": "yes?"}, {"role": "user", "content": "second"}]
+        whole = await client.responses.create(model="assistant", input=turns)
+        again = await client.responses.create(
+            model="assistant", input=[*turns, *whole.output, {"role": "user", "content": "third"}], stream=True
+        )
+        return whole.output_text, [event.type async for event in again][-1]
+
+    assert run_async(base_url, work) == ("You said: second", "response.completed")
+
+
+@pytest.mark.parametrize("encoding", [{}, {"encoding_format": "float"}, {"encoding_format": "base64"}])
+def test_embeddings(client, encoding):
+    texts = ["one", "two words"]
+    reply = client.embeddings.create(model="all-minilm-l6-v2", input=texts, **encoding)
+    assert [item.index for item in reply.data] == [0, 1]
+    assert reply.usage.prompt_tokens == reply.usage.total_tokens == 3
+    if encoding.get("encoding_format") != "base64":
+        assert [item.embedding[:2] for item in reply.data] == [[3.0, 0.25], [9.0, 0.25]]
+        assert {len(item.embedding) for item in reply.data} == {384}
+
+
+def test_models(client):
+    ids = [card.id for card in client.models.list()]
+    assert {"assistant", "assistant@3", "tiny@1", "all-minilm-l6-v2"} <= set(ids)
+    for identity in ids:
+        assert client.models.retrieve(identity).id == identity

@@ -1,0 +1,361 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from llmops.errors import StoreUnavailable
+from llmops.keys import KeyStore, parse_key
+from llmops.settings import Settings
+from service.access import Access, AccessCheck, require
+from service.caller import ANONYMOUS, Caller
+from service.error_map import ApiError
+from tests.service.small_server import running
+
+
+class SwitchableKeys:
+    """A key store that can be switched off, made to hang, or to fail as no store should."""
+
+    def __init__(self, store):
+        self._store = store
+        self.failure = None
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def read(self):
+        self.answers.wait(10)
+        if self.failure is not None:
+            raise self.failure
+        return self._store.read()
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = KeyStore(f"sqlite:///{tmp_path / 'log.db'}")
+    yield opened
+    opened.close()
+
+
+def bearer(key):
+    return [(b"authorization", f"Bearer {key}".encode())]
+
+
+def settings(tmp_path, **others):
+    return Settings(home=tmp_path, **{"keys_poll": 0.02, **others})
+
+
+async def looked(store, tmp_path, **others):
+    """Access after one look at the store."""
+    access = Access(store, settings(tmp_path, **others))
+    await access.look()
+    return access
+
+
+@pytest.fixture
+def access(store, tmp_path):
+    """Access as it is after one look, whenever it is called."""
+    return lambda **others: asyncio.run(looked(store, tmp_path, **others))
+
+
+def test_where_no_key_was_ever_made_everybody_local_gets_in(access):
+    assert access().check([]) is ANONYMOUS
+    assert access().check(bearer("whatever")) is ANONYMOUS
+
+
+def test_nobody_anonymous_comes_from_beyond_loopback(access):
+    with pytest.raises(ApiError) as caught:
+        access().check([], local=False)
+    assert caught.value.status == 401
+
+
+def test_a_key_names_its_caller(store, access):
+    key, text = store.create("website", apps=["a"], admin=True)
+    assert access().check(bearer(text)) == Caller(key.id, "website", frozenset({"a"}), True)
+    assert access().check([(b"authorization", f"bEARER  {text} ".encode())]).key_id == key.id
+
+
+def refused(access, headers):
+    with pytest.raises(ApiError) as caught:
+        access.check(headers)
+    assert (caught.value.status, caught.value.code) == (401, "invalid_api_key")
+    return caught.value.message
+
+
+def test_once_a_key_exists_one_is_needed(store, access):
+    _, text = store.create()
+    opened = access()
+    assert "API key is needed" in refused(opened, [])
+    assert "API key is needed" in refused(opened, [(b"authorization", b"Basic " + text.encode())])
+    assert "not valid" in refused(opened, bearer("sk-something"))
+
+
+def test_a_revoked_or_expired_key_opens_nothing_not_even_for_the_anonymous(store, access):
+    key, text = store.create(expires_at=datetime.now(UTC) + timedelta(seconds=0.2))
+    opened = access()
+    assert opened.check(bearer(text)).key_id == key.id
+    time.sleep(0.25)
+    assert "expired" in refused(opened, bearer(text))
+    store.revoke(key.id)
+    opened = access()
+    assert "revoked" in refused(opened, bearer(text))
+    refused(opened, [])
+
+
+def test_only_the_right_secret_learns_that_a_key_was_revoked(store, access):
+    key, _ = store.create()
+    store.revoke(key.id)
+    assert "not valid" in refused(access(), bearer(f"llmops_{key.id}_wrong"))
+
+
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(st.data())
+def test_no_other_text_opens_the_door_or_comes_back_in_the_message(store, access, data):
+    if not hasattr(store, "made"):
+        store.made = store.create()[1]
+        store.opened = access()
+    key_id, secret = parse_key(store.made)
+    near = st.sampled_from(
+        [f"llmops_{key_id}_", f"llmops__{secret}", store.made[:-1], store.made + "x", store.made.upper()]
+    )
+    text = data.draw(near | st.binary(max_size=80).map(lambda b: b.decode("latin-1")))
+    message = refused(store.opened, [(b"authorization", b"Bearer " + text.encode("latin-1"))])
+    assert message in {
+        "the API key is not valid",
+        "an API key is needed: send the header `Authorization: Bearer <key>`",
+    }
+
+
+def test_before_the_first_look_nobody_gets_in(store, tmp_path):
+    with pytest.raises(ApiError) as caught:
+        Access(store, settings(tmp_path)).check([])
+    assert caught.value.status == 503
+    assert Access(store, settings(tmp_path)).problem == "keys not read yet"
+
+
+@pytest.mark.parametrize("failure", [StoreUnavailable("down"), RuntimeError("a bug")])
+def test_while_the_store_is_down_the_last_known_keys_stay_good(store, tmp_path, failure):
+    async def scenario():
+        key, text = store.create()
+        keys = SwitchableKeys(store)
+        opened = await looked(keys, tmp_path)
+        assert opened.problem is None
+        keys.failure = failure
+        await opened.look()
+        assert opened.problem.startswith("keys cannot be read")
+        assert opened.check(bearer(text)).key_id == key.id
+        keys.failure = None
+        await opened.look()
+        assert opened.problem is None
+
+    asyncio.run(scenario())
+
+
+def test_a_store_that_hangs_is_a_problem_and_not_the_end(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("service.access._LOOK_SECONDS", 0.05)
+
+    async def scenario():
+        keys = SwitchableKeys(store)
+        opened = await looked(keys, tmp_path)
+        keys.answers.clear()
+        await opened.look()
+        assert "no answer" in opened.problem
+        keys.answers.set()
+        await opened.look()
+        assert opened.problem is None
+
+    asyncio.run(scenario())
+
+
+def test_what_a_key_opens():
+    some, everything = Caller("k", "", frozenset({"a"})), Caller("k", "")
+    require(some, "a")
+    require(everything, "b")
+    require(everything, None)
+    for closed in ("b", None):
+        with pytest.raises(ApiError) as caught:
+            require(some, closed)
+        assert (caught.value.status, caught.value.code, caught.value.param) == (403, "app_not_allowed", "model")
+
+
+def test_tokens_are_charged_to_limited_keys_alone(store, tmp_path):
+    async def scenario():
+        _, free = store.create()
+        _, bound = store.create(tokens_per_minute=10)
+        opened = await looked(store, tmp_path)
+        await opened.charge(ANONYMOUS, 10**9)
+        await opened.charge(opened.check(bearer(free)), 10**9)
+        assert opened._rates._own._tokens.storage.storage == {}
+        caller = await opened.enter(bearer(bound), True, [])
+        await opened.charge(caller, 10)
+        with pytest.raises(ApiError, match="tokens per minute"):
+            await opened.enter(bearer(bound), True, [])
+
+    asyncio.run(scenario())
+
+
+class Context:
+    """As RequestContext does: gives a request its state, and puts the reply headers on."""
+
+    def __init__(self, app):
+        self._app = app
+
+    async def __call__(self, scope, receive, send):
+        state = scope.setdefault("state", {})
+        state["reply_headers"] = []
+
+        async def send_with_headers(message):
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], *state["reply_headers"]]}
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+@contextmanager
+def door(keys, tmp_path, **others):
+    """A served app behind an AccessCheck; yields a client. Every route says who the caller is."""
+    access = Access(keys, settings(tmp_path, **others))
+
+    async def who(request):
+        caller = getattr(request.state, "caller", None)
+        return JSONResponse({"caller": caller and caller.key_id})
+
+    @asynccontextmanager
+    async def lifespan(_):
+        async with access.running():
+            yield
+
+    app = Starlette(routes=[Route("/{path:path}", who, methods=["GET", "POST"])], lifespan=lifespan)
+    app.add_middleware(AccessCheck, access=access)
+    app.add_middleware(Context)
+    with running(app, lifespan="on") as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
+        yield http
+
+
+def with_key(text):
+    return {"authorization": f"Bearer {text}"}
+
+
+def within(condition, seconds=2.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.01)
+
+
+def test_creating_and_revoking_reach_a_running_gateway_within_two_seconds(store, tmp_path):
+    with door(store, tmp_path, keys_poll=1.0) as http:
+        assert http.get("/v1/models").json() == {"caller": None}
+        key, text = store.create()
+        within(lambda: http.get("/v1/models").status_code == 401)
+        assert http.get("/v1/models", headers=with_key(text)).json() == {"caller": key.id}
+        store.revoke(key.id)
+        within(lambda: http.get("/v1/models", headers=with_key(text)).status_code == 401)
+
+
+def test_a_refusal_has_openais_shape_and_asks_for_a_bearer(store, tmp_path):
+    store.create()
+    with door(store, tmp_path) as http:
+        reply = http.post("/v1/chat/completions", json={}, headers=with_key("sk-mine"))
+    assert reply.status_code == 401
+    assert reply.headers["www-authenticate"] == "Bearer"
+    assert reply.json() == {
+        "error": {
+            "message": "the API key is not valid", "type": "invalid_request_error", "param": None,
+            "code": "invalid_api_key",
+        }
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/docs", "/openapi.json", "/"])
+def test_health_and_docs_need_no_key(store, tmp_path, path):
+    store.create()
+    with door(store, tmp_path) as http:
+        assert http.get(path).json() == {"caller": None}
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/v1", "/v1/../livez/x", "//v1/models", "/V1/models", "/anything", "/livez/"]
+)
+def test_everything_else_needs_one(store, tmp_path, path):
+    store.create()
+    with door(store, tmp_path) as http:
+        assert http.get(path).status_code == 401
+
+
+def test_metrics_need_an_admins_key_once_there_are_keys(store, tmp_path):
+    with door(store, tmp_path) as http:
+        assert http.get("/metrics").status_code == 200
+        _, plain = store.create(requests_per_minute=1)
+        _, admin = store.create(admin=True)
+        within(lambda: http.get("/metrics").status_code == 401)
+        within(lambda: http.get("/metrics", headers=with_key(admin)).status_code == 200)
+        reply = http.get("/metrics", headers=with_key(plain))
+        assert (reply.status_code, reply.json()["error"]["code"]) == (403, "admin_key_needed")
+
+
+def test_beyond_its_limit_a_key_is_told_when_to_come_back(store, tmp_path):
+    _, text = store.create(requests_per_minute=2)
+    with door(store, tmp_path) as http:
+        replies = [http.get("/v1/models", headers=with_key(text)) for _ in range(3)]
+    assert [reply.status_code for reply in replies] == [200, 200, 429]
+    assert [reply.headers["x-ratelimit-remaining-requests"] for reply in replies] == ["1", "0", "0"]
+    assert 50 < int(replies[2].headers["retry-after"]) <= 60
+    assert replies[2].json()["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_the_pages_own_requests_use_up_no_limit(store, tmp_path):
+    _, text = store.create(requests_per_minute=1)
+    with door(store, tmp_path) as http:
+        replies = [http.get(path, headers=with_key(text)) for path in ("/status.json", "/status.json", "/v1/models")]
+    assert [reply.status_code for reply in replies] == [200, 200, 200]
+
+
+def test_limits_survive_a_look_at_the_keys(store, tmp_path):
+    async def scenario():
+        _, text = store.create(requests_per_minute=1)
+        opened = await looked(store, tmp_path)
+        await opened.enter(bearer(text), True, [])
+        await opened.look()
+        with pytest.raises(ApiError):
+            await opened.enter(bearer(text), True, [])
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("server", "status"),
+    [
+        (("127.0.0.1", 1), 200),
+        (("::1", 1), 200),
+        (None, 200),
+        (("/run/gateway.sock", None), 200),
+        (("192.0.2.1", 1), 401),
+    ],
+)
+def test_whether_a_caller_is_local_is_told_by_the_address_it_came_to(store, tmp_path, server, status):
+    async def scenario():
+        sent = []
+
+        async def app(scope, receive, send):
+            sent.append({"status": 200})
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "path": "/v1/models", "headers": [], "server": server, "state": {"reply_headers": []}}
+        await AccessCheck(app, await looked(store, tmp_path))(scope, None, send)
+        assert sent[0]["status"] == status
+
+    asyncio.run(scenario())

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import struct
+
+import pytest
+
+from llmops.errors import EngineBusy, EngineUnavailable
+
+MODEL = "all-minilm-l6-v2"
+
+
+async def embed(texts):
+    return [[float(len(text)), 0.5, *[0.0] * 382] for text in texts], sum(len(text.split()) for text in texts)
+
+
+@pytest.fixture(scope="module")
+def embedding(serve_shared):
+    with serve_shared(embed=embed) as gateway:
+        yield gateway
+
+
+def ask(gateway, sent="two words", **fields):
+    return gateway.http.post("/v1/embeddings", json={"model": MODEL, "input": sent, **fields})
+
+
+def test_a_text_or_several_give_a_vector_each_in_order(embedding):
+    assert [item["index"] for item in ask(embedding).json()["data"]] == [0]
+    reply = ask(embedding, ["a", "bbb", "cc"])
+    assert [item["embedding"][0] for item in reply.json()["data"]] == [1.0, 3.0, 2.0]
+    assert {len(item["embedding"]) for item in reply.json()["data"]} == {384}
+    assert reply.json()["usage"] == {"prompt_tokens": 3, "total_tokens": 3}
+    assert reply.json()["model"] == reply.headers["x-llmops-model"] == MODEL
+
+
+def test_base64_holds_the_same_numbers(embedding):
+    text = ask(embedding, encoding_format="base64", dimensions=384, user="u").json()["data"][0]["embedding"]
+    assert struct.unpack("<384f", base64.b64decode(text))[:2] == (9.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"input": [1, 2]}, "input", "token numbers are not supported"),
+        ({"input": [[1, 2]]}, "input", "token numbers are not supported"),
+        ({"input": ""}, "input", "none empty"),
+        ({"input": []}, "input", "1 to 2048 texts"),
+        ({"input": ["x"] * 2049}, "input", "1 to 2048 texts"),
+        ({"dimensions": 128}, "dimensions", "only 384"),
+        ({"encoding_format": "int8"}, "encoding_format", "float"),
+        ({"truncate": True}, "truncate", "unknown field"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(embedding, fields, param, words):
+    reply = ask(embedding, **fields)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == param
+    assert words in reply.json()["error"]["message"]
+
+
+def test_another_model_is_404(embedding):
+    reply = ask(embedding, model="assistant")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
+    assert MODEL in reply.json()["error"]["message"]
+
+
+def test_a_gateway_without_the_model_says_so(shared_gateway):
+    assert ask(shared_gateway).status_code == 404
+    assert MODEL not in shared_gateway.http.get("/v1/models").text
+
+
+def test_the_record_has_the_texts_and_no_output(embedding):
+    ask(embedding, ["one\x00", "two words"], user="u")
+    record = embedding.records()[-1]
+    assert (record.input, record.output, record.model) == ("one\ufffd\ntwo words", "", MODEL)
+    assert (record.release, record.tokens_in, record.tokens_out, record.status) == (None, 3, 0, 200)
+    assert record.details == {"route": "embeddings", "texts": 2, "user": "u"}
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [(EngineUnavailable("secret", retry_after=3), 503), (EngineBusy("full"), 429), (ZeroDivisionError("secret"), 500)],
+)
+def test_an_engine_that_fails_gives_its_status_and_is_logged(serve, failure, status):
+    async def failing(_):
+        raise failure
+
+    with serve(embed=failing) as gateway:
+        reply = ask(gateway)
+        assert reply.status_code == status
+        assert "secret" not in reply.text
+        assert ("retry-after" in reply.headers) == (status != 500)
+        (record,) = gateway.records()
+        assert (record.status, record.outcome) == (status, "error")
+
+
+def test_vectors_that_take_too_long_are_504(serve):
+    async def hanging(_):
+        await asyncio.sleep(60)
+
+    with serve(embed=hanging, engine_timeout=0.1) as gateway:
+        assert ask(gateway).status_code == 504
+        assert gateway.records()[0].status == 504
+
+
+def test_a_client_that_leaves_stops_the_work_and_is_logged(serve, wait_until):
+    left = []
+
+    async def hanging(_):
+        try:
+            await asyncio.sleep(60)
+        finally:
+            left.append(True)
+
+    with serve(embed=hanging) as gateway:
+        with pytest.raises(Exception, match="timed out"):
+            gateway.http.post("/v1/embeddings", json={"model": MODEL, "input": "x"}, timeout=0.3)
+        wait_until(lambda: left)
+        wait_until(gateway.records)
+        assert [(record.status, record.outcome) for record in gateway.records()] == [(499, "cancelled")]

@@ -1,0 +1,167 @@
+"""Feedback over HTTP: joined to the log, and open to those alone who may use the app."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from llmops.production_log import VoteCounts
+from service.caller import Caller
+from service.feedback import FeedbackRequest, _own
+
+
+@pytest.fixture
+def give(gateway):
+    return lambda body, **headers: gateway.http.post("/v1/feedback", json=body, headers=headers)
+
+
+@pytest.fixture
+def answered(gateway):
+    """The request id of an answer."""
+    return gateway.chat().headers["x-request-id"]
+
+
+def problem(reply) -> dict:
+    return reply.json()["error"]
+
+
+def test_feedback_joins_its_record(gateway, give, answered):
+    reply = give({"request_id": answered, "score": 1, "label": "good", "comment": "Ja.", "user": "ida"})
+    assert reply.status_code == 200
+    (record,) = gateway.log.read(request_id=answered, feedback=True)
+    (feedback,) = record.feedback
+    assert (feedback.score, feedback.label, feedback.comment, feedback.user) == (1.0, "good", "Ja.", "ida")
+    assert (feedback.caller, feedback.app, feedback.release) == ("anonymous", "assistant", "assistant@1")
+    body = reply.json()
+    assert body == {
+        "object": "feedback", "id": feedback.key, "request_id": answered, "at": feedback.at.isoformat(),
+        "score": 1.0, "label": "good", "comment": "Ja.", "user": "ida", "caller": "anonymous",
+    }  # fmt: skip
+    assert reply.headers["x-request-id"] != answered
+
+
+def test_several_opinions_on_one_answer_are_kept(gateway, give, answered):
+    for score in (1, -1):
+        assert give({"request_id": answered, "score": score}).status_code == 200
+    (record,) = gateway.log.read(feedback=True)
+    assert [feedback.score for feedback in record.feedback] == [1, -1]
+
+
+@pytest.mark.parametrize("as_header", [False, True])
+def test_a_repetition_with_its_key_stores_nothing_new_and_another_opinion_is_refused(
+    gateway, give, answered, as_header
+):
+    headers, key = ({"Idempotency-Key": "k1"}, {}) if as_header else ({}, {"key": "k1"})
+    first, second = (give({"request_id": answered, "score": 1, **key}, **headers) for _ in range(2))
+    assert first.status_code == 200
+    assert second.json() == first.json()
+    refused = give({"request_id": answered, "score": -1, **key}, **headers)
+    assert refused.status_code == 422
+    assert problem(refused)["code"] == "idempotency_key_reused"
+    assert len(gateway.log.feedback_since(0)[0]) == 1
+
+
+def test_a_vote_between_two_answers_is_counted(serve, release):
+    with serve(release(1, "champion"), release(2, "challenger")) as gateway:
+        a, b = (gateway.chat(model).headers["x-request-id"] for model in ("assistant", "assistant@challenger"))
+        vote = {"request_id": b, "label": "better", "compared_to": a}
+        reply = gateway.http.post("/v1/feedback", json=vote)
+        assert reply.json()["compared_release"] == "assistant@1"
+        assert gateway.log.votes("assistant") == {("assistant@1", "assistant@2"): VoteCounts(b=1)}
+
+
+@pytest.mark.parametrize("field", ["request_id", "compared_to"])
+def test_an_unknown_request_is_not_found(give, answered, field):
+    reply = give({"request_id": answered, "compared_to": answered, "score": 1, field: "req_nowhere"})
+    assert reply.status_code == 404
+    assert (problem(reply)["param"], problem(reply)["code"]) == (field, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"score": 1}, "request_id"),
+        ({"request_id": "", "score": 1}, "request_id"),
+        ({"request_id": 7, "score": 1}, "request_id"),
+        ({"request_id": "a\x00b", "score": 1}, "request_id"),
+        ({"request_id": "r", "score": "good"}, "score"),
+        ({"request_id": "r", "score": True}, "score"),
+        ({"request_id": "r", "label": "x" * 256}, "label"),
+        ({"request_id": "r", "label": ""}, "label"),
+        ({"request_id": "r", "comment": "x" * 4097}, "comment"),
+        ({"request_id": "r", "score": 1, "user": []}, "user"),
+        ({"request_id": "r", "score": 1, "stars": 5}, "stars"),
+    ],
+)
+def test_a_wrong_field_is_named(shared_gateway, body, param):
+    reply = shared_gateway.http.post("/v1/feedback", json=body)
+    assert reply.status_code == 400
+    assert problem(reply)["param"] == param
+
+
+@pytest.mark.parametrize("raw", ["", "[]", "null", '{"request_id": "r"}', '{"request_id": "r", "score": NaN}', "{"])
+def test_a_body_that_says_nothing_is_refused(shared_gateway, raw):
+    reply = shared_gateway.http.post("/v1/feedback", content=raw, headers={"content-type": "application/json"})
+    assert reply.status_code == 400
+    assert problem(reply)["type"] == "invalid_request_error"
+
+
+def test_a_number_beyond_floats_is_refused():
+    with pytest.raises(ValueError, match="score"):
+        FeedbackRequest.model_validate({"request_id": "r", "score": 10**400})
+
+
+class OneKey:
+    """An ASGI layer that says who calls, as the key check does."""
+
+    def __init__(self, app, caller: Caller) -> None:
+        self.app, self.caller = app, caller
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "http":
+            scope.setdefault("state", {})["caller"] = self.caller
+        await self.app(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    ("apps", "of_app", "of_model"),
+    [(None, 200, 200), (frozenset({"assistant"}), 200, 404), (frozenset({"other"}), 404, 404)],
+)
+def test_a_key_reaches_the_answers_of_its_apps_alone(serve, apps, of_app, of_model):
+    with serve() as gateway:
+        asked = {model: gateway.chat(model).headers["x-request-id"] for model in ("assistant", "tiny@1")}
+        stack = gateway.app.middleware_stack
+        gateway.app.middleware_stack = OneKey(stack, Caller("key_1", "ida", apps))
+        for model, status in (("assistant", of_app), ("tiny@1", of_model)):
+            reply = gateway.http.post("/v1/feedback", json={"request_id": asked[model], "score": 1})
+            assert reply.status_code == status
+        stored = gateway.log.feedback_since(0)[0]
+        assert [feedback.caller for feedback in stored] == ["key_1"] * [of_app, of_model].count(200)
+
+
+def test_of_a_repeated_request_id_the_callers_own_request_is_meant(gateway, give):
+    for text in ("one", "two"):
+        gateway.http.post(
+            "/v1/chat/completions",
+            json={"model": "assistant", "messages": [{"role": "user", "content": text}]},
+            headers={"x-request-id": "mine"},
+        )
+    give({"request_id": "mine", "label": "of the newest"})
+    first, second = gateway.log.read(request_id="mine", feedback=True)
+    assert (len(first.feedback), len(second.feedback)) == (0, 1)
+    own = type(first)("mine", first.at, 200, "ok", details={"key": "key_1"})
+    assert _own([own, second], Caller("key_1", "ida")) is own
+
+
+def test_many_opinions_at_once_are_all_kept(gateway, give, answered):
+    def work(number: int) -> None:
+        assert give({"request_id": answered, "score": number}).status_code == 200
+
+    threads = [threading.Thread(target=work, args=[number]) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (record,) = gateway.log.read(feedback=True)
+    assert sorted(feedback.score for feedback in record.feedback) == list(range(12))

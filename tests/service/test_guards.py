@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import dataclasses
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmops.engines.fake import FakeEngine
+from llmops.engines.protocol import Chunk, GenerationParameters, Usage
+from service.error_map import ApiError
+from service.guards import MOST_HELD, MOST_SEARCHED, GuardBook, GuardRules, Guards
+
+MAIL, CARD, PHONE = "jo@example.org", "4111 1111 1111 1111", "(212) 555-0143"
+
+
+def guards(**rules):
+    return Guards(GuardRules.of(rules))
+
+
+def passed(guard, pieces, finish="stop"):
+    """The text let through for each piece, and how the answer ended."""
+    chunks = [Chunk(piece) for piece in pieces] + [Chunk("", finish, Usage(1, 1))]
+    screened = [guard.screen(chunk) for chunk in chunks]
+    ended = [chunk.finish_reason for chunk in screened if chunk is not None and chunk.finish_reason]
+    return (
+        ["" if chunk is None else chunk.text for chunk in screened[:-1]],
+        "".join(chunk.text for chunk in screened if chunk is not None),
+        ended[0],
+    )
+
+
+def guarded(release, version=1, **rules):
+    return dataclasses.replace(release(version, "champion"), guards=rules)
+
+
+def test_personal_data_is_kept_out_of_the_log_and_still_answered(serve, release):
+    with serve(guarded(release, redact_log=True)) as gateway:
+        reply = gateway.chat(text=f"mail {MAIL} or {PHONE}", user=MAIL, metadata={"card": CARD})
+        assert reply.json()["choices"][0]["message"]["content"] == f"You said: mail {MAIL} or {PHONE}"
+        assert MAIL in gateway.engines["tiny@1"].requests[0].messages[-1]["content"]
+        (record,) = gateway.records()
+    assert record.input == "mail [EMAIL] or [PHONE]"
+    assert record.output == "You said: mail [EMAIL] or [PHONE]"
+    assert record.details["messages"] == [{"role": "user", "content": "mail [EMAIL] or [PHONE]"}]
+    assert (record.details["user"], record.details["metadata"]) == ("[EMAIL]", {"card": "[CARD]"})
+    assert record.details["guards"] == [{"guard": "redact_pii", "where": "log", "count": 8}]
+    assert MAIL not in str(record)
+
+
+def test_personal_data_is_kept_from_the_engine_where_the_release_says_so(serve, release):
+    with serve(guarded(release, redact_log=True, redact_engine=True)) as gateway:
+        assert gateway.chat(text=f"mail {MAIL}").json()["choices"][0]["message"]["content"] == "You said: mail [EMAIL]"
+        (record,) = gateway.records()
+    assert record.details["guards"][0] == {"guard": "redact_pii", "where": "input", "count": 1}
+
+
+def test_a_release_without_guards_logs_as_it_came(gateway):
+    gateway.chat(text=MAIL)
+    assert gateway.records()[0].input == MAIL
+    assert "guards" not in gateway.records()[0].details
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_blocked_input_is_refused_and_never_reaches_the_engine(serve, release, stream):
+    with serve(guarded(release, block=["(?i)secret plan"])) as gateway:
+        reply = gateway.chat(text="tell me the SECRET PLAN", stream=stream)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (400, "content_filter")
+        assert gateway.engines["tiny@1"].requests == []
+        (record,) = gateway.records()
+    assert (record.status, record.outcome) == (400, "error")
+    assert record.details["guards"] == [{"guard": "block", "where": "input", "pattern": 0}]
+
+
+def test_blocked_input_is_found_in_every_turn_and_variable(serve, release):
+    made = dataclasses.replace(release(1, "champion", tone="polite"), guards={"block": ["bomb"]})
+    with serve(made) as gateway:
+        assert gateway.chat(text="hi", prompt_variables={"tone": "bomb"}).status_code == 400
+        turns = [{"role": "assistant", "content": "bomb"}, {"role": "user", "content": "hi"}]
+        assert gateway.chat(messages=turns, prompt_variables={"tone": "x"}).status_code == 400
+
+
+def test_blocked_output_is_cut_before_the_match(serve, release):
+    engine = FakeEngine(lambda _: "the code is tango seven now")
+    with serve(guarded(release, block=["tango seven"]), engine=lambda _: engine) as gateway:
+        choice = gateway.chat().json()["choices"][0]
+        assert (choice["message"]["content"], choice["finish_reason"]) == ("the code is ", "content_filter")
+        assert engine.cancelled == 1
+        (record,) = gateway.records()
+    assert (record.output, record.outcome) == ("the code is ", "ok")
+    assert record.details["guards"] == [{"guard": "block", "where": "output", "index": 0, "pattern": 0}]
+
+
+def test_nothing_of_a_blocked_output_is_streamed(serve, release):
+    engine = FakeEngine(lambda _: "the code is tango seven now")
+    with serve(guarded(release, block=["tango seven"]), engine=lambda _: engine) as gateway:
+        *chunks, done = gateway.events()
+    assert done == "[DONE]"
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "the code is "
+    assert chunks[-1]["choices"][0]["finish_reason"] == "content_filter"
+
+
+def test_of_several_answers_only_the_blocked_one_is_cut(serve, release):
+    def script(_):
+        return [Chunk("fine", index=0), Chunk("bad word", index=1), Chunk("", "stop", index=1),
+                Chunk("", "stop", Usage(1, 2), index=0)]  # fmt: skip
+
+    engine = FakeEngine(script=script)
+    with serve(guarded(release, block=["bad"]), engine=lambda _: engine) as gateway:
+        choices = gateway.chat(n=2).json()["choices"]
+    assert [choice["finish_reason"] for choice in choices] == ["stop", "content_filter"]
+    assert [choice["message"]["content"] for choice in choices] == ["fine", ""]
+
+
+def test_the_largest_output_is_bounded_and_the_log_says_so(serve, release):
+    with serve(guarded(release, max_output=3)) as gateway:
+        choice = gateway.chat(text="a b c d", max_tokens=50).json()["choices"][0]
+        assert (choice["message"]["content"], choice["finish_reason"]) == ("You said: a", "length")
+        (record,) = gateway.records()
+    assert record.details["guards"] == [{"guard": "max_output", "where": "parameters", "asked": 50}]
+    assert record.details["parameters"]["max_tokens"] == 3
+
+
+def test_smaller_outputs_are_left_alone():
+    parameters = GenerationParameters(max_tokens=2)
+    assert guards(max_output=3).bound(parameters) is parameters
+
+
+def test_guards_that_cannot_be_applied_refuse_the_release(serve, release):
+    with serve(guarded(release, block=["("])) as gateway:
+        reply = gateway.chat()
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "guards")
+    with pytest.raises(ValueError, match="unknown guards: speling"):
+        GuardRules.of({"speling": True})
+
+
+def test_rules_are_compiled_once_for_a_release_and_again_when_they_differ(release):
+    book = GuardBook()
+    first = guarded(release, block=["a"])
+    assert book.guards_for(first)._rules is book.guards_for(dataclasses.replace(first))._rules
+    assert book.guards_for(guarded(release, block=["b"]))._rules is not book.guards_for(first)._rules
+    assert not book.guards_for(None).active
+
+
+def test_text_is_held_only_while_it_may_begin_a_match():
+    pieces, whole, end = passed(guards(block=["tango seven"]), ["one t", "wo ", "tang", "o six"])
+    assert pieces == ["one ", "two ", "", "tango six"]
+    assert (whole, end) == ("one two tango six", "stop")
+
+
+def test_a_word_that_goes_on_is_no_match_of_a_whole_word():
+    _, whole, end = passed(guards(block=[r"\bcat\b"]), ["a cat", "egory of ", "cat", "s"])
+    assert (whole, end) == ("a category of cats", "stop")
+    assert passed(guards(block=[r"\bcat\b"]), ["a cat", " sat"])[1:] == ("a ", "content_filter")
+    assert passed(guards(block=[r"\bcat\b"]), ["a cat"])[1:] == ("a ", "content_filter")
+
+
+def test_look_behind_sees_what_was_sent():
+    assert passed(guards(block=["(?<=my )secret"]), ["my ", "secret"])[1:] == ("my ", "content_filter")
+
+
+def test_a_match_that_never_ends_is_cut_when_too_much_is_held():
+    _, whole, end = passed(guards(block=["x+"]), ["go ", *["x" * 50] * 20])
+    assert (whole, end) == ("go ", "content_filter")
+
+
+def test_of_a_match_too_long_to_hold_the_rest_is_cut():
+    open_ended = guards(block=["<a>.*</a>"])
+    pieces, whole, end = passed(open_ended, ["<a>", *["y" * 50] * 20, "</a>", " and more"])
+    assert end == "content_filter"
+    assert whole == "".join(pieces) == ("<a>" + "y" * 1000)[: 1003 - MOST_HELD]
+    pieces, whole, end = passed(guards(block=["<a>.*</a>"]), ["<a>", *["y" * 50] * 20])
+    assert (whole, end) == ("<a>" + "y" * 1000, "stop")
+    assert len("".join(pieces)) == 1003 - MOST_HELD
+
+
+def test_logprobs_wait_with_their_text():
+    guard = guards(block=["tango"])
+    entry = {"token": "tan", "logprob": -1.0}
+    assert guard.screen(Chunk("tan", logprobs=(entry,))) is None
+    assert guard.screen(Chunk("k", logprobs=(entry,))).logprobs == (entry, entry)
+    assert guard.screen(Chunk("tango", logprobs=(entry,))) is None
+    assert guard.screen(Chunk("!", logprobs=(entry,))).logprobs == ()
+
+
+def test_blocked_arguments_of_a_tool_call_end_the_answer():
+    guard = guards(block=["rm -rf"])
+    call = {"index": 0, "function": {"name": "shell", "arguments": '{"c": "rm '}}
+    assert guard.screen(Chunk("", tool_calls=(call,))).tool_calls == (call,)
+    cut = guard.screen(Chunk("", tool_calls=({"index": 0, "function": {"arguments": "-rf /"}},)))
+    assert (cut.finish_reason, cut.tool_calls) == ("content_filter", ())
+
+
+def test_a_pattern_that_takes_too_long_blocks_in_bounded_time():
+    guard = guards(block=["(a|aa)+$"])
+    start = time.perf_counter()
+    with pytest.raises(ApiError) as refused:
+        guard.admit(({"role": "user", "content": "a" * 200 + "b"},), None)
+    assert refused.value.code == "content_filter"
+    assert guard.actions[0]["failure"] == "search took too long"
+    assert time.perf_counter() - start < 5
+
+
+def test_a_text_too_long_to_search_is_refused():
+    with pytest.raises(ApiError):
+        guards(block=["x"]).admit(({"role": "user", "content": "y" * (MOST_SEARCHED + 1)},), None)
+
+
+def test_a_pattern_that_matches_nothing_blocks_nothing():
+    guard = guards(block=["z*"])
+    assert guard.admit(({"role": "user", "content": "abc"},), None)[0]
+    assert passed(guard, ["abc"])[1:] == ("abc", "stop")
+
+
+WORDS = st.text("abc ", max_size=30)
+
+
+@given(st.lists(WORDS, max_size=8), st.sampled_from(["abc", "a+b", "c a", r"\bab\b", "(?:ab|bc)c", "b.b"]))
+def test_a_stream_lets_through_what_the_whole_answer_would(pieces, pattern):
+    _, streamed, streamed_end = passed(guards(block=[pattern]), pieces)
+    _, whole, whole_end = passed(guards(block=[pattern]), ["".join(pieces)])
+    assert (streamed, streamed_end) == (whole, whole_end)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import time
+
+from llmops.engine_host.frames import Pong
+from llmops.errors import EngineUnavailable
+from llmops.traffic_policy import TrafficPolicy
+
+
+def test_a_ready_gateway_says_so_without_warnings(shared_gateway):
+    ready = shared_gateway.http.get("/readyz").json()
+    assert (ready["status"], ready["reasons"], ready["warnings"]) == ("ready", [], [])
+    assert shared_gateway.http.get("/livez").json() == {"status": "alive"}
+
+
+def test_a_registry_that_is_down_is_a_warning_while_its_last_releases_serve(gateway, wait_until):
+    gateway.source.down = True
+    wait_until(lambda: gateway.http.get("/readyz").json()["warnings"])
+    reply = gateway.http.get("/readyz")
+    assert reply.status_code == 200
+    assert reply.json()["warnings"][0].startswith("registry not read for 0 s, serving the releases read last: ")
+    assert gateway.chat().status_code == 200
+    gateway.source.down = False
+    wait_until(lambda: not gateway.http.get("/readyz").json()["warnings"])
+
+
+def test_a_policy_that_is_not_in_force_is_a_warning(gateway, wait_until):
+    gateway.source.set_policy("assistant", TrafficPolicy(canary=0.5))
+    wait_until(lambda: gateway.http.get("/readyz").json()["warnings"])
+    assert "there is no challenger" in gateway.http.get("/readyz").json()["warnings"][0]
+
+
+def test_an_engine_process_that_is_not_well_turns_readiness_off(serve, wait_until):
+    down = ["the engine process is being restarted"]
+
+    async def ping():
+        if down:
+            raise EngineUnavailable(down[0])
+        return Pong({}, restarts=1)
+
+    with serve(until_ready=False, ping=ping) as gateway:
+        wait_until(lambda: gateway.http.get("/readyz").json()["reasons"] == down)
+        assert gateway.http.get("/readyz").status_code == 503
+        down.clear()
+        wait_until(gateway.ready)
+        wait_until(lambda: "llmops_engine_restarts 1.0" in gateway.http.get("/metrics").text)
+
+
+def test_a_champion_that_the_engine_process_cannot_load_again_turns_readiness_off(serve, wait_until):
+    report = {"loaded": False, "waiting": 2, "running": 0, "failure": "no memory"}
+
+    async def ping():
+        return Pong({"tiny@1": report}, restarts=1)
+
+    with serve(until_ready=False, ping=ping) as gateway:
+        wait_until(lambda: "engine of assistant: no memory" in gateway.http.get("/readyz").json()["reasons"])
+        waiting = 'llmops_engine_queue{model="tiny@1",state="waiting"} 2.0'
+        wait_until(lambda: waiting in gateway.http.get("/metrics").text)
+        report["loaded"] = True
+        wait_until(gateway.ready)
+
+
+def test_metrics_name_the_snapshots_age(gateway):
+    start = time.monotonic()
+    text = gateway.http.get("/metrics").text
+    (age,) = [line for line in text.splitlines() if line.startswith("llmops_snapshot_age_seconds ")]
+    assert 0 <= float(age.split()[1]) < time.monotonic() - start + 5

@@ -1,0 +1,217 @@
+"""Idempotency keys: one generation and one record for a request that is sent again."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import pytest
+
+from llmops.errors import StoreUnavailable
+from llmops.production_log import ClaimedKey, LogRecord, ProductionLog, StoredReply
+from service import idempotency as module
+from service.caller import ANONYMOUS, Caller
+from service.error_map import ApiError
+from service.idempotency import Idempotency, fingerprint, key_of, replay_headers
+from service.log_writer import LogWriter
+
+pytestmark = pytest.mark.anyio
+HEADERS = [
+    (b"content-type", b"application/json"),
+    (b"content-length", b"2"),
+    (b"x-llmops-release", b"assistant@1"),
+    (b"set-cookie", b"a=b"),
+]
+ANNA = Caller("key_anna", "anna")
+
+
+def record(status: int = 200, outcome: str = "ok") -> LogRecord:
+    return LogRecord("r1", datetime.now(UTC), status, outcome, release="assistant@1")
+
+
+@pytest.fixture
+def log(tmp_path):
+    log = ProductionLog(f"sqlite:///{tmp_path}/log.db")
+    yield log
+    log.close()
+
+
+@asynccontextmanager
+async def opened(log, **options):
+    """The keys of one worker, and its log writer."""
+    keys = Idempotency(log.replies, 60, **options)
+    writer = LogWriter(log.append)
+    writer.start()
+    try:
+        yield keys, writer
+    finally:
+        await keys.close()
+        await writer.close()
+
+
+@pytest.mark.parametrize("sent", [b"a", b"~" * 255, b"8e03978e-40d5-43e8-bc93-6894a57f9324", b"with blank"])
+def test_a_key_is_printable_ascii(sent):
+    assert key_of([(b"host", b"x"), (b"idempotency-key", sent)]) == sent.decode()
+
+
+@pytest.mark.parametrize("sent", [b"", b"a" * 256, "ä".encode(), b"a\tb", b" a", b"a\n"])
+def test_anything_else_is_no_key(sent):
+    with pytest.raises(ApiError) as caught:
+        key_of([(b"idempotency-key", sent)])
+    assert (caught.value.status, caught.value.code) == (400, "idempotency_key_invalid")
+
+
+def test_a_request_without_the_header_has_no_key():
+    assert key_of([(b"host", b"x")]) is None
+
+
+def test_a_fingerprint_tells_paths_and_bodies_apart():
+    prints = {fingerprint(*request) for request in (("/a", b"x"), ("/a", b"y"), ("/b", b"x"), ("/a\n", b"x"))}
+    assert len(prints) == 4
+    assert fingerprint("/a", b"x") in prints
+
+
+async def test_a_repetition_gets_the_reply_and_leaves_one_record(log):
+    async with opened(log) as (keys, writer):
+        claim = await keys.begin(ANNA, "k", "print")
+        assert isinstance(claim, ClaimedKey)
+        await writer.write(record(), reply=keys.reply_row(claim, record(), HEADERS, b"{}"))
+        reply = await keys.begin(ANNA, "k", "print")
+    assert reply == StoredReply(
+        200, (("content-type", "application/json"), ("x-llmops-release", "assistant@1")), b"{}", "r1"
+    )
+    assert replay_headers(reply) == [
+        (b"content-type", b"application/json"), (b"x-llmops-release", b"assistant@1"), (b"content-length", b"2"),
+        (b"idempotent-replayed", b"true"), (b"x-llmops-original-request-id", b"r1"),
+    ]  # fmt: skip
+    assert log.count() == 1
+
+
+async def test_while_the_first_runs_a_repetition_is_told_to_wait(log):
+    async with opened(log) as (keys, _), opened(log) as (other_worker, _):
+        await keys.begin(ANNA, "k", "print")
+        for each in (keys, other_worker):
+            with pytest.raises(ApiError) as caught:
+                await each.begin(ANNA, "k", "print")
+            assert (caught.value.status, caught.value.code) == (409, "idempotency_key_in_use")
+            assert caught.value.response().headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("finished", [False, True])
+async def test_a_key_with_another_request_is_refused(log, finished):
+    async with opened(log) as (keys, writer):
+        claim = await keys.begin(ANNA, "k", "print")
+        if finished:
+            await writer.write(record(), reply=keys.reply_row(claim, record(), HEADERS, b"{}"))
+        with pytest.raises(ApiError) as caught:
+            await keys.begin(ANNA, "k", "other print")
+    assert (caught.value.status, caught.value.code) == (422, "idempotency_key_reused")
+
+
+async def test_a_key_belongs_to_its_caller(log):
+    async with opened(log) as (keys, _):
+        for caller in (ANNA, Caller("key_bo", "bo"), ANONYMOUS):
+            assert isinstance(await keys.begin(caller, "k", "print"), ClaimedKey)
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "size", "stored"),
+    [
+        (200, "ok", 2, True),
+        (200, "ok", module.MOST_STORED_BYTES, True),
+        (200, "ok", module.MOST_STORED_BYTES + 1, False),
+        (400, "error", 2, True),
+        (429, "error", 2, False),
+        (408, "error", 2, False),
+        (499, "cancelled", 2, False),
+        (500, "error", 2, False),
+        (503, "error", 2, False),
+    ],
+)
+async def test_only_a_reply_that_a_retry_would_not_better_is_stored(log, status, outcome, size, stored):
+    async with opened(log) as (keys, writer):
+        claim, ended = await keys.begin(ANNA, "k", "print"), record(status, outcome)
+        await writer.write(ended, reply=keys.reply_row(claim, ended, HEADERS, b"x" * size))
+        again = await keys.begin(ANNA, "k", "print")
+    assert isinstance(again, StoredReply if stored else ClaimedKey)
+    assert log.count() == 1
+
+
+async def test_a_key_is_free_again_after_its_time(log):
+    async with opened(log, keep_seconds=-1) as (keys, writer):
+        claim = await keys.begin(ANNA, "k", "print")
+        await writer.write(record(), reply=keys.reply_row(claim, record(), HEADERS, b"{}"))
+        assert isinstance(await keys.begin(ANNA, "k", "other print"), ClaimedKey)
+
+
+async def test_a_released_key_is_free_at_once_also_when_the_request_was_cancelled(log, wait_until):
+    async with opened(log) as (keys, _):
+        claim = await keys.begin(ANNA, "k", "print")
+        releasing = asyncio.create_task(keys.release(claim))
+        await asyncio.sleep(0)
+        releasing.cancel()
+        await asyncio.gather(releasing, return_exceptions=True)
+        await asyncio.to_thread(wait_until, lambda: isinstance(log.replies.claim("key_anna", "k", "p", 60), ClaimedKey))
+
+
+async def test_a_request_cancelled_while_it_claims_its_key_frees_it(log, wait_until):
+    reached, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        """The log's own claims, each held up until `go_on`."""
+
+        clean, give_up = staticmethod(log.replies.clean), staticmethod(log.replies.give_up)
+
+        def claim(self, *arguments):
+            reached.set()
+            assert go_on.wait(10)
+            return log.replies.claim(*arguments)
+
+    keys = Idempotency(Slow(), 60)
+    request = asyncio.create_task(keys.begin(ANNA, "k", "print"))
+    assert await asyncio.to_thread(reached.wait, 10)
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+    go_on.set()
+    await asyncio.to_thread(wait_until, lambda: isinstance(log.replies.claim("key_anna", "k", "p", 60), ClaimedKey))
+    await keys.close()
+
+
+async def test_expired_rows_are_deleted_without_anybody_waiting(log, wait_until):
+    for number in range(3):
+        log.replies.claim("anna", f"old{number}", "print", -1)
+    async with opened(log) as (keys, _):
+        await keys.begin(ANNA, "k", "print")
+    assert log.replies.clean() == 0
+
+
+async def test_a_log_that_cannot_be_written_is_told(log):
+    class Down:
+        def claim(self, *_):
+            raise StoreUnavailable("disk full")
+
+        give_up = clean = claim
+
+    keys = Idempotency(Down(), 60)
+    with pytest.raises(StoreUnavailable):
+        await keys.begin(ANNA, "k", "print")
+    await keys.release(ClaimedKey("anna", "k", "token"))  # ends by its time
+    await keys.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_over_http_a_repetition_is_the_same_reply_and_no_new_generation(gateway, stream):
+    body = {"model": "assistant", "messages": [{"role": "user", "content": "again"}], "stream": stream}
+    headers = {"idempotency-key": "order 66"}
+    first, second = (gateway.http.post("/v1/chat/completions", json=body, headers=headers) for _ in range(2))
+    assert second.content == first.content
+    assert second.headers["content-type"] == first.headers["content-type"]
+    assert second.headers["x-llmops-release"] == "assistant@1"
+    assert "idempotent-replayed" not in first.headers
+    assert second.headers["idempotent-replayed"] == "true"
+    (only,) = gateway.records()
+    assert second.headers["x-llmops-original-request-id"] == only.request_id == first.headers["x-request-id"]
+    other = gateway.http.post("/v1/chat/completions", json={**body, "max_tokens": 3}, headers=headers)
+    assert other.status_code == 422

@@ -1,0 +1,428 @@
+"""What no client should send, to every POST route: always 4xx in OpenAI's shape or a closed connection, never 5xx."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import http.client
+import io
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from llmops.engines.fake import FakeEngine
+
+CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
+GENERATING = (CHAT, COMPLETIONS, RESPONSES)
+GOOD: dict[str, dict[str, Any]] = {
+    CHAT: {"model": "assistant", "messages": [{"role": "user", "content": "hello"}]},
+    COMPLETIONS: {"model": "assistant", "prompt": "hello"},
+    RESPONSES: {"model": "assistant", "input": "hello"},
+    "/v1/embeddings": {"model": "all-minilm-l6-v2", "input": "hello"},
+    "/v1/feedback": {"request_id": "req_1", "score": 1},
+}
+DEEP = 10_000
+
+BODIES: dict[str, bytes] = {
+    "empty": b"",
+    "blank": b" \r\n\t ",
+    "cut off": b'{"model": "assis',
+    "trailing comma": b'{"model": "assistant",}',
+    "two values": b"{} {}",
+    "comment": b'{"model": "assistant" /* the champion */}',
+    "single quotes": b"{'model': 'assistant'}",
+    "list": b"[]",
+    "text": b'"assistant"',
+    "number": b"1",
+    "null": b"null",
+    "bare NaN": b"NaN",
+    "invalid UTF-8": b'{"model": "\xff\xfe"}',
+    "overlong UTF-8": b'{"model": "\xc0\xaf"}',
+    "UTF-16": '{"model": "assistant"}'.encode("utf-16"),
+    "byte order mark": b"\xef\xbb\xbf{}",
+    "NUL bytes": b"\x00" * 100,
+    "NUL in text": b'{"model": "a\x00b"}',
+    "NUL after the end": b"{}\x00",
+    "only a form": b"model=assistant&input=hello",
+    "deep lists": b"[" * DEEP + b"]" * DEEP,
+    "deep objects": b'{"a":' * DEEP + b"1" + b"}" * DEEP,
+    "deep and cut off": b"[" * DEEP,
+    "half a surrogate as a name": b'{"\\ud800": 1}',
+    "number of 10,000 digits": b'{"seed": ' + b"9" * 10_000 + b"}",
+    "unknown field": b'{"model": "assistant", "input": "x", "wishes": 1}',
+}
+
+VALUES: dict[str, bytes] = {
+    "null": b"null",
+    "true": b"true",
+    "negative": b"-1",
+    "fraction": b"0.5",
+    "huge number": b"1e400",
+    "beyond 64 bits": b"18446744073709551616",
+    "NaN": b"NaN",
+    "minus infinity": b"-Infinity",
+    "empty text": b'""',
+    "text": b'"x"',
+    "NUL": b'"\\u0000"',
+    "half a surrogate": b'"\\ud800"',
+    "empty list": b"[]",
+    "list of null": b"[null]",
+    "numbers": b"[1, 2, 3]",
+    "empty object": b"{}",
+    "object": b'{"type": "x", "\\udfff": {"a": null}}',
+    "list of surrogates": b'["\\udc00"]',
+    "deep": b"[" * 900 + b"]" * 900,
+}
+
+
+async def embed(texts: Any) -> tuple[list[list[float]], int]:
+    return [[0.0] * 384 for _ in texts], len(texts)
+
+
+@pytest.fixture(scope="module")
+def shared_gateway(serve_shared) -> Iterator[Any]:
+    with serve_shared(embed=embed) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def posts(shared_gateway) -> list[str]:
+    """Every POST route there is."""
+    return sorted(path for path, item in _paths(shared_gateway).items() if "post" in item and "{" not in path)
+
+
+def _paths(gateway) -> dict[str, Any]:
+    return gateway.http.get("/openapi.json").json()["paths"]
+
+
+def assert_refused(reply: httpx.Response, *where: object) -> None:
+    assert 400 <= reply.status_code < 500, (*where, reply.status_code, reply.text[:300])
+    error = reply.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}, where
+    assert error["message"], where
+    assert reply.headers["x-request-id"], where
+    assert "Traceback" not in reply.text, where
+
+
+def assert_serves(gateway) -> None:
+    assert gateway.chat().status_code == 200
+
+
+def test_every_route_that_takes_a_body_is_tried(posts):
+    assert set(posts) <= set(GOOD), "add a good body of the new route to GOOD"
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_a_body_that_means_nothing_is_refused(shared_gateway, posts, body):
+    for path in posts:
+        reply = shared_gateway.http.post(path, content=body, headers={"content-type": "application/json"})
+        assert_refused(reply, path)
+    assert_serves(shared_gateway)
+
+
+def test_any_value_of_any_field_is_taken_or_refused(shared_gateway, posts):
+    """Each field of each route's own schema, and each value that could trip something."""
+    document = shared_gateway.http.get("/openapi.json").json()
+    for path in posts:
+        body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        schema = document["components"]["schemas"][body["$ref"].rpartition("/")[2]]
+        for field in schema["properties"]:
+            for name, value in VALUES.items():
+                good = {key: item for key, item in GOOD[path].items() if key != field}
+                text = json.dumps(good).encode()[:-1] + b', "' + field.encode() + b'": ' + value + b"}"
+                reply = shared_gateway.http.post(path, content=text, headers={"content-type": "application/json"})
+                if reply.status_code != 200:
+                    assert_refused(reply, path, field, name)
+    assert_serves(shared_gateway)
+
+
+def _nested(path: str, value: Any) -> Iterator[dict[str, Any]]:
+    """The good body of a route, with `value` at each place inside its first field that holds something."""
+
+    def places(item: Any, way: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+        if way:
+            yield way
+        children = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
+        for key, child in children:
+            yield from places(child, (*way, key))
+
+    for way in places(GOOD[path], ()):
+        body = copy.deepcopy(GOOD[path])
+        target: Any = body
+        for key in way[:-1]:
+            target = target[key]
+        target[way[-1]] = value
+        yield body
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, -1, 1.5, "", "\x00", [], [[]], {}, {"a": 1}, {"type": "image_url"}], ids=repr
+)
+def test_a_wrong_value_inside_the_body_is_taken_or_refused(shared_gateway, posts, value):
+    for path in posts:
+        for body in _nested(path, value):
+            reply = shared_gateway.http.post(path, json=body)
+            if reply.status_code != 200:
+                assert_refused(reply, path, body)
+    assert_serves(shared_gateway)
+
+
+def test_half_a_surrogate_pair_is_refused_wherever_it_stands(shared_gateway, posts):
+    for path in posts:
+        for body in _nested(path, "\ud83d"):
+            content = json.dumps(body).encode()  # ASCII, with the half as an escape
+            reply = shared_gateway.http.post(path, content=content, headers={"content-type": "application/json"})
+            assert_refused(reply, path, body)
+
+
+def test_the_last_of_two_equal_names_counts(shared_gateway):
+    for path in GENERATING:
+        first = b'{"model": "nobody", ' + json.dumps(GOOD[path]).encode()[1:]
+        reply = shared_gateway.http.post(path, content=first, headers={"content-type": "application/json"})
+        assert reply.status_code == 200, reply.text
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "\xff"])
+def test_json_sent_as_something_else_is_refused(shared_gateway, posts, kind):
+    for path in posts:
+        body = json.dumps(GOOD[path]).encode()
+        reply = shared_gateway.http.post(path, content=body, headers={"content-type": kind.encode("latin-1")})
+        assert_refused(reply, path)
+
+
+def test_a_body_beyond_the_limit_is_413(shared_gateway, posts):
+    body = b'{"model": "' + b"a" * 1_000_000 + b'"}'
+    for path in posts:
+        assert shared_gateway.http.post(path, content=body).status_code == 413
+        chunks = iter([body[:500_000], body[500_000:]])
+        assert_refused(shared_gateway.http.post(path, content=chunks), path)
+    assert_serves(shared_gateway)
+
+
+def test_large_valid_bodies_are_answered_or_refused(shared_gateway):
+    many = [{"role": "user", "content": "x"}] * 20_000
+    assert_refused(shared_gateway.http.post(CHAT, json={"model": "assistant", "messages": many}))
+    assert_refused(shared_gateway.http.post(RESPONSES, json={"model": "assistant", "input": many}))
+    assert_refused(
+        shared_gateway.http.post("/v1/embeddings", json={"model": "all-minilm-l6-v2", "input": ["x"] * 9999})
+    )
+    names = {f"field{number}": number for number in range(50_000)}
+    for path in GENERATING:
+        assert_refused(shared_gateway.http.post(path, json=GOOD[path] | names))
+
+
+@pytest.mark.parametrize("depth", [100, 200, 300, 600, 980, 1010, 1100])
+def test_schemas_nested_at_any_depth_are_taken_or_refused(shared_gateway, depth):
+    schema = '{"items": [' * (depth // 2) + '{"type": "object"}' + "]}" * (depth // 2)
+    named, tool = f'"name": "x", "schema": {schema}', f'"name": "f", "parameters": {schema}'
+    fields = [
+        (CHAT, f'"response_format": {{"type": "json_schema", "json_schema": {{{named}}}}}'),
+        (CHAT, f'"tools": [{{"type": "function", "function": {{{tool}}}}}]'),
+        (RESPONSES, f'"text": {{"format": {{"type": "json_schema", {named}}}}}'),
+        (RESPONSES, f'"tools": [{{"type": "function", {tool}}}]'),
+    ]
+    for path, field in fields:
+        for stream in ("true", "false"):
+            body = json.dumps(GOOD[path])[:-1] + f', "stream": {stream}, {field}}}'
+            reply = shared_gateway.http.post(path, content=body, headers={"content-type": "application/json"})
+            if reply.status_code != 200:
+                assert_refused(reply, path, field[:20])
+    assert_serves(shared_gateway)
+
+
+# What follows speaks over a bare socket.
+
+
+class _KeptOpen(io.BufferedReader):
+    """What one reply left unread belongs to the next one, so a reply's end must not close it."""
+
+    def close(self) -> None:
+        pass
+
+
+class Wire:
+    """One connection to the gateway, for saying what HTTP clients do not."""
+
+    def __init__(self, gateway) -> None:
+        address = httpx.URL(gateway.url)
+        self._socket = socket.create_connection((address.host, address.port), timeout=20)
+        self._reader = _KeptOpen(socket.SocketIO(self._socket, "r"))
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, data: bytes) -> None:
+        # The gateway may hang up before it has read everything.
+        with contextlib.suppress(ConnectionError):
+            self._socket.sendall(data)
+
+    def half_close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def reply(self) -> tuple[int, bytes] | None:
+        """Status and body of the next reply; None when the connection is closed without one."""
+        response = http.client.HTTPResponse(self)  # type: ignore[arg-type]  # of a socket it asks only for the file
+        try:
+            response.begin()
+            return response.status, response.read()
+        except (http.client.HTTPException, ConnectionError):
+            return None
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return self._reader
+
+    def receive(self, size: int) -> bytes:
+        return self._reader.read1(size)
+
+
+def post(path: str, body: bytes, *headers: bytes, version: bytes = b"1.1", length: bool = True) -> bytes:
+    lines = [b"POST %s HTTP/%s" % (path.encode(), version), b"host: x", b"content-type: application/json", *headers]
+    if length:
+        lines.append(b"content-length: %d" % len(body))
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+HELLO = json.dumps(GOOD[CHAT]).encode()
+
+WIRES: dict[str, bytes] = {
+    "no HTTP at all": b"hello\r\n\r\n",
+    "TLS": bytes.fromhex("16030100c8010000c403036162") + b"\x00" * 64 + b"\r\n\r\n",
+    "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "unknown version": post(CHAT, HELLO, version=b"9.9"),
+    "space in the path": post("/v1/chat completions", HELLO),
+    "NUL in the path": post("/v1/\x00", HELLO),
+    "path that climbs": post("/v1/../../etc/passwd", HELLO),
+    "percent junk in the path": post("/v1/%ff%00%zz", HELLO),
+    "long path": post("/v1/" + "a" * 100_000, HELLO),
+    "negative length": post(CHAT, HELLO, b"content-length: -1", length=False),
+    "length in words": post(CHAT, HELLO, b"content-length: many", length=False),
+    "two lengths": post(CHAT, HELLO, b"content-length: 1"),
+    "huge length": post(CHAT, HELLO, b"content-length: 99999999999999999999999999", length=False),
+    "length and chunks": post(CHAT, HELLO, b"transfer-encoding: chunked"),
+    "unknown coding": post(CHAT, HELLO, b"transfer-encoding: fancy", length=False),
+    "chunk of bad size": post(CHAT, b"zz\r\nhello\r\n0\r\n\r\n", b"transfer-encoding: chunked", length=False),
+    "chunk of negative size": post(CHAT, b"-5\r\nhello\r\n0\r\n\r\n", b"transfer-encoding: chunked", length=False),
+    "header without colon": post(CHAT, HELLO, b"oddity"),
+    "header with NUL": post(CHAT, HELLO, b"x-odd: a\x00b"),
+    "bare line feed": b"POST /v1/chat/completions HTTP/1.1\nhost: x\n\n",
+    "folded header": post(CHAT, HELLO, b"x-odd: a\r\n b"),
+    "long header": post(CHAT, HELLO, b"x-odd: " + b"a" * 200_000),
+    "many headers": post(CHAT, HELLO, *(b"x-odd-%d: 1" % number for number in range(5000))),
+    "no host": b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 2\r\n\r\n{}",
+    "compressed body": post(CHAT, b"\x1f\x8b\x08\x00", b"content-encoding: gzip"),
+    "upgrade": post(CHAT, HELLO, b"connection: upgrade", b"upgrade: websocket"),
+    "strange method": post(CHAT, HELLO).replace(b"POST", b"BREW", 1),
+    "cut-off headers": b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-le",
+    "body broken off": post(CHAT, HELLO)[:-5],
+    "chunks broken off": post(CHAT, b'5\r\n{"mod\r\n', b"transfer-encoding: chunked", length=False),
+    "chunk broken off": post(CHAT, b'500\r\n{"mod', b"transfer-encoding: chunked", length=False),
+}
+
+
+@pytest.mark.parametrize("data", WIRES.values(), ids=WIRES)
+def test_broken_http_is_refused_or_hung_up_on(shared_gateway, data):
+    with Wire(shared_gateway) as wire:
+        wire.send(data)
+        wire.half_close()
+        while (reply := wire.reply()) is not None:
+            status, _ = reply
+            assert status < 500, reply
+    assert_serves(shared_gateway)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"x-request-id: \xff\xfe", b"x-request-id: " + b"a" * 5000, b"x-request-id:", b"authorization: \xff",
+        b"authorization: Bearer", b"idempotency-key: \xff\xfe", b"idempotency-key: " + b"a" * 5000,
+        b"traceparent: 00-zz-zz-zz", b"traceparent: " + b"0" * 5000, b"accept: nothing/known", b"accept-encoding: \x80",
+        b"cookie: " + b"a=b; " * 1000, b"x-forwarded-for: <script>", b"expect: 100-continue", b"content-type: text/css",
+    ],
+)  # fmt: skip
+def test_odd_headers_do_no_harm(shared_gateway, posts, header):
+    for path in posts:
+        with Wire(shared_gateway) as wire:
+            wire.send(post(path, json.dumps(GOOD[path]).encode(), header))
+            reply = wire.reply()
+            assert reply is not None
+            status, body = reply
+            assert status < 500, (path, body)
+            assert status == 200 or json.loads(body)["error"]["message"], path
+
+
+def test_http_1_0_is_answered_and_hung_up_on(shared_gateway):
+    streaming = json.dumps(GOOD[CHAT] | {"stream": True}).encode()
+    with Wire(shared_gateway) as wire:
+        wire.send(post(CHAT, HELLO, version=b"1.0"))
+        reply = wire.reply()
+        assert reply is not None
+        assert reply[0] == 200
+        assert wire.receive(1) == b""
+    with Wire(shared_gateway) as wire:
+        wire.send(post(CHAT, streaming, version=b"1.0"))
+        reply = wire.reply()
+        assert reply is not None
+        assert reply[1].endswith(b"data: [DONE]\n\n")
+
+
+def test_pipelined_requests_are_answered_in_turn(shared_gateway):
+    bad = post(CHAT, b"{}")
+    with Wire(shared_gateway) as wire:
+        wire.send(post(CHAT, HELLO) + bad + post(CHAT, HELLO))
+        statuses = []
+        for _ in range(3):
+            reply = wire.reply()
+            assert reply is not None
+            statuses.append(reply[0])
+    assert statuses == [200, 400, 200]
+
+
+@pytest.fixture
+def verbose(serve) -> Iterator[Any]:
+    """A gateway whose answers fill every buffer between it and a client that does not read."""
+    with serve(engine=lambda _: FakeEngine(lambda _: " ".join(["word" * 2000] * 2000))) as gateway:
+        yield gateway
+
+
+@pytest.mark.parametrize("path", GENERATING)
+def test_a_client_that_vanishes_in_mid_stream_leaves_nothing_behind(verbose, wait_until, path):
+    limit = "max_output_tokens" if path == RESPONSES else "max_tokens"
+    body = json.dumps(GOOD[path] | {"stream": True, limit: 2000}).encode()
+    with Wire(verbose) as wire:
+        wire.send(post(path, body))
+        assert b"200 OK" in wire.receive(100)
+    wait_until(lambda: verbose.app.state.gateway.admission.held == 0)
+    wait_until(verbose.records)
+    assert [record.outcome for record in verbose.records()] == ["cancelled"]
+    assert verbose.chat(max_tokens=1).status_code == 200
+
+
+@pytest.mark.parametrize("path", GENERATING)
+def test_a_client_that_stops_reading_delays_nobody(verbose, wait_until, path):
+    limit = "max_output_tokens" if path == RESPONSES else "max_tokens"
+    body = json.dumps(GOOD[path] | {"stream": True, limit: 2000}).encode()
+    with Wire(verbose) as wire:
+        wire.send(post(path, body))
+        wait_until(lambda: verbose.engines["tiny@1"].in_flight == 1)
+        for _ in range(3):
+            assert verbose.chat(max_tokens=1).status_code == 200
+        assert verbose.app.state.gateway.admission.held == 1
+    wait_until(lambda: verbose.app.state.gateway.admission.held == 0)
+
+
+def test_requests_sent_and_abandoned_at_once_leave_nothing_behind(shared_gateway, wait_until, tmp_path: Path):
+    for path in GENERATING:
+        for _ in range(20):
+            with Wire(shared_gateway) as wire:
+                wire.send(post(path, json.dumps(GOOD[path]).encode()))
+    wait_until(lambda: shared_gateway.app.state.gateway.admission.held == 0)
+    assert_serves(shared_gateway)

@@ -1,0 +1,222 @@
+"""Metrics of one process, and of several that count together; the exposition read by Prometheus' own parser."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from llmops.production_log import LogRecord
+from service.metrics import MOST_TARGETS, Metrics
+from service.metrics_files import prepare_multiprocess
+
+
+def record(release: str | None = "assistant@1", **values: Any) -> LogRecord:
+    usual = {"tokens_in": 7, "tokens_out": 5, "latency_ms": 500.0, "first_token_ms": 100.0, "model": "tiny@1"}
+    fields = {**usual, **values}
+    return LogRecord("r", datetime.now(UTC), fields.pop("status", 200), fields.pop("outcome", "ok"),
+                     release=release, **fields)  # fmt: skip
+
+
+def scraped(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """Every sample; the parser raises on what is not valid. Fails on doubled samples."""
+    samples: dict[Any, float] = {}
+    for family in text_string_to_metric_families(text.decode()):
+        for sample in family.samples:
+            key = (sample.name, frozenset(sample.labels.items()))
+            assert key not in samples
+            samples[key] = sample.value
+    return samples
+
+
+def value(text: bytes, name: str, **labels: str) -> float | None:
+    return scraped(text).get((name, frozenset(labels.items())))
+
+
+def make(in_flight: float = 0) -> Metrics:
+    return Metrics(in_flight=lambda: in_flight)
+
+
+def test_a_finished_request_counts_its_times_and_tokens():
+    metrics = make()
+    metrics.count(record())
+    text = metrics.text()
+    assert value(text, "llmops_requests_total", target="assistant@1", outcome="ok", status="200") == 1
+    assert value(text, "llmops_request_seconds_sum", target="assistant@1") == 0.5
+    assert value(text, "llmops_first_token_seconds_sum", target="assistant@1") == pytest.approx(0.1)
+    assert value(text, "llmops_output_token_seconds_sum", target="assistant@1") == pytest.approx(0.1)  # 400 ms for 4
+    assert value(text, "llmops_tokens_total", target="assistant@1", direction="in") == 7
+    assert value(text, "llmops_tokens_total", target="assistant@1", direction="out") == 5
+
+
+def test_a_bare_model_counts_under_its_own_name_and_an_answer_without_text_has_no_first_token():
+    metrics = make()
+    metrics.count(record(None, outcome="error", status=503, first_token_ms=None, tokens_out=0))
+    text = metrics.text()
+    assert value(text, "llmops_requests_total", target="tiny@1", outcome="error", status="503") == 1
+    assert value(text, "llmops_first_token_seconds_count", target="tiny@1") == 0
+
+
+def test_everything_else_that_happens_is_counted():
+    metrics = make(in_flight=3)
+    metrics.refused(429)
+    metrics.count(record(details={"queue_ms": 250.0}))
+    metrics.count_loss()
+    metrics.shadow("dropped")
+    metrics.guarded("assistant@1", "redacted")
+    metrics.watch_restarts(lambda: 1)
+    metrics.watch_snapshot(lambda: 1.5)
+    metrics.watch_keys(lambda: 2)
+    metrics.watch_queues(lambda: {"tiny@1": (4, 16)})
+    text = metrics.text()
+    assert value(text, "llmops_refused_requests_total", status="429") == 1
+    assert value(text, "llmops_queue_seconds_sum", target="assistant@1") == 0.25
+    assert value(text, "llmops_log_failures_total") == 1
+    assert value(text, "llmops_shadow_requests_total", outcome="dropped") == 1
+    assert value(text, "llmops_guard_actions_total", target="assistant@1", action="redacted") == 1
+    assert value(text, "llmops_engine_restarts_total") == 1
+    assert value(text, "llmops_in_flight") == 3
+    assert value(text, "llmops_snapshot_age_seconds") == 1.5
+    assert value(text, "llmops_keys") == 2
+    assert value(text, "llmops_engine_queue", model="tiny@1", state="waiting") == 4
+    assert value(text, "llmops_engine_queue", model="tiny@1", state="running") == 16
+
+
+def test_a_snapshot_never_read_is_infinitely_old_and_a_model_that_was_unloaded_has_no_queue():
+    metrics, depths = make(), {"tiny@1": (4, 16)}
+    metrics.watch_snapshot(lambda: None)
+    metrics.watch_queues(lambda: depths)
+    metrics.text()
+    depths.clear()
+    assert value(metrics.text(), "llmops_snapshot_age_seconds") == math.inf
+    assert value(metrics.text(), "llmops_engine_queue", model="tiny@1", state="running") == 0
+
+
+def test_two_apps_in_one_process_do_not_add_up():
+    one, other = make(), make()
+    one.count(record())
+    assert value(other.text(), "llmops_requests_total", target="assistant@1", outcome="ok", status="200") is None
+
+
+def test_the_number_of_series_is_bounded():
+    metrics = make()
+    for version in range(MOST_TARGETS + 50):
+        metrics.count(record(f"assistant@{version}"))
+    text = metrics.text()
+    assert b'llmops_requests_total{outcome="ok",status="200",target="other"} 50.0' in text
+    assert text.count(b"llmops_requests_total{") == MOST_TARGETS + 1
+
+
+def test_counting_a_request_is_cheap():
+    metrics, one = make(), record()
+    metrics.count(one)
+    best = math.inf
+    for _ in range(5):
+        start = time.thread_time()
+        for _ in range(1000):
+            metrics.count(one)
+        best = min(best, (time.thread_time() - start) / 1000)
+    assert best < 50e-6
+
+
+WORKER = """
+import sys, time
+from datetime import datetime, UTC
+from llmops.production_log import LogRecord
+from service.metrics import Metrics
+
+held = int(sys.argv[1])
+metrics = Metrics(in_flight=lambda: held)
+metrics.watch_snapshot(lambda: float(held))
+metrics.refused(429)
+for number in range(held):
+    metrics.count(LogRecord("r", datetime.now(UTC), 200, "ok", release="assistant@1", latency_ms=20, tokens_out=2))
+    metrics.refresh()
+print("counted", flush=True)
+if sys.argv[2] == "read":
+    sys.stdout.buffer.write(metrics.text())
+    sys.stdout.flush()
+sys.stdin.read()
+"""
+
+
+def worker(environment: dict[str, str], held: int, then: str = "wait") -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(WORKER), str(held), then],
+        env={**os.environ, **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"counted\n"
+    return process
+
+
+def ended(process: subprocess.Popen[bytes]) -> bytes:
+    out, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    return out
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return prepare_multiprocess(tmp_path / "metrics")
+
+
+def test_one_scrape_gives_the_sum_over_all_workers(environment):
+    first = worker(environment, 3)
+    text = ended(worker(environment, 4, "read"))
+    ended(first)
+    assert value(text, "llmops_requests_total", target="assistant@1", outcome="ok", status="200") == 7
+    assert value(text, "llmops_request_seconds_count", target="assistant@1") == 7
+    assert value(text, "llmops_request_seconds_bucket", target="assistant@1", le="0.025") == 7
+    assert value(text, "llmops_refused_requests_total", status="429") == 2
+    assert value(text, "llmops_in_flight") == 7
+    assert value(text, "llmops_snapshot_age_seconds") == 4
+
+
+def test_what_dead_workers_counted_stays_and_their_files_go(environment):
+    folder = Path(environment["PROMETHEUS_MULTIPROC_DIR"])
+    for held in (1, 2, 3):
+        dead = worker(environment, held)
+        dead.kill()
+        dead.communicate()
+    text = ended(worker(environment, 4, "read"))
+    assert value(text, "llmops_requests_total", target="assistant@1", outcome="ok", status="200") == 10
+    assert value(text, "llmops_request_seconds_count", target="assistant@1") == 10
+    assert value(text, "llmops_in_flight") == 4  # a gauge of the dead says nothing
+    assert sorted(path.name for path in folder.glob("*_0.db")) == ["counter_0.db", "histogram_0.db"]
+    assert len(list(folder.glob("counter_*.db"))) == 2  # folded, and the reader's own
+    again = ended(worker(environment, 5, "read"))
+    assert value(again, "llmops_requests_total", target="assistant@1", outcome="ok", status="200") == 15
+
+
+def test_a_new_gateway_begins_to_count_at_nothing(tmp_path):
+    ended(worker(prepare_multiprocess(tmp_path), 3))
+    text = ended(worker(prepare_multiprocess(tmp_path), 1, "read"))
+    assert value(text, "llmops_refused_requests_total", status="429") == 1
+
+
+@pytest.mark.anyio
+async def test_what_is_watched_is_refreshed_while_nobody_scrapes():
+    looks, twice = iter((1, 2)), asyncio.Event()
+
+    def look() -> int:
+        if (number := next(looks, 3)) == 2:
+            twice.set()
+        return number
+
+    task = asyncio.create_task(Metrics(in_flight=look).keep_fresh(0.01))
+    await asyncio.wait_for(twice.wait(), 10)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

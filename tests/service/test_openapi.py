@@ -1,0 +1,121 @@
+"""The OpenAPI document against a running gateway: schemathesis sends what it allows and what it does not."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+
+
+async def embed(texts: Any) -> tuple[list[list[float]], int]:
+    return [[0.5] * 384 for _ in texts], len(texts)
+
+
+@pytest.fixture(scope="module")
+def gateway(serve_shared) -> Iterator[Any]:
+    with serve_shared(embed=embed) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def document(gateway) -> dict[str, Any]:
+    return gateway.http.get("/openapi.json").json()
+
+
+@pytest.fixture(scope="module")
+def answerable(gateway) -> dict[str, Any]:
+    """The document, narrowed to requests that can be answered: of models there are, ending with the user's turn."""
+    document = gateway.http.get("/openapi.json").json()
+    schemas = document["components"]["schemas"]
+    served = {"enum": ["assistant", "assistant@champion", "assistant@1", "tiny@1"]}
+    turn = {
+        "type": "object",
+        "properties": {"role": {"const": "user"}, "content": {"type": "string"}},
+        "required": ["role", "content"],
+        "additionalProperties": False,
+    }
+    for name in ("ChatRequest", "CompletionRequest", "ResponseRequest"):
+        schemas[name]["properties"]["model"] = served
+    schemas["EmbeddingRequest"]["properties"]["model"] = {"const": "all-minilm-l6-v2"}
+    schemas["ChatRequest"]["properties"]["messages"] = {"type": "array", "minItems": 1, "maxItems": 3, "items": turn}
+    asked = schemas["ResponseRequest"]
+    asked["required"] = ["model", "input"]
+    asked["properties"]["input"] = {"type": "string"}
+    for name in ("ChatRequest", "CompletionRequest", "ResponseRequest"):
+        for field in ("prompt_variables", "prompt", "tools", "logprobs", "top_logprobs", "include", "logit_bias"):
+            if not (name == "CompletionRequest" and field == "prompt"):
+                schemas[name]["properties"].pop(field, None)
+    for path in document["paths"].values():
+        for parameter in path.get("get", {}).get("parameters", ()):
+            parameter["schema"] = served
+    return document
+
+
+def exercise(api: Any, mode: GenerationMode, examples: int, check: Callable[[Any], object]) -> None:
+    """Calls `check` with so many cases of each operation, the same ones each time."""
+    for operation in (found.ok() for found in api.get_all_operations()):
+        if mode is GenerationMode.NEGATIVE and not operation.body:
+            continue
+        strategy = operation.as_strategy(generation_mode=mode)
+        chosen = settings(
+            max_examples=examples,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        chosen(given(case=strategy)(check))()
+
+
+def all_kinds(url: str, document: dict[str, Any], answerable: dict[str, Any], examples: int) -> collections.Counter:
+    def load(described: dict[str, Any]) -> Any:
+        api = schemathesis.openapi.from_dict(described)
+        api.config.update(base_url=url)
+        return api
+
+    told: collections.Counter = collections.Counter()
+
+    def answered(case: Any) -> None:
+        told[case.operation.path, case.call_and_validate(checks=CHECKS).status_code] += 1
+
+    def refused(case: Any) -> None:
+        case.call_and_validate(checks=[*CHECKS, negative_data_rejection])
+
+    exercise(load(document), GenerationMode.POSITIVE, examples // 2, answered)
+    exercise(load(document), GenerationMode.NEGATIVE, examples // 2, refused)
+    told.clear()
+    exercise(load(answerable), GenerationMode.POSITIVE, examples, answered)
+    return told
+
+
+def test_what_the_document_allows_and_forbids_is_answered_as_it_says(gateway, document, answerable):
+    told = all_kinds(gateway.url, document, answerable, 20)
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/models"):
+        assert told[path, 200], f"no request to {path} was answered: {told}"
+
+
+@pytest.mark.slow
+def test_hundreds_of_requests_to_each_route_are_answered_as_the_document_says(gateway, document, answerable):
+    all_kinds(gateway.url, document, answerable, 300)

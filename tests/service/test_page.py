@@ -1,0 +1,184 @@
+"""The page's files and the status it is drawn from, over HTTP."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from llmops.engines.fake import FakeEngine
+from llmops.keys import KeyStore
+from llmops.production_log import Feedback, LogRecord, ProductionLog
+from llmops.settings import Settings
+from service.app import create_app
+from service.page import MOST_RECORDS, figures, quantile
+from service.static_releases import StaticReleases
+from tests.service.conftest import served
+
+FILES = {
+    "app.js": "text/javascript",
+    "status.js": "text/javascript",
+    "playground.js": "text/javascript",
+    "style.css": "text/css",
+    "icon.svg": "image/svg+xml",
+    "index.html": "text/html",
+}
+
+
+@pytest.fixture(scope="module")
+def paged(serve_shared: Any, release: Any) -> Iterator[Any]:
+    with serve_shared(release(1, "previous"), release(2, "champion"), release(3, "challenger", tone="calm")) as running:
+        yield running
+
+
+def status(running: Any) -> Any:
+    reply = running.http.get("/status.json")
+    assert reply.status_code == 200
+    return reply.json()
+
+
+def record(release: str = "assistant@2", *, ago: float = 10, **values: Any) -> LogRecord:
+    fields: dict[str, Any] = {"status": 200, "outcome": "ok", "latency_ms": 100.0, "first_token_ms": 20.0,
+                              "tokens_out": 10}  # fmt: skip
+    return LogRecord("r", datetime.now(UTC) - timedelta(seconds=ago), release=release, **{**fields, **values})
+
+
+def test_the_page_and_its_files_are_served_under_a_strict_policy(paged):
+    for path, kind in [("/", "text/html"), *((f"/page/{name}", kind) for name, kind in FILES.items())]:
+        reply = paged.http.get(path)
+        assert reply.status_code == 200
+        assert reply.headers["content-type"].startswith(kind)
+        policy = reply.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_needs_nothing_from_elsewhere():
+    folder = Path(__file__).parents[2] / "service" / "page"
+    text = "".join(path.read_text() for path in folder.iterdir()).replace("http://www.w3.org/2000/svg", "")
+    assert re.findall(r"https?://[^\s\"'`]+|//[a-z]+\.[a-z]+/", text) == []
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|\bon[a-z]+=\"", text)
+
+
+def test_a_file_that_has_not_changed_is_not_sent_again(paged):
+    etag = paged.http.get("/page/app.js").headers["etag"]
+    reply = paged.http.get("/page/app.js", headers={"if-none-match": etag})
+    assert (reply.status_code, reply.content) == (304, b"")
+
+
+@pytest.mark.parametrize("name", ["nothing.js", "..%2fpage.py", "%2e%2e/page.py", "../page.py", "page.py"])
+def test_no_other_file_is_served(paged, name):
+    assert paged.http.get(f"/page/{name}").status_code == 404
+
+
+def test_the_status_names_what_is_served(paged):
+    found = status(paged)
+    (app,) = found["apps"]
+    assert found["ready"]
+    assert [item["release"] for item in app["releases"]] == ["assistant@3", "assistant@2", "assistant@1"]
+    assert app["releases"][0]["variables"] == ["tone"]
+    assert (app["releases"][1]["aliases"], app["releases"][1]["prompt"], app["releases"][1]["model"]) == (
+        ["champion"], "qa@2", "tiny@2",
+    )  # fmt: skip
+    assert found["links"] == {"mlflow": None}
+
+
+def test_the_status_has_the_recent_figures_of_all_and_of_each_release(serve, release):
+    with serve(release(1, "champion"), release(2)) as running:
+        running.log.append([
+            *(record("assistant@1", latency_ms=float(number)) for number in range(1, 101)),
+            record("assistant@2", status=504, outcome="error", tokens_out=0, first_token_ms=None),
+            record("assistant@1", ago=4000),
+        ])  # fmt: skip
+        found = status(running)
+    assert found["recent"] == {
+        "seconds": 300.0, "requests": 101, "requests_per_minute": 20.2, "errors": 1, "p50_ms": 50.0, "p95_ms": 95.0,
+        "first_token_p50_ms": 20.0, "tokens_per_second": 3.33,
+    }  # fmt: skip
+    by_release = {item["release"]: item["recent"] for item in found["apps"][0]["releases"]}
+    assert by_release["assistant@1"]["requests"] == 100
+    assert (by_release["assistant@2"]["errors"], by_release["assistant@2"]["p50_ms"]) == (1, None)
+
+
+def test_under_much_traffic_the_figures_are_those_of_the_newest_records(serve, release):
+    with serve(release(1, "champion")) as running:
+        running.log.append([record("assistant@1", ago=100 * number / MOST_RECORDS) for number in range(3000)])
+        recent = status(running)["recent"]
+    assert recent["requests"] == MOST_RECORDS
+    assert 95 < recent["seconds"] < 130
+    assert recent["requests_per_minute"] == pytest.approx(60 * MOST_RECORDS / recent["seconds"], rel=0.01)
+
+
+def test_votes_are_counted(serve, release):
+    with serve(release(1, "champion"), release(2, "challenger")) as running:
+        one, other = record("assistant@1"), record("assistant@2")
+        running.log.append([one, other])
+        vote = Feedback("r", one.key, "anonymous", app="assistant", release="assistant@1", label="worse",
+                        compared_to="r", compared_key=other.key, compared_release="assistant@2")  # fmt: skip
+        running.log.add_feedback(vote)
+        assert status(running)["apps"][0]["votes"] == [
+            {"a": "assistant@1", "b": "assistant@2", "wins_a": 0, "wins_b": 1, "ties": 0}
+        ]
+
+
+@contextmanager
+def with_key(folder: Path, *releases: Any, **key: Any) -> Iterator[tuple[str, str, ProductionLog]]:
+    """A gateway with one key: its URL, the key, its log."""
+    settings = Settings(home=folder, registry_poll=0.05, keys_poll=0.02)
+    url = settings.resolved_log_url
+    log, keys = ProductionLog(url), KeyStore(url)
+    _, secret = keys.create(**key)
+    app = create_app(settings, StaticReleases(releases), lambda model: FakeEngine(name=model.ref), log, keys=keys)
+    with served(app) as address:
+        yield address, secret, log
+    keys.close()
+    log.close()
+
+
+def test_where_keys_exist_the_page_is_open_and_the_status_is_not(tmp_path, release, wait_until):
+    releases = release(1, "champion"), dataclasses.replace(release(1, "champion"), app="other")
+    served = with_key(tmp_path, *releases, name="team", apps=["assistant"])
+    with served as (url, secret, log), httpx.Client(base_url=url) as http:
+        log.append([record("assistant@1"), record("other@1"), record("other@1")])
+        headers = {"authorization": f"Bearer {secret}"}
+        wait_until(lambda: http.get("/status.json", headers=headers).status_code == 200)
+        assert http.get("/").status_code == 200
+        assert http.get("/page/app.js").status_code == 200
+        assert http.get("/status.json").status_code == 401
+        found = http.get("/status.json", headers=headers).json()
+    assert [app["app"] for app in found["apps"]] == ["assistant"]
+    assert found["recent"]["requests"] == 1
+
+
+def test_without_the_log_the_status_says_so_and_shows_the_rest(serve, release):
+    with serve(release(1, "champion")) as running:
+        running.log.close()
+        (Path(running.log.url.removeprefix("sqlite:///"))).write_bytes(b"no database" * 1000)
+        found = status(running)
+    assert (found["recent"], found["problem"]) == (None, "the production log cannot be read")
+    assert found["apps"]
+
+
+def test_an_mlflow_server_is_linked_and_never_with_its_password(serve, release):
+    for uri, link in [("http://mlflow:5000", "http://mlflow:5000"), ("http://u:secret@mlflow:5000", None)]:
+        with serve(release(1, "champion"), tracking_uri=uri) as running:
+            assert status(running)["links"] == {"mlflow": link}
+
+
+@pytest.mark.parametrize(("values", "share", "found"), [
+    ([], 0.5, None), ([3.0], 0.5, 3.0), ([1.0, 2.0], 0.5, 1.0), ([4.0, 1.0, 3.0, 2.0], 0.95, 4.0), ([1.0], 0.0, 1.0),
+])  # fmt: skip
+def test_a_quantile_is_one_of_the_values(values, share, found):
+    assert quantile(values, share) == found
+
+
+def test_no_records_have_no_figures():
+    assert figures([], 300) is None

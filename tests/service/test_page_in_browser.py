@@ -1,0 +1,291 @@
+"""The page in a real Chromium: what it shows, a blind comparison from question to counted vote, and who can use it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from llmops.engines.fake import FakeEngine
+from llmops.errors import EngineError
+from tests.service.browser import Browser, chromium
+from tests.service.test_page import with_key
+
+PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium on the PATH")
+
+VOTABLE = "!document.querySelector('[data-vote]').disabled"
+SHOWN = "!document.querySelector('#content').hidden"
+
+
+@pytest.fixture(scope="module")
+def one_browser() -> Iterator[Browser]:
+    assert PROGRAM is not None
+    with chromium(PROGRAM) as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(one_browser: Browser) -> Browser:
+    """The module's browser, as a new one is."""
+    one_browser.call("Emulation.setEmulatedMedia", features=[])
+    one_browser.call("Emulation.setDeviceMetricsOverride", width=1200, height=900, deviceScaleFactor=1, mobile=False)
+    one_browser.open("about:blank#new")
+    one_browser.complaints.clear()
+    one_browser.requested.clear()
+    return one_browser
+
+
+@pytest.fixture(scope="module")
+def paged(serve_shared: Any, release: Any) -> Iterator[Any]:
+    """Three releases; the third needs a variable, the fourth is one nobody uses."""
+    releases = (release(1, "previous"), release(2, "champion"), release(3, "challenger", tone="calm"), release(4))
+    with serve_shared(*releases) as running:
+        yield running
+
+
+def opened(browser: Browser, running: Any) -> None:
+    browser.open(running.url + "/")
+    browser.wait(SHOWN)
+
+
+def choose(browser: Browser, selector: str, value: str) -> None:
+    place = f"document.querySelector('{selector}')"
+    browser.run(f"{place}.value = '{value}'; {place}.dispatchEvent(new Event('change'))")
+
+
+def ask(browser: Browser, question: str = "What is the capital of Peru?", against: str = "assistant@1") -> None:
+    choose(browser, "#play-second", against)
+    browser.run("document.querySelector('#play-question').value = ''")
+    browser.type("#play-question", question)
+    browser.click("#play-ask")
+
+
+def order(browser: Browser) -> list[str]:
+    """The releases on the left and on the right, which the page does not show before the vote."""
+    found: list[str] = browser.run("[round.left.release.release, round.right.release.release]")
+    return found
+
+
+def test_the_page_shows_what_is_served_and_asks_nobody_else(browser, paged):
+    paged.chat()
+    opened(browser, paged)
+    text = browser.text()
+    for word in ("Ready", "assistant@2", "champion", "challenger", "previous", "qa@2", "tiny@2", "llmops monitor ui"):
+        assert word in text
+    assert "all plain traffic goes to the champion" in text
+    assert f"{paged.url}/v1" in text
+    assert browser.complaints == []
+    assert all(url.startswith(paged.url) for url in browser.requested if url != "about:blank#new")
+
+
+def test_a_question_two_answers_a_vote_and_it_is_counted(browser, paged):
+    opened(browser, paged)
+    before = len(paged.log.feedback_since(0)[0])
+    ask(browser)
+    browser.wait(VOTABLE)
+
+    left, right = order(browser)
+    assert {left, right} == {"assistant@1", "assistant@2"}
+    for side in ("left", "right"):
+        assert browser.text(f"#{side}-text") == "You said: What is the capital of Peru?"
+    shown = browser.text("#play-result")
+    assert not any(name in shown for name in ("assistant", "qa@", "tiny@", "champion"))  # nobody knows which is which
+
+    browser.click("[data-vote=right]")
+    browser.wait("document.querySelector('#play-status').textContent.startsWith('Kept')")
+    assert f"{right} is better" in browser.text("#play-status")
+    assert browser.text("#left-title").startswith(f"Answer 1: {left}")
+    assert browser.text("#right-title").startswith(f"Answer 2: {right}")
+    assert f"{right} 1" in browser.text("#tally")
+
+    (vote,) = paged.log.feedback_since(0)[0][before:]
+    assert (vote.release, vote.label, vote.compared_release) == (left, "worse", right)
+    counts = paged.log.votes("assistant")["assistant@1", "assistant@2"]
+    assert counts.to_json() == {"a": int(right == "assistant@1"), "b": int(right == "assistant@2"), "tie": 0}
+    browser.wait("(look(), document.querySelector('.votes-so-far'))")
+    assert "Votes: assistant@1" in browser.text("#apps")
+    assert browser.complaints == []
+
+
+def test_the_order_is_random(browser, paged):
+    opened(browser, paged)
+    seen = set()
+    for number in range(30):
+        ask(browser, f"Question {number}?")
+        browser.wait(f"{VOTABLE} && round.question === 'Question {number}?'")
+        seen.add(order(browser)[0])
+        if len(seen) == 2:
+            break
+    assert seen == {"assistant@1", "assistant@2"}
+
+
+def test_a_prompts_other_variables_can_be_filled(browser, paged):
+    opened(browser, paged)
+    assert browser.run("document.querySelector('#play-second').value") == "assistant@3"  # the challenger, by default
+    browser.type("#variable-tone", "calmly")
+    ask(browser, "Why?", against="assistant@3")
+    browser.wait(VOTABLE)
+    texts = {browser.text("#left-text"), browser.text("#right-text")}
+    assert texts == {"You said: Why?", "You said: calmly: Why?"}
+
+
+def test_an_answer_that_fails_is_shown_and_cannot_be_voted_on(browser, serve, release):
+    def engine(model: Any) -> FakeEngine:
+        return FakeEngine(failure=EngineError("secret") if model.version == 2 else None)
+
+    with serve(release(1, "champion"), release(2, "challenger"), engine=engine) as running:
+        opened(browser, running)
+        ask(browser, against="assistant@2")
+        browser.wait("document.querySelector('#play-status').textContent.startsWith('There is nothing')")
+        text = browser.text("#play-result")
+        assert "the model failed on this request" in text
+        assert "secret" not in text
+        assert not browser.run(VOTABLE)
+
+
+def test_stopping_cancels_both_generations(browser, serve, release):
+    with serve(
+        release(1, "champion"), release(2, "challenger"), engine=lambda model: FakeEngine(word_seconds=0.3)
+    ) as running:
+        opened(browser, running)
+        ask(browser, "one two three four five six seven eight nine ten " * 5, against="assistant@2")
+        browser.wait("document.querySelector('#left-text').textContent")
+        assert browser.run("document.querySelector('#left-text').getAttribute('aria-busy')") == "true"  # it streams
+        browser.click("#play-stop")
+        browser.wait("document.querySelector('#play-status').textContent === 'Stopped.'")
+        browser.wait("document.querySelector('#play-stop').hidden")
+        assert not browser.run(VOTABLE)
+        for _ in range(500):
+            if len(running.records()) == 2:
+                break
+            browser.run("new Promise((done) => setTimeout(done, 20))")
+        assert [record.outcome for record in running.records()] == ["cancelled"] * 2
+
+
+def test_where_keys_exist_the_page_asks_for_one_and_keeps_it_in_the_tab_alone(browser, tmp_path, release):
+    releases = release(1, "champion"), release(2, "challenger")
+    with with_key(tmp_path, *releases, name="person") as (url, secret, log):
+        browser.open(url + "/")
+        browser.wait("!document.querySelector('#key-section').hidden")
+        assert browser.run("document.activeElement.id") == "key-input"
+        assert not browser.run(SHOWN)
+
+        browser.type("#key-input", "llmops_wrong_key")
+        browser.press("Enter", 13)
+        browser.wait("document.querySelector('#key-reason').textContent.includes('not accepted')")
+
+        browser.type("#key-input", secret)
+        browser.press("Enter", 13)
+        browser.wait(SHOWN)
+        assert browser.run("[localStorage.length, document.cookie, sessionStorage.length]") == [0, "", 1]
+        ask(browser, against="assistant@2")
+        browser.wait(VOTABLE)
+        browser.click("[data-vote=tie]")
+        browser.wait("document.querySelector('#play-status').textContent.startsWith('Kept')")
+        assert [said.label for said in log.feedback_since(0)[0]] == ["tie"]
+
+        browser.click("#forget-key")
+        browser.wait("document.querySelector('#key-section')?.hidden === false && sessionStorage.length === 0")
+
+
+def test_it_can_be_used_by_keyboard_alone(browser, paged):
+    opened(browser, paged)
+    reached = []
+    for _ in range(40):
+        browser.press("Tab", 9)
+        reached.append(browser.run("document.activeElement.id || document.activeElement.className"))
+        outline = browser.run("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline != "none", reached
+        if reached[-1] == "play-question":
+            break
+    assert reached[0] == "skip"
+    assert {"play-app", "play-first", "play-second", "play-question"} <= set(reached)
+    choose(browser, "#play-second", "assistant@1")
+    browser.type("#play-question", "By keyboard?")
+    browser.press("Enter", 13, modifiers=2)
+    browser.wait(VOTABLE)
+    for _ in range(10):
+        browser.press("Tab", 9)
+        if browser.run("document.activeElement.dataset.vote") == "tie":
+            break
+    browser.press(" ", 32)
+    browser.wait("document.querySelector('#play-status').textContent.startsWith('Kept')")
+
+
+def test_everything_that_can_be_used_has_a_name_for_a_screen_reader(browser, paged):
+    opened(browser, paged)
+    ask(browser)
+    browser.wait(VOTABLE)
+    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+    roles = {"button", "textbox", "combobox", "link", "region", "navigation", "heading"}
+    used = [node for node in nodes if not node["ignored"] and node.get("role", {}).get("value") in roles]
+    assert len(used) > 20
+    assert [node for node in used if not node.get("name", {}).get("value")] == []
+    assert browser.run("document.documentElement.lang") == "en"
+    assert browser.run("document.querySelectorAll('h1').length") == 1
+
+
+# The lowest contrast of any text with its background, as WCAG computes it, and the text.
+CONTRAST = """
+(() => {
+  const light = ([r, g, b]) => {
+    const part = [r, g, b].map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * part[0] + 0.7152 * part[1] + 0.0722 * part[2];
+  };
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const ground = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = parse(getComputedStyle(at).backgroundColor);
+      if (colour.length === 3 || colour[3] > 0) return colour;
+    }
+    return [255, 255, 255];
+  };
+  let lowest = [21, ""];
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !element.getClientRects().length || element.disabled || element.closest(".skip, noscript")) continue;
+    const [a, b] = [light(parse(getComputedStyle(element).color)), light(ground(element))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < lowest[0]) lowest = [ratio, element.textContent.slice(0, 40)];
+  }
+  return lowest;
+})()
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_is_readable_in_light_and_in_dark(browser, paged, scheme):
+    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    opened(browser, paged)
+    ask(browser)
+    browser.wait(VOTABLE)
+    browser.click("[data-vote=left]")
+    browser.wait("document.querySelector('#play-status').textContent.startsWith('Kept')")
+    ratio, text = browser.run(CONTRAST)
+    assert ratio >= 4.5, text
+    ground = json.loads(browser.run("JSON.stringify(getComputedStyle(document.body).backgroundColor.match(/\\d+/g))"))
+    assert (int(ground[0]) < 128) == (scheme == "dark")
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_on_a_small_screen_nothing_is_cut_off(browser, paged, width):
+    browser.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=2, mobile=True)
+    opened(browser, paged)
+    ask(browser, "Donaudampfschifffahrtsgesellschaftskapitänsmützenabzeichenverleihungsurkunde" * 3)
+    browser.wait(VOTABLE)
+    assert browser.run("document.documentElement.scrollWidth") <= width
+    heights = browser.run(
+        "[...document.querySelectorAll('#votes button')].map((b) => b.getBoundingClientRect().height)"
+    )
+    assert min(heights) >= 40
+
+
+def test_who_wants_no_motion_sees_none(browser, paged):
+    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-reduced-motion", "value": "reduce"}])
+    opened(browser, paged)
+    browser.run("document.querySelector('#left-text').setAttribute('aria-busy', 'true')")
+    assert browser.run("getComputedStyle(document.querySelector('#left-text'), '::after').animationName") == "none"

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmops.errors import UsageError
+from llmops.keys import Key
+from service.error_map import ApiError
+from service.rate_limits import REDIS_SECONDS, RateLimits, duration, limits_of
+
+
+def limited(key_id="k", **limits):
+    return limits_of(Key(key_id, "", "", datetime.now(UTC), **limits))
+
+
+async def allowed(rates, limits, times):
+    """How many of so many requests at once are let through."""
+    outcomes = await asyncio.gather(*(rates.admit(limits, []) for _ in range(times)), return_exceptions=True)
+    assert all(outcome is None or isinstance(outcome, ApiError) for outcome in outcomes), outcomes
+    return outcomes.count(None)
+
+
+async def refusal(rates, limits):
+    """The refusal of a request, and the headers that go with it."""
+    headers = []
+    with pytest.raises(ApiError) as caught:
+        await rates.admit(limits, headers)
+    return caught.value, {name.decode(): value.decode() for name, value in headers}
+
+
+class RedisServer:
+    """A Redis of the test's own, reached through a Unix socket."""
+
+    def __init__(self, folder):
+        self.socket = Path(folder) / "s"
+        self.url = f"redis+unix://{self.socket}"
+        self._process = None
+
+    def start(self):
+        command = ["redis-server", "--port", "0", "--unixsocket", str(self.socket), "--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 10
+        while not self.socket.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def send(self, number):
+        self._process.send_signal(number)
+
+    def stop(self):
+        self._process.kill()
+        self._process.wait()
+        self.socket.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def redis_server():
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    with tempfile.TemporaryDirectory(prefix="llmops-redis-") as folder:
+        server = RedisServer(folder)
+        server.start()
+        yield server
+        server.stop()
+
+
+def test_a_key_without_limits_has_none_to_count():
+    assert limits_of(Key("k", "", "", datetime.now(UTC))) is None
+
+
+def test_exactly_so_many_requests_of_a_minute_get_in():
+    async def scenario():
+        rates, limits = RateLimits(), limited(requests_per_minute=5)
+        assert await allowed(rates, limits, 20) == 5
+        error, headers = await refusal(rates, limits)
+        assert (error.status, error.kind, error.code) == (429, "rate_limit_error", "rate_limit_exceeded")
+        assert 55 < error.retry_after <= 60
+        assert headers["x-ratelimit-limit-requests"] == "5"
+        assert headers["x-ratelimit-remaining-requests"] == "0"
+        assert headers["x-ratelimit-reset-requests"] in {"1m0s", "59s", "58s"}
+        assert await allowed(rates, limited("other", requests_per_minute=5), 1) == 1
+
+    asyncio.run(scenario())
+
+
+def test_requests_come_back_as_the_window_moves_on(monkeypatch):
+    now = [1_000_000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+
+    async def scenario():
+        rates, limits = RateLimits(), limited(requests_per_minute=4)
+        assert await allowed(rates, limits, 3) == 3
+        now[0] += 40
+        assert await allowed(rates, limits, 3) == 1
+        now[0] += 21  # the first three are a minute old, the fourth is not
+        assert await allowed(rates, limits, 9) == 3
+        now[0] += 61
+        assert await allowed(rates, limits, 9) == 4
+
+    asyncio.run(scenario())
+
+
+def test_headers_count_down():
+    async def scenario():
+        rates, limits = RateLimits(), limited(requests_per_minute=3, tokens_per_minute=100, tokens_per_day=1000)
+        await rates.charge(limits, 30)
+        headers = []
+        await rates.admit(limits, headers)
+        shown = {name.decode(): value.decode() for name, value in headers}
+        assert shown["x-ratelimit-remaining-requests"] == "2"
+        assert shown["x-ratelimit-limit-tokens"] == "100"
+        assert shown["x-ratelimit-remaining-tokens"] == "70"
+        assert len(headers) == 6
+
+    asyncio.run(scenario())
+
+
+def test_a_budget_is_used_up_by_what_was_answered():
+    async def scenario():
+        rates, limits = RateLimits(), limited(tokens_per_minute=100)
+        await rates.charge(limits, 99)
+        assert await allowed(rates, limits, 1) == 1
+        await rates.charge(limits, 500)  # more than is left: the answer was under way
+        error, headers = await refusal(rates, limits)
+        assert "tokens per minute" in error.message
+        assert 55 < error.retry_after <= 60
+        assert headers["x-ratelimit-remaining-tokens"] == "0"
+
+    asyncio.run(scenario())
+
+
+def test_a_days_budget_says_when_the_day_is_over():
+    async def scenario():
+        rates, limits = RateLimits(), limited(tokens_per_minute=1000, tokens_per_day=100)
+        await rates.charge(limits, 100)
+        error, headers = await refusal(rates, limits)
+        assert 86_300 < error.retry_after <= 86_400
+        assert headers["x-ratelimit-limit-tokens"] == "100"
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_the_budget_refuses_does_not_count_as_a_request():
+    async def scenario():
+        rates, limits = RateLimits(), limited(requests_per_minute=5, tokens_per_minute=10)
+        await rates.charge(limits, 10)
+        assert await allowed(rates, limits, 9) == 0
+        assert await allowed(rates, limited(requests_per_minute=5), 9) == 5
+
+    asyncio.run(scenario())
+
+
+def test_two_processes_share_a_limit_exactly_through_redis(redis_server):
+    async def scenario():
+        first, second = RateLimits(redis_server.url), RateLimits(redis_server.url)
+        limits = limited(requests_per_minute=25, tokens_per_minute=100)
+        assert await allowed(first, limits, 4) == await allowed(second, limits, 4) == 4
+        assert sum(await asyncio.gather(allowed(first, limits, 30), allowed(second, limits, 30))) == 25 - 8
+        await first.charge(limits, 60)
+        await second.charge(limits, 60)
+        for rates in (first, second):
+            assert "tokens per minute" in (await refusal(rates, limits))[0].message
+            assert rates.problem is None
+            await rates.close()
+
+    asyncio.run(scenario())
+
+
+def test_while_redis_is_down_each_process_counts_and_says_so(redis_server):
+    async def scenario():
+        rates, limits = RateLimits(redis_server.url), limited(requests_per_minute=5)
+        assert await allowed(rates, limits, 3) == 3
+        redis_server.stop()
+        assert await allowed(rates, limits, 20) == 5
+        assert "Redis does not answer" in rates.problem
+        redis_server.start()
+        deadline = time.monotonic() + 10
+        while rates.problem is not None:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+            with contextlib.suppress(ApiError):
+                await rates.admit(limits, [])
+        await rates.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_redis_that_hangs_delays_a_request_once_and_briefly(redis_server):
+    async def scenario():
+        rates, limits = RateLimits(redis_server.url), limited(requests_per_minute=1000)
+        await rates.admit(limits, [])
+        redis_server.send(signal.SIGSTOP)
+        try:
+            begun = time.monotonic()
+            await rates.admit(limits, [])
+            assert time.monotonic() - begun < REDIS_SECONDS + 1
+            begun = time.monotonic()
+            await rates.admit(limits, [])
+            assert time.monotonic() - begun < REDIS_SECONDS
+        finally:
+            redis_server.send(signal.SIGCONT)
+        await rates.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://127.0.0.1", "redis://127.0.0.1:port"])
+def test_a_redis_url_that_is_none_is_a_usage_error(url):
+    with pytest.raises(UsageError, match="LLMOPS_REDIS_URL"):
+        RateLimits(url)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, b"0s"), (0.2, b"1s"), (59.5, b"1m0s"), (61, b"1m1s"), (86_399, b"23h59m59s"), (86_400, b"24h0m0s")],
+)
+def test_durations_read_as_openais_do(seconds, text):
+    assert duration(seconds) == text
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, 20.0, 59.0, 60.5]), max_size=60), st.integers(1, 5))
+def test_no_minute_ever_holds_more_than_the_limit(pauses, most):
+    now = [1_000_000.0]
+
+    async def scenario():
+        rates, limits = RateLimits(), limited(requests_per_minute=most)
+        let_in = []
+        for pause in pauses:
+            now[0] += pause
+            recent = [at for at in let_in if at > now[0] - 60]
+            got_in = await allowed(rates, limits, 1) == 1
+            assert got_in == (len(recent) < most)
+            if got_in:
+                let_in.append(now[0])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.time", lambda: now[0])
+        asyncio.run(scenario())

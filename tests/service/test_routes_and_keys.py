@@ -1,0 +1,115 @@
+"""Keys and Idempotency-Key on the routes beside chat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from llmops.engines.fake import FakeEngine
+from llmops.keys import KeyStore
+from llmops.production_log import ProductionLog
+from llmops.settings import Settings
+from service.app import create_app
+from service.static_releases import StaticReleases
+from tests.service.conftest import release, served, wait_until
+
+MODEL = "all-minilm-l6-v2"
+ROUTES = [
+    ("/v1/completions", {"model": "assistant", "prompt": "hello"}),
+    ("/v1/responses", {"model": "assistant", "input": "hello"}),
+]
+
+
+async def embed(texts: Any) -> tuple[list[list[float]], int]:
+    return [[0.5] * 384 for _ in texts], 7 * len(texts)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Iterator[KeyStore]:
+    opened = KeyStore(f"sqlite:///{tmp_path_factory.mktemp('keys') / 'log.db'}")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def keys(store) -> dict[str, str]:
+    made = {"own": {"apps": ["assistant"]}, "other": {"apps": ["other"]}, "all": {}, "poor": {"tokens_per_day": 7}}
+    return {name: store.create(**scope)[1] for name, scope in made.items()}
+
+
+@pytest.fixture(scope="module")
+def ask(store, keys, tmp_path_factory) -> Iterator[Any]:
+    log = ProductionLog(store.url)
+    source = StaticReleases([release(1, "champion"), release(2), release(1, "champion", app="other")])
+    settings = Settings(home=tmp_path_factory.mktemp("gateway"), registry_poll=0.05)
+    app = create_app(settings, source, lambda model: FakeEngine(name=model.ref), log, keys=store, embed=embed)
+    with served(app) as url, httpx.Client(base_url=url, timeout=20) as http:
+        wait_until(lambda: http.get("/readyz").status_code == 200)
+
+        def call(key: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+            sent = {"authorization": f"Bearer {keys.get(key, key)}", **headers}
+            return http.request("GET" if body is None else "POST", path, json=body, headers=sent)
+
+        yield call
+    log.close()
+
+
+@pytest.mark.parametrize(("path", "body"), [*ROUTES, ("/v1/embeddings", {"model": MODEL, "input": "x"})])
+def test_without_a_key_nothing_is_answered(ask, path, body):
+    reply = ask("wrong", path, body)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (401, "invalid_api_key")
+
+
+@pytest.mark.parametrize(("path", "body"), ROUTES)
+def test_a_key_of_one_app_opens_it_and_nothing_else(ask, path, body):
+    assert ask("own", path, body).status_code == 200
+    assert ask("own", path, {**body, "model": "tiny@1"}).status_code == 403
+    assert ask("other", path, body).status_code == 403
+
+
+def test_a_key_of_an_app_opens_no_pair_of_prompt_and_model_beside_its_releases(ask):
+    prompt = {"id": "qa", "version": "1", "variables": {"question": "why?"}}
+    assert ask("own", "/v1/responses", {"model": "assistant", "prompt": prompt}).status_code == 200
+    pair = {"model": "assistant", "prompt": {**prompt, "version": "2"}}
+    assert ask("own", "/v1/responses", pair).status_code == 403
+    assert ask("all", "/v1/responses", pair).status_code == 200
+
+
+def test_embeddings_need_a_key_of_all_apps_and_use_up_its_tokens(ask):
+    body = {"model": MODEL, "input": "x"}
+    assert ask("own", "/v1/embeddings", body).status_code == 403
+    assert [ask("poor", "/v1/embeddings", body).status_code for _ in range(2)] == [200, 429]
+
+
+def test_the_models_listed_are_those_that_the_key_opens(ask):
+    listed = {key: {card["id"] for card in ask(key, "/v1/models").json()["data"]} for key in ("own", "all")}
+    assert listed["own"] == {"assistant", "assistant@champion", "assistant@1", "assistant@2"}
+    assert listed["all"] >= {*listed["own"], "other", "tiny@1", MODEL}
+    assert ask("own", "/v1/models/assistant@2").status_code == 200
+    assert ask("own", "/v1/models/tiny@1").status_code == 403
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("path", "body"), ROUTES)
+def test_a_repeated_idempotency_key_gives_the_first_reply_again(ask, path, body, stream):
+    repeated = {"idempotency-key": f"{path} {stream}"}
+    first, again = (ask("own", path, {**body, "stream": stream}, **repeated) for _ in range(2))
+    assert first.status_code == again.status_code == 200
+    assert first.content == again.content
+    assert again.headers["idempotent-replayed"] == "true"
+    assert ask("own", path, {**body, "user": "another"}, **repeated).status_code == 422
+
+
+def test_repeated_embeddings_are_made_and_logged_once(ask, store):
+    body, repeated = {"model": MODEL, "input": "once"}, {"idempotency-key": "embed"}
+    first, again = (ask("all", "/v1/embeddings", body, **repeated) for _ in range(2))
+    assert first.content == again.content
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.headers.get_list("x-llmops-model") == [MODEL]
+    assert ask("all", "/v1/embeddings", {**body, "input": "twice"}, **repeated).status_code == 422
+    log = ProductionLog(store.url)
+    assert [record.input for record in log.read()].count("once") == 1
+    log.close()

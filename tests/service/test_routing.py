@@ -1,0 +1,162 @@
+"""Which side of a traffic policy a request falls on: shares, stickiness, and what is never rerouted."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from llmops.traffic_policy import STICKY, TrafficPolicy
+from service.error_map import ApiError
+from service.routing import Routed, Router, position
+from service.snapshot import Snapshot
+from service.static_releases import StaticReleases
+
+EVERY_MODEL_IS_LOADED = Router(lambda _: True)
+NAMES = st.text(max_size=20)
+SHARES = st.floats(0, 1)
+COUNT = 2000
+
+
+@pytest.fixture(scope="module")
+def snapshot_with(release):
+    """Makes a snapshot of `assistant@1` (champion), `assistant@2` (challenger) and a policy."""
+
+    def make(policy: TrafficPolicy | None, *challenger_aliases: str) -> Snapshot:
+        aliases = challenger_aliases or ("challenger",)
+        source = StaticReleases([release(1, "champion"), release(2, *aliases)])
+        source.set_policy("assistant", policy)
+        return Snapshot(source.registered())
+
+    return make
+
+
+def choose(snapshot: Snapshot, model: str = "assistant", request_id: str = "r", **who: str) -> Routed:
+    return EVERY_MODEL_IS_LOADED.choose(snapshot, model, request_id=request_id, **who)
+
+
+def arms(snapshot: Snapshot, sticky: str, salt: str = "") -> list[str]:
+    """The arm of each of COUNT askers."""
+    name = "request_id" if sticky == "request" else sticky
+    return [choose(snapshot, **{name: f"{salt}{number}"}).arm for number in range(COUNT)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(canary=SHARES, sticky=st.sampled_from(STICKY), salt=NAMES)
+def test_the_challengers_share_is_the_canary(snapshot_with, canary, sticky, salt):
+    found = arms(snapshot_with(TrafficPolicy(canary=canary, sticky=sticky)), sticky, salt)
+    low, high = binom.interval(1 - 1e-9, COUNT, canary)
+    assert low <= found.count("challenger") <= high
+
+
+@settings(max_examples=50, deadline=None)
+@given(smaller=SHARES, larger=SHARES, user=NAMES)
+def test_a_larger_canary_moves_users_to_the_challenger_and_none_back(snapshot_with, smaller, larger, user):
+    smaller, larger = sorted((smaller, larger))
+    before = choose(snapshot_with(TrafficPolicy(canary=smaller)), user=user).arm
+    after = choose(snapshot_with(TrafficPolicy(canary=larger)), user=user).arm
+    assert (before, after) != ("challenger", "champion")
+
+
+@given(user=NAMES.filter(bool), requests=st.lists(st.tuples(NAMES, NAMES), min_size=2))
+def test_a_user_stays_on_one_side_whatever_key_and_request(snapshot_with, user, requests):
+    snapshot = snapshot_with(TrafficPolicy(canary=0.5))
+    assert len({choose(snapshot, user=user, key=key, request_id=request).arm for key, request in requests}) == 1
+
+
+def test_where_the_sticky_one_is_missing_the_next_takes_its_place(snapshot_with):
+    numbers = [str(number) for number in range(100)]
+    by_user = snapshot_with(TrafficPolicy(canary=0.5, sticky="user"))
+    by_key = snapshot_with(TrafficPolicy(canary=0.5, sticky="key"))
+    by_request = snapshot_with(TrafficPolicy(canary=0.5, sticky="request"))
+
+    def split(snapshot: Snapshot, **fixed: str) -> int:
+        return len({choose(snapshot, request_id=number, **fixed).arm for number in numbers})
+
+    assert split(by_user, key="k") == 1
+    assert split(by_key, key="k", user="u") == 1
+    assert split(by_user) == split(by_key) == split(by_key, user="u") == 2
+    assert split(by_request, key="k", user="u") == 2
+
+
+def test_apps_and_shadows_are_drawn_apart_from_each_other(snapshot_with):
+    users = [str(number) for number in range(COUNT)]
+    tenth = {user for user in users if position("assistant", user) < 0.1}
+    other = {user for user in users if position("other", user) < 0.1}
+    assert 0 < len(tenth & other) < 50
+
+
+@given(NAMES, NAMES)
+def test_a_position_is_never_one(salt, value):
+    assert 0 <= position(salt, value) < 1
+
+
+@pytest.mark.parametrize(("canary", "arm"), [(0.0, "champion"), (1.0, "challenger")])
+def test_nothing_and_everything_are_exact(snapshot_with, canary, arm):
+    assert set(arms(snapshot_with(TrafficPolicy(canary=canary, shadow=0.5)), "user")) == {arm}
+
+
+@pytest.mark.parametrize(
+    ("model", "ref"),
+    [
+        ("assistant@challenger", "assistant@2"), ("assistant@champion", "assistant@1"), ("assistant@1", "assistant@1"),
+        ("assistant@2", "assistant@2"), ("tiny@1", "tiny@1"),
+    ],
+)  # fmt: skip
+def test_what_a_client_names_is_never_rerouted_nor_shadowed(snapshot_with, model, ref):
+    for policy in (None, TrafficPolicy(canary=1.0, shadow=1.0)):
+        routed = choose(snapshot_with(policy), model)
+        assert (routed.target.ref, routed.arm, routed.shadow) == (ref, "explicit", None)
+
+
+def test_an_unknown_model_is_404_also_with_a_policy(snapshot_with):
+    with pytest.raises(ApiError) as raised:
+        choose(snapshot_with(TrafficPolicy(canary=1.0)), "assistant@9")
+    assert raised.value.status == 404
+
+
+@given(shadow=SHARES)
+@settings(max_examples=20, deadline=None)
+def test_the_shadowed_share_is_drawn_from_what_the_champion_answers(snapshot_with, shadow):
+    snapshot = snapshot_with(TrafficPolicy(canary=0.3, shadow=shadow, sticky="request"))
+    routed = [choose(snapshot, request_id=str(number)) for number in range(COUNT)]
+    champions = [one for one in routed if one.arm == "champion"]
+    assert all(one.shadow is None for one in routed if one.arm == "challenger")
+    assert all(one.shadow.ref == "assistant@2" for one in champions if one.shadow is not None)
+    low, high = binom.interval(1 - 1e-9, len(champions), shadow)
+    assert low <= sum(one.shadow is not None for one in champions) <= high
+
+
+def test_a_shadow_is_of_all_users_and_not_of_a_few(snapshot_with):
+    snapshot = snapshot_with(TrafficPolicy(shadow=0.5))
+    seen = {choose(snapshot, user="u", request_id=str(number)).shadow is None for number in range(100)}
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("aliases", [("previous",), ("challenger", "champion")])
+def test_without_a_challenger_beside_the_champion_a_policy_rests_and_says_so(release, aliases):
+    source = StaticReleases([release(1, *({"champion"} - set(aliases))), release(2, *aliases)])
+    source.set_policy("assistant", TrafficPolicy(canary=1.0, shadow=1.0))
+    snapshot = Snapshot(source.registered())
+    routed = choose(snapshot)
+    assert (routed.arm, routed.shadow) == ("champion", None)
+    note = "traffic policy of assistant rests: there is no challenger beside a champion"
+    assert EVERY_MODEL_IS_LOADED.notes(snapshot) == [note]
+
+
+def test_a_challenger_that_is_not_loaded_gets_nothing_and_that_is_noted(snapshot_with):
+    snapshot, loaded = snapshot_with(TrafficPolicy(canary=1.0)), set()
+    router = Router(lambda model: model.ref in loaded)
+    assert router.choose(snapshot, "assistant", request_id="r").arm == "champion"
+    assert router.notes(snapshot) == ["traffic policy of assistant waits for the engine of assistant@2"]
+    loaded.add("tiny@2")
+    assert router.choose(snapshot, "assistant", request_id="r").arm == "challenger"
+    assert router.notes(snapshot) == []
+
+
+def test_a_resting_or_cleared_policy_needs_no_note(snapshot_with):
+    for policy, aliases in itertools.product((None, TrafficPolicy()), (("challenger",), ("previous",))):
+        assert EVERY_MODEL_IS_LOADED.notes(snapshot_with(policy, *aliases)) == []

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+
+import pytest
+from fastapi import FastAPI
+
+from service.slow_clients import MAX_HEADER_BYTES, BodyDeadline, with_header_timeout
+from tests.service.small_server import running
+
+QUICK = 0.3
+GET = b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+def echo_app(body_seconds=30.0):
+    app = FastAPI()
+
+    @app.get("/hello")
+    async def hello():
+        return "hello"
+
+    @app.post("/length")
+    async def length(body: dict[str, str]):
+        return len(body)
+
+    app.add_middleware(BodyDeadline, seconds=body_seconds)
+    return app
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """A port whose clients have QUICK seconds for headers and for bodies."""
+    with running(echo_app(QUICK), http=with_header_timeout(QUICK), timeout_keep_alive=20) as port:
+        yield port
+
+
+@contextlib.contextmanager
+def connected(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        yield client
+
+
+def everything(client):
+    """All that comes until the server closes the connection."""
+    received = b""
+    while piece := client.recv(65536):
+        received += piece
+    return received
+
+
+def one_reply(client):
+    """One reply to GET."""
+    received = b""
+    while not received.endswith(b'"hello"'):
+        piece = client.recv(65536)
+        assert piece, received
+        received += piece
+    return received
+
+
+def error_of(reply):
+    head, _, body = reply.partition(b"\r\n\r\n")
+    assert b"connection: close" in head
+    return int(head.split()[1]), json.loads(body)["error"]
+
+
+def test_headers_that_stop_half_way_are_408(quick):
+    with connected(quick) as client:
+        client.sendall(GET[:20])
+        status, error = error_of(everything(client))
+    assert (status, error["code"]) == (408, "request_timeout")
+    assert set(error) == {"message", "type", "param", "code"}
+
+
+def test_headers_that_trickle_do_not_move_the_deadline(quick):
+    begun = time.monotonic()
+    with connected(quick) as client, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        client.settimeout(0.02)
+        received = b""
+        for number in range(500):
+            client.sendall(b"GET /hello HTTP/1.1\r\n" if number == 0 else b"x: y\r\n")
+            with contextlib.suppress(TimeoutError):
+                received = client.recv(65536)
+                break
+    assert received.startswith(b"HTTP/1.1 408")
+    assert time.monotonic() - begun < 5
+
+
+def test_a_connection_that_asks_nothing_is_closed_without_a_word(quick):
+    with connected(quick) as client:
+        assert everything(client) == b""
+
+
+def test_the_deadline_holds_for_the_next_request_of_a_connection(quick):
+    with connected(quick) as client:
+        client.sendall(GET)
+        one_reply(client)
+        client.sendall(GET[:20])
+        assert error_of(everything(client))[0] == 408
+
+
+@pytest.mark.parametrize("stray", [b"\r\n", b"\r\n\r\n"])
+def test_an_empty_line_does_not_keep_an_idle_connection_open(quick, stray):
+    with connected(quick) as client:
+        client.sendall(GET)
+        one_reply(client)
+        client.sendall(stray)
+        everything(client)
+
+
+def test_an_idle_connection_outlives_the_header_deadline(quick):
+    with connected(quick) as client:
+        client.sendall(GET)
+        one_reply(client)
+        time.sleep(QUICK * 2)
+        client.sendall(GET)
+        assert one_reply(client)
+
+
+def test_pipelined_requests_are_answered(quick):
+    with connected(quick) as client:
+        client.sendall(GET * 3 + GET.replace(b"host", b"connection: close\r\nhost"))
+        assert everything(client).count(b'"hello"') == 4
+
+
+def test_a_body_that_stops_half_way_is_408(quick):
+    with connected(quick) as client:
+        client.sendall(b"POST /length HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nab")
+        reply = everything(client)
+    assert reply.startswith(b"HTTP/1.1 408")
+    assert b"connection: close" in reply
+    assert b"the body did not arrive" in reply
+
+
+def post(length):
+    return b"".join(
+        (
+            b"POST /length HTTP/1.1\r\nhost: x\r\nconnection: close\r\n",
+            b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % length,
+        )
+    )
+
+
+def test_a_body_in_time_is_read_whole(quick):
+    with connected(quick) as client:
+        client.sendall(post(13))
+        client.sendall(b'{"a"')
+        client.sendall(b': "b"}   ')
+        assert everything(client).endswith(b"\r\n\r\n1")
+
+
+def send_without_end(client, piece, cut_off):
+    try:
+        for _ in range(5000):
+            client.sendall(piece)
+    except (BrokenPipeError, ConnectionResetError):
+        cut_off.set()
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        pytest.param(b"GET /", id="path"),
+        pytest.param(b"GET / HTTP/1.1\r\nx: ", id="header"),
+        pytest.param(b"POST /length HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx: ", id="trailer"),
+    ],
+)
+def test_headers_without_end_are_cut_off(begin):
+    cut_off = threading.Event()
+    with running(echo_app(), http=with_header_timeout(60.0)) as port, connected(port) as client:
+        client.sendall(begin)
+        sender = threading.Thread(target=send_without_end, args=(client, b"y" * 4096, cut_off))
+        sender.start()
+        assert cut_off.wait(10)
+        sender.join()
+
+
+def test_headers_just_over_the_bound_are_431(quick):
+    with connected(quick) as client:
+        client.sendall(b"GET /hello HTTP/1.1\r\nx: " + b"y" * MAX_HEADER_BYTES)
+        status, error = error_of(everything(client))
+    assert (status, error["code"]) == (431, "headers_too_large")
+
+
+def test_large_headers_within_the_bound_pass(quick):
+    with connected(quick) as client:
+        client.sendall(GET.replace(b"host", b"connection: close\r\nz: %s\r\nhost" % (b"z" * (MAX_HEADER_BYTES - 200))))
+        assert everything(client).endswith(b'"hello"')
+
+
+def test_a_body_is_not_bounded_as_headers_are(quick):
+    body = b'{"a": "%s"}' % (b"x" * 3 * MAX_HEADER_BYTES)
+    with connected(quick) as client:
+        client.sendall(post(len(body)) + body)
+        assert everything(client).endswith(b"\r\n\r\n1")
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\x16\x03\x01 no http\r\n\r\n", b"POST /length HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nno size\r\n"],
+)
+def test_what_is_no_http_gets_openais_error_shape(quick, garbage):
+    with connected(quick) as client:
+        client.sendall(garbage)
+        status, error = error_of(everything(client))
+    assert (status, error["code"]) == (400, "invalid_http")

@@ -1,0 +1,256 @@
+"""Spans as a real OTLP/HTTP receiver gets them, and trace context handed on."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import logging
+import math
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmops.production_log import LogRecord
+from llmops.settings import Settings
+from service.tracing import PassThrough, open_tracing, trace_context
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+SAMPLED = [(b"host", b"x"), (b"traceparent", f"00-{TRACE}-{SPAN}-01".encode()), (b"tracestate", b"a=1"),
+           (b"tracestate", b"b=2")]  # fmt: skip
+NOT_SAMPLED = [(b"traceparent", f"00-{TRACE}-{SPAN}-00".encode())]
+NAME = "POST /v1/chat/completions"
+
+
+class Receiver(ThreadingHTTPServer):
+    """An OTLP/HTTP trace receiver; `spans` are protobuf messages."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Receive)
+        self.spans: list[Any] = []
+        self.paths: list[str] = []
+        self.bodies: list[bytes] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Receive(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+            ExportTraceServiceRequest,
+            ExportTraceServiceResponse,
+        )
+
+        body = self.rfile.read(int(self.headers["content-length"]))
+        if self.headers.get("content-encoding") == "gzip":
+            body = gzip.decompress(body)
+        request = ExportTraceServiceRequest.FromString(body)
+        self.server.paths.append(self.path)
+        self.server.bodies.append(body)
+        for resource in request.resource_spans:
+            for scope in resource.scope_spans:
+                self.server.spans += scope.spans
+        answer = ExportTraceServiceResponse().SerializeToString()
+        self.send_response(200)
+        self.send_header("content-type", "application/x-protobuf")
+        self.send_header("content-length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_arguments: Any) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join(10)
+
+
+def settings(receiver: Receiver | None = None, **values: Any) -> Settings:
+    return Settings(otel_endpoint=receiver.url if receiver else None, **values)
+
+
+def record(**values: Any) -> LogRecord:
+    fields: dict[str, Any] = {
+        "status": 200,
+        "outcome": "ok",
+        "input": "secret question",
+        "output": "secret answer",
+        "release": "assistant@3",
+        "prompt": "qa@2",
+        "model": "tiny@1",
+        "tokens_in": 7,
+        "tokens_out": 5,
+        "first_token_ms": 120.0,
+        "details": {"route": "chat", "finish_reason": "stop", "stream": True, "parameters": {"max_tokens": 64}},
+    }
+    return LogRecord("req_1", datetime.now(UTC), **{**fields, **values})
+
+
+def attributes(span: Any) -> dict[str, Any]:
+    return {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in span.attributes}
+
+
+def test_a_request_is_one_span_with_versions_tokens_and_times_but_no_words(receiver):
+    tracing = open_tracing(settings(receiver))
+    span = tracing.begin(SAMPLED, NAME)
+    span.end(record())
+    asyncio.run(tracing.close())
+
+    (sent,) = receiver.spans
+    assert receiver.paths == ["/v1/traces"]
+    assert sent.name == NAME
+    assert (sent.trace_id.hex(), sent.parent_span_id.hex(), sent.trace_state) == (TRACE, SPAN, "a=1,b=2")
+    assert sent.kind == 2  # server
+    found = attributes(sent)
+    reasons = found.pop("gen_ai.response.finish_reasons")
+    assert [value.string_value for value in reasons.values] == ["stop"]
+    assert found == {
+        "http.request.method": "POST",
+        "http.route": "/v1/chat/completions",
+        "http.response.status_code": 200,
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "llmops",
+        "gen_ai.request.model": "assistant@3",
+        "gen_ai.response.model": "tiny@1",
+        "gen_ai.request.max_tokens": 64,
+        "gen_ai.request.stream": True,
+        "gen_ai.usage.input_tokens": 7,
+        "gen_ai.usage.output_tokens": 5,
+        "gen_ai.response.time_to_first_chunk": 0.12,
+        "gen_ai.prompt.name": "qa",
+        "llmops.prompt.version": "2",
+        "llmops.release": "assistant@3",
+        "llmops.outcome": "ok",
+        "llmops.request_id": "req_1",
+    }
+    assert b"secret" not in receiver.bodies[0]
+
+
+def test_an_upstream_server_is_told_of_our_span(receiver):
+    tracing = open_tracing(settings(receiver))
+    span = tracing.begin(SAMPLED, NAME)
+    span.end(record())
+    asyncio.run(tracing.close())
+    ours = receiver.spans[0].span_id.hex()
+    assert span.headers == {"traceparent": f"00-{TRACE}-{ours}-01", "tracestate": "a=1,b=2"}
+
+
+def test_a_failure_is_marked_by_its_class_and_not_by_its_text(receiver):
+    tracing = open_tracing(settings(receiver))
+    failed = record(status=504, outcome="error", details={"error": "EngineTimeout: secret question took too long"})
+    tracing.begin([], NAME).end(failed)
+    tracing.begin([], NAME).end(status=429)
+    tracing.begin([], NAME).end()
+    asyncio.run(tracing.close())
+    slow, refused, broken = receiver.spans
+    assert attributes(slow)["error.type"] == "EngineTimeout"
+    assert slow.status.code == 2
+    assert (attributes(refused)["http.response.status_code"], refused.status.code) == (429, 0)
+    assert attributes(broken)["error.type"] == "500"
+    assert b"secret" not in b"".join(receiver.bodies)
+
+
+def test_each_request_to_the_gateway_is_a_span(serve, receiver):
+    with serve(otel_endpoint=receiver.url) as running:
+        running.chat(stream=True)
+        running.chat(model="nothing@1")
+    answered, refused = receiver.spans
+    found = attributes(answered)
+    assert (found["llmops.release"], found["http.response.status_code"]) == ("assistant@1", 200)
+    assert attributes(refused)["http.response.status_code"] == 404
+    assert b"hello world" not in b"".join(receiver.bodies)
+
+
+def test_the_client_decides_whether_its_trace_is_sampled_and_the_share_decides_on_others(receiver):
+    tracing = open_tracing(settings(receiver, otel_sample=0.0))
+    tracing.begin([], NAME).end(record())
+    unsampled = tracing.begin(NOT_SAMPLED, NAME)
+    unsampled.end(record())
+    tracing.begin(SAMPLED, NAME).end(record())
+    asyncio.run(tracing.close())
+    assert [span.trace_id.hex() for span in receiver.spans] == [TRACE]
+    assert unsampled.headers["traceparent"].startswith(f"00-{TRACE}-")
+    assert unsampled.headers["traceparent"].endswith("-00")
+
+
+def test_requests_that_run_at_the_same_time_are_no_children_of_each_other(receiver):
+    tracing = open_tracing(settings(receiver))
+    outer, inner = tracing.begin([], NAME), tracing.begin([], NAME)
+    inner.end(record())
+    outer.end(record())
+    asyncio.run(tracing.close())
+    assert [span.parent_span_id for span in receiver.spans] == [b"", b""]
+    assert len({span.trace_id for span in receiver.spans}) == 2
+
+
+def test_an_endpoint_that_is_away_delays_neither_requests_nor_the_end(caplog):
+    tracing = open_tracing(Settings(otel_endpoint="http://127.0.0.1:9"))
+    caplog.set_level(logging.CRITICAL)
+    start = time.monotonic()
+    for _ in range(100):
+        tracing.begin([], NAME).end(record())
+    assert time.monotonic() - start < 5
+    asyncio.run(tracing.close())
+    assert time.monotonic() - start < 12
+
+
+def test_without_an_endpoint_trace_context_is_handed_on_unchanged():
+    span = open_tracing(settings()).begin(SAMPLED, NAME)
+    span.end(record())
+    assert span.headers == {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "a=1,b=2"}
+    assert open_tracing(settings()).begin([(b"tracestate", b"a=1")], NAME).headers == {}
+
+
+def test_without_an_endpoint_nothing_of_opentelemetry_is_loaded():
+    code = (
+        "import sys; from service.tracing import open_tracing; from llmops.settings import Settings;"
+        "open_tracing(Settings()).begin([], 'GET /x');"
+        "print([name for name in sys.modules if name.startswith('opentelemetry')])"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.strip() == "[]"
+
+
+def test_without_an_endpoint_tracing_costs_next_to_nothing():
+    tracing, best = PassThrough(), math.inf
+    headers = [*SAMPLED, *[(b"x-other", b"1")] * 8]
+    for _ in range(5):
+        start = time.thread_time()
+        for _ in range(1000):
+            tracing.begin(headers, NAME).end()
+        best = min(best, (time.thread_time() - start) / 1000)
+    assert best < 20e-6
+
+
+@pytest.mark.parametrize("value", [
+    b"", b"00", b"00-x", f"00-{TRACE}-{SPAN}".encode(), f"00-{TRACE.upper()}-{SPAN}-01".encode(),
+    f"00-{TRACE}-{SPAN}-01\r\nx: y".encode(),
+])  # fmt: skip
+def test_what_is_no_trace_context_is_not_handed_on(value):
+    assert trace_context([(b"traceparent", value)]) == {}
+
+
+@given(st.binary(max_size=80), st.binary(max_size=80))
+def test_any_header_is_read_without_failing_and_handed_on_only_in_plain_ascii(parent, state):
+    found = trace_context([(b"traceparent", parent), SAMPLED[1], (b"tracestate", state)])
+    assert all(value.isascii() and value.isprintable() for value in found.values())
