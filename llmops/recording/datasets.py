@@ -8,7 +8,6 @@ from typing import Any
 from llmops.evaluation.eval_set import EvalRow
 from llmops.hashing import canonical_json, content_hash
 from llmops.recording.cell import CellIdentity
-from llmops.recording.fluent import make_current
 from llmops.recording.sampling import sampled
 from llmops.recording.texts import TextCleaner
 from llmops.recording.traces import ROW_ID_TAG
@@ -38,7 +37,7 @@ def register_eval_set(
         elif missing := sorted(set(experiment_ids) - set(found.experiment_ids)):
             store.client.add_dataset_to_experiments(found.dataset_id, missing)
         if found.tags[_FILLED_TAG] != "true":
-            make_current(store)  # `merge_records` is one of MLflow's functions that look for the store themselves
+            store.make_current()  # `merge_records` is one of MLflow's functions that look for the store themselves
             total = _fill(found, rows)
             store.client.set_dataset_tags(found.dataset_id, {_FILLED_TAG: "true", _ROWS_TAG: str(total)})
         return str(found.dataset_id)

@@ -7,17 +7,9 @@ from typing import Any
 from llmops.registry.store import Store
 
 
-def make_current(store: Store) -> None:
-    """Points MLflow's module-level functions at this store."""
-    import mlflow
-
-    mlflow.set_tracking_uri(store.uri)
-    mlflow.set_registry_uri(store.uri)
-
-
 def start_run(store: Store, **arguments: Any) -> Any:
     """`mlflow.start_run` in this store: a context that marks the run finished, or failed when something is raised."""
     import mlflow
 
-    make_current(store)
+    store.make_current()
     return mlflow.start_run(**arguments)

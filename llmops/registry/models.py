@@ -104,6 +104,7 @@ def create_version(store: Store, name: str, kind: str, tags: dict[str, str], par
         UsageError: the name is taken by something of another kind. StoreUnavailable.
     """
     registered = store.registered_model(name)
+    store.make_current()
     with translated(f"{kind} {name}"):
         if registered is None:
             store.client.create_registered_model(name, tags={KIND_TAG: kind})

@@ -64,12 +64,19 @@ class Store:
             settings.home.mkdir(parents=True, exist_ok=True)
             if self.uri.startswith("sqlite:"):
                 _check_sqlite(self.uri)
-            mlflow.set_tracking_uri(self.uri)
-            mlflow.set_registry_uri(self.uri)
+            self.make_current()
             self.client: Any = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             self._experiments: dict[str, str] = {}
             self.experiment(_REGISTRY_EXPERIMENT)
             self._database = _database(self.uri)
+
+    def make_current(self) -> None:
+        """Points MLflow's module-level functions, and what its client does through them, at this store: they use
+        whichever was named last in the process."""
+        import mlflow
+
+        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_registry_uri(self.uri)
 
     def experiment(self, name: str = _REGISTRY_EXPERIMENT) -> str:
         """Id of the experiment of that name, made when absent. Raises StoreUnavailable."""

@@ -360,7 +360,7 @@ async def servers():
 
 @pytest.fixture
 async def engine(servers):
-    opened = [OpenAIEngine(one.url, "big", connect_timeout=1, first_byte_timeout=0.3) for one in servers]
+    opened = [OpenAIEngine(one.url, "big", connect_timeout=1, first_byte_timeout=0.3, timeout=0.6) for one in servers]
     engine = UpstreamsEngine([Upstream(one, one.identity.build) for one in opened])
     yield engine
     await engine.close()

@@ -28,11 +28,8 @@ def session_registry(settings: Settings) -> Registry:
 
 @pytest.fixture
 def registry(session_registry: Registry) -> Registry:
-    """The shared store, made MLflow's current one again: tests before this one may have opened others."""
-    import mlflow
-
-    mlflow.set_tracking_uri(session_registry.store.uri)
-    mlflow.set_registry_uri(session_registry.store.uri)
+    """The shared store."""
+    session_registry.store.make_current()
     return session_registry
 
 

@@ -84,7 +84,7 @@ def test_everything_else_that_happens_is_counted():
     assert value(text, "llmops_log_failures_total") == 1
     assert value(text, "llmops_shadow_requests_total", outcome="dropped") == 1
     assert value(text, "llmops_guard_actions_total", target="assistant@1", action="redacted") == 1
-    assert value(text, "llmops_engine_restarts_total") == 1
+    assert value(text, "llmops_engine_restarts") == 1
     assert value(text, "llmops_in_flight") == 3
     assert value(text, "llmops_snapshot_age_seconds") == 1.5
     assert value(text, "llmops_keys") == 2
