@@ -1,7 +1,8 @@
 """Who may come in: checks keys, counts their limits, and answers 401, 403 and 429 before anything else runs.
 
-Where no key was ever made, everybody on loopback is ANONYMOUS and may do everything. As soon as one exists, revoked or
-not, a live one is needed: revoking the last key locks the door, it does not open it.
+Where no key was ever made, everybody on loopback is ANONYMOUS and may do everything, but for web pages from elsewhere
+that had their name point here (DNS rebinding): the Host header gives them away. As soon as one exists, revoked or not,
+a live one is needed: revoking the last key locks the door, it does not open it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import hmac
 import ipaddress
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -38,6 +40,7 @@ ADMIN_PATHS = frozenset({"/metrics"})
 """What needs an admin key. From loopback too: a proxy on this machine would make everybody local."""
 
 _LOOK_SECONDS = 5.0
+_LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".test")
 _NOBODY = secret_hash("")
 
 
@@ -133,7 +136,8 @@ class Access:
         local: whether the request came to a loopback address; no other lets anonymous callers in.
 
         Raises:
-            ApiError: 401 no key, or not a live one; 503 the keys have not been read yet.
+            ApiError: 401 no key, or not a live one; 403 no key exists, and the Host header names another machine; 503
+                the keys have not been read yet.
         """
         return self._find(headers, local)[0]
 
@@ -155,6 +159,8 @@ class Access:
             message = "the gateway has not read its keys yet"
             raise ApiError(503, message, kind="server_error", code="store_unavailable", retry_after=RETRY_SECONDS)
         if not self._known and local:
+            if not is_own_host(next((value for name, value in headers if name == b"host"), b"")):
+                raise _foreign_host()
             return ANONYMOUS, None
         sent = next((value for name, value in headers if name == b"authorization"), b"")
         scheme, _, text = sent.decode("latin-1").partition(" ")
@@ -231,6 +237,25 @@ def _ready(key: Key) -> _Known:
 
 def _unauthorized(message: str) -> ApiError:
     return ApiError(401, message, code="invalid_api_key")
+
+
+def _foreign_host() -> ApiError:
+    message = "without keys the gateway answers only to names of this machine, such as localhost; make a key"
+    return ApiError(403, message, kind="permission_error", code="host_not_allowed")
+
+
+@lru_cache(maxsize=64)
+def is_own_host(host: bytes) -> bool:
+    """Whether nobody else can own the name in a Host header: an address, a name without dots, or a local suffix.
+
+    Without the header no browser sent the request.
+    """
+    name = host.decode("latin-1").lower()
+    name = re.sub(r":\d*\Z", "", name).removesuffix(".")
+    try:
+        return bool(ipaddress.ip_address(name.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        return "." not in name or name.endswith(_LOCAL_SUFFIXES)
 
 
 def _is_open(path: str) -> bool:

@@ -65,6 +65,8 @@ def create_app(
 
     about = {"title": "llmops gateway", "version": llmops.__version__}
     app = GatewayApp(gateway, **about, lifespan=lifespan, docs_url=None, redoc_url=None)
+    # A redirect would name what the Host header says, and `http` behind a proxy that ends TLS: keys would follow it.
+    app.router.redirect_slashes = False
     app.state.gateway = gateway
     routers = (
         chat_router(gateway),

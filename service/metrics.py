@@ -114,7 +114,7 @@ class Metrics:
         self._shadows.labels(outcome).inc()
 
     def guarded(self, target: str, action: str) -> None:
-        """Adds one action of a guard, such as `redacted` or `blocked`."""
+        """Adds one action of a guard, such as `redact_pii` or `block`."""
         self._guards.labels(self._target(target).name, action).inc()
 
     def watch_restarts(self, number: Callable[[], float | None]) -> None:

@@ -1,4 +1,4 @@
-"""`GET /docs`: the reference of the API in Swagger UI, from files of this machine; FastAPI's own page has them from afar."""
+"""`GET /docs`: the reference in Swagger UI, from files on this machine; FastAPI's own page loads them from afar."""
 
 from __future__ import annotations
 

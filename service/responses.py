@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from llmops.engines.protocol import Chunk, Message
 from llmops.versions import PromptVersion
 from service.answering import Answering
+from service.caller import ANONYMOUS, Caller
 from service.documented_replies import replies
 from service.error_map import ApiError
 from service.exchange import AnswerRequest, Exchange
@@ -49,7 +50,7 @@ def responses_router(gateway: Gateway) -> APIRouter:
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             # Chosen when it runs, so that a registry that was not read yet is an error of this request.
-            request = answer_request(gateway.keeper.snapshot, body)
+            request = answer_request(gateway.keeper.snapshot, body, scope["state"].get("caller", ANONYMOUS))
             await Answering(gateway, request, _reply_maker(body))(scope, receive, send)
 
         return renaming(answer, CHAT_NAMES)
@@ -94,13 +95,16 @@ class ResponseStream(EventStream):
         return self._told.error(renamed(problem, CHAT_NAMES))
 
 
-def answer_request(snapshot: Snapshot, body: ResponseRequest) -> AnswerRequest:
-    """What the body asks, in the terms that all routes share. Raises ApiError 400 and 404."""
+def answer_request(snapshot: Snapshot, body: ResponseRequest, caller: Caller = ANONYMOUS) -> AnswerRequest:
+    """What the body asks, in the terms that all routes share. Raises ApiError 400 and 404.
+
+    caller: prompts of apps that are closed to it are unknown to it.
+    """
     target, messages, variables = None, body.turns, None
     model = body.model
     if body.prompt is not None:
-        model = model or _app_of_prompt(snapshot, body.prompt)
-        target, prompt = _chosen(snapshot, model, body.prompt)
+        model = model or _app_of_prompt(snapshot, body.prompt, caller)
+        target, prompt = _chosen(snapshot, model, body.prompt, caller)
         variables = body.prompt.texts
         if body.input is None:
             text = variables.pop(prompt.template.input_variable, None)
@@ -129,7 +133,9 @@ def _nothing_to_answer(other: str) -> ApiError:
     return ApiError(400, f"input: needed, or {other}", param="input")
 
 
-def _chosen(snapshot: Snapshot, model: str, choice: PromptChoice) -> tuple[Target | None, PromptVersion]:
+def _chosen(
+    snapshot: Snapshot, model: str, choice: PromptChoice, caller: Caller
+) -> tuple[Target | None, PromptVersion]:
     """What serves the request, and a prompt version that it may be. The target is None when routing shall choose.
 
     - Without a version, an app whose releases use that prompt serves its own version: the one that was evaluated.
@@ -140,17 +146,17 @@ def _chosen(snapshot: Snapshot, model: str, choice: PromptChoice) -> tuple[Targe
     own, other = named.prompt, split.challenger.prompt if split is not None else named.prompt
     if choice.version is None and own is not None and other is not None and own.name == other.name == choice.id:
         return None, own
-    prompt = _registered(snapshot, choice)
+    prompt = _registered(snapshot, choice, caller)
     if own is not None and own.ref == prompt.ref:
         return named, prompt
     return Target(named.model, bare_prompt=prompt), prompt
 
 
-def _registered(snapshot: Snapshot, choice: PromptChoice) -> PromptVersion:
+def _registered(snapshot: Snapshot, choice: PromptChoice, caller: Caller) -> PromptVersion:
     """The prompt version chosen; without a number the newest. Known are those that some release uses."""
-    versions = {prompt.version: prompt for prompt in _prompts(snapshot) if prompt.name == choice.id}
+    versions = {prompt.version: prompt for prompt in _prompts(snapshot, caller) if prompt.name == choice.id}
     if not versions:
-        names = sorted({prompt.name for prompt in _prompts(snapshot)})
+        names = sorted({prompt.name for prompt in _prompts(snapshot, caller)})
         raise _unknown_prompt("id", f"prompt {choice.id[:100]!r} is used by no release", names)
     if choice.version is None:
         return versions[max(versions)]
@@ -162,12 +168,12 @@ def _registered(snapshot: Snapshot, choice: PromptChoice) -> PromptVersion:
     return versions[number]
 
 
-def _app_of_prompt(snapshot: Snapshot, choice: PromptChoice) -> str:
-    """The one app whose champion uses the prompt."""
+def _app_of_prompt(snapshot: Snapshot, choice: PromptChoice, caller: Caller) -> str:
+    """The one app open to the caller whose champion uses the prompt."""
     apps = [
         app
         for app in snapshot.champions
-        if (prompt := snapshot.targets[app].prompt) is not None and prompt.name == choice.id
+        if caller.may_use(app) and (prompt := snapshot.targets[app].prompt) is not None and prompt.name == choice.id
     ]
     if len(apps) != 1:
         found = f"the champions of {', '.join(apps)} use" if apps else "no champion uses"
@@ -175,8 +181,9 @@ def _app_of_prompt(snapshot: Snapshot, choice: PromptChoice) -> str:
     return apps[0]
 
 
-def _prompts(snapshot: Snapshot) -> list[PromptVersion]:
-    return [release.prompt for releases in snapshot.apps.values() for release in releases]
+def _prompts(snapshot: Snapshot, caller: Caller) -> list[PromptVersion]:
+    apps = snapshot.apps.items()
+    return [release.prompt for app, releases in apps if caller.may_use(app) for release in releases]
 
 
 def _unknown_prompt(field: str, problem: str, known: Sequence[str]) -> ApiError:

@@ -30,9 +30,10 @@ from llmops.json_logs import configure_logging
 from llmops.keys import KeyStore
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
-from llmops.versions import ModelVersion
+from llmops.versions import ModelVersion, RegisteredVersions
 from service.metrics_files import prepare_multiprocess
 from service.server import listen, uvicorn_config
+from service.snapshot import ReleaseSource
 
 logger = logging.getLogger("llmops.service")
 
@@ -70,7 +71,6 @@ def worker_app() -> FastAPI:
     # Imported here: the supervising process needs none of it.
     from llmops.engine_host.client import embed, open_remote, ping
     from llmops.engines.opening import engine_name, open_engine
-    from llmops.registry import Registry
     from service.app import create_app
 
     settings = Settings.from_environment()
@@ -87,13 +87,29 @@ def worker_app() -> FastAPI:
 
     return create_app(
         settings,
-        Registry(settings),
+        _RegistryOnDemand(settings),
         open_model,
         ProductionLog(settings.resolved_log_url),
         keys=KeyStore(settings.resolved_log_url),
         ping=lambda: ping(socket_path),
         embed=lambda texts: embed(socket_path, texts),
     )
+
+
+class _RegistryOnDemand:
+    """The registry, opened by the first look at it: a store that is away then holds up neither start nor shutdown."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._registry: ReleaseSource | None = None
+
+    def registered(self) -> RegisteredVersions:
+        """As `ReleaseSource`."""
+        if self._registry is None:
+            from llmops.registry import Registry
+
+            self._registry = Registry(self._settings)
+        return self._registry.registered()
 
 
 def _end_with_parent() -> None:

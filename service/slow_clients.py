@@ -10,6 +10,7 @@ import asyncio
 import functools
 from typing import Any
 
+import httptools
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -18,17 +19,25 @@ from service.error_map import ApiError
 
 MAX_HEADER_BYTES = 65_536
 
+STALLED_SECONDS = 30.0
+"""How long a client may read nothing while a reply waits for it. Its request holds a place in the engine meanwhile."""
+
 
 class PatientProtocol(HttpToolsProtocol):
     """uvicorn's protocol with a deadline for a request's headers, and a bound on everything that is no body.
 
     The deadline runs from the connection, and on a kept-alive one from the first byte after the last reply. Past it the
     client gets 408, past MAX_HEADER_BYTES 431, and the connection is closed. `with_header_timeout` sets it.
+
+    A client that has stopped reading is cut off after `stalled_seconds`. Offers to upgrade the protocol are not taken.
     """
 
-    def __init__(self, *arguments: Any, header_timeout: float, **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, header_timeout: float, stalled_seconds: float = STALLED_SECONDS, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
-        self.header_timeout = header_timeout
+        self.header_timeout, self.stalled_seconds = header_timeout, stalled_seconds
+        self._stalled: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._idle_bytes = 0  # received since the last that a request could use: a body, or the end of its headers
 
@@ -38,14 +47,24 @@ class PatientProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_clock()
+        self._forget_stall()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(self.stalled_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._forget_stall()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         # Also for an empty line or the tail of a refused body, which stop uvicorn's own keep-alive clock.
         if self._deadline is None and self._is_between_requests():
             self._start_clock()
         self._idle_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._idle_bytes > MAX_HEADER_BYTES:
             self._refuse(
                 ApiError(431, f"the headers are larger than {MAX_HEADER_BYTES} bytes", code="headers_too_large")
@@ -54,7 +73,12 @@ class PatientProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_clock()
         self._idle_bytes = 0
-        super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
         self._idle_bytes = 0
@@ -63,6 +87,35 @@ class PatientProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP gets OpenAI's error shape too."""
         self._refuse(ApiError(400, msg, code="invalid_http"))
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._parse_without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _parse_without_upgrade(self, rest: bytes) -> None:
+        """Reads a request that offers another protocol (`Upgrade: h2c`, as Java's client does) as if it did not.
+
+        The parser takes what follows such headers for the other protocol, even a body: uvicorn alone would answer
+        without the body, and then take it for the next request.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            self.send_400_response("CONNECT is not supported")
+            return
+        kept = [(name, value) for name, value in self.headers if name not in (b"upgrade", b"connection")]
+        if any(name == b"connection" and b"close" in value.lower() for name, value in self.headers):
+            kept.append((b"connection", b"close"))
+        lines = [b"%b %b HTTP/%b" % (method, self.url, version), *(b"%b: %b" % header for header in kept)]
+        self._parse(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+
+    def _forget_stall(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def _is_between_requests(self) -> bool:
         return self.cycle is None or self.cycle.response_complete

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from llmops.production_log import ProductionLog
 from tests.postgres import PostgresServer, postgres_server
+
+# Tests run on every core: how long one example takes says nothing.
+hypothesis.settings.register_profile("llmops", deadline=None)
+hypothesis.settings.load_profile("llmops")
 
 
 @pytest.fixture(scope="session")

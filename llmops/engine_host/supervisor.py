@@ -98,7 +98,8 @@ class EngineProcess:
     def _spawn(self) -> subprocess.Popen[bytes]:
         command = [*self._command, "--socket", str(self.socket_path), "--restarts", str(self._restarts)]
         try:
-            self._child = subprocess.Popen(command, stdin=subprocess.PIPE)
+            # In a session of its own: a signal to the gateway's process group must not end it before its workers.
+            self._child = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         except OSError as error:
             raise CannotRun(f"the engine process cannot be started: {error}") from error
         return self._child

@@ -73,6 +73,35 @@ def test_where_no_key_was_ever_made_everybody_local_gets_in(access):
     assert access().check(bearer("whatever")) is ANONYMOUS
 
 
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        (b"127.0.0.1:8000", True),
+        (b"[::1]:8000", True),
+        (b"localhost", True),
+        (b"LOCALHOST.:8000", True),
+        (b"gateway:8000", True),
+        (b"app.localhost", True),
+        (b"", True),
+        (b"evil.example:8000", False),
+        (b"127.0.0.1.evil.example", False),
+        (b"localhost.evil.example", False),
+        (b"[::1].evil.example", False),
+        (b"evil.example\xff", False),
+    ],
+)
+def test_without_keys_a_web_page_whose_name_was_pointed_here_gets_nothing(access, store, host, own):
+    headers = [(b"host", host)]
+    if own:
+        assert access().check(headers) is ANONYMOUS
+        return
+    with pytest.raises(ApiError) as refusal:
+        access().check(headers)
+    assert (refusal.value.status, refusal.value.code) == (403, "host_not_allowed")
+    _, text = store.create()
+    assert access().check([*headers, *bearer(text)]).name == ""
+
+
 def test_nobody_anonymous_comes_from_beyond_loopback(access):
     with pytest.raises(ApiError) as caught:
         access().check([], local=False)

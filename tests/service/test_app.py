@@ -37,6 +37,13 @@ def test_routing_errors_have_openais_shape_and_a_request_id(shared_gateway, meth
     assert reply.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("path", ["/v1/models/", "/v1/chat/completions/", "/livez/"])
+def test_nobody_is_sent_on_to_what_the_host_header_names(shared_gateway, path):
+    reply = shared_gateway.http.get(path, headers={"host": "elsewhere"})
+    assert reply.status_code in (404, 405)
+    assert "location" not in reply.headers
+
+
 def test_docs_are_served(shared_gateway):
     assert shared_gateway.http.get("/docs").status_code == 200
     paths = shared_gateway.http.get("/openapi.json").json()["paths"]

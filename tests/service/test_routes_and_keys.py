@@ -78,6 +78,13 @@ def test_a_key_of_an_app_opens_no_pair_of_prompt_and_model_beside_its_releases(a
     assert ask("all", "/v1/responses", pair).status_code == 200
 
 
+def test_apps_and_prompts_of_others_are_not_named(ask):
+    found = ask("own", "/v1/responses", {"prompt": {"id": "qa", "variables": {"question": "x"}}})
+    unknown = ask("own", "/v1/responses", {"model": "assistant", "prompt": {"id": "nope"}, "input": "x"})
+    assert (found.status_code, unknown.status_code) == (200, 404)
+    assert "other" not in found.text + unknown.text
+
+
 def test_embeddings_need_a_key_of_all_apps_and_use_up_its_tokens(ask):
     body = {"model": MODEL, "input": "x"}
     assert ask("own", "/v1/embeddings", body).status_code == 403

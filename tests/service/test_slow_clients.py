@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import json
 import socket
 import threading
@@ -208,3 +210,49 @@ def test_what_is_no_http_gets_openais_error_shape(quick, garbage):
         client.sendall(garbage)
         status, error = error_of(everything(client))
     assert (status, error["code"]) == (400, "invalid_http")
+
+
+UPGRADE = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
+
+
+@pytest.mark.parametrize("cut", [0, 1], ids=["at once", "in two pieces"])
+def test_an_offer_of_http2_is_not_taken_and_its_body_is_never_another_request(quick, cut):
+    body = b'{"a": "GET /hello HTTP/1.1\\r\\n"}' if cut == 0 else GET
+    head = post(len(body)).replace(b"connection: close\r\n", UPGRADE)
+    with connected(quick) as client:
+        for piece in (head, body) if cut else (head + body,):
+            client.sendall(piece)
+            time.sleep(0.05)
+        client.sendall(GET.replace(b"host", b"connection: close\r\nhost"))
+        replies = everything(client)
+    assert replies.count(b"HTTP/1.1 ") == 2
+    assert replies.startswith(b"HTTP/1.1 200" if cut == 0 else b"HTTP/1.1 422")
+    assert replies.endswith(b'"hello"')
+
+
+def test_an_offer_without_a_body_is_answered_in_http1_and_connect_refused(quick):
+    with connected(quick) as client:
+        client.sendall(GET.replace(b"host: x\r\n", b"host: x\r\n" + UPGRADE))
+        assert one_reply(client).startswith(b"HTTP/1.1 200")
+    with connected(quick) as client:
+        client.sendall(b"CONNECT other:80 HTTP/1.1\r\nhost: other\r\n\r\n")
+        assert error_of(everything(client))[0] == 400
+
+
+def test_who_stops_reading_a_reply_is_cut_off():
+    left = threading.Event()
+
+    async def endless(scope, receive, send):
+        await receive()
+        gone = asyncio.ensure_future(receive())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not gone.done():
+            await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
+            await asyncio.sleep(0)
+        left.set()
+
+    http = functools.partial(with_header_timeout(60.0), stalled_seconds=QUICK)
+    with running(endless, http=http, lifespan="off") as port, connected(port) as client:
+        client.sendall(GET)
+        client.recv(1)
+        assert left.wait(10)

@@ -1,0 +1,121 @@
+"""`llmops serve` with its real processes: parent, engine process, two workers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import httpx
+import psutil
+import pytest
+
+from llmops.engines.protocol import GenerationParameters
+from llmops.errors import StoreUnavailable, UsageError
+from llmops.production_log import ProductionLog
+from llmops.prompt_file import parse_prompt
+from llmops.settings import Settings
+from llmops.versions import ModelVersion
+from service.serve import _RegistryOnDemand, serve
+from tests.service.conftest import PROMPT
+from tests.service.test_server import free_port
+
+
+@pytest.fixture
+def environment(tmp_path) -> dict[str, str]:
+    """A home with `assistant@1`, its champion, answered by the fake engine."""
+    from llmops.registry import Registry
+
+    registry = Registry(Settings(home=tmp_path))
+    prompt, _ = registry.prompts.register("qa", parse_prompt(PROMPT % ("told", "")))
+    model = registry.models.register(ModelVersion("tiny", 0, "openai:http://127.0.0.1:9/v1#tiny", "openai", "a" * 64))
+    made, _ = registry.release_versions.create("assistant", prompt, model[0], GenerationParameters())
+    registry.release_versions.promote(made, why="a test")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LLMOPS_")}
+    return {**clean, "LLMOPS_HOME": str(tmp_path), "LLMOPS_ENGINE": "fake", "LLMOPS_SERVER_LOG": "json"}
+
+
+@contextlib.contextmanager
+def serving(environment) -> Iterator[tuple[psutil.Process, httpx.Client]]:
+    port = free_port()
+    command = [sys.executable, "-m", "llmops.cli", "serve", "--port", str(port), "--workers", "2"]
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
+        process = psutil.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        try:
+            yield process, http
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.terminate()
+                process.wait(40)
+
+
+def status(http: httpx.Client, path: str = "/readyz") -> int | None:
+    try:
+        return http.get(path).status_code
+    except httpx.TransportError:
+        return None
+
+
+def ask(http: httpx.Client) -> httpx.Response:
+    body = {"model": "assistant", "messages": [{"role": "user", "content": "hello"}]}
+    return http.post("/v1/chat/completions", json=body)
+
+
+def named(parent: psutil.Process, part: str) -> list[psutil.Process]:
+    found = []
+    for child in parent.children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just died
+            if part in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+@pytest.mark.slow
+def test_what_dies_is_started_again_and_nothing_outlives_the_parent(environment, tmp_path, wait_until):
+    with serving(environment) as (parent, http):
+        wait_until(lambda: status(http) == 200, 90)
+        assert ask(http).json()["choices"][0]["message"]["content"] == "You said: hello"
+
+        (engine_process,) = named(parent, "llmops.engine_host")
+        engine_process.kill()
+        refused = ask(http)
+        assert refused.status_code == 200 or (refused.status_code == 503 and refused.headers["retry-after"] == "1")
+        wait_until(lambda: ask(http).status_code == 200, 30)
+
+        worker = named(parent, "multiprocessing-fork")[0]
+        worker.kill()
+        wait_until(lambda: len(named(parent, "multiprocessing-fork")) == 2 and status(http) == 200, 60)
+
+        family = parent.children(recursive=True)
+        parent.kill()
+        wait_until(lambda: not any(child.is_running() and child.status() != "zombie" for child in family), 60)
+    log = ProductionLog(f"sqlite:///{tmp_path / 'log.db'}")
+    assert log.count() >= 2
+    log.close()
+
+
+@pytest.mark.slow
+def test_a_registry_that_is_away_at_the_start_is_said_and_holds_up_no_shutdown(environment, wait_until):
+    away = {**environment, "LLMOPS_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
+    with serving(away) as (parent, http):
+        wait_until(lambda: status(http, "/livez") == 200, 60)
+        reply = http.get("/readyz")
+        assert reply.status_code == 503
+        assert "registry not read yet" in reply.json()["reasons"][0]
+        assert ask(http).status_code == 503
+        parent.terminate()
+        assert parent.wait(20) == 0
+
+
+def test_a_registry_is_opened_by_the_first_look_and_asked_again_after_a_failure(tmp_path):
+    source = _RegistryOnDemand(Settings(home=tmp_path, tracking_uri="sqlite:////no/such/folder/mlflow.db"))
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            source.registered()
+
+
+def test_fewer_than_one_worker_is_a_usage_error():
+    with pytest.raises(UsageError, match="--workers"):
+        serve(workers=0)
