@@ -25,6 +25,9 @@ from service.snapshot_keeper import SnapshotKeeper
 from service.tracing import open_tracing
 
 CANCELLED_SECONDS = 5.0
+FIRST_LOOK_SECONDS = 5.0
+"""How long a worker waits for the registry before it takes requests: they could only be refused until then, while the
+other workers answer theirs."""
 
 
 class Gateway:
@@ -89,6 +92,7 @@ class Gateway:
                 tasks.append(asyncio.create_task(self.engines.run(), name="engine watch"))
             self.shadow.start()
             try:
+                await self.keeper.wait_for_first_look(FIRST_LOOK_SECONDS)
                 yield
             finally:
                 for task in tasks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 
@@ -31,6 +32,7 @@ class SnapshotKeeper:
         self._fresh = Snapshot(RegisteredVersions({}))
         self._read_at = 0.0
         self._wake = asyncio.Event()
+        self._looked = asyncio.Event()
         self.last_error: str | None = None
         self.held_back: tuple[str, ...] = ()
         pool.on_load = self._wake.set
@@ -51,12 +53,19 @@ class SnapshotKeeper:
         """Looks at the source for ever: every `seconds`, and as soon as a preload ended."""
         while True:
             await self.look()
+            self._looked.set()
             try:
                 async with asyncio.timeout(self._seconds):
                     await self._wake.wait()
             except TimeoutError:
                 continue
             self._wake.clear()
+
+    async def wait_for_first_look(self, seconds: float) -> None:
+        """Waits until `run` has looked once, however that went; at most so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._looked.wait()
 
     async def look(self) -> None:
         """One look at the source: begins to load what new champions need, swaps in what is ready."""

@@ -107,6 +107,11 @@ def test_a_bug_in_the_source_does_not_end_the_polling(serve, release, monkeypatc
         wait_until(lambda: gateway.chat().json()["model"] == "assistant@2")
 
 
+def test_a_worker_takes_requests_only_when_it_has_looked_at_the_registry(serve, release):
+    with serve(release(1, "champion"), until_ready=False) as gateway:
+        assert gateway.app.state.gateway.keeper.age is not None
+
+
 def test_before_the_first_look_requests_are_told_to_come_back(serve, release, wait_until):
     may_read = threading.Event()
 
