@@ -7,7 +7,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from llmops.engine_host.choices import check_choices
 from llmops.engine_host.connection import Connection
 from llmops.engine_host.frames import Embed, End, Load, Loaded, Operation, Ping, Pong, Rows, Started, Stream, Vectors
 from llmops.engine_host.line import Line
+from llmops.engine_host.watchdog import STALL_SECONDS, Pulse, end_process, lives
 from llmops.engines.opening import open_engine
 from llmops.engines.pool import EngineKey, EnginePool, engine_key
 from llmops.engines.protocol import Engine
@@ -46,20 +47,26 @@ BACKLOG = 1024
 class Served:
     """One model's queue and what has happened to its requests since this process began."""
 
-    ref: str
+    model: ModelVersion
     line: Line
+    pulse: Pulse = field(default_factory=Pulse)
     loads: int = 0
     failures: int = 0
     finished: int = 0
     cancelled: int = 0
     failed: int = 0
 
+    @property
+    def ref(self) -> str:
+        return self.model.ref
+
 
 class EngineHost:
     """Engines for all workers of a gateway, each loaded once.
 
     open_engine: opens one model. embed: what answers embedding requests; None: nothing does. restarts: lives the
-    process had before this one, told to whoever pings.
+    process had before this one, told to whoever pings. on_stuck: told the ref of a model whose engine has given no sign
+    of life for `stall_seconds`, nor when asked for one.
     """
 
     def __init__(
@@ -68,7 +75,11 @@ class EngineHost:
         open_engine: Callable[[ModelVersion, Settings], Engine] = open_engine,
         embed: Embedding | None = None,
         restarts: int = 0,
+        *,
+        stall_seconds: float = STALL_SECONDS,
+        on_stuck: Callable[[str], None] = end_process,
     ) -> None:
+        self._stall_seconds, self._on_stuck = stall_seconds, on_stuck
         self._settings, self._open_engine, self._embed, self._restarts = settings, open_engine, embed, restarts
         self._pool = EnginePool(self._open, most_idle=MOST_IDLE)
         self._served: dict[EngineKey, Served] = {}
@@ -85,9 +96,11 @@ class EngineHost:
         loop = asyncio.get_running_loop()
         with _listener(socket_path) as listener:
             server = await loop.create_unix_server(lambda: Connection(self._serve), sock=listener)
+            watching = asyncio.create_task(self._watch(), name="watchdog")
             try:
                 yield
             finally:
+                watching.cancel()
                 server.close()
                 await self._drain()
                 await self._pool.close()
@@ -145,9 +158,11 @@ class EngineHost:
             try:
                 async with self._engine(asked.model) as engine:
                     await place.turn()
+                    served.pulse.begins(alone=served.line.running == 1)
                     connection.send(Started(place.age))
-                    await self._chunks(engine, asked, connection)
+                    await self._chunks(engine, asked, connection, served.pulse)
             except asyncio.CancelledError:
+                served.pulse.left()
                 served.cancelled += 1
                 raise
             except Exception:
@@ -155,10 +170,11 @@ class EngineHost:
                 raise
             served.finished += 1
 
-    async def _chunks(self, engine: Engine, asked: Stream, connection: Connection) -> None:
+    async def _chunks(self, engine: Engine, asked: Stream, connection: Connection, pulse: Pulse) -> None:
         within = 0.0  # the first piece leaves at once, also of an answer that may come whole: it is timed
         async with aclosing(engine.stream(asked.request)) as chunks:
             async for chunk in chunks:
+                pulse.beats()
                 connection.send(chunk, within=within)
                 within = WHOLE_SECONDS if asked.request.whole else 0.0
                 await connection.ready()
@@ -185,7 +201,7 @@ class EngineHost:
     def _served_for(self, model: ModelVersion) -> Served:
         key = engine_key(model)
         if key not in self._served:
-            self._served[key] = Served(model.ref, Line(self._settings.engine_queue))
+            self._served[key] = Served(model, Line(self._settings.engine_queue))
         return self._served[key]
 
     def _open(self, model: ModelVersion) -> Engine:
@@ -200,6 +216,19 @@ class EngineHost:
         served.loads += 1
         logger.info("model %s is loaded", model.ref)
         return engine
+
+    async def _watch(self) -> None:
+        """For ever: asks engines that are silent although they have work for a sign of life."""
+        while True:
+            await asyncio.sleep(self._stall_seconds / 10)
+            for served in list(self._served.values()):
+                if served.pulse.stalled(self._stall_seconds, served.line.running):
+                    async with self._pool.lease(served.model) as engine:
+                        alive = await lives(engine, self._stall_seconds)
+                    if alive:
+                        served.pulse.beats()
+                    else:
+                        self._on_stuck(served.ref)
 
     async def _drain(self) -> None:
         if self._answering:

@@ -69,6 +69,7 @@ def hosting(folder: Path) -> Callable[..., Any]:
         engine: Callable[[ModelVersion], FakeEngine] | None = None, *, embed: Any = None, slots: int = 4, **options: Any
     ) -> AsyncIterator[Running]:
         fake = {name: options.pop(name) for name in ("answer", "word_seconds", "failure", "honours") if name in options}
+        watched = {name: options.pop(name) for name in ("stall_seconds", "on_stuck") if name in options}
         engines: dict[str, FakeEngine] = {}
 
         def open_engine(model: ModelVersion, settings: Settings) -> FakeEngine:
@@ -76,7 +77,7 @@ def hosting(folder: Path) -> Callable[..., Any]:
             engines[model.ref] = opened = make(model)
             return opened
 
-        host = EngineHost(Settings(home=folder, **options), open_engine, embed)
+        host = EngineHost(Settings(home=folder, **options), open_engine, embed, **watched)
         async with host.listening(folder / "engine.sock"):
             yield Running(host, folder / "engine.sock", engines)
 
