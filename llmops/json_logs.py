@@ -21,6 +21,9 @@ MOST_QUEUED = 10_000
 """Lines that may wait to be written; beyond, lines are left out, and the next one says how many."""
 
 _FIELDS = ("request_id", "method", "path", "status", "latency_ms", "release", "model", "key_id")
+GATHER_SECONDS = 0.05
+"""How long a line may wait for others, so that many are written at once."""
+
 _CLOSE_SECONDS = 2.0
 
 
@@ -56,6 +59,7 @@ class LineHandler(logging.Handler):
         self._queue: queue.SimpleQueue[logging.LogRecord | None] = queue.SimpleQueue()
         self._left_out = 0
         self._closed = False
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="server log", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -79,6 +83,7 @@ class LineHandler(logging.Handler):
         """Writes what is queued."""
         if not self._closed:
             self._closed = True
+            self._closing.set()
             self._queue.put(None)
             self._thread.join(_CLOSE_SECONDS)
             atexit.unregister(self.close)
@@ -89,6 +94,8 @@ class LineHandler(logging.Handler):
         while not ended:
             lines = []
             record = self._queue.get()
+            # Others gather meanwhile: waking for each line would take the event loop's time as often.
+            self._closing.wait(GATHER_SECONDS)
             while True:
                 if record is None:
                     ended = True
