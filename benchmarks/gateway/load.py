@@ -54,10 +54,12 @@ async def run(
     seconds: float | None = None,
     requests: int | None = None,
     on_reply: Callable[[int, Reply], None] | None = None,
+    fresh: bool = False,
 ) -> Load:
     """Sends `body(0)`, `body(1)`, … until `requests` were sent or `seconds` are over.
 
-    on_reply: called with each request's number and reply; the reply's body is then forgotten.
+    on_reply: called with each request's number and reply; the reply's body is then forgotten. fresh: a new connection
+    for each request, for servers that close kept ones without a word.
     """
     load, numbers = Load(), iter(range(requests if requests is not None else 1 << 60))
     deadline = time.perf_counter() + seconds if seconds is not None else float("inf")
@@ -80,7 +82,7 @@ async def run(
                 on_reply(number, reply)
                 reply.body = b""
             load.replies.append(reply)
-            if reply.headers.get("connection") == "close":
+            if fresh or reply.headers.get("connection") == "close":
                 connection.close()
                 connection = None
         if connection is not None:

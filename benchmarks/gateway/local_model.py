@@ -50,7 +50,9 @@ def measure(url: str, key: str, model: str, clients: int, seconds: float) -> tup
         tokens += next((event["usage"]["completion_tokens"] for event in map(orjson.loads, reversed(events))
                         if event.get("usage")), 0)  # fmt: skip
 
-    done = asyncio.run(load.run(url, lambda n: body(model, n), clients, key=key, seconds=seconds, on_reply=count))
+    done = asyncio.run(
+        load.run(url, lambda n: body(model, n), clients, key=key, seconds=seconds, on_reply=count, fresh=True)
+    )
     if done.failures or len(done.good) < len(done.replies):
         raise SystemExit(
             f"{url}: {done.failures[:3]} {[reply.status for reply in done.replies if reply.status != 200][:3]}"
