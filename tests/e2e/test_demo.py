@@ -129,6 +129,7 @@ def test_two_seeds_of_a_cell_show_no_significant_difference(demo: Demo) -> None:
     assert all(compared[name]["p_adjusted"] > 0.05 for name in quality)
 
 
+@pytest.mark.slow
 def test_a_corrupted_model_file_is_named_with_its_cure(demo: Demo, make_workplace: Any) -> None:
     place: Workplace = make_workplace("corrupted")
     source = next((demo.place.home / "models").rglob("*.Q4_1.gguf"))
