@@ -74,7 +74,16 @@ def test_the_page_shows_what_is_served_and_asks_nobody_else(browser, paged):
     paged.chat()
     opened(browser, paged)
     text = browser.text()
-    for word in ("Ready", "assistant@2", "champion", "challenger", "previous", "qa@2", "tiny@2", "llmops monitor report"):
+    for word in (
+        "Ready",
+        "assistant@2",
+        "champion",
+        "challenger",
+        "previous",
+        "qa@2",
+        "tiny@2",
+        "llmops monitor report",
+    ):
         assert word in text
     assert "all plain traffic goes to the champion" in text
     assert f"{paged.url}/v1" in text
