@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -159,17 +157,10 @@ class Answering:
         return None
 
     async def _stream(self, exchange: Exchange, reply: Reply) -> None:
-        request, guards = exchange.prepare(), exchange.guards
+        request = exchange.prepare()
         async with self._gateway.pool.lease(exchange.target.model) as engine:
             self._refuse_what_is_not_honoured(exchange, engine)
-            async with aclosing(engine.stream(request)) as chunks:
-                async for chunk in chunks:
-                    passed = guards.screen(chunk) if guards.screening else chunk
-                    exchange.take(chunk, passed)
-                    if passed is not None:
-                        await reply.piece(passed)
-                    if guards.screening and exchange.all_blocked:
-                        return
+            await exchange.collect(engine, request, reply.piece)
 
     def _refuse_what_is_not_honoured(self, exchange: Exchange, engine: Engine) -> None:
         for name in exchange.request.extras:
@@ -179,18 +170,12 @@ class Answering:
 
     async def _log(self, exchange: Exchange, record: LogRecord, once: OnceOnly | None) -> StoreUnavailable | None:
         """Writes the record, counts it and charges for it; returns the error when it could not be written."""
-        gateway, lost = self._gateway, None
+        gateway = self._gateway
         row = None if once is None else once.row(record, exchange.target.headers)
+        exchange.last_record = record
         try:
-            await gateway.log.write(record, reply=row)
-        except StoreUnavailable as error:
-            gateway.metrics.count_loss()
-            if record.outcome == "ok" and gateway.settings.log_failure == "refuse":
-                record = dataclasses.replace(record, status=api_error(error).status, outcome="error")
-            lost = error
-        finally:  # also when the client goes meanwhile: the record is being written all the same
-            exchange.last_record = record
-            gateway.metrics.count(record)
+            exchange.last_record, lost = await gateway.keep(record, row)
+        finally:
             for action in exchange.guards.actions:
                 gateway.metrics.guarded(exchange.target.ref, action["guard"])
             await gateway.charge(exchange.arrival.caller, exchange.tokens_used)

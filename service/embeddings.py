@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import dataclasses
 import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,8 +17,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmops.catalogue import EMBEDDING_MODEL
-from llmops.errors import EngineTimeout, StoreUnavailable
-from llmops.production_log import ClaimedKey, LogRecord, ReplyRow, StoredReply
+from llmops.errors import EngineTimeout
+from llmops.production_log import ClaimedKey, LogRecord, StoredReply
 from service.access import require
 from service.answering import LAST_SEND_SECONDS
 from service.disconnect import run_unless_gone
@@ -158,7 +157,7 @@ class Embedding:
         row = None
         if claim is not None:
             row = gateway.idempotency.reply_row(claim, record, [*reply.raw_headers, _MODEL_HEADER], bytes(reply.body))
-        lost = await self._log(record, row)
+        _, lost = await gateway.keep(record, row)
         if lost is not None and gateway.settings.log_failure == "refuse":
             raise lost
         await gateway.charge(arrival.caller, tokens)
@@ -181,13 +180,13 @@ class Embedding:
             async with asyncio.timeout(seconds):
                 return await embed(self._body.texts)
         except asyncio.CancelledError:
-            await self._log(self._record(arrival, CLIENT_CLOSED, "cancelled"))
+            await self._gateway.keep(self._record(arrival, CLIENT_CLOSED, "cancelled"))
             raise
         except Exception as raised:
             error = EngineTimeout(f"no vectors within {seconds:g} s") if isinstance(raised, TimeoutError) else raised
             text = f"{type(error).__name__}: {error}"
             # The client is told what failed first, also where the log has failed since.
-            await self._log(self._record(arrival, api_error(error).status, "error", error=text))
+            await self._gateway.keep(self._record(arrival, api_error(error).status, "error", error=text))
             raise error from raised
 
     def _record(
@@ -210,19 +209,6 @@ class Embedding:
                 **{name: value for name, value in optional.items() if value is not None},
             },
         )
-
-    async def _log(self, record: LogRecord, row: ReplyRow | None = None) -> StoreUnavailable | None:
-        """Writes and counts the record; returns the error when it could not be written."""
-        gateway, lost = self._gateway, None
-        try:
-            await gateway.log.write(record, reply=row)
-        except StoreUnavailable as error:
-            gateway.metrics.count_loss()
-            if record.outcome == "ok" and gateway.settings.log_failure == "refuse":
-                record = dataclasses.replace(record, status=api_error(error).status, outcome="error")
-            lost = error
-        gateway.metrics.count(record)
-        return lost
 
     def _reply(self, vectors: Sequence[Sequence[float]], tokens: int) -> bytes:
         encoded = _base64 if self._body.encoding_format == "base64" else list

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from llmops.engines.protocol import Chunk, GenerationParameters, GenerationRequest, Message, Usage
+from llmops.engines.protocol import Chunk, Engine, GenerationParameters, GenerationRequest, Message, Usage
 from llmops.errors import EngineError, UsageError
 from llmops.production_log import LogRecord
 from llmops.versions import PromptVersion
@@ -150,6 +151,23 @@ class Exchange:
     def tokens_used(self) -> int:
         """Tokens to charge for: what the engine counted; of an answer that was cut, at least its pieces."""
         return max(self.usage.tokens_in + self.usage.tokens_out, self._pieces)
+
+    async def collect(
+        self, engine: Engine, request: GenerationRequest, pass_on: Callable[[Chunk], Awaitable[None]] | None = None
+    ) -> None:
+        """Takes the engine's answer to its end, or until guards have cut all of it. Raises EngineError.
+
+        pass_on: gets each piece as guards let it through.
+        """
+        guards = self.guards
+        async with aclosing(engine.stream(request)) as chunks:
+            async for chunk in chunks:
+                passed = guards.screen(chunk) if guards.screening else chunk
+                self.take(chunk, passed)
+                if passed is not None and pass_on is not None:
+                    await pass_on(passed)
+                if self.all_blocked:
+                    return
 
     def take(self, made: Chunk, passed: Chunk | None) -> None:
         """Adds a piece of an answer: what the engine made, and what of it guards let through now."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from llmops.engines.pool import EngineOpener, EnginePool
-from llmops.production_log import ProductionLog
+from llmops.errors import StoreUnavailable
+from llmops.production_log import LogRecord, ProductionLog, ReplyRow
 from llmops.settings import Settings
 from service.access import Access, KeySource
 from service.admission import Admission
 from service.caller import Caller
 from service.engine_watch import EngineWatch, Ping
+from service.error_map import api_error
 from service.guards import GuardBook
 from service.idempotency import Idempotency
 from service.log_writer import LogWriter
@@ -107,6 +110,23 @@ class Gateway:
                 await self.idempotency.close()
                 await self.log.close()
                 await self.tracing.close()
+
+    async def keep(self, record: LogRecord, reply: ReplyRow | None = None) -> tuple[LogRecord, StoreUnavailable | None]:
+        """Writes and counts a record, with what becomes of its Idempotency-Key.
+
+        Returns it as it was counted, and the error when it could not be written.
+        """
+        lost = None
+        try:
+            await self.log.write(record, reply=reply)
+        except StoreUnavailable as error:
+            self.metrics.count_loss()
+            if record.outcome == "ok" and self.settings.log_failure == "refuse":
+                record = dataclasses.replace(record, status=api_error(error).status, outcome="error")
+            lost = error
+        finally:  # also when the client goes meanwhile: the record is being written all the same
+            self.metrics.count(record)
+        return record, lost
 
     async def charge(self, caller: Caller, tokens: int) -> None:
         """Takes tokens from the budget of the caller's key, where it has one."""

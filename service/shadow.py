@@ -9,7 +9,6 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -148,15 +147,11 @@ class Shadow:
         return "done"
 
     async def _generate(self, exchange: Exchange) -> None:
-        request, guards = dataclasses.replace(exchange.prepare(), whole=True), exchange.guards
+        request = dataclasses.replace(exchange.prepare(), whole=True)
         async with self._pool.lease(exchange.target.model) as engine:
             if unable := request.extras.keys() - engine.honours:
                 raise EngineRejected(f"the engine of {exchange.target.model.ref} cannot honour {', '.join(unable)}")
-            async with aclosing(engine.stream(request)) as chunks:
-                async for chunk in chunks:
-                    exchange.take(chunk, guards.screen(chunk) if guards.screening else chunk)
-                    if exchange.all_blocked:
-                        return
+            await exchange.collect(engine, request)
 
     async def _write(self, job: _Job, exchange: Exchange, error: Exception | None) -> None:
         if error is None:

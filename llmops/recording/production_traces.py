@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from llmops.errors import LlmopsError, StoreUnavailable, UnknownVersion, UsageError
 from llmops.production_log import VOTES, Feedback, LogRecord, ProductionLog
 from llmops.recording.texts import TextCleaner
-from llmops.recording.traces import RowTrace
+from llmops.recording.traces import RowTrace, token_usage
 from llmops.registry.store import Store, translated
 from llmops.settings import Settings
 
@@ -278,14 +278,9 @@ class _Writer:
         )
 
     def _metadata(self, record: LogRecord) -> dict[str, str]:
-        tokens = {
-            "input_tokens": record.tokens_in,
-            "output_tokens": record.tokens_out,
-            "total_tokens": record.tokens_in + record.tokens_out,
-        }
         metadata = {
             "mlflow.trace_schema.version": "3",
-            "mlflow.trace.tokenUsage": json.dumps(tokens),
+            "mlflow.trace.tokenUsage": token_usage(record.tokens_in, record.tokens_out),
             "mlflow.modelId": self._model_id(record.release),
             "mlflow.trace.user": self._clean(str(record.details.get("user") or ""))[:250],
         }
