@@ -141,6 +141,14 @@ class Access:
         """
         return self._find(headers, local)[0]
 
+    def knows(self, headers: Iterable[tuple[bytes, bytes]], *, local: bool = True) -> bool:
+        """Whether `check` would let the request in."""
+        try:
+            self.check(headers, local=local)
+        except ApiError:
+            return False
+        return True
+
     async def charge(self, caller: Caller, tokens: int) -> None:
         """Takes an answer's tokens, read plus made, from the budgets of the caller's key. At once where it has none."""
         known = (self._known or {}).get(caller.key_id or "")
@@ -210,7 +218,7 @@ class AccessCheck:
         await self._app(scope, receive, send)
 
     async def _enter(self, scope: Scope) -> Caller:
-        path, headers, local = scope["path"], scope["headers"], _is_local(scope)
+        path, headers, local = scope["path"], scope["headers"], is_local(scope)
         if path.startswith(COUNTED_PREFIX):
             return await self._access.enter(headers, local, scope["state"]["reply_headers"])
         caller = self._access.check(headers, local=local)
@@ -262,7 +270,7 @@ def _is_open(path: str) -> bool:
     return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
 
 
-def _is_local(scope: Scope) -> bool:
+def is_local(scope: Scope) -> bool:
     """Whether the connection came to a loopback address; no address means that there is no network in between."""
     server = scope.get("server")
     return server is None or _is_loopback(server[0])

@@ -166,4 +166,7 @@ class Gateway:
             found += self.router.notes(self.keeper.snapshot)
         if self.access is not None and self.access.limits_problem is not None:
             found.append(self.access.limits_problem)
+        # No reason to turn traffic away, not even when all of them rest: every gateway would leave at once, for an
+        # outage that requests are told of with 503 and Retry-After.
+        found += [f"upstream {problem}" for problem in self.pool.problems]
         return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from llmops.blocking import run_blocking
+from service.access import is_local
 from service.gateway import Gateway
 
 
@@ -19,11 +20,15 @@ def health_router(gateway: Gateway) -> APIRouter:
         return {"status": "alive"}
 
     @router.get("/readyz", response_class=JSONResponse)
-    async def readyz() -> Response:
+    async def readyz(request: Request) -> Response:
         """200 when requests can be served well, else 503 with the reasons; warnings, such as a registry that cannot be
-        read while its last releases are served, do not turn traffic away."""
+        read while its last releases are served, do not turn traffic away. Where keys exist, more than the status is
+        for those who have one."""
         problems = gateway.problems()
-        return JSONResponse(_readiness(gateway, problems), 503 if problems else 200)
+        told: dict[str, object] = {"status": "not ready" if problems else "ready"}
+        if gateway.access is None or gateway.access.knows(request.scope["headers"], local=is_local(request.scope)):
+            told |= _details(gateway, problems)
+        return JSONResponse(told, 503 if problems else 200)
 
     @router.get("/metrics", response_class=Response)
     async def metrics() -> Response:
@@ -34,11 +39,10 @@ def health_router(gateway: Gateway) -> APIRouter:
     return router
 
 
-def _readiness(gateway: Gateway, problems: list[str]) -> dict[str, object]:
+def _details(gateway: Gateway, problems: list[str]) -> dict[str, object]:
     keeper, pool, log = gateway.keeper, gateway.pool, gateway.log
     age = keeper.age
     return {
-        "status": "not ready" if problems else "ready",
         "reasons": problems,
         "warnings": gateway.warnings(),
         "snapshot": {

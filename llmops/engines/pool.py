@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from llmops.blocking import run_blocking
-from llmops.engines.protocol import Engine
+from llmops.engines.protocol import Engine, RelayingEngine
 from llmops.errors import EngineUnavailable, LlmopsError
 from llmops.versions import ModelVersion
 
@@ -93,6 +93,12 @@ class EnginePool:
     def failures(self) -> Mapping[str, str]:
         """Model ref → why its last load failed, for those not loaded since."""
         return {seat.model.ref: seat.failure for seat in self._seats.values() if seat.failure is not None}
+
+    @property
+    def problems(self) -> list[str]:
+        """What loaded engines say of the servers behind them: a line for each that gets no requests now."""
+        engines = (seat.engine for seat in self._seats.values())
+        return [problem for engine in engines if isinstance(engine, RelayingEngine) for problem in engine.problems()]
 
     async def close(self) -> None:
         """Gives up loads under way and closes every engine. No lease may be open."""

@@ -221,6 +221,15 @@ class PrimingEngine(Engine, Protocol):
         ...
 
 
+@runtime_checkable
+class RelayingEngine(Engine, Protocol):
+    """An engine that asks other servers and knows how they are."""
+
+    def problems(self) -> list[str]:
+        """A line for each server that gets no requests now: why, and until when."""
+        ...
+
+
 async def generate(engine: Engine, request: GenerationRequest) -> Generation:
     """Runs one request to its end. Raises EngineError."""
     start = time.perf_counter()

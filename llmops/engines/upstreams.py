@@ -113,12 +113,6 @@ class UpstreamsEngine:
     def honours(self) -> frozenset[str]:
         return self._honours
 
-    @property
-    def is_down(self) -> bool:
-        """Whether no upstream would get a request now."""
-        now = self._clock()
-        return not any(one.is_available(now) for one in self._upstreams)
-
     def problems(self) -> list[str]:
         """A line for each upstream that gets no requests: why, and until when."""
         now = self._clock()

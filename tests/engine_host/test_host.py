@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from llmops.engine_host.choices import MOST_CHOICES
 from llmops.engine_host.client import embed, ping
 from llmops.engine_host.frames import FrameSplitter, answer
+from llmops.engine_host.schema_size import MOST_CHOICES
 from llmops.engines.fake import FakeEngine
 from llmops.engines.protocol import generate
 from llmops.errors import (

@@ -3,7 +3,9 @@ from __future__ import annotations
 import time
 
 from llmops.engine_host.frames import Pong
+from llmops.engines.fake import FakeEngine
 from llmops.errors import EngineUnavailable
+from llmops.keys import KeyStore
 from llmops.traffic_policy import TrafficPolicy
 
 
@@ -58,6 +60,31 @@ def test_a_champion_that_the_engine_process_cannot_load_again_turns_readiness_of
         wait_until(lambda: waiting in gateway.http.get("/metrics").text)
         report["loaded"] = True
         wait_until(gateway.ready)
+
+
+class Relay(FakeEngine):
+    """Stands before a server that rests."""
+
+    def problems(self):
+        return ["http://vllm-1: no connection (tried again in 4 s)"]
+
+
+def test_an_upstream_that_rests_is_a_warning(serve, wait_until):
+    with serve(engine=lambda model: Relay(name=model.ref)) as gateway:
+        reply = gateway.http.get("/readyz")
+        assert reply.status_code == 200
+        assert reply.json()["warnings"] == ["upstream http://vllm-1: no connection (tried again in 4 s)"]
+
+
+def test_where_keys_exist_only_who_has_one_is_told_more_than_the_status(serve, tmp_path):
+    keys = KeyStore(f"sqlite:///{tmp_path / 'keys.db'}")
+    _, secret = keys.create()
+    with serve(keys=keys) as gateway:
+        assert gateway.http.get("/readyz").json() == {"status": "ready"}
+        assert gateway.http.get("/readyz", headers={"authorization": "Bearer sk-wrong"}).json() == {"status": "ready"}
+        told = gateway.http.get("/readyz", headers={"authorization": f"Bearer {secret}"}).json()
+        assert told["engines"]["loaded"] == ["tiny@1"]
+    keys.close()
 
 
 def test_metrics_name_the_snapshots_age(gateway):
