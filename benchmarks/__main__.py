@@ -16,6 +16,10 @@ PARTS = {
     "endurance": "benchmarks.gateway.endurance",
     "local-model": "benchmarks.gateway.local_model",
     "statistics": "benchmarks.evaluation.statistics",
+    "descriptors": "benchmarks.monitoring.descriptors",
+    "monitoring-incremental": "benchmarks.monitoring.incremental",
+    "monitoring-verdict": "benchmarks.monitoring.verdict",
+    "monitoring-alarms": "benchmarks.monitoring.simulation",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import regex  # type: ignore[import-untyped]
+import regex
 
 from llmops.errors import UsageError
 

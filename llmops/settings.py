@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,12 +113,18 @@ class Settings:
         _one_of("refuse", "serve"),
         "what a request gets that cannot be logged: refuse (503); serve (the answer; the loss is counted)",
     )
+    retention_days: int | None = _setting(
+        None, _positive, "days after which the texts of logged requests are deleted; default: never"
+    )
     server_log: str = _setting(
         "auto", _one_of("auto", "json", "text"), "lines of the gateway's own log: json; text; auto (text on a terminal)"
     )
     otel_endpoint: str | None = _setting(None, str, "OTLP/HTTP endpoint for traces, such as http://127.0.0.1:4318")
     otel_sample: float = _setting(1.0, _share, "share of requests traced to that endpoint, 0 to 1")
     trace_sample: float = _setting(0.0, _share, "share of requests whose record becomes an MLflow trace, 0 to 1")
+    monitor_config: Path | None = _setting(
+        None, Path, "TOML file that says what the monitor computes, tests and does; default: the packaged one"
+    )
     pip_index: str | None = _setting(
         None, str, "package index for pypi: model sources; default: pip's own configuration"
     )
@@ -184,3 +190,9 @@ def describe() -> list[tuple[str, str, str]]:
         default = "" if field.default is None else str(field.default)
         rows.append((PREFIX + field.name.upper(), default, field.metadata["meaning"]))
     return rows
+
+
+def named_variables(names: Iterable[str]) -> dict[str, str]:
+    """Values of environment variables that a configuration file names, for secrets that no file should hold; absent
+    ones are left out."""
+    return {name: os.environ[name] for name in names if name in os.environ}

@@ -1,28 +1,32 @@
-"""Alarms: what drifted, why we say so, and the requests to look at."""
+"""Alarms: what changed, why we say so, and the requests to look at."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
+from monitoring.descriptors import Descriptor, Side
+from monitoring.drift import DescriptorDrift, SliceDrift
+from monitoring.evidence import Telling
+from monitoring.places import Place
+from monitoring.summaries import FlagSummary, LabelSummary, NumberSummary, Summary
 
-from monitoring.descriptor_store import DescribedRows
-from monitoring.descriptors import Side
-from monitoring.drift import DescriptorDrift, Slice, SliceDrift, present
-from monitoring.rules import DriftRules
+AlarmKind = Literal["drift", "sequential", "limit", "volume", "canary"]
+Severity = Literal["high", "medium"]
 
-Column = np.ndarray[Any, Any]
+ROWS = "rows"
+"""What an alarm of the kind `volume` is about."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """One descriptor that drifted, in whichever slices.
+    """One descriptor that changed, in whichever slices.
 
     what: the descriptor. why: a sentence with the numbers of the slice where it is plainest. rows: request ids of that
-    slice, most telling first. slices: all slices in which it drifted.
+    slice, most telling first. slices: all slices in which it changed. kind: which rule found it. severity: `high` for
+    what is harmful by itself or was limited by hand. explained: whether changed questions explain it; None where that
+    was not asked or cannot be told.
     """
 
     what: str
@@ -30,86 +34,109 @@ class Alarm:
     rows: tuple[str, ...]
     side: Side
     slices: tuple[dict[str, str], ...]
+    kind: AlarmKind = "drift"
+    severity: Severity = "high"
+    explained: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        slices = [dict(label) for label in self.slices]
-        return {"what": self.what, "why": self.why, "rows": list(self.rows), "in": self.side, "slices": slices}
+        return {
+            "what": self.what,
+            "why": self.why,
+            "rows": list(self.rows),
+            "in": self.side,
+            "slices": [dict(label) for label in self.slices],
+            "kind": self.kind,
+            "severity": self.severity,
+            "explained_by_questions": self.explained,
+        }
 
 
-def alarms_of(
-    slices: Sequence[Slice], drifts: Sequence[SliceDrift], reference: DescribedRows, rules: DriftRules
-) -> list[Alarm]:
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """An alarm whose rows are still to be found. order: the most certain first."""
+
+    alarm: Alarm
+    telling: Telling | None
+    order: float
+
+
+def drift_alarms(places: Sequence[Place], drifts: Sequence[SliceDrift]) -> list[Raised]:
     """One alarm for each drifted descriptor, the most certain first."""
-    places: dict[str, list[tuple[Slice, SliceDrift]]] = {}
-    for part, found in zip(slices, drifts, strict=True):
+    hits: dict[str, list[tuple[Place, SliceDrift]]] = {}
+    for place, found in zip(places, drifts, strict=True):
         for name, drift in found.descriptors.items():
             if drift.drifted:
-                places.setdefault(name, []).append((part, found))
-    alarms = []
-    for name, hits in places.items():
-        part, found = min(hits, key=lambda hit: hit[1].descriptors[name].result.p_value)
+                hits.setdefault(name, []).append((place, found))
+    raised = []
+    for name, found_in in hits.items():
+        place, found = min(found_in, key=lambda hit: hit[1].descriptors[name].result.p_value)
         drift = found.descriptors[name]
-        ids = telling_rows(drift, reference, part.current, rules.rows_named)
-        labels = tuple(dict(hit.label) for hit, _ in hits)
-        why = explain(drift, found, reference.columns[name], part.current.columns[name])
-        alarms.append((drift.p_adjusted, Alarm(name, why, tuple(ids), drift.descriptor.side, labels)))
-    return [alarm for _, alarm in sorted(alarms, key=lambda pair: pair[0])]
+        alarm = Alarm(
+            what=name,
+            why=explain(drift, place.value, place.reference, place.current),
+            rows=(),
+            side=drift.descriptor.side,
+            slices=tuple(hit.label for hit, _ in found_in),
+            severity="high" if drift.descriptor.harmful else "medium",
+        )
+        raised.append(Raised(alarm, telling(drift, place.reference, place.current, place.rows_like), drift.p_adjusted))
+    return sorted(raised, key=lambda each: each.order)
 
 
-def explain(drift: DescriptorDrift, found: SliceDrift, reference: Column, current: Column) -> str:
+def explain(drift: DescriptorDrift, where: str, reference: Summary, current: Summary) -> str:
     """One sentence: which rows, from what to what, how sure, how large."""
-    before, after = present(reference), present(current)
-    change = {"numeric": _number_change, "flag": _flag_change, "label": _label_change}[drift.descriptor.kind]
-    where = " ".join(found.label.values())
+    name, kind = drift.descriptor.name, drift.descriptor.kind
+    if kind == "numeric":
+        change, sizes = _number_change(drift, reference.numbers[name], current.numbers[name])
+    elif kind == "flag":
+        change, sizes = flag_change(reference.flags[name], current.flags[name])
+    else:
+        change, sizes = _label_change(reference.labels[name], current.labels[name])
     return (
-        f"{drift.descriptor.name} {change(drift, before, after)} in {where} "
-        f"({len(after)} rows against {len(before)}; {drift.result.test}, adjusted p {drift.p_adjusted:.2g}, "
-        f"effect {abs(drift.result.effect):.2f})"
+        f"{name} {change} in {where} ({sizes[1]} rows against {sizes[0]}; {drift.result.test}, "
+        f"adjusted p {drift.p_adjusted:.2g}, effect {abs(drift.result.effect):.2f})"
     )
 
 
-def telling_rows(drift: DescriptorDrift, reference: DescribedRows, current: DescribedRows, limit: int) -> list[str]:
-    """Request ids of the current rows that show the change best."""
+def telling(drift: DescriptorDrift, reference: Summary, current: Summary, place: tuple[str, str] | None) -> Telling:
+    """Which rows of the current window show the change best."""
     name, kind = drift.descriptor.name, drift.descriptor.kind
-    column = current.columns[name]
     if kind == "numeric":
-        chosen = _farthest(column, reference.columns[name], drift.result.direction)
-    elif kind == "flag":
-        chosen = np.flatnonzero(column == (1.0 if drift.result.effect > 0 else 0.0))[::-1]
-    else:
-        chosen = np.flatnonzero(column == _grown_label(present(reference.columns[name]), present(column)))[::-1]
-    return [current.request_ids[position] for position in chosen[:limit]]
+        median = reference.numbers[name].quantile(0.5)
+        return Telling(name, "high" if drift.result.direction > 0 else "low", median, place)
+    if kind == "flag":
+        return Telling(name, "equal", 1.0 if drift.result.effect > 0 else 0.0, place)
+    return Telling(name, "equal", _grown_label(reference.labels[name], current.labels[name]), place)
 
 
-def _farthest(column: Column, reference: Column, direction: int) -> Column:
-    """Positions by distance from the reference's median, on the side the values moved to."""
-    distance = (column - np.median(present(reference))) * direction
-    order = np.argsort(-distance, kind="stable")  # NaN sorts last
-    moved: Column = order[distance[order] > 0]
-    return moved
+def hits_of(descriptor: Descriptor, place: tuple[str, str] | None = None) -> Telling:
+    """The newest rows on which a flag is true."""
+    return Telling(descriptor.name, "equal", 1.0, place)
 
 
-def _number_change(drift: DescriptorDrift, before: Column, after: Column) -> str:
+def flag_change(before: FlagSummary, after: FlagSummary) -> tuple[str, tuple[int, int]]:
+    """A flag's change in words, and the rows on both sides."""
+    word = "rose" if after.share > before.share else "fell"
+    told = f"{word} from {before.share:.1%} to {after.share:.1%} (from {before.hits} to {after.hits} rows)"
+    return told, (before.n, after.n)
+
+
+def _number_change(drift: DescriptorDrift, before: NumberSummary, after: NumberSummary) -> tuple[str, tuple[int, int]]:
     word = "rose" if drift.result.direction > 0 else "fell"
     unit = f" {drift.descriptor.unit}" if drift.descriptor.unit else ""
-    return (
-        f"{word}: median {np.median(before):.4g} → {np.median(after):.4g}{unit}, "
-        f"mean {before.mean(dtype=np.float64):.4g} → {after.mean(dtype=np.float64):.4g}{unit}"
-    )
+    medians = f"median {before.quantile(0.5):.4g} → {after.quantile(0.5):.4g}{unit}"
+    return f"{word}: {medians}, mean {before.mean:.4g} → {after.mean:.4g}{unit}", (before.n, after.n)
 
 
-def _flag_change(drift: DescriptorDrift, before: Column, after: Column) -> str:
-    word = "rose" if drift.result.effect > 0 else "fell"
-    return (
-        f"{word} from {before.mean():.1%} to {after.mean():.1%} (from {int(before.sum())} to {int(after.sum())} rows)"
-    )
-
-
-def _label_change(_drift: DescriptorDrift, before: Column, after: Column) -> str:
+def _label_change(before: LabelSummary, after: LabelSummary) -> tuple[str, tuple[int, int]]:
     label = _grown_label(before, after)
-    return f"changed: {label} went from {(before == label).mean():.1%} to {(after == label).mean():.1%}"
+    shares = (_share(before, label), _share(after, label))
+    return f"changed: {label} went from {shares[0]:.1%} to {shares[1]:.1%}", (before.n, after.n)
 
 
-def _grown_label(before: Column, after: Column) -> str:
-    earlier, later = Counter(before.tolist()), Counter(after.tolist())
-    return str(max(later, key=lambda label: later[label] / len(after) - earlier[label] / len(before)))
+def _grown_label(before: LabelSummary, after: LabelSummary) -> str:
+    return max(sorted(after.counts), key=lambda label: _share(after, label) - _share(before, label))
+
+
+def _share(summary: LabelSummary, label: str) -> float:
+    return summary.counts.get(label, 0) / max(summary.n, 1)

@@ -1,45 +1,86 @@
-"""The monitor's two tables, in the production log's database."""
+"""What the monitor keeps of the log, in the log's database: segments, hourly summaries, how far it has come."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from llmops.errors import StoreUnavailable
 from llmops.production_log import open_engine
 
 _metadata = sa.MetaData()
+_NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
-# at, app, release and request_id are copies from the log: a window is read without touching its texts.
-descriptor_values = sa.Table(
-    "descriptor_values",
+# Described rows of one app, in the order of the log: those with after_seq < seq <= through_seq, or some of them where
+# the next segment begins in the same batch. data: an Arrow stream, see `segments`. at_min, at_max: of its rows.
+descriptor_segments = sa.Table(
+    "descriptor_segments",
     _metadata,
-    sa.Column("key", sa.String(32), primary_key=True),
-    sa.Column("version", sa.String(16), primary_key=True),
-    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("id", _NUMBER, primary_key=True),
     sa.Column("app", sa.String(255), nullable=False),
-    sa.Column("release", sa.String(255)),
-    sa.Column("request_id", sa.String(255), nullable=False),
-    sa.Column("values", sa.JSON, nullable=False),
-    sa.Index("descriptor_values_window", "app", "version", "at"),
+    sa.Column("version", sa.String(16), nullable=False),
+    sa.Column("after_seq", sa.BigInteger, nullable=False),
+    sa.Column("through_seq", sa.BigInteger, nullable=False),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("at_min", sa.Float, nullable=False),
+    sa.Column("at_max", sa.Float, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Index("descriptor_segments_window", "version", "app", "at_max"),
+    sa.Index("descriptor_segments_place", "version", "through_seq"),
+    sqlite_autoincrement=True,
 )
 
-# Every pinning is kept; the newest one of an app counts.
-reference_windows = sa.Table(
-    "reference_windows",
+# hour: whole hours since the epoch. value: of the dimension; empty for the whole app. rows: as in data.
+hourly_summaries = sa.Table(
+    "hourly_summaries",
     _metadata,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("app", sa.String(255), nullable=False, index=True),
-    sa.Column("since", sa.Float, nullable=False),
-    sa.Column("until", sa.Float, nullable=False),
-    sa.Column("pinned_at", sa.Float, nullable=False),
-    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("version", sa.String(16), primary_key=True),
+    sa.Column("app", sa.String(255), primary_key=True),
+    sa.Column("dimension", sa.String(32), primary_key=True),
+    sa.Column("hour", sa.BigInteger, primary_key=True),
+    sa.Column("value", sa.String(512), primary_key=True),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
 )
 
-# Of the log itself only the app's name is read here; everything else goes through ProductionLog.
-_log_records = sa.table("log_records", sa.column("app"))
+# How far each version has come. version: of the storage, over the descriptors and what they are sliced by. revision:
+# grows with every change to what is kept, so that whoever prepares a change can tell that another came first.
+# described, unfit: rows with values, and feedback that belongs to none.
+ingest_cursors = sa.Table(
+    "ingest_cursors",
+    _metadata,
+    sa.Column("id", _NUMBER, primary_key=True),
+    sa.Column("version", sa.String(16), nullable=False, unique=True),
+    sa.Column("descriptors", sa.String(16), nullable=False),
+    sa.Column("slices", sa.JSON, nullable=False),
+    sa.Column("cursor", sa.BigInteger, nullable=False),
+    sa.Column("feedback_cursor", sa.BigInteger, nullable=False),
+    sa.Column("revision", sa.BigInteger, nullable=False),
+    sa.Column("described", sa.BigInteger, nullable=False),
+    sa.Column("unfit", sa.BigInteger, nullable=False),
+    sa.Column("caught_up", sa.Boolean, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# Values that could not be computed. hour: of the newest row of the batch. reason: why the first one failed.
+ingest_failures = sa.Table(
+    "ingest_failures",
+    _metadata,
+    sa.Column("version", sa.String(16), primary_key=True),
+    sa.Column("app", sa.String(255), primary_key=True),
+    sa.Column("hour", sa.BigInteger, primary_key=True),
+    sa.Column("descriptor", sa.String(255), primary_key=True),
+    sa.Column("rows", sa.BigInteger, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+)
+
+# Of the log itself only these are read here, to find rows again; everything else goes through ProductionLog.
+log_places = sa.table("log_records", sa.column("seq"), sa.column("key"), sa.column("app"), sa.column("at"))
+feedback_given = sa.table("feedback", sa.column("seq"), sa.column("record_key"), sa.column("score"), sa.column("label"))
 
 
 def open_database(url: str) -> sa.Engine:
@@ -59,9 +100,34 @@ def writing(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
     return engine.execution_options(writes=True).begin()
 
 
+@contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that sees one moment of the database, whatever others write meanwhile. Raises StoreUnavailable."""
+    with translated("read"), engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execution_options(isolation_level="REPEATABLE READ")
+        with connection.begin():
+            yield connection
+
+
+def forestall_ingest(connection: sa.Connection) -> None:
+    """Whoever has prepared to add rows begins again, and sees what this transaction has changed."""
+    connection.execute(sa.update(ingest_cursors).values(revision=ingest_cursors.c.revision + 1))
+
+
+def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Inserts rows; where one with the same primary key stands, its columns `names` are replaced."""
+    if not rows:
+        return
+    insert: Any = (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+    replaced = {name: insert.excluded[name] for name in names}
+    statement = insert.on_conflict_do_update(index_elements=list(table.primary_key.columns), set_=replaced)
+    connection.execute(statement, list(rows))
+
+
 def apps_in_log(engine: sa.Engine) -> list[str]:
     """Names of the apps that have records, sorted; records of raw models (no app) are left out."""
-    query = sa.select(_log_records.c.app).distinct().where(_log_records.c.app != "").order_by(_log_records.c.app)
+    query = sa.select(log_places.c.app).distinct().where(log_places.c.app != "").order_by(log_places.c.app)
     with translated("read"), engine.connect() as connection:
         return list(connection.execute(query).scalars())
 

@@ -2,22 +2,18 @@
 
 A family is the testable descriptors of a slice: those with enough values in both windows that are not all equal (a
 constant column could never be significant; counting it would only cost the others power). Benjamini–Hochberg runs over
-the family at `rules.alpha`; a descriptor has drifted when its adjusted p is at most alpha and its effect reaches the
-floor.
+the family at `alpha`; a descriptor has drifted when its adjusted p is at most alpha and its effect reaches the floor.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from monitoring.descriptor_store import DescribedRows
-from monitoring.descriptors import DESCRIPTORS, Descriptor, Side
+from monitoring.descriptors import Descriptor
 from monitoring.rules import DriftRules
+from monitoring.summaries import FlagSummary, LabelSummary, NumberSummary, Summary
 from monitoring.two_sample import (
     NOT_TESTED,
     Comparison,
@@ -26,8 +22,6 @@ from monitoring.two_sample import (
     compare_labels,
     compare_numbers,
 )
-
-Column = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,83 +65,67 @@ class SliceDrift:
         return {"slice": dict(self.label), "rows": self.rows, "alpha": self.alpha, "descriptors": found}
 
 
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Rows of the current window that are tested together."""
+def examine_slice(
+    label: Mapping[str, str],
+    reference: Summary,
+    current: Summary,
+    descriptors: Mapping[str, Descriptor],
+    rules: DriftRules,
+    alpha: float,
+) -> SliceDrift:
+    """One family of tests, corrected and held against alpha and the effect floors.
 
-    label: Mapping[str, str]
-    current: DescribedRows
-
-
-def slices_of(app: str, current: DescribedRows, rules: DriftRules) -> list[Slice]:
-    """All rows, then each release with enough of them, in order of its name."""
-    counts = Counter(release for release in current.releases if release)
-    releases = [release for release in sorted(counts) if counts[release] >= rules.minimum_rows]
-    parts = [Slice({"release": release}, current.select(current.releases == release)) for release in releases]
-    return [Slice({"app": app}, current), *parts]
-
-
-def count_families(slices: Sequence[Slice]) -> int:
-    """Slices with different rows: a release that answered every request is the same family as the whole app."""
-    whole = len(slices[0].current)
-    return 1 + sum(len(part.current) < whole for part in slices[1:])
-
-
-def examine_slices(slices: Sequence[Slice], reference: DescribedRows, rules: DriftRules) -> list[SliceDrift]:
-    """Tests each slice against the whole reference. Raises nothing: what cannot be tested has p = 1."""
-    alpha = rules.alpha(count_families(slices))
-    return [examine_slice(part, reference, rules, alpha) for part in slices]
-
-
-def examine_slice(part: Slice, reference: DescribedRows, rules: DriftRules, alpha: float) -> SliceDrift:
-    """One family of tests, corrected and held against alpha and the effect floors."""
-    results: dict[str, Comparison] = {}
-    levels: dict[str, tuple[float | str | None, float | str | None]] = {}
-    for name, descriptor in DESCRIPTORS.items():
-        before, after = present(reference.columns[name]), present(part.current.columns[name])
-        levels[name] = level(descriptor, before), level(descriptor, after)
-        enough = min(len(before), len(after)) >= rules.minimum_rows
-        results[name] = compare(descriptor, before, after) if enough else NOT_TESTED
+    Raises nothing: what cannot be tested has p = 1.
+    """
+    results = {}
+    for name, descriptor in descriptors.items():
+        enough = min(values_of(descriptor, reference), values_of(descriptor, current)) >= rules.minimum_rows
+        results[name] = compare(descriptor, reference, current) if enough else NOT_TESTED
     family = [name for name, result in results.items() if result.testable]
     adjusted = dict(zip(family, adjust_p_values([results[name].p_value for name in family]), strict=True))
     drifts = {}
     for name, result in results.items():
-        p_adjusted = adjusted.get(name, 1.0)
-        drifted = p_adjusted <= alpha and abs(result.effect) >= rules.floor(DESCRIPTORS[name])
-        drifts[name] = DescriptorDrift(DESCRIPTORS[name], result, p_adjusted, drifted, *levels[name])
-    return SliceDrift(part.label, len(part.current), alpha, drifts)
+        descriptor, p_adjusted = descriptors[name], adjusted.get(name, 1.0)
+        drifted = p_adjusted <= alpha and abs(result.effect) >= rules.floor(descriptor)
+        levels = level(descriptor, reference), level(descriptor, current)
+        drifts[name] = DescriptorDrift(descriptor, result, p_adjusted, drifted, *levels)
+    return SliceDrift(label, current.rows, alpha, drifts)
 
 
-def compare(descriptor: Descriptor, reference: Column, current: Column) -> Comparison:
-    """The test of the descriptor's kind, on columns without missing values."""
+def compare(descriptor: Descriptor, reference: Summary, current: Summary) -> Comparison:
+    """The test of the descriptor's kind; NOT_TESTED where a summary does not have it."""
+    before, after = summary_of(descriptor, reference), summary_of(descriptor, current)
+    if isinstance(before, NumberSummary) and isinstance(after, NumberSummary):
+        return compare_numbers(before, after)
+    if isinstance(before, FlagSummary) and isinstance(after, FlagSummary):
+        return compare_flags(before, after, only_rise=descriptor.harmful)
+    if isinstance(before, LabelSummary) and isinstance(after, LabelSummary):
+        return compare_labels(before, after)
+    return NOT_TESTED
+
+
+def summary_of(descriptor: Descriptor, summary: Summary) -> NumberSummary | FlagSummary | LabelSummary | None:
+    """The descriptor's part of a summary; None where it has none."""
     if descriptor.kind == "numeric":
-        return compare_numbers(reference, current)
+        return summary.numbers.get(descriptor.name)
     if descriptor.kind == "flag":
-        return compare_flags(reference, current, only_rise=descriptor.harmful)
-    return compare_labels(reference, current)
+        return summary.flags.get(descriptor.name)
+    return summary.labels.get(descriptor.name)
 
 
-def present(column: Column) -> Column:
-    """The column without its missing values."""
-    if column.dtype == object:
-        there = np.array([value is not None for value in column], dtype=bool)
-    else:
-        there = ~np.isnan(column)
-    chosen: Column = column[there]
-    return chosen
+def values_of(descriptor: Descriptor, summary: Summary) -> int:
+    """Rows that have a value of the descriptor."""
+    found = summary_of(descriptor, summary)
+    return 0 if found is None else found.n
 
 
-def level(descriptor: Descriptor, column: Column) -> float | str | None:
-    """What the column is like, in one value."""
-    if not len(column):
+def level(descriptor: Descriptor, summary: Summary) -> float | str | None:
+    """What the descriptor is like, in one value; of equally frequent labels the first."""
+    found = summary_of(descriptor, summary)
+    if found is None or not found.n:
         return None
-    if descriptor.kind == "label":
-        return str(Counter(column.tolist()).most_common(1)[0][0])
-    return float(column.mean(dtype=np.float64))
-
-
-def sides_of(slices: Sequence[SliceDrift]) -> list[Side]:
-    """Sides with a drifted descriptor. A rollback cures drift of the output; it cannot cure drift of the input."""
-    found = {drift.descriptor.side for part in slices for drift in part.descriptors.values() if drift.drifted}
-    order: tuple[Side, ...] = ("input", "output", "service")
-    return [side for side in order if side in found]
+    if isinstance(found, NumberSummary):
+        return found.mean
+    if isinstance(found, FlagSummary):
+        return found.share
+    return max(sorted(found.counts), key=found.counts.__getitem__)

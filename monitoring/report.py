@@ -1,60 +1,72 @@
-"""Evidently's HTML report of both windows, headed by our verdict.
+"""The HTML report of a run: our verdict, then Evidently's tables and plots of both windows.
 
-Verdicts are ours (`drift`): corrected over all descriptors and held to a false-alarm budget and effect floors, which
-Evidently's own tests are not. So that its tables do not contradict them unsaid, Evidently is given our tests by name,
-and for each column the p-value below which our verdict counts it: the family's Benjamini–Hochberg cutoff, or 0 where
-the effect is below its floor or nothing was tested. Its p-values are those of our tests, uncorrected. The plots show
-at most 5,000 rows of each window, drawn with a fixed seed; on such a sample its p-values are weaker than ours, and the
-table at the top, made from all rows, is the one that counts.
+Verdicts are ours (`drift`): made from all rows, corrected over all descriptors and held to a false-alarm budget and
+effect floors, which Evidently's own tests are not. So that its tables cannot contradict them, Evidently is given our
+verdict as its test: for each column the adjusted p of the whole app, what it is held against, and whether it drifted.
+The plots show at most 5,000 rows of each window, taken from hours that are spread evenly over it.
 
-The file works without a network: Evidently embeds its scripts.
+The file works without a network: Evidently embeds its scripts, and the verdict has none.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llmops.errors import CannotRun
-from monitoring.descriptor_store import DescribedRows
-from monitoring.descriptors import DESCRIPTORS
-from monitoring.drift import SliceDrift, present
+from llmops.production_log import ProductionLog
 from monitoring.evidently_import import evidently
-from monitoring.result import MonitorResult
-from monitoring.rules import DriftRules
-from monitoring.two_sample import Comparison, compare_flags, compare_labels, compare_numbers
+from monitoring.history import HOUR, strip
+from monitoring.rows import DescribedRows, present
+from monitoring.summaries import Summary
+from monitoring.verdict_page import RowText, Shown, rows_to_show, verdict_section
+
+if TYPE_CHECKING:
+    from monitoring.descriptors import Descriptor, DescriptorSet
+    from monitoring.result import MonitorResult
+    from monitoring.windows import WindowReader
 
 SAMPLE_ROWS = 5_000
-SEED = 20_011
-
-_SMALLEST_P = 1e-300  # a p-value that underflows to 0 must not pass a threshold of 0
+HISTORY = timedelta(days=30)
+"""So far back the chart of an alarm reaches from the window's end."""
+_SEED = 20_011
+_TEST = "llmops_verdict"
+_evidently_registry = threading.Lock()
 
 
 def save_report(
-    result: MonitorResult, reference: DescribedRows, current: DescribedRows, out: Path, rules: DriftRules
+    result: MonitorResult,
+    out: Path,
+    *,
+    log: ProductionLog,
+    reader: WindowReader,
+    descriptors: DescriptorSet,
+    reference: Summary,
 ) -> Path:
-    """Writes the report to `out`, making its folder; returns `out`. Raises CannotRun."""
-    if not len(reference) or not len(current):
-        raise CannotRun(
-            f"no report: the reference window has {len(reference)} rows and the current one {len(current)}; "
-            "choose other --since and --until"
-        )
+    """Writes the report to `out`, making its folder; returns `out`.
+
+    reference: what the window was compared with; its rows need not be in the log: without them the page is our verdict
+    alone. Raises CannotRun, StoreUnavailable.
+    """
     with _writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)  # first: drawing takes seconds
-    before, after = _sample(reference), _sample(current)
-    names = [name for name in DESCRIPTORS if len(present(before.columns[name])) and len(present(after.columns[name]))]
-    asked = _evidently_report(names, _thresholds(result, rules))
-    with np.errstate(invalid="ignore", divide="ignore"):  # Evidently correlates columns that never vary, too
-        snapshot = asked.run(_dataset(after, names), _dataset(before, names))
-        page = str(snapshot.get_html_str(as_iframe=False))
+    page = _page(result, log, reader, descriptors, reference)
+    before = _rows_of(reader, result, result.reference.since, result.reference.until) if _in_log(result) else None
+    after = _rows_of(reader, result, result.window.since, result.window.until)
+    text = (
+        _with_evidently(page, before, after, descriptors.descriptors)
+        if before is not None and len(before) and len(after)
+        else _alone(page)
+    )
     with _writing(out):
-        out.write_text(page.replace("<body>", "<body>" + verdict_section(result), 1), encoding="utf-8")
+        out.write_text(text, encoding="utf-8", errors="replace")
     return out
 
 
@@ -66,119 +78,119 @@ def _writing(out: Path) -> Iterator[None]:
         raise CannotRun(f"cannot write the report to {out}: {error.strerror}") from error
 
 
-def verdict_section(result: MonitorResult) -> str:
-    """Our verdict as HTML: the windows, the alarms with their reasons, what the budget is."""
-    title = {"ok": "No alarm", "alarm": f"{len(result.alarms)} alarm(s)", "too-few-rows": "Too few rows for a verdict"}
-    alarms = "".join(
-        f"<tr><td>{_e(alarm.what)}</td><td>{_e(alarm.why)}</td><td>{_e(', '.join(alarm.rows[:5]))}</td></tr>"
-        for alarm in result.alarms
-    )
-    head = "<tr><th>what</th><th>why</th><th>requests to look at</th></tr>"
-    table = f'<table border="1" cellpadding="6" style="border-collapse:collapse">{head}{alarms}</table>'
-    windows = (
-        f"current: {_when(result.window)}<br>reference: {_when(result.reference)}<br>expected false alarms a month: "
-        f"at most {result.expected_false_alarms_per_month:.2g}"
-    )
-    return (
-        '<section style="font-family:sans-serif;margin:24px">'
-        f"<h1>{_e(result.app)}: {title[result.state]}</h1><p>{windows}</p><p>{_e(result.note)}</p>"
-        f"{table if alarms else ''}<p>This verdict counts. The tables below show the same tests for each descriptor, "
-        "uncorrected, on a sample where there are many rows.</p></section>"
+def _in_log(result: MonitorResult) -> bool:
+    return result.pinned is None or result.pinned.in_log
+
+
+def _page(
+    result: MonitorResult, log: ProductionLog, reader: WindowReader, descriptors: DescriptorSet, reference: Summary
+) -> Shown:
+    window, verdict = result.window, result.to_json()
+    return Shown(
+        verdict=verdict,
+        before=reference,
+        after=reader.summary(result.app, window.since, window.until).get(None, Summary()),
+        units={name: each.unit for name, each in descriptors.descriptors.items()},
+        texts=_texts(log, result, rows_to_show(verdict)),
+        history=strip(reader, result.app, window.until - HISTORY, window.until) if verdict["alarms"] else (),
     )
 
 
-def _when(window: Any) -> str:
-    return f"{window.rows} rows from {window.since.isoformat()} to {window.until.isoformat()}"
+def _texts(log: ProductionLog, result: MonitorResult, request_ids: Sequence[str]) -> dict[str, RowText]:
+    """The rows as the log has them now; request ids may repeat, so only those of the window."""
+    found = {}
+    window = result.window
+    for request_id in request_ids:
+        for record in log.read(request_id=request_id, app=result.app, since=window.since, until=window.until):
+            deleted = record.text_deleted_at is not None
+            texts = (None, None) if deleted else (record.input, record.output)
+            found[request_id] = RowText(request_id, record.at, record.release, *texts)
+    return found
 
 
-def _e(text: str) -> str:
-    return html.escape(text)
+def _rows_of(reader: WindowReader, result: MonitorResult, since: datetime, until: datetime) -> DescribedRows:
+    """At most SAMPLE_ROWS rows; of a large window the same share of every hour, the same ones each time."""
+    hours = [(hour, summary.rows) for hour, summary in reader.hours(result.app, since, until) if summary.rows]
+    total = sum(rows for _, rows in hours)
+    share, parts, chance = SAMPLE_ROWS / max(total, 1), [], np.random.default_rng(_SEED)
+    for hour, rows in _enough(hours, total):
+        part = reader.rows(result.app, max(hour, since), min(hour + HOUR, until))
+        wanted = len(part) if share >= 1 else min(len(part), max(1, round(rows * share)))
+        parts.append(part.select(np.sort(chance.choice(len(part), wanted, replace=False))))
+    return DescribedRows.concat(parts)
 
 
-def _sample(rows: DescribedRows) -> DescribedRows:
-    if len(rows) <= SAMPLE_ROWS:
-        return rows
-    return rows.select(np.sort(np.random.default_rng(SEED).choice(len(rows), SAMPLE_ROWS, replace=False)))
+def _enough(hours: Sequence[tuple[datetime, int]], total: int) -> Sequence[tuple[datetime, int]]:
+    """All hours, or so many, evenly spread, that reading them is cheap and each still gives a sample."""
+    return hours[:: max(1, min(len(hours) // 48, total // (4 * SAMPLE_ROWS)))] if hours else hours
 
 
-def _dataset(rows: DescribedRows, names: list[str]) -> Any:
+def _alone(page: Shown) -> str:
+    head = f'<meta charset="utf-8"><title>{html.escape(str(page.verdict["app"]))}: monitor</title>'
+    return f"<!doctype html><html><head>{head}</head><body>{verdict_section(page)}</body></html>"
+
+
+def _with_evidently(
+    page: Shown,
+    before: DescribedRows,
+    after: DescribedRows,
+    descriptors: Mapping[str, Descriptor],
+) -> str:
+    names = [name for name in descriptors if _has_values(before, name) and _has_values(after, name)]
+    if not names:
+        return _alone(page)
+    kinds = {name: descriptors[name].kind for name in names}
+    with _evidently_registry, np.errstate(invalid="ignore", divide="ignore"):  # it correlates constant columns, too
+        asked = _evidently_report(names, page.verdict)
+        snapshot = asked.run(_dataset(after, kinds), _dataset(before, kinds))
+        text = str(snapshot.get_html_str(as_iframe=False))
+    return text.replace("<body>", "<body>" + verdict_section(page), 1)
+
+
+def _has_values(rows: DescribedRows, name: str) -> bool:
+    return name in rows.columns and bool(present(rows.columns[name]).any())
+
+
+def _dataset(rows: DescribedRows, kinds: Mapping[str, str]) -> Any:
     import pandas as pd
 
     library = evidently()
-    frame = pd.DataFrame({name: _shown(name, rows.columns[name]) for name in names})
-    numeric = [name for name in names if DESCRIPTORS[name].kind == "numeric"]
-    other = [name for name in names if DESCRIPTORS[name].kind != "numeric"]
+    frame = pd.DataFrame({name: _shown(kind, rows.columns[name]) for name, kind in kinds.items()})
+    numeric = [name for name, kind in kinds.items() if kind == "numeric"]
+    other = [name for name, kind in kinds.items() if kind != "numeric"]
     definition = library.DataDefinition(numerical_columns=numeric, categorical_columns=other)
     return library.Dataset.from_pandas(frame, data_definition=definition)
 
 
-def _shown(name: str, column: Any) -> Any:
-    if DESCRIPTORS[name].kind != "flag":
-        return column.astype(float) if DESCRIPTORS[name].kind == "numeric" else column
+def _shown(kind: str, column: Any) -> Any:
+    if kind != "flag":
+        return column.astype(float) if kind == "numeric" else column
     words = np.where(column == 1.0, "yes", "no").astype(object)
     words[np.isnan(column)] = None
     return words
 
 
-def _evidently_report(names: list[str], thresholds: dict[str, float]) -> Any:
+def _evidently_report(names: list[str], verdict: Mapping[str, Any]) -> Any:
     library = evidently()
-    _register_tests()
+    none: dict[str, Any] = {"alpha": 0.0, "descriptors": {}}
+    whole = verdict["slices"][0] if verdict["slices"] else none
+    _register_verdict(whole["descriptors"])
     drift = library.DataDriftPreset(
         columns=names,
-        per_column_method={name: _test_name(name) for name in names},
-        per_column_threshold={name: thresholds.get(name, 0.0) for name in names},
+        per_column_method=dict.fromkeys(names, _TEST),
+        per_column_threshold=dict.fromkeys(names, float(whole["alpha"])),
         include_tests=False,
     )
     return library.Report([drift, library.DataSummaryPreset(columns=names)], include_tests=False)
 
 
-def _thresholds(result: MonitorResult, rules: DriftRules) -> dict[str, float]:
-    if not result.slices:
-        return {}
-    whole = result.slices[0]
-    cutoff = _cutoff(whole)
-    return {
-        name: cutoff if abs(drift.result.effect) >= rules.floor(drift.descriptor) and drift.result.testable else 0.0
-        for name, drift in whole.descriptors.items()
-    }
-
-
-def _cutoff(part: SliceDrift) -> float:
-    """The largest uncorrected p-value that the correction lets through, or the first step's when there is none."""
-    family = [drift for drift in part.descriptors.values() if drift.result.testable]
-    passed = [drift.result.p_value for drift in family if drift.p_adjusted <= part.alpha]
-    return max(passed, default=part.alpha / max(len(family), 1))
-
-
-def _test_name(name: str) -> str:
-    descriptor = DESCRIPTORS[name]
-    return "llmops_rise" if descriptor.harmful else f"llmops_{descriptor.kind}"
-
-
-@cache
-def _register_tests() -> None:
-    """Makes our tests known to Evidently by name, once in a process."""
+def _register_verdict(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Makes our verdict known to Evidently as a test of that name, in the place of the last report's."""
     library = evidently()
-    kinds = library.ColumnType
-    _register("llmops_numeric", "Kolmogorov-Smirnov p", kinds.Numerical, compare_numbers)
-    _register("llmops_label", "chi-square p, rare labels together", kinds.Categorical, compare_labels)
-    _register("llmops_flag", "Fisher exact p", kinds.Categorical, _compare_words)
-    _register("llmops_rise", "Fisher exact p, for a rise", kinds.Categorical, _compare_words_for_rise)
 
+    def verdict(_reference: Any, current: Any, _kind: Any, _threshold: float) -> tuple[float, bool]:
+        drift = found.get(str(current.name))
+        return (1.0, False) if drift is None else (float(drift["p_adjusted"]), bool(drift["drifted"]))
 
-def _register(name: str, shown: str, kind: Any, compare: Any) -> None:
-    def test(reference: Any, current: Any, _kind: Any, threshold: float) -> tuple[float, bool]:
-        found: Comparison = compare(reference.dropna().to_numpy(), current.dropna().to_numpy())
-        p = max(found.p_value, _SMALLEST_P)
-        return p, p <= threshold
-
-    library = evidently()
-    library.register_stattest(library.StatTest(name, shown, [kind], 0.0), test)
-
-
-def _compare_words(reference: Any, current: Any) -> Comparison:
-    return compare_flags(reference == "yes", current == "yes", only_rise=False)
-
-
-def _compare_words_for_rise(reference: Any, current: Any) -> Comparison:
-    return compare_flags(reference == "yes", current == "yes", only_rise=True)
+    kinds = [library.ColumnType.Numerical, library.ColumnType.Categorical]
+    library.register_stattest(library.StatTest(_TEST, "llmops: adjusted p of all rows", kinds, 0.0), verdict)

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from monitoring.alarms import Alarm
-from monitoring.drift import SliceDrift, sides_of
-from monitoring.windows import PinnedReference, Window
+from monitoring.arms import ArmComparison
+from monitoring.drift import SliceDrift
+from monitoring.references import PinnedReference
+from monitoring.verdict import Cure, sides_of
+from monitoring.window_choice import Window
 
 State = Literal["ok", "alarm", "too-few-rows"]
+
+
+class Shown(Protocol):
+    """A finding of limits, detectors or volume."""
+
+    def to_json(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class MonitorResult:
     """Verdict of one run.
 
-    state: `too-few-rows` when either window is below the minimum: nothing was tested, nothing is alarmed. note: says
-    so in words, else empty. slices: the first is the whole app. computed: rows described by this run, the others
-    having been described before. expected_false_alarms_per_month: runs that would alarm by chance; an upper bound.
+    state: `too-few-rows` when either window is below the minimum: no drift was tested. note: what was not done as usual
+    and why, else empty. reference: the rows that the window was compared with; empty while one is awaited.
+    not_compared: descriptors that mean something else in the reference, or are not in it. slices: the first is the
+    whole app. canary: champion against challenger on the same traffic. sequential, limits, volume: what those rules
+    looked at.
+    failures: descriptor → rows of the window that it could not compute. computed: rows described by this run, the
+    others having been described before. expected_false_alarms_per_month: runs that would alarm by chance; an upper
+    bound.
     """
 
     app: str
@@ -32,14 +46,29 @@ class MonitorResult:
     alarms: Sequence[Alarm]
     expected_false_alarms_per_month: float
     computed: int
+    cure: Cure = Cure(False, "there is no alarm")
+    canary: Sequence[ArmComparison] = ()
+    sequential: Sequence[Shown] = ()
+    limits: Sequence[Shown] = ()
+    volume: Sequence[Shown] = ()
+    not_compared: Sequence[str] = ()
+    failures: Mapping[str, int] = field(default_factory=dict)
+    feedback: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def alarm(self) -> bool:
         return bool(self.alarms)
 
     def to_json(self) -> dict[str, Any]:
-        """The contract's shape, with `state`, `note`, `drift_in` and `computed` added."""
-        pin = {"pinned": self.pinned is not None, "why": self.pinned.why if self.pinned else ""}
+        """The contract's shape, and more beside it."""
+        pinned = self.pinned
+        pin = {
+            "pinned": pinned is not None,
+            "why": pinned.why if pinned else "",
+            "source": pinned.source if pinned else None,
+            "release": pinned.release if pinned else None,
+            "not_compared": list(self.not_compared),
+        }
         return {
             "app": self.app,
             "state": self.state,
@@ -48,7 +77,14 @@ class MonitorResult:
             "reference": {**self.reference.to_json(), **pin},
             "slices": [part.to_json() for part in self.slices],
             "alarms": [alarm.to_json() for alarm in self.alarms],
-            "drift_in": sides_of(self.slices),
+            "drift_in": sides_of(self.alarms),
+            "cure": self.cure.to_json(),
+            "canary": [each.to_json() for each in self.canary],
+            "sequential": [each.to_json() for each in self.sequential],
+            "limits": [each.to_json() for each in self.limits],
+            "volume": [each.to_json() for each in self.volume],
+            "failures": dict(self.failures),
+            "feedback": dict(self.feedback),
             "expected_false_alarms_per_month": self.expected_false_alarms_per_month,
             "computed": self.computed,
         }
@@ -57,7 +93,8 @@ class MonitorResult:
         """Flat numbers for MLflow.
 
         `drift/<descriptor>/p_adjusted` and `/effect` of the whole app, `drift/<app>-<version>/<descriptor>/…` of each
-        release, and `mean/<descriptor>`: the current mean, or share for flags.
+        release, `canary/<descriptor>/…` of the challenger, `failures/<descriptor>`, and `mean/<descriptor>`: the
+        current mean, or share for flags.
         """
         found: dict[str, float] = {
             "alarms": float(len(self.alarms)),
@@ -65,11 +102,22 @@ class MonitorResult:
             "reference_rows": float(self.reference.rows),
             "expected_false_alarms_per_month": self.expected_false_alarms_per_month,
         }
+        found |= {f"failures/{name}": float(rows) for name, rows in self.failures.items()}
         for part in self.slices:
-            place = part.label["release"].replace("@", "-") + "/" if "release" in part.label else ""
-            for name, drift in part.descriptors.items():
-                found[f"drift/{place}{name}/p_adjusted"] = drift.p_adjusted
-                found[f"drift/{place}{name}/effect"] = drift.result.effect
-                if not place and isinstance(drift.after, float):
-                    found[f"mean/{name}"] = drift.after
+            if "app" in part.label:
+                found |= _drift_metrics(part, "drift/")
+                means = {name: drift.after for name, drift in part.descriptors.items()}
+                found |= {f"mean/{name}": value for name, value in means.items() if isinstance(value, float)}
+            elif "release" in part.label:
+                found |= _drift_metrics(part, f"drift/{part.label['release'].replace('@', '-')}/")
+        for each in self.canary:
+            found |= _drift_metrics(each.drift, f"{each.arms.kind}/")
         return found
+
+
+def _drift_metrics(part: SliceDrift, prefix: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, drift in part.descriptors.items():
+        found[f"{prefix}{name}/p_adjusted"] = drift.p_adjusted
+        found[f"{prefix}{name}/effect"] = drift.result.effect
+    return found

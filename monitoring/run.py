@@ -1,26 +1,36 @@
-"""Runs the monitor once: choose windows, describe what is new, test, say what to look at."""
+"""Runs the monitor once: describe what is new, choose windows, test, say what to look at. Start reading here."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from llmops.errors import CannotRun
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
-from monitoring.alarms import alarms_of
+from monitoring.checks import watch_flags
 from monitoring.database import apps_in_log, open_database
-from monitoring.descriptor_store import DescribedRows, DescriptorStore, Progress
-from monitoring.drift import count_families, examine_slices, slices_of
+from monitoring.detector_store import DetectorStore
+from monitoring.examination import Question, examine
+from monitoring.frozen import Frozen
+from monitoring.ingest import Ingested
+from monitoring.places import comparable
+from monitoring.references import AcceptedWindow, Awaited
+from monitoring.replay import RESAMPLED_MONTHS, Replay, ReplayRequest, replay
 from monitoring.result import MonitorResult
-from monitoring.rules import DriftRules
-from monitoring.windows import PinnedReference, ReferenceWindows, Window, WindowPair, choose_windows
+from monitoring.stores import Progress, Stores, opened
+from monitoring.watch import FlagFinding
+from monitoring.window_choice import WindowPair, choose_windows
+
+if TYPE_CHECKING:
+    from monitoring.config import MonitorConfig
+    from monitoring.rules import DriftRules
 
 FIRST_SINCE = "rows before the first --since"
-_DEFAULT_RULES = DriftRules()
 
 
 def run_monitor(
@@ -28,27 +38,32 @@ def run_monitor(
     app: str,
     since: datetime | None = None,
     until: datetime | None = None,
-    rules: DriftRules = _DEFAULT_RULES,
+    rules: DriftRules | None = None,
     progress: Progress | None = None,
+    *,
+    config: MonitorConfig | None = None,
+    champion: str | None = None,
 ) -> MonitorResult:
     """Tests the app's current window against its reference; pins the reference when there was none.
 
-    Descriptors are computed for rows that have none yet, and kept. A proposed reference with fewer rows than
-    `rules.minimum_rows` is not pinned.
+    Rows that were not described yet are, and their values kept. A proposed reference with fewer rows than
+    `rules.minimum_rows` is not pinned. A window that ends `ok` is remembered as accepted.
+
+    rules: instead of the configuration's. config: instead of the settings' file. champion: the release that is served,
+    where the caller knows; it decides which pinned reference counts (see `references`).
 
     Raises:
+        BadFile: the configuration is wrong.
         UsageError: windows that make no sense.
         CannotRun: no rows, or no reference and no `since` to make one; the text says what to do.
         StoreUnavailable: the production log cannot be read or written.
     """
-    with _opened(settings) as stores:
-        pair = choose_windows(stores.log, stores.references, app, since, until)
-        loaded = _load(stores, app, pair, progress)
-        pinned = pair.pinned
-        if pinned is None and loaded.reference_window.rows >= rules.minimum_rows:
-            window = loaded.reference_window
-            pinned = stores.references.pin(app, window.since, window.until, FIRST_SINCE)
-        return _judge(app, loaded, pinned, rules)
+    with opened(settings, config, rules) as stores:
+        ingested = stores.ingest(progress)
+        prepared = _pinned(stores, _prepare(stores, app, since, until, champion))
+        watched = _watch(stores, prepared)
+        result = _examined(stores, prepared, ingested, watched)
+        return _settle(stores, prepared, result)
 
 
 def write_report(
@@ -57,101 +72,173 @@ def write_report(
     out: Path,
     since: datetime | None = None,
     until: datetime | None = None,
-    rules: DriftRules = _DEFAULT_RULES,
+    rules: DriftRules | None = None,
     progress: Progress | None = None,
+    *,
+    config: MonitorConfig | None = None,
+    champion: str | None = None,
 ) -> Path:
     """Writes the Evidently report of the same windows, headed by our verdict, to `out`; returns it. Pins nothing.
 
-    Raises as `run_monitor`; CannotRun also when a window has no rows or `out` cannot be written.
+    Raises as `run_monitor`; CannotRun also when `out` cannot be written.
     """
     from monitoring.report import save_report
 
-    with _opened(settings) as stores:
-        pair = choose_windows(stores.log, stores.references, app, since, until)
-        loaded = _load(stores, app, pair, progress)
-    return save_report(_judge(app, loaded, pair.pinned, rules), loaded.reference, loaded.current, out, rules)
+    with opened(settings, config, rules) as stores:
+        ingested = stores.ingest(progress)
+        prepared = _prepare(stores, app, since, until, champion)
+        result = _examined(stores, prepared, ingested, _watch(stores, prepared))
+        return save_report(
+            result,
+            out,
+            log=stores.log,
+            reader=stores.reader,
+            descriptors=stores.config.descriptors,
+            reference=prepared.question.reference.whole,
+        )
 
 
-def pin_reference(settings: Settings, app: str, since: datetime, until: datetime, why: str) -> PinnedReference:
-    """Makes a window the app's reference from now on, as a promotion does. Raises UsageError, StoreUnavailable."""
-    with _opened(settings) as stores:
-        return stores.references.pin(app, since, until, why)
+def replay_past(
+    settings: Settings,
+    app: str,
+    until: datetime | None = None,
+    *,
+    months: int = RESAMPLED_MONTHS,
+    progress: Progress | None = None,
+    champion: str | None = None,
+) -> Replay:
+    """How often the configuration would have alarmed since the app's reference; see `replay`.
+
+    Raises BadFile, StoreUnavailable; CannotRun without a reference, or with too short a past after it.
+    """
+    with opened(settings) as stores:
+        stores.ingest()
+        pinned = stores.references.pinned(app, champion)
+        if pinned is None:
+            raise CannotRun(
+                f"no reference is pinned for app {app}; the first `llmops monitor run --since TIME` pins one"
+            )
+        reference = stores.references.frozen(pinned)
+        if reference is None:
+            reference = stores.freeze(app, pinned.since, pinned.until, pinned.release)
+        descriptors, _ = comparable(stores.config.descriptors.descriptors, reference.whole)
+        request = ReplayRequest(
+            app, reference, pinned.until if pinned.in_log else pinned.pinned_at, until or datetime.now(UTC),
+            descriptors, stores.config.rules, stores.config.limits, stores.config.slices, months,
+        )  # fmt: skip
+        return replay(stores.reader, request, progress)
 
 
 def list_apps(settings: Settings) -> list[str]:
     """Apps that have records in the production log, sorted. Raises StoreUnavailable."""
-    with _opened(settings) as stores:
-        return stores.apps
-
-
-@dataclass(frozen=True, slots=True)
-class _Stores:
-    log: ProductionLog
-    descriptors: DescriptorStore
-    references: ReferenceWindows
-    apps: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    reference_window: Window
-    current_window: Window
-    reference: DescribedRows
-    current: DescribedRows
-    computed: int
-
-
-@contextmanager
-def _opened(settings: Settings) -> Iterator[_Stores]:
-    log = ProductionLog(settings.resolved_log_url)  # first: it makes the folder and the log's own table
+    log = ProductionLog(settings.resolved_log_url)
     try:
         engine = open_database(settings.resolved_log_url)
         try:
-            yield _Stores(log, DescriptorStore(engine), ReferenceWindows(engine), apps_in_log(engine))
+            return apps_in_log(engine)
         finally:
             engine.dispose()
     finally:
         log.close()
 
 
-def _load(stores: _Stores, app: str, pair: WindowPair, progress: Progress | None) -> _Loaded:
-    computed = 0
-    rows = []
-    for window in (pair.reference, pair.current):
-        computed += stores.descriptors.compute_missing(
-            stores.log, app=app, since=window.since, until=window.until, progress=progress
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What one run is to do. first: the release that awaits its first window, when this can be it."""
+
+    question: Question
+    first: Awaited | None
+
+    @property
+    def pair(self) -> WindowPair:
+        return self.question.pair
+
+
+def _prepare(
+    stores: Stores, app: str, since: datetime | None, until: datetime | None, champion: str | None
+) -> _Prepared:
+    pinned, awaited = stores.references.pinned(app, champion), stores.references.awaited(app, champion)
+    pair = choose_windows(stores.log, pinned, awaited, app, since, until)
+    first = awaited if awaited is not None and _can_be_first(stores, app, awaited, pair) else None
+    reference = _frozen(stores, app, pair)
+    return _Prepared(Question(app, pair, reference, first.release if first else None), first)
+
+
+def _can_be_first(stores: Stores, app: str, awaited: Awaited, pair: WindowPair) -> bool:
+    start, end = max(pair.current.since, awaited.since), pair.current.until
+    if start >= end:
+        return False
+    found = stores.reader.summary(app, start, end, "release").get(awaited.release)
+    return found is not None and found.rows >= stores.config.rules.minimum_rows
+
+
+def _frozen(stores: Stores, app: str, pair: WindowPair) -> Frozen:
+    if pair.reference is None:
+        return Frozen({})
+    if pair.pinned is not None and pair.whole and (stored := stores.references.frozen(pair.pinned)) is not None:
+        return stored
+    release = pair.pinned.release if pair.pinned is not None else None
+    return stores.freeze(app, pair.reference.since, pair.reference.until, release)
+
+
+def _pinned(stores: Stores, prepared: _Prepared) -> _Prepared:
+    """With a proposed reference pinned, when it has enough rows, and its summaries stored when they were not."""
+    pair, app, frozen = prepared.pair, prepared.question.app, prepared.question.reference
+    enough = frozen.whole.rows >= stores.config.rules.minimum_rows
+    if pair.pinned is None and pair.reference is not None and enough:
+        window = pair.reference
+        pinned = stores.references.pin(
+            app, window.since, window.until, FIRST_SINCE, source="first-since", frozen=frozen
         )
-        rows.append(stores.descriptors.read(app=app, since=window.since, until=window.until))
-    # Requests that ended meanwhile were described too: count what was read.
-    reference_window = dataclasses.replace(pair.reference, rows=len(rows[0]))
-    current_window = dataclasses.replace(pair.current, rows=len(rows[1]))
-    return _Loaded(reference_window, current_window, rows[0], rows[1], computed)
+        question = dataclasses.replace(prepared.question, pair=dataclasses.replace(pair, pinned=pinned))
+        return dataclasses.replace(prepared, question=question)
+    if pair.pinned is not None and pair.whole and not pair.pinned.frozen:
+        stores.references.freeze(pair.pinned, frozen)
+    return prepared
 
 
-def _judge(app: str, loaded: _Loaded, pinned: PinnedReference | None, rules: DriftRules) -> MonitorResult:
-    note = _too_few(loaded, rules)
-    slices = [] if note else slices_of(app, loaded.current, rules)
-    drifts = examine_slices(slices, loaded.reference, rules) if slices else []
-    alarms = alarms_of(slices, drifts, loaded.reference, rules)
-    families = count_families(slices) if slices else 1
-    return MonitorResult(
-        app=app,
-        state="too-few-rows" if note else "alarm" if alarms else "ok",
-        note=note,
-        window=loaded.current_window,
-        reference=loaded.reference_window,
-        pinned=pinned,
-        slices=drifts,
-        alarms=alarms,
-        expected_false_alarms_per_month=rules.expected_false_alarms_per_month(families),
-        computed=loaded.computed,
-    )
+def _watch(stores: Stores, prepared: _Prepared) -> list[FlagFinding]:
+    """Takes the detectors over the window's rows. They count from the end of a pinned reference on, all rows once."""
+    pinned, window = prepared.pair.pinned, prepared.pair.current
+    reference = stores.references.frozen(pinned) if pinned is not None else None
+    if pinned is None or reference is None:
+        return []
+    descriptors, _ = comparable(stores.config.descriptors.descriptors, reference.whole)
+    return watch_flags(
+        DetectorStore(stores.engine), stores.reader, pinned, reference, descriptors, stores.config.rules,
+        window.since, window.until,
+    )  # fmt: skip
 
 
-def _too_few(loaded: _Loaded, rules: DriftRules) -> str:
-    short = [
-        f"the {name} window has {len(rows)}"
-        for name, rows in (("reference", loaded.reference), ("current", loaded.current))
-        if len(rows) < rules.minimum_rows
-    ]
-    return f"nothing was tested: {' and '.join(short)} of the {rules.minimum_rows} rows needed" if short else ""
+def _examined(stores: Stores, prepared: _Prepared, ingested: Ingested, watched: Sequence[FlagFinding]) -> MonitorResult:
+    window = prepared.pair.current
+    failures = stores.reader.failures(prepared.question.app, window.since, window.until)
+    counts = {name: each.rows for name, each in failures.items()}
+    result = examine(stores.reader, stores.config, prepared.question, failures=counts, watched=watched)
+    return dataclasses.replace(result, computed=ingested.rows)
+
+
+def _settle(stores: Stores, prepared: _Prepared, result: MonitorResult) -> MonitorResult:
+    """Remembers an accepted window, and pins it when it is the first one of a release."""
+    if result.state != "ok":
+        return result
+    stores.references.accept(result.app, _accepted(stores, result))
+    return result if prepared.first is None else _pin_first(stores, prepared.first, result)
+
+
+def _accepted(stores: Stores, result: MonitorResult) -> AcceptedWindow:
+    window = result.window
+    by_release = stores.reader.summary(result.app, window.since, window.until, "release")
+    release = max(by_release, key=lambda name: by_release[name].rows, default=None)
+    return AcceptedWindow(window.since, window.until, release, window.rows)
+
+
+def _pin_first(stores: Stores, first: Awaited, result: MonitorResult) -> MonitorResult:
+    since, until = max(result.window.since, first.since), result.window.until
+    alone = set(stores.reader.summary(result.app, since, until, "release")) == {first.release}
+    frozen = stores.freeze(result.app, since, until, None if alone else first.release)
+    pinned = stores.references.pin(
+        result.app, since, until, f"first accepted window of {first.release}",
+        source="first-window", release=first.release, frozen=frozen,
+    )  # fmt: skip
+    return dataclasses.replace(result, pinned=pinned, note=f"{result.note}; it is the reference from now on")

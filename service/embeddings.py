@@ -203,6 +203,9 @@ class Embedding:
             model=EMBEDDING_MODEL,
             tokens_in=tokens,
             latency_ms=(time.perf_counter() - arrival.start) * 1000,
+            route="embeddings",
+            caller=arrival.caller.key_id,
+            user=self._body.user,
             details={
                 "route": "embeddings",
                 "texts": len(texts),

@@ -12,7 +12,7 @@ from typing import Any
 
 from llmops.engines.protocol import Chunk, Engine, GenerationParameters, GenerationRequest, Message, Usage
 from llmops.errors import EngineError, UsageError
-from llmops.production_log import LogRecord
+from llmops.production_log import LogRecord, hidden_user
 from llmops.versions import PromptVersion
 from service.caller import ANONYMOUS, Caller
 from service.error_map import ApiError
@@ -210,6 +210,9 @@ class Exchange:
             latency_ms=self._elapsed_ms(),
             first_token_ms=self._first_token_ms,
             details=self._details(error),
+            route=self.request.route,
+            caller=self.arrival.caller.key_id,
+            user=self.request.user,
         )
         return self._guarded(record) if self.guards.active else record
 
@@ -218,7 +221,8 @@ class Exchange:
         details: dict[str, Any] = dict(record.details)
         if self.guards.redacts_log:
             details = self.guards.redacted_for_log({"input": record.input, "output": record.output, **details})
-            record = dataclasses.replace(record, input=details.pop("input"), output=details.pop("output"))
+            texts = {"input": details.pop("input"), "output": details.pop("output")}
+            record = dataclasses.replace(record, **texts, user=_hidden(record.user, details.get("user")))
         if self.guards.actions:
             details["guards"] = self.guards.actions
         return dataclasses.replace(record, details=details)
@@ -300,6 +304,11 @@ def _merge_tool_calls(calls: list[dict[str, Any]], deltas: Sequence[Mapping[str,
 def _described(answer: Answer) -> dict[str, Any]:
     described: dict[str, Any] = {"output": answer.text, "finish_reason": answer.finish_reason}
     return {**described, "tool_calls": answer.tool_calls} if answer.tool_calls else described
+
+
+def _hidden(user: str | None, redacted: str | None) -> str | None:
+    """A user's name that a guard has found personal data in: no longer readable, but still one user's."""
+    return user if user is None or user == redacted else hidden_user(user)
 
 
 def _storable(text: str) -> str:

@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import regex  # type: ignore[import-untyped]
+import regex
 
 from llmops.engines.protocol import Chunk, GenerationParameters, Message
 from llmops.text_patterns import redact

@@ -18,6 +18,7 @@ import click
 
 from llmops.catalogue import DEFAULT_MODEL
 from llmops.cli.output import emit, interval, json_option, print_table, progress_bar, say
+from llmops.cli.promote import renew_reference
 from llmops.cli.prompts import load_prompts
 from llmops.errors import GateRefused
 from llmops.settings import Settings
@@ -104,7 +105,7 @@ def command(as_json: bool) -> None:
     with _step("comparisons: row by row"):
         comparisons = _compare(evaluations, runs, models)
     with _step("releases and gate"):
-        judged = _gate_and_promote(registry, evaluations, runs[SUITE])
+        judged = _gate_and_promote(settings, registry, evaluations, runs[SUITE])
     with _step("gateway: chat requests with the openai client"):
         traffic = _send_traffic(settings, evaluations, APP if judged.champion else judged.challenger.ref)
     with _step("monitor: descriptors, reference against current window"):
@@ -165,7 +166,9 @@ def _compare(
     return compared
 
 
-def _gate_and_promote(registry: Registry, evaluations: Evaluations, runs: Sequence[CellRun]) -> _Judged:
+def _gate_and_promote(
+    settings: Settings, registry: Registry, evaluations: Evaluations, runs: Sequence[CellRun]
+) -> _Judged:
     """Releases for both prompt versions; the better one is gated and, on a pass, promoted.
 
     Where the better one serves already, the other challenges it, so that the gate's true verdict is shown.
@@ -180,7 +183,8 @@ def _gate_and_promote(registry: Registry, evaluations: Evaluations, runs: Sequen
     challenger = next(release for _, release in reversed(ranked) if champion is None or release.ref != champion.ref)
     verdict = evaluations.gate(challenger.ref, champion.ref if champion else None, SUITE).verdict
     try:
-        book.promote(challenger)
+        old = book.promote(challenger)
+        renew_reference(settings, registry, challenger, old.ref if old else None)
     except GateRefused:
         say(f"  {challenger.ref} is not promoted: the gate says {verdict.verdict}")
     return _Judged(challenger, champion.ref if champion else None, verdict, book.champion(APP))
@@ -202,12 +206,14 @@ def _send_traffic(settings: Settings, evaluations: Evaluations, model: str) -> T
 
 def _monitor(settings: Settings, traffic: Traffic) -> tuple[MonitorResult, Path]:
     """The second half of the traffic against the reference: the first half, once pinned, for good."""
-    from llmops.cli.monitor import record, report_path
+    from llmops.cli.monitor import champion_of, record, report_path
     from monitoring import run_monitor, write_report
 
-    result = run_monitor(settings, APP, traffic.second_half_at, datetime.now(UTC))
+    champion, until = champion_of(settings, APP), datetime.now(UTC)
+    result = run_monitor(settings, APP, traffic.second_half_at, until, champion=champion)
     record(settings, result)
-    return result, write_report(settings, APP, report_path(settings, APP), traffic.second_half_at)
+    path = report_path(settings, APP)
+    return result, write_report(settings, APP, path, traffic.second_half_at, until, champion=champion)
 
 
 def _summary(story: _Story) -> None:

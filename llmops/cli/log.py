@@ -1,4 +1,4 @@
-"""`llmops log`: tail, show, export, import."""
+"""`llmops log`: tail, show, export, import; retain and forget are in `log_deletion`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from llmops.cli.log_deletion import forget, retain
 from llmops.cli.output import emit, json_option, print_table
 from llmops.errors import BadFile, CannotRun, UnknownVersion, UsageError
 from llmops.json_lines import json_object, numbered_lines
@@ -49,6 +50,9 @@ def window_options(function: Callable[..., None]) -> Callable[..., None]:
         function = option(function)
     return function
 
+
+command.add_command(retain)
+command.add_command(forget)
 
 shadow_option = click.option("--shadow", is_flag=True, help="Shadow requests too: what a challenger answered unseen.")
 
@@ -188,6 +192,7 @@ def _write_parquet(records: Iterable[LogRecord], out: Path) -> int:
             "request_id": text, "at": pa.timestamp("us", tz="UTC"), "release": text, "prompt": text, "model": text,
             "status": whole, "outcome": text, "input": text, "output": text, "tokens_in": whole, "tokens_out": whole,
             "latency_ms": real, "first_token_ms": real, "details": text, "key": text, "feedback": text,
+            "route": text, "caller": text, "user": text, "text_deleted_at": pa.timestamp("us", tz="UTC"),
         }
     )  # fmt: skip
     total = 0
@@ -202,4 +207,4 @@ def _write_parquet(records: Iterable[LogRecord], out: Path) -> int:
 def _parquet_row(record: LogRecord) -> dict[str, Any]:
     values = _shown(record)
     texts = {name: json.dumps(values[name], ensure_ascii=False) for name in ("details", "feedback")}
-    return {**values, **texts, "at": record.at}
+    return {**values, **texts, "at": record.at, "text_deleted_at": record.text_deleted_at}

@@ -1,7 +1,8 @@
-"""`llmops monitor`: run, report."""
+"""`llmops monitor`: run, report, reference; replay, daemon, ui and what belongs to them live in files of their own."""
 
 from __future__ import annotations
 
+import importlib
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,15 +10,37 @@ from typing import TYPE_CHECKING
 import click
 
 from llmops.cli.log import window_options
-from llmops.cli.output import emit, json_option, number, print_table, progress_bar, say
-from llmops.errors import UsageError
+from llmops.cli.output import emit, json_option, progress_bar, say
+from llmops.errors import CannotRun, StoreUnavailable, UsageError
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
     from monitoring import MonitorResult
 
+_ELSEWHERE = {
+    "reference": "llmops.cli.monitor_reference",
+    "replay": "llmops.cli.monitor_replay",
+    "daemon": "llmops.cli.monitor_daemon",
+    "policy": "llmops.cli.monitor_daemon",
+    "alarms": "llmops.cli.monitor_daemon",
+    "ui": "llmops.cli.monitor_ui",
+}
 
-@click.group()
+
+class _Group(click.Group):
+    """Commands of this file, and those that are loaded when used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _ELSEWHERE:
+            command: click.Command = getattr(importlib.import_module(_ELSEWHERE[cmd_name]), cmd_name)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Group)
 def command() -> None:
     """Monitor: text descriptors of prompts and answers, tested against a reference within a false-alarm budget."""
 
@@ -42,16 +65,19 @@ def run(
     \b
     Example: llmops monitor run --app assistant --since 24h
     """
+    from llmops.cli.monitor_tables import show_result
     from monitoring import run_monitor
 
     settings = Settings.from_environment()
+    name = chosen_app(settings, app)
     with progress_bar() as show:
         result = run_monitor(
             settings,
-            chosen_app(settings, app),
+            name,
             since,
             until,
             progress=lambda done, total: show("describing", done, total),
+            champion=champion_of(settings, name),
         )
     run_id = None if no_record else record(settings, result)
     emit(as_json, {**result.to_json(), "run_id": run_id}, lambda: show_result(result))
@@ -74,7 +100,8 @@ def report(app: str | None, since: datetime | None, until: datetime | None, out:
 
     settings = Settings.from_environment()
     name = chosen_app(settings, app)
-    path = write_report(settings, name, out or report_path(settings, name), since, until)
+    file = out or report_path(settings, name)
+    path = write_report(settings, name, file, since, until, champion=champion_of(settings, name))
     emit(as_json, {"app": name, "out": str(path)}, lambda: click.echo(f"wrote {path}"))
 
 
@@ -97,32 +124,36 @@ def chosen_app(settings: Settings, app: str | None) -> str:
     return apps[0]
 
 
+def champion_of(settings: Settings, app: str) -> str | None:
+    """The release that is served, which decides what reference counts; None, and a note, while nobody can say."""
+    from llmops.registry import Registry
+
+    try:
+        champion = Registry(settings).release_versions.champion(app)
+    except StoreUnavailable as error:
+        say(f"the champion of {app} is not known, so its newest reference counts: {error}")
+        return None
+    return champion.ref if champion is not None else None
+
+
 def record(settings: Settings, result: MonitorResult) -> str:
-    """Writes the result into MLflow; returns the run id. Raises StoreUnavailable."""
-    from llmops.recording import record_monitoring_run
+    """Writes the result into MLflow and the dashboard; returns the run id. Raises StoreUnavailable."""
+    from llmops.recording import nameless, record_monitoring_run
     from llmops.registry import Store
+    from monitoring.verdict_page import verdict_page
+    from monitoring.workspace import descriptor_version, publish_verdict
 
-    return record_monitoring_run(Store(settings), result.app, result.to_json(), result.metrics())
-
-
-def show_result(result: MonitorResult) -> None:
-    """The whole-app slice as a table, then alarms or their absence."""
-    for part in result.slices[:1]:
-        rows = [
-            (name, drift.result.test, _shown(drift.before), _shown(drift.after), number(drift.result.effect),
-             f"{drift.p_adjusted:.3g}", "yes" if drift.drifted else "")
-            for name, drift in part.descriptors.items()
-        ]  # fmt: skip
-        columns = ("descriptor", "test", "before#", "after#", "effect#", "p adjusted#", "drifted")
-        title = f"{result.app}: {result.window.rows} rows against {result.reference.rows} of reference"
-        print_table(title, columns, rows)
-    for alarm in result.alarms:
-        click.echo(f"ALARM {alarm.what}: {alarm.why}")
-    if not result.alarms:
-        click.echo(result.note or "no alarm")
-    budget = result.expected_false_alarms_per_month
-    say(f"at most {budget:g} false alarms a month are expected, run daily")
-
-
-def _shown(value: object) -> str:
-    return number(value) if isinstance(value, float) else str(value)
+    verdict, version = result.to_json(), descriptor_version(settings)
+    run_id = record_monitoring_run(
+        Store(settings),
+        result.app,
+        verdict,
+        result.metrics(),
+        descriptor_version=version,
+        page=verdict_page(nameless(verdict)),
+    )
+    try:
+        publish_verdict(settings, result.app, run_id, verdict)
+    except CannotRun as error:
+        say(f"the verdict is recorded, but not in the dashboard: {error}")
+    return run_id

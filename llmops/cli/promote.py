@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
-from llmops.cli.output import emit, json_option
-from llmops.errors import UsageError
+from llmops.cli.output import emit, json_option, say
+from llmops.errors import LlmopsError, UsageError
 from llmops.settings import Settings
+
+if TYPE_CHECKING:
+    from llmops.registry import Registry
+    from llmops.versions import Release
 
 
 @click.command()
@@ -17,7 +23,8 @@ from llmops.settings import Settings
 def command(release: str, force: bool, why: str | None, as_json: bool) -> None:
     """Make a release the champion; the old champion becomes `previous`.
 
-    Refused without a passing gate against the present champion on record.
+    Refused without a passing gate against the present champion on record. The monitor then compares with a new
+    reference, as its configuration says.
 
     \b
     Example: llmops promote assistant@2
@@ -27,9 +34,33 @@ def command(release: str, force: bool, why: str | None, as_json: bool) -> None:
 
     if force != bool(why):
         raise UsageError("--force and --why TEXT go together")
-    registry = Registry(Settings.from_environment())
+    settings = Settings.from_environment()
+    registry = Registry(settings)
     found = registry.release_versions.get(release)
     old = registry.release_versions.promote(found, why=why)
-    previous = old.ref if old and old.version != found.version else None
-    value = {"app": found.app, "champion": found.ref, "previous": previous, "forced": force}
+    moved = old is None or old.version != found.version
+    previous = old.ref if old and moved else None
+    reference = renew_reference(settings, registry, found, previous) if moved else None
+    value = {"app": found.app, "champion": found.ref, "previous": previous, "forced": force, "reference": reference}
     emit(as_json, value, lambda: click.echo(f"{found.app}: champion is {found.ref} (was {old.ref if old else 'none'})"))
+
+
+def renew_reference(settings: Settings, registry: Registry, release: Release, previous: str | None) -> dict[str, Any]:
+    """Tells the monitor of a promotion that is done. Where that fails the promotion stands, and the failure is said."""
+    from llmops.workflow.gate_answers import gate_answers
+    from monitoring import PinnedReference, pin_at_promotion
+
+    try:
+        found = pin_at_promotion(settings, release.ref, previous, lambda: gate_answers(registry, release))
+    except LlmopsError as error:
+        say(f"the monitor's reference was not renewed: {error}")
+        return {"pinned": False, "why": str(error)}
+    if isinstance(found, PinnedReference):
+        say(f"the monitor compares with {found.why} from now on")
+        return {"pinned": True, "source": found.source, "why": found.why}
+    say(f"the monitor's reference will be the first accepted window of {found.release}")
+    return {
+        "pinned": False,
+        "source": "first-window",
+        "why": f"the first accepted window of {found.release} is awaited",
+    }

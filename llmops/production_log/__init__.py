@@ -6,15 +6,20 @@ brings back (`IdempotentReplies`).
 """
 
 from llmops.production_log.database import RecordRefused, database_url, open_engine
+from llmops.production_log.erasing import Erased
 from llmops.production_log.feedback import VOTES, Feedback, VoteCounts
+from llmops.production_log.forgetting import Belongings
 from llmops.production_log.log import ProductionLog
-from llmops.production_log.record import SHADOW, LogRecord, in_batches, parse_time
+from llmops.production_log.record import MOST_USER_CHARACTERS, SHADOW, LogRecord, hidden_user, in_batches, parse_time
 from llmops.production_log.replies import ClaimedKey, IdempotentReplies, KeyInUse, ReplyRow, StoredReply
 
 __all__ = [
+    "MOST_USER_CHARACTERS",
     "SHADOW",
     "VOTES",
+    "Belongings",
     "ClaimedKey",
+    "Erased",
     "Feedback",
     "IdempotentReplies",
     "KeyInUse",
@@ -25,6 +30,7 @@ __all__ = [
     "StoredReply",
     "VoteCounts",
     "database_url",
+    "hidden_user",
     "in_batches",
     "open_engine",
     "parse_time",

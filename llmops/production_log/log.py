@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from llmops.production_log.database import LogDatabase
+from llmops.production_log.erasing import Erased, erase_from_file, reclaim_postgresql
 from llmops.production_log.feedback import VOTES, Feedback, VoteCounts, count_votes
+from llmops.production_log.forgetting import Belongings, belongings_of_request, belongings_of_user, count, delete
 from llmops.production_log.record import SHADOW, LogRecord
 from llmops.production_log.replies import IdempotentReplies, ReplyRow
+from llmops.production_log.retention import BATCH, delete_texts
 from llmops.production_log.rows import RecordInsert, feedback_of_row, record_of_row, row_of_feedback
 from llmops.production_log.tables import feedback as feedback_table
 from llmops.production_log.tables import log_records as records_table
@@ -156,6 +161,48 @@ class ProductionLog:
         with self._database.reading() as connection:
             rows = connection.execute(sa.select(*names).where(*chosen).order_by(table.seq)).mappings()
             return count_votes(iter(rows))
+
+    def delete_texts(
+        self, before: datetime, *, described_up_to: int | None = None, batch: int = BATCH, dry_run: bool = False
+    ) -> int:
+        """Deletes the texts of records from before that time; returns of how many, 0 when called again.
+
+        Input, output, comments and stored replies go, and of the details all that may be a text; the record stays, with
+        `text_deleted_at`. Writes `batch` records at a time; what a stopped call has done stays.
+
+        described_up_to: only records written up to this cursor, as far as the monitor has come. dry_run: only counts.
+        """
+        return delete_texts(self._database, before, described_up_to=described_up_to, batch=batch, dry_run=dry_run)
+
+    def belongings(self, *, user: str | None = None, request_id: str | None = None) -> Belongings:
+        """What the log holds of a user, or of a request. Reads the whole log once."""
+        with self._database.reading() as connection:
+            found = Belongings() if user is None else belongings_of_user(connection, user)
+            return found if request_id is None else found | belongings_of_request(connection, request_id)
+
+    @contextmanager
+    def forgetting(self, found: Belongings) -> Iterator[tuple[sa.Connection, dict[str, int]]]:
+        """Deletes it; gives the transaction and the rows deleted by table. The caller may delete more in it."""
+        with self._database.writing() as connection:
+            yield connection, delete(connection, found)
+
+    def still_holds(self, found: Belongings) -> dict[str, int]:
+        """Rows that belong to it, by table: all 0 when it is forgotten."""
+        with self._database.reading() as connection:
+            return count(connection, found)
+
+    def erase(self, found: Belongings, tables: Iterable[str] = ()) -> Erased | None:
+        """Erases what was deleted from the database's files, and searches them. tables: others that were changed.
+
+        None where the files are not ours to read: PostgreSQL is told to remove the rows from its own.
+        Raises CannotRun.
+        """
+        database = self._database
+        if database.file is not None:
+            return erase_from_file(database.alone, Path(database.file), found.all_keys, found.pieces)
+        if database.is_postgresql:
+            reclaim_postgresql(database.alone, {"log_records", "feedback", "idempotent_replies", *tables})
+        return None
 
     def check(self) -> None:
         """Raises StoreUnavailable when the log cannot be reached."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-import uuid
+import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -15,6 +17,17 @@ from llmops.production_log.feedback import Feedback
 SHADOW = "shadow"
 """The outcome of a shadow request: its answer was returned to nobody. Readers of the log pass over it by default."""
 
+MOST_USER_CHARACTERS = 512
+"""Of the name that a client gives its user."""
+
+
+def new_key() -> str:
+    """A record's identity: 32 hexadecimal digits, half of them random, that grow with time.
+
+    So the next one stands beside the last one in the database's index, and in a page that is at hand.
+    """
+    return f"{time.time_ns():016x}{os.urandom(8).hex()}"
+
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
@@ -24,8 +37,11 @@ class LogRecord:
     status: the HTTP status, or what it would have been had the reply not begun. outcome: `ok`, `error`, `cancelled`, or
     `shadow`.
     input: the last user message. latency_ms, first_token_ms: from arrival. details: whatever else is known (messages,
-    parameters, finish reason, error). key: the record's own identity; request ids may repeat. feedback: what users
-    said of the answer, oldest first; empty unless it was asked for when the record was read.
+    parameters, finish reason, error). key: the record's own identity; request ids may repeat. route: what was asked
+    for: `chat`, `completions`, `responses`, `embeddings`. caller: the public id of the caller's key, never the key;
+    None where no key was needed. user: whom the client names, hidden (`hidden_user`) where a guard keeps the name out
+    of the log. text_deleted_at: when retention took the texts; the rest stays. feedback: what users said of the
+    answer, oldest first; empty unless it was asked for when the record was read.
     """
 
     request_id: str
@@ -42,7 +58,11 @@ class LogRecord:
     latency_ms: float = 0.0
     first_token_ms: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
-    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    key: str = field(default_factory=new_key)
+    route: str | None = None
+    caller: str | None = None
+    user: str | None = None
+    text_deleted_at: datetime | None = None
     feedback: tuple[Feedback, ...] = ()
 
     @property
@@ -54,11 +74,15 @@ class LogRecord:
         """The contract's JSON shape, with `feedback` where there is some."""
         values = {name: getattr(self, name) for name in _STORED}
         said = {"feedback": [feedback.to_json() for feedback in self.feedback]} if self.feedback else {}
-        return {**values, "at": self.at.isoformat(), "details": dict(self.details), **said}
+        deleted = self.text_deleted_at.isoformat() if self.text_deleted_at is not None else None
+        times = {"at": self.at.isoformat(), "text_deleted_at": deleted}
+        return {**values, **times, "details": dict(self.details), **said}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> LogRecord:
         """Reads `to_json`'s shape; unknown fields go into `details`, and so does feedback from elsewhere.
+
+        A route, caller or user that only `details` names is the record's.
 
         Raises:
             UsageError: a field is missing or of the wrong type; the text starts with its name.
@@ -69,7 +93,9 @@ class LogRecord:
         given = {name: value for name, value in values.items() if name in _STORED}
         given["at"] = parse_time(given.get("at"), "at")
         given["details"] = {**_mapping(given.get("details")), **extra}
-        given = {name: value for name, value in given.items() if value is not None or name in _REQUIRED}
+        given = {**identity_in(given["details"]), **_present(given)}
+        if "text_deleted_at" in given:
+            given["text_deleted_at"] = parse_time(given["text_deleted_at"], "text_deleted_at")
         given.setdefault("status", 200)
         given.setdefault("outcome", "ok" if given["status"] == 200 else "error")
         for name, kind in _KINDS.items():
@@ -78,6 +104,9 @@ class LogRecord:
         for name in _REQUIRED:
             if not given.get(name):
                 raise UsageError(f"{name}: is missing")
+        for name, most in _LENGTHS.items():
+            if len(given.get(name, "")) > most:
+                raise UsageError(f"{name}: must have at most {most} characters")
         return cls(**given)
 
 
@@ -85,10 +114,30 @@ _STORED = tuple(field.name for field in fields(LogRecord) if field.name != "feed
 _NUMBER = (int, float)
 _KINDS: dict[str, Any] = {
     "request_id": str, "outcome": str, "input": str, "output": str, "release": str, "prompt": str, "model": str,
-    "key": str, "status": int, "tokens_in": int, "tokens_out": int, "latency_ms": _NUMBER, "first_token_ms": _NUMBER,
+    "key": str, "route": str, "caller": str, "user": str, "status": int, "tokens_in": int, "tokens_out": int,
+    "latency_ms": _NUMBER, "first_token_ms": _NUMBER,
 }  # fmt: skip
 _KIND_NAMES: dict[Any, str] = {str: "text", int: "a whole number", _NUMBER: "a number"}
 _REQUIRED = ("request_id",)
+_IN_DETAILS = {"route": "route", "caller": "key", "user": "user"}
+_LENGTHS = {"route": 32, "caller": 255, "user": MOST_USER_CHARACTERS}
+
+
+def hidden_user(user: str) -> str:
+    """A name's stand-in: equal for equal names, so that one user's records can still be counted, and found to be
+    forgotten, by whoever knows the name."""
+    return f"user-{hashlib.sha256(f'llmops user|{user}'.encode(errors='replace')).hexdigest()[:32]}"
+
+
+def identity_in(details: Mapping[str, Any]) -> dict[str, str]:
+    """`route`, `caller` and `user` as records name them in their details that have no fields for them."""
+    found = {name: details.get(inside) for name, inside in _IN_DETAILS.items()}
+    texts = {name: str(value) if type(value) is int else value for name, value in found.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str) and 0 < len(text) <= _LENGTHS[name]}
+
+
+def _present(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None or name in _REQUIRED}
 
 
 def _check_kind(name: str, value: Any, kind: Any) -> None:

@@ -18,6 +18,7 @@ from llmops.production_log.record import LogRecord
 _COLUMNS = (
     "key", "request_id", "at", "app", "release", "prompt", "model", "status", "outcome", "input", "output",
     "tokens_in", "tokens_out", "latency_ms", "first_token_ms", "details",
+    "route", "caller", "user", "text_deleted_at",
 )  # fmt: skip
 _FIELDS = tuple(name for name in _COLUMNS if name != "app")
 
@@ -55,11 +56,13 @@ class RecordInsert:
             record.latency_ms,
             record.first_token_ms,
             json_text(record.details),
+            record.route,
+            record.caller,
+            record.user,
+            record.text_deleted_at.timestamp() if record.text_deleted_at is not None else None,
         )
-        return row if all(map(self._is_storable, row)) else tuple(map(self._storable, row))
-
-    def _is_storable(self, value: Any) -> bool:
-        return not isinstance(value, str) or (value.isascii() and "\x00" not in value)
+        texts = "".join([value for value in row if isinstance(value, str)])
+        return row if texts.isascii() and "\x00" not in texts else tuple(map(self._storable, row))
 
     def _storable(self, value: Any) -> Any:
         if not isinstance(value, str):
@@ -78,7 +81,9 @@ def json_text(value: Mapping[str, Any]) -> str:
 
 def record_of_row(row: sa.RowMapping) -> LogRecord:
     values = {name: row[name] for name in _FIELDS}
-    return LogRecord(**{**values, "at": datetime.fromtimestamp(row["at"], UTC)})
+    deleted = row["text_deleted_at"]
+    times = {"at": _moment(row["at"]), "text_deleted_at": _moment(deleted) if deleted is not None else None}
+    return LogRecord(**{**values, **times})
 
 
 def row_of_feedback(feedback: Feedback) -> dict[str, Any]:
@@ -87,4 +92,8 @@ def row_of_feedback(feedback: Feedback) -> dict[str, Any]:
 
 def feedback_of_row(row: sa.RowMapping) -> Feedback:
     values = {field.name: row[field.name] for field in dataclasses.fields(Feedback)}
-    return Feedback(**{**values, "at": datetime.fromtimestamp(row["at"], UTC)})
+    return Feedback(**{**values, "at": _moment(row["at"])})
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

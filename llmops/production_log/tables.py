@@ -29,8 +29,20 @@ log_records = sa.Table(
     sa.Column("latency_ms", sa.Float, nullable=False),
     sa.Column("first_token_ms", sa.Float),
     sa.Column("details", sa.JSON, nullable=False),
+    sa.Column("route", sa.String(32)),
+    sa.Column("caller", sa.String(255)),
+    sa.Column("user", sa.String(512)),
+    sa.Column("text_deleted_at", sa.Float),
     sa.Index("log_records_app_at", "app", "at"),
     sqlite_autoincrement=True,
+)
+# Most records name no user, and then cost no entry. Of the user alone: with the app's name beside it, an entry could
+# outgrow what PostgreSQL takes.
+sa.Index(
+    "log_records_user",
+    log_records.c.user,
+    sqlite_where=log_records.c.user.is_not(None),
+    postgresql_where=log_records.c.user.is_not(None),
 )
 
 # record_key, release, app and their counterparts are copies from the log: votes are counted without reading it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from llmops.recording.cell import CellIdentity, EvalRun, RecordedRows
 from llmops.recording.datasets import find_eval_set, register_eval_set
-from llmops.recording.monitoring import record_monitoring_run
+from llmops.recording.monitoring import nameless, record_monitoring_run
 from llmops.recording.runs import EVALUATE_UP_TO, EvalRecorder
 from llmops.recording.sampling import MAX_TRACED_ROWS
 from llmops.recording.verdicts import (
@@ -29,6 +29,7 @@ __all__ = [
     "RecordedRows",
     "find_calibration",
     "find_eval_set",
+    "nameless",
     "record_calibration",
     "record_comparison",
     "record_monitoring_run",

@@ -1,23 +1,164 @@
-"""Monitoring runs in MLflow."""
+"""Monitoring runs in MLflow: an experiment for each app, a run for each window, and one run with their history.
+
+The history is the parent of the windows' runs: each of its metrics has a point for each window, so that MLflow's own
+chart of it shows months. A window that is judged again is the same run, brought up to date.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
-from llmops.recording.fluent import start_run
+from llmops.hashing import content_hash
 from llmops.registry.store import Store, translated
 
+WINDOW_TAG = "llmops.monitoring_window"
+_HISTORY_TAG, _PARENT_TAG = "llmops.monitoring_history", "mlflow.parentRunId"
+_VERDICT_FILE, _PAGE_FILE = "verdict.json", "verdict.html"
+_METRICS_AT_A_TIME, _MOST_TAG_CHARACTERS = 1000, 5000  # MLflow's limits
 
-def record_monitoring_run(store: Store, app: str, verdict: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
-    """Writes one monitoring run: verdict as JSON, metrics. Returns the run id. Raises StoreUnavailable."""
+
+def monitoring_experiment(app: str) -> str:
+    """The name of an app's experiment."""
+    return f"monitoring-{app}"
+
+
+def record_monitoring_run(
+    store: Store,
+    app: str,
+    verdict: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    *,
+    descriptor_version: str = "",
+    page: str | None = None,
+) -> str:
+    """Writes one monitoring run: verdict as JSON and, where there is one, as a page; metrics; tags.
+
+    The same app, window and descriptor version is the same run, whose numbers and verdict are replaced; so is its point
+    of the history. verdict: the contract's JSON; kept `nameless`. page: HTML of the nameless verdict. Returns the run
+    id. Raises StoreUnavailable.
+    """
     with translated(f"recording the monitoring of {app}"):
-        import mlflow
+        experiment_id = store.experiment(monitoring_experiment(app))
+        history_id = _history(store, experiment_id, app)
+        run_id, again = _window_run(store, experiment_id, history_id, app, verdict, descriptor_version)
+        _log(store, run_id, metrics, _now(), step=0)
+        end, points = _end_of(verdict), _over_time(metrics)
+        step, at = int(end.timestamp()) // 3600, int(end.timestamp() * 1000)
+        _log(store, history_id, _without_known(store, history_id, points, step) if again else points, at, step)
+        store.client.log_dict(run_id, nameless(verdict), _VERDICT_FILE)
+        if page is not None:
+            store.client.log_text(run_id, page, _PAGE_FILE)
+        store.client.set_terminated(run_id, "FINISHED")
+    return run_id
 
-        tags = {"llmops.app": app, "llmops.alarms": str(len(verdict.get("alarms", ())))}
-        with start_run(
-            store, experiment_id=store.experiment("monitoring"), run_name=f"monitor {app}", tags=tags
-        ) as run:
-            mlflow.log_metrics(dict(metrics))
-            mlflow.log_dict(dict(verdict), "verdict.json")
-        return str(run.info.run_id)
+
+def nameless(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict without request ids and users' names: what is deleted from the log must not live on in the store.
+
+    Of an alarm's requests their number stays (`rows_named`); the alarm book has the ids.
+    """
+    alarms = [_nameless_alarm(alarm) for alarm in verdict.get("alarms") or ()]
+    kept = {**verdict, "alarms": alarms}
+    for rule in ("slices", "limits", "sequential", "volume"):
+        if rule in verdict:
+            kept[rule] = [found for found in verdict[rule] if "user" not in (found.get("slice") or {})]
+    return kept
+
+
+def _nameless_alarm(alarm: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {**alarm, "rows": [], "rows_named": len(alarm.get("rows", ()))}
+    labels = [{name: value for name, value in label.items() if name != "user"} for label in alarm.get("slices", ())]
+    if labels != list(alarm.get("slices", ())):
+        kept |= {"slices": [label for label in labels if label], "why": "in slices by user"}
+    return kept
+
+
+def _history(store: Store, experiment_id: str, app: str) -> str:
+    """The run that has a point for each window; the oldest, should two processes have made one at once."""
+    found = _find(store, experiment_id, _HISTORY_TAG, app)
+    if found is not None:
+        return found
+    run = store.client.create_run(
+        experiment_id, run_name=f"{app} over time", tags={_HISTORY_TAG: app, "llmops.app": app}
+    )
+    store.client.set_terminated(run.info.run_id, "FINISHED")
+    return str(run.info.run_id)
+
+
+def _window_run(
+    store: Store, experiment_id: str, history_id: str, app: str, verdict: Mapping[str, Any], version: str
+) -> tuple[str, bool]:
+    """Its id, and whether it was there."""
+    window = verdict.get("window") or {}
+    identity = content_hash([app, window.get("since"), window.get("until"), version])[:32]
+    tags = {WINDOW_TAG: identity, _PARENT_TAG: history_id, **_tags(app, verdict)}
+    found = _find(store, experiment_id, WINDOW_TAG, identity) if window else None
+    if found is None:
+        name = f"{app} {_end_of(verdict):%Y-%m-%d %H:%M}"
+        return str(store.client.create_run(experiment_id, run_name=name, tags=tags).info.run_id), False
+    for name, value in tags.items():
+        store.client.set_tag(found, name, value)
+    return found, True
+
+
+def _find(store: Store, experiment_id: str, tag: str, value: str) -> str | None:
+    runs = store.client.search_runs(
+        [experiment_id], f"tags.`{tag}` = '{value}'", order_by=["attributes.start_time ASC"], max_results=1
+    )
+    return str(runs[0].info.run_id) if runs else None
+
+
+def _tags(app: str, verdict: Mapping[str, Any]) -> dict[str, str]:
+    alarms: Sequence[Mapping[str, Any]] = verdict.get("alarms") or ()
+    parts = [part.get("slice", {}) for part in verdict.get("slices") or ()]
+    window = verdict.get("window") or {}
+    tags = {
+        "llmops.app": app,
+        "llmops.state": str(verdict.get("state", "alarm" if alarms else "ok")),
+        "llmops.alarms": str(len(alarms)),
+        "llmops.alarmed": ", ".join(dict.fromkeys(str(alarm["what"]) for alarm in alarms)),
+        "llmops.drift_in": ", ".join(verdict.get("drift_in") or ()),
+        "llmops.release": ", ".join(str(part["release"]) for part in parts if "release" in part),
+        "llmops.since": str(window.get("since", "")),
+        "llmops.until": str(window.get("until", "")),
+    }
+    return {name: value[:_MOST_TAG_CHARACTERS] for name, value in tags.items()}
+
+
+def _over_time(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Without p-values: over time the effects tell more, and a chart of each would fill the page."""
+    return {name: value for name, value in metrics.items() if not name.endswith("/p_adjusted")}
+
+
+def _without_known(store: Store, run_id: str, metrics: Mapping[str, float], step: int) -> dict[str, float]:
+    """Without those that have the very point: MLflow keeps every one that it is given."""
+    return {
+        name: value
+        for name, value in metrics.items()
+        if not any(
+            point.step == step and point.value == value for point in store.client.get_metric_history(run_id, name)
+        )
+    }
+
+
+def _log(store: Store, run_id: str, metrics: Mapping[str, float], at: int, step: int) -> None:
+    from mlflow.entities import Metric
+
+    logged = [Metric(name, float(value), at, step) for name, value in metrics.items()]
+    for part in _parts(logged):
+        store.client.log_batch(run_id, metrics=part)
+
+
+def _parts(logged: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (logged[start : start + _METRICS_AT_A_TIME] for start in range(0, len(logged), _METRICS_AT_A_TIME))
+
+
+def _end_of(verdict: Mapping[str, Any]) -> datetime:
+    until = (verdict.get("window") or {}).get("until")
+    return datetime.fromisoformat(str(until)).astimezone(UTC) if until else datetime.now(UTC)
+
+
+def _now() -> int:
+    return int(datetime.now(UTC).timestamp() * 1000)

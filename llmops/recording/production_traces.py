@@ -26,7 +26,8 @@ logger = logging.getLogger("llmops.recording")
 BATCH = 100
 """Records read, and spans written, together; the cursor is kept after each batch."""
 MOST_PAUSE_SECONDS = 60.0
-_FEEDBACK_KEY = "llmops.feedback"
+FEEDBACK_KEY = "llmops.feedback"
+"""The metadata of an assessment that names the feedback it was made of."""
 _SPAN_NAME = "answer"
 
 
@@ -197,7 +198,7 @@ class _Writer:
         try:
             with translated(f"trace {trace_id}"):
                 there = self._tracing.get_trace_info(trace_id).assessments
-                known = {(item.name, (item.metadata or {}).get(_FEEDBACK_KEY)) for item in there}
+                known = {(item.name, (item.metadata or {}).get(FEEDBACK_KEY)) for item in there}
                 for assessment in _assessments(feedback, self._clean):
                     if (assessment.name, feedback.key) not in known:
                         self._tracing.log_assessment(trace_id, assessment)
@@ -333,7 +334,7 @@ def _assessments(feedback: Feedback, clean: TextCleaner) -> list[Any]:
     comment = clean(feedback.comment) if feedback.comment else None
     if not said and comment is not None:
         said, comment = {"user_comment": comment}, None
-    metadata = {_FEEDBACK_KEY: feedback.key}
+    metadata = {FEEDBACK_KEY: feedback.key}
     if is_vote and feedback.compared_key is not None:
         metadata["compared_to"] = trace_id_of(feedback.compared_key)
         metadata["compared_release"] = feedback.compared_release or ""

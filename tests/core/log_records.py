@@ -37,6 +37,10 @@ RECORDS = st.builds(
     first_token_ms=st.none() | st.floats(0, 1e9),
     details=st.dictionaries(st.text().filter(lambda name: name not in FIELDS), JSON, max_size=3),
     key=st.uuids().map(lambda key: key.hex),
+    route=st.none() | st.text(min_size=1, max_size=32),
+    caller=st.none() | st.text(min_size=1, max_size=255),
+    user=st.none() | st.text(min_size=1, max_size=512),
+    text_deleted_at=st.none() | st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),
 )
 
 

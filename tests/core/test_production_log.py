@@ -9,10 +9,12 @@ import sys
 import threading
 import tracemalloc
 import uuid
+from contextlib import suppress
 from datetime import timedelta, timezone
 from itertools import islice
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,7 +63,7 @@ def test_any_records_survive_the_database(log):
         """PostgreSQL's text holds every character but one."""
         if log.url.startswith("sqlite"):
             return item
-        texts = ("request_id", "input", "output", "release", "prompt", "model")
+        texts = ("request_id", "input", "output", "release", "prompt", "model", "route", "caller", "user")
         values = {name: getattr(item, name) for name in texts}
         return dataclasses.replace(item, **{name: v and v.replace("\x00", "\ufffd") for name, v in values.items()})
 
@@ -271,10 +273,10 @@ def test_sqlite_syncs_every_transaction_to_the_disk(sqlite_log):
     with engine.connect() as connection:
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
-            for name in ("journal_mode", "synchronous", "busy_timeout")
+            for name in ("journal_mode", "synchronous", "busy_timeout", "secure_delete")
         }
     engine.dispose()
-    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 30000}
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 30000, "secure_delete": 1}
 
 
 def test_a_transaction_that_reads_and_then_writes_queues_behind_other_writers(sqlite_log):
@@ -331,6 +333,71 @@ def test_a_log_of_an_older_version_keeps_its_records(url):
     assert ids(log.records_since(0)[0])[-1] == "r2"
     assert log.records_end() == 3
     log.close()
+
+
+NUMBERED_SQLITE = """
+CREATE TABLE log_records (
+    seq INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT, "key" VARCHAR(32) NOT NULL UNIQUE,
+    request_id VARCHAR(255) NOT NULL, at FLOAT NOT NULL, app VARCHAR(255) NOT NULL,
+    release VARCHAR(255), prompt VARCHAR(255), model VARCHAR(255), status INTEGER NOT NULL,
+    outcome VARCHAR(32) NOT NULL, input TEXT NOT NULL, output TEXT NOT NULL, tokens_in BIGINT NOT NULL,
+    tokens_out BIGINT NOT NULL, latency_ms FLOAT NOT NULL, first_token_ms FLOAT, details JSON NOT NULL
+)
+"""
+DETAILS = {"route": "chat", "key": "k1", "user": "Änna", "messages": [{"content": "half \ud800 of a pair, \x00"}]}
+
+
+def make_numbered(url, rows):
+    """A log as releases up to 0.9 made it."""
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        kind = engine.dialect.name
+        text = NUMBERED_SQLITE.replace("INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT", "BIGSERIAL PRIMARY KEY")
+        connection.exec_driver_sql(NUMBERED_SQLITE if kind == "sqlite" else text)
+        names = ("key", "request_id", "at", "app", "status", "outcome", "input", "output", "tokens_in", "tokens_out")
+        table = sa.table("log_records", *map(sa.column, (*names, "latency_ms")), sa.column("details", sa.JSON))
+        for number, details in enumerate(rows):
+            values = (str(number), f"r{number}", number, "assistant", 200, "ok", "", "", 0, 0)
+            row = {**dict(zip(names, values, strict=True)), "latency_ms": 0, "details": details}
+            connection.execute(sa.insert(table).values(row))
+    engine.dispose()
+
+
+def test_a_numbered_log_gets_the_fields_that_only_details_had(url):
+    make_numbered(url, [DETAILS, {}, {"user": 7, "route": ["odd"]}, []])
+    for _ in range(2):
+        log = ProductionLog(url)
+        found = [(item.route, item.caller, item.user, item.text_deleted_at) for item in log.read()[:3]]
+        assert found == [("chat", "k1", "Änna", None), (None, None, None, None), (None, None, "7", None)]
+        log.close()
+
+
+def test_a_log_of_many_older_records_is_brought_up_to_date_whole(url):
+    make_numbered(url, [{"user": f"u{number}"} for number in range(2100)])
+    log = ProductionLog(url)
+    assert [item.user for item in log.read()] == [f"u{number}" for number in range(2100)]
+    log.close()
+
+
+def test_a_writer_survives_that_its_connection_was_lost(postgres_url):
+    log = ProductionLog(postgres_url)
+    log.append([record(0)])
+    engine = open_engine(postgres_url)
+    with engine.connect() as connection:
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = "
+        connection.exec_driver_sql(others + "current_user")
+    engine.dispose()
+    log.append([record(1)])
+    assert ids(log.read()) == ["r0", "r1"]
+    log.close()
+
+
+def test_a_writer_that_failed_leaves_no_transaction_open(log):
+    with suppress(RuntimeError), log._database.inserting() as cursor:
+        log._insert(cursor, [record(0)])
+        raise RuntimeError
+    log.append([record(1)])
+    assert ids(log.read()) == ["r1"]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from llmops.errors import UsageError
-from llmops.production_log import LogRecord, parse_time
+from llmops.production_log import LogRecord, hidden_user, parse_time
 from tests.core.log_records import FIELDS, RECORDS, START, record
 
 
@@ -42,8 +42,26 @@ def test_nulls_are_taken_as_absent():
 
 
 def test_unknown_fields_are_kept_as_details():
-    item = LogRecord.from_json({"request_id": "r", "at": 0, "user": "anna", "details": {"a": 1}})
-    assert item.details == {"a": 1, "user": "anna"}
+    item = LogRecord.from_json({"request_id": "r", "at": 0, "team": "blue", "details": {"a": 1}})
+    assert item.details == {"a": 1, "team": "blue"}
+
+
+def test_route_caller_and_user_are_fields_wherever_a_record_from_elsewhere_names_them():
+    details = {"route": "chat", "key": "k1", "user": "anna", "a": 1}
+    item = LogRecord.from_json({"request_id": "r", "at": 0, "details": details})
+    assert (item.route, item.caller, item.user, item.details) == ("chat", "k1", "anna", details)
+    both = LogRecord.from_json({"request_id": "r", "at": 0, "user": "bert", "details": details})
+    assert (both.user, both.to_json()["user"]) == ("bert", "bert")
+
+
+@pytest.mark.parametrize(("user", "read"), [(7, "7"), (True, None), ({"id": 1}, None), ("", None), ("x" * 513, None)])
+def test_only_a_name_in_the_details_is_a_user(user, read):
+    assert LogRecord.from_json({"request_id": "r", "at": 0, "details": {"user": user}}).user == read
+
+
+def test_a_hidden_name_is_the_same_each_time_and_says_nothing():
+    assert hidden_user("anna@example.org") == hidden_user("anna@example.org") != hidden_user("bert@example.org")
+    assert "anna" not in hidden_user("anna@example.org")
 
 
 @pytest.mark.parametrize(
@@ -65,6 +83,9 @@ def test_unknown_fields_are_kept_as_details():
         ({"first_token_ms": []}, "first_token_ms: must be a number, not list"),
         ({"input": {"a": 1}}, "input: must be text, not dict"),
         ({"release": 3}, "release: must be text, not int"),
+        ({"user": 7}, "user: must be text, not int"),
+        ({"user": "x" * 513}, "user: must have at most 512 characters"),
+        ({"text_deleted_at": "soon"}, "text_deleted_at: 'soon' is not a time"),
         ({"details": "text"}, "details: must be an object, not str"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Runs the commands of docs/guide.md, in order, as a reader would: every `$ ` line of its console blocks."""
+"""Runs the commands of the guides, in order, as a reader would: every `$ ` line of their console blocks."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def console_commands(text: str) -> list[tuple[str, int]]:
 
 
 @pytest.mark.slow
-def test_the_guide_runs_as_written(demo: Demo) -> None:
-    commands = console_commands((ROOT / "docs" / "guide.md").read_text("utf-8"))
+@pytest.mark.parametrize("page", ["guide.md", "monitoring.md"])
+def test_the_guide_runs_as_written(demo: Demo, page: str) -> None:
+    commands = console_commands((ROOT / "docs" / page).read_text("utf-8"))
     assert len(commands) >= 10
     environment = demo.place.environment
     # `llmops` as the reader has it: the one of this environment.

@@ -1,143 +1,93 @@
 import numpy as np
 import pytest
+from scipy import stats
 
-from monitoring.alarms import alarms_of
-from monitoring.descriptor_store import DescribedRows
-from monitoring.descriptors import DESCRIPTORS
-from monitoring.drift import count_families, examine_slice, examine_slices, sides_of, slices_of
+from monitoring.config import read_config
+from monitoring.descriptors import Descriptor
+from monitoring.drift import compare, examine_slice, level
 from monitoring.rules import DriftRules
+from monitoring.summaries import FlagSummary, LabelSummary, NumberSummary, Summary
+from tests.monitoring.in_memory import share, shifted, window
 
 RULES = DriftRules()
-FLAG_SHARE = 0.05
+CONFIG = read_config()
+DESCRIPTORS = CONFIG.descriptors.descriptors
 
 
-def window(rows, seed, release="assistant@1", **changed):
-    """Random columns of every descriptor; the three lengths of a side are one signal, as in real texts."""
-    chance = np.random.default_rng(seed)
-    columns = {}
-    signal = {side: chance.normal(size=rows) for side in ("input", "output", "service")}
-    for name, descriptor in DESCRIPTORS.items():
-        if descriptor.kind == "numeric":
-            columns[name] = (signal[descriptor.side] + chance.normal(scale=0.5, size=rows)).astype(np.float32)
-        elif descriptor.kind == "flag":
-            columns[name] = (chance.random(rows) < FLAG_SHARE).astype(np.float32)
-        else:
-            columns[name] = chance.choice(np.array(["en", "de", "fr"], dtype=object), size=rows, p=[0.8, 0.15, 0.05])
-    for name, change in changed.items():
-        columns[name] = change(columns[name], chance)
-    releases = np.full(rows, release, dtype=object)
-    return DescribedRows([f"r{number}" for number in range(rows)], releases, columns)
+def summary(rows, seed, **changed):
+    return Summary.of(window(CONFIG, rows, seed, change=changed), CONFIG.descriptors)
 
 
-def judge(reference, current, rules=RULES):
-    slices = slices_of("assistant", current, rules)
-    drifts = examine_slices(slices, reference, rules)
-    return drifts, alarms_of(slices, drifts, reference, rules)
+def examine(reference, current, rules=RULES, alpha=None):
+    alpha = rules.alpha(1) if alpha is None else alpha
+    return examine_slice({"app": "assistant"}, reference, current, DESCRIPTORS, rules, alpha)
 
 
-def shifted(by):
-    return lambda column, _chance: column + np.float32(by)
-
-
-def share(of):
-    return lambda column, chance: (chance.random(len(column)) < of).astype(np.float32)
+def drifted(found):
+    return [name for name, drift in found.descriptors.items() if drift.drifted]
 
 
 def test_quiet_windows_alarm_no_more_often_than_stated():
-    # One and a half false alarms a month make 5 % of windows: frequent enough to be measured, floors off.
-    rules = DriftRules(false_alarms_per_month=1.5, numeric_floor=0, label_floor=0, flag_floor=0, harmful_floor=0)
-    quiet, windows = 0, 200
-    for seed in range(windows):
-        reference, current = window(150, 2 * seed), window(150, 2 * seed + 1)
-        (part, *_) = slices_of("assistant", current, rules)
-        found = examine_slice(part, reference, rules, rules.alpha(1))
-        quiet += not any(drift.drifted for drift in found.descriptors.values())
-    stated = rules.expected_false_alarms_per_month(1) / rules.windows_per_month
-    alarmed = windows - quiet
-    assert alarmed <= windows * stated + 3 * np.sqrt(windows * stated * (1 - stated))
-    assert alarmed > 0, "a rule that can never alarm holds any budget"
+    # At one window in five: frequent enough to be measured; floors off.
+    rules, windows, alpha = DriftRules(numeric_floor=0, label_floor=0, flag_floor=0, harmful_floor=0), 60, 0.2
+    pairs = ((summary(150, 2 * number), summary(150, 2 * number + 1)) for number in range(windows))
+    alarmed = sum(bool(drifted(examine(*pair, rules, alpha))) for pair in pairs)
+    assert 0 < alarmed <= stats.binom.ppf(0.999, windows, alpha)
 
 
-def test_with_the_default_rules_two_months_of_quiet_windows_raise_no_alarm():
-    reference = window(300, 1_000_003)
-    assert [alarm for seed in range(60) for alarm in judge(reference, window(100, seed))[1]] == []
+def test_with_the_default_rules_a_month_of_quiet_windows_raises_no_alarm():
+    reference = summary(300, 1_000_003)
+    assert [name for seed in range(30) for name in drifted(examine(reference, summary(100, seed)))] == []
 
 
-def test_a_rise_of_refusals_is_caught_and_its_rows_named():
-    current = window(1000, 1, **{"output.refusal": share(0.15)})
-    drifts, alarms = judge(window(1000, 0), current)
-    assert [alarm.what for alarm in alarms] == ["output.refusal"]
-    assert "rose from 4." in alarms[0].why
-    assert "1000 rows against 1000" in alarms[0].why
-    assert len(alarms[0].rows) == RULES.rows_named
-    carrying = {f"r{row}" for row in np.flatnonzero(current.columns["output.refusal"])}
-    assert set(alarms[0].rows) <= carrying
-    assert sides_of(drifts) == ["output"]
+def test_a_rise_of_refusals_is_caught():
+    found = examine(summary(1000, 0), summary(1000, 1, **{"output.refusal": share(0.15)}))
+    assert drifted(found) == ["output.refusal"]
+    told = found.to_json()["descriptors"]["output.refusal"]
+    assert told["test"] == "fisher-exact-greater"
+    assert told["effect"] == pytest.approx(told["after"] - told["before"])
 
 
-def test_fewer_refusals_are_no_alarm():
-    before = window(1000, 0, **{"output.refusal": share(0.2)})
-    assert judge(before, window(1000, 1))[1] == []
+def test_fewer_refusals_are_no_drift():
+    before = summary(1000, 0, **{"output.refusal": share(0.2)})
+    assert drifted(examine(before, summary(1000, 1))) == []
 
 
-def test_a_shift_of_the_input_is_told_from_one_of_the_output():
-    drifts, alarms = judge(window(400, 0), window(400, 1, **{"input.length": shifted(0.8)}))
-    assert [alarm.what for alarm in alarms] == ["input.length"]
-    assert alarms[0].to_json()["in"] == "input"
-    assert sides_of(drifts) == ["input"]
+def test_a_small_shift_of_a_number_is_caught_in_a_day_of_rows():
+    current = summary(1000, 1, latency_ms=shifted(0.35))
+    assert drifted(examine(summary(5000, 0), current)) == ["latency_ms"]
 
 
-def test_the_rows_of_a_shifted_number_are_those_that_moved_most():
-    current = window(400, 1, latency_ms=shifted(2))
-    (alarm,) = judge(window(400, 0), current)[1]
-    farthest = np.argsort(-current.columns["latency_ms"])[: RULES.rows_named]
-    assert list(alarm.rows) == [f"r{row}" for row in farthest]
-
-
-def test_a_new_language_is_named():
-    def mostly_russian(column, chance):
-        return np.where(chance.random(len(column)) < 0.3, "ru", column)
-
-    (alarm,) = judge(window(400, 0), window(400, 1, **{"input.language": mostly_russian}))[1]
-    assert "ru went from 0.0% to" in alarm.why
-
-
-def test_a_tiny_shift_at_a_huge_size_is_certain_but_no_alarm():
-    drifts, alarms = judge(window(60_000, 0), window(60_000, 1, latency_ms=shifted(0.08)))
-    found = drifts[0].descriptors["latency_ms"]
-    assert found.p_adjusted < drifts[0].alpha
+def test_a_tiny_shift_at_a_huge_size_is_certain_but_no_drift():
+    found = examine(summary(60_000, 0), summary(60_000, 1, latency_ms=shifted(0.08))).descriptors["latency_ms"]
+    assert found.p_adjusted < RULES.alpha(1)
     assert 0 < found.result.effect < RULES.numeric_floor
-    assert (found.drifted, alarms) == (False, [])
-
-
-def test_each_release_with_enough_rows_is_a_slice():
-    good, bad, rare = window(500, 1), window(500, 2, "assistant@3", error=share(0.2)), window(5, 3, "assistant@4")
-    releases = np.concatenate([part.releases for part in (good, bad, rare)])
-    columns = {name: np.concatenate([part.columns[name] for part in (good, bad, rare)]) for name in DESCRIPTORS}
-    current = DescribedRows([f"r{number}" for number in range(1005)], releases, columns)
-    drifts, alarms = judge(window(1000, 0), current)
-    assert [part.label for part in drifts] == [
-        {"app": "assistant"}, {"release": "assistant@1"}, {"release": "assistant@3"}
-    ]  # fmt: skip
-    drifted = [part.descriptors["error"].drifted for part in drifts]
-    assert drifted == [True, False, True]
-    (alarm,) = alarms
-    assert "in assistant@3" in alarm.why
-    assert {int(row[1:]) // 500 for row in alarm.rows} == {1}
-    assert len(alarm.slices) == 2
-
-
-def test_a_release_that_answered_everything_is_no_second_family():
-    slices = slices_of("assistant", window(50, 0), RULES)
-    assert len(slices) == 2
-    assert count_families(slices) == 1
+    assert not found.drifted
 
 
 @pytest.mark.parametrize("name", ["latency_ms", "output.refusal", "output.language"])
-def test_a_column_with_too_few_values_is_not_tested(name):
+def test_a_descriptor_with_too_few_values_is_not_tested(name):
     def mostly_missing(column, _chance):
         column[5:] = None if column.dtype == object else np.nan
         return column
 
-    found = judge(window(100, 0), window(100, 1, **{name: mostly_missing}))[0][0].descriptors[name]
+    found = examine(summary(100, 0), summary(100, 1, **{name: mostly_missing})).descriptors[name]
     assert (found.result.test, found.p_adjusted, found.drifted) == ("none", 1.0, False)
+
+
+def test_a_summary_without_the_descriptor_is_not_tested_and_has_no_level():
+    for descriptor in DESCRIPTORS.values():
+        assert not compare(descriptor, Summary(), summary(30, 1)).testable
+        assert level(descriptor, Summary()) is None
+
+
+def test_levels_are_mean_share_and_commonest_label():
+    found = Summary(
+        rows=4,
+        numbers={"n": NumberSummary.of([1, 2, 3, 6])},
+        flags={"f": FlagSummary(4, 1)},
+        labels={"l": LabelSummary({"en": 2, "de": 2})},
+    )
+    kinds = {"n": "numeric", "f": "flag", "l": "label"}
+    levels = [level(Descriptor(name, kind, "output"), found) for name, kind in kinds.items()]
+    assert levels == [3.0, 0.25, "de"]

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import threading
 from datetime import UTC, datetime, timedelta
@@ -5,10 +6,23 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from llmops.errors import CannotRun
+from llmops.production_log import Feedback
 from llmops.settings import Settings
-from monitoring import DriftRules, list_apps, pin_reference, run_monitor, write_report
-from monitoring.descriptors import DESCRIPTORS
+from monitoring import (
+    DriftRules,
+    list_apps,
+    list_references,
+    pin_at_promotion,
+    pin_reference,
+    run_monitor,
+    write_report,
+)
+from monitoring.config import read_config
+from monitoring.descriptors import Descriptor, DescriptorSet
+from monitoring.descriptors.declared import Declared
+from monitoring.reference_settings import ReferenceSettings
 
+DESCRIPTORS = read_config().descriptors.descriptors
 START = datetime(2026, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 SINCE, UNTIL = START + 200 * MINUTE, START + 400 * MINUTE
@@ -97,7 +111,7 @@ def test_progress_counts_rows_and_apps_are_listed(settings, log, make_records):
     run_monitor(
         settings, "assistant", START + 20 * MINUTE, UNTIL, progress=lambda done, total: seen.append((done, total))
     )
-    assert seen == [(20, 20), (20, 20)]
+    assert seen == [(43, 43)], "the log is described once, whatever window is asked for"
     assert list_apps(settings) == ["assistant", "other"]
 
 
@@ -121,8 +135,123 @@ def test_two_monitors_at_once_both_finish(settings):
 
 
 @pytest.mark.usefixtures("worse")
-def test_a_report_pins_nothing_and_needs_rows(settings, tmp_path):
-    with pytest.raises(CannotRun, match="no report"):
-        write_report(settings, "assistant", tmp_path / "r.html", UNTIL + MINUTE, UNTIL + 2 * MINUTE)
+def test_a_report_pins_nothing(settings, tmp_path):
+    write_report(settings, "assistant", tmp_path / "r.html", SINCE, UNTIL)
+    assert list_references(settings) == []
     with pytest.raises(CannotRun, match="no reference window is pinned"):
         run_monitor(settings, "assistant", rules=DriftRules())
+
+
+def test_a_pinned_reference_does_not_move_when_its_rows_change(settings, log, make_records):
+    log.append(make_records(400))
+    run_monitor(settings, "assistant", SINCE, UNTIL)
+    late = make_records(300, first=10_000, refusals=1)
+    log.append([dataclasses.replace(record, at=START + MINUTE) for record in late])
+    again = run_monitor(settings, "assistant", SINCE, UNTIL)
+    assert (again.reference.rows, again.state, again.computed) == (200, "ok", 300)
+
+
+def promoted(settings, config, release="assistant@2", previous="assistant@1", answers=(), at=SINCE):
+    return pin_at_promotion(settings, release, previous, lambda: answers, at=at, config=config)
+
+
+def with_reference(at_promotion):
+    return dataclasses.replace(read_config(), reference=ReferenceSettings(at_promotion))
+
+
+def test_the_first_accepted_window_after_a_promotion_becomes_the_reference(settings, log, make_records):
+    log.append([*make_records(200), *make_records(200, first=200, release="assistant@2")])
+    config = with_reference("first-window")
+    assert promoted(settings, config).release == "assistant@2"
+    run = {"config": config, "champion": "assistant@2"}
+    found = run_monitor(settings, "assistant", None, UNTIL, **run)
+    assert (found.state, found.pinned.source, found.pinned.release) == ("ok", "first-window", "assistant@2")
+    assert "it is the reference from now on" in found.note
+    log.append(make_records(100, first=400, refusals=0.5, release="assistant@2"))
+    later = run_monitor(settings, "assistant", UNTIL, UNTIL + 100 * MINUTE, **run)
+    assert "output.refusal" in {alarm.what for alarm in later.alarms}
+    assert later.reference.rows == 200
+
+
+def test_a_bad_first_window_is_not_accepted(settings, log, make_records):
+    log.append([*make_records(200), *make_records(200, first=200, refusals=0.5, release="assistant@2")])
+    pin_reference(settings, "assistant", START, SINCE, "a good time")
+    promoted(settings, with_reference("first-window"), at=SINCE)
+    later = datetime.now(UTC)
+    assert list_references(settings, "assistant")[0].pinned_at < later
+    found = run_monitor(settings, "assistant", SINCE, UNTIL, champion="assistant@2")
+    assert (found.state, len(list_references(settings, "assistant"))) == ("alarm", 1)
+
+
+def test_of_what_the_gate_saw_only_the_output_is_compared(settings, log, make_records):
+    log.append(make_records(200, release="assistant@2"))
+    config = with_reference("gate")
+    answers = make_records(150, first=5_000, release="assistant@2", question="An eval question of quite other length?")
+    pinned = promoted(settings, config, answers=answers)
+    assert (pinned.source, pinned.release) == ("gate", "assistant@2")
+    found = run_monitor(settings, "assistant", START, SINCE, config=config, champion="assistant@2")
+    assert (found.state, found.reference.rows) == ("ok", 150)
+    assert {drift.descriptor.side for drift in found.slices[0].descriptors.values()} == {"output"}
+    assert {"input.length", "latency_ms"} <= set(found.not_compared)
+
+
+def test_without_answers_of_a_gate_the_first_window_is_awaited(settings):
+    assert promoted(settings, with_reference("gate")).since == SINCE
+
+
+def test_the_last_accepted_window_of_the_champion_before_can_be_the_reference(settings, log, make_records):
+    log.append([*make_records(400), *make_records(100, first=400, refusals=0.5, release="assistant@2")])
+    run_monitor(settings, "assistant", SINCE, UNTIL)
+    pinned = promoted(settings, with_reference("previous-window"), at=UNTIL)
+    assert (pinned.source, pinned.since, pinned.until) == ("previous-window", SINCE, UNTIL)
+    found = run_monitor(settings, "assistant", UNTIL, UNTIL + 100 * MINUTE, champion="assistant@2")
+    assert "output.refusal" in {alarm.what for alarm in found.alarms}
+
+
+@pytest.mark.usefixtures("worse")
+def test_the_detectors_see_a_bad_release_before_its_window_ends(settings):
+    result = run_monitor(settings, "assistant", SINCE, SINCE + 60 * MINUTE)
+    sequential = [alarm for alarm in result.alarms if alarm.kind == "sequential"]
+    assert "output.refusal" in {alarm.what for alarm in sequential}
+    assert all(alarm.rows and alarm.severity == "high" for alarm in sequential)
+
+
+def test_hostile_rows_are_counted_and_stop_nothing(settings, log, make_records):
+    hostile = ["", "x" * 1_000_000, "[" * 50_000, "\ud800 lone", "{broken json", "\u202e\u0000"[:1], "http://["]
+    good = make_records(200)
+    bad = [
+        dataclasses.replace(record, input=text, output=text, request_id=f"bad{number}")
+        for number, (record, text) in enumerate(zip(make_records(len(hostile), first=200), hostile, strict=True))
+        if "\ud800" not in text
+    ]
+    log.append([*good, *bad, *make_records(100, first=210)])
+    found = run_monitor(settings, "assistant", SINCE, START + 310 * MINUTE)
+    assert found.window.rows == 100 + len(bad)
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_what_a_descriptor_cannot_compute_is_counted_in_the_result(settings, log, make_records):
+    def fails_on_two(records):
+        if any(record.request_id in ("r210", "r220") for record in records):
+            raise ValueError("cannot")
+        return [1.0 for _ in records]
+
+    broken = Declared(Descriptor("fragile", "numeric", "service", version="1"), "record", fails_on_two)
+    config = dataclasses.replace(read_config(), descriptors=DescriptorSet([broken]))
+    log.append(make_records(400))
+    found = run_monitor(settings, "assistant", SINCE, UNTIL, config=config)
+    assert found.to_json()["failures"] == {"fragile": 2}
+    assert found.metrics()["failures/fragile"] == 2.0
+
+
+def test_feedback_is_a_descriptor_of_the_output(settings, log, make_records):
+    records = make_records(400)
+    log.append(records)
+    for number, record in enumerate(records):
+        score = 1.0 if number < 200 or number % 2 else -1.0
+        log.add_feedback(
+            Feedback(record.request_id, record.key, "tester", "assistant", record.release, score=score, at=record.at)
+        )
+    found = run_monitor(settings, "assistant", SINCE, UNTIL)
+    assert "feedback.score" in {alarm.what for alarm in found.alarms}
+    assert found.to_json()["feedback"] == {"scores": 200, "mean_score": 0.0, "labels": {}}

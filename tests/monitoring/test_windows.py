@@ -1,95 +1,142 @@
-from datetime import UTC, datetime, timedelta
+from __future__ import annotations
 
+from datetime import timedelta
+
+import numpy as np
 import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from llmops.errors import CannotRun, UsageError
+from llmops.errors import CannotRun, StoreUnavailable
+from llmops.production_log import Feedback, ProductionLog
 from monitoring.database import open_database
-from monitoring.windows import ReferenceWindows, choose_windows
+from monitoring.hourly import MOST_VALUES
+from monitoring.ingest import ingest
+from monitoring.ingest_feedback import ingest_feedback
+from monitoring.rows import HOUR
+from monitoring.summaries import OTHER, NumberSummary, Summary
+from monitoring.windows import WindowReader
+from tests.monitoring.described import APP, START, STEP, cheap_set, record, records
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
-MINUTE = timedelta(minutes=1)
+SLICES = ("release", "user")
+ROWS = 700
+SPAN = int(ROWS * STEP / timedelta(seconds=1))
+SET = cheap_set()
 
 
-@pytest.fixture
-def references(settings, log):
-    engine = open_database(settings.resolved_log_url)
-    yield ReferenceWindows(engine)
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    """A log of 700 described rows, not in the order of their times, over some eight hours; every third has feedback."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('windows')}/log.db"
+    log, engine = ProductionLog(url), open_database(url)
+    order = np.random.default_rng(3).permutation(ROWS).tolist()
+    log.append(records(order[:400]))
+    ingest(log, engine, SET, slices=SLICES)
+    log.append(records(order[400:]))
+    ingest(log, engine, SET, slices=SLICES)
+    for number in range(0, ROWS, 3):
+        rated = record(number)
+        log.add_feedback(
+            Feedback(rated.request_id, rated.key, "anonymous", APP, rated.release, score=float(number % 2))
+        )
+    ingest_feedback(log, engine, SET, slices=SLICES)
+    engine.dispose()
+    log.close()
+    return url
+
+
+@pytest.fixture(scope="module")
+def reader(url):
+    engine = open_database(url)
+    yield WindowReader(engine, SET)
     engine.dispose()
 
 
-@pytest.fixture
-def hundred(log, make_records):
-    log.append(make_records(100))
+def scanned(reader, since, until, chosen=lambda rows, place: True):
+    """The summary by going through all rows, with the feedback on them."""
+    rows = reader.rows(APP, since, until)
+    rows = rows.select(np.array([chosen(rows, place) for place in range(len(rows))], dtype=bool))
+    numbers = [int(request_id[1:]) for request_id in rows.request_ids]
+    scores = [float(number % 2) for number in numbers if number % 3 == 0]
+    feedback = Summary(numbers={"feedback.score": NumberSummary.of(scores)} if scores else {})
+    return Summary.merged([Summary.of(rows, SET), feedback])
 
 
-def at(minutes):
-    return START + minutes * MINUTE
+WINDOWS = st.tuples(*[st.integers(-HOUR, SPAN + HOUR) | st.integers(-1, 9).map(lambda hour: hour * HOUR)] * 2)
 
 
-def spans(pair):
-    return [
-        ((part.since - START) / MINUTE, (part.until - START) / MINUTE, part.rows)
-        for part in (pair.reference, pair.current)
-    ]
+@settings(max_examples=40)
+@given(WINDOWS, st.sampled_from(["release", "user", "route"]))
+def test_a_window_equals_the_scan_of_its_rows(reader, bounds, dimension):
+    since, until = (START + timedelta(seconds=bound) for bound in sorted(bounds))
+    whole = reader.summary(APP, since, until)
+    if whole[None].rows:
+        assert whole == {None: scanned(reader, since, until)}
+    by_value = reader.summary(APP, since, until, dimension)  # hours are not summarised by route
+    assert sum(summary.rows for summary in by_value.values()) == whole[None].rows
+    for value, summary in by_value.items():
+        assert summary == scanned(reader, since, until, lambda r, p, v=value: r.dimensions[dimension][p] == v)
 
 
-@pytest.mark.usefixtures("hundred")
-def test_without_a_pin_the_rows_before_since_are_proposed(log, references):
-    pair = choose_windows(log, references, "assistant", at(60), at(90))
-    assert spans(pair) == [(0, 60, 60), (60, 90, 30)]
-    assert pair.pinned is None
-    assert references.pinned("assistant") is None
+@settings(max_examples=15)
+@given(WINDOWS)
+def test_hours_are_cut_at_the_ends_of_the_window(reader, bounds):
+    since, until = (START + timedelta(seconds=bound) for bound in sorted(bounds))
+    hours = reader.hours(APP, since, until)
+    assert [hour for hour, _ in hours] == sorted({hour for hour, _ in hours})
+    for hour, summary in hours:
+        start, end = max(hour, since), min(hour + timedelta(seconds=HOUR), until)
+        assert summary == scanned(reader, start, end)
+    assert sum(summary.rows for _, summary in hours) == reader.summary(APP, since, until)[None].rows
 
 
-@pytest.mark.usefixtures("hundred")
-def test_a_pinned_reference_stays_when_since_moves_on(log, references):
-    references.pin("assistant", at(0), at(50), "promotion of assistant@1")
-    assert spans(choose_windows(log, references, "assistant", at(80), at(100))) == [(0, 50, 50), (80, 100, 20)]
+def test_hours_of_one_slice(reader):
+    hours = reader.hours(APP, START, START + timedelta(hours=2.5), "user", "user1")
+    assert [summary.rows for _, summary in hours] == [23, 22, 11]
+    unsliced = reader.hours(APP, START, START + timedelta(hours=2.5), "route", "chat")
+    assert [summary.rows for _, summary in unsliced] == [90, 90, 45]
+    assert reader.hours(APP, START, None, "user", "nobody") == []
 
 
-def test_the_newest_pin_of_the_app_counts(references):
-    references.pin("assistant", at(0), at(50), "first")
-    references.pin("assistant", at(50), at(70), "second")
-    references.pin("other", at(0), at(10), "elsewhere")
-    pinned = references.pinned("assistant")
-    assert (pinned.since, pinned.until, pinned.why) == (at(50), at(70), "second")
-    with pytest.raises(UsageError, match="must end after"):
-        references.pin("assistant", at(5), at(5), "empty")
+def test_rows_are_read_oldest_first_and_chosen(reader):
+    rows = reader.rows(APP, START, START + 100 * STEP, ["latency_ms"], {"user": "user1"})
+    assert list(rows.request_ids) == [f"r{number}" for number in range(1, 100, 4)]
+    assert list(rows.columns) == ["latency_ms"]
+    assert len(reader.rows(APP, START, None, where={"user": None})) == 0
+    assert sum(len(part) for part in reader.parts(APP, None, None)) == ROWS
 
 
-@pytest.mark.usefixtures("hundred")
-@pytest.mark.parametrize(
-    ("since", "until", "reference"),
-    [(50, 90, (20, 50, 30)), (10, 40, (40, 60, 20)), (60, 90, (20, 60, 40)), (0, 20, (20, 60, 40))],
-)
-def test_rows_are_never_compared_with_themselves(log, references, since, until, reference):
-    references.pin("assistant", at(20), at(60), "test")
-    assert spans(choose_windows(log, references, "assistant", at(since), at(until)))[0] == reference
+def test_values_beyond_the_most_frequent_are_counted_over_a_window_too(tmp_path):
+    url = f"sqlite:///{tmp_path}/log.db"
+    log, engine = ProductionLog(url), open_database(url)
+    log.append([record(number, user=f"u{number // 2}") for number in range(2 * MOST_VALUES + 100)])
+    ingest(log, engine, SET, slices=SLICES)
+    found = WindowReader(engine, SET).summary(APP, None, None, "user")
+    assert len(found) == MOST_VALUES + 1
+    assert found[OTHER].rows == 100
+    assert sum(summary.rows for summary in found.values()) == 2 * MOST_VALUES + 100
+    engine.dispose()
+    log.close()
 
 
-def test_a_window_over_the_whole_reference_is_refused(log, references):
-    references.pin("assistant", at(20), at(60), "test")
-    with pytest.raises(UsageError, match="covers the whole reference"):
-        choose_windows(log, references, "assistant", at(10), at(70))
+def test_a_log_that_was_never_described_is_told_apart_from_an_empty_one(tmp_path):
+    url = f"sqlite:///{tmp_path}/log.db"
+    ProductionLog(url).close()
+    engine = open_database(url)
+    with pytest.raises(CannotRun, match="not described"):
+        WindowReader(engine, SET).summary(APP, None, None)
+    engine.dispose()
 
 
-def test_the_default_window_is_the_last_day_after_the_reference(log, references):
-    now = datetime.now(UTC)
-    references.pin("assistant", now - timedelta(days=9), now - timedelta(days=8), "long ago")
-    current = choose_windows(log, references, "assistant", None, None).current
-    assert current.until - current.since == timedelta(hours=24)
-    assert abs(current.until - now) < timedelta(minutes=1)
-    references.pin("assistant", now - timedelta(days=9), now - timedelta(hours=2), "just now")
-    assert choose_windows(log, references, "assistant", None, None).current.since == now - timedelta(hours=2)
-
-
-@pytest.mark.usefixtures("hundred")
-def test_errors_say_what_to_do(log, references):
-    with pytest.raises(CannotRun, match="give --since TIME"):
-        choose_windows(log, references, "assistant", None, None)
-    with pytest.raises(CannotRun, match="no rows of app nobody"):
-        choose_windows(log, references, "nobody", at(1), None)
-    with pytest.raises(CannotRun, match="choose a later --since"):
-        choose_windows(log, references, "assistant", at(0), None)
-    with pytest.raises(UsageError, match="must be before --until"):
-        choose_windows(log, references, "assistant", at(5), at(5))
+def test_a_damaged_summary_is_named(tmp_path):
+    url = f"sqlite:///{tmp_path}/log.db"
+    log, engine = ProductionLog(url), open_database(url)
+    log.append(records(range(5)))
+    ingest(log, engine, SET)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE hourly_summaries SET data = x'0102'"))
+    with pytest.raises(StoreUnavailable, match="hour 2026-01-01T00:00:00"):
+        WindowReader(engine, SET).summary(APP, None, None)
+    engine.dispose()
+    log.close()

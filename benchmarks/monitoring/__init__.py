@@ -1,0 +1,1 @@
+"""How the monitoring half is measured."""

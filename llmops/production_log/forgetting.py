@@ -1,0 +1,198 @@
+"""Finds and deletes everything the log holds of one user, or of one request."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from llmops.production_log.record import SHADOW, hidden_user, identity_in
+from llmops.production_log.tables import feedback, idempotent_replies, log_records
+
+_MOST_NAMED = 500  # values in one query's list
+_TEXTS = ("input", "output")
+_MOST_PIECES, _PIECE_LENGTH = 40, 48
+ANONYMOUS = "anonymous"
+"""The owner of stored replies where no key was needed."""
+
+Place = tuple[str, float]
+"""An app, and when (seconds since the epoch)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Belongings:
+    """What belongs to one user or request. `|` joins two findings.
+
+    names: the user's, as sent and hidden; empty for a request. keys: of records, by app. request_ids: of those records,
+    unless another one's record has the same id. owned: caller and request id of each record, as stored replies have
+    them. opinions: key of each feedback by or about the user, and of the record it is about. places: where the answers
+    are that this feedback is about. pieces: of the texts, to look for in files.
+    """
+
+    names: frozenset[str] = frozenset()
+    keys: dict[str, frozenset[str]] = field(default_factory=dict)
+    request_ids: frozenset[str] = frozenset()
+    owned: frozenset[tuple[str, str]] = frozenset()
+    opinions: frozenset[tuple[str, str]] = frozenset()
+    places: frozenset[Place] = frozenset()
+    pieces: tuple[str, ...] = ()
+
+    @property
+    def all_keys(self) -> frozenset[str]:
+        return frozenset().union(*self.keys.values())
+
+    def __or__(self, other: Belongings) -> Belongings:
+        apps = self.keys.keys() | other.keys.keys()
+        none: frozenset[str] = frozenset()
+        return Belongings(
+            self.names | other.names,
+            {app: self.keys.get(app, none) | other.keys.get(app, none) for app in apps},
+            self.request_ids | other.request_ids,
+            self.owned | other.owned,
+            self.opinions | other.opinions,
+            self.places | other.places,
+            (self.pieces + other.pieces)[:_MOST_PIECES],
+        )
+
+
+def names_of(user: str) -> frozenset[str]:
+    """How the log may call a user: by name, and hidden where a guard has kept the name out."""
+    return frozenset((user, hidden_user(user)))
+
+
+def belongings_of_user(connection: sa.Connection, user: str) -> Belongings:
+    """Records that name the user, what is bound to them, and feedback that the user gave."""
+    names, table = names_of(user), log_records.c
+    rows = list(_records(connection, table.user.in_(names)))
+    # An older gateway, still at work while the log has been brought up to date, fills the details alone.
+    old = _records(connection, table.user.is_(None), _details_name(user))
+    rows += [row for row in old if identity_in(row["details"]).get("user") in names]
+    return _belongings(connection, rows, names)
+
+
+def belongings_of_request(connection: sa.Connection, request_id: str) -> Belongings:
+    """Every record of the request id, what is bound to them, and what challengers answered to it unseen."""
+    table = log_records.c
+    rows = list(_records(connection, table.request_id == request_id))
+    unseen = _records(connection, table.outcome == SHADOW, _details_name(request_id))
+    rows += [row for row in unseen if row["details"].get("shadow_of") == request_id]
+    return _belongings(connection, rows, frozenset())
+
+
+def delete(connection: sa.Connection, found: Belongings) -> dict[str, int]:
+    """Deletes it in the caller's transaction; rows deleted, by table."""
+    counts: Counter[str] = Counter({"log_records": 0, "feedback": 0, "idempotent_replies": 0})
+    for part in _parts(found.all_keys):
+        done = connection.execute(sa.delete(log_records).where(log_records.c.key.in_(part)))
+        counts["log_records"] += done.rowcount
+    for part in _parts(key for key, _ in found.opinions):
+        counts["feedback"] += connection.execute(sa.delete(feedback).where(feedback.c.key.in_(part))).rowcount
+    table = idempotent_replies.c
+    for caller, request_id in sorted(found.owned):
+        own = sa.delete(idempotent_replies).where(table.caller == caller, table.request_id == request_id)
+        counts["idempotent_replies"] += connection.execute(own).rowcount
+    return dict(counts)
+
+
+def count(connection: sa.Connection, found: Belongings) -> dict[str, int]:
+    """How many rows of the log's tables still belong to what was found, by table."""
+    records, opinions = log_records.c, feedback.c
+    own = [records.key.in_(part) for part in _parts(found.all_keys)]
+    said = [sa.or_(opinions.record_key.in_(part), opinions.compared_key.in_(part)) for part in _parts(found.all_keys)]
+    if found.names:
+        own.append(records.user.in_(found.names))
+        said.append(opinions.user.in_(found.names))
+    table = idempotent_replies.c
+    stored = [sa.and_(table.caller == caller, table.request_id == of) for caller, of in sorted(found.owned)]
+    return {
+        "log_records": _count(connection, (records.key,), own),
+        "feedback": _count(connection, (opinions.key,), said),
+        "idempotent_replies": _count(connection, (table.caller, table.key), stored),
+    }
+
+
+def _belongings(connection: sa.Connection, rows: Sequence[sa.RowMapping], names: frozenset[str]) -> Belongings:
+    keys: dict[str, set[str]] = {}
+    for row in rows:
+        keys.setdefault(row["app"], set()).add(row["key"])
+    own = frozenset(row["key"] for row in rows)
+    opinions = _opinions(connection, own, names)
+    others = {row["record_key"] for row in opinions} - own
+    return Belongings(
+        names,
+        {app: frozenset(of_app) for app, of_app in keys.items()},
+        _ids_of_no_other(connection, frozenset(row["request_id"] for row in rows), own),
+        frozenset((row["caller"] or ANONYMOUS, row["request_id"]) for row in rows),
+        frozenset((row["key"], row["record_key"]) for row in opinions),
+        frozenset(_places(connection, others)),
+        tuple(_pieces(rows)),
+    )
+
+
+def _records(connection: sa.Connection, *chosen: sa.ColumnElement[bool]) -> Iterator[sa.RowMapping]:
+    table = log_records.c
+    names = ("key", "request_id", "app", "caller", "details")
+    texts = (_middle_of(table[name]).label(name) for name in _TEXTS)
+    query = sa.select(*(table[name] for name in names), *texts).where(*chosen)
+    yield from connection.execute(query).mappings().all()
+
+
+def _middle_of(text: sa.Column[str]) -> sa.Function[Any]:
+    """A piece of it; the beginning is often the same in many texts."""
+    return sa.func.substr(text, sa.func.length(text, type_=sa.Integer) // 3 + 1, _PIECE_LENGTH)
+
+
+def _details_name(text: str) -> sa.ColumnElement[bool]:
+    """Whether the details may hold the text: as JSON, in the two ways that it is written."""
+    details = sa.cast(log_records.c.details, sa.Text)
+    written = {json.dumps(text, ensure_ascii=ascii_only) for ascii_only in (True, False)}
+    return sa.or_(*(details.contains(each.strip('"'), autoescape=True) for each in sorted(written)))
+
+
+def _opinions(connection: sa.Connection, keys: frozenset[str], names: frozenset[str]) -> list[sa.RowMapping]:
+    table = feedback.c
+    chosen = [sa.or_(table.record_key.in_(part), table.compared_key.in_(part)) for part in _parts(keys)]
+    if names:
+        chosen.append(table.user.in_(names))
+    found: dict[str, sa.RowMapping] = {}
+    for condition in chosen:
+        for row in connection.execute(sa.select(table.key, table.record_key).where(condition)).mappings():
+            found[row["key"]] = row
+    return list(found.values())
+
+
+def _places(connection: sa.Connection, keys: Iterable[str]) -> Iterator[Place]:
+    for part in _parts(keys):
+        query = sa.select(log_records.c.app, log_records.c.at).where(log_records.c.key.in_(part))
+        yield from ((app, at) for app, at in connection.execute(query))
+
+
+def _ids_of_no_other(connection: sa.Connection, ids: frozenset[str], keys: frozenset[str]) -> frozenset[str]:
+    """Clients may give several requests one id."""
+    shared: set[str] = set()
+    for part in _parts(ids):
+        query = sa.select(log_records.c.request_id, log_records.c.key).where(log_records.c.request_id.in_(part))
+        shared.update(request_id for request_id, key in connection.execute(query) if key not in keys)
+    return ids - shared
+
+
+def _pieces(rows: Sequence[sa.RowMapping]) -> Iterator[str]:
+    texts = (row[name] for row in rows[: _MOST_PIECES // len(_TEXTS)] for name in _TEXTS)
+    return (text for text in texts if len(text) == _PIECE_LENGTH)
+
+
+def _count(
+    connection: sa.Connection, identity: Sequence[sa.ColumnElement[Any]], chosen: Iterable[sa.ColumnElement[bool]]
+) -> int:
+    """Rows that fulfil any of the conditions, each counted once."""
+    found = {tuple(row) for condition in chosen for row in connection.execute(sa.select(*identity).where(condition))}
+    return len(found)
+
+
+def _parts(values: Iterable[Any]) -> Iterator[list[Any]]:
+    ordered = sorted(values)
+    return (ordered[start : start + _MOST_NAMED] for start in range(0, len(ordered), _MOST_NAMED))

@@ -1,0 +1,94 @@
+"""Deletes what MLflow holds of a user's requests: traces sampled from the production log, and opinions on others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from llmops.errors import UnknownVersion
+from llmops.production_log import Belongings
+from llmops.production_log.erasing import connections, erase_from_file
+from llmops.recording.production_traces import FEEDBACK_KEY, experiment_of, trace_id_of
+from llmops.registry.store import Store, translated
+from llmops.settings import Settings
+
+_AT_ONCE = 100  # MLflow's limit
+
+
+class Traces:
+    """The traces in one store. None is made where there is no store yet."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises StoreUnavailable."""
+        self._file = _sqlite_file(settings.resolved_tracking_uri)
+        self._store = Store(settings) if self._file is None or self._file.exists() else None
+
+    def forget(self, found: Belongings) -> dict[str, int]:
+        """Deletes the traces of the records and the assessments made of the feedback; counts by kind.
+
+        Called again it finds nothing. Raises StoreUnavailable.
+        """
+        if self._store is None:
+            return {"traces": 0, "assessments": 0}
+        from mlflow.tracing.client import TracingClient
+
+        client = TracingClient(self._store.uri)
+        with translated("production traces"):
+            find = self._store.client.get_experiment_by_name
+            experiments = {app: find(experiment_of(app)) for app in found.keys}
+        traces = sum(
+            self._delete_traces(client, experiment.experiment_id, found.keys[app])
+            for app, experiment in experiments.items()
+            if experiment is not None
+        )
+        own = found.all_keys
+        others = [(key, record_key) for key, record_key in sorted(found.opinions) if record_key not in own]
+        return {"traces": traces, "assessments": sum(self._delete_opinions(client, *each) for each in others)}
+
+    def erase(self, found: Belongings) -> bool:
+        """Erases what was deleted from the store's files, where they are SQLite's; returns whether it did.
+
+        Raises CannotRun.
+        """
+        if self._store is None or self._file is None:
+            return False
+        engine = sa.create_engine(f"sqlite:///{self._file}")
+        try:
+            # The keys stand in tags of the traces. MLflow does not overwrite what it deletes.
+            erase_from_file(connections(engine), self._file, found.all_keys, found.pieces)
+        finally:
+            engine.dispose()
+        return True
+
+    def _delete_traces(self, client: Any, experiment_id: str, keys: Iterable[str]) -> int:
+        deleted = 0
+        with translated("production traces"):
+            for ids in _parts([trace_id_of(key) for key in sorted(keys)]):
+                deleted += client.delete_traces(experiment_id=experiment_id, trace_ids=ids)
+        return deleted
+
+    def _delete_opinions(self, client: Any, key: str, record_key: str) -> int:
+        trace_id = trace_id_of(record_key)
+        try:
+            with translated(f"trace {trace_id}"):
+                said = client.get_trace_info(trace_id).assessments
+                own = [item.assessment_id for item in said if (item.metadata or {}).get(FEEDBACK_KEY) == key]
+                for assessment_id in own:
+                    client.delete_assessment(trace_id, assessment_id)
+        except UnknownVersion:
+            return 0  # its record was not sampled
+        return len(own)
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    if not uri.startswith("sqlite:"):
+        return None
+    database = sa.make_url(uri).database
+    return Path(database) if database else None
+
+
+def _parts(ids: list[str]) -> Iterator[list[str]]:
+    return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))

@@ -1,0 +1,109 @@
+"""The monitor's configuration: one TOML file, read whole and strictly.
+
+The file is the one that LLMOPS_MONITOR_CONFIG names, else the packaged `default.toml`. Each table is read by the module
+that uses it; here they are put together.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmops.errors import BadFile, UsageError
+from llmops.settings import Settings
+from monitoring.alerts.settings import AlertSettings, read_alerts
+from monitoring.descriptors import DescriptorSet
+from monitoring.descriptors.defaults import DEFAULT_FILE
+from monitoring.policy import Policy, read_policies
+from monitoring.reference_settings import ReferenceSettings
+from monitoring.tables import Table, nearest, read_dataclass
+
+if TYPE_CHECKING:
+    from monitoring.limits import Limit
+    from monitoring.rules import DriftRules
+
+_TABLES = ("descriptor", "slices", "rules", "limit", "reference", "alerts", "policy")
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """What the monitor computes, tests, and does about it. file: where it was read."""
+
+    descriptors: DescriptorSet
+    slices: tuple[str, ...]
+    rules: DriftRules
+    limits: tuple[Limit, ...] = ()
+    reference: ReferenceSettings = field(default_factory=ReferenceSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    file: Path = field(default=DEFAULT_FILE)
+
+
+def read_config(settings: Settings | None = None) -> MonitorConfig:
+    """The configuration of the settings' file, or the packaged one.
+
+    Raises:
+        BadFile: it cannot be read; a table, key or value is unknown or wrong. Names file and key, and the nearest known
+            one.
+    """
+    settings = settings or Settings()
+    return _config(settings.monitor_config or DEFAULT_FILE, settings)
+
+
+def _config(file: Path, settings: Settings) -> MonitorConfig:
+    from monitoring.rules import DriftRules
+
+    values = read_toml(file)
+    for name in values:
+        if name not in _TABLES:
+            raise BadFile(file, f"unknown table{nearest(name, _TABLES)}", field=name)
+    descriptors = DescriptorSet.from_config(values.get("descriptor", []), settings, file=file)
+    return MonitorConfig(
+        descriptors=descriptors,
+        slices=_slices(values.get("slices", {}), file),
+        rules=read_dataclass(DriftRules, values.get("rules", {}), file, "rules"),
+        limits=_limits(values.get("limit", []), descriptors, file),
+        reference=read_dataclass(ReferenceSettings, values.get("reference", {}), file, "reference"),
+        alerts=read_alerts(values.get("alerts", {}), file),
+        policies=read_policies(values.get("policy", {}), file),
+        file=file,
+    )
+
+
+def _limits(tables: Any, descriptors: DescriptorSet, file: Path) -> tuple[Limit, ...]:
+    from monitoring.limits import Limit
+
+    if not isinstance(tables, list):
+        raise BadFile(file, "must be an array of tables: [[limit]]", field="limit")
+    limits = tuple(read_dataclass(Limit, table, file, f"limit {number}") for number, table in enumerate(tables, 1))
+    for limit in limits:
+        try:
+            limit.check_kind(descriptors.descriptors)
+        except UsageError as error:
+            raise BadFile(file, str(error), field="limit") from error
+    return limits
+
+
+def read_toml(file: Path) -> Mapping[str, Any]:
+    """The tables of a TOML file. Raises BadFile."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadFile(file, f"cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadFile(file, f"is not TOML: {error}") from error
+
+
+def _slices(values: Mapping[str, Any], file: Path) -> tuple[str, ...]:
+    from monitoring.rows import DIMENSIONS
+
+    with Table(values, file, "slices") as table:
+        given = table.any("dimensions", ["release"])
+        dimensions = () if given == [] else table.texts("dimensions", ["release"])
+        for name in dimensions:
+            if name not in DIMENSIONS:
+                raise table.wrong("dimensions", f"there is no dimension {name!r}{nearest(name, DIMENSIONS)}")
+        return tuple(dict.fromkeys(dimensions))

@@ -1,0 +1,53 @@
+"""The kind `json_schema`: whether a text is JSON that follows a schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from llmops.settings import Settings
+from monitoring.descriptors.computation import Computation, each
+from monitoring.tables import Table
+
+
+def make_json_schema(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
+    """`schema` (inline) or `schema_file`. References to other addresses are refused: nothing is fetched.
+
+    Raises:
+        BadFile: no schema, or not a valid one.
+    """
+    schema = _schema(table)
+    return Computation(each(_follows(schema, table)), {"schema": schema})
+
+
+def _schema(table: Table) -> dict[str, Any]:
+    if "schema_file" not in table.values:
+        return table.mapping("schema")
+    path = table.path("schema_file")
+    try:
+        schema = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise table.wrong("schema_file", f"{path} is not JSON: {error}") from error
+    if not isinstance(schema, dict):
+        raise table.wrong("schema_file", f"{path} holds no schema object")
+    return schema
+
+
+def _follows(schema: dict[str, Any], table: Table) -> Callable[[str], bool]:
+    import jsonschema_rs
+
+    try:
+        # This engine of patterns takes linear time and knows no look-arounds.
+        validator = jsonschema_rs.validator_for(schema, offline=True, pattern_options=jsonschema_rs.RegexOptions())
+    except (ValueError, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
+        raise table.wrong("schema", f"is not a JSON schema that can be used: {str(error).splitlines()[0]}") from error
+
+    def follows(text: str) -> bool:
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return False
+        return bool(validator.is_valid(value))
+
+    return follows

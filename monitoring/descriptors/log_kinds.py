@@ -1,0 +1,49 @@
+"""The log's own columns as descriptors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llmops.production_log import LogRecord
+from llmops.settings import Settings
+from monitoring.descriptors.answered import is_answered
+from monitoring.descriptors.computation import Computation, each
+from monitoring.descriptors.declared import DescriptorKind
+from monitoring.descriptors.model import Side
+from monitoring.tables import Table
+
+
+def is_error(record: LogRecord) -> bool:
+    """The gateway or the engine failed, or refused the request; a client that went away is no error."""
+    return record.outcome == "error" or (record.status >= 400 and record.outcome != "cancelled")
+
+
+def is_empty(record: LogRecord) -> bool:
+    """A whole answer without a visible sign."""
+    return not record.output.strip()
+
+
+def _of_answered(read: Callable[[LogRecord], float | None]) -> Callable[[LogRecord], float | None]:
+    """None for a request without a whole answer; its text need not be kept any more."""
+    return lambda record: read(record) if is_answered(record) else None
+
+
+def _kind(value: Any, read: Callable[[LogRecord], Any], side: Side, unit: str = "", **more: Any) -> DescriptorKind:
+    def make(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
+        return Computation(each(read))
+
+    return DescriptorKind(value, make, of=("record",), side=side, unit=unit, **more)
+
+
+# tokens_in counts the template as well as the question, so a new release moves it: service, not input.
+LOG_KINDS: Mapping[str, DescriptorKind] = {
+    "error": _kind("flag", is_error, "service", harmful=True),
+    "tokens_in": _kind("numeric", _of_answered(lambda record: record.tokens_in), "service", "tokens"),
+    "tokens_out": _kind("numeric", _of_answered(lambda record: record.tokens_out), "output", "tokens"),
+    "latency_ms": _kind("numeric", _of_answered(lambda record: record.latency_ms), "service", "ms"),
+    "first_token_ms": _kind("numeric", _of_answered(lambda record: record.first_token_ms), "service", "ms"),
+    "empty": DescriptorKind(
+        "flag", lambda table, settings: Computation(each(is_empty)), of=("pair",), harmful=True  # noqa: ARG005
+    ),
+}  # fmt: skip

@@ -1,0 +1,75 @@
+"""What a text contains, by rule: personal data, links, refusals, JSON. Standard library only.
+
+Every repeat in the patterns is bounded, so that hostile text costs linear time. Those of personal data are shared with
+the gateway's guards: `llmops.text_patterns`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from llmops import text_patterns
+
+PERSONAL_SORTS = ("email", "phone", "card", "iban", "ssn", "ip")
+
+SOURCES = {
+    "link": r"(?<!\w)(?:https?|ftp)://[^\s<>\"']{2}|(?<![\w@./-])www\.[a-z0-9-]{1,63}\.[a-z]{2}",
+    "refusal": (
+        r"\bi(?:'m| am)? (?:really |simply )?(?:can't|cannot|can not|won't|will not|unable to|not able to"
+        r"|not allowed to|not permitted to|not comfortable) (?:\w{1,12} ){0,2}?"
+        r"(?:help(?:ing)? (?:you|with)|help(?=[.,;!]|$)|assist|comply|fulfill?|provid(?:e|ing)|answer(?:ing)?|discuss"
+        r"|engage|creat(?:e|ing)|generat(?:e|ing)|writ(?:e|ing)|shar(?:e|ing)|support|do (?:that|this)|give)\b"
+        r"|\b(?:i must|i have to|i'll have to) (?:respectfully )?decline\b"
+        r"|\bas an ai(?: language model| assistant)?,? i (?:can't|cannot|don't|do not|am not|am unable)\b"
+        r"|\b(?:goes against|violates|is against) (?:my|our) (?:guidelines|polic(?:y|ies)|programming|principles)\b"
+        rf"|{'|'.join(text_patterns.REFUSAL_OTHER_LANGUAGES)}"
+    ),
+}
+"""Pattern name → its source, letters of either case."""
+
+REFUSAL_REACH = text_patterns.REFUSAL_REACH
+
+_compiled = {name: re.compile(source, re.IGNORECASE) for name, source in SOURCES.items()}
+_KINDS_OF_SORT = {sort: (sort,) for sort in PERSONAL_SORTS} | {"ip": ("ipv4", "ipv6")}
+
+
+def has_personal(sort: str, text: str) -> bool:
+    """Whether the text holds personal data of one of PERSONAL_SORTS.
+
+    email; phone: an international number with `+`, a North American one, or a national one with a leading 0 and
+    separators; card: of a payment, passing the Luhn check; iban: of a listed country, with its checksum; ssn: of the
+    United States, dashed, of a range that is issued; ip: IPv4, or IPv6 of three groups or more (a four-part version
+    number looks the same).
+    """
+    return any(text_patterns.holds_personal(kind, text) for kind in _KINDS_OF_SORT[sort])
+
+
+def sources_of(sort: str) -> list[str]:
+    """The patterns behind a sort of personal data: a change of them changes its values."""
+    return [text_patterns.PERSONAL_SOURCES[kind] for kind in _KINDS_OF_SORT[sort]]
+
+
+def has_link(text: str) -> bool:
+    """A web or FTP address, also inside brackets or Markdown, which splitting at white space would miss."""
+    # Without one of these no pattern can match, and looking for them is fifty times as fast.
+    if "://" not in text and "www." not in text.casefold():
+        return False
+    return _compiled["link"].search(text) is not None
+
+
+def is_refusal(text: str) -> bool:
+    """Declines to answer, by the phrases assistants use (English; the commonest German, French and Spanish ones)."""
+    start = text[:REFUSAL_REACH].replace("\u2019", "'")
+    return _compiled["refusal"].search(" ".join(start.split())) is not None
+
+
+def is_json(text: str) -> bool:
+    """The whole text is one JSON object or array. A bare number or word is an answer, not a structured reply."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

@@ -1,0 +1,135 @@
+"""Kinds that read one text by fixed rules."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llmops.settings import Settings
+from monitoring.descriptors import patterns
+from monitoring.descriptors.computation import Computation, each
+from monitoring.descriptors.declared import DescriptorKind
+from monitoring.descriptors.json_schema import make_json_schema
+from monitoring.descriptors.language import language_of
+from monitoring.descriptors.model import Kind
+from monitoring.descriptors.regular_expression import make_regex
+from monitoring.descriptors.sentiment import sentiment
+from monitoring.descriptors.texts import Texts
+from monitoring.tables import Table
+
+# Where a sentence ends, as Evidently's SentenceCount has it, for each full stop instead of each sign: its look-behinds
+# say the same after the stop as they do, there, before the white space.
+_SENTENCE_END = re.compile(r"[.?](?<!\w\.\w.)(?<![A-Z][a-z]\.)\s")
+
+
+def count_sentences(text: str) -> int:
+    """Full stops and question marks before white space, and one; 0 for an empty text. Abbreviations end none."""
+    return len(_SENTENCE_END.findall(text)) + 1 if text else 0
+
+
+def _words(texts: Texts) -> Any:
+    from monitoring.descriptors import characters
+
+    return characters.words(texts)
+
+
+def _non_letters(texts: Texts) -> Any:
+    """Percentage of characters that are neither letters nor the space; 0 for an empty text."""
+    import numpy as np
+
+    from monitoring.descriptors import characters
+
+    lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+    return 100 * characters.non_letters(texts) / np.maximum(lengths, 1)
+
+
+_FEWEST_DIGITS = {"phone": 7, "card": 13, "iban": 2, "ssn": 9, "ip": 4}
+"""Without so many digits a text cannot hold the sort, and most texts do not have them."""
+
+
+def _pii(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
+    sort = table.text("sort")
+    sees = functools.partial(patterns.has_personal, sort)
+    fewest = _FEWEST_DIGITS.get(sort)
+
+    def flags(texts: Texts) -> list[bool]:
+        if fewest is None:
+            return ["@" in text and sees(text) for text in texts]
+        from monitoring.descriptors import characters
+
+        digits = characters.digits(texts).tolist()
+        may_hold = [
+            many >= fewest or (sort == "ip" and text.count(":") > 1) for text, many in zip(texts, digits, strict=True)
+        ]
+        return [possible and sees(text) for text, possible in zip(texts, may_hold, strict=True)]
+
+    return Computation(flags, {"patterns": patterns.sources_of(sort)})
+
+
+def _repetition(table: Table, settings: Settings) -> Computation:  # noqa: ARG001
+    n = table.whole("n", 4, least=1, most=100)
+
+    def shares(texts: Texts) -> list[float]:
+        from llmops.evaluation.scorers.measures import repeated_share
+
+        return [repeated_share(text, n) for text in texts]
+
+    return Computation(shares)
+
+
+def _begins(table: Table, settings: Settings) -> Computation:  # noqa: ARG001
+    return Computation(_edge(str.startswith, table))
+
+
+def _ends(table: Table, settings: Settings) -> Computation:  # noqa: ARG001
+    return Computation(_edge(str.endswith, table))
+
+
+def _edge(fits: Callable[..., bool], table: Table) -> Callable[[Texts], list[bool]]:
+    edges, exact = table.texts("texts"), table.switch("case_sensitive", True)
+    if exact:
+        return lambda texts: [fits(text, edges) for text in texts]
+    folded = tuple(edge.casefold() for edge in edges)
+    return lambda texts: [fits(text.casefold(), folded) for text in texts]
+
+
+def _contains(table: Table, settings: Settings) -> Computation:  # noqa: ARG001
+    items, exact = table.texts("items"), table.switch("case_sensitive", True)
+    every = {"any": any, "all": all}[table.choice("mode", ("any", "all"), "any")]
+    wanted = items if exact else tuple(item.casefold() for item in items)
+
+    def flags(texts: Texts) -> list[bool]:
+        read = texts if exact else [text.casefold() for text in texts]
+        return [every([item in text for item in wanted]) for text in read]
+
+    return Computation(flags)
+
+
+def _plain(value: Kind, compute: Callable[[Texts], Any], unit: str = "", **more: Any) -> DescriptorKind:
+    """A kind without parameters."""
+    identity = more.pop("identity", {})
+    return DescriptorKind(value, lambda table, settings: Computation(compute, identity), unit=unit, **more)  # noqa: ARG005
+
+
+TEXT_KINDS: Mapping[str, DescriptorKind] = {
+    "length": _plain("numeric", each(len), "characters"),
+    "words": _plain("numeric", _words, "words"),
+    "sentences": _plain("numeric", each(count_sentences), "sentences"),
+    "non_letter": _plain("numeric", _non_letters, "%"),
+    "sentiment": _plain("numeric", each(sentiment)),
+    "link": _plain("flag", each(patterns.has_link), identity={"pattern": patterns.SOURCES["link"]}),
+    "language": _plain("label", each(language_of)),
+    "pii": DescriptorKind("flag", _pii, harmful=True, sorts=patterns.PERSONAL_SORTS),
+    "refusal": _plain(
+        "flag", each(patterns.is_refusal), harmful=True, identity={"pattern": patterns.SOURCES["refusal"]}
+    ),
+    "repetition": DescriptorKind("numeric", _repetition),
+    "valid_json": _plain("flag", each(patterns.is_json)),
+    "json_schema": DescriptorKind("flag", make_json_schema),
+    "begins": DescriptorKind("flag", _begins),
+    "ends": DescriptorKind("flag", _ends),
+    "contains": DescriptorKind("flag", _contains),
+    "regex": DescriptorKind("flag", make_regex),
+}

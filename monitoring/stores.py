@@ -1,0 +1,73 @@
+"""The log, the monitor's stores and the configuration, opened together for one run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from llmops.production_log import ProductionLog
+from llmops.settings import Settings
+from monitoring.config import MonitorConfig, read_config
+from monitoring.database import open_database
+from monitoring.frozen import Frozen, freeze
+from monitoring.ingest import Ingested, ingest
+from monitoring.ingest_feedback import ingest_feedback
+from monitoring.references import References
+from monitoring.windows import WindowReader
+
+if TYPE_CHECKING:
+    from monitoring.rules import DriftRules
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What a run reads and writes. Every method raises StoreUnavailable."""
+
+    config: MonitorConfig
+    log: ProductionLog
+    engine: sa.Engine
+    reader: WindowReader
+    references: References
+
+    @property
+    def slices(self) -> tuple[str, ...]:
+        """What is summarised. Releases are told apart in any case: references and acceptance go by them."""
+        return tuple(dict.fromkeys((*self.config.slices, "release")))
+
+    def ingest(self, progress: Progress | None = None) -> Ingested:
+        """Describes the log's new rows, of every app, and joins the feedback that came."""
+        done = ingest(self.log, self.engine, self.config.descriptors, slices=self.slices, progress=progress)
+        ingest_feedback(self.log, self.engine, self.config.descriptors, slices=self.slices)
+        return done
+
+    def freeze(self, app: str, since: datetime, until: datetime, release: str | None) -> Frozen:
+        """What a window of the log is like."""
+        return freeze(
+            self.reader, self.config.descriptors, app, since, until, dimensions=self.config.slices, release=release
+        )
+
+
+@contextmanager
+def opened(
+    settings: Settings, config: MonitorConfig | None = None, rules: DriftRules | None = None
+) -> Iterator[Stores]:
+    """Log and monitor's stores, closed at the end. Raises BadFile, StoreUnavailable."""
+    config = config or read_config(settings)
+    config = config if rules is None else dataclasses.replace(config, rules=rules)
+    log = ProductionLog(settings.resolved_log_url)  # first: it makes the folder and the log's own table
+    try:
+        engine = open_database(settings.resolved_log_url)
+        try:
+            yield Stores(config, log, engine, WindowReader(engine, config.descriptors), References(engine))
+        finally:
+            engine.dispose()
+    finally:
+        log.close()

@@ -1,0 +1,178 @@
+"""Tables of the monitor's configuration file, read strictly: a wrong or unknown key is an error that names it.
+
+with Table({"words": 3}, file, "descriptor a") as table:
+    words = table.whole("words", default=1, least=1)
+# leaving the block refuses keys that nobody asked for, and names the nearest known one
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from llmops.errors import BadFile, UsageError
+
+_MISSING = object()
+_Made = TypeVar("_Made")
+
+
+class Table:
+    """The keys of one table. taken: what was read so far, defaults included, as plain values.
+
+    file: named in errors; relative paths start at its folder. place: which table of the file, such as `rules`.
+    """
+
+    def __init__(self, values: Mapping[str, Any], file: Path | str, place: str) -> None:
+        self.values, self.file, self.place = values, Path(file), place
+        self.taken: dict[str, Any] = {}
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+
+    def close(self) -> None:
+        """Raises BadFile when a key is left that was never asked for."""
+        for name in self.values:
+            if name not in self.taken:
+                raise self.wrong(name, f"unknown key{nearest(name, self.taken)}")
+
+    def wrong(self, name: str, problem: str) -> BadFile:
+        """The error of one key, to be raised."""
+        return BadFile(self.file, problem, field=f"{self.place}: {name}")
+
+    def any(self, name: str, default: Any = _MISSING) -> Any:
+        """The value as it is. Raises BadFile when it is missing and has no default."""
+        value = self.values.get(name, default)
+        if value is _MISSING:
+            raise self.wrong(name, "is missing")
+        self.taken[name] = value
+        return value
+
+    def text(self, name: str, default: Any = _MISSING, *, empty: bool = False) -> str:
+        """Text, not empty unless `empty`. Raises BadFile, as all readers do."""
+        value = self.any(name, default)
+        if value is default:
+            return str(value)
+        if not isinstance(value, str) or not (value or empty):
+            raise self.wrong(name, f"must be text, not {value!r}")
+        return value
+
+    def optional_text(self, name: str) -> str | None:
+        return self.text(name) if self.values.get(name) is not None else self.any(name, None)
+
+    def texts(self, name: str, default: Any = _MISSING) -> tuple[str, ...]:
+        """A list of texts; a single text counts as a list of one. Empty only where the default is."""
+        value = self.any(name, default)
+        if value is default:
+            return tuple(value)
+        given = [value] if isinstance(value, str) else value
+        may_be_empty = default is not _MISSING and not default
+        if (
+            not isinstance(given, Sequence)
+            or not (given or may_be_empty)
+            or not all(isinstance(item, str) and item for item in given)
+        ):
+            raise self.wrong(name, f"must be a list of texts, not {value!r}")
+        self.taken[name] = list(given)
+        return tuple(given)
+
+    def choice(self, name: str, choices: Iterable[str], default: Any = _MISSING) -> str:
+        value, known = self.any(name, default), list(choices)
+        if value not in known:
+            near = nearest(value, known) if isinstance(value, str) else ""
+            raise self.wrong(name, f"must be {' or '.join(known)}, not {value!r}{near}")
+        return str(value)
+
+    def switch(self, name: str, default: Any = _MISSING) -> bool:
+        value = self.any(name, default)
+        if not isinstance(value, bool):
+            raise self.wrong(name, f"must be true or false, not {value!r}")
+        return value
+
+    def number(
+        self, name: str, default: Any = _MISSING, *, least: float = float("-inf"), most: float = float("inf")
+    ) -> float:
+        value = self.any(name, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+            raise self.wrong(name, f"must be a number{_range(least, most)}, not {value!r}")
+        return float(value)
+
+    def whole(
+        self, name: str, default: Any = _MISSING, *, least: float = float("-inf"), most: float = float("inf")
+    ) -> int:
+        value = self.any(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self.wrong(name, f"must be a whole number{_range(least, most)}, not {value!r}")
+        return value
+
+    def mapping(self, name: str, default: Any = _MISSING) -> dict[str, Any]:
+        value = self.any(name, default)
+        if not isinstance(value, Mapping):
+            raise self.wrong(name, f"must be a table, not {value!r}")
+        return dict(value)
+
+    def path(self, name: str) -> Path:
+        """An existing file; a relative path starts at the folder of the configuration file."""
+        path = self.file.parent / Path(self.text(name)).expanduser()
+        if not path.is_file():
+            raise self.wrong(name, f"there is no file {path}")
+        return path
+
+
+def read_dataclass(kind: type[_Made], values: Any, file: Path | str, place: str) -> _Made:
+    """A dataclass from a table whose keys are its fields. Its own checks (UsageError) become errors of the file.
+
+    Raises:
+        BadFile: not a table, an unknown or missing key, or what the dataclass itself refuses.
+    """
+    if not isinstance(values, Mapping):
+        raise BadFile(file, f"must be a table, not {values!r}", field=place)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    table = Table(values, file, place)
+    for name in values:
+        if name not in fields:
+            raise table.wrong(name, f"unknown key{nearest(name, fields)}")
+    for name, field in fields.items():
+        unset = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if unset and name not in values:
+            raise table.wrong(name, "is missing")
+        if name in values:
+            _check_as(field.default, values[name], table, name)
+    try:
+        return kind(**values)
+    except (UsageError, ValueError, TypeError) as error:
+        raise BadFile(file, str(error), field=place) from error
+
+
+def _check_as(default: Any, value: Any, table: Table, name: str) -> None:
+    """Raises BadFile when the value is of another kind than the field's default; a default of None says nothing."""
+    if isinstance(default, (bool, int, float, str)):
+        readers: dict[type, Callable[[str], Any]] = {
+            bool: table.switch, int: table.whole, float: table.number, str: table.text
+        }  # fmt: skip
+        readers[type(default)](name)
+    elif value is None:
+        raise table.wrong(name, "is missing")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean x?` for the known name most like this one; empty when nothing is known."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _range(least: float, most: float) -> str:
+    if least == float("-inf") and most == float("inf"):
+        return ""
+    if most == float("inf"):
+        return f" of {least:g} or more"
+    return f" of {most:g} or less" if least == float("-inf") else f" from {least:g} to {most:g}"

@@ -1,0 +1,86 @@
+import pytest
+
+from llmops.errors import BadFile
+from llmops.settings import Settings
+from monitoring.config import read_config
+from monitoring.descriptors import default_descriptors
+from monitoring.descriptors.defaults import DEFAULT_FILE
+
+
+def read(tmp_path, text):
+    file = tmp_path / "monitor.toml"
+    file.write_text(text)
+    return read_config(Settings(monitor_config=file))
+
+
+def test_the_packaged_file_is_the_default():
+    config = read_config()
+    assert config.file == DEFAULT_FILE
+    assert config.slices == ("release",)
+    assert config.descriptors.version == default_descriptors().version
+    assert config.policies == {}
+
+
+def test_the_file_that_the_setting_names_replaces_the_packaged_one(tmp_path):
+    text = """
+        [[descriptor]]
+        name = "output.shouts"
+        kind = "regex"
+        of = "output"
+        pattern = "[A-Z]{5}"
+        harmful = true
+        [slices]
+        dimensions = ["release", "route", "release"]
+        [rules]
+        minimum_rows = 50
+        [[limit]]
+        descriptor = "output.shouts"
+        share_at_most = 0.01
+    """
+    config = read(tmp_path, text)
+    assert list(config.descriptors.descriptors) == ["output.shouts"]
+    assert config.slices == ("release", "route")
+    assert config.rules.minimum_rows == 50
+    assert [limit.descriptor for limit in config.limits] == ["output.shouts"]
+    assert config.file == tmp_path / "monitor.toml"
+
+
+def test_slices_may_be_none(tmp_path):
+    assert read(tmp_path, "[slices]\ndimensions = []").slices == ()
+
+
+def test_the_environment_names_the_file(tmp_path):
+    assert Settings.from_environment({"LLMOPS_MONITOR_CONFIG": "m.toml"}).monitor_config is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[rule]", "rule: unknown table; did you mean rules?"),
+        ("[slices]\ndimensions = ['relaese']", "there is no dimension 'relaese'; did you mean release?"),
+        ("[rules]\nminimum_row = 3", "rules: minimum_row: unknown key; did you mean minimum_rows?"),
+        ("[rules]\nminimum_rows = 'x'", "rules: minimum_rows: must be a whole number, not 'x'"),
+        ("[[descriptor]]\nkind = 'length'", "descriptor number 1: name: is missing"),
+        ("[[descriptor]]\nname = 'a'\nkind = 'lenght'\nof = 'input'", "did you mean length?"),
+        ("[[limit]]\ndescriptor = 'a'\nshare_at_most = 0.1", "no such descriptor"),
+        ("descriptor = 3", "descriptor: must be [[descriptor]] tables"),
+        ("descriptor = [", "is not TOML"),
+    ],
+)
+def test_a_wrong_file_is_an_error_that_names_it_and_the_key(tmp_path, text, problem):
+    with pytest.raises(BadFile) as caught:
+        read(tmp_path, text)
+    assert str(caught.value).startswith(f"{tmp_path / 'monitor.toml'}: ")
+    assert problem in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(BadFile, match=r"absent\.toml: cannot be read"):
+        read_config(Settings(monitor_config=tmp_path / "absent.toml"))
+
+
+def test_what_the_packaged_file_has_marked_out_can_be_switched_on(tmp_path):
+    marked = ("# [[descriptor]]", "# name", "# kind", "# sampled")
+    lines = DEFAULT_FILE.read_text(encoding="utf-8").partition("# --- Alerts")[0].splitlines()
+    text = "\n".join(line.removeprefix("# ") if line.startswith(marked) else line for line in lines)
+    assert "output.similarity" in read(tmp_path, text).descriptors.descriptors

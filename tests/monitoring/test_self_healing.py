@@ -1,0 +1,254 @@
+"""End to end: a release that starts refusing is stopped or rolled back by itself, and no request fails meanwhile.
+
+A real gateway (uvicorn, SQLite log, fake engine), a real MLflow store, a real daemon and a real webhook. Three apps go
+through it at once: `canary`'s challenger refuses, `champion`'s newly promoted release refuses, and so does the
+challenger of `rehearsal`, whose policy is a dry run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from llmops.engines.fake import FakeEngine
+from llmops.engines.protocol import GenerationParameters, GenerationRequest
+from llmops.production_log import ProductionLog
+from llmops.prompt_file import parse_prompt
+from llmops.registry import Registry
+from llmops.settings import Settings
+from llmops.traffic_policy import TrafficPolicy
+from llmops.versions import CHALLENGER, ModelVersion
+from llmops.workflow.monitor_actions import RegistryActuator
+from monitoring import pin_reference
+from monitoring.alerts.settings import AlertSettings, WebhookSettings
+from monitoring.alerts.webhook import Webhook
+from monitoring.config import MonitorConfig, read_config
+from monitoring.daemon import Daemon, Orders
+from monitoring.daemon_work import LogWork
+from monitoring.descriptors import DescriptorSet
+from monitoring.policy import Policy
+from monitoring.schedule import WindowSchedule
+from service.app import create_app
+from tests.monitoring.acting import Receiver, http_receiver
+from tests.monitoring.conftest import REFUSAL
+from tests.service.conftest import PROMPT, served, wait_until
+
+APPS = ("canary", "champion", "rehearsal")
+POLICIES = {name: Policy("rollback", dry_run=name == "rehearsal") for name in APPS}
+DESCRIPTORS = [
+    {"name": "output.refusal", "kind": "refusal", "of": "output"},
+    {"name": "input.length", "kind": "length", "of": "input"},
+]
+FOLLOWS_WITHIN = 2.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    app: str
+    asked_at: float
+    status: int
+    release: str
+    request_id: str
+
+
+@dataclass
+class Traffic:
+    """Clients that ask without a pause, each time as another user."""
+
+    url: str
+    answers: list[Answer] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def ask(self, http: httpx.Client, app: str, number: int) -> None:
+        question = {"role": "user", "content": f"What is the capital of country {number % 50}?"}
+        asked_at = time.time()
+        reply = http.post("/v1/chat/completions", json={"model": app, "messages": [question], "user": f"u{number}"})
+        release = reply.headers.get("x-llmops-release", "")
+        self.answers.append(Answer(app, asked_at, reply.status_code, release, reply.headers["x-request-id"]))
+
+    def go_on(self, app: str) -> None:
+        with httpx.Client(base_url=self.url, timeout=30) as http:
+            number = 1000
+            while not self.stop.is_set():
+                self.ask(http, app, number)
+                number += 1
+                self.stop.wait(0.01)
+
+    def of(self, app: str) -> list[Answer]:
+        return [answer for answer in self.answers if answer.app == app]
+
+
+@dataclass
+class Story:
+    """What happened. moved: app → when its champion or challenger was moved by itself, in seconds."""
+
+    registry: Registry
+    traffic: Traffic
+    receiver: Receiver
+    moved: dict[str, float]
+    history_before: dict[str, list[dict[str, Any]]]
+
+    def actions(self, app: str) -> list[dict[str, Any]]:
+        return [got.json for got in self.receiver.got if got.json["event"] == "action" and got.json["app"] == app]
+
+    def moves(self, app: str) -> list[dict[str, Any]]:
+        return self.registry.release_versions.history(app)[len(self.history_before[app]) :]
+
+
+def answer(request: GenerationRequest) -> str:
+    refuses = "a refuser" in request.messages[0]["content"]
+    return REFUSAL if refuses else "The capital is well known, and people like it."
+
+
+def make_releases(registry: Registry) -> None:
+    model, _ = registry.models.register(
+        ModelVersion("tiny", 0, "openai:http://127.0.0.1:9/v1#tiny", "openai", "a" * 64)
+    )
+    for tone in ("a friend", "a refuser"):
+        registry.prompts.register("qa", parse_prompt(PROMPT % (tone, "")))
+    for app in APPS:
+        for version in (1, 2):
+            prompt = registry.prompts.get(f"qa@{version}")
+            registry.release_versions.create(app, prompt, model, GenerationParameters())
+        registry.release_versions.promote(registry.release_versions.get(f"{app}@1"), why="a test")
+
+
+def configuration(settings: Settings) -> MonitorConfig:
+    return dataclasses.replace(
+        read_config(settings), descriptors=DescriptorSet.from_config(DESCRIPTORS, settings), policies=POLICIES
+    )
+
+
+def begin_to_refuse(registry: Registry) -> None:
+    releases = registry.release_versions
+    for app in ("canary", "rehearsal"):
+        releases.challenge(releases.get(f"{app}@2"))
+        registry.policies.set(app, TrafficPolicy(canary=0.5, sticky="request"))
+    releases.promote(releases.get("champion@2"), why="a test")
+
+
+def watch(registry: Registry, story: Story, seconds: float) -> None:
+    """Notes when aliases move, until both have and the dry run has been told."""
+    deadline = time.monotonic() + seconds
+    releases = registry.release_versions
+    while len(story.moved) < 2 or not story.actions("rehearsal"):
+        assert time.monotonic() < deadline, f"moved by themselves: {story.moved}, {story.receiver.got}"
+        if not any(CHALLENGER in release.aliases for release in releases.versions("canary")):
+            story.moved.setdefault("canary", time.time())
+        champion = releases.champion("champion")
+        if champion is not None and champion.version == 1:
+            story.moved.setdefault("champion", time.time())
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    home: Path = tmp_path_factory.mktemp("home")
+    settings = Settings(home=home)
+    registry = Registry(settings)
+    make_releases(registry)
+    config, stop = configuration(settings), threading.Event()
+    with ExitStack() as stack:
+        log = stack.enter_context(closing(ProductionLog(settings.resolved_log_url)))
+        app = create_app(settings, registry, lambda model: FakeEngine(answer, name=model.ref), log)
+        url = stack.enter_context(served(app))
+        receiver = stack.enter_context(http_receiver())
+        traffic = Traffic(url)
+        with httpx.Client(base_url=url, timeout=30) as http:
+            wait_until(lambda: http.get("/readyz").status_code == 200, 60)
+            began = datetime.now(UTC) - timedelta(seconds=1)
+            for number in range(80):
+                for name in APPS:
+                    traffic.ask(http, name, number)
+        for name in APPS:
+            pin_reference(settings, name, began, datetime.now(UTC), "a test", config=config)
+        story = Story(registry, traffic, receiver, {}, {})
+        actuator = RegistryActuator(settings, stop)
+        work = stack.enter_context(
+            LogWork(settings, config, WindowSchedule(), lambda name: actuator.situation(name).champion, settle=0.2)
+        )
+        channel = Webhook(WebhookSettings("ops", url=receiver.url))
+        orders = Orders(AlertSettings(), POLICIES, [channel], WindowSchedule(), lambda _: None, every=0.3)
+        daemon = Daemon(work.engine, work, actuator, orders)
+        threads = [threading.Thread(target=traffic.go_on, args=(name,)) for name in APPS]
+        watching = threading.Thread(target=daemon.run, args=(stop,))
+        for thread in threads:
+            thread.start()
+        try:
+            begin_to_refuse(registry)
+            story.history_before = {name: registry.release_versions.history(name) for name in APPS}
+            watching.start()
+            watch(registry, story, 120)
+            time.sleep(FOLLOWS_WITHIN + 1)  # of traffic after the last move
+        finally:
+            traffic.stop.set()
+            stop.set()
+            for thread in (*threads, watching):
+                thread.join(60)
+        yield story
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_no_request_fails_meanwhile(story: Story, app: str) -> None:
+    answers = story.traffic.of(app)
+
+    assert len(answers) > 100
+    assert {each.status for each in answers} == {200}
+    assert {each.release for each in answers} == {f"{app}@1", f"{app}@2"}
+
+
+@pytest.mark.parametrize("app", ["canary", "champion"])
+def test_the_gateway_follows_within_two_seconds(story: Story, app: str) -> None:
+    after = [each for each in story.traffic.of(app) if each.asked_at > story.moved[app] + FOLLOWS_WITHIN]
+
+    assert after
+    assert {each.release for each in after} == {f"{app}@1"}
+
+
+def test_a_canary_that_refuses_is_stopped_and_withdrawn(story: Story) -> None:
+    assert [move["what"] for move in story.moves("canary")] == ["traffic", "withdraw"]
+    assert story.registry.policies.get("canary") == TrafficPolicy(sticky="request")
+    champion = story.registry.release_versions.champion("canary")
+    assert champion is not None
+    assert champion.ref == "canary@1"
+
+
+def test_a_champion_that_refuses_is_rolled_back_once(story: Story) -> None:
+    assert [(move["what"], move["from"], move["to"]) for move in story.moves("champion")] == [
+        ("rollback", "champion@2", "champion@1")
+    ]
+
+
+def test_a_dry_run_leaves_the_registry_untouched_and_says_what_it_would_do(story: Story) -> None:
+    assert story.moves("rehearsal") == []
+    (told,) = story.actions("rehearsal")
+    assert (told["action"], told["release"], told["dry_run"]) == ("stop-canary", "rehearsal@2", True)
+    assert told["outcome"] == {"would": "stop-canary of rehearsal@2"}
+
+
+def test_each_action_is_told_once_with_rows_that_refused(story: Story) -> None:
+    for app, action in (("canary", "stop-canary"), ("champion", "rollback")):
+        (told,) = story.actions(app)
+        assert (told["action"], told["release"], told["succeeded"]) == (action, f"{app}@2", True)
+        by_id = {each.request_id: each for each in story.traffic.of(app)}
+        assert told["rows"]
+        assert {by_id[row["request_id"]].release for row in told["rows"]} == {f"{app}@2"}
+
+
+def test_each_action_is_on_record_in_mlflow_with_its_evidence(story: Story) -> None:
+    client = story.registry.store.client
+    for app, action in (("canary", "stop-canary"), ("champion", "rollback"), ("rehearsal", "stop-canary")):
+        experiment = client.get_experiment_by_name(f"monitoring-{app}")
+        (run,) = client.search_runs([experiment.experiment_id], f"tags.`llmops.action` = '{action}'")
+        assert run.data.tags["llmops.dry_run"] == str(app == "rehearsal").lower()
+        assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"evidence.json", "rows.txt"}
