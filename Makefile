@@ -16,12 +16,10 @@ demo: $(VENV)/.runtime ## run the whole loop on a real model; quick when repeate
 	$(BIN)/llmops demo
 
 test: $(VENV)/.test ## run the tests (minutes)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --ignore tests/e2e
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" tests/e2e # the real model: it uses every core
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 test-all: $(VENV)/.test ## run the tests, the slow ones too
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/e2e
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/e2e
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/.test ## lint, types, import rules, docs freshness
 	$(BIN)/ruff format --check .

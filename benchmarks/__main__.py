@@ -20,6 +20,7 @@ PARTS = {
     "monitoring-incremental": "benchmarks.monitoring.incremental",
     "monitoring-verdict": "benchmarks.monitoring.verdict",
     "monitoring-alarms": "benchmarks.monitoring.simulation",
+    "monitoring-replay": "benchmarks.monitoring.real_replay",
 }
 
 

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from llmops.errors import BadFile, UsageError
 from llmops.settings import Settings
-from monitoring.alerts.settings import AlertSettings, read_alerts
+from monitoring.act.alerts.settings import AlertSettings, read_alerts
+from monitoring.act.policy import Policy, read_policies
+from monitoring.decide.reference_settings import ReferenceSettings
 from monitoring.descriptors import DescriptorSet
 from monitoring.descriptors.defaults import DEFAULT_FILE
-from monitoring.policy import Policy, read_policies
-from monitoring.reference_settings import ReferenceSettings
 from monitoring.tables import Table, nearest, read_dataclass
 
 if TYPE_CHECKING:
-    from monitoring.limits import Limit
-    from monitoring.rules import DriftRules
+    from monitoring.decide.limits import Limit
+    from monitoring.decide.rules import DriftRules
 
 _TABLES = ("descriptor", "slices", "rules", "limit", "reference", "alerts", "policy")
 
@@ -54,7 +54,7 @@ def read_config(settings: Settings | None = None) -> MonitorConfig:
 
 
 def _config(file: Path, settings: Settings) -> MonitorConfig:
-    from monitoring.rules import DriftRules
+    from monitoring.decide.rules import DriftRules
 
     values = read_toml(file)
     for name in values:
@@ -74,7 +74,7 @@ def _config(file: Path, settings: Settings) -> MonitorConfig:
 
 
 def _limits(tables: Any, descriptors: DescriptorSet, file: Path) -> tuple[Limit, ...]:
-    from monitoring.limits import Limit
+    from monitoring.decide.limits import Limit
 
     if not isinstance(tables, list):
         raise BadFile(file, "must be an array of tables: [[limit]]", field="limit")
@@ -98,7 +98,7 @@ def read_toml(file: Path) -> Mapping[str, Any]:
 
 
 def _slices(values: Mapping[str, Any], file: Path) -> tuple[str, ...]:
-    from monitoring.rows import DIMENSIONS
+    from monitoring.store.rows import DIMENSIONS
 
     with Table(values, file, "slices") as table:
         given = table.any("dimensions", ["release"])

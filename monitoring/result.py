@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from monitoring.alarms import Alarm
-from monitoring.arms import ArmComparison
-from monitoring.drift import SliceDrift
-from monitoring.references import PinnedReference
-from monitoring.verdict import Cure, sides_of
-from monitoring.window_choice import Window
+from monitoring.decide.alarms import Alarm
+from monitoring.decide.arms import ArmComparison
+from monitoring.decide.drift import SliceDrift
+from monitoring.decide.references import PinnedReference
+from monitoring.decide.verdict import Cure, sides_of
+from monitoring.decide.window_choice import Window
 
 State = Literal["ok", "alarm", "too-few-rows"]
 

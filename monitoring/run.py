@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING
 from llmops.errors import CannotRun
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
-from monitoring.checks import watch_flags
-from monitoring.database import apps_in_log, open_database
-from monitoring.detector_store import DetectorStore
-from monitoring.examination import Question, examine
-from monitoring.frozen import Frozen
-from monitoring.ingest import Ingested
-from monitoring.places import comparable
-from monitoring.references import AcceptedWindow, Awaited
-from monitoring.replay import RESAMPLED_MONTHS, Replay, ReplayRequest, replay
+from monitoring.decide.checks import watch_flags
+from monitoring.decide.detector_store import DetectorStore
+from monitoring.decide.examination import Question, examine
+from monitoring.decide.frozen import Frozen
+from monitoring.decide.places import comparable
+from monitoring.decide.references import AcceptedWindow, Awaited
+from monitoring.decide.replay import RESAMPLED_MONTHS, Replay, ReplayRequest, replay
+from monitoring.decide.watch import FlagFinding
+from monitoring.decide.window_choice import WindowPair, choose_windows
 from monitoring.result import MonitorResult
+from monitoring.store.database import apps_in_log, open_database
+from monitoring.store.ingest import Ingested
 from monitoring.stores import Progress, Stores, opened
-from monitoring.watch import FlagFinding
-from monitoring.window_choice import WindowPair, choose_windows
 
 if TYPE_CHECKING:
     from monitoring.config import MonitorConfig
-    from monitoring.rules import DriftRules
+    from monitoring.decide.rules import DriftRules
 
 FIRST_SINCE = "rows before the first --since"
 
@@ -82,7 +82,7 @@ def write_report(
 
     Raises as `run_monitor`; CannotRun also when `out` cannot be written.
     """
-    from monitoring.report import save_report
+    from monitoring.show.report import save_report
 
     with opened(settings, config, rules) as stores:
         ingested = stores.ingest(progress)

@@ -14,15 +14,15 @@ import sqlalchemy as sa
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from monitoring.config import MonitorConfig, read_config
-from monitoring.database import open_database
-from monitoring.frozen import Frozen, freeze
-from monitoring.ingest import Ingested, ingest
-from monitoring.ingest_feedback import ingest_feedback
-from monitoring.references import References
-from monitoring.windows import WindowReader
+from monitoring.decide.frozen import Frozen, freeze
+from monitoring.decide.references import References
+from monitoring.store.database import open_database
+from monitoring.store.ingest import Ingested, ingest
+from monitoring.store.ingest_feedback import ingest_feedback
+from monitoring.store.windows import WindowReader
 
 if TYPE_CHECKING:
-    from monitoring.rules import DriftRules
+    from monitoring.decide.rules import DriftRules
 
 Progress = Callable[[int, int], None]
 

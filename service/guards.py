@@ -157,8 +157,9 @@ class Guards:
         passed = screen.take(chunk)
         if screen.found is not None:
             self.actions.append({"guard": "block", "where": "output", "index": chunk.index, **screen.found.described()})
-            return dataclasses.replace(passed or Chunk(""), index=chunk.index)
-        return passed
+            passed = dataclasses.replace(passed or Chunk(""), index=chunk.index)
+        # What follows may be held back, and this one would wait for it.
+        return dataclasses.replace(passed, more=False) if passed is not None and passed.more else passed
 
     @property
     def blocked_answers(self) -> int:

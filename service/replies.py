@@ -69,6 +69,7 @@ class EventStream:
     def __init__(self, exchange: Exchange, send: Send) -> None:
         self._exchange, self._send = exchange, send
         self._started = False
+        self._together = b""  # events that wait for the next piece, which is there already
 
     def opening(self) -> bytes:
         """What stands before the first piece."""
@@ -88,7 +89,10 @@ class EventStream:
         return b"event: error\ndata: " + problem.body() + b"\n\n"
 
     async def piece(self, chunk: Chunk) -> None:
-        if events := self.events(chunk):
+        events = self.events(chunk)
+        if chunk.more:
+            self._together += events
+        elif events or self._together:
             await self._send_events(events)
 
     async def finish(self) -> None:
@@ -100,6 +104,7 @@ class EventStream:
         await self._send_events(self.failing(problem), last=True)
 
     async def _send_events(self, events: bytes, *, last: bool = False) -> None:
+        events, self._together = self._together + events, b""
         if not self._started:
             self._started = True
             headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]

@@ -24,14 +24,14 @@ import numpy as np
 import sqlalchemy as sa
 
 from llmops.production_log import LogRecord, ProductionLog
-from monitoring.database import open_database, writing
 from monitoring.descriptors.defaults import default_descriptors
 from monitoring.descriptors.descriptor_set import DescriptorSet
-from monitoring.hourly import add_to_stored, summarise_by_hour, write_summaries
-from monitoring.ingest import ingest, position_of
-from monitoring.rows import HOUR, ROW_DIMENSIONS, DescribedRows, objects
-from monitoring.segments import SEGMENT_ROWS, extended, open_segment, write_segments
-from monitoring.windows import WindowReader
+from monitoring.store.database import open_database, writing
+from monitoring.store.hourly import add_to_stored, summarise_by_hour, write_summaries
+from monitoring.store.ingest import ingest, position_of
+from monitoring.store.rows import HOUR, ROW_DIMENSIONS, DescribedRows, objects
+from monitoring.store.segments import SEGMENT_ROWS, extended, open_segment, write_segments
+from monitoring.store.windows import WindowReader
 
 APP, DAYS = "assistant", 30
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -23,15 +23,15 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from monitoring.decide.detectors import Batch, DetectorState, FlagDetector
+from monitoring.decide.drift import examine_slice
+from monitoring.decide.limits import Limit, check_limits
+from monitoring.decide.replay import binomial_interval
+from monitoring.decide.rules import DriftRules
+from monitoring.decide.volume import PastWindow, judge_volume
 from monitoring.descriptors import Descriptor
-from monitoring.detectors import Batch, DetectorState, FlagDetector
-from monitoring.drift import examine_slice
-from monitoring.limits import Limit, check_limits
-from monitoring.replay import binomial_interval
-from monitoring.rows import DescribedRows
-from monitoring.rules import DriftRules
-from monitoring.summaries import FlagSummary, Summariser, Summary
-from monitoring.volume import PastWindow, judge_volume
+from monitoring.store.rows import DescribedRows
+from monitoring.store.summaries import FlagSummary, Summariser, Summary
 
 Column = np.ndarray[Any, Any]
 Change = Callable[[dict[str, Column], np.random.Generator], None]

@@ -25,11 +25,11 @@ from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from monitoring import pin_reference, run_monitor
 from monitoring.config import MonitorConfig, read_config
-from monitoring.database import open_database, writing
-from monitoring.hourly import add_to_stored, summarise_by_hour, write_summaries
-from monitoring.ingest import advance, position_of
-from monitoring.rows import ROW_DIMENSIONS, DescribedRows, objects
-from monitoring.segments import extended, write_segments
+from monitoring.store.database import open_database, writing
+from monitoring.store.hourly import add_to_stored, summarise_by_hour, write_summaries
+from monitoring.store.ingest import advance, position_of
+from monitoring.store.rows import ROW_DIMENSIONS, DescribedRows, objects
+from monitoring.store.segments import extended, write_segments
 
 APP = "assistant"
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -140,8 +140,8 @@ def record(settings: Settings, result: MonitorResult) -> str:
     """Writes the result into MLflow and the dashboard; returns the run id. Raises StoreUnavailable."""
     from llmops.recording import nameless, record_monitoring_run
     from llmops.registry import Store
-    from monitoring.verdict_page import verdict_page
-    from monitoring.workspace import descriptor_version, publish_verdict
+    from monitoring.show.verdict_page import verdict_page
+    from monitoring.show.workspace import descriptor_version, publish_verdict
 
     verdict, version = result.to_json(), descriptor_version(settings)
     run_id = record_monitoring_run(

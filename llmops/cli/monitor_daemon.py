@@ -18,9 +18,9 @@ from llmops.errors import UsageError
 from llmops.settings import Settings, named_variables
 
 if TYPE_CHECKING:
-    from monitoring.alarm_book import AlarmBook, Entry
-    from monitoring.alerts.outbox import Outbox
-    from monitoring.daemon import Daemon, Tick
+    from monitoring.act.alarm_book import AlarmBook, Entry
+    from monitoring.act.alerts.outbox import Outbox
+    from monitoring.act.daemon import Daemon, Tick
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 
@@ -76,8 +76,8 @@ def list_alarms(app: str | None, with_resolved: bool, as_json: bool) -> None:
     Example: llmops monitor alarms list --app assistant
     """
     with _books(Settings.from_environment()) as (book, outbox, engine):
-        from monitoring.actions import read_actions
-        from monitoring.stages import Stages
+        from monitoring.act.actions import read_actions
+        from monitoring.act.stages import Stages
 
         entries = book.entries(app=app, resolved=with_resolved)
         actions = read_actions(engine, app=app)
@@ -136,8 +136,8 @@ def show_policy(app: str | None, as_json: bool) -> None:
     Example: llmops monitor policy show --app assistant
     """
     from llmops.workflow.monitor_actions import RegistryActuator
+    from monitoring.act.policy import Policy, decide
     from monitoring.config import read_config
-    from monitoring.policy import Policy, decide
 
     settings = Settings.from_environment()
     config = read_config(settings)
@@ -176,11 +176,11 @@ def _daemon(
     """A daemon with everything it works on; closed at the end."""
     from llmops.cli.monitor import record
     from llmops.workflow.monitor_actions import RegistryActuator
-    from monitoring.alerts.outbox import make_channels
+    from monitoring.act.alerts.outbox import make_channels
+    from monitoring.act.daemon import Daemon, Orders
+    from monitoring.act.daemon_work import LogWork
+    from monitoring.act.schedule import WindowSchedule
     from monitoring.config import read_config
-    from monitoring.daemon import Daemon, Orders
-    from monitoring.daemon_work import LogWork
-    from monitoring.schedule import WindowSchedule
 
     config = read_config(settings)
     schedule = WindowSchedule(window_at, length)
@@ -199,10 +199,10 @@ def _daemon(
 
 @contextmanager
 def _books(settings: Settings) -> Iterator[tuple[AlarmBook, Outbox, Any]]:
-    from monitoring.alarm_book import AlarmBook
-    from monitoring.alerts.outbox import Outbox
+    from monitoring.act.alarm_book import AlarmBook
+    from monitoring.act.alerts.outbox import Outbox
     from monitoring.config import read_config
-    from monitoring.database import open_database
+    from monitoring.store.database import open_database
 
     alerts = read_config(settings).alerts
     engine = open_database(settings.resolved_log_url)

@@ -14,7 +14,7 @@ from llmops.settings import Settings
 
 if TYPE_CHECKING:
     from monitoring import PinnedReference
-    from monitoring.summaries import Summary
+    from monitoring.store.summaries import Summary
 
 
 @click.group()

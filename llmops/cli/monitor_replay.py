@@ -13,7 +13,7 @@ from llmops.cli.output import emit, json_option, number, print_table, progress_b
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
-    from monitoring.replay import Replay
+    from monitoring.decide.replay import Replay
 
 
 @click.command()

@@ -11,7 +11,7 @@ from llmops.cli.output import number, print_table, say
 
 if TYPE_CHECKING:
     from monitoring import MonitorResult
-    from monitoring.drift import DescriptorDrift
+    from monitoring.decide.drift import DescriptorDrift
 
 _COLUMNS = ("descriptor", "test", "before#", "after#", "effect#", "p adjusted#", "drifted")
 

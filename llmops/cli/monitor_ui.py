@@ -23,7 +23,7 @@ def ui(port: int, no_serve: bool, as_json: bool) -> None:
     \b
     Example: llmops monitor ui --port 8001
     """
-    from monitoring.workspace import serve_dashboard, update_from_history, workspace_folder
+    from monitoring.show.workspace import serve_dashboard, update_from_history, workspace_folder
 
     settings = Settings.from_environment()
     if not no_serve:

@@ -250,8 +250,23 @@ class _StreamedAnswer:
             events = self._parser.feed(piece)
         except EventTooLong as error:
             raise EngineError(f"the upstream sent {error}") from error
-        # One by one, so that what came before a broken event is given out.
-        return self._chunks(events[0]) if len(events) == 1 else (c for event in events for c in self._chunks(event))
+        return self._chunks(events[0]) if len(events) == 1 else self._linked(events)
+
+    def _linked(self, events: Sequence[SentEvent]) -> Iterable[Chunk]:
+        """One by one, so that what came before a broken event is given out; each knows whether another follows."""
+        held: Chunk | None = None
+        try:
+            for event in events:
+                for chunk in self._chunks(event):
+                    if held is not None:
+                        yield held.followed()
+                    held = chunk
+        except EngineError:
+            if held is not None:
+                yield held
+            raise
+        if held is not None:
+            yield held
 
     def _chunks(self, sent: SentEvent) -> Sequence[Chunk]:
         name, data = sent

@@ -133,6 +133,7 @@ class Chunk:
     index: which of the `n` answers asked for; each has a chunk of its own with its `finish_reason`. tool_calls,
     logprobs: OpenAI's delta objects, and its entries of `logprobs.content` for the tokens of this piece.
     queued_s: seconds the request waited for a slot; on the first chunk, of engines that queue outside this process.
+    more: the next chunk is there already, so that both can go out together.
     """
 
     text: str
@@ -142,6 +143,13 @@ class Chunk:
     tool_calls: Sequence[Mapping[str, Any]] = ()
     logprobs: Sequence[Mapping[str, Any]] = ()
     queued_s: float | None = None
+    more: bool = False
+
+    def followed(self) -> Chunk:
+        """The same, with `more`."""
+        return Chunk(
+            self.text, self.finish_reason, self.usage, self.index, self.tool_calls, self.logprobs, self.queued_s, True
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from typing import Any
 from llmops.production_log import Belongings, Erased, ProductionLog, open_engine
 from llmops.recording.forgetting import Traces
 from llmops.settings import Settings
-from monitoring import deletion
-from monitoring.database import reading
+from monitoring.store import deletion
+from monitoring.store.database import reading
 
 _PASSES = 5
 NOT_REACHED = (

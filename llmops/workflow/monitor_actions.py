@@ -24,8 +24,8 @@ from llmops.settings import Settings
 from llmops.traffic_policy import TrafficPolicy
 from llmops.versions import CHALLENGER, CHAMPION, PREVIOUS, Release
 from llmops.workflow.evaluations import Evaluations, RunOptions
-from monitoring.actions import Interrupted, Order
-from monitoring.policy import Situation
+from monitoring.act.actions import Interrupted, Order
+from monitoring.act.policy import Situation
 
 _TOLD = 2000
 """Characters kept of what a retrain command wrote last."""

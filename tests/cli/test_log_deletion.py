@@ -14,8 +14,8 @@ from llmops.production_log import Feedback, LogRecord, ProductionLog
 from llmops.recording.production_traces import TraceExporter, experiment_of
 from llmops.registry.store import Store
 from llmops.settings import Settings
-from monitoring.database import open_database
-from monitoring.ingest import ingest
+from monitoring.store.database import open_database
+from monitoring.store.ingest import ingest
 from tests.cli.conftest import Run
 from tests.monitoring.described import cheap_set
 

@@ -20,10 +20,10 @@ from llmops.cli.monitor_daemon import alarms, daemon, policy
 from llmops.errors import UsageError
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
-from monitoring.alarm_book import AlarmBook, Finding
-from monitoring.alerts.outbox import Outbox
-from monitoring.alerts.settings import AlertSettings
-from monitoring.database import open_database
+from monitoring.act.alarm_book import AlarmBook, Finding
+from monitoring.act.alerts.outbox import Outbox
+from monitoring.act.alerts.settings import AlertSettings
+from monitoring.store.database import open_database
 
 Run = Callable[..., Result]
 

@@ -48,7 +48,9 @@ class Workplace:
     def environment(self) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("LLMOPS_")}
         places = {"HOME": self.home, "PROMPTS": self.folder / "prompts", "EVAL_SETS": self.folder / "eval_sets"}
-        return {**clean, **{f"LLMOPS_{name}": str(path) for name, path in places.items()}, "HF_HUB_OFFLINE": "1"}
+        # One thread: other tests run on the other cores, and decoding threads that outnumber the idle ones crawl.
+        alone = {"HF_HUB_OFFLINE": "1", "LLMOPS_ENGINE_THREADS": "1"}
+        return {**clean, **{f"LLMOPS_{name}": str(path) for name, path in places.items()}, **alone}
 
     def run(self, *arguments: str, timeout: float = 600) -> Command:
         done = subprocess.run(

@@ -314,3 +314,24 @@ def test_the_identity_is_known_before_connecting():
     assert engine.identity == identity("http://host/v1", "big") == identity("http://host/v1/", "big")
     assert engine.identity != identity("http://host/v1", "small")
     assert engine.slots == 3
+
+
+async def test_pieces_that_arrive_together_say_that_another_follows(engine, upstream, ask):
+    upstream.script = ["".join([piece("one"), piece("two"), piece("three")]), *ANSWER[2:]]
+    chunks = [chunk async for chunk in engine.stream(ask())]
+    assert [(chunk.text, chunk.more) for chunk in chunks] == [
+        ("one", True), ("two", True), ("three", False), ("", False),
+    ]  # fmt: skip
+
+
+async def test_what_came_before_a_broken_event_is_given_out(engine, upstream, ask):
+    upstream.script = ["".join([piece("one"), piece("two"), "data: {not json\n\n"])]
+    seen = []
+
+    async def collect():
+        async for chunk in engine.stream(ask()):
+            seen.append((chunk.text, chunk.more))  # noqa: PERF401  what came before the error is wanted
+
+    with pytest.raises(EngineError, match="not JSON"):
+        await collect()
+    assert seen == [("one", True), ("two", False)]

@@ -13,9 +13,9 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from monitoring.actions import Order
-from monitoring.alarm_book import Finding
-from monitoring.policy import Situation
+from monitoring.act.actions import Order
+from monitoring.act.alarm_book import Finding
+from monitoring.act.policy import Situation
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

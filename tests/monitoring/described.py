@@ -12,7 +12,7 @@ from llmops.production_log import LogRecord
 from monitoring.descriptors.declared import Declared, Of
 from monitoring.descriptors.descriptor_set import DescriptorSet
 from monitoring.descriptors.model import Descriptor, Kind, Side
-from monitoring.rows import ROW_DIMENSIONS, DescribedRows, objects
+from monitoring.store.rows import ROW_DIMENSIONS, DescribedRows, objects
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 APP = "assistant"

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from monitoring.config import MonitorConfig
-from monitoring.rows import ARM, ROW_DIMENSIONS, DescribedRows, objects
-from monitoring.summaries import Summary
+from monitoring.store.rows import ARM, ROW_DIMENSIONS, DescribedRows, objects
+from monitoring.store.summaries import Summary
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -18,9 +18,9 @@ from monitoring import (
     write_report,
 )
 from monitoring.config import read_config
+from monitoring.decide.reference_settings import ReferenceSettings
 from monitoring.descriptors import Descriptor, DescriptorSet
 from monitoring.descriptors.declared import Declared
-from monitoring.reference_settings import ReferenceSettings
 
 DESCRIPTORS = read_config().descriptors.descriptors
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -30,14 +30,14 @@ from llmops.traffic_policy import TrafficPolicy
 from llmops.versions import CHALLENGER, ModelVersion
 from llmops.workflow.monitor_actions import RegistryActuator
 from monitoring import pin_reference
-from monitoring.alerts.settings import AlertSettings, WebhookSettings
-from monitoring.alerts.webhook import Webhook
+from monitoring.act.alerts.settings import AlertSettings, WebhookSettings
+from monitoring.act.alerts.webhook import Webhook
+from monitoring.act.daemon import Daemon, Orders
+from monitoring.act.daemon_work import LogWork
+from monitoring.act.policy import Policy
+from monitoring.act.schedule import WindowSchedule
 from monitoring.config import MonitorConfig, read_config
-from monitoring.daemon import Daemon, Orders
-from monitoring.daemon_work import LogWork
 from monitoring.descriptors import DescriptorSet
-from monitoring.policy import Policy
-from monitoring.schedule import WindowSchedule
 from service.app import create_app
 from tests.monitoring.acting import Receiver, http_receiver
 from tests.monitoring.conftest import REFUSAL

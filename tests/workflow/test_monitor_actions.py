@@ -14,8 +14,8 @@ from llmops.engines.protocol import GenerationParameters
 from llmops.errors import CannotRun
 from llmops.traffic_policy import TrafficPolicy
 from llmops.workflow.monitor_actions import RegistryActuator
-from monitoring.actions import Interrupted, Order
-from monitoring.policy import Policy, Situation
+from monitoring.act.actions import Interrupted, Order
+from monitoring.act.policy import Policy, Situation
 
 EVIDENCE = {"alarms": [{"id": 7, "rows": ["r1", "r2"]}, {"id": 8, "rows": ["r2"]}], "situation": {}, "verdict": None}
 

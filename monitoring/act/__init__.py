@@ -1,0 +1,1 @@
+"""Act: the daemon, the book of alarms, alerts, policies and actions."""

@@ -1,0 +1,192 @@
+"""The tables of what the monitor tells and does, in the production log's database, beside the monitor's others.
+
+They hold no text that a user wrote: of requests only their ids (`alarm_book.rows`, `alert_outbox.payload`,
+`monitor_actions.evidence`, `tested_windows.result`), which `forget_requests` takes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+
+from monitoring.store.database import translated, writing
+
+metadata = sa.MetaData()
+
+# Advisory locks of PostgreSQL are named by numbers; this one is ours. SQLite lets one writer at a time in anyway.
+_LOCK = 0x6C6C6D0B
+_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+# open_key is the identity while the alarm lasts, and NULL afterwards: at most one open entry for each identity.
+alarm_book = sa.Table(
+    "alarm_book",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("open_key", sa.String(64), unique=True),
+    sa.Column("identity", sa.String(64), nullable=False, index=True),
+    sa.Column("app", sa.String(255), nullable=False, index=True),
+    sa.Column("release", sa.String(255)),
+    sa.Column("what", sa.String(255), nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("side", sa.String(16), nullable=False),
+    sa.Column("severity", sa.String(16), nullable=False),
+    sa.Column("slice", sa.JSON, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("rows", sa.JSON, nullable=False),
+    sa.Column("cure", sa.JSON),
+    sa.Column("run_id", sa.String(64)),
+    sa.Column("source", sa.String(255), nullable=False),
+    sa.Column("first_at", sa.Float, nullable=False),
+    sa.Column("last_at", sa.Float, nullable=False),
+    sa.Column("times", sa.Integer, nullable=False),
+    sa.Column("told", sa.Integer, nullable=False),
+    sa.Column("told_at", sa.Float),
+    sa.Column("acknowledged_at", sa.Float),
+    sa.Column("acknowledged_by", sa.String(255)),
+    sa.Column("resolved_at", sa.Float),
+    sqlite_autoincrement=True,
+)
+
+# One row for each alert and channel: a channel that is down holds up no other.
+alert_outbox = sa.Table(
+    "alert_outbox",
+    metadata,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("alert_id", sa.String(255), nullable=False),
+    sa.Column("channel", sa.String(255), nullable=False),
+    sa.Column("payload", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("next_try_at", sa.Float, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("sent_at", sa.Float),
+    sa.Column("given_up_at", sa.Float),
+    sa.Column("last_error", sa.Text),
+    sa.UniqueConstraint("alert_id", "channel"),
+    sa.Index("alert_outbox_due", "sent_at", "given_up_at", "next_try_at"),
+    sqlite_autoincrement=True,
+)
+
+# status: claimed → acted (the effect is there) → done (and recorded); or failed; dry runs are done at once.
+# first_alarm, through: ids of the book's entries that this action answers, from the oldest to the newest.
+monitor_actions = sa.Table(
+    "monitor_actions",
+    metadata,
+    sa.Column("key", sa.String(512), primary_key=True),
+    sa.Column("app", sa.String(255), nullable=False, index=True),
+    sa.Column("action", sa.String(32), nullable=False),
+    sa.Column("release", sa.String(255), nullable=False),
+    sa.Column("dry_run", sa.Boolean, nullable=False),
+    sa.Column("first_alarm", _ID, nullable=False),
+    sa.Column("through", _ID, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("evidence", sa.JSON, nullable=False),
+    sa.Column("outcome", sa.JSON),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("decided_at", sa.Float, nullable=False),
+    sa.Column("claimed_by", sa.String(255), nullable=False),
+    sa.Column("claimed_until", sa.Float, nullable=False),
+    sa.Column("finished_at", sa.Float),
+    sa.Column("run_id", sa.String(64)),
+)
+
+monitor_leases = sa.Table(
+    "monitor_leases",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("holder", sa.String(255), nullable=False),
+    sa.Column("until", sa.Float, nullable=False),
+)
+
+# Windows that the daemon has tested, so that each is tested once. result: the verdict as JSON.
+tested_windows = sa.Table(
+    "tested_windows",
+    metadata,
+    sa.Column("app", sa.String(255), primary_key=True),
+    sa.Column("until", sa.Float, primary_key=True),
+    sa.Column("since", sa.Float, nullable=False),
+    sa.Column("tested_at", sa.Float, nullable=False),
+    sa.Column("state", sa.String(32), nullable=False),
+    sa.Column("run_id", sa.String(64)),
+    sa.Column("result", sa.JSON, nullable=False),
+)
+
+# How often each part of a tick ran and failed, over all daemons.
+daemon_stages = sa.Table(
+    "daemon_stages",
+    metadata,
+    sa.Column("stage", sa.String(64), primary_key=True),
+    sa.Column("runs", sa.BigInteger, nullable=False),
+    sa.Column("failures", sa.BigInteger, nullable=False),
+    sa.Column("last_run_at", sa.Float, nullable=False),
+    sa.Column("last_failure_at", sa.Float),
+    sa.Column("last_error", sa.Text),
+)
+
+_WITH_IDS = {
+    alarm_book: ("rows",),
+    alert_outbox: ("payload",),
+    monitor_actions: ("evidence", "outcome"),
+    tested_windows: ("result",),
+}
+
+
+def ensure_tables(engine: sa.Engine) -> None:
+    """Makes these tables when absent; several processes may do so at once. Raises StoreUnavailable."""
+    with alone(engine) as connection:
+        for table in metadata.sorted_tables:
+            connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+            for index in sorted(table.indexes, key=lambda index: str(index.name)):
+                connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+
+
+@contextmanager
+def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that no other of these runs beside: what it reads stays so until it has written.
+
+    Raises StoreUnavailable.
+    """
+    with translated("write"), writing(engine) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+        yield connection
+
+
+@contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that only reads. Raises StoreUnavailable."""
+    with translated("read"), engine.begin() as connection:
+        yield connection
+
+
+def forget_requests(connection: sa.Connection, request_ids: Collection[str]) -> int:
+    """Takes request ids out of every table here, for requests that are deleted; returns how many rows changed."""
+    wanted, changed = frozenset(request_ids), 0
+    for table, names in _WITH_IDS.items():
+        keys = list(table.primary_key.columns)
+        columns = [table.c[name] for name in names]
+        for row in connection.execute(sa.select(*keys, *columns)).all():
+            old = dict(zip(names, row[len(keys) :], strict=True))
+            new = {name: _without(value, wanted) for name, value in old.items()}
+            if new != old:
+                same = sa.and_(*(key == value for key, value in zip(keys, row, strict=False)))
+                connection.execute(sa.update(table).where(same).values(new))
+                changed += 1
+    return changed
+
+
+def _without(value: Any, wanted: frozenset[str]) -> Any:
+    """The JSON value without these texts: taken out of lists, and with them the objects that are about one."""
+    if isinstance(value, list):
+        return [_without(item, wanted) for item in value if not _is_about(item, wanted)]
+    if isinstance(value, dict):
+        return {name: _without(item, wanted) for name, item in value.items() if not _is_about(item, wanted)}
+    return value
+
+
+def _is_about(item: Any, wanted: frozenset[str]) -> bool:
+    named = item.get("request_id") if isinstance(item, dict) else item
+    return isinstance(named, str) and named in wanted

@@ -1,0 +1,98 @@
+"""The monitor's state for Prometheus: a text file for node-exporter's textfile collector, replaced as a whole.
+
+A file, not a port: it needs no server in the daemon, is there between two daemons, and a daemon that hangs shows as a
+`llmops_monitor_tick_timestamp_seconds` that stands still.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmops.errors import CannotRun
+from monitoring.act.actions import ActionRecord
+from monitoring.act.alarm_book import Entry
+from monitoring.act.alerts.outbox import Delivery
+
+Samples = Iterable[tuple[Mapping[str, str], float]]
+
+
+@dataclass(frozen=True, slots=True)
+class StageCount:
+    """How a part of the daemon's tick fares. last_error: of the newest failure, however long ago."""
+
+    stage: str
+    runs: int
+    failures: int
+    last_run_at: float
+    last_error: str | None
+
+
+def exposition(
+    alarms: Sequence[Entry],
+    deliveries: Sequence[Delivery],
+    actions: Sequence[ActionRecord],
+    stages: Sequence[StageCount],
+    at: float,
+) -> str:
+    """Prometheus' text format. alarms: those that last. at: when the tick ended, in seconds."""
+    states = [
+        (
+            {"app": alarm.app, "release": alarm.release or "", "descriptor": alarm.what, "kind": alarm.kind,
+             "severity": alarm.severity, "state": alarm.state, "alarm": str(alarm.id)},
+            alarm.first_at.timestamp(),
+        )
+        for alarm in alarms
+    ]  # fmt: skip
+    alerts = [
+        ({"channel": delivery.channel, "outcome": outcome}, float(getattr(delivery, outcome)))
+        for delivery in deliveries
+        for outcome in ("delivered", "given_up", "failed_attempts")
+    ]
+    waiting = [({"channel": delivery.channel}, float(delivery.waiting)) for delivery in deliveries]
+    done = Counter(
+        (item.order.app, item.order.action, item.status, "true" if item.order.dry_run else "false") for item in actions
+    )
+    names = ("app", "action", "status", "dry_run")
+    families: list[tuple[str, str, str, Samples]] = [
+        ("llmops_monitor_alarm", "gauge", "1 while the alarm lasts", [(labels, 1.0) for labels, _ in states]),
+        ("llmops_monitor_alarm_since_seconds", "gauge", "when the alarm was first seen", states),
+        ("llmops_monitor_alerts_total", "counter", "alerts by what became of them", alerts),
+        ("llmops_monitor_alerts_waiting", "gauge", "alerts not delivered yet", waiting),
+        ("llmops_monitor_actions", "gauge", "actions by how they stand",
+         [(dict(zip(names, key, strict=True)), float(count)) for key, count in sorted(done.items())]),
+        ("llmops_monitor_stage_runs_total", "counter", "how often each part of a tick ran",
+         [({"stage": stage.stage}, float(stage.runs)) for stage in stages]),
+        ("llmops_monitor_stage_failures_total", "counter", "how often each part of a tick failed",
+         [({"stage": stage.stage}, float(stage.failures)) for stage in stages]),
+        ("llmops_monitor_tick_timestamp_seconds", "gauge", "when the last tick ended", [({}, at)]),
+    ]  # fmt: skip
+    return "".join(_family(*family) for family in families)
+
+
+def write_textfile(path: Path, text: str) -> None:
+    """Replaces the file as a whole: the collector never sees half of it. Raises CannotRun."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), 0o644)  # the collector is another user
+        Path(file.name).replace(path)
+    except OSError as error:
+        raise CannotRun(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _family(name: str, kind: str, meaning: str, samples: Samples) -> str:
+    lines = [f"# HELP {name} {meaning}\n# TYPE {name} {kind}\n"]
+    for labels, value in samples:
+        shown = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
+        lines.append(f"{name}{{{shown}}} {value:.17g}\n" if shown else f"{name} {value:.17g}\n")
+    return "".join(lines)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,0 +1,130 @@
+"""Champion and challenger on the same traffic: what both answered while a canary or a shadow ran.
+
+A traffic policy deals requests to both arms by chance, so that their questions are alike and the champion is the best
+reference there is: it needs no past. Only the time in which the challenger answered counts. The tests are those of a
+window, in a family of its own within the budget; every descriptor is tested, since questions that differ between the
+arms mean that the comparison is not fair. A different challenger is no worse one: only a harmful flag that rose, or a
+latency that did, is an alarm. A shadow answers when the machine is idle, so that its latency says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from monitoring.decide.alarms import Alarm, Raised, explain, telling
+from monitoring.decide.drift import DescriptorDrift, SliceDrift, examine_slice
+from monitoring.decide.frozen import Windows, moment
+from monitoring.decide.rules import DriftRules
+from monitoring.descriptors import Descriptor
+from monitoring.store.rows import ARM
+from monitoring.store.summaries import Summary
+
+ArmKind = Literal["canary", "shadow"]
+CHAMPION_ARM = "champion"
+_ARM_OF: Mapping[ArmKind, str] = {"canary": "challenger", "shadow": "shadow"}
+_A_MOMENT = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """Both sides of one traffic policy in a window. champion, challenger: releases; None where nobody knows."""
+
+    kind: ArmKind
+    champion: str | None
+    challenger: str | None
+    since: datetime
+    until: datetime
+    before: Summary
+    after: Summary
+
+
+@dataclass(frozen=True, slots=True)
+class ArmComparison:
+    """alike: whether the questions of both arms are alike; when not, nothing is held against the challenger."""
+
+    arms: Arms
+    drift: SliceDrift
+    alike: bool
+    worse: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        arms = self.arms
+        return {
+            "kind": arms.kind,
+            "champion": arms.champion,
+            "challenger": arms.challenger,
+            "since": arms.since.isoformat(),
+            "until": arms.until.isoformat(),
+            "rows": {"champion": arms.before.rows, "challenger": arms.after.rows},
+            "alike": self.alike,
+            "worse": list(self.worse),
+            "alpha": self.drift.alpha,
+            "descriptors": {name: drift.to_json() for name, drift in self.drift.descriptors.items()},
+        }
+
+
+def find_arms(reader: Windows, app: str, since: datetime, until: datetime, minimum_rows: int) -> list[Arms]:
+    """The arms with enough rows on both sides. Raises StoreUnavailable."""
+    found = []
+    whole = reader.summary(app, since, until, ARM)
+    for kind, arm in _ARM_OF.items():
+        challenger = whole.get(arm)
+        if challenger is None or challenger.rows < minimum_rows or challenger.first_at is None:
+            continue
+        start = max(since, moment(challenger.first_at))
+        end = min(until, moment((challenger.last_at or challenger.first_at) + _A_MOMENT))
+        both = reader.summary(app, start, end, ARM)
+        champion = both.get(CHAMPION_ARM, Summary())
+        if champion.rows >= minimum_rows:
+            names = (_release(reader, app, start, end, CHAMPION_ARM), _release(reader, app, start, end, arm))
+            found.append(Arms(kind, *names, start, end, champion, both.get(arm, challenger)))
+    return found
+
+
+def compare_arms(arms: Arms, descriptors: Mapping[str, Descriptor], rules: DriftRules, alpha: float) -> ArmComparison:
+    """Tests the challenger against the champion."""
+    chosen = {
+        name: descriptor
+        for name, descriptor in descriptors.items()
+        if arms.kind == "canary" or descriptor.side != "service" or descriptor.harmful
+    }
+    label: dict[str, str] = {arms.kind: f"{arms.challenger or 'challenger'} against {arms.champion or 'champion'}"}
+    drift = examine_slice(label, arms.before, arms.after, chosen, rules, alpha)
+    alike = not any(found.drifted for found in drift.descriptors.values() if found.descriptor.side == "input")
+    worse = tuple(name for name, found in drift.descriptors.items() if alike and _is_worse(found))
+    return ArmComparison(arms, drift, alike, worse)
+
+
+def canary_alarms(comparison: ArmComparison) -> list[Raised]:
+    """One alarm for each descriptor in which the challenger is worse."""
+    arms, raised = comparison.arms, []
+    name = arms.challenger or "the challenger"
+    for what in comparison.worse:
+        found = comparison.drift.descriptors[what]
+        why = explain(found, f"{name} against {arms.champion or 'the champion'} on the same traffic",
+                      arms.before, arms.after)  # fmt: skip
+        label = {"release": arms.challenger} if arms.challenger else {ARM: _ARM_OF[arms.kind]}
+        alarm = Alarm(what, why, (), found.descriptor.side, (label,), "canary")
+        place = (ARM, _ARM_OF[arms.kind])
+        raised.append(Raised(alarm, telling(found, arms.before, arms.after, place), found.p_adjusted))
+    return raised
+
+
+def _is_worse(found: DescriptorDrift) -> bool:
+    slower = found.descriptor.unit == "ms" and found.result.direction > 0
+    return found.drifted and (found.descriptor.harmful or slower)
+
+
+def _release(reader: Windows, app: str, since: datetime, until: datetime, arm: str) -> str | None:
+    """The release that the newest row of an arm names."""
+    newest, name = -np.inf, None
+    for rows in reader.parts(app, since, until, (), {ARM: arm}):
+        place = int(np.argmax(rows.at))
+        if rows.at[place] > newest:
+            newest, name = rows.at[place], rows.dimensions["release"][place]
+    return cast("str | None", name)

@@ -1,0 +1,131 @@
+"""Drift of a current window against a reference window: one family of tests for each slice.
+
+A family is the testable descriptors of a slice: those with enough values in both windows that are not all equal (a
+constant column could never be significant; counting it would only cost the others power). Benjamini–Hochberg runs over
+the family at `alpha`; a descriptor has drifted when its adjusted p is at most alpha and its effect reaches the floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from monitoring.decide.rules import DriftRules
+from monitoring.decide.two_sample import (
+    NOT_TESTED,
+    Comparison,
+    adjust_p_values,
+    compare_flags,
+    compare_labels,
+    compare_numbers,
+)
+from monitoring.descriptors import Descriptor
+from monitoring.store.summaries import FlagSummary, LabelSummary, NumberSummary, Summary
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorDrift:
+    """One descriptor in one slice.
+
+    before, after: mean of a number, share of a flag, commonest label; None without rows.
+    """
+
+    descriptor: Descriptor
+    result: Comparison
+    p_adjusted: float
+    drifted: bool
+    before: float | str | None
+    after: float | str | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "test": self.result.test,
+            "statistic": self.result.statistic,
+            "p_value": self.result.p_value,
+            "p_adjusted": self.p_adjusted,
+            "effect": self.result.effect,
+            "drifted": self.drifted,
+            "before": self.before,
+            "after": self.after,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SliceDrift:
+    """One family: `label` is `{"app": …}` for all rows, or `{"release": …}`. alpha: what p_adjusted is held against."""
+
+    label: Mapping[str, str]
+    rows: int
+    alpha: float
+    descriptors: Mapping[str, DescriptorDrift]
+
+    def to_json(self) -> dict[str, Any]:
+        found = {name: drift.to_json() for name, drift in self.descriptors.items()}
+        return {"slice": dict(self.label), "rows": self.rows, "alpha": self.alpha, "descriptors": found}
+
+
+def examine_slice(
+    label: Mapping[str, str],
+    reference: Summary,
+    current: Summary,
+    descriptors: Mapping[str, Descriptor],
+    rules: DriftRules,
+    alpha: float,
+) -> SliceDrift:
+    """One family of tests, corrected and held against alpha and the effect floors.
+
+    Raises nothing: what cannot be tested has p = 1.
+    """
+    results = {}
+    for name, descriptor in descriptors.items():
+        enough = min(values_of(descriptor, reference), values_of(descriptor, current)) >= rules.minimum_rows
+        results[name] = compare(descriptor, reference, current) if enough else NOT_TESTED
+    family = [name for name, result in results.items() if result.testable]
+    adjusted = dict(zip(family, adjust_p_values([results[name].p_value for name in family]), strict=True))
+    drifts = {}
+    for name, result in results.items():
+        descriptor, p_adjusted = descriptors[name], adjusted.get(name, 1.0)
+        drifted = p_adjusted <= alpha and abs(result.effect) >= rules.floor(descriptor)
+        levels = level(descriptor, reference), level(descriptor, current)
+        drifts[name] = DescriptorDrift(descriptor, result, p_adjusted, drifted, *levels)
+    return SliceDrift(label, current.rows, alpha, drifts)
+
+
+def compare(descriptor: Descriptor, reference: Summary, current: Summary) -> Comparison:
+    """The test of the descriptor's kind; NOT_TESTED where a summary does not have it."""
+    before, after = summary_of(descriptor, reference), summary_of(descriptor, current)
+    if isinstance(before, NumberSummary) and isinstance(after, NumberSummary):
+        return compare_numbers(before, after)
+    if isinstance(before, FlagSummary) and isinstance(after, FlagSummary):
+        return compare_flags(before, after, only_rise=descriptor.harmful)
+    if isinstance(before, LabelSummary) and isinstance(after, LabelSummary):
+        return compare_labels(before, after)
+    return NOT_TESTED
+
+
+def summary_of(descriptor: Descriptor, summary: Summary) -> NumberSummary | FlagSummary | LabelSummary | None:
+    """The descriptor's part of a summary; None where it has none."""
+    if descriptor.kind == "numeric":
+        return summary.numbers.get(descriptor.name)
+    if descriptor.kind == "flag":
+        return summary.flags.get(descriptor.name)
+    return summary.labels.get(descriptor.name)
+
+
+def values_of(descriptor: Descriptor, summary: Summary) -> int:
+    """Rows that have a value of the descriptor."""
+    found = summary_of(descriptor, summary)
+    return 0 if found is None else found.n
+
+
+def level(descriptor: Descriptor, summary: Summary) -> float | str | None:
+    """What the descriptor is like, in one value; of equally frequent labels the first."""
+    found = summary_of(descriptor, summary)
+    if found is None or not found.n:
+        return None
+    if isinstance(found, NumberSummary):
+        return found.mean
+    if isinstance(found, FlagSummary):
+        return found.share
+    return max(sorted(found.counts), key=found.counts.__getitem__)

@@ -1,0 +1,210 @@
+"""What an app's windows are compared with: references, pinned for good, each with its frozen summaries.
+
+A reference moves only when one is pinned: at a promotion, by hand, or, with none pinned, by the first run that is given
+`since`. What it was like is stored when it is pinned, so that later rows, deleted texts or newly computed descriptors
+change nothing of it. A reference that was pinned for a release counts while that release is the champion: a rollback
+returns to the reference of the release that it returns to.
+
+An accepted window is one whose run ended `ok`. After a promotion the reference is, as the setting `at_promotion` says:
+`first-window`  the new champion's first accepted window. Until there is one, the old reference stays, and of the drift
+                against it only harmful flags count: what else changed was meant to, and passed the gate.
+`gate`          what the gate saw: the champion's answers to the eval set. Only the output is compared with them, since
+                neither the questions nor the speed of an eval run are those of production.
+`previous-window`  the last accepted window of the champion before; `first-window` when it has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from llmops.errors import UsageError
+from monitoring.decide.frozen import Frozen
+from monitoring.decide.reference_tables import (
+    accepted_windows,
+    alone,
+    awaited_references,
+    ensure_tables,
+    pinned_references,
+    reference_summaries,
+)
+from monitoring.store.database import translated
+from monitoring.store.summaries import Summary
+
+Source = Literal["gate", "first-window", "previous-window", "first-since", "by-hand"]
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedReference:
+    """A window, or with the source `gate` an eval run, that an app is compared with.
+
+    release: whose rows alone it holds; None for all. frozen: whether its summaries are stored.
+    """
+
+    id: int
+    app: str
+    since: datetime
+    until: datetime
+    pinned_at: datetime
+    why: str
+    source: Source
+    release: str | None
+    frozen: bool
+
+    @property
+    def in_log(self) -> bool:
+        """Whether it is a window of the production log."""
+        return self.source != "gate"
+
+    def to_json(self) -> dict[str, Any]:
+        times = {name: getattr(self, name).isoformat() for name in ("since", "until", "pinned_at")}
+        return {"id": self.id, "app": self.app, **times, "why": self.why, "source": self.source,
+                "release": self.release, "frozen": self.frozen}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A release whose first accepted window from `since` on becomes the reference."""
+
+    release: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedWindow:
+    """A window whose run ended `ok`; release: the one that answered most of it."""
+
+    since: datetime
+    until: datetime
+    release: str | None
+    rows: int
+
+
+class References:
+    """References and accepted windows of one database. Every method raises StoreUnavailable."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        ensure_tables(engine)
+        self._engine = engine
+
+    def pinned(self, app: str, champion: str | None = None) -> PinnedReference | None:
+        """The reference in force: the newest one that was pinned for the champion or for no release in particular;
+        when there is none, or the champion is not known, the newest one."""
+        found = self.all(app)
+        fitting = [each for each in found if champion is None or each.release in (None, champion)]
+        return next(iter(fitting or found), None)
+
+    def all(self, app: str | None = None) -> list[PinnedReference]:
+        """Every reference of the app, or of all, the newest first."""
+        query = sa.select(pinned_references).order_by(pinned_references.c.id.desc())
+        if app is not None:
+            query = query.where(pinned_references.c.app == app)
+        with translated("read"), self._engine.connect() as connection:
+            return [_reference(row) for row in connection.execute(query).mappings()]
+
+    def pin(
+        self,
+        app: str,
+        since: datetime,
+        until: datetime,
+        why: str,
+        *,
+        source: Source = "by-hand",
+        release: str | None = None,
+        frozen: Frozen | None = None,
+    ) -> PinnedReference:
+        """Makes it the app's reference from now on. frozen: None to store its summaries when it is first used.
+
+        Raises UsageError when it ends before it starts.
+        """
+        if since >= until:
+            raise UsageError(f"a reference window must end after it starts ({since.isoformat()})")
+        now = datetime.now(UTC)
+        moments = {"since": since.timestamp(), "until": until.timestamp(), "pinned_at": now.timestamp()}
+        values = {"app": app, "why": why, "source": source, "release": release, "frozen": frozen is not None, **moments}
+        with alone(self._engine) as connection:
+            number = connection.execute(
+                sa.insert(pinned_references).values(values).returning(pinned_references.c.id)
+            ).scalar_one()
+            if frozen is not None:
+                _store(connection, number, frozen)
+        return PinnedReference(number, app, since, until, now, why, source, release, frozen is not None)
+
+    def freeze(self, reference: PinnedReference, frozen: Frozen) -> None:
+        """Stores what a reference is like, unless it is stored already."""
+        table = pinned_references.c
+        with alone(self._engine) as connection:
+            mine = sa.update(pinned_references).where(table.id == reference.id, table.frozen.is_(False))
+            if connection.execute(mine.values(frozen=True)).rowcount == 1:
+                _store(connection, reference.id, frozen)
+
+    def frozen(self, reference: PinnedReference) -> Frozen | None:
+        """What the reference was like when it was pinned; None when nothing is stored yet."""
+        query = sa.select(reference_summaries).where(reference_summaries.c.reference == reference.id)
+        with translated("read"), self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+        parts = {(row.dimension, row.value): Summary.from_bytes(row.summary) for row in rows}
+        return Frozen(parts) if parts else None
+
+    def await_first_window(self, app: str, release: str, since: datetime) -> None:
+        """From now on, the release's first accepted window from `since` on becomes the reference."""
+        values = {"app": app, "release": release, "since": since.timestamp()}
+        with alone(self._engine) as connection:
+            connection.execute(sa.insert(awaited_references).values(values))
+
+    def awaited(self, app: str, champion: str | None = None) -> Awaited | None:
+        """The release whose first window is awaited: none once a later reference is pinned, or once another release
+        is the champion."""
+        table = awaited_references.c
+        query = sa.select(awaited_references).where(table.app == app).order_by(table.id.desc()).limit(1)
+        with translated("read"), self._engine.connect() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None or (champion is not None and row.release != champion):
+            return None
+        newest = next(iter(self.all(app)), None)
+        settled = newest is not None and newest.pinned_at.timestamp() > row.since
+        return None if settled else Awaited(row.release, datetime.fromtimestamp(row.since, UTC))
+
+    def accept(self, app: str, window: AcceptedWindow) -> None:
+        """Remembers that a window's run ended `ok`; again for a window that ends at the same time, the newer counts."""
+        table = accepted_windows.c
+        values = {
+            "app": app, "since": window.since.timestamp(), "until": window.until.timestamp(),
+            "release": window.release, "rows": window.rows, "accepted_at": datetime.now(UTC).timestamp(),
+        }  # fmt: skip
+        with alone(self._engine) as connection:
+            same = sa.and_(table.app == app, table.until == values["until"])
+            connection.execute(sa.delete(accepted_windows).where(same))
+            connection.execute(sa.insert(accepted_windows).values(values))
+
+    def last_accepted(self, app: str, release: str | None = None) -> AcceptedWindow | None:
+        """The accepted window that ends last, of the release when one is named."""
+        table = accepted_windows.c
+        query = sa.select(accepted_windows).where(table.app == app).order_by(table.until.desc()).limit(1)
+        if release is not None:
+            query = query.where(table.release == release)
+        with translated("read"), self._engine.connect() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        since, until = (datetime.fromtimestamp(moment, UTC) for moment in (row.since, row.until))
+        return AcceptedWindow(since, until, row.release, row.rows)
+
+
+def _store(connection: sa.Connection, number: int, frozen: Frozen) -> None:
+    rows = [
+        {"reference": number, "dimension": dimension, "value": value, "summary": summary.to_bytes()}
+        for (dimension, value), summary in frozen.parts.items()
+    ]
+    connection.execute(sa.insert(reference_summaries), rows)
+
+
+def _reference(row: Mapping[Any, Any]) -> PinnedReference:
+    since, until, pinned_at = (datetime.fromtimestamp(row[name], UTC) for name in ("since", "until", "pinned_at"))
+    return PinnedReference(
+        row["id"], row["app"], since, until, pinned_at, row["why"], row["source"], row["release"], bool(row["frozen"])
+    )

@@ -1,0 +1,324 @@
+"""How often the present configuration would have alarmed on the log's own past, beside the budget that it states.
+
+Chronological: the windows after the reference, judged one after the other as they would have been. Resampled: when
+there are few of them, months put together from blocks of a few hours, each drawn from any day at its own time of day,
+so that what belongs to the hour stays, and what ties neighbouring rows together stays within the block. It measures
+false alarms only if nothing was wrong in that past: whatever really changed counts as an alarm, too.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from llmops.errors import CannotRun
+from monitoring.decide.detectors import Batch, DetectorState, FlagDetector
+from monitoring.decide.drift import examine_slice
+from monitoring.decide.frozen import Frozen
+from monitoring.decide.limits import Limit, check_limits
+from monitoring.decide.places import count_families, places_of
+from monitoring.decide.rules import DriftRules
+from monitoring.decide.volume import PastWindow, judge_volume
+from monitoring.decide.watch import Summaries
+from monitoring.descriptors import Descriptor
+from monitoring.store.summaries import Summary
+
+HOUR = timedelta(hours=1)
+MONTH_HOURS = 720
+BLOCK_HOURS = 6
+RESAMPLED_MONTHS = 100
+_ROWS = "rows"
+
+Progress = Callable[[int, int], None]
+Past = tuple[datetime, Summary]
+
+
+class Hours(Summaries, Protocol):
+    """What is read of the described log; see `windows.WindowReader`."""
+
+    def hours(self, app: str, since: datetime, until: datetime) -> list[tuple[datetime, Summary]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedAlarm:
+    """What alarmed, by which rule, in the window that begins at `since`."""
+
+    since: datetime
+    kind: str
+    what: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"since": self.since.isoformat(), "kind": self.kind, "what": self.what}
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """Months made of the past's blocks. alarmed: those with any alarm; what: descriptor → months in which it did."""
+
+    months: int
+    alarmed: int
+    what: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        low, high = binomial_interval(self.alarmed, self.months)
+        return {
+            "months": self.months,
+            "months_with_an_alarm": self.alarmed,
+            "share": self.alarmed / self.months if self.months else None,
+            "ci95": [low, high],
+            "descriptors": dict(self.what),
+            "note": "all months are drawn from the same past: the interval does not cover that it is short",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a replay found.
+
+    windows: judged in the order of time; untested: those with too few rows. months: windows over windows a month.
+    alarmed: windows with any alarm; alarms that come together are one event. stated: the budget, by kind of rule.
+    resampled: None when there are too few windows to draw from.
+    """
+
+    since: datetime
+    until: datetime
+    windows: int
+    untested: int
+    months: float
+    alarmed: int
+    alarms: Sequence[ReplayedAlarm]
+    stated: Mapping[str, float]
+    resampled: Resampled | None = field(default=None)
+
+    @property
+    def per_month(self) -> float:
+        return self.alarmed / self.months
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of alarmed windows a month (Garwood 1936, exact for Poisson counts)."""
+        low, high = poisson_interval(self.alarmed)
+        return low / self.months, high / self.months
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "since": self.since.isoformat(),
+            "until": self.until.isoformat(),
+            "windows": self.windows,
+            "untested": self.untested,
+            "months": self.months,
+            "alarmed_windows": self.alarmed,
+            "alarms_per_month": self.per_month,
+            "ci95": list(self.interval),
+            "stated": dict(self.stated),
+            "descriptors": dict(Counter(alarm.what for alarm in self.alarms)),
+            "alarms": [alarm.to_json() for alarm in self.alarms],
+            "resampled": self.resampled.to_json() if self.resampled else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRequest:
+    """app, reference: as the monitor uses them. begin, until: the quiet past, after the reference. months: to resample,
+    0 for none. The rest is the configuration."""
+
+    app: str
+    reference: Frozen
+    begin: datetime
+    until: datetime
+    descriptors: Mapping[str, Descriptor]
+    rules: DriftRules
+    limits: Sequence[Limit] = ()
+    dimensions: Sequence[str] = ()
+    months: int = RESAMPLED_MONTHS
+    seed: int = 0
+
+
+def replay(reader: Hours, request: ReplayRequest, progress: Progress | None = None) -> Replay:
+    """Measures false alarms on the past between begin and until.
+
+    Raises:
+        CannotRun: it holds no whole window.
+        StoreUnavailable: the log cannot be read.
+    """
+    length = max(round(MONTH_HOURS / request.rules.windows_per_month), 1)
+    begin = _whole_hour(request.begin)
+    count = int((request.until - begin) / (length * HOUR))
+    if count < 1:
+        raise CannotRun(
+            f"nothing to replay: from {begin.isoformat()} to {request.until.isoformat()} there is no whole window "
+            f"of {length} hours"
+        )
+    until = begin + count * length * HOUR
+    hours = dict(reader.hours(request.app, begin, until))
+    judge = _Judge(request)
+    alarms, untested = [], 0
+    for number in range(count):
+        since = begin + number * length * HOUR
+        slices = {each: reader.summary(request.app, since, since + length * HOUR, each) for each in request.dimensions}
+        parts = [(since + step * HOUR, hours.get(since + step * HOUR, Summary())) for step in range(length)]
+        found, tested = judge.window(since, length, parts, slices)
+        alarms += found
+        untested += not tested
+        if progress:
+            progress(number + 1, count + request.months)
+    return Replay(
+        since=begin,
+        until=until,
+        windows=count,
+        untested=untested,
+        months=count / request.rules.windows_per_month,
+        alarmed=len({alarm.since for alarm in alarms}),
+        alarms=alarms,
+        stated=request.rules.expected_false_alarms(flags=len(judge.flags), limits=len(request.limits)),
+        resampled=_resample(request, hours, begin, count * length, length, progress),
+    )
+
+
+def poisson_interval(events: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Garwood's (1936) interval of the mean of a Poisson count."""
+    from scipy.stats import chi2
+
+    tail = (1 - confidence) / 2
+    low = float(chi2.ppf(tail, 2 * events)) / 2 if events else 0.0
+    return low, float(chi2.ppf(1 - tail, 2 * events + 2)) / 2
+
+
+def binomial_interval(events: int, of: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Clopper & Pearson's (1934) interval of a share."""
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    low = float(beta.ppf(tail, events, of - events + 1)) if events else 0.0
+    high = float(beta.ppf(1 - tail, events + 1, of - events)) if events < of else 1.0
+    return low, high
+
+
+class _Judge:
+    """Judges windows one after the other, as the monitor would. volume: whether their numbers of rows are judged."""
+
+    def __init__(self, request: ReplayRequest, *, volume: bool = True) -> None:
+        self._request, self._volume = request, volume
+        self._past: list[PastWindow] = []
+        whole, rules = request.reference.whole, request.rules
+        self.flags = [
+            name
+            for name, each in request.descriptors.items()
+            if each.harmful and name in whole.flags and whole.flags[name].n >= rules.minimum_rows
+        ]
+        sliced = bool(request.dimensions)
+        self._detectors = {
+            name: FlagDetector(
+                whole.flags[name],
+                rules.flag_alpha(name, self.flags, sliced=sliced),
+                rules.floor(request.descriptors[name]),
+            )
+            for name in self.flags
+        }
+        self._states: dict[str, DetectorState] = {}
+
+    def window(
+        self,
+        since: datetime,
+        length: int,
+        parts: Sequence[Past],
+        slices: Mapping[str, Mapping[str | None, Summary]],
+    ) -> tuple[list[ReplayedAlarm], bool]:
+        """The alarms of one window, and whether it had rows enough to be tested for drift."""
+        whole = Summary.merged(part for _, part in parts)
+        named = [("sequential", name) for name in self._sequential(parts, length)]
+        named += [("limit", name) for name in self._limits(whole)]
+        if self._volume:
+            named += [("volume", _ROWS)] * self._is_unusual(since, whole.rows)
+        tested = min(whole.rows, self._request.reference.whole.rows) >= self._request.rules.minimum_rows
+        if tested:
+            named += [("drift", name) for name in self._drifted(whole, slices)]
+        return [ReplayedAlarm(since, kind, what) for kind, what in dict.fromkeys(named)], tested
+
+    def _drifted(self, whole: Summary, slices: Mapping[str, Mapping[str | None, Summary]]) -> Iterator[str]:
+        request, rules = self._request, self._request.rules
+        places = places_of(request.app, whole, slices, request.reference, rules.minimum_rows)
+        alpha = rules.alpha(count_families(places))
+        for place in places:
+            found = examine_slice(place.label, place.reference, place.current, request.descriptors, rules, alpha)
+            yield from (name for name, drift in found.descriptors.items() if drift.drifted)
+
+    def _limits(self, whole: Summary) -> Iterator[str]:
+        alpha = self._request.rules.limit_alpha(len(self._request.limits))
+        found = check_limits(self._request.limits, whole, alpha)
+        return (each.limit.descriptor for each in found if each.broken)
+
+    def _is_unusual(self, since: datetime, rows: int) -> bool:
+        rules = self._request.rules
+        found = judge_volume(since, rows, self._past, rules.volume_alpha(), rules.volume_floor)
+        self._past.append(PastWindow(since, rows))
+        return found.alarm
+
+    def _sequential(self, parts: Sequence[Past], length: int) -> Iterator[str]:
+        step = length * 3600.0 / len(parts)
+        for name, detector in self._detectors.items():
+            for at, part in parts:
+                begin, seen = at.timestamp(), part.flags.get(name)
+                state = self._states.get(name) or detector.open(begin, "replay")
+                batch = Batch(begin, begin + step, seen.n if seen else 0, seen.hits if seen else 0)
+                self._states[name], crossings = detector.advance(state, [batch])
+                if crossings:
+                    yield name
+
+
+def _resample(
+    request: ReplayRequest,
+    hours: Mapping[datetime, Summary],
+    begin: datetime,
+    total: int,
+    length: int,
+    progress: Progress | None,
+) -> Resampled | None:
+    block = min(BLOCK_HOURS, length)
+    slots = max(24 // block, 1) if 24 % block == 0 else 1
+    blocks: dict[int, list[Summary]] = {}
+    for number in range(total // block):
+        start = begin + number * block * HOUR
+        summary = Summary.merged(hours[start + step * HOUR] for step in range(block) if start + step * HOUR in hours)
+        blocks.setdefault(number % slots, []).append(summary)
+    if not request.months or len(blocks) < slots or min(map(len, blocks.values())) < 2:
+        return None
+    chance = random.Random(request.seed)  # noqa: S311 - a simulation
+    alarmed, what = 0, Counter[str]()
+    for month in range(request.months):
+        found = _resampled_month(request, blocks, begin, length, block, chance)
+        alarmed += bool(found)
+        what.update(found)
+        if progress:
+            progress(total // length + month + 1, total // length + request.months)
+    return Resampled(request.months, alarmed, what)
+
+
+def _resampled_month(
+    request: ReplayRequest,
+    blocks: Mapping[int, Sequence[Summary]],
+    begin: datetime,
+    length: int,
+    block: int,
+    chance: random.Random,
+) -> set[str]:
+    """What alarms in a month of drawn blocks. Numbers of rows are not judged: drawing blocks evens them out."""
+    judge, found, number = _Judge(request, volume=False), set(), 0
+    for window in range(request.rules.windows_per_month):
+        since = begin + window * length * HOUR
+        parts = []
+        for step in range(max(length // block, 1)):
+            parts.append((since + step * block * HOUR, chance.choice(blocks[number % len(blocks)])))
+            number += 1
+        alarms, _ = judge.window(since, length, parts, {})
+        found |= {alarm.what for alarm in alarms}
+    return found
+
+
+def _whole_hour(moment: datetime) -> datetime:
+    cut = moment.replace(minute=0, second=0, microsecond=0)
+    return cut if cut == moment else cut + HOUR

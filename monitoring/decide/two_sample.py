@@ -1,0 +1,156 @@
+"""Two-sample tests of one descriptor on summaries, and the correction over many. Every effect has the same unit.
+
+An effect is the share of rows that would have to change for the two windows to agree, from 0 to 1: the
+Kolmogorov-Smirnov distance of numbers, the difference in proportion of flags, the total variation distance of labels.
+It needs no scale, is not moved by outliers, and sees what its test sees (a mean shift would miss a change of spread).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from monitoring.store.summaries import FlagSummary, LabelSummary, NumberSummary
+
+Counts = np.ndarray[Any, np.dtype[np.int64]]
+
+# Above this product of sizes the exact p is at most 15 % below the limiting one; above this p-value the difference
+# cannot matter, and the exact sum may round to more than 1.
+EXACT_KS_UP_TO = 100_000
+EXACT_KS_BELOW_P = 0.2
+MINIMUM_EXPECTED = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Outcome of one test.
+
+    effect: share of rows, see the module; signed for flags (above 0: rose). direction: for numbers, +1 when current
+    values are larger where the two distributions differ most. testable: False when the pooled rows are all equal or too
+    few, so that no outcome could have been significant.
+    """
+
+    test: str
+    statistic: float
+    p_value: float
+    effect: float
+    direction: int = 0
+    testable: bool = True
+
+
+NOT_TESTED = Comparison(test="none", statistic=0.0, p_value=1.0, effect=0.0, testable=False)
+
+
+def compare_numbers(reference: NumberSummary, current: NumberSummary) -> Comparison:
+    """Kolmogorov-Smirnov on the bins. Its p is never too small.
+
+    Numbers of one bin are ties, as equal ones are, and ties only lower the distance of two samples from one
+    distribution. Exact where sizes are small (Hodges 1958); else Kolmogorov's limit, which is above the exact p.
+    """
+    counts = aligned_counts(reference, current)
+    if min(reference.n, current.n) == 0 or counts.shape[1] < 2:
+        return NOT_TESTED
+    from scipy.special import kolmogorov
+
+    before, after = (np.cumsum(row) for row in counts)
+    # In whole numbers: a distance that touches its critical value must not be decided by rounding.
+    differences = before * current.n - after * reference.n
+    place = int(np.abs(differences).argmax())
+    size = reference.n * current.n
+    distance = abs(int(differences[place])) / size
+    p_value = float(kolmogorov(distance * np.sqrt(size / (reference.n + current.n))))
+    if p_value < EXACT_KS_BELOW_P and size <= EXACT_KS_UP_TO:
+        p_value = _exact_ks(counts)
+    # Where the reference's distribution function lies above, the current values are larger.
+    return Comparison("ks", distance, p_value, distance, int(np.sign(differences[place])))
+
+
+def compare_flags(reference: FlagSummary, current: FlagSummary, *, only_rise: bool) -> Comparison:
+    """Fisher's exact test; one-sided, for a rise, with `only_rise`. The statistic is the odds ratio (Haldane's, +½)."""
+    pooled = reference.hits + current.hits
+    if min(reference.n, current.n) == 0 or pooled in (0, reference.n + current.n):
+        return NOT_TESTED
+    from scipy.stats import fisher_exact, hypergeom
+
+    table = [[current.hits, reference.hits], [current.n - current.hits, reference.n - reference.hits]]
+    if only_rise:
+        p_value = float(hypergeom.sf(current.hits - 1, reference.n + current.n, pooled, current.n))
+    else:
+        p_value = float(fisher_exact(table).pvalue)
+    (hit, hit_before), (missed, missed_before) = [[cell + 0.5 for cell in row] for row in table]
+    odds = hit * missed_before / (hit_before * missed)
+    effect = current.share - reference.share
+    test = "fisher-exact-greater" if only_rise else "fisher-exact"
+    return Comparison(test, odds, min(p_value, 1.0), effect, int(np.sign(effect)))
+
+
+def compare_labels(reference: LabelSummary, current: LabelSummary) -> Comparison:
+    """Chi-square of homogeneity, after labels too rare for it are put together; Fisher's exact test when two remain.
+
+    Rare means an expected count below five in the smaller window. Only the pooled counts decide that, so the choice
+    cannot favour a difference between the windows.
+    """
+    counts = label_counts(reference, current)
+    if min(counts.sum(axis=1)) == 0 or counts.shape[1] < 2:
+        return NOT_TESTED
+    from scipy.stats import chi2_contingency, fisher_exact
+
+    effect = float(np.abs(counts[0] / counts[0].sum() - counts[1] / counts[1].sum()).sum() / 2)
+    table = _without_rare(counts)
+    if table.shape[1] == 1:
+        return Comparison("chi-square", 0.0, 1.0, effect, testable=False)
+    chi2, p, *_ = chi2_contingency(table, correction=False)
+    if table.shape[1] == 2:
+        return Comparison("fisher-exact", float(chi2), min(float(fisher_exact(table).pvalue), 1.0), effect)
+    return Comparison("chi-square", float(chi2), float(p), effect)
+
+
+def aligned_counts(reference: NumberSummary, current: NumberSummary) -> Counts:
+    """Two rows, reference and current; one column for each bin that either fills, ascending."""
+    bins = np.union1d(reference.bins, current.bins)
+    counts = np.zeros((2, len(bins)), dtype=np.int64)
+    for row, summary in zip(counts, (reference, current), strict=True):
+        row[np.searchsorted(bins, summary.bins)] = summary.counts
+    return counts
+
+
+def label_counts(reference: LabelSummary, current: LabelSummary) -> Counts:
+    """Two rows, reference and current; one column for each label that either has, sorted by label."""
+    labels = sorted({label for summary in (reference, current) for label, count in summary.counts.items() if count})
+    rows = [[summary.counts.get(label, 0) for label in labels] for summary in (reference, current)]
+    return np.array(rows, dtype=np.int64).reshape(2, len(labels))
+
+
+def adjust_p_values(p_values: Sequence[float]) -> list[float]:
+    """Benjamini & Hochberg (1995) step-up adjusted p-values, in the order given."""
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p)[::-1]
+    ranks = np.arange(len(p), 0, -1)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum.accumulate(p[order] * len(p) / ranks).clip(max=1.0)
+    return [float(value) for value in adjusted]
+
+
+def _exact_ks(counts: Counts) -> float:
+    from scipy.stats import ks_2samp
+
+    before, after = (np.repeat(np.arange(counts.shape[1]), row) for row in counts)
+    return float(ks_2samp(before, after, method="exact").pvalue)
+
+
+def _without_rare(counts: Counts) -> Counts:
+    pooled = counts.sum(axis=0)
+    smaller_share = counts.sum(axis=1).min() / counts.sum()
+    order = np.argsort(pooled, kind="stable")
+    expected = pooled[order] * smaller_share
+    rare = int((expected < MINIMUM_EXPECTED).sum())
+    # The rare ones together may still be too few: then the next rarest joins them.
+    while 0 < rare < len(order) and expected[:rare].sum() < MINIMUM_EXPECTED:
+        rare += 1
+    if rare == 0:
+        return counts
+    together = counts[:, order[:rare]].sum(axis=1, keepdims=True)
+    return np.hstack([counts[:, order[rare:]], together])

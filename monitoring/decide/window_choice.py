@@ -1,0 +1,107 @@
+"""Which rows are compared with which: the reference and the current window.
+
+With no reference pinned, the rows before the first `since` are it, and are then pinned. A run never compares rows with
+themselves: the part of a reference in the log that overlaps the current window is left out of that run.
+
+Without `since`, the current window is the last 24 hours before `until`, or less where the reference ends within them.
+Ever longer windows from the reference's end on would share rows from run to run and spend the false-alarm budget on
+the same evidence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from llmops.errors import CannotRun, UsageError
+from llmops.production_log import ProductionLog
+from monitoring.decide.references import Awaited, PinnedReference
+
+DEFAULT_WINDOW = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Rows of one app with `since <= at < until`; `rows` counts them."""
+
+    since: datetime
+    until: datetime
+    rows: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {"since": self.since.isoformat(), "until": self.until.isoformat(), "rows": self.rows}
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPair:
+    """What one run compares.
+
+    reference: None while the first window of a release is awaited and nothing was pinned before. pinned: its record;
+    None while it is only proposed. whole: whether it is all of what was pinned, so that the frozen summaries are its.
+    """
+
+    reference: Window | None
+    current: Window
+    pinned: PinnedReference | None = None
+    whole: bool = True
+
+
+def choose_windows(
+    log: ProductionLog,
+    pinned: PinnedReference | None,
+    awaited: Awaited | None,
+    app: str,
+    since: datetime | None,
+    until: datetime | None,
+) -> WindowPair:
+    """The two windows of a run; writes nothing and counts no rows.
+
+    Raises:
+        UsageError: `since` is not before `until`, or the current window covers the whole reference.
+        CannotRun: the app has no rows, or there is no reference and no `since` that could make one.
+    """
+    until = until or datetime.now(UTC)
+    if since is not None and since >= until:
+        raise UsageError(f"--since {since.isoformat()} must be before --until {until.isoformat()}")
+    current = Window(since or _default_since(pinned, awaited, until), until)
+    if pinned is not None:
+        return _beside(pinned, current)
+    if since is None and awaited is None:
+        raise CannotRun(
+            f"no reference window is pinned for app {app}: give --since TIME, and the rows before it "
+            "become the reference"
+        )
+    first = log.read(app=app, limit=1)
+    if not first:
+        raise CannotRun(
+            f"the production log has no rows of app {app}; serve some, or import them with `llmops log import`"
+        )
+    if since is not None and first[0].at < since:
+        return WindowPair(Window(first[0].at, since), current)
+    if awaited is not None:
+        return WindowPair(None, current)
+    raise CannotRun(
+        f"app {app} has no rows before --since {current.since.isoformat()} to compare with (its first is at "
+        f"{first[0].at.isoformat()}); choose a later --since"
+    )
+
+
+def _default_since(pinned: PinnedReference | None, awaited: Awaited | None, until: datetime) -> datetime:
+    ends = [pinned.until] if pinned is not None and pinned.in_log else []
+    starts = [awaited.since] if awaited is not None else []
+    return max([until - DEFAULT_WINDOW, *(moment for moment in (*ends, *starts) if moment < until)])
+
+
+def _beside(pinned: PinnedReference, current: Window) -> WindowPair:
+    since, until = pinned.since, pinned.until
+    if not pinned.in_log or current.until <= since or current.since >= until:
+        return WindowPair(Window(since, until), current, pinned)
+    if current.since > since:
+        return WindowPair(Window(since, current.since), current, pinned, whole=False)
+    if current.until < until:
+        return WindowPair(Window(current.until, until), current, pinned, whole=False)
+    raise UsageError(
+        f"the current window covers the whole reference ({since.isoformat()} to {until.isoformat()}); "
+        "choose a later --since, or an --until before it"
+    )

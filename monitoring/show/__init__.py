@@ -1,0 +1,1 @@
+"""Show: the HTML report and Evidently's dashboard over time."""

@@ -1,0 +1,196 @@
+"""The HTML report of a run: our verdict, then Evidently's tables and plots of both windows.
+
+Verdicts are ours (`drift`): made from all rows, corrected over all descriptors and held to a false-alarm budget and
+effect floors, which Evidently's own tests are not. So that its tables cannot contradict them, Evidently is given our
+verdict as its test: for each column the adjusted p of the whole app, what it is held against, and whether it drifted.
+The plots show at most 5,000 rows of each window, taken from hours that are spread evenly over it.
+
+The file works without a network: Evidently embeds its scripts, and the verdict has none.
+"""
+
+from __future__ import annotations
+
+import html
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmops.errors import CannotRun
+from llmops.production_log import ProductionLog
+from monitoring.evidently_import import evidently
+from monitoring.show.history import HOUR, strip
+from monitoring.show.verdict_page import RowText, Shown, rows_to_show, verdict_section
+from monitoring.store.rows import DescribedRows, present
+from monitoring.store.summaries import Summary
+
+if TYPE_CHECKING:
+    from monitoring.descriptors import Descriptor, DescriptorSet
+    from monitoring.result import MonitorResult
+    from monitoring.store.windows import WindowReader
+
+SAMPLE_ROWS = 5_000
+HISTORY = timedelta(days=30)
+"""So far back the chart of an alarm reaches from the window's end."""
+_SEED = 20_011
+_TEST = "llmops_verdict"
+_evidently_registry = threading.Lock()
+
+
+def save_report(
+    result: MonitorResult,
+    out: Path,
+    *,
+    log: ProductionLog,
+    reader: WindowReader,
+    descriptors: DescriptorSet,
+    reference: Summary,
+) -> Path:
+    """Writes the report to `out`, making its folder; returns `out`.
+
+    reference: what the window was compared with; its rows need not be in the log: without them the page is our verdict
+    alone. Raises CannotRun, StoreUnavailable.
+    """
+    with _writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)  # first: drawing takes seconds
+    page = _page(result, log, reader, descriptors, reference)
+    before = _rows_of(reader, result, result.reference.since, result.reference.until) if _in_log(result) else None
+    after = _rows_of(reader, result, result.window.since, result.window.until)
+    text = (
+        _with_evidently(page, before, after, descriptors.descriptors)
+        if before is not None and len(before) and len(after)
+        else _alone(page)
+    )
+    with _writing(out):
+        out.write_text(text, encoding="utf-8", errors="replace")
+    return out
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CannotRun(f"cannot write the report to {out}: {error.strerror}") from error
+
+
+def _in_log(result: MonitorResult) -> bool:
+    return result.pinned is None or result.pinned.in_log
+
+
+def _page(
+    result: MonitorResult, log: ProductionLog, reader: WindowReader, descriptors: DescriptorSet, reference: Summary
+) -> Shown:
+    window, verdict = result.window, result.to_json()
+    return Shown(
+        verdict=verdict,
+        before=reference,
+        after=reader.summary(result.app, window.since, window.until).get(None, Summary()),
+        units={name: each.unit for name, each in descriptors.descriptors.items()},
+        texts=_texts(log, result, rows_to_show(verdict)),
+        history=strip(reader, result.app, window.until - HISTORY, window.until) if verdict["alarms"] else (),
+    )
+
+
+def _texts(log: ProductionLog, result: MonitorResult, request_ids: Sequence[str]) -> dict[str, RowText]:
+    """The rows as the log has them now; request ids may repeat, so only those of the window."""
+    found = {}
+    window = result.window
+    for request_id in request_ids:
+        for record in log.read(request_id=request_id, app=result.app, since=window.since, until=window.until):
+            deleted = record.text_deleted_at is not None
+            texts = (None, None) if deleted else (record.input, record.output)
+            found[request_id] = RowText(request_id, record.at, record.release, *texts)
+    return found
+
+
+def _rows_of(reader: WindowReader, result: MonitorResult, since: datetime, until: datetime) -> DescribedRows:
+    """At most SAMPLE_ROWS rows; of a large window the same share of every hour, the same ones each time."""
+    hours = [(hour, summary.rows) for hour, summary in reader.hours(result.app, since, until) if summary.rows]
+    total = sum(rows for _, rows in hours)
+    share, parts, chance = SAMPLE_ROWS / max(total, 1), [], np.random.default_rng(_SEED)
+    for hour, rows in _enough(hours, total):
+        part = reader.rows(result.app, max(hour, since), min(hour + HOUR, until))
+        wanted = len(part) if share >= 1 else min(len(part), max(1, round(rows * share)))
+        parts.append(part.select(np.sort(chance.choice(len(part), wanted, replace=False))))
+    return DescribedRows.concat(parts)
+
+
+def _enough(hours: Sequence[tuple[datetime, int]], total: int) -> Sequence[tuple[datetime, int]]:
+    """All hours, or so many, evenly spread, that reading them is cheap and each still gives a sample."""
+    return hours[:: max(1, min(len(hours) // 48, total // (4 * SAMPLE_ROWS)))] if hours else hours
+
+
+def _alone(page: Shown) -> str:
+    head = f'<meta charset="utf-8"><title>{html.escape(str(page.verdict["app"]))}: monitor</title>'
+    return f"<!doctype html><html><head>{head}</head><body>{verdict_section(page)}</body></html>"
+
+
+def _with_evidently(
+    page: Shown,
+    before: DescribedRows,
+    after: DescribedRows,
+    descriptors: Mapping[str, Descriptor],
+) -> str:
+    names = [name for name in descriptors if _has_values(before, name) and _has_values(after, name)]
+    if not names:
+        return _alone(page)
+    kinds = {name: descriptors[name].kind for name in names}
+    with _evidently_registry, np.errstate(invalid="ignore", divide="ignore"):  # it correlates constant columns, too
+        asked = _evidently_report(names, page.verdict)
+        snapshot = asked.run(_dataset(after, kinds), _dataset(before, kinds))
+        text = str(snapshot.get_html_str(as_iframe=False))
+    return text.replace("<body>", "<body>" + verdict_section(page), 1)
+
+
+def _has_values(rows: DescribedRows, name: str) -> bool:
+    return name in rows.columns and bool(present(rows.columns[name]).any())
+
+
+def _dataset(rows: DescribedRows, kinds: Mapping[str, str]) -> Any:
+    import pandas as pd
+
+    library = evidently()
+    frame = pd.DataFrame({name: _shown(kind, rows.columns[name]) for name, kind in kinds.items()})
+    numeric = [name for name, kind in kinds.items() if kind == "numeric"]
+    other = [name for name, kind in kinds.items() if kind != "numeric"]
+    definition = library.DataDefinition(numerical_columns=numeric, categorical_columns=other)
+    return library.Dataset.from_pandas(frame, data_definition=definition)
+
+
+def _shown(kind: str, column: Any) -> Any:
+    if kind != "flag":
+        return column.astype(float) if kind == "numeric" else column
+    words = np.where(column == 1.0, "yes", "no").astype(object)
+    words[np.isnan(column)] = None
+    return words
+
+
+def _evidently_report(names: list[str], verdict: Mapping[str, Any]) -> Any:
+    library = evidently()
+    none: dict[str, Any] = {"alpha": 0.0, "descriptors": {}}
+    whole = verdict["slices"][0] if verdict["slices"] else none
+    _register_verdict(whole["descriptors"])
+    drift = library.DataDriftPreset(
+        columns=names,
+        per_column_method=dict.fromkeys(names, _TEST),
+        per_column_threshold=dict.fromkeys(names, float(whole["alpha"])),
+        include_tests=False,
+    )
+    return library.Report([drift, library.DataSummaryPreset(columns=names)], include_tests=False)
+
+
+def _register_verdict(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """Makes our verdict known to Evidently as a test of that name, in the place of the last report's."""
+    library = evidently()
+
+    def verdict(_reference: Any, current: Any, _kind: Any, _threshold: float) -> tuple[float, bool]:
+        drift = found.get(str(current.name))
+        return (1.0, False) if drift is None else (float(drift["p_adjusted"]), bool(drift["drifted"]))
+
+    kinds = [library.ColumnType.Numerical, library.ColumnType.Categorical]
+    library.register_stattest(library.StatTest(_TEST, "llmops: adjusted p of all rows", kinds, 0.0), verdict)

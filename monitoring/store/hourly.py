@@ -1,0 +1,200 @@
+"""Summaries of whole hours, for the app and for each slice, added up as rows are described.
+
+Each row counts once in the dimension APP, and once under its value in each dimension that it has one in. Rows of
+shadow requests were returned to nobody: they count only under the arm `shadow` and the release that gave the answer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import sqlalchemy as sa
+
+from llmops.production_log import SHADOW
+from monitoring.descriptors.model import Descriptor
+from monitoring.store.database import hourly_summaries as table
+from monitoring.store.database import upsert
+from monitoring.store.rows import ARM, HOUR, DescribedRows
+from monitoring.store.summaries import OTHER, Integers, Summariser, Summary, SummaryMerge
+
+APP = "app"
+"""The dimension of the whole app; its one value is empty."""
+
+SHADOW_RELEASE = "shadow_release"
+"""The dimension of shadow rows: by the release that answered unseen."""
+
+ALWAYS = (APP, ARM, SHADOW_RELEASE)
+"""Summarised whatever the configuration slices by."""
+
+MOST_VALUES = 200
+"""Of one dimension in one hour; rows of others are counted under OTHER."""
+
+VALUE_CHARACTERS = 512
+Place = tuple[str, int, str]
+"""Dimension, hour, value."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSummary:
+    """A row of the table. rows: of the log, as in data."""
+
+    dimension: str
+    hour: int
+    value: str
+    rows: int
+    data: bytes
+
+
+def values_in(rows: DescribedRows, dimension: str) -> list[str | None]:
+    """Each row's value in the dimension; None where it does not count there."""
+    arms = rows.dimensions[ARM].tolist()
+    if dimension == ARM:
+        return [_named(arm) for arm in arms]
+    if dimension == APP:
+        return [None if arm == SHADOW else "" for arm in arms]
+    unseen = dimension == SHADOW_RELEASE
+    values = rows.dimensions["release" if unseen else dimension].tolist()
+    return [_named(value) if (arm == SHADOW) is unseen else None for arm, value in zip(arms, values, strict=True)]
+
+
+def summarise_by_hour(
+    rows: DescribedRows, descriptors: Mapping[str, Descriptor], dimensions: Sequence[str]
+) -> dict[Place, Summary]:
+    """The rows' summaries, before any limit on the number of values."""
+    summariser = Summariser(rows, descriptors)
+    hours = (rows.at // HOUR).astype(np.int64)
+    found: dict[Place, Summary] = {}
+    for dimension in dimensions:
+        places, groups = group(zip(hours.tolist(), values_in(rows, dimension), strict=True), len(rows))
+        summaries = summariser.by_group(groups, len(places))
+        found |= {(dimension, *place): summary for place, summary in zip(places, summaries, strict=True)}
+    return found
+
+
+def group(pairs: Iterable[tuple[int, str | None]], length: int) -> tuple[list[tuple[int, str]], Integers]:
+    """The different pairs of hour and value, in order of appearance, and each row's among them; -1 without a value."""
+    numbers: dict[tuple[int, str], int] = {}
+    groups = np.full(length, -1, dtype=np.int64)
+    for row, (hour, value) in enumerate(pairs):
+        if value is not None:
+            groups[row] = numbers.setdefault((hour, value), len(numbers))
+    return list(numbers), groups
+
+
+def add_to_stored(
+    connection: sa.Connection, version: str, app: str, new: Mapping[Place, Summary]
+) -> list[StoredSummary]:
+    """What is to be stored so that `new` is counted too. Only reads."""
+    hours = {hour for _, hour, _ in new}
+    counted = _limit(new, _values_stored(connection, version, app, hours))
+    before = _read(connection, version, app, set(counted))
+    merged = []
+    for (dimension, hour, value), summaries in counted.items():
+        total = _sum(before.get((dimension, hour, value)), summaries).limited()
+        merged.append(StoredSummary(dimension, hour, value, total.rows, total.to_bytes()))
+    return merged
+
+
+def write_summaries(connection: sa.Connection, version: str, app: str, summaries: Sequence[StoredSummary]) -> None:
+    """Stores them in the place of those with the same dimension, hour and value."""
+    names = ("dimension", "hour", "value", "rows", "data")
+    rows = [
+        {"version": version, "app": app, **{name: getattr(summary, name) for name in names}} for summary in summaries
+    ]
+    upsert(connection, table, rows, ("rows", "data"))
+
+
+def delete_hours(connection: sa.Connection, version: str, app: str, hours: Sequence[int]) -> None:
+    for part in _parts(list(hours)):
+        chosen = (table.c.version == version, table.c.app == app, table.c.hour.in_(part))
+        connection.execute(sa.delete(table).where(*chosen))
+
+
+def read_hours(
+    connection: sa.Connection,
+    version: str,
+    app: str,
+    dimension: str,
+    first: int,
+    end: int,
+    values: Collection[str] | None = None,
+) -> Iterator[StoredSummary]:
+    """Stored summaries of the hours first … end - 1, by hour and value. values: only of these."""
+    names = ("dimension", "hour", "value", "rows", "data")
+    query = sa.select(*(table.c[name] for name in names)).where(*_within(version, app, dimension, first, end))
+    if values is not None:
+        query = query.where(table.c.value.in_(list(values)))
+    for row in connection.execute(query.order_by(table.c.hour, table.c.value), execution_options={"yield_per": 100}):
+        yield StoredSummary(*row)
+
+
+def rows_by_value(
+    connection: sa.Connection, version: str, app: str, dimension: str, first: int, end: int
+) -> Counter[str]:
+    """How many rows the hours first … end - 1 have of each value."""
+    query = sa.select(table.c.value, sa.func.sum(table.c.rows)).where(*_within(version, app, dimension, first, end))
+    return Counter({value: int(rows) for value, rows in connection.execute(query.group_by(table.c.value))})
+
+
+def _within(version: str, app: str, dimension: str, first: int, end: int) -> list[sa.ColumnElement[bool]]:
+    same = [table.c.version == version, table.c.app == app, table.c.dimension == dimension]
+    return [*same, table.c.hour >= first, table.c.hour < end]
+
+
+def _values_stored(
+    connection: sa.Connection, version: str, app: str, hours: set[int]
+) -> dict[tuple[str, int], set[str]]:
+    found: dict[tuple[str, int], set[str]] = {}
+    for part in _parts(sorted(hours)):
+        query = sa.select(table.c.dimension, table.c.hour, table.c.value)
+        chosen = (table.c.version == version, table.c.app == app, table.c.hour.in_(part))
+        for dimension, hour, value in connection.execute(query.where(*chosen)):
+            found.setdefault((dimension, hour), set()).add(value)
+    return found
+
+
+def _limit(new: Mapping[Place, Summary], stored: Mapping[tuple[str, int], set[str]]) -> dict[Place, list[Summary]]:
+    """By the place that each is counted in: its own, or OTHER when the hour has MOST_VALUES values without it."""
+    known = {place: set(values) - {OTHER} for place, values in stored.items()}
+    counted: dict[Place, list[Summary]] = {}
+    for (dimension, hour, value), summary in new.items():
+        values = known.setdefault((dimension, hour), set())
+        if value not in values and len(values) < MOST_VALUES:
+            values.add(value)
+        counted.setdefault((dimension, hour, value if value in values else OTHER), []).append(summary)
+    return counted
+
+
+def _read(connection: sa.Connection, version: str, app: str, places: set[Place]) -> dict[Place, bytes]:
+    found: dict[Place, bytes] = {}
+    by_slice: dict[tuple[str, int], list[str]] = {}
+    for dimension, hour, value in places:
+        by_slice.setdefault((dimension, hour), []).append(value)
+    for (dimension, hour), values in by_slice.items():
+        chosen = [*_within(version, app, dimension, hour, hour + 1), table.c.value.in_(values)]
+        for value, data in connection.execute(sa.select(table.c.value, table.c.data).where(*chosen)):
+            found[dimension, hour, value] = data
+    return found
+
+
+def _sum(stored: bytes | None, summaries: Sequence[Summary]) -> Summary:
+    if stored is None and len(summaries) == 1:
+        return summaries[0]
+    merge = SummaryMerge()
+    if stored is not None:
+        merge.add_bytes(stored)
+    for summary in summaries:
+        merge.add(summary)
+    return merge.result()
+
+
+def _parts(values: list[int], size: int = 500) -> Iterator[list[int]]:
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+def _named(value: str | None) -> str | None:
+    """None for an empty value; no longer than the table takes."""
+    return value[:VALUE_CHARACTERS] if value else None

@@ -1,0 +1,251 @@
+"""Reads windows of the described log: whole hours from their summaries, the rest from the rows.
+
+A window is `since <= at < until`. Its summary equals that of all its rows, to the last bit, as long as no hour has more
+than 200 values of the dimension or labels of a descriptor. Memory is bounded by 200 summaries and one segment, whatever
+the window's length. Rows of shadow requests count only in the dimensions `arm` and `shadow_release`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import sqlalchemy as sa
+
+from llmops.errors import CannotRun, StoreUnavailable
+from llmops.production_log import SHADOW
+from monitoring.store.database import ingest_cursors, ingest_failures, reading
+from monitoring.store.feedback_summaries import Said, feedback_between, summarise_feedback
+from monitoring.store.hourly import APP, MOST_VALUES, read_hours, rows_by_value, summarise_by_hour
+from monitoring.store.ingest import Position, positions
+from monitoring.store.rows import ARM, HOUR, DescribedRows
+from monitoring.store.segments import read_segments
+from monitoring.store.summaries import OTHER, Summary, SummaryMerge
+
+if TYPE_CHECKING:
+    from monitoring.descriptors import DescriptorSet
+
+_FIRST_HOUR, _END_HOUR = -(1 << 40), 1 << 40
+
+Span = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Rows whose value could not be computed, and why the first could not."""
+
+    rows: int
+    reason: str
+
+
+class WindowReader:
+    """Windows in one version of the descriptors. Every method raises StoreUnavailable, and CannotRun when the log was
+    never described by these descriptors."""
+
+    def __init__(self, engine: sa.Engine, descriptor_set: DescriptorSet) -> None:
+        self._engine, self._set = engine, descriptor_set
+
+    def summary(
+        self, app: str, since: datetime | None, until: datetime | None, dimension: str | None = None
+    ) -> dict[str | None, Summary]:
+        """The whole app's summary under None; with a dimension, those of its values.
+
+        Of more than MOST_VALUES values those with the most rows have summaries; under OTHER the rows of the rest are
+        counted. A dimension that hours are not summarised by is counted row by row: as exact, and slower.
+        """
+        with self._reading() as (connection, position):
+            window = _Window(connection, position, self._set, app, _seconds(since), _seconds(until, math.inf))
+            found = window.by_value(dimension or APP)
+        if dimension is None:
+            return {None: found.get("", Summary())}
+        return {value: summary for value, summary in found.items()}  # noqa: C416 (None may be a key of the result)
+
+    def hours(
+        self,
+        app: str,
+        since: datetime | None,
+        until: datetime | None,
+        dimension: str = APP,
+        value: str = "",
+    ) -> list[tuple[datetime, Summary]]:
+        """A summary for each hour that has rows or feedback, by its beginning; the first and the last may be parts.
+
+        value: of the dimension, unless that is the app.
+        """
+        with self._reading() as (connection, position):
+            window = _Window(connection, position, self._set, app, _seconds(since), _seconds(until, math.inf))
+            found = window.by_hour(dimension, value)
+        return [(datetime.fromtimestamp(hour * HOUR, UTC), summary) for hour, summary in sorted(found.items())]
+
+    def rows(
+        self,
+        app: str,
+        since: datetime | None,
+        until: datetime | None,
+        columns: Collection[str] | None = None,
+        where: Mapping[str, str | None] | None = None,
+        *,
+        shadow: bool = False,
+    ) -> DescribedRows:
+        """The window's rows, oldest first; all in memory. Arguments as `parts`."""
+        found = DescribedRows.concat(self.parts(app, since, until, columns, where, shadow=shadow))
+        return found.select(np.argsort(found.at, kind="stable"))
+
+    def parts(
+        self,
+        app: str,
+        since: datetime | None,
+        until: datetime | None,
+        columns: Collection[str] | None = None,
+        where: Mapping[str, str | None] | None = None,
+        *,
+        shadow: bool = False,
+    ) -> Iterator[DescribedRows]:
+        """The window's rows, some thousands at a time, in the order of the log.
+
+        columns: only these descriptors. where: only rows with these values of dimensions. shadow: also the rows of
+        shadow requests, which are else left out unless `where` asks for the arm `shadow`.
+        """
+        wanted = dict(where or {})
+        with self._reading() as (connection, position):
+            span = {"since": _seconds(since), "until": _seconds(until, math.inf)}
+            for rows in read_segments(connection, position.version, app, columns=columns, **span):
+                chosen = np.ones(len(rows), dtype=bool)
+                if not shadow and wanted.get(ARM) != SHADOW:
+                    chosen &= rows.dimensions[ARM] != SHADOW
+                for name, value in wanted.items():
+                    chosen &= np.array([found == value for found in rows.dimensions[name]], dtype=bool)
+                if chosen.any():
+                    yield rows.select(chosen)
+
+    def failures(self, app: str, since: datetime | None, until: datetime | None) -> dict[str, Failures]:
+        """By descriptor, rows of the window without a value because it could not be computed.
+
+        They are counted by batches of up to 1,000 rows, under the hour of the batch's newest row.
+        """
+        table = ingest_failures.c
+        with self._reading() as (connection, position):
+            query = sa.select(table.descriptor, sa.func.sum(table.rows), sa.func.min(table.reason))
+            query = query.where(table.version == position.version, table.app == app)
+            if since is not None:
+                query = query.where(table.hour >= since.timestamp() // HOUR)
+            if until is not None:
+                query = query.where(table.hour < until.timestamp() / HOUR)
+            rows = connection.execute(query.group_by(table.descriptor).order_by(table.descriptor)).all()
+        return {name: Failures(int(count), reason) for name, count, reason in rows}
+
+    @contextmanager
+    def _reading(self) -> Iterator[tuple[sa.Connection, Position]]:
+        with reading(self._engine) as connection:
+            mine = sa.select(ingest_cursors.c.id).where(ingest_cursors.c.descriptors == self._set.version)
+            ids = set(connection.execute(mine).scalars())
+            found = [position for position in positions(connection) if position.id in ids]
+            if not found:
+                raise CannotRun("the production log was not described by the present descriptors yet")
+            # While other slices are being summarised, the former ones are complete.
+            yield connection, next((each for each in found if each.caught_up), found[0])
+
+
+class _Window:
+    """One window of one app, in one transaction."""
+
+    def __init__(
+        self,
+        connection: sa.Connection,
+        position: Position,
+        descriptor_set: DescriptorSet,
+        app: str,
+        since: float,
+        until: float,
+    ) -> None:
+        self._connection, self._position, self._set, self._app = connection, position, descriptor_set, app
+        self._since, self._until = since, until
+
+    def by_value(self, dimension: str) -> dict[str, Summary]:
+        hours, edges = self._hours_and_edges(dimension)
+        merges: dict[str, SummaryMerge] = {}
+        others = self._add_hours(merges, dimension, *hours)
+
+        def merge_of(_: int, value: str) -> SummaryMerge | None:
+            if value in merges or len(merges) < MOST_VALUES or value == OTHER:
+                return merges.setdefault(value, SummaryMerge())
+            return None
+
+        others += self._add_edges(edges, dimension, merge_of)
+        if others:
+            merges.setdefault(OTHER, SummaryMerge()).add(Summary(rows=others))
+        return {value: merge.result() for value, merge in merges.items()}
+
+    def by_hour(self, dimension: str, value: str) -> dict[int, Summary]:
+        (first, end), edges = self._hours_and_edges(dimension)
+        merges: dict[int, SummaryMerge] = {}
+        for stored in read_hours(self._connection, self._position.version, self._app, dimension, first, end, [value]):
+            with _damage_named(stored.hour):
+                merges.setdefault(stored.hour, SummaryMerge()).add_bytes(stored.data)
+
+        def merge_of(hour: int, found: str) -> SummaryMerge | None:
+            return merges.setdefault(hour, SummaryMerge()) if found == value else None
+
+        self._add_edges(edges, dimension, merge_of)
+        return {hour: merge.result() for hour, merge in merges.items()}
+
+    def _hours_and_edges(self, dimension: str) -> tuple[tuple[int, int], list[Span]]:
+        """The whole hours first … end - 1, and what is left of the window before and after them."""
+        first = _FIRST_HOUR if self._since == -math.inf else math.ceil(self._since / HOUR)
+        end = _END_HOUR if self._until == math.inf else math.floor(self._until / HOUR)
+        if first >= end or dimension not in self._position.dimensions:
+            return (0, 0), [(self._since, self._until)]
+        before, after = (self._since, first * HOUR), (end * HOUR, self._until)
+        return (first, end), [
+            (since, until) for since, until in (before, after) if -math.inf < since < until < math.inf
+        ]
+
+    def _add_hours(self, merges: dict[str, SummaryMerge], dimension: str, first: int, end: int) -> int:
+        """Returns the rows of values that there was no room for."""
+        place = self._connection, self._position.version, self._app, dimension, first, end
+        rows = rows_by_value(*place)
+        kept = {value for value, _ in sorted(rows.items(), key=lambda item: (-item[1], item[0]))[:MOST_VALUES]}
+        for stored in read_hours(*place, kept if len(kept) < len(rows) else None):
+            with _damage_named(stored.hour):
+                merges.setdefault(stored.value, SummaryMerge()).add_bytes(stored.data)
+        return sum(count for value, count in rows.items() if value not in kept)
+
+    def _add_edges(
+        self, edges: Sequence[Span], dimension: str, merge_of: Callable[[int, str], SummaryMerge | None]
+    ) -> int:
+        """merge_of: where a value of an hour counts, None for nowhere. Returns the rows that counted nowhere."""
+        left_out = 0
+        for since, until in edges:
+            said = self._feedback(since, until)
+            segments = read_segments(self._connection, self._position.version, self._app, since=since, until=until)
+            for rows in segments:
+                new = summarise_by_hour(rows, self._set.descriptors, [dimension])
+                for part in (new, summarise_feedback(rows, said, [dimension])):
+                    for (_, hour, value), summary in part.items():
+                        merge = merge_of(hour, value)
+                        if merge is None:
+                            left_out += summary.rows
+                        else:
+                            merge.add(summary)
+        return left_out
+
+    def _feedback(self, since: float, until: float) -> dict[str, list[Said]]:
+        return feedback_between(self._connection, self._app, since, until, self._position.feedback_cursor)
+
+
+@contextmanager
+def _damage_named(hour: int) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        at = datetime.fromtimestamp(hour * HOUR, UTC).isoformat()
+        raise StoreUnavailable(f"production log: the monitor's summary of the hour {at} is damaged: {error}") from error
+
+
+def _seconds(moment: datetime | None, otherwise: float = -math.inf) -> float:
+    return otherwise if moment is None else moment.timestamp()

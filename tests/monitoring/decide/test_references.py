@@ -1,0 +1,100 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from llmops.errors import UsageError
+from monitoring.decide.frozen import WHOLE, Frozen
+from monitoring.decide.reference_settings import ReferenceSettings
+from monitoring.decide.references import AcceptedWindow, References
+from monitoring.store.database import open_database
+from monitoring.store.summaries import FlagSummary, Summary
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+FROZEN = Frozen({WHOLE: Summary(rows=100, flags={"error": FlagSummary(100, 3)}, versions={"error": "v1"})})
+
+
+@pytest.fixture
+def engine(settings, log):
+    engine = open_database(settings.resolved_log_url)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def references(engine):
+    return References(engine)
+
+
+def test_the_newest_pin_of_the_app_counts(references):
+    references.pin("assistant", START, START + HOUR, "first")
+    references.pin("assistant", START + HOUR, START + 2 * HOUR, "second")
+    references.pin("other", START, START + HOUR, "elsewhere")
+    found = references.pinned("assistant")
+    assert (found.since, found.until, found.why, found.source) == (START + HOUR, START + 2 * HOUR, "second", "by-hand")
+    assert [each.why for each in references.all()] == ["elsewhere", "second", "first"]
+    assert references.pinned("nobody") is None
+    with pytest.raises(UsageError, match="must end after"):
+        references.pin("assistant", START, START, "empty")
+
+
+def test_a_rollback_returns_to_the_reference_of_the_release_it_returns_to(references):
+    references.pin("assistant", START, START + HOUR, "of one", release="assistant@1")
+    references.pin("assistant", START, START + HOUR, "of two", release="assistant@2")
+    assert references.pinned("assistant", "assistant@2").why == "of two"
+    assert references.pinned("assistant", "assistant@1").why == "of one"
+    assert references.pinned("assistant", "assistant@3").why == "of two", "better an old one than none"
+    references.pin("assistant", START, START + HOUR, "by hand, for any release")
+    assert references.pinned("assistant", "assistant@1").why == "by hand, for any release"
+
+
+def test_what_a_reference_was_like_is_kept_and_never_changes(references):
+    pinned = references.pin("assistant", START, START + HOUR, "frozen", frozen=FROZEN)
+    assert references.frozen(pinned).whole == FROZEN.whole
+    later = references.pin("assistant", START, START + HOUR, "not yet")
+    assert (later.frozen, references.frozen(later)) == (False, None)
+    references.freeze(later, FROZEN)
+    references.freeze(later, Frozen({WHOLE: Summary(rows=7)}))
+    assert references.frozen(references.pinned("assistant")).whole.rows == 100
+
+
+def test_a_promotion_awaits_the_first_window_until_something_is_pinned(references):
+    references.pin("assistant", START, START + HOUR, "before")
+    promoted = datetime.now(UTC)
+    references.await_first_window("assistant", "assistant@2", promoted)
+    assert references.awaited("assistant").release == "assistant@2"
+    assert references.awaited("assistant", "assistant@1") is None, "it was rolled back before it had a window"
+    references.pin("assistant", promoted, promoted + HOUR, "first window", release="assistant@2")
+    assert references.awaited("assistant") is None
+
+
+def test_the_last_accepted_window_of_a_release_is_found(references):
+    for hour, release in enumerate(["assistant@1", "assistant@1", "assistant@2"]):
+        window = AcceptedWindow(START + hour * HOUR, START + (hour + 1) * HOUR, release, 50)
+        references.accept("assistant", window)
+        references.accept("assistant", window)
+    assert references.last_accepted("assistant", "assistant@1").since == START + HOUR
+    assert references.last_accepted("assistant").release == "assistant@2"
+    assert references.last_accepted("assistant", "assistant@3") is None
+
+
+def test_references_of_an_older_database_are_taken_over(engine):
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE IF NOT EXISTS reference_windows (id INTEGER PRIMARY KEY, app TEXT, since FLOAT, "
+            "until FLOAT, pinned_at FLOAT, why TEXT)"
+        )
+        connection.exec_driver_sql("INSERT INTO reference_windows VALUES (1, 'assistant', 0, 3600, 7200, 'promotion')")
+    for _ in range(2):
+        found = References(engine).all("assistant")
+        assert [(each.why, each.until, each.frozen) for each in found] == [
+            ("promotion", datetime(1970, 1, 1, 1, tzinfo=UTC), False)
+        ]
+    assert not sa.inspect(engine).has_table("reference_windows")
+
+
+def test_an_unknown_way_to_pin_is_refused():
+    assert ReferenceSettings("gate").at_promotion == "gate"
+    with pytest.raises(UsageError, match="gate or first-window or previous-window"):
+        ReferenceSettings("sometimes")

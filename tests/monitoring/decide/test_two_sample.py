@@ -1,0 +1,133 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from monitoring.decide.two_sample import adjust_p_values, compare_flags, compare_labels, compare_numbers, label_counts
+from monitoring.store.summaries import FlagSummary, LabelSummary, NumberSummary
+
+
+def labels(**counts):
+    return LabelSummary(dict(counts))
+
+
+def numbers(values):
+    return NumberSummary.of(np.asarray(values, dtype=np.float32))
+
+
+WHOLE = st.lists(st.integers(0, 45), min_size=2, max_size=60)
+
+
+@given(WHOLE, WHOLE)
+def test_on_whole_numbers_with_bins_of_their_own_the_distance_is_that_of_the_values(before, after):
+    found = compare_numbers(numbers(before), numbers(after))
+    if found.testable:
+        assert found.statistic == pytest.approx(stats.ks_2samp(before, after, method="asymp").statistic)
+    if found.p_value < 0.2:
+        assert found.p_value == pytest.approx(stats.ks_2samp(before, after, method="exact").pvalue)
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=5, max_size=80), st.integers(1, 4))
+def test_bins_only_lower_the_distance(values, parts):
+    before, after = values[parts:], values[:parts]
+    raw = stats.ks_2samp(np.float32(before), np.float32(after), method="asymp").statistic
+    assert compare_numbers(numbers(before), numbers(after)).statistic <= raw + 1e-12
+
+
+def test_numbers_get_the_distance_and_its_direction():
+    chance = np.random.default_rng(1)
+    low, high = chance.normal(size=200), chance.normal(1, size=150)
+    found = compare_numbers(numbers(low), numbers(high))
+    assert found.p_value == pytest.approx(stats.ks_2samp(low, high).pvalue, rel=0.3)
+    assert found.effect == found.statistic > 0.3
+    assert (found.direction, compare_numbers(numbers(high), numbers(low)).direction) == (1, -1)
+
+
+@pytest.mark.parametrize("sizes", [(400, 500), (1000, 1000), (1000, 1001), (300, 5000)])
+@pytest.mark.parametrize("distance", [1.5, 2.0, 2.3])
+def test_above_small_sizes_p_is_never_below_the_exact_one(sizes, distance):
+    before, after = sizes
+    high = round(distance * np.sqrt((before + after) / (before * after)) * after)
+    one, other = np.ones(before), np.repeat([1.0, 2.0], [after - high, high])
+    exact = stats.ks_2samp(one, other, method="exact")
+    found = compare_numbers(numbers(one), numbers(other))
+    assert found.statistic == pytest.approx(exact.statistic)
+    assert exact.pvalue <= found.p_value <= exact.pvalue * 1.5
+
+
+def test_windows_that_hardly_differ_need_no_exact_p():
+    values = np.arange(200.0)
+    assert compare_numbers(numbers(values), numbers(values + 0.5)).p_value == pytest.approx(1.0)
+
+
+def test_a_change_of_spread_alone_is_seen():
+    chance = np.random.default_rng(2)
+    found = compare_numbers(numbers(chance.normal(size=500)), numbers(chance.normal(scale=3, size=500)))
+    assert found.p_value < 1e-6
+
+
+def test_flags_that_may_only_rise_are_tested_one_sided():
+    many, few = FlagSummary(200, 30), FlagSummary(200, 5)
+    assert compare_flags(many, few, only_rise=True).p_value > 0.99
+    found = compare_flags(few, many, only_rise=True)
+    assert found.p_value == pytest.approx(stats.fisher_exact([[30, 170], [5, 195]], alternative="greater").pvalue)
+    assert found.effect == pytest.approx(0.125)
+    assert compare_flags(many, few, only_rise=False).effect == pytest.approx(-0.125)
+    assert np.isfinite(compare_flags(FlagSummary(50, 0), FlagSummary(50, 9), only_rise=True).statistic)
+
+
+def test_flags_of_millions_of_rows_are_tested_exactly():
+    found = compare_flags(FlagSummary(30_000_000, 1_500_000), FlagSummary(1_000_000, 51_000), only_rise=True)
+    assert 0 < found.p_value < 1e-4
+
+
+def test_labels_get_chi_square_and_the_total_variation_distance():
+    found = compare_labels(labels(en=80, de=10, fr=10), labels(en=50, de=40, fr=10))
+    assert found.test == "chi-square"
+    assert found.p_value == pytest.approx(stats.chi2_contingency([[80, 10, 10], [50, 40, 10]]).pvalue)
+    assert found.effect == pytest.approx(0.3)
+
+
+def test_two_labels_are_tested_exactly():
+    found = compare_labels(labels(en=95, de=5), labels(en=80, de=20))
+    assert found.test == "fisher-exact"
+    assert found.p_value == pytest.approx(stats.fisher_exact([[95, 5], [80, 20]]).pvalue)
+
+
+def test_a_handful_of_new_labels_is_no_certainty():
+    new = {f"l{number}": 1 for number in range(4)}
+    assert compare_labels(labels(en=200), labels(en=196, **new)).p_value > 0.05
+    many = {f"l{number}": 15 for number in range(4)}
+    assert compare_labels(labels(en=200), labels(en=140, **many)).p_value < 1e-9
+
+
+def test_labels_all_too_rare_cannot_be_tested():
+    found = compare_labels(labels(a=1, b=1, c=1), labels(d=1, e=1, f=1))
+    assert (found.testable, found.p_value) == (False, 1.0)
+
+
+def test_label_counts_cover_the_labels_of_either_window():
+    assert label_counts(labels(b=2, a=1), labels(c=3, d=0)).tolist() == [[1, 2, 0], [0, 0, 3]]
+
+
+@pytest.mark.parametrize(
+    ("compare", "one", "other"),
+    [
+        (compare_numbers, numbers([1] * 30), numbers([1] * 40)),
+        (compare_numbers, numbers([]), numbers([1, 2, 3])),
+        (lambda a, b: compare_flags(a, b, only_rise=True), FlagSummary(30, 30), FlagSummary(40, 40)),
+        (lambda a, b: compare_flags(a, b, only_rise=False), FlagSummary(0, 0), FlagSummary(40, 4)),
+        (compare_labels, labels(en=30), labels(en=40)),
+        (compare_labels, labels(), labels(en=40, de=3)),
+    ],
+)
+def test_columns_that_never_vary_or_have_no_rows_have_p_one_and_leave_the_family(compare, one, other):
+    found = compare(one, other)
+    assert (found.p_value, found.effect, found.testable) == (1.0, 0.0, False)
+
+
+def test_adjusted_p_values_are_benjamini_and_hochbergs():
+    p = [0.01, 0.04, 0.03, 0.005, 0.9]
+    assert adjust_p_values(p) == pytest.approx(stats.false_discovery_control(p, method="bh").tolist())
+    assert adjust_p_values([]) == []

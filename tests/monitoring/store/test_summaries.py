@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitoring.store.number_grid import WIDTH, bins_of, middle_of
+from monitoring.store.rows import DescribedRows
+from monitoring.store.summaries import (
+    OTHER,
+    FlagSummary,
+    LabelSummary,
+    NumberSummary,
+    Summariser,
+    Summary,
+    SummaryMerge,
+    summary_of_feedback,
+)
+from tests.monitoring.described import described_rows, described_set
+
+SET = described_set()
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+ROWS = st.lists(
+    st.tuples(
+        st.integers(0, 10**10), st.none() | FLOATS, st.none() | st.sampled_from(["en", "de", "(other)", "\ud800\0"])
+    ),
+    max_size=30,
+)
+PARTS = st.lists(ROWS, min_size=1, max_size=6)
+
+
+def rows_of(rows):
+    return described_rows([at for at, _, _ in rows], [number for _, number, _ in rows], [label for *_, label in rows])
+
+
+@given(PARTS, st.randoms())
+def test_merged_parts_equal_the_summary_of_all_rows_in_whatever_order(parts, chance):
+    whole = Summary.of(DescribedRows.concat([rows_of([row for part in parts for row in part])]), SET)
+    summaries = [Summary.of(rows_of(part), SET) for part in parts]
+    chance.shuffle(summaries)
+    cut = chance.randint(0, len(summaries))
+    assert Summary.merged(summaries) == whole
+    assert Summary.merged([Summary.merged(summaries[:cut]), Summary.merged(summaries[cut:])]) == whole
+
+
+@given(ROWS)
+def test_a_summary_survives_its_bytes(rows):
+    summary = Summary.of(rows_of(rows), SET)
+    assert Summary.from_bytes(summary.to_bytes()) == summary
+
+
+@given(ROWS, ROWS)
+def test_summaries_of_other_descriptors_are_added_by_name(rows, others):
+    feedback = summary_of_feedback([1.0, 0.5], ["good"])
+    merged = Summary.merged([Summary.of(rows_of(rows), SET), feedback, Summary.of(rows_of(others), SET), feedback])
+    assert merged.rows == len(rows) + len(others)
+    assert merged.numbers["feedback.score"] == NumberSummary.of([1.0, 0.5, 1.0, 0.5])
+    assert merged.labels["feedback.label"].counts == {"good": 2}
+    assert merged.numbers["number"] == NumberSummary.of([row[1] for row in [*rows, *others] if row[1] is not None])
+    assert set(merged.versions) == {"number", "flag", "label"}
+
+
+@given(ROWS, st.data())
+def test_groups_summarised_together_equal_each_group_alone(rows, data):
+    groups = np.array([data.draw(st.integers(-1, 3)) for _ in rows], dtype=np.int64)
+    described = rows_of(rows)
+    together = Summariser(described, SET.descriptors).by_group(groups, 4)
+    assert together == [Summary.of(described.select(groups == group), SET) for group in range(4)]
+
+
+def test_hundreds_of_summaries_are_merged_as_a_few_are():
+    parts = [Summary.of(rows_of([(n, float(n), "en"), (n, None, None)]), SET) for n in range(300)]
+    merge = SummaryMerge()
+    for part in parts:
+        merge.add_bytes(part.to_bytes())
+    assert merge.result() == Summary.of(
+        rows_of([(n, float(n), "en") for n in range(300)] + [(0, None, None)] * 300), SET
+    )
+
+
+@given(st.lists(FLOATS, min_size=2, max_size=50))
+def test_bins_keep_the_order_of_numbers_and_are_narrow(values):
+    column = np.sort(np.array(values, dtype=np.float32))
+    bins = bins_of(column)
+    assert (np.diff(bins) >= 0).all()
+    assert (np.abs(bins) <= WIDTH // 2).all()
+    for value, found in zip(column.tolist(), bins.tolist(), strict=True):
+        assert middle_of(found) == pytest.approx(value, rel=0.022, abs=0)
+
+
+@given(st.lists(FLOATS, min_size=1, max_size=40), st.lists(FLOATS, min_size=1, max_size=40))
+def test_a_distance_over_bins_is_never_above_that_over_values(first, second):
+    def distance(a, b):
+        points = np.unique(np.concatenate([a, b]))
+        shares = [np.searchsorted(np.sort(part), points, side="right") / len(part) for part in (a, b)]
+        return np.abs(shares[0] - shares[1]).max()
+
+    a, b = (np.array(values, dtype=np.float32) for values in (first, second))
+    assert distance(bins_of(a), bins_of(b)) <= distance(a, b)
+
+
+def test_whole_numbers_to_46_have_bins_of_their_own():
+    assert len(set(bins_of(np.arange(-46, 47, dtype=np.float32)).tolist())) == 93
+    assert [middle_of(int(bins_of(np.array([n], dtype=np.float32))[0])) for n in range(47)] == list(range(47))
+
+
+@given(st.lists(FLOATS, min_size=2, max_size=40))
+def test_moments_are_those_of_exact_arithmetic(values):
+    from fractions import Fraction
+
+    column = [Fraction(float(value)) for value in np.array(values, dtype=np.float32)]
+    mean = sum(column) / len(column)
+    variance = sum((value - mean) ** 2 for value in column) / (len(column) - 1)
+    summary = NumberSummary.of(values)
+    assert summary.mean == pytest.approx(float(mean), rel=1e-12)
+    assert summary.sd == pytest.approx(math.sqrt(variance), rel=1e-12)
+    assert summary.total == pytest.approx(float(sum(column)), rel=1e-12)
+    assert summary.total_of_squares == pytest.approx(float(sum(value**2 for value in column)), rel=1e-12)
+    assert (summary.minimum, summary.maximum) == (min(map(float, column)), max(map(float, column)))
+
+
+def test_quantiles_are_those_of_the_rows_within_a_bin():
+    values = np.random.default_rng(1).lognormal(5, 1, 5001).astype(np.float32)
+    summary = NumberSummary.of(values)
+    for q in (0.0, 0.01, 0.5, 0.9, 0.999, 1.0):
+        assert summary.quantile(q) == pytest.approx(np.quantile(values, q, method="inverted_cdf"), rel=0.022)
+    assert NumberSummary.of([12, 12, 13]).quantile(0.5) == 12
+    assert math.isnan(NumberSummary().quantile(0.5))
+    assert math.isnan(NumberSummary().mean)
+
+
+def test_what_is_no_number_is_left_out():
+    summary = NumberSummary.of([1.0, math.nan, math.inf, -math.inf])
+    assert (summary.n, summary.mean) == (1, 1.0)
+    assert FlagSummary.of([1.0, 0.0, math.nan]) == FlagSummary(2, 1)
+
+
+def test_the_rarest_labels_are_counted_together_when_stored():
+    labels = LabelSummary({**{f"l{n:03}": n for n in range(1, 301)}, OTHER: 5})
+    stored = labels.limited()
+    assert len(stored.counts) == 201
+    assert stored.n == labels.n
+    assert "l100" not in stored.counts
+    assert stored.counts["l101"] == 101
+    assert stored.counts[OTHER] == 5 + sum(range(1, 101))
+
+
+def test_two_versions_of_one_descriptor_are_told_apart():
+    one, two = Summary(versions={"words": "b"}), Summary(versions={"words": "a"})
+    assert Summary.merged([one, two, two]).versions == {"words": "a+b"}
+
+
+@pytest.mark.parametrize("data", [b"", b"\x01", b"\x02abc", b"\x01abc"])
+def test_bytes_that_are_no_summary_are_refused(data):
+    with pytest.raises(ValueError, match="not a stored summary"):
+        Summary.from_bytes(data)
+
+
+def test_an_hour_of_thirty_descriptors_takes_some_kilobytes():
+    chance = np.random.default_rng(2)
+    rows = described_rows(range(1400), np.round(chance.lognormal(4, 1, 1400), 3), ["en"] * 1400)
+    assert len(Summary.of(rows, SET).to_bytes()) < 600

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmops.errors import CannotRun, StoreUnavailable
+from llmops.production_log import Feedback, ProductionLog
+from monitoring.store.database import open_database
+from monitoring.store.hourly import MOST_VALUES
+from monitoring.store.ingest import ingest
+from monitoring.store.ingest_feedback import ingest_feedback
+from monitoring.store.rows import HOUR
+from monitoring.store.summaries import OTHER, NumberSummary, Summary
+from monitoring.store.windows import WindowReader
+from tests.monitoring.described import APP, START, STEP, cheap_set, record, records
+
+SLICES = ("release", "user")
+ROWS = 700
+SPAN = int(ROWS * STEP / timedelta(seconds=1))
+SET = cheap_set()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    """A log of 700 described rows, not in the order of their times, over some eight hours; every third has feedback."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('windows')}/log.db"
+    log, engine = ProductionLog(url), open_database(url)
+    order = np.random.default_rng(3).permutation(ROWS).tolist()
+    log.append(records(order[:400]))
+    ingest(log, engine, SET, slices=SLICES)
+    log.append(records(order[400:]))
+    ingest(log, engine, SET, slices=SLICES)
+    for number in range(0, ROWS, 3):
+        rated = record(number)
+        log.add_feedback(
+            Feedback(rated.request_id, rated.key, "anonymous", APP, rated.release, score=float(number % 2))
+        )
+    ingest_feedback(log, engine, SET, slices=SLICES)
+    engine.dispose()
+    log.close()
+    return url
+
+
+@pytest.fixture(scope="module")
+def reader(url):
+    engine = open_database(url)
+    yield WindowReader(engine, SET)
+    engine.dispose()
+
+
+def scanned(reader, since, until, chosen=lambda rows, place: True):
+    """The summary by going through all rows, with the feedback on them."""
+    rows = reader.rows(APP, since, until)
+    rows = rows.select(np.array([chosen(rows, place) for place in range(len(rows))], dtype=bool))
+    numbers = [int(request_id[1:]) for request_id in rows.request_ids]
+    scores = [float(number % 2) for number in numbers if number % 3 == 0]
+    feedback = Summary(numbers={"feedback.score": NumberSummary.of(scores)} if scores else {})
+    return Summary.merged([Summary.of(rows, SET), feedback])
+
+
+WINDOWS = st.tuples(*[st.integers(-HOUR, SPAN + HOUR) | st.integers(-1, 9).map(lambda hour: hour * HOUR)] * 2)
+
+
+@settings(max_examples=40)
+@given(WINDOWS, st.sampled_from(["release", "user", "route"]))
+def test_a_window_equals_the_scan_of_its_rows(reader, bounds, dimension):
+    since, until = (START + timedelta(seconds=bound) for bound in sorted(bounds))
+    whole = reader.summary(APP, since, until)
+    if whole[None].rows:
+        assert whole == {None: scanned(reader, since, until)}
+    by_value = reader.summary(APP, since, until, dimension)  # hours are not summarised by route
+    assert sum(summary.rows for summary in by_value.values()) == whole[None].rows
+    for value, summary in by_value.items():
+        assert summary == scanned(reader, since, until, lambda r, p, v=value: r.dimensions[dimension][p] == v)
+
+
+@settings(max_examples=15)
+@given(WINDOWS)
+def test_hours_are_cut_at_the_ends_of_the_window(reader, bounds):
+    since, until = (START + timedelta(seconds=bound) for bound in sorted(bounds))
+    hours = reader.hours(APP, since, until)
+    assert [hour for hour, _ in hours] == sorted({hour for hour, _ in hours})
+    for hour, summary in hours:
+        start, end = max(hour, since), min(hour + timedelta(seconds=HOUR), until)
+        assert summary == scanned(reader, start, end)
+    assert sum(summary.rows for _, summary in hours) == reader.summary(APP, since, until)[None].rows
+
+
+def test_hours_of_one_slice(reader):
+    hours = reader.hours(APP, START, START + timedelta(hours=2.5), "user", "user1")
+    assert [summary.rows for _, summary in hours] == [23, 22, 11]
+    unsliced = reader.hours(APP, START, START + timedelta(hours=2.5), "route", "chat")
+    assert [summary.rows for _, summary in unsliced] == [90, 90, 45]
+    assert reader.hours(APP, START, None, "user", "nobody") == []
+
+
+def test_rows_are_read_oldest_first_and_chosen(reader):
+    rows = reader.rows(APP, START, START + 100 * STEP, ["latency_ms"], {"user": "user1"})
+    assert list(rows.request_ids) == [f"r{number}" for number in range(1, 100, 4)]
+    assert list(rows.columns) == ["latency_ms"]
+    assert len(reader.rows(APP, START, None, where={"user": None})) == 0
+    assert sum(len(part) for part in reader.parts(APP, None, None)) == ROWS
+
+
+def test_values_beyond_the_most_frequent_are_counted_over_a_window_too(tmp_path):
+    url = f"sqlite:///{tmp_path}/log.db"
+    log, engine = ProductionLog(url), open_database(url)
+    log.append([record(number, user=f"u{number // 2}") for number in range(2 * MOST_VALUES + 100)])
+    ingest(log, engine, SET, slices=SLICES)
+    found = WindowReader(engine, SET).summary(APP, None, None, "user")
+    assert len(found) == MOST_VALUES + 1
+    assert found[OTHER].rows == 100
+    assert sum(summary.rows for summary in found.values()) == 2 * MOST_VALUES + 100
+    engine.dispose()
+    log.close()
+
+
+def test_a_log_that_was_never_described_is_told_apart_from_an_empty_one(tmp_path):
+    url = f"sqlite:///{tmp_path}/log.db"
+    ProductionLog(url).close()
+    engine = open_database(url)
+    with pytest.raises(CannotRun, match="not described"):
+        WindowReader(engine, SET).summary(APP, None, None)
+    engine.dispose()
+
+
+def test_a_damaged_summary_is_named(tmp_path):
+    url = f"sqlite:///{tmp_path}/log.db"
+    log, engine = ProductionLog(url), open_database(url)
+    log.append(records(range(5)))
+    ingest(log, engine, SET)
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE hourly_summaries SET data = x'0102'"))
+    with pytest.raises(StoreUnavailable, match="hour 2026-01-01T00:00:00"):
+        WindowReader(engine, SET).summary(APP, None, None)
+    engine.dispose()
+    log.close()
