@@ -30,13 +30,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "DriftRules": "rules",
+    "DriftRules": "decide.rules",
     "MonitorResult": "result",
-    "PinnedReference": "references",
-    "list_references": "pinning",
-    "pin_at_promotion": "pinning",
-    "pin_reference": "pinning",
-    "reference_in_force": "pinning",
+    "PinnedReference": "decide.references",
+    "list_references": "decide.pinning",
+    "pin_at_promotion": "decide.pinning",
+    "pin_reference": "decide.pinning",
+    "reference_in_force": "decide.pinning",
 }
 
 

@@ -133,7 +133,7 @@ class Chunk:
     index: which of the `n` answers asked for; each has a chunk of its own with its `finish_reason`. tool_calls,
     logprobs: OpenAI's delta objects, and its entries of `logprobs.content` for the tokens of this piece.
     queued_s: seconds the request waited for a slot; on the first chunk, of engines that queue outside this process.
-    more: the next chunk is there already, so that both can go out together.
+    more: the next chunk is there already, so that both can go out together; no part of the answer.
     """
 
     text: str
@@ -143,7 +143,7 @@ class Chunk:
     tool_calls: Sequence[Mapping[str, Any]] = ()
     logprobs: Sequence[Mapping[str, Any]] = ()
     queued_s: float | None = None
-    more: bool = False
+    more: bool = field(default=False, compare=False)
 
     def followed(self) -> Chunk:
         """The same, with `more`."""

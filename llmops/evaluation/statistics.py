@@ -186,7 +186,8 @@ def wilson_interval(share: float, rows: float, z: float) -> tuple[float, float]:
     shrink = 1 + z**2 / rows
     centre = (share + z**2 / (2 * rows)) / shrink
     reach = z / shrink * (share * (1 - share) / rows + z**2 / (4 * rows**2)) ** 0.5
-    return max(0.0, centre - reach), min(1.0, centre + reach)
+    # In exact numbers it holds the share; at 0 and 1 rounding would leave it out by 1e-17.
+    return max(0.0, min(share, centre - reach)), min(1.0, max(share, centre + reach))
 
 
 def _mcnemar(a: Sequence[float], b: Sequence[float]) -> PairedTest:

@@ -37,6 +37,10 @@ _CONTENT_TAG, _HASH_TAG, _GATE_TAG, _HISTORY_TAG = (
     "llmops.history",
 )
 _HISTORY_LENGTH = 20
+_CHAMPION_MOVES = ("promote", "rollback")
+_MOVES_KEPT = 10
+_MOST_WHY, _MOST_HISTORY = 300, 4800
+"""Characters: MLflow keeps 5,000 of a registered model's tag, and refuses more."""
 
 
 class ReleaseRegistry:
@@ -135,9 +139,10 @@ class ReleaseRegistry:
         with translated(f"app {release.app}"):
             if champion is not None:
                 self._store.client.set_registered_model_alias(release.app, PREVIOUS, str(champion.version))
-            self._store.client.set_registered_model_alias(release.app, CHAMPION, str(release.version))
             if challenger is not None and challenger.version == release.version:
+                # Before the champion's alias: a call that is cut off after that one is not taken up again.
                 self._store.client.delete_registered_model_alias(release.app, CHALLENGER)
+            self._store.client.set_registered_model_alias(release.app, CHAMPION, str(release.version))
         self.remember(release.app, "promote", champion.ref if champion else None, release.ref, why or "gate passed")
         return champion
 
@@ -170,18 +175,48 @@ class ReleaseRegistry:
         return old
 
     def roll_back(self, app: str) -> tuple[Release, Release]:
-        """Champion and previous change places; returns (new champion, old champion). Raises CannotRun."""
+        """Champion and previous change places; returns (new champion, old champion). A call that was cut off between
+        its steps is finished by the next one. Raises CannotRun, StoreUnavailable."""
         releases = self.versions(app)
         champion, previous = _holding(CHAMPION, releases), _holding(PREVIOUS, releases)
-        if champion is None or previous is None:
+        if champion is not None and (left := self._left_half_way(champion, releases)) is not None:
+            self._swap(app, champion, left)  # leaving the new champion as well would be a second rollback
+            return champion, left
+        if champion is None or previous is None or champion.version == previous.version:
             raise CannotRun(f"{app} has no previous release to roll back to")
-        with translated(f"app {app}"):
-            self._store.client.set_registered_model_alias(app, CHAMPION, str(previous.version))
-            self._store.client.set_registered_model_alias(app, PREVIOUS, str(champion.version))
-            if CHALLENGER in previous.aliases:
-                self._store.client.delete_registered_model_alias(app, CHALLENGER)
+        # On record first: while the aliases move, the old champion stands nowhere else. And a monitor that finds no
+        # record of it would take the old champion for a release worth going back to.
         self.remember(app, "rollback", champion.ref, previous.ref, "rolled back")
+        self._swap(app, previous, champion)
         return previous, champion
+
+    def roll_back_from(self, app: str, ref: str) -> tuple[Release, Release] | None:
+        """As `roll_back`, of this champion alone: None where another one serves, such as after the first such call.
+
+        Raises CannotRun, StoreUnavailable.
+        """
+        releases = self.versions(app)
+        champion = _holding(CHAMPION, releases)
+        if champion is None or (champion.ref != ref and self._left_half_way(champion, releases) is None):
+            return None
+        return self.roll_back(app)
+
+    def _swap(self, app: str, new: Release, old: Release) -> None:
+        """`previous` is moved last: once it stands, everything else does."""
+        with translated(f"app {app}"):
+            self._store.client.set_registered_model_alias(app, CHAMPION, str(new.version))
+            if CHALLENGER in new.aliases:
+                self._store.client.delete_registered_model_alias(app, CHALLENGER)
+            self._store.client.set_registered_model_alias(app, PREVIOUS, str(old.version))
+
+    def _left_half_way(self, champion: Release, releases: Sequence[Release]) -> Release | None:
+        """The old champion of a rollback that moved one alias of two; None where none did."""
+        if PREVIOUS not in champion.aliases:
+            return None
+        moves = [move for move in self.history(champion.app) if move["what"] in _CHAMPION_MOVES]
+        if not moves or moves[-1]["what"] != "rollback" or moves[-1]["to"] != champion.ref:
+            return None
+        return next((release for release in releases if release.ref == moves[-1]["from"]), None)
 
     def history(self, app: str) -> list[dict[str, Any]]:
         """The last moves of aliases and changes of traffic, oldest first: `{"at", "what", "from", "to", "why"}`.
@@ -194,8 +229,9 @@ class ReleaseRegistry:
 
     def remember(self, app: str, what: str, old: str | None, new: str | None, why: str) -> None:
         """Adds an entry to the app's history. Raises StoreUnavailable."""
-        entry = {"at": datetime.now(UTC).isoformat(), "what": what, "from": old, "to": new, "why": why}
-        history = [*self.history(app), entry][-_HISTORY_LENGTH:]
+        shown = why if len(why) <= _MOST_WHY else why[: _MOST_WHY - 1] + "…"
+        entry = {"at": datetime.now(UTC).isoformat(), "what": what, "from": old, "to": new, "why": shown}
+        history = _shortened([*self.history(app), entry])
         with translated(f"app {app}"):
             self._store.client.set_registered_model_tag(app, _HISTORY_TAG, canonical_json(history))
 
@@ -228,6 +264,17 @@ class ReleaseRegistry:
                 created_at=item.creation_timestamp / 1000,
             )
         return dataclasses.replace(self._contents[key], aliases=aliases)
+
+
+def _shortened(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The newest entries. Changes of traffic, which may be many, do not push out the champion's last moves: since when
+    it serves, and what was rolled back, is what automatic rollbacks go by."""
+    kept = [entry for entry in history if entry["what"] in _CHAMPION_MOVES][-_MOVES_KEPT:]
+    shown = list(history)
+    while len(shown) > 1 and (len(shown) > _HISTORY_LENGTH or len(canonical_json(shown)) > _MOST_HISTORY):
+        others = [place for place, entry in enumerate(shown[:-1]) if not any(entry is each for each in kept)]
+        del shown[others[0] if others else 0]
+    return shown
 
 
 def _holding(alias: str, releases: Sequence[Release]) -> Release | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -10,16 +11,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from llmops.errors import CannotRun
 from llmops.production_log import Belongings, Erased, ProductionLog, open_engine
 from llmops.recording.forgetting import Traces
 from llmops.settings import Settings
+from monitoring.act.actions import evidence_folder
 from monitoring.store import deletion
 from monitoring.store.database import reading
 
 _PASSES = 5
+_EVIDENCE = "evidence_files"
 NOT_REACHED = (
     "backups, exported files, eval sets made from the log, OpenTelemetry's backend",
-    "verdicts that MLflow keeps of monitoring runs: they name request ids, and no text",
+    "what MLflow keeps of the monitor's actions: it names request ids, and no text and no user",
 )
 """What nobody here can find."""
 
@@ -76,6 +80,7 @@ def forget(
         if dry_run:
             receipt.deleted.update(log.still_holds(found))
             receipt.deleted.update(_monitor_holds(settings, found))
+            receipt.deleted[_EVIDENCE] = _forget_evidence(settings, found, dry_run=True)
         else:
             _forget(settings, log, asked, found, receipt)
     finally:
@@ -88,20 +93,45 @@ def _forget(
     settings: Settings, log: ProductionLog, asked: Mapping[str, str], found: Belongings, receipt: Receipt
 ) -> None:
     traces = Traces(settings)
+    of_monitor: dict[str, int] = {}
     for _ in range(_PASSES):
         exported = traces.forget(found)
         receipt.deleted.update(exported)
         with log.forgetting(found) as (connection, deleted):
             receipt.deleted.update(deleted)
             receipt.deleted.update(deletion.forget(connection, found))
+        receipt.deleted[_EVIDENCE] += _forget_evidence(settings, found)
         found = found | log.belongings(**asked)
-        receipt.left = {**log.still_holds(found), **_monitor_holds(settings, found), **traces.forget(found)}
+        of_monitor = _monitor_holds(settings, found)
+        receipt.left = {**log.still_holds(found), **of_monitor, **traces.forget(found)}
+        receipt.left[_EVIDENCE] = _forget_evidence(settings, found)
         receipt.deleted.update({name: receipt.left[name] for name in exported})
         if not any(receipt.left.values()):
             break
-    receipt.erased = log.erase(found, receipt.deleted.keys() & receipt.left.keys())
+    receipt.erased = log.erase(found, receipt.deleted.keys() & of_monitor.keys())  # not all that is counted is a table
     if receipt.deleted["traces"] + receipt.deleted["assessments"]:
         traces.erase(found)
+
+
+def _forget_evidence(settings: Settings, found: Belongings, *, dry_run: bool = False) -> int:
+    """Takes it out of the files that retrain commands were given; returns of how many."""
+    changed = 0
+    for path in sorted(evidence_folder(settings.home).glob("*.json")):
+        try:
+            old = json.loads(path.read_bytes())
+            new = deletion.nameless(old, found)
+            if new == old:
+                continue
+            if not dry_run:
+                path.write_text(json.dumps(new, ensure_ascii=False, indent=2), encoding="utf-8")
+        except FileNotFoundError:
+            continue
+        except ValueError:  # the half of a file; its order, which has the whole, writes it again
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise CannotRun(f"{path}: cannot be read and written: {error.strerror}") from error
+        changed += 1
+    return changed
 
 
 def _monitor_holds(settings: Settings, found: Belongings) -> dict[str, int]:

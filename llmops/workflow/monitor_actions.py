@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.errors import CannotRun
+from llmops.production_log.record import hidden_user
 from llmops.recording.monitoring import monitoring_experiment
 from llmops.recording.monitoring_actions import record_action
 from llmops.registry import Registry
@@ -24,7 +25,7 @@ from llmops.settings import Settings
 from llmops.traffic_policy import TrafficPolicy
 from llmops.versions import CHALLENGER, CHAMPION, PREVIOUS, Release
 from llmops.workflow.evaluations import Evaluations, RunOptions
-from monitoring.act.actions import Interrupted, Order
+from monitoring.act.actions import Interrupted, Order, evidence_folder
 from monitoring.act.policy import Situation
 
 _TOLD = 2000
@@ -74,11 +75,11 @@ class RegistryActuator:
 
     def roll_back(self, order: Order) -> Mapping[str, Any]:
         """The previous release becomes the champion. Raises CannotRun where there is none."""
-        releases = self._registry.release_versions.versions(order.app)
-        champion = _holding(CHAMPION, releases)
-        if _ref(champion) != order.release:
+        moved = self._registry.release_versions.roll_back_from(order.app, order.release)
+        if moved is None:
+            champion = self._registry.release_versions.champion(order.app)
             return {"champion": _ref(champion), "note": f"{order.release} was no champion any more"}
-        new, old = self._registry.release_versions.roll_back(order.app)
+        new, old = moved
         return {"champion": new.ref, "previous": old.ref}
 
     def re_evaluate(self, order: Order) -> Mapping[str, Any]:
@@ -134,7 +135,8 @@ class RegistryActuator:
         """As `Actuator`. Raises StoreUnavailable."""
         names = ("app", "action", "release", "dry_run", "why")
         action = {**{name: getattr(order, name) for name in names}, "outcome": dict(outcome)}
-        return record_action(self._registry.store, monitoring_experiment(order.app), order.key, action, order.evidence)
+        evidence = _without_names(order.evidence)  # MLflow's runs are not reached when a user is forgotten
+        return record_action(self._registry.store, monitoring_experiment(order.app), order.key, action, evidence)
 
     @property
     def _registry(self) -> Registry:
@@ -144,7 +146,7 @@ class RegistryActuator:
             return self._opened
 
     def _evidence_file(self, order: Order) -> Path:
-        path = self._settings.home / "monitor" / "evidence" / f"{_digest(order.key).hex()[:16]}.json"
+        path = evidence_folder(self._settings.home) / f"{_digest(order.key).hex()[:16]}.json"
         evidence = {"key": order.key, "app": order.app, "release": order.release, "why": order.why, **order.evidence}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,6 +186,16 @@ class RegistryActuator:
             process.kill()
             process.wait()
         return False
+
+
+def _without_names(value: Any) -> Any:
+    """Evidence with stand-ins for the users whose slices it speaks of."""
+    if isinstance(value, Mapping):
+        return {
+            name: hidden_user(item) if name == "user" and isinstance(item, str) else _without_names(item)
+            for name, item in value.items()
+        }
+    return [_without_names(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _no_return(

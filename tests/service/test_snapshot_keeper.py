@@ -124,8 +124,9 @@ def test_before_the_first_look_requests_are_told_to_come_back(serve, release, wa
         reply = gateway.http.get("/readyz")
         assert (reply.status_code, reply.json()["reasons"]) == (503, ["engine of assistant: loading"])
         assert gateway.http.get("/livez").status_code == 200
-        gateway.app.state.gateway.keeper._snapshot = None
         gateway.source.down = True
+        wait_until(lambda: gateway.app.state.gateway.keeper.last_error)  # no look that began before may end after
+        gateway.app.state.gateway.keeper._snapshot = None
         assert gateway.chat().headers["retry-after"] == "1"
         assert gateway.http.get("/v1/models").status_code == 503
         gateway.source.down = False
