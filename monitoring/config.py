@@ -54,8 +54,6 @@ def read_config(settings: Settings | None = None) -> MonitorConfig:
 
 
 def _config(file: Path, settings: Settings) -> MonitorConfig:
-    from monitoring.decide.rules import DriftRules
-
     values = read_toml(file)
     for name in values:
         if name not in _TABLES:
@@ -64,13 +62,26 @@ def _config(file: Path, settings: Settings) -> MonitorConfig:
     return MonitorConfig(
         descriptors=descriptors,
         slices=_slices(values.get("slices", {}), file),
-        rules=read_dataclass(DriftRules, values.get("rules", {}), file, "rules"),
+        rules=_rules(values.get("rules", {}), descriptors, file),
         limits=_limits(values.get("limit", []), descriptors, file),
         reference=read_dataclass(ReferenceSettings, values.get("reference", {}), file, "reference"),
         alerts=read_alerts(values.get("alerts", {}), file),
         policies=read_policies(values.get("policy", {}), file),
         file=file,
     )
+
+
+def _rules(values: Any, descriptors: DescriptorSet, file: Path) -> DriftRules:
+    from monitoring.decide.rules import DriftRules
+
+    rules = read_dataclass(DriftRules, values, file, "rules")
+    harmful = [name for name, each in descriptors.descriptors.items() if each.harmful]
+    for name in values.get("flag_weights", {}):
+        if name not in harmful:  # a weight that is misspelt would weigh nothing, and nobody would see it
+            raise BadFile(
+                file, f"there is no harmful flag {name!r}{nearest(name, harmful)}", field="rules: flag_weights"
+            )
+    return rules
 
 
 def _limits(tables: Any, descriptors: DescriptorSet, file: Path) -> tuple[Limit, ...]:

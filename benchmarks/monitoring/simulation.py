@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from monitoring.config import read_config
 from monitoring.decide.detectors import Batch, DetectorState, FlagDetector
 from monitoring.decide.drift import examine_slice
 from monitoring.decide.limits import Limit, check_limits
@@ -60,6 +61,8 @@ DESCRIPTORS = {
 SHARES = {"output.link": 0.08, "output.refusal": 0.05, "output.pii_email": 0.03, "output.empty": 0.04}
 LIMITS = (Limit("output.refusal", share_at_most=0.05), Limit("latency_ms", quantile=0.95, at_most=12.0))
 HARMFUL = [name for name, each in DESCRIPTORS.items() if each.harmful]
+PACKAGED = [name for name, each in read_config().descriptors.descriptors.items() if each.harmful]
+"""The harmful flags of default.toml, which share the detectors' part of the budget there."""
 
 
 def draw(rows: int, chance: np.random.Generator) -> dict[str, Column]:
@@ -100,9 +103,11 @@ def summarise(columns: dict[str, Column]) -> Summary:
 
 @dataclass
 class Month:
-    """One month against one reference. alarms: (day, kind, descriptor)."""
+    """One month against one reference. flags: those that share the detectors' part of the budget. alarms: (day, kind,
+    descriptor)."""
 
     reference: Summary
+    flags: Sequence[str] = field(default_factory=lambda: HARMFUL)
     states: dict[str, DetectorState] = field(default_factory=dict)
     past: list[PastWindow] = field(default_factory=list)
     alarms: list[tuple[int, str, str]] = field(default_factory=list)
@@ -125,7 +130,7 @@ class Month:
     def _sequential(self, day: int, columns: dict[str, Column]) -> Iterator[str]:
         begin, hour = (BEGIN + timedelta(days=day)).timestamp(), 86_400.0 / TICKS
         for name in HARMFUL:
-            detector = detector_of(name, self.reference.flags[name])
+            detector = detector_of(name, self.reference.flags[name], self.flags)
             state = self.states.get(name) or detector.open(begin, "pinned")
             parts = np.array_split(columns[name], TICKS)
             batches = [
@@ -137,9 +142,9 @@ class Month:
                 yield name
 
 
-def detector_of(name: str, reference: FlagSummary) -> FlagDetector:
+def detector_of(name: str, reference: FlagSummary, flags: Sequence[str]) -> FlagDetector:
     """As for the whole app, where releases are watched beside it."""
-    return FlagDetector(reference, RULES.flag_alpha(name, HARMFUL), RULES.floor(DESCRIPTORS[name]))
+    return FlagDetector(reference, RULES.flag_alpha(name, flags), RULES.floor(DESCRIPTORS[name]))
 
 
 def run_month(
@@ -179,6 +184,29 @@ class Claim:
         verdict = "told " if self.bound is None else "holds" if self.holds else "FAILS"
         share = f"{self.found / self.of:6.1%} [{low:.1%}, {high:.1%}]"
         return f"{verdict} {self.text:<86} {share:<24} {sign:<7} {self.note}"
+
+
+def detected_as_packaged(months: int, from_day: int) -> Claim:
+    """As `detected`, by the detector of refusals alone, beside as many harmful flags as default.toml declares."""
+    found, first = 0, 0
+    for number in range(months):
+        chance = np.random.default_rng([4, number, from_day])
+        reference = summarise(draw(1_001, chance))
+        detector = detector_of("output.refusal", reference.flags["output.refusal"], PACKAGED)
+        state, days = detector.open(BEGIN.timestamp(), "pinned"), []
+        for day in range(from_day + 2):
+            share = 0.09 if day >= from_day else SHARES["output.refusal"]
+            hits = chance.binomial(np.diff(np.linspace(0, 1_000, TICKS + 1).astype(int)), share)
+            since = BEGIN.timestamp() + day * 86_400
+            for tick, rows in enumerate(np.diff(np.linspace(0, 1_000, TICKS + 1).astype(int)).tolist()):
+                batch = Batch(since + tick * 3600, since + (tick + 1) * 3600, rows, int(hits[tick]))
+                state, crossings = detector.advance(state, [batch])
+                days += [day] * len(crossings)
+        found += any(day >= from_day for day in days)
+        first += from_day in days
+    place = "at once after the pin" if from_day == 0 else f"on day {from_day + 1}"
+    text = f"the same beside default.toml's {len(PACKAGED)} flags, {place}: within 2 days against 1,001"
+    return Claim(text, found, months, 0.90, False, f"first day {first / months:.0%}; by sequential alone")
 
 
 def quiet(months: int, size: int) -> Claim:
@@ -221,7 +249,7 @@ def minutes_to_alarm(months: int, share: float) -> str:
     for number in range(months):
         chance = np.random.default_rng([3, number])
         reference = FlagSummary(5_000, int(chance.binomial(5_000, SHARES["output.refusal"])))
-        detector = detector_of("output.refusal", reference)
+        detector = detector_of("output.refusal", reference, HARMFUL)
         state, seen = detector.open(BEGIN.timestamp(), "pinned"), 0
         while seen < 5_000:
             at = BEGIN.timestamp() + seen
@@ -245,6 +273,7 @@ def claims(months: int, sizes: Sequence[int]) -> Iterator[Claim]:
     for from_day in (0, 15):
         for reference, bound in wanted:
             yield detected(months, risen, reference, refusing(0.09), "output.refusal", 2, from_day, bound)
+        yield detected_as_packaged(months, from_day)
     sds = {"output.non_letter": 2**0.5, "latency_ms": 6**0.5, "output.sentiment": 0.4}
     # Against 1,001 rows even one t-test of all three days at this level would find 95 % of shifts at best.
     told: Sequence[tuple[int, float | None]] = ((5_000, 0.95), (1_001, None))

@@ -127,7 +127,8 @@ def _forget_evidence(settings: Settings, found: Belongings, *, dry_run: bool = F
         except FileNotFoundError:
             continue
         except ValueError:  # the half of a file; its order, which has the whole, writes it again
-            path.unlink(missing_ok=True)
+            if not dry_run:
+                path.unlink(missing_ok=True)
         except OSError as error:
             raise CannotRun(f"{path}: cannot be read and written: {error.strerror}") from error
         changed += 1

@@ -126,7 +126,7 @@ daemon_stages = sa.Table(
     sa.Column("last_error", sa.Text),
 )
 
-_WITH_IDS = {
+ID_COLUMNS = {
     alarm_book: ("rows",),
     alert_outbox: ("payload",),
     monitor_actions: ("evidence", "outcome"),
@@ -165,12 +165,12 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 def forget_requests(connection: sa.Connection, request_ids: Collection[str]) -> int:
     """Takes request ids out of every table here, for requests that are deleted; returns how many rows changed."""
     wanted, changed = frozenset(request_ids), 0
-    for table, names in _WITH_IDS.items():
+    for table, names in ID_COLUMNS.items():
         keys = list(table.primary_key.columns)
         columns = [table.c[name] for name in names]
         for row in connection.execute(sa.select(*keys, *columns)).all():
             old = dict(zip(names, row[len(keys) :], strict=True))
-            new = {name: _without(value, wanted) for name, value in old.items()}
+            new = {name: without_requests(value, wanted, name) for name, value in old.items()}
             if new != old:
                 same = sa.and_(*(key == value for key, value in zip(keys, row, strict=False)))
                 connection.execute(sa.update(table).where(same).values(new))
@@ -178,15 +178,20 @@ def forget_requests(connection: sa.Connection, request_ids: Collection[str]) -> 
     return changed
 
 
-def _without(value: Any, wanted: frozenset[str]) -> Any:
-    """The JSON value without these texts: taken out of lists, and with them the objects that are about one."""
+def without_requests(value: Any, wanted: Collection[str], name: str = "") -> Any:
+    """The JSON value, which stands under `name`, without these request ids, and without what is about one of them.
+
+    Clients choose request ids, and may choose `opened` or an app's name: only where ids stand are texts taken for them,
+    which is in lists called `rows`, and in objects under `request_id`.
+    """
     if isinstance(value, list):
-        return [_without(item, wanted) for item in value if not _is_about(item, wanted)]
+        return [without_requests(item, wanted, name) for item in value if not _is_about(item, wanted, name == "rows")]
     if isinstance(value, dict):
-        return {name: _without(item, wanted) for name, item in value.items() if not _is_about(item, wanted)}
+        kept = {key: item for key, item in value.items() if not _is_about(item, wanted, False)}
+        return {key: without_requests(item, wanted, str(key)) for key, item in kept.items()}
     return value
 
 
-def _is_about(item: Any, wanted: frozenset[str]) -> bool:
-    named = item.get("request_id") if isinstance(item, dict) else item
+def _is_about(item: Any, wanted: Collection[str], among_ids: bool) -> bool:
+    named = item.get("request_id") if isinstance(item, dict) else item if among_ids else None
     return isinstance(named, str) and named in wanted

@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 
 from llmops.errors import EngineUnavailable, LlmopsError, StoreUnavailable
+from llmops.hashing import content_hash
 from monitoring.act.action_tables import alone, ensure_tables, reading, tested_windows
 from monitoring.act.action_tables import monitor_actions as table
 from monitoring.act.alerts.message import row_links, run_url
@@ -31,6 +33,7 @@ logger = logging.getLogger("llmops.monitoring")
 
 CLAIM_SECONDS, SLOW_CLAIM_SECONDS = 30.0, 300.0
 MOST_ATTEMPTS = 8
+_MOST_ALERT_ID = 200
 FIRST_PAUSE_SECONDS = 5.0
 SLOW: frozenset[str] = frozenset({"re-evaluate", "retrain"})
 """Actions that may take minutes or hours."""
@@ -273,12 +276,17 @@ def read_actions(engine: sa.Engine, *, app: str | None = None, limit: int = 50) 
         return [_record(row, Policy()) for row in connection.execute(query)]
 
 
+def evidence_folder(home: Path) -> Path:
+    """Where retrain commands find what they are asked for: a JSON file for each order."""
+    return home / "monitor" / "evidence"
+
+
 def alert_of_action(record: ActionRecord, settings: AlertSettings) -> dict[str, Any]:
     """The alert of an action that came to its end, in the shape of `monitoring.act.alerts.message`."""
     order = record.order
     rows = [request_id for alarm in order.evidence["alarms"] for request_id in alarm["rows"]]
     return {
-        "id": f"action-{order.key.replace('/', '-').replace('@', '-')}",
+        "id": _alert_id(order.key),
         "event": "action",
         "app": order.app,
         "release": order.release,
@@ -290,6 +298,12 @@ def alert_of_action(record: ActionRecord, settings: AlertSettings) -> dict[str, 
         "rows": row_links(settings, list(dict.fromkeys(rows))[:20]),
         "run_url": run_url(settings, record.run_id),
     }
+
+
+def _alert_id(key: str) -> str:
+    """As readable as fits into the outbox, whose database refuses more."""
+    shown = f"action-{key.replace('/', '-').replace('@', '-')}"
+    return shown if len(shown) <= _MOST_ALERT_ID else f"{shown[: _MOST_ALERT_ID - 17]}-{content_hash(key)[:16]}"
 
 
 def _newest_verdict(connection: sa.Connection, app: str) -> Any:

@@ -220,8 +220,11 @@ class AlarmBook:
     def _cooled_down(self, connection: sa.Connection, identity: str, now: float) -> bool:
         """Whether the alarm was last told long enough ago, in this entry or in an earlier one: a flapping alarm is
         told no more often than a lasting one."""
-        last = connection.execute(sa.select(sa.func.max(table.c.told_at)).where(table.c.identity == identity)).scalar()
-        return last is None or now - float(last) >= self._settings.cool_down
+        told = (table.c.identity == identity, table.c.told_at.is_not(None))
+        newest = sa.select(table.c.told_at).where(*told).order_by(table.c.id.desc()).limit(1)
+        last = connection.execute(newest).scalar()
+        # A time far ahead was noted by a clock that was wrong: it must not silence the alarm until then.
+        return last is None or abs(now - float(last)) >= self._settings.cool_down
 
     def _tell(self, connection: sa.Connection, row: sa.Row[Any], event: str) -> Entry:
         entry = _entry(row)

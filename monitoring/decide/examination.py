@@ -17,6 +17,7 @@ from monitoring.decide.frozen import Frozen, Windows, strata_of
 from monitoring.decide.limits import check_limits
 from monitoring.decide.places import APP, Place, comparable, count_families, places_of
 from monitoring.decide.strata import Strata
+from monitoring.decide.two_sample import NOT_TESTED
 from monitoring.decide.verdict import cure_of, explained_by_questions
 from monitoring.decide.watch import FlagFinding
 from monitoring.decide.window_choice import Window, WindowPair
@@ -83,7 +84,8 @@ class _Examination:
             *drift_alarms(places, drifts),
             *volume_alarms(self._app, volume),
         ]
-        alarms = self._with_rows(self._explained(raised, alpha))
+        questions = self._changed_questions(fitting, alpha) if places else None
+        alarms = self._with_rows(self._explained(raised, alpha, bool(questions)))
         return MonitorResult(
             app=self._app,
             state="alarm" if alarms else "too-few-rows" if note else "ok",
@@ -95,7 +97,7 @@ class _Examination:
             alarms=alarms,
             expected_false_alarms_per_month=rules.expected_false_alarms_per_month(families),
             computed=0,
-            cure=cure_of(alarms, same_release=self._same_release()),
+            cure=cure_of(alarms, same_release=self._same_release(), questions=questions),
             canary=comparisons,
             sequential=watched,
             limits=limits,
@@ -146,12 +148,24 @@ class _Examination:
     def _places(self) -> list[Place]:
         return places_of(self._app, self._whole, self._slices, self._reference, self._rules.minimum_rows)
 
-    def _explained(self, raised: Sequence[Raised], alpha: float) -> list[Raised]:
+    def _changed_questions(self, fitting: Mapping[str, Descriptor], alpha: float) -> list[str] | None:
+        """What changed of the questions of the whole app, for the verdict alone: in a first window they raise no
+        alarm. None where the reference has no questions: those of an eval run are not production's."""
+        asked = {name: each for name, each in fitting.items() if each.side == "input" and not each.harmful}
+        if not asked:
+            return None
+        found = examine_slice({}, self._reference.whole, self._whole, asked, self._rules, alpha).descriptors
+        if not any(each.result.test != NOT_TESTED.test for each in found.values()):
+            return None
+        return [name for name, each in found.items() if each.drifted] if self._first_of is not None else []
+
+    def _explained(self, raised: Sequence[Raised], alpha: float, changed: bool) -> list[Raised]:
         """The alarms about answers, with whether changed questions explain them; as they are when none changed."""
         about = [each.alarm for each in raised if each.alarm.kind not in ("volume", "canary")]
         answers = {alarm.what: self._all[alarm.what] for alarm in about if alarm.side != "input"}
         strata = self._reference.strata
-        if not strata or not answers or all(alarm.side != "input" for alarm in about):
+        changed = changed or any(alarm.side == "input" for alarm in about)
+        if not strata or not answers or not changed:
             return list(raised)
         window = self._window
         current = strata_of(

@@ -8,6 +8,7 @@ has any (Markov's inequality).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
@@ -25,7 +26,7 @@ WHOLE_APP = 0.8
 """Of a flag's alpha, where slices are watched beside the whole app."""
 
 _MAY_BE_ZERO = ("floor", "share", "named")
-_WEIGHTS: Mapping[str, float] = MappingProxyType({"output.refusal": 6.0, "error": 6.0})
+_WEIGHTS: Mapping[str, float] = MappingProxyType({"output.refusal": 12.0, "error": 12.0})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,10 @@ class DriftRules:
             raise UsageError("drift rules: windows_share, flags_share, limits_share and volume_share exceed 1 together")
         if self.volume_floor >= 1:
             raise UsageError(f"drift rules: volume_floor must be below 1, not {self.volume_floor}")
+        if not isinstance(self.flag_weights, Mapping):
+            raise UsageError(f"drift rules: flag_weights must be a table of flags, not {self.flag_weights!r}")
         for name, weight in self.flag_weights.items():
-            if not weight > 0:
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
                 raise UsageError(f"drift rules: flag_weights: the weight of {name} must be above 0, not {weight}")
 
     @property

@@ -5,8 +5,9 @@ release then cures nothing. So where both sides drifted, each drifted descriptor
 among rows with like questions: the same language, and lengths that differ by less than a fifth (direct standardisation
 to the current mix of questions; Rothman, Greenland & Lash, Modern Epidemiology, ch. 4). Strata are that narrow because
 within a wide one, such as the longest fifth of what was asked before, longer questions are still longer. The change is
-explained when among like questions it is no longer certain, or below the effect floor, or at most half of what it was:
-some difference of the questions always remains.
+explained when among like questions it is below the effect floor, or at most half of what it was: some difference of
+the questions always remains. It is not explained when more than that remains, and is certain. Strata are small: a
+change that remains and is not certain is not thereby explained, and nothing is said.
 
 It says something of questions that differ in language or length alone. New topics in old lengths look like a change of
 the answers; the descriptors cannot see them.
@@ -14,7 +15,7 @@ the answers; the descriptors cannot see them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,9 @@ LIKE_QUESTIONS = 0.5
 """Below this share of current rows with like questions in the reference, nothing can be said."""
 MOST_EXPLAINED = 0.5
 """A change that is at most this share of itself among like questions is explained by the questions."""
+
+LEAST_OF_FLAGS = 5
+"""Rows of a stratum, on both sides, that a flag is compared in: its test adds up strata, and they may be small."""
 
 _SMALLEST_P = 1e-300
 
@@ -64,8 +68,9 @@ class Strata:
 class AmongLikeQuestions:
     """A descriptor compared among rows with like questions.
 
-    share: of the current rows that have like questions in the reference. p_value: Fisher's combination over the
-    strata, which are independent. effect: as in `two_sample`, of both windows with the strata weighted as they are now.
+    share: of the current rows that have like questions in the reference. p_value: of flags the test of Mantel and
+    Haenszel (1959), which adds up the strata's differences; else Fisher's combination over the strata, which are
+    independent. effect: as in `two_sample`, of both windows with the strata weighted as they are now.
     """
 
     share: float
@@ -73,38 +78,55 @@ class AmongLikeQuestions:
     effect: float
 
     def explains(self, before: Comparison, floor: float, alpha: float) -> bool | None:
-        """Whether the questions explain the change `before`; None when too few like questions were asked before."""
+        """Whether the questions explain the change `before`; None when that cannot be told: too few like questions
+        were asked before, or what remains among them may be chance."""
         if self.share < LIKE_QUESTIONS:
             return None
         rest = abs(self.effect)
-        return self.p_value > alpha or rest < floor or rest <= MOST_EXPLAINED * abs(before.effect)
+        if rest < floor or rest <= MOST_EXPLAINED * abs(before.effect):
+            return True
+        return False if self.p_value <= alpha else None
 
 
 def compare_among_like_questions(
     descriptor: Descriptor, reference: Mapping[str, Summary], current: Mapping[str, Summary], rules: DriftRules
 ) -> AmongLikeQuestions:
     """Both windows' summaries by stratum."""
-    from scipy.stats import combine_pvalues
-
+    least = LEAST_OF_FLAGS if descriptor.kind == "flag" else rules.minimum_rows
     total = sum(values_of(descriptor, each) for each in current.values())
     pairs = [
         (reference[name], now)
         for name, now in current.items()
-        if name in reference
-        and min(values_of(descriptor, reference[name]), values_of(descriptor, now)) >= rules.minimum_rows
+        if name in reference and min(values_of(descriptor, reference[name]), values_of(descriptor, now)) >= least
     ]
     used = sum(values_of(descriptor, now) for _, now in pairs)
     if not used:
         return AmongLikeQuestions(0.0, 1.0, 0.0)
-    p_values = [max(compare(descriptor, before, now).p_value, _SMALLEST_P) for before, now in pairs]
     changes: dict[float | str, float] = {}
     for before, now in pairs:
         weight = values_of(descriptor, now) / used
         for sign, summary in ((1, now), (-1, before)):
             for cell, share in _shares(descriptor, summary).items():
                 changes[cell] = changes.get(cell, 0.0) + sign * weight * share
-    p_value = float(combine_pvalues(p_values, method="fisher").pvalue)
-    return AmongLikeQuestions(used / total, p_value, _effect(descriptor, changes))
+    return AmongLikeQuestions(used / total, _p_value(descriptor, pairs), _effect(descriptor, changes))
+
+
+def _p_value(descriptor: Descriptor, pairs: Sequence[tuple[Summary, Summary]]) -> float:
+    from scipy.stats import combine_pvalues, norm
+
+    if descriptor.kind != "flag":
+        p_values = [max(compare(descriptor, before, now).p_value, _SMALLEST_P) for before, now in pairs]
+        return float(combine_pvalues(p_values, method="fisher").pvalue)
+    # The p of a rare flag in a small stratum is near 1 whatever happened: combining those would say nothing.
+    excess = variance = 0.0
+    for before, now in ((pair[0].flags[descriptor.name], pair[1].flags[descriptor.name]) for pair in pairs):
+        rows, hits = before.n + now.n, before.hits + now.hits
+        excess += now.hits - now.n * hits / rows
+        variance += hits * (rows - hits) * before.n * now.n / (rows**2 * (rows - 1))
+    if not variance:
+        return 1.0
+    z = excess / variance**0.5
+    return float(norm.sf(z) if descriptor.harmful else 2 * norm.sf(abs(z)))
 
 
 def _shares(descriptor: Descriptor, summary: Summary) -> dict[float | str, float]:

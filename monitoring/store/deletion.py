@@ -25,6 +25,10 @@ from monitoring.store.segments import holds, rewrite_without
 _LOG_TABLES = frozenset(("log_records", "feedback", "idempotent_replies"))
 _USER = "user"
 _ALARMS = action_tables.alarm_book
+_OURS = frozenset(
+    name for table in (_ALARMS, descriptor_segments, reference_summaries) for name in table.metadata.tables
+)
+_ID_COLUMNS = {table.name: names for table, names in action_tables.ID_COLUMNS.items()}
 
 
 def described_up_to(engine: sa.Engine) -> int | None:
@@ -49,7 +53,8 @@ def retain(
     if days is None:
         return 0
     before = (now or datetime.now(UTC)) - timedelta(days=days)
-    return log.delete_texts(before, described_up_to=described_up_to(engine), dry_run=dry_run)
+    cursor = described_up_to(engine) or 0  # nothing described yet, such as after an ingest that failed: nothing is due
+    return log.delete_texts(before, described_up_to=cursor, dry_run=dry_run)
 
 
 def forget(connection: sa.Connection, found: Belongings) -> dict[str, int]:
@@ -87,6 +92,11 @@ def still_holds(connection: sa.Connection, found: Belongings) -> dict[str, int]:
         else:
             left[name] = _rows_with(connection, name, found)
     return left
+
+
+def nameless(document: Any, found: Belongings) -> Any:
+    """A JSON document of the monitor's, such as an action's evidence, without what belongs to the user or request."""
+    return _without(action_tables.without_requests(document, found.request_ids), found.names)
 
 
 def _rows(connection: sa.Connection) -> int:
@@ -141,24 +151,36 @@ def _rows_with(connection: sa.Connection, name: str, found: Belongings) -> int:
     if not texts:
         return 0
     query = sa.select(*(sa.cast(column, sa.Text) for column in texts))
-    marks = _Marks(found)
+    marks = _Marks(found, name)
     columns = [column.name for column in texts]
     rows = connection.execute(query, execution_options={"yield_per": 1000})
     return sum(marks.are_in(dict(zip(columns, row, strict=True))) for row in rows)
 
 
 class _Marks:
-    """What gives a user's or request's rows away."""
+    """What gives a user's or request's rows away.
 
-    def __init__(self, found: Belongings) -> None:
-        self._exact = found.all_keys | found.request_ids
-        self._names = found.names
+    table: in one of ours request ids count only where it keeps them. Clients choose them: one may be called like an app
+    or a language, and would be found for ever.
+    """
+
+    def __init__(self, found: Belongings, table: str) -> None:
+        ours = table in _OURS
+        self._exact = found.all_keys if ours else found.all_keys | found.request_ids
+        self._names, self._ids = found.names, found.request_ids
+        self._with_ids = _ID_COLUMNS.get(table, ())
 
     def are_in(self, row: Mapping[str, str | None]) -> bool:
         values = [value for value in row.values() if value]
+        if any(self._names_request(column, row[column]) for column in self._with_ids if row.get(column)):
+            return True
         if row.get("dimension") == _USER and row.get("value") in self._names:
             return True
         return any(value in self._exact or any(map(self._is_mark, _quoted(value))) for value in values)
+
+    def _names_request(self, column: str, text: str | None) -> bool:
+        value = json.loads(text or "null")
+        return bool(action_tables.without_requests(value, self._ids, column) != value)
 
     def _is_mark(self, found: tuple[str, str]) -> bool:
         name, text = found

@@ -14,6 +14,7 @@ from llmops.production_log import Feedback, LogRecord, ProductionLog
 from llmops.recording.production_traces import TraceExporter, experiment_of
 from llmops.registry.store import Store
 from llmops.settings import Settings
+from monitoring.act.actions import evidence_folder
 from monitoring.store.database import open_database
 from monitoring.store.ingest import ingest
 from tests.cli.conftest import Run
@@ -134,3 +135,37 @@ def test_what_another_table_still_holds_is_told_and_fails(llmops: Run, log: Prod
     done = llmops("log", "forget", "--user", "anna", "--json")
     assert (done.code, done.json["complete"]) == (1, False)
     assert done.json["tables"]["somebody_elses"] == {"deleted": 0, "left": 1}
+
+
+def test_the_evidence_that_a_retrain_command_was_given_forgets_too(llmops: Run, log: ProductionLog, home: Path) -> None:
+    log.append([record(0, "anna"), record(1, "bert")])
+    folder = evidence_folder(home)
+    folder.mkdir(parents=True)
+    alarms = [{"slice": {"user": "anna"}, "rows": ["r0"]}, {"slice": {"release": "assistant@1"}, "rows": ["r0", "r1"]}]
+    file, half = folder / "a.json", folder / "b.json"
+    file.write_text(json.dumps({"key": "k", "alarms": alarms}))
+    half.write_text('{"alarms": [{"rows": ["r0')
+    assert llmops("log", "forget", "--user", "anna", "--dry-run", "--json").json["tables"]["evidence_files"]["deleted"]
+    assert half.exists()
+
+    done = llmops("log", "forget", "--user", "anna", "--json")
+
+    assert (done.code, done.json["tables"]["evidence_files"]) == (0, {"deleted": 2, "left": 0})
+    kept = [{"slice": {"release": "assistant@1"}, "rows": ["r1"]}]
+    assert json.loads(file.read_text()) == {"key": "k", "alarms": kept}
+    assert not half.exists()
+
+
+def test_a_user_is_forgotten_on_postgresql_too(
+    llmops: Run, home: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMOPS_LOG_URL", postgres_url)
+    log = ProductionLog(postgres_url)
+    log.append([record(0, "anna"), record(1, "bert")])
+    describe(log)
+
+    done = llmops("log", "forget", "--user", "anna", "--json")
+
+    assert (done.code, done.json["complete"]) == (0, True)
+    assert [item.user for item in log.read()] == ["bert"]
+    log.close()

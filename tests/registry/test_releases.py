@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -205,6 +206,72 @@ def test_history_keeps_the_last_twenty_moves(registry: Registry, name: str, rele
         registry.release_versions.roll_back(name)
 
     assert [move["what"] for move in registry.release_versions.history(name)] == ["rollback"] * 20
+
+
+@pytest.mark.parametrize("cut_off_before", range(4))
+def test_a_rollback_that_is_cut_off_is_finished_by_the_next_call(
+    registry: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch, cut_off_before: int
+) -> None:
+    first, second = releases(2)
+    versions = registry.release_versions
+    versions.promote(first, why="first one")
+    versions.promote(second, why="better")
+    versions.challenge(first)
+    client, steps = registry.store.client, iter(range(9))
+
+    def breaking(write: Callable[..., None]) -> Callable[..., None]:
+        def wrapped(*args: Any) -> None:
+            if next(steps) == cut_off_before:
+                raise KeyboardInterrupt
+            write(*args)
+
+        return wrapped
+
+    with monkeypatch.context() as patched:
+        for write in ("set_registered_model_tag", "set_registered_model_alias", "delete_registered_model_alias"):
+            patched.setattr(client, write, breaking(getattr(client, write)))
+        with pytest.raises(KeyboardInterrupt):
+            versions.roll_back(name)
+
+    moved = versions.roll_back_from(name, second.ref)
+
+    assert moved is not None
+    assert [release.ref for release in moved] == [first.ref, second.ref]
+    assert aliases(registry, name) == {"champion": 1, "previous": 2}
+    assert versions.roll_back_from(name, second.ref) is None
+    last = versions.history(name)[-1]
+    assert (last["what"], last["from"], last["to"]) == ("rollback", second.ref, first.ref)
+
+
+def test_a_promotion_that_is_cut_off_before_its_end_is_no_rollback(
+    registry: Registry, name: str, releases: MakeReleases
+) -> None:
+    first, second = releases(2)
+    registry.release_versions.promote(first, why="first one")
+    registry.store.client.set_registered_model_alias(name, "previous", "1")  # all that it had done
+
+    with pytest.raises(CannotRun, match="no previous release"):
+        registry.release_versions.roll_back(name)
+    registry.release_versions.promote(second, why="again")
+
+    assert aliases(registry, name) == {"champion": 2, "previous": 1}
+
+
+def test_history_keeps_the_champions_moves_whatever_else_happens(
+    registry: Registry, name: str, releases: MakeReleases
+) -> None:
+    for release in releases(2):
+        registry.release_versions.promote(release, why="set up")
+    registry.release_versions.roll_back(name)
+    for number in range(30):
+        registry.release_versions.remember(name, "traffic", None, None, f"{number} " + "why? " * 500)
+
+    history = registry.release_versions.history(name)
+
+    assert [move["what"] for move in history][:4] == ["promote", "promote", "rollback", "traffic"]
+    assert history[-1]["why"].startswith("29 ")
+    assert len(history) <= 20
+    assert len(registry.store.client.get_registered_model(name).tags["llmops.history"]) < 5000
 
 
 def test_a_second_registry_sees_a_move_at_once(

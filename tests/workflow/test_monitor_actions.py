@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmops.engines.protocol import GenerationParameters
-from llmops.errors import CannotRun
+from llmops.errors import CannotRun, StoreUnavailable
+from llmops.production_log.record import hidden_user
 from llmops.traffic_policy import TrafficPolicy
 from llmops.workflow.monitor_actions import RegistryActuator
 from monitoring.act.actions import Interrupted, Order
@@ -190,3 +192,39 @@ def test_an_action_is_recorded_once_with_its_evidence(workshop: Any, app: str, a
     assert files == {"action.json", "evidence.json", "rows.txt"}
     rows = Path(client.download_artifacts(run_id, "rows.txt")).read_text()
     assert rows == "r1\nr2\n"
+
+
+def test_no_user_is_named_in_mlflow(workshop: Any, app: str, actuator: RegistryActuator) -> None:
+    slices = [{"slice": {"user": "anna@example.com"}, "rows": 5}]
+    evidence = {"alarms": [{"id": 7, "rows": ["r1"], "slice": {"user": "anna@example.com"}}],
+                "verdict": {"slices": slices, "alarms": []}}  # fmt: skip
+    run_id = actuator.record(replace(order(app, "rollback", 1), evidence=evidence), {"champion": f"{app}@1"})
+
+    assert run_id is not None
+    kept = Path(workshop.registry.store.client.download_artifacts(run_id, "evidence.json")).read_text()
+    assert "anna" not in kept
+    assert kept.count(hidden_user("anna@example.com")) == 2
+
+
+def test_a_rollback_cut_off_between_its_two_aliases_is_finished(
+    workshop: Any, app: str, actuator: RegistryActuator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(workshop, f"{app}@1", f"{app}@2")
+    client = actuator._registry.store.client
+    move = client.set_registered_model_alias
+
+    def killed(name: str, alias: str, version: str) -> None:
+        if alias == "previous":
+            raise StoreUnavailable("gone")
+        move(name, alias, version)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(client, "set_registered_model_alias", killed)
+        with pytest.raises(StoreUnavailable):
+            actuator.roll_back(order(app, "rollback", 2))
+    half_way = actuator.situation(app)
+    assert (half_way.champion, half_way.previous) == (f"{app}@1", None)
+
+    assert actuator.roll_back(order(app, "rollback", 2)) == {"champion": f"{app}@1", "previous": f"{app}@2"}
+    assert "itself rolled back" in actuator.situation(app).no_return
+    assert "no champion any more" in actuator.roll_back(order(app, "rollback", 2))["note"]

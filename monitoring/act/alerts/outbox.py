@@ -6,6 +6,7 @@ receiver's answer and the note of it; its id is then the same.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from monitoring.act.alerts.settings import AlertSettings, EmailSettings, SlackSe
 from monitoring.act.alerts.webhook import Slack, Webhook
 
 FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 10.0, 3600.0
+_LONGEST_SECONDS = 60.0
 _CLAIM_SECONDS = 120.0
 """How long nobody else tries an alert that somebody tries: longer than any attempt can take."""
 _AT_ONCE = 100
@@ -67,6 +69,7 @@ class Outbox:
     """The alerts of one database, and the channels they leave by.
 
     give_up_after: seconds from an alert's making until no more attempts are made. now: the time, in seconds.
+    longest: seconds that one attempt may take in all.
     """
 
     def __init__(
@@ -75,9 +78,11 @@ class Outbox:
         channels: Sequence[Channel],
         give_up_after: float = 24 * 3600.0,
         now: Callable[[], float] = time.time,
+        longest: float = _LONGEST_SECONDS,
     ) -> None:
         self._engine, self._channels = engine, {channel.name: channel for channel in channels}
-        self._give_up_after, self._now = give_up_after, now
+        self._give_up_after, self._now, self._longest = give_up_after, now, longest
+        self._hanging: dict[str, threading.Thread] = {}
         insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
         self._insert = insert(table).on_conflict_do_nothing(index_elements=["alert_id", "channel"])
 
@@ -155,13 +160,38 @@ class Outbox:
 
     def _attempt(self, row: sa.Row[Any]) -> LlmopsError | None:
         try:
-            self._channels[row.channel].send(row.payload)
+            self._send(row.channel, row.payload)
         except LlmopsError as error:
             return error
+        except Exception as error:  # noqa: BLE001 - an alert that cannot be put into words holds up no other
+            # Without its text, in which an address or a password may stand.
+            return NotDelivered(f"{row.channel}: unexpected {type(error).__name__}")
         with alone(self._engine) as connection:
             done = {"sent_at": self._now(), "last_error": None}
             connection.execute(sa.update(table).where(table.c.id == row.id).values(done))
         return None
+
+    def _send(self, channel: str, payload: Mapping[str, Any]) -> None:
+        """In a thread, as a server that sends a byte now and then never runs into a socket's time-out. While it does so
+        nothing else is tried on its channel."""
+        if (busy := self._hanging.get(channel)) is not None and busy.is_alive():
+            raise NotDelivered(f"{channel}: an earlier attempt has not come to its end")
+        raised: list[BaseException] = []
+
+        def send() -> None:
+            try:
+                self._channels[channel].send(payload)
+            except BaseException as error:  # noqa: BLE001 - raised below
+                raised.append(error)
+
+        thread = threading.Thread(target=send, name=f"alert to {channel}", daemon=True)
+        thread.start()
+        thread.join(self._longest)
+        if thread.is_alive():
+            self._hanging[channel] = thread
+            raise NotDelivered(f"{channel}: no end after {self._longest:g} s")
+        if raised:
+            raise raised[0]
 
     def _postpone(self, row: sa.Row[Any], error: LlmopsError) -> bool:
         """Notes the failure; True when it was the last attempt."""

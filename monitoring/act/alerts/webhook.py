@@ -112,7 +112,11 @@ def _post(channel: str, url: str, body: bytes, headers: Mapping[str, str]) -> No
     sent = {"Content-Type": "application/json", "User-Agent": "llmops-monitor", **headers}
     try:
         # Redirects are not followed: a signed message goes where the file says, and nowhere else.
-        reply = httpx.post(url, content=body, headers=sent, timeout=TIMEOUT_SECONDS, follow_redirects=False)
+        # The body of an answer is not read: it may be without end.
+        with httpx.stream(
+            "POST", url, content=body, headers=sent, timeout=TIMEOUT_SECONDS, follow_redirects=False
+        ) as reply:
+            pass
     except httpx.HTTPError as error:
         raise NotDelivered(f"{channel}: {host} cannot be reached: {type(error).__name__}") from None
     if not reply.is_success:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -228,3 +228,18 @@ def test_the_claim_of_a_slow_action_lasts_while_it_is_renewed(bench: Bench) -> N
     bench.clock.move(seconds=301)
 
     assert [item.status for item in second.carry_out_due(slow=True)] == ["done"]
+
+
+def test_an_app_with_a_very_long_name_is_acted_on_and_told_of(bench: Bench) -> None:
+    app = "a" * 120
+    bench.book.record(app, "tick", [replace(finding(), app=app, release=f"{app}@2")], bench.clock.at)
+    policy = Policy("rollback", dry_run=False)
+    situation = Situation(f"{app}@2", None, f"{app}@1")
+    actions = bench.actions()
+    actions.claim(decide(app, bench.book.entries(), policy, situation), situation)
+
+    (record,) = actions.carry_out_due(slow=False)
+
+    assert record.status == "done"
+    (alert,) = bench.alerts()
+    assert len(alert["id"]) <= 200

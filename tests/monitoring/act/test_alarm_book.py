@@ -184,6 +184,28 @@ def test_requests_that_are_deleted_are_taken_out_of_entries_and_alerts(
     assert [row["request_id"] for row in payload["rows"]] == ["r2"]
 
 
+@pytest.mark.parametrize("request_id", ["opened", "assistant", "high", "output.refusal"])
+def test_a_request_that_is_called_like_something_else_takes_nothing_along(
+    book: AlarmBook, engine: sa.Engine, clock: Clock, request_id: str
+) -> None:
+    book.record("assistant", "tick", [finding(rows=("r1", request_id))], clock.at)
+    with alone(engine) as connection:
+        before = connection.execute(sa.select(alert_outbox.c.payload)).scalar_one()
+        assert forget_requests(connection, {request_id}) == 2
+        after = connection.execute(sa.select(alert_outbox.c.payload)).scalar_one()
+
+    assert [row["request_id"] for row in after["rows"]] == ["r1"]
+    assert {**after, "rows": []} == {**before, "rows": []}
+
+
+def test_a_clock_that_was_wrong_once_silences_no_alarm(book: AlarmBook, clock: Clock, engine: sa.Engine) -> None:
+    book.record("assistant", "tick 1", [finding()], clock.move(days=4000))
+    book.record("assistant", "tick 2", [finding()], clock.move(days=-4000))
+    book.record("assistant", "tick 3", [finding()], clock.move(minutes=1))
+
+    assert alerts(engine) == ["alarm-1-opened-1", "alarm-1-lasting-2"]
+
+
 def result(*alarms: Any, releases: dict[str, int], rows: int = 100, cure: Any = None) -> Any:
     parts = [SimpleNamespace(label={"app": "assistant"}, rows=rows)]
     parts += [SimpleNamespace(label={"release": name}, rows=count) for name, count in releases.items()]

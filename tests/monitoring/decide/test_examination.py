@@ -5,7 +5,7 @@ import pytest
 
 from monitoring.config import read_config
 from monitoring.decide.examination import Question, examine
-from monitoring.decide.frozen import freeze
+from monitoring.decide.frozen import WHOLE, Frozen, freeze
 from monitoring.decide.limits import Limit
 from monitoring.decide.window_choice import Window, WindowPair
 from monitoring.store.rows import DescribedRows
@@ -211,3 +211,42 @@ def test_a_descriptor_whose_definition_changed_is_not_compared_and_the_result_sa
     assert found.to_json()["reference"]["not_compared"] == ["output.length"]
     assert "output.length" not in found.slices[0].descriptors
     assert found.alarms == []
+
+
+def test_a_small_rise_of_refusals_is_not_laid_to_questions_that_do_not_explain_it():
+    asked = lambda column, chance: np.where(chance.random(len(column)) < 0.15, 1.0, column)  # noqa: E731
+    explained = []
+    for seed in range(1, 9):
+        current = after(1000, seed, change={"input.link": asked, "output.refusal": share(0.1)})
+        found = judge(before(3000), current)
+        alarms = {alarm.what: alarm for alarm in found.alarms}
+        assert "input.link" in alarms
+        if "output.refusal" in alarms:
+            explained.append(alarms["output.refusal"].explained)
+    assert len(explained) >= 4
+    assert True not in explained
+    assert False in explained
+
+
+def test_with_an_eval_run_for_a_reference_nothing_is_said_of_the_questions():
+    reader = InMemoryWindows(CONFIG, before(1000), after(1000, change={"output.length": shifted(2)}))
+    whole = freeze(reader, CONFIG.descriptors, "assistant", REFERENCE.since, REFERENCE.until, dimensions=()).whole
+    outputs = {name: each for name, each in whole.versions.items() if name.startswith("output.")}
+    frozen = Frozen({WHOLE: dataclasses.replace(whole, versions=outputs)})
+    found = examine(reader, CONFIG, Question("assistant", WindowPair(REFERENCE, CURRENT), frozen), failures={})
+    assert [alarm.what for alarm in found.alarms] == ["output.length"]
+    assert not found.cure.helps
+    assert "cannot be told" in found.cure.why
+
+
+def test_refusals_of_a_first_window_are_explained_by_questions_that_raise_no_alarm():
+    def answered(rows, seed, longer, make):
+        asked = np.random.default_rng(seed + 99).gamma(4, 10, rows) * longer
+        refused = np.random.default_rng(seed + 98).random(rows) < np.clip(asked / 200 - 0.15, 0, 1)
+        return make(rows, seed, change={"input.length": lambda *_: asked, "output.refusal": lambda *_: refused})
+
+    found = judge(answered(4000, 0, 1, before), answered(2000, 1, 1.6, after), first_of="assistant@2")
+    (alarm,) = found.alarms
+    assert (alarm.what, alarm.explained) == ("output.refusal", True)
+    assert not found.cure.helps
+    assert "the questions changed (input.length)" in found.cure.why

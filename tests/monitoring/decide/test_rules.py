@@ -46,7 +46,7 @@ def test_without_slices_the_whole_app_has_all_of_the_detectors_part():
 
 
 def test_refusals_and_errors_have_most_of_the_detectors_part_unless_told_otherwise():
-    assert DriftRules().flag_alpha("error", FLAGS) == pytest.approx(6 * DriftRules().flag_alpha("output.empty", FLAGS))
+    assert DriftRules().flag_alpha("error", FLAGS) == pytest.approx(12 * DriftRules().flag_alpha("output.empty", FLAGS))
     even = DriftRules(flag_weights={})
     assert even.flag_alpha("error", FLAGS) == pytest.approx(even.flag_alpha("output.empty", FLAGS))
 

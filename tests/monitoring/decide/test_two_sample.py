@@ -82,11 +82,31 @@ def test_flags_of_millions_of_rows_are_tested_exactly():
     assert 0 < found.p_value < 1e-4
 
 
-def test_labels_get_chi_square_and_the_total_variation_distance():
-    found = compare_labels(labels(en=80, de=10, fr=10), labels(en=50, de=40, fr=10))
+def test_frequent_labels_get_chi_square_and_the_total_variation_distance():
+    found = compare_labels(labels(en=1600, de=200, fr=200), labels(en=1000, de=800, fr=200))
     assert found.test == "chi-square"
-    assert found.p_value == pytest.approx(stats.chi2_contingency([[80, 10, 10], [50, 40, 10]]).pvalue)
+    assert found.p_value == pytest.approx(stats.chi2_contingency([[1600, 200, 200], [1000, 800, 200]]).pvalue)
     assert found.effect == pytest.approx(0.3)
+
+
+def test_rarer_labels_are_tested_exactly_one_by_one():
+    found = compare_labels(labels(en=80, de=10, fr=10), labels(en=50, de=40, fr=10))
+    assert found.test == "fisher-exact-each"
+    # Equal windows: both tails are the same, so that the doubled one is Fisher's two-sided p.
+    assert found.p_value == pytest.approx(3 * stats.fisher_exact([[10, 90], [40, 60]]).pvalue)
+    assert found.effect == pytest.approx(0.3)
+
+
+def test_quiet_windows_of_few_labels_pass_no_oftener_than_their_level():
+    # The chance of so small a p, added up over every outcome of the rare labels; chi-square's is 5 times the level.
+    reference, level, total = labels(en=4700, de=150, fr=150), 8e-5, 0.0
+    chances = stats.binom.pmf(np.arange(31), 200, 0.03)
+    for de in range(31):
+        for fr in range(31):
+            chance = chances[de] * stats.binom.pmf(fr, 200 - de, 0.03 / 0.97)
+            if chance > 1e-9 and compare_labels(reference, labels(en=200 - de - fr, de=de, fr=fr)).p_value <= level:
+                total += chance
+    assert 0 < total <= 1.5 * level  # this reference is one of many; over all of them it is at most the level
 
 
 def test_two_labels_are_tested_exactly():

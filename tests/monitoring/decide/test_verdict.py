@@ -40,5 +40,20 @@ def test_a_slower_service_under_the_same_release_is_not_the_releases_doing():
     assert "the release is the same" in cure_of([REFUSAL], same_release=True).why
 
 
+def test_questions_that_were_not_compared_are_not_said_to_be_the_same():
+    longer = alarm("output.length", "output", severity="medium")
+    assert not cure_of([longer], same_release=False, questions=None).helps
+    cure = cure_of([longer, REFUSAL], same_release=False, questions=None)
+    assert cure.helps
+    assert "output.refusal changed; the questions were not compared" in cure.why
+
+
+def test_questions_that_changed_without_an_alarm_count():
+    refusal = alarm("output.refusal", "output", explained=True)
+    cure = cure_of([refusal], same_release=False, questions=["input.language"])
+    assert not cure.helps
+    assert "the questions changed (input.language), which explains output.refusal" in cure.why
+
+
 def test_traffic_is_on_no_side():
     assert sides_of([REFUSAL, LENGTH, alarm("rows", "service", "volume")]) == ["input", "output"]

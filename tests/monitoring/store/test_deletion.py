@@ -167,3 +167,24 @@ def test_texts_are_deleted_as_far_as_the_log_is_described(any_log, engine):
             sa.select(sa.func.sum(hourly_summaries.c.rows)).where(hourly_summaries.c.dimension == "app")
         )
         assert rows.scalar_one() == 15
+
+
+def test_what_nobody_has_described_yet_is_not_deleted(any_log, engine):
+    any_log.append(records(range(10)))
+    assert deletion.described_up_to(engine) is None
+    assert deletion.retain(any_log, engine, 7, now=START + timedelta(days=30)) == 0
+    assert all(each.input for each in any_log.read())
+
+
+@pytest.mark.parametrize("name", ["en", APP])
+def test_a_request_that_is_called_like_a_language_or_an_app_is_forgotten_completely(described, engine, name):
+    described.append([dataclasses.replace(record(100), request_id=name)])
+    ingest(described, engine, cheap_set(), slices=SLICES)
+    action_tables.ensure_tables(engine)
+    with writing(engine) as connection:
+        connection.execute(alarm(rows=["r1", name]))
+    assert left(engine, described.belongings(request_id=name))["alarm_book"] == 1
+    found, _ = forget(described, request_id=name)
+    assert not any(left(engine, found).values())
+    with engine.connect() as connection:
+        assert connection.execute(sa.select(action_tables.alarm_book.c.rows)).scalar_one() == ["r1"]
