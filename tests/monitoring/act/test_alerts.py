@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import logging
 import signal
-import socketserver
 import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -357,68 +353,3 @@ def test_nothing_secret_is_logged(engine: sa.Engine, receiver: Receiver, caplog:
     with engine.begin() as connection:
         kept = str(connection.execute(sa.select(alert_outbox)).all())
     assert SECRET not in caplog.text + kept
-
-
-# Receivers that mean ill
-
-
-@contextmanager
-def dribbling_receiver(first: bytes, pause: float) -> Iterator[str]:
-    """A server that answers with `first` and then, for ever, with more of it. Yields its address."""
-    ended = threading.Event()
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            with contextlib.suppress(OSError):
-                self.request.sendall(first)
-                while not ended.wait(pause):
-                    self.request.sendall(b"x" * 1000 if pause < 0.01 else b"x")
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            ended.set()
-            server.shutdown()
-            thread.join()
-
-
-def test_an_answer_without_end_is_not_read() -> None:
-    with dribbling_receiver(b"HTTP/1.1 200 OK\r\n\r\n", 0.001) as url:
-        start = time.monotonic()
-        Webhook(WebhookSettings("ops", url=url)).send(ALERT)
-
-    assert time.monotonic() - start < 5
-
-
-def test_a_receiver_that_never_ends_its_answer_holds_up_nobody(engine: sa.Engine, receiver: Receiver) -> None:
-    clock = Clock()
-    with dribbling_receiver(b"HTTP/1.1 200 OK\r\nX-Long: ", 0.05) as url:
-        channels = [Webhook(WebhookSettings("slow", url=url)), Webhook(WebhookSettings("ops", url=receiver.url))]
-        outbox = Outbox(engine, channels, now=clock, longest=0.3)
-        AlarmBook(engine, AlertSettings(), outbox).record("assistant", "tick", [finding()], clock.at)
-        start = time.monotonic()
-
-        sent = outbox.send_due()
-
-        assert (sent.delivered, sent.errors) == (1, ("slow: no end after 0.3 s",))
-        clock.move(hours=1)
-        assert outbox.send_due().errors == ("slow: an earlier attempt has not come to its end",)
-        assert time.monotonic() - start < 5
-
-
-def test_an_alert_that_cannot_be_sent_at_all_is_postponed_and_given_up(engine: sa.Engine, receiver: Receiver) -> None:
-    clock = Clock()
-    wrong = Webhook(WebhookSettings("wrong", url="http://127.0.0.1:99999/s3cret-token"))
-    book, outbox = book_of(engine, clock, wrong, Webhook(WebhookSettings("ops", url=receiver.url)))
-    book.record("assistant", "tick", [finding()], clock.at)
-
-    sent = outbox.send_due()
-
-    assert (sent.delivered, sent.failed) == (1, 1)
-    assert SECRET not in str(sent.errors)
-    clock.move(hours=25)
-    assert outbox.send_due().given_up == 1
