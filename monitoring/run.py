@@ -157,7 +157,9 @@ class _Prepared:
 def _prepare(
     stores: Stores, app: str, since: datetime | None, until: datetime | None, champion: str | None
 ) -> _Prepared:
-    pinned, awaited = stores.references.pinned(app, champion), stores.references.awaited(app, champion)
+    beside = None if since is None else (since, until or datetime.now(UTC))
+    pinned = stores.references.pinned(app, champion, beside=beside)
+    awaited = stores.references.awaited(app, champion)
     pair = choose_windows(stores.log, pinned, awaited, app, since, until)
     first = awaited if awaited is not None and _can_be_first(stores, app, awaited, pair) else None
     reference = _frozen(stores, app, pair)

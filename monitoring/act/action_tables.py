@@ -6,13 +6,13 @@ They hold no text that a user wrote: of requests only their ids (`alarm_book.row
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from typing import Any
 
 import sqlalchemy as sa
 
-from monitoring.store.database import translated, writing
+from monitoring.store.database import make_tables, writing_alone
 
 metadata = sa.MetaData()
 
@@ -137,29 +137,12 @@ ID_COLUMNS = {
 def ensure_tables(engine: sa.Engine) -> None:
     """Makes these tables when absent; several processes may do so at once. Raises StoreUnavailable."""
     with alone(engine) as connection:
-        for table in metadata.sorted_tables:
-            connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
-            for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+        make_tables(connection, metadata)
 
 
-@contextmanager
-def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction that no other of these runs beside: what it reads stays so until it has written.
-
-    Raises StoreUnavailable.
-    """
-    with translated("write"), writing(engine) as connection:
-        if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
-        yield connection
-
-
-@contextmanager
-def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction that only reads. Raises StoreUnavailable."""
-    with translated("read"), engine.begin() as connection:
-        yield connection
+def alone(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
+    """A transaction that no other of these runs beside. Raises StoreUnavailable."""
+    return writing_alone(engine, _LOCK)
 
 
 def forget_requests(connection: sa.Connection, request_ids: Collection[str]) -> int:

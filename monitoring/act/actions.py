@@ -22,12 +22,13 @@ import sqlalchemy as sa
 
 from llmops.errors import EngineUnavailable, LlmopsError, StoreUnavailable
 from llmops.hashing import content_hash
-from monitoring.act.action_tables import alone, ensure_tables, reading, tested_windows
+from monitoring.act.action_tables import alone, ensure_tables, tested_windows
 from monitoring.act.action_tables import monitor_actions as table
 from monitoring.act.alerts.message import row_links, run_url
 from monitoring.act.alerts.outbox import Outbox
 from monitoring.act.alerts.settings import AlertSettings
 from monitoring.act.policy import Action, Decision, Policy, Situation
+from monitoring.store.database import reading
 
 logger = logging.getLogger("llmops.monitoring")
 

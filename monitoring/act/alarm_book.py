@@ -16,10 +16,11 @@ import sqlalchemy as sa
 from llmops.errors import UsageError
 from llmops.hashing import content_hash
 from monitoring.act.action_tables import alarm_book as table
-from monitoring.act.action_tables import alone, ensure_tables, reading
+from monitoring.act.action_tables import alone, ensure_tables
 from monitoring.act.alerts.message import row_links, run_url
 from monitoring.act.alerts.outbox import Outbox
 from monitoring.act.alerts.settings import AlertSettings
+from monitoring.store.database import reading
 
 _MOST_ROWS = 50
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import sqlalchemy as sa
 
 from llmops.errors import CannotRun, LlmopsError
-from monitoring.act.action_tables import alone, ensure_tables, reading, tested_windows
+from monitoring.act.action_tables import alone, ensure_tables, tested_windows
 from monitoring.act.actions import ActionRecord, Actions, Actuator, read_actions
 from monitoring.act.alarm_book import AlarmBook, Booked, Finding, findings_of
 from monitoring.act.alerts.channel import Channel
@@ -36,6 +36,7 @@ from monitoring.act.lease import Lease
 from monitoring.act.policy import Policy, decide
 from monitoring.act.schedule import WindowSchedule
 from monitoring.act.stages import Stages
+from monitoring.store.database import reading
 
 if TYPE_CHECKING:
     from monitoring.result import MonitorResult

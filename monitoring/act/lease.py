@@ -9,8 +9,9 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from monitoring.act.action_tables import alone, ensure_tables, reading
+from monitoring.act.action_tables import alone, ensure_tables
 from monitoring.act.action_tables import monitor_leases as table
+from monitoring.store.database import reading
 
 _NOW = {
     "sqlite": "SELECT (julianday('now') - 2440587.5) * 86400.0",

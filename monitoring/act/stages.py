@@ -10,9 +10,10 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from llmops.errors import LlmopsError
-from monitoring.act.action_tables import alone, reading
+from monitoring.act.action_tables import alone
 from monitoring.act.action_tables import daemon_stages as table
 from monitoring.act.alerts.prometheus import StageCount
+from monitoring.store.database import reading
 
 logger = logging.getLogger("llmops.monitoring")
 

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from monitoring.decide.detectors import Crossing, DetectorState
-from monitoring.store.database import reading, translated, upsert, writing
+from monitoring.store.database import make_tables, reading, translated, upsert, writing
 
 Key = tuple[str, str, str]
 """Dimension, value, descriptor. The whole app has the dimension `app` and an empty value."""
@@ -81,8 +81,7 @@ class DetectorStore:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         with translated("open"), writing(engine) as connection:
-            for table in _metadata.sorted_tables:  # not create_all: two monitors may start at the same moment
-                connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+            make_tables(connection, _metadata)
 
     def load(self, app: str) -> Progress | None:
         """Where the app's detectors stand; None before their first advance."""

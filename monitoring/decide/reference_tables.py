@@ -5,12 +5,11 @@ They hold no text and no request id: of requests only counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import sqlalchemy as sa
 
-from monitoring.store.database import translated, writing
+from monitoring.store.database import make_tables, writing_alone
 
 metadata = sa.MetaData()
 
@@ -73,10 +72,7 @@ _BEFORE = "reference_windows"  # where references stood before they were frozen
 def ensure_tables(engine: sa.Engine) -> None:
     """Makes these tables when absent, and takes over references of an older database. Raises StoreUnavailable."""
     with alone(engine) as connection:
-        for table in metadata.sorted_tables:
-            connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
-            for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+        make_tables(connection, metadata)
         if sa.inspect(connection).has_table(_BEFORE):
             names = ("app", "since", "until", "pinned_at", "why")
             old = sa.table(_BEFORE, sa.column("id"), *(sa.column(name) for name in names))
@@ -86,10 +82,6 @@ def ensure_tables(engine: sa.Engine) -> None:
             connection.exec_driver_sql(f"DROP TABLE {_BEFORE}")
 
 
-@contextmanager
-def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
+def alone(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
     """A transaction that no other of these runs beside. Raises StoreUnavailable."""
-    with translated("write"), writing(engine) as connection:
-        if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
-        yield connection
+    return writing_alone(engine, _LOCK)

@@ -91,12 +91,23 @@ class References:
         ensure_tables(engine)
         self._engine = engine
 
-    def pinned(self, app: str, champion: str | None = None) -> PinnedReference | None:
+    def pinned(
+        self, app: str, champion: str | None = None, *, beside: tuple[datetime, datetime] | None = None
+    ) -> PinnedReference | None:
         """The reference in force: the newest one that was pinned for the champion or for no release in particular;
-        when there is none, or the champion is not known, the newest one."""
+        when there is none, or the champion is not known, the newest one.
+
+        beside: a window to be compared with it. One that lies within that window is passed over for an older one: a
+        window that became the reference is compared, when it is looked at again, with what it was compared with first.
+        """
         found = self.all(app)
-        fitting = [each for each in found if champion is None or each.release in (None, champion)]
-        return next(iter(fitting or found), None)
+        fitting = [each for each in found if champion is None or each.release in (None, champion)] or found
+        if beside is not None:
+            since, until = beside
+            fitting = [
+                each for each in fitting if not (each.in_log and since <= each.since and each.until <= until)
+            ] or fitting
+        return next(iter(fitting), None)
 
     def all(self, app: str | None = None) -> list[PinnedReference]:
         """Every reference of the app, or of all, the newest first."""

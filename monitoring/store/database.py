@@ -88,16 +88,34 @@ def open_database(url: str) -> sa.Engine:
     with translated("open"):
         engine = open_engine(url)
         with writing(engine) as connection:
-            for table in _metadata.sorted_tables:  # not create_all: two monitors may start at the same moment
-                connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
-                for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                    connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+            make_tables(connection, _metadata)
     return engine
+
+
+def make_tables(connection: sa.Connection, metadata: sa.MetaData) -> None:
+    """Makes tables and indexes that are absent. Not `create_all`: two monitors may start at the same moment."""
+    for table in metadata.sorted_tables:
+        connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 
 def writing(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
     """A transaction that may write: on SQLite it waits for other writers when it begins, instead of failing later."""
     return engine.execution_options(writes=True).begin()
+
+
+@contextmanager
+def writing_alone(engine: sa.Engine, lock: int) -> Iterator[sa.Connection]:
+    """A transaction that no other with the same lock runs beside: what it reads stays so until it has written.
+
+    lock: a number of our own, which names PostgreSQL's advisory lock; SQLite lets one writer at a time in anyway.
+    Raises StoreUnavailable.
+    """
+    with translated("write"), writing(engine) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({lock})")
+        yield connection
 
 
 @contextmanager

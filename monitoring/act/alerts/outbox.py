@@ -17,11 +17,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from llmops.errors import LlmopsError
 from monitoring.act.action_tables import alert_outbox as table
-from monitoring.act.action_tables import alone, reading
+from monitoring.act.action_tables import alone
 from monitoring.act.alerts.channel import Channel, NotDelivered
 from monitoring.act.alerts.email import Email
 from monitoring.act.alerts.settings import AlertSettings, EmailSettings, SlackSettings
 from monitoring.act.alerts.webhook import Slack, Webhook
+from monitoring.store.database import reading
 
 FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 10.0, 3600.0
 _LONGEST_SECONDS = 60.0

@@ -69,6 +69,15 @@ def test_a_promotion_awaits_the_first_window_until_something_is_pinned(reference
     assert references.awaited("assistant") is None
 
 
+def test_a_window_that_became_the_reference_is_compared_again_with_the_one_before(references):
+    before = references.pin("assistant", START, START + HOUR, "before")
+    first = references.pin("assistant", START + HOUR, START + 2 * HOUR, "first window", release="assistant@2")
+    again = references.pinned("assistant", "assistant@2", beside=(START + HOUR, START + 3 * HOUR))
+    later = references.pinned("assistant", "assistant@2", beside=(START + 2 * HOUR, START + 3 * HOUR))
+    alone = references.pinned("assistant", "assistant@2", beside=(START, START + 3 * HOUR))
+    assert (again.id, later.id, alone.id) == (before.id, first.id, first.id)
+
+
 def test_the_last_accepted_window_of_a_release_is_found(references):
     for hour, release in enumerate(["assistant@1", "assistant@1", "assistant@2"]):
         window = AcceptedWindow(START + hour * HOUR, START + (hour + 1) * HOUR, release, 50)
