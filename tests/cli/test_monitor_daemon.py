@@ -12,11 +12,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 from click.testing import CliRunner, Result
 
-from llmops.cli.monitor_daemon import alarms, daemon, policy
+from llmops.cli import cli
 from llmops.errors import UsageError
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
@@ -32,9 +31,9 @@ PROGRAM = "import sys; from llmops.cli.monitor_daemon import daemon; daemon(sys.
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    def invoke(command: click.Command, *arguments: str) -> Result:
+    def invoke(command: str, *arguments: str) -> Result:
         environment = {"LLMOPS_HOME": str(tmp_path), "LLMOPS_SERVER_LOG": "json"}
-        return CliRunner().invoke(command, list(arguments), env=environment, catch_exceptions=False)
+        return CliRunner().invoke(cli, ["monitor", command, *arguments], env=environment, catch_exceptions=False)
 
     return invoke
 
@@ -50,12 +49,12 @@ def alarm(home: Path) -> None:
 
 
 def test_alarms_are_listed_and_acknowledged(run: Run, tmp_path: Path) -> None:
-    assert "no alarm lasts" in run(alarms, "list").output
+    assert "no alarm lasts" in run("alarms", "list").output
     alarm(tmp_path)
 
-    listed: dict[str, Any] = json.loads(run(alarms, "list", "--json").stdout)
-    table = run(alarms, "list").output
-    acknowledged = json.loads(run(alarms, "ack", "1", "--by", "ada", "--json").stdout)
+    listed: dict[str, Any] = json.loads(run("alarms", "list", "--json").stdout)
+    table = run("alarms", "list").output
+    acknowledged = json.loads(run("alarms", "ack", "1", "--by", "ada", "--json").stdout)
 
     assert [(each["what"], each["state"], each["rows"]) for each in listed["alarms"]] == [
         ("output.refusal", "open", ["r1"])
@@ -63,16 +62,16 @@ def test_alarms_are_listed_and_acknowledged(run: Run, tmp_path: Path) -> None:
     assert "assistant@2" in table
     assert (acknowledged["state"], acknowledged["acknowledged_by"]) == ("acknowledged", "ada")
     with pytest.raises(UsageError, match="no alarm 9"):
-        run(alarms, "ack", "9")
+        run("alarms", "ack", "9")
 
 
 def test_a_policy_is_shown_with_what_it_comes_to(run: Run, tmp_path: Path) -> None:
     alarm(tmp_path)
 
-    (shown,) = json.loads(run(policy, "show", "--json").stdout)["policies"]
+    (shown,) = json.loads(run("policy", "show", "--json").stdout)["policies"]
 
     assert (shown["app"], shown["policy"]["action"], shown["decision"]["action"]) == ("assistant", "observe", None)
-    assert "to observe" in run(policy, "show").output
+    assert "to observe" in run("policy", "show").output
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def test_a_policy_is_shown_with_what_it_comes_to(run: Run, tmp_path: Path) -> No
 )
 def test_a_wrong_time_is_a_usage_error(run: Run, arguments: tuple[str, str], problem: str) -> None:
     with pytest.raises(UsageError, match=problem):
-        run(daemon, *arguments, "--once")
+        run("daemon", *arguments, "--once")
 
 
 def records(home: Path) -> None:
@@ -103,12 +102,12 @@ def records(home: Path) -> None:
 def test_once_is_one_look_for_a_cron_job(run: Run, tmp_path: Path) -> None:
     records(tmp_path)
 
-    done = run(daemon, "--once", "--json")
+    done = run("daemon", "--once", "--json")
 
     told = json.loads(done.stdout)
     assert done.exit_code == 0, done.output
     assert (told["worked"], told["ingested"], told["failed"]) == (True, 50, [])
-    assert json.loads(run(daemon, "--once", "--json").stdout)["ingested"] == 0
+    assert json.loads(run("daemon", "--once", "--json").stdout)["ingested"] == 0
 
 
 def test_a_daemon_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
