@@ -110,6 +110,7 @@ def test_once_is_one_look_for_a_cron_job(run: Run, tmp_path: Path) -> None:
     assert json.loads(run("daemon", "--once", "--json").stdout)["ingested"] == 0
 
 
+@pytest.mark.slow
 def test_a_daemon_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
     records(tmp_path)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LLMOPS_")}

@@ -103,6 +103,7 @@ async def test_a_process_that_never_starts_is_tried_ever_more_rarely(process, ev
     assert pauses[:3] == [0.01, 0.02, 0.04]
 
 
+@pytest.mark.slow
 async def test_a_process_that_hangs_is_killed_and_started_again(process, model_version, ask, eventually, monkeypatch):
     monkeypatch.setattr(supervisor, "PING_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(supervisor, "PING_SECONDS", 0.5)

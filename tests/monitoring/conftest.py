@@ -68,3 +68,13 @@ def make_records() -> MakeRecords:
         return records
 
     return make
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a production log yet to be made, on each database in turn. PostgreSQL takes a minute over this room's
+    tests; what is said to it is the production log's, which is tested on both every time."""
+    if request.param == "postgresql":
+        url: str = request.getfixturevalue("postgres_url")
+        return url
+    return f"sqlite:///{tmp_path}/deep/log.db"

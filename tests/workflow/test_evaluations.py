@@ -171,6 +171,7 @@ def test_rows_that_fail_are_recorded_as_failed(workshop: Any, monkeypatch: pytes
     assert engine.closed
 
 
+@pytest.mark.slow
 def test_an_engine_that_goes_away_leaves_no_run_and_is_closed(workshop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FakeEngine(slots=4, failure=EngineUnavailable("gone"))
     monkeypatch.setattr(module, "open_engine", lambda *_: engine)

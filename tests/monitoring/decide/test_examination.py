@@ -31,6 +31,7 @@ def after(rows, seed=1, **given):
     return window(CONFIG, rows, seed, hours=1, **given)
 
 
+@pytest.mark.slow
 def test_two_months_of_quiet_windows_raise_no_alarm():
     reference = before(300, 1_000_003)
     assert [alarm for seed in range(60) for alarm in judge(reference, after(100, seed)).alarms] == []

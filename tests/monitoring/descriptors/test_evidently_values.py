@@ -171,6 +171,7 @@ def test_difference_sentiment_is_the_packages_and_not_nltks_port(nltk_data):
     assert ours[1] < 0 < theirs[1]
 
 
+@pytest.mark.slow
 @needs_wordnet
 @pytest.mark.parametrize("kind", ["oov", "trigger_words"])
 def test_words_and_lemmas_are_evidentlys_where_wordnet_is(kind, nltk_data):
