@@ -161,9 +161,18 @@ def _prepare(
     pinned = stores.references.pinned(app, champion, beside=beside)
     awaited = stores.references.awaited(app, champion)
     pair = choose_windows(stores.log, pinned, awaited, app, since, until)
-    first = awaited if awaited is not None and _can_be_first(stores, app, awaited, pair) else None
+    first = None
+    if awaited is not None and not _chosen_since(awaited, pair) and _can_be_first(stores, app, awaited, pair):
+        first = awaited
     reference = _frozen(stores, app, pair)
     return _Prepared(Question(app, pair, reference, first.release if first else None), first)
+
+
+def _chosen_since(awaited: Awaited, pair: WindowPair) -> bool:
+    """Whether somebody chose the reference with --since after the promotion: then no first window is awaited."""
+    if pair.pinned is None:
+        return pair.reference is not None
+    return pair.pinned.source == "first-since" and pair.pinned.pinned_at >= awaited.since
 
 
 def _can_be_first(stores: Stores, app: str, awaited: Awaited, pair: WindowPair) -> bool:
