@@ -123,7 +123,7 @@ def replay_past(
             reference = stores.freeze(app, pinned.since, pinned.until, pinned.release)
         descriptors, _ = comparable(stores.config.descriptors.descriptors, reference.whole)
         request = ReplayRequest(
-            app, reference, pinned.until if pinned.in_log else pinned.pinned_at, until or datetime.now(UTC),
+            app, reference, pinned.counts_from, until or datetime.now(UTC),
             descriptors, stores.config.rules, stores.config.limits, stores.config.slices, months,
         )  # fmt: skip
         return replay(stores.reader, request, progress)
@@ -214,10 +214,9 @@ def _watch(stores: Stores, prepared: _Prepared) -> list[FlagFinding]:
     reference = stores.references.frozen(pinned) if pinned is not None else None
     if pinned is None or reference is None:
         return []
-    descriptors, _ = comparable(stores.config.descriptors.descriptors, reference.whole)
     return watch_flags(
-        DetectorStore(stores.engine), stores.reader, pinned, reference, descriptors, stores.config.rules,
-        window.since, window.until,
+        DetectorStore(stores.engine), stores.reader, pinned, reference, stores.config.descriptors.descriptors,
+        stores.config.rules, window.since, window.until,
     )  # fmt: skip
 
 

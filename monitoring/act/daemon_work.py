@@ -15,10 +15,10 @@ from llmops.settings import Settings
 from monitoring.act.alarm_book import Finding
 from monitoring.act.schedule import DAY, WindowSchedule
 from monitoring.config import MonitorConfig
+from monitoring.decide.checks import watched_of
 from monitoring.decide.detector_store import DetectorStore, at_moment
 from monitoring.decide.evidence import Telling, telling_rows
 from monitoring.decide.frozen import Frozen
-from monitoring.decide.places import comparable
 from monitoring.decide.references import PinnedReference
 from monitoring.decide.watch import APP, RELEASE, STILL_ARRIVING, FlagFinding, Watched, advance_detectors, findings
 from monitoring.result import MonitorResult
@@ -56,7 +56,7 @@ class LogWork:
         self._opened = contextlib.ExitStack()
         self._stores = self._opened.enter_context(opened(settings, config))
         self._detectors = DetectorStore(self.engine)
-        self._frozen: dict[int, Frozen] = {}
+        self._frozen: dict[str, tuple[int, Frozen]] = {}  # by app: of the reference with that id
         self._retained_at = float("-inf")
         self._complete_until = datetime.fromtimestamp(0, UTC)
 
@@ -91,7 +91,7 @@ class LogWork:
         pinned = self._stores.references.pinned(app, self._champion(app))
         if pinned is None or not pinned.frozen:
             return ()
-        watched = watched_of(app, pinned, self._frozen_of(pinned), self._config)
+        watched = watched_of(pinned, self._frozen_of(pinned), self._config.descriptors.descriptors, self._config.rules)
         advance_detectors(self._detectors, self._stores.reader, watched, self._complete_until)
         since = max(pinned.pinned_at, self._complete_until - DAY)
         if since >= self._complete_until:
@@ -111,11 +111,12 @@ class LogWork:
         self._retained_at = self._now()
 
     def _frozen_of(self, pinned: PinnedReference) -> Frozen:
-        if pinned.id not in self._frozen:
-            stored = self._stores.references.frozen(pinned)
-            stored = stored or self._stores.freeze(pinned.app, pinned.since, pinned.until, pinned.release)
-            self._frozen = {pinned.id: stored}
-        return self._frozen[pinned.id]
+        number, frozen = self._frozen.get(pinned.app, (None, None))
+        if frozen is None or number != pinned.id:
+            frozen = self._stores.references.frozen(pinned)
+            frozen = frozen or self._stores.freeze(pinned.app, pinned.since, pinned.until, pinned.release)
+            self._frozen[pinned.app] = (pinned.id, frozen)
+        return frozen
 
     def _finding(self, watched: Watched, found: FlagFinding) -> Finding:
         """The newest alarm of one flag, laid to a release where only one answered."""
@@ -142,11 +143,3 @@ class LogWork:
             rows=rows,
             source=f"sequential at {at.isoformat()}",
         )
-
-
-def watched_of(app: str, pinned: PinnedReference, frozen: Frozen, config: MonitorConfig) -> Watched:
-    """What the detectors of an app watch, against its pinned reference; from its end on, or, for what an eval run
-    gave, from when it was pinned."""
-    begin = pinned.until if pinned.in_log else pinned.pinned_at
-    descriptors, _ = comparable(config.descriptors.descriptors, frozen.whole)
-    return Watched(app, frozen, str(pinned.id), begin, descriptors, config.rules)

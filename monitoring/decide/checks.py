@@ -10,7 +10,7 @@ from monitoring.decide.alarms import ROWS, Alarm, Raised, hits_of
 from monitoring.decide.evidence import Telling
 from monitoring.decide.frozen import Frozen, Windows
 from monitoring.decide.limits import LimitFinding
-from monitoring.decide.places import APP
+from monitoring.decide.places import APP, comparable
 from monitoring.decide.references import PinnedReference
 from monitoring.decide.rules import DriftRules
 from monitoring.decide.volume import MOST_WINDOWS, PastWindow, VolumeFinding, judge_volume
@@ -35,13 +35,21 @@ def watch_flags(
 ) -> list[FlagFinding]:
     """Takes the detectors over the rows up to `until`, and says what they found from `since` on.
 
-    reference: what `pinned` was like. Another monitor that is at it at the same moment does it for both.
+    Another monitor that is at it at the same moment does it for both. Arguments as `watched_of`.
     Raises StoreUnavailable.
     """
-    begin = pinned.until if pinned.in_log else pinned.pinned_at
-    watched = Watched(pinned.app, reference, str(pinned.id), begin, descriptors, rules)
+    watched = watched_of(pinned, reference, descriptors, rules)
     advance_detectors(store, reader, watched, min(until, datetime.now(UTC) - STILL_ARRIVING))
     return findings(store, watched, since, until)
+
+
+def watched_of(
+    pinned: PinnedReference, reference: Frozen, descriptors: Mapping[str, Descriptor], rules: DriftRules
+) -> Watched:
+    """What the detectors of an app watch. reference: what `pinned` was like; descriptors that mean something else there
+    are left out."""
+    fitting, _ = comparable(descriptors, reference.whole)
+    return Watched(pinned.app, reference, str(pinned.id), pinned.counts_from, fitting, rules)
 
 
 def sequential_alarms(found: Sequence[FlagFinding]) -> list[Raised]:

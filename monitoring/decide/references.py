@@ -60,6 +60,11 @@ class PinnedReference:
         """Whether it is a window of the production log."""
         return self.source != "gate"
 
+    @property
+    def counts_from(self) -> datetime:
+        """From when on rows count against it: its end, or, of what an eval run gave, when it was pinned."""
+        return self.until if self.in_log else self.pinned_at
+
     def to_json(self) -> dict[str, Any]:
         times = {name: getattr(self, name).isoformat() for name in ("since", "until", "pinned_at")}
         return {"id": self.id, "app": self.app, **times, "why": self.why, "source": self.source,

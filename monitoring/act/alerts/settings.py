@@ -61,10 +61,7 @@ class WebhookSettings:
     apps: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if bool(self.url) == bool(self.url_variable):
-            raise UsageError("url: give either url or url_variable")
-        if self.url:
-            check_url("url", self.url)
+        _check_address(self.url, self.url_variable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +74,7 @@ class SlackSettings:
     apps: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if bool(self.url) == bool(self.url_variable):
-            raise UsageError("url: give either url or url_variable")
-        if self.url:
-            check_url("url", self.url)
+        _check_address(self.url, self.url_variable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +196,13 @@ def check_url(name: str, url: str) -> None:
         fits = False
     if not fits or not url.isprintable():
         raise UsageError(f"{name}: must be an http:// or https:// address without a password")
+
+
+def _check_address(url: str, url_variable: str) -> None:
+    if bool(url) == bool(url_variable):
+        raise UsageError("url: give either url or url_variable")
+    if url:
+        check_url("url", url)
 
 
 def _channels(table: Table, kind: str) -> list[Table]:
