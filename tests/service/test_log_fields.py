@@ -44,7 +44,7 @@ def test_a_shadow_request_says_them_too(serve, release, wait_until):
     with serve(release(1, "champion"), release(2, "challenger")) as gateway:
         gateway.source.set_policy("assistant", TrafficPolicy(shadow=1.0))
         wait_until(lambda: gateway.app.state.gateway.keeper.snapshot.splits)
-        wait_until(lambda: "tiny@1" in gateway.app.state.gateway.pool.loaded)
+        wait_until(lambda: gateway.app.state.gateway.pool.is_loaded(release(2).model))
         gateway.chat(user="anna")
         wait_until(lambda: gateway.log.count(shadow=True) == 2)
         assert [(each.route, each.user) for each in gateway.log.iterate(shadow=True)] == [("chat", "anna")] * 2
