@@ -98,7 +98,7 @@ def test_only_the_settings_read_the_environment(path: Path) -> None:
         "llmops.engines.openai",
         "llmops.judges.endpoint",
         "llmops.registry.store",
-        "llmops.workflow.traffic",
+        "llmops.workflow.gateway_process",
         "llmops.cli.ui",
         "service.serve",
         "monitoring.evidently_import",

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,9 +13,9 @@ from typing import Any
 from llmops.errors import CannotRun
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
+from llmops.workflow.gateway_process import running_gateway
 
 _CLIENTS = 4
-_START_SECONDS = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +60,7 @@ def send_traffic(
     asked = random.Random(0).sample(list(questions), count)  # noqa: S311 - no secret
     half = count // 2
     before = datetime.now(UTC)
-    with _gateway(settings) as base_url:
+    with running_gateway(settings) as base_url:
         start = time.perf_counter()
         first = _ask_all(base_url, model, asked[:half], lambda done: progress(done, count))
         second_half_at = datetime.now(UTC)
@@ -113,37 +108,3 @@ def _ask(client: Any, model: str, question: str, *, stream: bool) -> Reply:
     names = ("x-llmops-release", "x-llmops-prompt", "x-llmops-model")
     release, prompt, model_version = (raw.headers[name] for name in names)
     return release, prompt, model_version, stream
-
-
-@contextmanager
-def _gateway(settings: Settings) -> Iterator[str]:
-    """A gateway process on a free port, ready to answer; terminated at the end."""
-    import httpx
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    settings.home.mkdir(parents=True, exist_ok=True)
-    log_path = settings.home / "gateway.log"
-    arguments = [sys.executable, "-m", "llmops.cli", "serve", "--port", str(port)]
-    environment = {**os.environ, "LLMOPS_HOME": str(settings.home)}
-    with log_path.open("w") as log:
-        process = subprocess.Popen(arguments, env=environment, stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + _START_SECONDS
-        while not _ready(httpx, url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise CannotRun(f"the gateway did not start; read {log_path}")
-            time.sleep(0.2)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-
-
-def _ready(httpx: Any, url: str) -> bool:
-    try:
-        return bool(httpx.get(f"{url}/readyz", timeout=2).status_code == 200)
-    except httpx.HTTPError:
-        return False
