@@ -1,4 +1,5 @@
-"""What is versioned: prompt versions, model versions, and releases that bind one of each. Plain values, no store."""
+"""What is versioned: prompt versions, model versions, releases that bind one of each, and tabular models. Plain
+values, no store."""
 
 from __future__ import annotations
 
@@ -110,8 +111,41 @@ class Release:
     created_at: float = 0.0
 
     @property
+    def name(self) -> str:
+        """The app, under the name that every versioned thing has."""
+        return self.app
+
+    @property
     def ref(self) -> str:
         return f"{self.app}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class TabularVersion:
+    """A version of a tabular model: a fitted estimator that reads rows of named columns.
+
+    sha256: of the stored estimator. schema: its columns, as JSON of `llmops.tabular`'s RowSchema.
+    source: where the artifact lies, as MLflow names it. run_id: the MLflow run that trained it.
+    provenance: what it was trained on, such as the data's sha256 and licence.
+    cycle: the run of a pipeline that registered it, which registers one version at most; None by hand.
+    created_at: seconds since the epoch; 0 where nobody knows.
+    """
+
+    name: str
+    version: int
+    sha256: str
+    run_id: str
+    schema: Mapping[str, Any]
+    source: str
+    aliases: tuple[str, ...] = ()
+    model_id: str = ""
+    created_at: float = 0.0
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    cycle: str | None = None
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}@{self.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +153,14 @@ class RegisteredVersions:
     """What a registry holds at one moment, as far as a gateway serves it.
 
     releases: by app, oldest first. policies: by app, where one is set. policy_problems: app → why the policy set there
-    cannot be read; such an app is served as if it had none.
+    cannot be read; such an app is served as if it had none. tabular: by name, oldest first.
     """
 
     releases: Mapping[str, tuple[Release, ...]]
     models: tuple[ModelVersion, ...] = ()
     policies: Mapping[str, TrafficPolicy] = field(default_factory=dict)
     policy_problems: Mapping[str, str] = field(default_factory=dict)
+    tabular: Mapping[str, tuple[TabularVersion, ...]] = field(default_factory=dict)
 
 
 Version = TypeVar("Version", PromptVersion, ModelVersion)
