@@ -57,6 +57,9 @@ class Settings:
     tracking_uri: str | None = _setting(None, str, "MLflow tracking and registry URI; default: SQLite file in the home")
     artifacts: str | None = _setting(None, str, "MLflow artifact location; default: folder in the home")
     log_url: str | None = _setting(None, str, "SQLAlchemy URL of the production log; default: SQLite file in the home")
+    pipelines_url: str | None = _setting(
+        None, str, "SQLAlchemy URL of the pipelines' state; default: SQLite file in the home"
+    )
     prompts: Path | None = _setting(None, Path, "folder of prompt files; default: the checkout's or the package's own")
     eval_sets: Path | None = _setting(None, Path, "folder of eval sets and suites; default as for prompts")
     engine: str | None = _setting(
@@ -165,6 +168,10 @@ class Settings:
     @property
     def resolved_log_url(self) -> str:
         return self.log_url or f"sqlite:///{self.home / 'log.db'}"
+
+    @property
+    def resolved_pipelines_url(self) -> str:
+        return self.pipelines_url or f"sqlite:///{self.home / 'pipelines.db'}"
 
     @property
     def models_dir(self) -> Path:

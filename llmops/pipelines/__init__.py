@@ -1,0 +1,28 @@
+"""Durable pipelines on DBOS: each finished step is done once, also when the process is killed in between."""
+
+from __future__ import annotations
+
+from llmops.pipelines.pipeline import (
+    Pipeline,
+    PipelineRun,
+    StepFailed,
+    StepRun,
+    Steps,
+    parse_reference,
+    reference,
+)
+from llmops.pipelines.recorder import Recorder, StepRecord
+from llmops.pipelines.running import Pipelines
+
+__all__ = [
+    "Pipeline",
+    "PipelineRun",
+    "Pipelines",
+    "Recorder",
+    "StepFailed",
+    "StepRecord",
+    "StepRun",
+    "Steps",
+    "parse_reference",
+    "reference",
+]

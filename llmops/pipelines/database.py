@@ -1,0 +1,133 @@
+"""Where the state of pipelines is kept: SQLite or PostgreSQL; and the lock that lets one process run a cycle."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+
+from llmops.errors import StoreUnavailable
+
+SCHEMA = "llmops_pipelines"
+"""PostgreSQL schema of DBOS's tables, so that they may share a database with others."""
+
+
+def database_url(url: str) -> URL:
+    """The URL as SQLAlchemy takes it; the folder of a SQLite file is made. Raises StoreUnavailable."""
+    try:
+        parsed = make_url(url)
+    except sa.exc.ArgumentError as error:
+        raise StoreUnavailable("pipelines: (not a database URL)") from error
+    backend = "postgresql" if parsed.drivername == "postgres" else parsed.get_backend_name()
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend != "sqlite" or not parsed.database or parsed.database == ":memory:":
+        shown = parsed.render_as_string(hide_password=True)
+        raise StoreUnavailable(f"pipelines {shown}: must be a SQLite file or PostgreSQL")
+    with translated(parsed):
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    return parsed
+
+
+@contextmanager
+def translated(url: URL) -> Iterator[None]:
+    """Turns a database's errors into StoreUnavailable, one line without the password."""
+    try:
+        yield
+    except (sa.exc.SQLAlchemyError, OSError) as error:
+        line = (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0]
+        raise StoreUnavailable(f"pipelines {url.render_as_string(hide_password=True)}: {line}") from error
+
+
+def has_tables(url: URL) -> bool:
+    """Whether a pipeline has ever run there; makes nothing. Raises StoreUnavailable."""
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        return False
+    with translated(url), _engine(url) as engine:
+        schema = SCHEMA if url.get_backend_name() == "postgresql" else None
+        return sa.inspect(engine).has_table("workflow_status", schema=schema)
+
+
+@contextmanager
+def only_one(url: URL, name: str, waiting: Callable[[], None]) -> Iterator[None]:
+    """Holds the lock of that name, which ends with the process at the latest, also by `kill -9`.
+
+    waiting: called once, when another process has it. Raises StoreUnavailable.
+    """
+    locked = _postgresql_lock if url.get_backend_name() == "postgresql" else _file_lock
+    with locked(url, name, waiting):
+        yield
+
+
+def is_held(url: URL, name: str) -> bool:
+    """Whether a process has the lock of that name. Raises StoreUnavailable."""
+
+    class _Held(Exception):
+        pass
+
+    def held() -> None:
+        raise _Held
+
+    try:
+        with only_one(url, name, held):
+            return False
+    except _Held:
+        return True
+
+
+@contextmanager
+def _file_lock(url: URL, name: str, waiting: Callable[[], None]) -> Iterator[None]:
+    path = Path(f"{url.database}-locks") / hashlib.sha256(name.encode()).hexdigest()[:32]
+    with translated(url):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        with translated(url):
+            if not _tried(handle):
+                waiting()
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _tried(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _postgresql_lock(url: URL, name: str, waiting: Callable[[], None]) -> Iterator[None]:
+    key = {"key": int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)}
+    with _engine(url) as engine:
+        with translated(url):
+            connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            with translated(url):
+                free = connection.execute(sa.text("SELECT pg_try_advisory_lock(:key)"), key).scalar()
+            if not free:
+                waiting()
+                with translated(url):
+                    connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), key)
+            yield
+        finally:
+            connection.invalidate()  # closing the session gives the lock back, whatever became of it
+            connection.close()
+
+
+@contextmanager
+def _engine(url: URL) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    try:
+        yield engine
+    finally:
+        engine.dispose()

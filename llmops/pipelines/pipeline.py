@@ -1,0 +1,155 @@
+"""What a pipeline is, and what became of a run of it: plain values that know no engine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol, TypeVar
+
+from llmops.errors import CannotRun, LlmopsError, UsageError
+
+T = TypeVar("T")
+RunStatus = Literal["finished", "failed", "running", "interrupted"]
+StepStatus = Literal["done", "skipped", "failed"]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,79}")
+
+
+class Steps(Protocol):
+    """What a pipeline's function does its work through."""
+
+    def do(self, name: str, function: Callable[..., T], *arguments: Any, retries: int = 0) -> T:
+        """Calls the function with the arguments; once it has returned, never again in this run.
+
+        A run that goes on after an interruption or a failure gets the stored result of each finished step. A step that
+        was interrupted is done anew, so it must do no harm when it is done twice. Arguments and result are JSON: the
+        function's result comes back as it would be read from a file (a tuple is a list). retries: how often a step that
+        raises is tried again, with growing pauses from one second; a UsageError is never tried again.
+
+        Raises:
+            CannotRun: the result is no JSON. Whatever the function raises.
+        """
+        ...
+
+
+PipelineFunction = Callable[[Steps, Mapping[str, Any]], Mapping[str, Any]]
+
+
+def _as_given(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    return inputs
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A job of several steps.
+
+    function: does its work through `steps.do`; between steps it may only compute, the same each time it is called, for
+    it is called again when a run goes on. Its result is JSON; `verdict` other than `pass` in it is a negative one.
+    what: one line for people. complete: fills in the defaults of inputs before anything begins, and raises UsageError
+    for inputs that are wrong.
+    """
+
+    name: str
+    function: PipelineFunction
+    what: str
+    complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _as_given
+
+
+@dataclass(frozen=True, slots=True)
+class StepRun:
+    """A step of a run. skipped: finished in an earlier attempt, its result was used again. started_at: in UTC."""
+
+    name: str
+    status: StepStatus
+    seconds: float
+    started_at: datetime
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        value = {
+            "name": self.name,
+            "status": self.status,
+            "seconds": self.seconds,
+            "started_at": self.started_at.isoformat("T", "milliseconds"),
+        }
+        return value if self.error is None else {**value, "error": self.error}
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineRun:
+    """One cycle of a pipeline. interrupted: its process has ended; running it again goes on."""
+
+    pipeline: str
+    cycle: str
+    status: RunStatus
+    steps: tuple[StepRun, ...] = ()
+    result: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    started_at: datetime | None = None
+
+    @property
+    def ref(self) -> str:
+        """`NAME@CYCLE`."""
+        return reference(self.pipeline, self.cycle)
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether it finished with a verdict that is not `pass`."""
+        return self.status == "finished" and self.result.get("verdict", "pass") != "pass"
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "pipeline": self.pipeline,
+            "cycle": self.cycle,
+            "run": self.ref,
+            "status": self.status,
+            "started_at": self.started_at.isoformat("T", "seconds") if self.started_at else None,
+            "inputs": dict(self.inputs),
+            "steps": [step.to_json() for step in self.steps],
+            "result": dict(self.result),
+            "error": self.error,
+        }
+
+
+class StepFailed(CannotRun):
+    """A step raised, or what lies between steps. `run` says what had finished; the same cycle goes on from there.
+
+    The exit code is the cause's.
+    """
+
+    def __init__(self, run: PipelineRun, step: str | None, cause: BaseException) -> None:
+        self.run, self.step = run, step
+        self.exit_code = cause.exit_code if isinstance(cause, LlmopsError) else CannotRun.exit_code
+        place = f"step {step}" if step else "between its steps"
+        super().__init__(f"{run.ref}: {place}: {told(cause)}")
+
+
+def reference(pipeline: str, cycle: str) -> str:
+    """`NAME@CYCLE`. Raises UsageError: one of them cannot be part of a reference."""
+    for what, text in (("pipeline", pipeline), ("cycle", cycle)):
+        if not _NAME.fullmatch(text):
+            raise UsageError(
+                f"{what} {text!r}: at most 80 letters, digits and . _ : + -, beginning with a letter or digit"
+            )
+    return f"{pipeline}@{cycle}"
+
+
+def parse_reference(text: str) -> tuple[str, str]:
+    """Pipeline and cycle of `NAME@CYCLE`. Raises UsageError."""
+    pipeline, at, cycle = text.partition("@")
+    if not at:
+        raise UsageError(f"{text!r} is no run of a pipeline: NAME@CYCLE, such as llm@2026-05-01")
+    reference(pipeline, cycle)
+    return pipeline, cycle
+
+
+def told(error: BaseException) -> str:
+    """An error in one line: its own text where it was raised on purpose, otherwise with its kind."""
+    line = (str(error).splitlines() or [""])[0]
+    if isinstance(error, LlmopsError):
+        return line
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
