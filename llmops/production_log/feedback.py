@@ -1,4 +1,4 @@
-"""What users say of answers, and votes between two answers to the same question."""
+"""What users say of answers, votes between two answers to the same question, and late truths of predictions."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ BETTER, WORSE, TIE = VOTES = ("better", "worse", "tie")
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """One opinion on one answer: a score, a label, a comment, or several of them.
+    """One opinion on one answer: a score, a label, a comment, a truth, or several of them.
 
     request_id: whose answer; record_key, app, release: of its log record. caller: the public id of the key that
     brought it, or `anonymous`; user: whom the caller names. compared_to: the request whose answer to the same question
-    this one is better or worse than; compared_key, compared_release: of its record. key: the feedback's own identity.
+    this one is better or worse than; compared_key, compared_release: of its record. truth: of a prediction, what each
+    row's value really was, None where it is not known yet. key: the feedback's own identity.
     """
 
     request_id: str
@@ -33,6 +34,7 @@ class Feedback:
     compared_to: str | None = None
     compared_key: str | None = None
     compared_release: str | None = None
+    truth: tuple[Any, ...] | None = None
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -40,11 +42,13 @@ class Feedback:
         """What is known, and when it was said."""
         names = ("score", "label", "comment", "user", "caller", "compared_to", "compared_release")
         known = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.truth is not None:
+            known["truth"] = list(self.truth)
         return {"key": self.key, "request_id": self.request_id, "at": self.at.isoformat(), **known}
 
     def says_the_same(self, other: Feedback) -> bool:
         """Whether both came from one request and its repetition."""
-        names = ("record_key", "caller", "user", "score", "label", "comment", "compared_key")
+        names = ("record_key", "caller", "user", "score", "label", "comment", "compared_key", "truth")
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
 

@@ -9,17 +9,19 @@ from typing import Any
 import sqlalchemy as sa
 
 from llmops.production_log.record import identity_in
-from llmops.production_log.tables import log_records, metadata
+from llmops.production_log.tables import feedback, log_records, metadata
 
 _SCHEMA_LOCK = 0x6C6C6D01  # one of PostgreSQL's advisory locks, which are named by numbers
 _BATCH = 1000
 _LATER_COLUMNS = ("route", "caller", "user", "text_deleted_at")
+_GROWN = (log_records, feedback)
+"""Tables that older versions have with fewer columns."""
 
 
 def is_complete(connection: sa.Connection) -> bool:
     """Whether every table is there and none is of an older version."""
     names = set(sa.inspect(connection).get_table_names())
-    return names.issuperset(metadata.tables) and not _missing(connection)
+    return names.issuperset(metadata.tables) and not any(_missing(connection, table) for table in _GROWN)
 
 
 def bring_up_to_date(connection: sa.Connection) -> None:
@@ -29,12 +31,13 @@ def bring_up_to_date(connection: sa.Connection) -> None:
     """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
-    missing = _missing(connection)
+    missing = _missing(connection, log_records)
     copied = "seq" in missing and connection.dialect.name == "sqlite"
     if copied:
         connection.exec_driver_sql("ALTER TABLE log_records RENAME TO log_records_before")
     else:
-        _add_columns(connection, missing)
+        _add_columns(connection, log_records, missing)
+    _add_columns(connection, feedback, _missing(connection, feedback))
     for table in metadata.sorted_tables:
         connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
     if copied:
@@ -46,19 +49,19 @@ def bring_up_to_date(connection: sa.Connection) -> None:
             connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 
-def _missing(connection: sa.Connection) -> set[str]:
-    """Columns that a log of an older version has not."""
+def _missing(connection: sa.Connection, table: sa.Table) -> set[str]:
+    """Columns that the table has not in a log of an older version; empty where the table itself is missing."""
     inspector = sa.inspect(connection)
-    if not inspector.has_table(log_records.name):
+    if not inspector.has_table(table.name):
         return set()
-    return set(log_records.columns.keys()) - {column["name"] for column in inspector.get_columns(log_records.name)}
+    return set(table.columns.keys()) - {column["name"] for column in inspector.get_columns(table.name)}
 
 
-def _add_columns(connection: sa.Connection, names: set[str]) -> None:
+def _add_columns(connection: sa.Connection, table: sa.Table, names: set[str]) -> None:
     for name in sorted(names):
-        kind = log_records.columns[name].type.compile(connection.dialect)
+        kind = table.columns[name].type.compile(connection.dialect)
         kind = "BIGSERIAL UNIQUE" if name == "seq" else kind
-        connection.exec_driver_sql(f'ALTER TABLE log_records ADD COLUMN "{name}" {kind}')
+        connection.exec_driver_sql(f'ALTER TABLE {table.name} ADD COLUMN "{name}" {kind}')
 
 
 def _copy_older(connection: sa.Connection, missing: set[str]) -> None:

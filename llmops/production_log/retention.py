@@ -17,8 +17,9 @@ BATCH = 500
 """Records of one transaction, so that the gateway's never wait for long."""
 
 _MOST_CHARACTERS = 255
-_FACTS = ("route", "stream", "finish_reason", "arm", "queue_ms", "key", "user", "shadow_of", "texts")
+_FACTS = ("route", "stream", "finish_reason", "arm", "queue_ms", "key", "user", "shadow_of", "texts", "rows")
 _GUARD_FACTS = ("guard", "where", "index", "count", "pattern", "asked")
+_UNSAID: Mapping[str, Any] = {"comment": None, "truth": None}
 _ERROR_KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}\Z")
 
 
@@ -41,8 +42,8 @@ def delete_texts(
             deleted += _delete(connection, rows)
     with database.writing() as connection:
         # What was said of an answer after its own texts had gone.
-        old = (feedback.c.at < before.timestamp(), feedback.c.comment.is_not(None))
-        connection.execute(sa.update(feedback).where(*old).values(comment=None))
+        old = feedback.c.at < before.timestamp()
+        connection.execute(sa.update(feedback).where(old, _said_something()).values(_UNSAID))
     return deleted
 
 
@@ -69,6 +70,10 @@ def _is_fact(value: Any) -> bool:
     if isinstance(value, str):
         return len(value) <= _MOST_CHARACTERS
     return value is None or isinstance(value, (int, float))
+
+
+def _said_something() -> sa.ColumnElement[bool]:
+    return sa.or_(*(feedback.c[name].is_not(sa.null()) for name in _UNSAID))
 
 
 def _due(before: datetime, described_up_to: int | None) -> list[sa.ColumnElement[bool]]:
@@ -105,8 +110,8 @@ def _delete(connection: sa.Connection, rows: Sequence[sa.RowMapping]) -> int:
     now = time.time()
     values = [{"this": row["seq"], "facts": facts_of(row["details"]), "now": now} for row in rows]
     deleted = connection.execute(emptied, values).rowcount
-    comments = sa.update(feedback).where(feedback.c.record_key.in_([row["key"] for row in rows]))
-    connection.execute(comments.where(feedback.c.comment.is_not(None)).values(comment=None))
+    about = feedback.c.record_key.in_([row["key"] for row in rows])
+    connection.execute(sa.update(feedback).where(about, _said_something()).values(_UNSAID))
     ids = {row["request_id"] for row in rows}
     connection.execute(sa.delete(idempotent_replies).where(idempotent_replies.c.request_id.in_(ids)))
     return deleted

@@ -92,7 +92,8 @@ def row_of_feedback(feedback: Feedback) -> dict[str, Any]:
 
 def feedback_of_row(row: sa.RowMapping) -> Feedback:
     values = {field.name: row[field.name] for field in dataclasses.fields(Feedback)}
-    return Feedback(**{**values, "at": _moment(row["at"])})
+    truth = None if row["truth"] is None else tuple(row["truth"])
+    return Feedback(**{**values, "truth": truth, "at": _moment(row["at"])})
 
 
 def _moment(seconds: float) -> datetime:

@@ -64,6 +64,7 @@ feedback = sa.Table(
     sa.Column("compared_to", sa.String(255)),
     sa.Column("compared_key", sa.String(32)),
     sa.Column("compared_release", sa.String(255)),
+    sa.Column("truth", sa.JSON(none_as_null=True)),
     sqlite_autoincrement=True,
 )
 

@@ -1,0 +1,136 @@
+"""Predictions read back from the production log, with truths that came late."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmops.errors import Corrupted
+from llmops.production_log import Feedback, LogRecord, ProductionLog, is_prediction, open_engine, read_predictions
+from llmops.production_log.predictions import prediction_of, row_count
+
+START = datetime(2012, 1, 1, tzinfo=UTC)
+ROWS = [{"hour": 7, "weather": "clear"}, {"hour": 8, "weather": "mist"}]
+VALUES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[ProductionLog]:
+    opened = ProductionLog(f"sqlite:///{tmp_path / 'log.db'}")
+    yield opened
+    opened.close()
+
+
+def predicted(number: int = 0, rows: Any = ROWS, output: Any = (1.5, 2.0), **fields: Any) -> LogRecord:
+    values: dict[str, Any] = {
+        "request_id": f"r{number}", "key": f"key{number}", "at": START + timedelta(hours=number), "status": 200,
+        "outcome": "ok", "route": "predict", "release": "bike@2", "model": "bike@2",
+        "input": json.dumps(rows), "output": json.dumps(output), "details": {"rows": len(rows)},
+    }  # fmt: skip
+    return LogRecord(**{**values, **fields})
+
+
+def told(truth: Any, number: int = 0, **fields: Any) -> Feedback:
+    return Feedback(f"r{number}", f"key{number}", "anonymous", "bike", "bike@2", truth=truth, **fields)
+
+
+def test_predictions_of_a_model_come_with_rows_and_values_oldest_first(log):
+    log.append([predicted(1), predicted(0), predicted(2, release="wine@1", model="wine@1")])
+    found = list(read_predictions(log, "bike"))
+    assert [(each.request_id, each.model, each.at) for each in found] == [
+        ("r0", "bike@2", START),
+        ("r1", "bike@2", START + timedelta(hours=1)),
+    ]
+    assert (found[0].rows, found[0].predictions, found[0].probabilities) == (ROWS, [1.5, 2.0], None)
+    assert len(found[0]) == 2
+
+
+def test_a_window_begins_with_since_and_ends_before_until(log):
+    log.append([predicted(number) for number in range(4)])
+    found = read_predictions(log, "bike", START + timedelta(hours=1), START + timedelta(hours=3))
+    assert [each.request_id for each in found] == ["r1", "r2"]
+
+
+def test_a_classifier_has_a_probability_for_each_class(log):
+    probabilities = [{"0": 0.25, "1": 0.75}, {"0": 1.0, "1": 0.0}]
+    log.append([predicted(output=[1, 0], details={"rows": 2, "probabilities": probabilities})])
+    (found,) = read_predictions(log, "bike")
+    assert (found.predictions, found.probabilities) == ([1, 0], probabilities)
+
+
+def test_the_truth_said_last_counts_and_unsaid_rows_have_none(log):
+    log.append([predicted(0), predicted(1)])
+    log.add_feedback(told((1.0, None)))
+    log.add_feedback(told(None, score=1.0))
+    log.add_feedback(told((2.0, 3.0)))
+    log.add_feedback(told(None, comment="fine"))
+    assert [each.truth for each in read_predictions(log, "bike")] == [[2.0, 3.0], [None, None]]
+
+
+@settings(max_examples=20, deadline=None)
+@given(truth=st.lists(VALUES, min_size=1, max_size=5).map(tuple))
+def test_a_truth_is_read_back_as_it_was_said(truth, tmp_path_factory):
+    log = ProductionLog(f"sqlite:///{tmp_path_factory.mktemp('log') / 'log.db'}")
+    log.append([predicted(rows=[{"x": 1}] * len(truth), output=[0] * len(truth))])
+    stored = log.add_feedback(told(truth))
+    (record,) = log.read(feedback=True)
+    (read,) = record.feedback
+    log.close()
+    assert read == stored
+    assert read.says_the_same(stored)
+    assert read.to_json()["truth"] == list(truth)
+    assert prediction_of(record).truth == list(truth)
+
+
+@pytest.mark.parametrize("other", [{"route": "chat"}, {"outcome": "error", "status": 504}, {"outcome": "cancelled"}])
+def test_what_predicted_nothing_is_passed_over(log, other):
+    log.append([predicted(0, **other), predicted(1)])
+    assert not is_prediction(log.read()[0])
+    assert [each.request_id for each in read_predictions(log, "bike")] == ["r1"]
+
+
+def test_rows_that_retention_has_taken_are_passed_over_and_their_number_stays(log):
+    probabilities = [{"a": 1.0}, {"a": 1.0}]
+    log.append([predicted(details={"rows": 2, "probabilities": probabilities})])
+    log.add_feedback(told((1.0, 2.0)))
+    assert log.delete_texts(START + timedelta(days=1)) == 1
+    assert list(read_predictions(log, "bike")) == []
+    (record,) = log.read(feedback=True)
+    assert (record.details, row_count(record), is_prediction(record)) == ({"rows": 2}, 2, True)
+    assert record.feedback[0].truth is None
+    assert log.delete_texts(START + timedelta(days=1)) == 0
+
+
+@pytest.mark.parametrize("fields", [{"input": "not json"}, {"output": ""}, {"output": "[1]"}, {"input": "{}"}])
+def test_a_record_that_is_no_prediction_though_it_says_so_is_named(log, fields):
+    log.append([predicted(**fields)])
+    with pytest.raises(Corrupted, match="key0"):
+        list(read_predictions(log, "bike"))
+
+
+def test_feedback_of_an_older_log_is_kept_and_takes_truths(tmp_path):
+    url = f"sqlite:///{tmp_path / 'log.db'}"
+    log = ProductionLog(url)
+    log.append([predicted()])
+    log.add_feedback(told(None, score=1.0))
+    log.close()
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE feedback DROP COLUMN truth")
+    engine.dispose()
+    for _ in range(2):
+        log = ProductionLog(url)
+        (record,) = log.read(feedback=True)
+        assert (record.feedback[0].score, record.feedback[0].truth) == (1.0, None)
+        log.close()
+    log = ProductionLog(url)
+    log.add_feedback(told((1.0, 2.0)))
+    assert next(read_predictions(log, "bike")).truth == [1.0, 2.0]
+    log.close()
