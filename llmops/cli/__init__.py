@@ -29,6 +29,8 @@ _COMMANDS = {
     "keys": ("llmops.cli.keys", "gateway keys: create, list, revoke"),
     "log": ("llmops.cli.log", "read and import the production log"),
     "monitor": ("llmops.cli.monitor", "test what production answers against a reference"),
+    "factsheet": ("llmops.cli.factsheet", "one page of what is on record of a version"),
+    "pipeline": ("llmops.cli.pipeline", "run durable pipelines, on a schedule too; list and show their runs"),
     "ui": ("llmops.cli.ui", "open MLflow's UI on the store"),
     "demo": ("llmops.cli.demo", "run the whole loop on the default model"),
 }

@@ -1,0 +1,109 @@
+"""Runs of pipelines in MLflow: one MLflow run for each cycle, with each step's inputs and outputs.
+
+A cycle that goes on after an interruption or a failure goes on in the same MLflow run. A step that is done again
+replaces what was written of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from llmops.pipelines.recorder import StepRecord
+from llmops.registry.store import Store, translated
+from llmops.settings import Settings
+
+PIPELINE_EXPERIMENT = "pipelines"
+PIPELINE_TAG, CYCLE_TAG = "llmops.pipeline", "llmops.pipeline.cycle"
+_ATTEMPT_TAG, _NOTE_TAG = "llmops.pipeline.attempt", "mlflow.note.content"
+_NOT_IN_A_NAME = re.compile(r"[^\w.-]+", re.ASCII)
+_MOST_CHARACTERS = 5000  # MLflow's limit for a tag
+
+
+class PipelineRecorder:
+    """Writes the runs of pipelines; a `llmops.pipelines.Recorder`. Opens the store with the first run."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._store: Store | None = None
+        self.run_id = ""
+        """The MLflow run of the latest pipeline run; empty before."""
+        self._attempt = 0
+
+    def begin(self, pipeline: str, cycle: str, inputs: Mapping[str, Any]) -> None:
+        """As `Recorder`. Raises StoreUnavailable."""
+        self.run_id = ""
+        if self._store is None:
+            self._store = Store(self._settings)
+        with translated(f"recording {pipeline} {cycle}"):
+            found = find_pipeline_run(self._store, pipeline, cycle)
+            client = self._store.client
+            if found is None:
+                found = client.create_run(
+                    self._store.experiment(PIPELINE_EXPERIMENT),
+                    run_name=f"{pipeline} {cycle}",
+                    tags={PIPELINE_TAG: pipeline, CYCLE_TAG: cycle},
+                )
+                client.log_dict(found.info.run_id, dict(inputs), "inputs.json")
+            self.run_id = str(found.info.run_id)
+            self._attempt = int(found.data.tags.get(_ATTEMPT_TAG, 0)) + 1
+            client.update_run(self.run_id, status="RUNNING")
+            client.set_tag(self.run_id, _ATTEMPT_TAG, str(self._attempt))
+
+    def step(self, record: StepRecord) -> None:
+        """As `Recorder`. Raises StoreUnavailable."""
+        from mlflow.entities import Metric
+
+        name = _NOT_IN_A_NAME.sub("-", record.name)
+        value = {
+            "number": record.number,
+            "name": record.name,
+            "inputs": list(record.arguments),
+            "outputs": record.output,
+            "error": record.error,
+            "seconds": round(record.seconds, 3),
+            "started_at": record.started_at.isoformat("T", "milliseconds"),
+            "attempt": self._attempt,
+        }
+        at = int(datetime.now(UTC).timestamp() * 1000)
+        with translated(f"recording step {record.name}"):
+            self._client.log_dict(self.run_id, value, f"steps/{record.number:02d}-{name}.json")
+            metric = Metric(f"seconds/{name}", record.seconds, at, self._attempt)
+            self._client.log_batch(self.run_id, metrics=[metric])
+
+    def end(self, result: Mapping[str, Any] | None, error: str | None) -> None:
+        """As `Recorder`. Raises StoreUnavailable."""
+        if not self.run_id:
+            return
+        with translated("recording the end of a pipeline"):
+            if result is not None:
+                self._client.log_dict(self.run_id, dict(result), "result.json")
+            self._client.set_tag(self.run_id, _NOTE_TAG, _shown(result, error)[:_MOST_CHARACTERS])
+            self._client.set_terminated(self.run_id, "FAILED" if error else "FINISHED")
+
+    @property
+    def _client(self) -> Any:
+        if self._store is None:
+            raise RuntimeError("a run is recorded from `begin` on")
+        return self._store.client
+
+
+def find_pipeline_run(store: Store, pipeline: str, cycle: str) -> Any | None:
+    """MLflow's run of a cycle, or None. Raises StoreUnavailable."""
+    with translated(f"looking for {pipeline} {cycle}"):
+        found: Sequence[Any] = store.client.search_runs(
+            [store.experiment(PIPELINE_EXPERIMENT)],
+            f"tags.`{PIPELINE_TAG}` = '{pipeline}' AND tags.`{CYCLE_TAG}` = '{cycle}'",
+            order_by=["attributes.start_time ASC"],
+            max_results=1,
+        )
+    return found[0] if found else None
+
+
+def _shown(result: Mapping[str, Any] | None, error: str | None) -> str:
+    if error is not None:
+        return f"failed: {error}"
+    told = (result or {}).get("told")
+    return str(told) if told else "finished"
