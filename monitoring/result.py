@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from monitoring.decide.alarms import Alarm
 from monitoring.decide.arms import ArmComparison
 from monitoring.decide.drift import SliceDrift
+from monitoring.decide.gathering import Gathering
 from monitoring.decide.references import PinnedReference
 from monitoring.decide.verdict import Cure, sides_of
 from monitoring.decide.window_choice import Window
@@ -28,6 +29,7 @@ class MonitorResult:
 
     state: `too-few-rows` when either window is below the minimum: no drift was tested. note: what was not done as usual
     and why, else empty. reference: the rows that the window was compared with; empty while one is awaited.
+    gathering: that reference, while it has too few rows.
     not_compared: descriptors that mean something else in the reference, or are not in it. slices: the first is the
     whole app. canary: champion against challenger on the same traffic. sequential, limits, volume: what those rules
     looked at.
@@ -54,6 +56,7 @@ class MonitorResult:
     not_compared: Sequence[str] = ()
     failures: Mapping[str, int] = field(default_factory=dict)
     feedback: Mapping[str, Any] = field(default_factory=dict)
+    gathering: Gathering | None = None
 
     @property
     def alarm(self) -> bool:
@@ -68,6 +71,7 @@ class MonitorResult:
             "source": pinned.source if pinned else None,
             "release": pinned.release if pinned else None,
             "not_compared": list(self.not_compared),
+            "gathering": self.gathering.to_json() if self.gathering else None,
         }
         return {
             "app": self.app,

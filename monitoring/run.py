@@ -16,6 +16,7 @@ from monitoring.decide.checks import watch_flags
 from monitoring.decide.detector_store import DetectorStore
 from monitoring.decide.examination import Question, examine
 from monitoring.decide.frozen import Frozen
+from monitoring.decide.gathering import Gathering, gather
 from monitoring.decide.places import comparable
 from monitoring.decide.references import AcceptedWindow, Awaited
 from monitoring.decide.replay import RESAMPLED_MONTHS, Replay, ReplayRequest, replay
@@ -43,6 +44,7 @@ def run_monitor(
     *,
     config: MonitorConfig | None = None,
     champion: str | None = None,
+    scheduled: bool = False,
 ) -> MonitorResult:
     """Tests the app's current window against its reference; pins the reference when there was none.
 
@@ -50,7 +52,9 @@ def run_monitor(
     `rules.minimum_rows` is not pinned. A window that ends `ok` is remembered as accepted.
 
     rules: instead of the configuration's. config: instead of the settings' file. champion: the release that is served,
-    where the caller knows; it decides which pinned reference counts (see `references`).
+    where the caller knows; it decides which pinned reference counts (see `references`). scheduled: `since` is where a
+    schedule's window begins, and nobody chose the rows before it: they become the reference only when there are as
+    many as of a first window.
 
     Raises:
         BadFile: the configuration is wrong.
@@ -60,7 +64,7 @@ def run_monitor(
     """
     with opened(settings, config, rules) as stores:
         ingested = stores.ingest(progress)
-        prepared = _pinned(stores, _prepare(stores, app, since, until, champion))
+        prepared = _pinned(stores, _prepare(stores, app, since, until, champion, scheduled=scheduled))
         watched = _watch(stores, prepared)
         result = _examined(stores, prepared, ingested, watched)
         return _settle(stores, prepared, result)
@@ -144,10 +148,10 @@ def list_apps(settings: Settings) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """What one run is to do. first: the release that awaits its first window, when this can be it."""
+    """What one run is to do. gathering: the reference that is being gathered, of whose rows this window may be."""
 
     question: Question
-    first: Awaited | None
+    gathering: Gathering | None = None
 
     @property
     def pair(self) -> WindowPair:
@@ -155,17 +159,23 @@ class _Prepared:
 
 
 def _prepare(
-    stores: Stores, app: str, since: datetime | None, until: datetime | None, champion: str | None
+    stores: Stores,
+    app: str,
+    since: datetime | None,
+    until: datetime | None,
+    champion: str | None,
+    *,
+    scheduled: bool = False,
 ) -> _Prepared:
     beside = None if since is None else (since, until or datetime.now(UTC))
     pinned = stores.references.pinned(app, champion, beside=beside)
     awaited = stores.references.awaited(app, champion)
     pair = choose_windows(stores.log, pinned, awaited, app, since, until)
-    first = None
-    if awaited is not None and not _chosen_since(awaited, pair) and _can_be_first(stores, app, awaited, pair):
-        first = awaited
-    reference = _frozen(stores, app, pair)
-    return _Prepared(Question(app, pair, reference, first.release if first else None), first)
+    if scheduled and pinned is None and pair.reference is not None:
+        return _of_unchosen(stores, app, awaited, pair)
+    if awaited is None or _chosen_since(awaited, pair):
+        return _Prepared(Question(app, pair, _frozen(stores, app, pair)))
+    return _of_awaited(stores, app, awaited, pair)
 
 
 def _chosen_since(awaited: Awaited, pair: WindowPair) -> bool:
@@ -175,7 +185,33 @@ def _chosen_since(awaited: Awaited, pair: WindowPair) -> bool:
     return pair.pinned.source == "first-since" and pair.pinned.pinned_at >= awaited.since
 
 
-def _can_be_first(stores: Stores, app: str, awaited: Awaited, pair: WindowPair) -> bool:
+def _of_unchosen(stores: Stores, app: str, awaited: Awaited | None, pair: WindowPair) -> _Prepared:
+    """A schedule's window with nothing pinned: rows before it are no reference while a release's first window is
+    awaited, or while there are too few of them."""
+    alone = dataclasses.replace(pair, reference=None)
+    if awaited is not None:
+        return _of_awaited(stores, app, awaited, alone)
+    frozen, needed = _frozen(stores, app, pair), _needed(stores)
+    if pair.reference is None or frozen.whole.rows >= needed:
+        return _Prepared(Question(app, pair, frozen))
+    window = pair.reference
+    return _Prepared(
+        Question(app, alone, Frozen({})), Gathering(None, window.since, window.until, frozen.whole.rows, needed)
+    )
+
+
+def _of_awaited(stores: Stores, app: str, awaited: Awaited, pair: WindowPair) -> _Prepared:
+    gathering = gather(stores.reader, stores.references, app, awaited, pair.current.until, _needed(stores))
+    first = awaited.release if _answers_enough(stores, app, awaited, pair) else None
+    return _Prepared(Question(app, pair, _frozen(stores, app, pair), first), gathering)
+
+
+def _needed(stores: Stores) -> int:
+    return max(stores.config.reference.first_window_rows, stores.config.rules.minimum_rows)
+
+
+def _answers_enough(stores: Stores, app: str, awaited: Awaited, pair: WindowPair) -> bool:
+    """Whether the promoted release has so many rows in the window that it is to be judged as a new one."""
     start, end = max(pair.current.since, awaited.since), pair.current.until
     if start >= end:
         return False
@@ -225,15 +261,24 @@ def _examined(stores: Stores, prepared: _Prepared, ingested: Ingested, watched: 
     failures = stores.reader.failures(prepared.question.app, window.since, window.until)
     counts = {name: each.rows for name, each in failures.items()}
     result = examine(stores.reader, stores.config, prepared.question, failures=counts, watched=watched)
-    return dataclasses.replace(result, computed=ingested.rows)
+    gathering = prepared.gathering
+    if gathering is None or gathering.complete:
+        return dataclasses.replace(result, computed=ingested.rows)
+    note = "; ".join(filter(None, (result.note, gathering.note)))
+    return dataclasses.replace(result, computed=ingested.rows, gathering=gathering, note=note)
 
 
 def _settle(stores: Stores, prepared: _Prepared, result: MonitorResult) -> MonitorResult:
-    """Remembers an accepted window, and pins it when it is the first one of a release."""
-    if result.state != "ok":
+    """Remembers whether the window was accepted; pins an awaited reference when it is complete."""
+    if result.state == "alarm":
+        stores.references.reject(result.app, result.window.until)
         return result
-    stores.references.accept(result.app, _accepted(stores, result))
-    return result if prepared.first is None else _pin_first(stores, prepared.first, result)
+    if result.state == "ok":
+        stores.references.accept(result.app, _accepted(stores, result))
+    gathering = prepared.gathering
+    if gathering is None or gathering.release is None or not gathering.complete:
+        return result
+    return _pin_gathered(stores, gathering, gathering.release, result)
 
 
 def _accepted(stores: Stores, result: MonitorResult) -> AcceptedWindow:
@@ -243,12 +288,13 @@ def _accepted(stores: Stores, result: MonitorResult) -> AcceptedWindow:
     return AcceptedWindow(window.since, window.until, release, window.rows)
 
 
-def _pin_first(stores: Stores, first: Awaited, result: MonitorResult) -> MonitorResult:
-    since, until = max(result.window.since, first.since), result.window.until
-    alone = set(stores.reader.summary(result.app, since, until, "release")) == {first.release}
-    frozen = stores.freeze(result.app, since, until, None if alone else first.release)
+def _pin_gathered(stores: Stores, gathering: Gathering, release: str, result: MonitorResult) -> MonitorResult:
+    since, until = gathering.since, gathering.until
+    alone = set(stores.reader.summary(result.app, since, until, "release")) == {release}
+    frozen = stores.freeze(result.app, since, until, None if alone else release)
     pinned = stores.references.pin(
-        result.app, since, until, f"first accepted window of {first.release}",
-        source="first-window", release=first.release, frozen=frozen,
+        result.app, since, until, f"first accepted window of {release}",
+        source="first-window", release=release, frozen=frozen,
     )  # fmt: skip
-    return dataclasses.replace(result, pinned=pinned, note=f"{result.note}; it is the reference from now on")
+    pinned_now = f"{gathering.rows} rows of {release} are the reference from now on"
+    return dataclasses.replace(result, pinned=pinned, note="; ".join(filter(None, (result.note, pinned_now))))

@@ -101,7 +101,7 @@ class LogWork:
 
     def test_window(self, app: str, since: datetime, until: datetime) -> MonitorResult:
         champion = self._champion(app)
-        return run_monitor(self._settings, app, since, until, config=self._config, champion=champion)
+        return run_monitor(self._settings, app, since, until, config=self._config, champion=champion, scheduled=True)
 
     def retain(self) -> None:
         days = self._settings.retention_days

@@ -66,6 +66,14 @@ accepted_windows = sa.Table(
     sa.Column("accepted_at", sa.Float, nullable=False),
 )
 
+# Windows whose run ended with an alarm: no reference is gathered from their rows.
+rejected_windows = sa.Table(
+    "rejected_windows",
+    metadata,
+    sa.Column("app", sa.String(255), primary_key=True),
+    sa.Column("until", sa.Float, primary_key=True),
+)
+
 _BEFORE = "reference_windows"  # where references stood before they were frozen
 
 

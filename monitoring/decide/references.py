@@ -6,8 +6,9 @@ change nothing of it. A reference that was pinned for a release counts while tha
 returns to the reference of the release that it returns to.
 
 An accepted window is one whose run ended `ok`. After a promotion the reference is, as the setting `at_promotion` says:
-`first-window`  the new champion's first accepted window. Until there is one, the old reference stays, and of the drift
-                against it only harmful flags count: what else changed was meant to, and passed the gate.
+`first-window`  the new champion's first window: its rows from the promotion on, without windows that alarmed, when
+                there are enough of them (`gathering`). Until then the old reference stays, and of the drift against it
+                only harmful flags count: what else changed was meant to, and passed the gate.
 `gate`          what the gate saw: the champion's answers to the eval set. Only the output is compared with them, since
                 neither the questions nor the speed of an eval run are those of production.
 `previous-window`  the last accepted window of the champion before; `first-window` when it has none.
@@ -31,6 +32,7 @@ from monitoring.decide.reference_tables import (
     ensure_tables,
     pinned_references,
     reference_summaries,
+    rejected_windows,
 )
 from monitoring.store.database import translated
 from monitoring.store.summaries import Summary
@@ -102,16 +104,14 @@ class References:
         """The reference in force: the newest one that was pinned for the champion or for no release in particular;
         when there is none, or the champion is not known, the newest one.
 
-        beside: a window to be compared with it. One that lies within that window is passed over for an older one: a
-        window that became the reference is compared, when it is looked at again, with what it was compared with first.
+        beside: a window to be compared with it. One that lies within that window, or was gathered up to it, is passed
+        over for an older one: a window that became the reference is compared, when it is looked at again, with what it
+        was compared with first.
         """
         found = self.all(app)
         fitting = [each for each in found if champion is None or each.release in (None, champion)] or found
         if beside is not None:
-            since, until = beside
-            fitting = [
-                each for each in fitting if not (each.in_log and since <= each.since and each.until <= until)
-            ] or fitting
+            fitting = [each for each in fitting if not _became(each, *beside)] or fitting
         return next(iter(fitting), None)
 
     def all(self, app: str | None = None) -> list[PinnedReference]:
@@ -187,15 +187,30 @@ class References:
 
     def accept(self, app: str, window: AcceptedWindow) -> None:
         """Remembers that a window's run ended `ok`; again for a window that ends at the same time, the newer counts."""
-        table = accepted_windows.c
         values = {
             "app": app, "since": window.since.timestamp(), "until": window.until.timestamp(),
             "release": window.release, "rows": window.rows, "accepted_at": datetime.now(UTC).timestamp(),
         }  # fmt: skip
         with alone(self._engine) as connection:
-            same = sa.and_(table.app == app, table.until == values["until"])
-            connection.execute(sa.delete(accepted_windows).where(same))
+            for stored in (accepted_windows, rejected_windows):
+                connection.execute(_same_end(stored, app, window.until))
             connection.execute(sa.insert(accepted_windows).values(values))
+
+    def reject(self, app: str, until: datetime) -> None:
+        """Remembers that the run of the window that ends then alarmed; if it was accepted before, it is no more."""
+        with alone(self._engine) as connection:
+            for table in (accepted_windows, rejected_windows):
+                connection.execute(_same_end(table, app, until))
+            connection.execute(sa.insert(rejected_windows).values(app=app, until=until.timestamp()))
+
+    def last_rejected(self, app: str, since: datetime, until: datetime) -> datetime | None:
+        """The end of the last window that alarmed and ended after `since`, at `until` at the latest."""
+        table = rejected_windows.c
+        query = sa.select(sa.func.max(table.until)).where(table.app == app)
+        query = query.where(table.until > since.timestamp(), table.until <= until.timestamp())
+        with translated("read"), self._engine.connect() as connection:
+            found = connection.execute(query).scalar_one()
+        return None if found is None else datetime.fromtimestamp(found, UTC)
 
     def last_accepted(self, app: str, release: str | None = None) -> AcceptedWindow | None:
         """The accepted window that ends last, of the release when one is named."""
@@ -209,6 +224,16 @@ class References:
             return None
         since, until = (datetime.fromtimestamp(moment, UTC) for moment in (row.since, row.until))
         return AcceptedWindow(since, until, row.release, row.rows)
+
+
+def _became(reference: PinnedReference, since: datetime, until: datetime) -> bool:
+    """Whether the window is the reference, or the last one that it was gathered from."""
+    gathered = reference.source == "first-window" and since < reference.until <= until
+    return gathered or (reference.in_log and since <= reference.since and reference.until <= until)
+
+
+def _same_end(table: sa.Table, app: str, until: datetime) -> sa.Delete:
+    return sa.delete(table).where(table.c.app == app, table.c.until == until.timestamp())
 
 
 def _store(connection: sa.Connection, number: int, frozen: Frozen) -> None:

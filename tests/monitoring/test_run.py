@@ -166,7 +166,7 @@ def test_the_first_accepted_window_after_a_promotion_becomes_the_reference(setti
     run = {"config": config, "champion": "assistant@2"}
     found = run_monitor(settings, "assistant", None, UNTIL, **run)
     assert (found.state, found.pinned.source, found.pinned.release) == ("ok", "first-window", "assistant@2")
-    assert "it is the reference from now on" in found.note
+    assert "200 rows of assistant@2 are the reference from now on" in found.note
     log.append(make_records(100, first=400, refusals=0.5, release="assistant@2"))
     later = run_monitor(settings, "assistant", UNTIL, UNTIL + 100 * MINUTE, **run)
     assert "output.refusal" in {alarm.what for alarm in later.alarms}
@@ -181,6 +181,83 @@ def test_a_bad_first_window_is_not_accepted(settings, log, make_records):
     assert list_references(settings, "assistant")[0].pinned_at < later
     found = run_monitor(settings, "assistant", SINCE, UNTIL, champion="assistant@2")
     assert (found.state, len(list_references(settings, "assistant"))) == ("alarm", 1)
+
+
+GATHERING = {"release": "assistant@2", "since": SINCE.isoformat(), "needed": 200}
+
+
+def runs_of(settings, **given):
+    """Windows of so many minutes after the promotion at SINCE, judged as the daemon does."""
+
+    def run(begin, end, **more):
+        window = SINCE + begin * MINUTE, SINCE + end * MINUTE
+        return run_monitor(settings, "assistant", *window, **{"champion": "assistant@2", **given, **more})
+
+    return run
+
+
+def test_a_first_window_is_gathered_until_it_has_rows_enough(settings, log, make_records):
+    log.append([*make_records(200), *make_records(400, first=200, release="assistant@2")])
+    promoted(settings, with_reference("first-window"))
+    run = runs_of(settings, scheduled=True)
+    early, later = run(0, 57), run(57, 150)
+    assert (early.state, early.pinned, early.alarm, early.reference.rows) == ("ok", None, False, 0)
+    assert early.note.endswith("reference is being gathered: 57 of 200 rows")
+    assert early.to_json()["reference"]["gathering"] == {**GATHERING, "rows": 57}
+    assert "150 of 200 rows" in later.note
+    assert list_references(settings) == []
+    full = run(150, 210)
+    assert (full.pinned.since, full.pinned.until) == (SINCE, SINCE + 210 * MINUTE)
+    assert (full.gathering, full.to_json()["reference"]["gathering"]) == (None, None)
+    assert run(210, 300).reference.rows == 210
+
+
+def test_few_rows_a_window_become_a_reference_in_the_end(settings, log, make_records):
+    log.append(make_records(60, first=200, release="assistant@2"))
+    config = dataclasses.replace(with_reference("first-window"), reference=ReferenceSettings(first_window_rows=40))
+    promoted(settings, config)
+    run = runs_of(settings, config=config, scheduled=True)
+    found = [run(begin, begin + 15) for begin in (0, 15, 30)]
+    assert [result.state for result in found] == ["too-few-rows"] * 3
+    assert [result.gathering.rows if result.gathering else None for result in found] == [15, 30, None]
+    assert found[-1].pinned.until == SINCE + 45 * MINUTE
+
+
+def test_a_window_that_alarmed_is_no_part_of_a_gathered_reference(settings, log, make_records):
+    bad = make_records(100, first=250, refusals=0.6, release="assistant@2")
+    log.append([*make_records(250), *bad, *make_records(300, first=350, release="assistant@2")])
+    pin_reference(settings, "assistant", START, SINCE, "a good time", release="assistant@1")
+    at = datetime.now(UTC)
+    later = [dataclasses.replace(each, at=at + (each.at - START)) for each in log.read(app="assistant", since=SINCE)]
+    log.append([dataclasses.replace(each, request_id=f"l{each.request_id}", key=f"l{each.key[1:]}") for each in later])
+    promoted(settings, with_reference("first-window"), at=at)
+
+    def run(begin, end):
+        window = (at + minutes * MINUTE for minutes in (begin, end))
+        return run_monitor(settings, "assistant", *window, champion="assistant@2", scheduled=True)
+
+    assert [run(200, 350).state, run(200, 350).state] == ["alarm", "alarm"]
+    assert run(350, 500).gathering.to_json()["rows"] == 150
+    pinned = run(500, 600).pinned
+    assert (pinned.source, pinned.since) == ("first-window", at + 350 * MINUTE)
+
+
+def test_rows_before_a_schedules_window_are_a_reference_only_when_they_are_many(settings, log, make_records):
+    log.append(make_records(400))
+    few = run_monitor(settings, "assistant", START + 60 * MINUTE, SINCE, scheduled=True)
+    assert (few.state, few.pinned, few.note) == ("ok", None, "reference is being gathered: 60 of 200 rows")
+    assert few.gathering.release is None
+    many = run_monitor(settings, "assistant", SINCE, UNTIL, scheduled=True)
+    assert (many.pinned.source, many.reference.rows) == ("first-since", 200)
+
+
+def test_somebody_who_chooses_since_has_a_reference_of_few_rows(settings, log, make_records):
+    log.append(make_records(48, first=200, release="assistant@2"))
+    promoted(settings, with_reference("first-window"))
+    chosen = runs_of(settings)(24, 48)
+    assert (chosen.pinned.source, chosen.reference.rows, chosen.gathering) == ("first-since", 24, None)
+    again = runs_of(settings)(26, 48)
+    assert (again.reference.rows, again.state, again.gathering) == (24, "ok", None)
 
 
 def test_of_what_the_gate_saw_only_the_output_is_compared(settings, log, make_records):

@@ -88,6 +88,27 @@ def test_the_last_accepted_window_of_a_release_is_found(references):
     assert references.last_accepted("assistant", "assistant@3") is None
 
 
+def test_a_window_that_alarmed_is_remembered_until_it_is_accepted(references):
+    window = AcceptedWindow(START, START + HOUR, "assistant@1", 50)
+    references.accept("assistant", window)
+    references.reject("assistant", window.until)
+    references.reject("assistant", window.until)
+    assert references.last_rejected("assistant", START, START + HOUR) == START + HOUR
+    assert references.last_rejected("assistant", START + HOUR, START + 2 * HOUR) is None
+    assert references.last_rejected("other", START, START + HOUR) is None
+    assert references.last_accepted("assistant") is None
+    references.accept("assistant", window)
+    assert references.last_rejected("assistant", START, START + HOUR) is None
+
+
+def test_a_window_up_to_which_a_reference_was_gathered_is_compared_with_the_one_before(references):
+    before = references.pin("assistant", START, START + HOUR, "before")
+    gathered = references.pin("assistant", START + HOUR, START + 3 * HOUR, "gathered", source="first-window")
+    last = references.pinned("assistant", beside=(START + 2 * HOUR, START + 3 * HOUR))
+    later = references.pinned("assistant", beside=(START + 3 * HOUR, START + 4 * HOUR))
+    assert (last.id, later.id) == (before.id, gathered.id)
+
+
 def test_references_of_an_older_database_are_taken_over(engine):
     with engine.begin() as connection:
         connection.exec_driver_sql(
@@ -107,3 +128,5 @@ def test_an_unknown_way_to_pin_is_refused():
     assert ReferenceSettings("gate").at_promotion == "gate"
     with pytest.raises(UsageError, match="gate or first-window or previous-window"):
         ReferenceSettings("sometimes")
+    with pytest.raises(UsageError, match="first_window_rows must be above 0"):
+        ReferenceSettings(first_window_rows=0)
