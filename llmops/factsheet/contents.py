@@ -1,0 +1,312 @@
+"""What a fact sheet is made of: plain values. None, or an empty collection, is what is not on record.
+
+Times are ISO 8601 in UTC. Texts may hold anything at all: whoever shows them escapes them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Interval = tuple[float, float]
+Kind = Literal["release", "tabular"]
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """One registered thing that the version is, or is made of. what: `release`, `prompt`, `model`, `tabular model`."""
+
+    what: str
+    ref: str
+    at: str | None = None
+    by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """sha256: of everything in the template that can change an answer. turns: (role, text with placeholders)."""
+
+    ref: str
+    sha256: str
+    input_variable: str
+    turns: tuple[tuple[str, str], ...]
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The language model of a release. provenance: of derived weights, the parent and how they were made."""
+
+    ref: str
+    source: str
+    format: str
+    sha256: str
+    licence: str | None
+    size_bytes: int | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a tabular model's rows. categories: the texts it may hold; empty where any may."""
+
+    name: str
+    kind: str
+    nullable: bool = False
+    categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tabular:
+    """A fitted estimator. sha256: of the stored estimator. source: where MLflow keeps it. cycle: the run of a pipeline
+    that registered it. run_id: of its training."""
+
+    ref: str
+    task: str | None
+    algorithm: str | None
+    sha256: str
+    source: str
+    run_id: str
+    inputs: tuple[Column, ...]
+    output: Column | None
+    cycle: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What it was trained or evaluated on. use: `evaluation`, or the context that MLflow was told. sha256: of the
+    content. digest: the short one that MLflow shows, where there is no other."""
+
+    use: str
+    name: str
+    sha256: str | None
+    licence: str | None = None
+    rows: int | None = None
+    source: str | None = None
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. mean: over the rows that have a score. n_failed: rows without one. ci95 is None where no interval was
+    computed."""
+
+    name: str
+    mean: float | None
+    ci95: Interval | None = None
+    n_scored: int | None = None
+    n_failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A metric within the rows that share a tag. name: `tag=value`."""
+
+    name: str
+    metric: Metric
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One recorded run. deciding: metrics that a gate on record reads, the primary first. settings: engine, seed, slots
+    … as MLflow shows them. judges: scorer → its agreement with people, None where that was never measured. whole: all
+    rows of the eval sets were run; None where that cannot be told."""
+
+    suite: str
+    run_id: str
+    at: str | None
+    by: str | None
+    rows: int | None
+    metrics: tuple[Metric, ...]
+    slices: tuple[Slice, ...] = ()
+    deciding: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    data: tuple[str, ...] = ()
+    judges: Mapping[str, Agreement | None] = field(default_factory=dict)
+    noise: Mapping[str, int] | None = None
+    whole: bool | None = True
+    stopped_early: bool = False
+    clustered_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """A judge's agreement with people: Cohen's κ with its interval, over n labelled rows."""
+
+    kappa: float | None
+    ci95: Interval | None
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One metric against the champion of that time: b, this version, minus a. slice: `tag=value`; None for all rows."""
+
+    metric: str
+    a: float
+    b: float
+    difference: float
+    ci95: Interval
+    p_value: float
+    rows: int
+    slice: str | None = None
+    higher_is_better: bool | None = True
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One verdict. against: who was champion; None for nobody. current: it is the one that a promotion reads, of its
+    suite. untrusted: judges that were not allowed to gate. power: what so many rows can see, by metric."""
+
+    suite: str
+    verdict: str
+    against: str | None
+    reasons: tuple[str, ...]
+    at: str | None = None
+    run_id: str | None = None
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    differences: tuple[Difference, ...] = ()
+    untrusted: tuple[str, ...] = ()
+    power: Mapping[str, str] = field(default_factory=dict)
+    current: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Something that was done: an alias moved, a gate decided, traffic changed. by: who did it."""
+
+    at: str | None
+    what: str
+    old: str | None
+    new: str | None
+    why: str
+    by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A time as champion. since, until: None where that is not on record. lasts: it is the champion now. began, ended:
+    by which kind of move. forced: promoted without a passing gate. after, then: the champion before it, and the next.
+    """
+
+    since: str | None
+    until: str | None = None
+    lasts: bool = False
+    began: str = ""
+    ended: str = ""
+    why: str = ""
+    forced: bool = False
+    after: str | None = None
+    then: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What was done to this version and, around it, to its app. source: `audit log` or `registry`. complete: nothing
+    that was done can be missing. note: what is wrong with it, else empty."""
+
+    moves: tuple[Move, ...]
+    periods: tuple[Period, ...]
+    source: str
+    complete: bool
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One alarm of a monitored window. of_version: it names this very version; else it is of all traffic of a window in
+    which this version answered."""
+
+    since: str
+    until: str
+    what: str
+    why: str
+    severity: str | None
+    of_version: bool
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What was done about an alarm, by itself."""
+
+    at: str | None
+    what: str
+    why: str
+    outcome: str
+    dry_run: bool
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Monitoring:
+    """Monitored windows in which this version answered. too_few: of them, those with too few rows to test.
+    expected_false_alarms: the most that was stated for a month. unread: alarmed windows beyond the newest, whose alarms
+    are counted and not told."""
+
+    windows: int
+    rows: int
+    since: str | None
+    until: str | None
+    alarmed: int
+    too_few: int
+    expected_false_alarms: float | None
+    alarms: tuple[Alarm, ...] = ()
+    actions: tuple[Action, ...] = ()
+    unread: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Factsheet:
+    """What the registry knows of one version.
+
+    kind: which of `prompt` and `model`, or `tabular`, is there. store: where it was read, without passwords.
+    further_runs: evaluations on record that are not told. other_parameters: of the same prompt and model, with other
+    parameters, which say nothing of this version.
+    limits: what one should know before relying on it. unknown: what is not on record.
+    """
+
+    ref: str
+    kind: Kind
+    made_at: str
+    llmops: str
+    store: str
+    aliases: tuple[str, ...]
+    description: str
+    registered: tuple[Registered, ...]
+    parameters: Mapping[str, Any]
+    data: tuple[Data, ...]
+    evaluations: tuple[Evaluation, ...]
+    gates: tuple[Gate, ...]
+    history: History
+    monitoring: Monitoring | None
+    prompt: Prompt | None = None
+    model: Model | None = None
+    tabular: Tabular | None = None
+    guards: tuple[str, ...] = ()
+    further_runs: int = 0
+    other_parameters: int = 0
+    limits: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values: every field by its name."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+    @property
+    def serving(self) -> Period | None:
+        """The present time as champion; None when another one serves, or none."""
+        return next((period for period in self.history.periods if period.lasts), None)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None  # JSON has no other numbers
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,98 @@
+"""Puts a fact sheet together: everything that registry, runs and audit log know of one version."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from llmops import __version__
+from llmops.errors import UnknownVersion
+from llmops.factsheet.contents import Factsheet, Model, Prompt, Registered
+from llmops.factsheet.limits import limits_of, unknown_of
+from llmops.factsheet.times import iso, now
+from llmops.recording.facts import Registration, prompt_registration, registration, shown_store
+from llmops.registry import Registry
+from llmops.release_guards import shown_guards
+from llmops.settings import Settings
+from llmops.versions import ModelVersion, PromptVersion, Ref, Release
+from llmops.workflow.factsheet_evaluations import data_of, evaluations_of, gates_of, recorded_of
+from llmops.workflow.factsheet_history import history_of
+from llmops.workflow.factsheet_monitoring import monitoring_of
+
+
+def make_factsheet(settings: Settings, registry: Registry, ref: str) -> Factsheet:
+    """The sheet of a release: `assistant@3`, `assistant@champion`, or `assistant` (its champion).
+
+    Raises:
+        UnknownVersion: there is no such version; names those there are. UsageError: `ref` is no name of one.
+        StoreUnavailable, Corrupted.
+    """
+    name = Ref.parse(ref).name
+    if name in registry.apps():
+        return _completed(_of_release(settings, registry, registry.release_versions.get(ref)))
+    known = ", ".join(registry.apps()) or "none"
+    raise UnknownVersion(f"no app {name!r} is registered; there are: {known}")
+
+
+def _of_release(settings: Settings, registry: Registry, release: Release) -> Factsheet:
+    store = registry.store
+    gates_on_record = registry.release_versions.gates(release)
+    history = history_of(registry.release_versions.history(release.app), release)
+    recorded = recorded_of(store, release, gates_on_record)
+    return Factsheet(
+        ref=release.ref,
+        kind="release",
+        made_at=now(),
+        llmops=__version__,
+        store=shown_store(store),
+        aliases=release.aliases,
+        description="",
+        registered=tuple(_registered(registry, release)),
+        parameters={name: value for name, value in release.parameters.to_mapping().items() if value not in (None, [])},
+        guards=tuple(shown_guards(release.guards)),
+        prompt=_prompt(release.prompt),
+        model=_model(release.model),
+        data=data_of(recorded),
+        evaluations=evaluations_of(store, recorded, gates_on_record),
+        further_runs=recorded.further,
+        other_parameters=recorded.others,
+        gates=gates_of(gates_on_record, recorded),
+        history=history,
+        monitoring=monitoring_of(store, release.app, release.ref, history.periods),
+    )
+
+
+def _completed(sheet: Factsheet) -> Factsheet:
+    """With what the rest of it comes to."""
+    return dataclasses.replace(sheet, limits=limits_of(sheet), unknown=unknown_of(sheet))
+
+
+def _registered(registry: Registry, release: Release) -> list[Registered]:
+    store, prompt, model = registry.store, release.prompt, release.model
+    return [
+        registered("release", release.ref, registration(store, release.app, release.version)),
+        registered("prompt", prompt.ref, prompt_registration(store, prompt.name, prompt.version)),
+        registered("model", model.ref, registration(store, model.name, model.version)),
+    ]
+
+
+def _prompt(prompt: PromptVersion) -> Prompt:
+    template = prompt.template
+    turns = tuple((turn["role"], turn["content"]) for turn in template.turns)
+    return Prompt(prompt.ref, template.content_hash, template.input_variable, turns, template.description)
+
+
+def _model(model: ModelVersion) -> Model:
+    return Model(
+        model.ref,
+        model.source,
+        model.format,
+        model.sha256,
+        model.licence or None,
+        model.size_bytes or None,
+        dict(model.provenance),
+    )
+
+
+def registered(what: str, ref: str, found: Registration) -> Registered:
+    """A part of a version, with who registered it and when."""
+    return Registered(what, ref, iso(found.at), found.by)
