@@ -1,16 +1,20 @@
-"""The registry: prompt versions, model versions and releases in MLflow. The only importer of MLflow, with
-`llmops.recording` beside it."""
+"""The registry: prompt versions, model versions, releases and tabular models in MLflow. The only importer of MLflow,
+with `llmops.recording` beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from llmops.registry.models import ModelRegistry
+from llmops.audit import AuditLog, Standing
+from llmops.registry.models import KIND_TAG, ModelRegistry
+from llmops.registry.moves import Moves, standing_of
 from llmops.registry.policies import PolicyRegistry
 from llmops.registry.polling import RegistryLook
 from llmops.registry.prompts import PromptRegistry
 from llmops.registry.releases import ReleaseRegistry
 from llmops.registry.store import Store
+from llmops.registry.tabular import KIND as TABULAR
+from llmops.registry.tabular import TabularRegistry
 from llmops.settings import Settings
 from llmops.versions import ModelVersion, RegisteredVersions, Release
 
@@ -20,17 +24,25 @@ __all__ = ["Registry", "Store"]
 class Registry:
     """One opened store and its books. `registered` is what a gateway polls."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Opens the store. Raises StoreUnavailable."""
+    def __init__(self, settings: Settings, *, actor: str | None = None) -> None:
+        """Opens the store. The audit log's database is opened when something is moved, gated or registered.
+
+        actor: on whose behalf that is done, for the audit log; None: the user of the operating system.
+
+        Raises StoreUnavailable.
+        """
         self.store = Store(settings)
         self.prompts = PromptRegistry(self.store)
         self.models = ModelRegistry(self.store)
-        self.release_versions = ReleaseRegistry(self.store, self.prompts, self.models)
+        self.audit = AuditLog(settings.resolved_log_url, actor)
+        moves = Moves(self.store, self.audit)
+        self.release_versions = ReleaseRegistry(self.store, moves, self.prompts, self.models)
+        self.tabular_versions = TabularRegistry(self.store, moves)
         self.policies = PolicyRegistry(self.store, self.release_versions)
-        self._look = RegistryLook(self.store, self.models, self.release_versions)
+        self._look = RegistryLook(self.store, self.models, self.release_versions, self.tabular_versions)
 
     def registered(self) -> RegisteredVersions:
-        """Releases, model versions and traffic policies as they are now; cheap when repeated. Raises
+        """Releases, model versions, traffic policies and tabular models as they are now; cheap when repeated. Raises
         StoreUnavailable."""
         return self._look.read()
 
@@ -45,3 +57,8 @@ class Registry:
     def model_versions(self) -> Sequence[ModelVersion]:
         """Every model version. Raises StoreUnavailable."""
         return self.models.list_versions()
+
+    def standings(self) -> Mapping[str, Standing]:
+        """How the aliases and traffic policies of every app and tabular model stand. Raises StoreUnavailable."""
+        served = [item for item in self.store.registered_models() if item.tags.get(KIND_TAG) in ("app", TABULAR)]
+        return {str(item.name): standing_of(item) for item in served}

@@ -78,7 +78,7 @@ class ModelRegistry:
 
 
 def registered_names(store: Store, kind: str) -> list[str]:
-    """Names of the registered models of one kind: `model` or `app`. Raises StoreUnavailable."""
+    """Names of the registered models of one kind: `model`, `app` or `tabular`. Raises StoreUnavailable."""
     return sorted(str(item.name) for item in store.registered_models() if item.tags.get(KIND_TAG) == kind)
 
 
@@ -97,19 +97,29 @@ def versions_with_tag(registered: Any, items: Iterable[Any], tag: str) -> list[t
     return [(item, aliases.get(int(item.version), ())) for item in tagged]
 
 
+def claim_name(store: Store, name: str, kind: str) -> None:
+    """Makes the registered model `name` of that kind when absent.
+
+    Raises:
+        UsageError: the name is taken by something of another kind. StoreUnavailable.
+    """
+    registered = store.registered_model(name)
+    if registered is None:
+        with translated(f"{kind} {name}"):
+            store.client.create_registered_model(name, tags={KIND_TAG: kind})
+    elif registered.tags.get(KIND_TAG) != kind:
+        raise UsageError(f"{name}: the registry holds something else by this name; choose another")
+
+
 def create_version(store: Store, name: str, kind: str, tags: dict[str, str], params: dict[str, str]) -> int:
     """A new version of the registered model `name`, backed by an MLflow logged model without artifacts.
 
     Raises:
         UsageError: the name is taken by something of another kind. StoreUnavailable.
     """
-    registered = store.registered_model(name)
+    claim_name(store, name, kind)
     store.make_current()
     with translated(f"{kind} {name}"):
-        if registered is None:
-            store.client.create_registered_model(name, tags={KIND_TAG: kind})
-        elif registered.tags.get(KIND_TAG) != kind:
-            raise UsageError(f"{name}: the registry holds something else by this name; choose another")
         short = {key: value[:5000] for key, value in params.items()}
         logged = store.client.create_logged_model(store.experiment(), name=name, params=short, model_type=kind)
         store.client.finalize_logged_model(logged.model_id, "READY")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from llmops.audit import Move
 from llmops.errors import CannotRun, UnknownVersion, UsageError
+from llmops.registry.moves import TRAFFIC_TAG
 from llmops.registry.releases import ReleaseRegistry
-from llmops.registry.store import Store, translated
+from llmops.registry.store import Store
 from llmops.traffic_policy import TrafficPolicy
-
-TRAFFIC_TAG = "llmops.traffic"
 
 
 class PolicyRegistry:
@@ -33,22 +33,24 @@ class PolicyRegistry:
     def set(self, app: str, policy: TrafficPolicy) -> None:
         """Sets the policy, for every gateway from its next look at the registry on. Raises UnknownVersion,
         StoreUnavailable."""
-        old = self._text(app)
-        if old == policy.to_text():
-            return
-        with translated(f"app {app}"):
-            self._store.client.set_registered_model_tag(app, TRAFFIC_TAG, policy.to_text())
-        self._releases.remember(app, "traffic", _shown(old), str(policy), "set")
+        with self._releases.moves.turn():
+            self._releases.moves.settle(app)
+            old = self._text(app)
+            if old != policy.to_text():
+                self._change(app, old, policy)
 
     def clear(self, app: str) -> bool:
         """Takes the policy away; False when there was none. Raises UnknownVersion, StoreUnavailable."""
-        old = self._text(app)
-        if old is None:
-            return False
-        with translated(f"app {app}"):
-            self._store.client.delete_registered_model_tag(app, TRAFFIC_TAG)
-        self._releases.remember(app, "traffic", _shown(old), None, "cleared")
-        return True
+        with self._releases.moves.turn():
+            self._releases.moves.settle(app)
+            old = self._text(app)
+            if old is not None:
+                self._change(app, old, None)
+            return old is not None
+
+    def _change(self, app: str, old: str | None, policy: TrafficPolicy | None) -> None:
+        new, text, why = (None, None, "cleared") if policy is None else (str(policy), policy.to_text(), "set")
+        self._releases.moves.carry_out(Move("traffic", "traffic", app, _shown(old), new, why, {"traffic": text}))
 
     def _text(self, app: str) -> str | None:
         registered = self._store.registered_model(app)

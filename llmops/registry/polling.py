@@ -6,11 +6,13 @@ from typing import Any
 
 from llmops.errors import UsageError
 from llmops.registry.models import KIND_TAG, ModelRegistry, all_versions
-from llmops.registry.policies import TRAFFIC_TAG
+from llmops.registry.moves import TRAFFIC_TAG
 from llmops.registry.releases import ReleaseRegistry
 from llmops.registry.store import Store
+from llmops.registry.tabular import KIND as TABULAR
+from llmops.registry.tabular import TabularRegistry
 from llmops.traffic_policy import TrafficPolicy
-from llmops.versions import ModelVersion, RegisteredVersions, Release
+from llmops.versions import ModelVersion, RegisteredVersions, Release, TabularVersion
 
 _Stamp = tuple[int, int]
 
@@ -23,8 +25,10 @@ class RegistryLook:
     and the versions of those registered models to which one was added or of which one was deleted.
     """
 
-    def __init__(self, store: Store, models: ModelRegistry, releases: ReleaseRegistry) -> None:
-        self._store, self._models, self._releases = store, models, releases
+    def __init__(
+        self, store: Store, models: ModelRegistry, releases: ReleaseRegistry, tabular: TabularRegistry
+    ) -> None:
+        self._store, self._models, self._releases, self._tabular = store, models, releases, tabular
         self._versions: dict[str, tuple[_Stamp, list[Any]]] = {}
         self._marks: Any = None
         self._last: RegisteredVersions | None = None
@@ -45,10 +49,13 @@ class RegistryLook:
         models: list[ModelVersion] = []
         policies: dict[str, TrafficPolicy] = {}
         problems: dict[str, str] = {}
+        tabular: dict[str, tuple[TabularVersion, ...]] = {}
         for registered in sorted(self._store.registered_models(), key=lambda item: str(item.name)):
             kind, name = registered.tags.get(KIND_TAG), str(registered.name)
             if kind == "model":
                 models += self._models.of_registered(registered, self._versions_of(registered))
+            elif kind == TABULAR:
+                tabular[name] = tuple(self._tabular.of_registered(registered, self._versions_of(registered)))
             elif kind == "app":
                 releases[name] = tuple(self._releases.of_registered(registered, self._versions_of(registered)))
                 try:
@@ -56,7 +63,7 @@ class RegistryLook:
                         policies[name] = TrafficPolicy.from_text(registered.tags[TRAFFIC_TAG])
                 except UsageError as error:
                     problems[name] = str(error)
-        return RegisteredVersions(releases, tuple(models), policies, problems)
+        return RegisteredVersions(releases, tuple(models), policies, problems, tabular)
 
     def _versions_of(self, registered: Any) -> list[Any]:
         newest = max((int(item.version) for item in registered.latest_versions), default=0)

@@ -1,0 +1,210 @@
+"""Tabular models: versions of a registered model named after the lab or pipeline that trained them.
+
+The aliases, gates and promotions are those of releases (`Promotions`). A version keeps its estimator in MLflow's
+artifacts, and all that is read of it without them in its tags.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from llmops.errors import CannotRun, Corrupted, UsageError
+from llmops.hashing import canonical_json, content_hash, file_sha256
+from llmops.registry.models import all_versions, claim_name, registered_names, versions_with_tag
+from llmops.registry.promotions import Promotions, Wording
+from llmops.registry.store import translated
+from llmops.versions import Ref, TabularVersion
+
+KIND = "tabular"
+_CONTENT_TAG, _SCHEMA_TAG, _SHOWN_ON_MODEL = "llmops.tabular", "llmops.schema", "mlflow.modelVersions"
+_MOST_TAG = 5000
+"""Characters: what every MLflow server keeps of a tag."""
+_ESTIMATOR = "model.skops"
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Logged(Protocol):
+    """A trained model as the recording room leaves it in MLflow's run."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def model_id(self) -> str: ...
+    @property
+    def model_uri(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+    @property
+    def schema(self) -> Mapping[str, Any]: ...
+
+
+class TabularRegistry(Promotions[TabularVersion]):
+    """Registers, reads and fetches tabular models; how they are gated and promoted is in `Promotions`."""
+
+    wording = Wording(
+        kind="tabular model",
+        version="version",
+        make="a lab or a pipeline registers the first one",
+        gate="have the gate of its lab or pipeline judge it",
+    )
+
+    def register(
+        self, name: str, logged: Logged, *, cycle: str | None = None, provenance: Mapping[str, Any] = _NOTHING
+    ) -> tuple[TabularVersion, bool]:
+        """The version of this cycle, or else with this content, and whether it is new. A call that was cut off is
+        finished by the next one; two at once make one version.
+
+        cycle: names a pipeline's run, which registers one version at most. provenance: JSON values that say what the
+        model was trained on; `data_sha256` and `licence` are shown in MLflow. The content is estimator, schema and
+        `data_sha256`.
+
+        Raises:
+            UsageError: the name is none, or belongs to an app, a model or a prompt; provenance is too long.
+            StoreUnavailable: MLflow or the audit log is away.
+        """
+        if Ref.parse(name) != Ref(name):
+            raise UsageError(f"{name!r}: a tabular model's name has no version")
+        tags = _tags(logged, cycle, provenance)
+        with self.moves.turn():
+            claim_name(self._store, name, KIND)
+            found = _known(self.versions(name), _identity(logged.sha256, logged.schema, provenance), cycle)
+            version = found or self._create(name, logged, tags)
+            self._show_on_logged_model(version)
+            self._note_once(version)
+        return version, found is None
+
+    def names(self) -> list[str]:
+        """Names of the tabular models. Raises StoreUnavailable."""
+        return registered_names(self._store, KIND)
+
+    def versions(self, name: str) -> list[TabularVersion]:
+        """Every version with its aliases, oldest first; none when there is no such model. Raises StoreUnavailable."""
+        registered = self._store.registered_model(name)
+        return [] if registered is None else self.of_registered(registered, all_versions(self._store, name))
+
+    def of_registered(self, registered: Any, items: Iterable[Any]) -> list[TabularVersion]:
+        """MLflow's registered model and versions as ours, oldest first. Reads nothing."""
+        return [_from_mlflow(item, aliases) for item, aliases in versions_with_tag(registered, items, _CONTENT_TAG)]
+
+    def fetch(self, version: TabularVersion) -> Path:
+        """A local folder with MLflow's files of the model, its estimator checked. What lies elsewhere is downloaded
+        once, into the home.
+
+        Raises:
+            Corrupted: the estimator is not what was registered. CannotRun: it is gone. StoreUnavailable.
+        """
+        with translated(f"version {version.ref}"):
+            uri = str(self._store.client.get_model_version_download_uri(version.name, str(version.version)))
+        parsed = urlparse(uri)
+        local = parsed.scheme in ("", "file")
+        folder = Path(url2pathname(parsed.path)) if local else self._downloaded(version, uri)
+        estimator = folder / _ESTIMATOR
+        if not estimator.is_file():
+            raise CannotRun(f"{version.ref}: {estimator} is gone; register it anew")
+        if file_sha256(estimator) != version.sha256:
+            raise Corrupted(f"{version.ref}: {estimator} has another sha256 than the registered {version.sha256}")
+        return folder
+
+    def _downloaded(self, version: TabularVersion, uri: str) -> Path:
+        import mlflow
+
+        target = self._store.settings.home / "tabular" / _identity(version.sha256, version.schema, version.provenance)
+        if not target.exists():
+            with translated(f"version {version.ref}"):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as scratch:
+                    got = mlflow.artifacts.download_artifacts(
+                        artifact_uri=uri, dst_path=scratch, tracking_uri=self._store.uri
+                    )
+                    _rename_unless_there(Path(got), target)
+        return target
+
+    def _create(self, name: str, logged: Logged, tags: dict[str, str]) -> TabularVersion:
+        self._store.make_current()
+        with translated(f"{KIND} {name}"):  # version and tags in one transaction
+            made = self._store.client.create_model_version(
+                name, logged.model_uri, run_id=logged.run_id, tags=tags, model_id=logged.model_id
+            )
+        return _from_mlflow(made, ())
+
+    def _show_on_logged_model(self, version: TabularVersion) -> None:
+        """As MLflow's own registration does, for the page of the run."""
+        shown = json.dumps([{"name": version.name, "version": str(version.version)}])
+        with translated(f"version {version.ref}"):
+            if self._store.client.get_logged_model(version.model_id).tags.get(_SHOWN_ON_MODEL) != shown:
+                self._store.client.set_logged_model_tags(version.model_id, {_SHOWN_ON_MODEL: shown})
+
+    def _note_once(self, version: TabularVersion) -> None:
+        noted = {(entry.action, entry.subject) for entry in self.moves.audit.entries(version.name)}
+        if ("register", version.ref) not in noted:
+            data = {"data_sha256": version.provenance.get("data_sha256")}
+            details = {"sha256": version.sha256, "run_id": version.run_id, "cycle": version.cycle, **data}
+            self.moves.note("register", version.ref, details)
+
+
+def _known(versions: Sequence[TabularVersion], identity: str, cycle: str | None) -> TabularVersion | None:
+    of_cycle = (version for version in versions if cycle is not None and version.cycle == cycle)
+    same = (v for v in versions if _identity(v.sha256, v.schema, v.provenance) == identity)
+    return next(of_cycle, None) or next(same, None)
+
+
+def _identity(sha256: str, schema: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
+    return content_hash({"sha256": sha256, "schema": dict(schema), "data": provenance.get("data_sha256")})
+
+
+def _tags(logged: Logged, cycle: str | None, provenance: Mapping[str, Any]) -> dict[str, str]:
+    schema = canonical_json(dict(logged.schema))
+    content = {
+        "sha256": logged.sha256,
+        "run_id": logged.run_id,
+        "model_id": logged.model_id,
+        "cycle": cycle,
+        "provenance": dict(provenance),
+        "schema_sha256": content_hash(dict(logged.schema)),
+    }
+    text = canonical_json(content)
+    if len(text) > _MOST_TAG:
+        raise UsageError(f"provenance: {len(text):,} characters with the rest; a tag holds {_MOST_TAG:,}")
+    shown = {name: str(value) for name in ("data_sha256", "licence") if (value := provenance.get(name))}
+    shown |= {"cycle": cycle} if cycle else {}
+    pieces = {f"{_SCHEMA_TAG}.{number}": piece for number, piece in enumerate(_pieces(schema))}
+    return {_CONTENT_TAG: text, **pieces, "sha256": logged.sha256, **shown}
+
+
+def _pieces(text: str) -> list[str]:
+    """A long schema takes several tags: gateways read it every time something changes, and so not from a file."""
+    return [text[start : start + _MOST_TAG] for start in range(0, len(text), _MOST_TAG)]
+
+
+def _from_mlflow(item: Any, aliases: tuple[str, ...]) -> TabularVersion:
+    content = json.loads(item.tags[_CONTENT_TAG])
+    numbers = sorted(int(tag.rpartition(".")[2]) for tag in item.tags if tag.startswith(f"{_SCHEMA_TAG}."))
+    schema = json.loads("".join(item.tags[f"{_SCHEMA_TAG}.{number}"] for number in numbers))
+    return TabularVersion(
+        name=item.name,
+        version=int(item.version),
+        sha256=content["sha256"],
+        run_id=content["run_id"],
+        schema=schema,
+        source=item.source,
+        aliases=aliases,
+        model_id=content["model_id"],
+        created_at=item.creation_timestamp / 1000,
+        provenance=content["provenance"],
+        cycle=content["cycle"],
+    )
+
+
+def _rename_unless_there(made: Path, target: Path) -> None:
+    try:
+        made.rename(target)
+    except OSError:
+        if not target.exists():  # another process was first
+            raise
