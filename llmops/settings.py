@@ -63,7 +63,7 @@ class Settings:
     prompts: Path | None = _setting(None, Path, "folder of prompt files; default: the checkout's or the package's own")
     eval_sets: Path | None = _setting(None, Path, "folder of eval sets and suites; default as for prompts")
     engine: str | None = _setting(
-        None, str, "engine for local models: llamacpp, transformers or fake; default by format"
+        None, str, "engine for local models: llamacpp, openvino, transformers or fake; default by format"
     )
     engine_slots: int = _setting(16, _positive, "requests an engine decodes at the same time")
     engine_replicas: int = _setting(1, _positive, "copies of a GGUF model decoding side by side, each with its slots")

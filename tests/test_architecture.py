@@ -27,6 +27,7 @@ OWNERS = {
     "torch": ("llmops.engines.transformers", "llmops.engines.transformers_likelihood", "llmops.engines.minilm"),
     "transformers": ("llmops.engines.transformers", "llmops.engines.minilm"),
     "xllamacpp": ("llmops.engines.llamacpp",),
+    "openvino_genai": ("llmops.engines.openvino",),
     "openai": ("llmops.workflow.traffic", "llmops.judges"),
 }
 # room → what it may import of ours

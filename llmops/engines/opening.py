@@ -65,6 +65,24 @@ def _identify_llamacpp(_model: ModelVersion, settings: Settings) -> EngineIdenti
     )
 
 
+def _open_openvino(model: ModelVersion, settings: Settings) -> Engine:
+    from llmops.engines.openvino import OpenVinoEngine
+
+    return OpenVinoEngine(
+        verified_path(model, settings),
+        slots=settings.engine_slots,
+        context=settings.engine_context,
+        threads=_threads(settings),
+        prompt_cache=settings.engine_prompt_cache,
+    )
+
+
+def _identify_openvino(_model: ModelVersion, settings: Settings) -> EngineIdentity:
+    from llmops.engines import openvino
+
+    return openvino.identity(settings.engine_slots, settings.engine_context, settings.engine_prompt_cache)
+
+
 def _open_transformers(model: ModelVersion, settings: Settings) -> Engine:
     from llmops.engines.transformers import TransformersEngine
 
@@ -138,6 +156,7 @@ class _EngineEntry:
 
 _ENGINES = {
     "llamacpp": _EngineEntry(frozenset({"gguf"}), _open_llamacpp, _identify_llamacpp),
+    "openvino": _EngineEntry(frozenset({"gguf"}), _open_openvino, _identify_openvino),
     "transformers": _EngineEntry(frozenset({"hf", "gguf"}), _open_transformers, _identify_transformers),
     "openai": _EngineEntry(frozenset({"openai"}), _open_openai, _identify_openai),
     "fake": _EngineEntry(frozenset({"gguf", "hf", "openai"}), _open_fake, _identify_fake),

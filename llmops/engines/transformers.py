@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from llmops.engines.answer_text import AnswerText
 from llmops.engines.protocol import Chunk, EngineIdentity, GenerationParameters, GenerationRequest, Message, Usage
 from llmops.engines.transformers_likelihood import loglikelihoods
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
@@ -43,8 +44,10 @@ class _Row:
     cancelled: threading.Event
     tokens: list[int] = field(default_factory=list)
     prompt_tokens: int = 0
-    sent_text: str = ""
     finish_reason: str | None = None
+
+    def __post_init__(self) -> None:
+        self.text = AnswerText(self.request.parameters.stop)
 
 
 class TransformersEngine:
@@ -198,7 +201,7 @@ class TransformersEngine:
             )
         for row in batch:
             if row.finish_reason is None:
-                self._finish(row, "length", self._text(row))
+                self._finish(row, "length")
 
     def _fitting(self, batch: list[_Row]) -> list[_Row]:
         """Rows whose prompt the template takes and whose answer fits the model's positions; the others are told so."""
@@ -233,29 +236,26 @@ class TransformersEngine:
             row.finish_reason = "cancelled"
             return
         if token in _end_tokens(self._model, self._tokenizer):
-            self._finish(row, "stop", self._text(row))
+            self._finish(row, "stop")
             return
         row.tokens.append(token)
-        text, stops = self._text(row), row.request.parameters.stop
-        ends = [found for stop in stops if (found := text.find(stop)) >= 0]
-        if ends:
-            self._finish(row, "stop", text[: min(ends)])
+        piece, stopped = row.text.grown(self._text(row))
+        if piece:
+            row.send(Chunk(piece))
+        if stopped:
+            self._end(row, "stop")
         elif len(row.tokens) >= row.request.parameters.max_tokens:
-            self._finish(row, "length", text)
-        else:
-            # A cut multi-byte character, or the head of a stop string, is held back until more is known.
-            held = max(_partial_stop(text, stops), text.endswith("\ufffd"))
-            self._say(row, text[: len(text) - held])
+            self._finish(row, "length")
 
-    def _say(self, row: _Row, text: str) -> None:
-        if len(text) > len(row.sent_text):
-            row.send(Chunk(text[len(row.sent_text) :]))
-            row.sent_text = text
+    def _finish(self, row: _Row, reason: str) -> None:
+        """Ends a row that no stop string ended."""
+        self._end(row, reason, row.text.ended(self._text(row)))
 
-    def _finish(self, row: _Row, reason: str, text: str) -> None:
+    def _end(self, row: _Row, reason: str, rest: str = "") -> None:
         """Ends the row's stream at once, whatever the rest of its batch still does."""
         row.finish_reason = reason
-        self._say(row, text)
+        if rest:
+            row.send(Chunk(rest))
         row.send(Chunk("", reason, Usage(row.prompt_tokens, len(row.tokens))))
         row.send(None)
 
@@ -275,12 +275,6 @@ def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
     configured = getattr(model.generation_config, "eos_token_id", None)
     ends = configured if isinstance(configured, list) else [configured]
     return {token for token in (*ends, tokenizer.eos_token_id) if token is not None}
-
-
-def _partial_stop(text: str, stops: tuple[str, ...]) -> int:
-    """Length of the longest end of `text` that begins a stop string."""
-    lengths = [size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size])]
-    return max(lengths, default=0)
 
 
 def _send_all(rows: list[_Row], error: EngineError) -> None:

@@ -28,7 +28,7 @@ Todo = tuple[Cell, CellIdentity]
 NOISE_PARAM, STOPPED_PARAM = "noise", "stopped_early"
 
 # Engines of this machine, whose noise is measured: asking an upstream again costs money, or somebody else's time.
-_LOCAL_ENGINES = ("llamacpp", "transformers")
+_LOCAL_ENGINES = ("llamacpp", "openvino", "transformers")
 
 
 class Matrix:

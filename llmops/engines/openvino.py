@@ -1,0 +1,288 @@
+"""OpenVINO's continuous batching, for GGUF files: the engine with the most tokens a second where many requests wait.
+
+Its threads do not spin, so it keeps its speed on busy cores; one request alone is slower than with llama.cpp. One
+thread of ours hands in requests, runs the scheduler step by step and reads what each step decoded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import queue
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from llmops.engines.answer_text import AnswerText
+from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Usage
+from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
+
+GGUF_MAGIC = b"GGUF"
+HONOURS = frozenset({"presence_penalty", "frequency_penalty"})
+_PACKAGE = "openvino-genai"
+_MISSING = f"the openvino engine needs the package {_PACKAGE}: pip install 'llmops[openvino]'"
+
+Send = Callable[[Chunk | Exception | None], None]
+
+
+def identity(slots: int, context: int, prompt_cache: str = "no") -> EngineIdentity:
+    """What this engine will be, known before anything is loaded. Raises EngineUnavailable."""
+    try:
+        build = f"{_PACKAGE} {version(_PACKAGE)}"
+    except PackageNotFoundError as error:
+        raise EngineUnavailable(_MISSING) from error
+    return EngineIdentity("openvino", build, {"slots": slots, "context": context, "cache": prompt_cache})
+
+
+@dataclass
+class _Row:
+    """One request on its way. tokens: what was decoded; read: how many of them `text` has seen settled."""
+
+    request: GenerationRequest
+    send: Send
+    cancelled: threading.Event
+    handle: Any = None
+    tokens_in: int = 0
+    tokens: list[int] = field(default_factory=list)
+    settled: str = ""
+    read: int = 0
+
+    def __post_init__(self) -> None:
+        self.text = AnswerText(self.request.parameters.stop)
+
+
+class OpenVinoEngine:
+    """One GGUF file, decoded by `slots` requests side by side, each with `context` tokens of its own.
+
+    prompt_cache: `slots`, the beginning that prompts share is read once and kept; otherwise every prompt is read whole.
+    """
+
+    def __init__(self, path: Path, *, slots: int, context: int, threads: int, prompt_cache: str = "no") -> None:
+        """Loads the file: seconds. Raises Corrupted, EngineUnavailable."""
+        try:
+            import openvino_genai
+        except ImportError as error:
+            raise EngineUnavailable(_MISSING) from error
+        with path.open("rb") as file:
+            if file.read(4) != GGUF_MAGIC:
+                raise Corrupted(f"{path}: not a GGUF file")
+        self._genai: Any = openvino_genai
+        self._slots, self._context, self._prompt_cache = slots, context, prompt_cache
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.max_num_seqs = slots
+        scheduler.enable_prefix_caching = prompt_cache == "slots"
+        try:
+            self._pipeline: Any = openvino_genai.ContinuousBatchingPipeline(
+                str(path), scheduler, "CPU", {"INFERENCE_NUM_THREADS": threads}
+            )
+        except RuntimeError as error:
+            problem = str(error).strip().splitlines()[-1]
+            raise Corrupted(f"{path}: OpenVINO cannot load this file: {problem}") from error
+        self._tokenizer = self._pipeline.get_tokenizer()
+        self._ids = itertools.count()
+        self._arrived: queue.Queue[_Row | None] = queue.Queue()
+        self._open: list[_Row] = []
+        self._thread = threading.Thread(target=self._serve, name="openvino", daemon=True)
+        self._thread.start()
+
+    @property
+    def identity(self) -> EngineIdentity:
+        return identity(self._slots, self._context, self._prompt_cache)
+
+    @property
+    def slots(self) -> int:
+        return self._slots
+
+    @property
+    def honours(self) -> frozenset[str]:
+        return HONOURS
+
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[Chunk | Exception | None] = asyncio.Queue()
+        cancelled = threading.Event()
+
+        def send(item: Chunk | Exception | None) -> None:
+            if not cancelled.is_set():
+                with contextlib.suppress(RuntimeError):  # the caller's loop has ended: nobody is left to tell
+                    loop.call_soon_threadsafe(arrived.put_nowait, item)
+
+        self._arrived.put(_Row(request, send, cancelled))
+        try:
+            while (item := await arrived.get()) is not None:
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            cancelled.set()
+
+    async def close(self) -> None:
+        self._arrived.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._pipeline = self._tokenizer = None
+
+    def _serve(self) -> None:
+        """The engine thread: hands in what came, decodes a token of everything, until `close`."""
+        closing = False
+        while not (closing and not self._open):
+            closing = self._take_in(wait=not self._open) or closing
+            if not self._open:
+                continue
+            try:
+                self._pipeline.step()
+            except Exception as error:  # noqa: BLE001 - handed to the callers, who raise it
+                self._fail(EngineError(f"OpenVINO failed: {str(error).strip().splitlines()[-1]}"))
+                continue
+            for row in self._open:
+                self._read(row)
+            self._open = [row for row in self._open if row.handle is not None]
+            if not self._open:
+                self._clean()
+
+    def _take_in(self, *, wait: bool) -> bool:
+        """Hands in the requests that arrived; whether `close` was called. wait: until there is one."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                row = self._arrived.get(block=wait)
+                wait = False
+                if row is None:
+                    return True
+                if not row.cancelled.is_set():
+                    self._begin(row)
+        return False
+
+    def _begin(self, row: _Row) -> None:
+        try:
+            prompt = self._prompt(row.request)
+            row.tokens_in = prompt.shape[1]
+            if row.tokens_in >= self._context:
+                raise ContextTooLong(
+                    f"the prompt has {row.tokens_in} tokens, the engine's context holds {self._context}",
+                    param="messages",
+                )
+            row.handle = self._pipeline.add_request(next(self._ids), prompt, self._config(row))
+        except EngineError as error:
+            row.send(error)
+        except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
+            row.send(EngineRejected(f"OpenVINO refused the request: {str(error).strip().splitlines()[-1]}"))
+        else:
+            self._open.append(row)
+
+    def _prompt(self, request: GenerationRequest) -> Any:
+        """The conversation's tokens, of shape (1, tokens)."""
+        messages = [{"role": turn["role"], "content": turn["content"]} for turn in request.messages]
+        try:
+            text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        except RuntimeError as error:
+            problem = str(error).strip().splitlines()[-1]
+            raise EngineRejected(
+                f"the model's chat template refuses the messages: {problem}", param="messages"
+            ) from error
+        return self._tokenizer.encode(text, add_special_tokens=False).input_ids
+
+    def _config(self, row: _Row) -> Any:
+        parameters, extras = row.request.parameters, row.request.extras
+        config = self._genai.GenerationConfig()
+        config.max_new_tokens = min(parameters.max_tokens, self._context - row.tokens_in)
+        config.do_sample = parameters.temperature > 0
+        if config.do_sample:
+            config.temperature, config.top_p = parameters.temperature, parameters.top_p
+            if parameters.seed is not None:
+                config.rng_seed = parameters.seed % 2**63
+        if parameters.stop:
+            config.stop_strings = set(parameters.stop)
+            config.include_stop_str_in_output = True  # what comes before it is cut off here, as for every engine
+        for name in HONOURS & extras.keys():
+            setattr(config, name, float(extras[name] or 0))
+        if parameters.response_format is not None:
+            config.structured_output_config = self._genai.StructuredOutputConfig(
+                json_schema=_schema(parameters.response_format)
+            )
+        return config
+
+    def _read(self, row: _Row) -> None:
+        """Hands on what the last step decoded; ends the row where it ended. A row that ended has no handle."""
+        if row.cancelled.is_set():
+            row.handle.cancel()
+            row.handle = None
+            return
+        reason = None
+        while row.handle.can_read():
+            for output in row.handle.read().values():
+                row.tokens += output.generated_ids
+                reason = _REASONS.get(output.finish_reason.name, reason)
+        if not row.tokens and reason is None:
+            return
+        ends = self._tokenizer.get_eos_token_id()
+        shown = row.tokens[:-1] if reason == "stop" and row.tokens and row.tokens[-1] == ends else row.tokens
+        text = self._decoded(row, shown)
+        piece, stopped = row.text.grown(text)
+        if reason is not None and not stopped:
+            piece += row.text.ended(text)
+        if piece:
+            row.send(Chunk(piece))
+        if reason is not None or stopped:
+            row.send(Chunk("", "stop" if stopped else reason, Usage(row.tokens_in, len(row.tokens))))
+            row.send(None)
+            if reason is None:
+                row.handle.stop()
+            row.handle = None
+
+    def _decoded(self, row: _Row, tokens: list[int]) -> str:
+        """The answer so far. Only the last tokens are decoded anew: a token can change the text of its neighbours, not
+        of those long before it."""
+        text = row.settled + self._decode(tokens[row.read :])
+        if len(tokens) - row.read > 2 * _UNSETTLED:
+            # Cut where decoding in two parts gives the same, which is seen by doing so.
+            cut = len(tokens) - _UNSETTLED
+            head, tail = self._decode(tokens[row.read : cut]), self._decode(tokens[cut:])
+            if row.settled + head + tail == text:
+                row.settled, row.read = row.settled + head, cut
+        return text
+
+    def _decode(self, tokens: list[int]) -> str:
+        return str(self._tokenizer.decode(tokens)) if tokens else ""
+
+    def _fail(self, error: EngineError) -> None:
+        for row in self._open:
+            with contextlib.suppress(RuntimeError):
+                row.handle.cancel()
+            row.send(error)
+        self._open = []
+        self._clean()
+
+    def _clean(self) -> None:
+        """What was cancelled leaves with the next step, which must not be that of other requests."""
+        for _ in range(_CLEANING_STEPS):
+            if not self._pipeline.has_non_finished_requests():
+                return
+            with contextlib.suppress(RuntimeError):
+                self._pipeline.step()
+
+
+_CLEANING_STEPS = 3
+_UNSETTLED = 16  # tokens at the end that are decoded again with each new one
+_REASONS = {"STOP": "stop", "LENGTH": "length", "TOOL_CALL": "stop"}
+
+
+def _schema(response_format: Mapping[str, Any]) -> str:
+    """The JSON schema to obey. Checked here: OpenVINO would find a bad one in a step that all requests share.
+
+    Raises EngineRejected.
+    """
+    if response_format["type"] == "json_object":
+        return '{"type": "object"}'
+    import jsonschema_rs
+
+    schema = response_format["json_schema"]["schema"]
+    try:
+        jsonschema_rs.validator_for(schema)
+    except (ValueError, jsonschema_rs.ValidationError) as error:
+        problem = str(error).strip().splitlines()[0]
+        raise EngineRejected(f"OpenVINO refused the request: schema: {problem}", param="response_format") from error
+    return json.dumps(schema)

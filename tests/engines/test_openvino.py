@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack, aclosing
+
+import gguf
+import numpy as np
+import pytest
+import tokenizers
+from gguf.quants import quantize
+
+from llmops.engines import openvino
+from llmops.engines.openvino import OpenVinoEngine
+from llmops.engines.protocol import generate
+from llmops.errors import ContextTooLong, Corrupted, EngineRejected
+
+pytestmark = pytest.mark.anyio
+CONTEXT, WIDTH = 4_000, 64
+TEMPLATE = (
+    "{% for message in messages %}{{ '<' + message['role'] + '>' + message['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def byte_level_gguf(tmp_path_factory):
+    """A random llama of one layer, 8-bit, with one token a byte: the smallest file that OpenVINO reads."""
+    path = tmp_path_factory.mktemp("byte-level") / "tiny.gguf"
+    tokens = ["<|endoftext|>", *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()), "Ġt"]
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(100_000)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(2 * WIDTH)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(WIDTH // 2)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_vocab_size(len(tokens))
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3] + [1] * (len(tokens) - 1))
+    writer.add_token_merges(["Ġ t"])
+    for add in (writer.add_bos_token_id, writer.add_eos_token_id, writer.add_unk_token_id, writer.add_pad_token_id):
+        add(0)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(TEMPLATE)
+    chance = np.random.default_rng(7)
+
+    def matrix(*shape):
+        return (chance.standard_normal(shape) * 0.3).astype(np.float32)
+
+    output = matrix(len(tokens), WIDTH)
+    output[0] = 0  # the end token is never the likeliest
+    tensors = {"token_embd": matrix(len(tokens), WIDTH), "output": output}
+    shapes = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (WIDTH, WIDTH))
+    shapes |= {"ffn_gate": (2 * WIDTH, WIDTH), "ffn_up": (2 * WIDTH, WIDTH), "ffn_down": (WIDTH, 2 * WIDTH)}
+    tensors |= {f"blk.0.{name}": matrix(*shape) for name, shape in shapes.items()}
+    eight_bit = gguf.GGMLQuantizationType.Q8_0
+    for name, tensor in tensors.items():
+        writer.add_tensor(f"{name}.weight", quantize(tensor, eight_bit), raw_dtype=eight_bit)
+    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
+        writer.add_tensor(f"{name}.weight", np.ones(WIDTH, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def engine(byte_level_gguf):
+    engine = OpenVinoEngine(byte_level_gguf, slots=2, context=CONTEXT, threads=1)
+    yield engine
+    asyncio.run(engine.close())
+
+
+def schema(value):
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": value}}
+
+
+async def test_it_streams_text_and_ends_with_usage_only_in_the_last_chunk(engine, ask):
+    chunks = [chunk async for chunk in engine.stream(ask(max_tokens=20))]
+    assert len(chunks) > 3
+    assert all(chunk.text and chunk.finish_reason is None and chunk.usage is None for chunk in chunks[:-1])
+    assert (chunks[-1].finish_reason, chunks[-1].usage.tokens_out) == ("length", 20)
+    assert chunks[-1].usage.tokens_in == len("<user>hello<assistant>")
+
+
+async def test_the_pieces_of_a_long_answer_are_its_text_decoded_whole(engine, ask):
+    row_tokens = 150
+    pieces = [chunk.text async for chunk in engine.stream(ask(max_tokens=row_tokens, temperature=1.5, seed=4))]
+    again = await generate(engine, ask(max_tokens=row_tokens, temperature=1.5, seed=4))
+    assert "".join(pieces) == again.text
+    assert "\ufffd" not in again.text[:-1] or len(again.text) <= row_tokens
+
+
+async def test_a_stop_string_ends_the_answer_before_itself(engine, ask):
+    whole = (await generate(engine, ask(max_tokens=60))).text
+    stop = next(letter for letter in whole[8:] if letter.isascii() and letter not in whole[:8])
+    answer = await generate(engine, ask(max_tokens=60, stop=stop))
+    assert answer.text == whole[: whole.index(stop)]
+    assert answer.finish_reason == "stop"
+
+
+async def test_a_seed_repeats_a_sample_and_another_seed_gives_another(engine, ask):
+    texts = [(await generate(engine, ask(temperature=1.5, seed=seed))).text for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+async def test_a_json_schema_is_obeyed(engine, ask):
+    wanted = schema({"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]})
+    answer = await generate(engine, ask(max_tokens=400, temperature=1.0, seed=1, response_format=wanted))
+    assert answer.text.lstrip().startswith("{")
+    if answer.finish_reason == "stop":
+        assert set(json.loads(answer.text)) == {"ok"}
+
+
+@pytest.mark.parametrize("impossible", [{"type": "frobnicate"}, {"$ref": "#/nowhere"}])
+async def test_an_impossible_schema_is_rejected_and_its_neighbours_are_answered(engine, ask, impossible):
+    neighbour = asyncio.create_task(generate(engine, ask(max_tokens=40)))
+    with pytest.raises(EngineRejected, match="schema") as caught:
+        await generate(engine, ask(response_format=schema(impossible)))
+    assert caught.value.param == "response_format"
+    assert (await neighbour).usage.tokens_out == 40
+
+
+async def test_more_requests_than_slots_are_all_answered(engine, ask):
+    answers = await asyncio.gather(*(generate(engine, ask(f"number {n}", max_tokens=8)) for n in range(7)))
+    assert [answer.usage.tokens_out for answer in answers] == [8] * 7
+
+
+async def test_a_prompt_beyond_the_context_is_rejected_with_its_length(engine, ask):
+    with pytest.raises(ContextTooLong, match=f"holds {CONTEXT}"):
+        await generate(engine, ask("x" * CONTEXT))
+
+
+async def test_a_left_stream_stops_decoding_and_frees_its_place(engine, ask, eventually):
+    async with AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(aclosing(engine.stream(ask(max_tokens=3_500)))) for _ in range(4)]
+        assert (await anext(streams[0])).text
+    await eventually(lambda: not engine._open, 30)
+    assert (await generate(engine, ask(max_tokens=4))).usage.tokens_out == 4
+
+
+def test_a_file_that_is_no_gguf_or_of_a_kind_openvino_does_not_read_is_corrupted(tmp_path, tiny_gguf):
+    other = tmp_path / "model.gguf"
+    other.write_bytes(b"PK\x03\x04")
+    for path, message in ((other, "not a GGUF file"), (tiny_gguf, "cannot load")):
+        with pytest.raises(Corrupted, match=message):
+            OpenVinoEngine(path, slots=1, context=100, threads=1)
+
+
+def test_the_identity_names_the_build_and_what_can_change_an_answer():
+    found = openvino.identity(4, 512, "slots")
+    assert found.name == "openvino"
+    assert found.build.startswith("openvino-genai 20")
+    assert found.settings == {"slots": 4, "context": 512, "cache": "slots"}
