@@ -28,6 +28,7 @@ _COMMANDS = {
     "serve": ("llmops.cli.serve", "start the gateway"),
     "keys": ("llmops.cli.keys", "gateway keys: create, list, revoke"),
     "log": ("llmops.cli.log", "read and import the production log"),
+    "audit": ("llmops.cli.audit", "who moved, gated or forced what, and whether the record is whole: list, verify"),
     "monitor": ("llmops.cli.monitor", "test what production answers against a reference"),
     "factsheet": ("llmops.cli.factsheet", "one page of what is on record of a version"),
     "pipeline": ("llmops.cli.pipeline", "run durable pipelines, on a schedule too; list and show their runs"),

@@ -142,7 +142,7 @@ class RegistryActuator:
     def _registry(self) -> Registry:
         with self._lock:
             if self._opened is None:
-                self._opened = Registry(self._settings)
+                self._opened = Registry(self._settings, actor="monitor")
             return self._opened
 
     def _evidence_file(self, order: Order) -> Path:
