@@ -54,6 +54,7 @@ def launched(url: URL, queue: str, body: Callable[..., Any]) -> Iterator[Any]:
                 "executor_id": uuid.uuid4().hex,
                 "serializer": _serializer(),
                 "use_listen_notify": False,
+                "notification_listener_polling_interval_sec": 0.1,  # nothing is listened for, and closing waits for it
                 "enable_otlp": False,
                 "log_level": "WARNING",
             }

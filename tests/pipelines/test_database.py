@@ -1,0 +1,93 @@
+"""Where pipelines keep their state, and the lock of a cycle."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmops.errors import StoreUnavailable
+from llmops.pipelines import Pipelines
+from llmops.pipelines.database import database_url, has_tables, is_held, only_one
+from llmops.settings import Settings
+
+HOLDER = """
+import sys, time
+from llmops.pipelines.database import database_url, only_one
+with only_one(database_url(sys.argv[1]), "a", lambda: None):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def unwanted() -> None:
+    raise AssertionError("the lock is free")
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("mysql://ann:secret@db/x", r"pipelines mysql://ann:\*\*\*@db/x: must be a SQLite file or PostgreSQL"),
+        ("sqlite://", "must be a SQLite file or PostgreSQL"),
+        ("nonsense", "not a database URL"),
+    ],
+)
+def test_another_database_is_refused_without_its_password(url: str, text: str) -> None:
+    with pytest.raises(StoreUnavailable, match=text) as raised:
+        database_url(url)
+    assert "secret" not in str(raised.value)
+
+
+def test_postgresql_is_reached_by_psycopg() -> None:
+    for name in ("postgresql", "postgres", "postgresql+psycopg"):
+        assert database_url(f"{name}://db/x").drivername == "postgresql+psycopg"
+
+
+def test_a_server_that_is_away_is_one_line(tmp_path: Path) -> None:
+    url = f"postgresql://ann:secret@/x?host={tmp_path}"
+    with pytest.raises(StoreUnavailable, match=r"pipelines postgresql\+psycopg://ann:\*\*\*@/x") as raised:
+        Pipelines(Settings(home=tmp_path, pipelines_url=url)).runs()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_no_database_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "pipelines.db").write_text("no database at all, " * 100)
+    with pytest.raises(StoreUnavailable, match=r"pipelines\.db: file is not a database"):
+        Pipelines(Settings(home=tmp_path)).runs()
+
+
+def test_a_database_without_the_tables_has_none(tmp_path: Path) -> None:
+    url = database_url(f"sqlite:///{tmp_path}/deep/p.db")
+    assert not has_tables(url)
+    assert not (tmp_path / "deep" / "p.db").exists()
+
+
+def check_lock(url_text: str) -> None:
+    url = database_url(url_text)
+    with subprocess.Popen([sys.executable, "-c", HOLDER, url_text], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert is_held(url, "a")
+        assert not is_held(url, "b")
+        waited: list[bool] = []
+
+        def waiting() -> None:
+            waited.append(True)
+            holder.kill()
+
+        with only_one(url, "a", waiting):
+            assert is_held(url, "a")
+        assert waited == [True]
+    with only_one(url, "a", unwanted):
+        pass
+
+
+def test_a_lock_ends_with_the_process_that_holds_it(tmp_path: Path) -> None:
+    check_lock(f"sqlite:///{tmp_path}/p.db")
+
+
+@pytest.mark.slow
+def test_a_lock_in_postgresql_ends_with_the_process_that_holds_it(postgres_database: str) -> None:
+    check_lock(postgres_database)
