@@ -30,12 +30,14 @@ from service.health import health_router
 from service.json_route import JsonRoute, JsonRoutes
 from service.model_list import model_list_router
 from service.page import page_router
+from service.predict import predict_router
 from service.reference import add_reference
 from service.request_context import BodyLimit, RequestContext
 from service.responses import responses_router
 from service.schemas import first_problem
 from service.slow_clients import BodyDeadline
 from service.snapshot import ReleaseSource
+from service.tabular_pool import TabularOpener
 
 __all__ = ["create_app"]
 
@@ -49,14 +51,16 @@ def create_app(
     keys: KeySource | None = None,
     ping: Ping | None = None,
     embed: Embed | None = None,
+    open_tabular: TabularOpener | None = None,
 ) -> FastAPI:
     """An app that serves `source`'s releases with the engines that `open_engine` opens, recording into `log`.
 
     keys: where callers' keys come from; None lets everybody in. ping: asks the engine process, where there is one.
-    embed: makes sentence vectors; None where nothing does. Nothing runs until the app's lifespan starts; when it ends,
-    engines are closed and the log's queue is written. The caller keeps `log` and closes it.
+    embed: makes sentence vectors; None where nothing does. open_tabular: loads the source's tabular models; None where
+    there are none. Nothing runs until the app's lifespan starts; when it ends, engines are closed and the log's queue
+    is written. The caller keeps `log` and closes it.
     """
-    gateway = Gateway(settings, source, open_engine, log, keys=keys, ping=ping)
+    gateway = Gateway(settings, source, open_engine, log, keys=keys, ping=ping, open_tabular=open_tabular)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -64,7 +68,7 @@ def create_app(
             yield
 
     about = {"title": "llmops gateway", "version": llmops.__version__}
-    app = GatewayApp(gateway, **about, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = GatewayApp(gateway, **about, lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     # A redirect would name what the Host header says, and `http` behind a proxy that ends TLS: keys would follow it.
     app.router.redirect_slashes = False
     app.state.gateway = gateway
@@ -73,6 +77,7 @@ def create_app(
         completions_router(gateway),
         responses_router(gateway),
         embeddings_router(gateway, embed),
+        predict_router(gateway),
         model_list_router(gateway, embeds=embed is not None),
         feedback_router(log),
         page_router(gateway, log),
@@ -81,7 +86,7 @@ def create_app(
     for router in routers:
         # Not include_router, which wraps each route in a second one that every request would pass through.
         app.router.routes.extend(router.routes)
-    add_reference(app)
+    add_reference(app, gateway)
     _answer_errors(app)
     return app
 

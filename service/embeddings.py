@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import contextlib
 import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import orjson
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmops.catalogue import EMBEDDING_MODEL
-from llmops.errors import EngineTimeout
-from llmops.production_log import ClaimedKey, LogRecord, StoredReply
+from llmops.production_log import LogRecord
 from service.access import require
-from service.answering import LAST_SEND_SECONDS
-from service.disconnect import run_unless_gone
 from service.documented_replies import replies
-from service.error_map import CLIENT_CLOSED, ApiError, api_error
+from service.error_map import ApiError
 from service.exchange import Arrival
 from service.gateway import Gateway
-from service.idempotency import fingerprint, key_of
 from service.json_route import JsonRoute
 from service.limited_fields import only
-from service.once_only import send_stored
 from service.schemas import Text
+from service.whole_reply import WholeReply
 
 MOST_TEXTS = 2048
 """Texts of one request, as OpenAI allows."""
@@ -39,8 +32,6 @@ DIMENSIONS = 384
 
 Embed = Callable[[Sequence[str]], Awaitable[tuple[Sequence[Sequence[float]], int]]]
 """Texts to a vector each, in order, and how many tokens the model read in all. Raises EngineError."""
-
-_MODEL_HEADER = (b"x-llmops-model", EMBEDDING_MODEL.encode())
 
 _SomeText = Annotated[Text, Field(min_length=1)]
 
@@ -106,64 +97,14 @@ def embeddings_router(gateway: Gateway, embed: Embed | None) -> APIRouter:
     return router
 
 
-class Embedding:
-    """An ASGI app that answers one request; a client that goes away stops it."""
+class Embedding(WholeReply[Embed]):
+    """An ASGI app that answers one request."""
 
     def __init__(self, gateway: Gateway, embed: Embed | None, body: EmbeddingRequest) -> None:
-        self._gateway, self._embed, self._body = gateway, embed, body
+        super().__init__(gateway)
+        self._embed, self._body = embed, body
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await run_unless_gone(receive, self._answer(scope, receive, send))
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gateway, state = self._gateway, scope["state"]
-        arrival, key = Arrival.of(state), key_of(scope["headers"])
-        with gateway.admission.hold():
-            embed = self._chosen(arrival)
-            state["reply_headers"].append(_MODEL_HEADER)
-            state["reached_model"] = True
-            if key is None:
-                reply = await self._run(arrival, state, embed)
-            else:
-                reply = await self._run_once(arrival, state, embed, key, fingerprint(scope["path"], state["body"]))
-        # A client that has stopped reading is left: the server then closes the connection.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LAST_SEND_SECONDS):
-                await reply(scope, receive, send)
-
-    async def _run_once(
-        self, arrival: Arrival, state: dict[str, Any], embed: Embed, key: str, print_of_request: str
-    ) -> ASGIApp:
-        """As `_run`, unless the caller has sent the same key before. Raises ApiError 409, 422 too."""
-        idempotency = self._gateway.idempotency
-        found = await idempotency.begin(arrival.caller, key, print_of_request)
-        if isinstance(found, StoredReply):
-            state["reply_headers"].remove(_MODEL_HEADER)  # the stored reply has it
-            return lambda _scope, _receive, send: send_stored(found, send)
-        try:
-            return await self._run(arrival, state, embed, found)
-        except BaseException:
-            await idempotency.release(found)
-            raise
-
-    async def _run(
-        self, arrival: Arrival, state: dict[str, Any], embed: Embed, claim: ClaimedKey | None = None
-    ) -> ASGIApp:
-        """Makes and logs the reply. claim: of the request's Idempotency-Key; stands only where a reply is returned."""
-        gateway = self._gateway
-        vectors, tokens = await self._embedded(embed, arrival)
-        reply = Response(self._reply(vectors, tokens), media_type="application/json")
-        state["record"] = record = self._record(arrival, 200, "ok", tokens)
-        row = None
-        if claim is not None:
-            row = gateway.idempotency.reply_row(claim, record, [*reply.raw_headers, _MODEL_HEADER], bytes(reply.body))
-        _, lost = await gateway.keep(record, row)
-        if lost is not None and gateway.settings.log_failure == "refuse":
-            raise lost
-        await gateway.charge(arrival.caller, tokens)
-        return reply
-
-    def _chosen(self, arrival: Arrival) -> Embed:
+    def choose(self, arrival: Arrival) -> tuple[Embed, str]:
         """Raises ApiError 404 and 403."""
         asked = self._body.model
         if self._embed is None or asked != EMBEDDING_MODEL:
@@ -171,27 +112,23 @@ class Embedding:
             message = f"embedding model {asked[:100]!r} does not exist; {there_is}"
             raise ApiError(404, message, param="model", code="model_not_found")
         require(arrival.caller, None)
-        return self._embed
+        return self._embed, EMBEDDING_MODEL
 
-    async def _embedded(self, embed: Embed, arrival: Arrival) -> tuple[Sequence[Sequence[float]], int]:
-        """Asks the engine; what goes wrong is logged, and raised."""
-        seconds = self._gateway.settings.engine_timeout
-        try:
-            async with asyncio.timeout(seconds):
-                return await embed(self._body.texts)
-        except asyncio.CancelledError:
-            await self._gateway.keep(self._record(arrival, CLIENT_CLOSED, "cancelled"))
-            raise
-        except Exception as raised:
-            error = EngineTimeout(f"no vectors within {seconds:g} s") if isinstance(raised, TimeoutError) else raised
-            text = f"{type(error).__name__}: {error}"
-            # The client is told what failed first, also where the log has failed since.
-            await self._gateway.keep(self._record(arrival, api_error(error).status, "error", error=text))
-            raise error from raised
+    async def make(self, arrival: Arrival, target: Embed) -> bytes:  # noqa: ARG002  it is called as the others are
+        """Asks the engine."""
+        vectors, self.tokens = await target(self._body.texts)
+        return self._reply(vectors, self.tokens)
 
-    def _record(
-        self, arrival: Arrival, status: int, outcome: str, tokens: int = 0, *, error: str | None = None
+    def record(
+        self,
+        arrival: Arrival,
+        target: Embed,  # noqa: ARG002
+        status: int,
+        outcome: str,
+        *,
+        error: str | None = None,
     ) -> LogRecord:
+        """With the texts, and without vectors."""
         texts = self._body.texts
         optional = {"error": error, "user": self._body.user, "key": arrival.caller.key_id}
         return LogRecord(
@@ -201,7 +138,7 @@ class Embedding:
             outcome=outcome,
             input="\n".join(texts).replace("\0", "\ufffd"),
             model=EMBEDDING_MODEL,
-            tokens_in=tokens,
+            tokens_in=self.tokens,
             latency_ms=(time.perf_counter() - arrival.start) * 1000,
             route="embeddings",
             caller=arrival.caller.key_id,

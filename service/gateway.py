@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from llmops.engines.pool import EngineOpener, EnginePool
@@ -21,10 +21,12 @@ from service.guards import GuardBook
 from service.idempotency import Idempotency
 from service.log_writer import LogWriter
 from service.metrics import Metrics
+from service.predict_batching import PredictionBatches
 from service.routing import Router
 from service.shadow import Shadow
-from service.snapshot import ReleaseSource
+from service.snapshot import ReleaseSource, Snapshot
 from service.snapshot_keeper import SnapshotKeeper
+from service.tabular_pool import TabularOpener, TabularPool
 from service.tracing import open_tracing
 
 CANCELLED_SECONDS = 5.0
@@ -34,9 +36,11 @@ other workers answer theirs."""
 
 
 class Gateway:
-    """One gateway process: snapshot, engines, access, admission, log and metrics. `running` brings it to life.
+    """One gateway process: snapshot, engines, tabular models, access, admission, log and metrics. `running` brings it
+    to life.
 
     keys: where callers' keys come from; None lets everybody in. ping: asks the engine process, where there is one.
+    open_tabular: loads tabular models; None where there are none.
     """
 
     def __init__(
@@ -48,10 +52,13 @@ class Gateway:
         *,
         keys: KeySource | None = None,
         ping: Ping | None = None,
+        open_tabular: TabularOpener | None = None,
     ) -> None:
         self.settings = settings
         self.pool = EnginePool(open_engine)
-        self.keeper = SnapshotKeeper(source, self.pool, settings.registry_poll)
+        self.tabular = TabularPool(open_tabular)
+        self.predictions = PredictionBatches()
+        self.keeper = SnapshotKeeper(source, self.pool, settings.registry_poll, self.tabular)
         self.router = Router(self.pool.is_loaded)
         self.access = None if keys is None else Access(keys, settings)
         self.admission = Admission(settings.max_waiting)
@@ -94,6 +101,7 @@ class Gateway:
             if self.engines is not None:
                 tasks.append(asyncio.create_task(self.engines.run(), name="engine watch"))
             self.shadow.start()
+            self.predictions.start()
             try:
                 await self.keeper.wait_for_first_look(FIRST_LOOK_SECONDS)
                 yield
@@ -106,6 +114,8 @@ class Gateway:
                     async with asyncio.timeout(CANCELLED_SECONDS):
                         await self.admission.idle()
                 await self.shadow.close()
+                await self.predictions.close()
+                await self.tabular.close()
                 await self.pool.close()
                 await self.idempotency.close()
                 await self.log.close()
@@ -139,11 +149,9 @@ class Gateway:
         if self.keeper.age is None:
             found.append(f"registry not read yet: {self.keeper.last_error or 'first look is under way'}")
         else:
-            champions = self.keeper.snapshot.champions.items()
-            unloaded = [(app, model) for app, model in champions if not self.pool.is_loaded(model)]
-            failures = self.pool.failures
-            found += [f"engine of {app}: {failures.get(model.ref, 'loading')}" for app, model in unloaded]
-            found += [f"engine of {app}: {why}" for app, model in champions if (why := self._lost(model.ref))]
+            found += self._unloaded(self.keeper.snapshot)
+        if self.predictions.problem is not None:
+            found.append(self.predictions.problem)
         if self.log.failure is not None:
             found.append(f"production log cannot be written: {self.log.failure}")
         if self.access is not None and self.access.problem is not None:
@@ -151,6 +159,18 @@ class Gateway:
         if self.engines is not None and self.engines.problem is not None:
             found.append(self.engines.problem)
         return found
+
+    def _unloaded(self, snapshot: Snapshot) -> Iterator[str]:
+        """Champions that cannot answer, and why."""
+        champions, failures = snapshot.champions.items(), self.pool.failures
+        for app, model in champions:
+            if not self.pool.is_loaded(model):
+                yield f"engine of {app}: {failures.get(model.ref, 'loading')}"
+        yield from (f"engine of {app}: {why}" for app, model in champions if (why := self._lost(model.ref)))
+        failures = self.tabular.failures
+        for name, version in snapshot.tabular_champions.items():
+            if not self.tabular.is_loaded(version):
+                yield f"model {name}: {failures.get(version.ref, 'loading')}"
 
     def _lost(self, model: str) -> str | None:
         """Why the engine process cannot load again what it had loaded before."""

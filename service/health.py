@@ -51,5 +51,6 @@ def _details(gateway: Gateway, problems: list[str]) -> dict[str, object]:
             "held_back": list(keeper.held_back),
         },
         "engines": {"loaded": pool.loaded, "failures": dict(pool.failures)},
+        "tabular": {"loaded": gateway.tabular.loaded, "failures": dict(gateway.tabular.failures)},
         "log": {"failure": log.failure, "lost": log.lost},
     }

@@ -1,5 +1,7 @@
 """A FastAPI route that takes one pydantic model from the body and hands on to an ASGI app: the routes that ask models.
 
+The path may end with a parameter, such as `/v1/predict/{model}`.
+
 It is documented as any other route, but read without FastAPI's machinery for dependencies. The body is parsed once,
 strictly: what is not JSON by the letter (NaN, halves of surrogate pairs, invalid UTF-8, very deep nesting) is refused.
 """
@@ -22,7 +24,8 @@ _JSON = b"application/json"
 
 
 class JsonRoute(APIRoute):
-    """Use as `APIRouter(route_class=JsonRoute)`; the endpoint is a plain function of the body that returns an ASGI app.
+    """Use as `APIRouter(route_class=JsonRoute)`; the endpoint is a plain function of the body, after the path's
+    parameter where it has one, that returns an ASGI app.
 
     The scope's state has the raw `body` by then, which Idempotency-Key compares.
     """
@@ -30,8 +33,8 @@ class JsonRoute(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., ASGIApp], **options: Any) -> None:
         # FastAPI would take the return annotation for the shape of the reply; `responses` says that.
         super().__init__(path, endpoint, **{**options, "response_model": None})
-        (parameter,) = inspect.signature(endpoint, eval_str=True).parameters.values()
-        self._model: type[BaseModel] = parameter.annotation
+        *self._of_path, body = inspect.signature(endpoint, eval_str=True).parameters.values()
+        self._model: type[BaseModel] = body.annotation
         self._endpoint = endpoint
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,7 +51,8 @@ class JsonRoute(APIRoute):
         scope["state"]["body"] = raw
         content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
         body = parse_body(self._model, raw, content_type)
-        await self._endpoint(body)(scope, receive, send)
+        last_part = (scope["path"].rpartition("/")[2],) if self._of_path else ()
+        await self._endpoint(*last_part, body)(scope, receive, send)
 
 
 class JsonRoutes:
@@ -58,11 +62,19 @@ class JsonRoutes:
     """
 
     def __init__(self, routes: Iterable[JsonRoute], others: ASGIApp) -> None:
-        self._routes, self._others = {route.path: route for route in routes}, others
+        # A path such as `/v1/predict/{model}` is found by what comes before its parameter.
+        self._routes, self._others = {route.path.partition("{")[0]: route for route in routes}, others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self._routes.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        route = self._find(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         await (self._others if route is None else route.answer)(scope, receive, send)
+
+    def _find(self, path: str) -> JsonRoute | None:
+        found = self._routes.get(path)
+        if found is not None and found.path == path:
+            return found
+        before, _, last_part = path.rpartition("/")
+        return self._routes.get(f"{before}/") if last_part else None
 
 
 async def read_body(receive: Receive) -> bytes | None:

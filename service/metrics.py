@@ -12,7 +12,7 @@ from prometheus_client import values as metric_values
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from llmops.production_log import LogRecord
+from llmops.production_log import PREDICT, LogRecord
 from service.metrics_files import merging
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -69,6 +69,7 @@ class Metrics:
         self._per_token = seconds("llmops_output_token_seconds", "For each token after the first text", _TOKEN_SECONDS)
         self._waits = seconds("llmops_queue_seconds", "Spent waiting for a slot of the engine", _WAIT_SECONDS)
         self._tokens = Counter("llmops_tokens", "Tokens read and made", ["target", "direction"], registry=registry)
+        self._rows = Counter("llmops_predicted_rows", "Rows that tabular models scored", ["target"], registry=registry)
 
     def _make_other_counters(self) -> None:
         registry = self._registry
@@ -98,6 +99,8 @@ class Metrics:
             target.waits.observe(queue_ms / 1000)
         if record.tokens_in:
             target.tokens_in.inc(record.tokens_in)
+        if record.outcome == "ok" and record.route == PREDICT:
+            self._rows.labels(target.name).inc(record.details["rows"])
         if record.tokens_out:
             target.tokens_out.inc(record.tokens_out)
 

@@ -17,7 +17,8 @@ from service.snapshot import Snapshot, unknown_model
 
 
 class ModelCard(BaseModel):
-    """One name in OpenAI's shape. created: seconds since the epoch, of a release; 0 for what keeps no time."""
+    """One name in OpenAI's shape. created: seconds since the epoch, of a release or a tabular model; 0 for what keeps
+    no time."""
 
     id: str
     object: Literal["model"] = "model"
@@ -38,7 +39,7 @@ def model_list_router(gateway: Gateway, *, embeds: bool = False) -> APIRouter:
 
     @router.get("/v1/models")
     async def list_models(request: Request) -> ModelCards:
-        """Apps, their releases by alias and version, model versions, and the embedding model: what the key opens."""
+        """Apps and tabular models by alias and version, model versions, and the embedding model: what the key opens."""
         caller: Caller = getattr(request.state, "caller", ANONYMOUS)
         cards = [card for card, app in _cards(gateway.keeper.snapshot, embeds) if caller.may_use(app)]
         return ModelCards(data=sorted(cards, key=lambda card: card.id))
@@ -50,7 +51,8 @@ def model_list_router(gateway: Gateway, *, embeds: bool = False) -> APIRouter:
             if card.id == model:
                 require(getattr(request.state, "caller", ANONYMOUS), app)
                 return card
-        raise unknown_model(model, list(gateway.keeper.snapshot.targets))
+        snapshot = gateway.keeper.snapshot
+        raise unknown_model(model, [*snapshot.targets, *snapshot.tabular])
 
     return router
 
@@ -63,5 +65,7 @@ def _cards(snapshot: Snapshot, embeds: bool) -> Iterator[tuple[ModelCard, str | 
             yield ModelCard(id=name), None
         else:
             yield ModelCard(id=name, created=int(release.created_at)), release.app
+    for name, version in snapshot.tabular.items():
+        yield ModelCard(id=name, created=int(version.created_at)), version.name
     if embeds:
         yield ModelCard(id=EMBEDDING_MODEL), None

@@ -1,20 +1,31 @@
-"""`GET /docs`: the reference in Swagger UI, from files on this machine; FastAPI's own page loads them from afar."""
+"""`GET /docs`: the reference in Swagger UI, from files on this machine; FastAPI's own page loads them from afar.
+
+`GET /openapi.json` is FastAPI's document, and in it each tabular model that the caller may ask, with its rows typed.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import fastapi_offline
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
+
+from llmops.errors import StoreUnavailable
+from service.access import is_local
+from service.caller import ANONYMOUS, Caller
+from service.error_map import ApiError
+from service.gateway import Gateway
+from service.predict_schema import typed_paths
 
 ASSETS = "/docs/assets"
 
 
-def add_reference(app: FastAPI) -> None:
-    """Adds the page and its files to an app that was made without pages of its own."""
+def add_reference(app: FastAPI, gateway: Gateway) -> None:
+    """Adds the page, its files and the document to an app that was made without pages of its own."""
     app.mount(ASSETS, StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
 
     @app.get("/docs", include_in_schema=False)
@@ -27,3 +38,27 @@ def add_reference(app: FastAPI) -> None:
             swagger_css_url=f"{ASSETS}/swagger-ui.css",
             swagger_favicon_url="/page/icon.svg",
         )
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def document(request: Request) -> JSONResponse:
+        """The document."""
+        return JSONResponse(_with_models(app.openapi(), gateway, _caller(gateway, request)))
+
+
+def _with_models(document: dict[str, Any], gateway: Gateway, caller: Caller | None) -> dict[str, Any]:
+    try:
+        champions = gateway.keeper.snapshot.tabular_champions
+    except StoreUnavailable:
+        return document
+    open_to_caller = [each for name, each in champions.items() if caller is not None and caller.may_use(name)]
+    return {**document, "paths": {**document["paths"], **typed_paths(document, open_to_caller)}}
+
+
+def _caller(gateway: Gateway, request: Request) -> Caller | None:
+    """Who asks; None for strangers, who get the document too, but no names of models."""
+    if gateway.access is None:
+        return ANONYMOUS
+    try:
+        return gateway.access.check(request.scope["headers"], local=is_local(request.scope))
+    except ApiError:
+        return None

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
@@ -30,10 +31,13 @@ from llmops.json_logs import configure_logging
 from llmops.keys import KeyStore
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
-from llmops.versions import ModelVersion, RegisteredVersions
+from llmops.versions import ModelVersion, RegisteredVersions, TabularVersion
 from service.metrics_files import prepare_multiprocess
 from service.server import listen, uvicorn_config
-from service.snapshot import ReleaseSource
+from service.tabular_pool import Predictor
+
+if TYPE_CHECKING:
+    from llmops.registry import Registry
 
 logger = logging.getLogger("llmops.service")
 
@@ -85,14 +89,16 @@ def worker_app() -> FastAPI:
             return open_engine(model, settings)
         return open_remote(socket_path, model, LOAD_SECONDS)
 
+    registry = _RegistryOnDemand(settings)
     return create_app(
         settings,
-        _RegistryOnDemand(settings),
+        registry,
         open_model,
         ProductionLog(settings.resolved_log_url),
         keys=KeyStore(settings.resolved_log_url),
         ping=lambda: ping(socket_path),
         embed=lambda texts: embed(socket_path, texts),
+        open_tabular=registry.open_tabular,
     )
 
 
@@ -101,15 +107,24 @@ class _RegistryOnDemand:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._registry: ReleaseSource | None = None
+        self._registry: Registry | None = None
 
     def registered(self) -> RegisteredVersions:
         """As `ReleaseSource`."""
+        return self._opened().registered()
+
+    def open_tabular(self, version: TabularVersion) -> Predictor:
+        """As `TabularOpener`: in the worker, which needs no engine process for it."""
+        from llmops.tabular.storage import load
+
+        return load(self._opened().tabular_versions.fetch(version))
+
+    def _opened(self) -> Registry:
         if self._registry is None:
             from llmops.registry import Registry
 
             self._registry = Registry(self._settings)
-        return self._registry.registered()
+        return self._registry
 
 
 def _end_with_parent() -> None:

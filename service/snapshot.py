@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from llmops.traffic_policy import TrafficPolicy
-from llmops.versions import CHALLENGER, CHAMPION, ModelVersion, PromptVersion, RegisteredVersions, Release
+from llmops.versions import (
+    CHALLENGER,
+    CHAMPION,
+    ModelVersion,
+    PromptVersion,
+    RegisteredVersions,
+    Release,
+    TabularVersion,
+)
 from service.error_map import ApiError
+
+_Named = TypeVar("_Named", Release, TabularVersion)
 
 
 class ReleaseSource(Protocol):
-    """Where releases come from: the registry, or a stand-in."""
+    """Where releases, and tabular models, come from: the registry, or a stand-in."""
 
     def registered(self) -> RegisteredVersions:
-        """Everything there is now: releases with their aliases, model versions, traffic policies. May block.
+        """Everything there is now: releases and tabular models with their aliases, model versions, traffic policies.
+        May block.
 
         Called every second: it should be cheap when nothing changed, and then return the very object of the last call.
         Raises `llmops.errors.StoreUnavailable` when the store cannot be reached.
@@ -70,19 +82,23 @@ class Split:
 class Snapshot:
     """What the registry held at one moment, looked up by what clients send.
 
-    targets: every `model` string a client may send → what serves it. splits: app → its champion and challenger, where a
-    traffic policy sends the challenger anything.
+    targets: every `model` string a client may send → what serves it. tabular: the same of tabular models, which are
+    asked by another route. splits: app → its champion and challenger, where a traffic policy sends the challenger
+    anything.
     """
 
     registered: RegisteredVersions
     targets: Mapping[str, Target] = field(init=False, repr=False, compare=False)
+    tabular: Mapping[str, TabularVersion] = field(init=False, repr=False, compare=False)
     splits: Mapping[str, Split] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         targets = {model.ref: Target(model) for model in self.registered.models}
         for releases in self.apps.values():
-            targets.update(_names(releases))
+            targets.update({name: Target(each.model, each) for name, each in _names(releases).items()})
         object.__setattr__(self, "targets", targets)
+        tabular = (_names(versions).items() for versions in self.registered.tabular.values())
+        object.__setattr__(self, "tabular", dict(itertools.chain.from_iterable(tabular)))
         object.__setattr__(self, "splits", dict(self._split_apps()))
 
     @property
@@ -101,6 +117,11 @@ class Snapshot:
         return {app: self.targets[app].model for app in self.apps if app in self.targets}
 
     @property
+    def tabular_champions(self) -> Mapping[str, TabularVersion]:
+        """The champion of each tabular model; those without a champion are left out."""
+        return {name: self.tabular[name] for name in self.registered.tabular if name in self.tabular}
+
+    @property
     def served_models(self) -> list[ModelVersion]:
         """The models that plain traffic needs: those of the champions, and of the challengers that get any."""
         return [*self.champions.values(), *(split.challenger.model for split in self.splits.values())]
@@ -112,12 +133,15 @@ class Snapshot:
             raise unknown_model(model, list(self.targets))
         return target
 
-    def holding_back(self, apps: AbstractSet[str], older: Snapshot) -> Snapshot:
-        """This snapshot, with the given apps' releases as they were in `older`; policies are this one's always."""
-        if not apps:
+    def holding_back(self, names: AbstractSet[str], older: Snapshot) -> Snapshot:
+        """This snapshot, with the given apps' releases, and tabular models' versions, as they were in `older`;
+        policies are this one's always."""
+        if not names:
             return self
-        releases = {**self.apps, **{app: older.apps[app] for app in apps}}
-        return Snapshot(dataclasses.replace(self.registered, releases=releases))
+        releases = {**self.apps, **{name: older.apps[name] for name in names & older.apps.keys()}}
+        before = older.registered.tabular
+        tabular = {**self.registered.tabular, **{name: before[name] for name in names & before.keys()}}
+        return Snapshot(dataclasses.replace(self.registered, releases=releases, tabular=tabular))
 
     def _split_apps(self) -> Iterator[tuple[str, Split]]:
         for app, policy in self.registered.policies.items():
@@ -134,13 +158,12 @@ def unknown_model(model: str, names: Sequence[str]) -> ApiError:
     return ApiError(404, f"model {model[:100]!r} does not exist; {there_is}", param="model", code="model_not_found")
 
 
-def _names(releases: Sequence[Release]) -> dict[str, Target]:
-    """Every name the releases of one app go by: `app` (its champion), `app@alias`, `app@version`."""
-    names: dict[str, Target] = {}
-    for release in releases:
-        target = Target(release.model, release)
-        if CHAMPION in release.aliases:
-            names[release.app] = target
-        names.update({f"{release.app}@{alias}": target for alias in release.aliases})
-        names[release.ref] = target
+def _names(versions: Sequence[_Named]) -> dict[str, _Named]:
+    """Every name the versions of one app or model go by: `app` (its champion), `app@alias`, `app@version`."""
+    names: dict[str, _Named] = {}
+    for version in versions:
+        if CHAMPION in version.aliases:
+            names[version.name] = version
+        names.update({f"{version.name}@{alias}": version for alias in version.aliases})
+        names[version.ref] = version
     return names

@@ -12,6 +12,7 @@ from llmops.engines.pool import EnginePool
 from llmops.errors import LlmopsError, StoreUnavailable
 from llmops.versions import RegisteredVersions
 from service.snapshot import ReleaseSource, Snapshot
+from service.tabular_pool import TabularPool
 
 logger = logging.getLogger("llmops.service")
 
@@ -19,15 +20,18 @@ logger = logging.getLogger("llmops.service")
 class SnapshotKeeper:
     """Holds the current snapshot.
 
-    An app moves to a newer snapshot only when its new champion's engine is loaded, so that moving an alias never
-    makes a request wait for weights. Engines of challengers that a traffic policy sends anything are loaded and kept
-    too. While the source is down, or an engine cannot be loaded, the last good state keeps serving.
+    An app, or a tabular model, moves to a newer snapshot only when its new champion is loaded, so that moving an alias
+    never makes a request wait for weights. Engines of challengers that a traffic policy sends anything are loaded and
+    kept too. While the source is down, or a champion cannot be loaded, the last good state keeps serving.
 
-    seconds: pause between two looks at the source.
+    seconds: pause between two looks at the source. held_back: apps and tabular models whose old champion serves.
     """
 
-    def __init__(self, source: ReleaseSource, pool: EnginePool, seconds: float) -> None:
+    def __init__(
+        self, source: ReleaseSource, pool: EnginePool, seconds: float, tabular: TabularPool | None = None
+    ) -> None:
         self._source, self._pool, self._seconds = source, pool, seconds
+        self._tabular = tabular or TabularPool(None)
         self._snapshot: Snapshot | None = None
         self._fresh = Snapshot(RegisteredVersions({}))
         self._read_at = 0.0
@@ -35,7 +39,7 @@ class SnapshotKeeper:
         self._looked = asyncio.Event()
         self.last_error: str | None = None
         self.held_back: tuple[str, ...] = ()
-        pool.on_load = self._wake.set
+        pool.on_load = self._tabular.on_load = self._wake.set
 
     @property
     def snapshot(self) -> Snapshot:
@@ -85,14 +89,27 @@ class SnapshotKeeper:
 
     def _swap_in(self, fresh: Snapshot) -> None:
         old = self._snapshot or Snapshot(RegisteredVersions({}))
-        self._pool.pin([*fresh.served_models, *old.served_models])
+        self._pin(fresh, old)
         for model in fresh.served_models:
             self._pool.preload(model)
-        self.held_back = tuple(app for app in fresh.champions if self._must_wait(app, old, fresh))
+        for version in fresh.tabular_champions.values():
+            self._tabular.preload(version)
+        apps = [app for app in fresh.champions if self._must_wait(app, old, fresh)]
+        self.held_back = (*apps, *(name for name in fresh.tabular_champions if self._tabular_waits(name, old, fresh)))
         self._snapshot = fresh.holding_back(frozenset(self.held_back), old)
-        self._pool.pin([*fresh.served_models, *self._snapshot.served_models])
+        self._pin(fresh, self._snapshot)
+
+    def _pin(self, *snapshots: Snapshot) -> None:
+        self._pool.pin([model for each in snapshots for model in each.served_models])
+        self._tabular.pin([version for each in snapshots for version in each.tabular_champions.values()])
 
     def _must_wait(self, app: str, old: Snapshot, fresh: Snapshot) -> bool:
         """Whether the app's old champion can serve and the new one cannot yet."""
         serving = old.champions.get(app)
         return serving is not None and self._pool.is_loaded(serving) and not self._pool.is_loaded(fresh.champions[app])
+
+    def _tabular_waits(self, name: str, old: Snapshot, fresh: Snapshot) -> bool:
+        """As `_must_wait`, of a tabular model."""
+        serving, pool = old.tabular_champions.get(name), self._tabular
+        new = fresh.tabular_champions[name]
+        return serving is not None and pool.is_loaded(serving) and not pool.is_loaded(new)

@@ -1,25 +1,30 @@
-"""A release source in memory: for tests, and for embedding the gateway where there is no registry."""
+"""Releases and tabular models in memory: for tests, and for embedding the gateway where there is no registry."""
 
 from __future__ import annotations
 
 import dataclasses
 import threading
 from collections.abc import Iterable
+from typing import TypeVar
 
 from llmops.errors import StoreUnavailable, UnknownVersion
 from llmops.traffic_policy import TrafficPolicy
-from llmops.versions import ModelVersion, RegisteredVersions, Release
+from llmops.versions import ModelVersion, RegisteredVersions, Release, TabularVersion
+
+_Aliased = TypeVar("_Aliased", bound=Release | TabularVersion)
 
 
 class StaticReleases:
-    """Serves the releases it is given, and the models they use. Safe to change while a gateway polls it.
+    """Serves the releases it is given, the models they use, and tabular models.
 
-    `down` makes every look raise StoreUnavailable, as a registry does that cannot be reached.
+    Safe to change while a gateway polls it. `down` makes every look raise StoreUnavailable, as a registry does that
+    cannot be reached.
     """
 
     def __init__(self, releases: Iterable[Release] = (), models: Iterable[ModelVersion] = ()) -> None:
         self._lock = threading.Lock()
         self._releases: dict[str, dict[int, Release]] = {}
+        self._tabular: dict[str, dict[int, TabularVersion]] = {}
         self._models: dict[str, ModelVersion] = {model.ref: model for model in models}
         self._policies: dict[str, TrafficPolicy] = {}
         self._registered: RegisteredVersions | None = None
@@ -34,18 +39,23 @@ class StaticReleases:
             self._models.setdefault(release.model.ref, release.model)
             self._registered = None
 
-    def set_alias(self, app: str, alias: str, version: int) -> None:
-        """Moves `alias` to `version`. Raises UnknownVersion."""
+    def add_tabular(self, version: TabularVersion) -> None:
+        """Adds a version of a tabular model, or replaces the one of the same number."""
         with self._lock:
-            versions = self._releases.get(app, {})
-            if version not in versions:
-                raise UnknownVersion(f"{app}@{version} does not exist")
-            self._point(versions, alias, version)
+            self._tabular.setdefault(version.name, {})[version.version] = version
+            self._registered = None
 
-    def remove_alias(self, app: str, alias: str) -> None:
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Moves `alias` of an app, or of a tabular model, to `version`. Raises UnknownVersion."""
+        with self._lock:
+            if version not in self._releases.get(name, {}) and version not in self._tabular.get(name, {}):
+                raise UnknownVersion(f"{name}@{version} does not exist")
+            self._point_all(name, alias, version)
+
+    def remove_alias(self, name: str, alias: str) -> None:
         """Takes `alias` from whatever version has it."""
         with self._lock:
-            self._point(self._releases.get(app, {}), alias, None)
+            self._point_all(name, alias, None)
 
     def set_policy(self, app: str, policy: TrafficPolicy | None) -> None:
         """Sets the app's traffic policy, or clears it."""
@@ -62,11 +72,23 @@ class StaticReleases:
         with self._lock:
             if self._registered is None:
                 releases = {app: tuple(versions.values()) for app, versions in self._releases.items()}
-                self._registered = RegisteredVersions(releases, tuple(self._models.values()), dict(self._policies))
+                tabular = {name: tuple(versions.values()) for name, versions in self._tabular.items()}
+                models, policies = tuple(self._models.values()), dict(self._policies)
+                self._registered = RegisteredVersions(releases, models, policies, tabular=tabular)
             return self._registered
 
-    def _point(self, versions: dict[int, Release], alias: str, version: int | None) -> None:
-        for number, release in versions.items():
-            aliases = {*release.aliases} - {alias} | ({alias} if number == version else set())
-            versions[number] = dataclasses.replace(release, aliases=tuple(sorted(aliases)))
+    def _point_all(self, name: str, alias: str, version: int | None) -> None:
+        if name in self._releases:
+            self._releases[name] = _pointed(self._releases[name], alias, version)
+        if name in self._tabular:
+            self._tabular[name] = _pointed(self._tabular[name], alias, version)
         self._registered = None
+
+
+def _pointed(versions: dict[int, _Aliased], alias: str, version: int | None) -> dict[int, _Aliased]:
+    """The versions, the alias on that one alone."""
+    found = {}
+    for number, each in versions.items():
+        aliases = {*each.aliases} - {alias} | ({alias} if number == version else set())
+        found[number] = dataclasses.replace(each, aliases=tuple(sorted(aliases)))
+    return found

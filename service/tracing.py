@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import llmops
 from llmops.blocking import run_blocking
-from llmops.production_log import LogRecord
+from llmops.production_log import PREDICT, LogRecord
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
@@ -171,6 +171,8 @@ def trace_context(scope_headers: Headers) -> dict[str, str]:
 
 def _attributes(record: LogRecord) -> dict[str, Any]:
     """The record by OpenTelemetry's conventions for generative AI (`gen_ai.*`), and by ours."""
+    if record.route == PREDICT:
+        return _attributes_of_prediction(record)
     details = record.details
     parameters = details.get("parameters") or {}
     prompt, _, prompt_version = (record.prompt or "").partition("@")
@@ -191,6 +193,17 @@ def _attributes(record: LogRecord) -> dict[str, Any]:
         "gen_ai.prompt.name": prompt or None,
         "llmops.prompt.version": prompt_version or None,
         "llmops.release": record.release,
+        "llmops.outcome": record.outcome,
+        "llmops.request_id": record.request_id,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _attributes_of_prediction(record: LogRecord) -> dict[str, Any]:
+    """Of a tabular model, which is nothing generative."""
+    found = {
+        "llmops.model": record.model,
+        "llmops.rows": record.details.get("rows"),
         "llmops.outcome": record.outcome,
         "llmops.request_id": record.request_id,
     }

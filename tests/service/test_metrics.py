@@ -156,6 +156,7 @@ def worker(environment: dict[str, str], held: int, then: str = "wait") -> subpro
         env={**os.environ, **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        bufsize=0,  # what a buffer had read ahead, `communicate` would not see
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"counted\n"

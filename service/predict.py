@@ -1,0 +1,156 @@
+"""`POST /v1/predict/{model}`: rows in, predictions out; by the registered tabular models."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from starlette.responses import Response
+
+from llmops.errors import EngineBusy
+from llmops.production_log import PREDICT, LogRecord
+from llmops.tabular import BadRow, RowSchema
+from llmops.versions import TabularVersion
+from service.access import require
+from service.caller import ANONYMOUS, Caller
+from service.documented_replies import replies
+from service.error_map import ApiError
+from service.exchange import Arrival
+from service.gateway import Gateway
+from service.json_route import JsonRoute
+from service.predict_batching import Scored
+from service.predict_schema import MOST_ROWS, column_schema, example_row, row_schema
+from service.schemas import ErrorReply, field_path
+from service.snapshot import Snapshot, unknown_model
+from service.whole_reply import WholeReply
+
+# What a row must hold depends on the model, which checks all rows at once: looking at each here would cost as much.
+_Row = Annotated[Any, WithJsonSchema({"type": "object", "description": "A value for each column, and no other."})]
+
+
+class PredictRequest(BaseModel):
+    """The body of `POST /v1/predict/{model}`. `GET /v1/predict/{model}/schema` says what a row holds."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    rows: Annotated[list[_Row], Field(min_length=1, max_length=MOST_ROWS)]
+
+
+class Predictions(BaseModel):
+    """The reply. predictions: a value for each row. probabilities: of each row, by class; only of a classifier."""
+
+    model: str
+    request_id: str
+    predictions: list[Any]
+    probabilities: list[dict[str, float]] | None = None
+
+
+class RowDescription(BaseModel):
+    """What a tabular model reads and gives. row, prediction: JSON Schema of a row, and of a predicted value. output:
+    what is predicted. example: a body for `POST /v1/predict/{model}`, with values that mean nothing."""
+
+    model: str
+    task: str
+    output: str
+    row: dict[str, Any]
+    prediction: dict[str, Any]
+    example: dict[str, Any]
+
+
+def predict_router(gateway: Gateway) -> APIRouter:
+    """The routes of one gateway's tabular models."""
+    router = APIRouter(tags=["predict"], route_class=JsonRoute)
+    plain = APIRouter(tags=["predict"], responses={"4XX": {"model": ErrorReply}, "5XX": {"model": ErrorReply}})
+
+    @router.post("/v1/predict/{model}", response_class=Response, responses=replies(Predictions))
+    def predict(model: str, body: PredictRequest) -> Prediction:
+        """Scores rows. `model` is a tabular model (its champion), or one of its versions or aliases: `bike@3`."""
+        return Prediction(gateway, model, body)
+
+    @plain.get("/v1/predict/{model}/schema")
+    async def describe_rows(model: str, request: Request) -> RowDescription:
+        """What a row of the model holds."""
+        caller: Caller = getattr(request.state, "caller", ANONYMOUS)
+        return _description(_chosen(gateway.keeper.snapshot, model, caller))
+
+    router.routes.extend(plain.routes)
+    return router
+
+
+class Prediction(WholeReply[TabularVersion]):
+    """An ASGI app that answers one request."""
+
+    # What refuses a body of the wrong shape, or for load, leaves no record on any route.
+    unlogged = (ApiError, EngineBusy)
+
+    def __init__(self, gateway: Gateway, model: str, body: PredictRequest) -> None:
+        super().__init__(gateway)
+        self._asked, self._rows = model, body.rows
+        self._scored: Scored | None = None
+
+    def choose(self, arrival: Arrival) -> tuple[TabularVersion, str]:
+        """Raises ApiError 404 and 403."""
+        version = _chosen(self._gateway.keeper.snapshot, self._asked, arrival.caller)
+        return version, version.ref
+
+    async def make(self, arrival: Arrival, target: TabularVersion) -> bytes:
+        """Has the rows scored. Raises ApiError 400 naming the row and the column at fault."""
+        model = await self._gateway.tabular.model(target)
+        try:
+            scored = await self._gateway.predictions.predict(model, self._rows)
+        except BadRow as bad:
+            place = ("rows", bad.row) if bad.column is None else ("rows", bad.row, bad.column)
+            raise ApiError(400, str(bad), param=field_path(place)) from bad
+        self._scored = scored
+        reply = {"model": target.ref, "request_id": arrival.request_id, "predictions": scored.values}
+        if scored.probabilities is not None:
+            reply["probabilities"] = scored.probabilities
+        return orjson.dumps(reply)
+
+    def record(
+        self, arrival: Arrival, target: TabularVersion, status: int, outcome: str, *, error: str | None = None
+    ) -> LogRecord:
+        """With rows, predictions and probabilities, as `llmops.production_log.predictions` reads them."""
+        ref, scored, caller = target.ref, self._scored, arrival.caller.key_id
+        optional = {"error": error, "key": caller, "probabilities": None if scored is None else scored.probabilities}
+        return LogRecord(
+            request_id=arrival.request_id,
+            at=arrival.at,
+            status=status,
+            outcome=outcome,
+            input=orjson.dumps(self._rows).decode(),
+            output="" if scored is None else orjson.dumps(scored.values).decode(),
+            release=ref,
+            model=ref,
+            latency_ms=(time.perf_counter() - arrival.start) * 1000,
+            route=PREDICT,
+            caller=caller,
+            details={
+                "rows": len(self._rows),
+                **{name: value for name, value in optional.items() if value is not None},
+            },
+        )
+
+
+def _chosen(snapshot: Snapshot, asked: str, caller: Caller) -> TabularVersion:
+    """Raises ApiError 404, naming what the caller may ask for, and 403."""
+    version = snapshot.tabular.get(asked)
+    if version is None:
+        raise unknown_model(asked, [name for name, each in snapshot.tabular.items() if caller.may_use(each.name)])
+    require(caller, version.name)
+    return version
+
+
+def _description(version: TabularVersion) -> RowDescription:
+    schema = RowSchema.from_json(version.schema)
+    return RowDescription(
+        model=version.ref,
+        task=schema.task,
+        output=schema.output.name,
+        row=row_schema(schema),
+        prediction=column_schema(schema.output),
+        example={"rows": [example_row(schema)]},
+    )

@@ -1,0 +1,204 @@
+"""Micro-batching: rows of requests that wait at the same moment are scored in one vectorised call.
+
+One thread of its own scores them, so that several requests never compute side by side on the same cores. While it
+scores one batch the next one gathers: batches grow with the load, and a request that comes alone waits for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from llmops.blocking import run_blocking
+from llmops.errors import EngineBusy, EngineUnavailable
+from llmops.tabular import BadRow
+from service.tabular_pool import Predicted, Predictor
+
+MOST_ROWS_AT_ONCE = 10_000
+"""Rows of one call, unless one request alone has more."""
+
+MOST_WAITING_ROWS = 100_000
+"""Rows that may wait to be scored; a request that would make them more is told to come back."""
+
+STUCK_SECONDS = 60.0
+"""A call that takes longer is a reason to get no more traffic."""
+
+CLOSE_SECONDS = 5.0
+_MOST_TRIES = 8  # of scoring what is left of a batch without the requests whose rows are bad
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+class Scored(NamedTuple):
+    """What was said of one request's rows. probabilities: by class, of a classifier."""
+
+    values: Sequence[Any]
+    probabilities: Sequence[Mapping[str, float]] | None
+
+
+class _Waiting(NamedTuple):
+    model: Predictor
+    rows: Rows
+    future: asyncio.Future[Scored]
+
+
+_Outcome = Scored | Exception
+
+
+class PredictionBatches:
+    """Scores rows in its thread. `start` it in the event loop that will wait for it."""
+
+    def __init__(self, *, most_waiting_rows: int = MOST_WAITING_ROWS) -> None:
+        self._most_waiting_rows = most_waiting_rows
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="predictions", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting_rows = 0
+        self._busy_since: float | None = None
+        self._closed = False
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    @property
+    def problem(self) -> str | None:
+        """Why predictions do not come; None when they do."""
+        since = self._busy_since
+        seconds = 0.0 if since is None else time.monotonic() - since
+        return f"one prediction has been running for {seconds:.0f} s" if seconds > STUCK_SECONDS else None
+
+    async def predict(self, model: Predictor, rows: Rows) -> Scored:
+        """What the model says of the rows. A waiter that is cancelled before its rows' turn costs nothing.
+
+        Raises:
+            EngineBusy: too many rows wait already.
+            EngineUnavailable: there is no thread to score them.
+            BadRow: one of these rows; row numbers are those of `rows`.
+        """
+        if self._loop is None or self._closed:
+            raise EngineUnavailable("predictions are not open")
+        if self._waiting_rows and self._waiting_rows + len(rows) > self._most_waiting_rows:
+            raise EngineBusy(f"{self._waiting_rows} rows wait to be scored already")
+        future: asyncio.Future[Scored] = self._loop.create_future()
+        self._waiting_rows += len(rows)
+        try:
+            self._queue.put(_Waiting(model, rows, future))
+            return await future
+        finally:
+            self._waiting_rows -= len(rows)
+
+    async def close(self) -> None:
+        """Scores what is queued, then ends the thread; it is left where it does not end soon."""
+        self._closed = True
+        self._queue.put(None)
+        if self._thread.is_alive():
+            await run_blocking(lambda: self._thread.join(CLOSE_SECONDS), name="close predictions")
+
+    def _run(self) -> None:
+        left: _Waiting | None = None
+        while True:
+            batch, left, ended = self._take(left)
+            self._busy_since = time.monotonic()
+            for same_model in _by_model(batch):
+                self._settle(same_model, _scored(same_model[0].model, [item.rows for item in same_model]))
+            self._busy_since = None
+            if ended:
+                return
+
+    def _take(self, left: _Waiting | None) -> tuple[list[_Waiting], _Waiting | None, bool]:
+        """What is scored next, the request that no longer fits into it, and whether this is the end."""
+        item = left or self._queue.get()
+        batch: list[_Waiting] = []
+        rows = 0
+        while item is not None:
+            if batch and rows + len(item.rows) > MOST_ROWS_AT_ONCE:
+                return batch, item, False
+            if not item.future.done():  # its client has gone
+                batch.append(item)
+                rows += len(item.rows)
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, None, False
+        return batch, None, True
+
+    def _settle(self, batch: Sequence[_Waiting], outcomes: Sequence[_Outcome]) -> None:
+        # A loop that has closed in the meantime has no waiter left.
+        with contextlib.suppress(RuntimeError):
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(_tell, [item.future for item in batch], outcomes)
+
+
+def _by_model(batch: Sequence[_Waiting]) -> Iterator[list[_Waiting]]:
+    groups: dict[int, list[_Waiting]] = {}
+    for item in batch:
+        groups.setdefault(id(item.model), []).append(item)
+    yield from groups.values()
+
+
+def _scored(model: Predictor, requests: Sequence[Rows]) -> Sequence[_Outcome]:
+    """What becomes of each request, scored with all others in one call.
+
+    A request with a bad row is taken out; where the call fails otherwise, each one is scored alone. So what is wrong
+    with one request is told to that one only, in its own numbers of rows.
+    """
+    outcomes: dict[int, _Outcome] = {}
+    for _ in range(_MOST_TRIES):
+        left = [number for number in range(len(requests)) if number not in outcomes]
+        if len(left) < 2:
+            break
+        try:
+            together = model.predict([row for number in left for row in requests[number]])
+            outcomes |= zip(left, _shares(together, [len(requests[number]) for number in left]), strict=True)
+        except BadRow as problem:
+            bad = _holder(requests, left, problem.row)
+            outcomes[bad] = _scored_alone(model, requests[bad])
+        except Exception:  # noqa: BLE001  found again, and told, by the request that it belongs to
+            break
+    return [
+        outcomes[number] if number in outcomes else _scored_alone(model, rows) for number, rows in enumerate(requests)
+    ]
+
+
+def _holder(requests: Sequence[Rows], numbers: Sequence[int], row: int) -> int:
+    """Which of the numbered requests, their rows one after the other, has that row."""
+    ends = itertools.accumulate(len(requests[number]) for number in numbers)
+    return next(number for number, end in zip(numbers, ends, strict=True) if row < end)
+
+
+def _scored_alone(model: Predictor, rows: Rows) -> _Outcome:
+    try:
+        (share,) = _shares(model.predict(rows), [len(rows)])
+    except Exception as error:  # noqa: BLE001  handed to the waiter, who raises it
+        return error
+    return share
+
+
+def _shares(predicted: Predicted, counts: Sequence[int]) -> Iterator[Scored]:
+    """Each request's part. Raises ValueError when the model gave another number of values than it got rows."""
+    values, probabilities = predicted.values, predicted.probabilities
+    if len(values) != sum(counts) or (probabilities is not None and len(probabilities) != len(values)):
+        raise ValueError(f"the model gave {len(values)} values for {sum(counts)} rows")
+    start = 0
+    for count in counts:
+        end = start + count
+        yield Scored(values[start:end], None if probabilities is None else probabilities[start:end])
+        start = end
+
+
+def _tell(futures: Sequence[asyncio.Future[Scored]], outcomes: Sequence[_Outcome]) -> None:
+    for future, outcome in zip(futures, outcomes, strict=True):
+        if future.done():
+            continue
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
