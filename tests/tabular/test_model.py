@@ -1,0 +1,190 @@
+"""What a model predicts, and that rows it cannot compute are named."""
+
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LinearRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from llmops.errors import CannotRun
+from llmops.tabular import BadRow, Column, Predictions, RowSchema, TabularModel, columns_of
+from tests.tabular.fitted import CLASSES, KINDS, NUMBERED, REGRESSION, fitted, frame, rows_of
+
+ROWS = rows_of(frame(20, seed=1))
+ROW = ROWS[0]
+
+
+def model(name: str, schema: RowSchema = REGRESSION) -> TabularModel:
+    return TabularModel(fitted(name, schema), schema)
+
+
+@pytest.mark.parametrize(("name", "schema"), KINDS)
+@pytest.mark.parametrize("rows", [1, 20])
+def test_predictions_are_those_of_the_estimator(name: str, schema: RowSchema, rows: int) -> None:
+    estimator, data = fitted(name, schema), frame(rows, seed=1)
+
+    found = model(name, schema).predict(rows_of(data))
+
+    assert (
+        found.values == pytest.approx(estimator.predict(data).tolist())
+        if schema is REGRESSION
+        else (found.values == estimator.predict(data).tolist())
+    )
+    if schema is REGRESSION:
+        assert found.probabilities is None
+    else:
+        assert found.probabilities is not None
+        names = [str(name) for name in estimator.classes_.tolist()]
+        assert [list(row) for row in found.probabilities] == [names] * rows
+        np.testing.assert_allclose([list(row.values()) for row in found.probabilities], estimator.predict_proba(data))
+
+
+@pytest.mark.parametrize(("name", "schema"), [("forest", REGRESSION), ("logistic", CLASSES), ("boosting", NUMBERED)])
+def test_predictions_are_json(name: str, schema: RowSchema) -> None:
+    found = model(name, schema).predict(ROWS)
+
+    json.dumps([found.values, found.probabilities], allow_nan=False)
+    assert len(found) == len(ROWS)
+
+
+def test_no_rows_have_no_predictions() -> None:
+    assert model("ridge").predict([]) == Predictions([])
+    assert model("logistic", CLASSES).predict([]) == Predictions([], [])
+
+
+def test_a_wrong_row_is_named() -> None:
+    with pytest.raises(BadRow, match="row 1, column 'sky': must be one of 'clear', 'mist', 'rain', not 'fog'"):
+        model("ridge").predict([ROW, {**ROW, "sky": "fog"}])
+
+
+def test_a_row_whose_result_is_no_number_is_named() -> None:
+    with pytest.raises(BadRow, match="row 2: cannot be computed: the result is no finite number"):
+        model("ridge of logarithms").predict([ROW, ROW, {**ROW, "temp": 1e9}, {**ROW, "temp": 1e10}])
+
+
+@pytest.mark.parametrize("place", [0, 7, 19])
+def test_a_row_that_the_estimator_refuses_is_named(place: int) -> None:
+    rows = [*ROWS[:place], {**ROW, "temp": 1e300}, *ROWS[place + 1 :]]
+
+    with pytest.raises(BadRow, match=r"cannot be computed: .*too large") as refused:
+        model("forest").predict(rows)
+
+    assert (refused.value.row, refused.value.column) == (place, None)
+
+
+def test_callers_rows_computed_at_once_are_answered_to_each() -> None:
+    asked = [ROWS[:3], [{**ROW, "sky": "fog"}], [], ROWS[3:5]]
+    ridge = model("ridge")
+
+    first, second, third, fourth = ridge.predict_each(asked)
+
+    assert isinstance(second, BadRow)
+    assert isinstance(first, Predictions)
+    assert isinstance(fourth, Predictions)
+    assert (first.values, third, fourth.values) == (
+        pytest.approx(ridge.predict(ROWS[:3]).values),
+        Predictions([]),
+        pytest.approx(ridge.predict(ROWS[3:5]).values),
+    )
+    assert ridge.predict_each([]) == []
+    assert [type(answer) for answer in ridge.predict_each([[{}], [1]])] == [BadRow, BadRow]  # type: ignore[list-item]
+
+
+def test_probabilities_are_answered_to_each() -> None:
+    logistic = model("logistic", CLASSES)
+
+    first, second = logistic.predict_each([ROWS[:3], ROWS[3:4]])
+
+    whole = logistic.predict(ROWS[:4])
+    assert (first, second) == (whole.part(0, 3), whole.part(3, 4))
+
+
+def test_a_row_that_cannot_be_computed_spoils_no_other_callers() -> None:
+    forest = model("forest")
+
+    first, second, third = forest.predict_each([ROWS[:2], [ROW, {**ROW, "temp": 1e300}], [{}]])
+
+    assert first == forest.predict(ROWS[:2])
+    assert isinstance(second, BadRow)
+    assert second.row == 1
+    assert isinstance(third, BadRow)
+
+
+def test_a_model_is_shared_between_threads() -> None:
+    forest = model("forest")
+    alone = [forest.predict([row]).values for row in ROWS]
+    start = threading.Barrier(4)
+
+    def ask(_number: int) -> list[list[Any]]:
+        start.wait(30)
+        return [forest.predict([row]).values for row in ROWS]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == [alone] * 4
+
+
+def test_no_part_keeps_workers_of_its_own() -> None:
+    estimator = fitted("forest")
+    TabularModel(estimator, REGRESSION)
+
+    assert estimator[-1].n_jobs == 1
+
+
+def test_a_classifier_with_a_threshold_of_its_own_is_asked_for_its_class() -> None:
+    from sklearn.model_selection import FixedThresholdClassifier
+
+    never_low = FixedThresholdClassifier(fitted("logistic", CLASSES), threshold=1.0, pos_label="low")
+    never_low.fit(frame(), np.where(frame().hour > 12, "high", "low"))
+
+    assert set(TabularModel(never_low, CLASSES).predict(ROWS).values) == {"high"}
+
+
+def test_an_estimator_of_other_columns_is_refused() -> None:
+    fewer = RowSchema(REGRESSION.inputs[:-1], REGRESSION.output, "regression")
+
+    with pytest.raises(CannotRun, match="fitted on the columns hour, holiday, temp, sky, wind; the schema has hour"):
+        TabularModel(fitted("ridge"), fewer)
+
+
+def test_an_estimator_of_the_other_task_is_refused() -> None:
+    with pytest.raises(CannotRun, match="a Pipeline is no model for classification"):
+        TabularModel(fitted("ridge"), CLASSES)
+
+
+def test_numbers_alone_need_no_encoding() -> None:
+    schema = RowSchema((Column("a", "integer"), Column("b", "number")), Column("y", "number"), "regression")
+    data = frame(50)[["hour", "temp"]].set_axis(["a", "b"], axis=1)
+    line = make_pipeline(FunctionTransformer(), LinearRegression()).fit(data, data.a * 2 + data.b)
+
+    assert TabularModel(line, schema).predict([{"a": 3, "b": 0.5}]).values == [pytest.approx(6.5)]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.sampled_from([1e300, -1e308]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=3,
+)
+rows = st.builds(lambda name, value: {**ROW, name: value}, st.sampled_from([*REGRESSION.names, "other"]), json_values)
+
+
+@pytest.mark.parametrize(("name", "schema"), [("forest", REGRESSION), ("ridge of logarithms", REGRESSION),
+                                              ("boosting", REGRESSION), ("sigmoid", CLASSES)])  # fmt: skip
+def test_any_json_is_predicted_or_refused_as_a_bad_row(name: str, schema: RowSchema) -> None:
+    made = model(name, schema)
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.lists(json_values | rows, max_size=3))
+    def check(sent: list[Any]) -> None:
+        (answer,) = made.predict_each([sent])
+        assert isinstance(answer, BadRow) or len(answer) == len(columns_of(schema, sent)["hour"])
+
+    check()

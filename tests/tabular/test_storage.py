@@ -1,0 +1,261 @@
+"""Models in files: what is read, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skops.io
+from sklearn.preprocessing import FunctionTransformer
+
+from llmops.errors import CannotRun, Corrupted
+from llmops.tabular import RowSchema, TabularModel, load
+from llmops.tabular.storage import read_estimator
+from tests.tabular.fitted import CLASSES, KINDS, REGRESSION, fitted, frame, rows_of
+
+Write = Callable[..., Path]
+ROWS = rows_of(frame(10, seed=2))
+
+
+def refused(folder: Path, kind: type[CannotRun] = CannotRun) -> str:
+    with pytest.raises(kind) as error:
+        load(folder)
+    text = str(error.value)
+    assert str(folder) in text
+    assert "\n" not in text
+    return text
+
+
+class Cruel:
+    """What a stranger would have a server run."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("touch /tmp/llmops-was-here",)
+
+
+def unlisted(values: Any) -> Any:
+    return values
+
+
+@pytest.mark.parametrize(("name", "schema"), KINDS)
+def test_what_was_fitted_predicts_the_same_when_read(write: Write, name: str, schema: RowSchema) -> None:
+    read = load(write(fitted(name, schema), schema))
+
+    assert read.schema == schema
+    assert read.predict(ROWS) == TabularModel(fitted(name, schema), schema).predict(ROWS)
+
+
+def test_a_type_outside_of_the_list_is_named(write: Write) -> None:
+    estimator = fitted("ridge")
+    estimator.steps.insert(1, ("own", FunctionTransformer(unlisted)))
+
+    said = refused(write(estimator))
+
+    assert "unlisted" in said
+    assert said.endswith("It is not loaded")
+
+
+def test_types_that_the_folder_trusts_are_not_trusted(write: Write) -> None:
+    estimator = fitted("ridge")
+    estimator.steps.insert(1, ("own", FunctionTransformer(os.system)))
+    flavours = {
+        "sklearn": {
+            "pickled_model": "model.skops",
+            "serialization_format": "skops",
+            "skops_trusted_types": ["posix.system"],
+        }
+    }
+
+    assert "posix.system" in refused(write(estimator, flavors=flavours))
+
+
+def test_a_pickle_is_not_loaded(write: Write) -> None:
+    flavours = {"sklearn": {"pickled_model": "model.pkl", "serialization_format": "cloudpickle"}}
+    folder = write(fitted("ridge"), flavors=flavours)
+    (folder / "model.pkl").write_bytes(pickle.dumps(Cruel()))
+
+    assert "model.pkl is not skops; a pickle runs whatever code is in it" in refused(folder)
+
+
+def test_a_pickle_by_the_name_of_skops_is_not_loaded(write: Write) -> None:
+    folder = write(fitted("ridge"))
+    (folder / "model.skops").write_bytes(pickle.dumps(Cruel()))
+
+    assert "no skops file" in refused(folder, Corrupted)
+    assert not Path("/tmp/llmops-was-here").exists()
+
+
+def test_arrays_of_pickled_objects_are_not_loaded(write: Write) -> None:
+    folder = write(fitted("ridge"))
+    rewrite(folder / "model.skops", lambda name, data: cruel_array() if name.endswith(".npy") else data)
+
+    assert "no skops file" in refused(folder, Corrupted)
+    assert not Path("/tmp/llmops-was-here").exists()
+
+
+def cruel_array() -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([Cruel()], dtype=object), allow_pickle=True)
+    return buffer.getvalue()
+
+
+def rewrite(path: Path, change: Callable[[str, bytes], bytes], **compression: Any) -> None:
+    with zipfile.ZipFile(path) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    with zipfile.ZipFile(path, "w", **compression) as new:
+        for name, data in members.items():
+            new.writestr(name, change(name, data))
+
+
+def test_a_file_that_unpacks_to_too_much_is_not_read(write: Write) -> None:
+    folder = write(fitted("mean"))
+    with zipfile.ZipFile(folder / "model.skops", "a") as file:
+        file.writestr("bomb", b"")
+        file.getinfo("bomb").file_size = 5 << 30
+
+    assert "unpacks to 5,36" in refused(folder)
+
+
+def test_one_array_that_is_named_again_and_again_is_not_read(write: Write) -> None:
+    folder = write(fitted("mean"))
+
+    def repeated(name: str, data: bytes) -> bytes:
+        if name != "schema.json":
+            return data + bytes(1 << 24)
+        schema = json.loads(data)
+        array = next(node for node in nodes_of(schema) if "file" in node)
+        many = [{**array, "__id__": number} for number in range(100)]
+        schema["content"]["content"]["more"] = {"__class__": "list", "__module__": "builtins", "__loader__": "ListNode",
+                                                "content": many, "__id__": -1}  # fmt: skip
+        return json.dumps(schema).encode()
+
+    rewrite(folder / "model.skops", repeated)
+
+    assert "unpacks to 1,6" in refused(folder)
+
+
+def nodes_of(value: Any) -> Any:
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from nodes_of(item)
+
+
+@pytest.mark.parametrize("size", [0, 10, 5000, -1])
+def test_a_broken_file_is_said_to_be_one(write: Write, size: int) -> None:
+    folder = write(fitted("mean"))
+    data = (folder / "model.skops").read_bytes()
+    (folder / "model.skops").write_bytes(data[:size])
+
+    assert "no skops file" in refused(folder, Corrupted)
+
+
+@pytest.mark.parametrize("schema", [b"", b"[]", b"{}", b'{"protocol": 2}', b"[" * 100_000, b'{"protocol": 10000}',
+                                    b'{"protocol": 2, "__loader__": "Nothing", "__id__": 1}'])  # fmt: skip
+def test_a_broken_schema_in_it_is_said_to_be_one(write: Write, schema: bytes) -> None:
+    folder = write(fitted("mean"))
+    rewrite(folder / "model.skops", lambda name, data: schema if name == "schema.json" else data)
+
+    assert "no skops file" in refused(folder, Corrupted)
+
+
+def test_what_is_no_estimator_is_refused(write: Write) -> None:
+    assert "no fitted estimator" in refused(write({"a": [1, 2]}))
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        *((name, field, value)
+          for name, field in (("forest", "left_child"), ("forest", "right_child"), ("boosting", "left"),
+                              ("boosting of logarithms", "right"))
+          for value in (0, 1, 1_000_000)),
+        *((name, field, value)
+          for name, field in (("forest", "feature"), ("boosting", "feature_idx"))
+          for value in (5, -1, 1_000_000)),
+        ("gradient boosting", "feature", 1_000_000),
+    ],
+)  # fmt: skip
+def test_trees_whose_nodes_point_outside_of_them_or_back_are_refused(
+    write: Write, name: str, field: str, value: int
+) -> None:
+    folder = write(fitted(name))
+
+    def misled(_name: str, data: bytes) -> bytes:
+        import io
+
+        if not _name.endswith(".npy"):
+            return data
+        nodes = np.load(io.BytesIO(data))
+        if field not in (nodes.dtype.names or ()) or len(nodes) < 3:
+            return data
+        nodes[field][1] = value
+        if "is_leaf" in nodes.dtype.names:
+            nodes["is_leaf"][1] = 0
+            nodes["feature_idx"][1] = value if field == "feature_idx" else 0
+        buffer = io.BytesIO()
+        np.save(buffer, nodes)
+        return buffer.getvalue()
+
+    rewrite(folder / "model.skops", misled)
+
+    assert "point outside of it" in refused(folder, Corrupted)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    assert "no MLflow model here: No such file" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "flavors: 3", "\x00", "- &a [*a]", "x" * (1 << 20) + "y"],
+                         ids=range(6))  # fmt: skip
+def test_a_broken_description_is_said_to_be_one(write: Write, text: str) -> None:
+    folder = write(fitted("mean"))
+    (folder / "MLmodel").write_text(text)
+
+    refused(folder, Corrupted)
+
+
+def test_a_model_of_another_kind_or_without_a_schema_is_refused(write: Write) -> None:
+    assert "no scikit-learn model" in refused(write(fitted("mean"), name="a", flavors={"pytorch": {}}))
+    assert "no llmops_schema in its metadata" in refused(write(fitted("mean"), name="b", metadata={}))
+    assert "no llmops_schema in its metadata" in refused(write(fitted("mean"), name="c", metadata=None))
+    assert "no schema of rows" in refused(write(fitted("mean"), name="d", metadata={"llmops_schema": 3}), Corrupted)
+
+
+@pytest.mark.parametrize("name", ["../other.skops", "/etc/passwd", "absent.skops", "", "."])
+def test_a_file_outside_of_the_folder_is_not_read(write: Write, name: str) -> None:
+    flavours = {"sklearn": {"pickled_model": name, "serialization_format": "skops"}}
+    folder = write(fitted("mean"), flavors=flavours)
+    skops.io.dump(fitted("mean"), folder.parent / "other.skops")
+
+    assert "there is no file" in refused(folder)
+
+
+def test_an_estimator_of_other_columns_is_refused(write: Write) -> None:
+    fewer = RowSchema(REGRESSION.inputs[:-1], REGRESSION.output, "regression")
+
+    with pytest.raises(CannotRun, match="fitted on the columns"):
+        load(write(fitted("mean"), fewer))
+
+
+def test_an_estimator_that_was_never_fitted_is_refused_at_once(write: Write) -> None:
+    from sklearn.base import clone
+
+    assert "no fitted estimator" in refused(write(clone(fitted("logistic", CLASSES)), CLASSES))
+
+
+def test_an_estimator_is_read_by_itself(write: Write) -> None:
+    estimator = read_estimator(write(fitted("ridge")) / "model.skops")
+
+    assert estimator.predict(frame(3)).tolist() == fitted("ridge").predict(frame(3)).tolist()
