@@ -1,9 +1,9 @@
-"""`POST /v1/feedback`: what users say of answers, joined to the production log."""
+"""`POST /v1/feedback`: what users say of answers, and late truths of predictions, joined to the production log."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -14,12 +14,16 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from llmops.blocking import run_blocking
-from llmops.production_log import Feedback, LogRecord, ProductionLog
+from llmops.production_log import Feedback, LogRecord, ProductionLog, is_prediction
+from llmops.production_log.predictions import row_count, values_of
+from llmops.tabular.rows import LONGEST_TEXT
 from service.caller import ANONYMOUS, Caller
 from service.documented_replies import replies
 from service.error_map import ApiError
 from service.idempotency import key_of
 from service.json_route import JsonRoute
+from service.limited_fields import only
+from service.predict_schema import MOST_ROWS
 from service.schemas import Text
 
 MOST_RECORDS = 100
@@ -35,15 +39,22 @@ def _without_nul(text: str) -> str:
 
 _Text = Annotated[Text, AfterValidator(_without_nul)]
 _ShortText = Annotated[_Text, Field(min_length=1, max_length=255)]
+_Value = Annotated[
+    bool | int | float | Annotated[_Text, Field(max_length=LONGEST_TEXT)] | None,
+    only(f"must be a number, a text of at most {LONGEST_TEXT} characters, true, false or null"),
+]
 
 
 class FeedbackRequest(BaseModel):
-    """The body of `POST /v1/feedback`: an opinion on the answer to one request; at least one of score, label, comment.
+    """The body of `POST /v1/feedback`: an opinion on the answer to one request; at least one of score, label, comment,
+    truth.
 
     request_id: the `x-request-id` of the reply. score: any finite number; more than 0 counts as positive. label: a
     word, such as `positive`. comment: at most 4096 characters. user: whom the opinion is from. key: the same key again
     stores nothing new; the header Idempotency-Key does the same. compared_to: the request whose answer to the same
     question this one was compared with; the label `better`, `worse` or `tie` is then a vote between two releases.
+    truth: of a prediction, what each row's value really was, in the order of the rows, null where it is not known yet;
+    sent again, the last one counts.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
@@ -55,11 +66,12 @@ class FeedbackRequest(BaseModel):
     user: _ShortText | None = None
     key: _ShortText | None = None
     compared_to: _ShortText | None = None
+    truth: Annotated[list[_Value], Field(min_length=1, max_length=MOST_ROWS)] | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> FeedbackRequest:
-        if self.score is None and self.label is None and self.comment is None:
-            raise PydanticCustomError("fault", "send at least one of score, label and comment")
+        if self.score is None and self.label is None and self.comment is None and self.truth is None:
+            raise PydanticCustomError("fault", "send at least one of score, label, comment and truth")
         return self
 
 
@@ -77,6 +89,7 @@ class FeedbackReply(BaseModel):
     caller: str
     compared_to: str | None = None
     compared_release: str | None = None
+    truth: list[Any] | None = None
 
 
 def feedback_router(log: ProductionLog) -> APIRouter:
@@ -106,10 +119,12 @@ class FeedbackAnswer:
         await Response(orjson.dumps(reply), media_type="application/json")(scope, receive, send)
 
     def _store(self, caller: Caller, key: str | None) -> Feedback:
-        """Raises ApiError 404, 422 and StoreUnavailable."""
+        """Raises ApiError 400, 404, 422 and StoreUnavailable."""
         body = self._body
         record = self._record(body.request_id, caller, "request_id")
         other = None if body.compared_to is None else self._record(body.compared_to, caller, "compared_to")
+        if body.truth is not None:
+            _check_truth(body.truth, record)
         name = caller.key_id or caller.name
         identity: dict[str, Any] = {} if key is None else {"key": _identity(name, key)}
         given = Feedback(
@@ -125,6 +140,7 @@ class FeedbackAnswer:
             compared_to=body.compared_to,
             compared_key=other.key if other is not None else None,
             compared_release=other.release if other is not None else None,
+            truth=None if body.truth is None else tuple(body.truth),
             **identity,
         )
         stored = self._log.add_feedback(given)
@@ -141,6 +157,26 @@ class FeedbackAnswer:
             message = f"{param}: no request {request_id!r} is in the production log"
             raise ApiError(404, message, param=param, code="not_found")
         return _own(open_to_caller, caller) or open_to_caller[-1]
+
+
+def _check_truth(truth: Sequence[Any], record: LogRecord) -> None:
+    """Raises ApiError 400 unless the record predicted as many values, of the same kind."""
+    if not is_prediction(record):
+        raise ApiError(400, "truth: the request is no prediction of a tabular model", param="truth")
+    if len(truth) != (rows := row_count(record)):
+        message = f"truth: must have a value or null for each of the request's {rows} rows, not {len(truth)}"
+        raise ApiError(400, message, param="truth")
+    kinds = {_kind(value) for value in values_of(record)}
+    for row, value in enumerate(truth):
+        if value is not None and kinds and _kind(value) not in kinds:
+            param = f"truth[{row}]"
+            raise ApiError(
+                400, f"{param}: must be {' or '.join(sorted(kinds))}, as was predicted, or null", param=param
+            )
+
+
+def _kind(value: Any) -> str:
+    return "true or false" if isinstance(value, bool) else "text" if isinstance(value, str) else "a number"
 
 
 def _own(records: Iterable[LogRecord], caller: Caller) -> LogRecord | None:

@@ -167,10 +167,9 @@ class Gateway:
             if not self.pool.is_loaded(model):
                 yield f"engine of {app}: {failures.get(model.ref, 'loading')}"
         yield from (f"engine of {app}: {why}" for app, model in champions if (why := self._lost(model.ref)))
-        failures = self.tabular.failures
         for name, version in snapshot.tabular_champions.items():
             if not self.tabular.is_loaded(version):
-                yield f"model {name}: {failures.get(version.ref, 'loading')}"
+                yield f"model {name}: {self.tabular.failure(version) or 'loading'}"
 
     def _lost(self, model: str) -> str | None:
         """Why the engine process cannot load again what it had loaded before."""

@@ -101,6 +101,11 @@ class TabularPool:
         seat = self._seats.get(version.sha256)
         return seat is not None and seat.model is not None
 
+    def failure(self, version: TabularVersion) -> str | None:
+        """Why its last load failed; None when it did not, or has not ended."""
+        seat = self._seats.get(version.sha256)
+        return None if seat is None else seat.failure
+
     @property
     def loaded(self) -> list[str]:
         """Refs of the versions whose models are loaded."""
@@ -121,7 +126,6 @@ class TabularPool:
 
     def _seat(self, version: TabularVersion) -> _Seat:
         seat = self._seats.setdefault(version.sha256, _Seat(version))
-        seat.version = version
         self._seats.move_to_end(version.sha256)
         return seat
 

@@ -54,6 +54,11 @@ def row_count(record: LogRecord) -> int:
     return int(record.details.get("rows", 0))
 
 
+def values_of(record: LogRecord) -> Sequence[Any]:
+    """The predicted values; empty when retention has taken them. Raises Corrupted."""
+    return () if record.text_deleted_at is not None else prediction_of(record).predictions
+
+
 def read_predictions(
     log: ProductionLog, name: str, since: datetime | None = None, until: datetime | None = None
 ) -> Iterator[PredictionBatch]:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from llmops.engines.protocol import GenerationParameters
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.prompt_file import parse_prompt
 from llmops.settings import Settings
-from llmops.versions import ModelVersion, PromptVersion, Release
+from llmops.versions import ModelVersion, PromptVersion, Release, TabularVersion
 from service.access import KeySource
 from service.app import create_app
 from service.embeddings import Embed
@@ -29,6 +29,7 @@ from service.engine_watch import Ping
 from service.server import listen
 from service.slow_clients import with_header_timeout
 from service.static_releases import StaticReleases
+from service.tabular_pool import TabularOpener
 
 PROMPT = """---
 input_variable: question
@@ -122,10 +123,14 @@ def serving(
     embed: Embed | None = None,
     keys: KeySource | None = None,
     ping: Ping | None = None,
+    tabular: Sequence[TabularVersion] = (),
+    open_tabular: TabularOpener | None = None,
     **settings: Any,
 ) -> Iterator[Running]:
-    """A running gateway of the given releases (by default `assistant@1`, champion)."""
-    source, engines = StaticReleases(releases or [release(1, "champion")]), {}
+    """A running gateway of the given releases (by default `assistant@1`, champion), or of tabular models alone."""
+    source, engines = StaticReleases(releases or ([] if tabular else [release(1, "champion")])), {}
+    for version in tabular:
+        source.add_tabular(version)
 
     def open_engine(model: ModelVersion) -> FakeEngine:
         engines[model.ref] = opened = engine(model)
@@ -133,7 +138,8 @@ def serving(
 
     log = ProductionLog(f"sqlite:///{folder / 'log.db'}")
     made = Settings(home=folder, **{"registry_poll": 0.05, **settings})
-    app = create_app(made, source, open_engine, log, embed=embed, keys=keys, ping=ping)
+    options = {"embed": embed, "keys": keys, "ping": ping, "open_tabular": open_tabular}
+    app = create_app(made, source, open_engine, log, **options)
     with served(app) as url, httpx.Client(base_url=url, timeout=20) as http:
         running = Running(url, app, source, engines, log, http)
         if until_ready:

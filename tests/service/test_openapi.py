@@ -19,6 +19,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.service.conftest import release
+from tests.service.tabular_models import Hours, version
+
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -34,19 +37,30 @@ async def embed(texts: Any) -> tuple[list[list[float]], int]:
 
 @pytest.fixture(scope="module")
 def gateway(serve_shared) -> Iterator[Any]:
-    with serve_shared(embed=embed) as gateway:
+    models = {"tabular": [version(1, "champion")], "open_tabular": lambda _: Hours()}
+    with serve_shared(release(1, "champion"), embed=embed, **models) as gateway:
         yield gateway
 
 
 @pytest.fixture(scope="module")
 def document(gateway) -> dict[str, Any]:
-    return gateway.http.get("/openapi.json").json()
+    return without_large_bounds(gateway.http.get("/openapi.json").json())
+
+
+def without_large_bounds(value: Any) -> Any:
+    """Lists that break a bound of thousands are too large a body first: 413, which schemathesis takes for accepted."""
+    if isinstance(value, list):
+        return [without_large_bounds(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {name: each for name, each in value.items() if name != "maxItems" or each < 5000}
+    return {name: without_large_bounds(each) for name, each in kept.items()}
 
 
 @pytest.fixture(scope="module")
 def answerable(gateway) -> dict[str, Any]:
     """The document, narrowed to requests that can be answered: of models there are, ending with the user's turn."""
-    document = gateway.http.get("/openapi.json").json()
+    document = without_large_bounds(gateway.http.get("/openapi.json").json())
     schemas = document["components"]["schemas"]
     served = {"enum": ["assistant", "assistant@champion", "assistant@1", "tiny@1"]}
     turn = {
@@ -112,7 +126,8 @@ def all_kinds(url: str, document: dict[str, Any], answerable: dict[str, Any], ex
 
 def test_what_the_document_allows_and_forbids_is_answered_as_it_says(gateway, document, answerable):
     told = all_kinds(gateway.url, document, answerable, 20)
-    for path in ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/models"):
+    asked = ("chat/completions", "completions", "responses", "embeddings", "models", "predict/bike")
+    for path in (f"/v1/{each}" for each in asked):
         assert told[path, 200], f"no request to {path} was answered: {told}"
 
 

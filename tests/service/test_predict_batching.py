@@ -1,0 +1,200 @@
+"""Rows that wait together are scored together, and whatever is wrong with one request stays its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmops.errors import EngineBusy, EngineUnavailable
+from llmops.tabular import BadRow
+from service import predict_batching
+from service.predict_batching import PredictionBatches
+from tests.service.tabular_models import Answer, Classes, Hours, row
+
+
+class Door:
+    """Holds the first call until it is opened, so that others gather behind it."""
+
+    def __init__(self) -> None:
+        self.reached, self.open = threading.Event(), threading.Event()
+
+    def __call__(self, _rows: object) -> None:
+        self.reached.set()
+        assert self.open.wait(30)
+
+
+def running(
+    work: Callable[[PredictionBatches], Coroutine[Any, Any, Any]], batches: PredictionBatches | None = None
+) -> Any:
+    async def run() -> Any:
+        opened = batches or PredictionBatches()
+        opened.start()
+        try:
+            return await work(opened)
+        finally:
+            await opened.close()
+
+    return asyncio.run(run())
+
+
+async def gathered(batches: PredictionBatches, first: Hours, door: Door, *later: Any) -> list[Any]:
+    """Sends the later requests while the first one is held; gives their outcomes."""
+    held = asyncio.create_task(batches.predict(first, [row(0)]))
+    await asyncio.to_thread(door.reached.wait, 30)
+    tasks = [asyncio.create_task(batches.predict(model, rows)) for model, rows in later]
+    await asyncio.sleep(0)
+    door.open.set()
+    await held
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_a_request_alone_is_scored_at_once():
+    scored = running(lambda batches: batches.predict(Hours(2.0), [row(3), row(4)]))
+    assert (scored.values, scored.probabilities) == ([6.0, 8.0], None)
+
+
+def test_requests_that_wait_together_are_one_call_and_each_gets_its_own_rows():
+    door = Door()
+    held, model = Hours(before=door), Hours(10.0)
+    requests = [(model, [row(hour) for hour in range(size)]) for size in (1, 3, 2)]
+    found = running(lambda batches: gathered(batches, held, door, *requests))
+    assert [each.values for each in found] == [[0.0], [0.0, 10.0, 20.0], [0.0, 10.0]]
+    assert model.calls == [6]
+
+
+def test_different_models_are_different_calls():
+    door = Door()
+    held, bike, wine = Hours(before=door), Hours(2.0), Classes()
+    later = [(bike, [row(1)]), (wine, [{"alcohol": 14.0}]), (bike, [row(2)])]
+    found = running(lambda batches: gathered(batches, held, door, *later))
+    assert [each.values for each in found] == [[2.0], [1], [4.0]]
+    assert found[1].probabilities == [{"0": 0.0, "1": 1.0}]
+    assert bike.calls == [2]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=4), min_size=1, max_size=12))
+def test_a_bad_row_is_told_to_its_own_request_in_its_own_numbers(requests):
+    door = Door()
+    held, model = Hours(before=door), Hours()
+    sent = [[row(hour) if good else row("seven") for hour, good in enumerate(goods)] for goods in requests]
+    found = running(lambda batches: gathered(batches, held, door, *((model, rows) for rows in sent)))
+    for goods, outcome in zip(requests, found, strict=True):
+        if all(goods):
+            assert outcome.values == [float(hour) for hour in range(len(goods))]
+        else:
+            assert isinstance(outcome, BadRow)
+            assert (outcome.row, outcome.column) == (goods.index(False), "hour")
+
+
+def test_an_estimator_that_fails_on_one_request_answers_the_others():
+    def fails_on_nine(rows):
+        if any(each["hour"] == 9 for each in rows):
+            raise ZeroDivisionError
+
+    door = Door()
+    held, model = Hours(before=door), Hours(before=fails_on_nine)
+    later = [(model, [row(hour)]) for hour in (8, 9, 10)]
+    found = running(lambda batches: gathered(batches, held, door, *later))
+    assert (found[0].values, found[2].values) == ([8.0], [10.0])
+    assert isinstance(found[1], ZeroDivisionError)
+
+
+def test_a_model_that_gives_another_number_of_values_is_an_error():
+    class Short:
+        def predict(self, _rows, /):
+            return Answer([1.0])
+
+    async def ask(batches):
+        with pytest.raises(ValueError, match="1 values for 2 rows"):
+            await batches.predict(Short(), [row(), row()])
+
+    running(ask)
+
+
+def test_a_request_whose_client_has_gone_is_not_scored():
+    door, model = Door(), Hours()
+
+    async def ask(batches):
+        held = asyncio.create_task(batches.predict(Hours(before=door), [row()]))
+        await asyncio.to_thread(door.reached.wait, 30)
+        gone = asyncio.create_task(batches.predict(model, [row(1)]))
+        stays = asyncio.create_task(batches.predict(model, [row(2)]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        door.open.set()
+        await held
+        return (await stays).values
+
+    assert running(ask) == [2.0]
+    assert model.calls == [1]
+
+
+def test_rows_that_wait_are_bounded_and_one_request_is_taken_whatever_its_size():
+    door = Door()
+
+    async def ask(batches):
+        held = asyncio.create_task(batches.predict(Hours(before=door), [row(hour) for hour in range(8)]))
+        await asyncio.to_thread(door.reached.wait, 30)
+        with pytest.raises(EngineBusy):
+            await batches.predict(Hours(), [row()])
+        door.open.set()
+        assert len((await held).values) == 8
+        assert (await batches.predict(Hours(), [row(5)])).values == [5.0]
+
+    running(ask, PredictionBatches(most_waiting_rows=5))
+
+
+def test_a_call_has_a_bounded_number_of_rows(monkeypatch):
+    monkeypatch.setattr(predict_batching, "MOST_ROWS_AT_ONCE", 4)
+    door = Door()
+    held, model = Hours(before=door), Hours()
+    later = [(model, [row(hour)] * size) for hour, size in enumerate((3, 3, 1, 9, 1))]
+    found = running(lambda batches: gathered(batches, held, door, *later))
+    assert [each.values for each in found] == [[float(hour)] * size for hour, size in enumerate((3, 3, 1, 9, 1))]
+    assert model.calls == [3, 4, 9, 1]
+
+
+def test_a_call_that_never_ends_is_a_problem_until_it_does(monkeypatch):
+    monkeypatch.setattr(predict_batching, "STUCK_SECONDS", 0.0)
+    door = Door()
+
+    async def ask(batches):
+        assert batches.problem is None
+        held = asyncio.create_task(batches.predict(Hours(before=door), [row()]))
+        await asyncio.to_thread(door.reached.wait, 30)
+        assert "has been running" in batches.problem
+        door.open.set()
+        await held
+
+    running(ask)
+
+
+def test_after_the_end_nothing_is_scored_and_what_was_queued_is():
+    door = Door()
+
+    async def ask():
+        batches = PredictionBatches()
+        with pytest.raises(EngineUnavailable):
+            await batches.predict(Hours(), [row()])
+        batches.start()
+        held = asyncio.create_task(batches.predict(Hours(before=door), [row(1)]))
+        await asyncio.to_thread(door.reached.wait, 30)
+        queued = asyncio.create_task(batches.predict(Hours(), [row(2)]))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(batches.close())
+        await asyncio.sleep(0)
+        with pytest.raises(EngineUnavailable):
+            await batches.predict(Hours(), [row()])
+        door.open.set()
+        await closing
+        return (await held).values, (await queued).values
+
+    assert asyncio.run(ask()) == ([1.0], [2.0])
