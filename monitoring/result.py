@@ -10,6 +10,7 @@ from monitoring.decide.alarms import Alarm
 from monitoring.decide.arms import ArmComparison
 from monitoring.decide.drift import SliceDrift
 from monitoring.decide.gathering import Gathering
+from monitoring.decide.pooled import PooledLook
 from monitoring.decide.references import PinnedReference
 from monitoring.decide.verdict import Cure, sides_of
 from monitoring.decide.window_choice import Window
@@ -28,11 +29,10 @@ class MonitorResult:
     """Verdict of one run.
 
     state: `too-few-rows` when either window is below the minimum: no drift was tested. note: what was not done as usual
-    and why, else empty. reference: the rows that the window was compared with; empty while one is awaited.
-    gathering: that reference, while it has too few rows.
-    not_compared: descriptors that mean something else in the reference, or are not in it. slices: the first is the
-    whole app. canary: champion against challenger on the same traffic. sequential, limits, volume: what those rules
-    looked at.
+    and why, else empty. reference: the rows that the window was compared with; empty while one is awaited. gathering:
+    that one, while it has too few rows. not_compared: descriptors that mean something else in the reference, or are not
+    in it. slices: the first is the whole app. pooled: the last windows together; None when this one was alone. canary:
+    champion against challenger on the same traffic. sequential, limits, volume: what those rules looked at.
     failures: descriptor → rows of the window that it could not compute. computed: rows described by this run, the
     others having been described before. expected_false_alarms_per_month: runs that would alarm by chance; an upper
     bound.
@@ -57,10 +57,22 @@ class MonitorResult:
     failures: Mapping[str, int] = field(default_factory=dict)
     feedback: Mapping[str, Any] = field(default_factory=dict)
     gathering: Gathering | None = None
+    pooled: PooledLook | None = None
 
     @property
     def alarm(self) -> bool:
         return bool(self.alarms)
+
+    @property
+    def bad_by_itself(self) -> bool:
+        """Whether an alarm is about this window's rows, not about their number or about windows taken together."""
+        pooled = self.pooled.drift.descriptors if self.pooled else {}
+        together = {name for name, drift in pooled.items() if drift.drifted}
+        alone = {name for part in self.slices for name, drift in part.descriptors.items() if drift.drifted}
+        return any(
+            alarm.kind != "volume" and (alarm.kind != "drift" or alarm.what in alone or alarm.what not in together)
+            for alarm in self.alarms
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The contract's shape, and more beside it."""
@@ -80,6 +92,7 @@ class MonitorResult:
             "window": self.window.to_json(),
             "reference": {**self.reference.to_json(), **pin},
             "slices": [part.to_json() for part in self.slices],
+            "pooled": self.pooled.to_json() if self.pooled else None,
             "alarms": [alarm.to_json() for alarm in self.alarms],
             "drift_in": sides_of(self.alarms),
             "cure": self.cure.to_json(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +13,13 @@ from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from monitoring.decide.checks import watch_flags
 from monitoring.decide.detector_store import DetectorStore
-from monitoring.decide.examination import Question, examine
-from monitoring.decide.frozen import Frozen
-from monitoring.decide.gathering import Gathering, gather
+from monitoring.decide.examination import examine
+from monitoring.decide.gathering import Gathering
 from monitoring.decide.places import comparable
-from monitoring.decide.references import AcceptedWindow, Awaited
+from monitoring.decide.references import AcceptedWindow
 from monitoring.decide.replay import RESAMPLED_MONTHS, Replay, ReplayRequest, replay
 from monitoring.decide.watch import FlagFinding
-from monitoring.decide.window_choice import WindowPair, choose_windows
+from monitoring.prepared import Prepared, pool_with, prepare
 from monitoring.result import MonitorResult
 from monitoring.store.database import apps_in_log, open_database
 from monitoring.store.ingest import Ingested
@@ -64,7 +62,7 @@ def run_monitor(
     """
     with opened(settings, config, rules) as stores:
         ingested = stores.ingest(progress)
-        prepared = _pinned(stores, _prepare(stores, app, since, until, champion, scheduled=scheduled))
+        prepared = _pinned(stores, prepare(stores, app, since, until, champion, scheduled=scheduled))
         watched = _watch(stores, prepared)
         result = _examined(stores, prepared, ingested, watched)
         return _settle(stores, prepared, result)
@@ -90,7 +88,7 @@ def write_report(
 
     with opened(settings, config, rules) as stores:
         ingested = stores.ingest(progress)
-        prepared = _prepare(stores, app, since, until, champion)
+        prepared = prepare(stores, app, since, until, champion)
         result = _examined(stores, prepared, ingested, _watch(stores, prepared))
         return save_report(
             result,
@@ -146,89 +144,7 @@ def list_apps(settings: Settings) -> list[str]:
         log.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What one run is to do. gathering: the reference that is being gathered, of whose rows this window may be."""
-
-    question: Question
-    gathering: Gathering | None = None
-
-    @property
-    def pair(self) -> WindowPair:
-        return self.question.pair
-
-
-def _prepare(
-    stores: Stores,
-    app: str,
-    since: datetime | None,
-    until: datetime | None,
-    champion: str | None,
-    *,
-    scheduled: bool = False,
-) -> _Prepared:
-    beside = None if since is None else (since, until or datetime.now(UTC))
-    pinned = stores.references.pinned(app, champion, beside=beside)
-    awaited = stores.references.awaited(app, champion)
-    pair = choose_windows(stores.log, pinned, awaited, app, since, until)
-    if scheduled and pinned is None and pair.reference is not None:
-        return _of_unchosen(stores, app, awaited, pair)
-    if awaited is None or _chosen_since(awaited, pair):
-        return _Prepared(Question(app, pair, _frozen(stores, app, pair)))
-    return _of_awaited(stores, app, awaited, pair)
-
-
-def _chosen_since(awaited: Awaited, pair: WindowPair) -> bool:
-    """Whether somebody chose the reference with --since after the promotion: then no first window is awaited."""
-    if pair.pinned is None:
-        return pair.reference is not None
-    return pair.pinned.source == "first-since" and pair.pinned.pinned_at >= awaited.since
-
-
-def _of_unchosen(stores: Stores, app: str, awaited: Awaited | None, pair: WindowPair) -> _Prepared:
-    """A schedule's window with nothing pinned: rows before it are no reference while a release's first window is
-    awaited, or while there are too few of them."""
-    alone = dataclasses.replace(pair, reference=None)
-    if awaited is not None:
-        return _of_awaited(stores, app, awaited, alone)
-    frozen, needed = _frozen(stores, app, pair), _needed(stores)
-    if pair.reference is None or frozen.whole.rows >= needed:
-        return _Prepared(Question(app, pair, frozen))
-    window = pair.reference
-    return _Prepared(
-        Question(app, alone, Frozen({})), Gathering(None, window.since, window.until, frozen.whole.rows, needed)
-    )
-
-
-def _of_awaited(stores: Stores, app: str, awaited: Awaited, pair: WindowPair) -> _Prepared:
-    gathering = gather(stores.reader, stores.references, app, awaited, pair.current.until, _needed(stores))
-    first = awaited.release if _answers_enough(stores, app, awaited, pair) else None
-    return _Prepared(Question(app, pair, _frozen(stores, app, pair), first), gathering)
-
-
-def _needed(stores: Stores) -> int:
-    return max(stores.config.reference.first_window_rows, stores.config.rules.minimum_rows)
-
-
-def _answers_enough(stores: Stores, app: str, awaited: Awaited, pair: WindowPair) -> bool:
-    """Whether the promoted release has so many rows in the window that it is to be judged as a new one."""
-    start, end = max(pair.current.since, awaited.since), pair.current.until
-    if start >= end:
-        return False
-    found = stores.reader.summary(app, start, end, "release").get(awaited.release)
-    return found is not None and found.rows >= stores.config.rules.minimum_rows
-
-
-def _frozen(stores: Stores, app: str, pair: WindowPair) -> Frozen:
-    if pair.reference is None:
-        return Frozen({})
-    if pair.pinned is not None and pair.whole and (stored := stores.references.frozen(pair.pinned)) is not None:
-        return stored
-    release = pair.pinned.release if pair.pinned is not None else None
-    return stores.freeze(app, pair.reference.since, pair.reference.until, release)
-
-
-def _pinned(stores: Stores, prepared: _Prepared) -> _Prepared:
+def _pinned(stores: Stores, prepared: Prepared) -> Prepared:
     """With a proposed reference pinned, when it has enough rows, and its summaries stored when they were not."""
     pair, app, frozen = prepared.pair, prepared.question.app, prepared.question.reference
     enough = frozen.whole.rows >= stores.config.rules.minimum_rows
@@ -244,7 +160,7 @@ def _pinned(stores: Stores, prepared: _Prepared) -> _Prepared:
     return prepared
 
 
-def _watch(stores: Stores, prepared: _Prepared) -> list[FlagFinding]:
+def _watch(stores: Stores, prepared: Prepared) -> list[FlagFinding]:
     """Takes the detectors over the window's rows. They count from the end of a pinned reference on, all rows once."""
     pinned, window = prepared.pair.pinned, prepared.pair.current
     reference = stores.references.frozen(pinned) if pinned is not None else None
@@ -256,11 +172,12 @@ def _watch(stores: Stores, prepared: _Prepared) -> list[FlagFinding]:
     )  # fmt: skip
 
 
-def _examined(stores: Stores, prepared: _Prepared, ingested: Ingested, watched: Sequence[FlagFinding]) -> MonitorResult:
+def _examined(stores: Stores, prepared: Prepared, ingested: Ingested, watched: Sequence[FlagFinding]) -> MonitorResult:
     window = prepared.pair.current
     failures = stores.reader.failures(prepared.question.app, window.since, window.until)
     counts = {name: each.rows for name, each in failures.items()}
-    result = examine(stores.reader, stores.config, prepared.question, failures=counts, watched=watched)
+    question = dataclasses.replace(prepared.question, pool=pool_with(stores, prepared))
+    result = examine(stores.reader, stores.config, question, failures=counts, watched=watched)
     gathering = prepared.gathering
     if gathering is None or gathering.complete:
         return dataclasses.replace(result, computed=ingested.rows)
@@ -268,10 +185,11 @@ def _examined(stores: Stores, prepared: _Prepared, ingested: Ingested, watched: 
     return dataclasses.replace(result, computed=ingested.rows, gathering=gathering, note=note)
 
 
-def _settle(stores: Stores, prepared: _Prepared, result: MonitorResult) -> MonitorResult:
+def _settle(stores: Stores, prepared: Prepared, result: MonitorResult) -> MonitorResult:
     """Remembers whether the window was accepted; pins an awaited reference when it is complete."""
     if result.state == "alarm":
-        stores.references.reject(result.app, result.window.until)
+        if result.bad_by_itself:
+            stores.references.reject(result.app, result.window.until)
         return result
     if result.state == "ok":
         stores.references.accept(result.app, _accepted(stores, result))

@@ -4,9 +4,9 @@
 
 Each month has a reference of its own and 30 daily windows of rows like those of a chat app: ten correlated descriptors,
 six numbers (three of which are one signal) and four flags. They go through the functions of the product: summaries,
-families of tests, detectors advanced by the hour, limits and volume, with the default rules. Any alarm of any kind
-counts. A rate is held against its bound with the error of the simulation allowed for: a claim fails when a true rate
-at the bound would give what was measured less than once in 1,000 simulations. Seeds are fixed.
+families of tests, windows taken together, detectors advanced by the hour, limits and volume, with the default rules.
+Any alarm of any kind counts. A rate is held against its bound with the error of the simulation allowed for: a claim
+fails when a true rate at the bound would give what was measured less than once in 1,000 simulations. Seeds are fixed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from monitoring.config import read_config
 from monitoring.decide.detectors import Batch, DetectorState, FlagDetector
 from monitoring.decide.drift import examine_slice
 from monitoring.decide.limits import Limit, check_limits
+from monitoring.decide.pooled import SincePin, examine_together
 from monitoring.decide.replay import binomial_interval
 from monitoring.decide.rules import DriftRules
 from monitoring.decide.volume import PastWindow, judge_volume
@@ -66,7 +67,7 @@ PACKAGED = [name for name, each in read_config().descriptors.descriptors.items()
 
 
 def draw(rows: int, chance: np.random.Generator) -> dict[str, Column]:
-    """Quiet rows, as in the script of issue 5; one number of each row, its length, moves three descriptors."""
+    """Quiet rows; one number of each row, its length, moves three descriptors."""
     length = chance.lognormal(3.6, 0.5, rows)
     columns = {
         "output.length": (length * 6).astype(int),
@@ -110,6 +111,7 @@ class Month:
     flags: Sequence[str] = field(default_factory=lambda: HARMFUL)
     states: dict[str, DetectorState] = field(default_factory=dict)
     past: list[PastWindow] = field(default_factory=list)
+    since_pin: SincePin = field(default_factory=SincePin)
     alarms: list[tuple[int, str, str]] = field(default_factory=list)
 
     def run_day(self, day: int, columns: dict[str, Column], families: int = 1) -> None:
@@ -122,10 +124,22 @@ class Month:
         self.alarms += [
             (day, "limit", each.limit.descriptor) for each in check_limits(LIMITS, current, alpha) if each.broken
         ]
+        self.alarms += [(day, "pooled", name) for name in self._pooled(day, current)]
         since = BEGIN + timedelta(days=day)
         judged = judge_volume(since, current.rows, self.past, RULES.volume_alpha(), RULES.volume_floor)
         self.past.append(PastWindow(since, current.rows))
         self.alarms += [(day, "volume", "rows")] * judged.alarm
+
+    def _pooled(self, day: int, current: Summary) -> list[str]:
+        pool = self.since_pin.add(current)
+        if any(alarmed == day for alarmed, _, _ in self.alarms):
+            self.since_pin.reject()
+        if pool is None:
+            return []
+        number, after, between = pool
+        before, alpha = Summary.merged([self.reference, between]), RULES.pooled_alpha(number, 0)
+        found = examine_together("a", before, after, DESCRIPTORS, RULES, alpha)
+        return [name for name, drift in found.descriptors.items() if drift.drifted]
 
     def _sequential(self, day: int, columns: dict[str, Column]) -> Iterator[str]:
         begin, hour = (BEGIN + timedelta(days=day)).timestamp(), 86_400.0 / TICKS
@@ -275,11 +289,10 @@ def claims(months: int, sizes: Sequence[int]) -> Iterator[Claim]:
             yield detected(months, risen, reference, refusing(0.09), "output.refusal", 2, from_day, bound)
         yield detected_as_packaged(months, from_day)
     sds = {"output.non_letter": 2**0.5, "latency_ms": 6**0.5, "output.sentiment": 0.4}
-    # Against 1,001 rows even one t-test of all three days at this level would find 95 % of shifts at best.
-    told: Sequence[tuple[int, float | None]] = ((5_000, 0.95), (1_001, None))
-    for reference, bound in told:
+    for reference, from_day in ((5_000, 0), (1_001, 0), (1_001, 1), (1_001, 15)):
         for name, sd in sds.items():
-            yield detected(months, f"{name} + 0.2 sd", reference, shifted(name, 0.2, sd), name, 3, 0, bound)
+            change = shifted(name, 0.2, sd)
+            yield detected(months, f"{name} + 0.2 sd", reference, change, name, 3, from_day, 0.95)
 
 
 def main() -> int:

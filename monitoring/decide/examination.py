@@ -16,6 +16,7 @@ from monitoring.decide.feedback import FEEDBACK, feedback_json
 from monitoring.decide.frozen import Frozen, Windows, strata_of
 from monitoring.decide.limits import check_limits
 from monitoring.decide.places import APP, Place, comparable, count_families, places_of
+from monitoring.decide.pooled import Pool, PooledLook, look_at, pooled_alarms
 from monitoring.decide.strata import Strata
 from monitoring.decide.two_sample import NOT_TESTED
 from monitoring.decide.verdict import cure_of, explained_by_questions
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Question:
     """What one run is asked. reference: what the window is compared with. first_of: the release whose first window
-    this would be: of the drift only harmful flags count then; see `references`."""
+    this would be: of the drift only harmful flags count then; see `references`. pool: windows that this one is to be
+    looked at with."""
 
     app: str
     pair: WindowPair
     reference: Frozen
     first_of: str | None = None
+    pool: Pool | None = None
 
 
 def examine(
@@ -59,7 +62,7 @@ class _Examination:
     def __init__(self, reader: Windows, config: MonitorConfig, question: Question) -> None:
         self._reader, self._config, self._rules = reader, config, config.rules
         self._app, self._pair, self._reference = question.app, question.pair, question.reference
-        self._first_of = question.first_of
+        self._first_of, self._pool = question.first_of, question.pool
         self._window = question.pair.current
         self._whole = self._summary(None).get(None, Summary())
         self._slices = {dimension: self._summary(dimension) for dimension in config.slices}
@@ -74,6 +77,7 @@ class _Examination:
         families = max(count_families(places) + len(arms), 1)
         alpha = rules.alpha(families)
         drifts = [examine_slice(place.label, place.reference, place.current, tested, rules, alpha) for place in places]
+        pooled = self._pooled(tested) if places else None
         comparisons = [compare_arms(each, self._present(self._all, each.before), rules, alpha) for each in arms]
         limits = check_limits(self._config.limits, self._whole, rules.limit_alpha(len(self._config.limits)))
         volume = volume_of(self._reader, self._app, self._window.since, self._window.until, self._whole.rows, rules)
@@ -81,7 +85,8 @@ class _Examination:
             *limit_alarms(self._app, limits, self._all),
             *sequential_alarms(watched),
             *(each for comparison in comparisons for each in canary_alarms(comparison)),
-            *drift_alarms(places, drifts),
+            *(alone := drift_alarms(places, drifts)),
+            *pooled_alarms(self._app, pooled, {each.alarm.what for each in alone}),
             *volume_alarms(self._app, volume),
         ]
         questions = self._changed_questions(fitting, alpha) if places else None
@@ -105,6 +110,7 @@ class _Examination:
             not_compared=not_compared if self._pair.reference is not None else (),
             failures=failures,
             feedback=feedback_json(self._whole),
+            pooled=pooled,
         )
 
     def _summary(self, dimension: str | None) -> dict[str | None, Summary]:
@@ -144,6 +150,12 @@ class _Examination:
             for name, descriptor in descriptors.items()
             if name not in FEEDBACK or (_has(reference, name) and _has(self._whole, name))
         }
+
+    def _pooled(self, tested: Mapping[str, Descriptor]) -> PooledLook | None:
+        if self._pool is None or self._first_of is not None:
+            return None
+        reference = self._reference.whole
+        return look_at(self._reader, self._app, self._pool, self._window.since, reference, tested, self._rules)
 
     def _places(self) -> list[Place]:
         return places_of(self._app, self._whole, self._slices, self._reference, self._rules.minimum_rows)

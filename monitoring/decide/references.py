@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -37,6 +37,7 @@ from monitoring.decide.reference_tables import (
 from monitoring.store.database import translated
 from monitoring.store.summaries import Summary
 
+_FIVE_WEEKS = timedelta(days=35)
 Source = Literal["gate", "first-window", "previous-window", "first-since", "by-hand"]
 
 
@@ -113,6 +114,11 @@ class References:
         if beside is not None:
             fitting = [each for each in fitting if not _became(each, *beside)] or fitting
         return next(iter(fitting), None)
+
+    def pins_before(self, reference: PinnedReference) -> int:
+        """References of the app that were pinned in the five weeks before it: what a month's first pools share."""
+        earlier = reference.pinned_at - _FIVE_WEEKS
+        return sum(each.id < reference.id and each.pinned_at > earlier for each in self.all(reference.app))
 
     def all(self, app: str | None = None) -> list[PinnedReference]:
         """Every reference of the app, or of all, the newest first."""

@@ -21,6 +21,7 @@ from monitoring.decide.drift import examine_slice
 from monitoring.decide.frozen import Frozen
 from monitoring.decide.limits import Limit, check_limits
 from monitoring.decide.places import count_families, places_of
+from monitoring.decide.pooled import SincePin, examine_together
 from monitoring.decide.rules import DriftRules
 from monitoring.decide.volume import PastWindow, judge_volume
 from monitoring.decide.watch import Summaries
@@ -204,6 +205,7 @@ class _Judge:
     def __init__(self, request: ReplayRequest, *, volume: bool = True) -> None:
         self._request, self._volume = request, volume
         self._past: list[PastWindow] = []
+        self._since_pin = SincePin()
         whole, rules = request.reference.whole, request.rules
         self.flags = [
             name
@@ -232,11 +234,15 @@ class _Judge:
         whole = Summary.merged(part for _, part in parts)
         named = [("sequential", name) for name in self._sequential(parts, length)]
         named += [("limit", name) for name in self._limits(whole)]
-        if self._volume:
-            named += [("volume", _ROWS)] * self._is_unusual(since, whole.rows)
         tested = min(whole.rows, self._request.reference.whole.rows) >= self._request.rules.minimum_rows
         if tested:
             named += [("drift", name) for name in self._drifted(whole, slices)]
+        together = self._drifted_together(whole)
+        if named:
+            self._since_pin.reject()
+        named += [("drift", name) for name in together if tested]
+        if self._volume:
+            named += [("volume", _ROWS)] * self._is_unusual(since, whole.rows)
         return [ReplayedAlarm(since, kind, what) for kind, what in dict.fromkeys(named)], tested
 
     def _drifted(self, whole: Summary, slices: Mapping[str, Mapping[str | None, Summary]]) -> Iterator[str]:
@@ -246,6 +252,18 @@ class _Judge:
         for place in places:
             found = examine_slice(place.label, place.reference, place.current, request.descriptors, rules, alpha)
             yield from (name for name, drift in found.descriptors.items() if drift.drifted)
+
+    def _drifted_together(self, whole: Summary) -> list[str]:
+        """Of the last windows as one; see `pooled`."""
+        pool = self._since_pin.add(whole)
+        if pool is None:
+            return []
+        request = self._request
+        number, after, between = pool
+        before = Summary.merged([request.reference.whole, between])
+        alpha = request.rules.pooled_alpha(number, 0)
+        found = examine_together(request.app, before, after, request.descriptors, request.rules, alpha)
+        return [name for name, drift in found.descriptors.items() if drift.drifted]
 
     def _limits(self, whole: Summary) -> Iterator[str]:
         alpha = self._request.rules.limit_alpha(len(self._request.limits))

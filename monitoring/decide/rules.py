@@ -22,6 +22,15 @@ DAYS = 31
 NEW_STARTS, NEW_STARTS_KEPT = 0.85, 0.2
 """Of a detector's alpha, for starts at a pin or release; and what each leaves to the later ones of its month."""
 
+ALONE, NEW_POOLED, LATER_POOLED = 0.5, 0.35, 0.15
+"""Of the windows' part: for each window alone; for pools of the first windows of a reference, and for later ones."""
+
+POOLED = 3
+"""Windows in a pool, at most."""
+
+FIRST_POOLS: Mapping[int, float] = MappingProxyType({2: 0.3, 3: 0.7})
+"""Of NEW_POOLED, by the number of the pool's last window since the pin."""
+
 WHOLE_APP = 0.8
 """Of a flag's alpha, where slices are watched beside the whole app."""
 
@@ -92,7 +101,18 @@ class DriftRules:
 
     def alpha(self, families: int) -> float:
         """Error rate of one family (a slice in one window): the windows' part of the budget shared among them all."""
-        return self._for_each_window("windows") / max(families, 1)
+        return ALONE * self._for_each_window("windows") / max(families, 1)
+
+    def pooled_alpha(self, number: int, pins: int) -> float:
+        """Error rate of the family of one pool.
+
+        number: of its last window since the pin. pins: of references in the five weeks before that one; however many
+        there are, their first pools together have at most NEW_POOLED of a month's part.
+        """
+        if number > POOLED:
+            return LATER_POOLED * self._for_each_window("windows")
+        part = self.false_alarms_per_month * self.windows_share * NEW_POOLED * FIRST_POOLS.get(number, 0.0)
+        return part * (1 - NEW_STARTS_KEPT) * NEW_STARTS_KEPT**pins
 
     def flag_alpha(self, name: str, flags: Sequence[str], place: int = 0, *, sliced: bool = True) -> float:
         """False alarms a month that one flag's detector may cause in one slice.
@@ -122,13 +142,13 @@ class DriftRules:
 
         families, flags, limits, volume: what is in use; a kind with nothing to do uses none of its part.
 
-        windows: families × windows × alpha. When nothing has changed, Benjamini–Hochberg at alpha rejects anything in
-        a family with a probability of at most alpha (Simes' inequality; positively dependent tests included), and
-        expectations add up however families and windows depend on each other. flags: each look of a detector has its
-        own part of the budget, see `detectors`. limits: exact bounds. volume: an exact prediction when the numbers of
-        rows of like windows are independent and their logarithms normal. Discrete tests and the effect floors push the
-        true rate below it. A descriptor that drifts by chance is one alarm; more than one in the same window is
-        counted once.
+        windows: families × windows × alpha, and that of each pool of windows. When nothing has changed, Benjamini–
+        Hochberg at alpha rejects anything in a family with a probability of at most alpha (Simes' inequality;
+        positively dependent tests included), and expectations add up however families and windows depend on each other.
+        flags: each look of a detector has its own part of the budget, see `detectors`. limits: exact bounds. volume: an
+        exact prediction when the numbers of rows of like windows are independent and their logarithms normal. Discrete
+        tests and the effect floors push the true rate below it. A descriptor that drifts by chance is one alarm; more
+        than one in the same window is counted once.
         """
         used = {"windows": families > 0, "flags": flags > 0, "limits": limits > 0, "volume": volume}
         parts = {kind: self.false_alarms_per_month * share * used[kind] for kind, share in self.shares.items()}

@@ -183,6 +183,7 @@ def test_a_bad_first_window_is_not_accepted(settings, log, make_records):
     assert (found.state, len(list_references(settings, "assistant"))) == ("alarm", 1)
 
 
+LENGTH = {"name": "output.length", "kind": "length", "of": "output"}
 GATHERING = {"release": "assistant@2", "since": SINCE.isoformat(), "needed": 200}
 
 
@@ -291,6 +292,16 @@ def test_the_detectors_see_a_bad_release_before_its_window_ends(settings):
     sequential = [alarm for alarm in result.alarms if alarm.kind == "sequential"]
     assert "output.refusal" in {alarm.what for alarm in sequential}
     assert all(alarm.rows and alarm.severity == "high" for alarm in sequential)
+
+
+def test_windows_are_looked_at_together_until_one_alarms_by_itself(settings, log, make_records):
+    log.append([*make_records(500), *make_records(100, first=500, refusals=0.6), *make_records(200, first=600)])
+    config = dataclasses.replace(read_config(), descriptors=DescriptorSet.from_config([LENGTH], settings))
+    spans = [(SINCE + 100 * number * MINUTE, SINCE + 100 * (number + 1) * MINUTE) for number in range(6)]
+    found = [run_monitor(settings, "assistant", *span, config=config) for span in spans]
+    pooled = [(result.pooled.after.rows, result.pooled.before.rows) if result.pooled else None for result in found]
+    assert [result.state for result in found] == ["ok", "ok", "ok", "alarm", "ok", "ok"]
+    assert pooled == [None, (200, 200), (300, 200), (300, 300), None, (200, 200)]
 
 
 def test_hostile_rows_are_counted_and_stop_nothing(settings, log, make_records):

@@ -1,3 +1,4 @@
+import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -107,6 +108,14 @@ def test_a_window_up_to_which_a_reference_was_gathered_is_compared_with_the_one_
     last = references.pinned("assistant", beside=(START + 2 * HOUR, START + 3 * HOUR))
     later = references.pinned("assistant", beside=(START + 3 * HOUR, START + 4 * HOUR))
     assert (last.id, later.id) == (before.id, gathered.id)
+
+
+def test_pins_of_five_weeks_share_the_budget_of_first_pools(references):
+    pins = [references.pin("assistant", START, START + HOUR, str(number)) for number in range(3)]
+    references.pin("other", START, START + HOUR, "elsewhere")
+    assert [references.pins_before(each) for each in pins] == [0, 1, 2]
+    long_after = dataclasses.replace(pins[2], pinned_at=pins[2].pinned_at + 36 * 24 * HOUR)
+    assert references.pins_before(long_after) == 0
 
 
 def test_references_of_an_older_database_are_taken_over(engine):

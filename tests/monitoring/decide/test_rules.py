@@ -1,7 +1,7 @@
 import pytest
 
 from llmops.errors import UsageError
-from monitoring.decide.rules import DAYS, DriftRules, day_start_share, new_start_share
+from monitoring.decide.rules import ALONE, DAYS, POOLED, DriftRules, day_start_share, new_start_share
 from monitoring.descriptors import Descriptor
 
 REFUSAL = Descriptor("output.refusal", "flag", "output", harmful=True)
@@ -13,8 +13,19 @@ FLAGS = ("output.refusal", "error", "output.empty", "output.pii_email")
 
 def test_the_windows_part_is_shared_among_windows_and_families():
     rules = DriftRules(false_alarms_per_month=0.6, windows_per_month=30, windows_share=0.5, flags_share=0.4)
-    assert rules.alpha(1) == pytest.approx(0.01)
-    assert rules.alpha(5) == pytest.approx(0.002)
+    assert rules.alpha(1) == pytest.approx(ALONE * 0.01)
+    assert rules.alpha(5) == pytest.approx(ALONE * 0.002)
+
+
+@pytest.mark.parametrize("pinned", [1, 2, 30])
+def test_windows_alone_and_together_spend_the_windows_part_however_often_a_reference_is_pinned(pinned):
+    rules = DriftRules()
+    first = sum(rules.pooled_alpha(number, pins) for number in range(1, POOLED + 1) for pins in range(pinned))
+    later = rules.windows_per_month * rules.pooled_alpha(POOLED + 1, 0)
+    alone = rules.windows_per_month * rules.alpha(1)
+    assert first + later + alone <= rules.false_alarms_per_month * rules.windows_share * (1 + 1e-12)
+    assert rules.pooled_alpha(POOLED, 0) > 20 * rules.pooled_alpha(POOLED + 1, 0), "there only the reference is known"
+    assert rules.pooled_alpha(1, 0) == 0, "a window alone is no pool"
 
 
 @pytest.mark.parametrize("families", [1, 4, 40])

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -39,9 +39,54 @@ def test_numbers_get_the_distance_and_its_direction():
     chance = np.random.default_rng(1)
     low, high = chance.normal(size=200), chance.normal(1, size=150)
     found = compare_numbers(numbers(low), numbers(high))
-    assert found.p_value == pytest.approx(stats.ks_2samp(low, high).pvalue, rel=0.3)
-    assert found.effect == found.statistic > 0.3
+    assert found.p_value == pytest.approx(2 * stats.mannwhitneyu(low, high).pvalue, rel=0.3)
+    assert found.statistic == pytest.approx(stats.mannwhitneyu(high, low).statistic / (200 * 150), abs=0.01)
+    assert found.effect == pytest.approx(stats.ks_2samp(low, high).statistic, abs=0.02)
     assert (found.direction, compare_numbers(numbers(high), numbers(low)).direction) == (1, -1)
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(0, 9), min_size=100, max_size=200), st.lists(st.integers(0, 9), min_size=100, max_size=200))
+def test_numbers_with_rows_enough_have_the_smaller_of_two_p_doubled(before, after):
+    found = compare_numbers(numbers(before), numbers(after))
+    values = np.concatenate([before, after])
+    surest = [stats.ks_2samp(before, after, method="exact" if found.p_value < 0.2 else "asymp").pvalue]
+    if np.unique(values, return_counts=True)[1].max() * 2 <= len(values):
+        surest = [2 * surest[0], 2 * stats.mannwhitneyu(before, after, use_continuity=False).pvalue]
+    if found.testable and found.p_value < 0.2:
+        assert found.p_value >= min(surest) * (1 - 1e-9)
+        assert found.p_value <= 1.3 * min(surest)
+
+
+def test_a_shift_of_bell_shaped_numbers_is_surer_by_ranks_and_of_skewed_ones_by_distance():
+    chance = np.random.default_rng(4)
+    bell, skewed = chance.normal(10, 1, 1500), chance.exponential(1, 1500)
+    assert compare_numbers(numbers(bell[:500]), numbers(bell[500:] + 0.3)).test == "rank-sum"
+    assert compare_numbers(numbers(skewed[:500]), numbers(skewed[500:] + 0.2)).test == "ks"
+
+
+def test_without_ties_the_rank_sum_is_wilcoxons():
+    chance = np.random.default_rng(6)
+    before, after = np.exp(chance.normal(size=150)), np.exp(chance.normal(0.4, size=130))
+    found = compare_numbers(numbers(before), numbers(after))
+    expected = stats.mannwhitneyu(*(middles_of(each) for each in (before, after)), method="asymptotic")
+    assert (found.test, found.p_value) == ("rank-sum", pytest.approx(2 * expected.pvalue, rel=0.01))
+
+
+def middles_of(values):
+    summary = numbers(values)
+    return np.repeat(summary.bins, summary.counts)
+
+
+def test_quiet_windows_of_few_values_pass_no_oftener_than_their_level():
+    # The chance of so small a p, added up over every way to draw 100 of these 200 rows.
+    values, level, total = np.array([80, 60, 60]), 1e-3, 0.0
+    for drawn in ((low, middle, 100 - low - middle) for low in range(81) for middle in range(61)):
+        chance = stats.multivariate_hypergeom.pmf(drawn, values, 100) if 0 <= drawn[2] <= 60 else 0
+        if chance > 1e-7:
+            rest = [np.repeat([1.0, 2.0, 3.0], counts) for counts in (values - drawn, drawn)]
+            total += chance * (compare_numbers(*map(numbers, rest)).p_value <= level)
+    assert 0 < total <= level
 
 
 @pytest.mark.parametrize("sizes", [(400, 500), (1000, 1000), (1000, 1001), (300, 5000)])

@@ -1,0 +1,162 @@
+"""Windows looked at together: what one of them is too small to prove, the last three may prove.
+
+Beside each window alone, the last three since the pin are compared, as one, with the reference and the quiet rows
+between it and them, as detectors do (`detectors`). Harmful flags are left to those. So that nobody is held to account
+for another's rows, these do not count: windows up to the last that alarmed; once any alarmed, the rows between; and all
+of them where a release answered that does not answer now.
+
+Of the budget of these looks most goes to the second and the third window of a reference (`rules`): it is all that there
+is to compare with, while for later windows the rows between have widened it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from monitoring.decide.alarms import Alarm, Raised, explain, telling
+from monitoring.decide.drift import SliceDrift, examine_slice
+from monitoring.decide.rules import POOLED, DriftRules
+from monitoring.descriptors import Descriptor
+from monitoring.store.summaries import Summary
+
+if TYPE_CHECKING:
+    from monitoring.decide.frozen import Windows
+
+MOST_BETWEEN = 30
+"""Windows before the pooled ones whose rows are compared with, beside the reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Windows to be looked at together. number: of the last one since the pin. between: the quiet time from the pin, or
+    MOST_BETWEEN windows, to `since`; None when there is none. pins: of references shortly before this one."""
+
+    since: datetime
+    until: datetime
+    number: int
+    between: tuple[datetime, datetime] | None = None
+    pins: int = 0
+
+
+def pool_of(
+    since: datetime, until: datetime, counts_from: datetime, rejected: datetime | None, pins: int
+) -> Pool | None:
+    """The pool that ends with the window from `since` to `until`; None when that window would be alone in it.
+
+    counts_from: from when on rows count against the reference. rejected: the end of the last window that alarmed from
+    then on, before this one.
+    """
+    length = until - since
+    start = max(until - POOLED * length, counts_from, rejected or counts_from)
+    if start >= since:
+        return None
+    begin = max(counts_from, start - MOST_BETWEEN * length)
+    between = (begin, start) if rejected is None and begin < start else None
+    return Pool(start, until, -((counts_from - until) // length), between, pins)
+
+
+@dataclass(frozen=True, slots=True)
+class PooledLook:
+    """What the look found. before, after: both sides. releases: those that answered."""
+
+    pool: Pool
+    drift: SliceDrift
+    before: Summary
+    after: Summary
+    releases: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "since": self.pool.since.isoformat(),
+            "until": self.pool.until.isoformat(),
+            "rows": self.after.rows,
+            "reference_rows": self.before.rows,
+            "alpha": self.drift.alpha,
+            "descriptors": {name: drift.to_json() for name, drift in self.drift.descriptors.items()},
+        }
+
+
+def look_at(
+    reader: Windows,
+    app: str,
+    pool: Pool,
+    window_since: datetime,
+    reference: Summary,
+    descriptors: Mapping[str, Descriptor],
+    rules: DriftRules,
+) -> PooledLook | None:
+    """Looks at a pool that ends with the window from `window_since`; None where others answered some of its rows.
+
+    Raises StoreUnavailable.
+    """
+    now = reader.summary(app, window_since, pool.until, "release")
+    after = _answered_by(now, reader.summary(app, pool.since, pool.until, "release"))
+    if after is None:
+        return None
+    between = None
+    if pool.between is not None:
+        between = _answered_by(now, reader.summary(app, *pool.between, "release"))
+    before = reference if between is None else Summary.merged([reference, between])
+    drift = examine_together(app, before, after, descriptors, rules, rules.pooled_alpha(pool.number, pool.pins))
+    return PooledLook(pool, drift, before, after, tuple(sorted(str(name) for name in now)))
+
+
+def examine_together(
+    app: str,
+    before: Summary,
+    after: Summary,
+    descriptors: Mapping[str, Descriptor],
+    rules: DriftRules,
+    alpha: float,
+) -> SliceDrift:
+    """The family of tests of a pool: every descriptor but harmful flags."""
+    chosen = {name: descriptor for name, descriptor in descriptors.items() if not descriptor.harmful}
+    return examine_slice({"app": app}, before, after, chosen, rules, alpha)
+
+
+def pooled_alarms(app: str, look: PooledLook | None, known: Collection[str]) -> list[Raised]:
+    """One alarm for each drifted descriptor, the most certain first. known: those that the window alone has shown."""
+    if look is None:
+        return []
+    slices = ({"app": app}, {"release": look.releases[0]}) if len(look.releases) == 1 else ({"app": app},)
+    raised = []
+    for name, drift in look.drift.descriptors.items():
+        if drift.drifted and name not in known:
+            where = f"{app} since {look.pool.since.isoformat()}, windows taken together,"
+            why = explain(drift, where, look.before, look.after)
+            alarm = Alarm(name, why, (), drift.descriptor.side, slices, severity="medium")
+            raised.append(Raised(alarm, telling(drift, look.before, look.after, None), drift.p_adjusted))
+    return sorted(raised, key=lambda each: each.order)
+
+
+@dataclass
+class SincePin:
+    """The windows since a pin, one after the other: for replays of a past, in which one release answered."""
+
+    _windows: list[Summary] = field(default_factory=list)
+    _rejected: int = 0
+
+    def add(self, window: Summary) -> tuple[int, Summary, Summary] | None:
+        """What is to be looked at with this window: its number, the pool, and the rows between the reference and it.
+
+        None when the window is alone.
+        """
+        self._windows.append(window)
+        number = len(self._windows)
+        start = max(number - POOLED, self._rejected)
+        if start >= number - 1:
+            return None
+        first = start if self._rejected else max(start - MOST_BETWEEN, 0)
+        return number, Summary.merged(self._windows[start:]), Summary.merged(self._windows[first:start])
+
+    def reject(self) -> None:
+        """The last window alarmed, by itself."""
+        self._rejected = len(self._windows)
+
+
+def _answered_by(now: Mapping[str | None, Summary], found: Mapping[str | None, Summary]) -> Summary | None:
+    """All rows, where no other release than those of now answered any."""
+    return Summary.merged(found.values()) if found.keys() <= now.keys() else None

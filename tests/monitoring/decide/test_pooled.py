@@ -1,0 +1,144 @@
+"""Windows looked at together: which ones, against what, and what they show that one alone does not."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from benchmarks.monitoring.simulation import detected, shifted
+from monitoring.config import read_config
+from monitoring.decide.examination import Question, examine
+from monitoring.decide.frozen import freeze
+from monitoring.decide.pooled import MOST_BETWEEN, Pool, SincePin, pool_of
+from monitoring.decide.window_choice import Window, WindowPair
+from monitoring.result import MonitorResult
+from monitoring.store.rows import DescribedRows
+from monitoring.store.summaries import Summary
+from tests.monitoring.in_memory import HOUR, START, InMemoryWindows, share, window
+from tests.monitoring.in_memory import shifted as moved
+
+CONFIG = read_config()
+LENGTH = "output.length"
+ROWS = 400
+
+
+def hour(number: float) -> Any:
+    return START + number * HOUR
+
+
+def pool(number: int, rejected: float | None = None, counts_from: float = 1) -> Pool | None:
+    """That of the hour with this number; the reference is the first hour unless told otherwise."""
+    end = None if rejected is None else hour(rejected)
+    return pool_of(hour(number), hour(number + 1), hour(counts_from), end, 0)
+
+
+def test_the_first_window_is_alone_and_the_third_has_two_others_beside_it() -> None:
+    assert pool(1) is None
+    assert pool(2) == Pool(hour(1), hour(3), 2)
+    assert pool(3) == Pool(hour(1), hour(4), 3)
+    assert pool(6) == Pool(hour(4), hour(7), 6, (hour(1), hour(4)))
+
+
+def test_the_rows_between_are_those_of_a_month_at_most() -> None:
+    late = pool(100)
+    assert late is not None
+    assert late.between == (hour(98 - MOST_BETWEEN), hour(98))
+
+
+def test_windows_up_to_one_that_alarmed_do_not_count_nor_do_rows_between_them() -> None:
+    assert pool(6, rejected=6) is None
+    assert pool(6, rejected=5) == Pool(hour(5), hour(7), 6)
+    assert pool(6, rejected=3) == Pool(hour(4), hour(7), 6), "among the rows between one window alarmed"
+
+
+def test_a_reference_that_ends_within_a_window_is_counted_from_its_end() -> None:
+    assert pool(1, counts_from=1.5) is None
+    assert pool(2, counts_from=1.5) == Pool(hour(1.5), hour(3), 2)
+
+
+def judged(*after: DescribedRows, number: int, between: bool = False) -> MonitorResult:
+    """The hour with that number, after a quiet reference in the first."""
+    reference, current = Window(hour(0), hour(1)), Window(hour(number), hour(number + 1))
+    reader = InMemoryWindows(CONFIG, window(CONFIG, ROWS, 0), *after)
+    frozen = freeze(reader, CONFIG.descriptors, "assistant", hour(0), hour(1), dimensions=CONFIG.slices)
+    chosen = pool(number)
+    assert chosen is not None
+    chosen = dataclasses.replace(chosen, between=chosen.between if between else None)
+    question = Question("assistant", WindowPair(reference, current), frozen, pool=chosen)
+    return examine(reader, CONFIG, question, failures={})
+
+
+def hours(by: float, numbers: range, **given: Any) -> list[DescribedRows]:
+    changes = {LENGTH: moved(by), "output.refusal": share(0.08)}
+    return [window(CONFIG, ROWS, number, hours=number, change=changes, **given) for number in numbers]
+
+
+def test_a_small_shift_shows_in_three_windows_together_and_in_none_alone() -> None:
+    result = judged(*hours(0.25, range(1, 4)), number=3)
+
+    assert not any(drift.drifted for part in result.slices for drift in part.descriptors.values())
+    (alarm,) = result.alarms
+    assert (alarm.what, alarm.kind, alarm.severity) == (LENGTH, "drift", "medium")
+    assert "windows taken together, (1200 rows against 400" in alarm.why
+    assert alarm.slices == ({"app": "assistant"}, {"release": "assistant@1"})
+    assert set(alarm.rows) <= {f"s3r{row}" for row in range(ROWS)}, "rows of the newest window"
+    assert not result.bad_by_itself
+
+
+def test_the_json_shows_what_was_taken_together() -> None:
+    told = judged(*hours(0.25, range(1, 4)), number=3).to_json()["pooled"]
+    assert (told["since"], told["rows"], told["reference_rows"]) == (hour(1).isoformat(), 3 * ROWS, ROWS)
+    assert told["descriptors"][LENGTH]["drifted"]
+    assert "output.refusal" not in told["descriptors"], "detectors watch it over days"
+
+
+def test_quiet_rows_between_widen_the_reference() -> None:
+    quiet, changed = hours(0, range(1, 5)), hours(0.3, range(5, 8))
+    alone, wide = (judged(*quiet, *changed, number=7, between=between) for between in (False, True))
+    assert alone.pooled is not None
+    assert wide.pooled is not None
+    p_values = [found.pooled.drift.descriptors[LENGTH].result.p_value for found in (alone, wide) if found.pooled]
+    assert wide.pooled.before.rows == 5 * ROWS
+    assert p_values[1] < p_values[0] / 100
+
+
+def test_windows_of_a_release_that_answers_no_more_are_not_held_against_the_one_that_does() -> None:
+    others = hours(1.0, range(1, 3), release="assistant@2")
+    assert judged(*others, *hours(0, range(3, 4)), number=3).pooled is None
+
+
+def test_rows_between_of_another_release_are_left_out() -> None:
+    between = hours(0.5, range(1, 3), release="assistant@2")
+    found = judged(*between, *hours(0, range(3, 6)), number=5, between=True)
+    assert found.pooled is not None
+    assert found.pooled.before.rows == ROWS
+    assert found.alarms == []
+
+
+def test_a_window_bad_by_itself_is_told_from_windows_bad_together() -> None:
+    assert judged(*hours(0, range(1, 3)), *hours(2.0, range(3, 4)), number=3).bad_by_itself
+
+
+def test_a_replay_takes_the_same_windows_together() -> None:
+    since_pin, found = SincePin(), []
+    for number in range(1, 8):
+        look = since_pin.add(Summary(rows=10 ** (number - 1)))
+        found.append(look and (look[0], look[1].rows, look[2].rows))
+        if number == 5:
+            since_pin.reject()
+    assert found == [None, (2, 11, 0), (3, 111, 0), (4, 1110, 1), (5, 11100, 11), None, (7, 1_100_000, 0)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("from_day", [0, 1, 15])
+def test_in_a_hundred_months_a_small_shift_of_bell_shaped_numbers_is_found_within_three_days(from_day: int) -> None:
+    change = shifted("output.sentiment", 0.2, 0.4)
+    assert detected(100, "", 1_001, change, "output.sentiment", 3, from_day, 0.95).holds
+
+
+def test_one_day_after_the_other_is_a_pool_of_days() -> None:
+    day = timedelta(days=1)
+    assert pool_of(START + 2 * day, START + 3 * day, START, None, 0) == Pool(START, START + 3 * day, 3)
