@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import orjson
+
 from llmops.blocking import run_blocking
 from llmops.errors import CannotRun, EngineUnavailable, LlmopsError
 from llmops.versions import TabularVersion
@@ -38,6 +40,8 @@ class Predictor(Protocol):
         ...
 
 
+_Key = tuple[str, bytes]
+
 TabularOpener = Callable[[TabularVersion], Predictor]
 """Loads a model; blocks while it does. Raises CannotRun."""
 
@@ -59,7 +63,7 @@ class _Seat:
 
 
 class TabularPool:
-    """Models by the sha256 of what is stored, so that two versions of the same estimator share one.
+    """Models by the sha256 of what is stored and by their rows' schema, so that two versions of the same share one.
 
     open_model: loads one. most_idle: how many models that are not pinned stay loaded; the champions are pinned.
     on_load: called when a preload ends, well or not.
@@ -69,8 +73,8 @@ class TabularPool:
         self, open_model: TabularOpener | None, *, most_idle: int = 3, on_load: Callable[[], None] = lambda: None
     ) -> None:
         self._open, self._most_idle, self.on_load = open_model or _refuse, most_idle, on_load
-        self._seats: OrderedDict[str, _Seat] = OrderedDict()  # least recently used first
-        self._pinned: frozenset[str] = frozenset()
+        self._seats: OrderedDict[_Key, _Seat] = OrderedDict()  # least recently used first
+        self._pinned: frozenset[_Key] = frozenset()
 
     async def model(self, version: TabularVersion) -> Predictor:
         """The loaded model; loads it when it is not yet.
@@ -94,16 +98,16 @@ class TabularPool:
 
     def pin(self, versions: Iterable[TabularVersion]) -> None:
         """Keeps these models loaded, and no longer those pinned before."""
-        self._pinned = frozenset(version.sha256 for version in versions)
+        self._pinned = frozenset(map(_key, versions))
         self._evict()
 
     def is_loaded(self, version: TabularVersion) -> bool:
-        seat = self._seats.get(version.sha256)
+        seat = self._seats.get(_key(version))
         return seat is not None and seat.model is not None
 
     def failure(self, version: TabularVersion) -> str | None:
         """Why its last load failed; None when it did not, or has not ended."""
-        seat = self._seats.get(version.sha256)
+        seat = self._seats.get(_key(version))
         return None if seat is None else seat.failure
 
     @property
@@ -125,8 +129,9 @@ class TabularPool:
         self._seats.clear()
 
     def _seat(self, version: TabularVersion) -> _Seat:
-        seat = self._seats.setdefault(version.sha256, _Seat(version))
-        self._seats.move_to_end(version.sha256)
+        key = _key(version)
+        seat = self._seats.setdefault(key, _Seat(version))
+        self._seats.move_to_end(key)
         return seat
 
     def _begin_load(self, seat: _Seat) -> asyncio.Task[None]:
@@ -152,6 +157,11 @@ class TabularPool:
         idle = [key for key, seat in self._seats.items() if seat.loading is None and key not in self._pinned]
         for key in idle[: max(0, len(idle) - self._most_idle)]:
             del self._seats[key]
+
+
+def _key(version: TabularVersion) -> _Key:
+    schema = orjson.dumps(dict(version.schema), default=dict, option=orjson.OPT_SORT_KEYS)
+    return version.sha256, schema
 
 
 def _refuse(version: TabularVersion) -> Predictor:

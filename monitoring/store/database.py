@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from llmops.errors import StoreUnavailable
-from llmops.production_log import open_engine
+from llmops.production_log import PREDICT, open_engine
 
 _metadata = sa.MetaData()
 _NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -79,7 +79,7 @@ ingest_failures = sa.Table(
 )
 
 # Of the log itself only these are read here, to find rows again; everything else goes through ProductionLog.
-log_places = sa.table("log_records", sa.column("seq"), sa.column("key"), sa.column("app"), sa.column("at"))
+log_places = sa.table("log_records", *map(sa.column, ("seq", "key", "app", "at", "route")))
 feedback_given = sa.table("feedback", sa.column("seq"), sa.column("record_key"), sa.column("score"), sa.column("label"))
 
 
@@ -144,10 +144,18 @@ def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[st
 
 
 def apps_in_log(engine: sa.Engine) -> list[str]:
-    """Names of the apps that have records, sorted; records of raw models (no app) are left out."""
-    query = sa.select(log_places.c.app).distinct().where(log_places.c.app != "").order_by(log_places.c.app)
+    """Names of the apps that have records, sorted; raw models (no app) and tabular models are left out."""
+    table = log_places.c
+    names = sa.select(table.app).distinct().where(table.app != "").order_by(table.app)
     with translated("read"), engine.connect() as connection:
-        return list(connection.execute(query).scalars())
+        return [app for app in connection.execute(names).scalars().all() if not _is_tabular(connection, app)]
+
+
+def _is_tabular(connection: sa.Connection, app: str) -> bool:
+    """By the newest record alone, which an index finds: no name is an app's and a tabular model's."""
+    table = log_places.c
+    newest = sa.select(table.route).where(table.app == app).order_by(table.at.desc()).limit(1)
+    return connection.execute(newest).scalar_one_or_none() == PREDICT
 
 
 @contextmanager

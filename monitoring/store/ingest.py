@@ -21,7 +21,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from llmops.hashing import content_hash
-from llmops.production_log import SHADOW, LogRecord, ProductionLog
+from llmops.production_log import PREDICT, SHADOW, LogRecord, ProductionLog
 from monitoring.store.database import (
     descriptor_segments,
     forestall_ingest,
@@ -106,7 +106,7 @@ def ingest(
     """Describes all that the log holds beyond the cursor, in batches of bounded size.
 
     slices: of DIMENSIONS, what hours are summarised by. until_cursor: as the log counts (`records_end`); to stop at,
-    or some rows after. Rows of raw models (no app) are passed over.
+    or some rows after. Rows of raw models (no app), and of tabular models, which are no texts, are passed over.
 
     Raises:
         StoreUnavailable: the database cannot be read or written; what was done stays.
@@ -194,7 +194,7 @@ class _Ingest:
         """What is to be written for records that the log holds up to the cursor `after`; writes nothing."""
         by_app: dict[str, list[LogRecord]] = {}
         for record in records:
-            if record.app:
+            if record.app and record.route != PREDICT:
                 by_app.setdefault(record.app, []).append(record)
         span = position.cursor, after
         for app, own in by_app.items():

@@ -10,7 +10,7 @@ import pytest
 from llmops.errors import CannotRun, EngineUnavailable
 from service import tabular_pool
 from service.tabular_pool import TabularPool
-from tests.service.tabular_models import Gated, row, version
+from tests.service.tabular_models import WINE, Gated, row, version
 
 pytestmark = pytest.mark.anyio
 
@@ -31,6 +31,13 @@ async def test_a_model_is_loaded_once_for_all_who_wait_and_for_versions_that_are
     assert not pool.is_loaded(version(3))
     await pool.close()
     assert pool.loaded == []
+
+
+async def test_the_same_estimator_with_other_rows_is_another_model(opener):
+    pool = TabularPool(opener)
+    one, other = version(1, sha256="same"), version(2, sha256="same", schema=WINE)
+    assert await pool.model(one) is not await pool.model(other)
+    await pool.close()
 
 
 async def test_a_failure_is_told_and_tried_again_after_a_moment(opener, monkeypatch):

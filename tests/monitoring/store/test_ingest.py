@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from llmops.errors import CannotRun, StoreUnavailable
 from llmops.production_log import ProductionLog
 from monitoring.descriptors.descriptor_set import DescriptorSet
-from monitoring.store.database import open_database, writing
+from monitoring.store.database import apps_in_log, open_database, writing
 from monitoring.store.hourly import MOST_VALUES
 from monitoring.store.ingest import ingest, rebuild_hours
 from monitoring.store.rows import DescribedRows
@@ -296,3 +297,15 @@ def test_an_empty_log_is_described_at_once(any_log, engine):
     assert ingest(any_log, engine, cheap_set()).rows == 0
     assert isinstance(everything(engine, cheap_set()), DescribedRows)
     assert WindowReader(engine, cheap_set()).summary(APP, None, None) == {None: Summary()}
+
+
+def test_predictions_of_tabular_models_are_no_texts_and_are_passed_over(any_log, engine):
+    calls: list[int] = []
+    descriptors = cheap_set(calls=calls)
+    any_log.append([replace(record(number), route="predict" if number % 2 else "chat") for number in range(7)])
+    assert ingest(any_log, engine, descriptors, slices=SLICES).rows == 4
+    assert everything(engine, descriptors).keys == [record(number).key for number in (0, 2, 4, 6)]
+    any_log.append([replace(record(9), release="bike@1", model="bike@1", route="predict")])
+    assert ingest(any_log, engine, descriptors, slices=SLICES).rows == 0
+    assert (calls, WindowReader(engine, descriptors).rows("bike", None, None).keys) == ([4], [])
+    assert apps_in_log(engine) == [APP]
