@@ -12,6 +12,7 @@ from llmops.recording.datasets import find_eval_set, register_eval_set
 from llmops.recording.monitoring import nameless, record_monitoring_run
 from llmops.recording.runs import EVALUATE_UP_TO, EvalRecorder
 from llmops.recording.sampling import MAX_TRACED_ROWS
+from llmops.recording.tabular import LoggedTabular, UsedData, evaluate_tabular, record_training
 from llmops.recording.verdicts import (
     find_calibration,
     record_calibration,
@@ -26,7 +27,10 @@ __all__ = [
     "CellIdentity",
     "EvalRecorder",
     "EvalRun",
+    "LoggedTabular",
     "RecordedRows",
+    "UsedData",
+    "evaluate_tabular",
     "find_calibration",
     "find_eval_set",
     "nameless",
@@ -34,6 +38,7 @@ __all__ = [
     "record_comparison",
     "record_monitoring_run",
     "record_report",
+    "record_training",
     "record_verdict",
     "register_eval_set",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +41,6 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.values)
 
-    def part(self, start: int, stop: int) -> Predictions:
-        """Those of the rows from `start` up to `stop`."""
-        chances = None if self.probabilities is None else self.probabilities[start:stop]
-        return Predictions(self.values[start:stop], chances)
-
 
 class TabularModel:
     """Predicts with a fitted scikit-learn estimator. Safe to share between threads.
@@ -73,31 +68,6 @@ class TabularModel:
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> Predictions:
         """Raises BadRow for the first row that the schema refuses or the model cannot compute."""
         return self.predict_columns(columns_of(self.schema, rows))
-
-    def predict_each(self, batches: Sequence[Sequence[Mapping[str, Any]]]) -> list[Predictions | BadRow]:
-        """Several callers' rows, computed at once; to each caller its predictions, or what is wrong with its rows."""
-        import numpy as np
-
-        checked = [_or_bad_row(columns_of, self.schema, rows) for rows in batches]
-        good = [columns for columns in checked if not isinstance(columns, BadRow)]
-        if not good:
-            return [columns for columns in checked if isinstance(columns, BadRow)]
-        together = {name: np.concatenate([columns[name] for columns in good]) for name in self.schema.names}
-        everything = _or_bad_row(self.predict_columns, together)
-        if isinstance(everything, BadRow):  # rare: one row that cannot be computed must not spoil the others'
-            return [
-                columns if isinstance(columns, BadRow) else _or_bad_row(self.predict_columns, columns)
-                for columns in checked
-            ]
-        answers: list[Predictions | BadRow] = []
-        start = 0
-        for rows, columns in zip(batches, checked, strict=True):
-            if isinstance(columns, BadRow):
-                answers.append(columns)
-            else:
-                answers.append(everything.part(start, start + len(rows)))
-                start += len(rows)
-        return answers
 
     def predict_columns(self, columns: Columns) -> Predictions:
         """columns: as `columns_of` gives them. Raises BadRow for the first row that the model cannot compute: a number
@@ -149,13 +119,6 @@ class TabularModel:
         import pandas as pd
 
         return pd.DataFrame(columns, copy=False)
-
-
-def _or_bad_row(compute: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return compute(*arguments)
-    except BadRow as bad:
-        return bad
 
 
 def _check_finite(numbers: Array) -> None:

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from llmops.errors import CannotRun
-from llmops.tabular import BadRow, Column, Predictions, RowSchema, TabularModel, columns_of
+from llmops.tabular import BadRow, Column, Predictions, RowSchema, TabularModel
 from tests.tabular.fitted import CLASSES, KINDS, NUMBERED, REGRESSION, fitted, frame, rows_of
 
 ROWS = rows_of(frame(20, seed=1))
@@ -79,44 +79,6 @@ def test_a_row_that_the_estimator_refuses_is_named(place: int) -> None:
         model("forest").predict(rows)
 
     assert (refused.value.row, refused.value.column) == (place, None)
-
-
-def test_callers_rows_computed_at_once_are_answered_to_each() -> None:
-    asked = [ROWS[:3], [{**ROW, "sky": "fog"}], [], ROWS[3:5]]
-    ridge = model("ridge")
-
-    first, second, third, fourth = ridge.predict_each(asked)
-
-    assert isinstance(second, BadRow)
-    assert isinstance(first, Predictions)
-    assert isinstance(fourth, Predictions)
-    assert (first.values, third, fourth.values) == (
-        pytest.approx(ridge.predict(ROWS[:3]).values),
-        Predictions([]),
-        pytest.approx(ridge.predict(ROWS[3:5]).values),
-    )
-    assert ridge.predict_each([]) == []
-    assert [type(answer) for answer in ridge.predict_each([[{}], [1]])] == [BadRow, BadRow]  # type: ignore[list-item]
-
-
-def test_probabilities_are_answered_to_each() -> None:
-    logistic = model("logistic", CLASSES)
-
-    first, second = logistic.predict_each([ROWS[:3], ROWS[3:4]])
-
-    whole = logistic.predict(ROWS[:4])
-    assert (first, second) == (whole.part(0, 3), whole.part(3, 4))
-
-
-def test_a_row_that_cannot_be_computed_spoils_no_other_callers() -> None:
-    forest = model("forest")
-
-    first, second, third = forest.predict_each([ROWS[:2], [ROW, {**ROW, "temp": 1e300}], [{}]])
-
-    assert first == forest.predict(ROWS[:2])
-    assert isinstance(second, BadRow)
-    assert second.row == 1
-    assert isinstance(third, BadRow)
 
 
 def test_a_model_is_shared_between_threads() -> None:
@@ -184,7 +146,13 @@ def test_any_json_is_predicted_or_refused_as_a_bad_row(name: str, schema: RowSch
     @settings(max_examples=40, deadline=None)
     @given(st.lists(json_values | rows, max_size=3))
     def check(sent: list[Any]) -> None:
-        (answer,) = made.predict_each([sent])
-        assert isinstance(answer, BadRow) or len(answer) == len(columns_of(schema, sent)["hour"])
+        try:
+            found = made.predict(sent)
+        except BadRow as refused:
+            place = refused.row
+        else:
+            place = 0
+            assert len(found) == len(sent)
+        assert place < max(len(sent), 1)
 
     check()

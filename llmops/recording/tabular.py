@@ -1,0 +1,172 @@
+"""Training runs of tabular models in MLflow: parameters, metrics, figures, data, and the model itself as skops."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmops.recording.cell import shown_param
+from llmops.recording.fluent import start_run
+from llmops.recording.tabular_flavour import log_estimator, quiet_mlflow
+from llmops.registry.store import Store, translated
+from llmops.tabular import RowSchema, Task
+
+DATA_TAG = "llmops.data_sha256"
+_METRICS_AT_A_TIME, _PARAMS_AT_A_TIME, _LONGEST_DIGEST = 1000, 100, 36  # MLflow's limits
+_MLFLOW_TYPES = {"i": "long", "u": "long", "f": "double", "b": "boolean", "M": "datetime"}
+_PARENT_TAG = "mlflow.parentRunId"
+
+
+@dataclass(frozen=True, slots=True)
+class UsedData:
+    """A table that a training run used, as MLflow shows it among the run's datasets.
+
+    frame: a pandas DataFrame. target: the name of its column; None where there is none. sha256: of
+    the table's content; MLflow's digest is its beginning. source: where the table came from. context: what it was used
+    for: `training`, `validation`, `test`.
+    """
+
+    name: str
+    frame: Any
+    sha256: str
+    source: str
+    context: str = "training"
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedTabular:
+    """A trained model in its run. model_uri: `models:/m-…`, as MLflow loads it. sha256: of its `model.skops`, which is
+    the same for an estimator fitted again in the same way. schema: JSON of its RowSchema."""
+
+    run_id: str
+    model_id: str
+    model_uri: str
+    sha256: str
+    schema: Mapping[str, Any] = field(default_factory=dict)
+
+
+def record_training(
+    store: Store,
+    *,
+    experiment: str,
+    run_name: str,
+    estimator: Any,
+    schema: RowSchema,
+    example: Any,
+    parameters: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    figures: Mapping[str, Any] | None = None,
+    files: Mapping[str, Path | str] | None = None,
+    datasets: Sequence[UsedData] = (),
+    tags: Mapping[str, str] | None = None,
+    parent_run_id: str | None = None,
+) -> LoggedTabular:
+    """Writes one training run with the model it made.
+
+    estimator: fitted on a frame with the schema's inputs. example: a frame of a few such rows. metrics: as they are
+    named here; of an interval the ends are metrics too (`rmse_low`, `rmse_high`). figures: matplotlib's, by file name.
+    files: texts, or paths of files to copy, by the name they get. parent_run_id: the run this one stands below, such as
+    that of a search.
+
+    Raises:
+        CannotRun: the estimator cannot be written as skops, or could not be served.
+        StoreUnavailable.
+    """
+    all_tags = {**(tags or {}), **({_PARENT_TAG: parent_run_id} if parent_run_id else {})}
+    experiment_id = store.experiment(experiment)
+    with (
+        translated(f"recording the training of {run_name}"),
+        # nested: a caller may be within a run of its own.
+        start_run(store, experiment_id=experiment_id, run_name=run_name, tags=all_tags, nested=True) as run,
+    ):
+        run_id = str(run.info.run_id)
+        _log_data(store, run_id, datasets)
+        _log_numbers(store, run_id, parameters, metrics)
+        for name, figure in (figures or {}).items():
+            store.client.log_figure(run_id, figure, name)
+        for name, file in (files or {}).items():
+            _log_file(store, run_id, name, file)
+        logged, sha256 = log_estimator(run_id, estimator, schema, example)
+    return LoggedTabular(run_id, str(logged.model_id), str(logged.model_uri), sha256, schema.to_json())
+
+
+def evaluate_tabular(
+    store: Store, run_id: str, logged: LoggedTabular, frame: Any, target: str, task: Task
+) -> Mapping[str, float]:
+    """MLflow's own evaluation of a logged model on a frame with features and target; its metrics and figures are
+    written to the run and shown with the model. Returns the metrics.
+
+    Raises StoreUnavailable.
+    """
+    import mlflow
+
+    # Of classes that are numbers it says at every evaluation that they look like none.
+    logging.getLogger("mlflow.models.evaluation.evaluators.classifier").setLevel(logging.ERROR)
+    with (
+        translated(f"evaluating {logged.model_uri}"),
+        start_run(store, run_id=run_id, nested=True),
+        quiet_mlflow(),
+    ):
+        result = mlflow.models.evaluate(
+            logged.model_uri,
+            frame,
+            targets=target,
+            model_type="regressor" if task == "regression" else "classifier",
+            evaluators="default",
+            evaluator_config={"log_model_explainability": False, "log_explainer": False},
+        )
+    return {name: float(value) for name, value in result.metrics.items()}
+
+
+def _log_data(store: Store, run_id: str, datasets: Sequence[UsedData]) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    inputs = []
+    for used in datasets:
+        columns = [
+            {"type": _MLFLOW_TYPES.get(dtype.kind, "string"), "name": str(name), "required": True}
+            for name, dtype in used.frame.dtypes.items()
+        ]
+        entity = Dataset(
+            used.name,
+            used.sha256[:_LONGEST_DIGEST],
+            "catalogue",
+            json.dumps({"uri": used.source}),
+            schema=json.dumps({"mlflow_colspec": columns}),
+            profile=json.dumps({"num_rows": len(used.frame), "num_elements": int(used.frame.size)}),
+        )
+        tags = {"mlflow.data.context": used.context, DATA_TAG: used.sha256}
+        inputs.append(DatasetInput(entity, [InputTag(name, value) for name, value in tags.items()]))
+    if inputs:
+        store.client.log_inputs(run_id, datasets=inputs)
+
+
+def _log_numbers(store: Store, run_id: str, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    from mlflow.entities import Metric, Param
+
+    now = int(time.time() * 1000)
+    points = [Metric(name, float(value), now, 0) for name, value in metrics.items()]
+    for start in range(0, len(points), _METRICS_AT_A_TIME):
+        store.client.log_batch(run_id, metrics=points[start : start + _METRICS_AT_A_TIME])
+    shown = [Param(name, shown_param(value)) for name, value in parameters.items()]
+    for start in range(0, len(shown), _PARAMS_AT_A_TIME):
+        store.client.log_batch(run_id, params=shown[start : start + _PARAMS_AT_A_TIME])
+
+
+def _log_file(store: Store, run_id: str, name: str, file: Path | str) -> None:
+    """A copied file keeps its bytes, whatever it is."""
+    if isinstance(file, str):
+        store.client.log_text(run_id, file, name)
+        return
+    folder, _, base = name.rpartition("/")
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / base
+        shutil.copyfile(file, copy)
+        store.client.log_artifact(run_id, str(copy), folder or None)
