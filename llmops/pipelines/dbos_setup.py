@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -137,16 +138,14 @@ def _write_warnings_in_one_line() -> None:
         logger.propagate = False
 
 
-class _OneLine(logging.StreamHandler[Any]):
+class _OneLine(logging.Handler):
     """Warnings to stderr, but for those that are told as errors of the run anyway."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.setLevel(logging.WARNING)
+        super().__init__(logging.WARNING)
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(_TOLD_ALREADY)
-
-    def format(self, record: logging.LogRecord) -> str:
-        cause = f": {record.exc_info[1]}" if record.exc_info else ""
-        return " ".join(f"pipelines: {record.getMessage()}{cause}".split())
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if not text.startswith(_TOLD_ALREADY):
+            cause = f": {record.exc_info[1]}" if record.exc_info else ""
+            sys.stderr.write(" ".join(f"pipelines: {text}{cause}".split()) + "\n")

@@ -29,6 +29,7 @@ class Execution:
     pipeline: Pipeline
     cycle: str
     recorder: Recorder
+    tell: Callable[[str], None]
     done: set[int] = field(default_factory=set)
     step: str | None = None
     failure: BaseException | None = None
@@ -95,6 +96,7 @@ class DurableSteps:
 
         def work() -> T:
             done.add(number)
+            self._execution.tell(f"{self._execution.pipeline.name}@{self._execution.cycle}: {name}")
             at, begun = datetime.now(UTC), time.monotonic()
             try:
                 result = as_json(function(*given), f"step {name}: its result")

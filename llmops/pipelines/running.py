@@ -35,7 +35,7 @@ class Pipelines:
     """Runs of pipelines, kept in a database: of the settings' home, or where `LLMOPS_PIPELINES_URL` says.
 
     One run at a time in a process; any number of processes. recorder: where steps are written down for people. tell:
-    gets a line when there is something to wait for.
+    gets a line when a step begins, and when there is something else to wait for.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Pipelines:
     def _run(
         self, pipeline: Pipeline, cycle: str, ref: str, known: PipelineRun | None, given: Mapping[str, Any] | None
     ) -> PipelineRun:
-        execution = Execution(pipeline, cycle, self._recorder)
+        execution = Execution(pipeline, cycle, self._recorder, self._tell)
         failure: BaseException | None = None
         with self._prepared(known, given), launched(self._url, ref, execution.body) as workflow:
             begun_with = as_json(dict(pipeline.complete({})), "inputs") if given is None else given

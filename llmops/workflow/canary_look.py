@@ -1,0 +1,76 @@
+"""A look at a canary's traffic: is the challenger worse than the champion on it?
+
+The monitor compares both by the same tests in each window (`monitoring.decide.arms`). Here they are compared once, over
+all of the canary, and no reference is needed: the champion is it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from monitoring.decide.arms import Arms
+    from monitoring.descriptors import Descriptor
+    from monitoring.store.summaries import Summary
+    from monitoring.stores import Stores
+
+Verdict = Literal["pass", "fail", "inconclusive"]
+
+
+def look(stores: Stores, app: str, since: datetime, until: datetime, minimum_rows: int) -> dict[str, Any] | None:
+    """What is seen of the rows described so far, as `seen` gives it; None while there are too few.
+
+    minimum_rows: of the challenger; the champion needs as many as the monitor's rules ask for. Raises StoreUnavailable.
+    """
+    from monitoring.decide.arms import find_arms
+
+    found = find_arms(stores.reader, app, since, until, stores.config.rules.minimum_rows)
+    enough = [arms for arms in found if arms.kind == "canary" and arms.after.rows >= minimum_rows]
+    return _judged(stores, enough[0]) if enough else None
+
+
+def seen(verdict: Verdict, why: str, canary: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """canary: the comparison, where there was one."""
+    return {"verdict": verdict, "why": why, "canary": canary}
+
+
+def too_few(stores: Stores, app: str, since: datetime, until: datetime, minimum_rows: int) -> str:
+    """How many rows there are, and how many it takes. Raises StoreUnavailable."""
+    from monitoring.store.rows import ARM
+
+    arms = stores.reader.summary(app, since, until, ARM)
+    challenger, champion = (arms[name].rows if name in arms else 0 for name in ("challenger", "champion"))
+    least = stores.config.rules.minimum_rows
+    return (
+        f"too few requests by the deadline: {challenger} of the challenger ({minimum_rows} needed), {champion} of the "
+        f"champion ({least} needed)"
+    )
+
+
+def _judged(stores: Stores, arms: Arms) -> dict[str, Any]:
+    from monitoring.decide.arms import canary_alarms, compare_arms
+
+    rules = stores.config.rules
+    comparison = compare_arms(arms, _known_of(stores, arms), rules, rules.alpha(1))
+    rows = f"{arms.after.rows} requests beside {arms.before.rows} of the champion"
+    if not comparison.alike:
+        why = f"{rows}: the questions of both sides differ, so that they cannot be compared"
+        return seen("inconclusive", why, comparison.to_json())
+    alarms = [raised.alarm.why for raised in canary_alarms(comparison)]
+    if alarms:
+        return seen("fail", f"worse on the same traffic: {'; '.join(alarms)}", comparison.to_json())
+    return seen("pass", f"{rows}: no harmful flag and no latency rose", comparison.to_json())
+
+
+def _known_of(stores: Stores, arms: Arms) -> dict[str, Descriptor]:
+    """What is known of the rows: descriptors, and what users said where they said something."""
+    from monitoring.decide.feedback import FEEDBACK
+
+    said = {name: each for name, each in FEEDBACK.items() if _has(arms.before, name) and _has(arms.after, name)}
+    return {**stores.config.descriptors.descriptors, **said}
+
+
+def _has(summary: Summary, name: str) -> bool:
+    return name in summary.numbers or name in summary.labels
