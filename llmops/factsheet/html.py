@@ -44,10 +44,10 @@ def _standing(sheet: Factsheet) -> str:
 
 
 def _blocks(part: Section) -> Iterator[Markup]:
-    return (_block(block) for block in part.blocks)
+    return (_block(block, part.heading) for block in part.blocks)
 
 
-def _block(block: Block) -> Markup:
+def _block(block: Block, heading: str) -> Markup:
     match block:
         case Note(text):
             return element("p", text)
@@ -57,34 +57,29 @@ def _block(block: Block) -> Markup:
             lines = [element("div", line, class_="line") for line in text.splitlines()]
             return element("figure", element("figcaption", caption), element("div", *lines, class_="diff", dir="auto"))
         case Facts(caption, rows):
-            return _table(caption, ("", ""), rows)
+            return _table(caption or heading, (), rows) if rows else Markup("")
         case Table(caption, columns, rows):
-            return _table(caption, columns, rows)
+            return _table(caption, columns, rows) if rows else Markup("")
         case Means(caption, rows):
             return _means(caption, rows)
 
 
 def _table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
-    """The first cell of each line is its heading; columns whose name ends in `#` are set right."""
-    if not rows:
-        return Markup("")
-    kinds = ["figure" if column.endswith("#") else None for column in columns]
+    """The first cell of each line is its heading; columns whose name ends in `#` are set right. Without columns the
+    lines are names and values, which may be of any length."""
+    kinds = ["figure" if column.endswith("#") else None for column in columns] or [None, None]
     head = [
         element("th", column.removesuffix("#"), scope="col", class_=kind)
-        for column, kind in zip(columns, kinds, strict=True)
+        for column, kind in zip(columns, kinds, strict=False)
     ]
-    lines = [
-        element(
-            "tr",
-            element("th", element("bdi", row[0]), scope="row"),
-            *(
-                element("td", element("bdi", cell), class_=kind)
-                for cell, kind in zip(row[1:], kinds[1:], strict=True)
-            ),
-        )
-        for row in rows
+    return table(caption, head, (_line(row, kinds) for row in rows), "" if columns else "sides")
+
+
+def _line(row: Sequence[str], kinds: Sequence[str | None]) -> Markup:
+    cells = [
+        element("td", element("bdi", cell), class_=kind) for cell, kind in zip(row[1:], kinds[1:], strict=True)
     ]  # fmt: skip
-    return table(caption, head, lines, "sides")
+    return element("tr", element("th", element("bdi", row[0]), scope="row"), *cells)
 
 
 def _means(caption: str, rows: Sequence[tuple[str, str, Metric]]) -> Markup:

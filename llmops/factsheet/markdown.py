@@ -12,7 +12,7 @@ from llmops.factsheet.layout import Block, Facts, Means, Note, Points, Quoted, T
 # What means something to Markdown wherever it stands; at the beginning of a line; and between characters that are no
 # part of a word. Whatever else stays as it is, so that `rouge_l` and `qa@2` can be read.
 _EVERYWHERE = re.compile(r"""[\\`*<>\[\]|~$]|&(?=#|\w)|(?<![^\W_])_|_(?![^\W_])|(?<!\w)@""")
-_AT_THE_START = re.compile(r"^(\d{0,9})([-+=#.)])")
+_AT_THE_START = re.compile(r"^(\d{1,9}(?=[.)](?:\s|$))|(?=[-+=#]))")
 _ENTITY_FOR = {"@": "&#64;", "$": "&#36;"}  # a backslash would not keep GitHub from these
 
 
@@ -28,7 +28,7 @@ def markdown(sheet: Factsheet) -> str:
 
 def readable(text: str) -> str:
     """The text in one line, such that Markdown shows it as it is, wherever it stands."""
-    return _AT_THE_START.sub(r"\1\\\2", cell(text))
+    return _AT_THE_START.sub(r"\1\\", cell(text))
 
 
 def cell(text: str) -> str:
