@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from llmops.production_log import VoteCounts
+from llmops.production_log import VoteCounts, read_predictions
 from service.caller import Caller
 from service.feedback import FeedbackRequest, _own
+from tests.service.tabular_models import WINE, Classes, Hours, row
+from tests.service.tabular_models import version as bike
 
 
 @pytest.fixture
@@ -165,3 +168,80 @@ def test_many_opinions_at_once_are_all_kept(gateway, give, answered):
         thread.join()
     (record,) = gateway.log.read(feedback=True)
     assert sorted(feedback.score for feedback in record.feedback) == list(range(12))
+
+
+BIKES = {
+    "tabular": [bike(1, "champion"), bike(1, "champion", name="wine", schema=WINE)],
+    "open_tabular": lambda asked: Classes() if asked.name == "wine" else Hours(),
+}
+
+
+@pytest.fixture(scope="module")
+def predicting(serve_shared, release):
+    with serve_shared(release(1, "champion"), **BIKES) as gateway:
+        yield gateway
+
+
+def predict(gateway, model="bike", rows=None) -> str:
+    """The request id of a prediction."""
+    return gateway.http.post(f"/v1/predict/{model}", json={"rows": rows or [row(7), row(8)]}).headers["x-request-id"]
+
+
+def tell(gateway, request_id, truth, **fields):
+    return gateway.http.post("/v1/feedback", json={"request_id": request_id, "truth": truth, **fields})
+
+
+def test_truths_come_late_and_the_last_ones_count(predicting):
+    asked = predict(predicting)
+    for truth in ([7, None], [7.5, 8]):
+        reply = tell(predicting, asked, truth)
+        assert (reply.status_code, reply.json()["truth"]) == (200, truth)
+    (found,) = (each for each in read_predictions(predicting.log, "bike") if each.request_id == asked)
+    assert (found.predictions, found.truth) == ([7.0, 8.0], [7.5, 8])
+
+
+def test_a_truth_sent_again_with_its_key_is_stored_once_and_another_one_refused(predicting):
+    asked = predict(predicting)
+    first, again = (tell(predicting, asked, [1, 2], key="k") for _ in range(2))
+    assert first.json() == again.json()
+    assert tell(predicting, asked, [1, 3], key="k").status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("truth", "param", "words"),
+    [
+        ([1], "truth", "each of the request's 2 rows, not 1"),
+        ([1, 2, 3], "truth", "not 3"),
+        ([1, "two"], "truth[1]", "must be a number, as was predicted, or null"),
+        ([True, 2], "truth[0]", "must be a number"),
+        ([[1], 2], "truth[0]", "true, false or null"),
+        ([1, "a\x00b"], "truth[1]", "null"),
+        ([], "truth", "at least 1"),
+        ({}, "truth", "list"),
+        ([1] * 10_001, "truth", "at most 10000"),
+    ],
+)
+def test_a_truth_that_does_not_fit_the_prediction_is_refused_by_name(predicting, truth, param, words):
+    reply = tell(predicting, predict(predicting), truth)
+    assert (reply.status_code, problem(reply)["param"]) == (400, param)
+    assert words in problem(reply)["message"]
+
+
+def test_a_class_may_be_one_that_was_not_predicted_and_must_be_of_its_kind(predicting):
+    asked = predict(predicting, "wine", [{"alcohol": 12}])
+    assert tell(predicting, asked, [2]).status_code == 200
+    assert tell(predicting, asked, ["red"]).status_code == 400
+
+
+def test_an_answer_that_is_no_prediction_has_no_truth(predicting):
+    asked = predicting.chat().headers["x-request-id"]
+    reply = tell(predicting, asked, [1])
+    assert (reply.status_code, problem(reply)["param"]) == (400, "truth")
+    assert problem(tell(predicting, "req_nowhere", [1]))["code"] == "not_found"
+
+
+def test_a_prediction_whose_rows_are_gone_still_counts_them(predicting):
+    asked = predict(predicting)
+    predicting.log.delete_texts(datetime.now(UTC) + timedelta(hours=1))
+    assert tell(predicting, asked, [1]).status_code == 400
+    assert tell(predicting, asked, [1, 2]).status_code == 200
