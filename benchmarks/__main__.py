@@ -21,6 +21,7 @@ PARTS = {
     "monitoring-verdict": "benchmarks.monitoring.verdict",
     "monitoring-alarms": "benchmarks.monitoring.simulation",
     "monitoring-replay": "benchmarks.monitoring.real_replay",
+    "predict": "benchmarks.labs.predict",
 }
 
 

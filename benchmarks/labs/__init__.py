@@ -1,0 +1,1 @@
+"""Benchmarks of the labs and of what serves their models."""
