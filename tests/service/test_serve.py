@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import psutil
@@ -17,10 +17,13 @@ from llmops.errors import StoreUnavailable, UsageError
 from llmops.production_log import ProductionLog
 from llmops.prompt_file import parse_prompt
 from llmops.settings import Settings
-from llmops.versions import ModelVersion
+from llmops.tabular import Column, RowSchema
+from llmops.versions import ModelVersion, TabularVersion
 from service.serve import _RegistryOnDemand, serve
 from tests.service.conftest import PROMPT
 from tests.service.test_server import free_port
+
+HOURS = RowSchema((Column("hour", "integer"), Column("temperature", "number")), Column("count", "number"), "regression")
 
 
 @pytest.fixture
@@ -114,6 +117,61 @@ def test_a_registry_is_opened_by_the_first_look_and_asked_again_after_a_failure(
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
             source.registered()
+
+
+@pytest.fixture
+def train(tmp_path) -> Callable[..., TabularVersion]:
+    """`train(alpha)`: registers a fitted model of the bikes and makes it the champion."""
+    from llmops.recording import record_training
+    from llmops.registry import Registry
+
+    registry = Registry(Settings(home=tmp_path))
+
+    def trained(alpha: float) -> TabularVersion:
+        import pandas as pd
+        from sklearn.compose import ColumnTransformer
+        from sklearn.linear_model import Ridge
+        from sklearn.pipeline import Pipeline
+
+        table = pd.DataFrame({"hour": [1, 2, 3, 4], "temperature": [1.0, 0.0, 2.0, 5.0]})
+        kept = ColumnTransformer([("kept", "passthrough", list(table))])
+        estimator = Pipeline([("kept", kept), ("ridge", Ridge(alpha=alpha))]).fit(table, [1.0, 2.0, 3.0, 4.0])
+        told = {"experiment": "bike", "run_name": "ridge", "parameters": {}, "metrics": {}}
+        logged = record_training(registry.store, estimator=estimator, schema=HOURS, example=table[:1], **told)
+        version, _ = registry.tabular_versions.register("bike", logged)
+        registry.tabular_versions.promote(version, why="a test")
+        return version
+
+    return trained
+
+
+def predict(http: httpx.Client) -> httpx.Response:
+    """Over a connection of its own, so that any worker may answer."""
+    body = {"rows": [{"hour": 2, "temperature": 0.0}]}
+    return httpx.post(http.base_url.join("/v1/predict/bike"), json=body, timeout=10)
+
+
+@pytest.mark.slow
+def test_the_registrys_tabular_models_are_served_by_every_worker_without_an_engine(tmp_path, train, wait_until):
+    train(0.0)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LLMOPS_")}
+    with serving({**clean, "LLMOPS_HOME": str(tmp_path)}) as (_, http):
+        wait_until(lambda: status(http) == 200, 90)
+        statuses = set()
+
+        def all_answer(ref: str) -> bool:
+            replies = [predict(http) for _ in range(16)]
+            statuses.update(reply.status_code for reply in replies)
+            return {reply.headers.get("x-llmops-model") for reply in replies} == {ref}
+
+        wait_until(lambda: all_answer("bike@1"))
+        assert predict(http).json()["predictions"] == [pytest.approx(2.0)]
+        told = http.get("/readyz").json()
+        assert (told["tabular"]["loaded"], told["engines"]["loaded"]) == (["bike@1"], [])
+        train(100.0)
+        wait_until(lambda: all_answer("bike@2"))
+        assert predict(http).json()["predictions"] != [pytest.approx(2.0)]
+        assert statuses == {200}
 
 
 def test_fewer_than_one_worker_is_a_usage_error():
