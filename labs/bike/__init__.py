@@ -1,0 +1,1 @@
+"""How many bicycles are rented in Washington D.C. in an hour, from the calendar and the weather."""

@@ -1,0 +1,168 @@
+"""Search and fit: each candidate's parameters by cross-validation on the training rows alone, then a model of the best.
+The rows held out are looked at once, at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from labs.candidates import Candidate, Parameters
+from labs.evaluation import Estimate
+from labs.labelled_rows import LabelledRows
+from llmops.tabular import RowSchema
+
+Fold = tuple[Sequence[int], Sequence[int]]
+"""Positions of the rows to fit on, and of those to judge on."""
+Loss = Callable[[Any, Any], float]
+"""Of (truth, predictions); less is better."""
+Evaluate = Callable[[LabelledRows, Any], dict[str, Estimate]]
+"""The metrics of predictions for rows, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One combination of parameters. losses: one for each fold."""
+
+    parameters: Parameters
+    losses: tuple[float, ...]
+
+    @property
+    def loss(self) -> float:
+        """The mean over the folds."""
+        return sum(self.losses) / len(self.losses)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Every combination tried of one candidate. The first of equally good ones is the best: grids begin with what is
+    simpler."""
+
+    candidate: Candidate
+    trials: tuple[Trial, ...]
+
+    @property
+    def best(self) -> Trial:
+        return min(self.trials, key=lambda trial: trial.loss)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "candidate": self.candidate.name,
+            "description": self.candidate.description,
+            "best": dict(self.best.parameters),
+            "loss": self.best.loss,
+            "trials": [
+                {"parameters": dict(trial.parameters), "loss": trial.loss, "losses": list(trial.losses)}
+                for trial in self.trials
+            ],
+        }
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Trained:
+    """A fitted model with all that is known of it.
+
+    estimator: fitted on `training`, and on nothing else. predictions: for the rows held out, a numpy array. metrics: on
+    the rows held out. search: how its parameters were found; None where they were given.
+    """
+
+    candidate: Candidate
+    parameters: Parameters
+    estimator: Any
+    schema: RowSchema
+    training: LabelledRows
+    holdout: LabelledRows
+    predictions: Any
+    metrics: dict[str, Estimate]
+    search: Search | None = None
+
+    @property
+    def name(self) -> str:
+        return self.candidate.name
+
+
+def search(candidate: Candidate, rows: LabelledRows, folds: Sequence[Fold], loss: Loss) -> Search:
+    """Tries every combination of the candidate's parameters on every fold."""
+    trials = []
+    with one_thread():
+        for parameters in candidate.combinations():
+            by_fold = [list(_losses(candidate, parameters, rows, fold, loss)) for fold in folds]
+            trials += [
+                Trial(candidate.with_size(parameters, size), tuple(of_size))
+                for size, *of_size in zip(candidate.sizes, *by_fold, strict=True)
+            ]
+    return Search(candidate, tuple(trials))
+
+
+def train(
+    candidate: Candidate,
+    parameters: Parameters,
+    schema: RowSchema,
+    training: LabelledRows,
+    holdout: LabelledRows,
+    evaluate: Evaluate,
+    *,
+    found_by: Search | None = None,
+) -> Trained:
+    """Fits a model on the training rows and judges it on those held out."""
+    estimator = candidate.build(parameters)
+    with one_thread():
+        estimator.fit(training.features, training.truth)
+        predictions = estimator.predict(holdout.features)
+    metrics = evaluate(holdout, predictions)
+    return Trained(
+        candidate, dict(parameters), estimator, schema, training, holdout, predictions, metrics, found_by
+    )
+
+
+def train_all(
+    candidates: Sequence[Candidate],
+    schema: RowSchema,
+    training: LabelledRows,
+    holdout: LabelledRows,
+    folds: Sequence[Fold],
+    loss: Loss,
+    evaluate: Evaluate,
+) -> tuple[Trained, ...]:
+    """A model of each candidate with its best parameters, in the order of the candidates."""
+    models = []
+    for candidate in candidates:
+        found = search(candidate, training, folds, loss)
+        best = found.best.parameters
+        models.append(train(candidate, best, schema, training, holdout, evaluate, found_by=found))
+    return tuple(models)
+
+
+def best_of(models: Sequence[Trained]) -> Trained:
+    """The model with the least loss in cross-validation: choosing by the rows held out would make their metrics look
+    better than they are. The first of equally good ones."""
+    return min(models, key=lambda model: model.search.best.loss if model.search else float("inf"))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Gradient boosting's own threads wait for each other in a loop; on cores that others use too this takes many times
+    longer than one thread does."""
+    import sklearn.ensemble  # noqa: F401 - loads the threads' library, which is limited only once it is there
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with threadpool_limits(1):
+        yield
+
+
+def _losses(
+    candidate: Candidate, parameters: Parameters, rows: LabelledRows, fold: Fold, loss: Loss
+) -> Iterator[float]:
+    """The loss for each size in turn, of one model that grows."""
+    fit_on, judge_on = (list(positions) for positions in fold)
+    estimator = candidate.build(candidate.with_size(parameters, candidate.sizes[0]))
+    for size in candidate.sizes:
+        if candidate.growing:
+            _last_step(estimator).set_params(**{candidate.growing: size, "warm_start": True})
+        estimator.fit(rows.features.iloc[fit_on], rows.truth[fit_on])
+        yield loss(rows.truth[judge_on], estimator.predict(rows.features.iloc[judge_on]))
+
+
+def _last_step(estimator: Any) -> Any:
+    return estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator

@@ -1,0 +1,1 @@
+"""Which of three cultivars a wine is made of, from its chemical analysis."""
