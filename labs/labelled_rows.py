@@ -52,6 +52,10 @@ class LabelledRows:
             tags={tag: tuple(values[i] for i in chosen) for tag, values in self.tags.items()},
         )
 
+    def monitored(self, predictions: Sequence[Any]) -> Any:
+        """Features with what the monitor reads besides: `prediction`, `truth`, and `block`, the cluster."""
+        return self.features.assign(prediction=predictions, truth=self.truth, block=list(self.clusters))
+
     def rows(self) -> list[dict[str, Any]]:
         """The features as a request holds them: plain numbers and texts by column name."""
         columns = {name: self.features[name].tolist() for name in self.features.columns}

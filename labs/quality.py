@@ -1,5 +1,4 @@
-"""What was wrong with a file of data and what was done about it: every row dropped, value repaired or imputed, counted.
-"""
+"""What was wrong with a file of data and what was done about it, every row and value counted."""
 
 from __future__ import annotations
 
@@ -8,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Kind = Literal["dropped", "imputed", "repaired", "missing", "suspect", "checked"]
-"""dropped: rows left out. imputed: values put where there was none. repaired: values written in another form, or worked
-out from others. missing: what should be there and is not. suspect: values kept that are hard to believe. checked: values
-that were compared with what they must be, and agree."""
+"""dropped: rows left out. imputed: values put where there was none. repaired: values that were wrong, or in the wrong
+place. missing: what should be there and is not. suspect: values kept that are hard to believe. checked: values compared
+with what they must be, that agree."""
 
 
 @dataclass(frozen=True, slots=True)

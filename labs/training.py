@@ -111,9 +111,7 @@ def train(
         estimator.fit(training.features, training.truth)
         predictions = estimator.predict(holdout.features)
     metrics = evaluate(holdout, predictions)
-    return Trained(
-        candidate, dict(parameters), estimator, schema, training, holdout, predictions, metrics, found_by
-    )
+    return Trained(candidate, dict(parameters), estimator, schema, training, holdout, predictions, metrics, found_by)
 
 
 def train_all(

@@ -38,9 +38,7 @@ def load_bike(settings: Settings, source: str | None = None) -> BikeData:
     """
     fetched = fetch_data("bike", settings, source)
     table, rows_read, findings = clean(fetched.path)
-    report = QualityReport(
-        fetched.source, fetched.sha256, rows_read, len(table), tuple(findings), profiles(table)
-    )
+    report = QualityReport(fetched.source, fetched.sha256, rows_read, len(table), tuple(findings), profiles(table))
     return BikeData(table, report, fetched)
 
 
@@ -121,12 +119,16 @@ def _looked_at(table: Any) -> Iterator[Finding]:
     import pandas as pd
 
     hours = pd.date_range(table["date"].min(), table["date"].max() + pd.Timedelta(hours=23), freq="h")
-    yield from found("missing", None, len(hours) - len(table), "hours without a row, mostly at night and in storms; not filled in")
+    yield from found(
+        "missing", None, len(hours) - len(table), "hours without a row, mostly at night and in storms; not filled in"
+    )
     yield from found("suspect", "humidity", (table["humidity"] == 0).sum(), "a humidity of 0: a sensor's failure; kept")
     apart = ((table["temp"] * 47 - 8) - (table["atemp"] * 66 - 16)).abs() > 12
     yield from found("suspect", "atemp", apart.sum(), "felt as more than 12 °C from the temperature; kept")
     should = (table["weekday"].between(1, 5) & (table["holiday"] == 0)).astype("int64")
-    yield from found("suspect", "workingday", (should != table["workingday"]).sum(), "against weekday and holiday; kept")
+    yield from found(
+        "suspect", "workingday", (should != table["workingday"]).sum(), "against weekday and holiday; kept"
+    )
     yield Finding("checked", "count", len(table), "are the sum of casual and registered")
 
 

@@ -47,8 +47,6 @@ def evaluate(rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
     return regression_metrics(rows.truth, predictions, rows.clusters)
 
 
-def judge_challenger(
-    challenger: tuple[str, Any], champion: tuple[str, Any] | None, holdout: LabelledRows
-) -> Judgement:
+def judge_challenger(challenger: tuple[str, Any], champion: tuple[str, Any] | None, holdout: LabelledRows) -> Judgement:
     """The gate's verdict. challenger, champion: a name and the predictions for the rows held out."""
     return judge(challenger, champion, holdout, SCORERS, RULES)

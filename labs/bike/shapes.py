@@ -82,7 +82,7 @@ def _number(text: str) -> float:
 
 
 def _date(text: str) -> datetime.datetime:
-    day = datetime.datetime.strptime(text, "%Y-%m-%d")  # noqa: DTZ007 - a calendar date, in no time zone
+    day = datetime.datetime.strptime(text, "%Y-%m-%d")
     if not _YEARS[0] <= day.year <= _YEARS[1]:
         raise ValueError(text)
     return day

@@ -49,8 +49,8 @@ class Halves:
 
 
 def load_wine(settings: Settings, source: str | None = None) -> WineData:
-    """Reads and checks the wines. source: `file:PATH` of a file in the shape of scikit-learn's `wine_data.csv`; that one
-    when None.
+    """Reads and checks the wines. source: `file:PATH` of a file in the shape of scikit-learn's `wine_data.csv`, which
+    is read when None.
 
     Raises:
         CannotRun: cannot be read. Corrupted: other bytes than the catalogue's. BadFile: names line and field.

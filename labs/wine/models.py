@@ -37,7 +37,7 @@ def train_challenger(batches: Sequence[Batch], candidate: Candidate, parameters:
         raise UsageError("a challenger needs a batch whose cultivars are known")
     rows = joined(f"wine {batches[0].name} to {batches[-1].name}", [batch.rows for batch in batches])
     judging = _every_other_wine(rows)
-    positions = {True: [], False: []}  # type: dict[bool, list[int]]
+    positions: dict[bool, list[int]] = {True: [], False: []}
     for position, wine in enumerate(rows.clusters):
         positions[wine in judging].append(position)
     if not positions[True] or not positions[False]:
@@ -61,9 +61,7 @@ def evaluate(rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
     return classification_metrics(rows.truth, predictions, rows.clusters)
 
 
-def judge_challenger(
-    challenger: tuple[str, Any], champion: tuple[str, Any] | None, holdout: LabelledRows
-) -> Judgement:
+def judge_challenger(challenger: tuple[str, Any], champion: tuple[str, Any] | None, holdout: LabelledRows) -> Judgement:
     """The gate's verdict. challenger, champion: a name and the predictions for the rows held out."""
     return judge(challenger, champion, holdout, SCORERS, RULES)
 

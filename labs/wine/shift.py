@@ -1,10 +1,10 @@
 """A stream of wines to monitor, in which the laboratory changes its instrument half-way.
 
 The data has no time, so its drift is made, and said to be. From one batch on, four columns come from another
-spectrophotometer: it measures a sample diluted to half (`color_intensity` halves), against a blank that was not
-subtracted (`flavanoids`, `od280/od315_of_diluted_wines` and `hue` read higher by a constant). Nothing else changes, the
-wines least of all: `RECALIBRATION` is the whole truth of it, and a model trained on readings of the new instrument is as
-good as the first was on the old.
+spectrophotometer: it measures a sample diluted to half (`color_intensity` halves), and its blank is not subtracted
+(`flavanoids`, `od280/od315_of_diluted_wines` and `hue` read higher by a constant). Nothing else changes, the wines
+least of all: `RECALIBRATION` is the whole truth of it, and a model trained on readings of the new instrument is as good
+as the first was on the old.
 
 Each batch is drawn with replacement from the wines held out, so that no model saw them, and each reading gets the
 instrument's noise. Two readings of one wine are not independent: they share their cluster.
@@ -71,7 +71,7 @@ def _batch(holdout: LabelledRows, plan: Stream, number: int) -> Batch:
     import numpy as np
 
     generator = np.random.default_rng([plan.seed, number])
-    drawn = generator.integers(0, len(holdout), plan.rows)
+    drawn = generator.integers(0, len(holdout), plan.rows).tolist()
     noise = 1 + NOISE * generator.standard_normal((plan.rows, holdout.features.shape[1]))
     shifted = number >= plan.shifted_from
     rows = holdout.take(f"wine batch {number:02d}", drawn)

@@ -21,9 +21,18 @@ Pairs = Mapping[tuple[str, str], int]
 
 
 def confusion_png(pairs: Pairs) -> bytes:
-    """The picture of how often each (expected, said) pair occurred: a row for each expected class, a column for each
-    class said, coloured by the share of the row. Of more than 40 classes the 30 with most errors are shown, and what
-    was said besides them stands under `(other)`."""
+    """The picture of `confusion_figure`."""
+    picture = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box in its place will do
+        confusion_figure(pairs).savefig(picture, format="png")
+    return picture.getvalue()
+
+
+def confusion_figure(pairs: Pairs) -> Any:
+    """A matplotlib Figure of how often each (expected, said) pair occurred: a row for each expected class, a column for
+    each class said, coloured by the share of the row. Of more than 40 classes the 30 with most errors are shown, and
+    what was said besides them stands under `(other)`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -45,11 +54,7 @@ def confusion_png(pairs: Pairs) -> bytes:
             if n:
                 colour = "white" if shares[y][x] > 0.5 else "black"
                 axes.text(x, y, str(n), ha="center", va="center", fontsize=7, color=colour)
-    picture = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box in its place will do
-        figure.savefig(picture, format="png")
-    return picture.getvalue()
+    return figure
 
 
 def _shown(pairs: Pairs) -> tuple[list[str], list[str], str]:
