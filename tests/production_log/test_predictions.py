@@ -65,7 +65,8 @@ def test_a_classifier_has_a_probability_for_each_class(log):
     assert (found.predictions, found.probabilities) == ([1, 0], probabilities)
 
 
-def test_the_truth_said_last_counts_and_unsaid_rows_have_none(log):
+def test_the_truth_said_last_counts_and_unsaid_rows_have_none(any_log):
+    log = any_log
     log.append([predicted(0), predicted(1)])
     log.add_feedback(told((1.0, None)))
     log.add_feedback(told(None, score=1.0))
@@ -115,22 +116,21 @@ def test_a_record_that_is_no_prediction_though_it_says_so_is_named(log, fields):
         list(read_predictions(log, "bike"))
 
 
-def test_feedback_of_an_older_log_is_kept_and_takes_truths(tmp_path):
-    url = f"sqlite:///{tmp_path / 'log.db'}"
-    log = ProductionLog(url)
+def test_feedback_of_an_older_log_is_kept_and_takes_truths(log_url):
+    log = ProductionLog(log_url)
     log.append([predicted()])
     log.add_feedback(told(None, score=1.0))
     log.close()
-    engine = open_engine(url)
+    engine = open_engine(log_url)
     with engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE feedback DROP COLUMN truth")
     engine.dispose()
     for _ in range(2):
-        log = ProductionLog(url)
+        log = ProductionLog(log_url)
         (record,) = log.read(feedback=True)
         assert (record.feedback[0].score, record.feedback[0].truth) == (1.0, None)
         log.close()
-    log = ProductionLog(url)
+    log = ProductionLog(log_url)
     log.add_feedback(told((1.0, 2.0)))
     assert next(read_predictions(log, "bike")).truth == [1.0, 2.0]
     log.close()
