@@ -1,8 +1,8 @@
-"""Folders of models as MLflow writes them."""
+"""Folders of models as MLflow writes them, and quiet for the cores of whoever else tests here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,14 @@ import pytest
 from llmops.tabular import RowSchema
 from llmops.tabular.storage import SCHEMA_KEY
 from tests.tabular.fitted import REGRESSION
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture

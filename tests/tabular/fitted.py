@@ -124,7 +124,7 @@ CLASSIFIERS = ("boosting", "forest", "logistic", "majority", "sigmoid", "isotoni
 KINDS = [
     *((name, REGRESSION) for name in REGRESSORS),
     *((name, CLASSES) for name in CLASSIFIERS),
-    *((name, NUMBERED) for name in CLASSIFIERS),
+    *((name, NUMBERED) for name in ("boosting", "logistic", "isotonic")),
 ]
 
 
