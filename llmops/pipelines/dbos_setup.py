@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.engine import URL
 
 from llmops.errors import CannotRun
-from llmops.pipelines.database import SCHEMA, translated
+from llmops.pipelines.database import SCHEMA, prepare, translated
 from llmops.pipelines.pipeline import told
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def launched(url: URL, queue: str, body: Callable[..., Any]) -> Iterator[Any]:
         raise CannotRun("a pipeline runs in this process already: run one after the other")
     _write_warnings_in_one_line()
     try:
+        prepare(url)
         with translated(url):
             config: DBOSConfig = {
                 "name": _APPLICATION,

@@ -6,7 +6,7 @@ all of the canary, and no reference is needed: the champion is it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 
-def look(stores: Stores, app: str, since: datetime, until: datetime, minimum_rows: int) -> dict[str, Any] | None:
+def look(
+    stores: Stores, app: str, since: datetime, until: datetime, minimum_rows: int, accepted: Sequence[str] = ()
+) -> dict[str, Any] | None:
     """What is seen of the rows described so far, as `seen` gives it; None while there are too few.
 
-    minimum_rows: of the challenger; the champion needs as many as the monitor's rules ask for. Raises StoreUnavailable.
+    minimum_rows: of the challenger; the champion needs as many as the monitor's rules ask for. accepted: descriptors
+    that may be worse, such as the latency of a longer prompt. Raises StoreUnavailable.
     """
     from monitoring.decide.arms import find_arms
 
     found = find_arms(stores.reader, app, since, until, stores.config.rules.minimum_rows)
     enough = [arms for arms in found if arms.kind == "canary" and arms.after.rows >= minimum_rows]
-    return _judged(stores, enough[0]) if enough else None
+    return _judged(stores, enough[0], accepted) if enough else None
 
 
 def seen(verdict: Verdict, why: str, canary: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def too_few(stores: Stores, app: str, since: datetime, until: datetime, minimum_
     )
 
 
-def _judged(stores: Stores, arms: Arms) -> dict[str, Any]:
+def _judged(stores: Stores, arms: Arms, accepted: Sequence[str]) -> dict[str, Any]:
     from monitoring.decide.arms import canary_alarms, compare_arms
 
     rules = stores.config.rules
@@ -58,10 +61,11 @@ def _judged(stores: Stores, arms: Arms) -> dict[str, Any]:
     if not comparison.alike:
         why = f"{rows}: the questions of both sides differ, so that they cannot be compared"
         return seen("inconclusive", why, comparison.to_json())
-    alarms = [raised.alarm.why for raised in canary_alarms(comparison)]
-    if alarms:
-        return seen("fail", f"worse on the same traffic: {'; '.join(alarms)}", comparison.to_json())
-    return seen("pass", f"{rows}: no harmful flag and no latency rose", comparison.to_json())
+    alarms = [raised.alarm for raised in canary_alarms(comparison)]
+    if refused := [alarm.why for alarm in alarms if alarm.what not in accepted]:
+        return seen("fail", f"worse on the same traffic: {'; '.join(refused)}", comparison.to_json())
+    rose = f" but {', '.join(alarm.what for alarm in alarms)}, which is accepted" if alarms else ""
+    return seen("pass", f"{rows}: no harmful flag and no latency rose{rose}", comparison.to_json())
 
 
 def _known_of(stores: Stores, arms: Arms) -> dict[str, Descriptor]:

@@ -44,14 +44,12 @@ class _Lifecycle:
         self.steps.do("evaluate", self.work.evaluate, given["suite"], plan)
         gate = self.steps.do("gate", self.work.gate, given["suite"], plan)
         if gate["verdict"] != "pass":
-            told = f"not promoted: the gate says {gate['verdict']}: {'; '.join(gate['reasons'])}"
+            told = f"is not promoted: the gate says {gate['verdict']}: {'; '.join(gate['reasons'])}"
             return _result(plan, gate["verdict"], "not promoted", f"{plan['challenger']} {told}", gate=gate)
         if plan["champion"] is None:
             return self._promoted(plan, gate, None)
         canary = self.steps.do("canary", self.work.canary, plan, given["canary"])
-        seen = self.steps.do(
-            "monitor", self.work.monitor, plan, canary, given["minimum_rows"], given["deadline_seconds"]
-        )
+        seen = self.steps.do("monitor", self.work.monitor, plan, canary, *(given[name] for name in _LOOK))
         return self._promoted(plan, gate, seen) if seen["verdict"] == "pass" else self._rolled_back(plan, gate, seen)
 
     def _promoted(self, plan: Mapping[str, Any], gate: Any, seen: Any) -> dict[str, Any]:
@@ -104,6 +102,14 @@ def _seconds(name: str, value: Any) -> float:
     return float(value)
 
 
+def _names(name: str, value: Any) -> list[str]:
+    """A list, or text with commas."""
+    names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(each, str) and each for each in names):
+        raise UsageError(f"{name}: must be names of descriptors, not {value!r}")
+    return names
+
+
 _INPUTS: dict[str, tuple[Any, Callable[[str, Any], Any]]] = {
     "suite": ("qa", _text),
     "app": ("assistant", _text),
@@ -112,8 +118,10 @@ _INPUTS: dict[str, tuple[Any, Callable[[str, Any], Any]]] = {
     "canary": (0.1, _share),
     "minimum_rows": (200, _rows),
     "deadline_seconds": (86_400, _seconds),
+    "accept": ([], _names),
 }
 _PLANNED = ("suite", "app", "prompt", "model")
+_LOOK = ("minimum_rows", "deadline_seconds", "accept")
 
 
 def completed(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +129,8 @@ def completed(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
     suite: what is evaluated and gated. app: whose release it is. prompt: `NAME@V`, by default the newest version of the
     suite's. model: `NAME@V`, by default the suite's. canary: share of plain traffic. minimum_rows: requests that the
-    challenger must have answered before the monitor looks. deadline_seconds: how long to wait for them.
+    challenger must have answered before the monitor looks. deadline_seconds: how long to wait for them. accept:
+    descriptors of the monitor that may be worse, such as `first_token_ms` where a longer prompt is wanted.
 
     Raises UsageError: an unknown input, or one of a wrong kind.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +104,12 @@ class LlmSteps:
         return {"since": since.isoformat(), "traffic": policy.to_mapping()}
 
     def monitor(
-        self, plan: Plan, canary: Mapping[str, Any], minimum_rows: int, deadline_seconds: float
+        self,
+        plan: Plan,
+        canary: Mapping[str, Any],
+        minimum_rows: int,
+        deadline_seconds: float,
+        accepted: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Waits for the canary's traffic, then compares challenger and champion on it, once.
 
@@ -122,7 +127,7 @@ class LlmSteps:
                     return seen("inconclusive", f"{plan['challenger']} is no challenger any more")
                 until = self._now()
                 stores.ingest()
-                if (found := look(stores, plan["app"], since, until, minimum_rows)) is not None:
+                if (found := look(stores, plan["app"], since, until, minimum_rows, accepted)) is not None:
                     return found
                 if until >= deadline:
                     return seen("inconclusive", too_few(stores, plan["app"], since, until, minimum_rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -140,6 +141,23 @@ def traffic(path: Path, refused: float) -> None:
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
+def in_the_background(*arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "llmops.cli", "pipeline", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def kill_while_it_waits(llmops: Run, *arguments: str) -> None:
+    """Runs cycle b of `llm` and kills it in its step `monitor`."""
+
+    def waits() -> bool:
+        shown = llmops("pipeline", "show", "llm@b", "--json").json
+        return len(shown.get("steps", ())) == 4 and shown["status"] == "running"
+
+    with in_the_background("run", "llm", *arguments) as killed:
+        wait_for(waits)
+        killed.kill()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("refused", "code", "serves"), [(0.0, 0, 2), (0.4, 1, 1)])
 def test_imported_canary_traffic_decides_and_a_kill_while_waiting_changes_nothing(
@@ -147,21 +165,12 @@ def test_imported_canary_traffic_decides_and_a_kill_while_waiting_changes_nothin
 ) -> None:
     assert llmops("pipeline", "run", "llm", "--cycle", "a", *GIVEN).code == 0
     (lifecycle / "v2.md").write_text(prompt_text("Be kind."))
-    command = [sys.executable, "-m", "llmops.cli", "pipeline", "run", "llm", "--cycle", "b", *GIVEN]
-    command += ["--set", "minimum_rows=150", "--set", "canary=50%", "--json"]
-
-    def waits() -> bool:
-        shown = llmops("pipeline", "list", "--json").json["runs"]
-        steps = llmops("pipeline", "show", "llm@b", "--json").json.get("steps", ())
-        return len(steps) == 4 and shown[0]["status"] == "running"
-
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
-        wait_for(waits)
-        killed.kill()
+    given = ("--cycle", "b", *GIVEN, "--set", "minimum_rows=150", "--set", "canary=50%")
+    kill_while_it_waits(llmops, *given)
     assert llmops("pipeline", "show", "llm@b", "--json").json["status"] == "interrupted"
     traffic(tmp_path / "traffic.jsonl", refused)
     assert llmops("log", "import", str(tmp_path / "traffic.jsonl")).code == 0
-    done = llmops(*command[3:])
+    done = llmops("pipeline", "run", "llm", *given, "--json")
 
     assert done.code == code, done.err
     assert [step["status"] for step in done.json["steps"][:5]] == ["skipped"] * 4 + ["done"]
@@ -169,3 +178,15 @@ def test_imported_canary_traffic_decides_and_a_kill_while_waiting_changes_nothin
     assert [each["version"] for each in releases if "champion" in each["aliases"]] == [serves]
     assert not [each for each in releases if "challenger" in each["aliases"]]
     assert llmops("traffic", "show", "helper", "--json").json["policy"] is None
+
+
+@pytest.mark.slow
+def test_a_scheduler_first_goes_on_with_what_was_interrupted_and_ends_at_ctrl_c(llmops: Run, lifecycle: Path) -> None:
+    assert llmops("pipeline", "run", "llm", "--cycle", "a", *GIVEN).code == 0
+    (lifecycle / "v2.md").write_text(prompt_text("Be kind."))
+    kill_while_it_waits(llmops, "--cycle", "b", *GIVEN, "--set", "deadline_seconds=12")
+    with in_the_background("schedule", "llm", "--cron", "0 3 29 2 *") as scheduler:
+        wait_for(lambda: llmops("pipeline", "show", "llm@b", "--json").json["status"] == "finished")
+        scheduler.send_signal(signal.SIGINT)
+        assert scheduler.wait(30) == -signal.SIGINT
+    assert llmops("pipeline", "show", "llm@b", "--json").json["result"]["outcome"] == "rolled back"

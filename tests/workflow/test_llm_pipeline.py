@@ -159,6 +159,14 @@ def test_what_does_not_pass_the_gate_gets_no_traffic(app: App, rule: str, verdic
     assert app.workshop.registry.policies.get(app.name) is None
 
 
+@pytest.mark.slow
+def test_what_may_be_worse_is_said_by_hand(app: App) -> None:
+    app.arrives = [app.traffic(150, refused=0.4)]
+    result, _ = app.run(accept=["output.refusal"])
+    assert (result["verdict"], result["outcome"]) == ("pass", "promoted")
+    assert "no latency rose but output.refusal, which is accepted" in result["told"]
+
+
 def test_too_little_traffic_by_the_deadline_promotes_nothing(app: App) -> None:
     app.arrives = [app.traffic(40)]
     result, steps = app.run()
@@ -286,6 +294,7 @@ def test_prompt_files_that_are_new_are_registered_and_the_newest_is_taken(app: A
         ({"canary": 0}, "canary: must be more than 0"),
         ({"minimum_rows": 5}, "minimum_rows: must be a whole number of at least 20"),
         ({"deadline_seconds": -1}, "deadline_seconds: must be a number of seconds"),
+        ({"accept": [3]}, "accept: must be names of descriptors"),
         ({"deadline_seconds": True}, "deadline_seconds: must be a number of seconds"),
     ],
 )
@@ -295,7 +304,8 @@ def test_wrong_inputs_are_named(inputs: dict[str, Any], text: str) -> None:
 
 
 def test_inputs_have_defaults() -> None:
+    assert completed({"accept": "latency_ms, error"})["accept"] == ["latency_ms", "error"]
     assert completed({"canary": "5%"}) == {
         "suite": "qa", "app": "assistant", "prompt": None, "model": None, "canary": 0.05, "minimum_rows": 200,
-        "deadline_seconds": 86400.0,
+        "deadline_seconds": 86400.0, "accept": [],
     }  # fmt: skip
