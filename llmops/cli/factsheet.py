@@ -33,7 +33,7 @@ def command(version: str, markdown: Path | None, html: Path | None, as_json: boo
     from llmops.workflow.factsheet import make_factsheet
 
     settings = Settings.from_environment()
-    sheet = make_factsheet(settings, Registry(settings), version)
+    sheet = make_factsheet(Registry(settings), version)
     if markdown is not None:
         write_file(markdown, as_markdown(sheet))
     if html is not None:

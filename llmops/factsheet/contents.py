@@ -158,7 +158,8 @@ class Difference:
 @dataclass(frozen=True, slots=True)
 class Gate:
     """One verdict. against: who was champion; None for nobody. current: it is the one that a promotion reads, of its
-    suite. untrusted: judges that were not allowed to gate. power: what so many rows can see, by metric."""
+    suite. untrusted: judges that were not allowed to gate. power: what so many rows can see, by metric. attested:
+    whether it is the very verdict whose hash the audit log has; None where that has none."""
 
     suite: str
     verdict: str
@@ -171,11 +172,14 @@ class Gate:
     untrusted: tuple[str, ...] = ()
     power: Mapping[str, str] = field(default_factory=dict)
     current: bool = True
+    attested: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Something that was done: an alias moved, a gate decided, traffic changed. by: who did it."""
+    """Something that was done: an alias moved, a gate decided, traffic changed. by: who did it. forced: a promotion
+    without a passing gate. `found` is what stood somewhere without a record of how it came there: `new` was champion.
+    """
 
     at: str | None
     what: str
@@ -183,6 +187,7 @@ class Move:
     new: str | None
     why: str
     by: str | None = None
+    forced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +210,19 @@ class Period:
 @dataclass(frozen=True, slots=True)
 class History:
     """What was done to this version and, around it, to its app. source: `audit log` or `registry`. complete: nothing
-    that was done can be missing. note: what is wrong with it, else empty."""
+    that was done can be missing. note: how far it can be trusted, in a sentence.
+
+    whole: the audit log was found as it was written, and everything to stand where it says; None where there is none.
+    problems: what it found otherwise, in sentences.
+    """
 
     moves: tuple[Move, ...]
     periods: tuple[Period, ...]
     source: str
     complete: bool
     note: str = ""
+    whole: bool | None = None
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

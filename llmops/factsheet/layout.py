@@ -207,7 +207,7 @@ def _who(sheet: Factsheet) -> Iterator[Block]:
         yield Note(f"The {history.source} has no move of this version’s aliases, gates or traffic.")
         return
     moves = [
-        (_time(move.at), move.what, move.old or NOTHING, move.new or NOTHING, move.why, move.by or NOT_ON_RECORD)
+        (_time(move.at), move.what, move.old or NOTHING, move.new or NOTHING, move.why or NOTHING, move.by or NOT_ON_RECORD)
         for move in history.moves[-_MOST_LINES:]
     ]
     cut = len(history.moves) - len(moves)

@@ -34,6 +34,8 @@ def _of_gates(sheet: Factsheet) -> Iterator[str]:
             yield f"The gate of {gate.suite} failed."
         if gate.verdict == "pass" and gate.against is None:
             yield f"The gate of {gate.suite} had no champion to compare with: only floors and ceilings were checked."
+        if gate.attested is False:
+            yield f"The gate of {gate.suite} is not the one whose hash the audit log has: it was changed since."
         yield from (
             f"{scorer} was not allowed to gate {gate.suite}: its judge is not trusted." for scorer in gate.untrusted
         )
@@ -103,6 +105,7 @@ def _of_parts(sheet: Factsheet) -> Iterator[str]:
 
 
 def _of_serving(sheet: Factsheet) -> Iterator[str]:
+    yield from sheet.history.problems
     if not sheet.history.periods:
         yield "It has never been champion, as far as is on record: nothing is known of it as the one that serves."
     for period in sheet.history.periods:

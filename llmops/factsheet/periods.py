@@ -7,9 +7,8 @@ from collections.abc import Iterable
 
 from llmops.factsheet.contents import Move, Period
 
-CHAMPION_MOVES = ("promote", "rollback")
-GATE_PASSED = "gate passed"
-"""Why a promotion was allowed, in the words of the registry; any other reason is one to promote without."""
+FOUND = "found"
+CHAMPION_MOVES = ("promote", "rollback", FOUND)
 
 
 def periods_of(ref: str, moves: Iterable[Move], *, is_champion: bool) -> tuple[Period, ...]:
@@ -19,16 +18,28 @@ def periods_of(ref: str, moves: Iterable[Move], *, is_champion: bool) -> tuple[P
     for move in moves:
         if move.what not in CHAMPION_MOVES:
             continue
-        if found and found[-1].lasts and move.new != ref:
-            found[-1] = dataclasses.replace(found[-1], until=move.at, lasts=False, ended=move.what, then=move.new)
-        elif move.old == ref and not found:
-            found.append(Period(None, move.at, ended=move.what, then=move.new))
-        if move.new == ref and not (found and found[-1].lasts):
-            forced = move.what == "promote" and move.why != GATE_PASSED
-            found.append(Period(move.at, None, True, move.what, why=move.why, forced=forced, after=move.old))
+        lasts = bool(found) and found[-1].lasts
+        if lasts and move.new != ref:
+            found[-1] = _ended(found[-1], move)
+        elif not found and move.old == ref != move.new:
+            found.append(_ended(Period(None), move))
+        if not lasts and move.new == ref:
+            found.append(_begun(move))
     lasts = bool(found) and found[-1].lasts
     if lasts and not is_champion:
         found[-1] = dataclasses.replace(found[-1], lasts=False)
     if is_champion and not lasts:
-        found.append(Period(None, None, True))
+        found.append(Period(None, lasts=True))
     return tuple(found)
+
+
+def _begun(move: Move) -> Period:
+    if move.what == FOUND:
+        return Period(None, lasts=True)
+    return Period(move.at, None, True, move.what, why=move.why, forced=move.forced, after=move.old)
+
+
+def _ended(period: Period, move: Move) -> Period:
+    if move.what == FOUND:
+        return dataclasses.replace(period, lasts=False)
+    return dataclasses.replace(period, until=move.at, lasts=False, ended=move.what, then=move.new)

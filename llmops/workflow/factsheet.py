@@ -12,14 +12,13 @@ from llmops.factsheet.times import iso, now
 from llmops.recording.facts import Registration, prompt_registration, registration, shown_store
 from llmops.registry import Registry
 from llmops.release_guards import shown_guards
-from llmops.settings import Settings
 from llmops.versions import ModelVersion, PromptVersion, Ref, Release
 from llmops.workflow.factsheet_evaluations import data_of, evaluations_of, gates_of, recorded_of
-from llmops.workflow.factsheet_history import history_of
+from llmops.workflow.factsheet_history import AuditTrail, audit_trail, history_of
 from llmops.workflow.factsheet_monitoring import monitoring_of
 
 
-def make_factsheet(settings: Settings, registry: Registry, ref: str) -> Factsheet:
+def make_factsheet(registry: Registry, ref: str) -> Factsheet:
     """The sheet of a release: `assistant@3`, `assistant@champion`, or `assistant` (its champion).
 
     Raises:
@@ -28,15 +27,16 @@ def make_factsheet(settings: Settings, registry: Registry, ref: str) -> Factshee
     """
     name = Ref.parse(ref).name
     if name in registry.apps():
-        return _completed(_of_release(settings, registry, registry.release_versions.get(ref)))
+        return _completed(_of_release(registry, registry.release_versions.get(ref)))
     known = ", ".join(registry.apps()) or "none"
     raise UnknownVersion(f"no app {name!r} is registered; there are: {known}")
 
 
-def _of_release(settings: Settings, registry: Registry, release: Release) -> Factsheet:
+def _of_release(registry: Registry, release: Release) -> Factsheet:
     store = registry.store
     gates_on_record = registry.release_versions.gates(release)
-    history = history_of(registry.release_versions.history(release.app), release)
+    trail = audit_trail(registry, release.app)
+    history = history_of(trail, registry.release_versions.history(release.app), release)
     recorded = recorded_of(store, release, gates_on_record)
     return Factsheet(
         ref=release.ref,
@@ -46,7 +46,7 @@ def _of_release(settings: Settings, registry: Registry, release: Release) -> Fac
         store=shown_store(store),
         aliases=release.aliases,
         description="",
-        registered=tuple(_registered(registry, release)),
+        registered=tuple(_registered(registry, release, trail)),
         parameters={name: value for name, value in release.parameters.to_mapping().items() if value not in (None, [])},
         guards=tuple(shown_guards(release.guards)),
         prompt=_prompt(release.prompt),
@@ -55,7 +55,7 @@ def _of_release(settings: Settings, registry: Registry, release: Release) -> Fac
         evaluations=evaluations_of(store, recorded, gates_on_record),
         further_runs=recorded.further,
         other_parameters=recorded.others,
-        gates=gates_of(gates_on_record, recorded),
+        gates=gates_of(gates_on_record, recorded, trail, release.ref),
         history=history,
         monitoring=monitoring_of(store, release.app, release.ref, history.periods),
     )
@@ -66,12 +66,12 @@ def _completed(sheet: Factsheet) -> Factsheet:
     return dataclasses.replace(sheet, limits=limits_of(sheet), unknown=unknown_of(sheet))
 
 
-def _registered(registry: Registry, release: Release) -> list[Registered]:
+def _registered(registry: Registry, release: Release, trail: AuditTrail) -> list[Registered]:
     store, prompt, model = registry.store, release.prompt, release.model
     return [
-        registered("release", release.ref, registration(store, release.app, release.version)),
-        registered("prompt", prompt.ref, prompt_registration(store, prompt.name, prompt.version)),
-        registered("model", model.ref, registration(store, model.name, model.version)),
+        registered("release", release.ref, registration(store, release.app, release.version), trail),
+        registered("prompt", prompt.ref, prompt_registration(store, prompt.name, prompt.version), trail),
+        registered("model", model.ref, registration(store, model.name, model.version), trail),
     ]
 
 
@@ -93,6 +93,6 @@ def _model(model: ModelVersion) -> Model:
     )
 
 
-def registered(what: str, ref: str, found: Registration) -> Registered:
-    """A part of a version, with who registered it and when."""
-    return Registered(what, ref, iso(found.at), found.by)
+def registered(what: str, ref: str, found: Registration, trail: AuditTrail) -> Registered:
+    """A part of a version, with who registered it and when, by the audit log before MLflow."""
+    return Registered(what, ref, iso(found.at), trail.registrar(ref) or found.by)

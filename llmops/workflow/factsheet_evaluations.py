@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from llmops.recording import EvalRecorder
 from llmops.recording.facts import DatasetUse, EvalFacts, agreement_of, eval_runs
 from llmops.registry.store import Store
 from llmops.versions import Release
+from llmops.workflow.factsheet_history import AuditTrail
 from llmops.workflow.matrix import NOISE_PARAM
 
 Gates = Mapping[str, Mapping[str, Any]]
@@ -54,12 +56,19 @@ def evaluations_of(store: Store, recorded: Recorded, gates: Gates) -> tuple[Eval
     return tuple(_evaluation(store, found, gates) for found in recorded.told)
 
 
-def gates_of(gates: Gates, recorded: Recorded) -> tuple[Gate, ...]:
+def gates_of(gates: Gates, recorded: Recorded, trail: AuditTrail, ref: str) -> tuple[Gate, ...]:
     """The verdicts on the release, which promotions read, with their comparisons; then others on its runs."""
     filed = [(found.run.run_id, verdict) for found in recorded.told for verdict in found.verdicts]
-    current = [_gate(gate, _with_comparison(gate, filed), current=True) for gate in gates.values()]
+    current = [
+        dataclasses.replace(
+            gate_on_record(gate, _with_comparison(gate, filed)), attested=trail.attests(ref, suite, gate)
+        )
+        for suite, gate in gates.items()
+    ]
     known = [_identity(gate) for gate in gates.values()]
-    others = [_gate(verdict, verdict, current=False) for _, verdict in filed if _identity(verdict) not in known]
+    others = [
+        gate_on_record(verdict, verdict, current=False) for _, verdict in filed if _identity(verdict) not in known
+    ]
     return (*sorted(current, key=lambda gate: gate.at or "", reverse=True), *others)
 
 
@@ -170,7 +179,9 @@ def _with_comparison(
     return next((verdict for _, verdict in filed if _identity(verdict) == _identity(gate)), None)
 
 
-def _gate(gate: Mapping[str, Any], file: Mapping[str, Any] | None, *, current: bool) -> Gate:
+def gate_on_record(gate: Mapping[str, Any], file: Mapping[str, Any] | None, *, current: bool = True) -> Gate:
+    """A verdict with what was written beside it. file: the same verdict with its comparison; None where there is no
+    such file."""
     comparison = (file or {}).get("comparison")
     return Gate(
         suite=gate["suite"],

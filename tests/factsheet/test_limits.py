@@ -34,6 +34,8 @@ def said(made: Factsheet) -> str:
         ({}, "words in qa is missing in 10 of 240 rows."),
         ({}, "helpful in qa is a language model's judgement, never compared with people's."),
         ({}, "answered 7 of 32 rows (21.9 %) differently"),
+        ({"gates": (gate(attested=False),)}, "The gate of qa is not the one whose hash the audit log has"),
+        ({"history": dataclasses.replace(NOBODY, problems=("champion was moved.",))}, "champion was moved."),
         ({"other_parameters": 1}, "1 eval run of its prompt and model had other parameters"),
         ({}, "Guards act in the gateway; the eval runs asked the engine without them."),
         ({"history": NOBODY}, "It has never been champion, as far as is on record"),

@@ -8,7 +8,7 @@ from llmops.factsheet.periods import periods_of
 
 
 def move(at: int, old: str | None, new: str | None, what: str = "promote", why: str = "gate passed") -> Move:
-    return Move(f"2026-05-{at:02}", what, old, new, why)
+    return Move(f"2026-05-{at:02}", what, old, new, why, forced=why != "gate passed" and what == "promote")
 
 
 def test_a_promotion_begins_a_time_and_the_next_one_ends_it() -> None:
@@ -51,6 +51,15 @@ def test_a_beginning_that_fell_out_of_the_record_is_not_made_up() -> None:
 def test_an_alias_moved_without_a_record_ends_the_time_at_nobody_knows_when() -> None:
     (period,) = periods_of("a@1", [move(1, None, "a@1")], is_champion=False)
     assert (period.lasts, period.until, period.ended) == (False, None, "")
+
+
+def test_what_was_found_without_a_record_begins_and_ends_at_nobody_knows_when() -> None:
+    moves = [move(1, None, "a@1"), move(3, None, "a@2", "found"), move(4, None, "a@2", "found"), move(5, "a@2", "a@1")]
+    first, again = periods_of("a@1", moves, is_champion=True)
+    assert (first.since, first.until, first.lasts) == ("2026-05-01", None, False)
+    assert again.since == "2026-05-05"
+    (between,) = periods_of("a@2", moves, is_champion=False)
+    assert (between.since, between.until, between.then) == (None, "2026-05-05", "a@1")
 
 
 @given(st.lists(st.sampled_from(["a@1", "a@2", "a@3"]), max_size=12))
