@@ -53,7 +53,7 @@ def regression_metrics(truth: Any, predictions: Any, clusters: Sequence[str]) ->
     """rmse and mae (in the truth's unit), relative_error (mae as a share of the mean truth, comparable between quiet
     and busy months) and r2.
 
-    truth, predictions: numpy arrays. clusters: for each row what it shares with others, its day.
+    truth, predictions: numpy arrays; the truth 0 or more. clusters: for each row what it shares with others, its day.
     """
     import numpy as np
 
@@ -99,8 +99,10 @@ def _of_resampled_clusters(truth: Any, errors: Any, clusters: Sequence[str]) -> 
     def metrics(totals: Any) -> tuple[Any, Any]:
         n, total, squares, squared_errors, absolute_errors = totals
         spread = squares - total**2 / n
+        flat = spread <= 1e-9 * squares  # R² of a truth that never changes: as scikit-learn has it
         with np.errstate(divide="ignore", invalid="ignore"):
-            return absolute_errors / total, 1 - squared_errors / spread
+            r2 = np.where(flat, np.where(squared_errors > 0, 0.0, 1.0), 1 - squared_errors / spread)
+            return np.where(total > 0, absolute_errors / total, absolute_errors > 0), r2
 
     relative, r2 = metrics(sums.sum(axis=1))
     drawn_relative, drawn_r2 = metrics(sums @ _drawn(sums.shape[1]))

