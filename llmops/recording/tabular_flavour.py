@@ -12,7 +12,8 @@ from llmops.errors import CannotRun
 from llmops.hashing import file_sha256
 from llmops.tabular import Column, RowSchema
 from llmops.tabular.canonical import make_canonical
-from llmops.tabular.storage import ALLOWED_TYPES, SCHEMA_KEY, load
+from llmops.tabular.model import check_fits
+from llmops.tabular.storage import ALLOWED_TYPES, SCHEMA_KEY
 
 _ESTIMATOR = "model.skops"
 
@@ -21,10 +22,11 @@ def log_estimator(run_id: str, estimator: Any, schema: RowSchema, example: Any) 
     """MLflow's ModelInfo of the estimator, logged in a run that is active, and the sha256 of its file.
 
     Raises:
-        CannotRun: skops cannot write it, or `llmops.tabular.load` would refuse it.
+        CannotRun: skops cannot write it or would not read it with our list of types, or it is not one of the schema.
     """
     from mlflow.models import Model
 
+    check_fits(estimator, schema)
     flavour = _CanonicalSkops()
     with quiet_mlflow():
         logged = Model.log(
@@ -37,6 +39,7 @@ def log_estimator(run_id: str, estimator: Any, schema: RowSchema, example: Any) 
             sk_model=estimator,
             signature=signature_of(schema),
             input_example=example,
+            validate_serving_input=False,  # it would load the model once more
         )
     return logged, flavour.sha256
 
@@ -46,7 +49,15 @@ class _CanonicalSkops:
 
     sha256 = ""
 
-    def save_model(self, path: str, mlflow_model: Any, sk_model: Any, signature: Any, input_example: Any) -> None:
+    def save_model(
+        self,
+        path: str,
+        mlflow_model: Any,
+        sk_model: Any,
+        signature: Any,
+        input_example: Any,
+        validate_serving_input: bool,  # noqa: ARG002  for MLflow, which passes all on
+    ) -> None:
         """What MLflow calls with a folder that is to be made."""
         import mlflow.sklearn
         from mlflow.exceptions import MlflowException
@@ -66,7 +77,6 @@ class _CanonicalSkops:
         except MlflowException as error:
             raise CannotRun(f"{type(sk_model).__name__}: {str(error).splitlines()[0]}") from error
         make_canonical(Path(path) / _ESTIMATOR)
-        load(Path(path))
         self.sha256 = file_sha256(Path(path) / _ESTIMATOR)
 
 

@@ -64,7 +64,7 @@ class TabularModel:
         """
         from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-        _check_fits(estimator, schema)
+        check_fits(estimator, schema)
         _without_workers(estimator)
         self.schema = schema
         # BLAS is left alone: its limit is the whole process's, and predictions hardly use it.
@@ -179,7 +179,8 @@ def _reason(error: ValueError) -> str:
     return first_line[:_LONGEST_REASON] or type(error).__name__
 
 
-def _check_fits(estimator: Any, schema: RowSchema) -> None:
+def check_fits(estimator: Any, schema: RowSchema) -> None:
+    """Raises CannotRun where a fitted estimator reads other columns than the schema has, or is not for its task."""
     from sklearn.base import is_classifier, is_regressor
 
     fits = is_classifier(estimator) if schema.task == "classification" else is_regressor(estimator)
