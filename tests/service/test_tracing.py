@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from llmops.production_log import LogRecord
 from llmops.settings import Settings
 from service.tracing import PassThrough, open_tracing, trace_context
+from tests.service.tabular_models import Hours, row, version
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED = [(b"host", b"x"), (b"traceparent", f"00-{TRACE}-{SPAN}-01".encode()), (b"tracestate", b"a=1"),
@@ -178,6 +179,18 @@ def test_each_request_to_the_gateway_is_a_span(serve, receiver):
     assert (found["llmops.release"], found["http.response.status_code"]) == ("assistant@1", 200)
     assert attributes(refused)["http.response.status_code"] == 404
     assert b"hello world" not in b"".join(receiver.bodies)
+
+
+def test_a_prediction_is_a_span_with_its_model_and_its_number_of_rows(serve, receiver):
+    models = {"tabular": [version(2, "champion")], "open_tabular": lambda _: Hours()}
+    with serve(otel_endpoint=receiver.url, **models) as running:
+        running.http.post("/v1/predict/bike", json={"rows": [row(), row()]}, headers={"x-request-id": "mine"})
+    (span,) = receiver.spans
+    assert span.name == "POST /v1/predict/…"
+    found = {name: value for name, value in attributes(span).items() if not name.startswith("http.")}
+    known = {"llmops.model": "bike@2", "llmops.rows": 2, "llmops.outcome": "ok", "llmops.request_id": "mine"}
+    assert found == known
+    assert b"clear" not in b"".join(receiver.bodies)
 
 
 def test_the_client_decides_whether_its_trace_is_sampled_and_the_share_decides_on_others(receiver):
