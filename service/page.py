@@ -209,7 +209,7 @@ class _Recent:
             self.records, self.votes, self.problem = [], {}, "the production log cannot be read"
 
     def _from_log(self, since: datetime) -> tuple[list[LogRecord], dict[str, list[VoteStatus]]]:
-        records = self._log.read(since=since, limit=MOST_RECORDS, newest=True)
+        records = self._log.read(since=since, limit=MOST_RECORDS, newest=True, texts=False)
         votes = {
             app: [
                 VoteStatus(a=a, b=b, wins_a=count.a, wins_b=count.b, ties=count.tie)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,6 +25,7 @@ from llmops.production_log.tables import feedback as feedback_table
 from llmops.production_log.tables import log_records as records_table
 
 _MOST_NAMED = 500  # values in one query's list
+_WITHOUT_TEXTS: Mapping[str, Any] = MappingProxyType({"input": "", "output": "", "details": {}})
 
 
 class ProductionLog:
@@ -73,19 +75,27 @@ class ProductionLog:
             return int(connection.execute(query).scalar_one())
 
     def read(
-        self, *, limit: int | None = None, newest: bool = False, feedback: bool = False, **window: Any
+        self,
+        *,
+        limit: int | None = None,
+        newest: bool = False,
+        feedback: bool = False,
+        texts: bool = True,
+        **window: Any,
     ) -> list[LogRecord]:
         """Records of the window `since <= at < until`, oldest first.
 
         app: only that app's. limit: at most so many, from the start, or from the end with `newest`.
         request_id: only those of that id. shadow: shadow requests' too, which are else left out. feedback: with what
-        users said of the answers.
+        users said of the answers. texts: False leaves input, output and details empty, which may be megabytes.
         """
         table = records_table.c
         order = (table.at.desc(), table.key.desc()) if newest else (table.at, table.key)
-        query = _within(sa.select(records_table), **window).order_by(*order).limit(limit)
+        columns = [column for column in table if texts or column.name not in _WITHOUT_TEXTS]
+        query = _within(sa.select(*columns), **window).order_by(*order).limit(limit)
         with self._database.reading() as connection:
-            found = [record_of_row(row) for row in connection.execute(query).mappings()]
+            rows = connection.execute(query).mappings()
+            found = [record_of_row(row if texts else {**row, **_WITHOUT_TEXTS}) for row in rows]
         found = self.with_feedback(found) if feedback else found
         return found[::-1] if newest else found
 

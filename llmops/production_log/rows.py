@@ -79,7 +79,7 @@ def json_text(value: Mapping[str, Any]) -> str:
         return json.dumps(plain)
 
 
-def record_of_row(row: sa.RowMapping) -> LogRecord:
+def record_of_row(row: Mapping[Any, Any]) -> LogRecord:
     values = {name: row[name] for name in _FIELDS}
     deleted = row["text_deleted_at"]
     times = {"at": _moment(row["at"]), "text_deleted_at": _moment(deleted) if deleted is not None else None}

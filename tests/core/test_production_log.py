@@ -317,6 +317,13 @@ INSERT INTO log_records VALUES
 """
 
 
+def test_records_can_be_read_without_their_texts(log):
+    whole = record(0, input="in", output="out", details={"route": "chat"}, tokens_out=5)
+    log.append([whole])
+    assert log.read(texts=False) == [dataclasses.replace(whole, input="", output="", details={})]
+    assert log.read() == [whole]
+
+
 def test_a_log_of_an_older_version_keeps_its_records(url):
     engine = open_engine(url)
     with engine.begin() as connection:
