@@ -38,7 +38,8 @@ class Execution:
         """The workflow. What it raises is kept, for DBOS keeps only the text."""
         try:
             self.recorder.begin(self.pipeline.name, self.cycle, inputs)
-            result = as_json(dict(self.pipeline.function(DurableSteps(self), inputs)), "the pipeline's result")
+            complete = self.pipeline.complete(inputs)  # a cycle that older code began lacks newer inputs
+            result = as_json(dict(self.pipeline.function(DurableSteps(self), complete)), "the pipeline's result")
             self.recorder.end(result, None)
         except Exception as error:
             self.failure = error
@@ -72,7 +73,7 @@ class DurableSteps:
             raise RuntimeError(f"step {name}: only the pipeline's own function may begin a step, in its own thread")
         self._number += 1
         self._execution.step = name
-        given = as_json(list(arguments), f"step {name}: its arguments")
+        given = as_json(list(arguments), "an argument")
         options: StepOptions = {
             "name": name,
             "retries_allowed": retries > 0,
@@ -99,7 +100,7 @@ class DurableSteps:
             self._execution.tell(f"{self._execution.pipeline.name}@{self._execution.cycle}: {name}")
             at, begun = datetime.now(UTC), time.monotonic()
             try:
-                result = as_json(function(*given), f"step {name}: its result")
+                result = as_json(function(*given), "its result")
             except Exception as error:
                 recorder.step(StepRecord(number, name, given, None, time.monotonic() - begun, at, told(error)))
                 raise
@@ -124,8 +125,8 @@ def execute(workflow: Any, run_id: str, inputs: Mapping[str, Any], *, begun: boo
 
 
 def as_json(value: Any, what: str) -> Any:
-    """The value as it would be read from a JSON file. Raises CannotRun: it cannot be written to one."""
+    """The value as it would be read from a JSON file. Raises CannotRun: it is none, such as NaN."""
     try:
-        return json.loads(json.dumps(value))
+        return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise CannotRun(f"{what}: {told(error)}: it must be JSON") from error
+        raise CannotRun(f"{what} is no JSON: {told(error)}") from error

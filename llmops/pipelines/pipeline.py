@@ -23,9 +23,9 @@ class Steps(Protocol):
         """Calls the function with the arguments; once it has returned, never again in this run.
 
         A run that goes on after an interruption or a failure gets the stored result of each finished step. A step that
-        was interrupted is done anew, so it must do no harm when it is done twice. Arguments and result are JSON: the
-        function's result comes back as it would be read from a file (a tuple is a list). retries: how often a step that
-        raises is tried again, with growing pauses from one second; a UsageError is never tried again.
+        was interrupted is done anew, so it must do no harm when it is done twice. Arguments and result are JSON (NaN is
+        none): the function's result comes back as it would be read from a file, so a tuple is a list. retries: how
+        often a step that raises is tried again, with growing pauses from one second; not after a UsageError.
 
         Raises:
             CannotRun: the result is no JSON. Whatever the function raises.
@@ -47,7 +47,7 @@ class Pipeline:
     function: does its work through `steps.do`; between steps it may only compute, the same each time it is called, for
     it is called again when a run goes on. Its result is JSON; `verdict` other than `pass` in it is a negative one.
     what: one line for people. complete: fills in the defaults of inputs before anything begins, and raises UsageError
-    for inputs that are wrong.
+    for inputs that are wrong; complete ones it leaves as they are.
     """
 
     name: str

@@ -159,10 +159,20 @@ def test_a_cycle_that_cannot_be_a_name_is_refused(pipelines: Pipelines, sums: An
         pipelines.run(sums.pipeline(), cycle=cycle)
 
 
-def test_a_result_that_is_no_json_fails_its_step(pipelines: Pipelines) -> None:
-    pipeline = Pipeline("odd", lambda steps, inputs: {"a": steps.do("odd", lambda: {1, 2})}, "")
-    with pytest.raises(StepFailed, match=r"step odd: step odd: its result: TypeError: .* it must be JSON"):
+@pytest.mark.parametrize(("value", "kind"), [({1, 2}, "TypeError"), (float("nan"), "ValueError")])
+def test_a_result_that_is_no_json_fails_its_step(pipelines: Pipelines, value: Any, kind: str) -> None:
+    pipeline = Pipeline("odd", lambda steps, inputs: {"a": steps.do("odd", lambda: value)}, "")
+    with pytest.raises(StepFailed, match=rf"odd@x: step odd: its result is no JSON: {kind}: "):
         pipelines.run(pipeline, cycle="x")
+
+
+def test_a_cycle_that_older_code_began_gets_the_inputs_that_are_new(pipelines: Pipelines, sums: Any) -> None:
+    sums.wrong["first"] = CannotRun("later")
+    with pytest.raises(StepFailed):
+        pipelines.run(sums.pipeline(), {}, cycle="x")
+    sums.wrong.clear()
+    newer = dataclasses.replace(sums.pipeline(), complete=lambda inputs: {"number": 7, **inputs})
+    assert pipelines.run(newer, cycle="x").result["sum"] == 118
 
 
 def test_a_changed_pipeline_asks_for_another_cycle(pipelines: Pipelines, sums: Any) -> None:

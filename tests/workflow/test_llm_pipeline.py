@@ -129,19 +129,17 @@ def test_a_challenger_that_refuses_is_withdrawn_and_the_traffic_is_what_it_was(a
     before = TrafficPolicy(shadow=0.25, sticky="key")
     app.workshop.registry.policies.set(app.name, before)
     app.arrives = [app.traffic(150, refused=0.4)]
-    with Pipelines(app.settings) as pipelines:
-        done = pipelines.run(
-            pipeline(app.settings, app.steps), {"suite": "sums", "app": app.name, "minimum_rows": 60}, cycle="may"
-        )
+    result, steps = app.run()
 
-    assert [step.name for step in done.steps] == [*STEPS, "roll back"]
-    assert (done.result["verdict"], done.result["outcome"], done.is_negative) == ("fail", "rolled back", True)
-    assert "output.refusal" in done.result["monitor"]["canary"]["worse"]
-    assert "worse on the same traffic" in done.result["told"]
+    assert steps == [*STEPS, "roll back"]
+    assert (result["verdict"], result["outcome"]) == ("fail", "rolled back")
+    assert "output.refusal" in result["monitor"]["canary"]["worse"]
+    assert "worse on the same traffic" in result["told"]
     assert app.aliases() == {"champion": f"{app.name}@1"}
     assert app.workshop.registry.policies.get(app.name) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "verdict"), [('rule = "not-worse"\nmargin = 0.2', "fail"), ('rule = "better"', "inconclusive")]
 )
@@ -167,6 +165,7 @@ def test_what_may_be_worse_is_said_by_hand(app: App) -> None:
     assert "no latency rose but output.refusal, which is accepted" in result["told"]
 
 
+@pytest.mark.slow
 def test_too_little_traffic_by_the_deadline_promotes_nothing(app: App) -> None:
     app.arrives = [app.traffic(40)]
     result, steps = app.run()
@@ -224,6 +223,7 @@ def test_what_serves_already_is_left_alone(app: App) -> None:
     assert (result["verdict"], result["outcome"]) == ("pass", "unchanged")
 
 
+@pytest.mark.slow
 def test_an_app_without_a_champion_promotes_what_passes_the_gate(app: App) -> None:
     app.name += "-new"
     result, steps = app.run()
