@@ -85,7 +85,7 @@ def _once_each(path: Path, table: Any, findings: list[Finding]) -> Any:
     if again.any():
         line = int(kept.index[again][0])
         row = kept.loc[line]
-        raise BadFile(path, f"another row of {row['date']:%Y-%m-%d}, hour {row['hour']}", line=line, field="hour")
+        raise BadFile(path, f"another row of {row['date']:%Y-%m-%d}, hour {int(row['hour'])}", line=line, field="hour")
     return kept
 
 

@@ -40,11 +40,12 @@ def uci_rows(first: str = "2011-01-01", days: int = 14) -> list[Row]:
         for hour in HOURS_OF_A_DAY:
             weekday = (date.dayofweek + 1) % 7
             working = int(weekday in range(1, 6))
+            temp = round(0.02 * (number % 50), 2)
             casual, registered = 2 + number % 5, 10 * hour + 30 * working
             values = (
                 len(rows) + 1, f"{date:%Y-%m-%d}", 1 + (date.month - 1) // 3, date.year - 2011, date.month, hour, 0,
-                weekday, working, 1 + number % 4, 0.02 * (number % 50), 0.0758, 0.81, 0.1642, casual, registered,
-                casual + registered,
+                weekday, working, 1 + number % 4, temp, round((47 * temp + 8) / 66, 4), 0.81, 0.1642, casual,
+                registered, casual + registered,
             )  # fmt: skip
             rows.append(dict(zip(UCI_HEADER, map(str, values), strict=True)))
     return rows

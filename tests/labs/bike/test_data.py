@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from labs.bike.data import COLUMNS, clean, load_bike
+from labs.quality import Finding
+from llmops.errors import BadFile
+from llmops.settings import Settings
+from tests.labs.conftest import Row, WriteCsv, catalogue_row, uci_rows
+
+SHARED = Path(__file__).parents[4] / "shared/data/bike_hour.csv"
+
+
+def counts(findings: list[Finding]) -> dict[tuple[str, str | None], int]:
+    return {(f.kind, f.column): f.count for f in findings}
+
+
+def test_uci_rows_in_order_need_nothing_done(write_csv: WriteCsv) -> None:
+    table, rows_read, findings = clean(write_csv(uci_rows()))
+    assert list(table.columns) == list(COLUMNS)
+    assert (len(table), rows_read) == (42, 42)
+    assert {f.kind for f in findings} == {"checked", "missing"}
+    assert counts(findings)[("missing", None)] == 14 * 24 - 42
+    assert table.loc[0, ["year", "month", "weekday", "hour"]].tolist() == [2011, 1, 6, 3]
+
+
+def test_shuffled_rows_with_holes_become_the_same_table_and_every_repair_is_counted(write_csv: WriteCsv) -> None:
+    rows = uci_rows()
+    expected, _, _ = clean(write_csv(rows))
+    broken = [catalogue_row(row) for row in rows]
+    for row in broken[5:9]:
+        row["weekday"] = ""
+    broken.sort(key=lambda row: (row["hr"], row["temp"]))
+    table, _, findings = clean(write_csv(broken))
+    assert table.equals(expected)
+    assert counts(findings)[("imputed", "weekday")] == 4
+    assert counts(findings)[("checked", "weekday")] == 38
+    assert counts(findings)[("repaired", None)] == 42
+
+
+def test_missing_weather_is_that_of_the_hour_before_and_never_of_the_one_after(write_csv: WriteCsv) -> None:
+    rows = uci_rows()
+    for number in (3, 4, 5):  # the second day
+        rows[number] |= {"weathersit": "", "temp": ""}
+    table, _, findings = clean(write_csv(rows))
+    assert table["weathersit"].tolist()[:9] == [1, 1, 1, 1, 1, 1, 3, 3, 3]
+    assert table["temp"].tolist()[5] == table["temp"].tolist()[2]
+    assert counts(findings)[("imputed", "weathersit")] == counts(findings)[("imputed", "temp")] == 3
+
+
+def test_rows_before_any_weather_is_known_are_dropped(write_csv: WriteCsv) -> None:
+    rows = uci_rows()
+    rows[0]["weathersit"] = rows[1]["weathersit"] = ""
+    table, rows_read, findings = clean(write_csv(rows))
+    assert (len(table), rows_read) == (40, 42)
+    assert counts(findings)[("dropped", None)] == 2
+
+
+@pytest.mark.parametrize("column", ["dteday", "hr", "season", "holiday", "workingday", "cnt"])
+def test_rows_without_what_nothing_else_tells_are_dropped(write_csv: WriteCsv, column: str) -> None:
+    rows = uci_rows()
+    rows[7][column] = ""
+    table, _, findings = clean(write_csv(rows))
+    assert len(table) == 41
+    assert [f.count for f in findings if f.kind == "dropped"] == [1]
+
+
+def test_a_weekday_that_is_not_the_dates_is_repaired(write_csv: WriteCsv) -> None:
+    rows = uci_rows()
+    rows[0]["weekday"] = "3"
+    table, _, findings = clean(write_csv(rows))
+    assert table.loc[0, "weekday"] == 6
+    assert counts(findings)[("repaired", "weekday")] == 1
+
+
+def test_rows_that_stand_twice_are_dropped(write_csv: WriteCsv) -> None:
+    rows = uci_rows()
+    table, _, findings = clean(write_csv([catalogue_row(row) for row in [*rows, rows[3]]]))
+    assert len(table) == 42
+    assert counts(findings)[("dropped", None)] == 1
+
+
+def test_two_rows_of_one_hour_that_differ_are_an_error(write_csv: WriteCsv) -> None:
+    rows = [*uci_rows(), {**uci_rows()[3], "temp": "0.99"}]
+    with pytest.raises(BadFile, match=r"rentals\.csv:44: hour: another row of 2011-01-02, hour 3$"):
+        clean(write_csv(rows))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"hr": "24"}, "hour: must be from 0 to 23, not 24"),
+        ({"season": "5"}, "season: must be from 1 to 4, not 5"),
+        ({"temp": "21.5"}, "temp: must be from 0 to 1, in UCI's scale, not 21.5"),
+        ({"casual": "-1", "cnt": "109"}, "casual: must be 0 or more, not -1"),
+        ({"cnt": "7"}, "count must be the sum of casual and registered"),
+    ],
+)
+def test_a_row_that_cannot_be_is_named_by_its_line(write_csv: WriteCsv, change: Row, problem: str) -> None:
+    rows = uci_rows()
+    rows[7] |= change
+    with pytest.raises(BadFile) as caught:
+        clean(write_csv(rows))
+    assert str(caught.value).endswith(f"rentals.csv:9: {problem}")
+
+
+def test_what_is_hard_to_believe_is_counted_and_kept(write_csv: WriteCsv) -> None:
+    rows = uci_rows()
+    rows[1] |= {"hum": "0"}
+    rows[2] |= {"atemp": "1"}
+    rows[3] |= {"workingday": "1"}
+    table, _, findings = clean(write_csv(rows))
+    assert len(table) == 42
+    found = counts(findings)
+    assert (found[("suspect", "humidity")], found[("suspect", "workingday")]) == (1, 1)
+    assert found[("suspect", "atemp")] == 1
+
+
+@pytest.mark.parametrize("column", ["cnt", "temp"])
+def test_a_file_without_one_whole_row_is_an_error(write_csv: WriteCsv, column: str) -> None:
+    with pytest.raises(BadFile, match="holds no row with"):
+        clean(write_csv([{**row, column: ""} for row in uci_rows()]))
+
+
+def test_the_report_says_where_the_data_is_from(write_csv: WriteCsv, settings: Settings) -> None:
+    path = write_csv(uci_rows())
+    data = load_bike(settings, f"file:{path}")
+    assert data.quality.source == f"file:{path}"
+    assert data.quality.sha256 == data.fetched.sha256
+    assert data.quality.count("checked", "count") == 42
+    assert [column.name for column in data.quality.columns] == list(COLUMNS)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.exists(), reason="UCI's hour.csv is not here")
+def test_the_catalogue_and_uci_give_the_same_table(settings: Settings) -> None:
+    uci, catalogue = load_bike(settings, f"file:{SHARED}"), load_bike(settings)
+    assert len(uci.table) == len(catalogue.table) == 17_379
+    same = [name for name in COLUMNS if name != "weathersit"]
+    assert uci.table[same].equals(catalogue.table[same])
+    imputed = catalogue.quality.count("imputed", "weathersit")
+    assert imputed == 1258
+    assert (uci.table["weathersit"] != catalogue.table["weathersit"]).sum() == 103  # 92 % of them are right
+    assert catalogue.quality.count("imputed", "weekday") == 875
+    assert uci.quality.count("imputed") == uci.quality.count("repaired") == uci.quality.count("dropped") == 0

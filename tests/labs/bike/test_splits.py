@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from labs.bike.data import BikeData
+from labs.bike.splits import between, first_split, folds, month_rows, replay_months, split_until
+from llmops.errors import UsageError
+
+
+def test_the_first_split_is_by_time(years: BikeData) -> None:
+    split = first_split(years.table, "made up")
+    assert (split.training.name, split.holdout.name) == (
+        "bike 2011-04-01 to 2011-10-31",
+        "bike 2011-11-01 to 2011-12-31",
+    )
+    assert max(split.training.clusters) < min(split.holdout.clusters)
+
+
+def test_each_fold_judges_later_months_than_it_fits_on(years: BikeData) -> None:
+    training = first_split(years.table, "made up").training
+    found = folds(training)
+    judged = [sorted({training.clusters[i][:7] for i in judge_on}) for _, judge_on in found]
+    assert judged == [["2011-07", "2011-08"], ["2011-09", "2011-10"]]
+    for fit_on, judge_on in found:
+        assert max(training.clusters[i] for i in fit_on) < min(training.clusters[i] for i in judge_on)
+
+
+def test_the_replay_is_every_month_of_2012(years: BikeData) -> None:
+    assert replay_months(years.table) == ("2012-01", "2012-02", "2012-03")
+    rows = month_rows(years.table, "2012-02", "made up")
+    assert (rows.clusters[0], rows.clusters[-1], len(rows)) == ("2012-02-01", "2012-02-29", 29 * 4)
+
+
+def test_a_challenger_sees_all_but_the_last_days_of_the_month(years: BikeData) -> None:
+    split = split_until(years.table, "2012-02", "made up")
+    assert (split.training.clusters[-1], split.holdout.clusters[0]) == ("2012-02-22", "2012-02-23")
+    assert (split.holdout.clusters[-1], len(set(split.holdout.clusters))) == ("2012-02-29", 7)
+    assert len(set(split_until(years.table, "2012-02", "made up", holdout_days=3).holdout.clusters)) == 3
+
+
+@pytest.mark.parametrize("month", ["2013-01", "2012-13", "January"])
+def test_a_month_that_is_not_there_is_a_usage_error(years: BikeData, month: str) -> None:
+    with pytest.raises(UsageError):
+        month_rows(years.table, month, "made up")
+
+
+def test_no_hours_are_a_usage_error(years: BikeData) -> None:
+    with pytest.raises(UsageError, match="no hour from 2012-01-01 up to 2012-01-01"):
+        between(years.table, "2012-01-01", "2012-01-01", "made up")
