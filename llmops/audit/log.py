@@ -74,7 +74,9 @@ class AuditLog:
             query = query.where(sa.or_(subject == name, subject.startswith(f"{name}@", autoescape=True)))
         with self._reading() as connection:
             rows = connection.execute(query).mappings().all() if is_made(connection) else []
-        return [AuditEntry.from_row(_plain(row)) for row in rows]
+        entries = [AuditEntry.from_row(_plain(row)) for row in rows]
+        # SQLite's LIKE takes upper case for lower case.
+        return [entry for entry in entries if name is None or entry.name == name]
 
     def replay(self, name: str) -> Replay:
         """How the aliases of one app or model stand by its entries. Raises Corrupted."""
