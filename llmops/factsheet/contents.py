@@ -61,7 +61,7 @@ class Column:
 @dataclass(frozen=True, slots=True)
 class Tabular:
     """A fitted estimator. sha256: of the stored estimator. source: where MLflow keeps it. cycle: the run of a pipeline
-    that registered it. run_id: of its training."""
+    that registered it. run_id: of its training. provenance: what it was registered with."""
 
     ref: str
     task: str | None
@@ -72,6 +72,7 @@ class Tabular:
     inputs: tuple[Column, ...]
     output: Column | None
     cycle: str | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

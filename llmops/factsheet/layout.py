@@ -20,6 +20,7 @@ from llmops.factsheet.contents import (
     Period,
     Tabular,
 )
+from llmops.factsheet.times import spoken
 
 NOT_ON_RECORD = "not on record"
 _MOST_LINES = 60
@@ -117,6 +118,7 @@ def _glance(sheet: Factsheet) -> Iterator[tuple[str, str]]:
     yield "monitoring", _monitoring_line(sheet.monitoring)
     yield "known limits", count(len(sheet.limits))
     yield "not on record", counted(len(sheet.unknown), "thing")
+    yield "read from", sheet.store
 
 
 def _state(sheet: Factsheet) -> str:
@@ -171,6 +173,7 @@ def _tabular(model: Tabular) -> Iterator[Block]:
         ("pipeline run", model.cycle or "none: registered by hand"),
     ]
     yield Facts("Tabular model", tuple(rows))
+    yield Facts("Registered with", tuple((name, _shown(value)) for name, value in model.provenance.items()))
     columns = [("input", column) for column in model.inputs] + ([("output", model.output)] if model.output else [])
     lines = tuple((use, *_column(column)) for use, column in columns)
     yield Table("Signature", ("", "column", "kind", "may be missing", "categories"), lines)
@@ -207,7 +210,14 @@ def _who(sheet: Factsheet) -> Iterator[Block]:
         yield Note(f"The {history.source} has no move of this version’s aliases, gates or traffic.")
         return
     moves = [
-        (_time(move.at), move.what, move.old or NOTHING, move.new or NOTHING, move.why or NOTHING, move.by or NOT_ON_RECORD)
+        (
+            _time(move.at),
+            move.what,
+            move.old or NOTHING,
+            move.new or NOTHING,
+            move.why or NOTHING,
+            move.by or NOT_ON_RECORD,
+        )
         for move in history.moves[-_MOST_LINES:]
     ]
     cut = len(history.moves) - len(moves)
@@ -348,7 +358,7 @@ def _monitoring(found: Monitoring | None) -> Iterator[Block]:
 
 
 def _time(at: str | None) -> str:
-    return NOT_ON_RECORD if not at else at.replace("T", " ").replace("+00:00", " UTC")
+    return spoken(at) or NOT_ON_RECORD
 
 
 def _shown(value: Any) -> str:

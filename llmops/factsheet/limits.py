@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from llmops.evaluation.reports.wording import count, counted, number, share
 from llmops.factsheet.contents import Data, Evaluation, Factsheet, Gate, Metric
+from llmops.factsheet.times import spoken
 
 FEW_ROWS, FEW_ROWS_OF_A_SLICE = 100, 30
 """Below, an evaluation, or a slice of one, is said to be small."""
@@ -110,10 +111,10 @@ def _of_serving(sheet: Factsheet) -> Iterator[str]:
         yield "It has never been champion, as far as is on record: nothing is known of it as the one that serves."
     for period in sheet.history.periods:
         if period.forced:
-            yield f"It was promoted without a passing gate ({period.since or 'time unknown'}): {period.why}"
+            yield f"It was promoted without a passing gate ({spoken(period.since) or 'time unknown'}): {period.why}"
     for period in sheet.history.periods:
         if period.ended == "rollback":
-            yield f"It was rolled back ({period.until})."
+            yield f"It was rolled back ({spoken(period.until)})."
 
 
 def _of_monitoring(sheet: Factsheet) -> Iterator[str]:

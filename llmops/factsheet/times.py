@@ -20,6 +20,11 @@ def to_the_second(text: str | None) -> str | None:
         return text
 
 
+def spoken(at: str | None) -> str:
+    """A time as a sentence has it: `2026-05-01 10:00:00 UTC`; empty for none."""
+    return (at or "").replace("T", " ").replace("+00:00", " UTC")
+
+
 def now() -> str:
     """The present."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -119,6 +119,13 @@ def eval_runs(store: Store, prompt: str, model: str) -> list[EvalFacts]:
         return [_eval_facts(store, run) for run in runs]
 
 
+def verdicts_of(store: Store, run_id: str) -> tuple[Mapping[str, Any], ...]:
+    """The gate's verdicts on record with a run, each with its comparison. Raises UnknownVersion, StoreUnavailable,
+    Corrupted."""
+    with translated(f"run {run_id}"):
+        return tuple(_json_file(store, run_id, item.path) for item in store.client.list_artifacts(run_id, "gate"))
+
+
 def run_facts(store: Store, run_id: str) -> RunFacts:
     """One run. Raises UnknownVersion, StoreUnavailable, Corrupted."""
     with translated(f"run {run_id}"):
@@ -173,7 +180,7 @@ def agreement_of(store: Store, judge_hash: str) -> Mapping[str, Any] | None:
 
 def shown_store(store: Store) -> str:
     """Where the store is, without the user and password that its address may hold."""
-    return re.sub(r"(?<=://)[^/@]*@", "", store.uri)
+    return re.sub(r"(?<=://)[^/]*@", "", store.uri)
 
 
 def _registration(created: int | None, user: str | None) -> Registration:
@@ -205,14 +212,13 @@ def _pages(search: Any, **wanted: Any) -> Iterator[Any]:
 
 def _eval_facts(store: Store, run: Any) -> EvalFacts:
     tags, run_id = run.data.tags, str(run.info.run_id)
-    verdicts = [_json_file(store, run_id, item.path) for item in store.client.list_artifacts(run_id, "gate")]
     return EvalFacts(
         read_run(store, run),
         run.info.start_time / 1000,
         _user(run),
         _mapping(tags.get(_CELL_CONTENT_TAG, "")),
         _datasets(run),
-        tuple(verdicts),
+        verdicts_of(store, run_id),
     )
 
 

@@ -16,20 +16,25 @@ from llmops.versions import ModelVersion, PromptVersion, Ref, Release
 from llmops.workflow.factsheet_evaluations import data_of, evaluations_of, gates_of, recorded_of
 from llmops.workflow.factsheet_history import AuditTrail, audit_trail, history_of
 from llmops.workflow.factsheet_monitoring import monitoring_of
+from llmops.workflow.factsheet_tabular import tabular_sheet
 
 
 def make_factsheet(registry: Registry, ref: str) -> Factsheet:
-    """The sheet of a release: `assistant@3`, `assistant@champion`, or `assistant` (its champion).
+    """The sheet of a release or a tabular model: `assistant@3`, `bike@champion`, or `assistant` (its champion).
 
     Raises:
         UnknownVersion: there is no such version; names those there are. UsageError: `ref` is no name of one.
         StoreUnavailable, Corrupted.
     """
-    name = Ref.parse(ref).name
-    if name in registry.apps():
-        return _completed(_of_release(registry, registry.release_versions.get(ref)))
-    known = ", ".join(registry.apps()) or "none"
-    raise UnknownVersion(f"no app {name!r} is registered; there are: {known}")
+    name, apps, models = Ref.parse(ref).name, registry.apps(), registry.tabular_versions.names()
+    if name in apps:
+        sheet = _of_release(registry, registry.release_versions.get(ref))
+    elif name in models:
+        sheet = tabular_sheet(registry, registry.tabular_versions.get(ref))
+    else:
+        known = ", ".join([*apps, *models]) or "none"
+        raise UnknownVersion(f"no app or tabular model {name!r} is registered; there are: {known}")
+    return dataclasses.replace(sheet, limits=limits_of(sheet), unknown=unknown_of(sheet))
 
 
 def _of_release(registry: Registry, release: Release) -> Factsheet:
@@ -55,23 +60,18 @@ def _of_release(registry: Registry, release: Release) -> Factsheet:
         evaluations=evaluations_of(store, recorded, gates_on_record),
         further_runs=recorded.further,
         other_parameters=recorded.others,
-        gates=gates_of(gates_on_record, recorded, trail, release.ref),
+        gates=gates_of(gates_on_record, recorded.verdicts, trail, release.ref),
         history=history,
         monitoring=monitoring_of(store, release.app, release.ref, history.periods),
     )
 
 
-def _completed(sheet: Factsheet) -> Factsheet:
-    """With what the rest of it comes to."""
-    return dataclasses.replace(sheet, limits=limits_of(sheet), unknown=unknown_of(sheet))
-
-
 def _registered(registry: Registry, release: Release, trail: AuditTrail) -> list[Registered]:
     store, prompt, model = registry.store, release.prompt, release.model
     return [
-        registered("release", release.ref, registration(store, release.app, release.version), trail),
-        registered("prompt", prompt.ref, prompt_registration(store, prompt.name, prompt.version), trail),
-        registered("model", model.ref, registration(store, model.name, model.version), trail),
+        _part("release", release.ref, registration(store, release.app, release.version), trail),
+        _part("prompt", prompt.ref, prompt_registration(store, prompt.name, prompt.version), trail),
+        _part("model", model.ref, registration(store, model.name, model.version), trail),
     ]
 
 
@@ -93,6 +93,6 @@ def _model(model: ModelVersion) -> Model:
     )
 
 
-def registered(what: str, ref: str, found: Registration, trail: AuditTrail) -> Registered:
+def _part(what: str, ref: str, found: Registration, trail: AuditTrail) -> Registered:
     """A part of a version, with who registered it and when, by the audit log before MLflow."""
     return Registered(what, ref, iso(found.at), trail.registrar(ref) or found.by)

@@ -20,8 +20,9 @@ from llmops.versions import Release
 from llmops.workflow.factsheet_history import AuditTrail
 from llmops.workflow.matrix import NOISE_PARAM
 
-Gates = Mapping[str, Mapping[str, Any]]
-"""Verdicts by suite, as the registry keeps them on a release."""
+Verdict = Mapping[str, Any]
+Gates = Mapping[str, Verdict]
+"""Verdicts by suite, as the registry keeps them on a version."""
 
 _TOLD_ELSEWHERE = ("prompt", "model", "parameters.", NOISE_PARAM, "cleaned_texts")
 
@@ -34,6 +35,11 @@ class Recorded:
     told: tuple[EvalFacts, ...]
     further: int
     others: int
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """Those that were kept with the runs."""
+        return tuple(verdict for each in self.told for verdict in each.verdicts)
 
 
 def recorded_of(store: Store, release: Release, gates: Gates) -> Recorded:
@@ -56,19 +62,18 @@ def evaluations_of(store: Store, recorded: Recorded, gates: Gates) -> tuple[Eval
     return tuple(_evaluation(store, found, gates) for found in recorded.told)
 
 
-def gates_of(gates: Gates, recorded: Recorded, trail: AuditTrail, ref: str) -> tuple[Gate, ...]:
-    """The verdicts on the release, which promotions read, with their comparisons; then others on its runs."""
-    filed = [(found.run.run_id, verdict) for found in recorded.told for verdict in found.verdicts]
-    current = [
-        dataclasses.replace(
-            gate_on_record(gate, _with_comparison(gate, filed)), attested=trail.attests(ref, suite, gate)
-        )
-        for suite, gate in gates.items()
-    ]
-    known = [_identity(gate) for gate in gates.values()]
-    others = [
-        gate_on_record(verdict, verdict, current=False) for _, verdict in filed if _identity(verdict) not in known
-    ]
+def gates_of(gates: Gates, filed: Sequence[Verdict], trail: AuditTrail, ref: str) -> tuple[Gate, ...]:
+    """The verdicts on the version, which promotions read, with their comparisons; then others on its runs.
+
+    filed: verdicts that were kept with the runs.
+    """
+    current = []
+    for suite, gate in gates.items():
+        named = {"suite": suite, **gate}
+        attested = trail.attests(ref, suite, gate)
+        current.append(dataclasses.replace(_gate(named, _same(named, filed) or named), attested=attested))
+    known = [_identity({"suite": suite, **gate}) for suite, gate in gates.items()]
+    others = [_gate(verdict, verdict, current=False) for verdict in filed if _identity(verdict) not in known]
     return (*sorted(current, key=lambda gate: gate.at or "", reverse=True), *others)
 
 
@@ -168,36 +173,32 @@ def _agreement(calibration: Mapping[str, Any] | None) -> Agreement | None:
     return Agreement(calibration["kappa"], ends, int(calibration["n"]))
 
 
-def _identity(gate: Mapping[str, Any]) -> tuple[Any, ...]:
-    return gate.get("suite"), gate["verdict"], sorted(gate.get("runs", {}).items())
+def _identity(gate: Verdict) -> tuple[Any, ...]:
+    """The runs that a verdict compares; where it names none, against whom it was given."""
+    return gate.get("suite"), gate["verdict"], sorted(gate.get("runs", {}).items()) or gate.get("against")
 
 
-def _with_comparison(
-    gate: Mapping[str, Any], filed: Sequence[tuple[str, Mapping[str, Any]]]
-) -> Mapping[str, Any] | None:
-    """The file that was written with the verdict; None when another one took its place, or it is gone."""
-    return next((verdict for _, verdict in filed if _identity(verdict) == _identity(gate)), None)
+def _same(gate: Verdict, filed: Sequence[Verdict]) -> Verdict | None:
+    """The file that was written with the verdict; None when another one took its place, or there was none."""
+    return next((verdict for verdict in filed if _identity(verdict) == _identity(gate)), None)
 
 
-def gate_on_record(gate: Mapping[str, Any], file: Mapping[str, Any] | None, *, current: bool = True) -> Gate:
-    """A verdict with what was written beside it. file: the same verdict with its comparison; None where there is no
-    such file."""
-    comparison = (file or {}).get("comparison")
+def _gate(gate: Verdict, file: Verdict, *, current: bool = True) -> Gate:
+    """A verdict with what was written beside it."""
+    comparison = file.get("comparison")
     return Gate(
-        suite=gate["suite"],
+        suite=str(gate.get("suite", "")),
         verdict=gate["verdict"],
-        against=gate["against"],
-        reasons=tuple(gate["reasons"]),
+        against=gate.get("against"),
+        reasons=tuple(gate.get("reasons", ())),
         at=to_the_second(gate.get("at")),
         run_id=gate.get("runs", {}).get("b"),
-        rules=gate.get("rules", {}),
+        rules=gate.get("rules") or {},
         differences=tuple(_differences(comparison)) if comparison else (),
-        untrusted=tuple(
-            check["metric"] for check in (file or {}).get("checks") or () if check["kind"] == "judge"
-        ),
+        untrusted=tuple(check["metric"] for check in file.get("checks") or () if check["kind"] == "judge"),
         power=comparison.get("power", {}) if comparison else {},
         current=current,
-    )  # fmt: skip
+    )
 
 
 def _differences(comparison: Mapping[str, Any]) -> list[Difference]:

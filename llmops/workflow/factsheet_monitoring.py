@@ -51,7 +51,8 @@ def _concerns(window: WindowFacts, ref: str, periods: Sequence[Period]) -> bool:
 
 
 def _found(store: Store, window: WindowFacts) -> Sequence[Mapping[str, Any]]:
-    alarms: Sequence[Mapping[str, Any]] = window_verdict(store, window.run_id).get("alarms", ())
+    verdict = window_verdict(store, window.run_id)
+    alarms: Sequence[Mapping[str, Any]] = verdict.get("alarms", ())
     return alarms
 
 
