@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,3 +81,36 @@ def releases(registry: Registry, name: str) -> Callable[[int], list[Release]]:
         return made
 
     return make
+
+
+SCHEMA = {"inputs": [{"name": "hour", "kind": "integer"}], "output": {"name": "count", "kind": "number"}}
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A trained model in MLflow's run, as the recording room leaves it."""
+
+    run_id: str
+    model_id: str
+    model_uri: str
+    sha256: str
+    schema: dict[str, Any]
+
+
+@pytest.fixture
+def logged(registry: Registry) -> Callable[..., Logged]:
+    """Logs a made-up estimator of those bytes in a run of its own."""
+
+    def log(estimator: bytes = b"forest", schema: dict[str, Any] = SCHEMA) -> Logged:
+        client = registry.store.client
+        run = client.create_run(registry.store.experiment("training"))
+        made = client.create_logged_model(run.info.experiment_id, "estimator", source_run_id=run.info.run_id)
+        folder = Path(made.artifact_location.removeprefix("file://"))
+        folder.mkdir(parents=True)
+        (folder / "MLmodel").write_text("flavors: {}\n")
+        (folder / "model.skops").write_bytes(estimator)
+        client.finalize_logged_model(made.model_id, "READY")
+        sha256 = hashlib.sha256(estimator).hexdigest()
+        return Logged(run.info.run_id, made.model_id, made.model_uri, sha256, schema)
+
+    return log

@@ -1,0 +1,368 @@
+"""Moves of aliases are on the audit log before and after, and a kill in between is finished by the same call."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops.audit import AuditEntry, Verification, verify
+from llmops.errors import GateRefused, StoreUnavailable, UsageError
+from llmops.hashing import content_hash
+from llmops.registry import Registry
+from llmops.settings import Settings
+from llmops.traffic_policy import TrafficPolicy
+from llmops.versions import Release
+
+MakeReleases = Callable[[int], list[Release]]
+CANARY = TrafficPolicy(canary=0.1)
+WRITES = ("set_registered_model_tag", "set_registered_model_alias", "delete_registered_model_alias")
+
+
+@pytest.fixture
+def own(settings: Settings, registry: Registry, tmp_path: Path) -> Registry:
+    """The shared store with an audit log of the test's own, which knows of nothing yet."""
+    return Registry(dataclasses.replace(settings, log_url=f"sqlite:///{tmp_path}/log.db"), actor="anna")
+
+
+def verified(registry: Registry) -> Verification:
+    return verify(registry.audit, registry.standings)
+
+
+def aliases(registry: Registry, app: str) -> dict[str, int]:
+    return {alias: int(version) for alias, version in registry.store.client.get_registered_model(app).aliases.items()}
+
+
+def told(entries: list[AuditEntry]) -> list[tuple[str, str, str | None]]:
+    return [(entry.action, entry.subject, entry.details.get("phase")) for entry in entries]
+
+
+def test_every_act_is_on_the_audit_log(registry: Registry, own: Registry, name: str, releases: MakeReleases) -> None:
+    first, second, third = releases(3)
+    verdict = {"verdict": "pass", "reasons": ["made up"], "against": None}
+    own.release_versions.record_gate(first, "qa", verdict)
+    own.release_versions.promote(first)
+    own.release_versions.promote(second, why="hot fix")
+    own.release_versions.challenge(third)
+    own.policies.set(name, CANARY)
+    own.policies.clear(name)
+    own.release_versions.withdraw(name)
+    own.release_versions.roll_back(name)
+
+    entries = own.audit.entries(name)
+    acts = [act for act in told(entries) if act[2] != "done"]
+    assert acts == [
+        ("gate", first.ref, None),
+        ("promote", first.ref, "intent"),
+        ("force-promote", second.ref, "intent"),
+        ("challenge", third.ref, "intent"),
+        ("traffic", name, "intent"),
+        ("traffic", name, "intent"),
+        ("withdraw", third.ref, "intent"),
+        ("rollback", first.ref, "intent"),
+    ]
+    assert {entry.actor for entry in entries} == {"anna"}
+    assert entries[0].details["sha256"] == content_hash(own.release_versions.gates(first)["qa"])
+    assert entries[3].details["why"] == "hot fix"
+    assert verified(own).whole
+    assert verified(own).unfinished == ()
+
+
+def test_a_release_is_registered_on_record_and_so_watched_from_the_start(
+    registry: Registry, name: str, releases: MakeReleases
+) -> None:
+    (made,) = releases(1)
+    (entry,) = registry.audit.entries(name)
+    assert (entry.action, entry.subject, entry.details["prompt"]) == ("register", made.ref, made.prompt.ref)
+
+    registry.store.client.set_registered_model_alias(name, "champion", "1")
+
+    moved = {each.name: (each.what, each.found) for each in verified(registry).differences}
+    assert moved[name] == ("champion", made.ref)
+    registry.store.client.delete_registered_model_alias(name, "champion")
+
+
+def test_acts_that_change_nothing_or_are_refused_leave_no_entry(
+    own: Registry, name: str, releases: MakeReleases
+) -> None:
+    first, second = releases(2)
+    own.release_versions.promote(first, why="first one")
+    own.release_versions.challenge(second)
+    own.policies.set(name, CANARY)
+    before = own.audit.entries(name)
+
+    own.release_versions.promote(first)
+    own.release_versions.challenge(second)
+    own.policies.set(name, CANARY)
+    with pytest.raises(GateRefused):
+        own.release_versions.promote(second)
+    with pytest.raises(UsageError):
+        own.release_versions.challenge(own.release_versions.get(first.ref))
+
+    assert own.audit.entries(name) == before
+
+
+def test_a_store_from_before_the_log_is_no_fault_and_opens_with_what_was_found(
+    registry: Registry, own: Registry, name: str, releases: MakeReleases
+) -> None:
+    first, second = releases(2)
+    registry.release_versions.promote(first, why="before there was a log")
+    assert verified(own).whole
+    assert name in verified(own).unaudited
+
+    own.release_versions.promote(second, why="the first one on record")
+
+    opening, *moves = own.audit.entries(name)
+    assert opening.details == {"standing": {"champion": first.ref}}
+    assert told([opening, *moves])[0] == ("opening", name, None)
+    assert verified(own).whole
+    assert name not in verified(own).unaudited
+
+
+def test_an_alias_moved_in_mlflows_ui_is_found_and_stays_on_record(
+    own: Registry, name: str, releases: MakeReleases
+) -> None:
+    first, second = releases(2)
+    own.release_versions.promote(first, why="first one")
+
+    own.store.client.set_registered_model_alias(name, "champion", "2")
+
+    (moved,) = verified(own).differences
+    assert (moved.what, moved.logged, moved.found) == ("champion", (first.ref,), second.ref)
+    own.release_versions.promote(first, why="back again")
+    assert verified(own).whole
+    (found,) = [entry for entry in own.audit.entries(name) if entry.action == "found"]
+    assert found.details == {"standing": {"champion": second.ref}, "expected": {"champion": first.ref}}
+
+
+def test_no_move_is_made_that_cannot_be_put_on_record(
+    registry: Registry, settings: Settings, name: str, releases: MakeReleases, tmp_path: Path
+) -> None:
+    first, second = releases(2)
+    registry.release_versions.promote(first, why="first one")
+    (tmp_path / "file").write_text("no folder")
+    unlogged = Registry(dataclasses.replace(settings, log_url=f"sqlite:///{tmp_path}/file/log.db"))
+    book = unlogged.release_versions
+
+    for act in (
+        lambda: book.promote(second, why="urgent"),
+        lambda: book.challenge(second),
+        lambda: book.roll_back(name),
+        lambda: book.record_gate(second, "qa", {"verdict": "pass", "against": first.ref}),
+        lambda: unlogged.policies.set(name, CANARY),
+    ):
+        with pytest.raises(StoreUnavailable):
+            act()
+
+    assert aliases(registry, name) == {"champion": 1}
+    assert book.gates(second) == {}
+    assert [release.aliases for release in unlogged.registered().releases[name]] == [("champion",), ()]  # to read: none
+
+
+def test_a_move_whose_intent_cannot_be_written_says_that_nothing_was_moved(
+    own: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = releases(1)
+
+    def away(*_: Any) -> None:
+        raise StoreUnavailable("production log: disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(own.audit, "append", away)
+        with pytest.raises(StoreUnavailable, match=f"disk full; {name} was left as it is"):
+            own.release_versions.promote(first, why="first one")
+    assert aliases(own, name) == {}
+
+    with monkeypatch.context() as patched:
+        patched.setattr(own.audit, "done", away)
+        with pytest.raises(StoreUnavailable, match=f"the promote of {first.ref} is done but .* repeat the command"):
+            own.release_versions.promote(first, why="first one")
+    assert aliases(own, name) == {"champion": 1}
+    assert len(verified(own).unfinished) == 1
+
+    assert own.release_versions.promote(first, why="first one") is None
+    assert verified(own).unfinished == ()
+
+
+class Cut(BaseException):
+    """Ends a call as a kill would, before its `after`-th write."""
+
+
+def cut_off(registry: Registry, monkeypatch: pytest.MonkeyPatch, after: int, call: Callable[[], Any]) -> bool:
+    """Whether the call was cut off."""
+    left: Iterator[int] = iter(range(after))
+
+    def ending(write: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any) -> Any:
+            if next(left, None) is None:
+                raise Cut
+            return write(*args)
+
+        return wrapped
+
+    with monkeypatch.context() as patched:
+        for owner, names in ((registry.store.client, WRITES), (registry.audit, ("append",))):
+            for write in names:
+                patched.setattr(owner, write, ending(getattr(owner, write)))
+        try:
+            call()
+        except Cut:
+            return True
+    return False
+
+
+def each_cut(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, name: str, prepare: Callable[[], Any], call: Callable[[], Any]
+) -> Iterator[Any]:
+    """Cuts the call off before each of its writes, looks at the log, and gives what the repeated call returns."""
+    for after in range(20):
+        prepare()
+        before = len(registry.audit.entries(name))
+        if not cut_off(registry, monkeypatch, after, call):
+            assert after >= 4
+            return
+        found = verified(registry)
+        assert found.whole
+        assert [entry.name for entry in found.unfinished] == ([name] if after else [])
+        yield call()
+        assert verified(registry).whole
+        assert verified(registry).unfinished == ()
+        assert len(registry.audit.entries(name)) == before + 2
+
+
+def test_a_promotion_that_is_cut_off_is_finished(
+    own: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = releases(2)
+    book = own.release_versions
+
+    def prepare() -> None:
+        book.promote(first, why="first one")
+        book.challenge(book.get(second.ref))
+
+    for old in each_cut(own, monkeypatch, name, prepare, lambda: book.promote(second, why="better")):
+        assert old is not None
+        assert old.ref == first.ref
+        assert aliases(own, name) == {"champion": 2, "previous": 1}
+        moves = [(move["what"], move["from"], move["to"]) for move in book.history(name)]
+        assert moves[-1] == ("promote", first.ref, second.ref)
+        assert moves[-2][0] == "challenge"
+
+
+def test_a_challenge_that_is_cut_off_is_finished(
+    own: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = releases(2)
+    book = own.release_versions
+    for old in each_cut(own, monkeypatch, name, lambda: book.challenge(first), lambda: book.challenge(second)):
+        assert old is not None
+        assert old.ref == first.ref
+        assert aliases(own, name) == {"challenger": 2}
+        assert [move["to"] for move in book.history(name)][-2:] == [first.ref, second.ref]
+
+
+def test_a_withdrawal_that_is_cut_off_is_finished(
+    own: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = releases(1)
+    book = own.release_versions
+    for old in each_cut(own, monkeypatch, name, lambda: book.challenge(first), lambda: book.withdraw(name)):
+        assert old is not None
+        assert old.ref == first.ref
+        assert aliases(own, name) == {}
+        assert [move["what"] for move in book.history(name)][-2:] == ["challenge", "withdraw"]
+
+
+def test_a_rollback_that_is_cut_off_is_finished_and_not_made_twice(
+    own: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = releases(2)
+    book = own.release_versions
+
+    def prepare() -> None:
+        book.promote(first, why="first one")
+        book.promote(second, why="better")
+        book.challenge(book.get(first.ref))
+
+    for new, old in each_cut(own, monkeypatch, name, prepare, lambda: book.roll_back(name)):
+        assert (new.ref, old.ref) == (first.ref, second.ref)
+        assert aliases(own, name) == {"champion": 1, "previous": 2}
+
+
+def test_a_change_of_traffic_that_is_cut_off_is_finished(
+    own: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    releases(1)
+    policies = own.policies
+    for _ in each_cut(own, monkeypatch, name, lambda: policies.clear(name), lambda: policies.set(name, CANARY)):
+        assert policies.get(name) == CANARY
+        assert [move["why"] for move in own.release_versions.history(name)][-1] == "set"
+
+
+def test_another_move_after_one_that_was_cut_off_takes_its_place(
+    own: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = releases(3)
+    own.release_versions.promote(first, why="first one")
+    assert cut_off(own, monkeypatch, 2, lambda: own.release_versions.promote(second, why="better"))
+    assert aliases(own, name) == {"champion": 1, "previous": 1}
+
+    own.release_versions.promote(third, why="better still")
+
+    assert aliases(own, name) == {"champion": 3, "previous": 1}
+    assert verified(own).whole
+    assert verified(own).unfinished == ()
+    assert "supersedes" in own.audit.entries(name)[-2].details
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from llmops.registry import Registry
+from llmops.settings import Settings
+
+home, ref, writes = sys.argv[1], sys.argv[2], int(sys.argv[3])
+registry = Registry(Settings(home=Path(home)))
+
+def dying(write):
+    def wrapped(*args):
+        global writes
+        if writes == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        writes -= 1
+        return write(*args)
+    return wrapped
+
+for owner, name in (
+    (registry.store.client, "set_registered_model_tag"),
+    (registry.store.client, "set_registered_model_alias"),
+    (registry.audit, "append"),
+):
+    setattr(owner, name, dying(getattr(owner, name)))
+registry.release_versions.promote(registry.release_versions.get(ref), why="better")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("writes", [1, 2, 3, 4])
+def test_a_promotion_whose_process_is_killed_is_visible_and_finished(
+    registry: Registry, settings: Settings, name: str, releases: MakeReleases, writes: int
+) -> None:
+    first, second = releases(2)
+    registry.release_versions.promote(first, why="first one")
+
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(settings.home), second.ref, str(writes)], check=False)
+
+    assert killed.returncode == -signal.SIGKILL
+    assert name in [entry.name for entry in verified(registry).unfinished]
+    registry.release_versions.promote(second, why="better")
+    assert aliases(registry, name) == {"champion": 2, "previous": 1}
+    assert name not in [entry.name for entry in verified(registry).unfinished]
+    assert name not in [each.name for each in verified(registry).differences]
+    assert [move["to"] for move in registry.release_versions.history(name)] == [first.ref, second.ref]
