@@ -72,7 +72,7 @@ def _table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) 
         element("th", column.removesuffix("#"), scope="col", class_=kind)
         for column, kind in zip(columns, kinds, strict=False)
     ]
-    return table(caption, head, (_line(row, kinds) for row in rows), "" if columns else "sides")
+    return table(caption, head, (_line(row, kinds) for row in rows), "" if columns else "facts")
 
 
 def _line(row: Sequence[str], kinds: Sequence[str | None]) -> Markup:

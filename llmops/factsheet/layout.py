@@ -24,6 +24,7 @@ from llmops.factsheet.times import spoken
 
 NOT_ON_RECORD = "not on record"
 _MOST_LINES = 60
+_ATTESTED = {True: "yes", False: "no: it was changed since", None: "the log has no such gate"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,7 @@ def _glance(sheet: Factsheet) -> Iterator[tuple[str, str]]:
         yield f"{metric.name} ({run.suite})", f"{number(metric.mean)}, 95 % interval {interval(metric.ci95)}"
     yield "monitoring", _monitoring_line(sheet.monitoring)
     yield "known limits", count(len(sheet.limits))
-    yield "not on record", counted(len(sheet.unknown), "thing")
+    yield "not on record", counted(len(sheet.unknown), "thing") if sheet.unknown else "nothing is missing"
     yield "read from", sheet.store
 
 
@@ -276,6 +277,7 @@ def _gate(gate: Gate) -> Iterator[Block]:
         ("when", _time(gate.at)),
         ("rules", _rules(gate.rules) if gate.rules else NOT_ON_RECORD),
         ("run", gate.run_id or NOT_ON_RECORD),
+        ("as the audit log has it", _ATTESTED[gate.attested]),
     ]
     place = "" if gate.current else ", not the one that a promotion reads"
     yield Facts(f"Gate of {gate.suite}{place}", tuple(rows))
@@ -337,7 +339,7 @@ def _monitoring(found: Monitoring | None) -> Iterator[Block]:
         ("to", _time(found.until)),
         ("windows with alarms", count(found.alarmed)),
         ("windows with too few rows", count(found.too_few)),
-        ("false alarms to expect in a month", NOT_ON_RECORD if budget is None else f"at most {number(budget)}"),
+        ("false alarms to expect in a month", NOT_ON_RECORD if budget is None else f"at most {budget:g}"),
     ]
     yield Facts("Monitored", tuple(rows))
     if found.alarms:

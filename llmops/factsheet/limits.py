@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llmops.evaluation.reports.wording import count, counted, number, share
+from llmops.evaluation.reports.wording import count, counted, share
 from llmops.factsheet.contents import Data, Evaluation, Factsheet, Gate, Metric
 from llmops.factsheet.times import spoken
 
@@ -40,7 +40,7 @@ def _of_gates(sheet: Factsheet) -> Iterator[str]:
         yield from (
             f"{scorer} was not allowed to gate {gate.suite}: its judge is not trusted." for scorer in gate.untrusted
         )
-    yield from (f"What {gate.suite} can see: {power}" for gate in current if (power := _power(gate)))
+    yield from (f"What {gate.suite} can see: {power}." for gate in current if (power := _power(gate)))
 
 
 def _power(gate: Gate) -> str:
@@ -128,7 +128,7 @@ def _of_monitoring(sheet: Factsheet) -> Iterator[str]:
         yield f"{count(found.too_few)} of {counted(found.windows, 'monitored window')} had too few rows to be tested."
     if found.expected_false_alarms is not None:
         yield (
-            f"Monitoring that finds nothing is no proof: by chance alone up to {number(found.expected_false_alarms)} "
+            f"Monitoring that finds nothing is no proof: by chance alone up to {found.expected_false_alarms:g} "
             "false alarms a month are to be expected, and small changes of few rows are not seen."
         )
 

@@ -25,7 +25,7 @@ def said(made: Factsheet) -> str:
         ({"gates": (gate(verdict="fail"),)}, "The gate of qa failed."),
         ({"gates": (gate(against=None),)}, "only floors and ceilings were checked"),
         ({"gates": (gate(untrusted=("helpful",)),)}, "helpful was not allowed to gate qa"),
-        ({}, "What qa can see: with 240 rows a difference of 9 points can be seen"),
+        ({}, "What qa can see: with 240 rows a difference of 9 points can be seen."),
         ({"evaluations": ()}, "No evaluation of this version is on record."),
         ({"evaluations": (evaluation(rows=40),)}, "qa has 40 rows: few"),
         ({}, "Slices of qa with fewer than 30 rows say little: topic=geo."),
@@ -42,7 +42,7 @@ def said(made: Factsheet) -> str:
         ({"history": NOBODY}, "It has never been champion, as far as is on record"),
         ({"monitoring": None}, "No monitoring run is on record"),
         ({}, "2 of 9 monitored windows had too few rows to be tested."),
-        ({}, "up to 0.100 false alarms a month are to be expected"),
+        ({}, "up to 0.1 false alarms a month are to be expected"),
     ],
 )
 def test_a_limit_is_admitted(changed: dict[str, Any], sentence: str) -> None:

@@ -81,6 +81,7 @@ def test_what_matters_is_told_in_words_and_figures() -> None:
         "| fields |  | – | – | 0 | 240 |",
         "| topic=geo | correct | 0.500 | 0.400 | −0.100 | −0.300 to +0.100 | 0.300 | 20 |",
         "| rules | correct decides: better; correct at least 0.4 |",
+        "| as the audit log has it | the log has no such gate |",
         "| redact-pii | on |",
         "| max-output | 40 |",
         "| helpful | never measured |",
