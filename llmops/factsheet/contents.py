@@ -253,10 +253,24 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """One monitored window. alarms: how many. error, estimated_error: of a tabular model, in the unit of its metric,
+    once labels are there and before; None where nobody recorded one."""
+
+    since: str | None
+    until: str | None
+    rows: int | None
+    state: str
+    alarms: int
+    error: float | None = None
+    estimated_error: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Monitoring:
     """Monitored windows in which this version answered. too_few: of them, those with too few rows to test.
-    expected_false_alarms: the most that was stated for a month. unread: alarmed windows beyond the newest, whose alarms
-    are counted and not told."""
+    expected_false_alarms: the most that was stated for a month. latest: the newest of them, the newest first. unread:
+    alarmed windows beyond the newest, whose alarms are counted and not told."""
 
     windows: int
     rows: int
@@ -267,6 +281,7 @@ class Monitoring:
     expected_false_alarms: float | None
     alarms: tuple[Alarm, ...] = ()
     actions: tuple[Action, ...] = ()
+    latest: tuple[Window, ...] = ()
     unread: int = 0
 
 

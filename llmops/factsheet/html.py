@@ -9,8 +9,9 @@ from llmops.evaluation.reports.charts import Axis, axis_labels, mean_plot
 from llmops.evaluation.reports.markup import Markup, element, joined
 from llmops.evaluation.reports.page import page, section, table, write_page
 from llmops.evaluation.reports.wording import NOTHING, count, interval, number
+from llmops.factsheet.blocks import Block, Facts, Means, Note, Points, Quoted, Section, Table
 from llmops.factsheet.contents import Factsheet, Metric
-from llmops.factsheet.layout import Block, Facts, Means, Note, Points, Quoted, Section, Table, sections, subtitle
+from llmops.factsheet.layout import sections, subtitle
 
 
 def html(sheet: Factsheet) -> str:

@@ -2,88 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
-from llmops.evaluation.reports.wording import NOTHING, count, counted, interval, number, probability, signed
-from llmops.factsheet.contents import (
-    Column,
-    Data,
-    Difference,
-    Evaluation,
-    Factsheet,
-    Gate,
-    Metric,
-    Monitoring,
-    Period,
-    Tabular,
+from llmops.evaluation.reports.wording import NOTHING, count, counted, interval, number
+from llmops.factsheet.blocks import (
+    NOT_ON_RECORD,
+    Block,
+    Facts,
+    Note,
+    Points,
+    Quoted,
+    Section,
+    Table,
+    shown_value,
+    time_or_unknown,
 )
-from llmops.factsheet.times import spoken
+from llmops.factsheet.contents import Column, Data, Factsheet, Gate, Monitoring, Period, Tabular
+from llmops.factsheet.layout_evaluation import evaluations, gates
+from llmops.factsheet.layout_monitoring import monitoring
 
-NOT_ON_RECORD = "not on record"
 _MOST_LINES = 60
-_ATTESTED = {True: "yes", False: "no: it was changed since", None: "the log has no such gate"}
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """Names and values."""
-
-    caption: str
-    rows: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Columns whose name ends in `#` are numbers."""
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """Means with 95 % intervals. rows: (what, a word beside it, the metric)."""
-
-    caption: str
-    rows: tuple[tuple[str, str, Metric], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Points:
-    """Sentences, as a list."""
-
-    items: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Quoted:
-    """A text from outside, kept as it is."""
-
-    caption: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A sentence."""
-
-    text: str
-
-
-Block = Facts | Table | Means | Points | Quoted | Note
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A part under a heading. name: what links point at."""
-
-    name: str
-    heading: str
-    blocks: tuple[Block, ...]
 
 
 def sections(sheet: Factsheet) -> list[Section]:
@@ -93,10 +31,10 @@ def sections(sheet: Factsheet) -> list[Section]:
         ("what", "What it is", list(_what(sheet))),
         ("data", "Data", list(_data(sheet))),
         ("who", "Who, what, when", list(_who(sheet))),
-        ("evaluation", "Evaluation", list(_evaluations(sheet))),
-        ("gates", "Gates", list(_gates(sheet))),
+        ("evaluation", "Evaluation", list(evaluations(sheet))),
+        ("gates", "Gates", list(gates(sheet))),
         ("deployments", "Deployments", list(_deployments(sheet))),
-        ("monitoring", "Monitoring", list(_monitoring(sheet.monitoring))),
+        ("monitoring", "Monitoring", list(monitoring(sheet.monitoring))),
         ("limits", "Known limits", [Points(sheet.limits) if sheet.limits else Note("None is known.")]),
         ("unknown", "Not on record", [Points(sheet.unknown) if sheet.unknown else Note("Nothing is missing.")]),
     ]
@@ -106,7 +44,7 @@ def sections(sheet: Factsheet) -> list[Section]:
 def subtitle(sheet: Factsheet) -> str:
     """What the sheet is, in a line below its title."""
     kind = "Release" if sheet.kind == "release" else "Tabular model"
-    return f"{kind} · read from the registry {_time(sheet.made_at)} · llmops {sheet.llmops}"
+    return f"{kind} · read from the registry {time_or_unknown(sheet.made_at)} · llmops {sheet.llmops}"
 
 
 def _glance(sheet: Factsheet) -> Iterator[tuple[str, str]]:
@@ -125,7 +63,7 @@ def _glance(sheet: Factsheet) -> Iterator[tuple[str, str]]:
 def _state(sheet: Factsheet) -> str:
     aliases = ", ".join(sheet.aliases)
     if (serving := sheet.serving) is not None:
-        since = f"since {_time(serving.since)}" if serving.since else "since when is not on record"
+        since = f"since {time_or_unknown(serving.since)}" if serving.since else "since when is not on record"
         others = [alias for alias in sheet.aliases if alias != "champion"]
         return f"champion, {since}" + (f"; also {', '.join(others)}" if others else "")
     return aliases or "holds no alias: nothing is served by it unless asked for by number"
@@ -152,11 +90,11 @@ def _what(sheet: Factsheet) -> Iterator[Block]:
     if (model := sheet.model) is not None:
         size = f"{count(model.size_bytes)} bytes" if model.size_bytes else NOT_ON_RECORD
         named = [("model", model.ref), ("source", model.source), ("format", model.format), ("sha256", model.sha256)]
-        made = [(f"made from: {name}", _shown(value)) for name, value in model.provenance.items()]
+        made = [(f"made from: {name}", shown_value(value)) for name, value in model.provenance.items()]
         yield Facts("Model", (*named, ("licence", model.licence or NOT_ON_RECORD), ("size", size), *made))
     if sheet.tabular is not None:
         yield from _tabular(sheet.tabular)
-    yield Facts("Parameters", tuple((name, _shown(value)) for name, value in sheet.parameters.items()))
+    yield Facts("Parameters", tuple((name, shown_value(value)) for name, value in sheet.parameters.items()))
     if sheet.kind == "release":
         yield Facts(
             "Guards", tuple((guard.partition("=")[0], guard.partition("=")[2] or "on") for guard in sheet.guards)
@@ -174,7 +112,7 @@ def _tabular(model: Tabular) -> Iterator[Block]:
         ("pipeline run", model.cycle or "none: registered by hand"),
     ]
     yield Facts("Tabular model", tuple(rows))
-    yield Facts("Registered with", tuple((name, _shown(value)) for name, value in model.provenance.items()))
+    yield Facts("Registered with", tuple((name, shown_value(value)) for name, value in model.provenance.items()))
     columns = [("input", column) for column in model.inputs] + ([("output", model.output)] if model.output else [])
     lines = tuple((use, *_column(column)) for use, column in columns)
     yield Table("Signature", ("", "column", "kind", "may be missing", "categories"), lines)
@@ -200,7 +138,7 @@ def _data_line(data: Data) -> tuple[str, ...]:
 
 def _who(sheet: Factsheet) -> Iterator[Block]:
     lines = [
-        (part.what, part.ref, _time(part.at), part.by or NOT_ON_RECORD)
+        (part.what, part.ref, time_or_unknown(part.at), part.by or NOT_ON_RECORD)
         for part in sheet.registered
     ]  # fmt: skip
     yield Table("Registered", ("what", "which", "when", "by"), tuple(lines))
@@ -212,7 +150,7 @@ def _who(sheet: Factsheet) -> Iterator[Block]:
         return
     moves = [
         (
-            _time(move.at),
+            time_or_unknown(move.at),
             move.what,
             move.old or NOTHING,
             move.new or NOTHING,
@@ -226,85 +164,6 @@ def _who(sheet: Factsheet) -> Iterator[Block]:
     yield Table(caption, ("when", "what", "from", "to", "why", "by"), tuple(moves))
 
 
-def _evaluations(sheet: Factsheet) -> Iterator[Block]:
-    if not sheet.evaluations:
-        yield Note("No evaluation is on record.")
-    for run in sheet.evaluations:
-        yield from _evaluation(run)
-    if sheet.further_runs:
-        yield Note(f"{counted(sheet.further_runs, 'further run')} on record, older or of fewer rows, not told here.")
-
-
-def _evaluation(run: Evaluation) -> Iterator[Block]:
-    rows = f"{count(run.rows)} rows" if run.rows is not None else "rows not on record"
-    said = [f"{run.suite}: {rows}", f"run {run.run_id}", _time(run.at), f"by {run.by}" if run.by else ""]
-    yield Means(", ".join(part for part in said if part), tuple(_mean_line(run, metric) for metric in run.metrics))
-    if run.slices:
-        several = len({part.metric.name for part in run.slices}) > 1
-        lines = [(part.name, part.metric.name if several else "", part.metric) for part in run.slices]
-        names = ", ".join(dict.fromkeys(part.metric.name for part in run.slices))
-        yield Means(f"{run.suite} by slice: {names}", tuple(lines))
-    if run.settings:
-        yield Facts(f"How {run.suite} was run", tuple(run.settings.items()))
-    judges = [(scorer, _agreement(run, scorer)) for scorer in run.judges]
-    if judges:
-        yield Facts("Judges and their agreement with people", tuple(judges))
-
-
-def _mean_line(run: Evaluation, metric: Metric) -> tuple[str, str, Metric]:
-    words = ["decides"] if metric.name in run.deciding[:1] else ["gates"] if metric.name in run.deciding else []
-    return metric.name, ", ".join(words), metric
-
-
-def _agreement(run: Evaluation, scorer: str) -> str:
-    found = run.judges[scorer]
-    if found is None:
-        return "never measured"
-    return f"κ {number(found.kappa)}, 95 % interval {interval(found.ci95)}, {counted(found.n, 'labelled row')}"
-
-
-def _gates(sheet: Factsheet) -> Iterator[Block]:
-    if not sheet.gates:
-        yield Note("No gate is on record.")
-    for gate in sheet.gates:
-        yield from _gate(gate)
-
-
-def _gate(gate: Gate) -> Iterator[Block]:
-    rows = [
-        ("verdict", gate.verdict),
-        ("against", gate.against or "no champion at that time"),
-        ("when", _time(gate.at)),
-        ("rules", _rules(gate.rules) if gate.rules else NOT_ON_RECORD),
-        ("run", gate.run_id or NOT_ON_RECORD),
-        ("as the audit log has it", _ATTESTED[gate.attested]),
-    ]
-    place = "" if gate.current else ", not the one that a promotion reads"
-    yield Facts(f"Gate of {gate.suite}{place}", tuple(rows))
-    yield Points(gate.reasons)
-    if gate.differences:
-        columns = ("slice", "metric", "a#", "b#", "b − a#", "95 % interval#", "p#", "rows#")
-        lines = tuple(_difference(each) for each in gate.differences)
-        yield Table(f"{gate.suite} against {gate.against}: a is {gate.against}, b is this version", columns, lines)
-
-
-def _rules(rules: Mapping[str, Any]) -> str:
-    """The rules in words, those that ask for nothing left out."""
-    margin = f" by {rules['margin']:g} or more" if rules.get("rule") == "not-worse" else ""
-    said = [f"{rules['primary']} decides: {rules['rule']}{margin}"] if "primary" in rules else []
-    for name, words in (("floors", "at least"), ("ceilings", "at most"), ("not_worse", "not worse by")):
-        said += [f"{scorer} {words} {value:g}" for scorer, value in rules.get(name, {}).items()]
-    for part, floors in rules.get("slice_floors", {}).items():
-        said += [f"{scorer} in {part} at least {value:g}" for scorer, value in floors.items()]
-    return "; ".join(said)
-
-
-def _difference(found: Difference) -> tuple[str, ...]:
-    figures = number(found.a), number(found.b), signed(found.difference), interval(found.ci95, of_difference=True)
-    p_value = probability(found.p_value).removeprefix("p ").removeprefix("= ")
-    return found.slice or "all rows", found.metric, *figures, p_value, count(found.rows)
-
-
 def _deployments(sheet: Factsheet) -> Iterator[Block]:
     periods = sheet.history.periods
     if not periods:
@@ -315,57 +174,15 @@ def _deployments(sheet: Factsheet) -> Iterator[Block]:
 
 
 def _period(period: Period) -> tuple[str, ...]:
-    until = "now" if period.lasts else f"{_time(period.until)}" + (f" ({period.ended})" if period.ended else "")
+    until = (
+        "now" if period.lasts else f"{time_or_unknown(period.until)}" + (f" ({period.ended})" if period.ended else "")
+    )
     how = period.began + (", forced" if period.forced else "")
     return (
-        _time(period.since),
+        time_or_unknown(period.since),
         until,
         how or NOT_ON_RECORD,
         period.why or NOT_ON_RECORD,
         period.after or NOTHING,
         period.then or NOTHING,
     )
-
-
-def _monitoring(found: Monitoring | None) -> Iterator[Block]:
-    if found is None:
-        yield Note("No monitoring run is on record in which this version answered.")
-        return
-    budget = found.expected_false_alarms
-    rows = [
-        ("windows", count(found.windows)),
-        ("requests in them", count(found.rows)),
-        ("from", _time(found.since)),
-        ("to", _time(found.until)),
-        ("windows with alarms", count(found.alarmed)),
-        ("windows with too few rows", count(found.too_few)),
-        ("false alarms to expect in a month", NOT_ON_RECORD if budget is None else f"at most {budget:g}"),
-    ]
-    yield Facts("Monitored", tuple(rows))
-    if found.alarms:
-        lines = [
-            (_time(a.until), a.what, a.severity or NOTHING, "this version" if a.of_version else "all traffic", a.why)
-            for a in found.alarms
-        ]
-        yield Table("Alarms", ("window’s end", "what", "severity", "seen in", "why"), tuple(lines))
-    if found.unread:
-        yield Note(f"{counted(found.unread, 'older window')} with alarms not told here.")
-    if found.actions:
-        acts = [
-            (_time(a.at), a.what + (" (dry run)" if a.dry_run else ""), a.why, a.outcome) for a in found.actions
-        ]  # fmt: skip
-        yield Table("What was done about alarms, by itself", ("when", "action", "why", "outcome"), tuple(acts))
-    elif found.alarms:
-        yield Note("No action of the monitor is on record.")
-
-
-def _time(at: str | None) -> str:
-    return spoken(at) or NOT_ON_RECORD
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (Mapping, Sequence, bool)) or value is None:
-        return json.dumps(value, ensure_ascii=False)
-    return f"{value:g}" if isinstance(value, float) else str(value)

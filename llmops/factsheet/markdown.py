@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from llmops.evaluation.reports.wording import NOTHING, count, interval, number, printable
+from llmops.factsheet.blocks import Block, Facts, Means, Note, Points, Quoted, Table
 from llmops.factsheet.contents import Factsheet, Metric
-from llmops.factsheet.layout import Block, Facts, Means, Note, Points, Quoted, Table, sections, subtitle
+from llmops.factsheet.layout import sections, subtitle
 
 # What means something to Markdown wherever it stands; at the beginning of a line; and between characters that are no
 # part of a word. Whatever else stays as it is, so that `rouge_l` and `qa@2` can be read.

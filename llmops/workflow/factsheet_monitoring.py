@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmops.factsheet.contents import Action, Alarm, Monitoring, Period
+from llmops.factsheet.contents import Action, Alarm, Monitoring, Period, Window
 from llmops.factsheet.times import iso, to_the_second
 from llmops.recording.facts import RunFacts, WindowFacts, monitor_actions, monitored_windows, window_verdict
 from llmops.registry.store import Store
 
 MOST_ALARMED_WINDOWS = 30
 """The newest whose alarms are told; each costs reading a file."""
+MOST_WINDOWS = 24
+"""The newest that are told one by one."""
 
 
 def monitoring_of(store: Store, name: str, ref: str, periods: Sequence[Period]) -> Monitoring | None:
@@ -39,6 +41,7 @@ def monitoring_of(store: Store, name: str, ref: str, periods: Sequence[Period]) 
         expected_false_alarms=max((budget for budget in budgets if budget is not None), default=None),
         alarms=tuple(told),
         actions=actions,
+        latest=tuple(_window(window) for window in windows[:MOST_WINDOWS]),
         unread=len(alarmed[MOST_ALARMED_WINDOWS:]),
     )
 
@@ -48,6 +51,19 @@ def _concerns(window: WindowFacts, ref: str, periods: Sequence[Period]) -> bool:
         return ref in window.releases
     end = to_the_second(window.until) or ""
     return any((period.since or "") <= end <= (period.until or "9") for period in periods)
+
+
+def _window(window: WindowFacts) -> Window:
+    rows = window.metrics.get("rows")
+    return Window(
+        to_the_second(window.since),
+        to_the_second(window.until),
+        None if rows is None else int(rows),
+        window.state,
+        window.alarms,
+        window.metrics.get("error"),
+        window.metrics.get("estimated_error"),
+    )
 
 
 def _found(store: Store, window: WindowFacts) -> Sequence[Mapping[str, Any]]:
@@ -60,8 +76,9 @@ def _alarms(window: WindowFacts, ref: str, found: Sequence[Mapping[str, Any]]) -
     """Alarms of the version and of all traffic; not those of other versions alone."""
     told = []
     for alarm in found:
-        named = {label["release"] for label in alarm.get("slices", ()) if "release" in label}
-        if named and ref not in named and len(named) == len(alarm["slices"]):
+        slices = alarm.get("slices") or [{"release": release} for release in window.releases]
+        named = {label["release"] for label in slices if "release" in label}
+        if named and ref not in named and len(named) == len(slices):
             continue
         told.append(
             Alarm(
@@ -70,7 +87,7 @@ def _alarms(window: WindowFacts, ref: str, found: Sequence[Mapping[str, Any]]) -
                 what=str(alarm["what"]),
                 why=str(alarm["why"]),
                 severity=alarm.get("severity"),
-                of_version=ref in named,
+                of_version=ref in named and (bool(alarm.get("slices")) or len(named) == 1),
                 run_id=window.run_id,
             )
         )

@@ -28,6 +28,7 @@ from llmops.factsheet.contents import (
     Registered,
     Slice,
     Tabular,
+    Window,
 )
 
 AT = "2026-05-01T10:00:00+00:00"
@@ -84,6 +85,7 @@ def _monitoring() -> Monitoring:
         too_few=2,
         expected_false_alarms=0.1,
         alarms=(Alarm(AT, LATER, "output.refusal", "rose from 1 % to 9 %", "high", True, "a" * 32),),
+        latest=(Window(AT, LATER, 140, "alarm", 1, error=41.25), Window(AT, LATER, 130, "ok", 0, estimated_error=38.0)),
         actions=(Action(LATER, "rollback", "refusals rose", "champion assistant@1", True, "b" * 32),),
     )
 

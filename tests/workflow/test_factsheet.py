@@ -132,6 +132,7 @@ def test_alarms_and_actions_are_those_of_the_version_or_of_all_traffic(first: Fa
     found = second.monitoring
     assert found is not None
     assert (found.windows, found.rows, found.alarmed, found.expected_false_alarms) == (2, 180, 1, 0.1)
+    assert [(window.state, window.rows, window.alarms) for window in found.latest] == [("alarm", 90, 3), ("ok", 90, 0)]
     assert [(alarm.what, alarm.of_version) for alarm in found.alarms] == [("output.refusal", True), ("requests", False)]
     assert [(action.what, action.outcome) for action in found.actions] == [("rollback", f"champion {APP}@1")]
     assert first.monitoring is not None
@@ -231,6 +232,10 @@ def bike(story: Workshop) -> Factsheet:
                "rules": {"primary": "rmse", "rule": "better", "margin": 0.0}}  # fmt: skip
     book.record_gate(version, "bike", verdict)
     book.promote(version)
+    window = {"since": "2012-01-01T00:00:00+00:00", "until": "2012-02-01T00:00:00+00:00", "rows": 700}
+    found = {"state": "alarm", "window": window, "alarms": [{"rule": "error", "what": "rmse", "why": "rose"}],
+             "slices": [{"slice": {"release": "bike@1"}}]}  # fmt: skip
+    record_monitoring_run(registry.store, "bike", found, {"rows": 700, "error": 61.5, "estimated_error": 58.0})
     return make_factsheet(registry, "bike")
 
 
@@ -268,3 +273,10 @@ def test_its_gate_and_times_as_champion_are_told(bike: Factsheet) -> None:
     assert [(period.lasts, period.forced) for period in bike.history.periods] == [(True, False)]
     assert "| algorithm | ridge |" in markdown(bike)
     assert "ridge" in html(bike)
+
+
+def test_its_windows_are_told_with_their_errors(bike: Factsheet) -> None:
+    found = bike.monitoring
+    assert found is not None
+    assert [(alarm.what, alarm.of_version) for alarm in found.alarms] == [("rmse", True)]
+    assert [(window.rows, window.error, window.estimated_error) for window in found.latest] == [(700, 61.5, 58.0)]
