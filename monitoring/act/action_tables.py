@@ -126,6 +126,15 @@ daemon_stages = sa.Table(
     sa.Column("last_error", sa.Text),
 )
 
+# One row: the time that was last believed by what deletes texts, and since when a leap of it has been doubted.
+retention_clock = sa.Table(
+    "retention_clock",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("seen_at", sa.Float),
+    sa.Column("doubted_at", sa.Float),
+)
+
 ID_COLUMNS = {
     alarm_book: ("rows",),
     alert_outbox: ("payload",),

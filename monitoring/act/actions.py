@@ -27,6 +27,7 @@ from monitoring.act.action_tables import monitor_actions as table
 from monitoring.act.alerts.message import row_links, run_url
 from monitoring.act.alerts.outbox import Outbox
 from monitoring.act.alerts.settings import AlertSettings
+from monitoring.act.clocks import is_due
 from monitoring.act.policy import Action, Decision, Policy, Situation
 from monitoring.store.database import reading
 
@@ -36,6 +37,7 @@ CLAIM_SECONDS, SLOW_CLAIM_SECONDS = 30.0, 300.0
 MOST_ATTEMPTS = 8
 _MOST_ALERT_ID = 200
 FIRST_PAUSE_SECONDS = 5.0
+_LONGEST_CLAIM_SECONDS = max(SLOW_CLAIM_SECONDS, FIRST_PAUSE_SECONDS * 2.0**MOST_ATTEMPTS)
 SLOW: frozenset[str] = frozenset({"re-evaluate", "retrain"})
 """Actions that may take minutes or hours."""
 
@@ -185,12 +187,15 @@ class Actions:
 
     def _due(self, slow: bool) -> list[str]:
         kind = table.c.action.in_(SLOW) if slow else table.c.action.not_in(SLOW)
-        query = sa.select(table.c.key).where(table.c.finished_at.is_(None), table.c.claimed_until <= self._now(), kind)
+        query = sa.select(table.c.key).where(table.c.finished_at.is_(None), self._claimable(), kind)
         with reading(self._engine) as connection:
             return list(connection.execute(query.order_by(table.c.decided_at)).scalars())
 
+    def _claimable(self) -> sa.ColumnElement[bool]:
+        return is_due(table.c.claimed_until, self._now(), _LONGEST_CLAIM_SECONDS)
+
     def _take(self, key: str, seconds: float) -> ActionRecord | None:
-        due = (table.c.key == key, table.c.finished_at.is_(None), table.c.claimed_until <= self._now())
+        due = (table.c.key == key, table.c.finished_at.is_(None), self._claimable())
         mine = {
             "claimed_by": self._holder,
             "claimed_until": self._now() + seconds,

@@ -23,6 +23,7 @@ from monitoring.act.alerts.settings import AlertSettings
 from monitoring.store.database import reading
 
 _MOST_ROWS = 50
+_SEEN_AHEAD = 2 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class AlarmBook:
                 elif row.source != sighting:
                     lasting.append(self._again(connection, row, finding, sighting, at, run_id))
             for identity, row in known.items():
-                if closes is not None and identity not in found and _is_over(row, closes, findings):
+                if closes is not None and identity not in found and _is_over(row, closes, at, findings):
                     resolved.append(self._resolve(connection, row, at))
         return Booked(tuple(opened), tuple(lasting), tuple(resolved))
 
@@ -311,11 +312,12 @@ def _is_booked(connection: sa.Connection, identity: str, source: str) -> bool:
     return connection.execute(sa.select(table.c.id).where(*same).limit(1)).first() is not None
 
 
-def _is_over(row: sa.Row[Any], closes: datetime, findings: Sequence[Finding]) -> bool:
+def _is_over(row: sa.Row[Any], closes: datetime, at: datetime, findings: Sequence[Finding]) -> bool:
     if row.kind != "sequential":
         return True
     still = any(finding.what == row.what and finding.release == row.release for finding in findings)
-    return not still and bool(row.last_at <= closes.timestamp())
+    # One seen days after the window's end was seen by a clock that was wrong.
+    return not still and not closes.timestamp() < row.last_at <= at.timestamp() + _SEEN_AHEAD
 
 
 def _open_entries(app: str) -> sa.Select[Any]:

@@ -10,6 +10,7 @@ must survive a crash is in the database, so that a tick may be cut off anywhere 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import threading
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import sqlalchemy as sa
 
@@ -32,11 +33,12 @@ from monitoring.act.alerts.channel import Channel
 from monitoring.act.alerts.outbox import Outbox
 from monitoring.act.alerts.prometheus import exposition, write_textfile
 from monitoring.act.alerts.settings import AlertSettings
+from monitoring.act.clocks import was_noted
 from monitoring.act.lease import Lease
 from monitoring.act.policy import Policy, decide
 from monitoring.act.schedule import WindowSchedule
 from monitoring.act.stages import Stages
-from monitoring.store.database import reading
+from monitoring.store.database import reading, upsert
 
 if TYPE_CHECKING:
     from monitoring.result import MonitorResult
@@ -121,7 +123,7 @@ class Daemon:
         self._slow: threading.Thread | None = None
         self._stages, self._slow_stages = Stages(engine, now), Stages(engine, now)
         self._holding = False
-        self._untestable: set[tuple[str, datetime]] = set()
+        self._untestable: dict[tuple[str, datetime], float] = {}  # and when that was found
 
     def run(self, stop: threading.Event, *, once: bool = False) -> Tick | None:
         """Ticks until `stop` is set; with `once`, one tick, slow actions included. Returns the last tick.
@@ -184,14 +186,14 @@ class Daemon:
         """Tests the window that closed last, unless it was tested. Those missed before it are left out: their alarms
         would come too late to act on."""
         since, until = self._orders.schedule.last_closed(datetime.fromtimestamp(self._now(), UTC))
-        if (app, until) in self._untestable or self._was_tested(app, until):
+        if was_noted(self._untestable.get((app, until), math.inf), self._now()) or self._was_tested(app, until):
             return
         try:
             result = self._work.test_window(app, since, until)
         except CannotRun as error:
             if type(error) is not CannotRun:
                 raise
-            self._untestable.add((app, until))  # such as a first window, with nothing before it to compare with
+            self._untestable[app, until] = self._now()  # such as a first window, with nothing before it to compare with
             logger.info("%s: window until %s: %s", app, until.isoformat(), error)
             return
         run_id = self._stage(tick, "record", partial(self._orders.record, result))
@@ -205,13 +207,15 @@ class Daemon:
             "state": result.state, "run_id": run_id, "result": result.to_json(),
         }  # fmt: skip
         with alone(self._engine) as connection:
-            if connection.execute(_window(app, until)).first() is None:
-                connection.execute(sa.insert(tested_windows).values(values))
+            upsert(connection, tested_windows, [values], ("since", "tested_at", "state", "run_id", "result"))
         logger.info("%s: window until %s: %s", app, until.isoformat(), result.note or result.state)
 
     def _was_tested(self, app: str, until: datetime) -> bool:
+        """By a clock that was right: one that was ahead has tested windows before they came."""
+        same = (tested_windows.c.app == app, tested_windows.c.until == until.timestamp())
         with reading(self._engine) as connection:
-            return connection.execute(_window(app, until)).first() is not None
+            tested_at = connection.execute(sa.select(tested_windows.c.tested_at).where(*same)).scalar()
+        return tested_at is not None and was_noted(tested_at, self._now())
 
     def _decide(self, tick: Tick, app: str) -> None:
         policy = self._orders.policies.get(app, Policy())
@@ -291,11 +295,6 @@ class Daemon:
             self._lease.give_back()
         except LlmopsError as error:
             logger.warning("lease not given back: %s; it ends by itself", error)
-
-
-def _window(app: str, until: datetime) -> sa.Select[Any]:
-    same = (tested_windows.c.app == app, tested_windows.c.until == until.timestamp())
-    return sa.select(tested_windows.c.until).where(*same)
 
 
 def _tell(tick: Tick) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,9 @@ from types import TracebackType
 import sqlalchemy as sa
 
 from llmops.settings import Settings
+from monitoring.act.action_tables import ensure_tables
 from monitoring.act.alarm_book import Finding
+from monitoring.act.clocks import RetentionClock, was_noted
 from monitoring.act.schedule import DAY, WindowSchedule
 from monitoring.config import MonitorConfig
 from monitoring.decide.checks import watched_of
@@ -23,11 +26,16 @@ from monitoring.decide.references import PinnedReference
 from monitoring.decide.watch import APP, RELEASE, STILL_ARRIVING, FlagFinding, Watched, advance_detectors, findings
 from monitoring.result import MonitorResult
 from monitoring.run import run_monitor
-from monitoring.store.database import apps_in_log
+from monitoring.store.database import apps_in_log, newest_record_at, reading
 from monitoring.store.deletion import retain
+from monitoring.store.rows import HOUR
 from monitoring.stores import opened
 
+logger = logging.getLogger("llmops.monitoring")
+
 _RETAIN_EVERY_SECONDS = 3600.0
+_LOOK_BACK = timedelta(minutes=10)
+"""Rows that came since a clock is right again and before we saw it."""
 
 
 class LogWork:
@@ -55,7 +63,8 @@ class LogWork:
         self._config, self._settle = config, timedelta(seconds=settle)
         self._opened = contextlib.ExitStack()
         self._stores = self._opened.enter_context(opened(settings, config))
-        self._detectors = DetectorStore(self.engine)
+        self._detectors, self._clock = DetectorStore(self.engine), RetentionClock(self.engine)
+        ensure_tables(self.engine)
         self._frozen: dict[str, tuple[int, Frozen]] = {}  # by app: of the reference with that id
         self._retained_at = float("-inf")
         self._complete_until = datetime.fromtimestamp(0, UTC)
@@ -92,8 +101,11 @@ class LogWork:
         if pinned is None or not pinned.frozen:
             return ()
         watched = watched_of(pinned, self._frozen_of(pinned), self._config.descriptors.descriptors, self._config.rules)
+        self._recall(app, pinned)
         advance_detectors(self._detectors, self._stores.reader, watched, self._complete_until)
-        since = max(pinned.pinned_at, self._complete_until - DAY)
+        since = self._complete_until - DAY
+        if was_noted(pinned.pinned_at.timestamp(), self._now()):
+            since = max(pinned.pinned_at, since)
         if since >= self._complete_until:
             return ()
         found = findings(self._detectors, watched, since, self._complete_until)
@@ -105,10 +117,24 @@ class LogWork:
 
     def retain(self) -> None:
         days = self._settings.retention_days
-        if days is None or self._now() - self._retained_at < _RETAIN_EVERY_SECONDS:
+        now = self._now()
+        if days is None or 0 <= now - self._retained_at < _RETAIN_EVERY_SECONDS:
             return
-        retain(self._stores.log, self.engine, days, now=datetime.fromtimestamp(self._now(), UTC))
-        self._retained_at = self._now()
+        if self._clock.believes(now):
+            retain(self._stores.log, self.engine, days, now=datetime.fromtimestamp(now, UTC))
+        self._retained_at = now
+
+    def _recall(self, app: str, pinned: PinnedReference) -> None:
+        """Begins anew with detectors that a clock that was ahead has taken past the present: they would count no row
+        until it comes. Where newer rows lie there, the clock is wrong now, and they wait for it."""
+        counted, present = self._detectors.counted_until(app), self._now() + HOUR
+        if counted is None or counted <= present:
+            return
+        with reading(self.engine) as connection:
+            newest = newest_record_at(connection, app)
+        if newest is None or newest + HOUR < counted:
+            self._detectors.restart(app, max(self._complete_until - _LOOK_BACK, pinned.counts_from))
+            logger.warning("%s: the clock was ahead; its detectors begin anew", app)
 
     def _frozen_of(self, pinned: PinnedReference) -> Frozen:
         number, frozen = self._frozen.get(pinned.app, (None, None))

@@ -1,7 +1,8 @@
 """A lease in the database: of several daemons one works, and another takes over when it ends.
 
-Times are the database's own, so that machines whose clocks differ agree. A lease saves double work; nothing rests on it
-alone: whoever lost it without noticing finds every window, alarm, alert and action claimed by its successor.
+Times are the database's own, so that machines whose clocks differ agree. A lease that lasts far longer than any does
+was taken by a clock that was wrong, and is over. A lease saves double work; nothing rests on it alone: whoever lost it
+without noticing finds every window, alarm, alert and action claimed by its successor.
 """
 
 from __future__ import annotations
@@ -11,12 +12,17 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from monitoring.act.action_tables import alone, ensure_tables
 from monitoring.act.action_tables import monitor_leases as table
+from monitoring.act.clocks import is_due
 from monitoring.store.database import reading
 
 _NOW = {
     "sqlite": "SELECT (julianday('now') - 2440587.5) * 86400.0",
     "postgresql": "SELECT extract(epoch FROM clock_timestamp())::float8",
 }
+
+
+_LONGEST = 10.0
+"""No other daemon's lease lasts so many times as long as ours."""
 
 
 class Lease:
@@ -28,7 +34,7 @@ class Lease:
     def __init__(self, engine: sa.Engine, name: str, holder: str, seconds: float) -> None:
         ensure_tables(engine)
         self._engine, self._name = engine, name
-        self.holder, self.seconds = holder, seconds
+        self.holder, self.seconds, self._longest = holder, seconds, _LONGEST * seconds
 
     def take(self) -> bool:
         """Takes the lease, or renews it; False while another holds it."""
@@ -37,7 +43,7 @@ class Lease:
             now = _database_time(connection)
             wanted = {"name": self._name, "holder": self.holder, "until": now + self.seconds}
             statement = insert(table).values(wanted)
-            mine_or_over = (table.c.holder == self.holder) | (table.c.until <= now)
+            mine_or_over = (table.c.holder == self.holder) | is_due(table.c.until, now, self._longest)
             taken = statement.on_conflict_do_update(
                 index_elements=["name"],
                 set_={"holder": self.holder, "until": now + self.seconds},
@@ -49,8 +55,9 @@ class Lease:
         """Who holds it now; None when nobody does."""
         with reading(self._engine) as connection:
             now = _database_time(connection)
-            row = connection.execute(sa.select(table).where(table.c.name == self._name)).one_or_none()
-        return None if row is None or row.until <= now else str(row.holder)
+            mine = (table.c.name == self._name, sa.not_(is_due(table.c.until, now, self._longest)))
+            row = connection.execute(sa.select(table).where(*mine)).one_or_none()
+        return None if row is None else str(row.holder)
 
     def give_back(self) -> None:
         """Lets another take it at once; nothing when this holder has it no more."""

@@ -106,6 +106,24 @@ class DetectorStore:
             revision=row.revision,
         )
 
+    def counted_until(self, app: str) -> float | None:
+        """Up to when the app's rows are counted; None before the first advance."""
+        query = sa.select(detector_progress.c.progress).where(detector_progress.c.app == app)
+        with reading(self._engine) as connection:
+            found = connection.execute(query).scalar()
+        return None if found is None else float(found["counted_until"])
+
+    def restart(self, app: str, at: datetime) -> None:
+        """Forgets how the app's detectors stand: they begin anew with the rows from `at` on."""
+        with translated("write"), writing(self._engine) as connection:
+            connection.execute(sa.delete(detector_states).where(detector_states.c.app == app))
+            mine = detector_progress.c.app == app
+            row = connection.execute(sa.select(detector_progress).where(mine)).one_or_none()
+            if row is not None:
+                anew = {**row.progress, "counted_until": at.timestamp(), "month": "", "places": [], "releases": []}
+                kept = sa.update(detector_progress).where(mine)
+                connection.execute(kept.values(progress=anew, revision=row.revision + 1))
+
     def save(self, app: str, progress: Progress, found: Sequence[FoundCrossing]) -> bool:
         """Keeps an advance of what `load` gave, and the alarms in it, in one transaction.
 

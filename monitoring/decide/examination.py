@@ -77,7 +77,7 @@ class _Examination:
         families = max(count_families(places) + len(arms), 1)
         alpha = rules.alpha(families)
         drifts = [examine_slice(place.label, place.reference, place.current, tested, rules, alpha) for place in places]
-        pooled = self._pooled(tested) if places else None
+        pooled = self._pooled(fitting, tested) if places else None
         comparisons = [compare_arms(each, self._present(self._all, each.before), rules, alpha) for each in arms]
         limits = check_limits(self._config.limits, self._whole, rules.limit_alpha(len(self._config.limits)))
         volume = volume_of(self._reader, self._app, self._window.since, self._window.until, self._whole.rows, rules)
@@ -107,7 +107,7 @@ class _Examination:
             sequential=watched,
             limits=limits,
             volume=() if volume is None else (volume,),
-            not_compared=not_compared if self._pair.reference is not None else (),
+            not_compared=(*not_compared, *self._unsaid()) if self._pair.reference is not None else (),
             failures=failures,
             feedback=feedback_json(self._whole),
             pooled=pooled,
@@ -151,11 +151,18 @@ class _Examination:
             if name not in FEEDBACK or (_has(reference, name) and _has(self._whole, name))
         }
 
-    def _pooled(self, tested: Mapping[str, Descriptor]) -> PooledLook | None:
+    def _pooled(self, fitting: Mapping[str, Descriptor], tested: Mapping[str, Descriptor]) -> PooledLook | None:
+        """With feedback even if this window has none yet: that on the others may have come meanwhile."""
         if self._pool is None or self._first_of is not None:
             return None
         reference = self._reference.whole
-        return look_at(self._reader, self._app, self._pool, self._window.since, reference, tested, self._rules)
+        said = {name: fitting[name] for name in FEEDBACK if name in fitting and _has(reference, name)}
+        asked = {**tested, **said}
+        return look_at(self._reader, self._app, self._pool, self._window.since, reference, asked, self._rules)
+
+    def _unsaid(self) -> tuple[str, ...]:
+        """Feedback that the window has and the reference has not: it may have come after the pin."""
+        return tuple(name for name in FEEDBACK if _has(self._whole, name) and not _has(self._reference.whole, name))
 
     def _places(self) -> list[Place]:
         return places_of(self._app, self._whole, self._slices, self._reference, self._rules.minimum_rows)

@@ -1,8 +1,8 @@
 """What users said of the answers, as descriptors of the output.
 
 Ingest joins feedback, whenever it arrives, to the hour and the slices of the answer it is about (`summaries`): a label
-that comes a week later changes that week's summaries, and those of no pinned reference. Each opinion counts, so that a
-window has fewer values of it than rows.
+that comes a week later changes that week's summaries, and those of no pinned reference. Pinning the same window again
+takes in what has come meanwhile. Each opinion counts, so that a window has fewer values of it than rows.
 """
 
 from __future__ import annotations

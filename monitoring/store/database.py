@@ -158,6 +158,13 @@ def _is_tabular(connection: sa.Connection, app: str) -> bool:
     return connection.execute(newest).scalar_one_or_none() == PREDICT
 
 
+def newest_record_at(connection: sa.Connection, app: str | None = None) -> float | None:
+    """The time of the record that the log took last, of the app or of all; None without any."""
+    query = sa.select(log_places.c.at).order_by(log_places.c.seq.desc()).limit(1)
+    found = connection.execute(query if app is None else query.where(log_places.c.app == app)).scalar()
+    return None if found is None else float(found)
+
+
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
     """Turns a database's errors into StoreUnavailable."""

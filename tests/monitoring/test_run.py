@@ -332,14 +332,60 @@ def test_what_a_descriptor_cannot_compute_is_counted_in_the_result(settings, log
     assert found.metrics()["failures/fragile"] == 2.0
 
 
+def say(log, records, score):
+    """Gives each answer a score; None for none."""
+    for number, record in enumerate(records):
+        if (given := score(number)) is not None:
+            log.add_feedback(
+                Feedback(record.request_id, record.key, "tester", "assistant", record.release, score=given)
+            )
+
+
+def good(_number):
+    return 1.0
+
+
+def mixed(number):
+    return 1.0 if number % 2 else -1.0
+
+
 def test_feedback_is_a_descriptor_of_the_output(settings, log, make_records):
     records = make_records(400)
     log.append(records)
-    for number, record in enumerate(records):
-        score = 1.0 if number < 200 or number % 2 else -1.0
-        log.add_feedback(
-            Feedback(record.request_id, record.key, "tester", "assistant", record.release, score=score, at=record.at)
-        )
+    say(log, records[:200], good)
+    say(log, records[200:], mixed)
     found = run_monitor(settings, "assistant", SINCE, UNTIL)
     assert "feedback.score" in {alarm.what for alarm in found.alarms}
     assert found.to_json()["feedback"] == {"scores": 200, "mean_score": 0.0, "labels": {}}
+
+
+def test_feedback_that_comes_after_the_pin_is_no_part_of_the_reference_until_it_is_pinned_again(
+    settings, log, make_records
+):
+    records = make_records(400)
+    log.append(records)
+    config = dataclasses.replace(read_config(), descriptors=DescriptorSet.from_config([LENGTH], settings))
+    assert run_monitor(settings, "assistant", SINCE, UNTIL, config=config).not_compared == ()
+    say(log, records[:200], good)
+    say(log, records[200:], mixed)
+    late = run_monitor(settings, "assistant", SINCE, UNTIL, config=config)
+    assert (late.state, late.not_compared) == ("ok", ("feedback.score",))
+    pin_reference(settings, "assistant", START, SINCE, "with what was said since", config=config)
+    again = run_monitor(settings, "assistant", SINCE, UNTIL, config=config)
+    assert ([alarm.what for alarm in again.alarms], again.not_compared) == (["feedback.score"], ())
+
+
+def test_feedback_that_comes_after_its_window_was_judged_is_seen_with_the_next_or_when_asked_again(
+    settings, log, make_records
+):
+    records = make_records(400)
+    log.append(records)
+    say(log, records[:200], good)
+    config = dataclasses.replace(read_config(), descriptors=DescriptorSet.from_config([LENGTH], settings))
+    middle = SINCE + 100 * MINUTE
+    assert run_monitor(settings, "assistant", SINCE, middle, config=config).state == "ok"
+    say(log, records[200:300], mixed)
+    following = run_monitor(settings, "assistant", middle, UNTIL, config=config)
+    again = run_monitor(settings, "assistant", SINCE, middle, config=config)
+    assert [alarm.what for alarm in following.alarms] == ["feedback.score"]
+    assert [alarm.what for alarm in again.alarms] == ["feedback.score"]

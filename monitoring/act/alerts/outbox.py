@@ -22,6 +22,7 @@ from monitoring.act.alerts.channel import Channel, NotDelivered
 from monitoring.act.alerts.email import Email
 from monitoring.act.alerts.settings import AlertSettings, EmailSettings, SlackSettings
 from monitoring.act.alerts.webhook import Slack, Webhook
+from monitoring.act.clocks import is_due
 from monitoring.store.database import reading
 
 FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 10.0, 3600.0
@@ -29,6 +30,7 @@ _LONGEST_SECONDS = 60.0
 _CLAIM_SECONDS = 120.0
 """How long nobody else tries an alert that somebody tries: longer than any attempt can take."""
 _AT_ONCE = 100
+_LEAST_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,8 @@ class Outbox:
         ]
 
     def _due(self) -> list[int]:
-        open_rows = (table.c.sent_at.is_(None), table.c.given_up_at.is_(None), table.c.next_try_at <= self._now())
+        due = is_due(table.c.next_try_at, self._now(), MOST_PAUSE_SECONDS)
+        open_rows = (table.c.sent_at.is_(None), table.c.given_up_at.is_(None), due)
         query = sa.select(table.c.id).where(*open_rows, table.c.channel.in_(self._channels))
         with reading(self._engine) as connection:
             return list(connection.execute(query.order_by(table.c.id).limit(_AT_ONCE)).scalars())
@@ -152,7 +155,8 @@ class Outbox:
         now = self._now()
         due = (table.c.id == row_id, table.c.sent_at.is_(None), table.c.given_up_at.is_(None))
         with alone(self._engine) as connection:
-            row = connection.execute(sa.select(table).where(*due, table.c.next_try_at <= now)).one_or_none()
+            may = is_due(table.c.next_try_at, now, MOST_PAUSE_SECONDS)
+            row = connection.execute(sa.select(table).where(*due, may)).one_or_none()
             if row is None or row.channel in silent:
                 return None
             claim = {"attempts": row.attempts + 1, "next_try_at": now + _CLAIM_SECONDS}
@@ -200,7 +204,8 @@ class Outbox:
         pause = min(MOST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(row.attempts, 20))
         if isinstance(error, NotDelivered) and error.retry_after is not None:
             pause = max(pause, min(error.retry_after, MOST_PAUSE_SECONDS))
-        over = bool(now + pause > row.created_at + self._give_up_after)
+        # A clock that leaps makes an alert old at once: only one that was tried several times is given up.
+        over = row.attempts + 1 >= _LEAST_ATTEMPTS and bool(now + pause > row.created_at + self._give_up_after)
         values = {"next_try_at": now + pause, "last_error": str(error), "given_up_at": now if over else None}
         with alone(self._engine) as connection:
             connection.execute(sa.update(table).where(table.c.id == row.id).values(values))

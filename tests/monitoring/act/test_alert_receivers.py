@@ -93,5 +93,8 @@ def test_an_alert_that_cannot_be_sent_at_all_is_postponed_and_given_up(engine: s
 
     assert (sent.delivered, sent.failed) == (1, 1)
     assert "s3cret-token" not in str(sent.errors)
-    clock.move(hours=25)
-    assert outbox.send_due().given_up == 1
+    given_up = []
+    for _ in range(2):
+        clock.move(hours=25)
+        given_up.append(outbox.send_due().given_up)
+    assert given_up == [0, 1], "a clock that leaps once makes no alert too old"

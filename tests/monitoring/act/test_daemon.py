@@ -143,6 +143,40 @@ def test_a_window_that_failed_is_tested_again(bench: Bench) -> None:
     assert len(bench.work.windows) == 2
 
 
+def test_a_window_tested_before_it_came_is_tested_when_it_comes(bench: Bench) -> None:
+    daemon = bench.daemon()
+    daemon.tick()
+    bench.clock.move(days=3)
+    bench.work.broken["window"] = CannotRun("no rows")
+    daemon.tick()
+    bench.work.broken.clear()
+    bench.daemon().tick()
+    bench.clock.move(days=-3, hours=1)
+    daemon.tick()  # what the right clock tested stays tested
+    bench.clock.move(days=2, hours=14, minutes=10)
+    daemon.tick()
+
+    ends = [(until - START).days for _, until in bench.work.windows]
+    assert ends == [0, 3, 3, 3]
+
+
+def test_an_alarm_seen_by_a_clock_that_was_ahead_is_over_with_the_first_quiet_window(bench: Bench) -> None:
+    bench.clock.move(days=40)
+    bench.work.found = [finding(source="sequential in a time to come")]
+    bench.daemon().tick()
+    bench.work.found = []
+    bench.clock.move(days=-40)
+    bench.daemon().tick()
+    assert [entry.state for entry in bench.entries()] == ["resolved"]
+
+
+def test_a_clock_that_goes_back_finds_the_windows_before_it_tested(bench: Bench) -> None:
+    for move in (0, 1, -1, 1):
+        bench.clock.move(days=move)
+        bench.daemon().tick()
+    assert [(until - START).days for _, until in bench.work.windows] == [0, 1]
+
+
 def test_a_window_with_nothing_to_compare_with_is_no_fault(bench: Bench) -> None:
     bench.work.broken["window"] = CannotRun("no rows before --since")
     daemon = bench.daemon()
