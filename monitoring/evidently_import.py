@@ -58,14 +58,15 @@ def without_nltk_downloads() -> Iterator[None]:
 
 
 def _names() -> Any:
-    from evidently import DataDefinition, Dataset, Report, descriptors
+    from evidently import DataDefinition, Dataset, MulticlassClassification, Regression, Report, descriptors
     from evidently.core.datasets import DatasetColumn
     from evidently.descriptors import CustomColumnDescriptor, NonLetterCharacterPercentage, SentenceCount, TextLength
     from evidently.legacy.calculations.stattests import StatTest, register_stattest
     from evidently.legacy.core import ColumnType
-    from evidently.presets import DataDriftPreset, DataSummaryPreset
+    from evidently.presets import ClassificationPreset, DataDriftPreset, DataSummaryPreset, RegressionPreset
 
     return SimpleNamespace(
+        ClassificationPreset=ClassificationPreset,
         ColumnType=ColumnType,
         CustomColumnDescriptor=CustomColumnDescriptor,
         DataDefinition=DataDefinition,
@@ -73,7 +74,10 @@ def _names() -> Any:
         DataSummaryPreset=DataSummaryPreset,
         Dataset=Dataset,
         DatasetColumn=DatasetColumn,
+        MulticlassClassification=MulticlassClassification,
         NonLetterCharacterPercentage=NonLetterCharacterPercentage,
+        Regression=Regression,
+        RegressionPreset=RegressionPreset,
         Report=Report,
         SentenceCount=SentenceCount,
         StatTest=StatTest,

@@ -37,8 +37,8 @@ SAMPLE_ROWS = 5_000
 HISTORY = timedelta(days=30)
 """So far back the chart of an alarm reaches from the window's end."""
 _SEED = 20_011
-_TEST = "llmops_verdict"
-_evidently_registry = threading.Lock()
+VERDICT_TEST = "llmops_verdict"
+evidently_registry = threading.Lock()
 
 
 def save_report(
@@ -140,7 +140,7 @@ def _with_evidently(
     if not names:
         return _alone(page)
     kinds = {name: descriptors[name].kind for name in names}
-    with _evidently_registry, np.errstate(invalid="ignore", divide="ignore"):  # it correlates constant columns, too
+    with evidently_registry, np.errstate(invalid="ignore", divide="ignore"):  # it correlates constant columns, too
         asked = _evidently_report(names, page.verdict)
         snapshot = asked.run(_dataset(after, kinds), _dataset(before, kinds))
         text = str(snapshot.get_html_str(as_iframe=False))
@@ -174,17 +174,17 @@ def _evidently_report(names: list[str], verdict: Mapping[str, Any]) -> Any:
     library = evidently()
     none: dict[str, Any] = {"alpha": 0.0, "descriptors": {}}
     whole = verdict["slices"][0] if verdict["slices"] else none
-    _register_verdict(whole["descriptors"])
+    register_verdict(whole["descriptors"])
     drift = library.DataDriftPreset(
         columns=names,
-        per_column_method=dict.fromkeys(names, _TEST),
+        per_column_method=dict.fromkeys(names, VERDICT_TEST),
         per_column_threshold=dict.fromkeys(names, float(whole["alpha"])),
         include_tests=False,
     )
     return library.Report([drift, library.DataSummaryPreset(columns=names)], include_tests=False)
 
 
-def _register_verdict(found: Mapping[str, Mapping[str, Any]]) -> None:
+def register_verdict(found: Mapping[str, Mapping[str, Any]]) -> None:
     """Makes our verdict known to Evidently as a test of that name, in the place of the last report's."""
     library = evidently()
 
@@ -193,4 +193,4 @@ def _register_verdict(found: Mapping[str, Mapping[str, Any]]) -> None:
         return (1.0, False) if drift is None else (float(drift["p_adjusted"]), bool(drift["drifted"]))
 
     kinds = [library.ColumnType.Numerical, library.ColumnType.Categorical]
-    library.register_stattest(library.StatTest(_TEST, "llmops: adjusted p of all rows", kinds, 0.0), verdict)
+    library.register_stattest(library.StatTest(VERDICT_TEST, "llmops: adjusted p of all rows", kinds, 0.0), verdict)

@@ -71,7 +71,7 @@ def verdict_section(page: Shown) -> str:
         _descriptor_table(verdict, page),
         _foot(page),
     ]
-    return f'<style>{_STYLE}</style><section class="llmops">{"".join(parts)}</section>'
+    return f'<style>{STYLE}</style><section class="llmops">{"".join(parts)}</section>'
 
 
 def verdict_page(verdict: Mapping[str, Any]) -> str:
@@ -306,7 +306,7 @@ def _e(text: str) -> str:
     return html.escape(text)
 
 
-_STYLE = """
+STYLE = """
 .llmops{font:15px/1.5 system-ui,sans-serif;color:#1e293b;max-width:1180px;margin:28px auto;padding:0 20px}
 .llmops h1{font-size:28px;margin:0 0 12px}.llmops h2{font-size:19px;margin:0 0 10px}
 .llmops h3{font-size:13px;margin:12px 0 6px;color:#475569}

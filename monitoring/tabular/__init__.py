@@ -1,0 +1,44 @@
+"""Monitoring of tabular models: does the error rise, are the rows still in order, what has drifted.
+
+`check` judges a window of rows against a reference; `write_report` draws both. docs/labs/monitoring.md says what an
+alarm means. Importing it is light: numpy, pandas, scipy, scikit-learn and Evidently load when a check first needs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from monitoring.tabular.checking import check
+    from monitoring.tabular.estimate import ErrorEstimator
+    from monitoring.tabular.frames import frame_of
+    from monitoring.tabular.report import write_report
+    from monitoring.tabular.settings import TabularSettings, read_settings
+    from monitoring.tabular.verdict import TabularVerdict
+
+__all__ = [
+    "ErrorEstimator",
+    "TabularSettings",
+    "TabularVerdict",
+    "check",
+    "frame_of",
+    "read_settings",
+    "write_report",
+]
+
+_HOMES = {
+    "ErrorEstimator": "estimate",
+    "TabularSettings": "settings",
+    "TabularVerdict": "verdict",
+    "check": "checking",
+    "frame_of": "frames",
+    "read_settings": "settings",
+    "write_report": "report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'monitoring.tabular' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"monitoring.tabular.{_HOMES[name]}"), name)

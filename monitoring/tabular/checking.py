@@ -1,0 +1,196 @@
+"""Judges a window of rows of a tabular model against a reference. Start reading here.
+
+Four rules share one budget of false alarms (`TabularSettings`): the error has really risen; before labels come, a
+trusted estimate of it has; a limit of data quality is broken; and, only where the settings say so, a column drifted.
+Each is held in each window against its share of the budget over the number of windows, so that the false alarms of all
+windows add up to at most the budget, whatever depends on what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from llmops.errors import UsageError
+from monitoring.tabular.columns import DriftRule, drift_of
+from monitoring.tabular.estimate import ErrorEstimator, PastEstimate, trust_of
+from monitoring.tabular.loss import (
+    Losses,
+    Rise,
+    compare_losses,
+    error_interval,
+    losses_of,
+    metric_of,
+)
+from monitoring.tabular.observed import ObservedRows, observe
+from monitoring.tabular.quality import Quality, quality_of
+from monitoring.tabular.settings import Rule, TabularSettings
+from monitoring.tabular.verdict import Estimate, TabularAlarm, TabularVerdict, relative
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from llmops.tabular.schema import RowSchema
+    from monitoring.tabular.columns import ColumnDrift
+
+_RULES: tuple[Rule, ...] = ("error", "estimate", "quality", "drift")
+_MOST_NAMED = 6
+
+
+def check(
+    reference: pd.DataFrame,
+    current: pd.DataFrame,
+    schema: RowSchema,
+    settings: TabularSettings,
+    *,
+    windows_in_budget: int,
+    past: Sequence[PastEstimate] = (),
+    estimator: ErrorEstimator | None = None,
+) -> TabularVerdict:
+    """The verdict on `current`.
+
+    reference, current: frames of the schema's inputs, `prediction`, `truth` (missing where a label is late), and, where
+    there are any, `probability` (of the predicted class) and `block` (rows of one block, such as a day, depend on each
+    other; blocks are in the order of their names). The reference's rows must be ones that the model was not fitted on.
+    windows_in_budget: how many windows the settings' false alarms are for; 12 for months of a year. A window may be
+    checked twice, before and after its labels came: that is one rule each. More looks are more false alarms.
+    past: `past_estimate` of earlier verdicts, oldest first: whether estimates can be trusted.
+    estimator: fitted on this reference before, to save time; fitted anew when None.
+
+    Raises:
+        UsageError: a column is missing or wrong; only one of the frames has blocks.
+    """
+    before, after = observe(reference, schema, "reference"), observe(current, schema, "current")
+    if (before.block is None) != (after.block is None):
+        raise UsageError("reference and current rows must both have the column 'block', or neither")
+    alphas: dict[str, float] = {rule: settings.alpha(rule, windows_in_budget) for rule in _RULES}
+    known = losses_of(before, settings.loss), losses_of(after, settings.loss)
+    enough = min(before.rows, after.rows) >= settings.minimum_rows
+    rise = _rise(*known, settings)
+    quality = quality_of(before, after, schema, settings, alphas["quality"])
+    estimate = None
+    if settings.estimate and enough:
+        estimator = estimator or ErrorEstimator.of(before, schema, settings)
+        estimate = _estimate(estimator, after, past, quality, settings)
+    rule = DriftRule(alphas["drift"], settings.effect_floor, settings.minimum_rows, settings.minimum_blocks)
+    labelled = len(known[1].values)
+    drift = drift_of(before, after, rule, schema.output.name, labelled=labelled > 0) if enough else {}
+    errors = known[0].error, known[1].error
+    alarms: tuple[TabularAlarm, ...] = ()
+    if enough:
+        alarms = (
+            *_error_alarms(rise, errors, metric_of(schema.task, settings.loss), alphas["error"], settings),
+            *_estimate_alarms(rise, estimate, errors[0], alphas["estimate"], settings),
+            *(TabularAlarm("quality", each.column or "rows", each.why) for each in quality.broken),
+            *(_drift_alarms(drift) if settings.alarm_on_drift else ()),
+        )
+    return TabularVerdict(
+        rows=after.rows,
+        labelled=labelled,
+        state="alarm" if alarms else "ok" if enough else "too-few-rows",
+        why=_why(alarms, errors, rise, drift, (before, after) if not enough else None, settings),
+        metric=metric_of(schema.task, settings.loss),
+        alarms=alarms,
+        error=errors[1],
+        error_interval=error_interval(known[1], rise.correlation),
+        reference_error=errors[0],
+        rise=rise,
+        estimate=estimate,
+        quality=quality,
+        drift=drift,
+        alphas=alphas,
+        false_alarms=settings.expected_false_alarms(),
+        windows_in_budget=windows_in_budget,
+    )
+
+
+def _rise(reference: Losses, current: Losses, settings: TabularSettings) -> Rise:
+    for losses, which in ((reference, "reference"), (current, "window")):
+        if len(losses.values) < settings.minimum_rows:
+            return Rise("none", 1.0, note=f"{len(losses.values)} labelled rows in the {which}")
+        if losses.block is not None and losses.units < settings.minimum_blocks:
+            return Rise("none", 1.0, note=f"{losses.units} labelled blocks in the {which}")
+    return compare_losses(reference, current)
+
+
+def _estimate(
+    estimator: ErrorEstimator | None,
+    window: ObservedRows,
+    past: Sequence[PastEstimate],
+    quality: Quality,
+    settings: TabularSettings,
+) -> Estimate | None:
+    expected = estimator.losses(window) if estimator else None
+    if estimator is None or expected is None or (error := expected.error) is None:
+        return None
+    return Estimate(
+        error, trust_of(past, quality.outside_rows, settings), _rise(estimator.expected, expected, settings)
+    )
+
+
+def _error_alarms(
+    rise: Rise, errors: tuple[float | None, float | None], metric: str, alpha: float, settings: TabularSettings
+) -> Iterator[TabularAlarm]:
+    reference, error = errors
+    if rise.test == "none" or rise.p_value > alpha or error is None or reference is None:
+        return
+    relative_rise = relative(error, reference)
+    if relative_rise is None or relative_rise >= settings.rise_floor:
+        by = "from 0" if relative_rise is None else f"by {relative_rise:.0%}"
+        why = f"the error ({metric}) rose {by}, from {reference:.4g} to {error:.4g} (p = {rise.p_value:.2g})"
+        yield TabularAlarm("error", "error", why)
+
+
+def _estimate_alarms(
+    rise: Rise, estimate: Estimate | None, reference: float | None, alpha: float, settings: TabularSettings
+) -> Iterator[TabularAlarm]:
+    """Only while labels are late: what they say counts more."""
+    if rise.test != "none" or estimate is None or not estimate.trust.trusted or estimate.rise.p_value > alpha:
+        return
+    relative_rise = relative(estimate.error, reference)
+    if relative_rise is not None and relative_rise >= settings.rise_floor + estimate.trust.miss:
+        why = (
+            f"labels are late; the error is estimated to have risen by {relative_rise:.0%}, from {reference:.4g} to "
+            f"{estimate.error:.4g} (p = {estimate.rise.p_value:.2g}; {estimate.trust.why})"
+        )
+        yield TabularAlarm("estimate", "error", why)
+
+
+def _drift_alarms(drift: dict[str, ColumnDrift]) -> Iterator[TabularAlarm]:
+    for name, found in drift.items():
+        if found.drifted:
+            why = (
+                f"{name} ({found.role}) drifted: {abs(found.result.effect):.0%} of rows would have to change "
+                f"(adjusted p = {found.p_adjusted:.2g})"
+            )
+            yield TabularAlarm("drift", name, why)
+
+
+def _why(
+    alarms: Sequence[TabularAlarm],
+    errors: tuple[float | None, float | None],
+    rise: Rise,
+    drift: dict[str, ColumnDrift],
+    few: tuple[ObservedRows, ObservedRows] | None,
+    settings: TabularSettings,
+) -> str:
+    if few is not None:
+        rows = f"{few[0].rows} rows in the reference, {few[1].rows} in the window"
+        return f"too few rows: {rows}; {settings.minimum_rows} are needed"
+    told = [alarm.why for alarm in alarms] or [_quiet(errors, rise)]
+    moved = [name for name, found in drift.items() if found.drifted]
+    if moved and not settings.alarm_on_drift:
+        more = f" and {len(moved) - _MOST_NAMED} more" if len(moved) > _MOST_NAMED else ""
+        told.append(f"drifted, which is no harm by itself: {', '.join(moved[:_MOST_NAMED])}{more}")
+    return "; ".join(told)
+
+
+def _quiet(errors: tuple[float | None, float | None], rise: Rise) -> str:
+    reference, error = errors
+    if error is None:
+        return "labels have not come yet"
+    if reference is None or rise.test == "none":
+        return f"error {error:.4g}, not tested: {rise.note}"
+    change = relative(error, reference)
+    by = "" if change is None else f" ({change:+.0%})"
+    return f"error {error:.4g} against the reference's {reference:.4g}{by}, p = {rise.p_value:.2g}"

@@ -1,0 +1,187 @@
+"""Drift of columns: inputs, prediction and, once labels have come, the target.
+
+All columns of a window are one family: Benjamini-Hochberg runs over those that can be tested, at the drift rule's
+level. A column has drifted when its adjusted p is at most that and its effect reaches the floor. An effect is the share
+of rows that would have to change for both windows to agree, as everywhere in the monitor (`two_sample`).
+
+Independent rows: Kolmogorov-Smirnov for numbers, Fisher's exact test or chi-square for labels (`two_sample`). Rows in
+blocks: the same statistics, with p-values from permuting whole blocks (`permutation`).
+
+Drift is not harm: a season moves every input of a model that copes with it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from monitoring.decide.two_sample import NOT_TESTED, Comparison, adjust_p_values, compare_labels, compare_numbers
+from monitoring.store.summaries import LabelSummary, NumberSummary
+from monitoring.tabular.observed import PREDICTION, TRUTH, Array, ObservedRows, Values
+from monitoring.tabular.permutation import (
+    BlockDraws,
+    BlockTable,
+    compare_blocks,
+    kolmogorov_smirnov,
+    root_chi_square,
+)
+
+Role = Literal["input", "prediction", "target"]
+
+MOST_BINS = 64
+"""Of numbers in blocks: a distance over so many equally full bins is at most 1/64 below the true one."""
+_FEWEST_DRAWS, _MOST_DRAWS = 999, 29_999
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnDrift:
+    """One column. before, after: mean of numbers, commonest label; None without values."""
+
+    role: Role
+    result: Comparison
+    p_adjusted: float
+    drifted: bool
+    before: float | str | None
+    after: float | str | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "role": self.role,
+            "test": self.result.test,
+            "statistic": self.result.statistic,
+            "p_value": self.result.p_value,
+            "p_adjusted": self.p_adjusted,
+            "effect": self.result.effect,
+            "drifted": self.drifted,
+            "before": self.before,
+            "after": self.after,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DriftRule:
+    """alpha: what an adjusted p is held against. effect_floor, minimum_rows, minimum_blocks: see TabularSettings."""
+
+    alpha: float
+    effect_floor: float
+    minimum_rows: int
+    minimum_blocks: int
+
+
+def drift_of(
+    reference: ObservedRows, current: ObservedRows, rule: DriftRule, target: str, *, labelled: bool
+) -> dict[str, ColumnDrift]:
+    """By column, in the schema's order, then `prediction`, then the target by its own name.
+
+    target: the output's name. labelled: whether the target has come. Raises nothing: what cannot be tested has p = 1.
+    """
+    pairs: list[tuple[str, Role, Values, Values]] = [
+        (name, "input", values, current.inputs[name]) for name, values in reference.inputs.items()
+    ]
+    pairs.append((PREDICTION, "prediction", reference.prediction, current.prediction))
+    if labelled:
+        name = target if target not in {pair[0] for pair in pairs} else TRUTH
+        pairs.append((name, "target", reference.truth, current.truth))
+    draws = _draws(reference, current, rule, len(pairs))
+    results = {
+        name: _compare(before, after, (reference.block, current.block), draws, rule) for name, _, before, after in pairs
+    }
+    family = [name for name, result in results.items() if result.testable]
+    adjusted = dict(zip(family, adjust_p_values([results[name].p_value for name in family]), strict=True))
+    found = {}
+    for name, role, before, after in pairs:
+        p_adjusted = adjusted.get(name, 1.0)
+        drifted = p_adjusted <= rule.alpha and abs(results[name].effect) >= rule.effect_floor
+        found[name] = ColumnDrift(role, results[name], p_adjusted, drifted, level(before), level(after))
+    return found
+
+
+def level(values: Values) -> float | str | None:
+    """What a column is like, in one value; of equally frequent labels the first."""
+    there = values.data[values.present]
+    if not len(there):
+        return None
+    if values.numeric:
+        return float(there.mean())
+    labels, counts = np.unique(there.astype(str), return_counts=True)
+    return str(labels[counts.argmax()])
+
+
+def _draws(reference: ObservedRows, current: ObservedRows, rule: DriftRule, columns: int) -> BlockDraws | None:
+    """So many that one drifted column among the others can reach the level; None for independent rows."""
+    if reference.block is None or min(reference.blocks, current.blocks) < rule.minimum_blocks:
+        return None
+    wanted = math.ceil(2 * columns / rule.alpha)
+    return BlockDraws(reference.blocks, current.blocks, min(max(wanted, _FEWEST_DRAWS), _MOST_DRAWS))
+
+
+def _compare(
+    before: Values, after: Values, blocks: tuple[Array | None, Array | None], draws: BlockDraws | None, rule: DriftRule
+) -> Comparison:
+    values = [each.data[each.present] for each in (before, after)]
+    if min(map(len, values)) < rule.minimum_rows or (blocks[0] is not None and draws is None):
+        return NOT_TESTED
+    codes, cells = _coded(values, before.numeric, most=MOST_BINS if draws else 0)
+    if cells < 2:
+        return NOT_TESTED
+    if draws is None:
+        return _compare_rows(codes, before.numeric)
+    where = [block[each.present] for block, each in zip(blocks, (before, after), strict=True) if block is not None]
+    return _compare_in_blocks(codes, cells, where, draws, numeric=before.numeric)
+
+
+def _coded(values: list[Array], numeric: bool, most: int) -> tuple[list[Array], int]:
+    """Values of both windows as numbers of cells, from 0; how many cells. most: bins of numbers at most, 0 for all."""
+    pooled = np.concatenate(values)
+    levels = np.unique(pooled if numeric else pooled.astype(str))
+    if numeric and most and len(levels) > most:
+        edges = np.unique(np.quantile(pooled, np.linspace(0, 1, most + 1)[1:-1], method="lower"))
+        return [np.searchsorted(edges, each) for each in values], len(edges) + 1
+    return [np.searchsorted(levels, each if numeric else each.astype(str)) for each in values], len(levels)
+
+
+def _compare_rows(codes: list[Array], numeric: bool) -> Comparison:
+    if numeric:
+        return compare_numbers(*(_ranked(each) for each in codes))
+    return compare_labels(*(_labelled(each) for each in codes))
+
+
+def _ranked(codes: Array) -> NumberSummary:
+    """A summary whose bins are the values' own ranks, so that no two values share one."""
+    bins, counts = np.unique(codes, return_counts=True)
+    return NumberSummary(n=len(codes), bins=bins, counts=counts)
+
+
+def _labelled(codes: Array) -> LabelSummary:
+    bins, counts = np.unique(codes, return_counts=True)
+    return LabelSummary({f"{bin_:09d}": int(count) for bin_, count in zip(bins, counts, strict=True)})
+
+
+def _compare_in_blocks(
+    codes: list[Array], cells: int, blocks: list[Array], draws: BlockDraws, *, numeric: bool
+) -> Comparison:
+    table = _table(codes, cells, blocks, draws)
+    totals = table.cells[: table.reference].sum(axis=0), table.cells[table.reference :].sum(axis=0)
+    before, after = (total / total.sum() for total in totals)
+    if numeric:
+        tested = compare_blocks(table, kolmogorov_smirnov, draws)
+        apart = np.cumsum(after - before)
+        direction = -int(np.sign(apart[np.abs(apart).argmax()]))
+        return Comparison("ks-blocks", tested.statistic, tested.p_value, tested.statistic, direction)
+    rows = [float(total.sum()) for total in totals]
+    tested = compare_blocks(table, root_chi_square((totals[0] + totals[1]) / sum(rows)), draws)
+    chi_square = tested.statistic**2 * rows[0] * rows[1] / sum(rows)
+    effect = float(np.abs(after - before).sum() / 2)
+    return Comparison("chi-square-blocks", chi_square, tested.p_value, effect)
+
+
+def _table(codes: list[Array], cells: int, blocks: list[Array], draws: BlockDraws) -> BlockTable:
+    counts = [
+        np.bincount(block * cells + code, minlength=number * cells).reshape(number, cells).astype(np.float32)
+        for code, block, number in zip(codes, blocks, (draws.reference, draws.current), strict=True)
+    ]
+    together = np.concatenate(counts)
+    return BlockTable(together, together.sum(axis=1), draws.reference)

@@ -1,0 +1,183 @@
+"""The error of a window before its labels come, and whether that estimate may be believed.
+
+Regression: a small gradient boosting model of each row's loss, fitted on the reference's inputs, predictions and labels
+("direct loss estimation", as NannyML calls it). Classification: one minus the mean calibrated probability of the
+predicted class (Hendrycks & Gimpel 2017; "confidence-based performance estimation"; calibration: Platt 1999).
+
+Both are sound under covariate shift alone: rows of other kinds, answered as well as rows of their kind were in the
+reference. What they cannot see is that the same rows now have other answers (more bicycles are rented at the same
+hour in the same weather): then the estimate stays low while the error rises. So an estimate is believed only after the
+latest ones came close to the error found when labels came, and while the rows are of a kind that the reference has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from monitoring.tabular.loss import Losses, losses_of, numbered
+from monitoring.tabular.observed import Array, ObservedRows, Values, observe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from llmops.tabular.schema import RowSchema
+    from monitoring.tabular.settings import TabularSettings
+
+PastEstimate = tuple[float, float]
+"""What was estimated for an earlier window, and the error found once its labels had come."""
+
+FEWEST_LABELS = 100
+"""Rows of the reference that a model of a regression's losses is fitted on, at least; a fifth for calibration."""
+_PARTS = 3
+_CERTAIN = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """trusted: whether an estimate may raise an alarm. why: in words. miss: the largest of the latest, relative."""
+
+    trusted: bool
+    why: str
+    miss: float = 0.0
+
+
+class ErrorEstimator:
+    """Fitted on a reference; estimates the loss of each row of other windows. Fit it once for each reference."""
+
+    def __init__(
+        self, expected: Losses, labels: Mapping[str, Array], model: Any, *, classifier: bool, root: bool
+    ) -> None:
+        self.expected = expected
+        self._labels, self._model, self._classifier, self._root = labels, model, classifier, root
+
+    @classmethod
+    def fit(cls, reference: pd.DataFrame, schema: RowSchema, settings: TabularSettings) -> ErrorEstimator | None:
+        """None when too few rows of the reference have labels, or a classifier's rows no probability.
+
+        Raises:
+            UsageError: a column is missing or wrong.
+        """
+        return cls.of(observe(reference, schema, "reference"), schema, settings)
+
+    @classmethod
+    def of(cls, reference: ObservedRows, schema: RowSchema, settings: TabularSettings) -> ErrorEstimator | None:
+        """As `fit`, of rows that are read already."""
+        losses = losses_of(reference, settings.loss)
+        known = reference.prediction.present & reference.truth.present
+        if schema.task == "classification":
+            return cls._calibrated(reference, losses, known)
+        if len(losses.values) < FEWEST_LABELS:
+            return None
+        labels = {name: np.unique(values.data[values.present]) for name, values in reference.inputs.items()}
+        labels = {name: found for name, found in labels.items() if not reference.inputs[name].numeric}
+        design = _design(reference, labels)[known]
+        expected = Losses(_cross_fitted(design, losses), losses.block, boolean=False, root=losses.root)
+        return cls(expected, labels, _boosted(design, losses.values), classifier=False, root=losses.root)
+
+    @classmethod
+    def _calibrated(cls, reference: ObservedRows, losses: Losses, known: Array) -> ErrorEstimator | None:
+        if reference.probability is None:
+            return None
+        given = np.isfinite(reference.probability)
+        both = known & given
+        wrong = losses.values[given[known]]
+        if len(wrong) < FEWEST_LABELS / 5:
+            return None
+        model = _calibration(reference.probability[both], wrong)
+        expected = _wrong(model, reference.probability[both])
+        known_losses = Losses(expected, numbered(reference.block, both), boolean=False, root=False)
+        return cls(known_losses, {}, model, classifier=True, root=False)
+
+    def losses(self, window: ObservedRows) -> Losses | None:
+        """The expected loss of each row that has a prediction; None when none has, or a classifier's no probability."""
+        rows = window.prediction.present
+        if self._classifier:
+            if window.probability is None:
+                return None
+            rows = rows & np.isfinite(window.probability)
+        if not rows.any():
+            return None
+        if self._classifier and window.probability is not None:
+            values = _wrong(self._model, window.probability[rows])
+        else:
+            values = self._model.predict(_design(window, self._labels)[rows]).clip(min=0.0)
+        return Losses(values, numbered(window.block, rows), boolean=False, root=self._root)
+
+
+def trust_of(past: Sequence[PastEstimate], outside: float, settings: TabularSettings) -> Trust:
+    """past: oldest first. outside: the share of the window's rows that the reference does not cover."""
+    latest = past[-settings.trust_after :]
+    if len(latest) < settings.trust_after:
+        return Trust(False, f"{len(latest)} of {settings.trust_after} estimates have been held against labels so far")
+    miss = max(_miss(estimated, error) for estimated, error in latest)
+    if miss > settings.trust_within:
+        return Trust(False, f"of the last {len(latest)} estimates one missed the error found later by {miss:.0%}", miss)
+    if outside > settings.estimate_outside_at_most:
+        return Trust(False, f"{outside:.0%} of the rows have values that the reference does not cover", miss)
+    return Trust(True, f"the last {len(latest)} estimates came within {miss:.0%} of the error found later", miss)
+
+
+def _miss(estimated: float, error: float) -> float:
+    if error == 0:
+        return 0.0 if estimated == 0 else 1.0
+    return abs(estimated - error) / error
+
+
+def _design(window: ObservedRows, labels: Mapping[str, Array]) -> Array:
+    """Inputs and prediction as numbers; labels as places among the reference's, NaN for others."""
+    columns = [
+        values.data if values.numeric else _places(values, labels[name]) for name, values in window.inputs.items()
+    ]
+    return np.column_stack([*columns, window.prediction.data])
+
+
+def _places(values: Values, known: Array) -> Array:
+    places = {label: float(place) for place, label in enumerate(known)}
+    return np.array([places.get(value, np.nan) for value in values.data], dtype=np.float64)
+
+
+def _boosted(design: Array, losses: Array) -> Any:
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    model = HistGradientBoostingRegressor(
+        max_iter=60, max_leaf_nodes=15, min_samples_leaf=30, l2_regularization=1.0, early_stopping=False, random_state=0
+    )
+    return model.fit(design, losses)
+
+
+def _cross_fitted(design: Array, losses: Losses) -> Array:
+    """The expected loss of each row by a model that has not seen it: what a window's own can be compared with."""
+    units = np.arange(len(design)) if losses.block is None else losses.block
+    part = units * _PARTS // (int(units.max()) + 1)
+    expected = np.empty(len(design))
+    for number in range(_PARTS):
+        inside = part == number
+        if inside.any():
+            expected[inside] = _boosted(design[~inside], losses.values[~inside]).predict(design[inside])
+    return expected.clip(min=0.0)
+
+
+def _calibration(probability: Array, wrong: Array) -> Any:
+    """A logistic regression on the log odds; None where all rows agree, so that there is nothing to calibrate on."""
+    if wrong.min() == wrong.max():
+        return None
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression().fit(_log_odds(probability), wrong.astype(int))
+
+
+def _wrong(model: Any, probability: Array) -> Array:
+    if model is None:
+        return 1.0 - probability
+    found: Array = model.predict_proba(_log_odds(probability))[:, 1]
+    return found
+
+
+def _log_odds(probability: Array) -> Array:
+    inside = probability.clip(_CERTAIN, 1 - _CERTAIN)
+    odds: Array = np.log(inside / (1 - inside))[:, None]
+    return odds

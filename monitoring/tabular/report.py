@@ -1,0 +1,116 @@
+"""The HTML report of a tabular model's window: our verdict, then Evidently's tables and plots of the same columns.
+
+Evidently is given our verdict as its test of each column, as in the report of texts (`monitoring.show.report`), so that
+its tables cannot contradict it. The file works without a network.
+"""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmops.errors import CannotRun
+from monitoring.evidently_import import evidently
+from monitoring.show.report import SAMPLE_ROWS, VERDICT_TEST, evidently_registry, register_verdict
+from monitoring.tabular.columns import ColumnDrift
+from monitoring.tabular.observed import PREDICTION, TRUTH, ObservedRows, Values, observe
+from monitoring.tabular.verdict_section import verdict_section
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from llmops.tabular.schema import RowSchema
+    from monitoring.tabular.verdict import TabularVerdict
+
+_SEED = 20_011
+
+
+def write_report(
+    reference: pd.DataFrame,
+    current: pd.DataFrame,
+    schema: RowSchema,
+    verdict: TabularVerdict,
+    path: Path,
+    title: str = "Tabular model",
+) -> Path:
+    """Writes the report of a verdict on these frames to `path`, making its folder; returns `path`. Takes seconds.
+
+    Raises:
+        UsageError: a column is missing or wrong.
+        CannotRun: the file cannot be written.
+    """
+    before, after = observe(reference, schema, "reference"), observe(current, schema, "current")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # first: drawing takes seconds
+        path.write_text(_page(title, before, after, verdict), encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise CannotRun(f"cannot write the report to {path}: {error.strerror}") from error
+    return path
+
+
+def _page(title: str, before: ObservedRows, after: ObservedRows, verdict: TabularVerdict) -> str:
+    section = verdict_section(title, verdict, before, after)
+    columns = _columns(before, after)
+    if not columns:
+        head = f'<meta charset="utf-8"><title>{html.escape(title)}</title>'
+        return f"<!doctype html><html><head>{head}</head><body>{section}</body></html>"
+    with evidently_registry, np.errstate(invalid="ignore", divide="ignore"):  # it correlates constant columns, too
+        asked = _report(list(columns), verdict, performance=TRUTH in columns, numeric=before.truth.numeric)
+        snapshot = asked.run(_dataset(after, columns, 1), _dataset(before, columns, 0))
+        text = str(snapshot.get_html_str(as_iframe=False))
+    return text.replace("<body>", "<body>" + section, 1)
+
+
+def _columns(before: ObservedRows, after: ObservedRows) -> dict[str, tuple[Values, Values]]:
+    """What both windows have values of: Evidently fails on a column that is empty in one of them."""
+    pairs = {name: (values, after.inputs[name]) for name, values in before.inputs.items()}
+    pairs |= {PREDICTION: (before.prediction, after.prediction), TRUTH: (before.truth, after.truth)}
+    return {name: pair for name, pair in pairs.items() if all(values.present.any() for values in pair)}
+
+
+def _dataset(observed: ObservedRows, columns: dict[str, tuple[Values, Values]], which: int) -> Any:
+    import pandas as pd
+
+    library = evidently()
+    chosen = np.arange(observed.rows)
+    if observed.rows > SAMPLE_ROWS:
+        chosen = np.sort(np.random.default_rng(_SEED).choice(observed.rows, SAMPLE_ROWS, replace=False))
+    frame = pd.DataFrame({name: pair[which].data[chosen] for name, pair in columns.items()})
+    numeric = [name for name, pair in columns.items() if pair[which].numeric]
+    definition = library.DataDefinition(
+        numerical_columns=numeric,
+        categorical_columns=[name for name in columns if name not in numeric],
+        **_task(columns, library),
+    )
+    return library.Dataset.from_pandas(frame, data_definition=definition)
+
+
+def _task(columns: dict[str, tuple[Values, Values]], library: Any) -> dict[str, Any]:
+    if not {PREDICTION, TRUTH} <= set(columns):
+        return {}
+    if columns[TRUTH][0].numeric:
+        return {"regression": [library.Regression(target=TRUTH, prediction=PREDICTION)]}
+    return {"classification": [library.MulticlassClassification(target=TRUTH, prediction_labels=PREDICTION)]}
+
+
+def _report(names: list[str], verdict: TabularVerdict, *, performance: bool, numeric: bool) -> Any:
+    library = evidently()
+    register_verdict({_name(name, found): found.to_json() for name, found in verdict.drift.items()})
+    drift = library.DataDriftPreset(
+        columns=names,
+        per_column_method=dict.fromkeys(names, VERDICT_TEST),
+        per_column_threshold=dict.fromkeys(names, verdict.alphas["drift"]),
+        include_tests=False,
+    )
+    presets = [drift, library.DataSummaryPreset(columns=names)]
+    if performance:
+        quality = library.RegressionPreset if numeric else library.ClassificationPreset
+        presets.insert(0, quality(include_tests=False))
+    return library.Report(presets, include_tests=False)
+
+
+def _name(name: str, found: ColumnDrift) -> str:
+    return TRUTH if found.role == "target" else name
