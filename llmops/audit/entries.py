@@ -57,9 +57,11 @@ class AuditEntry:
         try:
             details = json.loads(row["details"])
         except ValueError as error:
-            raise Corrupted(f"audit entry {row['seq']}: its details are no JSON") from error
+            raise Corrupted(f"audit entry {row['seq']}: its details are no JSON; see `llmops audit verify`") from error
         if not isinstance(details, dict) or canonical_json(details) != row["details"]:
-            raise Corrupted(f"audit entry {row['seq']}: its details are not as they were written")
+            raise Corrupted(
+                f"audit entry {row['seq']}: its details are not as they were written; see `llmops audit verify`"
+            )
         return cls(**{**row, "details": details})
 
     @property
