@@ -28,7 +28,16 @@ def train_first(wines: Halves) -> tuple[Trained, ...]:
 
 def train_challenger(batches: Sequence[Batch], candidate: Candidate, parameters: Parameters) -> Trained:
     """A model of labelled batches alone: those since the readings changed, as older ones speak of another instrument.
-    Every other wine of each cultivar judges it, and none of its bottles is trained on.
+
+    Raises:
+        UsageError: no batches, or too few wines in them.
+    """
+    split = challenger_split(batches)
+    return train(candidate, parameters, SCHEMA, split.training, split.holdout, evaluate)
+
+
+def challenger_split(batches: Sequence[Batch]) -> Halves:
+    """Every other wine of each cultivar judges a challenger, and none of its bottles is trained on.
 
     Raises:
         UsageError: no batches, or too few wines in them.
@@ -42,9 +51,9 @@ def train_challenger(batches: Sequence[Batch], candidate: Candidate, parameters:
         positions[wine in judging].append(position)
     if not positions[True] or not positions[False]:
         raise UsageError(f"{rows.name} has too few wines to train on some and judge by others")
-    training = rows.take(f"{rows.name}, training", positions[False])
-    holdout = rows.take(f"{rows.name}, held out", positions[True])
-    return train(candidate, parameters, SCHEMA, training, holdout, evaluate)
+    return Halves(
+        rows.take(f"{rows.name}, training", positions[False]), rows.take(f"{rows.name}, held out", positions[True])
+    )
 
 
 def folds(rows: LabelledRows) -> list[Fold]:

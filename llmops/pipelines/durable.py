@@ -64,6 +64,10 @@ class DurableSteps:
         self._execution, self._run = execution, DBOS.workflow_id
         self._number = 0
 
+    @property
+    def cycle(self) -> str:
+        return self._execution.cycle
+
     def do(self, name: str, function: Callable[..., T], *arguments: Any, retries: int = 0) -> T:
         """As `Steps.do`."""
         from dbos import DBOS, StepOptions

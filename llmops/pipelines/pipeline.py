@@ -17,7 +17,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]{0,79}")
 
 
 class Steps(Protocol):
-    """What a pipeline's function does its work through."""
+    """What a pipeline's function does its work through. cycle: which run of the pipeline this is."""
+
+    @property
+    def cycle(self) -> str: ...
 
     def do(self, name: str, function: Callable[..., T], *arguments: Any, retries: int = 0) -> T:
         """Calls the function with the arguments; once it has returned, never again in this run.

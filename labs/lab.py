@@ -1,0 +1,364 @@
+"""A lab: one model's life in steps. Each step takes and gives plain JSON, and doing it twice does no harm, so that a
+pipeline can keep what was done. A lab says what its data, models and windows are; what is done with them is here."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from labs.evaluation import Estimate
+from labs.gateway_client import GatewayClient, Served
+from labs.labelled_rows import LabelledRows
+from labs.quality import QualityReport
+from labs.sources import FetchedData
+from llmops.errors import CannotRun
+from llmops.settings import Settings
+
+if TYPE_CHECKING:
+    from labs.gating import Judgement
+    from labs.training import Trained
+    from llmops.recording.tabular import LoggedTabular
+    from llmops.registry import Registry
+    from llmops.tabular import TabularModel
+    from monitoring.tabular import TabularSettings
+
+Json = dict[str, Any]
+
+FIRST = "first"
+"""What the first model is said to be trained on; of later ones it is the window that was the newest."""
+_SEEN_SECONDS = 30.0
+
+
+class Lab(ABC):
+    """The steps. Use it as a context: the gateway that it starts ends with it.
+
+    name: of the lab, its registered model, MLflow experiment and gate. metric: the one that is shown first. baseline:
+    the candidate that others are measured by. blocks: rows of one cluster depend on each other. labels_late: windows
+    until the labels of one are known. monitoring: what the monitor may alarm about, and how often by mistake, in
+    `windows_in_budget` windows.
+    """
+
+    name: ClassVar[str]
+    metric: ClassVar[str]
+    baseline: ClassVar[str]
+    blocks: ClassVar[bool]
+    labels_late: ClassVar[int]
+    windows_in_budget: ClassVar[int]
+
+    def __init__(self, settings: Settings, *, source: str | None = None, cycle: str) -> None:
+        """Opens nothing. source: of the data, the catalogue's when None. cycle: which run of the lab this is: names
+        requests and registered versions."""
+        self.settings, self.source, self.cycle = settings, source, cycle
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    # What a lab has to say.
+
+    @property
+    @abstractmethod
+    def monitoring(self) -> TabularSettings: ...
+
+    @property
+    @abstractmethod
+    def quality(self) -> QualityReport: ...
+
+    @property
+    @abstractmethod
+    def fetched(self) -> FetchedData: ...
+
+    @abstractmethod
+    def first_models(self) -> Sequence[Trained]:
+        """A fitted model of each candidate."""
+
+    @abstractmethod
+    def windows(self) -> Sequence[str]:
+        """The windows to replay, in order."""
+
+    @abstractmethod
+    def window(self, name: str) -> LabelledRows:
+        """The rows of one."""
+
+    @abstractmethod
+    def holdout(self, trained_on: str) -> LabelledRows:
+        """Rows that the model which was trained on `trained_on` has not seen: what its windows are compared with."""
+
+    @abstractmethod
+    def challenger(self, window: str, since: str, champion: Json) -> Trained | None:
+        """A model that knows all that is known by the end of `window`; None when more labels are needed.
+
+        since: the window in which the error was first seen to rise. champion: `candidate` and `parameters` of it.
+        """
+
+    @abstractmethod
+    def judge(self, challenger: tuple[str, Any], champion: tuple[str, Any] | None, rows: LabelledRows) -> Judgement: ...
+
+    @abstractmethod
+    def evaluate_rows(self, rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
+        """Metrics with intervals."""
+
+    @abstractmethod
+    def error_of(self, metrics: Mapping[str, Estimate]) -> float:
+        """The error that windows are compared by: less is better."""
+
+    # Part 1: the data.
+
+    def ingest(self) -> Json:
+        """Fetches the data and says what it is."""
+        found = self.fetched
+        return {"source": found.source, "sha256": found.sha256, "licence": found.licence, "citation": found.citation}
+
+    def validate(self) -> Json:
+        """Checks and cleans it, and counts everything that was done."""
+        return self.quality.to_json()
+
+    # Part 2: the model.
+
+    def train(self) -> Json:
+        """Searches and fits every candidate; each is an MLflow run. The best is chosen by cross-validation alone."""
+        from labs.recording import record
+        from labs.training import best_of
+
+        models = self.first_models()
+        best = best_of(models).name
+        shown = []
+        for model in models:
+            logged = record(self.registry.store, self.name, model, self.quality, with_evaluate=False, tags=self._tags)
+            shown.append({**_told(model), "logged": _logged_json(logged)})
+        predictions = {m.name: _plain(m.predictions) for m in models if m.name in (best, self.baseline)}
+        return {"models": shown, "best": best, "predictions": predictions}
+
+    def evaluate(self, trained: Json) -> Json:
+        """MLflow's own evaluation of the best, beside ours and the baseline's."""
+        from llmops.recording.tabular import evaluate_tabular
+
+        best, baseline, rows = _model(trained, trained["best"]), _model(trained, self.baseline), self.holdout(FIRST)
+        logged = _logged(best["logged"])
+        task = logged.schema["task"]
+        theirs = evaluate_tabular(self.registry.store, logged.run_id, logged, rows.frame, rows.target, task)
+        found = best["metrics"][self.metric]
+        return {
+            "name": self.metric,
+            "value": found["value"],
+            "ci95": found["ci95"],
+            "baseline": baseline["metrics"][self.metric]["value"],
+            "baseline_ci95": baseline["metrics"][self.metric]["ci95"],
+            "candidate": trained["best"],
+            "rows": len(rows),
+            "mlflow": dict(theirs),
+        }
+
+    def gate(self, trained: Json) -> Json:
+        """The gate's verdict on the best: against the champion where there is one, else against the baseline."""
+        rows, best, predictions = self.holdout(FIRST), trained["best"], trained["predictions"]
+        champion = self.registry.tabular_versions.champion(self.name)
+        if champion is None:
+            judged = self.judge((best, predictions[best]), (self.baseline, predictions[self.baseline]), rows)
+            return {**judged.to_json(), "against": None, "compared_with": self.baseline}
+        if (seen := champion.provenance.get("trained_on")) != FIRST:
+            why = f"{champion.ref} was trained on {seen}, after the rows held out here: it cannot be judged by them"
+            return {"verdict": "inconclusive", "reasons": [why], "against": champion.ref, "compared_with": champion.ref}
+        judged = self.judge((best, predictions[best]), (champion.ref, self.predicted(champion.ref, rows)), rows)
+        return {**judged.to_json(), "against": champion.ref, "compared_with": champion.ref}
+
+    # Part 3: deployment.
+
+    def register(self, trained: Json, verdict: Json) -> Json:
+        """Registers the best as a version, with its gate's verdict; gives what the next steps know of a model."""
+        best = _model(trained, trained["best"])
+        return self._registered(best["logged"], best, FIRST, verdict)
+
+    def deploy(self, model: Json) -> Json:
+        """Makes the version the champion, and waits until the gateway serves it."""
+        book = self.registry.tabular_versions
+        version = book.get(model["ref"])
+        old = book.promote(version)
+        sample = self.holdout(model["trained_on"]).rows()[:2]
+        answer = self._until_served(model["ref"], sample)
+        previous = old.ref if old is not None and old.ref != version.ref else None
+        return {"champion": version.ref, "previous": previous, "answered": list(answer.predictions)}
+
+    # Part 4: monitoring.
+
+    def monitor(self, window: str, model: Json, past: Sequence[Sequence[float]]) -> Json:
+        """Sends a window's rows through the gateway, brings the labels that are known by then, and judges what the log
+        holds of the window.
+
+        model: the champion, whose holdout is the reference. past: estimated and real errors of earlier windows.
+        """
+        from labs.watching import watched
+
+        rows = self.window(window)
+        served = self._send(window, rows)
+        late = self.windows().index(window) - self.labels_late
+        if late >= 0:
+            self._tell_truths(self.windows()[late])
+        verdict = watched(self, window, rows, model, [(float(a), float(b)) for a, b in past])
+        return {"window": window, "rows": len(rows), "served_by": served, **verdict}
+
+    # Part 5: automation.
+
+    def retrain(self, window: str, since: str, model: Json) -> Json:
+        """Trains a challenger, and promotes it where the gate lets it.
+
+        since: the window in which the monitor first raised the alarm. model: the champion.
+        """
+        from labs.recording import record
+
+        trained = self.challenger(window, since, model)
+        if trained is None:
+            return {"at": window, "from": model["ref"], "to": None, "why": "waits for more labels"}
+        logged = record(self.registry.store, self.name, trained, self.quality, with_evaluate=False, tags=self._tags)
+        champion = (model["ref"], self.predicted(model["ref"], trained.holdout))
+        judged = self.judge((f"{self.name} of {window}", _plain(trained.predictions)), champion, trained.holdout)
+        verdict = {**judged.to_json(), "against": model["ref"], "compared_with": model["ref"]}
+        new = self._registered(_logged_json(logged), _told(trained), window, verdict)
+        why = "; ".join(verdict["reasons"])
+        if not judged.passed:
+            return {"at": window, "from": model["ref"], "to": None, "refused": new["ref"], "why": why}
+        self.registry.tabular_versions.promote(self.registry.tabular_versions.get(new["ref"]))
+        self._until_served(new["ref"], trained.holdout.rows()[:2])
+        return {"at": window, "from": model["ref"], "to": new["ref"], "why": why, "model": new}
+
+    def review(self, promotions: Sequence[Json]) -> Json:
+        """Now that all labels are known: the error of every window, and what it would have been without retraining.
+
+        For each promotion the errors of old and new version over the windows from the next one on, as long as the new
+        one served.
+        """
+        names = list(self.windows())
+        ends = [names.index(each["at"]) for each in promotions[1:]] + [len(names) - 1]
+        return {
+            "errors": {name: self._error_in(name) for name in names},
+            "retrained": [
+                self._before_and_after(each, names[names.index(each["at"]) + 1 : end + 1])
+                for each, end in zip(promotions, ends, strict=True)
+            ],
+        }
+
+    # What the steps share.
+
+    @cached_property
+    def registry(self) -> Registry:
+        from llmops.registry import Registry
+
+        return Registry(self.settings, actor=f"lab {self.name}")
+
+    @cached_property
+    def gateway(self) -> GatewayClient:
+        """A gateway of the lab's own, started when first needed."""
+        from llmops.workflow.gateway_process import running_gateway
+
+        return self._open.enter_context(GatewayClient(self._open.enter_context(running_gateway(self.settings))))
+
+    def request_id(self, window: str) -> str:
+        """Of the request that sends a window's rows."""
+        return f"{self.name}-{self.cycle}-{window.replace(' ', '-')}"
+
+    def model(self, ref: str) -> TabularModel:
+        """A registered version, loaded."""
+        from llmops.tabular import load
+
+        book = self.registry.tabular_versions
+        return load(book.fetch(book.get(ref)))
+
+    @property
+    def _tags(self) -> dict[str, str]:
+        return {"llmops.cycle": self.cycle}
+
+    def _registered(self, logged: Json, told: Json, trained_on: str, verdict: Json) -> Json:
+        book = self.registry.tabular_versions
+        provenance = {
+            "data_sha256": self.fetched.sha256,
+            "data_source": self.fetched.source,
+            "licence": self.fetched.licence,
+            "trained_on": trained_on,
+            "candidate": told["candidate"],
+            "parameters": told["parameters"],
+        }
+        cycle = f"{self.cycle}/{trained_on}"
+        version, _ = book.register(self.name, _logged(logged), cycle=cycle, provenance=provenance)
+        book.record_gate(version, self.name, {name: verdict[name] for name in ("verdict", "reasons", "against")})
+        kept = {name: told[name] for name in ("candidate", "parameters")}
+        return {"ref": version.ref, "trained_on": trained_on, "run_id": version.run_id, **kept}
+
+    def predicted(self, ref: str, rows: LabelledRows) -> list[Any]:
+        """What a registered version says of rows, in this process."""
+        return list(self.model(ref).predict(rows.rows()).values)
+
+    def _until_served(self, ref: str, rows: Sequence[Mapping[str, Any]]) -> Served:
+        """Raises CannotRun when the gateway does not serve the version in time."""
+        deadline = time.monotonic() + _SEEN_SECONDS
+        while (answer := self.gateway.predict(self.name, rows)).model != ref:
+            if time.monotonic() > deadline:
+                raise CannotRun(f"the gateway still serves {answer.model}, not {ref}")
+            time.sleep(0.1)
+        return answer
+
+    def _send(self, window: str, rows: LabelledRows) -> str:
+        return self.gateway.predict(self.name, rows.rows(), self.request_id(window)).model
+
+    def _tell_truths(self, window: str) -> None:
+        self.gateway.tell_truth(self.request_id(window), _plain(self.window(window).truth))
+
+    def _error_in(self, window: str) -> float:
+        from labs.watching import predictions_in
+
+        rows = self.window(window)
+        return self.error_of(self.evaluate_rows(rows, predictions_in(self, window)))
+
+    def _before_and_after(self, promotion: Json, windows: Sequence[str]) -> Json:
+        kept = {name: promotion[name] for name in ("at", "from", "to")}
+        if not windows:
+            return {**kept, "windows": [], "error_before": None, "error_after": None}
+        errors = [self._mean_error(promotion[side], windows) for side in ("from", "to")]
+        return {**kept, "windows": list(windows), "error_before": errors[0], "error_after": errors[1]}
+
+    def _mean_error(self, ref: str, windows: Sequence[str]) -> float:
+        import numpy as np
+
+        model, errors = self.model(ref), []
+        for window in windows:
+            rows = self.window(window)
+            predictions = np.asarray(model.predict(rows.rows()).values, dtype=rows.truth.dtype)
+            errors.append(self.error_of(self.evaluate_rows(rows, predictions)))
+        return float(np.mean(errors))
+
+
+def _model(trained: Json, name: str) -> Json:
+    return next(model for model in trained["models"] if model["candidate"] == name)
+
+
+def _told(model: Trained) -> Json:
+    """What is known of a trained model, as JSON."""
+    return {
+        "candidate": model.name,
+        "parameters": dict(model.parameters),
+        "cross_validation_loss": model.search.best.loss if model.search else None,
+        "rows": {"training": len(model.training), "held_out": len(model.holdout)},
+        "metrics": {name: metric.to_json() for name, metric in model.metrics.items()},
+    }
+
+
+def _logged_json(logged: LoggedTabular) -> Json:
+    from dataclasses import asdict
+
+    return asdict(logged)
+
+
+def _logged(values: Json) -> LoggedTabular:
+    from llmops.recording.tabular import LoggedTabular
+
+    return LoggedTabular(**values)
+
+
+def _plain(values: Any) -> list[Any]:
+    return list(values.tolist() if hasattr(values, "tolist") else values)

@@ -1,0 +1,113 @@
+"""A window as the production log holds it, judged by the monitor, and put on record in MLflow."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmops.errors import CannotRun
+
+if TYPE_CHECKING:
+    from labs.lab import Json, Lab
+    from labs.labelled_rows import LabelledRows
+    from llmops.production_log import PredictionBatch
+    from monitoring.tabular import TabularVerdict
+
+
+def watched(lab: Lab, window: str, rows: LabelledRows, model: Json, past: Sequence[tuple[float, float]]) -> Json:
+    """The verdict on a window. rows: of the window, whose clusters name the blocks. model: the champion.
+
+    Raises:
+        CannotRun: the log has not the window's predictions. StoreUnavailable.
+    """
+    from monitoring.tabular import check, frame_of
+
+    champion, reference_rows = lab.model(model["ref"]), lab.holdout(model["trained_on"])
+    frames = []
+    for batch, clusters in (
+        (_of_reference(model["ref"], champion, reference_rows), reference_rows.clusters),
+        (_logged(lab, window), rows.clusters),
+    ):
+        frames.append(frame_of([batch], champion.schema, _block_in(clusters) if lab.blocks else None))
+    reference, current = frames
+    verdict = check(
+        reference, current, champion.schema, lab.monitoring, windows_in_budget=lab.windows_in_budget, past=past
+    )
+    run_id = _record(lab, window, verdict, (reference, current, champion.schema))
+    return {
+        "alarm": verdict.alarm,
+        "why": verdict.why,
+        "state": verdict.state,
+        "reference": {"of": model["ref"], "rows": len(reference_rows), "error": verdict.reference_error},
+        "compared_by": verdict.metric,
+        "compared_error": verdict.error,
+        "compared_interval": list(verdict.error_interval) if verdict.error_interval else None,
+        "estimated_error": verdict.estimated_error,
+        "estimate_trusted": verdict.estimate_trusted,
+        "past_estimate": list(verdict.past_estimate) if verdict.past_estimate else None,
+        "drifted": list(verdict.drifted),
+        "expected_false_alarms": verdict.false_alarms,
+        "run_id": run_id,
+    }
+
+
+def predictions_in(lab: Lab, window: str) -> Any:
+    """What was answered in a window, a numpy array. Raises CannotRun, StoreUnavailable."""
+    import numpy as np
+
+    return np.asarray(_logged(lab, window).predictions, dtype=lab.window(window).truth.dtype)
+
+
+def _logged(lab: Lab, window: str) -> PredictionBatch:
+    from contextlib import closing
+
+    from llmops.production_log import ProductionLog, read_predictions
+
+    wanted = lab.request_id(window)
+    with closing(ProductionLog(lab.settings.resolved_log_url)) as log:
+        for batch in read_predictions(log, lab.name):
+            if batch.request_id == wanted:
+                return batch
+    raise CannotRun(f"the production log has no request {wanted}")
+
+
+def _of_reference(ref: str, model: Any, rows: LabelledRows) -> PredictionBatch:
+    """The rows held out as if they had been asked for."""
+    from llmops.production_log import PredictionBatch
+
+    asked, truth = rows.rows(), rows.truth.tolist()
+    found = model.predict(asked)
+    return PredictionBatch(datetime.now(UTC), "reference", ref, asked, found.values, found.probabilities, truth)
+
+
+def _block_in(clusters: Sequence[str]) -> Any:
+    return lambda _batch, row: clusters[row]
+
+
+def _record(lab: Lab, window: str, verdict: TabularVerdict, frames: tuple[Any, Any, Any]) -> str:
+    """The window's run in MLflow, with Evidently's report where there is an alarm to look into. Returns its id."""
+    from llmops.recording import record_monitoring_run
+    from monitoring.tabular import write_report
+
+    told = verdict.to_json()
+    told["window"] = {"since": window, "until": None, "rows": verdict.rows}
+    told["alarms"] = [{**alarm.to_json(), "rows": [], "slices": []} for alarm in verdict.alarms]
+    found = {
+        "error": verdict.error,
+        "reference_error": verdict.reference_error,
+        "estimated_error": verdict.estimated_error,
+        "p_value": verdict.rise.p_value,
+    }
+    metrics = {name: float(value) for name, value in found.items() if value is not None}
+    metrics |= {"alarms": float(len(verdict.alarms)), "drifted_columns": float(len(verdict.drifted))}
+    page = None
+    if verdict.alarm:
+        reference, current, schema = frames
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "report.html"
+            write_report(reference, current, schema, verdict, path)
+            page = path.read_text(encoding="utf-8")
+    return record_monitoring_run(lab.registry.store, lab.name, told, metrics, descriptor_version=lab.cycle, page=page)

@@ -1,0 +1,111 @@
+"""The wine lab: three cultivars told apart by a chemical analysis, until the laboratory changes its instrument."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from labs.evaluation import Estimate
+from labs.lab import FIRST, Json, Lab
+from labs.labelled_rows import LabelledRows
+from labs.quality import QualityReport
+from labs.sources import FetchedData
+
+if TYPE_CHECKING:
+    from labs.gating import Judgement
+    from labs.training import Trained
+    from labs.wine.data import Halves, WineData
+    from labs.wine.shift import Batch
+    from monitoring.tabular import TabularSettings
+
+_LABELLED_BATCHES = 2
+"""Batches with labels that a challenger needs: with one, the gate can tell in half of the cases only."""
+
+
+class WineLab(Lab):
+    """Batches of wines. The cultivars of one are known when the next one comes."""
+
+    name, metric, baseline = "wine", "accuracy", "majority"
+    blocks, labels_late, windows_in_budget = False, 1, 12
+
+    @cached_property
+    def data(self) -> WineData:
+        from labs.wine.data import load_wine
+
+        return load_wine(self.settings, self.source)
+
+    @cached_property
+    def halves(self) -> Halves:
+        from labs.wine.data import halves
+
+        return halves(self.data)
+
+    @cached_property
+    def batches(self) -> Mapping[str, Batch]:
+        from labs.wine.shift import stream
+
+        return {batch.name: batch for batch in stream(self.halves.holdout)}
+
+    @property
+    def quality(self) -> QualityReport:
+        return self.data.quality
+
+    @property
+    def fetched(self) -> FetchedData:
+        return self.data.fetched
+
+    @property
+    def monitoring(self) -> TabularSettings:
+        """Bottles are drawn from the same wines all the time, so a column that drifts is an alarm: it comes before the
+        labels do."""
+        from monitoring.tabular import TabularSettings
+
+        return TabularSettings(alarm_on_drift=True)
+
+    def first_models(self) -> Sequence[Trained]:
+        from labs.wine.models import train_first
+
+        return train_first(self.halves)
+
+    def windows(self) -> Sequence[str]:
+        return list(self.batches)
+
+    def window(self, name: str) -> LabelledRows:
+        return self.batches[name].rows
+
+    def holdout(self, trained_on: str) -> LabelledRows:
+        if trained_on == FIRST:
+            return self.halves.holdout
+        from labs.wine.models import challenger_split
+
+        return challenger_split(self._labelled_until(trained_on)).holdout
+
+    def challenger(self, window: str, since: str, champion: Json) -> Trained | None:
+        from labs.wine.candidates import CANDIDATES
+        from labs.wine.models import train_challenger
+
+        batches = [each for each in self._labelled_until(window) if each.number >= self.batches[since].number]
+        if len(batches) < _LABELLED_BATCHES:
+            return None
+        candidate = next(each for each in CANDIDATES if each.name == champion["candidate"])
+        return train_challenger(batches[-_LABELLED_BATCHES:], candidate, champion["parameters"])
+
+    def judge(self, challenger: tuple[str, Any], champion: tuple[str, Any] | None, rows: LabelledRows) -> Judgement:
+        from labs.wine.models import judge_challenger
+
+        return judge_challenger(challenger, champion, rows)
+
+    def evaluate_rows(self, rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
+        from labs.wine.models import evaluate
+
+        return evaluate(rows, predictions)
+
+    def error_of(self, metrics: Mapping[str, Estimate]) -> float:
+        """The share of wrong cultivars."""
+        return 1 - metrics["accuracy"].value
+
+    def _labelled_until(self, window: str) -> list[Batch]:
+        """The newest batches whose cultivars are known by the end of a window, as many as a challenger needs."""
+        now = self.batches[window].number
+        return [each for each in self.batches.values() if each.labelled_at <= now][-_LABELLED_BATCHES:]
