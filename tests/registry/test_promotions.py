@@ -255,6 +255,7 @@ def test_a_promotion_that_is_cut_off_is_finished(
         assert moves[-2][0] == "challenge"
 
 
+@pytest.mark.slow
 def test_a_challenge_that_is_cut_off_is_finished(
     own: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +268,7 @@ def test_a_challenge_that_is_cut_off_is_finished(
         assert [move["to"] for move in book.history(name)][-2:] == [first.ref, second.ref]
 
 
+@pytest.mark.slow
 def test_a_withdrawal_that_is_cut_off_is_finished(
     own: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
