@@ -1,8 +1,9 @@
 """Drift of columns: inputs, prediction and, once labels have come, the target.
 
-All columns of a window are one family: Benjamini-Hochberg runs over those that can be tested, at the drift rule's
-level. A column has drifted when its adjusted p is at most that and its effect reaches the floor. An effect is the share
-of rows that would have to change for both windows to agree, as everywhere in the monitor (`two_sample`).
+All columns of a window are one family: Benjamini-Hochberg runs over those that can be tested, at
+`TabularSettings.alpha("drift", …)`. A column has drifted when its adjusted p is at most that and its effect reaches the
+floor. An effect is the share of rows that would have to change for both windows to agree, as everywhere in the monitor
+(`two_sample`).
 
 Independent rows: Kolmogorov-Smirnov for numbers, Fisher's exact test or chi-square for labels (`two_sample`). Rows in
 blocks: the same statistics, with p-values from permuting whole blocks (`permutation`).
@@ -163,25 +164,28 @@ def _labelled(codes: Array) -> LabelSummary:
 def _compare_in_blocks(
     codes: list[Array], cells: int, blocks: list[Array], draws: BlockDraws, *, numeric: bool
 ) -> Comparison:
-    table = _table(codes, cells, blocks, draws)
+    table = _table(codes, cells, blocks, draws, cumulative=numeric)
     totals = table.cells[: table.reference].sum(axis=0), table.cells[table.reference :].sum(axis=0)
-    before, after = (total / total.sum() for total in totals)
+    rows = [float(table.sizes[: table.reference].sum()), float(table.sizes[table.reference :].sum())]
+    before, after = (total / of for total, of in zip(totals, rows, strict=True))
     if numeric:
         tested = compare_blocks(table, kolmogorov_smirnov, draws)
-        apart = np.cumsum(after - before)
-        direction = -int(np.sign(apart[np.abs(apart).argmax()]))
+        # Where the reference's distribution function lies above, the current values are larger.
+        direction = int(np.sign((before - after)[np.abs(before - after).argmax()]))
         return Comparison("ks-blocks", tested.statistic, tested.p_value, tested.statistic, direction)
-    rows = [float(total.sum()) for total in totals]
     tested = compare_blocks(table, root_chi_square((totals[0] + totals[1]) / sum(rows)), draws)
     chi_square = tested.statistic**2 * rows[0] * rows[1] / sum(rows)
     effect = float(np.abs(after - before).sum() / 2)
     return Comparison("chi-square-blocks", chi_square, tested.p_value, effect)
 
 
-def _table(codes: list[Array], cells: int, blocks: list[Array], draws: BlockDraws) -> BlockTable:
+def _table(codes: list[Array], cells: int, blocks: list[Array], draws: BlockDraws, *, cumulative: bool) -> BlockTable:
+    """Rows of each block in each cell. cumulative: in it or in a lower one: what distances of numbers are made of, and
+    what neighbouring days have in common, which single bins hardly show."""
     counts = [
         np.bincount(block * cells + code, minlength=number * cells).reshape(number, cells).astype(np.float32)
         for code, block, number in zip(codes, blocks, (draws.reference, draws.current), strict=True)
     ]
     together = np.concatenate(counts)
-    return BlockTable(together, together.sum(axis=1), draws.reference)
+    sizes = together.sum(axis=1)
+    return BlockTable(np.cumsum(together, axis=1)[:, :-1] if cumulative else together, sizes, draws.reference)

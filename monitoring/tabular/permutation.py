@@ -155,8 +155,8 @@ def design_effect(correlation: float, reference: int, current: int) -> float:
 
 
 def kolmogorov_smirnov(current: Array, reference: Array) -> Array:
-    """The largest distance of both distribution functions; cells: shares of ordered bins."""
-    distances: Array = np.abs(np.cumsum(current - reference, axis=1)).max(axis=1)
+    """The largest distance of both distribution functions; cells: their values, that is the shares up to each bin."""
+    distances: Array = np.abs(current - reference).max(axis=1)
     return distances
 
 

@@ -108,7 +108,8 @@ def _report(names: list[str], verdict: TabularVerdict, *, performance: bool, num
     presets = [drift, library.DataSummaryPreset(columns=names)]
     if performance:
         quality = library.RegressionPreset if numeric else library.ClassificationPreset
-        presets.insert(0, quality(include_tests=False))
+        # RegressionPreset without tests looks for a result under a name that it did not store it by (Evidently 0.7.23).
+        presets.insert(0, quality(include_tests=numeric))
     return library.Report(presets, include_tests=False)
 
 

@@ -38,6 +38,7 @@ class TabularSettings:
     duplicates_at_most: the share of rows that may repeat another. None: told, but never an alarm. Where the reference
     itself has more, that much is allowed.
     alarm_on_drift: whether drift of a column is an alarm. Where inputs follow the season, it would be one every month.
+    drift_level: the level of drift that is told and no alarm (a false discovery rate); alarms have the budget's.
     estimate: whether the error is estimated before labels come. trust_after: so many past estimates, the latest, must
     have come within `trust_within` (relative) of the error found later before an estimate may raise an alarm.
     estimate_outside_at_most: the share of rows with a value outside of the reference, beyond which no estimate counts.
@@ -58,6 +59,7 @@ class TabularSettings:
     outside_at_most: float | None = None
     duplicates_at_most: float | None = None
     alarm_on_drift: bool = False
+    drift_level: float = 0.05
     estimate: bool = True
     trust_after: int = 3
     trust_within: float = 0.15
@@ -76,6 +78,8 @@ class TabularSettings:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise UsageError(f"tabular monitoring: {name} must be from 0 to below 1, not {value}")
+        if not 0 < self.drift_level < 1:
+            raise UsageError(f"tabular monitoring: drift_level must be between 0 and 1, not {self.drift_level}")
         if not self.rise_floor >= 0:
             raise UsageError(f"tabular monitoring: rise_floor must not be below 0, but is {self.rise_floor}")
         shares = [self.error_share, self.estimate_share, self.quality_share, self.drift_share]
@@ -83,13 +87,15 @@ class TabularSettings:
             raise UsageError("tabular monitoring: the shares of the budget must be above 0, and at most 1 together")
 
     def alpha(self, rule: Rule, windows_in_budget: int) -> float:
-        """The error rate of one rule in one window.
+        """The error rate of one rule in one window; of drift that is no alarm, the level at which it is told.
 
         Raises:
             UsageError: fewer than one window, or more false alarms than windows.
         """
         if windows_in_budget < 1 or self.false_alarms > windows_in_budget:
             raise UsageError(f"a budget of {self.false_alarms:g} false alarms needs more windows: {windows_in_budget}")
+        if rule == "drift" and not self.alarm_on_drift:
+            return self.drift_level
         share: float = getattr(self, f"{rule}_share")
         return self.false_alarms * share / windows_in_budget
 

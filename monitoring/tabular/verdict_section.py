@@ -13,7 +13,12 @@ from monitoring.tabular.observed import PREDICTION, ObservedRows, Values
 from monitoring.tabular.verdict import TabularVerdict
 
 _TITLES = {"ok": ("good", "No alarm"), "alarm": ("bad", "Alarm"), "too-few-rows": ("open", "Too few rows")}
-_METRICS = {"rmse": "RMSE", "mae": "mean absolute error", "error_rate": "error rate"}
+_METRICS = {
+    "rmse": "RMSE",
+    "mae": "mean absolute error",
+    "relative_error": "relative error",
+    "error_rate": "error rate",
+}
 _MOST_CHARTS = 12
 
 
