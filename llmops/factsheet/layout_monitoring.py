@@ -19,7 +19,7 @@ def monitoring(found: Monitoring | None) -> Iterator[Block]:
     budget = found.expected_false_alarms
     rows = [
         ("windows", count(found.windows)),
-        ("requests in them", count(found.rows)),
+        ("requests in them", f"{count(found.rows)}, in each window where windows overlap"),
         ("from", time_or_unknown(found.since)),
         ("to", time_or_unknown(found.until)),
         ("windows with alarms", count(found.alarmed)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -35,6 +36,9 @@ def test_the_guide_runs_as_written(demo: Demo, page: str) -> None:
     shim.parent.mkdir(exist_ok=True)
     shim.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m llmops.cli "$@"\n')
     shim.chmod(0o755)
+    # What readers copy from their checkout.
+    (demo.place.folder / "monitoring").mkdir(exist_ok=True)
+    shutil.copy(ROOT / "monitoring" / "default.toml", demo.place.folder / "monitoring")
     environment["PATH"] = f"{shim.parent}:{environment['PATH']}"
     for command, expected in commands:
         done = subprocess.run(
