@@ -58,7 +58,15 @@ def without_nltk_downloads() -> Iterator[None]:
 
 
 def _names() -> Any:
-    from evidently import DataDefinition, Dataset, MulticlassClassification, Regression, Report, descriptors
+    from evidently import (
+        BinaryClassification,
+        DataDefinition,
+        Dataset,
+        MulticlassClassification,
+        Regression,
+        Report,
+        descriptors,
+    )
     from evidently.core.datasets import DatasetColumn
     from evidently.descriptors import CustomColumnDescriptor, NonLetterCharacterPercentage, SentenceCount, TextLength
     from evidently.legacy.calculations.stattests import StatTest, register_stattest
@@ -66,6 +74,7 @@ def _names() -> Any:
     from evidently.presets import ClassificationPreset, DataDriftPreset, DataSummaryPreset, RegressionPreset
 
     return SimpleNamespace(
+        BinaryClassification=BinaryClassification,
         ClassificationPreset=ClassificationPreset,
         ColumnType=ColumnType,
         CustomColumnDescriptor=CustomColumnDescriptor,

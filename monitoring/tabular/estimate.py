@@ -75,7 +75,13 @@ class ErrorEstimator:
         labels = {name: np.unique(values.data[values.present]) for name, values in reference.inputs.items()}
         labels = {name: found for name, found in labels.items() if not reference.inputs[name].numeric}
         design = _design(reference, labels)[known]
-        expected = Losses(_cross_fitted(design, losses), losses.block, boolean=False, root=losses.root)
+        expected = Losses(
+            _cross_fitted(design, losses),
+            losses.block,
+            boolean=False,
+            root=losses.root,
+            weights=_weights(losses, reference, known),
+        )
         return cls(expected, labels, _boosted(design, losses.values), classifier=False, root=losses.root)
 
     @classmethod
@@ -104,8 +110,9 @@ class ErrorEstimator:
         if self._classifier and window.probability is not None:
             values = _wrong(self._model, window.probability[rows])
         else:
-            values = self._model.predict(_design(window, self._labels)[rows]).clip(min=0.0)
-        return Losses(values, numbered(window.block, rows), boolean=False, root=self._root)
+            values = _foreseen(self._model, _design(window, self._labels)[rows])
+        weights = np.abs(window.prediction.data[rows]) if self.expected.weights is not None else None
+        return Losses(values, numbered(window.block, rows), boolean=False, root=self._root, weights=weights)
 
 
 def trust_of(past: Sequence[PastEstimate], outside: float, settings: TabularSettings) -> Trust:
@@ -119,6 +126,11 @@ def trust_of(past: Sequence[PastEstimate], outside: float, settings: TabularSett
     if outside > settings.estimate_outside_at_most:
         return Trust(False, f"{outside:.0%} of the rows have values that the reference does not cover", miss)
     return Trust(True, f"the last {len(latest)} estimates came within {miss:.0%} of the error found later", miss)
+
+
+def _weights(losses: Losses, reference: ObservedRows, known: Array) -> Array | None:
+    """Before labels, a relative error is one of the predictions."""
+    return None if losses.weights is None else np.abs(reference.prediction.data[known])
 
 
 def _miss(estimated: float, error: float) -> float:
@@ -146,7 +158,21 @@ def _boosted(design: Array, losses: Array) -> Any:
     model = HistGradientBoostingRegressor(
         max_iter=60, max_leaf_nodes=15, min_samples_leaf=30, l2_regularization=1.0, early_stopping=False, random_state=0
     )
-    return model.fit(design, losses)
+    with _one_thread():
+        return model.fit(design, losses)
+
+
+def _foreseen(model: Any, design: Array) -> Array:
+    with _one_thread():
+        losses: Array = model.predict(design).clip(min=0.0)
+    return losses
+
+
+def _one_thread() -> Any:
+    """Threads that wait for each other on a busy machine take up to a hundred times as long."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    return threadpool_limits(1)
 
 
 def _cross_fitted(design: Array, losses: Losses) -> Array:
@@ -157,8 +183,8 @@ def _cross_fitted(design: Array, losses: Losses) -> Array:
     for number in range(_PARTS):
         inside = part == number
         if inside.any():
-            expected[inside] = _boosted(design[~inside], losses.values[~inside]).predict(design[inside])
-    return expected.clip(min=0.0)
+            expected[inside] = _foreseen(_boosted(design[~inside], losses.values[~inside]), design[inside])
+    return expected
 
 
 def _calibration(probability: Array, wrong: Array) -> Any:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Fault = Literal["missing", "unseen", "outside", "duplicate"]
 
+_TRUTH_VALUES = ("false", "true")  # as `observed` names them
 _TOLD = {
     "missing": "{column}: a value is missing",
     "unseen": "{column}: a label that was never seen",
@@ -126,7 +127,9 @@ def _faults(
     columns = {name: (values, current.inputs[name]) for name, values in reference.inputs.items()}
     for name, (before, after) in [*columns.items(), (PREDICTION, (reference.prediction, current.prediction))]:
         yield name, "missing", ~before.present, ~after.present
-    categories = {column.name: column.categories for column in schema.inputs}
+    categories = {
+        column.name: _TRUTH_VALUES if column.kind == "boolean" else column.categories for column in schema.inputs
+    }
     for name, (before, after) in columns.items():
         nowhere = np.zeros(reference.rows, dtype=bool)
         if before.numeric:

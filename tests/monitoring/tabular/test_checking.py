@@ -1,0 +1,148 @@
+"""The verdict on a window: harm told from drift, and why in words."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llmops.errors import UsageError
+from monitoring.tabular import ErrorEstimator, TabularSettings, TabularVerdict, check
+from monitoring.tabular.estimate import PastEstimate
+from tests.monitoring.tabular.windows import CLASSIFICATION, REGRESSION, hours, kinds, rows_of
+
+QUICK = TabularSettings(estimate=False)
+REFERENCE = hours(60)
+TRUSTED: list[PastEstimate] = [(10.0, 10.0)] * 3
+
+
+def judged(current: pd.DataFrame, settings: TabularSettings = QUICK) -> TabularVerdict:
+    return check(REFERENCE, current, REGRESSION, settings, windows_in_budget=12)
+
+
+def test_a_season_drifts_and_raises_no_alarm() -> None:
+    verdict = judged(hours(30, seed=1, warmer=2.0))
+    assert not verdict.alarm
+    assert verdict.state == "ok"
+    assert verdict.drifted == ("temp",)
+    assert "drifted, which is no harm by itself: temp" in verdict.why
+
+
+def test_drift_is_an_alarm_where_the_settings_say_so() -> None:
+    verdict = judged(hours(30, seed=1, warmer=2.0), TabularSettings(estimate=False, alarm_on_drift=True))
+    assert [(alarm.rule, alarm.what) for alarm in verdict.alarms] == [("drift", "temp")]
+    assert "temp (input) drifted" in verdict.why
+
+
+def test_an_error_that_really_rose_is_an_alarm() -> None:
+    verdict = judged(hours(30, seed=1, error=14.0))
+    assert [alarm.rule for alarm in verdict.alarms] == ["error"]
+    assert "the error (rmse) rose by" in verdict.why
+    assert verdict.error_interval is not None
+    assert verdict.error_interval[0] < (verdict.error or 0) < verdict.error_interval[1]
+    assert verdict.relative_rise == pytest.approx(0.4, abs=0.1)
+
+
+def test_a_certain_trifle_stays_quiet() -> None:
+    reference, current = rows_of(400), rows_of(200, seed=1, error=10.7)
+    verdict = check(reference, current, REGRESSION, QUICK, windows_in_budget=12)
+    assert verdict.rise.p_value <= verdict.alphas["error"]
+    assert not verdict.alarm
+
+
+def test_a_rise_from_no_error_at_all_is_an_alarm() -> None:
+    perfect = REFERENCE.assign(truth=REFERENCE["prediction"])
+    verdict = check(perfect, hours(30, seed=1), REGRESSION, QUICK, windows_in_budget=12)
+    assert verdict.relative_rise is None
+    assert "rose from 0" in verdict.why
+
+
+def test_broken_quality_is_an_alarm() -> None:
+    verdict = judged(hours(30, seed=1).assign(temp=np.nan))
+    assert [(alarm.rule, alarm.what) for alarm in verdict.alarms] == [("quality", "temp")]
+
+
+def test_wine_as_it_were() -> None:
+    reference = kinds(120, wrong=0.02)
+    quiet = check(reference, kinds(60, seed=1, wrong=0.02), CLASSIFICATION, QUICK, windows_in_budget=12)
+    assert (quiet.metric, quiet.alarm) == ("error_rate", False)
+    shifted = check(reference, kinds(60, seed=2, wrong=0.4), CLASSIFICATION, QUICK, windows_in_budget=12)
+    assert [alarm.rule for alarm in shifted.alarms] == ["error"]
+
+
+def test_before_labels_a_trusted_estimate_raises_the_alarm_and_an_untrusted_one_does_not() -> None:
+    settings = TabularSettings(estimate_outside_at_most=0.5)
+
+    def harder(frame: pd.DataFrame) -> pd.DataFrame:
+        factor = np.where(frame["temp"] > 1, 3.0, 1.0)
+        return frame.assign(truth=frame["prediction"] + factor * (frame["truth"] - frame["prediction"]))
+
+    reference, current = harder(REFERENCE), harder(hours(30, seed=1, warmer=1.5))
+    late = current.assign(truth=np.nan)
+    estimator = ErrorEstimator.fit(reference, REGRESSION, settings)
+
+    def verdict(window: pd.DataFrame, past: list[PastEstimate]) -> TabularVerdict:
+        return check(reference, window, REGRESSION, settings, windows_in_budget=12, past=past, estimator=estimator)
+
+    trusted, untrusted, labelled = verdict(late, TRUSTED), verdict(late, []), verdict(current, TRUSTED)
+    assert [alarm.rule for alarm in trusted.alarms] == ["estimate"]
+    assert trusted.error is None
+    assert trusted.past_estimate is None
+    assert "labels are late" in trusted.why
+    assert untrusted.estimated_error == trusted.estimated_error
+    assert (untrusted.alarm, untrusted.estimate_trusted) == (False, False)
+    assert "labels have not come yet" in untrusted.why
+    assert [alarm.rule for alarm in labelled.alarms] == ["error"]  # what labels say counts more
+    assert labelled.past_estimate == (labelled.estimated_error, labelled.error)
+
+
+def test_too_few_rows_are_said_and_never_an_alarm() -> None:
+    verdict = judged(hours(30, seed=1, error=90.0).head(10))
+    assert (verdict.state, verdict.alarm) == ("too-few-rows", False)
+    assert "10 in the window; 20 are needed" in verdict.why
+    days = judged(hours(3, seed=1, error=90.0))
+    assert not days.alarm
+    assert "not tested: 3 labelled blocks in the window" in days.why
+
+
+def test_a_few_labels_are_reported_and_not_tested() -> None:
+    current = hours(30, seed=1, error=90.0)
+    current.loc[5:, "truth"] = np.nan
+    verdict = judged(current)
+    assert verdict.labelled == 5
+    assert verdict.error is not None
+    assert not verdict.alarm
+    assert verdict.past_estimate is None
+
+
+def test_a_window_without_labels_in_the_reference_is_judged_by_the_rest() -> None:
+    verdict = check(REFERENCE.assign(truth=np.nan), hours(30), REGRESSION, TabularSettings(), windows_in_budget=12)
+    assert verdict.reference_error is None
+    assert not verdict.alarm
+
+
+def test_the_json_is_plain_and_whole() -> None:
+    value = judged(hours(30, seed=1, error=14.0, warmer=2.0).assign(sky="hail")).to_json()
+    assert json.loads(json.dumps(value, allow_nan=False)) == value
+    assert value["alarm"] is True
+    assert value["drift"]["temp"]["drifted"] is True
+    assert value["quality"]["unseen"] == {"sky": 1.0}
+    assert value["windows_in_budget"] == 12
+    assert value["expected_false_alarms"] <= 0.1
+
+
+def test_blocks_must_be_in_both_frames_or_in_neither() -> None:
+    with pytest.raises(UsageError, match="or neither"):
+        judged(rows_of(30))
+
+
+def test_quiet_years_stay_quiet() -> None:
+    """Twelve windows of each of six years; the rate itself is measured by benchmarks/labs/quiet.py."""
+    quick = TabularSettings(estimate=False)
+    alarmed = 0
+    for year in range(6):
+        reference, windows = rows_of(20, seed=1_000 + year), (rows_of(5, seed=year * 12 + month) for month in range(12))
+        alarmed += any(check(reference, each, REGRESSION, quick, windows_in_budget=12).alarm for each in windows)
+    assert alarmed <= 2  # at 6.5 % more come once in 200 times
