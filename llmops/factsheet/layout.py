@@ -22,6 +22,7 @@ from llmops.factsheet.layout_evaluation import evaluations, gates
 from llmops.factsheet.layout_monitoring import monitoring
 
 _MOST_LINES = 60
+_TOLD_ELSEWHERE = ("data_sha256", "data_source", "licence", "parameters")
 
 
 def sections(sheet: Factsheet) -> list[Section]:
@@ -112,7 +113,8 @@ def _tabular(model: Tabular) -> Iterator[Block]:
         ("pipeline run", model.cycle or "none: registered by hand"),
     ]
     yield Facts("Tabular model", tuple(rows))
-    yield Facts("Registered with", tuple((name, shown_value(value)) for name, value in model.provenance.items()))
+    told = [(name, shown_value(value)) for name, value in model.provenance.items() if name not in _TOLD_ELSEWHERE]
+    yield Facts("Registered with", tuple(told))
     columns = [("input", column) for column in model.inputs] + ([("output", model.output)] if model.output else [])
     lines = tuple((use, *_column(column)) for use, column in columns)
     yield Table("Signature", ("", "column", "kind", "may be missing", "categories"), lines)

@@ -20,7 +20,8 @@ def limits_of(sheet: Factsheet) -> tuple[str, ...]:
 
 def unknown_of(sheet: Factsheet) -> tuple[str, ...]:
     """What is not on record, in the words of a list."""
-    found = [*_unknown_registrations(sheet), *_unknown_data(sheet), *_unknown_model(sheet), *_unknown_moves(sheet)]
+    parts = (_unknown_registrations, _unknown_data, _unknown_model, _unknown_gates, _unknown_moves)
+    found = [missing for part in parts for missing in part(sheet)]
     return tuple(dict.fromkeys(found))
 
 
@@ -166,6 +167,17 @@ def _unknown_model(sheet: Factsheet) -> Iterator[str]:
             yield "its algorithm"
         if not sheet.parameters:
             yield "its parameters"
+
+
+def _unknown_gates(sheet: Factsheet) -> Iterator[str]:
+    for gate in sheet.gates:
+        if gate.current and not gate.rules:
+            yield f"the rules of the gate of {gate.suite}"
+        if gate.current and gate.against is not None and not gate.differences:
+            yield f"the comparison behind the gate of {gate.suite}"
+    parts = [part for run in sheet.evaluations for part in run.slices]
+    if sheet.tabular is not None and sheet.evaluations and not parts:
+        yield "its metrics by slice"
 
 
 def _unknown_moves(sheet: Factsheet) -> Iterator[str]:

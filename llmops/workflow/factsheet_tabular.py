@@ -80,11 +80,13 @@ def _data(version: TabularVersion, run: RunFacts) -> tuple[Data, ...]:
     told = version.provenance
     licence, sha256 = (str(told[name]) if told.get(name) else None for name in ("licence", "data_sha256"))
     found = [_used(used) for used in run.datasets]
-    sources = {data.source for data in found if data.use == "training" or data.sha256 == sha256}
-    found = [dataclasses.replace(data, licence=licence if data.source in sources else None) for data in found]
+    origin = str(told["data_source"]) if told.get("data_source") else None
+    sources = {data.source for data in found if data.use == "training"} | {origin}
+    found = [
+        dataclasses.replace(data, licence=licence if data.source and data.source in sources else None) for data in found
+    ]
     if sha256 is not None and all(data.sha256 != sha256 for data in found):
-        source = told.get("source")
-        found.append(Data("source", "as registered", sha256, licence, source=str(source) if source else None))
+        found.append(Data("source", "as registered", sha256, licence, source=origin))
     return tuple(found)
 
 

@@ -96,6 +96,14 @@ def test_what_is_not_on_record_is_listed() -> None:
     assert unknown_of(sheet()) == ("what the weights of tiny@1 were trained on",)
 
 
+def test_a_gate_whose_rules_or_comparison_nobody_kept_is_named() -> None:
+    bare = unknown_of(sheet(gates=(gate(rules={}, differences=()),)))
+    assert {"the rules of the gate of qa", "the comparison behind the gate of qa"} <= set(bare)
+    assert not {"the comparison behind the gate of qa"} & set(unknown_of(sheet(gates=(gate(against=None),))))
+    assert "its metrics by slice" in unknown_of(tabular_sheet(evaluations=(evaluation(slices=()),)))
+    assert "its metrics by slice" not in unknown_of(tabular_sheet(evaluations=(evaluation(),)))
+
+
 def test_a_tabular_model_without_its_training_data_says_so() -> None:
     assert unknown_of(tabular_sheet()) == ()
     bare = tabular_sheet(data=(), parameters={})

@@ -225,7 +225,7 @@ def bike(story: Workshop) -> Factsheet:
         metrics={"rmse": 40.5, "rmse_low": 38, "rmse_high": 43.5, "max_error": 200},
         datasets=used,
     )
-    provenance = {"data_sha256": "c" * 64, "licence": "CC BY 4.0", "source": "pypi:bikes#hour.csv"}
+    provenance = {"data_sha256": "c" * 64, "licence": "CC BY 4.0", "data_source": "pypi:bikes#hour.csv"}
     book = registry.tabular_versions
     version, _ = book.register("bike", logged, cycle="c1", provenance=provenance)
     verdict = {"verdict": "pass", "reasons": ["absolute_error at most 60"], "against": None, "suite": "bike",
