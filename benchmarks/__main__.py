@@ -22,6 +22,7 @@ PARTS = {
     "monitoring-alarms": "benchmarks.monitoring.simulation",
     "monitoring-replay": "benchmarks.monitoring.real_replay",
     "predict": "benchmarks.labs.predict",
+    "labs-quiet": "benchmarks.labs.quiet",
 }
 
 

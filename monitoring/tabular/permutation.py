@@ -5,9 +5,9 @@ current ones. That is exact when blocks are exchangeable (Fisher 1935; Lehmann &
 Hypotheses", 2005, 15.2), however skewed the values are. Days are not: a day is like the day before. So the deviations
 of the permuted statistic are stretched by what that correlation does to the variance of a window's mean, for blocks of
 an AR(1) process: a design effect, as in Rao & Scott ("The analysis of categorical data from complex sample surveys",
-1981). The correlation is measured inside stretches as long as the current window, so that what moves more slowly than
-a window counts as change and not as noise; it is corrected for the bias of short stretches (Marriott & Pope 1954) and
-taken one standard error higher than found.
+1981). The correlation is measured inside stretches of 14 blocks, so that what moves more slowly counts as change and not
+as noise; it is corrected for the bias of short stretches (Marriott & Pope 1954) and taken one standard error higher than
+found.
 
 Draws stop early where the outcome is plain (Besag & Clifford, "Sequential Monte Carlo p-values", 1991), which leaves
 the p-value valid.
@@ -27,8 +27,8 @@ Statistic = Callable[[Array, Array], Array]
 """From the cells' shares (or means) in current and in reference blocks, one row for each draw, to a number for each:
 0 where both agree, larger the more they differ."""
 
-SHORTEST_STRETCH = 14
-"""Blocks in which a correlation of neighbours is measured, at least."""
+STRETCH = 14
+"""Blocks in which the correlation of neighbours is measured: a fortnight of days."""
 MOST_CORRELATION = 0.95
 DRAWS = 9_999
 _ENOUGH = 40  # draws at least as extreme as what was seen, after which no more are needed
@@ -120,16 +120,15 @@ def compare_blocks(
 
 
 def neighbour_correlation(table: BlockTable) -> float:
-    """Of neighbouring blocks' means within stretches as long as the current window, pooled over cells; see the module.
+    """Of neighbouring blocks' means within stretches of a fortnight, pooled over cells; see the module.
 
     0 where it cannot be told from none, and at most MOST_CORRELATION.
     """
     means = table.cells / table.sizes[:, None]
-    length = max(table.current, SHORTEST_STRETCH)
     products = squares = 0.0
     used = stretches = 0
     for window in (means[: table.reference], means[table.reference :]):
-        for stretch in np.array_split(window, max(1, len(window) // length)):
+        for stretch in np.array_split(window, max(1, len(window) // STRETCH)):
             centred = stretch - stretch.mean(axis=0)
             products += float((centred[1:] * centred[:-1]).sum())
             squares += float((centred**2).sum())

@@ -85,3 +85,14 @@ def test_an_estimate_is_believed_after_the_latest_came_close(
     trust = trust_of(past, outside, SETTINGS)
     assert trust.trusted is trusted
     assert told in trust.why
+
+
+def test_a_relative_error_is_foreseen_as_a_share_of_the_predictions() -> None:
+    settings = TabularSettings(loss="relative")
+    estimator = ErrorEstimator.fit(hours(60), REGRESSION, settings)
+    assert estimator is not None
+    window = hours(30, seed=1)
+    expected = estimator.losses(observe(window.assign(truth=np.nan), REGRESSION, "current"))
+    assert expected is not None
+    found = (window["truth"] - window["prediction"]).abs().sum() / window["truth"].sum()
+    assert expected.error == pytest.approx(found, rel=0.1)

@@ -77,3 +77,17 @@ def test_a_classifier_with_independent_rows_is_tested_exactly() -> None:
     assert found.test == "fisher-exact-greater"
     assert found.p_value < 1e-4
     assert compare_losses(worse, reference).p_value > 0.9
+
+
+def test_a_relative_error_is_the_mae_over_the_mean_label_and_busy_days_weigh_more() -> None:
+    frame = hours(30).assign(truth=lambda rows: rows["prediction"] * 1.1)
+    busy = hours(30, seed=1).assign(prediction=lambda rows: rows["prediction"] * 3)
+    busy = busy.assign(truth=busy["prediction"] * 1.1)
+    quiet, loud = (losses_of(observe(each, REGRESSION, "current"), "relative") for each in (frame, busy))
+    assert quiet.error == pytest.approx(0.1 / 1.1)
+    assert loud.error == pytest.approx(quiet.error)
+    assert compare_losses(quiet, loud).p_value > 0.05
+    assert error_interval(loud, 0.0) == pytest.approx((0.1 / 1.1, 0.1 / 1.1))
+    worse = losses_of(observe(busy.assign(truth=busy["prediction"] * 1.2), REGRESSION, "current"), "relative")
+    assert compare_losses(quiet, worse).p_value < 0.001
+    assert Losses(np.ones(3), None, False, False, np.zeros(3)).error is None
