@@ -157,7 +157,7 @@ def smtp_receiver(context: ssl.SSLContext | None = None) -> Iterator[Mailbox]:
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(30)
         yield box
     finally:
         loop.call_soon_threadsafe(stopped.set)

@@ -24,12 +24,37 @@ QUESTIONS = (
 PLACES = ("France", "Spain", "Peru", "Kenya", "Japan", "Norway")
 REFUSAL = "I'm sorry, but I cannot help with that request."
 
+FEW_DESCRIPTORS = """
+[[descriptor]]
+name = "{of}.length"
+kind = "length"
+of = ["input", "output"]
+
+[[descriptor]]
+name = "output.refusal"
+kind = "refusal"
+of = "output"
+
+[[descriptor]]
+name = "latency_ms"
+kind = "latency_ms"
+"""
+"""Quick ones, for tests of anything but descriptors."""
+
 MakeRecords = Callable[..., list[LogRecord]]
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path)
+
+
+@pytest.fixture
+def few_descriptors(tmp_path: Path) -> Settings:
+    """Settings with FEW_DESCRIPTORS in place of the packaged ones."""
+    file = tmp_path / "monitor.toml"
+    file.write_text(FEW_DESCRIPTORS, encoding="utf-8")
+    return Settings(home=tmp_path, monitor_config=file)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from datetime import time as time_of_day
@@ -252,13 +253,21 @@ def test_prometheus_gets_a_file(bench: Bench, tmp_path: Path) -> None:
     assert 'llmops_monitor_actions{app="assistant",action="rollback",status="done"' in path.read_text()
 
 
-def run_in_thread(daemon: Daemon, stop: threading.Event) -> threading.Thread:
+@contextmanager
+def running(daemon: Daemon) -> Iterator[threading.Event]:
+    """The daemon in a thread, which has ended afterwards, however the test ends; setting the event ends it sooner."""
+    stop = threading.Event()
     thread = threading.Thread(target=daemon.run, args=(stop,))
     thread.start()
-    return thread
+    try:
+        yield stop
+    finally:
+        stop.set()
+        thread.join(60)
+    assert not thread.is_alive()
 
 
-def until(condition: Any, seconds: float = 20.0) -> None:
+def until(condition: Any, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -267,30 +276,22 @@ def until(condition: Any, seconds: float = 20.0) -> None:
 
 def test_of_two_daemons_one_works_and_the_other_takes_over(bench: Bench) -> None:
     bench.work.found = [finding()]
-    stops = [threading.Event(), threading.Event()]
     # Long: a lease that runs out while its holder stands still on a busy machine is taken over, as it should be.
-    daemons = [bench.daemon(lease_seconds=15.0), bench.daemon(lease_seconds=15.0)]
-    threads = [run_in_thread(daemon, stop) for daemon, stop in zip(daemons, stops, strict=True)]
-    until(lambda: bench.work.ticks > 3)
-    stops[0].set()
-    threads[0].join(20)
-    done = bench.work.ticks
-    until(lambda: bench.work.ticks > done + 2)
-    stops[1].set()
-    threads[1].join(20)
-
-    assert not any(thread.is_alive() for thread in threads)
+    with running(bench.daemon(lease_seconds=60.0)) as stop:
+        until(lambda: bench.work.ticks)
+        with running(bench.daemon(lease_seconds=60.0)):
+            until(lambda: bench.work.ticks > 5)
+            stop.set()
+            done = bench.work.ticks
+            until(lambda: bench.work.ticks > done + 2)
     assert bench.work.side_by_side == 0
     assert bench.actuator.did == [("rollback", "assistant@2")]
 
 
 def test_once_does_nothing_beside_a_daemon_at_work(bench: Bench) -> None:
-    stop = threading.Event()
-    thread = run_in_thread(bench.daemon(lease_seconds=30.0), stop)
-    until(lambda: bench.work.ticks)
-    beside = bench.daemon(lease_seconds=30.0).run(threading.Event(), once=True)
-    stop.set()
-    thread.join(20)
+    with running(bench.daemon(lease_seconds=60.0)):
+        until(lambda: bench.work.ticks)
+        beside = bench.daemon(lease_seconds=60.0).run(threading.Event(), once=True)
     after = bench.daemon().run(threading.Event(), once=True)
 
     assert beside is None
@@ -303,21 +304,20 @@ def test_slow_actions_hold_up_no_tick(bench: Bench) -> None:
     class Slow(NotingActuator):
         def retrain(self, order: Any) -> Any:
             begun.set()
-            assert go_on.wait(20)
+            assert go_on.wait(60)
             return super().retrain(order)
 
     bench.work.found = [finding()]
     bench.actuator = Slow(bench.actuator.now)
-    stop = threading.Event()
     policies = {"assistant": Policy("retrain", dry_run=False, retrain_command=("true",))}
-    thread = run_in_thread(bench.daemon(policies=policies), stop)
-    assert begun.wait(20)
-    ticks = bench.work.ticks
-    until(lambda: bench.work.ticks > ticks + 2)
-    go_on.set()
-    until(lambda: bench.actuator.recorded)
-    stop.set()
-    thread.join(20)
+    with running(bench.daemon(policies=policies)):
+        try:
+            assert begun.wait(60)
+            ticks = bench.work.ticks
+            until(lambda: bench.work.ticks > ticks + 2)
+        finally:
+            go_on.set()
+        until(lambda: bench.actuator.recorded)
 
     assert bench.actuator.did == [("retrain", "assistant@2")]
 

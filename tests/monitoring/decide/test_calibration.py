@@ -8,16 +8,16 @@ REFUSAL, RISEN = "output.refusal", refusing(0.09)
 
 
 def test_a_few_quiet_months_keep_the_budget():
-    assert quiet(8, 200).holds
+    assert quiet(4, 200).holds
 
 
 def test_a_rise_of_refusals_is_found_within_two_days():
-    assert detected(20, "", 5_000, RISEN, REFUSAL, within=2, from_day=0, bound=0.95).holds
-    assert detected(20, "", 1_001, RISEN, REFUSAL, within=2, from_day=0, bound=0.90).holds
+    assert detected(12, "", 5_000, RISEN, REFUSAL, within=2, from_day=0, bound=0.95).holds
+    assert detected(12, "", 1_001, RISEN, REFUSAL, within=2, from_day=0, bound=0.90).holds
 
 
 def test_a_small_shift_of_a_number_is_found_within_three_days():
-    assert detected(20, "", 5_000, shifted("latency_ms", 0.2, 6**0.5), "latency_ms", 3, 0, 0.95).holds
+    assert detected(12, "", 5_000, shifted("latency_ms", 0.2, 6**0.5), "latency_ms", 3, 0, 0.95).holds
 
 
 @pytest.mark.slow

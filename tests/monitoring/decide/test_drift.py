@@ -59,7 +59,7 @@ def test_a_small_shift_of_a_number_is_caught_in_a_day_of_rows():
 
 
 def test_a_tiny_shift_at_a_huge_size_is_certain_but_no_drift():
-    found = examine(summary(60_000, 0), summary(60_000, 1, latency_ms=shifted(0.08))).descriptors["latency_ms"]
+    found = examine(summary(20_000, 0), summary(20_000, 1, latency_ms=shifted(0.08))).descriptors["latency_ms"]
     assert found.p_adjusted < RULES.alpha(1)
     assert 0 < found.result.effect < RULES.numeric_floor
     assert not found.drifted

@@ -220,11 +220,11 @@ def test_refusals_in_many_small_strata_are_not_laid_to_questions_that_do_not_exp
     length = {"input.length": lambda column, chance: chance.lognormal(4, 0.7, len(column)).astype(np.float32)}
     linked = {"input.link": share(0.4), "output.refusal": share(refused)}
     reference, told = before(2000, change=length), []
-    for seed in range(1, 7):
+    for seed in range(1, 4):
         alarms = {alarm.what: alarm for alarm in judge(reference, after(rows, seed, change=length | linked)).alarms}
         assert "input.link" in alarms
         told += [alarms["output.refusal"].explained] if "output.refusal" in alarms else []
-    assert len(told) >= 4
+    assert len(told) >= 2
     assert set(told) == {False}
 
 

@@ -77,7 +77,7 @@ def test_numbers_of_a_text_are_evidentlys(kind, name, returns):
             {"items": ["hate", "good"], "mode": "all", "case_sensitive": False},
         ),
         (
-            {"kind": "regex", "pattern": r"[\w.+-]+@[\w-]+\.\w+", "timeout": 1.0},
+            {"kind": "regex", "pattern": r"[\w.+-]+@[\w-]+\.\w+", "timeout": 10.0},
             "RegExp",
             {"reg_exp": r"[\w.+-]+@[\w-]+\.\w+"},
         ),

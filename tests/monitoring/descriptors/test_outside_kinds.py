@@ -18,7 +18,7 @@ def records(*answers, question="Is it so?"):
 
 
 def judged(judge, answers, **table):
-    endpoint = {"base_url": judge.base_url, "model": "scripted", "retries": 0, "timeout": 5.0}
+    endpoint = {"base_url": judge.base_url, "model": "scripted", "retries": 0, "timeout": 60.0}
     tables = [{"name": "j", "kind": "judge", "instructions": "Is it polite?", "endpoint": endpoint, **table}]
     declared = DescriptorSet.from_config(tables)
     return declared.descriptors["j"], declared.describe(records(*answers))

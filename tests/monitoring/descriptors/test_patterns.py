@@ -127,4 +127,4 @@ def test_hostile_text_takes_linear_time(piece):
         patterns.has_personal(sort, text)
     patterns.has_link(text)
     patterns.is_refusal(text)
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 60  # in quadratic time it would be hours

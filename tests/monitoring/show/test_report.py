@@ -12,7 +12,7 @@ import pytest
 from llmops.errors import CannotRun
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
-from monitoring import DriftRules, run_monitor, write_report
+from monitoring import DriftRules, list_references, run_monitor, write_report
 from monitoring.show.history import HOUR, Levels
 from monitoring.show.report_charts import distribution, over_time, shown
 from monitoring.show.verdict_page import EXCERPT, RowText, Shown, rows_to_show, verdict_page, verdict_section
@@ -51,15 +51,18 @@ def summary(hits: int) -> Summary:
 
 
 @pytest.mark.usefixtures("logged")
-def test_the_report_has_our_verdict_first_every_column_and_needs_no_network(settings: Settings, tmp_path: Path) -> None:
-    out = write_report(settings, "assistant", tmp_path / "deep" / "report.html", SINCE, UNTIL)
+def test_the_report_has_our_verdict_first_every_column_and_needs_no_network(
+    few_descriptors: Settings, tmp_path: Path
+) -> None:
+    out = write_report(few_descriptors, "assistant", tmp_path / "deep" / "report.html", SINCE, UNTIL)
     page = out.read_text(encoding="utf-8")
     assert len(page) > 1_000_000
-    assert all(name in page for name in ("output.refusal", "input.words", "latency_ms"))
+    assert all(name in page for name in ("output.refusal", "input.length", "latency_ms"))
     assert page.index('<section class="llmops">') < page.index('<div id="root_metric')
     assert "cannot help with that request" in page.split('<div id="root_metric')[0]
     assert "llmops: adjusted p of all rows" in page
     assert not re.search(r'<(?:script|link)[^>]+(?:src|href)="(?:https?:)?//', page)
+    assert list_references(few_descriptors) == [], "a report pins nothing"
 
 
 @pytest.mark.usefixtures("logged")

@@ -175,29 +175,29 @@ def test_values_of_deleted_texts_are_taken_over_and_never_computed_anew(any_log,
 
 
 def test_two_ingests_at_once_lose_and_repeat_nothing(any_log, engine):
-    any_log.append(records(range(3000)))
+    any_log.append(records(range(1500)))
     errors, done = [], []
 
     def work(first):
         try:
             log, own = ProductionLog(any_log.url), open_database(any_log.url)
-            for start in range(first, first + 600, 100):
-                log.append(records(range(start, start + 100)))
+            for start in range(first, first + 150, 50):
+                log.append(records(range(start, start + 50)))
                 done.append(ingest(log, own, cheap_set(), slices=SLICES).rows)
             own.dispose()
             log.close()
         except BaseException as error:  # noqa: BLE001  shown by the assertion
             errors.append(error)
 
-    threads = [threading.Thread(target=work, args=(first,)) for first in (3000, 3600)]
+    threads = [threading.Thread(target=work, args=(first,)) for first in (1500, 1650)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert errors == []
     ingest(any_log, engine, cheap_set(), slices=SLICES)
-    assert sum(done) == 4200
-    assert_complete(engine, cheap_set(), 4200)
+    assert sum(done) == 1800
+    assert_complete(engine, cheap_set(), 1800)
 
 
 KILLED = """

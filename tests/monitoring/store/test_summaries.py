@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitoring.store.number_grid import WIDTH, bins_of, middle_of
@@ -36,6 +36,7 @@ def rows_of(rows):
     return described_rows([at for at, _, _ in rows], [number for _, number, _ in rows], [label for *_, label in rows])
 
 
+@settings(max_examples=50)
 @given(PARTS, st.randoms())
 def test_merged_parts_equal_the_summary_of_all_rows_in_whatever_order(parts, chance):
     whole = Summary.of(DescribedRows.concat([rows_of([row for part in parts for row in part])]), SET)
@@ -52,6 +53,7 @@ def test_a_summary_survives_its_bytes(rows):
     assert Summary.from_bytes(summary.to_bytes()) == summary
 
 
+@settings(max_examples=50)
 @given(ROWS, ROWS)
 def test_summaries_of_other_descriptors_are_added_by_name(rows, others):
     feedback = summary_of_feedback([1.0, 0.5], ["good"])
@@ -63,6 +65,7 @@ def test_summaries_of_other_descriptors_are_added_by_name(rows, others):
     assert set(merged.versions) == {"number", "flag", "label"}
 
 
+@settings(max_examples=50)
 @given(ROWS, st.data())
 def test_groups_summarised_together_equal_each_group_alone(rows, data):
     groups = np.array([data.draw(st.integers(-1, 3)) for _ in rows], dtype=np.int64)

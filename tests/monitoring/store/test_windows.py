@@ -27,7 +27,7 @@ SET = cheap_set()
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    """A log of 700 described rows, not in the order of their times, over some eight hours; every third has feedback."""
+    """A log of 700 described rows, not in the order of their times, over some eight hours; every ninth has feedback."""
     url = f"sqlite:///{tmp_path_factory.mktemp('windows')}/log.db"
     log, engine = ProductionLog(url), open_database(url)
     order = np.random.default_rng(3).permutation(ROWS).tolist()
@@ -35,7 +35,7 @@ def url(tmp_path_factory):
     ingest(log, engine, SET, slices=SLICES)
     log.append(records(order[400:]))
     ingest(log, engine, SET, slices=SLICES)
-    for number in range(0, ROWS, 3):
+    for number in range(0, ROWS, 9):
         rated = record(number)
         log.add_feedback(
             Feedback(rated.request_id, rated.key, "anonymous", APP, rated.release, score=float(number % 2))
@@ -58,7 +58,7 @@ def scanned(reader, since, until, chosen=lambda rows, place: True):
     rows = reader.rows(APP, since, until)
     rows = rows.select(np.array([chosen(rows, place) for place in range(len(rows))], dtype=bool))
     numbers = [int(request_id[1:]) for request_id in rows.request_ids]
-    scores = [float(number % 2) for number in numbers if number % 3 == 0]
+    scores = [float(number % 2) for number in numbers if number % 9 == 0]
     feedback = Summary(numbers={"feedback.score": NumberSummary.of(scores)} if scores else {})
     return Summary.merged([Summary.of(rows, SET), feedback])
 
@@ -66,7 +66,7 @@ def scanned(reader, since, until, chosen=lambda rows, place: True):
 WINDOWS = st.tuples(*[st.integers(-HOUR, SPAN + HOUR) | st.integers(-1, 9).map(lambda hour: hour * HOUR)] * 2)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(WINDOWS, st.sampled_from(["release", "user", "route"]))
 def test_a_window_equals_the_scan_of_its_rows(reader, bounds, dimension):
     since, until = (START + timedelta(seconds=bound) for bound in sorted(bounds))
