@@ -5,9 +5,9 @@ current ones. That is exact when blocks are exchangeable (Fisher 1935; Lehmann &
 Hypotheses", 2005, 15.2), however skewed the values are. Days are not: a day is like the day before. So the deviations
 of the permuted statistic are stretched by what that correlation does to the variance of a window's mean, for blocks of
 an AR(1) process: a design effect, as in Rao & Scott ("The analysis of categorical data from complex sample surveys",
-1981). The correlation is measured inside stretches of 14 blocks, so that what moves more slowly counts as change and not
-as noise; it is corrected for the bias of short stretches (Marriott & Pope 1954) and taken one standard error higher than
-found.
+1981). The correlation is measured inside stretches of 14 blocks, so that what moves more slowly counts as change and
+not as noise; it is corrected for the bias of short stretches (Marriott & Pope 1954) and taken one standard error higher
+than found.
 
 Draws stop early where the outcome is plain (Besag & Clifford, "Sequential Monte Carlo p-values", 1991), which leaves
 the p-value valid.
