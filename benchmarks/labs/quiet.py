@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from benchmarks.monitoring.simulation import Claim
 from llmops.tabular.schema import Column, RowSchema
@@ -54,8 +55,7 @@ class World:
         everything = self.draw(self.reference + WINDOWS * self.window, np.random.default_rng([5, seed, number]))
         cuts = [0, *range(self.reference, self.reference + WINDOWS * self.window + 1, self.window)]
         parts = [
-            everything[(everything["day"] >= since) & (everything["day"] < until)]
-            for since, until in pairwise(cuts)
+            everything[(everything["day"] >= since) & (everything["day"] < until)] for since, until in pairwise(cuts)
         ]
         if worse != 1.0:
             parts[1:] = [
@@ -189,9 +189,10 @@ def main() -> int:
     parser.add_argument("--years", type=int, default=30, help="simulated for each line; default 30")
     years = parser.parse_args().years
     started, failed = time.perf_counter(), 0
-    for claim in claims(years):
-        print(claim, flush=True)
-        failed += not claim.holds
+    with threadpool_limits(1):  # small products: a second thread only waits
+        for claim in claims(years):
+            print(claim, flush=True)
+            failed += not claim.holds
     print(f"{years} years a line, {time.perf_counter() - started:.0f} s; {failed} claims failed")
     return 1 if failed else 0
 
