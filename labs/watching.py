@@ -36,7 +36,7 @@ def watched(lab: Lab, window: str, rows: LabelledRows, model: Json, past: Sequen
     verdict = check(
         reference, current, champion.schema, lab.monitoring, windows_in_budget=lab.windows_in_budget, past=past
     )
-    run_id = _record(lab, window, verdict, (reference, current, champion.schema))
+    run_id = _record(lab, window, model["ref"], verdict, (reference, current, champion.schema))
     return {
         "alarm": verdict.alarm,
         "why": verdict.why,
@@ -87,7 +87,7 @@ def _block_in(clusters: Sequence[str]) -> Any:
     return lambda _batch, row: clusters[row]
 
 
-def _record(lab: Lab, window: str, verdict: TabularVerdict, frames: tuple[Any, Any, Any]) -> str:
+def _record(lab: Lab, window: str, ref: str, verdict: TabularVerdict, frames: tuple[Any, Any, Any]) -> str:
     """The window's run in MLflow, with Evidently's report where there is an alarm to look into. Returns its id."""
     from llmops.recording import record_monitoring_run
     from monitoring.tabular import write_report
@@ -95,7 +95,10 @@ def _record(lab: Lab, window: str, verdict: TabularVerdict, frames: tuple[Any, A
     told = verdict.to_json()
     told["window"] = {"since": window, "until": None, "rows": verdict.rows}
     told["alarms"] = [{**alarm.to_json(), "rows": [], "slices": []} for alarm in verdict.alarms]
+    told["slices"] = [{"slice": {"release": ref}}]
     found = {
+        "rows": verdict.rows,
+        "expected_false_alarms_per_month": verdict.false_alarms,
         "error": verdict.error,
         "reference_error": verdict.reference_error,
         "estimated_error": verdict.estimated_error,

@@ -32,6 +32,7 @@ _COMMANDS = {
     "monitor": ("llmops.cli.monitor", "test what production answers against a reference"),
     "factsheet": ("llmops.cli.factsheet", "one page of what is on record of a version"),
     "pipeline": ("llmops.cli.pipeline", "run durable pipelines, on a schedule too; list and show their runs"),
+    "lab": ("llmops.cli.lab", "the warm-up labs: wine and bike, from data to a model that is trained again"),
     "ui": ("llmops.cli.ui", "open MLflow's UI on the store"),
     "demo": ("llmops.cli.demo", "run the whole loop on the default model"),
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from llmops.engines.protocol import Engine, EngineIdentity
 from llmops.engines.replicas import ReplicatedEngine
@@ -35,13 +36,18 @@ def _threads(settings: Settings) -> int:
     return max(1, round(cores * (1 - busy)))
 
 
-def _open_llamacpp(model: ModelVersion, settings: Settings) -> Engine:
-    from llmops.engines.llamacpp import LlamaCppEngine
+def _gguf_path(model: ModelVersion, settings: Settings) -> Path:
+    """The file to load: as it is stored, or with its weights held wide."""
     from llmops.engines.wide_weights import wide_path
 
     path = verified_path(model, settings)
-    if settings.engine_weights == "wide":
-        path = wide_path(path, model.sha256, settings.wide_weights_dir)
+    return path if settings.engine_weights == "stored" else wide_path(path, model.sha256, settings.wide_weights_dir)
+
+
+def _open_llamacpp(model: ModelVersion, settings: Settings) -> Engine:
+    from llmops.engines.llamacpp import LlamaCppEngine
+
+    path = _gguf_path(model, settings)
     threads, replicas = _threads(settings), settings.engine_replicas
     opened = [
         LlamaCppEngine(
@@ -69,18 +75,21 @@ def _open_openvino(model: ModelVersion, settings: Settings) -> Engine:
     from llmops.engines.openvino import OpenVinoEngine
 
     return OpenVinoEngine(
-        verified_path(model, settings),
+        _gguf_path(model, settings),
         slots=settings.engine_slots,
         context=settings.engine_context,
         threads=_threads(settings),
         prompt_cache=settings.engine_prompt_cache,
+        weights=settings.engine_weights,
     )
 
 
 def _identify_openvino(_model: ModelVersion, settings: Settings) -> EngineIdentity:
     from llmops.engines import openvino
 
-    return openvino.identity(settings.engine_slots, settings.engine_context, settings.engine_prompt_cache)
+    return openvino.identity(
+        settings.engine_slots, settings.engine_context, settings.engine_prompt_cache, settings.engine_weights
+    )
 
 
 def _open_transformers(model: ModelVersion, settings: Settings) -> Engine:

@@ -159,4 +159,4 @@ def test_the_identity_names_the_build_and_what_can_change_an_answer():
     found = openvino.identity(4, 512, "slots")
     assert found.name == "openvino"
     assert found.build.startswith("openvino-genai 20")
-    assert found.settings == {"slots": 4, "context": 512, "cache": "slots"}
+    assert found.settings == {"slots": 4, "context": 512, "cache": "slots", "weights": "stored"}

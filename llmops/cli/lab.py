@@ -1,0 +1,195 @@
+"""`llmops lab`: the warm-up labs, whole or step by step."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmops.cli.output import emit, interval, json_option, number, print_table, say
+from llmops.settings import Settings
+
+if TYPE_CHECKING:
+    from labs.lab import Lab
+    from llmops.pipelines import PipelineRun
+
+_LABS = {"wine": ("labs.wine.lab", "WineLab"), "bike": ("labs.bike.lab", "BikeLab")}
+_STEPS = ("data", "train", "register", "serve", "monitor", "retrain")
+_FIRST_CYCLE = "first"
+
+_Json = Mapping[str, Any]
+
+
+def _lab(name: str, settings: Settings, source: str | None, cycle: str) -> Lab:
+    module, kind = _LABS[name]
+    made: Lab = getattr(importlib.import_module(module), kind)(settings, source=source, cycle=cycle)
+    return made
+
+
+@click.command()
+@click.argument("name", type=click.Choice(list(_LABS)))
+@click.argument("step", type=click.Choice(_STEPS), required=False)
+@click.option("--source", metavar="file:PATH", help="The data; default: the catalogue's.")
+@click.option("--cycle", default=_FIRST_CYCLE, show_default=True, help="Another one begins the whole lab anew.")
+@click.option("--window", help="With `monitor`: this one instead of the next.")
+@json_option
+def command(name: str, step: str | None, source: str | None, cycle: str, window: str | None, as_json: bool) -> None:
+    """A warm-up lab, all five parts: data, model, deploy, monitor, automate; or one STEP of it by hand.
+
+    The whole lab is a pipeline: cut off, the same command goes on; finished, it shows what was found. Exits 0 when
+    every step finished, whatever was found.
+
+    \b
+    Example: llmops lab bike
+    Example: llmops lab wine train
+    """
+    settings = Settings.from_environment()
+    if step is None:
+        done = _whole(name, settings, source, cycle)
+        emit(as_json, contract(done), lambda: _show_whole(done))
+    elif step == "serve":
+        _serve(name, as_json)
+    else:
+        _by_hand(name, step, settings, source, window, as_json)
+
+
+def _whole(name: str, settings: Settings, source: str | None, cycle: str) -> PipelineRun:
+    from llmops.cli.pipeline import make_pipeline, open_pipelines
+
+    with open_pipelines(settings) as pipelines:
+        return pipelines.run(make_pipeline(name, settings), {"source": source}, cycle=cycle)
+
+
+def contract(done: PipelineRun) -> dict[str, Any]:
+    """The lab's JSON."""
+    found = dict(done.result)
+    steps = [{"name": step.name, "status": step.status, "seconds": round(step.seconds, 2)} for step in done.steps]
+    return {"retrained": [], "monitoring": [], **found, "cycle": done.cycle, "steps": steps}
+
+
+def _show_whole(done: PipelineRun) -> None:
+    found = done.result
+    _show_quality(found["data"], found["quality"])
+    _show_metric(found["metric"], found["gate"])
+    if found["model"] is None:
+        click.echo(found["told"])
+        return
+    lab = found["lab"]
+    columns = ("window", "rows#", "served by", "error#", "compared#", "reference#", "alarm", "why")
+    rows = [
+        (
+            each["window"], each["rows"], each["served_by"], number(each["error"]), number(each["compared_error"]),
+            number(each["reference"]["error"]), "ALARM" if each["alarm"] else "", _short(each["why"]),
+        )
+        for each in found["monitoring"]
+    ]  # fmt: skip
+    compared = found["monitoring"][0]["compared_by"]
+    print_table(f"Monitored windows (compared by {compared}; a champion's windows with its own holdout)", columns, rows)
+    for each in found["retrained"]:
+        click.echo(f"retrained  {each['at']}: {each['from']} → {each['to']}, {_gained(each)}")
+    click.echo(f"served     {found['model']}")
+    click.echo(f"took       {sum(step.seconds for step in done.steps):.0f} s in {len(done.steps)} steps")
+    click.echo(f"Look further: llmops ui · llmops factsheet {found['model']} · llmops pipeline show {done.ref}")
+    click.echo(f"              llmops audit list --app {lab} · llmops lab {lab} serve · docs/labs/{lab}.md")
+
+
+def _gained(promotion: _Json) -> str:
+    if promotion["error_before"] is None:
+        return "no window follows"
+    before, after = number(promotion["error_before"]), number(promotion["error_after"])
+    return f"error in the {len(promotion['windows'])} windows it served since: {before} → {after}"
+
+
+def _show_quality(data: _Json, quality: _Json) -> None:
+    kept = f"{quality['rows_kept']} of {quality['rows_read']} rows kept"
+    click.echo(f"data       {data['source']}, sha256 {data['sha256'][:12]}…, {kept}")
+    for finding in quality["findings"]:
+        column = f"{finding['column']}: " if finding.get("column") else ""
+        click.echo(f"           {finding['kind']:8} {finding['count']:>6}  {column}{finding['what']}")
+
+
+def _show_metric(metric: _Json, gate: _Json) -> None:
+    shown = f"{number(metric['value'])} ({interval(metric['ci95'])})"
+    click.echo(f"model      {metric['candidate']}: {metric['name']} {shown}, baseline {number(metric['baseline'])}")
+    click.echo(f"gate       {gate['verdict']} (compared with {gate['compared_with']})")
+    for reason in gate["reasons"]:
+        click.echo(f"           {reason}")
+
+
+def _serve(name: str, as_json: bool) -> None:
+    """In the foreground, as `llmops serve`."""
+    from service.serve import serve
+
+    if as_json:
+        raise click.UsageError("serve runs until Ctrl-C; it has no --json")
+    say(f"rows and an example: curl http://127.0.0.1:8000/v1/predict/{name}/schema; stop with Ctrl-C")
+    serve()
+
+
+def _by_hand(name: str, step: str, settings: Settings, source: str | None, window: str | None, as_json: bool) -> None:
+    from labs.by_hand import CYCLE, ByHand
+
+    with _lab(name, settings, source, CYCLE) as lab:
+        hands = ByHand(lab)
+        done = hands.monitor(window) if step == "monitor" else getattr(hands, step)()
+    emit(as_json, done, lambda: _SHOW[step](name, done))
+
+
+def _show_data(name: str, done: _Json) -> None:
+    _show_quality(done["data"], done["quality"])
+    click.echo(f"next: llmops lab {name} train")
+
+
+def _show_train(name: str, done: _Json) -> None:
+    columns = ("candidate", "cross-validation loss#", f"{done['metric']['name']}#", "95 % interval", "parameters")
+    metric = done["metric"]["name"]
+    rows = [
+        (
+            each["candidate"], number(each["cross_validation_loss"]), number(each["metrics"][metric]["value"]),
+            interval(each["metrics"][metric]["ci95"]), _parameters(each["parameters"]),
+        )
+        for each in done["trained"]["models"]
+    ]  # fmt: skip
+    print_table("Candidates, judged on rows held out", columns, rows)
+    _show_metric(done["metric"], done["gate"])
+    click.echo(f"next: llmops lab {name} register")
+
+
+def _show_register(name: str, done: _Json) -> None:
+    if done["champion"] is None:
+        click.echo(f"not promoted: {'; '.join(done['reasons'])}")
+        return
+    click.echo(f"{done['champion']} is the champion (was {done['previous'] or 'none'}), and the gateway serves it")
+    click.echo(f"next: llmops lab {name} serve, or llmops lab {name} monitor")
+
+
+def _show_monitor(name: str, done: _Json) -> None:
+    click.echo(f"{done['window']}: {done['rows']} rows answered by {done['served_by']}: {done['state']}")
+    click.echo(f"           {done['why']}")
+    if done["drifted"]:
+        click.echo(f"drifted    {', '.join(done['drifted'])}")
+    click.echo(f"next: llmops lab {name} {'retrain' if done['alarm'] else 'monitor'}")
+
+
+def _show_retrain(name: str, done: _Json) -> None:
+    click.echo(f"{done['at']}: {done['from']} → {done['to'] or 'the same'}: {done['why']}")
+    click.echo(f"next: llmops lab {name} monitor")
+
+
+_SHOW: dict[str, Callable[[str, _Json], None]] = {
+    "data": _show_data,
+    "train": _show_train,
+    "register": _show_register,
+    "monitor": _show_monitor,
+    "retrain": _show_retrain,
+}
+
+
+def _parameters(values: _Json) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items()) or "none"
+
+
+def _short(text: str, most: int = 90) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
