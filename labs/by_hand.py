@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from labs.lab import Json, Lab
 from llmops.errors import CannotRun, UsageError
 from llmops.settings import Settings
 
+T = TypeVar("T")
 CYCLE = "by-hand"
 STEPS = ("data", "train", "register", "monitor", "retrain")
 
@@ -42,7 +43,8 @@ class ByHand:
             return {"model": model, "champion": None, "reasons": found["gate"]["reasons"]}
         deployed = self.lab.deploy(model)
         self._state |= {"windows": [], "since": None, "past": [], "promotions": []}
-        return self._keep("model", model) | deployed
+        self._keep("model", model)
+        return {"model": model, **deployed}
 
     def monitor(self, window: str | None = None) -> Json:
         """Part 4: the next window, or a certain one again."""
@@ -79,7 +81,7 @@ class ByHand:
             raise CannotRun(f"`llmops lab {self.lab.name} {name}` must come first")
         return self._state[key]
 
-    def _keep(self, key: str, value: Any) -> Any:
+    def _keep(self, key: str, value: T) -> T:
         self._state[key] = value
         self._path.parent.mkdir(parents=True, exist_ok=True)
         scratch = self._path.with_suffix(".new")

@@ -50,7 +50,8 @@ def replay(lab: Lab, steps: Steps, model: Json) -> Json:
     """Every window through the gateway and the monitor; after an alarm the model is trained again."""
     looked: list[Json] = []
     attempts: list[Json] = []
-    since, past = None, []
+    since: str | None = None
+    past: list[Any] = []
     for window in lab.windows():
         found = steps.do(f"monitor {window}", lab.monitor, window, model, past)
         looked.append(found)

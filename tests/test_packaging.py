@@ -50,7 +50,7 @@ def test_the_wheel_holds_the_packages_the_prompts_and_the_eval_sets(wheel: Path)
 
 def test_the_wheel_holds_nothing_that_git_ignores_and_no_tests(wheel: Path) -> None:
     tops = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"llmops", "service", "monitoring"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"labs", "llmops", "monitoring", "service"}
     for name in zipfile.ZipFile(wheel).namelist():
         assert "secret" not in name
         assert not name.endswith((".pyc", ".db", ".gguf"))

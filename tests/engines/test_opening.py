@@ -65,9 +65,11 @@ def test_an_engine_that_was_asked_for_must_fit_the_format(form, asked):
 
 @pytest.mark.parametrize(("setting", "asked"), [("vllm", None), (None, "vllm")])
 def test_an_unknown_engine_names_the_known_ones(setting, asked):
-    with pytest.raises(UsageError, match=r"^unknown engine 'vllm'; known: llamacpp, openvino, transformers, openai, fake$"):
+    with pytest.raises(
+        UsageError, match=r"^unknown engine 'vllm'; known: llamacpp, openvino, transformers, openai, fake$"
+    ):
         engine_name(of("gguf"), Settings(engine=setting), asked)
-    assert ENGINE_NAMES == ("llamacpp", "transformers", "openai", "fake")
+    assert ENGINE_NAMES == ("llamacpp", "openvino", "transformers", "openai", "fake")
 
 
 def test_a_format_of_another_version_of_the_software_is_named():

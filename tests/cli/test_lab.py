@@ -1,0 +1,57 @@
+"""`llmops lab`, whole: minutes, on real data and a real gateway."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def run(home, *arguments):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LLMOPS_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "llmops.cli", "lab", *arguments, "--json"],
+        env={**environment, "LLMOPS_HOME": str(home)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def finished(home, *arguments):
+    process = run(home, *arguments)
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+def test_the_bike_lab_alarms_where_the_error_rises_and_retraining_lowers_it(tmp_path):
+    found = finished(tmp_path, "bike")
+    assert found["metric"]["value"] <= found["metric"]["baseline"]
+    assert len(found["monitoring"]) == 12
+    assert found["monitoring"][0]["alarm"]
+    assert not any(each["alarm"] for each in found["monitoring"][4:])
+    assert found["retrained"]
+    assert all(each["error_after"] < each["error_before"] for each in found["retrained"])
+    again = finished(tmp_path, "bike")
+    assert {step["status"] for step in again["steps"]} == {"skipped"}
+    assert again["monitoring"] == found["monitoring"]
+
+
+def test_the_wine_lab_goes_on_after_kill_9_and_registers_nothing_twice(tmp_path):
+    for seconds in (15, 30):
+        process = run(tmp_path, "wine")
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    found = finished(tmp_path, "wine")
+    assert next(each["window"] for each in found["monitoring"] if each["alarm"]) == "batch 07"
+    assert [each["alarm"] for each in found["monitoring"][:6]] == [False] * 6
+    (promotion,) = found["retrained"]
+    assert promotion["error_after"] < promotion["error_before"]
+    assert found["model"] == promotion["to"] == "wine@2"
