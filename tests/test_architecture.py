@@ -30,6 +30,7 @@ OWNERS = {
     "openvino_genai": ("llmops.engines.openvino",),
     "openai": ("llmops.workflow.traffic", "llmops.judges"),
     "dbos": ("llmops.pipelines",),
+    "croniter": ("llmops.pipelines",),
     "skops": ("llmops.tabular",),
     "sklearn": ("llmops.tabular", "labs", "monitoring.tabular"),
     "pandera": ("labs",),
