@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--why", help="The reason for a forced promotion; it is recorded.")
 @json_option
 def command(release: str, force: bool, why: str | None, as_json: bool) -> None:
-    """Make a release the champion; the old champion becomes `previous`.
+    """Make a release, or a tabular model's version, the champion; the old champion becomes `previous`.
 
     Refused without a passing gate against the present champion on record. The monitor then compares with a new
     reference, as its configuration says.
@@ -31,18 +31,26 @@ def command(release: str, force: bool, why: str | None, as_json: bool) -> None:
     Example: llmops promote assistant@1 --force --why "hot fix, evaluated by hand"
     """
     from llmops.registry import Registry
+    from llmops.versions import Ref
 
     if force != bool(why):
         raise UsageError("--force and --why TEXT go together")
     settings = Settings.from_environment()
     registry = Registry(settings)
-    found = registry.release_versions.get(release)
-    old = registry.release_versions.promote(found, why=why)
-    moved = old is None or old.version != found.version
-    previous = old.ref if old and moved else None
-    reference = renew_reference(settings, registry, found, previous) if moved else None
-    value = {"app": found.app, "champion": found.ref, "previous": previous, "forced": force, "reference": reference}
-    emit(as_json, value, lambda: click.echo(f"{found.app}: champion is {found.ref} (was {old.ref if old else 'none'})"))
+    if Ref.parse(release).name in registry.tabular_versions.names():
+        version = registry.tabular_versions.get(release)
+        was = registry.tabular_versions.promote(version, why=why)
+        previous = was.ref if was and was.version != version.version else None
+        name, champion, reference = version.name, version.ref, None
+    else:
+        found = registry.release_versions.get(release)
+        old = registry.release_versions.promote(found, why=why)
+        moved = old is None or old.version != found.version
+        previous = old.ref if old and moved else None
+        reference = renew_reference(settings, registry, found, previous) if moved else None
+        name, champion = found.app, found.ref
+    value = {"app": name, "champion": champion, "previous": previous, "forced": force, "reference": reference}
+    emit(as_json, value, lambda: click.echo(f"{name}: champion is {champion} (was {previous or 'none, or the same'})"))
 
 
 def renew_reference(settings: Settings, registry: Registry, release: Release, previous: str | None) -> dict[str, Any]:

@@ -19,6 +19,8 @@ def command(app: str, as_json: bool) -> None:
     """
     from llmops.registry import Registry
 
-    new, old = Registry(Settings.from_environment()).release_versions.roll_back(app)
+    registry = Registry(Settings.from_environment())
+    tabular = app in registry.tabular_versions.names()
+    new, old = (registry.tabular_versions if tabular else registry.release_versions).roll_back(app)
     value = {"app": app, "champion": new.ref, "previous": old.ref}
     emit(as_json, value, lambda: click.echo(f"{app}: champion is {new.ref} (was {old.ref})"))
