@@ -16,10 +16,10 @@ demo: $(VENV)/.runtime ## run the whole loop on a real model; quick when repeate
 	$(BIN)/llmops demo
 
 test: $(VENV)/.test ## run the tests (minutes)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder
 
 test-all: $(VENV)/.test ## run the tests, the slow ones too
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.test ## lint, types, import rules, docs freshness
 	$(BIN)/ruff format --check .
