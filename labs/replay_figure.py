@@ -41,9 +41,7 @@ def replay_figure(result: Mapping[str, Any], unchanged: Mapping[str, float] | No
         axes.plot(names, [unchanged[name] for name in names], "o--", color=_UNCHANGED, markersize=4, label=label)
     axes.plot(names, errors, "o-", color=_SERVED, linewidth=2, label="served, retrained after alarms")
     alarms = [place for place, each in enumerate(looked) if each["alarm"]]
-    axes.scatter(
-        alarms, [errors[place] for place in alarms], s=90, marker="X", color=_ALARM, zorder=3, label="alarm"
-    )
+    axes.scatter(alarms, [errors[place] for place in alarms], s=90, marker="X", color=_ALARM, zorder=3, label="alarm")
     axes.set_ylim(bottom=0)
     _mark_promotions(axes, names, result["retrained"])
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
