@@ -7,15 +7,18 @@ from pathlib import Path
 
 import click
 
+from docs.notebooks import notebook
 from llmops.cli import cli
 from llmops.settings import describe
 
 DOCS = Path(__file__).parent
+LABS = ("bike", "wine")
 
 
 def pages() -> dict[Path, str]:
     """Every generated page: path and text."""
-    return {DOCS / "cli.md": _cli_page(), DOCS / "settings.md": _settings_page()}
+    notebooks = {DOCS / "labs" / f"{lab}.ipynb": notebook(DOCS / "labs" / f"{lab}.md") for lab in LABS}
+    return {DOCS / "cli.md": _cli_page(), DOCS / "settings.md": _settings_page(), **notebooks}
 
 
 def _cli_page() -> str:

@@ -42,7 +42,7 @@ def replay_figure(result: Mapping[str, Any], unchanged: Mapping[str, float] | No
     axes.plot(names, errors, "o-", color=_SERVED, linewidth=2, label="served, retrained after alarms")
     alarms = [place for place, each in enumerate(looked) if each["alarm"]]
     axes.scatter(alarms, [errors[place] for place in alarms], s=90, marker="X", color=_ALARM, zorder=3, label="alarm")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=0, top=1.15 * axes.get_ylim()[1])
     _mark_promotions(axes, names, result["retrained"])
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     return figure
@@ -67,7 +67,7 @@ def _figure(lab: str) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.6, 3.6), dpi=110, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(7.6, 3.6), dpi=100, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)  # draws by itself, whatever pyplot is set to elsewhere
     axes = figure.add_subplot()
     axes.set_ylabel(_UNITS.get(lab, "error"))

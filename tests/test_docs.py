@@ -33,7 +33,7 @@ def generator() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["cli.md", "settings.md"])
+@pytest.mark.parametrize("page", ["cli.md", "settings.md", "labs/bike.ipynb", "labs/wine.ipynb"])
 def test_a_generated_page_is_fresh(page: str) -> None:
     path = ROOT / "docs" / page
     assert path.read_text("utf-8") == generator().pages()[path], "run `make docs`"

@@ -1,0 +1,141 @@
+"""The guides of the labs can be followed, word by word, on the page and as notebooks."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from click.testing import CliRunner
+
+from docs.notebooks import Cell, cells, notebook
+from llmops.cli import cli
+
+ROOT = Path(__file__).parents[2]
+LABS = ("bike", "wine")
+_COMMAND = re.compile(r"^(?:\$ )?llmops (.+)$", re.MULTILINE)
+
+
+def guide(lab: str) -> Path:
+    return ROOT / "docs" / "labs" / f"{lab}.md"
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_the_notebook_is_valid_and_has_no_outputs(lab: str) -> None:
+    made = nbformat.reads(notebook(guide(lab)), as_version=4)
+    nbformat.validate(made)
+    assert len({cell.id for cell in made.cells}) == len(made.cells)
+    assert all(not cell.outputs and cell.execution_count is None for cell in made.cells if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_every_exercise_has_a_solution_and_three_or_more_there_are(lab: str) -> None:
+    exercises = re.split(r"^### Exercise \d+: ", guide(lab).read_text("utf-8"), flags=re.MULTILINE)[1:]
+    assert len(exercises) >= 3
+    for exercise in exercises:
+        task, _, solution = exercise.partition("<details>\n<summary>Solution</summary>\n")
+        assert task.strip()
+        assert blocks(solution, "python"), task
+        assert solution.rstrip().endswith("</details>"), task
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_every_command_of_a_guide_exists(lab: str) -> None:
+    text = guide(lab).read_text("utf-8")
+    commands = [
+        line for kind in ("bash", "console") for block in blocks(text, kind) for line in _COMMAND.findall(block)
+    ]
+    assert f"lab {lab}" in commands
+    for line in commands:
+        asked = CliRunner().invoke(cli, [*shlex.split(line), "--help"])
+        assert asked.exit_code == 0, f"llmops {line}: {asked.output}"
+
+
+@pytest.mark.parametrize("lab", LABS)
+def test_python_compiles_and_the_five_parts_come_in_order(lab: str) -> None:
+    text = guide(lab).read_text("utf-8")
+    for number, block in enumerate(blocks(text, "python"), start=1):
+        compile(block, f"{lab}.md, block {number}", "exec")
+    parts = re.findall(r"^## \d\. (\w+)$", text, re.MULTILINE)
+    assert parts == ["Data", "Model", "Deploy", "Monitor", "Automate"]
+
+
+def test_text_python_and_commands_become_cells_and_other_blocks_stay_text() -> None:
+    text = (
+        "# Lab\n\n```python\nx = 1\n```\n\n```\noutput\n```\n```bash\nllmops lab bike\nllmops audit verify\n```\n"
+        "<details>\n<summary>Solution</summary>\n\n```python\nx + 1\n```\n\n</details>\n\n"
+        "```console\n$ llmops ui\n```\n"
+    )
+    assert cells(text) == [
+        Cell("markdown", "# Lab"),
+        Cell("code", "x = 1"),
+        Cell("markdown", "```\noutput\n```"),
+        Cell("code", "!llmops lab bike\n!llmops audit verify"),
+        Cell("markdown", "**Solution**"),
+        Cell("code", "x + 1"),
+        Cell("markdown", "```console\n$ llmops ui\n```"),
+    ]
+
+
+def test_commands_of_other_programs_stay_text() -> None:
+    assert cells("```bash\nllmops audit verify\nls\n```\n") == [
+        Cell("markdown", "```bash\nllmops audit verify\nls\n```")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lab", LABS)
+def test_python_runs_from_top_to_bottom_and_prints_what_the_guide_shows(lab: str, tmp_path: Path) -> None:
+    text = guide(lab).read_text("utf-8")
+    program = tmp_path / "guide.py"
+    program.write_text("\n".join(blocks(text, "python")), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, program], cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    printed = "\n".join(line.rstrip() for line in done.stdout.splitlines())
+    for shown in re.findall(r"^```python\n.*?^```\n\n```\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        assert shown.strip() in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lab", LABS)
+def test_the_notebook_executes(lab: str, tmp_path: Path) -> None:
+    """In a process of its own: a kernel's sockets and threads are not ours to warn about."""
+    source = tmp_path / f"{lab}.ipynb"
+    source.write_text(notebook(guide(lab)), encoding="utf-8")
+    program = (
+        "import sys, nbformat, nbclient\n"
+        "made = nbformat.read(sys.argv[1], as_version=4)\n"
+        "nbclient.NotebookClient(made, timeout=1200, kernel_name='python3').execute()\n"
+        "nbformat.write(made, sys.argv[1])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, source], cwd=tmp_path, env=environment(tmp_path), capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    texts = [
+        output.get("text", "")
+        for cell in nbformat.read(source, as_version=4).cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+    ]
+    for shown in (f"served     {lab}@", f"{lab}@first: finished", "the chain is whole"):
+        assert any(shown in text for text in texts), shown
+
+
+def environment(home: Path) -> dict[str, str]:
+    """A fresh home, and `llmops` of this very environment on the path."""
+    found = {name: value for name, value in os.environ.items() if not name.startswith("LLMOPS_")}
+    scripts = Path(sys.executable).parent
+    return {**found, "LLMOPS_HOME": str(home / "home"), "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
