@@ -15,6 +15,7 @@ from typing import Literal
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FOLDS = re.compile(r"^</?details>\n?", re.MULTILINE)
+_PICTURES = "%matplotlib inline"  # shows figures that were made without pyplot, too
 _SUMMARY = re.compile(r"^<summary>(.*)</summary>$", re.MULTILINE)
 
 
@@ -38,6 +39,7 @@ def notebook(guide: Path) -> str:
     makers = {"markdown": new_markdown_cell, "code": new_code_cell}
     for number, cell in enumerate(cells(guide.read_text("utf-8")), start=1):
         made.cells.append(makers[cell.kind](cell.source, id=f"{guide.stem}-{number:03d}"))
+    made.cells.insert(1, new_code_cell(_PICTURES, id=f"{guide.stem}-pictures"))
     nbformat.validate(made)
     return f"{nbformat.writes(made)}\n"
 

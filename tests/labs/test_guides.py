@@ -124,14 +124,17 @@ def test_the_notebook_executes(lab: str, tmp_path: Path) -> None:
         text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    texts = [
-        output.get("text", "")
+    outputs = [
+        output
         for cell in nbformat.read(source, as_version=4).cells
         if cell.cell_type == "code"
         for output in cell.outputs
     ]
+    texts = [output.get("text", "") for output in outputs]
     for shown in (f"served     {lab}@", f"{lab}@first: finished", "the chain is whole"):
         assert any(shown in text for text in texts), shown
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == guide(lab).read_text("utf-8").count("\nreplay_figure(")
 
 
 def environment(home: Path) -> dict[str, str]:
