@@ -4,7 +4,6 @@ home. The pipeline does the same by itself; this is for learning, and for lookin
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +13,6 @@ from llmops.settings import Settings
 
 T = TypeVar("T")
 CYCLE = "by-hand"
-STEPS = ("data", "train", "register", "monitor", "retrain")
 
 
 class ByHand:
@@ -86,7 +84,7 @@ class ByHand:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         scratch = self._path.with_suffix(".new")
         scratch.write_text(json.dumps(self._state), encoding="utf-8")
-        os.replace(scratch, self._path)  # noqa: PTH105 - atomic
+        scratch.replace(self._path)
         return value
 
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from labs.evaluation import Estimate
 from labs.gateway_client import GatewayClient, Served
@@ -33,6 +33,15 @@ FIRST = "first"
 _SEEN_SECONDS = 30.0
 
 
+class LabData(Protocol):
+    """What every lab's data says of itself."""
+
+    @property
+    def quality(self) -> QualityReport: ...
+    @property
+    def fetched(self) -> FetchedData: ...
+
+
 class Lab(ABC):
     """The steps. Use it as a context: the gateway that it starts ends with it.
 
@@ -54,6 +63,7 @@ class Lab(ABC):
         requests and registered versions."""
         self.settings, self.source, self.cycle = settings, source, cycle
         self._open = ExitStack()
+        self._models: dict[str, TabularModel] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -69,11 +79,8 @@ class Lab(ABC):
 
     @property
     @abstractmethod
-    def quality(self) -> QualityReport: ...
-
-    @property
-    @abstractmethod
-    def fetched(self) -> FetchedData: ...
+    def data(self) -> LabData:
+        """The lab's data, fetched and cleaned when first asked for."""
 
     @abstractmethod
     def first_models(self) -> Sequence[Trained]:
@@ -113,12 +120,12 @@ class Lab(ABC):
 
     def ingest(self) -> Json:
         """Fetches the data and says what it is."""
-        found = self.fetched
+        found = self.data.fetched
         return {"source": found.source, "sha256": found.sha256, "licence": found.licence, "citation": found.citation}
 
     def validate(self) -> Json:
         """Checks and cleans it, and counts everything that was done."""
-        return self.quality.to_json()
+        return self.data.quality.to_json()
 
     # Part 2: the model.
 
@@ -131,7 +138,9 @@ class Lab(ABC):
         best = best_of(models).name
         shown = []
         for model in models:
-            logged = record(self.registry.store, self.name, model, self.quality, with_evaluate=False, tags=self._tags)
+            logged = record(
+                self.registry.store, self.name, model, self.data.quality, with_evaluate=False, tags=self._tags
+            )
             shown.append({**_told(model), "logged": _logged_json(logged)})
         predictions = {m.name: _plain(m.predictions) for m in models if m.name in (best, self.baseline)}
         return {"models": shown, "best": best, "predictions": predictions}
@@ -216,7 +225,9 @@ class Lab(ABC):
         trained = self.challenger(window, since, model)
         if trained is None:
             return {"at": window, "from": model["ref"], "to": None, "why": "waits for more labels"}
-        logged = record(self.registry.store, self.name, trained, self.quality, with_evaluate=False, tags=self._tags)
+        logged = record(
+            self.registry.store, self.name, trained, self.data.quality, with_evaluate=False, tags=self._tags
+        )
         champion = (model["ref"], self.predicted(model["ref"], trained.holdout))
         judged = self.judge((f"{self.name} of {window}", _plain(trained.predictions)), champion, trained.holdout)
         verdict = {**judged.to_json(), "against": model["ref"], "compared_with": model["ref"]}
@@ -264,11 +275,13 @@ class Lab(ABC):
         return f"{self.name}-{self.cycle}-{window.replace(' ', '-')}"
 
     def model(self, ref: str) -> TabularModel:
-        """A registered version, loaded."""
+        """A registered version, loaded once: versions never change."""
         from llmops.tabular import load
 
-        book = self.registry.tabular_versions
-        return load(book.fetch(book.get(ref)))
+        if ref not in self._models:
+            book = self.registry.tabular_versions
+            self._models[ref] = load(book.fetch(book.get(ref)))
+        return self._models[ref]
 
     @property
     def _tags(self) -> dict[str, str]:
@@ -277,9 +290,9 @@ class Lab(ABC):
     def _registered(self, logged: Json, told: Json, trained_on: str, verdict: Json) -> Json:
         book = self.registry.tabular_versions
         provenance = {
-            "data_sha256": self.fetched.sha256,
-            "data_source": self.fetched.source,
-            "licence": self.fetched.licence,
+            "data_sha256": self.data.fetched.sha256,
+            "data_source": self.data.fetched.source,
+            "licence": self.data.fetched.licence,
             "trained_on": trained_on,
             "candidate": told["candidate"],
             "parameters": told["parameters"],

@@ -9,15 +9,13 @@ ingest → validate → train → evaluate → gate → register → deploy ─�
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from labs.lab import Json, Lab
 from llmops.errors import UsageError
 from llmops.pipelines import Pipeline, Steps
 from llmops.settings import Settings
-
-LabKind = Callable[..., Lab]
 
 
 def lab_pipeline(kind: type[Lab], settings: Settings, what: str) -> Pipeline:

@@ -68,9 +68,9 @@ def _logged(lab: Lab, window: str) -> PredictionBatch:
 
     wanted = lab.request_id(window)
     with closing(ProductionLog(lab.settings.resolved_log_url)) as log:
-        for batch in read_predictions(log, lab.name):
-            if batch.request_id == wanted:
-                return batch
+        found = next(read_predictions(log, lab.name, request_id=wanted), None)
+    if found is not None:
+        return found
     raise CannotRun(f"the production log has no request {wanted}")
 
 

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 from labs.evaluation import Estimate
 from labs.lab import FIRST, Json, Lab
 from labs.labelled_rows import LabelledRows
-from labs.quality import QualityReport
-from labs.sources import FetchedData
 
 if TYPE_CHECKING:
     from labs.bike.data import BikeData
@@ -30,14 +28,6 @@ class BikeLab(Lab):
         from labs.bike.data import load_bike
 
         return load_bike(self.settings, self.source)
-
-    @property
-    def quality(self) -> QualityReport:
-        return self.data.quality
-
-    @property
-    def fetched(self) -> FetchedData:
-        return self.data.fetched
 
     @property
     def monitoring(self) -> TabularSettings:
@@ -60,12 +50,12 @@ class BikeLab(Lab):
     def window(self, name: str) -> LabelledRows:
         from labs.bike.splits import month_rows
 
-        return month_rows(self.data.table, name, self.fetched.source)
+        return month_rows(self.data.table, name, self.data.fetched.source)
 
     def holdout(self, trained_on: str) -> LabelledRows:
         from labs.bike.splits import first_split, split_until
 
-        table, source = self.data.table, self.fetched.source
+        table, source = self.data.table, self.data.fetched.source
         split = first_split(table, source) if trained_on == FIRST else split_until(table, trained_on, source)
         return split.holdout
 

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 from labs.evaluation import Estimate
 from labs.lab import FIRST, Json, Lab
 from labs.labelled_rows import LabelledRows
-from labs.quality import QualityReport
-from labs.sources import FetchedData
 
 if TYPE_CHECKING:
     from labs.gating import Judgement
@@ -46,14 +44,6 @@ class WineLab(Lab):
         from labs.wine.shift import stream
 
         return {batch.name: batch for batch in stream(self.halves.holdout)}
-
-    @property
-    def quality(self) -> QualityReport:
-        return self.data.quality
-
-    @property
-    def fetched(self) -> FetchedData:
-        return self.data.fetched
 
     @property
     def monitoring(self) -> TabularSettings:

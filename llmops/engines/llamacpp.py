@@ -13,18 +13,21 @@ import tempfile
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from llmops.engines.gguf_file import check_gguf
 from llmops.engines.llamacpp_answers import LlamaCppAnswers
 from llmops.engines.llamacpp_likelihood import loglikelihoods
 from llmops.engines.llamacpp_port import LlamaCppPort
 from llmops.engines.openai_format import chat_body
 from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Message, Usage
+from llmops.engines.thread_stream import from_thread
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
 
-GGUF_MAGIC = b"GGUF"
+Send = Callable[[Mapping[str, Any] | Exception | None], None]
 HONOURS = frozenset({"n", "logprobs", "top_logprobs", "presence_penalty", "frequency_penalty", "logit_bias"})
 """What it was seen to obey. `n` is at most the slots. Penalties look back over 64 tokens, the prompt's among them.
 Tokens that end in the middle of a character have no entry in `logprobs`. Not tools: a call that was required came as
@@ -61,9 +64,7 @@ class LlamaCppEngine:
             import xllamacpp
         except ImportError as error:
             raise EngineUnavailable("the llamacpp engine needs the package xllamacpp") from error
-        with path.open("rb") as file:
-            if file.read(4) != GGUF_MAGIC:
-                raise Corrupted(f"{path}: not a GGUF file")
+        check_gguf(path)
         self._slots = slots
         self._context = context
         self._prompt_cache = prompt_cache
@@ -95,26 +96,17 @@ class LlamaCppEngine:
         return HONOURS
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[Mapping[str, Any] | Exception | None] = asyncio.Queue()
-        cancelled = threading.Event()
-
-        def send(item: Mapping[str, Any] | Exception | None) -> None:
-            if not cancelled.is_set():
-                loop.call_soon_threadsafe(arrived.put_nowait, item)
-
         body = {**_body(request), "cache_prompt": self._prompt_cache != "no"}
-        self._threads.submit(self._run, body, cancelled, send)
         answers = LlamaCppAnswers(rivals=request.extras.get("top_logprobs") or 0)
-        try:
-            while (item := await arrived.get()) is not None:
-                if isinstance(item, Exception):
-                    raise item
-                for chunk in answers.take(item):
+
+        def begin(send: Send, cancelled: threading.Event) -> None:
+            self._threads.submit(self._run, body, cancelled, send)
+
+        async with aclosing(from_thread(begin)) as events:
+            async for event in events:
+                for chunk in answers.take(event):
                     yield chunk
-            yield answers.last()
-        finally:
-            cancelled.set()
+        yield answers.last()
 
     async def prime(self, messages: Sequence[Message]) -> None:
         """As `PrimingEngine`: reads the messages in one slot and copies its state to the others."""

@@ -13,16 +13,18 @@ import json
 import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from llmops.engines.answer_text import AnswerText
+from llmops.engines.gguf_file import check_gguf
 from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Usage
+from llmops.engines.thread_stream import from_thread
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
 
-GGUF_MAGIC = b"GGUF"
 HONOURS = frozenset({"presence_penalty", "frequency_penalty"})
 _PACKAGE = "openvino-genai"
 _MISSING = f"the openvino engine needs the package {_PACKAGE}: pip install 'llmops[openvino]'"
@@ -78,9 +80,7 @@ class OpenVinoEngine:
             import openvino_genai
         except ImportError as error:
             raise EngineUnavailable(_MISSING) from error
-        with path.open("rb") as file:
-            if file.read(4) != GGUF_MAGIC:
-                raise Corrupted(f"{path}: not a GGUF file")
+        check_gguf(path)
         self._genai: Any = openvino_genai
         self._slots, self._context, self._prompt_cache, self._weights = slots, context, prompt_cache, weights
         scheduler = openvino_genai.SchedulerConfig()
@@ -113,23 +113,12 @@ class OpenVinoEngine:
         return HONOURS
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[Chunk | Exception | None] = asyncio.Queue()
-        cancelled = threading.Event()
+        def begin(send: Send, cancelled: threading.Event) -> None:
+            self._arrived.put(_Row(request, send, cancelled))
 
-        def send(item: Chunk | Exception | None) -> None:
-            if not cancelled.is_set():
-                with contextlib.suppress(RuntimeError):  # the caller's loop has ended: nobody is left to tell
-                    loop.call_soon_threadsafe(arrived.put_nowait, item)
-
-        self._arrived.put(_Row(request, send, cancelled))
-        try:
-            while (item := await arrived.get()) is not None:
-                if isinstance(item, Exception):
-                    raise item
-                yield item
-        finally:
-            cancelled.set()
+        async with aclosing(from_thread(begin)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def close(self) -> None:
         self._arrived.put(None)

@@ -10,6 +10,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from llmops.engines.answer_text import AnswerText
 from llmops.engines.protocol import Chunk, EngineIdentity, GenerationParameters, GenerationRequest, Message, Usage
+from llmops.engines.thread_stream import from_thread
 from llmops.engines.transformers_likelihood import loglikelihoods
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
 
@@ -101,22 +103,13 @@ class TransformersEngine:
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         if request.parameters.response_format is not None:
             raise EngineRejected("the transformers engine cannot enforce a response format", param="response_format")
-        loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[Chunk | Exception | None] = asyncio.Queue()
-        cancelled = threading.Event()
 
-        def send(item: Chunk | Exception | None) -> None:
-            if not cancelled.is_set():
-                loop.call_soon_threadsafe(arrived.put_nowait, item)
+        def begin(send: Send, cancelled: threading.Event) -> None:
+            self._waiting.put(_Row(request, send, cancelled))
 
-        self._waiting.put(_Row(request, send, cancelled))
-        try:
-            while (item := await arrived.get()) is not None:
-                if isinstance(item, Exception):
-                    raise item
-                yield item
-        finally:
-            cancelled.set()
+        async with aclosing(from_thread(begin)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def loglikelihoods(
         self, messages: Sequence[Message], continuations: Sequence[str]

@@ -60,9 +60,15 @@ def values_of(record: LogRecord) -> Sequence[Any]:
 
 
 def read_predictions(
-    log: ProductionLog, name: str, since: datetime | None = None, until: datetime | None = None
+    log: ProductionLog,
+    name: str,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    *,
+    request_id: str | None = None,
 ) -> Iterator[PredictionBatch]:
-    """The predictions of a tabular model, all versions, with `since <= at < until`, oldest first.
+    """The predictions of a tabular model, all versions, with `since <= at < until`, oldest first;
+    with a request_id, only those of that request.
 
     Those whose rows retention has taken are left out. Memory is bounded for any number of them.
 
@@ -70,7 +76,7 @@ def read_predictions(
         StoreUnavailable: the log cannot be read.
         Corrupted: a record says that it is a prediction, and holds none; names the record.
     """
-    window = {"app": name, "since": since, "until": until}
+    window = {"app": name, "since": since, "until": until, "request_id": request_id}
     for record in log.iterate(batch=_RECORDS_AT_ONCE, feedback=True, **window):
         if is_prediction(record) and record.text_deleted_at is None:
             yield prediction_of(record)
