@@ -15,6 +15,7 @@ from llmops.errors import StoreUnavailable
 from llmops.evaluation.noise import Noise
 from llmops.evaluation.results import Output, Score
 from llmops.hashing import content_hash
+from llmops.sqlite_file import write_ahead
 
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS generations (key TEXT PRIMARY KEY, output TEXT NOT NULL)",
@@ -63,7 +64,8 @@ class GenerationCache:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-            for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", *_TABLES):
+            write_ahead(self._connection)
+            for statement in _TABLES:
                 self._connection.execute(statement)
         except (OSError, sqlite3.Error) as error:
             raise StoreUnavailable(f"generation cache {path}: {error}") from error

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from llmops.errors import StoreUnavailable
+from llmops.sqlite_file import write_ahead
 
 SCHEMA = "llmops_pipelines"
 """PostgreSQL schema of DBOS's tables, so that they may share a database with others."""
@@ -59,7 +60,7 @@ def prepare(url: URL) -> None:
     StoreUnavailable."""
     if url.get_backend_name() == "sqlite":
         with translated(url), _engine(url) as engine, engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            write_ahead(connection.connection.driver_connection)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from sqlalchemy.engine.interfaces import DBAPICursor
 from llmops.errors import StoreUnavailable
 from llmops.production_log.migration import bring_up_to_date, is_complete
 from llmops.production_log.writer_queue import WriterQueue
+from llmops.sqlite_file import write_ahead
 
 _WRITING_LOCK = 0x6C6C6D02  # one of PostgreSQL's advisory locks, which are named by numbers
 _UNREACHABLE_SECONDS = 30
@@ -224,9 +225,9 @@ def _first_line(error: BaseException) -> str:
 def _durable_sqlite(connection: Any, _record: Any) -> None:
     # The driver would begin transactions by itself, and always as readers.
     connection.isolation_level = None
-    # secure_delete overwrites what is deleted; where nothing is, it costs nothing.
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000", "secure_delete=ON"):
-        connection.execute(f"PRAGMA {pragma}")
+    write_ahead(connection, synchronous="FULL")
+    # Overwrites what is deleted; where nothing is, it costs nothing.
+    connection.execute("PRAGMA secure_delete=ON")
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
 from llmops.settings import Settings
+from llmops.sqlite_file import write_ahead
 
 # Read by MLflow when it is imported or first used, so they are set before either.
 _MLFLOW_ENVIRONMENT = {
@@ -130,8 +131,7 @@ def _tune_sqlite() -> None:
 
     def tune(connection: Any, _record: Any) -> None:
         if isinstance(connection, sqlite3.Connection):
-            for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=NORMAL"):
-                connection.execute(f"PRAGMA {pragma}")
+            write_ahead(connection)
 
     sa.event.listen(sa.pool.Pool, "connect", tune)
 

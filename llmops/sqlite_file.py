@@ -1,0 +1,41 @@
+"""How every SQLite file of ours is opened: who writes waits for another, and nobody waits for who reads."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from typing import Any
+
+BUSY_SECONDS = 30.0
+_PAUSE_SECONDS = 0.01
+
+
+def write_ahead(connection: Any, *, synchronous: str = "NORMAL") -> None:
+    """Makes a SQLite connection wait for locks, and its file keep a write-ahead log.
+
+    SQLite never waits while it changes the log's kind, whatever the busy timeout says (two who both hold a read lock
+    would wait for each other), so who opens a new file beside others tries again here.
+
+    connection: the driver's. synchronous: FULL: each commit survives a power cut; NORMAL: a crash of the process.
+
+    Raises:
+        sqlite3.OperationalError: the file cannot be written, or was locked for `BUSY_SECONDS`.
+    """
+    connection.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+    give_up_at = time.monotonic() + BUSY_SECONDS
+    while not _is_switched(connection):
+        if time.monotonic() > give_up_at:
+            raise sqlite3.OperationalError("database is locked")
+        time.sleep(_PAUSE_SECONDS)
+    connection.execute(f"PRAGMA synchronous={synchronous}")
+
+
+def _is_switched(connection: Any) -> bool:
+    """Whether the file now has a write-ahead log, or (in memory, on some network disks) never can have one."""
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise
+        return False
+    return True
