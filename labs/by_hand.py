@@ -34,30 +34,39 @@ class ByHand:
         return self._keep("train", told)
 
     def register(self) -> Json:
-        """Part 3: a version, and the champion where the gate passed."""
+        """Part 3: a version, and the champion where the gate passed; else the champion there is goes on."""
         found = self._of("train")
         model = self.lab.register(found["trained"], found["gate"])
-        if found["gate"]["verdict"] != "pass":
-            return {"model": model, "champion": None, "reasons": found["gate"]["reasons"]}
-        deployed = self.lab.deploy(model)
-        self._state |= {"windows": [], "since": None, "past": [], "promotions": []}
-        self._keep("model", model)
-        return {"model": model, **deployed}
+        if found["gate"]["verdict"] == "pass":
+            told, serving = {"model": model, **self.lab.deploy(model)}, model
+        else:
+            serving = self.lab.kept()
+            told = {
+                "model": model,
+                "champion": None,
+                "kept": serving.get("ref"),
+                "reasons": found["gate"]["reasons"],
+            }
+        self._state |= {"windows": [], "quiet": [], "since": None, "past": [], "promotions": []}
+        self._keep("model", serving)
+        return told
 
     def monitor(self, window: str | None = None) -> Json:
         """Part 4: the next window, or a certain one again."""
         model, names = self._of("model", "register"), list(self.lab.windows())
         looked = [each["window"] for each in self._state["windows"]]
-        chosen = window or next((name for name in names if name not in looked), None)
+        chosen = window or next((name for name in self.lab.windows_of(model) if name not in looked), None)
         if chosen is None:
             raise CannotRun(f"every window up to {names[-1]} was looked at; begin again with `register`")
         if chosen not in names:
             raise UsageError(f"no window {chosen!r}; there are {names[0]} to {names[-1]}")
-        found = self.lab.monitor(chosen, model, self._state["past"])
+        found = self.lab.monitor(chosen, model, self._state["past"], self._state["quiet"])
         if found["past_estimate"] and chosen not in looked:
             self._state["past"] = [*self._state["past"], found["past_estimate"]]
         if found["alarm"] and self._state["since"] is None:
             self._state["since"] = chosen
+        if self._state["since"] is None and chosen not in self._state["quiet"]:
+            self._state["quiet"] = [*self._state["quiet"], chosen]
         kept = [each for each in self._state["windows"] if each["window"] != chosen]
         self._keep("windows", [*kept, found])
         return found
@@ -68,7 +77,7 @@ class ByHand:
         newest = windows[-1]["window"]
         done = self.lab.retrain(newest, self._state["since"] or newest, model)
         if done["to"] is not None:
-            self._state |= {"since": None, "past": []}
+            self._state |= {"since": None, "past": [], "quiet": []}
             self._state["promotions"] = [*self._state["promotions"], done]
             self._keep("model", done["model"])
         return done

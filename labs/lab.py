@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from llmops.recording.tabular import LoggedTabular
     from llmops.registry import Registry
     from llmops.tabular import TabularModel
+    from llmops.versions import TabularVersion
     from monitoring.tabular import TabularSettings
 
 Json = dict[str, Any]
@@ -47,8 +48,9 @@ class Lab(ABC):
 
     name: of the lab, its registered model, MLflow experiment and gate. metric: the one that is shown first. baseline:
     the candidate that others are measured by. blocks: rows of one cluster depend on each other. labels_late: windows
-    until the labels of one are known. monitoring: what the monitor may alarm about, and how often by mistake, in
-    `windows_in_budget` windows.
+    until the labels of one are known. reference_grows: a champion's quiet windows, once labelled, join the rows held
+    out that its next windows are compared with. monitoring: what the monitor may alarm about, and how often by mistake,
+    in `windows_in_budget` windows.
     """
 
     name: ClassVar[str]
@@ -56,6 +58,7 @@ class Lab(ABC):
     baseline: ClassVar[str]
     blocks: ClassVar[bool]
     labels_late: ClassVar[int]
+    reference_grows: ClassVar[bool]
     windows_in_budget: ClassVar[int]
 
     def __init__(self, settings: Settings, *, source: str | None = None, cycle: str) -> None:
@@ -166,15 +169,18 @@ class Lab(ABC):
         }
 
     def gate(self, trained: Json) -> Json:
-        """The gate's verdict on the best: against the champion where there is one, else against the baseline."""
+        """The gate's verdict on the best: against the champion where there is one, else against the baseline. It passes
+        when it is the champion itself, trained again."""
         rows, best, predictions = self.holdout(FIRST), trained["best"], trained["predictions"]
         champion = self.registry.tabular_versions.champion(self.name)
         if champion is None:
             judged = self.judge((best, predictions[best]), (self.baseline, predictions[self.baseline]), rows)
             return {**judged.to_json(), "against": None, "compared_with": self.baseline}
+        if champion.sha256 == _model(trained, best)["logged"]["sha256"]:
+            return _verdict("pass", f"it is {champion.ref}, the champion, trained again", champion.ref)
         if (seen := champion.provenance.get("trained_on")) != FIRST:
             why = f"{champion.ref} was trained on {seen}, after the rows held out here: it cannot be judged by them"
-            return {"verdict": "inconclusive", "reasons": [why], "against": champion.ref, "compared_with": champion.ref}
+            return _verdict("inconclusive", why, champion.ref)
         judged = self.judge((best, predictions[best]), (champion.ref, self.predicted(champion.ref, rows)), rows)
         return {**judged.to_json(), "against": champion.ref, "compared_with": champion.ref}
 
@@ -184,6 +190,20 @@ class Lab(ABC):
         """Registers the best as a version, with its gate's verdict; gives what the next steps know of a model."""
         best = _model(trained, trained["best"])
         return self._registered(best["logged"], best, FIRST, verdict)
+
+    def kept(self) -> Json:
+        """The champion that goes on serving when the gate says no; empty where there is none of a lab's."""
+        champion = self.registry.tabular_versions.champion(self.name)
+        return {} if champion is None or "trained_on" not in champion.provenance else _known(champion)
+
+    def windows_of(self, model: Json) -> Sequence[str]:
+        """The windows after those that a model was trained on. Raises CannotRun when the data has not its last one."""
+        names, newest = list(self.windows()), model["trained_on"]
+        if newest == FIRST:
+            return names
+        if newest not in names:
+            raise CannotRun(f"{model['ref']} was trained on {newest}, which this data has not")
+        return names[names.index(newest) + 1 :]
 
     def deploy(self, model: Json) -> Json:
         """Makes the version the champion, and waits until the gateway serves it."""
@@ -197,20 +217,23 @@ class Lab(ABC):
 
     # Part 4: monitoring.
 
-    def monitor(self, window: str, model: Json, past: Sequence[Sequence[float]]) -> Json:
+    def monitor(self, window: str, model: Json, past: Sequence[Sequence[float]], quiet: Sequence[str]) -> Json:
         """Sends a window's rows through the gateway, brings the labels that are known by then, and judges what the log
         holds of the window.
 
-        model: the champion, whose holdout is the reference. past: estimated and real errors of earlier windows.
+        model: the champion. past: estimated and real errors of its earlier windows. quiet: those of them without alarm.
         """
-        from labs.watching import watched
+        from labs.watching import was_answered, watched
 
-        rows = self.window(window)
+        rows, names = self.window(window), list(self.windows())
         served = self._send(window, rows)
-        late = self.windows().index(window) - self.labels_late
-        if late >= 0:
-            self._tell_truths(self.windows()[late])
-        verdict = watched(self, window, rows, model, [(float(a), float(b)) for a, b in past])
+        late = names.index(window) - self.labels_late
+        if late >= 0 and was_answered(self, names[late]):
+            self._tell_truths(names[late])
+        joining = [each for each in quiet if names.index(each) <= late and each != window]
+        verdict = watched(
+            self, window, model, [(float(a), float(b)) for a, b in past], joining if self.reference_grows else []
+        )
         return {"window": window, "rows": len(rows), "served_by": served, **verdict}
 
     # Part 5: automation.
@@ -239,13 +262,12 @@ class Lab(ABC):
         self._until_served(new["ref"], trained.holdout.rows()[:2])
         return {"at": window, "from": model["ref"], "to": new["ref"], "why": why, "model": new}
 
-    def review(self, promotions: Sequence[Json]) -> Json:
+    def review(self, promotions: Sequence[Json], names: Sequence[str]) -> Json:
         """Now that all labels are known: the error of every window, and what it would have been without retraining.
 
-        For each promotion the errors of old and new version over the windows from the next one on, as long as the new
-        one served.
+        names: of the windows that were monitored. For each promotion the errors of old and new version over the windows
+        from the next one on, as long as the new one served.
         """
-        names = list(self.windows())
         ends = [names.index(each["at"]) for each in promotions[1:]] + [len(names) - 1]
         return {
             "errors": {name: self._error_in(name) for name in names},
@@ -288,6 +310,8 @@ class Lab(ABC):
         return {"llmops.cycle": self.cycle}
 
     def _registered(self, logged: Json, told: Json, trained_on: str, verdict: Json) -> Json:
+        from llmops.recording import record_verdict
+
         book = self.registry.tabular_versions
         provenance = {
             "data_sha256": self.data.fetched.sha256,
@@ -299,9 +323,10 @@ class Lab(ABC):
         }
         cycle = f"{self.cycle}/{trained_on}"
         version, _ = book.register(self.name, _logged(logged), cycle=cycle, provenance=provenance)
-        book.record_gate(version, self.name, {name: verdict[name] for name in ("verdict", "reasons", "against")})
-        kept = {name: told[name] for name in ("candidate", "parameters")}
-        return {"ref": version.ref, "trained_on": trained_on, "run_id": version.run_id, **kept}
+        if verdict["against"] != version.ref:
+            book.record_gate(version, self.name, {name: verdict[name] for name in ("verdict", "reasons", "against")})
+            record_verdict(self.registry.store, version.run_id, {"suite": self.name, **verdict})
+        return _known(version)
 
     def predicted(self, ref: str, rows: LabelledRows) -> list[Any]:
         """What a registered version says of rows, in this process."""
@@ -344,6 +369,18 @@ class Lab(ABC):
             predictions = np.asarray(model.predict(rows.rows()).values, dtype=rows.truth.dtype)
             errors.append(self.error_of(self.evaluate_rows(rows, predictions)))
         return float(np.mean(errors))
+
+
+def _verdict(verdict: str, why: str, champion: str) -> Json:
+    """Of a gate that had nothing to compare."""
+    told = {"verdict": verdict, "reasons": [why], "against": champion, "compared_with": champion}
+    return {**told, "rules": None, "comparison": None}
+
+
+def _known(version: TabularVersion) -> Json:
+    """What the steps know of a registered version."""
+    kept = {name: version.provenance[name] for name in ("trained_on", "candidate", "parameters")}
+    return {"ref": version.ref, "run_id": version.run_id, **kept}
 
 
 def _model(trained: Json, name: str) -> Json:

@@ -36,33 +36,40 @@ def run(lab: Lab, steps: Steps) -> Json:
     metric = steps.do("evaluate", lab.evaluate, trained)
     verdict = steps.do("gate", lab.gate, trained)
     told: Json = {"lab": lab.name, "data": data, "quality": quality, "metric": metric, "gate": _without_rows(verdict)}
-    if verdict["verdict"] != "pass":
-        reasons = "; ".join(verdict["reasons"])
-        return {**told, "model": None, "verdict": verdict["verdict"], "told": f"the gate says no: {reasons}"}
-    model = steps.do("register", lab.register, trained, verdict)
-    steps.do("deploy", lab.deploy, model)
-    return {**told, "verdict": "pass", **replay(lab, steps, model)}
+    told["verdict"] = verdict["verdict"]
+    if verdict["verdict"] == "pass":
+        model = steps.do("register", lab.register, trained, verdict)
+        steps.do("deploy", lab.deploy, model)
+    else:
+        model = steps.do("keep", lab.kept)
+        if not model:
+            reasons = "; ".join(verdict["reasons"])
+            return {**told, "model": None, "told": f"the gate says no: {reasons}"}
+    return {**told, **replay(lab, steps, model)}
 
 
 def replay(lab: Lab, steps: Steps, model: Json) -> Json:
-    """Every window through the gateway and the monitor; after an alarm the model is trained again."""
+    """Every window after the model's training through gateway and monitor; after an alarm it is trained again."""
     looked: list[Json] = []
     attempts: list[Json] = []
     since: str | None = None
     past: list[Any] = []
-    for window in lab.windows():
-        found = steps.do(f"monitor {window}", lab.monitor, window, model, past)
+    quiet: list[str] = []
+    windows = list(lab.windows_of(model))
+    for window in windows:
+        found = steps.do(f"monitor {window}", lab.monitor, window, model, past, quiet)
         looked.append(found)
         past = [*past, found["past_estimate"]] if found["past_estimate"] else past
         since = since or (window if found["alarm"] else None)
         if since is None:
+            quiet = [*quiet, window]
             continue
         attempt = steps.do(f"retrain {window}", lab.retrain, window, since, model)
         attempts.append({name: attempt[name] for name in ("at", "from", "to", "why")})
         if attempt["to"] is not None:
-            model, since, past = attempt["model"], None, []
+            model, since, past, quiet = attempt["model"], None, [], []
     promotions = [each for each in attempts if each["to"] is not None]
-    review = steps.do("review", lab.review, promotions)
+    review = steps.do("review", lab.review, promotions, windows)
     alarms = sum(each["alarm"] for each in looked)
     return {
         "model": model["ref"],

@@ -16,23 +16,28 @@ if TYPE_CHECKING:
     from llmops.production_log import PredictionBatch
     from monitoring.tabular import TabularVerdict
 
+_HELD_OUT = "held out"
 
-def watched(lab: Lab, window: str, rows: LabelledRows, model: Json, past: Sequence[tuple[float, float]]) -> Json:
-    """The verdict on a window. rows: of the window, whose clusters name the blocks. model: the champion.
+
+def watched(lab: Lab, window: str, model: Json, past: Sequence[tuple[float, float]], quiet: Sequence[str] = ()) -> Json:
+    """The verdict on a window. model: the champion; its reference is the rows held out when it was trained, and what it
+    answered in the windows `quiet`: a few days held out would leave all but the largest rises unseen.
 
     Raises:
         CannotRun: the log has not the window's predictions. StoreUnavailable.
     """
     from monitoring.tabular import check, frame_of
 
-    champion, reference_rows = lab.model(model["ref"]), lab.holdout(model["trained_on"])
-    frames = []
-    for batch, clusters in (
-        (_of_reference(model["ref"], champion, reference_rows), reference_rows.clusters),
-        (_logged(lab, window), rows.clusters),
-    ):
-        frames.append(frame_of([batch], champion.schema, _block_in(clusters) if lab.blocks else None))
-    reference, current = frames
+    champion, held_out = lab.model(model["ref"]), lab.holdout(model["trained_on"])
+    clusters = {_HELD_OUT: held_out.clusters}
+    clusters |= {lab.request_id(name): lab.window(name).clusters for name in (*quiet, window)}
+
+    def framed(batches: Sequence[PredictionBatch]) -> Any:
+        block = (lambda batch, row: clusters[batch.request_id][row]) if lab.blocks else None
+        return frame_of(batches, champion.schema, block)
+
+    reference = framed([_of_held_out(model["ref"], champion, held_out), *(_logged(lab, name) for name in quiet)])
+    current = framed([_logged(lab, window)])
     verdict = check(
         reference, current, champion.schema, lab.monitoring, windows_in_budget=lab.windows_in_budget, past=past
     )
@@ -41,7 +46,12 @@ def watched(lab: Lab, window: str, rows: LabelledRows, model: Json, past: Sequen
         "alarm": verdict.alarm,
         "why": verdict.why,
         "state": verdict.state,
-        "reference": {"of": model["ref"], "rows": len(reference_rows), "error": verdict.reference_error},
+        "reference": {
+            "of": model["ref"],
+            "rows": len(reference),
+            "windows": list(quiet),
+            "error": verdict.reference_error,
+        },
         "compared_by": verdict.metric,
         "compared_error": verdict.error,
         "compared_interval": list(verdict.error_interval) if verdict.error_interval else None,
@@ -54,6 +64,11 @@ def watched(lab: Lab, window: str, rows: LabelledRows, model: Json, past: Sequen
     }
 
 
+def was_answered(lab: Lab, window: str) -> bool:
+    """Whether the log has the request that sent a window's rows. Raises StoreUnavailable."""
+    return _found(lab, window) is not None
+
+
 def predictions_in(lab: Lab, window: str) -> Any:
     """What was answered in a window, a numpy array. Raises CannotRun, StoreUnavailable."""
     import numpy as np
@@ -62,29 +77,27 @@ def predictions_in(lab: Lab, window: str) -> Any:
 
 
 def _logged(lab: Lab, window: str) -> PredictionBatch:
+    if (found := _found(lab, window)) is not None:
+        return found
+    raise CannotRun(f"the production log has no request {lab.request_id(window)}")
+
+
+def _found(lab: Lab, window: str) -> PredictionBatch | None:
     from contextlib import closing
 
     from llmops.production_log import ProductionLog, read_predictions
 
-    wanted = lab.request_id(window)
     with closing(ProductionLog(lab.settings.resolved_log_url)) as log:
-        found = next(read_predictions(log, lab.name, request_id=wanted), None)
-    if found is not None:
-        return found
-    raise CannotRun(f"the production log has no request {wanted}")
+        return next(read_predictions(log, lab.name, request_id=lab.request_id(window)), None)
 
 
-def _of_reference(ref: str, model: Any, rows: LabelledRows) -> PredictionBatch:
+def _of_held_out(ref: str, model: Any, rows: LabelledRows) -> PredictionBatch:
     """The rows held out as if they had been asked for."""
     from llmops.production_log import PredictionBatch
 
     asked, truth = rows.rows(), rows.truth.tolist()
     found = model.predict(asked)
-    return PredictionBatch(datetime.now(UTC), "reference", ref, asked, found.values, found.probabilities, truth)
-
-
-def _block_in(clusters: Sequence[str]) -> Any:
-    return lambda _batch, row: clusters[row]
+    return PredictionBatch(datetime.now(UTC), _HELD_OUT, ref, asked, found.values, found.probabilities, truth)
 
 
 def _record(lab: Lab, window: str, ref: str, verdict: TabularVerdict, frames: tuple[Any, Any, Any]) -> str:

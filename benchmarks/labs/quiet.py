@@ -119,6 +119,7 @@ def _frame(days: int, hours: int, correlation: float, chance: np.random.Generato
 
 ROWS = World("independent rows", REGRESSION, independent, 200, 50)
 DAYS = World("hours of AR(1) days", REGRESSION, hours_of_days, 120, 30)
+WEEK = World("week held out, reference grows", REGRESSION, hours_of_days, 7, 30)
 SEASON = World("season, hours of AR(1) days", REGRESSION, hours_of_a_season, 120, 30)
 CLASSES = World("wrong classes", CLASSIFICATION, classes, 9, 9)
 
@@ -142,6 +143,26 @@ def quiet(world: World, years: int) -> Iterator[Claim]:
         yield Claim(text, windows, of, None, True)
         return
     yield Claim(f"{world.name}: the same where drift is an alarm", drifting, years, BUDGET, True, note)
+
+
+def with_growing_reference(world: World, years: int, worse: float, bound: float | None) -> Claim:
+    """The same where each window without alarm joins the reference, as in the bike lab: the share of years with any
+    alarm. worse: factor of the errors from the fourth window on, of which three are looked at."""
+    settings, quiet_windows, alarmed = replace(SETTINGS, alarm_on_drift=False), 3, 0
+    for seed in range(years):
+        reference, parts = world.year(seed)
+        if worse != 1.0:
+            parts = [*parts[:quiet_windows], *world.year(seed, worse)[1][quiet_windows:][:3]]
+        for part in parts:
+            if check(reference, part, world.schema, settings, windows_in_budget=WINDOWS).alarm:
+                alarmed += 1
+                break
+            reference = pd.concat([reference, part], ignore_index=True)
+    if worse == 1.0:
+        return Claim(f"{world.name}: quiet years with any alarm", alarmed, years, bound, True)
+    return Claim(
+        f"{world.name}: an error {worse - 1:+.0%} after three windows, found in 3", alarmed, years, bound, False
+    )
 
 
 def quiet_before_labels(world: World, years: int) -> Claim:
@@ -177,6 +198,9 @@ def detected(world: World, years: int, worse: float, bound: float | None) -> Cla
 def claims(years: int) -> Iterator[Claim]:
     for world in (ROWS, CLASSES, DAYS, SEASON):
         yield from quiet(world, years)
+    yield with_growing_reference(WEEK, years, 1.0, BUDGET)
+    yield with_growing_reference(WEEK, years, 1.5, None)
+    yield with_growing_reference(WEEK, years, 2.0, None)
     yield quiet_before_labels(DAYS, max(years // 4, 1))
     yield detected(ROWS, years, 1.25, 0.95)
     yield detected(DAYS, years, 1.25, None)

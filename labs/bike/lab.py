@@ -21,7 +21,7 @@ class BikeLab(Lab):
     """Rentals by the hour. The hours of a day depend on each other; what was rented is known when the month ends."""
 
     name, metric, baseline = "bike", "rmse", "forest"
-    blocks, labels_late, windows_in_budget = True, 0, 12
+    blocks, labels_late, windows_in_budget, reference_grows = True, 0, 12, True
 
     @cached_property
     def data(self) -> BikeData:

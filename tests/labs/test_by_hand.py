@@ -12,8 +12,8 @@ WINDOWS = ("w1", "w2")
 class PretendedLab:
     name = "pretended"
 
-    def __init__(self, settings, verdict="pass"):
-        self.settings, self.verdict = settings, verdict
+    def __init__(self, settings, verdict="pass", champion=None, alarm=True):
+        self.settings, self.verdict, self.champion, self.alarm = settings, verdict, champion, alarm
 
     def train(self):
         return {"models": []}
@@ -30,11 +30,17 @@ class PretendedLab:
     def deploy(self, model):
         return {"champion": model["ref"], "previous": None}
 
+    def kept(self):
+        return {"ref": self.champion} if self.champion else {}
+
     def windows(self):
         return WINDOWS
 
-    def monitor(self, window, model, past):
-        return {"window": window, "alarm": True, "past_estimate": None, "by": model["ref"]}
+    def windows_of(self, model):
+        return WINDOWS[1:] if model["ref"] == "pretended@9" else WINDOWS
+
+    def monitor(self, window, model, past, quiet):
+        return {"window": window, "alarm": self.alarm, "past_estimate": None, "by": model["ref"], "quiet": list(quiet)}
 
     def retrain(self, window, since, model):
         return {
@@ -61,7 +67,13 @@ def test_each_step_goes_on_from_what_the_last_command_left(settings):
     assert hands(settings).register()["champion"] == "pretended@1"
     assert hands(settings).monitor()["window"] == "w1"
     assert hands(settings).retrain()["to"] == "pretended@2"
-    assert hands(settings).monitor() == {"window": "w2", "alarm": True, "past_estimate": None, "by": "pretended@2"}
+    assert hands(settings).monitor() == {
+        "window": "w2",
+        "alarm": True,
+        "past_estimate": None,
+        "by": "pretended@2",
+        "quiet": [],
+    }
 
 
 @pytest.mark.parametrize(("step", "first"), [("register", "train"), ("monitor", "register"), ("retrain", "register")])
@@ -74,7 +86,21 @@ def test_a_model_that_the_gate_refuses_is_registered_and_not_deployed(settings):
     hands(settings).train()
     done = hands(settings, verdict="fail")
     done.train()
-    assert done.register() == {"model": {"ref": "pretended@1"}, "champion": None, "reasons": ["because"]}
+    assert done.register() == {"model": {"ref": "pretended@1"}, "champion": None, "kept": None, "reasons": ["because"]}
+
+
+def test_the_champion_that_a_refused_model_does_not_replace_is_watched_after_its_training(settings):
+    done = hands(settings, verdict="inconclusive", champion="pretended@9")
+    done.train()
+    assert done.register()["kept"] == "pretended@9"
+    found = hands(settings).monitor()
+    assert (found["window"], found["by"]) == ("w2", "pretended@9")
+
+
+def test_windows_without_alarm_join_the_reference(settings):
+    hands(settings).train()
+    hands(settings).register()
+    assert [hands(settings, alarm=False).monitor()["quiet"] for _ in WINDOWS] == [[], ["w1"]]
 
 
 def test_windows_end_and_a_wrong_one_is_named(settings):

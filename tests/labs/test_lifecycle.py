@@ -30,8 +30,8 @@ class PretendedLab:
 
     name = "pretended"
 
-    def __init__(self, alarms=(), challengers=None, verdict="pass"):
-        self.alarms, self.challengers, self.verdict = alarms, challengers or {}, verdict
+    def __init__(self, alarms=(), challengers=None, verdict="pass", champion=None):
+        self.alarms, self.challengers, self.verdict, self.champion = alarms, challengers or {}, verdict, champion
         self.calls = []
 
     def ingest(self):
@@ -56,11 +56,14 @@ class PretendedLab:
         self.calls.append(("deploy", model["ref"]))
         return {}
 
-    def windows(self):
-        return WINDOWS
+    def kept(self):
+        return self.champion or {}
 
-    def monitor(self, window, model, past):
-        self.calls.append(("monitor", window, model["ref"], len(past)))
+    def windows_of(self, model):
+        return WINDOWS if model["trained_on"] == "first" else WINDOWS[WINDOWS.index(model["trained_on"]) + 1 :]
+
+    def monitor(self, window, model, past, quiet):
+        self.calls.append(("monitor", window, model["ref"], len(past), *quiet))
         return {"window": window, "alarm": window in self.alarms, "past_estimate": [1.0, 1.1]}
 
     def retrain(self, window, since, model):
@@ -69,8 +72,8 @@ class PretendedLab:
         new = {"ref": to, "trained_on": window}
         return {"at": window, "from": model["ref"], "to": to, "why": "judged", **({"model": new} if to else {})}
 
-    def review(self, promotions):
-        return {"errors": dict.fromkeys(WINDOWS, 0.5), "retrained": [{"at": each["at"]} for each in promotions]}
+    def review(self, promotions, windows):
+        return {"errors": dict.fromkeys(windows, 0.5), "retrained": [{"at": each["at"]} for each in promotions]}
 
 
 def test_without_an_alarm_nothing_is_trained_again():
@@ -100,9 +103,22 @@ def test_a_challenger_that_waits_or_is_refused_is_tried_again_from_the_first_ala
 def test_a_first_model_that_the_gate_refuses_is_not_registered():
     steps = Steps()
     found = lifecycle.run(PretendedLab(verdict="fail"), steps)
-    assert steps.names[-1] == "gate"
+    assert steps.names[-2:] == ["gate", "keep"]
     assert (found["model"], found["verdict"]) == (None, "fail")
     assert "comparison" not in found["gate"]
+
+
+def test_a_champion_that_the_best_does_not_replace_goes_on_with_the_windows_after_its_training():
+    lab = PretendedLab(verdict="inconclusive", champion={"ref": "pretended@7", "trained_on": "w2"})
+    found = lifecycle.run(lab, Steps())
+    assert [call[:3] for call in lab.calls] == [("monitor", "w3", "pretended@7"), ("monitor", "w4", "pretended@7")]
+    assert (found["model"], found["verdict"], len(found["monitoring"])) == ("pretended@7", "inconclusive", 2)
+
+
+def test_windows_without_alarm_join_the_reference_until_there_is_one_or_a_new_champion():
+    lab = PretendedLab(alarms=("w2",), challengers={"w3": "pretended@2"})
+    lifecycle.run(lab, Steps())
+    assert [call[4:] for call in lab.calls if call[0] == "monitor"] == [(), ("w1",), ("w1",), ()]
 
 
 def test_estimates_of_the_past_are_those_of_the_present_champion():
