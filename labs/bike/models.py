@@ -26,7 +26,7 @@ def train_first(data: BikeData) -> tuple[Trained, ...]:
 
 
 def train_challenger(data: BikeData, month: str, candidate: Candidate, parameters: Parameters) -> Trained:
-    """A model of the same kind on every hour up to the end of `month` (`2012-03`) but for the month's last 7 days,
+    """A model of the same kind on every hour up to the end of `month` (`2012-03`) but for the month's last 10 days,
     which judge it against the champion. `year` among the columns lets it tell this year's level from the last's, so
     older rows need not count less.
 
