@@ -38,7 +38,7 @@ from pathlib import Path
 
 from benchmarks.evaluation import peers
 from benchmarks.evaluation.choices import float32_folder, run_our_choices
-from benchmarks.evaluation.criteria import Criterion, OurRuns, same_as_loop, same_choices
+from benchmarks.evaluation.criteria import Criterion, OurRuns, same_as_alone, same_as_loop, same_choices
 from benchmarks.evaluation.ours import generated_after_a_change, run_ours
 from benchmarks.evaluation.outcome import AnswerKey, ContenderFailed, Outcome
 from benchmarks.evaluation.plain_loop import Reference, plain_loop
@@ -80,7 +80,10 @@ class Contender:
 
 
 def contenders(gguf: Path, cache: Path, asked: Sequence[Question]) -> list[Contender]:
-    """Ours first. Installs the peers when they are absent."""
+    """Ours first: in process with openvino, against which all are measured, then with llama.cpp.
+
+    Installs the peers when they are absent.
+    """
     promptfoo, lm_eval = peers.install_promptfoo(cache), peers.install_lm_eval(cache)
 
     def served(run: Callable[[str, Path], Outcome]) -> Callable[[Path], Outcome]:
@@ -101,8 +104,12 @@ def contenders(gguf: Path, cache: Path, asked: Sequence[Question]) -> list[Conte
     def lm_eval_at(concurrency: int) -> Callable[[Path], Outcome]:
         return served(lambda url, folder: peers.run_lm_eval(lm_eval, url, asked, folder, concurrency))
 
+    def in_process(engine: str) -> Callable[[Path], Outcome]:
+        return lambda folder: run_ours(folder, f"file:{gguf}", asked, SLOTS, "--engine", engine)
+
     return [
-        Contender(f"{OURS}, in process, {SLOTS} slots", lambda folder: run_ours(folder, f"file:{gguf}", asked, SLOTS)),
+        Contender(f"{OURS}, in process, openvino", in_process("openvino")),
+        Contender(f"{OURS}, in process, llama.cpp", in_process("llamacpp")),
         *(Contender(f"{OURS}, over HTTP, {n} at a time", over_http(n)) for n in CONCURRENCIES),
         Contender(f"promptfoo {peers.PROMPTFOO}, 1 at a time", promptfoo_at(1), 1.0),
         Contender(f"promptfoo {peers.PROMPTFOO}, default (4)", promptfoo_at(None), 2.0),
@@ -156,6 +163,7 @@ def measure(gguf: Path, cache: Path, rounds: int, limit: int | None) -> list[Cri
     """The whole benchmark. Raises ContenderFailed."""
     asked = questions()[:limit]
     entrants = contenders(gguf, cache, asked)
+    openvino, llamacpp = entrants[:2]
     take_turns(entrants, rounds, len(asked) * len(PROMPTS))
     say("a plain loop, one slot")
     loop = plain_loop(gguf, asked)
@@ -166,11 +174,10 @@ def measure(gguf: Path, cache: Path, rounds: int, limit: int | None) -> list[Cri
         say(f"{OURS}, on the plain loop's server")
         with serving(gguf, slots=1, prompt_cache=False) as base_url:
             loop_server = run_ours(folder / "loop", f"openai:{base_url}#{MODEL}", asked, 1)
-        say(f"{OURS}, --repeatable, twice")
-        first, second = (
-            run_ours(folder / f"repeatable-{number}", source, asked, SLOTS, "--repeatable") for number in (1, 2)
-        )
-        criteria += same_as_loop(OurRuns(loop_server, (first, second), entrants[0].outcomes), loop)
+        llamacpp_twice = repeated(folder, source, asked, "llamacpp")
+        criteria += same_as_loop(OurRuns(loop_server, llamacpp_twice, llamacpp.outcomes), loop)
+        openvino_twice = repeated(folder, source, asked, "openvino")
+        criteria += same_as_alone(openvino_twice, openvino.outcomes, loop)
         say("one of three prompts changed")
         third = (THIRD_PROMPT, THIRD_PROMPT_CHANGED)
         made = generated_after_a_change(folder / "change", source, asked, SLOTS, third)
@@ -178,6 +185,16 @@ def measure(gguf: Path, cache: Path, rounds: int, limit: int | None) -> list[Cri
         criteria.append(Criterion(text, made == [0, 0, len(asked)]))
         criteria += measure_choices(gguf, cache, folder)
     return criteria
+
+
+def repeated(folder: Path, source: str, asked: Sequence[Question], engine: str) -> tuple[Outcome, Outcome]:
+    """Two runs with `--repeatable`: each request alone. Raises ContenderFailed."""
+    say(f"{OURS}, {engine}, --repeatable, twice")
+    first, second = (
+        run_ours(folder / f"{engine}-{number}", source, asked, SLOTS, "--engine", engine, "--repeatable")
+        for number in (1, 2)
+    )
+    return first, second
 
 
 def measure_choices(gguf: Path, cache: Path, folder: Path) -> list[Criterion]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from benchmarks.evaluation.criteria import NEAR_TIE, OurRuns, same_as_loop
+from benchmarks.evaluation.criteria import NEAR_TIE, OurRuns, same_as_alone, same_as_loop
 from benchmarks.evaluation.outcome import Answer, Outcome
 from benchmarks.evaluation.plain_loop import Reference, Token
 from benchmarks.evaluation.questions import choice_questions, contained, questions
@@ -81,6 +81,42 @@ def test_an_answer_beyond_a_near_tie_misses_the_criterion() -> None:
 
 def test_another_score_for_the_same_text_misses_the_criterion() -> None:
     assert criteria_of("It is Rome.", 0.0) == [True, True, False, False]
+
+
+def by_itself(batched: str, alone: str, score: float = 1.0, again: str | None = None, rows: int = 1) -> list[bool]:
+    """The criteria of an engine held against itself. The first row is as given, the others are the loop's."""
+    keys = [("plain", f"q{number:03}") for number in range(rows)]
+    same = dict.fromkeys(keys, LOOP.answer)
+    first, second, fast = (
+        Outcome(1.0, 1.0, {**same, keys[0]: Answer(text, worth)})
+        for text, worth in ((alone, 1.0), (again or alone, 1.0), (batched, score))
+    )
+    return [criterion.met for criterion in same_as_alone((first, second), [fast], dict.fromkeys(keys, LOOP))]
+
+
+def test_an_engine_may_leave_the_loop_when_it_agrees_with_itself() -> None:
+    assert by_itself("It is Paris.", "It is Paris.") == [True, True]
+
+
+def test_batching_may_change_a_text_at_a_near_tie_of_the_loop() -> None:
+    assert by_itself("It is Romeo.", "It is Rome.") == [True, True]
+    assert by_itself("It is Rome.", "It is Romeo.") == [True, True]
+    assert by_itself("It is Paris.", "It is Rome.") == [True, False]
+    assert by_itself("It is Rome.", "It is Paris.") == [True, False]
+
+
+def test_where_both_had_left_the_loop_the_tie_is_not_judged() -> None:
+    assert by_itself("It is Paris, of course.", "It is Paris.") == [True, True]
+
+
+def test_batching_may_change_few_scores() -> None:
+    assert by_itself("It is Romeo.", "It is Rome.", score=0.0, rows=20) == [True, True]
+    assert by_itself("It is Romeo.", "It is Rome.", score=0.0, rows=19) == [True, False]
+
+
+def test_an_engine_held_against_itself_must_repeat_and_score_the_same_text_the_same() -> None:
+    assert by_itself("It is Rome.", "It is Rome.", again="It is Romeo.", rows=20) == [False, True]
+    assert by_itself("It is Rome.", "It is Rome.", score=0.0, rows=20) == [True, False]
 
 
 def test_no_question_stands_twice() -> None:
