@@ -6,11 +6,17 @@
 turns, in another order each round; the median counts. Every contender starts with no answer and no prompt cached.
 Exits 1 when a criterion is missed.
 
-What is equal: rows, prompt texts, decoding parameters, model file, build of llama.cpp, slots and threads.
+"Ours" is `llmops eval run --engine openvino`, which a team that runs suites would choose (ADR 16). It needs the package
+openvino-genai. The same with llama.cpp, the default engine, is shown beside it.
+
+What is equal: rows, prompt texts, decoding parameters, model file, slots and threads; the build of llama.cpp, too, for
+all but the first.
 
 What is not, and in whose favour:
 - Peers speak HTTP to the server of `server.py`; we also decode in process. That is our offer, so it is what counts
   here; the rows "llmops, over HTTP" show what is left when it is taken away.
+- openvino against llama.cpp: the engine is part of our offer as well; the row "llmops, in process, llama.cpp" shows
+  what is left without it. Both hold the weights wide (as Q8_0), the server has them as stored (Q4_1).
 - The server keeps its prompt cache, llama.cpp's default, as a user's would; so does our engine in an evaluation.
 - "seconds" is generating and scoring by each contender's own report, without loading the model and without
   recording (MLflow for us, files for the peers). For us the `seconds` of `llmops eval run --json`, added up over the
