@@ -78,7 +78,8 @@ class Tabular:
 @dataclass(frozen=True, slots=True)
 class Data:
     """What it was trained or evaluated on. use: `evaluation`, or the context that MLflow was told. sha256: of the
-    content. digest: the short one that MLflow shows, where there is no other."""
+    content. digest: the short one that MLflow shows, where there is no other. source_sha256: of the file at `source`,
+    which the rows were taken from."""
 
     use: str
     name: str
@@ -87,6 +88,7 @@ class Data:
     rows: int | None = None
     source: str | None = None
     digest: str | None = None
+    source_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +160,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One verdict. against: who was champion; None for nobody. current: it is the one that a promotion reads, of its
-    suite. untrusted: judges that were not allowed to gate. power: what so many rows can see, by metric. attested:
-    whether it is the very verdict whose hash the audit log has; None where that has none."""
+    """One verdict. against: who was champion; None for nobody. compared_with: what the differences are to, where that
+    is not the champion. checks: names of what was asked. current: it is the one that a promotion reads, of its suite.
+    untrusted: judges that were not allowed to gate. power: what so many rows can see, by metric. attested: whether it
+    is the very verdict whose hash the audit log has; None where that has none."""
 
     suite: str
     verdict: str
@@ -174,6 +177,13 @@ class Gate:
     power: Mapping[str, str] = field(default_factory=dict)
     current: bool = True
     attested: bool | None = None
+    compared_with: str | None = None
+    checks: tuple[str, ...] = ()
+
+    @property
+    def other(self) -> str | None:
+        """Whom this version was compared with; None for nobody."""
+        return self.compared_with or self.against
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +239,7 @@ class History:
 @dataclass(frozen=True, slots=True)
 class Alarm:
     """One alarm of a monitored window. of_version: it names this very version; else it is of all traffic of a window in
-    which this version answered."""
+    which this version answered. window: its name, of a window that is no stretch of time."""
 
     since: str
     until: str
@@ -238,6 +248,7 @@ class Alarm:
     severity: str | None
     of_version: bool
     run_id: str
+    window: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +266,8 @@ class Action:
 @dataclass(frozen=True, slots=True)
 class Window:
     """One monitored window. alarms: how many. error, estimated_error: of a tabular model, in the unit of its metric,
-    once labels are there and before; None where nobody recorded one."""
+    once labels are there and before; None where nobody recorded one. name: of a window that is no stretch of time, such
+    as a batch; it has neither since nor until."""
 
     since: str | None
     until: str | None
@@ -264,13 +276,16 @@ class Window:
     alarms: int
     error: float | None = None
     estimated_error: float | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Monitoring:
     """Monitored windows in which this version answered. too_few: of them, those with too few rows to test.
-    expected_false_alarms: the most that was stated for a month. latest: the newest of them, the newest first. unread:
-    alarmed windows beyond the newest, whose alarms are counted and not told."""
+    expected_false_alarms: the most that was stated for `expected_over`, such as `a month` or `12 windows`. latest: the
+    newest of them, the newest first. unread: alarmed windows beyond the newest, whose alarms are counted and not told.
+    first, last: names of windows that are no stretches of time, which have neither since nor until. error_metric: what
+    errors are, such as `rmse`."""
 
     windows: int
     rows: int
@@ -283,6 +298,10 @@ class Monitoring:
     actions: tuple[Action, ...] = ()
     latest: tuple[Window, ...] = ()
     unread: int = 0
+    expected_over: str = "a month"
+    first: str | None = None
+    last: str | None = None
+    error_metric: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,24 @@ from llmops.factsheet.blocks import (
     shown_value,
     time_or_unknown,
 )
-from llmops.factsheet.contents import Column, Data, Factsheet, Gate, Monitoring, Period, Tabular
+from llmops.factsheet.contents import (
+    Column,
+    Data,
+    Evaluation,
+    Factsheet,
+    Gate,
+    Metric,
+    Monitoring,
+    Period,
+    Tabular,
+)
 from llmops.factsheet.layout_evaluation import evaluations, gates
 from llmops.factsheet.layout_monitoring import monitoring
 
 _MOST_LINES = 60
+_BEFORE_WINDOWS = "first"
+"""What a lab's first model was trained on, as it names it; later ones name the last window that they came after."""
+_ALIASES = {"previous": "previous: what a rollback goes back to"}
 _TOLD_ELSEWHERE = ("data_sha256", "data_source", "licence", "parameters")
 
 
@@ -35,7 +48,7 @@ def sections(sheet: Factsheet) -> list[Section]:
         ("evaluation", "Evaluation", list(evaluations(sheet))),
         ("gates", "Gates", list(gates(sheet))),
         ("deployments", "Deployments", list(_deployments(sheet))),
-        ("monitoring", "Monitoring", list(monitoring(sheet.monitoring))),
+        ("monitoring", "Monitoring", list(monitoring(sheet.monitoring, _unit(sheet)))),
         ("limits", "Known limits", [Points(sheet.limits) if sheet.limits else Note("None is known.")]),
         ("unknown", "Not on record", [Points(sheet.unknown) if sheet.unknown else Note("Nothing is missing.")]),
     ]
@@ -52,17 +65,29 @@ def _glance(sheet: Factsheet) -> Iterator[tuple[str, str]]:
     yield "state", _state(sheet)
     current = [gate for gate in sheet.gates if gate.current]
     yield "gate", "; ".join(_verdict_line(gate) for gate in current) or "none on record"
-    deciding = [(run, metric) for run in sheet.evaluations for metric in run.metrics if metric.name in run.deciding[:1]]
-    for run, metric in deciding[:3]:
+    for run, metric in _first_metrics(sheet)[:3]:
         yield f"{metric.name} ({run.suite})", f"{number(metric.mean)}, 95 % interval {interval(metric.ci95)}"
-    yield "monitoring", _monitoring_line(sheet.monitoring)
+    yield "monitoring", _monitoring_line(sheet.monitoring, _unit(sheet))
     yield "known limits", count(len(sheet.limits))
     yield "not on record", counted(len(sheet.unknown), "thing") if sheet.unknown else "nothing is missing"
     yield "read from", sheet.store
 
 
+def _first_metrics(sheet: Factsheet) -> list[tuple[Evaluation, Metric]]:
+    """Those that decide a gate; of a tabular model without such, the first with an interval."""
+    deciding = [(run, metric) for run in sheet.evaluations for metric in run.metrics if metric.name in run.deciding[:1]]
+    if deciding or sheet.kind != "tabular":
+        return deciding
+    return [(run, metric) for run in sheet.evaluations for metric in run.metrics if metric.ci95 is not None][:1]
+
+
+def _unit(sheet: Factsheet) -> str:
+    """What its monitored windows hold: one request can ask a tabular model about many rows."""
+    return "row" if sheet.kind == "tabular" else "request"
+
+
 def _state(sheet: Factsheet) -> str:
-    aliases = ", ".join(sheet.aliases)
+    aliases = ", ".join(_ALIASES.get(alias, alias) for alias in sheet.aliases)
     if (serving := sheet.serving) is not None:
         since = f"since {time_or_unknown(serving.since)}" if serving.since else "since when is not on record"
         others = [alias for alias in sheet.aliases if alias != "champion"]
@@ -71,14 +96,15 @@ def _state(sheet: Factsheet) -> str:
 
 
 def _verdict_line(gate: Gate) -> str:
-    return f"{gate.suite}: {gate.verdict} against {gate.against or 'no champion'}"
+    instead = f", compared with {gate.compared_with}" if gate.compared_with else ""
+    return f"{gate.suite}: {gate.verdict} against {gate.against or 'no champion'}{instead}"
 
 
-def _monitoring_line(found: Monitoring | None) -> str:
+def _monitoring_line(found: Monitoring | None, unit: str) -> str:
     if found is None:
         return "no monitoring run on record"
-    alarmed = f"{counted(found.alarmed, 'window')} with alarms" if found.alarmed else "no alarm"
-    return f"{alarmed} in {counted(found.windows, 'window')} of {counted(found.rows, 'request')}"
+    alarmed = f"alarms in {count(found.alarmed)} of" if found.alarmed else "no alarm in"
+    return f"{alarmed} {counted(found.windows, 'window')} with {counted(found.rows, unit)}"
 
 
 def _what(sheet: Factsheet) -> Iterator[Block]:
@@ -110,14 +136,34 @@ def _tabular(model: Tabular) -> Iterator[Block]:
         ("sha256", model.sha256),
         ("kept at", model.source),
         ("training run", model.run_id),
-        ("pipeline run", model.cycle or "none: registered by hand"),
+        ("pipeline run", _pipeline_run(model)),
     ]
     yield Facts("Tabular model", tuple(rows))
-    told = [(name, shown_value(value)) for name, value in model.provenance.items() if name not in _TOLD_ELSEWHERE]
+    elsewhere = {*_TOLD_ELSEWHERE, *(("trained_on",) if _trained_on(model) else ())}
+    if model.provenance.get("candidate") == model.algorithm:
+        elsewhere.add("candidate")
+    told = [(name, shown_value(value)) for name, value in model.provenance.items() if name not in elsewhere]
     yield Facts("Registered with", tuple(told))
     columns = [("input", column) for column in model.inputs] + ([("output", model.output)] if model.output else [])
     lines = tuple((use, *_column(column)) for use, column in columns)
     yield Table("Signature", ("", "column", "kind", "may be missing", "categories"), lines)
+
+
+def _pipeline_run(model: Tabular) -> str:
+    """A pipeline that registers several versions names each after the last window it had seen: `first/batch 09`. Its
+    labels may be late: the training data, which the sheet lists, can end before it."""
+    if model.cycle is None:
+        return "none: registered by hand"
+    if not (trained_on := _trained_on(model)):
+        return f"cycle {model.cycle}"
+    when = "before the first window" if trained_on == _BEFORE_WINDOWS else f"after {trained_on}"
+    return f"cycle {model.cycle.removesuffix(f'/{trained_on}')}, trained {when}"
+
+
+def _trained_on(model: Tabular) -> str:
+    """After what the cycle's name says it was trained; empty where it says nothing."""
+    trained_on = str(model.provenance.get("trained_on", ""))
+    return trained_on if trained_on and (model.cycle or "").endswith(f"/{trained_on}") else ""
 
 
 def _column(column: Column) -> tuple[str, str, str, str]:
@@ -135,7 +181,10 @@ def _data(sheet: Factsheet) -> Iterator[Block]:
 def _data_line(data: Data) -> tuple[str, ...]:
     digest = data.sha256 or (f"{NOT_ON_RECORD}; MLflow's digest {data.digest}" if data.digest else NOT_ON_RECORD)
     licence = data.licence or NOT_ON_RECORD
-    return data.use, data.name, count(data.rows), digest, licence, data.source or NOT_ON_RECORD
+    source = data.source or NOT_ON_RECORD
+    if data.source_sha256 is not None:
+        source = f"{source}; sha256 of that file {data.source_sha256}"
+    return data.use, data.name, count(data.rows), digest, licence, source
 
 
 def _who(sheet: Factsheet) -> Iterator[Block]:

@@ -71,8 +71,9 @@ def _gate(gate: Gate) -> Iterator[Block]:
     rows = [
         ("verdict", gate.verdict),
         ("against", gate.against or "no champion at that time"),
+        *([("compared with", gate.compared_with)] if gate.compared_with else []),
         ("when", time_or_unknown(gate.at)),
-        ("rules", _rules(gate.rules) if gate.rules else NOT_ON_RECORD),
+        ("rules", _rules(gate.rules) or "; ".join(gate.checks) or NOT_ON_RECORD),
         ("run", gate.run_id or NOT_ON_RECORD),
         ("as the audit log has it", _ATTESTED[gate.attested]),
     ]
@@ -82,7 +83,7 @@ def _gate(gate: Gate) -> Iterator[Block]:
     if gate.differences:
         columns = ("slice", "metric", "a#", "b#", "b − a#", "95 % interval#", "p#", "rows#")
         lines = tuple(_difference(each) for each in gate.differences)
-        yield Table(f"{gate.suite} against {gate.against}: a is {gate.against}, b is this version", columns, lines)
+        yield Table(f"{gate.suite} against {gate.other}: a is {gate.other}, b is this version", columns, lines)
 
 
 def _rules(rules: Mapping[str, Any]) -> str:

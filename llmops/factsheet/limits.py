@@ -35,7 +35,8 @@ def _of_gates(sheet: Factsheet) -> Iterator[str]:
         if gate.verdict == "fail":
             yield f"The gate of {gate.suite} failed."
         if gate.verdict == "pass" and gate.against is None:
-            yield f"The gate of {gate.suite} had no champion to compare with: only floors and ceilings were checked."
+            instead = f"it was compared with {gate.other}" if gate.other else "only floors and ceilings were checked"
+            yield f"The gate of {gate.suite} had no champion to compare with: {instead}."
         if gate.attested is False:
             yield f"The gate of {gate.suite} is not the one whose hash the audit log has: it was changed since."
         yield from (
@@ -45,6 +46,8 @@ def _of_gates(sheet: Factsheet) -> Iterator[str]:
 
 
 def _power(gate: Gate) -> str:
+    if not gate.rules and len(gate.power) == 1:
+        return next(iter(gate.power.values()))
     return gate.power.get(str(gate.rules.get("primary")), "")
 
 
@@ -60,23 +63,23 @@ def _of_evaluations(sheet: Factsheet) -> Iterator[str]:
 
 def _of_evaluation(run: Evaluation) -> Iterator[str]:
     if run.rows is not None and run.rows < FEW_ROWS:
-        yield f"{run.suite} has {counted(run.rows, 'row')}: few, so its intervals are wide."
+        yield f"{_called(run)} has {counted(run.rows, 'row')}: few, so its intervals are wide."
     small = [part.name for part in run.slices if _scored(part.metric) < FEW_ROWS_OF_A_SLICE]
     if small:
         names = ", ".join(dict.fromkeys(small))
-        yield f"Slices of {run.suite} with fewer than {FEW_ROWS_OF_A_SLICE} rows say little: {names}."
+        yield f"Slices of {_called(run)} with fewer than {FEW_ROWS_OF_A_SLICE} rows say little: {names}."
     if run.whole is False and not run.stopped_early:
-        yield f"The run {_short(run.run_id)} of {run.suite} took some of its rows, not all."
+        yield f"The run {_short(run.run_id)} of {_called(run)} took some of its rows, not all."
     if run.stopped_early:
-        yield f"The run {_short(run.run_id)} of {run.suite} was stopped as soon as its comparison was decided."
+        yield f"The run {_short(run.run_id)} of {_called(run)} was stopped as soon as its comparison was decided."
     yield from _unmeasured(run)
     for scorer, agreement in run.judges.items():
         if agreement is None:
-            yield f"{scorer} in {run.suite} is a language model's judgement, never compared with people's."
+            yield f"{scorer} in {_called(run)} is a language model's judgement, never compared with people's."
     if run.noise and run.noise["flips"]:
         flips, rows = run.noise["flips"], run.noise["n"]
         yield (
-            f"Asked again with nothing changed, the engine of {run.suite} answered {count(flips)} of "
+            f"Asked again with nothing changed, the engine of {_called(run)} answered {count(flips)} of "
             f"{counted(rows, 'row')} ({share(flips / rows)}) differently."
         )
 
@@ -84,14 +87,14 @@ def _of_evaluation(run: Evaluation) -> Iterator[str]:
 def _unmeasured(run: Evaluation) -> Iterator[str]:
     nothing = [metric.name for metric in run.metrics if metric.mean is None]
     if nothing:
-        yield f"Not measured in {run.suite}, no row has a score: {', '.join(nothing)}."
+        yield f"Not measured in {_called(run)}, no row has a score: {', '.join(nothing)}."
     for metric in run.metrics:
         if metric.mean is not None and metric.n_failed:
             rows = metric.n_failed + _scored(metric)
-            yield f"{metric.name} in {run.suite} is missing in {count(metric.n_failed)} of {counted(rows, 'row')}."
+            yield f"{metric.name} in {_called(run)} is missing in {count(metric.n_failed)} of {counted(rows, 'row')}."
     without = [metric.name for metric in run.metrics if metric.mean is not None and metric.ci95 is None]
     if without and len(without) < len(run.metrics):
-        yield f"Without an interval in {run.suite}: {', '.join(without)}."
+        yield f"Without an interval in {_called(run)}: {', '.join(without)}."
 
 
 def _of_parts(sheet: Factsheet) -> Iterator[str]:
@@ -130,7 +133,7 @@ def _of_monitoring(sheet: Factsheet) -> Iterator[str]:
     if found.expected_false_alarms is not None:
         yield (
             f"Monitoring that finds nothing is no proof: by chance alone up to {found.expected_false_alarms:g} "
-            "false alarms a month are to be expected, and small changes of few rows are not seen."
+            f"false alarms in {found.expected_over} are to be expected, and small changes of few rows are not seen."
         )
 
 
@@ -171,7 +174,7 @@ def _unknown_model(sheet: Factsheet) -> Iterator[str]:
 
 def _unknown_gates(sheet: Factsheet) -> Iterator[str]:
     for gate in sheet.gates:
-        if gate.current and not gate.rules:
+        if gate.current and not gate.rules and not gate.checks:
             yield f"the rules of the gate of {gate.suite}"
         if gate.current and gate.against is not None and not gate.differences:
             yield f"the comparison behind the gate of {gate.suite}"
@@ -191,6 +194,11 @@ def _unknown_moves(sheet: Factsheet) -> Iterator[str]:
 
 def _scored(metric: Metric) -> int:
     return metric.n_scored or 0
+
+
+def _called(run: Evaluation) -> str:
+    """The suite's name, such that it can be told from the sentence around it."""
+    return f"“{run.suite}”" if " " in run.suite else run.suite
 
 
 def _short(run_id: str) -> str:

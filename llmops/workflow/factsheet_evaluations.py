@@ -185,19 +185,23 @@ def _same(gate: Verdict, filed: Sequence[Verdict]) -> Verdict | None:
 
 def _gate(gate: Verdict, file: Verdict, *, current: bool = True) -> Gate:
     """A verdict with what was written beside it."""
-    comparison = file.get("comparison")
+    comparison, against = file.get("comparison"), gate.get("against")
+    checks = file.get("checks") or ()
+    other = file.get("compared_with")
     return Gate(
         suite=str(gate.get("suite", "")),
         verdict=gate["verdict"],
-        against=gate.get("against"),
+        against=against,
         reasons=tuple(gate.get("reasons", ())),
         at=to_the_second(gate.get("at")),
         run_id=gate.get("runs", {}).get("b"),
-        rules=gate.get("rules") or {},
+        rules=gate.get("rules") or file.get("rules") or {},
         differences=tuple(_differences(comparison)) if comparison else (),
-        untrusted=tuple(check["metric"] for check in file.get("checks") or () if check["kind"] == "judge"),
+        untrusted=tuple(check["metric"] for check in checks if check["kind"] == "judge"),
         power=comparison.get("power", {}) if comparison else {},
         current=current,
+        compared_with=None if other == against else other,
+        checks=tuple(str(check["name"]) for check in checks if "name" in check),
     )
 
 

@@ -30,39 +30,69 @@ def monitoring_of(store: Store, name: str, ref: str, periods: Sequence[Period]) 
     told = [
         alarm for window in alarmed[:MOST_ALARMED_WINDOWS] for alarm in _alarms(window, ref, _found(store, window))
     ]  # fmt: skip
-    budgets = [window.metrics.get("expected_false_alarms_per_month") for window in windows]
+    newest = window_verdict(store, windows[0].run_id) if windows else {}
+    names = [name for window in windows if (name := _name(window)) is not None]
+    expected, over = _budget(windows, newest)
     return Monitoring(
         windows=len(windows),
         rows=int(sum(window.metrics.get("rows", 0) for window in windows)),
-        since=min((to_the_second(window.since) or "" for window in windows), default="") or None,
-        until=max((to_the_second(window.until) or "" for window in windows), default="") or None,
+        since=min((since for window in windows if (since := _times(window)[0])), default=None),
+        until=max((until for window in windows if (until := _times(window)[1])), default=None),
         alarmed=len(alarmed),
         too_few=sum(window.state == "too-few-rows" for window in windows),
-        expected_false_alarms=max((budget for budget in budgets if budget is not None), default=None),
+        expected_false_alarms=expected,
         alarms=tuple(told),
         actions=actions,
         latest=tuple(_window(window) for window in windows[:MOST_WINDOWS]),
         unread=len(alarmed[MOST_ALARMED_WINDOWS:]),
+        expected_over=over,
+        first=names[-1] if names else None,
+        last=names[0] if names else None,
+        error_metric=newest.get("metric"),
     )
+
+
+def _budget(windows: Sequence[WindowFacts], newest: Mapping[str, Any]) -> tuple[float | None, str]:
+    """The false alarms to expect, and over what. newest: the verdict of the newest window; a tabular model's says for
+    how many windows its number is."""
+    if "expected_false_alarms" in newest:
+        count = newest.get("windows_in_budget")
+        return newest["expected_false_alarms"], f"{count} windows" if count else "the windows of the budget"
+    budgets = [window.metrics.get("expected_false_alarms_per_month") for window in windows]
+    return max((budget for budget in budgets if budget is not None), default=None), "a month"
+
+
+def _name(window: WindowFacts) -> str | None:
+    """Of a window that is no stretch of time: it has no end."""
+    return None if _has_end(window) else window.since or None
+
+
+def _times(window: WindowFacts) -> tuple[str | None, str | None]:
+    """Since and until; none of a window that has only a name."""
+    return (to_the_second(window.since), to_the_second(window.until)) if _has_end(window) else (None, None)
+
+
+def _has_end(window: WindowFacts) -> bool:
+    return window.until not in ("", "None")  # what the run's tag holds where the verdict had null
 
 
 def _concerns(window: WindowFacts, ref: str, periods: Sequence[Period]) -> bool:
     if window.releases:
         return ref in window.releases
-    end = to_the_second(window.until) or ""
-    return any((period.since or "") <= end <= (period.until or "9") for period in periods)
+    end = _times(window)[1]
+    return end is not None and any((period.since or "") <= end <= (period.until or "9") for period in periods)
 
 
 def _window(window: WindowFacts) -> Window:
     rows = window.metrics.get("rows")
     return Window(
-        to_the_second(window.since),
-        to_the_second(window.until),
+        *_times(window),
         None if rows is None else int(rows),
         window.state,
         window.alarms,
         window.metrics.get("error"),
         window.metrics.get("estimated_error"),
+        _name(window),
     )
 
 
@@ -75,6 +105,7 @@ def _found(store: Store, window: WindowFacts) -> Sequence[Mapping[str, Any]]:
 def _alarms(window: WindowFacts, ref: str, found: Sequence[Mapping[str, Any]]) -> list[Alarm]:
     """Alarms of the version and of all traffic; not those of other versions alone."""
     told = []
+    since, until = _times(window)
     for alarm in found:
         slices = alarm.get("slices") or [{"release": release} for release in window.releases]
         named = {label["release"] for label in slices if "release" in label}
@@ -82,13 +113,14 @@ def _alarms(window: WindowFacts, ref: str, found: Sequence[Mapping[str, Any]]) -
             continue
         told.append(
             Alarm(
-                since=to_the_second(window.since) or "",
-                until=to_the_second(window.until) or "",
+                since=since or "",
+                until=until or "",
                 what=str(alarm["what"]),
                 why=str(alarm["why"]),
                 severity=alarm.get("severity"),
                 of_version=ref in named and (bool(alarm.get("slices")) or len(named) == 1),
                 run_id=window.run_id,
+                window=_name(window),
             )
         )
     return told

@@ -14,13 +14,14 @@ from llmops.recording.tabular import DATA_TAG
 from llmops.registry import Registry
 from llmops.tabular import RowSchema
 from llmops.versions import TabularVersion
-from llmops.workflow.factsheet_evaluations import gates_of
+from llmops.workflow.factsheet_evaluations import Gates, Verdict, gates_of
 from llmops.workflow.factsheet_history import AuditTrail, audit_trail, history_of
 from llmops.workflow.factsheet_monitoring import monitoring_of
 
 _ALGORITHM = ("algorithm", "candidate")
 _HELD_OUT = ("test", "validation", "evaluation")
 _LOW, _HIGH = "_low", "_high"
+_NO_NUMBERS = ("example_count",)  # MLflow's own evaluation counts its rows among its metrics
 _NO_PARAMETERS = (*_ALGORITHM, "rows_trained_on", "rows_held_out")
 
 
@@ -31,7 +32,7 @@ def tabular_sheet(registry: Registry, version: TabularVersion) -> Factsheet:
     run = run_facts(store, version.run_id)
     trail = audit_trail(registry, version.name)
     history = history_of(trail, book.history(version.name), version)
-    gates = gates_of(book.gates(version), verdicts_of(store, version.run_id), trail, version.ref)
+    gates = _gates(version, book.gates(version), verdicts_of(store, version.run_id), trail)
     return Factsheet(
         ref=version.ref,
         kind="tabular",
@@ -75,19 +76,43 @@ def _tabular(version: TabularVersion, run: RunFacts) -> Tabular:
     )
 
 
+def _gates(version: TabularVersion, gates: Gates, filed: Sequence[Verdict], trail: AuditTrail) -> tuple[Gate, ...]:
+    """The version's verdicts. filed: those kept with its training run, which is then the run that they judge."""
+    found, run_id = gates_of(gates, filed, trail, version.ref), version.run_id if filed else None
+    return tuple(dataclasses.replace(gate, run_id=gate.run_id or run_id) for gate in found)
+
+
 def _data(version: TabularVersion, run: RunFacts) -> tuple[Data, ...]:
-    """What the run was told it used; and what the version says it was trained on, where that is something else."""
+    """What the run was told it used, with the hash of the file it was taken from; and that file by itself where none of
+    it was."""
     told = version.provenance
     licence, sha256 = (str(told[name]) if told.get(name) else None for name in ("licence", "data_sha256"))
-    found = [_used(used) for used in run.datasets]
+    found = _once([_used(used) for used in run.datasets])
     origin = str(told["data_source"]) if told.get("data_source") else None
     sources = {data.source for data in found if data.use == "training"} | {origin}
     found = [
-        dataclasses.replace(data, licence=licence if data.source and data.source in sources else None) for data in found
+        dataclasses.replace(
+            data,
+            licence=licence if data.source and data.source in sources else None,
+            source_sha256=sha256 if _taken_from(data, origin) and data.sha256 != sha256 else None,
+        )
+        for data in found
     ]
-    if sha256 is not None and all(data.sha256 != sha256 for data in found):
-        found.append(Data("source", "as registered", sha256, licence, source=origin))
+    if sha256 is not None and all(sha256 not in (data.sha256, data.source_sha256) for data in found):
+        found.append(Data("source", "the file it was registered with", sha256, licence, source=origin))
     return tuple(found)
+
+
+def _once(found: Sequence[Data]) -> list[Data]:
+    """Without what MLflow's own evaluation logs again: rows held out, without use, name and hash of their own."""
+    held_out = {data.rows for data in found if data.use in _HELD_OUT and data.sha256}
+    again = [data for data in found if not data.use and data.sha256 is None and data.rows in held_out]
+    return [data for data in found if data not in again]
+
+
+def _taken_from(data: Data, origin: str | None) -> bool:
+    """Whether it is of the file; labs say after a comma how they drew rows of it."""
+    return bool(origin and data.source) and (data.source or "").partition(", ")[0] == origin
 
 
 def _used(used: DatasetUse) -> Data:
@@ -129,6 +154,6 @@ def _metrics(numbers: Mapping[str, float], rows: Any) -> tuple[Metric, ...]:
         low, high = numbers.get(name + _LOW), numbers.get(name + _HIGH)
         ends = None if low is None or high is None else (low, high)
         is_end = any(name.endswith(end) and name.removesuffix(end) in numbers for end in (_LOW, _HIGH))
-        if not is_end:
+        if not is_end and name not in _NO_NUMBERS:
             found.append(Metric(name, value, ends, rows if isinstance(rows, int) and ends else None))
     return tuple(sorted(found, key=lambda metric: (metric.ci95 is None, metric.name)))

@@ -24,11 +24,16 @@ def said(made: Factsheet) -> str:
         ({"gates": (gate(verdict="inconclusive"),)}, "The gate of qa is inconclusive"),
         ({"gates": (gate(verdict="fail"),)}, "The gate of qa failed."),
         ({"gates": (gate(against=None),)}, "only floors and ceilings were checked"),
+        (
+            {"gates": (gate(against=None, compared_with="mean"),)},
+            "no champion to compare with: it was compared with mean.",
+        ),
         ({"gates": (gate(untrusted=("helpful",)),)}, "helpful was not allowed to gate qa"),
         ({}, "What qa can see: with 240 rows a difference of 9 points can be seen."),
         ({"evaluations": ()}, "No evaluation of this version is on record."),
         ({"evaluations": (evaluation(rows=40),)}, "qa has 40 rows: few"),
         ({}, "Slices of qa with fewer than 30 rows say little: topic=geo."),
+        ({"evaluations": (evaluation(suite="May, held out", rows=40),)}, "“May, held out” has 40 rows: few"),
         ({"evaluations": (evaluation(whole=False),)}, "The run ffffffff of qa took some of its rows, not all."),
         ({"evaluations": (evaluation(stopped_early=True),)}, "stopped as soon as its comparison was decided"),
         ({}, "Not measured in qa, no row has a score: fields."),
@@ -42,7 +47,7 @@ def said(made: Factsheet) -> str:
         ({"history": NOBODY}, "It has never been champion, as far as is on record"),
         ({"monitoring": None}, "No monitoring run is on record"),
         ({}, "2 of 9 monitored windows had too few rows to be tested."),
-        ({}, "up to 0.1 false alarms a month are to be expected"),
+        ({}, "up to 0.1 false alarms in a month are to be expected"),
     ],
 )
 def test_a_limit_is_admitted(changed: dict[str, Any], sentence: str) -> None:

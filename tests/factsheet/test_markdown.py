@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from html import unescape
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from llmops.evaluation.reports.wording import printable
-from llmops.factsheet.contents import Data
+from llmops.factsheet.contents import Data, Monitoring, Window
 from llmops.factsheet.markdown import cell, markdown, readable
 from tests.factsheet.conftest import evaluation, gate, sheet, tabular_sheet
 
@@ -86,7 +88,7 @@ def test_what_matters_is_told_in_words_and_figures() -> None:
         "| max-output | 40 |",
         "| helpful | never measured |",
         "| kind | κ 0.710, 95 % interval 0.600 to 0.800, 50 labelled rows |",
-        "| window’s end | requests | state | alarms | error | estimated before labels |",
+        "| window’s end | requests | state | alarms | error | error, estimated before labels |",
         "| 2026-05-09 10:00:00 UTC | 140 | alarm | 1 | 41.2 | – |",
         "Windows, the newest first; 7 older ones not told",
         "output.refusal | high | this version | rose from 1 % to 9 % |",
@@ -122,3 +124,37 @@ def test_a_reason_from_outside_is_no_markup() -> None:
     html = RENDER(markdown(sheet(gates=(gate(reasons=(evil,)),), evaluations=(evaluation(suite=evil),))))
     assert "<img" not in html
     assert "<a " not in html
+
+
+@pytest.mark.parametrize(
+    ("cycle", "trained_on", "told"),
+    [
+        (None, "first", "none: registered by hand"),
+        ("c1", "", "cycle c1"),
+        ("c1/first", "first", "cycle c1, trained before the first window"),
+        ("c1/2012-04", "2012-04", "cycle c1, trained after 2012-04"),
+        ("c1/2012-04", "2012-05", "cycle c1/2012-04"),
+    ],
+)
+def test_the_pipeline_run_that_registered_a_tabular_model_is_told_in_words(
+    cycle: str | None, trained_on: str, told: str
+) -> None:
+    made = tabular_sheet()
+    assert made.tabular is not None
+    model = dataclasses.replace(made.tabular, cycle=cycle, provenance={"trained_on": trained_on})
+    assert f"| pipeline run | {told} |" in markdown(dataclasses.replace(made, tabular=model))
+
+
+def test_a_tabular_model_is_monitored_by_rows_and_windows_by_their_names() -> None:
+    windows = tuple(Window(None, None, 90, "ok", 0, name=name) for name in ("batch 08", "batch 07"))
+    found = Monitoring(2, 180, None, None, 0, 0, 0.1, latest=windows, expected_over="12 windows",
+                       first="batch 07", last="batch 08")  # fmt: skip
+    shown = markdown(tabular_sheet(monitoring=found))
+    for line in (
+        "| monitoring | no alarm in 2 windows with 180 rows |",
+        "| first | batch 07 |",
+        "| last | batch 08 |",
+        "| false alarms to expect in 12 windows | at most 0.1 |",
+        "| batch 08 | 90 | ok | 0 |",
+    ):
+        assert line in shown

@@ -15,9 +15,10 @@ from llmops.errors import UnknownVersion
 from llmops.factsheet.contents import Factsheet
 from llmops.factsheet.html import html
 from llmops.factsheet.markdown import markdown
-from llmops.recording import UsedData, record_monitoring_run, record_training
+from llmops.recording import UsedData, record_monitoring_run, record_training, record_verdict
 from llmops.recording.monitoring import monitoring_experiment
 from llmops.recording.monitoring_actions import record_action
+from llmops.recording.tabular import evaluate_tabular
 from llmops.registry import Registry
 from llmops.workflow.evaluations import RunOptions
 from llmops.workflow.factsheet import make_factsheet
@@ -253,8 +254,10 @@ def test_its_data_have_hashes_and_the_licence_they_were_registered_with(bike: Fa
     assert [(data.use, data.sha256, data.licence, data.rows) for data in bike.data] == [
         ("training", "a" * 64, "CC BY 4.0", 60),
         ("test", "b" * 64, "CC BY 4.0", 20),
-        ("source", "c" * 64, "CC BY 4.0", None),
     ]
+    assert {data.source_sha256 for data in bike.data} == {"c" * 64}, (
+        "the file they were taken from is no data of its own"
+    )
     assert not [missing for missing in bike.unknown if "data" in missing]
 
 
@@ -280,3 +283,80 @@ def test_its_windows_are_told_with_their_errors(bike: Factsheet) -> None:
     assert found is not None
     assert [(alarm.what, alarm.of_version) for alarm in found.alarms] == [("rmse", True)]
     assert [(window.rows, window.error, window.estimated_error) for window in found.latest] == [(700, 61.5, 58.0)]
+
+
+@pytest.fixture(scope="module")
+def wine(story: Workshop) -> Factsheet:
+    """As a lab leaves it: windows with names, a verdict kept with the training run, MLflow's own evaluation."""
+    registry, store = story.registry, story.registry.store
+    data = frame(60)
+    labelled = data.assign(**{REGRESSION.output.name: target(data, REGRESSION)})
+    source = "package:wines#wine.csv"
+    logged = record_training(
+        store,
+        experiment="wine",
+        run_name="ridge on batch 08",
+        estimator=fitted("ridge", REGRESSION),
+        schema=REGRESSION,
+        example=data[:2],
+        parameters={"candidate": "ridge"},
+        metrics={"accuracy": 0.9, "accuracy_low": 0.8, "accuracy_high": 0.95},
+        datasets=[UsedData("batch 08", labelled, "a" * 64, f"{source}, drawn with seed 0"),
+                  UsedData("batch 08, held out", labelled[:20], "b" * 64, f"{source}, drawn with seed 0", "test")],
+    )  # fmt: skip
+    evaluate_tabular(store, logged.run_id, logged, labelled[:20], REGRESSION.output.name, "regression")
+    provenance = {"data_sha256": "c" * 64, "licence": "CC BY 4.0", "data_source": source, "trained_on": "batch 09",
+                  "candidate": "ridge", "parameters": {}}  # fmt: skip
+    version, _ = registry.tabular_versions.register("wine", logged, cycle="first/batch 09", provenance=provenance)
+    verdict = {"verdict": "pass", "reasons": ["correct rose"], "against": None}
+    registry.tabular_versions.record_gate(version, "wine", verdict)
+    effect = {"a": 0.4, "b": 0.9, "difference": 0.5, "ci95": [0.3, 0.7], "p_value": 0.001, "n": 20,
+              "higher_is_better": True}  # fmt: skip
+    comparison = {"metrics": {"correct": effect}, "slices": {}, "power": {"correct": "with 20 rows 30 points"}}
+    check = {"name": "correct better", "kind": "superiority", "metric": "correct"}
+    filed = {**verdict, "suite": "wine", "compared_with": "majority", "comparison": comparison, "checks": [check]}
+    record_verdict(store, version.run_id, filed)
+    for name, alarms in (("batch 09", []), ("batch 10", [{"rule": "drift", "what": "hue", "why": "drifted"}])):
+        window = {"since": name, "until": None, "rows": 90}
+        found = {"window": window, "alarms": alarms, "slices": [{"slice": {"release": "wine@1"}}],
+                 "metric": "error_rate", "expected_false_alarms": 0.1, "windows_in_budget": 12}  # fmt: skip
+        record_monitoring_run(store, "wine", found, {"rows": 90, "error": 0.25, "expected_false_alarms_per_month": 0.1})
+    return make_factsheet(registry, "wine@1")
+
+
+def test_windows_without_an_end_are_called_by_their_names(wine: Factsheet) -> None:
+    found = wine.monitoring
+    assert found is not None
+    assert [(window.name, window.since, window.until) for window in found.latest] == [
+        ("batch 10", None, None),
+        ("batch 09", None, None),
+    ]
+    assert (found.first, found.last, found.since, found.until) == ("batch 09", "batch 10", None, None)
+    assert [alarm.window for alarm in found.alarms] == ["batch 10"]
+    assert "None" not in markdown(wine)
+    assert "| window | rows | state | alarms | error_rate |" in markdown(wine)
+
+
+def test_false_alarms_are_expected_over_as_many_windows_as_the_budget_is_for(wine: Factsheet) -> None:
+    found = wine.monitoring
+    assert found is not None
+    assert (found.expected_false_alarms, found.expected_over) == (0.1, "12 windows")
+    assert any("0.1 false alarms in 12 windows" in limit for limit in wine.limits)
+
+
+def test_rows_that_mlflow_evaluated_again_are_listed_once(wine: Factsheet) -> None:
+    assert [(data.use, data.sha256, data.licence, data.source_sha256) for data in wine.data] == [
+        ("training", "a" * 64, "CC BY 4.0", "c" * 64),
+        ("test", "b" * 64, "CC BY 4.0", "c" * 64),
+    ]
+
+
+def test_its_gate_has_the_comparison_that_its_training_run_keeps(wine: Factsheet) -> None:
+    (gate,) = wine.gates
+    assert wine.tabular is not None
+    assert (gate.against, gate.other, gate.run_id, gate.attested) == (None, "majority", wine.tabular.run_id, True)
+    assert [(each.metric, each.difference, each.ci95) for each in gate.differences] == [("correct", 0.5, (0.3, 0.7))]
+    assert gate.checks == ("correct better",)
+    assert "The gate of wine had no champion to compare with: it was compared with majority." in wine.limits
+    assert "What wine can see: with 20 rows 30 points." in wine.limits
+    assert "| pipeline run | cycle first, trained after batch 09 |" in markdown(wine)
