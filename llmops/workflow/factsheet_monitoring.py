@@ -31,13 +31,14 @@ def monitoring_of(store: Store, name: str, ref: str, periods: Sequence[Period]) 
         alarm for window in alarmed[:MOST_ALARMED_WINDOWS] for alarm in _alarms(window, ref, _found(store, window))
     ]  # fmt: skip
     newest = window_verdict(store, windows[0].run_id) if windows else {}
-    names = [name for window in windows if (name := _name(window)) is not None]
+    names = [called for window in windows if (called := _name(window)) is not None]
+    times = [_times(window) for window in windows]
     expected, over = _budget(windows, newest)
     return Monitoring(
         windows=len(windows),
         rows=int(sum(window.metrics.get("rows", 0) for window in windows)),
-        since=min((since for window in windows if (since := _times(window)[0])), default=None),
-        until=max((until for window in windows if (until := _times(window)[1])), default=None),
+        since=min((begin for begin, _ in times if begin), default=None),
+        until=max((end for _, end in times if end), default=None),
         alarmed=len(alarmed),
         too_few=sum(window.state == "too-few-rows" for window in windows),
         expected_false_alarms=expected,
