@@ -23,6 +23,7 @@ _CLUSTER = "cluster"
 class Judgement:
     """The gate's verdict on a challenger, and the comparison it rests on; None where there was no champion."""
 
+    rules: GateRules
     verdict: Verdict
     comparison: Comparison | None
 
@@ -33,6 +34,7 @@ class Judgement:
     def to_json(self) -> dict[str, Any]:
         return {
             **self.verdict.to_json(),
+            "rules": self.rules.to_json(),
             "comparison": self.comparison.to_json() if self.comparison is not None else None,
         }
 
@@ -79,7 +81,7 @@ def judge(
         comparison = compare(
             champion[0], of_champion, name, of_challenger, scorers, rules.primary, cluster_by=f"inputs.{_CLUSTER}"
         )
-    return Judgement(decide(rules, Facts(metrics, comparison)), comparison)
+    return Judgement(rules, decide(rules, Facts(metrics, comparison)), comparison)
 
 
 def _metric(results: Sequence[RowResult], scorer: str, clusters: Sequence[str]) -> Metric:

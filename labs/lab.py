@@ -268,7 +268,7 @@ class Lab(ABC):
         names: of the windows that were monitored. For each promotion the errors of old and new version over the windows
         from the next one on, as long as the new one served.
         """
-        ends = [names.index(each["at"]) for each in promotions[1:]] + [len(names) - 1]
+        ends = [names.index(each["at"]) for each in promotions[1:]] + [len(names) - 1] * bool(promotions)
         return {
             "errors": {name: self._error_in(name) for name in names},
             "retrained": [

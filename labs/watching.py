@@ -111,7 +111,7 @@ def _record(lab: Lab, window: str, ref: str, verdict: TabularVerdict, frames: tu
     told["slices"] = [{"slice": {"release": ref}}]
     found = {
         "rows": verdict.rows,
-        "expected_false_alarms_per_month": verdict.false_alarms,
+        "expected_false_alarms": verdict.false_alarms,
         "error": verdict.error,
         "reference_error": verdict.reference_error,
         "estimated_error": verdict.estimated_error,

@@ -122,7 +122,7 @@ def _tags(app: str, verdict: Mapping[str, Any]) -> dict[str, str]:
         "llmops.drift_in": ", ".join(verdict.get("drift_in") or ()),
         "llmops.release": ", ".join(str(part["release"]) for part in parts if "release" in part),
         "llmops.since": str(window.get("since", "")),
-        "llmops.until": str(window.get("until", "")),
+        "llmops.until": str(window.get("until") or ""),
     }
     return {name: value[:_MOST_TAG_CHARACTERS] for name, value in tags.items()}
 

@@ -1,11 +1,14 @@
-"""A gateway of one's own, as a process: for the demo, the labs and their tests."""
+"""A gateway of one's own, as a process: for the demo, the labs and their tests. It ends with who started it, killed or
+not: it reads a pipe whose other end nobody else holds."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,10 +34,10 @@ def running_gateway(settings: Settings) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     settings.home.mkdir(parents=True, exist_ok=True)
     log_path = settings.home / "gateway.log"
-    arguments = [sys.executable, "-m", "llmops.cli", "serve", "--port", str(port)]
+    arguments = [sys.executable, "-m", __name__, "serve", "--port", str(port)]
     environment = {**os.environ, "LLMOPS_HOME": str(settings.home)}
     with log_path.open("w") as log:
-        process = subprocess.Popen(arguments, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(arguments, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + _START_SECONDS
         while not _ready(httpx, url):
@@ -45,6 +48,8 @@ def running_gateway(settings: Settings) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(timeout=60)
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def _ready(httpx: Any, url: str) -> bool:
@@ -52,3 +57,16 @@ def _ready(httpx: Any, url: str) -> bool:
         return bool(httpx.get(f"{url}/readyz", timeout=2).status_code == 200)
     except httpx.HTTPError:
         return False
+
+
+def _end_with_starter() -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    from llmops.cli import main
+
+    threading.Thread(target=_end_with_starter, name="starter", daemon=True).start()
+    main()
