@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import orjson
@@ -10,7 +11,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.responses import Response
 
-from llmops.errors import EngineBusy
+from llmops.errors import EngineBusy, EngineUnavailable
 from llmops.production_log import PREDICT, LogRecord
 from llmops.tabular import BadRow, RowSchema
 from llmops.versions import TabularVersion
@@ -50,7 +51,8 @@ class Predictions(BaseModel):
 
 class RowDescription(BaseModel):
     """What a tabular model reads and gives. row, prediction: JSON Schema of a row, and of a predicted value. output:
-    what is predicted. example: a body for `POST /v1/predict/{model}`, with values that mean nothing."""
+    what is predicted. example: a body for `POST /v1/predict/{model}`, with a row of the input example that was stored
+    with the model; where there is none, with values that mean nothing."""
 
     model: str
     task: str
@@ -74,7 +76,8 @@ def predict_router(gateway: Gateway) -> APIRouter:
     async def describe_rows(model: str, request: Request) -> RowDescription:
         """What a row of the model holds."""
         caller: Caller = getattr(request.state, "caller", ANONYMOUS)
-        return _description(_chosen(gateway.keeper.snapshot, model, caller))
+        version = _chosen(gateway.keeper.snapshot, model, caller)
+        return _description(version, await _stored_example(gateway, version))
 
     router.routes.extend(plain.routes)
     return router
@@ -144,7 +147,15 @@ def _chosen(snapshot: Snapshot, asked: str, caller: Caller) -> TabularVersion:
     return version
 
 
-def _description(version: TabularVersion) -> RowDescription:
+async def _stored_example(gateway: Gateway, version: TabularVersion) -> Mapping[str, Any] | None:
+    """None also where the model cannot be loaded: what its rows hold is known all the same."""
+    try:
+        return (await gateway.tabular.model(version)).example
+    except EngineUnavailable:
+        return None
+
+
+def _description(version: TabularVersion, example: Mapping[str, Any] | None) -> RowDescription:
     schema = RowSchema.from_json(version.schema)
     return RowDescription(
         model=version.ref,
@@ -152,5 +163,5 @@ def _description(version: TabularVersion) -> RowDescription:
         output=schema.output.name,
         row=row_schema(schema),
         prediction=column_schema(schema.output),
-        example={"rows": [example_row(schema)]},
+        example={"rows": [example or example_row(schema)]},
     )

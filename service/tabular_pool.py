@@ -33,7 +33,11 @@ class Predicted(Protocol):
 
 
 class Predictor(Protocol):
-    """A loaded model: `llmops.tabular.model.TabularModel`, or a stand-in."""
+    """A loaded model: `llmops.tabular.model.TabularModel`, or a stand-in. example: a row it reads, with values that
+    mean something; None where it was stored without one."""
+
+    @property
+    def example(self) -> Mapping[str, Any] | None: ...
 
     def predict(self, rows: Sequence[Mapping[str, Any]], /) -> Predicted:
         """Scores all rows at once. Raises BadRow for the first one that does not fit the model's schema."""

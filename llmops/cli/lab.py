@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 _LABS = {"wine": ("labs.wine.lab", "WineLab"), "bike": ("labs.bike.lab", "BikeLab")}
 _STEPS = ("data", "train", "register", "serve", "monitor", "retrain")
 _FIRST_CYCLE = "first"
+_MOST_NAMED = 6
+_WIDTH = 100
+_MARGIN = " " * 11
 
 _Json = Mapping[str, Any]
 
@@ -77,22 +82,46 @@ def _show_whole(done: PipelineRun) -> None:
         click.echo(found["told"])
         return
     lab = found["lab"]
-    columns = ("window", "rows#", "served by", "error#", "compared#", "reference#", "alarm", "why")
+    columns = ("window", "rows#", "served by", "error#", "compared#", "reference#", "drifted#", "alarm")
     rows = [
         (
             each["window"], each["rows"], each["served_by"], number(each["error"]), number(each["compared_error"]),
-            number(each["reference"]["error"]), "ALARM" if each["alarm"] else "", _short(each["why"]),
+            number(each["reference"]["error"]), len(each["drifted"]) or "", "ALARM" if each["alarm"] else "",
         )
         for each in found["monitoring"]
     ]  # fmt: skip
-    compared = found["monitoring"][0]["compared_by"]
-    print_table(f"Monitored windows (compared by {compared}; a champion's windows with its own holdout)", columns, rows)
+    if rows:
+        compared = found["monitoring"][0]["compared_by"]
+        title = f"Monitored windows (compared by {compared}, a champion's windows with rows it was not fitted on)"
+        print_table(title, columns, rows)
+    else:
+        click.echo(f"monitored  no window: {found['model']} was trained on the last one")
+    for each in found["monitoring"]:
+        if each["alarm"]:
+            click.echo("\n".join(_alarm_lines(each)))
     for each in found["retrained"]:
         click.echo(f"retrained  {each['at']}: {each['from']} → {each['to']}, {_gained(each)}")
     click.echo(f"served     {found['model']}")
     click.echo(f"took       {sum(step.seconds for step in done.steps):.0f} s in {len(done.steps)} steps")
     click.echo(f"Look further: llmops ui · llmops factsheet {found['model']} · llmops pipeline show {done.ref}")
     click.echo(f"              llmops audit list --app {lab} · llmops lab {lab} serve · docs/labs/{lab}.md")
+
+
+def _alarm_lines(window: _Json) -> Iterator[str]:
+    """Why a window alarmed, and what drifted in it where that does not say so already."""
+    yield from _wrapped(f"{window['window']:<11}{window['why']}")
+    names = window["drifted"][:_MOST_NAMED]
+    if not set(names) <= set(re.findall(r"[^\s,;:()]+", window["why"])):
+        yield from _wrapped(f"{_MARGIN}drifted: {_some(window['drifted'])}")
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, subsequent_indent=_MARGIN, break_long_words=False, break_on_hyphens=False)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _gained(promotion: _Json) -> str:
@@ -160,6 +189,8 @@ def _show_train(name: str, done: _Json) -> None:
 def _show_register(name: str, done: _Json) -> None:
     if done["champion"] is None:
         click.echo(f"not promoted: {'; '.join(done['reasons'])}")
+        if done["kept"]:
+            click.echo(f"next: llmops lab {name} monitor, which goes on with {done['kept']}")
         return
     click.echo(f"{done['champion']} is the champion (was {done['previous'] or 'none'}), and the gateway serves it")
     click.echo(f"next: llmops lab {name} serve, or llmops lab {name} monitor")
@@ -169,7 +200,7 @@ def _show_monitor(name: str, done: _Json) -> None:
     click.echo(f"{done['window']}: {done['rows']} rows answered by {done['served_by']}: {done['state']}")
     click.echo(f"           {done['why']}")
     if done["drifted"]:
-        click.echo(f"drifted    {', '.join(done['drifted'])}")
+        click.echo(f"drifted    {_some(done['drifted'])}")
     click.echo(f"next: llmops lab {name} {'retrain' if done['alarm'] else 'monitor'}")
 
 
@@ -189,7 +220,3 @@ _SHOW: dict[str, Callable[[str, _Json], None]] = {
 
 def _parameters(values: _Json) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items()) or "none"
-
-
-def _short(text: str, most: int = 90) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -56,8 +56,9 @@ class TabularModel:
     over the same cores (measured on two busy cores: gradient boosting takes 15 times longer with them).
     """
 
-    def __init__(self, estimator: Any, schema: RowSchema) -> None:
-        """estimator: fitted on a frame with the schema's inputs; it now belongs to this object.
+    def __init__(self, estimator: Any, schema: RowSchema, *, example: Mapping[str, Any] | None = None) -> None:
+        """estimator: fitted on a frame with the schema's inputs; it now belongs to this object. example: a row that the
+        schema takes, with values that mean something.
 
         Raises:
             CannotRun: it was fitted on other columns, or predicts something else than the schema's task.
@@ -66,7 +67,7 @@ class TabularModel:
 
         check_fits(estimator, schema)
         _without_workers(estimator)
-        self.schema = schema
+        self.schema, self.example = schema, example
         # BLAS is left alone: its limit is the whole process's, and predictions hardly use it.
         self._threads = ThreadpoolController().select(user_api="openmp")
         self._classes = _class_names(estimator, schema)

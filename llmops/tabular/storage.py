@@ -6,15 +6,19 @@ MLflow's own loading trusts the types that the model's folder says are to be tru
 from __future__ import annotations
 
 import json
+import logging
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from llmops.errors import CannotRun, Corrupted, LlmopsError
 from llmops.tabular.model import TabularModel
+from llmops.tabular.rows import columns_of
 from llmops.tabular.schema import RowSchema
 from llmops.tabular.trees import check_trees
+
+logger = logging.getLogger("llmops.tabular")
 
 SCHEMA_KEY = "llmops_schema"
 """Where a folder's MLmodel has the schema, within its `metadata`."""
@@ -35,6 +39,7 @@ mathematical functions, plain values. The trees among them are looked at after l
 
 _MOST_BYTES = 1 << 30
 _MOST_MLMODEL = 1 << 20
+_MOST_EXAMPLE = 1 << 20
 _SCHEMA = "schema.json"
 
 
@@ -62,7 +67,8 @@ def read_estimator(path: Path) -> Any:
 
 
 def load(folder: Path) -> TabularModel:
-    """The model in a folder as MLflow writes it: `MLmodel` with the schema of its rows, and a skops file.
+    """The model in a folder as MLflow writes it: `MLmodel` with the schema of its rows, and a skops file. Its example
+    is the first row of MLflow's input example, where there is one that the schema takes.
 
     Raises:
         CannotRun: the folder has no model, or one that is not skops (a pickle runs whatever code is in it), or types
@@ -84,11 +90,30 @@ def load(folder: Path) -> TabularModel:
         raise CannotRun(f"{folder}: there is no file {name!r}")
     estimator = read_estimator(path)
     try:
-        return TabularModel(estimator, RowSchema.from_json(metadata[SCHEMA_KEY]))
+        schema = RowSchema.from_json(metadata[SCHEMA_KEY])
+        return TabularModel(estimator, schema, example=_example(folder, described, schema))
     except CannotRun as error:
         raise type(error)(f"{folder}: {error}") from error
     except Exception as error:  # whatever is missing in an estimator that was never fitted
         raise Corrupted(f"{path}: no fitted estimator: {type(error).__name__}: {error}") from error
+
+
+def _example(folder: Path, described: Mapping[str, Any], schema: RowSchema) -> Mapping[str, Any] | None:
+    """None where there is none, or one that does not fit: a model serves without."""
+    saved = described.get("saved_input_example_info")
+    if not isinstance(saved, dict) or saved.get("type") != "dataframe" or saved.get("pandas_orient") != "split":
+        return None
+    path = folder / str(saved.get("artifact_path"))
+    try:
+        if path.parent != folder or path.stat().st_size > _MOST_EXAMPLE:
+            raise Corrupted(f"lies elsewhere, or is larger than {_MOST_EXAMPLE:,} bytes")
+        table = json.loads(path.read_text(encoding="utf-8"))
+        row = dict(zip(table["columns"], table["data"][0], strict=True))
+        columns_of(schema, [row])
+    except Exception as error:  # noqa: BLE001  whatever it is that is wrong with it, the estimator is not
+        logger.warning("%s: no input example that fits: %s: %s", path, type(error).__name__, error)
+        return None
+    return row
 
 
 def _described(folder: Path) -> dict[str, Any]:

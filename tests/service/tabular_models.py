@@ -44,11 +44,12 @@ class Answer:
 
 @dataclass
 class Hours:
-    """Predicts `factor` times the hour. calls: rows of each call. before: called before each."""
+    """Predicts `factor` times the hour. calls: rows of each call. before: called before each. example: as stored."""
 
     factor: float = 1.0
     before: Callable[[Sequence[Any]], object] = lambda _: None
     calls: list[int] = field(default_factory=list)
+    example: Mapping[str, Any] | None = None
 
     def predict(self, rows: Sequence[Mapping[str, Any]], /) -> Answer:
         self.calls.append(len(rows))
@@ -59,6 +60,8 @@ class Hours:
 
 class Classes:
     """Calls a wine with more than 13 % of alcohol class 1."""
+
+    example: Mapping[str, Any] | None = None
 
     def predict(self, rows: Sequence[Mapping[str, Any]], /) -> Answer:
         values = [int(alcohol > 13) for alcohol in columns_of(WINE, rows)["alcohol"]]

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llmops.errors import EngineBusy
+from llmops.errors import CannotRun, EngineBusy
 from llmops.keys import KeyStore
 from llmops.production_log import read_predictions
 from llmops.tabular import RowSchema, columns_of
@@ -231,6 +231,24 @@ def test_the_schema_describes_a_row_and_its_example_is_accepted(served):
     assert told["row"]["properties"]["temperature"]["type"] == ["number", "null"]
     assert told["prediction"] == {"type": "number"}
     assert served.http.post("/v1/predict/bike", json=told["example"]).status_code == 200
+
+
+def test_the_example_is_the_one_stored_with_the_version(serve):
+    stored = {"bike@1": row(8), "bike@2": row(17)}
+    with serve(tabular=VERSIONS, open_tabular=lambda asked: Hours(example=stored.get(asked.ref))) as gateway:
+        for ref, example in stored.items():
+            assert gateway.http.get(f"/v1/predict/{ref}/schema").json()["example"] == {"rows": [example]}
+
+
+def test_rows_of_a_model_that_cannot_be_loaded_are_described_all_the_same(serve):
+    def fail(asked):
+        if asked.ref == "bike@1":
+            raise CannotRun("gone")
+        return opened(asked)
+
+    with serve(tabular=VERSIONS, open_tabular=fail) as gateway:
+        told = gateway.http.get("/v1/predict/bike@1/schema")
+        assert told.json()["example"] == {"rows": [example_row(BIKE)]}
 
 
 @pytest.mark.parametrize("schema", [BIKE, WINE])

@@ -52,6 +52,51 @@ def test_what_was_fitted_predicts_the_same_when_read(write: Write, name: str, sc
     assert read.predict(ROWS) == TabularModel(fitted(name, schema), schema).predict(ROWS)
 
 
+def with_example(write: Write, content: str, **saved: Any) -> Path:
+    info = {"artifact_path": "input_example.json", "pandas_orient": "split", "type": "dataframe", **saved}
+    folder = write(fitted("mean"), saved_input_example_info=info)
+    (folder.parent / "input_example.json").write_text(content)
+    (folder / "input_example.json").write_text(content)
+    return folder
+
+
+def split(*rows: dict[str, Any]) -> str:
+    return json.dumps({"columns": list(rows[0]), "data": [list(row.values()) for row in rows]})
+
+
+def test_the_example_is_the_first_row_of_mlflows(write: Write) -> None:
+    assert load(with_example(write, split(*ROWS))).example == ROWS[0]
+
+
+def test_without_mlflows_example_there_is_none(write: Write) -> None:
+    assert load(write(fitted("mean"))).example is None
+
+
+@pytest.mark.parametrize(
+    ("content", "saved"),
+    [
+        ("", {}),
+        ("[]", {}),
+        ('{"columns": [], "data": []}', {}),
+        (split({**ROWS[0], "hour": "eight"}), {}),
+        (split({**ROWS[0], "more": 1}), {}),
+        ("[" * 100_000, {}),
+        (split(ROWS[0]) + " " * (1 << 20), {}),
+        (split(ROWS[0]), {"artifact_path": "../input_example.json"}),
+        (split(ROWS[0]), {"artifact_path": "missing.json"}),
+        (split(ROWS[0]), {"type": "ndarray"}),
+        (split(ROWS[0]), {"pandas_orient": "records"}),
+    ],
+)
+def test_a_model_with_an_example_that_does_not_fit_is_read_without(
+    write: Write, content: str, saved: dict[str, Any]
+) -> None:
+    read = load(with_example(write, content, **saved))
+
+    assert read.example is None
+    assert len(read.predict(ROWS)) == len(ROWS)
+
+
 def test_a_type_outside_of_the_list_is_named(write: Write) -> None:
     estimator = fitted("ridge")
     estimator.steps.insert(1, ("own", FunctionTransformer(unlisted)))
