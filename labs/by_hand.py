@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from labs.lab import Json, Lab
+from labs.lab import Lab
+from labs.step_json import Json
 from llmops.errors import CannotRun, UsageError
 from llmops.settings import Settings
 

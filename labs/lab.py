@@ -15,19 +15,16 @@ from labs.gateway_client import GatewayClient, Served
 from labs.labelled_rows import LabelledRows
 from labs.quality import QualityReport
 from labs.sources import FetchedData
+from labs.step_json import Json, candidate_in, known, logged_from, logged_json, plain, told_of, without_comparison
 from llmops.errors import CannotRun
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
     from labs.gating import Judgement
     from labs.training import Trained
-    from llmops.recording.tabular import LoggedTabular
     from llmops.registry import Registry
     from llmops.tabular import TabularModel
-    from llmops.versions import TabularVersion
     from monitoring.tabular import TabularSettings
-
-Json = dict[str, Any]
 
 FIRST = "first"
 """What the first model is said to be trained on; of later ones it is the window that was the newest."""
@@ -144,16 +141,20 @@ class Lab(ABC):
             logged = record(
                 self.registry.store, self.name, model, self.data.quality, with_evaluate=False, tags=self._tags
             )
-            shown.append({**_told(model), "logged": _logged_json(logged)})
-        predictions = {m.name: _plain(m.predictions) for m in models if m.name in (best, self.baseline)}
+            shown.append({**told_of(model), "logged": logged_json(logged)})
+        predictions = {m.name: plain(m.predictions) for m in models if m.name in (best, self.baseline)}
         return {"models": shown, "best": best, "predictions": predictions}
 
     def evaluate(self, trained: Json) -> Json:
         """MLflow's own evaluation of the best, beside ours and the baseline's."""
         from llmops.recording.tabular import evaluate_tabular
 
-        best, baseline, rows = _model(trained, trained["best"]), _model(trained, self.baseline), self.holdout(FIRST)
-        logged = _logged(best["logged"])
+        best, baseline, rows = (
+            candidate_in(trained, trained["best"]),
+            candidate_in(trained, self.baseline),
+            self.holdout(FIRST),
+        )
+        logged = logged_from(best["logged"])
         task = logged.schema["task"]
         theirs = evaluate_tabular(self.registry.store, logged.run_id, logged, rows.frame, rows.target, task)
         found = best["metrics"][self.metric]
@@ -176,11 +177,11 @@ class Lab(ABC):
         if champion is None:
             judged = self.judge((best, predictions[best]), (self.baseline, predictions[self.baseline]), rows)
             return {**judged.to_json(), "against": None, "compared_with": self.baseline}
-        if champion.sha256 == _model(trained, best)["logged"]["sha256"]:
-            return _verdict("pass", f"it is {champion.ref}, the champion, trained again", champion.ref)
+        if champion.sha256 == candidate_in(trained, best)["logged"]["sha256"]:
+            return without_comparison("pass", f"it is {champion.ref}, the champion, trained again", champion.ref)
         if (seen := champion.provenance.get("trained_on")) != FIRST:
             why = f"{champion.ref} was trained on {seen}, after the rows held out here: it cannot be judged by them"
-            return _verdict("inconclusive", why, champion.ref)
+            return without_comparison("inconclusive", why, champion.ref)
         judged = self.judge((best, predictions[best]), (champion.ref, self.predicted(champion.ref, rows)), rows)
         return {**judged.to_json(), "against": champion.ref, "compared_with": champion.ref}
 
@@ -188,13 +189,13 @@ class Lab(ABC):
 
     def register(self, trained: Json, verdict: Json) -> Json:
         """Registers the best as a version, with its gate's verdict; gives what the next steps know of a model."""
-        best = _model(trained, trained["best"])
+        best = candidate_in(trained, trained["best"])
         return self._registered(best["logged"], best, FIRST, verdict)
 
     def kept(self) -> Json:
         """The champion that goes on serving when the gate says no; empty where there is none of a lab's."""
         champion = self.registry.tabular_versions.champion(self.name)
-        return {} if champion is None or "trained_on" not in champion.provenance else _known(champion)
+        return {} if champion is None or "trained_on" not in champion.provenance else known(champion)
 
     def windows_of(self, model: Json) -> Sequence[str]:
         """The windows after those that a model was trained on. Raises CannotRun when the data has not its last one."""
@@ -252,9 +253,9 @@ class Lab(ABC):
             self.registry.store, self.name, trained, self.data.quality, with_evaluate=False, tags=self._tags
         )
         champion = (model["ref"], self.predicted(model["ref"], trained.holdout))
-        judged = self.judge((f"{self.name} of {window}", _plain(trained.predictions)), champion, trained.holdout)
+        judged = self.judge((f"{self.name} of {window}", plain(trained.predictions)), champion, trained.holdout)
         verdict = {**judged.to_json(), "against": model["ref"], "compared_with": model["ref"]}
-        new = self._registered(_logged_json(logged), _told(trained), window, verdict)
+        new = self._registered(logged_json(logged), told_of(trained), window, verdict)
         why = "; ".join(verdict["reasons"])
         if not judged.passed:
             return {"at": window, "from": model["ref"], "to": None, "refused": new["ref"], "why": why}
@@ -322,11 +323,11 @@ class Lab(ABC):
             "parameters": told["parameters"],
         }
         cycle = f"{self.cycle}/{trained_on}"
-        version, _ = book.register(self.name, _logged(logged), cycle=cycle, provenance=provenance)
+        version, _ = book.register(self.name, logged_from(logged), cycle=cycle, provenance=provenance)
         if verdict["against"] != version.ref:
             book.record_gate(version, self.name, {name: verdict[name] for name in ("verdict", "reasons", "against")})
             record_verdict(self.registry.store, version.run_id, {"suite": self.name, **verdict})
-        return _known(version)
+        return known(version)
 
     def predicted(self, ref: str, rows: LabelledRows) -> list[Any]:
         """What a registered version says of rows, in this process."""
@@ -345,7 +346,7 @@ class Lab(ABC):
         return self.gateway.predict(self.name, rows.rows(), self.request_id(window)).model
 
     def _tell_truths(self, window: str) -> None:
-        self.gateway.tell_truth(self.request_id(window), _plain(self.window(window).truth))
+        self.gateway.tell_truth(self.request_id(window), plain(self.window(window).truth))
 
     def _error_in(self, window: str) -> float:
         from labs.watching import predictions_in
@@ -369,46 +370,3 @@ class Lab(ABC):
             predictions = np.asarray(model.predict(rows.rows()).values, dtype=rows.truth.dtype)
             errors.append(self.error_of(self.evaluate_rows(rows, predictions)))
         return float(np.mean(errors))
-
-
-def _verdict(verdict: str, why: str, champion: str) -> Json:
-    """Of a gate that had nothing to compare."""
-    told = {"verdict": verdict, "reasons": [why], "against": champion, "compared_with": champion}
-    return {**told, "rules": None, "comparison": None}
-
-
-def _known(version: TabularVersion) -> Json:
-    """What the steps know of a registered version."""
-    kept = {name: version.provenance[name] for name in ("trained_on", "candidate", "parameters")}
-    return {"ref": version.ref, "run_id": version.run_id, **kept}
-
-
-def _model(trained: Json, name: str) -> Json:
-    return next(model for model in trained["models"] if model["candidate"] == name)
-
-
-def _told(model: Trained) -> Json:
-    """What is known of a trained model, as JSON."""
-    return {
-        "candidate": model.name,
-        "parameters": dict(model.parameters),
-        "cross_validation_loss": model.search.best.loss if model.search else None,
-        "rows": {"training": len(model.training), "held_out": len(model.holdout)},
-        "metrics": {name: metric.to_json() for name, metric in model.metrics.items()},
-    }
-
-
-def _logged_json(logged: LoggedTabular) -> Json:
-    from dataclasses import asdict
-
-    return asdict(logged)
-
-
-def _logged(values: Json) -> LoggedTabular:
-    from llmops.recording.tabular import LoggedTabular
-
-    return LoggedTabular(**values)
-
-
-def _plain(values: Any) -> list[Any]:
-    return list(values.tolist() if hasattr(values, "tolist") else values)

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from labs.lab import Json, Lab
+from labs.lab import Lab
+from labs.step_json import Json
 from llmops.errors import UsageError
 from llmops.pipelines import Pipeline, Steps
 from llmops.settings import Settings

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from llmops.errors import CannotRun
 
 if TYPE_CHECKING:
-    from labs.lab import Json, Lab
+    from labs.lab import Lab
     from labs.labelled_rows import LabelledRows
+    from labs.step_json import Json
     from llmops.production_log import PredictionBatch
     from monitoring.tabular import TabularVerdict
 

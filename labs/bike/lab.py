@@ -7,8 +7,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from labs.evaluation import Estimate
-from labs.lab import FIRST, Json, Lab
+from labs.lab import FIRST, Lab
 from labs.labelled_rows import LabelledRows
+from labs.step_json import Json
 
 if TYPE_CHECKING:
     from labs.bike.data import BikeData
