@@ -19,7 +19,7 @@ test: $(VENV)/.test ## run the tests (minutes)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder
 
 test-all: $(VENV)/.test ## run the tests, the slow ones too
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --hypothesis-profile draw
 
 check: $(VENV)/.test ## lint, types, import rules, docs freshness
 	$(BIN)/ruff format --check .

@@ -16,6 +16,7 @@ from llmops.errors import UsageError
 
 _STAKES = tuple(0.05 + 0.1 * number for number in range(10))
 _BLOCK = 4096  # rows taken at a time
+_EVIDENCE_DIGITS = 12
 _PRECISION = 1e-9  # of an end of the interval, as a share of the range; ends are moved outwards by as much
 
 
@@ -59,7 +60,8 @@ class SequentialTest:
         for start in range(0, len(added), _BLOCK):
             block = (added[start : start + _BLOCK] - self.low) / (self.high - self.low)
             path = self._log_wealth[:, None] + np.cumsum(_log_gains(block, self._null), axis=1)
-            evidence = _log_mean(path)
+            # Rounded, so that of rows with the same evidence it is the first that counts, whatever the last bits say.
+            evidence = np.round(_log_mean(path), _EVIDENCE_DIGITS)
             best = int(evidence.argmax())
             if evidence[best] > self._most_evidence:
                 self._most_evidence, self._rows_at_most = float(evidence[best]), self.n + best + 1
