@@ -75,7 +75,9 @@ def ours(folder: Path, home: Path) -> Iterator[Contender]:
 @contextmanager
 def mlflows(folder: Path, model: Registered, tracking_uri: str) -> Iterator[Contender]:
     """`mlflow models serve` with one worker, on the same files."""
-    base, environment = _address(), _environment({"MLFLOW_TRACKING_URI": tracking_uri})
+    # MLflow starts `uvicorn` by its name, which is on nobody's path who has not activated the environment.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    base, environment = _address(), _environment({"MLFLOW_TRACKING_URI": tracking_uri, "PATH": path})
     arguments = ("--env-manager", "local", "--host", "127.0.0.1", "--port", base.rpartition(":")[2], "--workers", "1")
     command = python("mlflow", "models", "serve", "--model-uri", str(model.folder), *arguments)
     with Server(command, f"{base}/ping", folder / "mlflow.log", environment) as server:
