@@ -149,11 +149,8 @@ class Lab(ABC):
         """MLflow's own evaluation of the best, beside ours and the baseline's."""
         from llmops.recording.tabular import evaluate_tabular
 
-        best, baseline, rows = (
-            candidate_in(trained, trained["best"]),
-            candidate_in(trained, self.baseline),
-            self.holdout(FIRST),
-        )
+        best, baseline = (candidate_in(trained, name) for name in (trained["best"], self.baseline))
+        rows = self.holdout(FIRST)
         logged = logged_from(best["logged"])
         task = logged.schema["task"]
         theirs = evaluate_tabular(self.registry.store, logged.run_id, logged, rows.frame, rows.target, task)

@@ -37,8 +37,8 @@ def watched(lab: Lab, window: str, model: Json, past: Sequence[tuple[float, floa
         block = (lambda batch, row: clusters[batch.request_id][row]) if lab.blocks else None
         return frame_of(batches, champion.schema, block)
 
-    reference = framed([_of_held_out(model["ref"], champion, held_out), *(_logged(lab, name) for name in quiet)])
-    current = framed([_logged(lab, window)])
+    *before, now = _logged(lab, [*quiet, window])
+    reference, current = framed([_of_held_out(model["ref"], champion, held_out), *before]), framed([now])
     verdict = check(
         reference, current, champion.schema, lab.monitoring, windows_in_budget=lab.windows_in_budget, past=past
     )
@@ -67,29 +67,36 @@ def watched(lab: Lab, window: str, model: Json, past: Sequence[tuple[float, floa
 
 def was_answered(lab: Lab, window: str) -> bool:
     """Whether the log has the request that sent a window's rows. Raises StoreUnavailable."""
-    return _found(lab, window) is not None
+    return bool(_found(lab, [window]))
 
 
 def predictions_in(lab: Lab, window: str) -> Any:
     """What was answered in a window, a numpy array. Raises CannotRun, StoreUnavailable."""
     import numpy as np
 
-    return np.asarray(_logged(lab, window).predictions, dtype=lab.window(window).truth.dtype)
+    return np.asarray(_logged(lab, [window])[0].predictions, dtype=lab.window(window).truth.dtype)
 
 
-def _logged(lab: Lab, window: str) -> PredictionBatch:
-    if (found := _found(lab, window)) is not None:
-        return found
-    raise CannotRun(f"the production log has no request {lab.request_id(window)}")
+def _logged(lab: Lab, windows: Sequence[str]) -> list[PredictionBatch]:
+    found = _found(lab, windows)
+    for window in windows:
+        if window not in found:
+            raise CannotRun(f"the production log has no request {lab.request_id(window)}")
+    return [found[window] for window in windows]
 
 
-def _found(lab: Lab, window: str) -> PredictionBatch | None:
+def _found(lab: Lab, windows: Sequence[str]) -> dict[str, PredictionBatch]:
+    """By window, those whose rows were asked for."""
     from contextlib import closing
 
     from llmops.production_log import ProductionLog, read_predictions
 
     with closing(ProductionLog(lab.settings.resolved_log_url)) as log:
-        return next(read_predictions(log, lab.name, request_id=lab.request_id(window)), None)
+        return {
+            window: batch
+            for window in windows
+            for batch in read_predictions(log, lab.name, request_id=lab.request_id(window))
+        }
 
 
 def _of_held_out(ref: str, model: Any, rows: LabelledRows) -> PredictionBatch:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import signal
-import sys
-import threading
 from pathlib import Path
 
 import uvloop
@@ -20,6 +17,7 @@ from llmops.embedding import embedder
 from llmops.engine_host.host import EngineHost
 from llmops.json_logs import configure_logging
 from llmops.settings import Settings
+from llmops.starter import when_starter_ends
 
 
 def main() -> None:
@@ -46,12 +44,7 @@ async def _serve(host: EngineHost, socket_path: Path) -> None:
     # Ctrl-C reaches every process of the terminal; the parent decides when this one stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    def watch_parent() -> None:
-        while os.read(sys.stdin.fileno(), 4096):
-            continue
-        loop.call_soon_threadsafe(stop.set)
-
-    threading.Thread(target=watch_parent, name="watch parent", daemon=True).start()
+    when_starter_ends(lambda: loop.call_soon_threadsafe(stop.set))
     async with host.listening(socket_path):
         await stop.wait()
 

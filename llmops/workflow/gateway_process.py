@@ -1,5 +1,4 @@
-"""A gateway of one's own, as a process: for the demo, the labs and their tests. It ends with who started it, killed or
-not: it reads a pipe whose other end nobody else holds."""
+"""A gateway of one's own, as a process: for the demo, the labs and their tests. It ends with who started it."""
 
 from __future__ import annotations
 
@@ -8,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from typing import Any
 
 from llmops.errors import CannotRun
 from llmops.settings import Settings
+from llmops.starter import when_starter_ends
 
 _START_SECONDS = 120
 
@@ -59,14 +58,8 @@ def _ready(httpx: Any, url: str) -> bool:
         return False
 
 
-def _end_with_starter() -> None:
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 if __name__ == "__main__":
     from llmops.cli import main
 
-    threading.Thread(target=_end_with_starter, name="starter", daemon=True).start()
+    when_starter_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
     main()

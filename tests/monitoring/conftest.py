@@ -103,3 +103,10 @@ def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         url: str = request.getfixturevalue("postgres_url")
         return url
     return f"sqlite:///{tmp_path}/deep/log.db"
+
+
+@pytest.fixture
+def worse(log, make_records):
+    """200 good records, then 200 of a release that refuses too often."""
+    log.append(make_records(200))
+    log.append(make_records(200, first=200, refusals=0.4, release="assistant@2"))

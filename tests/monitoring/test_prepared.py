@@ -20,13 +20,6 @@ def settings(few_descriptors):
     return few_descriptors
 
 
-@pytest.fixture
-def worse(log, make_records):
-    """200 good records, then 200 of a release that refuses too often."""
-    log.append(make_records(200))
-    log.append(make_records(200, first=200, refusals=0.4, release="assistant@2"))
-
-
 @pytest.mark.usefixtures("worse")
 def test_a_reference_pinned_at_a_promotion_is_used(settings):
     pin_reference(settings, "assistant", SINCE, SINCE + 100 * MINUTE, "promotion of assistant@2")

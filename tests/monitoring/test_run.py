@@ -18,13 +18,6 @@ MINUTE = timedelta(minutes=1)
 SINCE, UNTIL = START + 200 * MINUTE, START + 400 * MINUTE
 
 
-@pytest.fixture
-def worse(log, make_records):
-    """200 good records, then 200 of a release that refuses too often."""
-    log.append(make_records(200))
-    log.append(make_records(200, first=200, refusals=0.4, release="assistant@2"))
-
-
 @pytest.mark.usefixtures("worse")
 def test_the_json_has_the_contracts_shape(settings):
     found = json.loads(json.dumps(run_monitor(settings, "assistant", SINCE, UNTIL).to_json(), allow_nan=False))
