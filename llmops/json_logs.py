@@ -17,6 +17,8 @@ from typing import Any, BinaryIO, TextIO
 
 import orjson
 
+from llmops.printable import printable
+
 MOST_QUEUED = 10_000
 """Lines that may wait to be written; beyond, lines are left out, and the next one says how many."""
 
@@ -135,8 +137,9 @@ def _json_line(record: logging.LogRecord) -> bytes:
 def _text_line(record: logging.LogRecord) -> bytes:
     shown = {name: value for name, value in _extra(record).items() if name not in ("method", "path", "status")}
     extra = "".join(f" {name}={value}" for name, value in shown.items())
-    line = f"{_time(record)} {record.levelname.lower():7} {record.name}: {_message(record)}{extra}\n"
-    return (line + (_exception(record) + "\n" if record.exc_info else "")).encode(errors="backslashreplace")
+    line = printable(f"{_time(record)} {record.levelname.lower():7} {record.name}: {_message(record)}{extra}")
+    exception = printable(_exception(record)) + "\n" if record.exc_info else ""
+    return f"{line}\n{exception}".encode(errors="backslashreplace")
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

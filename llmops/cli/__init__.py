@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 
 import click
 
 from llmops import __version__
-from llmops.cli.output import report_error
+from llmops.cli.output import report_error, say
 from llmops.errors import LlmopsError
 
 _COMMANDS = {
@@ -78,6 +79,6 @@ def main(arguments: list[str] | None = None) -> None:
         code = report_error(error.format_message(), "UsageError", error.exit_code, as_json, error)
     except LlmopsError as error:
         if "--debug" in arguments:
-            raise
+            say(traceback.format_exc())
         code = report_error(str(error), type(error).__name__, error.exit_code, as_json)
     sys.exit(code if isinstance(code, int) else 0)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import emit, json_option, print_table, say
+from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.errors import UsageError
 from llmops.settings import Settings
 
@@ -75,27 +75,20 @@ def verify(head: str | None, chain_only: bool, as_json: bool) -> None:
 
 
 def _table(entries: Sequence[AuditEntry]) -> None:
-    from rich.markup import escape
-
-    rows = [
-        (entry.seq, _local(entry.at), *map(escape, (entry.actor, entry.action, entry.subject, _told(entry))))
-        for entry in entries
-    ]
+    rows = [(entry.seq, _local(entry.at), entry.actor, entry.action, entry.subject, _told(entry)) for entry in entries]
     print_table("Audit log", ("entry#", "at", "actor", "action", "subject", "what"), rows)
 
 
 def _print(found: Verification) -> None:
     chain = found.chain
     if chain.broken is not None:
-        click.echo(f"BROKEN at entry {chain.broken.seq}: it {chain.broken.why}")
+        echo(f"BROKEN at entry {chain.broken.seq}: it {chain.broken.why}")
     else:
         head = f", head {chain.head}" if chain.head else ""
-        click.echo(f"the chain is whole: {chain.entries} entries{head}")
+        echo(f"the chain is whole: {chain.entries} entries{head}")
     for moved in found.differences:
         logged = " or ".join(ref or "none" for ref in moved.logged)
-        click.echo(
-            f"MOVED around the log: {moved.what} of {moved.name} is {moved.found or 'none'}, by the log {logged}"
-        )
+        echo(f"MOVED around the log: {moved.what} of {moved.name} is {moved.found or 'none'}, by the log {logged}")
     for entry in found.unfinished:
         say(f"entry {entry.seq}: the {entry.action} of {entry.subject} was cut off; repeat the command to finish it")
     if found.unaudited:

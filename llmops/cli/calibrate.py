@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import emit, interval, json_option, number, print_table, progress_bar
+from llmops.cli.output import echo, emit, interval, json_option, number, print_table, progress_bar
 from llmops.errors import BadFile
 from llmops.settings import Settings
 
@@ -126,11 +126,11 @@ def _show(found: Calibrated) -> None:
     if calibration.confusion is not None:
         _show_confusion(calibration.confusion)
     for row in [row for row in calibration.rows if row.error][:3]:
-        click.echo(f"  {row.row_id}: {row.error}")
+        echo(f"  {row.row_id}: {row.error}")
     if found.untrusted is None:
-        click.echo(f"trusted: κ is surely {found.kappa_asked:g} or more; run {found.run_id}")
+        echo(f"trusted: κ is surely {found.kappa_asked:g} or more; run {found.run_id}")
     else:
-        click.echo(f"untrusted, it cannot gate: {found.untrusted}; run {found.run_id}")
+        echo(f"untrusted, it cannot gate: {found.untrusted}; run {found.run_id}")
 
 
 def _show_confusion(found: Confusion) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.catalogue import DEFAULT_MODEL
-from llmops.cli.output import emit, interval, json_option, print_table, progress_bar, say
+from llmops.cli.output import echo, emit, interval, json_option, print_table, progress_bar, say
 from llmops.cli.promote import renew_reference
 from llmops.cli.prompts import load_prompts
 from llmops.errors import GateRefused
@@ -229,18 +229,18 @@ def _summary(story: _Story) -> None:
     generated, total = sum(item.generated for item in done), sum(item.run.rows for item in done)
     judged, served, monitored = story.judged, story.judged.served, story.monitored
     against = judged.against or "no champion yet (floors only)"
-    click.echo(f"evaluated  {total} answers: {generated} generated now, {total - generated} reused")
-    click.echo(f"gate       {judged.challenger.ref} against {against}: {judged.verdict.verdict}")
+    echo(f"evaluated  {total} answers: {generated} generated now, {total - generated} reused")
+    echo(f"gate       {judged.challenger.ref} against {against}: {judged.verdict.verdict}")
     for reason in judged.verdict.reasons:
-        click.echo(f"           {reason}")
-    click.echo(f"served     {served.ref} = {served.prompt.ref} + {served.model.ref}")
-    click.echo(f"gateway    {story.traffic.describe()}")
+        echo(f"           {reason}")
+    echo(f"served     {served.ref} = {served.prompt.ref} + {served.model.ref}")
+    echo(f"gateway    {story.traffic.describe()}")
     alarms = ", ".join(alarm.what for alarm in monitored.alarms)
     windows = f"{monitored.window.rows} rows against {monitored.reference.rows} of reference"
-    click.echo(f"monitor    {f'ALARM: {alarms}' if alarms else 'no alarm'} ({windows})")
-    click.echo(f"report     {story.report}")
+    echo(f"monitor    {f'ALARM: {alarms}' if alarms else 'no alarm'} ({windows})")
+    echo(f"report     {story.report}")
     commands = f"llmops ui · llmops serve · llmops monitor report --app {APP}"
-    click.echo(f"finished in {story.seconds:.0f} s. Look further: {commands}")
+    echo(f"finished in {story.seconds:.0f} s. Look further: {commands}")
 
 
 def _what_changed(comparison: Comparison) -> tuple[str, str]:

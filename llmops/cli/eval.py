@@ -10,7 +10,7 @@ import click
 
 from llmops.cli.calibrate import calibrate_judge
 from llmops.cli.eval_compare import compare, gate
-from llmops.cli.output import emit, interval, json_option, number, print_table, progress_bar, say, write_file
+from llmops.cli.output import echo, emit, interval, json_option, number, print_table, progress_bar, say, write_file
 from llmops.cli.pairwise import pairwise
 from llmops.engines.opening import ENGINE_NAMES
 from llmops.settings import Settings
@@ -173,7 +173,7 @@ def show_runs(suite: str, done: Sequence[CellRun], board: Leaderboard | None, st
     if stop is not None:
         outcome = "decided" if stop.decided else "not decided"
         where = f"95 % interval {interval(stop.ci95)}, p = {stop.p_value:.3g}, valid at any time"
-        click.echo(f"stopped after {stop.rows} of {stop.total} rows, {outcome}: {where}")
+        echo(f"stopped after {stop.rows} of {stop.total} rows, {outcome}: {where}")
 
 
 def _failed(n_failed: int) -> str:

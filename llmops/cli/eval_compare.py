@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import emit, interval, json_option, number, print_table, say, write_file
+from llmops.cli.output import echo, emit, interval, json_option, number, print_table, say, write_file
 
 if TYPE_CHECKING:
     from llmops.evaluation.comparison import Comparison, MetricComparison
@@ -61,7 +61,7 @@ def compare(
     def table() -> None:
         show_comparison(comparison)
         if votes is not None:
-            click.echo(votes.sentence())
+            echo(votes.sentence())
 
     emit(as_json, {**comparison.to_json(), "votes": votes.to_json() if votes is not None else None}, table)
 
@@ -112,9 +112,9 @@ def gate(
     def table() -> None:
         if comparison is not None:
             show_comparison(comparison)
-        click.echo(f"gate {suite}: {verdict.verdict}")
+        echo(f"gate {suite}: {verdict.verdict}")
         for reason in verdict.reasons:
-            click.echo(f"  {reason}")
+            echo(f"  {reason}")
 
     emit(as_json, {**verdict.to_json(), "comparison": comparison.to_json() if comparison else None}, table)
     ctx.exit(0 if verdict.verdict == "pass" else 1)
@@ -173,11 +173,11 @@ def show_comparison(comparison: Comparison) -> None:
     primary = next((name for metrics in comparison.slices.values() for name in metrics), None)
     for name, sentence in comparison.power.items():
         if name == primary or (primary is None and name == next(iter(comparison.power))):
-            click.echo(f"{name}: {sentence}")
+            echo(f"{name}: {sentence}")
     if (noise := noise_sentence(comparison.to_json())) is not None:
-        click.echo(noise)
+        echo(noise)
     if comparison.sequential:
-        click.echo("these runs were stopped early: p and intervals hold whenever one stops")
+        echo("these runs were stopped early: p and intervals hold whenever one stops")
 
 
 _COLUMNS = ("metric", "a#", "b#", "difference#", "95 % interval", "p#", "p adjusted#", "wins#", "losses#", "ties#")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli.log import window_options
-from llmops.cli.output import emit, json_option, print_table, say
+from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.errors import UnknownVersion, UsageError
 from llmops.paths import eval_sets_folder
 from llmops.settings import Settings
@@ -132,7 +132,7 @@ def add(
     say("the review file holds what users wrote, personal data included; read it before you share or add it")
     value = {"eval_set": name, "review": str(out), **counts.to_json()}
     passed = f"{counts.known} known already, {counts.not_chosen} not chosen, {counts.unusable} unusable"
-    emit(as_json, value, lambda: click.echo(f"wrote {counts.written} rows to review to {out} ({passed})"))
+    emit(as_json, value, lambda: echo(f"wrote {counts.written} rows to review to {out} ({passed})"))
 
 
 def _add_reviewed(name: str, folder: Path, reviewed: Path, as_json: bool) -> None:
@@ -141,7 +141,7 @@ def _add_reviewed(name: str, folder: Path, reviewed: Path, as_json: bool) -> Non
     added, refused, undecided = add_reviewed(reviewed, folder)
     value = {"eval_set": name, "folder": str(folder), "added": added, "refused": refused, "undecided": undecided}
     told = f"added {added} rows to {folder} ({refused} refused, {undecided} undecided)"
-    emit(as_json, value, lambda: click.echo(told))
+    emit(as_json, value, lambda: echo(told))
 
 
 def _find(text: str, settings: Settings) -> list[EvalSet]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from llmops.cli.output import emit, json_option, say, write_file
+from llmops.cli.output import echo, emit, json_option, say, write_file
 from llmops.settings import Settings
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -40,4 +40,4 @@ def command(version: str, markdown: Path | None, html: Path | None, as_json: boo
         write_html(sheet, html)
         say(f"wrote {html}")
     if as_json or not (markdown or html):
-        emit(as_json, sheet.to_json(), lambda: click.echo(as_markdown(sheet), nl=False))
+        emit(as_json, sheet.to_json(), lambda: echo(as_markdown(sheet), nl=False))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmops.cli.output import emit, json_option, print_table, say
+from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def create(
         expires_at=None if expires is None else datetime.now(UTC) + timedelta(days=expires),
     )
     say(f"key {key.id}: keep what is printed, it is not shown again; clients send `Authorization: Bearer <key>`")
-    emit(as_json, {**key.to_json(), "key": text}, lambda: click.echo(text))
+    emit(as_json, {**key.to_json(), "key": text}, lambda: echo(text))
 
 
 @command.command("list")
@@ -88,7 +88,7 @@ def revoke(key_id: str, as_json: bool) -> None:
     key = store.revoke(key_id if whole is None else whole[0])
     if not store.has_live_key():
         say("no live key is left: gateways now let nobody in; `llmops keys create` makes one")
-    emit(as_json, key.to_json(), lambda: click.echo(f"revoked {key.id}"))
+    emit(as_json, key.to_json(), lambda: echo(f"revoked {key.id}"))
 
 
 def _open() -> KeyStore:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import emit, interval, json_option, number, print_table, say
+from llmops.cli.output import echo, emit, interval, json_option, number, print_table, say
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _show_whole(done: PipelineRun) -> None:
     _show_quality(found["data"], found["quality"])
     _show_metric(found["metric"], found["gate"])
     if found["model"] is None:
-        click.echo(found["told"])
+        echo(found["told"])
         return
     lab = found["lab"]
     columns = ("window", "rows#", "served by", "error#", "compared#", "reference#", "drifted#", "alarm")
@@ -95,16 +95,16 @@ def _show_whole(done: PipelineRun) -> None:
         title = f"Monitored windows (compared by {compared}, a champion's windows with rows it was not fitted on)"
         print_table(title, columns, rows)
     else:
-        click.echo(f"monitored  no window: {found['model']} was trained on the last one")
+        echo(f"monitored  no window: {found['model']} was trained on the last one")
     for each in found["monitoring"]:
         if each["alarm"]:
-            click.echo("\n".join(_alarm_lines(each)))
+            echo("\n".join(_alarm_lines(each)))
     for each in found["retrained"]:
-        click.echo(f"retrained  {each['at']}: {each['from']} → {each['to']}, {_gained(each)}")
-    click.echo(f"served     {found['model']}")
-    click.echo(f"took       {sum(step.seconds for step in done.steps):.0f} s in {len(done.steps)} steps")
-    click.echo(f"Look further: llmops ui · llmops factsheet {found['model']} · llmops pipeline show {done.ref}")
-    click.echo(f"              llmops audit list --app {lab} · llmops lab {lab} serve · docs/labs/{lab}.md")
+        echo(f"retrained  {each['at']}: {each['from']} → {each['to']}, {_gained(each)}")
+    echo(f"served     {found['model']}")
+    echo(f"took       {sum(step.seconds for step in done.steps):.0f} s in {len(done.steps)} steps")
+    echo(f"Look further: llmops ui · llmops factsheet {found['model']} · llmops pipeline show {done.ref}")
+    echo(f"              llmops audit list --app {lab} · llmops lab {lab} serve · docs/labs/{lab}.md")
 
 
 def _alarm_lines(window: _Json) -> Iterator[str]:
@@ -133,18 +133,18 @@ def _gained(promotion: _Json) -> str:
 
 def _show_quality(data: _Json, quality: _Json) -> None:
     kept = f"{quality['rows_kept']} of {quality['rows_read']} rows kept"
-    click.echo(f"data       {data['source']}, sha256 {data['sha256'][:12]}…, {kept}")
+    echo(f"data       {data['source']}, sha256 {data['sha256'][:12]}…, {kept}")
     for finding in quality["findings"]:
         column = f"{finding['column']}: " if finding.get("column") else ""
-        click.echo(f"           {finding['kind']:8} {finding['count']:>6}  {column}{finding['what']}")
+        echo(f"           {finding['kind']:8} {finding['count']:>6}  {column}{finding['what']}")
 
 
 def _show_metric(metric: _Json, gate: _Json) -> None:
     shown = f"{number(metric['value'])} ({interval(metric['ci95'])})"
-    click.echo(f"model      {metric['candidate']}: {metric['name']} {shown}, baseline {number(metric['baseline'])}")
-    click.echo(f"gate       {gate['verdict']} (compared with {gate['compared_with']})")
+    echo(f"model      {metric['candidate']}: {metric['name']} {shown}, baseline {number(metric['baseline'])}")
+    echo(f"gate       {gate['verdict']} (compared with {gate['compared_with']})")
     for reason in gate["reasons"]:
-        click.echo(f"           {reason}")
+        echo(f"           {reason}")
 
 
 def _serve(name: str, as_json: bool) -> None:
@@ -168,7 +168,7 @@ def _by_hand(name: str, step: str, settings: Settings, source: str | None, windo
 
 def _show_data(name: str, done: _Json) -> None:
     _show_quality(done["data"], done["quality"])
-    click.echo(f"next: llmops lab {name} train")
+    echo(f"next: llmops lab {name} train")
 
 
 def _show_train(name: str, done: _Json) -> None:
@@ -183,30 +183,30 @@ def _show_train(name: str, done: _Json) -> None:
     ]  # fmt: skip
     print_table("Candidates, judged on rows held out", columns, rows)
     _show_metric(done["metric"], done["gate"])
-    click.echo(f"next: llmops lab {name} register")
+    echo(f"next: llmops lab {name} register")
 
 
 def _show_register(name: str, done: _Json) -> None:
     if done["champion"] is None:
-        click.echo(f"not promoted: {'; '.join(done['reasons'])}")
+        echo(f"not promoted: {'; '.join(done['reasons'])}")
         if done["kept"]:
-            click.echo(f"next: llmops lab {name} monitor, which goes on with {done['kept']}")
+            echo(f"next: llmops lab {name} monitor, which goes on with {done['kept']}")
         return
-    click.echo(f"{done['champion']} is the champion (was {done['previous'] or 'none'}), and the gateway serves it")
-    click.echo(f"next: llmops lab {name} serve, or llmops lab {name} monitor")
+    echo(f"{done['champion']} is the champion (was {done['previous'] or 'none'}), and the gateway serves it")
+    echo(f"next: llmops lab {name} serve, or llmops lab {name} monitor")
 
 
 def _show_monitor(name: str, done: _Json) -> None:
-    click.echo(f"{done['window']}: {done['rows']} rows answered by {done['served_by']}: {done['state']}")
-    click.echo(f"           {done['why']}")
+    echo(f"{done['window']}: {done['rows']} rows answered by {done['served_by']}: {done['state']}")
+    echo(f"           {done['why']}")
     if done["drifted"]:
-        click.echo(f"drifted    {_some(done['drifted'])}")
-    click.echo(f"next: llmops lab {name} {'retrain' if done['alarm'] else 'monitor'}")
+        echo(f"drifted    {_some(done['drifted'])}")
+    echo(f"next: llmops lab {name} {'retrain' if done['alarm'] else 'monitor'}")
 
 
 def _show_retrain(name: str, done: _Json) -> None:
-    click.echo(f"{done['at']}: {done['from']} → {done['to'] or 'the same'}: {done['why']}")
-    click.echo(f"next: llmops lab {name} monitor")
+    echo(f"{done['at']}: {done['from']} → {done['to'] or 'the same'}: {done['why']}")
+    echo(f"next: llmops lab {name} monitor")
 
 
 _SHOW: dict[str, Callable[[str, _Json], None]] = {

@@ -11,9 +11,10 @@ from typing import Any
 import click
 
 from llmops.cli.log_deletion import forget, retain
-from llmops.cli.output import emit, json_option, print_table
+from llmops.cli.output import echo, emit, json_option, print_table
 from llmops.errors import BadFile, CannotRun, UnknownVersion, UsageError
 from llmops.json_lines import json_object, numbered_lines
+from llmops.printable import printable_json
 from llmops.production_log import LogRecord, ProductionLog, in_batches, parse_time
 from llmops.settings import Settings
 
@@ -95,7 +96,7 @@ def show(request_id: str, as_json: bool) -> None:
     if not records:
         raise UnknownVersion(f"no record of request {request_id}")
     value = {"records": [_shown(record) for record in records], "total": len(records)}
-    emit(as_json, value, lambda: click.echo(json.dumps(value["records"], indent=2, ensure_ascii=False)))
+    emit(as_json, value, lambda: echo(printable_json(value["records"], indent=2)))
 
 
 @command.command()
@@ -119,7 +120,7 @@ def export(
         total = writers[out.suffix](records, out)
     except OSError as error:
         raise CannotRun(f"{out} cannot be written: {error.strerror}") from error
-    emit(as_json, {"out": str(out), "total": total}, lambda: click.echo(f"wrote {total} records to {out}"))
+    emit(as_json, {"out": str(out), "total": total}, lambda: echo(f"wrote {total} records to {out}"))
 
 
 @command.command("import")
@@ -134,7 +135,7 @@ def import_records(file: Path, as_json: bool) -> None:
     records = list(read_jsonl(file))  # every line is checked before any is written
     imported = _open().import_records(records)
     value = {"imported": imported, "known": len(records) - imported, "total": len(records)}
-    emit(as_json, value, lambda: click.echo(f"imported {imported} of {len(records)} records"))
+    emit(as_json, value, lambda: echo(f"imported {imported} of {len(records)} records"))
 
 
 def read_jsonl(file: Path) -> Iterator[LogRecord]:

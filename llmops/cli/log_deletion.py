@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from llmops.cli.output import emit, json_option, print_table, say
+from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.errors import UsageError
 from llmops.settings import Settings
 
@@ -45,7 +45,7 @@ def retain(days: int | None, undescribed: bool, dry_run: bool, as_json: bool) ->
     waiting = due - deleted if dry_run else due
     value = {"before": before.isoformat(), "dry_run": dry_run, "deleted": deleted, "waiting": waiting}
     done = "would be deleted" if dry_run else "were deleted"
-    emit(as_json, value, lambda: click.echo(f"the texts of {deleted} records from before {before:%F %R} UTC {done}"))
+    emit(as_json, value, lambda: echo(f"the texts of {deleted} records from before {before:%F %R} UTC {done}"))
     if waiting:
         say(f"{waiting} more wait until the monitor has described them (llmops monitor run), or for --undescribed")
 

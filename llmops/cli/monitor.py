@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llmops.cli.log import window_options
-from llmops.cli.output import emit, json_option, progress_bar, say
+from llmops.cli.output import echo, emit, json_option, progress_bar, say
 from llmops.errors import CannotRun, StoreUnavailable, UsageError
 from llmops.settings import Settings
 
@@ -102,7 +102,7 @@ def report(app: str | None, since: datetime | None, until: datetime | None, out:
     name = chosen_app(settings, app)
     file = out or report_path(settings, name)
     path = write_report(settings, name, file, since, until, champion=champion_of(settings, name))
-    emit(as_json, {"app": name, "out": str(path)}, lambda: click.echo(f"wrote {path}"))
+    emit(as_json, {"app": name, "out": str(path)}, lambda: echo(f"wrote {path}"))
 
 
 def report_path(settings: Settings, app: str) -> Path:

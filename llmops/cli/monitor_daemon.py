@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import emit, json_option, print_table, say
+from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.errors import UsageError
 from llmops.settings import Settings, named_variables
 
@@ -162,9 +162,9 @@ def show_policy(app: str | None, as_json: bool) -> None:
     def show() -> None:
         for item in shown:
             mode = " (dry run)" if item["policy"]["dry_run"] and item["policy"]["action"] != "observe" else ""
-            click.echo(f"{item['app']}: {item['policy']['action']}{mode}: {item['decision']['why']}")
+            echo(f"{item['app']}: {item['policy']['action']}{mode}: {item['decision']['why']}")
         if not shown:
-            click.echo("no policies and no alarms: every app is only observed")
+            echo("no policies and no alarms: every app is only observed")
 
     emit(as_json, {"policies": shown}, show)
 
@@ -224,7 +224,7 @@ def _show_entries(entries: list[Entry]) -> None:
         print_table("alarms", columns, rows)
         say("rows of an alarm: `llmops monitor alarms list --json`; one of them: `llmops log show REQUEST_ID`")
     else:
-        click.echo("no alarm lasts")
+        echo("no alarm lasts")
 
 
 def _tick_json(tick: Tick | None) -> dict[str, Any]:
@@ -245,16 +245,16 @@ def _tick_json(tick: Tick | None) -> dict[str, Any]:
 
 def _show_tick(tick: Tick | None) -> None:
     if tick is None:
-        click.echo("another daemon is at work: nothing was done")
+        echo("another daemon is at work: nothing was done")
         return
-    click.echo(f"{tick.ingested} new rows, {tick.alarms} alarms last, {tick.delivered} alerts delivered")
+    echo(f"{tick.ingested} new rows, {tick.alarms} alarms last, {tick.delivered} alerts delivered")
     for app, why in tick.decided.items():
-        click.echo(f"{app}: {why}")
+        echo(f"{app}: {why}")
     for action in tick.acted:
         mode = " (dry run)" if action.order.dry_run else ""
-        click.echo(f"{action.order.action} of {action.order.release}{mode}: {action.status}")
+        echo(f"{action.order.action} of {action.order.release}{mode}: {action.status}")
     if tick.failed:
-        click.echo(f"failed: {', '.join(tick.failed)}; the lines above say why")
+        echo(f"failed: {', '.join(tick.failed)}; the lines above say why")
 
 
 def _seconds(option: str, text: str) -> float:

@@ -9,7 +9,7 @@ import click
 
 from llmops.cli.log import read_time
 from llmops.cli.monitor import champion_of
-from llmops.cli.output import emit, json_option, number, print_table
+from llmops.cli.output import echo, emit, json_option, number, print_table
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def show(app: str, as_json: bool) -> None:
 
     def table() -> None:
         if pinned is None:
-            click.echo(f"no reference is pinned for {app}")
+            echo(f"no reference is pinned for {app}")
         else:
             title = f"{app}: {pinned.why}, {value['rows'] or 'not yet counted'} rows"
             print_table(title, ("descriptor", "n#", "mean, share or commonest#"), [
@@ -71,7 +71,7 @@ def show(app: str, as_json: bool) -> None:
                 for name, each in levels.items()
             ])  # fmt: skip
         if awaited is not None:
-            click.echo(f"the first accepted window of {awaited.release} will be the next one")
+            echo(f"the first accepted window of {awaited.release} will be the next one")
 
     emit(as_json, value, table)
 
@@ -92,7 +92,7 @@ def pin(app: str, since: datetime, until: datetime, release: str | None, why: st
     from monitoring import pin_reference
 
     pinned = pin_reference(Settings.from_environment(), app, since, until, why, release=release)
-    emit(as_json, pinned.to_json(), lambda: click.echo(f"{app}: compared with {_span(pinned)} from now on"))
+    emit(as_json, pinned.to_json(), lambda: echo(f"{app}: compared with {_span(pinned)} from now on"))
 
 
 def _levels(summary: Summary) -> dict[str, dict[str, Any]]:

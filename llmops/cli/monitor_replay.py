@@ -9,7 +9,7 @@ import click
 
 from llmops.cli.log import read_time
 from llmops.cli.monitor import champion_of, chosen_app
-from llmops.cli.output import emit, json_option, number, print_table, progress_bar
+from llmops.cli.output import echo, emit, json_option, number, print_table, progress_bar
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ def _show(app: str, found: Replay) -> None:
         rows = [(alarm.since.isoformat(), alarm.kind, alarm.what) for alarm in found.alarms]
         print_table(f"{app}: what alarmed", ("window from", "rule", "what"), rows)
     low, high = found.interval
-    click.echo(f"{found.alarmed} of {found.windows} windows alarmed ({found.untested} had too few rows to be tested)")
-    click.echo(
+    echo(f"{found.alarmed} of {found.windows} windows alarmed ({found.untested} had too few rows to be tested)")
+    echo(
         f"that is {number(found.per_month)} a month (95 % interval {number(low)} to {number(high)}); "
         f"stated: at most {found.stated['total']:g}"
     )
     if found.resampled is not None:
-        click.echo(f"{found.resampled.alarmed} of {found.resampled.months} resampled months had an alarm")
+        echo(f"{found.resampled.alarmed} of {found.resampled.months} resampled months had an alarm")

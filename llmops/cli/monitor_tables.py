@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import click
-
-from llmops.cli.output import number, print_table, say
+from llmops.cli.output import echo, number, print_table, say
 
 if TYPE_CHECKING:
     from monitoring import MonitorResult
@@ -31,9 +29,9 @@ def show_result(result: MonitorResult) -> None:
         if drifted := _drifted(arms.drift.descriptors):
             _drift_table(title, drifted)
         else:
-            click.echo(f"{title}: no difference")
+            echo(f"{title}: no difference")
         if not arms.alike:
-            click.echo("their questions differ, so that nothing is held against the challenger")
+            echo("their questions differ, so that nothing is held against the challenger")
     _show_alarms(result)
 
 
@@ -44,13 +42,13 @@ def _show_alarms(result: MonitorResult) -> None:
     if result.not_compared:
         say(f"not in the reference as they are now, so not compared: {', '.join(result.not_compared)}")
     for alarm in result.alarms:
-        click.echo(f"ALARM {alarm.what} ({alarm.kind}): {alarm.why}")
+        echo(f"ALARM {alarm.what} ({alarm.kind}): {alarm.why}")
         if alarm.rows:
-            click.echo(f"      see llmops log show {alarm.rows[0]}" + _more(len(alarm.rows) - 1))
+            echo(f"      see llmops log show {alarm.rows[0]}" + _more(len(alarm.rows) - 1))
     if result.alarms:
-        click.echo(f"a rollback {'may help' if result.cure.helps else 'is no cure'}: {result.cure.why}")
+        echo(f"a rollback {'may help' if result.cure.helps else 'is no cure'}: {result.cure.why}")
     else:
-        click.echo("no alarm" if not result.note else f"no alarm: {result.note}")
+        echo("no alarm" if not result.note else f"no alarm: {result.note}")
     budget = result.expected_false_alarms_per_month
     say(f"at most {budget:g} false alarms a month are expected, run daily")
 

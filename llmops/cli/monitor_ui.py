@@ -6,7 +6,7 @@ import socket
 
 import click
 
-from llmops.cli.output import emit, json_option, say
+from llmops.cli.output import echo, emit, json_option, say
 from llmops.errors import CannotRun
 from llmops.settings import Settings
 
@@ -33,7 +33,7 @@ def ui(port: int, no_serve: bool, as_json: bool) -> None:
         say("the production log holds no app's records yet")
     folder, url = str(workspace_folder(settings)), f"http://127.0.0.1:{port}"
     value = {"workspace": folder, "added": added, "url": None if no_serve else url}
-    emit(as_json, value, lambda: click.echo(f"the dashboard is in {folder}" if no_serve else f"Evidently on {url}"))
+    emit(as_json, value, lambda: echo(f"the dashboard is in {folder}" if no_serve else f"Evidently on {url}"))
     if no_serve:
         return
     serve_dashboard(settings, "127.0.0.1", port)

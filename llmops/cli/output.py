@@ -1,8 +1,11 @@
-"""What commands print: one JSON object or tables on stdout; progress, notes and errors on stderr."""
+"""What commands print: one JSON object or tables on stdout; progress, notes and errors on stderr.
+
+Everything goes through here, because texts of users, models and files must not act on the terminal: no markup in them
+is obeyed, and control characters are shown (`llmops.printable`).
+"""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +15,7 @@ from typing import Any
 import click
 
 from llmops.errors import CannotRun
+from llmops.printable import printable, printable_json
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
 
@@ -19,14 +23,19 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print exactl
 def emit(as_json: bool, value: Mapping[str, Any], table: Callable[[], None]) -> None:
     """Prints the result: as JSON, or by calling `table`."""
     if as_json:
-        click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+        click.echo(printable_json(value, indent=2))
     else:
         table()
 
 
+def echo(text: str, *, nl: bool = True) -> None:
+    """A line of the result, on stdout. nl: with a line end."""
+    click.echo(printable(text), nl=nl)
+
+
 def say(text: str) -> None:
     """A note to the person at the terminal."""
-    click.echo(text, err=True)
+    click.echo(printable(text), err=True)
 
 
 def write_file(path: Path, text: str) -> None:
@@ -46,7 +55,7 @@ def report_error(message: str, kind: str, code: int, as_json: bool, usage: click
         say(context.get_usage())
     say(f"error: {message}")
     if as_json:
-        click.echo(json.dumps({"error": {"type": kind, "message": message}}, ensure_ascii=False))
+        click.echo(printable_json({"error": {"type": kind, "message": message}}))
     return code
 
 
@@ -54,12 +63,21 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     """A table on stdout; columns whose name ends in `#` are numbers, and are set right."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left", header_style="bold")
+    table = Table(title=_text(title, "table.title"), title_justify="left", caption_justify="left", header_style="bold")
+    table.caption = None if caption is None else _text(caption, "table.caption")
     for column in columns:
-        table.add_column(column.rstrip("#"), justify="right" if column.endswith("#") else "left", overflow="fold")
+        justify: Any = "right" if column.endswith("#") else "left"
+        table.add_column(_text(column.rstrip("#")), justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(*(str(value) for value in row))
+        table.add_row(*(_text(str(value)) for value in row))
     _console().print(table)
+
+
+def _text(text: str, style: str = "") -> Any:
+    """The text as rich shows it literally: a plain string would be read as markup, in which `[x]` is a style."""
+    from rich.text import Text
+
+    return Text(printable(text), style=style)
 
 
 def _console() -> Any:
@@ -76,13 +94,13 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         tasks: dict[str, Any] = {}
 
         def show(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total or None)
+                tasks[what] = bars.add_task(printable(what, one_line=True), total=total or None)
             bars.update(tasks[what], completed=done, total=total or None)
 
         yield show

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import emit, json_option, print_table, say
+from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.errors import CannotRun, LlmopsError, UsageError
+from llmops.printable import printable_json
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def schedule(
     pipeline.complete(inputs)
     if print_crontab or print_cronjob:
         text = cronjob(due, name, settings_) if print_cronjob else crontab(due, name, settings_)
-        emit(as_json, {"cron": due.cron, "text": text}, lambda: click.echo(text, nl=False))
+        emit(as_json, {"cron": due.cron, "text": text}, lambda: echo(text, nl=False))
         return
     with _ctrl_c_ends_at_once(), open_pipelines(settings) as pipelines:
         _go_on_with_latest(pipelines, pipeline, as_json)
@@ -208,7 +209,7 @@ def _try(pipelines: Pipelines, pipeline: Pipeline, inputs: Mapping[str, Any] | N
         say(f"error: {error}")
         return
     if as_json:
-        click.echo(json.dumps(done.to_json(), ensure_ascii=False))
+        echo(printable_json(done.to_json()))
     else:
         show_run(done)
 
@@ -226,7 +227,7 @@ def show_run(done: PipelineRun) -> None:
     print_table(f"{done.ref}: {done.status}", ("step", "status", "seconds#", "error"), rows)
     for name, value in done.result.items():
         if isinstance(value, (str, int, float)):
-            click.echo(f"{name}: {value}")
+            echo(f"{name}: {value}")
     if done.status == "failed":
         say(f"`llmops pipeline run {done.pipeline} --cycle {done.cycle}` goes on from there")
 

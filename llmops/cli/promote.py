@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import emit, json_option, say
+from llmops.cli.output import echo, emit, json_option, say
 from llmops.errors import LlmopsError, UsageError
 from llmops.settings import Settings
 
@@ -50,7 +50,7 @@ def command(release: str, force: bool, why: str | None, as_json: bool) -> None:
         reference = renew_reference(settings, registry, found, previous) if moved else None
         name, champion = found.app, found.ref
     value = {"app": name, "champion": champion, "previous": previous, "forced": force, "reference": reference}
-    emit(as_json, value, lambda: click.echo(f"{name}: champion is {champion} (was {previous or 'none, or the same'})"))
+    emit(as_json, value, lambda: echo(f"{name}: champion is {champion} (was {previous or 'none, or the same'})"))
 
 
 def renew_reference(settings: Settings, registry: Registry, release: Release, previous: str | None) -> dict[str, Any]:

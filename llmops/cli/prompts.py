@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from llmops.cli.output import emit, json_option, print_table
+from llmops.cli.output import echo, emit, json_option, print_table
 from llmops.errors import BadFile
 from llmops.paths import prompts_folder
 from llmops.prompt_file import PromptTemplate, load_prompt_folder
@@ -78,7 +78,7 @@ def show(prompt: str, as_json: bool) -> None:
 
     version = Registry(Settings.from_environment()).prompts.get(prompt)
     value = {**_json(version), "turns": [dict(turn) for turn in version.template.turns]}
-    emit(as_json, value, lambda: click.echo(_text(version)))
+    emit(as_json, value, lambda: echo(_text(version)))
 
 
 @command.command()
@@ -98,7 +98,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
     lines = list(
         difflib.unified_diff(_text(left).splitlines(), _text(right).splitlines(), left.ref, right.ref, lineterm="")
     )
-    emit(as_json, {"a": left.ref, "b": right.ref, "diff": lines}, lambda: click.echo("\n".join(lines)))
+    emit(as_json, {"a": left.ref, "b": right.ref, "diff": lines}, lambda: echo("\n".join(lines)))
 
 
 def load_prompts(settings: Settings, names: Sequence[str] = ()) -> list[tuple[Path, PromptTemplate]]:

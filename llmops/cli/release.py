@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from llmops.cli.output import emit, json_option, print_table, say
+from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.engines.protocol import GenerationParameters
 from llmops.errors import UsageError
 from llmops.release_guards import parse_guards, shown_guards
@@ -84,12 +84,12 @@ def show(release: str, as_json: bool) -> None:
     def table() -> None:
         _table([found])
         for suite, gate in gates.items():
-            click.echo(f"gate {suite}: {gate['verdict']} against {gate['against'] or 'no champion'} ({gate['at']})")
+            echo(f"gate {suite}: {gate['verdict']} against {gate['against'] or 'no champion'} ({gate['at']})")
             for reason in gate["reasons"]:
-                click.echo(f"  {reason}")
+                echo(f"  {reason}")
         for move in history:
             old, new = move["from"] or "nothing", move["to"] or "nothing"
-            click.echo(f"{move['at']} {move['what']}: {old} → {new} ({move['why']})")
+            echo(f"{move['at']} {move['what']}: {old} → {new} ({move['why']})")
 
     emit(as_json, {**to_json(found), "gates": gates, "history": history}, table)
 
@@ -112,7 +112,7 @@ def challenge(release: str, as_json: bool) -> None:
     old = registry.release_versions.challenge(found)
     was = old.ref if old is not None and old.version != found.version else None
     value = {"app": found.app, "challenger": found.ref, "was": was}
-    emit(as_json, value, lambda: click.echo(f"{found.app}: challenger is {found.ref} (was {was or 'none'})"))
+    emit(as_json, value, lambda: echo(f"{found.app}: challenger is {found.ref} (was {was or 'none'})"))
 
 
 @command.command()
@@ -129,7 +129,7 @@ def withdraw(app: str, as_json: bool) -> None:
     old = Registry(Settings.from_environment()).release_versions.withdraw(app)
     was = old.ref if old is not None else None
     value = {"app": app, "challenger": None, "was": was}
-    emit(as_json, value, lambda: click.echo(f"{app}: no challenger (was {was or 'none'})"))
+    emit(as_json, value, lambda: echo(f"{app}: no challenger (was {was or 'none'})"))
 
 
 def overridden(parameters: GenerationParameters, params: Sequence[str]) -> GenerationParameters:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from llmops.cli.output import emit, json_option
+from llmops.cli.output import echo, emit, json_option
 from llmops.settings import Settings
 
 
@@ -23,4 +23,4 @@ def command(app: str, as_json: bool) -> None:
     tabular = app in registry.tabular_versions.names()
     new, old = (registry.tabular_versions if tabular else registry.release_versions).roll_back(app)
     value = {"app": app, "champion": new.ref, "previous": old.ref}
-    emit(as_json, value, lambda: click.echo(f"{app}: champion is {new.ref} (was {old.ref})"))
+    emit(as_json, value, lambda: echo(f"{app}: champion is {new.ref} (was {old.ref})"))

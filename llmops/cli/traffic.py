@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from llmops.cli.output import emit, json_option, say
+from llmops.cli.output import echo, emit, json_option, say
 from llmops.errors import UsageError
 from llmops.settings import Settings
 from llmops.traffic_policy import STICKY, Sticky, TrafficPolicy, parse_share
@@ -93,11 +93,11 @@ def _show(app: str, policy: TrafficPolicy | None, releases: list[Release], as_js
     }
 
     def text() -> None:
-        click.echo(f"{app}: {policy or 'no traffic policy'}")
-        click.echo(f"champion {champion or 'none'}, challenger {challenger or 'none'}")
+        echo(f"{app}: {policy or 'no traffic policy'}")
+        echo(f"champion {champion or 'none'}, challenger {challenger or 'none'}")
         if rests:
             missing = "champion" if champion is None else "challenger"
             how = f"llmops promote {app}@V" if champion is None else f"llmops release challenge {app}@V"
-            click.echo(f"the policy rests: there is no {missing}; `{how}` makes one")
+            echo(f"the policy rests: there is no {missing}; `{how}` makes one")
 
     emit(as_json, value, text)

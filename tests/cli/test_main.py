@@ -39,11 +39,11 @@ def test_an_error_is_one_line_without_a_traceback(llmops: Run) -> None:
     assert "Traceback" not in done.err
 
 
-def test_debug_lets_the_exception_through(home: object) -> None:
-    from llmops.cli import main
-
-    with pytest.raises(UnknownVersion):
-        main(["--debug", "eval", "run", "nonsense"])
+def test_debug_shows_the_traceback_too(llmops: Run) -> None:
+    done = llmops("--debug", "eval", "run", "nonsense")
+    assert done.code == UnknownVersion.exit_code
+    assert "Traceback (most recent call last)" in done.err
+    assert done.err.strip().splitlines()[-1].startswith("error: ")
 
 
 def test_an_unknown_setting_names_the_nearest(llmops: Run, monkeypatch: pytest.MonkeyPatch) -> None:
