@@ -141,13 +141,12 @@ class Access:
         """
         return self._find(headers, local)[0]
 
-    def knows(self, headers: Iterable[tuple[bytes, bytes]], *, local: bool = True) -> bool:
-        """Whether `check` would let the request in."""
+    def known(self, headers: Iterable[tuple[bytes, bytes]], *, local: bool = True) -> Caller | None:
+        """As `check`; None for whom it would not let in."""
         try:
-            self.check(headers, local=local)
+            return self.check(headers, local=local)
         except ApiError:
-            return False
-        return True
+            return None
 
     async def charge(self, caller: Caller, tokens: int) -> None:
         """Takes an answer's tokens, read plus made, from the budgets of the caller's key. At once where it has none."""

@@ -32,7 +32,7 @@ from service.model_list import model_list_router
 from service.page import page_router
 from service.predict import predict_router
 from service.reference import add_reference
-from service.request_context import BodyLimit, RequestContext
+from service.request_context import BodyLimit, HeadAsGet, RequestContext
 from service.responses import responses_router
 from service.schemas import first_problem
 from service.slow_clients import BodyDeadline
@@ -112,7 +112,7 @@ class GatewayApp(FastAPI):
         app = BodyLimit(BodyDeadline(app, settings.body_timeout), settings.max_body_bytes)
         if gateway.access is not None:
             app = AccessCheck(app, gateway.access)
-        return AccessLog(RequestContext(app, gateway.metrics.refused, gateway.tracing))
+        return AccessLog(RequestContext(HeadAsGet(app), gateway.metrics.refused, gateway.tracing))
 
 
 def _answer_errors(app: FastAPI) -> None:

@@ -18,6 +18,11 @@ class Caller:
     apps: frozenset[str] | None = None
     admin: bool = False
 
+    @property
+    def sees_details(self) -> bool:
+        """Whether it is told what is no app's: reasons with paths and upstream URLs, other apps' state."""
+        return self.admin or self.apps is None
+
     def may_use(self, app: str | None) -> bool:
         """Whether it may ask `app`; None: a model version without a release."""
         return self.apps is None or (app is not None and app in self.apps)

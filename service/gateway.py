@@ -8,13 +8,15 @@ import dataclasses
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from starlette.types import Scope
+
 from llmops.engines.pool import EngineOpener, EnginePool
 from llmops.errors import StoreUnavailable
 from llmops.production_log import LogRecord, ProductionLog, ReplyRow
 from llmops.settings import Settings
-from service.access import Access, KeySource
+from service.access import Access, KeySource, is_local
 from service.admission import Admission
-from service.caller import Caller
+from service.caller import ANONYMOUS, Caller
 from service.engine_watch import EngineWatch, Ping
 from service.error_map import api_error
 from service.guards import GuardBook
@@ -142,6 +144,10 @@ class Gateway:
         """Takes tokens from the budget of the caller's key, where it has one."""
         if self.access is not None:
             await self.access.charge(caller, tokens)
+
+    def caller_of(self, scope: Scope) -> Caller | None:
+        """Who asks on a path that is open to everybody; None for who has no good key."""
+        return ANONYMOUS if self.access is None else self.access.known(scope["headers"], local=is_local(scope))
 
     def problems(self) -> list[str]:
         """Why the gateway should get no traffic now; empty when it is ready."""

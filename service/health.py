@@ -6,7 +6,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from llmops.blocking import run_blocking
-from service.access import is_local
 from service.gateway import Gateway
 
 
@@ -22,11 +21,12 @@ def health_router(gateway: Gateway) -> APIRouter:
     @router.get("/readyz", response_class=JSONResponse)
     async def readyz(request: Request) -> Response:
         """200 when requests can be served well, else 503 with the reasons; warnings, such as a registry that cannot be
-        read while its last releases are served, do not turn traffic away. Where keys exist, more than the status is
-        for those who have one."""
+        read while its last releases are served, do not turn traffic away. Reasons and warnings hold paths and upstream
+        URLs: where keys exist, more than the status is for keys of all apps and admins'."""
         problems = gateway.problems()
         told: dict[str, object] = {"status": "not ready" if problems else "ready"}
-        if gateway.access is None or gateway.access.knows(request.scope["headers"], local=is_local(request.scope)):
+        caller = gateway.caller_of(request.scope)
+        if caller is not None and caller.sees_details:
             told |= _details(gateway, problems)
         return JSONResponse(told, 503 if problems else 200)
 

@@ -97,6 +97,9 @@ def parse_body(model: type[BaseModel], raw: bytes, content_type: bytes) -> BaseM
     kind = content_type.partition(b";")[0].strip().lower()
     if kind != _JSON and not (kind.startswith(b"application/") and kind.endswith(b"+json")):
         raise ApiError(400, "the body must be a JSON object, sent with content-type: application/json")
+    if not raw.strip():
+        needed = " and ".join(name for name, field in model.model_fields.items() if field.is_required())
+        raise ApiError(400, f"the body is empty: it must be a JSON object with {needed or 'the fields of this route'}")
     try:
         values = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

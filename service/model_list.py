@@ -47,12 +47,13 @@ def model_list_router(gateway: Gateway, *, embeds: bool = False) -> APIRouter:
     @router.get("/v1/models/{model}")
     async def get_model(model: str, request: Request) -> ModelCard:
         """One of them."""
-        for card, app in _cards(gateway.keeper.snapshot, embeds):
+        caller: Caller = getattr(request.state, "caller", ANONYMOUS)
+        cards = list(_cards(gateway.keeper.snapshot, embeds))
+        for card, app in cards:
             if card.id == model:
-                require(getattr(request.state, "caller", ANONYMOUS), app)
+                require(caller, app)
                 return card
-        snapshot = gateway.keeper.snapshot
-        raise unknown_model(model, [*snapshot.targets, *snapshot.tabular])
+        raise unknown_model(model, [card.id for card, app in cards if caller.may_use(app)])
 
     return router
 

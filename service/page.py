@@ -40,6 +40,8 @@ RECENT = timedelta(minutes=5)
 MOST_RECORDS = 1000
 """Records that the recent figures are made of; under more traffic they cover less than `RECENT`."""
 FRESH_SECONDS = 2.0
+UNTOLD = "why is told to admins and to keys of all apps"
+"""Reasons hold paths and upstream URLs, which are not one app's business."""
 
 
 class Figures(BaseModel):
@@ -125,12 +127,12 @@ def page_router(gateway: Gateway, log: ProductionLog) -> APIRouter:
         apps = {app: items for app, items in gateway.keeper.snapshot.apps.items() if caller.may_use(app)}
         seen = await recent.look(list(apps))
         policies = gateway.keeper.snapshot.registered.policies
-        reasons = gateway.problems()
+        problems = gateway.problems()
         records = [item for item in seen.records if caller.may_use(item.app or None)]
         return Status(
             version=llmops.__version__,
-            ready=not reasons,
-            reasons=reasons,
+            ready=not problems,
+            reasons=problems if caller.sees_details else [UNTOLD][: len(problems)],
             apps=[
                 AppStatus(
                     app=app,
@@ -142,7 +144,7 @@ def page_router(gateway: Gateway, log: ProductionLog) -> APIRouter:
             ],
             recent=figures(records, seen.seconds),
             problem=seen.problem,
-            links=_links(gateway.settings),
+            links=_links(gateway.settings) if caller.sees_details else Links(mlflow=None),
         )
 
     return router

@@ -15,9 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
 
 from llmops.errors import StoreUnavailable
-from service.access import is_local
-from service.caller import ANONYMOUS, Caller
-from service.error_map import ApiError
+from service.caller import Caller
 from service.gateway import Gateway
 from service.predict_schema import typed_paths
 
@@ -42,23 +40,14 @@ def add_reference(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/openapi.json", include_in_schema=False)
     async def document(request: Request) -> JSONResponse:
         """The document."""
-        return JSONResponse(_with_models(app.openapi(), gateway, _caller(gateway, request)))
+        return JSONResponse(_with_models(app.openapi(), gateway, gateway.caller_of(request.scope)))
 
 
 def _with_models(document: dict[str, Any], gateway: Gateway, caller: Caller | None) -> dict[str, Any]:
+    """The document for one caller; strangers (None) get it too, but no names of models."""
     try:
         champions = gateway.keeper.snapshot.tabular_champions
     except StoreUnavailable:
         return document
     open_to_caller = [each for name, each in champions.items() if caller is not None and caller.may_use(name)]
     return {**document, "paths": {**document["paths"], **typed_paths(document, open_to_caller)}}
-
-
-def _caller(gateway: Gateway, request: Request) -> Caller | None:
-    """Who asks; None for strangers, who get the document too, but no names of models."""
-    if gateway.access is None:
-        return ANONYMOUS
-    try:
-        return gateway.access.check(request.scope["headers"], local=is_local(request.scope))
-    except ApiError:
-        return None

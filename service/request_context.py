@@ -82,6 +82,23 @@ class _Reply:
         await self._send(message)
 
 
+class HeadAsGet:
+    """Answers HEAD as GET without the body, as load balancers and old clients expect (RFC 9110, 9.3.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_head(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_head)
+
+
 class BodyLimit:
     """Refuses bodies of more than `most` bytes with 413, by their announced length or as they arrive."""
 

@@ -367,8 +367,10 @@ def first_problem(errors: Sequence[Mapping[str, Any]], *, within: int = 1) -> tu
     path = _without_tags(error["loc"][within:])
     if error["type"] == "field_fault":
         path = [*path, error["ctx"]["field"]]
-    if not path:
+    if not path and error["type"] in ("model_type", "model_attributes_type", "missing"):
         return None, "the body must be a JSON object, sent with content-type: application/json"
+    if not path:  # the body as a whole, such as one of several fields that is missing
+        return None, str(error["msg"]).removeprefix("Value error, ")
     param = field_path(path)
     if path[0] in LIMITED_FIELDS:
         return str(path[0]), f"{path[0]}: {LIMITED_FIELDS[str(path[0])]}"

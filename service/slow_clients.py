@@ -30,6 +30,7 @@ class PatientProtocol(HttpToolsProtocol):
     client gets 408, past MAX_HEADER_BYTES 431, and the connection is closed. `with_header_timeout` sets it.
 
     A client that has stopped reading is cut off after `stalled_seconds`. Offers to upgrade the protocol are not taken.
+    A client of HTTP/1.0 knows no chunks: what has no length ends with the connection.
     """
 
     def __init__(
@@ -71,10 +72,11 @@ class PatientProtocol(HttpToolsProtocol):
             )
 
     def on_headers_complete(self) -> None:
-        self._stop_clock()
-        self._idle_bytes = 0
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+            # Only now is there a request, which its own time-outs hold: until then the deadline stands.
+            self._stop_clock()
+            self._idle_bytes = 0
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
@@ -87,6 +89,9 @@ class PatientProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP gets OpenAI's error shape too."""
         self._refuse(ApiError(400, msg, code="invalid_http"))
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        super()._start_asgi_task(cycle, _until_closed(app, cycle) if cycle.scope["http_version"] < "1.1" else app)
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -110,6 +115,9 @@ class PatientProtocol(HttpToolsProtocol):
         if any(name == b"connection" and b"close" in value.lower() for name, value in self.headers):
             kept.append((b"connection", b"close"))
         lines = [b"%b %b HTTP/%b" % (method, self.url, version), *(b"%b: %b" % header for header in kept)]
+        # A new parser: for the old one the connection may have ended with these headers (`close`), it skips the rest.
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self._parse(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
 
     def _forget_stall(self) -> None:
@@ -154,6 +162,26 @@ class PatientProtocol(HttpToolsProtocol):
 def with_header_timeout(seconds: float) -> Any:
     """What makes the protocol with that deadline, for `uvicorn.Config(http=…)`; it can be sent to another process."""
     return functools.partial(PatientProtocol, header_timeout=seconds)
+
+
+def _until_closed(app: Any, cycle: Any) -> Any:
+    """The app, its replies without a length sent as they are: uvicorn would send them in chunks to HTTP/1.0 too."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        measured = False
+
+        async def send_plain(message: Message) -> None:
+            nonlocal measured
+            if message["type"] == "http.response.start":
+                measured = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+                cycle.chunked_encoding = None if measured else False
+            elif not measured:
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, send_plain)
+
+    return answer
 
 
 class BodyDeadline:

@@ -113,3 +113,16 @@ def test_the_reference_loads_nothing_from_elsewhere(shared_gateway):
     for address in found:
         assert address.startswith("/"), address
         assert shared_gateway.http.get(address).status_code == 200, address
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/v1/models", "/metrics", "/docs", "/", "/v1/nowhere"])
+def test_head_is_answered_as_get_without_the_body(shared_gateway, path):
+    got, head = shared_gateway.http.get(path), shared_gateway.http.head(path)
+    assert head.status_code == got.status_code
+    assert head.headers["content-type"] == got.headers["content-type"]
+    assert head.content == b""
+    assert shared_gateway.http.get("/livez").status_code == 200  # the connection is in step
+
+
+def test_head_of_what_is_only_posted_is_405(shared_gateway):
+    assert shared_gateway.http.head("/v1/chat/completions").status_code == 405

@@ -245,3 +245,11 @@ def test_a_prediction_whose_rows_are_gone_still_counts_them(predicting):
     predicting.log.delete_texts(datetime.now(UTC) + timedelta(hours=1))
     assert tell(predicting, asked, [1]).status_code == 400
     assert tell(predicting, asked, [1, 2]).status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"", b" \n", b'{"request_id": "r"}', b"{}"])
+def test_feedback_without_content_is_told_what_is_missing(shared_gateway, body):
+    reply = shared_gateway.http.post("/v1/feedback", content=body, headers={"content-type": "application/json"})
+    assert reply.status_code == 400
+    missing = "at least one of score, label, comment and truth" if b"r" in body else "request_id"
+    assert missing in problem(reply)["message"]

@@ -87,6 +87,28 @@ def test_where_keys_exist_only_who_has_one_is_told_more_than_the_status(serve, t
     keys.close()
 
 
+def test_a_key_of_one_app_is_told_nothing_of_what_lies_behind_nor_of_other_apps(serve, tmp_path, release):
+    keys = KeyStore(f"sqlite:///{tmp_path / 'keys.db'}")
+    _, scoped = keys.create(apps=["assistant"])
+    _, admin = keys.create(apps=["assistant"], admin=True)
+    releases = release(1, "champion"), release(1, "champion", app="payroll")
+    with serve(*releases, engine=lambda model: Relay(name=model.ref), keys=keys, until_ready=False) as gateway:
+
+        def get(path, key=scoped):
+            return gateway.http.get(path, headers={"authorization": f"Bearer {key}"})
+
+        gateway.app.state.gateway.log.failure = f"{tmp_path}/log.db: disk full"
+        assert get("/readyz").json() == {"status": "not ready"}
+        assert "vllm-1" in get("/readyz", admin).text
+        status = get("/status.json").json()
+        assert not status["ready"]
+        hidden = ("vllm-1", str(tmp_path), "payroll", "tiny@1")
+        for path in ("/readyz", "/v1/models", "/v1/models/nope", "/v1/models/tiny@9", "/metrics", "/openapi.json"):
+            assert not [text for text in hidden if text in get(path).text], path
+        assert not [text for text in hidden[:3] if text in get("/status.json").text]
+    keys.close()
+
+
 def test_metrics_name_the_snapshots_age(gateway):
     start = time.monotonic()
     text = gateway.http.get("/metrics").text

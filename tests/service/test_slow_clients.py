@@ -239,6 +239,43 @@ def test_an_offer_without_a_body_is_answered_in_http1_and_connect_refused(quick)
         assert error_of(everything(client))[0] == 400
 
 
+@pytest.mark.parametrize("path", [b"GET /hello HTTP/1.1", b"GET /hello HTTP/1.0", b"POST /length HTTP/1.1"])
+@pytest.mark.parametrize(
+    "connection",
+    [
+        b"connection: close, upgrade\r\n",
+        b"connection: Upgrade, close, te\r\n",
+        b"connection: upgrade\r\nconnection: close\r\n",
+        b"connection: keep-alive, upgrade\r\n",
+    ],
+)
+def test_whatever_connection_names_the_request_is_answered(quick, path, connection):
+    with connected(quick) as client:
+        client.sendall(path + b"\r\nhost: x\r\nupgrade: h2c\r\ncontent-length: 0\r\n" + connection + b"\r\n")
+        status = int(client.recv(65536).split()[1])
+    assert status == (422 if path.startswith(b"POST") else 200)
+
+
+def test_a_stream_to_http_1_0_has_no_chunks_and_ends_with_the_connection():
+    async def stream(scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for piece in (b"one ", b"", b"two"):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    with running(stream, http=with_header_timeout(60.0), lifespan="off") as port:
+        replies = {}
+        for version in (b"1.0", b"1.1"):
+            with connected(port) as client:
+                client.sendall(b"GET / HTTP/%b\r\nhost: x\r\nconnection: close\r\n\r\n" % version)
+                replies[version] = everything(client)
+    head, _, body = replies[b"1.0"].partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert body == b"one two"
+    assert b"transfer-encoding: chunked" in replies[b"1.1"]
+
+
 def test_who_stops_reading_a_reply_is_cut_off():
     left = threading.Event()
 
