@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from llmops.evaluation.eval_set import EvalRow
@@ -15,6 +16,7 @@ class AbsoluteError:
     name: str = "absolute_error"
     higher_is_better: bool | None = False
     worst: float | None = None
+    limits: tuple[float, float] = (0.0, math.inf)
 
     def score(self, row: EvalRow, output: Output) -> Score:
         return Score(abs(_error(row, output)))
@@ -27,6 +29,7 @@ class SquaredError:
     name: str = "squared_error"
     higher_is_better: bool | None = False
     worst: float | None = None
+    limits: tuple[float, float] = (0.0, math.inf)
 
     def score(self, row: EvalRow, output: Output) -> Score:
         return Score(_error(row, output) ** 2)
@@ -39,6 +42,7 @@ class Correct:
     name: str = "correct"
     higher_is_better: bool | None = True
     worst: float | None = 0.0
+    limits: tuple[float, float] = (0.0, 1.0)
 
     def score(self, row: EvalRow, output: Output) -> Score:
         return Score(output.text == row.expectations["expected_response"], label=output.text)

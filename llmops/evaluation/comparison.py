@@ -5,51 +5,22 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmops.evaluation import statistics
-from llmops.evaluation.eval_set import EvalRow, cluster_of
+from llmops.evaluation.metric_comparison import MetricComparison, NotCompared, PairedScores, value_of
 from llmops.evaluation.noise import Noise
 from llmops.evaluation.pairing import Pair, paired
-from llmops.evaluation.power import power_of
-from llmops.evaluation.results import RowResult, Score
+from llmops.evaluation.results import RowResult
 from llmops.evaluation.scorers.protocol import Scorer
-from llmops.evaluation.sequential import SequentialTest
+
+__all__ = ["Comparison", "MetricComparison", "NoiseFound", "NotCompared", "compare", "draw", "value_of"]
 
 _SMALLEST_SLICE = 5
 _MOST_SLICES = 100  # of one tag: beyond, it names rows rather than slices
 _MOST_CHANGED_ROWS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class MetricComparison:
-    """One metric of two runs over the rows both have. difference: b − a. wins: rows where b is better (or, when
-    neither direction is better, greater). p_adjusted: Holm over the metrics compared together. n: pairs compared.
-    failed_a, failed_b: of these, rows without a score, counted as the scorer's worst. clusters: independent groups of
-    rows; None when every row stands for itself. detectable: the difference that n pairs show with a chance of 80 %."""
-
-    a: float
-    b: float
-    difference: float
-    ci95: tuple[float, float]
-    p_value: float
-    p_adjusted: float
-    test: str
-    wins: int
-    losses: int
-    ties: int
-    n: int
-    failed_a: int = 0
-    failed_b: int = 0
-    clusters: int | None = None
-    detectable: float | None = None
-    higher_is_better: bool | None = True
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "ci95": list(self.ci95)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +38,11 @@ class NoiseFound:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """a, b: what was compared (refs or run ids). rows: pairs. slices: by `tag=value`, by metric. changed_rows: those
-    where the primary metric changed most, in the order of the rows. power: what the comparison can see, in a sentence
-    for each metric. noise: None where it is not known. sequential: the runs were stopped early; tests allow for it."""
+    """a, b: what was compared (refs or run ids). rows: pairs. unmatched_a, unmatched_b: rows of one run that the other
+    does not have. not_compared: metrics that the runs cannot be compared on, and why. slices: by `tag=value`, by
+    metric. changed_rows: those where the primary metric changed most, in the order of the rows. power: what the
+    comparison can see, in a sentence for each metric. noise: None where it is not known. sequential: the runs were
+    stopped early; tests allow for it."""
 
     a: str
     b: str
@@ -80,6 +53,9 @@ class Comparison:
     power: Mapping[str, str] = field(default_factory=dict)
     noise: NoiseFound | None = None
     sequential: bool = False
+    unmatched_a: int = 0
+    unmatched_b: int = 0
+    not_compared: Mapping[str, NotCompared] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -95,6 +71,9 @@ class Comparison:
             "power": dict(self.power),
             "noise": self.noise.to_json() if self.noise else None,
             "sequential": self.sequential,
+            "unmatched_a": self.unmatched_a,
+            "unmatched_b": self.unmatched_b,
+            "not_compared": {name: metric.to_json() for name, metric in self.not_compared.items()},
         }
 
 
@@ -120,32 +99,36 @@ def compare(
     Raises:
         CannotRun: a row id stands for different inputs in the two runs, or they share no row.
     """
-    gathered = {scorer.name: _Gathered(scorer, cluster_by) for scorer in scorers}
-    primary = gathered.get(slice_by or "")
+    scores = {scorer.name: PairedScores(scorer, cluster_by) for scorer in scorers}
+    primary = scores.get(slice_by or "")
     slices, changed = _Slices(primary, cluster_by), _Changed()
     rows = changed_texts = 0
-    for left, right in _in_order(paired(a, b), sequential_seed):
+    run_a, run_b = _Counted(a), _Counted(b)
+    for left, right in _in_order(paired(run_a, run_b), sequential_seed):
         rows += 1
         changed_texts += left.output.text != right.output.text
-        for metric in gathered.values():
+        for metric in scores.values():
             metric.add(left, right)
         if primary is not None:
             slices.add(left, right)
-            changed.add(left, right, primary)
+            changed.add(left, right, primary.scorer)
     sequential = sequential_seed is not None
-    compared = {name: found for name, metric in gathered.items() if (found := metric.compared(sequential)) is not None}
-    found_noise = NoiseFound(noise, changed_texts, noise.share * rows) if noise else None
-    power = {} if sequential else {name: gathered[name].sentence() for name in compared}
+    compared = {name: metric.compared(sequential=sequential) for name, metric in scores.items()}
+    found = {name: metric for name, metric in compared.items() if isinstance(metric, MetricComparison)}
     return Comparison(
-        name_a, name_b, rows, _adjusted(compared), slices.compared(sequential), changed.rows(), power, found_noise,
+        name_a,
+        name_b,
+        rows,
+        _adjusted(found),
+        slices.compared(sequential),
+        changed.rows(),
+        {} if sequential else {name: scores[name].sentence() for name in found},
+        NoiseFound(noise, changed_texts, noise.share * rows) if noise else None,
         sequential,
-    )  # fmt: skip
-
-
-def value_of(result: RowResult, scorer: Scorer) -> float | None:
-    """The score's value; a row without one counts as the scorer's worst, so that failing never helps."""
-    score = result.scores.get(scorer.name)
-    return scorer.worst if score is None or score.value is None else score.value
+        run_a.rows - rows,
+        run_b.rows - rows,
+        {name: metric for name, metric in compared.items() if isinstance(metric, NotCompared)},
+    )
 
 
 def draw(seed: int, row_id: str) -> float:
@@ -160,98 +143,16 @@ def _in_order(pairs: Iterable[Pair], sequential_seed: int | None) -> Iterable[Pa
     return sorted(pairs, key=lambda pair: draw(sequential_seed, pair[0].row.id))
 
 
-class _Gathered:
-    """One metric's paired numbers."""
+class _Counted:
+    """A run's rows as they are read, counted."""
 
-    def __init__(self, scorer: Scorer, cluster_by: str | None) -> None:
-        self.scorer, self._cluster_by = scorer, cluster_by
-        self._a, self._b = array("d"), array("d")
-        self._clusters: list[str] = []
-        self._failed_a = self._failed_b = 0
-        self._any_boolean, self._all_binary = False, True
+    def __init__(self, results: Iterable[RowResult]) -> None:
+        self._results, self.rows = results, 0
 
-    def add(self, left: RowResult, right: RowResult) -> None:
-        x, y = self.value(left), self.value(right)
-        if x is None or y is None:
-            return
-        self._a.append(float(x))
-        self._b.append(float(y))
-        self._any_boolean = self._any_boolean or isinstance(x, bool) or isinstance(y, bool)
-        self._all_binary = self._all_binary and x in (0, 1) and y in (0, 1)
-        self._failed_a += _unscored(left.scores.get(self.scorer.name))
-        self._failed_b += _unscored(right.scores.get(self.scorer.name))
-        if self._cluster_by is not None:
-            self._clusters.append(_cluster(left.row, self._cluster_by))
-
-    def value(self, result: RowResult) -> float | None:
-        """As `value_of`, for this metric."""
-        return value_of(result, self.scorer)
-
-    def samples(self) -> tuple[Sequence[float], Sequence[float]]:
-        """Truth values again, where the scorer gave them."""
-        if self._any_boolean and self._all_binary:
-            return [bool(x) for x in self._a], [bool(y) for y in self._b]
-        return self._a, self._b
-
-    def __len__(self) -> int:
-        return len(self._a)
-
-    def compared(self, sequential: bool) -> MetricComparison | None:
-        """The metric compared; None where there is nothing to compare."""
-        if not self._a or (sequential and not self._within_one()):
-            return None
-        a, b = self.samples()
-        clusters = self._clusters or None
-        tested = _sequentially(a, b, clusters) if sequential else statistics.paired_test(a, b, clusters=clusters)
-        better_up = self.scorer.higher_is_better is not False
-        n = len(self._a)
-        more = sum(1 for x, y in zip(self._a, self._b, strict=True) if y > x)
-        less = sum(1 for x, y in zip(self._a, self._b, strict=True) if y < x)
-        wins, losses = (more, less) if better_up else (less, more)
-        detectable = None if sequential else power_of(a, b, clusters=clusters, targets=()).to_json()["detectable"]
-        return MetricComparison(
-            a=sum(self._a) / n,
-            b=sum(self._b) / n,
-            difference=tested.difference,
-            ci95=tested.ci95,
-            p_value=tested.p_value,
-            p_adjusted=tested.p_value,
-            test=tested.test,
-            wins=wins,
-            losses=losses,
-            ties=n - wins - losses,
-            n=n,
-            failed_a=self._failed_a,
-            failed_b=self._failed_b,
-            clusters=len(set(self._clusters)) if self._clusters else None,
-            detectable=detectable,
-            higher_is_better=self.scorer.higher_is_better,
-        )
-
-    def sentence(self) -> str:
-        a, b = self.samples()
-        return power_of(a, b, clusters=self._clusters or None).sentence
-
-    def _within_one(self) -> bool:
-        return min(*self._a, *self._b) >= 0 and max(*self._a, *self._b) <= 1
-
-
-def _sequentially(a: Sequence[float], b: Sequence[float], clusters: Sequence[str] | None) -> statistics.PairedTest:
-    """The anytime-valid test of rows in the order of their draw; rows of one cluster are one difference, their mean."""
-    groups: dict[str, list[float]] = {}
-    for position, (x, y) in enumerate(zip(a, b, strict=True)):
-        groups.setdefault(clusters[position] if clusters else str(position), []).append(float(y) - float(x))
-    test = SequentialTest()
-    test.update([sum(group) / len(group) for group in groups.values()])
-    return statistics.PairedTest(test.mean, test.interval, test.p_value, "sequential-betting")
-
-
-def _unscored(score: Score | None) -> bool:
-    return score is None or score.value is None
-
-
-def _cluster(row: EvalRow, cluster_by: str) -> str:
-    return cluster_of(row, cluster_by) or f"row {row.id}"
+    def __iter__(self) -> Iterator[RowResult]:
+        for result in self._results:
+            self.rows += 1
+            yield result
 
 
 def _adjusted(compared: Mapping[str, MetricComparison]) -> dict[str, MetricComparison]:
@@ -262,9 +163,9 @@ def _adjusted(compared: Mapping[str, MetricComparison]) -> dict[str, MetricCompa
 class _Slices:
     """The primary metric within each slice. Slices are looked at together, so their p-values are adjusted together."""
 
-    def __init__(self, primary: _Gathered | None, cluster_by: str | None) -> None:
+    def __init__(self, primary: PairedScores | None, cluster_by: str | None) -> None:
         self._primary, self._cluster_by = primary, cluster_by
-        self._by_tag: dict[str, dict[str, _Gathered]] = {}
+        self._by_tag: dict[str, dict[str, PairedScores]] = {}
         self._no_slices: set[str] = set()
 
     def add(self, left: RowResult, right: RowResult) -> None:
@@ -274,7 +175,7 @@ class _Slices:
                 continue
             slices = self._by_tag.setdefault(tag, {})
             if value not in slices:
-                slices[value] = _Gathered(self._primary.scorer, self._cluster_by)
+                slices[value] = PairedScores(self._primary.scorer, self._cluster_by)
             slices[value].add(left, right)
             if len(slices) > _MOST_SLICES:
                 self._no_slices.add(tag)
@@ -283,12 +184,14 @@ class _Slices:
     def compared(self, sequential: bool) -> dict[str, dict[str, MetricComparison]]:
         if self._primary is None:
             return {}
-        found = {
-            f"{tag}={value}": metric
+        failed_as = self._primary.failed_as
+        compared = {
+            f"{tag}={value}": scores.compared(sequential=sequential, failed_as=failed_as)
             for tag, slices in self._by_tag.items()
-            for value, gathered in slices.items()
-            if len(gathered) >= _SMALLEST_SLICE and (metric := gathered.compared(sequential)) is not None
+            for value, scores in slices.items()
+            if len(scores) >= _SMALLEST_SLICE
         }
+        found = {key: metric for key, metric in compared.items() if isinstance(metric, MetricComparison)}
         name = self._primary.scorer.name
         return {key: {name: metric} for key, metric in sorted(_adjusted(found).items())}
 
@@ -300,13 +203,13 @@ class _Changed:
         self._kept: list[tuple[float, int, dict[str, Any]]] = []
         self._seen = 0
 
-    def add(self, left: RowResult, right: RowResult, primary: _Gathered) -> None:
-        x, y = primary.value(left), primary.value(right)
+    def add(self, left: RowResult, right: RowResult, primary: Scorer) -> None:
+        x, y = value_of(left, primary), value_of(right, primary)
         if x is None or y is None or x == y:
             return
         self._seen += 1
         answers = {"output_a": left.output.text, "output_b": right.output.text}
-        row = {"id": left.row.id, "metric": primary.scorer.name, "a": x, "b": y, **answers}
+        row = {"id": left.row.id, "metric": primary.name, "a": x, "b": y, **answers}
         push = heapq.heappush if len(self._kept) < _MOST_CHANGED_ROWS else heapq.heappushpop
         push(self._kept, (abs(y - x), -self._seen, row))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -149,14 +150,15 @@ def _not_worse(scorer: str, metric: MetricComparison | None, margin: float) -> t
 def _gains(metric: MetricComparison) -> tuple[float, float, float]:
     """Ends of the interval, and the difference, such that more is better."""
     sign = -1 if metric.higher_is_better is False else 1
-    low, high = sorted((sign * metric.ci95[0], sign * metric.ci95[1]))
+    low, high = sorted(sign * end for end in metric.ci95 or (-math.inf, math.inf))
     return low, high, sign * metric.difference
 
 
 def _shown(scorer: str, metric: MetricComparison) -> str:
+    interval = f"95 % interval {metric.ci95[0]:+.3f} to {metric.ci95[1]:+.3f}" if metric.ci95 else metric.note
     return (
-        f"{scorer} {metric.a:.3f} → {metric.b:.3f}: difference {metric.difference:+.3f}, 95 % interval "
-        f"{metric.ci95[0]:+.3f} to {metric.ci95[1]:+.3f}, p = {metric.p_value:.3g}, "
+        f"{scorer} {metric.a:.3f} → {metric.b:.3f}: difference {metric.difference:+.3f}, {interval}, "
+        f"p = {metric.p_value:.3g}, "
         f"{metric.wins} wins, {metric.losses} losses, {metric.ties} ties"
     )
 

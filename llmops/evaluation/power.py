@@ -170,8 +170,8 @@ def power_of(
     if len(a) != len(b) or not len(a) or (clusters is not None and len(clusters) != len(a)):
         raise UsageError("power needs the same number of values in both samples, at least one, and of cluster names")
     scores = np.asarray([a, b], dtype=float)
-    boolean = statistics.is_boolean(a) and statistics.is_boolean(b)
-    noise, independent, note = _noise(scores, clusters, boolean)
+    binary = statistics.is_binary(a) and statistics.is_binary(b)
+    noise, independent, note = _noise(scores, clusters, binary)
     effect = len(a) / independent
     detectable = noise.detectable(independent, alpha, power)
     if targets is None:
@@ -203,7 +203,7 @@ def rows_needed(
     return math.ceil(most * design_effect)
 
 
-def _noise(scores: Any, clusters: Sequence[Hashable] | None, boolean: bool) -> tuple[Noise, float, str]:
+def _noise(scores: Any, clusters: Sequence[Hashable] | None, binary: bool) -> tuple[Noise, float, str]:
     """The noise of the differences, the number of independent rows, and what had to be assumed."""
     differences = scores[1] - scores[0]
     sums, sizes = statistics.cluster_sums(differences, clusters)
@@ -212,11 +212,11 @@ def _noise(scores: Any, clusters: Sequence[Hashable] | None, boolean: bool) -> t
     independent = len(sums) if len(sums) == len(differences) else statistics.independent_rows(found, sizes, variance)
     if differences.any():
         share = float((differences != 0).mean())
-        return (Discordance(share) if boolean else Spread(variance**0.5)), independent, ""
+        return (Discordance(share) if binary else Spread(variance**0.5)), independent, ""
 
     share = 1 - 0.05 ** (1 / independent)
     note = f"no pair differed; up to {100 * share:.2g} % could, by the rule of three"
-    if boolean:
+    if binary:
         return Discordance(share), independent, note
     unit = statistics.scale(scores)
     if unit == 0:

@@ -24,12 +24,14 @@ _ROUNDING = 1e-12  # relative to the largest difference: below, a difference com
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """Difference b − a of two paired samples with its 95 % interval and two-sided p-value."""
+    """Difference b − a of two paired samples with its 95 % interval and two-sided p-value. ci95: None where there can
+    be none. note: why, or what else limits the test; else empty."""
 
     difference: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
     p_value: float
     test: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,9 @@ class MeanEstimate:
     degrees: float
 
 
-def is_boolean(values: Sequence[Any]) -> bool:
-    """Whether every value is a truth value (numbers 0 and 1 are not)."""
-    return all(isinstance(value, bool) for value in values)
+def is_binary(values: Sequence[float]) -> bool:
+    """Whether every value is 0 or 1; truth values are."""
+    return all(value in (0, 1) for value in values)
 
 
 def mean_interval(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> tuple[float, float]:
@@ -62,7 +64,7 @@ def mean_interval(values: Sequence[float], clusters: Sequence[Hashable] | None =
     sample = np.asarray(values, dtype=float)
     sums, sizes = cluster_sums(sample, clusters)
     found = estimate_mean(sums, sizes)
-    if is_boolean(values):
+    if is_binary(values):
         if len(sums) == len(sample):
             return wilson_interval(found.mean, len(sample), float(special.ndtri(0.5 + CONFIDENCE / 2)))
         independent = independent_rows(found, sizes, found.mean * (1 - found.mean))
@@ -95,13 +97,13 @@ def paired_test(
     if len(a) != len(b) or not len(a):
         raise ValueError("paired samples need the same number of values, and at least one")
     groups = _groups(clusters, len(a))
-    boolean = is_boolean(a) and is_boolean(b)
-    if groups is None and boolean:
+    binary = is_binary(a) and is_binary(b)
+    if groups is None and binary:
         return _mcnemar(a, b)
 
     scores = np.asarray([a, b], dtype=float)
     differences = scores[1] - scores[0]
-    unit = 1.0 if boolean else scale(scores)
+    unit = 1.0 if binary else scale(scores)
     generator = np.random.default_rng(seed)
     if groups is None:
         return _compare_rows(differences, unit, resamples, generator)

@@ -151,7 +151,7 @@ class Difference:
     a: float
     b: float
     difference: float
-    ci95: Interval
+    ci95: Interval | None
     p_value: float
     rows: int
     slice: str | None = None

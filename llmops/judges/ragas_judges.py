@@ -200,6 +200,7 @@ class RagasJudged(JudgeScorer):
         self._metric_name, self._metric = metric_name, metric
         self._input_variable = optional_name("input_variable", input_variable)
         self.higher_is_better, self.worst = metric.higher_is_better, 0.0 if metric.higher_is_better else 1.0
+        self.limits = metric.scale(metric.limits[0]), metric.scale(metric.limits[1])
         settings = {
             "version": VERSION,
             "metric": metric_name,

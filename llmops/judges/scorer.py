@@ -21,6 +21,7 @@ class JudgeScorer(ABC):
 
     higher_is_better: bool | None = True
     worst: float | None = 0.0
+    limits: tuple[float, float] = (0.0, 1.0)
 
     def __init__(self, name: str, type_name: str, endpoint: JudgeEndpoint, settings: Mapping[str, Any]) -> None:
         self.name = name

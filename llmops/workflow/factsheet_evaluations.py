@@ -212,13 +212,12 @@ def _differences(comparison: Mapping[str, Any]) -> list[Difference]:
 
 
 def _difference(name: str, metric: Mapping[str, Any], part: str | None) -> Difference:
-    low, high = metric["ci95"]
     return Difference(
         metric=name,
         a=metric["a"],
         b=metric["b"],
         difference=metric["difference"],
-        ci95=(low, high),
+        ci95=tuple(metric["ci95"]) if metric["ci95"] else None,
         p_value=metric["p_value"],
         rows=metric["n"],
         slice=part,

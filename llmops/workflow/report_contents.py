@@ -193,7 +193,7 @@ def _pairs(
     adjusted = statistics.holm([test.p_value for _, _, test in tested])
     pairs: list[LeaderboardPair] = []
     for (i, j, test), p in zip(tested, adjusted, strict=True):
-        ends = sorted(sign * end for end in test.ci95)
+        ends = sorted(sign * end for end in test.ci95) if test.ci95 else None
         pairs.append(
             {
                 "better": names[i],

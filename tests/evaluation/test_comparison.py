@@ -46,6 +46,16 @@ def test_only_rows_of_both_runs_are_compared(scorer: Any) -> None:
     assert (found.rows, found.metrics["right"].n) == (4, 4)
 
 
+@pytest.mark.parametrize(("a", "b", "unmatched"), [(6, 4, (2, 0)), (4, 6, (0, 2)), (5, 5, (0, 0))])
+def test_rows_that_the_other_run_does_not_have_are_counted(
+    scorer: Any, a: int, b: int, unmatched: tuple[int, int]
+) -> None:
+    found = compare("a", run([True] * a), "b", run([True] * b)[::-1], [scorer("right")])
+
+    assert (found.unmatched_a, found.unmatched_b) == unmatched
+    assert (found.to_json()["unmatched_a"], found.to_json()["unmatched_b"]) == unmatched
+
+
 def test_a_row_id_that_stands_for_different_inputs_is_refused(scorer: Any) -> None:
     other = [RowResult(EvalRow("r0", {"q": "another question"}), Output("x"), {"right": Score(True)})]
 
@@ -99,19 +109,78 @@ def test_a_row_whose_scorer_did_not_run_counts_as_the_worst_too(scorer: Any) -> 
     assert compare("a", run([1.0, 1.0]), "b", b, [scorer("right")]).metrics["right"].b == 0.5
 
 
-def test_a_row_without_a_score_is_left_out_where_there_is_no_worst(scorer: Any) -> None:
-    made = scorer("right", worst=None)
+@pytest.mark.parametrize(("higher_is_better", "worst"), [(False, 6.0), (True, 3.0)])
+def test_a_row_without_a_score_counts_as_the_worst_seen_where_no_value_is_the_worst(
+    scorer: Any, higher_is_better: bool, worst: float
+) -> None:
+    made = scorer("right", worst=None, higher_is_better=higher_is_better)
 
-    found = compare("a", run([3.0, 4.0, None]), "b", run([5.0, None, 6.0]), [made])
+    found = compare("a", run([3.0, 4.0, None]), "b", run([5.0, None, 6.0]), [made]).metrics["right"]
 
-    assert (found.rows, found.metrics["right"].n) == (3, 1)
-    assert (found.metrics["right"].a, found.metrics["right"].b) == (3.0, 5.0)
+    assert (found.n, found.failed_a, found.failed_b, found.failed_as) == (3, 1, 1, worst)
+    assert (found.a, found.b) == ((7 + worst) / 3, (11 + worst) / 3)
 
 
-def test_a_metric_that_no_row_has_is_left_out(scorer: Any) -> None:
-    found = compare("a", run([None, None]), "b", run([None, None]), [scorer("right", worst=None), scorer("other")])
+def test_a_row_without_a_score_is_left_out_where_no_direction_is_worse(scorer: Any) -> None:
+    made = scorer("right", worst=None, higher_is_better=None)
+
+    found = compare("a", run([3.0, 4.0, None]), "b", run([5.0, None, 6.0]), [made]).metrics["right"]
+
+    assert (found.n, found.failed_a, found.failed_b, found.failed_as) == (1, 1, 1, None)
+    assert (found.a, found.b) == (3.0, 5.0)
+
+
+def test_failing_never_makes_a_run_faster(scorer: Any) -> None:
+    made = scorer("seconds", worst=None, higher_is_better=False)
+    fast_where_it_answers = [*([1.0] * 30), *([None] * 90)]
+
+    found = compare("a", run([2.0] * 120, "seconds"), "b", run(fast_where_it_answers, "seconds"), [made])
+
+    assert found.metrics["seconds"].n == 120
+    assert found.metrics["seconds"].wins == 30
+    assert found.metrics["seconds"].ties == 90
+
+
+def test_a_failed_row_counts_within_a_slice_as_it_does_in_the_whole(scorer: Any) -> None:
+    made = scorer("seconds", worst=None, higher_is_better=False)
+    tags = [{"topic": "sums"}] * 5 + [{"topic": "words"}] * 5
+    a, b = [1.0] * 5 + [9.0] * 5, [1.0, 1.0, 1.0, 1.0, None] + [9.0] * 5
+
+    found = compare("a", run(a, "seconds", tags), "b", run(b, "seconds", tags), [made], "seconds")
+
+    assert found.slices["topic=sums"]["seconds"].b == pytest.approx(13 / 5)
+
+
+@pytest.mark.parametrize("worst", [0.0, None])
+@pytest.mark.parametrize(
+    ("a", "b", "reason"),
+    [
+        ([None, None], [None, None], "no row of a and b has a score"),
+        ([None, None], [True, None], "no row of a has a score"),
+        ([True, False], [None, None], "no row of b has a score"),
+    ],
+)
+def test_a_side_without_a_score_is_not_compared(
+    scorer: Any, worst: float | None, a: Values, b: Values, reason: str
+) -> None:
+    found = compare("a", run(a), "b", run(b), [scorer("right", worst=worst)], "right")
 
     assert "right" not in found.metrics
+    assert found.power == {}
+    told = found.not_compared["right"]
+    assert (told.reason, told.n) == (reason, 2)
+    assert (told.failed_a, told.failed_b) == (a.count(None), b.count(None))
+    assert json.loads(json.dumps(found.to_json()))["not_compared"]["right"]["reason"] == reason
+
+
+def test_a_metric_that_failed_everywhere_moves_no_other_metrics_p(scorer: Any) -> None:
+    a, b = run([False] * 8 + [True] * 12), run([True] * 20)
+
+    alone = compare("a", a, "b", b, [scorer("right")]).metrics["right"]
+    beside = compare("a", a, "b", b, [scorer("right"), scorer("failed")])
+
+    assert beside.metrics == {"right": alone}
+    assert list(beside.not_compared) == ["failed"]
 
 
 def test_shares_beside_a_truth_value_are_not_taken_for_truth_values(scorer: Any) -> None:
@@ -182,11 +251,11 @@ def test_a_comparison_is_plain_json(scorer: Any) -> None:
     value = json.loads(json.dumps(found.to_json()))
 
     told = {"a", "b", "rows", "metrics", "slices", "changed_rows"}
-    assert value.keys() == told | {"power", "noise", "sequential"}
+    assert value.keys() == told | {"power", "noise", "sequential", "unmatched_a", "unmatched_b", "not_compared"}
     assert (value["a"], value["b"], value["rows"]) == ("x", "y", 6)
     assert value["metrics"]["right"].keys() == {
         "a", "b", "difference", "ci95", "p_value", "p_adjusted", "test", "wins", "losses", "ties", "n",
-        "failed_a", "failed_b", "clusters", "detectable", "higher_is_better",
+        "failed_a", "failed_b", "clusters", "detectable", "higher_is_better", "failed_as", "note",
     }  # fmt: skip
     assert value["slices"]["topic=sums"]["right"]["losses"] == 6
 
@@ -198,12 +267,6 @@ def test_failed_rows_are_counted_on_their_side(scorer: Any) -> None:
     found = compare("a", run([True, None, True, None]), "b", run([None, False, True, True]), [scorer("right")])
 
     assert (found.metrics["right"].failed_a, found.metrics["right"].failed_b) == (2, 1)
-
-
-def test_rows_that_are_left_out_are_not_counted_as_failed(scorer: Any) -> None:
-    found = compare("a", run([3.0, None]), "b", run([4.0, 5.0]), [scorer("right", worst=None)]).metrics["right"]
-
-    assert (found.n, found.failed_a, found.failed_b) == (1, 0, 0)
 
 
 def passages(n: int, rows_each: int) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import subprocess
 import sys
 from collections.abc import Callable, MutableMapping
@@ -15,6 +16,7 @@ from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import SCORER_TYPES, Scorer, make_scorer, scorer_types
+from llmops.evaluation.scorers.protocol import BoundedScorer, best_of, limits_of
 from llmops.evaluation.scorers.similarity import SemanticSimilarity
 
 PARAMETERS: dict[str, dict[str, Any]] = {
@@ -44,6 +46,35 @@ def test_every_type_makes_a_scorer_that_bears_the_suites_name(type_name: str) ->
     assert scorer.higher_is_better in (True, False, None)
     # Where a direction is better and values are bounded, a missing score has a worst value to count as.
     assert scorer.worst in (None, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("type_name", scorer_types())
+def test_every_type_says_between_which_values_its_scores_lie(type_name: str) -> None:
+    scorer = make_scorer("mine", type_name, PARAMETERS.get(type_name, {}), TYPES)
+    low, high = limits_of(scorer)
+
+    assert isinstance(scorer, BoundedScorer)
+    assert low < high
+    assert scorer.worst is None or low <= scorer.worst <= high
+    assert best_of(scorer) == {True: 1.0, False: 0.0, None: None}[scorer.higher_is_better]
+
+
+@pytest.mark.parametrize(
+    ("higher", "worst", "limits"),
+    [
+        (True, 0.0, (0.0, math.inf)),
+        (False, 5.0, (-math.inf, 5.0)),
+        (None, 0.0, (-math.inf, math.inf)),
+        (True, None, (-math.inf, math.inf)),
+    ],
+)
+def test_a_scorer_that_names_no_limits_ends_at_its_worst_value(
+    scorer: Any, higher: bool | None, worst: float | None, limits: tuple[float, float]
+) -> None:
+    made = scorer("mine", higher_is_better=higher, worst=worst)
+
+    assert limits_of(made) == limits
+    assert best_of(made) is None
 
 
 @pytest.mark.parametrize("type_name", CHEAP)

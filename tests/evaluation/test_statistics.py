@@ -107,7 +107,8 @@ def test_samples_that_are_no_pairs_are_refused(a: list[float], b: list[float]) -
 
 def test_truth_values_are_tested_by_mcnemar_and_numbers_by_permutation() -> None:
     assert paired_test([True, False], [True, True]).test == "mcnemar-exact"
-    assert paired_test([1.0, 0.0], [1.0, 1.0]).test == "paired-permutation"
+    assert paired_test([1, 0.0], [True, 1.0]).test == "mcnemar-exact"
+    assert paired_test([1.0, 0.0], [1.0, 0.5]).test == "paired-permutation"
     assert paired_test([True, False], [1.0, 0.5]).test == "paired-permutation"
 
 
@@ -206,10 +207,10 @@ def test_an_interval_of_a_share_lies_within_0_and_1_and_holds_the_share(values: 
     assert high - low > 0.01  # certain of nothing, even where all are alike
 
 
-def test_is_boolean_tells_truth_values_from_numbers() -> None:
-    assert statistics.is_boolean([True, False])
-    assert not statistics.is_boolean([1, 0])
-    assert not statistics.is_boolean([True, 1.0])
+def test_truth_values_are_binary_however_they_are_written() -> None:
+    assert statistics.is_binary([True, False])
+    assert statistics.is_binary([1, 0.0])
+    assert not statistics.is_binary([True, 0.5])
 
 
 @given(st.lists(st.floats(0, 1), max_size=12))

@@ -61,14 +61,14 @@ def axis_labels(axis: Axis, *, differences: bool) -> Markup:
 def difference_plot(metric: MetricDifference, axis: Axis, found: Standing) -> Markup:
     """A difference with its interval; a grey band holds what is too small to be detected with so many rows."""
     detectable = metric.get("detectable")
-    low, high = metric["ci95"]
-    label = f"{signed(metric['difference'])}, 95 % interval {interval((low, high), of_difference=True)}: {found.value}"
+    ci95 = metric["ci95"]
+    label = f"{signed(metric['difference'])}, 95 % interval {interval(ci95, of_difference=True)}: {found.value}"
     return _drawing(
         label,
         _band(axis, -detectable, detectable) if detectable else None,
         *_grid(axis),
         _line(axis.at(0), 0, axis.at(0), _HEIGHT, "zero"),
-        *_whisker(axis, low, high, found.name.lower()),
+        *(_whisker(axis, ci95[0], ci95[1], found.name.lower()) if ci95 else []),
         _mark(axis.at(metric["difference"]), found),
     )
 

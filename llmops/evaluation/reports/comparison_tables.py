@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from llmops.evaluation.reports.charts import Axis, axis_labels, difference_plot, outcome_bar
 from llmops.evaluation.reports.contents import MetricDifference, Report
@@ -28,7 +28,7 @@ def metric_tables(report: Report) -> list[Markup]:
     others = {name: metric for name, metric in metrics.items() if name not in shares}
     tables = []
     if shares:
-        axis = Axis.around_zero([end for metric in shares.values() for end in metric["ci95"]])
+        axis = Axis.around_zero(_ends(shares.values()))
         lines = [_metric_line(report, name, metric, axis) for name, metric in shares.items()]
         tables.append(table("Metrics from 0 to 1", _head("metric", axis), lines, "differences"))
     if others:
@@ -52,12 +52,17 @@ def _slice_table(name: str, parts: Mapping[str, MetricDifference]) -> Markup:
         gained = gain(metric["difference"], metric.get("higher_is_better"))
         return part.partition("=")[0], metric["difference"] if gained is None else gained
 
-    axis = Axis.around_zero([end for metric in parts.values() for end in metric["ci95"]])
+    axis = Axis.around_zero(_ends(parts.values()))
     lines = [
         difference_line(part, counted(metric["n"], "row"), metric, axis, chosen_beforehand=False)
         for part, metric in sorted(parts.items(), key=worst_first)
     ]
     return table(f"{name} in each slice", _head("slice", axis), lines, "differences")
+
+
+def _ends(metrics: Iterable[MetricDifference]) -> list[float]:
+    """What an axis has to hold: the ends of the intervals, or the difference where there is none."""
+    return [end for metric in metrics for end in metric["ci95"] or [metric["difference"]]]
 
 
 def _metric_line(report: Report, name: str, metric: MetricDifference, axis: Axis | None) -> Markup:
@@ -77,7 +82,7 @@ def difference_line(
 ) -> Markup:
     """One line of the table. axis: the one shared by all lines; None draws the line's own under its plot."""
     found = standing(metric, chosen_beforehand=chosen_beforehand)
-    own = axis or Axis.around_zero(metric["ci95"])
+    own = axis or Axis.around_zero(_ends([metric]))
     plot = difference_plot(metric, own, found)
     p_value = metric["p_value"] if chosen_beforehand else metric["p_adjusted"]
     shown = element("strong", f"{found.mark} {signed(metric['difference'])}", class_=found.name.lower())

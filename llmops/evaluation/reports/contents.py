@@ -48,12 +48,12 @@ class Side(TypedDict):
 
 class MetricDifference(TypedDict):
     """One metric of both runs (`comparison.MetricComparison.to_json`). detectable: the smallest difference that as many
-    rows would have shown with a power of 80 %."""
+    rows would have shown with a power of 80 %. ci95: None where there can be no interval; `note` says why."""
 
     a: float
     b: float
     difference: float
-    ci95: Sequence[float]
+    ci95: Sequence[float] | None
     p_value: float
     p_adjusted: float
     test: str
@@ -63,6 +63,7 @@ class MetricDifference(TypedDict):
     n: int
     higher_is_better: NotRequired[bool | None]
     detectable: NotRequired[float | None]
+    note: NotRequired[str]
 
 
 class Noise(TypedDict):
@@ -170,7 +171,7 @@ class LeaderboardPair(TypedDict):
     better: str
     worse: str
     difference: float
-    ci95: Sequence[float]
+    ci95: Sequence[float] | None
     p_adjusted: float
     real: bool
 

@@ -45,6 +45,7 @@ class ChoiceAccuracy:
 
     higher_is_better: bool | None = True
     worst: float | None = 0.0
+    limits: tuple[float, float] = (0.0, 1.0)
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -68,6 +68,7 @@ class Label:
 
     higher_is_better: bool | None = True
     worst: float | None = 0.0
+    limits: tuple[float, float] = (0.0, 1.0)
 
     def __init__(self, name: str, labels: Sequence[str] | None = None, pick: str = "first") -> None:
         self.name = name

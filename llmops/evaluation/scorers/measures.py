@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,21 +46,22 @@ def repeated_share(text: str, n: int) -> float:
 
 @dataclass(frozen=True)
 class _Measure:
-    """A number read off the output. worst: none, since no number is the worst one, so rows without it are left out."""
+    """A number read off the output. worst: none, since no number is the worst one."""
 
     name: str
     measure: Callable[[Output], float | None]
     higher_is_better: bool | None
     worst: float | None = None
+    limits: tuple[float, float] = (0.0, math.inf)
 
     def score(self, row: EvalRow, output: Output) -> Score:  # noqa: ARG002 - a scorer's signature
         value = self.measure(output)
         return Score(error="the output holds no words") if value is None else Score(float(value))
 
 
-def _of_text(measure: Callable[[str], float | None], name: str) -> Scorer:
+def _of_text(measure: Callable[[str], float | None], name: str, least: float = 0.0) -> Scorer:
     """A measure of the text, of which neither more nor less is better."""
-    return _Measure(name, lambda output: measure(output.text), None)
+    return _Measure(name, lambda output: measure(output.text), None, limits=(least, math.inf))
 
 
 def _spent(measure: Callable[[Output], float], name: str) -> Scorer:
@@ -69,7 +71,7 @@ def _spent(measure: Callable[[Output], float], name: str) -> Scorer:
 
 def _repetition(name: str, n: int = 4) -> Scorer:
     n = parameters.whole_number("n", n, 1, 100)
-    return _Measure(name, lambda output: repeated_share(output.text, n), None)
+    return _Measure(name, lambda output: repeated_share(output.text, n), None, limits=(0.0, 1.0))
 
 
 def _cost(name: str, per_million_in: float, per_million_out: float) -> Scorer:
@@ -83,7 +85,7 @@ TYPES: dict[str, Callable[..., Scorer]] = {
     "words": functools.partial(_of_text, lambda text: len(text.split())),
     "characters": functools.partial(_of_text, len),
     "sentences": functools.partial(_of_text, count_sentences),
-    "readability": functools.partial(_of_text, automated_readability_index),
+    "readability": functools.partial(_of_text, automated_readability_index, least=-math.inf),
     "repetition": _repetition,
     "latency_ms": functools.partial(_spent, lambda output: output.latency_ms),
     "first_token_ms": functools.partial(_spent, lambda output: output.first_token_ms),

@@ -58,6 +58,7 @@ class Numeric:
 
     higher_is_better: bool | None = True
     worst: float | None = 0.0
+    limits: tuple[float, float] = (0.0, 1.0)
 
     def __init__(self, name: str, take: str = "last", absolute: float = 0.0, relative: float = 1e-9) -> None:
         self.name = name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +15,8 @@ class Scorer(Protocol):
     """Judges one output.
 
     name: the metric's name. higher_is_better: None when neither direction is better (an answer's length). worst: what
-    a row without a score counts as in comparisons and gates; None leaves such rows out.
+    a row without a score counts as in comparisons and gates; where it is None, as the worst value seen in either run
+    (without a direction such rows are left out).
     """
 
     @property
@@ -29,6 +31,33 @@ class Scorer(Protocol):
     def score(self, row: EvalRow, output: Output) -> Score:
         """The score. An exception it raises becomes a score with an error."""
         ...
+
+
+@runtime_checkable
+class BoundedScorer(Scorer, Protocol):
+    """A scorer that says between which values its scores lie. limits: the least and the greatest, infinite where there
+    is none (a latency has limits 0 and ∞)."""
+
+    @property
+    def limits(self) -> tuple[float, float]: ...
+
+
+def limits_of(scorer: Scorer) -> tuple[float, float]:
+    """The least and the greatest value of a scorer; infinite where it is not known."""
+    if isinstance(scorer, BoundedScorer):
+        return scorer.limits
+    worst, low, high = scorer.worst, -math.inf, math.inf
+    if worst is not None and scorer.higher_is_better is not None:
+        return (worst, high) if scorer.higher_is_better else (low, worst)
+    return low, high
+
+
+def best_of(scorer: Scorer) -> float | None:
+    """The best value that a row can have; None where no direction is better, or no value is known to be the best."""
+    if scorer.higher_is_better is None:
+        return None
+    best = limits_of(scorer)[scorer.higher_is_better]
+    return best if math.isfinite(best) else None
 
 
 @runtime_checkable
@@ -78,6 +107,7 @@ class Correctness:
 
     higher_is_better: bool | None = True
     worst: float | None = 0.0
+    limits: tuple[float, float] = (0.0, 1.0)
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -58,6 +58,7 @@ class _RagasMetric(ABC):
 
     higher_is_better: bool | None = True
     worst: float | None = 0.0
+    limits: tuple[float, float] = (0.0, 1.0)
 
     def __init__(self, metric_name: str, name: str, **parameters: Any) -> None:
         if unknown := sorted(parameters.keys() - _PARAMETERS[metric_name]):

@@ -51,6 +51,7 @@ class Rouge:
 
     higher_is_better: bool | None = True
     worst: float | None = 0.0
+    limits: tuple[float, float] = (0.0, 1.0)
 
     def __init__(self, name: str, rouge_type: str = "rougeL", use_stemmer: bool = False) -> None:
         self.name = name
@@ -80,6 +81,7 @@ class _Sacrebleu(ABC):
 
     higher_is_better: bool | None = True
     worst: float | None = 0.0
+    limits: tuple[float, float] = (0.0, 1.0)
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -67,6 +67,7 @@ class Refusal:
 
     higher_is_better: bool | None = False
     worst: float | None = 1.0
+    limits: tuple[float, float] = (0.0, 1.0)
 
     def __init__(self, name: str) -> None:
         self.name = name

@@ -29,6 +29,7 @@ class SemanticSimilarity:
 
     higher_is_better: bool | None = True
     worst: float | None = 0.0
+    limits: tuple[float, float] = (-1.0, 1.0)
 
     def __init__(self, name: str, *, embed: Embed | None = None) -> None:
         if not callable(embed):

@@ -51,6 +51,7 @@ class Contains:
 
     higher_is_better: bool | None = True
     worst: float | None = 0.0
+    limits: tuple[float, float] = (0.0, 1.0)
 
     def __init__(
         self,
@@ -91,6 +92,7 @@ class Regex:
 
     higher_is_better: bool | None = True
     worst: float | None = 0.0
+    limits: tuple[float, float] = (0.0, 1.0)
 
     def __init__(self, name: str, pattern: str | None = None, flags: str = "", expect: bool = True) -> None:
         self.name = name

@@ -1,0 +1,182 @@
+"""One metric of two runs: its scores pair by pair, and what a test makes of them."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from llmops.evaluation import statistics
+from llmops.evaluation.eval_set import EvalRow, cluster_of
+from llmops.evaluation.power import power_of
+from llmops.evaluation.results import RowResult
+from llmops.evaluation.scorers.protocol import Scorer
+from llmops.evaluation.sequential import SequentialTest
+
+
+@dataclass(frozen=True, slots=True)
+class MetricComparison:
+    """One metric of two runs over the rows both have. difference: b − a. wins: rows where b is better (or, when
+    neither direction is better, greater). p_adjusted: Holm over the metrics compared together. n: pairs compared.
+    failed_a, failed_b: rows without a score; failed_as: what they count as, None where such pairs are left out.
+    clusters: independent groups of rows; None when every row stands for itself. detectable: the difference that n pairs
+    show with a chance of 80 %. ci95: None where there can be no interval. note: why, or what else limits the test.
+    """
+
+    a: float
+    b: float
+    difference: float
+    ci95: tuple[float, float] | None
+    p_value: float
+    p_adjusted: float
+    test: str
+    wins: int
+    losses: int
+    ties: int
+    n: int
+    failed_a: int = 0
+    failed_b: int = 0
+    clusters: int | None = None
+    detectable: float | None = None
+    higher_is_better: bool | None = True
+    failed_as: float | None = None
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "ci95": list(self.ci95) if self.ci95 else None}
+
+
+@dataclass(frozen=True, slots=True)
+class NotCompared:
+    """A metric that two runs cannot be compared on. n: rows that both runs have. failed_a, failed_b: of these, rows
+    without a score."""
+
+    reason: str
+    n: int
+    failed_a: int
+    failed_b: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def value_of(result: RowResult, scorer: Scorer, failed_as: float | None = None) -> float | None:
+    """The score's value; a row without one counts as the scorer's worst, or else as `failed_as`."""
+    score = result.scores.get(scorer.name)
+    if score is not None and score.value is not None:
+        return score.value
+    return failed_as if scorer.worst is None else scorer.worst
+
+
+class PairedScores:
+    """One metric's scores in two runs, row by row; NaN where a row has none."""
+
+    def __init__(self, scorer: Scorer, cluster_by: str | None = None) -> None:
+        self.scorer, self._cluster_by = scorer, cluster_by
+        self._a, self._b = array("d"), array("d")
+        self._clusters: list[str] = []
+
+    def add(self, left: RowResult, right: RowResult) -> None:
+        for values, result in ((self._a, left), (self._b, right)):
+            score = result.scores.get(self.scorer.name)
+            values.append(math.nan if score is None or score.value is None else float(score.value))
+        if self._cluster_by is not None:
+            self._clusters.append(_cluster(left.row, self._cluster_by))
+
+    def __len__(self) -> int:
+        return len(self._a)
+
+    @property
+    def failed_as(self) -> float | None:
+        """What a row without a score counts as: the scorer's worst value, else the worst that either run has, so that
+        failing never helps. None where no direction is the worse one, or no row has a score."""
+        if self.scorer.worst is not None or self.scorer.higher_is_better is None:
+            return self.scorer.worst
+        seen = [value for values in (self._a, self._b) for value in values if not math.isnan(value)]
+        return (min if self.scorer.higher_is_better else max)(seen, default=None)
+
+    def compared(self, *, sequential: bool = False, failed_as: float | None = None) -> MetricComparison | NotCompared:
+        """The test's outcome, or why there is none. failed_as: of the whole run, where these are some of its rows."""
+        failed_as = self.failed_as if failed_as is None else failed_as
+        pairs = _Pairs(self._a, self._b, self._clusters, failed_as)
+        if (reason := pairs.problem(sequential)) is not None:
+            return NotCompared(reason, len(self), pairs.failed_a, pairs.failed_b)
+        return pairs.compared(self.scorer, sequential)
+
+    def sentence(self) -> str:
+        """What these rows can show."""
+        pairs = _Pairs(self._a, self._b, self._clusters, self.failed_as)
+        return power_of(pairs.a, pairs.b, clusters=pairs.clusters).sentence
+
+
+class _Pairs:
+    """Pairs of numbers, failed rows counted as `failed_as`; pairs with a failed row are left out where it is None."""
+
+    def __init__(
+        self, a: Sequence[float], b: Sequence[float], clusters: Sequence[str], failed_as: float | None
+    ) -> None:
+        self.failed_a, self.failed_b = (sum(map(math.isnan, values)) for values in (a, b))
+        self.scored_a, self.scored_b = len(a) - self.failed_a, len(b) - self.failed_b
+        self.failed_as = failed_as
+        kept = [i for i in range(len(a)) if failed_as is not None or not (math.isnan(a[i]) or math.isnan(b[i]))]
+        worst = math.nan if failed_as is None else failed_as
+        self.a, self.b = (array("d", (worst if math.isnan(x[i]) else x[i] for i in kept)) for x in (a, b))
+        self.clusters = [clusters[i] for i in kept] if clusters else None
+
+    def problem(self, sequential: bool) -> str | None:
+        """Why the pairs cannot be compared; None where they can."""
+        sides = [side for side, scored in (("a", self.scored_a), ("b", self.scored_b)) if not scored]
+        if sides:
+            return f"no row of {' and '.join(sides)} has a score"
+        if not self.a:
+            return "no row has a score in both runs"
+        if sequential and not (min(*self.a, *self.b) >= 0 and max(*self.a, *self.b) <= 1):
+            return "runs that were stopped early are compared on scores within 0 and 1 only"
+        return None
+
+    def compared(self, scorer: Scorer, sequential: bool) -> MetricComparison:
+        a, b, n = self.a, self.b, len(self.a)
+        if sequential:
+            tested, detectable = _sequentially(a, b, self.clusters), None
+        else:
+            tested = statistics.paired_test(a, b, clusters=self.clusters)
+            detectable = power_of(a, b, clusters=self.clusters, targets=()).to_json()["detectable"]
+        more = sum(1 for x, y in zip(a, b, strict=True) if y > x)
+        less = sum(1 for x, y in zip(a, b, strict=True) if y < x)
+        wins, losses = (less, more) if scorer.higher_is_better is False else (more, less)
+        return MetricComparison(
+            a=sum(a) / n,
+            b=sum(b) / n,
+            difference=tested.difference,
+            ci95=tested.ci95,
+            p_value=tested.p_value,
+            p_adjusted=tested.p_value,
+            test=tested.test,
+            wins=wins,
+            losses=losses,
+            ties=n - wins - losses,
+            n=n,
+            failed_a=self.failed_a,
+            failed_b=self.failed_b,
+            clusters=len(set(self.clusters)) if self.clusters else None,
+            detectable=detectable,
+            higher_is_better=scorer.higher_is_better,
+            failed_as=self.failed_as,
+            note=tested.note,
+        )
+
+
+def _sequentially(a: Sequence[float], b: Sequence[float], clusters: Sequence[str] | None) -> statistics.PairedTest:
+    """The anytime-valid test of rows in the order of their draw; rows of one cluster are one difference, their mean."""
+    groups: dict[str, list[float]] = {}
+    for position, (x, y) in enumerate(zip(a, b, strict=True)):
+        groups.setdefault(clusters[position] if clusters else str(position), []).append(y - x)
+    test = SequentialTest()
+    test.update([sum(group) / len(group) for group in groups.values()])
+    return statistics.PairedTest(test.mean, test.interval, test.p_value, "sequential-betting")
+
+
+def _cluster(row: EvalRow, cluster_by: str) -> str:
+    return cluster_of(row, cluster_by) or f"row {row.id}"
