@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -26,6 +27,7 @@ from service.gateway import Gateway
 from service.idempotency import StoredReply, fingerprint, key_of
 from service.once_only import OnceOnly, send_stored
 from service.replies import Reply
+from service.request_context import new_request_id
 from service.routing import Routed
 from service.snapshot import Snapshot, unknown_model
 
@@ -94,6 +96,9 @@ class Answering:
         state["reply_headers"] += routed.target.headers
         state["reached_model"] = True
         guards = gateway.guards.guards_for(routed.target.release)
+        if guards.active and guards.hides(arrival.request_id):
+            state["request_id"] = new_request_id()
+            arrival = dataclasses.replace(arrival, request_id=state["request_id"])
         exchange = Exchange(arrival, self._request, routed.target, guards, routed.arm)
         reply = self._make_reply(exchange, send)
         try:
@@ -171,7 +176,9 @@ class Answering:
     async def _log(self, exchange: Exchange, record: LogRecord, once: OnceOnly | None) -> StoreUnavailable | None:
         """Writes the record, counts it and charges for it; returns the error when it could not be written."""
         gateway = self._gateway
-        row = None if once is None else once.row(record, exchange.target.headers)
+        row = None
+        if once is not None:
+            row = once.row(record, exchange.target.headers, storable=not exchange.answers_hidden)
         exchange.last_record = record
         try:
             exchange.last_record, lost = await gateway.keep(record, row)

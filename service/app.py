@@ -79,7 +79,7 @@ def create_app(
         embeddings_router(gateway, embed),
         predict_router(gateway),
         model_list_router(gateway, embeds=embed is not None),
-        feedback_router(log),
+        feedback_router(gateway, log),
         page_router(gateway, log),
         health_router(gateway),
     )

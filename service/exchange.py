@@ -12,7 +12,7 @@ from typing import Any
 
 from llmops.engines.protocol import Chunk, Engine, GenerationParameters, GenerationRequest, Message, Usage
 from llmops.errors import EngineError, UsageError
-from llmops.production_log import LogRecord, hidden_user
+from llmops.production_log import LogRecord, hidden_if_redacted
 from llmops.versions import PromptVersion
 from service.caller import ANONYMOUS, Caller
 from service.error_map import ApiError
@@ -132,20 +132,43 @@ class Exchange:
     def prepare(self) -> GenerationRequest:
         """The request as the engine takes it, guarded. Raises ApiError 400 naming the field at fault."""
         asked, prompt = self.request, self.target.prompt
+        headers = self.arrival.headers
+        if self.guards.active:
+            asked, headers = self._guarded_request()
         self._parameters = self.guards.bound(_parameters(asked.sent, self.target))
-        conversation, variables = self.guards.admit(asked.messages, asked.prompt_variables)
+        conversation, variables = asked.messages, asked.prompt_variables
         messages = conversation if prompt is None else _rendered(prompt, conversation, variables)
         if prompt is None and variables:
             problem = f"prompt_variables: {self.target.ref} is a model version; only a release has a prompt to fill"
             raise ApiError(400, problem, param="prompt_variables")
-        return GenerationRequest(
-            messages, self._parameters, asked.extras, whole=not asked.stream, headers=self.arrival.headers
+        return GenerationRequest(messages, self._parameters, asked.extras, whole=not asked.stream, headers=headers)
+
+    def _guarded_request(self) -> tuple[AnswerRequest, Mapping[str, str]]:
+        """What of the request, and of the headers to hand on, may go to the engine. Raises ApiError 400."""
+        asked, headers = self.request, self.arrival.headers
+        whole = {"messages": asked.messages, "prompt_variables": asked.prompt_variables, "tracestate": headers}
+        kept = {"x-request-id": self.arrival.request_id, "user": asked.user, "metadata": asked.metadata}
+        passed = self.guards.admit({**asked.sent, **asked.extras, **whole}, kept)
+        # A header with something replaced in it is no header of its kind any more.
+        unchanged = {name: value for name, value in headers.items() if passed["tracestate"].get(name) == value}
+        request = dataclasses.replace(
+            asked,
+            messages=tuple(passed["messages"]),
+            prompt_variables=passed["prompt_variables"],
+            sent={name: passed[name] for name in asked.sent},
+            extras={name: passed[name] for name in asked.extras},
         )
+        return request, unchanged
 
     @property
     def all_blocked(self) -> bool:
         """Whether a guard has cut every answer asked for, so that nothing more can go out."""
         return self.guards.screening and self.guards.blocked_answers >= self.request.extras.get("n", 1)
+
+    @property
+    def answers_hidden(self) -> bool:
+        """Whether a guard keeps something of the answers out of the log."""
+        return self.guards.active and self.guards.hides([_described(answer) for answer in self.answers])
 
     @property
     def tokens_used(self) -> int:
@@ -222,7 +245,7 @@ class Exchange:
         if self.guards.redacts_log:
             details = self.guards.redacted_for_log({"input": record.input, "output": record.output, **details})
             texts = {"input": details.pop("input"), "output": details.pop("output")}
-            record = dataclasses.replace(record, **texts, user=_hidden(record.user, details.get("user")))
+            record = dataclasses.replace(record, **texts, user=hidden_if_redacted(record.user, details.get("user")))
         if self.guards.actions:
             details["guards"] = self.guards.actions
         return dataclasses.replace(record, details=details)
@@ -304,11 +327,6 @@ def _merge_tool_calls(calls: list[dict[str, Any]], deltas: Sequence[Mapping[str,
 def _described(answer: Answer) -> dict[str, Any]:
     described: dict[str, Any] = {"output": answer.text, "finish_reason": answer.finish_reason}
     return {**described, "tool_calls": answer.tool_calls} if answer.tool_calls else described
-
-
-def _hidden(user: str | None, redacted: str | None) -> str | None:
-    """A user's name that a guard has found personal data in: no longer readable, but still one user's."""
-    return user if user is None or user == redacted else hidden_user(user)
 
 
 def _storable(text: str) -> str:

@@ -14,12 +14,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from llmops.blocking import run_blocking
-from llmops.production_log import Feedback, LogRecord, ProductionLog, is_prediction
+from llmops.production_log import Feedback, LogRecord, ProductionLog, hidden_if_redacted, is_prediction
 from llmops.production_log.predictions import row_count, values_of
 from llmops.tabular.rows import LONGEST_TEXT
 from service.caller import ANONYMOUS, Caller
 from service.documented_replies import replies
 from service.error_map import ApiError
+from service.gateway import Gateway
 from service.idempotency import key_of
 from service.json_route import JsonRoute
 from service.limited_fields import only
@@ -92,14 +93,14 @@ class FeedbackReply(BaseModel):
     truth: list[Any] | None = None
 
 
-def feedback_router(log: ProductionLog) -> APIRouter:
-    """The feedback route over one log."""
+def feedback_router(gateway: Gateway, log: ProductionLog) -> APIRouter:
+    """The feedback route over one log. gateway: knows the guards of the releases."""
     router = APIRouter(tags=["feedback"], route_class=JsonRoute)
 
     @router.post("/v1/feedback", response_class=Response, responses=replies(FeedbackReply))
     def give_feedback(body: FeedbackRequest) -> FeedbackAnswer:
         """Stores an opinion on an answer. The answer's release must belong to an app that the caller may use."""
-        return FeedbackAnswer(log, body)
+        return FeedbackAnswer(gateway, log, body)
 
     return router
 
@@ -107,8 +108,8 @@ def feedback_router(log: ProductionLog) -> APIRouter:
 class FeedbackAnswer:
     """An ASGI app that answers one request."""
 
-    def __init__(self, log: ProductionLog, body: FeedbackRequest) -> None:
-        self._log, self._body = log, body
+    def __init__(self, gateway: Gateway, log: ProductionLog, body: FeedbackRequest) -> None:
+        self._gateway, self._log, self._body = gateway, log, body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller = scope["state"].get("caller", ANONYMOUS)
@@ -127,16 +128,17 @@ class FeedbackAnswer:
             _check_truth(body.truth, record)
         name = caller.key_id or caller.name
         identity: dict[str, Any] = {} if key is None else {"key": _identity(name, key)}
+        said = self._guarded(record)
         given = Feedback(
             request_id=body.request_id,
             record_key=record.key,
             app=record.app,
             release=record.release,
             caller=name,
-            user=body.user,
+            user=said["user"],
             score=body.score,
-            label=body.label,
-            comment=body.comment,
+            label=said["label"],
+            comment=said["comment"],
             compared_to=body.compared_to,
             compared_key=other.key if other is not None else None,
             compared_release=other.release if other is not None else None,
@@ -148,6 +150,13 @@ class FeedbackAnswer:
             message = "key: was used before for another feedback; use a new key for a new one"
             raise ApiError(422, message, param="key", code="idempotency_key_reused")
         return stored
+
+    def _guarded(self, record: LogRecord) -> dict[str, str | None]:
+        """The texts as the guards of the answer's release let them into the log. Raises ApiError 400."""
+        texts = {"user": self._body.user, "label": self._body.label, "comment": self._body.comment}
+        said = self._gateway.guards_of(record).feedback(texts)
+        # A vote counts by its user: hidden, it is still one user's.
+        return {**said, "user": hidden_if_redacted(texts["user"], said["user"])}
 
     def _record(self, request_id: str, caller: Caller, param: str) -> LogRecord:
         """The newest record of the request id that the caller may know of, its own ones first."""

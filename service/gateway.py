@@ -19,7 +19,7 @@ from service.admission import Admission
 from service.caller import ANONYMOUS, Caller
 from service.engine_watch import EngineWatch, Ping
 from service.error_map import api_error
-from service.guards import GuardBook
+from service.guards import GuardBook, GuardRules, Guards
 from service.idempotency import Idempotency
 from service.log_writer import LogWriter
 from service.metrics import Metrics
@@ -144,6 +144,18 @@ class Gateway:
         """Takes tokens from the budget of the caller's key, where it has one."""
         if self.access is not None:
             await self.access.charge(caller, tokens)
+
+    def guards_of(self, record: LogRecord) -> Guards:
+        """The guards of the release that made a record; where it is not registered any more, as its record shows them.
+
+        Raises ApiError 503 when they cannot be applied.
+        """
+        targets = {} if self.keeper.age is None else self.keeper.snapshot.targets
+        target = targets.get(record.release or "")
+        if target is not None and target.release is not None:
+            return self.guards.guards_for(target.release)
+        acted = {action.get("guard") for action in record.details.get("guards") or ()}
+        return Guards(GuardRules(redact_log="redact_pii" in acted))
 
     def caller_of(self, scope: Scope) -> Caller | None:
         """Who asks on a path that is open to everybody; None for who has no good key."""

@@ -4,23 +4,30 @@
 input and cuts output that one of its patterns finds; `max_output` bounds the tokens of an answer. A guard that cannot
 do its work (a pattern that takes too long, a text too long to search) acts as if it had found something.
 
+All that goes to the engine or into the log is searched: messages, tool calls and their arguments decoded, descriptions
+and schemas of tools and formats, `stop`, variables, metadata, names of fields, the client's own x-request-id, the trace
+state (`service.guarded_text`). Each text is searched by itself: what is split over two turns, or over a variable and
+the template around it, is not found.
+
 In a stream, text is held back from where a pattern may be beginning to match, so that nothing of a match is sent.
 Limits: of a match longer than MOST_HELD characters the beginning goes out before its end is seen; look-behind sees
-CONTEXT characters; `$` matches at the end of the answer; the arguments of tool calls are searched, but not held back.
+CONTEXT characters; `$` matches at the end of the answer; what comes beside the text (arguments of tool calls, refusals,
+reasoning) is searched, but not held back.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import regex
 
-from llmops.engines.protocol import Chunk, GenerationParameters, Message
-from llmops.text_patterns import redact
+from llmops.engines.protocol import Chunk, GenerationParameters
 from llmops.versions import Release
 from service.error_map import ApiError
+from service.guarded_text import redacted, texts_in
 
 MOST_HELD = 512
 """Characters of a stream held back while they may be the beginning of a match."""
@@ -30,6 +37,9 @@ MOST_SEARCHED = 200_000
 
 SEARCH_SECONDS = 0.05
 """How long one pattern may search one text. It is also the longest that a pattern can hold up other requests."""
+
+SEARCH_ALL_SECONDS = 0.5
+"""How long all patterns may search all texts of one request."""
 
 CONTEXT = 64
 """Characters already sent that look-behind in a pattern still sees."""
@@ -134,18 +144,33 @@ class Guards:
         self.actions.append({"guard": "max_output", "where": "parameters", "asked": parameters.max_tokens})
         return dataclasses.replace(parameters, max_tokens=most)
 
-    def admit(
-        self, messages: tuple[Message, ...], variables: Mapping[str, str] | None
-    ) -> tuple[tuple[Message, ...], Mapping[str, str] | None]:
-        """What may go on to the engine. Raises ApiError 400 `content_filter` when a pattern finds something."""
-        if self._rules.block:
-            for text in _strings([messages, variables]):
-                self._refuse_if_blocked(text)
+    def admit(self, sent_on: Mapping[str, Any], kept: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What may go on to the engine.
+
+        sent_on: what the client wants to go there, by the name of its field. kept: what only the log gets.
+
+        Raises:
+            ApiError: 400 `content_filter`, naming the field, when a pattern finds something in either.
+        """
+        self._refuse_if_blocked({**sent_on, **(kept or {})})
         if not self._rules.redact_engine:
-            return messages, variables
-        redacted, count = _redacted([messages, variables])
-        self._note_redaction("input", count)
-        return tuple(redacted[0]), redacted[1]
+            return dict(sent_on)
+        passed, total = {}, 0
+        for name, value in sent_on.items():
+            # A number that stands by itself is a setting, such as a seed.
+            passed[name], count = redacted(value) if isinstance(value, (str, Mapping, list, tuple)) else (value, 0)
+            total += count
+        self._note_redaction("input", total)
+        return passed
+
+    def hides(self, value: Any) -> bool:
+        """Whether a value holds something that must stay out of the log."""
+        return self._rules.redact_log and redacted(value)[1] > 0
+
+    def feedback(self, texts: Mapping[str, Any]) -> dict[str, Any]:
+        """What may be stored of an opinion on an answer. Raises ApiError 400 `content_filter`."""
+        self._refuse_if_blocked(texts)
+        return self.redacted_for_log(dict(texts)) if self._rules.redact_log else dict(texts)
 
     def screen(self, chunk: Chunk) -> Chunk | None:
         """What of a chunk may go out now, perhaps with text held back before; None when nothing may."""
@@ -168,17 +193,23 @@ class Guards:
 
     def redacted_for_log(self, values: dict[str, Any]) -> dict[str, Any]:
         """JSON values without personal data in any of their texts."""
-        redacted, count = _redacted(values)
+        passed, count = redacted(values)
         self._note_redaction("log", count)
-        return dict(redacted)
+        return dict(passed)
 
-    def _refuse_if_blocked(self, text: str) -> None:
-        found = _find(self._rules.block, text)
-        if found is not None:
-            self.actions.append({"guard": "block", "where": "input", **found.described()})
-            raise ApiError(
-                400, "the request was refused by a content policy of this app", param="messages", code=CONTENT_FILTER
-            )
+    def _refuse_if_blocked(self, parts: Mapping[str, Any]) -> None:
+        if not self._rules.block:
+            return
+        give_up_at = time.monotonic() + SEARCH_ALL_SECONDS
+        for name, part in parts.items():
+            for text in dict.fromkeys(texts_in(part)):
+                found = _find(self._rules.block, text)
+                if found is None and time.monotonic() > give_up_at:
+                    found = _Found(failure="search took too long")
+                if found is not None:
+                    self.actions.append({"guard": "block", "where": "input", **found.described()})
+                    message = "the request was refused by a content policy of this app"
+                    raise ApiError(400, message, param=name, code=CONTENT_FILTER)
 
     def _note_redaction(self, where: str, count: int) -> None:
         if count:
@@ -188,13 +219,13 @@ class Guards:
 class _Screen:
     """Looks for blocked patterns in one answer as it grows."""
 
-    __slots__ = ("_arguments", "_block", "_logprobs", "_search_from", "_sent", "_text", "closed", "found")
+    __slots__ = ("_beside", "_block", "_logprobs", "_search_from", "_sent", "_text", "closed", "found")
 
     def __init__(self, block: Sequence[_Pattern]) -> None:
         self._block = block
         # The end of the answer: what was sent but may be part of a match, or seen by look-behind; then what is held.
         self._text, self._sent, self._search_from = "", 0, 0
-        self._arguments = ""
+        self._beside: dict[str, str] = {}
         self._logprobs: list[Mapping[str, Any]] = []
         self.closed = False
         self.found: _Found | None = None
@@ -202,8 +233,7 @@ class _Screen:
     def take(self, chunk: Chunk) -> Chunk | None:
         self._text += chunk.text
         self._logprobs += chunk.logprobs
-        self._arguments += "".join(_strings([call.get("function") for call in chunk.tool_calls]))
-        if found := _find(self._block, self._arguments):
+        if found := self._find_beside(chunk):
             return self._cut(self._sent, found)
         end, held = len(self._text), len(self._text) - self._sent
         start = end if chunk.finish_reason else self._beginning_of_a_match()
@@ -213,6 +243,16 @@ class _Screen:
                 return self._cut(found.start, found)
             start = min(start, found.start)
         return self._let_through(chunk, start)
+
+    def _find_beside(self, chunk: Chunk) -> _Found | None:
+        """Searches what comes in pieces beside the text, each put together: `refusal`, arguments of a tool call …"""
+        for place, piece in _pieces_beside(chunk):
+            whole = self._beside[place] = self._beside.get(place, "") + piece
+            recent = whole[-len(piece) - MOST_HELD :]
+            for text in texts_in(whole if whole[:1] in ("{", "[") else recent):
+                if found := _find(self._block, text):
+                    return found
+        return None
 
     def _let_through(self, chunk: Chunk, start: int) -> Chunk | None:
         """Sends what stands before `start`, from where a match may begin, and what is too much to hold."""
@@ -263,28 +303,26 @@ def _find(block: Sequence[_Pattern], text: str, start: int = 0) -> _Found | None
     return earliest
 
 
-def _strings(value: Any) -> list[str]:
-    """Every text inside JSON-like values, keys apart."""
+def _pieces_beside(chunk: Chunk) -> Iterator[tuple[str, str]]:
+    """Texts of a chunk that are not its text, and where they belong: pieces of one place follow each other."""
+    for field in dataclasses.fields(chunk):
+        if field.name not in _SCREENED and (value := getattr(chunk, field.name)):
+            yield from _pieces(field.name, value)
+
+
+def _pieces(place: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
-        return [value]
-    if isinstance(value, Mapping):
-        return [text for item in value.values() for text in _strings(item)]
-    if isinstance(value, (list, tuple)):
-        return [text for item in value for text in _strings(item)]
-    return []
+        yield place, value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _pieces(f"{place}.{name}", item)
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            own = item.get("index", number) if isinstance(item, Mapping) else number
+            yield from _pieces(f"{place}[{own}]", item)
 
 
-def _redacted(value: Any) -> tuple[Any, int]:
-    """A copy of JSON-like values with personal data replaced in every text; and how many pieces there were."""
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        pairs = {key: _redacted(item) for key, item in value.items()}
-        return {key: item for key, (item, _) in pairs.items()}, sum(count for _, count in pairs.values())
-    if isinstance(value, (list, tuple)):
-        items = [_redacted(item) for item in value]
-        return [item for item, _ in items], sum(count for _, count in items)
-    return value, 0
-
+_SCREENED = frozenset({"text", "finish_reason", "logprobs", "usage"})
+"""Fields of a chunk that are held back with the text, or hold no text."""
 
 _NO_RULES = GuardRules()

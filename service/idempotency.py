@@ -15,7 +15,7 @@ The rules:
 - The first request claims the key by inserting a row, so of two that come at once, also to two workers, one generates.
   The other one gets 409 and a Retry-After, and 422 when its body or path differs.
 - Replies that a retry might better are not stored: status 500 and above, 408, 429, and cancelled requests; nor those
-  larger than `MOST_STORED_BYTES`. A retry then runs again.
+  larger than `MOST_STORED_BYTES`, or with personal data that a guard keeps out of the log. A retry then runs again.
 - A worker that dies leaves its claim. It ends at once where the next worker sees that the process is gone (same
   machine, same container), else after the engine's time-out and a margin.
 """
@@ -33,6 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from llmops.blocking import run_blocking
 from llmops.errors import StoreUnavailable
 from llmops.production_log import ClaimedKey, IdempotentReplies, KeyInUse, LogRecord, ReplyRow, StoredReply
+from llmops.text_patterns import redact
 from service.caller import Caller
 from service.error_map import ApiError
 
@@ -60,7 +61,9 @@ def key_of(headers: _Headers) -> str | None:
         raise ApiError(
             400, "Idempotency-Key: must be 1 to 255 printable ASCII characters", code="idempotency_key_invalid"
         )
-    return sent.decode("ascii")
+    key = sent.decode("ascii")
+    # Guards are a release's, and which one serves is not known yet: no key is kept in clear that holds personal data.
+    return hashlib.sha256(sent).hexdigest() if redact(key)[1] else key
 
 
 def fingerprint(path: str, body: bytes) -> str:

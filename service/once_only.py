@@ -42,13 +42,14 @@ class OnceOnly:
         self._held = []
         await reply.finish()
 
-    def row(self, record: LogRecord, versions: Headers) -> ReplyRow:
+    def row(self, record: LogRecord, versions: Headers, *, storable: bool = True) -> ReplyRow:
         """What becomes of the claim with this record: a good reply is stored; after any other a retry runs again.
 
-        versions: the headers that name them; other layers put them on the reply.
+        versions: the headers that name them; other layers put them on the reply. storable: False where a guard keeps
+        out of the log what the reply says.
         """
         self.settled = True
-        if record.outcome != "ok":
+        if record.outcome != "ok" or not storable:
             return ReplyRow(self._claim, None, time.time())
         return self._idempotency.reply_row(self._claim, record, [*self._headers, *versions], b"".join(self._body))
 

@@ -42,7 +42,7 @@ class RequestContext:
             return
         state: dict[str, Any] = scope.setdefault("state", {})
         reply = _Reply(_request_id(scope), state, send)
-        state["request_id"], state["reply_headers"] = reply.request_id, []
+        state["reply_headers"] = []
         state["at"], state["start"] = datetime.now(UTC), time.perf_counter()
         if not scope["path"].startswith("/v1/"):
             await self._answer(scope, receive, reply)
@@ -68,11 +68,17 @@ class RequestContext:
 class _Reply:
     """What goes out for one request. status: 0 until it has begun."""
 
-    __slots__ = ("_send", "_state", "request_id", "status")
+    __slots__ = ("_send", "_state", "status")
 
     def __init__(self, request_id: str, state: dict[str, Any], send: Send) -> None:
-        self.request_id, self.status = request_id, 0
+        self.status = 0
         self._state, self._send = state, send
+        state["request_id"] = request_id
+
+    @property
+    def request_id(self) -> str:
+        """The state's: a guard may have put another one in place of the client's own."""
+        return str(self._state["request_id"])
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -131,7 +137,12 @@ class BodyLimit:
 
 def _request_id(scope: Scope) -> str:
     sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    return sent.decode("ascii") if _SANE_ID.match(sent) else f"req_{os.urandom(16).hex()}"
+    return sent.decode("ascii") if _SANE_ID.match(sent) else new_request_id()
+
+
+def new_request_id() -> str:
+    """An id of the gateway's own."""
+    return f"req_{os.urandom(16).hex()}"
 
 
 def _route(path: str) -> str:

@@ -11,7 +11,15 @@ from llmops.production_log.feedback import VOTES, Feedback, VoteCounts
 from llmops.production_log.forgetting import Belongings
 from llmops.production_log.log import ProductionLog
 from llmops.production_log.predictions import PREDICT, PredictionBatch, is_prediction, read_predictions
-from llmops.production_log.record import MOST_USER_CHARACTERS, SHADOW, LogRecord, hidden_user, in_batches, parse_time
+from llmops.production_log.record import (
+    MOST_USER_CHARACTERS,
+    SHADOW,
+    LogRecord,
+    hidden_if_redacted,
+    hidden_user,
+    in_batches,
+    parse_time,
+)
 from llmops.production_log.replies import ClaimedKey, IdempotentReplies, KeyInUse, ReplyRow, StoredReply
 
 __all__ = [
@@ -33,6 +41,7 @@ __all__ = [
     "StoredReply",
     "VoteCounts",
     "database_url",
+    "hidden_if_redacted",
     "hidden_user",
     "in_batches",
     "is_prediction",

@@ -129,6 +129,11 @@ def hidden_user(user: str) -> str:
     return f"user-{hashlib.sha256(f'llmops user|{user}'.encode(errors='replace')).hexdigest()[:32]}"
 
 
+def hidden_if_redacted(user: str | None, redacted: str | None) -> str | None:
+    """A user's name that a guard has found personal data in: no longer readable, but still one user's."""
+    return user if user is None or user == redacted else hidden_user(user)
+
+
 def identity_in(details: Mapping[str, Any]) -> dict[str, str]:
     """`route`, `caller` and `user` as records name them in their details that have no fields for them."""
     found = {name: details.get(inside) for name, inside in _IN_DETAILS.items()}

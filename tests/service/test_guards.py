@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
+import sqlite3
 import time
 
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 
 from llmops.engines.fake import FakeEngine
 from llmops.engines.protocol import Chunk, GenerationParameters, Usage
+from llmops.production_log import hidden_user
 from service.error_map import ApiError
 from service.guards import MOST_HELD, MOST_SEARCHED, GuardBook, GuardRules, Guards
 
@@ -196,7 +200,7 @@ def test_a_pattern_that_takes_too_long_blocks_in_bounded_time():
     guard = guards(block=["(a|aa)+$"])
     start = time.perf_counter()
     with pytest.raises(ApiError) as refused:
-        guard.admit(({"role": "user", "content": "a" * 200 + "b"},), None)
+        guard.admit({"messages": [{"role": "user", "content": "a" * 200 + "b"}]})
     assert refused.value.code == "content_filter"
     assert guard.actions[0]["failure"] == "search took too long"
     assert time.perf_counter() - start < 5
@@ -204,12 +208,12 @@ def test_a_pattern_that_takes_too_long_blocks_in_bounded_time():
 
 def test_a_text_too_long_to_search_is_refused():
     with pytest.raises(ApiError):
-        guards(block=["x"]).admit(({"role": "user", "content": "y" * (MOST_SEARCHED + 1)},), None)
+        guards(block=["x"]).admit({"messages": [{"role": "user", "content": "y" * (MOST_SEARCHED + 1)}]})
 
 
 def test_a_pattern_that_matches_nothing_blocks_nothing():
     guard = guards(block=["z*"])
-    assert guard.admit(({"role": "user", "content": "abc"},), None)[0]
+    assert guard.admit({"messages": [{"role": "user", "content": "abc"}]})["messages"]
     assert passed(guard, ["abc"])[1:] == ("abc", "stop")
 
 
@@ -221,3 +225,161 @@ def test_a_stream_lets_through_what_the_whole_answer_would(pieces, pattern):
     _, streamed, streamed_end = passed(guards(block=[pattern]), pieces)
     _, whole, whole_end = passed(guards(block=[pattern]), ["".join(pieces)])
     assert (streamed, streamed_end) == (whole, whole_end)
+
+
+def tool(description="looks up", name="lookup", **schema):
+    parameters = {"type": "object", "properties": {}, **schema}
+    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
+
+
+def called(arguments):
+    """A conversation in which a tool was called with these arguments."""
+    function = {"name": "lookup", "arguments": arguments}
+    call = {"id": "c1", "type": "function", "function": function}
+    return [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "done"},
+    ]
+
+
+def a_format(**wrapper):
+    schema = {"type": "object", "properties": {}}
+    return {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema, **wrapper}}
+
+
+def escaped(text):
+    return "".join(f"\\u{ord(character):04x}" for character in text)
+
+
+SENT_ON = {
+    "description of a tool": lambda text: {"tools": [tool(text)]},
+    "parameters of a tool": lambda text: {"tools": [tool(properties={"x": {"description": text}})]},
+    "name of a parameter": lambda text: {"tools": [tool(properties={text: {"type": "string"}})]},
+    "arguments of a tool": lambda text: {"messages": called(f'{{"to": "{text}"}}')},
+    "name in arguments": lambda text: {"messages": called(f'{{"{text}": 1}}')},
+    "escaped arguments": lambda text: {"messages": called(f'{{"to": "{escaped(text)}"}}')},
+    "twice escaped arguments": lambda text: {"messages": called(json.dumps({"to": f'{{"x": "{escaped(text)}"}}'}))},
+    "escaped arguments that are cut off": lambda text: {"messages": called(f'{{"to": "{escaped(text)}')},
+    "arguments nested very deep": lambda text: {"messages": called("[" * 900 + f'"{escaped(text)}"' + "]" * 900)},
+    "what a tool said": lambda text: {"messages": [*called("{}")[:2], {**called("{}")[2], "content": text}]},
+    "description of a format": lambda text: {"response_format": a_format(description=text)},
+    "schema of a format": lambda text: {"response_format": a_format(schema={"type": "object", "title": text})},
+    "stop": lambda text: {"stop": ["end", text]},
+    "system message": lambda text: {
+        "messages": [{"role": "system", "content": text}, {"role": "user", "content": "x"}]
+    },
+}
+KEPT = {
+    "metadata": lambda text: {"metadata": {"mail": text}},
+    "name in metadata": lambda text: {"metadata": {text: "x"}},
+    "user": lambda text: {"user": text},
+}
+
+
+def knows_a_number(request):
+    """Says back what it was asked; but asked who to call, it says."""
+    asked = request.messages[-1]["content"]
+    return f"call {PHONE}" if asked.endswith("who?") else asked
+
+
+@pytest.fixture(scope="module")
+def strict(serve_shared, release):
+    """Blocks `tango`, and keeps personal data from engine and log."""
+    made = guarded(release, block=["tango"], redact_log=True, redact_engine=True)
+    with serve_shared(made, engine=lambda _: FakeEngine(knows_a_number, honours=frozenset({"tools"}))) as gateway:
+        yield gateway
+
+
+@pytest.mark.parametrize("fields", [*SENT_ON.values(), *KEPT.values()], ids=[*SENT_ON, *KEPT])
+def test_a_blocked_text_is_refused_wherever_it_stands(strict, fields):
+    reply = strict.chat(**fields("tango"))
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "content_filter")
+
+
+@pytest.mark.parametrize("fields", [*SENT_ON.values(), *KEPT.values()], ids=[*SENT_ON, *KEPT])
+def test_personal_data_reaches_neither_engine_nor_log_wherever_it_stands(strict, fields):
+    reply = strict.chat(**fields(MAIL))
+    assert reply.status_code == 200, reply.text
+    asked = strict.engines["tiny@1"].requests[-1]
+    (record,) = strict.log.read(request_id=reply.headers["x-request-id"])
+    for seen in (asked, record):
+        assert MAIL not in str(seen)
+        assert escaped(MAIL) not in str(seen).replace("\\\\", "\\")
+
+
+def test_arguments_stay_json_when_a_number_in_them_is_replaced(strict):
+    strict.chat(messages=called('{"card": 4111111111111111, "n": 2}'))
+    arguments = strict.engines["tiny@1"].requests[-1].messages[-2]["tool_calls"][0]["function"]["arguments"]
+    assert json.loads(arguments) == {"card": "[CARD]", "n": 2}
+
+
+def test_a_request_id_with_personal_data_is_not_kept_and_the_reply_names_the_one_that_is(strict):
+    body = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}]}
+    headers = {"x-request-id": MAIL, "tracestate": "a=tango"}
+    ours = strict.http.post("/v1/chat/completions", json=body, headers=headers).headers["x-request-id"]
+    assert MAIL not in ours
+    assert strict.log.read(request_id=ours)
+    assert not strict.log.read(request_id=MAIL)
+    refused = strict.http.post("/v1/chat/completions", json=body, headers={"x-request-id": "tango"})
+    assert refused.json()["error"]["param"] == "x-request-id"
+
+
+def test_a_trace_state_with_personal_data_is_not_handed_on():
+    guard = guards(redact_log=True, redact_engine=True)
+    passed_on = guard.admit({"tracestate": {"tracestate": f"a={MAIL}", "traceparent": "00-1"}})["tracestate"]
+    assert passed_on["traceparent"] == "00-1"
+    assert MAIL not in str(passed_on)
+
+
+def test_feedback_is_guarded_as_its_answer_was(strict):
+    answered = strict.chat().headers["x-request-id"]
+
+    def give(**fields):
+        return strict.http.post("/v1/feedback", json={"request_id": answered, **fields})
+
+    assert give(score=1, user=MAIL, comment=f"write to {MAIL}", label=PHONE).status_code == 200
+    assert give(comment="tango").json()["error"]["code"] == "content_filter"
+    (record,) = strict.log.read(request_id=answered, feedback=True)
+    (feedback,) = record.feedback
+    assert (feedback.user, feedback.comment, feedback.label) == (hidden_user(MAIL), "write to [EMAIL]", "[PHONE]")
+
+
+def test_a_reply_with_personal_data_is_not_kept_for_its_idempotency_key(strict):
+    def replayed(prompt, key):
+        body, headers = {"model": "assistant", "prompt": prompt}, {"idempotency-key": key}
+        _, again = [strict.http.post("/v1/completions", json=body, headers=headers) for _ in range(2)]
+        assert again.status_code == 200
+        return "idempotent-replayed" in again.headers
+
+    assert replayed("hi", f"one {MAIL}")
+    assert not replayed("who?", "two")
+    with contextlib.closing(sqlite3.connect(strict.log.url.removeprefix("sqlite:///"))) as log:
+        stored = str(log.execute("SELECT * FROM idempotent_replies").fetchall())
+    assert "hi" in stored
+    assert MAIL not in stored
+    assert PHONE not in stored
+
+
+def test_an_answers_tool_calls_are_searched_as_they_read():
+    guard = guards(block=["tango seven"])
+    pieces = ['{"a": "', escaped("tango "), escaped("seven"), '"}']
+    calls = [{"index": 0, "function": {"arguments": piece}} for piece in pieces]
+    ends = [chunk.finish_reason for call in calls if (chunk := guard.screen(Chunk("", tool_calls=(call,))))]
+    assert ends == [None, None, "content_filter"]
+
+
+def test_calls_of_several_tools_are_searched_one_by_one():
+    guard = guards(block=["ab"])
+    calls = [{"index": index, "function": {"arguments": piece}} for index, piece in enumerate("ab")]
+    assert guard.screen(Chunk("", tool_calls=tuple(calls))).finish_reason is None
+
+
+def test_searching_many_texts_takes_bounded_time_and_then_counts_as_found():
+    slow = guards(block=["(a|aa)+$"])
+    many = [{"role": "user", "content": f"{'a' * 18}{number}b"} for number in range(20000)]
+    start = time.perf_counter()
+    with pytest.raises(ApiError):
+        slow.admit({"messages": many})
+    assert slow.actions[0]["failure"] == "search took too long"
+    assert time.perf_counter() - start < 20
