@@ -1,42 +1,122 @@
-"""JSON Lines files: one object a line, and errors that name file and line."""
+"""JSON as files hold it, read strictly, and JSON Lines: one object a line. Errors name file, line and field.
+
+Python's `json` takes `NaN`, `Infinity` and numbers that become infinite, and of a name that stands twice in an object
+it keeps the last; each of these would be another value than its author wrote, or one that no other reader takes.
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from llmops.errors import BadFile
+from llmops.text_file import read_text
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not blank, with their numbers from 1; one in memory at a time. Raises BadFile.
+    """The lines of a text file that are not blank, with their numbers from 1; one in memory at a time.
 
-    Only a line feed ends a line: JSON texts may hold U+2028 and its like.
+    Raises:
+        BadFile: naming the line where it is no UTF-8.
     """
     try:
         with path.open("rb") as file:
-            # Decoded one by one, so that bytes which are no UTF-8 can be named by their line.
-            for number, raw in enumerate(file, 1):
-                if raw.strip():
-                    yield number, _decoded(raw, path, number)
+            yield from lines_of(file, path)
     except OSError as error:
         raise BadFile(path, f"cannot be read: {error}") from error
 
 
+def lines_of(file: Iterable[bytes], path: Path | str) -> Iterator[tuple[int, str]]:
+    """As `numbered_lines`, of a file that is open; `path` is its name in errors.
+
+    Only a line feed ends a line: JSON texts may hold U+2028 and its like.
+    """
+    # Decoded one by one, so that bytes which are no UTF-8 can be named by their line.
+    for number, raw in enumerate(file, 1):
+        line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+        if line.strip():
+            yield number, _decoded(line, path, number)
+
+
 def json_object(line: str, path: Path | str, number: int) -> dict[str, Any]:
     """One line as a JSON object. Raises BadFile."""
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise BadFile(path, f"not JSON: {error}", line=number) from error
+    values = strict_json(line, path, number)
     if not isinstance(values, dict):
         raise BadFile(path, "must be a JSON object", line=number)
     return values
 
 
-def _decoded(raw: bytes, path: Path, number: int) -> str:
+def read_json(path: Path) -> Any:
+    """The value of a JSON file. Raises BadFile."""
+    return strict_json(read_text(path), path)
+
+
+def strict_json(text: str, path: Path | str, line: int | None = None) -> Any:
+    """The value of a JSON text.
+
+    line: where in the file it stands; None for a text that is the whole file.
+
+    Raises:
+        BadFile: it is no JSON, holds `NaN` or an infinite number, or one name twice in an object.
+    """
+    flaws: list[_Flaw] = []
+
+    def flaw(problem: str) -> _Flaw:
+        flaws.append(_Flaw(problem))
+        return flaws[-1]
+
+    def number(digits: str) -> float | _Flaw:
+        value = float(digits)
+        return value if math.isfinite(value) else flaw("is too large for a number")
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(items)
+        if len(values) < len(items):
+            names = [name for name, _ in items]
+            twice = next(name for name in names if names.count(name) > 1)
+            values[twice] = flaw("stands twice in one object")
+        return values
+
+    try:
+        found = json.loads(
+            text,
+            parse_constant=lambda name: flaw(f"is {name}, which JSON does not have"),
+            parse_float=number,
+            object_pairs_hook=pairs,
+        )
+    except json.JSONDecodeError as error:
+        raise BadFile(path, f"not JSON: {error}", line=error.lineno if line is None else line) from error
+    except (ValueError, RecursionError) as error:  # a number of too many digits; nested too deep
+        raise BadFile(path, f"not JSON: {error}", line=line) from error
+    if flaws:
+        place, problem = next(_flaws(found, ""))
+        raise BadFile(path, problem, line=line, field=place or None)
+    return found
+
+
+class _Flaw:
+    """Stands in the place of a value that cannot be taken, until its place is known."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+
+
+def _flaws(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, _Flaw):
+        yield place, value.problem
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _flaws(item, f"{place}.{name}" if place else name)
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            yield from _flaws(item, f"{place}[{position}]")
+
+
+def _decoded(raw: bytes, path: Path | str, number: int) -> str:
     try:
         return raw.decode().rstrip("\r\n")
     except UnicodeDecodeError as error:

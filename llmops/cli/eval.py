@@ -16,7 +16,7 @@ from llmops.engines.opening import ENGINE_NAMES
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
-    from llmops.evaluation.eval_set_source import SourceAccess
+    from llmops.evaluation.eval_set_splits import SourceAccess
     from llmops.evaluation.reports.contents import Leaderboard
     from llmops.recording.runs import RecorderName
     from llmops.workflow.early_stopping import EarlyStop
@@ -31,19 +31,21 @@ def command() -> None:
 @command.command("list")
 @json_option
 def list_suites(as_json: bool) -> None:
-    """List the suites there are.
+    """List the suites there are; one that cannot be read is named, and hides none of the others.
 
     \b
     Example: llmops eval list
     """
-    from llmops.evaluation.suite import load_suite, suite_names
+    from llmops.evaluation.suite import load_suite, readable_suites
     from llmops.paths import eval_sets_folder
     from llmops.workflow.scorer_workshop import ScorerWorkshop
 
     settings = Settings.from_environment()
     folder = eval_sets_folder(settings)
     make = ScorerWorkshop(settings).make
-    suites = [load_suite(folder, name, source_access(settings), make) for name in suite_names(folder)]
+    suites, broken = readable_suites(folder, lambda name: load_suite(folder, name, source_access(settings), make))
+    for error in broken.values():
+        say(f"not listed: {error}")
     value: list[dict[str, Any]] = [
         {
             "name": suite.name,
@@ -61,7 +63,8 @@ def list_suites(as_json: bool) -> None:
         rows = [(s["name"], s["prompt"], s["rows"], ", ".join(s["scorers"]), s["description"]) for s in value]
         print_table("Suites", ("suite", "prompt", "rows#", "scorers", "description"), rows)
 
-    emit(as_json, {"suites": value}, table)
+    unread = [{"name": name, "error": str(error)} for name, error in broken.items()]
+    emit(as_json, {"suites": value, "broken": unread}, table)
 
 
 @command.command()
@@ -144,7 +147,7 @@ def open_evaluations() -> Evaluations:
 
 def source_access(settings: Settings) -> SourceAccess:
     """How data sets of the hub are reached."""
-    from llmops.evaluation.eval_set_source import SourceAccess
+    from llmops.evaluation.eval_set_splits import SourceAccess
 
     return SourceAccess(settings.hub_endpoint, settings.home / "eval_sets")
 

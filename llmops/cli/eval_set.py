@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from llmops.evaluation.eval_set_check import Finding
 
 _SHOWN_ROWS = 4
-_DATA_FILES = (".jsonl", ".json", ".parquet")
 
 
 @click.group()
@@ -46,10 +45,12 @@ def command() -> None:
 def check(ctx: click.Context, eval_set: str, near: float, prompts: Sequence[str], as_json: bool) -> None:
     """Look for repeats, contradictions, leaked and impossible answers, and tiny slices; exit 1 on an error.
 
-    NAME of an eval set, PATH of a file or folder, or SUITE, whose eval sets are checked together.
+    NAME of an eval set, PATH of a data file or folder, or SUITE, whose eval sets are checked together. The columns of a
+    table have the names of a row's fields: `id`, `inputs.question`, `expectations.answers`, `tags.topic`.
 
     \b
     Example: llmops eval-set check qa --prompt qa@2
+    Example: llmops eval-set check tickets.csv
     """
     from llmops.evaluation.eval_set_check import check_rows
 
@@ -146,20 +147,21 @@ def _add_reviewed(name: str, folder: Path, reviewed: Path, as_json: bool) -> Non
 
 def _find(text: str, settings: Settings) -> list[EvalSet]:
     """The eval sets that a name, path or suite means. Raises UnknownVersion, BadFile."""
-    from llmops.evaluation.eval_set_source import SourceAccess, eval_set_of_file, find_eval_set, holds_eval_set
+    from llmops.evaluation.eval_set_source import find_eval_set, holds_eval_set
+    from llmops.evaluation.eval_set_splits import SourceAccess
     from llmops.evaluation.suite import load_suite, suite_names
 
     access = SourceAccess(settings.hub_endpoint, settings.home / "eval_sets")
     path, folder = Path(text), eval_sets_folder(settings)
-    if path.is_file() and path.suffix in _DATA_FILES:
-        return [eval_set_of_file(path)]
+    if path.is_file():
+        return [find_eval_set(path, access)]
     if holds_eval_set(folder / text):
         return [find_eval_set(folder / text, access)]
     if text in suite_names(folder):
         return list(load_suite(folder, text, access).eval_sets)
     if holds_eval_set(path):
         return [find_eval_set(path, access)]
-    sets = sorted(item.name for item in folder.iterdir() if holds_eval_set(item))
+    sets = sorted(item.name for item in folder.iterdir() if item.is_dir() and holds_eval_set(item))
     known = ", ".join(dict.fromkeys([*sets, *suite_names(folder)])) or "none"
     raise UnknownVersion(f"no eval set, file or suite {text!r}; in {folder} there are {known}")
 

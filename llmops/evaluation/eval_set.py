@@ -12,11 +12,13 @@ from typing import Any
 
 from llmops.engines.protocol import Message
 from llmops.errors import BadFile, UsageError
+from llmops.evaluation.eval_set_values import as_messages, as_text, plain, without_nulls
+from llmops.evaluation.record_files import Place, read_records
 from llmops.hashing import canonical_json
-from llmops.json_lines import json_object, numbered_lines
+from llmops.json_lines import json_object
 
 ROWS_FILE = "rows.jsonl"
-_FIELDS = {"id", "inputs", "expectations", "contexts", "tags"}
+FIELDS = {"id", "inputs", "expectations", "contexts", "tags"}
 _ROLES = ("system", "user", "assistant")
 
 
@@ -57,7 +59,7 @@ class EvalRow:
         }
 
 
-NumberedRows = Callable[[], Iterator[tuple[int, EvalRow]]]
+PlacedRows = Callable[[], Iterator[tuple[Place, EvalRow]]]
 
 
 class Rows:
@@ -120,11 +122,11 @@ class EvalSet:
         return self if limit is None else EvalSet(self.name, self.rows.first(limit))
 
 
-def checked_eval_set(name: str, path: Path, read: NumberedRows) -> EvalSet:
+def checked_eval_set(name: str, path: Path, read: PlacedRows) -> EvalSet:
     """An eval set after one pass over all its rows: every row is sound, ids are unique, number and hash are known.
 
-    path: what errors name, and the file whose later change is an error: a run must score the rows that were checked.
-    read: begins a new pass; gives rows with their line or position in `path`, from 1.
+    path: the file or folder whose later change is an error: a run must score the rows that were checked. read: begins a
+    new pass; gives rows with their places.
 
     Raises:
         BadFile: naming file, line and field of the first wrong row.
@@ -136,7 +138,7 @@ def checked_eval_set(name: str, path: Path, read: NumberedRows) -> EvalSet:
             raise BadFile(path, "was changed since it was checked; start again")
         return (row for _, row in read())
 
-    content = measure(without_repeats(read(), path))
+    content = measure(without_repeats(read()))
     if not content.n_rows:
         raise BadFile(path, "holds no rows")
     return EvalSet(name, Rows(read_again), content)
@@ -152,23 +154,23 @@ def load_eval_set(folder: Path) -> EvalSet:
     return checked_eval_set(folder.name, path, lambda: read_rows(path))
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, EvalRow]]:
-    """The rows of a JSON Lines file with their line numbers, each checked as it is read. Raises BadFile."""
-    for number, line in numbered_lines(path):
-        yield number, parse_row(line, path, number)
+def read_rows(path: Path) -> Iterator[tuple[Place, EvalRow]]:
+    """The rows of a file in our own shape with their places, each checked as it is read. Raises BadFile."""
+    for place, record in read_records(path):
+        yield place, row_from_values(record, *place)
 
 
-def without_repeats(numbered: Iterable[tuple[int, EvalRow]], path: Path | str) -> Iterator[EvalRow]:
+def without_repeats(placed: Iterable[tuple[Place, EvalRow]]) -> Iterator[EvalRow]:
     """The rows; raises BadFile at an id that was there before.
 
     Ids are remembered by 64-bit hashes: a million of them take less than 100 MB, and the chance that two different
     ones are taken for the same is 3 in 10⁸.
     """
     seen: set[int] = set()
-    for number, row in numbered:
+    for place, row in placed:
         known = hash(row.id)
         if known in seen:
-            raise BadFile(path, f"{row.id!r} stands on two rows", line=number, field="id")
+            raise BadFile(place.path, f"{row.id!r} stands on two rows", line=place.line, field="id")
         seen.add(known)
         yield row
 
@@ -179,24 +181,47 @@ def parse_row(line: str, path: Path | str, number: int) -> EvalRow:
 
 
 def row_from_values(values: Mapping[str, Any], path: Path | str, number: int) -> EvalRow:
-    """A row from a JSON object. number: the line or position that an error names. Raises BadFile."""
-    if unknown := sorted(values.keys() - _FIELDS):
-        raise BadFile(path, f"unknown field; known: {', '.join(sorted(_FIELDS))}", line=number, field=unknown[0])
+    """A row from an object of our shape.
 
+    Inputs, tags and the id are texts: numbers, truth values and dates become text. A null directly under `inputs`,
+    `expectations` or `tags` says that the row has no such field; deeper it is a value, as everything else in
+    `expectations` is.
+
+    number: the line or position that an error names.
+
+    Raises:
+        BadFile: naming file, number and field.
+    """
+    if unknown := sorted(values.keys() - FIELDS):
+        raise BadFile(path, f"unknown field; known: {', '.join(sorted(FIELDS))}", line=number, field=unknown[0])
+    try:
+        given = _given(values)
+    except UsageError as error:
+        field, _, problem = str(error).partition(": ")
+        raise BadFile(path, problem, line=number, field=field) from error
     for name, check, problem in _CHECKS:
-        if not check(values.get(name)):
+        if not check(given[name]):
             raise BadFile(path, problem, line=number, field=name)
-    for name, value in values["inputs"].items():
+    for name, value in given["inputs"].items():
         if name == "messages":
             _check_messages(value, path, number)
         elif not _filled(value):
             raise BadFile(path, "must be text, and not empty", line=number, field=f"inputs.{name}")
-    expectations = values.get("expectations") or {}
-    if not isinstance(expectations.get("answers") or [], list):
+    expectations = given["expectations"] or {}
+    if not isinstance(expectations.get("answers", []), list):
         raise BadFile(path, "must be a list of every acceptable answer", line=number, field="expectations.answers")
-    return EvalRow(
-        values["id"], values["inputs"], expectations, tuple(values.get("contexts") or ()), values.get("tags") or {}
-    )
+    return EvalRow(given["id"], given["inputs"], expectations, tuple(given["contexts"] or ()), given["tags"] or {})
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Every field of a row as JSON has it, without nulls. Raises UsageError starting with the field's name."""
+    present = {name: without_nulls(values.get(name)) for name in FIELDS}
+    for name in ("inputs", "tags"):
+        if isinstance(present[name], dict):
+            present[name] = {key: as_text(value) for key, value in present[name].items()}
+    if isinstance(inputs := present["inputs"], dict) and "messages" in inputs:
+        inputs["messages"] = as_messages(inputs["messages"])
+    return {name: plain(as_text(value) if name == "id" else value, name) for name, value in present.items()}
 
 
 def check_cluster_by(text: str) -> str:
@@ -225,13 +250,14 @@ def cluster_of(row: EvalRow, cluster_by: str) -> str | None:
     return hashlib.sha256(canonical_json(found).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Time of the last change, and size; None when there is no such file (a source on the hub)."""
+def _stamp(path: Path) -> list[tuple[str, int, int]]:
+    """Name, time of the last change, and size of each file; none where there is no such file (a source on the hub)."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
     try:
-        found = path.stat()
+        found = [(str(file), file.stat()) for file in files]
     except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
+        return []
+    return [(name, status.st_mtime_ns, status.st_size) for name, status in found]
 
 
 def _check_messages(value: Any, path: Path | str, number: int) -> None:
@@ -260,7 +286,11 @@ def _texts(values: Any) -> bool:
 
 _CHECKS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("id", lambda value: isinstance(value, str) and value != "", "must be text"),
-    ("inputs", lambda value: isinstance(value, dict) and bool(value), "must be an object with at least one field"),
+    (
+        "inputs",
+        lambda value: isinstance(value, dict) and bool(value),
+        "must be an object with a field that is not null",
+    ),
     ("expectations", lambda value: value is None or isinstance(value, dict), "must be an object"),
     ("contexts", lambda value: value is None or (isinstance(value, list) and _texts(value)), "must be a list of texts"),
     (

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import date, time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmops.errors import BadFile, UsageError
-from llmops.evaluation.eval_set import EvalRow, row_from_values
+from llmops.evaluation.eval_set import FIELDS, EvalRow, row_from_values
 from llmops.hashing import content_hash
 
 _TARGET = re.compile(r"(id|contexts|messages|(inputs|expectations|tags)\.[^.\s]+)\Z")
 _TARGETS = "id, inputs.NAME, messages, expectations.NAME, contexts and tags.NAME"
-_PLAIN = (str, int, float, bool, type(None))
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Reads rows out of records; `mapping` is of our fields to their columns. None: the records have our shape.
+    """Reads rows out of records; `mapping` is of our fields to their columns. None: the records have our shape, or
+    their columns have the names of our fields (`inputs.question`).
 
     A column may be a dotted path into nested columns: `answers.text` takes `text` of an object, or of every object of
-    a list; a number picks one item of a list (`answers.text.0`), nothing when there is none. Numbers, truth values and
-    dates in inputs, tags and ids become text. A single answer becomes a list of one. Without a column for ids, an id
-    is made of the eval set's name, the row's number and a hash of its content: it changes when rows before it come or
-    go, so that no row is taken for another.
+    a list; a number picks one item of a list (`answers.text.0`), nothing when there is none. A single answer becomes a
+    list of one. Without a column for ids, an id is made of the eval set's name, the row's number and a hash of its
+    content: it changes when rows before it come or go, so that no row is taken for another.
     """
 
     name: str
@@ -47,42 +45,49 @@ class Columns:
             raise UsageError("inputs: at least one inputs.NAME, or messages, must have a column")
         return cls(name, mapping)
 
-    def row(self, record: Any, path: Path | str, number: int, *, nulls_mean_absent: bool = False) -> EvalRow:
+    def row(self, record: Any, path: Path | str, number: int, position: int | None = None) -> EvalRow:
         """One record as a row.
 
-        nulls_mean_absent: the record comes from a typed table, where every row has every column, so that a null in
-        inputs, expectations or tags says that the row has no such field.
+        number: the line or position that errors name. position: among the records, from 1, for a made id; `number`
+        when None.
 
         Raises:
             BadFile: naming file, number and field.
         """
         if not isinstance(record, Mapping):
             raise BadFile(path, "must be an object", line=number)
-        if self.mapping is None:
-            values = _own_shape(record, nulls_mean_absent)
-        else:
-            values = self._mapped(record, self.mapping, path, number)
-        for name, value in _mapping(values.get("expectations")).items():
-            if not _is_json(value):
-                kind = type(value).__name__
-                raise BadFile(path, f"is a {kind}, which JSON cannot hold", line=number, field=f"expectations.{name}")
-        return row_from_values(values, path, number)
+        mapping = self.mapping if self.mapping is not None else _own_names(record, path, number)
+        if mapping is None:
+            return row_from_values(record, path, number)
+        values = _mapped(record, mapping, path, number)
+        if "id" in mapping:
+            return row_from_values(values, path, number)
+        row = row_from_values({**values, "id": self.name}, path, number)
+        content = {"inputs": dict(row.inputs), "contexts": list(row.contexts)}
+        made = f"{self.name}-{number if position is None else position:06d}-{content_hash(content)[:8]}"
+        return replace(row, id=made)
 
-    def _mapped(
-        self, record: Mapping[str, Any], mapping: Mapping[str, str], path: Path | str, number: int
-    ) -> dict[str, Any]:
-        values: dict[str, Any] = {"inputs": {}, "expectations": {}, "contexts": [], "tags": {}}
-        for target, column in mapping.items():
-            try:
-                found = _picked(record, column)
-            except KeyError as error:
-                known = ", ".join(map(str, record))
-                problem = f"no column {column!r}; there are {known}"
-                raise BadFile(path, problem, line=number, field=target) from error
-            _put(values, target, found)
-        if "id" not in mapping:
-            values["id"] = f"{self.name}-{number:06d}-{_digest(values)}"
-        return values
+
+def _own_names(record: Mapping[str, Any], path: Path | str, number: int) -> dict[str, str] | None:
+    """The mapping of a record whose columns have the names of our fields (`inputs.question`), as a table's have; None
+    for one of our own shape. Raises BadFile at a name that is no field."""
+    for name in record:
+        if name not in FIELDS and not _TARGET.match(str(name)):
+            problem = f"unknown field; there are {_TARGETS}, and `columns` says which column is which of them"
+            raise BadFile(path, problem, line=number, field=str(name))
+    return None if "inputs" in record or record.keys() <= FIELDS else {name: name for name in record}
+
+
+def _mapped(record: Mapping[str, Any], mapping: Mapping[str, str], path: Path | str, number: int) -> dict[str, Any]:
+    values: dict[str, Any] = {"inputs": {}, "expectations": {}, "contexts": [], "tags": {}}
+    for target, column in mapping.items():
+        try:
+            found = _picked(record, column)
+        except KeyError as error:
+            problem = f"no column {column!r}; there are {', '.join(map(str, record))}"
+            raise BadFile(path, problem, line=number, field=target) from error
+        _put(values, target, found)
+    return values
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -114,59 +119,11 @@ def _picked(value: Any, column: str) -> Any:
 def _put(values: dict[str, Any], target: str, found: Any) -> None:
     field, _, name = target.partition(".")
     if field == "id":
-        values["id"] = _as_text(found)
+        values["id"] = found
     elif field == "messages":
-        values["inputs"]["messages"] = _as_messages(found)
+        values["inputs"]["messages"] = found
     elif field == "contexts":
         values["contexts"] = [found] if isinstance(found, str) else found
-    elif field == "inputs":
-        values["inputs"][name] = _as_text(found)
-    elif found is not None:
-        single_answer = target == "expectations.answers" and not isinstance(found, list)
-        values[field][name] = _as_text(found) if field == "tags" else [found] if single_answer else found
-
-
-def _own_shape(record: Mapping[str, Any], nulls_mean_absent: bool) -> dict[str, Any]:
-    values = dict(record)
-    if nulls_mean_absent:
-        for field in ("inputs", "expectations", "tags"):
-            if isinstance(given := values.get(field), Mapping):
-                values[field] = {name: value for name, value in given.items() if value is not None}
-    for field in ("inputs", "tags"):
-        if isinstance(given := values.get(field), Mapping):
-            values[field] = {
-                name: _as_messages(value) if name == "messages" else _as_text(value) for name, value in given.items()
-            }
-    return {**values, "id": _as_text(values.get("id"))}
-
-
-def _as_text(value: Any) -> Any:
-    """Numbers, truth values and dates as text; anything else as it is, for the row's own checks to judge."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (date, time)):
-        return value.isoformat()
-    return str(value) if isinstance(value, (int, float)) else value
-
-
-def _as_messages(value: Any) -> Any:
-    """Messages without the fields that chat data sets add (`name`, `tool_calls` …)."""
-    if not isinstance(value, list):
-        return value
-    wanted = ("role", "content")
-    return [{name: item[name] for name in wanted if name in item} if isinstance(item, dict) else item for item in value]
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _is_json(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(name, str) and _is_json(item) for name, item in value.items())
-    return all(map(_is_json, value)) if isinstance(value, list) else isinstance(value, _PLAIN)
-
-
-def _digest(values: Mapping[str, Any]) -> str:
-    content = {field: values[field] for field in ("inputs", "contexts")}
-    return content_hash(content)[:8] if _is_json(content) else ""
+    else:
+        single_answer = target == "expectations.answers" and found is not None and not isinstance(found, list)
+        values[field][name] = [found] if single_answer else found

@@ -6,30 +6,23 @@
     columns = { id = "id", inputs.question = "question", inputs.context = "context", expectations.answers = "answers.text" }
     sample = 500
 
-JSON Lines, JSON and CSV are read here, as their author wrote them and with line numbers; Parquet files, folders of data
-files and the hub through Hugging Face `datasets`, which never runs code of a data set.
+Data files are read by `record_files`, one at a time or as the split of a folder or of the hub that they belong to.
 """  # noqa: E501 - a line of TOML
 
 from __future__ import annotations
 
-import atexit
-import csv
-import functools
 import hashlib
 import heapq
 import json
 import os
 import re
-import shutil
-import tempfile
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llmops.errors import BadFile, CannotRun, UsageError
+from llmops.errors import BadFile, UsageError
 from llmops.evaluation.eval_set import (
     ROWS_FILE,
     EvalRow,
@@ -40,32 +33,17 @@ from llmops.evaluation.eval_set import (
     without_repeats,
 )
 from llmops.evaluation.eval_set_columns import Columns
+from llmops.evaluation.eval_set_splits import SourceAccess, dataset_records
+from llmops.evaluation.record_files import Place, Records, kind_of, kinds, read_records
 from llmops.hashing import content_hash
-from llmops.json_lines import json_object, numbered_lines
+from llmops.text_file import read_toml
 
 SOURCE_FILE = "eval_set.toml"
-DEFAULT_SPLITS = ("test", "validation", "train")
 _KEYS = {"name", "source", "config", "split", "columns", "sample", "seed", "limit"}
 _NAME = re.compile(r"[\w.-]+\Z")
 _HUB = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?\Z")
 
-NumberedRecords = Callable[[], Iterator[tuple[int, Any]]]
-
-
-@dataclass(frozen=True, slots=True)
-class SourceAccess:
-    """How data sets of the hub are reached and kept.
-
-    hub_endpoint: the Hugging Face hub's own when None. folder: for copies and for what `datasets` caches; one that is
-    removed at the end of the process when None.
-    """
-
-    hub_endpoint: str | None = None
-    folder: Path | None = None
-
-    @property
-    def kept(self) -> Path:
-        return self.folder or _temporary_folder()
+OpenRecords = Callable[[], Records]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,23 +97,26 @@ class EvalSetSource:
         return f"{self.name}-{content_hash([self.source, mapping, *chosen])[:16]}"
 
 
-def find_eval_set(folder: Path, access: SourceAccess | None = None) -> EvalSet:
-    """The eval set of a folder, which holds `rows.jsonl` or `eval_set.toml`. Raises BadFile, CannotRun."""
-    path = folder / SOURCE_FILE
-    if not path.is_file():
-        return load_eval_set(folder)
-    if (folder / ROWS_FILE).exists():
-        raise BadFile(path, f"stands beside {ROWS_FILE}; an eval set has one of them")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadFile(path, f"not TOML: {error}") from error
-    return eval_set_of_table(values, path, access, name=folder.name)
+def find_eval_set(path: Path, access: SourceAccess | None = None) -> EvalSet:
+    """The eval set of a data file, or of a folder: its `rows.jsonl`, what its `eval_set.toml` names, or else its data
+    files. Raises BadFile, CannotRun."""
+    if path.is_file() or (kind_of(path) is not None and not path.is_dir()):
+        return eval_set_of_table({"name": _set_name(path), "source": str(path.absolute())}, path, access)
+    table = path / SOURCE_FILE
+    if not table.is_file():
+        if (path / ROWS_FILE).exists() or not _holds_data(path):
+            return load_eval_set(path)
+        return eval_set_of_table({"name": _set_name(path), "source": str(path.absolute())}, path, access)
+    if (path / ROWS_FILE).exists():
+        raise BadFile(table, f"stands beside {ROWS_FILE}; an eval set has one of them")
+    return eval_set_of_table(read_toml(table), table, access, name=path.name)
 
 
-def holds_eval_set(folder: Path) -> bool:
+def holds_eval_set(path: Path) -> bool:
     """Whether `find_eval_set` finds something there to read."""
-    return (folder / ROWS_FILE).is_file() or (folder / SOURCE_FILE).is_file()
+    if path.is_dir():
+        return (path / ROWS_FILE).is_file() or (path / SOURCE_FILE).is_file() or _holds_data(path)
+    return path.is_file() and kind_of(path) is not None
 
 
 def eval_set_of_table(
@@ -162,24 +143,19 @@ def eval_set_of_table(
     except UsageError as error:
         field, _, problem = str(error).partition(": ")
         raise BadFile(path, problem, field=f"{key}.{field}" if key else field) from error
-    typed, chosen = local.is_dir() or local.suffix == ".parquet", _chosen(source, records)
-    return checked_eval_set(source.name, local, lambda: _rows(source, local, records, typed, chosen))
-
-
-def eval_set_of_file(path: Path) -> EvalSet:
-    """The eval set of a file in our own shape. Raises BadFile."""
-    return eval_set_of_table({"name": path.stem, "source": str(path.absolute())}, path)
+    chosen = _chosen(source, records)
+    return checked_eval_set(source.name, local, lambda: _rows(source, records, chosen))
 
 
 def _rows(
-    source: EvalSetSource, path: Path | str, records: NumberedRecords, typed: bool, chosen: frozenset[int] | None
-) -> Iterator[tuple[int, EvalRow]]:
-    for position, (number, record) in enumerate(islice(records(), source.limit)):
+    source: EvalSetSource, records: OpenRecords, chosen: frozenset[int] | None
+) -> Iterator[tuple[Place, EvalRow]]:
+    for position, (place, record) in enumerate(islice(records(), source.limit)):
         if chosen is None or position in chosen:
-            yield number, source.columns.row(record, path, number, nulls_mean_absent=typed)
+            yield place, source.columns.row(record, *place, position + 1)
 
 
-def _chosen(source: EvalSetSource, records: NumberedRecords) -> frozenset[int] | None:
+def _chosen(source: EvalSetSource, records: OpenRecords) -> frozenset[int] | None:
     """Positions of the sample; None when all rows are taken. Holds no more than the sample."""
     if source.sample is None:
         return None
@@ -191,52 +167,15 @@ def _chosen(source: EvalSetSource, records: NumberedRecords) -> frozenset[int] |
     return frozenset(position for _, position in heapq.nsmallest(source.sample, map(drawn, positions)))
 
 
-def _local_records(source: EvalSetSource, path: Path, access: SourceAccess) -> NumberedRecords:
+def _local_records(source: EvalSetSource, path: Path, access: SourceAccess) -> OpenRecords:
     """How to read a file or folder. Raises UsageError when the table asks for what it has not."""
     if path.is_dir():
-        return lambda: _dataset_records(source, {"path": str(path)}, path, access)
-    readers: dict[str, NumberedRecords] = {
-        ".jsonl": lambda: ((number, json_object(line, path, number)) for number, line in numbered_lines(path)),
-        ".json": lambda: _json_records(path),
-        ".csv": lambda: _csv_records(path),
-        ".parquet": lambda: _dataset_records(source, {"path": "parquet", "data_files": str(path)}, path, access),
-    }
-    if path.suffix not in readers:
-        raise UsageError(f"source: {path} is neither a folder nor {', '.join(sorted(readers))}")
+        return lambda: dataset_records({"path": str(path)}, source.config, source.split, access, path)
+    if kind_of(path) is None:
+        raise UsageError(f"source: {path} is neither a folder nor {kinds()}")
     if source.split or source.config:
         raise UsageError(f"{'split' if source.split else 'config'}: a single file has none")
-    if path.suffix == ".csv" and source.columns.mapping is None:
-        raise UsageError("columns: a CSV file needs them, its columns cannot hold objects")
-    return readers[path.suffix]
-
-
-def _json_records(path: Path) -> Iterator[tuple[int, Any]]:
-    """Objects of a JSON list; the file is read whole, which a large one should not be: `.jsonl` is not."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadFile(path, f"not a JSON file: {error}") from error
-    if not isinstance(found, list):
-        raise BadFile(path, "must be a list of objects")
-    yield from enumerate(found, 1)
-
-
-def _csv_records(path: Path) -> Iterator[tuple[int, Any]]:
-    """Records with the line they begin on. An empty cell is a null; every other is text, just as it is written."""
-    csv.field_size_limit(2**31 - 1)  # contexts may be longer than the 128 KiB of the default
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            start = reader.line_num + 1
-            for cells in reader:
-                if cells:
-                    if len(cells) != len(header):
-                        raise BadFile(path, f"has {len(cells)} cells, the header {len(header)}", line=start)
-                    yield start, {name: cell or None for name, cell in zip(header, cells, strict=True)}
-                start = reader.line_num + 1
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadFile(path, f"cannot be read: {error}") from error
+    return lambda: read_records(path)
 
 
 def _hub_eval_set(source: EvalSetSource, repo: str, revision: str | None, access: SourceAccess) -> EvalSet:
@@ -248,11 +187,10 @@ def _hub_eval_set(source: EvalSetSource, repo: str, revision: str | None, access
     if not copy.exists():
         arguments = {"path": repo, "revision": revision}
 
-        def records() -> Iterator[tuple[int, Any]]:
-            return _dataset_records(source, arguments, None, access)
+        def records() -> Records:
+            return dataset_records(arguments, source.config, source.split, access, source.source)
 
-        rows = _rows(source, source.source, records, True, _chosen(source, records))
-        _write_rows(copy, without_repeats(rows, source.source))
+        _write_rows(copy, without_repeats(_rows(source, records, _chosen(source, records))))
     return checked_eval_set(source.name, copy, lambda: read_rows(copy))
 
 
@@ -268,46 +206,14 @@ def _write_rows(path: Path, rows: Iterator[EvalRow]) -> None:
         incoming.unlink(missing_ok=True)
 
 
-def _dataset_records(
-    source: EvalSetSource, arguments: Mapping[str, Any], path: Path | None, access: SourceAccess
-) -> Iterator[tuple[int, Any]]:
-    """Records of one split with their row numbers from 1, streamed. path: of a local source."""
-    import datasets
-    from huggingface_hub.errors import HTTPError  # of whichever HTTP client the hub's package is built on
-
-    try:
-        splits = _open_dataset(arguments, source.config, access)
-        wanted = [source.split] if source.split else DEFAULT_SPLITS
-        split = next((name for name in wanted if name in splits), None)
-        if split is None:
-            problem = f"no split {' or '.join(wanted)}; there are {', '.join(splits)}"
-            raise BadFile(path or source.source, problem, field="split")
-        yield from enumerate(splits[split].decode(False), 1)
-    except (OSError, ValueError, RuntimeError, HTTPError, datasets.exceptions.DatasetsError) as error:
-        problem = (str(error) or type(error).__name__).splitlines()[0]
-        if path is not None:
-            raise BadFile(path, f"cannot be read: {problem}") from error
-        raise CannotRun(f"{source.source} cannot be read: {problem}") from error
+def _set_name(path: Path) -> str:
+    """A name for the rows of a file or folder that gives them none."""
+    stem = path.name if path.is_dir() else path.name.partition(".")[0]
+    return re.sub(r"[^\w.-]+", "-", stem) or "rows"
 
 
-def _open_dataset(arguments: Mapping[str, Any], config: str | None, access: SourceAccess) -> Mapping[str, Any]:
-    """All splits by name. `datasets` takes the endpoint, and whether it counts downloads, from its module alone."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    if access.hub_endpoint is not None:
-        datasets.config.HF_ENDPOINT = access.hub_endpoint
-    cache = access.kept / "datasets"
-    found: Mapping[str, Any] = datasets.load_dataset(**arguments, name=config, streaming=True, cache_dir=str(cache))
-    return found
-
-
-@functools.cache
-def _temporary_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="llmops-eval-sets-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+def _holds_data(folder: Path) -> bool:
+    return folder.is_dir() and any(kind_of(file) is not None for file in folder.rglob("*") if file.is_file())
 
 
 def _optional_text(values: Mapping[str, Any], name: str) -> str | None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from llmops.errors import BadFile, UnknownVersion, UsageError
+from llmops.errors import BadFile, CannotRun, UnknownVersion, UsageError
 from llmops.evaluation.eval_set import EvalSet, Rows, check_cluster_by, cluster_of
-from llmops.evaluation.eval_set_source import SourceAccess, eval_set_of_table, find_eval_set
+from llmops.evaluation.eval_set_source import eval_set_of_table, find_eval_set
+from llmops.evaluation.eval_set_splits import SourceAccess
 from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.scorers import Scorer, make_scorer
+from llmops.json_lines import read_json
+from llmops.text_file import read_toml
 
 _KEYS = {"description", "eval_sets", "prompt", "model", "scorers", "gate", "cluster_by", "judges", "choices"}
 KAPPA_ASKED = 0.6  # what a judge must agree with people by, unless its table says otherwise
@@ -90,6 +91,19 @@ def suite_names(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.toml"))
 
 
+def readable_suites(folder: Path, load: Callable[[str], Suite]) -> tuple[list[Suite], dict[str, CannotRun]]:
+    """The suites in `folder` that `load` can read, by name; and of the others, what is wrong with each: one broken file
+    hides none of the rest."""
+    read: list[Suite] = []
+    broken: dict[str, CannotRun] = {}
+    for name in suite_names(folder):
+        try:
+            read.append(load(name))
+        except CannotRun as error:
+            broken[name] = error
+    return read, broken
+
+
 def load_suite(folder: Path, name: str, access: SourceAccess | None = None, make: MakeScorer = make_built_in) -> Suite:
     """Reads `folder/<name>.toml` and its eval sets, every row of them. access: to data sets of the hub. make: gives a
     scorer of what the suite says of it, or None where it needs a judge that is not configured.
@@ -118,10 +132,7 @@ def load_suite(folder: Path, name: str, access: SourceAccess | None = None, make
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadFile(path, f"not TOML: {error}") from error
+    values = read_toml(path)
     if unknown := sorted(values.keys() - _KEYS):
         raise BadFile(path, f"unknown key; known: {', '.join(sorted(_KEYS))}", field=unknown[0])
     return values
@@ -134,7 +145,7 @@ def _text(values: Mapping[str, Any], name: str, path: Path) -> str:
 
 
 def _eval_sets(entries: Any, path: Path, access: SourceAccess | None) -> tuple[EvalSet, ...]:
-    """Names of folders beside the suite, or tables that `eval_set_source` reads."""
+    """Names of folders or data files beside the suite, or tables that `eval_set_source` reads."""
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, (str, dict)) for entry in entries):
         raise BadFile(path, "must be a list of names or tables", field="eval_sets")
     return tuple(
@@ -169,11 +180,10 @@ def _scorer_spec(name: str, value: Any, path: Path) -> ScorerSpec:
         raise BadFile(path, "must be a table", field=f"scorers.{name}")
     parameters = {key: item for key, item in value.items() if key != "type"}
     if "schema_file" in parameters:
-        schema_path = path.parent / str(parameters.pop("schema_file"))
         try:
-            parameters["schema"] = json.loads(schema_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise BadFile(schema_path, f"not a JSON file: {error}", field=f"scorers.{name}.schema_file") from error
+            parameters["schema"] = read_json(path.parent / str(parameters.pop("schema_file")))
+        except BadFile as error:
+            raise BadFile(error.path, error.problem, line=error.line, field=f"scorers.{name}.schema_file") from error
     return ScorerSpec(name, str(value.get("type", name)), parameters)
 
 

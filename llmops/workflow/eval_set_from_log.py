@@ -190,10 +190,9 @@ def _inputs(record: LogRecord, input_variable: str) -> dict[str, Any] | None:
     else:
         inputs[input_variable] = record.input
     try:
-        row_from_values({"id": record.key, "inputs": inputs}, "log", 1)
+        return dict(row_from_values({"id": record.key, "inputs": inputs}, "log", 1).inputs)
     except BadFile:
         return None  # counted by the caller as unusable
-    return inputs
 
 
 def _reviewed(path: Path) -> Iterator[tuple[int, bool | None, EvalRow | None]]:

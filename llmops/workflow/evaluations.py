@@ -14,10 +14,10 @@ from typing import Any
 from llmops import __version__
 from llmops.errors import CannotRun, UnknownVersion, UsageError
 from llmops.evaluation.comparison import Comparison, compare
-from llmops.evaluation.eval_set_source import SourceAccess
+from llmops.evaluation.eval_set_splits import SourceAccess
 from llmops.evaluation.gate import ALPHA, Facts, Verdict, decide, slice_metrics
 from llmops.evaluation.noise import Noise
-from llmops.evaluation.suite import Suite, load_suite, suite_names
+from llmops.evaluation.suite import Suite, load_suite, readable_suites
 from llmops.paths import eval_sets_folder
 from llmops.production_log import ProductionLog
 from llmops.recording import EvalRecorder, EvalRun, RecordedRows, record_verdict
@@ -63,9 +63,9 @@ class Evaluations:
             self._suites[name] = load_suite(self._folder, name, access, self.workshop.make)
         return self._suites[name]
 
-    def suites(self) -> list[Suite]:
-        """Every suite of the folder. Raises BadFile."""
-        return [self.suite(name) for name in suite_names(self._folder)]
+    def suites(self) -> tuple[list[Suite], dict[str, CannotRun]]:
+        """Every suite of the folder that can be read, and by name what is wrong with the others."""
+        return readable_suites(self._folder, self.suite)
 
     def cells(
         self, suite: Suite, prompts: Sequence[str] = (), models: Sequence[str] = (), releases: Sequence[str] = ()
@@ -240,10 +240,12 @@ class Evaluations:
     def _suite_of(self, prompt_name: str, suite_name: str | None) -> Suite:
         if suite_name is not None:
             return self.suite(suite_name)
-        suites = [suite for suite in self.suites() if suite.prompt == prompt_name]
+        readable, broken = self.suites()
+        suites = [suite for suite in readable if suite.prompt == prompt_name]
         if len(suites) != 1:
             names = ", ".join(suite.name for suite in suites) or "no suite"
-            raise UsageError(f"{names} uses the prompt {prompt_name}; name one with --suite")
+            unread = f" (not read: {'; '.join(map(str, broken.values()))})" if broken else ""
+            raise UsageError(f"{names} uses the prompt {prompt_name}; name one with --suite{unread}")
         return suites[0]
 
     def release(self, text: str) -> Release | None:

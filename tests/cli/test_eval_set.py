@@ -162,3 +162,43 @@ def test_half_a_command_is_wrong_usage(llmops: Run, sets: Path, arguments: tuple
 
 def test_the_help_warns_of_personal_data(llmops: Run) -> None:
     assert "personal data" in " ".join(llmops("eval-set", "add", "--help").out.split())
+
+
+TICKETS = (
+    "id,inputs.question,expectations.answers,tags.topic\n007,Who wrote Hamlet?,Shakespeare,\n2,When?,1969-07-20,a\n"
+)
+
+
+def test_a_table_with_a_rows_field_names_is_checked_and_stands_in_a_suite(llmops: Run, sets: Path) -> None:
+    (sets / "tickets.csv").write_text(TICKETS)
+    text = (sets / "both.toml").read_text()
+    (sets / "tickets.toml").write_text(text.replace('["plays", "more"]', '["tickets.csv"]'))
+
+    assert llmops("eval-set", "check", str(sets / "tickets.csv"), "--json").json["rows"] == 2
+    assert llmops("eval-set", "check", "tickets", "--json").json["rows"] == 2
+    (suite,) = (item for item in llmops("eval", "list", "--json").json["suites"] if item["name"] == "tickets")
+    assert (suite["eval_sets"], suite["rows"]) == (["tickets"], 2)
+
+
+def test_a_table_with_other_names_says_that_columns_are_missing(llmops: Run, sets: Path) -> None:
+    (sets / "tickets.csv").write_text("question,answer\nWhy?,So.\n")
+
+    done = llmops("eval-set", "check", str(sets / "tickets.csv"))
+
+    assert (done.code, done.out) == (3, "")
+    assert "tickets.csv:2: question: " in done.err
+    assert "`columns`" in done.err
+
+
+@pytest.mark.parametrize("broken", [b"[", b'prompt = "\xff"', b'eval_sets = ["absent.csv"]\n[scorers.contains]\n'])
+def test_a_suite_that_cannot_be_read_is_named_and_hides_no_other(llmops: Run, sets: Path, broken: bytes) -> None:
+    (sets / "aaa.toml").write_bytes(broken)
+
+    done = llmops("eval", "list", "--json")
+
+    assert done.code == 0
+    assert [suite["name"] for suite in done.json["suites"]] == ["both"]
+    assert [item["name"] for item in done.json["broken"]] == ["aaa"]
+    assert str(sets / ("aaa.toml" if b"absent" not in broken else "absent.csv")) in done.json["broken"][0]["error"]
+    assert "not listed: " in done.err
+    assert llmops("eval-set", "check", "both", "--json").code == 1

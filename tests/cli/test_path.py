@@ -93,10 +93,12 @@ def test_a_template_that_needs_another_variable_stops_before_anything_is_generat
 
 def test_a_malformed_row_is_named_by_file_line_and_field(llmops: Run, place: Path) -> None:
     rows = place / "eval_sets" / "qa" / "rows.jsonl"
-    rows.write_text(rows.read_text() + json.dumps({"id": "x", "inputs": {"question": 3}}) + "\n")
-    done = llmops("eval", "list")
-    assert done.code == 3
-    assert f"{rows}:7: inputs.question: must be text" in done.err
+    rows.write_text(rows.read_text() + json.dumps({"id": "x", "inputs": {"question": ["Why?"]}}) + "\n")
+
+    for command in (("eval", "run", "qa"), ("eval", "list")):
+        done = llmops(*command)
+        assert f"{rows}:7: inputs.question: must be text" in done.err
+    assert llmops("eval", "run", "qa").code == 3
 
 
 def test_a_taken_port_is_said_in_one_line(llmops: Run) -> None:

@@ -47,7 +47,7 @@ def test_optional_fields_may_be_absent_or_null(tmp_path: Path) -> None:
 
 
 def test_blank_lines_are_skipped_and_still_counted(tmp_path: Path) -> None:
-    folder = written(tmp_path, GOOD, "", "   ", {**GOOD, "id": 7})
+    folder = written(tmp_path, GOOD, "", "   ", {**GOOD, "id": ""})
 
     with pytest.raises(BadFile) as caught:
         load_eval_set(folder)
@@ -67,15 +67,15 @@ BAD_ROWS: list[tuple[Any, str | None]] = [
     ("[1, 2]", None),
     ('"text"', None),
     ({"inputs": {"q": "x"}}, "id"),
-    ({**GOOD, "id": 7}, "id"),
     ({**GOOD, "id": ""}, "id"),
+    ({**GOOD, "id": ["r2"]}, "id"),
     ({**GOOD, "id": None}, "id"),
     ({"id": "r2"}, "inputs"),
     ({"id": "r2", "inputs": {}}, "inputs"),
     ({"id": "r2", "inputs": "x"}, "inputs"),
     ({"id": "r2", "inputs": ["x"]}, "inputs"),
-    ({"id": "r2", "inputs": {"question": 4}}, "inputs.question"),
-    ({"id": "r2", "inputs": {"question": "x", "context": None}}, "inputs.context"),
+    ({"id": "r2", "inputs": {"question": None}}, "inputs"),
+    ({"id": "r2", "inputs": {"question": ""}}, "inputs.question"),
     ({"id": "r2", "inputs": {"question": " \n"}}, "inputs.question"),
     ({"id": "r2", "inputs": {"question": ["x"]}}, "inputs.question"),
     ({**GOOD, "id": "r2", "expectations": ["4"]}, "expectations"),
@@ -84,7 +84,15 @@ BAD_ROWS: list[tuple[Any, str | None]] = [
     ({**GOOD, "id": "r2", "contexts": ["one", 2]}, "contexts"),
     ({**GOOD, "id": "r2", "contexts": {"a": "b"}}, "contexts"),
     ({**GOOD, "id": "r2", "tags": ["easy"]}, "tags"),
-    ({**GOOD, "id": "r2", "tags": {"level": 1}}, "tags"),
+    ({**GOOD, "id": "r2", "tags": {"level": [1]}}, "tags"),
+    ('{"id": "r2", "inputs": {"question": "x"}, "expectations": {"n": [1, NaN]}}', "expectations.n[1]"),
+    ('{"id": "r2", "inputs": {"question": "x"}, "expectations": {"n": -Infinity}}', "expectations.n"),
+    ('{"id": "r2", "inputs": {"question": "x"}, "expectations": {"n": 1e999}}', "expectations.n"),
+    ('{"id": "r2", "inputs": {"question": "x", "question": "y"}}', "inputs.question"),
+    ('{"id": "r2", "id": "r3", "inputs": {"question": "x"}}', "id"),
+    ('{"id": "r2", "inputs": {"question": "x"}},', None),
+    ('{"id": "r2", "inputs": {"question": "x"},}', None),
+    ('{"id": "r2", "inputs": {"question": "x"}', None),
     ({**GOOD, "id": "r2", "expected": "4"}, "expected"),
     ({**GOOD, "id": "r2", "expectations": {"answers": "4"}}, "expectations.answers"),
     ({"id": "r2", "inputs": {"messages": "hello"}}, "inputs.messages"),
@@ -114,7 +122,7 @@ def test_a_bad_row_names_file_line_and_field(tmp_path: Path, row: Any, field: st
 
 def test_the_first_of_several_bad_rows_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadFile) as caught:
-        load_eval_set(written(tmp_path, GOOD, {**GOOD, "id": 1}, "{"))
+        load_eval_set(written(tmp_path, GOOD, {**GOOD, "id": ""}, "{"))
 
     assert (caught.value.line, caught.value.field) == (2, "id")
 

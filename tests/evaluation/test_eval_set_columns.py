@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ from llmops.evaluation.eval_set_columns import Columns
 QUESTION = {"inputs.question": "q"}
 
 
-def read(mapping: dict[str, Any] | None, record: Any, number: int = 7, **options: bool) -> EvalRow:
-    return Columns.from_table("sums", mapping).row(record, "table.parquet", number, **options)
+def read(mapping: dict[str, Any] | None, record: Any, number: int = 7) -> EvalRow:
+    return Columns.from_table("sums", mapping).row(record, "table.parquet", number)
 
 
 def refused(mapping: dict[str, Any] | None, record: Any) -> BadFile:
@@ -69,12 +70,35 @@ def test_a_dotted_path_leads_into_nested_columns(column: str, expected: Any) -> 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(3, "3"), (2.5, "2.5"), (True, "true"), (datetime(2026, 1, 31, tzinfo=UTC), "2026-01-31T00:00:00+00:00")],
+    [
+        (3, "3"),
+        (2.5, "2.5"),
+        (1.0, "1.0"),
+        (2**70, "1180591620717411303424"),
+        (True, "true"),
+        (Decimal("9.50"), "9.50"),
+        (date(2026, 1, 31), "2026-01-31"),
+        (time(8, 30), "08:30:00"),
+        (datetime(2026, 1, 31, tzinfo=UTC), "2026-01-31T00:00:00+00:00"),
+    ],
 )
 def test_numbers_truth_values_and_dates_become_text_in_inputs_and_tags(value: Any, text: str) -> None:
     row = read({**QUESTION, "tags.t": "q"}, {"q": value})
 
     assert (row.inputs, row.tags) == ({"question": text}, {"t": text})
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (2**70, 2**70), (1.0, 1.0), (False, False), ("007", "007"), ("2026-01-31", "2026-01-31"), (("a", 1), ["a", 1]),
+        (Decimal("9.50"), 9.5), (Decimal(2**70), 2**70), (date(2026, 1, 31), "2026-01-31"),
+    ],
+)  # fmt: skip
+def test_expectations_hold_what_the_file_holds_as_json_has_it(value: Any, kept: Any) -> None:
+    found = read({**QUESTION, "expectations.x": "v"}, {"q": "x", "v": value}).expectations["x"]
+
+    assert (found, type(found)) == (kept, type(kept))
 
 
 def test_expectations_keep_their_kind_and_a_single_answer_becomes_a_list() -> None:
@@ -112,11 +136,15 @@ def test_without_columns_a_record_has_our_shape_and_numbers_become_text() -> Non
     assert row == EvalRow("1", {"text": "x"}, {}, (), {"source_row": "17"})
 
 
-def test_nulls_of_a_typed_table_say_that_a_row_has_no_such_field() -> None:
-    record = {"id": "r1", "inputs": {"q": "x", "context": None}, "expectations": {"a": None}, "tags": {"t": None}}
+def test_a_null_right_under_a_field_says_that_the_row_has_none_and_deeper_it_is_a_value() -> None:
+    deep = {"expected_json": {"a": None}, "answers": ["x"]}
+    record = {
+        "id": "r1", "inputs": {"q": "x", "context": None}, "expectations": {"note": None, **deep}, "tags": {"t": None},
+    }  # fmt: skip
+    mapping = {"id": "id", "inputs.q": "inputs.q", "inputs.context": "inputs.context", "tags.t": "tags.t"}
+    mapping |= {f"expectations.{name}": f"expectations.{name}" for name in record["expectations"]}
 
-    assert read(None, record, nulls_mean_absent=True) == EvalRow("r1", {"q": "x"})
-    assert refused(None, {**record, "tags": {}}).field == "inputs.context"
+    assert read(None, record) == read(mapping, record) == EvalRow("r1", {"q": "x"}, deep)
 
 
 @pytest.mark.parametrize(
@@ -124,11 +152,21 @@ def test_nulls_of_a_typed_table_say_that_a_row_has_no_such_field() -> None:
     [
         (QUESTION, {"text": "x", "n": 1}, "inputs.question", "no column 'q'; there are text, n"),
         ({"inputs.question": "a.b"}, {"a": "x"}, "inputs.question", "no column 'a.b'; there are a"),
-        (QUESTION, {"q": None}, "inputs.question", "must be text, and not empty"),
+        (QUESTION, {"q": None}, "inputs", "must be an object with a field that is not null"),
+        (QUESTION, {"q": b"raw"}, "inputs.question", "is bytes, which JSON cannot hold"),
+        (QUESTION, {"q": float("nan")}, "inputs.question", "is nan, which JSON does not have"),
+        ({**QUESTION, "expectations.x": "d"}, {"q": "x", "d": timedelta(1)}, "expectations.x", "is a duration, which"),
+        ({**QUESTION, "expectations.x": "d"}, {"q": "x", "d": {3: 4}}, "expectations.x", "has the name 3"),
+        (
+            {**QUESTION, "contexts": "i"},
+            {"q": "x", "i": [{"bytes": b"", "path": None}]},
+            "contexts[0].bytes",
+            "is bytes",
+        ),
         (QUESTION, {"q": ["x"]}, "inputs.question", "must be text, and not empty"),
         ({**QUESTION, "id": "key"}, {"q": "x", "key": None}, "id", "must be text"),
         ({**QUESTION, "contexts": "c"}, {"q": "x", "c": 3}, "contexts", "must be a list of texts"),
-        ({**QUESTION, "expectations.x": "b"}, {"q": "x", "b": b"raw"}, "expectations.x", "is a bytes, which JSON"),
+        ({**QUESTION, "expectations.x": "b"}, {"q": "x", "b": b"raw"}, "expectations.x", "is bytes, which JSON"),
         ({**QUESTION, "tags.t": "l"}, {"q": "x", "l": ["x"]}, "tags", "must be an object of texts"),
         ({"messages": "m"}, {"m": "hello"}, "inputs.messages", "must be a list of messages"),
         (QUESTION, ["x"], None, "must be an object"),

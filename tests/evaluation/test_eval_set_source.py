@@ -19,7 +19,8 @@ import pytest
 
 from llmops.errors import BadFile
 from llmops.evaluation.eval_set import EvalSet
-from llmops.evaluation.eval_set_source import SourceAccess, eval_set_of_file, eval_set_of_table, find_eval_set
+from llmops.evaluation.eval_set_source import eval_set_of_table, find_eval_set
+from llmops.evaluation.eval_set_splits import SourceAccess
 
 RECORDS: list[dict[str, Any]] = [
     {"key": f"k{number}", "q": f"How many is {number}?", "answers": {"text": [str(number)]}, "level": number}
@@ -109,7 +110,7 @@ def test_a_context_longer_than_the_csv_modules_limit_is_read(tmp_path: Path) -> 
 def test_a_file_of_our_own_shape_needs_no_columns_and_its_numbers_become_text(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "own.jsonl", [OWN])
 
-    for eval_set in (loaded(tmp_path, "own.jsonl", None), eval_set_of_file(tmp_path / "own.jsonl")):
+    for eval_set in (loaded(tmp_path, "own.jsonl", None), find_eval_set(tmp_path / "own.jsonl")):
         assert [row.tags for row in eval_set.rows] == [{"source_row": "3"}]
 
 
@@ -222,10 +223,13 @@ def test_a_mistake_in_the_table_names_the_toml_and_the_key(folder: Path, keys: d
     assert (caught.value.path, caught.value.field) == (folder / "task.toml", f"eval_sets[0].{field}")
 
 
-def test_a_csv_file_needs_columns(folder: Path) -> None:
+def test_a_csv_file_whose_header_names_no_fields_asks_for_columns(folder: Path) -> None:
     write_csv(folder / "t.csv")
 
-    assert refused(folder, "t.csv", None).field == "columns"
+    error = refused(folder, "t.csv", None)
+
+    assert (error.path, error.line, error.field) == (folder / "t.csv", 2, "key")
+    assert "`columns`" in error.problem
 
 
 @pytest.mark.parametrize(
@@ -339,7 +343,8 @@ APART = """
 import json, sys
 from pathlib import Path
 from llmops.errors import LlmopsError
-from llmops.evaluation.eval_set_source import SourceAccess, eval_set_of_table
+from llmops.evaluation.eval_set_source import eval_set_of_table
+from llmops.evaluation.eval_set_splits import SourceAccess
 table, endpoint, folder = json.loads(sys.argv[1])
 try:
     eval_set = eval_set_of_table(table, Path("task.toml"), SourceAccess(endpoint, Path(folder)))
@@ -390,5 +395,5 @@ def test_a_wrong_row_of_the_hub_names_it_and_leaves_no_copy(hub: tuple[str, list
     kind, message = load_apart(hub[0], tmp_path, columns={"inputs.question": "question"})
 
     assert kind == "BadFile"
-    assert message.startswith("hf:acme/sums@v2:1: inputs.question: no column 'question'")
+    assert message.startswith("hf:acme/sums@v2/data/test.jsonl:1: inputs.question: no column 'question'")
     assert not list((tmp_path / "kept").glob("*.jsonl"))

@@ -129,8 +129,10 @@ def test_bad_toml_names_the_file(folder: Path, text: str) -> None:
 def test_bytes_that_are_no_utf8_are_a_bad_file(folder: Path) -> None:
     (folder / "task.toml").write_bytes(b'prompt = "\xff"')
 
-    with pytest.raises(BadFile, match="not TOML"):
+    with pytest.raises(BadFile, match="cannot be read") as caught:
         load_suite(folder, "task")
+
+    assert caught.value.path == folder / "task.toml"
 
 
 @pytest.mark.parametrize(

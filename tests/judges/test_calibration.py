@@ -67,7 +67,7 @@ def test_labels_are_read_with_rows_and_outputs(tmp_path: Path) -> None:
         ({**GOOD, "label": "good"}, "label"),
         ({**GOOD, "output": None}, "output"),
         ({**GOOD, "inputs": {}}, "inputs"),
-        ({**GOOD, "inputs": {"q": 1}}, "inputs.q"),
+        ({**GOOD, "inputs": {"q": [1]}}, "inputs.q"),
         ({**GOOD, "contexts": "c"}, "contexts"),
         ({**GOOD, "id": "first"}, "id"),
         ({**GOOD, "tags": {}}, "tags"),

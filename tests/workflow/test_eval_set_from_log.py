@@ -138,7 +138,7 @@ def test_a_known_label_tells_the_sign_and_else_the_score(feedback: dict[str, Any
 @pytest.mark.parametrize(
     "unusable",
     [record(1, " "), record(1, messages=[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]),
-     record(1, prompt_variables={"n": 3}), record(1, messages=["a", "b"])],
+     record(1, prompt_variables={"n": [3]}), record(1, messages=["a", "b"])],
 )  # fmt: skip
 def test_a_record_that_no_row_could_ask_is_counted(log: ProductionLog, target: Path, unusable: LogRecord) -> None:
     log.append([unusable, record(2)])

@@ -1,0 +1,177 @@
+"""Records out of data files: JSON Lines, JSON, CSV, TSV and Parquet, each kind by one reader, as they were written.
+
+Whichever way a file is reached, by its name, in a folder or on the hub, it is read here. Nothing is guessed: a cell of
+a CSV file is text, `2026-01-31` and `007` included; only Parquet has dates, decimals and bytes.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from llmops.errors import BadFile
+from llmops.json_lines import json_object, lines_of, strict_json
+
+_UNPACKED: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_RECORDS_AT_ONCE = 1000
+
+
+class Place(NamedTuple):
+    """Where a record stands. line: that it begins on, in a text file; else the record's number, from 1."""
+
+    path: Path | str
+    line: int
+
+
+Records = Iterator[tuple[Place, Any]]
+
+
+def kind_of(path: Path | str) -> str | None:
+    """The ending by which a data file is read: `.csv` of `a.csv` and of `a.csv.gz`. None for any other file."""
+    name = Path(path)
+    ending = Path(name.stem).suffix if name.suffix.lower() in _UNPACKED else name.suffix
+    return ending.lower() if ending.lower() in _READERS else None
+
+
+def kinds() -> str:
+    """The endings there are, for errors."""
+    return ", ".join(sorted(_READERS))
+
+
+def read_records(
+    path: Path | str, open_file: Callable[[], IO[bytes]] | None = None, delimiter: str | None = None
+) -> Records:
+    """The records of a data file with their places, streamed; only a `.json` file is held whole.
+
+    path: its name, in errors too. open_file: for one that is not on a disk of this machine, whose errors pass through.
+    delimiter: of a CSV file, where it is another than its name says.
+
+    Raises:
+        BadFile: naming file, and line and field where they are known.
+    """
+    kind = kind_of(path)
+    if kind is None:
+        raise BadFile(path, f"is neither a folder nor {kinds()}")
+    unpack = _UNPACKED.get(Path(path).suffix.lower())
+    try:
+        with closing(open_file() if open_file else Path(path).open("rb")) as packed:
+            read = partial(_separated, delimiter=delimiter) if delimiter else _READERS[kind]
+            yield from read(path, unpack(packed) if unpack else packed)
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
+        raise BadFile(path, f"cannot be unpacked: {error}") from error
+    except OSError as error:
+        if open_file is not None:
+            raise
+        raise BadFile(path, f"cannot be read: {error}") from error
+
+
+def _json_lines(path: Path | str, file: IO[bytes]) -> Records:
+    for number, line in lines_of(file, path):
+        yield Place(path, number), json_object(line, path, number)
+
+
+def _json(path: Path | str, file: IO[bytes]) -> Records:
+    """The objects of a JSON list; or, as many tools name such a file `.json` too, JSON Lines."""
+    first = next(lines_of(file, path), (0, ""))[1]
+    file.seek(0)
+    if first.lstrip().startswith("{"):
+        yield from _json_lines(path, file)
+        return
+    try:
+        text = file.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadFile(path, f"cannot be read: {error}") from error
+    found = strict_json(text, path)
+    if not isinstance(found, list):
+        raise BadFile(path, "must be a list of objects, or one object a line")
+    yield from ((Place(path, number), record) for number, record in enumerate(found, 1))
+
+
+def _separated(path: Path | str, file: IO[bytes], delimiter: str) -> Records:
+    """Records by the columns' names. An empty cell is a null; every other is text, just as it is written."""
+    csv.field_size_limit(2**31 - 1)  # contexts may be longer than the 128 KiB of the default
+    start = 1
+    with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        try:
+            header = next(reader, [])
+            _check_header(header, path)
+            start = reader.line_num + 1
+            for cells in reader:
+                if len(cells) not in (0, len(header)):
+                    raise BadFile(path, f"has {len(cells)} cells, the header {len(header)}", line=start)
+                if cells:
+                    pairs = zip(header, cells, strict=True)
+                    yield Place(path, start), {name: cell or None for name, cell in pairs if name}
+                start = reader.line_num + 1
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise BadFile(path, f"cannot be read: {error}", line=start) from error
+
+
+def _parquet(path: Path | str, file: IO[bytes]) -> Records:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(file)
+        names = table.schema_arrow.names
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise BadFile(path, "names two columns", field=repeated[0])
+        batches = table.iter_batches(batch_size=_RECORDS_AT_ONCE)
+        records = chain.from_iterable(_values(batch) for batch in batches)
+        yield from ((Place(path, number), record) for number, record in enumerate(records, 1))
+    except (pa.ArrowException, KeyError, UnicodeDecodeError) as error:
+        problem = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadFile(path, f"cannot be read: {problem}") from error
+
+
+def _values(batch: Any) -> list[dict[str, Any]]:
+    """Python's values of a batch. A column of JSON texts that says so in its type holds what they say: `datasets` keeps
+    values of mixed kinds that way."""
+    records: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="strict")
+    for field in batch.schema:
+        if "arrow.json" in str(field.type):
+            for record in records:
+                record[field.name] = _from_json(record[field.name], field.type)
+    return records
+
+
+def _from_json(value: Any, kind: Any) -> Any:
+    import pyarrow as pa
+
+    if value is None:
+        return None
+    if isinstance(kind, pa.JsonType):
+        return strict_json(value, "a JSON column")
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return [_from_json(item, kind.value_type) for item in value]
+    if pa.types.is_struct(kind):
+        return {field.name: _from_json(value[field.name], field.type) for field in kind}
+    return value
+
+
+def _check_header(header: list[str], path: Path | str) -> None:
+    """Raises BadFile at a name of two columns. Columns without a name can be mapped to nothing, and are passed over."""
+    for name in header:
+        if name and header.count(name) > 1:
+            raise BadFile(path, "names two columns", line=1, field=name)
+
+
+_READERS: dict[str, Callable[[Path | str, IO[bytes]], Records]] = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": _json,
+    ".parquet": _parquet,
+    ".csv": partial(_separated, delimiter=","),
+    ".tsv": partial(_separated, delimiter="\t"),
+}

@@ -1,0 +1,236 @@
+"""The same rows give the same values and the same errors through every door: file, folder, archive."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmops.errors import BadFile
+from llmops.evaluation.eval_set import EvalRow, EvalSet
+from llmops.evaluation.eval_set_source import eval_set_of_table, find_eval_set
+from llmops.evaluation.eval_set_splits import SourceAccess
+
+TEXTS: list[dict[str, Any]] = [
+    {"id": "007", "question": "Born when?", "answer": "1969-07-20", "topic": "dates"},
+    {"id": "1.0", "question": 'He said "hm, no",\nand left: Łódź 🙂', "answer": "2026-01-31T00:00:00", "topic": None},
+    {"id": "1", "question": "NA", "answer": "null", "topic": "007"},
+]
+"""Rows that a CSV file can hold too; each cell is one that some reader takes for something else."""
+
+COLUMNS = {"id": "id", "inputs.question": "question", "expectations.answers": "answer", "tags.topic": "topic"}
+EXPECTED = [
+    EvalRow("007", {"question": "Born when?"}, {"answers": ["1969-07-20"]}, (), {"topic": "dates"}),
+    EvalRow("1.0", {"question": TEXTS[1]["question"]}, {"answers": ["2026-01-31T00:00:00"]}),
+    EvalRow("1", {"question": "NA"}, {"answers": ["null"]}, (), {"topic": "007"}),
+]
+
+NESTED: list[dict[str, Any]] = [
+    {
+        "id": "a", "inputs": {"question": "Why?", "context": None},
+        "expectations": {"answers": ["2026-01-31"], "big": 2**62, "real": 1.0, "on": True, "note": None,
+                         "deep": {"gone": None, "dates": ["2026-01-31", None]}},
+        "contexts": ["one"], "tags": {"level": "007", "none": None},
+    },
+    {
+        "id": "b", "inputs": {"question": "How?", "context": "So."},
+        "expectations": {"answers": ["x", "y"], "big": -1, "real": 0.1, "on": False, "note": "n",
+                         "deep": {"gone": "2026-01-31", "dates": []}},
+        "contexts": [], "tags": {"level": "1.0", "none": "x"},
+    },
+]  # fmt: skip
+
+
+def json_lines(records: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+
+
+def separated(records: list[dict[str, Any]], delimiter: str = ",") -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(records[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue().encode()
+
+
+def parquet(records: list[dict[str, Any]]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(records), sink)
+    return sink.getvalue()
+
+
+def zipped(records: list[dict[str, Any]]) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr("test.jsonl", json_lines(records))
+    return sink.getvalue()
+
+
+FILES: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
+    "t.jsonl": json_lines,
+    "t.ndjson": json_lines,
+    "t.json": lambda records: json.dumps(records).encode(),
+    "lines.json": json_lines,
+    "mark.jsonl": lambda records: b"\xef\xbb\xbf" + json_lines(records),
+    "mark.json": lambda records: b"\xef\xbb\xbf" + json.dumps(records).encode(),
+    "windows.jsonl": lambda records: json_lines(records).replace(b"\n", b"\r\n\r\n"),
+    "unterminated.jsonl": lambda records: json_lines(records).rstrip(b"\n"),
+    "t.jsonl.gz": lambda records: gzip.compress(json_lines(records)),
+    "t.parquet": parquet,
+}
+CELLS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
+    **FILES,
+    "t.csv": separated,
+    "t.CSV": separated,
+    "mark.csv": lambda records: b"\xef\xbb\xbf" + separated(records),
+    "t.tsv": lambda records: separated(records, "\t"),
+}
+
+
+def loaded(folder: Path, source: str, columns: Any = None) -> EvalSet:
+    table = {"name": "rows", "source": source, **({} if columns is None else {"columns": columns})}
+    return eval_set_of_table(table, folder / "task.toml", SourceAccess(folder=folder / "kept"))
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_cells_come_through_every_kind_of_file_as_they_were_written(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(CELLS[name](TEXTS))
+
+    assert list(loaded(tmp_path, name, COLUMNS).rows) == EXPECTED
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_columns_named_like_our_fields_need_no_mapping(tmp_path: Path, name: str) -> None:
+    dotted = [{COLUMN: record[column] for COLUMN, column in COLUMNS.items()} for record in TEXTS]
+    (tmp_path / name).write_bytes(CELLS[name](dotted))
+
+    assert list(find_eval_set(tmp_path / name).rows) == EXPECTED
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_objects_come_through_every_kind_of_file_and_folder_equal(tmp_path: Path, name: str) -> None:
+    (tmp_path / "direct.jsonl").write_bytes(json_lines(NESTED))
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / name, tmp_path / "folder" / name):
+        path.write_bytes(FILES[name](NESTED))
+
+    direct = list(find_eval_set(tmp_path / "direct.jsonl").rows)
+
+    assert direct[0].expectations["deep"] == {"gone": None, "dates": ["2026-01-31", None]}
+    assert "note" not in direct[0].expectations
+    assert [repr(row) for row in loaded(tmp_path, name).rows] == [repr(row) for row in direct]
+    assert [repr(row) for row in loaded(tmp_path, "folder").rows] == [repr(row) for row in direct]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.parquet"])
+def test_a_folder_gives_the_cells_of_its_files(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / name).write_bytes(CELLS[name](TEXTS))
+
+    assert list(loaded(tmp_path, "folder", COLUMNS).rows) == EXPECTED
+
+
+def test_a_folder_of_a_packed_archive_gives_the_rows_of_its_files(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "test.zip").write_bytes(zipped(NESTED))
+    (tmp_path / "direct.jsonl").write_bytes(json_lines(NESTED))
+
+    assert list(loaded(tmp_path, "folder").rows) == list(find_eval_set(tmp_path / "direct.jsonl").rows)
+
+
+def test_an_error_in_a_folder_names_the_file_the_line_and_the_field(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.jsonl").write_bytes(json_lines(NESTED))
+    bad = b'\n{"id": "c", "inputs": {"question": "x"}, "expectations": {"n": NaN}}\n'
+    (tmp_path / "folder" / "b.jsonl").write_bytes(bad)
+
+    for source, path in (("folder", tmp_path / "folder" / "b.jsonl"), ("folder/b.jsonl", tmp_path / "folder/b.jsonl")):
+        with pytest.raises(BadFile) as caught:
+            loaded(tmp_path, source)
+        assert (caught.value.path, caught.value.line, caught.value.field) == (path, 2, "expectations.n")
+
+
+def test_a_file_of_a_folder_that_changes_after_the_check_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.jsonl").write_bytes(json_lines(NESTED))
+    eval_set = loaded(tmp_path, "folder")
+
+    (tmp_path / "folder" / "a.jsonl").write_bytes(json_lines(NESTED[:1]))
+
+    with pytest.raises(BadFile, match="was changed"):
+        list(eval_set.rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", b"question,answer,answer\nx,y,z\n"),
+        ("t.tsv", b"question\tanswer\tanswer\nx\ty\tz\n"),
+    ],
+)
+def test_a_header_that_names_two_columns_alike_is_an_error(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(BadFile) as caught:
+        loaded(tmp_path, name, {"inputs.question": "question", "expectations.answers": "answer"})
+
+    assert (caught.value.path, caught.value.line, caught.value.field) == (tmp_path / name, 1, "answer")
+
+
+def test_two_columns_alike_in_parquet_are_an_error(tmp_path: Path) -> None:
+    table = pa.table([pa.array(["x"]), pa.array(["y"]), pa.array(["z"])], names=["question", "answer", "answer"])
+    pq.write_table(table, tmp_path / "t.parquet")
+
+    with pytest.raises(BadFile) as caught:
+        loaded(tmp_path, "t.parquet", {"inputs.question": "question"})
+
+    assert caught.value.field == "answer"
+
+
+def test_a_made_id_is_the_same_through_every_door(tmp_path: Path) -> None:
+    columns = {name: column for name, column in COLUMNS.items() if name != "id"}
+    made = set()
+    for name, content in CELLS.items():
+        (tmp_path / name).write_bytes(content(TEXTS))
+        made.add(tuple(row.id for row in loaded(tmp_path, name, columns).rows))
+
+    assert len(made) == 1
+
+
+def test_what_datasets_keeps_as_json_texts_is_read_as_the_values_they_are(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    mixed = {"id": ["a", "b"], "q": ["x", "y"], "e": [{"n": 1, "d": "2026-01-31"}, {"n": [1.0, None]}]}
+    Dataset.from_dict(mixed, on_mixed_types="use_json").to_parquet(tmp_path / "t.parquet")
+
+    rows = loaded(tmp_path, "t.parquet", {"id": "id", "inputs.q": "q", "expectations.e": "e"}).rows
+
+    assert [row.expectations["e"] for row in rows] == mixed["e"]
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=5).filter(lambda name: name != "answers"), _VALUES, max_size=4))
+def test_any_json_value_comes_back_as_it_was_written(tmp_path_factory: Any, expectations: dict[str, Any]) -> None:
+    path = tmp_path_factory.mktemp("rows") / "t.jsonl"
+    path.write_text(json.dumps({"id": "a", "inputs": {"q": "x"}, "expectations": expectations}))
+
+    (row,) = find_eval_set(path).rows
+
+    assert repr(row.expectations) == repr({name: value for name, value in expectations.items() if value is not None})
