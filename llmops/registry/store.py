@@ -16,6 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
+from llmops.registry.relocation import follow_home
 from llmops.settings import Settings
 from llmops.sqlite_file import write_ahead
 
@@ -69,6 +70,7 @@ class Store:
             self.client: Any = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             self._experiments: dict[str, str] = {}
             self.experiment(_REGISTRY_EXPERIMENT)
+            self._follow_home()
             self._database = _database(self.uri)
 
     def make_current(self) -> None:
@@ -78,6 +80,14 @@ class Store:
 
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
+
+    def _follow_home(self) -> None:
+        """A store that lies in the home keeps its artifacts there, wherever the home is now."""
+        home = self.settings.home.resolve()
+        database = self.uri.startswith("sqlite:") and sa.make_url(self.uri).database
+        if database and Path(database).resolve() == home / "mlflow.db":
+            artifacts_set = self.settings.artifacts is not None
+            follow_home(Path(database), home, _REGISTRY_EXPERIMENT, artifacts_set=artifacts_set)
 
     def experiment(self, name: str = _REGISTRY_EXPERIMENT) -> str:
         """Id of the experiment of that name, made when absent. Raises StoreUnavailable."""
