@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import time
+from pathlib import Path
 from typing import Any
 
 BUSY_SECONDS = 30.0
@@ -28,6 +30,15 @@ def write_ahead(connection: Any, *, synchronous: str = "NORMAL") -> None:
             raise sqlite3.OperationalError("database is locked")
         time.sleep(_PAUSE_SECONDS)
     connection.execute(f"PRAGMA synchronous={synchronous}")
+
+
+def integrity(path: Path) -> str:
+    """`ok`, or the first problem that SQLite finds when it reads the whole file, which it opens for reading only."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            return str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.Error as error:
+        return str(error)
 
 
 def _is_switched(connection: Any) -> bool:

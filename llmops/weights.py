@@ -107,6 +107,17 @@ def weights_sha256(path: Path) -> str:
     return file_sha256(path) if path.is_file() else folder_sha256(path)
 
 
+def refuse_lost_weights(model: ModelVersion, settings: Settings) -> None:
+    """Refuses a model version whose weights are gone from the home, before anything is built on it or made to serve.
+    Where the registry is shared (`LLMOPS_TRACKING_URI`), this machine need not be the one that serves.
+
+    Raises:
+        CannotRun: its weights are not in the home.
+    """
+    if model.path is not None and settings.tracking_uri is None:
+        _stored(model, model.path, settings)
+
+
 def verified_path(model: ModelVersion, settings: Settings) -> Path:
     """Where the weights of `model` lie, after checking every byte.
 
@@ -115,15 +126,20 @@ def verified_path(model: ModelVersion, settings: Settings) -> Path:
     """
     if model.path is None:
         raise CannotRun(f"{model.ref} has no local weights; its source is {model.source}")
-    path = settings.models_dir / model.path
-    if not path.exists():
-        raise CannotRun(f"{model.ref}: weights are not on this machine; run `llmops models pull {model.ref}`")
+    path = _stored(model, model.path, settings)
     if weights_sha256(path) != model.sha256:
         raise Corrupted(
             f"{model.ref}: {path} is corrupted (its sha256 is not the registered one); delete it and run "
             f"`llmops models pull {model.ref}`"
         )
     return path
+
+
+def _stored(model: ModelVersion, path: Path, settings: Settings) -> Path:
+    stored = settings.models_dir / path
+    if not stored.exists():
+        raise CannotRun(f"{model.ref}: weights are not on this machine; run `llmops models pull {model.ref}`")
+    return stored
 
 
 def _size(path: Path) -> int:

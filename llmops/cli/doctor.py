@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
 import click
@@ -13,10 +13,12 @@ import click
 from llmops.cli.output import emit, json_option, print_table
 from llmops.errors import LlmopsError
 from llmops.settings import Settings, describe
+from llmops.sqlite_file import integrity
 from llmops.versions import ModelVersion
 
 _PACKAGES = ("mlflow", "xllamacpp", "transformers", "torch", "ragas", "evidently", "fastapi", "datasets")
 _ROOM_GB = 2
+_MOST_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,13 @@ def _checks(settings: Settings) -> Iterator[Check]:
     yield _packages()
     yield _home(settings)
     for name, check, mend in (
+        ("files", _files, "put a backup of the file in its place"),
         ("store", _store, "set LLMOPS_TRACKING_URI to a reachable MLflow store"),
+        ("eval runs", _eval_runs, "put the artifacts back, or run the suites again: answers come from the cache"),
         ("model", _model, "run `llmops models pull`"),
         ("engine", _engine, "run `llmops models pull`"),
         ("log", _log, "set LLMOPS_LOG_URL to a reachable database"),
+        ("audit log", _audit, "read `llmops audit verify`"),
     ):
         yield _guarded(name, check, settings, mend)
     yield _gateway()
@@ -75,7 +80,8 @@ def _checks(settings: Settings) -> Iterator[Check]:
 
 def _guarded(name: str, check: Callable[[Settings], Check], settings: Settings, mend: str) -> Check:
     try:
-        return check(settings)
+        found = check(settings)
+        return replace(found, mend=mend) if found.state == "fail" and not found.mend else found
     except LlmopsError as error:
         return Check(name, "fail", str(error), mend)
 
@@ -114,6 +120,41 @@ def _store(settings: Settings) -> Check:
     return Check("store", "ok", detail)
 
 
+def _files(settings: Settings) -> Check:
+    """SQLite reads every page; a damaged one would otherwise show when it is first needed."""
+    names = ("mlflow.db", "log.db", "pipelines.db", "generation_cache/generations.db")
+    present = [name for name in names if (settings.home / name).exists()]
+    broken = {name: found for name in present if (found := integrity(settings.home / name)) != "ok"}
+    if broken:
+        return Check("files", "fail", "; ".join(f"{settings.home / name}: {why}" for name, why in broken.items()))
+    return Check("files", "ok", f"{', '.join(present) or 'none yet'}: every page can be read")
+
+
+def _eval_runs(settings: Settings) -> Check:
+    from llmops.recording.facts import lost_eval_runs
+    from llmops.registry import Registry
+
+    lost = lost_eval_runs(Registry(settings).store)
+    if lost:
+        shown = "; ".join(lost[:_MOST_SHOWN]) + ("; …" if len(lost) > _MOST_SHOWN else "")
+        return Check("eval runs", "fail", f"{len(lost)} without their rows: {shown}")
+    return Check("eval runs", "ok", "each has its rows")
+
+
+def _audit(settings: Settings) -> Check:
+    from llmops.audit import verify
+    from llmops.registry import Registry
+
+    registry = Registry(settings)
+    found = verify(registry.audit, registry.standings)
+    if found.chain.broken is not None:
+        return Check("audit log", "fail", f"broken at entry {found.chain.broken.seq}: it {found.chain.broken.why}")
+    if found.differences:
+        moved = ", ".join(f"{each.what} of {each.name}" for each in found.differences)
+        return Check("audit log", "fail", f"moved around the log: {moved}")
+    return Check("audit log", "ok", f"whole: {found.chain.entries} entries")
+
+
 def _with_weights(settings: Settings) -> list[ModelVersion]:
     from llmops.registry import Registry
 
@@ -126,8 +167,14 @@ def _model(settings: Settings) -> Check:
     versions = _with_weights(settings)
     if not versions:
         return Check("model", "warn", "no model version with weights is registered", "run `llmops models pull`")
+    problems = []
     for model in versions:
-        verified_path(model, settings)
+        try:
+            verified_path(model, settings)
+        except LlmopsError as error:
+            problems.append(str(error))
+    if problems:
+        return Check("model", "fail", "; ".join(problems))
     return Check("model", "ok", f"{', '.join(model.ref for model in versions)}: every byte as registered")
 
 

@@ -32,6 +32,7 @@ def command(release: str, force: bool, why: str | None, as_json: bool) -> None:
     """
     from llmops.registry import Registry
     from llmops.versions import Ref
+    from llmops.weights import refuse_lost_weights
 
     if force != bool(why):
         raise UsageError("--force and --why TEXT go together")
@@ -44,6 +45,7 @@ def command(release: str, force: bool, why: str | None, as_json: bool) -> None:
         name, champion, reference = version.name, version.ref, None
     else:
         found = registry.release_versions.get(release)
+        refuse_lost_weights(found.model, settings)
         old = registry.release_versions.promote(found, why=why)
         moved = old is None or old.version != found.version
         previous = old.ref if old and moved else None

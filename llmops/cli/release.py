@@ -15,6 +15,7 @@ from llmops.errors import UsageError
 from llmops.release_guards import parse_guards, shown_guards
 from llmops.settings import Settings
 from llmops.versions import Release
+from llmops.weights import refuse_lost_weights
 
 
 @click.group()
@@ -43,10 +44,12 @@ def create(app: str, prompt: str, model: str, params: Sequence[str], guards: Seq
     from llmops.registry import Registry
 
     chosen = parse_guards(guards)
-    registry = Registry(Settings.from_environment())
-    prompt_version = registry.prompts.get(prompt)
+    settings = Settings.from_environment()
+    registry = Registry(settings)
+    prompt_version, model_version = registry.prompts.get(prompt), registry.models.get(model)
+    refuse_lost_weights(model_version, settings)
     parameters = overridden(prompt_version.template.parameters, params)
-    release, new = registry.release_versions.create(app, prompt_version, registry.models.get(model), parameters, chosen)
+    release, new = registry.release_versions.create(app, prompt_version, model_version, parameters, chosen)
     say(f"{release.ref} {'created' if new else 'has this content already'}")
     emit(as_json, {**to_json(release), "new": new}, lambda: _table([release]))
 
@@ -107,8 +110,10 @@ def challenge(release: str, as_json: bool) -> None:
     """
     from llmops.registry import Registry
 
-    registry = Registry(Settings.from_environment())
+    settings = Settings.from_environment()
+    registry = Registry(settings)
     found = registry.release_versions.get(release)
+    refuse_lost_weights(found.model, settings)
     old = registry.release_versions.challenge(found)
     was = old.ref if old is not None and old.version != found.version else None
     value = {"app": found.app, "challenger": found.ref, "was": was}

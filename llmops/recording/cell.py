@@ -113,6 +113,12 @@ def read_run(store: Store, run: Any) -> EvalRun:
     )
 
 
+def holds_rows(store: Store, run_id: str) -> bool:
+    """Whether a run's files are where they were put: somebody may have deleted the artifacts, or copied the database
+    alone. The caller translates MLflow's errors."""
+    return {ROWS_FILE, SUMMARY_FILE} <= {item.path for item in store.client.list_artifacts(run_id)}
+
+
 class RecordedRows:
     """Every row of a recorded run, read from a local copy of `rows.jsonl` as often as asked, one at a time.
 

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from llmops.errors import Corrupted
-from llmops.recording.cell import COMPLETE_TAG, MODEL_TAG, PROMPT_TAG, EvalRun, read_run
+from llmops.recording.cell import (
+    CELL_TAG,
+    COMPLETE_TAG,
+    MODEL_TAG,
+    PROMPT_TAG,
+    SUITE_TAG,
+    EvalRun,
+    holds_rows,
+    read_run,
+)
 from llmops.recording.monitoring import WINDOW_TAG, monitoring_experiment
 from llmops.recording.monitoring_actions import KEY_TAG
 from llmops.recording.verdicts import find_calibration
@@ -117,6 +126,19 @@ def eval_runs(store: Store, prompt: str, model: str) -> list[EvalFacts]:
         experiments = [item.experiment_id for item in _pages(store.client.search_experiments)]
         runs = list(_runs(store, experiments, condition))
         return [_eval_facts(store, run) for run in runs]
+
+
+def lost_eval_runs(store: Store) -> list[str]:
+    """Complete eval runs whose rows are not where they were recorded, as `suite: title (run id)`. Raises
+    StoreUnavailable."""
+    with translated("eval runs"):
+        experiments = [item.experiment_id for item in _pages(store.client.search_experiments)]
+        runs = _runs(store, experiments, f"tags.`{CELL_TAG}` != '' and tags.`{COMPLETE_TAG}` = 'true'")
+        return [
+            f"{run.data.tags[SUITE_TAG]}: {run.info.run_name} ({run.info.run_id})"
+            for run in runs
+            if not holds_rows(store, run.info.run_id)
+        ]
 
 
 def verdicts_of(store: Store, run_id: str) -> tuple[Mapping[str, Any], ...]:

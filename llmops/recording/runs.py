@@ -20,6 +20,7 @@ from llmops.recording.cell import (
     CellIdentity,
     EvalRun,
     RecordedRows,
+    holds_rows,
     read_run,
     shown_param,
 )
@@ -49,14 +50,14 @@ class EvalRecorder:
         self._store, self._max_traced_rows = store, max_traced_rows
 
     def find(self, suite: str, cell_hash: str) -> EvalRun | None:
-        """The newest complete run of that cell. Raises StoreUnavailable."""
+        """The newest complete run of that cell whose rows are still there. Raises StoreUnavailable."""
         condition = f"tags.`{CELL_TAG}` = '{cell_hash}' and tags.`{COMPLETE_TAG}` = 'true'"
         experiment_id = self._store.experiment(suite)
         with translated(f"eval runs of {suite}"):
-            runs = self._store.client.search_runs(
-                [experiment_id], condition, order_by=["attributes.start_time DESC"], max_results=1
-            )
-            return read_run(self._store, runs[0]) if runs else None
+            runs = self._store.client.search_runs([experiment_id], condition, order_by=["attributes.start_time DESC"])
+            whole = (run for run in runs if holds_rows(self._store, run.info.run_id))
+            found = next(whole, None)
+            return None if found is None else read_run(self._store, found)
 
     def get(self, run_id: str) -> EvalRun:
         """A complete run by id. Raises UnknownVersion, StoreUnavailable."""

@@ -157,10 +157,12 @@ def _database(uri: str) -> sa.Engine | None:
 
 
 def _check_sqlite(uri: str) -> None:
-    """Raises at once where the file cannot be opened or is no database; MLflow would try again for 100 seconds."""
+    """Raises at once where the file cannot be opened, is no database or is damaged; MLflow would try again for 100
+    seconds."""
     if database := sa.make_url(uri).database:
         with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection:
-            connection.execute("PRAGMA schema_version")
+            write_ahead(connection)
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
 def _mlflow_exception() -> Any:

@@ -13,6 +13,7 @@ import pytest
 
 from llmops.errors import StoreUnavailable
 from llmops.recording import EvalRecorder
+from llmops.recording.facts import lost_eval_runs
 from llmops.registry import Registry
 from llmops.registry.relocation import HOME_TAG
 from llmops.settings import Settings
@@ -140,3 +141,16 @@ def test_a_store_copied_without_its_artifacts_is_refused_by_name(
 
     with pytest.raises(StoreUnavailable, match=f"copied from {workshop.settings.home} without its artifacts"):
         Registry(settings)
+
+
+def test_a_run_whose_rows_were_lost_is_recorded_again(workshop: Any, at_home: Callable[[str], Settings]) -> None:
+    settings = at_home("lost")
+    lost = evaluate(settings).run
+    shutil.rmtree(settings.home / "artifacts" / "sums" / lost.run_id)
+
+    assert lost_eval_runs(Registry(settings).store) == [f"sums: qa@1 on tiny@1 ({lost.run_id})"]
+    again = evaluate(settings)
+
+    assert again.run.run_id != lost.run_id
+    assert (again.generated, again.from_cache) == (0, 24)
+    assert len(EvalRecorder(Registry(settings).store).rows(again.run)) == 24

@@ -1,0 +1,100 @@
+"""`llmops doctor` finds what is broken in a home, and commands that would build on it refuse it by name."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops.prompt_file import parse_prompt
+from llmops.registry import Registry
+from llmops.settings import Settings
+from llmops.workflow import models
+from tests.cli.conftest import Result, Run
+
+PROMPT = "---\ninput_variable: question\n---\n# user\n{{ question }}\n"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a prompt, a model of made-up weights, a release, and a log."""
+    folder = tmp_path_factory.mktemp("doctor")
+    settings = Settings(home=folder / "home", engine="fake")
+    registry = Registry(settings)
+    (folder / "tiny.gguf").write_bytes(b"GGUF made up")
+    model, _ = models.register(settings, registry, "tiny", f"file:{folder / 'tiny.gguf'}", "MIT")
+    prompt, _ = registry.prompts.register("qa", parse_prompt(PROMPT))
+    release, _ = registry.release_versions.create("assistant", prompt, model, prompt.template.parameters)
+    registry.release_versions.promote(release, why="made up")
+    return settings.home
+
+
+@pytest.fixture
+def damaged(whole: Path, home: Path) -> Path:
+    """A copy of that home, to be damaged by the test."""
+    shutil.copytree(whole, home)
+    return home
+
+
+def checks(result: Result) -> dict[str, dict[str, Any]]:
+    return {check["name"]: check for check in result.json["checks"]}
+
+
+def weights_of(home: Path) -> Path:
+    (path,) = (home / "models").glob("*/tiny.gguf")
+    return path
+
+
+def test_a_whole_home_is_well(damaged: Path, llmops: Run) -> None:
+    result = llmops("doctor", "--json")
+
+    assert {check["name"] for check in checks(result).values() if check["state"] == "fail"} == set()
+    assert result.code == 0
+
+
+def test_lost_weights_are_found_and_nothing_is_built_on_them(damaged: Path, llmops: Run) -> None:
+    weights_of(damaged).unlink()
+
+    found = llmops("doctor", "--json")
+    refused = {
+        "create": llmops("release", "create", "other", "--prompt", "qa@1", "--model", "tiny@1"),
+        "challenge": llmops("release", "challenge", "assistant@1"),
+        "promote": llmops("promote", "assistant@1", "--force", "--why", "made up"),
+    }
+
+    assert found.code == 1
+    assert "tiny@1: weights are not on this machine" in checks(found)["model"]["detail"]
+    for result in refused.values():
+        assert result.code == 3
+        assert "tiny@1: weights are not on this machine; run `llmops models pull tiny@1`" in result.err
+
+
+def test_changed_weights_are_found(damaged: Path, llmops: Run) -> None:
+    weights_of(damaged).write_bytes(b"GGUF changed")
+
+    assert "is corrupted" in checks(llmops("doctor", "--json"))["model"]["detail"]
+
+
+@pytest.mark.parametrize("name", ["mlflow.db", "log.db"])
+def test_a_damaged_database_is_found_by_name(damaged: Path, llmops: Run, name: str) -> None:
+    file = damaged / name
+    content = bytearray(file.read_bytes())
+    content[4096 : len(content) // 2] = b"\x55" * (len(content) // 2 - 4096)
+    for extra in ("-wal", "-shm"):
+        file.with_name(name + extra).unlink(missing_ok=True)
+    file.write_bytes(content)
+
+    found = llmops("doctor", "--json")
+
+    assert found.code == 1
+    assert str(file) in checks(found)["files"]["detail"]
+    assert checks(found)["files"]["mend"]
+
+
+def test_an_alias_moved_around_the_audit_log_is_found(damaged: Path, llmops: Run) -> None:
+    registry = Registry(Settings(home=damaged))
+    registry.store.client.delete_registered_model_alias("assistant", "champion")
+
+    assert checks(llmops("doctor", "--json"))["audit log"]["detail"] == "moved around the log: champion of assistant"
