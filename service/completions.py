@@ -123,7 +123,7 @@ class Completion(BaseModel):
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: UsageCounts
+    usage: UsageCounts | None
 
 
 def completions_router(gateway: Gateway) -> APIRouter:
@@ -177,8 +177,8 @@ class CompletionStream(EventStream):
 
     def closing(self) -> bytes:
         events = [self._event(_choice(each.index, "", (), each.finish_reason)) for each in self._exchange.answers]
-        if self._exchange.request.include_usage:
-            events.append(event({**self._envelope, "choices": [], "usage": usage_counts(self._exchange)}))
+        if self._exchange.request.include_usage and (usage := usage_counts(self._exchange)) is not None:
+            events.append(event({**self._envelope, "choices": [], "usage": usage}))
         return b"".join([*events, b"data: [DONE]\n\n"])
 
     def failing(self, problem: ApiError) -> bytes:

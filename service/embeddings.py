@@ -139,6 +139,7 @@ class Embedding(WholeReply[Embed]):
             input="\n".join(texts).replace("\0", "\ufffd"),
             model=EMBEDDING_MODEL,
             tokens_in=self.tokens,
+            tokens_out=0,
             latency_ms=(time.perf_counter() - arrival.start) * 1000,
             route="embeddings",
             caller=arrival.caller.key_id,

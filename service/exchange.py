@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from llmops.engines.protocol import Chunk, Engine, GenerationParameters, GenerationRequest, Message, Usage
+from llmops.engines.protocol import UNKNOWN_USAGE, Chunk, Engine, GenerationParameters, GenerationRequest, Message
 from llmops.errors import EngineError, UsageError
 from llmops.production_log import LogRecord, hidden_if_redacted
 from llmops.versions import PromptVersion
@@ -108,7 +108,7 @@ class Exchange:
     ) -> None:
         self.arrival, self.request, self.target, self.guards, self.arm = arrival, request, target, guards, arm
         self.answers = [Answer()]
-        self.usage = Usage(0, 0)
+        self.usage = UNKNOWN_USAGE
         self._parameters: GenerationParameters | None = None
         self._first_token_ms: float | None = None
         self._queued_s: float | None = None
@@ -173,7 +173,7 @@ class Exchange:
     @property
     def tokens_used(self) -> int:
         """Tokens to charge for: what the engine counted; of an answer that was cut, at least its pieces."""
-        return max(self.usage.tokens_in + self.usage.tokens_out, self._pieces)
+        return max(self.usage.total or 0, self._pieces)
 
     async def collect(
         self, engine: Engine, request: GenerationRequest, pass_on: Callable[[Chunk], Awaitable[None]] | None = None

@@ -92,7 +92,7 @@ class Metrics:
         target.latency.observe(record.latency_ms / 1000)
         if record.first_token_ms is not None:
             target.first_token.observe(record.first_token_ms / 1000)
-            if record.tokens_out > 1:
+            if record.tokens_out is not None and record.tokens_out > 1:
                 later_ms = max(0.0, record.latency_ms - record.first_token_ms)
                 target.per_token.observe(later_ms / 1000 / (record.tokens_out - 1))
         if (queue_ms := record.details.get("queue_ms")) is not None:

@@ -165,7 +165,7 @@ def figures(records: Sequence[LogRecord], seconds: float) -> Figures | None:
         p50_ms=quantile(latencies, 0.5),
         p95_ms=quantile(latencies, 0.95),
         first_token_p50_ms=quantile(first, 0.5),
-        tokens_per_second=round(sum(record.tokens_out for record in records) / seconds, 2),
+        tokens_per_second=round(sum(record.tokens_out or 0 for record in records) / seconds, 2),
     )
 
 

@@ -145,8 +145,8 @@ class ChatStream(EventStream):
 
     def closing(self) -> bytes:
         events = [self._chunk(each.index, {}, each.finish_reason or "stop") for each in self._exchange.answers]
-        if self._exchange.request.include_usage:
-            events.append(event({**self._envelope, "choices": [], "usage": usage_counts(self._exchange)}))
+        if self._exchange.request.include_usage and (usage := usage_counts(self._exchange)) is not None:
+            events.append(event({**self._envelope, "choices": [], "usage": usage}))
         return b"".join([*events, b"data: [DONE]\n\n"])
 
     def _chunk(
@@ -162,11 +162,14 @@ def envelope(exchange: Exchange, prefix: str, kind: str) -> dict[str, Any]:
     return {"id": identity, "object": kind, "created": int(time.time()), "model": exchange.target.ref}
 
 
-def usage_counts(exchange: Exchange) -> dict[str, int]:
-    """Token counts by OpenAI's names."""
+def usage_counts(exchange: Exchange) -> Mapping[str, Any] | None:
+    """Token counts by OpenAI's names: the upstream's own, or the engine's; None where nobody counted."""
     usage = exchange.usage
-    total = usage.tokens_in + usage.tokens_out
-    return {"prompt_tokens": usage.tokens_in, "completion_tokens": usage.tokens_out, "total_tokens": total}
+    if usage.reported is not None:
+        return usage.reported
+    if usage.tokens_in is None and usage.tokens_out is None:
+        return None
+    return {"prompt_tokens": usage.tokens_in, "completion_tokens": usage.tokens_out, "total_tokens": usage.total}
 
 
 def event(data: Mapping[str, Any]) -> bytes:

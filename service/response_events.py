@@ -188,11 +188,21 @@ def _ending(finish_reason: str | None) -> dict[str, Any]:
     return {"status": "completed"}
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def _usage(usage: Usage) -> dict[str, Any] | None:
+    """The counts by this route's names; what else a server counted keeps its own. None where nobody counted."""
+    said = dict(usage.reported or {})
+    if not said and usage.tokens_in is None and usage.tokens_out is None:
+        return None
+    read, made = said.pop("prompt_tokens_details", None), said.pop("completion_tokens_details", None)
+    rest = {name: value for name, value in said.items() if name not in _COUNTS}
     return {
         "input_tokens": usage.tokens_in,
-        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": None, **(read or {})},
         "output_tokens": usage.tokens_out,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": usage.tokens_in + usage.tokens_out,
+        "output_tokens_details": {"reasoning_tokens": None, **(made or {})},
+        "total_tokens": said.get("total_tokens", usage.total),
+        **rest,
     }
+
+
+_COUNTS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})

@@ -312,11 +312,13 @@ class Choice(BaseModel):
 
 
 class UsageCounts(BaseModel):
-    """Tokens of one request."""
+    """Tokens of one request, as far as they were counted; what an upstream says beyond these comes with it."""
 
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
+    model_config = ConfigDict(extra="allow")
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
 
 
 class ChatCompletion(BaseModel):
@@ -327,7 +329,7 @@ class ChatCompletion(BaseModel):
     created: int
     model: str
     choices: list[Choice]
-    usage: UsageCounts
+    usage: UsageCounts | None
 
 
 class ErrorBody(BaseModel):

@@ -189,7 +189,7 @@ def _engine(settings: Settings) -> Check:
     if not versions:
         return Check("engine", "warn", "nothing to load", "run `llmops models pull`")
 
-    async def answer() -> tuple[str, int]:
+    async def answer() -> tuple[str, int | None]:
         engine = open_engine(versions[0], settings)
         try:
             messages = (Message(role="user", content="Say hello."),)

@@ -264,7 +264,7 @@ def _chunk_fields(chunk: Chunk) -> dict[str, Any]:
     if chunk.finish_reason is not None:
         fields["finish_reason"] = chunk.finish_reason
     if chunk.usage is not None:
-        fields["usage"] = (chunk.usage.tokens_in, chunk.usage.tokens_out)
+        fields["usage"] = (chunk.usage.tokens_in, chunk.usage.tokens_out, chunk.usage.reported)
     if chunk.index:
         fields["index"] = chunk.index
     if chunk.tool_calls:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llmops.engines.protocol import Chunk, Usage
+from llmops.engines.protocol import UNKNOWN_USAGE, Chunk, Usage
 
 
 class LlamaCppAnswers:
@@ -18,14 +18,14 @@ class LlamaCppAnswers:
 
     def __init__(self, rivals: int = 0) -> None:
         self._rivals = rivals
-        self._usage = Usage(0, 0)
+        self._usage = UNKNOWN_USAGE
         self._finish: Chunk | None = None
 
     def take(self, event: Mapping[str, Any]) -> Iterator[Chunk]:
         """The chunks of one event."""
         if usage := event.get("usage"):
             # The answers share one prompt.
-            self._usage = Usage(usage["prompt_tokens"], self._usage.tokens_out + usage["completion_tokens"])
+            self._usage = Usage(usage["prompt_tokens"], (self._usage.tokens_out or 0) + usage["completion_tokens"])
         for choice in event.get("choices", ()):
             index, text = choice["index"], choice["delta"].get("content")
             # The first event of an answer has a role and no text.

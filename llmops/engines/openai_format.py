@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from llmops.engines.protocol import Chunk, GenerationRequest, Usage
+from llmops.engines.protocol import UNKNOWN_USAGE, Chunk, GenerationRequest, Usage
 from llmops.errors import EngineError, EngineUnavailable
 
 _EVENT, _REPLY = "an event", "a reply"
@@ -42,7 +42,7 @@ class AnswerReader:
     """
 
     def __init__(self) -> None:
-        self._usage = Usage(0, 0)
+        self._usage = UNKNOWN_USAGE
         self._seen: set[int] = set()
         self._finished: dict[int, str] = {}
         self._kept: int | None = None
@@ -99,7 +99,7 @@ def whole_answer(reply: object) -> list[Chunk]:
     if reply.get("error") is not None:
         raise EngineError(f"the upstream failed: {error_message(reply)}")
     choices = _objects(reply.get("choices"), _REPLY)
-    usage = _usage(reply.get("usage") or {}, _REPLY)
+    usage = _usage(reply.get("usage"), _REPLY)
     if not choices:
         _misshapen(_REPLY)
     chunks: list[Chunk] = []
@@ -157,12 +157,19 @@ def _index(choice: Mapping[str, Any]) -> int:
 
 
 def _usage(usage: object, what: str) -> Usage:
-    if not isinstance(usage, dict):
+    """What an answer took; None, and what it does not name, is unknown."""
+    if usage is None:
+        return UNKNOWN_USAGE
+    if type(usage) is not dict:
         _misshapen(what)
-    counts = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-    if not all(type(count) is int for count in counts):
-        _misshapen(what)
-    return Usage(*counts)
+    return Usage(_count(usage, "prompt_tokens"), _count(usage, "completion_tokens"), usage)
+
+
+def _count(usage: Mapping[str, Any], name: str) -> int | None:
+    count = usage.get(name)
+    if count is not None and (type(count) is not int or count < 0):
+        raise EngineError(f"the upstream sent usage.{name} = {str(count)[:40]}, which is no number of tokens")
+    return count
 
 
 def _misshapen(what: str) -> NoReturn:

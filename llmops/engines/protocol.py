@@ -120,10 +120,23 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one generation."""
+    """Token counts of one generation; None is unknown, which is not zero.
 
-    tokens_in: int
-    tokens_out: int
+    reported: the usage object of the server that counted, as it came: with details, and with whatever else it names.
+    """
+
+    tokens_in: int | None
+    tokens_out: int | None
+    reported: Mapping[str, Any] | None = field(default=None, compare=False)
+
+    @property
+    def total(self) -> int | None:
+        """Tokens read and made; None where one of both is unknown."""
+        return None if self.tokens_in is None or self.tokens_out is None else self.tokens_in + self.tokens_out
+
+
+UNKNOWN_USAGE = Usage(None, None)
+"""Of an answer whose tokens nobody counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +256,7 @@ async def generate(engine: Engine, request: GenerationRequest) -> Generation:
     start = time.perf_counter()
     first: float | None = None
     pieces: list[str] = []
-    finish_reason, usage = "stop", Usage(0, 0)
+    finish_reason, usage = "stop", UNKNOWN_USAGE
     async with aclosing(engine.stream(request)) as chunks:
         async for chunk in chunks:
             if first is None:

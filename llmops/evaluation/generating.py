@@ -29,7 +29,7 @@ from llmops.errors import BadFile, EngineError, EngineRejected, EngineUnavailabl
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generation_cache import GenerationCache, generation_key
 from llmops.evaluation.noise import Noise
-from llmops.evaluation.results import Output
+from llmops.evaluation.results import Output, known_sum
 from llmops.evaluation.retrying import RETRIES, Retries, with_retries
 from llmops.evaluation.scorers.choice_scorers import row_choices
 from llmops.prompt_file import PromptTemplate
@@ -101,10 +101,11 @@ class Job:
 
 @dataclass(slots=True)
 class Generated:
-    """What was made now for one task. seconds: from its first request to its last answer."""
+    """What was made now for one task. seconds: from its first request to its last answer. tokens_out: None where an
+    answer's were not counted."""
 
     n: int = 0
-    tokens_out: int = 0
+    tokens_out: int | None = 0
     began: float = 0.0
     ended: float = 0.0
 
@@ -195,7 +196,8 @@ class _Lanes:
         self._cache.put(job.key, output)
         self._begun.discard(job.key)
         made.n += 1
-        made.tokens_out += output.tokens_out
+        if output.error is None:
+            made.tokens_out = known_sum(made.tokens_out, output.tokens_out)
         made.ended = time.perf_counter()
         self._done += 1
         if self._progress is not None:

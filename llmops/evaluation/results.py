@@ -21,14 +21,16 @@ _BLOCK = 1 << 20
 class Output:
     """What a cell answered to one row. error: why there is no answer; the text is then empty.
 
+    tokens_in, tokens_out: None where nobody counted them.
+
     choice_logprobs: for multiple choice, the log-likelihood of each of the row's choices, in their order; the text is
     then the likeliest choice.
     """
 
     text: str
     finish_reason: str = "stop"
-    tokens_in: int = 0
-    tokens_out: int = 0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
     latency_ms: float = 0.0
     first_token_ms: float = 0.0
     error: str | None = None
@@ -128,6 +130,11 @@ class StoredResults:
                 yield RowResult.from_json(json.loads(line))
 
 
+def known_sum(total: int | None, more: int | None) -> int | None:
+    """The sum of two counts; None where one is unknown."""
+    return None if total is None or more is None else total + more
+
+
 class Results(Sized, Iterable[RowResult], Protocol):
     """Row results in the order of the rows, that can be gone through more than once."""
 
@@ -136,8 +143,8 @@ class Results(Sized, Iterable[RowResult], Protocol):
 class EvalReport:
     """One cell's results. generated, from_cache: how its outputs came about. seconds: wall time of generating.
 
-    tokens_in, tokens_out: of all answers, also those from the cache. generated_tokens: of those made now. findings:
-    what scorers say of the whole run, by scorer name.
+    tokens_in, tokens_out: of all answers, also those from the cache. generated_tokens: of those made now. All are None
+    where an answer's were not counted. findings: what scorers say of the whole run, by scorer name.
     """
 
     results: Results
@@ -145,12 +152,14 @@ class EvalReport:
     generated: int
     from_cache: int
     seconds: float
-    tokens_in: int = 0
-    tokens_out: int = 0
-    generated_tokens: int = 0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    generated_tokens: int | None = 0
     findings: Mapping[str, RunFindings] = field(default_factory=dict)
 
     @property
-    def tokens_per_second(self) -> float:
-        """Generated tokens by wall time of this run; 0 when everything came from the cache."""
-        return self.generated_tokens / self.seconds if self.generated and self.seconds > 0 else 0.0
+    def tokens_per_second(self) -> float | None:
+        """Generated tokens by wall time of this run; 0 when everything came from the cache, None when not counted."""
+        if not self.generated or self.seconds <= 0:
+            return 0.0
+        return None if self.generated_tokens is None else self.generated_tokens / self.seconds

@@ -11,7 +11,7 @@ from itertools import islice
 from llmops.evaluation import statistics
 from llmops.evaluation.eval_set import EvalRow, cluster_of
 from llmops.evaluation.generation_cache import GenerationCache
-from llmops.evaluation.results import Metric, Output, Results, RowResult, RunFindings, Score
+from llmops.evaluation.results import Metric, Output, Results, RowResult, RunFindings, Score, known_sum
 from llmops.evaluation.scorers.protocol import BatchScorer, KeptScorer, RunScorer, Scorer
 from llmops.hashing import content_hash
 
@@ -99,11 +99,13 @@ class Summary:
     def __init__(self, scorers: Sequence[Scorer], cluster_by: str | None = None) -> None:
         self._cluster_by = cluster_by
         self._values = {scorer.name: _Values() for scorer in scorers}
-        self.tokens_in = self.tokens_out = 0
+        self.tokens_in: int | None = 0
+        self.tokens_out: int | None = 0
 
     def add(self, result: RowResult) -> None:
-        self.tokens_in += result.output.tokens_in
-        self.tokens_out += result.output.tokens_out
+        if result.output.error is None:
+            self.tokens_in = known_sum(self.tokens_in, result.output.tokens_in)
+            self.tokens_out = known_sum(self.tokens_out, result.output.tokens_out)
         cluster = cluster_of(result.row, self._cluster_by) or f"row {result.row.id}" if self._cluster_by else None
         for name, values in self._values.items():
             values.add(result.scores[name], cluster)

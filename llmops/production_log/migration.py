@@ -21,7 +21,9 @@ _GROWN = (log_records, feedback)
 def is_complete(connection: sa.Connection) -> bool:
     """Whether every table is there and none is of an older version."""
     names = set(sa.inspect(connection).get_table_names())
-    return names.issuperset(metadata.tables) and not any(_missing(connection, table) for table in _GROWN)
+    return names.issuperset(metadata.tables) and not any(
+        _missing(connection, table) or _wrongly_required(connection, table) for table in _GROWN
+    )
 
 
 def bring_up_to_date(connection: sa.Connection) -> None:
@@ -32,11 +34,14 @@ def bring_up_to_date(connection: sa.Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
     missing = _missing(connection, log_records)
-    copied = "seq" in missing and connection.dialect.name == "sqlite"
+    required = _wrongly_required(connection, log_records)
+    copied = ("seq" in missing or bool(required)) and connection.dialect.name == "sqlite"
     if copied:
         connection.exec_driver_sql("ALTER TABLE log_records RENAME TO log_records_before")
     else:
         _add_columns(connection, log_records, missing)
+        for name in sorted(required):
+            connection.exec_driver_sql(f'ALTER TABLE log_records ALTER COLUMN "{name}" DROP NOT NULL')
     _add_columns(connection, feedback, _missing(connection, feedback))
     for table in metadata.sorted_tables:
         connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
@@ -57,6 +62,19 @@ def _missing(connection: sa.Connection, table: sa.Table) -> set[str]:
     return set(table.columns.keys()) - {column["name"] for column in inspector.get_columns(table.name)}
 
 
+def _wrongly_required(connection: sa.Connection, table: sa.Table) -> set[str]:
+    """Columns that may be null here, and may not in a log of an older version."""
+    inspector = sa.inspect(connection)
+    if not inspector.has_table(table.name):
+        return set()
+    columns = table.columns
+    return {
+        column["name"]
+        for column in inspector.get_columns(table.name)
+        if not column["nullable"] and column["name"] in columns and columns[column["name"]].nullable
+    }
+
+
 def _add_columns(connection: sa.Connection, table: sa.Table, names: set[str]) -> None:
     for name in sorted(names):
         kind = table.columns[name].type.compile(connection.dialect)
@@ -65,12 +83,20 @@ def _add_columns(connection: sa.Connection, table: sa.Table, names: set[str]) ->
 
 
 def _copy_older(connection: sa.Connection, missing: set[str]) -> None:
-    # SQLite cannot add a primary key to a table.
+    # SQLite can neither add a primary key to a table nor let a column be null.
+    last = 0
+    if "seq" not in missing:
+        # The highest number ever given may be that of a record which was erased since.
+        query = "SELECT seq FROM sqlite_sequence WHERE name = 'log_records_before'"
+        last = connection.exec_driver_sql(query).scalar() or 0
     names = ", ".join(f'"{column.name}"' for column in log_records.columns if column.name not in missing)
     connection.exec_driver_sql(
         f"INSERT INTO log_records ({names}) SELECT {names} FROM log_records_before ORDER BY rowid"  # noqa: S608
     )
     connection.exec_driver_sql("DROP TABLE log_records_before")  # and its indexes, whose names are then free
+    if last:
+        connection.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = 'log_records'")
+        connection.exec_driver_sql("INSERT INTO sqlite_sequence (name, seq) VALUES ('log_records', ?)", (last,))
 
 
 def _fill_from_details(connection: sa.Connection) -> None:

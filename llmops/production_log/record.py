@@ -36,12 +36,13 @@ class LogRecord:
     at: when the request came. release, prompt, model: refs such as `assistant@3`; None when none was chosen.
     status: the HTTP status, or what it would have been had the reply not begun. outcome: `ok`, `error`, `cancelled`, or
     `shadow`.
-    input: the last user message. latency_ms, first_token_ms: from arrival. details: whatever else is known (messages,
-    parameters, finish reason, error). key: the record's own identity; request ids may repeat. route: what was asked
-    for: `chat`, `completions`, `responses`, `embeddings`. caller: the public id of the caller's key, never the key;
-    None where no key was needed. user: whom the client names, hidden (`hidden_user`) where a guard keeps the name out
-    of the log. text_deleted_at: when retention took the texts; the rest stays. feedback: what users said of the
-    answer, oldest first; empty unless it was asked for when the record was read.
+    input: the last user message. tokens_in, tokens_out: None where nobody counted them. latency_ms, first_token_ms:
+    from arrival. details: whatever else is known (messages, parameters, finish reason, error). key: the record's own
+    identity; request ids may repeat. route: what was asked for: `chat`, `completions`, `responses`, `embeddings`.
+    caller: the public id of the caller's key, never the key; None where no key was needed. user: whom the client
+    names, hidden (`hidden_user`) where a guard keeps the name out of the log. text_deleted_at: when retention took the
+    texts; the rest stays. feedback: what users said of the answer, oldest first; empty unless it was asked for when the
+    record was read.
     """
 
     request_id: str
@@ -53,8 +54,8 @@ class LogRecord:
     release: str | None = None
     prompt: str | None = None
     model: str | None = None
-    tokens_in: int = 0
-    tokens_out: int = 0
+    tokens_in: int | None = None
+    tokens_out: int | None = None
     latency_ms: float = 0.0
     first_token_ms: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)

@@ -67,8 +67,8 @@ def shown_param(value: Any) -> str:
 class EvalRun:
     """A recorded eval run. Rows are read when asked for.
 
-    params: what MLflow shows (engine, slots, seed …). usage: `tokens_in`, `tokens_out` and, where it is known, `cost`,
-    over all rows.
+    params: what MLflow shows (engine, slots, seed …). usage: `tokens_in`, `tokens_out` and `cost` over all rows, where
+    they are known.
     """
 
     run_id: str
@@ -78,7 +78,7 @@ class EvalRun:
     metrics: Mapping[str, Metric]
     rows: int
     seconds: float
-    tokens_per_second: float
+    tokens_per_second: float | None
     experiment_id: str
     params: Mapping[str, str] = field(default_factory=dict)
     usage: Mapping[str, float] = field(default_factory=dict)

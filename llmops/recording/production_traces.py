@@ -281,7 +281,7 @@ class _Writer:
     def _metadata(self, record: LogRecord) -> dict[str, str]:
         metadata = {
             "mlflow.trace_schema.version": "3",
-            "mlflow.trace.tokenUsage": token_usage(record.tokens_in, record.tokens_out),
+            **token_usage(record.tokens_in, record.tokens_out),
             "mlflow.modelId": self._model_id(record.release),
             "mlflow.trace.user": self._clean(str(record.details.get("user") or ""))[:250],
         }

@@ -44,14 +44,14 @@ def log_files(client: Any, run_id: str, report: EvalReport, usage: Mapping[str, 
 
 
 def usage_of(report: EvalReport, extra_metrics: Mapping[str, float]) -> dict[str, float]:
-    """Tokens of all answers, and their cost where it is known."""
-    cost = {"cost": extra_metrics["cost"]} if "cost" in extra_metrics else {}
-    return {"tokens_in": report.tokens_in, "tokens_out": report.tokens_out, **cost}
+    """Tokens of all answers, and their cost, as far as they are known."""
+    known = {"tokens_in": report.tokens_in, "tokens_out": report.tokens_out, "cost": extra_metrics.get("cost")}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def run_metrics(report: EvalReport, usage: Mapping[str, float], extra: Mapping[str, float]) -> dict[str, float]:
     """Every number of a run by MLflow's name for it; means as `mlflow.genai.evaluate` names them."""
-    logged: dict[str, float] = {
+    logged: dict[str, float | None] = {
         "rows": len(report.results),
         "generated": report.generated,
         "from_cache": report.from_cache,
@@ -68,4 +68,8 @@ def run_metrics(report: EvalReport, usage: Mapping[str, float], extra: Mapping[s
     for scorer, findings in report.findings.items():
         logged |= {f"{scorer}/{name}": value for name, value in findings.metrics.items()}
     # A class or language may be part of a finding's name.
-    return {_NOT_IN_METRIC_NAMES.sub("_", name): float(value) for name, value in {**logged, **extra}.items()}
+    return {
+        _NOT_IN_METRIC_NAMES.sub("_", name): float(value)
+        for name, value in {**logged, **extra}.items()
+        if value is not None
+    }

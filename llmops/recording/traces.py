@@ -97,7 +97,7 @@ class TraceMaker:
         metadata = {
             "mlflow.sourceRun": self._run_id,
             "mlflow.trace_schema.version": "3",
-            "mlflow.trace.tokenUsage": token_usage(output.tokens_in, output.tokens_out),
+            **token_usage(output.tokens_in, output.tokens_out),
         }
         return {**metadata, "mlflow.modelId": self._model_id} if self._model_id else metadata
 
@@ -123,10 +123,12 @@ class TraceMaker:
         return made
 
 
-def token_usage(tokens_in: int, tokens_out: int) -> str:
-    """What MLflow's pages read a trace's tokens from."""
+def token_usage(tokens_in: int | None, tokens_out: int | None) -> dict[str, str]:
+    """The metadata that MLflow's pages read a trace's tokens from; none where they are not all known."""
+    if tokens_in is None or tokens_out is None:
+        return {}
     tokens = {"input_tokens": tokens_in, "output_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
-    return json.dumps(tokens)
+    return {"mlflow.trace.tokenUsage": json.dumps(tokens)}
 
 
 def feedback(name: str, score: Score, clean: TextCleaner, run_id: str) -> Any:

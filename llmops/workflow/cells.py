@@ -151,9 +151,10 @@ def _judges(suite: Suite) -> Mapping[str, Any]:
     }
 
 
-def cost_of(model: ModelVersion, tokens_in: int, tokens_out: int) -> float | None:
-    """Price of so many tokens, in the currency that the model was registered with; None where it has no price."""
+def cost_of(model: ModelVersion, tokens_in: int | None, tokens_out: int | None) -> float | None:
+    """Price of so many tokens, in the currency that the model was registered with; None where it has no price, or
+    where nobody counted the tokens."""
     prices = model.provenance.get("prices")
-    if not prices:
+    if not prices or tokens_in is None or tokens_out is None:
         return None
     return float(tokens_in * prices["per_million_in"] + tokens_out * prices["per_million_out"]) / 1e6

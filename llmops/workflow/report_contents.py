@@ -65,8 +65,8 @@ def _side(evaluations: Evaluations, name: str, run: EvalRun) -> Side:
         "params": run.params,
         "prompt_text": turns,
         "metrics": cast(Any, {scorer: metric.to_json() for scorer, metric in run.metrics.items()}),
-        "tokens_in": int(usage.get("tokens_in", 0)),
-        "tokens_out": int(usage.get("tokens_out", 0)),
+        "tokens_in": int(usage["tokens_in"]) if "tokens_in" in usage else None,
+        "tokens_out": int(usage["tokens_out"]) if "tokens_out" in usage else None,
         "cost": usage.get("cost"),
         "seconds": run.seconds,
     }

@@ -379,6 +379,19 @@ def test_a_numbered_log_gets_the_fields_that_only_details_had(url):
         log.close()
 
 
+def test_a_log_that_required_token_counts_takes_unknown_ones_and_never_gives_a_number_twice(url):
+    make_numbered(url, [{}, {}, {}])
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM log_records WHERE seq = 3")
+    engine.dispose()
+    log = ProductionLog(url)
+    log.append([record(7, tokens_in=None, tokens_out=5)])
+    assert [(item.tokens_in, item.tokens_out) for item in log.read()] == [(0, 0), (0, 0), (None, 5)]
+    assert log.records_end() == 4
+    log.close()
+
+
 def test_a_log_of_many_older_records_is_brought_up_to_date_whole(url):
     make_numbered(url, [{"user": f"u{number}"} for number in range(2100)])
     log = ProductionLog(url)

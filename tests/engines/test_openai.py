@@ -134,10 +134,10 @@ async def test_an_event_split_over_packets_is_whole(engine, upstream, ask):
     assert (await generate(engine, ask())).text == "H€llo"
 
 
-async def test_an_upstream_without_usage_counts_none(engine, upstream, ask):
+async def test_without_usage_token_counts_are_unknown(engine, upstream, ask):
     upstream.script = [piece("Hi", "length")]
     answer = await generate(engine, ask())
-    assert (answer.text, answer.finish_reason, answer.usage) == ("Hi", "length", Usage(0, 0))
+    assert (answer.text, answer.finish_reason, answer.usage) == ("Hi", "length", Usage(None, None))
 
 
 def refuse(upstream, status, error=None, **headers):

@@ -153,7 +153,7 @@ async def test_generate_times_the_first_chunk_and_the_whole(ask):
 
 async def test_generate_of_an_empty_stream_is_an_empty_answer(ask):
     answer = await generate(Scripted(), ask())
-    assert (answer.text, answer.usage) == ("", Usage(0, 0))
+    assert (answer.text, answer.usage) == ("", Usage(None, None))
     assert answer.first_token_s == answer.latency_s
 
 

@@ -46,17 +46,19 @@ def repeated_share(text: str, n: int) -> float:
 
 @dataclass(frozen=True)
 class _Measure:
-    """A number read off the output. worst: none, since no number is the worst one."""
+    """A number read off the output. worst: none, since no number is the worst one. absent: why an output may have no
+    such number."""
 
     name: str
     measure: Callable[[Output], float | None]
     higher_is_better: bool | None
     worst: float | None = None
     limits: tuple[float, float] = (0.0, math.inf)
+    absent: str = "the output holds no words"
 
     def score(self, row: EvalRow, output: Output) -> Score:  # noqa: ARG002 - a scorer's signature
         value = self.measure(output)
-        return Score(error="the output holds no words") if value is None else Score(float(value))
+        return Score(error=self.absent) if value is None else Score(float(value))
 
 
 def _of_text(measure: Callable[[str], float | None], name: str, least: float = 0.0) -> Scorer:
@@ -64,9 +66,9 @@ def _of_text(measure: Callable[[str], float | None], name: str, least: float = 0
     return _Measure(name, lambda output: measure(output.text), None, limits=(least, math.inf))
 
 
-def _spent(measure: Callable[[Output], float], name: str) -> Scorer:
+def _spent(measure: Callable[[Output], float | None], name: str) -> Scorer:
     """A measure of what the output took: less is better."""
-    return _Measure(name, measure, higher_is_better=False)
+    return _Measure(name, measure, higher_is_better=False, absent="the model's server did not count its tokens")
 
 
 def _repetition(name: str, n: int = 4) -> Scorer:
@@ -78,7 +80,13 @@ def _cost(name: str, per_million_in: float, per_million_out: float) -> Scorer:
     """What the tokens cost, in the currency of the prices."""
     price_in = parameters.number("per_million_in", per_million_in)
     price_out = parameters.number("per_million_out", per_million_out)
-    return _spent(lambda output: (output.tokens_in * price_in + output.tokens_out * price_out) / 1e6, name)
+
+    def cost(output: Output) -> float | None:
+        if output.tokens_in is None or output.tokens_out is None:
+            return None
+        return (output.tokens_in * price_in + output.tokens_out * price_out) / 1e6
+
+    return _spent(cost, name)
 
 
 TYPES: dict[str, Callable[..., Scorer]] = {
