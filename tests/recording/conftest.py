@@ -52,7 +52,7 @@ def row(i: int) -> RowResult:
 
 def report(rows: Results, findings: Mapping[str, RunFindings] = FINDINGS) -> EvalReport:
     metrics = {"correct": Metric(0.5, len(rows), 0, (0.25, 0.75)), "judge": Metric(None, 0, len(rows), None)}
-    tokens = [(result.output.tokens_in, result.output.tokens_out) for result in rows]
+    tokens = [(result.output.tokens_in or 0, result.output.tokens_out or 0) for result in rows]
     return EvalReport(rows, metrics, len(rows), 0, 2.0, *map(sum, zip(*tokens, strict=True)), 30, findings)
 
 
