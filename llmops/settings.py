@@ -60,8 +60,14 @@ class Settings:
     pipelines_url: str | None = _setting(
         None, str, "SQLAlchemy URL of the pipelines' state; default: SQLite file in the home"
     )
-    prompts: Path | None = _setting(None, Path, "folder of prompt files; default: the checkout's or the package's own")
-    eval_sets: Path | None = _setting(None, Path, "folder of eval sets and suites; default as for prompts")
+    prompts: Path | None = _setting(
+        None,
+        Path,
+        "folder of prompt files; default: the working folder's prompts/, or llmops' samples if it has neither",
+    )
+    eval_sets: Path | None = _setting(
+        None, Path, "folder of eval sets and suites; default: the working folder's eval_sets/, or the samples as above"
+    )
     engine: str | None = _setting(
         None, str, "engine for local models: llamacpp, openvino, transformers or fake; default by format"
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import echo, emit, interval, json_option, number, print_table, progress_bar
+from llmops.cli.output import echo, emit, interval, json_option, number, print_table, progress_bar, say_folder
 from llmops.errors import BadFile
 from llmops.settings import Settings
 
@@ -84,6 +84,8 @@ def calibrate_judge(
     rubric = Rubric(text_or_file(instructions), scale, good, input_variable)
     asked = JudgeAsked(suite, scorer, judge, rubric, threshold, kappa)
     evaluations = Evaluations(settings, Registry(settings))
+    if suite is not None:
+        say_folder(evaluations.folder)
     with progress_bar() as show:
         found = calibrate(
             labels, asked, evaluations, settings, lambda done, total: show("asking the judge", done, total)

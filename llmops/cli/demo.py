@@ -21,6 +21,7 @@ from llmops.cli.output import echo, emit, interval, json_option, print_table, pr
 from llmops.cli.promote import renew_reference
 from llmops.cli.prompts import load_prompts
 from llmops.errors import GateRefused
+from llmops.paths import with_samples
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def command(as_json: bool) -> None:
     Example: llmops demo
     """
     start = time.perf_counter()
-    settings = Settings.from_environment()
+    settings = with_samples(Settings.from_environment())
     from llmops.registry import Registry
     from llmops.workflow.evaluations import Evaluations
 

@@ -10,7 +10,18 @@ import click
 
 from llmops.cli.calibrate import calibrate_judge
 from llmops.cli.eval_compare import compare, gate
-from llmops.cli.output import echo, emit, interval, json_option, number, print_table, progress_bar, say, write_file
+from llmops.cli.output import (
+    echo,
+    emit,
+    interval,
+    json_option,
+    number,
+    print_table,
+    progress_bar,
+    say,
+    say_folder,
+    write_file,
+)
 from llmops.cli.pairwise import pairwise
 from llmops.engines.opening import ENGINE_NAMES
 from llmops.settings import Settings
@@ -42,6 +53,7 @@ def list_suites(as_json: bool) -> None:
 
     settings = Settings.from_environment()
     folder = eval_sets_folder(settings)
+    say_folder(folder)
     make = ScorerWorkshop(settings).make
     suites, broken = readable_suites(folder, lambda name: load_suite(folder, name, source_access(settings), make))
     for error in broken.values():
@@ -142,7 +154,9 @@ def open_evaluations() -> Evaluations:
     from llmops.workflow.evaluations import Evaluations
 
     settings = Settings.from_environment()
-    return Evaluations(settings, Registry(settings))
+    evaluations = Evaluations(settings, Registry(settings))
+    say_folder(evaluations.folder)
+    return evaluations
 
 
 def source_access(settings: Settings) -> SourceAccess:

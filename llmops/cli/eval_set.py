@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli.log import window_options
-from llmops.cli.output import echo, emit, json_option, print_table, say
+from llmops.cli.output import echo, emit, json_option, print_table, say, say_folder
 from llmops.errors import UnknownVersion, UsageError
 from llmops.paths import eval_sets_folder
 from llmops.settings import Settings
@@ -117,7 +117,9 @@ def add(
     if from_log == (reviewed is not None):
         raise UsageError("give one of --from-log and --reviewed")
     settings = Settings.from_environment()
-    folder = eval_sets_folder(settings) / name
+    eval_sets = eval_sets_folder(settings)
+    say_folder(eval_sets)
+    folder = eval_sets / name
     if reviewed is not None:
         _add_reviewed(name, folder, reviewed, as_json)
         return
@@ -152,9 +154,17 @@ def _find(text: str, settings: Settings) -> list[EvalSet]:
     from llmops.evaluation.suite import load_suite, suite_names
 
     access = SourceAccess(settings.hub_endpoint, settings.home / "eval_sets")
+<<<<<<< HEAD
     path, folder = Path(text), eval_sets_folder(settings)
     if path.is_file():
         return [find_eval_set(path, access)]
+=======
+    path = Path(text)
+    if path.is_file() and path.suffix in _DATA_FILES:
+        return [eval_set_of_file(path)]
+    folder = eval_sets_folder(settings)
+    say_folder(folder)
+>>>>>>> 19e3013 (A working folder's own prompts and eval sets are read; samples come in only where it has neither, and are said)
     if holds_eval_set(folder / text):
         return [find_eval_set(folder / text, access)]
     if text in suite_names(folder):

@@ -38,6 +38,13 @@ def say(text: str) -> None:
     click.echo(printable(text), err=True)
 
 
+def say_folder(folder: Path) -> None:
+    """Which prompts or eval sets are read, so that nobody takes llmops' samples for their own."""
+    from llmops.paths import described
+
+    say(described(folder))
+
+
 def write_file(path: Path, text: str) -> None:
     """Writes a file that the user asked for, and says so. Raises CannotRun."""
     try:

@@ -15,7 +15,7 @@ from llmops.cli.calibrate import (
     position_rows,
     text_or_file,
 )
-from llmops.cli.output import emit, interval, json_option, number, print_table, progress_bar, say
+from llmops.cli.output import emit, interval, json_option, number, print_table, progress_bar, say, say_folder
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def pairwise(
     settings = Settings.from_environment()
     asked = PairwiseAsked(a, b, suite, judge, key_variable, text_or_file(instructions), input_variable, limit)
     evaluations = Evaluations(settings, Registry(settings))
+    say_folder(evaluations.folder)
     with progress_bar() as show:
         found = judge_runs(evaluations, settings, asked, lambda done, total: show("asking the judge", done, total))
     if found.untrusted is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, print_table
+from llmops.cli.output import echo, emit, json_option, print_table, say_folder
 from llmops.errors import BadFile
 from llmops.paths import prompts_folder
 from llmops.prompt_file import PromptTemplate, load_prompt_folder
@@ -104,6 +104,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
 def load_prompts(settings: Settings, names: Sequence[str] = ()) -> list[tuple[Path, PromptTemplate]]:
     """Every prompt file of the prompts folder, or of the prompts named, in order. Raises BadFile, CannotRun."""
     folder = prompts_folder(settings)
+    say_folder(folder)
     wanted = list(names) or sorted(item.name for item in folder.iterdir() if item.is_dir())
     loaded = []
     for name in wanted:

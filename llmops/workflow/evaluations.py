@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -47,25 +48,35 @@ class Gated:
 
 
 class Evaluations:
-    """Suites of one folder against one registry."""
+    """Suites of one folder against one registry. The folder is looked for when a suite is."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._settings, self.registry = settings, registry
         self._recorder = EvalRecorder(registry.store)
-        self._folder: Path = eval_sets_folder(settings)
         self.workshop = ScorerWorkshop(settings)
         self._suites: dict[str, Suite] = {}
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where the suites are. Raises CannotRun when there is no such folder."""
+        return eval_sets_folder(self._settings)
 
     def suite(self, name: str) -> Suite:
         """Read once. Raises UnknownVersion, BadFile."""
         if name not in self._suites:
             access = SourceAccess(self._settings.hub_endpoint, self._settings.home / "eval_sets")
-            self._suites[name] = load_suite(self._folder, name, access, self.workshop.make)
+            self._suites[name] = load_suite(self.folder, name, access, self.workshop.make)
         return self._suites[name]
 
+<<<<<<< HEAD
     def suites(self) -> tuple[list[Suite], dict[str, CannotRun]]:
         """Every suite of the folder that can be read, and by name what is wrong with the others."""
         return readable_suites(self._folder, self.suite)
+=======
+    def suites(self) -> list[Suite]:
+        """Every suite of the folder. Raises BadFile."""
+        return [self.suite(name) for name in suite_names(self.folder)]
+>>>>>>> 19e3013 (A working folder's own prompts and eval sets are read; samples come in only where it has neither, and are said)
 
     def cells(
         self, suite: Suite, prompts: Sequence[str] = (), models: Sequence[str] = (), releases: Sequence[str] = ()

@@ -14,14 +14,12 @@ from tests.cli.conftest import Run
 
 
 @pytest.fixture
-def place(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Prompts and the first rows of the qa set, free to be changed."""
-    shutil.copytree(prompts_folder(Settings()), tmp_path / "prompts")
-    shutil.copytree(eval_sets_folder(Settings()), tmp_path / "eval_sets")
+def place(home: Path, tmp_path: Path) -> Path:
+    """A working folder of its own prompts and eval sets, with the first rows of qa; free to be changed."""
+    for samples in (prompts_folder(Settings()), eval_sets_folder(Settings())):
+        shutil.copytree(samples, tmp_path / samples.name)
     rows = tmp_path / "eval_sets" / "qa" / "rows.jsonl"
     rows.write_text("".join(rows.read_text().splitlines(keepends=True)[:6]))
-    monkeypatch.setenv("LLMOPS_PROMPTS", str(tmp_path / "prompts"))
-    monkeypatch.setenv("LLMOPS_EVAL_SETS", str(tmp_path / "eval_sets"))
     return tmp_path
 
 
@@ -66,6 +64,20 @@ def test_register_run_compare_release_gate_promote_roll_back(llmops: Run, place:
     assert llmops("rollback", "app", "--json").json == {"app": "app", "champion": "app@1", "previous": "app@2"}
     aliases = {r["version"]: r["aliases"] for r in llmops("release", "list", "app", "--json").json["releases"]}
     assert aliases == {1: ["champion"], 2: ["previous"]}
+
+
+def test_a_folder_of_ones_own_is_read_and_samples_only_where_it_has_neither(llmops: Run, home: Path) -> None:
+    samples = llmops("prompts", "register", "--json")
+    assert "llmops' own samples" in samples.err
+    (home.parent / "prompts" / "mine").mkdir(parents=True)
+    (home.parent / "prompts" / "mine" / "v1.md").write_text("---\ninput_variable: say\n---\n# user\n{{ say }}\n")
+    own = llmops("prompts", "register", "--json")
+    assert [prompt["name"] for prompt in own.json["prompts"]] == ["mine"]
+    assert "samples" not in own.err
+    assert f"prompts: {home.parent / 'prompts'}" in own.err
+    listed = llmops("eval", "list")
+    assert (listed.code, listed.out) == (3, "")
+    assert "has prompts/ but no eval_sets/" in listed.err
 
 
 def test_a_changed_prompt_file_makes_one_new_version(llmops: Run, place: Path) -> None:
