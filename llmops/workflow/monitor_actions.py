@@ -22,6 +22,7 @@ from llmops.recording.monitoring import monitoring_experiment
 from llmops.recording.monitoring_actions import record_action
 from llmops.registry import Registry
 from llmops.settings import Settings
+from llmops.starter import NOT_STARTED, running
 from llmops.traffic_policy import TrafficPolicy
 from llmops.versions import CHALLENGER, CHAMPION, PREVIOUS, Release
 from llmops.workflow.evaluations import Evaluations, RunOptions
@@ -30,7 +31,6 @@ from monitoring.act.policy import Situation
 
 _TOLD = 2000
 """Characters kept of what a retrain command wrote last."""
-_TERMINATE_SECONDS = 10.0
 
 
 class RegistryActuator:
@@ -158,20 +158,20 @@ class RegistryActuator:
     def _run(self, command: Sequence[str], timeout: float) -> tuple[int, str]:
         """Exit code, and the end of what it wrote."""
         with tempfile.TemporaryFile() as out:
-            try:
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
-            except OSError as error:
-                raise CannotRun(f"{command[0]}: cannot be started: {error.strerror}") from error
-            ended = self._wait(process, timeout)
+            with running(command, stdout=out, stderr=subprocess.STDOUT) as process:
+                ended = self._wait(process, timeout)
             if not ended and self._stop.is_set():
                 raise Interrupted(f"{command[0]}: stopped, for the daemon ends")
             if not ended:
                 raise CannotRun(f"{command[0]}: took longer than {timeout:g} s")
             out.seek(max(0, out.seek(0, 2) - _TOLD))
-            return process.returncode, out.read().decode(errors="replace").strip()
+            told = out.read().decode(errors="replace").strip()
+            if process.returncode == NOT_STARTED and told.startswith(f"{command[0]}: "):
+                raise CannotRun(told)
+            return process.returncode, told
 
     def _wait(self, process: subprocess.Popen[bytes], timeout: float) -> bool:
-        """Whether it ended by itself; otherwise it is made to."""
+        """Whether it ended by itself."""
         left = timeout
         while left > 0 and not self._stop.is_set():
             try:
@@ -179,12 +179,6 @@ class RegistryActuator:
                 return True
             except subprocess.TimeoutExpired:
                 left -= 0.2
-        process.terminate()
-        try:
-            process.wait(_TERMINATE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
         return False
 
 

@@ -1,5 +1,10 @@
+import signal
 import subprocess
 import sys
+
+import pytest
+
+from llmops.starter import NOT_STARTED, running
 
 _CHILD = """
 import threading
@@ -21,3 +26,60 @@ def test_a_process_learns_that_who_started_it_has_ended():
         child.stdin.write("what is written is no end")
         child.stdin.close()
         assert child.stdout.readline() == "True\n"
+
+
+_TREE = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", "import signal; print('leaf', flush=True); signal.pause()"])
+{stubborn}
+import signal; signal.pause()
+"""
+_STARTER = """
+import sys
+from llmops import starter
+starter.TERMINATE_SECONDS = 0.2
+with starter.running([sys.executable, "-c", sys.argv[1]]) as process:
+    process.wait()
+"""
+
+
+def _tree(stubborn: str = "") -> subprocess.Popen[str]:
+    """A process that runs a program that starts another; all of them hold the pipe that is read from here."""
+    starter = subprocess.Popen(
+        [sys.executable, "-c", _STARTER, _TREE.format(stubborn=stubborn)], stdout=subprocess.PIPE, text=True
+    )
+    assert starter.stdout is not None
+    assert starter.stdout.readline() == "leaf\n"
+    return starter
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_a_foreign_program_and_what_it_started_end_with_a_starter_that_is_told_to_or_killed(number):
+    with _tree() as starter:
+        starter.send_signal(number)
+        assert starter.stdout is not None
+        assert starter.stdout.read() == ""  # the end of the pipe: nobody holds it any more
+
+
+def test_a_program_that_does_not_listen_is_killed():
+    with _tree("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)") as starter:
+        starter.kill()
+        assert starter.stdout is not None
+        assert starter.stdout.read() == ""
+
+
+def test_a_foreign_programs_exit_code_and_words_come_through():
+    words = "import sys; print(sys.stdin.read() == ''); print('e', file=sys.stderr); sys.exit(5)"
+    with running([sys.executable, "-c", words], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert (process.stdout.read(), process.stderr.read(), process.wait()) == (b"True\n", b"e\n", 5)
+    with running([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]) as process:
+        assert process.wait() == 128 + 9
+
+
+def test_a_program_that_cannot_be_started_is_named():
+    with running(["/no/such"], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert process.stderr.read() == b"/no/such: cannot be started: No such file or directory\n"
+        assert process.wait() == NOT_STARTED
