@@ -154,17 +154,11 @@ def _find(text: str, settings: Settings) -> list[EvalSet]:
     from llmops.evaluation.suite import load_suite, suite_names
 
     access = SourceAccess(settings.hub_endpoint, settings.home / "eval_sets")
-<<<<<<< HEAD
-    path, folder = Path(text), eval_sets_folder(settings)
+    path = Path(text)
     if path.is_file():
         return [find_eval_set(path, access)]
-=======
-    path = Path(text)
-    if path.is_file() and path.suffix in _DATA_FILES:
-        return [eval_set_of_file(path)]
     folder = eval_sets_folder(settings)
     say_folder(folder)
->>>>>>> 19e3013 (A working folder's own prompts and eval sets are read; samples come in only where it has neither, and are said)
     if holds_eval_set(folder / text):
         return [find_eval_set(folder / text, access)]
     if text in suite_names(folder):

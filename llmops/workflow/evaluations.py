@@ -68,15 +68,9 @@ class Evaluations:
             self._suites[name] = load_suite(self.folder, name, access, self.workshop.make)
         return self._suites[name]
 
-<<<<<<< HEAD
     def suites(self) -> tuple[list[Suite], dict[str, CannotRun]]:
         """Every suite of the folder that can be read, and by name what is wrong with the others."""
-        return readable_suites(self._folder, self.suite)
-=======
-    def suites(self) -> list[Suite]:
-        """Every suite of the folder. Raises BadFile."""
-        return [self.suite(name) for name in suite_names(self.folder)]
->>>>>>> 19e3013 (A working folder's own prompts and eval sets are read; samples come in only where it has neither, and are said)
+        return readable_suites(self.folder, self.suite)
 
     def cells(
         self, suite: Suite, prompts: Sequence[str] = (), models: Sequence[str] = (), releases: Sequence[str] = ()
