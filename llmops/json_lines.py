@@ -17,34 +17,33 @@ from llmops.errors import BadFile
 from llmops.text_file import read_text
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not blank, with their numbers from 1; one in memory at a time.
-
-    Raises:
-        BadFile: naming the line where it is no UTF-8.
-    """
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not blank, with their numbers from 1; one in memory at a time. Raises BadFile."""
     try:
         with path.open("rb") as file:
-            yield from lines_of(file, path)
+            yield from lines_of(file)
     except OSError as error:
         raise BadFile(path, f"cannot be read: {error}") from error
 
 
-def lines_of(file: Iterable[bytes], path: Path | str) -> Iterator[tuple[int, str]]:
-    """As `numbered_lines`, of a file that is open; `path` is its name in errors.
+def lines_of(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """As `numbered_lines`, of a file that is open. Not decoded: one line that is no UTF-8 must not end the others.
 
     Only a line feed ends a line: JSON texts may hold U+2028 and its like.
     """
-    # Decoded one by one, so that bytes which are no UTF-8 can be named by their line.
     for number, raw in enumerate(file, 1):
         line = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
         if line.strip():
-            yield number, _decoded(line, path, number)
+            yield number, line.rstrip(b"\r\n")
 
 
-def json_object(line: str, path: Path | str, number: int) -> dict[str, Any]:
+def json_object(line: str | bytes, path: Path | str, number: int) -> dict[str, Any]:
     """One line as a JSON object. Raises BadFile."""
-    values = strict_json(line, path, number)
+    try:
+        text = line if isinstance(line, str) else line.decode()
+    except UnicodeDecodeError as error:
+        raise BadFile(path, f"cannot be read: {error}", line=number) from error
+    values = strict_json(text, path, number)
     if not isinstance(values, dict):
         raise BadFile(path, "must be a JSON object", line=number)
     return values
@@ -114,10 +113,3 @@ def _flaws(value: Any, place: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for position, item in enumerate(value):
             yield from _flaws(item, f"{place}[{position}]")
-
-
-def _decoded(raw: bytes, path: Path | str, number: int) -> str:
-    try:
-        return raw.decode().rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise BadFile(path, f"cannot be read: {error}", line=number) from error

@@ -89,10 +89,11 @@ class Metrics:
         """Adds one finished request, under its release or, without one, its model."""
         target = self._target(record.release or record.model or "")
         target.requests(record.outcome, record.status).inc()
-        target.latency.observe(record.latency_ms / 1000)
+        if record.latency_ms is not None:
+            target.latency.observe(record.latency_ms / 1000)
         if record.first_token_ms is not None:
             target.first_token.observe(record.first_token_ms / 1000)
-            if record.tokens_out is not None and record.tokens_out > 1:
+            if record.tokens_out is not None and record.tokens_out > 1 and record.latency_ms is not None:
                 later_ms = max(0.0, record.latency_ms - record.first_token_ms)
                 target.per_token.observe(later_ms / 1000 / (record.tokens_out - 1))
         if (queue_ms := record.details.get("queue_ms")) is not None:

@@ -45,7 +45,8 @@ UNTOLD = "why is told to admins and to keys of all apps"
 
 
 class Figures(BaseModel):
-    """Recent traffic of one release, or of all. seconds: the time it covers. Times are of good answers alone."""
+    """Recent traffic of one release, or of all. seconds: the time it covers. Times and
+    tokens are of good answers alone; None where nobody measured or counted them."""
 
     seconds: float
     requests: int
@@ -54,7 +55,7 @@ class Figures(BaseModel):
     p50_ms: float | None
     p95_ms: float | None
     first_token_p50_ms: float | None
-    tokens_per_second: float
+    tokens_per_second: float | None
 
 
 class ReleaseStatus(BaseModel):
@@ -155,8 +156,9 @@ def figures(records: Sequence[LogRecord], seconds: float) -> Figures | None:
     if not records:
         return None
     good = [record for record in records if record.outcome == "ok"]
+    made = [record.tokens_out for record in good]
     first = [record.first_token_ms for record in good if record.first_token_ms is not None]
-    latencies = [record.latency_ms for record in good]
+    latencies = [record.latency_ms for record in good if record.latency_ms is not None]
     return Figures(
         seconds=round(seconds, 1),
         requests=len(records),
@@ -165,7 +167,7 @@ def figures(records: Sequence[LogRecord], seconds: float) -> Figures | None:
         p50_ms=quantile(latencies, 0.5),
         p95_ms=quantile(latencies, 0.95),
         first_token_p50_ms=quantile(first, 0.5),
-        tokens_per_second=round(sum(record.tokens_out or 0 for record in records) / seconds, 2),
+        tokens_per_second=None if None in made else round(sum(filter(None, made)) / seconds, 2),
     )
 
 

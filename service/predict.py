@@ -128,6 +128,8 @@ class Prediction(WholeReply[TabularVersion]):
             output="" if scored is None else orjson.dumps(scored.values).decode(),
             release=ref,
             model=ref,
+            tokens_in=0,
+            tokens_out=0,
             latency_ms=(time.perf_counter() - arrival.start) * 1000,
             route=PREDICT,
             caller=caller,

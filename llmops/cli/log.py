@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from llmops.cli.log_deletion import forget, retain
-from llmops.cli.output import echo, emit, json_option, print_table
+from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.errors import BadFile, CannotRun, UnknownVersion, UsageError
 from llmops.json_lines import json_object, numbered_lines
 from llmops.printable import printable_json
@@ -20,6 +20,7 @@ from llmops.settings import Settings
 
 _AGO = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _BATCH = 1000
+_MOST_ERRORS = 100  # that `log import --json` lists; stderr has all
 
 
 @click.group()
@@ -126,27 +127,44 @@ def export(
 @command.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
-def import_records(file: Path, as_json: bool) -> None:
+@click.pass_context
+def import_records(ctx: click.Context, file: Path, as_json: bool) -> None:
     """Take records from elsewhere; those whose request id is in the log already are passed over.
+
+    FILE is JSON Lines, one record a line, as docs/log-records.md describes them. A line that is no record, or whose
+    time or numbers are out of range, is named and left out; the others are imported, and the exit code is 3.
 
     \b
     Example: llmops log import traffic.jsonl
     """
-    records = list(read_jsonl(file))  # every line is checked before any is written
-    imported = _open().import_records(records)
-    value = {"imported": imported, "known": len(records) - imported, "total": len(records)}
-    emit(as_json, value, lambda: echo(f"imported {imported} of {len(records)} records"))
+    log, errors = _open(), list[BadFile]()
+    imported = total = 0
+    for batch in in_batches(_read_jsonl(file), _BATCH):
+        records = [record for record in batch if isinstance(record, LogRecord)]
+        imported, total = imported + log.import_records(records), total + len(records)
+        for error in batch:
+            if isinstance(error, BadFile):
+                say(f"left out: {error}")
+                errors.append(error)
+    value: dict[str, Any] = {"imported": imported, "known": total - imported, "total": total + len(errors)}
+    if errors:
+        refused = [{"line": error.line, "field": error.field, "error": error.problem} for error in errors]
+        value |= {"refused": len(errors), "errors": refused[:_MOST_ERRORS]}
+    left_out = f", {len(errors)} left out" if errors else ""
+    emit(as_json, value, lambda: echo(f"imported {imported} of {total + len(errors)} records{left_out}"))
+    ctx.exit(BadFile.exit_code if errors else 0)
 
 
-def read_jsonl(file: Path) -> Iterator[LogRecord]:
-    """Records of a JSON Lines file in the contract's shape. Raises BadFile naming line and field."""
+def _read_jsonl(file: Path) -> Iterator[LogRecord | BadFile]:
+    """Records of a JSON Lines file, and for each line that holds none what is wrong with it. Raises BadFile."""
     for number, line in numbered_lines(file):
-        values = json_object(line, file, number)
         try:
-            yield LogRecord.from_json(values)
+            yield LogRecord.from_json(json_object(line, file, number))
         except UsageError as error:
             field, _, problem = str(error).partition(": ")
-            raise BadFile(file, problem, line=number, field=field) from error
+            yield BadFile(file, problem, line=number, field=field)
+        except BadFile as error:
+            yield error
 
 
 def _open() -> ProductionLog:
@@ -172,7 +190,8 @@ def _row(record: LogRecord) -> tuple[Any, ...]:
     served = record.release or record.model or "–"
     texts = (record.input[:60], record.output[:60])
     what = (at, record.request_id[:12], served, record.status, record.outcome)
-    return (*what, f"{record.latency_ms:.0f}", _said(record), *texts)
+    latency = "–" if record.latency_ms is None else f"{record.latency_ms:.0f}"
+    return (*what, latency, _said(record), *texts)
 
 
 def _write_jsonl(records: Iterable[LogRecord], out: Path) -> int:

@@ -76,15 +76,15 @@ def read_records(
 
 
 def _json_lines(path: Path | str, file: IO[bytes]) -> Records:
-    for number, line in lines_of(file, path):
+    for number, line in lines_of(file):
         yield Place(path, number), json_object(line, path, number)
 
 
 def _json(path: Path | str, file: IO[bytes]) -> Records:
     """The objects of a JSON list; or, as many tools name such a file `.json` too, JSON Lines."""
-    first = next(lines_of(file, path), (0, ""))[1]
+    first = next(lines_of(file), (0, b""))[1]
     file.seek(0)
-    if first.lstrip().startswith("{"):
+    if first.lstrip().startswith(b"{"):
         yield from _json_lines(path, file)
         return
     try:

@@ -13,6 +13,7 @@ from sqlalchemy.engine.interfaces import DBAPICursor
 
 from llmops.errors import StoreUnavailable
 from llmops.production_log.migration import bring_up_to_date, is_complete
+from llmops.production_log.tables import json_or_text
 from llmops.production_log.writer_queue import WriterQueue
 from llmops.sqlite_file import write_ahead
 
@@ -50,7 +51,7 @@ def open_engine(url: str) -> sa.Engine:
         if kind == "sqlite":
             if parsed.database and parsed.database != ":memory:":
                 Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-            engine = sa.create_engine(parsed)
+            engine = sa.create_engine(parsed, json_deserializer=json_or_text)
             sa.event.listen(engine, "connect", _durable_sqlite)
             sa.event.listen(engine, "begin", _begin_sqlite)
             return engine
@@ -58,7 +59,8 @@ def open_engine(url: str) -> sa.Engine:
             limits = {"connect_timeout": 10, "tcp_user_timeout": _UNREACHABLE_SECONDS * 1000}
             given = {name: value for name, value in limits.items() if name not in parsed.query}
             # A server that was restarted must not cost the next record: connections are tried before they are used.
-            return sa.create_engine(parsed, connect_args=given, pool_pre_ping=True)
+            more: dict[str, Any] = {"connect_args": given, "json_deserializer": json_or_text}
+            return sa.create_engine(parsed, pool_pre_ping=True, **more)
     raise StoreUnavailable(f"production log {shown(url)}: must be SQLite or PostgreSQL")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from llmops.production_log.record import SHADOW, hidden_user, identity_in
+from llmops.production_log.rows import moment_of
 from llmops.production_log.tables import feedback, idempotent_replies, log_records
 
 _MOST_NAMED = 500  # values in one query's list
@@ -168,7 +169,7 @@ def _opinions(connection: sa.Connection, keys: frozenset[str], names: frozenset[
 def _places(connection: sa.Connection, keys: Iterable[str]) -> Iterator[Place]:
     for part in _parts(keys):
         query = sa.select(log_records.c.app, log_records.c.at).where(log_records.c.key.in_(part))
-        yield from ((app, at) for app, at in connection.execute(query))
+        yield from ((app, moment_of(at).timestamp()) for app, at in connection.execute(query))
 
 
 def _ids_of_no_other(connection: sa.Connection, ids: frozenset[str], keys: frozenset[str]) -> frozenset[str]:

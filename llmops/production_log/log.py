@@ -17,7 +17,7 @@ from llmops.production_log.database import LogDatabase
 from llmops.production_log.erasing import Erased, erase_from_file, reclaim_postgresql
 from llmops.production_log.feedback import VOTES, Feedback, VoteCounts, count_votes
 from llmops.production_log.forgetting import Belongings, belongings_of_request, belongings_of_user, count, delete
-from llmops.production_log.record import SHADOW, LogRecord
+from llmops.production_log.record import SHADOW, LogRecord, new_key
 from llmops.production_log.replies import IdempotentReplies, ReplyRow
 from llmops.production_log.retention import BATCH, delete_texts
 from llmops.production_log.rows import RecordInsert, feedback_of_row, record_of_row, row_of_feedback
@@ -64,9 +64,24 @@ class ProductionLog:
             query = sa.select(records_table.c.request_id).where(records_table.c.request_id.in_(ids))
             with self._database.reading() as connection:
                 known = set(connection.execute(query).scalars())
-            new.update({record.request_id: record for record in part if record.request_id not in known})
-        self.append(list(new.values()))
+            for record in part:
+                if record.request_id not in known:
+                    new.setdefault(record.request_id, record)
+        self.append(self._with_own_keys(list(new.values())))
         return len(new)
+
+    def _with_own_keys(self, records: Sequence[LogRecord]) -> list[LogRecord]:
+        """The records; one whose key is another request's, in the log or before it, with a new one."""
+        taken: set[str] = set()
+        for part in _parts(records):
+            query = sa.select(records_table.c.key).where(records_table.c.key.in_([record.key for record in part]))
+            with self._database.reading() as connection:
+                taken.update(connection.execute(query).scalars())
+        owned = []
+        for record in records:
+            owned.append(replace(record, key=new_key()) if record.key in taken else record)
+            taken.add(owned[-1].key)
+        return owned
 
     def count(self, **window: Any) -> int:
         """Number of records in the window; arguments as `read`."""

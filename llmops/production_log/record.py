@@ -9,10 +9,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from llmops.errors import UsageError
 from llmops.production_log.feedback import Feedback
+
+Item = TypeVar("Item")
 
 SHADOW = "shadow"
 """The outcome of a shadow request: its answer was returned to nobody. Readers of the log pass over it by default."""
@@ -36,13 +38,13 @@ class LogRecord:
     at: when the request came. release, prompt, model: refs such as `assistant@3`; None when none was chosen.
     status: the HTTP status, or what it would have been had the reply not begun. outcome: `ok`, `error`, `cancelled`, or
     `shadow`.
-    input: the last user message. tokens_in, tokens_out: None where nobody counted them. latency_ms, first_token_ms:
-    from arrival. details: whatever else is known (messages, parameters, finish reason, error). key: the record's own
-    identity; request ids may repeat. route: what was asked for: `chat`, `completions`, `responses`, `embeddings`.
-    caller: the public id of the caller's key, never the key; None where no key was needed. user: whom the client
-    names, hidden (`hidden_user`) where a guard keeps the name out of the log. text_deleted_at: when retention took the
-    texts; the rest stays. feedback: what users said of the answer, oldest first; empty unless it was asked for when the
-    record was read.
+    input: the last user message. tokens_in, tokens_out, latency_ms, first_token_ms: None where nobody counted or
+    measured them, which is not 0; times are from arrival. details: whatever else is known (messages, parameters, finish
+    reason, error). key: the record's own identity; request ids may repeat. route: what was asked for: `chat`,
+    `completions`, `responses`, `embeddings`. caller: the public id of the caller's key, never the key; None where no
+    key was needed. user: whom the client names, hidden (`hidden_user`) where a guard keeps the name out of the log.
+    text_deleted_at: when retention took the texts; the rest stays. feedback: what users said of the answer, oldest
+    first; empty unless it was asked for when the record was read.
     """
 
     request_id: str
@@ -56,7 +58,7 @@ class LogRecord:
     model: str | None = None
     tokens_in: int | None = None
     tokens_out: int | None = None
-    latency_ms: float = 0.0
+    latency_ms: float | None = None
     first_token_ms: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     key: str = field(default_factory=new_key)
@@ -86,28 +88,20 @@ class LogRecord:
         A route, caller or user that only `details` names is the record's.
 
         Raises:
-            UsageError: a field is missing or of the wrong type; the text starts with its name.
+            UsageError: a field is missing, of the wrong type or out of its range; the text starts with its name.
         """
         extra = {name: value for name, value in values.items() if name not in _STORED}
         if not extra.get("feedback"):
             extra.pop("feedback", None)
         given = {name: value for name, value in values.items() if name in _STORED}
-        given["at"] = parse_time(given.get("at"), "at")
+        given["at"] = _time_in_range(given.get("at"), "at")
         given["details"] = {**_mapping(given.get("details")), **extra}
         given = {**identity_in(given["details"]), **_present(given)}
         if "text_deleted_at" in given:
-            given["text_deleted_at"] = parse_time(given["text_deleted_at"], "text_deleted_at")
+            given["text_deleted_at"] = _time_in_range(given["text_deleted_at"], "text_deleted_at")
         given.setdefault("status", 200)
         given.setdefault("outcome", "ok" if given["status"] == 200 else "error")
-        for name, kind in _KINDS.items():
-            if name in given:
-                _check_kind(name, given[name], kind)
-        for name in _REQUIRED:
-            if not given.get(name):
-                raise UsageError(f"{name}: is missing")
-        for name, most in _LENGTHS.items():
-            if len(given.get(name, "")) > most:
-                raise UsageError(f"{name}: must have at most {most} characters")
+        _check(given)
         return cls(**given)
 
 
@@ -121,7 +115,16 @@ _KINDS: dict[str, Any] = {
 _KIND_NAMES: dict[Any, str] = {str: "text", int: "a whole number", _NUMBER: "a number"}
 _REQUIRED = ("request_id",)
 _IN_DETAILS = {"route": "route", "caller": "key", "user": "user"}
-_LENGTHS = {"route": 32, "caller": 255, "user": MOST_USER_CHARACTERS}
+_LENGTHS = {
+    "request_id": 255, "outcome": 32, "release": 255, "prompt": 255, "model": 255, "key": 32, "route": 32,
+    "caller": 255, "user": MOST_USER_CHARACTERS,
+}  # fmt: skip
+_MOST_TOKENS, _MOST_MILLISECONDS = 2**53, 10**11  # more of either is a mistake of units
+_RANGES = {
+    "status": (100, 599), "tokens_in": (0, _MOST_TOKENS), "tokens_out": (0, _MOST_TOKENS),
+    "latency_ms": (0, _MOST_MILLISECONDS), "first_token_ms": (0, _MOST_MILLISECONDS),
+}  # fmt: skip
+_FIRST_TIME, _END_OF_TIME = datetime(1970, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
 
 
 def hidden_user(user: str) -> str:
@@ -142,6 +145,22 @@ def identity_in(details: Mapping[str, Any]) -> dict[str, str]:
     return {name: text for name, text in texts.items() if isinstance(text, str) and 0 < len(text) <= _LENGTHS[name]}
 
 
+def _check(given: Mapping[str, Any]) -> None:
+    """Raises UsageError at a field that is missing, of another kind, too long or out of its range."""
+    for name, kind in _KINDS.items():
+        if name in given:
+            _check_kind(name, given[name], kind)
+    for name in _REQUIRED:
+        if not given.get(name):
+            raise UsageError(f"{name}: is missing")
+    for name, longest in _LENGTHS.items():
+        if len(given.get(name, "")) > longest:
+            raise UsageError(f"{name}: must have at most {longest} characters")
+    for name, (least, most) in _RANGES.items():
+        if name in given and not least <= given[name] <= most:
+            raise UsageError(f"{name}: {given[name]} is not from {least} to {most}")
+
+
 def _present(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None or name in _REQUIRED}
 
@@ -149,8 +168,6 @@ def _present(given: Mapping[str, Any]) -> dict[str, Any]:
 def _check_kind(name: str, value: Any, kind: Any) -> None:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise UsageError(f"{name}: must be {_KIND_NAMES[kind]}, not {type(value).__name__}")
-    if isinstance(value, int) and abs(value) >= 2**63:
-        raise UsageError(f"{name}: is too large")
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -170,8 +187,18 @@ def parse_time(value: Any, name: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def in_batches(records: Iterable[LogRecord], size: int) -> Iterator[list[LogRecord]]:
-    """The records in lists of `size`, the last one shorter; never holds more than one list."""
-    left = iter(records)
+def _time_in_range(value: Any, name: str) -> datetime:
+    """As `parse_time`; a time before 1970, or beyond what pandas' nanoseconds reach, is a mistake of units."""
+    if value is None:
+        raise UsageError(f"{name}: is missing")
+    moment = parse_time(value, name)
+    if not _FIRST_TIME <= moment < _END_OF_TIME:
+        raise UsageError(f"{name}: {value!r} is not from {_FIRST_TIME:%Y} to {_END_OF_TIME.year - 1}")
+    return moment
+
+
+def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items (records, mostly) in lists of `size`, the last one shorter; never holds more than one list."""
+    left = iter(items)
     while batch := list(itertools.islice(left, size)):
         yield batch

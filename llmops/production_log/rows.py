@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +22,9 @@ _COLUMNS = (
     "route", "caller", "user", "text_deleted_at",
 )  # fmt: skip
 _FIELDS = tuple(name for name in _COLUMNS if name != "app")
+_MEASURED = ("tokens_in", "tokens_out", "latency_ms", "first_token_ms")
+# A day inside of what Python's calendar holds, so that every time zone can show them.
+_EARLIEST, _LATEST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 
 
 class RecordInsert:
@@ -80,10 +84,18 @@ def json_text(value: Mapping[str, Any]) -> str:
 
 
 def record_of_row(row: Mapping[Any, Any]) -> LogRecord:
+    """The record of a row, also of one that an older version wrote without a check: what cannot be (a negative count, a
+    latency that is no number) is not known, and a time that no calendar has is the nearest that one has."""
     values = {name: row[name] for name in _FIELDS}
     deleted = row["text_deleted_at"]
-    times = {"at": _moment(row["at"]), "text_deleted_at": _moment(deleted) if deleted is not None else None}
-    return LogRecord(**{**values, **times})
+    return LogRecord(
+        **{
+            **values,
+            "at": moment_of(row["at"]),
+            "text_deleted_at": moment_of(deleted) if deleted is not None else None,
+            **{name: _possible(row[name]) for name in _MEASURED},
+        }
+    )
 
 
 def row_of_feedback(feedback: Feedback) -> dict[str, Any]:
@@ -93,8 +105,16 @@ def row_of_feedback(feedback: Feedback) -> dict[str, Any]:
 def feedback_of_row(row: sa.RowMapping) -> Feedback:
     values = {field.name: row[field.name] for field in dataclasses.fields(Feedback)}
     truth = None if row["truth"] is None else tuple(row["truth"])
-    return Feedback(**{**values, "truth": truth, "at": _moment(row["at"])})
+    return Feedback(**{**values, "truth": truth, "at": moment_of(row["at"])})
 
 
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+def moment_of(seconds: Any) -> datetime:
+    """The time that a row holds as seconds since the epoch."""
+    try:
+        return min(max(datetime.fromtimestamp(seconds, UTC), _EARLIEST), _LATEST)
+    except (ValueError, OverflowError, OSError, TypeError):
+        return _LATEST if isinstance(seconds, (int, float)) and seconds > 0 else _EARLIEST
+
+
+def _possible(value: Any) -> Any:
+    return value if isinstance(value, (int, float)) and math.isfinite(value) and value >= 0 else None

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
 
 # Numbers rows in the order of their writing, and never gives a number twice: what readers that follow the log count in.
 _SEQUENCE = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def json_or_text(text: str) -> Any:
+    """The value of a JSON text; of what is none the text itself, so that one damaged row does not hide the others."""
+    try:
+        return json.loads(text, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return text
+
+
+class _Object(sa.TypeDecorator[Any]):
+    """A JSON object, also where a row holds something else."""
+
+    impl = sa.JSON
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:  # noqa: ARG002 - SQLAlchemy's signature
+        return value if isinstance(value, dict) else {"unreadable": value}
+
 
 log_records = sa.Table(
     "log_records",
@@ -26,9 +48,9 @@ log_records = sa.Table(
     sa.Column("output", sa.Text, nullable=False),
     sa.Column("tokens_in", sa.BigInteger),
     sa.Column("tokens_out", sa.BigInteger),
-    sa.Column("latency_ms", sa.Float, nullable=False),
+    sa.Column("latency_ms", sa.Float),
     sa.Column("first_token_ms", sa.Float),
-    sa.Column("details", sa.JSON, nullable=False),
+    sa.Column("details", _Object, nullable=False),
     sa.Column("route", sa.String(32)),
     sa.Column("caller", sa.String(255)),
     sa.Column("user", sa.String(512)),

@@ -230,7 +230,7 @@ class _Writer:
             trace_id=trace_id_of(record.key),
             trace_location=TraceLocation.from_experiment_id(experiment_id),
             request_time=round(record.at.timestamp() * 1000),
-            execution_duration=round(record.latency_ms),
+            execution_duration=None if record.latency_ms is None else round(record.latency_ms),
             state=TraceState.ERROR if record.outcome == "error" else TraceState.OK,
             client_request_id=record.request_id,
             trace_metadata=self._metadata(record),
@@ -264,7 +264,7 @@ class _Writer:
                 "parent_span_id": None,
                 "name": _SPAN_NAME,
                 "start_time_unix_nano": begin_ns,
-                "end_time_unix_nano": begin_ns + round(record.latency_ms * 1e6),
+                "end_time_unix_nano": begin_ns + round((record.latency_ms or 0) * 1e6),  # a span must have an end
                 "events": [],
                 "status": {
                     "code": "STATUS_CODE_ERROR" if failed else "STATUS_CODE_OK",

@@ -50,20 +50,6 @@ def test_a_window_and_an_app_limit_what_is_read(llmops: Run, traffic: Path) -> N
     assert llmops("log", "tail", "--app", "other", "--json").json["total"] == 0
 
 
-@pytest.mark.parametrize(
-    ("bad", "named"),
-    [("{", "not JSON"), ("[]", "JSON object"), (line(1, status="x"), "status"), ('{"at": "2026-01-01"}', "request_id")],
-)
-def test_a_bad_line_is_named_and_nothing_is_imported(llmops: Run, tmp_path: Path, bad: str, named: str) -> None:
-    path = tmp_path / "bad.jsonl"
-    path.write_text(f"{line(0)}\n{bad}\n")
-    done = llmops("log", "import", str(path))
-    assert done.code == 3
-    assert f"{path}:2: " in done.err
-    assert named in done.err
-    assert llmops("log", "tail", "--json").json["total"] == 0
-
-
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 def test_an_export_holds_every_record(llmops: Run, traffic: Path, tmp_path: Path, ending: str) -> None:
     llmops("log", "import", str(traffic))
