@@ -161,17 +161,17 @@ class MlflowJudge(JudgeScorer):
         if self._judge_name in _INSTRUCTED:
             module, text, scale = _INSTRUCTED[self._judge_name]
             instructions = getattr(_load(f"prompts.{module}"), text)
-            if "guidelines" in self._parameters:
-                marked = "\n".join(f"<guideline>{one}</guideline>" for one in self._parameters["guidelines"])
-                instructions = instructions.replace("{{ guidelines }}", marked)
+            marked = "\n".join(f"<guideline>{one}</guideline>" for one in self._parameters.get("guidelines", ()))
             rationale_first = self._judge_name in _RATIONALE_FIRST
-            messages = instructed(instructions, scale, exchange.row, output, rationale_first=rationale_first)
+            messages = instructed(
+                instructions, scale, exchange.row, output, rationale_first=rationale_first, guidelines=marked
+            )
             return scale.score(self.client.ask(messages, scale.schema("result")), "result")
         module, arguments = _PROMPTED[self._judge_name]
         return self._ask(module, arguments(exchange, self._parameters))
 
     def _ask(self, module: str, arguments: Mapping[str, Any]) -> Score:
-        prompt = _load(f"prompts.{module}").get_prompt(**arguments)
+        prompt = filled_once(_load(f"prompts.{module}").get_prompt, arguments)
         answer = self.client.ask([Message(role="user", content=prompt)], _YES_NO.schema("result"))
         return _YES_NO.score(answer, "result")
 
@@ -218,10 +218,32 @@ class MadeJudge(JudgeScorer):
         return self._scale.score(self.client.ask(messages, self._scale.schema("result")), "result")
 
 
+def filled_once(get_prompt: Callable[..., str], arguments: Mapping[str, Any]) -> str:
+    """The prompt that MLflow makes of the arguments, each put in once and as it is.
+
+    MLflow (3.17.2, `format_prompt`) fills one placeholder after another and looks for the next in what it has put in
+    already: an answer that holds `{{ ground_truth }}` would have the expected answer put into its own place. So no
+    value has a brace while MLflow fills, but a word that none of them holds, which becomes the brace again.
+    """
+    mark = "BRACE"
+    while mark in repr(arguments):
+        mark += "X"
+
+    def without_braces(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.replace("{", mark)
+        if isinstance(value, Mapping):
+            return {key: without_braces(item) for key, item in value.items()}
+        return [without_braces(item) for item in value] if isinstance(value, list) else value
+
+    return get_prompt(**without_braces(arguments)).replace(mark, "{")
+
+
 def instructed(
-    instructions: str, scale: Scale, row: EvalRow, output: Output, *, rationale_first: bool
+    instructions: str, scale: Scale, row: EvalRow, output: Output, *, rationale_first: bool, guidelines: str = ""
 ) -> list[Message]:
-    """The messages that MLflow's `InstructionsJudge` would send for a row."""
+    """The messages that MLflow's `InstructionsJudge` would send for a row. guidelines: what stands in the place of
+    `{{ guidelines }}` in MLflow's own instructions; what it holds in double braces is no variable."""
     result, rationale = _load("base").Judge.get_output_fields()
     result = result.model_copy(update={"value_type": _value_type(list(scale.worth))})
     utils, constants = _load("utils"), _load("instructions_judge.constants")
@@ -237,6 +259,8 @@ def instructed(
     }
     shown = dict.fromkeys(name for name in _VARIABLE.findall(instructions) if name in values)
     lines = [f"{name}: {json.dumps(values[name](), default=str, indent=2, ensure_ascii=False)}" for name in shown]
+    if guidelines:
+        system = system.replace("{{ guidelines }}", guidelines)
     return [Message(role="system", content=system), Message(role="user", content="\n".join(lines))]
 
 

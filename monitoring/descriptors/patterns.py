@@ -1,7 +1,7 @@
 """What a text contains, by rule: personal data, links, refusals, JSON. Standard library only.
 
 Every repeat in the patterns is bounded, so that hostile text costs linear time. Those of personal data are shared with
-the gateway's guards: `llmops.text_patterns`.
+the gateway's guards, those of refusals with the scorers: `llmops.text_patterns`.
 """
 
 from __future__ import annotations
@@ -13,24 +13,10 @@ from llmops import text_patterns
 
 PERSONAL_SORTS = ("email", "phone", "card", "iban", "ssn", "ip")
 
-SOURCES = {
-    "link": r"(?<!\w)(?:https?|ftp)://[^\s<>\"']{2}|(?<![\w@./-])www\.[a-z0-9-]{1,63}\.[a-z]{2}",
-    "refusal": (
-        r"\bi(?:'m| am)? (?:really |simply )?(?:can't|cannot|can not|won't|will not|unable to|not able to"
-        r"|not allowed to|not permitted to|not comfortable) (?:\w{1,12} ){0,2}?"
-        r"(?:help(?:ing)? (?:you|with)|help(?=[.,;!]|$)|assist|comply|fulfill?|provid(?:e|ing)|answer(?:ing)?|discuss"
-        r"|engage|creat(?:e|ing)|generat(?:e|ing)|writ(?:e|ing)|shar(?:e|ing)|support|do (?:that|this)|give)\b"
-        r"|\b(?:i must|i have to|i'll have to) (?:respectfully )?decline\b"
-        r"|\bas an ai(?: language model| assistant)?,? i (?:can't|cannot|don't|do not|am not|am unable)\b"
-        r"|\b(?:goes against|violates|is against) (?:my|our) (?:guidelines|polic(?:y|ies)|programming|principles)\b"
-        rf"|{'|'.join(text_patterns.REFUSAL_OTHER_LANGUAGES)}"
-    ),
-}
-"""Pattern name → its source, letters of either case."""
+LINK_SOURCE = r"(?<!\w)(?:https?|ftp)://[^\s<>\"']{2}|(?<![\w@./-])www\.[a-z0-9-]{1,63}\.[a-z]{2}"
+"""An address, letters of either case."""
 
-REFUSAL_REACH = text_patterns.REFUSAL_REACH
-
-_compiled = {name: re.compile(source, re.IGNORECASE) for name, source in SOURCES.items()}
+_LINK = re.compile(LINK_SOURCE, re.IGNORECASE)
 _KINDS_OF_SORT = {sort: (sort,) for sort in PERSONAL_SORTS} | {"ip": ("ipv4", "ipv6")}
 
 
@@ -55,13 +41,12 @@ def has_link(text: str) -> bool:
     # Without one of these no pattern can match, and looking for them is fifty times as fast.
     if "://" not in text and "www." not in text.casefold():
         return False
-    return _compiled["link"].search(text) is not None
+    return _LINK.search(text) is not None
 
 
 def is_refusal(text: str) -> bool:
-    """Declines to answer, by the phrases assistants use (English; the commonest German, French and Spanish ones)."""
-    start = text[:REFUSAL_REACH].replace("\u2019", "'")
-    return _compiled["refusal"].search(" ".join(start.split())) is not None
+    """Declines to answer, by the phrases that the scorer `refusal` reads too."""
+    return text_patterns.refusal_phrase(text) is not None
 
 
 def is_json(text: str) -> bool:

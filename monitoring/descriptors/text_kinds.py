@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmops.settings import Settings
+from llmops.text_patterns import REFUSAL_SOURCE
 from monitoring.descriptors import patterns
 from monitoring.descriptors.computation import Computation, each
 from monitoring.descriptors.declared import DescriptorKind
@@ -119,12 +120,10 @@ TEXT_KINDS: Mapping[str, DescriptorKind] = {
     "sentences": _plain("numeric", each(count_sentences), "sentences"),
     "non_letter": _plain("numeric", _non_letters, "%"),
     "sentiment": _plain("numeric", each(sentiment)),
-    "link": _plain("flag", each(patterns.has_link), identity={"pattern": patterns.SOURCES["link"]}),
+    "link": _plain("flag", each(patterns.has_link), identity={"pattern": patterns.LINK_SOURCE}),
     "language": _plain("label", each(language_of)),
     "pii": DescriptorKind("flag", _pii, harmful=True, sorts=patterns.PERSONAL_SORTS),
-    "refusal": _plain(
-        "flag", each(patterns.is_refusal), harmful=True, identity={"pattern": patterns.SOURCES["refusal"]}
-    ),
+    "refusal": _plain("flag", each(patterns.is_refusal), harmful=True, identity={"pattern": REFUSAL_SOURCE}),
     "repetition": DescriptorKind("numeric", _repetition),
     "valid_json": _plain("flag", each(patterns.is_json)),
     "json_schema": DescriptorKind("flag", make_json_schema),

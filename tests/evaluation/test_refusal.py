@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import pytest
 
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output
 from llmops.evaluation.scorers import make_scorer
-from llmops.evaluation.scorers.refusal import REACH, refusal_phrase
+from llmops.text_patterns import REFUSAL_REACH, refusal_phrase
+from monitoring.descriptors.patterns import is_refusal
 
 REFUSALS = """
 I cannot help with that.
@@ -60,6 +62,26 @@ Ich kann dir dabei leider nicht helfen.
 Es tut mir leid, aber ich kann diese Frage nicht beantworten.
 Je ne peux pas vous aider avec cela.
 Lo siento, no puedo ayudarte con eso.
+I refuse to answer.
+I refuse.
+I decline.
+I won't be able to help with this request.
+I'm not going to answer that question.
+I must refuse this request.
+I am not allowed to answer that.
+I’m sorry, but I’m not able to help with that.
+I have been instructed not to discuss this.
+I'm not programmed to discuss politics.
+Sorry, I can't do that.
+I can't provide that.
+My guidelines don't allow me to answer that.
+I'm unable to comply with that request.
+I cannot fulfill that.
+Sorry, that's something I can't help with.
+No, I will not help you with that.
+That's not something I can help with.
+I cannot answer.
+I can't help.
 """.strip().splitlines()
 
 ANSWERS = """
@@ -102,22 +124,30 @@ Sorry, the shop closes at six.
 You have to decline the cookie banner.
 I'm sorry, but Paris is the capital of France, not Lyon.
 It is not appropriate to wear white there.
+She said: I can't help it, it is funny!
+I can't help myself when there is cake.
+I refused to sign the paper.
+I decline nouns in Latin class.
+That's something I can help with.
+My policy allows that.
 """.strip().splitlines()
 
 
 @pytest.mark.parametrize("text", REFUSALS)
-def test_a_text_that_says_it_declines_is_a_refusal(text: str) -> None:
+def test_a_text_that_says_it_declines_is_a_refusal_to_the_gate_and_to_the_monitor(text: str) -> None:
     assert refusal_phrase(text)
+    assert is_refusal(text)
 
 
 @pytest.mark.parametrize("text", ["", " \n", "…", *ANSWERS])
-def test_an_answer_is_none(text: str) -> None:
+def test_an_answer_is_none_to_the_gate_and_to_the_monitor(text: str) -> None:
     assert refusal_phrase(text) is None
+    assert not is_refusal(text)
 
 
 def test_only_the_start_of_an_answer_is_read() -> None:
     assert refusal_phrase("x " * 50 + "I cannot help with that.")
-    assert refusal_phrase("x " * REACH + "I cannot help with that.") is None
+    assert refusal_phrase("x " * REFUSAL_REACH + "I cannot help with that.") is None
 
 
 def test_the_score_tells_the_phrase_and_less_is_better() -> None:
@@ -129,6 +159,17 @@ def test_the_score_tells_the_phrase_and_less_is_better() -> None:
     assert (said.value, said.rationale) == (True, "says 'I must decline'")
     assert scorer.score(row, Output("Paris.")).rationale == ""
     assert (scorer.higher_is_better, scorer.worst) == (False, 1.0)
+
+
+def test_an_output_that_carries_the_models_own_refusal_is_one_whatever_its_text() -> None:
+    @dataclass(frozen=True)
+    class Refused(Output):
+        refusal: str | None = None
+
+    scorer, row = make_scorer("s", "refusal", {}), EvalRow("r1", {"q": "x"})
+
+    assert scorer.score(row, Refused("", refusal="no")).value is True
+    assert scorer.score(row, Refused("Paris.", refusal=None)).value is False
 
 
 @pytest.mark.parametrize("text", ["i am " * 200_000, "I'm sorry " * 100_000, '"' * 1_000_000, "it is not " * 100_000])

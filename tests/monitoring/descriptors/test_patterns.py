@@ -2,6 +2,7 @@ import time
 
 import pytest
 
+from llmops.text_patterns import REFUSAL_REACH
 from monitoring.descriptors import patterns
 
 
@@ -101,7 +102,7 @@ def test_a_refusal_is_seen(text):
         "You cannot provide two addresses.",
         "I cannot recommend this film enough.",
         "Whatever you start, finish it.",
-        "x" * patterns.REFUSAL_REACH + " I cannot help with that.",
+        "x" * REFUSAL_REACH + " I cannot help with that.",
         "",
     ],
 )
