@@ -55,7 +55,8 @@ def list_suites(as_json: bool) -> None:
     folder = eval_sets_folder(settings)
     say_folder(folder)
     make = ScorerWorkshop(settings).make
-    suites, broken = readable_suites(folder, lambda name: load_suite(folder, name, source_access(settings), make))
+    access = source_access(settings)
+    suites, broken = readable_suites(folder, lambda name: load_suite(folder, name, access, make, try_scorers=False))
     for error in broken.values():
         say(f"not listed: {error}")
     value: list[dict[str, Any]] = [
@@ -135,6 +136,8 @@ def run(
     board = leaderboard(evaluations, loaded, done) if len(done) > 1 and stop is None else None
     for name in loaded.left_out():
         say(f"note: {name} is left out, it needs a judge; set LLMOPS_JUDGE or give the suite a [judges] table")
+    for name, text in loaded.not_counted().items():
+        say(f"note: {name} does not count {text}; see docs/scorers.md")
     value = {
         "suite": suite,
         "runs": [item.to_json() for item in done],

@@ -152,6 +152,7 @@ def _find(text: str, settings: Settings) -> list[EvalSet]:
     from llmops.evaluation.eval_set_source import find_eval_set, holds_eval_set
     from llmops.evaluation.eval_set_splits import SourceAccess
     from llmops.evaluation.suite import load_suite, suite_names
+    from llmops.workflow.scorer_workshop import ScorerWorkshop
 
     access = SourceAccess(settings.hub_endpoint, settings.home / "eval_sets")
     path = Path(text)
@@ -162,7 +163,7 @@ def _find(text: str, settings: Settings) -> list[EvalSet]:
     if holds_eval_set(folder / text):
         return [find_eval_set(folder / text, access)]
     if text in suite_names(folder):
-        return list(load_suite(folder, text, access).eval_sets)
+        return list(load_suite(folder, text, access, ScorerWorkshop(settings).make, try_scorers=False).eval_sets)
     if holds_eval_set(path):
         return [find_eval_set(path, access)]
     sets = sorted(item.name for item in folder.iterdir() if item.is_dir() and holds_eval_set(item))

@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.near_duplicates import folded, near_duplicates
 from llmops.evaluation.scorers.choice_scorers import answer_index, row_choices
+from llmops.evaluation.scorers.normalisation import normalise
 from llmops.evaluation.scorers.protocol import MissingExpectation, expected_answers
-from llmops.evaluation.scorers.text_scorers import normalise
 from llmops.hashing import content_hash
 from llmops.prompt_file import PromptTemplate
 

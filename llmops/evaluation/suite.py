@@ -14,6 +14,7 @@ from llmops.evaluation.eval_set_source import eval_set_of_table, find_eval_set
 from llmops.evaluation.eval_set_splits import SourceAccess
 from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.scorers import Scorer, make_scorer
+from llmops.evaluation.scorers.trial import try_scorer
 from llmops.json_lines import read_json
 from llmops.text_file import read_toml
 
@@ -61,6 +62,7 @@ class Suite:
     judges: JudgeTables = field(default_factory=dict)
     choices: bool = False
     make: MakeScorer = make_built_in
+    path: Path | None = None
 
     @property
     def rows(self) -> Rows:
@@ -74,6 +76,22 @@ class Suite:
     def make_scorers(self) -> list[Scorer]:
         """All but the judges' scorers for which no judge is configured."""
         return [made for spec in self.scorer_specs if (made := self.make(spec, self.judges)) is not None]
+
+    def try_scorers(self) -> None:
+        """Scores a made-up row with each scorer that needs no model, so that a wrong option or a library that is not
+        there shows before the first answer is generated. Raises BadFile, naming file, scorer and option."""
+        for spec in self.scorer_specs:
+            try:
+                if (scorer := self.make(spec, self.judges)) is not None:
+                    try_scorer(scorer)
+            except UsageError as error:
+                path = self.path or Path(f"{self.name}.toml")
+                raise BadFile(path, _with_options(str(error), spec), field=f"scorers.{spec.name}") from error
+
+    def not_counted(self) -> dict[str, str]:
+        """What scorers that come from elsewhere do not count, by scorer; only those that say it."""
+        said = ((scorer.name, getattr(scorer, "not_counted", "")) for scorer in self.make_scorers())
+        return {name: text for name, text in said if text}
 
     def left_out(self) -> list[str]:
         """Names of the scorers that need a judge and have none."""
@@ -104,9 +122,17 @@ def readable_suites(folder: Path, load: Callable[[str], Suite]) -> tuple[list[Su
     return read, broken
 
 
-def load_suite(folder: Path, name: str, access: SourceAccess | None = None, make: MakeScorer = make_built_in) -> Suite:
+def load_suite(
+    folder: Path,
+    name: str,
+    access: SourceAccess | None = None,
+    make: MakeScorer = make_built_in,
+    *,
+    try_scorers: bool = True,
+) -> Suite:
     """Reads `folder/<name>.toml` and its eval sets, every row of them. access: to data sets of the hub. make: gives a
-    scorer of what the suite says of it, or None where it needs a judge that is not configured.
+    scorer of what the suite says of it, or None where it needs a judge that is not configured. try_scorers: false
+    leaves `Suite.try_scorers` to the caller; it loads the scorers' libraries, which takes seconds.
 
     Raises:
         UnknownVersion: there is no such suite. BadFile: naming file and field.
@@ -125,10 +151,13 @@ def load_suite(folder: Path, name: str, access: SourceAccess | None = None, make
     loaded = _eval_sets(values.get("eval_sets"), path, access)
     _check_ids(loaded, path)
     gate = _gate(_table(values, "gate", path), {spec.name for spec in specs}, path)
-    return Suite(
+    suite = Suite(
         name, str(values.get("description", "")), loaded, _text(values, "prompt", path), _text(values, "model", path),
-        specs, gate, _cluster_by(values, loaded, path), judges, _switch(values, "choices", path), make,
+        specs, gate, _cluster_by(values, loaded, path), judges, _switch(values, "choices", path), make, path,
     )  # fmt: skip
+    if try_scorers:
+        suite.try_scorers()
+    return suite
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -192,6 +221,13 @@ def _try(make: MakeScorer, spec: ScorerSpec, judges: JudgeTables, path: Path) ->
         make(spec, judges)
     except UsageError as error:
         raise BadFile(path, str(error), field=f"scorers.{spec.name}") from error
+
+
+def _with_options(problem: str, spec: ScorerSpec) -> str:
+    """What is wrong, with the options that the suite sets: one of them may be the cause."""
+    if not spec.parameters or "; options of " in problem:
+        return problem
+    return f"{problem}; set here: {', '.join(f'{name} = {value!r}' for name, value in spec.parameters.items())}"
 
 
 def _judges(tables: Mapping[str, Any], path: Path) -> dict[str, Mapping[str, Any]]:

@@ -35,6 +35,7 @@ from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import parameters as check
+from llmops.evaluation.scorers.options import Option
 from llmops.evaluation.scorers.protocol import Scorer, expected_answers
 from llmops.judges.columns import contexts, conversation, expected_texts, input_text
 from llmops.judges.endpoint import JudgeEndpoint
@@ -121,6 +122,7 @@ _INSTRUCTED: dict[str, tuple[str, str, Scale]] = {
 # MLflow asks these for the rationale first, in the text too.
 _RATIONALE_FIRST = frozenset(name for name in _INSTRUCTED if name.startswith("Conversation"))
 _RELEVANCE = "RetrievalRelevance"
+_GUIDED = ("Guidelines", "ConversationalGuidelines")
 
 
 class MlflowJudge(JudgeScorer):
@@ -144,7 +146,7 @@ class MlflowJudge(JudgeScorer):
         **parameters: Any,
     ) -> None:
         type_name = f"mlflow.{judge_name}"
-        known = ("guidelines",) if judge_name in ("Guidelines", "ConversationalGuidelines") else ()
+        known = ("guidelines",) if judge_name in _GUIDED else ()
         check_parameters(type_name, parameters, dict.fromkeys(known))
         if known:
             given = parameters.get("guidelines")
@@ -153,6 +155,11 @@ class MlflowJudge(JudgeScorer):
         self._input_variable = optional_name("input_variable", input_variable)
         settings = {"version": VERSION, "mlflow": "3.17.2", "parameters": parameters, "input_variable": input_variable}
         super().__init__(name, type_name, endpoint, settings)
+
+    @staticmethod
+    def more_options(judge_name: str) -> list[Option]:
+        """The judge's own options, which the constructor takes as keywords."""
+        return [Option("guidelines", "text or list of texts", needed=True)] if judge_name in _GUIDED else []
 
     def judge(self, row: EvalRow, output: Output) -> Score:
         exchange = _Exchange(row, output, self._input_variable)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ from llmops.errors import EngineError, UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import parameters as check
+from llmops.evaluation.scorers.options import Option
 from llmops.evaluation.scorers.protocol import Scorer, expected_answers
 from llmops.judges import columns
 from llmops.judges.endpoint import JudgeEndpoint
@@ -209,6 +211,20 @@ class RagasJudged(JudgeScorer):
             "embeddings": dict(getattr(embed, "identity", {})) if embeds else None,
         }
         super().__init__(name, type_name, endpoint, settings)
+
+    @staticmethod
+    def more_options(metric_name: str) -> list[Option]:
+        """The metric's own options, which the constructor takes as keywords."""
+        metric = _METRICS[metric_name]
+        kinds: dict[Any, str] = {check.boolean: "true or false", _rubrics: "table", _weights: "two numbers"}
+        return [
+            Option(
+                name,
+                kinds.get(rule, "see above"),
+                json.dumps(metric.defaults[name]) if name in metric.defaults else "ragas'",
+            )
+            for name, rule in metric.parameters.items()
+        ]
 
     def judge(self, row: EvalRow, output: Output) -> Score:
         shown = self._columns(row, output)

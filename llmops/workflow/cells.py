@@ -22,7 +22,7 @@ from llmops.settings import Settings
 from llmops.versions import ModelVersion, PromptVersion, Release
 
 # Raised when a change to scorers or to recording makes older runs incomparable: they are then run again.
-_RUN_FORMAT = 2
+_RUN_FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)

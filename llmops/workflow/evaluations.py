@@ -65,7 +65,7 @@ class Evaluations:
         """Read once. Raises UnknownVersion, BadFile."""
         if name not in self._suites:
             access = SourceAccess(self._settings.hub_endpoint, self._settings.home / "eval_sets")
-            self._suites[name] = load_suite(self.folder, name, access, self.workshop.make)
+            self._suites[name] = load_suite(self.folder, name, access, self.workshop.make, try_scorers=False)
         return self._suites[name]
 
     def suites(self) -> tuple[list[Suite], dict[str, CannotRun]]:
@@ -100,6 +100,7 @@ class Evaluations:
         Raises:
             BadFile, EngineError, StoreUnavailable, RecordingIncomplete: finished generations are kept.
         """
+        suite.try_scorers()
         return asyncio.run(self._run(suite, cells, options, progress))
 
     async def _run(
@@ -112,6 +113,8 @@ class Evaluations:
         self, suite: Suite, cells: Sequence[Cell], options: RunOptions, progress: CellProgress
     ) -> tuple[list[CellRun], EarlyStop]:
         """Runs two cells on as many rows as it takes to tell them apart. Raises UsageError, and as `run`."""
+
+        suite.try_scorers()
 
         async def work() -> tuple[list[CellRun], EarlyStop]:
             async with running(self._settings, self.registry, suite, options, progress) as matrix:

@@ -9,11 +9,13 @@ from typing import Any
 from llmops.embedding import embedder
 from llmops.errors import UsageError
 from llmops.evaluation.scorers import SCORER_TYPES, Scorer, make_scorer
+from llmops.evaluation.scorers.options import Option
 from llmops.evaluation.suite import ScorerSpec
 from llmops.judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE, TYPES, JudgeEndpoint
 from llmops.settings import Settings
 
 DEFAULT_JUDGE = "default"
+_NO_JUDGE = JudgeEndpoint("none", "http://localhost/v1", "none")
 
 
 class ScorerWorkshop:
@@ -31,16 +33,18 @@ class ScorerWorkshop:
         """
         parameters, types = dict(spec.parameters), {**SCORER_TYPES, **TYPES}
         bound: dict[str, Any] = {}
+        besides: tuple[Option, ...] = ()
         if spec.type == "semantic_similarity" or spec.type in NEEDS_EMBEDDINGS:
             bound["embed"] = self._embed
         if spec.type in TYPES:
+            besides = (Option("judge", "name of a judge of the suite"),)
             endpoint = self.endpoint(judges, parameters.pop("judge", None))
-            if endpoint is None and spec.type not in NEEDS_NO_JUDGE:
-                return None
-            bound["endpoint"] = endpoint
+            bound["endpoint"] = endpoint or _NO_JUDGE
         if bound:
             types[spec.type] = functools.partial(types[spec.type], **bound)
-        return make_scorer(spec.name, spec.type, parameters, types)
+        # Made in any case, which asks nothing: wrong options are to show also where no judge is configured.
+        scorer = make_scorer(spec.name, spec.type, parameters, types, besides)
+        return None if bound.get("endpoint") is _NO_JUDGE and spec.type not in NEEDS_NO_JUDGE else scorer
 
     def endpoint(self, judges: Mapping[str, Mapping[str, Any]], name: str | None = None) -> JudgeEndpoint | None:
         """The judge of that name; without a name the suite's only one, else the setting's. Raises UsageError."""

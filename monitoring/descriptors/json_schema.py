@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from llmops.errors import UsageError
+from llmops.json_schema import schema_validator
 from llmops.settings import Settings
 from monitoring.descriptors.computation import Computation, each
 from monitoring.tables import Table
@@ -35,13 +37,10 @@ def _schema(table: Table) -> dict[str, Any]:
 
 
 def _follows(schema: dict[str, Any], table: Table) -> Callable[[str], bool]:
-    import jsonschema_rs
-
     try:
-        # This engine of patterns takes linear time and knows no look-arounds.
-        validator = jsonschema_rs.validator_for(schema, offline=True, pattern_options=jsonschema_rs.RegexOptions())
-    except (ValueError, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
-        raise table.wrong("schema", f"is not a JSON schema that can be used: {str(error).splitlines()[0]}") from error
+        validator = schema_validator(schema, linear_patterns=True)
+    except UsageError as error:
+        raise table.wrong("schema", str(error).removeprefix("schema: ")) from error
 
     def follows(text: str) -> bool:
         try:

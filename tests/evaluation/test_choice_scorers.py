@@ -100,5 +100,7 @@ def test_a_row_without_choices_or_answer_is_not_scored(expectations: dict[str, o
 
 
 def test_a_wrong_parameter_is_named() -> None:
-    with pytest.raises(UsageError, match=r"^length: must be one of bytes, characters, not 'words'$"):
+    with pytest.raises(
+        UsageError, match=r"^length: must be one of bytes, characters, not 'words'; options of choice_accuracy_norm: "
+    ):
         make_scorer("s", "choice_accuracy_norm", {"length": "words"})

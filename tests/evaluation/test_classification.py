@@ -99,7 +99,7 @@ def test_any_of_several_answers_is_right() -> None:
         ({"labels": LABELS}, {}),
         ({"labels": LABELS}, {"expected_response": "unknown"}),
         ({}, {"expected_response": "C", "choices": ["A", "B"]}),
-        ({}, {"expected_response": "4", "choices": ["4", "-4"]}),
+        ({}, {"expected_response": "4", "choices": ["4", "4."]}),
         ({}, {"expected_response": "4", "choices": []}),
     ],
 )
@@ -111,12 +111,32 @@ def test_a_row_whose_class_is_none_of_the_labels_is_not_scored(
 
 
 @pytest.mark.parametrize(
+    ("labels", "output", "label"),
+    [
+        (["退款", "订单"], "答案是退款。", "退款"),
+        (["возврат", "заказ"], "Это возврат.", "возврат"),
+        (["A", "B"], "This is a hard one. B", "B"),
+        (["A", "B"], "A", "A"),
+        (["A", "B"], "a", "A"),
+        (["A", "B"], "(a) because it is so", "A"),
+        (["C", "C++", "C#"], "I write C++.", "C++"),
+        (["1", "-1"], "It is −1.", "-1"),
+        (["naïve", "other"], "Nai\u0308ve", "naïve"),
+    ],
+)
+def test_a_label_is_read_in_its_script_with_its_signs(labels: list[str], output: str, label: str) -> None:
+    score = make_scorer("s", "label", {"labels": labels}).score(row(label), Output(output))
+
+    assert (score.value, score.label) == (True, label)
+
+
+@pytest.mark.parametrize(
     ("parameters", "named"),
     [
         ({"labels": []}, "labels: "),
         ({"labels": "refund"}, "labels: "),
         ({"labels": ["a", "…"]}, "labels: '…' is nothing but punctuation"),
-        ({"labels": ["C", "C++"]}, "labels: 'C++' cannot be told from 'C'"),
+        ({"labels": ["C", "c."]}, "labels: 'c.' cannot be told from 'C'"),
         ({"labels": ["a"], "pick": "best"}, "pick: "),
     ],
 )

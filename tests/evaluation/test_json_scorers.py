@@ -77,7 +77,7 @@ def test_json_schema_names_the_first_violation(text: str, follows: bool, rationa
 
 @pytest.mark.parametrize("schema", [{"type": "texts"}, {"type": 3}, {"properties": []}])
 def test_what_is_no_schema_is_refused_when_the_scorer_is_made(schema: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="schema: not a JSON schema"):
+    with pytest.raises(UsageError, match="schema: is not a JSON schema"):
         make_scorer("s", "json_schema", {"schema": schema})
 
 
@@ -152,6 +152,99 @@ def test_lists_are_compared_in_order_unless_told_otherwise() -> None:
     assert f1('{"names": ["a", "a"]}', {"names": ["a", "b"]}, ordered=False).value == 0.5
 
 
+def test_items_in_any_order_are_compared_whole_and_not_field_by_field() -> None:
+    expected = [{"name": "a", "age": 1}, {"name": "b", "age": 2}]
+
+    assert f1('[{"name": "b", "age": 2}, {"name": "a", "age": 1}]', expected, ordered=False).value == 1.0
+    assert f1('[{"name": "a", "age": 2}, {"name": "b", "age": 1}]', expected, ordered=False).value == 0.5
+    assert f1('[{"name": "b", "age": 2}]', expected, ordered=False).value == pytest.approx(2 / 3)
+    assert f1('{"x": [[3, 2], [1]]}', {"x": [[1], [2, 3]]}, ordered=False).value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "same"),
+    [
+        ('{"a": 1.0}', {"a": 1}, True),
+        ('{"a": 1}', {"a": 1.0}, True),
+        ('{"a": 1e0}', {"a": 1}, True),
+        ('{"a": -0.0}', {"a": 0}, True),
+        ('{"a": 0}', {"a": -0.0}, True),
+        ('{"a": [1.0, {"b": 2.0}]}', {"a": [1, {"b": 2}]}, True),
+        ('{"a": {"c": 1, "b": 2}}', {"a": {"b": 2, "c": 1}}, True),
+        ('{"a": {"b": "X."}}', {"a": {"b": "the x"}}, True),
+        ('{"a": "Cafe\u0301"}', {"a": "Caf\u00e9"}, True),
+        ('{"a": "Москва"}', {"a": "москва"}, True),
+        ('{"a": true}', {"a": 1}, False),
+        ('{"a": 0}', {"a": False}, False),
+        ('{"a": [true]}', {"a": [1]}, False),
+        ('{"a": "1"}', {"a": 1}, False),
+        ('{"a": null}', {"a": "null"}, False),
+        ('{"a": 9007199254740993}', {"a": 9007199254740992}, False),
+        ('{"a": 123456789012345678901234567890}', {"a": 123456789012345678901234567890}, True),
+        ('{"a": 123456789012345678901234567891}', {"a": 123456789012345678901234567890}, False),
+        ('{"a": 1.0000001}', {"a": 1}, False),
+        ('{"a": "-5"}', {"a": "5"}, False),
+        ('{"a": "!"}', {"a": "?"}, False),
+        ('{"a.b": 1}', {"a": {"b": 1}}, False),
+        ('{"a": {"b": 1}}', {"a.b": 1}, False),
+        ('{"a": {"0": 1}}', {"a": [1]}, False),
+        ('{"a": 1, "a": 1}', {"a": 1}, False),
+        ('{"a": NaN}', {"a": None}, False),
+        ('{"a": 1} and more', {"a": 1}, False),
+    ],
+)
+def test_json_values_are_the_same_by_value_and_not_by_spelling(text: str, expected: Any, same: bool) -> None:
+    assert (make_scorer("s", "json_fields", {}).score(row(expected), Output(text)).value == 1.0) is same
+    assert (f1(text, expected).value == 1.0) is same
+    assert (f1(text, expected, ordered=False).value == 1.0) is same
+
+
+def test_an_object_that_names_a_key_twice_is_no_json_that_can_be_judged() -> None:
+    score = make_scorer("s", "json_valid", {}).score(row(), Output('[{"a": 1, "a": 2}]'))
+
+    assert (score.value, score.rationale) == (False, "an object names the key 'a' twice")
+
+
+FORMATS = {
+    "date": ("2024-02-29", "tomorrow"),
+    "date-time": ("2024-01-01T10:00:00Z", "2024-01-01 10:00"),
+    "time": ("10:00:00Z", "ten"),
+    "duration": ("P1D", "1 day"),
+    "email": ("a@b.io", "a at b"),
+    "hostname": ("a.io", "-a-"),
+    "ipv4": ("10.0.0.1", "10.0.0.256"),
+    "ipv6": ("::1", "1::2::3"),
+    "uri": ("https://a.io/x?y=1", "not a uri"),
+    "uri-reference": ("/x", "\\\\x"),
+    "uuid": ("123e4567-e89b-12d3-a456-426614174000", "123e4567"),
+    "json-pointer": ("/a/b", "a/b"),
+    "regex": ("a+", "("),
+}
+
+
+@pytest.mark.parametrize(
+    "draft", [None, "http://json-schema.org/draft-04/schema#", "http://json-schema.org/draft-07/schema#"]
+)
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats_of_a_schema_are_checked_in_every_draft(name: str, draft: str | None) -> None:
+    schema = {"type": "string", "format": name} | ({"$schema": draft} if draft else {})
+    right, wrong = FORMATS[name]
+    scorer = make_scorer("s", "json_schema", {"schema": schema})
+
+    assert scorer.score(row(), Output(json.dumps(right))).value is True
+    assert scorer.score(row(), Output(json.dumps(wrong))).value is False
+
+
+def test_a_format_that_nothing_can_check_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match="schema: nothing here can check the format 'phone'"):
+        make_scorer("s", "json_schema", {"schema": {"properties": {"a": {"format": "phone"}}}})
+
+
+def test_a_schema_elsewhere_is_refused_and_not_fetched() -> None:
+    with pytest.raises(UsageError, match=r"schema: is not a JSON schema that can be used: .*retriev"):
+        make_scorer("s", "json_schema", {"schema": {"$ref": "http://127.0.0.1:9/schema.json"}})
+
+
 def test_json_nested_as_deep_as_the_reader_goes_is_scored() -> None:
     deep: Any = 1
     for _ in range(900):
@@ -212,7 +305,7 @@ def test_json_f1_needs_an_expected_object_or_list(expected: Any) -> None:
     [
         ("json_f1", {"ordered": "no"}, "ordered: "),
         ("json_schema", {"schema": 3}, "schema: must be a JSON schema object, not 3"),
-        ("json_schema", {}, "json_schema: missing a required argument: 'schema'"),
+        ("json_schema", {}, "json_schema: the option 'schema' is missing; options of json_schema: schema (needed)"),
     ],
 )
 def test_a_wrong_parameter_is_named(type_name: str, parameters: dict[str, Any], named: str) -> None:

@@ -105,7 +105,7 @@ def test_cost_is_tokens_by_price_of_a_million() -> None:
         ("cost", {"per_million_in": 1, "per_million_out": "1"}, "per_million_out: "),
         ("cost", {"per_million_in": True, "per_million_out": 1}, "per_million_in: "),
         ("cost", {"per_million_in": float("nan"), "per_million_out": 1}, "per_million_in: "),
-        ("cost", {"per_million_in": 1}, "cost: missing a required argument: 'per_million_out'"),
+        ("cost", {"per_million_in": 1}, "cost: the option 'per_million_out' is missing"),
         ("repetition", {"n": 0}, "n: must be a whole number from 1 to 100"),
         ("repetition", {"n": 1.5}, "n: "),
         ("words", {"measure": "x"}, "words: "),
@@ -115,3 +115,11 @@ def test_a_wrong_parameter_is_named(type_name: str, parameters: dict[str, object
     with pytest.raises(UsageError) as caught:
         make_scorer("s", type_name, parameters)
     assert str(caught.value).startswith(named)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("one two", 2), ("我喜欢茶。", 4), ("one - two", 2), ("Я люблю чай", 3), ("ชา", 2), ("AI は 便利", 4), ("", 0)],
+)
+def test_words_of_a_script_without_spaces_are_its_letters(text: str, words: int) -> None:
+    assert make_scorer("s", "words", {}).score(ROW, Output(text)).value == words

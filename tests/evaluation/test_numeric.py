@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output
 from llmops.evaluation.scorers import make_scorer
-from llmops.evaluation.scorers.numeric import ReadNumber, read_numbers
+from llmops.evaluation.scorers.numbers import ReadNumber, read_numbers, read_whole
 from llmops.evaluation.scorers.protocol import MissingExpectation
 
 
@@ -45,35 +46,48 @@ from llmops.evaluation.scorers.protocol import MissingExpectation
     ],
 )
 def test_numbers_are_read_in_order(text: str, values: list[float]) -> None:
-    assert [number.value for number in read_numbers(text)] == pytest.approx(values)
+    assert [float(number.value) for number in read_numbers(text)] == pytest.approx(values)
 
 
 @pytest.mark.parametrize("text", ["50%", "50 %", "50 percent", "50 per cent"])
 def test_percentages_are_told_apart(text: str) -> None:
-    assert read_numbers(text) == [ReadNumber(50.0, percent=True)]
-    assert read_numbers("50 percentiles") == [ReadNumber(50.0)]
+    assert read_numbers(text) == [ReadNumber(Decimal(50), percent=True)]
+    assert read_numbers("50 percentiles") == [ReadNumber(Decimal(50))]
 
 
 @given(st.integers(-(10**15), 10**15))
 def test_a_whole_number_with_thousands_separators_is_read_back(number: int) -> None:
-    assert read_numbers(f"so {number:,}.") == [ReadNumber(float(number))]
+    assert read_numbers(f"so {number:,}.") == [ReadNumber(Decimal(number))]
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_float_as_python_writes_it_is_read_back(number: float) -> None:
-    assert read_numbers(repr(number)) == [ReadNumber(number)]
+    assert read_numbers(repr(number)) == [ReadNumber(Decimal(repr(number)))]
 
 
 @given(st.text())
 def test_no_text_breaks_the_reader(text: str) -> None:
-    assert all(isinstance(number.value, float) for number in read_numbers(text))
+    assert all(isinstance(number.value, Decimal) for number in read_numbers(text))
+    read_whole(text)
 
 
-@pytest.mark.parametrize("text", ["1" * 200_000, "1," * 50_000, "-" * 200_000, "1 x 10" * 30_000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1" * 200_000,
+        "1," * 50_000,
+        "-" * 200_000,
+        "1 x 10" * 30_000,
+        "1 000 " * 40_000,
+        "1.000" * 40_000,
+        "1\u202f000" * 40_000,
+    ],
+)
 def test_a_hostile_text_costs_little(text: str) -> None:
     start = time.process_time()
 
     read_numbers(text)
+    read_whole(text)
 
     assert time.process_time() - start < 2
 
@@ -102,6 +116,72 @@ def test_the_number_taken_is_compared_within_the_tolerance(
     output: str, parameters: dict[str, object], right: bool
 ) -> None:
     assert verdict(output, parameters, expected_number=7) is right
+
+
+WRITTEN = [
+    ("1,234.5", 1234.5), ("1.234,5", 1234.5), ("1\u00a0234,5", 1234.5), ("1\u202f234.5", 1234.5),
+    ("1\u2009234.5", 1234.5), ("1'234.5", 1234.5), ("1’234.5", 1234.5), ("1 234,5", 1234.5), ("1234,5", 1234.5),
+    ("1,234", 1234), ("1.234.567", 1234567), ("1 000 000", 1000000), ("1\u00a0000\u00a0000", 1000000),
+    (r"$9{,}500", 9500), (r"9\,500", 9500), (r"\$9{,}500", 9500), (r"\boxed{1 000 000}", 1000000),
+    ("₹12,34,567.50", 1234567.5), ("12,34,567", 1234567), ("−5", -5), ("-$5", -5), ("$-5", -5), ("－5", -5),
+    ("5 €", 5), ("12,50 €", 12.5), ("USD 1 000 000", 1000000), ("1 000 000 USD", 1000000), ("£1,000", 1000),
+    ("1.5e6", 1500000), ("1.5E-3", 0.0015), ("3 × 10^8", 300000000), (r"3 \times 10^{8}", 300000000),
+    ("2·10⁻³", 0.002), ("10^6", 1000000), ("0,75", 0.75), ("٣٫٥", 3.5), ("१२", 12), ("１２", 12), ("**42**.", 42),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("written", "value"), WRITTEN)
+def test_a_number_is_right_however_the_output_writes_it(written: str, value: float) -> None:
+    assert verdict(written, expected_number=value) is True
+    assert verdict(written, answers=[written]) is True
+    assert verdict(written, expected_number=value * 10) is False
+    assert verdict(written, expected_number=value + 1) is False
+
+
+@pytest.mark.parametrize(("written", "value"), WRITTEN)
+def test_a_number_is_right_however_the_expected_answer_writes_it(written: str, value: float) -> None:
+    assert verdict(str(value), answers=[written]) is True
+    assert verdict(str(value + 0.5), answers=[written]) is False
+
+
+@pytest.mark.parametrize(
+    ("output", "value"), [("page 12 345", 345), ("page 12 345", 12345), ("I have 1,2 or 3", 3), ("3 000 or 4", 4)]
+)
+def test_spaces_stand_between_numbers_in_a_sentence(output: str, value: int) -> None:
+    assert verdict(output, expected_number=value) is (value != 12345)
+
+
+@pytest.mark.parametrize(
+    ("output", "expected", "parameters", "right"),
+    [
+        ("123456789013", 123456789012, {}, False),
+        ("123456789012", 123456789012, {}, True),
+        ("123456789012.0", 123456789012, {}, True),
+        ("123456789013", 123456789012, {"absolute": 1}, True),
+        ("123456789013", 123456789012, {"relative": 1e-9}, True),
+        ("100000000000000000000000000000001", 10**32, {}, False),
+        ("100000000000000000000000000000001", 10**32 + 1, {}, True),
+        ("100000000000000000000000000000002", 10**32, {"absolute": 1}, False),
+        ("0.30000000000000004", 0.3, {}, True),
+        ("0.30001", 0.3, {}, False),
+        ("-0", 0, {}, True),
+        ("0.0", 0, {}, True),
+    ],
+)
+def test_whole_numbers_are_compared_exactly_unless_a_tolerance_is_set(
+    output: str, expected: float, parameters: dict[str, object], right: bool
+) -> None:
+    assert verdict(output, parameters, expected_number=expected) is right
+    assert verdict(output, parameters, answers=[str(expected)]) is right
+
+
+@pytest.mark.parametrize("take", ["first", "last"])
+def test_an_expected_working_is_read_by_its_end(take: str) -> None:
+    working = "Each box holds 3 eggs. 4 boxes make 3 * 4 = 12 eggs.\n#### 12"
+
+    assert verdict("12", {"take": take}, expected_response=working) is True
+    assert verdict("3", {"take": take}, expected_response=working) is False
+    assert verdict("3", {"take": take, "expected_take": "first"}, expected_response=working) is True
 
 
 @pytest.mark.parametrize(

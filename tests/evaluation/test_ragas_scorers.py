@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import pytest
+import sacrebleu
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import make_scorer
 from llmops.evaluation.scorers.protocol import MissingExpectation
-from llmops.evaluation.scorers.ragas_scorers import RagasScorer, read_tool_calls
-from llmops.evaluation.scoring import one_score
+from llmops.evaluation.scorers.ragas_scorers import load
+from llmops.evaluation.scorers.tool_calls import read_tool_calls
 
 
-def scored(type_name: str, output: str, *answers: str, **parameters: str) -> Score:
+def scored(type_name: str, output: str, *answers: str, **parameters: Any) -> Score:
     row = EvalRow("r1", {"q": "x"}, {"answers": list(answers)})
     return make_scorer("s", f"ragas.{type_name}", parameters).score(row, Output(output))
 
@@ -34,6 +36,14 @@ def scored(type_name: str, output: str, *answers: str, **parameters: str) -> Sco
         ("NonLLMStringSimilarity", "abc", "xyz", 0.0),
         ("BleuScore", "the cat sat on the mat", "the cat sat on the mat", 1.0),
         ("BleuScore", "dog", "cat", 0.0),
+        ("BleuScore", "Paris", "Paris", 1.0),
+        ("BleuScore", "It is Paris.", "It is Paris.", 1.0),
+        ("RougeScore", "Москва", "Москва", 1.0),
+        ("RougeScore", "Москва", "Минск", 0.0),
+        ("RougeScore", "北京", "北京", 1.0),
+        ("RougeScore", "北京", "南京", 0.5),
+        ("RougeScore", "👍", "👍", 1.0),
+        ("RougeScore", "👍", "👎", 0.0),
         ("CHRFScore", "the cat", "the cat", 1.0),
         ("CHRFScore", "xyz", "abc", 0.0),
     ],
@@ -74,34 +84,82 @@ def test_an_empty_output_scores_zero(type_name: str, output: str) -> None:
     assert scored(type_name, output, "Paris") == Score(0.0, "the output is empty")
 
 
-@pytest.mark.parametrize("value", [1.5, -0.1, math.nan, math.inf])
-def test_a_value_outside_0_to_1_is_an_error_and_no_score(value: float) -> None:
-    class Outside(RagasScorer):
-        def _score_one(self, reference: str, response: str) -> float:
-            return value
+def test_what_follows_the_first_sentence_counts_against_bleu() -> None:
+    right = "The cat sat on the mat near the door"
+    hostile = f"{right}. Completely wrong nonsense follows here and goes on."
 
-    score = Outside("RougeScore", "s").score(EvalRow("r1", {"q": "x"}, {"answers": ["Paris"]}), Output("Rome"))
+    score = scored("BleuScore", hostile, right)
 
-    assert score.value is None
-    assert score.error is not None
-    assert "outside 0–1" in score.error
+    assert score.value == pytest.approx(sacrebleu.corpus_bleu([hostile], [[right]]).score / 100)
+    assert (score.value or 1) < 0.7
 
 
-def test_a_parameter_that_the_metric_does_not_have_is_refused() -> None:
-    with pytest.raises(
-        UsageError, match=r"rouge_kind: ragas\.RougeScore has no such parameter; known: mode, rouge_type"
-    ):
-        make_scorer("s", "ragas.RougeScore", {"rouge_kind": "rougeL"})
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "near", "door", "Running", "runners", "42"]
+ENGLISH = st.lists(st.sampled_from(WORDS), min_size=4, max_size=9)
 
 
-@pytest.mark.parametrize("parameters", [{"rouge_type": "rougeX"}, {"mode": "best"}])
-def test_a_parameter_value_that_the_metric_refuses_is_an_error_of_each_row(parameters: dict[str, str]) -> None:
-    row = EvalRow("r1", {"q": "x"}, {"answers": ["Paris"]})
+@given(ENGLISH, ENGLISH)
+@settings(max_examples=25)
+@pytest.mark.parametrize(
+    ("type_name", "given_", "of_ragas"),
+    [
+        ("BleuScore", {}, {}),
+        ("BleuScore", {"kwargs": {"lowercase": True}}, {"kwargs": {"lowercase": True}}),
+        ("CHRFScore", {}, {}),
+        ("CHRFScore", {"kwargs": {"word_order": 2}}, {"kwargs": {"word_order": 2}}),
+        ("ExactMatch", {}, {}),
+        ("StringPresence", {}, {}),
+        ("RougeScore", {}, {}),
+        ("RougeScore", {"rouge_type": "rouge1", "mode": "recall"}, {"rouge_type": "rouge1", "mode": "recall"}),
+        ("NonLLMStringSimilarity", {}, {}),
+    ],
+)
+def test_on_plain_english_of_one_sentence_the_score_is_ragas_own(
+    type_name: str, given_: dict[str, Any], of_ragas: dict[str, Any], output: list[str], answer: list[str]
+) -> None:
+    theirs = load(type_name, of_ragas).score(reference=" ".join(answer), response=" ".join(output)).value
 
-    score = one_score(make_scorer("s", "ragas.RougeScore", parameters), row, Output("Paris"))
+    assert scored(type_name, " ".join(output), " ".join(answer), **given_).value == pytest.approx(theirs)
 
-    assert score.value is None
-    assert score.error
+
+@pytest.mark.parametrize("measure", ["levenshtein", "hamming", "jaro", "jaro_winkler"])
+def test_every_distance_measure_of_ragas_works_by_its_name(measure: str) -> None:
+    from ragas.metrics.collections import DistanceMeasure
+
+    theirs = load("NonLLMStringSimilarity", {"distance_measure": DistanceMeasure(measure)})
+    for output, answer in [("Москва", "Москва"), ("kitten", "sitting"), ("abc", "xyz"), ("北京", "北京市")]:
+        score = scored("NonLLMStringSimilarity", output, answer, distance_measure=measure)
+        assert score.value == pytest.approx(theirs.score(reference=answer, response=output).value)
+
+
+@pytest.mark.parametrize(
+    ("type_name", "parameters", "problem"),
+    [
+        (
+            "RougeScore",
+            {"rouge_kind": "rougeL"},
+            "ragas.RougeScore: has no option 'rouge_kind'; options of ragas.Rouge",
+        ),
+        ("RougeScore", {"rouge_type": "rougeX"}, "rouge_type: must be one of rouge1, rouge2, rougeL, rougeLsum, not"),
+        ("RougeScore", {"mode": "best"}, "mode: must be one of fmeasure, precision, recall, not 'best'; options of"),
+        ("NonLLMStringSimilarity", {"distance_measure": "cosine"}, "distance_measure: must be one of levenshtein, "),
+        ("BleuScore", {"kwargs": {"tokenise": "char"}}, "kwargs.tokenise: there is no such keyword; known: smooth_"),
+        ("BleuScore", {"kwargs": {"tokenize": "flores200"}}, "kwargs.tokenize: must be one of 13a, "),
+        ("BleuScore", {"kwargs": 3}, "kwargs: must be a table of "),
+        ("QuotedSpansAlignment", {"min_span_words": 0}, "min_span_words: must be a whole number from 1"),
+        ("NonLLMContextRecall", {"threshold": 1}, "threshold: must be a number from 0 to below 1"),
+        ("NonLLMContextRecall", {"thresh": 1}, "ragas.NonLLMContextRecall: has no option 'thresh'; options of ragas.N"),
+        ("IDBasedContextRecall", {"threshold": 0.5}, "ragas.IDBasedContextRecall: has no option 'threshold'"),
+        ("ToolCallAccuracy", {"strict_order": 1}, "strict_order: must be true or false"),
+        ("ToolCallF1", {"strict_order": True}, "ragas.ToolCallF1: has no option 'strict_order'"),
+    ],
+)
+def test_an_option_that_the_metric_does_not_have_or_take_is_refused_when_it_is_made(
+    type_name: str, parameters: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_scorer("s", f"ragas.{type_name}", parameters)
+    assert str(caught.value).startswith(problem)
 
 
 CONTEXTS = ("The cat sat on the mat.", "Nothing of this matters here at all.")
@@ -119,6 +177,10 @@ def scored_row(type_name: str, output: str = "x", contexts: tuple[str, ...] = CO
         ('It says "the dog sat on".', 0.0),
         ('It says "the cat sat" and “a dog sat too”.', 0.5),
         ("It quotes nothing.", 1.0),
+        ("I don't think that it's so.", 1.0),
+        ("The cats’ mat isn’t what it’s said to be.", 1.0),
+        ("It says 'the cat sat on'.", 1.0),
+        ("It doesn't say 'the dog sat on'.", 0.0),
     ],
 )
 def test_quotations_must_stand_in_the_contexts(output: str, value: float) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import string
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -45,33 +48,60 @@ def scored(type_name: str, output: str, answers: list[str], **parameters: object
         ("cat cat", "cat", 2 / 3),
         ("dog", "cat", 0.0),
         ("", "cat", 0.0),
-        ("", "…", 1.0),
+        ("", "...", 1.0),
     ],
 )
 def test_token_f1_by_hand(text: str, answer: str, value: float) -> None:
     assert token_f1(text, answer) == pytest.approx(value)
 
 
-def squad_f1(prediction: list[str], truth: list[str]) -> float:
-    """As in SQuAD's evaluation script, by precision and recall."""
-    left = list(truth)
-    same = 0
-    for token in prediction:
-        if token in left:
-            left.remove(token)
-            same += 1
+def squad_tokens(text: str) -> list[str]:
+    """As in SQuAD's evaluation script 2.0: lower case, marks out, articles out, split at white space."""
+    kept = "".join(sign for sign in text.lower() if sign not in set(string.punctuation))
+    return re.sub(r"\b(a|an|the)\b", " ", kept, flags=re.UNICODE).split()
+
+
+def squad_f1(prediction: str, truth: str) -> float:
+    """As in the same script, by precision and recall."""
+    said, right = squad_tokens(prediction), squad_tokens(truth)
+    same = sum((Counter(said) & Counter(right)).values())
+    if not said or not right:
+        return float(said == right)
     if same == 0:
         return 0.0
-    precision, recall = same / len(prediction), same / len(truth)
+    precision, recall = same / len(said), same / len(right)
     return 2 * precision * recall / (precision + recall)
 
 
-WORDS = st.lists(st.sampled_from(["cat", "dog", "mat", "42"]), min_size=1, max_size=8)
+TEXTS = st.text("aAnthecdo’'-.,!?$5 \u2014é", max_size=30)
 
 
-@given(WORDS, WORDS)
-def test_token_f1_is_squads(prediction: list[str], truth: list[str]) -> None:
-    assert token_f1(" ".join(prediction), " ".join(truth)) == pytest.approx(squad_f1(prediction, truth))
+@given(TEXTS, TEXTS)
+def test_token_f1_is_what_squads_script_gives(prediction: str, truth: str) -> None:
+    assert token_f1(prediction, truth) == pytest.approx(squad_f1(prediction, truth))
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "value"),
+    [
+        ("don't", "dont", 1.0),
+        ("well-known", "wellknown", 1.0),
+        ("well known", "well-known", 0.0),
+        ("1,234", "1234", 1.0),
+        ("Москва", "москва", 1.0),
+        ("Новый Йорк", "Йорк", 2 / 3),
+    ],
+)
+def test_token_f1_takes_punctuation_out_and_splits_no_word(text: str, answer: str, value: float) -> None:
+    assert token_f1(text, answer) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("output", "answers", "value"),
+    [("", [], 1.0), ("the", [], 1.0), ("Paris", [], 0.0), ("", ["..."], 1.0), ("", ["...", "Paris"], 0.0)],
+)
+def test_a_question_without_an_answer_has_the_empty_one(output: str, answers: list[str], value: float) -> None:
+    assert scored("token_f1", output, answers).value == value
 
 
 def test_token_f1_keeps_the_best_answer_and_names_it() -> None:
@@ -82,12 +112,15 @@ def test_token_f1_keeps_the_best_answer_and_names_it() -> None:
 
 @pytest.mark.parametrize("rouge_type", ["rouge1", "rouge2", "rougeL", "rougeLsum"])
 @pytest.mark.parametrize("use_stemmer", [False, True])
-def test_rouge_is_what_rouge_score_gives(rouge_type: str, use_stemmer: bool) -> None:
+@pytest.mark.parametrize("tokens", ["unicode", "google"])
+def test_rouge_is_what_rouge_score_gives(rouge_type: str, use_stemmer: bool, tokens: str) -> None:
     library = rouge_scorer.RougeScorer([rouge_type], use_stemmer=use_stemmer)
     for output, answers in PAIRS:
+        if tokens == "unicode" and not (output + "".join(answers)).isascii():
+            continue
         expected = max(library.score(answer, output)[rouge_type].fmeasure for answer in answers)
-        score = scored("rouge", output, answers, rouge_type=rouge_type, use_stemmer=use_stemmer)
-        assert score.value == pytest.approx(expected), output
+        given_ = {"rouge_type": rouge_type, "use_stemmer": use_stemmer, "tokens": tokens}
+        assert scored("rouge", output, answers, **given_).value == pytest.approx(expected), output
 
 
 def test_rouge_l_is_the_default_and_tells_precision_and_recall() -> None:
@@ -97,13 +130,43 @@ def test_rouge_l_is_the_default_and_tells_precision_and_recall() -> None:
     assert score == Score(pytest.approx(2 / 3), "precision 1.000, recall 0.500")
 
 
-def test_rouge_says_that_it_cannot_read_an_answer_in_another_script() -> None:
-    score = scored("rouge", "Москва", ["Москва"])
+@pytest.mark.parametrize(
+    ("output", "answer", "value"),
+    [
+        ("Москва", "Москва", 1.0),
+        ("Столица — Москва", "Москва", 2 / 3),
+        ("北京", "北京", 1.0),
+        ("北京市", "北京", 0.8),
+        ("القاهرة", "القاهرة", 1.0),
+        ("नई दिल्ली", "दिल्ली", 2 / 3),
+        ("दिल्ला", "दिल्ली", 0.0),
+        ("Cafe\u0301", "Caf\u00e9", 1.0),
+        ("Größe zählt", "Die Größe zählt nicht", 2 / 3),
+        ("?", "?", 1.0),
+        ("?", "!", 0.0),
+    ],
+)
+def test_rouge_reads_the_words_of_every_script(output: str, answer: str, value: float) -> None:
+    assert scored("rouge", output, [answer]).value == pytest.approx(value)
+
+
+def test_rouge_with_googles_tokens_says_that_it_cannot_read_another_script() -> None:
+    score = scored("rouge", "Москва", ["Москва"], tokens="google")
 
     assert score.value is None
     assert score.error is not None
     assert "a–z" in score.error
-    assert scored("chrf", "Москва", ["Москва"]).value == 1.0
+
+
+@pytest.mark.parametrize(
+    "type_name", ["rouge", "bleu", "chrf", "ragas.BleuScore", "ragas.CHRFScore", "ragas.RougeScore"]
+)
+def test_an_empty_answer_is_right_where_it_is_expected_and_wrong_elsewhere(type_name: str) -> None:
+    assert scored(type_name, " ", [""]).value == 1.0
+    assert scored(type_name, "", ["Paris", " "]).value == 1.0
+    assert scored(type_name, "Paris", [""]).value == 0.0
+    assert scored(type_name, "", ["Paris"]).value == 0.0
+    assert scored(type_name, "Paris", ["", "Paris"]).value == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("tokenize", ["13a", "intl", "char", "zh", "none"])

@@ -79,7 +79,13 @@ def test_a_scorer_that_names_no_limits_ends_at_its_worst_value(
 
 @pytest.mark.parametrize("type_name", CHEAP)
 def test_every_cheap_type_scores_a_plain_row(type_name: str) -> None:
-    expectations = {"answers": ["4"], "expected_json": {"n": 4}, "choices": ["4", "5"], "answer_index": 0}
+    expectations: dict[str, Any] = {
+        "answers": ["4"],
+        "expected_json": {"n": 4},
+        "choices": ["4", "5"],
+        "answer_index": 0,
+    }
+    expectations["tool_calls"] = []
     row = EvalRow("r1", {"q": "x"}, expectations)
     output = Output('{"n": 4}', choice_logprobs=(-1.0, -2.0))
 

@@ -8,8 +8,8 @@ from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output
 from llmops.evaluation.scorers import make_scorer
+from llmops.evaluation.scorers.normalisation import normalise
 from llmops.evaluation.scorers.protocol import MissingExpectation
-from llmops.evaluation.scorers.text_scorers import normalise
 
 
 def row(*answers: str) -> EvalRow:
@@ -60,6 +60,90 @@ def test_exact_match_and_contains(output: str, exact: bool, contains: bool) -> N
 
     assert make_scorer("s", "exact_match", {}).score(expected, Output(output)).value is exact
     assert make_scorer("s", "contains", {}).score(expected, Output(output)).value is contains
+
+
+SAME = [
+    ("Café", "Cafe\u0301"), ("straße", "STRASSE"), ("Москва", "«москва»."), ("北京", "北京。"), ("القاهرة", "القاهرة،"),
+    ("दिल्ली", "दिल्ली।"), ("¿Qué?", "qué"), ("ＡＢＣ", "abc"), ("1,234", "1234"), ("+5", "5"), ("−5", "-5"),
+    ("½", "1/2"), ("x²", "x^2"), ("2+2", "2 + 2"), ("Paris\u200b", "paris"),
+    ("don’t", "don't"), ("Vitamin A", "the vitamin A"), ("?", " ? "),
+]  # fmt: skip
+DIFFERENT = [
+    ("5", "-5"), ("5", "−5"), ("C", "C++"), ("C", "C#"), ("C++", "C#"), ("A", "A+"), ("vitamin", "vitamin A"),
+    ("?", "!"), ("x > 5", "x < 5"), ("2 + 2", "2 2"), ("52", "5²"), ("106", "10⁶"), ("3/4", "3 4"), ("1.5", "15"),
+    ("10:30", "10 30"), ("€5", "£5"), ("Москва", "Москво"), ("北京", "南京"), ("resume", "résumé"),
+    ("дом", "дома"), ("...", "…!"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_an_answer_is_the_same_in_every_spelling_that_does_not_matter(one: str, other: str) -> None:
+    for type_name in ("exact_match", "contains"):
+        scorer = make_scorer("s", type_name, {})
+        assert scorer.score(row(one), Output(other)).value is True
+        assert scorer.score(row(other), Output(one)).value is True
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT)
+def test_what_changes_a_meaning_is_no_spelling(one: str, other: str) -> None:
+    scorer = make_scorer("s", "exact_match", {})
+
+    assert scorer.score(row(one), Output(other)).value is False
+    assert scorer.score(row(other), Output(one)).value is False
+
+
+@pytest.mark.parametrize(
+    ("output", "wanted", "held"),
+    [
+        ("答案是北京。", "北京", True),
+        ("คำตอบคือกรุงเทพ", "กรุงเทพ", True),
+        ("これは東京です", "東京", True),
+        ("答案是南京。", "北京", False),
+        ("Ответ: Москва, конечно", "москва", True),
+        ("в Подмосковье", "москов", False),
+        ("اسمها القاهرة.", "القاهرة", True),
+        ("उत्तर दिल्ली है।", "दिल्ली", True),
+        ("दिल्लीवाला", "दिल्ली", False),
+        ("The answer is A.", "A", True),
+        ("It is -5.", "5", False),
+        ("It is -5.", "-5", True),
+        ("I use C++.", "C", False),
+        ("It costs €5.", "5", True),
+        ("Yes!", "!", True),
+        ("Yes!", "?", False),
+        ("서울입니다", "서울", False),
+    ],
+)
+def test_whole_words_are_those_of_the_script(output: str, wanted: str, held: bool) -> None:
+    assert make_scorer("s", "contains", {}).score(row(wanted), Output(output)).value is held
+    assert make_scorer("s", "contains", {"texts": [wanted]}).score(row(), Output(output)).value is held
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "output", "answer", "right"),
+    [
+        ("squad", "dont", "don't", True),
+        ("squad", "The 1234 cats", "1,234 cats", True),
+        ("squad", "5", "-5", True),  # SQuAD's script loses the sign
+        ("squad", "Cafe\u0301", "Caf\u00e9", False),
+        ("none", "Paris", "Paris", True),
+        ("none", "paris", "Paris", False),
+        ("none", "Paris.", "Paris", False),
+        ("words", "the paris.", "Paris", True),
+    ],
+)
+def test_exact_match_takes_the_rule_it_is_given(normalisation: str, output: str, answer: str, right: bool) -> None:
+    scorer = make_scorer("s", "exact_match", {"normalisation": normalisation})
+
+    assert scorer.score(row(answer), Output(output)).value is right
+
+
+def test_a_question_without_an_answer_has_the_empty_one_by_squads_rule() -> None:
+    scorer = make_scorer("s", "exact_match", {"normalisation": "squad"})
+
+    assert scorer.score(row(), Output("")).value is True
+    assert scorer.score(row(), Output("Paris")).value is False
+    assert scorer.score(row("...", "Paris"), Output("")).value is False
 
 
 @pytest.mark.parametrize(
@@ -162,6 +246,7 @@ def test_a_row_without_a_usable_pattern_is_not_scored(expectations: dict[str, ob
         ("regex", {"pattern": "a", "flags": "q"}, "flags: "),
         ("regex", {"pattern": "a", "flags": 2}, "flags: "),
         ("regex", {"pattern": "a", "expect": "no"}, "expect: "),
+        ("exact_match", {"normalisation": "mine"}, "normalisation: must be one of words, squad, none"),
         ("contains", {"where": "middle"}, "where: must be one of anywhere, start, end"),
         ("contains", {"where": ["start"]}, "where: "),
         ("contains", {"need": "most"}, "need: "),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -19,7 +18,9 @@ from llmops.evaluation.scorers import (
     refusal,
     similarity,
     text_scorers,
+    tool_calls,
 )
+from llmops.evaluation.scorers.options import Option, check_options, listed, options_of
 from llmops.evaluation.scorers.protocol import Scorer
 
 __all__ = ["SCORER_TYPES", "Scorer", "ScorerTypes", "make_scorer", "scorer_types"]
@@ -38,6 +39,7 @@ SCORER_TYPES: ScorerTypes = MappingProxyType(
         **choice_scorers.TYPES,
         **similarity.TYPES,
         **ragas_scorers.TYPES,
+        **tool_calls.TYPES,
     }
 )
 """Every type that ships, by the name a suite gives it: what makes a scorer from its name and parameters. A workflow may
@@ -49,16 +51,28 @@ def scorer_types(types: ScorerTypes = SCORER_TYPES) -> list[str]:
     return sorted(types)
 
 
-def make_scorer(name: str, type_name: str, parameters: Mapping[str, Any], types: ScorerTypes = SCORER_TYPES) -> Scorer:
-    """A scorer called `name` in results.
+def make_scorer(
+    name: str,
+    type_name: str,
+    parameters: Mapping[str, Any],
+    types: ScorerTypes = SCORER_TYPES,
+    besides: Sequence[Option] = (),
+) -> Scorer:
+    """A scorer called `name` in results. besides: options that the caller has taken out of the parameters already; they
+    are listed with the others.
 
     Raises:
-        UsageError: an unknown type or parameter, or a parameter's wrong value, naming it.
+        UsageError: an unknown type or option, one that is missing, or a wrong value, naming it and the type's options.
     """
     if type_name not in types:
         raise UsageError(f"type: unknown scorer type {type_name!r}; known: {', '.join(scorer_types(types))}")
+    make = types[type_name]
+    options = options_of(make)
+    if options is None:
+        return make(name, **parameters)
+    known = (*options, *besides)
+    check_options(type_name, known, parameters)
     try:
-        inspect.signature(types[type_name]).bind(name, **parameters)
-    except TypeError as error:
-        raise UsageError(f"{type_name}: {error}") from error
-    return types[type_name](name, **parameters)
+        return make(name, **parameters)
+    except UsageError as error:
+        raise UsageError(f"{error}; {listed(type_name, known)}") from error

@@ -16,14 +16,26 @@ from llmops.evaluation.results import Output, RowResult, RunFindings, Score
 from llmops.evaluation.scorers import parameters
 from llmops.evaluation.scorers.choice_scorers import answer_index, row_choices
 from llmops.evaluation.scorers.confusion import confusion_png
+from llmops.evaluation.scorers.normalisation import LETTERS_WITHOUT_SPACES, fold
 from llmops.evaluation.scorers.protocol import MissingExpectation, Scorer, expected_answers
 from llmops.evaluation.scorers.run_rows import judgeable
-from llmops.evaluation.scorers.text_scorers import fold
 
 NO_LABEL = "(none)"
 
 # Without a list of labels the output is itself the class; what is longer than this is prose that names none.
 _LONGEST_LABEL = 100
+
+
+_ARTICLE = re.compile(r"(?<![\w(])a\s+(?=\w)")
+
+
+def _as_words(label: str) -> str:
+    """A pattern of the label where it is no part of a longer word; scripts without spaces have no such thing."""
+    joined = rf"[^\s{LETTERS_WITHOUT_SPACES}]"
+    alone = re.compile(f"[{LETTERS_WITHOUT_SPACES}]")
+    before = "" if alone.match(label[0]) else f"(?<!{joined})"
+    after = "" if alone.match(label[-1]) else f"(?!{joined})"
+    return f"{before}{re.escape(label)}{after}"
 
 
 class Labels:
@@ -41,10 +53,13 @@ class Labels:
             if (known := self._by_folded.setdefault(fold(label), label)) != label:
                 raise UsageError(f"labels: {label!r} cannot be told from {known!r} once case and punctuation are gone")
         longest_first = sorted(self._by_folded, key=len, reverse=True)
-        self._pattern = re.compile(rf"(?<!\S)(?:{'|'.join(map(re.escape, longest_first))})(?!\S)")
+        self._pattern = re.compile("|".join(map(_as_words, longest_first)))
+        self._has_capital_a = "A" in labels
 
     def named(self, text: str) -> list[str]:
-        """The labels that a text names, in order, as often as it does."""
+        """The labels that a text names, in order, as often as it does. Where A is a label, the article “a” is none."""
+        if self._has_capital_a:
+            text = _ARTICLE.sub("", text)
         return [self._by_folded[found[0]] for found in self._pattern.finditer(fold(text))]
 
     def exactly(self, text: str) -> str | None:
@@ -123,6 +138,8 @@ class Label:
         if labels is None:
             folded = fold(text)
             return folded if 0 < len(folded) <= _LONGEST_LABEL else NO_LABEL
+        if (whole := labels.exactly(text)) is not None:
+            return whole
         named = labels.named(text)
         if not named or (self._pick == "only" and len(set(named)) > 1):
             return NO_LABEL

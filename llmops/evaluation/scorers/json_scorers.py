@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, RowResult, RunFindings, Score
 from llmops.evaluation.scorers import parameters
+from llmops.evaluation.scorers.json_values import Leaf, aligned, leaves, path_text, same_json
 from llmops.evaluation.scorers.protocol import Correctness, MissingExpectation, Scorer
 from llmops.evaluation.scorers.run_rows import judgeable
-from llmops.evaluation.scorers.text_scorers import normalise
+from llmops.json_schema import schema_validator
 
 
 def read_json(text: str) -> tuple[Any, str | None]:
-    """The value and None, or None and what is wrong. `NaN` and `Infinity` are not JSON."""
+    """The value and None, or None and what is wrong.
+
+    `NaN` and `Infinity` are not JSON. An object that names a key twice is refused too: parsers disagree on what it
+    holds (RFC 8259, section 4), so an answer could be two things at once.
+    """
 
     def refuse(name: str) -> Any:
         raise ValueError(f"{name} is not JSON")
 
+    def whole(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
+            raise ValueError(f"an object names the key {twice!r} twice")
+        return found
+
     try:
-        return json.loads(text, parse_constant=refuse), None
+        return json.loads(text, parse_constant=refuse, object_pairs_hook=whole), None
     except (ValueError, RecursionError) as error:
         return None, str(error) or type(error).__name__
 
@@ -37,7 +49,11 @@ class JsonValid(Correctness):
 
 
 class JsonSchema:
-    """True when the output is JSON that follows `schema`."""
+    """True when the output is JSON that follows a JSON schema, its formats (date, uuid …) included.
+
+    schema: the schema; in a suite also `schema_file`, a path beside it. A format that nothing here can check, or a
+    reference to another address, is an error when the suite loads.
+    """
 
     higher_is_better: bool | None = True
     worst: float | None = 0.0
@@ -45,14 +61,9 @@ class JsonSchema:
 
     def __init__(self, name: str, schema: Mapping[str, Any]) -> None:
         self.name = name
-        import jsonschema_rs
-
         if not isinstance(schema, Mapping):
             raise UsageError(f"schema: must be a JSON schema object, not {schema!r}")
-        try:
-            self._validator = jsonschema_rs.validator_for(dict(schema))
-        except (ValueError, jsonschema_rs.ValidationError) as error:
-            raise UsageError(f"schema: not a JSON schema: {str(error).splitlines()[0]}") from error
+        self._validator = schema_validator(schema)
 
     def score(self, row: EvalRow, output: Output) -> Score:  # noqa: ARG002 - a scorer's signature
         value, problem = read_json(output.text)
@@ -65,7 +76,8 @@ class JsonSchema:
 class JsonFields(Correctness):
     """Share of the fields of `expected_json` that the output has with the same value, from 0 to 1.
 
-    Text is compared after normalisation. An output that is no JSON object has no field right.
+    Text is compared after normalisation, at any depth; numbers by value, so that 1.0 is 1, and −0.0 is 0, but true and
+    "1" are not 1. An output that is no JSON object has no field right. Not counted: fields that were not expected.
     """
 
     def score(self, row: EvalRow, output: Output) -> Score:
@@ -75,26 +87,17 @@ class JsonFields(Correctness):
         value, problem = read_json(output.text)
         if not isinstance(value, dict):
             return Score(0.0, problem or "not a JSON object")
-        wrong = [name for name in expected if name not in value or not _same(value[name], expected[name])]
+        wrong = [name for name in expected if name not in value or not same_json(value[name], expected[name])]
         return Score(1 - len(wrong) / len(expected), f"wrong: {', '.join(wrong)}" if wrong else "")
-
-
-def _same(got: Any, expected: Any) -> bool:
-    if isinstance(got, str) and isinstance(expected, str):
-        return normalise(got) == normalise(expected)
-    return type(got) is type(expected) and bool(got == expected)
-
-
-# A leaf: where it stands, its JSON type, and its value as compared.
-Leaf = tuple[str, str, Any]
 
 
 class JsonF1:
     """F1 of the leaves that the output shares with `expected_json`, from 0 to 1: what is missing costs recall, what is
     made up costs precision.
 
-    A leaf is a value with its path (`items[0].name`); an empty object or list is one. Text is compared after
-    normalisation. ordered: false compares lists as bags: their items have no place (`items[].name`).
+    A leaf is a value with its path (`items[0].name`); an empty object or list is one. Values are compared as by
+    `json_fields`. ordered: false lets the items of lists come in any order; each is compared with the expected one that
+    it is most like.
     """
 
     higher_is_better: bool | None = True
@@ -106,8 +109,7 @@ class JsonF1:
         self._ordered = parameters.boolean("ordered", ordered)
 
     def score(self, row: EvalRow, output: Output) -> Score:
-        expected = self._expected(row)
-        got, problem = self._output(output)
+        got, expected, problem = self._leaves(output, self._expected(row))
         shared = (got & expected).total()
         missing, made_up = _paths(expected - got), _paths(got - expected)
         parts = [f"missing or wrong: {missing}" if missing else "", f"not expected: {made_up}" if made_up else ""]
@@ -116,8 +118,8 @@ class JsonF1:
     def findings(self, results: Iterable[RowResult]) -> RunFindings:
         """micro_precision, micro_recall, micro_f1: over the leaves of all rows together."""
         shared = n_got = n_expected = 0
-        for result, expected in judgeable(results, self._expected):
-            got, _ = self._output(result.output)
+        for result, wanted in judgeable(results, self._expected):
+            got, expected, _ = self._leaves(result.output, wanted)
             shared += (got & expected).total()
             n_got, n_expected = n_got + got.total(), n_expected + expected.total()
         if not n_expected:
@@ -130,38 +132,21 @@ class JsonF1:
             }
         )
 
-    def _expected(self, row: EvalRow) -> Counter[Leaf]:
+    def _expected(self, row: EvalRow) -> Any:
         expected = row.expectations.get("expected_json")
         if not isinstance(expected, dict | list) or not expected:
             raise MissingExpectation(f"row {row.id}: expectations hold no expected_json")
-        return Counter(leaves(expected, self._ordered))
+        return expected
 
-    def _output(self, output: Output) -> tuple[Counter[Leaf], str | None]:
+    def _leaves(self, output: Output, expected: Any) -> tuple[Counter[Leaf], Counter[Leaf], str | None]:
         value, problem = read_json(output.text)
-        return (Counter() if problem else Counter(leaves(value, self._ordered))), problem
-
-
-def leaves(value: Any, ordered: bool = True) -> Iterator[Leaf]:
-    """Every leaf of a JSON value. Goes as deep as the value does without recursion."""
-    waiting: list[tuple[str, Any]] = [("", value)]
-    while waiting:
-        path, item = waiting.pop()
-        if isinstance(item, dict) and item:
-            waiting += [(f"{path}.{name}" if path else name, below) for name, below in item.items()]
-        elif isinstance(item, list) and item:
-            waiting += [(f"{path}[{i if ordered else ''}]", below) for i, below in enumerate(item)]
-        else:
-            yield path, type(item).__name__, _comparable(item)
-
-
-def _comparable(leaf: Any) -> Any:
-    if isinstance(leaf, str):
-        return normalise(leaf)
-    return None if isinstance(leaf, dict | list) else leaf  # an empty one: its type says all
+        if problem is None and not self._ordered:
+            value, expected = aligned(value, expected)
+        return Counter() if problem else Counter(leaves(value)), Counter(leaves(expected)), problem
 
 
 def _paths(found: Counter[Leaf]) -> str:
-    return ", ".join(sorted({path or "the value" for path, _, _ in found}))
+    return ", ".join(sorted({path_text(path) for path, _, _ in found}))
 
 
 TYPES: dict[str, Callable[..., Scorer]] = {

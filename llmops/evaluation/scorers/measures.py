@@ -11,10 +11,16 @@ from dataclasses import dataclass
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import parameters
+from llmops.evaluation.scorers.normalisation import split_words
 from llmops.evaluation.scorers.protocol import Scorer
 
 # Full stops, question and exclamation marks before white space or the end; their full-width forms; line ends.
 _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)|[。！？]+|\n+")
+
+
+def count_words(text: str) -> int:
+    """Words that hold a letter or digit; in scripts that put no spaces between words, each letter."""
+    return sum(any(map(str.isalnum, word)) for word in split_words(text))
 
 
 def count_sentences(text: str) -> int:
@@ -37,7 +43,7 @@ def repeated_share(text: str, n: int) -> float:
 
     0 for a text of fewer than n words.
     """
-    words = text.casefold().split()
+    words = split_words(text.casefold())
     total = len(words) - n + 1
     if total < 1:
         return 0.0
@@ -61,9 +67,14 @@ class _Measure:
         return Score(error=self.absent) if value is None else Score(float(value))
 
 
-def _of_text(measure: Callable[[str], float | None], name: str, least: float = 0.0) -> Scorer:
+def _of_text(measure: Callable[[str], float | None], name: str) -> Scorer:
     """A measure of the text, of which neither more nor less is better."""
-    return _Measure(name, lambda output: measure(output.text), None, limits=(least, math.inf))
+    return _Measure(name, lambda output: measure(output.text), None)
+
+
+def _readability(name: str) -> Scorer:
+    measure = automated_readability_index
+    return _Measure(name, lambda output: measure(output.text), None, limits=(-math.inf, math.inf))
 
 
 def _spent(measure: Callable[[Output], float | None], name: str) -> Scorer:
@@ -90,10 +101,10 @@ def _cost(name: str, per_million_in: float, per_million_out: float) -> Scorer:
 
 
 TYPES: dict[str, Callable[..., Scorer]] = {
-    "words": functools.partial(_of_text, lambda text: len(text.split())),
+    "words": functools.partial(_of_text, count_words),
     "characters": functools.partial(_of_text, len),
     "sentences": functools.partial(_of_text, count_sentences),
-    "readability": functools.partial(_of_text, automated_readability_index, least=-math.inf),
+    "readability": _readability,
     "repetition": _repetition,
     "latency_ms": functools.partial(_spent, lambda output: output.latency_ms),
     "first_token_ms": functools.partial(_spent, lambda output: output.first_token_ms),

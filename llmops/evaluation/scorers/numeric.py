@@ -1,87 +1,68 @@
-"""The number in an output, and whether it is the expected one."""
+"""Is the number in an output the expected one?"""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from decimal import Context, Decimal
 
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import parameters
+from llmops.evaluation.scorers.numbers import ReadNumber, read_numbers, read_whole
 from llmops.evaluation.scorers.protocol import MissingExpectation, Scorer, expected_answers
 
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
-_MINUS = str.maketrans("−", "-")
-
-# English notation: a comma or a fixed space between thousands, a point before decimals. A sign counts only where it is
-# not glued to a word before it: "10-12" holds 10 and 12.
-_NUMBER = re.compile(
-    r"(?<![\w.])(?P<sign>(?<![\w)])[-−+])?[$€£¥]?"
-    r"(?P<digits>\d{1,3}(?:[,\u00a0\u202f]\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
-    r"(?:[eE](?P<e>[-−+]?\d{1,4})(?!\w)"
-    r"|\s?[×x*·]\s?10(?:\^\{?(?P<power>[-−+]?\d{1,4})\}?|(?P<raised>[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,4})))?"
-    r"(?P<percent>\s?(?:%|per ?cent\b))?"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ReadNumber:
-    """value: as written, so 50 for “50 %”. percent: whether it was written as a percentage."""
-
-    value: float
-    percent: bool = False
-
-
-def read_numbers(text: str) -> list[ReadNumber]:
-    """Every number of a text, in order: `1,234.5`, `-3`, `$5`, `2e-3`, `3 × 10^8`, `50%`. Not: fractions, words."""
-    return [_read(found) for found in _NUMBER.finditer(text)]
-
-
-def _read(found: re.Match[str]) -> ReadNumber:
-    digits = re.sub(r"[,\u00a0\u202f]", "", found["digits"])
-    raised = found["raised"].translate(_SUPERSCRIPTS) if found["raised"] else None
-    exponent = (found["e"] or found["power"] or raised or "0").translate(_MINUS)
-    sign = "-" if found["sign"] in ("-", "−") else ""
-    return ReadNumber(float(f"{sign}{digits}e{exponent}"), found["percent"] is not None)
+_PLACES = ("last", "first")
+_RELATIVE = 1e-9
+_EXACT = Context(prec=60)
 
 
 class Numeric:
-    """True when the number in the output is the expected one, within a tolerance.
+    """True when the number in the output is the expected one.
 
-    take: the `last` number of the output (where answers with their working end), or the `first`. absolute, relative:
-    how far off it may be; relative to the expected number; the wider of both counts. The expected number is
-    `expected_number`, else the number in an expected answer, taken the same way. A percentage meets its own number
-    and its hundredth: 50% is right where 50, 0.5 or 50% is expected.
+    take: the `last` number of the output (where answers with their working end), or the `first`. expected_take: the
+    same for an expected answer that holds several, so a working that ends in the answer is read by its end whatever
+    `take` says. The expected number is `expected_number`, else that of an expected answer. absolute, relative: how far
+    off it may be, the wider of both; relative to the expected number. Without them whole numbers must be equal,
+    of any length, and others may be off by a billionth. A percentage meets its own number and its hundredth: 50% is
+    right where 50, 0.5 or 50% is expected.
+
+    Not counted: currencies and units; fractions and number words are not read.
     """
 
     higher_is_better: bool | None = True
     worst: float | None = 0.0
     limits: tuple[float, float] = (0.0, 1.0)
 
-    def __init__(self, name: str, take: str = "last", absolute: float = 0.0, relative: float = 1e-9) -> None:
+    def __init__(
+        self,
+        name: str,
+        take: str = "last",
+        expected_take: str = "last",
+        absolute: float | None = None,
+        relative: float | None = None,
+    ) -> None:
         self.name = name
-        self._index = -1 if parameters.one_of("take", take, ("last", "first")) == "last" else 0
-        self._absolute = parameters.number("absolute", absolute)
-        self._relative = parameters.number("relative", relative)
+        self._take = parameters.one_of("take", take, _PLACES)
+        self._expected_take = parameters.one_of("expected_take", expected_take, _PLACES)
+        self._absolute = None if absolute is None else Decimal(repr(parameters.number("absolute", absolute)))
+        self._relative = None if relative is None else Decimal(repr(parameters.number("relative", relative)))
 
     def score(self, row: EvalRow, output: Output) -> Score:
         expected = self._expected(row)
-        numbers = read_numbers(output.text)
-        if not numbers:
-            return Score(False, f"holds no number; expected {_written(expected[0])}")
-        got = numbers[self._index]
+        got = _number(output.text, self._take)
+        if got is None:
+            return Score(False, f"holds no number; expected {expected[0]}")
         hit = next((wanted for wanted in expected if self._same(got, wanted)), None)
-        return Score(hit is not None, f"reads {_written(got)}; expected {_written(hit or expected[0])}")
+        return Score(hit is not None, f"reads {got}; expected {hit or expected[0]}")
 
     def _expected(self, row: EvalRow) -> list[ReadNumber]:
         given = row.expectations.get("expected_number")
         if given is not None:
             if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
                 raise MissingExpectation(f"row {row.id}: expected_number is no number: {given!r}")
-            return [ReadNumber(float(given))]
-        found = [numbers[self._index] for answer in expected_answers(row) if (numbers := read_numbers(answer))]
+            return [ReadNumber(Decimal(given) if isinstance(given, int) else Decimal(repr(given)))]
+        found = [number for answer in expected_answers(row) if (number := _number(answer, self._expected_take))]
         if not found:
             raise MissingExpectation(f"row {row.id}: no expected answer holds a number")
         return found
@@ -92,16 +73,29 @@ class Numeric:
         if got.percent == expected.percent:
             return False
         if got.percent:
-            return self._close(got.value / 100, expected.value)
-        return self._close(got.value, expected.value / 100)
+            return self._close(got.value.scaleb(-2, _EXACT), expected.value)
+        return self._close(got.value, expected.value.scaleb(-2, _EXACT))
 
-    def _close(self, got: float, expected: float) -> bool:
-        off = abs(got - expected)
-        return math.isfinite(off) and off <= max(self._absolute, self._relative * abs(expected))
+    def _close(self, got: Decimal, expected: Decimal) -> bool:
+        if got == expected:
+            return True
+        relative = self._relative
+        if relative is None and self._absolute is None and not (_whole(got) and _whole(expected)):
+            relative = Decimal(repr(_RELATIVE))
+        allowed = max(self._absolute or Decimal(0), _EXACT.multiply(relative or Decimal(0), _EXACT.abs(expected)))
+        return _EXACT.abs(_EXACT.subtract(got, expected)) <= allowed
 
 
-def _written(number: ReadNumber) -> str:
-    return f"{number.value:.12g}{'%' if number.percent else ''}"
+def _number(text: str, take: str) -> ReadNumber | None:
+    """The number that is the whole text, else the last or first in it."""
+    if (whole := read_whole(text)) is not None:
+        return whole
+    numbers = read_numbers(text)
+    return numbers[-1 if take == "last" else 0] if numbers else None
+
+
+def _whole(number: Decimal) -> bool:
+    return number == number.to_integral_value()
 
 
 TYPES: dict[str, Callable[..., Scorer]] = {"numeric": Numeric}

@@ -1,186 +1,257 @@
-"""ragas' metrics that need no judge, by their own names: `ragas.RougeScore` and so on.
+"""ragas' metrics (0.4.3) that need no judge, by their own names: `ragas.RougeScore` and so on.
 
-Those of reference and response compare the output with the row's expected answers and keep the best score over them, as
-is usual with several references. The others read what else a row holds: its contexts, `reference_contexts`,
-`retrieved_context_ids` and `reference_context_ids`, or the `tool_calls` expected. ragas is imported when the first
-score is asked for (seconds).
+Those of reference and response are computed here with the libraries that ragas calls, sacrebleu, rouge_score and
+rapidfuzz: they give what ragas gives, but where that is wrong, which each says. The best score over a row's expected
+answers counts, as is usual with several references. The others are ragas' own code; they read what else a row holds:
+its contexts, `reference_contexts`, `retrieved_context_ids` and `reference_context_ids`. ragas is imported when the
+first score of these is asked for (seconds).
 
-DataCompyScore is left out: it needs the package datacompy, and compares CSV tables. What needs a judge or embeddings is
-in `llmops.judges.ragas_judges`.
+DataCompyScore is left out: it needs the package datacompy, and compares CSV tables. Tool calls are in `tool_calls`;
+what needs a judge or embeddings is in `llmops.judges.ragas_judges`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import math
+import re
 import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
-from llmops.evaluation.scorers.json_scorers import read_json
-from llmops.evaluation.scorers.protocol import MissingExpectation, Scorer, expected_answers
-
-# What each constructor knows. ragas takes any other keyword and ignores it, so a misspelt one would go unnoticed.
-_OF_ANSWERS: dict[str, frozenset[str]] = {
-    "BleuScore": frozenset({"kwargs"}),
-    "CHRFScore": frozenset({"kwargs"}),
-    "ExactMatch": frozenset(),
-    "NonLLMStringSimilarity": frozenset({"distance_measure"}),
-    "RougeScore": frozenset({"rouge_type", "mode"}),
-    "StringPresence": frozenset(),
-}
-_OF_CONTEXTS: dict[str, frozenset[str]] = {
-    "IDBasedContextPrecision": frozenset(),
-    "IDBasedContextRecall": frozenset(),
-    "NonLLMContextPrecisionWithReference": frozenset({"threshold"}),
-    "NonLLMContextRecall": frozenset({"threshold"}),
-}
-_OF_QUOTES = {"QuotedSpansAlignment": frozenset({"casefold", "min_span_words"})}
-_OF_TOOL_CALLS: dict[str, frozenset[str]] = {"ToolCallAccuracy": frozenset({"strict_order"}), "ToolCallF1": frozenset()}
-_PARAMETERS = {**_OF_ANSWERS, **_OF_CONTEXTS, **_OF_QUOTES, **_OF_TOOL_CALLS}
+from llmops.evaluation.scorers import parameters
+from llmops.evaluation.scorers.protocol import Correctness, MissingExpectation, Scorer, expected_answers
+from llmops.evaluation.scorers.reference_scorers import TOKENIZERS, blank_score, rouge_score_of
 
 # Filters of warnings belong to the process: two threads that set and restore them at once leave them changed.
-_filtering = threading.RLock()
+filtering = threading.RLock()
 
 
-class _RagasMetric(ABC):
-    """Base: one ragas metric with its parameters, loaded at the first score and used by one thread at a time.
+class _OfAnswers(Correctness, ABC):
+    """Base: the output against each expected answer, the best of them."""
 
-    Raises:
-        UsageError: at construction, for a parameter that the metric does not have.
+    def score(self, row: EvalRow, output: Output) -> Score:
+        answers = expected_answers(row)
+        if (blank := blank_score(output.text, answers)) is not None:
+            return blank
+        values = [(self._value(answer, output.text), answer) for answer in answers if answer.strip()]
+        value, answer = max(values, key=lambda pair: pair[0])
+        return Score(min(value, 1.0), f"against {answer!r}")
+
+    @abstractmethod
+    def _value(self, reference: str, response: str) -> float: ...
+
+
+class BleuScore(_OfAnswers):
+    """sacrebleu's corpus BLEU of the one output, from 0 to 1.
+
+    Unlike ragas', it is of the whole text (ragas cuts both at ". ", and scores the first sentence alone) and stops at
+    the longest n-gram that a text has (in ragas a perfect answer of fewer than four words has 0).
+
+    kwargs: of `sacrebleu.corpus_bleu`: smooth_method, smooth_value, force, lowercase, tokenize (13a, intl, char, zh or
+    none), use_effective_order. Not counted: in Chinese or Japanese, anything but the whole text, unless tokenize is
+    char or zh.
     """
 
-    higher_is_better: bool | None = True
-    worst: float | None = 0.0
-    limits: tuple[float, float] = (0.0, 1.0)
+    def __init__(self, name: str, kwargs: Mapping[str, Any] | None = None) -> None:
+        super().__init__(name)
+        known = ("smooth_method", "smooth_value", "force", "lowercase", "tokenize", "use_effective_order")
+        self._given = {"use_effective_order": True, **_keywords(kwargs, known)}
+        if self._given.get("tokenize") is not None:
+            parameters.one_of("kwargs.tokenize", self._given["tokenize"], TOKENIZERS)
 
-    def __init__(self, metric_name: str, name: str, **parameters: Any) -> None:
-        if unknown := sorted(parameters.keys() - _PARAMETERS[metric_name]):
-            known = ", ".join(sorted(_PARAMETERS[metric_name])) or "none"
-            raise UsageError(f"{unknown[0]}: ragas.{metric_name} has no such parameter; known: {known}")
-        self.name = name
-        self._metric_name, self._parameters = metric_name, parameters
+    def _value(self, reference: str, response: str) -> float:
+        from sacrebleu import corpus_bleu
+
+        return float(corpus_bleu([response], [[reference]], **self._given).score) / 100
+
+
+class CHRFScore(_OfAnswers):
+    """sacrebleu's corpus chrF of the one output, from 0 to 1, in any script.
+
+    kwargs: of `sacrebleu.corpus_chrf`: char_order, word_order, beta, remove_whitespace, eps_smoothing. Not counted:
+    white space, unless remove_whitespace is false.
+    """
+
+    def __init__(self, name: str, kwargs: Mapping[str, Any] | None = None) -> None:
+        super().__init__(name)
+        self._given = _keywords(kwargs, ("char_order", "word_order", "beta", "remove_whitespace", "eps_smoothing"))
+
+    def _value(self, reference: str, response: str) -> float:
+        from sacrebleu import corpus_chrf
+
+        return float(corpus_chrf([response], [[reference]], **self._given).score) / 100
+
+
+class ExactMatch(_OfAnswers):
+    """1 when the output is an expected answer, character by character; else 0."""
+
+    def _value(self, reference: str, response: str) -> float:
+        return float(reference == response)
+
+
+class StringPresence(_OfAnswers):
+    """1 when an expected answer stands in the output, character by character; else 0.
+
+    Not counted: where words end; “art” stands in “party”. `contains` looks for whole words.
+    """
+
+    def _value(self, reference: str, response: str) -> float:
+        return float(reference in response)
+
+
+class NonLLMStringSimilarity(_OfAnswers):
+    """1 − the distance of output and answer as a share of the longer one, by rapidfuzz.
+
+    distance_measure: levenshtein, hamming, jaro or jaro_winkler.
+    """
+
+    def __init__(self, name: str, distance_measure: str = "levenshtein") -> None:
+        super().__init__(name)
+        self._measure = parameters.one_of("distance_measure", distance_measure, tuple(_DISTANCES))
+
+    def _value(self, reference: str, response: str) -> float:
+        return likeness(reference, response, self._measure)
+
+
+_DISTANCES = {"levenshtein": "Levenshtein", "hamming": "Hamming", "jaro": "Jaro", "jaro_winkler": "JaroWinkler"}
+
+
+def likeness(one: str, other: str, measure: str = "levenshtein") -> float:
+    """1 − rapidfuzz' normalised distance, as ragas' NonLLMStringSimilarity. measure: a key of `_DISTANCES`."""
+    from rapidfuzz import distance
+
+    return 1.0 - float(getattr(distance, _DISTANCES[measure]).normalized_distance(one, other))
+
+
+class RougeScore(_OfAnswers):
+    """ROUGE by Google's rouge_score with English stems, from 0 to 1.
+
+    Unlike ragas', it reads every script, as `rouge` does: Google's tokens are a–z and 0–9 alone, so ragas gives 0 to a
+    perfect answer in Cyrillic.
+
+    rouge_type: rouge1, rouge2, rougeL or rougeLsum. mode: fmeasure, precision or recall. Not counted: punctuation.
+    """
+
+    def __init__(self, name: str, rouge_type: str = "rougeL", mode: str = "fmeasure") -> None:
+        super().__init__(name)
+        self._type = parameters.one_of("rouge_type", rouge_type, ("rouge1", "rouge2", "rougeL", "rougeLsum"))
+        self._mode = parameters.one_of("mode", mode, ("fmeasure", "precision", "recall"))
+
+    def _value(self, reference: str, response: str) -> float:
+        return float(getattr(rouge_score_of([reference], response, self._type, use_stemmer=True), self._mode))
+
+
+class QuotedSpansAlignment(Correctness):
+    """The share of the output's quotations that stand in the row's contexts; 1 when it quotes nothing.
+
+    Unlike ragas', it takes no apostrophe for a quotation mark: in ragas “I don't think that it's so” quotes “t think
+    that it”. casefold: whether case does not matter. min_span_words: quotations of fewer words are not counted. Not
+    counted: quotations between « » or 「 」, and those that run over a line's end.
+    """
+
+    def __init__(self, name: str, casefold: bool = True, min_span_words: int = 3) -> None:
+        super().__init__(name)
+        self._given = {
+            "casefold": parameters.boolean("casefold", casefold),
+            "min_span_words": parameters.whole_number("min_span_words", min_span_words, 1, 1000),
+        }
         self._lock = threading.Lock()
         self._metric: Any = None
 
-    @abstractmethod
-    def score(self, row: EvalRow, output: Output) -> Score: ...
-
-    def _loaded(self) -> Any:
-        """The metric; the caller holds the lock."""
-        if self._metric is None:
-            self._metric = _load(self._metric_name, self._parameters)
-        return self._metric
-
-    def _checked(self, value: float, rationale: str) -> Score:
-        if not 0.0 <= value <= 1.0 + 1e-9:
-            return Score(error=f"ragas {self._metric_name} gave {value}, which is outside 0–1")
-        return Score(min(value, 1.0), rationale)
-
-
-class RagasScorer(_RagasMetric):
-    """One ragas metric of reference and response. parameters: passed to the metric's constructor."""
-
     def score(self, row: EvalRow, output: Output) -> Score:
-        if not output.text.strip():
-            return Score(0.0, "the output is empty")
-        best, best_answer = -math.inf, ""
-        for answer in expected_answers(row):
-            value = self._score_one(answer, output.text)
-            if value > best:
-                best, best_answer = value, answer
-        return self._checked(best, f"against {best_answer!r}")
-
-    def _score_one(self, reference: str, response: str) -> float:
+        contexts = [_without_apostrophes(context) for context in _contexts(row)]
         with self._lock:
-            return float(self._loaded().score(reference=reference, response=response).value)
+            if self._metric is None:
+                self._metric = load("QuotedSpansAlignment", self._given)
+            result = self._metric.score(response=_without_apostrophes(output.text), retrieved_contexts=contexts)
+        return Score(float(result.value), result.reason)
 
 
-class QuotedSpans(_RagasMetric):
-    """The share of the output's quotations that stand in the row's contexts; 1 when it quotes nothing."""
-
-    def score(self, row: EvalRow, output: Output) -> Score:
-        contexts = _contexts(row)
-        with self._lock:
-            result = self._loaded().score(response=output.text, retrieved_contexts=contexts)
-        return self._checked(float(result.value), result.reason)
+_APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)|(?<=s)['’](?=\s)")
 
 
-class ContextScorer(_RagasMetric):
-    """How well the contexts of a row match those it should have: by text, or by id.
+def _without_apostrophes(text: str) -> str:
+    """The text with a letter in the place of each apostrophe (U+02BC), which ragas takes for no quotation mark."""
+    return _APOSTROPHE.sub("\u02bc", text)
+
+
+class ContextScorer(Correctness):
+    """How well the contexts of a row match those it should have: by text, or by id. The output plays no part.
 
     By text: the row's contexts against `expectations.reference_contexts`. By id: `expectations.retrieved_context_ids`
-    against `expectations.reference_context_ids`. The output plays no part.
+    against `expectations.reference_context_ids`.
     """
+
+    def __init__(self, metric_name: str, name: str, **given: Any) -> None:
+        """Raises UsageError."""
+        super().__init__(name)
+        known = {"threshold"} if metric_name in _BY_TEXT else set()
+        if unknown := sorted(given.keys() - known):
+            raise UsageError(f"{unknown[0]}: ragas.{metric_name} has no such option")
+        if "threshold" in given and not 0 <= parameters.number("threshold", given["threshold"]) < 1:
+            raise UsageError("threshold: must be a number from 0 to below 1, which equal texts have to exceed")
+        self._metric_name, self._given = metric_name, given
+        self._lock = threading.Lock()
+        self._metric: Any = None
+
+    @staticmethod
+    def more_options(metric_name: str) -> list[Any]:
+        """The options, which the constructor takes as keywords."""
+        from llmops.evaluation.scorers.options import Option
+
+        return [Option("threshold", "number", "0.5")] if metric_name in _BY_TEXT else []
 
     def score(self, row: EvalRow, output: Output) -> Score:  # noqa: ARG002 - a scorer's signature
         columns = self._columns(row)
         with self._lock:
-            metric = self._loaded()
+            if self._metric is None:
+                self._metric = _load_of_contexts(self._metric_name, self._given)
             from ragas.dataset_schema import SingleTurnSample
 
             # Its public name adds a report of use that is sent to ragas' makers.
-            value = float(asyncio.run(metric._single_turn_ascore(SingleTurnSample(**columns), [])))
-        return self._checked(value, "")
+            value = float(asyncio.run(self._metric._single_turn_ascore(SingleTurnSample(**columns), [])))
+        if not 0.0 <= value <= 1.0 + 1e-9:
+            return Score(error=f"ragas {self._metric_name} gave {value}, which is outside 0–1")
+        return Score(1.0 if value > 1 - 1e-9 else value)  # ragas adds small numbers to denominators
 
     def _columns(self, row: EvalRow) -> dict[str, list[str]]:
         """Raises MissingExpectation."""
-        if self._metric_name.startswith("IDBased"):
-            return {name: _texts(row, name) for name in ("retrieved_context_ids", "reference_context_ids")}
-        return {"retrieved_contexts": _contexts(row), "reference_contexts": _texts(row, "reference_contexts")}
+        if self._metric_name in _BY_TEXT:
+            return {"retrieved_contexts": _contexts(row), "reference_contexts": _texts(row, "reference_contexts")}
+        return {name: _texts(row, name) for name in ("retrieved_context_ids", "reference_context_ids")}
 
 
-class ToolCallScorer(_RagasMetric):
-    """Whether the output calls the tools of `expectations.tool_calls`, a list of `{"name": …, "args": {…}}`.
-
-    The output is the calls as JSON: one, or a list of them, or an object with that list as `tool_calls`; arguments may
-    be called `args`, `arguments` or `parameters`, in or beside an object `function`, as text or as an object. An output
-    of another shape calls nothing. An expected list that is empty says: call no tool.
-    """
-
-    def score(self, row: EvalRow, output: Output) -> Score:
-        expected = row.expectations.get("tool_calls")
-        if not isinstance(expected, list):
-            raise MissingExpectation(f"row {row.id}: expectations hold no tool_calls")
-        wanted = [_tool_call(call) for call in expected]
-        if None in wanted:
-            raise MissingExpectation(f"row {row.id}: expectations.tool_calls must be objects of name and args")
-        made, problem = read_tool_calls(output.text)
-        with _filtering, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # ragas warns of every output with fewer or more calls than expected
-            metric = self._loaded()
-            from ragas.messages import AIMessage, ToolCall
-
-            called = AIMessage(content=output.text, tool_calls=[ToolCall(**call) for call in made])
-            reference = [ToolCall(**call) for call in wanted if call]
-            value = float(metric.score(user_input=[called], reference_tool_calls=reference).value)
-        return self._checked(value, problem or f"calls {', '.join(call['name'] for call in made) or 'nothing'}")
+# ragas' name of the measure of likeness in each; each gives it to its own by default, which reports its use.
+_BY_TEXT = {"NonLLMContextPrecisionWithReference": "distance_measure", "NonLLMContextRecall": "_distance_measure"}
+_OF_CONTEXTS = {
+    "IDBasedContextPrecision": """The share of the ids retrieved (`expectations.retrieved_context_ids`) that are among
+        `expectations.reference_context_ids`. Not counted: order, repeats, and whether an id is 1 or "1".""",
+    "IDBasedContextRecall": """The share of `expectations.reference_context_ids` that are among the ids retrieved
+        (`expectations.retrieved_context_ids`). Not counted: order, repeats, and whether an id is 1 or "1".""",
+    "NonLLMContextPrecisionWithReference": """Average precision of the row's contexts, in their order, of which those
+        are relevant that are like one of `expectations.reference_contexts`. threshold: the likeness from which on they
+        are, by Levenshtein distance as a share. Not counted: whether two contexts are the same.""",
+    "NonLLMContextRecall": """The share of `expectations.reference_contexts` that one of the row's contexts is like.
+        threshold: the likeness above which it is, by Levenshtein distance as a share; below 1.""",
+}
+MEANINGS: Mapping[str, str] = {f"ragas.{name}": meaning for name, meaning in _OF_CONTEXTS.items()}
+"""What each type gives whose class does not say it."""
 
 
-def read_tool_calls(text: str) -> tuple[list[dict[str, Any]], str]:
-    """The calls that an output makes, each a name and arguments, and what is wrong where it makes none."""
-    value, problem = read_json(text)
-    if problem is not None:
-        return [], f"no tool calls: {problem}"
-    listed = value.get("tool_calls", value) if isinstance(value, dict) else value
-    calls = [_tool_call(call) for call in (listed if isinstance(listed, list) else [listed])]
-    found = [call for call in calls if call is not None]
-    return (found, "") if len(found) == len(calls) else ([], "no tool calls: the JSON is not of their shape")
-
-
-def _tool_call(value: Any) -> dict[str, Any] | None:
-    function = value.get("function", value) if isinstance(value, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        return None
-    given: Any = next((function[key] for key in ("args", "arguments", "parameters") if key in function), {})
-    arguments = read_json(given)[0] if isinstance(given, str) else given
-    return {"name": function["name"], "args": arguments} if isinstance(arguments, dict) else None
+def _keywords(given: Any, known: tuple[str, ...]) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise UsageError(f"kwargs: must be a table of {', '.join(known)}, not {given!r}")
+    if unknown := sorted(given.keys() - set(known)):
+        raise UsageError(f"kwargs.{unknown[0]}: there is no such keyword; known: {', '.join(known)}")
+    return dict(given)
 
 
 def _contexts(row: EvalRow) -> list[str]:
@@ -197,42 +268,38 @@ def _texts(row: EvalRow, name: str) -> list[str]:
     return [str(value) for value in values]
 
 
-def _load(metric_name: str, parameters: dict[str, Any]) -> Any:
-    with _filtering, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # ragas' own deprecations, at import and for the context metrics
-        from ragas import metrics
+def load(metric_name: str, given: Mapping[str, Any]) -> Any:
+    """A metric of ragas' collections."""
+    with filtering, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # ragas' own deprecations, at import
         from ragas.metrics import collections
 
-        if metric_name not in _OF_CONTEXTS:
-            return getattr(collections, metric_name)(**parameters)
-        # The context metrics without a judge are of the older interface only; its own measure of likeness reports too.
-        measure = {
-            "NonLLMContextPrecisionWithReference": "distance_measure",
-            "NonLLMContextRecall": "_distance_measure",
-        }
-        likeness = _Likeness(collections.NonLLMStringSimilarity())
-        own = {measure[metric_name]: likeness} if metric_name in measure else {}
-        return getattr(metrics, metric_name)(**parameters, **own)
+        return getattr(collections, metric_name)(**given)
+
+
+def _load_of_contexts(metric_name: str, given: Mapping[str, Any]) -> Any:
+    """Metrics of ragas' older interface: those of contexts that need no judge are in no other."""
+    with filtering, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from ragas import metrics
+
+        own = {_BY_TEXT[metric_name]: _Likeness()} if metric_name in _BY_TEXT else {}
+        return getattr(metrics, metric_name)(**given, **own)
 
 
 class _Likeness:
-    """ragas' string similarity, under the name that its context metrics call it by."""
-
-    def __init__(self, metric: Any) -> None:
-        self._metric = metric
+    """The likeness of two texts, under the name that ragas' context metrics call it by."""
 
     async def single_turn_ascore(self, sample: Any, _callbacks: Any) -> float:
-        result = await self._metric.ascore(reference=sample.reference, response=sample.response)
-        return float(result.value)
+        return likeness(sample.reference, sample.response)
 
 
 TYPES: dict[str, Callable[..., Scorer]] = {
-    f"ragas.{metric_name}": functools.partial(scorer, metric_name)
-    for scorer, metric_names in (
-        (RagasScorer, _OF_ANSWERS),
-        (QuotedSpans, _OF_QUOTES),
-        (ContextScorer, _OF_CONTEXTS),
-        (ToolCallScorer, _OF_TOOL_CALLS),
-    )
-    for metric_name in metric_names
-}
+    **{
+        f"ragas.{scorer.__name__}": scorer
+        for scorer in (
+            BleuScore, CHRFScore, ExactMatch, NonLLMStringSimilarity, RougeScore, StringPresence, QuotedSpansAlignment
+        )
+    },
+    **{f"ragas.{metric_name}": functools.partial(ContextScorer, metric_name) for metric_name in _OF_CONTEXTS},
+}  # fmt: skip

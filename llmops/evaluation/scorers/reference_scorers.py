@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, RowResult, RunFindings, Score
 from llmops.evaluation.scorers import parameters
+from llmops.evaluation.scorers.normalisation import same_text, split_words, squad_normalise
 from llmops.evaluation.scorers.protocol import Correctness, Scorer, expected_answers
 from llmops.evaluation.scorers.run_rows import judgeable
-from llmops.evaluation.scorers.text_scorers import normalise
-
-_EMPTY = Score(0.0, "the output is empty")
+from llmops.evaluation.scorers.text_scorers import squad_answers
 
 # Those that come with sacrebleu; its others are fetched from the network or need further packages.
-_TOKENIZERS = ("13a", "intl", "char", "zh", "none")
+TOKENIZERS = ("13a", "intl", "char", "zh", "none")
 
 
 class TokenF1(Correctness):
-    """F1 of the normalised words that output and answer share, best over the answers: SQuAD's (Rajpurkar et al.,
-    2016)."""
+    """F1 of the words that output and answer share, best over the answers: SQuAD's, as its evaluation script 2.0
+    computes it (Rajpurkar et al., 2016 and 2018). A row whose `answers` is an empty list has the empty answer.
+
+    Not counted: anything within a word. Words are what white space separates, so in Chinese, Japanese or Thai a text is
+    right as a whole or not at all; use chrf there.
+    """
 
     def score(self, row: EvalRow, output: Output) -> Score:
-        value, answer = max(((token_f1(output.text, answer), answer) for answer in expected_answers(row)), key=_first)
+        value, answer = max(((token_f1(output.text, answer), answer) for answer in squad_answers(row)), key=_first)
         return Score(value, f"against {answer!r}")
 
 
 def token_f1(text: str, answer: str) -> float:
-    """2 × shared words / all words of both, counted as often as they occur; 1 when neither holds a word."""
-    got, wanted = normalise(text).split(), normalise(answer).split()
+    """2 × shared words / all words of both, counted as often as they occur, after SQuAD's normalisation; where one of
+    them holds no word, 1 when the other holds none either."""
+    got, wanted = squad_normalise(text).split(), squad_normalise(answer).split()
     if not got or not wanted:
         return float(got == wanted)
     return 2 * (Counter(got) & Counter(wanted)).total() / (len(got) + len(wanted))
@@ -42,35 +48,86 @@ def _first(pair: tuple[float, str]) -> float:
     return pair[0]
 
 
+def blank_score(text: str, answers: Sequence[str]) -> Score | None:
+    """The score of an empty output, or where only an empty one is right; None where there are two texts to compare."""
+    if not text.strip():
+        blank = any(not answer.strip() for answer in answers)
+        return Score(1.0, "the output is empty, as expected") if blank else Score(0.0, "the output is empty")
+    return None if any(answer.strip() for answer in answers) else Score(0.0, "expected an empty output")
+
+
 class Rouge:
-    """ROUGE's F-measure by Google's `rouge_score`, best over the answers (Lin, 2004).
+    """ROUGE's F-measure by Google's `rouge_score`, best over the answers (Lin, 2004), from 0 to 1.
 
     rouge_type: rouge1, rouge2, rougeL, or rougeLsum, which takes each line for a sentence. use_stemmer: compares
-    English word stems. The library reads nothing but a–z and 0–9; an answer without any is an error, not a 0.
+    English word stems. tokens: `unicode` reads the letters and digits of every script, each letter alone where a script
+    puts no spaces between words; `google` is the library's own, a–z and 0–9, for figures to be held against published
+    ones; an answer without any is then an error, not a 0. In plain ASCII both are the same. Not counted: punctuation.
     """
 
     higher_is_better: bool | None = True
     worst: float | None = 0.0
     limits: tuple[float, float] = (0.0, 1.0)
 
-    def __init__(self, name: str, rouge_type: str = "rougeL", use_stemmer: bool = False) -> None:
+    def __init__(
+        self, name: str, rouge_type: str = "rougeL", use_stemmer: bool = False, tokens: str = "unicode"
+    ) -> None:
         self.name = name
         self._type = parameters.one_of("rouge_type", rouge_type, ("rouge1", "rouge2", "rougeL", "rougeLsum"))
         self._use_stemmer = parameters.boolean("use_stemmer", use_stemmer)
-        self._scorer: Any = None
+        self._tokens = parameters.one_of("tokens", tokens, ("unicode", "google"))
 
     def score(self, row: EvalRow, output: Output) -> Score:
         answers = expected_answers(row)
-        if not any(sign.isascii() and sign.isalnum() for answer in answers for sign in answer.lower()):
-            return Score(error="ROUGE reads only a–z and 0–9, and no expected answer holds any; use chrf")
-        if not output.text.strip():
-            return _EMPTY
-        if self._scorer is None:
-            from rouge_score import rouge_scorer
-
-            self._scorer = rouge_scorer.RougeScorer([self._type], use_stemmer=self._use_stemmer)
-        best = self._scorer.score_multi(answers, output.text)[self._type]
+        if (blank := blank_score(output.text, answers)) is not None:
+            return blank
+        if self._tokens == "google" and not any(
+            sign.isascii() and sign.isalnum() for answer in answers for sign in answer.lower()
+        ):
+            return Score(error='tokens = "google" reads only a–z and 0–9, and no expected answer holds any')
+        best = rouge_score_of(answers, output.text, self._type, self._use_stemmer, self._tokens)
         return Score(float(best.fmeasure), f"precision {best.precision:.3f}, recall {best.recall:.3f}")
+
+
+def rouge_score_of(
+    answers: Sequence[str], text: str, rouge_type: str, use_stemmer: bool, tokens: str = "unicode"
+) -> Any:
+    """rouge_score's best score over the answers, with `precision`, `recall` and `fmeasure`."""
+    library = _rouge_scorer(rouge_type, use_stemmer, tokens)
+    best = library.score_multi(list(answers), text)[rouge_type]
+    if tokens == "unicode" and best.fmeasure == 0 and any(_only_signs(answer, text) for answer in answers):
+        return type(best)(1.0, 1.0, 1.0)  # a text without letters and digits has no tokens, whatever it is
+    return best
+
+
+def _only_signs(answer: str, text: str) -> bool:
+    return not rouge_tokens(answer) and same_text(answer, text)
+
+
+@functools.cache
+def _rouge_scorer(rouge_type: str, use_stemmer: bool, tokens: str) -> Any:
+    """Google's scorer; with our tokens where it is not to use its own."""
+    from rouge_score import rouge_scorer, tokenizers
+
+    class UnicodeTokens(tokenizers.Tokenizer):  # type: ignore[misc]
+        def tokenize(self, text: str) -> list[str]:
+            found = rouge_tokens(text)
+            return (
+                [stem.stem(token) if len(token) > 3 and token.isascii() else token for token in found]
+                if stem
+                else found
+            )
+
+    own = UnicodeTokens() if tokens == "unicode" else None
+    stem: Any = tokenizers.DefaultTokenizer(use_stemmer)._stemmer
+    return rouge_scorer.RougeScorer([rouge_type], use_stemmer=use_stemmer, tokenizer=own)
+
+
+def rouge_tokens(text: str) -> list[str]:
+    """Runs of letters, digits and marks on them, in lower case; letters of scripts without spaces one by one."""
+    text = unicodedata.normalize("NFC", text.lower())
+    kept = "".join(sign if unicodedata.category(sign)[0] in "LNM" else " " for sign in text)
+    return split_words(kept)
 
 
 class _Sacrebleu(ABC):
@@ -93,10 +150,11 @@ class _Sacrebleu(ABC):
 
     def score(self, row: EvalRow, output: Output) -> Score:
         answers = expected_answers(row)
-        if not output.text.strip():
-            return _EMPTY
+        if (blank := blank_score(output.text, answers)) is not None:
+            return blank
         if self._metric is None:
             self._metric = self._make(corpus=False)
+        answers = [answer for answer in answers if answer.strip()]
         made = self._metric.sentence_score(output.text, answers)
         return Score(min(float(made.score) / 100, 1.0), f"against {len(answers)} answers" if answers[1:] else "")
 
@@ -122,11 +180,13 @@ class _Sacrebleu(ABC):
 
 class Bleu(_Sacrebleu):
     """BLEU by sacrebleu (Papineni et al., 2002; Post, 2018). A single output's stops at the longest n-gram it has
-    (effective order); the corpus figure is the standard one. tokenize: 13a, intl, char, zh or none."""
+    (effective order); the corpus figure is the standard one. tokenize: 13a, intl, char, zh or none.  lowercase:
+    whether case does not matter. Not counted: in Chinese or Japanese, anything but the whole text, unless tokenize is
+    char or zh."""
 
     def __init__(self, name: str, tokenize: str = "13a", lowercase: bool = False) -> None:
         super().__init__(name)
-        self._tokenize = parameters.one_of("tokenize", tokenize, _TOKENIZERS)
+        self._tokenize = parameters.one_of("tokenize", tokenize, TOKENIZERS)
         self._lowercase = parameters.boolean("lowercase", lowercase)
 
     def _make(self, *, corpus: bool) -> Any:
@@ -136,7 +196,8 @@ class Bleu(_Sacrebleu):
 
 
 class Chrf(_Sacrebleu):
-    """chrF by sacrebleu: F2 of character n-grams, in any script (Popović, 2015). word_order: 2 makes it chrF++."""
+    """chrF by sacrebleu: F2 of character n-grams, in any script (Popović, 2015). word_order: 2 makes it chrF++.
+    lowercase: whether case does not matter. Not counted: white space."""
 
     def __init__(self, name: str, word_order: int = 0, lowercase: bool = False) -> None:
         super().__init__(name)

@@ -3,47 +3,50 @@
 from __future__ import annotations
 
 import re
-import string
-import unicodedata
 from collections.abc import Callable, Sequence
 
 from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import parameters
+from llmops.evaluation.scorers.normalisation import holds_words, normalise, same_text, squad_normalise
 from llmops.evaluation.scorers.protocol import Correctness, MissingExpectation, Scorer, expected_answers
-
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation + "‘’“”–—…", " "))
-
-
-def fold(text: str) -> str:
-    """Lower case, no punctuation (`_` and `-` are spaces) or spare white space, with Unicode compatibility forms
-    folded first. Commas inside numbers vanish, decimal points stay."""
-    text = unicodedata.normalize("NFKC", text).casefold()
-    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)
-    text = re.sub(r"(?<=\d)\.(?=\d)", "\0", text)
-    return " ".join(text.translate(_PUNCTUATION).split()).replace("\0", ".")
-
-
-def normalise(text: str) -> str:
-    """`fold`, without articles: SQuAD's normalisation of answers (Rajpurkar et al., 2016). A text of nothing but
-    articles keeps them, so that the answer “A” is not the empty one."""
-    folded = fold(text)
-    return " ".join(_ARTICLES.sub(" ", folded).split()) or folded
 
 
 class ExactMatch(Correctness):
-    """True when the normalised output equals an expected answer."""
+    """True when the output equals an expected answer.
+
+    normalisation: `words`, our own, by which case, punctuation, spare white space and a leading article do not matter,
+    while signs of numbers and of mathematics do; `squad`, that of SQuAD's script, for its exact match, to which a row
+    whose `answers` is an empty list has the empty answer; `none`, character by character.
+    """
+
+    def __init__(self, name: str, normalisation: str = "words") -> None:
+        super().__init__(name)
+        self._rule = parameters.one_of("normalisation", normalisation, ("words", "squad", "none"))
 
     def score(self, row: EvalRow, output: Output) -> Score:
-        answers, got = expected_answers(row), normalise(output.text)
-        hit = next((answer for answer in answers if normalise(answer) == got), None)
-        return Score(hit is not None, f"equals {hit!r}" if hit else f"expected {answers[0]!r}")
+        answers = squad_answers(row) if self._rule == "squad" else expected_answers(row)
+        hit = next((answer for answer in answers if self._same(output.text, answer)), None)
+        return Score(hit is not None, f"equals {hit!r}" if hit is not None else f"expected {answers[0]!r}")
+
+    def _same(self, text: str, answer: str) -> bool:
+        if self._rule == "squad":
+            return squad_normalise(text) == squad_normalise(answer)
+        return text == answer if self._rule == "none" else same_text(text, answer)
+
+
+def squad_answers(row: EvalRow) -> list[str]:
+    """The answers that SQuAD's script compares with: those that hold a word; else, and where `answers` is an empty
+    list, the empty one, for questions that have no answer. Raises MissingExpectation."""
+    if row.expectations.get("answers") == [] and row.expectations.get("expected_response") is None:
+        return [""]
+    return [answer for answer in expected_answers(row) if squad_normalise(answer)] or [""]
 
 
 class Contains:
-    """True when an expected answer stands in the output as whole words, after normalisation.
+    """True when an expected answer stands in the output as whole words, normalised as by `exact_match`. In scripts that
+    put no spaces between words (Chinese, Japanese, Thai …) it may stand anywhere.
 
     texts: looked for in every row in place of the row's expected answers. where: `anywhere`, or at the output's
     `start` or `end`. need: `any` of them or `all`. expect: false turns the verdict round, for what must not be said.
@@ -69,18 +72,22 @@ class Contains:
 
     def score(self, row: EvalRow, output: Output) -> Score:
         wanted = self._texts or expected_answers(row)
-        got = f" {normalise(output.text)} "
-        hits = [text for text in wanted if self._holds(got, normalise(text))]
+        got = normalise(output.text)
+        hits = [text for text in wanted if self._holds(output.text, got, text)]
         held = len(hits) == len(wanted) if self._all else bool(hits)
         if held:
             return Score(self._expect, f"holds {', '.join(map(repr, hits if self._all else hits[:1]))}")
         missing = next(text for text in wanted if text not in hits)
         return Score(not self._expect, f"expected {missing!r}" if self._expect else "")
 
-    def _holds(self, got: str, text: str) -> bool:
-        if self._where == "start":
-            return got.startswith(f" {text} ")
-        return got.endswith(f" {text} ") if self._where == "end" else f" {text} " in got
+    def _holds(self, text: str, normalised: str, wanted: str) -> bool:
+        words = normalise(wanted)
+        if words:
+            return holds_words(normalised, words, self._where)
+        # Nothing but marks: as they are written.
+        marks, text = wanted.strip(), text.strip()
+        held = {"start": text.startswith(marks), "end": text.endswith(marks), "anywhere": marks in text}
+        return (bool(marks) and held[self._where]) or same_text(text, wanted)
 
 
 class Regex:

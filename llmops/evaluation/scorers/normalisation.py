@@ -1,0 +1,121 @@
+"""What counts as the same text: white space, case, punctuation and forms of letters that do not matter."""
+
+from __future__ import annotations
+
+import re
+import string
+import unicodedata
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_LEADING_ARTICLE = re.compile(r"(?<!\S)(?:a|an|the)\s+(?=\w)")
+_PLUS_OF_A_NUMBER = re.compile(r"(?<![\w)])(?<!\d\s)\+(?=\d)")
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
+# What would be lost with the punctuation, and what it stands for until that is gone: the point of 1.5, the stroke of
+# 3/4, the colon of 10:30, the sign of −5, the marks of C++, C# and A+, and the hat of 10^6.
+_KEPT = (
+    (re.compile(r"(?<=\d)\.(?=\d)"), ".", "\ue000"),
+    (re.compile(r"(?<=\d)[/⁄](?=\d)"), "/", "\ue001"),
+    (re.compile(r"(?<=\d):(?=\d)"), ":", "\ue002"),
+    (re.compile(r"(?<![\w)])-(?=[.\d])"), "-", "\ue003"),
+    (re.compile(r"(?<=\w)\+{1,9}(?![\w\ue003])"), "+", "\ue004"),
+    (re.compile(r"(?<=\w)#(?!\w)"), "#", "\ue005"),
+    (re.compile(r"(?<=\w)\^(?=[\w\ue003])"), "^", "\ue006"),
+)
+_GIVEN_BACK = str.maketrans({kept: sign for _, sign, kept in _KEPT})
+# Signs of mathematics and of money say something; of the dollar and these others that is rarely meant.
+_SIGNS_LEFT_OUT = frozenset("$|~^`")
+# Scripts that put no space between words: Thai, Lao, Tibetan, Burmese, Khmer, Chinese, Japanese.
+LETTERS_WITHOUT_SPACES = (
+    "\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Members of a regular expression's character class."""
+
+_WITHOUT_SPACES = re.compile(f"[{LETTERS_WITHOUT_SPACES}]")
+
+
+class _Table(dict[int, str]):
+    """Of `str.translate`: what becomes of each character, found when it is first met."""
+
+    def __missing__(self, code: int) -> str:
+        sign = chr(code)
+        category = unicodedata.category(sign)
+        if sign in string.punctuation and sign not in "+<=>":
+            made = " "
+        elif category == "Cf":  # marks that nobody sees: of direction, of width, of where to break
+            made = ""
+        elif category[0] in "PZC" and category != "Co":
+            made = " "
+        else:
+            made = f" {sign} " if category in ("Sm", "Sc") and sign not in _SIGNS_LEFT_OUT else sign
+        self[code] = made
+        return made
+
+
+_TABLE = _Table()
+
+
+def fold(text: str) -> str:
+    """Lower case, no punctuation (`_` and `-` are spaces) or spare white space, with Unicode compatibility forms
+    folded first, so that composed and decomposed letters are the same.
+
+    What changes a meaning stays: decimal points, the sign of a number, `/` and `:` between digits, signs of mathematics
+    and money (`$` is left out), C++ and C#. Commas between thousands vanish.
+    """
+    text = _RAISED.sub(lambda found: f"^{found[0]}", text.replace("−", "-"))
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).replace("−", "-")
+    text = _PLUS_OF_A_NUMBER.sub("", re.sub(r"(?<=\d),(?=\d{3}\b)", "", text))
+    for pattern, _, kept in _KEPT:
+        text = pattern.sub(lambda found, kept=kept: kept * len(found[0]), text)  # type: ignore[misc]
+    return " ".join(text.translate(_TABLE).translate(_GIVEN_BACK).split())
+
+
+def normalise(text: str) -> str:
+    """`fold`, without English articles before a word: “the cat” is “cat”, but “vitamin A” is not “vitamin”."""
+    return _LEADING_ARTICLE.sub("", fold(text))
+
+
+def same_text(one: str, other: str) -> bool:
+    """Whether two texts are the same after normalisation; where nothing is left of either (“?”, “!”), as they are."""
+    first, second = normalise(one), normalise(other)
+    return first == second if first or second else _as_written(one) == _as_written(other)
+
+
+def holds_words(text: str, wanted: str, where: str = "anywhere") -> bool:
+    """Whether a normalised text holds another as whole words, `anywhere`, at its `start` or at its `end`.
+
+    A word ends where white space stands, and beside a letter of a script that puts no spaces between words.
+    """
+    if not wanted:
+        return False
+    place = text.find(wanted)
+    while place >= 0:
+        end = place + len(wanted)
+        at = where == "anywhere" or (place == 0 if where == "start" else end == len(text))
+        if at and _ends_word(text, place) and _ends_word(text, end):
+            return True
+        place = text.find(wanted, place + 1)
+    return False
+
+
+def _ends_word(text: str, place: int) -> bool:
+    """Whether a word ends or begins between the characters before and at `place`."""
+    if place in (0, len(text)):
+        return True
+    return any(sign == " " or _WITHOUT_SPACES.match(sign) for sign in text[place - 1 : place + 1])
+
+
+def split_words(text: str) -> list[str]:
+    """What white space separates; of scripts that put none between words, each letter."""
+    return _WITHOUT_SPACES.sub(lambda found: f" {found[0]} ", text).split()
+
+
+def squad_normalise(text: str) -> str:
+    """SQuAD's normalisation of answers (Rajpurkar et al., 2016), as its evaluation script 2.0 does it: lower case,
+    ASCII punctuation taken out, the articles a, an and the made spaces, white space made single spaces."""
+    kept = "".join(sign for sign in text.lower() if sign not in string.punctuation)
+    return " ".join(_ARTICLES.sub(" ", kept).split())
+
+
+def _as_written(text: str) -> str:
+    return unicodedata.normalize("NFC", text.strip())

@@ -1,0 +1,163 @@
+"""Whether an output calls the tools it should: our own count of calls, and ragas' two metrics.
+
+Expected is `expectations.tool_calls`, a list of `{"name": …, "args": {…}}`; an empty one says: call no tool. The output
+is the calls as JSON: one, or a list of them, or an object with that list as `tool_calls`; arguments may be called
+`args`, `arguments` or `parameters`, in or beside an object `function`, as text or as an object. An output of another
+shape calls nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+from llmops.errors import UsageError
+from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.results import Output, Score
+from llmops.evaluation.scorers import parameters
+from llmops.evaluation.scorers.json_scorers import read_json
+from llmops.evaluation.scorers.json_values import leaves
+from llmops.evaluation.scorers.options import Option
+from llmops.evaluation.scorers.protocol import Correctness, MissingExpectation, Scorer
+from llmops.evaluation.scorers.ragas_scorers import filtering, load
+
+Call = Mapping[str, Any]
+
+
+class ToolCalls(Correctness):
+    """F1 of the calls that the output makes and those of `expectations.tool_calls`, each counted as often as it comes,
+    from 0 to 1; 1 when none is expected and none is made.
+
+    A call is right when its name and all its arguments are: one that lacks or is too many is wrong, and values are
+    compared with their JSON types, so 1.0 is 1, but "1" and true are not. ordered: true counts only calls that come in
+    the expected order. exact: true scores whether all calls are right.
+    """
+
+    def __init__(self, name: str, ordered: bool = False, exact: bool = False) -> None:
+        super().__init__(name)
+        self._ordered = parameters.boolean("ordered", ordered)
+        self._exact = parameters.boolean("exact", exact)
+
+    def score(self, row: EvalRow, output: Output) -> Score:
+        wanted = expected_calls(row)
+        made, problem = read_tool_calls(output.text)
+        got, expected = [_key(call) for call in made], [_key(call) for call in wanted]
+        right = _in_order(got, expected) if self._ordered else (Counter(got) & Counter(expected)).total()
+        all_calls = len(got) + len(expected)
+        value = 2 * right / all_calls if all_calls else 1.0
+        told = f"{right} of {len(expected)} expected calls, {len(got)} made" + (f"; {problem}" if problem else "")
+        return Score(value == 1.0 if self._exact else value, told)
+
+
+def _key(call: Call) -> Hashable:
+    """The call as compared: the same for equal arguments in any order."""
+    return call["name"], frozenset(Counter(leaves(call["args"], text=str)).items())
+
+
+def _in_order(got: Sequence[Hashable], expected: Sequence[Hashable]) -> int:
+    """Length of the longest common subsequence."""
+    lengths = [0] * (len(expected) + 1)
+    for call in got:
+        before = 0
+        for place, wanted in enumerate(expected, 1):
+            before, lengths[place] = (
+                lengths[place],
+                (before + 1 if call == wanted else max(lengths[place], lengths[place - 1])),
+            )
+    return lengths[-1]
+
+
+class RagasToolCalls(Correctness):
+    """One of ragas' metrics of tool calls."""
+
+    def __init__(self, metric_name: str, name: str, **given: Any) -> None:
+        """Raises UsageError."""
+        super().__init__(name)
+        known = {"strict_order"} if metric_name == "ToolCallAccuracy" else set()
+        if unknown := sorted(given.keys() - known):
+            raise UsageError(f"{unknown[0]}: ragas.{metric_name} has no such option")
+        if "strict_order" in given:
+            parameters.boolean("strict_order", given["strict_order"])
+        self._metric_name, self._given = metric_name, given
+        self.not_counted = _NOT_COUNTED[metric_name]
+        self._lock = threading.Lock()
+        self._metric: Any = None
+
+    @staticmethod
+    def more_options(metric_name: str) -> list[Option]:
+        """The options, which the constructor takes as keywords."""
+        return [Option("strict_order", "true or false", "true")] if metric_name == "ToolCallAccuracy" else []
+
+    def score(self, row: EvalRow, output: Output) -> Score:
+        wanted = expected_calls(row)
+        made, problem = read_tool_calls(output.text)
+        with filtering, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # ragas warns of every output with fewer or more calls than expected
+            with self._lock:
+                if self._metric is None:
+                    self._metric = load(self._metric_name, self._given)
+            from ragas.messages import AIMessage, ToolCall
+
+            called = AIMessage(content=output.text, tool_calls=[ToolCall(**call) for call in made])
+            reference = [ToolCall(**call) for call in wanted]
+            value = float(self._metric.score(user_input=[called], reference_tool_calls=reference).value)
+        if not made and not wanted:
+            value = 1.0  # ToolCallF1 gives 0 where nothing was to be called and nothing is
+        return Score(value, problem or f"calls {', '.join(call['name'] for call in made) or 'nothing'}")
+
+
+_NOT_COUNTED = {
+    "ToolCallAccuracy": 'arguments that are too many, and whether a value is 1 or "1"',
+    "ToolCallF1": "how often a call is made, its order, and whether a value is 1 or true",
+}
+MEANINGS: Mapping[str, str] = {
+    "ragas.ToolCallAccuracy": f"""The mean share of the expected arguments that each call has, where the names of all
+        calls are the expected ones, in their order; else 0. strict_order: false lets them come in any order. Not
+        counted: {_NOT_COUNTED["ToolCallAccuracy"]}; `tool_calls` counts all of that.""",
+    "ragas.ToolCallF1": f"""F1 of the set of calls that the output makes and the set of `expectations.tool_calls`. Not
+        counted: {_NOT_COUNTED["ToolCallF1"]}; `tool_calls` counts all of that.""",
+}
+"""What each type gives whose class does not say it."""
+
+
+def expected_calls(row: EvalRow) -> list[dict[str, Any]]:
+    """The calls that a row expects. Raises MissingExpectation."""
+    expected = row.expectations.get("tool_calls")
+    if not isinstance(expected, list):
+        raise MissingExpectation(f"row {row.id}: expectations hold no tool_calls")
+    calls = [call for item in expected if (call := _tool_call(item)) is not None]
+    if len(calls) < len(expected):
+        raise MissingExpectation(f"row {row.id}: expectations.tool_calls must be objects of name and args")
+    return calls
+
+
+def read_tool_calls(text: str) -> tuple[list[dict[str, Any]], str]:
+    """The calls that an output makes, each a name and arguments, and what is wrong where it makes none."""
+    value, problem = read_json(text)
+    if problem is not None:
+        return [], f"no tool calls: {problem}"
+    listed = value.get("tool_calls", value) if isinstance(value, dict) else value
+    calls = [_tool_call(call) for call in (listed if isinstance(listed, list) else [listed])]
+    found = [call for call in calls if call is not None]
+    return (found, "") if len(found) == len(calls) else ([], "no tool calls: the JSON is not of their shape")
+
+
+def _tool_call(value: Any) -> dict[str, Any] | None:
+    function = value.get("function", value) if isinstance(value, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return None
+    given: Any = next((function[key] for key in ("args", "arguments", "parameters") if key in function), None)
+    if given is None or given == "":
+        given = {}
+    arguments = read_json(given)[0] if isinstance(given, str) else given
+    return {"name": function["name"], "args": arguments} if isinstance(arguments, dict) else None
+
+
+TYPES: dict[str, Callable[..., Scorer]] = {
+    "tool_calls": ToolCalls,
+    **{f"ragas.{metric_name}": functools.partial(RagasToolCalls, metric_name) for metric_name in _NOT_COUNTED},
+}

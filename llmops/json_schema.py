@@ -1,0 +1,58 @@
+"""Checks values against JSON schemas, formats too.
+
+JSON Schema leaves it to the validator whether `format` is checked; unchecked, {"format": "date"} lets "tomorrow"
+through. Here every format is checked that the library knows in any draft, and one that it doesn't know is an error.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llmops.errors import UsageError
+
+# What drafts after the fourth added. The library checks them only in the drafts that name them, while schemas without
+# a draft, or with an old one, use them all the same.
+_LATER_FORMATS = (
+    "duration", "idn-hostname", "iri", "iri-reference", "json-pointer", "relative-json-pointer", "uri-reference",
+    "uri-template", "uuid",
+)  # fmt: skip
+_UNKNOWN_FORMAT = re.compile(r"Unknown format: ('.*?')")
+
+
+def schema_validator(schema: Mapping[str, Any], *, linear_patterns: bool = False) -> Any:
+    """A `jsonschema_rs` validator that checks formats and fetches nothing. linear_patterns: patterns take linear time
+    whatever the text, and know no look-arounds.
+
+    Raises:
+        UsageError: not a JSON schema, a reference to another address, or a format that nothing here can check; the text
+            starts with `schema: `.
+    """
+    import jsonschema_rs
+
+    try:
+        return jsonschema_rs.validator_for(
+            dict(schema),
+            formats=_later_formats(),
+            validate_formats=True,
+            ignore_unknown_formats=False,
+            offline=True,
+            pattern_options=jsonschema_rs.RegexOptions() if linear_patterns else None,
+        )
+    except (ValueError, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
+        problem = str(error).splitlines()[0]
+        if unknown := _UNKNOWN_FORMAT.match(problem):
+            raise UsageError(f"schema: nothing here can check the format {unknown[1]}; leave it out") from error
+        raise UsageError(f"schema: is not a JSON schema that can be used: {problem}") from error
+
+
+@functools.cache
+def _later_formats() -> dict[str, Callable[[str], bool]]:
+    import jsonschema_rs
+
+    return {
+        name: jsonschema_rs.Draft202012Validator({"format": name}, validate_formats=True).is_valid
+        for name in _LATER_FORMATS
+    }
