@@ -11,7 +11,7 @@ import pytest
 from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
-from llmops.evaluation.scorers import ragas_scorers, tool_calls
+from llmops.evaluation.scorers import ragas_scorers
 from llmops.evaluation.scorers.protocol import KeptScorer, MissingExpectation
 from llmops.judges import ragas_judges
 from llmops.judges.endpoint import JudgeEndpoint
@@ -85,7 +85,7 @@ CASES: dict[str, tuple[dict[str, Any], set[str], float]] = {
 
 def test_every_exported_name_of_ragas_is_built_or_accounted_for() -> None:
     collections = ragas_judges.load_collections()
-    built = {name.removeprefix("ragas.") for name in (*TYPES, *ragas_scorers.TYPES, *tool_calls.TYPES)}
+    built = {name.removeprefix("ragas.") for name in (*TYPES, *ragas_scorers.TYPES)}
     told = {"BaseMetric", "DataCompyScore", "DistanceMeasure", "MultiModalFaithfulness", "MultiModalRelevance"}
     exported = {name for name in (*collections.__all__, *vars(collections)) if name[0].isupper()}
 

@@ -6,8 +6,7 @@ answers counts, as is usual with several references. The others are ragas' own c
 its contexts, `reference_contexts`, `retrieved_context_ids` and `reference_context_ids`. ragas is imported when the
 first score of these is asked for (seconds).
 
-DataCompyScore is left out: it needs the package datacompy, and compares CSV tables. Tool calls are in `tool_calls`;
-what needs a judge or embeddings is in `llmops.judges.ragas_judges`.
+DataCompyScore is left out: it needs the package datacompy, and compares CSV tables. What needs a judge or embeddings is in `llmops.judges.ragas_judges`.
 """
 
 from __future__ import annotations
@@ -25,11 +24,13 @@ from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import parameters
+from llmops.evaluation.scorers.options import Option
 from llmops.evaluation.scorers.protocol import Correctness, MissingExpectation, Scorer, expected_answers
 from llmops.evaluation.scorers.reference_scorers import TOKENIZERS, blank_score, rouge_score_of
+from llmops.evaluation.scorers.tool_calls import expected_calls, read_tool_calls
 
 # Filters of warnings belong to the process: two threads that set and restore them at once leave them changed.
-filtering = threading.RLock()
+_filtering = threading.RLock()
 
 
 class _OfAnswers(Correctness, ABC):
@@ -201,10 +202,8 @@ class ContextScorer(Correctness):
         self._metric: Any = None
 
     @staticmethod
-    def more_options(metric_name: str) -> list[Any]:
+    def more_options(metric_name: str) -> list[Option]:
         """The options, which the constructor takes as keywords."""
-        from llmops.evaluation.scorers.options import Option
-
         return [Option("threshold", "number", "0.5")] if metric_name in _BY_TEXT else []
 
     def score(self, row: EvalRow, output: Output) -> Score:  # noqa: ARG002 - a scorer's signature
@@ -227,6 +226,50 @@ class ContextScorer(Correctness):
         return {name: _texts(row, name) for name in ("retrieved_context_ids", "reference_context_ids")}
 
 
+class RagasToolCalls(Correctness):
+    """One of ragas' metrics of tool calls."""
+
+    def __init__(self, metric_name: str, name: str, **given: Any) -> None:
+        """Raises UsageError."""
+        super().__init__(name)
+        known = {"strict_order"} if metric_name == "ToolCallAccuracy" else set()
+        if unknown := sorted(given.keys() - known):
+            raise UsageError(f"{unknown[0]}: ragas.{metric_name} has no such option")
+        if "strict_order" in given:
+            parameters.boolean("strict_order", given["strict_order"])
+        self._metric_name, self._given = metric_name, given
+        self.not_counted = _NOT_COUNTED[metric_name]
+        self._lock = threading.Lock()
+        self._metric: Any = None
+
+    @staticmethod
+    def more_options(metric_name: str) -> list[Option]:
+        """The options, which the constructor takes as keywords."""
+        return [Option("strict_order", "true or false", "true")] if metric_name == "ToolCallAccuracy" else []
+
+    def score(self, row: EvalRow, output: Output) -> Score:
+        wanted = expected_calls(row)
+        made, problem = read_tool_calls(output.text)
+        with _filtering, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # ragas warns of every output with fewer or more calls than expected
+            with self._lock:
+                if self._metric is None:
+                    self._metric = load(self._metric_name, self._given)
+            from ragas.messages import AIMessage, ToolCall
+
+            called = AIMessage(content=output.text, tool_calls=[ToolCall(**call) for call in made])
+            reference = [ToolCall(**call) for call in wanted]
+            value = float(self._metric.score(user_input=[called], reference_tool_calls=reference).value)
+        if not made and not wanted:
+            value = 1.0  # ToolCallF1 gives 0 where nothing was to be called and nothing is
+        return Score(value, problem or f"calls {', '.join(call['name'] for call in made) or 'nothing'}")
+
+
+_NOT_COUNTED = {
+    "ToolCallAccuracy": 'arguments that are too many, and whether a value is 1 or "1"',
+    "ToolCallF1": "how often a call is made, its order, and whether a value is 1 or true",
+}
+
 # ragas' name of the measure of likeness in each; each gives it to its own by default, which reports its use.
 _BY_TEXT = {"NonLLMContextPrecisionWithReference": "distance_measure", "NonLLMContextRecall": "_distance_measure"}
 _OF_CONTEXTS = {
@@ -240,7 +283,14 @@ _OF_CONTEXTS = {
     "NonLLMContextRecall": """The share of `expectations.reference_contexts` that one of the row's contexts is like.
         threshold: the likeness above which it is, by Levenshtein distance as a share; below 1.""",
 }
-MEANINGS: Mapping[str, str] = {f"ragas.{name}": meaning for name, meaning in _OF_CONTEXTS.items()}
+MEANINGS: Mapping[str, str] = {
+    **{f"ragas.{name}": meaning for name, meaning in _OF_CONTEXTS.items()},
+    "ragas.ToolCallAccuracy": f"""The mean share of the expected arguments that each call has, where the names of all
+        calls are the expected ones, in their order; else 0. strict_order: false lets them come in any order. Not
+        counted: {_NOT_COUNTED["ToolCallAccuracy"]}; `tool_calls` counts all of that.""",
+    "ragas.ToolCallF1": f"""F1 of the set of calls that the output makes and the set of `expectations.tool_calls`. Not
+        counted: {_NOT_COUNTED["ToolCallF1"]}; `tool_calls` counts all of that.""",
+}
 """What each type gives whose class does not say it."""
 
 
@@ -270,7 +320,7 @@ def _texts(row: EvalRow, name: str) -> list[str]:
 
 def load(metric_name: str, given: Mapping[str, Any]) -> Any:
     """A metric of ragas' collections."""
-    with filtering, warnings.catch_warnings():
+    with _filtering, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ragas' own deprecations, at import
         from ragas.metrics import collections
 
@@ -279,7 +329,7 @@ def load(metric_name: str, given: Mapping[str, Any]) -> Any:
 
 def _load_of_contexts(metric_name: str, given: Mapping[str, Any]) -> Any:
     """Metrics of ragas' older interface: those of contexts that need no judge are in no other."""
-    with filtering, warnings.catch_warnings():
+    with _filtering, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from ragas import metrics
 
@@ -302,4 +352,5 @@ TYPES: dict[str, Callable[..., Scorer]] = {
         )
     },
     **{f"ragas.{metric_name}": functools.partial(ContextScorer, metric_name) for metric_name in _OF_CONTEXTS},
+    **{f"ragas.{metric_name}": functools.partial(RagasToolCalls, metric_name) for metric_name in _NOT_COUNTED},
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Whether an output calls the tools it should: our own count of calls, and ragas' two metrics.
+"""Does an output call the tools that it should?
 
 Expected is `expectations.tool_calls`, a list of `{"name": …, "args": {…}}`; an empty one says: call no tool. The output
 is the calls as JSON: one, or a list of them, or an object with that list as `tool_calls`; arguments may be called
@@ -8,22 +8,16 @@ shape calls nothing.
 
 from __future__ import annotations
 
-import functools
-import threading
-import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
-from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import parameters
 from llmops.evaluation.scorers.json_scorers import read_json
 from llmops.evaluation.scorers.json_values import leaves
-from llmops.evaluation.scorers.options import Option
 from llmops.evaluation.scorers.protocol import Correctness, MissingExpectation, Scorer
-from llmops.evaluation.scorers.ragas_scorers import filtering, load
 
 Call = Mapping[str, Any]
 
@@ -71,59 +65,6 @@ def _in_order(got: Sequence[Hashable], expected: Sequence[Hashable]) -> int:
     return lengths[-1]
 
 
-class RagasToolCalls(Correctness):
-    """One of ragas' metrics of tool calls."""
-
-    def __init__(self, metric_name: str, name: str, **given: Any) -> None:
-        """Raises UsageError."""
-        super().__init__(name)
-        known = {"strict_order"} if metric_name == "ToolCallAccuracy" else set()
-        if unknown := sorted(given.keys() - known):
-            raise UsageError(f"{unknown[0]}: ragas.{metric_name} has no such option")
-        if "strict_order" in given:
-            parameters.boolean("strict_order", given["strict_order"])
-        self._metric_name, self._given = metric_name, given
-        self.not_counted = _NOT_COUNTED[metric_name]
-        self._lock = threading.Lock()
-        self._metric: Any = None
-
-    @staticmethod
-    def more_options(metric_name: str) -> list[Option]:
-        """The options, which the constructor takes as keywords."""
-        return [Option("strict_order", "true or false", "true")] if metric_name == "ToolCallAccuracy" else []
-
-    def score(self, row: EvalRow, output: Output) -> Score:
-        wanted = expected_calls(row)
-        made, problem = read_tool_calls(output.text)
-        with filtering, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # ragas warns of every output with fewer or more calls than expected
-            with self._lock:
-                if self._metric is None:
-                    self._metric = load(self._metric_name, self._given)
-            from ragas.messages import AIMessage, ToolCall
-
-            called = AIMessage(content=output.text, tool_calls=[ToolCall(**call) for call in made])
-            reference = [ToolCall(**call) for call in wanted]
-            value = float(self._metric.score(user_input=[called], reference_tool_calls=reference).value)
-        if not made and not wanted:
-            value = 1.0  # ToolCallF1 gives 0 where nothing was to be called and nothing is
-        return Score(value, problem or f"calls {', '.join(call['name'] for call in made) or 'nothing'}")
-
-
-_NOT_COUNTED = {
-    "ToolCallAccuracy": 'arguments that are too many, and whether a value is 1 or "1"',
-    "ToolCallF1": "how often a call is made, its order, and whether a value is 1 or true",
-}
-MEANINGS: Mapping[str, str] = {
-    "ragas.ToolCallAccuracy": f"""The mean share of the expected arguments that each call has, where the names of all
-        calls are the expected ones, in their order; else 0. strict_order: false lets them come in any order. Not
-        counted: {_NOT_COUNTED["ToolCallAccuracy"]}; `tool_calls` counts all of that.""",
-    "ragas.ToolCallF1": f"""F1 of the set of calls that the output makes and the set of `expectations.tool_calls`. Not
-        counted: {_NOT_COUNTED["ToolCallF1"]}; `tool_calls` counts all of that.""",
-}
-"""What each type gives whose class does not say it."""
-
-
 def expected_calls(row: EvalRow) -> list[dict[str, Any]]:
     """The calls that a row expects. Raises MissingExpectation."""
     expected = row.expectations.get("tool_calls")
@@ -157,7 +98,4 @@ def _tool_call(value: Any) -> dict[str, Any] | None:
     return {"name": function["name"], "args": arguments} if isinstance(arguments, dict) else None
 
 
-TYPES: dict[str, Callable[..., Scorer]] = {
-    "tool_calls": ToolCalls,
-    **{f"ragas.{metric_name}": functools.partial(RagasToolCalls, metric_name) for metric_name in _NOT_COUNTED},
-}
+TYPES: dict[str, Callable[..., Scorer]] = {"tool_calls": ToolCalls}
