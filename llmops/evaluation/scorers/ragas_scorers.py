@@ -6,7 +6,8 @@ answers counts, as is usual with several references. The others are ragas' own c
 its contexts, `reference_contexts`, `retrieved_context_ids` and `reference_context_ids`. ragas is imported when the
 first score of these is asked for (seconds).
 
-DataCompyScore is left out: it needs the package datacompy, and compares CSV tables. What needs a judge or embeddings is in `llmops.judges.ragas_judges`.
+DataCompyScore is left out: it needs the package datacompy, and compares CSV tables. What needs a judge or embeddings is
+in `llmops.judges.ragas_judges`.
 """
 
 from __future__ import annotations
