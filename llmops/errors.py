@@ -90,15 +90,21 @@ class GateRefused(CannotRun):
 
 
 class EngineError(CannotRun):
-    """A generation failed."""
+    """A generation failed. reason: what a client may be told of why; the text itself may name hosts and paths."""
+
+    def __init__(self, message: str, *, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class EngineUnavailable(EngineError):
     """The engine cannot be loaded or reached; trying again later may help, unless `lasting` (a wrong key, no such
     model). retry_after: seconds that an upstream asked to wait."""
 
-    def __init__(self, message: str, *, retry_after: float | None = None, lasting: bool = False) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, lasting: bool = False, reason: str | None = None
+    ) -> None:
+        super().__init__(message, reason=reason)
         self.retry_after, self.lasting = retry_after, lasting
 
 
@@ -109,8 +115,8 @@ class EngineBusy(EngineUnavailable):
 class EngineRejected(EngineError):
     """The request can never succeed as it is. `param` names the field at fault, where known."""
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, param: str | None = None, reason: str | None = None) -> None:
+        super().__init__(message, reason=reason)
         self.param = param
 
 

@@ -106,7 +106,7 @@ class Answering:
             if isinstance(error, EngineBusy):
                 # It reached no model: the queue's bound keeps load off the log as well.
                 del state["reached_model"]
-                raise error
+                return partial(reply.fail, api_error(error))
             problem = await self._logged(exchange, reply, error, once)
         finally:
             state["record"] = exchange.last_record
@@ -149,6 +149,7 @@ class Answering:
     async def _generate(self, exchange: Exchange, reply: Reply, once: OnceOnly | None) -> Exception | None:
         """Runs the engine to the end of the answer; returns what went wrong. A cancelled request is logged here."""
         seconds = self._gateway.settings.engine_timeout
+        reply.begin()
         try:
             async with asyncio.timeout(seconds):
                 await self._stream(exchange, reply)
@@ -159,6 +160,8 @@ class Answering:
             return EngineTimeout(f"no whole answer within {seconds:g} s")
         except Exception as error:  # noqa: BLE001  whatever happened is logged, then answered by the error table
             return error
+        finally:
+            reply.end()
         return None
 
     async def _stream(self, exchange: Exchange, reply: Reply) -> None:

@@ -150,9 +150,16 @@ class WholeCompletion(WholeReply):
     """All texts in one object."""
 
     def body(self) -> dict[str, Any]:
-        choices = [_choice(each.index, each.text, each.logprobs, each.finish_reason) for each in self._exchange.answers]
+        choices = [
+            {
+                **_said_beside(each.fields),
+                **each.choice,
+                **_choice(each.index, each.text, each.logprobs, each.finish_reason),
+            }
+            for each in self._exchange.answers
+        ]
         common = envelope(self._exchange, "cmpl", "text_completion")
-        return {**common, "choices": choices, "usage": usage_counts(self._exchange)}
+        return {**common, **self._exchange.fields, "choices": choices, "usage": usage_counts(self._exchange)}
 
 
 class CompletionStream(EventStream):
@@ -165,18 +172,20 @@ class CompletionStream(EventStream):
             self._envelope["usage"] = None
         self._sent_characters: dict[int, int] = {}
 
-    def opening(self) -> bytes:
-        return b""
-
     def events(self, chunk: Chunk) -> bytes:
-        if not chunk.text and not chunk.logprobs:
+        if not chunk.text and not chunk.logprobs and not chunk.thinks:
             return b""
         offset = self._sent_characters.get(chunk.index, 0)
         self._sent_characters[chunk.index] = offset + len(chunk.text)
-        return self._event(_choice(chunk.index, chunk.text, chunk.logprobs, None, offset))
+        beside = {} if chunk.further is None else _said_beside(chunk.further.delta)
+        return self._event({**beside, **_choice(chunk.index, chunk.text, chunk.logprobs, None, offset)})
 
     def closing(self) -> bytes:
-        events = [self._event(_choice(each.index, "", (), each.finish_reason)) for each in self._exchange.answers]
+        self._envelope.update(self._exchange.fields)
+        events = [
+            self._event({**each.choice, **_choice(each.index, "", (), each.finish_reason)})
+            for each in self._exchange.answers
+        ]
         if self._exchange.request.include_usage and (usage := usage_counts(self._exchange)) is not None:
             events.append(event({**self._envelope, "choices": [], "usage": usage}))
         return b"".join([*events, b"data: [DONE]\n\n"])
@@ -195,15 +204,20 @@ def _choice(
     return {"index": index, "text": text, "logprobs": told, "finish_reason": finish_reason}
 
 
+def _said_beside(message: Mapping[str, Any]) -> dict[str, Any]:
+    """What a chat message holds besides its text: this shape has no place for it but beside the text."""
+    return {name: value for name, value in message.items() if value is not None and name not in ("role", "content")}
+
+
 def _older_logprobs(entries: Sequence[Mapping[str, Any]], offset: int) -> dict[str, Any]:
     """Parallel lists, as this route has always told them. offset: characters of the answer before these tokens."""
     offsets = [offset]
     for entry in entries[:-1]:
-        offsets.append(offsets[-1] + len(entry["token"]))
-    tops = [{top["token"]: top["logprob"] for top in entry.get("top_logprobs") or ()} for entry in entries]
+        offsets.append(offsets[-1] + len(entry.get("token") or ""))
+    tops = [{top.get("token"): top.get("logprob") for top in entry.get("top_logprobs") or ()} for entry in entries]
     return {
-        "tokens": [entry["token"] for entry in entries],
-        "token_logprobs": [entry["logprob"] for entry in entries],
+        "tokens": [entry.get("token") for entry in entries],
+        "token_logprobs": [entry.get("logprob") for entry in entries],
         "top_logprobs": tops,
         "text_offset": offsets,
     }

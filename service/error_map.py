@@ -97,6 +97,8 @@ def api_error(error: Exception) -> ApiError:
     param = getattr(error, "param", None) or ("messages" if isinstance(error, ContextTooLong) else None)
     retry_after = getattr(error, "retry_after", None) or row.retry_after
     message = row.message or str(error)
+    if row.message and (reason := getattr(error, "reason", None)):
+        message = f"{message}: {reason}"
     return ApiError(row.status, message, kind=row.kind, param=param, code=row.code, retry_after=retry_after)
 
 

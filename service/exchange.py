@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from llmops.engines.protocol import UNKNOWN_USAGE, Chunk, Engine, GenerationParameters, GenerationRequest, Message
+from llmops.engines.answer import Answer
+from llmops.engines.protocol import (
+    UNKNOWN_USAGE,
+    Chunk,
+    Engine,
+    GenerationParameters,
+    GenerationRequest,
+    Message,
+    Usage,
+)
 from llmops.errors import EngineError, UsageError
 from llmops.production_log import LogRecord, hidden_if_redacted
 from llmops.versions import PromptVersion
 from service.caller import ANONYMOUS, Caller
 from service.error_map import ApiError
 from service.guards import Guards
-from service.limits import MOST_ANSWERS, MOST_TOOL_CALLS
+from service.limits import MOST_ANSWERS
 from service.snapshot import Target
 
 
@@ -70,36 +79,11 @@ class Arrival:
         )
 
 
-class Answer:
-    """One of the `n` answers, as far as it has come."""
-
-    __slots__ = ("_pieces", "finish_reason", "index", "logprobs", "tool_calls")
-
-    def __init__(self, index: int = 0) -> None:
-        self.index = index
-        self._pieces: list[str] = []
-        self.tool_calls: list[dict[str, Any]] = []
-        self.logprobs: list[Mapping[str, Any]] = []
-        self.finish_reason: str | None = None
-
-    @property
-    def text(self) -> str:
-        return "".join(self._pieces)
-
-    def take(self, chunk: Chunk) -> None:
-        if chunk.text:
-            self._pieces.append(chunk.text)
-        if chunk.tool_calls:
-            _merge_tool_calls(self.tool_calls, chunk.tool_calls)
-        if chunk.logprobs:
-            self.logprobs.extend(chunk.logprobs)
-        self.finish_reason = chunk.finish_reason or self.finish_reason
-
-
 class Exchange:
     """Collects the answers to one request as they are made.
 
-    target: what serves the request; it is never looked up again. arm: which side of a traffic policy that is
+    target: what serves the request; it is never looked up again. fields: what an upstream says beside the answers, by
+    its own names. arm: which side of a traffic policy that is
     (`champion`, `challenger`, `explicit`). last_record: what was handed to the log.
     """
 
@@ -113,6 +97,7 @@ class Exchange:
         self._first_token_ms: float | None = None
         self._queued_s: float | None = None
         self._pieces = 0
+        self.fields: dict[str, Any] = {}
         self.last_record: LogRecord | None = None
 
     @property
@@ -123,11 +108,6 @@ class Exchange:
     def text(self) -> str:
         """The first answer's."""
         return self.answers[0].text
-
-    @property
-    def finish_reason(self) -> str:
-        """The first answer's."""
-        return self.answers[0].finish_reason or "stop"
 
     def prepare(self) -> GenerationRequest:
         """The request as the engine takes it, guarded. Raises ApiError 400 naming the field at fault."""
@@ -202,8 +182,10 @@ class Exchange:
             self._take(passed)
 
     def _take(self, chunk: Chunk) -> None:
-        if self._first_token_ms is None and (chunk.text or chunk.tool_calls):
+        if self._first_token_ms is None and (chunk.text or chunk.tool_calls or chunk.thinks):
             self._first_token_ms = self._elapsed_ms()
+        if chunk.further is not None:
+            self.fields.update(chunk.further.reply)
         if not 0 <= chunk.index < MOST_ANSWERS:
             raise EngineError(f"the engine sent a piece of answer number {chunk.index}")
         while chunk.index >= len(self.answers):
@@ -261,7 +243,9 @@ class Exchange:
             "arm": self.arm,
             "queue_ms": None if self._queued_s is None else round(1000 * self._queued_s, 3),
             "key": self.arrival.caller.key_id,
-            "tool_calls": first.tool_calls or None,
+            **_said_beside(first),
+            "upstream": {name: value for name, value in self.fields.items() if value is not None} or None,
+            "usage": _more_than_counts(self.usage),
             "other_answers": [_described(answer) for answer in self.answers[1:]] or None,
         }
         return {
@@ -309,24 +293,31 @@ def _rendered(
     return (*filled, *conversation[end:])
 
 
-def _merge_tool_calls(calls: list[dict[str, Any]], deltas: Sequence[Mapping[str, Any]]) -> None:
-    """Adds OpenAI's delta objects to the calls they belong to: names come whole, arguments in pieces."""
-    for delta in deltas:
-        index = delta.get("index", len(calls))
-        if not isinstance(index, int) or not 0 <= index < MOST_TOOL_CALLS:
-            raise EngineError(f"the engine sent tool call number {index!r}")
-        while index >= len(calls):
-            calls.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
-        call, function = calls[index], delta.get("function") or {}
-        call["id"] = delta.get("id") or call["id"]
-        call["type"] = delta.get("type") or call["type"]
-        call["function"]["name"] = function.get("name") or call["function"]["name"]
-        call["function"]["arguments"] += function.get("arguments") or ""
-
-
 def _described(answer: Answer) -> dict[str, Any]:
     described: dict[str, Any] = {"output": answer.text, "finish_reason": answer.finish_reason}
-    return {**described, "tool_calls": answer.tool_calls} if answer.tool_calls else described
+    return {**described, **{name: value for name, value in _said_beside(answer).items() if value is not None}}
+
+
+_TOLD_BY_NAME = frozenset({"role", "refusal", "reasoning_content", "reasoning", "thinking"})
+
+
+def _said_beside(answer: Answer) -> dict[str, Any]:
+    """What the log tells of an answer besides its text. fields: those of message and choice without a name here."""
+    fields = {**answer.choice, **answer.fields}
+    rest = {name: value for name, value in fields.items() if value not in (None, [], "") and name not in _TOLD_BY_NAME}
+    return {
+        "tool_calls": answer.tool_calls or None,
+        "refusal": answer.refusal,
+        "reasoning": answer.reasoning,
+        "fields": rest or None,
+    }
+
+
+def _more_than_counts(usage: Usage) -> dict[str, Any] | None:
+    """What a server counted beyond the tokens that the record has fields for."""
+    counts = {"prompt_tokens", "completion_tokens", "total_tokens"}
+    more = {name: value for name, value in (usage.reported or {}).items() if name not in counts and value is not None}
+    return more or None
 
 
 def _storable(text: str) -> str:

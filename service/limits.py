@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from llmops.engines.answer import MOST_TOOL_CALLS
+
 MOST_MESSAGES = 256
 
 MOST_ANSWERS = 16
 """The largest `n`."""
 
-MOST_TOOL_CALLS = 128
-"""Tools of a request, and calls of one answer."""
+MOST_TOOLS = MOST_TOOL_CALLS
+"""Tools that a request may offer, and calls that a turn sent back may hold."""

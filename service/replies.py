@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Mapping
@@ -10,15 +11,27 @@ from typing import Any, Protocol
 import orjson
 from starlette.types import Send
 
-from llmops.engines.protocol import Chunk
+from llmops.engines.answer import Answer
+from llmops.engines.protocol import NO_FIELDS, Chunk, Further
 from service.error_map import ApiError
-from service.exchange import Answer, Exchange
+from service.exchange import Exchange
+
+SILENT_SECONDS = 1.0
+"""How long a stream says nothing before a comment does. Until then an error has a status of its own."""
 
 _REST_OF_A_PIECE = b'"logprobs":null,"finish_reason":null}]}\n\n'
 
 
 class Reply(Protocol):
     """Sends the answers of one exchange to the client, in the format of a route."""
+
+    def begin(self) -> None:
+        """The engine is asked from now on. Called once, inside the event loop."""
+        ...
+
+    def end(self) -> None:
+        """The engine is no longer asked. Called once, before `finish` or `fail`."""
+        ...
 
     async def piece(self, chunk: Chunk) -> None:
         """Takes a piece of an answer as it is made; the exchange has taken it already."""
@@ -44,9 +57,16 @@ class WholeReply:
         choices = [_whole_choice(answer) for answer in self._exchange.answers]
         return {
             **envelope(self._exchange, "chatcmpl", "chat.completion"),
+            **self._exchange.fields,
             "choices": choices,
             "usage": usage_counts(self._exchange),
         }
+
+    def begin(self) -> None:
+        """Nothing to do: nothing is sent until the answers are whole."""
+
+    def end(self) -> None:
+        """Nothing to do."""
 
     async def piece(self, chunk: Chunk) -> None:
         """Nothing to do: the exchange keeps it."""
@@ -63,17 +83,22 @@ class WholeReply:
 
 class EventStream:
     """Sends each piece as it comes, as server-sent events. The headers wait for the first one, so that early errors
-    have their own status. A route's own form overrides `opening`, `events` and `closing`.
+    have their own status, but no longer than SILENT_SECONDS: then they go out, with a comment, and so does another in
+    every such time without an event, for a client or proxy that takes silence for death.
+
+    A route's own form overrides `events` and `closing`.
     """
 
     def __init__(self, exchange: Exchange, send: Send) -> None:
         self._exchange, self._send = exchange, send
         self._started = False
         self._together = b""  # events that wait for the next piece, which is there already
+        self._silent = True  # whether nothing was sent since the clock last looked
+        self._clock: asyncio.TimerHandle | None = None
+        self._comment: asyncio.Task[None] | None = None
 
-    def opening(self) -> bytes:
-        """What stands before the first piece."""
-        raise NotImplementedError
+    def begin(self) -> None:
+        self._clock = asyncio.get_running_loop().call_later(SILENT_SECONDS, self._look)
 
     def events(self, chunk: Chunk) -> bytes:
         """The events of one piece; may be empty."""
@@ -103,57 +128,134 @@ class EventStream:
             raise problem
         await self._send_events(self.failing(problem), last=True)
 
+    def end(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+        if self._comment is not None and not self._started:  # it has not begun, and an error may yet have its status
+            self._comment.cancel()
+            self._comment = None
+
     async def _send_events(self, events: bytes, *, last: bool = False) -> None:
+        if self._comment is not None:
+            await self._comment
+            self._comment = None
+        self._silent = False
         events, self._together = self._together + events, b""
+        await self._start()
+        await self._send({"type": "http.response.body", "body": events, "more_body": not last})
+
+    async def _start(self) -> None:
         if not self._started:
             self._started = True
             headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-            events = self.opening() + events
-        await self._send({"type": "http.response.body", "body": events, "more_body": not last})
+
+    def _look(self) -> None:
+        if self._silent and self._comment is None:
+            self._comment = asyncio.get_running_loop().create_task(self._send_comment())
+        self._silent = True
+        self.begin()
+
+    async def _send_comment(self) -> None:
+        await self._start()
+        await self._send({"type": "http.response.body", "body": b": waiting\n\n", "more_body": True})
+        self._comment = None
 
 
 class ChatStream(EventStream):
-    """Chat completion chunks."""
+    """Chat completion chunks: an upstream's as it sent them, those of other engines with a role before the first."""
 
     def __init__(self, exchange: Exchange, send: Send) -> None:
         super().__init__(exchange, send)
-        common = envelope(exchange, "chatcmpl", "chat.completion.chunk")
+        self._envelope = envelope(exchange, "chatcmpl", "chat.completion.chunk")
         if exchange.request.include_usage:
-            common["usage"] = None
-        self._envelope = common
-        # What stands before the choices is the same in every event, so it is written once.
-        self._head = b"data: " + orjson.dumps(common)[:-1] + b',"choices":['
-
-    def opening(self) -> bytes:
-        asked = range(self._exchange.request.extras.get("n", 1))
-        return b"".join(self._chunk(index, {"role": "assistant", "content": "", "refusal": None}) for index in asked)
+            self._envelope["usage"] = None
+        self._unopened = set(range(exchange.request.extras.get("n", 1)))
+        self._endings: dict[int, Further] = {}
+        # What stands before the choices is the same in most events, so it is written once.
+        self._fields: Mapping[str, Any] = NO_FIELDS
+        self._head = self._written_head()
 
     def events(self, chunk: Chunk) -> bytes:
-        if chunk.text and not chunk.tool_calls and not chunk.logprobs:
-            return self._head + b'{"index":%d,"delta":{"content":%b},%b' % (
-                chunk.index,
-                orjson.dumps(chunk.text),
-                _REST_OF_A_PIECE,
+        further = chunk.further
+        if further is None and chunk.text and not chunk.tool_calls and not chunk.logprobs:
+            return (
+                self._opened(chunk)
+                + self._head_with(NO_FIELDS)
+                + b'{"index":%d,"delta":{"content":%b},%b'
+                % (
+                    chunk.index,
+                    orjson.dumps(chunk.text),
+                    _REST_OF_A_PIECE,
+                )
             )
-        delta: dict[str, Any] = {"content": chunk.text} if chunk.text else {}
+        further = further or _NOTHING
+        delta = dict(further.delta)
+        if chunk.text and "content" not in delta:
+            delta["content"] = chunk.text
         if chunk.tool_calls:
             delta["tool_calls"] = chunk.tool_calls
-        if not delta and not chunk.logprobs:
+        if chunk.finish_reason is not None:
+            # Ends come when the record is in the log, so one without content waits until then with all it has.
+            waits = not (chunk.text or chunk.tool_calls or chunk.logprobs or chunk.thinks)
+            self._endings[chunk.index] = further if waits else Further(NO_FIELDS, further.choice, further.reply)
+            if waits:
+                return b""
+            further = Further(further.delta, NO_FIELDS, further.reply)
+        if not delta and not chunk.logprobs and not further.choice:
             return b""
-        return self._chunk(chunk.index, delta, logprobs=_logprobs(chunk.logprobs))
+        told = self._chunk(chunk.index, delta, further, logprobs=_logprobs(chunk.logprobs, further.choice))
+        return self._opened(chunk) + told
 
     def closing(self) -> bytes:
-        events = [self._chunk(each.index, {}, each.finish_reason or "stop") for each in self._exchange.answers]
-        if self._exchange.request.include_usage and (usage := usage_counts(self._exchange)) is not None:
-            events.append(event({**self._envelope, "choices": [], "usage": usage}))
+        exchange = self._exchange
+        events = [self._opening(index) for index in sorted(self._unopened)]
+        events += [self._end(answer) for answer in exchange.answers]
+        if exchange.request.include_usage and (usage := usage_counts(exchange)) is not None:
+            events.append(event({**self._envelope, **self._fields, "choices": [], "usage": usage}))
         return b"".join([*events, b"data: [DONE]\n\n"])
 
+    def _end(self, answer: Answer) -> bytes:
+        further = self._endings.get(answer.index, _NOTHING)
+        if answer.finish_reason is None and not (further.delta or further.choice or further.reply):
+            return b""
+        return self._chunk(answer.index, dict(further.delta), further, answer.finish_reason)
+
+    def _opened(self, chunk: Chunk) -> bytes:
+        """The role before an answer's first piece, where the server gave none; for engines, of all answers at once."""
+        if not self._unopened:
+            return b""
+        if chunk.further is not None and chunk.further.delta.get("role"):
+            self._unopened.discard(chunk.index)
+            return b""
+        opening = b"".join(self._opening(index) for index in sorted(self._unopened))
+        self._unopened.clear()
+        return opening
+
+    def _opening(self, index: int) -> bytes:
+        return self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
+
     def _chunk(
-        self, index: int, delta: dict[str, Any], finish_reason: str | None = None, logprobs: Any = None
+        self,
+        index: int,
+        delta: Mapping[str, Any],
+        further: Further | None = None,
+        finish_reason: str | None = None,
+        logprobs: Any = None,
     ) -> bytes:
+        further = further or _NOTHING
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return self._head + orjson.dumps(choice) + b"]}\n\n"
+        choice |= {name: value for name, value in further.choice.items() if name != "logprobs"}
+        return self._head_with(further.reply) + orjson.dumps(choice) + b"]}\n\n"
+
+    def _head_with(self, fields: Mapping[str, Any]) -> bytes:
+        if fields != self._fields:
+            self._fields = fields
+            self._head = self._written_head()
+        return self._head
+
+    def _written_head(self) -> bytes:
+        return b"data: " + orjson.dumps({**self._envelope, **self._fields})[:-1] + b',"choices":['
 
 
 def envelope(exchange: Exchange, prefix: str, kind: str) -> dict[str, Any]:
@@ -178,17 +280,23 @@ def event(data: Mapping[str, Any]) -> bytes:
 
 
 def _whole_choice(answer: Answer) -> dict[str, Any]:
-    text = answer.text
-    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    message = {"role": "assistant", "content": answer.content, "refusal": None, **answer.fields}
     if answer.tool_calls:
-        message.update(content=text or None, tool_calls=answer.tool_calls)
-    return {
+        message["tool_calls"] = answer.tool_calls
+    choice = {
         "index": answer.index,
         "message": message,
-        "logprobs": _logprobs(answer.logprobs),
-        "finish_reason": answer.finish_reason or "stop",
+        "finish_reason": answer.finish_reason,
+        **answer.choice,
     }
+    choice["logprobs"] = _logprobs(answer.logprobs, answer.choice)
+    return choice
 
 
-def _logprobs(entries: Any) -> dict[str, Any] | None:
-    return {"content": entries, "refusal": None} if entries else None
+def _logprobs(entries: Any, choice: Mapping[str, Any]) -> dict[str, Any] | None:
+    """OpenAI's object of an answer's tokens, and what else a server says in it."""
+    others = choice.get("logprobs") or NO_FIELDS
+    return {"content": entries or None, "refusal": None, **others} if entries or others else None
+
+
+_NOTHING = Further()

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from llmops.engines.protocol import Message
 from service.limited_fields import JsonObject, only
-from service.limits import MOST_MESSAGES, MOST_TOOL_CALLS
+from service.limits import MOST_MESSAGES, MOST_TOOLS
 from service.schemas import Text
 
 LOGPROBS = "message.output_text.logprobs"
@@ -193,7 +193,7 @@ class ResponseRequest(_Strict):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     max_output_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     text: TextOptions | None = None
-    tools: Annotated[list[FunctionTool], Field(max_length=MOST_TOOL_CALLS)] | None = None
+    tools: Annotated[list[FunctionTool], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: (
         Annotated[
             Annotated[Literal["none", "auto", "required"], Tag("<text>")] | Annotated[FunctionChoice, Tag("<object>")],

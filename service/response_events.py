@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
 
+from llmops.engines.answer import Answer, reasoning_in
 from llmops.engines.protocol import Chunk, Usage
 from service.error_map import ApiError
-from service.exchange import Answer, Exchange
+from service.exchange import Exchange
 from service.response_body import ResponseRequest
 
-MESSAGE = -1
-"""In an order of outputs, the message; tool calls are numbered from 0."""
+MESSAGE, REASONING = -1, -2
+"""In an order of outputs, the message and what was thought before it; tool calls are numbered from 0."""
+
+TEXT, REFUSAL = "text", "refusal"
+"""The parts that a message may have."""
 
 
 class ResponseObject:
     """One response as it grows: what it says about itself, and its output so far.
 
-    order: the outputs, as they came; of a whole answer, the message before its tool calls.
+    order: the outputs, as they came; of a whole answer, reasoning, then the message, then tool calls. parts: those of
+    the message, likewise.
     """
 
     def __init__(self, exchange: Exchange, body: ResponseRequest) -> None:
@@ -29,6 +34,7 @@ class ResponseObject:
         self._fixed = _about(exchange, body)
         self._ids: dict[int, str] = {}
         self.order: list[int] = []
+        self.parts: list[str] = []
 
     @property
     def answer(self) -> Answer:
@@ -39,36 +45,52 @@ class ResponseObject:
         return {**self._fixed, "status": "in_progress", "output": [], "usage": None}
 
     def ended(self) -> dict[str, Any]:
-        """With the whole answer; `incomplete` where a limit cut it."""
+        """With the whole answer; `incomplete` where a limit cut it. What an upstream says beside it comes with it."""
         output = [self.item(output) for output in self.order or self._natural_order()]
-        usage = _usage(self._exchange.usage)
-        ending = _ending(self.answer.finish_reason)
-        return {**self._fixed, **ending, "completed_at": int(time.time()), "output": output, "usage": usage}
+        ending = {"completed_at": int(time.time()), "output": output, "usage": _usage(self._exchange.usage)}
+        beside = {**self._exchange.fields, **_unnamed(self.answer.choice, ("logprobs", "finish_reason"))}
+        tier = {name: value for name, value in beside.items() if name == "service_tier"}
+        return {**beside, **self._fixed, **tier, **_ending(self.answer.finish_reason), **ending}
 
     def item(self, output: int) -> dict[str, Any]:
         """One output, whole."""
         opened, answer = self.opened(output), self.answer
         if output == MESSAGE:
             status = _ending(answer.finish_reason)["status"]
-            return {**opened, "status": status, "content": [text_part(answer.text, answer.logprobs)]}
-        arguments = answer.tool_calls[output]["function"]["arguments"]
-        return {**opened, "status": "completed", "arguments": arguments}
+            beside = _unnamed(answer.fields, _TOLD_ELSEWHERE)
+            return {**beside, **opened, "status": status, "content": [self.part(kind) for kind in self._parts()]}
+        if output == REASONING:
+            part = {"type": "reasoning_text", "text": answer.reasoning or ""}
+            return {**opened, "status": "completed", "content": [part]}
+        return {**opened, "status": "completed", **_called(answer.tool_calls[output])}
+
+    def part(self, kind: str) -> dict[str, Any]:
+        """One part of the message, whole."""
+        if kind == REFUSAL:
+            return {"type": "refusal", "refusal": self.answer.refusal or ""}
+        annotations = [_annotation(each) for each in self.answer.fields.get("annotations") or ()]
+        return {**text_part(self.answer.text, self.answer.logprobs), "annotations": annotations}
 
     def opened(self, output: int) -> dict[str, Any]:
         """One output before its content."""
         if output == MESSAGE:
-            told: dict[str, Any] = {"type": "message", "role": "assistant", "content": []}
+            prefix, told = "msg", {"type": "message", "role": "assistant", "content": []}
+        elif output == REASONING:
+            prefix, told = "rs", {"type": "reasoning", "summary": [], "content": []}
         else:
-            call = self.answer.tool_calls[output]
-            name = call["function"]["name"]
-            told = {"type": "function_call", "call_id": call["id"], "name": name, "arguments": ""}
-        prefix = "msg" if output == MESSAGE else "fc"
+            prefix, told = "fc", _opened_call(self.answer.tool_calls[output])
         identity = self._ids.setdefault(output, f"{prefix}_{uuid.uuid4().hex}")
         return {"id": identity, "status": "in_progress", **told}
 
+    def _parts(self) -> list[str]:
+        refused = [REFUSAL] if self.answer.refusal else []
+        return self.parts or ([TEXT, *refused] if self.answer.text or not refused else refused)
+
     def _natural_order(self) -> list[int]:
-        calls = list(range(len(self.answer.tool_calls)))
-        return [MESSAGE, *calls] if self.answer.text or not calls else calls
+        answer = self.answer
+        calls = list(range(len(answer.tool_calls)))
+        message = [MESSAGE] if answer.text or answer.refusal or not calls else []
+        return [*([REASONING] if answer.reasoning else []), *message, *calls]
 
 
 class ResponseEvents:
@@ -82,23 +104,26 @@ class ResponseEvents:
         self._number = 0
 
     def piece(self, chunk: Chunk) -> bytes:
-        """What one chunk adds; empty for one without text and tool calls."""
+        """What one chunk adds; empty for one without text, reasoning, refusal and tool calls."""
         events = b""
+        if chunk.further is not None:
+            events += self._further(chunk.further.delta)
         if chunk.text:
-            events += self._opening(MESSAGE)
-            place = {**self._place(MESSAGE), "content_index": 0}
+            opening, place = self._part_place(TEXT)
             logprobs = list(chunk.logprobs)
-            events += self._event("response.output_text.delta", **place, delta=chunk.text, logprobs=logprobs)
+            events += opening + self._event("response.output_text.delta", **place, delta=chunk.text, logprobs=logprobs)
         for delta in chunk.tool_calls:
             call = delta.get("index", 0)
             events += self._opening(call)
-            if arguments := (delta.get("function") or {}).get("arguments"):
-                events += self._event("response.function_call_arguments.delta", **self._place(call), delta=arguments)
+            told = delta.get("function") or {}
+            if arguments := told.get("arguments") or (delta.get("custom") or {}).get("input"):
+                kind = _CALL_EVENTS["function" in self._response.answer.tool_calls[call]]
+                events += self._event(f"response.{kind}.delta", **self._place(call), delta=arguments)
         return events
 
     def end(self) -> bytes:
         """What comes after the last piece."""
-        events = b"" if self._response.order else self._opening(MESSAGE)
+        events = b"" if set(self._response.order) - {REASONING} else self._part_place(TEXT)[0]
         events += b"".join(self._closing(output) for output in self._response.order)
         ended = self._response.ended()
         return events + self._event(f"response.{ended['status']}", response=ended)
@@ -108,29 +133,58 @@ class ResponseEvents:
         told = {"code": problem.code, "message": problem.message, "param": problem.param}
         return self._event("error", **told, error={**told, "type": problem.kind})
 
+    def _further(self, delta: Mapping[str, Any]) -> bytes:
+        """Reasoning and refusal; other fields stand in the whole item at the end."""
+        events = b""
+        if thought := reasoning_in(delta):
+            events += self._opening(REASONING)
+            place = {**self._place(REASONING), "content_index": 0}
+            events += self._event("response.reasoning_text.delta", **place, delta=thought)
+        if refused := delta.get("refusal"):
+            opening, fields = self._part_place(REFUSAL)
+            events += opening + self._event("response.refusal.delta", **fields, delta=refused)
+        return events
+
     def _opening(self, output: int) -> bytes:
+        """What comes before the first piece of an output; nothing before later ones."""
         if output in self._response.order:
             return b""
         self._response.order.append(output)
         place = self._place(output)
         item = self._response.opened(output)
-        opened = self._event("response.output_item.added", output_index=place["output_index"], item=item)
-        if output == MESSAGE:
-            part = text_part("", ())
-            opened += self._event("response.content_part.added", **place, content_index=0, part=part)
-        return opened
+        return self._event("response.output_item.added", output_index=place["output_index"], item=item)
+
+    def _part_place(self, kind: str) -> tuple[bytes, dict[str, Any]]:
+        """What comes before a piece of that part of the message, and where it belongs."""
+        opening = self._opening(MESSAGE)
+        parts, place = self._response.parts, self._place(MESSAGE)
+        new = kind not in parts
+        if new:
+            parts.append(kind)
+        fields = {**place, "content_index": parts.index(kind)}
+        if new:
+            part = text_part("", ()) if kind == TEXT else {"type": "refusal", "refusal": ""}
+            opening += self._event("response.content_part.added", **fields, part=part)
+        return opening, fields
 
     def _closing(self, output: int) -> bytes:
         item, place = self._response.item(output), self._place(output)
-        if output == MESSAGE:
-            part = item["content"][0]
-            text = {"text": part["text"], "logprobs": part["logprobs"]}
-            done = self._event("response.output_text.done", **place, content_index=0, **text)
-            done += self._event("response.content_part.done", **place, content_index=0, part=part)
+        if output in (MESSAGE, REASONING):
+            done = b"".join(self._part_done(place, number, part) for number, part in enumerate(item["content"]))
         else:
-            call = {"name": item["name"], "arguments": item["arguments"]}
-            done = self._event("response.function_call_arguments.done", **place, **call)
+            kind = _CALL_EVENTS[item["type"] == "function_call"]
+            call = {name: item[name] for name in ("name", "arguments", "input") if name in item}
+            done = self._event(f"response.{kind}.done", **place, **call)
         return done + self._event("response.output_item.done", output_index=place["output_index"], item=item)
+
+    def _part_done(self, place: Mapping[str, Any], number: int, part: Mapping[str, Any]) -> bytes:
+        fields = {**place, "content_index": number}
+        kind = part["type"]
+        told = {name: part[name] for name in ("text", "refusal", "logprobs") if name in part}
+        done = self._event(f"response.{kind}.done", **fields, **told)
+        return (
+            done if kind == "reasoning_text" else done + self._event("response.content_part.done", **fields, part=part)
+        )
 
     def _place(self, output: int) -> dict[str, Any]:
         return {"item_id": self._response.opened(output)["id"], "output_index": self._response.order.index(output)}
@@ -154,6 +208,34 @@ def text_part(text: str, logprobs: Sequence[Mapping[str, Any]]) -> dict[str, Any
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
 
 
+def _called(call: Mapping[str, Any]) -> dict[str, Any]:
+    """What a tool was called with, by this route's names."""
+    if "function" in call:
+        return {"arguments": call["function"]["arguments"]}
+    return {"input": (call.get("custom") or {}).get("input") or ""}
+
+
+def _opened_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    named = call.get("function") or call.get("custom") or {}
+    nothing = {"arguments": ""} if "function" in call else {"input": ""}
+    kind = "function_call" if "function" in call else "custom_tool_call"
+    beside = {name: value for name, value in call.items() if name not in ("id", "type", "function", "custom")}
+    return {**beside, "type": kind, "call_id": call["id"], "name": named.get("name"), **nothing}
+
+
+def _annotation(annotation: Any) -> Any:
+    """A citation of a chat message, whose details stand in an object named like its type; here they stand in it."""
+    if not isinstance(annotation, Mapping):
+        return annotation
+    kind = annotation.get("type")
+    inner = annotation.get(str(kind))
+    return {"type": kind, **inner} if isinstance(inner, Mapping) else annotation
+
+
+def _unnamed(fields: Mapping[str, Any], named: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in named and value is not None}
+
+
 def _about(exchange: Exchange, body: ResponseRequest) -> dict[str, Any]:
     """What stays the same from the first event to the last: the request said back, and what was not asked for."""
     sent = body.model_dump(by_alias=True, exclude_none=True, exclude={"input", "model", "stream", "stream_options"})
@@ -171,6 +253,13 @@ def _about(exchange: Exchange, body: ResponseRequest) -> dict[str, Any]:
         "text": text,
     }
 
+
+_TOLD_ELSEWHERE = frozenset(
+    {"role", "refusal", "annotations", "reasoning", "reasoning_content", "thinking", "reasoning_details"}
+)
+"""Fields of a chat message that this route tells of in another way."""
+
+_CALL_EVENTS = {True: "function_call_arguments", False: "custom_tool_call_input"}
 
 _ABSENT: Mapping[str, Any] = {
     "error": None, "incomplete_details": None, "instructions": None, "max_output_tokens": None, "metadata": {},

@@ -82,9 +82,6 @@ class ResponseStream(EventStream):
         super().__init__(exchange, send)
         self._told = ResponseEvents(exchange, request)
 
-    def opening(self) -> bytes:
-        return b""  # the first of the other events brings it
-
     def events(self, chunk: Chunk) -> bytes:
         return self._told.piece(chunk)
 

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from llmops.engines.protocol import Message
 from service.limited_fields import JsonObject
-from service.limits import MOST_ANSWERS, MOST_MESSAGES, MOST_TOOL_CALLS
+from service.limits import MOST_ANSWERS, MOST_MESSAGES, MOST_TOOLS
 
 LIMITED_FIELDS: Mapping[str, str] = {"modalities": "only text is supported"}
 """Fields of OpenAI's API accepted only with a value that changes nothing, and how the refusal of others reads."""
@@ -92,7 +92,7 @@ class ChatMessage(_Strict):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: _Content | None = None
-    tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_TOOL_CALLS)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_TOOLS)] | None = None
     tool_call_id: Annotated[Text, Field(min_length=1, max_length=256)] | None = None
     name: Annotated[Text, Field(max_length=256)] | None = None
     refusal: None = None
@@ -214,7 +214,7 @@ class ChatRequest(_Strict):
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=MOST_TOOL_CALLS)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: _ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     presence_penalty: _Penalty | None = None

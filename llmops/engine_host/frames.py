@@ -17,6 +17,7 @@ import orjson
 from llmops.engines.protocol import (
     Chunk,
     EngineIdentity,
+    Further,
     GenerationParameters,
     GenerationRequest,
     Message,
@@ -273,12 +274,16 @@ def _chunk_fields(chunk: Chunk) -> dict[str, Any]:
         fields["logprobs"] = chunk.logprobs
     if chunk.queued_s is not None:
         fields["queued_s"] = chunk.queued_s
+    if chunk.further is not None:
+        fields["further"] = [dict(part) for part in chunk.further]
     return fields
 
 
 def _chunk(fields: dict[str, Any]) -> Chunk:
     if usage := fields.get("usage"):
         fields["usage"] = Usage(*usage)
+    if further := fields.get("further"):
+        fields["further"] = Further(*further)
     return Chunk(**fields)
 
 
@@ -290,7 +295,7 @@ def _kinds(root: type[EngineError]) -> dict[str, type[EngineError]]:
 
 
 _ERROR_KINDS = _kinds(EngineError)
-_ERROR_DETAILS = ("retry_after", "lasting", "param")
+_ERROR_DETAILS = ("retry_after", "lasting", "param", "reason")
 
 
 def _error_fields(error: EngineError) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from llmops.engines.openai_errors import refusal
-from llmops.engines.openai_format import AnswerReader, chat_body, error_message, whole_answer
+from llmops.engines.openai_errors import failure, refusal
+from llmops.engines.openai_format import AnswerReader, chat_body, whole_answer
 from llmops.engines.protocol import EXTRAS, Chunk, EngineIdentity, GenerationRequest
 from llmops.engines.sse import EventParser, EventTooLong, SentEvent
 from llmops.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable
@@ -94,7 +94,7 @@ class OpenAIEngine:
         return EXTRAS
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        streamed = self._stream_always or not request.whole
+        streamed, asked = self._stream_always or not request.whole, request.extras.get("n", 1)
         body = self._body(request, streamed)
         heard = False
         response: aiohttp.ClientResponse | None = None
@@ -105,15 +105,16 @@ class OpenAIEngine:
             if response.status != 200:
                 raise refusal(response.status, response.headers, await _read(response))
             if _is_stream(response, streamed):
-                answer = _StreamedAnswer()
+                answer = _StreamedAnswer(asked)
                 while not answer.done and (piece := await response.content.readany()):
                     for chunk in answer.take(piece):
                         yield chunk
                 if answer.done:
                     await _reach_end(response)
-                yield answer.end()
+                for chunk in answer.end():
+                    yield chunk
             else:
-                for chunk in whole_answer(_json(await _read(response), "a reply")):
+                for chunk in whole_answer(_json(await _read(response), "a reply"), asked):
                     yield chunk
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._translated(error, heard) from error
@@ -240,8 +241,8 @@ async def _reach_end(response: aiohttp.ClientResponse) -> None:
 class _StreamedAnswer:
     """From the bytes of a stream to chunks. done: the server has said that it is at the end."""
 
-    def __init__(self) -> None:
-        self._parser, self._reader = EventParser(LONGEST_EVENT), AnswerReader()
+    def __init__(self, asked: int) -> None:
+        self._parser, self._reader = EventParser(LONGEST_EVENT), AnswerReader(asked)
         self.done = False
 
     def take(self, piece: bytes) -> Iterable[Chunk]:
@@ -270,18 +271,17 @@ class _StreamedAnswer:
 
     def _chunks(self, sent: SentEvent) -> Sequence[Chunk]:
         name, data = sent
-        if data == b"[DONE]":
+        if data.startswith(b"[DONE]") and data.strip() == b"[DONE]":
             self.done = True
         if self.done:
             return ()
-        event = _json(data, "an event")
-        if name == b"error" and not (isinstance(event, dict) and event.get("error")):
-            raise EngineError(f"the upstream failed: {error_message(event)}")
-        return self._reader.take(event)
+        if name == b"error":
+            raise failure(_error_event(data))
+        return self._reader.take(_json(data, "an event"))
 
-    def end(self) -> Chunk:
-        """The last chunk. Raises EngineUnavailable."""
-        return self._reader.end()
+    def end(self) -> Sequence[Chunk]:
+        """The last chunks. Raises EngineError."""
+        return self._reader.end(said=self.done)
 
 
 def _is_stream(response: aiohttp.ClientResponse, asked: bool) -> bool:
@@ -294,7 +294,16 @@ def _json(data: bytes, what: str) -> object:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise EngineError(f"the upstream sent {what} that is not JSON") from error
+        message = f"the upstream sent {what} that is not JSON"
+        raise EngineError(message, reason=message) from error
+
+
+def _error_event(data: bytes) -> object:
+    """What an event of that name says; some servers send plain text."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {"error": data.decode(errors="replace")}
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What an upstream's refusal means: from an HTTP status to llmops' error tree."""
+"""What an upstream's refusal means, as a status or inside a reply: from there to llmops' error tree."""
 
 from __future__ import annotations
 
@@ -6,34 +6,92 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import orjson
 
-from llmops.engines.openai_format import error_message
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+
+_STATUS_NAMES = ("code", "status", "status_code", "http_code")
+_TYPES = {
+    "timeout": 504, "ratelimit": 429, "overloaded": 503, "unavailable": 503, "badrequest": 400, "invalidrequest": 400,
+    "validation": 400, "contextlength": 400,
+}  # fmt: skip
+"""What servers call the kinds of errors, without word breaks, and the status of each."""
 
 
 def refusal(status: int, headers: Mapping[str, str], content: bytes) -> EngineError:
-    """The error for a reply that is no answer. headers: looked up in lower case."""
+    """The error for a reply whose status says that it is no answer. headers: looked up in lower case."""
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError:
         body = None
-    error = body.get("error") if isinstance(body, dict) else None
-    detail = error if isinstance(error, dict) else {}
-    message = f"upstream answered {status}: {error_message(body)}"
-    if detail.get("code") == "context_length_exceeded":
+    return _error(status, body, f"upstream answered {status}", retry_seconds(headers.get("retry-after")))
+
+
+def reported(body: Mapping[str, Any]) -> EngineError | None:
+    """The failure that an event, or a reply of status 200, tells of; None when it tells of none."""
+    if not body.get("error"):
+        told = body.get("object") == "error" or body.get("type") == "error" or body.keys() & {"message", "detail"}
+        if not told or "choices" in body:
+            return None
+    return failure(body)
+
+
+def failure(body: object) -> EngineError:
+    """The error for a body that is known to tell of a failure."""
+    status = _status(body)
+    # A bad gateway further on: nothing says that this upstream is gone.
+    return _error(500 if status in (None, 502) else status, body, "the upstream failed", None)
+
+
+def error_message(body: object) -> str:
+    """What an error object of OpenAI's shape, or of another server's, says; short enough for a line."""
+    if not isinstance(body, dict):
+        return "no message"
+    error = body.get("error")
+    message = error.get("message") if isinstance(error, dict) else error
+    return str(message or body.get("message") or body.get("detail") or "no message")[:300]
+
+
+def _error(status: int, body: object, what: str, retry_after: float | None) -> EngineError:
+    said = error_message(body)
+    message = f"{what}: {said}"
+    detail = _detail(body)
+    if "context_length_exceeded" in (detail.get("code"), detail.get("type")):
         return ContextTooLong(message, param="messages")
     if status in (408, 504):
-        return EngineTimeout(message)
+        return EngineTimeout(message, reason=said)
     if status in (429, 502, 503):
-        return EngineUnavailable(message, retry_after=retry_seconds(headers.get("retry-after")))
+        return EngineUnavailable(message, retry_after=retry_after, reason=said)
     if status < 400 or status in (401, 403, 404):  # a redirect, or a 2xx that is none of OpenAI's: the wrong address
-        return EngineUnavailable(message, lasting=True)
+        return EngineUnavailable(message, lasting=True)  # and no reason: it is about the gateway's key and address
     param = detail.get("param")
     if status < 500:
         return EngineRejected(message, param=param if isinstance(param, str) else None)
-    return EngineError(message)
+    return EngineError(message, reason=said)
+
+
+def _detail(body: object) -> Mapping[str, Any]:
+    """The object that tells of the error: OpenAI's `error`, or, as vLLM and others have it, the body itself."""
+    if not isinstance(body, dict):
+        return {}
+    error = body.get("error")
+    return error if isinstance(error, dict) else body
+
+
+def _status(body: object) -> int | None:
+    """The HTTP status that an error inside a reply names, or that its type stands for."""
+    detail = _detail(body)
+    for name in _STATUS_NAMES:
+        try:
+            status = int(str(detail.get(name)))
+        except ValueError:
+            continue
+        if 400 <= status < 600:
+            return status
+    kinds = [str(detail.get(name) or "").replace("_", "").lower() for name in ("type", "code", "error_type")]
+    return next((status for name, status in _TYPES.items() if any(name in kind for kind in kinds)), None)
 
 
 def retry_seconds(text: str | None) -> float | None:

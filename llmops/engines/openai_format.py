@@ -1,15 +1,27 @@
 """OpenAI's chat format, as servers that speak it and llama.cpp itself take and give it: the request, and the answer
-as chunks, streamed or whole."""
+as chunks, streamed or whole.
+
+Of an answer the fields that llmops works with are read and put right; all others, of whatever name, come with the
+chunks as `Further`, so that nothing a server says is lost here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from dataclasses import replace
+from typing import Any
 
-from llmops.engines.protocol import UNKNOWN_USAGE, Chunk, GenerationRequest, Usage
+from llmops.engines.openai_errors import failure, reported
+from llmops.engines.protocol import NO_FIELDS, UNKNOWN_USAGE, UNSAID, Chunk, Further, GenerationRequest, Usage
+from llmops.engines.tool_calls import ToolCallReader
 from llmops.errors import EngineError, EngineUnavailable
 
-_EVENT, _REPLY = "an event", "a reply"
+_NAMED_IN_REPLY = frozenset({"id", "object", "created", "model", "choices", "usage", "error"})
+_NAMED_IN_CHOICE = frozenset({"index", "delta", "message", "logprobs", "finish_reason", "error"})
+
+FAILED = frozenset({"error", "abort", "insufficient_system_resource"})
+"""Finish reasons of an answer that its server gave up: OpenRouter's, Mistral's and vLLM's; vLLM's and SGLang's;
+DeepSeek's."""
 
 
 def chat_body(request: GenerationRequest, *, stream: bool = True) -> dict[str, Any]:
@@ -38,139 +50,245 @@ def chat_body(request: GenerationRequest, *, stream: bool = True) -> dict[str, A
 class AnswerReader:
     """Makes chunks of a streamed answer's events, one after another.
 
-    The last chunk alone has usage, which comes after everything else: so a finish is kept back until something follows.
+    What each answer ends with comes last, and the last chunk alone has usage, which may come after everything else. An
+    event that only names the role waits for the next one: until something was said another upstream can be asked.
+
+    asked: how many answers were asked for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, asked: int = 1) -> None:
+        self._asked = asked
         self._usage = UNKNOWN_USAGE
-        self._seen: set[int] = set()
-        self._finished: dict[int, str] = {}
-        self._kept: int | None = None
+        self._choices: dict[int, _ChoiceReader] = {}
+        self._last_fields = NO_FIELDS
 
     def take(self, event: object) -> Sequence[Chunk]:
         """The chunks of one parsed event. Raises EngineError: it reports a failure, or is not of OpenAI's shape."""
         if type(event) is not dict:
-            raise EngineError("the upstream sent an event that is not an object")
-        if event.get("error") is not None:
-            raise EngineError(f"the upstream failed: {error_message(event)}")
+            raise _misshapen("an event that is not an object")
+        choices = event.get("choices")
+        if (event.get("error") or choices is None) and (problem := reported(event)) is not None:
+            raise problem
+        fields = _rest(event, _NAMED_IN_REPLY)
         chunks: list[Chunk] = []
-        if choices := event.get("choices"):
-            for choice in _objects(choices, _EVENT):
-                self._take_choice(choice, chunks)
-        if usage := event.get("usage"):
-            self._usage = _usage(usage, _EVENT)
+        if choices:
+            for choice in _objects(choices, "choices"):
+                chunks += self._choice(choice).take(choice, fields)
+        elif fields:
+            self._last_fields = fields
+        if (usage := event.get("usage")) is not None:
+            self._usage = _usage(usage)
         return chunks
 
-    def end(self) -> Chunk:
-        """The last chunk. Raises EngineUnavailable: the events ended before every answer did."""
-        if not self._finished or len(self._seen) > len(self._finished):
-            raise EngineUnavailable("the stream ended before the answer did")
-        index = self._kept if self._kept is not None else max(self._finished)
-        return Chunk("", self._finished[index], self._usage, index)
+    def end(self, *, said: bool = True) -> list[Chunk]:
+        """The last chunks, one for each answer. said: the server has said that it is at the end.
 
-    def _take_choice(self, choice: Mapping[str, Any], chunks: list[Chunk]) -> None:
-        index = _index(choice)
-        self._seen.add(index)
-        text, calls, logprobs = _parts(choice, "delta", _EVENT)
-        if text or calls or logprobs:
-            self._release(chunks)
-            chunks.append(Chunk(text, None, None, index, calls, logprobs))
-        if (reason := choice.get("finish_reason")) is not None:
-            if not isinstance(reason, str):
-                _misshapen(_EVENT)
-            if self._kept != index:
-                self._release(chunks)
-            self._kept, self._finished[index] = index, reason
+        Raises:
+            EngineUnavailable: the events ended before every answer did. EngineError: there is no answer.
+        """
+        readers = [self._choices[index] for index in sorted(self._choices)]
+        if not said and not (readers and all(reader.finish_reason for reader in readers)):
+            message = "the stream ended before the answer did"
+            raise EngineUnavailable(message, reason=message)
+        if not readers:
+            raise _misshapen("no answer")
+        *others, last = readers
+        chunks = [chunk for reader in others for chunk in reader.end()]
+        return chunks + last.end(self._usage, self._last_fields)
 
-    def _release(self, chunks: list[Chunk]) -> None:
-        if self._kept is not None:
-            chunks.append(Chunk("", self._finished[self._kept], None, self._kept))
-            self._kept = None
+    def _choice(self, choice: Mapping[str, Any]) -> _ChoiceReader:
+        index = _index(choice, 0, self._asked)
+        reader = self._choices.get(index)
+        if reader is None:
+            reader = self._choices[index] = _ChoiceReader(index)
+        return reader
 
 
-def whole_answer(reply: object) -> list[Chunk]:
+class _ChoiceReader:
+    """One answer of a stream. finish_reason: None until one came."""
+
+    __slots__ = ("_calls", "_ending", "_index", "_opening", "_said", "finish_reason")
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._calls = ToolCallReader()
+        self._opening: Chunk | None = None
+        self._said = False
+        self._ending: Further | None = None
+        self.finish_reason: str | None = None
+
+    def take(self, choice: Mapping[str, Any], reply: Mapping[str, Any]) -> list[Chunk]:
+        delta = _object(choice.get("delta"), "delta")
+        text = _text(delta)
+        calls = self._calls.take(delta["tool_calls"]) if delta.get("tool_calls") else ()
+        entries, fields = _choice_fields(choice)
+        said = _further(delta, text)
+        finished = choice.get("finish_reason") is not None
+        if finished:
+            self.finish_reason = _finish_reason(choice, fields)
+        if text or calls or entries or _tells(said) or (fields and not finished and _tells(fields)):
+            self._said = True
+            self._ending = Further(NO_FIELDS, fields, reply) if finished else self._ending
+            further = _further_of(said, NO_FIELDS if finished else fields, reply)
+            return [*self._opened(), Chunk(text, None, None, self._index, calls, entries, further=further)]
+        if finished:
+            self._ending = Further(said, fields, reply)
+        elif said and not self._said and self._opening is None:
+            self._opening = Chunk("", index=self._index, further=Further(said, fields, reply))
+        return []
+
+    def end(self, usage: Usage | None = None, reply: Mapping[str, Any] = NO_FIELDS) -> list[Chunk]:
+        """What the answer ends with. Raises EngineError."""
+        self._calls.end()
+        ending = self._ending or Further()
+        further = _further_of(ending.delta, ending.choice, {**ending.reply, **reply})
+        return [*self._opened(), Chunk("", self.finish_reason or UNSAID, usage, self._index, further=further)]
+
+    def _opened(self) -> list[Chunk]:
+        """The event that waited, once."""
+        opening, self._opening = self._opening, None
+        return [] if opening is None else [opening.followed()]
+
+
+def whole_answer(reply: object, asked: int = 1) -> list[Chunk]:
     """The chunks of a reply that was not streamed: one for each answer, the last one with usage.
 
+    asked: how many answers were asked for.
+
     Raises:
-        EngineError: it reports a failure, or is not of OpenAI's shape. EngineUnavailable: an answer has no end.
+        EngineError: it reports a failure, or is not of OpenAI's shape.
     """
     if type(reply) is not dict:
-        raise EngineError("the upstream sent a reply that is not an object")
-    if reply.get("error") is not None:
-        raise EngineError(f"the upstream failed: {error_message(reply)}")
-    choices = _objects(reply.get("choices"), _REPLY)
-    usage = _usage(reply.get("usage"), _REPLY)
+        raise _misshapen("a reply that is not an object")
+    if (problem := reported(reply)) is not None:
+        raise problem
+    choices = _objects(reply.get("choices") or [], "choices")
     if not choices:
-        _misshapen(_REPLY)
-    chunks: list[Chunk] = []
-    for choice in choices:
-        text, calls, logprobs = _parts(choice, "message", _REPLY)
-        reason = choice.get("finish_reason")
-        if not isinstance(reason, str):
-            raise EngineUnavailable("the reply ended before the answer did")
-        # Whole tool calls come in order; as pieces of a stream each would name its place.
-        placed = [{"index": place, **call} for place, call in enumerate(calls)] if calls else ()
-        last = len(chunks) == len(choices) - 1
-        chunks.append(Chunk(text, reason, usage if last else None, _index(choice), placed, logprobs))
-    return chunks
+        raise _misshapen("no answer")
+    usage, fields = _usage(reply.get("usage")), _rest(reply, _NAMED_IN_REPLY)
+    chunks = [_whole_chunk(choice, place, asked) for place, choice in enumerate(choices)]
+    if len({chunk.index for chunk in chunks}) < len(chunks):
+        raise _misshapen("two answers of one number")
+    *others, last = chunks
+    further = last.further or Further()
+    return [*others, replace(last, usage=usage, further=_further_of(further.delta, further.choice, fields))]
 
 
-def error_message(body: object) -> str:
-    """What an error object of OpenAI's shape, or of another server's, says; short enough for a line."""
-    if not isinstance(body, dict):
-        return "no message"
-    error = body.get("error")
-    message = error.get("message") if isinstance(error, dict) else error
-    return str(message or body.get("message") or body.get("detail") or "no message")[:300]
+def _whole_chunk(choice: Mapping[str, Any], place: int, asked: int) -> Chunk:
+    message = _object(choice.get("message"), "message")
+    text = _text(message)
+    calls = ToolCallReader().take_whole(message["tool_calls"]) if message.get("tool_calls") else ()
+    entries, fields = _choice_fields(choice)
+    reason = UNSAID if choice.get("finish_reason") is None else _finish_reason(choice, fields)
+    said = _further({"content": None, **message}, text)
+    return Chunk(
+        text, reason, None, _index(choice, place, asked), calls, entries, further=_further_of(said, fields, NO_FIELDS)
+    )
 
 
-def _parts(
-    choice: Mapping[str, Any], place: str, what: str
-) -> tuple[str, Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
-    """Text, tool calls and logprobs of a choice; place: the field that holds the first two."""
-    content = choice.get(place) or {}
-    if type(content) is not dict:
-        _misshapen(what)
-    text = content.get("content") or ""
-    if not isinstance(text, str):
-        _misshapen(what)
-    calls, logprobs = content.get("tool_calls"), choice.get("logprobs")
-    if not calls and not logprobs:
-        return text, (), ()
-    if not isinstance(logprobs or {}, dict):
-        _misshapen(what)
-    entries = (logprobs or {}).get("content")
-    return text, _objects(calls, what) if calls else (), _objects(entries, what) if entries else ()
+def _rest(values: Mapping[str, Any], named: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in named}
 
 
-def _objects(value: object, what: str) -> Sequence[Mapping[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        _misshapen(what)
+def _further(message: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """What a message or delta holds besides its text and calls: also a content that is no text, as it is."""
+    return {
+        name: value
+        for name, value in message.items()
+        if name != "tool_calls" and not (name == "content" and value is not None and value == text != "")
+    }
+
+
+def _further_of(delta: Mapping[str, Any], choice: Mapping[str, Any], reply: Mapping[str, Any]) -> Further | None:
+    return Further(delta, choice, reply) if delta or choice or reply else None
+
+
+def _tells(fields: Mapping[str, Any]) -> bool:
+    """Whether there is more than a role and nothings in them."""
+    return any(value for name, value in fields.items() if name != "role")
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    """The text of a message or delta; of content in parts, that of its text parts."""
+    content = message.get("content")
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    parts = _objects(content, "content")
+    texts = [part.get("text") for part in parts if part.get("type", "text") == "text"]
+    if not all(isinstance(text, str) for text in texts):
+        raise _misshapen("content with a part whose text is none")
+    return "".join(str(text) for text in texts)
+
+
+def _choice_fields(choice: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], dict[str, Any]]:
+    """The log-probabilities of a choice's tokens, and whatever else it names."""
+    if problem := choice.get("error"):
+        raise failure({"error": problem})
+    fields = _rest(choice, _NAMED_IN_CHOICE)
+    if not (logprobs := choice.get("logprobs")):
+        return (), fields
+    entries = _object(logprobs, "logprobs").get("content")
+    others = {name: value for name, value in logprobs.items() if name != "content" and value is not None}
+    if others:
+        fields["logprobs"] = others
+    return _objects(entries, "logprobs.content") if entries else (), fields
+
+
+def _finish_reason(choice: Mapping[str, Any], fields: dict[str, Any]) -> str:
+    """Raises EngineError: the server gave the answer up. An empty reason is none, and stays among the fields."""
+    reason = choice["finish_reason"]
+    if not isinstance(reason, str):
+        raise _misshapen("a finish_reason that is no text")
+    if reason in FAILED:
+        message = f"the upstream gave the answer up: finish_reason {reason!r}"
+        raise EngineError(message, reason=message)
+    if not reason:
+        fields["finish_reason"] = reason
+    return reason
+
+
+def _object(value: object, name: str) -> Mapping[str, Any]:
+    if value is None:
+        return NO_FIELDS
+    if type(value) is not dict:
+        raise _misshapen(f"{name} that is no object")
     return value
 
 
-def _index(choice: Mapping[str, Any]) -> int:
-    index = choice.get("index") or 0
-    if type(index) is not int:
-        _misshapen(_EVENT)
+def _objects(value: object, name: str) -> Sequence[Mapping[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise _misshapen(f"{name} that is no list of objects")
+    return value
+
+
+def _index(choice: Mapping[str, Any], place: int, asked: int) -> int:
+    index = choice.get("index")
+    if index is None:
+        return place
+    if type(index) is not int or not 0 <= index < asked:
+        wanted = "one answer was" if asked == 1 else f"{asked} answers were"
+        raise _misshapen(f"an answer of index {str(index)[:20]} where {wanted} asked for")
     return index
 
 
-def _usage(usage: object, what: str) -> Usage:
+def _usage(usage: object) -> Usage:
     """What an answer took; None, and what it does not name, is unknown."""
     if usage is None:
         return UNKNOWN_USAGE
     if type(usage) is not dict:
-        _misshapen(what)
+        raise _misshapen("usage that is no object")
     return Usage(_count(usage, "prompt_tokens"), _count(usage, "completion_tokens"), usage)
 
 
 def _count(usage: Mapping[str, Any], name: str) -> int | None:
     count = usage.get(name)
     if count is not None and (type(count) is not int or count < 0):
-        raise EngineError(f"the upstream sent usage.{name} = {str(count)[:40]}, which is no number of tokens")
+        raise _misshapen(f"usage.{name} = {str(count)[:40]}, which is no number of tokens")
     return count
 
 
-def _misshapen(what: str) -> NoReturn:
-    raise EngineError(f"the upstream sent {what} that is not of OpenAI's shape")
+def _misshapen(what: str) -> EngineError:
+    message = f"the upstream sent {what}"
+    return EngineError(message, reason=message)

@@ -10,8 +10,10 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, NotRequired, Protocol, TypedDict, runtime_checkable
+from types import MappingProxyType
+from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
+from llmops.engines.answer import Answer
 from llmops.errors import UsageError
 
 EXTRAS = frozenset(
@@ -139,6 +141,24 @@ UNKNOWN_USAGE = Usage(None, None)
 """Of an answer whose tokens nobody counted."""
 
 
+NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
+
+UNSAID = ""
+"""The `finish_reason` of an answer that is whole, and whose server does not say why it ended."""
+
+
+class Further(NamedTuple):
+    """What a server says beyond the fields of `Chunk`, by its own names and as it came.
+
+    delta: of the message (`refusal`, `reasoning_content`, `annotations`, a `role`, a `content` that is no text …).
+    choice: of the choice (`stop_reason` …). reply: of the object around it (`service_tier`, `citations` …).
+    """
+
+    delta: Mapping[str, Any] = NO_FIELDS
+    choice: Mapping[str, Any] = NO_FIELDS
+    reply: Mapping[str, Any] = NO_FIELDS
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of an answer. The last chunk of a stream, and only that, has `usage`; it has a `finish_reason` too.
@@ -146,6 +166,7 @@ class Chunk:
     index: which of the `n` answers asked for; each has a chunk of its own with its `finish_reason`. tool_calls,
     logprobs: OpenAI's delta objects, and its entries of `logprobs.content` for the tokens of this piece.
     queued_s: seconds the request waited for a slot; on the first chunk, of engines that queue outside this process.
+    further: whatever else the server says with it.
     more: the next chunk is there already, so that both can go out together; no part of the answer.
     """
 
@@ -157,23 +178,38 @@ class Chunk:
     logprobs: Sequence[Mapping[str, Any]] = ()
     queued_s: float | None = None
     more: bool = field(default=False, compare=False)
+    further: Further | None = field(default=None, compare=False)
+
+    @property
+    def thinks(self) -> bool:
+        """Whether it holds something of the message that is neither text nor a call: reasoning, a refusal …"""
+        delta = self.further.delta if self.further is not None else NO_FIELDS
+        return any(value for name, value in delta.items() if name != "role")
 
     def followed(self) -> Chunk:
         """The same, with `more`."""
         return Chunk(
-            self.text, self.finish_reason, self.usage, self.index, self.tool_calls, self.logprobs, self.queued_s, True
-        )
+            self.text, self.finish_reason, self.usage, self.index, self.tool_calls, self.logprobs, self.queued_s, True,
+            self.further,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A whole answer. Times are seconds from the moment the engine took the request."""
+    """A whole answer. Times are seconds from the moment the engine took the request.
+
+    finish_reason: None where the server gave none. tool_calls: OpenAI's objects. refusal: what the model said in place
+    of an answer. reasoning: what it thought before.
+    """
 
     text: str
-    finish_reason: str
+    finish_reason: str | None
     usage: Usage
     first_token_s: float
     latency_s: float
+    tool_calls: Sequence[Mapping[str, Any]] = ()
+    refusal: str | None = None
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,14 +291,21 @@ async def generate(engine: Engine, request: GenerationRequest) -> Generation:
     """Runs one request to its end. Raises EngineError."""
     start = time.perf_counter()
     first: float | None = None
-    pieces: list[str] = []
-    finish_reason, usage = "stop", UNKNOWN_USAGE
+    answer, usage = Answer(), UNKNOWN_USAGE
     async with aclosing(engine.stream(request)) as chunks:
         async for chunk in chunks:
             if first is None:
                 first = time.perf_counter() - start
-            pieces.append(chunk.text)
-            finish_reason = chunk.finish_reason or finish_reason
+            answer.take(chunk)
             usage = chunk.usage or usage
     latency = time.perf_counter() - start
-    return Generation("".join(pieces), finish_reason, usage, first if first is not None else latency, latency)
+    return Generation(
+        answer.text,
+        answer.finish_reason,
+        usage,
+        first if first is not None else latency,
+        latency,
+        answer.tool_calls,
+        answer.refusal,
+        answer.reasoning,
+    )

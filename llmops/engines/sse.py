@@ -91,5 +91,8 @@ class EventParser:
                 data.append(value)
             elif field == b"event":
                 name = value
+            elif field == b"error":  # how llama.cpp's server told of one until 2025: in a field of that name
+                name = field
+                data.append(value)
         joined = b"\n".join(data)
         return SentEvent(name, joined) if joined else None

@@ -21,20 +21,24 @@ _BLOCK = 1 << 20
 class Output:
     """What a cell answered to one row. error: why there is no answer; the text is then empty.
 
-    tokens_in, tokens_out: None where nobody counted them.
+    finish_reason, tokens_in, tokens_out: None where the model's server did not say. tool_calls: OpenAI's objects, with
+    arguments as JSON text. refusal: what the model said in place of an answer. reasoning: what it thought before.
 
     choice_logprobs: for multiple choice, the log-likelihood of each of the row's choices, in their order; the text is
     then the likeliest choice.
     """
 
     text: str
-    finish_reason: str = "stop"
+    finish_reason: str | None = "stop"
     tokens_in: int | None = None
     tokens_out: int | None = None
     latency_ms: float = 0.0
     first_token_ms: float = 0.0
     error: str | None = None
     choice_logprobs: tuple[float, ...] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    refusal: str | None = None
+    reasoning: str | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Output:

@@ -199,10 +199,17 @@ async def test_a_huge_refusal_is_told_shortly(engine, upstream, ask):
     assert len(str(caught.value)) < 400
 
 
-async def test_a_stream_that_ends_without_a_finish_is_no_answer(engine, upstream, ask):
-    upstream.script = [piece("Hel"), event("[DONE]")]
+async def test_a_stream_that_ends_without_finish_and_done_is_no_answer(engine, upstream, ask):
+    upstream.script = [piece("Hel")]
     with pytest.raises(EngineUnavailable, match="the stream ended before the answer did"):
         await generate(engine, ask())
+
+
+@pytest.mark.parametrize("done", ["[DONE]", "[DONE] ", "[DONE]\r"])
+async def test_a_stream_that_says_it_is_done_is_an_answer_whose_finish_reason_is_unknown(engine, upstream, ask, done):
+    upstream.script = [piece("Hel"), event(done)]
+    answer = await generate(engine, ask())
+    assert (answer.text, answer.finish_reason) == ("Hel", None)
 
 
 async def test_a_connection_lost_in_the_middle_is_no_answer(ask):
@@ -237,8 +244,9 @@ async def test_a_connection_lost_in_the_middle_is_no_answer(ask):
 )
 async def test_an_event_of_garbage_is_an_engine_error(engine, upstream, ask, garbage):
     upstream.script = [piece("Hel"), event(garbage), *ANSWER]
-    with pytest.raises(EngineError, match=r"^the upstream sent an event that is not "):
+    with pytest.raises(EngineError, match=r"^the upstream sent .* (is no|are no|is not) ") as caught:
         await generate(engine, ask())
+    assert caught.value.reason == str(caught.value)
 
 
 async def test_an_error_within_the_stream_is_passed_on(engine, upstream, ask):

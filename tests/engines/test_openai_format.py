@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.engines.openai_errors import refusal, retry_seconds
-from llmops.engines.openai_format import AnswerReader, chat_body, error_message, whole_answer
+from llmops.engines.openai_errors import error_message, refusal, retry_seconds
+from llmops.engines.openai_format import AnswerReader, chat_body, whole_answer
 from llmops.engines.protocol import Chunk, Usage
 from llmops.errors import EngineError
 
@@ -35,7 +35,7 @@ def test_any_events_give_sound_chunks_or_an_engine_error(events):
     try:
         for event in events:
             chunks.extend(reader.take(event))
-        chunks.append(reader.end())
+        chunks.extend(reader.end())
     except EngineError:
         return
     assert all(is_sound(chunk) for chunk in chunks)
@@ -85,7 +85,7 @@ def test_counts_that_come_with_every_event_are_not_added_up():
         event = {"choices": [{"delta": {"content": "x"}}], "usage": {"prompt_tokens": 5, "completion_tokens": number}}
         reader.take(event)
     reader.take({"choices": [{"finish_reason": "stop"}]})
-    assert reader.end().usage == Usage(5, 2)
+    assert reader.end()[-1].usage == Usage(5, 2)
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from llmops.engines.protocol import Chunk
+from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Usage
+from llmops.errors import EngineError, EngineRejected
 from service.error_map import ApiError
 from service.replies import EventStream
-
-pytestmark = pytest.mark.anyio
 
 
 class Letters(EventStream):
     """Every piece as it is."""
-
-    def opening(self):
-        return b"<"
 
     def events(self, chunk):
         return chunk.text.encode()
@@ -38,22 +36,86 @@ def stream(packets):
     return Letters(None, send)
 
 
+@pytest.mark.anyio
 async def test_pieces_that_are_there_together_go_out_together(stream, packets):
     for text, more in (("a", True), ("b", True), ("c", False), ("d", False)):
         await stream.piece(Chunk(text, more=more))
     await stream.finish()
-    assert packets == [b"<abc", b"d", b">"]
+    assert packets == [b"abc", b"d", b">"]
 
 
+@pytest.mark.anyio
 async def test_a_last_piece_without_text_lets_go_what_waits(stream, packets):
     await stream.piece(Chunk("a", more=True))
     await stream.piece(Chunk("", "stop"))
-    assert packets == [b"<a"]
+    assert packets == [b"a"]
 
 
+@pytest.mark.anyio
 async def test_what_waits_goes_out_before_an_error(stream, packets):
     await stream.piece(Chunk("a"))
     await stream.piece(Chunk("b", more=True))
     await stream.fail(ApiError(500, "broken"))
-    assert packets[0] == b"<a"
+    assert packets[0] == b"a"
     assert packets[1].startswith(b"bevent: error\n")
+
+
+class Thinking:
+    """An engine that says nothing until `spoken` is set, and then `ending`."""
+
+    identity, slots, honours = EngineIdentity("thinking", "1", {}), 4, frozenset()
+
+    def __init__(self, ending: EngineError | None = None) -> None:
+        self.ending, self.spoken = ending, asyncio.Event()
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def speak(self) -> None:
+        assert self.loop is not None
+        self.loop.call_soon_threadsafe(self.spoken.set)
+
+    async def stream(self, _: GenerationRequest):
+        self.loop = asyncio.get_running_loop()
+        await self.spoken.wait()
+        if self.ending is not None:
+            raise self.ending
+        yield Chunk("42", "stop", Usage(1, 1))
+
+    async def close(self) -> None:
+        pass
+
+
+BODY = {"model": "assistant", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "responses", "completions"])
+def test_a_silent_model_does_not_keep_a_client_without_headers_and_comments(serve, path):
+    engine = Thinking()
+    asked = {"responses": {"input": "hi"}, "completions": {"prompt": "hi"}}.get(path, {"messages": BODY["messages"]})
+    body = {"model": "assistant", "stream": True, **asked}
+    with serve(engine=lambda _: engine) as gateway, gateway.http.stream("POST", f"/v1/{path}", json=body) as reply:
+        lines = reply.iter_lines()
+        assert (reply.status_code, next(lines)) == (200, ": waiting")
+        engine.speak()
+        assert "42" in "".join(lines)
+
+
+def test_a_failure_after_the_headers_is_an_error_event_and_logged_with_its_status(serve):
+    engine = Thinking(EngineError("gone", reason="gone"))
+    with serve(engine=lambda _: engine) as gateway:
+        with gateway.http.stream("POST", "/v1/chat/completions", json=BODY) as reply:
+            lines = reply.iter_lines()
+            assert (reply.status_code, next(lines)) == (200, ": waiting")
+            engine.speak()
+            told = [line for line in lines if line]
+        assert told[0] == "event: error"
+        assert '"message":"the model failed on this request: gone"' in told[1]
+        (record,) = gateway.records()
+    assert (record.status, record.outcome) == (502, "error")
+
+
+def test_a_failure_before_the_headers_has_its_own_status(serve):
+    engine = Thinking(EngineRejected("the upstream failed: no room"))
+    engine.spoken.set()
+    with serve(engine=lambda _: engine) as gateway:
+        reply = gateway.http.post("/v1/chat/completions", json=BODY)
+    assert (reply.status_code, reply.json()["error"]["message"]) == (400, "the upstream failed: no room")

@@ -1,0 +1,165 @@
+"""One answer put together from its chunks: text, tool calls, and whatever else its server says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llmops.errors import EngineError
+
+if TYPE_CHECKING:
+    from llmops.engines.protocol import Chunk
+
+MOST_TOOL_CALLS = 128
+"""Calls in one answer, or offered tools in one request."""
+
+_NAMES_OF_REASONING = ("reasoning_content", "reasoning", "thinking")
+_SAID_ONCE = frozenset({"role", "id", "index", "type", "format"})
+"""Fields whose later value is the same again, where other texts are the next piece."""
+
+
+class Answer:
+    """One of the `n` answers, as far as it has come.
+
+    choice: what its server says of the choice beyond OpenAI's fields. finish_reason: None where none was given.
+    """
+
+    __slots__ = ("_fields", "_pieces", "_texts", "choice", "finish_reason", "index", "logprobs", "tool_calls")
+
+    def __init__(self, index: int = 0) -> None:
+        self.index = index
+        self._pieces: list[str] = []
+        self._texts: dict[str, list[str]] = {}
+        self._fields: dict[str, Any] = {}
+        self.choice: dict[str, Any] = {}
+        self.tool_calls: list[dict[str, Any]] = []
+        self.logprobs: list[Mapping[str, Any]] = []
+        self.finish_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self._pieces)
+
+    @property
+    def content(self) -> Any:
+        """As a message has it: the text; parts, where the server sent parts; null where there is no text."""
+        given = self._fields.get("content")
+        if isinstance(given, list):
+            return given
+        nothing = None if self.tool_calls or "content" in self._fields else ""
+        return self.text or (given if given is not None else nothing)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What the message holds besides content and tool calls, by the server's own names."""
+        held = {**self._fields, **{name: "".join(pieces) for name, pieces in self._texts.items()}}
+        held.pop("content", None)
+        return held
+
+    @property
+    def refusal(self) -> str | None:
+        """What the model said in place of an answer."""
+        return "".join(self._texts.get("refusal", ())) or None
+
+    @property
+    def reasoning(self) -> str | None:
+        """What the model thought before it answered, by whatever name its server gives it."""
+        return reasoning_in({**self.fields, "content": self._fields.get("content")}) or None
+
+    def take(self, chunk: Chunk) -> None:
+        """Adds a piece. Raises EngineError: it has too many tool calls."""
+        if chunk.text:
+            self._pieces.append(chunk.text)
+        if chunk.tool_calls:
+            _merge_tool_calls(self.tool_calls, chunk.tool_calls)
+        if chunk.logprobs:
+            self.logprobs.extend(chunk.logprobs)
+        if chunk.further is not None:
+            self._take_fields(chunk.further.delta)
+            self.choice.update(chunk.further.choice)
+        self.finish_reason = chunk.finish_reason or self.finish_reason
+
+    def _take_fields(self, delta: Mapping[str, Any]) -> None:
+        for name, value in delta.items():
+            if isinstance(value, str) and value and name not in _SAID_ONCE and name != "content":
+                self._fields.pop(name, None)
+                self._texts.setdefault(name, []).append(value)
+            elif name not in self._texts:
+                merge(self._fields, {name: value})
+
+
+def reasoning_in(message: Mapping[str, Any]) -> str:
+    """What of a message, or a piece of one, is reasoning; some servers tell the same by two names."""
+    for name in _NAMES_OF_REASONING:
+        if (said := message.get(name)) and isinstance(said, str):
+            return said
+    return _text_of(message.get("reasoning_details")) or _thought(message.get("content"))
+
+
+def merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Adds a piece of an object to what came of it: texts and lists grow, objects in lists by their `index`."""
+    for name, value in more.items():
+        known = into.get(name)
+        if value is None or known is None:
+            if value is not None or name not in into:
+                into[name] = _copy(value)
+        elif isinstance(known, str) and isinstance(value, str) and name not in _SAID_ONCE:
+            into[name] = known + value
+        elif isinstance(known, dict) and isinstance(value, Mapping):
+            merge(known, value)
+        elif isinstance(known, list) and isinstance(value, Sequence) and not isinstance(value, str):
+            _extend(known, value)
+        else:
+            into[name] = _copy(value)
+
+
+def _extend(known: list[Any], more: Sequence[Any]) -> None:
+    for item in more:
+        place = _place(item)
+        same = next((each for each in reversed(known) if place is not None and _place(each) == place), None)
+        if same is None:
+            known.append(_copy(item))
+        else:
+            merge(same, item)
+
+
+def _place(item: Any) -> tuple[Any, Any] | None:
+    return (item["index"], item.get("type")) if isinstance(item, dict) and "index" in item else None
+
+
+def _copy(value: Any) -> Any:
+    """What grows must not be the server's own object, which is on its way to the client."""
+    if isinstance(value, Mapping):
+        return {name: _copy(item) for name, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
+
+
+def _merge_tool_calls(calls: list[dict[str, Any]], deltas: Sequence[Mapping[str, Any]]) -> None:
+    """Adds OpenAI's delta objects to the calls they belong to."""
+    for delta in deltas:
+        index = delta.get("index", len(calls))
+        if not isinstance(index, int) or not 0 <= index < MOST_TOOL_CALLS:
+            message = f"the model made tool call number {index!r}; at most {MOST_TOOL_CALLS} can be passed on"
+            raise EngineError(message, reason=message)
+        while index >= len(calls):
+            calls.append({"id": None, "type": "function"})
+        call = calls[index]
+        merge(call, {name: value for name, value in delta.items() if name != "index"})
+        if call["type"] == "function":
+            function = {"name": "", "arguments": "", **(call.get("function") or {})}
+            call["function"] = {name: value or "" if name in ("name", "arguments") else value
+                                for name, value in function.items()}  # fmt: skip
+
+
+def _text_of(details: Any) -> str:
+    """The readable part of OpenRouter's `reasoning_details`."""
+    items = details if isinstance(details, list) else ()
+    told = [item.get("text") or item.get("summary") for item in items if isinstance(item, dict)]
+    return "".join(text for text in told if isinstance(text, str))
+
+
+def _thought(content: Any) -> str:
+    """Mistral's parts of type `thinking`."""
+    parts = content if isinstance(content, list) else ()
+    held = [part.get("thinking") for part in parts if isinstance(part, dict)]
+    return "".join(each if isinstance(each, str) else _text_of(each) for each in held)

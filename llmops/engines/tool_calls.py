@@ -1,0 +1,149 @@
+"""Tool calls of other servers in the one shape that clients read: each has a place from 0 up, an id, a type, a name,
+and its arguments as JSON text. Whatever else a server puts into a call stays in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from llmops.errors import EngineError
+
+
+class ToolCallReader:
+    """Reads the calls of one answer, in the pieces of a stream or whole.
+
+    Servers number calls from 0, from 1, not at all, or all with 0; some repeat id and name in every piece. So a new
+    call begins with a new number, a new id, or, where there are no ids, with a name after whole arguments. What was
+    said once is not repeated, for clients put pieces together by appending.
+    """
+
+    def __init__(self) -> None:
+        self._calls: list[_Call] = []
+
+    def take(self, deltas: object) -> list[dict[str, Any]]:
+        """The pieces, put right; a call without a name waits for it. Raises EngineError."""
+        pieces = [self._call_of(delta).take(delta) for delta in _objects(deltas)]
+        return [piece for piece in pieces if piece is not None]
+
+    def take_whole(self, calls: object) -> list[dict[str, Any]]:
+        """Calls that came in one piece: each is one by itself, whatever its number. Raises EngineError."""
+        pieces = [self._begin(None).take(_with_arguments(call)) for call in _objects(calls)]
+        self.end()
+        return [piece for piece in pieces if piece is not None]
+
+    def end(self) -> None:
+        """The answer is over. Raises EngineError: a call has no name."""
+        if any(call.held is not None for call in self._calls):
+            raise _misshapen("without a name")
+
+    def _call_of(self, delta: Mapping[str, Any]) -> _Call:
+        number, identity = delta.get("index"), delta.get("id")
+        if number is not None and type(number) is not int:
+            raise _misshapen("whose index is no number")
+        found = [call for call in self._calls if number is None or call.number == number]
+        if not found:
+            return self._begin(number)
+        if identity:
+            same = [call for call in found if call.sent_id == identity]
+            return same[-1] if same else self._begin(number) if found[-1].sent_id else found[-1]
+        last = found[-1]
+        return self._begin(number) if _name(delta) and last.name and last.is_whole else last
+
+    def _begin(self, number: int | None) -> _Call:
+        self._calls.append(_Call(len(self._calls), number))
+        return self._calls[-1]
+
+
+class _Call:
+    """A call as far as it has come. place: among the answer's calls. number, sent_id: the server's own, if any.
+
+    held: what came before its name, and goes out with it; None once it has.
+    """
+
+    __slots__ = ("_arguments", "held", "name", "number", "place", "sent_id")
+
+    def __init__(self, place: int, number: int | None) -> None:
+        self.place, self.number = place, number
+        self.sent_id = self.name = ""
+        self._arguments: list[str] = []
+        self.held: dict[str, Any] | None = {}
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its arguments are a JSON text: then what comes next may be another call."""
+        try:
+            orjson.loads("".join(self._arguments))
+        except orjson.JSONDecodeError:
+            return False
+        return True
+
+    def take(self, delta: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The next piece of the call, put right; None while it has no name. Raises EngineError."""
+        piece = {
+            name: value for name, value in delta.items() if name not in ("index", "id") and value not in (None, "")
+        }
+        if isinstance(identity := delta.get("id"), str) and identity and not self.sent_id:
+            self.sent_id = piece["id"] = identity
+        if "function" in piece:
+            piece["function"] = self._function(piece["function"])
+        name = _name(piece)
+        self.name += name
+        if self.held is None:
+            return {"index": self.place, **piece} if piece else None
+        arguments = (self.held.get("function") or {}).get("arguments", "")
+        self.held.update(piece)
+        if arguments and "function" in piece:
+            self.held["function"] = {**piece["function"], "arguments": arguments + piece["function"]["arguments"]}
+        if not self.name:
+            return None
+        held, self.held = self.held, None
+        return {"index": self.place, "id": held.pop("id", "") or _new_id(), "type": "function", **held}
+
+    def _function(self, function: object) -> dict[str, Any]:
+        if not isinstance(function, dict):
+            raise _misshapen("whose function is no object")
+        arguments = function.get("arguments")
+        if arguments is None:
+            arguments = ""
+        elif not isinstance(arguments, str):
+            arguments = orjson.dumps(arguments).decode()
+        self._arguments.append(arguments)
+        told = {**function, "arguments": arguments}
+        if not told.get("name") or told["name"] == self.name:
+            told.pop("name", None)
+        return told
+
+
+def _with_arguments(call: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A whole call; one that names no arguments has none."""
+    function = call.get("function")
+    if isinstance(function, dict) and function.get("arguments") in (None, ""):
+        return {**call, "function": {**function, "arguments": "{}"}}
+    return call
+
+
+def _name(call: Mapping[str, Any]) -> str:
+    """The name that a piece of a call tells: of a function, or of a tool of another type."""
+    told = call.get("function") or call.get(str(call.get("type")))
+    name = told.get("name") if isinstance(told, dict) else None
+    if name is not None and not isinstance(name, str):
+        raise _misshapen("whose name is no text")
+    return name or ""
+
+
+def _new_id() -> str:
+    return f"call_{os.urandom(12).hex()}"
+
+
+def _objects(value: object) -> Sequence[Mapping[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise _misshapen("that is no object in a list")
+    return value
+
+
+def _misshapen(what: str) -> EngineError:
+    message = f"the upstream sent a tool call {what}"
+    return EngineError(message, reason=message)
