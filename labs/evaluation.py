@@ -22,20 +22,21 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A metric with its 95 % interval."""
+    """A metric with its 95 % interval; None where the rows allow none (`statistics.no_interval`)."""
 
     value: float
-    ci95: tuple[float, float]
+    ci95: tuple[float, float] | None
 
     def to_json(self) -> dict[str, Any]:
-        return {"value": self.value, "ci95": list(self.ci95)}
+        return {"value": self.value, "ci95": list(self.ci95) if self.ci95 else None}
 
 
 def numbers(metrics: Mapping[str, Estimate]) -> dict[str, float]:
     """Metrics as plain numbers, the ends of the intervals under names of their own: `rmse`, `rmse_low`, `rmse_high`."""
     found: dict[str, float] = {}
     for name, metric in metrics.items():
-        found |= {name: metric.value, f"{name}_low": metric.ci95[0], f"{name}_high": metric.ci95[1]}
+        ends = {f"{name}_low": metric.ci95[0], f"{name}_high": metric.ci95[1]} if metric.ci95 else {}
+        found |= {name: metric.value, **ends}
     return found
 
 
@@ -59,7 +60,8 @@ def regression_metrics(truth: Any, predictions: Any, clusters: Sequence[str]) ->
 
     errors = np.asarray(truth, dtype=float) - predictions
     squared, absolute = _scale_interval(errors**2, clusters), _scale_interval(np.abs(errors), clusters)
-    root = Estimate(math.sqrt(squared.value), (math.sqrt(squared.ci95[0]), math.sqrt(squared.ci95[1])))
+    ends = (math.sqrt(squared.ci95[0]), math.sqrt(squared.ci95[1])) if squared.ci95 else None
+    root = Estimate(math.sqrt(squared.value), ends)
     relative, r2 = _of_resampled_clusters(np.asarray(truth, dtype=float), errors, clusters)
     return {"rmse": root, "mae": absolute, "relative_error": relative, "r2": r2}
 
@@ -83,10 +85,10 @@ def _scale_interval(values: Any, clusters: Sequence[str]) -> Estimate:
     """The mean of numbers that are 0 or more and skewed, with an interval as wide on a scale of ratios as the symmetric
     one is upwards: it covers better, and never falls below 0."""
     mean = float(values.mean())
-    high = mean_interval(values.tolist(), clusters)[1]
-    if mean == 0:
-        return Estimate(0.0, (0.0, max(0.0, high)))
-    factor = math.exp((high - mean) / mean)
+    symmetric = mean_interval(values.tolist(), clusters, (0.0, math.inf))
+    if symmetric is None or mean == 0:
+        return Estimate(mean, symmetric)
+    factor = math.exp((symmetric[1] - mean) / mean)
     return Estimate(mean, (mean / factor, mean * factor))
 
 

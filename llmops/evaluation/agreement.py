@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from llmops.errors import UsageError
-from llmops.evaluation.statistics import CONFIDENCE, sign_test_p, wilson_interval
+from llmops.evaluation.shares import normal_quantile, sign_test_p, wilson_interval
 
 Verdict = Literal["first", "second", "tie"]
 _VERDICTS = ("first", "second", "tie")
@@ -157,7 +157,7 @@ def position_bias(verdicts: Sequence[Verdict], swapped: Sequence[Verdict]) -> Po
     first, second = (verdicts.count(place) + swapped.count(place) for place in ("first", "second"))
     return PositionBias(
         flipped=flips / n,
-        flipped_ci95=wilson_interval(flips / n, n, _z()),
+        flipped_ci95=wilson_interval(flips / n, n, normal_quantile()),
         prefers_first=first / (first + second) if first + second else None,
         p_value=sign_test_p(sum(1 for value in net if value > 0), sum(1 for value in net if value < 0)),
         n=n,
@@ -185,8 +185,8 @@ def _kappa(counts: Any, weights: Any) -> Kappa:
     seen, chance, margins = _disagreements(smoothed, weights)
     influence = weights / seen - margins / chance + 1
     error = (float((smoothed * influence**2).sum()) / (n + 1)) ** 0.5
-    low, high = (1 - seen / chance * float(np.exp(sign * _z() * error)) for sign in (1, -1))
-    fewest, most = wilson_interval(observed, n, _z())
+    low, high = (1 - seen / chance * float(np.exp(sign * normal_quantile() * error)) for sign in (1, -1))
+    fewest, most = wilson_interval(observed, n, normal_quantile())
     low, high = max(low, 1 - most / expected), max(high, 1 - fewest / expected)
     interval = max(-1.0, min(low, kappa)), min(1.0, max(high, kappa))
     return Kappa(kappa, interval, 1 - observed, 1 - expected, int(n))
@@ -197,12 +197,6 @@ def _disagreements(shares: Any, weights: Any) -> tuple[float, float, Any]:
     rows, columns = shares.sum(axis=1), shares.sum(axis=0)
     margins = (weights @ columns)[:, None] + (rows @ weights)[None, :]
     return float((weights * shares).sum()), float(rows @ weights @ columns), margins
-
-
-def _z() -> float:
-    from scipy import special
-
-    return float(special.ndtri(0.5 + CONFIDENCE / 2))
 
 
 def _check_pairs(left: Sequence[Any], right: Sequence[Any]) -> None:

@@ -12,7 +12,7 @@ from llmops.evaluation import statistics
 from llmops.evaluation.eval_set import EvalRow, cluster_of
 from llmops.evaluation.power import power_of
 from llmops.evaluation.results import RowResult
-from llmops.evaluation.scorers.protocol import Scorer
+from llmops.evaluation.scorers.protocol import Scorer, limits_of
 from llmops.evaluation.sequential import SequentialTest
 
 
@@ -141,7 +141,7 @@ class _Pairs:
         if sequential:
             tested, detectable = _sequentially(a, b, self.clusters), None
         else:
-            tested = statistics.paired_test(a, b, clusters=self.clusters)
+            tested = statistics.paired_test(a, b, clusters=self.clusters, limits=limits_of(scorer))
             detectable = power_of(a, b, clusters=self.clusters, targets=()).to_json()["detectable"]
         more = sum(1 for x, y in zip(a, b, strict=True) if y > x)
         less = sum(1 for x, y in zip(a, b, strict=True) if y < x)

@@ -1,7 +1,7 @@
 """How small a difference a paired comparison can see, and how many rows a smaller one needs.
 
-Planned from what the pairs at hand show of their noise: for truth values the share of pairs that differ, for numbers
-the spread of the differences; rows that come in clusters count as the fewer independent rows they are worth.
+Planned from what the pairs at hand show of their noise: for values of 0 and 1 the share of pairs that differ, for
+others the spread of the differences; where rows come in clusters, the spread of the clusters.
 """
 
 from __future__ import annotations
@@ -72,28 +72,56 @@ class Discordance:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """deviation: standard deviation of the paired differences of numbers."""
+    """What the error of a mean difference comes from.
+
+    deviation: standard deviation of the differences, where every row stands for itself; in clusters the error of the
+    mean times √rows, which is larger. rows_each: rows of a cluster, on average. balance: the clusters, of equal size,
+    that would give as sure an error as the clusters do, as a share of these (degrees of freedom + 1 by clusters).
+    """
 
     deviation: float
+    rows_each: float = 1.0
+    balance: float = 1.0
 
     def power(self, rows: float, difference: float, alpha: float = ALPHA) -> float:
-        """Power of Student's paired test (t shifted by the true difference), which the permutation test shares."""
+        """Power of Student's test (t shifted by the true difference), which `statistics.paired_test` nearly has."""
         from scipy import special
 
-        if rows < 2:
+        degrees, critical = self._test(rows, alpha)
+        if not math.isfinite(critical):
             return 0.0
         if self.deviation == 0:
             return 1.0 if difference else 0.0
-        shift = abs(difference) * rows**0.5 / self.deviation
-        return float(special.stdtr(rows - 1, shift - special.stdtrit(rows - 1, 1 - alpha / 2)))
+        shift = abs(difference) * rows**0.5 / (self.deviation * _allowance(degrees))
+        return float(special.stdtr(degrees, shift - critical))
 
     def detectable(self, rows: float, alpha: float = ALPHA, power: float = POWER) -> float:
         from scipy import special
 
-        if rows < 2 or not math.isfinite(self.deviation):
+        degrees, critical = self._test(rows, alpha)
+        if not (math.isfinite(critical) and math.isfinite(self.deviation)):
             return math.inf
-        reach = special.stdtrit(rows - 1, 1 - alpha / 2) + special.stdtrit(rows - 1, power)
-        return float(reach * self.deviation / rows**0.5)
+        shift = float(critical + special.stdtrit(degrees, power))
+        return float(shift * _allowance(degrees) * self.deviation / rows**0.5)
+
+    def _test(self, rows: float, alpha: float) -> tuple[float, float]:
+        """Degrees of freedom, and from how many standard errors on a difference is significant. Of few rows or clusters
+        the smallest p-values are far apart, and the last below alpha may be well below."""
+        from scipy import special
+
+        clusters = rows / self.rows_each
+        degrees = self.balance * clusters - 1
+        flips = 2.0 ** (min(math.floor(clusters), 60) - 1)
+        reachable = (math.ceil(alpha * flips) - 1) / flips
+        if reachable <= 0 or degrees < 1:
+            return degrees, math.inf
+        return degrees, float(special.stdtrit(degrees, 1 - reachable / 2))
+
+
+def _allowance(degrees: float) -> float:
+    """By how much a difference must be larger than Student's test asks for: 0.25 / degrees because a deviation from few
+    rows is too small on average (c₄), and 0.5 / degrees, found by simulation, because two tests must both be sure."""
+    return 1 + 0.75 / degrees
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +129,8 @@ class Power:
     """What a comparison of so many rows can see.
 
     detectable: the difference found with the chance `power` at level `alpha`; infinite where no difference is.
-    rows_for: rows needed to find smaller differences. design_effect: rows that are worth one independent row.
+    rows_for: rows needed to find smaller differences, in clusters like those at hand. design_effect: rows that are
+    worth one independent row.
     in_points: scores lie within 0 and 1, so that a difference is told in points of a hundred. note: what was assumed
     where the rows show no noise, else empty.
     """
@@ -171,19 +200,18 @@ def power_of(
         raise UsageError("power needs the same number of values in both samples, at least one, and of cluster names")
     scores = np.asarray([a, b], dtype=float)
     binary = statistics.is_binary(a) and statistics.is_binary(b)
-    noise, independent, note = _noise(scores, clusters, binary)
-    effect = len(a) / independent
-    detectable = noise.detectable(independent, alpha, power)
+    noise, effect, note = _noise(scores, clusters, binary)
+    detectable = noise.detectable(len(a), alpha, power)
+    in_points = bool(scores.min() >= 0 and scores.max() <= 1)
+    if in_points and detectable > 1:
+        detectable = math.inf
     if targets is None:
         targets = [float(f"{detectable / part:.1g}") for part in (2, 4)] if 0 < detectable < math.inf else []
-    rows_for = {gap: rows_needed(gap, noise, alpha=alpha, power=power, design_effect=effect) for gap in targets}
-    in_points = bool(scores.min() >= 0 and scores.max() <= 1)
+    rows_for = {gap: rows_needed(gap, noise, alpha=alpha, power=power) for gap in targets}
     return Power(len(a), detectable, rows_for, alpha, power, effect, in_points, note)
 
 
-def rows_needed(
-    difference: float, noise: Noise, *, alpha: float = ALPHA, power: float = POWER, design_effect: float = 1.0
-) -> int:
+def rows_needed(difference: float, noise: Noise, *, alpha: float = ALPHA, power: float = POWER) -> int:
     """Rows with which a true difference is found with the chance `power`.
 
     Raises:
@@ -200,28 +228,32 @@ def rows_needed(
     while most - fewest > 1:
         middle = (fewest + most) // 2
         fewest, most = (fewest, middle) if noise.power(middle, difference, alpha) >= power else (middle, most)
-    return math.ceil(most * design_effect)
+    return most
 
 
 def _noise(scores: Any, clusters: Sequence[Hashable] | None, binary: bool) -> tuple[Noise, float, str]:
-    """The noise of the differences, the number of independent rows, and what had to be assumed."""
+    """The noise of the differences, the design effect, and what had to be assumed."""
     differences = scores[1] - scores[0]
     sums, sizes = statistics.cluster_sums(differences, clusters)
-    found = statistics.estimate_mean(sums, sizes)
-    variance = float(differences.var(ddof=1)) if len(differences) > 1 else 0.0
-    independent = len(sums) if len(sums) == len(differences) else statistics.independent_rows(found, sizes, variance)
+    found, rows, units = statistics.estimate_mean(sums, sizes), len(differences), len(sums)
+    clustered = units < rows
+    each, balance = (rows / units, (found.degrees + 1) / units) if clustered else (1.0, 1.0)
     if differences.any():
-        share = float((differences != 0).mean())
-        return (Discordance(share) if binary else Spread(variance**0.5)), independent, ""
+        variance = float(differences.var(ddof=1)) if rows > 1 else 0.0
+        effect = rows / statistics.independent_rows(found, sizes, variance) if clustered else 1.0
+        if binary and not clustered:
+            return Discordance(float((differences != 0).mean())), effect, ""
+        return Spread(found.error * rows**0.5, each, balance), effect, ""
 
-    share = 1 - 0.05 ** (1 / independent)
+    # Rows of a cluster that never differ say as much as one of them.
+    share = 1 - 0.05 ** (1 / units)
     note = f"no pair differed; up to {100 * share:.2g} % could, by the rule of three"
-    if binary:
-        return Discordance(share), independent, note
+    if binary and not clustered:
+        return Discordance(share), each, note
     unit = statistics.scale(scores)
     if unit == 0:
-        return Spread(math.inf), independent, "every score is the same number, of unknown scale"
-    return Spread(unit * share**0.5), independent, note
+        return Spread(math.inf, each, balance), each, "every score is the same number, of unknown scale"
+    return Spread(unit * (share * each) ** 0.5, each, balance), each, note
 
 
 @cache

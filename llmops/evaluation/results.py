@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from llmops.evaluation import statistics
 from llmops.evaluation.eval_set import EvalRow
 
 ScoreValue = bool | float
@@ -84,15 +86,42 @@ class RowResult:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """Summary of one scorer over a run. mean, ci95: over the scored rows. n_failed: rows without a score."""
+    """Summary of one scorer over a run. mean, ci95: over the scored rows. n_failed: rows without a score. note: why
+    there is no interval. limits: the scorer's least and greatest value, infinite where it has none."""
 
     mean: float | None
     n_scored: int
     n_failed: int
     ci95: tuple[float, float] | None
+    note: str = ""
+    limits: tuple[float, float] = statistics.UNLIMITED
+
+    @classmethod
+    def of(
+        cls,
+        values: Sequence[ScoreValue],
+        n_failed: int,
+        clusters: Sequence[Hashable] | None = None,
+        limits: tuple[float, float] = statistics.UNLIMITED,
+    ) -> Metric:
+        """The mean of the scored rows' values, with its interval (`statistics.mean_interval`)."""
+        if not len(values):
+            return cls(None, 0, n_failed, None, limits=limits)
+        ci95 = statistics.mean_interval(values, clusters, limits)
+        note = statistics.no_interval(values, clusters, limits)
+        return cls(sum(values) / len(values), len(values), n_failed, ci95, note, limits)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Metric:
+        """Reads what `to_json` gave, also before there were notes and limits."""
+        low, high = values.get("limits", (None, None))
+        limits = (-math.inf if low is None else low, math.inf if high is None else high)
+        ci95 = tuple(values["ci95"]) if values["ci95"] else None
+        return cls(values["mean"], values["n_scored"], values["n_failed"], ci95, values.get("note", ""), limits)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "ci95": list(self.ci95) if self.ci95 else None}
+        limits = [limit if math.isfinite(limit) else None for limit in self.limits]
+        return {**asdict(self), "ci95": list(self.ci95) if self.ci95 else None, "limits": limits}
 
 
 @dataclass(frozen=True, slots=True)

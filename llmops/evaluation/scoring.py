@@ -8,11 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
-from llmops.evaluation import statistics
 from llmops.evaluation.eval_set import EvalRow, cluster_of
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Metric, Output, Results, RowResult, RunFindings, Score, known_sum
-from llmops.evaluation.scorers.protocol import BatchScorer, KeptScorer, RunScorer, Scorer
+from llmops.evaluation.scorers.protocol import BatchScorer, KeptScorer, RunScorer, Scorer, limits_of
 from llmops.hashing import content_hash
 
 _BATCH = 64  # rows scored together: enough for an embedding model, few enough to show progress
@@ -98,7 +97,7 @@ class Summary:
 
     def __init__(self, scorers: Sequence[Scorer], cluster_by: str | None = None) -> None:
         self._cluster_by = cluster_by
-        self._values = {scorer.name: _Values() for scorer in scorers}
+        self._values = {scorer.name: _Values(limits_of(scorer)) for scorer in scorers}
         self.tokens_in: int | None = 0
         self.tokens_out: int | None = 0
 
@@ -117,27 +116,22 @@ class Summary:
 class _Values:
     """One scorer's values."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: tuple[float, float]) -> None:
+        self._limits = limits
         self._numbers = array("d")
         self._clusters: list[str] = []
-        self._all_boolean = True
         self._n_failed = 0
 
     def add(self, score: Score, cluster: str | None) -> None:
         if score.value is None:
             self._n_failed += 1
             return
-        self._all_boolean = self._all_boolean and isinstance(score.value, bool)
         self._numbers.append(float(score.value))
         if cluster is not None:
             self._clusters.append(cluster)
 
     def metric(self) -> Metric:
-        if not self._numbers:
-            return Metric(None, 0, self._n_failed, None)
-        values = [bool(number) for number in self._numbers] if self._all_boolean else self._numbers
-        ci95 = statistics.mean_interval(values, self._clusters or None)
-        return Metric(sum(self._numbers) / len(self._numbers), len(self._numbers), self._n_failed, ci95)
+        return Metric.of(self._numbers, self._n_failed, self._clusters or None, self._limits)
 
 
 def findings(results: Results, scorers: Sequence[Scorer]) -> Mapping[str, RunFindings]:

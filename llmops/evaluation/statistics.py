@@ -1,25 +1,38 @@
 """The statistics of a comparison: intervals for a mean, paired tests, and correction for testing several metrics.
 
-Booleans are compared with the exact McNemar test and the Bonett–Price interval; numbers with a sign-flip permutation
-test and the ABC interval (the bootstrap's BCa in closed form) with Bonett and Price's adjustment. Rows that share a
-source (one passage, one conversation) come in clusters: whole clusters are then flipped, and the interval is
-Student's with the cluster-robust error CR2. The tests are valid at every size; the intervals keep close to 95 %
-coverage from about 30 pairs, or 20 clusters, on. `tests/evaluation/test_statistics.py` measures it, and
-`python -m benchmarks.evaluation.statistics` on a larger scale. Only the permutation test draws at random.
+Values of 0 and 1 are compared with the exact McNemar test (`shares`). Of all others two tests ask whether they differ,
+and the less sure one counts: a sign-flip permutation test (`sign_flips`) is exact where a and b might as well be
+swapped, and ABC, the bootstrap's BCa in closed form, holds where the differences are skewed. Rows that share a source
+(one passage, one conversation) come in clusters; whole clusters are then flipped, and are the units of the bootstrap.
+
+Intervals are these tests inverted: p is below 0.05 exactly when the interval leaves out 0. Decision 17 has how often
+they err; `tests/evaluation/test_statistics.py` measures it, and `python -m benchmarks.evaluation.statistics` on a
+larger scale. Only the permutation test draws at random, with a fixed seed.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-CONFIDENCE = 0.95
+from llmops.evaluation.shares import (
+    ALPHA,
+    CONFIDENCE,
+    difference_interval,
+    normal_quantile,
+    sign_test_p,
+    wilson_interval,
+)
+from llmops.evaluation.sign_flips import ROUNDING, sign_flips
+
+FEWEST_CLUSTERS = 6
+"""Of fewer clusters, a sign-flip test never has a p below 0.05 (2 · 2⁻⁵ = 0.0625), and no interval is to be trusted."""
+
+UNLIMITED = (-math.inf, math.inf)
 _RESAMPLES = 4999
-_MOST_DRAWN = 4096  # differences whose signs are drawn one by one; the others' sum is as good as normal
-_BLOCK = 2**20  # signs held in memory at a time
-_ROUNDING = 1e-12  # relative to the largest difference: below, a difference comes from rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,31 +61,66 @@ def is_binary(values: Sequence[float]) -> bool:
     return all(value in (0, 1) for value in values)
 
 
-def mean_interval(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> tuple[float, float]:
-    """95 % interval of a mean: Wilson's for truth values, Student's t for numbers. Needs one value or more.
+def mean_interval(
+    values: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    limits: tuple[float, float] = UNLIMITED,
+) -> tuple[float, float] | None:
+    """95 % interval of a mean: Wilson's for values of 0 and 1, Student's t for others, within the limits of a value.
 
     clusters: for each value, what it shares with others. The error is then cluster-robust; Wilson's interval takes the
-    number of independent values that would have that error. A single cluster of numbers says nothing about another:
-    its interval is the range of its values.
+    number of independent values that would have that error. None where there can be none, as `no_interval` says.
 
     Raises:
-        ValueError: there are not as many cluster names as values.
+        ValueError: there are no values, or not as many cluster names.
     """
     import numpy as np
-    from scipy import special
 
+    if no_interval(values, clusters, limits):
+        return None
     sample = np.asarray(values, dtype=float)
     sums, sizes = cluster_sums(sample, clusters)
     found = estimate_mean(sums, sizes)
     if is_binary(values):
         if len(sums) == len(sample):
-            return wilson_interval(found.mean, len(sample), float(special.ndtri(0.5 + CONFIDENCE / 2)))
+            return wilson_interval(found.mean, len(sample), normal_quantile())
         independent = independent_rows(found, sizes, found.mean * (1 - found.mean))
         return wilson_interval(found.mean, independent, _t_quantile(found.degrees))
-    if len(sums) == 1:
-        return float(sample.min()), float(sample.max())
+    low, high = limits
+    if _all_same(values):
+        unseen = wilson_interval(0.0, len(sums), normal_quantile())[1]
+        return found.mean - unseen * (found.mean - low), found.mean + unseen * (high - found.mean)
     reach = _t_quantile(found.degrees) * found.error
-    return found.mean - reach, found.mean + reach
+    return min(found.mean, max(low, found.mean - reach)), max(found.mean, min(high, found.mean + reach))
+
+
+def no_interval(
+    values: Sequence[float], clusters: Sequence[Hashable] | None = None, limits: tuple[float, float] = UNLIMITED
+) -> str:
+    """Why there can be no interval of the mean of these values; empty where there is one.
+
+    One value says nothing about another, nor does one cluster. Values that are all the same show no spread: how large a
+    rare other one would be, only the limits of a value can tell.
+
+    Raises:
+        ValueError: there are no values, or not as many cluster names.
+    """
+    if not len(values):
+        raise ValueError("an interval of a mean needs at least one value")
+    if clusters is not None and len(clusters) != len(values):
+        raise ValueError("clusters need a name for each row")
+    if len(values) == 1:
+        return "one row says nothing about others"
+    if clusters is not None and len(set(clusters)) == 1:
+        return "one cluster says nothing about others"
+    if not is_binary(values) and _all_same(values) and not all(map(math.isfinite, limits)):
+        return "every row has the same value, of unknown scale"
+    return ""
+
+
+def _all_same(values: Sequence[float]) -> bool:
+    """Whether values differ by nothing, or by no more than rounding."""
+    return max(values) - min(values) <= max(ROUNDING * max(map(abs, values)), 1e-150)
 
 
 def paired_test(
@@ -80,14 +128,17 @@ def paired_test(
     b: Sequence[float],
     *,
     clusters: Sequence[Hashable] | None = None,
+    limits: tuple[float, float] = UNLIMITED,
     seed: int = 0,
     resamples: int = _RESAMPLES,
 ) -> PairedTest:
     """Compares two samples whose values belong together pair by pair.
 
     clusters: for each pair, what it shares with others (its passage, its conversation). Pairs of one cluster are taken
-    as dependent, and truth values tested by permutation too; clusters of one pair each change nothing.
-    resamples: flips drawn by the permutation test; it counts all of them instead when there are no more than that.
+    as dependent, and values of 0 and 1 tested as other numbers are; clusters of one pair each change nothing.
+    limits: of a value. resamples: flips drawn by the permutation test; it counts all of them instead when there are no
+    more than that. The outcome's `test` is the one whose p it is: `mcnemar-exact`, `paired-permutation`, or
+    `paired-bootstrap` where that is the less sure one.
 
     Raises:
         ValueError: the samples or cluster names differ in length, or are empty.
@@ -96,18 +147,41 @@ def paired_test(
 
     if len(a) != len(b) or not len(a):
         raise ValueError("paired samples need the same number of values, and at least one")
-    groups = _groups(clusters, len(a))
-    binary = is_binary(a) and is_binary(b)
-    if groups is None and binary:
-        return _mcnemar(a, b)
-
     scores = np.asarray([a, b], dtype=float)
     differences = scores[1] - scores[0]
-    unit = 1.0 if binary else scale(scores)
+    sums, sizes = cluster_sums(differences, clusters)
+    if len(sums) == len(a) and is_binary(a) and is_binary(b):
+        return _mcnemar(differences)
+    unit = scale(scores, limits)
     generator = np.random.default_rng(seed)
-    if groups is None:
-        return _compare_rows(differences, unit, resamples, generator)
-    return _compare_clusters(differences, groups, unit, resamples, generator)
+    flips = sign_flips(sums / (unit or 1.0), sizes, alpha=ALPHA, resamples=resamples, generator=generator)
+    bootstrap = _bootstrap(sums / (unit or 1.0), sizes)
+    by_flips = flips.p_value >= bootstrap.p_value
+    tested = PairedTest(
+        difference=float(differences.mean()),
+        ci95=None,
+        p_value=flips.p_value if by_flips else bootstrap.p_value,
+        test="paired-permutation" if by_flips else "paired-bootstrap",
+    )
+    ends = unit * min(flips.low, bootstrap.low), unit * max(flips.high, bootstrap.high)
+    return _with_interval(tested, ends, len(sums), limits, "pair" if len(sums) == len(a) else "cluster")
+
+
+def _with_interval(
+    tested: PairedTest, ends: tuple[float, float], units: int, limits: tuple[float, float], unit: str
+) -> PairedTest:
+    """The test with its interval, within the limits of a difference, or with the reason why there is none."""
+    farthest = limits[1] - limits[0]
+    low, high = max(-farthest, min(ends[0], tested.difference)), min(farthest, max(ends[1], tested.difference))
+    note = ""
+    if units == 1:
+        note = f"one {unit} says nothing about others"
+    elif units < FEWEST_CLUSTERS:
+        note = f"{units} {unit}s are too few for any difference to be significant"
+    elif low == high:
+        note = "every row has the same value, of unknown scale"
+    told = low < high and units > 1 and math.isfinite(low) and math.isfinite(high)
+    return replace(tested, ci95=(low, high) if told else None, note=note)
 
 
 def estimate_mean(sums: Any, sizes: Any) -> MeanEstimate:
@@ -151,14 +225,16 @@ def cluster_sums(values: Any, clusters: Sequence[Hashable] | None) -> tuple[Any,
     return np.bincount(groups, weights=values), np.bincount(groups)
 
 
-def scale(scores: Any) -> float:
-    """The largest difference seen. Where there is none, what one could be: 1 for scores within 0 and 1, else the spread
-    of the scores (0 when every score is the same number). scores: array of two rows."""
+def scale(scores: Any, limits: tuple[float, float] = UNLIMITED) -> float:
+    """The largest difference seen. Where there is none, what one could be: the distance of the limits, 1 for scores
+    within 0 and 1, else the spread of the scores (0 when every score is the same number). scores: array of two rows."""
     import numpy as np
 
     differences = scores[1] - scores[0]
     if differences.any():
         return float(np.abs(differences).max())
+    if math.isfinite(limits[1] - limits[0]):
+        return limits[1] - limits[0]
     return 1.0 if scores.min() >= 0 and scores.max() <= 1 else float(np.ptp(scores))
 
 
@@ -181,136 +257,63 @@ def _t_quantile(degrees: float) -> float:
     return float(special.stdtrit(degrees, 0.5 + CONFIDENCE / 2)) if degrees else 0.0
 
 
-def wilson_interval(share: float, rows: float, z: float) -> tuple[float, float]:
-    """Interval of a share seen in `rows` rows, at z standard errors: Wilson, "Probable inference, the law of
-    succession, and statistical inference", 1927. It is wide enough for a mean of numbers within 0 and 1 as well: of all
-    such numbers truth values vary most."""
-    shrink = 1 + z**2 / rows
-    centre = (share + z**2 / (2 * rows)) / shrink
-    reach = z / shrink * (share * (1 - share) / rows + z**2 / (4 * rows**2)) ** 0.5
-    # In exact numbers it holds the share; at 0 and 1 rounding would leave it out by 1e-17.
-    return max(0.0, min(share, centre - reach)), min(1.0, max(share, centre + reach))
+def _mcnemar(differences: Any) -> PairedTest:
+    """Exact McNemar test (a binomial test of the pairs that differ), and the interval that agrees with it."""
+    gained, lost, n = int((differences > 0).sum()), int((differences < 0).sum()), len(differences)
+    tested = PairedTest((gained - lost) / n, None, sign_test_p(gained, lost), "mcnemar-exact")
+    if n == 1:
+        return replace(tested, note="one pair says nothing about others")
+    return replace(tested, ci95=difference_interval(gained, lost, n))
 
 
-def _mcnemar(a: Sequence[float], b: Sequence[float]) -> PairedTest:
-    """Exact McNemar test (a binomial test of the discordant pairs); interval of Bonett and Price, "Adjusted Wald
-    confidence interval for a difference of binomial proportions based on paired data", 2012."""
-    from scipy import special
-
-    n = len(a)
-    gained = sum(1 for x, y in zip(a, b, strict=True) if y and not x)
-    lost = sum(1 for x, y in zip(a, b, strict=True) if x and not y)
-    p_value = sign_test_p(gained, lost)
-    up, down = (gained + 1) / (n + 2), (lost + 1) / (n + 2)
-    reach = float(special.ndtri(0.5 + CONFIDENCE / 2)) * ((up + down - (up - down) ** 2) / (n + 2)) ** 0.5
-    low, high = max(-1.0, up - down - reach), min(1.0, up - down + reach)
-    return PairedTest((gained - lost) / n, (low, high), p_value, "mcnemar-exact")
+@dataclass(frozen=True, slots=True)
+class _Bootstrap:
+    p_value: float
+    low: float
+    high: float
 
 
-def sign_test_p(gained: int, lost: int) -> float:
-    """Two-sided p of the exact binomial test that a gain is as likely as a loss."""
-    from scipy import special
+def _bootstrap(sums: Any, sizes: Any) -> _Bootstrap:
+    """Test and 95 % interval of a mean difference by ABC (DiCiccio and Efron, "More accurate confidence intervals in
+    exponential families", 1992): the bootstrap's BCa interval without the bootstrap. sums, sizes: of the differences in
+    each pair, or cluster, none of them larger than 1.
 
-    return max(sys.float_info.min, min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5))))
+    Two pairs are added, one of each sign, as far from 0 as those that differ are (in the quadratic mean): Bonett and
+    Price's adjustment ("Adjusted Wald confidence interval for a difference of binomial proportions based on paired
+    data", 2012), carried over from truth values, since few pairs that differ do not show that no others would. With it
+    the normal quantile gives what Student's gives without. The acceleration, a sixth of the skewness over √n, is that
+    of the pairs alone.
 
-
-def _compare_rows(differences: Any, unit: float, resamples: int, generator: Any) -> PairedTest:
-    mean = float(differences.mean())
-    if unit == 0:  # every score is the same number, of unknown scale
-        return PairedTest(mean, (mean, mean), 1.0, "paired-permutation")
-    shares = differences / unit
-    low, high = _abc_interval(shares)
-    interval = min(unit * low, mean), max(unit * high, mean)
-    return PairedTest(mean, interval, _sign_flip_p(shares, resamples, generator), "paired-permutation")
-
-
-def _compare_clusters(differences: Any, groups: Any, unit: float, resamples: int, generator: Any) -> PairedTest:
-    """Flips whole clusters. The interval is Student's with the error CR2, over the clusters and two more of mean size:
-    one for each sign, as far from 0 as the farthest cluster is (Bonett and Price's adjustment, see `_abc_interval`)."""
-    import numpy as np
-
-    sums, sizes = np.bincount(groups, weights=differences), np.bincount(groups)
-    mean = float(differences.mean())
-    farthest = float(np.abs(sums / sizes).max()) or unit
-    size = float(sizes.mean())
-    found = estimate_mean(np.append(sums, [size * farthest, -size * farthest]), np.append(sizes, [size, size]))
-    reach = _t_quantile(found.degrees) * found.error
-    interval = min(found.mean - reach, mean), max(found.mean + reach, mean)
-    p_value = _sign_flip_p(sums / (unit or 1.0), resamples, generator)
-    return PairedTest(mean, interval, p_value, "paired-permutation")
-
-
-def _abc_interval(shares: Any) -> tuple[float, float]:
-    """ABC interval of the mean of numbers within ±1, one of each sign added at the ends.
-
-    ABC (DiCiccio and Efron, "More accurate confidence intervals in exponential families", 1992) is the bootstrap's BCa
-    interval without the bootstrap; for a mean, bias correction and acceleration are the same number. The two additions
-    are Bonett and Price's adjustment, carried over from truth values: few pairs that differ, or none, do not show that
-    no pair would. Without it the interval of 30 skewed or mostly equal pairs covers 89 % or less.
-
-    The ends are the largest difference seen, so one thing stays unseen: 30 pairs that all gain the same small amount,
-    but for rare large losses none of which was drawn, give an interval that is far too narrow.
+    One thing stays unseen: pairs that all gain a little, but for rare large losses of which none was drawn.
     """
     import numpy as np
     from scipy import special
 
-    sample = np.append(shares, [1.0, -1.0])
-    mean = float(sample.mean())
-    residuals = sample - mean
+    z = normal_quantile()
+    moved = np.abs(sums) > ROUNDING * np.abs(sums).max(initial=0.0)
+    if not moved.any():
+        # No pair differs: up to so many would go unseen, and each could differ by 1.
+        unseen = wilson_interval(0.0, len(sums), z)[1]
+        return _Bootstrap(1.0, -unseen, unseen)
+
+    residuals = sums - sizes * (sums.sum() / sizes.sum())
     squares = float((residuals**2).sum())
-    acceleration = float((residuals**3).sum()) / (6 * squares**1.5)
-    error = squares**0.5 / len(sample)
-    reach = float(special.ndtri(0.5 + CONFIDENCE / 2))
-    ends = (acceleration - reach, acceleration + reach)
-    low, high = (mean + error * end / (1 - acceleration * end) ** 2 for end in ends)
-    return max(-1.0, low), min(1.0, high)
+    acceleration = float((residuals**3).sum()) / (6 * squares**1.5) if squares > 0 else 0.0
 
+    size = float(sizes.mean())
+    added = size * float(((sums[moved] / sizes[moved]) ** 2).mean()) ** 0.5
+    rows = float(sizes.sum()) + 2 * size
+    mean = float(sums.sum()) / rows
+    residuals = np.append(sums - sizes * mean, [added - size * mean, -added - size * mean])
+    error = float((residuals**2).sum()) ** 0.5 / rows
+    low, high = (mean + error * end / (1 - acceleration * end) ** 2 for end in (acceleration - z, acceleration + z))
 
-def _sign_flip_p(sums: Any, resamples: int, generator: Any) -> float:
-    """Two-sided p of the sign-flip permutation test: the chance of a sum as far from 0, were every sign a coin's (so it
-    would be if a and b might as well be swapped in any pair, or cluster).
-
-    Exact when all flips number no more than `resamples`, or all signs agree. Otherwise flips are drawn; beyond 4,096
-    differences only the signs of the largest, and the sum of the small ones from its normal approximation.
-    """
-    import numpy as np
-
-    moved = sums[np.abs(sums) > _ROUNDING * np.abs(sums).max()]
-    if not len(moved):
-        return 1.0
-    if (moved > 0).all() or (moved < 0).all():
-        return float(max(sys.float_info.min, 2.0 ** (1 - len(moved))))
-
-    magnitudes = np.sort(np.abs(moved))[::-1]
-    reach = abs(float(moved.sum())) - 10 * _ROUNDING * float(magnitudes.sum())
-    if 2 ** (len(moved) - 1) <= resamples:
-        return float((np.abs(_all_flips(magnitudes)) >= reach).mean())
-    drawn, rest = magnitudes[:_MOST_DRAWN], magnitudes[_MOST_DRAWN:]
-    spread = float((rest**2).sum()) ** 0.5
-    found = np.abs(_drawn_flips(drawn, resamples, generator) + spread * generator.standard_normal(resamples)) >= reach
-    return (1 + int(found.sum())) / (1 + resamples)
-
-
-def _all_flips(magnitudes: Any) -> Any:
-    """The sum under every flip, once for each pair of opposites: the last sign stays."""
-    import numpy as np
-
-    flips = np.arange(2 ** (len(magnitudes) - 1))[:, None] >> np.arange(len(magnitudes)) & 1
-    return (1 - 2 * flips) @ magnitudes
-
-
-def _drawn_flips(magnitudes: Any, resamples: int, generator: Any) -> Any:
-    """The sum under `resamples` random flips, a block at a time."""
-    import numpy as np
-
-    n, sums = len(magnitudes), np.empty(resamples)
-    block = max(1, _BLOCK // n)
-    for start in range(0, resamples, block):
-        stop = min(start + block, resamples)
-        bits = generator.integers(0, 256, (stop - start, -(-n // 8)), dtype=np.uint8)
-        kept = np.unpackbits(bits, axis=1, count=n).astype(float)
-        sums[start:stop] = 2 * (kept @ magnitudes)
-    return sums - float(magnitudes.sum())
+    # At how many standard errors an end of the interval would come to lie on 0.
+    away = -mean / error
+    reached = 1 + 4 * acceleration * away
+    end = 2 * away / (1 + 2 * acceleration * away + reached**0.5) if reached > 0 else -1 / acceleration
+    p_value = max(sys.float_info.min, 2 * float(special.ndtr(-abs(end - acceleration))))
+    return _Bootstrap(p_value, low, high)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmops.evaluation.eval_set import cluster_of
 from llmops.evaluation.results import RowResult
-from llmops.evaluation.statistics import mean_interval
+from llmops.evaluation.statistics import UNLIMITED, mean_interval
 from llmops.factsheet.contents import Metric, Slice
 
 MOST_SLICES = 20
@@ -21,19 +21,24 @@ class _Gathered:
     clusters: list[str] = field(default_factory=list)
     failed: int = 0
 
-    def metric(self, name: str, clustered: bool) -> Metric:
+    def metric(self, name: str, clustered: bool, limits: tuple[float, float]) -> Metric:
         if not self.values:
             return Metric(name, None, None, 0, self.failed)
-        low, high = mean_interval(self.values, self.clusters if clustered else None)
-        mean = sum(self.values) / len(self.values)
-        return Metric(name, mean, (float(low), float(high)), len(self.values), self.failed)
+        ci95 = mean_interval(self.values, self.clusters if clustered else None, limits)
+        return Metric(name, sum(self.values) / len(self.values), ci95, len(self.values), self.failed)
 
 
-def slices_of(rows: Iterable[RowResult], scorers: Sequence[str], cluster_by: str | None = None) -> tuple[Slice, ...]:
+def slices_of(
+    rows: Iterable[RowResult],
+    scorers: Sequence[str],
+    cluster_by: str | None = None,
+    limits: Mapping[str, tuple[float, float]] | None = None,
+) -> tuple[Slice, ...]:
     """The scorers' means with 95 % intervals in each slice, in the order of slices and scorers. Tags of more than
     `MOST_SLICES` values are left out.
 
-    rows: read twice, so that they need not be in memory. cluster_by: as `cluster_of` reads it.
+    rows: read twice, so that they need not be in memory. cluster_by: as `cluster_of` reads it. limits: of a scorer's
+    values, where they are known.
     """
     names = _slices(rows) if scorers else []
     gathered = {(name, scorer): _Gathered() for name in names for scorer in scorers}
@@ -44,7 +49,8 @@ def slices_of(rows: Iterable[RowResult], scorers: Sequence[str], cluster_by: str
                 if (found := gathered.get((name, scorer))) is not None:
                     _add(found, result, scorer, cluster)
     return tuple(
-        Slice(name, found.metric(scorer, cluster_by is not None)) for (name, scorer), found in gathered.items()
+        Slice(name, found.metric(scorer, cluster_by is not None, (limits or {}).get(scorer, UNLIMITED)))
+        for (name, scorer), found in gathered.items()
     )
 
 

@@ -16,7 +16,7 @@ from llmops.errors import EngineError, UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers.protocol import MissingExpectation, expected_answers
-from llmops.evaluation.statistics import CONFIDENCE, sign_test_p, wilson_interval
+from llmops.evaluation.shares import sign_test_interval, sign_test_p
 from llmops.hashing import content_hash
 from llmops.judges.client import JudgeClient
 from llmops.judges.columns import conversation, transcript
@@ -141,9 +141,9 @@ class PairSummary:
     """Counts over pairs, from a's side.
 
     wins, losses, ties: of the pairs judged; failed: pairs without a verdict, in none of the others. win_share: wins
-    among wins and losses; interval: its 95 % Wilson score interval; both None without either. p_value: of the exact
-    two-sided sign test that a win is as likely as a loss. position_bias: of the pairs judged, None when there are none;
-    its `flipped` is the share of pairs whose two verdicts contradict each other.
+    among wins and losses; interval: its 95 % interval; both None without either. p_value: of the exact two-sided sign
+    test that a win is as likely as a loss, which the interval inverts. position_bias: of the pairs judged, None when
+    there are none; its `flipped` is the share of pairs whose two verdicts contradict each other.
     """
 
     wins: int
@@ -188,15 +188,12 @@ def judge_pairs(
 
 def summarise_pairs(verdicts: Iterable[PairVerdict]) -> PairSummary:
     """Counts, share of wins, sign test and position bias over verdicts."""
-    from scipy import special
-
     from llmops.evaluation import agreement
 
     everything = list(verdicts)
     judged = [verdict for verdict in everything if verdict.winner is not None]
     wins, losses, ties = (sum(verdict.winner == winner for verdict in judged) for winner in ("a", "b", "tie"))
     decided = wins + losses
-    z = float(special.ndtri(0.5 + CONFIDENCE / 2))
     places = [[_place(verdict.ab) for verdict in judged], [_place(verdict.ba) for verdict in judged]]
     return PairSummary(
         wins=wins,
@@ -204,7 +201,7 @@ def summarise_pairs(verdicts: Iterable[PairVerdict]) -> PairSummary:
         ties=ties,
         failed=len(everything) - len(judged),
         win_share=wins / decided if decided else None,
-        interval=wilson_interval(wins / decided, decided, z) if decided else None,
+        interval=sign_test_interval(wins, losses) if decided else None,
         p_value=sign_test_p(wins, losses),
         position_bias=agreement.position_bias(*places) if judged else None,
     )

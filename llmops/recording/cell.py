@@ -94,10 +94,7 @@ def read_run(store: Store, run: Any) -> EvalRun:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(store.client.download_artifacts(run_id, SUMMARY_FILE, folder))
         summary = json.loads(path.read_text(encoding="utf-8"))
-    metrics = {
-        name: Metric(m["mean"], m["n_scored"], m["n_failed"], tuple(m["ci95"]) if m["ci95"] else None)
-        for name, m in summary["metrics"].items()
-    }
+    metrics = {name: Metric.from_json(metric) for name, metric in summary["metrics"].items()}
     return EvalRun(
         run_id,
         tags[SUITE_TAG],

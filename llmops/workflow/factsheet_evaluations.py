@@ -124,7 +124,9 @@ def _evaluation(store: Store, found: EvalFacts, gates: Gates) -> Evaluation:
             Metric(name, metric.mean, metric.ci95, metric.n_scored, metric.n_failed)
             for name, metric in run.metrics.items()
         ),
-        slices=slices_of(EvalRecorder(store).rows(run), scorers, clustered),
+        slices=slices_of(
+            EvalRecorder(store).rows(run), scorers, clustered, {name: run.metrics[name].limits for name in scorers}
+        ),
         deciding=deciding,
         settings=_settings(run.params),
         data=tuple(used.name for used in found.datasets),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from statistics import NormalDist
 from typing import Any
 
-from llmops.evaluation.statistics import CONFIDENCE, sign_test_p, wilson_interval
+from llmops.evaluation.shares import sign_test_interval, sign_test_p
 from llmops.production_log import ProductionLog
 from llmops.versions import Release
 
@@ -14,8 +13,8 @@ from llmops.versions import Release
 @dataclass(frozen=True, slots=True)
 class Votes:
     """Votes between releases a and b. n: all of them. share_b: of those that found one better, how many found b; with
-    its 95 % interval (Wilson's). p_value: two-sided, of the exact binomial test that either is as likely. The last
-    three are None where nobody found one better."""
+    its 95 % interval. p_value: two-sided, of the exact binomial test that either is as likely, which the interval
+    inverts. The last three are None where nobody found one better."""
 
     a: str
     b: str
@@ -58,5 +57,5 @@ def judged(a: str, b: str, wins_a: int, wins_b: int, ties: int) -> Votes:
     if not decided:
         return Votes(a, b, ties, 0, 0, ties)
     share = wins_b / decided
-    interval = wilson_interval(share, decided, NormalDist().inv_cdf(0.5 + CONFIDENCE / 2))
+    interval = sign_test_interval(wins_b, wins_a)
     return Votes(a, b, decided + ties, wins_a, wins_b, ties, share, interval, sign_test_p(wins_b, wins_a))
