@@ -14,6 +14,7 @@ LlmopsError
         │   └── EngineBusy      its queue is full
         ├── EngineRejected      the request can never succeed as it is; `param` names the field at fault
         │   └── ContextTooLong  the prompt does not fit the engine's context
+        ├── SchemaNotFollowed   an answer that breaks the response format it was asked in
         └── EngineTimeout       no answer in time
 
 Foreign exceptions are translated into this tree once, at the seam where they enter, with `raise … from`.
@@ -36,6 +37,7 @@ __all__ = [
     "GateRefused",
     "LlmopsError",
     "RecordingIncomplete",
+    "SchemaNotFollowed",
     "StoreUnavailable",
     "UnknownVersion",
     "UsageError",
@@ -122,6 +124,10 @@ class EngineRejected(EngineError):
 
 class ContextTooLong(EngineRejected):
     """The prompt does not fit the engine's context."""
+
+
+class SchemaNotFollowed(EngineError):
+    """An engine's answer breaks the response format it was asked in. The text says how, and quotes nothing of it."""
 
 
 class EngineTimeout(EngineError):

@@ -28,8 +28,9 @@ from typing import Any
 
 import yaml
 
+from llmops.engines.answer_schema import KEYWORDS, AnswerSchema, refuse_keywords, schema_of
 from llmops.engines.protocol import GenerationParameters, Message
-from llmops.errors import BadFile, UsageError
+from llmops.errors import BadFile, EngineRejected, UsageError
 from llmops.hashing import content_hash
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
@@ -124,7 +125,19 @@ def parse_prompt(text: str, path: Path | str = "<prompt>") -> PromptTemplate:
     except UsageError as error:
         name, _, problem = str(error).partition(": ")
         raise BadFile(path, problem, line=1, field=name) from error
+    if parameters.response_format is not None:
+        _check_schema(schema_of(parameters.response_format), path)
     return PromptTemplate(turns, input_variable, parameters, str(head.get("description") or ""))
+
+
+def _check_schema(schema: Mapping[str, Any], path: Path | str) -> None:
+    """Raises BadFile for a schema that is none, whatever engine will be asked; the engine is chosen later."""
+    try:
+        AnswerSchema(schema)
+        refuse_keywords(schema, KEYWORDS)
+    except EngineRejected as error:
+        field, _, problem = str(error).partition(": ")
+        raise BadFile(path, problem, line=1, field=field) from error
 
 
 def load_prompt_folder(folder: Path) -> list[tuple[Path, PromptTemplate]]:

@@ -19,6 +19,7 @@ from llmops.errors import (
     EngineTimeout,
     EngineUnavailable,
     LlmopsError,
+    SchemaNotFollowed,
     StoreUnavailable,
     UnknownVersion,
     UsageError,
@@ -84,6 +85,7 @@ _TABLE: dict[type[BaseException], _Row] = {
     EngineUnavailable: _Row(503, _UPSTREAM, "engine_unavailable", "the model is not available now", RETRY_SECONDS),
     EngineBusy: _Row(429, "rate_limit_error", "overloaded", "too many requests wait for the model", RETRY_SECONDS),
     EngineTimeout: _Row(504, "timeout_error", "timeout", "the model gave no whole answer in time"),
+    SchemaNotFollowed: _Row(502, _UPSTREAM, "response_format_not_followed"),
     EngineError: _Row(502, _UPSTREAM, "engine_error", "the model failed on this request"),
     Exception: _Row(500, _UPSTREAM, "internal_error", UNEXPECTED),
 }

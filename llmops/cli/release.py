@@ -41,6 +41,7 @@ def create(app: str, prompt: str, model: str, params: Sequence[str], guards: Seq
     Example: llmops release create assistant --prompt qa@2 --model smollm2-135m-instruct@1 --param max_tokens=48
     Example: llmops release create assistant --prompt qa@2 --model smollm2-135m-instruct@1 --guard redact-pii
     """
+    from llmops.engines.opening import check_parameters
     from llmops.registry import Registry
 
     chosen = parse_guards(guards)
@@ -49,6 +50,7 @@ def create(app: str, prompt: str, model: str, params: Sequence[str], guards: Seq
     prompt_version, model_version = registry.prompts.get(prompt), registry.models.get(model)
     refuse_lost_weights(model_version, settings)
     parameters = overridden(prompt_version.template.parameters, params)
+    check_parameters(model_version, settings, parameters)
     release, new = registry.release_versions.create(app, prompt_version, model_version, parameters, chosen)
     say(f"{release.ref} {'created' if new else 'has this content already'}")
     emit(as_json, {**to_json(release), "new": new}, lambda: _table([release]))

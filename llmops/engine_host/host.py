@@ -16,7 +16,6 @@ from llmops.blocking import run_blocking
 from llmops.engine_host.connection import Connection
 from llmops.engine_host.frames import Embed, End, Load, Loaded, Operation, Ping, Pong, Rows, Started, Stream, Vectors
 from llmops.engine_host.line import Line
-from llmops.engine_host.schema_size import check_schemas
 from llmops.engine_host.watchdog import STALL_SECONDS, Pulse, end_process, lives
 from llmops.engines.opening import open_engine
 from llmops.engines.pool import EngineKey, EnginePool, engine_key
@@ -151,7 +150,6 @@ class EngineHost:
             await asyncio.get_running_loop().create_future()
 
     async def _stream(self, asked: Stream, connection: Connection) -> None:
-        check_schemas(asked.request)
         served = self._served_for(asked.model)
         # Each of `n` answers is decoded in a slot of its own.
         with served.line.place(width=asked.request.extras.get("n") or 1) as place:

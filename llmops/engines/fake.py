@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 
+from llmops.engines.answer_schema import AnswerSchema, schema_of
 from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Message, Usage
-from llmops.errors import EngineError
+from llmops.errors import EngineError, EngineRejected
 
 Answer = Callable[[GenerationRequest], str]
 
@@ -22,7 +23,7 @@ def identity(slots: int, name: str = "fake") -> EngineIdentity:
 
 
 class FakeEngine:
-    """Streams `answer(request)` word by word.
+    """Streams `answer(request)` word by word, whatever temperature and seed are.
 
     answer: pure function of the request; `word_seconds` is slept before each word. `failure`, when given, is raised
     in place of an answer. honours: the extra request fields it claims to obey; it obeys `n`, saying the same each time.
@@ -79,7 +80,7 @@ class FakeEngine:
             self.cancelled += not finished
 
     def _say(self, request: GenerationRequest) -> Iterator[Chunk]:
-        words, limit = self._answer(request).split(" "), request.parameters.max_tokens
+        words, limit = self._said(request).split(" "), request.parameters.max_tokens
         times = request.extras.get("n") or 1
         tokens_in = sum(len(message["content"].split()) for message in request.messages)
         usage = Usage(tokens_in, times * min(len(words), limit))
@@ -88,6 +89,19 @@ class FakeEngine:
                 yield Chunk(word if position == 0 else f" {word}", index=index)
             ended = "length" if len(words) > limit else "stop"
             yield Chunk("", ended, usage if index == times - 1 else None, index=index)
+
+    def _said(self, request: GenerationRequest) -> str:
+        """The answer as far as a stop string lets it come. Raises EngineRejected: it is not in the format asked for."""
+        parameters, said = request.parameters, self._answer(request)
+        said = said[: min((end for stop in parameters.stop if (end := said.find(stop)) >= 0), default=len(said))]
+        if parameters.response_format is not None:
+            problem = AnswerSchema(schema_of(parameters.response_format)).problem(said)
+            if problem is not None:
+                raise EngineRejected(
+                    f"the fake engine says what it says, and {problem}: it cannot enforce a response format",
+                    param="response_format",
+                )
+        return said
 
     async def loglikelihoods(
         self, messages: Sequence[Message], continuations: Sequence[str]

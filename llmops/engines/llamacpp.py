@@ -18,8 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from llmops.engines.answer_schema import following
 from llmops.engines.gguf_file import check_gguf
 from llmops.engines.llamacpp_answers import LlamaCppAnswers
+from llmops.engines.llamacpp_grammar import grammar_of
 from llmops.engines.llamacpp_likelihood import loglikelihoods
 from llmops.engines.llamacpp_port import LlamaCppPort
 from llmops.engines.openai_format import chat_body
@@ -34,6 +36,7 @@ Tokens that end in the middle of a character have no entry in `logprobs`. Not to
 prose."""
 
 _FIELD = re.compile(r"Field '(\w+)'")  # how its refusals name the field at fault
+_RANDOM_SEED = 2**32 - 1  # seeds have 32 bits, and this one, which -1 is too, stands for a new one each time
 _PRIMED = "primed"  # file of the state that `prime` left
 
 
@@ -96,7 +99,17 @@ class LlamaCppEngine:
         return HONOURS
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        body = {**_body(request), "cache_prompt": self._prompt_cache != "no"}
+        wanted = request.parameters.response_format
+        grammar = await asyncio.to_thread(grammar_of, wanted) if wanted is not None else None
+        chunks = self._answers(request, {} if grammar is None else {"grammar": grammar.text})
+        if grammar is not None:
+            chunks = following(chunks, grammar.schema, request, grammar.begins)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+
+    async def _answers(self, request: GenerationRequest, grammar: Mapping[str, str]) -> AsyncGenerator[Chunk, None]:
+        body = {**_body(request), **grammar, "cache_prompt": self._prompt_cache != "no"}
         answers = LlamaCppAnswers(rivals=request.extras.get("top_logprobs") or 0)
 
         def begin(send: Send, cancelled: threading.Event) -> None:
@@ -176,6 +189,9 @@ class LlamaCppEngine:
 
 def _body(request: GenerationRequest) -> dict[str, Any]:
     body = chat_body(request)
+    body.pop("response_format", None)  # it would win, silently, over the grammar that enforces it
+    if "seed" in body:
+        body["seed"] %= _RANDOM_SEED
     if body.get("logprobs"):
         body["top_logprobs"] = max(1, body.get("top_logprobs") or 0)  # asked for none, it gives no log-probabilities
     return body

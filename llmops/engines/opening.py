@@ -5,13 +5,14 @@ Engine modules are imported only when used: torch and llama.cpp are heavy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from llmops.engines.protocol import Engine, EngineIdentity
+from llmops.engines.protocol import Engine, EngineIdentity, GenerationParameters
 from llmops.engines.replicas import ReplicatedEngine
-from llmops.errors import CannotRun, Corrupted, UsageError
+from llmops.errors import CannotRun, Corrupted, EngineRejected, UsageError
 from llmops.settings import Settings
 from llmops.upstream_source import UpstreamSource
 from llmops.versions import ModelVersion
@@ -154,19 +155,45 @@ def _identify_fake(_model: ModelVersion, settings: Settings) -> EngineIdentity:
     return fake.identity(settings.engine_slots)
 
 
+def _check_llamacpp(response_format: Mapping[str, Any]) -> None:
+    from llmops.engines.llamacpp_grammar import grammar_of
+
+    grammar_of(response_format)
+
+
+def _check_openvino(response_format: Mapping[str, Any]) -> None:
+    from llmops.engines.openvino_schema import enforced_schema
+
+    enforced_schema(response_format)
+
+
+def _check_transformers(_response_format: Mapping[str, Any]) -> None:
+    from llmops.engines.transformers import refuse_response_format
+
+    refuse_response_format()
+
+
+def _check_nothing(_response_format: Mapping[str, Any]) -> None:
+    """An upstream checks itself; the fake engine knows only when it answers."""
+
+
 @dataclass(frozen=True, slots=True)
 class _EngineEntry:
-    """formats: what the engine can open. open loads (seconds); identify says beforehand what `open` will give."""
+    """formats: what the engine can open. open loads (seconds); identify says beforehand what `open` will give. check
+    raises EngineRejected for a response format that the engine cannot enforce, without a model."""
 
     formats: frozenset[str]
     open: Callable[[ModelVersion, Settings], Engine]
     identify: Callable[[ModelVersion, Settings], EngineIdentity]
+    check: Callable[[Mapping[str, Any]], None] = _check_nothing
 
 
 _ENGINES = {
-    "llamacpp": _EngineEntry(frozenset({"gguf"}), _open_llamacpp, _identify_llamacpp),
-    "openvino": _EngineEntry(frozenset({"gguf"}), _open_openvino, _identify_openvino),
-    "transformers": _EngineEntry(frozenset({"hf", "gguf"}), _open_transformers, _identify_transformers),
+    "llamacpp": _EngineEntry(frozenset({"gguf"}), _open_llamacpp, _identify_llamacpp, _check_llamacpp),
+    "openvino": _EngineEntry(frozenset({"gguf"}), _open_openvino, _identify_openvino, _check_openvino),
+    "transformers": _EngineEntry(
+        frozenset({"hf", "gguf"}), _open_transformers, _identify_transformers, _check_transformers
+    ),
     "openai": _EngineEntry(frozenset({"openai"}), _open_openai, _identify_openai),
     "fake": _EngineEntry(frozenset({"gguf", "hf", "openai"}), _open_fake, _identify_fake),
 }
@@ -195,6 +222,20 @@ def engine_name(model: ModelVersion, settings: Settings, engine: str | None = No
 def engine_identity(model: ModelVersion, settings: Settings, engine: str | None = None) -> EngineIdentity:
     """The identity that the engine for `model` will have, without loading it. Raises UsageError."""
     return _ENGINES[engine_name(model, settings, engine)].identify(model, settings)
+
+
+def check_parameters(
+    model: ModelVersion, settings: Settings, parameters: GenerationParameters, engine: str | None = None
+) -> None:
+    """Raises UsageError when the engine for `model` cannot enforce the response format: named as requests are refused.
+
+    For an upstream it is the upstream's to say.
+    """
+    if parameters.response_format is not None:
+        try:
+            _ENGINES[engine_name(model, settings, engine)].check(parameters.response_format)
+        except EngineRejected as error:
+            raise UsageError(str(error)) from error
 
 
 def open_engine(model: ModelVersion, settings: Settings, engine: str | None = None) -> Engine:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from llmops.engines.answer_schema import following
 from llmops.engines.answer_text import AnswerText
 from llmops.engines.gguf_file import check_gguf
+from llmops.engines.openvino_schema import enforced_schema
 from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Usage
 from llmops.engines.thread_stream import from_thread
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
@@ -44,11 +45,13 @@ def identity(slots: int, context: int, prompt_cache: str = "no", weights: str = 
 
 @dataclass
 class _Row:
-    """One request on its way. tokens: what was decoded; read: how many of them `text` has seen settled."""
+    """One request on its way. schema: the JSON schema that the answer must follow, as text. tokens: what was decoded;
+    read: how many of them `text` has seen settled."""
 
     request: GenerationRequest
     send: Send
     cancelled: threading.Event
+    schema: str | None = None
     handle: Any = None
     tokens_in: int = 0
     tokens: list[int] = field(default_factory=list)
@@ -113,10 +116,16 @@ class OpenVinoEngine:
         return HONOURS
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        def begin(send: Send, cancelled: threading.Event) -> None:
-            self._arrived.put(_Row(request, send, cancelled))
+        wanted = request.parameters.response_format
+        schema = await asyncio.to_thread(enforced_schema, wanted) if wanted is not None else None
 
-        async with aclosing(from_thread(begin)) as chunks:
+        def begin(send: Send, cancelled: threading.Event) -> None:
+            self._arrived.put(_Row(request, send, cancelled, schema=schema[0] if schema is not None else None))
+
+        chunks: AsyncGenerator[Chunk, None] = from_thread(begin)
+        if schema is not None:
+            chunks = following(chunks, schema[1], request)
+        async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk
 
@@ -198,10 +207,8 @@ class OpenVinoEngine:
             config.include_stop_str_in_output = True  # what comes before it is cut off here, as for every engine
         for name in HONOURS & extras.keys():
             setattr(config, name, float(extras[name] or 0))
-        if parameters.response_format is not None:
-            config.structured_output_config = self._genai.StructuredOutputConfig(
-                json_schema=_schema(parameters.response_format)
-            )
+        if row.schema is not None:
+            config.structured_output_config = self._genai.StructuredOutputConfig(json_schema=row.schema)
         return config
 
     def _read(self, row: _Row) -> None:
@@ -267,21 +274,3 @@ class OpenVinoEngine:
 _CLEANING_STEPS = 3
 _UNSETTLED = 16  # tokens at the end that are decoded again with each new one
 _REASONS = {"STOP": "stop", "LENGTH": "length", "TOOL_CALL": "stop"}
-
-
-def _schema(response_format: Mapping[str, Any]) -> str:
-    """The JSON schema to obey. Checked here: OpenVINO would find a bad one in a step that all requests share.
-
-    Raises EngineRejected.
-    """
-    if response_format["type"] == "json_object":
-        return '{"type": "object"}'
-    import jsonschema_rs
-
-    schema = response_format["json_schema"]["schema"]
-    try:
-        jsonschema_rs.validator_for(schema)
-    except (ValueError, jsonschema_rs.ValidationError) as error:
-        problem = str(error).strip().splitlines()[0]
-        raise EngineRejected(f"OpenVINO refused the request: schema: {problem}", param="response_format") from error
-    return json.dumps(schema)

@@ -14,7 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from llmops.engines.answer_text import AnswerText
 from llmops.engines.protocol import Chunk, EngineIdentity, GenerationParameters, GenerationRequest, Message, Usage
@@ -29,6 +29,11 @@ def identity(slots: int) -> EngineIdentity:
     """What this engine will be, known before a model is loaded."""
     build = f"transformers {version('transformers')}, torch {version('torch')}"
     return EngineIdentity("transformers", build, {"slots": slots, "dtype": "float32", "device": _device()})
+
+
+def refuse_response_format() -> NoReturn:
+    """Raises EngineRejected: this engine decodes freely."""
+    raise EngineRejected("the transformers engine cannot enforce a response format", param="response_format")
 
 
 def _device() -> str:
@@ -102,7 +107,7 @@ class TransformersEngine:
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         if request.parameters.response_format is not None:
-            raise EngineRejected("the transformers engine cannot enforce a response format", param="response_format")
+            refuse_response_format()
 
         def begin(send: Send, cancelled: threading.Event) -> None:
             self._waiting.put(_Row(request, send, cancelled))

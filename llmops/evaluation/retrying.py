@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from llmops.errors import EngineError, EngineRejected, EngineUnavailable
+from llmops.errors import EngineError, EngineRejected, EngineUnavailable, SchemaNotFollowed
 
 Answer = TypeVar("Answer")
 
@@ -37,13 +37,15 @@ async def with_retries(ask: Callable[[], Awaitable[Answer]], retries: Retries) -
     """What `ask` gives, asked again while its failures may pass.
 
     Raises:
-        EngineRejected, or an EngineUnavailable that will not pass: at once. EngineError: the last of all attempts.
+        EngineRejected, SchemaNotFollowed, or an EngineUnavailable that will not pass: at once. EngineError: the last of
+            all attempts.
     """
     for failures in range(1, retries.attempts + 1):
         try:
             return await ask()
         except EngineError as error:
-            lasting = isinstance(error, EngineRejected) or (isinstance(error, EngineUnavailable) and error.lasting)
+            # Asked until an answer fits, a model that breaks its format would look as good as one that follows it.
+            lasting = isinstance(error, (EngineRejected, SchemaNotFollowed)) or getattr(error, "lasting", False)
             if lasting or failures == retries.attempts:
                 raise
             await asyncio.sleep(retries.wait(failures, error))

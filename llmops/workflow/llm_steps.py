@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from llmops.engines.opening import check_parameters
 from llmops.errors import CannotRun, LlmopsError, UnknownVersion
 from llmops.paths import prompts_folder
 from llmops.prompt_file import load_prompt_folder
@@ -51,9 +52,9 @@ class LlmSteps:
         for _, template in load_prompt_folder(folder) if folder.is_dir() else ():
             registry.prompts.register(suite.prompt, template)
         chosen = registry.prompts.get(prompt or self._newest_prompt(suite.prompt))
-        release, _ = registry.release_versions.create(
-            app, chosen, self._model(model or suite.model), chosen.template.parameters
-        )
+        model_version = self._model(model or suite.model)
+        check_parameters(model_version, self._settings, chosen.template.parameters)
+        release, _ = registry.release_versions.create(app, chosen, model_version, chosen.template.parameters)
         champion, policy = registry.release_versions.champion(app), registry.policies.get(app)
         return {
             "app": app,

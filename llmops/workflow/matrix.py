@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
 
-from llmops.engines.opening import open_engine
+from llmops.engines.opening import check_parameters, open_engine
 from llmops.engines.protocol import Engine
 from llmops.errors import EngineError
 from llmops.evaluation.generating import Generated, Task, measure_noise
@@ -53,8 +53,11 @@ class Matrix:
         shown: how early the run was stopped, recorded with it.
 
         Raises:
+            UsageError: an engine cannot enforce a cell's response format.
             BadFile, EngineError, StoreUnavailable, RecordingIncomplete: finished generations and runs are kept.
         """
+        for cell in cells:
+            check_parameters(cell.model, self._settings, cell.parameters, self.options.engine)
         identities = [cell_identity(self._suite, cell, self._settings, self.options, chosen) for cell in cells]
         done: dict[int, CellRun] = {}
         for position, (cell, identity) in enumerate(zip(cells, identities, strict=True)):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import stat
 import time
 
@@ -9,7 +8,6 @@ import pytest
 
 from llmops.engine_host.client import embed, ping
 from llmops.engine_host.frames import FrameSplitter, answer
-from llmops.engine_host.schema_size import MOST_CHOICES
 from llmops.engines.fake import FakeEngine
 from llmops.engines.protocol import generate
 from llmops.errors import (
@@ -72,23 +70,6 @@ async def test_an_answer_that_may_come_whole_says_the_same_and_its_first_piece_i
         whole = await generate(engine, ask(whole=True))
         assert whole.text == hundred_words(None)
         assert whole.first_token_s < whole.latency_s / 2
-        await engine.close()
-
-
-@pytest.mark.parametrize("size", [MOST_CHOICES, MOST_CHOICES + 1])
-async def test_a_schema_that_would_hold_up_every_request_is_refused(hosting, ask, size):
-    schema = {"type": "array", "items": {"enum": [f"v{number}" for number in range(size)]}}
-    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    asked = ask()
-    asked = dataclasses.replace(asked, parameters=dataclasses.replace(asked.parameters, response_format=wanted))
-    async with hosting() as running:
-        engine = await running.open()
-        if size > MOST_CHOICES:
-            with pytest.raises(EngineRejected, match="at most 256") as refusal:
-                await generate(engine, asked)
-            assert refusal.value.param == "response_format"
-        else:
-            assert (await generate(engine, asked)).text
         await engine.close()
 
 

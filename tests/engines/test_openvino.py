@@ -4,11 +4,7 @@ import asyncio
 import json
 from contextlib import AsyncExitStack, aclosing
 
-import gguf
-import numpy as np
 import pytest
-import tokenizers
-from gguf.quants import quantize
 
 from llmops.engines import openvino
 from llmops.engines.openvino import OpenVinoEngine
@@ -16,60 +12,7 @@ from llmops.engines.protocol import generate
 from llmops.errors import ContextTooLong, Corrupted, EngineRejected
 
 pytestmark = pytest.mark.anyio
-CONTEXT, WIDTH = 4_000, 64
-TEMPLATE = (
-    "{% for message in messages %}{{ '<' + message['role'] + '>' + message['content'] }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
-)
-
-
-@pytest.fixture(scope="module")
-def byte_level_gguf(tmp_path_factory):
-    """A random llama of one layer, 8-bit, with one token a byte: the smallest file that OpenVINO reads."""
-    path = tmp_path_factory.mktemp("byte-level") / "tiny.gguf"
-    tokens = ["<|endoftext|>", *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()), "Ġt"]
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(100_000)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(2 * WIDTH)
-    writer.add_head_count(2)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(WIDTH // 2)
-    writer.add_rope_freq_base(10_000.0)
-    writer.add_vocab_size(len(tokens))
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3] + [1] * (len(tokens) - 1))
-    writer.add_token_merges(["Ġ t"])
-    for add in (writer.add_bos_token_id, writer.add_eos_token_id, writer.add_unk_token_id, writer.add_pad_token_id):
-        add(0)
-    writer.add_add_bos_token(False)
-    writer.add_chat_template(TEMPLATE)
-    chance = np.random.default_rng(7)
-
-    def matrix(*shape):
-        return (chance.standard_normal(shape) * 0.3).astype(np.float32)
-
-    output = matrix(len(tokens), WIDTH)
-    output[0] = 0  # the end token is never the likeliest
-    tensors = {"token_embd": matrix(len(tokens), WIDTH), "output": output}
-    shapes = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (WIDTH, WIDTH))
-    shapes |= {"ffn_gate": (2 * WIDTH, WIDTH), "ffn_up": (2 * WIDTH, WIDTH), "ffn_down": (WIDTH, 2 * WIDTH)}
-    tensors |= {f"blk.0.{name}": matrix(*shape) for name, shape in shapes.items()}
-    eight_bit = gguf.GGMLQuantizationType.Q8_0
-    for name, tensor in tensors.items():
-        writer.add_tensor(f"{name}.weight", quantize(tensor, eight_bit), raw_dtype=eight_bit)
-    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
-        writer.add_tensor(f"{name}.weight", np.ones(WIDTH, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+CONTEXT = 4_000
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +68,7 @@ async def test_an_impossible_schema_is_rejected_and_its_neighbours_are_answered(
     neighbour = asyncio.create_task(generate(engine, ask(max_tokens=40)))
     with pytest.raises(EngineRejected, match="schema") as caught:
         await generate(engine, ask(response_format=schema(impossible)))
-    assert caught.value.param == "response_format"
+    assert caught.value.param.startswith("response_format")
     assert (await neighbour).usage.tokens_out == 40
 
 

@@ -17,6 +17,7 @@ from llmops.errors import (
     EngineRejected,
     EngineTimeout,
     EngineUnavailable,
+    SchemaNotFollowed,
     StoreUnavailable,
 )
 from llmops.traffic_policy import TrafficPolicy
@@ -152,11 +153,23 @@ def test_sent_parameters_override_the_release_and_others_stay(serve, release):
     assert overridden.response_format is None
 
 
-def test_a_json_schema_reaches_the_engine_whole(gateway):
+def test_a_json_schema_reaches_the_engine_whole(serve):
     schema = {"type": "object", "properties": {"a": {"const": None}}}
     asked = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
-    assert gateway.chat(response_format=asked).status_code == 200
-    assert gateway.engines["tiny@1"].requests[-1].parameters.response_format == asked
+    with serve(engine=lambda _: FakeEngine(lambda _: '{"a": null}')) as gateway:
+        assert gateway.chat(response_format=asked).status_code == 200
+        assert gateway.engines["tiny@1"].requests[-1].parameters.response_format == asked
+
+
+def test_an_answer_that_breaks_its_schema_is_an_error_that_is_logged(serve):
+    asked = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"type": "integer"}}}
+    broken = SchemaNotFollowed("the answer does not follow the response format: it is not JSON")
+    with serve(engine=lambda _: FakeEngine(failure=broken)) as gateway:
+        reply = gateway.chat(response_format=asked)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (502, "response_format_not_followed")
+        assert "it is not JSON" in reply.json()["error"]["message"]
+        (record,) = gateway.log.read()
+        assert (record.status, record.outcome) == (502, "error")
 
 
 def test_an_answer_cut_by_max_tokens_says_length(gateway):
