@@ -6,6 +6,7 @@ monitoring → summary. Every step is idempotent; finished work is reused.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -179,7 +180,12 @@ def _gate_and_promote(
     compared = [run for run in runs if run.cell.model.ref == model.ref]
     book = registry.release_versions
     releases = [book.create(APP, run.cell.prompt, model, run.cell.parameters)[0] for run in compared]
-    ranked = sorted(zip(compared, releases, strict=True), key=lambda pair: pair[0].run.metrics[primary].mean or 0.0)
+
+    def mean_of(pair: tuple[CellRun, Release]) -> float:
+        mean = pair[0].run.metrics[primary].mean
+        return -math.inf if mean is None else mean  # one without a score comes last
+
+    ranked = sorted(zip(compared, releases, strict=True), key=mean_of)
     champion = book.champion(APP)
     challenger = next(release for _, release in reversed(ranked) if champion is None or release.ref != champion.ref)
     verdict = evaluations.gate(challenger.ref, champion.ref if champion else None, SUITE).verdict

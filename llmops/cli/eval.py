@@ -209,7 +209,7 @@ def show_leaderboard(board: Leaderboard) -> None:
             number(cell["mean"]),
             interval(cell["ci95"]),
             f"{cell['n_scored']}/{cell['n_scored'] + cell['n_failed']}",
-            cell["tokens_out"],
+            number(cell["tokens_out"], 0),
             number(cell["latency_ms_p50"], 0),
             number(cell["cost"], 4),
         )

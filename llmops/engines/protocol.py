@@ -198,14 +198,14 @@ class Chunk:
 class Generation:
     """A whole answer. Times are seconds from the moment the engine took the request.
 
-    finish_reason: None where the server gave none. tool_calls: OpenAI's objects. refusal: what the model said in place
-    of an answer. reasoning: what it thought before.
+    finish_reason: None where the server gave none. first_token_s: None where it made nothing. tool_calls: OpenAI's
+    objects. refusal: what the model said in place of an answer. reasoning: what it thought before.
     """
 
     text: str
     finish_reason: str | None
     usage: Usage
-    first_token_s: float
+    first_token_s: float | None
     latency_s: float
     tool_calls: Sequence[Mapping[str, Any]] = ()
     refusal: str | None = None
@@ -294,17 +294,16 @@ async def generate(engine: Engine, request: GenerationRequest) -> Generation:
     answer, usage = Answer(), UNKNOWN_USAGE
     async with aclosing(engine.stream(request)) as chunks:
         async for chunk in chunks:
-            if first is None:
+            if first is None and (chunk.text or chunk.tool_calls or chunk.thinks):
                 first = time.perf_counter() - start
             answer.take(chunk)
             usage = chunk.usage or usage
-    latency = time.perf_counter() - start
     return Generation(
         answer.text,
         answer.finish_reason,
         usage,
-        first if first is not None else latency,
-        latency,
+        first,
+        time.perf_counter() - start,
         answer.tool_calls,
         answer.refusal,
         answer.reasoning,

@@ -242,7 +242,7 @@ def _output_of(made: Generation) -> Output:
         made.usage.tokens_in,
         made.usage.tokens_out,
         round(1000 * made.latency_s, 3),
-        round(1000 * made.first_token_s, 3),
+        None if made.first_token_s is None else round(1000 * made.first_token_s, 3),
         tool_calls=[dict(call) for call in made.tool_calls] or None,
         refusal=made.refusal,
         reasoning=made.reasoning,

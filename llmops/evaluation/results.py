@@ -23,8 +23,9 @@ _BLOCK = 1 << 20
 class Output:
     """What a cell answered to one row. error: why there is no answer; the text is then empty.
 
-    finish_reason, tokens_in, tokens_out: None where the model's server did not say. tool_calls: OpenAI's objects, with
-    arguments as JSON text. refusal: what the model said in place of an answer. reasoning: what it thought before.
+    finish_reason, tokens_in, tokens_out, latency_ms, first_token_ms: None where nobody said, counted or measured them.
+    tool_calls: OpenAI's objects, with arguments as JSON text. refusal: what the model said in place of an answer.
+    reasoning: what it thought before.
 
     choice_logprobs: for multiple choice, the log-likelihood of each of the row's choices, in their order; the text is
     then the likeliest choice.
@@ -34,8 +35,8 @@ class Output:
     finish_reason: str | None = "stop"
     tokens_in: int | None = None
     tokens_out: int | None = None
-    latency_ms: float = 0.0
-    first_token_ms: float = 0.0
+    latency_ms: float | None = None
+    first_token_ms: float | None = None
     error: str | None = None
     choice_logprobs: tuple[float, ...] | None = None
     tool_calls: list[dict[str, Any]] | None = None
@@ -192,7 +193,7 @@ class EvalReport:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Generated tokens by wall time of this run; 0 when everything came from the cache, None when not counted."""
-        if not self.generated or self.seconds <= 0:
-            return 0.0
-        return None if self.generated_tokens is None else self.generated_tokens / self.seconds
+        """Generated tokens by wall time of this run; None when nothing was generated, or not counted."""
+        if not self.generated or self.seconds <= 0 or self.generated_tokens is None:
+            return None
+        return self.generated_tokens / self.seconds

@@ -57,7 +57,7 @@ class TraceMaker:
             trace_id=trace_id,
             trace_location=TraceLocation.from_experiment_id(self._experiment_id),
             request_time=begin_ms,
-            execution_duration=round(result.output.latency_ms),
+            execution_duration=None if result.output.latency_ms is None else round(result.output.latency_ms),
             state=TraceState.OK if result.output.error is None else TraceState.ERROR,
             trace_metadata=self._metadata(result.output),
             tags=self._tags(result),
@@ -78,7 +78,7 @@ class TraceMaker:
                 "parent_span_id": None,
                 "name": _SPAN_NAME,
                 "start_time_unix_nano": begin_ns,
-                "end_time_unix_nano": begin_ns + round(output.latency_ms * 1e6),
+                "end_time_unix_nano": begin_ns + round((output.latency_ms or 0) * 1e6),  # a span must have an end
                 "events": [],
                 "status": {
                     "code": "STATUS_CODE_ERROR" if failed else "STATUS_CODE_OK",

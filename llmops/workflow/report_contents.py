@@ -173,8 +173,9 @@ def _values(
 
 
 def _median_latency(evaluations: Evaluations, item: CellRun) -> float | None:
-    """Milliseconds, with all of the engine's slots busy; None when no row was answered."""
-    taken = array("d", (r.output.latency_ms for r in evaluations.rows(item.run) if r.output.error is None))
+    """Milliseconds, with all of the engine's slots busy, of the answers whose time is known; None without any."""
+    outputs = (result.output for result in evaluations.rows(item.run) if result.output.error is None)
+    taken = array("d", (output.latency_ms for output in outputs if output.latency_ms is not None))
     return median(taken) if taken else None
 
 

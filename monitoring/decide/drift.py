@@ -28,7 +28,8 @@ from monitoring.store.summaries import FlagSummary, LabelSummary, NumberSummary,
 class DescriptorDrift:
     """One descriptor in one slice.
 
-    before, after: mean of a number, share of a flag, commonest label; None without rows.
+    before, after: mean of a number, share of a flag, commonest label; None without rows. known: rows of the reference
+    and of the window that have a value; the others are passed over.
     """
 
     descriptor: Descriptor
@@ -37,6 +38,7 @@ class DescriptorDrift:
     drifted: bool
     before: float | str | None
     after: float | str | None
+    known: tuple[int, int]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -48,6 +50,7 @@ class DescriptorDrift:
             "drifted": self.drifted,
             "before": self.before,
             "after": self.after,
+            "known": {"before": self.known[0], "after": self.known[1]},
         }
 
 
@@ -77,9 +80,10 @@ def examine_slice(
 
     Raises nothing: what cannot be tested has p = 1.
     """
+    known = {name: (values_of(each, reference), values_of(each, current)) for name, each in descriptors.items()}
     results = {}
     for name, descriptor in descriptors.items():
-        enough = min(values_of(descriptor, reference), values_of(descriptor, current)) >= rules.minimum_rows
+        enough = min(known[name]) >= rules.minimum_rows
         results[name] = compare(descriptor, reference, current) if enough else NOT_TESTED
     family = [name for name, result in results.items() if result.testable]
     adjusted = dict(zip(family, adjust_p_values([results[name].p_value for name in family]), strict=True))
@@ -88,7 +92,7 @@ def examine_slice(
         descriptor, p_adjusted = descriptors[name], adjusted.get(name, 1.0)
         drifted = p_adjusted <= alpha and abs(result.effect) >= rules.floor(descriptor)
         levels = level(descriptor, reference), level(descriptor, current)
-        drifts[name] = DescriptorDrift(descriptor, result, p_adjusted, drifted, *levels)
+        drifts[name] = DescriptorDrift(descriptor, result, p_adjusted, drifted, *levels, known[name])
     return SliceDrift(label, current.rows, alpha, drifts)
 
 

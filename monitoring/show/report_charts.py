@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import groupby
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def distribution(name: str, before: Summary, after: Summary, unit: str = "") -> 
 
 
 def over_time(points: Sequence[tuple[datetime, float]], since: datetime, share: bool) -> str:
-    """A level over time; the current window, from `since` on, is marked."""
+    """A level over time, with a gap where it is not known (NaN); the current window, from `since` on, is marked."""
     known = [(at, value) for at, value in points if math.isfinite(value)]
     if len(known) < 2:
         return ""
@@ -45,7 +46,12 @@ def over_time(points: Sequence[tuple[datetime, float]], since: datetime, share: 
     def y(value: float) -> float:
         return round(tall - 6 - (value - low) / height * (tall - 14), 1)
 
-    line = " ".join(f"{x(at)},{y(value)}" for at, value in known)
+    lines = "".join(
+        f'<polyline points="{" ".join(f"{x(at)},{y(value)}" for at, value in part)}" fill="none" stroke="{BEFORE}" '
+        f'stroke-width="1.5"/>'
+        for is_known, part in groupby(points, key=lambda point: math.isfinite(point[1]))
+        if is_known
+    )
     dots = "".join(
         f'<circle cx="{x(at)}" cy="{y(value)}" r="2.5" fill="{AFTER if at > since else BEFORE}">'
         f"<title>{at:%Y-%m-%d %H:%M} UTC: {shown(value, share)}</title></circle>"
@@ -55,7 +61,7 @@ def over_time(points: Sequence[tuple[datetime, float]], since: datetime, share: 
     return (
         f'<svg viewBox="0 0 {width} {tall}" width="{width}" height="{tall}" role="img">'
         f'<rect x="{marked}" y="0" width="{max(width - marked, 0)}" height="{tall}" fill="{AFTER}" opacity="0.08"/>'
-        f'<polyline points="{line}" fill="none" stroke="{BEFORE}" stroke-width="1.5"/>{dots}</svg>'
+        f"{lines}{dots}</svg>"
         f'<div class="axis"><span>{start:%d %b %H:%M}</span><span>{shown(known[-1][1], share)} now, '
         f"{shown(low, share)} to {shown(high, share)}</span><span>{end:%d %b %H:%M} UTC</span></div>"
     )

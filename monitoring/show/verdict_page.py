@@ -217,6 +217,12 @@ def _table_of(title: str, found: Iterable[Mapping[str, Any]]) -> str:
     )
 
 
+def _known(found: Mapping[str, Any]) -> str:
+    """Rows with a value; verdicts that older versions recorded do not say."""
+    known = found.get("known")
+    return "–" if known is None else f"{known['before']:,}, {known['after']:,}"
+
+
 def _descriptor_table(verdict: Mapping[str, Any], page: Shown) -> str:
     parts = verdict["slices"]
     if not parts:
@@ -225,10 +231,11 @@ def _descriptor_table(verdict: Mapping[str, Any], page: Shown) -> str:
         f'<tr class="{"drifted" if found["drifted"] else ""}"><td>{_e(name)}</td><td class="number">'
         f'{_level(found["before"], name in page.after.flags)}</td><td class="number">'
         f'{_level(found["after"], name in page.after.flags)}</td><td class="number">{abs(found["effect"]):.3f}</td>'
-        f'<td class="number">{found["p_adjusted"]:.2g}</td><td>{_e(str(found["test"]))}</td></tr>'
+        f'<td class="number">{found["p_adjusted"]:.2g}</td><td>{_e(str(found["test"]))}</td>'
+        f'<td class="number">{_known(found)}</td></tr>'
         for name, found in parts[0]["descriptors"].items()
     )
-    columns = ("descriptor", "before", "after", "effect", "adjusted p", "test")
+    columns = ("descriptor", "before", "after", "effect", "adjusted p", "test", "rows with a value, before and after")
     head = "".join(f"<th>{name}</th>" for name in columns)
     others = ", ".join(_place(part["slice"]) for part in parts[1:])
     beside = f" Slices tested beside it: {_e(others)}." if others else ""

@@ -38,6 +38,22 @@ def test_measures_are_read_off_the_output(type_name: str, value: float) -> None:
 
 
 @pytest.mark.parametrize(
+    ("type_name", "parameters"),
+    [
+        ("latency_ms", {}), ("first_token_ms", {}), ("tokens_in", {}), ("tokens_out", {}),
+        ("cost", {"per_million_in": 1, "per_million_out": 1}),
+    ],
+)  # fmt: skip
+def test_what_nobody_counted_or_measured_is_a_row_without_a_score_and_never_0(
+    type_name: str, parameters: dict[str, float]
+) -> None:
+    score = make_scorer("s", type_name, parameters).score(ROW, Output("an answer"))
+
+    assert score.value is None
+    assert score.error is not None
+
+
+@pytest.mark.parametrize(
     ("text", "n"),
     [
         ("", 0),

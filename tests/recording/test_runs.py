@@ -194,6 +194,26 @@ def test_few_rows_are_evaluated_and_many_written_in_bulk(desk: Any, report: Repo
 
 
 @pytest.mark.parametrize("recorder", RECORDERS)
+def test_what_is_not_known_of_a_run_is_in_no_metric_and_null_when_read(
+    desk: Any, report: Report, row: Row, recorder: str
+) -> None:
+    rows = [replace(row(number), output=Output("an answer")) for number in range(2)]
+    unknown = replace(report(2), results=rows, tokens_in=None, tokens_out=None, generated_tokens=None)
+
+    run = desk.recorder.record(desk.cell(), unknown, recorder)
+
+    logged = desk.client.get_run(run.run_id).data.metrics
+    assert not {"tokens_in", "tokens_out", "tokens_per_second", "cost"} & logged.keys()
+    found = desk.recorder.get(run.run_id)
+    assert (found.tokens_per_second, dict(found.usage)) == (None, {})
+    for result in desk.recorder.rows(found):
+        assert (result.output.tokens_in, result.output.latency_ms, result.output.first_token_ms) == (None, None, None)
+    for trace in desk.traces(run.run_id).values():
+        assert not trace.info.execution_duration
+        assert "mlflow.trace.tokenUsage" not in trace.info.trace_metadata
+
+
+@pytest.mark.parametrize("recorder", RECORDERS)
 def test_progress_ends_at_the_rows_written(desk: Any, report: Report, recorder: str) -> None:
     told: list[tuple[int, int]] = []
 

@@ -77,9 +77,9 @@ def _readability(name: str) -> Scorer:
     return _Measure(name, lambda output: measure(output.text), None, limits=(-math.inf, math.inf))
 
 
-def _spent(measure: Callable[[Output], float | None], name: str) -> Scorer:
+def _spent(measure: Callable[[Output], float | None], name: str, absent: str = "its tokens were not counted") -> Scorer:
     """A measure of what the output took: less is better."""
-    return _Measure(name, measure, higher_is_better=False, absent="the model's server did not count its tokens")
+    return _Measure(name, measure, higher_is_better=False, absent=absent)
 
 
 def _repetition(name: str, n: int = 4) -> Scorer:
@@ -106,8 +106,10 @@ TYPES: dict[str, Callable[..., Scorer]] = {
     "sentences": functools.partial(_of_text, count_sentences),
     "readability": _readability,
     "repetition": _repetition,
-    "latency_ms": functools.partial(_spent, lambda output: output.latency_ms),
-    "first_token_ms": functools.partial(_spent, lambda output: output.first_token_ms),
+    "latency_ms": functools.partial(_spent, lambda output: output.latency_ms, absent="its time was not measured"),
+    "first_token_ms": functools.partial(
+        _spent, lambda output: output.first_token_ms, absent="it has no first token, or its time was not measured"
+    ),
     "tokens_in": functools.partial(_spent, lambda output: output.tokens_in),
     "tokens_out": functools.partial(_spent, lambda output: output.tokens_out),
     "cost": _cost,

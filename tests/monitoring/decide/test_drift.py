@@ -48,6 +48,18 @@ def test_a_rise_of_refusals_is_caught():
     assert told["effect"] == pytest.approx(told["after"] - told["before"])
 
 
+def test_rows_whose_value_is_not_known_are_passed_over_and_counted():
+    def half(rows):
+        rows.columns["tokens_in"][::2] = np.nan
+
+    after = window(CONFIG, 400, 1)
+    half(after)
+    found = examine(summary(600, 0), Summary.of(after, CONFIG.descriptors)).to_json()["descriptors"]["tokens_in"]
+    assert found["known"] == {"before": 600, "after": 200}
+    assert found["after"] == pytest.approx(float(np.nanmean(after.columns["tokens_in"])), rel=1e-6)
+    assert found["after"] > 1
+
+
 def test_fewer_refusals_are_no_drift():
     before = summary(1000, 0, **{"output.refusal": share(0.2)})
     assert drifted(examine(before, summary(1000, 1))) == []

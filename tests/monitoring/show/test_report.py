@@ -116,6 +116,12 @@ def test_the_history_of_an_alarm_marks_the_window() -> None:
     assert over_time([(START, 0.5), (START + HOUR, float("nan"))], SINCE, True) == ""
 
 
+def test_a_level_that_is_not_known_is_a_gap_in_its_line_and_no_zero() -> None:
+    values = [1.0, 2.0, float("nan"), 3.0, 4.0]
+    drawn = over_time([(START + HOUR * hour, value) for hour, value in enumerate(values)], SINCE, False)
+    assert (drawn.count("<polyline"), drawn.count("<circle")) == (2, 4)
+
+
 def test_distributions_are_drawn_for_every_kind_and_said_to_be_missing() -> None:
     before = Summary(
         numbers={"n": NumberSummary.of([1, 2, 2, 3]), "skewed": NumberSummary.of([1.0] * 50 + [9000.0] * 50)},
