@@ -8,7 +8,7 @@ LlmopsError
     ├── Corrupted          bytes differ from their recorded sha256, or cannot be read as what they claim to be
     ├── StoreUnavailable   the MLflow store or the production log cannot be reached or written
     ├── RecordingIncomplete  the store holds fewer results than were handed to it
-    ├── GateRefused        a promotion without a passing gate on record
+    ├── GateRefused        a promotion without a passing gate on record, or of what was rolled back
     └── EngineError        a generation failed
         ├── EngineUnavailable   the engine cannot be loaded or reached; trying again later may help
         │   └── EngineBusy      its queue is full
@@ -86,7 +86,7 @@ class RecordingIncomplete(CannotRun):
 
 
 class GateRefused(CannotRun):
-    """A promotion without a passing gate on record."""
+    """A promotion without a passing gate on record, or a way back to what was rolled back."""
 
     exit_code = 1
 

@@ -77,6 +77,10 @@ class Key:
         """Whether it opens anything at that time."""
         return self.revoked_at is None and (self.expires_at is None or at < self.expires_at)
 
+    def opens(self, app: str) -> bool:
+        """Whether it may use the app."""
+        return self.apps is None or app in self.apps
+
     @property
     def limited(self) -> bool:
         """Whether it has a rate limit or a token budget."""

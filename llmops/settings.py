@@ -205,6 +205,11 @@ def describe() -> list[tuple[str, str, str]]:
     return rows
 
 
+def given_variables() -> dict[str, str]:
+    """The `LLMOPS_*` variables that are set, as they are, for jobs that are to run with the same settings."""
+    return {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}
+
+
 def named_variables(names: Iterable[str]) -> dict[str, str]:
     """Values of environment variables that a configuration file names, for secrets that no file should hold; absent
     ones are left out."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from llmops.errors import UsageError
 
 Sticky = Literal["user", "key", "request"]
+_WHOLE = 2.0**64
 STICKY: tuple[Sticky, ...] = get_args(Sticky)
 
 
@@ -65,6 +67,38 @@ class TrafficPolicy:
         """What the registry keeps."""
         return json.dumps(self.to_mapping())
 
+    def held_to(self, user: str | None, key: str | None, request_id: str) -> str:
+        """What decides on which side a request is answered: of user, key and request the first that the policy sticks
+        to, where a missing one gives way to the next."""
+        if self.sticky == "user" and user:
+            return f"user {user}"
+        if self.sticky != "request" and key:
+            return f"key {key}"
+        return request_id
+
+    def is_challengers(self, app: str, held_to: str) -> bool:
+        """Whether the challenger answers it: by its place among all of the app's."""
+        return bool(self.canary) and position(app, held_to) < self.canary
+
+    def lopsided(self, app: str, keys: Collection[str]) -> str | None:
+        """Why one side may get all of the traffic, whatever the canary's share; None where nothing says so.
+
+        keys: ids of the live keys that open the app. Each stays on one side, and with few of them all may fall to one.
+        """
+        if self.sticky == "request" or not 0 < self.canary < 1 or not keys:
+            return None
+        taken = sum(self.is_challengers(app, f"key {key}") for key in keys)
+        if 0 < taken < len(keys):
+            return None
+        side = "challenger" if taken else "champion"
+        whose = "the one live key" if len(keys) == 1 else f"all {len(keys)} live keys"
+        without = "" if self.sticky == "key" else " that name no `user`"
+        by_user = "--sticky user where clients send `user`" if self.sticky == "key" else "have clients send `user`"
+        return (
+            f"requests{without} of {whose} go to the {side} alone, whatever the share, for they stay with their key: "
+            f"{by_user}, or set --sticky request, which spreads them one by one"
+        )
+
     @property
     def rests(self) -> bool:
         """Whether all plain traffic is the champion's alone."""
@@ -72,6 +106,13 @@ class TrafficPolicy:
 
     def __str__(self) -> str:
         return f"canary {_percent(self.canary)}, shadow {_percent(self.shadow)}, sticky by {self.sticky}"
+
+
+def position(salt: str, value: str) -> float:
+    """A place in [0, 1) that depends on salt and value alone, evenly spread over values."""
+    digest = hashlib.blake2b(f"{salt}\0{value}".encode(errors="surrogatepass"), digest_size=8).digest()
+    # The top 53 bits: all that a float holds, so that no place is rounded up to 1.
+    return (int.from_bytes(digest) >> 11 << 11) / _WHOLE
 
 
 def parse_share(name: str, text: str) -> float:

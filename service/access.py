@@ -112,6 +112,16 @@ class Access:
         known = self._known
         return None if known is None else sum(not key.revoked and not key.expired(now) for key in known.values())
 
+    @property
+    def key_exists(self) -> bool:
+        """Whether any key was ever made, so that one is needed."""
+        return bool(self._known)
+
+    def callers(self) -> list[Caller]:
+        """Whose keys are good now."""
+        now = time.time()
+        return [key.caller for key in (self._known or {}).values() if not key.revoked and not key.expired(now)]
+
     async def look(self) -> None:
         """One look at the keys, of at most a few seconds; what goes wrong stands in `problem`."""
         try:
@@ -202,7 +212,7 @@ class AccessCheck:
         self._app, self._access = app, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _is_open(scope["path"]):
+        if scope["type"] != "http" or is_open(scope["path"]):
             await self._app(scope, receive, send)
             return
         state = scope["state"]
@@ -265,7 +275,8 @@ def is_own_host(host: bytes) -> bool:
         return "." not in name or name.endswith(_LOCAL_SUFFIXES)
 
 
-def _is_open(path: str) -> bool:
+def is_open(path: str) -> bool:
+    """Whether the path needs no key."""
     return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
 
 

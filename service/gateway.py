@@ -200,7 +200,8 @@ class Gateway:
         if age is not None and self.keeper.last_error is not None:
             found.append(f"registry not read for {age:.0f} s, serving the releases read last: {self.keeper.last_error}")
         if age is not None:
-            found += self.router.notes(self.keeper.snapshot)
+            callers = [] if self.access is None else self.access.callers()
+            found += self.router.notes(self.keeper.snapshot, callers)
         if self.access is not None and self.access.limits_problem is not None:
             found.append(self.access.limits_problem)
         # No reason to turn traffic away, not even when all of them rest: every gateway would leave at once, for an

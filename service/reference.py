@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,16 @@ from starlette.responses import HTMLResponse, JSONResponse
 from starlette.staticfiles import StaticFiles
 
 from llmops.errors import StoreUnavailable
+from service.access import is_open
 from service.caller import Caller
 from service.gateway import Gateway
 from service.predict_schema import typed_paths
 
 ASSETS = "/docs/assets"
+_SCHEMES = {
+    "key": {"type": "http", "scheme": "bearer", "description": "A gateway key, as `llmops keys create` printed it."}
+}
+_NEEDED: Mapping[str, Any] = {"security": [{"key": []}]}
 
 
 def add_reference(app: FastAPI, gateway: Gateway) -> None:
@@ -40,7 +46,19 @@ def add_reference(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/openapi.json", include_in_schema=False)
     async def document(request: Request) -> JSONResponse:
         """The document."""
-        return JSONResponse(_with_models(app.openapi(), gateway, gateway.caller_of(request.scope)))
+        found = _with_models(app.openapi(), gateway, gateway.caller_of(request.scope))
+        needs_key = gateway.access is not None and gateway.access.key_exists
+        return JSONResponse(_with_keys(found) if needs_key else found)
+
+
+def _with_keys(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with keys, which Swagger UI asks for by its button "Authorize"; each operation that needs one says
+    so."""
+    paths = {
+        path: operations if is_open(path) else {method: {**each, **_NEEDED} for method, each in operations.items()}
+        for path, operations in document["paths"].items()
+    }
+    return {**document, "paths": paths, "components": {**document["components"], "securitySchemes": _SCHEMES}}
 
 
 def _with_models(document: dict[str, Any], gateway: Gateway, caller: Caller | None) -> dict[str, Any]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llmops.traffic_policy import Sticky
+from llmops.traffic_policy import position
 from llmops.versions import ModelVersion
+from service.caller import Caller
 from service.snapshot import Snapshot, Target
 
 Arm = Literal["champion", "challenger", "explicit"]
-
-_WHOLE = 2.0**64
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +53,17 @@ class Router:
         if not self._is_loaded(split.challenger.model):
             return Routed(split.champion, "champion")
         policy = split.policy
-        if policy.canary and position(model, _held_to(policy.sticky, user, key, request_id)) < policy.canary:
+        if policy.is_challengers(model, policy.held_to(user, key, request_id)):
             return Routed(split.challenger, "challenger")
         # Shadowed requests are drawn one by one: a few users' traffic alone would not be a fair sample.
         shadowed = policy.shadow and position(f"{model} shadow", request_id) < policy.shadow
         return Routed(split.champion, "champion", split.challenger if shadowed else None)
 
-    def notes(self, snapshot: Snapshot) -> list[str]:
-        """Why apps with a traffic policy are served as if they had none; empty when every policy is in force."""
+    def notes(self, snapshot: Snapshot, callers: Sequence[Caller] = ()) -> list[str]:
+        """Why apps with a traffic policy are served as if they had none; empty when every policy is in force.
+
+        callers: whose keys are good now.
+        """
         registered = snapshot.registered
         found = [f"traffic policy of {app} cannot be read: {why}" for app, why in registered.policy_problems.items()]
         for app, policy in registered.policies.items():
@@ -71,19 +72,8 @@ class Router:
                 found.append(f"traffic policy of {app} rests: there is no challenger beside a champion")
             elif split is not None and not self._is_loaded(split.challenger.model):
                 found.append(f"traffic policy of {app} waits for the engine of {split.challenger.ref}")
+            elif split is not None:
+                keys = [caller.key_id for caller in callers if caller.key_id is not None and caller.may_use(app)]
+                if (why := policy.lopsided(app, keys)) is not None:
+                    found.append(f"traffic policy of {app}: {why}")
         return found
-
-
-def position(salt: str, value: str) -> float:
-    """A place in [0, 1) that depends on salt and value alone, evenly spread over values."""
-    digest = hashlib.blake2b(f"{salt}\0{value}".encode(errors="surrogatepass"), digest_size=8).digest()
-    # The top 53 bits: all that a float holds, so that no place is rounded up to 1.
-    return (int.from_bytes(digest) >> 11 << 11) / _WHOLE
-
-
-def _held_to(sticky: Sticky, user: str | None, key: str | None, request_id: str) -> str:
-    if sticky == "user" and user:
-        return f"user {user}"
-    if sticky != "request" and key:
-        return f"key {key}"
-    return request_id

@@ -21,7 +21,7 @@ _COMMANDS = {
     "models": ("llmops.cli.models", "pull, register, requantise and list model versions"),
     "prompts": ("llmops.cli.prompts", "register, list, show and diff prompt versions"),
     "release": ("llmops.cli.release", "bind a prompt version and a model version: create, list, show, challenge"),
-    "eval": ("llmops.cli.eval", "run suites, compare runs, gate a challenger, calibrate judges"),
+    "eval": ("llmops.cli.eval", "run suites, show and compare runs, gate a challenger, calibrate judges"),
     "eval-set": ("llmops.cli.eval_set", "check eval sets, and add rows from production"),
     "promote": ("llmops.cli.promote", "make a release the champion"),
     "rollback": ("llmops.cli.rollback", "go back to the previous champion"),

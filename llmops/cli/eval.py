@@ -1,4 +1,4 @@
-"""`llmops eval`: list, run, compare, gate, calibrate-judge, pairwise."""
+"""`llmops eval`: list, run, show, compare, gate, calibrate-judge, pairwise."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from llmops.cli.calibrate import calibrate_judge
 from llmops.cli.eval_compare import compare, gate
+from llmops.cli.eval_show import show_rows
 from llmops.cli.output import (
     echo,
     emit,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from llmops.recording.runs import RecorderName
     from llmops.workflow.early_stopping import EarlyStop
     from llmops.workflow.evaluations import CellRun, Evaluations
+
+
+_MOST_REASONS = 3
 
 
 @click.group()
@@ -138,9 +142,17 @@ def run(
         say(f"note: {name} is left out, it needs a judge; set LLMOPS_JUDGE or give the suite a [judges] table")
     for name, text in loaded.not_counted().items():
         say(f"note: {name} does not count {text}; see docs/scorers.md")
+    failures = [evaluations.failures(item.run) for item in done]
+    for item, found in zip(done, failures, strict=True):
+        for failure in found[:_MOST_REASONS]:
+            scorers = ", ".join(failure.scorers)
+            say(f"note: {item.cell.name}: {scorers}: {failure.rows} of {item.run.rows} rows failed: {failure.why}")
     value = {
         "suite": suite,
-        "runs": [item.to_json() for item in done],
+        "runs": [
+            {**item.to_json(), "failures": [failure.to_json() for failure in found]}
+            for item, found in zip(done, failures, strict=True)
+        ],
         "mlflow_experiment_id": done[0].run.experiment_id,
         "ui": ui_url(done),
         "leaderboard": board,
@@ -243,6 +255,7 @@ def write_leaderboard(board: Leaderboard, html: Path | None, markdown: Path | No
         write_file(markdown, leaderboard_markdown(board))
 
 
+command.add_command(show_rows)
 command.add_command(compare)
 command.add_command(gate)
 command.add_command(calibrate_judge)

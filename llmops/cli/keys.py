@@ -10,6 +10,7 @@ import click
 
 from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.settings import Settings
+from llmops.short_ids import whole_id
 
 if TYPE_CHECKING:
     from llmops.keys import Key, KeyStore
@@ -76,7 +77,8 @@ def list_keys(as_json: bool) -> None:
 @click.argument("key_id", metavar="ID")
 @json_option
 def revoke(key_id: str, as_json: bool) -> None:
-    """Shut a key out for good: gateways refuse it within 2 s. ID: from `list`; a whole key does too.
+    """Shut a key out for good: gateways refuse it within 2 s. ID: from `list`, or its beginning; a whole key
+    does too.
 
     \b
     Example: llmops keys revoke 3f9c0a5d71e2
@@ -85,7 +87,8 @@ def revoke(key_id: str, as_json: bool) -> None:
 
     store = _open()
     whole = parse_key(key_id)
-    key = store.revoke(key_id if whole is None else whole[0])
+    given = key_id if whole is None else whole[0]
+    key = store.revoke(whole_id(given, [each.id for each in store.read()], "key", "llmops keys list"))
     if not store.has_live_key():
         say("no live key is left: gateways now let nobody in; `llmops keys create` makes one")
     emit(as_json, key.to_json(), lambda: echo(f"revoked {key.id}"))

@@ -12,11 +12,12 @@ import click
 
 from llmops.cli.log_deletion import forget, retain
 from llmops.cli.output import echo, emit, json_option, print_table, say
-from llmops.errors import BadFile, CannotRun, UnknownVersion, UsageError
+from llmops.errors import BadFile, CannotRun, UsageError
 from llmops.json_lines import json_object, numbered_lines
 from llmops.printable import printable_json
 from llmops.production_log import LogRecord, ProductionLog, in_batches, parse_time
 from llmops.settings import Settings
+from llmops.short_ids import MOST_NAMED, whole_id
 
 _AGO = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _BATCH = 1000
@@ -88,14 +89,15 @@ def tail(
 @click.argument("request_id")
 @json_option
 def show(request_id: str, as_json: bool) -> None:
-    """Every record of one request id, whole, with what users said of the answer.
+    """Every record of one request id, whole, with what users said of the answer. The id's beginning, as `log tail`
+    shows it, is enough.
 
     \b
-    Example: llmops log show 5f0c…
+    Example: llmops log show req_5f0c2a1b
     """
-    records = _open().read(request_id=request_id, feedback=True)
-    if not records:
-        raise UnknownVersion(f"no record of request {request_id}")
+    log = _open()
+    found = whole_id(request_id, log.request_ids(request_id, limit=MOST_NAMED + 1), "record of request")
+    records = log.read(request_id=found, feedback=True)
     value = {"records": [_shown(record) for record in records], "total": len(records)}
     emit(as_json, value, lambda: echo(printable_json(value["records"], indent=2)))
 

@@ -11,6 +11,7 @@ import click
 from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.errors import UsageError
 from llmops.settings import Settings
+from llmops.short_ids import MOST_NAMED, whole_id
 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
 
@@ -52,7 +53,7 @@ def retain(days: int | None, undescribed: bool, dry_run: bool, as_json: bool) ->
 
 @click.command()
 @click.option("--user", help="All that this user sent and said, and what was said of it.")
-@click.option("--request-id", help="Every record of this request.")
+@click.option("--request-id", help="Every record of this request; a beginning is enough.")
 @dry_run_option
 @json_option
 def forget(user: str | None, request_id: str | None, dry_run: bool, as_json: bool) -> None:
@@ -69,7 +70,8 @@ def forget(user: str | None, request_id: str | None, dry_run: bool, as_json: boo
     from llmops.workflow.forgetting import NOT_REACHED, forget
 
     settings = Settings.from_environment()
-    receipt = forget(settings, user=user or None, request_id=request_id or None, dry_run=dry_run)
+    request_id = _whole_request_id(settings, request_id) if request_id else None
+    receipt = forget(settings, user=user or None, request_id=request_id, dry_run=dry_run)
 
     def table() -> None:
         shown: dict[str, dict[str, int]] = receipt.to_json()["tables"]
@@ -86,3 +88,15 @@ def forget(user: str | None, request_id: str | None, dry_run: bool, as_json: boo
     emit(as_json, receipt.to_json(), table)
     if not receipt.complete:
         sys.exit(1)
+
+
+def _whole_request_id(settings: Settings, given: str) -> str:
+    """The request meant by a beginning; what is not in the log may be elsewhere, and stays as it was given."""
+    from llmops.production_log import ProductionLog
+
+    log = ProductionLog(settings.resolved_log_url)
+    try:
+        found = log.request_ids(given, limit=MOST_NAMED + 1)
+    finally:
+        log.close()
+    return whole_id(given, found, "request") if found else given

@@ -20,6 +20,7 @@ from llmops.settings import Settings
 
 if TYPE_CHECKING:
     from llmops.pipelines import Pipeline, PipelineRun, Pipelines
+    from llmops.pipelines.schedule import CronSchedule
 
 _KNOWN = {
     "llm": ("llmops.workflow.llm_pipeline", "eval, gate, canary, monitor, then promote a release or roll it back"),
@@ -170,11 +171,14 @@ def schedule(
     Each cycle is named after the moment it was due, so two schedulers run it once. First goes on with the latest cycle,
     if that was interrupted. A cycle that fails is told, and waits for `llmops pipeline run`.
 
+    What is printed names PATH, this folder and every LLMOPS_* that is set. Secrets (addresses with a password, keys
+    that settings, models and suites name) are not in it: for cron they are written to a file in the home that only you
+    can read, for Kubernetes they come from the Secret `llmops`.
+
     \b
     Example: llmops pipeline schedule bike --cron "0 3 * * *"
     Example: llmops pipeline schedule bike --cron "0 3 * * *" --print-crontab
     """
-    from llmops.pipelines.external_cron import cronjob, crontab
     from llmops.pipelines.schedule import CronSchedule
 
     due = CronSchedule(cron)
@@ -183,8 +187,12 @@ def schedule(
     pipeline = make_pipeline(name, settings)
     pipeline.complete(inputs)
     if print_crontab or print_cronjob:
-        text = cronjob(due, name, settings_) if print_cronjob else crontab(due, name, settings_)
-        emit(as_json, {"cron": due.cron, "text": text}, lambda: echo(text, nl=False))
+        value = (
+            _for_kubernetes(due, name, settings_, settings)
+            if print_cronjob
+            else _for_cron(due, name, settings_, settings)
+        )
+        emit(as_json, value, lambda: echo(value["text"], nl=False))
         return
     with _ctrl_c_ends_at_once(), open_pipelines(settings) as pipelines:
         _go_on_with_latest(pipelines, pipeline, as_json)
@@ -193,6 +201,29 @@ def schedule(
             say(f"{name}: next cycle {due.cycle(moment)} at {moment:%Y-%m-%d %H:%M} UTC; stop it with Ctrl-C")
             _wait_until(moment)
             _try(pipelines, pipeline, inputs, due.cycle(moment), as_json)
+
+
+def _for_cron(due: CronSchedule, name: str, inputs: Sequence[str], settings: Settings) -> dict[str, Any]:
+    from llmops.pipelines.external_cron import crontab, shell_command
+    from llmops.workflow.job_environment import job_environment, write_secrets
+
+    job = job_environment(settings)
+    secrets = write_secrets(settings, job, name)
+    if secrets is not None:
+        say(f"wrote {secrets}, which only you can read: {', '.join(job.secrets)}")
+    command = shell_command(due, name, inputs, job, secrets)
+    named = None if secrets is None else str(secrets)
+    return {"cron": due.cron, "text": crontab(due, command), "command": command, "secrets": named}
+
+
+def _for_kubernetes(due: CronSchedule, name: str, inputs: Sequence[str], settings: Settings) -> dict[str, Any]:
+    from llmops.pipelines.external_cron import cronjob
+    from llmops.workflow.job_environment import job_environment
+
+    job = job_environment(settings)
+    text = cronjob(due, name, inputs, job)
+    say("its Secret `llmops` and its claim `llmops` are yours to make; no value of a secret is in the manifest")
+    return {"cron": due.cron, "text": text}
 
 
 def _go_on_with_latest(pipelines: Pipelines, pipeline: Pipeline, as_json: bool) -> None:

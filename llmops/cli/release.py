@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from llmops.cli.output import echo, emit, json_option, print_table, say
+from llmops.cli.traffic import lopsided
 from llmops.engines.protocol import GenerationParameters
 from llmops.errors import UsageError
 from llmops.release_guards import parse_guards, shown_guards
@@ -120,6 +121,9 @@ def challenge(release: str, as_json: bool) -> None:
     was = old.ref if old is not None and old.version != found.version else None
     value = {"app": found.app, "challenger": found.ref, "was": was}
     emit(as_json, value, lambda: echo(f"{found.app}: challenger is {found.ref} (was {was or 'none'})"))
+    policy = registry.policies.get(found.app)
+    if policy is not None and (warning := lopsided(found.app, policy)) is not None:
+        say(f"warning: {warning}")
 
 
 @command.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import click
 
 from llmops.cli.output import echo, emit, json_option, say
@@ -90,6 +92,7 @@ def _show(app: str, policy: TrafficPolicy | None, releases: list[Release], as_js
         "champion": champion,
         "challenger": challenger,
         "rests": rests,
+        "warning": None if policy is None or rests else lopsided(app, policy),
     }
 
     def text() -> None:
@@ -99,5 +102,19 @@ def _show(app: str, policy: TrafficPolicy | None, releases: list[Release], as_js
             missing = "champion" if champion is None else "challenger"
             how = f"llmops promote {app}@V" if champion is None else f"llmops release challenge {app}@V"
             echo(f"the policy rests: there is no {missing}; `{how}` makes one")
+        if value["warning"]:
+            echo(f"warning: {value['warning']}")
 
     emit(as_json, value, text)
+
+
+def lopsided(app: str, policy: TrafficPolicy) -> str | None:
+    """What `TrafficPolicy.lopsided` says with the keys there are. Raises StoreUnavailable."""
+    from llmops.keys import KeyStore
+
+    store = KeyStore(Settings.from_environment().resolved_log_url)
+    try:
+        now = datetime.now(UTC)
+        return policy.lopsided(app, [key.id for key in store.read() if key.live(now) and key.opens(app)])
+    finally:
+        store.close()

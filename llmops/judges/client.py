@@ -43,6 +43,7 @@ class JudgeClient:
         self._places = threading.BoundedSemaphore(endpoint.side_by_side)
         self._opening = threading.Lock()
         self._http: httpx.Client | None = None
+        self._is_away = False
 
     def ask(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> dict[str, Any]:
         """The judge's answer, an object that follows `schema`.
@@ -74,10 +75,13 @@ class JudgeClient:
             http.close()
 
     def _exchange(self, body: Mapping[str, Any]) -> httpx.Response:
-        """The reply of status 200, after as many tries as the endpoint allows."""
-        for failures in range(self.endpoint.retries + 1):
+        """The reply of status 200, after as many tries as the endpoint allows; after one, where it gave up the last
+        request: a server that has gone away would else cost every row of a run all of its pauses."""
+        retries = 0 if self._is_away else self.endpoint.retries
+        for failures in range(retries + 1):
             reply = self._post(body)
             if isinstance(reply, httpx.Response):
+                self._is_away = False
                 if reply.status_code == 200:
                     return reply
                 failure = _translate(reply)
@@ -86,14 +90,15 @@ class JudgeClient:
             else:
                 failure = reply
             pause = _pause(failures, failure)
-            if failures == self.endpoint.retries or pause > _LONGEST_PAUSE:
+            if failures == retries or pause > _LONGEST_PAUSE:
                 break
             self._sleep(pause)
+        self._is_away = not isinstance(reply, httpx.Response)
         raise failure
 
     def _post(self, body: Mapping[str, Any]) -> httpx.Response | EngineError:
         """One try: a reply of any status, or the failure to get one."""
-        place = f"judge {self.endpoint.name}"
+        place = f"judge {self.endpoint.name} at {self.endpoint.base_url}"
         try:
             with self._places:
                 return self._client().post(f"{self.endpoint.base_url}/chat/completions", json=body)

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llmops.errors import EngineUnavailable, UsageError
+from llmops.reachable import check_reachable
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,14 @@ class JudgeEndpoint:
     def identity(self) -> dict[str, str]:
         """What of an endpoint can change a judgement: which model answers, and where. Never the key."""
         return {"base_url": self.base_url.rstrip("/"), "model": self.model}
+
+    def check(self) -> None:
+        """Asks the server something short, before a run relies on it.
+
+        Raises:
+            EngineUnavailable: there is no key, or the server cannot be reached; names its address and why.
+        """
+        check_reachable(f"judge {self.name}", self.base_url, self.read_key())
 
     def read_key(self) -> str | None:
         """The API key from its environment variable; None when the endpoint has no `key_variable`.

@@ -114,6 +114,15 @@ class ProductionLog:
         found = self.with_feedback(found) if feedback else found
         return found[::-1] if newest else found
 
+    def request_ids(self, beginning: str, *, limit: int) -> list[str]:
+        """Ids of requests that begin so, at most so many. Reads every record's id unless one is just that."""
+        column = records_table.c.request_id
+        same = sa.select(column).where(column == beginning).limit(1)
+        # Not LIKE, which takes `a` for `A` in SQLite.
+        begins = sa.select(column).where(sa.func.substr(column, 1, len(beginning)) == beginning).distinct().limit(limit)
+        with self._database.reading() as connection:
+            return list(connection.execute(same).scalars()) or list(connection.execute(begins).scalars())
+
     def iterate(self, *, batch: int = 1000, feedback: bool = False, **window: Any) -> Iterator[LogRecord]:
         """As `read`, but streams in batches: bounded memory for any number of rows."""
         query = _within(sa.select(records_table), **window).order_by(records_table.c.at, records_table.c.key)

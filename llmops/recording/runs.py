@@ -67,6 +67,14 @@ class EvalRecorder:
                 raise UnknownVersion(f"run {run_id} is no complete eval run")
             return read_run(self._store, run)
 
+    def beginning_with(self, text: str, *, limit: int) -> list[str]:
+        """Ids of complete runs that begin so, at most so many. Raises StoreUnavailable."""
+        condition = f"attributes.run_id LIKE '{text}%' and tags.`{COMPLETE_TAG}` = 'true'"
+        with translated("eval runs"):
+            experiments = [each.experiment_id for each in self._store.client.search_experiments()]
+            runs = self._store.client.search_runs(experiments, condition, max_results=limit)
+        return [str(run.info.run_id) for run in runs]
+
     def rows(self, run: EvalRun) -> RecordedRows:
         """Every row of a run, with outputs and scores, from a local copy. Raises StoreUnavailable."""
         folder = tempfile.mkdtemp(prefix="llmops-rows-")

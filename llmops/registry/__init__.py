@@ -10,6 +10,7 @@ from llmops.registry.models import KIND_TAG, ModelRegistry
 from llmops.registry.moves import Moves, standing_of
 from llmops.registry.policies import PolicyRegistry
 from llmops.registry.polling import RegistryLook
+from llmops.registry.promotions import rolled_back
 from llmops.registry.prompts import PromptRegistry
 from llmops.registry.releases import ReleaseRegistry
 from llmops.registry.store import Store
@@ -18,7 +19,7 @@ from llmops.registry.tabular import TabularRegistry
 from llmops.settings import Settings
 from llmops.versions import ModelVersion, RegisteredVersions, Release
 
-__all__ = ["Registry", "Store"]
+__all__ = ["Registry", "Store", "rolled_back"]
 
 
 class Registry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Generic, Protocol, TypeVar
@@ -98,10 +98,11 @@ class Promotions(ABC, Generic[V]):
         """Makes `version` the champion and the old champion `previous`; returns the old one. A challenger that is
         promoted is no challenger any more, so that canary and shadow traffic rest.
 
-        why: a reason to promote without a passing gate; it is recorded.
+        why: a reason to promote without a passing gate, or what was rolled back; it is recorded.
 
         Raises:
-            GateRefused: no passing gate against the present champion is on record and no reason was given.
+            GateRefused: no passing gate against the present champion is on record, or the version was rolled back,
+                which no gate outweighs: it had passed one; and no reason was given.
             StoreUnavailable: MLflow or the audit log is away; then nothing was moved, or the same call goes on.
         """
         with self.moves.turn():
@@ -111,6 +112,7 @@ class Promotions(ABC, Generic[V]):
             if champion is not None and champion.version == version.version:
                 return champion if settled is None else _named(settled.details["from"], versions)
             if why is None:
+                self._refuse_rolled_back(version)
                 self._require_gate(version, champion)
             after: dict[str, str | None] = {} if champion is None else {PREVIOUS: champion.ref}
             if challenger is not None and challenger.version == version.version:
@@ -155,9 +157,16 @@ class Promotions(ABC, Generic[V]):
             )
             return old
 
-    def roll_back(self, name: str) -> tuple[V, V]:
+    def roll_back(self, name: str, *, why: str | None = None) -> tuple[V, V]:
         """Champion and previous change places; returns (new champion, old champion). A call that was cut off between
-        its steps is finished by the next one. Raises CannotRun, StoreUnavailable."""
+        its steps is finished by the next one.
+
+        why: a reason to go back to a version that was itself rolled back; it is recorded.
+
+        Raises:
+            GateRefused: the previous version was itself rolled back, and no reason was given.
+            CannotRun: there is no previous version. StoreUnavailable.
+        """
         with self.moves.turn():
             settled = self._settled(name, "rollback")
             versions = self.versions(name)
@@ -166,17 +175,19 @@ class Promotions(ABC, Generic[V]):
                 return champion, previous
             if champion is not None and (left := self._left_half_way(champion, versions)) is not None:
                 # Leaving the new champion as well would be a second rollback.
-                self._swap(champion, left, remember="not")
+                self._swap(champion, left, why=why, remember="not")
                 return champion, left
             if champion is None or previous is None or champion.version == previous.version:
                 raise CannotRun(f"{name} has no previous {self.wording.version} to roll back to")
-            self._swap(previous, champion)
+            if why is None:
+                self._refuse_rolled_back(previous)
+            self._swap(previous, champion, why=why)
             return previous, champion
 
     def roll_back_from(self, name: str, ref: str) -> tuple[V, V] | None:
         """As `roll_back`, of this champion alone: None where another one serves, such as after the first such call.
 
-        Raises CannotRun, StoreUnavailable.
+        Raises GateRefused, CannotRun, StoreUnavailable.
         """
         with self.moves.turn():
             self._settled(name, "rollback")
@@ -204,7 +215,7 @@ class Promotions(ABC, Generic[V]):
             raise UnknownVersion(f"no {self.wording.kind} {name!r} has {self.wording.version}s; {how}")
         return versions
 
-    def _swap(self, new: V, old: V, *, remember: Remember = "first") -> None:
+    def _swap(self, new: V, old: V, *, why: str | None = None, remember: Remember = "first") -> None:
         """`previous` is moved last: once it stands, everything else does. On record first: while the aliases move, the
         old champion stands nowhere else. And a monitor that finds no record of it would take the old champion for a
         version worth going back to."""
@@ -212,7 +223,8 @@ class Promotions(ABC, Generic[V]):
         if CHALLENGER in new.aliases:
             after[CHALLENGER] = None
         after[PREVIOUS] = old.ref
-        move = Move("rollback", "rollback", new.ref, old.ref, new.ref, "rolled back", after)
+        action = "rollback" if why is None else "force-rollback"
+        move = Move(action, "rollback", new.ref, old.ref, new.ref, why or "rolled back", after)
         self.moves.carry_out(move, remember=remember)
 
     def _settled(self, name: str, what: str) -> AuditEntry | None:
@@ -229,6 +241,15 @@ class Promotions(ABC, Generic[V]):
             return None
         return _named(moves[-1]["from"], versions)
 
+    def _refuse_rolled_back(self, version: V) -> None:
+        """Raises GateRefused where the version was rolled back and not brought back since."""
+        moved = rolled_back(self.history(version.name)).get(version.ref)
+        if moved is not None:
+            raise GateRefused(
+                f"{version.ref} was rolled back itself, at {moved['at'][:16]}; "
+                "--force --why TEXT makes it the champion all the same"
+            )
+
     def _require_gate(self, version: V, champion: V | None) -> None:
         against = champion.ref if champion else None
         gates = self.gates(version)
@@ -242,6 +263,22 @@ class Promotions(ABC, Generic[V]):
             f"{version.ref} has no passing gate against {against or 'no champion'} on record ({known}); "
             f"{self.wording.gate.format(ref=version.ref)}, or promote with --force --why TEXT"
         )
+
+
+def rolled_back(history: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The versions that a rollback left, and that were not made the champion again since, with that move.
+
+    A rollback to such a version undoes the one that left it, and tells nothing against the version it leaves.
+    history: as `Promotions.history` gives it.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for move in history:
+        if move["what"] not in CHAMPION_MOVES:
+            continue
+        brought_back = found.pop(move["to"], None)
+        if move["what"] == "rollback" and brought_back is None and move["from"] is not None:
+            found[move["from"]] = move
+    return found
 
 
 def _holding(alias: str, versions: Sequence[V]) -> V | None:

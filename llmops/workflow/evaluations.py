@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from llmops.production_log import ProductionLog
 from llmops.recording import EvalRecorder, EvalRun, RecordedRows, record_verdict
 from llmops.registry import Registry
 from llmops.settings import Settings
+from llmops.short_ids import MOST_NAMED, whole_id
 from llmops.versions import Ref, Release
 from llmops.workflow.cells import Cell, CellRun, RowChoice, RunOptions, cell_identity
 from llmops.workflow.early_stopping import EarlyStop, run_until_decided
@@ -35,6 +36,7 @@ from llmops.workflow.votes import Votes, votes_between
 __all__ = ["Cell", "CellRun", "Evaluations", "Gated", "RunOptions"]
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}\Z")
+_SHORT_RUN_ID = re.compile(r"[0-9a-f]{4,31}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,18 @@ class Gated:
     verdict: Verdict
     comparison: Comparison | None
     runs: Mapping[str, EvalRun]
+
+
+@dataclass(slots=True)
+class Failure:
+    """Why some rows have no score. scorers: those that gave none, as an ordered set."""
+
+    why: str
+    rows: int = 0
+    scorers: dict[str, None] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"why": self.why, "rows": self.rows, "scorers": list(self.scorers)}
 
 
 class Evaluations:
@@ -126,8 +140,20 @@ class Evaluations:
         """Every row of a run, read from a local copy as often as asked. Raises StoreUnavailable."""
         return self._recorder.rows(run)
 
+    def failures(self, run: EvalRun) -> list[Failure]:
+        """Why rows of a run have no score, most frequent first. Raises StoreUnavailable."""
+        found: dict[str, Failure] = {}
+        if any(metric.n_failed for metric in run.metrics.values()):
+            for result in self.rows(run):
+                failed = {name: score.error for name, score in result.scores.items() if score.error is not None}
+                for why in dict.fromkeys(failed.values()):
+                    failure = found.setdefault(why, Failure(why))
+                    failure.rows += 1
+                    failure.scorers.update(dict.fromkeys(name for name, error in failed.items() if error == why))
+        return sorted(found.values(), key=lambda failure: -failure.rows)
+
     def resolve(self, text: str, suite_name: str | None = None) -> EvalRun:
-        """The complete run meant by a run id, `APP@V`, `PROMPT@V` or `PROMPT@V,MODEL@V`.
+        """The complete run meant by a run id or its beginning, `APP@V`, `PROMPT@V` or `PROMPT@V,MODEL@V`.
 
         suite_name: needed where more than one suite uses the prompt.
 
@@ -136,6 +162,8 @@ class Evaluations:
         """
         if _RUN_ID.match(text):
             return self._recorder.get(text)
+        if _SHORT_RUN_ID.match(text) and not self._is_named(text):
+            return self._recorder.get(whole_id(text, self._recorder.beginning_with(text, limit=MOST_NAMED + 1), "run"))
         suite, cell = self._named_cell(text, suite_name)
         # The fast run, or where there is none the repeatable one.
         for options in (RunOptions(), RunOptions(repeatable=True)):
@@ -244,6 +272,10 @@ class Evaluations:
         suite = self._suite_of(prompt.name, suite_name)
         model = self.registry.models.get(model_ref or suite.model)
         return suite, Cell(prompt, model, prompt.template.parameters)
+
+    def _is_named(self, name: str) -> bool:
+        """Whether an app or a prompt has this name, which may look like the beginning of a run's id."""
+        return name in self.registry.apps() or bool(self.registry.prompts.versions(name))
 
     def _suite_of(self, prompt_name: str, suite_name: str | None) -> Suite:
         if suite_name is not None:

@@ -41,6 +41,9 @@ class _Lifecycle:
         plan = self.steps.do("register", self.work.register, *(given[name] for name in _PLANNED))
         if plan["challenger"] == plan["champion"]:
             return _result(plan, "pass", "unchanged", f"{plan['challenger']} serves already: nothing changed")
+        if (moved := plan.get("rolled_back")) is not None:  # absent from cycles that an older version began
+            told = f"was rolled back at {moved['at']}; change it, or `llmops promote` it with --force --why TEXT"
+            return _result(plan, "fail", "not promoted", f"{plan['challenger']} {told}")
         self.steps.do("evaluate", self.work.evaluate, given["suite"], plan)
         gate = self.steps.do("gate", self.work.gate, given["suite"], plan)
         if gate["verdict"] != "pass":

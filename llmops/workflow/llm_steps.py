@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Plan = Mapping[str, Any]
 """What `register` found: `app`, `challenger`, `champion` (releases; None without a champion), `traffic` (the policy
-that was in force; None without one)."""
+that was in force; None without one), `rolled_back` (the move by which the challenger was, if it was)."""
 POLL_SECONDS = 10.0
 
 
@@ -47,6 +47,8 @@ class LlmSteps:
 
         Raises BadFile, UnknownVersion, UsageError, CannotRun, StoreUnavailable.
         """
+        from llmops.registry import rolled_back
+
         suite, registry = self._evaluations.suite(suite_name), self._registry
         folder = prompts_folder(self._settings) / suite.prompt
         for _, template in load_prompt_folder(folder) if folder.is_dir() else ():
@@ -63,6 +65,7 @@ class LlmSteps:
             "prompt": release.prompt.ref,
             "model": release.model.ref,
             "traffic": None if policy is None else policy.to_mapping(),
+            "rolled_back": rolled_back(registry.release_versions.history(app)).get(release.ref),
         }
 
     def evaluate(self, suite_name: str, plan: Plan) -> dict[str, Any]:

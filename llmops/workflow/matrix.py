@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from itertools import groupby
 
-from llmops.engines.opening import check_parameters, open_engine
+from llmops.engines.opening import check_parameters, engine_name, open_engine
 from llmops.engines.protocol import Engine
-from llmops.errors import EngineError
+from llmops.errors import EngineError, EngineUnavailable
 from llmops.evaluation.generating import Generated, Task, measure_noise
 from llmops.evaluation.generation_cache import GenerationCache, noise_key
-from llmops.evaluation.results import EvalReport
+from llmops.evaluation.results import EvalReport, RowResult
 from llmops.evaluation.runner import generate_all, score_all
 from llmops.evaluation.suite import Suite
 from llmops.hashing import canonical_json
-from llmops.recording import CellIdentity, EvalRecorder, register_eval_set
+from llmops.reachable import check_reachable
+from llmops.recording import CellIdentity, EvalRecorder, EvalRun, register_eval_set
 from llmops.registry import Registry
-from llmops.settings import Settings
+from llmops.settings import Settings, named_variables
+from llmops.upstream_source import UpstreamSource
 from llmops.versions import ModelVersion
 from llmops.workflow.cells import Cell, CellRun, RowChoice, RunOptions, cell_identity, cost_of, task_of
+from llmops.workflow.scorer_workshop import ScorerWorkshop
 
 CellProgress = Callable[[str, int, int], None]
 Todo = tuple[Cell, CellIdentity]
 
 NOISE_PARAM, STOPPED_PARAM = "noise", "stopped_early"
+
+# As `JudgeScorer` names them. EngineRejected and ContextTooLong are left out: they will be the same again.
+_PASSING = frozenset({"EngineUnavailable", "EngineBusy", "EngineTimeout", "EngineError"})
 
 # Engines of this machine, whose noise is measured: asking an upstream again costs money, or somebody else's time.
 _LOCAL_ENGINES = ("llamacpp", "openvino", "transformers")
@@ -39,42 +45,55 @@ class Matrix:
     ) -> None:
         self._settings, self._registry, self._suite = settings, registry, suite
         self.options, self._progress = options, progress
-        self._recorder = EvalRecorder(registry.store)
+        self._recorder, self._workshop = EvalRecorder(registry.store), ScorerWorkshop(settings)
         self.cache = GenerationCache(settings.generation_cache_dir)
         self._engine = _LazyEngine(options.engine_settings(settings), options.engine)
+        self._is_checked = False
 
     async def close(self) -> None:
         await self._engine.close()
         self.cache.close()
 
     async def run(self, cells: Sequence[Cell], chosen: RowChoice, shown: str | None = None) -> list[CellRun]:
-        """Every cell's run, in the order of the cells; a complete identical run is reused.
+        """Every cell's run, in the order of the cells; a complete identical run is reused, unless rows failed in it
+        that may not fail again: then what failed is asked for once more, and where fewer rows fail that is a new run.
 
         shown: how early the run was stopped, recorded with it.
 
         Raises:
             UsageError: an engine cannot enforce a cell's response format.
-            BadFile, EngineError, StoreUnavailable, RecordingIncomplete: finished generations and runs are kept.
+            BadFile, EngineError, StoreUnavailable, RecordingIncomplete: finished generations and runs are kept. Where
+                a judge or an upstream cannot be reached, before the first row is answered.
         """
         for cell in cells:
             check_parameters(cell.model, self._settings, cell.parameters, self.options.engine)
         identities = [cell_identity(self._suite, cell, self._settings, self.options, chosen) for cell in cells]
         done: dict[int, CellRun] = {}
+        failed: dict[int, tuple[CellRun, int]] = {}
         for position, (cell, identity) in enumerate(zip(cells, identities, strict=True)):
             known = None if self.options.force else self._recorder.find(self._suite.name, identity.hash)
-            if known is not None:
-                done[position] = CellRun(cell, known, 0, known.rows)
+            if known is None:
+                continue
+            found = CellRun(cell, known, 0, known.rows)
+            if n_failed := self._passing_failures(cell, known):
+                failed[position] = (found, n_failed)
+            else:
+                done[position] = found
         left = [position for position in range(len(cells)) if position not in done]
         for _, group in groupby(left, key=lambda position: cells[position].model.ref):
             positions = list(group)
             made = await self.generate([cells[position] for position in positions], chosen)
             for position, generated in zip(positions, made, strict=True):
                 todo = (cells[position], identities[position])
-                done[position] = await self._finish(todo, chosen, generated, shown)
+                done[position] = await self._finish(todo, chosen, generated, shown, failed.get(position))
         return [done[position] for position in range(len(cells))]
 
     async def generate(self, cells: Sequence[Cell], chosen: RowChoice) -> list[Generated]:
-        """What the cache lacks for cells of one model."""
+        """What the cache lacks for cells of one model. Raises EngineUnavailable, CannotRun: a judge, or something else
+        that the suite scores with, is not there."""
+        if not self._is_checked:
+            await asyncio.to_thread(self._workshop.check, self._suite)
+            self._is_checked = True
         tasks = [self.task(cell, chosen) for cell in cells]
         name = cells[0].name if len(cells) == 1 else f"{len(cells)} cells on {cells[0].model.ref}"
         give = self._engine.of(cells[0].model)
@@ -101,7 +120,21 @@ class Matrix:
         if noise is not None:
             self.cache.put_noise(key, noise)
 
-    async def _finish(self, todo: Todo, chosen: RowChoice, made: Generated, shown: str | None) -> CellRun:
+    def _passing_failures(self, cell: Cell, run: EvalRun) -> int:
+        """How many rows and scores of a run failed in a way that may pass."""
+        if not any(metric.n_failed for metric in run.metrics.values()):
+            return 0
+        return passing_failures(self._recorder.rows(run), self._judged, asks_upstream=_is_upstream(cell.model))
+
+    @property
+    def _judged(self) -> frozenset[str]:
+        """Names of the scorers that ask a judge."""
+        return frozenset(spec.name for spec in self._suite.scorer_specs if self._workshop.needs_judge(spec))
+
+    async def _finish(
+        self, todo: Todo, chosen: RowChoice, made: Generated, shown: str | None, before: tuple[CellRun, int] | None
+    ) -> CellRun:
+        """before: the same cell's run in which so many rows failed, which stands unless fewer do now."""
         cell = todo[0]
         task = self.task(cell, chosen)
         total = self._suite.n_rows
@@ -113,6 +146,10 @@ class Matrix:
             self._suite.cluster_by,
             lambda done, _: self._progress(f"scoring {cell.name}", done, total),
         )
+        if before is not None:
+            found, n_failed = before
+            if passing_failures(report.results, self._judged, asks_upstream=_is_upstream(cell.model)) >= n_failed:
+                return found
         return await asyncio.to_thread(self._record, todo, task, report, shown)
 
     def _record(self, todo: Todo, task: Task, report: EvalReport, shown: str | None) -> CellRun:
@@ -178,6 +215,8 @@ class _LazyEngine:
         async def load() -> Engine:
             if self._loaded is None or self._loaded[0] != model.ref:
                 await self.close()
+                if engine_name(model, self._settings, self._engine_name) == "openai":
+                    await asyncio.to_thread(_check_upstream, model)
                 self._loaded = (
                     model.ref,
                     await asyncio.to_thread(open_engine, model, self._settings, self._engine_name),
@@ -190,3 +229,36 @@ class _LazyEngine:
         if self._loaded is not None:
             await self._loaded[1].close()
             self._loaded = None
+
+
+def passing_failures(results: Iterable[RowResult], judged: Collection[str], *, asks_upstream: bool) -> int:
+    """How many answers and scores failed in a way that may pass: an upstream's or a judge's, unless it said that the
+    request can never succeed. judged: scorers that ask a judge."""
+    failed = 0
+    for result in results:
+        if result.output.error is not None:
+            failed += asks_upstream
+        else:
+            failed += sum(_may_pass(result.scores[name].error) for name in judged if name in result.scores)
+    return failed
+
+
+def _may_pass(error: str | None) -> bool:
+    return error is not None and error.partition(":")[0] in _PASSING
+
+
+def _is_upstream(model: ModelVersion) -> bool:
+    return model.source.startswith("openai:")
+
+
+def _check_upstream(model: ModelVersion) -> None:
+    """Raises EngineUnavailable when none of the model's servers can be reached, naming why."""
+    source = UpstreamSource.parse(model.source, model.provenance.get("key_variable"))
+    failures = []
+    for server in source.servers:
+        key = named_variables([server.key_variable]).get(server.key_variable) if server.key_variable else None
+        try:
+            return check_reachable(f"the upstream of {model.ref}", server.url, key)
+        except EngineUnavailable as error:
+            failures.append(error)
+    raise failures[0] if len(failures) == 1 else EngineUnavailable("; ".join(map(str, failures)))

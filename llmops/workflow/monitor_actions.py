@@ -20,7 +20,7 @@ from llmops.errors import CannotRun
 from llmops.production_log.record import hidden_user
 from llmops.recording.monitoring import monitoring_experiment
 from llmops.recording.monitoring_actions import record_action
-from llmops.registry import Registry
+from llmops.registry import Registry, rolled_back
 from llmops.settings import Settings
 from llmops.starter import NOT_STARTED, running
 from llmops.traffic_policy import TrafficPolicy
@@ -198,8 +198,7 @@ def _no_return(
     """Why there is nothing to roll back to; empty where there is."""
     if previous is None or champion is None or previous.ref == champion.ref:
         return f"{app} has no previous release to return to"
-    left = [move for move in history if move["from"] == previous.ref and move["what"] in ("promote", "rollback")]
-    if left and left[-1]["what"] == "rollback":
+    if previous.ref in rolled_back(history):
         return f"the previous release {previous.ref} was itself rolled back: {app} would go to and fro"
     return ""
 

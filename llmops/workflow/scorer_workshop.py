@@ -6,11 +6,12 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from llmops.embedding import embedder
+from llmops.catalogue import EMBEDDING_MODEL, catalogue_model
+from llmops.embedding import embedder, embedding_weights
 from llmops.errors import UsageError
 from llmops.evaluation.scorers import SCORER_TYPES, Scorer, make_scorer
 from llmops.evaluation.scorers.options import Option
-from llmops.evaluation.suite import ScorerSpec
+from llmops.evaluation.suite import ScorerSpec, Suite
 from llmops.judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE, TYPES, JudgeEndpoint
 from llmops.settings import Settings
 
@@ -34,7 +35,7 @@ class ScorerWorkshop:
         parameters, types = dict(spec.parameters), {**SCORER_TYPES, **TYPES}
         bound: dict[str, Any] = {}
         besides: tuple[Option, ...] = ()
-        if spec.type == "semantic_similarity" or spec.type in NEEDS_EMBEDDINGS:
+        if _needs_embeddings(spec):
             bound["embed"] = self._embed
         if spec.type in TYPES:
             besides = (Option("judge", "name of a judge of the suite"),)
@@ -64,7 +65,26 @@ class ScorerWorkshop:
         values = {"name": DEFAULT_JUDGE, "base_url": url, "model": model}
         return JudgeEndpoint.from_mapping({**values, "key_variable": self._settings.judge_key_variable})
 
+    def check(self, suite: Suite) -> None:
+        """Before rows are answered: the suite's judges can be reached, and its embedding model is at hand.
+
+        Raises:
+            EngineUnavailable: a judge has no key or cannot be reached. CannotRun: the embedding model cannot be had.
+        """
+        left_out = suite.left_out()
+        used = [spec for spec in suite.scorer_specs if spec.name not in left_out]
+        judged = [spec.parameters.get("judge") for spec in used if self.needs_judge(spec)]
+        for endpoint in dict.fromkeys(self.endpoint(suite.judges, name) for name in judged):
+            if endpoint is not None:
+                endpoint.check()
+        if any(_needs_embeddings(spec) for spec in used):
+            embedding_weights(self._settings, catalogue_model(EMBEDDING_MODEL))
+
     @staticmethod
     def needs_judge(spec: ScorerSpec) -> bool:
         """Whether a language model makes the scorer's judgements."""
         return spec.type in TYPES and spec.type not in NEEDS_NO_JUDGE
+
+
+def _needs_embeddings(spec: ScorerSpec) -> bool:
+    return spec.type == "semantic_similarity" or spec.type in NEEDS_EMBEDDINGS

@@ -52,6 +52,12 @@ def test_a_key_is_revoked_by_id_or_by_itself(llmops: Run, whole: bool) -> None:
     assert "revoked" in llmops("keys", "list").out
 
 
+def test_a_key_is_revoked_by_the_beginning_of_its_id(llmops: Run) -> None:
+    made = llmops("keys", "create", "--json").json["id"]
+    assert llmops("keys", "revoke", made[:5], "--json").json["id"] == made
+    assert llmops("keys", "revoke", "zzz").code == 3
+
+
 def test_revoking_one_of_two_leaves_the_other_in_peace(llmops: Run) -> None:
     first, second = (llmops("keys", "create", "--json").json["id"] for _ in range(2))
     assert "no live key" not in llmops("keys", "revoke", first).err

@@ -126,6 +126,26 @@ def test_show_gives_every_record_of_a_request(llmops: Run, traffic: Path) -> Non
     assert llmops("log", "show", "missing").code == 3
 
 
+def test_a_request_is_shown_by_the_beginning_of_its_id_that_tail_prints(llmops: Run, home: Path) -> None:
+    log = ProductionLog(Settings(home=home).resolved_log_url)
+    ids = ("req_40a44636b0c1", "req_40a44636ffff", "req_40A44636", "r%t", "req_40a4463")
+    log.append([LogRecord.from_json(json.loads(line(n, request_id=each))) for n, each in enumerate(ids)])
+    log.close()
+
+    def shown(given: str) -> list[str]:
+        return [record["request_id"] for record in llmops("log", "show", given, "--json").json["records"]]
+
+    assert shown("req_40a44636b") == ["req_40a44636b0c1"]
+    assert shown("req_40A") == ["req_40A44636"]
+    assert shown("req_40a4463") == ["req_40a4463"]  # a whole id, though others begin with it
+    assert shown("r%") == ["r%t"]
+    several = llmops("log", "show", "req_40a44636")
+    assert (several.code, several.out) == (2, "")
+    assert "req_40a44636b0c1, req_40a44636ffff" in several.err
+    receipt = llmops("log", "forget", "--request-id", "req_40a44636f", "--dry-run", "--json").json
+    assert receipt["request_id"] == "req_40a44636ffff"
+
+
 def test_shadow_requests_are_shown_and_exported_only_when_asked_for(llmops: Run, home: Path) -> None:
     log = ProductionLog(Settings(home=home).resolved_log_url)
     at = datetime(2026, 1, 1, tzinfo=UTC)

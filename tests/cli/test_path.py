@@ -42,6 +42,10 @@ def test_register_run_compare_release_gate_promote_roll_back(llmops: Run, place:
 
     compared = llmops("eval", "compare", "qa@1", "qa@2", "--markdown", str(place / "table.md"), "--json").json
     assert compared["rows"] == 6
+    short = [run["run_id"][:10] for run in first["runs"]]
+    assert llmops("eval", "compare", *short, "--json").json["metrics"] == compared["metrics"]
+    unknown = llmops("eval", "compare", "0123456789", "qa@2")
+    assert (unknown.code, "no run 0123456789" in unknown.err) == (3, True)
     assert {"a", "b", "difference", "ci95", "p_value", "p_adjusted", "test", "wins", "losses", "ties"} <= set(
         compared["metrics"]["correct"]
     )
@@ -61,7 +65,12 @@ def test_register_run_compare_release_gate_promote_roll_back(llmops: Run, place:
     assert gate.code == 1
     assert gate.json["comparison"]["rows"] == 6
     assert llmops("promote", "app@2", "--force", "--why", "test", "--json").json["previous"] == "app@1"
-    assert llmops("rollback", "app", "--json").json == {"app": "app", "champion": "app@1", "previous": "app@2"}
+    back = {"app": "app", "champion": "app@1", "previous": "app@2", "forced": False}
+    assert llmops("rollback", "app", "--json").json == back
+    again = llmops("rollback", "app")
+    assert (again.code, again.out) == (1, "")
+    assert "app@2 was rolled back itself" in again.err
+    assert llmops("rollback", "app", "--force").code == 2
     aliases = {r["version"]: r["aliases"] for r in llmops("release", "list", "app", "--json").json["releases"]}
     assert aliases == {1: ["champion"], 2: ["previous"]}
 

@@ -101,13 +101,38 @@ def test_nothing_was_run_yet(llmops: Run, home: Path) -> None:
     assert not (home / "pipelines.db").exists()
 
 
-def test_a_schedule_is_printed_for_cron_and_kubernetes(llmops: Run) -> None:
-    line = llmops("pipeline", "schedule", "llm", "--cron", "0 3 * * 1", *GIVEN, "--print-crontab")
-    assert line.code == 0
-    assert line.out.startswith("CRON_TZ=UTC\n0 3 * * 1 llmops pipeline run llm --cycle ")
-    assert line.out.endswith("--set suite=sums --set app=helper\n")
-    job = llmops("pipeline", "schedule", "llm", "--cron", "0 3 * * 1", "--print-cronjob", "--json").json
-    assert yaml.safe_load(job["text"])["spec"]["schedule"] == job["cron"] == "0 3 * * 1"
+def test_a_printed_crontab_line_runs_with_nothing_in_its_environment(
+    llmops: Run, home: Path, lifecycle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMOPS_REDIS_URL", "redis://:hidden@127.0.0.1:1/0")
+    monkeypatch.setenv("LLMOPS_JUDGE_KEY_VARIABLE", "MY_JUDGES_KEY")
+    monkeypatch.setenv("MY_JUDGES_KEY", "sk-hidden")
+    printed = llmops("pipeline", "schedule", "llm", "--cron", "0 3 * * 1", *GIVEN, "--print-crontab")
+    (line,) = printed.out.splitlines()[1:]
+    assert line.startswith(f"0 3 * * 1 cd {home.parent} && export PATH=")
+    assert "hidden" not in printed.out + printed.err
+    secrets = home / "pipeline-llm.env"
+    assert f"wrote {secrets}, which only you can read: LLMOPS_REDIS_URL, MY_JUDGES_KEY" in printed.err
+    assert secrets.stat().st_mode & 0o777 == 0o600
+    assert "export MY_JUDGES_KEY=sk-hidden\n" in secrets.read_text()
+
+    command = line.split(" ", 5)[5].replace("\\%", "%")  # as cron hands it to the shell
+    done = subprocess.run(["env", "-i", "/bin/sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (run,) = llmops("pipeline", "list", "--json").json["runs"]
+    assert (run["pipeline"], run["cycle"]) == ("llm", f"{datetime.now(UTC):%Y-%m-%d}")
+    assert run["result"]["outcome"] == "promoted"
+
+
+def test_a_schedule_is_printed_for_kubernetes(llmops: Run, home: Path) -> None:
+    job = llmops("pipeline", "schedule", "llm", "--cron", "0 3 * * 1", *GIVEN, "--print-cronjob", "--json").json
+    manifest = yaml.safe_load(job["text"])
+    assert manifest["spec"]["schedule"] == job["cron"] == "0 3 * * 1"
+    (container,) = manifest["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    assert {"name": "LLMOPS_HOME", "value": str(home)} in container["env"]
+    assert {"name": "LLMOPS_ENGINE", "value": "fake"} in container["env"]
+    assert container["workingDir"] == str(home.parent)
+    assert container["args"][0].startswith("llmops pipeline run llm --cycle ")
 
 
 def test_inputs_are_json_or_text() -> None:

@@ -29,7 +29,7 @@ def app(home: Path) -> str:
 def test_traffic_from_the_first_canary_to_the_promotion(llmops: Run, app: str) -> None:
     nothing = llmops("traffic", "show", app, "--json").json
     assert nothing == {
-        "app": app, "policy": None, "champion": "assistant@1", "challenger": None, "rests": False,
+        "app": app, "policy": None, "champion": "assistant@1", "challenger": None, "rests": False, "warning": None,
     }  # fmt: skip
 
     early = llmops("traffic", "set", app, "--canary", "10%", "--shadow", "100%", "--sticky", "key")
@@ -61,6 +61,24 @@ def test_traffic_from_the_first_canary_to_the_promotion(llmops: Run, app: str) -
     history = llmops("release", "show", app).out
     assert "traffic: canary 10%, shadow 100%, sticky by key → canary 50%, shadow 100%, sticky by key (set)" in history
     assert "challenge: nothing → assistant@2" in history
+
+
+def test_a_canary_that_no_key_falls_to_is_warned_of_when_it_is_set_and_shown(llmops: Run, app: str) -> None:
+    assert llmops("traffic", "set", app, "--canary", "0.01%", "--json").json["warning"] is None  # it rests
+    assert "warning" not in llmops("release", "challenge", "assistant@2").err  # without keys, requests are spread
+    llmops("keys", "create", "--app", "another")
+    llmops("keys", "create")
+
+    told = llmops("traffic", "set", app, "--canary", "0.01%")
+    assert "warning: requests that name no `user` of the one live key go to the champion alone" in told.out
+    assert "have clients send `user`, or set --sticky request" in told.out
+    assert llmops("traffic", "show", app, "--json").json["warning"] in told.out
+    llmops("release", "withdraw", app)
+    assert "to the champion alone" in llmops("release", "challenge", "assistant@2").err
+
+    assert llmops("traffic", "set", app, "--sticky", "request", "--json").json["warning"] is None
+    by_key = llmops("traffic", "set", app, "--sticky", "key", "--json").json["warning"]
+    assert by_key.startswith("requests of the one live key go to the champion alone")
 
 
 @pytest.mark.parametrize(

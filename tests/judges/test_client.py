@@ -211,8 +211,20 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    with pytest.raises(EngineUnavailable, match="judge gone: ConnectError"):
+    with pytest.raises(EngineUnavailable, match=f"judge gone at {address}: ConnectError"):
         ask(JudgeEndpoint("gone", address, "m", retries=0))
+
+
+def test_a_server_that_has_gone_away_is_asked_once_a_question_until_it_is_back() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    waits: list[float] = []
+    client = JudgeClient(JudgeEndpoint("gone", f"http://127.0.0.1:{port}/v1", "m", retries=3), sleep=waits.append)
+    for _ in range(3):
+        with pytest.raises(EngineUnavailable):
+            client.ask([{"role": "user", "content": "?"}], {"type": "object"})
+    assert waits == [0.5, 1.0, 2.0]
 
 
 def test_threads_share_a_client_and_at_most_side_by_side_ask_at_once(script) -> None:

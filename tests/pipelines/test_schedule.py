@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import yaml
 
 from llmops.errors import UsageError
-from llmops.pipelines.external_cron import cronjob, crontab
+from llmops.pipelines.external_cron import JobEnvironment, cronjob, crontab, secrets_text, shell_command
 from llmops.pipelines.schedule import CronSchedule
 
 NOON = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
@@ -49,16 +50,53 @@ def test_what_is_no_cron_expression_is_refused(cron: str) -> None:
         CronSchedule(cron)
 
 
-def test_a_crontab_line_names_the_cycle_and_escapes_what_cron_reads() -> None:
-    assert crontab(CronSchedule("0 3 * * *"), "bike", ["share=10%", "note=a b"]) == (
+def test_a_crontab_line_names_the_cycle_and_all_it_needs_and_escapes_what_cron_reads() -> None:
+    job = JobEnvironment(Path("/my work"), {"PATH": "/a:/b", "LLMOPS_JUDGE": "x'y"})
+    schedule = CronSchedule("0 3 * * *")
+    command = shell_command(schedule, "bike", ["share=10%", "note=a b"], job, Path("/home/of it.env"))
+    assert crontab(schedule, command) == (
         "CRON_TZ=UTC\n"
-        '0 3 * * * llmops pipeline run bike --cycle "$(date -u +\\%Y-\\%m-\\%d)" '
+        "0 3 * * * cd '/my work' && export PATH=/a:/b LLMOPS_JUDGE='x'\"'\"'y' && . '/home/of it.env' && "
+        'llmops pipeline run bike --cycle "$(date -u +\\%Y-\\%m-\\%d)" '
         "--set share=10\\% --set 'note=a b'\n"
     )
+    assert " . " not in shell_command(schedule, "bike", [], job, None)
+
+
+def test_a_shell_reads_the_file_of_secrets_as_they_were() -> None:
+    job = JobEnvironment(Path("/"), {}, {"LLMOPS_LOG_URL": "postgresql://u:p'$w@h/d", "MY_KEY": "a\nb"})
+    script = f'{secrets_text(job)}printf "%s|%s" "$LLMOPS_LOG_URL" "$MY_KEY"'
+    done = subprocess.run(["env", "-i", "/bin/sh", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "postgresql://u:p'$w@h/d|a\nb"
+    assert "p'$w" not in repr(job)
+
+
+def test_a_cronjob_has_settings_by_value_and_secrets_by_reference() -> None:
+    job = JobEnvironment(
+        Path("/work/my: project"),
+        {"PATH": "/a", "LLMOPS_HOME": "/work/h", "LLMOPS_JUDGE": 'openai:http://j/v1#"m"'},
+        {"LLMOPS_LOG_URL": "postgresql://u:p@h/d", "JUDGE_KEY": "sk-1"},
+    )
+    text = cronjob(CronSchedule("0 3 * * *"), "llm", [], job)
+    assert "sk-1" not in text
+    assert "u:p@h" not in text
+    pod = yaml.safe_load(text)["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["workingDir"] == container["volumeMounts"][0]["mountPath"] == "/work/my: project"
+    assert [mount["name"] for mount in container["volumeMounts"]] == [volume["name"] for volume in pod["volumes"]]
+    given = {each["name"]: each.get("value") or each["valueFrom"]["secretKeyRef"] for each in container["env"]}
+    assert given == {
+        "LLMOPS_HOME": "/work/h",
+        "LLMOPS_JUDGE": 'openai:http://j/v1#"m"',
+        "LLMOPS_PIPELINES_URL": {"name": "llmops", "key": "pipelines-url"},
+        "LLMOPS_LOG_URL": {"name": "llmops", "key": "log-url"},
+        "JUDGE_KEY": {"name": "llmops", "key": "judge-key"},
+    }
 
 
 def test_a_cronjob_goes_on_after_a_crash_and_ends_after_a_verdict() -> None:
-    made = yaml.safe_load(cronjob(CronSchedule("0 3 * * *"), "bike", ['note="a: b"']))
+    job = JobEnvironment(Path("/"), {})
+    made = yaml.safe_load(cronjob(CronSchedule("0 3 * * *"), "bike", ['note="a: b"'], job))
     assert (made["kind"], made["spec"]["schedule"], made["spec"]["timeZone"]) == ("CronJob", "0 3 * * *", "Etc/UTC")
     pod = made["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     assert (made["spec"]["concurrencyPolicy"], pod["restartPolicy"]) == ("Forbid", "OnFailure")

@@ -10,7 +10,7 @@ import pytest
 
 from llmops.errors import CannotRun, GateRefused, UnknownVersion, UsageError
 from llmops.hashing import content_hash
-from llmops.registry import Registry
+from llmops.registry import Registry, rolled_back
 from llmops.settings import Settings
 from llmops.versions import Release, release_content_hash
 
@@ -172,18 +172,44 @@ def test_promoting_the_champion_again_changes_nothing(registry: Registry, name: 
     assert len(registry.release_versions.history(name)) == 2
 
 
-def test_rollback_swaps_and_swaps_back(registry: Registry, name: str, releases: MakeReleases) -> None:
+def test_what_was_rolled_back_returns_only_by_force_and_with_a_reason(
+    registry: Registry, name: str, releases: MakeReleases
+) -> None:
+    book = registry.release_versions
     first, second = releases(2)
-    registry.release_versions.promote(first, why="first one")
-    registry.release_versions.promote(second, why="better")
+    book.promote(first, why="first one")
+    book.promote(second, why="better")
 
-    new, old = registry.release_versions.roll_back(name)
+    new, old = book.roll_back(name)
     assert (new.ref, old.ref) == (first.ref, second.ref)
     assert aliases(registry, name) == {"champion": 1, "previous": 2}
 
-    registry.release_versions.roll_back(name)
+    with pytest.raises(GateRefused, match=f"{second.ref} was rolled back itself.*--force --why"):
+        book.roll_back(name)
+    with pytest.raises(GateRefused, match=f"{second.ref} was rolled back itself"):
+        book.roll_back_from(name, first.ref)
+    book.record_gate(second, "qa", {"verdict": "pass", "reasons": [], "against": first.ref})
+    with pytest.raises(GateRefused, match=f"{second.ref} was rolled back itself"):
+        book.promote(second)
+    assert aliases(registry, name) == {"champion": 1, "previous": 2}
+
+    book.roll_back(name, why="the upstream was at fault")
     assert aliases(registry, name) == {"champion": 2, "previous": 1}
-    assert [move["what"] for move in registry.release_versions.history(name)][2:] == ["rollback", "rollback"]
+    assert book.history(name)[-1]["why"] == "the upstream was at fault"
+    book.roll_back(name)  # the undone rollback said nothing against the first release
+    assert aliases(registry, name) == {"champion": 1, "previous": 2}
+
+
+def test_what_was_rolled_back_is_as_others_once_it_was_promoted_by_force() -> None:
+    def move(what: str, old: str | None, new: str) -> dict[str, Any]:
+        return {"what": what, "from": old, "to": new, "at": "2026-01-01T00:00:00+00:00"}
+
+    left = [move("promote", None, "a@1"), move("promote", "a@1", "a@2"), move("rollback", "a@2", "a@1")]
+    assert set(rolled_back(left)) == {"a@2"}
+    assert set(rolled_back([*left, move("promote", "a@1", "a@3")])) == {"a@2"}
+    assert rolled_back([*left, move("promote", "a@1", "a@2")]) == {}
+    assert rolled_back([*left, move("rollback", "a@1", "a@2")]) == {}
+    assert set(rolled_back([*left, move("rollback", "a@1", "a@2"), left[-1]])) == {"a@2"}
 
 
 @pytest.mark.parametrize("promoted", [0, 1])
@@ -203,7 +229,7 @@ def test_history_keeps_the_last_twenty_moves(registry: Registry, name: str, rele
     for release in releases(2):
         registry.release_versions.promote(release, why="set up")
     for _ in range(20):
-        registry.release_versions.roll_back(name)
+        registry.release_versions.roll_back(name, why="to and fro")
 
     assert [move["what"] for move in registry.release_versions.history(name)] == ["rollback"] * 20
 

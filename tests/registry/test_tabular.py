@@ -185,6 +185,8 @@ def test_gates_promotions_and_rollbacks_are_those_of_releases(registry: Registry
     assert champion is not None
     assert champion.aliases == ("champion",)
     assert [move["what"] for move in book.history(name)] == ["promote", "challenge", "promote", "rollback"]
+    with pytest.raises(GateRefused, match=f"{name}@2 was rolled back itself"):
+        book.roll_back(name)
 
 
 def test_an_unknown_model_or_version_is_said(registry: Registry, name: str, logged: Log) -> None:

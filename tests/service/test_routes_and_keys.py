@@ -85,6 +85,23 @@ def test_apps_and_prompts_of_others_are_not_named(ask):
     assert "other" not in found.text + unknown.text
 
 
+def test_the_document_has_keys_and_marks_what_needs_one_as_soon_as_a_key_exists(ask, serve):
+    document = ask("wrong", "/openapi.json").json()
+    (scheme,) = document["components"]["securitySchemes"].items()
+    assert (scheme[1]["type"], scheme[1]["scheme"]) == ("http", "bearer")
+    needing = {
+        path: [each["security"] == [{scheme[0]: []}] for each in operations.values() if "security" in each]
+        for path, operations in document["paths"].items()
+    }
+    for path, operations in document["paths"].items():
+        status = [ask("wrong", path, {} if method == "post" else None).status_code for method in operations]
+        assert needing[path] == [each == 401 for each in status if each == 401], path
+    assert needing["/v1/chat/completions"] == needing["/metrics"] == [True]
+    assert needing["/livez"] == []
+    with serve(release(1, "champion")) as without_keys:
+        assert "securitySchemes" not in without_keys.http.get("/openapi.json").json()["components"]
+
+
 def test_embeddings_need_a_key_of_all_apps_and_use_up_its_tokens(ask):
     body = {"model": MODEL, "input": "x"}
     assert ask("own", "/v1/embeddings", body).status_code == 403

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from llmops.traffic_policy import STICKY, TrafficPolicy
+from service.caller import Caller
 from service.error_map import ApiError
 from service.routing import Routed, Router, position
 from service.snapshot import Snapshot
@@ -80,6 +81,22 @@ def test_where_the_sticky_one_is_missing_the_next_takes_its_place(snapshot_with)
     assert split(by_key, key="k", user="u") == 1
     assert split(by_user) == split(by_key) == split(by_key, user="u") == 2
     assert split(by_request, key="k", user="u") == 2
+
+
+@given(keys=st.lists(NAMES.filter(bool), max_size=4, unique=True), canary=SHARES, sticky=st.sampled_from(STICKY))
+def test_a_canary_of_which_one_side_gets_all_is_warned_of_before_any_request(snapshot_with, keys, canary, sticky):
+    policy = TrafficPolicy(canary=canary, sticky=sticky)
+    snapshot = snapshot_with(policy)
+    callers = [Caller(key, "", None) for key in keys]
+    seen = {choose(snapshot, key=key, request_id=str(number)).arm for key in keys for number in range(200)}
+    warned = Router(lambda _: True).notes(snapshot, callers)
+    assert bool(warned) == (bool(keys) and sticky != "request" and 0 < canary < 1 and len(seen) == 1)
+    assert all(f"go to the {arm} alone" in note for note in warned for arm in seen)
+
+
+def test_a_key_that_does_not_open_the_app_is_no_reason_to_warn(snapshot_with):
+    snapshot = snapshot_with(TrafficPolicy(canary=0.5))
+    assert Router(lambda _: True).notes(snapshot, [Caller("k", "", frozenset({"another"}))]) == []
 
 
 def test_apps_and_shadows_are_drawn_apart_from_each_other(snapshot_with):

@@ -125,6 +125,18 @@ def test_a_better_challenger_goes_through_gate_and_canary_to_champion_in_a_durab
     assert [move["what"] for move in app.books.history(app.name)][-4:] == ["traffic", "challenge", "promote", "traffic"]
 
 
+def test_what_was_rolled_back_is_not_promoted_by_the_next_cycle(app: App) -> None:
+    plan = app.steps.register("sums", app.name, None, None)
+    app.books.promote(app.books.get(plan["challenger"]), why="by hand")
+    app.books.roll_back(app.name)
+
+    result, steps = app.run()
+
+    assert (result["verdict"], result["outcome"], steps) == ("fail", "not promoted", ["register"])
+    assert f"{app.name}@2 was rolled back at " in result["told"]
+    assert app.aliases()["champion"] == f"{app.name}@1"
+
+
 def test_a_challenger_that_refuses_is_withdrawn_and_the_traffic_is_what_it_was(app: App) -> None:
     before = TrafficPolicy(shadow=0.25, sticky="key")
     app.workshop.registry.policies.set(app.name, before)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llmops.engines.fake import FakeEngine
 from llmops.engines.protocol import GenerationRequest
+from llmops.errors import EngineRejected, EngineUnavailable
+from llmops.judges.scripted import ScriptedJudge
 from llmops.prompt_file import parse_prompt
 from llmops.workflow import matrix as module
+from llmops.workflow import models
 from llmops.workflow.cells import RunOptions, cost_of
 from llmops.workflow.evaluations import CellRun
 from tests.workflow.conftest import Workshop, prompt_text
@@ -46,6 +51,15 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
 def local(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fake engine counts as one of this machine, whose noise is measured."""
     monkeypatch.setattr(module, "_LOCAL_ENGINES", ("fake",))
+
+
+@pytest.fixture
+def removed() -> Iterator[Callable[[Path], None]]:
+    """Files that are gone when the test ends, which others would read."""
+    paths: list[Path] = []
+    yield paths.append
+    for path in paths:
+        path.unlink()
 
 
 def noise_of(done: CellRun) -> Any:
@@ -188,3 +202,91 @@ def test_scorers_left_out_for_want_of_a_judge_are_named(workshop: Workshop, engi
     assert done.run.params["scorers_without_judge"] == "kind"
     assert "kind" not in done.run.metrics
     assert "scorers_without_judge" not in run(workshop, seed=31, limit=2)[0].run.params
+
+
+# Judges and upstreams that are away
+
+KIND = '[scorers.kind]\ntype = "judge.rubric"\ninstructions = "Is it kind?"\n'
+
+
+def judged(workshop: Workshop, name: str, base_url: str) -> Path:
+    """A suite of six rows with a judge; returns its file."""
+    workshop.add_suite(name, 6)
+    path = workshop.folder / f"{name}.toml"
+    table = f'[judges.j]\nbase_url = "{base_url}"\nmodel = "m"\nretries = 0\n'
+    path.write_text(path.read_text() + KIND + table)
+    return path
+
+
+def nowhere() -> str:
+    """A base URL where nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+
+
+def test_a_judge_that_is_away_stops_a_run_before_anything_is_generated(
+    workshop: Workshop, engine: FakeEngine, removed: Callable[[Path], None]
+) -> None:
+    url = nowhere()
+    removed(judged(workshop, "away", url))
+
+    with pytest.raises(EngineUnavailable, match=f"judge j at {url} cannot be reached: .*refused"):
+        run(workshop, suite="away")
+    assert engine.requests == []
+
+
+def test_what_a_judge_failed_to_judge_is_judged_by_the_next_run_and_nothing_else(
+    workshop: Workshop, engine: FakeEngine, removed: Callable[[Path], None]
+) -> None:
+    busy = True
+
+    def answer(request: dict[str, Any]) -> Any:
+        hard = any("“1” a number" in message["content"] for message in request["messages"])
+        if hard or (busy and "“2” a number" in request["messages"][-1]["content"]):
+            return 503, {}, '{"error": {"message": "busy"}}'
+        return '{"rationale": "so it is", "score": "pass"}'
+
+    with ScriptedJudge(answer) as judge:
+        removed(judged(workshop, "outage", judge.base_url))
+        (first,) = run(workshop, suite="outage")
+        assert (first.run.metrics["kind"].n_scored, first.run.metrics["kind"].n_failed) == (4, 2)
+        (failure,) = (each for each in workshop.evaluations.failures(first.run) if "kind" in each.scorers)
+        assert (failure.rows, list(failure.scorers)) == (2, ["kind"])
+        assert "the judge answered 503: busy" in failure.why
+
+        (same,) = run(workshop, suite="outage")  # nothing is better: the run stands
+        assert (same.run.run_id, len(judge.requests)) == (first.run.run_id, 8)
+        busy = False
+        (better,) = run(workshop, suite="outage")
+        assert better.run.run_id != first.run.run_id
+        assert (better.run.metrics["kind"].n_scored, better.generated, better.from_cache) == (5, 0, 6)
+        assert len(judge.requests) == 10
+        (again,) = run(workshop, suite="outage")
+        assert again.run.run_id == better.run.run_id == workshop.evaluations.resolve("qa@1", "outage").run_id
+
+
+def test_an_upstream_that_is_away_stops_a_run_at_once_and_is_named(workshop: Workshop) -> None:
+    url, plain = nowhere(), workshop.with_settings(engine=None)
+    models.register(plain.settings, plain.registry, "remote", f"openai:{url}#m")
+    with pytest.raises(EngineUnavailable, match=f"the upstream of remote@1 at {url} cannot be reached: .*refused"):
+        run(plain, models=["remote@1"], limit=2)
+
+
+def test_answers_that_an_upstream_failed_to_give_are_asked_for_by_the_next_run(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models.register(workshop.settings, workshop.registry, "flaky", "openai:http://127.0.0.1:9/v1#m")
+    busy = True
+
+    def answer(request: GenerationRequest) -> str:
+        if busy and "“1” a number" in request.messages[-1]["content"]:
+            raise EngineRejected("not now")
+        return "1 a number"
+
+    monkeypatch.setattr(module, "open_engine", lambda *_: FakeEngine(answer))
+    (first,) = run(workshop, models=["flaky@1"], limit=3)
+    assert first.run.metrics["words"].n_failed == 1
+    busy = False
+    (second,) = run(workshop, models=["flaky@1"], limit=3)
+    assert (second.generated, second.from_cache, second.run.metrics["words"].n_failed) == (1, 2, 0)
