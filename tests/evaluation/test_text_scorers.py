@@ -143,7 +143,8 @@ def test_a_question_without_an_answer_has_the_empty_one_by_squads_rule() -> None
 
     assert scorer.score(row(), Output("")).value is True
     assert scorer.score(row(), Output("Paris")).value is False
-    assert scorer.score(row("...", "Paris"), Output("")).value is False
+    assert scorer.score(row("A", "Paris"), Output("")).value is False
+    assert scorer.score(row("A", "Paris"), Output("a.")).value is True
 
 
 @pytest.mark.parametrize(
@@ -272,3 +273,28 @@ def test_a_wrong_parameter_is_named_when_the_scorer_is_made(
 def test_a_row_without_expected_answer_is_not_scored(type_name: str, expectations: dict[str, object]) -> None:
     with pytest.raises(MissingExpectation, match="r1"):
         make_scorer("s", type_name, {}).score(EvalRow("r1", {"q": "x"}, expectations), Output("x"))
+
+
+@pytest.mark.parametrize(
+    ("expectations", "output", "right"),
+    [
+        ({"answers": "Paris"}, "Paris", True),
+        ({"answers": "Paris"}, "P", False),
+        ({"answers": [4.0]}, "4", True),
+        ({"answers": [4]}, "4", True),
+        ({"expected_response": 4.5}, "4.5", True),
+        ({"answers": [None, "Paris"]}, "Paris", True),
+    ],
+)
+def test_a_single_answer_is_one_and_a_number_is_read_as_people_write_it(
+    expectations: dict[str, object], output: str, right: bool
+) -> None:
+    scored = make_scorer("s", "exact_match", {}).score(EvalRow("r1", {"q": "x"}, expectations), Output(output))
+
+    assert scored.value is right
+
+
+@pytest.mark.parametrize("answers", [{"text": ["Paris"]}, [["Paris"]], [{"a": 1}]])
+def test_an_answer_that_is_no_text_is_an_error_of_its_row(answers: object) -> None:
+    with pytest.raises(MissingExpectation, match="row r1: an expected answer must be text or a number"):
+        make_scorer("s", "exact_match", {}).score(EvalRow("r1", {"q": "x"}, {"answers": answers}), Output("x"))

@@ -127,6 +127,8 @@ class Label:
         texts = [row_choices(row)[answer_index(row)]] if by_index else expected_answers(row)
         labels = self._row_set(row)
         if labels is None:
+            if not all(map(fold, texts)):
+                raise MissingExpectation(f"row {row.id}: an expected class is nothing but punctuation")
             return [fold(text) for text in texts]
         found = [labels.exactly(text) for text in texts]
         if None in found:

@@ -118,9 +118,13 @@ class MissingExpectation(LlmopsError):
 
 
 def expected_answers(row: EvalRow) -> list[str]:
-    """Every acceptable answer of a row: `answers`, else `expected_response`. Raises MissingExpectation."""
-    answers = row.expectations.get("answers") or [row.expectations.get("expected_response")]
-    found = [str(answer) for answer in answers if answer is not None]
+    """Every acceptable answer of a row: `answers`, a list or a single one, else `expected_response`. A number is
+    written as people do, 4.0 as 4. Raises MissingExpectation."""
+    answers = row.expectations.get("answers") or row.expectations.get("expected_response")
+    listed = answers if isinstance(answers, list | tuple) else [answers]
+    found = [answer for answer in listed if answer is not None]
     if not found:
         raise MissingExpectation(f"row {row.id}: expectations hold neither answers nor expected_response")
-    return found
+    if wrong := [answer for answer in found if not isinstance(answer, str | int | float)]:
+        raise MissingExpectation(f"row {row.id}: an expected answer must be text or a number, not {wrong[0]!r}")
+    return [str(int(answer)) if isinstance(answer, float) and answer.is_integer() else str(answer) for answer in found]

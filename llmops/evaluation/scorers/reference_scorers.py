@@ -13,10 +13,10 @@ from typing import Any
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, RowResult, RunFindings, Score
 from llmops.evaluation.scorers import parameters
-from llmops.evaluation.scorers.normalisation import same_text, split_words, squad_normalise
+from llmops.evaluation.scorers.normalisation import same_text, split_words
 from llmops.evaluation.scorers.protocol import Correctness, Scorer, expected_answers
 from llmops.evaluation.scorers.run_rows import judgeable
-from llmops.evaluation.scorers.text_scorers import squad_answers
+from llmops.evaluation.scorers.text_scorers import squad_answers, squad_words
 
 # Those that come with sacrebleu; its others are fetched from the network or need further packages.
 TOKENIZERS = ("13a", "intl", "char", "zh", "none")
@@ -24,7 +24,8 @@ TOKENIZERS = ("13a", "intl", "char", "zh", "none")
 
 class TokenF1(Correctness):
     """F1 of the words that output and answer share, best over the answers: SQuAD's, as its evaluation script 2.0
-    computes it (Rajpurkar et al., 2016 and 2018). A row whose `answers` is an empty list has the empty answer.
+    computes it (Rajpurkar et al., 2016 and 2018), but for answers of which its normalisation leaves nothing (“A”).
+    A row whose `answers` is an empty list has the empty answer.
 
     Not counted: anything within a word. Words are what white space separates, so in Chinese, Japanese or Thai a text is
     right as a whole or not at all; use chrf there.
@@ -38,7 +39,7 @@ class TokenF1(Correctness):
 def token_f1(text: str, answer: str) -> float:
     """2 × shared words / all words of both, counted as often as they occur, after SQuAD's normalisation; where one of
     them holds no word, 1 when the other holds none either."""
-    got, wanted = squad_normalise(text).split(), squad_normalise(answer).split()
+    got, wanted = squad_words(text, answer), squad_words(answer, answer)
     if not got or not wanted:
         return float(got == wanted)
     return 2 * (Counter(got) & Counter(wanted)).total() / (len(got) + len(wanted))

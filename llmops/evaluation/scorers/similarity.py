@@ -9,6 +9,7 @@ from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers.protocol import MissingExpectation, Scorer, expected_answers
+from llmops.evaluation.scorers.reference_scorers import blank_score
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +54,7 @@ class SemanticSimilarity:
         texts: dict[str, int] = {}  # each text once, and its place
         for output, answers in zip(outputs, asked, strict=True):
             if output.text.strip() and not isinstance(answers, MissingExpectation):
-                for text in (output.text, *answers):
+                for text in (output.text, *filter(str.strip, answers)):
                     texts.setdefault(text, len(texts))
         vectors = self._embed(list(texts)) if texts else None
         return [_score(output.text, answers, texts, vectors) for output, answers in zip(outputs, asked, strict=True)]
@@ -71,9 +72,12 @@ def _score(
 ) -> Score:
     if isinstance(answers, MissingExpectation):
         return Score(error=str(answers))
-    if vectors is None or text not in places:
-        return Score(0.0, "the output is empty")
+    if (blank := blank_score(text, answers)) is not None:
+        return blank
+    if vectors is None or text in answers:
+        return Score(1.0, f"against {text!r}")  # a vector's product with itself is 1 only nearly
     mine = vectors[places[text]]
+    answers = [answer for answer in answers if answer.strip()]
     cosines = [float(mine @ vectors[places[answer]]) for answer in answers]
     best = max(range(len(answers)), key=cosines.__getitem__)
     return Score(max(-1.0, min(cosines[best], 1.0)), f"against {answers[best]!r}")

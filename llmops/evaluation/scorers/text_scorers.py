@@ -32,16 +32,25 @@ class ExactMatch(Correctness):
 
     def _same(self, text: str, answer: str) -> bool:
         if self._rule == "squad":
-            return squad_normalise(text) == squad_normalise(answer)
+            return squad_words(text, answer) == squad_words(answer, answer)
         return text == answer if self._rule == "none" else same_text(text, answer)
 
 
 def squad_answers(row: EvalRow) -> list[str]:
-    """The answers that SQuAD's script compares with: those that hold a word; else, and where `answers` is an empty
-    list, the empty one, for questions that have no answer. Raises MissingExpectation."""
+    """The expected answers; the empty one where `answers` is an empty list, which in SQuAD 2.0 says that a question has
+    no answer. Raises MissingExpectation."""
     if row.expectations.get("answers") == [] and row.expectations.get("expected_response") is None:
         return [""]
-    return [answer for answer in expected_answers(row) if squad_normalise(answer)] or [""]
+    return expected_answers(row)
+
+
+def squad_words(text: str, answer: str) -> list[str]:
+    """The words of a text after SQuAD's normalisation. Where that leaves none of the expected answer (“A”, “?”), which
+    SQuAD's script takes for having no answer, our own normalisation is used."""
+    words = squad_normalise(text).split()
+    if answer.strip() and not squad_normalise(answer):
+        return (normalise(text) or text.strip()).split()
+    return words
 
 
 class Contains:
