@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from docs.notebooks import notebook
+from docs.scorer_page import scorers_page
 from llmops.cli import cli
 from llmops.settings import describe
 
@@ -18,7 +19,12 @@ LABS = ("bike", "wine")
 def pages() -> dict[Path, str]:
     """Every generated page: path and text."""
     notebooks = {DOCS / "labs" / f"{lab}.ipynb": notebook(DOCS / "labs" / f"{lab}.md") for lab in LABS}
-    return {DOCS / "cli.md": _cli_page(), DOCS / "settings.md": _settings_page(), **notebooks}
+    return {
+        DOCS / "cli.md": _cli_page(),
+        DOCS / "settings.md": _settings_page(),
+        DOCS / "scorers.md": scorers_page(),
+        **notebooks,
+    }
 
 
 def _cli_page() -> str:

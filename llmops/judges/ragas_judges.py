@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -81,6 +80,21 @@ _RUBRIC_KEYS = {f"score{points}_description" for points in range(1, 6)}
 _MODE = {"mode": lambda name, value: check.one_of(name, value, ("precision", "recall", "f1"))}
 _DETAIL = {name: lambda name, value: check.one_of(name, value, ("low", "high")) for name in ("atomicity", "coverage")}
 _COSINE = (-1.0, 1.0)
+
+# What each option is, and its default: ragas' own where `_Metric.defaults` has none.
+_KINDS: Mapping[str, tuple[str, str]] = {
+    "mode": ("precision, recall or f1", '"f1"'),
+    "atomicity": ("low or high", '"low"'),
+    "coverage": ("low or high", '"low"'),
+    "beta": ("number above 0", "1.0"),
+    "weights": ("two numbers, of facts and of similarity", "[0.75, 0.25]"),
+    "strictness": ("whole number from 1 to 10", "1"),
+    "rubrics": ("table of score1_description to score5_description", "ragas' general ones"),
+    "with_reference": ("true or false", "false"),
+    "threshold": ("number from 0 to 1, from which on the score is 1, else 0", ""),
+    "length_penalty": ("true or false", "true"),
+    "coeff": ("number from 0 to 1, the weight of brevity", "0.5"),
+}
 
 # Columns by ragas' keyword; a `?` marks one that is shown where the row has it. `conversation` is its `user_input` of
 # metrics that read whole exchanges.
@@ -215,16 +229,9 @@ class RagasJudged(JudgeScorer):
     @staticmethod
     def more_options(metric_name: str) -> list[Option]:
         """The metric's own options, which the constructor takes as keywords."""
-        metric = _METRICS[metric_name]
-        kinds: dict[Any, str] = {check.boolean: "true or false", _rubrics: "table", _weights: "two numbers"}
-        return [
-            Option(
-                name,
-                kinds.get(rule, "see above"),
-                json.dumps(metric.defaults[name]) if name in metric.defaults else "ragas'",
-            )
-            for name, rule in metric.parameters.items()
-        ]
+        noise = {"mode": ("relevant or irrelevant", '"relevant"')} if metric_name == "NoiseSensitivity" else {}
+        kinds = {**_KINDS, **noise}
+        return [Option(name, *kinds[name]) for name in _METRICS[metric_name].parameters]
 
     def judge(self, row: EvalRow, output: Output) -> Score:
         shown = self._columns(row, output)

@@ -202,3 +202,37 @@ def test_a_suite_that_cannot_be_read_is_named_and_hides_no_other(llmops: Run, se
     assert str(sets / ("aaa.toml" if b"absent" not in broken else "absent.csv")) in done.json["broken"][0]["error"]
     assert "not listed: " in done.err
     assert llmops("eval-set", "check", "both", "--json").code == 1
+
+
+def test_a_suite_with_judges_and_embeddings_is_checked_without_either(llmops: Run, sets: Path) -> None:
+    scorers = """
+[judges.main]
+base_url = "http://127.0.0.1:9/v1"
+model = "m"
+[scorers.faithful]
+type = "ragas.Faithfulness"
+[scorers.correct]
+type = "mlflow.Correctness"
+[scorers.kind]
+type = "judge.rubric"
+instructions = "Is it kind?"
+[scorers.close]
+type = "semantic_similarity"
+[gate]
+primary = "close"
+"""
+    (sets / "judged.toml").write_text(f'eval_sets = ["plays"]\nprompt = "qa"\nmodel = "m@1"\n{scorers}')
+
+    done = llmops("eval-set", "check", "judged", "--json")
+
+    assert (done.code, done.json["rows"]) == (0, 2)
+
+
+def test_a_wrong_option_of_a_judge_is_an_error_also_where_no_judge_is_configured(llmops: Run, sets: Path) -> None:
+    scorers = '[scorers.kind]\ntype = "judge.rubric"\ninstruction = "Is it kind?"\n[gate]\nprimary = "kind"\n'
+    (sets / "judged.toml").write_text(f'eval_sets = ["plays"]\nprompt = "qa"\nmodel = "m@1"\n{scorers}')
+
+    done = llmops("eval-set", "check", "judged")
+
+    assert done.code == 3
+    assert "judged.toml: scorers.kind: judge.rubric: has no option 'instruction'; options of judge.rubric: " in done.err

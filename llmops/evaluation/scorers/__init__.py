@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -23,7 +24,7 @@ from llmops.evaluation.scorers import (
 from llmops.evaluation.scorers.options import Option, check_options, listed, options_of
 from llmops.evaluation.scorers.protocol import Scorer
 
-__all__ = ["SCORER_TYPES", "Scorer", "ScorerTypes", "make_scorer", "scorer_types"]
+__all__ = ["MEANINGS", "SCORER_TYPES", "Scorer", "ScorerTypes", "make_scorer", "meaning_of", "scorer_types"]
 
 ScorerTypes = Mapping[str, Callable[..., Scorer]]
 
@@ -44,6 +45,16 @@ SCORER_TYPES: ScorerTypes = MappingProxyType(
 )
 """Every type that ships, by the name a suite gives it: what makes a scorer from its name and parameters. A workflow may
 hand on a larger table, or one with a model bound to a type (`functools.partial(SemanticSimilarity, embed=…)`)."""
+
+
+MEANINGS: Mapping[str, str] = MappingProxyType({**measures.MEANINGS, **ragas_scorers.MEANINGS})
+"""What types give whose class does not say it."""
+
+
+def meaning_of(type_name: str, types: ScorerTypes = SCORER_TYPES, meanings: Mapping[str, str] = MEANINGS) -> str:
+    """What a type gives, its options and what it does not count, in words."""
+    found = meanings.get(type_name) or inspect.getdoc(types[type_name]) or ""
+    return inspect.cleandoc(found).partition("\nRaises:")[0].strip()
 
 
 def scorer_types(types: ScorerTypes = SCORER_TYPES) -> list[str]:

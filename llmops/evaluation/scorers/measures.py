@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from llmops.evaluation.eval_set import EvalRow
@@ -99,6 +99,23 @@ def _cost(name: str, per_million_in: float, per_million_out: float) -> Scorer:
 
     return _spent(cost, name)
 
+
+MEANINGS: Mapping[str, str] = {
+    "words": "Words of the output that hold a letter or digit; in scripts that put no spaces between words (Chinese,"
+    " Japanese, Thai …), each letter.",
+    "characters": "Unicode characters of the output.",
+    "sentences": "Sentences of the output that hold a letter or digit; a line is at least one.",
+    "readability": "Automated readability index, a United States school grade. Made for English; not counted: anything"
+    " that says how hard a text in another language is.",
+    "repetition": "The share of the output's word n-grams that stood in it before. n: words in a row.",
+    "latency_ms": "Milliseconds until the answer was complete.",
+    "first_token_ms": "Milliseconds until the answer began.",
+    "tokens_in": "Tokens of the prompt, as the model's server counts them; an error where it counts none.",
+    "tokens_out": "Tokens of the answer, as the model's server counts them; an error where it counts none.",
+    "cost": "What the tokens cost, in the currency of the prices. per_million_in, per_million_out: prices of a million"
+    " tokens of prompt and of answer.",
+}
+"""What each type gives whose class does not say it."""
 
 TYPES: dict[str, Callable[..., Scorer]] = {
     "words": functools.partial(_of_text, count_words),
