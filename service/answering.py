@@ -15,8 +15,8 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from llmops.engines.protocol import Engine
-from llmops.errors import EngineBusy, EngineTimeout, StoreUnavailable
+from llmops.engines.protocol import Engine, GenerationRequest, fitting
+from llmops.errors import EngineBusy, EngineRejected, EngineTimeout, StoreUnavailable
 from llmops.production_log import LogRecord
 from service.access import require
 from service.caller import Caller
@@ -167,14 +167,7 @@ class Answering:
     async def _stream(self, exchange: Exchange, reply: Reply) -> None:
         request = exchange.prepare()
         async with self._gateway.pool.lease(exchange.target.model) as engine:
-            self._refuse_what_is_not_honoured(exchange, engine)
-            await exchange.collect(engine, request, reply.piece)
-
-    def _refuse_what_is_not_honoured(self, exchange: Exchange, engine: Engine) -> None:
-        for name in exchange.request.extras:
-            if name not in engine.honours:
-                model = exchange.target.model.ref
-                raise ApiError(400, f"{name}: the engine of {model} cannot honour it; leave it out", param=name)
+            await exchange.collect(engine, _fitting(exchange, request, engine), reply.piece)
 
     async def _log(self, exchange: Exchange, record: LogRecord, once: OnceOnly | None) -> StoreUnavailable | None:
         """Writes the record, counts it and charges for it; returns the error when it could not be written."""
@@ -190,6 +183,16 @@ class Answering:
                 gateway.metrics.guarded(exchange.target.ref, action["guard"])
             await gateway.charge(exchange.arrival.caller, exchange.tokens_used)
         return lost
+
+
+def _fitting(exchange: Exchange, request: GenerationRequest, engine: Engine) -> GenerationRequest:
+    """The request as the engine takes it. Raises ApiError 400 naming the field that it cannot honour."""
+    try:
+        return fitting(request, engine)
+    except EngineRejected as error:
+        model = exchange.target.model.ref
+        problem = f"{error.param}: the engine of {model} cannot honour it; leave it out"
+        raise ApiError(400, problem, param=error.param) from error
 
 
 def _names_for(caller: Caller, snapshot: Snapshot) -> list[str]:

@@ -99,7 +99,7 @@ class CompletionRequest(BaseModel):
             extras["logprobs"] = True
             if self.logprobs:
                 extras["top_logprobs"] = self.logprobs
-        return extras
+        return extras | _given(self, ("user", "metadata"))
 
 
 def _given(body: BaseModel, names: Iterable[str]) -> dict[str, Any]:

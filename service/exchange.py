@@ -239,7 +239,7 @@ class Exchange:
             "user": asked.user,
             "metadata": asked.metadata,
             "prompt_variables": asked.prompt_variables,
-            "extras": dict(asked.extras) or None,
+            "extras": {name: value for name, value in asked.extras.items() if name not in ("user", "metadata")} or None,
             "arm": self.arm,
             "queue_ms": None if self._queued_s is None else round(1000 * self._queued_s, 3),
             "key": self.arrival.caller.key_id,
@@ -290,6 +290,8 @@ def _rendered(
         name = str(error).partition(":")[0]
         param = name if name == "messages" else f"prompt_variables.{name}"
         raise ApiError(400, str(error), param=param) from error
+    if (speaker := conversation[end - 1].get("name")) and filled[-1]["role"] == "user":
+        filled = (*filled[:-1], Message(**{**filled[-1], "name": speaker}))
     return (*filled, *conversation[end:])
 
 

@@ -231,15 +231,17 @@ class _Screen:
         self.found: _Found | None = None
 
     def take(self, chunk: Chunk) -> Chunk | None:
+        chunk = _text_alone(chunk)
         self._text += chunk.text
         self._logprobs += chunk.logprobs
         if found := self._find_beside(chunk):
             return self._cut(self._sent, found)
         end, held = len(self._text), len(self._text) - self._sent
-        start = end if chunk.finish_reason else self._beginning_of_a_match()
+        ends = chunk.finish_reason is not None
+        start = end if ends else self._beginning_of_a_match()
         if found := _find(self._block, self._text, self._search_from):
             # What touches the end may become another word with the next piece, and then be no match.
-            if chunk.finish_reason or found.failure or found.end < end or held > MOST_HELD:
+            if ends or found.failure or found.end < end or held > MOST_HELD:
                 return self._cut(found.start, found)
             start = min(start, found.start)
         return self._let_through(chunk, start)
@@ -265,7 +267,7 @@ class _Screen:
         logprobs: tuple[Mapping[str, Any], ...] = ()
         if self._sent == len(self._text):
             logprobs, self._logprobs = tuple(self._logprobs), []
-        if not (text or logprobs or chunk.tool_calls or self.closed):
+        if not (text or logprobs or chunk.tool_calls or chunk.further or self.closed):
             return None
         return dataclasses.replace(chunk, text=text, logprobs=logprobs)
 
@@ -301,6 +303,14 @@ def _find(block: Sequence[_Pattern], text: str, start: int = 0) -> _Found | None
         if found is not None and found.end() > found.start() and (earliest is None or found.start() < earliest.start):
             earliest = _Found(position, found.start(), found.end())
     return earliest
+
+
+def _text_alone(chunk: Chunk) -> Chunk:
+    """The chunk without content in parts, which would say the text a second time, and not held back."""
+    if chunk.further is None or not chunk.further.delta.get("content"):
+        return chunk
+    delta = {name: value for name, value in chunk.further.delta.items() if name != "content"}
+    return dataclasses.replace(chunk, further=chunk.further._replace(delta=delta))
 
 
 def _pieces_beside(chunk: Chunk) -> Iterator[tuple[str, str]]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from llmops.engines.protocol import Message
-from service.limited_fields import JsonObject, only
+from llmops.engines.protocol import HINTS, Message
+from service.limited_fields import MOST_NESTED, JsonObject, is_shallow, only
 from service.limits import MOST_MESSAGES, MOST_TOOLS
-from service.schemas import Text
+from service.schemas import Text, field_fault
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -24,8 +24,20 @@ class Part(_Strict):
 
     type: Literal["input_text", "output_text", "text"]
     text: Text
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    annotations: Annotated[list[Any], Field(max_length=MOST_MESSAGES)] | None = None
     logprobs: Annotated[list[Any], Field(max_length=100_000)] | None = None
+
+
+class Refusal(_Strict):
+    """A part of an assistant's turn in which it refused, sent back."""
+
+    type: Literal["refusal"]
+    refusal: Text
+
+
+def _part_kind(value: object) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "<refusal>" if kind == "refusal" else "<text_part>"
 
 
 def _kind(value: object) -> str:
@@ -40,27 +52,65 @@ Parts = Annotated[
 """Text, whole or in parts. Tags in angle brackets are left out of the paths that errors name."""
 
 
-def _joined(parts: str | list[Part]) -> str:
-    return parts if isinstance(parts, str) else "".join(part.text for part in parts)
+TurnParts = Annotated[
+    Annotated[Text, Tag("<text>")]
+    | Annotated[
+        list[
+            Annotated[
+                Annotated[Part, Tag("<text_part>")] | Annotated[Refusal, Tag("<refusal>")], Discriminator(_part_kind)
+            ]
+        ],
+        Tag("<list>"),
+        Field(min_length=1, max_length=MOST_MESSAGES),
+    ],
+    Discriminator(_kind),
+]
+
+
+def _joined(parts: str | Sequence[Part | Refusal]) -> str:
+    return parts if isinstance(parts, str) else "".join(part.text for part in parts if isinstance(part, Part))
 
 
 class Turn(_Strict):
-    """A message of the conversation. id, status, phase: what clients send back with an assistant's turn."""
+    """A message of the conversation. id, status, phase: what clients send back with an assistant's turn, as they do
+    whatever else its server said with it."""
+
+    model_config = ConfigDict(extra="allow")
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: Parts
+    content: TurnParts
     id: Text | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
     phase: Text | None = None
 
+    @model_validator(mode="after")
+    def _fits_its_role(self) -> Turn:
+        if self.role != "assistant":
+            if self.refusal:
+                raise field_fault("content", "only an assistant's turn has a refusal")
+            if self.model_extra:
+                raise field_fault(next(iter(self.model_extra)), "unknown field")
+        elif not is_shallow(self.model_extra or {}):
+            raise field_fault("content", f"stands beside a field that is nested more than {MOST_NESTED} levels deep")
+        return self
+
+    @property
+    def refusal(self) -> str:
+        parts = () if isinstance(self.content, str) else self.content
+        return "".join(part.refusal for part in parts if isinstance(part, Refusal))
+
     def to_message(self) -> Message:
         role = "system" if self.role == "developer" else self.role
-        return Message(role=role, content=_joined(self.content))
+        refused = {"refusal": self.refusal} if self.refusal else {}
+        content = _joined(self.content) + self.refusal
+        return cast(Message, {**(self.model_extra or {}), "role": role, "content": content, **refused})
 
 
 class FunctionCall(_Strict):
-    """A tool call that the assistant made earlier."""
+    """A tool call that the assistant made earlier, with whatever else its server said of it."""
+
+    model_config = ConfigDict(extra="allow")
 
     type: Literal["function_call"]
     call_id: Text
@@ -71,9 +121,8 @@ class FunctionCall(_Strict):
 
     def to_message(self) -> Message:
         function = {"name": self.name, "arguments": self.arguments}
-        return Message(
-            role="assistant", content="", tool_calls=[{"id": self.call_id, "type": "function", "function": function}]
-        )
+        call = {**(self.model_extra or {}), "id": self.call_id, "type": "function", "function": function}
+        return Message(role="assistant", content="", tool_calls=[call])
 
 
 class FunctionResult(_Strict):
@@ -89,15 +138,38 @@ class FunctionResult(_Strict):
         return Message(role="tool", content=_joined(self.output), tool_call_id=self.call_id)
 
 
+class ReasoningText(_Strict):
+    """A part of a reasoning item."""
+
+    type: Literal["reasoning_text", "summary_text"]
+    text: Text
+
+
+class Reasoning(_Strict):
+    """What the assistant thought before its next item, sent back."""
+
+    type: Literal["reasoning"]
+    summary: Annotated[list[ReasoningText], Field(max_length=MOST_MESSAGES)] = []
+    content: Annotated[list[ReasoningText], Field(max_length=MOST_MESSAGES)] | None = None
+    encrypted_content: Annotated[None, only("not supported: this gateway gives none")] = None
+    id: Text | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+
+    def to_message(self) -> Message:
+        thought = "".join(part.text for part in self.content or self.summary)
+        return cast(Message, {"role": "assistant", "content": "", "reasoning_content": thought})
+
+
 def _item_kind(value: object) -> str:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return f"<{kind}>" if kind in ("function_call", "function_call_output") else "<message>"
+    return f"<{kind}>" if kind in ("function_call", "function_call_output", "reasoning") else "<message>"
 
 
 Item = Annotated[
     Annotated[Turn, Tag("<message>")]
     | Annotated[FunctionCall, Tag("<function_call>")]
-    | Annotated[FunctionResult, Tag("<function_call_output>")],
+    | Annotated[FunctionResult, Tag("<function_call_output>")]
+    | Annotated[Reasoning, Tag("<reasoning>")],
     Discriminator(_item_kind),
 ]
 
@@ -141,10 +213,18 @@ class TextFormat(_Strict):
 
 
 class TextOptions(_Strict):
-    """format: what the answer must look like. verbosity: accepted as medium, which changes nothing."""
+    """format: what the answer must look like. verbosity: how long it shall be."""
 
     format: TextFormat | None = None
-    verbosity: Literal["medium"] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class ReasoningOptions(_Strict):
+    """effort: how long the model shall think."""
+
+    effort: Annotated[Text, Field(max_length=64)] | None = None
+    summary: Annotated[None, only("not supported: reasoning comes whole, where an upstream gives it")] = None
+    generate_summary: Annotated[None, only("not supported: reasoning comes whole, where an upstream gives it")] = None
 
 
 class FunctionTool(_Strict):
@@ -218,7 +298,7 @@ class ResponseRequest(_Strict):
     conversation: Annotated[None, only("not supported: none are kept; send earlier turns in input")] = None
     max_tool_calls: Annotated[None, only("not supported: there are no built-in tools")] = None
     previous_response_id: Annotated[None, only("not supported: none are kept; send earlier turns in input")] = None
-    reasoning: Annotated[None, only("not supported; leave it out")] = None
+    reasoning: ReasoningOptions | None = None
     store: Annotated[Literal[False] | None, only("not supported: no response can be fetched later; leave it out")] = (
         None
     )
@@ -265,15 +345,30 @@ class ResponseRequest(_Strict):
             extras["logprobs"] = True
             if self.top_logprobs:
                 extras["top_logprobs"] = self.top_logprobs
-        return extras
+        return extras | self._passed_on()
+
+    def _passed_on(self) -> dict[str, Any]:
+        """What reaches an upstream as it is."""
+        sent = {name: getattr(self, name) for name in sorted(HINTS) if hasattr(self, name)}
+        sent["reasoning_effort"] = None if self.reasoning is None else self.reasoning.effort
+        if self.text is not None and self.text.verbosity != "medium":
+            sent["verbosity"] = self.text.verbosity
+        return {name: value for name, value in sent.items() if value is not None and name != "store"}
 
 
 def _add(messages: list[Message], message: Message) -> None:
     before = messages[-1] if messages else None
     if before is not None and "tool_calls" in message and before["role"] == "assistant":
         before["tool_calls"] = [*before.get("tool_calls", []), *message["tool_calls"]]
+    elif before is not None and _is_thought(before) and message["role"] == "assistant" and not _is_thought(message):
+        before.update(message)
     else:
         messages.append(message)
+
+
+def _is_thought(message: Message) -> bool:
+    """Whether nothing but reasoning is in it yet: what follows it is of the same turn."""
+    return "reasoning_content" in message and not message["content"] and "tool_calls" not in message
 
 
 CHAT_NAMES: Mapping[str, str] = {
@@ -282,5 +377,7 @@ CHAT_NAMES: Mapping[str, str] = {
     "max_tokens": "max_output_tokens",
     "response_format": "text.format",
     "logprobs": "include",
+    "reasoning_effort": "reasoning.effort",
+    "verbosity": "text.verbosity",
 }
 """What a field of the chat request is called here, for errors that name it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -17,17 +17,14 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from llmops.engines.protocol import Message
-from service.limited_fields import JsonObject
+from llmops.engines.protocol import HINTS, Message
+from service.limited_fields import MOST_NESTED, JsonObject, is_shallow
 from service.limits import MOST_ANSWERS, MOST_MESSAGES, MOST_TOOLS
 
-LIMITED_FIELDS: Mapping[str, str] = {"modalities": "only text is supported"}
-"""Fields of OpenAI's API accepted only with a value that changes nothing, and how the refusal of others reads."""
-
-_Empty = Field(max_length=0)
-
-
-KIND_TAGS = frozenset({"<text>", "<list>", "<object>", "<message>", "<function_call>", "<function_call_output>"})
+KIND_TAGS = frozenset(
+    {"<text>", "<list>", "<object>", "<message>", "<function_call>", "<function_call_output>",
+     "<text_part>", "<refusal>", "<reasoning>"}
+)  # fmt: skip
 """What other routes' bodies tag the kinds of a value with, in the places that pydantic reports."""
 
 _SEVERAL_KINDS = ("content", "tool_choice", "stop")
@@ -56,13 +53,29 @@ class TextPart(_Strict):
     text: Text
 
 
+class RefusalPart(_Strict):
+    """A part of an assistant's content in which it refused."""
+
+    type: Literal["refusal"]
+    refusal: Text
+
+
+def _part_kind(value: object) -> str:
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "<refusal>" if kind == "refusal" else "<text_part>"
+
+
+_Part = Annotated[
+    Annotated[TextPart, Tag("<text_part>")] | Annotated[RefusalPart, Tag("<refusal>")], Discriminator(_part_kind)
+]
+
+
 def _content_kind(value: object) -> str:
     return "parts" if isinstance(value, (list, tuple)) else "text"
 
 
 _Content = Annotated[
-    Annotated[Text, Tag("text")]
-    | Annotated[list[TextPart], Tag("parts"), Field(min_length=1, max_length=MOST_MESSAGES)],
+    Annotated[Text, Tag("text")] | Annotated[list[_Part], Tag("parts"), Field(min_length=1, max_length=MOST_MESSAGES)],
     Discriminator(_content_kind),
 ]
 
@@ -75,7 +88,9 @@ class CalledFunction(_Strict):
 
 
 class ToolCall(_Strict):
-    """A call that an assistant's turn asked for."""
+    """A call that an assistant's turn asked for. Other fields are those that the model's server gave it."""
+
+    model_config = ConfigDict(extra="allow")
 
     id: Annotated[Text, Field(min_length=1, max_length=256)]
     type: Literal["function"] = "function"
@@ -84,45 +99,76 @@ class ToolCall(_Strict):
 
 
 class ChatMessage(_Strict):
-    """One turn. The fields after `name` are those that OpenAI's clients send back with an assistant's turn.
+    """One turn. An assistant's may hold whatever its server put into it (`reasoning_content`, `audio` …): clients send
+    it back, and an upstream gets it.
 
-    content: text, or null in an assistant's turn with tool calls. tool_call_id, name: in a tool's turn, the call that
-    it answers.
+    content: text, or null in an assistant's turn with tool calls or a refusal. tool_call_id: in a tool's turn, the call
+    that it answers. name: of who speaks, or of the tool.
     """
+
+    model_config = ConfigDict(extra="allow")
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: _Content | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_TOOLS)] | None = None
     tool_call_id: Annotated[Text, Field(min_length=1, max_length=256)] | None = None
     name: Annotated[Text, Field(max_length=256)] | None = None
-    refusal: None = None
-    audio: None = None
-    function_call: None = None
-    annotations: Annotated[list[Any], _Empty] | None = None
+    refusal: Text | None = None
 
     @model_validator(mode="after")
     def _fits_its_role(self) -> ChatMessage:
-        if self.tool_calls and self.role != "assistant":
-            raise _fault("tool_calls", "only an assistant's turn has them")
-        if self.content is None and not self.tool_calls:
-            raise _fault("content", "must be a text or a list of text parts")
+        said = _said(self.model_extra)
+        if self.role != "assistant":
+            self._holds_nothing_of_an_assistant()
+        elif not is_shallow(said):
+            raise field_fault(next(iter(said)), f"is nested more than {MOST_NESTED} levels deep")
+        if self.content is None and not (self.tool_calls or self.refusal or said):
+            raise field_fault("content", "must be a text or a list of text parts")
         if (self.tool_call_id is not None) != (self.role == "tool"):
             needed = "a tool's turn must name the call that it answers"
-            raise _fault("tool_call_id", needed if self.role == "tool" else "only a tool's turn has it")
-        if self.name is not None and self.role != "tool":
-            raise _fault("name", "not supported in this turn; leave it out")
+            raise field_fault("tool_call_id", needed if self.role == "tool" else "only a tool's turn has it")
         return self
 
+    def _holds_nothing_of_an_assistant(self) -> None:
+        for name, value in (self.model_extra or {}).items():
+            if name not in _EMPTY_FIELDS or value:
+                raise field_fault(name, "unknown field")
+        if self.refusal is not None:
+            raise field_fault("refusal", "only an assistant's turn has it")
+        if not isinstance(self.content, str) and _refused(self.content):
+            raise field_fault("content", "only an assistant's turn has a refusal")
+        if self.tool_calls:
+            raise field_fault("tool_calls", "only an assistant's turn has them")
+
     def to_message(self) -> Message:
-        """As engines take it: `developer` is OpenAI's newer word for system, text parts are joined."""
+        """As engines take it: `developer` is OpenAI's newer word for system, parts are joined, a refusal is the end."""
         role = "system" if self.role == "developer" else self.role
-        content = self.content or ""
-        message = Message(role=role, content=content if isinstance(content, str) else "".join(p.text for p in content))
+        parts = [] if isinstance(self.content, str) else self.content or []
+        text = self.content if isinstance(self.content, str) else "".join(p.text for p in parts if p.type == "text")
+        refusal = self.refusal or _refused(parts)
+        message = cast(Message, {"role": role, "content": text + refusal, **_said(self.model_extra)})
+        if refusal:
+            message["refusal"] = refusal
+        if self.name is not None:
+            message["name"] = self.name
         if self.tool_calls:
             message["tool_calls"] = [call.model_dump(exclude={"index"}) for call in self.tool_calls]
         if self.tool_call_id is not None:
             message["tool_call_id"] = self.tool_call_id
         return message
+
+
+_EMPTY_FIELDS = frozenset({"audio", "function_call", "annotations"})
+"""What some clients put into every turn, empty."""
+
+
+def _said(extra: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What an assistant's turn holds beyond the fields that are read here."""
+    return {name: value for name, value in (extra or {}).items() if value is not None and value != []}
+
+
+def _refused(parts: Sequence[TextPart | RefusalPart] | None) -> str:
+    return "".join(part.refusal for part in parts or () if isinstance(part, RefusalPart))
 
 
 class StreamOptions(_Strict):
@@ -185,8 +231,8 @@ class ChatRequest(_Strict):
     """The body of `POST /v1/chat/completions`.
 
     model: an app (its champion), `app@alias`, `app@version`, or a model version. prompt_variables: fill the release's
-    template, besides its input variable. Generation parameters left out, or null, are the release's. `store` changes
-    nothing, as every request is in the production log; nor do `service_tier` and `prompt_cache_key`.
+    template, besides its input variable. Generation parameters left out, or null, are the release's. The fields of
+    `HINTS` reach an upstream, and change nothing on other engines.
     """
 
     model: Annotated[str, Field(min_length=1, max_length=255)]
@@ -207,9 +253,16 @@ class ChatRequest(_Strict):
     metadata: Annotated[dict[Text, Text], Field(max_length=16)] | None = None
     service_tier: Annotated[Text, Field(max_length=64)] | None = None
     store: bool | None = None
-    modalities: list[Literal["text"]] | None = None
     safety_identifier: Annotated[Text, Field(max_length=512)] | None = None
     prompt_cache_key: Annotated[Text, Field(max_length=512)] | None = None
+    prompt_cache_retention: Annotated[Text, Field(max_length=64)] | None = None
+    prediction: JsonObject | None = None
+
+    modalities: Annotated[list[Literal["text", "audio", "image"]], Field(max_length=3)] | None = None
+    audio: JsonObject | None = None
+    reasoning_effort: Annotated[Text, Field(max_length=64)] | None = None
+    verbosity: Annotated[Text, Field(max_length=64)] | None = None
+    web_search_options: JsonObject | None = None
 
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     logprobs: bool | None = None
@@ -241,11 +294,11 @@ class ChatRequest(_Strict):
     def _fields_fit_together(self) -> ChatRequest:
         limits = (self.max_tokens, self.max_completion_tokens)
         if None not in limits and limits[0] != limits[1]:
-            raise _fault("max_tokens", "differs from max_completion_tokens; send one of them")
+            raise field_fault("max_tokens", "differs from max_completion_tokens; send one of them")
         if self.top_logprobs and not self.logprobs:
-            raise _fault("top_logprobs", "needs logprobs: true")
+            raise field_fault("top_logprobs", "needs logprobs: true")
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
-            raise _fault("tool_choice", "needs tools")
+            raise field_fault("tool_choice", "needs tools")
         return self
 
     @property
@@ -263,9 +316,11 @@ class ChatRequest(_Strict):
             found["logprobs"] = True
             if self.top_logprobs:
                 found["top_logprobs"] = self.top_logprobs
-        for name in ("presence_penalty", "frequency_penalty", "logit_bias"):
-            if value := getattr(self, name):
+        without_effect: dict[str, Any] = {"modalities": ["text"]}
+        for name in ("presence_penalty", "frequency_penalty", "logit_bias", "modalities"):
+            if (value := getattr(self, name)) and value != without_effect.get(name):
                 found[name] = value
+        found |= {name: value for name in _PASSED_ON if (value := getattr(self, name)) is not None}
         if self.tools:
             found["tools"] = [tool.model_dump(exclude_unset=True) for tool in self.tools]
             if self.tool_choice not in (None, "auto"):
@@ -286,20 +341,26 @@ class ChatRequest(_Strict):
         return sent
 
 
+_PASSED_ON = (*sorted(HINTS), "audio", "reasoning_effort", "verbosity", "web_search_options")
+
+
 class AssistantMessage(BaseModel):
-    """The answer. content: null where the model only asks for tools."""
+    """The answer. content: null where the model only asks for tools, or refuses. What an upstream says beyond these
+    (`reasoning_content`, `annotations` …) comes with it."""
+
+    model_config = ConfigDict(extra="allow")
 
     role: Literal["assistant"] = "assistant"
-    content: str | None
-    refusal: None = None
+    content: str | list[dict[str, Any]] | None
+    refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
 
 
 class TokenLogprobs(BaseModel):
     """How likely the answer's tokens were; entries as OpenAI has them."""
 
-    content: list[dict[str, Any]]
-    refusal: None = None
+    content: list[dict[str, Any]] | None
+    refusal: list[dict[str, Any]] | None = None
 
 
 class Choice(BaseModel):
@@ -308,7 +369,7 @@ class Choice(BaseModel):
     index: int
     message: AssistantMessage
     logprobs: TokenLogprobs | None = None
-    finish_reason: str
+    finish_reason: str | None
 
 
 class UsageCounts(BaseModel):
@@ -347,7 +408,7 @@ class ErrorReply(BaseModel):
     error: ErrorBody
 
 
-def _fault(field: str, problem: str) -> PydanticCustomError:
+def field_fault(field: str, problem: str) -> PydanticCustomError:
     """An error of one field found when all were read; `first_problem` puts the field into its path."""
     return PydanticCustomError("field_fault", "{problem}", {"field": field, "problem": problem})
 
@@ -374,8 +435,6 @@ def first_problem(errors: Sequence[Mapping[str, Any]], *, within: int = 1) -> tu
     if not path:  # the body as a whole, such as one of several fields that is missing
         return None, str(error["msg"]).removeprefix("Value error, ")
     param = field_path(path)
-    if path[0] in LIMITED_FIELDS:
-        return str(path[0]), f"{path[0]}: {LIMITED_FIELDS[str(path[0])]}"
     problem = "unknown field" if error["type"] == "extra_forbidden" else str(error["msg"]).removeprefix("Value error, ")
     return param, f"{param}: {problem}"
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from llmops.engines.pool import EnginePool
-from llmops.errors import EngineBusy, EngineRejected, EngineTimeout
+from llmops.engines.protocol import fitting
+from llmops.errors import EngineBusy, EngineTimeout
 from llmops.production_log import SHADOW, LogRecord
 from service.error_map import api_error, report_failure
 from service.exchange import AnswerRequest, Arrival, Exchange
@@ -149,9 +150,7 @@ class Shadow:
     async def _generate(self, exchange: Exchange) -> None:
         request = dataclasses.replace(exchange.prepare(), whole=True)
         async with self._pool.lease(exchange.target.model) as engine:
-            if unable := request.extras.keys() - engine.honours:
-                raise EngineRejected(f"the engine of {exchange.target.model.ref} cannot honour {', '.join(unable)}")
-            await exchange.collect(engine, request)
+            await exchange.collect(engine, fitting(request, engine))
 
     async def _write(self, job: _Job, exchange: Exchange, error: Exception | None) -> None:
         if error is None:

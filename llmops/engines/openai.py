@@ -14,7 +14,7 @@ import orjson
 from yarl import URL
 
 from llmops.engines.openai_errors import failure, refusal
-from llmops.engines.openai_format import AnswerReader, chat_body, whole_answer
+from llmops.engines.openai_format import AnswerReader, chat_body, sent_message, whole_answer
 from llmops.engines.protocol import EXTRAS, Chunk, EngineIdentity, GenerationRequest
 from llmops.engines.sse import EventParser, EventTooLong, SentEvent
 from llmops.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable
@@ -130,7 +130,7 @@ class OpenAIEngine:
 
     def _body(self, request: GenerationRequest, streamed: bool) -> bytes:
         body = chat_body(request, stream=streamed)
-        body["model"] = self._model
+        body |= {"model": self._model, "messages": [sent_message(message) for message in request.messages]}
         try:
             return orjson.dumps(body, default=_plain)
         except TypeError as error:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmops.engines.openai_errors import failure, reported
-from llmops.engines.protocol import NO_FIELDS, UNKNOWN_USAGE, UNSAID, Chunk, Further, GenerationRequest, Usage
+from llmops.engines.protocol import NO_FIELDS, UNKNOWN_USAGE, UNSAID, Chunk, Further, GenerationRequest, Message, Usage
 from llmops.engines.tool_calls import ToolCallReader
 from llmops.errors import EngineError, EngineUnavailable
 
@@ -45,6 +45,14 @@ def chat_body(request: GenerationRequest, *, stream: bool = True) -> dict[str, A
     if request.extras:
         body.update(request.extras)
     return body
+
+
+def sent_message(message: Message) -> dict[str, Any]:
+    """A turn as OpenAI's servers take it: what the assistant refused stands in a field of its own."""
+    sent: dict[str, Any] = dict(message)
+    if refused := sent.get("refusal"):
+        sent["content"] = message["content"].removesuffix(refused) or None
+    return sent
 
 
 class AnswerReader:

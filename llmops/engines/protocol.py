@@ -9,25 +9,37 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, NotRequired, Protocol, TypedDict, runtime_checkable
 
 from llmops.engines.answer import Answer
-from llmops.errors import UsageError
+from llmops.errors import EngineRejected, UsageError
 
-EXTRAS = frozenset(
+HINTS = frozenset(
+    {"store", "service_tier", "metadata", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+     "prediction"}
+)  # fmt: skip
+"""Extra fields that do not change an answer: an engine which does not obey one may pass over it."""
+
+EXTRAS = HINTS | frozenset(
     {"n", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "presence_penalty",
-     "frequency_penalty", "logit_bias"}
+     "frequency_penalty", "logit_bias", "reasoning_effort", "verbosity", "modalities", "audio", "web_search_options"}
 )  # fmt: skip
 """Fields of OpenAI's chat request beyond `GenerationParameters`: a client's wish, never part of a release."""
 
 
 class Message(TypedDict):
-    """One turn of a conversation. The optional fields are those of OpenAI's tool calls."""
+    """One turn of a conversation, as chat templates read it; the optional fields are OpenAI's.
+
+    content: all that was said, a refusal included. refusal: the part of it, at its end, that is one. Further fields of
+    an assistant's turn (`reasoning_content` …) are those that its server gave it.
+    """
 
     role: str
     content: str
+    name: NotRequired[str]
+    refusal: NotRequired[str]
     tool_calls: NotRequired[list[dict[str, Any]]]
     tool_call_id: NotRequired[str]
 
@@ -238,7 +250,7 @@ class Engine(Protocol):
 
     @property
     def honours(self) -> frozenset[str]:
-        """Which of `EXTRAS` it obeys; a request with another one must not be sent to it."""
+        """Which of `EXTRAS` it obeys; a request with another one must not be sent to it. See `fitting`."""
         ...
 
     def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
@@ -252,6 +264,21 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Frees the model. No stream may be open."""
         ...
+
+
+def fitting(request: GenerationRequest, engine: Engine) -> GenerationRequest:
+    """The request without the hints that the engine does not obey.
+
+    Raises:
+        EngineRejected: naming an extra field which changes the answer and which the engine cannot obey.
+    """
+    foreign = request.extras.keys() - engine.honours
+    for name in request.extras:
+        if name in foreign and name not in HINTS:
+            raise EngineRejected(f"{name}: the engine cannot honour it; leave it out", param=name)
+    if not foreign:
+        return request
+    return replace(request, extras={name: value for name, value in request.extras.items() if name not in foreign})
 
 
 @runtime_checkable

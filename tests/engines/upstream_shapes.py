@@ -120,7 +120,7 @@ SHAPES: dict[str, Shape] = {
     "tools and text": Shape(
         message("I look", "tool_calls", tool_calls=BOTH),
         (piece(**START), piece(content="I look"), piece(tool_calls=[call(0, "weather", WEATHER, "call_a")]),
-         piece("tool_calls"), USED, DONE),
+         piece(tool_calls=[call(1, "clock", CLOCK, "call_b")]), piece("tool_calls"), USED, DONE),
     ),
     "tools that end with stop": Shape(
         message(None, "stop", tool_calls=BOTH), _calls(call(0, "weather", WEATHER, "call_a"), finish="stop")

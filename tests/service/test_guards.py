@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.engines.fake import FakeEngine
-from llmops.engines.protocol import Chunk, GenerationParameters, Usage
+from llmops.engines.protocol import UNSAID, Chunk, Further, GenerationParameters, Usage
 from llmops.production_log import hidden_user
 from service.error_map import ApiError
 from service.guards import MOST_HELD, MOST_SEARCHED, GuardBook, GuardRules, Guards
@@ -27,7 +27,7 @@ def passed(guard, pieces, finish="stop"):
     """The text let through for each piece, and how the answer ended."""
     chunks = [Chunk(piece) for piece in pieces] + [Chunk("", finish, Usage(1, 1))]
     screened = [guard.screen(chunk) for chunk in chunks]
-    ended = [chunk.finish_reason for chunk in screened if chunk is not None and chunk.finish_reason]
+    ended = [chunk.finish_reason for chunk in screened if chunk is not None and chunk.finish_reason is not None]
     return (
         ["" if chunk is None else chunk.text for chunk in screened[:-1]],
         "".join(chunk.text for chunk in screened if chunk is not None),
@@ -194,6 +194,27 @@ def test_blocked_arguments_of_a_tool_call_end_the_answer():
     assert guard.screen(Chunk("", tool_calls=(call,))).tool_calls == (call,)
     cut = guard.screen(Chunk("", tool_calls=({"index": 0, "function": {"arguments": "-rf /"}},)))
     assert (cut.finish_reason, cut.tool_calls) == ("content_filter", ())
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "refusal", "something_new"])
+def test_what_is_said_beside_the_text_passes_and_ends_the_answer_where_a_pattern_finds_something(field):
+    guard = guards(block=["rm -rf"])
+    first = Chunk("", further=Further({field: "run rm "}))
+    assert guard.screen(first).further == first.further
+    cut = guard.screen(Chunk("", further=Further({field: "-rf /"})))
+    assert (cut.finish_reason, cut.further) == ("content_filter", None)
+
+
+def test_content_in_parts_goes_out_as_the_text_that_was_screened():
+    guard = guards(block=["tango"])
+    parts = [{"type": "text", "text": "say tan"}]
+    chunk = guard.screen(Chunk("say tan", further=Further({"role": "assistant", "content": parts})))
+    assert (chunk.text, dict(chunk.further.delta)) == ("say ", {"role": "assistant"})
+    assert guard.screen(Chunk("go")).finish_reason == "content_filter"
+
+
+def test_an_answer_whose_server_does_not_say_why_it_ended_lets_go_what_was_held():
+    assert passed(guards(block=["tango"]), ["say tan"], finish=UNSAID)[1:2] == ("say tan",)
 
 
 def test_a_pattern_that_takes_too_long_blocks_in_bounded_time():

@@ -39,15 +39,15 @@ def running(server: UpstreamServer) -> Iterator[UpstreamServer]:
 
 
 @pytest.fixture(scope="module")
-def asked(serve_shared: Any) -> Iterator[dict[str, openai.OpenAI]]:
-    """A client of the upstream, and one of a gateway before it."""
+def asked(serve_shared: Any) -> Iterator[dict[str, Any]]:
+    """A client of the upstream, one of a gateway before it, and both of these."""
     with (
         running(UpstreamServer(answer)) as upstream,
         serve_shared(engine=lambda _: OpenAIEngine(upstream.url, "big")) as gateway,
         openai.OpenAI(base_url=upstream.url, api_key="x", max_retries=0) as direct,
         openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0) as through,
     ):
-        yield {"direct": direct, "through": through, "gateway": gateway}
+        yield {"direct": direct, "through": through, "gateway": gateway, "upstream": upstream}
 
 
 def told(value: Any) -> Any:
@@ -122,3 +122,126 @@ def test_a_failure_of_any_shape_has_its_status_and_reason_and_is_logged_as_one(a
     assert (record.status, record.outcome) == (int(status), "error")
     assert reason in record.details["error"]
     assert record.input == shape
+
+
+@pytest.fixture
+def ask(asked):
+    """Sends a body to the gateway, and returns the reply with the body that the upstream got."""
+    gateway, upstream = asked["gateway"], asked["upstream"]
+
+    def send(path: str = "chat/completions", **fields: Any) -> tuple[Any, Any]:
+        body = {"model": "tiny@1", **fields}
+        reply = gateway.http.post(f"/v1/{path}", json=body)
+        assert reply.status_code == 200, reply.text
+        return reply.json(), upstream.seen[-1].body
+
+    return send
+
+
+TEXT = {"role": "user", "content": "text"}
+TURNS = [
+    {"role": "assistant", "content": None, "refusal": "no"},
+    {"role": "assistant", "content": "Well, ", "refusal": "no"},
+    {"role": "assistant", "content": "42", "reasoning_content": "let me see"},
+    {"role": "assistant", "content": "", "tool_calls": [{**BOTH[0], "extra_content": {"a": 1}}]},
+    {"role": "assistant", "content": "x", "audio": {"id": "audio_1"}},
+    {"role": "user", "content": "hi", "name": "ann"},
+]
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_turn_of_history_reaches_an_upstream_as_it_is(ask, turn):
+    assert ask(messages=[turn, TEXT])[1]["messages"] == [turn, TEXT]
+
+
+def test_refusal_parts_reach_an_upstream_as_a_refusal(ask):
+    parts = [{"type": "text", "text": "Well, "}, {"type": "refusal", "refusal": "no"}]
+    sent = ask(messages=[{"role": "assistant", "content": parts}, TEXT])[1]["messages"][0]
+    assert sent == {"role": "assistant", "content": "Well, ", "refusal": "no"}
+
+
+PASSED_ON = {
+    "store": True, "service_tier": "flex", "metadata": {"a": "b"}, "user": "ann", "safety_identifier": "s",
+    "prompt_cache_key": "p", "prompt_cache_retention": "24h", "reasoning_effort": "low", "verbosity": "low",
+    "parallel_tool_calls": False, "modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"},
+    "prediction": {"type": "content", "content": "Hello"}, "web_search_options": {}, "logit_bias": {"7": 1.0},
+    "tools": [{"type": "function", "function": {"name": "weather"}}],
+}  # fmt: skip
+
+
+def test_what_a_request_asks_of_an_upstream_reaches_it(ask):
+    seen = ask(messages=[TEXT], **PASSED_ON)[1]
+    assert {name: seen.get(name) for name in PASSED_ON} == PASSED_ON
+
+
+def test_the_name_of_the_last_speaker_survives_the_prompt_of_a_release(ask):
+    seen = ask(model="assistant", messages=[{**TEXT, "name": "ann"}])[1]
+    assert seen["messages"][-1] == {**TEXT, "name": "ann"}
+
+
+def respond(ask, shape: str, **fields: Any) -> Any:
+    return ask("responses", input=shape, **fields)[0]
+
+
+def test_a_refusal_is_a_refusal_part_of_a_response(ask):
+    (item,) = respond(ask, "refusal")["output"]
+    assert item["content"] == [{"type": "refusal", "refusal": "I can't do that"}]
+
+
+@pytest.mark.parametrize("shape", ["reasoning_content", "reasoning", "thinking", "reasoning_details"])
+def test_reasoning_by_any_name_is_a_reasoning_item_of_a_response(ask, shape):
+    thought, said = respond(ask, shape)["output"]
+    assert (thought["type"], thought["content"]) == ("reasoning", [{"type": "reasoning_text", "text": "let me see"}])
+    assert said["content"][0]["text"] == "42"
+
+
+def test_usage_details_and_citations_and_other_fields_are_in_a_response(ask):
+    body = respond(ask, "fields of OpenRouter")
+    assert body["usage"]["input_tokens_details"]["cached_tokens"] == 5
+    assert body["usage"]["output_tokens_details"]["reasoning_tokens"] == 3
+    assert (body["usage"]["cost"], body["provider"]) == (0.25, "Someone")
+    citation = {"type": "url_citation", "url": "https://a.example", "title": "A", "start_index": 0, "end_index": 5}
+    assert body["output"][0]["content"][0]["annotations"] == [citation]
+    assert respond(ask, "usage null")["usage"] is None
+
+
+@pytest.mark.parametrize("shape", ["refusal", "reasoning_content", "reasoning", "tools", "tools and text", "text"])
+def test_a_streamed_response_adds_up_to_its_end(asked, shape):
+    with asked["through"].responses.stream(model="assistant", input=shape) as events:
+        kinds = [event.type for event in events]
+        whole_one = events.get_final_response()
+    again = asked["through"].responses.create(model="assistant", input=shape)
+    assert contents(whole_one) == contents(again)
+    assert kinds[-1] == "response.completed"
+
+
+def contents(response: Any) -> Any:
+    items = [item.to_dict(warnings=False) for item in response.output]
+    kept = ("type", "content", "name", "arguments", "call_id")
+    return [{name: told(item[name]) for name in kept if name in item} for item in items]
+
+
+def test_what_a_response_said_can_be_sent_back_and_reaches_the_upstream(asked, ask):
+    said = asked["through"].responses.create(model="assistant", input="reasoning_content").output
+    back = [item.to_dict(warnings=False) for item in said]
+    seen = ask("responses", input=[*back, {"role": "user", "content": "text"}])[1]
+    assert seen["messages"][0] == {"role": "assistant", "content": "42", "reasoning_content": "let me see"}
+
+
+def test_the_log_tells_refusal_reasoning_calls_usage_and_other_fields(asked, ask):
+    def details(shape: str) -> Any:
+        ask(messages=[{"role": "user", "content": shape}])
+        return asked["gateway"].records()[-1].details
+
+    assert details("refusal")["refusal"] == "I can't do that"
+    assert details("reasoning_details")["reasoning"] == "let me see"
+    assert [call["id"] for call in details("tools")["tool_calls"]] == ["call_a", "call_b"]
+    assert details("text")["usage"]["completion_tokens_details"]["reasoning_tokens"] == 3
+    assert details("fields of OpenRouter")["upstream"] == {"provider": "Someone", "system_fingerprint": "fp"}
+    assert details("null finish")["finish_reason"] is None
+
+
+def test_tokens_that_nobody_counted_are_null_in_the_log(asked, ask):
+    ask(messages=[{"role": "user", "content": "usage in part"}])
+    record = asked["gateway"].records()[-1]
+    assert (record.tokens_in, record.tokens_out) == (9, None)
