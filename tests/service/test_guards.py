@@ -210,7 +210,8 @@ def test_content_in_parts_goes_out_as_the_text_that_was_screened():
     parts = [{"type": "text", "text": "say tan"}]
     chunk = guard.screen(Chunk("say tan", further=Further({"role": "assistant", "content": parts})))
     assert (chunk.text, dict(chunk.further.delta)) == ("say ", {"role": "assistant"})
-    assert guard.screen(Chunk("go")).finish_reason == "content_filter"
+    assert guard.screen(Chunk("go")) is None
+    assert guard.screen(Chunk("!")).finish_reason == "content_filter"
 
 
 def test_an_answer_whose_server_does_not_say_why_it_ended_lets_go_what_was_held():
