@@ -11,7 +11,8 @@ from service.exchange import AnswerRequest
 from service.gateway import Gateway
 from service.json_route import JsonRoute
 from service.replies import ChatStream, WholeReply
-from service.schemas import ChatCompletion, ChatRequest
+from service.reply_schemas import ChatCompletion
+from service.schemas import ChatRequest
 
 
 def chat_router(gateway: Gateway) -> APIRouter:

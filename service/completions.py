@@ -25,7 +25,8 @@ from service.json_route import JsonRoute
 from service.limited_fields import only
 from service.limits import MOST_ANSWERS
 from service.replies import EventStream, WholeReply, envelope, event, usage_counts
-from service.schemas import StreamOptions, Text, UsageCounts
+from service.reply_schemas import UsageCounts
+from service.schemas import StreamOptions, Text
 
 _OneText = Annotated[list[Text], Field(min_length=1, max_length=1)]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from service.schemas import ErrorReply
+from service.reply_schemas import ErrorReply
 
 _EVENT = {
     "type": "object",

@@ -12,7 +12,7 @@ from llmops.catalogue import EMBEDDING_MODEL
 from service.access import require
 from service.caller import ANONYMOUS, Caller
 from service.gateway import Gateway
-from service.schemas import ErrorReply
+from service.reply_schemas import ErrorReply
 from service.snapshot import Snapshot, unknown_model
 
 

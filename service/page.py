@@ -23,7 +23,7 @@ from llmops.versions import Release
 from service.caller import ANONYMOUS, Caller
 from service.error_map import ApiError
 from service.gateway import Gateway
-from service.schemas import ErrorReply
+from service.reply_schemas import ErrorReply
 
 _FOLDER = Path(__file__).with_name("page")
 _KINDS = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8",
