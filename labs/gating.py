@@ -12,11 +12,12 @@ from llmops.errors import UsageError
 from llmops.evaluation.comparison import Comparison, compare
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.gate import Facts, GateRules, Verdict, decide
-from llmops.evaluation.results import Metric, Output, RowResult
-from llmops.evaluation.scorers.protocol import Scorer
-from llmops.evaluation.statistics import mean_interval
+from llmops.evaluation.results import AnswerCounts, Metric, Output, RowResult
+from llmops.evaluation.scorers.protocol import Scorer, limits_of
+from llmops.evaluation.scoring import Summary, one_score
 
 _CLUSTER = "cluster"
+_CLUSTER_BY = f"inputs.{_CLUSTER}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,9 @@ def row_results(rows: LabelledRows, predictions: Sequence[Any], scorers: Sequenc
             rows.ids[i], {**inputs, _CLUSTER: rows.clusters[i]}, {"expected_response": truths[i]}, (), tags
         )
         output = Output(_text(said[i]))
-        results.append(RowResult(eval_row, output, {scorer.name: scorer.score(eval_row, output) for scorer in scorers}))
+        results.append(
+            RowResult(eval_row, output, {scorer.name: one_score(scorer, eval_row, output) for scorer in scorers})
+        )
     return results
 
 
@@ -74,19 +77,29 @@ def judge(
     """
     name, predictions = challenger
     of_challenger = row_results(rows, predictions, scorers)
-    metrics = {scorer.name: _metric(of_challenger, scorer.name, rows.clusters) for scorer in scorers}
-    comparison = None
+    metrics = _metrics(of_challenger, scorers)
+    comparison, champion_metrics = None, {}
     if champion is not None:
         of_champion = row_results(rows, champion[1], scorers)
         comparison = compare(
-            champion[0], of_champion, name, of_challenger, scorers, rules.primary, cluster_by=f"inputs.{_CLUSTER}"
+            champion[0], of_champion, name, of_challenger, scorers, rules.primary, cluster_by=_CLUSTER_BY
         )
-    return Judgement(rules, decide(rules, Facts(metrics, comparison)), comparison)
+        champion_metrics = _metrics(of_champion, scorers)
+    facts = Facts(
+        metrics=metrics,
+        comparison=comparison,
+        answers=AnswerCounts.of(result.output for result in of_challenger),
+        champion=champion_metrics,
+        limits={scorer.name: limits_of(scorer) for scorer in scorers},
+    )
+    return Judgement(rules, decide(rules, facts), comparison)
 
 
-def _metric(results: Sequence[RowResult], scorer: str, clusters: Sequence[str]) -> Metric:
-    values = [value for result in results if (value := result.scores[scorer].value) is not None]
-    return Metric(sum(values) / len(values), len(values), 0, mean_interval(values, clusters))
+def _metrics(results: Sequence[RowResult], scorers: Sequence[Scorer]) -> dict[str, Metric]:
+    summary = Summary(scorers, _CLUSTER_BY)
+    for result in results:
+        summary.add(result)
+    return summary.metrics()
 
 
 def _plain(values: Any) -> list[Any]:

@@ -30,6 +30,7 @@ from llmops.settings import Settings
 if TYPE_CHECKING:
     from llmops.evaluation.eval_set_splits import SourceAccess
     from llmops.evaluation.reports.contents import Leaderboard
+    from llmops.evaluation.suite import Suite
     from llmops.recording.runs import RecorderName
     from llmops.workflow.early_stopping import EarlyStop
     from llmops.workflow.evaluations import CellRun, Evaluations
@@ -72,16 +73,24 @@ def list_suites(as_json: bool) -> None:
             "prompt": suite.prompt,
             "model": suite.model,
             "scorers": [spec.name for spec in suite.scorer_specs],
+            "gate": suite.gate.to_json(),
         }
         for suite in suites
     ]
 
     def table() -> None:
-        rows = [(s["name"], s["prompt"], s["rows"], ", ".join(s["scorers"]), s["description"]) for s in value]
-        print_table("Suites", ("suite", "prompt", "rows#", "scorers", "description"), rows)
+        rows = [
+            (s["name"], s["prompt"], s["rows"], ", ".join(s["scorers"]), _asked(suite), s["description"])
+            for s, suite in zip(value, suites, strict=True)
+        ]
+        print_table("Suites", ("suite", "prompt", "rows#", "scorers", "gate", "description"), rows)
 
     unread = [{"name": name, "error": str(error)} for name, error in broken.items()]
     emit(as_json, {"suites": value, "broken": unread}, table)
+
+
+def _asked(suite: Suite) -> str:
+    return f"{suite.gate.sentence()}; at most {100 * suite.gate.most_failed:.3g} % of the rows failed or unmatched"
 
 
 @command.command()
@@ -103,7 +112,9 @@ def list_suites(as_json: bool) -> None:
 @click.option("--html", type=click.Path(path_type=Path), help="Also write the leaderboard to an HTML file.")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Also write the leaderboard to a Markdown file.")
 @json_option
+@click.pass_context
 def run(
+    ctx: click.Context,
     suite: str,
     prompts: Sequence[str],
     models: Sequence[str],
@@ -119,7 +130,8 @@ def run(
     markdown: Path | None,
     as_json: bool,
 ) -> None:
-    """Answer and score every row with every cell; finished generations are never made twice.
+    """Answer and score every row with every cell; finished generations are never made twice. Exit 1 where a cell has no
+    answer at all.
 
     \b
     Example: llmops eval run qa --prompt qa@1 --prompt qa@2 --model smollm2-135m-instruct@2
@@ -161,6 +173,7 @@ def run(
     if board is not None:
         write_leaderboard(board, html, markdown)
     emit(as_json, value, lambda: show_runs(suite, done, board, stop))
+    ctx.exit(1 if any(item.run.answers.rows == item.run.answers.failed for item in done) else 0)
 
 
 def open_evaluations() -> Evaluations:
@@ -195,6 +208,7 @@ def show_runs(suite: str, done: Sequence[CellRun], board: Leaderboard | None, st
     for name in names:
         metrics = [item.run.metrics[name] for item in done]
         rows.append((name, *(f"{number(m.mean)} ({interval(m.ci95)}){_failed(m.n_failed)}" for m in metrics)))
+    rows.append(("answers", *(item.run.answers.sentence() for item in done)))
     rows.append(("generated, cached", *(f"{item.generated}, {item.from_cache}" for item in done)))
     rows.append(("run", *(item.run.run_id for item in done)))
     columns = [f"{i.cell.release.ref} = {i.run.cell}" if i.cell.release else i.run.cell for i in done]
@@ -214,6 +228,8 @@ def _failed(n_failed: int) -> str:
 
 def show_leaderboard(board: Leaderboard) -> None:
     """Cells by the primary metric with the ranks they may have, and every pair with whether its difference is real."""
+    from llmops.evaluation.reports.wording import answer_figures
+
     cells = [
         (
             "–".join(str(rank) for rank in dict.fromkeys(cell["rank_range"])),
@@ -221,14 +237,16 @@ def show_leaderboard(board: Leaderboard) -> None:
             number(cell["mean"]),
             interval(cell["ci95"]),
             f"{cell['n_scored']}/{cell['n_scored'] + cell['n_failed']}",
+            *answer_figures(cell["answers"]),
             number(cell["tokens_out"], 0),
             number(cell["latency_ms_p50"], 0),
             number(cell["cost"], 4),
         )
         for cell in board["cells"]
     ]
-    columns = ("rank", "cell", f"{board['primary']}#", "95 % interval", "scored#", "tokens#", "median ms#", "cost#")
-    print_table("Leaderboard", columns, cells)
+    counts = ("failed#", "cut off#", "empty#")
+    columns = ("rank", "cell", f"{board['primary']}#", "95 % interval", "scored#", *counts)
+    print_table("Leaderboard", (*columns, "tokens#", "median ms#", "cost#"), cells)
     pairs = [
         (
             pair["better"],

@@ -111,7 +111,7 @@ def gate(
 
     def table() -> None:
         if comparison is not None:
-            show_comparison(comparison)
+            show_comparison(comparison, with_rows=False)
         echo(f"gate {suite}: {verdict.verdict}")
         for reason in verdict.reasons:
             echo(f"  {reason}")
@@ -156,13 +156,18 @@ def write_reports(report: Report, html: Path | None, junit: Path | None, markdow
         write_file(markdown, markdown_report.markdown(report))
 
 
-def show_comparison(comparison: Comparison) -> None:
-    """The comparison as a table, its slices as a second one, and what it can see."""
+def show_comparison(comparison: Comparison, *, with_rows: bool = True) -> None:
+    """The comparison as a table, its slices as a second one, and what it can see. with_rows: also what became of the
+    rows, where no verdict says so."""
     from llmops.workflow.report_contents import noise_sentence
 
     rows = [_cells(name, metric) for name, metric in comparison.metrics.items()]
     title = f"{comparison.a} → {comparison.b}, {comparison.rows} rows paired"
     print_table(title, _COLUMNS, rows, caption="difference is b − a; p adjusted by Holm over the metrics")
+    if with_rows:
+        echo(comparison.rows_told())
+    for name, metric in comparison.not_compared.items():
+        echo(f"{name} is not compared: {metric.reason}")
     sliced = [
         (name, metric_name, *_cells(name, metric)[1:], metric.n)
         for name, metrics in comparison.slices.items()
@@ -180,9 +185,11 @@ def show_comparison(comparison: Comparison) -> None:
         echo("these runs were stopped early: p and intervals hold whenever one stops")
 
 
-_COLUMNS = ("metric", "a#", "b#", "difference#", "95 % interval", "p#", "p adjusted#", "wins#", "losses#", "ties#")
+_OUTCOMES = ("wins#", "losses#", "ties#", "failed a, b#")
+_COLUMNS = ("metric", "a#", "b#", "difference#", "95 % interval", "p#", "p adjusted#", *_OUTCOMES)
 
 
 def _cells(name: str, m: MetricComparison) -> tuple[str, ...]:
     change = (number(m.a), number(m.b), f"{m.difference:+.3f}", interval(m.ci95), f"{m.p_value:.3g}")
-    return (name, *change, f"{m.p_adjusted:.3g}", str(m.wins), str(m.losses), str(m.ties))
+    outcomes = (str(m.wins), str(m.losses), str(m.ties), f"{m.failed_a}, {m.failed_b}")
+    return (name, *change, f"{m.p_adjusted:.3g}", *outcomes)

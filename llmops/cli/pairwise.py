@@ -61,18 +61,20 @@ def pairwise(
     say_folder(evaluations.folder)
     with progress_bar() as show:
         found = judge_runs(evaluations, settings, asked, lambda done, total: show("asking the judge", done, total))
-    if found.untrusted is not None:
-        say(f"note: do not rely on these verdicts: {found.untrusted}")
+    for doubt in found.doubts:
+        say(f"note: do not rely on these verdicts: {doubt}")
     emit(as_json, found.to_json(), lambda: _show(found))
 
 
 def _show(found: RunsJudged) -> None:
     value = found.to_json()
+    unanswered = zip("AB", found.unanswered, strict=True)
     rows: list[Sequence[Any]] = [
         ("B better", value["wins"], ""),
         ("A better", value["losses"], ""),
         ("ties", value["ties"], f"of these {found.contradicting} turned with the order"),
-        ("without a verdict", value["n_failed"], ""),
+        ("without a verdict", value["n_failed"], "; ".join(f"{n} unanswered by {side}" for side, n in unanswered)),
+        ("unmatched", "{}, {}".format(*found.unmatched), "rows of A, of B that the other run does not have"),
         ("share of B", number(value["win_share"]), interval(value["ci95"])),
         ("p of the sign test", f"{value['p_value']:.3g}", "that B is better as often as A"),
         *position_rows(found.summary.position_bias),

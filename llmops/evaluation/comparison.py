@@ -13,7 +13,7 @@ from llmops.evaluation import statistics
 from llmops.evaluation.metric_comparison import MetricComparison, NotCompared, PairedScores, value_of
 from llmops.evaluation.noise import Noise
 from llmops.evaluation.pairing import Pair, paired
-from llmops.evaluation.results import RowResult
+from llmops.evaluation.results import AnswerCounts, RowResult
 from llmops.evaluation.scorers.protocol import Scorer
 
 __all__ = ["Comparison", "MetricComparison", "NoiseFound", "NotCompared", "compare", "draw", "value_of"]
@@ -39,10 +39,10 @@ class NoiseFound:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """a, b: what was compared (refs or run ids). rows: pairs. unmatched_a, unmatched_b: rows of one run that the other
-    does not have. not_compared: metrics that the runs cannot be compared on, and why. slices: by `tag=value`, by
-    metric. changed_rows: those where the primary metric changed most, in the order of the rows. power: what the
-    comparison can see, in a sentence for each metric. noise: None where it is not known. sequential: the runs were
-    stopped early; tests allow for it."""
+    does not have. answers_a, answers_b: what became of all rows of each run. not_compared: metrics that the runs cannot
+    be compared on, and why. slices: by `tag=value`, by metric. changed_rows: those where the primary metric changed
+    most, in the order of the rows. power: what the comparison can see, in a sentence for each metric. noise: None where
+    it is not known. sequential: the runs were stopped early; tests allow for it."""
 
     a: str
     b: str
@@ -56,6 +56,20 @@ class Comparison:
     unmatched_a: int = 0
     unmatched_b: int = 0
     not_compared: Mapping[str, NotCompared] = field(default_factory=dict)
+    answers_a: AnswerCounts = field(default_factory=AnswerCounts)
+    answers_b: AnswerCounts = field(default_factory=AnswerCounts)
+
+    def rows_told(self) -> str:
+        """What became of the rows of both runs, in a sentence."""
+        told = [f"{self.rows} row{' is' if self.rows == 1 else 's are'} in both runs"]
+        for name, answers, unmatched in (
+            (self.a, self.answers_a, self.unmatched_a),
+            (self.b, self.answers_b, self.unmatched_b),
+        ):
+            share = 100 * answers.share(unmatched)
+            unpaired = f", {unmatched} not in the other run ({share:.3g} %)" if unmatched else ""
+            told.append(f"{name}: {answers.sentence()}{unpaired}")
+        return "; ".join(told)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -73,6 +87,8 @@ class Comparison:
             "sequential": self.sequential,
             "unmatched_a": self.unmatched_a,
             "unmatched_b": self.unmatched_b,
+            "answers": {"a": self.answers_a.to_json(), "b": self.answers_b.to_json()},
+            "rows_told": self.rows_told(),
             "not_compared": {name: metric.to_json() for name, metric in self.not_compared.items()},
         }
 
@@ -125,9 +141,11 @@ def compare(
         {} if sequential else {name: scores[name].sentence() for name in found},
         NoiseFound(noise, changed_texts, noise.share * rows) if noise else None,
         sequential,
-        run_a.rows - rows,
-        run_b.rows - rows,
+        run_a.answers.rows - rows,
+        run_b.answers.rows - rows,
         {name: metric for name, metric in compared.items() if isinstance(metric, NotCompared)},
+        run_a.answers,
+        run_b.answers,
     )
 
 
@@ -144,14 +162,14 @@ def _in_order(pairs: Iterable[Pair], sequential_seed: int | None) -> Iterable[Pa
 
 
 class _Counted:
-    """A run's rows as they are read, counted."""
+    """A run's rows as they are read, and what became of them."""
 
     def __init__(self, results: Iterable[RowResult]) -> None:
-        self._results, self.rows = results, 0
+        self._results, self.answers = results, AnswerCounts()
 
     def __iter__(self) -> Iterator[RowResult]:
         for result in self._results:
-            self.rows += 1
+            self.answers = self.answers.plus(result.output)
             yield result
 
 

@@ -1,24 +1,32 @@
-"""The gate: rules over a comparison, and a verdict with reasons. It says `inconclusive` when that is the truth."""
+"""The gate: rules over a comparison, and a verdict with reasons. It says `inconclusive` when that is the truth.
+
+A row without a score never helps: a rule holds only if it does with every such row at its worst, and is broken only if
+it is with every such row at its best. Where too many are missing, it says nothing.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from llmops.evaluation.comparison import Comparison, MetricComparison
 from llmops.evaluation.gate_rules import GateRules
-from llmops.evaluation.results import Metric, RowResult
+from llmops.evaluation.results import AnswerCounts, Metric, RowResult
 from llmops.evaluation.statistics import mean_interval
 
 __all__ = ["ALPHA", "Check", "Facts", "GateRules", "Verdict", "decide", "slice_metrics"]
 
 ALPHA = 0.05
 _FEWEST_PAIRS = 20  # below, an interval is no evidence that a rare loss does not exist
+_FEWEST_ROWS = 5  # below, a mean is no evidence that a floor or ceiling holds
+_FEWEST_CLUSTERS = 5  # below, the true error of `not-worse` is above the 2.5 % that are meant
 
 Outcome = Literal["pass", "fail", "inconclusive"]
-Kind = Literal["superiority", "non-inferiority", "floor", "ceiling", "slice-floor", "judge"]
+Kind = Literal["rows", "superiority", "non-inferiority", "floor", "ceiling", "slice-floor", "measured", "judge"]
+Limits = tuple[float, float]
+_UNLIMITED: Limits = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,10 @@ class Verdict:
     reasons: tuple[str, ...]
     checks: tuple[Check, ...] = ()
 
+    def with_reasons(self, reasons: Iterable[str]) -> Verdict:
+        """With what else a reader of the verdict has to know."""
+        return replace(self, reasons=(*self.reasons, *reasons))
+
     def to_json(self) -> dict[str, Any]:
         return {
             "verdict": self.verdict,
@@ -53,98 +65,201 @@ class Facts:
     """What is known of a challenger.
 
     metrics: its own, by scorer. comparison: with the champion as `a`; None when there is no champion, and then only
-    floors and ceilings count. slices: its metrics by `tag=value`. untrusted: judge scorers that may not gate, and why.
+    floors and ceilings count. answers: what became of the challenger's rows. champion: the champion's own metrics.
+    slices: the challenger's metrics by `tag=value`. untrusted: judge scorers that may not gate, and why. limits: the
+    least and the greatest value of a scorer; a scorer that is not named may have any.
     """
 
     metrics: Mapping[str, Metric]
     comparison: Comparison | None
+    answers: AnswerCounts
+    champion: Mapping[str, Metric] = field(default_factory=dict)
     slices: Mapping[str, Mapping[str, Metric]] = field(default_factory=dict)
     untrusted: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, Limits] = field(default_factory=dict)
 
 
 def decide(rules: GateRules, facts: Facts) -> Verdict:
-    """Judges a challenger: `fail` when a rule fails, else `inconclusive` when one cannot be told, else `pass`."""
+    """Judges a challenger: `fail` when a rule is broken, else `inconclusive` when one cannot be told, else `pass`."""
     checks = tuple(_checks(rules, facts))
     outcomes = {check.outcome for check in checks}
     verdict: Outcome = "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
     reasons = [check.detail for check in checks]
     if facts.comparison is None:
-        reasons.append("no champion to compare with: only the floors count")
+        asked = rules.floors or rules.ceilings or rules.slice_floors
+        only = ": only floors and ceilings count" if asked else ", and no floors or ceilings to check"
+        reasons.append(f"no champion to compare with{only}")
     return Verdict(verdict, tuple(reasons), checks)
 
 
 def _checks(rules: GateRules, facts: Facts) -> Iterator[Check]:
+    """An untrusted judge's rules say nothing, neither that they hold nor that they are broken."""
     for scorer in dict.fromkeys(rules.scorers):
         if scorer in facts.untrusted:
             detail = f"{scorer} cannot gate: {facts.untrusted[scorer]}"
             yield Check(f"{scorer} is trusted", "judge", scorer, "inconclusive", detail)
+    for check in _rules_checked(rules, facts):
+        if check.metric not in facts.untrusted:
+            yield check
+    yield _rows(rules, facts)
+
+
+def _rows(rules: GateRules, facts: Facts) -> Check:
+    """What became of the rows of both sides, whatever the scorers say."""
+    found = facts.comparison
+    if found is None:
+        told, sides = f"the challenger: {facts.answers.sentence()}", [("the challenger", facts.answers, 0)]
+    else:
+        told = found.rows_told()
+        sides = [(found.a, found.answers_a, found.unmatched_a), (found.b, found.answers_b, found.unmatched_b)]
+    too_many = [
+        side
+        for side, answers, unmatched in sides
+        if not answers.rows or _too_many(answers.failed + unmatched, answers.rows, rules)
+    ]
+    if not too_many:
+        return Check("rows", "rows", rules.primary, "pass", told)
+    told += f"; too much is missing of {' and '.join(too_many)}, at most {_percent(rules.most_failed)} may be"
+    return Check("rows", "rows", rules.primary, "inconclusive", told)
+
+
+def _rules_checked(rules: GateRules, facts: Facts) -> Iterator[Check]:
     for scorer, floor in rules.floors.items():
-        yield _floor(f"{scorer} floor", "floor", scorer, facts.metrics.get(scorer), floor, scorer)
+        yield _bounded(_Bound("floor", scorer, floor), facts.metrics.get(scorer), rules, facts)
     for scorer, ceiling in rules.ceilings.items():
-        yield _ceiling(scorer, facts.metrics.get(scorer), ceiling)
+        yield _bounded(_Bound("ceiling", scorer, ceiling), facts.metrics.get(scorer), rules, facts)
     for name, floors in rules.slice_floors.items():
         for scorer, floor in floors.items():
             metric = facts.slices.get(name, {}).get(scorer)
-            yield _floor(f"{scorer} floor in {name}", "slice-floor", scorer, metric, floor, f"{scorer} in {name}")
-    if facts.comparison is not None:
-        yield from _compared(rules, facts.comparison)
+            yield _bounded(_Bound("slice-floor", scorer, floor, f" in {name}"), metric, rules, facts)
+    if facts.comparison is None:
+        yield from (_measured(scorer, rules, facts) for scorer in dict.fromkeys((rules.primary, *rules.not_worse)))
+        return
+    margin = None if rules.rule == "better" else rules.margin
+    yield _compared(rules.primary, margin, rules, facts, facts.comparison)
+    for scorer, further in rules.not_worse.items():
+        yield _compared(scorer, further, rules, facts, facts.comparison)
 
 
-def _compared(rules: GateRules, comparison: Comparison) -> Iterator[Check]:
-    kind: Kind = "superiority" if rules.rule == "better" else "non-inferiority"
-    outcome, detail = _primary(rules, comparison.metrics.get(rules.primary))
-    yield Check(f"{rules.primary} {rules.rule}", kind, rules.primary, outcome, detail)
-    for scorer, margin in rules.not_worse.items():
-        outcome, detail = _not_worse(scorer, comparison.metrics.get(scorer), margin)
-        yield Check(f"{scorer} not-worse", "non-inferiority", scorer, outcome, detail)
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """The least, or the most, that a mean may be."""
+
+    kind: Literal["floor", "ceiling", "slice-floor"]
+    scorer: str
+    value: float
+    where: str = ""
+
+    @property
+    def word(self) -> str:
+        return "ceiling" if self.kind == "ceiling" else "floor"
+
+    def holds(self, mean: float) -> bool:
+        return mean <= self.value if self.kind == "ceiling" else mean >= self.value
+
+    def told(self, mean: float) -> str:
+        if self.kind == "ceiling":
+            return f"{mean:.4g}, {'at or below' if self.holds(mean) else 'above'} its ceiling of {self.value:g}"
+        return f"{mean:.3f}, {'at or above' if self.holds(mean) else 'below'} its floor of {self.value:g}"
+
+    def check(self, outcome: Outcome, detail: str) -> Check:
+        return Check(f"{self.scorer} {self.word}{self.where}", self.kind, self.scorer, outcome, detail)
 
 
-def _floor(name: str, kind: Kind, scorer: str, metric: Metric | None, floor: float, shown: str) -> Check:
-    if metric is None or not metric.n_scored + metric.n_failed:
-        return Check(name, kind, scorer, "fail", f"{shown} was scored in no row, so its floor of {floor:g} is not met")
-    rows = metric.n_scored + metric.n_failed
-    mean = (metric.mean or 0.0) * metric.n_scored / rows
-    below = mean < floor
-    failed = f", {metric.n_failed} of {rows} rows failed" if metric.n_failed else ""
-    detail = f"{shown} is {mean:.3f}, {'below' if below else 'at or above'} its floor of {floor:g}{failed}"
-    return Check(name, kind, scorer, "fail" if below else "pass", detail)
-
-
-def _ceiling(scorer: str, metric: Metric | None, ceiling: float) -> Check:
-    name = f"{scorer} ceiling"
+def _bounded(bound: _Bound, metric: Metric | None, rules: GateRules, facts: Facts) -> Check:
+    """Holds if it does with every failed row at its worst; is missed if it is with every failed row at its best."""
     if metric is None or metric.mean is None:
-        return Check(name, "ceiling", scorer, "fail", f"{scorer} was measured in no row, so its ceiling says nothing")
-    above = metric.mean > ceiling
-    failed = f", over the {metric.n_scored} rows that have it" if metric.n_failed else ""
-    detail = f"{scorer} is {metric.mean:.4g}, {'above' if above else 'at or below'} its ceiling of {ceiling:g}{failed}"
-    return Check(name, "ceiling", scorer, "fail" if above else "pass", detail)
+        says_nothing = f"so its {bound.word} of {bound.value:g} says nothing"
+        return bound.check("inconclusive", f"{bound.scorer}{bound.where} {_in_no_row(metric)}, {says_nothing}")
+    means = [_mean_with_failed(metric, value) for value in facts.limits.get(bound.scorer, _UNLIMITED)]
+    best, worst = means if bound.kind == "ceiling" else reversed(means)
+    detail = f"{bound.scorer}{bound.where} is {bound.told(metric.mean)}{_without_score(metric)}"
+    if not bound.holds(best):
+        return bound.check("fail", detail + (", and is missed whatever they had scored" if metric.n_failed else ""))
+    if _too_many(metric.n_failed, _rows_of(metric), rules):
+        return bound.check("inconclusive", f"{detail}, at most {_percent(rules.most_failed)} may")
+    if not bound.holds(worst):
+        return bound.check("inconclusive", f"{detail}, and what they had scored decides it")
+    if metric.n_scored < _FEWEST_ROWS:
+        return bound.check("inconclusive", f"{detail}: {metric.n_scored} rows are too few, it takes {_FEWEST_ROWS}")
+    return bound.check("pass", detail)
 
 
-def _primary(rules: GateRules, metric: MetricComparison | None) -> tuple[Outcome, str]:
-    if rules.rule == "not-worse" or metric is None:
-        return _not_worse(rules.primary, metric, rules.margin)
-    _, high, gain = _gains(metric)
-    shown = _shown(rules.primary, metric)
-    significant = metric.p_value < ALPHA
-    if significant and gain < 0:
-        return "fail", f"{shown}: significantly worse"
-    if significant and gain > 0:
-        return "pass", f"{shown}: significantly better"
-    return "inconclusive", f"{shown}: no significant difference" + ("" if high > 0 else ", and no sign of a gain")
+def _measured(scorer: str, rules: GateRules, facts: Facts) -> Check:
+    """Of a first release, which nothing is compared with yet: that there are scores at all."""
+    metric = facts.metrics.get(scorer)
+    outcome: Outcome = "pass"
+    if metric is None or metric.mean is None:
+        outcome, detail = "inconclusive", f"{scorer} {_in_no_row(metric)}"
+    else:
+        detail = f"{scorer} is {metric.mean:.3f} over {metric.n_scored} rows{_without_score(metric)}"
+        if _too_many(metric.n_failed, _rows_of(metric), rules):
+            outcome, detail = "inconclusive", f"{detail}, at most {_percent(rules.most_failed)} may"
+    return Check(f"{scorer} measured", "measured", scorer, outcome, detail)
 
 
-def _not_worse(scorer: str, metric: MetricComparison | None, margin: float) -> tuple[Outcome, str]:
+def _compared(scorer: str, margin: float | None, rules: GateRules, facts: Facts, comparison: Comparison) -> Check:
+    """margin: what a loss must be smaller than; None asks for a significant gain."""
+
+    def check(outcome: Outcome, detail: str) -> Check:
+        if margin is None:
+            return Check(f"{scorer} better", "superiority", scorer, outcome, detail)
+        return Check(f"{scorer} not-worse", "non-inferiority", scorer, outcome, detail)
+
+    sides = (
+        (comparison.a, facts.champion.get(scorer), comparison.unmatched_a),
+        (comparison.b, facts.metrics.get(scorer), comparison.unmatched_b),
+    )
+    if nothing := [side for side, own, _ in sides if own is None or not own.n_scored]:
+        told = (f"{scorer} {_in_no_row(own)} of {side}" for side, own, _ in sides if side in nothing)
+        return check("inconclusive", "; ".join(told))
+    metric = comparison.metrics.get(scorer)
     if metric is None:
-        return "inconclusive", f"{scorer} was scored in no row of both runs"
-    low, _, gain = _gains(metric)
-    shown = _shown(scorer, metric)
-    if metric.p_value < ALPHA and gain < 0 and low <= -margin:
-        return "fail", f"{shown}: significantly worse"
+        not_compared = comparison.not_compared.get(scorer)
+        return check("inconclusive", f"{scorer}: {not_compared.reason if not_compared else 'it was not compared'}")
+    outcome, words = _ruled(metric, margin)
+    failed = [f"{side}{_without_score(own)}" for side, own, _ in sides if own is not None and own.n_failed]
+    too_many = [
+        side
+        for side, own, unmatched in sides
+        if own is not None and _too_many(own.n_failed + unmatched, _rows_of(own), rules)
+    ]
+    if outcome == "pass" and too_many:
+        outcome, most = "inconclusive", _percent(rules.most_failed)
+        words += f", but more than {most} of {' and '.join(too_many)} failed or are not in both runs"
+    return check(outcome, f"{'; '.join([_shown(scorer, metric), *failed])}: {words}")
+
+
+def _ruled(metric: MetricComparison, margin: float | None) -> tuple[Outcome, str]:
+    """The outcome where it does not hang on what failed rows would have scored, nor on a few clusters."""
+    outcome, words = _outcome(metric, margin)
+    if metric.clusters is not None and metric.clusters < _FEWEST_CLUSTERS:
+        return "inconclusive", f"{words}, but {metric.clusters} clusters are too few, it takes {_FEWEST_CLUSTERS}"
+    if outcome == "inconclusive" or not (metric.failed_a or metric.failed_b):
+        return outcome, words
+    decisive = metric.at_worst if outcome == "pass" else metric.at_best
+    if decisive is None:
+        return "inconclusive", f"{words}, but a row that failed could have had any value"
+    for ends in (metric.at_worst, metric.at_best) if outcome == "pass" else (decisive,):
+        if ends is not None and _outcome(ends.put_into(metric), margin)[0] != outcome:
+            return "inconclusive", f"{words}, but what the failed rows would have scored decides it"
+    return outcome, words
+
+
+def _outcome(metric: MetricComparison, margin: float | None) -> tuple[Outcome, str]:
+    low, high, gain = _gains(metric)
+    significant = metric.p_value < ALPHA
+    if significant and gain < 0 and (margin is None or low <= -margin):
+        return "fail", "significantly worse"
+    if margin is None:
+        if significant and gain > 0:
+            return "pass", "significantly better"
+        return "inconclusive", "no significant difference" + ("" if high > 0 else ", and no sign of a gain")
     if metric.n < _FEWEST_PAIRS:
-        return "inconclusive", f"{shown}: {metric.n} pairs are too few, `not-worse` needs {_FEWEST_PAIRS}"
+        return "inconclusive", f"{metric.n} pairs are too few, `not-worse` needs {_FEWEST_PAIRS}"
     if low > -margin:
-        return "pass", f"{shown}: worse by less than the margin of {margin:g}"
-    return "inconclusive", f"{shown}: a loss of {margin:g} or more cannot be ruled out"
+        return "pass", f"worse by less than the margin of {margin:g}"
+    return "inconclusive", f"a loss of {margin:g} or more cannot be ruled out"
 
 
 def _gains(metric: MetricComparison) -> tuple[float, float, float]:
@@ -157,10 +272,37 @@ def _gains(metric: MetricComparison) -> tuple[float, float, float]:
 def _shown(scorer: str, metric: MetricComparison) -> str:
     interval = f"95 % interval {metric.ci95[0]:+.3f} to {metric.ci95[1]:+.3f}" if metric.ci95 else metric.note
     return (
-        f"{scorer} {metric.a:.3f} → {metric.b:.3f}: difference {metric.difference:+.3f}, {interval}, "
-        f"p = {metric.p_value:.3g}, "
+        f"{scorer} {metric.a:.3f} → {metric.b:.3f} over {metric.n} pairs: difference {metric.difference:+.3f}, "
+        f"{interval}, p = {metric.p_value:.3g}, "
         f"{metric.wins} wins, {metric.losses} losses, {metric.ties} ties"
     )
+
+
+def _rows_of(metric: Metric) -> int:
+    return metric.n_scored + metric.n_failed
+
+
+def _mean_with_failed(metric: Metric, value: float) -> float:
+    """The mean if every row without a score had that value."""
+    scored = metric.mean or 0.0
+    return scored if not metric.n_failed else (scored * metric.n_scored + value * metric.n_failed) / _rows_of(metric)
+
+
+def _too_many(missing: int, rows: int, rules: GateRules) -> bool:
+    return missing > rules.most_failed * rows
+
+
+def _in_no_row(metric: Metric | None) -> str:
+    failed = f" ({metric.n_failed} failed)" if metric is not None and metric.n_failed else ""
+    return f"was scored in no row{failed}"
+
+
+def _without_score(metric: Metric) -> str:
+    return f", {metric.n_failed} of {_rows_of(metric)} rows failed" if metric.n_failed else ""
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
 
 
 def slice_metrics(results: Iterable[RowResult], wanted: Mapping[str, Iterable[str]]) -> dict[str, dict[str, Metric]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from llmops.evaluation import statistics
@@ -17,12 +17,27 @@ from llmops.evaluation.sequential import SequentialTest
 
 
 @dataclass(frozen=True, slots=True)
+class Extreme:
+    """The difference b − a once more, with every row that failed at one end of the values that it could have had."""
+
+    difference: float
+    ci95: tuple[float, float] | None
+    p_value: float
+
+    def put_into(self, metric: MetricComparison) -> MetricComparison:
+        """The metric as it would be then."""
+        return replace(metric, difference=self.difference, ci95=self.ci95, p_value=self.p_value)
+
+
+@dataclass(frozen=True, slots=True)
 class MetricComparison:
     """One metric of two runs over the rows both have. difference: b − a. wins: rows where b is better (or, when
     neither direction is better, greater). p_adjusted: Holm over the metrics compared together. n: pairs compared.
     failed_a, failed_b: rows without a score; failed_as: what they count as, None where such pairs are left out.
     clusters: independent groups of rows; None when every row stands for itself. detectable: the difference that n pairs
     show with a chance of 80 %. ci95: None where there can be no interval. note: why, or what else limits the test.
+    at_worst, at_best: with every failed row such that b is worst off, or best; None without failed rows, or where no
+    such value is known.
     """
 
     a: float
@@ -43,6 +58,8 @@ class MetricComparison:
     higher_is_better: bool | None = True
     failed_as: float | None = None
     note: str = ""
+    at_worst: Extreme | None = None
+    at_best: Extreme | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "ci95": list(self.ci95) if self.ci95 else None}
@@ -103,7 +120,23 @@ class PairedScores:
         pairs = _Pairs(self._a, self._b, self._clusters, failed_as)
         if (reason := pairs.problem(sequential)) is not None:
             return NotCompared(reason, len(self), pairs.failed_a, pairs.failed_b)
-        return pairs.compared(self.scorer, sequential)
+        at_worst, at_best = self._extremes(sequential=sequential)
+        return replace(pairs.compared(self.scorer, sequential), at_worst=at_worst, at_best=at_best)
+
+    def _extremes(self, *, sequential: bool) -> tuple[Extreme | None, Extreme | None]:
+        """With the failed rows of b at their worst and those of a at their best; and the other way round."""
+        low, high = limits_of(self.scorer)
+        if not (any(map(math.isnan, self._a)) or any(map(math.isnan, self._b))) or self.scorer.higher_is_better is None:
+            return None, None
+        least, most = (self._extreme(*ends, sequential=sequential) for ends in ((high, low), (low, high)))
+        return (least, most) if self.scorer.higher_is_better else (most, least)
+
+    def _extreme(self, failed_a: float, failed_b: float, *, sequential: bool) -> Extreme | None:
+        a, b = _filled(self._a, failed_a), _filled(self._b, failed_b)
+        if not all(map(math.isfinite, (*a, *b))):
+            return None
+        tested = _tested(a, b, self._clusters or None, limits_of(self.scorer), sequential)
+        return Extreme(tested.difference, tested.ci95, tested.p_value)
 
     def sentence(self) -> str:
         """What these rows can show."""
@@ -138,10 +171,8 @@ class _Pairs:
 
     def compared(self, scorer: Scorer, sequential: bool) -> MetricComparison:
         a, b, n = self.a, self.b, len(self.a)
-        if sequential:
-            tested, detectable = _sequentially(a, b, self.clusters), None
-        else:
-            tested = statistics.paired_test(a, b, clusters=self.clusters, limits=limits_of(scorer))
+        tested, detectable = _tested(a, b, self.clusters, limits_of(scorer), sequential), None
+        if not sequential:
             detectable = power_of(a, b, clusters=self.clusters, targets=()).to_json()["detectable"]
         more = sum(1 for x, y in zip(a, b, strict=True) if y > x)
         less = sum(1 for x, y in zip(a, b, strict=True) if y < x)
@@ -166,6 +197,22 @@ class _Pairs:
             failed_as=self.failed_as,
             note=tested.note,
         )
+
+
+def _filled(values: Sequence[float], failed_as: float) -> array[float]:
+    return array("d", (failed_as if math.isnan(value) else value for value in values))
+
+
+def _tested(
+    a: Sequence[float],
+    b: Sequence[float],
+    clusters: Sequence[str] | None,
+    limits: tuple[float, float],
+    sequential: bool,
+) -> statistics.PairedTest:
+    if sequential:
+        return _sequentially(a, b, clusters)
+    return statistics.paired_test(a, b, clusters=clusters, limits=limits)
 
 
 def _sequentially(a: Sequence[float], b: Sequence[float], clusters: Sequence[str] | None) -> statistics.PairedTest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -83,6 +84,65 @@ class RowResult:
         row = EvalRow(values["id"], values["inputs"], values["expectations"], tuple(values["contexts"]), values["tags"])
         scores = {name: Score(**score) for name, score in values["scores"].items()}
         return cls(row, Output.from_json(values["output"]), scores)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCounts:
+    """What became of a run's rows, whatever the scorers say: the one count that every table, page and verdict reads.
+
+    failed: no answer came. cut_off: the answer ended at `max_tokens` (finish reason `length`). empty: it came without a
+    visible character. An answer may be both cut off and empty.
+    """
+
+    rows: int = 0
+    failed: int = 0
+    cut_off: int = 0
+    empty: int = 0
+
+    @classmethod
+    def of(cls, outputs: Iterable[Output]) -> AnswerCounts:
+        return functools.reduce(cls.plus, outputs, cls())
+
+    def plus(self, output: Output) -> AnswerCounts:
+        """With one more row."""
+        answered = output.error is None
+        return AnswerCounts(
+            self.rows + 1,
+            self.failed + (not answered),
+            self.cut_off + (answered and output.finish_reason == "length"),
+            self.empty + (answered and not output.text.strip()),
+        )
+
+    @property
+    def flawed(self) -> bool:
+        """Whether any row failed, or was answered in part or not at all."""
+        return bool(self.failed or self.cut_off or self.empty)
+
+    def share(self, count: int) -> float:
+        """Of all rows; 0 of none."""
+        return count / self.rows if self.rows else 0.0
+
+    def sentence(self) -> str:
+        """`of 100 rows 3 failed, 86 answers cut off at max_tokens (86 %), 2 empty (2 %)`; or that all is well."""
+        said = [
+            f"{count} {words} ({100 * self.share(count):.3g} %)"
+            for count, words in (
+                (self.failed, "failed"),
+                (self.cut_off, "cut off at max_tokens"),
+                (self.empty, "empty"),
+            )
+            if count
+        ]
+        rows = f"{self.rows} row{'' if self.rows == 1 else 's'}"
+        return f"of {rows} {', '.join(said)}" if said else f"{rows}, none failed, cut off or empty"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "cut_off_share": self.share(self.cut_off), "empty_share": self.share(self.empty)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> AnswerCounts:
+        """Reads what `to_json` gave."""
+        return cls(*(int(values[name]) for name in ("rows", "failed", "cut_off", "empty")))
 
 
 @dataclass(frozen=True, slots=True)

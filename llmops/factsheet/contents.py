@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from llmops.evaluation.results import AnswerCounts
+
 Interval = tuple[float, float]
 Kind = Literal["release", "tabular"]
 
@@ -115,7 +117,8 @@ class Slice:
 class Evaluation:
     """One recorded run. deciding: metrics that a gate on record reads, the primary first. settings: engine, seed, slots
     … as MLflow shows them. judges: scorer → its agreement with people, None where that was never measured. whole: all
-    rows of the eval sets were run; None where that cannot be told."""
+    rows of the eval sets were run; None where that cannot be told. answers: what became of its rows; None where nobody
+    counted."""
 
     suite: str
     run_id: str
@@ -132,6 +135,7 @@ class Evaluation:
     whole: bool | None = True
     stopped_early: bool = False
     clustered_by: str | None = None
+    answers: AnswerCounts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +166,9 @@ class Difference:
 class Gate:
     """One verdict. against: who was champion; None for nobody. compared_with: what the differences are to, where that
     is not the champion. checks: names of what was asked. current: it is the one that a promotion reads, of its suite.
-    untrusted: judges that were not allowed to gate. power: what so many rows can see, by metric. attested: whether it
-    is the very verdict whose hash the audit log has; None where that has none."""
+    loosened: rules that ask less than earlier gates did, and who loosened each. untrusted: judges that were not allowed
+    to gate. power: what so many rows can see, by metric. attested: whether it is the very verdict whose hash the audit
+    log has; None where that has none."""
 
     suite: str
     verdict: str
@@ -179,6 +184,7 @@ class Gate:
     attested: bool | None = None
     compared_with: str | None = None
     checks: tuple[str, ...] = ()
+    loosened: tuple[str, ...] = ()
 
     @property
     def other(self) -> str | None:

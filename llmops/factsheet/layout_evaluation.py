@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.reports.wording import count, counted, interval, number, probability, signed
 from llmops.factsheet.blocks import (
     NOT_ON_RECORD,
@@ -35,6 +35,8 @@ def _evaluation(run: Evaluation) -> Iterator[Block]:
     rows = f"{count(run.rows)} rows" if run.rows is not None else "rows not on record"
     said = [f"{run.suite}: {rows}", f"run {run.run_id}", time_or_unknown(run.at), f"by {run.by}" if run.by else ""]
     yield Means(", ".join(part for part in said if part), tuple(_mean_line(run, metric) for metric in run.metrics))
+    if run.answers is not None:
+        yield Note(f"Answers of {run.suite}: {run.answers.sentence()}.")
     if run.slices:
         several = len({part.metric.name for part in run.slices}) > 1
         lines = [(part.name, part.metric.name if several else "", part.metric) for part in run.slices]
@@ -73,7 +75,8 @@ def _gate(gate: Gate) -> Iterator[Block]:
         ("against", gate.against or "no champion at that time"),
         *([("compared with", gate.compared_with)] if gate.compared_with else []),
         ("when", time_or_unknown(gate.at)),
-        ("rules", _rules(gate.rules) or "; ".join(gate.checks) or NOT_ON_RECORD),
+        ("rules", _rules(gate)),
+        *([("rules loosened", "; ".join(gate.loosened))] if gate.loosened else []),
         ("run", gate.run_id or NOT_ON_RECORD),
         ("as the audit log has it", _ATTESTED[gate.attested]),
     ]
@@ -86,15 +89,10 @@ def _gate(gate: Gate) -> Iterator[Block]:
         yield Table(f"{gate.suite} against {gate.other}: a is {gate.other}, b is this version", columns, lines)
 
 
-def _rules(rules: Mapping[str, Any]) -> str:
-    """The rules in words, those that ask for nothing left out."""
-    margin = f" by {rules['margin']:g} or more" if rules.get("rule") == "not-worse" else ""
-    said = [f"{rules['primary']} decides: {rules['rule']}{margin}"] if "primary" in rules else []
-    for name, words in (("floors", "at least"), ("ceilings", "at most"), ("not_worse", "not worse by")):
-        said += [f"{scorer} {words} {value:g}" for scorer, value in rules.get(name, {}).items()]
-    for part, floors in rules.get("slice_floors", {}).items():
-        said += [f"{scorer} in {part} at least {value:g}" for scorer, value in floors.items()]
-    return "; ".join(said)
+def _rules(gate: Gate) -> str:
+    if "primary" in gate.rules:
+        return GateRules.from_mapping(gate.rules).sentence()
+    return "; ".join(gate.checks) or NOT_ON_RECORD
 
 
 def _difference(found: Difference) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ def _of_gates(sheet: Factsheet) -> Iterator[str]:
         if gate.verdict == "pass" and gate.against is None:
             instead = f"it was compared with {gate.other}" if gate.other else "only floors and ceilings were checked"
             yield f"The gate of {gate.suite} had no champion to compare with: {instead}."
+        yield from (f"The gate of {gate.suite} asked less than one before it: {change}." for change in gate.loosened)
         if gate.attested is False:
             yield f"The gate of {gate.suite} is not the one whose hash the audit log has: it was changed since."
         yield from (
@@ -72,6 +73,8 @@ def _of_evaluation(run: Evaluation) -> Iterator[str]:
         yield f"The run {_short(run.run_id)} of {_called(run)} took some of its rows, not all."
     if run.stopped_early:
         yield f"The run {_short(run.run_id)} of {_called(run)} was stopped as soon as its comparison was decided."
+    if run.answers is not None and run.answers.flawed:
+        yield f"Answers of {_called(run)}: {run.answers.sentence()}."
     yield from _unmeasured(run)
     for scorer, agreement in run.judges.items():
         if agreement is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmops.evaluation.results import Metric, RowResult
+from llmops.evaluation.results import AnswerCounts, Metric, RowResult
 from llmops.hashing import canonical_json
 from llmops.registry.store import Store
 from llmops.versions import ModelVersion, PromptVersion
@@ -67,8 +67,8 @@ def shown_param(value: Any) -> str:
 class EvalRun:
     """A recorded eval run. Rows are read when asked for.
 
-    params: what MLflow shows (engine, slots, seed …). usage: `tokens_in`, `tokens_out` and `cost` over all rows, where
-    they are known.
+    answers: what became of the rows. params: what MLflow shows (engine, slots, seed …). usage: `tokens_in`,
+    `tokens_out` and `cost` over all rows, where they are known.
     """
 
     run_id: str
@@ -82,6 +82,7 @@ class EvalRun:
     experiment_id: str
     params: Mapping[str, str] = field(default_factory=dict)
     usage: Mapping[str, float] = field(default_factory=dict)
+    answers: AnswerCounts = field(default_factory=AnswerCounts)
 
     @property
     def cell(self) -> str:
@@ -107,6 +108,7 @@ def read_run(store: Store, run: Any) -> EvalRun:
         run.info.experiment_id,
         dict(run.data.params),
         summary.get("usage", {}),
+        _answers(store, run_id, summary),
     )
 
 
@@ -116,16 +118,25 @@ def holds_rows(store: Store, run_id: str) -> bool:
     return {ROWS_FILE, SUMMARY_FILE} <= {item.path for item in store.client.list_artifacts(run_id)}
 
 
+def _answers(store: Store, run_id: str, summary: Mapping[str, Any]) -> AnswerCounts:
+    """Of a run that was recorded before they were counted, from its rows."""
+    if "answers" in summary:
+        return AnswerCounts.from_json(summary["answers"])
+    return AnswerCounts.of(result.output for result in RecordedRows(store, run_id, summary["rows"]))
+
+
 class RecordedRows:
     """Every row of a recorded run, read from a local copy of `rows.jsonl` as often as asked, one at a time.
 
     The copy is deleted with this object.
     """
 
-    def __init__(self, path: Path, count: int) -> None:
-        """path: a file in a folder of its own, which now belongs to this object."""
-        self._path, self._count = path, count
-        weakref.finalize(self, shutil.rmtree, path.parent, ignore_errors=True)
+    def __init__(self, store: Store, run_id: str, count: int) -> None:
+        """Fetches the rows. The caller translates MLflow's errors."""
+        folder = Path(tempfile.mkdtemp(prefix="llmops-rows-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._path, self._count = folder / ROWS_FILE, count
+        store.client.download_artifacts(run_id, ROWS_FILE, str(folder))
 
     def __len__(self) -> int:
         return self._count

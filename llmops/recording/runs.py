@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from llmops.errors import UnknownVersion
@@ -15,7 +13,6 @@ from llmops.recording.cell import (
     CELL_TAG,
     COMPLETE_TAG,
     RECORDER_TAG,
-    ROWS_FILE,
     WRITER_TAG,
     CellIdentity,
     EvalRun,
@@ -77,11 +74,8 @@ class EvalRecorder:
 
     def rows(self, run: EvalRun) -> RecordedRows:
         """Every row of a run, with outputs and scores, from a local copy. Raises StoreUnavailable."""
-        folder = tempfile.mkdtemp(prefix="llmops-rows-")
-        recorded = RecordedRows(Path(folder) / ROWS_FILE, run.rows)
         with translated(f"run {run.run_id}"):
-            self._store.client.download_artifacts(run.run_id, ROWS_FILE, folder)
-        return recorded
+            return RecordedRows(self._store, run.run_id, run.rows)
 
     def record(
         self,
@@ -145,9 +139,9 @@ class _Writing:
         with start_run(self._store, **place, run_name=self._cell.title, tags=tags) as run:
             run_id = str(run.info.run_id)
             dataset = self._link(run_id)
-            log_files(client, run_id, self._report, usage)
+            answers = log_files(client, run_id, self._report, usage)
             params["cleaned_texts"] = str(self._write_rows(run, dataset))
-        metrics = run_metrics(self._report, usage, extra_metrics)
+        metrics = run_metrics(self._report, answers, usage, extra_metrics)
         self._log_numbers(run, metrics, params, dataset)
         client.set_tag(run_id, COMPLETE_TAG, "true")
         return run_id

@@ -9,26 +9,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmops.evaluation.results import EvalReport
+from llmops.evaluation.results import AnswerCounts, EvalReport
 from llmops.hashing import canonical_json
 from llmops.recording.cell import ROWS_FILE, SUMMARY_FILE
 
 _NOT_IN_METRIC_NAMES = re.compile(r"[^\w\-. :/]")
 
 
-def log_files(client: Any, run_id: str, report: EvalReport, usage: Mapping[str, float]) -> None:
-    """Writes `rows.jsonl`, `summary.json` and `findings/<scorer>/…`, made on disk, row by row.
-
-    MLflow's errors pass through.
+def log_files(client: Any, run_id: str, report: EvalReport, usage: Mapping[str, float]) -> AnswerCounts:
+    """Writes `rows.jsonl`, `summary.json` and `findings/<scorer>/…`, made on disk, row by row; says what became of the
+    rows. MLflow's errors pass through.
     """
+    answers = AnswerCounts()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         with (folder / ROWS_FILE).open("wb") as file:
             for result in report.results:
+                answers = answers.plus(result.output)
                 # Half a surrogate pair cannot be UTF-8; escaped with a backslash it is what JSON calls it.
                 file.write(canonical_json(result.to_json()).encode(errors="backslashreplace") + b"\n")
         summary = {
             "rows": len(report.results),
+            "answers": answers.to_json(),
             "seconds": report.seconds,
             "tokens_per_second": report.tokens_per_second,
             "usage": dict(usage),
@@ -41,6 +43,7 @@ def log_files(client: Any, run_id: str, report: EvalReport, usage: Mapping[str, 
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
         client.log_artifacts(run_id, made)
+    return answers
 
 
 def usage_of(report: EvalReport, extra_metrics: Mapping[str, float]) -> dict[str, float]:
@@ -49,7 +52,9 @@ def usage_of(report: EvalReport, extra_metrics: Mapping[str, float]) -> dict[str
     return {name: value for name, value in known.items() if value is not None}
 
 
-def run_metrics(report: EvalReport, usage: Mapping[str, float], extra: Mapping[str, float]) -> dict[str, float]:
+def run_metrics(
+    report: EvalReport, answers: AnswerCounts, usage: Mapping[str, float], extra: Mapping[str, float]
+) -> dict[str, float]:
     """Every number of a run by MLflow's name for it; means as `mlflow.genai.evaluate` names them."""
     logged: dict[str, float | None] = {
         "rows": len(report.results),
@@ -57,6 +62,7 @@ def run_metrics(report: EvalReport, usage: Mapping[str, float], extra: Mapping[s
         "from_cache": report.from_cache,
         "seconds": report.seconds,
         "tokens_per_second": report.tokens_per_second,
+        **{f"answers/{name}": value for name, value in answers.to_json().items() if name != "rows"},
         **usage,
     }
     for name, metric in report.metrics.items():

@@ -13,7 +13,8 @@ from llmops.recording.cell import COMPLETE_TAG
 from llmops.recording.fluent import start_run
 from llmops.registry.store import Store, translated
 
-GATE_TAG, GATE_AGAINST_TAG = "llmops.gate", "llmops.gate.against"
+GATE_TAG, GATE_AGAINST_TAG, GATE_REASONS_TAG = "llmops.gate", "llmops.gate.against", "llmops.gate.reasons"
+_LONGEST_TAG = 5000  # characters, which is what MLflow keeps
 _JUDGES, _JUDGE_TAG, _CALIBRATION_FILE = "judges", "llmops.judge_hash", "calibration.json"
 _CALIBRATION_METRICS = ("kappa", "kappa_low", "kappa_high", "n", "n_failed", "accuracy")
 
@@ -36,6 +37,7 @@ def record_verdict(store: Store, run_id: str, verdict: Mapping[str, Any]) -> str
     with translated(f"run {run_id}"):
         store.client.log_dict(run_id, dict(verdict), path)
         store.client.set_tag(run_id, GATE_AGAINST_TAG, against)
+        store.client.set_tag(run_id, GATE_REASONS_TAG, "\n".join(verdict.get("reasons", ()))[:_LONGEST_TAG])
         store.client.set_tag(run_id, GATE_TAG, str(verdict["verdict"]))
     return path
 

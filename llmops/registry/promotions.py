@@ -12,10 +12,13 @@ from typing import Any, Generic, Protocol, TypeVar
 from llmops.audit import AuditEntry, Move
 from llmops.errors import CannotRun, GateRefused, UnknownVersion, UsageError
 from llmops.hashing import canonical_json, content_hash
+from llmops.registry.loosened_rules import loosened_since
 from llmops.registry.moves import CHAMPION_MOVES, Moves, Remember
 from llmops.registry.store import Store, translated
 from llmops.versions import CHALLENGER, CHAMPION, PREVIOUS, Ref
 
+GATE_PASSED = "gate passed"
+"""Why a promotion was allowed; any other reason is one to promote without a passing gate."""
 _GATE_TAG = "llmops.gate"
 
 
@@ -77,15 +80,26 @@ class Promotions(ABC, Generic[V]):
         return _holding(CHAMPION, self.versions(name))
 
     def record_gate(self, version: V, suite: str, verdict: Mapping[str, Any]) -> None:
-        """Keeps a gate's verdict on the version, one for each suite. Raises StoreUnavailable."""
+        """Keeps a gate's verdict on the version, one for each suite. Where its rules are looser than those of an
+        earlier gate, that is part of the record. Raises StoreUnavailable."""
         gate = {**verdict, "at": datetime.now(UTC).isoformat()}
         noted = {"suite": suite, "verdict": gate.get("verdict"), "against": gate.get("against")}
+        if (rules := gate.get("rules")) is not None:
+            gate["loosened"] = noted["loosened"] = self.loosened(version, suite, rules)
+            noted["rules"] = rules
         self.moves.note("gate", version.ref, {**noted, "sha256": content_hash(gate)})
         gates = {**self.gates(version), suite: gate}
         with translated(f"{self.wording.version} {version.ref}"):
             self._store.client.set_model_version_tag(
                 version.name, str(version.version), _GATE_TAG, canonical_json(gates)
             )
+
+    def loosened(self, version: V, suite: str, rules: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What these rules ask less than those of earlier gates of the suite, back to the one that the champion passed:
+        `{"rule", "by", "at"}`, with who first gated by the looser rule, and when (None: now). Raises StoreUnavailable.
+        """
+        champion = self.champion(version.name)
+        return loosened_since(self.moves.audit, version.name, suite, champion.ref if champion else None, rules)
 
     def gates(self, version: V) -> dict[str, Any]:
         """Verdicts by suite: `{"verdict", "reasons", "against", "at"}`. Raises StoreUnavailable."""
@@ -120,7 +134,7 @@ class Promotions(ABC, Generic[V]):
             after[CHAMPION] = version.ref  # last: a call that is cut off after it has nothing left to move
             action = "promote" if why is None else "force-promote"
             old = champion.ref if champion else None
-            move = Move(action, "promote", version.ref, old, version.ref, why or "gate passed", after)
+            move = Move(action, "promote", version.ref, old, version.ref, why or self._passed(version, old), after)
             self.moves.carry_out(move)
             return champion
 
@@ -250,13 +264,17 @@ class Promotions(ABC, Generic[V]):
                 "--force --why TEXT makes it the champion all the same"
             )
 
+    def _passed(self, version: V, against: str | None) -> str:
+        """Why it may be promoted; and which rules were loosened on the way there."""
+        passed = [gate for gate in self.gates(version).values() if gate["against"] == against]
+        loosened = [f"{each['rule']} by {each['by']}" for gate in passed for each in gate.get("loosened", ())]
+        return f"{GATE_PASSED}, by looser rules: {'; '.join(loosened)}" if loosened else GATE_PASSED
+
     def _require_gate(self, version: V, champion: V | None) -> None:
         against = champion.ref if champion else None
         gates = self.gates(version)
         current = {suite: gate for suite, gate in gates.items() if gate["against"] == against}
-        if any(gate["verdict"] == "pass" for gate in current.values()) and not any(
-            gate["verdict"] == "fail" for gate in current.values()
-        ):
+        if current and all(gate["verdict"] == "pass" for gate in current.values()):
             return
         known = ", ".join(f"{suite}: {gate['verdict']}" for suite, gate in current.items()) or "none"
         raise GateRefused(

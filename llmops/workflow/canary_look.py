@@ -10,12 +10,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from llmops.evaluation.gate_rules import MOST_FAILED
+
 if TYPE_CHECKING:
     from monitoring.decide.arms import Arms
     from monitoring.descriptors import Descriptor
     from monitoring.store.summaries import Summary
     from monitoring.stores import Stores
 
+_ERROR = "error"  # the flag of requests that the gateway or the engine failed, or refused
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 
@@ -57,13 +60,16 @@ def _judged(stores: Stores, arms: Arms, accepted: Sequence[str]) -> dict[str, An
 
     rules = stores.config.rules
     comparison = compare_arms(arms, _known_of(stores, arms), rules, rules.alpha(1))
-    rows = f"{arms.after.rows} requests beside {arms.before.rows} of the champion"
+    rows = f"{_told(arms.after)} beside {_told(arms.before)} of the champion"
     if not comparison.alike:
         why = f"{rows}: the questions of both sides differ, so that they cannot be compared"
         return seen("inconclusive", why, comparison.to_json())
     alarms = [raised.alarm for raised in canary_alarms(comparison)]
     if refused := [alarm.why for alarm in alarms if alarm.what not in accepted]:
-        return seen("fail", f"worse on the same traffic: {'; '.join(refused)}", comparison.to_json())
+        return seen("fail", f"{rows}: worse on the same traffic: {'; '.join(refused)}", comparison.to_json())
+    if max(_failed_share(arms.after), _failed_share(arms.before)) > MOST_FAILED:
+        why = f"{rows}: more than {100 * MOST_FAILED:g} % of one side failed, so that what is left says little"
+        return seen("inconclusive", why, comparison.to_json())
     rose = f" but {', '.join(alarm.what for alarm in alarms)}, which is accepted" if alarms else ""
     return seen("pass", f"{rows}: no harmful flag and no latency rose{rose}", comparison.to_json())
 
@@ -74,6 +80,17 @@ def _known_of(stores: Stores, arms: Arms) -> dict[str, Descriptor]:
 
     said = {name: each for name, each in FEEDBACK.items() if _has(arms.before, name) and _has(arms.after, name)}
     return {**stores.config.descriptors.descriptors, **said}
+
+
+def _told(summary: Summary) -> str:
+    """`70 requests`, and how many of them failed."""
+    failed = summary.flags[_ERROR].hits if _ERROR in summary.flags else 0
+    return f"{summary.rows} requests{f' ({failed} failed)' if failed else ''}"
+
+
+def _failed_share(summary: Summary) -> float:
+    found = summary.flags.get(_ERROR)
+    return found.share if found is not None and found.n else 0.0
 
 
 def _has(summary: Summary, name: str) -> bool:

@@ -95,6 +95,7 @@ class CellRun:
             "model": self.cell.model.ref,
             "release": self.cell.release.ref if self.cell.release else None,
             "rows": self.run.rows,
+            "answers": self.run.answers.to_json(),
             "metrics": {name: metric.to_json() for name, metric in self.run.metrics.items()},
             "generated": self.generated,
             "from_cache": self.from_cache,

@@ -18,6 +18,7 @@ from llmops.evaluation.comparison import Comparison, compare
 from llmops.evaluation.eval_set_splits import SourceAccess
 from llmops.evaluation.gate import ALPHA, Facts, Verdict, decide, slice_metrics
 from llmops.evaluation.noise import Noise
+from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.suite import Suite, load_suite, readable_suites
 from llmops.paths import eval_sets_folder
 from llmops.production_log import ProductionLog
@@ -231,8 +232,21 @@ class Evaluations:
             comparison = self.compare_runs(suite, champion, runs["a"], challenger, runs["b"])
         wanted = {name: list(floors) for name, floors in suite.gate.slice_floors.items()}
         slices = slice_metrics(self.rows(runs["b"]), wanted) if wanted else {}
-        distrust = untrusted(suite, self.registry.store, self.workshop)
-        verdict = decide(suite.gate, Facts(runs["b"].metrics, comparison, slices, distrust))
+        facts = Facts(
+            metrics=runs["b"].metrics,
+            comparison=comparison,
+            answers=runs["b"].answers,
+            champion=runs["a"].metrics if "a" in runs else {},
+            slices=slices,
+            untrusted=untrusted(suite, self.registry.store, self.workshop),
+            limits={scorer.name: limits_of(scorer) for scorer in suite.make_scorers()},
+        )
+        verdict = decide(suite.gate, facts)
+        if release is not None:
+            loosened = self.registry.release_versions.loosened(release, suite_name, suite.gate.to_json())
+            verdict = verdict.with_reasons(
+                f"looser than an earlier gate: {each['rule']}, by {each['by']}" for each in loosened
+            )
         self._record_verdict(suite, verdict, comparison, release, champion, runs)
         return Gated(verdict, comparison, runs)
 

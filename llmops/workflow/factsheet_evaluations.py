@@ -135,6 +135,7 @@ def _evaluation(store: Store, found: EvalFacts, gates: Gates) -> Evaluation:
         whole=_whole(found),
         stopped_early=content.get("stopped_early") is not None,
         clustered_by=clustered,
+        answers=run.answers,
     )
 
 
@@ -204,7 +205,12 @@ def _gate(gate: Verdict, file: Verdict, *, current: bool = True) -> Gate:
         current=current,
         compared_with=None if other == against else other,
         checks=tuple(str(check["name"]) for check in checks if "name" in check),
+        loosened=tuple(_loosened(each) for each in gate.get("loosened", ())),
     )
+
+
+def _loosened(change: Mapping[str, Any]) -> str:
+    return f"{change['rule']}, by {change['by']}, {to_the_second(change['at']) or 'with this gate'}"
 
 
 def _differences(comparison: Mapping[str, Any]) -> list[Difference]:

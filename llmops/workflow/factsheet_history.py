@@ -13,13 +13,11 @@ from llmops.factsheet.periods import FOUND, periods_of
 from llmops.factsheet.times import to_the_second
 from llmops.hashing import canonical_json, content_hash
 from llmops.registry import Registry
-from llmops.registry.promotions import Versioned
+from llmops.registry.promotions import GATE_PASSED, Versioned
 from llmops.versions import CHALLENGER, CHAMPION
 
 _FULL, _FULL_TEXT = 20, 4200
 """Entries, and characters, from which on the registry may have dropped older ones."""
-_GATE_PASSED = "gate passed"
-"""Why a promotion was allowed, in the registry's words; any other reason is one to promote without."""
 _STANDING = ("opening", "found")
 
 
@@ -95,7 +93,7 @@ def _history(version: Versioned, told: Sequence[_Told], source: str, complete: b
 
 
 def _remembered(entry: Mapping[str, Any]) -> _Told:
-    forced = entry["what"] == "promote" and entry["why"] != _GATE_PASSED
+    forced = entry["what"] == "promote" and not entry["why"].startswith(GATE_PASSED)
     move = Move(to_the_second(entry["at"]), entry["what"], entry["from"], entry["to"], entry["why"], forced=forced)
     return _Told(move, frozenset((move.old, move.new)))
 

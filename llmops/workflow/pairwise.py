@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from llmops.errors import CannotRun, UsageError
+from llmops.evaluation.gate_rules import MOST_FAILED
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.pairing import paired
 from llmops.evaluation.suite import KAPPA_ASKED, Suite
@@ -47,7 +48,8 @@ class PairwiseAsked:
 @dataclass(frozen=True, slots=True)
 class RunsJudged:
     """Two runs, row by row, as a judge sees them. a, b: as they were asked for. run_ids: of both. untrusted: why the
-    judge's word is not to be relied on; None when it agrees with people well enough."""
+    judge's word is not to be relied on; None when it agrees with people well enough. unanswered, unmatched: of a and of
+    b, judged rows without an answer, and rows that the other run does not have."""
 
     a: str
     b: str
@@ -57,6 +59,20 @@ class RunsJudged:
     untrusted: str | None
     verdicts: Sequence[PairVerdict]
     summary: PairSummary
+    unanswered: tuple[int, int] = (0, 0)
+    unmatched: tuple[int, int] = (0, 0)
+
+    @property
+    def doubts(self) -> list[str]:
+        """Why the outcome is not to be relied on; none where it is."""
+        found = [self.untrusted] if self.untrusted else []
+        rows = len(self.verdicts)
+        if self.summary.failed > MOST_FAILED * rows:
+            found.append(f"{self.summary.failed} of {rows} rows have no verdict")
+        for name, unmatched in zip((self.a, self.b), self.unmatched, strict=True):
+            if unmatched > MOST_FAILED * (rows + unmatched):
+                found.append(f"{unmatched} of {rows + unmatched} rows of {name} are not in the other run")
+        return found
 
     @property
     def contradicting(self) -> int:
@@ -80,6 +96,9 @@ class RunsJudged:
             "losses": found.wins,
             "ties": found.ties,
             "n_failed": found.failed,
+            "unanswered": dict(zip("ab", self.unanswered, strict=True)),
+            "unmatched": dict(zip("ab", self.unmatched, strict=True)),
+            "doubts": self.doubts,
             "win_share": None if share is None else 1 - share,
             "ci95": [1 - ends[1], 1 - ends[0]] if ends else None,
             "p_value": found.p_value,
@@ -151,8 +170,9 @@ def judge_runs(evaluations: Evaluations, settings: Settings, asked: PairwiseAske
     endpoint = judge_endpoint(with_judge(settings, asked.judge, asked.key_variable), suite, asked.judge)
     judge = pair_judge(endpoint, asked.instructions, asked.input_variable)
     endpoint.read_key()
-    joined = islice(paired(evaluations.rows(run_a), evaluations.rows(run_b)), asked.limit)
-    pairs = [Pair(left.row, left.output, right.output) for left, right in joined]
+    joined = paired(evaluations.rows(run_a), evaluations.rows(run_b))
+    pairs = [Pair(left.row, left.output, right.output) for left, right in islice(joined, asked.limit)]
+    matched = len(pairs) + sum(1 for _ in joined)
     with closing(GenerationCache(settings.generation_cache_dir)) as cache:
         verdicts, summary = judge_pairs(judge, pairs, cache=cache, progress=progress)
     if summary.failed == len(verdicts):
@@ -160,7 +180,11 @@ def judge_runs(evaluations: Evaluations, settings: Settings, asked: PairwiseAske
     store = evaluations.registry.store
     why = distrust(find_calibration(store, judge_hash(judge)), kappa_of(suite, endpoint))
     run_ids = (run_a.run_id, run_b.run_id)
-    made = RunsJudged(asked.a, asked.b, suite.name, run_ids, judge_name(endpoint), why, verdicts, summary)
+    unanswered = sum(pair.a.error is not None for pair in pairs), sum(pair.b.error is not None for pair in pairs)
+    unmatched = run_a.rows - matched, run_b.rows - matched
+    made = RunsJudged(
+        asked.a, asked.b, suite.name, run_ids, judge_name(endpoint), why, verdicts, summary, unanswered, unmatched
+    )
     record = {**made.to_json(), "identity": dict(judge.identity), "verdicts": [item.to_json() for item in verdicts]}
     record_comparison(store, run_b.run_id, f"pairwise-against-{re.sub('[^A-Za-z0-9_.]', '-', asked.a)}", record)
     return made

@@ -144,6 +144,7 @@ def leaderboard(evaluations: Evaluations, suite: Suite, done: Sequence[CellRun])
                 "ci95": metric.ci95,
                 "n_scored": metric.n_scored,
                 "n_failed": metric.n_failed,
+                "answers": cast(Any, run.answers.to_json()),
                 "tokens_out": int(run.usage["tokens_out"]) if "tokens_out" in run.usage else None,
                 "cost": run.usage.get("cost"),
                 "latency_ms_p50": latencies[i],

@@ -251,7 +251,9 @@ def test_a_comparison_is_plain_json(scorer: Any) -> None:
     value = json.loads(json.dumps(found.to_json()))
 
     told = {"a", "b", "rows", "metrics", "slices", "changed_rows"}
-    assert value.keys() == told | {"power", "noise", "sequential", "unmatched_a", "unmatched_b", "not_compared"}
+    assert value.keys() == told | {
+        "power", "noise", "sequential", "unmatched_a", "unmatched_b", "not_compared", "answers", "rows_told"
+    }  # fmt: skip
     assert (value["a"], value["b"], value["rows"]) == ("x", "y", 6)
     assert value["metrics"]["right"].keys() == {
         "a", "b", "difference", "ci95", "p_value", "p_adjusted", "test", "wins", "losses", "ties", "n",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,24 +12,42 @@ import pytest
 from llmops.errors import UsageError
 from llmops.evaluation.comparison import Comparison, MetricComparison
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.gate import Facts, GateRules, Verdict, decide, slice_metrics
-from llmops.evaluation.results import Metric, Output, RowResult, Score
+from llmops.evaluation.gate import Check, Facts, GateRules, Verdict, decide, slice_metrics
+from llmops.evaluation.results import AnswerCounts, Metric, Output, RowResult, Score
 
 GOOD = {"right": Metric(0.8, 100, 0, (0.7, 0.9))}
+ROWS = AnswerCounts(100)
+LIMITS = {"right": (0.0, 1.0), "valid": (0.0, 1.0), "kind": (0.0, 1.0), "latency": (0.0, math.inf)}
+
+
+def facts(metrics: Mapping[str, Metric], comparison: Comparison | None, **further: Any) -> Facts:
+    """Of a challenger and a champion who have a score in every row of what is compared."""
+    scored = {name: Metric(0.5, 100, 0, None) for name in comparison.metrics} if comparison else {}
+    return Facts({**scored, **metrics}, comparison, ROWS, champion=scored, limits=LIMITS, **further)
 
 
 def against(
     difference: float, ci95: tuple[float, float], p_value: float, n: int = 100, name: str = "right"
 ) -> Comparison:
     metric = MetricComparison(0.5, 0.5 + difference, difference, ci95, p_value, 1.0, "made-up", 3, 2, n - 5, n)
-    return Comparison("a", "b", n, {name: metric}, {}, [])
+    return made_of({name: metric}, n)
+
+
+def made_of(metrics: Mapping[str, MetricComparison], n: int = 100) -> Comparison:
+    return Comparison("a", "b", n, metrics, {}, [], answers_a=AnswerCounts(n), answers_b=AnswerCounts(n))
+
+
+def of_rules(found: Verdict) -> list[Check]:
+    """Without the check of the rows, which always stands in a verdict."""
+    assert found.checks[-1].name == "rows"
+    return list(found.checks[:-1])
 
 
 def verdict(rules: GateRules, comparison: Comparison | None, better_up: bool = True) -> Verdict:
     if comparison is not None:
         metrics = {name: replace(m, higher_is_better=better_up) for name, m in comparison.metrics.items()}
         comparison = replace(comparison, metrics=metrics)
-    return decide(rules, Facts(GOOD, comparison))
+    return decide(rules, facts(GOOD, comparison))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +70,7 @@ def test_better_asks_for_a_significant_gain(
     found = verdict(GateRules("right"), against(difference, ci95, p_value), better_up)
 
     assert found.verdict == expected
-    assert reason in found.reasons[-1]
+    assert reason in found.reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +112,7 @@ def test_few_pairs_may_still_show_a_loss() -> None:
 def test_a_primary_metric_that_was_not_compared_is_inconclusive() -> None:
     found = verdict(GateRules("right"), against(0.1, (0.05, 0.15), 0.001, name="other"))
 
-    assert (found.verdict, found.reasons) == ("inconclusive", ("right was scored in no row of both runs",))
+    assert (found.verdict, found.reasons[0]) == ("inconclusive", "right was scored in no row of a")
 
 
 @pytest.mark.parametrize(
@@ -100,17 +120,36 @@ def test_a_primary_metric_that_was_not_compared_is_inconclusive() -> None:
     [
         (Metric(0.5, 10, 0, None), 0.5, "pass"),
         (Metric(0.49, 10, 0, None), 0.5, "fail"),
-        (Metric(1.0, 5, 5, None), 0.5, "pass"),
-        (Metric(1.0, 4, 6, None), 0.5, "fail"),  # a row without a score counts as 0
-        (Metric(None, 0, 10, None), 0.1, "fail"),
-        (Metric(None, 0, 0, None), 0.1, "fail"),
+        (Metric(1.0, 95, 5, None), 0.95, "pass"),  # also with 5 rows of score 0
+        (Metric(1.0, 95, 5, None), 0.96, "inconclusive"),  # what the 5 would have scored decides it
+        (Metric(0.5, 95, 5, None), 0.525, "inconclusive"),
+        (Metric(0.5, 95, 5, None), 0.53, "fail"),  # also with 5 rows of score 1
+        (Metric(1.0, 5, 5, None), 0.1, "inconclusive"),  # half of the rows failed
+        (Metric(0.0, 5, 5, None), 0.6, "fail"),
+        (Metric(None, 0, 10, None), 0.1, "inconclusive"),
+        (Metric(None, 0, 0, None), 0.1, "inconclusive"),
+        (Metric(1.0, 4, 0, None), 0.1, "inconclusive"),  # four rows are no evidence
     ],
 )
 def test_without_a_champion_only_the_floors_count(metric: Metric, floor: float, expected: str) -> None:
-    found = decide(GateRules("right", floors={"right": floor}), Facts({"right": metric}, None))
+    found = decide(GateRules("right", floors={"right": floor}), facts({"right": metric}, None))
 
     assert found.verdict == expected
-    assert found.reasons[-1] == "no champion to compare with: only the floors count"
+    assert found.reasons[-1] == "no champion to compare with: only floors and ceilings count"
+
+
+def test_a_first_release_without_floors_passes_if_its_primary_metric_was_measured() -> None:
+    measured = decide(GateRules("right"), facts(GOOD, None))
+    failed = decide(GateRules("right"), facts({"right": Metric(None, 0, 100, None)}, None))
+    absent = decide(GateRules("right", not_worse={"valid": 0.1}), facts(GOOD, None))
+
+    assert (measured.verdict, failed.verdict, absent.verdict) == ("pass", "inconclusive", "inconclusive")
+    assert measured.reasons == (
+        "right is 0.800 over 100 rows",
+        "the challenger: 100 rows, none failed, cut off or empty",
+        "no champion to compare with, and no floors or ceilings to check",
+    )
+    assert failed.reasons[0] == "right was scored in no row (100 failed)"
 
 
 @pytest.mark.parametrize("comparison", [against(0.1, (0.05, 0.15), 0.001), against(0.0, (-0.1, 0.1), 1.0)])
@@ -128,29 +167,31 @@ def test_floors_that_hold_do_not_turn_a_loss_into_a_pass() -> None:
     assert "at or above its floor" in found.reasons[0]
 
 
-def test_a_floor_of_a_scorer_that_the_run_does_not_have_is_missed() -> None:
-    found = decide(GateRules("right", floors={"added": 0.1}), Facts(GOOD, None))
+def test_a_floor_of_a_scorer_that_the_run_does_not_have_cannot_be_told() -> None:
+    found = decide(GateRules("right", floors={"added": 0.1}), facts(GOOD, None))
 
-    assert found.verdict == "fail"
+    assert (found.verdict, found.reasons[0]) == (
+        "inconclusive", "added was scored in no row, so its floor of 0.1 says nothing"
+    )  # fmt: skip
 
 
 def test_every_floor_has_a_reason_and_failed_rows_are_named() -> None:
     metrics = {**GOOD, "valid": Metric(1.0, 8, 2, None)}
 
-    found = decide(GateRules("right", floors={"right": 0.5, "valid": 0.9}), Facts(metrics, None))
+    found = decide(GateRules("right", floors={"right": 0.5, "valid": 0.9}), facts(metrics, None))
 
     assert found.reasons[:2] == (
         "right is 0.800, at or above its floor of 0.5",
-        "valid is 0.800, below its floor of 0.9, 2 of 10 rows failed",
+        "valid is 1.000, at or above its floor of 0.9, 2 of 10 rows failed, at most 10 % may",
     )
 
 
 def test_the_reason_shows_the_numbers() -> None:
-    reason = verdict(GateRules("right"), against(0.1, (0.05, 0.15), 0.0123)).reasons[-1]
+    reason = verdict(GateRules("right"), against(0.1, (0.05, 0.15), 0.0123)).reasons[0]
 
     assert reason == (
-        "right 0.500 → 0.600: difference +0.100, 95 % interval +0.050 to +0.150, p = 0.0123, 3 wins, 2 losses, "
-        "95 ties: significantly better"
+        "right 0.500 → 0.600 over 100 pairs: difference +0.100, 95 % interval +0.050 to +0.150, p = 0.0123, "
+        "3 wins, 2 losses, 95 ties: significantly better"
     )
 
 
@@ -189,6 +230,10 @@ def test_a_wrong_rule_names_its_key(changed: dict[str, Any], key: str) -> None:
         ({"not_worse": {"right": -0.1}}, "not_worse"),
         ({"not_worse": {"right": None}}, "not_worse"),
         ({"slice_floors": 0.1}, "slice_floors"),
+        ({"most_failed": 10}, "most_failed"),
+        ({"most_failed": -0.1}, "most_failed"),
+        ({"most_failed": "10 %"}, "most_failed"),
+        ({"most_failed": True}, "most_failed"),
         ({"slice_floors": {"topic": {"right": 0.5}}}, "slice_floors"),
         ({"slice_floors": {"topic=sums": 0.5}}, "topic=sums"),
         ({"slice_floors": {"topic=sums": {"right": "half"}}}, "topic=sums"),
@@ -207,6 +252,7 @@ RULES = {
     "ceilings": {"latency": 900.0},
     "not_worse": {"valid": 0.02},
     "slice_floors": {"topic=sums": {"right": 0.4, "kind": 0.3}},
+    "most_failed": 0.2,
 }
 
 
@@ -225,22 +271,36 @@ def test_rules_are_read_and_told_alike_and_name_all_their_scorers() -> None:
     [
         (Metric(900.0, 10, 0, None), "pass", "latency is 900, at or below its ceiling of 900"),
         (Metric(900.5, 10, 0, None), "fail", "latency is 900.5, above its ceiling of 900"),
-        (
-            Metric(10.0, 4, 6, None),
-            "pass",
-            "latency is 10, at or below its ceiling of 900, over the 4 rows that have it",
-        ),
-        (Metric(None, 0, 10, None), "fail", "latency was measured in no row, so its ceiling says nothing"),
-        (None, "fail", "latency was measured in no row, so its ceiling says nothing"),
+        # How slow the failed one would have been, nobody knows; and not even at 0 ms could it save the others.
+        (Metric(10.0, 99, 1, None), "inconclusive", ", 1 of 100 rows failed, and what they had scored decides it"),
+        (Metric(1000.0, 99, 1, None), "fail", ", 1 of 100 rows failed, and is missed whatever they had scored"),
+        (Metric(905.0, 99, 1, None), "inconclusive", "latency is 905, above its ceiling of 900, 1 of 100 rows failed"),
+        (Metric(10.0, 4, 6, None), "inconclusive", ", 6 of 10 rows failed, at most 10 % may"),
+        (Metric(None, 0, 10, None), "inconclusive", "latency was scored in no row (10 failed), so its ceiling of 900"),
+        (None, "inconclusive", "latency was scored in no row, so its ceiling of 900 says nothing"),
     ],
 )
 def test_a_ceiling_is_the_most_a_mean_may_be(metric: Metric | None, expected: str, reason: str) -> None:
     metrics = {**GOOD, "latency": metric} if metric else GOOD
 
-    found = decide(GateRules("right", ceilings={"latency": 900.0}), Facts(metrics, None))
+    found = decide(GateRules("right", ceilings={"latency": 900.0}), facts(metrics, None))
 
-    assert (found.verdict, found.reasons[0]) == (expected, reason)
-    assert [(check.kind, check.metric, check.outcome) for check in found.checks] == [("ceiling", "latency", expected)]
+    assert found.verdict == expected
+    assert reason in found.reasons[0]
+    check = found.checks[0]
+    assert (check.kind, check.metric, check.outcome) == ("ceiling", "latency", expected)
+
+
+def test_a_ceiling_of_shares_takes_every_failed_row_for_the_worst() -> None:
+    rules, limits = GateRules("right", ceilings={"refusal": 0.1}), {"refusal": (0.0, 1.0)}
+
+    def found(metric: Metric) -> str:
+        return decide(rules, replace(facts({**GOOD, "refusal": metric}, None), limits=limits)).verdict
+
+    assert [found(Metric(0.05, 100 - failed, failed, None)) for failed in (0, 5, 6, 100 - 20)] == [
+        "pass", "pass", "inconclusive", "inconclusive"
+    ]  # fmt: skip
+    assert found(Metric(0.5, 50, 50, None)) == "fail"
 
 
 # Further metrics that must not get worse
@@ -248,7 +308,7 @@ def test_a_ceiling_is_the_most_a_mean_may_be(metric: Metric | None, expected: st
 
 def compared(**metrics: tuple[float, tuple[float, float], float]) -> Comparison:
     found = {name: against(*values, name=name).metrics[name] for name, values in metrics.items()}
-    return Comparison("a", "b", 100, found, {}, [])
+    return made_of(found)
 
 
 GAIN = (0.1, (0.05, 0.15), 0.001)
@@ -268,19 +328,21 @@ def test_a_gain_is_no_pass_where_another_metric_may_have_become_worse(
 ) -> None:
     rules = GateRules("right", not_worse={"valid": 0.02})
 
-    found = decide(rules, Facts(GOOD, compared(right=GAIN, valid=valid)))
+    found = decide(rules, facts(GOOD, compared(right=GAIN, valid=valid)))
 
     assert found.verdict == expected
-    assert [(check.name, check.kind, check.outcome) for check in found.checks] == [
+    assert [(check.name, check.kind, check.outcome) for check in of_rules(found)] == [
         ("right better", "superiority", "pass"),
         ("valid not-worse", "non-inferiority", expected),
     ]
 
 
 def test_a_metric_that_was_not_compared_cannot_be_said_to_be_no_worse() -> None:
-    found = decide(GateRules("right", not_worse={"valid": 0.02}), Facts(GOOD, compared(right=GAIN)))
+    found = decide(GateRules("right", not_worse={"valid": 0.02}), facts(GOOD, compared(right=GAIN)))
 
-    assert (found.verdict, found.reasons[-1]) == ("inconclusive", "valid was scored in no row of both runs")
+    assert (found.verdict, found.reasons[1]) == (
+        "inconclusive", "valid was scored in no row of a; valid was scored in no row of b"
+    )  # fmt: skip
 
 
 def test_a_metric_that_is_better_when_lower_may_rise_by_the_margin_only() -> None:
@@ -289,7 +351,7 @@ def test_a_metric_that_is_better_when_lower_may_rise_by_the_margin_only() -> Non
 
     verdicts = [
         decide(
-            GateRules("right", not_worse={"seconds": margin}), Facts(GOOD, replace(comparison, metrics=lower))
+            GateRules("right", not_worse={"seconds": margin}), facts(GOOD, replace(comparison, metrics=lower))
         ).verdict
         for margin in (0.2, 0.1, 0.04)
     ]
@@ -309,24 +371,27 @@ def slice_rules(floor: float = 0.5) -> GateRules:
     [
         (Metric(0.5, 8, 0, None), "pass"),
         (Metric(0.4, 8, 0, None), "fail"),
-        (Metric(1.0, 3, 5, None), "fail"),  # a row without a score counts as 0
-        (Metric(None, 0, 0, None), "fail"),
+        (Metric(1.0, 3, 5, None), "inconclusive"),
+        (Metric(0.1, 3, 5, None), "inconclusive"),  # the five might have been right
+        (Metric(0.2, 7, 1, None), "fail"),
+        (Metric(1.0, 4, 0, None), "inconclusive"),  # four rows are no evidence
+        (Metric(None, 0, 0, None), "inconclusive"),
     ],
 )
 def test_a_slice_has_a_floor_of_its_own(metric: Metric, expected: str) -> None:
-    found = decide(slice_rules(), Facts(GOOD, None, {"topic=sums": {"right": metric}}))
+    found = decide(slice_rules(), facts(GOOD, None, slices={"topic=sums": {"right": metric}}))
 
     assert found.verdict == expected
-    [check] = found.checks
+    check = found.checks[0]
     assert (check.name, check.kind, check.metric) == ("right floor in topic=sums", "slice-floor", "right")
     assert check.detail.startswith("right in topic=sums ")
 
 
-def test_a_slice_that_the_rows_do_not_have_misses_its_floor() -> None:
-    found = decide(slice_rules(), Facts(GOOD, None))
+def test_a_floor_of_a_slice_that_the_rows_do_not_have_cannot_be_told() -> None:
+    found = decide(slice_rules(), facts(GOOD, None))
 
-    assert found.verdict == "fail"
-    assert found.reasons[0] == "right in topic=sums was scored in no row, so its floor of 0.5 is not met"
+    assert found.verdict == "inconclusive"
+    assert found.reasons[0] == "right in topic=sums was scored in no row, so its floor of 0.5 says nothing"
 
 
 def result(topic: str, **scores: Any) -> RowResult:
@@ -358,14 +423,11 @@ def test_a_scorer_that_was_left_out_of_the_run_has_no_score_in_its_slice() -> No
 def test_a_judge_that_is_not_trusted_cannot_pass() -> None:
     distrust = {"right": "its judge is not calibrated"}
 
-    found = decide(GateRules("right"), Facts(GOOD, compared(right=GAIN), untrusted=distrust))
+    found = decide(GateRules("right"), facts(GOOD, compared(right=GAIN), untrusted=distrust))
 
     assert found.verdict == "inconclusive"
     assert found.reasons[0] == "right cannot gate: its judge is not calibrated"
-    assert [(check.kind, check.outcome) for check in found.checks] == [
-        ("judge", "inconclusive"),
-        ("superiority", "pass"),
-    ]
+    assert [(check.kind, check.outcome) for check in of_rules(found)] == [("judge", "inconclusive")]
 
 
 @pytest.mark.parametrize(
@@ -382,25 +444,35 @@ def test_a_judge_that_is_not_trusted_counts_wherever_a_rule_names_it(rules: Gate
     comparison = compared(right=GAIN, kind=(0.0, (-0.01, 0.01), 1.0))
     slices = {"topic=sums": {"kind": metrics["kind"]}}
 
-    trusted = decide(rules, Facts(metrics, comparison, slices))
-    untrusted = decide(rules, Facts(metrics, comparison, slices, {"kind": "not calibrated", "other": "no judge"}))
+    trusted = decide(rules, facts(metrics, comparison, slices=slices))
+    untrusted = decide(
+        rules, facts(metrics, comparison, slices=slices, untrusted={"kind": "not calibrated", "other": "no judge"})
+    )
 
     assert (trusted.verdict, untrusted.verdict) == ("pass", "inconclusive")
     assert [check.metric for check in untrusted.checks if check.kind == "judge"] == ["kind"]
 
 
-def test_a_judge_that_is_not_trusted_does_not_hide_a_failure() -> None:
-    found = decide(
-        GateRules("right", floors={"right": 0.9}), Facts(GOOD, compared(right=GAIN), untrusted={"right": "why"})
+@pytest.mark.parametrize("rule", ["better", "not-worse"])
+def test_the_rules_of_a_judge_that_is_not_trusted_say_nothing_and_others_still_do(rule: str) -> None:
+    rules = GateRules("right", rule, 0.05, floors={"right": 0.9}, slice_floors={"topic=sums": {"right": 0.9}})
+    lost = against(-0.1, (-0.15, -0.05), 0.001)
+    distrust = {"right": "κ 0.61 is not surely 0.9 or more"}
+
+    untrusted = decide(rules, facts(GOOD, lost, untrusted=distrust))
+    another = decide(
+        replace(rules, floors={**rules.floors, "valid": 0.9}),
+        facts({**GOOD, "valid": Metric(0.5, 100, 0, None)}, lost, untrusted=distrust),
     )
 
-    assert found.verdict == "fail"
+    assert (untrusted.verdict, another.verdict) == ("inconclusive", "fail")
+    assert untrusted.reasons[0] == "right cannot gate: κ 0.61 is not surely 0.9 or more"
 
 
 def test_a_verdict_tells_every_check_as_plain_json() -> None:
-    found = decide(GateRules("right", floors={"right": 0.9}), Facts(GOOD, None))
+    found = decide(GateRules("right", floors={"right": 0.9}), facts(GOOD, None))
 
-    assert found.to_json()["checks"] == [
+    assert found.to_json()["checks"][:1] == [
         {
             "name": "right floor",
             "kind": "floor",

@@ -19,6 +19,15 @@ class Turn(TypedDict):
     content: str
 
 
+class Answers(TypedDict):
+    """What became of a run's rows (`results.AnswerCounts.to_json`)."""
+
+    rows: int
+    failed: int
+    cut_off: int
+    empty: int
+
+
 class MetricSummary(TypedDict):
     """One scorer over one run (`results.Metric.to_json`)."""
 
@@ -77,11 +86,13 @@ class Noise(TypedDict):
 
 
 class ComparisonContents(TypedDict):
-    """Two runs, row by row (`comparison.Comparison.to_json`). slices: by `tag=value`, by metric. power: sentences."""
+    """Two runs, row by row (`comparison.Comparison.to_json`). rows_told: what became of the rows of both, in a
+    sentence. slices: by `tag=value`, by metric. power: sentences."""
 
     a: str
     b: str
     rows: int
+    rows_told: NotRequired[str]
     metrics: Mapping[str, MetricDifference]
     slices: Mapping[str, Mapping[str, MetricDifference]]
     noise: NotRequired[Noise | None]
@@ -158,6 +169,7 @@ class LeaderboardCell(TypedDict):
     ci95: Sequence[float] | None
     n_scored: int
     n_failed: int
+    answers: Answers
     tokens_out: int | None
     cost: float | None
     latency_ms_p50: float | None

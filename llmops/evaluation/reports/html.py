@@ -14,7 +14,15 @@ from llmops.evaluation.reports.markup import Markup, element, joined
 from llmops.evaluation.reports.page import page, section, table, write_page
 from llmops.evaluation.reports.row_block import row_block
 from llmops.evaluation.reports.row_selection import Selection, most_changed, select
-from llmops.evaluation.reports.wording import P_VALUES, SIGN_OF_OUTCOME, count, counted, noise_sentence, summary
+from llmops.evaluation.reports.wording import (
+    P_VALUES,
+    SIGN_OF_OUTCOME,
+    count,
+    counted,
+    further_reasons,
+    noise_sentence,
+    summary,
+)
 
 MOST_ROWS = 2_000
 
@@ -80,10 +88,11 @@ def _verdict(report: Report) -> Markup:
 
 
 def _reasons(verdict: VerdictContents) -> Markup:
-    """The gate's checks, which say what its reasons say; its reasons where it names no checks."""
-    if checks := verdict.get("checks"):
-        return table("What the gate checked", ("", "check", "what was found"), map(_check_line, checks), "checks")
-    return element("ul", *(element("li", reason) for reason in verdict["reasons"]))
+    """The gate's checks, and what its reasons say besides."""
+    checks, further = verdict.get("checks"), further_reasons(verdict)
+    columns = ("", "check", "what was found")
+    shown = table("What the gate checked", columns, map(_check_line, checks), "checks") if checks else None
+    return joined([shown, element("ul", *(element("li", reason) for reason in further)) if further else None])
 
 
 def _check_line(check: Check) -> Markup:
@@ -99,8 +108,10 @@ def _metrics(report: Report) -> Markup:
     shaded = any(metric.get("detectable") for metric in comparison["metrics"].values())
     key = f"▲ better, ▼ worse, ◆ changed, ○ no clear difference. {P_VALUES}"
     band = " The grey band holds differences too small to be detected with so many rows." if shaded else ""
+    told = comparison.get("rows_told")
     return section(
         "Metrics",
+        element("p", told) if told else Markup(""),
         *metric_tables(report),
         element("p", key, band, class_="note"),
         *(element("p", sentence) for sentence in sentences),

@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element, SubElement
 
 from llmops.evaluation.reports.contents import Check, Outcome, Report, Row, VerdictContents
 from llmops.evaluation.reports.row_selection import Selection, select, worst_first
-from llmops.evaluation.reports.wording import gain, primary_direction, printable, shortened, signed
+from llmops.evaluation.reports.wording import further_reasons, gain, primary_direction, printable, shortened, signed
 
 MOST_ROWS = 1_000
 _LONGEST_TEXT = 2_000
@@ -37,6 +37,10 @@ def _add_gate(root: Element, report: Report, verdict: VerdictContents) -> None:
         case = _case(suite, f"{report['suite']}.gate", f"{check['name']} ({check['kind']})")
         if check["outcome"] != "pass":
             _problem(case, "failure", check["outcome"], check["detail"])
+        else:
+            _element("system-out", case).text = printable(check["detail"])
+    if verdict.get("checks") and (further := further_reasons(verdict)):
+        _element("system-out", suite).text = printable("\n".join(further))
     _count(suite)
 
 
@@ -49,7 +53,9 @@ def _verdict_as_check(report: Report, verdict: VerdictContents) -> Sequence[Chec
 def _add_rows(root: Element, report: Report, selection: Selection) -> None:
     suite = _suite(root, report, "rows")
     properties = _element("properties", suite)
-    for name, value in (("rows", selection.total), ("rows_shown", len(selection.rows)), ("metric", report["primary"])):
+    told = report["comparison"].get("rows_told", "")
+    shown = {"rows": selection.total, "rows_shown": len(selection.rows), "metric": report["primary"], "answers": told}
+    for name, value in shown.items():
         _element("property", properties, name=name, value=str(value))
     higher = primary_direction(report)
     for row in selection.rows:

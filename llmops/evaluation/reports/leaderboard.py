@@ -9,7 +9,17 @@ from llmops.evaluation.reports.charts import Axis, axis_labels, mean_plot
 from llmops.evaluation.reports.contents import Leaderboard, LeaderboardCell, LeaderboardPair
 from llmops.evaluation.reports.markup import Markup, element, joined
 from llmops.evaluation.reports.page import page, section, table, write_page
-from llmops.evaluation.reports.wording import NOTHING, count, counted, interval, number, probability, rank, signed
+from llmops.evaluation.reports.wording import (
+    NOTHING,
+    answer_figures,
+    count,
+    counted,
+    interval,
+    number,
+    probability,
+    rank,
+    signed,
+)
 
 
 def leaderboard_html(board: Leaderboard) -> str:
@@ -45,7 +55,7 @@ def _standings(board: Leaderboard) -> Markup:
     axis = Axis.around(ends)
     title = element("span", f"{board['primary']}, with 95 % interval")
     plot = element("th", title, axis_labels(axis, differences=False), scope="col", class_="plot")
-    names = ("mean", "rows scored", "tokens written", "cost, USD", "median ms")
+    names = ("mean", "rows scored", "failed", "cut off", "empty", "tokens written", "cost, USD", "median ms")
     figures = [element("th", name, scope="col", class_="figure") for name in names]
     head = [element("th", "rank", scope="col", class_="figure"), "cell", plot, *figures]
     return table("Cells by mean, best first", head, (_standing(cell, axis) for cell in cells), "standings")
@@ -56,7 +66,8 @@ def _standing(cell: LeaderboardCell, axis: Axis) -> Markup:
     drawn = mean_plot(mean, cell["ci95"], axis) if mean is not None else NOTHING
     figures: list[tuple[str, str | None]] = [
         (number(mean), interval(cell["ci95"])),
-        (count(cell["n_scored"]), f"{count(failed)} failed" if failed else None),
+        (count(cell["n_scored"]), f"{count(failed)} without a score" if failed else None),
+        *((figure, None) for figure in answer_figures(cell["answers"])),
         (count(cell["tokens_out"]), None),
         (number(cell["cost"]), None),
         (count(cell["latency_ms_p50"]), None),

@@ -12,8 +12,10 @@ from llmops.evaluation.reports.wording import (
     P_VALUES,
     SIGN_OF_OUTCOME,
     Standing,
+    answer_figures,
     count,
     counted,
+    further_reasons,
     gain,
     interval,
     noise_sentence,
@@ -42,6 +44,7 @@ def markdown(report: Report) -> str:
     blocks = [
         _verdict_line(report),
         _headline(report),
+        _rows_told(report),
         _reasons(report),
         _metrics(report),
         _slices(report),
@@ -62,13 +65,15 @@ def leaderboard_markdown(board: Leaderboard) -> str:
             interval(cell["ci95"]),
             count(cell["n_scored"]),
             count(cell["n_failed"]),
+            *answer_figures(cell["answers"])[1:],
             count(cell["tokens_out"]),
             number(cell["cost"]),
             count(cell["latency_ms_p50"]),
         )
         for cell in board["cells"]
     ]
-    head = ("rank#", "cell", f"{escaped(board['primary'])}#", "95 % interval#", "scored#", "failed#", "tokens#", "USD#")
+    counts = ("scored#", "failed#", "cut off#", "empty#")
+    head = ("rank#", "cell", f"{escaped(board['primary'])}#", "95 % interval#", *counts, "tokens#", "USD#")
     title = (
         f"**Leaderboard of {escaped(board['suite'])}**, {counted(board['rows'], 'row')}, by {escaped(board['primary'])}"
     )
@@ -92,14 +97,17 @@ def _headline(report: Report) -> str:
     return escaped(summary(report["primary"], metric, chosen_beforehand=True)) if metric else ""
 
 
+def _rows_told(report: Report) -> str:
+    """What became of the rows, where no verdict says so."""
+    return "" if report["verdict"] else escaped(report["comparison"].get("rows_told", ""))
+
+
 def _reasons(report: Report) -> str:
     verdict = report["verdict"]
     if verdict is None:
         return ""
-    checks = verdict.get("checks")
-    if not checks:
-        return "\n".join(f"- {escaped(reason)}" for reason in verdict["reasons"])
-    return "\n".join(_check(check) for check in checks)
+    further = (f"- {escaped(reason)}" for reason in further_reasons(verdict))
+    return "\n".join((*map(_check, verdict.get("checks", ())), *further))
 
 
 def _check(check: Check) -> str:

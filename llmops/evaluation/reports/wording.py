@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from enum import Enum
 
 from llmops.evaluation.gate import ALPHA
-from llmops.evaluation.reports.contents import MetricDifference, Noise, Outcome, Report
+from llmops.evaluation.reports.contents import (
+    Answers,
+    MetricDifference,
+    Noise,
+    Outcome,
+    Report,
+    VerdictContents,
+)
 
 NOTHING = "–"
 SIGN_OF_OUTCOME: dict[Outcome, str] = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
@@ -129,6 +136,21 @@ def outcomes(metric: MetricDifference) -> str:
     words = ("down", "the same", "up") if metric.get("higher_is_better") is None else ("lost", "tied", "won")
     amounts = (metric["losses"], metric["ties"], metric["wins"])
     return " · ".join(f"{count(amount)} {word}" for amount, word in zip(amounts, words, strict=True))
+
+
+def further_reasons(verdict: VerdictContents) -> list[str]:
+    """Those that no check gives: all of them where it names no checks."""
+    told = {check["detail"] for check in verdict.get("checks", ())}
+    return [reason for reason in verdict["reasons"] if reason not in told]
+
+
+def answer_figures(answers: Answers) -> tuple[str, str, str]:
+    """Rows that failed, answers that were cut off, and empty ones, each with its share of all rows."""
+    rows = answers["rows"] or 1
+    amounts = (answers["failed"], answers["cut_off"], answers["empty"])
+    figures = (f"{count(amount)} ({share(amount / rows)})" if amount else "0" for amount in amounts)
+    failed, cut_off, empty = figures
+    return failed, cut_off, empty
 
 
 def noise_sentence(noise: Noise) -> str:

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+ROWS_TOLD = (
+    "20 rows are in both runs; qa@1: of 20 rows 3 failed (15 %); qa@2: of 20 rows 9 cut off at max_tokens (45 %)"
+)
 SMALL = "<b>small</b>"
 HOSTILE = "</script><img src=x onerror=alert(1)>|`code`\n# head @all #1 \u2028\x00\x1b\ud800 & ]]> --> **x**"
 
@@ -71,7 +74,7 @@ def make_report() -> Callable[..., Any]:
 
     def make(**changed: Any) -> Any:
         comparison = {
-            "a": "qa@1", "b": "qa@2", "rows": 20,
+            "a": "qa@1", "b": "qa@2", "rows": 20, "rows_told": ROWS_TOLD,
             "metrics": {"correct": difference(), "words": WORDS},
             "slices": {"topic=odd": {"correct": difference(p_adjusted=0.4)}, "topic=even": {"correct": difference()}},
             "noise": {"flip_share": 0.021, "ci95": [0.01, 0.05], "expected_changed": 0.4, "changed": 8},
@@ -119,8 +122,9 @@ def board() -> Any:
     def cell(name: str, mean: float | None, ranks: list[int], failed: int = 0) -> dict[str, Any]:
         return {
             "name": name, "mean": mean, "ci95": None if mean is None else [mean - 0.1, mean + 0.1],
-            "n_scored": 20 - failed, "n_failed": failed, "tokens_out": 1234, "cost": None, "latency_ms_p50": 41.2,
-            "rank_range": ranks,
+            "n_scored": 20 - failed, "n_failed": failed,
+            "answers": {"rows": 20, "failed": failed, "cut_off": 9, "empty": 0}, "tokens_out": 1234, "cost": None,
+            "latency_ms_p50": 41.2, "rank_range": ranks,
         }  # fmt: skip
 
     def pair(better: str, worse: str, gap: float, real: bool) -> dict[str, Any]:

@@ -29,6 +29,15 @@ def test_nothing_from_outside_becomes_an_element_an_attribute_or_a_script(read, 
     assert not any(name.startswith("on") for name, _ in found.attributes)
 
 
+def test_what_became_of_the_rows_and_every_reason_stand_on_the_page(read, make_report):
+    check = {"name": "rows", "kind": "rows", "metric": "correct", "outcome": "inconclusive", "detail": "40 failed"}
+    verdict = {"verdict": "inconclusive", "reasons": ["40 failed", "looser than an earlier gate"], "checks": [check]}
+    found = read(html(make_report(verdict=verdict)))
+    assert "40 failed" in found.texts["td"]
+    assert "looser than an earlier gate" in found.texts["li"]
+    assert any(text.startswith("20 rows are in both runs; ") for text in found.texts["p"])
+
+
 @quick
 @given(text=st.text(st.characters(codec=None), max_size=60))
 def test_any_text_anywhere_leaves_the_page_with_the_same_elements(read, make_report, make_row, make_side, text):

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.evaluation.reports.junit import junit
+from tests.evaluation.reports.conftest import ROWS_TOLD
 
 quick = settings(max_examples=40, deadline=None)
 
@@ -28,12 +29,22 @@ def test_a_check_that_is_not_passed_is_a_failure_of_its_kind(make_report, outcom
     }
     (case,) = cases(parsed(make_report(verdict={"verdict": outcome, "reasons": [], "checks": [check]})), "gate")
     assert case.get("name") == "floor of correct (floor)"
-    assert [(found.get("type"), found.get("message")) for found in case] == [(outcome, "0.4 < 0.5")] * failures
+    found = case.findall("failure")
+    assert [(each.get("type"), each.get("message")) for each in found] == [(outcome, "0.4 < 0.5")] * failures
+    assert case[0].text == "0.4 < 0.5"
 
 
 def test_a_verdict_without_checks_is_one_case(make_report):
     (case,) = cases(parsed(make_report(verdict={"verdict": "fail", "reasons": ["one", "two"]})), "gate")
     assert case.find("failure").get("message") == "one; two"
+
+
+def test_what_became_of_the_rows_stands_in_the_case_that_checks_them(make_report):
+    check = {"name": "rows", "kind": "rows", "metric": "correct", "outcome": "inconclusive", "detail": ROWS_TOLD}
+    root = parsed(make_report(verdict={"verdict": "inconclusive", "reasons": [ROWS_TOLD], "checks": [check]}))
+    (case,) = cases(root, "gate")
+    assert (case.get("name"), case.find("failure").get("message")) == ("rows (rows)", ROWS_TOLD)
+    assert root.get("failures") != "0"
 
 
 def test_without_a_gate_there_are_only_the_rows(make_report):
@@ -74,8 +85,8 @@ def test_rows_beyond_the_limit_are_left_out_the_greatest_losses_are_kept_and_it_
     root = parsed(make_report(rows=rows), most_rows=3)
     assert [case.get("name") for case in cases(root, "rows")] == ["row-49", "row-48", "row-47"]
     properties = {found.get("name"): found.get("value") for found in root.iter("property")}
-    assert properties == {"rows": "50", "rows_shown": "3", "metric": "correct"}
-    assert root.find("testsuite/system-out").text == (
+    assert properties == {"rows": "50", "rows_shown": "3", "metric": "correct", "answers": ROWS_TOLD}
+    assert root.find("testsuite[@name='qa: rows']/system-out").text == (
         "3 of 50 rows are shown, those that lost most first; 46 changed rows are left out."
     )
 

@@ -8,7 +8,8 @@ def test_cells_stand_with_rank_range_mean_and_interval(read, board):
     found = read(leaderboard_html(board))
     assert [text for text in found.texts["td"] if "–" in text and text[0].isdigit()] == ["2–3", "2–3"]
     assert "0.700 to 0.900" in found.texts["small"]
-    assert "1 failed" in found.texts["small"]
+    assert "1 without a score" in found.texts["small"]
+    assert {"1 (5.0 %)", "9 (45.0 %)", "0"} <= set(found.texts["td"])
     assert found.tags.count("svg") == 4
 
 

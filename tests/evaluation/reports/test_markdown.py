@@ -19,6 +19,14 @@ def test_the_verdict_is_the_first_line(make_report):
     assert markdown(make_report(verdict=None)).startswith("**no verdict**: ")
 
 
+def test_what_became_of_the_rows_is_said_with_a_verdict_and_without(make_report):
+    check = {"name": "rows", "kind": "rows", "metric": "correct", "outcome": "inconclusive", "detail": "40 failed"}
+    verdict = {"verdict": "inconclusive", "reasons": ["40 failed", "looser than an earlier gate"], "checks": [check]}
+    text = markdown(make_report(verdict=verdict))
+    assert "- ? rows: 40 failed\n- looser than an earlier gate\n" in text
+    assert "20 rows are in both runs" in markdown(make_report(verdict=None))
+
+
 def test_significant_metrics_are_bold_and_others_are_not(make_report):
     lines = markdown(make_report()).splitlines()
     figures = "| correct | 0.500 | 0.700 | **▲ +0.200** | +0.100 to +0.300 | p = 0.004 | **better** |"
@@ -104,7 +112,7 @@ def test_a_comment_fits_into_what_github_takes(make_report, make_row):
 
 def test_the_leaderboard_gives_rank_ranges_and_only_the_differences_that_are_real(board):
     text = leaderboard_markdown(board)
-    assert "| 2–3 | middle | 0.600 | 0.500 to 0.700 | 19 | 1 | 1,234 | – | 41 |" in text
+    assert "| 2–3 | middle | 0.600 | 0.500 to 0.700 | 19 | 1 | 9 (45.0 %) | 0 | 1,234 | – | 41 |" in text
     assert "Differences that are real (2 of 3):" in text
     assert "| large | middle | +0.200 | +0.150 to +0.250 | p &#60; 0.001 |" in text
     assert "<b>" not in text

@@ -1,0 +1,93 @@
+"""Made-up runs for the gate, through the real comparison: rows that failed, have no partner, or share a source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from llmops.evaluation.comparison import compare
+from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.gate import Facts, GateRules, Verdict, decide, slice_metrics
+from llmops.evaluation.results import AnswerCounts, Metric, Output, RowResult, Score
+from llmops.evaluation.scorers.protocol import limits_of
+from llmops.evaluation.scoring import Summary
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Its scores are given, not made."""
+
+    name: str
+    higher_is_better: bool | None = True
+    worst: float | None = 0.0
+    limits: tuple[float, float] = (0.0, 1.0)
+
+    def score(self, row: EvalRow, output: Output) -> Score:
+        raise NotImplementedError
+
+
+RIGHT = Scorer("right")
+REFUSAL = Scorer("refusal", higher_is_better=False, worst=1.0)
+LATENCY = Scorer("latency_ms", higher_is_better=False, worst=None, limits=(0.0, math.inf))
+WORDS = Scorer("words", higher_is_better=None, worst=None, limits=(0.0, math.inf))
+SCORERS = (RIGHT, REFUSAL, LATENCY, WORDS)
+
+Run = Sequence[RowResult]
+
+
+def run(scores: Mapping[str, Sequence[bool | float]], *, cluster: int = 1, parts: int = 2) -> list[RowResult]:
+    """A run whose rows have these scores. cluster: rows of one source. parts: slices `part=0`, `part=1` …"""
+    return [
+        RowResult(
+            EvalRow(f"r{i}", {"q": f"{i}?", "source": f"s{i // cluster}"}, tags={"part": str(i % parts)}),
+            Output("an answer", latency_ms=1.0),
+            {name: Score(values[i]) for name, values in scores.items()},
+        )
+        for i in range(len(next(iter(scores.values()))))
+    ]
+
+
+def unanswered(result: RowResult) -> RowResult:
+    """The row, had the engine failed."""
+    failed = {name: Score(error="generation failed: out of order") for name in result.scores}
+    return replace(result, output=Output("", error="out of order"), scores=failed)
+
+
+def unscored(result: RowResult, scorer: str) -> RowResult:
+    """The row, had one scorer failed."""
+    return replace(result, scores={**result.scores, scorer: Score(error="the judge is away")})
+
+
+def metrics_of(results: Run, scorers: Sequence[Scorer], cluster_by: str | None = None) -> dict[str, Metric]:
+    summary = Summary(scorers, cluster_by)
+    for result in results:
+        summary.add(result)
+    return summary.metrics()
+
+
+def gate(
+    rules: GateRules,
+    a: Run | None,
+    b: Run,
+    *,
+    untrusted: Mapping[str, str] | None = None,
+    cluster_by: str | None = None,
+) -> Verdict:
+    """What the gate says of `b` against the champion `a`, as `Evaluations.gate` asks it; only of the scorers that the
+    rules name, which saves time."""
+    scorers = [scorer for scorer in SCORERS if scorer.name in set(rules.scorers)]
+    wanted = {name: list(floors) for name, floors in rules.slice_floors.items()}
+    comparison = None
+    if a is not None:
+        comparison = compare("app@1", a, "app@2", b, scorers, cluster_by=cluster_by)
+    facts = Facts(
+        metrics=metrics_of(b, scorers, cluster_by),
+        comparison=comparison,
+        answers=AnswerCounts.of(result.output for result in b),
+        champion=metrics_of(a, scorers, cluster_by) if a is not None else {},
+        slices=slice_metrics(b, wanted),
+        untrusted=untrusted or {},
+        limits={scorer.name: limits_of(scorer) for scorer in SCORERS},
+    )
+    return decide(rules, facts)
