@@ -14,14 +14,13 @@ from typing import Any, Literal
 from llmops.evaluation.comparison import Comparison, MetricComparison
 from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.results import AnswerCounts, Metric, RowResult
-from llmops.evaluation.statistics import mean_interval
+from llmops.evaluation.statistics import FEWEST_CLUSTERS, mean_interval
 
 __all__ = ["ALPHA", "Check", "Facts", "GateRules", "Verdict", "decide", "slice_metrics"]
 
 ALPHA = 0.05
 _FEWEST_PAIRS = 20  # below, an interval is no evidence that a rare loss does not exist
 _FEWEST_ROWS = 5  # below, a mean is no evidence that a floor or ceiling holds
-_FEWEST_CLUSTERS = 5  # below, the true error of `not-worse` is above the 2.5 % that are meant
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 Kind = Literal["rows", "superiority", "non-inferiority", "floor", "ceiling", "slice-floor", "measured", "judge"]
@@ -233,8 +232,8 @@ def _compared(scorer: str, margin: float | None, rules: GateRules, facts: Facts,
 def _ruled(metric: MetricComparison, margin: float | None) -> tuple[Outcome, str]:
     """The outcome where it does not hang on what failed rows would have scored, nor on a few clusters."""
     outcome, words = _outcome(metric, margin)
-    if metric.clusters is not None and metric.clusters < _FEWEST_CLUSTERS:
-        return "inconclusive", f"{words}, but {metric.clusters} clusters are too few, it takes {_FEWEST_CLUSTERS}"
+    if metric.clusters is not None and metric.clusters < FEWEST_CLUSTERS:
+        return "inconclusive", f"{words}, but {metric.clusters} clusters are too few, it takes {FEWEST_CLUSTERS}"
     if outcome == "inconclusive" or not (metric.failed_a or metric.failed_b):
         return outcome, words
     decisive = metric.at_worst if outcome == "pass" else metric.at_best

@@ -258,6 +258,7 @@ def test_a_comparison_is_plain_json(scorer: Any) -> None:
     assert value["metrics"]["right"].keys() == {
         "a", "b", "difference", "ci95", "p_value", "p_adjusted", "test", "wins", "losses", "ties", "n",
         "failed_a", "failed_b", "clusters", "detectable", "higher_is_better", "failed_as", "note",
+        "at_worst", "at_best",
     }  # fmt: skip
     assert value["slices"]["topic=sums"]["right"]["losses"] == 6
 

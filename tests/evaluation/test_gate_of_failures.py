@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llmops.evaluation.gate import GateRules, Verdict
 from llmops.evaluation.results import Output, RowResult
+from llmops.evaluation.statistics import FEWEST_CLUSTERS
 from tests.evaluation.gated_runs import LATENCY, REFUSAL, RIGHT, WORDS, Run, gate, run, unanswered, unscored
 
 UNTRUSTED = {"right": "κ 0.61 is not surely 0.9 or more"}
@@ -82,7 +83,7 @@ def unmatched_rows(rng: np.random.Generator) -> Verdict:
 
 
 def few_clusters(rng: np.random.Generator) -> Verdict:
-    clusters = int(rng.integers(1, 5))
+    clusters = int(rng.integers(1, FEWEST_CLUSTERS))
     rules, a, b = good(rng, 15 * clusters, clusters)
     return gate(rules, a, b, cluster_by="inputs.source")
 
@@ -263,7 +264,7 @@ def shapes(draw: st.DrawFn) -> tuple[GateRules, list[RowResult], list[RowResult]
 
 
 @given(shape=shapes(), place=st.integers(0, 19), of_scorer=st.booleans(), of_champion=st.booleans())
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_no_row_that_fails_turns_a_verdict_into_a_pass(
     shape: tuple[GateRules, list[RowResult], list[RowResult]], place: int, of_scorer: bool, of_champion: bool
 ) -> None:
