@@ -32,6 +32,7 @@ from llmops.engines.answer_schema import KEYWORDS, AnswerSchema, refuse_keywords
 from llmops.engines.protocol import GenerationParameters, Message
 from llmops.errors import BadFile, EngineRejected, UsageError
 from llmops.hashing import content_hash
+from llmops.text_file import read_text
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
@@ -156,14 +157,7 @@ def load_prompt_folder(folder: Path) -> list[tuple[Path, PromptTemplate]]:
         numbered.append((int(found[1]), path))
     if not numbered:
         raise BadFile(folder, "holds no prompt file; write v1.md")
-    return [(path, parse_prompt(_read(path), path)) for _, path in sorted(numbered)]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(path, f"cannot be read: {error}") from error
+    return [(path, parse_prompt(read_text(path), path)) for _, path in sorted(numbered)]
 
 
 def _split_front_matter(text: str, path: Path | str) -> tuple[dict[str, Any], list[str], int]:

@@ -24,4 +24,4 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(read_text(path))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise BadFile(path, f"not TOML: {error}") from error
+        raise BadFile(path, f"is not TOML: {error}") from error

@@ -6,7 +6,6 @@ that uses it; here they are put together.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmops.errors import BadFile, UsageError
 from llmops.settings import Settings
+from llmops.text_file import read_toml
 from monitoring.act.alerts.settings import AlertSettings, read_alerts
 from monitoring.act.policy import Policy, read_policies
 from monitoring.decide.reference_settings import ReferenceSettings
@@ -96,16 +96,6 @@ def _limits(tables: Any, descriptors: DescriptorSet, file: Path) -> tuple[Limit,
         except UsageError as error:
             raise BadFile(file, str(error), field="limit") from error
     return limits
-
-
-def read_toml(file: Path) -> Mapping[str, Any]:
-    """The tables of a TOML file. Raises BadFile."""
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadFile(file, f"cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadFile(file, f"is not TOML: {error}") from error
 
 
 def _slices(values: Mapping[str, Any], file: Path) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli.output import echo, emit, interval, json_option, number, print_table, progress_bar, say_folder
-from llmops.errors import BadFile
 from llmops.settings import Settings
+from llmops.text_file import read_text
 
 if TYPE_CHECKING:
     from llmops.evaluation.agreement import Confusion, LengthBias, PositionBias
@@ -98,10 +98,7 @@ def text_or_file(given: str | None) -> str | None:
     """The text of an option that takes a text or a file: one word is the name of a file. Raises BadFile."""
     if given is None or (len(given.split()) != 1 and not _is_file(given)):
         return given
-    try:
-        return Path(given.strip()).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadFile(given, f"cannot be read: {error}") from error
+    return read_text(Path(given.strip()))
 
 
 def _is_file(text: str) -> bool:

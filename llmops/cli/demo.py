@@ -131,7 +131,10 @@ def _pull(settings: Settings, registry: Registry) -> list[str]:
 
 
 def _register_prompts(settings: Settings, registry: Registry) -> None:
-    for path, template in load_prompts(settings):
+    loaded, broken = load_prompts(settings)
+    for error in broken.values():
+        raise error
+    for path, template in loaded:
         version, new = registry.prompts.register(path.parent.name, template)
         if new:
             say(f"  {version.ref}: {template.description}")

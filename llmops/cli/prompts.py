@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, print_table, say_folder
-from llmops.errors import BadFile
+from llmops.cli.output import echo, emit, json_option, print_table, say, say_folder
+from llmops.errors import BadFile, CannotRun
 from llmops.paths import prompts_folder
 from llmops.prompt_file import PromptTemplate, load_prompt_folder
 from llmops.settings import Settings
@@ -25,8 +25,12 @@ def command() -> None:
 @command.command()
 @click.argument("names", nargs=-1)
 @json_option
-def register(names: Sequence[str], as_json: bool) -> None:
+@click.pass_context
+def register(ctx: click.Context, names: Sequence[str], as_json: bool) -> None:
     """Register the prompt files, all or those named; unchanged content makes no new version.
+
+    A prompt with a file that cannot be read is named, and none of its versions is registered; the other prompts are,
+    and the exit code is 3.
 
     \b
     Example: llmops prompts register qa
@@ -34,7 +38,9 @@ def register(names: Sequence[str], as_json: bool) -> None:
     from llmops.registry import Registry
 
     settings = Settings.from_environment()
-    loaded = load_prompts(settings, names)  # all files are read before any is registered
+    loaded, broken = load_prompts(settings, names)  # all files are read before any is registered
+    for error in broken.values():
+        say(f"not registered: {error}")
     registry = Registry(settings)
     done = [(path, *registry.prompts.register(path.parent.name, template)) for path, template in loaded]
 
@@ -43,7 +49,9 @@ def register(names: Sequence[str], as_json: bool) -> None:
         print_table("Prompt versions", ("prompt", "state", "file", "description"), rows)
 
     values = [{**_json(version), "new": new, "file": str(path)} for path, version, new in done]
-    emit(as_json, {"prompts": values}, table)
+    unread = [{"name": name, "error": str(error)} for name, error in broken.items()]
+    emit(as_json, {"prompts": values, **({"broken": unread} if broken else {})}, table)
+    ctx.exit(CannotRun.exit_code if broken else 0)
 
 
 @command.command("list")
@@ -101,17 +109,23 @@ def diff(a: str, b: str, as_json: bool) -> None:
     emit(as_json, {"a": left.ref, "b": right.ref, "diff": lines}, lambda: echo("\n".join(lines)))
 
 
-def load_prompts(settings: Settings, names: Sequence[str] = ()) -> list[tuple[Path, PromptTemplate]]:
-    """Every prompt file of the prompts folder, or of the prompts named, in order. Raises BadFile, CannotRun."""
+def load_prompts(
+    settings: Settings, names: Sequence[str] = ()
+) -> tuple[list[tuple[Path, PromptTemplate]], dict[str, BadFile]]:
+    """Every prompt file of the prompts folder, or of the prompts named, in order; and by the name of each prompt with a
+    file that cannot be read, what is wrong with it. Raises CannotRun."""
     folder = prompts_folder(settings)
     say_folder(folder)
     wanted = list(names) or sorted(item.name for item in folder.iterdir() if item.is_dir())
-    loaded = []
+    loaded, broken = list[tuple[Path, PromptTemplate]](), dict[str, BadFile]()
     for name in wanted:
-        if not (folder / name).is_dir():
-            raise BadFile(folder / name, "no such prompt folder")
-        loaded.extend(load_prompt_folder(folder / name))
-    return loaded
+        try:
+            if not (folder / name).is_dir():
+                raise BadFile(folder / name, "no such prompt folder")
+            loaded.extend(load_prompt_folder(folder / name))
+        except BadFile as error:
+            broken[name] = error
+    return loaded, broken
 
 
 def _json(version: PromptVersion) -> dict[str, Any]:

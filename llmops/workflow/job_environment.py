@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmops.errors import CannotRun
+from llmops.errors import BadFile, CannotRun
 from llmops.paths import eval_sets_folder
 from llmops.pipelines.external_cron import JobEnvironment, secrets_text
 from llmops.settings import Settings, given_variables, named_variables
+from llmops.text_file import read_toml
 from llmops.upstream_source import UpstreamSource
 
 # Read by MLflow, by what reaches its artifacts, and by the hub's client. Some are secret; all are kept as if they were.
@@ -80,8 +80,8 @@ def _key_variables_of_suites(settings: Settings) -> Iterator[str]:
         return
     for file in files:
         try:
-            judges = tomllib.loads(file.read_text(encoding="utf-8")).get("judges")
-        except (OSError, ValueError):
+            judges = read_toml(file).get("judges")
+        except BadFile:
             continue
         for judge in judges.values() if isinstance(judges, dict) else ():
             name = judge.get("key_variable") if isinstance(judge, dict) else None

@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from llmops.errors import UsageError
+from llmops.errors import BadFile, UsageError
+from llmops.json_lines import read_json
 from llmops.json_schema import schema_validator
 from llmops.settings import Settings
 from monitoring.descriptors.computation import Computation, each
@@ -28,9 +29,9 @@ def _schema(table: Table) -> dict[str, Any]:
         return table.mapping("schema")
     path = table.path("schema_file")
     try:
-        schema = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise table.wrong("schema_file", f"{path} is not JSON: {error}") from error
+        schema = read_json(path)
+    except BadFile as error:
+        raise table.wrong("schema_file", str(error)) from error
     if not isinstance(schema, dict):
         raise table.wrong("schema_file", f"{path} holds no schema object")
     return schema

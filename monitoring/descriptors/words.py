@@ -85,7 +85,7 @@ def profane_words() -> frozenset[str]:
 
 def read_word_list(file: Path) -> frozenset[str]:
     """The words of a text file, one a line, in the case they stand there. Raises OSError, UnicodeDecodeError."""
-    words = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    words = (line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines())
     return frozenset(word for word in words if word and not word.startswith("#"))
 
 

@@ -112,6 +112,20 @@ def test_a_template_that_needs_another_variable_stops_before_anything_is_generat
     assert "qa-001" in done.err
 
 
+def test_a_prompt_that_cannot_be_read_is_named_and_stops_no_other(llmops: Run, place: Path) -> None:
+    (place / "prompts" / "aaa").mkdir()
+    (place / "prompts" / "aaa" / "v1.md").write_text("no front matter")
+
+    done = llmops("prompts", "register", "--json")
+
+    assert done.code == 3
+    assert f"not registered: {place / 'prompts' / 'aaa' / 'v1.md'}:1: " in done.err
+    assert [item["name"] for item in done.json["broken"]] == ["aaa"]
+    registered = {item["name"] for item in done.json["prompts"]}
+    assert "qa" in registered
+    assert {item["name"] for item in llmops("prompts", "list", "--json").json["prompts"]} == registered
+
+
 def test_a_malformed_row_is_named_by_file_line_and_field(llmops: Run, place: Path) -> None:
     rows = place / "eval_sets" / "qa" / "rows.jsonl"
     rows.write_text(rows.read_text() + json.dumps({"id": "x", "inputs": {"question": ["Why?"]}}) + "\n")
