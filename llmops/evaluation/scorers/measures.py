@@ -19,8 +19,13 @@ _SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)|[。！？]+|\n+")
 
 
 def count_words(text: str) -> int:
-    """Words that hold a letter or digit; in scripts that put no spaces between words, each letter."""
-    return sum(any(map(str.isalnum, word)) for word in split_words(text))
+    """What white space separates; in scripts that put none between words, each letter."""
+    return sum(_words_in(piece) for piece in text.split())
+
+
+def _words_in(piece: str) -> int:
+    words = split_words(piece)
+    return 1 if len(words) == 1 else sum(any(map(str.isalnum, word)) for word in words)
 
 
 def count_sentences(text: str) -> int:
@@ -101,7 +106,7 @@ def _cost(name: str, per_million_in: float, per_million_out: float) -> Scorer:
 
 
 MEANINGS: Mapping[str, str] = {
-    "words": "Words of the output that hold a letter or digit; in scripts that put no spaces between words (Chinese,"
+    "words": "Words of the output, which white space separates; in scripts that put none between words (Chinese,"
     " Japanese, Thai …), each letter.",
     "characters": "Unicode characters of the output.",
     "sentences": "Sentences of the output that hold a letter or digit; a line is at least one.",
