@@ -111,7 +111,8 @@ class _Part:
         if of == "input":
             return Texts([self._records[row].input for row in positions])
         if of == "output":
-            return Texts([self._records[row].output for row in positions])
+            answers = [self._records[row] for row in positions]
+            return Texts([it.output for it in answers], [bool(it.details.get("refusal")) for it in answers])
         return [self._records[row] for row in positions]
 
 

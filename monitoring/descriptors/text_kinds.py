@@ -114,6 +114,10 @@ def _plain(value: Kind, compute: Callable[[Texts], Any], unit: str = "", **more:
     return DescriptorKind(value, lambda table, settings: Computation(compute, identity), unit=unit, **more)  # noqa: ARG005
 
 
+def _refusals(texts: Texts) -> list[bool]:
+    return [refused or patterns.is_refusal(text) for text, refused in zip(texts, texts.refused, strict=True)]
+
+
 TEXT_KINDS: Mapping[str, DescriptorKind] = {
     "length": _plain("numeric", each(len), "characters"),
     "words": _plain("numeric", _words, "words"),
@@ -123,7 +127,7 @@ TEXT_KINDS: Mapping[str, DescriptorKind] = {
     "link": _plain("flag", each(patterns.has_link), identity={"pattern": patterns.LINK_SOURCE}),
     "language": _plain("label", each(language_of)),
     "pii": DescriptorKind("flag", _pii, harmful=True, sorts=patterns.PERSONAL_SORTS),
-    "refusal": _plain("flag", each(patterns.is_refusal), harmful=True, identity={"pattern": REFUSAL_SOURCE}),
+    "refusal": _plain("flag", _refusals, harmful=True, identity={"pattern": REFUSAL_SOURCE}),
     "repetition": DescriptorKind("numeric", _repetition),
     "valid_json": _plain("flag", each(patterns.is_json)),
     "json_schema": DescriptorKind("flag", make_json_schema),

@@ -9,10 +9,12 @@ _Derived = TypeVar("_Derived")
 
 
 class Texts(Sequence[str]):
-    """Texts to describe; never None."""
+    """Texts to describe; never None. refused: which of them are answers that a model declined in its own field for it,
+    whatever their text; None for none."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, texts: Sequence[str], refused: Sequence[bool] | None = None) -> None:
         self._texts = list(texts)
+        self.refused = [False] * len(self._texts) if refused is None else list(refused)
         self._derived: dict[Callable[[Texts], Any], Any] = {}
 
     def derived(self, make: Callable[[Texts], _Derived]) -> _Derived:
@@ -33,4 +35,4 @@ class Texts(Sequence[str]):
     @overload
     def __getitem__(self, place: slice) -> Texts: ...
     def __getitem__(self, place: int | slice) -> str | Texts:
-        return Texts(self._texts[place]) if isinstance(place, slice) else self._texts[place]
+        return Texts(self._texts[place], self.refused[place]) if isinstance(place, slice) else self._texts[place]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import pytest
 
@@ -162,14 +161,10 @@ def test_the_score_tells_the_phrase_and_less_is_better() -> None:
 
 
 def test_an_output_that_carries_the_models_own_refusal_is_one_whatever_its_text() -> None:
-    @dataclass(frozen=True)
-    class Refused(Output):
-        refusal: str | None = None
-
     scorer, row = make_scorer("s", "refusal", {}), EvalRow("r1", {"q": "x"})
 
-    assert scorer.score(row, Refused("", refusal="no")).value is True
-    assert scorer.score(row, Refused("Paris.", refusal=None)).value is False
+    assert scorer.score(row, Output("", refusal="no")).value is True
+    assert scorer.score(row, Output("Paris.", refusal=None)).value is False
 
 
 @pytest.mark.parametrize("text", ["i am " * 200_000, "I'm sorry " * 100_000, '"' * 1_000_000, "it is not " * 100_000])

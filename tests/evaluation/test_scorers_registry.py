@@ -87,7 +87,9 @@ def test_every_cheap_type_scores_a_plain_row(type_name: str) -> None:
     }
     expectations["tool_calls"] = []
     row = EvalRow("r1", {"q": "x"}, expectations)
-    output = Output('{"n": 4}', tokens_in=1, tokens_out=1, choice_logprobs=(-1.0, -2.0))
+    output = Output(
+        '{"n": 4}', tokens_in=1, tokens_out=1, latency_ms=2.0, first_token_ms=1.0, choice_logprobs=(-1.0, -2.0)
+    )
 
     score = make_scorer("mine", type_name, PARAMETERS.get(type_name, {}), TYPES).score(row, output)
 

@@ -69,6 +69,19 @@ def test_calls_in_order_are_counted_where_the_order_matters(made: Any, value: fl
     assert scored(made, [F, G, F], ordered=True).value == pytest.approx(value)
 
 
+def test_calls_that_stand_beside_the_text_are_the_outputs_calls() -> None:
+    given = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}]
+    row = EvalRow("r1", {"q": "x"}, {"tool_calls": [F]})
+
+    for type_name in ("tool_calls", "ragas.ToolCallF1", "ragas.ToolCallAccuracy"):
+        scorer = make_scorer("s", type_name, {})
+        assert scorer.score(row, Output("I call f.", tool_calls=given)).value == 1.0
+        assert (
+            scorer.score(row, Output("", tool_calls=[*given, {"function": {"name": "f", "arguments": "{"}}])).value
+            == 0.0
+        )
+
+
 def test_the_rationale_counts_the_calls() -> None:
     assert scored([F, F], [F]).rationale == "1 of 1 expected calls, 2 made"
     assert scored("no", [F]).rationale.startswith("0 of 1 expected calls, 0 made; no tool calls: ")

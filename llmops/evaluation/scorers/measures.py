@@ -82,7 +82,10 @@ def _readability(name: str) -> Scorer:
     return _Measure(name, lambda output: measure(output.text), None, limits=(-math.inf, math.inf))
 
 
-def _spent(measure: Callable[[Output], float | None], name: str, absent: str = "its tokens were not counted") -> Scorer:
+_NOT_COUNTED = "its tokens were not counted"
+
+
+def _spent(measure: Callable[[Output], float | None], name: str, absent: str) -> Scorer:
     """A measure of what the output took: less is better."""
     return _Measure(name, measure, higher_is_better=False, absent=absent)
 
@@ -102,7 +105,7 @@ def _cost(name: str, per_million_in: float, per_million_out: float) -> Scorer:
             return None
         return (output.tokens_in * price_in + output.tokens_out * price_out) / 1e6
 
-    return _spent(cost, name)
+    return _spent(cost, name, _NOT_COUNTED)
 
 
 MEANINGS: Mapping[str, str] = {
@@ -132,7 +135,7 @@ TYPES: dict[str, Callable[..., Scorer]] = {
     "first_token_ms": functools.partial(
         _spent, lambda output: output.first_token_ms, absent="it has no first token, or its time was not measured"
     ),
-    "tokens_in": functools.partial(_spent, lambda output: output.tokens_in),
-    "tokens_out": functools.partial(_spent, lambda output: output.tokens_out),
+    "tokens_in": functools.partial(_spent, lambda output: output.tokens_in, absent=_NOT_COUNTED),
+    "tokens_out": functools.partial(_spent, lambda output: output.tokens_out, absent=_NOT_COUNTED),
     "cost": _cost,
 }

@@ -46,7 +46,9 @@ def options_of(make: Callable[..., Any]) -> tuple[Option, ...] | None:
     """
     target: Any = make
     bound: tuple[Any, ...] = ()
+    settled = set(_NOT_OF_A_SUITE)
     while isinstance(target, functools.partial):
+        settled |= target.keywords.keys()
         target, bound = target.func, (*target.args, *bound)
     options = []
     for parameter in inspect.signature(make).parameters.values():
@@ -54,7 +56,7 @@ def options_of(make: Callable[..., Any]) -> tuple[Option, ...] | None:
             if not hasattr(target, "more_options"):
                 return None
             options += list(target.more_options(*bound))
-        elif parameter.name not in _NOT_OF_A_SUITE and parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+        elif parameter.name not in settled and parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
             options.append(_option(parameter))
     return tuple(options)
 

@@ -28,7 +28,7 @@ from llmops.evaluation.scorers import parameters
 from llmops.evaluation.scorers.options import Option
 from llmops.evaluation.scorers.protocol import Correctness, MissingExpectation, Scorer, expected_answers
 from llmops.evaluation.scorers.reference_scorers import TOKENIZERS, blank_score, rouge_score_of
-from llmops.evaluation.scorers.tool_calls import expected_calls, read_tool_calls
+from llmops.evaluation.scorers.tool_calls import calls_of, expected_calls
 
 # Filters of warnings belong to the process: two threads that set and restore them at once leave them changed.
 _filtering = threading.RLock()
@@ -250,7 +250,7 @@ class RagasToolCalls(Correctness):
 
     def score(self, row: EvalRow, output: Output) -> Score:
         wanted = expected_calls(row)
-        made, problem = read_tool_calls(output.text)
+        made, problem = calls_of(output)
         with _filtering, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # ragas warns of every output with fewer or more calls than expected
             with self._lock:

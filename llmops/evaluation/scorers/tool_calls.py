@@ -1,9 +1,9 @@
 """Does an output call the tools that it should?
 
-Expected is `expectations.tool_calls`, a list of `{"name": …, "args": {…}}`; an empty one says: call no tool. The output
-is the calls as JSON: one, or a list of them, or an object with that list as `tool_calls`; arguments may be called
-`args`, `arguments` or `parameters`, in or beside an object `function`, as text or as an object. An output of another
-shape calls nothing.
+Expected is `expectations.tool_calls`, a list of `{"name": …, "args": {…}}`; an empty one says: call no tool. The calls of
+an output are those that the model's server gave beside the text; where it gave none, the text is the calls as JSON: one,
+or a list of them, or an object with that list as `tool_calls`. Arguments may be called `args`, `arguments` or
+`parameters`, in or beside an object `function`, as text or as an object. An output of another shape calls nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class ToolCalls(Correctness):
 
     def score(self, row: EvalRow, output: Output) -> Score:
         wanted = expected_calls(row)
-        made, problem = read_tool_calls(output.text)
+        made, problem = calls_of(output)
         got, expected = [_key(call) for call in made], [_key(call) for call in wanted]
         right = _in_order(got, expected) if self._ordered else (Counter(got) & Counter(expected)).total()
         all_calls = len(got) + len(expected)
@@ -76,13 +76,25 @@ def expected_calls(row: EvalRow) -> list[dict[str, Any]]:
     return calls
 
 
+def calls_of(output: Output) -> tuple[list[dict[str, Any]], str]:
+    """The calls that an output makes, each a name and arguments, and what is wrong where it makes none: those that the
+    model's server gave apart from the text, else those that the text is."""
+    if output.tool_calls:
+        return _read(output.tool_calls)
+    return read_tool_calls(output.text)
+
+
 def read_tool_calls(text: str) -> tuple[list[dict[str, Any]], str]:
-    """The calls that an output makes, each a name and arguments, and what is wrong where it makes none."""
+    """The calls that a text is, as `calls_of`."""
     value, problem = read_json(text)
     if problem is not None:
         return [], f"no tool calls: {problem}"
     listed = value.get("tool_calls", value) if isinstance(value, dict) else value
-    calls = [_tool_call(call) for call in (listed if isinstance(listed, list) else [listed])]
+    return _read(listed if isinstance(listed, list) else [listed])
+
+
+def _read(listed: Sequence[Any]) -> tuple[list[dict[str, Any]], str]:
+    calls = [_tool_call(call) for call in listed]
     found = [call for call in calls if call is not None]
     return (found, "") if len(found) == len(calls) else ([], "no tool calls: the JSON is not of their shape")
 

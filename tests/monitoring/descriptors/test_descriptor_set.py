@@ -121,6 +121,16 @@ def test_every_record_has_every_descriptor_in_the_order_of_the_file():
         assert not any(value is None or value != value for value in column), name
 
 
+def test_an_answer_that_the_model_declined_in_its_own_field_is_a_refusal_whatever_its_text():
+    logged = [
+        record(output="", details={"refusal": "no"}),
+        record(output="Yes.", details={"refusal": None}),
+        record(output=REFUSAL),
+    ]
+
+    assert default_descriptors().describe(logged).columns["output.refusal"].tolist() == [1, 0, 1]
+
+
 def test_personal_data_is_flagged_on_its_side():
     values = values_of(input="I am jo@example.com", output="Call (212) 555-0143")
     assert [name for name in of_kind("flag") if values[name]] == ["input.pii_email", "output.pii_phone"]
