@@ -1,8 +1,8 @@
 """Does an output call the tools that it should?
 
-Expected is `expectations.tool_calls`, a list of `{"name": …, "args": {…}}`; an empty one says: call no tool. The calls of
-an output are those that the model's server gave beside the text; where it gave none, the text is the calls as JSON: one,
-or a list of them, or an object with that list as `tool_calls`. Arguments may be called `args`, `arguments` or
+Expected is `expectations.tool_calls`, a list of `{"name": …, "args": {…}}`; an empty one says: call no tool. The calls
+of an output are those that the model's server gave beside the text; where it gave none, the text is the calls as JSON:
+one, or a list of them, or an object with that list as `tool_calls`. Arguments may be called `args`, `arguments` or
 `parameters`, in or beside an object `function`, as text or as an object. An output of another shape calls nothing.
 """
 
