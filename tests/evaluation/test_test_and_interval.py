@@ -1,0 +1,253 @@
+"""p is below 0.05 exactly when 0 lies outside the interval, for data of every shape; and both err as seldom as meant,
+where differences are skewed, mostly ties, or come in few clusters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from llmops.evaluation.power import power_of
+from llmops.evaluation.sequential import SequentialTest
+from llmops.evaluation.statistics import FEWEST_CLUSTERS, PairedTest, paired_test
+
+FLIPS = 299  # drawn in a simulation: enough, and fast
+
+
+def most(repetitions: int, rate: float) -> float:
+    """The share that a true rate of `rate` stays below in all but one of 1,000 simulations."""
+    return float(stats.binom.ppf(0.999, repetitions, rate)) / repetitions
+
+
+def agree(found: PairedTest) -> bool:
+    assert found.ci95 is not None or found.note
+    if found.ci95 is None:
+        return True
+    low, high = found.ci95
+    assert low < high
+    assert low <= found.difference <= high
+    return (low > 0 or high < 0) == (found.p_value < 0.05)
+
+
+# Data of every shape
+
+shapes = st.sampled_from(["smooth", "ties", "skew", "thirds", "0/1", "one way", "one value", "near 0", "few"])
+sizes = st.one_of(st.integers(1, 14), st.integers(15, 80))
+
+
+def drawn(shape: str, n: int, generator: Any) -> tuple[Any, Any]:
+    a = generator.random(n)
+    gain = generator.choice([0.0, 0.05, 0.2])
+    match shape:
+        case "smooth":
+            return a, np.clip(a + generator.normal(gain, 0.2, n), 0, 1)
+        case "ties":
+            return a, np.where(generator.random(n) < 0.8, a, np.clip(a + gain + generator.normal(0, 0.3, n), 0, 1))
+        case "skew":
+            return a, a + generator.exponential(0.2, n) - 0.2 + gain
+        case "thirds":
+            grades = generator.choice([0, 1 / 3, 2 / 3, 1], (2, n), p=[0.1, 0.1, 0.3, 0.5])
+            return grades[0], np.where(generator.random(n) < 0.5, grades[0], grades[1])
+        case "0/1":
+            return generator.random((2, n)) < np.array([[0.5], [0.5 + gain]])
+        case "one way":
+            return a, a + generator.choice([0.0, 0.25], n)
+        case "one value":
+            return a * 0 + 0.5, a * 0 + 0.5 + gain
+        case "near 0":
+            return a * 1e-200, a * 1e-200 + generator.normal(gain, 1, n) * 1e-200
+        case _:
+            return a, np.where(np.arange(n) < 3, a + 0.4, a)
+
+
+@given(
+    shapes,
+    sizes,
+    st.integers(0, 10**6),
+    st.one_of(st.none(), st.integers(1, 15)),
+    st.sampled_from([1.0, 100.0, 1e12, 1e-9]),
+    st.sampled_from([199, 4999]),
+)
+@settings(max_examples=200, deadline=None)
+@example("0/1", 30, 1, None, 1.0, 4999)
+@example("one value", 40, 1, 8, 1.0, 199)
+def test_p_is_below_5_percent_exactly_when_0_lies_outside_the_interval(
+    shape: str, n: int, seed: int, clusters: int | None, unit: float, flips: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    a, b = drawn(shape, n, generator)
+    names = None if clusters is None else generator.integers(0, clusters, n).tolist()
+
+    found = paired_test((a * unit).tolist(), (b * unit).tolist(), clusters=names, resamples=flips)
+
+    assert agree(found), found
+
+
+@given(shapes.filter(lambda shape: shape not in ("skew", "near 0", "few", "one way")), sizes, st.integers(0, 10**6))
+@settings(max_examples=100, deadline=None)
+def test_an_interval_of_a_difference_stays_within_what_the_limits_allow(shape: str, n: int, seed: int) -> None:
+    a, b = drawn(shape, n, np.random.default_rng(seed))
+
+    found = paired_test(np.clip(a, 0, 1).tolist(), np.clip(b, 0, 1).tolist(), limits=(0.0, 1.0), resamples=199)
+
+    assert agree(found), found
+    assert found.ci95 is None or (found.ci95[0] >= -1 and found.ci95[1] <= 1)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_a_sequential_test_decides_exactly_when_its_interval_leaves_out_0(differences: list[float]) -> None:
+    test = SequentialTest()
+    test.update(differences)
+    low, high = test.interval
+
+    # An interval is moved outwards by a billionth of its range.
+    if abs(test.p_value - 0.05) > 1e-6:
+        assert test.decided == (test.p_value < 0.05) == (low > 0 or high < 0)
+
+
+@pytest.mark.parametrize("units", range(1, FEWEST_CLUSTERS))
+def test_of_fewer_than_six_clusters_nothing_is_significant_and_the_reason_is_told(units: int) -> None:
+    names = [number % units for number in range(60)]
+
+    found = paired_test([0.0] * 60, [0.9] * 60, clusters=names, limits=(0.0, 1.0))
+
+    assert found.p_value >= 0.05
+    assert found.ci95 in (None, (-1.0, 1.0))
+    assert "one cluster" in found.note if units == 1 else f"{units} clusters are too few" in found.note
+    assert paired_test([0.0] * 60, [0.9] * 60, clusters=[number % 6 for number in range(60)]).p_value < 0.05
+
+
+# How often they err
+
+
+def skewed(generator: Any, n: int) -> Any:
+    return generator.exponential(1, n) - 1
+
+
+def rare_losses(generator: Any, n: int) -> Any:
+    """Small gains, and one large loss in twelve, of mean 0."""
+    return generator.choice([-11 / 12, 1 / 12], n, p=[1 / 12, 11 / 12])
+
+
+@pytest.mark.parametrize("n", [40, 120])
+@pytest.mark.parametrize("shape", [skewed, rare_losses])
+def test_skewed_differences_of_mean_0_are_found_in_5_percent_at_most(shape: Callable[..., Any], n: int) -> None:
+    generator, repetitions = np.random.default_rng(n), 300
+
+    found = sum(
+        paired_test([0.0] * n, shape(generator, n).tolist(), resamples=FLIPS).p_value < 0.05 for _ in range(repetitions)
+    )
+
+    assert found / repetitions <= most(repetitions, 0.05)
+
+
+def few_losses(generator: Any, n: int) -> Any:
+    return generator.choice([-0.5, 0.0], n, p=[1 / 12, 11 / 12])
+
+
+def thirds(generator: Any, n: int) -> Any:
+    return generator.choice([-2 / 3, -1 / 3, 0, 1 / 3, 2 / 3], n, p=[0.04, 0.08, 0.76, 0.08, 0.04])
+
+
+def truths(generator: Any, n: int) -> Any:
+    return -1.0 * (generator.random(n) < 0.05)
+
+
+@pytest.mark.parametrize("n", [40, 120])
+@pytest.mark.parametrize(("shape", "loss"), [(few_losses, 1 / 24), (thirds, 0.0), (truths, 0.05)])
+def test_a_loss_as_large_as_the_margin_is_ruled_out_in_2_percent_and_a_half(
+    shape: Callable[..., Any], loss: float, n: int
+) -> None:
+    generator, repetitions, wrong = np.random.default_rng(n), 300, 0
+    for _ in range(repetitions):
+        found = paired_test([1.0] * n, (1 + shape(generator, n)).tolist(), resamples=FLIPS)
+        wrong += found.ci95 is not None and found.ci95[0] > -loss
+
+    assert wrong / repetitions <= most(repetitions, 0.025)
+
+
+@pytest.mark.parametrize("count", [FEWEST_CLUSTERS, 8, 12])
+def test_a_loss_is_ruled_out_as_seldom_where_rows_come_in_few_clusters(count: int) -> None:
+    generator, repetitions, wrong = np.random.default_rng(count), 300, 0
+    clusters = np.repeat(np.arange(count), 30)
+    for _ in range(repetitions):
+        differences = generator.normal(0, 0.2, count)[clusters] + generator.normal(0, 0.3, len(clusters))
+        found = paired_test([0.0] * len(clusters), differences.tolist(), clusters=clusters.tolist(), resamples=FLIPS)
+        wrong += found.ci95 is not None and found.ci95[0] > 0
+
+    assert wrong / repetitions <= most(repetitions, 0.025)
+
+
+# What can be seen
+
+
+def equal(_generator: Any, count: int) -> Any:
+    return np.full(count, 5)
+
+
+def unequal(generator: Any, count: int) -> Any:
+    return np.ceil(generator.lognormal(1, 0.8, count)).astype(int).clip(1, 20)
+
+
+def numbers(generator: Any, clusters: Any, gain: float) -> Any:
+    together = generator.normal(0, 0.2, clusters.max() + 1)[clusters]
+    return [0.0] * len(clusters), (gain + together + generator.normal(0, 0.2, len(clusters))).tolist()
+
+
+def answers(generator: Any, clusters: Any, gain: float) -> Any:
+    """0/1: a cluster as a whole tends to gain or to lose."""
+    leaning = np.clip(generator.normal(gain, 0.25, clusters.max() + 1), -0.5, 0.5)[clusters]
+    change = np.where(
+        generator.random(len(clusters)) < 0.5, np.where(generator.random(len(clusters)) < 0.5 + leaning, 1, -1), 0
+    )
+    return (change < 0).tolist(), (change > 0).tolist()
+
+
+def power_at_the_stated_difference(
+    made: Callable[..., Any], sized: Callable[..., Any], count: int, repetitions: int, flips: int
+) -> float:
+    """The share of comparisons that find the difference which such comparisons state, on average, as detectable."""
+    generator, stated, found = np.random.default_rng(count), [], 0
+    clusters = np.repeat(np.arange(count), sized(generator, count))
+    for _ in range(300):
+        a, b = made(generator, clusters, 0.0)
+        stated.append(power_of(a, b, clusters=clusters.tolist(), targets=()).detectable)
+    gap = float(np.mean(stated))
+    for number in range(repetitions):
+        a, b = made(generator, clusters, gap)
+        found += paired_test(a, b, clusters=clusters.tolist(), resamples=flips, seed=number).p_value < 0.05
+    return found / repetitions
+
+
+@pytest.mark.parametrize("sized", [equal, unequal])
+def test_twelve_clusters_find_the_difference_they_state_in_four_of_five(sized: Callable[..., Any]) -> None:
+    found = power_at_the_stated_difference(numbers, sized, 12, 600, FLIPS)
+
+    low, high = stats.binom.ppf([0.001, 0.999], 600, [0.78, 0.82]) / 600
+    assert low <= found <= high
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("made", "sized", "count"),
+    [
+        (numbers, equal, 12),
+        (numbers, unequal, 12),
+        (numbers, equal, 30),
+        (numbers, unequal, 30),
+        (answers, equal, 20),
+        (answers, unequal, 40),
+    ],
+)
+def test_clusters_find_the_difference_they_state_in_78_to_82_percent(
+    made: Callable[..., Any], sized: Callable[..., Any], count: int
+) -> None:
+    found = power_at_the_stated_difference(made, sized, count, 4000, 1999)
+
+    assert 0.78 - 0.02 <= found <= 0.82 + 0.02
