@@ -92,7 +92,7 @@ class Spread:
             return 0.0
         if self.deviation == 0:
             return 1.0 if difference else 0.0
-        shift = abs(difference) * rows**0.5 / (self.deviation * _allowance(degrees))
+        shift = abs(difference) * rows**0.5 / (self.deviation * self._allowance(rows))
         return float(special.stdtr(degrees, shift - critical))
 
     def detectable(self, rows: float, alpha: float = ALPHA, power: float = POWER) -> float:
@@ -102,7 +102,7 @@ class Spread:
         if not (math.isfinite(critical) and math.isfinite(self.deviation)):
             return math.inf
         shift = float(critical + special.stdtrit(degrees, power))
-        return float(shift * _allowance(degrees) * self.deviation / rows**0.5)
+        return float(shift * self._allowance(rows) * self.deviation / rows**0.5)
 
     def _test(self, rows: float, alpha: float) -> tuple[float, float]:
         """Degrees of freedom, and from how many standard errors on a difference is significant. Of few rows or clusters
@@ -117,11 +117,11 @@ class Spread:
             return degrees, math.inf
         return degrees, float(special.stdtrit(degrees, 1 - reachable / 2))
 
-
-def _allowance(degrees: float) -> float:
-    """By how much a difference must be larger than Student's test asks for: 0.25 / degrees because a deviation from few
-    rows is too small on average (c₄), and 0.5 / degrees, found by simulation, because two tests must both be sure."""
-    return 1 + 0.75 / degrees
+    def _allowance(self, rows: float) -> float:
+        """By how much a difference must be larger than Student's test asks for: with G clusters by 0.25 / (G − 1) since
+        a deviation from few is too small on average (c₄); and, found by simulation, by 0.5 / (G − 1) since two tests
+        must both be sure, which agree less on clusters of unequal size."""
+        return 1 + 0.75 / (rows / self.rows_each - 1) + 0.08 * (1 - self.balance)
 
 
 @dataclass(frozen=True, slots=True)

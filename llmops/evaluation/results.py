@@ -167,7 +167,7 @@ class Metric:
     ) -> Metric:
         """The mean of the scored rows' values, with its interval (`statistics.mean_interval`)."""
         if not len(values):
-            return cls(None, 0, n_failed, None, limits=limits)
+            return cls(None, 0, n_failed, None)
         ci95 = statistics.mean_interval(values, clusters, limits)
         note = statistics.no_interval(values, clusters, limits)
         return cls(sum(values) / len(values), len(values), n_failed, ci95, note, limits)

@@ -202,7 +202,7 @@ def numbers(generator: Any, clusters: Any, gain: float) -> Any:
 
 def answers(generator: Any, clusters: Any, gain: float) -> Any:
     """0/1: a cluster as a whole tends to gain or to lose."""
-    leaning = np.clip(generator.normal(gain, 0.25, clusters.max() + 1), -0.5, 0.5)[clusters]
+    leaning = np.clip(generator.normal(gain, 0.12, clusters.max() + 1), -0.5, 0.5)[clusters]
     change = np.where(
         generator.random(len(clusters)) < 0.5, np.where(generator.random(len(clusters)) < 0.5 + leaning, 1, -1), 0
     )

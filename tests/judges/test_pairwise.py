@@ -152,12 +152,12 @@ def verdict_of(ab: str, ba: str) -> PairVerdict:
 
 
 def test_the_summary_by_hand() -> None:
-    # 8 wins and no loss: Wilson's interval of 8 of 8 is 8/(8 + 1.96²) to 1, the sign test's p 2/2⁸.
+    # 8 wins and no loss: Clopper and Pearson's interval of 8 of 8 is ⁸√0.025 to 1, the sign test's p 2/2⁸.
     verdicts = [verdict_of("first", "second")] * 8 + [verdict_of("first", "first")] * 2
     summary = summarise_pairs(verdicts)
 
     assert (summary.wins, summary.losses, summary.ties, summary.win_share) == (8, 0, 2, 1.0)
-    assert summary.interval == (pytest.approx(8 / (8 + 1.959964**2), abs=1e-6), pytest.approx(1.0))
+    assert summary.interval == (pytest.approx(0.025 ** (1 / 8), abs=1e-6), pytest.approx(1.0))
     assert summary.p_value == pytest.approx(2 / 256)
     assert summary.position_bias is not None
     assert summary.position_bias.flipped == pytest.approx(0.2)
