@@ -241,7 +241,7 @@ class _Measuring:
         else:
             scorer = judge_scorer(self.suite, self.asked.scorer, self._endpoint() if self.asked.judge else None)
             kappa = self.suite.kappa_asked(scorer.name)
-        scorer.endpoint.read_key()
+        scorer.endpoint.check()
         threshold = self.asked.threshold
         found = calibrate(labelled, scorer, threshold=threshold, cache=self.cache, progress=self.progress)
         return self._calibrated(scorer.endpoint, found, None, kappa)
@@ -252,7 +252,7 @@ class _Measuring:
             raise UsageError("--scorer, --scale and --good do not go with labels of pairs: a, b and tie are the scale")
         judge = pair_judge(self._endpoint(), rubric.instructions, rubric.input_variable)
         labelled = load_pair_labels(labels)
-        judge.endpoint.read_key()
+        judge.endpoint.check()
         found, bias = calibrate_pairs(labelled, judge, cache=self.cache, progress=self.progress)
         return self._calibrated(judge.endpoint, found, bias, kappa_of(self.suite, judge.endpoint))
 

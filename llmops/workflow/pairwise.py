@@ -159,7 +159,8 @@ def judge_runs(evaluations: Evaluations, settings: Settings, asked: PairwiseAske
     settings: as the evaluations have them. progress: called with rows done and their number.
 
     Raises:
-        UsageError: no such judge. UnknownVersion: no such run. EngineUnavailable: the judge has no key.
+        UsageError: no such judge. UnknownVersion: no such run. EngineUnavailable: the judge has no key, or cannot be
+            reached.
         CannotRun: runs of two suites, or no verdict at all; nothing is recorded.
         StoreUnavailable: verdicts are kept, so that the next call asks for none of them again.
     """
@@ -169,7 +170,7 @@ def judge_runs(evaluations: Evaluations, settings: Settings, asked: PairwiseAske
     suite = evaluations.suite(run_a.suite)
     endpoint = judge_endpoint(with_judge(settings, asked.judge, asked.key_variable), suite, asked.judge)
     judge = pair_judge(endpoint, asked.instructions, asked.input_variable)
-    endpoint.read_key()
+    endpoint.check()
     joined = paired(evaluations.rows(run_a), evaluations.rows(run_b))
     pairs = [Pair(left.row, left.output, right.output) for left, right in islice(joined, asked.limit)]
     matched = len(pairs) + sum(1 for _ in joined)

@@ -142,18 +142,21 @@ class AlarmBook:
         """
         found = {finding.identity: finding for finding in findings}
         opened, lasting, resolved = [], [], []
+        told = _Told()
         with alone(self._engine) as connection:
             known = {str(row.identity): row for row in connection.execute(_open_entries(app))}
             for identity, finding in found.items():
                 row, sighting = known.get(identity), finding.source or source
                 if row is None:
                     if not _is_booked(connection, identity, sighting):
-                        opened.append(self._open(connection, identity, finding, sighting, at, run_id))
+                        opened.append(self._open(connection, identity, finding, sighting, at, run_id, told))
                 elif row.source != sighting:
-                    lasting.append(self._again(connection, row, finding, sighting, at, run_id))
+                    lasting.append(self._again(connection, row, finding, sighting, at, run_id, told))
             for identity, row in known.items():
                 if closes is not None and identity not in found and _is_over(row, closes, at, findings):
-                    resolved.append(self._resolve(connection, row, at))
+                    resolved.append(self._resolve(connection, row, at, told))
+            for event, entries in told.items():
+                self._outbox.put(connection, alert_of(entries, event, self._settings))
         return Booked(tuple(opened), tuple(lasting), tuple(resolved))
 
     def entries(self, *, app: str | None = None, resolved: bool = False, limit: int | None = None) -> list[Entry]:
@@ -189,6 +192,7 @@ class AlarmBook:
         source: str,
         at: datetime,
         run_id: str | None,
+        told: _Told,
     ) -> Entry:
         moment = at.timestamp()
         tell = self._cooled_down(connection, identity, moment)
@@ -199,11 +203,11 @@ class AlarmBook:
             "first_at": moment, "times": 1, "told": int(tell), "told_at": moment if tell else None,
         }  # fmt: skip
         row = connection.execute(sa.insert(table).values(values).returning(table)).one()
-        return self._tell(connection, row, "opened") if tell else _entry(row)
+        return told.add("opened", _entry(row)) if tell else _entry(row)
 
     def _again(
         self, connection: sa.Connection, row: sa.Row[Any], finding: Finding, source: str, at: datetime,
-        run_id: str | None,
+        run_id: str | None, told: _Told,
     ) -> Entry:  # fmt: skip
         moment = at.timestamp()
         tell = row.acknowledged_at is None and self._cooled_down(connection, row.identity, moment)
@@ -212,12 +216,12 @@ class AlarmBook:
         if tell:
             values |= {"told": row.told + 1, "told_at": moment}
         new = connection.execute(sa.update(table).where(table.c.id == row.id).values(values).returning(table)).one()
-        return self._tell(connection, new, "lasting" if new.told > 1 else "opened") if tell else _entry(new)
+        return told.add("lasting" if new.told > 1 else "opened", _entry(new)) if tell else _entry(new)
 
-    def _resolve(self, connection: sa.Connection, row: sa.Row[Any], at: datetime) -> Entry:
+    def _resolve(self, connection: sa.Connection, row: sa.Row[Any], at: datetime, told: _Told) -> Entry:
         values = {"open_key": None, "resolved_at": at.timestamp()}
         new = connection.execute(sa.update(table).where(table.c.id == row.id).values(values).returning(table)).one()
-        return self._tell(connection, new, "resolved") if new.told and self._settings.tell_resolved else _entry(new)
+        return told.add("resolved", _entry(new)) if new.told and self._settings.tell_resolved else _entry(new)
 
     def _cooled_down(self, connection: sa.Connection, identity: str, now: float) -> bool:
         """Whether the alarm was last told long enough ago, in this entry or in an earlier one: a flapping alarm is
@@ -228,18 +232,29 @@ class AlarmBook:
         # A time far ahead was noted by a clock that was wrong: it must not silence the alarm until then.
         return last is None or abs(now - float(last)) >= self._settings.cool_down
 
-    def _tell(self, connection: sa.Connection, row: sa.Row[Any], event: str) -> Entry:
-        entry = _entry(row)
-        self._outbox.put(connection, alert_of(entry, event, self._settings))
+
+class _Told(dict[str, list[Entry]]):
+    """What receivers are to be told of one verdict, by event."""
+
+    def add(self, event: str, entry: Entry) -> Entry:
+        self.setdefault(event, []).append(entry)
         return entry
 
 
-def alert_of(entry: Entry, event: str, settings: AlertSettings) -> dict[str, Any]:
-    """The alert of an entry, in the shape of `monitoring.act.alerts.message`."""
+def alert_of(entries: Sequence[Entry], event: str, settings: AlertSettings) -> dict[str, Any]:
+    """One alert of all that a verdict found of one app, in the shape of `monitoring.act.alerts.message`."""
+    parts = sorted((_part(entry, settings) for entry in entries), key=lambda part: part["severity"] != "high")
+    first = parts[0]
+    (told,) = (entry.told for entry in entries if entry.id == first["alarm"])
+    shown = {name: value for name, value in first.items() if name != "alarm"}
     return {
-        "id": f"alarm-{entry.id}-{event}-{entry.told}",
-        "event": event,
-        "app": entry.app,
+        "id": f"alarm-{first['alarm']}-{event}-{told}", "event": event, "app": entries[0].app, **shown, "parts": parts
+    }  # fmt: skip
+
+
+def _part(entry: Entry, settings: AlertSettings) -> dict[str, Any]:
+    return {
+        "alarm": entry.id,
         "release": entry.release,
         "what": entry.what,
         "kind": entry.kind,

@@ -35,7 +35,7 @@ from monitoring.act.alerts.prometheus import exposition, write_textfile
 from monitoring.act.alerts.settings import AlertSettings
 from monitoring.act.clocks import was_noted
 from monitoring.act.lease import Lease
-from monitoring.act.policy import Policy, decide
+from monitoring.act.policy import Decision, Policy, decide
 from monitoring.act.schedule import WindowSchedule
 from monitoring.act.stages import Stages
 from monitoring.store.database import reading, upsert
@@ -123,6 +123,7 @@ class Daemon:
         self._slow: threading.Thread | None = None
         self._stages, self._slow_stages = Stages(engine, now), Stages(engine, now)
         self._holding = False
+        self._declined: dict[str, tuple[object, ...]] = {}  # what was said last of a policy that does nothing
         self._untestable: dict[tuple[str, datetime], float] = {}  # and when that was found
 
     def run(self, stop: threading.Event, *, once: bool = False) -> Tick | None:
@@ -225,9 +226,23 @@ class Daemon:
         situation = self._actuator.situation(app)
         decision = decide(app, alarms, policy, situation)
         tick.decided[app] = decision.why
+        self._tell_declined(app, policy, decision)
         if self._actions.claim(decision, situation):
             mode = "would (dry run)" if decision.dry_run else "will"
             logger.warning("%s: %s %s of %s: %s", app, mode, decision.action, decision.release, decision.why)
+
+    def _tell_declined(self, app: str, policy: Policy, decision: Decision) -> None:
+        """Says once, in the log and in the alerts of the alarms, why the policy does nothing about them."""
+        if not decision.declined:
+            self._declined.pop(app, None)
+            return
+        told = {"wanted": policy.action, "done": None, "dry_run": policy.dry_run, "why": decision.why}
+        self._outbox.add_decision(app, told)
+        why = (policy.action, decision.why, tuple(alarm.id for alarm in decision.declined))
+        if self._declined.get(app) != why:
+            self._declined[app] = why
+            alarms = ", ".join(str(alarm.id) for alarm in decision.declined)
+            logger.warning("%s: no %s for alarm %s: %s", app, policy.action, alarms, decision.why)
 
     def _deliver(self, tick: Tick) -> None:
         sent = self._outbox.send_due(self._stop.is_set)

@@ -14,7 +14,7 @@ the input never leads to a rollback: the old release would get the same new ques
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -107,7 +107,8 @@ class Situation:
 class Decision:
     """What to do about an app's alarms. action: None for nothing. why: one sentence, also where nothing is done.
 
-    release: the one it is done to. alarms: those that led to it, oldest first; empty where nothing is done.
+    release: the one it is done to. alarms: those that led to it, oldest first; empty where nothing is done. declined:
+    alarms that the policy is for, and for which it still does nothing.
     """
 
     app: str
@@ -116,6 +117,7 @@ class Decision:
     release: str = ""
     alarms: tuple[Entry, ...] = ()
     dry_run: bool = True
+    declined: tuple[Entry, ...] = ()
 
     @property
     def key(self) -> str:
@@ -134,12 +136,19 @@ def decide(app: str, alarms: Sequence[Entry], policy: Policy, situation: Situati
     if not chosen:
         others = f" that {app}'s policy is for" if open_alarms and policy.only_for else ""
         return Decision(app, None, f"no open alarm{others}")
+    decision = _decided(app, chosen, open_alarms, policy, situation)
+    return decision if decision.action is not None else replace(decision, declined=tuple(chosen))
+
+
+def _decided(
+    app: str, chosen: Sequence[Entry], every: Sequence[Entry], policy: Policy, situation: Situation
+) -> Decision:
     if policy.action in ("re-evaluate", "retrain"):
         return _look_into(app, chosen, policy, situation)
-    stop = _stop_canary(app, chosen, open_alarms, policy, situation)
+    stop = _stop_canary(app, chosen, every, policy, situation)
     if stop.action is not None or policy.action == "stop-canary":
         return stop
-    back = _roll_back(app, chosen, open_alarms, policy, situation)
+    back = _roll_back(app, chosen, every, policy, situation)
     of_challenger = situation.challenger is not None and any(a.release == situation.challenger for a in chosen)
     return stop if back.action is None and of_challenger else back
 

@@ -18,6 +18,10 @@ def app(home: Path) -> str:
     registry = Registry(Settings(home=home))
     prompt, _ = registry.prompts.register("qa", template())
     version, _ = registry.models.register(model("tiny"))
+    assert version.path is not None
+    weights = Settings(home=home).models_dir / version.path
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"GGUF made up")
     for tokens in (16, 17):
         parameters = template(parameters=f"{{max_tokens: {tokens}}}").parameters
         release, _ = registry.release_versions.create("assistant", prompt, version, parameters)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmops import prompt_file
 from llmops.engines.protocol import GenerationParameters
 from llmops.errors import BadFile, UsageError
 from llmops.prompt_file import PromptTemplate, load_prompt_folder, parse_prompt
@@ -308,3 +311,13 @@ def test_one_bad_file_of_a_folder_is_named(tmp_path):
     with pytest.raises(BadFile) as caught:
         load_prompt_folder(tmp_path)
     assert caught.value.path == tmp_path / "v2.md"
+
+
+def test_the_reference_page_names_every_key_and_parameter_and_its_example_is_read():
+    page = (Path(__file__).parents[2] / "docs" / "prompts.md").read_text(encoding="utf-8")
+    example = page.partition("```markdown\n")[2].partition("```")[0]
+    read = parse_prompt(example)
+    assert (read.input_variable, read.variables) == ("question", {"language", "question"})
+    assert set(yaml.safe_load(example.split("---")[1])) == prompt_file._KEYS
+    for name in (*prompt_file._KEYS, *GenerationParameters.__dataclass_fields__):
+        assert f"| `{name}` |" in page

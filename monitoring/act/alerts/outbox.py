@@ -30,6 +30,8 @@ _LONGEST_SECONDS = 60.0
 _CLAIM_SECONDS = 120.0
 """How long nobody else tries an alert that somebody tries: longer than any attempt can take."""
 _AT_ONCE = 100
+_TOGETHER_SECONDS = 60.0
+"""Alerts put within so long are of one look."""
 _LEAST_ATTEMPTS = 3
 
 
@@ -90,8 +92,18 @@ class Outbox:
         self._insert = insert(table).on_conflict_do_nothing(index_elements=["alert_id", "channel"])
 
     def put(self, connection: sa.Connection, alert: Mapping[str, Any]) -> None:
-        """Writes an alert for every channel that is told of its app, in the caller's transaction; once for each id."""
+        """Writes an alert for every channel that is told of its app, in the caller's transaction; once for each id.
+
+        Alarms that are found by the same look have one cause as a rule: an alert with `parts` becomes further parts of
+        one of the same app and event that was put a moment ago and that nobody has tried to deliver yet.
+        """
         now = self._now()
+        if "parts" in alert and (waiting := self._waiting(connection, alert["app"], [alert["event"]])):
+            for row in waiting:
+                known = {part["alarm"] for part in row.payload["parts"]}
+                more = [part for part in alert["parts"] if part["alarm"] not in known]
+                self._rewrite(connection, row, {"parts": [*row.payload["parts"], *more]})
+            return
         rows = [
             {"alert_id": alert["id"], "channel": channel.name, "payload": dict(alert), "created_at": now,
              "next_try_at": now, "attempts": 0}
@@ -100,6 +112,29 @@ class Outbox:
         ]  # fmt: skip
         if rows:
             connection.execute(self._insert, rows)
+
+    def add_decision(self, app: str, decision: Mapping[str, Any]) -> None:
+        """Lets alerts of alarms say what the app's policy came to, as far as nobody has tried to deliver them yet.
+
+        Raises StoreUnavailable.
+        """
+        with alone(self._engine) as connection:
+            for row in self._waiting(connection, app, ["opened", "lasting"]):
+                self._rewrite(connection, row, {"policy": dict(decision)})
+
+    def _waiting(self, connection: sa.Connection, app: str, events: Sequence[str]) -> list[sa.Row[Any]]:
+        """The newest alert of these events that was put a moment ago, as a row for each channel; none where one of
+        them was tried: what was said is not changed."""
+        now = self._now()
+        recent = table.c.created_at.between(now - _TOGETHER_SECONDS, now)
+        newest = connection.execute(sa.select(table).where(recent).order_by(table.c.id.desc())).all()
+        of_app = [row for row in newest if row.payload["app"] == app and row.payload["event"] in events]
+        waiting = [row for row in of_app if "parts" in row.payload and row.alert_id == of_app[0].alert_id]
+        return waiting if all(row.attempts == 0 for row in waiting) else []
+
+    def _rewrite(self, connection: sa.Connection, row: sa.Row[Any], values: Mapping[str, Any]) -> None:
+        payload = {**row.payload, **values}
+        connection.execute(sa.update(table).where(table.c.id == row.id).values(payload=payload))
 
     def send_due(self, should_stop: Callable[[], bool] = lambda: False) -> Sent:
         """Tries every alert that is due once. A channel that fails is left alone for the rest of the round, so that a

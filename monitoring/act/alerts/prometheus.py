@@ -59,6 +59,8 @@ def exposition(
     )
     names = ("app", "action", "status", "dry_run")
     families: list[tuple[str, str, str, Samples]] = [
+        ("llmops_monitor_app_alarms", "gauge", "how many alarms of the app last: one thing to be told of",
+         [({"app": app}, float(count)) for app, count in sorted(Counter(alarm.app for alarm in alarms).items())]),
         ("llmops_monitor_alarm", "gauge", "1 while the alarm lasts", [(labels, 1.0) for labels, _ in states]),
         ("llmops_monitor_alarm_since_seconds", "gauge", "when the alarm was first seen", states),
         ("llmops_monitor_alerts_total", "counter", "alerts by what became of them", alerts),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +16,7 @@ from llmops.errors import UsageError
 from llmops.production_log import open_engine
 from monitoring.act.action_tables import alarm_book, alert_outbox, alone, ensure_tables, forget_requests
 from monitoring.act.alarm_book import AlarmBook, findings_of
+from monitoring.act.alerts.message import text, title
 from monitoring.act.alerts.outbox import Outbox
 from monitoring.act.alerts.settings import AlertSettings, WebhookSettings
 from monitoring.act.alerts.webhook import Webhook
@@ -153,7 +156,7 @@ def test_two_daemons_that_book_the_same_verdict_make_one_entry(engine: sa.Engine
         thread.join()
 
     assert sorted(entry.times for entry in books[0].entries()) == [1, 1]
-    assert len(alerts(engine)) == 2
+    assert alerts(engine) == ["alarm-1-opened-1"]
 
 
 def test_an_alert_and_its_entry_are_written_together_or_not_at_all(engine: sa.Engine, clock: Clock) -> None:
@@ -182,6 +185,7 @@ def test_requests_that_are_deleted_are_taken_out_of_entries_and_alerts(
 
     assert kept == ["r2"]
     assert [row["request_id"] for row in payload["rows"]] == ["r2"]
+    assert [row["request_id"] for row in payload["parts"][0]["rows"]] == ["r2"]
 
 
 @pytest.mark.parametrize("request_id", ["opened", "assistant", "high", "output.refusal"])
@@ -195,7 +199,43 @@ def test_a_request_that_is_called_like_something_else_takes_nothing_along(
         after = connection.execute(sa.select(alert_outbox.c.payload)).scalar_one()
 
     assert [row["request_id"] for row in after["rows"]] == ["r1"]
-    assert {**after, "rows": []} == {**before, "rows": []}
+    for payload in (before, after):
+        payload["rows"] = payload["parts"][0]["rows"] = []
+    assert after == before
+
+
+def test_what_one_look_finds_is_one_alert_with_its_parts_and_is_told_to_be_over_likewise(
+    book: AlarmBook, engine: sa.Engine, clock: Clock
+) -> None:
+    names = ("output.length", "output.refusal", "error", "output.words", "output.sentiment", "latency_ms")
+    found = [finding(name, kind="drift", severity="high" if name == "error" else "low") for name in names]
+    book.record("assistant", "tick", [finding("empty", severity="low")], clock.at)
+    book.record("assistant", "window 1", found, clock.at, closes=clock.at - timedelta(days=1))  # the same tick's window
+    book.record("helper", "window 1", [replace(finding(release="helper@1"), app="helper")], clock.at)
+    book.record("assistant", "window 2", [], clock.move(days=1), closes=clock.at)
+
+    with engine.connect() as connection:
+        told = list(connection.execute(sa.select(alert_outbox.c.payload).order_by(alert_outbox.c.id)).scalars())
+    assert [(alert["event"], alert["app"], len(alert["parts"])) for alert in told] == [
+        ("opened", "assistant", 7), ("opened", "helper", 1), ("resolved", "assistant", 7),
+    ]  # fmt: skip
+    opened = told[0]
+    assert (opened["what"], opened["id"], opened["parts"][0]["alarm"]) == ("empty", "alarm-1-opened-1", 1)
+    assert [part["what"] for part in opened["parts"][1:]] == ["error", *(each for each in names if each != "error")]
+    assert title(opened) == "ALARM empty (sequential, low) and 6 more in assistant@2"
+    shown = text(opened)
+    for name in names:
+        assert f"{name} rose" in shown
+
+
+def test_an_alert_that_somebody_tried_to_deliver_gets_no_more_parts(engine: sa.Engine, clock: Clock) -> None:
+    down = Webhook(WebhookSettings("down", url="http://127.0.0.1:9/"))
+    outbox = Outbox(engine, [down], now=clock)
+    book = AlarmBook(engine, SETTINGS, outbox)
+    book.record("assistant", "tick 1", [finding()], clock.at)
+    assert outbox.send_due().failed == 1
+    book.record("assistant", "tick 2", [finding("error")], clock.at)
+    assert alerts(engine) == ["alarm-1-opened-1", "alarm-2-opened-1"]
 
 
 def test_a_clock_that_was_wrong_once_silences_no_alarm(book: AlarmBook, clock: Clock, engine: sa.Engine) -> None:

@@ -10,7 +10,9 @@ import ssl
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,22 @@ import sqlalchemy as sa
 
 from llmops.production_log import open_engine
 from monitoring.act.action_tables import alert_outbox, alone, ensure_tables
-from monitoring.act.alarm_book import AlarmBook
+from monitoring.act.alarm_book import AlarmBook, alert_of
 from monitoring.act.alerts.channel import NotDelivered
 from monitoring.act.alerts.email import Email
 from monitoring.act.alerts.message import row_links, run_url, text
 from monitoring.act.alerts.outbox import Outbox, Sent
 from monitoring.act.alerts.prometheus import StageCount, exposition, write_textfile
-from monitoring.act.alerts.settings import AlertSettings, EmailSettings, SlackSettings, WebhookSettings
+from monitoring.act.alerts.settings import (
+    AlertSettings,
+    EmailSettings,
+    PrometheusSettings,
+    SlackSettings,
+    WebhookSettings,
+    read_alerts,
+)
 from monitoring.act.alerts.webhook import Slack, Webhook, slack_message, verify
+from tests.monitoring.act.test_policy import entry
 from tests.monitoring.acting import START, Clock, Receiver, finding, http_receiver, smtp_receiver
 
 ALERT: dict[str, Any] = {
@@ -240,7 +250,8 @@ def test_a_channel_that_is_down_holds_up_no_other_and_costs_one_attempt(engine: 
     clock = Clock()
     down = Webhook(WebhookSettings("down", url="http://127.0.0.1:9/"))
     book, outbox = book_of(engine, clock, down, Webhook(WebhookSettings("ops", url=receiver.url)))
-    book.record("assistant", "tick", [finding(), finding("error"), finding("empty")], clock.at)
+    for app in ("assistant", "helper", "third"):
+        book.record(app, "tick", [replace(finding(release=f"{app}@1"), app=app)], clock.at)
 
     sent = outbox.send_due()
 
@@ -353,3 +364,18 @@ def test_nothing_secret_is_logged(engine: sa.Engine, receiver: Receiver, caplog:
     with engine.begin() as connection:
         kept = str(connection.execute(sa.select(alert_outbox)).all())
     assert SECRET not in caplog.text + kept
+
+
+def test_the_reference_page_names_every_key_and_what_an_alert_holds():
+    page = (Path(__file__).parents[3] / "docs" / "alerts.md").read_text(encoding="utf-8")
+    given = tomllib.loads(page.partition("```toml\n")[2].partition("```")[0])
+    read = read_alerts(given["alerts"], "alerts.md")
+    assert [channel.name for channel in read.channels] == ["ops", "channel", "on-call"]
+    kinds = (WebhookSettings, SlackSettings, EmailSettings, PrometheusSettings, AlertSettings)
+    keys = {field.name for kind in kinds for field in fields(kind)} - {"webhook", "slack", "email", "prometheus"}
+    for key in keys - {"sender"} | {"from"}:
+        assert f"`{key}`" in page, key
+    shown = json.loads(page.partition("```json\n")[2].partition("```")[0])
+    told = alert_of([entry()], "opened", read)
+    assert set(shown) == {*told, "policy"}
+    assert set(shown["parts"][0]) == set(told["parts"][0])

@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from llmops.errors import CannotRun, StoreUnavailable, UsageError
 from llmops.production_log import open_engine
 from monitoring.act.alarm_book import AlarmBook, Finding
+from monitoring.act.alerts.message import text
 from monitoring.act.alerts.outbox import Outbox
 from monitoring.act.alerts.settings import AlertSettings, PrometheusSettings, WebhookSettings
 from monitoring.act.alerts.webhook import Webhook
@@ -117,6 +118,27 @@ def test_a_tick_books_decides_acts_and_tells(bench: Bench) -> None:
     assert (tick.ingested, tick.alarms, tick.delivered, tick.failed) == (3, 1, 2, [])
     assert bench.actuator.did == [("rollback", "assistant@2")]
     assert [got.json["event"] for got in receiver.got] == ["opened", "action"]
+
+
+def test_a_declined_rollback_is_in_the_alert_and_once_in_the_log(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.actuator.now = Situation("assistant@2", None, None, no_return="assistant@1 was itself rolled back")
+    bench.work.found, bench.work.alarms = [finding()], ["output.refusal", "output.length"]
+    with http_receiver() as receiver, caplog.at_level("WARNING", "llmops.monitoring"):
+        daemon = bench.daemon(channels=[Webhook(WebhookSettings("ops", url=receiver.url))])
+        for _ in range(3):
+            daemon.tick()
+
+    (alert,) = (got.json for got in receiver.got)
+    assert (alert["event"], len(alert["parts"])) == ("opened", 3)
+    assert alert["policy"] == {
+        "wanted": "rollback", "done": None, "dry_run": False, "why": "assistant@1 was itself rolled back",
+    }  # fmt: skip
+    assert "no rollback was made: assistant@1 was itself rolled back" in text(alert)
+    told = [record.message for record in caplog.records if "no rollback" in record.message]
+    assert told == ["assistant: no rollback for alarm 1, 2, 3: assistant@1 was itself rolled back"]
+    assert bench.actuator.did == []
 
 
 def test_each_window_is_tested_once_by_whichever_daemon(bench: Bench) -> None:
