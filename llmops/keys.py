@@ -8,20 +8,27 @@ but nobody guesses 256 random bits, at any speed; and the gateway computes the h
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from llmops.errors import UnknownVersion, UsageError
-from llmops.production_log.database import open_engine, translated
+from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
+from llmops.private_files import make_private_folder
+from llmops.production_log.database import database_url, open_engine, shown, translated
+from llmops.watched_file import FileIdentity
 
-__all__ = ["Key", "KeyStore", "parse_key", "secret_hash"]
+__all__ = ["Key", "KeyMarker", "KeyStore", "parse_key", "secret_hash"]
+
+logger = logging.getLogger("llmops.keys")
 
 PREFIX = "llmops"
 _ID_BYTES, _SECRET_BYTES = 6, 32
@@ -111,17 +118,57 @@ def parse_key(text: str) -> tuple[str, str] | None:
     return parts[1], parts[2]
 
 
+class KeyMarker:
+    """Remembers, outside the database, that keys were made in it: one that has lost them must let nobody in.
+
+    A file in the home, with a line for each database: by its place in the home, or by its URL.
+    """
+
+    def __init__(self, home: Path, log_url: str) -> None:
+        self.path = home / "databases-with-keys"
+        self._line = _place(home, log_url)
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        """Whether keys were ever seen there. Raises StoreUnavailable when that cannot be known."""
+        if not self._is_set:
+            try:
+                self._is_set = self._line in self.path.read_text(encoding="utf-8").splitlines()
+            except FileNotFoundError:
+                return False
+            except OSError as error:
+                raise StoreUnavailable(f"{self.path}: cannot be read: {error.strerror}") from error
+        return self._is_set
+
+    def set(self) -> None:
+        """Remembers it; where it cannot be written, this process does, and says so."""
+        if self._is_set:
+            return
+        try:
+            if not self.is_set():
+                make_private_folder(self.path.parent)
+                with os.fdopen(os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600), "w") as file:
+                    file.write(f"{self._line}\n")
+        except (OSError, StoreUnavailable) as error:
+            logger.warning("that keys exist cannot be remembered for a restart: %s", error)
+        self._is_set = True
+
+
 class KeyStore:
     """Makes, lists and revokes keys. Safe to share between threads and processes.
+
+    A store that has ever held a key and holds none is damaged, and is not read as one without keys.
 
     Opening it connects to nothing: a store that is down now and up later serves later. Every method may block, and
     raises StoreUnavailable when the database cannot be reached or written.
     """
 
-    def __init__(self, log_url: str) -> None:
-        """log_url: SQLAlchemy URL of the production log. Raises StoreUnavailable when it cannot be one."""
+    def __init__(self, log_url: str, *, home: Path | None = None, file: FileIdentity | None = None) -> None:
+        """log_url: SQLAlchemy URL of the production log. home: where it is remembered that keys exist; None: nowhere.
+        file: as `open_engine`. Raises StoreUnavailable when the URL cannot be one."""
         self.url = log_url
-        self._engine = open_engine(log_url)
+        self._engine = open_engine(log_url, file)
+        self._marker = None if home is None else KeyMarker(home, log_url)
         self._is_made = False
         self._reading = threading.Lock()
         self._keys: tuple[Key, ...] = ()
@@ -166,12 +213,16 @@ class KeyStore:
             if value is not None and not 1 <= value <= LARGEST_LIMIT:
                 raise UsageError(f"{limit}: must be from 1 to {LARGEST_LIMIT}")
         self._execute(lambda connection: connection.execute(sa.insert(_keys).values(_to_row(key))), writes=True)
+        if self._marker is not None:
+            self._marker.set()
         return key, f"{PREFIX}_{key.id}_{secret}"
 
     def read(self) -> Sequence[Key]:
         """Every key, revoked and expired ones too, oldest first; the very same object when nothing has changed.
 
         Only creating and revoking count as changes; what else was done to the table is seen within a minute.
+
+        Raises StoreUnavailable too when there were keys, and are none.
         """
         with self._reading:
             counts = self._execute(lambda connection: tuple(connection.execute(_COUNTS).one()))
@@ -179,10 +230,20 @@ class KeyStore:
             if counts != self._counts or now >= self._read_again_at:
                 rows = self._execute(lambda connection: connection.execute(_ALL).mappings().all())
                 keys = tuple(_from_row(row) for row in rows)
+                self._check_kept(keys)
                 self._keys = self._keys if keys == self._keys else keys
                 # Counted before it was read: a change in between is found at the next call.
                 self._counts, self._read_again_at = counts, now + _READ_AGAIN_SECONDS
             return self._keys
+
+    def _check_kept(self, keys: Sequence[Key]) -> None:
+        if keys:
+            if self._marker is not None:
+                self._marker.set()
+        elif self._keys or (self._marker is not None and self._marker.is_set()):
+            marker = "" if self._marker is None else f", or remove {self._marker.path} to serve without keys"
+            gone = f"production log {shown(self.url)}: its keys are gone, so that nobody is let in"
+            raise StoreUnavailable(f"{gone}; restore it, make a key{marker}")
 
     def revoke(self, key_id: str) -> Key:
         """Shuts a key out for good; one that is revoked already stays as it is. Raises UnknownVersion."""
@@ -227,6 +288,15 @@ class KeyStore:
             # PostgreSQL's IF NOT EXISTS fails when another process makes the table at the same moment.
             if not sa.inspect(self._engine).has_table(_keys.name):
                 raise
+
+
+def _place(home: Path, log_url: str) -> str:
+    """A database's place that stays the same when its home is moved, and holds no password."""
+    url = database_url(log_url)
+    if url.get_backend_name() != "sqlite" or not url.database:
+        return str(url.set(password=None))
+    file, home = Path(url.database).resolve(), home.resolve()
+    return str(file.relative_to(home) if file.is_relative_to(home) else file)
 
 
 def _storable(text: str) -> str:

@@ -8,12 +8,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from llmops.private_files import keep_private
+
 BUSY_SECONDS = 30.0
 _PAUSE_SECONDS = 0.01
 
 
 def write_ahead(connection: Any, *, synchronous: str = "NORMAL") -> None:
     """Makes a SQLite connection wait for locks, and its file keep a write-ahead log.
+
+    The file is kept for its owner alone (mode 0600), and with it its log, which gets the file's mode.
 
     SQLite never waits while it changes the log's kind, whatever the busy timeout says (two who both hold a read lock
     would wait for each other), so who opens a new file beside others tries again here.
@@ -24,6 +28,9 @@ def write_ahead(connection: Any, *, synchronous: str = "NORMAL") -> None:
         sqlite3.OperationalError: the file cannot be written, or was locked for `BUSY_SECONDS`.
     """
     connection.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+    if path := connection.execute("PRAGMA database_list").fetchone()[2]:
+        for suffix in ("", "-wal", "-shm"):
+            keep_private(Path(f"{path}{suffix}"))
     give_up_at = time.monotonic() + BUSY_SECONDS
     while not _is_switched(connection):
         if time.monotonic() > give_up_at:

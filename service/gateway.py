@@ -199,6 +199,10 @@ class Gateway:
         age = self.keeper.age
         if age is not None and self.keeper.last_error is not None:
             found.append(f"registry not read for {age:.0f} s, serving the releases read last: {self.keeper.last_error}")
+        found += [
+            f"{name} is gone from the registry, its last champion serves on: restore it, or start the gateway again"
+            for name in self.keeper.vanished
+        ]
         if age is not None:
             callers = [] if self.access is None else self.access.callers()
             found += self.router.notes(self.keeper.snapshot, callers)

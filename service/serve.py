@@ -9,11 +9,11 @@ Workers share nothing but the listening socket, the engine process's socket, the
 
 from __future__ import annotations
 
+import functools
 import logging
 import multiprocessing
 import os
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,19 +22,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
 
 from llmops.engines.protocol import Engine
 from llmops.errors import CannotRun, UsageError
 from llmops.json_logs import configure_logging
 from llmops.keys import KeyStore
+from llmops.private_files import keep_private
 from llmops.production_log import ProductionLog
+from llmops.scratch import scratch_folder, sweep_scratch_folders
 from llmops.settings import Settings
 from llmops.versions import ModelVersion, RegisteredVersions, TabularVersion
+from llmops.watched_file import FileIdentity, hold, identity_of, sqlite_path
 from service.metrics_files import prepare_multiprocess
 from service.server import listen, uvicorn_config
 from service.tabular_pool import Predictor
+from service.workers import Workers
 
 if TYPE_CHECKING:
     from llmops.registry import Registry
@@ -43,6 +45,9 @@ logger = logging.getLogger("llmops.service")
 
 LOAD_SECONDS = 600.0
 """How long a worker waits for the engine process to load a model."""
+
+HUNG_SECONDS = 30.0
+"""A worker beside busy engines may be slow to answer its parent; only one that hangs is to be killed."""
 
 
 def serve(*, host: str = "127.0.0.1", port: int = 8000, workers: int = 1) -> None:
@@ -56,22 +61,34 @@ def serve(*, host: str = "127.0.0.1", port: int = 8000, workers: int = 1) -> Non
         raise UsageError("--workers: must be 1 or more")
     settings = Settings.from_environment()
     configure_logging(settings.server_log)
+    sweep_scratch_folders()
+    keep_private(settings.home)
     with ExitStack() as stack:
         log = stack.enter_context(_opened_log(settings))
         listener = stack.enter_context(listen(host, port, _has_live_key(settings, workers)))
         socket_path = stack.enter_context(_engine_process(settings))
-        metrics = stack.enter_context(tempfile.TemporaryDirectory(prefix="llmops-metrics-"))
-        # Workers are new processes: all that they get from here is their environment.
-        os.environ.update({"LLMOPS_ENGINE_SOCKET": str(socket_path), **prepare_multiprocess(Path(metrics))})
+        metrics = stack.enter_context(scratch_folder("metrics"))
+        # Workers are new processes: all that they get from here is their environment, and what makes their app.
+        os.environ.update({"LLMOPS_ENGINE_SOCKET": str(socket_path), **prepare_multiprocess(metrics)})
         stack.enter_context(_exporting_traces(settings, log))
-        supervisor = Multiprocess(uvicorn_config("service.serve:worker_app", settings, workers), sockets=[listener])
+        make_app = functools.partial(worker_app, log.file, stack.enter_context(_registry_file(settings)))
+        supervisor = Workers(
+            uvicorn_config(make_app, settings, workers),
+            [listener],
+            hung_seconds=HUNG_SECONDS,
+            drain_seconds=settings.drain_seconds,
+        )
         supervisor.run()
-        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+        if supervisor.failed_to_start:
             raise CannotRun("the gateway did not start; the lines above say why")
 
 
-def worker_app() -> FastAPI:
-    """The app of one worker process, as its environment describes it."""
+def worker_app(log_file: FileIdentity | None = None, registry_file: FileIdentity | None = None) -> FastAPI:
+    """The app of one worker process, as its environment describes it.
+
+    log_file, registry_file: the SQLite files that the gateway began with. A worker that starts later must not take
+    others for them: it would find no keys, or no releases.
+    """
     # Imported here: the supervising process needs none of it.
     from llmops.engine_host.client import embed, open_remote, ping
     from llmops.engines.opening import engine_name, open_engine
@@ -89,13 +106,13 @@ def worker_app() -> FastAPI:
             return open_engine(model, settings)
         return open_remote(socket_path, model, LOAD_SECONDS)
 
-    registry = _RegistryOnDemand(settings)
+    registry = _RegistryOnDemand(settings, registry_file)
     return create_app(
         settings,
         registry,
         open_model,
-        ProductionLog(settings.resolved_log_url),
-        keys=KeyStore(settings.resolved_log_url),
+        ProductionLog(settings.resolved_log_url, log_file),
+        keys=KeyStore(settings.resolved_log_url, home=settings.home, file=log_file),
         ping=lambda: ping(socket_path),
         embed=lambda texts: embed(socket_path, texts),
         open_tabular=registry.open_tabular,
@@ -105,8 +122,8 @@ def worker_app() -> FastAPI:
 class _RegistryOnDemand:
     """The registry, opened by the first look at it: a store that is away then holds up neither start nor shutdown."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, file: FileIdentity | None = None) -> None:
+        self._settings, self._file = settings, file
         self._registry: Registry | None = None
 
     def registered(self) -> RegisteredVersions:
@@ -123,7 +140,7 @@ class _RegistryOnDemand:
         if self._registry is None:
             from llmops.registry import Registry
 
-            self._registry = Registry(self._settings)
+            self._registry = Registry(self._settings, file=self._file)
         return self._registry
 
 
@@ -141,7 +158,7 @@ def _end_with_parent() -> None:
 
 def _has_live_key(settings: Settings, workers: int) -> bool:
     """Whether a live key exists; warns when keys have limits that several workers cannot count together."""
-    keys = KeyStore(settings.resolved_log_url)
+    keys = KeyStore(settings.resolved_log_url, home=settings.home)
     try:
         now = datetime.now(UTC)
         limited = any(key.limited and key.live(now) for key in keys.read())
@@ -152,6 +169,21 @@ def _has_live_key(settings: Settings, workers: int) -> bool:
         return keys.has_live_key()
     finally:
         keys.close()
+
+
+@contextmanager
+def _registry_file(settings: Settings) -> Iterator[FileIdentity | None]:
+    """Which file the registry is; None where it is behind a server, or made by the first who opens it. While the block
+    runs no other file can be taken for it."""
+    path = sqlite_path(settings.resolved_tracking_uri)
+    if path is None or not path.exists():
+        yield None
+        return
+    held = hold(path)
+    try:
+        yield identity_of(path)
+    finally:
+        os.close(held)
 
 
 @contextmanager

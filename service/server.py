@@ -64,6 +64,4 @@ def uvicorn_config(app: Callable[[], FastAPI] | str, settings: Settings, workers
         server_header=False,
         proxy_headers=False,  # who a caller is, its key says
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
-        # A worker beside busy engines may be slow to answer; only one that hangs is to be killed.
-        timeout_worker_healthcheck=30,
     )

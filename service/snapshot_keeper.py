@@ -24,7 +24,10 @@ class SnapshotKeeper:
     never makes a request wait for weights. Engines of challengers that a traffic policy sends anything are loaded and
     kept too. While the source is down, or a champion cannot be loaded, the last good state keeps serving.
 
-    seconds: pause between two looks at the source. held_back: apps and tabular models whose old champion serves.
+    What vanishes from the source while it is served is a fault of the source, not news: it is served on as it was.
+
+    seconds: pause between two looks at the source. held_back: apps and tabular models whose old champion serves;
+    vanished: those among them that the source has no more.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class SnapshotKeeper:
         self._looked = asyncio.Event()
         self.last_error: str | None = None
         self.held_back: tuple[str, ...] = ()
+        self.vanished: tuple[str, ...] = ()
         pool.on_load = self._tabular.on_load = self._wake.set
 
     @property
@@ -95,9 +99,17 @@ class SnapshotKeeper:
         for version in fresh.tabular_champions.values():
             self._tabular.preload(version)
         apps = [app for app in fresh.champions if self._must_wait(app, old, fresh)]
-        self.held_back = (*apps, *(name for name in fresh.tabular_champions if self._tabular_waits(name, old, fresh)))
+        waiting = (*apps, *(name for name in fresh.tabular_champions if self._tabular_waits(name, old, fresh)))
+        self._note_vanished(_vanished(old, fresh))
+        self.held_back = (*waiting, *self.vanished)
         self._snapshot = fresh.holding_back(frozenset(self.held_back), old)
         self._pin(fresh, self._snapshot)
+
+    def _note_vanished(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            if name not in self.vanished:
+                logger.error("%s is gone from the registry while it is served; its last champion serves on", name)
+        self.vanished = names
 
     def _pin(self, *snapshots: Snapshot) -> None:
         self._pool.pin([model for each in snapshots for model in each.served_models])
@@ -113,3 +125,9 @@ class SnapshotKeeper:
         serving, pool = old.tabular_champions.get(name), self._tabular
         new = fresh.tabular_champions[name]
         return serving is not None and pool.is_loaded(serving) and not pool.is_loaded(new)
+
+
+def _vanished(old: Snapshot, fresh: Snapshot) -> tuple[str, ...]:
+    """Apps and tabular models with a champion of which there is no version any more."""
+    apps = (app for app in old.champions if not fresh.apps.get(app))
+    return (*apps, *(name for name in old.tabular_champions if not fresh.registered.tabular.get(name)))

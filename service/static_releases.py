@@ -45,6 +45,13 @@ class StaticReleases:
             self._tabular.setdefault(version.name, {})[version.version] = version
             self._registered = None
 
+    def remove(self, name: str) -> None:
+        """Takes away an app, or a tabular model, with all its versions."""
+        with self._lock:
+            self._releases.pop(name, None)
+            self._tabular.pop(name, None)
+            self._registered = None
+
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Moves `alias` of an app, or of a tabular model, to `version`. Raises UnknownVersion."""
         with self._lock:

@@ -97,7 +97,8 @@ def revoke(key_id: str, as_json: bool) -> None:
 def _open() -> KeyStore:
     from llmops.keys import KeyStore
 
-    return KeyStore(Settings.from_environment().resolved_log_url)
+    settings = Settings.from_environment()
+    return KeyStore(settings.resolved_log_url, home=settings.home)
 
 
 def _table(keys: Sequence[Key]) -> None:

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -17,6 +16,8 @@ from pathlib import Path
 
 from llmops.engine_host.frames import Ping, pack
 from llmops.errors import CannotRun, UsageError
+from llmops.process_identity import is_frozen
+from llmops.scratch import make_scratch_folder
 from llmops.settings import Settings
 
 logger = logging.getLogger("llmops.engine_host")
@@ -65,7 +66,7 @@ class EngineProcess:
     ) -> None:
         """Raises UsageError: the socket's path is longer than systems take."""
         self._settings, self._command = settings, tuple(command)
-        self._folder = None if socket_path is not None else Path(tempfile.mkdtemp(prefix="llmops-engine-"))
+        self._folder = None if socket_path is not None else make_scratch_folder("engine")
         self.socket_path = socket_path or Path(f"{self._folder}/engine.sock")
         if len(str(self.socket_path).encode()) > LONGEST_SOCKET_PATH:
             raise UsageError(f"{self.socket_path}: too long for a socket; at most {LONGEST_SOCKET_PATH} bytes")
@@ -147,7 +148,8 @@ class EngineProcess:
     def _end(self, child: subprocess.Popen[bytes]) -> None:
         child.terminate()
         deadline = time.monotonic() + self._settings.drain_seconds + STOP_SECONDS
-        while child.poll() is None and time.monotonic() < deadline:
+        # A frozen process never hears that it should end.
+        while child.poll() is None and time.monotonic() < deadline and not is_frozen(child.pid):
             time.sleep(POLL_SECONDS)
         if child.poll() is None:
             logger.error("the engine process did not end in time and is killed")

@@ -28,6 +28,7 @@ from llmops.engines.openai_format import chat_body
 from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Message, Usage
 from llmops.engines.thread_stream import from_thread
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
+from llmops.scratch import mark_owned
 
 Send = Callable[[Mapping[str, Any] | Exception | None], None]
 HONOURS = frozenset({"n", "logprobs", "top_logprobs", "presence_penalty", "frequency_penalty", "logit_bias"})
@@ -75,6 +76,7 @@ class LlamaCppEngine:
         # The object also listens on a loopback port; a random key that only we know closes it.
         key = secrets.token_urlsafe(32)
         self._states = tempfile.TemporaryDirectory(prefix="llmops-states-")
+        mark_owned(Path(self._states.name))
         parameters = _parameters(xllamacpp, path, slots, context, threads, key)
         parameters.slot_save_path = f"{self._states.name}/"
         try:

@@ -15,6 +15,7 @@ from llmops.errors import StoreUnavailable
 from llmops.evaluation.noise import Noise
 from llmops.evaluation.results import Output, Score
 from llmops.hashing import content_hash
+from llmops.private_files import keep_private, make_private_folder
 from llmops.sqlite_file import write_ahead
 
 _TABLES = (
@@ -62,7 +63,8 @@ class GenerationCache:
         self._lock = threading.Lock()
         path = folder / "generations.db"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_private_folder(folder)
+            keep_private(folder)
             self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
             write_ahead(self._connection)
             for statement in _TABLES:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from llmops.errors import StoreUnavailable
+from llmops.private_files import make_private_folder
 from llmops.sqlite_file import write_ahead
 
 SCHEMA = "llmops_pipelines"
@@ -32,7 +33,7 @@ def database_url(url: str) -> URL:
         shown = parsed.render_as_string(hide_password=True)
         raise StoreUnavailable(f"pipelines {shown}: must be a SQLite file or PostgreSQL")
     with translated(parsed):
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(Path(parsed.database).absolute().parent)
     return parsed
 
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPICursor
 
 from llmops.errors import StoreUnavailable
+from llmops.private_files import make_private_folder
 from llmops.production_log.migration import bring_up_to_date, is_complete
 from llmops.production_log.tables import json_or_text
 from llmops.production_log.writer_queue import WriterQueue
 from llmops.sqlite_file import write_ahead
+from llmops.watched_file import FileIdentity, OpenLog, WatchedFile
 
 _WRITING_LOCK = 0x6C6C6D02  # one of PostgreSQL's advisory locks, which are named by numbers
 _UNREACHABLE_SECONDS = 30
+_FILE = "llmops file"  # where SQLAlchemy keeps a connection's _OpenFile
 
 
 class RecordRefused(StoreUnavailable):
@@ -36,23 +40,31 @@ def database_url(url: str) -> URL:
     return parsed
 
 
-def open_engine(url: str) -> sa.Engine:
+def open_engine(url: str, file: FileIdentity | None = None) -> sa.Engine:
     """An engine for a database in which an acknowledged write is durable; its file's folder is made when absent.
+
+    A transaction on a SQLite file begins and ends only while the file is still the one opened first, and whole. file:
+    which one that must be; None: whichever is there, or made.
 
     With the execution option `writes=True` a transaction on SQLite takes the write lock when it begins: writers then
     queue. A transaction that first reads and then writes would fail at once when another has written in between.
 
     Raises:
-        StoreUnavailable: neither SQLite nor PostgreSQL, or the folder cannot be made.
+        StoreUnavailable: neither SQLite nor PostgreSQL, or the folder cannot be made. Connections and transactions
+            raise it for a file that was taken away, replaced or cut short.
     """
     parsed = database_url(url)
     kind = parsed.get_backend_name()
     with translated(url):
         if kind == "sqlite":
-            if parsed.database and parsed.database != ":memory:":
-                Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
             engine = sa.create_engine(parsed, json_deserializer=json_or_text)
+            name = _file_of(engine)
+            path = None if name is None else Path(name).absolute()
+            if path is not None and file is None:
+                make_private_folder(path.parent)
             sa.event.listen(engine, "connect", _durable_sqlite)
+            if path is not None:
+                _watch_file(engine, path, file)
             sa.event.listen(engine, "begin", _begin_sqlite)
             return engine
         if kind == "postgresql":
@@ -67,10 +79,10 @@ def open_engine(url: str) -> sa.Engine:
 class LogDatabase:
     """The log's tables in one database. Safe to share between threads."""
 
-    def __init__(self, url: str) -> None:
-        """Opens the database; makes absent tables. Raises StoreUnavailable."""
+    def __init__(self, url: str, file: FileIdentity | None = None) -> None:
+        """Opens the database; makes absent tables. file: as `open_engine`. Raises StoreUnavailable."""
         self.url = url
-        self.engine = open_engine(url)
+        self.engine = open_engine(url, file)
         self.is_postgresql = self.engine.dialect.name == "postgresql"
         lock = f"SELECT pg_advisory_xact_lock_shared({_WRITING_LOCK})"
         self._begin_insert = lock if self.is_postgresql else "BEGIN IMMEDIATE"
@@ -78,7 +90,7 @@ class LogDatabase:
         self._refusals: Any = (self._driver.DataError, self._driver.IntegrityError)
         self._writing = self.engine.execution_options(writes=True)
         self.file = _file_of(self.engine)
-        self._inserters: list[Any] = []
+        self._inserters: list[_Inserter] = []
         self._queue: WriterQueue | None = None
         with translated(url):
             if self.file is not None:
@@ -109,19 +121,20 @@ class LogDatabase:
         of the processor time of a request's record. One that has failed is not used again.
         """
         with translated(self.url), self._turn():
-            connection = None
+            inserter = None
             try:
-                connection, cursor = self._begun_insert()
+                inserter, cursor = self._begun_insert()
                 yield cursor
-                connection.commit()
+                inserter.connection.commit()
+                inserter.check()  # only now is it certain where it went
             except BaseException as error:
-                if connection is not None:
-                    self._abandon(connection)
+                if inserter is not None:
+                    self._abandon(inserter.connection)
                 if not isinstance(error, self._driver.Error):
                     raise
                 kind = RecordRefused if isinstance(error, self._refusals) else StoreUnavailable
                 raise kind(f"production log {shown(self.url)}: {_first_line(error)}") from error
-            self._inserters.append(connection)
+            self._inserters.append(inserter)
 
     @contextmanager
     def alone(self) -> Iterator[sa.Connection]:
@@ -156,28 +169,32 @@ class LogDatabase:
 
     def close(self) -> None:
         while self._inserters:
-            self._inserters.pop().close()
+            self._inserters.pop().connection.close()
         self.engine.dispose()
         if self._queue is not None:
             self._queue.close()
             self._queue = None
 
-    def _begun_insert(self) -> tuple[Any, DBAPICursor]:
+    def _begun_insert(self) -> tuple[_Inserter, DBAPICursor]:
         """A connection whose transaction has begun. Of PostgreSQL's, those that lost their server are left."""
         while True:
             try:
-                connection, kept = self._inserters.pop(), True
+                inserter, kept = self._inserters.pop(), True
             except IndexError:
-                connection, kept = self._new_inserter(), False
+                inserter, kept = self._new_inserter(), False
             try:
-                cursor = connection.cursor()
+                inserter.check()
+                cursor = inserter.connection.cursor()
                 cursor.execute(self._begin_insert)
+            except StoreUnavailable:
+                inserter.connection.close()
+                raise
             except self._driver.OperationalError:
-                connection.close()
+                inserter.connection.close()
                 if not (kept and self.is_postgresql):
                     raise
             else:
-                return connection, cursor
+                return inserter, cursor
 
     def _abandon(self, connection: Any) -> None:
         # Closing alone would leave a transaction open on SQLite, as long as somebody holds a cursor of it.
@@ -185,14 +202,38 @@ class LogDatabase:
             connection.rollback()
         connection.close()
 
-    def _new_inserter(self) -> Any:
+    def _new_inserter(self) -> _Inserter:
         pooled = self.engine.raw_connection()
-        connection = pooled.dbapi_connection
+        connection, file = pooled.dbapi_connection, pooled.info.get(_FILE)
         pooled.detach()
-        return connection
+        return _Inserter(connection, file)
 
     def _turn(self) -> AbstractContextManager[None]:
         return nullcontext() if self._queue is None else self._queue.turn()
+
+
+class _OpenFile(NamedTuple):
+    """What a connection is open on."""
+
+    file: WatchedFile
+    log: OpenLog
+
+    def check(self) -> None:
+        """Raises StoreUnavailable."""
+        self.file.check()
+        self.log.check()
+
+
+@dataclass(frozen=True, slots=True)
+class _Inserter:
+    """A connection for inserting, and the file it is open on; None: a server's."""
+
+    connection: Any
+    file: _OpenFile | None
+
+    def check(self) -> None:
+        if self.file is not None:
+            self.file.check()
 
 
 @contextmanager
@@ -230,6 +271,26 @@ def _durable_sqlite(connection: Any, _record: Any) -> None:
     write_ahead(connection, synchronous="FULL")
     # Overwrites what is deleted; where nothing is, it costs nothing.
     connection.execute("PRAGMA secure_delete=ON")
+
+
+def _watch_file(engine: sa.Engine, path: Path, expected: FileIdentity | None) -> None:
+    """Has each connection of the engine know its file, and refuse to go on with another one at the path."""
+    file = WatchedFile(path, expected)
+
+    def before_connecting(*_: Any) -> None:
+        file.check()  # opening would make a new file, or take another for it
+
+    def connected(_connection: Any, record: Any) -> None:
+        file.opened()
+        record.info[_FILE] = _OpenFile(file, OpenLog(path))
+
+    def check(connection: sa.Connection) -> None:
+        connection.info[_FILE].check()
+
+    sa.event.listen(engine, "do_connect", before_connecting)
+    sa.event.listen(engine, "connect", connected)
+    sa.event.listen(engine, "begin", check)
+    sa.event.listen(engine, "commit", check)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

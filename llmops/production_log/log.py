@@ -23,6 +23,7 @@ from llmops.production_log.retention import BATCH, delete_texts
 from llmops.production_log.rows import RecordInsert, feedback_of_row, record_of_row, row_of_feedback
 from llmops.production_log.tables import feedback as feedback_table
 from llmops.production_log.tables import log_records as records_table
+from llmops.watched_file import FileIdentity, identity_of
 
 _MOST_NAMED = 500  # values in one query's list
 _WITHOUT_TEXTS: Mapping[str, Any] = MappingProxyType({"input": "", "output": "", "details": {}})
@@ -34,10 +35,11 @@ class ProductionLog:
     Every method raises StoreUnavailable when the database cannot be reached or written.
     """
 
-    def __init__(self, url: str) -> None:
-        """Opens the log and makes its tables when absent. Raises StoreUnavailable."""
+    def __init__(self, url: str, file: FileIdentity | None = None) -> None:
+        """Opens the log and makes its tables when absent. file: the SQLite file that it must be; None: any, or a new
+        one. Raises StoreUnavailable."""
         self.url = url
-        self._database = LogDatabase(url)
+        self._database = LogDatabase(url, file)
         self._insert = RecordInsert(self._database.engine.dialect)
         insert = postgresql.insert if self._database.is_postgresql else sqlite.insert
         self._insert_feedback = insert(feedback_table).on_conflict_do_nothing(index_elements=["key"]).inline()
@@ -237,6 +239,11 @@ class ProductionLog:
         if database.is_postgresql:
             reclaim_postgresql(database.alone, {"log_records", "feedback", "idempotent_replies", *tables})
         return None
+
+    @property
+    def file(self) -> FileIdentity | None:
+        """Which SQLite file is at the log's path now; None: a server's database, or none."""
+        return None if self._database.file is None else identity_of(Path(self._database.file))
 
     def check(self) -> None:
         """Raises StoreUnavailable when the log cannot be reached."""

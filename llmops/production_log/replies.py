@@ -11,8 +11,8 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPICursor
 
+from llmops.process_identity import is_dead, this_process
 from llmops.production_log.database import LogDatabase
-from llmops.production_log.process_identity import is_dead, this_process
 from llmops.production_log.tables import idempotent_replies as table
 
 _CLEANED_AT_ONCE = 500  # so that a cleaning never keeps the log's writers waiting for long

@@ -18,6 +18,7 @@ from llmops.registry.tabular import KIND as TABULAR
 from llmops.registry.tabular import TabularRegistry
 from llmops.settings import Settings
 from llmops.versions import ModelVersion, RegisteredVersions, Release
+from llmops.watched_file import FileIdentity
 
 __all__ = ["Registry", "Store", "rolled_back"]
 
@@ -25,14 +26,15 @@ __all__ = ["Registry", "Store", "rolled_back"]
 class Registry:
     """One opened store and its books. `registered` is what a gateway polls."""
 
-    def __init__(self, settings: Settings, *, actor: str | None = None) -> None:
+    def __init__(self, settings: Settings, *, actor: str | None = None, file: FileIdentity | None = None) -> None:
         """Opens the store. The audit log's database is opened when something is moved, gated or registered.
 
-        actor: on whose behalf that is done, for the audit log; None: the user of the operating system.
+        actor: on whose behalf that is done, for the audit log; None: the user of the operating system. file: the SQLite
+        file that the store must be; None: any, or a new one.
 
         Raises StoreUnavailable.
         """
-        self.store = Store(settings)
+        self.store = Store(settings, file)
         self.prompts = PromptRegistry(self.store)
         self.models = ModelRegistry(self.store)
         self.audit = AuditLog(settings.resolved_log_url, actor)

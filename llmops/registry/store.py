@@ -16,9 +16,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
+from llmops.private_files import keep_private, make_private_folder
 from llmops.registry.relocation import follow_home
 from llmops.settings import Settings
 from llmops.sqlite_file import write_ahead
+from llmops.watched_file import FileIdentity, WatchedFile, sqlite_path
 
 # Read by MLflow when it is imported or first used, so they are set before either.
 _MLFLOW_ENVIRONMENT = {
@@ -50,8 +52,9 @@ _open_lock = threading.Lock()
 class Store:
     """An MLflow tracking and registry store, reached through `client`. Safe to share between threads."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Opens the store, making its tables and folders when absent. Raises StoreUnavailable."""
+    def __init__(self, settings: Settings, file: FileIdentity | None = None) -> None:
+        """Opens the store, making its tables and folders when absent. file: the SQLite file that it must be; None: any,
+        or a new one. Raises StoreUnavailable."""
         self.settings = settings
         self.uri = settings.resolved_tracking_uri
         for name, value in _MLFLOW_ENVIRONMENT.items():
@@ -63,7 +66,12 @@ class Store:
         if self.uri.startswith("sqlite:"):
             _tune_sqlite()
         with _open_lock, translated(f"MLflow store {self.uri}"):
-            settings.home.mkdir(parents=True, exist_ok=True)
+            path = sqlite_path(self.uri)
+            self._file = None if path is None else WatchedFile(path, file)
+            if self._file is not None:
+                self._file.check()
+            make_private_folder(settings.home)
+            keep_private(settings.home)
             if self.uri.startswith("sqlite:"):
                 _check_sqlite(self.uri)
             self.make_current()
@@ -72,6 +80,8 @@ class Store:
             self.experiment(_REGISTRY_EXPERIMENT)
             self._follow_home()
             self._database = _database(self.uri)
+            if self._file is not None:
+                self._file.opened()
 
     def make_current(self) -> None:
         """Points MLflow's module-level functions, and what its client does through them, at this store: they use
@@ -126,8 +136,11 @@ class Store:
         """What changes whenever a registered model, one of its aliases or tags, or the set of its versions does: a
         fortieth of the cost of MLflow's own search, where all is as it was. None where the store is behind a server.
 
-        Raises StoreUnavailable.
+        Raises StoreUnavailable, also for a SQLite file that was taken away, replaced or cut short: what is there now is
+        not what was served.
         """
+        if self._file is not None:
+            self._file.check()
         if self._database is None:
             return None
         with translated(f"MLflow store {self.uri}"), self._database.connect() as connection:

@@ -37,12 +37,22 @@ def is_dead(process: str) -> bool:
     return _started(int(number)) != started
 
 
+def is_frozen(number: int) -> bool:
+    """Whether the process is stopped, by SIGSTOP or a debugger: it does nothing, and no signal but SIGKILL reaches it.
+    False where the system does not tell."""
+    return _stat(number)[:1] in (["T"], ["t"])
+
+
 def _started(number: int) -> str | None:
     """When the process started, in the kernel's ticks; None when there is no such process, or it is a zombie."""
+    found = _stat(number)
+    return None if not found or found[0] in "ZX" else found[19]
+
+
+def _stat(number: int) -> list[str]:
+    """What the kernel tells of a process, from its state on; nothing where there is none."""
     try:
-        state, *rest = (
-            Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")[2].split()
-        )
+        text = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return None
-    return None if state in "ZX" else rest[18]
+        return []
+    return text.rpartition(") ")[2].split()

@@ -1,0 +1,130 @@
+"""Whether a database file that a process holds open is still the one at its path, and whole.
+
+A SQLite file that was removed or replaced goes on working for whoever has it open: what is written is acknowledged, and
+gone when the last one closes it. One that was cut short goes on too, until a page is missed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from llmops.errors import StoreUnavailable
+
+_HEADER = 100  # bytes: https://www.sqlite.org/fileformat.html#the_database_header
+_READ_HEADER = f"""
+import os, sys
+with open(sys.argv[1], "rb") as file:
+    os.write(1, file.read({_HEADER}) + b" %d" % file.seek(0, 2))
+"""
+_ADVICE = "while it was open; restore it and start the process again"
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """Which file a path leads to."""
+
+    device: int
+    inode: int
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The path of a SQLite database that is a plain file; None for any other."""
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        return None
+    name = parsed.database if parsed.get_backend_name() == "sqlite" else None
+    return Path(name).absolute() if name and name != ":memory:" and not name.startswith("file:") else None
+
+
+def identity_of(path: Path) -> FileIdentity | None:
+    """None where there is no such file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return FileIdentity(found.st_dev, found.st_ino)
+
+
+class WatchedFile:
+    """A SQLite file that must stay the one it was when it was first opened here, and whole.
+
+    path: leads to it. expected: which file that must be; None: the one that is there when `opened` is called first.
+    """
+
+    def __init__(self, path: Path, expected: FileIdentity | None = None) -> None:
+        self._path, self._expected = path, expected
+        self._size = 0
+        self._cut_short = False
+        self._is_held = False
+
+    def opened(self) -> None:
+        """Call when the file has been opened. Raises StoreUnavailable: it is another one than before."""
+        self._expected = self._expected or identity_of(self._path)
+        self.check()
+        if not self._is_held:
+            self._is_held = True
+            weakref.finalize(self, os.close, hold(self._path))
+
+    def check(self) -> None:
+        """Costs one look at the file's entry in its folder.
+
+        Raises StoreUnavailable: it was taken away, replaced or cut short. What was cut short stays so: writing on would
+        hide it.
+        """
+        if self._expected is None:
+            return
+        try:
+            found = self._path.stat()
+        except OSError as error:
+            raise _fault(self._path, f"was taken away ({error.strerror})") from error
+        if FileIdentity(found.st_dev, found.st_ino) != self._expected:
+            raise _fault(self._path, "was replaced")
+        # VACUUM makes it smaller too, and the header says so.
+        if self._cut_short or (found.st_size < self._size and not _is_whole(self._path)):
+            self._cut_short = True
+            raise _fault(self._path, "was cut short")
+        self._size = found.st_size
+
+
+class OpenLog:
+    """The write-ahead log of one connection: as long as that is open, it is one and the same file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(f"{path}-wal")
+        self._identity = identity_of(self._path)  # none on disks that cannot have one
+
+    def check(self) -> None:
+        """Raises StoreUnavailable: it was taken away or replaced; what is written to it is lost."""
+        if self._identity is not None and identity_of(self._path) != self._identity:
+            raise _fault(self._path, "was taken away or replaced")
+
+
+def _fault(path: Path, what: str) -> StoreUnavailable:
+    return StoreUnavailable(f"{path} {what} {_ADVICE}")
+
+
+def hold(path: Path) -> int:
+    """A handle on the file, so that its number on the disk goes to no other file. Close it with `os.close`.
+
+    It is none that could read: closing such a one would let go of the locks that SQLite holds in this process
+    (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    """
+    return os.open(path, getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a database file has as many bytes as its own header says. Read by another process: see `hold`."""
+    done = subprocess.run([sys.executable, "-IS", "-c", _READ_HEADER, str(path)], capture_output=True, check=False)
+    header, _, size = done.stdout.rpartition(b" ")
+    if done.returncode != 0 or len(header) < _HEADER:
+        return False
+    page = int.from_bytes(header[16:18], "big")
+    return int(size) >= (65536 if page == 1 else page) * int.from_bytes(header[28:32], "big")
