@@ -24,6 +24,9 @@ MOST_TARGETS = 300
 
 REFRESH_SECONDS = 1.0
 
+_TOLD_BESIDE = frozenset({"refusal", "reasoning", "tool_calls"})
+_GENERATING = frozenset({"chat", "completions", "responses"})
+
 
 class Metrics:
     """Counters of one app, in a registry of their own: two apps in a process do not add up.
@@ -84,6 +87,11 @@ class Metrics:
         self._guards = Counter(
             "llmops_guard_actions", "What guards of releases did", ["target", "action"], registry=registry
         )
+        self._beside = Counter(
+            "llmops_answers_with",
+            "Answers with a refusal, reasoning or tool calls, or whose tokens nobody counted (unknown_tokens)",
+            ["target", "what"], registry=registry,
+        )  # fmt: skip
 
     def count(self, record: LogRecord) -> None:
         """Adds one finished request, under its release or, without one, its model."""
@@ -104,6 +112,14 @@ class Metrics:
             self._rows.labels(target.name).inc(record.details["rows"])
         if record.tokens_out:
             target.tokens_out.inc(record.tokens_out)
+        if record.outcome == "ok":
+            self._count_beside(record, target.name)
+
+    def _count_beside(self, record: LogRecord, target: str) -> None:
+        for what in _TOLD_BESIDE & record.details.keys():
+            self._beside.labels(target, what).inc()
+        if record.route in _GENERATING and None in (record.tokens_in, record.tokens_out):
+            self._beside.labels(target, "unknown_tokens").inc()
 
     def count_loss(self) -> None:
         """Adds one record that the production log did not take."""

@@ -200,6 +200,8 @@ class ChatStream(EventStream):
             waits = not (chunk.text or chunk.tool_calls or chunk.logprobs or chunk.thinks)
             self._endings[chunk.index] = further if waits else Further(NO_FIELDS, further.choice, further.reply)
             if waits:
+                if delta.get("role"):
+                    self._unopened.discard(chunk.index)
                 return b""
             further = Further(further.delta, NO_FIELDS, further.reply)
         if not delta and not chunk.logprobs and not further.choice:

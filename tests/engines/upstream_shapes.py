@@ -17,7 +17,6 @@ USAGE = {
     "completion_tokens_details": {"reasoning_tokens": 3, "accepted_prediction_tokens": 2},
     "cost": 0.25,
 }  # fmt: skip
-USED = {"choices": [], "usage": USAGE}
 DONE = "[DONE]"
 
 
@@ -46,6 +45,10 @@ def piece(finish: Any = None, choice: dict[str, Any] | None = None, **delta: Any
 
 def _object(kind: str, **fields: Any) -> dict[str, Any]:
     return {"id": "chatcmpl-shape", "object": kind, "created": 1700000000, "model": "big", **fields}
+
+
+FILTERED = _object("chat.completion.chunk", choices=[], prompt_filter_results=[])
+USED = _object("chat.completion.chunk", choices=[], usage=USAGE)
 
 
 def call(index: int | None, name: str | None, arguments: Any, identity: str | None, **more: Any) -> dict[str, Any]:
@@ -182,7 +185,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "empty events": Shape(
         None,
-        (piece(**START), piece(), {"choices": [], "prompt_filter_results": []}, *HELLO, piece("stop"), USED, DONE),
+        (piece(**START), piece(), FILTERED, *HELLO, piece("stop"), USED, DONE),
     ),
     "text with the finish": Shape(
         None, (piece(**START), piece(content="Hel"), piece("stop", content="lo"), USED, DONE)

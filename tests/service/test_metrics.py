@@ -59,6 +59,16 @@ def test_a_finished_request_counts_its_times_and_tokens():
     assert value(text, "llmops_tokens_total", target="assistant@1", direction="out") == 5
 
 
+def test_refusals_reasoning_tool_calls_and_unknown_tokens_are_counted():
+    metrics = make()
+    metrics.count(record(details={"refusal": "no", "reasoning": "hm"}))
+    metrics.count(record(details={"tool_calls": [{}]}, tokens_in=None, tokens_out=None, route="chat"))
+    text = metrics.text()
+    for what in ("refusal", "reasoning", "tool_calls", "unknown_tokens"):
+        assert value(text, "llmops_answers_with_total", target="assistant@1", what=what) == 1
+    assert value(text, "llmops_tokens_total", target="assistant@1", direction="out") == 5
+
+
 def test_a_bare_model_counts_under_its_own_name_and_an_answer_without_text_has_no_first_token():
     metrics = make()
     metrics.count(record(None, outcome="error", status=503, first_token_ms=None, tokens_out=0))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ import pytest
 from llmops.engines.fake import FakeEngine, echo
 from llmops.engines.protocol import GenerationRequest
 
+NODE = Path.home() / ".cache" / "llmops-test-clients" / "node"
 PERSON = {"name": "Ada", "age": 36}
 
 
@@ -34,3 +38,19 @@ def clients_gateway(serve_shared, release) -> Iterator[Any]:
 @pytest.fixture
 def base_url(clients_gateway) -> str:
     return f"{clients_gateway.url}/v1"
+
+
+@pytest.fixture(scope="module")
+def node_modules() -> Path:
+    """A folder with the official npm package, which is installed once, below the user's cache folder."""
+    npm = shutil.which("npm")
+    if npm is None or shutil.which("node") is None:
+        pytest.skip("node and npm are not installed")
+    if not (NODE / "node_modules" / "openai").is_dir():
+        NODE.mkdir(parents=True, exist_ok=True)
+        (NODE / "package.json").write_text('{"private": true}\n')
+        command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "openai"]
+        done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=300, check=False)
+        if done.returncode:
+            pytest.skip(f"npm cannot install openai: {done.stderr.strip()[-200:]}")
+    return NODE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,23 +11,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).with_name("openai_node.mjs")
-FOLDER = Path.home() / ".cache" / "llmops-test-clients" / "node"
 SAID = "You said: hello world"
-
-
-@pytest.fixture(scope="module")
-def node_modules() -> Path:
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        pytest.skip("node and npm are not installed")
-    if not (FOLDER / "node_modules" / "openai").is_dir():
-        FOLDER.mkdir(parents=True, exist_ok=True)
-        (FOLDER / "package.json").write_text('{"private": true}\n')
-        command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "openai"]
-        done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=300, check=False)
-        if done.returncode:
-            pytest.skip(f"npm cannot install openai: {done.stderr.strip()[-200:]}")
-    return FOLDER
 
 
 def test_every_route_from_node(base_url, node_modules):

@@ -4,10 +4,13 @@ upstream asked directly, field by field, but for ids, names and times."""
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -86,6 +89,19 @@ def forms_of(shapes: Mapping[str, Shape]) -> list[Any]:
 @pytest.mark.parametrize(("shape", "form"), forms_of(SHAPES))
 def test_a_reply_of_any_shape_comes_through(asked, shape, form):
     assert told(form(asked["through"], shape)) == told(form(asked["direct"], shape))
+
+
+@pytest.mark.slow
+def test_the_official_npm_package_gets_equal_objects_too(asked, node_modules):
+    forms = [json.dumps([name, "whole"]) for name, shape in SHAPES.items() if shape.whole is not None]
+    forms += [json.dumps([name, "streamed"]) for name, shape in SHAPES.items() if shape.events]
+    urls = (asked["upstream"].url, f"{asked['gateway'].url}/v1")
+    command = ["node", str(Path(__file__).with_name("upstream_shapes.mjs")), str(node_modules), *urls, *forms]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found["through"]) == set(forms)
+    assert [form for form in forms if found["through"][form] != found["direct"][form]] == []
 
 
 def calls(client: openai.OpenAI, shape: str, form: Form) -> Any:
