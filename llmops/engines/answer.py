@@ -77,7 +77,14 @@ class Answer:
         if chunk.further is not None:
             self._take_fields(chunk.further.delta)
             self.choice.update(chunk.further.choice)
+        self._add_to_parts(chunk)
         self.finish_reason = chunk.finish_reason or self.finish_reason
+
+    def _add_to_parts(self, chunk: Chunk) -> None:
+        """Some servers send reasoning as parts, and then the answer as text: the message has both."""
+        parts = self._fields.get("content")
+        if chunk.text and isinstance(parts, list) and (chunk.further is None or "content" not in chunk.further.delta):
+            parts.append({"type": "text", "text": chunk.text})
 
     def _take_fields(self, delta: Mapping[str, Any]) -> None:
         for name, value in delta.items():

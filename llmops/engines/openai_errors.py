@@ -15,7 +15,7 @@ from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTim
 _STATUS_NAMES = ("code", "status", "status_code", "http_code")
 _TYPES = {
     "timeout": 504, "ratelimit": 429, "overloaded": 503, "unavailable": 503, "badrequest": 400, "invalidrequest": 400,
-    "validation": 400, "contextlength": 400,
+    "validation": 400, "template": 400, "contextlength": 400,
 }  # fmt: skip
 """What servers call the kinds of errors, without word breaks, and the status of each."""
 

@@ -92,3 +92,7 @@ def test_an_event_as_long_as_the_limit_is_fine(size):
 
 def test_the_limit_is_of_an_event_and_not_of_a_stream():
     assert len(parsed(b"data: abcdefgh\n\n" * 1000, limit=20)) == 1000
+
+
+def test_a_field_named_error_is_an_event_of_that_name():
+    assert EventParser(100).feed(b'error: {"code": 400}\n\n') == [SentEvent(b"error", b'{"code": 400}')]
