@@ -215,7 +215,7 @@ def row_from_values(values: Mapping[str, Any], path: Path | str, number: int) ->
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     """Every field of a row as JSON has it, without nulls. Raises UsageError starting with the field's name."""
-    present = {name: without_nulls(values.get(name)) for name in FIELDS}
+    present = {name: without_nulls(values.get(name), name) for name in FIELDS}
     for name in ("inputs", "tags"):
         if isinstance(present[name], dict):
             present[name] = {key: as_text(value) for key, value in present[name].items()}

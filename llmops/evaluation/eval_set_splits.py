@@ -64,6 +64,8 @@ def dataset_records(
         if found is None:
             problem = f"no split {' or '.join(wanted)}; there are {', '.join(splits)}"
             raise BadFile(source, problem, field="split")
+        if isinstance(source, Path):
+            _check_all_are_read(source, {file for of_split in files.values() for file in of_split})
         yield from _records(builder, found, files.get(found, []), source)
     except (OSError, ValueError, RuntimeError, HTTPError, datasets.exceptions.DatasetsError) as error:
         problem = (str(error) or type(error).__name__).splitlines()[0]
@@ -89,6 +91,17 @@ def _records(builder: Any, split: str, files: list[str], source: Path | str) -> 
         on_disk = "://" not in member
         opened = None if on_disk else functools.partial(xopen, member, "rb")
         yield from read_records(Path(member) if on_disk else _label(member, source), opened, delimiter)
+
+
+def _check_all_are_read(folder: Path, read: set[str]) -> None:
+    """Raises BadFile at a data file that is in no split: `datasets` leaves files of another kind, and of another naming,
+    out without a word. A card may do so on purpose."""
+    if (folder / "README.md").exists():
+        return
+    for file in sorted(folder.rglob("*")):
+        hidden = any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)
+        if kind_of(file) is not None and file.is_file() and not hidden and str(file) not in read:
+            raise BadFile(file, "is part of no split beside the others; take it out of the folder, or name it alone")
 
 
 def _members(file: str) -> Iterator[str]:

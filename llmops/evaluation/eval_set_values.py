@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import date, time
 from decimal import Decimal
@@ -11,6 +12,7 @@ from uuid import UUID
 
 from llmops.errors import UsageError
 
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _NAMES = {"bytes": "bytes", "timedelta": "a duration"}
 
 
@@ -62,8 +64,16 @@ def as_messages(value: Any) -> Any:
     return [{name: item[name] for name in wanted if name in item} if isinstance(item, dict) else item for item in value]
 
 
-def without_nulls(values: Any) -> Any:
-    """An object without the fields that are null: a typed table has every column in every row."""
+def without_nulls(values: Any, field: str) -> Any:
+    """An object without its fields that are null: a typed table has every column in every row.
+
+    Raises:
+        UsageError: the name of a field holds what no store keeps; starts with `field`.
+    """
     if not isinstance(values, Mapping):
         return values
-    return {name: value for name, value in values.items() if value is not None}
+    present = {name: value for name, value in values.items() if value is not None}
+    for name in present:
+        if _UNSTORABLE.search(str(name)):
+            raise UsageError(f"{field}: the name {name!r} holds a character that no store keeps")
+    return present

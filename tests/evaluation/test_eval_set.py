@@ -90,6 +90,8 @@ BAD_ROWS: list[tuple[Any, str | None]] = [
     ('{"id": "r2", "inputs": {"question": "x"}, "expectations": {"n": 1e999}}', "expectations.n"),
     ('{"id": "r2", "inputs": {"question": "x", "question": "y"}}', "inputs.question"),
     ('{"id": "r2", "id": "r3", "inputs": {"question": "x"}}', "id"),
+    ({**GOOD, "id": "r2", "expectations": {"a\0": "x"}}, "expectations"),
+    ({**GOOD, "id": "r2", "tags": {"\ud800": "x"}}, "tags"),
     ('{"id": "r2", "inputs": {"question": "x"}},', None),
     ('{"id": "r2", "inputs": {"question": "x"},}', None),
     ('{"id": "r2", "inputs": {"question": "x"}', None),

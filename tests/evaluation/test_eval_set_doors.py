@@ -8,6 +8,8 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +149,65 @@ def test_a_folder_of_a_packed_archive_gives_the_rows_of_its_files(tmp_path: Path
     (tmp_path / "direct.jsonl").write_bytes(json_lines(NESTED))
 
     assert list(loaded(tmp_path, "folder").rows) == list(find_eval_set(tmp_path / "direct.jsonl").rows)
+
+
+@pytest.mark.parametrize("other", ["notes.csv", "more.jsonl"])
+def test_a_file_of_a_folder_that_would_be_left_out_is_an_error(tmp_path: Path, other: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "test.jsonl").write_bytes(json_lines(NESTED))
+    (tmp_path / "folder" / other).write_bytes(CELLS["t.csv"](TEXTS) if other.endswith("csv") else json_lines(NESTED))
+
+    with pytest.raises(BadFile, match="part of no split") as caught:
+        loaded(tmp_path, "folder")
+
+    assert caught.value.path == tmp_path / "folder" / other
+
+
+PARQUET: list[tuple[Any, Any]] = [
+    (pa.array([date(2026, 1, 31)]), "2026-01-31"),
+    (pa.array([datetime(2026, 1, 31, 12)], pa.timestamp("ns")), "2026-01-31T12:00:00"),
+    (pa.array([datetime(2026, 1, 31, tzinfo=UTC)], pa.timestamp("us", tz="UTC")), "2026-01-31T00:00:00+00:00"),
+    (pa.array([time(8, 30)]), "08:30:00"),
+    (pa.array([Decimal("9.50")]), 9.5),
+    (pa.array([Decimal(12345678901234567890)]), 12345678901234567890),
+    (pa.array([2**64 - 1], pa.uint64()), 2**64 - 1),
+    (pa.array(["a"]).dictionary_encode(), "a"),
+    (pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64())), {"k": 1}),
+    (pa.array([{"d": [date(2026, 1, 31), None]}]), {"d": ["2026-01-31", None]}),
+    (pa.array([True]), True),
+]
+
+
+@pytest.mark.parametrize(("column", "value"), PARQUET)
+def test_what_parquet_has_and_json_has_not_becomes_what_json_has(tmp_path: Path, column: Any, value: Any) -> None:
+    pq.write_table(pa.table({"q": ["x"], "v": column}), tmp_path / "t.parquet")
+    (tmp_path / "folder").mkdir()
+    pq.write_table(pa.table({"q": ["x"], "v": column}), tmp_path / "folder" / "t.parquet")
+
+    for source in ("t.parquet", "folder"):
+        (row,) = loaded(tmp_path, source, {"inputs.q": "q", "expectations.v": "v"}).rows
+        assert (row.expectations["v"], type(row.expectations["v"])) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [
+        (pa.array([1.0, float("nan")]), "is nan, which JSON does not have"),
+        (pa.array([1.0, float("inf")]), "is inf, which JSON does not have"),
+        (pa.array([b"", b"raw"]), "is bytes, which JSON cannot hold"),
+        (pa.array([timedelta(1), timedelta(1)]), "is a duration, which JSON cannot hold"),
+    ],
+)
+def test_what_json_cannot_hold_is_refused_by_file_record_and_field(tmp_path: Path, column: Any, problem: str) -> None:
+    number = 1 if "bytes" in problem or "duration" in problem else 2
+    pq.write_table(pa.table({"q": ["x", "y"], "v": column}), tmp_path / "t.parquet")
+
+    with pytest.raises(BadFile) as caught:
+        loaded(tmp_path, "t.parquet", {"inputs.q": "q", "expectations.v": "v"})
+
+    error = caught.value
+    assert (error.path, error.line, error.field) == (tmp_path / "t.parquet", number, "expectations.v")
+    assert error.problem == problem
 
 
 def test_an_error_in_a_folder_names_the_file_the_line_and_the_field(tmp_path: Path) -> None:
