@@ -94,8 +94,8 @@ def _records(builder: Any, split: str, files: list[str], source: Path | str) -> 
 
 
 def _check_all_are_read(folder: Path, read: set[str]) -> None:
-    """Raises BadFile at a data file that is in no split: `datasets` leaves files of another kind, and of another naming,
-    out without a word. A card may do so on purpose."""
+    """Raises BadFile at a data file that is in no split: `datasets` leaves files of another kind, and of another
+    naming, out without a word. A card may do so on purpose."""
     if (folder / "README.md").exists():
         return
     for file in sorted(folder.rglob("*")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -161,16 +162,21 @@ def _names(done: Sequence[CellRun]) -> list[str]:
 def _values(
     evaluations: Evaluations, suite: Suite, primary: Scorer, done: Sequence[CellRun]
 ) -> tuple[list[list[float]], list[str] | None]:
-    """The primary metric of every row for each cell, in the order of the rows; a row without one counts as worst."""
+    """The primary metric of every row for each cell, in the order of the rows; a row without one counts as the scorer's
+    worst, or, where no number is the worst one, as the worst that any cell has."""
     values: list[list[float]] = []
     clusters: list[str] = []
     for item in done:
         values.append([])
         for result in evaluations.rows(item.run):
-            values[-1].append(value_of(result, primary) or 0.0)
+            value = value_of(result, primary)
+            values[-1].append(math.nan if value is None else value)
             if suite.cluster_by is not None and len(values) == 1:
                 clusters.append(cluster_of(result.row, suite.cluster_by) or f"row {result.row.id}")
-    return values, clusters or None
+    seen = [value for of_cell in values for value in of_cell if not math.isnan(value)]
+    worst = (max if primary.higher_is_better is False else min)(seen, default=0.0)
+    filled = [[worst if math.isnan(value) else value for value in of_cell] for of_cell in values]
+    return filled, clusters or None
 
 
 def _median_latency(evaluations: Evaluations, item: CellRun) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from llmops.evaluation.reports.html import write_html
 from llmops.evaluation.reports.junit import junit
 from llmops.evaluation.reports.leaderboard import write_leaderboard_html
 from llmops.evaluation.reports.markdown import leaderboard_markdown, markdown
+from llmops.evaluation.results import Score
 from llmops.prompt_file import parse_prompt
 from llmops.workflow.cells import RunOptions
 from llmops.workflow.evaluations import CellRun
@@ -181,6 +183,38 @@ def test_where_less_is_better_the_least_comes_first(workshop: Workshop, done: li
     assert board["cells"][0]["name"] == "board@2,tiny@1"
     assert board["cells"][0]["rank_range"] == [1, 1]
     assert all(pair["difference"] >= 0 for pair in board["pairs"])
+
+
+def test_a_row_without_a_score_is_the_worst_that_any_cell_has_and_never_0(
+    workshop: Workshop, done: list[CellRun]
+) -> None:
+    suite = workshop.evaluations.suite("board")
+    [scorer] = [scorer for scorer in suite.make_scorers() if scorer.name == "correct"]
+    scorer.higher_is_better, scorer.worst = False, None  # type: ignore[misc]
+
+    class Timed:
+        """The suite, with a metric such as a time: less is better, and no number is the worst one."""
+
+        name, gate, cluster_by = suite.name, suite.gate, None
+
+        @staticmethod
+        def make_scorers() -> list[Any]:
+            return [scorer]
+
+    class Slow:
+        """Every answer takes 5, and those of board@2 fail but for the first."""
+
+        @staticmethod
+        def rows(run: Any) -> list[Any]:
+            rows = list(workshop.evaluations.rows(run))
+            failing = "board@2" in run.cell
+            scores = [Score(error="gone") if failing and number else Score(5.0) for number in range(len(rows))]
+            return [replace(row, scores={"correct": score}) for row, score in zip(rows, scores, strict=True)]
+
+    board = leaderboard(Slow(), Timed(), done)  # type: ignore[arg-type]
+
+    assert {pair["difference"] for pair in board["pairs"]} == {0.0}
+    assert not any(pair["real"] for pair in board["pairs"])
 
 
 def test_leaderboards_become_files(workshop: Workshop, done: list[CellRun], tmp_path: Path) -> None:
