@@ -34,7 +34,7 @@ options that there are.
 _JUDGES = """Each asks a language model, one of the suite's `[judges]` tables; `judge` names it where there are several.
 Those of ragas and MLflow put their questions with ragas' and MLflow's own prompts. What a row or an output says is put
 into a prompt once and as it is, also where it looks like a placeholder. `input_variable` names the input that is the
-question, where a row has several.
+question, where a row has several. Of several expected answers `judge.rubric` is shown all, the others the first.
 """
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from llmops.errors import UsageError
+from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.results import Output
 from llmops.evaluation.scorers import SCORER_TYPES
-from llmops.evaluation.scorers.protocol import KeptScorer
+from llmops.evaluation.scorers.protocol import KeptScorer, best_of
 from llmops.judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE, TYPES, JudgeEndpoint
+from tests.judges.conftest import fitting
 
 NOWHERE = JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m", key_variable="NO_SUCH_KEY")
 PARAMETERS = {
@@ -34,6 +39,49 @@ def test_every_type_makes_a_kept_scorer_that_bears_the_suites_name(type_name: st
 def test_an_unknown_parameter_is_refused_by_its_name(type_name: str) -> None:
     with pytest.raises(UsageError, match=f"^strict: {type_name} has no such parameter"):
         TYPES[type_name]("mine", endpoint=NOWHERE, strict=True)
+
+
+EXPECTATIONS = {
+    "answers": ["Москва"], "guidelines": ["Be brief."], "reference_contexts": ["Москва — столица."],
+    "reference_topics": ["cities"],
+    "rubrics": {f"score{points}_description": f"worth {points}" for points in range(1, 6)},
+}  # fmt: skip
+CAPITAL = EvalRow("r1", {"question": "Столица?"}, EXPECTATIONS, ("Москва — столица.",))
+# Verdicts that say the worst where others say the best.
+FOR_WORSE = {"noncommittal": 0, "refused_to_answer": False}
+
+
+def best_answer(name: str, part: dict[str, Any]) -> Any:
+    """The verdict of a judge that finds everything as good as can be."""
+    if name in FOR_WORSE:
+        return FOR_WORSE[name]
+    if name in ("FP", "FN"):
+        return []
+    if part.get("type") == "boolean":
+        return True
+    choices = part.get("enum", [])
+    return next((good for good in ("yes", "pass", "none", "1") if good in choices), max(choices, default=None))
+
+
+@pytest.mark.parametrize("type_name", sorted(set(TYPES) - NEEDS_NO_JUDGE))
+def test_the_best_verdicts_on_the_expected_answer_give_the_best_value(type_name: str) -> None:
+    def embed(texts: Sequence[str]) -> Any:
+        return [[1.0, 0.0] for _ in texts]
+
+    class Client:
+        def ask(self, messages: Any, schema: Any) -> Any:
+            return fitting(schema, best_answer)
+
+    judge: Any = TYPES[type_name]("s", endpoint=NOWHERE, embed=embed, **PARAMETERS.get(type_name, {}))
+    judge.client = Client()
+
+    score = judge.score(CAPITAL, Output("Москва"))
+
+    assert score.error is None
+    if type_name == "ragas.SummaryScore":  # by half for brevity: an answer as long as its source has none
+        assert 0.5 < score.value < 1
+    else:
+        assert score.value == pytest.approx(best_of(judge), abs=1e-6)
 
 
 def test_names_stand_for_one_scorer_each() -> None:

@@ -52,24 +52,34 @@ def aligned(got: Any, expected: Any) -> tuple[Any, Any]:
         )
     if not isinstance(got, list) or not isinstance(expected, list):
         return got, expected
-    options = {(i, j): aligned(one, other) for i, one in enumerate(got) for j, other in enumerate(expected)}
-    order = sorted(options, key=lambda place: -_alike(*options[place]))
     chosen: list[tuple[int, int]] = []
     left, right = set(range(len(got))), set(range(len(expected)))
-    for i, j in order:
+    for _, i, j in sorted(_alike(got, expected), key=lambda pair: -pair[0]):
         if i in left and j in right:
             chosen.append((i, j))
             left.remove(i)
             right.remove(j)
+    matched = [aligned(got[i], expected[j]) for i, j in chosen]
     return (
-        [options[place][0] for place in chosen] + [got[i] for i in sorted(left)],
-        [options[place][1] for place in chosen] + [expected[j] for j in sorted(right)],
+        [one for one, _ in matched] + [got[i] for i in sorted(left)],
+        [other for _, other in matched] + [expected[j] for j in sorted(right)],
     )
 
 
-def _alike(one: Any, other: Any) -> float:
-    first, second = Counter(leaves(one)), Counter(leaves(other))
-    return 2 * (first & second).total() / (first.total() + second.total())
+def _alike(got: list[Any], expected: list[Any]) -> Iterator[tuple[float, int, int]]:
+    """How alike each item of one list is to each of the other, 0 to 1, with their places."""
+    first, second = [Counter(leaves(one)) for one in got], [Counter(leaves(other)) for other in expected]
+    nested = [_holds_list(one) for one in got]
+    for i, one in enumerate(got):
+        for j, other in enumerate(expected):
+            a, b = first[i], second[j]
+            if nested[i] and _holds_list(other):
+                a, b = (Counter(leaves(side)) for side in aligned(one, other))
+            yield 2 * (a & b).total() / (a.total() + b.total()), i, j
+
+
+def _holds_list(value: Any) -> bool:
+    return any(isinstance(step, int) for path, _, _ in leaves(value) for step in path)
 
 
 def path_text(path: Path) -> str:
