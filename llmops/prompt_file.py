@@ -35,6 +35,7 @@ from llmops.hashing import content_hash
 from llmops.text_file import read_text
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
+_BLANK = "."  # what stands for a variable while the template alone is read
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _TURN = re.compile(r"# (system|user|assistant)\s*\Z")
 _FILE_NAME = re.compile(r"v([1-9][0-9]*)\.md\Z")
@@ -65,6 +66,11 @@ class PromptTemplate:
                 "parameters": self.parameters.to_mapping(),
             }
         )
+
+    @cached_property
+    def beginning(self) -> tuple[Message, ...]:
+        """The template with nothing in it: what is made of it begins as this does."""
+        return self.render(dict.fromkeys(self.variables, _BLANK))
 
     def render(self, variables: Mapping[str, str]) -> tuple[Message, ...]:
         """Fills every placeholder once; text that comes in through a variable is never expanded again.

@@ -74,9 +74,9 @@ class Settings:
     engine_slots: int = _setting(16, _positive, "requests an engine decodes at the same time")
     engine_replicas: int = _setting(1, _positive, "copies of a GGUF model decoding side by side, each with its slots")
     engine_prompt_cache: str = _setting(
-        "no",
+        "template",
         _one_of("no", "slots", "template"),
-        "llama.cpp reads a shared beginning once: no; slots (fast: evaluations); template (exact: --repeatable)",
+        "what prompts begin with is read once: template (each prompt version's); slots (whatever is alike); no",
     )
     engine_weights: str = _setting(
         "wide",

@@ -121,7 +121,8 @@ class Exchange:
         if prompt is None and variables:
             problem = f"prompt_variables: {self.target.ref} is a model version; only a release has a prompt to fill"
             raise ApiError(400, problem, param="prompt_variables")
-        return GenerationRequest(messages, self._parameters, asked.extras, whole=not asked.stream, headers=headers)
+        beginning = () if prompt is None else prompt.template.beginning
+        return GenerationRequest(messages, self._parameters, asked.extras, not asked.stream, headers, beginning)
 
     def _guarded_request(self) -> tuple[AnswerRequest, Mapping[str, str]]:
         """What of the request, and of the headers to hand on, may go to the engine. Raises ApiError 400."""

@@ -50,7 +50,7 @@ def _details(gateway: Gateway, problems: list[str]) -> dict[str, object]:
             "last_error": keeper.last_error,
             "held_back": list(keeper.held_back),
         },
-        "engines": {"loaded": pool.loaded, "failures": dict(pool.failures)},
+        "engines": {"loaded": pool.loaded, "failures": dict(pool.failures), "modes": pool.modes},
         "tabular": {"loaded": gateway.tabular.loaded, "failures": dict(gateway.tabular.failures)},
         "log": {"failure": log.failure, "lost": log.lost},
     }

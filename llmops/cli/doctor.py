@@ -71,6 +71,7 @@ def _checks(settings: Settings) -> Iterator[Check]:
         ("eval runs", _eval_runs, "put the artifacts back, or run the suites again: answers come from the cache"),
         ("model", _model, "run `llmops models pull`"),
         ("engine", _engine, "run `llmops models pull`"),
+        ("serving", _serving, "run the suite again with these settings, and `llmops eval gate`"),
         ("log", _log, "set LLMOPS_LOG_URL to a reachable database"),
         ("audit log", _audit, "read `llmops audit verify`"),
     ):
@@ -118,6 +119,25 @@ def _store(settings: Settings) -> Check:
     prompts, models, apps = registry.prompts.list_versions(), registry.model_versions(), registry.apps()
     detail = f"{registry.store.uri}: {len(prompts)} prompt versions, {len(models)} model versions, {len(apps)} apps"
     return Check("store", "ok", detail)
+
+
+def _serving(settings: Settings) -> Check:
+    """Champions are served by the engine, and in the mode, that their gate has read answers of."""
+    from llmops.registry import Registry
+    from llmops.workflow.served_mode import mode_change
+
+    versions = Registry(settings).release_versions
+    changed, seen = [], 0
+    for app in versions.apps():
+        champion = versions.champion(app)
+        for suite, gate in (versions.gates(champion) if champion is not None else {}).items():
+            if champion is not None and gate.get("engine"):
+                seen += 1
+                if change := mode_change(gate["engine"], champion.model, settings):
+                    changed.append(f"{champion.ref} on {suite}: {change}")
+    if changed:
+        return Check("serving", "warn", "; ".join(changed[:_MOST_SHOWN]), "run the suite again, and `llmops eval gate`")
+    return Check("serving", "ok", f"{seen} gates of champions read answers made as they are served")
 
 
 def _files(settings: Settings) -> Check:

@@ -250,13 +250,14 @@ def _request_fields(request: GenerationRequest) -> dict[str, Any]:
         "extras": dict(request.extras),
         "whole": request.whole,
         "headers": dict(request.headers),
+        "beginning": request.beginning,
     }
 
 
 def _request(fields: Mapping[str, Any]) -> GenerationRequest:
     parameters = {**fields["parameters"], "stop": tuple(fields["parameters"]["stop"])}
-    messages = cast(tuple[Message, ...], tuple(fields["messages"]))
-    return GenerationRequest(**{**fields, "messages": messages, "parameters": GenerationParameters(**parameters)})
+    turns = {name: cast(tuple[Message, ...], tuple(fields[name])) for name in ("messages", "beginning")}
+    return GenerationRequest(**{**fields, **turns, "parameters": GenerationParameters(**parameters)})
 
 
 def _chunk_fields(chunk: Chunk) -> dict[str, Any]:

@@ -7,9 +7,9 @@ our own queue, where a cancelled one is dropped at once (llama.cpp cannot cancel
 from __future__ import annotations
 
 import asyncio
+import queue
 import re
 import secrets
-import tempfile
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,11 +24,11 @@ from llmops.engines.llamacpp_answers import LlamaCppAnswers
 from llmops.engines.llamacpp_grammar import grammar_of
 from llmops.engines.llamacpp_likelihood import loglikelihoods
 from llmops.engines.llamacpp_port import LlamaCppPort
+from llmops.engines.llamacpp_states import TemplateStates
 from llmops.engines.openai_format import chat_body
 from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Message, Usage
 from llmops.engines.thread_stream import from_thread
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
-from llmops.scratch import mark_owned
 
 Send = Callable[[Mapping[str, Any] | Exception | None], None]
 HONOURS = frozenset({"n", "logprobs", "top_logprobs", "presence_penalty", "frequency_penalty", "logit_bias"})
@@ -36,24 +36,27 @@ HONOURS = frozenset({"n", "logprobs", "top_logprobs", "presence_penalty", "frequ
 Tokens that end in the middle of a character have no entry in `logprobs`. Not tools: a call that was required came as
 prose."""
 
+_MICRO_BATCH, _UNIFIED_CACHE = 512, False
+"""Tokens of a prompt read together, and whether slots share one key-value cache: said to llama.cpp, since both change
+the order of sums, and by that greedy answers where two tokens are almost equally likely."""
 _FIELD = re.compile(r"Field '(\w+)'")  # how its refusals name the field at fault
 _RANDOM_SEED = 2**32 - 1  # seeds have 32 bits, and this one, which -1 is too, stands for a new one each time
-_PRIMED = "primed"  # file of the state that `prime` left
 
 
 def identity(slots: int, context: int, prompt_cache: str = "no", weights: str = "stored") -> EngineIdentity:
     """What this engine will be, known before anything is loaded."""
-    settings = {"slots": slots, "context": context, "cache": prompt_cache, "weights": weights}
+    settings: dict[str, Any] = {"slots": slots, "context": context, "cache": prompt_cache, "weights": weights}
+    settings |= {"micro_batch": _MICRO_BATCH, "unified_cache": _UNIFIED_CACHE}
     return EngineIdentity("llamacpp", f"xllamacpp {version('xllamacpp')}", settings)
 
 
 class LlamaCppEngine:
     """One GGUF file, decoded by `slots` requests side by side, each with `context` tokens of its own.
 
-    prompt_cache: `slots`, a slot keeps whatever its next prompt begins with alike: much less to read where prompts
-    share a template or a passage, but a near-tie of a greedy answer can then fall either way, by what the slot answered
-    before. `template`, every request starts from the state that `prime` left and from nothing else, so that with one
-    slot an answer depends on template and request alone. `no`, every prompt is read whole.
+    prompt_cache: `template`, every request starts from what was read of its template once, and from nothing else, so
+    that an answer depends on template, request and what is decoded beside it. `slots`, a slot keeps whatever its next
+    prompt begins with alike: less to read where prompts share a passage too, but a near-tie of a greedy answer can then
+    fall either way, by what the slot answered before. `no`, every prompt is read whole.
     """
 
     def __init__(
@@ -75,17 +78,18 @@ class LlamaCppEngine:
         self._weights = weights
         # The object also listens on a loopback port; a random key that only we know closes it.
         key = secrets.token_urlsafe(32)
-        self._states = tempfile.TemporaryDirectory(prefix="llmops-states-")
-        mark_owned(Path(self._states.name))
+        self._states = TemplateStates()
         parameters = _parameters(xllamacpp, path, slots, context, threads, key)
-        parameters.slot_save_path = f"{self._states.name}/"
+        parameters.slot_save_path = self._states.folder
         try:
             self._server: Any = xllamacpp.Server(parameters)
         except RuntimeError as error:
-            self._states.cleanup()
+            self._states.remove()
             raise Corrupted(f"{path}: llama.cpp cannot load this file: {error}") from error
         self._port = LlamaCppPort(self._server.listening_address, key)
-        self._primed = False
+        self._free_slots: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for slot in range(slots):
+            self._free_slots.put(slot)
         self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="llamacpp")
 
     @property
@@ -111,11 +115,11 @@ class LlamaCppEngine:
                 yield chunk
 
     async def _answers(self, request: GenerationRequest, grammar: Mapping[str, str]) -> AsyncGenerator[Chunk, None]:
-        body = {**_body(request), **grammar, "cache_prompt": self._prompt_cache != "no"}
+        body = {**_body(request), **grammar, "cache_prompt": self._prompt_cache == "slots"}
         answers = LlamaCppAnswers(rivals=request.extras.get("top_logprobs") or 0)
 
         def begin(send: Send, cancelled: threading.Event) -> None:
-            self._threads.submit(self._run, body, cancelled, send)
+            self._threads.submit(self._run, body, request.beginning, cancelled, send)
 
         async with aclosing(from_thread(begin)) as events:
             async for event in events:
@@ -124,19 +128,19 @@ class LlamaCppEngine:
         yield answers.last()
 
     async def prime(self, messages: Sequence[Message]) -> None:
-        """As `PrimingEngine`: reads the messages in one slot and copies its state to the others."""
+        """As `PrimingEngine`: reads the messages while nothing else is decoded, where the prompt cache keeps them."""
         if self._prompt_cache != "no":
             await asyncio.wrap_future(self._threads.submit(self._prime, messages))
 
     def _prime(self, messages: Sequence[Message]) -> None:
-        """On an engine thread. A state depends on the messages alone: nothing that a slot held is taken over."""
+        """On an engine thread: into every slot, as what was read of the last template may be all that a slot keeps."""
+        for slot in range(self._slots if self._prompt_cache == "slots" else 1):
+            self._states.put(messages, slot, self._port, self._read)
+
+    def _read(self, messages: Sequence[Message], slot: int) -> None:
+        """On an engine thread: reads messages into a slot, whatever it held. Raises EngineError."""
         body = {"messages": [dict(message) for message in messages], "max_tokens": 1, "temperature": 0}
-        self._whole(self._server.handle_chat_completions, {**body, "cache_prompt": False, "id_slot": 0})
-        self._port.save_slot(0, _PRIMED)
-        self._primed = True
-        if self._prompt_cache == "slots":
-            for slot in range(1, self._slots):
-                self._port.restore_slot(slot, _PRIMED)
+        self._whole(self._server.handle_chat_completions, {**body, "cache_prompt": False, "id_slot": slot})
 
     async def loglikelihoods(
         self, messages: Sequence[Message], continuations: Sequence[str]
@@ -160,7 +164,13 @@ class LlamaCppEngine:
             raise _translate(reply["error"])
         return reply
 
-    def _run(self, body: dict[str, Any], cancelled: threading.Event, send: Any) -> None:
+    def _run(
+        self,
+        body: dict[str, Any],
+        beginning: Sequence[Message],
+        cancelled: threading.Event,
+        send: Callable[[Any], None],
+    ) -> None:
         """On an engine thread: decodes one request, handing over chunks, then None; an error is handed over instead."""
         if cancelled.is_set():
             return
@@ -169,9 +179,11 @@ class LlamaCppEngine:
             send(_translate(chunk["error"]) if "error" in chunk else chunk)
             return cancelled.is_set()
 
+        slot = self._free_slots.get()  # there are as many as threads
         try:
-            if self._primed and self._prompt_cache == "template":
-                self._port.restore_slot(0, _PRIMED)
+            if self._prompt_cache == "template" and beginning:
+                self._states.put(beginning, slot, self._port, self._read)
+                body.update(id_slot=slot, cache_prompt=True)
             self._server.handle_chat_completions(body, on_chunk)
         except EngineError as error:
             send(error)
@@ -181,12 +193,14 @@ class LlamaCppEngine:
             send(EngineError(f"llama.cpp failed: {error}"))
         else:
             send(None)
+        finally:
+            self._free_slots.put(slot)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._threads.shutdown, wait=True, cancel_futures=True)
         self._port.close()
         self._server = None
-        self._states.cleanup()
+        self._states.remove()
 
 
 def _body(request: GenerationRequest) -> dict[str, Any]:
@@ -205,6 +219,7 @@ def _parameters(xllamacpp: Any, path: Path, slots: int, context: int, threads: i
     parameters.n_parallel = slots
     parameters.n_ctx = slots * context  # llama.cpp shares it out among the slots
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
+    parameters.n_ubatch, parameters.kv_unified = _MICRO_BATCH, _UNIFIED_CACHE
     parameters.verbosity = 0
     parameters.cache_ram_mib = 0  # else prompts of the past fill 8 GiB; what is worth keeping, `prime` keeps
     parameters.api_keys = [key]

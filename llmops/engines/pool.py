@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from llmops.blocking import run_blocking
 from llmops.engines.protocol import Engine, RelayingEngine
@@ -88,6 +89,12 @@ class EnginePool:
     def loaded(self) -> list[str]:
         """Refs of the models whose engines are open."""
         return [seat.model.ref for seat in self._seats.values() if seat.engine is not None]
+
+    @property
+    def modes(self) -> dict[str, dict[str, Any]]:
+        """Model ref → what its open engine is, with every setting that can change a greedy answer."""
+        seats = self._seats.values()
+        return {seat.model.ref: seat.engine.identity.to_mapping() for seat in seats if seat.engine is not None}
 
     @property
     def failures(self) -> Mapping[str, str]:

@@ -122,7 +122,8 @@ class GenerationRequest:
     """A rendered conversation and how to continue it.
 
     extras: of `EXTRAS`, as a client sent them. whole: nobody reads the answer before its end, so that it may be made,
-    and come, in one piece. headers: to hand on to an upstream server, such as `traceparent`.
+    and come, in one piece. headers: to hand on to an upstream server, such as `traceparent`. beginning: messages that
+    begin as every request of the same template does; an engine may keep what it has read of them.
     """
 
     messages: tuple[Message, ...]
@@ -130,6 +131,7 @@ class GenerationRequest:
     extras: Mapping[str, Any] = field(default_factory=dict)
     whole: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
+    beginning: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

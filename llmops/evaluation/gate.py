@@ -67,6 +67,7 @@ class Facts:
     floors and ceilings count. answers: what became of the challenger's rows. champion: the champion's own metrics.
     slices: the challenger's metrics by `tag=value`. untrusted: judge scorers that may not gate, and why. limits: the
     least and the greatest value of a scorer; a scorer that is not named may have any.
+    serving: how what will be served differs from what was evaluated, where it does or may.
     """
 
     metrics: Mapping[str, Metric]
@@ -76,6 +77,7 @@ class Facts:
     slices: Mapping[str, Mapping[str, Metric]] = field(default_factory=dict)
     untrusted: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, Limits] = field(default_factory=dict)
+    serving: str | None = None
 
 
 def decide(rules: GateRules, facts: Facts) -> Verdict:
@@ -88,6 +90,8 @@ def decide(rules: GateRules, facts: Facts) -> Verdict:
         asked = rules.floors or rules.ceilings or rules.slice_floors
         only = ": only floors and ceilings count" if asked else ", and no floors or ceilings to check"
         reasons.append(f"no champion to compare with{only}")
+    if facts.serving is not None:
+        reasons.append(facts.serving)
     return Verdict(verdict, tuple(reasons), checks)
 
 

@@ -38,7 +38,6 @@ Progress = Callable[[int, int], None]
 
 _SHARED_CHARACTERS = 200  # beyond the template's own text: less is not worth a slot's waiting
 _LARGEST_GROUP = 8
-_BLANK = "."  # what stands for a variable while the template alone is read
 _NOISE_SAMPLE, _NOISE_FEWEST = 32, 16
 
 
@@ -73,14 +72,9 @@ class Task:
                     choices = tuple(row_choices(row))
             except LlmopsError as error:
                 raise BadFile("eval set", f"row {row.id!r} does not fit the prompt: {error}", field="inputs") from error
-            request = GenerationRequest(messages, parameters)
+            request = GenerationRequest(messages, parameters, beginning=self.template.beginning)
             key = generation_key(request, self.model_sha256, self.identity, self.seed, choices)
             yield Job(row, request, key, choices)
-
-    @property
-    def head(self) -> tuple[Message, ...]:
-        """The template with nothing in it: every rendered row begins as it does."""
-        return self.template.render(dict.fromkeys(self.template.variables, _BLANK))
 
     @property
     def head_length(self) -> int:
@@ -167,7 +161,7 @@ class _Lanes:
         for task, made in self._work:
             if any(self._missing(job) for job in task.jobs()):
                 made.began = time.perf_counter()
-                await engine.prime(task.head)
+                await engine.prime(task.template.beginning)
                 groups = prefix_groups(task.jobs(), task.head_length)
                 await self._do((made, group) for group in groups)
 

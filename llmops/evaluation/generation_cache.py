@@ -49,9 +49,10 @@ def generation_key(
     return content_hash(content if choices is None else {**content, "choices": list(choices)})
 
 
-def noise_key(model_sha256: str, engine: EngineIdentity) -> str:
-    """Identity of a measurement of noise: engine, its settings, and weights."""
-    return content_hash({"model": model_sha256, "engine": engine.to_mapping()})
+def noise_key(model_sha256: str, engine: EngineIdentity, served: EngineIdentity, suite: str) -> str:
+    """Identity of a measurement: of answers by `engine` against the same asked of `served`, on the suite's prompts."""
+    engines = {"engine": engine.to_mapping(), "served": served.to_mapping()}
+    return content_hash({"model": model_sha256, "suite": suite, **engines})
 
 
 class GenerationCache:

@@ -54,10 +54,10 @@ class RunOptions:
     stop_early: bool = False
 
     def engine_settings(self, settings: Settings) -> Settings:
-        """Fast by default: slots decoded together, shared prompt beginnings read once. Repeatable: each request alone
+        """As the gateway opens the model, so that what is served is what was evaluated. Repeatable: each request alone
         on an engine of its own, as many of them as there are cores, from the state that the template left."""
         if not self.repeatable:
-            return replace(settings, engine_prompt_cache="slots")
+            return settings
         replicas = max(1, settings.engine_threads or psutil.cpu_count() or 1)
         return replace(settings, engine_slots=1, engine_prompt_cache="template", engine_replicas=replicas)
 

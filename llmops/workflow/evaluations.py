@@ -31,6 +31,7 @@ from llmops.workflow.cells import Cell, CellRun, RowChoice, RunOptions, cell_ide
 from llmops.workflow.early_stopping import EarlyStop, run_until_decided
 from llmops.workflow.matrix import NOISE_PARAM, STOPPED_PARAM, CellProgress, running
 from llmops.workflow.scorer_workshop import ScorerWorkshop
+from llmops.workflow.served_mode import evaluated_by, served_mode
 from llmops.workflow.trust import untrusted
 from llmops.workflow.votes import Votes, votes_between
 
@@ -239,6 +240,7 @@ class Evaluations:
             champion=runs["a"].metrics if "a" in runs else {},
             slices=slices,
             untrusted=untrusted(suite, self.registry.store, self.workshop),
+            serving=served_mode(runs["b"], self.registry.models.get(runs["b"].model), self._settings),
             limits={scorer.name: limits_of(scorer) for scorer in suite.make_scorers()},
         )
         verdict = decide(suite.gate, facts)
@@ -268,6 +270,7 @@ class Evaluations:
             "runs": {side: run.run_id for side, run in runs.items()},
             "alpha": ALPHA,
             "llmops": __version__,
+            "engine": engine.to_mapping() if (engine := evaluated_by(runs["b"])) is not None else None,
         }
         if release is not None:
             against_release = self.release(champion) if champion else None

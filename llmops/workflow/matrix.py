@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import asynccontextmanager
 from itertools import groupby
 
-from llmops.engines.opening import check_parameters, engine_name, open_engine
-from llmops.engines.protocol import Engine
-from llmops.errors import EngineError, EngineUnavailable
+from llmops.engines.opening import check_parameters, engine_identity, engine_name, open_engine
+from llmops.engines.protocol import Engine, EngineIdentity
+from llmops.errors import CannotRun, EngineUnavailable
 from llmops.evaluation.generating import Generated, Task, measure_noise
 from llmops.evaluation.generation_cache import GenerationCache, noise_key
 from llmops.evaluation.results import EvalReport, RowResult
@@ -28,7 +28,7 @@ from llmops.workflow.scorer_workshop import ScorerWorkshop
 CellProgress = Callable[[str, int, int], None]
 Todo = tuple[Cell, CellIdentity]
 
-NOISE_PARAM, STOPPED_PARAM = "noise", "stopped_early"
+NOISE_PARAM, SERVED_PARAM, STOPPED_PARAM = "noise", "served", "stopped_early"
 
 # As `JudgeScorer` names them. EngineRejected and ContextTooLong are left out: they will be the same again.
 _PASSING = frozenset({"EngineUnavailable", "EngineBusy", "EngineTimeout", "EngineError"})
@@ -98,27 +98,39 @@ class Matrix:
         name = cells[0].name if len(cells) == 1 else f"{len(cells)} cells on {cells[0].model.ref}"
         give = self._engine.of(cells[0].model)
         made = await generate_all(tasks, give, self.cache, lambda done, total: self._progress(name, done, total))
-        await self._measure_noise(tasks, give)
+        await self._measure_noise(cells[0].model, tasks)
         return made
 
     def task(self, cell: Cell, chosen: RowChoice) -> Task:
         return task_of(self._suite, cell, self._settings, self.options, chosen)
 
-    async def _measure_noise(self, tasks: Sequence[Task], give: Callable[[], Awaitable[Engine]]) -> None:
-        """Once for each engine, its settings and weights; `--repeatable` needs none."""
-        identity, model_sha256 = tasks[0].identity, tasks[0].model_sha256
-        key = noise_key(model_sha256, identity)
-        wanted = identity.name in _LOCAL_ENGINES and not self.options.repeatable
-        if not wanted or not self._engine.loaded or self.cache.get_noise(key) is not None:
+    async def _measure_noise(self, model: ModelVersion, tasks: Sequence[Task]) -> None:
+        """How many answers are others when they are made again as the gateway makes them: once for each suite, its
+        model's weights, and the two engines' settings, which are the same but for `--repeatable` and `--engine`."""
+        identity, served = tasks[0].identity, self._served_by(model)
+        key = noise_key(model.sha256, identity, served, self._suite.name)
+        local = {identity.name, served.name} <= set(_LOCAL_ENGINES)
+        if not local or not self._engine.loaded or self.cache.get_noise(key) is not None:
             return
-        self._progress("measuring how often answers flip by themselves", 0, 0)
+        engine = self._engine
+        if served != identity:
+            await engine.close()
+            engine = _LazyEngine(self._settings, None)
+        self._progress("measuring how many answers are others when they are served", 0, 0)
         try:
-            noise = await measure_noise(tasks, await give(), self.cache)
-        except EngineError as error:  # the answers are there; only what is known of them is less
-            self._progress(f"noise not measured: {error}", 0, 0)
+            noise = await measure_noise(tasks, await engine.of(model)(), self.cache)
+        except CannotRun as error:  # the answers are there; only what is known of them is less
+            self._progress(f"not measured: {error}", 0, 0)
             return
+        finally:
+            if engine is not self._engine:
+                await engine.close()
         if noise is not None:
             self.cache.put_noise(key, noise)
+
+    def _served_by(self, model: ModelVersion) -> EngineIdentity:
+        """What would answer for the model behind the gateway."""
+        return engine_identity(model, self._settings)
 
     def _passing_failures(self, cell: Cell, run: EvalRun) -> int:
         """How many rows and scores of a run failed in a way that may pass."""
@@ -178,10 +190,13 @@ class Matrix:
         metrics: dict[str, float] = {}
         if left_out := self._suite.left_out():
             params["scorers_without_judge"] = ", ".join(left_out)
-        noise = self.cache.get_noise(noise_key(task.model_sha256, task.identity))
-        if noise is not None:
+        served = self._served_by(cell.model)
+        noise = self.cache.get_noise(noise_key(task.model_sha256, task.identity, served, self._suite.name))
+        if noise is not None and served == task.identity:
             params[NOISE_PARAM] = canonical_json({"n": noise.n, "flips": noise.flips})
             metrics["flip_share"] = noise.share
+        elif noise is not None:
+            params[SERVED_PARAM] = canonical_json({"n": noise.n, "flips": noise.flips, "served": served.to_mapping()})
         cost = cost_of(cell.model, report.tokens_in, report.tokens_out)
         if cost is not None:
             metrics["cost"] = cost

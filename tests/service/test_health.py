@@ -84,6 +84,7 @@ def test_where_keys_exist_only_who_has_one_is_told_more_than_the_status(serve, t
         assert gateway.http.get("/readyz", headers={"authorization": "Bearer sk-wrong"}).json() == {"status": "ready"}
         told = gateway.http.get("/readyz", headers={"authorization": f"Bearer {secret}"}).json()
         assert told["engines"]["loaded"] == ["tiny@1"]
+        assert told["engines"]["modes"] == {"tiny@1": FakeEngine(name="tiny@1").identity.to_mapping()}
     keys.close()
 
 

@@ -17,6 +17,7 @@ from llmops.engines.protocol import GenerationRequest
 from llmops.errors import EngineRejected, EngineUnavailable
 from llmops.judges.scripted import ScriptedJudge
 from llmops.prompt_file import parse_prompt
+from llmops.settings import Settings
 from llmops.workflow import matrix as module
 from llmops.workflow import models
 from llmops.workflow.cells import RunOptions, cost_of
@@ -133,12 +134,48 @@ def test_noise_stands_beside_a_comparison(workshop: Workshop, monkeypatch: pytes
     assert (found.noise.changed, found.noise.expected) == (3, noise["flips"] / 32 * N)
 
 
-def test_what_is_repeatable_has_no_noise_to_measure(workshop: Workshop, engine: FakeEngine, local: None) -> None:
+def test_of_a_repeatable_run_it_is_measured_how_many_answers_the_gateway_would_give_otherwise(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, local: None
+) -> None:
+    opened: list[FakeEngine] = []
+
+    def open_engine(_model: object, settings: Settings, _engine: object) -> FakeEngine:
+        alone = settings.engine_slots == 1
+
+        def answer(request: GenerationRequest) -> str:
+            return "alone" if alone or "1” a number" not in request.messages[-1]["content"] else "side by side"
+
+        opened.append(FakeEngine(answer, slots=settings.engine_slots))
+        return opened[-1]
+
+    monkeypatch.setattr(module, "open_engine", open_engine)
     done = run(workshop, repeatable=True, seed=24)[0]
 
-    assert len(engine.requests) == N
+    assert [(engine.slots, len(engine.requests), engine.closed) for engine in opened] == [
+        (1, N, True),
+        (workshop.settings.engine_slots, N, True),
+    ]
     assert noise_of(done) is None
-    assert done.run.params["repeatable"] == "true"
+    served = json.loads(done.run.params["served"])
+    assert (served["n"], served["flips"]) == (N, 3)
+    assert served["served"]["settings"] == {"slots": workshop.settings.engine_slots}
+    again = run(workshop, repeatable=True, seed=24, force=True)[0]
+    assert again.run.params["served"] == done.run.params["served"]
+    assert len(opened) == 2
+
+
+def test_a_run_asks_the_engine_that_the_gateway_would_open(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = workshop.with_settings(engine_slots=5, engine_prompt_cache="no")
+    given: list[Settings] = []
+
+    def open_engine(_model: object, settings: Settings, _engine: object) -> FakeEngine:
+        given.append(settings)
+        return FakeEngine(slots=settings.engine_slots)
+
+    monkeypatch.setattr(module, "open_engine", open_engine)
+    run(settings, seed=26)
+
+    assert given == [settings.settings]
 
 
 def test_an_upstreams_noise_is_not_measured(workshop: Workshop, engine: FakeEngine) -> None:
