@@ -158,11 +158,10 @@ class Access:
         except ApiError:
             return None
 
-    async def charge(self, caller: Caller, tokens: int) -> None:
-        """Takes an answer's tokens, read plus made, from the budgets of the caller's key. At once where it has none."""
+    def limits_of(self, caller: Caller) -> KeyLimits | None:
+        """The limits of the caller's key; None where it has none."""
         known = (self._known or {}).get(caller.key_id or "")
-        if known is not None and known.limits is not None:
-            await self._rates.charge(known.limits, tokens)
+        return None if known is None else known.limits
 
     async def enter(self, headers: Iterable[tuple[bytes, bytes]], local: bool, reply_headers: Headers) -> Caller:
         """As `check`, and counts the request. Raises ApiError 429 too."""

@@ -94,12 +94,22 @@ class Answering:
         gateway = self._gateway
         routed = self._route(arrival)
         state["reply_headers"] += routed.target.headers
-        state["reached_model"] = True
         guards = gateway.guards.guards_for(routed.target.release)
         if guards.active and guards.hides(arrival.request_id):
             state["request_id"] = new_request_id()
             arrival = dataclasses.replace(arrival, request_id=state["request_id"])
         exchange = Exchange(arrival, self._request, routed.target, guards, routed.arm)
+        async with gateway.spending(arrival.caller, exchange.most_tokens, state["reply_headers"]) as spending:
+            state["reached_model"] = True
+            try:
+                return await self._answered(exchange, routed, state, send, once)
+            finally:
+                spending.tokens = exchange.tokens_used
+
+    async def _answered(
+        self, exchange: Exchange, routed: Routed, state: State, send: Send, once: OnceOnly | None
+    ) -> End:
+        gateway = self._gateway
         reply = self._make_reply(exchange, send)
         try:
             error = await self._generate(exchange, reply, once)
@@ -111,7 +121,7 @@ class Answering:
         finally:
             state["record"] = exchange.last_record
         if routed.shadow is not None and problem is None:
-            gateway.shadow.submit(arrival, self._request, routed.shadow)
+            gateway.shadow.submit(exchange.arrival, self._request, routed.shadow)
         if problem is not None:
             return partial(reply.fail, api_error(problem))
         return reply.finish if once is None else once.send_held
@@ -170,7 +180,7 @@ class Answering:
             await exchange.collect(engine, _fitting(exchange, request, engine), reply.piece)
 
     async def _log(self, exchange: Exchange, record: LogRecord, once: OnceOnly | None) -> StoreUnavailable | None:
-        """Writes the record, counts it and charges for it; returns the error when it could not be written."""
+        """Writes the record and counts it; returns the error when it could not be written."""
         gateway = self._gateway
         row = None
         if once is not None:
@@ -181,7 +191,6 @@ class Answering:
         finally:
             for action in exchange.guards.actions:
                 gateway.metrics.guarded(exchange.target.ref, action["guard"])
-            await gateway.charge(exchange.arrival.caller, exchange.tokens_used)
         return lost
 
 

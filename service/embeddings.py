@@ -16,6 +16,7 @@ from starlette.responses import Response
 from llmops.catalogue import EMBEDDING_MODEL
 from llmops.production_log import LogRecord
 from service.access import require
+from service.budgets import estimated_tokens
 from service.documented_replies import replies
 from service.error_map import ApiError
 from service.exchange import Arrival
@@ -103,6 +104,10 @@ class Embedding(WholeReply[Embed]):
     def __init__(self, gateway: Gateway, embed: Embed | None, body: EmbeddingRequest) -> None:
         super().__init__(gateway)
         self._embed, self._body = embed, body
+
+    @property
+    def most_tokens(self) -> int:
+        return sum(estimated_tokens(text) for text in self._body.texts)
 
     def choose(self, arrival: Arrival) -> tuple[Embed, str]:
         """Raises ApiError 404 and 403."""

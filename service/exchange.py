@@ -23,6 +23,7 @@ from llmops.engines.protocol import (
 from llmops.errors import EngineError, UsageError
 from llmops.production_log import LogRecord, hidden_if_redacted
 from llmops.versions import PromptVersion
+from service.budgets import estimated_tokens
 from service.caller import ANONYMOUS, Caller
 from service.error_map import ApiError
 from service.guards import Guards
@@ -153,8 +154,31 @@ class Exchange:
 
     @property
     def tokens_used(self) -> int:
-        """Tokens to charge for: what the engine counted; of an answer that was cut, at least its pieces."""
-        return max(self.usage.total or 0, self._pieces)
+        """Tokens to charge for: what the engine counted; of an answer that was cut, at least its pieces. What nobody
+        counted is estimated, once anything has come."""
+        if not self._pieces:
+            return max(0, self.usage.total or 0)
+        read, made = self.usage.tokens_in, self.usage.tokens_out
+        read = self._estimated_input if read is None else read
+        made = estimated_tokens([_described(answer) for answer in self.answers]) if made is None else made
+        return max(read + made, self._pieces)
+
+    @property
+    def most_tokens(self) -> int:
+        """About the most tokens that the request can take: its conversation, estimated, and the longest answers."""
+        try:
+            longest = _parameters(self.request.sent, self.target).max_tokens
+        except ApiError:
+            return 0  # it will be refused
+        most = self.guards.longest_answer
+        longest = longest if most is None else min(longest, most)
+        return self._estimated_input + longest * int(self.request.extras.get("n", 1))
+
+    @property
+    def _estimated_input(self) -> int:
+        asked, prompt = self.request, self.target.prompt
+        template = 0 if prompt is None else estimated_tokens(prompt.template.turns)
+        return template + estimated_tokens([asked.messages, asked.prompt_variables, asked.extras.get("tools")])
 
     async def collect(
         self, engine: Engine, request: GenerationRequest, pass_on: Callable[[Chunk], Awaitable[None]] | None = None
@@ -242,6 +266,7 @@ class Exchange:
             "prompt_variables": asked.prompt_variables,
             "extras": {name: value for name, value in asked.extras.items() if name not in ("user", "metadata")} or None,
             "arm": self.arm,
+            "estimated_tokens": self.tokens_used if self._pieces and self.usage.total is None else None,
             "queue_ms": None if self._queued_s is None else round(1000 * self._queued_s, 3),
             "key": self.arrival.caller.key_id,
             **_said_beside(first),

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from starlette.types import Scope
 
@@ -16,6 +16,7 @@ from llmops.production_log import LogRecord, ProductionLog, ReplyRow
 from llmops.settings import Settings
 from service.access import Access, KeySource, is_local
 from service.admission import Admission
+from service.budgets import Budgets, Spending
 from service.caller import ANONYMOUS, Caller
 from service.engine_watch import EngineWatch, Ping
 from service.error_map import api_error
@@ -24,6 +25,7 @@ from service.idempotency import Idempotency
 from service.log_writer import LogWriter
 from service.metrics import Metrics
 from service.predict_batching import PredictionBatches
+from service.rate_limits import Headers
 from service.routing import Router
 from service.shadow import Shadow
 from service.snapshot import ReleaseSource, Snapshot
@@ -71,6 +73,7 @@ class Gateway:
         self._show_in_metrics()
         self.tracing = open_tracing(settings)
         self.idempotency = Idempotency(log.replies, settings.engine_timeout)
+        self.budgets = Budgets(log.budgets, settings.engine_timeout)
         self.shadow = Shadow(
             self.pool,
             self.log,
@@ -140,10 +143,10 @@ class Gateway:
             self.metrics.count(record)
         return record, lost
 
-    async def charge(self, caller: Caller, tokens: int) -> None:
-        """Takes tokens from the budget of the caller's key, where it has one."""
-        if self.access is not None:
-            await self.access.charge(caller, tokens)
+    def spending(self, caller: Caller, most: int, reply_headers: Headers) -> AbstractAsyncContextManager[Spending]:
+        """The block that takes at most so many tokens from the budgets of the caller's key: `Budgets.spending`."""
+        limits = None if self.access is None else self.access.limits_of(caller)
+        return self.budgets.spending(limits, most, reply_headers)
 
     def guards_of(self, record: LogRecord) -> Guards:
         """The guards of the release that made a record; where it is not registered any more, as its record shows them.

@@ -136,6 +136,11 @@ class Guards:
         """Whether records must go through `redacted_for_log`."""
         return self._rules.redact_log
 
+    @property
+    def longest_answer(self) -> int | None:
+        """The most tokens of an answer; None: no bound."""
+        return self._rules.max_output
+
     def bound(self, parameters: GenerationParameters) -> GenerationParameters:
         """The parameters, with `max_tokens` no larger than the guard allows."""
         most = self._rules.max_output

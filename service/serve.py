@@ -157,14 +157,14 @@ def _end_with_parent() -> None:
 
 
 def _has_live_key(settings: Settings, workers: int) -> bool:
-    """Whether a live key exists; warns when keys have limits that several workers cannot count together."""
+    """Whether a live key exists; warns when keys have rates that several workers cannot count together."""
     keys = KeyStore(settings.resolved_log_url, home=settings.home)
     try:
         now = datetime.now(UTC)
-        limited = any(key.limited and key.live(now) for key in keys.read())
+        limited = any(key.requests_per_minute is not None and key.live(now) for key in keys.read())
         if limited and workers > 1 and settings.redis_url is None:
             logger.warning(
-                "each of the %d workers counts the keys' limits for itself; LLMOPS_REDIS_URL makes them exact", workers
+                "each of the %d workers counts the keys' requests for itself; LLMOPS_REDIS_URL makes them exact", workers
             )
         return keys.has_live_key()
     finally:

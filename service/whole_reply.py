@@ -39,6 +39,11 @@ class WholeReply(ABC, Generic[Target]):
         self.tokens = 0
         """Tokens that the reply costs the caller."""
 
+    @property
+    def most_tokens(self) -> int:
+        """About the most that it can cost."""
+        return 0
+
     @abstractmethod
     def choose(self, arrival: Arrival) -> tuple[Target, str]:
         """What serves the request, and its name for the header x-llmops-model. Raises ApiError 404, 403."""
@@ -63,7 +68,6 @@ class WholeReply(ABC, Generic[Target]):
             target, name = self.choose(arrival)
             header = (b"x-llmops-model", name.encode())
             state["reply_headers"].append(header)
-            state["reached_model"] = True
             request = _Request(arrival, state, target, header)
             if key is None:
                 reply = await self._run(request)
@@ -89,6 +93,15 @@ class WholeReply(ABC, Generic[Target]):
 
     async def _run(self, request: _Request[Target], claim: ClaimedKey | None = None) -> ASGIApp:
         """Makes and logs the reply. claim: of the request's Idempotency-Key; stands only where a reply is returned."""
+        state = request.state
+        async with self._gateway.spending(request.arrival.caller, self.most_tokens, state["reply_headers"]) as spending:
+            state["reached_model"] = True
+            try:
+                return await self._kept(request, claim)
+            finally:
+                spending.tokens = self.tokens
+
+    async def _kept(self, request: _Request[Target], claim: ClaimedKey | None) -> ASGIApp:
         gateway, arrival = self._gateway, request.arrival
         reply = Response(await self._made(request), media_type="application/json")
         request.state["record"] = record = self.record(arrival, request.target, 200, "ok")
@@ -98,7 +111,6 @@ class WholeReply(ABC, Generic[Target]):
         _, lost = await gateway.keep(record, row)
         if lost is not None and gateway.settings.log_failure == "refuse":
             raise lost
-        await gateway.charge(arrival.caller, self.tokens)
         return reply
 
     async def _made(self, request: _Request[Target]) -> bytes:

@@ -5,6 +5,7 @@ its URL. Beside the records stand what users said of the answers (`Feedback`, an
 the replies that an Idempotency-Key brings back (`IdempotentReplies`).
 """
 
+from llmops.production_log.budgets import BudgetState, Reservation, TokenBudgets
 from llmops.production_log.database import RecordRefused, database_url, open_engine
 from llmops.production_log.erasing import Erased
 from llmops.production_log.feedback import VOTES, Feedback, VoteCounts
@@ -28,6 +29,7 @@ __all__ = [
     "SHADOW",
     "VOTES",
     "Belongings",
+    "BudgetState",
     "ClaimedKey",
     "Erased",
     "Feedback",
@@ -38,7 +40,9 @@ __all__ = [
     "ProductionLog",
     "RecordRefused",
     "ReplyRow",
+    "Reservation",
     "StoredReply",
+    "TokenBudgets",
     "VoteCounts",
     "database_url",
     "hidden_if_redacted",

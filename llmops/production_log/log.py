@@ -13,6 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from llmops.production_log.budgets import TokenBudgets
 from llmops.production_log.database import LogDatabase
 from llmops.production_log.erasing import Erased, erase_from_file, reclaim_postgresql
 from llmops.production_log.feedback import VOTES, Feedback, VoteCounts, count_votes
@@ -44,6 +45,7 @@ class ProductionLog:
         insert = postgresql.insert if self._database.is_postgresql else sqlite.insert
         self._insert_feedback = insert(feedback_table).on_conflict_do_nothing(index_elements=["key"]).inline()
         self.replies = IdempotentReplies(self._database)
+        self.budgets = TokenBudgets(self._database)
 
     def append(self, records: Sequence[LogRecord], replies: Sequence[ReplyRow] = ()) -> None:
         """Writes all records, and settles the claims of idempotent requests, in one transaction; all is durable then.

@@ -105,3 +105,25 @@ idempotent_replies = sa.Table(
     sa.Column("headers", sa.JSON),
     sa.Column("body", sa.LargeBinary),
 )
+
+# What keys have used of their token budgets. window: minute or day; begun: of a day its number, of a minute the seconds
+# of the clock that measures it.
+token_counts = sa.Table(
+    "token_counts",
+    metadata,
+    sa.Column("key_id", sa.String(32), primary_key=True),
+    sa.Column("window", sa.String(8), primary_key=True),
+    sa.Column("clock", sa.String(64), nullable=False),
+    sa.Column("begun", sa.Float, nullable=False),
+    sa.Column("used", sa.BigInteger, nullable=False),
+)
+
+token_reservations = sa.Table(
+    "token_reservations",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("key_id", sa.String(32), nullable=False, index=True),
+    sa.Column("tokens", sa.BigInteger, nullable=False),
+    sa.Column("process", sa.String(255), nullable=False),
+    sa.Column("expires_at", sa.Float, nullable=False),
+)

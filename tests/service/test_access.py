@@ -217,18 +217,14 @@ def test_what_a_key_opens():
         assert (caught.value.status, caught.value.code, caught.value.param) == (403, "app_not_allowed", "model")
 
 
-def test_tokens_are_charged_to_limited_keys_alone(store, tmp_path):
+def test_limits_are_a_keys_own(store, tmp_path):
     async def scenario():
         _, free = store.create()
         _, bound = store.create(tokens_per_minute=10)
         opened = await looked(store, tmp_path)
-        await opened.charge(ANONYMOUS, 10**9)
-        await opened.charge(opened.check(bearer(free)), 10**9)
-        assert opened._rates._own._tokens.storage.storage == {}
-        caller = await opened.enter(bearer(bound), True, [])
-        await opened.charge(caller, 10)
-        with pytest.raises(ApiError, match="tokens per minute"):
-            await opened.enter(bearer(bound), True, [])
+        assert opened.limits_of(ANONYMOUS) is None
+        assert opened.limits_of(opened.check(bearer(free))) is None
+        assert opened.limits_of(opened.check(bearer(bound))).tokens == {"minute": 10}
 
     asyncio.run(scenario())
 

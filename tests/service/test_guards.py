@@ -300,7 +300,9 @@ KEPT = {
 
 
 def knows_a_number(request):
-    """Says back what it was asked; but asked who to call, it says."""
+    """Says back what it was asked; but asked who to call, it says, and asked for JSON, it makes some."""
+    if request.parameters.response_format is not None:
+        return "{}"
     asked = request.messages[-1]["content"]
     return f"call {PHONE}" if asked.endswith("who?") else asked
 
