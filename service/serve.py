@@ -164,7 +164,8 @@ def _has_live_key(settings: Settings, workers: int) -> bool:
         limited = any(key.requests_per_minute is not None and key.live(now) for key in keys.read())
         if limited and workers > 1 and settings.redis_url is None:
             logger.warning(
-                "each of the %d workers counts the keys' requests for itself; LLMOPS_REDIS_URL makes them exact", workers
+                "each of the %d workers counts the keys' requests for itself; LLMOPS_REDIS_URL makes them exact",
+                workers,
             )
         return keys.has_live_key()
     finally:
