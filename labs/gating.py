@@ -89,6 +89,7 @@ def judge(
         metrics=metrics,
         comparison=comparison,
         answers=AnswerCounts.of(result.output for result in of_challenger),
+        name=name,
         champion=champion_metrics,
         limits={scorer.name: limits_of(scorer) for scorer in scorers},
     )

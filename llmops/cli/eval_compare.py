@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,8 @@ from llmops.cli.output import echo, emit, interval, json_option, number, print_t
 
 if TYPE_CHECKING:
     from llmops.evaluation.comparison import Comparison, MetricComparison
-    from llmops.evaluation.reports.contents import Report
-    from llmops.workflow.evaluations import Evaluations
+    from llmops.evaluation.reports.contents import Judged, Report
+    from llmops.workflow.evaluations import Evaluations, Gated
     from llmops.workflow.votes import Votes
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -104,10 +103,7 @@ def gate(
     evaluations = open_evaluations()
     gated = evaluations.gate(challenger, against, suite)
     verdict, comparison = gated.verdict, gated.comparison
-    if comparison is not None:
-        _keep_reports(evaluations, suite, gated, html, junit, markdown)
-    elif html or junit or markdown:
-        say("note: there is no champion to compare with, so no report is written")
+    _keep_reports(evaluations, suite, gated, challenger, html, junit, markdown)
 
     def table() -> None:
         if comparison is not None:
@@ -121,24 +117,50 @@ def gate(
 
 
 def _keep_reports(
-    evaluations: Evaluations, suite: str, gated: Any, html: Path | None, junit: Path | None, markdown: Path | None
+    evaluations: Evaluations,
+    suite_name: str,
+    gated: Gated,
+    challenger: str,
+    html: Path | None,
+    junit: Path | None,
+    markdown: Path | None,
 ) -> None:
-    """The files that were asked for; and the page among the challenger's artifacts in MLflow, always."""
+    """The files that were asked for; and the page among the challenger's artifacts in MLflow, always. Without a
+    champion they have the verdict and the challenger's means."""
     import tempfile
 
-    from llmops.evaluation.reports.html import write_html
+    from llmops.evaluation.reports.html import write_html, write_verdict_html
     from llmops.recording import record_report
-    from llmops.workflow.report_contents import report_contents
+    from llmops.workflow.report_contents import judged_contents, report_contents
 
-    runs: Mapping[str, Any] = gated.runs
-    report = report_contents(
-        evaluations, evaluations.suite(suite), gated.comparison, runs["a"], runs["b"], gated.verdict
-    )
-    write_reports(report, html, junit, markdown)
+    suite, run, verdict = evaluations.suite(suite_name), gated.runs["b"], gated.verdict
     with tempfile.TemporaryDirectory() as folder:
-        page = Path(folder) / "comparison.html"
-        write_html(report, page)
-        record_report(evaluations.registry.store, runs["b"].run_id, page)
+        if gated.comparison is None:
+            page = Path(folder) / "verdict.html"
+            judged = judged_contents(evaluations, suite, challenger, run, verdict)
+            write_verdicts(judged, html, junit, markdown)
+            write_verdict_html(judged, page)
+        else:
+            page = Path(folder) / "comparison.html"
+            report = report_contents(evaluations, suite, gated.comparison, gated.runs["a"], run, verdict)
+            write_reports(report, html, junit, markdown)
+            write_html(report, page)
+        record_report(evaluations.registry.store, run.run_id, page)
+
+
+def write_verdicts(judged: Judged, html: Path | None, junit: Path | None, markdown: Path | None) -> None:
+    """Of a run that was compared with none, each file that was asked for. Raises CannotRun."""
+    from llmops.evaluation.reports.html import write_verdict_html
+    from llmops.evaluation.reports.junit import verdict_junit
+    from llmops.evaluation.reports.markdown import verdict_markdown
+
+    if html is not None:
+        write_verdict_html(judged, html)
+        say(f"wrote {html}")
+    if junit is not None:
+        write_file(junit, verdict_junit(judged))
+    if markdown is not None:
+        write_file(markdown, verdict_markdown(judged))
 
 
 def write_reports(report: Report, html: Path | None, junit: Path | None, markdown: Path | None) -> None:

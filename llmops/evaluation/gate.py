@@ -65,14 +65,15 @@ class Facts:
 
     metrics: its own, by scorer. comparison: with the champion as `a`; None when there is no champion, and then only
     floors and ceilings count. answers: what became of the challenger's rows. champion: the champion's own metrics.
-    slices: the challenger's metrics by `tag=value`. untrusted: judge scorers that may not gate, and why. limits: the
-    least and the greatest value of a scorer; a scorer that is not named may have any.
+    name: the challenger's. slices: its metrics by `tag=value`. untrusted: judge scorers that may not gate, and why.
+    limits: the least and the greatest value of a scorer; a scorer that is not named may have any.
     serving: how what will be served differs from what was evaluated, where it does or may.
     """
 
     metrics: Mapping[str, Metric]
     comparison: Comparison | None
     answers: AnswerCounts
+    name: str = "the challenger"
     champion: Mapping[str, Metric] = field(default_factory=dict)
     slices: Mapping[str, Mapping[str, Metric]] = field(default_factory=dict)
     untrusted: Mapping[str, str] = field(default_factory=dict)
@@ -111,7 +112,7 @@ def _rows(rules: GateRules, facts: Facts) -> Check:
     """What became of the rows of both sides, whatever the scorers say."""
     found = facts.comparison
     if found is None:
-        told, sides = f"the challenger: {facts.answers.sentence()}", [("the challenger", facts.answers, 0)]
+        told, sides = f"{facts.name}: {facts.answers.sentence()}", [(facts.name, facts.answers, 0)]
     else:
         told = found.rows_told()
         sides = [(found.a, found.answers_a, found.unmatched_a), (found.b, found.answers_b, found.unmatched_b)]

@@ -60,14 +60,15 @@ def _judged(stores: Stores, arms: Arms, accepted: Sequence[str]) -> dict[str, An
 
     rules = stores.config.rules
     comparison = compare_arms(arms, _known_of(stores, arms), rules, rules.alpha(1))
-    rows = f"{_told(arms.after)} beside {_told(arms.before)} of the champion"
+    after, before = arms.after, arms.before
+    rows = f"{after.rows} requests{_failed(after)} beside {before.rows}{_failed(before)} of the champion"
     if not comparison.alike:
         why = f"{rows}: the questions of both sides differ, so that they cannot be compared"
         return seen("inconclusive", why, comparison.to_json())
     alarms = [raised.alarm for raised in canary_alarms(comparison)]
     if refused := [alarm.why for alarm in alarms if alarm.what not in accepted]:
         return seen("fail", f"{rows}: worse on the same traffic: {'; '.join(refused)}", comparison.to_json())
-    if max(_failed_share(arms.after), _failed_share(arms.before)) > MOST_FAILED:
+    if max(_failed_share(after), _failed_share(before)) > MOST_FAILED:
         why = f"{rows}: more than {100 * MOST_FAILED:g} % of one side failed, so that what is left says little"
         return seen("inconclusive", why, comparison.to_json())
     rose = f" but {', '.join(alarm.what for alarm in alarms)}, which is accepted" if alarms else ""
@@ -82,10 +83,10 @@ def _known_of(stores: Stores, arms: Arms) -> dict[str, Descriptor]:
     return {**stores.config.descriptors.descriptors, **said}
 
 
-def _told(summary: Summary) -> str:
-    """`70 requests`, and how many of them failed."""
+def _failed(summary: Summary) -> str:
+    """How many requests failed, where any did."""
     failed = summary.flags[_ERROR].hits if _ERROR in summary.flags else 0
-    return f"{summary.rows} requests{f' ({failed} failed)' if failed else ''}"
+    return f" ({failed} failed)" if failed else ""
 
 
 def _failed_share(summary: Summary) -> float:

@@ -237,6 +237,7 @@ class Evaluations:
             metrics=runs["b"].metrics,
             comparison=comparison,
             answers=runs["b"].answers,
+            name=challenger,
             champion=runs["a"].metrics if "a" in runs else {},
             slices=slices,
             untrusted=untrusted(suite, self.registry.store, self.workshop),

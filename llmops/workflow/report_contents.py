@@ -14,7 +14,16 @@ from llmops.evaluation.comparison import Comparison, value_of
 from llmops.evaluation.eval_set import cluster_of
 from llmops.evaluation.gate import ALPHA, Verdict
 from llmops.evaluation.pairing import Pair, paired
-from llmops.evaluation.reports.contents import Leaderboard, LeaderboardCell, LeaderboardPair, Report, Row, Side, Turn
+from llmops.evaluation.reports.contents import (
+    Judged,
+    Leaderboard,
+    LeaderboardCell,
+    LeaderboardPair,
+    Report,
+    Row,
+    Side,
+    Turn,
+)
 from llmops.evaluation.results import RowResult
 from llmops.evaluation.scorers import Scorer
 from llmops.evaluation.suite import Suite
@@ -40,15 +49,23 @@ def report_contents(
     told = comparison.to_json()
     told["power"] = list(told["power"].values())
     return {
+        **judged_contents(evaluations, suite, comparison.b, run_b, verdict),
         "title": f"{comparison.a} → {comparison.b}",
+        "a": _side(evaluations, comparison.a, run_a),
+        "comparison": cast(Any, told),
+        "rows": _Rows(evaluations.rows(run_a), evaluations.rows(run_b), primary),
+    }
+
+
+def judged_contents(evaluations: Evaluations, suite: Suite, name: str, run: EvalRun, verdict: Verdict | None) -> Judged:
+    """A run with its verdict: all there is of an app's first release. Raises StoreUnavailable."""
+    return {
+        "title": name,
         "suite": suite.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "primary": suite.gate.primary,
-        "a": _side(evaluations, comparison.a, run_a),
-        "b": _side(evaluations, comparison.b, run_b),
-        "comparison": cast(Any, told),
+        "b": _side(evaluations, name, run),
         "verdict": cast(Any, verdict.to_json()) if verdict is not None else None,
-        "rows": _Rows(evaluations.rows(run_a), evaluations.rows(run_b), primary),
     }
 
 

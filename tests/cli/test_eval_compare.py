@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from llmops.engines.fake import FakeEngine
+from llmops.errors import EngineRejected
 from llmops.production_log import Feedback, LogRecord, ProductionLog
 from llmops.prompt_file import parse_prompt
 from llmops.registry import Registry
 from llmops.settings import Settings
-from llmops.workflow import models
+from llmops.workflow import matrix, models
 from tests.cli.conftest import Run
 
 N = 24
@@ -146,12 +148,31 @@ def test_the_gates_page_is_kept_with_the_challengers_run(llmops: Run, ran: None,
     assert client.get_run(run_id).data.tags["llmops.gate"] == "pass"
 
 
-def test_without_a_champion_no_report_is_written_and_that_is_said(llmops: Run, ran: None, tmp_path: Path) -> None:
-    done = llmops("eval", "gate", "qa@1", "--suite", "plays", "--html", "g.html")
+def test_without_a_champion_every_report_has_the_verdict_and_the_means(llmops: Run, ran: None, tmp_path: Path) -> None:
+    files = ("--html", "g.html", "--junit", "g.xml", "--markdown", "g.md")
+    done = llmops("eval", "gate", "qa@1", "--suite", "plays", *files)
 
     assert done.code == 0
-    assert "no champion" in done.err
-    assert not (tmp_path / "g.html").exists()
+    assert "no champion to compare with, and no floors or ceilings to check" in done.out
+    assert f"qa@1: {N} rows, none failed, cut off or empty" in done.out
+    page, text = (unescape((tmp_path / name).read_text(encoding="utf-8")) for name in ("g.html", "g.md"))
+    assert all(f"correct is 1.000 over {N} rows" in each for each in (page, text))
+    assert "no champion to compare with" in text
+    root = ElementTree.parse(tmp_path / "g.xml").getroot()  # noqa: S314 - our own file
+    assert (root.get("tests"), root.get("failures")) == ("2", "0")
+
+
+def test_a_run_whose_every_row_failed_exits_1_and_says_why(
+    llmops: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = FakeEngine(slots=4, failure=EngineRejected("out of order"))
+    monkeypatch.setattr(matrix, "open_engine", lambda *_: failing)
+
+    done = llmops("eval", "run", "plays", "--prompt", "qa@1", "--seed", "77", "--recorder", "bulk")
+
+    assert done.code == 1
+    assert f"of {N} rows {N} failed (100 %)" in done.out
+    assert "out of order" in done.err
 
 
 def test_a_gate_needs_its_suite_named(llmops: Run, home: Path) -> None:

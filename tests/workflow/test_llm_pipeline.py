@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -63,10 +64,10 @@ class App:
             log.close()
 
     def traffic(
-        self, rows: int, *, first: int = 0, refused: float = 0.0, asked: str = "What is 7 + {}?"
+        self, rows: int, *, first: int = 0, refused: float = 0.0, failed: float = 0.0, asked: str = "What is 7 + {}?"
     ) -> list[LogRecord]:
         """As many requests of each side, from now on, numbered from `first`; the challenger refuses this share of its
-        own."""
+        own, and of both sides this share fails."""
         chance, made = random.Random(3), []  # noqa: S311
         for number in range(first, first + 2 * rows):
             arm, version = ("champion", 1) if number % 2 else ("challenger", 2)
@@ -78,6 +79,8 @@ class App:
                 "output": REFUSAL if refuses else f"That is {chance.randint(1, 99)}.",
                 "release": f"{self.name}@{version}", "latency_ms": chance.uniform(20, 30),
             }  # fmt: skip
+            if failed and chance.random() < failed:
+                record |= {"status": 503, "outcome": "error", "output": ""}
             made.append(LogRecord.from_json(record))
         return made
 
@@ -195,6 +198,17 @@ def test_sides_that_were_asked_other_questions_cannot_be_compared(app: App) -> N
     result, _ = app.run()
     assert (result["verdict"], result["outcome"]) == ("inconclusive", "rolled back")
     assert "the questions of both sides differ" in result["told"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("failed", "outcome"), [(0.5, "rolled back"), (0.03, "promoted")])
+def test_a_canary_in_an_outage_of_both_sides_says_nothing_and_failures_are_told(
+    app: App, failed: float, outcome: str
+) -> None:
+    app.arrives = [app.traffic(150, failed=failed)]
+    result, _ = app.run()
+    assert (result["verdict"], result["outcome"]) == ("inconclusive" if failed > 0.1 else "pass", outcome)
+    assert re.search(r"150 requests \(\d+ failed\) beside 150 \(\d+ failed\) of the champion", result["told"])
 
 
 @pytest.mark.slow

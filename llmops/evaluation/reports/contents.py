@@ -143,21 +143,27 @@ class Row(TypedDict):
     change: float | None
 
 
-class Report(TypedDict):
-    """Two runs compared. created: ISO 8601. primary: the metric that decides. verdict: None without a gate.
-
-    rows: read once by each output, in any number; give a collection, or something whose iterator starts anew, to write
-    more than one output.
-    """
+class Judged(TypedDict):
+    """A run with its verdict, if it has one; alone it is what is known of an app's first release. created: ISO 8601.
+    primary: the metric that decides. b: the run. verdict: None without a gate."""
 
     title: str
     suite: str
     created: str
     primary: str
-    a: Side
     b: Side
-    comparison: ComparisonContents
     verdict: VerdictContents | None
+
+
+class Report(Judged):
+    """A run compared with another, `a`.
+
+    rows: read once by each output, in any number; give a collection, or something whose iterator starts anew, to write
+    more than one output.
+    """
+
+    a: Side
+    comparison: ComparisonContents
     rows: Iterable[Row]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmops.evaluation.reports.charts import histogram
 from llmops.evaluation.reports.comparison_tables import metric_tables, slice_tables
-from llmops.evaluation.reports.contents import Check, Report, VerdictContents
+from llmops.evaluation.reports.contents import Check, Judged, MetricDifference, Report, VerdictContents
 from llmops.evaluation.reports.identity import identity, prompt_change
 from llmops.evaluation.reports.markup import Markup, element, joined
 from llmops.evaluation.reports.page import page, section, table, write_page
@@ -20,7 +20,9 @@ from llmops.evaluation.reports.wording import (
     count,
     counted,
     further_reasons,
+    interval,
     noise_sentence,
+    number,
     summary,
 )
 
@@ -37,6 +39,32 @@ def write_html(report: Report, path: Path, *, most_rows: int = MOST_ROWS) -> Non
     write_page(_pieces(report, most_rows), path)
 
 
+def write_verdict_html(judged: Judged, path: Path) -> None:
+    """Writes the page of a run that was compared with none: its verdict and its means. Raises CannotRun."""
+    write_page(page(judged["title"], _verdict_body(judged), script=False), path)
+
+
+def _verdict_body(judged: Judged) -> Iterator[str]:
+    side = judged["b"]
+    about = element("p", f"Suite {judged['suite']} · {judged['created'].replace('T', ' ')}", class_="about")
+    yield element("header", about, element("h1", judged["title"]))
+    yield "<main>\n"
+    yield _verdict(judged, None)
+    lines = [
+        element(
+            "tr",
+            element("th", element("bdi", name), scope="row"),
+            element("td", number(m["mean"]), element("small", interval(m["ci95"])), class_="figure"),
+            element("td", count(m["n_scored"]), class_="figure"),
+            element("td", count(m["n_failed"]), class_="figure"),
+        )
+        for name, m in side["metrics"].items()
+    ]
+    columns = ("metric", "mean, with 95 % interval", "rows scored", "failed")
+    yield section("Metrics", table(f"Means of {side['name']}", columns, lines, "standings"), name="metrics")
+    yield "</main>\n"
+
+
 def _pieces(report: Report, most_rows: int) -> Iterator[str]:
     selection = select(report["rows"], most_rows, most_changed)
     return page(report["title"], _body(report, selection), script=True)
@@ -46,7 +74,7 @@ def _body(report: Report, selection: Selection) -> Iterator[str]:
     yield element("a", "Skip to the rows", href="#rows", class_="skip")
     yield _masthead(report)
     yield "<main>\n"
-    yield _verdict(report)
+    yield _verdict(report, report["comparison"]["metrics"].get(report["primary"]))
     yield _metrics(report)
     if slices := slice_tables(report):
         note = "p is adjusted over the slices of a metric (Holm). Slices of few rows have wide intervals."
@@ -74,8 +102,7 @@ def _masthead(report: Report) -> Markup:
     return joined([element("header", about, element("h1", report["title"]), versus), Markup("\n")])
 
 
-def _verdict(report: Report) -> Markup:
-    metric = report["comparison"]["metrics"].get(report["primary"])
+def _verdict(report: Judged, metric: MetricDifference | None) -> Markup:
     headline = summary(report["primary"], metric, chosen_beforehand=True) if metric else None
     lead = element("p", headline, class_="lead") if headline else None
     verdict = report["verdict"]

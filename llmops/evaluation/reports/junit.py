@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from llmops.evaluation.reports.contents import Check, Outcome, Report, Row, VerdictContents
+from llmops.evaluation.reports.contents import Check, Judged, Outcome, Report, Row, VerdictContents
 from llmops.evaluation.reports.row_selection import Selection, select, worst_first
 from llmops.evaluation.reports.wording import further_reasons, gain, primary_direction, printable, shortened, signed
 
@@ -25,13 +25,25 @@ def junit(report: Report, *, most_rows: int = MOST_ROWS) -> str:
         _add_gate(root, report, report["verdict"])
     selection = select(report["rows"], most_rows, worst_first(primary_direction(report)))
     _add_rows(root, report, selection)
+    return _document(root)
+
+
+def verdict_junit(judged: Judged) -> str:
+    """The XML document of a run that was compared with none: the gate's checks alone."""
+    root = _element("testsuites", name=judged["title"])
+    if judged["verdict"] is not None:
+        _add_gate(root, judged, judged["verdict"])
+    return _document(root)
+
+
+def _document(root: Element) -> str:
     for name in ("tests", "failures", "errors"):
         root.set(name, str(sum(int(suite.get(name, 0)) for suite in root)))
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _add_gate(root: Element, report: Report, verdict: VerdictContents) -> None:
+def _add_gate(root: Element, report: Judged, verdict: VerdictContents) -> None:
     suite = _suite(root, report, "gate")
     for check in verdict.get("checks") or _verdict_as_check(report, verdict):
         case = _case(suite, f"{report['suite']}.gate", f"{check['name']} ({check['kind']})")
@@ -44,7 +56,7 @@ def _add_gate(root: Element, report: Report, verdict: VerdictContents) -> None:
     _count(suite)
 
 
-def _verdict_as_check(report: Report, verdict: VerdictContents) -> Sequence[Check]:
+def _verdict_as_check(report: Judged, verdict: VerdictContents) -> Sequence[Check]:
     detail = "; ".join(verdict["reasons"])
     outcome: Outcome = verdict["verdict"]
     return [{"name": "verdict", "kind": "gate", "metric": report["primary"], "outcome": outcome, "detail": detail}]
@@ -79,7 +91,7 @@ def _answer(text: str) -> str:
     return shortened(text, _LONGEST_TEXT)
 
 
-def _suite(root: Element, report: Report, name: str) -> Element:
+def _suite(root: Element, report: Judged, name: str) -> Element:
     return _element("testsuite", root, name=f"{report['suite']}: {name}", timestamp=report["created"])
 
 

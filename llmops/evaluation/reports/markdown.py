@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from llmops.evaluation.reports.contents import Check, Leaderboard, MetricDifference, Report, Row
+from llmops.evaluation.reports.contents import Check, Judged, Leaderboard, MetricDifference, Report, Row
 from llmops.evaluation.reports.row_selection import select, worst_first
 from llmops.evaluation.reports.wording import (
     P_VALUES,
@@ -55,6 +55,17 @@ def markdown(report: Report) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
+def verdict_markdown(judged: Judged) -> str:
+    """The verdict on a run that was compared with none, and its means."""
+    lines = [
+        (escaped(name), number(m["mean"]), interval(m["ci95"]), count(m["n_scored"]), count(m["n_failed"]))
+        for name, m in judged["b"]["metrics"].items()
+    ]
+    means = _table(("metric", "mean#", "95 % interval#", "scored#", "failed#"), lines)
+    about = escaped(f"{judged['b']['name']}. Suite {judged['suite']}, {judged['created']}.")
+    return "\n\n".join([_verdict_line(judged), _reasons(judged), means, about]) + "\n"
+
+
 def leaderboard_markdown(board: Leaderboard) -> str:
     """The cells as a table, best first, and the differences that are real."""
     lines = [
@@ -86,7 +97,7 @@ def escaped(text: str) -> str:
     return _MEANINGFUL.sub(lambda found: f"&#{ord(found[0])};", " ".join(printable(text).split()))
 
 
-def _verdict_line(report: Report) -> str:
+def _verdict_line(report: Judged) -> str:
     verdict = report["verdict"]
     shown = f"{SIGN_OF_OUTCOME[verdict['verdict']]} {verdict['verdict']}" if verdict else "no verdict"
     return f"**{shown}**: {escaped(report['title'])}"
@@ -102,7 +113,7 @@ def _rows_told(report: Report) -> str:
     return "" if report["verdict"] else escaped(report["comparison"].get("rows_told", ""))
 
 
-def _reasons(report: Report) -> str:
+def _reasons(report: Judged) -> str:
     verdict = report["verdict"]
     if verdict is None:
         return ""
