@@ -47,7 +47,7 @@ def report_contents(
     """
     primary = _primary(suite)
     told = comparison.to_json()
-    told["power"] = list(told["power"].values())
+    told["power"] = [f"{name}: {sentence}." for name, sentence in told["power"].items()]
     return {
         **judged_contents(evaluations, suite, comparison.b, run_b, verdict),
         "title": f"{comparison.a} → {comparison.b}",

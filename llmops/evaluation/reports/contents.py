@@ -70,9 +70,17 @@ class MetricDifference(TypedDict):
     losses: int
     ties: int
     n: int
+    failed_a: NotRequired[int]
+    failed_b: NotRequired[int]
     higher_is_better: NotRequired[bool | None]
     detectable: NotRequired[float | None]
     note: NotRequired[str]
+
+
+class NotCompared(TypedDict):
+    """A metric that cannot be compared (`comparison.NotCompared`), and why."""
+
+    reason: str
 
 
 class Noise(TypedDict):
@@ -97,6 +105,7 @@ class ComparisonContents(TypedDict):
     slices: Mapping[str, Mapping[str, MetricDifference]]
     noise: NotRequired[Noise | None]
     power: NotRequired[Sequence[str]]
+    not_compared: NotRequired[Mapping[str, NotCompared]]
 
 
 class Check(TypedDict):

@@ -21,8 +21,8 @@ from llmops.evaluation.reports.wording import (
     counted,
     further_reasons,
     interval,
-    noise_sentence,
     number,
+    sentences,
     summary,
 )
 
@@ -130,8 +130,6 @@ def _check_line(check: Check) -> Markup:
 
 def _metrics(report: Report) -> Markup:
     comparison = report["comparison"]
-    noise = comparison.get("noise")
-    sentences = [*([noise_sentence(noise)] if noise else []), *comparison.get("power", ())]
     shaded = any(metric.get("detectable") for metric in comparison["metrics"].values())
     key = f"▲ better, ▼ worse, ◆ changed, ○ no clear difference. {P_VALUES}"
     band = " The grey band holds differences too small to be detected with so many rows." if shaded else ""
@@ -141,7 +139,7 @@ def _metrics(report: Report) -> Markup:
         element("p", told) if told else Markup(""),
         *metric_tables(report),
         element("p", key, band, class_="note"),
-        *(element("p", sentence) for sentence in sentences),
+        *(element("p", sentence) for sentence in sentences(comparison)),
         name="metrics",
     )
 

@@ -18,13 +18,13 @@ from llmops.evaluation.reports.wording import (
     further_reasons,
     gain,
     interval,
-    noise_sentence,
     number,
     outcomes,
     primary_direction,
     printable,
     probability,
     rank,
+    sentences,
     shortened,
     signed,
     standing,
@@ -171,9 +171,7 @@ def _difference_table(first: str, lines: Iterable[Sequence[str]]) -> str:
 
 
 def _sentences(report: Report) -> str:
-    noise = report["comparison"].get("noise")
-    sentences = [*([noise_sentence(noise)] if noise else []), *report["comparison"].get("power", ())]
-    return escaped(" ".join(sentences))
+    return escaped(" ".join(sentences(report["comparison"])))
 
 
 def _regressions(report: Report) -> str:

@@ -9,6 +9,7 @@ from enum import Enum
 from llmops.evaluation.gate import ALPHA
 from llmops.evaluation.reports.contents import (
     Answers,
+    ComparisonContents,
     MetricDifference,
     Noise,
     Outcome,
@@ -132,10 +133,19 @@ def summary(name: str, metric: MetricDifference, *, chosen_beforehand: bool) -> 
 
 
 def outcomes(metric: MetricDifference) -> str:
-    """What became of the rows: `6 lost · 100 tied · 14 won`."""
+    """What became of the rows: `6 lost · 100 tied · 14 won`, and how many of these failed on either side."""
     words = ("down", "the same", "up") if metric.get("higher_is_better") is None else ("lost", "tied", "won")
     amounts = (metric["losses"], metric["ties"], metric["wins"])
-    return " · ".join(f"{count(amount)} {word}" for amount, word in zip(amounts, words, strict=True))
+    told = [f"{count(amount)} {word}" for amount, word in zip(amounts, words, strict=True)]
+    failed = ((metric.get("failed_a", 0), "A"), (metric.get("failed_b", 0), "B"))
+    return " · ".join([*told, *(f"{count(rows)} failed in {side}" for rows, side in failed if rows)])
+
+
+def sentences(comparison: ComparisonContents) -> list[str]:
+    """What is to be said of the comparison as a whole: noise, what is not compared, what so many rows can show."""
+    noise, apart = comparison.get("noise"), comparison.get("not_compared", {})
+    not_compared = [f"{name} is not compared: {found['reason']}." for name, found in apart.items()]
+    return [*([noise_sentence(noise)] if noise else []), *not_compared, *comparison.get("power", ())]
 
 
 def further_reasons(verdict: VerdictContents) -> list[str]:
