@@ -91,7 +91,7 @@ class AnswerCounts:
     """What became of a run's rows, whatever the scorers say: the one count that every table, page and verdict reads.
 
     failed: no answer came. cut_off: the answer ended at `max_tokens` (finish reason `length`). empty: it came without a
-    visible character. An answer may be both cut off and empty.
+    visible character, a tool call or a refusal. An answer may be both cut off and empty.
     """
 
     rows: int = 0
@@ -106,11 +106,12 @@ class AnswerCounts:
     def plus(self, output: Output) -> AnswerCounts:
         """With one more row."""
         answered = output.error is None
+        said = output.text.strip() or output.tool_calls or output.refusal
         return AnswerCounts(
             self.rows + 1,
             self.failed + (not answered),
             self.cut_off + (answered and output.finish_reason == "length"),
-            self.empty + (answered and not output.text.strip()),
+            self.empty + (answered and not said),
         )
 
     @property
