@@ -145,7 +145,16 @@ def test_a_number_is_right_however_the_expected_answer_writes_it(written: str, v
 
 
 @pytest.mark.parametrize(
-    ("output", "value"), [("page 12 345", 345), ("page 12 345", 12345), ("I have 1,2 or 3", 3), ("3 000 or 4", 4)]
+    ("output", "value"),
+    [
+        ("page 12 345", 345),
+        ("page 12 345", 12345),
+        ("I have 1,2 or 3", 3),
+        ("3 000 or 4", 4),
+        ("There are 1 000 000 of them", 1000000),
+        ("It costs 1 234,50 €.", 1234.5),
+        ("It is 12 045.", 12045),
+    ],
 )
 def test_spaces_stand_between_numbers_in_a_sentence(output: str, value: int) -> None:
     assert verdict(output, expected_number=value) is (value != 12345)

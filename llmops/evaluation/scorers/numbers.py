@@ -10,6 +10,7 @@
 | `1,234` and `1.234` | 1234 and 1.234: English, where both are possible |
 | `1,2` | 1 and 2 in a sentence; 1.2 where it is the whole answer |
 | `12 345` | 12 and 345 in a sentence (“page 12 345”); 12345 where it is the whole answer |
+| `12 000`, `1 234,50 €` | the number, in a sentence too: none of its own begins with 0, and money has decimals |
 
 Not read: fractions (`3/4` is 3 and 4), words (“five”, “million”), digits inside words (`H2O`).
 """
@@ -46,6 +47,9 @@ _NUMBER = re.compile(
     r"|\d{1,3}(?:\.\d{3})+,\d+(?!,?\d)"  # 1.234,5
     r"|\d{1,3}(?:\.\d{3}){2,}(?![.,]?\d)"  # 1.234.567
     r"|\d{1,3}(?:\u202f\d{3})+(?!\d)(?:[.,]\d+(?!,?\d))?"  # 1 234,5, the space being fixed
+    # 1 000 000 and 1 234,50 €: with plain spaces where no number of its own would begin with 0, or money follows.
+    r"|\d{1,3}(?: \d{3})*? 0\d\d(?: \d{3})*(?!\d)(?:[.,]\d+(?!,?\d))?"
+    rf"|\d{{1,3}}(?: \d{{3}})+,\d+(?=\s?[%{_MONEY}])"
     r"|\d{1,3}(?:'\d{3})+(?!\d)(?:\.\d+)?"  # 1'234.5
     r"|\d{1,3}(?:_\d{3})+(?!\w)(?:\.\d+)?"  # 1_234
     rf"|\d+,\d+(?=\s?[%{_MONEY}])|0,\d+(?!,?\d)"  # 12,50 €
