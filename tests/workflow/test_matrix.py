@@ -14,7 +14,7 @@ import pytest
 
 from llmops.engines.fake import FakeEngine
 from llmops.engines.protocol import GenerationRequest
-from llmops.errors import EngineRejected, EngineUnavailable
+from llmops.errors import BadFile, EngineRejected, EngineUnavailable
 from llmops.judges.scripted import ScriptedJudge
 from llmops.prompt_file import parse_prompt
 from llmops.settings import Settings
@@ -65,6 +65,21 @@ def removed() -> Iterator[Callable[[Path], None]]:
 
 def noise_of(done: CellRun) -> Any:
     return json.loads(done.run.params["noise"]) if "noise" in done.run.params else None
+
+
+def test_a_scorer_that_cannot_score_stops_a_run_before_the_first_answer(
+    workshop: Workshop, engine: FakeEngine, removed: Callable[[Path], None]
+) -> None:
+    workshop.add_suite("odd", 3)
+    path = workshop.folder / "odd.toml"
+    removed(path)
+    odd = '[scorers.odd]\ntype = "ragas.BleuScore"\nkwargs = { smooth_method = "odd" }\n'
+    path.write_text(path.read_text().replace("[gate]", f"{odd}[gate]", 1))
+
+    with pytest.raises(BadFile, match=r"odd\.toml: scorers\.odd: cannot score a made-up row: .*smooth_method"):
+        run(workshop, suite="odd")
+
+    assert not engine.requests
 
 
 def test_of_three_prompts_only_the_one_that_changed_is_generated(workshop: Workshop, engine: FakeEngine) -> None:
