@@ -123,7 +123,7 @@ def test_bad_toml_names_the_file(folder: Path, text: str) -> None:
     error = refused(folder, text)
 
     assert error.path == folder / "task.toml"
-    assert error.problem.startswith("not TOML: ")
+    assert error.problem.startswith("is not TOML: ")
 
 
 def test_bytes_that_are_no_utf8_are_a_bad_file(folder: Path) -> None:
