@@ -190,6 +190,9 @@ def show_comparison(comparison: Comparison, *, with_rows: bool = True) -> None:
         echo(comparison.rows_told())
     for name, metric in comparison.not_compared.items():
         echo(f"{name} is not compared: {metric.reason}")
+    for name, found in comparison.metrics.items():
+        if found.note:
+            echo(f"{name}: {found.note}")
     sliced = [
         (name, metric_name, *_cells(name, metric)[1:], metric.n)
         for name, metrics in comparison.slices.items()

@@ -87,6 +87,12 @@ def value_of(result: RowResult, scorer: Scorer, failed_as: float | None = None) 
     return failed_as if scorer.worst is None else scorer.worst
 
 
+def number_of(result: RowResult, scorer: Scorer) -> float:
+    """The score's value, NaN where the row has none."""
+    score = result.scores.get(scorer.name)
+    return math.nan if score is None or score.value is None else float(score.value)
+
+
 class PairedScores:
     """One metric's scores in two runs, row by row; NaN where a row has none."""
 
@@ -95,10 +101,18 @@ class PairedScores:
         self._a, self._b = array("d"), array("d")
         self._clusters: list[str] = []
 
+    @classmethod
+    def of(
+        cls, scorer: Scorer, a: Sequence[float], b: Sequence[float], clusters: Sequence[str] | None = None
+    ) -> PairedScores:
+        """Of scores that are at hand already, in one order of rows."""
+        paired = cls(scorer)
+        paired._a, paired._b, paired._clusters = array("d", a), array("d", b), list(clusters or ())
+        return paired
+
     def add(self, left: RowResult, right: RowResult) -> None:
-        for values, result in ((self._a, left), (self._b, right)):
-            score = result.scores.get(self.scorer.name)
-            values.append(math.nan if score is None or score.value is None else float(score.value))
+        self._a.append(number_of(left, self.scorer))
+        self._b.append(number_of(right, self.scorer))
         if self._cluster_by is not None:
             self._clusters.append(_cluster(left.row, self._cluster_by))
 

@@ -119,9 +119,10 @@ class Spread:
 
     def _allowance(self, rows: float) -> float:
         """By how much a difference must be larger than Student's test asks for: with G clusters by 0.25 / (G − 1) since
-        a deviation from few is too small on average (c₄); and, found by simulation, by 0.5 / (G − 1) since two tests
-        must both be sure, which agree less on clusters of unequal size."""
-        return 1 + 0.75 / (rows / self.rows_each - 1) + 0.08 * (1 - self.balance)
+        a deviation from few is too small on average (c₄); and, found by simulation, by 0.5 / (G − 1) and a little more
+        with very few, since two tests must both be sure, which agree less on clusters of unequal size."""
+        few = 1 / (rows / self.rows_each - 1)
+        return 1 + 0.75 * few + 1.5 * few**2 + 0.08 * (1 - self.balance)
 
 
 @dataclass(frozen=True, slots=True)

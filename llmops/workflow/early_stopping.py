@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmops.errors import UsageError
-from llmops.evaluation.comparison import draw
+from llmops.evaluation.comparison import draw, value_of
 from llmops.evaluation.generating import Task
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.runner import answered
@@ -60,7 +60,7 @@ async def run_until_decided(matrix: Matrix, suite: Suite, cells: Sequence[Cell])
     total = min(suite.n_rows, limit or suite.n_rows)
     looks = max(1, min(_LOOKS, total // _FEWEST_ROWS))
     primary = next((scorer for scorer in suite.make_scorers() if scorer.name == suite.gate.primary), None)
-    if primary is None or primary.worst != 0.0:
+    if primary is None or primary.worst not in (0.0, 1.0):
         raise UsageError(f"stopping early needs a primary metric from 0 to 1; {suite.gate.primary} is none")
     test, share = SequentialTest(), 0.0
     for look in range(1, looks + 1):
@@ -80,12 +80,12 @@ async def run_until_decided(matrix: Matrix, suite: Suite, cells: Sequence[Cell])
 def _differences(
     tasks: Sequence[Task], primary: Scorer, cache: GenerationCache, seed: int, after: float
 ) -> list[float]:
-    """b − a of the rows drawn since the look before, in the order of the draw; a row without a score counts as 0."""
+    """b − a of the rows drawn since the look before, in the order of the draw; one without a score counts as worst."""
     found = []
     scored = (score_rows(answered(task, cache), [primary], cache) for task in tasks)
     for left, right in zip(*scored, strict=True):
         place = draw(seed, left.row.id)
         if place >= after:
-            values = [result.scores[primary.name].value or 0.0 for result in (left, right)]
-            found.append((place, float(values[1]) - float(values[0])))
+            a, b = (float(value_of(result, primary) or 0.0) for result in (left, right))
+            found.append((place, b - a))
     return [difference for _, difference in sorted(found)]

@@ -13,6 +13,7 @@ from llmops.evaluation import statistics
 from llmops.evaluation.comparison import Comparison, value_of
 from llmops.evaluation.eval_set import cluster_of
 from llmops.evaluation.gate import ALPHA, Verdict
+from llmops.evaluation.metric_comparison import MetricComparison, PairedScores, number_of
 from llmops.evaluation.pairing import Pair, paired
 from llmops.evaluation.reports.contents import (
     Judged,
@@ -46,6 +47,8 @@ def report_contents(
         StoreUnavailable: the rows cannot be fetched.
     """
     primary = _primary(suite)
+    decides = comparison.metrics.get(suite.gate.primary)
+    failed_as = decides.failed_as if decides is not None else None
     told = comparison.to_json()
     told["power"] = [f"{name}: {sentence}." for name, sentence in told["power"].items()]
     return {
@@ -53,7 +56,7 @@ def report_contents(
         "title": f"{comparison.a} → {comparison.b}",
         "a": _side(evaluations, comparison.a, run_a),
         "comparison": cast(Any, told),
-        "rows": _Rows(evaluations.rows(run_a), evaluations.rows(run_b), primary),
+        "rows": _Rows(evaluations.rows(run_a), evaluations.rows(run_b), primary, failed_as),
     }
 
 
@@ -93,8 +96,9 @@ def _side(evaluations: Evaluations, name: str, run: EvalRun) -> Side:
 class _Rows:
     """The pairs of two runs as report rows; starts anew each time."""
 
-    def __init__(self, a: RecordedRows, b: RecordedRows, primary: Scorer | None) -> None:
-        self._a, self._b, self._primary = a, b, primary
+    def __init__(self, a: RecordedRows, b: RecordedRows, primary: Scorer | None, failed_as: float | None) -> None:
+        """failed_as: what a row without the primary's score counts as."""
+        self._a, self._b, self._primary, self._failed_as = a, b, primary, failed_as
 
     def __iter__(self) -> Iterator[Row]:
         return (self._row(pair) for pair in paired(self._a, self._b))
@@ -128,7 +132,7 @@ class _Rows:
     def _value(self, result: RowResult) -> float | None:
         if self._primary is None:
             return None
-        value = value_of(result, self._primary)
+        value = value_of(result, self._primary, self._failed_as)
         return None if value is None else float(value)
 
 
@@ -149,9 +153,8 @@ def leaderboard(evaluations: Evaluations, suite: Suite, done: Sequence[CellRun])
     names = _names(done)
     values, clusters = _values(evaluations, suite, primary, done)
     latencies = [_median_latency(evaluations, item) for item in done]
-    sign = -1 if primary.higher_is_better is False else 1
-    order = sorted(range(len(done)), key=lambda i: -sign * _mean(values[i]))
-    pairs = _pairs(names, values, clusters, order, sign)
+    order = _order(primary, values)
+    pairs = _pairs(primary, names, values, clusters, order)
     cells: list[LeaderboardCell] = []
     for i in order:
         metric, run = done[i].run.metrics[primary.name], done[i].run
@@ -179,21 +182,16 @@ def _names(done: Sequence[CellRun]) -> list[str]:
 def _values(
     evaluations: Evaluations, suite: Suite, primary: Scorer, done: Sequence[CellRun]
 ) -> tuple[list[list[float]], list[str] | None]:
-    """The primary metric of every row for each cell, in the order of the rows; a row without one counts as the scorer's
-    worst, or, where no number is the worst one, as the worst that any cell has."""
+    """The primary metric of every row for each cell, in the order of the rows; NaN for a row without one."""
     values: list[list[float]] = []
     clusters: list[str] = []
     for item in done:
         values.append([])
         for result in evaluations.rows(item.run):
-            value = value_of(result, primary)
-            values[-1].append(math.nan if value is None else value)
+            values[-1].append(number_of(result, primary))
             if suite.cluster_by is not None and len(values) == 1:
                 clusters.append(cluster_of(result.row, suite.cluster_by) or f"row {result.row.id}")
-    seen = [value for of_cell in values for value in of_cell if not math.isnan(value)]
-    worst = (max if primary.higher_is_better is False else min)(seen, default=0.0)
-    filled = [[worst if math.isnan(value) else value for value in of_cell] for of_cell in values]
-    return filled, clusters or None
+    return values, clusters or None
 
 
 def _median_latency(evaluations: Evaluations, item: CellRun) -> float | None:
@@ -203,28 +201,48 @@ def _median_latency(evaluations: Evaluations, item: CellRun) -> float | None:
     return median(taken) if taken else None
 
 
+def _order(primary: Scorer, values: Sequence[Sequence[float]]) -> list[int]:
+    """The cells, best first; a row without a score counts as the worst of all cells', a cell without any comes last."""
+    everything = [value for of_cell in values for value in of_cell]
+    failed_as = PairedScores.of(primary, everything, ()).failed_as
+    sign = -1 if primary.higher_is_better is False else 1
+
+    def standing(i: int) -> float:
+        counted = [failed_as if math.isnan(value) else value for value in values[i]]
+        known = [value for value in counted if value is not None]
+        scored = any(not math.isnan(value) for value in values[i])
+        return -sign * sum(known) / len(known) if scored else math.inf
+
+    return sorted(range(len(values)), key=standing)
+
+
 def _pairs(
+    primary: Scorer,
     names: Sequence[str],
     values: Sequence[Sequence[float]],
     clusters: Sequence[str] | None,
     order: Sequence[int],
-    sign: int,
 ) -> list[LeaderboardPair]:
-    tested = [
-        (i, j, statistics.paired_test(values[j], values[i], clusters=clusters))
+    """Every two cells that can be compared, as `llmops eval compare` would."""
+    sign = -1 if primary.higher_is_better is False else 1
+    compared = [
+        (i, j, metric)
         for place, i in enumerate(order)
         for j in order[place + 1 :]
+        if isinstance(metric := PairedScores.of(primary, values[j], values[i], clusters).compared(), MetricComparison)
     ]
-    adjusted = statistics.holm([test.p_value for _, _, test in tested])
+    adjusted = statistics.holm([metric.p_value for _, _, metric in compared])
     pairs: list[LeaderboardPair] = []
-    for (i, j, test), p in zip(tested, adjusted, strict=True):
-        ends = sorted(sign * end for end in test.ci95) if test.ci95 else None
+    for (i, j, metric), p in zip(compared, adjusted, strict=True):
+        # Where no value is the worst, rows that failed may turn two cells round.
+        ahead = sign if sign * metric.difference >= 0 else -sign
+        better, worse = (i, j) if ahead == sign else (j, i)
         pairs.append(
             {
-                "better": names[i],
-                "worse": names[j],
-                "difference": sign * test.difference,
-                "ci95": ends,
+                "better": names[better],
+                "worse": names[worse],
+                "difference": ahead * metric.difference,
+                "ci95": sorted(ahead * end for end in metric.ci95) if metric.ci95 else None,
                 "p_adjusted": p,
                 "real": p < ALPHA,
             }
@@ -236,10 +254,6 @@ def _ranks(name: str, pairs: Sequence[LeaderboardPair], n: int) -> list[int]:
     better = sum(pair["real"] and pair["worse"] == name for pair in pairs)
     worse = sum(pair["real"] and pair["better"] == name for pair in pairs)
     return [1 + better, n - worse]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def noise_sentence(comparison: Mapping[str, Any]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from html import unescape
@@ -19,7 +20,7 @@ from llmops.evaluation.results import Score
 from llmops.prompt_file import parse_prompt
 from llmops.workflow.cells import RunOptions
 from llmops.workflow.evaluations import CellRun
-from llmops.workflow.report_contents import leaderboard, noise_sentence, report_contents
+from llmops.workflow.report_contents import _order, _pairs, leaderboard, noise_sentence, report_contents
 from tests.workflow.conftest import Workshop, prompt_text
 
 N = 40
@@ -236,3 +237,34 @@ def test_noise_is_told_in_a_sentence_where_it_is_known() -> None:
     assert noise_sentence({"rows": 40, "noise": noise}) == (
         "7 of 40 answers differ; the engine alone would change about 2 (2 of 32 answers flipped when made again)"
     )
+
+
+def test_the_leaderboard_says_of_two_cells_what_the_comparison_says(workshop: Workshop, done: list[CellRun]) -> None:
+    evaluations = workshop.evaluations
+
+    board = leaderboard(evaluations, evaluations.suite("board"), done)
+
+    for pair in board["pairs"]:
+        metric = evaluations.compare(pair["worse"], pair["better"]).metrics["correct"]
+        assert (pair["difference"], tuple(pair["ci95"])) == (metric.difference, metric.ci95)
+        assert pair["p_adjusted"] >= metric.p_value
+    for cell, item in zip(board["cells"], (done[0], done[2], done[1]), strict=True):
+        assert cell["ci95"] == item.run.metrics["correct"].ci95
+
+
+def test_a_cell_whose_rows_failed_stands_as_the_comparison_has_it_and_one_without_scores_last() -> None:
+    class Seconds:
+        name, higher_is_better, worst, limits = "seconds", False, None, (0.0, math.inf)
+
+    nan = math.nan
+    fast, slow, broken, silent = [1.0] * 40, [2.0] * 40, [0.5] * 5 + [nan] * 35, [nan] * 40
+    values = [slow, broken, silent, fast]
+
+    order = _order(Seconds(), values)  # type: ignore[arg-type]
+    names = ["slow", "broken", "silent", "fast"]
+    pairs = _pairs(Seconds(), names, values, None, order)  # type: ignore[arg-type]
+
+    assert order == [3, 1, 0, 2]
+    assert {(pair["better"], pair["worse"]) for pair in pairs} == {
+        ("fast", "slow"), ("broken", "slow"), ("broken", "fast"),
+    }  # fmt: skip
