@@ -90,7 +90,7 @@ def _json(path: Path | str, file: IO[bytes]) -> Records:
     try:
         text = file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadFile(path, f"cannot be read: {error}") from error
+        raise BadFile(path, f"cannot be read: {error.reason}", line=_undecodable(file)) from error
     found = strict_json(text, path)
     if not isinstance(found, list):
         raise BadFile(path, "must be a list of objects, or one object a line")
@@ -114,7 +114,9 @@ def _separated(path: Path | str, file: IO[bytes], delimiter: str) -> Records:
                     pairs = zip(header, cells, strict=True)
                     yield Place(path, start), {name: cell or None for name, cell in pairs if name}
                 start = reader.line_num + 1
-        except (UnicodeDecodeError, csv.Error) as error:
+        except UnicodeDecodeError as error:
+            raise BadFile(path, f"cannot be read: {error.reason}", line=_undecodable(file)) from error
+        except csv.Error as error:
             raise BadFile(path, f"cannot be read: {error}", line=start) from error
 
 
@@ -158,6 +160,17 @@ def _from_json(value: Any, kind: Any) -> Any:
     if pa.types.is_struct(kind):
         return {field.name: _from_json(value[field.name], field.type) for field in kind}
     return value
+
+
+def _undecodable(file: IO[bytes]) -> int | None:
+    """The first line that is no UTF-8. Files are decoded in blocks, so that the error itself does not tell."""
+    file.seek(0)
+    for number, line in enumerate(file, 1):
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            return number
+    return None
 
 
 def _check_header(header: list[str], path: Path | str) -> None:

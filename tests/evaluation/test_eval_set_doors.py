@@ -249,6 +249,23 @@ def test_a_header_that_names_two_columns_alike_is_an_error(tmp_path: Path, name:
     assert (caught.value.path, caught.value.line, caught.value.field) == (tmp_path / name, 1, "answer")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", b"q,a\n" + b"x,y\n" * 40 + b"caf\xe9,y\n" + b"x,y\n" * 40),
+        ("t.jsonl", b'{"q": "x"}\n' * 41 + b'{"q": "caf\xe9"}\n'),
+        ("t.json", b"[\n" + b'{"q": "x"},\n' * 40 + b'{"q": "caf\xe9"}\n]'),
+    ],
+)
+def test_bytes_that_are_no_utf8_are_named_by_the_line_they_stand_on(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(BadFile, match="cannot be read") as caught:
+        loaded(tmp_path, name, {"inputs.question": "q"})
+
+    assert (caught.value.path, caught.value.line) == (tmp_path / name, 42)
+
+
 def test_two_columns_alike_in_parquet_are_an_error(tmp_path: Path) -> None:
     table = pa.table([pa.array(["x"]), pa.array(["y"]), pa.array(["z"])], names=["question", "answer", "answer"])
     pq.write_table(table, tmp_path / "t.parquet")
