@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
+from llmops.json_depth import is_shallow
 from llmops.text_patterns import redact
-from service.limited_fields import is_shallow
 
 MOST_LAYERS = 8
 """JSON inside of JSON texts, and escapes of escapes, are undone so often."""

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
+from llmops.json_depth import MOST_NESTED, is_shallow
+
 
 def only(allowed: str) -> WrapValidator:
     """For `Annotated[T | None, only("…")]`: whatever is not a T is refused with that text."""
@@ -17,21 +19,6 @@ def only(allowed: str) -> WrapValidator:
             raise ValueError(allowed) from None
 
     return WrapValidator(check)
-
-
-MOST_NESTED = 100
-"""Levels of a JSON schema: far more than any engine takes, and few enough to be written and logged everywhere."""
-
-
-def is_shallow(value: dict[str, Any] | list[Any]) -> bool:
-    """Whether JSON is nested at most `MOST_NESTED` levels deep."""
-    level: list[Any] = [value]
-    for _ in range(MOST_NESTED):
-        inner = [item for each in level for item in (each.values() if isinstance(each, dict) else each)]
-        level = [item for item in inner if isinstance(item, (dict, list))]
-        if not level:
-            return True
-    return False
 
 
 def _shallow(value: dict[str, Any]) -> dict[str, Any]:

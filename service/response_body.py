@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from llmops.engines.protocol import HINTS, Message
-from service.limited_fields import MOST_NESTED, JsonObject, is_shallow, only
+from llmops.json_depth import MOST_NESTED, is_shallow
+from service.limited_fields import JsonObject, only
 from service.limits import MOST_MESSAGES, MOST_TOOLS
 from service.schemas import Text, field_fault
 

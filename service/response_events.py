@@ -68,7 +68,8 @@ class ResponseObject:
         """One part of the message, whole."""
         if kind == REFUSAL:
             return {"type": "refusal", "refusal": self.answer.refusal or ""}
-        annotations = [_annotation(each) for each in self.answer.fields.get("annotations") or ()]
+        said = self.answer.fields.get("annotations") or ()
+        annotations = [_annotation(each) for each in (said if isinstance(said, list) else [said])] if said else []
         return {**text_part(self.answer.text, self.answer.logprobs), "annotations": annotations}
 
     def opened(self, output: int) -> dict[str, Any]:

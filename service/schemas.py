@@ -18,7 +18,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from llmops.engines.protocol import HINTS, Message
-from service.limited_fields import MOST_NESTED, JsonObject, is_shallow
+from llmops.json_depth import MOST_NESTED, is_shallow
+from service.limited_fields import JsonObject
 from service.limits import MOST_ANSWERS, MOST_MESSAGES, MOST_TOOLS
 
 KIND_TAGS = frozenset(

@@ -18,6 +18,7 @@ from llmops.engines.openai_format import AnswerReader, chat_body, sent_message, 
 from llmops.engines.protocol import EXTRAS, Chunk, EngineIdentity, GenerationRequest
 from llmops.engines.sse import EventParser, EventTooLong, SentEvent
 from llmops.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from llmops.json_depth import MOST_NESTED, is_shallow
 
 LONGEST_EVENT = LONGEST_REPLY = 64 * 1024 * 1024
 """Bytes of one event, or of a reply that is not streamed, beyond which an upstream is taken for broken."""
@@ -292,10 +293,15 @@ def _is_stream(response: aiohttp.ClientResponse, asked: bool) -> bool:
 
 def _json(data: bytes, what: str) -> object:
     try:
-        return orjson.loads(data)
+        value = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         message = f"the upstream sent {what} that is not JSON"
         raise EngineError(message, reason=message) from error
+    # What is passed on must be written again; few events have so many brackets that they need a look.
+    if data.count(b"{") + data.count(b"[") > MOST_NESTED and isinstance(value, (dict, list)) and not is_shallow(value):
+        message = f"the upstream sent {what} that is not flat enough: more than {MOST_NESTED} levels"
+        raise EngineError(message, reason=message)
+    return value
 
 
 def _error_event(data: bytes) -> object:

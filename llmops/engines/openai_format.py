@@ -19,6 +19,8 @@ from llmops.errors import EngineError, EngineUnavailable
 _NAMED_IN_REPLY = frozenset({"id", "object", "created", "model", "choices", "usage", "error"})
 _NAMED_IN_CHOICE = frozenset({"index", "delta", "message", "logprobs", "finish_reason", "error"})
 
+_TOO_MANY_TOKENS = 2**53  # from here on JSON's numbers, and the log's, are not exact
+
 FAILED = frozenset({"error", "abort", "insufficient_system_resource"})
 """Finish reasons of an answer that its server gave up: OpenRouter's, Mistral's and vLLM's; vLLM's and SGLang's;
 DeepSeek's."""
@@ -292,7 +294,7 @@ def _usage(usage: object) -> Usage:
 
 def _count(usage: Mapping[str, Any], name: str) -> int | None:
     count = usage.get(name)
-    if count is not None and (type(count) is not int or count < 0):
+    if count is not None and (type(count) is not int or not 0 <= count < _TOO_MANY_TOKENS):
         raise _misshapen(f"usage.{name} = {str(count)[:40]}, which is no number of tokens")
     return count
 

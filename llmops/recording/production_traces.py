@@ -28,6 +28,7 @@ BATCH = 100
 MOST_PAUSE_SECONDS = 60.0
 FEEDBACK_KEY = "llmops.feedback"
 """The metadata of an assessment that names the feedback it was made of."""
+_SAID_BESIDE = ("refusal", "reasoning", "tool_calls")
 _SPAN_NAME = "answer"
 
 
@@ -255,6 +256,7 @@ class _Writer:
             "mlflow.spanOutputs": self._clean(record.output),
             "parameters": record.details.get("parameters"),
             "finish_reason": record.details.get("finish_reason"),
+            **{name: self._clean(said) for name in _SAID_BESIDE if (said := record.details.get(name))},
             "first_token_ms": record.first_token_ms,
         }
         return Span.from_dict(

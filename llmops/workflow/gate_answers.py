@@ -50,4 +50,5 @@ def _record(release: Release, result: RowResult, at: datetime) -> LogRecord:
         tokens_in=output.tokens_in,
         tokens_out=output.tokens_out,
         latency_ms=output.latency_ms,
+        details={name: said for name in ("refusal", "tool_calls") if (said := getattr(output, name))},
     )

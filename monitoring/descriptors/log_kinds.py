@@ -20,8 +20,8 @@ def is_error(record: LogRecord) -> bool:
 
 
 def is_empty(record: LogRecord) -> bool:
-    """A whole answer without a visible sign."""
-    return not record.output.strip()
+    """A whole answer that says nothing: no visible sign, no tool call, no refusal."""
+    return not (record.output.strip() or record.details.get("tool_calls") or record.details.get("refusal"))
 
 
 def _of_answered(read: Callable[[LogRecord], float | None]) -> Callable[[LogRecord], float | None]:

@@ -10,6 +10,7 @@ from llmops.engines.protocol import EXTRAS, HINTS, GenerationRequest, fitting, g
 from llmops.engines.upstreams import Upstream, UpstreamsEngine
 from llmops.errors import EngineError, EngineRejected
 from llmops.evaluation.generating import Job, answer
+from llmops.evaluation.results import AnswerCounts
 from tests.engines.upstream_server import UpstreamServer, delta, sse, stream
 from tests.engines.upstream_shapes import BOTH, FAILURES
 from tests.engines.upstream_shapes import answer as by_name
@@ -86,3 +87,12 @@ def test_an_engine_passes_over_hints_and_refuses_other_extras_by_name():
         with pytest.raises(EngineRejected, match=name) as caught:
             fitting(GenerationRequest(messages, extras={name: 1}), engine)
         assert caught.value.param == name
+
+
+async def test_a_refusal_and_a_tool_call_are_no_empty_answers(upstream):
+    engine = OpenAIEngine(upstream.url, "big")
+    outputs = [
+        await answer(engine, Job(None, named(shape, whole=True), "key")) for shape in ("refusal", "tools", "empty")
+    ]
+    await engine.close()
+    assert AnswerCounts.of(outputs).empty == 1

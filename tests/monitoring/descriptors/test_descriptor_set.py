@@ -109,8 +109,10 @@ def test_no_records_give_columns_without_rows():
 
 def test_every_record_has_every_descriptor_in_the_order_of_the_file():
     logged = [
-        record(input="Is it so?", output="Yes.", first_token_ms=3.0),
-        record(input="Help me with fraud", output=REFUSAL, first_token_ms=4.0),
+        record(input="Is it so?", output="Yes.", first_token_ms=3.0, latency_ms=5.0, tokens_in=9, tokens_out=2),
+        record(
+            input="Help me with fraud", output=REFUSAL, first_token_ms=4.0, latency_ms=6.0, tokens_in=9, tokens_out=6
+        ),
     ]
     described = default_descriptors().describe(logged)
     assert list(described.columns) == list(default_descriptors().descriptors)
@@ -179,6 +181,8 @@ def test_a_shadow_answer_is_described_as_any_other():
 
 def test_an_empty_answer_is_flagged_only_when_the_request_succeeded():
     assert values_of(output=" \n")["output.empty"] == 1
+    assert values_of(output="", details={"tool_calls": [{}]})["output.empty"] == 0
+    assert values_of(output="", details={"refusal": "no"})["output.empty"] == 0
     assert values_of(status=500, outcome="error")["output.empty"] is None
 
 
