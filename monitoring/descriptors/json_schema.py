@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
 from llmops.errors import BadFile, UsageError
+from llmops.evaluation.scorers.json_scorers import read_json as read_json_text
 from llmops.json_lines import read_json
 from llmops.json_schema import schema_validator
 from llmops.settings import Settings
@@ -44,10 +44,7 @@ def _follows(schema: dict[str, Any], table: Table) -> Callable[[str], bool]:
         raise table.wrong("schema", str(error).removeprefix("schema: ")) from error
 
     def follows(text: str) -> bool:
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            return False
-        return bool(validator.is_valid(value))
+        value, problem = read_json_text(text)
+        return problem is None and bool(validator.is_valid(value))
 
     return follows

@@ -6,10 +6,10 @@ the gateway's guards, those of refusals with the scorers: `llmops.text_patterns`
 
 from __future__ import annotations
 
-import json
 import re
 
 from llmops import text_patterns
+from llmops.evaluation.scorers.json_scorers import read_json
 
 PERSONAL_SORTS = ("email", "phone", "card", "iban", "ssn", "ip")
 
@@ -53,8 +53,4 @@ def is_json(text: str) -> bool:
     """The whole text is one JSON object or array. A bare number or word is an answer, not a structured reply."""
     if text.lstrip()[:1] not in ("{", "["):
         return False
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
+    return read_json(text)[1] is None

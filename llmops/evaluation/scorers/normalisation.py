@@ -9,6 +9,8 @@ import unicodedata
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _LEADING_ARTICLE = re.compile(r"(?<!\S)(?:a|an|the)\s+(?=\w)")
 _PLUS_OF_A_NUMBER = re.compile(r"(?<![\w)])(?<!\d\s)\+(?=\d)")
+# An en dash is a minus where it stands before a number and after nothing that it could join to it.
+_DASH_AS_MINUS = re.compile(r"(?<![\w)])(?<![\d)]\s)–(?=[\d.$€£¥])")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
 # What would be lost with the punctuation, and what it stands for until that is gone: the point of 1.5, the stroke of
 # 3/4, the colon of 10:30, the sign of −5, the marks of C++, C# and A+, and the hat of 10^6.
@@ -62,12 +64,17 @@ def fold(text: str) -> str:
     What changes a meaning stays: decimal points, the sign of a number, `/` and `:` between digits, signs of mathematics
     and money (`$` is left out), C++ and C#. Commas between thousands vanish.
     """
-    text = _RAISED.sub(lambda found: f"^{found[0]}", text.replace("−", "-"))
+    text = _RAISED.sub(lambda found: f"^{found[0]}", with_minus(text))
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).replace("−", "-")
     text = _PLUS_OF_A_NUMBER.sub("", re.sub(r"(?<=\d),(?=\d{3}\b)", "", text))
     for pattern, _, kept in _KEPT:
         text = pattern.sub(lambda found, kept=kept: kept * len(found[0]), text)  # type: ignore[misc]
     return " ".join(text.translate(_TABLE).translate(_GIVEN_BACK).split())
+
+
+def with_minus(text: str) -> str:
+    """The text with a hyphen for each minus sign, and for each en dash that is meant as one."""
+    return _DASH_AS_MINUS.sub("-", text.replace("−", "-"))
 
 
 def normalise(text: str) -> str:

@@ -21,8 +21,10 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
+from llmops.evaluation.scorers.normalisation import with_minus
+
 _SIGNS = str.maketrans({
-    "−": "-", "﹣": "-", "－": "-", "＋": "+", "％": "%", "٪": "%", "．": ".", "，": ",", "٫": ".", "٬": "\u202f",
+    "﹣": "-", "－": "-", "＋": "+", "％": "%", "٪": "%", "．": ".", "，": ",", "٫": ".", "٬": "\u202f",
     "’": "'", "\u2009": "\u202f", "\u2007": "\u202f", "\u00a0": "\u202f", "＄": "$", "￥": "¥",
 })  # fmt: skip
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
@@ -109,7 +111,7 @@ def read_whole(text: str) -> ReadNumber | None:
 def _plain(text: str) -> str:
     for pattern, shown in _LATEX:
         text = pattern.sub(shown, text)
-    return text.translate(_SIGNS)
+    return with_minus(text).translate(_SIGNS)
 
 
 def _read(found: re.Match[str]) -> ReadNumber:

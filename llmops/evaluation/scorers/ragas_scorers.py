@@ -137,7 +137,8 @@ class RougeScore(_OfAnswers):
     Unlike ragas', it reads every script, as `rouge` does: Google's tokens are a–z and 0–9 alone, so ragas gives 0 to a
     perfect answer in Cyrillic.
 
-    rouge_type: rouge1, rouge2, rougeL or rougeLsum. mode: fmeasure, precision or recall. Not counted: punctuation.
+    rouge_type: rouge1, rouge2, rougeL or rougeLsum. mode: fmeasure, precision or recall. Not counted: punctuation
+    and signs.
     """
 
     def __init__(self, name: str, rouge_type: str = "rougeL", mode: str = "fmeasure") -> None:

@@ -27,8 +27,8 @@ class TokenF1(Correctness):
     computes it (Rajpurkar et al., 2016 and 2018), but for answers of which its normalisation leaves nothing (“A”).
     A row whose `answers` is an empty list has the empty answer.
 
-    Not counted: anything within a word. Words are what white space separates, so in Chinese, Japanese or Thai a text is
-    right as a whole or not at all; use chrf there.
+    Not counted: punctuation, the sign of -5 included. Words are what white space separates, so in Chinese, Japanese or
+    Thai a text is right as a whole or not at all; use chrf there.
     """
 
     def score(self, row: EvalRow, output: Output) -> Score:
@@ -63,7 +63,8 @@ class Rouge:
     rouge_type: rouge1, rouge2, rougeL, or rougeLsum, which takes each line for a sentence. use_stemmer: compares
     English word stems. tokens: `unicode` reads the letters and digits of every script, each letter alone where a script
     puts no spaces between words; `google` is the library's own, a–z and 0–9, for figures to be held against published
-    ones; an answer without any is then an error, not a 0. In plain ASCII both are the same. Not counted: punctuation.
+    ones; an answer without any is then an error, not a 0. In plain ASCII both are the same. Not counted: punctuation
+    and signs.
     """
 
     higher_is_better: bool | None = True

@@ -59,6 +59,8 @@ class Contains:
 
     texts: looked for in every row in place of the row's expected answers. where: `anywhere`, or at the output's
     `start` or `end`. need: `any` of them or `all`. expect: false turns the verdict round, for what must not be said.
+
+    Not counted: what else the output says, “it is not” before the answer included.
     """
 
     higher_is_better: bool | None = True
@@ -100,7 +102,8 @@ class Contains:
 
 
 class Regex:
-    """True when a regular expression is found somewhere in the output (`re.search`; use ^ and $ to anchor).
+    """True when a regular expression is found somewhere in the output as it is written (`re.search`; use ^ and $ to
+    anchor).
 
     pattern: for every row; without it each row brings `expectations.pattern`. flags: letters of `re`'s inline flags,
     `imsx`. expect: false for what must not be found.

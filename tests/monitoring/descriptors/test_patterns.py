@@ -115,7 +115,10 @@ def test_a_json_object_or_array_is_json(text):
     assert patterns.is_json(text)
 
 
-@pytest.mark.parametrize("text", ["", "null", "42", '"yes"', "{a: 1}", '```json\n{"a": 1}\n```', "[" * 100_000])
+@pytest.mark.parametrize(
+    "text",
+    ["", "null", "42", '"yes"', "{a: 1}", '```json\n{"a": 1}\n```', '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000],
+)
 def test_bare_values_broken_or_bottomless_texts_are_not_json(text):
     assert not patterns.is_json(text)
 
