@@ -33,7 +33,9 @@ def identity(slots: int) -> EngineIdentity:
 
 def refuse_response_format() -> NoReturn:
     """Raises EngineRejected: this engine decodes freely."""
-    raise EngineRejected("the transformers engine cannot enforce a response format", param="response_format")
+    raise EngineRejected(
+        "response_format: the transformers engine decodes freely and cannot enforce it", param="response_format"
+    )
 
 
 def _device() -> str:

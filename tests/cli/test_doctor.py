@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,33 @@ def test_an_alias_moved_around_the_audit_log_is_found(damaged: Path, llmops: Run
     registry.store.client.delete_registered_model_alias("assistant", "champion")
 
     assert checks(llmops("doctor", "--json"))["audit log"]["detail"] == "moved around the log: champion of assistant"
+
+
+def test_a_champion_whose_gate_read_answers_of_another_mode_is_warned_of(damaged: Path, llmops: Run) -> None:
+    versions = Registry(Settings(home=damaged, engine="fake")).release_versions
+    as_served = {"name": "fake", "build": "1", "settings": {"slots": 16}}
+    versions.record_gate(versions.get("assistant"), "sums", {"verdict": "pass", "engine": as_served})
+    assert checks(llmops("doctor", "--json"))["serving"]["state"] == "ok"
+
+    alone = {**as_served, "settings": {"slots": 1}}
+    versions.record_gate(versions.get("assistant"), "sums", {"verdict": "pass", "engine": alone})
+    found = checks(llmops("doctor", "--json"))["serving"]
+
+    assert found["state"] == "warn"
+    assert found["detail"] == "assistant@1 on sums: evaluated by fake with slots 1, served by fake with slots 16"
+
+
+@pytest.mark.parametrize("engine", ["llamacpp", "openvino", "transformers"])
+def test_no_release_is_made_whose_format_its_engine_cannot_enforce(
+    damaged: Path, llmops: Run, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    monkeypatch.setenv("LLMOPS_ENGINE", engine)
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array", "uniqueItems": True}}}
+    making = ("release", "create", "assistant", "--prompt", "qa@1", "--model", "tiny@1")
+
+    refused = llmops(*making, "--param", f"response_format={json.dumps(form)}")
+
+    assert refused.code == 2
+    assert f"the {engine} engine" in refused.err
+    assert "response_format" in refused.err
+    assert len(Registry(Settings(home=damaged)).release_versions.versions("assistant")) == 1

@@ -321,3 +321,25 @@ def test_the_reference_page_names_every_key_and_parameter_and_its_example_is_rea
     assert set(yaml.safe_load(example.split("---")[1])) == prompt_file._KEYS
     for name in (*prompt_file._KEYS, *GenerationParameters.__dataclass_fields__):
         assert f"| `{name}` |" in page
+
+
+@pytest.mark.parametrize(
+    ("schema", "place", "problem"),
+    [
+        ('{"type": "frobnicate"}', ".type", "not a valid JSON schema"),
+        ('{"properties": {"a": {"minLenght": 3}}}', ".properties.a.minLenght", "did you mean minLength?"),
+        ('{"$ref": "#/$defs/none"}', "", "not a valid JSON schema"),
+    ],
+)
+def test_a_schema_that_is_none_is_refused_whatever_engine_will_answer(schema, place, problem):
+    form = f'{{"type": "json_schema", "json_schema": {{"name": "x", "schema": {schema}}}}}'
+    text = f"---\ninput_variable: question\nresponse_format: {form}\n---\n# user\n{{{{ question }}}}\n"
+    with pytest.raises(BadFile, match=re.escape(problem)) as caught:
+        parse_prompt(text, "v1.md")
+    assert str(caught.value).startswith(f"v1.md:1: response_format.json_schema.schema{place}: ")
+
+
+def test_a_schema_for_an_upstream_may_hold_what_no_local_engine_enforces():
+    form = '{"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {"type": "null"}}}}'
+    text = f"---\ninput_variable: question\nresponse_format: {form}\n---\n# user\n{{{{ question }}}}\n"
+    assert parse_prompt(text).parameters.response_format

@@ -19,6 +19,7 @@ from llmops.errors import (
     UnknownVersion,
     UsageError,
 )
+from llmops.prompt_file import parse_prompt
 from llmops.recording import EvalRecorder
 from llmops.workflow import matrix as module
 from llmops.workflow.evaluations import CellRun, RunOptions
@@ -291,3 +292,31 @@ def test_a_cell_is_gated_without_a_release(workshop: Any, first: CellRun) -> Non
     assert verdict.verdict == "pass"
     assert comparison is not None
     assert comparison.metrics["correct"].ties == 24
+
+
+# Served as evaluated
+
+
+def test_a_gate_names_the_mode_in_which_other_answers_would_be_served(workshop: Any, first: CellRun) -> None:
+    as_evaluated = workshop.evaluations.gate(first.run.run_id, None, "sums")
+    assert not any("evaluated by" in reason for reason in as_evaluated.verdict.reasons)
+
+    busier = workshop.with_settings(engine_slots=9)
+    gated = busier.evaluations.gate(first.run.run_id, None, "sums")
+
+    assert gated.verdict.reasons[-1] == (
+        "evaluated by fake with slots 4, served by fake with slots 9: how many answers differ is not known"
+    )
+    assert gated.verdict.verdict == as_evaluated.verdict.verdict
+
+
+def test_a_format_that_the_engine_cannot_enforce_is_refused_before_anything_is_answered(
+    workshop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "open_engine", no_engine)
+    form = '{"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {"type": "null"}}}}'
+    text = f"---\ninput_variable: question\nresponse_format: {form}\n---\n# user\n{{{{ question }}}}\n"
+    prompt, _ = workshop.registry.prompts.register("formed", parse_prompt(text))
+
+    with pytest.raises(UsageError, match=r"^response_format\.json_schema\.schema\.not: the llamacpp engine cannot"):
+        run(workshop.with_settings(engine="llamacpp"), prompts=[prompt.ref])
