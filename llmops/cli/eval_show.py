@@ -64,7 +64,7 @@ def _table(found: RunRows, limit: int) -> None:
         for row in shown
     ]
     title = f"{run.run_id}, suite {run.suite}: {run.cell}: {len(shown)} of {run.rows} rows"
-    print_table(title, columns, rows)
+    print_table(title, columns, rows, caption=None if rows else "no such rows")
     if len(found.rows) > len(shown):
         say(f"{len(found.rows) - len(shown)} more rows: --limit {len(found.rows)} shows them")
 

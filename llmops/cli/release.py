@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import click
@@ -66,10 +66,12 @@ def list_releases(app: str, as_json: bool) -> None:
     \b
     Example: llmops release list assistant
     """
-    from llmops.registry import Registry
+    from llmops.registry import Registry, rolled_back
 
-    releases = Registry(Settings.from_environment()).releases(app)
-    emit(as_json, {"releases": [to_json(release) for release in releases]}, lambda: _table(releases))
+    registry = Registry(Settings.from_environment())
+    releases, left = registry.releases(app), rolled_back(registry.release_versions.history(app))
+    shown = [{**to_json(release), "rolled_back": release.ref in left} for release in releases]
+    emit(as_json, {"releases": shown}, lambda: _table(releases, left))
 
 
 @command.command()
@@ -171,8 +173,12 @@ def to_json(release: Release) -> dict[str, Any]:
     }
 
 
-def _table(releases: Sequence[Release]) -> None:
-    rows = [(r.ref, r.prompt.ref, r.model.ref, ", ".join(r.aliases), _shown(r)) for r in releases]
+def _table(releases: Sequence[Release], left: Collection[str] = ()) -> None:
+    """left: the releases that were rolled back."""
+    rows = [
+        (r.ref, r.prompt.ref, r.model.ref, ", ".join([*r.aliases, *["rolled back"] * (r.ref in left)]), _shown(r))
+        for r in releases
+    ]
     print_table("Releases", ("release", "prompt", "model", "aliases", "parameters and guards"), rows)
 
 

@@ -106,6 +106,8 @@ def claim_name(store: Store, name: str, kind: str) -> None:
     registered = store.registered_model(name)
     if registered is None:
         with translated(f"{kind} {name}"):
+            if store.client.get_prompt(name) is not None:
+                raise UsageError(f"{name}: a prompt has this name, and MLflow gives a name once; choose another")
             store.client.create_registered_model(name, tags={KIND_TAG: kind})
     elif registered.tags.get(KIND_TAG) != kind:
         raise UsageError(f"{name}: the registry holds something else by this name; choose another")

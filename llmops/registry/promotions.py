@@ -192,6 +192,7 @@ class Promotions(ABC, Generic[V]):
                 self._swap(champion, left, why=why, remember="not")
                 return champion, left
             if champion is None or previous is None or champion.version == previous.version:
+                self._some_versions(name)  # where there are none, that is what to say
                 raise CannotRun(f"{name} has no previous {self.wording.version} to roll back to")
             if why is None:
                 self._refuse_rolled_back(previous)

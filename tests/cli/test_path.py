@@ -71,6 +71,12 @@ def test_register_run_compare_release_gate_promote_roll_back(llmops: Run, place:
     assert (again.code, again.out) == (1, "")
     assert "app@2 was rolled back itself" in again.err
     assert llmops("rollback", "app", "--force").code == 2
+    listed = llmops("release", "list", "app", "--json").json["releases"]
+    assert [release["rolled_back"] for release in listed] == [False, True]
+    unknown = llmops("rollback", "nobody")
+    assert (unknown.code, "no app 'nobody' has releases" in unknown.err) == (3, True)
+    taken = llmops("release", "create", "qa", "--prompt", "qa@1", "--model", "smollm2-135m-instruct@1")
+    assert (taken.code, "qa: a prompt has this name" in taken.err) == (2, True)
     aliases = {r["version"]: r["aliases"] for r in llmops("release", "list", "app", "--json").json["releases"]}
     assert aliases == {1: ["champion"], 2: ["previous"]}
 
