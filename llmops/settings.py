@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,12 @@ def _one_of(*words: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def _judge(text: str) -> str:
+    if not re.fullmatch(r"(openai:)?https?://[^\s#]+#\S+", text):
+        raise ValueError("must be openai:URL#MODEL, such as openai:http://127.0.0.1:8001/v1#judge")
+    return text
 
 
 def _share(text: str) -> float:
@@ -104,7 +111,7 @@ class Settings:
         "stream from upstreams: auto (where the client does); always (for servers that only stop a stream when left)",
     )
     judge: str | None = _setting(
-        None, str, "judge for suites that name none: openai:URL#MODEL; without one, judge metrics are left out"
+        None, _judge, "judge for suites that name none: openai:URL#MODEL; without one, judge metrics are left out"
     )
     judge_key_variable: str | None = _setting(None, str, "name of the environment variable with that judge's API key")
     max_body_bytes: int = _setting(1_000_000, _positive, "largest request body the gateway accepts, in bytes")

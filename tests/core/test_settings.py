@@ -66,8 +66,8 @@ def test_every_setting_can_be_given_by_its_variable():
     # "7" parses as a number, a path and a text alike.
     for variable, _, _ in describe():
         name = variable.removeprefix(PREFIX).lower()
-        if name in FEW_WORDS or "sample" in name:
-            continue  # they take few words, or a share: tested above
+        if name in (*FEW_WORDS, "judge") or "sample" in name:
+            continue  # they take few words, a share, or a judge's form: tested apart
         value = getattr(Settings.from_environment({variable: "7"}), name)
         assert value in (7, "7", Path("7"), Path("7").resolve()), variable
 
@@ -162,3 +162,14 @@ def test_describe_names_every_field_with_default_and_meaning():
     default, meaning = rows["LLMOPS_ENGINE_THREADS"]
     assert default == ""
     assert "idle" in meaning
+
+
+@pytest.mark.parametrize("text", ["http://x", "openai:http://x", "openai:x#m", "gpt-4", "openai:http://x#"])
+def test_a_judge_of_another_form_is_refused_with_the_form(text):
+    with pytest.raises(UsageError, match=r"^LLMOPS_JUDGE=.*must be openai:URL#MODEL"):
+        Settings.from_environment({"LLMOPS_JUDGE": text})
+
+
+@pytest.mark.parametrize("text", ["openai:http://127.0.0.1:8001/v1#m", "https://api.example/v1#org/m"])
+def test_a_judge_is_an_address_and_a_model(text):
+    assert Settings.from_environment({"LLMOPS_JUDGE": text}).judge == text
