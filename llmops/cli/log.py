@@ -12,10 +12,11 @@ import click
 
 from llmops.cli.log_deletion import forget, retain
 from llmops.cli.output import echo, emit, json_option, print_table, say
-from llmops.errors import BadFile, CannotRun, UsageError
+from llmops.errors import BadFile, CannotRun, Corrupted, UsageError
 from llmops.json_lines import json_object, numbered_lines
 from llmops.printable import printable_json
-from llmops.production_log import LogRecord, ProductionLog, in_batches, parse_time
+from llmops.production_log import LogRecord, ProductionLog, in_batches, is_prediction, parse_time
+from llmops.production_log.predictions import values_of
 from llmops.settings import Settings
 from llmops.short_ids import MOST_NAMED, whole_id
 
@@ -163,7 +164,12 @@ def _read_jsonl(file: Path) -> Iterator[LogRecord | BadFile]:
     """Records of a JSON Lines file, and for each line that holds none what is wrong with it. Raises BadFile."""
     for number, line in numbered_lines(file):
         try:
-            yield LogRecord.from_json(json_object(line, file, number))
+            record = LogRecord.from_json(json_object(line, file, number))
+            if is_prediction(record):
+                values_of(record)  # whoever reads predictions must not meet one that is none
+            yield record
+        except Corrupted as error:
+            yield BadFile(file, str(error).partition("log: ")[2], line=number, field="output")
         except UsageError as error:
             field, _, problem = str(error).partition(": ")
             yield BadFile(file, problem, line=number, field=field)

@@ -40,7 +40,9 @@ def line(number: int, **other: object) -> str:
         (line(1, latency_ms=float("inf")), "latency_ms"), (line(1, latency_ms=1e300), "latency_ms"),
         (line(1, first_token_ms=-1), "first_token_ms"), (line(1, latency_ms="12"), "latency_ms"),
         (line(1, text_deleted_at="9999-01-01"), "text_deleted_at"), (line(1, input={"a": 1}), "input"),
-        (line(1, details=[1]), "details"), (line(1, details={"score": float("nan")}), "details.score"),
+        (line(1, details=[1]), "details"), (line(1, route="predict", input="no rows", output="[1]"), "output"),
+        (line(1, route="predict", input="[{}]", output="[1, 2]"), "output"),
+        (line(1, details={"score": float("nan")}), "details.score"),
         ('{"request_id": "r1", "at": 0, "at": 1}', "at"),
     ],
 )  # fmt: skip
