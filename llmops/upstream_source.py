@@ -13,6 +13,7 @@ FORM = "openai:http://HOST/v1#MODEL, or for several servers openai:URL*WEIGHT,UR
 NO_KEY = "-"
 
 _SOURCE = re.compile(r"openai:(?P<servers>https?://[^\s#]+)#(?P<model>\S+)\Z")
+_CREDENTIALS = re.compile(r"://[^/#\s]*@")
 _NEXT_SERVER = re.compile(r",(?=https?://)")
 _SERVER = re.compile(r"(?P<url>https?://[^\s#]+?)(?:\*(?P<weight>[0-9]{1,6}))?\Z")
 
@@ -41,8 +42,15 @@ class UpstreamSource:
         key_variables: one name for all servers, or one for each in their order, with commas; `-` for one without a key.
 
         Raises:
-            UsageError: not of these forms; a weight of 0; a server named twice; not as many keys as servers.
+            UsageError: not of these forms; a user or password in it, which is not repeated; a weight of 0; a server
+                named twice; not as many keys as servers.
         """
+        if _CREDENTIALS.search(source):
+            # A source is recorded, shown and logged: what opens a server must not be in it.
+            raise UsageError(
+                "a source holds no user and password, which everybody who sees the model would see; name the variable "
+                "of the environment that holds the server's key (--key-env)"
+            )
         found = _SOURCE.match(source)
         if not found:
             raise UsageError(f"{source!r} is not of the form {FORM}")

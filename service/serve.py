@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 from llmops.engines.protocol import Engine
-from llmops.errors import CannotRun, UsageError
+from llmops.errors import CannotRun, StoreUnavailable, UsageError
 from llmops.json_logs import configure_logging
 from llmops.keys import KeyStore
 from llmops.private_files import keep_private
@@ -93,6 +93,7 @@ def worker_app(log_file: FileIdentity | None = None, registry_file: FileIdentity
     from llmops.engine_host.client import embed, open_remote, ping
     from llmops.engines.opening import engine_name, open_engine
     from service.app import create_app
+    from service.closed import closed_app
 
     settings = Settings.from_environment()
     configure_logging(settings.server_log)
@@ -106,12 +107,17 @@ def worker_app(log_file: FileIdentity | None = None, registry_file: FileIdentity
             return open_engine(model, settings)
         return open_remote(socket_path, model, LOAD_SECONDS)
 
+    try:
+        log = ProductionLog(settings.resolved_log_url, log_file)
+    except StoreUnavailable as problem:
+        logger.error("nothing is served: %s", problem)  # noqa: TRY400  its place says nothing more
+        return closed_app(problem)
     registry = _RegistryOnDemand(settings, registry_file)
     return create_app(
         settings,
         registry,
         open_model,
-        ProductionLog(settings.resolved_log_url, log_file),
+        log,
         keys=KeyStore(settings.resolved_log_url, home=settings.home, file=log_file),
         ping=lambda: ping(socket_path),
         embed=lambda texts: embed(socket_path, texts),

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
 from llmops.private_files import keep_private, make_private_folder
+from llmops.production_log.database import shown
 from llmops.registry.relocation import follow_home
 from llmops.settings import Settings
 from llmops.sqlite_file import write_ahead
@@ -65,7 +66,7 @@ class Store:
             logging.getLogger(chatty).setLevel(logging.WARNING)
         if self.uri.startswith("sqlite:"):
             _tune_sqlite()
-        with _open_lock, translated(f"MLflow store {self.uri}"):
+        with _open_lock, translated(f"MLflow store {shown(self.uri)}"):
             path = sqlite_path(self.uri)
             self._file = None if path is None else WatchedFile(path, file)
             if self._file is not None:
@@ -143,7 +144,7 @@ class Store:
             self._file.check()
         if self._database is None:
             return None
-        with translated(f"MLflow store {self.uri}"), self._database.connect() as connection:
+        with translated(f"MLflow store {shown(self.uri)}"), self._database.connect() as connection:
             return [connection.execute(query).all() for query in _MARKS]
 
 

@@ -41,3 +41,23 @@ def test_a_source_names_servers_weights_keys_and_the_model(source, keys, servers
 def test_what_is_no_source_says_what_is(source, keys, problem):
     with pytest.raises(UsageError, match=problem):
         UpstreamSource.parse(source, keys)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "openai:http://user:hunter2@127.0.0.1:9/v1#m",
+        "openai:https://hunter2@host/v1#m",
+        "openai:http://good/v1*2,http://user:hunter2@bad/v1*3#m",
+        "openai:http://:hunter2@host#m",
+        "openai:http://user:hunter2@host/v1",
+    ],
+)
+def test_a_source_with_a_password_is_refused_and_not_repeated(source):
+    with pytest.raises(UsageError, match="no user and password") as refused:
+        UpstreamSource.parse(source)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_an_at_sign_in_a_models_name_or_a_path_is_no_password():
+    assert UpstreamSource.parse("openai:http://host/v1/@team#org/model@2").model == "org/model@2"
