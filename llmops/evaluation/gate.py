@@ -14,7 +14,7 @@ from typing import Any, Literal
 from llmops.evaluation.comparison import Comparison, MetricComparison
 from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.results import AnswerCounts, Metric, RowResult
-from llmops.evaluation.statistics import FEWEST_CLUSTERS, mean_interval
+from llmops.evaluation.statistics import FEWEST_CLUSTERS
 
 __all__ = ["ALPHA", "Check", "Facts", "GateRules", "Verdict", "decide", "slice_metrics"]
 
@@ -322,12 +322,6 @@ def slice_metrics(results: Iterable[RowResult], wanted: Mapping[str, Iterable[st
                 else:
                     values.append(score.value)
     return {
-        name: {scorer: _metric(values, failed[name][scorer]) for scorer, values in by_scorer.items()}
+        name: {scorer: Metric.of(values, failed[name][scorer]) for scorer, values in by_scorer.items()}
         for name, by_scorer in scores.items()
     }
-
-
-def _metric(values: list[float], n_failed: int) -> Metric:
-    if not values:
-        return Metric(None, 0, n_failed, None)
-    return Metric(sum(values) / len(values), len(values), n_failed, mean_interval(values))

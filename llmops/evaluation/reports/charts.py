@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from llmops.evaluation.reports.contents import MetricDifference
 from llmops.evaluation.reports.markup import Child, Markup, element
-from llmops.evaluation.reports.wording import Standing, count, interval, number, outcomes, signed
+from llmops.evaluation.reports.wording import Standing, count, interval, interval_told, number, outcomes, signed
 
 _WIDTH, _HEIGHT, _EDGE = 240, 26, 18
 _NICE_STEPS = (1, 2, 2.5, 5, 10)
@@ -62,7 +62,7 @@ def difference_plot(metric: MetricDifference, axis: Axis, found: Standing) -> Ma
     """A difference with its interval; a grey band holds what is too small to be detected with so many rows."""
     detectable = metric.get("detectable")
     ci95 = metric["ci95"]
-    label = f"{signed(metric['difference'])}, 95 % interval {interval(ci95, of_difference=True)}: {found.value}"
+    label = f"{signed(metric['difference'])}, 95 % interval {interval_told(metric)}: {found.value}"
     return _drawing(
         label,
         _band(axis, -detectable, detectable) if detectable else None,

@@ -107,6 +107,13 @@ def interval(ci95: Sequence[float] | None, *, of_difference: bool = False) -> st
     return NOTHING if ci95 is None else f"{write(ci95[0])} to {write(ci95[1])}"
 
 
+def interval_told(metric: MetricDifference) -> str:
+    """The interval of a difference, with what limits it: `none (one pair says nothing about others)`."""
+    note = metric.get("note")
+    shown = interval(metric["ci95"], of_difference=True) if metric["ci95"] or not note else "none"
+    return f"{shown} ({note})" if note else shown
+
+
 def probability(p_value: float) -> str:
     """A p-value as prose has it: `p = 0.031`, `p < 0.001`."""
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
@@ -127,7 +134,7 @@ def summary(name: str, metric: MetricDifference, *, chosen_beforehand: bool) -> 
     p_value = metric["p_value"] if chosen_beforehand else metric["p_adjusted"]
     return (
         f"{name} {number(metric['a'])} → {number(metric['b'])}: {signed(metric['difference'])}, 95 % interval "
-        f"{interval(metric['ci95'], of_difference=True)}, {probability(p_value)}: "
+        f"{interval_told(metric)}, {probability(p_value)}: "
         f"{standing(metric, chosen_beforehand=chosen_beforehand).value}"
     )
 

@@ -67,3 +67,17 @@ def test_printable_texts_hold_nothing_that_xml_forbids_and_are_as_long_as_before
     assert all(
         c in "\t\n\r" or "\x20" <= c <= "\ud7ff" or "\ue000" <= c <= "\ufffd" or c >= "\U00010000" for c in shown
     )
+
+
+@pytest.mark.parametrize(
+    ("ci95", "note", "told"),
+    [
+        ([-0.1, 0.2], "", "−0.100 to +0.200"),
+        ([-1.0, 1.0], "3 clusters are too few", "−1.000 to +1.000 (3 clusters are too few)"),
+        (None, "one pair says nothing about others", "none (one pair says nothing about others)"),
+        (None, "", "–"),
+    ],
+)
+def test_an_interval_is_told_with_what_limits_it(make_difference, ci95, note, told):
+    assert wording.interval_told(make_difference(ci95=ci95, note=note)) == told
+    assert told in wording.summary("correct", make_difference(ci95=ci95, note=note), chosen_beforehand=True)
