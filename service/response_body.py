@@ -376,6 +376,7 @@ CHAT_NAMES: Mapping[str, str] = {
     "messages": "input",
     "prompt_variables": "prompt.variables",
     "max_tokens": "max_output_tokens",
+    "response_format.json_schema": "text.format",
     "response_format": "text.format",
     "logprobs": "include",
     "reasoning_effort": "reasoning.effort",

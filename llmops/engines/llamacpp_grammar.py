@@ -123,7 +123,8 @@ def _bytes_as_tokens() -> Any:
 def _short(problem: str) -> str:
     lines = problem.strip().splitlines()
     found = next((line for line in lines if line.startswith("error: ")), lines[0])
-    return _PLACE.sub("", found)[:300]
+    # Advice to turn the check off is no advice to a client.
+    return _PLACE.sub("", found).partition(". Enable 'coerce_one_of'")[0][:300]
 
 
 def _located(schema: Mapping[str, Any], problem: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import pytest
 
 from llmops.engines.fake import FakeEngine
 from llmops.engines.protocol import EXTRAS, Chunk, Usage
-from llmops.errors import ContextTooLong, EngineError
+from llmops.errors import ContextTooLong, EngineError, EngineRejected
 from llmops.traffic_policy import TrafficPolicy
 
 
@@ -60,17 +60,27 @@ def test_items_are_the_conversation_and_instructions_a_system_message(shared_gat
     ]  # fmt: skip
 
 
-def test_parameters_reach_the_engine(shared_gateway):
+def test_parameters_reach_the_engine(serve):
     schema = {"type": "object", "properties": {"a": {"const": None}}}
     asked = {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}
-    reply = respond(shared_gateway, input="x", max_output_tokens=7, top_p=0.5, text={"format": asked})
-    parameters = shared_gateway.engines["tiny@1"].requests[-1].parameters
+    with serve(engine=lambda _: FakeEngine(lambda _: '{"a": null}')) as gateway:
+        reply = respond(gateway, input="x", max_output_tokens=7, top_p=0.5, text={"format": asked})
+        parameters = gateway.engines["tiny@1"].requests[-1].parameters
     assert (parameters.max_tokens, parameters.top_p) == (7, 0.5)
     assert parameters.response_format == {
         "type": "json_schema",
         "json_schema": {"name": "answer", "schema": schema, "strict": True},
     }
     assert reply.json()["text"]["format"] == asked
+
+
+def test_a_schema_that_cannot_be_enforced_is_refused_by_its_place_in_this_body(serve):
+    place = "schema.properties.a.uniqueItems"
+    refusal = EngineRejected(f"response_format.json_schema.{place}: no", param=f"response_format.json_schema.{place}")
+    asked = {"type": "json_schema", "name": "answer", "schema": {"properties": {"a": {"uniqueItems": True}}}}
+    with serve(engine=lambda _: FakeEngine(failure=refusal)) as gateway:
+        error = respond(gateway, input="x", text={"format": asked}).json()["error"]
+    assert (error["param"], error["message"]) == (f"text.format.{place}", f"text.format.{place}: no")
 
 
 def test_a_cut_answer_is_incomplete(shared_gateway):
