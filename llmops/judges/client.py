@@ -20,6 +20,8 @@ from typing import Any
 import httpx
 import jsonschema_rs
 
+from llmops.engines.answer import Answer
+from llmops.engines.openai_format import whole_answer
 from llmops.engines.protocol import Message
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from llmops.evaluation.scorers.json_scorers import read_json
@@ -144,19 +146,21 @@ def _verdict(reply: httpx.Response, schema: Mapping[str, Any], endpoint: JudgeEn
 
 
 def _content(reply: httpx.Response, endpoint: JudgeEndpoint) -> str:
+    answer = Answer()
     try:
-        choice = reply.json()["choices"][0]
-        message, finish_reason = choice["message"], choice.get("finish_reason")
-        content, refusal = message.get("content"), message.get("refusal")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise EngineError("the judge's reply is not of OpenAI's shape") from error
-    if refusal:
-        raise EngineError(f"the judge refused: {_shown(refusal)}")
-    if finish_reason == "length":
+        for chunk in whole_answer(reply.json()):
+            answer.take(chunk)
+    except (ValueError, RecursionError) as error:
+        raise EngineError("the judge's reply is not JSON") from error
+    except EngineError as error:
+        raise EngineError(f"the judge's reply is no answer: {error}") from error
+    if answer.refusal:
+        raise EngineError(f"the judge refused: {_shown(answer.refusal)}")
+    if answer.finish_reason == "length":
         raise EngineError(f"the judge's answer was cut off at max_tokens {endpoint.max_tokens}")
-    if not isinstance(content, str):
+    if answer.content is None:
         raise EngineError("the judge's reply holds no text")
-    return content
+    return answer.text
 
 
 def _shown(text: Any, length: int = 200) -> str:

@@ -114,10 +114,15 @@ def refusing() -> str:
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
-        ("<html>", "not of OpenAI's shape"),
-        ("[]", "not of OpenAI's shape"),
-        ('{"choices": []}', "not of OpenAI's shape"),
-        ('{"choices": [{"message": null}]}', "not of OpenAI's shape"),
+        ("<html>", "is not JSON"),
+        ("[]", "is no answer: the upstream sent a reply that is not an object"),
+        ('{"choices": []}', "is no answer: the upstream sent no answer"),
+        ('{"error": {"message": "no room", "code": 502}}', "is no answer: the upstream failed: no room"),
+        (
+            '{"choices": [{"message": {"content": "1"}, "finish_reason": "error"}]}',
+            "is no answer: .* gave the answer up",
+        ),
+        ('{"choices": [{"message": null}]}', "holds no text"),
         ('{"choices": [{"message": {"content": null}}]}', "holds no text"),
         (refusing(), "the judge refused: I will not."),
     ],
