@@ -174,7 +174,7 @@ class CompletionStream(EventStream):
         self._sent_characters: dict[int, int] = {}
 
     def events(self, chunk: Chunk) -> bytes:
-        if not chunk.text and not chunk.logprobs and not chunk.thinks:
+        if not chunk.text and not chunk.logprobs and not chunk.says_beside:
             return b""
         offset = self._sent_characters.get(chunk.index, 0)
         self._sent_characters[chunk.index] = offset + len(chunk.text)

@@ -207,7 +207,7 @@ class Exchange:
             self._take(passed)
 
     def _take(self, chunk: Chunk) -> None:
-        if self._first_token_ms is None and (chunk.text or chunk.tool_calls or chunk.thinks):
+        if self._first_token_ms is None and (chunk.text or chunk.tool_calls or chunk.says_beside):
             self._first_token_ms = self._elapsed_ms()
         if chunk.further is not None:
             self.fields.update(chunk.further.reply)

@@ -197,7 +197,7 @@ class ChatStream(EventStream):
             delta["tool_calls"] = chunk.tool_calls
         if chunk.finish_reason is not None:
             # Ends come when the record is in the log, so one without content waits until then with all it has.
-            waits = not (chunk.text or chunk.tool_calls or chunk.logprobs or chunk.thinks)
+            waits = not (chunk.text or chunk.tool_calls or chunk.logprobs or chunk.says_beside)
             self._endings[chunk.index] = further if waits else Further(NO_FIELDS, further.choice, further.reply)
             if waits:
                 if delta.get("role"):

@@ -195,7 +195,7 @@ class Chunk:
     further: Further | None = field(default=None, compare=False)
 
     @property
-    def thinks(self) -> bool:
+    def says_beside(self) -> bool:
         """Whether it holds something of the message that is neither text nor a call: reasoning, a refusal …"""
         delta = self.further.delta if self.further is not None else NO_FIELDS
         return any(value for name, value in delta.items() if name != "role")
@@ -323,7 +323,7 @@ async def generate(engine: Engine, request: GenerationRequest) -> Generation:
     answer, usage = Answer(), UNKNOWN_USAGE
     async with aclosing(engine.stream(request)) as chunks:
         async for chunk in chunks:
-            if first is None and (chunk.text or chunk.tool_calls or chunk.thinks):
+            if first is None and (chunk.text or chunk.tool_calls or chunk.says_beside):
                 first = time.perf_counter() - start
             answer.take(chunk)
             usage = chunk.usage or usage

@@ -15,7 +15,13 @@ def test_every_error_of_the_tree_has_an_answer_and_server_faults_hide_their_text
     error = kind("/secret", "x") if kind is errors.BadFile else kind("/secret")
     answer = api_error(error)
     assert 400 <= answer.status < 600
-    assert answer.status < 500 or "secret" not in answer.message
+    # What is wrong with an answer's format was written for clients.
+    assert answer.status < 500 or kind is errors.SchemaNotFollowed or "secret" not in answer.message
+
+
+def test_the_reason_that_a_failure_has_for_clients_is_told_and_its_text_is_not():
+    answer = api_error(errors.EngineError("/secret", reason="the upstream sent no answer"))
+    assert (answer.status, answer.message) == (502, "the model failed on this request: the upstream sent no answer")
 
 
 def test_a_subclass_is_answered_as_its_nearest_known_ancestor():

@@ -82,10 +82,10 @@ def test_sent_parameters_replace_the_releases_and_wrong_ones_are_named(exchange)
     assert refused.value.param == "max_tokens"
 
 
-def test_what_was_charged_for_is_what_was_counted_or_at_least_the_pieces(exchange):
+def test_what_was_charged_for_is_what_was_counted_and_an_estimate_until_then(exchange):
     made = exchange()
     take(made, Chunk("a"), Chunk("b"))
-    assert made.tokens_used == 2
+    assert made.tokens_used > 2
     take(made, Chunk("", "stop", Usage(10, 2)))
     assert made.tokens_used == 12
 
