@@ -239,14 +239,17 @@ def test_scores_may_be_kept_from_many_threads(cache: GenerationCache) -> None:
 # Noise
 
 
-def test_noise_is_kept_by_engine_settings_and_weights(cache: GenerationCache) -> None:
-    cache.put_noise(noise_key("abc", ENGINE), Noise(32, 3))
+def test_noise_is_kept_by_both_engines_weights_and_suite(cache: GenerationCache) -> None:
+    served = EngineIdentity("fake", "1", {"slots": 16})
+    cache.put_noise(noise_key("abc", ENGINE, served, "qa"), Noise(32, 3))
 
-    assert cache.get_noise(noise_key("abc", EngineIdentity("fake", "1", {"slots": 4}))) == Noise(32, 3)
+    assert cache.get_noise(noise_key("abc", EngineIdentity("fake", "1", {"slots": 4}), served, "qa")) == Noise(32, 3)
     for other in (
-        noise_key("abd", ENGINE),
-        noise_key("abc", EngineIdentity("fake", "1", {"slots": 5})),
-        noise_key("abc", EngineIdentity("fake", "2", {"slots": 4})),
+        noise_key("abd", ENGINE, served, "qa"),
+        noise_key("abc", EngineIdentity("fake", "1", {"slots": 5}), served, "qa"),
+        noise_key("abc", EngineIdentity("fake", "2", {"slots": 4}), served, "qa"),
+        noise_key("abc", ENGINE, ENGINE, "qa"),
+        noise_key("abc", ENGINE, served, "grounded"),
     ):
         assert cache.get_noise(other) is None
 
