@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, print_table, say
+from llmops.cli.output import echo, emit, json_option, print_table, say, say_folder
 from llmops.errors import CannotRun, LlmopsError, UsageError
 from llmops.printable import printable_json
 from llmops.settings import Settings
@@ -90,6 +90,7 @@ def run(ctx: click.Context, name: str, cycle: str | None, settings_: Sequence[st
     settings = Settings.from_environment()
     pipeline = make_pipeline(name, settings)
     inputs = parse_inputs(settings_) if settings_ else None
+    _say_folders(name, settings)
     with _ctrl_c_ends_at_once(), open_pipelines(settings) as pipelines:
         done = _run(pipelines, pipeline, inputs, cycle or f"{datetime.now(UTC):%Y-%m-%d}", as_json)
     emit(as_json, done.to_json(), lambda: show_run(done))
@@ -194,6 +195,7 @@ def schedule(
         )
         emit(as_json, value, lambda: echo(value["text"], nl=False))
         return
+    _say_folders(name, settings)
     with _ctrl_c_ends_at_once(), open_pipelines(settings) as pipelines:
         _go_on_with_latest(pipelines, pipeline, as_json)
         while True:
@@ -201,6 +203,14 @@ def schedule(
             say(f"{name}: next cycle {due.cycle(moment)} at {moment:%Y-%m-%d %H:%M} UTC; stop it with Ctrl-C")
             _wait_until(moment)
             _try(pipelines, pipeline, inputs, due.cycle(moment), as_json)
+
+
+def _say_folders(name: str, settings: Settings) -> None:
+    """Which prompts and eval sets the LLM's pipeline reads; the labs have data of their own. Raises CannotRun."""
+    from llmops.paths import eval_sets_folder, prompts_folder
+
+    for folder in (prompts_folder(settings), eval_sets_folder(settings)) if name == "llm" else ():
+        say_folder(folder)
 
 
 def _for_cron(due: CronSchedule, name: str, inputs: Sequence[str], settings: Settings) -> dict[str, Any]:
