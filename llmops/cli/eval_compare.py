@@ -188,8 +188,9 @@ def show_comparison(comparison: Comparison, *, with_rows: bool = True) -> None:
     print_table(title, _COLUMNS, rows, caption="difference is b − a; p adjusted by Holm over the metrics")
     if with_rows:
         echo(comparison.rows_told())
-    for name, metric in comparison.not_compared.items():
-        echo(f"{name} is not compared: {metric.reason}")
+    for name, apart in comparison.not_compared.items():
+        failed = f"of {apart.n} rows {apart.failed_a} failed in a, {apart.failed_b} in b"
+        echo(f"{name} is not compared: {apart.reason}; {failed}")
     for name, found in comparison.metrics.items():
         if found.note:
             echo(f"{name}: {found.note}")

@@ -131,19 +131,21 @@ def compare(
     sequential = sequential_seed is not None
     compared = {name: metric.compared(sequential=sequential) for name, metric in scores.items()}
     found = {name: metric for name, metric in compared.items() if isinstance(metric, MetricComparison)}
+    apart = {name: metric for name, metric in compared.items() if isinstance(metric, NotCompared)}
+    in_slices, slices_apart = slices.compared(sequential)
     return Comparison(
         name_a,
         name_b,
         rows,
         _adjusted(found),
-        slices.compared(sequential),
+        in_slices,
         changed.rows(),
         {} if sequential else {name: scores[name].sentence() for name in found},
         NoiseFound(noise, changed_texts, noise.share * rows) if noise else None,
         sequential,
         run_a.answers.rows - rows,
         run_b.answers.rows - rows,
-        {name: metric for name, metric in compared.items() if isinstance(metric, NotCompared)},
+        {**apart, **slices_apart},
         run_a.answers,
         run_b.answers,
     )
@@ -199,9 +201,10 @@ class _Slices:
                 self._no_slices.add(tag)
                 del self._by_tag[tag]
 
-    def compared(self, sequential: bool) -> dict[str, dict[str, MetricComparison]]:
+    def compared(self, sequential: bool) -> tuple[dict[str, dict[str, MetricComparison]], dict[str, NotCompared]]:
+        """By slice; and those that cannot be compared, by what they are called then."""
         if self._primary is None:
-            return {}
+            return {}, {}
         failed_as = self._primary.failed_as
         compared = {
             f"{tag}={value}": scores.compared(sequential=sequential, failed_as=failed_as)
@@ -211,7 +214,8 @@ class _Slices:
         }
         found = {key: metric for key, metric in compared.items() if isinstance(metric, MetricComparison)}
         name = self._primary.scorer.name
-        return {key: {name: metric} for key, metric in sorted(_adjusted(found).items())}
+        apart = {f"{name} in {key}": each for key, each in compared.items() if isinstance(each, NotCompared)}
+        return {key: {name: metric} for key, metric in sorted(_adjusted(found).items())}, apart
 
 
 class _Changed:

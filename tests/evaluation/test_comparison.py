@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,9 @@ from llmops.errors import CannotRun
 from llmops.evaluation.comparison import compare, draw
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.noise import Noise
-from llmops.evaluation.results import Output, RowResult, Score
+from llmops.evaluation.results import AnswerCounts, Output, RowResult, Score
 from llmops.evaluation.sequential import SequentialTest
+from tests.evaluation.gated_runs import Scorer
 
 Values = Sequence[bool | float | None]
 
@@ -446,3 +448,57 @@ def test_noise_that_is_not_known_is_not_told(scorer: Any) -> None:
     found = compare("a", run([0.5]), "b", run([0.5]), [scorer("right")])
 
     assert (found.noise, found.to_json()["noise"]) == (None, None)
+
+
+def test_a_slice_in_which_one_side_has_no_score_is_named_and_not_passed_over(scorer: Any) -> None:
+    tags = [{"topic": "sums" if i < 6 else "words"} for i in range(12)]
+    a, b = run([True] * 12, tags=tags), run([None] * 6 + [True] * 6, tags=tags)
+
+    found = compare("a", a, "b", b, [scorer("right")], "right")
+
+    assert list(found.slices) == ["topic=words"]
+    apart = found.not_compared["right in topic=sums"]
+    assert (apart.reason, apart.n, apart.failed_a, apart.failed_b) == ("no row of b has a score", 6, 0, 6)
+
+
+def test_what_became_of_both_runs_rows_is_counted_and_told(scorer: Any) -> None:
+    a, b = run([True] * 8), run([True] * 5)
+    b[0] = RowResult(b[0].row, Output("ans", "length"), b[0].scores)
+    b[1] = RowResult(b[1].row, Output("", error="timed out"), {"right": Score(error="generation failed: timed out")})
+
+    found = compare("app@1", a, "app@2", b, [scorer("right")])
+
+    assert (found.answers_a, found.answers_b) == (AnswerCounts(8), AnswerCounts(5, failed=1, cut_off=1))
+    assert found.rows_told() == (
+        "5 rows are in both runs; app@1: 8 rows, none failed, cut off or empty, 3 not in the other run (37.5 %); "
+        "app@2: of 5 rows 1 failed (20 %), 1 cut off at max_tokens (20 %)"
+    )
+
+
+@pytest.mark.parametrize("sequential_seed", [None, 7])
+@pytest.mark.parametrize(("higher", "worst"), [(True, 0.0), (False, 1.0)])
+def test_the_ends_of_what_failed_rows_could_have_scored_are_compared_too(
+    higher: bool, worst: float, sequential_seed: int | None
+) -> None:
+    made = Scorer("right", higher_is_better=higher, worst=worst, limits=(0.0, 1.0))
+    good = float(higher)
+    a, b = run([good] * 36 + [None] * 4), run([None] * 3 + [good] * 37)
+
+    found = compare("a", a, "b", b, [made], sequential_seed=sequential_seed).metrics["right"]
+
+    assert found.at_worst is not None
+    assert found.at_best is not None
+    sign = 1 if higher else -1
+    assert found.difference == pytest.approx(sign * 1 / 40)  # as counted: every failed row is the worst
+    assert found.at_worst.difference == pytest.approx(sign * -3 / 40)  # of b the worst, of a the best
+    assert found.at_best.difference == pytest.approx(sign * 4 / 40)
+
+
+def test_without_failed_rows_or_known_limits_there_are_no_ends(scorer: Any) -> None:
+    whole = compare("a", run([1.0] * 9), "b", run([0.5] * 9), [scorer("right")]).metrics["right"]
+    boundless = Scorer("right", higher_is_better=False, worst=None, limits=(0.0, math.inf))
+    cut = compare("a", run([1.0] * 9), "b", run([None, *[0.5] * 8]), [boundless]).metrics["right"]
+
+    assert (whole.at_worst, whole.at_best) == (None, None)
+    assert cut.at_worst is None  # a failed row may have taken any time
+    assert cut.at_best is not None  # but no less than none

@@ -81,6 +81,9 @@ class NotCompared(TypedDict):
     """A metric that cannot be compared (`comparison.NotCompared`), and why."""
 
     reason: str
+    n: int
+    failed_a: int
+    failed_b: int
 
 
 class Noise(TypedDict):

@@ -151,7 +151,11 @@ def outcomes(metric: MetricDifference) -> str:
 def sentences(comparison: ComparisonContents) -> list[str]:
     """What is to be said of the comparison as a whole: noise, what is not compared, what so many rows can show."""
     noise, apart = comparison.get("noise"), comparison.get("not_compared", {})
-    not_compared = [f"{name} is not compared: {found['reason']}." for name, found in apart.items()]
+    not_compared = [
+        f"{name} is not compared: {found['reason']}; of {counted(found['n'], 'row')} {count(found['failed_a'])} "
+        f"failed in A and {count(found['failed_b'])} in B."
+        for name, found in apart.items()
+    ]
     return [*([noise_sentence(noise)] if noise else []), *not_compared, *comparison.get("power", ())]
 
 
