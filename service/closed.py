@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from llmops.errors import StoreUnavailable
 from service.error_map import api_error
 
-LOOK_AGAIN_SECONDS = 2.0
+LOOK_AGAIN_SECONDS = 10.0
 
 
 def closed_app(problem: StoreUnavailable) -> FastAPI:
