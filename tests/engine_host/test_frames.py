@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from llmops.engine_host import frames
 from llmops.engine_host.frames import BadFrame, FrameSplitter, answer, operation, pack
-from llmops.engines.protocol import Chunk, EngineIdentity, GenerationParameters, GenerationRequest, Usage
+from llmops.engines.protocol import Chunk, EngineIdentity, Further, GenerationParameters, GenerationRequest, Usage
 from llmops.errors import EngineBusy, EngineError, EngineRejected, EngineUnavailable
 from llmops.versions import ModelVersion
 
@@ -98,10 +98,18 @@ def test_every_error_comes_back_as_the_kind_it_was(kind):
         EngineUnavailable("down", retry_after=2.5, lasting=True),
         EngineBusy("full", retry_after=1),
         EngineRejected("no", param="n"),
+        EngineError("no", reason="the upstream sent no answer"),
     ],
 )
 def test_an_error_keeps_its_details(error):
     assert vars(answer(received(pack(error)))) == vars(error)
+
+
+def test_unknown_counts_and_what_a_server_says_beside_its_text_come_through():
+    usage = Usage(9, None, {"prompt_tokens": 9, "cost": 0.5})
+    said = Further({"refusal": "no"}, {"stop_reason": 1}, {"provider": "x"})
+    chunk = answer(received(pack(Chunk("", "stop", usage, further=said))))
+    assert (chunk.usage, chunk.usage.reported, chunk.further) == (usage, usage.reported, said)
 
 
 def test_vectors_may_come_as_an_array():
