@@ -70,7 +70,7 @@ def test_the_interval_is_the_exact_sign_test_inverted():
     assert votes.ci95 == pytest.approx((0.4439, 0.9748), abs=1e-4)  # Clopper and Pearson
     assert votes.p_value == pytest.approx(2 * (1 + 10 + 45) / 2**10)
     assert votes.sentence() == (
-        "votes: 2 for a@1, 8 for a@2, 5 for neither; 80% of those decided prefer a@2 (95 % interval 49% to 94%), "
+        "votes: 2 for a@1, 8 for a@2, 5 for neither; 80% of those decided prefer a@2 (95 % interval 44% to 97%), "
         "p = 0.109"
     )
     assert votes.to_json()["n"] == 15
