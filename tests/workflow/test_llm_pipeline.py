@@ -208,7 +208,7 @@ def test_a_canary_in_an_outage_of_both_sides_says_nothing_and_failures_are_told(
     app.arrives = [app.traffic(150, failed=failed)]
     result, _ = app.run()
     assert (result["verdict"], result["outcome"]) == ("inconclusive" if failed > 0.1 else "pass", outcome)
-    assert re.search(r"150 requests \(\d+ failed\) beside 150 \(\d+ failed\) of the champion", result["told"])
+    assert re.search(r"\d+ requests \(\d+ failed\) beside \d+ \(\d+ failed\) of the champion", result["told"])
 
 
 @pytest.mark.slow
