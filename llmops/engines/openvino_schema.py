@@ -10,6 +10,7 @@ fail in the step that all requests share.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -29,6 +30,10 @@ from llmops.engines.llamacpp_grammar import grammar_of
 
 _ENFORCED = ENFORCEABLE - {"multipleOf", "minProperties", "maxProperties", "additionalItems"}
 _FORMATS = frozenset({"date", "time", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid"})
+_MOST_REPEATED = 1_000
+"""Characters that a pattern or a length may ask for: XGrammar writes each out, once for each schema, in the step that
+all requests share. With 49,000 tokens of vocabulary 20 take it 0.7 s, 500 to 5,000 some 10 s, as its own lengths do."""
+_BOUNDS = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 _NEEDS_NO_ESCAPE = r'[^"\\\x00-\x1f]'
 _TYPE_OF: Mapping[str, str] = {
     **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), "integer"),
@@ -102,6 +107,10 @@ def _dropped_of_texts(part: Mapping[str, Any]) -> Iterator[str]:
         yield "pattern"
     if kind is not None and kind not in _FORMATS:
         yield "format"
+    yield from (keyword for keyword in ("minLength", "maxLength") if part.get(keyword, 0) > _MOST_REPEATED)
+    bounds = (int(high or low) for low, high in _BOUNDS.findall(pattern or ""))
+    if math.prod(bounds) > _MOST_REPEATED:
+        yield "pattern"
 
 
 def _splits(pattern: str) -> bool:

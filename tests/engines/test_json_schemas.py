@@ -187,6 +187,8 @@ def test_what_llama_cpp_refuses_openvino_refuses(schema, place):
         ({"type": "string", "pattern": "^1", "format": "date"}, ".pattern"),
         ({"type": "object", "properties": {"b": INTEGER}, "required": ["zz"]}, ".required"),
         ({"$defs": {"a": {"$anchor": "x", "type": "null"}}, "$ref": "#x"}, ".$ref"),
+        ({"type": "string", "maxLength": 5_000}, ".maxLength"),
+        ({"type": "string", "pattern": "^([a-z]{100}){100}$"}, ".pattern"),
         ({"minimum": 3}, ".minimum"),
         ({"type": ["integer", "string"], "maximum": 3}, ".maximum"),
         ({"anyOf": [INTEGER], "maxLength": 3}, ".anyOf"),
