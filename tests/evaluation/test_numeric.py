@@ -49,6 +49,51 @@ def test_numbers_are_read_in_order(text: str, values: list[float]) -> None:
     assert [float(number.value) for number in read_numbers(text)] == pytest.approx(values)
 
 
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("3/4 of it", [0.75]),
+        ("-3/8 and −1/2", [-0.375, -0.5]),
+        ("½ cup, 2½ cups, 2 ½ cups", [0.5, 2.5, 2.5]),
+        ("1 3/4 hours", [1.75]),
+        (r"\frac{3}{4}, 1\dfrac{1}{2}, -\tfrac{1}{4}", [0.75, 1.5, -0.25]),
+        ("1⁄4", [0.25]),
+        ("48/2 = 24", [24, 24]),
+        ("3/4/2026", [3, 4, 2026]),
+        ("5/0", [5, 0]),
+        ("1.5/3", [1.5, 3]),
+        ("at 120 km/h", [120]),
+    ],
+)
+def test_a_fraction_is_one_number(text: str, values: list[float]) -> None:
+    assert [float(number.value) for number in read_numbers(text)] == pytest.approx(values)
+
+
+@pytest.mark.parametrize(
+    ("output", "expected", "right"),
+    [("The answer is 3/4.", "3/4", True), ("3/4", "1/4", False), ("0.75", "3/4", True), ("75%", "¾", True)],
+)
+def test_a_fraction_is_right_by_its_value(output: str, expected: str, right: bool) -> None:
+    row = EvalRow("r", {"question": "How much?"}, {"answers": [expected]})
+    assert make_scorer("numeric", "numeric", {}).score(row, Output(output)).value is right
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("$(1,234)", -1234), ("($1,234.50)", -1234.5), ("**(€20)**", -20), ("(1,234)", None), ("$(3) + (4)$", None)],
+)
+def test_a_loss_in_brackets_is_negative_where_it_is_the_whole_answer(text: str, value: float | None) -> None:
+    whole = read_whole(text)
+    assert (whole and float(whole.value)) == value
+    assert [float(number.value) for number in read_numbers("a fee ($1,234)")] == [1234]
+
+
+@pytest.mark.parametrize("text", ["１，２３４", "१,२३४", "١٬٢٣٤", "१ २३४", "1’234", "๑,๒๓๔", "𝟏,𝟐𝟑𝟒"])
+def test_digits_of_every_script_are_read_alike(text: str) -> None:
+    row = EvalRow("r", {"question": "How many?"}, {"answers": ["1234"]})
+    assert make_scorer("numeric", "numeric", {}).score(row, Output(text)).value is True
+
+
 @pytest.mark.parametrize("text", ["50%", "50 %", "50 percent", "50 per cent"])
 def test_percentages_are_told_apart(text: str) -> None:
     assert read_numbers(text) == [ReadNumber(Decimal(50), percent=True)]

@@ -25,9 +25,9 @@ class Numeric:
     `take` says. The expected number is `expected_number`, else that of an expected answer. absolute, relative: how far
     off it may be, the wider of both; relative to the expected number. Without them whole numbers must be equal,
     of any length, and others may be off by a billionth. A percentage meets its own number and its hundredth: 50% is
-    right where 50, 0.5 or 50% is expected.
+    right where 50, 0.5 or 50% is expected. A fraction is its value: 3/4 is 0.75, and not 4.
 
-    Not counted: currencies and units; fractions and number words are not read.
+    Not counted: currencies and units; number words are not read.
     """
 
     higher_is_better: bool | None = True
