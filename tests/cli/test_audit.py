@@ -88,7 +88,7 @@ def test_a_head_that_is_no_hash_is_a_usage_error(home: Path, llmops: Run, head: 
 def test_what_the_commands_move_is_on_record_and_what_mlflow_moves_is_found(home: Path, llmops: Run) -> None:
     registry = Registry(Settings(home=home))
     prompt, _ = registry.prompts.register("qa", template())
-    version, _ = registry.models.register(model("tiny"))
+    version, _ = registry.models.register(model("tiny", format="openai"))
     for tokens in (16, 17):
         parameters = template(parameters=f"{{max_tokens: {tokens}}}").parameters
         registry.release_versions.create("assistant", prompt, version, parameters)

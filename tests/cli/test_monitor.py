@@ -63,7 +63,7 @@ def test_a_reference_can_be_pinned_by_hand(llmops: Run) -> None:
 def test_a_promotion_awaits_the_first_window_of_the_new_champion(home: Path, llmops: Run) -> None:
     registry = Registry(Settings(home=home))
     prompt, _ = registry.prompts.register("qa", template())
-    version, _ = registry.models.register(model("tiny"))
+    version, _ = registry.models.register(model("tiny", format="openai"))
     registry.release_versions.create("assistant", prompt, version, template().parameters)
     promoted = llmops("promote", "assistant@1", "--force", "--why", "first one", "--json")
     assert (promoted.code, promoted.json["reference"]["source"]) == (0, "first-window")
