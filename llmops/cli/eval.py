@@ -228,7 +228,7 @@ def _failed(n_failed: int) -> str:
 
 def show_leaderboard(board: Leaderboard) -> None:
     """Cells by the primary metric with the ranks they may have, and every pair with whether its difference is real."""
-    from llmops.evaluation.reports.wording import answer_figures
+    from llmops.evaluation.reports.wording import answer_figures, failed_in_pairs
 
     cells = [
         (
@@ -260,6 +260,8 @@ def show_leaderboard(board: Leaderboard) -> None:
     ]
     title = "Which differences are real"
     print_table(title, ("ahead", "behind", "by#", "95 % interval", "p adjusted#", "is"), pairs)
+    if pairs and (failed := failed_in_pairs(board)) is not None:
+        echo(failed)
 
 
 def write_leaderboard(board: Leaderboard, html: Path | None, markdown: Path | None) -> None:

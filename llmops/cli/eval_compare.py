@@ -188,12 +188,7 @@ def show_comparison(comparison: Comparison, *, with_rows: bool = True) -> None:
     print_table(title, _COLUMNS, rows, caption="difference is b − a; p adjusted by Holm over the metrics")
     if with_rows:
         echo(comparison.rows_told())
-    for name, apart in comparison.not_compared.items():
-        failed = f"of {apart.n} rows {apart.failed_a} failed in a, {apart.failed_b} in b"
-        echo(f"{name} is not compared: {apart.reason}; {failed}")
-    for name, found in comparison.metrics.items():
-        if found.note:
-            echo(f"{name}: {found.note}")
+    _show_notes(comparison)
     sliced = [
         (name, metric_name, *_cells(name, metric)[1:], metric.n)
         for name, metrics in comparison.slices.items()
@@ -209,6 +204,20 @@ def show_comparison(comparison: Comparison, *, with_rows: bool = True) -> None:
         echo(noise)
     if comparison.sequential:
         echo("these runs were stopped early: p and intervals hold whenever one stops")
+
+
+def _show_notes(comparison: Comparison) -> None:
+    """How failed rows count, what is not compared, and what limits an interval."""
+    from llmops.evaluation.reports.wording import FAILED_IN_DIFFERENCES
+
+    if any(metric.failed_a or metric.failed_b for metric in comparison.metrics.values()):
+        echo(FAILED_IN_DIFFERENCES)
+    for name, apart in comparison.not_compared.items():
+        failed = f"of {apart.n} rows {apart.failed_a} failed in a, {apart.failed_b} in b"
+        echo(f"{name} is not compared: {apart.reason}; {failed}")
+    for name, found in comparison.metrics.items():
+        if found.note:
+            echo(f"{name}: {found.note}")
 
 
 _OUTCOMES = ("wins#", "losses#", "ties#", "failed a, b#")

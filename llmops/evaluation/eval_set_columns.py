@@ -23,8 +23,8 @@ class Columns:
 
     A column may be a dotted path into nested columns: `answers.text` takes `text` of an object, or of every object of
     a list; a number picks one item of a list (`answers.text.0`), nothing when there is none. A single answer becomes a
-    list of one. Without a column for ids, an id is made of the eval set's name, the row's number and a hash of its
-    content: it changes when rows before it come or go, so that no row is taken for another.
+    list of one. Without an id, one is made of the eval set's name, the row's number and a hash of its content: it
+    changes when rows before it come or go, so that no row is taken for another.
     """
 
     name: str
@@ -57,10 +57,8 @@ class Columns:
         if not isinstance(record, Mapping):
             raise BadFile(path, "must be an object", line=number)
         mapping = self.mapping if self.mapping is not None else _own_names(record, path, number)
-        if mapping is None:
-            return row_from_values(record, path, number)
-        values = _mapped(record, mapping, path, number)
-        if "id" in mapping:
+        values = record if mapping is None else _mapped(record, mapping, path, number)
+        if "id" in values:
             return row_from_values(values, path, number)
         row = row_from_values({**values, "id": self.name}, path, number)
         content = {"inputs": dict(row.inputs), "contexts": list(row.contexts)}

@@ -28,7 +28,6 @@ from llmops.evaluation.eval_set import (
     EvalRow,
     EvalSet,
     checked_eval_set,
-    load_eval_set,
     read_rows,
     without_repeats,
 )
@@ -105,7 +104,8 @@ def find_eval_set(path: Path, access: SourceAccess | None = None) -> EvalSet:
     table = path / SOURCE_FILE
     if not table.is_file():
         if (path / ROWS_FILE).exists() or not _holds_data(path):
-            return load_eval_set(path)
+            columns = Columns(path.name, None)
+            return checked_eval_set(path.name, path / ROWS_FILE, lambda: _of_our_shape(path / ROWS_FILE, columns))
         return eval_set_of_table({"name": _set_name(path), "source": str(path.absolute())}, path, access)
     if (path / ROWS_FILE).exists():
         raise BadFile(table, f"stands beside {ROWS_FILE}; an eval set has one of them")
@@ -145,6 +145,11 @@ def eval_set_of_table(
         raise BadFile(path, problem, field=f"{key}.{field}" if key else field) from error
     chosen = _chosen(source, records)
     return checked_eval_set(source.name, local, lambda: _rows(source, records, chosen))
+
+
+def _of_our_shape(path: Path, columns: Columns) -> Iterator[tuple[Place, EvalRow]]:
+    for position, (place, record) in enumerate(read_records(path), 1):
+        yield place, columns.row(record, *place, position)
 
 
 def _rows(

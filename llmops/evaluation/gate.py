@@ -262,7 +262,7 @@ def _outcome(metric: MetricComparison, margin: float | None) -> tuple[Outcome, s
     if metric.n < _FEWEST_PAIRS:
         return "inconclusive", f"{metric.n} pairs are too few, `not-worse` needs {_FEWEST_PAIRS}"
     if low > -margin:
-        return "pass", f"worse by less than the margin of {margin:g}"
+        return "pass", f"not worse by the margin of {margin:g}"
     return "inconclusive", f"a loss of {margin:g} or more cannot be ruled out"
 
 

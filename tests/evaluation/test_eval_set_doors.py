@@ -315,3 +315,26 @@ def test_any_json_value_comes_back_as_it_was_written(tmp_path_factory: Any, expe
     (row,) = find_eval_set(path).rows
 
     assert repr(row.expectations) == repr({name: value for name, value in expectations.items() if value is not None})
+
+
+def test_a_row_without_an_id_gets_the_same_one_through_every_door(tmp_path: Path) -> None:
+    record = {"inputs": {"question": "Why?"}, "expectations": {"answers": ["So."]}}
+    (tmp_path / "qa.jsonl").write_bytes(json_lines([record]))
+    (tmp_path / "qa.json").write_text(json.dumps([record]))
+    (tmp_path / "qa.csv").write_text("inputs.question,expectations.answers\nWhy?,So.\n")
+    pq.write_table(pa.Table.from_pylist([record]), tmp_path / "qa.parquet")
+    (tmp_path / "qa").mkdir()
+    (tmp_path / "qa" / "rows.jsonl").write_bytes(json_lines([record]))
+
+    found = [next(iter(find_eval_set(path).rows)) for path in sorted(tmp_path.iterdir())]
+
+    assert len(found) == 5
+    assert found == found[:1] * 5
+    assert found[0].id.startswith("qa-000001-")
+
+
+@pytest.mark.parametrize("given", [None, "", [1]])
+def test_an_id_that_is_given_must_be_one(tmp_path: Path, given: Any) -> None:
+    (tmp_path / "qa.jsonl").write_bytes(json_lines([{"id": given, "inputs": {"question": "Why?"}}]))
+    with pytest.raises(BadFile, match=r"qa\.jsonl:1: id: "):
+        find_eval_set(tmp_path / "qa.jsonl")

@@ -14,6 +14,7 @@ from llmops.evaluation.reports.wording import (
     answer_figures,
     count,
     counted,
+    failed_in_pairs,
     interval,
     number,
     probability,
@@ -94,7 +95,8 @@ def _differences(board: Leaderboard) -> list[Markup]:
         lines.append(element("tr", title, *(_field(name, other, by_cells) for other in names)))
     note = "▲ the line’s cell is ahead of the column’s, ▼ behind, both for real; ○ the rows cannot tell them apart."
     matrix = table("Differences between cells", ["", *numbers], lines, "matrix")
-    return [element("p", note, class_="note"), matrix]
+    failed = failed_in_pairs(board)
+    return [element("p", note, class_="note"), *([element("p", failed, class_="note")] if failed else []), matrix]
 
 
 def _field(line: str, column: str, by_cells: dict[tuple[str, str], LeaderboardPair]) -> Markup:

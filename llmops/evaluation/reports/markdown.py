@@ -15,6 +15,7 @@ from llmops.evaluation.reports.wording import (
     answer_figures,
     count,
     counted,
+    failed_in_pairs,
     further_reasons,
     gain,
     interval,
@@ -89,7 +90,9 @@ def leaderboard_markdown(board: Leaderboard) -> str:
     title = (
         f"**Leaderboard of {escaped(board['suite'])}**, {counted(board['rows'], 'row')}, by {escaped(board['primary'])}"
     )
-    return "\n\n".join([title, _table((*head, "median ms#"), lines), *_real_pairs(board)]) + "\n"
+    failed = failed_in_pairs(board) if board["pairs"] else None
+    told = [f"<sub>{escaped(failed)}</sub>"] if failed else []
+    return "\n\n".join([title, _table((*head, "median ms#"), lines), *_real_pairs(board), *told]) + "\n"
 
 
 def escaped(text: str) -> str:

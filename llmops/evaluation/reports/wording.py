@@ -10,6 +10,7 @@ from llmops.evaluation.gate import ALPHA
 from llmops.evaluation.reports.contents import (
     Answers,
     ComparisonContents,
+    Leaderboard,
     MetricDifference,
     Noise,
     Outcome,
@@ -22,6 +23,10 @@ SIGN_OF_OUTCOME: dict[Outcome, str] = {"pass": "✓", "fail": "✕", "inconclusi
 P_VALUES = (
     "p is adjusted over the metrics (Holm), but not for the deciding one, which was chosen beforehand; "
     "intervals are of 95 % each."
+)
+FAILED_IN_DIFFERENCES = (
+    "Some rows failed: in a difference, and in the means beside it, such a row counts as the scorer's worst value, or "
+    "without one as the worst seen; a mean of one run alone is that of its scored rows."
 )
 
 # What neither XML 1.0 nor HTML may hold: control characters, half of a surrogate pair, noncharacters.
@@ -156,7 +161,21 @@ def sentences(comparison: ComparisonContents) -> list[str]:
         f"failed in A and {count(found['failed_b'])} in B."
         for name, found in apart.items()
     ]
-    return [*([noise_sentence(noise)] if noise else []), *not_compared, *comparison.get("power", ())]
+    return [
+        *([FAILED_IN_DIFFERENCES] if any(map(_has_failed_rows, comparison["metrics"].values())) else []),
+        *([noise_sentence(noise)] if noise else []),
+        *not_compared,
+        *comparison.get("power", ()),
+    ]
+
+
+def _has_failed_rows(metric: MetricDifference) -> bool:
+    return bool(metric.get("failed_a") or metric.get("failed_b"))
+
+
+def failed_in_pairs(board: Leaderboard) -> str | None:
+    """How rows that failed count in a leaderboard's differences, which then are none of its means; None without any."""
+    return FAILED_IN_DIFFERENCES if any(cell["n_failed"] for cell in board["cells"]) else None
 
 
 def further_reasons(verdict: VerdictContents) -> list[str]:

@@ -2,6 +2,8 @@ import pytest
 
 from llmops.errors import CannotRun
 from llmops.evaluation.reports.leaderboard import leaderboard_html, write_leaderboard_html
+from llmops.evaluation.reports.markdown import leaderboard_markdown
+from llmops.evaluation.reports.wording import FAILED_IN_DIFFERENCES
 
 
 def test_cells_stand_with_rank_range_mean_and_interval(read, board):
@@ -16,6 +18,14 @@ def test_cells_stand_with_rank_range_mean_and_interval(read, board):
 def test_the_matrix_shows_each_difference_from_both_cells_and_marks_those_that_are_real(read, board):
     fields = [text for text in read(leaderboard_html(board)).texts["td"] if text[0] in "▲▼○"]
     assert fields == ["▲ +0.200", "▲ +0.250", "▼ −0.200", "○ +0.050", "▼ −0.250", "○ −0.050"]
+
+
+def test_a_difference_that_is_not_that_of_the_means_says_how_failed_rows_count(read, board):
+    assert FAILED_IN_DIFFERENCES in read(leaderboard_html(board)).texts["p"]
+    assert "a mean of one run alone is that of its scored rows" in leaderboard_markdown(board)
+    whole = {**board, "cells": [cell | {"n_failed": 0} for cell in board["cells"]]}
+    assert FAILED_IN_DIFFERENCES not in read(leaderboard_html(whole)).texts["p"]
+    assert "scored rows" not in leaderboard_markdown(whole)
 
 
 def test_names_of_cells_are_escaped_and_the_page_runs_no_script(read, board):

@@ -81,3 +81,11 @@ def test_printable_texts_hold_nothing_that_xml_forbids_and_are_as_long_as_before
 def test_an_interval_is_told_with_what_limits_it(make_difference, ci95, note, told):
     assert wording.interval_told(make_difference(ci95=ci95, note=note)) == told
     assert told in wording.summary("correct", make_difference(ci95=ci95, note=note), chosen_beforehand=True)
+
+
+def test_differences_that_count_failed_rows_say_so(make_difference):
+    def told(**failed):
+        return wording.sentences({"metrics": {"correct": make_difference(**failed)}})
+
+    assert told() == told(failed_a=0, failed_b=0) == []
+    assert told(failed_b=1) == told(failed_a=2) == [wording.FAILED_IN_DIFFERENCES]
