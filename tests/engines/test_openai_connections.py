@@ -52,6 +52,11 @@ def ask_whole(ask):
     return lambda **more: dataclasses.replace(ask(), whole=True, **more)
 
 
+@pytest.fixture
+def ask_two(ask):
+    return lambda: dataclasses.replace(ask(), extras={"n": 2})
+
+
 async def chunks_of(engine, request):
     return [chunk async for chunk in engine.stream(request)]
 
@@ -92,14 +97,17 @@ async def test_several_whole_answers_are_chunks_of_which_the_last_has_usage(engi
 
 
 async def test_tool_calls_and_logprobs_of_a_whole_answer_come_along(engine, server, ask_whole):
-    calls = [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}, {"id": "b", "index": 1}]
+    calls = [
+        {"id": name, "type": "function", "function": {"name": name, "arguments": "{}"}, "index": index}
+        for index, name in enumerate("ab")
+    ]
     entries = [{"token": "x", "logprob": -0.5, "bytes": None, "top_logprobs": []}]
     message = {"role": "assistant", "content": None, "tool_calls": calls}
     choice = {"message": message, "finish_reason": "tool_calls", "logprobs": {"content": entries}}
     server.behave = reply(200, {"choices": [choice]})
     [chunk] = await chunks_of(engine, ask_whole())
-    assert (chunk.text, chunk.finish_reason, chunk.usage) == ("", "tool_calls", Usage(0, 0))
-    assert chunk.tool_calls == [{"index": 0, **calls[0]}, calls[1]]
+    assert (chunk.text, chunk.finish_reason, chunk.usage) == ("", "tool_calls", Usage(None, None))
+    assert chunk.tool_calls == calls
     assert chunk.logprobs == entries
 
 
@@ -111,18 +119,17 @@ async def test_tool_calls_and_logprobs_of_a_whole_answer_come_along(engine, serv
         (b"[" * 100_000, "a reply that is not JSON"),
         (b"", "a reply that is not JSON"),
         ([1], "a reply that is not an object"),
-        ({}, "a reply that is not of OpenAI's shape"),
-        ({"choices": []}, "a reply that is not of OpenAI's shape"),
-        ({"choices": {"a": 1}}, "a reply that is not of OpenAI's shape"),
-        ({"choices": [3]}, "a reply that is not of OpenAI's shape"),
-        (whole(usage=3), "a reply that is not of OpenAI's shape"),
-        (whole(usage={"prompt_tokens": "5"}), "a reply that is not of OpenAI's shape"),
-        (whole(text=["Hello"]), "a reply that is not of OpenAI's shape"),
-        ({"choices": [{"message": "Hello", "finish_reason": "stop"}]}, "a reply that is not of OpenAI's shape"),
-        ({"choices": [{"message": {"tool_calls": 3}, "finish_reason": "stop"}]}, "of OpenAI's shape"),
-        ({"choices": [{"message": {}, "logprobs": 3, "finish_reason": "stop"}]}, "of OpenAI's shape"),
-        ({"choices": [{"message": {}, "index": "0", "finish_reason": "stop"}]}, "of OpenAI's shape"),
-        ({"choices": [{"message": {"content": "Hel"}}]}, "the reply ended before the answer did"),
+        ({}, "sent no answer"),
+        ({"choices": []}, "sent no answer"),
+        ({"choices": {"a": 1}}, "choices that is no list of objects"),
+        ({"choices": [3]}, "choices that is no list of objects"),
+        (whole(usage=3), "usage that is no object"),
+        (whole(usage={"prompt_tokens": "5"}), "usage.prompt_tokens = 5, which is no number of tokens"),
+        (whole(text=["Hello"]), "content that is no list of objects"),
+        ({"choices": [{"message": "Hello", "finish_reason": "stop"}]}, "message that is no object"),
+        ({"choices": [{"message": {"tool_calls": 3}, "finish_reason": "stop"}]}, "a tool call that is no object"),
+        ({"choices": [{"message": {}, "logprobs": 3, "finish_reason": "stop"}]}, "logprobs that is no object"),
+        ({"choices": [{"message": {}, "index": "0", "finish_reason": "stop"}]}, "an answer of index 0 where one"),
         ({"error": {"message": "out of memory"}}, "the upstream failed: out of memory"),
     ],
 )
@@ -145,22 +152,23 @@ async def test_a_server_that_streams_what_it_was_not_asked_to_is_understood(engi
 # ---- streams
 
 
-async def test_answers_side_by_side_finish_each_and_only_the_last_chunk_has_usage(engine, server, ask):
+async def test_answers_side_by_side_finish_each_and_only_the_last_chunk_has_usage(engine, server, ask_two):
     events = [delta("a", index=0), delta("b", index=1), delta(None, "stop", index=0), delta("c", index=1)]
     server.behave = stream(sse(*events, delta(None, "length", index=1), {"choices": [], "usage": USAGE}, "[DONE]"))
-    assert await chunks_of(engine, ask()) == [
-        Chunk("a", index=0),
-        Chunk("b", index=1),
-        Chunk("", "stop", index=0),
-        Chunk("c", index=1),
-        Chunk("", "length", Usage(5, 2), 1),
+    chunks = await chunks_of(engine, ask_two())
+    assert [(chunk.text, chunk.finish_reason, chunk.usage, chunk.index) for chunk in chunks] == [
+        ("a", None, None, 0),
+        ("b", None, None, 1),
+        ("c", None, None, 1),
+        ("", "stop", None, 0),
+        ("", "length", Usage(5, 2), 1),
     ]
 
 
-async def test_an_answer_of_several_without_an_end_is_no_answer(engine, server, ask):
-    server.behave = stream(sse(delta("a", index=0), delta("b", index=1), delta(None, "stop", index=0), "[DONE]"))
+async def test_an_answer_of_several_without_an_end_is_no_answer(engine, server, ask_two):
+    server.behave = stream(sse(delta("a", index=0), delta("b", index=1), delta(None, "stop", index=0)))
     with pytest.raises(EngineUnavailable, match="the stream ended before the answer did"):
-        await generate(engine, ask())
+        await generate(engine, ask_two())
 
 
 async def test_tool_calls_and_logprobs_come_as_the_server_sends_them(engine, server, ask):
@@ -169,10 +177,11 @@ async def test_tool_calls_and_logprobs_come_as_the_server_sends_them(engine, ser
     spoken = delta("Hi")
     spoken["choices"][0]["logprobs"] = {"content": [entry], "refusal": None}
     server.behave = stream(sse(spoken, delta(None, tool_calls=[call]), delta(None, "tool_calls"), "[DONE]"))
-    assert await chunks_of(engine, ask()) == [
-        Chunk("Hi", logprobs=[entry]),
-        Chunk("", tool_calls=[call]),
-        Chunk("", "tool_calls", Usage(0, 0)),
+    chunks = await chunks_of(engine, ask())
+    assert [(chunk.text, chunk.logprobs, chunk.tool_calls, chunk.finish_reason, chunk.usage) for chunk in chunks] == [
+        ("Hi", [entry], (), None, None),
+        ("", (), [call], None, None),
+        ("", (), (), "tool_calls", Usage(None, None)),
     ]
 
 
