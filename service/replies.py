@@ -211,7 +211,8 @@ class ChatStream(EventStream):
 
     def closing(self) -> bytes:
         exchange = self._exchange
-        events = [self._opening(index) for index in sorted(self._unopened)]
+        answered = {answer.index for answer in exchange.answers}
+        events = [self._opening(index) for index in sorted(self._unopened & answered)]
         events += [self._end(answer) for answer in exchange.answers]
         if exchange.request.include_usage and (usage := usage_counts(exchange)) is not None:
             events.append(event({**self._envelope, **self._fields, "choices": [], "usage": usage}))
@@ -224,15 +225,12 @@ class ChatStream(EventStream):
         return self._chunk(answer.index, dict(further.delta), further, answer.finish_reason)
 
     def _opened(self, chunk: Chunk) -> bytes:
-        """The role before an answer's first piece, where the server gave none; for engines, of all answers at once."""
-        if not self._unopened:
+        """The role before an answer's first piece, where the server gave none. Answers that never come have none."""
+        if chunk.index not in self._unopened:
             return b""
-        if chunk.further is not None and chunk.further.delta.get("role"):
-            self._unopened.discard(chunk.index)
-            return b""
-        opening = b"".join(self._opening(index) for index in sorted(self._unopened))
-        self._unopened.clear()
-        return opening
+        self._unopened.discard(chunk.index)
+        has_role = chunk.further is not None and chunk.further.delta.get("role")
+        return b"" if has_role else self._opening(chunk.index)
 
     def _opening(self, index: int) -> bytes:
         return self._chunk(index, {"role": "assistant", "content": "", "refusal": None})

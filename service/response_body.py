@@ -11,7 +11,7 @@ from llmops.engines.protocol import HINTS, Message
 from llmops.json_depth import MOST_NESTED, is_shallow
 from service.limited_fields import JsonObject, only
 from service.limits import MOST_MESSAGES, MOST_TOOLS
-from service.schemas import Text, field_fault
+from service.schemas import Text, check_choice, field_fault
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -304,6 +304,12 @@ class ResponseRequest(_Strict):
         None
     )
     truncation: Annotated[Literal["disabled"] | None, only("only disabled is supported")] = None
+
+    @model_validator(mode="after")
+    def _chooses_what_it_offers(self) -> ResponseRequest:
+        if isinstance(self.tool_choice, FunctionChoice) and self.tools:
+            check_choice(self.tool_choice.name, [tool.name for tool in self.tools])
+        return self
 
     @property
     def turns(self) -> tuple[Message, ...]:

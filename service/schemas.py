@@ -300,6 +300,8 @@ class ChatRequest(_Strict):
             raise field_fault("top_logprobs", "needs logprobs: true")
         if self.tool_choice not in (None, "none", "auto") and not self.tools:
             raise field_fault("tool_choice", "needs tools")
+        if isinstance(self.tool_choice, NamedTool):
+            check_choice(self.tool_choice.function.name, [tool.function.name for tool in self.tools or ()])
         return self
 
     @property
@@ -348,6 +350,12 @@ _PASSED_ON = (*sorted(HINTS), "audio", "reasoning_effort", "verbosity", "web_sea
 def field_fault(field: str, problem: str) -> PydanticCustomError:
     """An error of one field found when all were read; `first_problem` puts the field into its path."""
     return PydanticCustomError("field_fault", "{problem}", {"field": field, "problem": problem})
+
+
+def check_choice(name: str, offered: Sequence[str]) -> None:
+    """Raises the error of a `tool_choice` whose tool is not among those of the request."""
+    if name not in offered:
+        raise field_fault("tool_choice", f"names {name[:60]!r}, which is none of the tools")
 
 
 def as_sent(value: Any) -> Any:

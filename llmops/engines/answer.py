@@ -58,8 +58,8 @@ class Answer:
 
     @property
     def refusal(self) -> str | None:
-        """What the model said in place of an answer."""
-        return "".join(self._texts.get("refusal", ())) or None
+        """What the model said in place of an answer: in a field of its own, or as parts of its content."""
+        return "".join(self._texts.get("refusal", ())) or refused_in(self._fields.get("content")) or None
 
     @property
     def reasoning(self) -> str | None:
@@ -93,6 +93,13 @@ class Answer:
                 self._texts.setdefault(name, []).append(value)
             elif name not in self._texts:
                 merge(self._fields, {name: value})
+
+
+def refused_in(content: Any) -> str:
+    """What parts of a content say as a refusal."""
+    parts = content if isinstance(content, list) else ()
+    refused = [part.get("refusal") for part in parts if isinstance(part, dict) and part.get("type") == "refusal"]
+    return "".join(text for text in refused if isinstance(text, str))
 
 
 def reasoning_in(message: Mapping[str, Any]) -> str:

@@ -20,13 +20,35 @@ _TYPES = {
 """What servers call the kinds of errors, without word breaks, and the status of each."""
 
 
+_OURS = frozenset({401, 402, 403, 404, 405, 407})
+"""What is wrong with the gateway's key, account, address or proxy, and not with the request."""
+
+_UNOFFICIAL = frozenset({520, 521, 522, 523, 529})
+"""Of a proxy whose server does not answer it (Cloudflare's), and of one that is overloaded (Anthropic's)."""
+
+
 def refusal(status: int, headers: Mapping[str, str], content: bytes) -> EngineError:
     """The error for a reply whose status says that it is no answer. headers: looked up in lower case."""
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError:
-        body = None
-    return _error(status, body, f"upstream answered {status}", retry_seconds(headers.get("retry-after")))
+        body = _plain_text(content)
+    return _error(status, unwrapped(body), f"upstream answered {status}", retry_seconds(headers.get("retry-after")))
+
+
+def unwrapped(body: object) -> object:
+    """An error that came in a list of one, as Gemini's compatible route sends it; anything else as it is."""
+    return body[0] if isinstance(body, list) and len(body) == 1 and _tells_of_error(body[0]) else body
+
+
+def _tells_of_error(body: object) -> bool:
+    return isinstance(body, dict) and bool(body.get("error"))
+
+
+def _plain_text(content: bytes) -> object:
+    """What servers say without JSON, as those on axum do of a body that they cannot read; no proxy's page."""
+    text = content.decode(errors="replace").strip()
+    return {"error": " ".join(text.split())} if text and text.isprintable() and not text.startswith("<") else None
 
 
 def reported(body: Mapping[str, Any]) -> EngineError | None:
@@ -50,7 +72,7 @@ def error_message(body: object) -> str:
     if not isinstance(body, dict):
         return "no message"
     error = body.get("error")
-    message = error.get("message") if isinstance(error, dict) else error
+    message = error.get("message") if isinstance(error, dict) else error if isinstance(error, str) else None
     return str(message or body.get("message") or body.get("detail") or "no message")[:300]
 
 
@@ -62,9 +84,9 @@ def _error(status: int, body: object, what: str, retry_after: float | None) -> E
         return ContextTooLong(message, param="messages")
     if status in (408, 504):
         return EngineTimeout(message, reason=said)
-    if status in (429, 502, 503):
+    if status in (429, 502, 503) or status in _UNOFFICIAL:
         return EngineUnavailable(message, retry_after=retry_after, reason=said)
-    if status < 400 or status in (401, 403, 404):  # a redirect, or a 2xx that is none of OpenAI's: the wrong address
+    if status < 400 or status in _OURS:  # below: a redirect, or a 2xx that is none of OpenAI's: the wrong address
         return EngineUnavailable(message, lasting=True)  # and no reason: it is about the gateway's key and address
     param = detail.get("param")
     if status < 500:

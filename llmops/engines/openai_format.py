@@ -7,23 +7,25 @@ chunks as `Further`, so that nothing a server says is lost here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
-from llmops.engines.openai_errors import failure, reported
+from llmops.engines.openai_errors import failure, reported, unwrapped
 from llmops.engines.protocol import NO_FIELDS, UNKNOWN_USAGE, UNSAID, Chunk, Further, GenerationRequest, Message, Usage
-from llmops.engines.tool_calls import ToolCallReader
+from llmops.engines.tool_calls import ToolCallReader, argument_text
 from llmops.errors import EngineError, EngineUnavailable
 
 _NAMED_IN_REPLY = frozenset({"id", "object", "created", "model", "choices", "usage", "error"})
 _NAMED_IN_CHOICE = frozenset({"index", "delta", "message", "logprobs", "finish_reason", "error"})
 
+_COUNTS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+_DETAILS = frozenset({"prompt_tokens_details", "completion_tokens_details"})
 _TOO_MANY_TOKENS = 2**53  # from here on JSON's numbers, and the log's, are not exact
 
-FAILED = frozenset({"error", "abort", "insufficient_system_resource"})
+FAILED = frozenset({"error", "abort", "insufficient_system_resource", "network_error"})
 """Finish reasons of an answer that its server gave up: OpenRouter's, Mistral's and vLLM's; vLLM's and SGLang's;
-DeepSeek's."""
+DeepSeek's; Zhipu's."""
 
 
 def chat_body(request: GenerationRequest, *, stream: bool = True) -> dict[str, Any]:
@@ -74,6 +76,7 @@ class AnswerReader:
 
     def take(self, event: object) -> Sequence[Chunk]:
         """The chunks of one parsed event. Raises EngineError: it reports a failure, or is not of OpenAI's shape."""
+        event = unwrapped(event)
         if type(event) is not dict:
             raise _misshapen("an event that is not an object")
         choices = event.get("choices")
@@ -117,18 +120,18 @@ class AnswerReader:
 class _ChoiceReader:
     """One answer of a stream. finish_reason: None until one came."""
 
-    __slots__ = ("_calls", "_ending", "_index", "_opening", "_said", "finish_reason")
+    __slots__ = ("_begun", "_calls", "_ending", "_index", "_opening", "_said", "finish_reason")
 
     def __init__(self, index: int) -> None:
         self._index = index
         self._calls = ToolCallReader()
         self._opening: Chunk | None = None
-        self._said = False
+        self._begun = self._said = False
         self._ending: Further | None = None
         self.finish_reason: str | None = None
 
     def take(self, choice: Mapping[str, Any], reply: Mapping[str, Any]) -> list[Chunk]:
-        delta = _object(choice.get("delta"), "delta")
+        delta = _with_texts(self._delta(choice))
         text = _text(delta)
         calls = self._calls.take(delta["tool_calls"]) if delta.get("tool_calls") else ()
         entries, fields = _choice_fields(choice)
@@ -149,10 +152,22 @@ class _ChoiceReader:
 
     def end(self, usage: Usage | None = None, reply: Mapping[str, Any] = NO_FIELDS) -> list[Chunk]:
         """What the answer ends with. Raises EngineError."""
-        self._calls.end()
+        if not self._begun:
+            raise _misshapen("an answer without a message")
+        calls = self._calls.end()
+        last_calls = [Chunk("", index=self._index, tool_calls=calls)] if calls else []
         ending = self._ending or Further()
         further = _further_of(ending.delta, ending.choice, {**ending.reply, **reply})
-        return [*self._opened(), Chunk("", self.finish_reason or UNSAID, usage, self._index, further=further)]
+        last = Chunk("", self.finish_reason or UNSAID, usage, self._index, further=further)
+        return [*self._opened(), *last_calls, last]
+
+    def _delta(self, choice: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The next piece; of a server that sends an answer in one event perhaps as a whole message."""
+        told = choice.get("delta")
+        if told is None and not self._said:
+            told = choice.get("message")
+        self._begun = self._begun or told is not None or "delta" in choice
+        return _object(told, "delta")
 
     def _opened(self) -> list[Chunk]:
         """The event that waited, once."""
@@ -168,6 +183,7 @@ def whole_answer(reply: object, asked: int = 1) -> list[Chunk]:
     Raises:
         EngineError: it reports a failure, or is not of OpenAI's shape.
     """
+    reply = unwrapped(reply)
     if type(reply) is not dict:
         raise _misshapen("a reply that is not an object")
     if (problem := reported(reply)) is not None:
@@ -185,7 +201,9 @@ def whole_answer(reply: object, asked: int = 1) -> list[Chunk]:
 
 
 def _whole_chunk(choice: Mapping[str, Any], place: int, asked: int) -> Chunk:
-    message = _object(choice.get("message"), "message")
+    if choice.get("message") is None:
+        raise _misshapen("an answer without a message")
+    message = _with_texts(_object(choice["message"], "message"))
     text = _text(message)
     calls = ToolCallReader().take_whole(message["tool_calls"]) if message.get("tool_calls") else ()
     entries, fields = _choice_fields(choice)
@@ -211,6 +229,14 @@ def _further(message: Mapping[str, Any], text: str) -> dict[str, Any]:
 
 def _further_of(delta: Mapping[str, Any], choice: Mapping[str, Any], reply: Mapping[str, Any]) -> Further | None:
     return Further(delta, choice, reply) if delta or choice or reply else None
+
+
+def _with_texts(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message or delta whose call in OpenAI's older form, if it has one, has its arguments as JSON text too."""
+    call = message.get("function_call")
+    if not isinstance(call, dict) or isinstance(call.get("arguments", ""), str):
+        return message
+    return {**message, "function_call": {**call, "arguments": argument_text(call["arguments"])}}
 
 
 def _tells(fields: Mapping[str, Any]) -> bool:
@@ -289,13 +315,24 @@ def _usage(usage: object) -> Usage:
         return UNKNOWN_USAGE
     if type(usage) is not dict:
         raise _misshapen("usage that is no object")
-    return Usage(_count(usage, "prompt_tokens"), _count(usage, "completion_tokens"), usage)
+    told = _counted(usage, "usage", _COUNTS & usage.keys())
+    for name in _DETAILS & usage.keys():
+        details = _object(usage[name], f"usage.{name}")
+        counts = {each for each in details if each.endswith("_tokens")}
+        told[name] = usage[name] and _counted(details, f"usage.{name}", counts)
+    return Usage(told.get("prompt_tokens"), told.get("completion_tokens"), told)
 
 
-def _count(usage: Mapping[str, Any], name: str) -> int | None:
-    count = usage.get(name)
+def _counted(usage: Mapping[str, Any], place: str, counts: Set[str]) -> dict[str, Any]:
+    """Its counts as whole numbers, also where JSON was written with a point (11.0); all else as it came."""
+    return {name: _count(value, f"{place}.{name}") if name in counts else value for name, value in usage.items()}
+
+
+def _count(count: Any, place: str) -> int | None:
+    if type(count) is float and count.is_integer():
+        count = int(count)
     if count is not None and (type(count) is not int or not 0 <= count < _TOO_MANY_TOKENS):
-        raise _misshapen(f"usage.{name} = {str(count)[:40]}, which is no number of tokens")
+        raise _misshapen(f"{place} = {str(count)[:40]}, which is no number of tokens")
     return count
 
 

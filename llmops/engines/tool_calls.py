@@ -15,9 +15,10 @@ from llmops.errors import EngineError
 class ToolCallReader:
     """Reads the calls of one answer, in the pieces of a stream or whole.
 
-    Servers number calls from 0, from 1, not at all, or all with 0; some repeat id and name in every piece. So a new
-    call begins with a new number, a new id, or, where there are no ids, with a name after whole arguments. What was
-    said once is not repeated, for clients put pieces together by appending.
+    Servers number calls from 0, from 1, not at all, or all with 0; some repeat id and name in every piece, or make up
+    an id for every piece. So a new call begins with a new number, a new id that brings a name, or, where there are no
+    ids, with a name after whole arguments. What was said once is not repeated, for clients put pieces together by
+    appending.
     """
 
     def __init__(self) -> None:
@@ -34,22 +35,25 @@ class ToolCallReader:
         self.end()
         return [piece for piece in pieces if piece is not None]
 
-    def end(self) -> None:
-        """The answer is over. Raises EngineError: a call has no name."""
+    def end(self) -> list[dict[str, Any]]:
+        """The answer is over: the pieces that calls lack, for arguments that were never told are none, as in whole
+        answers. Raises EngineError: a call has no name."""
         if any(call.held is not None for call in self._calls):
             raise _misshapen("without a name")
+        return [{"index": call.place, "function": {"arguments": "{}"}} for call in self._calls if call.lacks_arguments]
 
     def _call_of(self, delta: Mapping[str, Any]) -> _Call:
-        number, identity = delta.get("index"), delta.get("id")
+        number, identity = delta.get("index"), _id(delta)
         if number is not None and type(number) is not int:
             raise _misshapen("whose index is no number")
         found = [call for call in self._calls if number is None or call.number == number]
         if not found:
             return self._begin(number)
+        last = found[-1]
         if identity:
             same = [call for call in found if call.sent_id == identity]
-            return same[-1] if same else self._begin(number) if found[-1].sent_id else found[-1]
-        last = found[-1]
+            goes_on = not last.sent_id or (number is not None and last.goes_on(_name(delta)))
+            return same[-1] if same else last if goes_on else self._begin(number)
         return self._begin(number) if _name(delta) and last.name and last.is_whole else last
 
     def _begin(self, number: int | None) -> _Call:
@@ -63,12 +67,13 @@ class _Call:
     held: what came before its name, and goes out with it; None once it has.
     """
 
-    __slots__ = ("_arguments", "held", "name", "number", "place", "sent_id")
+    __slots__ = ("_arguments", "_is_function", "held", "name", "number", "place", "sent_id")
 
     def __init__(self, place: int, number: int | None) -> None:
         self.place, self.number = place, number
         self.sent_id = self.name = ""
         self._arguments: list[str] = []
+        self._is_function = False
         self.held: dict[str, Any] | None = {}
 
     @property
@@ -80,14 +85,25 @@ class _Call:
             return False
         return True
 
+    @property
+    def lacks_arguments(self) -> bool:
+        """Whether it is a function's, and nothing was said of its arguments."""
+        return self._is_function and not any(self._arguments)
+
+    def goes_on(self, name: str) -> bool:
+        """Whether a piece with a new id, of the same number and of this name, is none of a new call."""
+        same = name == self.name and any(self._arguments) and not self.is_whole
+        return bool(self.name) and (not name or same)
+
     def take(self, delta: Mapping[str, Any]) -> dict[str, Any] | None:
         """The next piece of the call, put right; None while it has no name. Raises EngineError."""
         piece = {
             name: value for name, value in delta.items() if name not in ("index", "id") and value not in (None, "")
         }
-        if isinstance(identity := delta.get("id"), str) and identity and not self.sent_id:
+        if (identity := _id(delta)) and not self.sent_id:
             self.sent_id = piece["id"] = identity
         if "function" in piece:
+            self._is_function = True
             piece["function"] = self._function(piece["function"])
         name = _name(piece)
         self.name += name
@@ -105,16 +121,25 @@ class _Call:
     def _function(self, function: object) -> dict[str, Any]:
         if not isinstance(function, dict):
             raise _misshapen("whose function is no object")
-        arguments = function.get("arguments")
-        if arguments is None:
-            arguments = ""
-        elif not isinstance(arguments, str):
-            arguments = orjson.dumps(arguments).decode()
+        arguments = argument_text(function.get("arguments"))
         self._arguments.append(arguments)
         told = {**function, "arguments": arguments}
         if not told.get("name") or told["name"] == self.name:
             told.pop("name", None)
         return told
+
+
+def argument_text(arguments: Any) -> str:
+    """A call's arguments as the JSON text that clients read, whatever a server made of them."""
+    if arguments is None:
+        return ""
+    return arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+
+
+def _id(call: Mapping[str, Any]) -> str:
+    """A call's id, which some servers send as a number; empty where there is none."""
+    identity = call.get("id")
+    return str(identity) if type(identity) in (str, int) else ""
 
 
 def _with_arguments(call: Mapping[str, Any]) -> Mapping[str, Any]:

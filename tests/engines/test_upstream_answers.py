@@ -8,12 +8,13 @@ from llmops.engines.fake import FakeEngine
 from llmops.engines.openai import OpenAIEngine
 from llmops.engines.protocol import EXTRAS, HINTS, GenerationRequest, fitting, generate
 from llmops.engines.upstreams import Upstream, UpstreamsEngine
-from llmops.errors import EngineError, EngineRejected
+from llmops.errors import EngineError, EngineRejected, EngineUnavailable
 from llmops.evaluation.generating import Job, answer
 from llmops.evaluation.results import AnswerCounts
-from tests.engines.upstream_server import UpstreamServer, delta, sse, stream
+from tests.engines.upstream_server import UpstreamServer, delta, reply, sse, stream
 from tests.engines.upstream_shapes import BOTH, FAILURES
 from tests.engines.upstream_shapes import answer as by_name
+from tests.engines.upstream_shapes import message as shaped
 
 pytestmark = pytest.mark.anyio
 
@@ -56,6 +57,59 @@ async def test_an_answer_that_its_server_gave_up_is_a_failure_and_no_answer(upst
     with pytest.raises(EngineError, match="the upstream gave the answer up"):
         await generate(engine, named(shape, whole=whole))
     await engine.close()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+async def test_a_refusal_in_a_part_of_the_content_is_a_refusal(whole):
+    content = [{"type": "refusal", "refusal": "I can't"}]
+    events = sse(delta(None, role="assistant", content=content), delta(None, "stop"), "[DONE]")
+    said = reply(200, shaped(content)) if whole else stream(events)
+    async with UpstreamServer(said) as server:
+        engine = OpenAIEngine(server.url, "big")
+        made = await answer(engine, Job(None, named("x", whole=whole), "key"))
+        await engine.close()
+    assert (made.text, made.refusal) == ("", "I can't")
+
+
+async def test_a_call_without_arguments_has_none_streamed_as_whole():
+    call = {"id": "call_a", "type": "function", "function": {"name": "now"}}
+    events = sse(delta(None, role="assistant", tool_calls=[{"index": 0, **call}]), delta(None, "tool_calls"), "[DONE]")
+    found = []
+    for whole, behaviour in ((True, reply(200, shaped(None, tool_calls=[call]))), (False, stream(events))):
+        async with UpstreamServer(behaviour) as server:
+            engine = OpenAIEngine(server.url, "big")
+            found.append((await generate(engine, named("x", whole=whole))).tool_calls)
+            await engine.close()
+    assert found[0] == found[1] == [{**call, "function": {"name": "now", "arguments": "{}"}}]
+
+
+async def test_a_call_of_the_older_form_has_its_arguments_as_text():
+    called = {"name": "weather", "arguments": {"city": "Oslo"}}
+    async with UpstreamServer(reply(200, shaped(None, function_call=called))) as server:
+        engine = OpenAIEngine(server.url, "big")
+        chunks = [chunk async for chunk in engine.stream(named("x", whole=True))]
+        await engine.close()
+    assert chunks[0].further.delta["function_call"] == {"name": "weather", "arguments": '{"city":"Oslo"}'}
+
+
+async def test_counts_written_with_a_point_are_whole_numbers():
+    usage = {"prompt_tokens": 11.0, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 5.0}}
+    async with UpstreamServer(reply(200, shaped("x", usage=usage))) as server:
+        engine = OpenAIEngine(server.url, "big")
+        made = await generate(engine, named("x", whole=True))
+        await engine.close()
+    assert (made.usage.tokens_in, made.usage.tokens_out) == (11, 7)
+    assert str(made.usage.reported["prompt_tokens_details"]["cached_tokens"]) == "5"
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 405, 407])
+async def test_what_is_wrong_with_our_account_or_address_is_no_fault_of_the_request(status):
+    async with UpstreamServer(reply(status, {"error": {"message": "pay first"}})) as server:
+        engine = OpenAIEngine(server.url, "big")
+        with pytest.raises(EngineUnavailable) as caught:
+            await generate(engine, named("x", whole=True))
+        await engine.close()
+    assert caught.value.lasting
 
 
 async def test_until_something_was_said_another_upstream_is_asked():

@@ -25,7 +25,7 @@ class Shape:
     """whole: the body of a reply that is not streamed, and its status. events: of one that is; bytes are sent as they
     are."""
 
-    whole: dict[str, Any] | None = None
+    whole: Any = None
     events: tuple[Any, ...] | bytes = ()
     status: int = 200
 
@@ -235,6 +235,19 @@ ODD_TOOLS: dict[str, Shape] = {
         call(0, "weather", '{"city":', "call_a"), call(0, "clock", "", "call_b"), call(0, None, '"Oslo"}', "call_a"),
         call(0, None, CLOCK, "call_b"),
     )),
+    "another id in every piece": Shape(None, _calls(
+        call(0, "weather", "", "call_a"), call(0, None, '{"city":', "call_x"), call(0, None, '"Oslo"}', "call_y"),
+        call(1, "clock", CLOCK, "call_b"),
+    )),
+    "another id in every piece, with the name": Shape(None, _calls(
+        call(0, "weather", '{"city":', "call_a"), call(0, "weather", '"Oslo"}', "call_x"),
+        call(0, "clock", CLOCK, "call_b"),
+    )),
+    "as a whole message in an event": Shape(None, (
+        _object("chat.completion.chunk", choices=[
+            {"index": 0, "message": message(None, tool_calls=BOTH)["choices"][0]["message"], "finish_reason": "stop"}]),
+        DONE,
+    )),
     "name after the id": Shape(None, _calls(
         {"index": 0, "id": "call_a", "type": "function"}, {"index": 0, "function": {"name": "weather"}},
         call(0, None, WEATHER, None), call(1, "clock", CLOCK, "call_b"),
@@ -254,6 +267,9 @@ NO_IDS: dict[str, Shape] = {
 
 _ERROR = {"message": "no room", "type": "invalid_request_error", "code": 400, "param": "messages"}
 _NEGATIVE = {"prompt_tokens": -4, "completion_tokens": -2, "total_tokens": -6}
+_NEGATIVE_DETAIL = {**USAGE, "completion_tokens_details": {"reasoning_tokens": -3}}
+_BROKEN_DETAILS = {**USAGE, "prompt_tokens_details": "none"}
+_OLDER_CHOICE = {"index": 0, "text": "of a text completion", "finish_reason": "stop"}
 _BAD_CHOICE = {**message()["choices"][0], "index": 9}
 
 FAILURES: dict[str, Shape] = {
@@ -284,6 +300,21 @@ FAILURES: dict[str, Shape] = {
     "502: finish_reason 'abort'": Shape(message("abc", "abort"), _text(finish="abort")),
     "502: usage.prompt_tokens = -4": Shape(
         message(usage=_NEGATIVE), (piece(**START), {**piece("stop"), "usage": _NEGATIVE}, DONE)
+    ),
+    "502: usage.completion_tokens_details.reasoning_tokens = -3": Shape(
+        message(usage=_NEGATIVE_DETAIL), (piece(**START), {**piece("stop"), "usage": _NEGATIVE_DETAIL}, DONE)
+    ),
+    "502: usage.prompt_tokens_details that is no object": Shape(
+        message(usage=_BROKEN_DETAILS), (piece(**START), {**piece("stop"), "usage": _BROKEN_DETAILS}, DONE)
+    ),
+    "400: error in a list of one, as Gemini's": Shape([{"error": _ERROR}], ([{"error": _ERROR}],)),
+    "400: error in a list of one as status": Shape([{"error": _ERROR}], status=400),
+    "400: error as plain text": Shape(b"no room", status=422),
+    "503: error of an overloaded server": Shape({"error": _ERROR}, status=529),
+    "502: finish_reason 'network_error'": Shape(message("abc", "network_error"), _text(finish="network_error")),
+    "502: an answer without a message": Shape(
+        {**message(), "choices": [_OLDER_CHOICE]},
+        (_object("text_completion", choices=[_OLDER_CHOICE]), DONE),
     ),
     "502: a tool call without a name": Shape(
         message(None, "tool_calls", tool_calls=[{}]),

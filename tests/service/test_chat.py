@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from dataclasses import replace
 
 import httpx
 import openai
@@ -320,6 +321,20 @@ def test_several_answers_come_whole_and_streamed(gateway, client):
     record = gateway.records()[0]
     assert record.details["extras"] == {"n": 2}
     assert record.details["other_answers"] == [{"output": "You said: hello world", "finish_reason": "stop"}]
+
+
+class OnlyTheLast(FakeEngine):
+    """Gives one answer of three."""
+
+    async def stream(self, request):
+        async for chunk in super().stream(replace(request, extras={})):
+            yield replace(chunk, index=2)
+
+
+def test_an_answer_that_never_came_is_not_in_the_stream(serve):
+    with serve(engine=lambda _: OnlyTheLast(**ALL)) as gateway:
+        events = gateway.events(n=3)
+    assert {choice["index"] for event in events[:-1] for choice in event["choices"]} == {2}
 
 
 def test_tool_calls_come_whole_and_streamed(serve):
