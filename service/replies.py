@@ -211,8 +211,7 @@ class ChatStream(EventStream):
 
     def closing(self) -> bytes:
         exchange = self._exchange
-        answered = {answer.index for answer in exchange.answers}
-        events = [self._opening(index) for index in sorted(self._unopened & answered)]
+        events = [self._opening(index) for index in sorted(self._unopened & self._endings.keys())]
         events += [self._end(answer) for answer in exchange.answers]
         if exchange.request.include_usage and (usage := usage_counts(exchange)) is not None:
             events.append(event({**self._envelope, **self._fields, "choices": [], "usage": usage}))

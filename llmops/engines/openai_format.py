@@ -7,7 +7,7 @@ chunks as `Further`, so that nothing a server says is lost here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -105,6 +105,7 @@ class AnswerReader:
             raise EngineUnavailable(message, reason=message)
         if not readers:
             raise _misshapen("no answer")
+        _without_gaps(self._choices)
         *others, last = readers
         chunks = [chunk for reader in others for chunk in reader.end()]
         return chunks + last.end(self._usage, self._last_fields)
@@ -195,6 +196,7 @@ def whole_answer(reply: object, asked: int = 1) -> list[Chunk]:
     chunks = [_whole_chunk(choice, place, asked) for place, choice in enumerate(choices)]
     if len({chunk.index for chunk in chunks}) < len(chunks):
         raise _misshapen("two answers of one number")
+    _without_gaps({chunk.index for chunk in chunks})
     *others, last = chunks
     further = last.further or Further()
     return [*others, replace(last, usage=usage, further=_further_of(further.delta, further.choice, fields))]
@@ -307,6 +309,12 @@ def _index(choice: Mapping[str, Any], place: int, asked: int) -> int:
         wanted = "one answer was" if asked == 1 else f"{asked} answers were"
         raise _misshapen(f"an answer of index {str(index)[:20]} where {wanted} asked for")
     return index
+
+
+def _without_gaps(indexes: Collection[int]) -> None:
+    """Raises EngineError where one answer came and an earlier one did not: nobody makes that up."""
+    if missing := set(range(max(indexes))) - set(indexes):
+        raise _misshapen(f"no answer of index {min(missing)}, but a later one")
 
 
 def _usage(usage: object) -> Usage:

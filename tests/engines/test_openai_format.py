@@ -79,6 +79,16 @@ def test_extras_are_in_the_body_as_the_client_sent_them(ask):
     assert chat_body(dataclasses.replace(ask(), extras=extras)) == {**chat_body(ask()), **extras}
 
 
+def test_an_answer_that_is_missing_before_another_is_a_failure():
+    answers = [{"index": index, "message": {"content": "x"}, "finish_reason": "stop"} for index in (2, 0)]
+    with pytest.raises(EngineError, match="no answer of index 1"):
+        whole_answer({"choices": answers}, 3)
+    reader = AnswerReader(3)
+    reader.take({"choices": [{**answer, "delta": answer["message"]} for answer in answers]})
+    with pytest.raises(EngineError, match="no answer of index 1"):
+        reader.end()
+
+
 def test_counts_that_come_with_every_event_are_not_added_up():
     reader = AnswerReader()
     for number in (1, 2):
