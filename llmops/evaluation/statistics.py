@@ -56,9 +56,11 @@ class MeanEstimate:
     degrees: float
 
 
-def is_binary(values: Sequence[float]) -> bool:
-    """Whether every value is 0 or 1; truth values are."""
-    return all(value in (0, 1) for value in values)
+def is_binary(values: Sequence[float], limits: tuple[float, float] = UNLIMITED) -> bool:
+    """Whether every value is 0 or 1, as truth values are. Where only one of them occurs the limits of a value must let
+    the other be: 1 throughout on a scale of 1 to 5 says nothing of shares."""
+    seen = {float(value) for value in values}
+    return seen <= {0.0, 1.0} and (len(seen) == 2 or (limits[0] <= 0 and limits[1] >= 1))
 
 
 def mean_interval(
@@ -81,13 +83,13 @@ def mean_interval(
     sample = np.asarray(values, dtype=float)
     sums, sizes = cluster_sums(sample, clusters)
     found = estimate_mean(sums, sizes)
-    if is_binary(values):
+    if is_binary(values, limits):
         if len(sums) == len(sample):
             return wilson_interval(found.mean, len(sample), normal_quantile())
         independent = independent_rows(found, sizes, found.mean * (1 - found.mean))
         return wilson_interval(found.mean, independent, _t_quantile(found.degrees))
     low, high = limits
-    if _all_same(values):
+    if _no_spread(found, values):
         unseen = wilson_interval(0.0, len(sums), normal_quantile())[1]
         return found.mean - unseen * (found.mean - low), found.mean + unseen * (high - found.mean)
     reach = _t_quantile(found.degrees) * found.error
@@ -99,12 +101,14 @@ def no_interval(
 ) -> str:
     """Why there can be no interval of the mean of these values; empty where there is one.
 
-    One value says nothing about another, nor does one cluster. Values that are all the same show no spread: how large a
-    rare other one would be, only the limits of a value can tell.
+    One value says nothing about another, nor does one cluster. Values that are all the same show no spread, nor do
+    clusters whose means are: how large a rare other one would be, only the limits of a value can tell.
 
     Raises:
         ValueError: there are no values, or not as many cluster names.
     """
+    import numpy as np
+
     if not len(values):
         raise ValueError("an interval of a mean needs at least one value")
     if clusters is not None and len(clusters) != len(values):
@@ -113,14 +117,20 @@ def no_interval(
         return "one row says nothing about others"
     if clusters is not None and len(set(clusters)) == 1:
         return "one cluster says nothing about others"
-    if not is_binary(values) and _all_same(values) and not all(map(math.isfinite, limits)):
-        return "every row has the same value, of unknown scale"
-    return ""
+    if is_binary(values, limits) or all(map(math.isfinite, limits)):
+        return ""
+    sums, sizes = cluster_sums(np.asarray(values, dtype=float), clusters)
+    if not _no_spread(estimate_mean(sums, sizes), values):
+        return ""
+    what = (
+        "row has the same value" if len(sums) == len(values) or len(set(values)) == 1 else "cluster has the same mean"
+    )
+    return f"every {what}, of unknown scale"
 
 
-def _all_same(values: Sequence[float]) -> bool:
-    """Whether values differ by nothing, or by no more than rounding."""
-    return max(values) - min(values) <= max(ROUNDING * max(map(abs, values)), 1e-150)
+def _no_spread(found: MeanEstimate, values: Sequence[float]) -> bool:
+    """Whether clusters, or values where each is its own, differ by no more than rounding."""
+    return found.error <= max(ROUNDING * max(map(abs, values)), 1e-150)
 
 
 def paired_test(
@@ -150,7 +160,7 @@ def paired_test(
     scores = np.asarray([a, b], dtype=float)
     differences = scores[1] - scores[0]
     sums, sizes = cluster_sums(differences, clusters)
-    if len(sums) == len(a) and is_binary(a) and is_binary(b):
+    if len(sums) == len(a) and is_binary(a, limits) and is_binary(b, limits):
         return _mcnemar(differences)
     unit = scale(scores, limits)
     generator = np.random.default_rng(seed)

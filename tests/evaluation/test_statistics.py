@@ -23,7 +23,7 @@ from scipy import stats
 from llmops.evaluation import statistics
 from llmops.evaluation.results import Metric
 from llmops.evaluation.sign_flips import sign_flips
-from llmops.evaluation.statistics import PairedTest, holm, mean_interval, paired_test
+from llmops.evaluation.statistics import PairedTest, holm, mean_interval, no_interval, paired_test
 
 Pairs = tuple[list[Any], list[Any]]
 RESAMPLES = 199
@@ -230,6 +230,35 @@ def test_rows_that_all_have_one_value_leave_room_for_those_not_seen() -> None:
     # Of 30 rows without another value, up to 11.4 % could have one (Wilson), at the end of the scale.
     assert mean_interval([3.0] * 30, limits=(1.0, 5.0)) == pytest.approx((3 - 0.1135 * 2, 3 + 0.1135 * 2), abs=0.001)
     assert mean_interval([1.0] * 30, limits=(0.0, 1.0)) == mean_interval([True] * 30)
+
+
+def test_ones_on_a_scale_from_1_to_5_are_no_shares() -> None:
+    assert mean_interval([1.0] * 30, limits=(1.0, 5.0)) == pytest.approx((1.0, 1 + 0.1135 * 4), abs=0.001)
+    same = paired_test([1.0] * 30, [1.0] * 30, limits=(1.0, 5.0))
+    assert same.test != "mcnemar-exact"
+    assert same.ci95 == pytest.approx((-0.1135 * 4, 0.1135 * 4), abs=0.001)
+
+
+def test_clusters_that_agree_on_the_mean_do_not_make_it_certain() -> None:
+    values, clusters = [1.0, 5.0, 3.0, 2.0, 4.0] * 4, [*"aabcc"] * 4
+    low, high = mean_interval(values, clusters, limits=(1.0, 5.0)) or (0, 0)
+    assert 1 <= low < 3 < high <= 5
+    assert mean_interval(values, clusters) is None
+    assert no_interval(values, clusters) == "every cluster has the same mean, of unknown scale"
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0]), st.integers(0, 5)), min_size=2, max_size=12),
+    st.sampled_from([(0.0, 3.0), (0.0, math.inf)]),
+)
+def test_an_interval_of_a_mean_always_has_a_width_and_stays_within_the_scale(
+    rows: list[tuple[float, int]], limits: tuple[float, float]
+) -> None:
+    values, clusters = [value for value, _ in rows], [cluster for _, cluster in rows]
+    found = mean_interval(values, clusters, limits)
+    assert (found is None) == bool(no_interval(values, clusters, limits))
+    if found is not None:
+        assert limits[0] <= found[0] < found[1] <= limits[1]
 
 
 @pytest.mark.parametrize("written", [float, int, bool])
