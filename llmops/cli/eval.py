@@ -158,7 +158,10 @@ def run(
     for item, found in zip(done, failures, strict=True):
         for failure in found[:_MOST_REASONS]:
             scorers = ", ".join(failure.scorers)
-            say(f"note: {item.cell.name}: {scorers}: {failure.rows} of {item.run.rows} rows failed: {failure.why}")
+            rows = f"{failure.rows} of {item.run.rows} rows failed, row {failure.first} first"
+            say(f"note: {item.cell.name}: {scorers}: {rows}: {failure.why}")
+        if (left := len(found) - _MOST_REASONS) > 0:
+            say(f"note: {item.cell.name}: {left} further reasons; `llmops eval show {item.run.run_id} --failed`")
     value = {
         "suite": suite,
         "runs": [
@@ -228,7 +231,7 @@ def _failed(n_failed: int) -> str:
 
 def show_leaderboard(board: Leaderboard) -> None:
     """Cells by the primary metric with the ranks they may have, and every pair with whether its difference is real."""
-    from llmops.evaluation.reports.wording import answer_figures, failed_in_pairs
+    from llmops.evaluation.reports.wording import cell_figures, failed_in_pairs
 
     cells = [
         (
@@ -237,7 +240,7 @@ def show_leaderboard(board: Leaderboard) -> None:
             number(cell["mean"]),
             interval(cell["ci95"]),
             f"{cell['n_scored']}/{cell['n_scored'] + cell['n_failed']}",
-            *answer_figures(cell["answers"]),
+            *cell_figures(cell),
             number(cell["tokens_out"], 0),
             number(cell["latency_ms_p50"], 0),
             number(cell["cost"], 4),
@@ -258,9 +261,11 @@ def show_leaderboard(board: Leaderboard) -> None:
         )
         for pair in board["pairs"]
     ]
+    if not pairs:
+        return
     title = "Which differences are real"
     print_table(title, ("ahead", "behind", "by#", "95 % interval", "p adjusted#", "is"), pairs)
-    if pairs and (failed := failed_in_pairs(board)) is not None:
+    if (failed := failed_in_pairs(board)) is not None:
         echo(failed)
 
 

@@ -53,14 +53,16 @@ class Gated:
 
 @dataclass(slots=True)
 class Failure:
-    """Why some rows have no score. scorers: those that gave none, as an ordered set."""
+    """Why some rows have no score. first: the id of the first such row. scorers: those that gave none, as an ordered
+    set."""
 
     why: str
+    first: str
     rows: int = 0
     scorers: dict[str, None] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {"why": self.why, "rows": self.rows, "scorers": list(self.scorers)}
+        return {"why": self.why, "rows": self.rows, "first": self.first, "scorers": list(self.scorers)}
 
 
 class Evaluations:
@@ -143,13 +145,19 @@ class Evaluations:
         return self._recorder.rows(run)
 
     def failures(self, run: EvalRun) -> list[Failure]:
-        """Why rows of a run have no score, most frequent first. Raises StoreUnavailable."""
+        """Why rows of a run have no score, most frequent first. Reasons that differ by nothing but the row that they
+        name are one. Raises StoreUnavailable."""
         found: dict[str, Failure] = {}
         if any(metric.n_failed for metric in run.metrics.values()):
             for result in self.rows(run):
-                failed = {name: score.error for name, score in result.scores.items() if score.error is not None}
+                named = f"row {result.row.id}: "
+                failed = {
+                    name: score.error.replace(named, "")
+                    for name, score in result.scores.items()
+                    if score.error is not None
+                }
                 for why in dict.fromkeys(failed.values()):
-                    failure = found.setdefault(why, Failure(why))
+                    failure = found.setdefault(why, Failure(why, result.row.id))
                     failure.rows += 1
                     failure.scorers.update(dict.fromkeys(name for name, error in failed.items() if error == why))
         return sorted(found.values(), key=lambda failure: -failure.rows)

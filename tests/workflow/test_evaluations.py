@@ -89,6 +89,13 @@ def test_metrics_count_scored_and_failed_rows(first: CellRun) -> None:
     assert (first.run.rows, first.run.prompt, first.run.model) == (24, "qa@1", "tiny@1")
 
 
+def test_rows_that_failed_for_one_reason_are_counted_together(workshop: Any, first: CellRun) -> None:
+    found = [failure.to_json() for failure in workshop.evaluations.failures(first.run)]
+
+    why = "MissingExpectation: expectations hold no expected_json"
+    assert found == [{"why": why, "rows": 24, "first": "sums-0", "scorers": ["fields"]}]
+
+
 def test_a_run_names_its_prompt_model_and_eval_set(workshop: Any, first: CellRun) -> None:
     found = workshop.registry.store.client.get_run(first.run.run_id)
     model = workshop.registry.models.get("tiny@1")

@@ -11,7 +11,7 @@ from llmops.evaluation.reports.markup import Markup, element, joined
 from llmops.evaluation.reports.page import page, section, table, write_page
 from llmops.evaluation.reports.wording import (
     NOTHING,
-    answer_figures,
+    cell_figures,
     count,
     counted,
     failed_in_pairs,
@@ -68,7 +68,7 @@ def _standing(cell: LeaderboardCell, axis: Axis) -> Markup:
     figures: list[tuple[str, str | None]] = [
         (number(mean), interval(cell["ci95"])),
         (count(cell["n_scored"]), f"{count(failed)} without a score" if failed else None),
-        *((figure, None) for figure in answer_figures(cell["answers"])),
+        *((figure, None) for figure in cell_figures(cell)),
         (count(cell["tokens_out"]), None),
         (number(cell["cost"]), None),
         (count(cell["latency_ms_p50"]), None),

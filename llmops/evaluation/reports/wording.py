@@ -8,9 +8,9 @@ from enum import Enum
 
 from llmops.evaluation.gate import ALPHA
 from llmops.evaluation.reports.contents import (
-    Answers,
     ComparisonContents,
     Leaderboard,
+    LeaderboardCell,
     MetricDifference,
     Noise,
     Outcome,
@@ -184,10 +184,12 @@ def further_reasons(verdict: VerdictContents) -> list[str]:
     return [reason for reason in verdict["reasons"] if reason not in told]
 
 
-def answer_figures(answers: Answers) -> tuple[str, str, str]:
-    """Rows that failed, answers that were cut off, and empty ones, each with its share of all rows."""
+def cell_figures(cell: LeaderboardCell) -> tuple[str, str, str]:
+    """Rows that failed (have no score, with an answer or without), answers that were cut off, and empty ones, each with
+    its share of all rows."""
+    answers = cell["answers"]
     rows = answers["rows"] or 1
-    amounts = (answers["failed"], answers["cut_off"], answers["empty"])
+    amounts = (cell["n_failed"], answers["cut_off"], answers["empty"])
     figures = (f"{count(amount)} ({share(amount / rows)})" if amount else "0" for amount in amounts)
     failed, cut_off, empty = figures
     return failed, cut_off, empty

@@ -28,6 +28,13 @@ def test_a_difference_that_is_not_that_of_the_means_says_how_failed_rows_count(r
     assert "scored rows" not in leaderboard_markdown(whole)
 
 
+def test_rows_that_only_the_scorer_failed_on_stand_as_failed_in_every_leaderboard(read, board):
+    board["cells"][0] |= {"n_scored": 16, "n_failed": 4, "mean": 0.8}
+    assert board["cells"][0]["answers"]["failed"] == 0
+    assert "4 (20.0 %)" in read(leaderboard_html(board)).texts["td"]
+    assert "| 16 | 4 (20.0 %) |" in leaderboard_markdown(board)
+
+
 def test_names_of_cells_are_escaped_and_the_page_runs_no_script(read, board):
     found = read(leaderboard_html(board))
     assert "b" not in found.tags

@@ -112,7 +112,7 @@ def test_a_comment_fits_into_what_github_takes(make_report, make_row):
 
 def test_the_leaderboard_gives_rank_ranges_and_only_the_differences_that_are_real(board):
     text = leaderboard_markdown(board)
-    assert "| 2–3 | middle | 0.600 | 0.500 to 0.700 | 19 | 1 | 9 (45.0 %) | 0 | 1,234 | – | 41 |" in text
+    assert "| 2–3 | middle | 0.600 | 0.500 to 0.700 | 19 | 1 (5.0 %) | 9 (45.0 %) | 0 | 1,234 | – | 41 |" in text
     assert "Differences that are real (2 of 3):" in text
     assert "| large | middle | +0.200 | +0.150 to +0.250 | p &#60; 0.001 |" in text
     assert "<b>" not in text
