@@ -25,6 +25,7 @@ from service.embeddings import Embed, embeddings_router
 from service.engine_watch import Ping
 from service.error_map import ApiError, error_response, report_failure
 from service.feedback import feedback_router
+from service.field_faults import first_problem
 from service.gateway import Gateway
 from service.health import health_router
 from service.json_route import JsonRoute, JsonRoutes
@@ -34,7 +35,6 @@ from service.predict import predict_router
 from service.reference import add_reference
 from service.request_context import BodyLimit, HeadAsGet, RequestContext
 from service.responses import responses_router
-from service.schemas import first_problem
 from service.slow_clients import BodyDeadline
 from service.snapshot import ReleaseSource
 from service.tabular_pool import TabularOpener

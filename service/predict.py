@@ -20,12 +20,12 @@ from service.caller import ANONYMOUS, Caller
 from service.documented_replies import replies
 from service.error_map import ApiError
 from service.exchange import Arrival
+from service.field_faults import field_path
 from service.gateway import Gateway
 from service.json_route import JsonRoute
 from service.predict_batching import Scored
 from service.predict_schema import MOST_ROWS, column_schema, example_row, row_schema
 from service.reply_schemas import ErrorReply
-from service.schemas import field_path
 from service.snapshot import Snapshot, unknown_model
 from service.whole_reply import WholeReply
 

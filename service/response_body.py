@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 from llmops.engines.protocol import HINTS, Message
 from llmops.json_depth import MOST_NESTED, is_shallow
+from service.field_faults import field_fault
 from service.limited_fields import JsonObject, only
 from service.limits import MOST_MESSAGES, MOST_TOOLS
-from service.schemas import Text, check_choice, field_fault
+from service.schemas import Text, check_choice
 
 LOGPROBS = "message.output_text.logprobs"
 

@@ -15,20 +15,12 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from llmops.engines.protocol import HINTS, Message
 from llmops.json_depth import MOST_NESTED, is_shallow
+from service.field_faults import field_fault
 from service.limited_fields import JsonObject
 from service.limits import MOST_ANSWERS, MOST_MESSAGES, MOST_TOOLS
-
-KIND_TAGS = frozenset(
-    {"<text>", "<list>", "<object>", "<message>", "<function_call>", "<function_call_output>",
-     "<text_part>", "<refusal>", "<reasoning>"}
-)  # fmt: skip
-"""What other routes' bodies tag the kinds of a value with, in the places that pydantic reports."""
-
-_SEVERAL_KINDS = ("content", "tool_choice", "stop")
 
 
 def _encodable(text: str) -> str:
@@ -61,13 +53,25 @@ class RefusalPart(_Strict):
     refusal: Text
 
 
+class ThinkingPart(_Strict):
+    """A part of an assistant's content in which it thought, as Mistral's models send it. Other fields are theirs."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["thinking"]
+    thinking: Any
+
+
 def _part_kind(value: object) -> str:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return "<refusal>" if kind == "refusal" else "<text_part>"
+    return f"<{kind}>" if kind in ("refusal", "thinking") else "<text_part>"
 
 
 _Part = Annotated[
-    Annotated[TextPart, Tag("<text_part>")] | Annotated[RefusalPart, Tag("<refusal>")], Discriminator(_part_kind)
+    Annotated[TextPart, Tag("<text_part>")]
+    | Annotated[RefusalPart, Tag("<refusal>")]
+    | Annotated[ThinkingPart, Tag("<thinking>")],
+    Discriminator(_part_kind),
 ]
 
 
@@ -123,6 +127,10 @@ class ChatMessage(_Strict):
             self._holds_nothing_of_an_assistant()
         elif not is_shallow(said):
             raise field_fault(next(iter(said)), f"is nested more than {MOST_NESTED} levels deep")
+        elif "parts" in said:  # what a turn calls the parts of its content here
+            raise field_fault("parts", "unknown field")
+        elif not is_shallow(self._thoughtful_parts):
+            raise field_fault("content", f"is nested more than {MOST_NESTED} levels deep")
         if self.content is None and not (self.tool_calls or self.refusal or said):
             raise field_fault("content", "must be a text or a list of text parts")
         if (self.tool_call_id is not None) != (self.role == "tool"):
@@ -136,20 +144,32 @@ class ChatMessage(_Strict):
                 raise field_fault(name, "unknown field")
         if self.refusal is not None:
             raise field_fault("refusal", "only an assistant's turn has it")
-        if not isinstance(self.content, str) and _refused(self.content):
-            raise field_fault("content", "only an assistant's turn has a refusal")
+        if not isinstance(self.content, str):
+            for part in self.content or ():
+                if not isinstance(part, TextPart):
+                    raise field_fault("content", f"only an assistant's turn has a {part.type} part")
         if self.tool_calls:
             raise field_fault("tool_calls", "only an assistant's turn has them")
+
+    @property
+    def _thoughtful_parts(self) -> list[dict[str, Any]]:
+        """The content's parts as they came, where one of them is no text of the answer."""
+        parts = [] if isinstance(self.content, str) else self.content or []
+        thoughtful = any(isinstance(part, ThinkingPart) for part in parts)
+        return [part.model_dump() for part in parts] if thoughtful else []
 
     def to_message(self) -> Message:
         """As engines take it: `developer` is OpenAI's newer word for system, parts are joined, a refusal is the end."""
         role = "system" if self.role == "developer" else self.role
         parts = [] if isinstance(self.content, str) else self.content or []
-        text = self.content if isinstance(self.content, str) else "".join(p.text for p in parts if p.type == "text")
+        texts = [part.text for part in parts if isinstance(part, TextPart)]
+        text = self.content if isinstance(self.content, str) else "".join(texts)
         refusal = self.refusal or _refused(parts)
         message = cast(Message, {"role": role, "content": text + refusal, **_said(self.model_extra)})
         if refusal:
             message["refusal"] = refusal
+        if thoughtful := self._thoughtful_parts:
+            message["parts"] = thoughtful
         if self.name is not None:
             message["name"] = self.name
         if self.tool_calls:
@@ -168,7 +188,7 @@ def _said(extra: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (extra or {}).items() if value is not None and value != []}
 
 
-def _refused(parts: Sequence[TextPart | RefusalPart] | None) -> str:
+def _refused(parts: Sequence[TextPart | RefusalPart | ThinkingPart] | None) -> str:
     return "".join(part.refusal for part in parts or () if isinstance(part, RefusalPart))
 
 
@@ -347,11 +367,6 @@ class ChatRequest(_Strict):
 _PASSED_ON = (*sorted(HINTS), "audio", "reasoning_effort", "verbosity", "web_search_options")
 
 
-def field_fault(field: str, problem: str) -> PydanticCustomError:
-    """An error of one field found when all were read; `first_problem` puts the field into its path."""
-    return PydanticCustomError("field_fault", "{problem}", {"field": field, "problem": problem})
-
-
 def check_choice(name: str, offered: Sequence[str]) -> None:
     """Raises the error of a `tool_choice` whose tool is not among those of the request."""
     if name not in offered:
@@ -361,36 +376,3 @@ def check_choice(name: str, offered: Sequence[str]) -> None:
 def as_sent(value: Any) -> Any:
     """A part of a checked request as plain JSON values, without what the client did not send."""
     return value.model_dump(by_alias=True, exclude_unset=True) if isinstance(value, BaseModel) else value
-
-
-def first_problem(errors: Sequence[Mapping[str, Any]], *, within: int = 1) -> tuple[str | None, str]:
-    """The field at fault and what is wrong with it, from pydantic's list of errors.
-
-    within: how many steps of each error's place lead to the body itself: FastAPI puts `body` before all of them.
-    """
-    # An unknown field explains the errors it causes elsewhere (an image part has no text), so it comes first.
-    error = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
-    if error["type"] == "json_invalid":
-        return None, f"the body is not JSON: {error['ctx']['error']} at character {error['loc'][-1]}"
-    path = _without_tags(error["loc"][within:])
-    if error["type"] == "field_fault":
-        path = [*path, error["ctx"]["field"]]
-    if not path and error["type"] in ("model_type", "model_attributes_type", "missing"):
-        return None, "the body must be a JSON object, sent with content-type: application/json"
-    if not path:  # the body as a whole, such as one of several fields that is missing
-        return None, str(error["msg"]).removeprefix("Value error, ")
-    param = field_path(path)
-    problem = "unknown field" if error["type"] == "extra_forbidden" else str(error["msg"]).removeprefix("Value error, ")
-    return param, f"{param}: {problem}"
-
-
-def _without_tags(loc: Sequence[str | int]) -> list[str | int]:
-    """Drops what pydantic puts after fields of several kinds: which of them the value was read as."""
-    kept = [part for before, part in zip((None, *loc), loc, strict=False) if before not in _SEVERAL_KINDS]
-    return [part for part in kept if part not in KIND_TAGS and part != "[key]"]
-
-
-def field_path(parts: Sequence[str | int]) -> str:
-    """`messages[0].content`, as OpenAI writes paths."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:100]}" for part in parts)
-    return text.removeprefix(".").encode(errors="backslashreplace").decode()

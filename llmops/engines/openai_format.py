@@ -52,8 +52,11 @@ def chat_body(request: GenerationRequest, *, stream: bool = True) -> dict[str, A
 
 
 def sent_message(message: Message) -> dict[str, Any]:
-    """A turn as OpenAI's servers take it: what the assistant refused stands in a field of its own."""
+    """A turn as OpenAI's servers take it: what the assistant refused stands in a field of its own, and what it thought
+    among the parts of its content is sent back there."""
     sent: dict[str, Any] = dict(message)
+    if parts := sent.pop("parts", None):
+        return {**sent, "content": parts}
     if refused := sent.get("refusal"):
         sent["content"] = message["content"].removesuffix(refused) or None
     return sent

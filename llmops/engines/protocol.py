@@ -32,14 +32,16 @@ EXTRAS = HINTS | frozenset(
 class Message(TypedDict):
     """One turn of a conversation, as chat templates read it; the optional fields are OpenAI's.
 
-    content: all that was said, a refusal included. refusal: the part of it, at its end, that is one. Further fields of
-    an assistant's turn (`reasoning_content` …) are those that its server gave it.
+    content: all that was said, a refusal included. refusal: the part of it, at its end, that is one. parts: the
+    content as its server gave it, where it also thought there. Further fields of an assistant's turn
+    (`reasoning_content` …) are those that its server gave it.
     """
 
     role: str
     content: str
     name: NotRequired[str]
     refusal: NotRequired[str]
+    parts: NotRequired[list[dict[str, Any]]]
     tool_calls: NotRequired[list[dict[str, Any]]]
     tool_call_id: NotRequired[str]
 

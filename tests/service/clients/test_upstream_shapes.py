@@ -159,6 +159,13 @@ TURNS = [
     {"role": "assistant", "content": None, "refusal": "no"},
     {"role": "assistant", "content": "Well, ", "refusal": "no"},
     {"role": "assistant", "content": "42", "reasoning_content": "let me see"},
+    {
+        "role": "assistant",
+        "content": [
+            {"type": "thinking", "thinking": [{"type": "text", "text": "let me see"}], "closed": True},
+            {"type": "text", "text": "42"},
+        ],
+    },
     {"role": "assistant", "content": "", "tool_calls": [{**BOTH[0], "extra_content": {"a": 1}}]},
     {"role": "assistant", "content": "x", "audio": {"id": "audio_1"}},
     {"role": "user", "content": "hi", "name": "ann"},
