@@ -26,7 +26,7 @@ _HEAD = """# Scorers
 
 Every scorer type that a suite may name, with its options and what it does not count. Written by `make docs` from the
 scorers themselves. How a suite names them: [suites.md](suites.md). What is done where ragas or MLflow is wrong:
-[decision 19](adr/0019-a-perfect-answer-scores-best.md).
+[decision 18](adr/0018-a-perfect-answer-scores-best.md).
 
 A suite that is run has tried each of its scorers on a made-up row, but for those that depend on a model. An
 option that a type does not have, or a wrong value, is an error that names file, scorer and option and lists the
