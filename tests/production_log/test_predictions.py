@@ -18,7 +18,13 @@ from llmops.production_log.predictions import prediction_of, row_count
 
 START = datetime(2012, 1, 1, tzinfo=UTC)
 ROWS = [{"hour": 7, "weather": "clear"}, {"hour": 8, "weather": "mist"}]
-VALUES = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text()
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+)
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ def test_a_name_belongs_to_one_kind(
     for taken in (name, f"{name}-model"):
         with pytest.raises(UsageError, match=f"{taken}: the registry holds something else by this name"):
             registry.tabular_versions.register(taken, logged())
-    with pytest.raises(UsageError, match="already taken by a prompt"):
+    with pytest.raises(UsageError, match="a prompt has this name"):
         registry.tabular_versions.register("shared-prompt", logged())
     with pytest.raises(UsageError, match="something else by this name"):
         registry.models.register(ModelVersion(f"{name}-tabular", 0, "file:/a", "gguf", "a" * 64))
