@@ -50,6 +50,7 @@ def test_a_run_is_shown_row_by_row_with_what_failed_and_what_changed(llmops: Run
     assert llmops("eval", "show", "nothing@1").code == 3
 
 
+@pytest.mark.slow
 def test_failed_rows_are_those_without_a_score_and_those_with_the_worst(
     llmops: Run, home: Path, runs: list[str]
 ) -> None:

@@ -140,6 +140,7 @@ def test_what_is_in_the_log_already_is_shown_and_exported(llmops: Run, odd_log: 
         assert all(record[name] is None or record[name] >= 0 for name in ("tokens_in", "tokens_out", "latency_ms"))
 
 
+@pytest.mark.slow
 def test_what_is_in_the_log_already_is_stepped_over_by_the_monitor(llmops: Run, odd_log: ProductionLog) -> None:
     done = llmops("monitor", "run", "--app", "assistant", "--since", "2025-12-31", "--until", "2026-01-02", "--json")
 

@@ -154,6 +154,7 @@ def decided_share(drawn: Draw, paths: int, gain: float) -> float:
     return sum(after(path).decided for path in drawn(generator, (paths, 500), gain)) / paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawn", [rarely_discordant, often_discordant, skewed, always_discordant])
 def test_with_a_look_after_every_row_5_percent_are_found_where_nothing_is(drawn: Draw) -> None:
     """`update` looks after every row of a call: p is the least of them, so `decided` is the outcome of 500 looks."""

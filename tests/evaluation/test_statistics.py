@@ -627,6 +627,7 @@ def passages(generator: Any, kind: str, count: int) -> tuple[list[Any], list[Any
     return a.tolist(), b.tolist(), clusters.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["truths", "numbers"])
 def test_clustered_tests_find_5_percent_where_nothing_is_and_tests_of_single_rows_too_much(kind: str) -> None:
     generator, repetitions = np.random.default_rng(6), 2000

@@ -89,6 +89,7 @@ def test_a_copied_home_and_the_one_it_came_from_never_write_into_each_other(
     assert any(again.run.run_id in name for name in files(workshop.settings.home))
 
 
+@pytest.mark.slow
 def test_runs_of_a_moved_home_are_read_where_it_is_now(
     workshop: Any, at_home: Callable[[str], Settings], tmp_path: Path
 ) -> None:
@@ -109,6 +110,7 @@ def test_runs_of_a_moved_home_are_read_where_it_is_now(
     assert not first.home.exists()
 
 
+@pytest.mark.slow
 def test_a_home_of_an_older_version_is_followed_too(at_home: Callable[[str], Settings], tmp_path: Path) -> None:
     older = at_home("older")
     Registry(older)
@@ -121,6 +123,7 @@ def test_a_home_of_an_older_version_is_followed_too(at_home: Callable[[str], Set
     assert [text for *_, text in texts(tmp_path / "newer" / "mlflow.db") if str(older.home) in text] == []
 
 
+@pytest.mark.slow
 def test_artifacts_that_were_set_to_lie_elsewhere_stay_there(tmp_path: Path) -> None:
     elsewhere = tmp_path / "big-disk" / "artifacts"
     Registry(Settings(home=tmp_path / "before", artifacts=str(elsewhere)))
