@@ -181,6 +181,7 @@ async def test_tool_calls_and_logprobs_come_as_the_server_sends_them(engine, ser
     assert [(chunk.text, chunk.logprobs, chunk.tool_calls, chunk.finish_reason, chunk.usage) for chunk in chunks] == [
         ("Hi", [entry], (), None, None),
         ("", (), [call], None, None),
+        ("", (), [{"index": 0, "function": {"arguments": "{}"}}], None, None),  # none were sent
         ("", (), (), "tool_calls", Usage(None, None)),
     ]
 

@@ -122,7 +122,7 @@ def refusing() -> str:
             '{"choices": [{"message": {"content": "1"}, "finish_reason": "error"}]}',
             "is no answer: .* gave the answer up",
         ),
-        ('{"choices": [{"message": null}]}', "holds no text"),
+        ('{"choices": [{"message": null}]}', "an answer without a message"),
         ('{"choices": [{"message": {"content": null}}]}', "holds no text"),
         (refusing(), "the judge refused: I will not."),
     ],
