@@ -28,9 +28,9 @@ Every scorer type that a suite may name, with its options and what it does not c
 scorers themselves. How a suite names them: [suites.md](suites.md). What is done where ragas or MLflow is wrong:
 [decision 18](adr/0018-a-perfect-answer-scores-best.md).
 
-A suite that is run has tried each of its scorers on a made-up row, but for those that depend on a model. An
-option that a type does not have, or a wrong value, is an error that names file, scorer and option and lists the
-options that there are.
+A suite that is run, or checked by `llmops eval-set check`, has tried each of its scorers on a made-up row, but for
+those that depend on a model. An option that a type does not have, or a wrong value, is an error that names file,
+scorer and option and lists the options that there are.
 """
 _JUDGES = """Each asks a language model, one of the suite's `[judges]` tables; `judge` names it where there are several.
 Those of ragas and MLflow put their questions with ragas' and MLflow's own prompts. What a row or an output says is put

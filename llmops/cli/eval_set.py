@@ -45,8 +45,9 @@ def command() -> None:
 def check(ctx: click.Context, eval_set: str, near: float, prompts: Sequence[str], as_json: bool) -> None:
     """Look for repeats, contradictions, leaked and impossible answers, and tiny slices; exit 1 on an error.
 
-    NAME of an eval set, PATH of a data file or folder, or SUITE, whose eval sets are checked together. The columns of a
-    table have the names of a row's fields: `id`, `inputs.question`, `expectations.answers`, `tags.topic`.
+    NAME of an eval set, PATH of a data file or folder, or SUITE (a name that both have is the suite's), whose eval sets
+    are checked together and whose scorers are tried on a made-up row, as before a run. The columns of a table have the
+    names of a row's fields: `id`, `inputs.question`, `expectations.answers`, `tags.topic`.
 
     \b
     Example: llmops eval-set check qa --prompt qa@2
@@ -156,16 +157,18 @@ def _find(text: str, settings: Settings) -> list[EvalSet]:
 
     access = SourceAccess(settings.hub_endpoint, settings.home / "eval_sets")
     path = Path(text)
-    if path.is_file():
+    if path.is_file() and path.suffix != ".toml":
         return [find_eval_set(path, access)]
-    folder = eval_sets_folder(settings)
+    folder, name = (path.parent, path.stem) if path.is_file() else (eval_sets_folder(settings), text)
     say_folder(folder)
-    if holds_eval_set(folder / text):
-        return [find_eval_set(folder / text, access)]
-    if text in suite_names(folder):
-        return list(load_suite(folder, text, access, ScorerWorkshop(settings).make, try_scorers=False).eval_sets)
-    if holds_eval_set(path):
-        return [find_eval_set(path, access)]
+    if name in suite_names(folder):
+        suite = load_suite(folder, name, access, ScorerWorkshop(settings).make, try_scorers=False)
+        say(f"trying the scorers of {name} on a made-up row")  # loads their libraries: ragas takes seconds
+        suite.try_scorers()
+        return list(suite.eval_sets)
+    for place in (folder / text, path):
+        if holds_eval_set(place):
+            return [find_eval_set(place, access)]
     sets = sorted(item.name for item in folder.iterdir() if item.is_dir() and holds_eval_set(item))
     known = ", ".join(dict.fromkeys([*sets, *suite_names(folder)])) or "none"
     raise UnknownVersion(f"no eval set, file or suite {text!r}; in {folder} there are {known}")

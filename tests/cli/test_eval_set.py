@@ -56,6 +56,34 @@ def test_a_suite_a_file_or_a_folder_is_checked_whole_and_an_error_exits_1(llmops
     ]
 
 
+def suite_of_plays(path: Path, scorer: str) -> Path:
+    path.write_text(
+        f'eval_sets = ["plays"]\nprompt = "qa"\nmodel = "m@1"\n[scorers.odd]\n{scorer}\n[gate]\nprimary = "odd"\n'
+    )
+    return path
+
+
+def test_a_suite_whose_scorer_cannot_score_exits_3_naming_file_and_scorer(llmops: Run, sets: Path) -> None:
+    path = suite_of_plays(sets / "odd.toml", 'type = "ragas.BleuScore"\nkwargs = { smooth_method = "odd" }')
+
+    for asked in ("odd", str(path)):
+        done = llmops("eval-set", "check", asked)
+
+        assert done.code == 3
+        assert f"error: {path}: scorers.odd: cannot score a made-up row: " in done.err
+    assert "odd" in llmops("eval", "list").out  # listing stays cheap: it tries no scorer
+
+
+def test_a_name_that_set_and_suite_share_is_the_suites(llmops: Run, sets: Path) -> None:
+    suite_of_plays(sets / "plays.toml", 'type = "contains"\nwhere = "middle"')
+
+    done = llmops("eval-set", "check", "plays")
+
+    assert done.code == 3
+    assert "plays.toml: scorers.odd: where: must be one of anywhere, start, end" in done.err
+    assert llmops("eval-set", "check", str(sets / "plays")).code == 0
+
+
 def test_the_table_shows_what_was_found(llmops: Run, sets: Path) -> None:
     assert "nothing found" in llmops("eval-set", "check", "plays").out
     assert "conflicting_duplicate" in llmops("eval-set", "check", "both").out
