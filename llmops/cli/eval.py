@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from llmops.evaluation.eval_set_splits import SourceAccess
     from llmops.evaluation.reports.contents import Leaderboard
     from llmops.evaluation.suite import Suite
+    from llmops.recording import EvalRun
     from llmops.recording.runs import RecorderName
     from llmops.workflow.early_stopping import EarlyStop
     from llmops.workflow.evaluations import CellRun, Evaluations
@@ -130,8 +131,8 @@ def run(
     markdown: Path | None,
     as_json: bool,
 ) -> None:
-    """Answer and score every row with every cell; finished generations are never made twice. Exit 1 where a cell has no
-    answer at all.
+    """Answer and score every row with every cell; finished generations are never made twice. Exit 1 where a scorer has
+    no score at all of a cell: no row was answered, or each failed (a judge that went away). The next run asks again.
 
     \b
     Example: llmops eval run qa --prompt qa@1 --prompt qa@2 --model smollm2-135m-instruct@2
@@ -155,6 +156,7 @@ def run(
     for name, text in loaded.not_counted().items():
         say(f"note: {name} does not count {text}; see docs/scorers.md")
     failures = [evaluations.failures(item.run) for item in done]
+    scoreless = {item.cell.name: _scoreless(item.run) for item in done}
     for item, found in zip(done, failures, strict=True):
         for failure in found[:_MOST_REASONS]:
             scorers = ", ".join(failure.scorers)
@@ -162,6 +164,9 @@ def run(
             say(f"note: {item.cell.name}: {scorers}: {rows}: {failure.why}")
         if (left := len(found) - _MOST_REASONS) > 0:
             say(f"note: {item.cell.name}: {left} further reasons; `llmops eval show {item.run.run_id} --failed`")
+    for cell, without in scoreless.items():
+        if without:
+            say(f"warning: {cell} has no score at all of {', '.join(without)}; mend the reason and run the suite again")
     value = {
         "suite": suite,
         "runs": [
@@ -176,7 +181,11 @@ def run(
     if board is not None:
         write_leaderboard(board, html, markdown)
     emit(as_json, value, lambda: show_runs(suite, done, board, stop))
-    ctx.exit(1 if any(item.run.answers.rows == item.run.answers.failed for item in done) else 0)
+    ctx.exit(1 if any(scoreless.values()) else 0)
+
+
+def _scoreless(run: EvalRun) -> list[str]:
+    return [name for name, metric in run.metrics.items() if not metric.n_scored]
 
 
 def open_evaluations() -> Evaluations:

@@ -14,7 +14,8 @@ from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import EvalReport, StoredResults
 from llmops.evaluation.retrying import RETRIES, Retries
 from llmops.evaluation.scorers import Scorer
-from llmops.evaluation.scoring import Answered, Summary, findings, score_rows
+from llmops.evaluation.scorers.protocol import KeptScorer
+from llmops.evaluation.scoring import Answered, Summary, findings, score_key, score_rows
 
 GiveEngine = Callable[[], Awaitable[Engine]]
 
@@ -43,6 +44,21 @@ async def generate_all(
 
 def _count_missing(tasks: Sequence[Task], cache: GenerationCache) -> int:
     return len({hash(job.key) for task in tasks for job in task.jobs() if not cache.holds(job.key)})
+
+
+def scorers_with_work(tasks: Sequence[Task], scorers: Sequence[Scorer], cache: GenerationCache) -> set[str]:
+    """Names of the scorers that `score_all` will ask for a score: all but those whose score of every row is kept."""
+    kept = {scorer.name: scorer for scorer in scorers if isinstance(scorer, KeptScorer)}
+    for job in (job for task in tasks for job in task.jobs()):
+        if not kept:
+            break
+        output = cache.get(job.key)
+        kept = {
+            name: scorer
+            for name, scorer in kept.items()
+            if output is not None and cache.get_score(score_key(scorer, job.row, output)) is not None
+        }
+    return {scorer.name for scorer in scorers} - kept.keys()
 
 
 async def score_all(

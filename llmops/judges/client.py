@@ -28,7 +28,8 @@ from llmops.evaluation.scorers.json_scorers import read_json
 from llmops.judges.endpoint import JudgeEndpoint
 
 SEED = 7
-_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504, 529})
+_FAILING = frozenset({500, 502, 503, 504, 529})
+_TRANSIENT = frozenset({408, 429}) | _FAILING
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 60.0
 
@@ -78,7 +79,8 @@ class JudgeClient:
 
     def _exchange(self, body: Mapping[str, Any]) -> httpx.Response:
         """The reply of status 200, after as many tries as the endpoint allows; after one, where it gave up the last
-        request: a server that has gone away would else cost every row of a run all of its pauses."""
+        request: a server that has gone away, or fails whatever it is asked, would else cost every row of a run all of
+        its pauses."""
         retries = 0 if self._is_away else self.endpoint.retries
         for failures in range(retries + 1):
             reply = self._post(body)
@@ -86,7 +88,7 @@ class JudgeClient:
                 self._is_away = False
                 if reply.status_code == 200:
                     return reply
-                failure = _translate(reply)
+                failure = _translate(reply, self._place)
                 if reply.status_code not in _TRANSIENT:
                     raise failure
             else:
@@ -95,12 +97,12 @@ class JudgeClient:
             if failures == retries or pause > _LONGEST_PAUSE:
                 break
             self._sleep(pause)
-        self._is_away = not isinstance(reply, httpx.Response)
+        self._is_away = not isinstance(reply, httpx.Response) or reply.status_code in _FAILING
         raise failure
 
     def _post(self, body: Mapping[str, Any]) -> httpx.Response | EngineError:
         """One try: a reply of any status, or the failure to get one."""
-        place = f"judge {self.endpoint.name} at {self.endpoint.base_url}"
+        place = self._place
         try:
             with self._places:
                 return self._client().post(f"{self.endpoint.base_url}/chat/completions", json=body)
@@ -111,6 +113,10 @@ class JudgeClient:
             failure = EngineUnavailable(f"{place}: {type(error).__name__}: {error}")
             failure.__cause__ = error
         return failure
+
+    @property
+    def _place(self) -> str:
+        return f"judge {self.endpoint.name} at {self.endpoint.base_url}"
 
     def _client(self) -> httpx.Client:
         with self._opening:
@@ -167,14 +173,14 @@ def _shown(text: Any, length: int = 200) -> str:
     return str(text) if len(str(text)) <= length else f"{str(text)[:length]}…"
 
 
-def _translate(reply: httpx.Response) -> EngineError:
+def _translate(reply: httpx.Response, place: str) -> EngineError:
     try:
         error = json.loads(reply.content).get("error")
     except (ValueError, AttributeError):
         error = None
     detail = error if isinstance(error, dict) else {"message": error}
     status = reply.status_code
-    message = f"the judge answered {status}: {_shown(detail.get('message') or 'no message', 300)}"
+    message = f"{place} answered {status}: {_shown(detail.get('message') or 'no message', 300)}"
     if "context_length_exceeded" in (detail.get("code"), detail.get("type")):
         return ContextTooLong(message, param="messages")
     if status in (408, 504):

@@ -13,7 +13,7 @@ from llmops.errors import CannotRun, EngineUnavailable
 from llmops.evaluation.generating import Generated, Task, measure_noise
 from llmops.evaluation.generation_cache import GenerationCache, noise_key
 from llmops.evaluation.results import EvalReport, RowResult
-from llmops.evaluation.runner import generate_all, score_all
+from llmops.evaluation.runner import generate_all, score_all, scorers_with_work
 from llmops.evaluation.suite import Suite
 from llmops.hashing import canonical_json
 from llmops.reachable import check_reachable
@@ -48,7 +48,7 @@ class Matrix:
         self._recorder, self._workshop = EvalRecorder(registry.store), ScorerWorkshop(settings)
         self.cache = GenerationCache(settings.generation_cache_dir)
         self._engine = _LazyEngine(options.engine_settings(settings), options.engine)
-        self._is_checked = False
+        self._checked: set[str] = set()
 
     async def close(self) -> None:
         await self._engine.close()
@@ -91,15 +91,19 @@ class Matrix:
     async def generate(self, cells: Sequence[Cell], chosen: RowChoice) -> list[Generated]:
         """What the cache lacks for cells of one model. Raises EngineUnavailable, CannotRun: a judge, or something else
         that the suite scores with, is not there."""
-        if not self._is_checked:
-            await asyncio.to_thread(self._workshop.check, self._suite)
-            self._is_checked = True
         tasks = [self.task(cell, chosen) for cell in cells]
+        await asyncio.to_thread(self._check, tasks)
         name = cells[0].name if len(cells) == 1 else f"{len(cells)} cells on {cells[0].model.ref}"
         give = self._engine.of(cells[0].model)
         made = await generate_all(tasks, give, self.cache, lambda done, total: self._progress(name, done, total))
         await self._measure_noise(cells[0].model, tasks)
         return made
+
+    def _check(self, tasks: Sequence[Task]) -> None:
+        """Asks the judges that something will be asked of whether they are there, each once."""
+        busy = scorers_with_work(tasks, self._suite.make_scorers(), self.cache) - self._checked
+        self._workshop.check(self._suite, busy)
+        self._checked |= busy
 
     def task(self, cell: Cell, chosen: RowChoice) -> Task:
         return task_of(self._suite, cell, self._settings, self.options, chosen)

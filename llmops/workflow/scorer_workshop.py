@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from llmops.catalogue import EMBEDDING_MODEL, catalogue_model
@@ -65,14 +65,14 @@ class ScorerWorkshop:
         values = {"name": DEFAULT_JUDGE, "base_url": url, "model": model}
         return JudgeEndpoint.from_mapping({**values, "key_variable": self._settings.judge_key_variable})
 
-    def check(self, suite: Suite) -> None:
-        """Before rows are answered: the suite's judges can be reached, and its embedding model is at hand.
+    def check(self, suite: Suite, scorers: Collection[str]) -> None:
+        """Before rows are answered: the judges of these scorers can be reached, and the embedding model is at hand.
 
         Raises:
             EngineUnavailable: a judge has no key or cannot be reached. CannotRun: the embedding model cannot be had.
         """
         left_out = suite.left_out()
-        used = [spec for spec in suite.scorer_specs if spec.name not in left_out]
+        used = [spec for spec in suite.scorer_specs if spec.name in scorers and spec.name not in left_out]
         judged = [spec.parameters.get("judge") for spec in used if self.needs_judge(spec)]
         for endpoint in dict.fromkeys(self.endpoint(suite.judges, name) for name in judged):
             if endpoint is not None:

@@ -27,7 +27,8 @@ def make_judge(table: Table, settings: Settings) -> Computation:
     default those of the setting `judge`.
 
     The scale `pass_fail`, or labels with `good`, give a flag that is true for a good answer; points give their share of
-    the way from worst to best; labels without `good` give the label. The answer must follow a JSON schema.
+    the way from worst to best; labels without `good` give the label. The answer must follow a JSON schema. A judge that
+    cannot be reached raises EngineUnavailable before it is asked about a row; the next run asks.
 
     Raises:
         BadFile: no endpoint, or a wrong parameter.
@@ -49,20 +50,25 @@ def make_judge(table: Table, settings: Settings) -> Computation:
     except UsageError as error:
         raise table.wrong("judge", str(error)) from error
     identity = {"judge": dict(judge.identity), "characters": _MOST_CHARACTERS}
-    return Computation(lambda records: list(_verdicts(judge, records, value)), identity, value)
+
+    def verdicts(records: Sequence[LogRecord]) -> Sequence[Any]:
+        endpoint.check()  # a judge that is away would leave these rows without a value for good
+        return list(_verdicts(judge, records, value))
+
+    return Computation(verdicts, identity, value)
 
 
 def _endpoint(table: Table, settings: Settings) -> JudgeEndpoint:
     from llmops.judges import JudgeEndpoint
 
-    given = table.mapping("endpoint", {})
+    given, name = table.mapping("endpoint", {}), str(table.any("name"))
     if given:
-        return JudgeEndpoint.from_mapping({"name": "monitor", "timeout": 30.0, "retries": 1, **given})
+        return JudgeEndpoint.from_mapping({"name": name, "timeout": 30.0, "retries": 1, **given})
     if settings.judge is None:
         raise UsageError("endpoint: give base_url and model in [descriptor.endpoint], or set LLMOPS_JUDGE")
     url, _, model = settings.judge.removeprefix("openai:").rpartition("#")
     return JudgeEndpoint.from_mapping(
-        {"name": "monitor", "base_url": url, "model": model, "key_variable": settings.judge_key_variable}
+        {"name": name, "base_url": url, "model": model, "key_variable": settings.judge_key_variable}
     )
 
 

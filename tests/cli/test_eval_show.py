@@ -50,6 +50,14 @@ def test_a_run_is_shown_row_by_row_with_what_failed_and_what_changed(llmops: Run
     assert llmops("eval", "show", "nothing@1").code == 3
 
 
+def test_a_scorer_without_a_single_score_is_warned_of_and_exits_1(llmops: Run, runs: list[str]) -> None:
+    done = llmops("eval", "run", "sums", "--prompt", "qa@1")
+
+    assert done.code == 1
+    assert "warning: qa@1 on tiny@1 has no score at all of fields; mend the reason and run the suite again" in done.err
+    assert "fields: 6 of 6 rows failed, row sums-0 first: MissingExpectation: expectations hold no" in done.err
+
+
 @pytest.mark.slow
 def test_failed_rows_are_those_without_a_score_and_those_with_the_worst(
     llmops: Run, home: Path, runs: list[str]

@@ -56,7 +56,7 @@ def test_the_key_is_sent_as_bearer_and_stands_in_no_error(script, monkeypatch: p
     monkeypatch.setenv("JUDGE_KEY", "s3cret")
     asked = script((401, {}, '{"error": {"message": "no"}}'), key_variable="JUDGE_KEY")
 
-    with pytest.raises(EngineUnavailable, match="the judge answered 401: no") as refused:
+    with pytest.raises(EngineUnavailable, match=r"judge scripted at http.*/v1 answered 401: no") as refused:
         ask(asked.endpoint)
     assert asked.requests[0].headers["authorization"] == "Bearer s3cret"
     assert "s3cret" not in str(refused.value)
@@ -176,7 +176,7 @@ def test_a_server_that_asks_for_an_hour_is_not_waited_for(script) -> None:
 def test_it_gives_up_after_the_retries(script) -> None:
     asked = script(BUSY)
 
-    with pytest.raises(EngineUnavailable, match="the judge answered 503: busy"):
+    with pytest.raises(EngineUnavailable, match="answered 503: busy"):
         ask(asked.endpoint, retries=2)
     assert len(asked.requests) == 3
 
@@ -195,7 +195,7 @@ def test_it_gives_up_after_the_retries(script) -> None:
 def test_what_will_not_change_is_not_asked_again(status: int, body: str, kind: type[EngineError], script) -> None:
     asked = script((status, {}, body))
 
-    with pytest.raises(EngineError, match=f"the judge answered {status}") as refused:
+    with pytest.raises(EngineError, match=f"answered {status}: ") as refused:
         ask(asked.endpoint, retries=3)
     assert (type(refused.value), len(asked.requests)) == (kind, 1)
 
@@ -230,6 +230,21 @@ def test_a_server_that_has_gone_away_is_asked_once_a_question_until_it_is_back()
         with pytest.raises(EngineUnavailable):
             client.ask([{"role": "user", "content": "?"}], {"type": "object"})
     assert waits == [0.5, 1.0, 2.0]
+
+
+def test_a_server_that_fails_whatever_it_is_asked_is_asked_once_a_question_until_it_answers(script) -> None:
+    waits: list[float] = []
+    asked = script([*[BUSY] * 4, GOOD, BUSY, GOOD])
+    client = JudgeClient(replace(asked.endpoint, retries=2), sleep=waits.append)
+
+    for _ in range(2):
+        with pytest.raises(EngineUnavailable):
+            client.ask(ASKED, SCHEMA)
+    for _ in range(2):
+        client.ask(ASKED, SCHEMA)
+
+    assert waits == [0.5, 1.0, 0.5]
+    assert len(asked.requests) == 7
 
 
 def test_threads_share_a_client_and_at_most_side_by_side_ask_at_once(script) -> None:

@@ -288,6 +288,20 @@ def test_a_judge_that_is_away_stops_a_run_before_anything_is_generated(
     assert engine.requests == []
 
 
+def test_a_judge_that_is_away_is_not_missed_where_its_scores_are_kept(
+    workshop: Workshop, engine: FakeEngine, removed: Callable[[Path], None]
+) -> None:
+    with ScriptedJudge(lambda _: '{"rationale": "so it is", "score": "pass"}') as judge:
+        removed(judged(workshop, "kept", judge.base_url))
+        run(workshop, suite="kept", limit=5)
+
+    (again,) = run(workshop, suite="kept", limit=5, force=True)
+
+    assert (again.run.metrics["kind"].n_scored, len(judge.requests)) == (5, 5)
+    with pytest.raises(EngineUnavailable, match=f"judge j at {judge.base_url} cannot be reached"):
+        run(workshop, suite="kept")  # one row more
+
+
 def test_what_a_judge_failed_to_judge_is_judged_by_the_next_run_and_nothing_else(
     workshop: Workshop, engine: FakeEngine, removed: Callable[[Path], None]
 ) -> None:
@@ -305,7 +319,7 @@ def test_what_a_judge_failed_to_judge_is_judged_by_the_next_run_and_nothing_else
         assert (first.run.metrics["kind"].n_scored, first.run.metrics["kind"].n_failed) == (4, 2)
         (failure,) = (each for each in workshop.evaluations.failures(first.run) if "kind" in each.scorers)
         assert (failure.rows, list(failure.scorers)) == (2, ["kind"])
-        assert "the judge answered 503: busy" in failure.why
+        assert "answered 503: busy" in failure.why
 
         (same,) = run(workshop, suite="outage")  # nothing is better: the run stands
         assert (same.run.run_id, len(judge.requests)) == (first.run.run_id, 8)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from llmops.errors import CannotRun
+from llmops.errors import CannotRun, EngineUnavailable
 from llmops.judges.scripted import ScriptedJudge
 from llmops.production_log import LogRecord
 from monitoring.descriptors import DescriptorSet
@@ -61,6 +61,15 @@ def test_a_judge_that_does_not_answer_is_not_asked_about_every_row():
         asked = len(judge.requests)
     assert described.failures["j"] == 200
     assert asked < 20
+
+
+def test_a_judge_that_cannot_be_reached_is_told_by_its_address_before_any_row_is_described():
+    with ScriptedJudge(lambda body: verdict("pass")) as judge:
+        gone = judge
+
+    with pytest.raises(EngineUnavailable, match=rf"judge j at {gone.base_url} cannot be reached: .*; is it running\?"):
+        judged(gone, ["a"])
+    assert judged(gone, [])[1].columns["j"].tolist() == []  # nothing to ask
 
 
 def test_only_a_sample_is_judged():
