@@ -199,8 +199,7 @@ def _fitting(exchange: Exchange, request: GenerationRequest, engine: Engine) -> 
     try:
         return fitting(request, engine)
     except EngineRejected as error:
-        model = exchange.target.model.ref
-        problem = f"{error.param}: the engine of {model} cannot honour it; leave it out"
+        problem = str(error).replace("the engine", f"the engine of {exchange.target.model.ref}", 1)
         raise ApiError(400, problem, param=error.param) from error
 
 

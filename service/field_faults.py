@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 KIND_TAGS = frozenset(
     {"<text>", "<list>", "<object>", "<message>", "<function_call>", "<function_call_output>",
-     "<text_part>", "<refusal>", "<reasoning>", "<thinking>"}
+     "<custom_tool_call>", "<text_part>", "<refusal>", "<reasoning>", "<other_part>"}
 )  # fmt: skip
 """What other routes' bodies tag the kinds of a value with, in the places that pydantic reports."""
 

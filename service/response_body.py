@@ -127,10 +127,28 @@ class FunctionCall(_Strict):
         return Message(role="assistant", content="", tool_calls=[call])
 
 
+class CustomToolCall(_Strict):
+    """A call of a tool whose input is free text, likewise."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["custom_tool_call"]
+    call_id: Text
+    name: Text
+    input: Text
+    id: Text | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+
+    def to_message(self) -> Message:
+        called = {"custom": {"name": self.name, "input": self.input}}
+        call = {**(self.model_extra or {}), "id": self.call_id, "type": "custom", **called}
+        return Message(role="assistant", content="", tool_calls=[call])
+
+
 class FunctionResult(_Strict):
     """What the tool gave back."""
 
-    type: Literal["function_call_output"]
+    type: Literal["function_call_output", "custom_tool_call_output"]
     call_id: Text
     output: Parts
     id: Text | None = None
@@ -164,12 +182,19 @@ class Reasoning(_Strict):
 
 def _item_kind(value: object) -> str:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return f"<{kind}>" if kind in ("function_call", "function_call_output", "reasoning") else "<message>"
+    if kind == "custom_tool_call_output":
+        return "<function_call_output>"
+    return (
+        f"<{kind}>"
+        if kind in ("function_call", "custom_tool_call", "function_call_output", "reasoning")
+        else "<message>"
+    )
 
 
 Item = Annotated[
     Annotated[Turn, Tag("<message>")]
     | Annotated[FunctionCall, Tag("<function_call>")]
+    | Annotated[CustomToolCall, Tag("<custom_tool_call>")]
     | Annotated[FunctionResult, Tag("<function_call_output>")]
     | Annotated[Reasoning, Tag("<reasoning>")],
     Discriminator(_item_kind),

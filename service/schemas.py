@@ -39,38 +39,43 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
-class TextPart(_Strict):
-    """One part of a message's content."""
+class _Part(_Strict):
+    model_config = ConfigDict(extra="allow")
+
+
+class TextPart(_Part):
+    """One part of a message's content. In an assistant's, other fields (`annotations` …) are those of its server."""
 
     type: Literal["text"]
     text: Text
 
 
-class RefusalPart(_Strict):
+class RefusalPart(_Part):
     """A part of an assistant's content in which it refused."""
 
     type: Literal["refusal"]
     refusal: Text
 
 
-class ThinkingPart(_Strict):
-    """A part of an assistant's content in which it thought, as Mistral's models send it. Other fields are theirs."""
+class OtherPart(_Part):
+    """A part of an assistant's content of any other kind, such as `thinking`, as its server sent it."""
 
-    model_config = ConfigDict(extra="allow")
-
-    type: Literal["thinking"]
-    thinking: Any
+    type: Annotated[Text, Field(max_length=64)]
 
 
 def _part_kind(value: object) -> str:
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return f"<{kind}>" if kind in ("refusal", "thinking") else "<text_part>"
+    kind = value.get("type", "text") if isinstance(value, dict) else getattr(value, "type", None)
+    return (
+        {"text": "<text_part>", "refusal": "<refusal>"}.get(kind, "<other_part>")
+        if isinstance(kind, str)
+        else "<text_part>"
+    )
 
 
-_Part = Annotated[
+_AnyPart = Annotated[
     Annotated[TextPart, Tag("<text_part>")]
     | Annotated[RefusalPart, Tag("<refusal>")]
-    | Annotated[ThinkingPart, Tag("<thinking>")],
+    | Annotated[OtherPart, Tag("<other_part>")],
     Discriminator(_part_kind),
 ]
 
@@ -80,7 +85,8 @@ def _content_kind(value: object) -> str:
 
 
 _Content = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[list[_Part], Tag("parts"), Field(min_length=1, max_length=MOST_MESSAGES)],
+    Annotated[Text, Tag("text")]
+    | Annotated[list[_AnyPart], Tag("parts"), Field(min_length=1, max_length=MOST_MESSAGES)],
     Discriminator(_content_kind),
 ]
 
@@ -93,21 +99,34 @@ class CalledFunction(_Strict):
 
 
 class ToolCall(_Strict):
-    """A call that an assistant's turn asked for. Other fields are those that the model's server gave it."""
+    """A call that an assistant's turn asked for. Other fields are those that the model's server gave it, such as
+    `custom` of a call of that type."""
 
     model_config = ConfigDict(extra="allow")
 
     id: Annotated[Text, Field(min_length=1, max_length=256)]
-    type: Literal["function"] = "function"
-    function: CalledFunction
+    type: Annotated[Text, Field(max_length=64)] = "function"
+    function: CalledFunction | None = None
     index: int | None = None
+
+    @model_validator(mode="after")
+    def _is_of_its_type(self) -> ToolCall:
+        if (self.type == "function") != (self.function is not None):
+            raise field_fault("function", "needed" if self.function is None else "only a call of that type has it")
+        if not is_shallow(self.model_extra or {}):
+            raise field_fault(next(iter(self.model_extra or {})), f"is nested more than {MOST_NESTED} levels deep")
+        return self
+
+    def as_sent(self) -> dict[str, Any]:
+        """As it came, without its number."""
+        return self.model_dump(exclude={"index", *(() if self.function else ("function",))})
 
 
 class ChatMessage(_Strict):
     """One turn. An assistant's may hold whatever its server put into it (`reasoning_content`, `audio` …): clients send
     it back, and an upstream gets it.
 
-    content: text, or null in an assistant's turn with tool calls or a refusal. tool_call_id: in a tool's turn, the call
+    content: text, or null in an assistant's turn. tool_call_id: in a tool's turn, the call
     that it answers. name: of who speaks, or of the tool.
     """
 
@@ -127,12 +146,10 @@ class ChatMessage(_Strict):
             self._holds_nothing_of_an_assistant()
         elif not is_shallow(said):
             raise field_fault(next(iter(said)), f"is nested more than {MOST_NESTED} levels deep")
-        elif "parts" in said:  # what a turn calls the parts of its content here
-            raise field_fault("parts", "unknown field")
-        elif not is_shallow(self._thoughtful_parts):
+        elif "sent_content" in said:  # what a turn calls content here that is no plain text
+            raise field_fault("sent_content", "unknown field")
+        elif not is_shallow([part.model_extra or {} for part in self._parts]):
             raise field_fault("content", f"is nested more than {MOST_NESTED} levels deep")
-        if self.content is None and not (self.tool_calls or self.refusal or said):
-            raise field_fault("content", "must be a text or a list of text parts")
         if (self.tool_call_id is not None) != (self.role == "tool"):
             needed = "a tool's turn must name the call that it answers"
             raise field_fault("tool_call_id", needed if self.role == "tool" else "only a tool's turn has it")
@@ -144,36 +161,44 @@ class ChatMessage(_Strict):
                 raise field_fault(name, "unknown field")
         if self.refusal is not None:
             raise field_fault("refusal", "only an assistant's turn has it")
-        if not isinstance(self.content, str):
-            for part in self.content or ():
-                if not isinstance(part, TextPart):
-                    raise field_fault("content", f"only an assistant's turn has a {part.type} part")
+        for at, part in enumerate(self._parts):
+            if not isinstance(part, TextPart):
+                raise field_fault(
+                    f"content[{at}]", f"is no text, but {part.type}: only an assistant's turn may hold it"
+                )
+            for name in part.model_extra or ():
+                raise field_fault(f"content[{at}].{name[:100]}", "unknown field")
         if self.tool_calls:
             raise field_fault("tool_calls", "only an assistant's turn has them")
+        if self.content is None:
+            raise field_fault("content", "must be a text or a list of text parts")
 
     @property
-    def _thoughtful_parts(self) -> list[dict[str, Any]]:
-        """The content's parts as they came, where one of them is no text of the answer."""
-        parts = [] if isinstance(self.content, str) else self.content or []
-        thoughtful = any(isinstance(part, ThinkingPart) for part in parts)
-        return [part.model_dump() for part in parts] if thoughtful else []
+    def _parts(self) -> Sequence[TextPart | RefusalPart | OtherPart]:
+        return () if isinstance(self.content, str) or self.content is None else self.content
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether text and refusal are all that the content says."""
+        return self.content is not None and not any(
+            isinstance(part, OtherPart) or part.model_extra for part in self._parts
+        )
 
     def to_message(self) -> Message:
         """As engines take it: `developer` is OpenAI's newer word for system, parts are joined, a refusal is the end."""
         role = "system" if self.role == "developer" else self.role
-        parts = [] if isinstance(self.content, str) else self.content or []
-        texts = [part.text for part in parts if isinstance(part, TextPart)]
+        texts = [part.text for part in self._parts if isinstance(part, TextPart)]
         text = self.content if isinstance(self.content, str) else "".join(texts)
-        refusal = self.refusal or _refused(parts)
+        refusal = self.refusal or "".join(part.refusal for part in self._parts if isinstance(part, RefusalPart))
         message = cast(Message, {"role": role, "content": text + refusal, **_said(self.model_extra)})
         if refusal:
             message["refusal"] = refusal
-        if thoughtful := self._thoughtful_parts:
-            message["parts"] = thoughtful
+        if not self._is_plain:
+            message["sent_content"] = [part.model_dump() for part in self._parts] or None
         if self.name is not None:
             message["name"] = self.name
         if self.tool_calls:
-            message["tool_calls"] = [call.model_dump(exclude={"index"}) for call in self.tool_calls]
+            message["tool_calls"] = [call.as_sent() for call in self.tool_calls]
         if self.tool_call_id is not None:
             message["tool_call_id"] = self.tool_call_id
         return message
@@ -186,10 +211,6 @@ _EMPTY_FIELDS = frozenset({"audio", "function_call", "annotations"})
 def _said(extra: Mapping[str, Any] | None) -> dict[str, Any]:
     """What an assistant's turn holds beyond the fields that are read here."""
     return {name: value for name, value in (extra or {}).items() if value is not None and value != []}
-
-
-def _refused(parts: Sequence[TextPart | RefusalPart | ThinkingPart] | None) -> str:
-    return "".join(part.refusal for part in parts or () if isinstance(part, RefusalPart))
 
 
 class StreamOptions(_Strict):

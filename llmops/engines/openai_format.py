@@ -52,13 +52,14 @@ def chat_body(request: GenerationRequest, *, stream: bool = True) -> dict[str, A
 
 
 def sent_message(message: Message) -> dict[str, Any]:
-    """A turn as OpenAI's servers take it: what the assistant refused stands in a field of its own, and what it thought
-    among the parts of its content is sent back there."""
+    """A turn as OpenAI's servers take it: content that is no plain text as its server sent it, and what the assistant
+    refused in a field of its own."""
     sent: dict[str, Any] = dict(message)
-    if parts := sent.pop("parts", None):
-        return {**sent, "content": parts}
-    if refused := sent.get("refusal"):
+    if "sent_content" in sent and (sent["sent_content"] is not None or not sent["content"]):
+        sent["content"] = sent.pop("sent_content")
+    elif refused := sent.get("refusal"):
         sent["content"] = message["content"].removesuffix(refused) or None
+    sent.pop("sent_content", None)
     return sent
 
 

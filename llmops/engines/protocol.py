@@ -32,16 +32,16 @@ EXTRAS = HINTS | frozenset(
 class Message(TypedDict):
     """One turn of a conversation, as chat templates read it; the optional fields are OpenAI's.
 
-    content: all that was said, a refusal included. refusal: the part of it, at its end, that is one. parts: the
-    content as its server gave it, where it also thought there. Further fields of an assistant's turn
-    (`reasoning_content` …) are those that its server gave it.
+    content: all that was said, a refusal included. refusal: the part of it, at its end, that is one. sent_content: an
+    assistant's content as its server gave it, where that is not its text alone: parts, or null. Further fields of such
+    a turn (`reasoning_content` …) are those that its server gave it.
     """
 
     role: str
     content: str
     name: NotRequired[str]
     refusal: NotRequired[str]
-    parts: NotRequired[list[dict[str, Any]]]
+    sent_content: NotRequired[list[dict[str, Any]] | None]
     tool_calls: NotRequired[list[dict[str, Any]]]
     tool_call_id: NotRequired[str]
 
@@ -274,8 +274,11 @@ def fitting(request: GenerationRequest, engine: Engine) -> GenerationRequest:
     """The request without the hints that the engine does not obey.
 
     Raises:
-        EngineRejected: naming an extra field which changes the answer and which the engine cannot obey.
+        EngineRejected: naming an extra field which changes the answer and which the engine cannot obey, or what of an
+            earlier turn it cannot read: only another server takes a turn as it is.
     """
+    if not engine.honours >= EXTRAS and (unread := _unread(request.messages)) is not None:
+        raise EngineRejected(f"messages: the engine cannot read {unread}; leave it out", param="messages")
     foreign = request.extras.keys() - engine.honours
     for name in request.extras:
         if name in foreign and name not in HINTS:
@@ -283,6 +286,30 @@ def fitting(request: GenerationRequest, engine: Engine) -> GenerationRequest:
     if not foreign:
         return request
     return replace(request, extras={name: value for name, value in request.extras.items() if name not in foreign})
+
+
+def _unread(messages: Sequence[Message]) -> str | None:
+    """What of the assistant's turns no chat template renders."""
+    for message in messages:
+        for part in message.get("sent_content") or ():
+            if part["type"] not in ("text", "refusal", "thinking"):
+                return f"a part of type {part['type']!r}"
+        for call in message.get("tool_calls", ()):
+            if call["type"] != "function":
+                return f"a tool call of type {call['type']!r}"
+        if not message["content"] and (lost := message.keys() - _READ):
+            return f"the {min(lost)} of a turn without text"
+    return None
+
+
+_READ = Message.__annotations__.keys() | {
+    "reasoning_content",
+    "reasoning",
+    "reasoning_details",
+    "thinking",
+    "annotations",
+}
+"""Fields of a turn that chat templates render, or that leave nothing out of it."""
 
 
 @runtime_checkable

@@ -11,6 +11,9 @@ USER = {"role": "user", "content": "hi"}
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}}
 
+CUSTOM_CALL = {"id": "call_1", "type": "custom", "custom": {"name": "run", "input": "ls"}}
+ASKED_AN_UPSTREAM = {"role": "assistant", "content": None}
+
 
 def refusal(gateway, **fields):
     """The field that a 400 reply names for a request with these fields."""
@@ -89,12 +92,32 @@ def test_what_the_engine_cannot_do_is_refused_by_name_and_logged(plain_gateway, 
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": "always"}, "tool_choice"),
-        ({"messages": [{"role": "user", "content": [{"type": "thinking", "thinking": "hm"}]}]}, "messages[0].content"),
         (
-            {"messages": [{"role": "assistant", "content": "x", "parts": []}, USER, {**USER, "parts": 1}]},
-            "messages[2].parts",
+            {"messages": [{"role": "user", "content": [{"type": "thinking", "thinking": "hm"}]}]},
+            "messages[0].content[0]",
         ),
-        ({"messages": [{"role": "assistant", "content": "x", "parts": [1]}, USER]}, "messages[0].parts"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x", "annotations": []}]}]},
+            "messages[0].content[0].annotations",
+        ),
+        ({"messages": [ASKED_AN_UPSTREAM | {"tool_calls": [CUSTOM_CALL]}, USER]}, "messages"),
+        ({"messages": [ASKED_AN_UPSTREAM | {"content": [{"type": "reference", "ids": [1]}]}, USER]}, "messages"),
+        ({"messages": [ASKED_AN_UPSTREAM | {"audio": {"id": "audio_1"}}, USER]}, "messages"),
+        (
+            {"messages": [ASKED_AN_UPSTREAM | {"tool_calls": [{"id": "a", "type": "function"}]}, USER]},
+            "messages[0].tool_calls[0].function",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "content": "x", "sent_content": []},
+                    USER,
+                    {**USER, "sent_content": 1},
+                ]
+            },
+            "messages[2].sent_content",
+        ),
+        ({"messages": [{"role": "assistant", "content": "x", "sent_content": [1]}, USER]}, "messages[0].sent_content"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "absent"}}}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice"),
         ({"presence_penalty": 3}, "presence_penalty"),
@@ -142,6 +165,10 @@ def test_an_assistant_turn_may_come_back_as_clients_keep_it(shared_gateway):
     answer = shared_gateway.chat().json()["choices"][0]["message"]
     kept = {**answer, "tool_calls": None, "function_call": None, "audio": None, "annotations": []}
     assert shared_gateway.chat(messages=[USER, kept, USER]).status_code == 200
+
+
+def test_a_turn_in_which_the_assistant_said_nothing_may_come_back(shared_gateway):
+    assert shared_gateway.chat(messages=[USER, {"role": "assistant", "content": None}, USER]).status_code == 200
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b'"x"', b"[" * 100_000, b'{"model": "\xff"}', b"null"])

@@ -167,6 +167,15 @@ TURNS = [
         ],
     },
     {"role": "assistant", "content": "", "tool_calls": [{**BOTH[0], "extra_content": {"a": 1}}]},
+    {"role": "assistant", "content": None, "tool_calls": [BOTH[0]]},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "call_c", "type": "custom", "custom": {"name": "run", "input": "ls"}}],
+    },
+    {"role": "assistant", "content": None},
+    {"role": "assistant", "content": [{"type": "text", "text": "42", "annotations": [{"type": "url_citation"}]}]},
+    {"role": "assistant", "content": [{"type": "reference", "reference_ids": [1]}, {"type": "text", "text": "42"}]},
     {"role": "assistant", "content": "x", "audio": {"id": "audio_1"}},
     {"role": "user", "content": "hi", "name": "ann"},
 ]
@@ -249,6 +258,33 @@ def test_what_a_response_said_can_be_sent_back_and_reaches_the_upstream(asked, a
     back = [item.to_dict(warnings=False) for item in said]
     seen = ask("responses", input=[*back, {"role": "user", "content": "text"}])[1]
     assert seen["messages"][0] == {"role": "assistant", "content": "42", "reasoning_content": "let me see"}
+
+
+SAID_BACK = {name: shape for name, shape in {**SHAPES, **ODD_TOOLS, **NO_IDS}.items() if shape.whole is not None}
+
+
+@pytest.mark.parametrize("shape", SAID_BACK)
+def test_what_a_server_said_can_be_sent_back_and_reaches_it_as_it_was(asked, ask, shape):
+    said = whole(asked["through"], shape)["choices"][0]["message"]
+    back = ask(messages=[{"role": "user", "content": "hi"}, said, TEXT])[1]["messages"][1]
+    if shape == "content in parts":  # of text alone: every server takes that as one text
+        said["content"] = "Hello"
+    assert told(back) == {name: value for name, value in told(said).items() if value != []}
+    assert back["content"] == said["content"]
+
+
+@pytest.mark.parametrize("shape", SAID_BACK)
+def test_what_a_response_of_any_shape_said_can_be_sent_back(asked, ask, shape):
+    said = asked["through"].responses.create(model="tiny@1", input=shape).to_dict(warnings=False)["output"]
+    assert ask("responses", input=[*said, {"role": "user", "content": "text"}])[0]["status"] == "completed"
+
+
+def test_a_custom_call_of_a_response_and_its_result_reach_the_upstream(ask):
+    call = {"type": "custom_tool_call", "id": "ctc_1", "call_id": "call_c", "name": "run", "input": "ls"}
+    result = {"type": "custom_tool_call_output", "call_id": "call_c", "output": "a.txt"}
+    seen = ask("responses", input=[{"role": "user", "content": "text"}, call, result])[1]["messages"]
+    assert seen[1]["tool_calls"] == [{"id": "call_c", "type": "custom", "custom": {"name": "run", "input": "ls"}}]
+    assert seen[2] == {"role": "tool", "content": "a.txt", "tool_call_id": "call_c"}
 
 
 def test_the_log_tells_refusal_reasoning_calls_usage_and_other_fields(asked, ask):
