@@ -17,8 +17,8 @@ from llmops.engines.openai_errors import failure, refusal
 from llmops.engines.openai_format import AnswerReader, chat_body, sent_message, whole_answer
 from llmops.engines.protocol import EXTRAS, Chunk, EngineIdentity, GenerationRequest
 from llmops.engines.sse import EventParser, EventTooLong, SentEvent
+from llmops.engines.upstream_json import UpstreamJson
 from llmops.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable
-from llmops.json_depth import MOST_NESTED, is_shallow
 
 LONGEST_EVENT = LONGEST_REPLY = 64 * 1024 * 1024
 """Bytes of one event, or of a reply that is not streamed, beyond which an upstream is taken for broken."""
@@ -33,6 +33,9 @@ LINGER_SECONDS = 0.5
 """How long after `[DONE]` the end of the reply is waited for, so that the connection can be used again."""
 
 _LARGE_BODY = 1024 * 1024  # from here on aiohttp wants a file
+
+_ANSWERED = (200, 201)  # the second is what some frameworks say to every POST
+_BLANK = b"\xef\xbb\xbf \t\r\n"
 
 
 class _Link(NamedTuple):
@@ -103,19 +106,22 @@ class OpenAIEngine:
             limits = self._stream_timeout if streamed else self._whole_timeout
             response = await self._send(await self._link(), body, request.headers, limits)
             heard = True
-            if response.status != 200:
+            if response.status not in _ANSWERED:
                 raise refusal(response.status, response.headers, await _read(response))
-            if _is_stream(response, streamed):
+            start = await _start(response)
+            if _is_stream(start, response, streamed):
                 answer = _StreamedAnswer(asked)
-                while not answer.done and (piece := await response.content.readany()):
+                piece = start
+                while piece and not answer.done:
                     for chunk in answer.take(piece):
                         yield chunk
+                    piece = b"" if answer.done else await response.content.readany()
                 if answer.done:
                     await _reach_end(response)
                 for chunk in answer.end():
                     yield chunk
             else:
-                for chunk in whole_answer(_json(await _read(response), "a reply"), asked):
+                for chunk in whole_answer(UpstreamJson().read(await _read(response, start), "a reply"), asked):
                     yield chunk
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._translated(error, heard) from error
@@ -215,18 +221,33 @@ def _proxy(url: URL) -> str | None:
     return urllib.request.getproxies().get(url.scheme)
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """The whole body. Raises EngineError when it is too long to be one."""
+async def _start(response: aiohttp.ClientResponse) -> bytes:
+    """The body up to its first piece that says something: some servers send blank lines while they are busy. Raises
+    EngineError when there are too many."""
+    start = b""
+    while not start.strip(_BLANK) and (piece := await response.content.readany()):
+        start += piece
+        if len(start) > LONGEST_REPLY:
+            raise _too_long()
+    return start
+
+
+async def _read(response: aiohttp.ClientResponse, start: bytes = b"") -> bytes:
+    """The whole body, whose start was read. Raises EngineError when it is too long to be one."""
     content = response.content
-    first = await content.readany()
+    first = start + await content.readany()
     if content.at_eof():
         return first
     body = bytearray(first)
     while piece := await content.readany():
         body += piece
         if len(body) > LONGEST_REPLY:
-            raise EngineError(f"the upstream sent a reply of more than {LONGEST_REPLY} bytes")
+            raise _too_long()
     return bytes(body)
+
+
+def _too_long() -> EngineError:
+    return EngineError(f"the upstream sent a reply of more than {LONGEST_REPLY} bytes")
 
 
 async def _reach_end(response: aiohttp.ClientResponse) -> None:
@@ -244,6 +265,7 @@ class _StreamedAnswer:
 
     def __init__(self, asked: int) -> None:
         self._parser, self._reader = EventParser(LONGEST_EVENT), AnswerReader(asked)
+        self._json = UpstreamJson(streamed=True)
         self.done = False
 
     def take(self, piece: bytes) -> Iterable[Chunk]:
@@ -278,30 +300,32 @@ class _StreamedAnswer:
             return ()
         if name == b"error":
             raise failure(_error_event(data))
-        return self._reader.take(_json(data, "an event"))
+        return self._reader.take(self._json.read(data, "an event"))
 
     def end(self) -> Sequence[Chunk]:
         """The last chunks. Raises EngineError."""
-        return self._reader.end(said=self.done)
+        rest = self._parser.rest()
+        last = self._chunks(rest) if rest is not None and _is_whole(rest) else ()
+        return [*last, *self._reader.end(said=self.done)]
 
 
-def _is_stream(response: aiohttp.ClientResponse, asked: bool) -> bool:
-    """Whether a reply is one; some servers do not send what they were asked for."""
+def _is_stream(start: bytes, response: aiohttp.ClientResponse, asked: bool) -> bool:
+    """Whether a reply is one, by how it begins: some servers do not send what they were asked for, or what their
+    content type says."""
+    first = start.lstrip(_BLANK)[:1]
+    if first in (b"{", b"[", b"<"):
+        return False
     kind = response.headers.get("content-type", "")
-    return kind.startswith("text/event-stream") or (asked and not kind.startswith("application/json"))
+    return asked or kind.startswith("text/event-stream") or first in (b":", b"d", b"e", b"i", b"r")  # as its fields do
 
 
-def _json(data: bytes, what: str) -> object:
+def _is_whole(sent: SentEvent) -> bool:
+    """Whether an event that no blank line follows is all there: then the server has only forgotten the line."""
     try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        message = f"the upstream sent {what} that is not JSON"
-        raise EngineError(message, reason=message) from error
-    # What is passed on must be written again; few events have so many brackets that they need a look.
-    if data.count(b"{") + data.count(b"[") > MOST_NESTED and isinstance(value, (dict, list)) and not is_shallow(value):
-        message = f"the upstream sent {what} that is not flat enough: more than {MOST_NESTED} levels"
-        raise EngineError(message, reason=message)
-    return value
+        orjson.loads(sent.data)
+    except orjson.JSONDecodeError:
+        return sent.data.strip() == b"[DONE]"
+    return True
 
 
 def _error_event(data: bytes) -> object:

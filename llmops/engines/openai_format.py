@@ -13,7 +13,7 @@ from typing import Any
 
 from llmops.engines.openai_errors import failure, reported, unwrapped
 from llmops.engines.protocol import NO_FIELDS, UNKNOWN_USAGE, UNSAID, Chunk, Further, GenerationRequest, Message, Usage
-from llmops.engines.tool_calls import ToolCallReader, argument_text
+from llmops.engines.tool_calls import ToolCallReader, argument_text, whole_number
 from llmops.errors import EngineError, EngineUnavailable
 
 _NAMED_IN_REPLY = frozenset({"id", "object", "created", "model", "choices", "usage", "error"})
@@ -238,7 +238,10 @@ def _further_of(delta: Mapping[str, Any], choice: Mapping[str, Any], reply: Mapp
 
 
 def _with_texts(message: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A message or delta whose call in OpenAI's older form, if it has one, has its arguments as JSON text too."""
+    """A message or delta with JSON text for what came as an object: a content that follows a schema, and the arguments
+    of a call in OpenAI's older form."""
+    if isinstance(message.get("content"), dict):
+        message = {**message, "content": argument_text(message["content"])}
     call = message.get("function_call")
     if not isinstance(call, dict) or isinstance(call.get("arguments", ""), str):
         return message
@@ -306,7 +309,7 @@ def _objects(value: object, name: str) -> Sequence[Mapping[str, Any]]:
 
 
 def _index(choice: Mapping[str, Any], place: int, asked: int) -> int:
-    index = choice.get("index")
+    index = whole_number(choice.get("index"))
     if index is None:
         return place
     if type(index) is not int or not 0 <= index < asked:
@@ -336,13 +339,12 @@ def _usage(usage: object) -> Usage:
 
 
 def _counted(usage: Mapping[str, Any], place: str, counts: Set[str]) -> dict[str, Any]:
-    """Its counts as whole numbers, also where JSON was written with a point (11.0); all else as it came."""
+    """Its counts as whole numbers, also where they were written with a point (11.0) or as text; all else as it came."""
     return {name: _count(value, f"{place}.{name}") if name in counts else value for name, value in usage.items()}
 
 
 def _count(count: Any, place: str) -> int | None:
-    if type(count) is float and count.is_integer():
-        count = int(count)
+    count = whole_number(count)
     if count is not None and (type(count) is not int or not 0 <= count < _TOO_MANY_TOKENS):
         raise _misshapen(f"{place} = {str(count)[:40]}, which is no number of tokens")
     return count

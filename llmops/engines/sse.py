@@ -50,6 +50,10 @@ class EventParser:
         events = [event for block in blocks if (event := self._event(block)) is not None]
         return events + self._wait() if rest else events
 
+    def rest(self) -> SentEvent | None:
+        """At the end of the stream, an event that no blank line follows: by the standard it does not count."""
+        return self._event(bytes(self._rest.removesuffix(b"\n")))
+
     def _is_one_message(self, piece: bytes) -> bool:
         """Whether this is the whole of the commonest event, as most servers send it: in a packet of its own."""
         return (

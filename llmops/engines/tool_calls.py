@@ -43,7 +43,7 @@ class ToolCallReader:
         return [{"index": call.place, "function": {"arguments": "{}"}} for call in self._calls if call.lacks_arguments]
 
     def _call_of(self, delta: Mapping[str, Any]) -> _Call:
-        number, identity = delta.get("index"), _id(delta)
+        number, identity = whole_number(delta.get("index")), _id(delta)
         if number is not None and type(number) is not int:
             raise _misshapen("whose index is no number")
         found = [call for call in self._calls if number is None or call.number == number]
@@ -134,6 +134,15 @@ def argument_text(arguments: Any) -> str:
     if arguments is None:
         return ""
     return arguments if isinstance(arguments, str) else orjson.dumps(arguments).decode()
+
+
+def whole_number(value: Any) -> Any:
+    """A number that some servers write with a point, or as text; what is none stays as it came."""
+    if type(value) is float and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
+        return int(value)
+    return value
 
 
 def _id(call: Mapping[str, Any]) -> str:

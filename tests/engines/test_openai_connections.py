@@ -116,7 +116,7 @@ async def test_tool_calls_and_logprobs_of_a_whole_answer_come_along(engine, serv
     [
         (b"{", "a reply that is not JSON"),
         (b"\xff\xfe", "a reply that is not JSON"),
-        (b"[" * 100_000, "a reply that is not JSON"),
+        (b"[" * 100_000, "a reply that is not flat enough"),
         (b"", "a reply that is not JSON"),
         ([1], "a reply that is not an object"),
         ({}, "sent no answer"),
@@ -124,12 +124,12 @@ async def test_tool_calls_and_logprobs_of_a_whole_answer_come_along(engine, serv
         ({"choices": {"a": 1}}, "choices that is no list of objects"),
         ({"choices": [3]}, "choices that is no list of objects"),
         (whole(usage=3), "usage that is no object"),
-        (whole(usage={"prompt_tokens": "5"}), "usage.prompt_tokens = 5, which is no number of tokens"),
+        (whole(usage={"prompt_tokens": "five"}), "usage.prompt_tokens = five, which is no number of tokens"),
         (whole(text=["Hello"]), "content that is no list of objects"),
         ({"choices": [{"message": "Hello", "finish_reason": "stop"}]}, "message that is no object"),
         ({"choices": [{"message": {"tool_calls": 3}, "finish_reason": "stop"}]}, "a tool call that is no object"),
         ({"choices": [{"message": {}, "logprobs": 3, "finish_reason": "stop"}]}, "logprobs that is no object"),
-        ({"choices": [{"message": {}, "index": "0", "finish_reason": "stop"}]}, "an answer of index 0 where one"),
+        ({"choices": [{"message": {}, "index": "one", "finish_reason": "stop"}]}, "an answer of index one where"),
         ({"error": {"message": "out of memory"}}, "the upstream failed: out of memory"),
     ],
 )

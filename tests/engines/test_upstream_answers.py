@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import zlib
+
 import pytest
 
 from llmops.engines.fake import FakeEngine
@@ -11,7 +15,8 @@ from llmops.engines.upstreams import Upstream, UpstreamsEngine
 from llmops.errors import EngineError, EngineRejected, EngineUnavailable
 from llmops.evaluation.generating import Job, answer
 from llmops.evaluation.results import AnswerCounts
-from tests.engines.upstream_server import UpstreamServer, delta, reply, sse, stream
+from tests.engines.upstream_server import HELLO, UpstreamServer, delta, raw, reply, sse, stream
+from tests.engines.upstream_server import whole as said
 from tests.engines.upstream_shapes import BOTH, FAILURES
 from tests.engines.upstream_shapes import answer as by_name
 from tests.engines.upstream_shapes import message as shaped
@@ -150,3 +155,95 @@ async def test_a_refusal_and_a_tool_call_are_no_empty_answers(upstream):
     ]
     await engine.close()
     assert AnswerCounts.of(outputs).empty == 1
+
+
+def sent(body: bytes, *headers: str) -> bytes:
+    """A reply on the wire, its end told by that of the connection."""
+    return "\r\n".join(["HTTP/1.1 200 OK", *headers, "", ""]).encode() + body
+
+
+def events(*sent_events: object, line: bytes = b"\n") -> bytes:
+    return sse(*sent_events).replace(b"\n", line)
+
+
+def hello(text: str) -> tuple[object, ...]:
+    return (delta(text), delta(None, "stop"), "[DONE]")
+
+
+WHOLE = json.dumps(said()).encode()
+STREAMED = sse(*HELLO)
+SSE, JSON = "content-type: text/event-stream", "content-type: application/json"
+HALVES = WHOLE.replace(b"Hello", b"Hello \\ud83d\\ude00 \\ud83d.")
+SPLIT = sse(delta("Hello "), delta("\ud83d"), delta("\ude00 \ud83d"), delta("."), delta(None, "stop"), "[DONE]")
+FACES = "Hello \U0001f600 \ufffd."
+
+SLOPPY: dict[str, tuple[bytes, str]] = {
+    "a byte order mark before JSON": (sent(b"\xef\xbb\xbf" + WHOLE, JSON), "Hello"),
+    "a byte order mark before events": (sent(b"\xef\xbb\xbf" + STREAMED, SSE), "Hello"),
+    "half of a character": (sent(HALVES, JSON), FACES),
+    "a character over two events": (sent(SPLIT, SSE), FACES),
+    "bytes that are no character": (sent(WHOLE.replace(b"Hello", b"Hell\xff"), JSON), "Hell\ufffd"),
+    "numbers that are not finite": (
+        sent(WHOLE.replace(b'"index": 0', b'"index": 0, "score": -Infinity'), JSON),
+        "Hello",
+    ),
+    "blank lines before and behind": (sent(b"\n\n \r\n" + WHOLE + b" \n\n", JSON), "Hello"),
+    "no content type, whole": (sent(WHOLE), "Hello"),
+    "no content type, streamed": (sent(STREAMED), "Hello"),
+    "JSON called text": (sent(WHOLE, "content-type: text/plain"), "Hello"),
+    "JSON called a stream": (sent(WHOLE, SSE), "Hello"),
+    "a stream called JSON": (sent(STREAMED, JSON), "Hello"),
+    "gzip": (sent(gzip.compress(WHOLE), JSON, "content-encoding: gzip"), "Hello"),
+    "gzip of a stream": (sent(gzip.compress(STREAMED), SSE, "content-encoding: gzip"), "Hello"),
+    "deflate": (sent(zlib.compress(WHOLE), JSON, "content-encoding: deflate"), "Hello"),
+    "carriage returns": (sent(events(*HELLO, line=b"\r"), SSE), "Hello"),
+    "both line ends": (sent(events(*HELLO, line=b"\r\n"), SSE), "Hello"),
+    "comments and names": (
+        sent(STREAMED.replace(b"data:", b": ping\nevent: chunk\nid: 1\nretry: 9\ndata:"), SSE),
+        "Hello",
+    ),
+    "no space after the colon": (sent(STREAMED.replace(b"data: ", b"data:"), SSE), "Hello"),
+    "data over several lines": (sent(STREAMED.replace(b", ", b",\ndata: "), SSE), "Hello"),
+    "no blank line at the end": (sent(sse(*hello("Hello")).rstrip(), SSE), "Hello"),
+    "no line at the end, nor a finish": (sent(sse(delta("Hello"), "[DONE]").rstrip(), SSE), "Hello"),
+    "[DONE] twice": (sent(STREAMED + b"data: [DONE]\n\n", SSE), "Hello"),
+    "status 201": (sent(WHOLE, JSON).replace(b"200 OK", b"201 Created"), "Hello"),
+    "a number as text": (sent(WHOLE.replace(b'"index": 0', b'"index": "0"'), JSON), "Hello"),
+    "content as an object": (sent(WHOLE.replace(b'"Hello"', b'{"a": 1}'), JSON), '{"a":1}'),
+}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(("reply", "text"), SLOPPY.values(), ids=SLOPPY)
+async def test_what_a_tolerant_client_takes_is_an_answer(reply, text, whole):
+    async with UpstreamServer(raw(reply)) as server:
+        engine = OpenAIEngine(server.url, "big")
+        made = await generate(engine, named("x", whole=whole))
+        await engine.close()
+    assert made.text == text
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b"<html><body>Welcome</body></html>", "a reply that is not JSON"),
+        (b"data: <p>\n\n", "an event that is not JSON"),
+        (b'data: {"choices": [{"delta": {"content": "Hel', "the stream ended before the answer did"),
+    ],
+)
+async def test_what_no_client_takes_is_refused_by_name(body, problem):
+    async with UpstreamServer(raw(sent(body, "content-type: text/html"))) as server:
+        engine = OpenAIEngine(server.url, "big")
+        with pytest.raises(EngineError, match=problem):
+            await generate(engine, named("x", whole=False))
+        await engine.close()
+
+
+async def test_counts_told_as_text_are_numbers():
+    usage = {"prompt_tokens": "11", "completion_tokens": "7", "completion_tokens_details": {"reasoning_tokens": "3"}}
+    async with UpstreamServer(reply(200, shaped("x", usage=usage))) as server:
+        engine = OpenAIEngine(server.url, "big")
+        made = await generate(engine, named("x", whole=True))
+        await engine.close()
+    assert (made.usage.tokens_in, made.usage.tokens_out) == (11, 7)
+    assert made.usage.reported["completion_tokens_details"] == {"reasoning_tokens": 3}
