@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from llmops.engines.protocol import HINTS, Message
 from llmops.json_depth import MOST_NESTED, is_shallow
 from service.field_faults import field_fault
 from service.limited_fields import JsonObject, only
 from service.limits import MOST_MESSAGES, MOST_TOOLS
-from service.schemas import Text, check_choice
+from service.schemas import StrictBody, Text, check_choice
 
 LOGPROBS = "message.output_text.logprobs"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
-
-
-class Part(_Strict):
+class Part(StrictBody):
     """One part of a turn's content: text from the client, or the assistant's own, sent back."""
 
     type: Literal["input_text", "output_text", "text"]
@@ -30,7 +26,7 @@ class Part(_Strict):
     logprobs: Annotated[list[Any], Field(max_length=100_000)] | None = None
 
 
-class Refusal(_Strict):
+class Refusal(StrictBody):
     """A part of an assistant's turn in which it refused, sent back."""
 
     type: Literal["refusal"]
@@ -73,7 +69,7 @@ def _joined(parts: str | Sequence[Part | Refusal]) -> str:
     return parts if isinstance(parts, str) else "".join(part.text for part in parts if isinstance(part, Part))
 
 
-class Turn(_Strict):
+class Turn(StrictBody):
     """A message of the conversation. id, status, phase: what clients send back with an assistant's turn, as they do
     whatever else its server said with it."""
 
@@ -109,43 +105,42 @@ class Turn(_Strict):
         return cast(Message, {**(self.model_extra or {}), "role": role, "content": content, **refused})
 
 
-class FunctionCall(_Strict):
+class _Call(StrictBody):
     """A tool call that the assistant made earlier, with whatever else its server said of it."""
 
     model_config = ConfigDict(extra="allow")
 
-    type: Literal["function_call"]
     call_id: Text
     name: Text
-    arguments: Text
     id: Text | None = None
     status: Literal["in_progress", "completed", "incomplete"] | None = None
 
-    def to_message(self) -> Message:
-        function = {"name": self.name, "arguments": self.arguments}
-        call = {**(self.model_extra or {}), "id": self.call_id, "type": "function", "function": function}
+    def _message(self, kind: str, **told: str) -> Message:
+        call = {**(self.model_extra or {}), "id": self.call_id, "type": kind, kind: {"name": self.name, **told}}
         return Message(role="assistant", content="", tool_calls=[call])
 
 
-class CustomToolCall(_Strict):
-    """A call of a tool whose input is free text, likewise."""
+class FunctionCall(_Call):
+    """A call of a function."""
 
-    model_config = ConfigDict(extra="allow")
+    type: Literal["function_call"]
+    arguments: Text
+
+    def to_message(self) -> Message:
+        return self._message("function", arguments=self.arguments)
+
+
+class CustomToolCall(_Call):
+    """A call of a tool that takes free text."""
 
     type: Literal["custom_tool_call"]
-    call_id: Text
-    name: Text
     input: Text
-    id: Text | None = None
-    status: Literal["in_progress", "completed", "incomplete"] | None = None
 
     def to_message(self) -> Message:
-        called = {"custom": {"name": self.name, "input": self.input}}
-        call = {**(self.model_extra or {}), "id": self.call_id, "type": "custom", **called}
-        return Message(role="assistant", content="", tool_calls=[call])
+        return self._message("custom", input=self.input)
 
 
-class FunctionResult(_Strict):
+class FunctionResult(StrictBody):
     """What the tool gave back."""
 
     type: Literal["function_call_output", "custom_tool_call_output"]
@@ -158,14 +153,14 @@ class FunctionResult(_Strict):
         return Message(role="tool", content=_joined(self.output), tool_call_id=self.call_id)
 
 
-class ReasoningText(_Strict):
+class ReasoningText(StrictBody):
     """A part of a reasoning item."""
 
     type: Literal["reasoning_text", "summary_text"]
     text: Text
 
 
-class Reasoning(_Strict):
+class Reasoning(StrictBody):
     """What the assistant thought before its next item, sent back."""
 
     type: Literal["reasoning"]
@@ -207,7 +202,7 @@ Input = Annotated[
 ]
 
 
-class PromptChoice(_Strict):
+class PromptChoice(StrictBody):
     """A registered prompt. version: its number, as text or not; left out: see `choose_prompt`."""
 
     id: Annotated[Text, Field(min_length=1, max_length=255)]
@@ -222,7 +217,7 @@ class PromptChoice(_Strict):
         return {name: _joined(value) for name, value in (self.variables or {}).items()}
 
 
-class TextFormat(_Strict):
+class TextFormat(StrictBody):
     """Text, any JSON object, or JSON that follows a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -239,14 +234,14 @@ class TextFormat(_Strict):
         return {"type": self.type, "json_schema": fields}
 
 
-class TextOptions(_Strict):
+class TextOptions(StrictBody):
     """format: what the answer must look like. verbosity: how long it shall be."""
 
     format: TextFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class ReasoningOptions(_Strict):
+class ReasoningOptions(StrictBody):
     """effort: how long the model shall think."""
 
     effort: Annotated[Text, Field(max_length=64)] | None = None
@@ -254,7 +249,7 @@ class ReasoningOptions(_Strict):
     generate_summary: Annotated[None, only("not supported: reasoning comes whole, where an upstream gives it")] = None
 
 
-class FunctionTool(_Strict):
+class FunctionTool(StrictBody):
     """A function that the model may ask for."""
 
     type: Literal["function"]
@@ -268,20 +263,20 @@ class FunctionTool(_Strict):
         return {"type": "function", "function": self.model_dump(exclude={"type"}, exclude_none=True)}
 
 
-class FunctionChoice(_Strict):
+class FunctionChoice(StrictBody):
     """The function that the model must call."""
 
     type: Literal["function"]
     name: Text
 
 
-class StreamOptions(_Strict):
+class StreamOptions(StrictBody):
     """include_obfuscation: accepted; there is none."""
 
     include_obfuscation: bool | None = None
 
 
-class ResponseRequest(_Strict):
+class ResponseRequest(StrictBody):
     """The body of `POST /v1/responses`.
 
     model: as in chat requests; may be left out where `prompt` names the prompt of exactly one app's champion.
@@ -402,16 +397,3 @@ def _add(messages: list[Message], message: Message) -> None:
 def _is_thought(message: Message) -> bool:
     """Whether nothing but reasoning is in it yet: what follows it is of the same turn."""
     return "reasoning_content" in message and not message["content"] and "tool_calls" not in message
-
-
-CHAT_NAMES: Mapping[str, str] = {
-    "messages": "input",
-    "prompt_variables": "prompt.variables",
-    "max_tokens": "max_output_tokens",
-    "response_format.json_schema": "text.format",
-    "response_format": "text.format",
-    "logprobs": "include",
-    "reasoning_effort": "reasoning.effort",
-    "verbosity": "text.verbosity",
-}
-"""What a field of the chat request is called here, for errors that name it."""

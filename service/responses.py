@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -21,7 +21,7 @@ from service.field_names import renamed, renaming
 from service.gateway import Gateway
 from service.json_route import JsonRoute
 from service.replies import EventStream, WholeReply
-from service.response_body import CHAT_NAMES, PromptChoice, ResponseRequest
+from service.response_body import PromptChoice, ResponseRequest
 from service.response_events import ResponseEvents, ResponseObject
 from service.snapshot import Snapshot, Target
 
@@ -187,3 +187,16 @@ def _unknown_prompt(field: str, problem: str, known: Sequence[str]) -> ApiError:
     shown = ", ".join(known[:20]) or "none"
     message = f"prompt.{field}: {problem}; known: {shown}"
     return ApiError(404, message, param=f"prompt.{field}", code="prompt_not_found")
+
+
+CHAT_NAMES: Mapping[str, str] = {
+    "messages": "input",
+    "prompt_variables": "prompt.variables",
+    "max_tokens": "max_output_tokens",
+    "response_format.json_schema": "text.format",
+    "response_format": "text.format",
+    "logprobs": "include",
+    "reasoning_effort": "reasoning.effort",
+    "verbosity": "text.verbosity",
+}
+"""What a field of the chat request is called here, for errors that name it."""

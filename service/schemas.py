@@ -35,11 +35,13 @@ Text = Annotated[str, AfterValidator(_encodable)]
 """Text that can be sent, stored and read back: JSON's escapes can spell what UTF-8 cannot."""
 
 
-class _Strict(BaseModel):
+class StrictBody(BaseModel):
+    """A part of a request in which nothing unknown, and nothing of another type, is taken."""
+
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
-class _Part(_Strict):
+class _Part(StrictBody):
     model_config = ConfigDict(extra="allow")
 
 
@@ -91,14 +93,14 @@ _Content = Annotated[
 ]
 
 
-class CalledFunction(_Strict):
+class CalledFunction(StrictBody):
     """What a model asked to be called, with arguments as JSON text."""
 
     name: Annotated[Text, Field(min_length=1, max_length=256)]
     arguments: Text
 
 
-class ToolCall(_Strict):
+class ToolCall(StrictBody):
     """A call that an assistant's turn asked for. Other fields are those that the model's server gave it, such as
     `custom` of a call of that type."""
 
@@ -122,7 +124,7 @@ class ToolCall(_Strict):
         return self.model_dump(exclude={"index", *(() if self.function else ("function",))})
 
 
-class ChatMessage(_Strict):
+class ChatMessage(StrictBody):
     """One turn. An assistant's may hold whatever its server put into it (`reasoning_content`, `audio` …): clients send
     it back, and an upstream gets it.
 
@@ -213,14 +215,14 @@ def _said(extra: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (extra or {}).items() if value is not None and value != []}
 
 
-class StreamOptions(_Strict):
+class StreamOptions(StrictBody):
     """include_usage: send token counts in a last chunk. include_obfuscation: accepted; there is none."""
 
     include_usage: bool = False
     include_obfuscation: bool | None = None
 
 
-class JsonSchemaFormat(_Strict):
+class JsonSchemaFormat(StrictBody):
     """The schema an answer must follow."""
 
     name: str | None = None
@@ -229,14 +231,14 @@ class JsonSchemaFormat(_Strict):
     strict: bool | None = None
 
 
-class ResponseFormat(_Strict):
+class ResponseFormat(StrictBody):
     """Text, any JSON object, or JSON that follows a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
 
 
-class ToolFunction(_Strict):
+class ToolFunction(StrictBody):
     """A function that the model may ask to be called. parameters: a JSON schema."""
 
     name: Annotated[Text, Field(min_length=1, max_length=256)]
@@ -245,20 +247,20 @@ class ToolFunction(_Strict):
     strict: bool | None = None
 
 
-class Tool(_Strict):
+class Tool(StrictBody):
     """Something the model may ask to be called; of OpenAI's kinds, functions."""
 
     type: Literal["function"]
     function: ToolFunction
 
 
-class NamedFunction(_Strict):
+class NamedFunction(StrictBody):
     """A function's name."""
 
     name: Annotated[Text, Field(min_length=1, max_length=256)]
 
 
-class NamedTool(_Strict):
+class NamedTool(StrictBody):
     """The one tool that the model must call."""
 
     type: Literal["function"]
@@ -269,7 +271,7 @@ _ToolChoice = Literal["none", "auto", "required"] | NamedTool
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
-class ChatRequest(_Strict):
+class ChatRequest(StrictBody):
     """The body of `POST /v1/chat/completions`.
 
     model: an app (its champion), `app@alias`, `app@version`, or a model version. prompt_variables: fill the release's
