@@ -22,11 +22,11 @@ from service.exchange import AnswerRequest, Exchange
 from service.field_names import renamed, renaming
 from service.gateway import Gateway
 from service.json_route import JsonRoute
-from service.limited_fields import only
+from service.limited_fields import Text, only
 from service.limits import MOST_ANSWERS
 from service.replies import EventStream, WholeReply, envelope, event, usage_counts
 from service.reply_schemas import UsageCounts
-from service.schemas import StreamOptions, Text
+from service.schemas import StreamOptions
 
 _OneText = Annotated[list[Text], Field(min_length=1, max_length=1)]
 

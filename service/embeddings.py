@@ -22,8 +22,7 @@ from service.error_map import ApiError
 from service.exchange import Arrival
 from service.gateway import Gateway
 from service.json_route import JsonRoute
-from service.limited_fields import only
-from service.schemas import Text
+from service.limited_fields import Text, only
 from service.whole_reply import WholeReply
 
 MOST_TEXTS = 2048

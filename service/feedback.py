@@ -23,9 +23,8 @@ from service.error_map import ApiError
 from service.gateway import Gateway
 from service.idempotency import key_of
 from service.json_route import JsonRoute
-from service.limited_fields import only
+from service.limited_fields import Text, only
 from service.predict_schema import MOST_ROWS
-from service.schemas import Text
 
 MOST_RECORDS = 100
 """Of one request id that clients use again and again, so many of its newest records are looked at."""

@@ -1,12 +1,30 @@
-"""Kinds of fields: those taken only with a value which changes nothing, and free JSON of a bounded depth."""
+"""Kinds of fields: text, those taken only with a value which changes nothing, and free JSON of a bounded depth."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from llmops.json_depth import MOST_NESTED, is_shallow
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a surrogate pair, which is no character") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+"""Text that can be sent, stored and read back: JSON's escapes can spell what UTF-8 cannot."""
+
+
+class StrictBody(BaseModel):
+    """A part of a request in which nothing unknown, and nothing of another type, is taken."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
 def only(allowed: str) -> WrapValidator:

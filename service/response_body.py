@@ -10,9 +10,9 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 from llmops.engines.protocol import HINTS, Message
 from llmops.json_depth import MOST_NESTED, is_shallow
 from service.field_faults import field_fault
-from service.limited_fields import JsonObject, only
+from service.limited_fields import JsonObject, StrictBody, Text, only
 from service.limits import MOST_MESSAGES, MOST_TOOLS
-from service.schemas import StrictBody, Text, check_choice
+from service.schemas import check_choice
 
 LOGPROBS = "message.output_text.logprobs"
 

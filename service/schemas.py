@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -19,26 +18,8 @@ from pydantic import (
 from llmops.engines.protocol import HINTS, Message
 from llmops.json_depth import MOST_NESTED, is_shallow
 from service.field_faults import field_fault
-from service.limited_fields import JsonObject
+from service.limited_fields import JsonObject, StrictBody, Text
 from service.limits import MOST_ANSWERS, MOST_MESSAGES, MOST_TOOLS
-
-
-def _encodable(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("holds half of a surrogate pair, which is no character") from None
-    return text
-
-
-Text = Annotated[str, AfterValidator(_encodable)]
-"""Text that can be sent, stored and read back: JSON's escapes can spell what UTF-8 cannot."""
-
-
-class StrictBody(BaseModel):
-    """A part of a request in which nothing unknown, and nothing of another type, is taken."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
 class _Part(StrictBody):
