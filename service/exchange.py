@@ -239,7 +239,7 @@ class Exchange:
             tokens_out=self.usage.tokens_out,
             latency_ms=self._elapsed_ms(),
             first_token_ms=self._first_token_ms,
-            details=self._details(error),
+            details=self._details(status, error),
             route=self.request.route,
             caller=self.arrival.caller.key_id,
             user=self.request.user,
@@ -257,8 +257,9 @@ class Exchange:
             details["guards"] = self.guards.actions
         return dataclasses.replace(record, details=details)
 
-    def _details(self, error: str | None) -> dict[str, Any]:
+    def _details(self, status: int, error: str | None) -> dict[str, Any]:
         asked, first = self.request, self.answers[0]
+        missing = asked.extras.get("n", 1) - len(self.answers)
         optional = {
             "error": error,
             "user": asked.user,
@@ -272,6 +273,7 @@ class Exchange:
             **_said_beside(first),
             "upstream": {name: value for name, value in self.fields.items() if value is not None} or None,
             "usage": _more_than_counts(self.usage),
+            "missing_answers": missing if status == 200 and missing > 0 and not self.guards.blocked_answers else None,
             "other_answers": [_described(answer) for answer in self.answers[1:]] or None,
         }
         return {

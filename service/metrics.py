@@ -24,7 +24,7 @@ MOST_TARGETS = 300
 
 REFRESH_SECONDS = 1.0
 
-_TOLD_BESIDE = frozenset({"refusal", "reasoning", "tool_calls"})
+_TOLD_BESIDE = frozenset({"refusal", "reasoning", "tool_calls", "missing_answers"})
 _GENERATING = frozenset({"chat", "completions", "responses"})
 
 
@@ -89,7 +89,7 @@ class Metrics:
         )
         self._beside = Counter(
             "llmops_answers_with",
-            "Answers with a refusal, reasoning or tool calls, or whose tokens nobody counted (unknown_tokens)",
+            "Answers with a refusal, reasoning or tool calls, or without what was asked for: see `what`",
             ["target", "what"], registry=registry,
         )  # fmt: skip
 

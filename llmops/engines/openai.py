@@ -16,6 +16,7 @@ from yarl import URL
 from llmops.engines.openai_errors import failure, refusal
 from llmops.engines.openai_format import AnswerReader, chat_body, sent_message, whole_answer
 from llmops.engines.protocol import EXTRAS, Chunk, EngineIdentity, GenerationRequest
+from llmops.engines.sent_fields import SentFields
 from llmops.engines.sse import EventParser, EventTooLong, SentEvent
 from llmops.engines.upstream_json import UpstreamJson
 from llmops.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable
@@ -74,7 +75,7 @@ class OpenAIEngine:
     ) -> None:
         """Connects on the first request. Raises EngineUnavailable when the key is not set."""
         self._base_url, self._model, self._slots = base_url.rstrip("/"), model, slots
-        self._stream_always = stream_always
+        self._stream_always, self._fields = stream_always, SentFields()
         self._whole_timeout = aiohttp.ClientTimeout(total=timeout, connect=connect_timeout)
         self._stream_timeout = aiohttp.ClientTimeout(
             total=timeout, connect=connect_timeout, sock_read=first_byte_timeout
@@ -99,15 +100,9 @@ class OpenAIEngine:
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         streamed, asked = self._stream_always or not request.whole, request.extras.get("n", 1)
-        body = self._body(request, streamed)
-        heard = False
         response: aiohttp.ClientResponse | None = None
         try:
-            limits = self._stream_timeout if streamed else self._whole_timeout
-            response = await self._send(await self._link(), body, request.headers, limits)
-            heard = True
-            if response.status not in _ANSWERED:
-                raise refusal(response.status, response.headers, await _read(response))
+            response = await self._asked(request, streamed)
             start = await _start(response)
             if _is_stream(start, response, streamed):
                 answer = _StreamedAnswer(asked)
@@ -124,10 +119,26 @@ class OpenAIEngine:
                 for chunk in whole_answer(UpstreamJson().read(await _read(response, start), "a reply"), asked):
                     yield chunk
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise self._translated(error, heard) from error
+            raise self._translated(error, heard=response is not None) from error
         finally:
             if response is not None:
                 response.close()  # one that was read to its end has given its connection back by now
+
+    async def _asked(self, request: GenerationRequest, streamed: bool) -> aiohttp.ClientResponse:
+        """The reply's head, of a status that promises an answer. Raises EngineError, and what aiohttp raises."""
+        limits = self._stream_timeout if streamed else self._whole_timeout
+        body = self._body(request, streamed)
+        while True:
+            sent = self._fields.fitted(body)
+            response = await self._send(await self._link(), _written(sent), request.headers, limits)
+            if response.status in _ANSWERED:
+                return response
+            try:
+                said = await _read(response)
+            finally:
+                response.close()
+            if not self._fields.learn(sent, response.status, said):
+                raise refusal(response.status, response.headers, said)
 
     async def close(self) -> None:
         """Closes the connections of the running event loop. No stream may be open in it."""
@@ -135,13 +146,11 @@ class OpenAIEngine:
         if link is not None:
             await link.owner.aclose()
 
-    def _body(self, request: GenerationRequest, streamed: bool) -> bytes:
+    def _body(self, request: GenerationRequest, streamed: bool) -> dict[str, Any]:
         body = chat_body(request, stream=streamed)
-        body |= {"model": self._model, "messages": [sent_message(message) for message in request.messages]}
-        try:
-            return orjson.dumps(body, default=_plain)
-        except TypeError as error:
-            raise EngineRejected(f"the request is no JSON: {error}") from error
+        if "max_completion_tokens" in request.extras:
+            body["max_completion_tokens"] = body.pop("max_tokens")  # a guard may have lowered it
+        return body | {"model": self._model, "messages": [sent_message(message) for message in request.messages]}
 
     async def _link(self) -> _Link:
         loop = asyncio.get_running_loop()
@@ -189,7 +198,7 @@ class OpenAIEngine:
         data = body if len(body) < _LARGE_BODY else io.BytesIO(body)
         return await link.session.post(link.url, data=data, headers=headers, timeout=limits, allow_redirects=False)
 
-    def _translated(self, error: Exception, heard: bool) -> EngineError:
+    def _translated(self, error: Exception, *, heard: bool) -> EngineError:
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             return EngineTimeout(f"{self._base_url}: no connection within {self._stream_timeout.connect:g} s")
         if isinstance(error, aiohttp.SocketTimeoutError):
@@ -334,6 +343,13 @@ def _error_event(data: bytes) -> object:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
         return {"error": data.decode(errors="replace")}
+
+
+def _written(body: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(body, default=_plain)
+    except TypeError as error:
+        raise EngineRejected(f"the request is no JSON: {error}") from error
 
 
 def _plain(value: Any) -> Any:

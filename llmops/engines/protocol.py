@@ -18,9 +18,10 @@ from llmops.errors import EngineRejected, UsageError
 
 HINTS = frozenset(
     {"store", "service_tier", "metadata", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-     "prediction"}
+     "prediction", "max_completion_tokens"}
 )  # fmt: skip
-"""Extra fields that do not change an answer: an engine which does not obey one may pass over it."""
+"""Extra fields that do not change an answer: an engine which does not obey one may pass over it. The last is the
+parameter `max_tokens` by its newer name."""
 
 EXTRAS = HINTS | frozenset(
     {"n", "logprobs", "top_logprobs", "tools", "tool_choice", "parallel_tool_calls", "presence_penalty",

@@ -23,6 +23,7 @@ import jsonschema_rs
 from llmops.engines.answer import Answer
 from llmops.engines.openai_format import whole_answer
 from llmops.engines.protocol import Message
+from llmops.engines.sent_fields import SentFields
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from llmops.evaluation.scorers.json_scorers import read_json
 from llmops.judges.endpoint import JudgeEndpoint
@@ -47,6 +48,7 @@ class JudgeClient:
         self._opening = threading.Lock()
         self._http: httpx.Client | None = None
         self._is_away = False
+        self._fields = SentFields()
 
     def ask(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> dict[str, Any]:
         """The judge's answer, an object that follows `schema`.
@@ -105,7 +107,11 @@ class JudgeClient:
         place = self._place
         try:
             with self._places:
-                return self._client().post(f"{self.endpoint.base_url}/chat/completions", json=body)
+                while True:
+                    sent = self._fields.fitted(body)
+                    reply = self._client().post(f"{self.endpoint.base_url}/chat/completions", json=sent)
+                    if not self._fields.learn(sent, reply.status_code, reply.content):
+                        return reply
         except httpx.TimeoutException as error:
             failure: EngineError = EngineTimeout(f"{place}: no answer within {self.endpoint.timeout:g} s")
             failure.__cause__ = error

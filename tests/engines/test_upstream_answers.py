@@ -247,3 +247,65 @@ async def test_counts_told_as_text_are_numbers():
         await engine.close()
     assert (made.usage.tokens_in, made.usage.tokens_out) == (11, 7)
     assert made.usage.reported["completion_tokens_details"] == {"reasoning_tokens": 3}
+
+
+REASONING = {
+    "max_tokens": "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead.",
+    "top_p": "Unsupported parameter: 'top_p' is not supported with this model.",
+    "stream_options": "stream_options: Extra inputs are not permitted",
+}
+
+
+def refusing(refused: dict[str, str]):
+    """An upstream that refuses fields by these words."""
+
+    async def behave(seen, send) -> bool:
+        for name, message in refused.items():
+            if name in seen.body:
+                return await reply(400, {"error": {"message": message, "param": name}})(seen, send)
+        return await (stream(STREAMED) if seen.body.get("stream") else reply(200, said()))(seen, send)
+
+    return behave
+
+
+async def test_fields_that_a_server_does_not_know_are_sent_by_another_name_or_left_out_from_then_on():
+    async with UpstreamServer(refusing(REASONING)) as server:
+        engine = OpenAIEngine(server.url, "big")
+        texts = [(await generate(engine, named("x", whole=whole))).text for whole in (False, True)]
+        await engine.close()
+    assert texts == ["Hello", "Hello"]
+    assert len(server.seen) == 3 + 1 + 1
+    for seen in server.seen[-2:]:
+        assert seen.body["max_completion_tokens"] == 256
+        assert not seen.body.keys() & {"max_tokens", "top_p", "stream_options"}
+
+
+async def test_the_newer_name_of_the_most_tokens_is_exchanged_for_the_older_one():
+    async with UpstreamServer(refusing({"max_completion_tokens": "unknown field max_completion_tokens"})) as server:
+        engine = OpenAIEngine(server.url, "big")
+        asked = GenerationRequest(
+            ({"role": "user", "content": "x"},), extras={"max_completion_tokens": 256}, whole=True
+        )
+        assert (await generate(engine, asked)).text == "Hello"
+        await engine.close()
+    assert server.seen[-1].body["max_tokens"] == 256
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        {"temperature": "Unsupported value: 'temperature' does not support 0 with this model."},
+        {"max_tokens": "max_tokens is too large: 256"},
+        {
+            "max_tokens": "max_tokens is not supported",
+            "max_completion_tokens": "max_completion_tokens is not supported",
+        },
+    ],
+)
+async def test_what_changes_the_answer_is_not_left_out(refused):
+    async with UpstreamServer(refusing(refused)) as server:
+        engine = OpenAIEngine(server.url, "big")
+        with pytest.raises(EngineRejected, match=r"temperature|max_"):
+            await generate(engine, named("x", whole=True))
+        await engine.close()
+    assert len(server.seen) <= 2

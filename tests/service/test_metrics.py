@@ -59,12 +59,12 @@ def test_a_finished_request_counts_its_times_and_tokens():
     assert value(text, "llmops_tokens_total", target="assistant@1", direction="out") == 5
 
 
-def test_refusals_reasoning_tool_calls_and_unknown_tokens_are_counted():
+def test_refusals_reasoning_tool_calls_missing_answers_and_unknown_tokens_are_counted():
     metrics = make()
-    metrics.count(record(details={"refusal": "no", "reasoning": "hm"}))
+    metrics.count(record(details={"refusal": "no", "reasoning": "hm", "missing_answers": 2}))
     metrics.count(record(details={"tool_calls": [{}]}, tokens_in=None, tokens_out=None, route="chat"))
     text = metrics.text()
-    for what in ("refusal", "reasoning", "tool_calls", "unknown_tokens"):
+    for what in ("refusal", "reasoning", "tool_calls", "missing_answers", "unknown_tokens"):
         assert value(text, "llmops_answers_with_total", target="assistant@1", what=what) == 1
     assert value(text, "llmops_tokens_total", target="assistant@1", direction="out") == 5
 

@@ -206,6 +206,17 @@ def test_what_a_request_asks_of_an_upstream_reaches_it(ask):
     assert {name: seen.get(name) for name in PASSED_ON} == PASSED_ON
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_the_most_tokens_reach_an_upstream_by_the_name_that_the_client_used(ask, name):
+    seen = ask(messages=[TEXT], **{name: 9})[1]
+    assert {each: seen[each] for each in seen if each.startswith("max_")} == {name: 9}
+
+
+def test_fewer_answers_than_were_asked_for_come_as_they_are_and_are_logged(asked, ask):
+    assert len(ask(messages=[TEXT], n=3)[0]["choices"]) == 1
+    assert asked["gateway"].records()[-1].details["missing_answers"] == 2
+
+
 def test_the_name_of_the_last_speaker_survives_the_prompt_of_a_release(ask):
     seen = ask(model="assistant", messages=[{**TEXT, "name": "ann"}])[1]
     assert seen["messages"][-1] == {**TEXT, "name": "ann"}
