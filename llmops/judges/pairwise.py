@@ -15,7 +15,7 @@ from llmops.engines.protocol import Message
 from llmops.errors import EngineError, UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
-from llmops.evaluation.scorers.protocol import MissingExpectation, expected_answers
+from llmops.evaluation.scorers.protocol import MissingExpectation, answer_forms
 from llmops.evaluation.shares import sign_test_interval, sign_test_p
 from llmops.hashing import content_hash
 from llmops.judges.client import JudgeClient
@@ -92,7 +92,7 @@ class PairJudge:
         asked = conversation(row, Output(""), self._input_variable)[:-1]
         parts = {"criteria": self._instructions, "request": transcript(asked)}
         if row.expectations.get("answers") or row.expectations.get("expected_response"):
-            parts["expected"] = "\n".join(expected_answers(row))
+            parts["expected"] = "\n".join(forms[0] for forms in answer_forms(row))
         if row.contexts:
             parts["contexts"] = "\n\n".join(row.contexts)
         parts |= {"first": first, "second": second}

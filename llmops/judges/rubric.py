@@ -10,7 +10,7 @@ from llmops.engines.protocol import Message
 from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
-from llmops.evaluation.scorers.protocol import expected_answers
+from llmops.evaluation.scorers.protocol import answer_forms
 from llmops.judges.columns import contexts, conversation, input_text, transcript
 from llmops.judges.endpoint import JudgeEndpoint
 from llmops.judges.scale import make_scale
@@ -67,7 +67,7 @@ class RubricJudge(JudgeScorer):
         readers: dict[str, Callable[[], str]] = {
             "input": lambda: self._input(row, output),
             "output": lambda: output.text,
-            "expected": lambda: "\n".join(expected_answers(row)),
+            "expected": lambda: "\n".join(forms[0] for forms in answer_forms(row)),
             "contexts": lambda: "\n\n".join(contexts(row)),
         }
         shown = {name: f"<{name}>\n{readers[name]()}\n</{name}>" for name in self._placed | {"input", "output"}}

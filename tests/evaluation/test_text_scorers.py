@@ -281,6 +281,9 @@ def test_a_row_without_expected_answer_is_not_scored(type_name: str, expectation
         ({"answers": "Paris"}, "Paris", True),
         ({"answers": "Paris"}, "P", False),
         ({"answers": [4.0]}, "4", True),
+        ({"answers": [4.0]}, "4.0", True),
+        ({"answers": [4.0]}, "40", False),
+        ({"answers": [True]}, "true", True),
         ({"answers": [4]}, "4", True),
         ({"expected_response": 4.5}, "4.5", True),
         ({"answers": [None, "Paris"]}, "Paris", True),
@@ -292,6 +295,15 @@ def test_a_single_answer_is_one_and_a_number_is_read_as_people_write_it(
     scored = make_scorer("s", "exact_match", {}).score(EvalRow("r1", {"q": "x"}, expectations), Output(output))
 
     assert scored.value is right
+
+
+@pytest.mark.parametrize(
+    ("output", "right"), [("3 and 4.0", True), ("3.0 or 4", True), ("3 and 5", False), ("4", False)]
+)
+def test_each_of_several_expected_numbers_is_needed_in_one_of_its_forms(output: str, right: bool) -> None:
+    row = EvalRow("r1", {"q": "x"}, {"answers": [3.0, 4.0]})
+
+    assert make_scorer("s", "contains", {"need": "all"}).score(row, Output(output)).value is right
 
 
 @pytest.mark.parametrize("answers", [{"text": ["Paris"]}, [["Paris"]], [{"a": 1}]])

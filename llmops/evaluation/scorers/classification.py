@@ -17,7 +17,7 @@ from llmops.evaluation.scorers import parameters
 from llmops.evaluation.scorers.choice_scorers import answer_index, row_choices
 from llmops.evaluation.scorers.confusion import confusion_png
 from llmops.evaluation.scorers.normalisation import LETTERS_WITHOUT_SPACES, fold
-from llmops.evaluation.scorers.protocol import MissingExpectation, Scorer, expected_answers
+from llmops.evaluation.scorers.protocol import MissingExpectation, Scorer, answer_forms
 from llmops.evaluation.scorers.run_rows import judgeable
 
 NO_LABEL = "(none)"
@@ -124,7 +124,7 @@ class Label:
     def _expected(self, row: EvalRow) -> list[str]:
         """Every class that is right."""
         by_index = "answer_index" in row.expectations
-        texts = [row_choices(row)[answer_index(row)]] if by_index else expected_answers(row)
+        texts = [row_choices(row)[answer_index(row)]] if by_index else [forms[0] for forms in answer_forms(row)]
         labels = self._row_set(row)
         if labels is None:
             if not all(map(fold, texts)):

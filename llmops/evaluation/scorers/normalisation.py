@@ -9,8 +9,8 @@ import unicodedata
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _LEADING_ARTICLE = re.compile(r"(?<!\S)(?:a|an|the)\s+(?=\w)")
 _PLUS_OF_A_NUMBER = re.compile(r"(?<![\w)])(?<!\d\s)\+(?=\d)")
-# An en dash is a minus where it stands before a number and after nothing that it could join to it.
-_DASH_AS_MINUS = re.compile(r"(?<![\w)])(?<![\d)]\s)–(?=[\d.$€£¥])")
+# Other dashes are a minus where they stand before a number and after nothing that they could join to it.
+_DASH_AS_MINUS = re.compile(r"(?<![\w)])(?<![\d)]\s)[‐‑‒–](?=[\d.$€£¥])")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
 # What would be lost with the punctuation, and what it stands for until that is gone: the point of 1.5, the stroke of
 # 3/4, the colon of 10:30, the sign of −5, the marks of C++, C# and A+, and the hat of 10^6.
@@ -73,7 +73,7 @@ def fold(text: str) -> str:
 
 
 def with_minus(text: str) -> str:
-    """The text with a hyphen for each minus sign, and for each en dash that is meant as one."""
+    """The text with a hyphen for each minus sign, and for each other dash that is meant as one."""
     return _DASH_AS_MINUS.sub("-", text.replace("−", "-"))
 
 

@@ -4,18 +4,22 @@
 | --- | --- |
 | `1,234.5`, `1 234.5` and `1 234,5` with a fixed or thin space, `1.234,5`, `1'234.5`, `12,34,567` | the number |
 | `9{,}500`, `9\\,500`, `3 \\times 10^{8}`, `50\\%` | as LaTeX shows it |
-| `-3`, `−3`, `$5`, `5 €`, `₹1,23,456`, `USD 5` | with its sign, without its currency |
-| `2e-3`, `3 × 10^8`, `2·10⁻³`, `10^6` | the number |
-| `50%`, `50 percent` | 50, and that it is a percentage |
-| `3/4`, `½`, `2½`, `1 3/4`, `\\frac{3}{4}` | the fraction; but each number of `3/4/2026` and of `5/0` |
-| `$(1,234)`, `($1,234)` | -1234 where it is the whole answer, as in accounts; 1234 in a sentence |
+| `-3`, `−3`, `$5`, `5 €`, `₹1,23,456`, `USD 5`, `EUR5` | with its sign, without its currency |
+| `minus 3`, `negative 3` | -3 where it begins the text |
+| `2e-3`, `3 × 10^8`, `2·10⁻³`, `10^6`, `2³`, `2^10`, `0x1F` | the number: 2³ is 8, neither 2 nor 23 |
+| `50%`, `50 percent`, `5‰` | 50 and 5, and that they are percentages, or thousandths |
+| `2k`, `1.5M`, `$3bn`, `1.5 million`, `2 lakh` | 2 and 1.5 and so on, and what they are multiplied by |
+| `3/4`, `½`, `2½`, `1 3/4`, `\\frac{3}{4}` | the fraction; but both numbers of `5/0` |
+| `$(1,234)`, `(1,234 €)`, `USD (1,234)` | -1234 where it is the whole answer, as in accounts; 1234 in a sentence |
+| `(1,234)` | 1234: brackets without a currency are only brackets |
 | `१२३`, `１，２３４` | 123 and 1234: the decimal digits of every script |
 | `1,234` and `1.234` | 1234 and 1.234: English, where both are possible |
 | `1,2` | 1 and 2 in a sentence; 1.2 where it is the whole answer |
 | `12 345` | 12 and 345 in a sentence (“page 12 345”); 12345 where it is the whole answer |
 | `12 000`, `1 234,50 €` | the number, in a sentence too: none of its own begins with 0, and money has decimals |
 
-Not read: words (“five”, “million”), numerals that are no decimal digits (`Ⅳ`, `千`), digits inside words (`H2O`).
+Not read: words (“five”), numerals that are no decimal digits (`Ⅳ`, `千`), digits inside words (`H2O`), and what only
+looks like a number: dates (`2026-01-31`, `3/4/2026`), times and ratios (`10:30`), versions and addresses (`1.2.3`).
 """
 
 from __future__ import annotations
@@ -23,13 +27,18 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
-from decimal import Context, Decimal
+from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 
 from llmops.evaluation.scorers.normalisation import with_minus
 
+EXACT = Context(prec=60, Emax=MAX_EMAX, Emin=MIN_EMIN)
+"""To count with what is read: enough digits for any answer, and room for any power."""
+
+_UNSEEN = re.compile("[\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
 _SIGNS = str.maketrans({
-    "﹣": "-", "－": "-", "＋": "+", "％": "%", "٪": "%", "．": ".", "，": ",", "٫": ".", "٬": "\u202f",
-    "’": "'", "⁄": "/", "∕": "/", "\u2009": "\u202f", "\u2007": "\u202f", "\u00a0": "\u202f", "＄": "$", "￥": "¥",
+    "﹣": "-", "－": "-", "＋": "+", "％": "%", "٪": "%", "؉": "‰", "．": ".", "，": ",", "﹐": ",", "٫": ".",
+    "٬": "\u202f", "’": "'", "ʼ": "'", "⁄": "/", "∕": "/", "\u2009": "\u202f", "\u2007": "\u202f", "\u00a0": "\u202f",
+    "＄": "$", "￥": "¥", "⋅": "·", "∙": "·", "∗": "*", "✕": "×", "⨯": "×",
 })  # fmt: skip
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _LATEX = (
@@ -38,14 +47,38 @@ _LATEX = (
     (re.compile(r"(?<=\d)(?:\\[,;:! ]|~)(?=\d)"), "\u202f"),
     (re.compile(r"\\([%$€£])"), r"\1"),
     (re.compile(r"\\(?:times|cdot)(?![a-zA-Z])"), "×"),
+    (re.compile(r"\\[dt]?frac\s?(\d)\s?(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"(?<=\d)\s?\\[dt]?frac(?=\{\d)"), r" \\frac"),
     (re.compile(r"\\[dt]?frac\{(\d{1,9})\}\{(\d{1,9})\}"), r"\1/\2"),
 )
 _ONE_SIGN_FRACTIONS = re.compile(r"(?P<after>(?<=\d)\s?)?(?P<sign>[¼-¾⅐-⅞↉])")
 _MONEY = "$€£¥₹₽₩₺₴₪₫฿₦"
-_POWER = (
-    r"(?:[eE](?P<e>[-+]?\d{1,4})(?!\w)"
-    r"|\s?[×x*·]\s?10(?:(?:\^|\*\*)\{?(?P<power>[-+]?\d{1,4})\}?|(?P<raised>[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,4})))?"
+_CURRENCY = "(?:USD|EUR|GBP|CHF|JPY|CNY|INR|AUD|CAD|SEK|NOK|DKK|PLN|BRL|Rs)"
+_SPELLED = (
+    (re.compile(r"\A(?P<marks>[\s*_`\"“]*)(?:minus|negative)\s(?=[\d.$€£¥])", re.IGNORECASE), r"\g<marks>-"),
+    (re.compile(rf"\b{_CURRENCY}\.?(?=\d)"), ""),
+)
+_OF_ANOTHER_BASE = re.compile(r"(?<!\w)0(?:[xX][0-9a-fA-F]{1,99}|[bB][01]{1,99}|[oO][0-7]{1,99})(?!\w)")
+# A version or an address; a time or a ratio; a date, with its time. Not 1.234.567, which is grouped by thousands.
+_NO_NUMBERS = re.compile(
+    r"(?<![\w.,:/])(?:(?!\d{1,3}(?:\.\d{3})+(?![.\d]))\d+(?:\.\d+){2,}|\d+(?::\d+)+(?:\.\d+)?"
+    r"|(?<!-)\d{4}-\d\d-\d\d(?!-\d)(?:[T ]\d\d:\d\d[\d:.]*)?Z?|\d{1,4}/\d{1,2}/\d{1,4})(?![\w/]|[.,:]\d)"
+)
+_EXPONENT = (
+    r"(?:(?:\^|\*\*| \^ | \*\* )\{?(?P<to>[-+]?\d{1,4})\}?(?![\d.]\d?)|(?P<raised_to>[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,4})"
+    r"|[eE](?P<e>[-+]?\d{1,4})(?!\w)"
+    r"|\s?[×x*·]\s?10(?:(?:\^|\*\*| \^ | \*\* )\{?(?P<power>[-+]?\d{1,4})\}?|(?P<raised>[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,4})))?"
+)
+_SHARES = {"%": -2, "percent": -2, "per cent": -2, "pct": -2, "‰": -3, "per mille": -3, "per mil": -3, "‱": -4}
+_LETTERS = {"k": 3, "K": 3, "M": 6, "mn": 6, "B": 9, "bn": 9, "T": 12, "tn": 12}
+_WORDS = {
+    "hundred": 2, "thousand": 3, "lakh": 5, "million": 6, "mio": 6, "mn": 6, "crore": 7, "billion": 9, "bn": 9,
+    "mrd": 9, "trillion": 12, "tn": 12,
+}  # fmt: skip
+_FACTOR = (
+    rf"(?:\s?(?P<share>[%‰‱]|(?i:percent|per cent|pct|per mille|per mil)\b)"
+    rf"|(?P<letter>{'|'.join(sorted(_LETTERS, key=len, reverse=True))})(?!\w)"
+    rf"|(?P<words>(?:\s(?i:{'|'.join(_WORDS)})s?\b)+))?"
 )
 # A sign counts only where it is not glued to a word before it: “10-12” holds 10 and 12.
 _NUMBER = re.compile(
@@ -63,56 +96,54 @@ _NUMBER = re.compile(
     r"|\d{1,3}(?:_\d{3})+(?!\w)(?:\.\d+)?"  # 1_234
     rf"|\d+,\d+(?=\s?[%{_MONEY}])|0,\d+(?!,?\d)"  # 12,50 €
     r"|\d+(?:\.\d+)?|\.\d+)"
-    rf"{_POWER}(?P<percent>\s?(?:%|per ?cent\b))?"
-)
-_POWER_OF_TEN = re.compile(
-    r"(?<![\w.])(?P<sign>(?<![\w)])[-+])?10(?:(?:\^|\*\*)\{?(?P<power>[-+]?\d{1,4})\}?|(?P<raised>[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]{1,4}))"
+    rf"{_EXPONENT}{_FACTOR}"
 )
 _FRACTION = re.compile(
     rf"(?<![\w/])(?<!\d[.,])(?P<sign>(?<![\w)])[-+])?[{_MONEY}]?(?:(?P<whole>\d{{1,3}}) )?"
-    r"(?P<over>\d{1,9})/(?P<under>0*[1-9]\d{0,8})(?![\d/]|[.,]\d)(?P<percent>\s?(?:%|per ?cent\b))?"
+    rf"(?P<over>\d{{1,9}})/(?P<under>0*[1-9]\d{{0,8}})(?![\d/]|[.,]\d){_FACTOR}"
 )
-_DIVISION = Context(prec=60)
 _AROUND = ' \t\r\n*_`"“”«»!=:#'
 # A whole answer: a number, with a currency before it, or a currency or one word, a unit, after it.
 _WHOLE = re.compile(
     rf"(?:[A-Z]{{3}}\s?)?(?P<sign>[-+])?[{_MONEY}]?\s?(?P<inner>[-+])?"
-    r"(?P<digits>\d{1,3}(?:[ \u202f]\d{3})+(?:[.,]\d+)?|\d+,\d+)"
-    rf"(?:\s?(?P<percent>%|per ?cent)|\s?[{_MONEY}]|\s[^\W\d]{{1,15}}[²³]?)?"
+    rf"(?P<digits>\d{{1,3}}(?:[ \u202f]\d{{3}})+(?:[.,]\d+)?|\d+,\d+){_EXPONENT}{_FACTOR}\.?"
+    rf"(?:\s?[{_MONEY}]|\s[^\W\d]{{1,15}}[²³]?)?"
 )
-_LOSS = re.compile(rf"(?:\([{_MONEY}]|[{_MONEY}]\()(?P<amount>[\d.,'_ \u202f]+)\)")
+_CODE = rf"(?:[{_MONEY}]|{_CURRENCY}\s?)"
+_LOSS = re.compile(rf"{_CODE}?\({_CODE}?(?P<amount>[\d.,'_ \u202f]+)(?:\s?{_CODE})?\)(?:\s?{_CODE})?")
 _ENGLISH_THOUSANDS = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+")
 
 
 @dataclass(frozen=True, slots=True)
 class ReadNumber:
-    """value: as written, so 50 for “50 %”, and exact. percent: whether it was written as a percentage."""
+    """value: as written, so 50 for “50 %”, and exact. power: the power of ten by which what stands after it multiplies
+    it: −2 for a percentage, 6 for a million; 0 where nothing does."""
 
     value: Decimal
-    percent: bool = False
+    power: int = 0
+
+    @property
+    def worth(self) -> Decimal:
+        """What it comes to: 0.5 for “50 %”."""
+        return self.value.scaleb(self.power, EXACT)
 
     def __str__(self) -> str:
         whole = self.value == self.value.to_integral_value() and abs(self.value) < 10**40
-        return (f"{self.value:.0f}" if whole else f"{self.value:.12g}") + ("%" if self.percent else "")
+        after = {0: "", -2: "%", -3: "‰"}.get(self.power, f"e{self.power}")
+        return (f"{self.value:.0f}" if whole else f"{self.value:.12g}") + after
 
 
 def read_numbers(text: str) -> list[ReadNumber]:
     """Every number of a text, in order."""
     text = _plain(text)
-    powers = {found.start(): found for found in _POWER_OF_TEN.finditer(text)}
     fractions = {found.start(): found for found in _FRACTION.finditer(text)}
     numbers, end = [], 0
     for found in _NUMBER.finditer(text):
         if found.start() < end:
-            continue  # the exponent of a power of ten, or a part of a fraction, that was read already
-        power, fraction = powers.get(found.start()), fractions.get(found.start())
-        if fraction is not None:
+            continue  # a part of a fraction that was read already
+        if (fraction := fractions.get(found.start())) is not None:
             numbers.append(_read_fraction(fraction))
             end = fraction.end()
-        elif power is not None and power.end() > found.end():
-            exponent = power["power"] or power["raised"].translate(_RAISED)
-            numbers.append(ReadNumber(Decimal(f"{power['sign'] or ''}1e{exponent}")))
-            end = power.end()
         else:
             numbers.append(_read(found))
     return numbers
@@ -122,8 +153,9 @@ def read_whole(text: str) -> ReadNumber | None:
     """The number that is the whole text but for marks, currency and unit, in the forms that a sentence makes ambiguous:
     with plain spaces between thousands, a comma before decimals, or a loss in brackets. None for any other text."""
     text = _plain(text).strip(_AROUND).rstrip(".").rstrip(_AROUND)
-    if (loss := _LOSS.fullmatch(text)) is not None and len(amounts := read_numbers(loss["amount"])) == 1:
-        return ReadNumber(amounts[0].value.copy_negate())
+    if (loss := _LOSS.fullmatch(text)) is not None and re.search(_CODE, text):
+        amounts = read_numbers(loss["amount"])
+        return ReadNumber(amounts[0].value.copy_negate()) if len(amounts) == 1 else None
     found = _WHOLE.fullmatch(text)
     return None if found is None or _ENGLISH_THOUSANDS.fullmatch(found["digits"]) else _read(found)
 
@@ -132,8 +164,11 @@ def _plain(text: str) -> str:
     for pattern, shown in _LATEX:
         text = pattern.sub(shown, text)
     if not text.isascii():
-        text = _ONE_SIGN_FRACTIONS.sub(_spelled_out, re.sub(r"\d", lambda found: str(int(found[0])), text))
-    return with_minus(text).translate(_SIGNS)
+        text = re.sub(r"\d", lambda found: str(int(found[0])), _UNSEEN.sub("", text))
+        text = with_minus(_ONE_SIGN_FRACTIONS.sub(_spelled_out, text)).translate(_SIGNS)
+    for pattern, shown in _SPELLED:
+        text = pattern.sub(shown, text)
+    return _NO_NUMBERS.sub(" ", _OF_ANOTHER_BASE.sub(lambda found: str(int(found[0], 0)), text))
 
 
 def _spelled_out(found: re.Match[str]) -> str:
@@ -143,16 +178,27 @@ def _spelled_out(found: re.Match[str]) -> str:
 
 
 def _read_fraction(found: re.Match[str]) -> ReadNumber:
-    value = Decimal(found["whole"] or 0) + _DIVISION.divide(Decimal(found["over"]), Decimal(found["under"]))
-    return ReadNumber(value.copy_negate() if found["sign"] == "-" else value, found["percent"] is not None)
+    value = Decimal(found["whole"] or 0) + EXACT.divide(Decimal(found["over"]), Decimal(found["under"]))
+    return ReadNumber(value.copy_negate() if found["sign"] == "-" else value, _power(found))
 
 
 def _read(found: re.Match[str]) -> ReadNumber:
-    groups = found.groupdict()
-    raised = groups.get("raised")
-    exponent = groups.get("e") or groups.get("power") or (raised.translate(_RAISED) if raised else "0")
     sign = "-" if "-" in (found["sign"], found["inner"]) else ""
-    return ReadNumber(Decimal(f"{sign}{_with_point(found['digits'])}e{exponent}"), found["percent"] is not None)
+    digits = _with_point(found["digits"])
+    if (to := found["to"] or found["raised_to"]) is not None:
+        value = EXACT.power(Decimal(digits), Decimal(to.translate(_RAISED)))
+        return ReadNumber(value.copy_negate() if sign else value, _power(found))
+    exponent = (found["e"] or found["power"] or found["raised"] or "0").translate(_RAISED)
+    return ReadNumber(Decimal(f"{sign}{digits}e{exponent}"), _power(found))
+
+
+def _power(found: re.Match[str]) -> int:
+    if found["share"] is not None:
+        return _SHARES[found["share"].lower()]
+    if found["letter"] is not None:
+        return _LETTERS[found["letter"]]
+    words = (found["words"] or "").lower().split()
+    return sum(_WORDS[word if word in _WORDS else word.removesuffix("s")] for word in words)
 
 
 def _with_point(digits: str) -> str:

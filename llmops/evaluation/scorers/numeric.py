@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from decimal import Context, Decimal
+from decimal import Decimal
+from typing import Any
 
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import parameters
-from llmops.evaluation.scorers.numbers import ReadNumber, read_numbers, read_whole
+from llmops.evaluation.scorers.numbers import EXACT, ReadNumber, read_numbers, read_whole
 from llmops.evaluation.scorers.protocol import MissingExpectation, Scorer, expected_answers
 
 _PLACES = ("last", "first")
 _RELATIVE = 1e-9
-_EXACT = Context(prec=60)
 
 
 class Numeric:
@@ -25,9 +25,12 @@ class Numeric:
     `take` says. The expected number is `expected_number`, else that of an expected answer. absolute, relative: how far
     off it may be, the wider of both; relative to the expected number. Without them whole numbers must be equal,
     of any length, and others may be off by a billionth. A percentage meets its own number and its hundredth: 50% is
-    right where 50, 0.5 or 50% is expected. A fraction is its value: 3/4 is 0.75, and not 4.
+    right where 50, 0.5 or 50% is expected; so do 5‰, 2k, 1.5M and “1.5 million” meet theirs. A fraction is its value:
+    3/4 is 0.75, and not 4; so is a power: 2³ is 8. Digits of every script are read, grouped as English, French, German,
+    Swiss or Indian texts do. A loss in brackets is negative with a currency: $(5) is -5, (5) is 5.
 
-    Not counted: currencies and units; number words are not read.
+    Not counted: currencies and units. Not read: number words (“five”); dates, times, ratios (10:30) and versions
+    (1.2.3), which are no numbers.
     """
 
     higher_is_better: bool | None = True
@@ -59,22 +62,18 @@ class Numeric:
     def _expected(self, row: EvalRow) -> list[ReadNumber]:
         given = row.expectations.get("expected_number")
         if given is not None:
-            if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+            number = _number(given, self._expected_take) if isinstance(given, str) else _as_number(given)
+            if number is None:
                 raise MissingExpectation(f"row {row.id}: expected_number is no number: {given!r}")
-            return [ReadNumber(Decimal(given) if isinstance(given, int) else Decimal(repr(given)))]
+            return [number]
         found = [number for answer in expected_answers(row) if (number := _number(answer, self._expected_take))]
         if not found:
             raise MissingExpectation(f"row {row.id}: no expected answer holds a number")
         return found
 
     def _same(self, got: ReadNumber, expected: ReadNumber) -> bool:
-        if self._close(got.value, expected.value):
-            return True
-        if got.percent == expected.percent:
-            return False
-        if got.percent:
-            return self._close(got.value.scaleb(-2, _EXACT), expected.value)
-        return self._close(got.value, expected.value.scaleb(-2, _EXACT))
+        as_written = got.power == expected.power or 0 in (got.power, expected.power)
+        return (as_written and self._close(got.value, expected.value)) or self._close(got.worth, expected.worth)
 
     def _close(self, got: Decimal, expected: Decimal) -> bool:
         if got == expected:
@@ -82,8 +81,8 @@ class Numeric:
         relative = self._relative
         if relative is None and self._absolute is None and not (_whole(got) and _whole(expected)):
             relative = Decimal(repr(_RELATIVE))
-        allowed = max(self._absolute or Decimal(0), _EXACT.multiply(relative or Decimal(0), _EXACT.abs(expected)))
-        return _EXACT.abs(_EXACT.subtract(got, expected)) <= allowed
+        allowed = max(self._absolute or Decimal(0), EXACT.multiply(relative or Decimal(0), EXACT.abs(expected)))
+        return EXACT.abs(EXACT.subtract(got, expected)) <= allowed
 
 
 def _number(text: str, take: str) -> ReadNumber | None:
@@ -92,6 +91,12 @@ def _number(text: str, take: str) -> ReadNumber | None:
         return whole
     numbers = read_numbers(text)
     return numbers[-1 if take == "last" else 0] if numbers else None
+
+
+def _as_number(given: Any) -> ReadNumber | None:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        return None
+    return ReadNumber(Decimal(given) if isinstance(given, int) else Decimal(repr(given)))
 
 
 def _whole(number: Decimal) -> bool:

@@ -119,7 +119,12 @@ class MissingExpectation(LlmopsError):
 
 def expected_answers(row: EvalRow) -> list[str]:
     """Every acceptable answer of a row: `answers`, a list or a single one, else `expected_response`. A number is
-    written as people do, 4.0 as 4. Raises MissingExpectation."""
+    written as people do, and as programs do where that differs: 4.0 is “4” and “4.0”. Raises MissingExpectation."""
+    return [form for forms in answer_forms(row) for form in forms]
+
+
+def answer_forms(row: EvalRow) -> list[tuple[str, ...]]:
+    """`expected_answers`, with what writes the same answer together; the way people write it first."""
     answers = row.expectations.get("answers") or row.expectations.get("expected_response")
     listed = answers if isinstance(answers, list | tuple) else [answers]
     found = [answer for answer in listed if answer is not None]
@@ -127,4 +132,10 @@ def expected_answers(row: EvalRow) -> list[str]:
         raise MissingExpectation(f"row {row.id}: expectations hold neither answers nor expected_response")
     if wrong := [answer for answer in found if not isinstance(answer, str | int | float)]:
         raise MissingExpectation(f"row {row.id}: an expected answer must be text or a number, not {wrong[0]!r}")
-    return [str(int(answer)) if isinstance(answer, float) and answer.is_integer() else str(answer) for answer in found]
+    return [_forms(answer) for answer in found]
+
+
+def _forms(answer: str | float) -> tuple[str, ...]:
+    if isinstance(answer, float) and answer.is_integer():
+        return str(int(answer)), str(answer)
+    return (str(answer).lower() if isinstance(answer, bool) else str(answer),)

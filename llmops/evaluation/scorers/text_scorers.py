@@ -10,7 +10,7 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import parameters
 from llmops.evaluation.scorers.normalisation import holds_words, normalise, same_text, squad_normalise
-from llmops.evaluation.scorers.protocol import Correctness, MissingExpectation, Scorer, expected_answers
+from llmops.evaluation.scorers.protocol import Correctness, MissingExpectation, Scorer, answer_forms, expected_answers
 
 
 class ExactMatch(Correctness):
@@ -82,13 +82,13 @@ class Contains:
         self._expect = parameters.boolean("expect", expect)
 
     def score(self, row: EvalRow, output: Output) -> Score:
-        wanted = self._texts or expected_answers(row)
+        wanted = [(text,) for text in self._texts] if self._texts else answer_forms(row)
         got = normalise(output.text)
-        hits = [text for text in wanted if self._holds(output.text, got, text)]
-        held = len(hits) == len(wanted) if self._all else bool(hits)
-        if held:
-            return Score(self._expect, f"holds {', '.join(map(repr, hits if self._all else hits[:1]))}")
-        missing = next(text for text in wanted if text not in hits)
+        hits = [next((form for form in forms if self._holds(output.text, got, form)), None) for forms in wanted]
+        held = [hit for hit in hits if hit is not None]
+        if len(held) == len(wanted) if self._all else held:
+            return Score(self._expect, f"holds {', '.join(map(repr, held if self._all else held[:1]))}")
+        missing = wanted[hits.index(None)][0]
         return Score(not self._expect, f"expected {missing!r}" if self._expect else "")
 
     def _holds(self, text: str, normalised: str, wanted: str) -> bool:
