@@ -14,8 +14,9 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,8 +51,16 @@ HUNG_SECONDS = 30.0
 """A worker beside busy engines may be slow to answer its parent; only one that hangs is to be killed."""
 
 
-def serve(*, host: str = "127.0.0.1", port: int = 8000, workers: int = 1) -> None:
+def serve(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    workers: int = 1,
+    on_serving: Callable[[str], None] = lambda _url: None,
+) -> None:
     """Serves, as `LLMOPS_*` variables say, until SIGTERM or SIGINT; then drains.
+
+    port: 0 takes a free one. on_serving: called once with the gateway's URL, when it answers requests.
 
     Raises:
         UsageError: a host beyond loopback without a key, a port outside 0–65535, fewer than one worker, or a setting.
@@ -77,10 +86,16 @@ def serve(*, host: str = "127.0.0.1", port: int = 8000, workers: int = 1) -> Non
             [listener],
             hung_seconds=HUNG_SECONDS,
             drain_seconds=settings.drain_seconds,
+            on_serving=lambda: on_serving(_url(listener)),
         )
         supervisor.run()
         if supervisor.failed_to_start:
             raise CannotRun("the gateway did not start; the lines above say why")
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def worker_app(log_file: FileIdentity | None = None, registry_file: FileIdentity | None = None) -> FastAPI:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import pickle
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from socket import socket
 
@@ -53,12 +54,21 @@ class Workers(Multiprocess):
     while, and it is tried again after a pause.
 
     hung_seconds: how long a worker may be busy without answering. drain_seconds: how long requests may go on when all
-    are to end.
+    are to end. on_serving: called once, when the first worker answers requests.
     """
 
-    def __init__(self, config: uvicorn.Config, sockets: list[socket], *, hung_seconds: float, drain_seconds: float):
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        sockets: list[socket],
+        *,
+        hung_seconds: float,
+        drain_seconds: float,
+        on_serving: Callable[[], None] = lambda: None,
+    ):
         super().__init__(config, sockets)
         self._hung_seconds, self._drain_seconds = hung_seconds, drain_seconds
+        self._on_serving = on_serving
         self._sights: dict[Process, _Sight] = {}
         self._served = False
         self._next_start, self._pause = 0.0, FIRST_PAUSE_SECONDS
@@ -125,9 +135,13 @@ class Workers(Multiprocess):
 
     def _listen(self, process: Process, sight: _Sight, now: float) -> None:
         if process.parent_conn.poll(0):
-            self._served |= process.parent_conn.recv() is True
+            started = process.parent_conn.recv() is True
             sight.asked_at, sight.heard_at = None, now
-        if sight.asked_at is None and (sight.heard_at is None or now - sight.heard_at >= PING_SECONDS):
+            if started and not self._served:
+                self._served = True
+                self._on_serving()
+        pause = PING_SECONDS if self._served else LOOK_SECONDS
+        if sight.asked_at is None and (sight.heard_at is None or now - sight.heard_at >= pause):
             process.parent_conn.send(b"ping")
             sight.asked_at = now
 

@@ -75,6 +75,9 @@ def main(arguments: list[str] | None = None) -> None:
         code = cli.main(arguments, standalone_mode=False)
     except click.exceptions.Abort:
         code = 130
+    except click.exceptions.NoArgsIsHelpError as error:  # nothing after `llmops`, or after a group
+        click.echo(error.format_message(), err=as_json)
+        code = error.exit_code
     except click.ClickException as error:
         code = report_error(error.format_message(), "UsageError", error.exit_code, as_json, error)
     except LlmopsError as error:

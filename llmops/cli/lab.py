@@ -153,8 +153,7 @@ def _serve(name: str, as_json: bool) -> None:
 
     if as_json:
         raise click.UsageError("serve runs until Ctrl-C; it has no --json")
-    say(f"rows and an example: curl http://127.0.0.1:8000/v1/predict/{name}/schema; stop with Ctrl-C")
-    serve()
+    serve(on_serving=lambda url: say(f"rows and an example: curl {url}/v1/predict/{name}/schema; stop with Ctrl-C"))
 
 
 def _by_hand(name: str, step: str, settings: Settings, source: str | None, window: str | None, as_json: bool) -> None:

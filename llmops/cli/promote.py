@@ -40,19 +40,26 @@ def command(release: str, force: bool, why: str | None, as_json: bool) -> None:
     registry = Registry(settings)
     if Ref.parse(release).name in registry.tabular_versions.names():
         version = registry.tabular_versions.get(release)
-        was = registry.tabular_versions.promote(version, why=why)
-        previous = was.ref if was and was.version != version.version else None
+        old_version = registry.tabular_versions.promote(version, why=why)
+        was = old_version.ref if old_version else None
         name, champion, reference = version.name, version.ref, None
     else:
         found = registry.release_versions.get(release)
         refuse_lost_weights(found.model, settings)
-        old = registry.release_versions.promote(found, why=why)
-        moved = old is None or old.version != found.version
-        previous = old.ref if old and moved else None
-        reference = renew_reference(settings, registry, found, previous) if moved else None
+        old_release = registry.release_versions.promote(found, why=why)
+        was = old_release.ref if old_release else None
+        moved = was != found.ref
+        reference = renew_reference(settings, registry, found, was) if moved else None
         name, champion = found.app, found.ref
+    previous = was if was != champion else None
     value = {"app": name, "champion": champion, "previous": previous, "forced": force, "reference": reference}
-    emit(as_json, value, lambda: echo(f"{name}: champion is {champion} (was {previous or 'none, or the same'})"))
+    emit(as_json, value, lambda: echo(f"{name}: champion is {champion} ({_before(was, champion)})"))
+
+
+def _before(was: str | None, champion: str) -> str:
+    if was is None:
+        return "the first"
+    return "as before" if was == champion else f"was {was}"
 
 
 def renew_reference(settings: Settings, registry: Registry, release: Release, previous: str | None) -> dict[str, Any]:

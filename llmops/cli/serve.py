@@ -11,7 +11,7 @@ from llmops.cli.output import say
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address to listen on; beyond loopback only with keys."
 )
-@click.option("--port", default=8000, show_default=True, help="Port to listen on.")
+@click.option("--port", default=8000, show_default=True, help="Port to listen on; 0 takes a free one.")
 @click.option("--workers", default=1, show_default=True, help="Gateway processes; they share one engine process.")
 def command(host: str, port: int, workers: int) -> None:
     """Start the gateway: champions, other releases and raw model versions over an OpenAI-compatible API.
@@ -23,5 +23,9 @@ def command(host: str, port: int, workers: int) -> None:
     """
     from service.serve import serve
 
-    say(f"gateway on http://{host}:{port} (API reference at /docs); stop it with Ctrl-C")
-    serve(host=host, port=port, workers=workers)
+    serve(host=host, port=port, workers=workers, on_serving=say_serving)
+
+
+def say_serving(url: str) -> None:
+    """Said when the gateway answers, not before: what refuses to start has never served."""
+    say(f"gateway on {url} (API reference at /docs); stop it with Ctrl-C")

@@ -25,6 +25,14 @@ def test_wrong_usage_exits_2_and_says_how(llmops: Run, arguments: tuple[str, ...
     assert done.out == ""
 
 
+@pytest.mark.parametrize("arguments", [(), ("keys",)])
+def test_a_command_that_lacks_its_subcommand_shows_its_help_once(llmops: Run, arguments: tuple[str, ...]) -> None:
+    done = llmops(*arguments)
+    assert done.code == 2
+    assert done.out.count("Usage: ") == 1
+    assert done.err == ""
+
+
 def test_with_json_an_error_is_one_object_on_stdout(llmops: Run) -> None:
     done = llmops("eval", "run", "nonsense", "--json")
     assert done.code == 3

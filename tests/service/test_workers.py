@@ -30,14 +30,16 @@ async def no_app(scope, receive, send):
 
 
 @contextlib.contextmanager
-def supervised(name="app", lifespan="off"):
+def supervised(name="app", lifespan="off", on_serving=lambda: None):
     """Runs workers, as the main thread must, while `scenario(pids, workers)` runs in another; raises what that did."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with listen("127.0.0.1", 0) as listener:
         config = uvicorn.Config(
             f"tests.service.test_workers:{name}", workers=2, lifespan=lifespan, log_level="critical"
         )
-        workers = Workers(config, [listener], hung_seconds=30.0, drain_seconds=DRAIN_SECONDS)
+        workers = Workers(
+            config, [listener], hung_seconds=30.0, drain_seconds=DRAIN_SECONDS, on_serving=on_serving
+        )
         try:
             yield workers, f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
@@ -80,10 +82,11 @@ def pids(workers):
     "how", [[signal.SIGSTOP, signal.SIGKILL], pytest.param([signal.SIGSTOP], marks=pytest.mark.slow)]
 )
 def test_a_worker_that_is_killed_or_frozen_is_replaced(wait_until, how):
-    with supervised() as (workers, url):
+    said = []
+    with supervised(on_serving=lambda: said.append(answers(url))) as (workers, url):
 
         def scenario():
-            wait_until(lambda: answers(url))
+            wait_until(lambda: said)
             victim, other = pids(workers)
             for number in how:
                 os.kill(victim, number)
@@ -93,6 +96,8 @@ def test_a_worker_that_is_killed_or_frozen_is_replaced(wait_until, how):
             wait_until(lambda: answers(url) not in (None, victim, other), 60)
 
         during(workers, scenario)
+    assert len(said) == 1, "that it serves is said once"
+    assert said[0] is not None, "and when it does"
 
 
 def test_a_frozen_worker_does_not_delay_the_end(wait_until):
