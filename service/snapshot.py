@@ -154,7 +154,7 @@ class Snapshot:
 def unknown_model(model: str, names: Sequence[str]) -> ApiError:
     """The 404 for a `model` that nothing serves."""
     shown = ", ".join(names[:20]) + (", …; GET /v1/models lists all" if len(names) > 20 else "")
-    there_is = f"there is {shown}" if names else "nothing is registered yet"
+    there_is = f"there is {shown}" if names else "none is registered that this caller may use"
     return ApiError(404, f"model {model[:100]!r} does not exist; {there_is}", param="model", code="model_not_found")
 
 

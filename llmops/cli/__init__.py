@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 
 from llmops import __version__
 from llmops.cli.output import report_error, say
 from llmops.errors import LlmopsError
+from llmops.settings import given_home
 
 _COMMANDS = {
     "doctor": ("llmops.cli.doctor", "check the environment, store, model, engine and gateway"),
@@ -67,12 +70,25 @@ def cli() -> None:
     """
 
 
+@contextmanager
+def _telling_of_new_home() -> Iterator[None]:
+    """Says that a command made a home: in another folder than one's own, that is how one finds it empty."""
+    home = given_home()
+    known = home.exists()
+    try:
+        yield
+    finally:
+        if not known and home.exists():
+            say(f"{home} is new: state is kept there (LLMOPS_HOME names another folder)")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs a command and turns its errors into one line and an exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in arguments
     try:
-        code = cli.main(arguments, standalone_mode=False)
+        with _telling_of_new_home():
+            code = cli.main(arguments, standalone_mode=False)
     except click.exceptions.Abort:
         code = 130
     except click.exceptions.NoArgsIsHelpError as error:  # nothing after `llmops`, or after a group

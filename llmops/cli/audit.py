@@ -92,7 +92,7 @@ def _print(found: Verification) -> None:
     for entry in found.unfinished:
         say(f"entry {entry.seq}: the {entry.action} of {entry.subject} was cut off; repeat the command to finish it")
     if found.unaudited:
-        say(f"no entries yet, so nothing to compare: {', '.join(found.unaudited)}")
+        say(f"no entry about {', '.join(found.unaudited)}: the log began later, or is lost")
 
 
 def _told(entry: AuditEntry) -> str:

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
 import click
@@ -66,13 +67,14 @@ def _checks(settings: Settings) -> Iterator[Check]:
     yield _packages()
     yield _home(settings)
     for name, check, mend in (
-        ("files", _files, "put a backup of the file in its place"),
+        ("files", _files, "stop what runs on this home, and put a backup of the file in its place"),
         ("store", _store, "set LLMOPS_TRACKING_URI to a reachable MLflow store"),
         ("eval runs", _eval_runs, "put the artifacts back, or run the suites again: answers come from the cache"),
         ("model", _model, "run `llmops models pull`"),
         ("engine", _engine, "run `llmops models pull`"),
         ("serving", _serving, "run the suite again with these settings, and `llmops eval gate`"),
         ("log", _log, "set LLMOPS_LOG_URL to a reachable database"),
+        ("keys", _keys, "put a backup of log.db in its place, or make a key: `llmops keys create`"),
         ("audit log", _audit, "read `llmops audit verify`"),
     ):
         yield _guarded(name, check, settings, mend)
@@ -172,6 +174,9 @@ def _audit(settings: Settings) -> Check:
     if found.differences:
         moved = ", ".join(f"{each.what} of {each.name}" for each in found.differences)
         return Check("audit log", "fail", f"moved around the log: {moved}")
+    if found.unaudited:
+        names = ", ".join(found.unaudited)
+        return Check("audit log", "warn", f"no entry about {names}: the log began later, or is lost")
     return Check("audit log", "ok", f"whole: {found.chain.entries} entries")
 
 
@@ -229,6 +234,16 @@ def _log(settings: Settings) -> Check:
 
     log = ProductionLog(settings.resolved_log_url)
     return Check("log", "ok", f"{log.count()} records")
+
+
+def _keys(settings: Settings) -> Check:
+    from llmops.keys import KeyStore
+
+    store = KeyStore(settings.resolved_log_url, home=settings.home)
+    now = datetime.now(UTC)
+    keys = store.read()
+    live = sum(key.live(now) for key in keys)
+    return Check("keys", "ok", f"{live} of {len(keys)} live" if keys else "none: the gateway serves loopback alone")
 
 
 def _gateway() -> Check:

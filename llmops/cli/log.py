@@ -97,9 +97,7 @@ def show(request_id: str, as_json: bool) -> None:
     Example: llmops log show req_5f0c2a1b
     """
     log = _open()
-    found = whole_id(
-        request_id, log.request_ids(request_id, limit=MOST_NAMED + 1), "record of request", "llmops log tail"
-    )
+    found = whole_id(request_id, log.request_ids(request_id, limit=MOST_NAMED + 1), "request", "llmops log tail")
     records = log.read(request_id=found, feedback=True)
     value = {"records": [_shown(record) for record in records], "total": len(records)}
     emit(as_json, value, lambda: echo(printable_json(value["records"], indent=2)))

@@ -71,6 +71,9 @@ def list_releases(app: str, as_json: bool) -> None:
     registry = Registry(Settings.from_environment())
     releases, left = registry.releases(app), rolled_back(registry.release_versions.history(app))
     shown = [{**to_json(release), "rolled_back": release.ref in left} for release in releases]
+    if not releases:
+        apps = registry.apps()
+        say(f"no app {app}; {'there are ' + ', '.join(apps) if apps else 'no app has a release yet'}")
     emit(as_json, {"releases": shown}, lambda: _table(releases, left))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from llmops.cli.output import say
+from llmops.settings import Settings
 
 
 @click.command()
@@ -23,9 +24,10 @@ def command(host: str, port: int, workers: int) -> None:
     """
     from service.serve import serve
 
-    serve(host=host, port=port, workers=workers, on_serving=say_serving)
+    # Said when it answers, not before: what refuses to start has never served.
+    serve(host=host, port=port, workers=workers, on_serving=_say_serving)
 
 
-def say_serving(url: str) -> None:
-    """Said when the gateway answers, not before: what refuses to start has never served."""
-    say(f"gateway on {url} (API reference at /docs); stop it with Ctrl-C")
+def _say_serving(url: str) -> None:
+    home = Settings.from_environment().home.absolute()
+    say(f"gateway on {url} (API reference at /docs), home {home}; stop it with Ctrl-C")

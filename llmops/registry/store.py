@@ -71,6 +71,7 @@ class Store:
             self._file = None if path is None else WatchedFile(path, file)
             if self._file is not None:
                 self._file.check()
+            self._refuse_lost_database()
             make_private_folder(settings.home)
             keep_private(settings.home)
             if self.uri.startswith("sqlite:"):
@@ -94,11 +95,26 @@ class Store:
 
     def _follow_home(self) -> None:
         """A store that lies in the home keeps its artifacts there, wherever the home is now."""
-        home = self.settings.home.resolve()
-        database = self.uri.startswith("sqlite:") and sa.make_url(self.uri).database
-        if database and Path(database).resolve() == home / "mlflow.db":
+        if (database := self._database_in_home()) is not None:
             artifacts_set = self.settings.artifacts is not None
-            follow_home(Path(database), home, _REGISTRY_EXPERIMENT, artifacts_set=artifacts_set)
+            follow_home(database, database.parent, _REGISTRY_EXPERIMENT, artifacts_set=artifacts_set)
+
+    def _refuse_lost_database(self) -> None:
+        """What lies in the artifacts was recorded in a database: a new one would know nothing of it."""
+        database = self._database_in_home()
+        if database is None or database.exists():
+            return
+        artifacts = database.with_name("artifacts")
+        if any(artifacts.glob("*/*")):
+            raise StoreUnavailable(
+                f"{database} is missing, and {artifacts} holds what was recorded in it: put a backup in its place, "
+                "or move that folder away to begin anew"
+            )
+
+    def _database_in_home(self) -> Path | None:
+        """The home's own `mlflow.db`; None where the store is elsewhere."""
+        database, own = sqlite_path(self.uri), self.settings.home.resolve() / "mlflow.db"
+        return own if database is not None and database.resolve() == own else None
 
     def experiment(self, name: str = _REGISTRY_EXPERIMENT) -> str:
         """Id of the experiment of that name, made when absent. Raises StoreUnavailable."""

@@ -72,6 +72,21 @@ def test_lost_weights_are_found_and_nothing_is_built_on_them(damaged: Path, llmo
         assert "tiny@1: weights are not on this machine; run `llmops models pull tiny@1`" in result.err
 
 
+def test_a_lost_log_is_told_from_one_that_was_never_written(damaged: Path, llmops: Run) -> None:
+    llmops("keys", "create")
+    before = checks(llmops("doctor", "--json"))
+    for file in damaged.glob("log.db*"):
+        file.unlink()
+
+    after = checks(llmops("doctor", "--json"))
+
+    assert (before["keys"]["state"], before["audit log"]["state"]) == ("ok", "ok")
+    assert after["keys"]["state"] == "fail"
+    assert "its keys are gone" in after["keys"]["detail"]
+    assert after["audit log"]["state"] == "warn"
+    assert "no entry about assistant" in after["audit log"]["detail"]
+
+
 def test_changed_weights_are_found(damaged: Path, llmops: Run) -> None:
     weights_of(damaged).write_bytes(b"GGUF changed")
 

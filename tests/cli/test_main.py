@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from llmops.errors import UnknownVersion
@@ -31,6 +33,13 @@ def test_a_command_that_lacks_its_subcommand_shows_its_help_once(llmops: Run, ar
     assert done.code == 2
     assert done.out.count("Usage: ") == 1
     assert done.err == ""
+
+
+def test_a_home_that_a_command_makes_is_named_once(llmops: Run, home: Path) -> None:
+    said = f"{home} is new"
+
+    assert said in llmops("keys", "list").err
+    assert said not in llmops("keys", "list").err
 
 
 def test_with_json_an_error_is_one_object_on_stdout(llmops: Run) -> None:

@@ -26,6 +26,7 @@ def test_an_empty_environment_gives_the_defaults():
         ("LLMOPS_ENGINE", "fake", "engine", "fake"),
         ("LLMOPS_ENGINE_SLOTS", "3", "engine_slots", 3),
         ("LLMOPS_ENGINE_TIMEOUT", "0.5", "engine_timeout", 0.5),
+        ("LLMOPS_HOME", "~/state", "home", Path.home() / "state"),
         ("LLMOPS_REGISTRY_POLL", "2", "registry_poll", 2.0),
     ],
 )
@@ -102,6 +103,7 @@ def test_a_variable_like_no_setting_still_names_one():
         ("LLMOPS_MAX_BODY_BYTES", "-1"),
         ("LLMOPS_ENGINE_TIMEOUT", "0"),
         ("LLMOPS_ENGINE_TIMEOUT", "nan"),
+        ("LLMOPS_DRAIN_SECONDS", "inf"),
         ("LLMOPS_REGISTRY_POLL", "soon"),
     ],
 )

@@ -75,6 +75,15 @@ def test_a_home_that_cannot_be_made_is_an_unavailable_store(registry: Registry, 
         Registry(Settings(home=tmp_path / "file" / "home"))
 
 
+def test_no_store_is_made_where_the_artifacts_of_a_lost_one_lie(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "artifacts" / "1" / "run").mkdir(parents=True)
+
+    with pytest.raises(StoreUnavailable, match=r"mlflow\.db is missing.*put a backup in its place"):
+        Registry(Settings(home=tmp_path))
+
+    assert not (tmp_path / "mlflow.db").exists()
+
+
 def test_a_database_file_that_is_none_is_an_unavailable_store(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"this is no database at all, but long enough" * 100)
 

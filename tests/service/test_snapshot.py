@@ -29,7 +29,7 @@ def test_an_app_without_a_champion_is_found_by_version_only(release):
 
 
 def test_an_empty_registry_says_so():
-    with pytest.raises(ApiError, match="nothing is registered yet"):
+    with pytest.raises(ApiError, match="none is registered"):
         Snapshot(RegisteredVersions({})).resolve("assistant")
 
 
