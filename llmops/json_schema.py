@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from llmops.errors import UsageError
@@ -28,7 +28,7 @@ def schema_validator(schema: Mapping[str, Any], *, linear_patterns: bool = False
 
     Raises:
         UsageError: not a JSON schema, a reference to another address, or a format that nothing here can check; the text
-            starts with `schema: `.
+            starts with the place of the fault, `schema.properties.day.format: `, as far as it is known.
     """
     import jsonschema_rs
 
@@ -38,14 +38,21 @@ def schema_validator(schema: Mapping[str, Any], *, linear_patterns: bool = False
             formats=_later_formats(),
             validate_formats=True,
             ignore_unknown_formats=False,
+            # Without it a reference to another document would be fetched: from any address that a client names.
             offline=True,
             pattern_options=jsonschema_rs.RegexOptions() if linear_patterns else None,
         )
     except (ValueError, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
-        problem = str(error).splitlines()[0]
-        if unknown := _UNKNOWN_FORMAT.match(problem):
-            raise UsageError(f"schema: nothing here can check the format {unknown[1]}; leave it out") from error
-        raise UsageError(f"schema: is not a JSON schema that can be used: {problem}") from error
+        place = f"schema{steps(getattr(error, 'instance_path', ()))}"
+        line = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        if unknown := _UNKNOWN_FORMAT.match(line):
+            raise UsageError(f"{place}: nothing here can check the format {unknown[1]}; leave it out") from error
+        raise UsageError(f"{place}: not a valid JSON schema: {line}") from error
+
+
+def steps(path: Iterable[str | int]) -> str:
+    """A path into a JSON value as text: `.properties.a[0]`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step[:100]}" for step in path)
 
 
 @functools.cache

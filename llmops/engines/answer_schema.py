@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from contextlib import aclosing
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from llmops.engines.protocol import Chunk, GenerationRequest
-from llmops.errors import EngineRejected, SchemaNotFollowed
+from llmops.errors import EngineRejected, SchemaNotFollowed, UsageError
+from llmops.json_schema import schema_validator, steps
 
 ANNOTATIONS = frozenset(
     {"$schema", "$id", "id", "$anchor", "$comment", "title", "description", "default", "examples", "example",
@@ -156,35 +157,24 @@ class AnswerSchema:
     """A schema, ready to hold answers against."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
-        """Raises EngineRejected: it is no valid JSON schema, or refers to what is not in it."""
-        import jsonschema_rs
-
+        """Raises EngineRejected: it is no valid JSON schema, refers to what is not in it, or has an unknown format."""
         try:
-            # Without `offline` a reference to another document would be fetched: from any address that a client names.
-            self._validator = jsonschema_rs.validator_for(
-                dict(schema), validate_formats=True, offline=True, pattern_options=jsonschema_rs.RegexOptions()
-            )
-        except jsonschema_rs.ValidationError as error:
-            refuse(ROOT + _steps(error.instance_path), f"not a valid JSON schema: {_line(error)}")
-        except (ValueError, jsonschema_rs.ReferencingError) as error:
-            refuse(ROOT, f"not a valid JSON schema: {_line(error)}")
+            self._validator = schema_validator(schema, linear_patterns=True)
+        except UsageError as error:
+            place, _, problem = str(error).partition(": ")
+            refuse(ROOT + place.removeprefix("schema"), problem)
 
     def problem(self, answer: str) -> str | None:
         """Which rule of the schema a finished answer breaks; None when it follows.
 
         Nothing of the answer is told, not even names of its properties: the text goes where answers must not be kept.
         """
-        import jsonschema_rs
-
         try:
             value = json.loads(answer, parse_constant=_no_json)  # keeps whole numbers of any size, as orjson does not
         except (ValueError, RecursionError):
             return "it is not JSON"
-        try:
-            self._validator.validate(value)
-        except jsonschema_rs.ValidationError as error:
-            return f"it breaks {ROOT}{_steps(error.schema_path)}"
-        return None
+        broken = next(iter(self._validator.iter_errors(value)), None)
+        return None if broken is None else f"it breaks {ROOT}{steps(broken.schema_path)}"
 
 
 async def following(
@@ -213,11 +203,3 @@ async def following(
 
 def _no_json(constant: str) -> NoReturn:
     raise ValueError(constant)
-
-
-def _steps(path: Iterable[str | int]) -> str:
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step[:100]}" for step in path)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

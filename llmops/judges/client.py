@@ -18,7 +18,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
-import jsonschema_rs
 
 from llmops.engines.answer import Answer
 from llmops.engines.openai_format import whole_answer
@@ -26,6 +25,7 @@ from llmops.engines.protocol import Message
 from llmops.engines.sent_fields import SentFields
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from llmops.evaluation.scorers.json_scorers import read_json
+from llmops.json_schema import schema_validator
 from llmops.judges.endpoint import JudgeEndpoint
 
 SEED = 7
@@ -150,7 +150,7 @@ def _verdict(reply: httpx.Response, schema: Mapping[str, Any], endpoint: JudgeEn
     verdict, problem = read_json(text)
     if problem is not None:
         raise EngineError(f"the judge's answer is not JSON: {problem}: {_shown(text)}")
-    broken = next(iter(jsonschema_rs.validator_for(dict(schema)).iter_errors(verdict)), None)
+    broken = next(iter(schema_validator(schema).iter_errors(verdict)), None)
     if broken is not None or not isinstance(verdict, dict):
         problem = broken.message if broken is not None else "not an object"
         raise EngineError(f"the judge's answer does not follow the schema: {_shown(problem)}")

@@ -41,7 +41,8 @@ def _follows(schema: dict[str, Any], table: Table) -> Callable[[str], bool]:
     try:
         validator = schema_validator(schema, linear_patterns=True)
     except UsageError as error:
-        raise table.wrong("schema", str(error).removeprefix("schema: ")) from error
+        place, _, problem = str(error).partition(": ")
+        raise table.wrong(place, problem) from error
 
     def follows(text: str) -> bool:
         value, problem = read_json_text(text)

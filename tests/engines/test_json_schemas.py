@@ -294,6 +294,14 @@ def test_numbers_are_read_as_json_has_them(answer, follows):
     assert (AnswerSchema({"type": "number"}).problem(answer) is None) is follows
 
 
+def test_formats_of_every_draft_are_checked_and_an_unknown_one_is_refused_at_its_place():
+    assert AnswerSchema({"format": "uuid"}).problem('"no uuid"') == f"it breaks {ROOT}.format"
+    assert AnswerSchema({"$schema": "http://json-schema.org/draft-07/schema#", "format": "duration"}).problem('"1h"')
+    with pytest.raises(EngineRejected, match="nothing here can check the format 'phone'") as caught:
+        AnswerSchema(obj({"a": {"anyOf": [{"type": "null"}, {"type": "string", "format": "phone"}]}}))
+    assert caught.value.param == f"{ROOT}.properties.a.anyOf[1].format"
+
+
 def test_a_schema_elsewhere_is_not_fetched():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         asked = threading.Event()

@@ -118,7 +118,10 @@ def test_a_suite_that_is_only_listed_loads_without_a_trial(tmp_path: Path) -> No
         ('type = "cost"\nper_million_in = 1', "cost: the option 'per_million_out' is missing; options of cost: "),
         ('type = "ragas.RougeScore"\nrouge_type = "rougeX"', "rouge_type: must be one of rouge1, "),
         ('type = "ragas.BleuScore"\nkwargs = { smooth_method = "odd" }', "cannot score a made-up row: "),
-        ('type = "json_schema"\nschema = { format = "phone" }', "schema: nothing here can check the format 'phone'"),
+        (
+            'type = "json_schema"\nschema = { format = "phone" }',
+            "schema.format: nothing here can check the format 'phone'",
+        ),
     ],
 )
 def test_a_wrong_option_is_an_error_of_the_suite_with_the_options_there_are(

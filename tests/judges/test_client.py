@@ -132,6 +132,15 @@ def test_a_reply_of_another_shape_is_an_error(body: str, problem: str, script) -
         ask(script((200, {}, body)).endpoint)
 
 
+def test_the_formats_of_a_verdicts_schema_are_checked(script) -> None:
+    schema = {"type": "object", "properties": {"day": {"type": "string", "format": "date"}}}
+    client = JudgeClient(script(['{"day": "2026-02-28"}', '{"day": "2026-02-30"}']).endpoint)
+
+    assert client.ask(ASKED, schema) == {"day": "2026-02-28"}
+    with pytest.raises(EngineError, match='does not follow the schema: "2026-02-30" is not a "date"'):
+        client.ask(ASKED, schema)
+
+
 def test_a_failing_server_is_asked_again_each_time_after_twice_as_long(script) -> None:
     waits: list[float] = []
     asked = script([BUSY, (500, {}, "oops"), (429, {}, "slow down"), GOOD])

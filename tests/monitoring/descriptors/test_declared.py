@@ -90,10 +90,10 @@ def test_a_declaration_of_several_texts_or_sorts_gives_a_descriptor_for_each():
         ({"kind": "regex", "of": "input", "pattern": "("}, "pattern: is no regular expression"),
         ({"kind": "regex", "of": "input", "pattern": "a", "timeout": 0}, "timeout: must be a number from"),
         ({"kind": "contains", "of": "input", "items": ["a"], "mode": "some"}, "mode: must be any or all"),
-        ({"kind": "json_schema", "of": "input", "schema": {"type": "objekt"}}, "is not a JSON schema"),
+        ({"kind": "json_schema", "of": "input", "schema": {"type": "objekt"}}, "schema.type: not a valid JSON schema"),
         (
             {"kind": "json_schema", "of": "input", "schema": {"$ref": "http://127.0.0.1:9/schema.json"}},
-            "is not a JSON schema that can be used",
+            "not a valid JSON schema",
         ),
         ({"kind": "oov", "of": "input", "words": "absent.txt"}, "words: there is no file"),
         ({"kind": "oov", "of": "input", "words_package": "absent:words.txt"}, "words_package: there is no"),
