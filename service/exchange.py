@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from llmops.engines.answer import Answer
+from llmops.engines.answer_schema import off_format
 from llmops.engines.protocol import (
     UNKNOWN_USAGE,
     Chunk,
@@ -84,8 +86,8 @@ class Exchange:
     """Collects the answers to one request as they are made.
 
     target: what serves the request; it is never looked up again. fields: what an upstream says beside the answers, by
-    its own names. arm: which side of a traffic policy that is
-    (`champion`, `challenger`, `explicit`). last_record: what was handed to the log.
+    its own names. off_format: which rule an upstream's answers break of the format that was asked for. arm: which side
+    of a traffic policy that is (`champion`, `challenger`, `explicit`). last_record: what was handed to the log.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Exchange:
         self._queued_s: float | None = None
         self._pieces = 0
         self.fields: dict[str, Any] = {}
+        self.off_format: str | None = None
         self.last_record: LogRecord | None = None
 
     @property
@@ -196,6 +199,8 @@ class Exchange:
                     await pass_on(passed)
                 if self.all_blocked:
                     return
+        if request.parameters.response_format is not None and engine.identity.name == "openai":
+            self.off_format = await asyncio.to_thread(off_format, request.parameters.response_format, self.answers)
 
     def take(self, made: Chunk, passed: Chunk | None) -> None:
         """Adds a piece of an answer: what the engine made, and what of it guards let through now."""
@@ -273,6 +278,7 @@ class Exchange:
             **_said_beside(first),
             "upstream": {name: value for name, value in self.fields.items() if value is not None} or None,
             "usage": _more_than_counts(self.usage),
+            "off_format": self.off_format,
             "missing_answers": missing if status == 200 and missing > 0 and not self.guards.blocked_answers else None,
             "other_answers": [_described(answer) for answer in self.answers[1:]] or None,
         }

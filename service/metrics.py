@@ -24,7 +24,7 @@ MOST_TARGETS = 300
 
 REFRESH_SECONDS = 1.0
 
-_TOLD_BESIDE = frozenset({"refusal", "reasoning", "tool_calls", "missing_answers"})
+_TOLD_BESIDE = frozenset({"refusal", "reasoning", "tool_calls", "missing_answers", "off_format"})
 _GENERATING = frozenset({"chat", "completions", "responses"})
 
 

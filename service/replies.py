@@ -74,6 +74,8 @@ class WholeReply:
     async def finish(self) -> None:
         body = orjson.dumps(self.body())
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        if self._exchange.off_format is not None:
+            headers.append((b"x-llmops-response-format", b"not-followed"))
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from llmops.engines.protocol import Chunk, GenerationRequest
 from llmops.errors import EngineRejected, SchemaNotFollowed, UsageError
@@ -199,6 +199,38 @@ async def following(
             elif chunk.finish_reason == "length" and begins is not None and not begins("".join(pieces)):
                 raise SchemaNotFollowed("the answer, cut off at max_tokens, does not begin as the response format asks")
             yield chunk
+
+
+class Ended(Protocol):
+    """What is known of an answer that is whole."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def finish_reason(self) -> str | None: ...
+    @property
+    def refusal(self) -> str | None: ...
+    @property
+    def tool_calls(self) -> Sequence[Mapping[str, Any]]: ...
+
+
+def off_format(response_format: Mapping[str, Any] | None, answers: Iterable[Ended]) -> str | None:
+    """Which rule the first answer breaks that does not follow a format its server was to enforce (`json_object`, or
+    `json_schema` that is `strict`); None where all follow, or nothing can be said.
+
+    Only text that the model ended itself is looked at: no refusals, tool calls, or answers that were cut off.
+    """
+    if response_format is None:
+        return None
+    promised = response_format["type"] == "json_object" or response_format["json_schema"].get("strict")
+    ended = [each for each in answers if each.finish_reason in ("stop", None) and not (each.refusal or each.tool_calls)]
+    if not promised or not ended:
+        return None
+    try:
+        schema = AnswerSchema(schema_of(response_format))
+    except EngineRejected:
+        return None  # the server has read it in a way of its own
+    return next((problem for each in ended if (problem := schema.problem(each.text)) is not None), None)
 
 
 def _no_json(constant: str) -> NoReturn:

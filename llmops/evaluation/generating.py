@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from llmops.engines.answer_schema import off_format
 from llmops.engines.protocol import (
     Engine,
     EngineIdentity,
@@ -216,7 +217,9 @@ class _Lanes:
 async def answer(engine: Engine, job: Job) -> Output:
     """One job done. Raises EngineError."""
     if job.choices is None:
-        return _output_of(await generate(engine, job.request))
+        made = await generate(engine, job.request)
+        wanted = job.request.parameters.response_format if engine.identity.name == "openai" else None
+        return replace(_output_of(made), off_format=off_format(wanted, [made]))
     if not isinstance(engine, ScoringEngine):
         raise EngineRejected(f"the {engine.identity.name} engine gives no log-probabilities, which choices need")
     start = time.perf_counter()

@@ -26,7 +26,7 @@ class Output:
 
     finish_reason, tokens_in, tokens_out, latency_ms, first_token_ms: None where nobody said, counted or measured them.
     tool_calls: OpenAI's objects, with arguments as JSON text. refusal: what the model said in place of an answer.
-    reasoning: what it thought before.
+    reasoning: what it thought before. off_format: which rule of its response format an upstream's answer breaks.
 
     choice_logprobs: for multiple choice, the log-likelihood of each of the row's choices, in their order; the text is
     then the likeliest choice.
@@ -43,6 +43,7 @@ class Output:
     tool_calls: list[dict[str, Any]] | None = None
     refusal: str | None = None
     reasoning: str | None = None
+    off_format: str | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Output:
@@ -91,13 +92,15 @@ class AnswerCounts:
     """What became of a run's rows, whatever the scorers say: the one count that every table, page and verdict reads.
 
     failed: no answer came. cut_off: the answer ended at `max_tokens` (finish reason `length`). empty: it came without a
-    visible character, a tool call or a refusal. An answer may be both cut off and empty.
+    visible character, a tool call or a refusal. An answer may be both cut off and empty. off_format: an upstream's
+    answer breaks the response format that it was asked in.
     """
 
     rows: int = 0
     failed: int = 0
     cut_off: int = 0
     empty: int = 0
+    off_format: int = 0
 
     @classmethod
     def of(cls, outputs: Iterable[Output]) -> AnswerCounts:
@@ -112,12 +115,13 @@ class AnswerCounts:
             self.failed + (not answered),
             self.cut_off + (answered and output.finish_reason == "length"),
             self.empty + (answered and not said),
+            self.off_format + (output.off_format is not None),
         )
 
     @property
     def flawed(self) -> bool:
-        """Whether any row failed, or was answered in part or not at all."""
-        return bool(self.failed or self.cut_off or self.empty)
+        """Whether any row failed, or was answered in part, not at all or not as asked."""
+        return bool(self.failed or self.cut_off or self.empty or self.off_format)
 
     def share(self, count: int) -> float:
         """Of all rows; 0 of none."""
@@ -131,6 +135,7 @@ class AnswerCounts:
                 (self.failed, "failed"),
                 (self.cut_off, "cut off at max_tokens"),
                 (self.empty, "empty"),
+                (self.off_format, "not in the format asked for"),
             )
             if count
         ]
@@ -143,7 +148,8 @@ class AnswerCounts:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> AnswerCounts:
         """Reads what `to_json` gave."""
-        return cls(*(int(values[name]) for name in ("rows", "failed", "cut_off", "empty")))
+        names = ("rows", "failed", "cut_off", "empty")
+        return cls(*(int(values[name]) for name in names), off_format=int(values.get("off_format", 0)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,10 +40,13 @@ class ShownRow:
 
     @property
     def error(self) -> str:
-        """Why there is no answer, or why scorers gave no score; empty where nothing failed."""
+        """Why there is no answer, none in the format asked for, or why scorers gave no score; empty where nothing
+        failed."""
         if self.result.output.error is not None:
             return self.result.output.error
-        errors = [f"{name}: {score.error}" for name, score in self.result.scores.items() if score.error is not None]
+        off = self.result.output.off_format
+        errors = [] if off is None else [f"not in the response format: {off}"]
+        errors += [f"{name}: {score.error}" for name, score in self.result.scores.items() if score.error is not None]
         return "\n".join(errors)
 
     def to_json(self) -> dict[str, Any]:

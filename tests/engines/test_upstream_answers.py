@@ -8,9 +8,10 @@ import zlib
 
 import pytest
 
+from llmops.engines.answer_schema import ROOT
 from llmops.engines.fake import FakeEngine
 from llmops.engines.openai import OpenAIEngine
-from llmops.engines.protocol import EXTRAS, HINTS, GenerationRequest, fitting, generate
+from llmops.engines.protocol import EXTRAS, HINTS, GenerationParameters, GenerationRequest, fitting, generate
 from llmops.engines.upstreams import Upstream, UpstreamsEngine
 from llmops.errors import EngineError, EngineRejected, EngineUnavailable
 from llmops.evaluation.generating import Job, answer
@@ -146,6 +147,18 @@ def test_an_engine_passes_over_hints_and_refuses_other_extras_by_name():
         with pytest.raises(EngineRejected, match=name) as caught:
             fitting(GenerationRequest(messages, extras={name: 1}), engine)
         assert caught.value.param == name
+
+
+@pytest.mark.parametrize(("kind", "problem"), [("integer", f"it breaks {ROOT}.type"), ("object", None)])
+async def test_the_row_of_an_evaluation_says_that_an_upstream_broke_the_schema(kind, problem):
+    schema = {"name": "a", "strict": True, "schema": {"type": kind}}
+    parameters = GenerationParameters(response_format={"type": "json_schema", "json_schema": schema})
+    async with UpstreamServer(reply(200, shaped('{"a": 1}'))) as server:
+        engine = OpenAIEngine(server.url, "big")
+        request = GenerationRequest(({"role": "user", "content": "x"},), parameters, whole=True)
+        made = await answer(engine, Job(None, request, "key"))
+        await engine.close()
+    assert (made.text, made.off_format) == ('{"a": 1}', problem)
 
 
 async def test_a_refusal_and_a_tool_call_are_no_empty_answers(upstream):

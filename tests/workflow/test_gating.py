@@ -105,7 +105,7 @@ def test_answers_that_are_cut_off_are_counted_on_the_run_in_mlflow_and_in_its_js
     assert done.run.answers == AnswerCounts(30)
     assert cut.run.answers == AnswerCounts(30, cut_off=30)
     assert cut.to_json()["answers"] == {
-        "rows": 30, "failed": 0, "cut_off": 30, "empty": 0, "cut_off_share": 1.0, "empty_share": 0.0
+        "rows": 30, "failed": 0, "cut_off": 30, "empty": 0, "off_format": 0, "cut_off_share": 1.0, "empty_share": 0.0
     }  # fmt: skip
     metrics = workshop.registry.store.client.get_run(cut.run.run_id).data.metrics
     assert (metrics["answers/cut_off"], metrics["answers/cut_off_share"], metrics["answers/empty"]) == (30, 1.0, 0)

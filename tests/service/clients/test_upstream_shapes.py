@@ -212,6 +212,51 @@ def test_the_most_tokens_reach_an_upstream_by_the_name_that_the_client_used(ask,
     assert {each: seen[each] for each in seen if each.startswith("max_")} == {name: 9}
 
 
+def json_schema(schema: Any, *, strict: bool = True) -> Any:
+    return {"type": "json_schema", "json_schema": {"name": "a", "strict": strict, "schema": schema}}
+
+
+def test_an_upstreams_answer_that_breaks_its_schema_comes_as_it_is_and_is_said(asked, ask):
+    gateway, body = asked["gateway"], {"model": "tiny@1", "messages": [TEXT]}
+    before = counted(gateway)
+    for wanted, problem in (
+        (json_schema({"type": "object"}), "it is not JSON"),
+        (json_schema({"type": "object"}, strict=False), None),
+        ({"type": "json_object"}, "it is not JSON"),
+    ):
+        reply = gateway.http.post("/v1/chat/completions", json={**body, "response_format": wanted})
+        assert reply.json()["choices"][0]["message"]["content"] == "Hello"
+        told = reply.headers.get("x-llmops-response-format"), gateway.records()[-1].details.get("off_format")
+        assert told == (problem and "not-followed", problem)
+    assert counted(gateway) == before + 2
+
+
+def test_a_stream_that_breaks_its_schema_is_the_upstreams_own_and_is_logged(asked):
+    wanted = {"response_format": json_schema({"type": "object"})}
+    texts = [
+        "".join(
+            chunk.choices[0].delta.content or ""
+            for chunk in client.chat.completions.create(model="tiny@1", messages=[TEXT], stream=True, **wanted)
+            if chunk.choices
+        )
+        for client in (asked["direct"], asked["through"])
+    ]
+    assert texts == ["Hello", "Hello"]
+    assert asked["gateway"].records()[-1].details["off_format"] == "it is not JSON"
+
+
+def test_refusals_and_calls_and_cut_answers_break_no_schema(asked, ask):
+    for shape in ("refusal", "tools", "cut off"):
+        ask(messages=[{"role": "user", "content": shape}], response_format=json_schema({"type": "object"}))
+        assert "off_format" not in asked["gateway"].records()[-1].details
+
+
+def counted(gateway: Any) -> float:
+    text = gateway.http.get("/metrics").text
+    found = re.findall(r'^llmops_answers_with_total\{.*what="off_format".*\} (\S+)$', text, re.MULTILINE)
+    return sum(map(float, found))
+
+
 def test_fewer_answers_than_were_asked_for_come_as_they_are_and_are_logged(asked, ask):
     assert len(ask(messages=[TEXT], n=3)[0]["choices"]) == 1
     assert asked["gateway"].records()[-1].details["missing_answers"] == 2
