@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -76,10 +77,10 @@ class Access:
     stay good. Before the first look nobody gets in: `running` makes it.
     """
 
-    def __init__(self, keys: KeySource, settings: Settings) -> None:
-        """Raises UsageError when `settings.redis_url` cannot be read."""
+    def __init__(self, keys: KeySource, settings: Settings, windows: Path | None = None) -> None:
+        """windows: as `RateLimits` has its folder. Raises UsageError when `settings.redis_url` cannot be read."""
         self._source, self._seconds = keys, settings.keys_poll
-        self._rates = RateLimits(settings.redis_url)
+        self._rates = RateLimits(settings.redis_url, windows)
         self._keys: Sequence[Key] = ()
         self._known: Mapping[str, _Known] | None = None
         self._failure: str | None = None

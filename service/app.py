@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -52,15 +53,19 @@ def create_app(
     ping: Ping | None = None,
     embed: Embed | None = None,
     open_tabular: TabularOpener | None = None,
+    windows: Path | None = None,
 ) -> FastAPI:
     """An app that serves `source`'s releases with the engines that `open_engine` opens, recording into `log`.
 
     keys: where callers' keys come from; None lets everybody in. ping: asks the engine process, where there is one.
     embed: makes sentence vectors; None where nothing does. open_tabular: loads the source's tabular models; None where
-    there are none. Nothing runs until the app's lifespan starts; when it ends, engines are closed and the log's queue
-    is written. The caller keeps `log` and closes it.
+    there are none. windows: a folder in which the workers of one gateway count keys' requests together. Nothing runs
+    until the app's lifespan starts; when it ends, engines are closed and the log's queue is written. The caller keeps
+    `log` and closes it.
     """
-    gateway = Gateway(settings, source, open_engine, log, keys=keys, ping=ping, open_tabular=open_tabular)
+    gateway = Gateway(
+        settings, source, open_engine, log, keys=keys, ping=ping, open_tabular=open_tabular, windows=windows
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

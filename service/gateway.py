@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from starlette.types import Scope
 
@@ -44,7 +45,7 @@ class Gateway:
     to life.
 
     keys: where callers' keys come from; None lets everybody in. ping: asks the engine process, where there is one.
-    open_tabular: loads tabular models; None where there are none.
+    open_tabular: loads tabular models; None where there are none. windows: where workers count keys' requests together.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Gateway:
         keys: KeySource | None = None,
         ping: Ping | None = None,
         open_tabular: TabularOpener | None = None,
+        windows: Path | None = None,
     ) -> None:
         self.settings = settings
         self.pool = EnginePool(open_engine)
@@ -64,7 +66,7 @@ class Gateway:
         self.predictions = PredictionBatches()
         self.keeper = SnapshotKeeper(source, self.pool, settings.registry_poll, self.tabular)
         self.router = Router(self.pool.is_loaded)
-        self.access = None if keys is None else Access(keys, settings)
+        self.access = None if keys is None else Access(keys, settings, windows)
         self.admission = Admission(settings.max_waiting)
         self.guards = GuardBook()
         self.log = LogWriter(log.append, serve_unlogged=settings.log_failure == "serve")

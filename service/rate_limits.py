@@ -1,19 +1,23 @@
 """Requests per minute of keys. Token budgets are in `service.budgets`.
 
-A moving window: at no moment were more than N let through in the 60 seconds before. Counts live in the memory of each
-process, measured by a clock that nobody sets; or in Redis, by the library `limits`, and then are exact across
-processes. While Redis does not answer, every process counts on its own: limits get looser by the number of processes,
-and nobody is locked out. It is asked again every RETRY_SECONDS; `problem` says that it is so.
+A moving window: at no moment were more than N let through in the 60 seconds before. Counts live in files that the
+workers of one gateway share, measured by a clock that nobody sets; or in Redis, by the library `limits`, and then are
+exact across machines too. While Redis does not answer, every machine counts on its own: limits get looser by their
+number, and nobody is locked out. It is asked again every RETRY_SECONDS; `problem` says that it is so.
 """
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import math
+import mmap
+import os
 import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from limits import RateLimitItemPerMinute
@@ -33,7 +37,10 @@ logger = logging.getLogger("llmops.service")
 
 RETRY_SECONDS = 1.0
 REDIS_SECONDS = 1.0
-"""How long Redis may take to connect, and to answer, before a process counts on its own."""
+"""How long Redis may take to connect, and to answer, before a machine counts on its own."""
+
+LOCK_SECONDS, LOCK_PAUSE_SECONDS = 0.02, 0.0005
+"""How long a worker waits for another one, which holds a window for microseconds unless it is frozen in them."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -60,12 +67,14 @@ def limits_of(key: Key) -> KeyLimits | None:
 class RateLimits:
     """Counts what limited keys use, and refuses what goes beyond.
 
-    redis_url: where to count for all processes; None: in this one's memory.
+    redis_url: where to count for all machines; None: on this one. folder: where to count for all workers of a gateway;
+    None: in this process's memory.
     """
 
-    def __init__(self, redis_url: str | None = None) -> None:
+    def __init__(self, redis_url: str | None = None, folder: Path | None = None) -> None:
         """Connects to nothing yet. Raises UsageError when `redis_url` cannot be read."""
         self._own = _Windows()
+        self._of_all_workers = None if folder is None else _SharedWindows(folder)
         self._redis = None if redis_url is None else _redis_storage(redis_url)
         self._shared = None if self._redis is None else MovingWindowRateLimiter(self._redis)
         self._ask_again_at = 0.0
@@ -97,6 +106,11 @@ class RateLimits:
             else:
                 self._note(None)
                 return found
+        if self._of_all_workers is not None:
+            try:
+                return self._of_all_workers.count(key_id, most)
+            except OSError as error:
+                logger.warning("this worker counts a request of key %s for itself: %s", key_id, error)
         return self._own.count(key_id, most)
 
     async def close(self) -> None:
@@ -108,10 +122,10 @@ class RateLimits:
         if error is not None:
             self._ask_again_at = time.monotonic() + RETRY_SECONDS
             if self.problem is None:
-                logger.warning("Redis does not answer, limits are counted by each process: %s", error.storage_error)
-            self.problem = "Redis does not answer: rate limits are counted by each process on its own"
+                logger.warning("Redis does not answer, limits are counted by each machine: %s", error.storage_error)
+            self.problem = "Redis does not answer: rate limits are counted by each machine on its own"
         elif self.problem is not None:
-            logger.warning("Redis answers again: rate limits are counted across processes")
+            logger.warning("Redis answers again: rate limits are counted across machines")
             self.problem = None
 
 
@@ -130,6 +144,70 @@ class _Windows:
         if left >= 0:
             times.append(now)
         return max(left, -1), max(0.0, times[0] + MINUTE_SECONDS - now)
+
+
+class _SharedWindows:
+    """Moving windows of all workers of one gateway: a file of numbers for each key and limit.
+
+    The first two count the requests that have left the window, and those that were let in, ever. The others are a ring
+    of the times of those between. Each step of a change leaves the file right, so a worker may be killed in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: dict[tuple[str, int], tuple[int, memoryview[float]]] = {}
+
+    def count(self, key_id: str, most: int) -> tuple[int, float]:
+        """As `RateLimits._count`. Raises OSError: the file cannot be made, or another worker holds it."""
+        lock, numbers = self._window(key_id, most)
+        _acquire(lock)
+        try:
+            now = time.monotonic()  # of the machine: every process has the same
+            left_window, let_in = int(numbers[0]), int(numbers[1])
+            while left_window < let_in and numbers[2 + left_window % most] <= now - MINUTE_SECONDS:
+                left_window += 1
+            numbers[0] = left_window
+            left = most - (let_in - left_window) - 1
+            if left >= 0:
+                numbers[2 + let_in % most] = now
+                numbers[1] = let_in + 1
+            return max(left, -1), max(0.0, numbers[2 + left_window % most] + MINUTE_SECONDS - now)
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+
+    def _window(self, key_id: str, most: int) -> tuple[int, memoryview[float]]:
+        found = self._open.get((key_id, most))
+        if found is None:
+            size = 8 * (2 + most)
+            lock = os.open(self._folder / f"{key_id}-{most}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                _allocate(lock, size)
+                found = self._open[key_id, most] = (lock, memoryview(mmap.mmap(lock, size)).cast("d"))
+            except OSError:
+                os.close(lock)
+                raise
+        return found
+
+
+def _allocate(file: int, size: int) -> None:
+    """Where it can be done: a full disk shall fail here, not where the memory is written."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:  # macOS
+        os.ftruncate(file, size)
+
+
+def _acquire(lock: int) -> None:
+    give_up_at = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(LOCK_PAUSE_SECONDS)
+        else:
+            return
 
 
 async def _ask_redis(limiter: MovingWindowRateLimiter, key_id: str, most: int) -> tuple[int | None, float]:

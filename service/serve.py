@@ -4,7 +4,8 @@
                  ├─ worker × N            the gateway's app; started again when one dies
                  └─ thread                makes MLflow traces of sampled log records, where that is asked for
 
-Workers share nothing but the listening socket, the engine process's socket, the log's database and the metrics' folder.
+Workers share nothing but the listening socket, the engine process's socket, the log's database, and the folders of the
+metrics and of the keys' requests.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,13 +74,15 @@ def serve(
     keep_private(settings.home)
     with ExitStack() as stack:
         log = stack.enter_context(_opened_log(settings))
-        listener = stack.enter_context(listen(host, port, _has_live_key(settings, workers)))
+        listener = stack.enter_context(listen(host, port, _has_live_key(settings)))
         socket_path = stack.enter_context(_engine_process(settings))
         metrics = stack.enter_context(scratch_folder("metrics"))
         # Workers are new processes: all that they get from here is their environment, and what makes their app.
         os.environ.update({"LLMOPS_ENGINE_SOCKET": str(socket_path), **prepare_multiprocess(metrics)})
         stack.enter_context(_exporting_traces(settings, log))
-        make_app = functools.partial(worker_app, log.file, stack.enter_context(_registry_file(settings)))
+        registry_file = stack.enter_context(_registry_file(settings))
+        windows = stack.enter_context(scratch_folder("limits"))
+        make_app = functools.partial(worker_app, log.file, registry_file, windows)
         supervisor = Workers(
             uvicorn_config(make_app, settings, workers),
             [listener],
@@ -98,11 +100,13 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def worker_app(log_file: FileIdentity | None = None, registry_file: FileIdentity | None = None) -> FastAPI:
+def worker_app(
+    log_file: FileIdentity | None = None, registry_file: FileIdentity | None = None, windows: Path | None = None
+) -> FastAPI:
     """The app of one worker process, as its environment describes it.
 
     log_file, registry_file: the SQLite files that the gateway began with. A worker that starts later must not take
-    others for them: it would find no keys, or no releases.
+    others for them: it would find no keys, or no releases. windows: where all workers count keys' requests.
     """
     # Imported here: the supervising process needs none of it.
     from llmops.engine_host.client import embed, open_remote, ping
@@ -137,6 +141,7 @@ def worker_app(log_file: FileIdentity | None = None, registry_file: FileIdentity
         ping=lambda: ping(socket_path),
         embed=lambda texts: embed(socket_path, texts),
         open_tabular=registry.open_tabular,
+        windows=windows,
     )
 
 
@@ -177,17 +182,9 @@ def _end_with_parent() -> None:
         threading.Thread(target=wait, name="watch parent", daemon=True).start()
 
 
-def _has_live_key(settings: Settings, workers: int) -> bool:
-    """Whether a live key exists; warns when keys have rates that several workers cannot count together."""
+def _has_live_key(settings: Settings) -> bool:
     keys = KeyStore(settings.resolved_log_url, home=settings.home)
     try:
-        now = datetime.now(UTC)
-        limited = any(key.requests_per_minute is not None and key.live(now) for key in keys.read())
-        if limited and workers > 1 and settings.redis_url is None:
-            logger.warning(
-                "each of the %d workers counts the keys' requests for itself; LLMOPS_REDIS_URL makes them exact",
-                workers,
-            )
         return keys.has_live_key()
     finally:
         keys.close()

@@ -148,8 +148,8 @@ class AnswerCounts:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> AnswerCounts:
         """Reads what `to_json` gave."""
-        names = ("rows", "failed", "cut_off", "empty")
-        return cls(*(int(values[name]) for name in names), off_format=int(values.get("off_format", 0)))
+        older = {"off_format": 0, **values}
+        return cls(*(int(older[name]) for name in ("rows", "failed", "cut_off", "empty", "off_format")))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import multiprocessing
 import shutil
 import signal
 import subprocess
@@ -107,6 +109,67 @@ def test_requests_come_back_as_the_window_moves_on(monkeypatch):
         assert await allowed(rates, limits, 9) == 3
         now[0] += 61
         assert await allowed(rates, limits, 9) == 4
+
+    asyncio.run(scenario())
+
+
+def test_workers_that_share_a_folder_count_together_and_a_limit_by_itself(tmp_path):
+    async def scenario():
+        workers = [RateLimits(folder=tmp_path) for _ in range(4)]
+        limits = limited(requests_per_minute=60)
+        assert sum([await allowed(rates, limits, 40) for rates in workers]) == 60
+        _, headers = await refusal(workers[0], limits)
+        assert headers["x-ratelimit-remaining-requests"] == "0"
+        assert await allowed(workers[1], limited(requests_per_minute=61), 1) == 1
+
+    asyncio.run(scenario())
+
+
+def test_shared_windows_move_on_over_the_end_of_their_file(tmp_path, monkeypatch):
+    now = [1_000_000.0]
+    monkeypatch.setattr("service.rate_limits.time.monotonic", lambda: now[0])
+
+    async def scenario():
+        workers, limits = [RateLimits(folder=tmp_path) for _ in range(2)], limited(requests_per_minute=3)
+        for _ in range(4):
+            assert [await allowed(rates, limits, 2) for rates in workers] == [2, 1]
+            now[0] += 40
+            error, _ = await refusal(workers[1], limits)
+            assert error.retry_after == pytest.approx(20)
+            now[0] += 21
+
+    asyncio.run(scenario())
+
+
+def count_for(folder, seconds, found):
+    """What one worker process lets through in so long."""
+    rates, limits = RateLimits(folder=folder), limited(requests_per_minute=500)
+    ends_at = time.monotonic() + seconds
+    n = 0
+    while time.monotonic() < ends_at:
+        n += asyncio.run(allowed(rates, limits, 50))
+    found.put(n)
+
+
+def test_processes_at_once_let_exactly_so_many_in(tmp_path):
+    context = multiprocessing.get_context("fork")
+    found = context.SimpleQueue()
+    processes = [context.Process(target=count_for, args=(tmp_path, 0.3, found)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert sum(found.get() for _ in processes) == 500
+
+
+def test_a_worker_that_is_frozen_while_it_counts_locks_nobody_out(tmp_path):
+    async def scenario():
+        workers, limits = [RateLimits(folder=tmp_path) for _ in range(2)], limited(requests_per_minute=2)
+        assert await allowed(workers[0], limits, 1) == 1
+        with (tmp_path / "k-2").open("r+") as window:
+            fcntl.flock(window, fcntl.LOCK_EX)
+            assert await allowed(workers[1], limits, 1) == 1
+        assert await allowed(workers[1], limits, 3) == 1
 
     asyncio.run(scenario())
 
