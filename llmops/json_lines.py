@@ -42,7 +42,7 @@ def json_object(line: str | bytes, path: Path | str, number: int) -> dict[str, A
     try:
         text = line if isinstance(line, str) else line.decode()
     except UnicodeDecodeError as error:
-        raise BadFile(path, f"cannot be read: {error}", line=number) from error
+        raise BadFile(path, f"is no UTF-8 ({error.reason}); save it as UTF-8", line=number) from error
     values = strict_json(text, path, number)
     if not isinstance(values, dict):
         raise BadFile(path, "must be a JSON object", line=number)

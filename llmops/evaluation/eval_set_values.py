@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from datetime import date, time
+from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -13,7 +13,7 @@ from uuid import UUID
 from llmops.errors import UsageError
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-_NAMES = {"bytes": "bytes", "timedelta": "a duration"}
+_NAMES = ((bytes, "bytes"), (timedelta, "a duration"))
 
 
 def plain(value: Any, field: str) -> Any:
@@ -41,8 +41,8 @@ def plain(value: Any, field: str) -> Any:
         return int(value) if whole else float(value)
     if isinstance(value, (date, time, UUID)):
         return as_text(value)
-    kind = type(value).__name__
-    raise UsageError(f"{field}: is {_NAMES.get(kind, f'a {kind}')}, which JSON cannot hold")
+    kind = next((name for type_, name in _NAMES if isinstance(value, type_)), f"a {type(value).__name__}")
+    raise UsageError(f"{field}: is {kind}, which JSON cannot hold")
 
 
 def as_text(value: Any) -> Any:

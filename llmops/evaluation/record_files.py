@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -24,6 +25,9 @@ from llmops.json_lines import json_object, lines_of, strict_json
 
 _UNPACKED: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _RECORDS_AT_ONCE = 1000
+_JSON_FILE = "a .json file must be a list of objects, or one object a line"
+_DELIMITERS = ",;\t"
+_QUOTED = re.compile(r'"[^"]*"')
 
 
 class Place(NamedTuple):
@@ -82,28 +86,34 @@ def _json_lines(path: Path | str, file: IO[bytes]) -> Records:
 
 def _json(path: Path | str, file: IO[bytes]) -> Records:
     """The objects of a JSON list; or, as many tools name such a file `.json` too, JSON Lines."""
-    first = next(lines_of(file), (0, b""))[1]
+    number, first = next(lines_of(file), (0, b""))
     file.seek(0)
     if first.lstrip().startswith(b"{"):
+        try:
+            json_object(first, path, number)
+        except BadFile as error:
+            raise BadFile(path, f"{error.problem}; {_JSON_FILE}", line=error.line, field=error.field) from error
         yield from _json_lines(path, file)
         return
     try:
         text = file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadFile(path, f"cannot be read: {error.reason}", line=_undecodable(file)) from error
+        raise _no_utf8(error, path, file) from error
     found = strict_json(text, path)
     if not isinstance(found, list):
-        raise BadFile(path, "must be a list of objects, or one object a line")
+        raise BadFile(path, _JSON_FILE)
     yield from ((Place(path, number), record) for number, record in enumerate(found, 1))
 
 
 def _separated(path: Path | str, file: IO[bytes], delimiter: str) -> Records:
-    """Records by the columns' names. An empty cell is a null; every other is text, just as it is written."""
+    """Records by the columns' names. An empty cell is a null; every other is text, just as it is written. A header
+    without the delimiter, but with another, says that the file is separated by that one."""
     csv.field_size_limit(2**31 - 1)  # contexts may be longer than the 128 KiB of the default
     start = 1
     with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
-        reader = csv.reader(text, delimiter=delimiter, strict=True)
         try:
+            head = text.readline()
+            reader = csv.reader(chain([head], text), delimiter=_delimiter_of(head, delimiter), strict=True)
             header = next(reader, [])
             _check_header(header, path)
             start = reader.line_num + 1
@@ -115,9 +125,14 @@ def _separated(path: Path | str, file: IO[bytes], delimiter: str) -> Records:
                     yield Place(path, start), {name: cell or None for name, cell in pairs if name}
                 start = reader.line_num + 1
         except UnicodeDecodeError as error:
-            raise BadFile(path, f"cannot be read: {error.reason}", line=_undecodable(file)) from error
+            raise _no_utf8(error, path, file) from error
         except csv.Error as error:
             raise BadFile(path, f"cannot be read: {error}", line=start) from error
+
+
+def _delimiter_of(head: str, usual: str) -> str:
+    bare = _QUOTED.sub("", head)
+    return usual if usual in bare else max((usual, *_DELIMITERS), key=bare.count)
 
 
 def _parquet(path: Path | str, file: IO[bytes]) -> Records:
@@ -132,45 +147,54 @@ def _parquet(path: Path | str, file: IO[bytes]) -> Records:
         batches = table.iter_batches(batch_size=_RECORDS_AT_ONCE)
         records = chain.from_iterable(_values(batch) for batch in batches)
         yield from ((Place(path, number), record) for number, record in enumerate(records, 1))
-    except (pa.ArrowException, KeyError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, KeyError, ValueError, OverflowError) as error:  # the last two: a date beyond Python's
         problem = (str(error) or type(error).__name__).splitlines()[0]
         raise BadFile(path, f"cannot be read: {problem}") from error
 
 
 def _values(batch: Any) -> list[dict[str, Any]]:
     """Python's values of a batch. A column of JSON texts that says so in its type holds what they say: `datasets` keeps
-    values of mixed kinds that way."""
+    values of mixed kinds that way. A number of single precision is the shortest that names it: 0.1, as it was given,
+    and not 0.10000000149011612."""
     records: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="strict")
     for field in batch.schema:
-        if "arrow.json" in str(field.type):
+        if re.search(r"arrow\.json|\b(?:half)?float\b", str(field.type)):
             for record in records:
-                record[field.name] = _from_json(record[field.name], field.type)
+                record[field.name] = _as_given(record[field.name], field.type)
     return records
 
 
-def _from_json(value: Any, kind: Any) -> Any:
+def _as_given(value: Any, kind: Any) -> Any:
     import pyarrow as pa
 
     if value is None:
         return None
     if isinstance(kind, pa.JsonType):
         return strict_json(value, "a JSON column")
+    if pa.types.is_float32(kind) or pa.types.is_float16(kind):
+        return float(str(kind.to_pandas_dtype()(value)))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return [_from_json(item, kind.value_type) for item in value]
+        return [_as_given(item, kind.value_type) for item in value]
     if pa.types.is_struct(kind):
-        return {field.name: _from_json(value[field.name], field.type) for field in kind}
+        return {field.name: _as_given(value[field.name], field.type) for field in kind}
+    if pa.types.is_map(kind):
+        return {name: _as_given(item, kind.item_type) for name, item in value.items()}
     return value
 
 
-def _undecodable(file: IO[bytes]) -> int | None:
-    """The first line that is no UTF-8. Files are decoded in blocks, so that the error itself does not tell."""
+def _no_utf8(error: UnicodeDecodeError, path: Path | str, file: IO[bytes]) -> BadFile:
+    """Names the first line that is no UTF-8. Files are decoded in blocks, so that the error itself does not tell."""
     file.seek(0)
-    for number, line in enumerate(file, 1):
-        try:
-            line.decode()
-        except UnicodeDecodeError:
-            return number
-    return None
+    line = next((number for number, line in enumerate(file, 1) if not _is_utf8(line)), None)
+    return BadFile(path, f"is no UTF-8 ({error.reason}); save it as UTF-8", line=line)
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _check_header(header: list[str], path: Path | str) -> None:

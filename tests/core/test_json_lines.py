@@ -37,7 +37,7 @@ def test_bytes_that_are_no_utf8_are_named_by_their_line_and_end_no_others(tmp_pa
 
     (first, *_), (number, bad), (_, last) = numbered_lines(path)
 
-    with pytest.raises(BadFile, match="cannot be read") as caught:
+    with pytest.raises(BadFile, match="is no UTF-8") as caught:
         json_object(bad, path, number)
     assert (first, caught.value.line, json_object(last, path, 4)) == (1, 3, {"a": 2})
 

@@ -150,7 +150,7 @@ def test_a_missing_file_is_a_bad_file(tmp_path: Path) -> None:
 def test_bytes_that_are_no_utf8_are_a_bad_file(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b'{"id": "\xff"}')
 
-    with pytest.raises(BadFile, match="cannot be read"):
+    with pytest.raises(BadFile, match="is no UTF-8"):
         load_eval_set(tmp_path)
 
 

@@ -97,6 +97,9 @@ CELLS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
     "t.CSV": separated,
     "mark.csv": lambda records: b"\xef\xbb\xbf" + separated(records),
     "t.tsv": lambda records: separated(records, "\t"),
+    "semicolons.csv": lambda records: separated(records, ";"),
+    "tabs.csv": lambda records: separated(records, "\t"),
+    "commas.tsv": separated,
 }
 
 
@@ -135,7 +138,7 @@ def test_objects_come_through_every_kind_of_file_and_folder_equal(tmp_path: Path
     assert [repr(row) for row in loaded(tmp_path, "folder").rows] == [repr(row) for row in direct]
 
 
-@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.parquet"])
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "semicolons.csv", "commas.tsv", "t.jsonl", "t.parquet"])
 def test_a_folder_gives_the_cells_of_its_files(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / name).write_bytes(CELLS[name](TEXTS))
@@ -175,6 +178,9 @@ PARQUET: list[tuple[Any, Any]] = [
     (pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64())), {"k": 1}),
     (pa.array([{"d": [date(2026, 1, 31), None]}]), {"d": ["2026-01-31", None]}),
     (pa.array([True]), True),
+    (pa.array([0.1], pa.float32()), 0.1),
+    (pa.array([[{"n": 0.3}, None]], pa.list_(pa.struct({"n": pa.float32()}))), [{"n": 0.3}, None]),
+    (pa.array([[("k", 0.1)]], pa.map_(pa.string(), pa.float32())), {"k": 0.1}),
 ]
 
 
@@ -196,6 +202,7 @@ def test_what_parquet_has_and_json_has_not_becomes_what_json_has(tmp_path: Path,
         (pa.array([1.0, float("inf")]), "is inf, which JSON does not have"),
         (pa.array([b"", b"raw"]), "is bytes, which JSON cannot hold"),
         (pa.array([timedelta(1), timedelta(1)]), "is a duration, which JSON cannot hold"),
+        (pa.array([1, 1], pa.duration("ns")), "is a duration, which JSON cannot hold"),
     ],
 )
 def test_what_json_cannot_hold_is_refused_by_file_record_and_field(tmp_path: Path, column: Any, problem: str) -> None:
@@ -260,10 +267,26 @@ def test_a_header_that_names_two_columns_alike_is_an_error(tmp_path: Path, name:
 def test_bytes_that_are_no_utf8_are_named_by_the_line_they_stand_on(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
 
-    with pytest.raises(BadFile, match="cannot be read") as caught:
+    with pytest.raises(BadFile, match=r"is no UTF-8 .*; save it as UTF-8") as caught:
         loaded(tmp_path, name, {"inputs.question": "q"})
 
     assert (caught.value.path, caught.value.line) == (tmp_path / name, 42)
+
+
+def test_a_quoted_header_says_how_a_file_is_separated_and_a_comma_in_a_name_does_not(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes('\ufeff"id";"inputs.question";"a, b"\r\n1;"So; it is, yes";x\r\n'.encode())
+
+    (row,) = loaded(tmp_path, "t.csv", {"id": "id", "inputs.q": "inputs.question", "tags.t": "a, b"}).rows
+
+    assert (row.id, row.inputs, row.tags) == ("1", {"q": "So; it is, yes"}, {"t": "x"})
+
+
+@pytest.mark.parametrize("column", [pa.array([10**8], pa.date32()), pa.array([10**18], pa.timestamp("ms"))])
+def test_a_date_beyond_the_calendar_is_an_error_of_its_file(tmp_path: Path, column: Any) -> None:
+    pq.write_table(pa.table({"q": ["x"], "v": column}), tmp_path / "t.parquet")
+
+    with pytest.raises(BadFile, match=r"t\.parquet: cannot be read: "):
+        loaded(tmp_path, "t.parquet", {"inputs.q": "q", "expectations.v": "v"})
 
 
 def test_two_columns_alike_in_parquet_are_an_error(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -283,26 +284,43 @@ def test_a_folder_with_rows_and_a_table_is_refused(folder: Path) -> None:
 # ---- hf:
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-FILES = {"data/test.jsonl": "".join(json.dumps(record) + "\n" for record in RECORDS).encode(), "README.md": b"# Sums\n"}
+CELLS = b"id;inputs.question;expectations.answers\n007;When, exactly?;2026-01-31\n1.0;NA;true\n"
+
+
+def as_parquet(records: list[dict[str, Any]]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(records), sink)
+    return sink.getvalue()
+
+
+DATA_SETS = {
+    "acme/sums": {
+        "data/test.jsonl": "".join(json.dumps(record) + "\n" for record in RECORDS).encode(), "README.md": b"# Sums\n"
+    },
+    "acme/cells": {"data/test.csv": CELLS},
+    "acme/table": {"data/test.parquet": as_parquet(RECORDS)},
+}  # fmt: skip
 
 
 def hub_answer(path: str) -> tuple[int, bytes, dict[str, str]]:
-    """Status, body and headers of the hub for a data set `acme/sums` at `main` and `v2`."""
-    api, tree = "/api/datasets/acme/sums", f"/api/datasets/acme/sums/tree/{COMMIT}"
-    if path in (api, *(f"{api}/revision/{name}" for name in ("main", "v2", COMMIT))):
-        return 200, json.dumps({"id": "acme/sums", "sha": COMMIT, "siblings": []}).encode(), {}
+    """Status, body and headers of the hub for each of DATA_SETS at `main` and `v2`."""
+    name = next((name for name in DATA_SETS if f"/{name}" in path), "")
+    files = DATA_SETS.get(name, {})
+    api, tree = f"/api/datasets/{name}", f"/api/datasets/{name}/tree/{COMMIT}"
+    if files and path in (api, *(f"{api}/revision/{revision}" for revision in ("main", "v2", COMMIT))):
+        return 200, json.dumps({"id": name, "sha": COMMIT, "siblings": []}).encode(), {}
     if path.startswith(tree):
         folder = path.removeprefix(tree).strip("/")
         found: list[dict[str, Any]] = (
             [] if folder else [{"type": "directory", "path": "data", "oid": "0" * 40, "size": 0}]
         )
-        inside = [name for name in FILES if name.rpartition("/")[0] == folder]
-        found += [{"type": "file", "path": name, "size": len(FILES[name]), "oid": "1" * 40} for name in inside]
+        inside = [file for file in files if file.rpartition("/")[0] == folder]
+        found += [{"type": "file", "path": file, "size": len(files[file]), "oid": "1" * 40} for file in inside]
         return 200, json.dumps(found).encode(), {}
-    if path.startswith("/datasets/acme/sums/resolve/"):
-        name = path.removeprefix("/datasets/acme/sums/resolve/").partition("/")[2]
-        if name in FILES:
-            return 200, FILES[name], {"etag": f'"{name}"', "x-repo-commit": COMMIT}
+    if path.startswith(f"/datasets/{name}/resolve/"):
+        file = path.removeprefix(f"/datasets/{name}/resolve/").partition("/")[2]
+        if file in files:
+            return 200, files[file], {"etag": f'"{file}"', "x-repo-commit": COMMIT}
         return 404, b"", {"x-error-code": "EntryNotFound", "x-repo-commit": COMMIT}
     return 404, b'{"error": "Repository not found"}', {"x-error-code": "RepoNotFound"}
 
@@ -345,21 +363,25 @@ from pathlib import Path
 from llmops.errors import LlmopsError
 from llmops.evaluation.eval_set_source import eval_set_of_table
 from llmops.evaluation.eval_set_splits import SourceAccess
-table, endpoint, folder = json.loads(sys.argv[1])
-try:
-    eval_set = eval_set_of_table(table, Path("task.toml"), SourceAccess(endpoint, Path(folder)))
-    print(json.dumps([len(eval_set), eval_set.content_hash, [row.id for row in eval_set.rows]]))
-except LlmopsError as error:
-    print(json.dumps([type(error).__name__, str(error)]))
+tables, endpoint, folder = json.loads(sys.argv[1])
+found = []
+for table in tables:
+    try:
+        eval_set = eval_set_of_table(table, Path("task.toml"), SourceAccess(endpoint, Path(folder)))
+        found.append([len(eval_set), eval_set.content_hash, [row.id for row in eval_set.rows]])
+    except LlmopsError as error:
+        found.append([type(error).__name__, str(error)])
+print(json.dumps(found))
 """
 
 
-def load_apart(url: str, folder: Path, **keys: Any) -> Any:
-    """In a process of its own: the hub client reads its environment once, when it is imported."""
+def load_apart(url: str, folder: Path, *tables: dict[str, Any]) -> Any:
+    """Tables of the data set `acme/sums` but for the keys given, in a process of their own: the hub client reads its
+    environment once, when it is imported."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     environment |= {"HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    table = {"name": "sums", "source": "hf:acme/sums@v2", "columns": COLUMNS, **keys}
-    argument = json.dumps([table, url, str(folder / "kept")])
+    usual = {"name": "sums", "source": "hf:acme/sums@v2", "columns": COLUMNS}
+    argument = json.dumps([[{**usual, **table} for table in tables], url, str(folder / "kept")])
     done = subprocess.run(
         [sys.executable, "-c", APART, argument], capture_output=True, text=True, env=environment, timeout=120
     )
@@ -372,19 +394,23 @@ def test_a_data_set_of_the_hub_is_streamed_once_and_then_read_from_its_copy(
 ) -> None:
     url, asked = hub
     local = loaded(folder, "t.jsonl")
+    (folder / "cells.csv").write_bytes(CELLS)
+    cells = find_eval_set(folder / "cells.csv")
+    tables = ({}, {"source": "hf:acme/table@v2"}, {"source": "hf:acme/cells@v2", "columns": None})
 
-    first = load_apart(url, folder)
+    first = load_apart(url, folder, *tables)
     requests = len(asked)
-    second = load_apart("http://127.0.0.1:9", folder)
+    second = load_apart("http://127.0.0.1:9", folder, *tables)
 
-    assert first == second == [20, local.content_hash, ids(local)]
+    assert first == second
+    assert first == [[20, local.content_hash, ids(local)]] * 2 + [[2, cells.content_hash, ["007", "1.0"]]]
     assert any("/resolve/v2/" in path or path.endswith("/revision/v2") for path in asked)
     assert len(asked) == requests
     assert not [path.name for path in (folder / "kept").iterdir() if path.name.startswith(".")]
 
 
 def test_what_the_hub_does_not_give_is_an_error_of_one_line(hub: tuple[str, list[str]], tmp_path: Path) -> None:
-    kind, message = load_apart(hub[0], tmp_path, source="hf:acme/none")
+    ((kind, message),) = load_apart(hub[0], tmp_path, {"source": "hf:acme/none"})
 
     assert kind == "CannotRun"
     assert message.startswith("hf:acme/none cannot be read: ")
@@ -392,7 +418,7 @@ def test_what_the_hub_does_not_give_is_an_error_of_one_line(hub: tuple[str, list
 
 
 def test_a_wrong_row_of_the_hub_names_it_and_leaves_no_copy(hub: tuple[str, list[str]], tmp_path: Path) -> None:
-    kind, message = load_apart(hub[0], tmp_path, columns={"inputs.question": "question"})
+    ((kind, message),) = load_apart(hub[0], tmp_path, {"columns": {"inputs.question": "question"}})
 
     assert kind == "BadFile"
     assert message.startswith("hf:acme/sums@v2/data/test.jsonl:1: inputs.question: no column 'question'")
