@@ -13,8 +13,9 @@ from llmops.evaluation import statistics
 from llmops.evaluation.metric_comparison import MetricComparison, NotCompared, PairedScores, value_of
 from llmops.evaluation.noise import Noise
 from llmops.evaluation.pairing import Pair, paired
-from llmops.evaluation.results import AnswerCounts, RowResult
-from llmops.evaluation.scorers.protocol import Scorer
+from llmops.evaluation.results import AnswerCounts, OfSuite, RowResult
+from llmops.evaluation.scorers.protocol import Scorer, limits_of
+from llmops.evaluation.statistics import paired_differences
 
 __all__ = ["Comparison", "MetricComparison", "NoiseFound", "NotCompared", "compare", "draw", "value_of"]
 
@@ -39,10 +40,11 @@ class NoiseFound:
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """a, b: what was compared (refs or run ids). rows: pairs. unmatched_a, unmatched_b: rows of one run that the other
-    does not have. answers_a, answers_b: what became of all rows of each run. not_compared: metrics that the runs cannot
-    be compared on, and why. slices: by `tag=value`, by metric. changed_rows: those where the primary metric changed
-    most, in the order of the rows. power: what the comparison can see, in a sentence for each metric. noise: None where
-    it is not known. sequential: the runs were stopped early; tests allow for it."""
+    does not have. answers_a, answers_b: what became of all rows of each run. of_suite: how much of the suite the pairs
+    are, where that is known. not_compared: metrics that the runs cannot be compared on, and why. slices: by
+    `tag=value`, by metric. changed_rows: those where the primary metric changed most, in the order of the rows. power:
+    what the comparison can see, in a sentence for each metric. noise: None where it is not known. sequential: the runs
+    were stopped early; tests allow for it."""
 
     a: str
     b: str
@@ -58,6 +60,7 @@ class Comparison:
     not_compared: Mapping[str, NotCompared] = field(default_factory=dict)
     answers_a: AnswerCounts = field(default_factory=AnswerCounts)
     answers_b: AnswerCounts = field(default_factory=AnswerCounts)
+    of_suite: OfSuite | None = None
 
     def rows_told(self) -> str:
         """What became of the rows of both runs, in a sentence."""
@@ -69,6 +72,8 @@ class Comparison:
             share = 100 * answers.share(unmatched)
             unpaired = f", {unmatched} not in the other run ({share:.3g} %)" if unmatched else ""
             told.append(f"{name}: {answers.sentence()}{unpaired}")
+        if self.of_suite is not None and (part := self.of_suite.sentence()):
+            told.append(part)
         return "; ".join(told)
 
     def to_json(self) -> dict[str, Any]:
@@ -76,6 +81,7 @@ class Comparison:
             "a": self.a,
             "b": self.b,
             "rows": self.rows,
+            "suite_rows": self.of_suite.rows if self.of_suite else None,
             "metrics": {name: metric.to_json() for name, metric in self.metrics.items()},
             "slices": {
                 name: {metric_name: metric.to_json() for metric_name, metric in metrics.items()}
@@ -104,16 +110,18 @@ def compare(
     cluster_by: str | None = None,
     noise: Noise | None = None,
     sequential_seed: int | None = None,
+    suite_rows: int | None = None,
+    drawn_from: int | None = None,
 ) -> Comparison:
     """Joins two runs on row id.
 
     slice_by: the metric compared within each slice as well (the gate's). cluster_by: what rows of one source share, as
     `cluster_of` reads it. noise: of the engine. sequential_seed: of two runs that were stopped early; rows are then
     taken in the order of their draw and tested with the anytime-valid test, for scores within 0 and 1; others are left
-    out.
+    out. suite_rows, drawn_from: as `OfSuite` has them.
 
     Raises:
-        CannotRun: a row id stands for different inputs in the two runs, or they share no row.
+        CannotRun: a row id stands for different inputs, expectations or contexts in the two runs, or they share no row.
     """
     scores = {scorer.name: PairedScores(scorer, cluster_by) for scorer in scorers}
     primary = scores.get(slice_by or "")
@@ -148,6 +156,7 @@ def compare(
         {**apart, **slices_apart},
         run_a.answers,
         run_b.answers,
+        None if suite_rows is None else OfSuite(rows, suite_rows, drawn_from),
     )
 
 
@@ -227,7 +236,7 @@ class _Changed:
 
     def add(self, left: RowResult, right: RowResult, primary: Scorer) -> None:
         x, y = value_of(left, primary), value_of(right, primary)
-        if x is None or y is None or x == y:
+        if x is None or y is None or not paired_differences([x], [y], limits_of(primary))[0]:
             return
         self._seen += 1
         answers = {"output_a": left.output.text, "output_b": right.output.text}

@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 from llmops.evaluation.comparison import Comparison, MetricComparison
 from llmops.evaluation.gate_rules import GateRules
-from llmops.evaluation.results import AnswerCounts, Metric, RowResult
+from llmops.evaluation.results import AnswerCounts, Metric, OfSuite, RowResult
 from llmops.evaluation.statistics import FEWEST_CLUSTERS
 
 __all__ = ["ALPHA", "Check", "Facts", "GateRules", "Verdict", "decide", "slice_metrics"]
 
 ALPHA = 0.05
 _FEWEST_PAIRS = 20  # below, an interval is no evidence that a rare loss does not exist
+_ROUNDING = 1e-12
 _FEWEST_ROWS = 5  # below, a mean is no evidence that a floor or ceiling holds
 
 Outcome = Literal["pass", "fail", "inconclusive"]
@@ -67,7 +68,8 @@ class Facts:
     floors and ceilings count. answers: what became of the challenger's rows. champion: the champion's own metrics.
     name: the challenger's. slices: its metrics by `tag=value`. untrusted: judge scorers that may not gate, and why.
     limits: the least and the greatest value of a scorer; a scorer that is not named may have any.
-    serving: how what will be served differs from what was evaluated, where it does or may.
+    serving: how what will be served differs from what was evaluated, where it does or may. suite_rows: of the suite
+    that gates, where that is known.
     """
 
     metrics: Mapping[str, Metric]
@@ -79,6 +81,7 @@ class Facts:
     untrusted: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, Limits] = field(default_factory=dict)
     serving: str | None = None
+    suite_rows: int | None = None
 
 
 def decide(rules: GateRules, facts: Facts) -> Verdict:
@@ -113,14 +116,19 @@ def _rows(rules: GateRules, facts: Facts) -> Check:
     found = facts.comparison
     if found is None:
         told, sides = f"{facts.name}: {facts.answers.sentence()}", [(facts.name, facts.answers, 0)]
+        part = OfSuite(facts.answers.rows, facts.suite_rows) if facts.suite_rows is not None else None
+        if part is not None and part.sentence():
+            told += f"; {part.sentence()}"
     else:
-        told = found.rows_told()
+        told, part = found.rows_told(), found.of_suite
         sides = [(found.a, found.answers_a, found.unmatched_a), (found.b, found.answers_b, found.unmatched_b)]
     too_many = [
         side
         for side, answers, unmatched in sides
         if not answers.rows or _too_many(answers.failed + unmatched, answers.rows, rules)
     ]
+    if part is not None and _too_many(part.left_out, part.rows, rules):
+        too_many.append("the suite")
     if not too_many:
         return Check("rows", "rows", rules.primary, "pass", told)
     told += f"; too much is missing of {' and '.join(too_many)}, at most {_percent(rules.most_failed)} may be"
@@ -159,7 +167,9 @@ class _Bound:
         return "ceiling" if self.kind == "ceiling" else "floor"
 
     def holds(self, mean: float) -> bool:
-        return mean <= self.value if self.kind == "ceiling" else mean >= self.value
+        if math.isclose(mean, self.value, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
+            return True  # ten times 0.9 have a mean of 0.9000000000000001, or of 0.8999999999999999
+        return mean < self.value if self.kind == "ceiling" else mean > self.value
 
     def told(self, mean: float) -> str:
         if self.kind == "ceiling":

@@ -23,7 +23,7 @@ class GateRules:
     that testing several needs no correction either.
     floors, ceilings: least and most mean of a scorer, whatever the champion does. slice_floors: by `tag=value`, the
     least mean of a scorer there. most_failed: share of a run's rows that may lack a score, or a partner in the other
-    run, before the gate says nothing.
+    run, and of the suite's rows that may not have been run, before the gate says nothing.
     """
 
     primary: str

@@ -49,10 +49,10 @@ def generation_key(
     return content_hash(content if choices is None else {**content, "choices": list(choices)})
 
 
-def noise_key(model_sha256: str, engine: EngineIdentity, served: EngineIdentity, suite: str) -> str:
-    """Identity of a measurement: of answers by `engine` against the same asked of `served`, on the suite's prompts."""
+def noise_key(model_sha256: str, engine: EngineIdentity, served: EngineIdentity, rows_hash: str) -> str:
+    """Identity of a measurement: of answers by `engine` against the same asked of `served`, to a suite's rows."""
     engines = {"engine": engine.to_mapping(), "served": served.to_mapping()}
-    return content_hash({"model": model_sha256, "suite": suite, **engines})
+    return content_hash({"model": model_sha256, "rows": rows_hash, **engines})
 
 
 class GenerationCache:

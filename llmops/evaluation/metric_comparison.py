@@ -155,7 +155,7 @@ class PairedScores:
     def sentence(self) -> str:
         """What these rows can show."""
         pairs = _Pairs(self._a, self._b, self._clusters, self.failed_as)
-        return power_of(pairs.a, pairs.b, clusters=pairs.clusters).sentence
+        return power_of(pairs.a, pairs.b, clusters=pairs.clusters, limits=limits_of(self.scorer)).sentence
 
 
 class _Pairs:
@@ -185,11 +185,12 @@ class _Pairs:
 
     def compared(self, scorer: Scorer, sequential: bool) -> MetricComparison:
         a, b, n = self.a, self.b, len(self.a)
-        tested, detectable = _tested(a, b, self.clusters, limits_of(scorer), sequential), None
+        limits = limits_of(scorer)
+        tested, detectable = _tested(a, b, self.clusters, limits, sequential), None
         if not sequential:
-            detectable = power_of(a, b, clusters=self.clusters, targets=()).to_json()["detectable"]
-        more = sum(1 for x, y in zip(a, b, strict=True) if y > x)
-        less = sum(1 for x, y in zip(a, b, strict=True) if y < x)
+            detectable = power_of(a, b, clusters=self.clusters, limits=limits, targets=()).to_json()["detectable"]
+        differences = statistics.paired_differences(a, b, limits)
+        more, less = int((differences > 0).sum()), int((differences < 0).sum())
         wins, losses = (less, more) if scorer.higher_is_better is False else (more, less)
         return MetricComparison(
             a=sum(a) / n,
@@ -225,15 +226,15 @@ def _tested(
     sequential: bool,
 ) -> statistics.PairedTest:
     if sequential:
-        return _sequentially(a, b, clusters)
+        return _sequentially(statistics.paired_differences(a, b, limits).tolist(), clusters)
     return statistics.paired_test(a, b, clusters=clusters, limits=limits)
 
 
-def _sequentially(a: Sequence[float], b: Sequence[float], clusters: Sequence[str] | None) -> statistics.PairedTest:
+def _sequentially(differences: Sequence[float], clusters: Sequence[str] | None) -> statistics.PairedTest:
     """The anytime-valid test of rows in the order of their draw; rows of one cluster are one difference, their mean."""
     groups: dict[str, list[float]] = {}
-    for position, (x, y) in enumerate(zip(a, b, strict=True)):
-        groups.setdefault(clusters[position] if clusters else str(position), []).append(y - x)
+    for position, difference in enumerate(differences):
+        groups.setdefault(clusters[position] if clusters else str(position), []).append(difference)
     test = SequentialTest()
     test.update([sum(group) / len(group) for group in groups.values()])
     return statistics.PairedTest(test.mean, test.interval, test.p_value, "sequential-betting")

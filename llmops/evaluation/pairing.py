@@ -15,7 +15,7 @@ def paired(a: Iterable[RowResult], b: Iterable[RowResult]) -> Iterator[Pair]:
     """The rows that both runs have, joined on row id. Runs of one eval set have them in one order, and nothing waits.
 
     Raises:
-        CannotRun: a row id stands for different inputs in the two runs, or they share no row.
+        CannotRun: a row id stands for different inputs, expectations or contexts in the two runs, or they share no row.
     """
     waiting_a: dict[str, RowResult] = {}
     waiting_b: dict[str, RowResult] = {}
@@ -44,7 +44,12 @@ def _meet(
 
 
 def _checked(pair: Pair) -> Pair:
-    left, right = pair
-    if dict(left.row.inputs) != dict(right.row.inputs):
-        raise CannotRun(f"row {left.row.id!r} has different inputs in the two runs; run both on the same eval set")
+    left, right = (result.row for result in pair)
+    for what, one, other in (
+        ("inputs", dict(left.inputs), dict(right.inputs)),
+        ("expectations", dict(left.expectations), dict(right.expectations)),
+        ("contexts", left.contexts, right.contexts),
+    ):
+        if one != other:
+            raise CannotRun(f"row {left.id!r} has different {what} in the two runs; run both on the same eval set")
     return pair

@@ -7,8 +7,8 @@ others the spread of the differences; where rows come in clusters, the spread of
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Protocol
 
@@ -52,22 +52,15 @@ class Discordance:
             return _connor(pairs, share, gap, alpha)
         if not share:
             return 0.0
-        centre, spread = pairs * share, (pairs * share * (1 - share)) ** 0.5
-        fewest, most = max(0, math.floor(centre - 8 * spread)), min(pairs, math.ceil(centre + 8 * spread))
-        discordant = np.arange(fewest, most + 1)
-        chance = np.diff(special.bdtr(discordant.astype(float), pairs, share), prepend=0.0)
+        discordant, chance = _counts(pairs, share)
         critical, gain = _critical(alpha)[discordant], (share + gap) / (2 * share)
         found = special.bdtr(critical, discordant, gain) + special.bdtr(critical, discordant, 1 - gain)
         return float((chance * np.where(critical >= 0, found, 0.0)).sum())
 
     def detectable(self, rows: float, alpha: float = ALPHA, power: float = POWER) -> float:
-        smallest, largest = 0.0, 1.0
-        if self.power(rows, largest, alpha) < power:
+        if self.power(rows, 1.0, alpha) < power:
             return math.inf
-        while largest - smallest > _PRECISION * largest:
-            middle = (smallest + largest) / 2
-            smallest, largest = (smallest, middle) if self.power(rows, middle, alpha) >= power else (middle, largest)
-        return largest
+        return _smallest(lambda difference: self.power(rows, difference, alpha) >= power, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,52 +70,89 @@ class Spread:
     deviation: standard deviation of the differences, where every row stands for itself; in clusters the error of the
     mean times √rows, which is larger. rows_each: rows of a cluster, on average. balance: the clusters, of equal size,
     that would give as sure an error as the clusters do, as a share of these (degrees of freedom + 1 by clusters).
+    moved: share of the rows (clusters) that differ at all. Only their signs can be turned, and a true difference is
+    one of theirs; one that is larger than they are moves more of them.
     """
 
     deviation: float
     rows_each: float = 1.0
     balance: float = 1.0
+    moved: float = 1.0
 
     def power(self, rows: float, difference: float, alpha: float = ALPHA) -> float:
-        """Power of Student's test (t shifted by the true difference), which `statistics.paired_test` nearly has."""
+        """Power of Student's test (t shifted by the true difference), which `statistics.paired_test` nearly has: over
+        every number of rows that move, its chance times the power of a test of these."""
+        import numpy as np
         from scipy import special
 
-        degrees, critical = self._test(rows, alpha)
-        if not math.isfinite(critical):
+        if not difference or not math.isfinite(self.deviation):
             return 0.0
-        if self.deviation == 0:
-            return 1.0 if difference else 0.0
-        shift = abs(difference) * rows**0.5 / (self.deviation * self._allowance(rows))
-        return float(special.stdtr(degrees, shift - critical))
+        clusters, variance = rows / self.rows_each, self.deviation**2 / self.moved
+        size = (variance / self.rows_each) ** 0.5  # of the difference in a row (cluster) that moves
+        share = min(1.0, max(self.moved, abs(difference) / size)) if size else self.moved
+        effect = abs(difference) / share * self.rows_each**0.5
+        moved, chance = _counts(clusters, share)
+        degrees, critical = self._test(moved, alpha)
+        # Do those that move all shift, and deviate as before, or do more of them turn, and the size stays? Half way.
+        error = (variance - (1 - share) * effect**2 / 2) ** 0.5 * _allowance(moved, self.balance)
+        if not size:
+            return float(chance[np.isfinite(critical)].sum())
+        return float(chance @ np.nan_to_num(special.stdtr(degrees, effect * moved**0.5 / error - critical)))
 
     def detectable(self, rows: float, alpha: float = ALPHA, power: float = POWER) -> float:
-        from scipy import special
-
-        degrees, critical = self._test(rows, alpha)
-        if not (math.isfinite(critical) and math.isfinite(self.deviation)):
+        if self.power(rows, 1e9 * self.deviation or 1.0, alpha) < power:
             return math.inf
-        shift = float(critical + special.stdtrit(degrees, power))
-        return float(shift * self._allowance(rows) * self.deviation / rows**0.5)
+        if not self.deviation:
+            return 0.0
+        return _smallest(lambda difference: self.power(rows, difference, alpha) >= power, self.deviation)
 
-    def _test(self, rows: float, alpha: float) -> tuple[float, float]:
+    def _test(self, moved: Any, alpha: float) -> tuple[Any, Any]:
         """Degrees of freedom, and from how many standard errors on a difference is significant. Of few rows or clusters
         the smallest p-values are far apart, and the last below alpha may be well below."""
+        import numpy as np
         from scipy import special
 
-        clusters = rows / self.rows_each
-        degrees = self.balance * clusters - 1
-        flips = 2.0 ** (min(math.floor(clusters), 60) - 1)
-        reachable = (math.ceil(alpha * flips) - 1) / flips
-        if reachable <= 0 or degrees < 1:
-            return degrees, math.inf
-        return degrees, float(special.stdtrit(degrees, 1 - reachable / 2))
+        flips = 2.0 ** (np.floor(np.minimum(moved, 60)) - 1)
+        reachable = (np.ceil(alpha * flips) - 1) / flips
+        degrees = self.balance * moved - 1
+        possible = (reachable > 0) & (degrees >= 1)
+        degrees = np.where(possible, degrees, 1.0)
+        return degrees, np.where(possible, special.stdtrit(degrees, 1 - np.maximum(reachable, 1e-300) / 2), math.inf)
 
-    def _allowance(self, rows: float) -> float:
-        """By how much a difference must be larger than Student's test asks for: with G clusters by 0.25 / (G − 1) since
-        a deviation from few is too small on average (c₄); and, found by simulation, by 0.5 / (G − 1) and a little more
-        with very few, since two tests must both be sure, which agree less on clusters of unequal size."""
-        few = 1 / (rows / self.rows_each - 1)
-        return 1 + 0.75 * few + 1.5 * few**2 + 0.08 * (1 - self.balance)
+
+def _allowance(clusters: Any, balance: float) -> Any:
+    """By how much a difference must be larger than Student's test asks for: with G clusters by 0.25 / (G − 1) since a
+    deviation from few is too small on average (c₄); and, found by simulation, by 0.5 / (G − 1) and a little more with
+    very few, since two tests must both be sure, which agree less on clusters of unequal size."""
+    import numpy as np
+
+    few = 1 / np.maximum(clusters - 1, 1.0)
+    return 1 + 0.75 * few + 1.5 * few**2 + 0.08 * (1 - balance)
+
+
+def _counts(clusters: float, share: float) -> tuple[Any, Any]:
+    """How many of the clusters may be those that move, and the chance of each number."""
+    import numpy as np
+    from scipy import special
+
+    if share == 1 or clusters * share > _EXACT_UP_TO:
+        return np.array([clusters if share == 1 else clusters * share]), np.array([1.0])
+    count = math.floor(clusters)
+    centre, spread = count * share, (count * share * (1 - share)) ** 0.5
+    fewest, most = max(0, math.floor(centre - 8 * spread)), min(count, math.ceil(centre + 8 * spread))
+    numbers = np.arange(fewest, most + 1)
+    return numbers, np.diff(special.bdtr(numbers.astype(float), count, share), prepend=0.0)
+
+
+def _smallest(enough: Callable[[float], bool], unit: float) -> float:
+    """The smallest difference that is enough, where the largest one is; sought from one `unit` on."""
+    smallest, largest = 0.0, unit or 1.0
+    while not enough(largest):
+        smallest, largest = largest, 2 * largest
+    while largest - smallest > _PRECISION * largest:
+        middle = (smallest + largest) / 2
+        smallest, largest = (smallest, middle) if enough(middle) else (middle, largest)
+    return largest
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +183,9 @@ class Power:
         note = f" ({self.note})" if self.note else ""
         if not math.isfinite(self.detectable):
             return f"{with_rows} no difference can be seen, however large{note}"
-        seen = f"{with_rows} a difference of {self._told(self.detectable)} can be seen"
+        seen = f"{with_rows} a difference of {self.told(self.detectable)} can be seen"
         needed = ", ".join(
-            f"for {self._told(gap)} {'' if number else 'you need '}{rows}{'' if number else ' rows'}"
+            f"for {self.told(gap)} {'' if number else 'you need '}{rows}{'' if number else ' rows'}"
             for number, (gap, rows) in enumerate(self.rows_for.items())
         )
         return f"{seen}; {needed}{note}" if needed else f"{seen}{note}"
@@ -172,7 +202,8 @@ class Power:
             "sentence": self.sentence,
         }
 
-    def _told(self, difference: float) -> str:
+    def told(self, difference: float) -> str:
+        """A difference in points of a hundred, where scores lie within 0 and 1."""
         number = 100 * difference if self.in_points else difference
         shown = f"{number:.0f}" if number >= 100 else f"{number:.2g}"
         return shown if not self.in_points else f"{shown} point{'' if shown == '1' else 's'}"
@@ -183,12 +214,15 @@ def power_of(
     b: Sequence[float],
     *,
     clusters: Sequence[Hashable] | None = None,
+    limits: tuple[float, float] = statistics.UNLIMITED,
     alpha: float = ALPHA,
     power: float = POWER,
     targets: Sequence[float] | None = None,
 ) -> Power:
     """What `statistics.paired_test` could have found in these pairs.
 
+    limits: of a value. No difference can be seen where one would have to be larger than they let the mean of `a` rise
+    or fall; where they let it do only one of the two, the note says so.
     targets: differences to say the rows for; a half and a quarter of what can be seen when None.
     Where no pair differs, the share that could is taken at its upper 95 % bound, about 3 in n (the rule of three).
 
@@ -200,16 +234,24 @@ def power_of(
     if len(a) != len(b) or not len(a) or (clusters is not None and len(clusters) != len(a)):
         raise UsageError("power needs the same number of values in both samples, at least one, and of cluster names")
     scores = np.asarray([a, b], dtype=float)
-    binary = statistics.is_binary(a) and statistics.is_binary(b)
-    noise, effect, note = _noise(scores, clusters, binary)
+    noise, effect, note = _noise(a, b, clusters, limits)
     detectable = noise.detectable(len(a), alpha, power)
-    in_points = bool(scores.min() >= 0 and scores.max() <= 1)
-    if in_points and detectable > 1:
+    in_points = limits[0] >= 0 and limits[1] <= 1
+    if not math.isfinite(limits[1] - limits[0]):
+        in_points = bool(scores.min() >= 0 and scores.max() <= 1)
+    low, high = (0.0, 1.0) if in_points else limits
+    mean = float(scores[0].mean())
+    if detectable > max(high - mean, mean - low):
         detectable = math.inf
     if targets is None:
         targets = [float(f"{detectable / part:.1g}") for part in (2, 4)] if 0 < detectable < math.inf else []
     rows_for = {gap: rows_needed(gap, noise, alpha=alpha, power=power) for gap in targets}
-    return Power(len(a), detectable, rows_for, alpha, power, effect, in_points, note)
+    found = Power(len(a), detectable, rows_for, alpha, power, effect, in_points, note)
+    way, room = min(("rise", high - mean), ("fall", mean - low), key=lambda end: end[1])
+    if not room < detectable < math.inf:
+        return found
+    no_room = f"the mean of a can{f' {way} by {found.told(room)} at most' if room else f'not {way}'}"
+    return replace(found, note=f"{note}; {no_room}" if note else no_room)
 
 
 def rows_needed(difference: float, noise: Noise, *, alpha: float = ALPHA, power: float = POWER) -> int:
@@ -232,9 +274,12 @@ def rows_needed(difference: float, noise: Noise, *, alpha: float = ALPHA, power:
     return most
 
 
-def _noise(scores: Any, clusters: Sequence[Hashable] | None, binary: bool) -> tuple[Noise, float, str]:
+def _noise(
+    a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable] | None, limits: tuple[float, float]
+) -> tuple[Noise, float, str]:
     """The noise of the differences, the design effect, and what had to be assumed."""
-    differences = scores[1] - scores[0]
+    differences = statistics.paired_differences(a, b, limits)
+    binary = statistics.is_binary(a, limits) and statistics.is_binary(b, limits)
     sums, sizes = statistics.cluster_sums(differences, clusters)
     found, rows, units = statistics.estimate_mean(sums, sizes), len(differences), len(sums)
     clustered = units < rows
@@ -244,14 +289,15 @@ def _noise(scores: Any, clusters: Sequence[Hashable] | None, binary: bool) -> tu
         effect = rows / statistics.independent_rows(found, sizes, variance) if clustered else 1.0
         if binary and not clustered:
             return Discordance(float((differences != 0).mean())), effect, ""
-        return Spread(found.error * rows**0.5, each, balance), effect, ""
+        moved = float((sums != 0).mean())
+        return Spread(found.error * rows**0.5, each, balance, moved), effect, ""
 
     # Rows of a cluster that never differ say as much as one of them.
     share = 1 - 0.05 ** (1 / units)
     note = f"no pair differed; up to {100 * share:.2g} % could, by the rule of three"
     if binary and not clustered:
         return Discordance(share), each, note
-    unit = statistics.scale(scores)
+    unit = statistics.scale(a, b, limits)
     if unit == 0:
         return Spread(math.inf, each, balance), each, "every score is the same number, of unknown scale"
     return Spread(unit * (share * each) ** 0.5, each, balance), each, note

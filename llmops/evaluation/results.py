@@ -153,6 +153,28 @@ class AnswerCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class OfSuite:
+    """How much of a suite was judged. rows: of the whole suite. drawn_from: of how many rows the judged ones were drawn
+    by chance, for runs that were stopped early; None for others, which take the first rows."""
+
+    judged: int
+    rows: int
+    drawn_from: int | None = None
+
+    @property
+    def left_out(self) -> int:
+        """Rows that nothing was learnt of: neither were they judged, nor do those that were stand for them."""
+        return max(0, self.rows - (self.judged if self.drawn_from is None else self.drawn_from))
+
+    def sentence(self) -> str:
+        """`only 25 of the suite's 200 rows were judged`; empty where all of them were."""
+        if self.judged >= self.rows:
+            return ""
+        drawn = "" if self.drawn_from is None else f", drawn by chance from {self.drawn_from}"
+        return f"only {self.judged} of the suite's {self.rows} rows were judged{drawn}"
+
+
+@dataclass(frozen=True, slots=True)
 class Metric:
     """Summary of one scorer over a run. mean, ci95: over the scored rows. n_failed: rows without a score. note: why
     there is no interval. limits: the scorer's least and greatest value, infinite where it has none."""

@@ -157,12 +157,11 @@ def paired_test(
 
     if len(a) != len(b) or not len(a):
         raise ValueError("paired samples need the same number of values, and at least one")
-    scores = np.asarray([a, b], dtype=float)
-    differences = scores[1] - scores[0]
+    differences = paired_differences(a, b, limits)
     sums, sizes = cluster_sums(differences, clusters)
     if len(sums) == len(a) and is_binary(a, limits) and is_binary(b, limits):
         return _mcnemar(differences)
-    unit = scale(scores, limits)
+    unit = scale(a, b, limits)
     generator = np.random.default_rng(seed)
     flips = sign_flips(sums / (unit or 1.0), sizes, alpha=ALPHA, resamples=resamples, generator=generator)
     bootstrap = _bootstrap(sums / (unit or 1.0), sizes)
@@ -235,16 +234,29 @@ def cluster_sums(values: Any, clusters: Sequence[Hashable] | None) -> tuple[Any,
     return np.bincount(groups, weights=values), np.bincount(groups)
 
 
-def scale(scores: Any, limits: tuple[float, float] = UNLIMITED) -> float:
-    """The largest difference seen. Where there is none, what one could be: the distance of the limits, 1 for scores
-    within 0 and 1, else the spread of the scores (0 when every score is the same number). scores: array of two rows."""
+def paired_differences(a: Sequence[float], b: Sequence[float], limits: tuple[float, float] = UNLIMITED) -> Any:
+    """b − a, as an array. Scores that are the same in exact numbers may come out of different sums: a difference below
+    1e-12 of the distance of the limits, or without limits of the largest score, is rounding, and 0."""
     import numpy as np
 
+    scores = np.asarray([a, b], dtype=float)
+    span = limits[1] - limits[0]
     differences = scores[1] - scores[0]
+    differences[np.abs(differences) <= ROUNDING * (span if math.isfinite(span) else np.abs(scores).max())] = 0.0
+    return differences
+
+
+def scale(a: Sequence[float], b: Sequence[float], limits: tuple[float, float] = UNLIMITED) -> float:
+    """The largest difference seen. Where there is none, what one could be: the distance of the limits, 1 for scores
+    within 0 and 1, else the spread of the scores (0 when every score is the same number)."""
+    import numpy as np
+
+    differences = paired_differences(a, b, limits)
     if differences.any():
         return float(np.abs(differences).max())
     if math.isfinite(limits[1] - limits[0]):
         return limits[1] - limits[0]
+    scores = np.asarray([a, b], dtype=float)
     return 1.0 if scores.min() >= 0 and scores.max() <= 1 else float(np.ptp(scores))
 
 

@@ -15,6 +15,7 @@ from llmops.evaluation.eval_set_splits import SourceAccess
 from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.scorers import Scorer, make_scorer
 from llmops.evaluation.scorers.trial import try_scorer
+from llmops.hashing import content_hash
 from llmops.json_lines import read_json
 from llmops.text_file import read_toml
 
@@ -72,6 +73,11 @@ class Suite:
     @property
     def n_rows(self) -> int:
         return sum(len(eval_set) for eval_set in self.eval_sets)
+
+    @property
+    def rows_hash(self) -> str:
+        """Identity of all rows, and of the eval sets that they come from."""
+        return content_hash({eval_set.name: eval_set.content_hash for eval_set in self.eval_sets})
 
     def make_scorers(self) -> list[Scorer]:
         """All but the judges' scorers for which no judge is configured."""

@@ -197,6 +197,7 @@ class Evaluations:
 
     def compare_runs(self, suite: Suite, a: str, run_a: EvalRun, b: str, run_b: EvalRun) -> Comparison:
         """Two runs of one suite, which their rows are read from. Raises CannotRun, StoreUnavailable."""
+        stopped = _stopped(run_a, run_b)
         return compare(
             a,
             self.rows(run_a),
@@ -206,7 +207,9 @@ class Evaluations:
             suite.gate.primary,
             cluster_by=suite.cluster_by,
             noise=_noise(run_a, run_b),
-            sequential_seed=_sequential_seed(run_a, run_b),
+            sequential_seed=stopped[0] if stopped else None,
+            suite_rows=suite.n_rows,
+            drawn_from=stopped[1] if stopped else None,
         )
 
     def votes(self, a: str, b: str) -> Votes | None:
@@ -251,6 +254,7 @@ class Evaluations:
             untrusted=untrusted(suite, self.registry.store, self.workshop),
             serving=served_mode(runs["b"], self.registry.models.get(runs["b"].model), self._settings),
             limits={scorer.name: limits_of(scorer) for scorer in suite.make_scorers()},
+            suite_rows=suite.n_rows,
         )
         verdict = decide(suite.gate, facts)
         if release is not None:
@@ -331,11 +335,12 @@ def _noise(*runs: EvalRun) -> Noise | None:
     return max(known, key=lambda noise: noise.share, default=None)
 
 
-def _sequential_seed(run_a: EvalRun, run_b: EvalRun) -> int | None:
-    """The seed that both runs drew their rows by, when they were stopped early. Raises CannotRun."""
+def _stopped(run_a: EvalRun, run_b: EvalRun) -> tuple[int, int] | None:
+    """The seed that both runs drew their rows by, and from how many, when they were stopped early. Raises CannotRun."""
     stopped = [run.params.get(STOPPED_PARAM) for run in (run_a, run_b)]
     if stopped == [None, None]:
         return None
     if None in stopped or stopped[0] != stopped[1]:
         raise CannotRun("a run that was stopped early can be compared only with the run it was stopped against")
-    return int(str(stopped[0]).partition(":")[0])
+    seed, _, told = str(stopped[0]).partition(":")
+    return int(seed), int(told.split()[-2])  # as `early_stopping` writes it: `0: after 20 of 200 rows`

@@ -109,10 +109,10 @@ class Matrix:
         return task_of(self._suite, cell, self._settings, self.options, chosen)
 
     async def _measure_noise(self, model: ModelVersion, tasks: Sequence[Task]) -> None:
-        """How many answers are others when they are made again as the gateway makes them: once for each suite, its
-        model's weights, and the two engines' settings, which are the same but for `--repeatable` and `--engine`."""
+        """How many answers are others when they are made again as the gateway makes them: once for a suite's rows,
+        its model's weights, and the two engines' settings, the same but for `--repeatable` and `--engine`."""
         identity, served = tasks[0].identity, self._served_by(model)
-        key = noise_key(model.sha256, identity, served, self._suite.name)
+        key = noise_key(model.sha256, identity, served, self._suite.rows_hash)
         local = {identity.name, served.name} <= set(_LOCAL_ENGINES)
         if not local or not self._engine.loaded or self.cache.get_noise(key) is not None:
             return
@@ -190,12 +190,12 @@ class Matrix:
 
     def _extras(self, cell: Cell, task: Task, report: EvalReport) -> tuple[dict[str, str], dict[str, float]]:
         """What a run shows besides its cell: noise, cost, scorers left out."""
-        params: dict[str, str] = {"repeatable": str(self.options.repeatable).lower()}
+        params = {"repeatable": str(self.options.repeatable).lower(), "suite_rows": str(self._suite.n_rows)}
         metrics: dict[str, float] = {}
         if left_out := self._suite.left_out():
             params["scorers_without_judge"] = ", ".join(left_out)
         served = self._served_by(cell.model)
-        noise = self.cache.get_noise(noise_key(task.model_sha256, task.identity, served, self._suite.name))
+        noise = self.cache.get_noise(noise_key(task.model_sha256, task.identity, served, self._suite.rows_hash))
         if noise is not None and served == task.identity:
             params[NOISE_PARAM] = canonical_json({"n": noise.n, "flips": noise.flips})
             metrics["flip_share"] = noise.share

@@ -58,11 +58,33 @@ def test_rows_that_the_other_run_does_not_have_are_counted(
     assert (found.to_json()["unmatched_a"], found.to_json()["unmatched_b"]) == unmatched
 
 
-def test_a_row_id_that_stands_for_different_inputs_is_refused(scorer: Any) -> None:
-    other = [RowResult(EvalRow("r0", {"q": "another question"}), Output("x"), {"right": Score(True)})]
+@pytest.mark.parametrize(
+    ("what", "row"),
+    [
+        ("inputs", EvalRow("r0", {"q": "another question"})),
+        ("expectations", EvalRow("r0", {"q": "question 0"}, {"answer": "an easier one"})),
+        ("contexts", EvalRow("r0", {"q": "question 0"}, contexts=("another source",))),
+    ],
+)
+def test_a_row_id_that_stands_for_something_else_in_the_other_run_is_refused(
+    scorer: Any, what: str, row: EvalRow
+) -> None:
+    other = [RowResult(row, Output("x"), {"right": Score(True)})]
 
-    with pytest.raises(CannotRun, match="'r0' has different inputs"):
+    with pytest.raises(CannotRun, match=f"'r0' has different {what}"):
         compare("a", run([True]), "b", other, [scorer("right")])
+
+
+@pytest.mark.parametrize("sequential_seed", [None, 0])
+def test_scores_that_differ_by_rounding_are_ties_and_no_changed_rows(scorer: Any, sequential_seed: int | None) -> None:
+    a, b = run([0.3] * 400), run([0.1 + 0.2] * 400)
+    assert 0.1 + 0.2 > 0.3
+
+    found = compare("a", a, "b", b, [scorer("right")], "right", sequential_seed=sequential_seed)
+
+    metric = found.metrics["right"]
+    assert (metric.wins, metric.losses, metric.ties, metric.p_value) == (0, 0, 400, 1.0)
+    assert found.changed_rows == []
 
 
 def test_runs_that_share_no_row_are_refused(scorer: Any) -> None:
@@ -254,7 +276,8 @@ def test_a_comparison_is_plain_json(scorer: Any) -> None:
 
     told = {"a", "b", "rows", "metrics", "slices", "changed_rows"}
     assert value.keys() == told | {
-        "power", "noise", "sequential", "unmatched_a", "unmatched_b", "not_compared", "answers", "rows_told"
+        "power", "noise", "sequential", "unmatched_a", "unmatched_b", "not_compared", "answers", "rows_told",
+            "suite_rows",
     }  # fmt: skip
     assert (value["a"], value["b"], value["rows"]) == ("x", "y", 6)
     assert value["metrics"]["right"].keys() == {

@@ -481,3 +481,10 @@ def test_a_verdict_tells_every_check_as_plain_json() -> None:
             "detail": "right is 0.800, below its floor of 0.9",
         }
     ]
+
+
+@pytest.mark.parametrize("bounds", [{"floors": {"right": 0.7}}, {"ceilings": {"right": 0.7}}])
+def test_a_mean_that_is_its_bound_but_for_rounding_is_within_it(bounds: dict[str, Any]) -> None:
+    for mean in (0.7 - 1e-16, 0.7, 0.7 + 1e-16):
+        found = decide(GateRules("right", **bounds), facts({"right": Metric(mean, 100, 0, (0.6, 0.8))}, None))
+        assert found.verdict == "pass"

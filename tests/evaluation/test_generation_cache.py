@@ -239,17 +239,17 @@ def test_scores_may_be_kept_from_many_threads(cache: GenerationCache) -> None:
 # Noise
 
 
-def test_noise_is_kept_by_both_engines_weights_and_suite(cache: GenerationCache) -> None:
+def test_noise_is_kept_by_both_engines_weights_and_rows(cache: GenerationCache) -> None:
     served = EngineIdentity("fake", "1", {"slots": 16})
-    cache.put_noise(noise_key("abc", ENGINE, served, "qa"), Noise(32, 3))
+    cache.put_noise(noise_key("abc", ENGINE, served, "rows"), Noise(32, 3))
 
-    assert cache.get_noise(noise_key("abc", EngineIdentity("fake", "1", {"slots": 4}), served, "qa")) == Noise(32, 3)
+    assert cache.get_noise(noise_key("abc", EngineIdentity("fake", "1", {"slots": 4}), served, "rows")) == Noise(32, 3)
     for other in (
-        noise_key("abd", ENGINE, served, "qa"),
-        noise_key("abc", EngineIdentity("fake", "1", {"slots": 5}), served, "qa"),
-        noise_key("abc", EngineIdentity("fake", "2", {"slots": 4}), served, "qa"),
-        noise_key("abc", ENGINE, ENGINE, "qa"),
-        noise_key("abc", ENGINE, served, "grounded"),
+        noise_key("abd", ENGINE, served, "rows"),
+        noise_key("abc", EngineIdentity("fake", "1", {"slots": 5}), served, "rows"),
+        noise_key("abc", EngineIdentity("fake", "2", {"slots": 4}), served, "rows"),
+        noise_key("abc", ENGINE, ENGINE, "rows"),
+        noise_key("abc", ENGINE, served, "other rows"),
     ):
         assert cache.get_noise(other) is None
 

@@ -142,7 +142,7 @@ def test_power_is_planned_from_the_pairs_that_differ() -> None:
 
     assert found.detectable == pytest.approx(Discordance(0.15).detectable(100))
     assert found.rows_for == {0.05: rows_needed(0.05, Discordance(0.15))}
-    assert (found.rows, found.design_effect, found.note) == (100, 1.0, "")
+    assert (found.rows, found.design_effect) == (100, 1.0)
 
 
 def test_swapping_the_samples_changes_no_power() -> None:
@@ -174,10 +174,27 @@ def test_where_no_pair_differs_the_rule_of_three_says_how_many_could() -> None:
     found = power_of([True] * 100, [True] * 100)
 
     assert found.detectable == pytest.approx(Discordance(1 - 0.05 ** (1 / 100)).detectable(100))
-    assert found.note == "no pair differed; up to 3 % could, by the rule of three"
+    assert found.note == "no pair differed; up to 3 % could, by the rule of three; the mean of a cannot rise"
     assert found.sentence.endswith(f"({found.note})")
     assert power_of([0.5] * 100, [0.5] * 100).detectable == pytest.approx(0.2837 * 0.171, rel=0.05)
     assert power_of([True] * 100, [True] * 100, clusters=[0, 1] * 50).detectable == math.inf
+
+
+def test_a_difference_that_the_limits_of_a_score_do_not_leave_room_for_is_not_stated_as_one_to_be_seen() -> None:
+    generator = np.random.default_rng(5)
+    a = np.clip(generator.normal(4.7, 0.3, 12), 1, 5)
+    b = np.clip(a + generator.normal(0, 0.5, 12), 1, 5)
+
+    near_the_top = power_of(a.tolist(), b.tolist(), limits=(1.0, 5.0))
+    open_ended = power_of(a.tolist(), b.tolist())
+
+    assert near_the_top.detectable == open_ended.detectable > 5 - a.mean()
+    assert near_the_top.note == f"the mean of a can rise by {5 - a.mean():.2g} at most"
+    assert near_the_top.sentence.endswith(f"({near_the_top.note})")
+    assert open_ended.note == ""
+    apart = power_of([1.0, 5.0] * 4, [5.0, 1.0] * 4, limits=(1.0, 5.0))
+    assert apart.detectable == math.inf
+    assert apart.sentence == "with 8 rows no difference can be seen, however large"
 
 
 def test_too_few_rows_see_nothing_however_large() -> None:

@@ -14,7 +14,7 @@ from scipy import stats
 
 from llmops.evaluation.power import power_of
 from llmops.evaluation.sequential import SequentialTest
-from llmops.evaluation.statistics import FEWEST_CLUSTERS, PairedTest, paired_test
+from llmops.evaluation.statistics import FEWEST_CLUSTERS, UNLIMITED, PairedTest, paired_test
 
 FLIPS = 299  # drawn in a simulation: enough, and fast
 
@@ -121,6 +121,30 @@ def test_of_fewer_than_six_clusters_nothing_is_significant_and_the_reason_is_tol
     assert found.ci95 in (None, (-1.0, 1.0))
     assert "one cluster" in found.note if units == 1 else f"{units} clusters are too few" in found.note
     assert paired_test([0.0] * 60, [0.9] * 60, clusters=[number % 6 for number in range(60)]).p_value < 0.05
+
+
+def in_another_order(generator: Any, n: int) -> tuple[list[float], list[float]]:
+    """Means of the same parts, added up from the other end: equal but for the last bits."""
+    parts = generator.random((n, 7))
+    return [sum(row) / 7 for row in parts.tolist()], [sum(reversed(row)) / 7 for row in parts.tolist()]
+
+
+@pytest.mark.parametrize("limits", [(0.0, 1.0), UNLIMITED])
+@pytest.mark.parametrize("unit", [1.0, 1e6])
+def test_scores_that_are_equal_but_for_rounding_are_ties(limits: tuple[float, float], unit: float) -> None:
+    a, b = in_another_order(np.random.default_rng(0), 60)
+    a, b = ([value * unit for value in side] for side in (a, b))
+    assert a != b
+    limits = (limits[0] * unit, limits[1] * unit)
+    up = [max(pair) for pair in zip(a, b, strict=True)]  # as a rounding that always goes one way would leave them
+
+    found = paired_test(a, up, limits=limits, resamples=199)
+
+    assert (found.difference, found.p_value) == (0.0, 1.0)
+    assert found == paired_test(a, a, limits=limits, resamples=199)
+    assert power_of(a, up, limits=limits) == power_of(a, a, limits=limits)
+    gained = [value + 1e-9 * unit for value in a]
+    assert paired_test(a, gained, limits=limits, resamples=199).p_value < 0.05
 
 
 # How often they err

@@ -91,7 +91,24 @@ def test_a_run_of_25_rows_against_one_of_200_is_inconclusive(evaluations: Evalua
     told = "\n".join(gated.verdict.reasons)
     assert "25 rows are in both runs" in told
     assert f"{whole.run.run_id}: 200 rows, none failed, cut off or empty, 175 not in the other run (87.5 %)" in told
-    assert evaluations.gate(part.run.run_id, part.run.run_id, "long").verdict.verdict == "pass"
+    assert "only 25 of the suite's 200 rows were judged" in told
+
+
+def test_two_runs_of_the_same_25_rows_say_nothing_of_a_suite_of_200(evaluations: Evaluations) -> None:
+    one, two = (run(evaluations, "long", prompt=prompt, limit=25).run.run_id for prompt in ("qa@1", "qa@2"))
+    most = run(evaluations, "long", limit=180).run.run_id
+
+    gated = evaluations.gate(two, one, "long")
+
+    assert gated.verdict.verdict == "inconclusive"
+    [told] = [check.detail for check in gated.verdict.checks if check.kind == "rows"]
+    assert "only 25 of the suite's 200 rows were judged; too much is missing of the suite" in told
+    assert gated.comparison is not None
+    assert gated.comparison.to_json()["suite_rows"] == 200
+    assert "only 25 of the suite's 200 rows were judged" in gated.comparison.rows_told()
+    first = evaluations.gate(most, most, "long").verdict
+    assert first.verdict == "pass"
+    assert any("only 180 of the suite's 200 rows were judged" in reason for reason in first.reasons)
 
 
 def test_answers_that_are_cut_off_are_counted_on_the_run_in_mlflow_and_in_its_json(
