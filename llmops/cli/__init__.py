@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import click
 
 from llmops import __version__
-from llmops.cli.output import report_error, say
+from llmops.cli.output import echo, report_error, say
 from llmops.errors import LlmopsError
 from llmops.settings import given_home
 
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.Abort:
         code = 130
     except click.exceptions.NoArgsIsHelpError as error:  # nothing after `llmops`, or after a group
-        click.echo(error.format_message(), err=as_json)
+        (say if as_json else echo)(error.format_message())
         code = error.exit_code
     except click.ClickException as error:
         code = report_error(error.format_message(), "UsageError", error.exit_code, as_json, error)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, print_table, say
+from llmops.cli.output import echo, emit, json_option, print_table, say, shown_time
 from llmops.errors import UsageError
 from llmops.settings import Settings
 
@@ -75,7 +75,8 @@ def verify(head: str | None, chain_only: bool, as_json: bool) -> None:
 
 
 def _table(entries: Sequence[AuditEntry]) -> None:
-    rows = [(entry.seq, _local(entry.at), entry.actor, entry.action, entry.subject, _told(entry)) for entry in entries]
+    times = [shown_time(datetime.fromisoformat(entry.at)) for entry in entries]
+    rows = [(e.seq, at, e.actor, e.action, e.subject, _told(e)) for e, at in zip(entries, times, strict=True)]
     print_table("Audit log", ("entry#", "at", "actor", "action", "subject", "what"), rows)
 
 
@@ -127,7 +128,3 @@ _TOLD: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "opening": lambda d: f"the log begins with {_standing(d.get('standing', {}))}",
     "found": lambda d: f"moved around the log: {_standing(d.get('standing', {}))}",
 }
-
-
-def _local(at: str) -> str:
-    return f"{datetime.fromisoformat(at).astimezone():%Y-%m-%d %H:%M:%S}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, print_table, say
+from llmops.cli.output import echo, emit, json_option, print_table, say, shown_time
 from llmops.settings import Settings
 from llmops.short_ids import whole_id
 
@@ -109,14 +109,14 @@ def _table(keys: Sequence[Key]) -> None:
 def _row(key: Key) -> tuple[str, ...]:
     apps = "all" if key.apps is None else ", ".join(key.apps)
     limits = [f"{name.replace('_', ' ')}: {value}" for name, value in key.limits().items() if value is not None]
-    created = f"{key.created_at.astimezone():%Y-%m-%d %H:%M}"
-    return (key.id, key.name, apps, "yes" if key.admin else "", ", ".join(limits), created, _state(key))
+    admin, created = "yes" if key.admin else "", shown_time(key.created_at)
+    return (key.id, key.name, apps, admin, ", ".join(limits), created, _state(key))
 
 
 def _state(key: Key) -> str:
     if key.revoked_at is not None:
-        return f"revoked {key.revoked_at.astimezone():%Y-%m-%d %H:%M}"
+        return f"revoked {shown_time(key.revoked_at)}"
     if key.expires_at is None:
         return "live"
     word = "until" if key.live(datetime.now(UTC)) else "expired"
-    return f"{word} {key.expires_at.astimezone():%Y-%m-%d %H:%M}"
+    return f"{word} {shown_time(key.expires_at)}"

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from llmops.cli.log_deletion import forget, retain
-from llmops.cli.output import echo, emit, json_option, print_table, say
+from llmops.cli.output import echo, emit, json_option, print_table, say, shown_time
 from llmops.errors import BadFile, CannotRun, Corrupted, UsageError
 from llmops.json_lines import json_object, numbered_lines
 from llmops.printable import printable_json
@@ -47,7 +47,7 @@ def window_options(function: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--until", callback=read_time, metavar="TIME", help="Before this time, or this long ago."),
         click.option(
-            "--since", callback=read_time, metavar="TIME", help="From this time (2026-01-31T12:00Z), or 24h, 7d."
+            "--since", callback=read_time, metavar="TIME", help="From this time (2026-01-31T12:00, in UTC), or 24h, 7d."
         ),
         click.option("--app", help="Only this app's records."),
     ):
@@ -194,7 +194,7 @@ def _said(record: LogRecord) -> str:
 
 
 def _row(record: LogRecord) -> tuple[Any, ...]:
-    at = record.at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    at = shown_time(record.at)
     served = record.release or record.model or "–"
     texts = (record.input[:60], record.output[:60])
     what = (at, record.request_id[:12], served, record.status, record.outcome)

@@ -9,7 +9,7 @@ import click
 
 from llmops.cli.log import read_time
 from llmops.cli.monitor import champion_of
-from llmops.cli.output import echo, emit, json_option, number, print_table
+from llmops.cli.output import echo, emit, json_option, number, print_table, shown_time
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _levels(summary: Summary) -> dict[str, dict[str, Any]]:
 
 
 def _row(each: PinnedReference) -> tuple[Any, ...]:
-    times = [moment.astimezone().strftime("%Y-%m-%d %H:%M") for moment in (each.since, each.until, each.pinned_at)]
+    times = [shown_time(moment) for moment in (each.since, each.until, each.pinned_at)]
     return (each.app, times[0], times[1], each.source, each.release or "any", times[2], each.why)
 
 

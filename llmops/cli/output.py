@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,11 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 def number(value: float | None, digits: int = 3) -> str:
     """A number for a table; `–` for none."""
     return "–" if value is None else f"{value:.{digits}f}"
+
+
+def shown_time(at: datetime) -> str:
+    """`2026-01-31 12:00:00Z`: whatever the machine's zone, and as `--since` and `--until` read it again."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
 def interval(ci95: Sequence[float] | None, digits: int = 3) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -48,6 +50,25 @@ def test_a_window_and_an_app_limit_what_is_read(llmops: Run, traffic: Path) -> N
     since = llmops("log", "tail", "--since", "2026-01-01T00:00:03Z", "--json").json
     assert [record["request_id"] for record in since["records"]] == ["r3", "r4"]
     assert llmops("log", "tail", "--app", "other", "--json").json["total"] == 0
+
+
+@pytest.fixture
+def in_new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("in_new_york")
+def test_a_time_as_a_table_shows_it_is_read_again_as_the_same(llmops: Run, traffic: Path) -> None:
+    llmops("log", "import", str(traffic))
+
+    shown = "2026-01-01 00:00:03Z"
+
+    assert shown in llmops("log", "tail").out
+    assert llmops("log", "tail", "--since", shown, "--json").json["total"] == 2
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
