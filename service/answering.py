@@ -93,6 +93,7 @@ class Answering:
         """Makes and logs the answer; returns what ends the reply."""
         gateway = self._gateway
         routed = self._route(arrival)
+        await gateway.require_log()
         state["reply_headers"] += routed.target.headers
         guards = gateway.guards.guards_for(routed.target.release)
         if guards.active and guards.hides(arrival.request_id):

@@ -128,6 +128,12 @@ class Gateway:
                 await self.log.close()
                 await self.tracing.close()
 
+    async def require_log(self) -> None:
+        """Raises StoreUnavailable while answers cannot be logged and must be: one would be made, paid for, and thrown
+        away."""
+        if self.settings.log_failure == "refuse":
+            await self.log.require()
+
     async def keep(self, record: LogRecord, reply: ReplyRow | None = None) -> tuple[LogRecord, StoreUnavailable | None]:
         """Writes and counts a record, with what becomes of its Idempotency-Key.
 

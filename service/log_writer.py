@@ -30,6 +30,12 @@ class _Waiting(NamedTuple):
     future: asyncio.Future[None]
 
 
+class _Question(NamedTuple):
+    """Who asks whether the log works."""
+
+    future: asyncio.Future[None]
+
+
 class Append(Protocol):
     """Writes records, and the replies that belong to some of them, in one transaction; returns when all is durable.
 
@@ -49,7 +55,7 @@ class LogWriter:
 
     def __init__(self, append: Append, *, retry_seconds: float = 1.0, serve_unlogged: bool = False) -> None:
         self._append, self._retry_seconds, self._serve_unlogged = append, retry_seconds, serve_unlogged
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Waiting | _Question | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="production log", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unwritten: LogRecord | None = None
@@ -76,6 +82,14 @@ class LogWriter:
         self._queue.put(_Waiting(record, reply, future))
         await future
 
+    async def require(self) -> None:
+        """Returns at once while the log works; after a failure it is tried again first. Raises StoreUnavailable."""
+        if self.failure is None or self._loop is None or self._closed:
+            return
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._queue.put(_Question(future))
+        await future
+
     async def close(self) -> None:
         """Writes what is queued, then ends the thread."""
         self._closed = True
@@ -84,17 +98,20 @@ class LogWriter:
 
     def _run(self) -> None:
         while True:
-            group, ended = self._take()
+            taken, ended = self._take()
+            group = [item for item in taken if isinstance(item, _Waiting)]
             if group:
                 self._write_group(group)
             elif self._unwritten is not None and not ended:
                 self._try_again(self._unwritten)
+            if asked := [item.future for item in taken if isinstance(item, _Question)]:
+                self._settle(asked, None if self.failure is None else StoreUnavailable(self.failure))
             if ended:
                 return
 
-    def _take(self) -> tuple[list[_Waiting], bool]:
-        """The records waiting, at least one unless a retry is due, and whether the writer was closed."""
-        group: list[_Waiting] = []
+    def _take(self) -> tuple[list[_Waiting | _Question], bool]:
+        """What waits, at least one unless a retry is due, and whether the writer was closed."""
+        group: list[_Waiting | _Question] = []
         wait = self._retry_seconds if self._unwritten is not None else None
         try:
             item = self._queue.get(timeout=wait)
@@ -129,10 +146,13 @@ class LogWriter:
             self.lost += len(group)
             logger.warning("%d records lost: %s: %s", len(group), type(error).__name__, error)
         self._note(group[-1].record, error)
+        self._settle([item.future for item in group], error)
+
+    def _settle(self, futures: Sequence[asyncio.Future[None]], error: Exception | None) -> None:
         # A loop that has closed in the meantime has no waiter left.
         with contextlib.suppress(RuntimeError):
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(_settle, [item.future for item in group], error)
+                self._loop.call_soon_threadsafe(_settle, futures, error)
 
     def _try_again(self, record: LogRecord) -> None:
         """Writes the last lost record as what became of it: a request answered with 503, unless it was served.

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from llmops.engines.fake import FakeEngine
 from llmops.errors import StoreUnavailable
 from llmops.production_log import LogRecord, ProductionLog, RecordRefused, ReplyRow, StoredReply
 from service.log_writer import LogWriter
@@ -166,6 +167,21 @@ async def test_closing_writes_what_is_queued_and_refuses_more(log):
     assert sum(map(len, log.groups)) == 5
     with pytest.raises(StoreUnavailable, match="not open"):
         await writer.write(record())
+
+
+def test_nothing_is_generated_while_answers_could_not_be_logged(serve, monkeypatch):
+    engine = FakeEngine()
+    with serve(engine=lambda _: engine) as gateway:
+        writer = gateway.app.state.gateway.log
+
+        def refuse(_):
+            raise StoreUnavailable("disk full")
+
+        monkeypatch.setattr(writer, "_append", refuse)
+        assert [gateway.chat().status_code for _ in range(3)] == [503, 503, 503]
+        assert len(engine.requests) == 1  # the first, by which the gateway learns of it
+        monkeypatch.undo()
+        assert gateway.chat().status_code == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
