@@ -193,9 +193,11 @@ class Gateway:
         """Champions that cannot answer, and why."""
         champions, failures = snapshot.champions.items(), self.pool.failures
         for app, model in champions:
-            if not self.pool.is_loaded(model):
-                yield f"engine of {app}: {failures.get(model.ref, 'loading')}"
-        yield from (f"engine of {app}: {why}" for app, model in champions if (why := self._lost(model.ref)))
+            why = self._lost(model.ref)
+            if why is None and not self.pool.is_loaded(model):
+                why = failures.get(model.ref, "loading")
+            if why is not None:
+                yield f"engine of {app}: {why}"
         for name, version in snapshot.tabular_champions.items():
             if not self.tabular.is_loaded(version):
                 yield f"model {name}: {self.tabular.failure(version) or 'loading'}"

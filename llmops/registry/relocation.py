@@ -89,16 +89,24 @@ def _earlier_home(connection: sqlite3.Connection, home: Path, experiment: str, a
     artifacts = Path(unquote(urlsplit(location).path)).parent
     if artifacts_set or artifacts.name != "artifacts" or urlsplit(location).scheme != "file":
         return home
-    was_home = (artifacts.parent / "mlflow.db").exists() or not artifacts.exists()
+    was_home = _is_there(artifacts.parent / "mlflow.db") or not _is_there(artifacts)
     return artifacts.parent if was_home else home
 
 
 def _refuse_half_copied(earlier: Path, home: Path) -> None:
-    if (earlier / "artifacts").is_dir() and not (home / "artifacts").is_dir():
+    if _is_there(earlier / "artifacts") and not _is_there(home / "artifacts"):
         raise StoreUnavailable(
             f"{home}: mlflow.db was copied from {earlier} without its artifacts; copy {earlier / 'artifacts'} too, "
             "or run with LLMOPS_HOME set to that home"
         )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether this user can see it: the folder that a home came from may be another's."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _move(connection: sqlite3.Connection, table: str, column: str, earlier: Path, home: Path) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from llmops.errors import StoreUnavailable, UsageError
 from llmops.registry import Registry
+from llmops.registry.relocation import HOME_TAG
 from llmops.settings import Settings
 
 Take = Callable[[str, str], object]
@@ -73,6 +75,20 @@ def test_a_home_that_cannot_be_made_is_an_unavailable_store(registry: Registry, 
 
     with pytest.raises(StoreUnavailable, match=r"MLflow store .*mlflow\.db"):
         Registry(Settings(home=tmp_path / "file" / "home"))
+
+
+def test_a_home_that_came_from_a_folder_which_cannot_be_looked_at_is_followed(
+    registry: Registry, settings: Settings
+) -> None:
+    unreadable = f"/{'x' * 300}"  # stat fails on it, as on another user's folder
+    with sqlite3.connect(settings.home / "mlflow.db") as connection:
+        connection.execute("UPDATE experiment_tags SET value = ? WHERE key = ?", (unreadable, HOME_TAG))
+
+    Registry(settings)
+
+    with sqlite3.connect(settings.home / "mlflow.db") as connection:
+        found = connection.execute("SELECT value FROM experiment_tags WHERE key = ?", (HOME_TAG,)).fetchone()
+    assert found == (str(settings.home.resolve()),)
 
 
 def test_no_store_is_made_where_the_artifacts_of_a_lost_one_lie(registry: Registry, tmp_path: Path) -> None:
