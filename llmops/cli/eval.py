@@ -19,6 +19,7 @@ from llmops.cli.output import (
     number,
     print_table,
     progress_bar,
+    row_count,
     say,
     say_folder,
     write_file,
@@ -160,7 +161,7 @@ def run(
     for item, found in zip(done, failures, strict=True):
         for failure in found[:_MOST_REASONS]:
             scorers = ", ".join(failure.scorers)
-            rows = f"{failure.rows} of {item.run.rows} rows failed, row {failure.first} first"
+            rows = f"{failure.rows} of {row_count(item.run.rows)} failed, row {failure.first} first"
             say(f"note: {item.cell.name}: {scorers}: {rows}: {failure.why}")
         if (left := len(found) - _MOST_REASONS) > 0:
             say(f"note: {item.cell.name}: {left} further reasons; `llmops eval show {item.run.run_id} --failed`")
@@ -224,14 +225,14 @@ def show_runs(suite: str, done: Sequence[CellRun], board: Leaderboard | None, st
     rows.append(("generated, cached", *(f"{item.generated}, {item.from_cache}" for item in done)))
     rows.append(("run", *(item.run.run_id for item in done)))
     columns = [f"{i.cell.release.ref} = {i.run.cell}" if i.cell.release else i.run.cell for i in done]
-    title = f"Suite {suite}: {done[0].run.rows} rows, mean (95 % interval)"
+    title = f"Suite {suite}: {row_count(done[0].run.rows)}, mean (95 % interval)"
     print_table(title, ("scorer", *columns), rows)
     if board is not None:
         show_leaderboard(board)
     if stop is not None:
         outcome = "decided" if stop.decided else "not decided"
         where = f"95 % interval {interval(stop.ci95)}, p = {stop.p_value:.3g}, valid at any time"
-        echo(f"stopped after {stop.rows} of {stop.total} rows, {outcome}: {where}")
+        echo(f"stopped after {stop.rows} of {row_count(stop.total)}, {outcome}: {where}")
 
 
 def _failed(n_failed: int) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import echo, emit, interval, json_option, number, print_table, say, write_file
+from llmops.cli.output import echo, emit, interval, json_option, number, print_table, row_count, say, write_file
 
 if TYPE_CHECKING:
     from llmops.evaluation.comparison import Comparison, MetricComparison
@@ -184,7 +184,7 @@ def show_comparison(comparison: Comparison, *, with_rows: bool = True) -> None:
     from llmops.workflow.report_contents import noise_sentence
 
     rows = [_cells(name, metric) for name, metric in comparison.metrics.items()]
-    title = f"{comparison.a} → {comparison.b}, {comparison.rows} rows paired"
+    title = f"{comparison.a} → {comparison.b}, {row_count(comparison.rows)} paired"
     print_table(title, _COLUMNS, rows, caption="difference is b − a; p adjusted by Holm over the metrics")
     if with_rows:
         echo(comparison.rows_told())

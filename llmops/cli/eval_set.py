@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli.log import window_options
-from llmops.cli.output import echo, emit, json_option, print_table, say, say_folder
+from llmops.cli.output import echo, emit, json_option, print_table, row_count, say, say_folder
 from llmops.errors import UnknownVersion, UsageError
 from llmops.paths import eval_sets_folder
 from llmops.settings import Settings
@@ -136,7 +136,7 @@ def add(
     say("the review file holds what users wrote, personal data included; read it before you share or add it")
     value = {"eval_set": name, "review": str(out), **counts.to_json()}
     passed = f"{counts.known} known already, {counts.not_chosen} not chosen, {counts.unusable} unusable"
-    emit(as_json, value, lambda: echo(f"wrote {counts.written} rows to review to {out} ({passed})"))
+    emit(as_json, value, lambda: echo(f"wrote {row_count(counts.written)} to review to {out} ({passed})"))
 
 
 def _add_reviewed(name: str, folder: Path, reviewed: Path, as_json: bool) -> None:
@@ -144,7 +144,7 @@ def _add_reviewed(name: str, folder: Path, reviewed: Path, as_json: bool) -> Non
 
     added, refused, undecided = add_reviewed(reviewed, folder)
     value = {"eval_set": name, "folder": str(folder), "added": added, "refused": refused, "undecided": undecided}
-    told = f"added {added} rows to {folder} ({refused} refused, {undecided} undecided)"
+    told = f"added {row_count(added)} to {folder} ({refused} refused, {undecided} undecided)"
     emit(as_json, value, lambda: echo(told))
 
 
@@ -186,7 +186,7 @@ def _templates(refs: Sequence[str], settings: Settings) -> dict[str, Any]:
 def _show_findings(name: str, n_rows: int, findings: Sequence[Finding]) -> None:
     rows = [(f.severity, f.kind, len(f.rows), _some(f.rows), f.detail) for f in findings]
     caption = None if findings else "nothing found"
-    print_table(f"{name}: {n_rows} rows", ("severity", "kind", "rows#", "first of them", "detail"), rows, caption)
+    print_table(f"{name}: {row_count(n_rows)}", ("severity", "kind", "rows#", "first of them", "detail"), rows, caption)
 
 
 def _some(rows: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmops.cli.output import emit, json_option, print_table, say
+from llmops.cli.output import emit, json_option, print_table, row_count, say
 
 if TYPE_CHECKING:
     from llmops.evaluation.results import RowResult, Score
@@ -63,10 +63,11 @@ def _table(found: RunRows, limit: int) -> None:
         + ((row.error,) if with_errors else ())
         for row in shown
     ]
-    title = f"{run.run_id}, suite {run.suite}: {run.cell}: {len(shown)} of {run.rows} rows"
+    title = f"{run.run_id}, suite {run.suite}: {run.cell}: {len(shown)} of {row_count(run.rows)}"
     print_table(title, columns, rows, caption=None if rows else "no such rows")
     if len(found.rows) > len(shown):
-        say(f"{len(found.rows) - len(shown)} more rows: --limit {len(found.rows)} shows them")
+        left = len(found.rows) - len(shown)
+        say(f"{left} more row{'' if left == 1 else 's'}: --limit {len(found.rows)} shows them")
 
 
 def _answer(row: ShownRow) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from llmops.cli.output import echo, number, print_table, say
+from llmops.cli.output import echo, number, print_table, row_count, say
 
 if TYPE_CHECKING:
     from monitoring import MonitorResult
@@ -19,13 +19,13 @@ def show_result(result: MonitorResult) -> None:
     for place, part in enumerate(result.slices):
         where = " ".join(part.label.values())
         if place == 0:
-            title = f"{result.app}: {result.window.rows} rows against {result.reference.rows} of reference"
+            title = f"{result.app}: {row_count(result.window.rows)} against {result.reference.rows} of reference"
             _drift_table(title, part.descriptors)
         elif part.rows < result.window.rows and (drifted := _drifted(part.descriptors)):
-            _drift_table(f"{where}: {part.rows} rows", drifted)
+            _drift_table(f"{where}: {row_count(part.rows)}", drifted)
     for arms in result.canary:
-        title = f"{arms.arms.kind}: {arms.arms.after.rows} rows of {arms.arms.challenger or 'the challenger'} against "
-        title += f"{arms.arms.before.rows} of {arms.arms.champion or 'the champion'}"
+        title = f"{arms.arms.kind}: {row_count(arms.arms.after.rows)} of {arms.arms.challenger or 'the challenger'} "
+        title += f"against {arms.arms.before.rows} of {arms.arms.champion or 'the champion'}"
         if drifted := _drifted(arms.drift.descriptors):
             _drift_table(title, drifted)
         else:

@@ -34,6 +34,11 @@ def echo(text: str, *, nl: bool = True) -> None:
     click.echo(printable(text), nl=nl)
 
 
+def row_count(n: int) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{n} row{'' if n == 1 else 's'}"
+
+
 def say(text: str) -> None:
     """A note to the person at the terminal."""
     click.echo(printable(text), err=True)

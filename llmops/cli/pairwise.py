@@ -15,7 +15,7 @@ from llmops.cli.calibrate import (
     position_rows,
     text_or_file,
 )
-from llmops.cli.output import emit, interval, json_option, number, print_table, progress_bar, say, say_folder
+from llmops.cli.output import emit, interval, json_option, number, print_table, progress_bar, row_count, say, say_folder
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
@@ -80,5 +80,5 @@ def _show(found: RunsJudged) -> None:
         *position_rows(found.summary.position_bias),
     ]
     caption = f"{found.judge} is " + (f"untrusted: {found.untrusted}" if found.untrusted else "calibrated and trusted")
-    title = f"Suite {found.suite}: A = {found.a}, B = {found.b}, {value['rows']} rows"
+    title = f"Suite {found.suite}: A = {found.a}, B = {found.b}, {row_count(value['rows'])}"
     print_table(title, ("", "value#", "95 % interval, or what it means"), rows, caption)

@@ -32,7 +32,7 @@ def evaluations(sheet: Factsheet) -> Iterator[Block]:
 
 
 def _evaluation(run: Evaluation) -> Iterator[Block]:
-    rows = f"{count(run.rows)} rows" if run.rows is not None else "rows not on record"
+    rows = counted(run.rows, "row") if run.rows is not None else "rows not on record"
     said = [f"{run.suite}: {rows}", f"run {run.run_id}", time_or_unknown(run.at), f"by {run.by}" if run.by else ""]
     yield Means(", ".join(part for part in said if part), tuple(_mean_line(run, metric) for metric in run.metrics))
     if run.answers is not None:

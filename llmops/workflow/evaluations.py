@@ -38,7 +38,7 @@ from llmops.workflow.votes import Votes, votes_between
 __all__ = ["Cell", "CellRun", "Evaluations", "Gated", "RunOptions"]
 
 _RUN_ID = re.compile(r"[0-9a-f]{32}\Z")
-_SHORT_RUN_ID = re.compile(r"[0-9a-f]{4,31}\Z")
+_SHORT_RUN_ID = re.compile(r"[0-9a-f]{1,31}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +173,8 @@ class Evaluations:
         if _RUN_ID.match(text):
             return self._recorder.get(text)
         if _SHORT_RUN_ID.match(text) and not self._is_named(text):
-            return self._recorder.get(whole_id(text, self._recorder.beginning_with(text, limit=MOST_NAMED + 1), "run"))
+            begun = self._recorder.beginning_with(text, limit=MOST_NAMED + 1)
+            return self._recorder.get(whole_id(text, begun, "run" if begun else "run, app or prompt"))
         suite, cell = self._named_cell(text, suite_name)
         # The fast run, or where there is none the repeatable one.
         for options in (RunOptions(), RunOptions(repeatable=True)):

@@ -86,6 +86,7 @@ def test_a_name_that_set_and_suite_share_is_the_suites(llmops: Run, sets: Path) 
 
 def test_the_table_shows_what_was_found(llmops: Run, sets: Path) -> None:
     assert "nothing found" in llmops("eval-set", "check", "plays").out
+    assert "more: 1 row " in llmops("eval-set", "check", "more").out
     assert "conflicting_duplicate" in llmops("eval-set", "check", "both").out
 
 

@@ -42,10 +42,13 @@ def test_register_run_compare_release_gate_promote_roll_back(llmops: Run, place:
 
     compared = llmops("eval", "compare", "qa@1", "qa@2", "--markdown", str(place / "table.md"), "--json").json
     assert compared["rows"] == 6
-    short = [run["run_id"][:10] for run in first["runs"]]
+    run_ids = [run["run_id"] for run in first["runs"]]
+    least = next(n for n in range(1, 33) if run_ids[0][:n] != run_ids[1][:n])  # as short as tells them apart
+    short = [run_id[:least] for run_id in run_ids]
     assert llmops("eval", "compare", *short, "--json").json["metrics"] == compared["metrics"]
-    unknown = llmops("eval", "compare", "0123456789", "qa@2")
-    assert (unknown.code, "no run 0123456789" in unknown.err) == (3, True)
+    absent = next(text for text in ("abc", "bcd", "cde") if not any(run_id.startswith(text) for run_id in run_ids))
+    unknown = llmops("eval", "compare", absent, "qa@2")
+    assert (unknown.code, f"no run, app or prompt {absent}" in unknown.err) == (3, True)
     assert {"a", "b", "difference", "ci95", "p_value", "p_adjusted", "test", "wins", "losses", "ties"} <= set(
         compared["metrics"]["correct"]
     )
