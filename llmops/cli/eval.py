@@ -232,7 +232,8 @@ def show_runs(suite: str, done: Sequence[CellRun], board: Leaderboard | None, st
     if stop is not None:
         outcome = "decided" if stop.decided else "not decided"
         where = f"95 % interval {interval(stop.ci95)}, p = {stop.p_value:.3g}, valid at any time"
-        echo(f"stopped after {stop.rows} of {row_count(stop.total)}, {outcome}: {where}")
+        failed = f"; {row_count(stop.failed)} failed, which must not decide" if stop.failed else ""
+        echo(f"stopped after {stop.rows} of {row_count(stop.total)}, {outcome}: {where}{failed}")
 
 
 def _failed(n_failed: int) -> str:

@@ -94,10 +94,10 @@ class GenerationCache:
         table = "generations" if output.error is None else "failures"
         self._write(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", key, asdict(output))  # noqa: S608 - a fixed name
 
-    def forget_failures(self) -> None:
-        """Failed outputs are to be tried again."""
+    def forget_failure(self, key: str) -> None:
+        """The output of that key, if it failed, is to be tried again."""
         with self._lock:
-            self._execute("DELETE FROM failures", ())
+            self._execute("DELETE FROM failures WHERE key = ?", (key,))
 
     def get_score(self, key: str) -> Score | None:
         """The kept score of that key, or None."""

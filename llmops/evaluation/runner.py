@@ -35,15 +35,21 @@ async def generate_all(
         BadFile: a row does not fit a prompt; before anything is generated.
         EngineUnavailable: the engine is gone; what was finished is in the cache and is not made again.
     """
-    cache.forget_failures()
-    missing = await asyncio.to_thread(_count_missing, tasks, cache)
+    missing = await asyncio.to_thread(_missing, tasks, cache)
     if not missing:
         return [Generated() for _ in tasks]
     return await generate_missing(tasks, await engine(), cache, missing, progress, retries)
 
 
-def _count_missing(tasks: Sequence[Task], cache: GenerationCache) -> int:
-    return len({hash(job.key) for task in tasks for job in task.jobs() if not cache.holds(job.key)})
+def _missing(tasks: Sequence[Task], cache: GenerationCache) -> int:
+    """How many answers are to be made. Those that failed before are among them, and are tried again; other tasks'
+    failures stay on record."""
+    missing = set()
+    for key in (job.key for task in tasks for job in task.jobs()):
+        if not cache.holds(key):
+            missing.add(hash(key))
+            cache.forget_failure(key)
+    return len(missing)
 
 
 def scorers_with_work(tasks: Sequence[Task], scorers: Sequence[Scorer], cache: GenerationCache) -> set[str]:

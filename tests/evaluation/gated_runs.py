@@ -73,14 +73,15 @@ def gate(
     *,
     untrusted: Mapping[str, str] | None = None,
     cluster_by: str | None = None,
+    sequential_seed: int | None = None,
 ) -> Verdict:
     """What the gate says of `b` against the champion `a`, as `Evaluations.gate` asks it; only of the scorers that the
-    rules name, which saves time."""
+    rules name, which saves time. sequential_seed: of runs that were stopped early."""
     scorers = [scorer for scorer in SCORERS if scorer.name in set(rules.scorers)]
     wanted = {name: list(floors) for name, floors in rules.slice_floors.items()}
     comparison = None
     if a is not None:
-        comparison = compare("app@1", a, "app@2", b, scorers, cluster_by=cluster_by)
+        comparison = compare("app@1", a, "app@2", b, scorers, cluster_by=cluster_by, sequential_seed=sequential_seed)
     facts = Facts(
         metrics=metrics_of(b, scorers, cluster_by),
         comparison=comparison,

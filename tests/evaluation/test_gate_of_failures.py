@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -223,6 +224,21 @@ def test_what_became_of_both_sides_rows_stands_in_every_verdict() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("rules", "failed"), [(BETTER, 12), (BETTER, 120), (GateRules(RIGHT.name, "not-worse", 0.3), 120)]
+)
+def test_a_champion_that_failed_lets_nobody_pass_in_runs_that_were_stopped_early(rules: GateRules, failed: int) -> None:
+    assert gate(rules, plain(0.5), plain(1.0), sequential_seed=0).verdict == "pass"
+    assert gate(rules, broken(plain(1.0), failed), plain(1.0), sequential_seed=0).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("further", [{"not_worse": {LATENCY.name: 50.0}}, {"ceilings": {LATENCY.name: 300.0}}])
+def test_a_failed_row_has_no_latency_that_would_pass_in_runs_that_were_stopped_early(further: dict[str, Any]) -> None:
+    rules = GateRules(RIGHT.name, **further)
+
+    assert gate(rules, plain(0.5), broken(plain(1.0), 1), sequential_seed=0).verdict == "inconclusive"
+
+
 def test_a_share_of_failed_rows_that_a_suite_allows_is_allowed() -> None:
     rules = GateRules(RIGHT.name, "not-worse", 0.05, most_failed=0.5)
     a, b = plain(0.5), broken(plain(1.0), 40)
@@ -263,16 +279,27 @@ def shapes(draw: st.DrawFn) -> tuple[GateRules, list[RowResult], list[RowResult]
     return rules, *sides
 
 
-@given(shape=shapes(), place=st.integers(0, 19), of_scorer=st.booleans(), of_champion=st.booleans())
+@given(
+    shape=shapes(),
+    place=st.integers(0, 19),
+    of_scorer=st.booleans(),
+    of_champion=st.booleans(),
+    stopped=st.sampled_from([None, 0]),
+)
 @settings(max_examples=60, deadline=None, derandomize=True)
 def test_no_row_that_fails_turns_a_verdict_into_a_pass(
-    shape: tuple[GateRules, list[RowResult], list[RowResult]], place: int, of_scorer: bool, of_champion: bool
+    shape: tuple[GateRules, list[RowResult], list[RowResult]],
+    place: int,
+    of_scorer: bool,
+    of_champion: bool,
+    stopped: int | None,
 ) -> None:
+    """Neither in full runs nor in those that were stopped early."""
     rules, a, b = shape
-    before = gate(rules, a, b).verdict
+    before = gate(rules, a, b, sequential_seed=stopped).verdict
     side = a if of_champion else b
     side[place] = unscored(side[place], rules.primary) if of_scorer else unanswered(side[place])
 
-    after = gate(rules, a, b).verdict
+    after = gate(rules, a, b, sequential_seed=stopped).verdict
 
     assert after != "pass" or before == "pass"

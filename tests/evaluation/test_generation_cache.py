@@ -164,11 +164,14 @@ def test_a_failure_is_an_outcome_and_no_output(cache: GenerationCache) -> None:
 
 def test_a_failure_is_forgotten_when_asked(cache: GenerationCache) -> None:
     cache.put("failed", FAILED)
+    cache.put("failed too", FAILED)
     cache.put("finished", OUTPUT)
 
-    cache.forget_failures()
+    cache.forget_failure("failed")
+    cache.forget_failure("finished")
 
     assert cache.outcome("failed") is None
+    assert cache.outcome("failed too") == FAILED
     assert cache.outcome("finished") == OUTPUT
 
 

@@ -211,6 +211,10 @@ def test_a_loss_is_ruled_out_as_seldom_where_rows_come_in_few_clusters(count: in
 # What can be seen
 
 
+def alone(_generator: Any, count: int) -> Any:
+    return np.ones(count, dtype=int)
+
+
 def equal(_generator: Any, count: int) -> Any:
     return np.full(count, 5)
 
@@ -219,9 +223,24 @@ def unequal(generator: Any, count: int) -> Any:
     return np.ceil(generator.lognormal(1, 0.8, count)).astype(int).clip(1, 20)
 
 
+def geometric(_generator: Any, count: int) -> Any:
+    return np.round(20 ** (np.arange(count) / (count - 1))).astype(int)
+
+
+def dominant(_generator: Any, count: int) -> Any:
+    """One cluster has a third of the rows."""
+    return np.append(2 * (count - 1), np.full(count - 1, 4))
+
+
 def numbers(generator: Any, clusters: Any, gain: float) -> Any:
     together = generator.normal(0, 0.2, clusters.max() + 1)[clusters]
     return [0.0] * len(clusters), (gain + together + generator.normal(0, 0.2, len(clusters))).tolist()
+
+
+def half_tied(generator: Any, clusters: Any, gain: float) -> Any:
+    moved = generator.random(len(clusters)) < 0.5
+    differences = np.where(moved, generator.normal(2 * gain, 0.3, len(clusters)), 0.0)
+    return [0.0] * len(clusters), differences.tolist()
 
 
 def answers(generator: Any, clusters: Any, gain: float) -> Any:
@@ -239,7 +258,7 @@ def power_at_the_stated_difference(
     """The share of comparisons that find the difference which such comparisons state, on average, as detectable."""
     generator, stated, found = np.random.default_rng(count), [], 0
     clusters = np.repeat(np.arange(count), sized(generator, count))
-    for _ in range(300):
+    for _ in range(repetitions):  # the difference stated by one is off by a third where there are 6 clusters
         a, b = made(generator, clusters, 0.0)
         stated.append(power_of(a, b, clusters=clusters.tolist(), targets=()).detectable)
     gap = float(np.mean(stated))
@@ -257,21 +276,28 @@ def test_twelve_clusters_find_the_difference_they_state_in_four_of_five(sized: C
     assert low <= found <= high
 
 
+FEW = (0.76, 0.86)
+"""Of 6 to 8 clusters few p-values below 0.05 can be reached; which sums of unequal clusters reach them hangs on how
+much rows of one cluster have in common, which so few do not show."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("made", "sized", "count"),
+    ("made", "sized", "count", "bounds"),
     [
-        (numbers, equal, 12),
-        (numbers, unequal, 12),
-        (numbers, equal, 30),
-        (numbers, unequal, 30),
-        (answers, equal, 20),
-        (answers, unequal, 40),
+        *((numbers, alone, rows, (0.78, 0.82)) for rows in (20, 40, 120, 300)),
+        *((half_tied, alone, rows, (0.78, 0.82)) for rows in (40, 120, 300)),
+        *((numbers, equal, clusters, (0.78, 0.82)) for clusters in (6, 7, 8, 12, 20, 30)),
+        *((numbers, sized, clusters, FEW) for sized in (unequal, geometric, dominant) for clusters in (6, 7, 8)),
+        *((numbers, sized, clusters, (0.78, 0.82)) for sized in (unequal, geometric) for clusters in (12, 20, 30)),
+        *((numbers, dominant, clusters, (0.78, 0.83)) for clusters in (12, 20, 30)),
+        (answers, equal, 20, (0.78, 0.82)),
+        (answers, unequal, 40, (0.78, 0.82)),
     ],
 )
-def test_clusters_find_the_difference_they_state_in_78_to_82_percent(
-    made: Callable[..., Any], sized: Callable[..., Any], count: int
+def test_the_difference_that_is_stated_is_found_in_78_to_82_percent(
+    made: Callable[..., Any], sized: Callable[..., Any], count: int, bounds: tuple[float, float]
 ) -> None:
     found = power_at_the_stated_difference(made, sized, count, 4000, 1999)
 
-    assert 0.78 - 0.02 <= found <= 0.82 + 0.02
+    assert bounds[0] <= found <= bounds[1]

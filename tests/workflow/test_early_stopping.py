@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
-from llmops.errors import CannotRun, UsageError
+from llmops.engines.fake import FakeEngine, echo
+from llmops.engines.protocol import GenerationRequest
+from llmops.errors import CannotRun, EngineRejected, UsageError
 from llmops.evaluation.comparison import draw
 from llmops.prompt_file import parse_prompt
+from llmops.workflow import matrix
 from llmops.workflow.cells import RunOptions
 from llmops.workflow.early_stopping import EarlyStop
 from llmops.workflow.evaluations import CellRun
@@ -149,6 +152,28 @@ def test_cells_that_do_not_differ_are_undecided_after_all_rows(early: Workshop) 
     assert told.ci95[0] < 0 < told.ci95[1]
     assert [item.run.rows for item in done] == [40, 40]
     assert done[0].run.params["stopped_early"] == "0: after 40 of 40 rows"
+
+
+@pytest.mark.parametrize(("failing", "seed"), [("early@1", 8), ("early@3", 9)])
+def test_rows_that_fail_on_either_side_neither_stop_a_run_nor_pass_a_gate(
+    early: Workshop, monkeypatch: pytest.MonkeyPatch, failing: str, seed: int
+) -> None:
+    """Failed rows count as the worst, so that by the scores alone the other side is surely better."""
+    system = "Be right." if failing == "early@1" else "Be right too."
+
+    def answer(request: GenerationRequest) -> str:
+        if request.messages[0]["content"] == system:
+            raise EngineRejected("out of order")
+        return echo(request)
+
+    monkeypatch.setattr(matrix, "open_engine", lambda *_: FakeEngine(answer))
+    done, told = stop(early, "early@1", "early@3", seed=seed, limit=20)
+
+    assert (told.decided, told.rows, told.failed) == (False, 20, 20)
+    assert told.p_value < 0.05
+    verdict = early.evaluations.gate(done[1].run.run_id, done[0].run.run_id, "early").verdict
+    assert verdict.verdict == "inconclusive"
+    assert "of 20 rows 20 failed (100 %)" in "\n".join(verdict.reasons)
 
 
 @pytest.mark.parametrize("prompts", [["early@1"], ["early@1", "early@2", "early@3"]])
