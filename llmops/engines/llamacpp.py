@@ -24,7 +24,7 @@ from llmops.engines.llamacpp_answers import LlamaCppAnswers
 from llmops.engines.llamacpp_grammar import grammar_of
 from llmops.engines.llamacpp_likelihood import loglikelihoods
 from llmops.engines.llamacpp_port import LlamaCppPort
-from llmops.engines.llamacpp_states import TemplateStates
+from llmops.engines.llamacpp_states import Quiet, TemplateStates
 from llmops.engines.openai_format import chat_body
 from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Message, Usage
 from llmops.engines.thread_stream import from_thread
@@ -78,7 +78,7 @@ class LlamaCppEngine:
         self._weights = weights
         # The object also listens on a loopback port; a random key that only we know closes it.
         key = secrets.token_urlsafe(32)
-        self._states = TemplateStates()
+        self._states, self._quiet = TemplateStates(), Quiet()
         parameters = _parameters(xllamacpp, path, slots, context, threads, key)
         parameters.slot_save_path = self._states.folder
         try:
@@ -138,9 +138,11 @@ class LlamaCppEngine:
             self._states.put(messages, slot, self._port, self._read)
 
     def _read(self, messages: Sequence[Message], slot: int) -> None:
-        """On an engine thread: reads messages into a slot, whatever it held. Raises EngineError."""
+        """On an engine thread: reads messages into a slot, whatever it held, as soon as nothing else is decoded. Raises
+        EngineError."""
         body = {"messages": [dict(message) for message in messages], "max_tokens": 1, "temperature": 0}
-        self._whole(self._server.handle_chat_completions, {**body, "cache_prompt": False, "id_slot": slot})
+        with self._quiet.alone():
+            self._whole(self._server.handle_chat_completions, {**body, "cache_prompt": False, "id_slot": slot})
 
     async def loglikelihoods(
         self, messages: Sequence[Message], continuations: Sequence[str]
@@ -152,7 +154,8 @@ class LlamaCppEngine:
 
     def _complete(self, body: dict[str, Any]) -> Mapping[str, Any]:
         """On an engine thread: one completion. Raises EngineError."""
-        return self._whole(self._server.handle_completions, body)
+        with self._quiet.decoding():
+            return self._whole(self._server.handle_completions, body)
 
     def _whole(self, ask: Callable[[dict[str, Any]], Mapping[str, Any]], body: dict[str, Any]) -> Mapping[str, Any]:
         """A reply that is not streamed. Raises EngineError."""
@@ -184,7 +187,8 @@ class LlamaCppEngine:
             if self._prompt_cache == "template" and beginning:
                 self._states.put(beginning, slot, self._port, self._read)
                 body.update(id_slot=slot, cache_prompt=True)
-            self._server.handle_chat_completions(body, on_chunk)
+            with self._quiet.decoding():
+                self._server.handle_chat_completions(body, on_chunk)
         except EngineError as error:
             send(error)
         except ValueError as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
 from llmops.engines import llamacpp_states
 from llmops.engines.llamacpp import LlamaCppEngine
-from llmops.engines.llamacpp_states import TemplateStates
+from llmops.engines.llamacpp_states import Quiet, TemplateStates
 from llmops.engines.protocol import GenerationParameters, GenerationRequest, Message, generate
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +41,37 @@ async def test_each_template_is_read_once_and_answers_do_not_depend_on_what_a_sl
     assert [answer.text for answer in forwards] == [answer.text for answer in reversed(backwards)]
     assert [answer.text for answer in forwards] == [answer.text for answer in one_by_one]
     assert len(kept) == 2
+
+
+async def test_a_template_first_asked_for_under_load_is_read_when_what_is_decoded_has_ended(tiny_gguf, eventually):
+    engine = LlamaCppEngine(tiny_gguf, slots=3, context=2_000, threads=1, prompt_cache="template")
+    try:
+        with engine._quiet.decoding():
+            first = asyncio.create_task(generate(engine, asking("template", "what?")))
+            await eventually(lambda: engine._quiet.is_taken)
+            later = asyncio.create_task(generate(engine, GenerationRequest(turns("x", "tell"))))
+            assert kept_in(engine._states.folder) == []
+        assert (await first).text
+        assert (await later).text
+        with engine._quiet.decoding():  # what is kept waits for nobody
+            assert (await generate(engine, asking("template", "why?"))).text
+    finally:
+        await engine.close()
+
+
+def test_nothing_is_decoded_beside_what_is_alone():
+    quiet, order = Quiet(), []
+
+    def decode() -> None:
+        with quiet.decoding():
+            order.append("decoded")
+
+    with quiet.alone():
+        later = threading.Thread(target=decode)
+        later.start()
+        order.append("read")
+    later.join()
+    assert order == ["read", "decoded"]
 
 
 async def test_several_answers_of_one_request_start_from_the_template_too(tiny_gguf):
