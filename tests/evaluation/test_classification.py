@@ -101,6 +101,7 @@ def test_any_of_several_answers_is_right() -> None:
         ({}, {"expected_response": "C", "choices": ["A", "B"]}),
         ({}, {"expected_response": "4", "choices": ["4", "4."]}),
         ({}, {"expected_response": "4", "choices": []}),
+        ({}, {"expected_response": "word " * 50}),
     ],
 )
 def test_a_row_whose_class_is_none_of_the_labels_is_not_scored(

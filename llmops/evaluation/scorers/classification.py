@@ -129,6 +129,8 @@ class Label:
         if labels is None:
             if not all(map(fold, texts)):
                 raise MissingExpectation(f"row {row.id}: an expected class is nothing but punctuation")
+            if max(len(fold(text)) for text in texts) > _LONGEST_LABEL:
+                raise MissingExpectation(f"row {row.id}: an expected class has more than {_LONGEST_LABEL} characters")
             return [fold(text) for text in texts]
         found = [labels.exactly(text) for text in texts]
         if None in found:

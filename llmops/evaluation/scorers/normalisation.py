@@ -13,17 +13,19 @@ _PLUS_OF_A_NUMBER = re.compile(r"(?<![\w)])(?<!\d\s)\+(?=\d)")
 _DASH_AS_MINUS = re.compile(r"(?<![\w)])(?<![\d)]\s)[‐‑‒–](?=[\d.$€£¥])")
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
 # What would be lost with the punctuation, and what it stands for until that is gone: the point of 1.5, the stroke of
-# 3/4, the colon of 10:30, the sign of −5, the marks of C++, C# and A+, and the hat of 10^6.
+# 3/4, the colon of 10:30, the sign of −5, the marks of C++, C#, A+, A− and Cl−, and the hat of 10^6.
 _KEPT = (
     (re.compile(r"(?<=\d)\.(?=\d)"), ".", "\ue000"),
     (re.compile(r"(?<=\d)[/⁄](?=\d)"), "/", "\ue001"),
     (re.compile(r"(?<=\d):(?=\d)"), ":", "\ue002"),
     (re.compile(r"(?<![\w)])-(?=[.\d])"), "-", "\ue003"),
+    (re.compile(r"(?<=(?<!\w)[^\W\d])-(?![\w-])|(?<=(?<!\w)[^\W\d]{2})-(?![\w-])"), "-", "\ue003"),
     (re.compile(r"(?<=\w)\+{1,9}(?![\w\ue003])"), "+", "\ue004"),
     (re.compile(r"(?<=\w)#(?!\w)"), "#", "\ue005"),
     (re.compile(r"(?<=\w)\^(?=[\w\ue003])"), "^", "\ue006"),
 )
 _GIVEN_BACK = str.maketrans({kept: sign for _, sign, kept in _KEPT})
+_TYPED = (("!=", "≠"), ("<=", "≤"), (">=", "≥"))
 # Signs of mathematics and of money say something; of the dollar and these others that is rarely meant.
 _SIGNS_LEFT_OUT = frozenset("$|~^`")
 # Scripts that put no space between words: Thai, Lao, Tibetan, Burmese, Khmer, Chinese, Japanese.
@@ -46,10 +48,11 @@ class _Table(dict[int, str]):
             made = " "
         elif category == "Cf":  # marks that nobody sees: of direction, of width, of where to break
             made = ""
-        elif category[0] in "PZC" and category != "Co":
+        elif category[0] in "PZC" and category != "Co" and sign not in "‰‱":
             made = " "
         else:
-            made = f" {sign} " if category in ("Sm", "Sc") and sign not in _SIGNS_LEFT_OUT else sign
+            apart = sign in "‰‱" or (category in ("Sm", "Sc") and sign not in _SIGNS_LEFT_OUT)
+            made = f" {sign} " if apart else sign
         self[code] = made
         return made
 
@@ -62,8 +65,10 @@ def fold(text: str) -> str:
     folded first, so that composed and decomposed letters are the same.
 
     What changes a meaning stays: decimal points, the sign of a number, `/` and `:` between digits, signs of mathematics
-    and money (`$` is left out), C++ and C#. Commas between thousands vanish.
+    and money (`$` and `%` are left out), C++, C# and A−. Commas between thousands vanish.
     """
+    for typed, sign in _TYPED:
+        text = text.replace(typed, sign)
     text = _RAISED.sub(lambda found: f"^{found[0]}", with_minus(text))
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).replace("−", "-")
     text = _PLUS_OF_A_NUMBER.sub("", re.sub(r"(?<=\d),(?=\d{3}\b)", "", text))
