@@ -23,6 +23,8 @@ _FEWEST_PAIRS = 20  # below, an interval is no evidence that a rare loss does no
 _ROUNDING = 1e-12
 _FEWEST_ROWS = 5  # below, a mean is no evidence that a floor or ceiling holds
 
+_NOT_SURELY = ", though not as surely as meant: few rows lose much, and a sample says little of these"
+
 Outcome = Literal["pass", "fail", "inconclusive"]
 Kind = Literal["rows", "superiority", "non-inferiority", "floor", "ceiling", "slice-floor", "measured", "judge"]
 Limits = tuple[float, float]
@@ -272,7 +274,8 @@ def _outcome(metric: MetricComparison, margin: float | None) -> tuple[Outcome, s
     if metric.n < _FEWEST_PAIRS:
         return "inconclusive", f"{metric.n} pairs are too few, `not-worse` needs {_FEWEST_PAIRS}"
     if low > -margin:
-        return "pass", f"not worse by the margin of {margin:g}"
+        surely = "" if metric.skewed != (1 if metric.higher_is_better is False else -1) else _NOT_SURELY
+        return "pass", f"not worse by the margin of {margin:g}{surely}"
     return "inconclusive", f"a loss of {margin:g} or more cannot be ruled out"
 
 

@@ -14,6 +14,7 @@ from llmops.evaluation.power import power_of
 from llmops.evaluation.results import RowResult
 from llmops.evaluation.scorers.protocol import Scorer, limits_of
 from llmops.evaluation.sequential import SequentialTest
+from llmops.evaluation.shares import ALPHA
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,8 @@ class MetricComparison:
     failed_a, failed_b: rows without a score; failed_as: what they count as, None where such pairs are left out.
     clusters: independent groups of rows; None when every row stands for itself. detectable: the difference that n pairs
     show with a chance of 80 %. ci95: None where there can be no interval. note: why, or what else limits the test.
-    at_worst, at_best: with every failed row such that b is worst off, or best; None without failed rows, or where no
-    such value is known.
+    skewed: as `PairedTest` has it. at_worst, at_best: with every failed row such that b is worst off, or best; None
+    without failed rows, or where no such value is known.
     """
 
     a: float
@@ -58,8 +59,19 @@ class MetricComparison:
     higher_is_better: bool | None = True
     failed_as: float | None = None
     note: str = ""
+    skewed: int = 0
     at_worst: Extreme | None = None
     at_best: Extreme | None = None
+
+    @property
+    def failures_decide(self) -> bool:
+        """Whether the failed rows could have had such values that the difference were not significant, or another."""
+        if not (self.failed_a or self.failed_b):
+            return False
+        return any(
+            end is None or end.p_value >= ALPHA or end.difference * self.difference <= 0
+            for end in (self.at_worst, self.at_best)
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "ci95": list(self.ci95) if self.ci95 else None}
@@ -211,6 +223,7 @@ class _Pairs:
             higher_is_better=scorer.higher_is_better,
             failed_as=self.failed_as,
             note=tested.note,
+            skewed=tested.skewed,
         )
 
 

@@ -27,6 +27,7 @@ from llmops.evaluation.reports.contents import (
 )
 from llmops.evaluation.results import RowResult
 from llmops.evaluation.scorers import Scorer
+from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.suite import Suite
 from llmops.recording import EvalRun, RecordedRows
 from llmops.workflow.cells import CellRun
@@ -126,8 +127,12 @@ class _Rows:
                 for name, score in left.scores.items()
                 if (other := right.scores.get(name)) is not None
             },
-            "change": None if x is None or y is None else y - x,
+            "change": None if x is None or y is None else self._change(x, y),
         }
+
+    def _change(self, x: float, y: float) -> float:
+        limits = limits_of(self._primary) if self._primary is not None else statistics.UNLIMITED
+        return float(statistics.paired_differences([x], [y], limits)[0])
 
     def _value(self, result: RowResult) -> float | None:
         if self._primary is None:
@@ -244,7 +249,7 @@ def _pairs(
                 "difference": ahead * metric.difference,
                 "ci95": sorted(ahead * end for end in metric.ci95) if metric.ci95 else None,
                 "p_adjusted": p,
-                "real": p < ALPHA,
+                "real": p < ALPHA and not metric.failures_decide,
             }
         )
     return pairs

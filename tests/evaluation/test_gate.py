@@ -488,3 +488,14 @@ def test_a_mean_that_is_its_bound_but_for_rounding_is_within_it(bounds: dict[str
     for mean in (0.7 - 1e-16, 0.7, 0.7 + 1e-16):
         found = decide(GateRules("right", **bounds), facts({"right": Metric(mean, 100, 0, (0.6, 0.8))}, None))
         assert found.verdict == "pass"
+
+
+@pytest.mark.parametrize(("skewed", "better_up", "told"), [(-1, True, True), (1, True, False), (1, False, True)])
+def test_not_worse_is_said_to_be_less_sure_where_few_rows_lose_much(skewed: int, better_up: bool, told: bool) -> None:
+    comparison = against(0.0, (-0.02, 0.02), 0.9)
+    metric = replace(comparison.metrics["right"], skewed=skewed)
+
+    found = verdict(GateRules("right", "not-worse", 0.05), replace(comparison, metrics={"right": metric}), better_up)
+
+    assert found.verdict == "pass"
+    assert ("not as surely as meant: few rows lose much" in found.reasons[0]) == told

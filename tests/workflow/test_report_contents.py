@@ -21,6 +21,7 @@ from llmops.prompt_file import parse_prompt
 from llmops.workflow.cells import RunOptions
 from llmops.workflow.evaluations import CellRun
 from llmops.workflow.report_contents import _order, _pairs, leaderboard, noise_sentence, report_contents
+from tests.evaluation.gated_runs import Scorer
 from tests.workflow.conftest import Workshop, prompt_text
 
 N = 40
@@ -268,3 +269,19 @@ def test_a_cell_whose_rows_failed_stands_as_the_comparison_has_it_and_one_withou
     assert {(pair["better"], pair["worse"]) for pair in pairs} == {
         ("fast", "slow"), ("broken", "slow"), ("broken", "fast"),
     }  # fmt: skip
+
+
+def test_a_cell_is_not_ahead_for_real_where_it_is_so_only_by_the_other_ones_failures() -> None:
+    nan = math.nan
+    right, half, failed, few_failed = [1.0] * 40, [1.0, 0.0] * 20, [1.0] * 25 + [nan] * 15, [0.0, 1.0] * 19 + [nan] * 2
+    primary = Scorer("right")
+
+    def real(values: list[list[float]]) -> bool:
+        [pair] = _pairs(primary, ["one", "other"], values, None, _order(primary, values))
+        assert pair["better"] == "one"
+        assert pair["p_adjusted"] < 0.05
+        return pair["real"]
+
+    assert real([right, half]) is True
+    assert real([right, few_failed]) is True
+    assert real([right, failed]) is False

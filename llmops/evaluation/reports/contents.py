@@ -196,7 +196,7 @@ class LeaderboardCell(TypedDict):
 
 class LeaderboardPair(TypedDict):
     """Two cells compared on the primary metric. difference, ci95: by how much `better` is ahead, never negative.
-    real: whether the difference is significant after correction."""
+    real: whether the difference is significant after correction, whatever the failed rows would have scored."""
 
     better: str
     worse: str

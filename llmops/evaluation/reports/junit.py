@@ -82,6 +82,8 @@ def _add_row(suite: Element, report: Report, row: Row, higher_is_better: bool | 
     change, error = row["change"], row.get("error_b")
     if error:
         _problem(case, "error", "no-answer", f"B gave no answer: {error}")
+    elif (score := row["scores"].get(report["primary"])) is not None and score["b"] is None:
+        _problem(case, "error", "no-score", f"{report['primary']} gave no score of B's answer")
     elif change is not None and (gain(change, higher_is_better) or 0.0) < 0:
         answers = f"A: {_answer(row['output_a'])}\nB: {_answer(row['output_b'])}"
         _problem(case, "failure", "worse", f"{report['primary']} changed by {signed(change)}", answers)

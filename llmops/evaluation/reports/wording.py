@@ -154,7 +154,8 @@ def outcomes(metric: MetricDifference) -> str:
 
 
 def sentences(comparison: ComparisonContents) -> list[str]:
-    """What is to be said of the comparison as a whole: noise, what is not compared, what so many rows can show."""
+    """What is to be said of the comparison as a whole: noise, what is not compared or limits an interval, what so many
+    rows can show."""
     noise, apart = comparison.get("noise"), comparison.get("not_compared", {})
     not_compared = [
         f"{name} is not compared: {found['reason']}; of {counted(found['n'], 'row')} {count(found['failed_a'])} "
@@ -165,6 +166,7 @@ def sentences(comparison: ComparisonContents) -> list[str]:
         *([FAILED_IN_DIFFERENCES] if any(map(_has_failed_rows, comparison["metrics"].values())) else []),
         *([noise_sentence(noise)] if noise else []),
         *not_compared,
+        *(f"{name}: {note}." for name, metric in comparison["metrics"].items() if (note := metric.get("note"))),
         *comparison.get("power", ()),
     ]
 

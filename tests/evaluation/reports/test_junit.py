@@ -59,6 +59,12 @@ def test_a_row_fails_when_the_deciding_metric_got_worse(make_report, make_row):
     assert found == {"row-1": [], "row-2": [], "row-3": ["failure"], "row-4": [], "row-5": ["error"]}
 
 
+def test_a_row_whose_answer_has_no_score_is_an_error_even_where_the_other_sides_was_the_worst(make_report, make_row):
+    unscored = make_row(1, 0.0, scores={"correct": {"a": False, "b": None}})
+    (case,) = cases(parsed(make_report(rows=[unscored])), "rows")
+    assert [(problem.tag, problem.get("type")) for problem in case] == [("error", "no-score")]
+
+
 def test_a_row_that_got_worse_shows_both_answers(make_report, make_row):
     (case,) = cases(parsed(make_report(rows=[make_row(3, -1.0)])), "rows")
     assert case.find("failure").get("message") == "correct changed by −1.000"
