@@ -75,7 +75,11 @@ class Budgets:
             reply_headers += _headers(found.budgets[0])
             return found
         reply_headers += _headers(found)
-        raise refusal(f"this key's {found.limit} tokens per {found.window} are used up", found.seconds)
+        held = found.limit - found.used
+        what = f"this key's {found.limit} tokens per {found.window} are used up"
+        if held > 0:
+            what += f", but for {held} that requests under way may still take"
+        raise refusal(what, found.seconds)
 
     def _give_back(self, work: asyncio.Future[Reservation | BudgetState]) -> None:
         """Of a request that went while its tokens were set aside."""

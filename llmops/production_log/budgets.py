@@ -42,11 +42,12 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class BudgetState:
-    """One budget of a key. left: tokens neither used nor set aside; seconds: until its window ends, or something may be
-    given back."""
+    """One budget of a key. used: tokens counted in this window; left: neither used nor set aside by requests under way;
+    seconds: until the window ends, or something may be given back."""
 
     window: str
     limit: int
+    used: int
     left: int
     seconds: float
 
@@ -83,7 +84,7 @@ class TokenBudgets:
                 used, left_seconds = _used(connection, key_id, window, now)
                 rest = max(0, limit - used - held)
                 wait = left_seconds if used >= limit else min(left_seconds, HELD_SECONDS)
-                states.append(BudgetState(window, limit, rest, left_seconds if rest else wait))
+                states.append(BudgetState(window, limit, used, rest, left_seconds if rest else wait))
                 if not rest:
                     return states[-1]
             made = Reservation(uuid.uuid4().hex, key_id, tuple(states))

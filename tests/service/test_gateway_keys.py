@@ -92,6 +92,16 @@ def test_streams_at_once_overdraw_a_budget_by_no_more_than_one_of_them(store, tm
     assert 0 < sum(used) < 400 + max(used)
 
 
+def test_a_refusal_tells_what_is_used_from_what_requests_under_way_hold(store, tmp_path):
+    key, text = store.create(tokens_per_minute=400)
+    with gateway_with(store, tmp_path) as (http, log):
+        log.budgets.reserve(key.id, {"minute": 400}, 400, 60.0)
+        reply = chat(http, text)
+    message = reply.json()["error"]["message"]
+    assert message == "this key's 400 tokens per minute are used up, but for 400 that requests under way may still take"
+    assert reply.headers["retry-after"] == "1"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_answer_whose_tokens_nobody_counted_is_charged_by_an_estimate_that_says_so(store, tmp_path, stream):
     _, text = store.create(tokens_per_minute=20)
