@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -14,6 +16,7 @@ from llmops.evaluation.eval_set_source import eval_set_of_table, find_eval_set
 from llmops.evaluation.eval_set_splits import SourceAccess
 from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.scorers import Scorer, make_scorer
+from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.scorers.trial import try_scorer
 from llmops.hashing import content_hash
 from llmops.json_lines import read_json
@@ -150,15 +153,17 @@ def load_suite(
     values = _read(path)
     judges = _judges(_table(values, "judges", path), path)
     specs = tuple(_scorer_spec(key, value, path) for key, value in _table(values, "scorers", path).items())
-    for spec in specs:
-        _try(make, spec, judges, path)
+    scorers = {spec.name: _made(make, spec, judges, path) for spec in specs}
     if not specs:
         raise BadFile(path, "must name at least one scorer", field="scorers")
     loaded = _eval_sets(values.get("eval_sets"), path, access)
     _check_ids(loaded, path)
-    gate = _gate(_table(values, "gate", path), {spec.name for spec in specs}, path)
+    gate = _gate(_table(values, "gate", path), scorers, path)
+    prompt = _text(values, "prompt", path)
+    if "@" in prompt:
+        raise BadFile(path, f"must be a prompt's name; one version of it is run with --prompt {prompt}", field="prompt")
     suite = Suite(
-        name, str(values.get("description", "")), loaded, _text(values, "prompt", path), _text(values, "model", path),
+        name, str(values.get("description", "")), loaded, prompt, _text(values, "model", path),
         specs, gate, _cluster_by(values, loaded, path), judges, _switch(values, "choices", path), make, path,
     )  # fmt: skip
     if try_scorers:
@@ -183,6 +188,11 @@ def _eval_sets(entries: Any, path: Path, access: SourceAccess | None) -> tuple[E
     """Names of folders or data files beside the suite, or tables that `eval_set_source` reads."""
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, (str, dict)) for entry in entries):
         raise BadFile(path, "must be a list of names or tables", field="eval_sets")
+    for entry in entries:
+        if isinstance(entry, str) and not (path.parent / entry).exists():
+            near = difflib.get_close_matches(entry, [found.name for found in path.parent.iterdir()], 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise BadFile(path, f"no folder or file {entry!r} beside the suite{hint}", field="eval_sets")
     return tuple(
         find_eval_set(path.parent / entry, access)
         if isinstance(entry, str)
@@ -222,9 +232,9 @@ def _scorer_spec(name: str, value: Any, path: Path) -> ScorerSpec:
     return ScorerSpec(name, str(value.get("type", name)), parameters)
 
 
-def _try(make: MakeScorer, spec: ScorerSpec, judges: JudgeTables, path: Path) -> None:
+def _made(make: MakeScorer, spec: ScorerSpec, judges: JudgeTables, path: Path) -> Scorer | None:
     try:
-        make(spec, judges)
+        return make(spec, judges)
     except UsageError as error:
         raise BadFile(path, str(error), field=f"scorers.{spec.name}") from error
 
@@ -264,7 +274,8 @@ def _check_ids(eval_sets: tuple[EvalSet, ...], path: Path) -> None:
             seen.add(hash(row.id))
 
 
-def _gate(values: Mapping[str, Any], scorers: set[str], path: Path) -> GateRules:
+def _gate(values: Mapping[str, Any], scorers: Mapping[str, Scorer | None], path: Path) -> GateRules:
+    """scorers: those of the suite by name; None: one whose judge is not configured."""
     try:
         rules = GateRules.from_mapping(values)
     except UsageError as error:
@@ -273,4 +284,16 @@ def _gate(values: Mapping[str, Any], scorers: set[str], path: Path) -> GateRules
     for name in rules.scorers:
         if name not in scorers:
             raise BadFile(path, f"names {name!r}, which is no scorer of this suite", field="gate")
+    if (rules.rule == "not-worse") != ("margin" in values):
+        raise BadFile(
+            path, "goes with rule = 'not-worse', which needs it: how much worse is allowed", field="gate.margin"
+        )
+    by_slice = {f"slice_floors.{part}": floors for part, floors in rules.slice_floors.items()}
+    for key, bounds in {"floors": rules.floors, "ceilings": rules.ceilings, **by_slice}.items():
+        for name, bound in bounds.items():
+            scorer = scorers[name]
+            low, high = (-math.inf, math.inf) if scorer is None else limits_of(scorer)
+            if not (math.isfinite(bound) and low <= bound <= high):
+                problem = f"{bound:g} is none of {name}'s values, which lie from {low:g} to {high:g}"
+                raise BadFile(path, problem, field=f"gate.{key}.{name}")
     return rules

@@ -168,6 +168,13 @@ def test_bytes_that_are_no_utf8_are_a_bad_file(folder: Path) -> None:
         (HEAD + SCORERS + GATE + "alpha = 0.1\n", "gate.alpha"),
         (HEAD + SCORERS + "[gate]\nprimary = 'right'\n", "gate"),
         (HEAD + SCORERS + GATE + "[gate.floors]\nright = 0.5\n", "gate"),
+        (HEAD + SCORERS + GATE + "[gate.floors]\ncorrect = 50\n", "gate.floors.correct"),
+        (HEAD + SCORERS + GATE + "[gate.floors]\ncorrect = nan\n", "gate.floors.correct"),
+        (HEAD + SCORERS + GATE + "[gate.ceilings]\nwords = -1\n", "gate.ceilings.words"),
+        (HEAD + SCORERS + GATE + "[gate.slice_floors.'a=b']\ncorrect = 2\n", "gate.slice_floors.a=b.correct"),
+        (HEAD + SCORERS + GATE + "rule = 'not-worse'\n", "gate.margin"),
+        (HEAD + SCORERS + GATE + "rule = 'better'\nmargin = 0.1\n", "gate.margin"),
+        (HEAD.replace('"qa"', '"qa@1"') + SCORERS + GATE, "prompt"),
     ],
 )  # fmt: skip
 def test_a_mistake_names_file_and_key(folder: Path, text: str, field: str) -> None:
@@ -195,10 +202,11 @@ def test_a_bad_row_of_an_eval_set_is_reported_at_its_own_file_and_line(folder: P
     assert (error.path, error.line, error.field) == (folder / "sums" / "rows.jsonl", 2, "inputs")
 
 
-def test_a_missing_eval_set_is_reported_at_its_path(folder: Path) -> None:
-    error = refused(folder, HEAD.replace('["sums"]', '["sums", "absent"]') + SCORERS + GATE)
+def test_a_missing_eval_set_is_reported_with_the_nearest_there_is(folder: Path) -> None:
+    error = refused(folder, HEAD.replace('["sums"]', '["sums", "sum"]') + SCORERS + GATE)
 
-    assert error.path == folder / "absent" / "rows.jsonl"
+    assert error.path == folder / "task.toml"
+    assert error.problem == "no folder or file 'sum' beside the suite; did you mean sums?"
 
 
 def test_a_row_id_in_two_eval_sets_is_refused(folder: Path) -> None:
