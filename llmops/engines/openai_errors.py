@@ -54,7 +54,7 @@ def _plain_text(content: bytes) -> object:
 def reported(body: Mapping[str, Any]) -> EngineError | None:
     """The failure that an event, or a reply of status 200, tells of; None when it tells of none."""
     if not body.get("error"):
-        told = body.get("object") == "error" or body.get("type") == "error" or body.keys() & {"message", "detail"}
+        told = body.get("object") == "error" or body.get("type") == "error" or body.keys() & {"message", *_LISTS}
         if not told or "choices" in body:
             return None
     return failure(body)
@@ -73,7 +73,21 @@ def error_message(body: object) -> str:
         return "no message"
     error = body.get("error")
     message = error.get("message") if isinstance(error, dict) else error if isinstance(error, str) else None
-    return str(message or body.get("message") or body.get("detail") or "no message")[:300]
+    message = message or body.get("message") or next((body[name] for name in _LISTS if body.get(name)), None)
+    return _in_words(message or "no message")[:300]
+
+
+_LISTS = ("detail", "errors")
+"""Where servers on FastAPI, and Cloudflare's, tell what is wrong: of each fault the place and a message."""
+
+
+def _in_words(said: Any) -> str:
+    if isinstance(said, list):
+        return "; ".join(map(_in_words, said))
+    if not isinstance(said, dict):
+        return str(said)
+    place = ".".join(map(str, said["loc"])) if isinstance(said.get("loc"), list) else ""
+    return ": ".join(filter(None, (place, str(said.get("msg") or said.get("message") or said))))
 
 
 def _error(status: int, body: object, what: str, retry_after: float | None) -> EngineError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from llmops.engines.openai_errors import failure, reported, unwrapped
@@ -90,7 +91,9 @@ class AnswerReader:
         chunks: list[Chunk] = []
         if choices:
             for choice in _objects(choices, "choices"):
-                chunks += self._choice(choice).take(choice, fields)
+                reader = self._choice(choice)
+                if said := reader.take(choice, fields):
+                    chunks += [*self._opened_before(reader), *said]
         elif fields:
             self._last_fields = fields
         if (usage := event.get("usage")) is not None:
@@ -113,6 +116,11 @@ class AnswerReader:
         *others, last = readers
         chunks = [chunk for reader in others for chunk in reader.end()]
         return chunks + last.end(self._usage, self._last_fields)
+
+    def _opened_before(self, reader: _ChoiceReader) -> list[Chunk]:
+        """The events that wait of answers which began earlier: clients may count answers by their first events."""
+        earlier = takewhile(lambda each: each is not reader, self._choices.values())
+        return [chunk for each in earlier for chunk in each.opened()]
 
     def _choice(self, choice: Mapping[str, Any]) -> _ChoiceReader:
         index = _index(choice, 0, self._asked)
@@ -148,7 +156,7 @@ class _ChoiceReader:
             self._said = True
             self._ending = Further(NO_FIELDS, fields, reply) if finished else self._ending
             further = _further_of(said, NO_FIELDS if finished else fields, reply)
-            return [*self._opened(), Chunk(text, None, None, self._index, calls, entries, further=further)]
+            return [*self.opened(), Chunk(text, None, None, self._index, calls, entries, further=further)]
         if finished:
             self._ending = Further(said, fields, reply)
         elif said and not self._said and self._opening is None:
@@ -164,7 +172,7 @@ class _ChoiceReader:
         ending = self._ending or Further()
         further = _further_of(ending.delta, ending.choice, {**ending.reply, **reply})
         last = Chunk("", self.finish_reason or UNSAID, usage, self._index, further=further)
-        return [*self._opened(), *last_calls, last]
+        return [*self.opened(), *last_calls, last]
 
     def _delta(self, choice: Mapping[str, Any]) -> Mapping[str, Any]:
         """The next piece; of a server that sends an answer in one event perhaps as a whole message."""
@@ -174,7 +182,7 @@ class _ChoiceReader:
         self._begun = self._begun or told is not None or "delta" in choice
         return _object(told, "delta")
 
-    def _opened(self) -> list[Chunk]:
+    def opened(self) -> list[Chunk]:
         """The event that waited, once."""
         opening, self._opening = self._opening, None
         return [] if opening is None else [opening.followed()]

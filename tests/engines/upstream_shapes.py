@@ -80,6 +80,7 @@ def _text(*pieces: Any, finish: Any = "stop", **ending: Any) -> tuple[Any, ...]:
 
 
 LINES = "a\u2028b\u0085c\u2029d\x1ce"
+CUSTOM = {"id": "call_c", "type": "custom", "custom": {"name": "run", "input": ""}}
 SIGNED = {"google": {"thought_signature": "s"}}
 HELLO = (piece(content="Hel"), piece(content="lo"))
 
@@ -198,10 +199,41 @@ SHAPES: dict[str, Shape] = {
             for each in (piece(**START), *HELLO, piece("stop"), USED)
         ) + b"data: [DONE]\r\n\r\n",
     ),
+    "finish reasons that are empty texts": Shape(
+        None, (piece("", **START), *(piece("", content=text) for text in ("Hel", "lo")), piece("stop"), USED, DONE)
+    ),
+    "all in one event": Shape(None, ({**piece("stop", role="assistant", content="Hello"), "usage": USAGE}, DONE)),
+    "a custom call": Shape(
+        message(None, "tool_calls", tool_calls=[{**CUSTOM, "custom": {"name": "run", "input": "ls"}}]),
+        (piece(**TOOLS, tool_calls=[{"index": 0, **CUSTOM}]),
+         *(piece(tool_calls=[{"index": 0, "custom": {"input": letter}}]) for letter in "ls"),
+         piece("tool_calls"), USED, DONE),
+    ),
     "done with a space": Shape(None, (piece(**START), *HELLO, piece("stop"), USED, "[DONE] ")),
 }  # fmt: skip
 
 """Those that clients must see as they are."""
+
+
+def _choices(*choices: tuple[int, dict[str, Any]], finish: str | None = None) -> dict[str, Any]:
+    told = [{"index": index, "delta": delta, "finish_reason": finish} for index, delta in choices]
+    return _object("chat.completion.chunk", choices=told)
+
+
+TWO_ANSWERS: dict[str, Shape] = {
+    "both begin, then speak in turn": Shape(None, (
+        _choices((0, START)), _choices((1, START)), _choices((1, {"content": "b"})), _choices((0, {"content": "a"})),
+        _choices((0, {}), (1, {}), finish="stop"), USED, DONE,
+    )),
+    "calls of both in turn": Shape(None, (
+        _choices((0, {**TOOLS, "tool_calls": [call(0, "weather", "", "call_a")]}),
+                 (1, {**TOOLS, "tool_calls": [call(0, "clock", "", "call_b")]})),
+        _choices((1, {"tool_calls": [call(0, None, CLOCK, None)]})),
+        _choices((0, {"tool_calls": [call(0, None, WEATHER, None)]})),
+        _choices((0, {}), (1, {}), finish="tool_calls"), USED, DONE,
+    )),
+}  # fmt: skip
+"""Likewise, of requests with `n` of 2."""
 
 ODD_TOOLS: dict[str, Shape] = {
     "arguments as an object": Shape(
@@ -309,6 +341,11 @@ FAILURES: dict[str, Shape] = {
     ),
     "400: error in a list of one, as Gemini's": Shape([{"error": _ERROR}], ([{"error": _ERROR}],)),
     "400: error in a list of one as status": Shape([{"error": _ERROR}], status=400),
+    "400: body.x: too large": Shape({"detail": [{"loc": ["body", "x"], "msg": "too large", "type": "e"}]}, status=422),
+    "502: error in a list of Cloudflare's": Shape(
+        {"errors": [{"message": "no room", "code": 7003}], "success": False},
+        ({"errors": [{"message": "no room", "code": 7003}], "success": False},),
+    ),
     "400: error as plain text": Shape(b"no room", status=422),
     "503: error of an overloaded server": Shape({"error": _ERROR}, status=529),
     "502: finish_reason 'network_error'": Shape(message("abc", "network_error"), _text(finish="network_error")),
@@ -334,7 +371,7 @@ FAILURES: dict[str, Shape] = {
 async def answer(seen: Seen, send: Send) -> bool:
     """The shape that the user names."""
     asked = [each["content"] for each in seen.body["messages"] if each["role"] == "user"][-1]
-    shape = {**SHAPES, **ODD_TOOLS, **NO_IDS, **FAILURES}[asked]
+    shape = {**SHAPES, **TWO_ANSWERS, **ODD_TOOLS, **NO_IDS, **FAILURES}[asked]
     if shape.status != 200 or not seen.body.get("stream"):
         return await reply(shape.status, shape.whole)(seen, send)
     events = shape.events if isinstance(shape.events, bytes) else sse(*shape.events)

@@ -19,7 +19,7 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 
 from llmops.engines.openai import OpenAIEngine
 from tests.engines.upstream_server import UpstreamServer
-from tests.engines.upstream_shapes import BOTH, FAILURES, NO_IDS, ODD_TOOLS, SHAPES, Shape, answer
+from tests.engines.upstream_shapes import BOTH, FAILURES, NO_IDS, ODD_TOOLS, SHAPES, TWO_ANSWERS, Shape, answer
 
 OF_EACH = {"id", "model", "created"}
 Form = Callable[[openai.OpenAI, str], Any]
@@ -65,12 +65,12 @@ def whole(client: openai.OpenAI, shape: str) -> Any:
     return reply.to_dict(warnings=False)
 
 
-def streamed(client: openai.OpenAI, shape: str) -> Any:
+def streamed(client: openai.OpenAI, shape: str, **fields: Any) -> Any:
     """All events put together as the client does it, and the fields around them."""
     state, around = ChatCompletionStreamState(), {}
     for chunk in client.chat.completions.create(
         model="assistant", messages=[{"role": "user", "content": shape}], stream=True,
-        stream_options={"include_usage": True},
+        stream_options={"include_usage": True}, **fields,
     ):  # fmt: skip
         around |= {name: value for name, value in chunk.to_dict(warnings=False).items() if value is not None}
         state.handle_chunk(chunk)
@@ -89,6 +89,11 @@ def forms_of(shapes: Mapping[str, Shape]) -> list[Any]:
 @pytest.mark.parametrize(("shape", "form"), forms_of(SHAPES))
 def test_a_reply_of_any_shape_comes_through(asked, shape, form):
     assert told(form(asked["through"], shape)) == told(form(asked["direct"], shape))
+
+
+@pytest.mark.parametrize("shape", TWO_ANSWERS)
+def test_a_stream_of_two_answers_comes_through_in_its_order(asked, shape):
+    assert told(streamed(asked["through"], shape, n=2)) == told(streamed(asked["direct"], shape, n=2))
 
 
 @pytest.mark.slow
