@@ -112,19 +112,21 @@ def compare(
     sequential_seed: int | None = None,
     suite_rows: int | None = None,
     drawn_from: int | None = None,
+    apart: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Joins two runs on row id.
 
     slice_by: the metric compared within each slice as well (the gate's). cluster_by: what rows of one source share, as
     `cluster_of` reads it. noise: of the engine. sequential_seed: of two runs that were stopped early; rows are then
     taken in the order of their draw and tested with the anytime-valid test, for scores within 0 and 1; others are left
-    out. suite_rows, drawn_from: as `OfSuite` has them.
+    out. suite_rows, drawn_from: as `OfSuite` has them. apart: metrics that
+    are not to be compared, and why.
 
     Raises:
         CannotRun: a row id stands for different inputs, expectations or contexts in the two runs, or they share no row.
     """
-    scores = {scorer.name: PairedScores(scorer, cluster_by) for scorer in scorers}
-    primary = scores.get(slice_by or "")
+    scores, reasons = {scorer.name: PairedScores(scorer, cluster_by) for scorer in scorers}, apart or {}
+    primary = scores.get(slice_by or "") if slice_by not in reasons else None
     slices, changed = _Slices(primary, cluster_by), _Changed()
     rows = changed_texts = 0
     run_a, run_b = _Counted(a), _Counted(b)
@@ -137,9 +139,12 @@ def compare(
             slices.add(left, right)
             changed.add(left, right, primary.scorer)
     sequential = sequential_seed is not None
-    compared = {name: metric.compared(sequential=sequential) for name, metric in scores.items()}
+    compared = {
+        name: metric.compared(sequential=sequential) if name not in reasons else metric.apart(reasons[name])
+        for name, metric in scores.items()
+    }
     found = {name: metric for name, metric in compared.items() if isinstance(metric, MetricComparison)}
-    apart = {name: metric for name, metric in compared.items() if isinstance(metric, NotCompared)}
+    not_compared = {name: metric for name, metric in compared.items() if isinstance(metric, NotCompared)}
     in_slices, slices_apart = slices.compared(sequential)
     return Comparison(
         name_a,
@@ -153,7 +158,7 @@ def compare(
         sequential,
         run_a.answers.rows - rows,
         run_b.answers.rows - rows,
-        {**apart, **slices_apart},
+        {**not_compared, **slices_apart},
         run_a.answers,
         run_b.answers,
         None if suite_rows is None else OfSuite(rows, suite_rows, drawn_from),

@@ -234,6 +234,9 @@ def _compared(scorer: str, margin: float | None, rules: GateRules, facts: Facts,
         not_compared = comparison.not_compared.get(scorer)
         return check("inconclusive", f"{scorer}: {not_compared.reason if not_compared else 'it was not compared'}")
     outcome, words = _ruled(metric, margin)
+    if metric.higher_is_better is None:
+        bound = "a floor or a ceiling says more"
+        outcome, words = "inconclusive", f"neither direction of it is better, so that there is no gain or loss; {bound}"
     failed = [f"{side}{_without_score(own)}" for side, own, _ in sides if own is not None and own.n_failed]
     too_many = [
         side

@@ -92,11 +92,11 @@ class NotCompared:
 
 
 def value_of(result: RowResult, scorer: Scorer, failed_as: float | None = None) -> float | None:
-    """The score's value; a row without one counts as the scorer's worst, or else as `failed_as`."""
+    """The score's value; a row without one counts as `failed_as`, or else as the scorer's worst."""
     score = result.scores.get(scorer.name)
     if score is not None and score.value is not None:
         return score.value
-    return failed_as if scorer.worst is None else scorer.worst
+    return scorer.worst if failed_as is None else failed_as
 
 
 def number_of(result: RowResult, scorer: Scorer) -> float:
@@ -133,11 +133,13 @@ class PairedScores:
 
     @property
     def failed_as(self) -> float | None:
-        """What a row without a score counts as: the scorer's worst value, else the worst that either run has, so that
-        failing never helps. None where no direction is the worse one, or no row has a score."""
-        if self.scorer.worst is not None or self.scorer.higher_is_better is None:
+        """What a row without a score counts as: the worst of the scorer's worst value and those that either run has, so
+        that failing never helps. None where no direction is the worse one, or no row has a score and no value is."""
+        if self.scorer.higher_is_better is None:
             return self.scorer.worst
         seen = [value for values in (self._a, self._b) for value in values if not math.isnan(value)]
+        if self.scorer.worst is not None:
+            seen.append(self.scorer.worst)
         return (min if self.scorer.higher_is_better else max)(seen, default=None)
 
     def compared(self, *, sequential: bool = False, failed_as: float | None = None) -> MetricComparison | NotCompared:
@@ -148,6 +150,11 @@ class PairedScores:
             return NotCompared(reason, len(self), pairs.failed_a, pairs.failed_b)
         at_worst, at_best = self._extremes(sequential=sequential)
         return replace(pairs.compared(self.scorer, sequential), at_worst=at_worst, at_best=at_best)
+
+    def apart(self, reason: str) -> NotCompared:
+        """Where they are not to be compared at all."""
+        failed_a, failed_b = (sum(map(math.isnan, values)) for values in (self._a, self._b))
+        return NotCompared(reason, len(self), failed_a, failed_b)
 
     def _extremes(self, *, sequential: bool) -> tuple[Extreme | None, Extreme | None]:
         """With the failed rows of b at their worst and those of a at their best; and the other way round."""

@@ -16,7 +16,7 @@ from llmops.hashing import canonical_json
 from llmops.registry.store import Store
 from llmops.versions import ModelVersion, PromptVersion
 
-CELL_TAG, COMPLETE_TAG = "llmops.cell_hash", "llmops.complete"
+CELL_TAG, CONTENT_TAG, COMPLETE_TAG = "llmops.cell_hash", "llmops.cell", "llmops.complete"
 SUITE_TAG, PROMPT_TAG, MODEL_TAG = "llmops.suite", "llmops.prompt", "llmops.model"
 RECORDER_TAG, WRITER_TAG = "llmops.recorder", "llmops.writer"
 ROWS_FILE, SUMMARY_FILE = "rows.jsonl", "summary.json"
@@ -48,7 +48,7 @@ class CellIdentity:
             SUITE_TAG: self.suite,
             PROMPT_TAG: self.prompt.ref,
             MODEL_TAG: self.model.ref,
-            "llmops.cell": canonical_json(self.content),
+            CONTENT_TAG: canonical_json(self.content),
         }
 
     def params(self) -> dict[str, str]:
@@ -67,8 +67,9 @@ def shown_param(value: Any) -> str:
 class EvalRun:
     """A recorded eval run. Rows are read when asked for.
 
-    answers: what became of the rows. params: what MLflow shows (engine, slots, seed …). usage: `tokens_in`,
-    `tokens_out` and `cost` over all rows, where they are known.
+    answers: what became of the rows. content: the cell's identity, as `CellIdentity` has it; empty where it was too
+    long for the store. params: what MLflow shows (engine, slots, seed …). usage: `tokens_in`, `tokens_out` and `cost`
+    over all rows, where they are known.
     """
 
     run_id: str
@@ -83,6 +84,7 @@ class EvalRun:
     params: Mapping[str, str] = field(default_factory=dict)
     usage: Mapping[str, float] = field(default_factory=dict)
     answers: AnswerCounts = field(default_factory=AnswerCounts)
+    content: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def cell(self) -> str:
@@ -109,6 +111,7 @@ def read_run(store: Store, run: Any) -> EvalRun:
         dict(run.data.params),
         summary.get("usage", {}),
         _answers(store, run_id, summary),
+        _content(tags.get(CONTENT_TAG, "")),
     )
 
 
@@ -116,6 +119,14 @@ def holds_rows(store: Store, run_id: str) -> bool:
     """Whether a run's files are where they were put: somebody may have deleted the artifacts, or copied the database
     alone. The caller translates MLflow's errors."""
     return {ROWS_FILE, SUMMARY_FILE} <= {item.path for item in store.client.list_artifacts(run_id)}
+
+
+def _content(text: str) -> dict[str, Any]:
+    """MLflow cuts a tag off that is too long."""
+    try:
+        return dict(json.loads(text))
+    except ValueError:
+        return {}
 
 
 def _answers(store: Store, run_id: str, summary: Mapping[str, Any]) -> AnswerCounts:

@@ -145,6 +145,21 @@ def cell_identity(suite: Suite, cell: Cell, settings: Settings, options: RunOpti
     return CellIdentity(suite.name, cell.prompt, cell.model, content, content_hash(content), eval_sets)
 
 
+def scorer_definitions(suite: Suite) -> dict[str, str]:
+    """What each of a suite's scorers is now, with its judge: a hash by name."""
+    specs = [spec.to_json() for spec in suite.scorer_specs]
+    return definitions_in({"format": _RUN_FORMAT, "scorers": specs, "judges": _judges(suite)})
+
+
+def definitions_in(content: Mapping[str, Any]) -> dict[str, str]:
+    """The same of the scorers of a run, from its cell's content; none where that is not known."""
+    judges = content.get("judges", {})
+    return {
+        spec["name"]: content_hash([content.get("format"), spec, judges.get(spec["name"])])
+        for spec in content.get("scorers", ())
+    }
+
+
 def _judges(suite: Suite) -> Mapping[str, Any]:
     """Models that score: another judge, or another embedding model, gives other scores."""
     return {

@@ -27,7 +27,15 @@ from llmops.registry import Registry
 from llmops.settings import Settings
 from llmops.short_ids import MOST_NAMED, whole_id
 from llmops.versions import Ref, Release
-from llmops.workflow.cells import Cell, CellRun, RowChoice, RunOptions, cell_identity
+from llmops.workflow.cells import (
+    Cell,
+    CellRun,
+    RowChoice,
+    RunOptions,
+    cell_identity,
+    definitions_in,
+    scorer_definitions,
+)
 from llmops.workflow.early_stopping import EarlyStop, run_until_decided
 from llmops.workflow.matrix import NOISE_PARAM, STOPPED_PARAM, CellProgress, running
 from llmops.workflow.scorer_workshop import ScorerWorkshop
@@ -199,6 +207,12 @@ class Evaluations:
     def compare_runs(self, suite: Suite, a: str, run_a: EvalRun, b: str, run_b: EvalRun) -> Comparison:
         """Two runs of one suite, which their rows are read from. Raises CannotRun, StoreUnavailable."""
         stopped = _stopped(run_a, run_b)
+        one, other = definitions_in(run_a.content), definitions_in(run_b.content)
+        apart = {
+            name: "the two runs were scored by other definitions of it; run both again"
+            for name in one.keys() & other.keys()
+            if one[name] != other[name]
+        }
         return compare(
             a,
             self.rows(run_a),
@@ -211,6 +225,7 @@ class Evaluations:
             sequential_seed=stopped[0] if stopped else None,
             suite_rows=suite.n_rows,
             drawn_from=stopped[1] if stopped else None,
+            apart=apart,
         )
 
     def votes(self, a: str, b: str) -> Votes | None:
@@ -252,7 +267,7 @@ class Evaluations:
             name=challenger,
             champion=runs["a"].metrics if "a" in runs else {},
             slices=slices,
-            untrusted=untrusted(suite, self.registry.store, self.workshop),
+            untrusted={**untrusted(suite, self.registry.store, self.workshop), **_defined_otherwise(suite, runs)},
             serving=served_mode(runs["b"], self.registry.models.get(runs["b"].model), self._settings),
             limits={scorer.name: limits_of(scorer) for scorer in suite.make_scorers()},
             suite_rows=suite.n_rows,
@@ -328,6 +343,17 @@ class Evaluations:
     def _champion_ref(self, release: Release | None) -> str | None:
         champion = self.registry.release_versions.champion(release.app) if release else None
         return champion.ref if champion else None
+
+
+def _defined_otherwise(suite: Suite, runs: Mapping[str, EvalRun]) -> dict[str, str]:
+    """Scorers of the suite that a run was scored by when they were something else, and why that matters."""
+    now = scorer_definitions(suite)
+    return {
+        name: f"{run.run_id} was scored by another definition of it than the suite's; run it again"
+        for run in runs.values()
+        for name, definition in definitions_in(run.content).items()
+        if name in now and now[name] != definition
+    }
 
 
 def _noise(*runs: EvalRun) -> Noise | None:

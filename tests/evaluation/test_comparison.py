@@ -118,7 +118,7 @@ def test_a_win_is_in_the_scorers_direction_and_the_difference_is_not(
 
 @pytest.mark.parametrize(("worst", "mean_b"), [(0.0, 0.25), (1.0, 0.75)])
 def test_a_row_without_a_score_counts_as_the_worst(scorer: Any, worst: float, mean_b: float) -> None:
-    made = scorer("right", worst=worst)
+    made = scorer("right", worst=worst, higher_is_better=worst == 0)
 
     found = compare("a", run([True, False, True, False]), "b", run([True, False, None, None]), [made]).metrics["right"]
 
@@ -283,7 +283,7 @@ def test_a_comparison_is_plain_json(scorer: Any) -> None:
     assert value["metrics"]["right"].keys() == {
         "a", "b", "difference", "ci95", "p_value", "p_adjusted", "test", "wins", "losses", "ties", "n",
         "failed_a", "failed_b", "clusters", "detectable", "higher_is_better", "failed_as", "note",
-        "at_worst", "at_best",
+        "at_worst", "at_best", "skewed",
     }  # fmt: skip
     assert value["slices"]["topic=sums"]["right"]["losses"] == 6
 
@@ -525,3 +525,23 @@ def test_without_failed_rows_or_known_limits_there_are_no_ends(scorer: Any) -> N
     assert (whole.at_worst, whole.at_best) == (None, None)
     assert cut.at_worst is None  # a failed row may have taken any time
     assert cut.at_best is not None  # but no less than none
+
+
+def test_a_failed_row_never_counts_more_than_the_worst_score_that_was_given() -> None:
+    """A similarity of 0 is its worst by name, and one below 0 occurs."""
+    similarity = Scorer("similar", limits=(-1.0, 1.0))
+
+    found = compare("a", run([-0.4] * 8, "similar"), "b", run([-0.4] * 6 + [None] * 2, "similar"), [similarity])
+
+    assert (found.metrics["similar"].failed_as, found.metrics["similar"].difference) == (-0.4, 0.0)
+
+
+def test_metrics_that_are_to_be_kept_apart_are_not_compared_and_say_why(scorer: Any) -> None:
+    found = compare(
+        "a", run([True] * 6), "b", run([None] * 6), [scorer("right")], "right", apart={"right": "defined otherwise"}
+    )
+
+    assert (found.metrics, found.slices, found.changed_rows) == ({}, {}, [])
+    assert found.to_json()["not_compared"]["right"] == {
+        "reason": "defined otherwise", "n": 6, "failed_a": 0, "failed_b": 6
+    }  # fmt: skip

@@ -499,3 +499,14 @@ def test_not_worse_is_said_to_be_less_sure_where_few_rows_lose_much(skewed: int,
 
     assert found.verdict == "pass"
     assert ("not as surely as meant: few rows lose much" in found.reasons[0]) == told
+
+
+@pytest.mark.parametrize("rule", ["better", "not-worse"])
+def test_a_metric_of_which_neither_direction_is_better_decides_nothing(rule: str) -> None:
+    comparison = against(0.1, (0.05, 0.15), 0.001)
+    metric = replace(comparison.metrics["right"], higher_is_better=None)
+
+    found = decide(GateRules("right", rule, 0.2), facts(GOOD, replace(comparison, metrics={"right": metric})))
+
+    assert found.verdict == "inconclusive"
+    assert "neither direction of it is better" in found.reasons[0]

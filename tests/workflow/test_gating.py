@@ -111,6 +111,26 @@ def test_two_runs_of_the_same_25_rows_say_nothing_of_a_suite_of_200(evaluations:
     assert any("only 180 of the suite's 200 rows were judged" in reason for reason in first.reasons)
 
 
+def test_a_run_that_was_scored_by_another_definition_of_a_scorer_decides_nothing(workshop: Workshop) -> None:
+    """A suite whose scorer was made stricter after the champion, or the challenger, was scored."""
+    workshop.add_suite("redefined", 20)
+    path = workshop.folder / "redefined.toml"
+    lenient = run(workshop.evaluations, "redefined").run.run_id
+    path.write_text(path.read_text().replace('type = "contains"', 'type = "exact_match"'))
+    evaluations = workshop.evaluations
+    strict = run(evaluations, "redefined", prompt="qa@2").run.run_id
+
+    for challenger, champion in ((lenient, strict), (strict, lenient), (lenient, lenient)):
+        gated = evaluations.gate(challenger, champion, "redefined")
+        assert gated.verdict.verdict == "inconclusive"
+        told = "\n".join(gated.verdict.reasons)
+        assert f"correct cannot gate: {lenient} was scored by another definition of it" in told
+    found = evaluations.compare(strict, lenient)
+    assert "correct" not in found.metrics
+    assert "other definitions of it" in found.not_compared["correct"].reason
+    assert "exact_match" in found.metrics
+
+
 def test_answers_that_are_cut_off_are_counted_on_the_run_in_mlflow_and_in_its_json(
     workshop: Workshop, evaluations: Evaluations
 ) -> None:
