@@ -7,7 +7,7 @@ it is with every such row at its best. Where too many are missing, it says nothi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -71,7 +71,7 @@ class Facts:
     name: the challenger's. slices: its metrics by `tag=value`. untrusted: judge scorers that may not gate, and why.
     limits: the least and the greatest value of a scorer; a scorer that is not named may have any.
     serving: how what will be served differs from what was evaluated, where it does or may. suite_rows: of the suite
-    that gates, where that is known.
+    that gates, where that is known. other_rows: runs whose rows are not, or not any more, those of the suite.
     """
 
     metrics: Mapping[str, Metric]
@@ -84,6 +84,7 @@ class Facts:
     limits: Mapping[str, Limits] = field(default_factory=dict)
     serving: str | None = None
     suite_rows: int | None = None
+    other_rows: Sequence[str] = ()
 
 
 def decide(rules: GateRules, facts: Facts) -> Verdict:
@@ -131,10 +132,12 @@ def _rows(rules: GateRules, facts: Facts) -> Check:
     ]
     if part is not None and _too_many(part.left_out, part.rows, rules):
         too_many.append("the suite")
-    if not too_many:
-        return Check("rows", "rows", rules.primary, "pass", told)
-    told += f"; too much is missing of {' and '.join(too_many)}, at most {_percent(rules.most_failed)} may be"
-    return Check("rows", "rows", rules.primary, "inconclusive", told)
+    if too_many:
+        told += f"; too much is missing of {' and '.join(too_many)}, at most {_percent(rules.most_failed)} may be"
+    if facts.other_rows:
+        told += f"; the suite's rows are others now than those of {' and '.join(facts.other_rows)}: run it again"
+    outcome: Outcome = "inconclusive" if too_many or facts.other_rows else "pass"
+    return Check("rows", "rows", rules.primary, outcome, told)
 
 
 def _rules_checked(rules: GateRules, facts: Facts) -> Iterator[Check]:

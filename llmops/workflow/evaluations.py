@@ -15,6 +15,7 @@ from typing import Any
 from llmops import __version__
 from llmops.errors import CannotRun, UnknownVersion, UsageError
 from llmops.evaluation.comparison import Comparison, compare
+from llmops.evaluation.eval_set import measure
 from llmops.evaluation.eval_set_splits import SourceAccess
 from llmops.evaluation.gate import ALPHA, Facts, Verdict, decide, slice_metrics
 from llmops.evaluation.noise import Noise
@@ -271,6 +272,7 @@ class Evaluations:
             serving=served_mode(runs["b"], self.registry.models.get(runs["b"].model), self._settings),
             limits={scorer.name: limits_of(scorer) for scorer in suite.make_scorers()},
             suite_rows=suite.n_rows,
+            other_rows=[run.run_id for run in runs.values() if _has_other_rows(suite, run)],
         )
         verdict = decide(suite.gate, facts)
         if release is not None:
@@ -354,6 +356,15 @@ def _defined_otherwise(suite: Suite, runs: Mapping[str, EvalRun]) -> dict[str, s
         for name, definition in definitions_in(run.content).items()
         if name in now and now[name] != definition
     }
+
+
+def _has_other_rows(suite: Suite, run: EvalRun) -> bool:
+    """Whether a run's rows are not the suite's, all or the first of them. Of a run that was stopped early, which drew
+    its rows, that is not known."""
+    known = run.content.get("rows")
+    if known in (None, suite.rows_hash) or STOPPED_PARAM in run.params:
+        return False
+    return run.rows >= suite.n_rows or measure(suite.rows.first(run.rows)).content_hash != known
 
 
 def _noise(*runs: EvalRun) -> Noise | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmops.engines.fake import FakeEngine
-from llmops.errors import EngineRejected, GateRefused
+from llmops.errors import CannotRun, EngineRejected, GateRefused
 from llmops.evaluation.reports.junit import junit
 from llmops.evaluation.results import AnswerCounts
 from llmops.factsheet.markdown import markdown as factsheet_markdown
@@ -129,6 +129,25 @@ def test_a_run_that_was_scored_by_another_definition_of_a_scorer_decides_nothing
     assert "correct" not in found.metrics
     assert "other definitions of it" in found.not_compared["correct"].reason
     assert "exact_match" in found.metrics
+
+
+def test_runs_on_rows_that_the_suite_has_no_more_say_nothing_of_it(workshop: Workshop) -> None:
+    workshop.add_suite("moving", 22)
+    path = workshop.folder / "moving-rows" / "rows.jsonl"
+    before = run(workshop.evaluations, "moving").run.run_id
+    assert workshop.evaluations.gate(before, before, "moving").verdict.verdict == "pass"
+    path.write_text(path.read_text().replace("purple", "mauve"))
+    evaluations = workshop.evaluations
+
+    for against in (before, None):
+        verdict = evaluations.gate(before, against, "moving").verdict
+        assert verdict.verdict == "inconclusive"
+        assert f"the suite's rows are others now than those of {before}" in "\n".join(verdict.reasons)
+    now = run(evaluations, "moving").run.run_id
+    with pytest.raises(CannotRun, match="different expectations"):
+        evaluations.gate(now, before, "moving")
+    first = run(evaluations, "moving", limit=20).run.run_id
+    assert evaluations.gate(first, first, "moving").verdict.verdict == "pass"
 
 
 def test_answers_that_are_cut_off_are_counted_on_the_run_in_mlflow_and_in_its_json(
