@@ -156,7 +156,7 @@ def run(
         say(f"note: {name} is left out, it needs a judge; set LLMOPS_JUDGE or give the suite a [judges] table")
     for name, text in loaded.not_counted().items():
         say(f"note: {name} does not count {text}; see docs/scorers.md")
-    failures = [evaluations.failures(item.run) for item in done]
+    failures = [evaluations.failures(item) for item in done]
     scoreless = {item.cell.name: _scoreless(item.run) for item in done}
     for item, found in zip(done, failures, strict=True):
         for failure in found[:_MOST_REASONS]:

@@ -33,6 +33,8 @@ _FAILING = frozenset({500, 502, 503, 504, 529})
 _TRANSIENT = frozenset({408, 429}) | _FAILING
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 60.0
+_GIVEN_UP_AFTER = 5  # questions in a row without an answer
+_ASKED_AGAIN_AFTER = 60.0  # seconds
 
 
 class JudgeClient:
@@ -41,20 +43,28 @@ class JudgeClient:
     It connects on the first question. Its connections are closed by `close`, or when nobody holds it any more.
     """
 
-    def __init__(self, endpoint: JudgeEndpoint, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        endpoint: JudgeEndpoint,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.endpoint = endpoint
-        self._sleep = sleep
+        self._sleep, self._clock = sleep, clock
         self._places = threading.BoundedSemaphore(endpoint.side_by_side)
         self._opening = threading.Lock()
         self._http: httpx.Client | None = None
-        self._is_away = False
+        self._counting = threading.Lock()
+        self._unanswered, self._given_up, self._why = 0, 0.0, ""
         self._fields = SentFields()
 
     def ask(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> dict[str, Any]:
         """The judge's answer, an object that follows `schema`.
 
         Raises:
-            EngineUnavailable: the judge cannot be reached, has no key, or kept failing through all retries.
+            EngineUnavailable: the judge cannot be reached, has no key, or kept failing through all retries; or it left
+                the last questions unanswered, and is left alone for a minute.
             EngineTimeout: no answer in time, through all retries.
             EngineRejected: the request can never succeed; ContextTooLong when it is too long.
             EngineError: an answer that is cut off, refused, no JSON, or does not follow the schema.
@@ -81,13 +91,17 @@ class JudgeClient:
 
     def _exchange(self, body: Mapping[str, Any]) -> httpx.Response:
         """The reply of status 200, after as many tries as the endpoint allows; after one, where it gave up the last
-        request: a server that has gone away, or fails whatever it is asked, would else cost every row of a run all of
-        its pauses."""
-        retries = 0 if self._is_away else self.endpoint.retries
+        request, and after none for a while, where it gave up several in a row: a server that has gone away, or fails
+        whatever it is asked, would else cost every row of a run all of its pauses, and one that hangs its time-out."""
+        unanswered = self._unanswered
+        if unanswered >= _GIVEN_UP_AFTER and self._clock() - self._given_up < _ASKED_AGAIN_AFTER:
+            raise EngineUnavailable(f"not asked, after several questions in a row without an answer: {self._why}")
+        retries = 0 if unanswered else self.endpoint.retries
         for failures in range(retries + 1):
             reply = self._post(body)
             if isinstance(reply, httpx.Response):
-                self._is_away = False
+                if reply.status_code not in _FAILING:
+                    self._unanswered = 0
                 if reply.status_code == 200:
                     return reply
                 failure = _translate(reply, self._place)
@@ -99,7 +113,9 @@ class JudgeClient:
             if failures == retries or pause > _LONGEST_PAUSE:
                 break
             self._sleep(pause)
-        self._is_away = not isinstance(reply, httpx.Response) or reply.status_code in _FAILING
+        if not isinstance(reply, httpx.Response) or reply.status_code in _FAILING:
+            with self._counting:
+                self._unanswered, self._given_up, self._why = self._unanswered + 1, self._clock(), str(failure)
         raise failure
 
     def _post(self, body: Mapping[str, Any]) -> httpx.Response | EngineError:

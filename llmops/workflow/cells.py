@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psutil
@@ -13,6 +13,7 @@ from llmops.engines.protocol import EngineIdentity, GenerationParameters
 from llmops.evaluation.comparison import draw
 from llmops.evaluation.eval_set import Rows, measure
 from llmops.evaluation.generating import Task
+from llmops.evaluation.results import RowResult
 from llmops.evaluation.scorers.protocol import IdentifiedScorer
 from llmops.evaluation.suite import Suite
 from llmops.hashing import content_hash
@@ -79,14 +80,47 @@ class RowChoice:
         return Rows(lambda: (row for row in rows if draw(self.seed, row.id) < share))
 
 
+@dataclass(slots=True)
+class Failure:
+    """Why some rows have no score. first: the id of the first such row. scorers: those that gave none, as an ordered
+    set."""
+
+    why: str
+    first: str
+    rows: int = 0
+    scorers: dict[str, None] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"why": self.why, "rows": self.rows, "first": self.first, "scorers": list(self.scorers)}
+
+
+def failures_of(results: Iterable[RowResult]) -> tuple[Failure, ...]:
+    """Why rows have no score, most frequent first. Reasons that differ only by the row that they name are one."""
+    found: dict[str, Failure] = {}
+    for result in results:
+        named = f"row {result.row.id}: "
+        failed = {
+            name: score.error.replace(named, "") for name, score in result.scores.items() if score.error is not None
+        }
+        for why in dict.fromkeys(failed.values()):
+            failure = found.setdefault(why, Failure(why, result.row.id))
+            failure.rows += 1
+            failure.scorers.update(dict.fromkeys(name for name, error in failed.items() if error == why))
+    return tuple(sorted(found.values(), key=lambda failure: -failure.rows))
+
+
 @dataclass(frozen=True, slots=True)
 class CellRun:
-    """A cell's recorded run, and what this call did for it."""
+    """A cell's recorded run, and what this call did for it.
+
+    failed_again: why rows failed in this call, where the run is an earlier one that stands because no fewer failed now.
+    """
 
     cell: Cell
     run: EvalRun
     generated: int
     from_cache: int
+    failed_again: tuple[Failure, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,12 @@ from llmops.versions import Ref, Release
 from llmops.workflow.cells import (
     Cell,
     CellRun,
+    Failure,
     RowChoice,
     RunOptions,
     cell_identity,
     definitions_in,
+    failures_of,
     scorer_definitions,
 )
 from llmops.workflow.early_stopping import EarlyStop, run_until_decided
@@ -58,20 +60,6 @@ class Gated:
     verdict: Verdict
     comparison: Comparison | None
     runs: Mapping[str, EvalRun]
-
-
-@dataclass(slots=True)
-class Failure:
-    """Why some rows have no score. first: the id of the first such row. scorers: those that gave none, as an ordered
-    set."""
-
-    why: str
-    first: str
-    rows: int = 0
-    scorers: dict[str, None] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return {"why": self.why, "rows": self.rows, "first": self.first, "scorers": list(self.scorers)}
 
 
 class Evaluations:
@@ -153,23 +141,12 @@ class Evaluations:
         """Every row of a run, read from a local copy as often as asked. Raises StoreUnavailable."""
         return self._recorder.rows(run)
 
-    def failures(self, run: EvalRun) -> list[Failure]:
-        """Why rows of a run have no score, most frequent first. Reasons that differ by nothing but the row that they
-        name are one. Raises StoreUnavailable."""
-        found: dict[str, Failure] = {}
-        if any(metric.n_failed for metric in run.metrics.values()):
-            for result in self.rows(run):
-                named = f"row {result.row.id}: "
-                failed = {
-                    name: score.error.replace(named, "")
-                    for name, score in result.scores.items()
-                    if score.error is not None
-                }
-                for why in dict.fromkeys(failed.values()):
-                    failure = found.setdefault(why, Failure(why, result.row.id))
-                    failure.rows += 1
-                    failure.scorers.update(dict.fromkeys(name for name, error in failed.items() if error == why))
-        return sorted(found.values(), key=lambda failure: -failure.rows)
+    def failures(self, done: CellRun) -> Sequence[Failure]:
+        """Why rows of a run have no score, most frequent first. Raises StoreUnavailable."""
+        if done.failed_again is not None:
+            return done.failed_again
+        failed = any(metric.n_failed for metric in done.run.metrics.values())
+        return failures_of(self.rows(done.run)) if failed else ()
 
     def resolve(self, text: str, suite_name: str | None = None) -> EvalRun:
         """The complete run meant by a run id or its beginning, `APP@V`, `PROMPT@V` or `PROMPT@V,MODEL@V`.

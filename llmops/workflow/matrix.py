@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import groupby
 
 from llmops.engines.opening import check_parameters, engine_identity, engine_name, open_engine
@@ -22,7 +23,7 @@ from llmops.registry import Registry
 from llmops.settings import Settings, named_variables
 from llmops.upstream_source import UpstreamSource
 from llmops.versions import ModelVersion
-from llmops.workflow.cells import Cell, CellRun, RowChoice, RunOptions, cell_identity, cost_of, task_of
+from llmops.workflow.cells import Cell, CellRun, RowChoice, RunOptions, cell_identity, cost_of, failures_of, task_of
 from llmops.workflow.scorer_workshop import ScorerWorkshop
 
 CellProgress = Callable[[str, int, int], None]
@@ -165,7 +166,7 @@ class Matrix:
         if before is not None:
             found, n_failed = before
             if passing_failures(report.results, self._judged, asks_upstream=_is_upstream(cell.model)) >= n_failed:
-                return found
+                return replace(found, failed_again=failures_of(report.results))
         return await asyncio.to_thread(self._record, todo, task, report, shown)
 
     def _record(self, todo: Todo, task: Task, report: EvalReport, shown: str | None) -> CellRun:

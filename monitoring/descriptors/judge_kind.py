@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from llmops.errors import EngineError, EngineTimeout, EngineUnavailable, UsageError
+from llmops.errors import EngineError, UsageError
 from llmops.production_log import LogRecord
 from llmops.settings import Settings
 from monitoring.descriptors.computation import Computation, Failed
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from llmops.judges.rubric import RubricJudge
 
 _MOST_CHARACTERS = 20_000
-_GIVEN_UP_AFTER = 5
-"""Unanswered requests one after the other; the rest of the part of a batch then fails without being sent."""
 
 
 def make_judge(table: Table, settings: Settings) -> Computation:
@@ -53,7 +51,8 @@ def make_judge(table: Table, settings: Settings) -> Computation:
 
     def verdicts(records: Sequence[LogRecord]) -> Sequence[Any]:
         endpoint.check()  # a judge that is away would leave these rows without a value for good
-        return list(_verdicts(judge, records, value))
+        with ThreadPoolExecutor(judge.side_by_side, thread_name_prefix="judge") as pool:
+            return list(pool.map(lambda record: _verdict(judge, record, value), records))
 
     return Computation(verdicts, identity, value)
 
@@ -72,24 +71,7 @@ def _endpoint(table: Table, settings: Settings) -> JudgeEndpoint:
     )
 
 
-def _verdicts(judge: RubricJudge, records: Sequence[LogRecord], value: Kind) -> Iterator[Any]:
-    """Asks about `side_by_side` answers at a time, and stops asking an endpoint that does not answer."""
-    unanswered = 0
-    step = judge.side_by_side
-    with ThreadPoolExecutor(step, thread_name_prefix="judge") as pool:
-        for start in range(0, len(records), step):
-            some = records[start : start + step]
-            if unanswered >= _GIVEN_UP_AFTER:
-                yield from [Failed("EngineUnavailable: the judge did not answer before, and was not asked")] * len(some)
-                continue
-            for verdict in pool.map(lambda record: _verdict(judge, record, value), some):
-                lost = isinstance(verdict, (EngineUnavailable, EngineTimeout))
-                unanswered = unanswered + 1 if lost else 0
-                yield Failed.of(verdict) if isinstance(verdict, EngineError) else verdict
-
-
 def _verdict(judge: RubricJudge, record: LogRecord, value: Kind) -> Any:
-    """A value, or the EngineError in its place."""
     from llmops.evaluation.eval_set import EvalRow
     from llmops.evaluation.results import Output
 
@@ -97,5 +79,5 @@ def _verdict(judge: RubricJudge, record: LogRecord, value: Kind) -> Any:
     try:
         score = judge.judge(row, Output(record.output[:_MOST_CHARACTERS]))
     except EngineError as error:
-        return error
+        return Failed.of(error)
     return score.label if value == "label" else score.value

@@ -256,6 +256,23 @@ def test_a_server_that_fails_whatever_it_is_asked_is_asked_once_a_question_until
     assert len(asked.requests) == 7
 
 
+def test_a_server_that_leaves_several_questions_unanswered_is_left_alone_for_a_while(script) -> None:
+    now = 1000.0
+    asked = script([*[BUSY] * 5, GOOD])
+    client = JudgeClient(asked.endpoint, clock=lambda: now)
+    for _ in range(5):
+        with pytest.raises(EngineUnavailable, match="answered 503: busy"):
+            client.ask(ASKED, SCHEMA)
+
+    for _ in range(3):
+        with pytest.raises(EngineUnavailable, match=r"^not asked, after several .* answered 503: busy"):
+            client.ask(ASKED, SCHEMA)
+    assert len(asked.requests) == 5
+
+    now += 60
+    assert client.ask(ASKED, SCHEMA)["score"] == 3
+
+
 def test_threads_share_a_client_and_at_most_side_by_side_ask_at_once(script) -> None:
     lock, now, most = threading.Lock(), 0, 0
 

@@ -90,7 +90,7 @@ def test_metrics_count_scored_and_failed_rows(first: CellRun) -> None:
 
 
 def test_rows_that_failed_for_one_reason_are_counted_together(workshop: Any, first: CellRun) -> None:
-    found = [failure.to_json() for failure in workshop.evaluations.failures(first.run)]
+    found = [failure.to_json() for failure in workshop.evaluations.failures(first)]
 
     why = "MissingExpectation: expectations hold no expected_json"
     assert found == [{"why": why, "rows": 24, "first": "sums-0", "scorers": ["fields"]}]

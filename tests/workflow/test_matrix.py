@@ -305,24 +305,27 @@ def test_a_judge_that_is_away_is_not_missed_where_its_scores_are_kept(
 def test_what_a_judge_failed_to_judge_is_judged_by_the_next_run_and_nothing_else(
     workshop: Workshop, engine: FakeEngine, removed: Callable[[Path], None]
 ) -> None:
-    busy = True
+    busy, why = True, "busy"
 
     def answer(request: dict[str, Any]) -> Any:
         hard = any("“1” a number" in message["content"] for message in request["messages"])
         if hard or (busy and "“2” a number" in request["messages"][-1]["content"]):
-            return 503, {}, '{"error": {"message": "busy"}}'
+            return 503, {}, json.dumps({"error": {"message": why}})
         return '{"rationale": "so it is", "score": "pass"}'
 
     with ScriptedJudge(answer) as judge:
         removed(judged(workshop, "outage", judge.base_url))
         (first,) = run(workshop, suite="outage")
         assert (first.run.metrics["kind"].n_scored, first.run.metrics["kind"].n_failed) == (4, 2)
-        (failure,) = (each for each in workshop.evaluations.failures(first.run) if "kind" in each.scorers)
+        (failure,) = (each for each in workshop.evaluations.failures(first) if "kind" in each.scorers)
         assert (failure.rows, list(failure.scorers)) == (2, ["kind"])
         assert "answered 503: busy" in failure.why
 
-        (same,) = run(workshop, suite="outage")  # nothing is better: the run stands
+        why = "worn out"
+        (same,) = run(workshop, suite="outage")  # nothing is better: the run stands, but it is told why it failed now
         assert (same.run.run_id, len(judge.requests)) == (first.run.run_id, 8)
+        (failure,) = (each for each in workshop.evaluations.failures(same) if "kind" in each.scorers)
+        assert "answered 503: worn out" in failure.why
         busy = False
         (better,) = run(workshop, suite="outage")
         assert better.run.run_id != first.run.run_id
