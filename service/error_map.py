@@ -108,7 +108,8 @@ def error_response(error: Exception) -> Response:
     """The whole reply for any exception, also for those of the framework."""
     if not isinstance(error, HTTPException):
         return api_error(error).response()
-    response = ApiError(error.status_code, str(error.detail), code=_HTTP_CODES.get(error.status_code)).response()
+    message = "there is no such route; /docs lists those there are" if error.status_code == 404 else str(error.detail)
+    response = ApiError(error.status_code, message, code=_HTTP_CODES.get(error.status_code)).response()
     response.headers.update(error.headers or {})
     return response
 

@@ -22,6 +22,7 @@ from llmops.short_ids import MOST_NAMED, whole_id
 
 _AGO = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _BATCH = 1000
+_PARQUET = b"PAR1"  # how such a file begins
 _MOST_ERRORS = 100  # that `log import --json` lists; stderr has all
 
 
@@ -161,6 +162,8 @@ def import_records(ctx: click.Context, file: Path, as_json: bool) -> None:
 def _read_jsonl(file: Path) -> Iterator[LogRecord | BadFile]:
     """Records of a JSON Lines file, and for each line that holds none what is wrong with it. Raises BadFile."""
     for number, line in numbered_lines(file):
+        if number == 1 and line.startswith(_PARQUET):
+            raise BadFile(file, "is Parquet; JSON Lines are read, as `llmops log export --out FILE.jsonl` writes them")
         try:
             record = LogRecord.from_json(json_object(line, file, number))
             if is_prediction(record):
@@ -196,7 +199,8 @@ def _said(record: LogRecord) -> str:
 def _row(record: LogRecord) -> tuple[Any, ...]:
     at = shown_time(record.at)
     served = record.release or record.model or "–"
-    texts = (record.input[:60], record.output[:60])
+    why = record.details.get("error")
+    texts = (record.input[:60], record.output[:60] or (f"({str(why)[:100]})" if why else ""))
     what = (at, record.request_id[:12], served, record.status, record.outcome)
     latency = "–" if record.latency_ms is None else f"{record.latency_ms:.0f}"
     return (*what, latency, _said(record), *texts)

@@ -45,6 +45,27 @@ def test_tail_shows_the_newest_in_the_contracts_shape(llmops: Run, traffic: Path
     assert set(shown["records"][0]) >= FIELDS
 
 
+@pytest.mark.parametrize("error", ["EngineError: no route", {"message": "EngineError: no route"}])
+def test_tail_shows_why_a_request_without_an_answer_failed(llmops: Run, tmp_path: Path, error: object) -> None:
+    (tmp_path / "failed.jsonl").write_text(line(1, status=502, details={"error": error}))
+    llmops("log", "import", str(tmp_path / "failed.jsonl"))
+
+    assert "EngineError: no route" in " ".join(llmops("log", "tail").out.split())
+
+
+def test_an_export_as_parquet_is_no_file_to_import_and_is_refused_as_one(
+    llmops: Run, traffic: Path, tmp_path: Path
+) -> None:
+    llmops("log", "import", str(traffic))
+    llmops("log", "export", "--out", str(tmp_path / "out.parquet"))
+
+    refused = llmops("log", "import", str(tmp_path / "out.parquet"))
+
+    assert refused.code == 3
+    assert "out.parquet: is Parquet; JSON Lines are read" in refused.err
+    assert "left out" not in refused.err
+
+
 def test_a_window_and_an_app_limit_what_is_read(llmops: Run, traffic: Path) -> None:
     llmops("log", "import", str(traffic))
     since = llmops("log", "tail", "--since", "2026-01-01T00:00:03Z", "--json").json
