@@ -365,10 +365,10 @@ class ResponseRequest(StrictBody):
             extras["tools"] = [tool.to_tool() for tool in self.tools]
             if isinstance(self.tool_choice, FunctionChoice):
                 extras["tool_choice"] = {"type": "function", "function": {"name": self.tool_choice.name}}
-            elif self.tool_choice not in (None, "auto"):
+            elif self.tool_choice is not None:
                 extras["tool_choice"] = self.tool_choice
-            if self.parallel_tool_calls is False:
-                extras["parallel_tool_calls"] = False
+            if self.parallel_tool_calls is not None:
+                extras["parallel_tool_calls"] = self.parallel_tool_calls
         if self.top_logprobs or (self.include and LOGPROBS in self.include):
             extras["logprobs"] = True
             if self.top_logprobs:

@@ -350,10 +350,10 @@ class ChatRequest(StrictBody):
         found |= {name: value for name in _PASSED_ON if (value := getattr(self, name)) is not None}
         if self.tools:
             found["tools"] = [tool.model_dump(exclude_unset=True) for tool in self.tools]
-            if self.tool_choice not in (None, "auto"):
+            if self.tool_choice is not None:
                 found["tool_choice"] = as_sent(self.tool_choice)
-            if self.parallel_tool_calls is False:
-                found["parallel_tool_calls"] = False
+            if self.parallel_tool_calls is not None:
+                found["parallel_tool_calls"] = self.parallel_tool_calls
         return found
 
     @property

@@ -340,8 +340,8 @@ def _is_whole(sent: SentEvent) -> bool:
 def _error_event(data: bytes) -> object:
     """What an event of that name says; some servers send plain text."""
     try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
+        return UpstreamJson().read(data, "an error")
+    except EngineError:
         return {"error": data.decode(errors="replace")}
 
 

@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import orjson
-
+from llmops.engines.upstream_json import UpstreamJson
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 
 _STATUS_NAMES = ("code", "status", "status_code", "http_code")
@@ -30,8 +29,8 @@ _UNOFFICIAL = frozenset({520, 521, 522, 523, 529})
 def refusal(status: int, headers: Mapping[str, str], content: bytes) -> EngineError:
     """The error for a reply whose status says that it is no answer. headers: looked up in lower case."""
     try:
-        body = orjson.loads(content)
-    except orjson.JSONDecodeError:
+        body = UpstreamJson().read(content, "an error")
+    except EngineError:
         body = _plain_text(content)
     return _error(status, unwrapped(body), f"upstream answered {status}", retry_seconds(headers.get("retry-after")))
 
@@ -86,6 +85,8 @@ def _in_words(said: Any) -> str:
         return "; ".join(map(_in_words, said))
     if not isinstance(said, dict):
         return str(said)
+    if "detail" in said:
+        return _in_words(said["detail"])
     place = ".".join(map(str, said["loc"])) if isinstance(said.get("loc"), list) else ""
     return ": ".join(filter(None, (place, str(said.get("msg") or said.get("message") or said))))
 

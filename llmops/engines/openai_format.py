@@ -33,7 +33,9 @@ def chat_body(request: GenerationRequest, *, stream: bool = True) -> dict[str, A
     """The body of a chat request; what is not set is left out. A streamed one asks for token counts at its end."""
     parameters = request.parameters
     body: dict[str, Any] = {
-        "messages": [dict(message) for message in request.messages],
+        "messages": [
+            {name: value for name, value in turn.items() if name != "sent_content"} for turn in request.messages
+        ],
         "max_tokens": parameters.max_tokens,
         "temperature": parameters.temperature,
         "top_p": parameters.top_p,

@@ -112,3 +112,9 @@ def test_a_date_to_come_back_is_the_time_until_then(zone):
     waited = retry_seconds(f"Wed, 21 Oct 2099 07:28:00 {zone}")
     assert waited is not None
     assert waited > 1e9
+
+
+def test_a_refusal_that_is_no_json_by_the_letter_or_nested_too_deep_is_told_all_the_same():
+    told = refusal(400, {}, b'\xef\xbb\xbf{"error": {"message": "no \\ud83d room"}}')
+    assert str(told) == "upstream answered 400: no \ufffd room"
+    assert len(str(refusal(400, {}, b'{"detail":' * 900 + b"1" + b"}" * 900))) < 400

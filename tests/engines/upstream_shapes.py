@@ -342,6 +342,9 @@ FAILURES: dict[str, Shape] = {
     "400: error in a list of one, as Gemini's": Shape([{"error": _ERROR}], ([{"error": _ERROR}],)),
     "400: error in a list of one as status": Shape([{"error": _ERROR}], status=400),
     "400: body.x: too large": Shape({"detail": [{"loc": ["body", "x"], "msg": "too large", "type": "e"}]}, status=422),
+    "400: body.n: too many": Shape(
+        {"object": "error", "message": {"detail": [{"loc": ["body", "n"], "msg": "too many"}]}}, status=422
+    ),
     "502: error in a list of Cloudflare's": Shape(
         {"errors": [{"message": "no room", "code": 7003}], "success": False},
         ({"errors": [{"message": "no room", "code": 7003}], "success": False},),

@@ -371,7 +371,7 @@ def test_what_tools_said_follows_the_filled_template(serve):
         seen = gateway.engines["tiny@1"].requests[0].messages
         (record,) = gateway.records()
     assert [message["role"] for message in seen] == ["system", "user", "assistant", "tool"]
-    assert seen[2] == {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert seen[2] == {"role": "assistant", "content": "", "tool_calls": [call], "sent_content": None}
     assert seen[3] == {"role": "tool", "content": "3", "tool_call_id": "call_0"}
     assert record.input == "add them"
 

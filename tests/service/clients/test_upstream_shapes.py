@@ -206,6 +206,11 @@ PASSED_ON = {
 }  # fmt: skip
 
 
+def test_what_is_the_default_elsewhere_reaches_an_upstream_whose_default_it_may_not_be(ask):
+    offered = {"tools": PASSED_ON["tools"], "tool_choice": "auto", "parallel_tool_calls": True}
+    assert ask(messages=[TEXT], **offered)[1].items() >= offered.items()
+
+
 def test_what_a_request_asks_of_an_upstream_reaches_it(ask):
     seen = ask(messages=[TEXT], **PASSED_ON)[1]
     assert {name: seen.get(name) for name in PASSED_ON} == PASSED_ON
