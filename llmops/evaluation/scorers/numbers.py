@@ -8,11 +8,12 @@
 | `minus 3`, `negative 3` | -3 where it begins the text |
 | `2e-3`, `3 × 10^8`, `2·10⁻³`, `10^6`, `2³`, `2^10`, `0x1F` | the number: 2³ is 8, neither 2 nor 23 |
 | `50%`, `50 percent`, `5‰` | 50 and 5, and that they are percentages, or thousandths |
-| `2k`, `1.5M`, `$3bn`, `1.5 million`, `2 lakh` | 2 and 1.5 and so on, and what they are multiplied by |
+| `2k`, `1.5M`, `$3bn`, `1.5 million`, `2 lakh`, `3万`, `5억` | 2 and 1.5 and so on, and what they are multiplied by |
 | `3/4`, `½`, `2½`, `1 3/4`, `\\frac{3}{4}` | the fraction; but both numbers of `5/0` |
 | `$(1,234)`, `(1,234 €)`, `USD (1,234)` | -1234 where it is the whole answer, as in accounts; 1234 in a sentence |
 | `(1,234)` | 1234: brackets without a currency are only brackets |
 | `१२३`, `１，２３４` | 123 and 1234: the decimal digits of every script |
+| `答案是42。`, `คือ42`, `約-5` | the number: in scripts without spaces it stands beside letters |
 | `1,234` and `1.234` | 1234 and 1.234: English, where both are possible |
 | `1,2` | 1 and 2 in a sentence; 1.2 where it is the whole answer |
 | `12 345` | 12 and 345 in a sentence (“page 12 345”); 12345 where it is the whole answer |
@@ -29,7 +30,7 @@ import unicodedata
 from dataclasses import dataclass
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
 
-from llmops.evaluation.scorers.normalisation import with_minus
+from llmops.evaluation.scorers.normalisation import LETTERS_WITHOUT_SPACES, with_minus
 
 EXACT = Context(prec=60, Emax=MAX_EMAX, Emin=MIN_EMIN)
 """To count with what is read: enough digits for any answer, and room for any power."""
@@ -53,6 +54,7 @@ _LATEX = (
 )
 _ONE_SIGN_FRACTIONS = re.compile(r"(?P<after>(?<=\d)\s?)?(?P<sign>[¼-¾⅐-⅞↉])")
 _MONEY = "$€£¥₹₽₩₺₴₪₫฿₦"
+_AFTER_LETTERS = re.compile(rf"(?<=[{LETTERS_WITHOUT_SPACES}\uac00-\ud7a3])(?=[-+]?[{_MONEY}]?[\d.])")
 _CURRENCY = "(?:USD|EUR|GBP|CHF|JPY|CNY|INR|AUD|CAD|SEK|NOK|DKK|PLN|BRL|Rs)"
 _SPELLED = (
     (re.compile(r"\A(?P<marks>[\s*_`\"“]*)(?:minus|negative)\s(?=[\d.$€£¥])", re.IGNORECASE), r"\g<marks>-"),
@@ -75,9 +77,11 @@ _WORDS = {
     "hundred": 2, "thousand": 3, "lakh": 5, "million": 6, "mio": 6, "mn": 6, "crore": 7, "billion": 9, "bn": 9,
     "mrd": 9, "trillion": 12, "tn": 12,
 }  # fmt: skip
+_SIGNS_OF_TENS = {"百": 2, "千": 3, "万": 4, "萬": 4, "亿": 8, "億": 8, "천": 3, "만": 4, "억": 8}
 _FACTOR = (
     rf"(?:\s?(?P<share>[%‰‱]|(?i:percent|per cent|pct|per mille|per mil)\b)"
     rf"|(?P<letter>{'|'.join(sorted(_LETTERS, key=len, reverse=True))})(?!\w)"
+    rf"|(?P<tens>[{''.join(_SIGNS_OF_TENS)}]+)"
     rf"|(?P<words>(?:\s(?i:{'|'.join(_WORDS)})s?\b)+))?"
 )
 # A sign counts only where it is not glued to a word before it: “10-12” holds 10 and 12.
@@ -165,7 +169,8 @@ def _plain(text: str) -> str:
         text = pattern.sub(shown, text)
     if not text.isascii():
         text = re.sub(r"\d", lambda found: str(int(found[0])), _UNSEEN.sub("", text))
-        text = with_minus(_ONE_SIGN_FRACTIONS.sub(_spelled_out, text)).translate(_SIGNS)
+        text = _ONE_SIGN_FRACTIONS.sub(_spelled_out, text).replace("−", "-").translate(_SIGNS)
+        text = with_minus(_AFTER_LETTERS.sub(" ", text))
     for pattern, shown in _SPELLED:
         text = pattern.sub(shown, text)
     return _NO_NUMBERS.sub(" ", _OF_ANOTHER_BASE.sub(lambda found: str(int(found[0], 0)), text))
@@ -197,6 +202,8 @@ def _power(found: re.Match[str]) -> int:
         return _SHARES[found["share"].lower()]
     if found["letter"] is not None:
         return _LETTERS[found["letter"]]
+    if found["tens"] is not None:
+        return sum(_SIGNS_OF_TENS[sign] for sign in found["tens"])
     words = (found["words"] or "").lower().split()
     return sum(_WORDS[word if word in _WORDS else word.removesuffix("s")] for word in words)
 
