@@ -120,6 +120,23 @@ def test_powers_and_signs_are_read_as_they_are_meant(text: str, values: list[flo
 
 
 @pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("答案是42。", [42]),
+        ("価格は１，２３４円です", [1234]),
+        ("คือ๔๒บาท", [42]),
+        ("약50개, 가격은1,234원", [50, 1234]),
+        ("温度は−5℃", [-5]),
+        ("从10-12", [10, 12]),
+        ("是3/4", [0.75]),
+        ("GPT4, Нет42, é42", []),
+    ],
+)
+def test_a_number_stands_beside_letters_in_scripts_that_put_no_spaces(text: str, values: list[float]) -> None:
+    assert [float(number.value) for number in read_numbers(text)] == pytest.approx(values)
+
+
+@pytest.mark.parametrize(
     "written", ["2026-01-31", "2026-01-31T10:30:00Z", "3/4/2026", "10:30", "3:4", "1.2.3", "10.0.0.1"]
 )
 def test_what_only_looks_like_a_number_is_none(written: str) -> None:
@@ -135,6 +152,8 @@ def test_what_only_looks_like_a_number_is_none(written: str) -> None:
         ("1.5 million", "1.5", True), ("1.5 billion", "1.5 million", False), ("2k", "2000", True), ("2k", "2M", False),
         ("2000", "2k", True), ("$3bn", "3,000 million", True), ("5 hundred thousand", "500000", True),
         ("2 lakh", "2,00,000", True), ("1,5 Mio.", "1.5 million", True), ("2km", "2000", False), ("2kg", "2", True),
+        ("约3万人", "30000", True), ("3万", "3亿", False), ("1.5億円", "150,000,000", True),
+        ("5억", "500 million", True),
         ("2³", "2²", False), ("2²", "22", False), ("2", "2²", False),
     ],
 )  # fmt: skip
