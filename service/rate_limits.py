@@ -39,8 +39,9 @@ RETRY_SECONDS = 1.0
 REDIS_SECONDS = 1.0
 """How long Redis may take to connect, and to answer, before a machine counts on its own."""
 
-LOCK_SECONDS, LOCK_PAUSE_SECONDS = 0.02, 0.0005
-"""How long a worker waits for another one, which holds a window for microseconds unless it is frozen in them."""
+LOCK_SECONDS, LOCK_PAUSE_SECONDS = 2.0, 0.0005
+"""How long a worker waits for another one, which holds a window for microseconds, or until it is scheduled again. One
+that is frozen in them is killed sooner."""
 
 Headers = list[tuple[bytes, bytes]]
 

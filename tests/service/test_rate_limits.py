@@ -162,7 +162,9 @@ def test_processes_at_once_let_exactly_so_many_in(tmp_path):
     assert sum(found.get() for _ in processes) == 500
 
 
-def test_a_worker_that_is_frozen_while_it_counts_locks_nobody_out(tmp_path):
+def test_a_worker_that_is_frozen_while_it_counts_locks_nobody_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("service.rate_limits.LOCK_SECONDS", 0.01)
+
     async def scenario():
         workers, limits = [RateLimits(folder=tmp_path) for _ in range(2)], limited(requests_per_minute=2)
         assert await allowed(workers[0], limits, 1) == 1

@@ -24,7 +24,7 @@ async function streamed(client, asked) {
   try {
     return { ...around, ...told(await stream.finalChatCompletion()) };
   } catch (error) {
-    return { ...around, error: error.message };
+    return { ...around, error: error.message.split("\n")[0] }; // below it, what came, with its id
   }
 }
 
