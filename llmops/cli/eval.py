@@ -225,7 +225,9 @@ def show_runs(suite: str, done: Sequence[CellRun], board: Leaderboard | None, st
     rows.append(("generated, cached", *(f"{item.generated}, {item.from_cache}" for item in done)))
     rows.append(("run", *(item.run.run_id for item in done)))
     columns = [f"{i.cell.release.ref} = {i.run.cell}" if i.cell.release else i.run.cell for i in done]
-    title = f"Suite {suite}: {row_count(done[0].run.rows)}, mean (95 % interval)"
+    run = done[0].run
+    part = f" of {run.suite_rows}" if run.suite_rows is not None and run.rows < run.suite_rows else ""
+    title = f"Suite {suite}: {row_count(run.rows)}{part}, mean (95 % interval)"
     print_table(title, ("scorer", *columns), rows)
     if board is not None:
         show_leaderboard(board)

@@ -19,6 +19,7 @@ from llmops.versions import ModelVersion, PromptVersion
 CELL_TAG, CONTENT_TAG, COMPLETE_TAG = "llmops.cell_hash", "llmops.cell", "llmops.complete"
 SUITE_TAG, PROMPT_TAG, MODEL_TAG = "llmops.suite", "llmops.prompt", "llmops.model"
 RECORDER_TAG, WRITER_TAG = "llmops.recorder", "llmops.writer"
+SUITE_ROWS_PARAM = "suite_rows"
 ROWS_FILE, SUMMARY_FILE = "rows.jsonl", "summary.json"
 
 _LONGEST_PARAM = 500
@@ -85,6 +86,12 @@ class EvalRun:
     usage: Mapping[str, float] = field(default_factory=dict)
     answers: AnswerCounts = field(default_factory=AnswerCounts)
     content: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def suite_rows(self) -> int | None:
+        """Of the whole suite when it was run; None for older runs."""
+        known = self.params.get(SUITE_ROWS_PARAM)
+        return None if known is None else int(known)
 
     @property
     def cell(self) -> str:

@@ -129,6 +129,7 @@ class CellRun:
             "model": self.cell.model.ref,
             "release": self.cell.release.ref if self.cell.release else None,
             "rows": self.run.rows,
+            "suite_rows": self.run.suite_rows,
             "answers": self.run.answers.to_json(),
             "metrics": {name: metric.to_json() for name, metric in self.run.metrics.items()},
             "generated": self.generated,

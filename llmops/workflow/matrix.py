@@ -19,6 +19,7 @@ from llmops.evaluation.suite import Suite
 from llmops.hashing import canonical_json
 from llmops.reachable import check_reachable
 from llmops.recording import CellIdentity, EvalRecorder, EvalRun, register_eval_set
+from llmops.recording.cell import SUITE_ROWS_PARAM
 from llmops.registry import Registry
 from llmops.settings import Settings, named_variables
 from llmops.upstream_source import UpstreamSource
@@ -191,7 +192,7 @@ class Matrix:
 
     def _extras(self, cell: Cell, task: Task, report: EvalReport) -> tuple[dict[str, str], dict[str, float]]:
         """What a run shows besides its cell: noise, cost, scorers left out."""
-        params = {"repeatable": str(self.options.repeatable).lower(), "suite_rows": str(self._suite.n_rows)}
+        params = {"repeatable": str(self.options.repeatable).lower(), SUITE_ROWS_PARAM: str(self._suite.n_rows)}
         metrics: dict[str, float] = {}
         if left_out := self._suite.left_out():
             params["scorers_without_judge"] = ", ".join(left_out)

@@ -95,7 +95,9 @@ def test_a_run_of_25_rows_against_one_of_200_is_inconclusive(evaluations: Evalua
 
 
 def test_two_runs_of_the_same_25_rows_say_nothing_of_a_suite_of_200(evaluations: Evaluations) -> None:
-    one, two = (run(evaluations, "long", prompt=prompt, limit=25).run.run_id for prompt in ("qa@1", "qa@2"))
+    made = [run(evaluations, "long", prompt=prompt, limit=25) for prompt in ("qa@1", "qa@2")]
+    assert [(each.to_json()["rows"], each.to_json()["suite_rows"]) for each in made] == [(25, 200)] * 2
+    one, two = (each.run.run_id for each in made)
     most = run(evaluations, "long", limit=180).run.run_id
 
     gated = evaluations.gate(two, one, "long")
