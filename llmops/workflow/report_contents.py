@@ -50,8 +50,13 @@ def report_contents(
     primary = _primary(suite)
     decides = comparison.metrics.get(suite.gate.primary)
     failed_as = decides.failed_as if decides is not None else None
-    told = comparison.to_json()
-    told["power"] = [f"{name}: {sentence}." for name, sentence in told["power"].items()]
+    told: dict[str, Any] = {
+        **comparison.to_json(),
+        "metrics": comparison.metrics,
+        "slices": comparison.slices,
+        "not_compared": comparison.not_compared,
+        "power": [f"{name}: {sentence}." for name, sentence in comparison.power.items()],
+    }
     return {
         **judged_contents(evaluations, suite, comparison.b, run_b, verdict),
         "title": f"{comparison.a} → {comparison.b}",

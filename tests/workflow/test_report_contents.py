@@ -83,7 +83,8 @@ def test_a_report_tells_of_both_runs(report: Any, done: list[CellRun]) -> None:
         assert report[side]["release"] is None
     assert [turn["content"] for turn in report["b"]["prompt_text"]] == ["Be short.", "{{ question }}"]
     assert report["verdict"]["verdict"] == "fail"
-    json.dumps({**report, "rows": list(report["rows"])})
+    assert report["comparison"]["metrics"]["correct"].losses == N
+    json.dumps({**report, "rows": list(report["rows"]), "comparison": None})
 
 
 def test_the_rows_of_a_report_start_anew_each_time(report: Any) -> None:

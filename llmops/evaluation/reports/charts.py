@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llmops.evaluation.reports.contents import MetricDifference
+from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.reports.markup import Child, Markup, element
 from llmops.evaluation.reports.wording import Standing, count, interval, interval_told, number, outcomes, signed
 
@@ -58,18 +58,18 @@ def axis_labels(axis: Axis, *, differences: bool) -> Markup:
     return _drawing(f"axis from {write(axis.low)} to {write(axis.high)}", *labels, height=16)
 
 
-def difference_plot(metric: MetricDifference, axis: Axis, found: Standing) -> Markup:
+def difference_plot(metric: MetricComparison, axis: Axis, found: Standing) -> Markup:
     """A difference with its interval; a grey band holds what is too small to be detected with so many rows."""
-    detectable = metric.get("detectable")
-    ci95 = metric["ci95"]
-    label = f"{signed(metric['difference'])}, 95 % interval {interval_told(metric)}: {found.value}"
+    detectable = metric.detectable
+    ci95 = metric.ci95
+    label = f"{signed(metric.difference)}, 95 % interval {interval_told(metric)}: {found.value}"
     return _drawing(
         label,
         _band(axis, -detectable, detectable) if detectable else None,
         *_grid(axis),
         _line(axis.at(0), 0, axis.at(0), _HEIGHT, "zero"),
         *(_whisker(axis, ci95[0], ci95[1], found.name.lower()) if ci95 else []),
-        _mark(axis.at(metric["difference"]), found),
+        _mark(axis.at(metric.difference), found),
     )
 
 
@@ -80,13 +80,13 @@ def mean_plot(mean: float, ci95: Sequence[float] | None, axis: Axis) -> Markup:
     return _drawing(f"{number(mean)}, 95 % interval {interval(ci95)}", *_grid(axis), *whisker, dot)
 
 
-def outcome_bar(metric: MetricDifference) -> Markup:
+def outcome_bar(metric: MetricComparison) -> Markup:
     """How many rows b lost, tied and won (or went down and up, when neither is better), as parts of one bar."""
     width, height, x = 132, 10, 0.0
-    kinds = ("down", "ties", "up") if metric.get("higher_is_better") is None else ("losses", "ties", "wins")
+    kinds = ("down", "ties", "up") if metric.higher_is_better is None else ("losses", "ties", "wins")
     parts = []
-    for kind, rows in zip(kinds, (metric["losses"], metric["ties"], metric["wins"]), strict=True):
-        part = width * rows / (metric["n"] or 1)
+    for kind, rows in zip(kinds, (metric.losses, metric.ties, metric.wins), strict=True):
+        part = width * rows / (metric.n or 1)
         parts.append(element("rect", x=round(x, 2), y=0, width=round(part, 2), height=height, class_=kind))
         x += part
     return _drawing(outcomes(metric), *parts, width=width, height=height)

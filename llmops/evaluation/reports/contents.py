@@ -1,4 +1,4 @@
-"""What a report is made of: plain JSON values, given a shape that the type checker holds.
+"""What a report is made of: plain JSON values, given a shape that the type checker holds, and compared metrics.
 
 Everything is said of `b`, the challenger, against `a`: a difference is b − a. Numbers are finite; a value that does not
 exist is None. Texts may hold anything at all: whoever shows them escapes them.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NotRequired, TypedDict
+
+from llmops.evaluation.metric_comparison import MetricComparison, NotCompared
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 
@@ -55,37 +57,6 @@ class Side(TypedDict):
     seconds: NotRequired[float | None]
 
 
-class MetricDifference(TypedDict):
-    """One metric of both runs (`comparison.MetricComparison.to_json`). detectable: the smallest difference that as many
-    rows would have shown with a power of 80 %. ci95: None where there can be no interval; `note` says why."""
-
-    a: float
-    b: float
-    difference: float
-    ci95: Sequence[float] | None
-    p_value: float
-    p_adjusted: float
-    test: str
-    wins: int
-    losses: int
-    ties: int
-    n: int
-    failed_a: NotRequired[int]
-    failed_b: NotRequired[int]
-    higher_is_better: NotRequired[bool | None]
-    detectable: NotRequired[float | None]
-    note: NotRequired[str]
-
-
-class NotCompared(TypedDict):
-    """A metric that cannot be compared (`comparison.NotCompared`), and why."""
-
-    reason: str
-    n: int
-    failed_a: int
-    failed_b: int
-
-
 class Noise(TypedDict):
     """How often the engine answers differently when nothing was changed (`noise.Noise`). flip_share, ci95: the share of
     answers that do. expected_changed: answers that noise alone would change here. changed: answers that did change."""
@@ -97,15 +68,15 @@ class Noise(TypedDict):
 
 
 class ComparisonContents(TypedDict):
-    """Two runs, row by row (`comparison.Comparison.to_json`). rows_told: what became of the rows of both, in a
-    sentence. slices: by `tag=value`, by metric. power: sentences."""
+    """Two runs, row by row (`comparison.Comparison.to_json`, but that its metrics are objects). rows_told: what became
+    of the rows of both, in a sentence. slices: by `tag=value`, by metric. power: sentences."""
 
     a: str
     b: str
     rows: int
     rows_told: NotRequired[str]
-    metrics: Mapping[str, MetricDifference]
-    slices: Mapping[str, Mapping[str, MetricDifference]]
+    metrics: Mapping[str, MetricComparison]
+    slices: Mapping[str, Mapping[str, MetricComparison]]
     noise: NotRequired[Noise | None]
     power: NotRequired[Sequence[str]]
     not_compared: NotRequired[Mapping[str, NotCompared]]

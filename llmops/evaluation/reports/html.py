@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.reports.charts import histogram
 from llmops.evaluation.reports.comparison_tables import metric_tables, slice_tables
-from llmops.evaluation.reports.contents import Check, Judged, MetricDifference, Report, VerdictContents
+from llmops.evaluation.reports.contents import Check, Judged, Report, VerdictContents
 from llmops.evaluation.reports.identity import identity, prompt_change
 from llmops.evaluation.reports.markup import Markup, element, joined
 from llmops.evaluation.reports.page import page, section, table, write_page
@@ -102,7 +103,7 @@ def _masthead(report: Report) -> Markup:
     return joined([element("header", about, element("h1", report["title"]), versus), Markup("\n")])
 
 
-def _verdict(report: Judged, metric: MetricDifference | None) -> Markup:
+def _verdict(report: Judged, metric: MetricComparison | None) -> Markup:
     headline = summary(report["primary"], metric, chosen_beforehand=True) if metric else None
     lead = element("p", headline, class_="lead") if headline else None
     verdict = report["verdict"]
@@ -130,7 +131,7 @@ def _check_line(check: Check) -> Markup:
 
 def _metrics(report: Report) -> Markup:
     comparison = report["comparison"]
-    shaded = any(metric.get("detectable") for metric in comparison["metrics"].values())
+    shaded = any(metric.detectable for metric in comparison["metrics"].values())
     key = f"▲ better, ▼ worse, ◆ changed, ○ no clear difference. {P_VALUES}"
     band = " The grey band holds differences too small to be detected with so many rows." if shaded else ""
     told = comparison.get("rows_told")
@@ -151,7 +152,7 @@ def _movement(report: Report, selection: Selection) -> list[Markup]:
     for name, changes in selection.changes.items():
         if any(changes):
             known = metrics.get(name)
-            drawn = histogram(changes, higher_is_better=known.get("higher_is_better") if known else None)
+            drawn = histogram(changes, higher_is_better=known.higher_is_better if known else None)
             caption = element("figcaption", element("b", element("bdi", name)), f" {counted(len(changes), 'row')}")
             figures.append(element("figure", caption, drawn))
     note = "Rows by B − A; the bar at 0 holds the rows that did not change."

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from llmops.evaluation.reports.contents import Check, Judged, Leaderboard, MetricDifference, Report, Row
+from llmops.evaluation.metric_comparison import MetricComparison
+from llmops.evaluation.reports.contents import Check, Judged, Leaderboard, Report, Row
 from llmops.evaluation.reports.row_selection import select, worst_first
 from llmops.evaluation.reports.wording import (
     P_VALUES,
@@ -142,7 +143,7 @@ def _slices(report: Report) -> str:
     for part, metrics in report["comparison"]["slices"].items():
         for name, metric in metrics.items():
             if standing(metric, chosen_beforehand=False) is not Standing.UNDECIDED:
-                gained = gain(metric["difference"], metric.get("higher_is_better"))
+                gained = gain(metric.difference, metric.higher_is_better)
                 line = _difference(f"{part}: {name}", metric, chosen_beforehand=False)
                 moved.append((gained or 0.0, line))
     if not moved:
@@ -152,15 +153,15 @@ def _slices(report: Report) -> str:
     return f"Slices that moved.{cut}\n\n" + _difference_table("slice", [line for _, line in moved[:_MOST_SLICES]])
 
 
-def _difference(name: str, metric: MetricDifference, *, chosen_beforehand: bool) -> tuple[str, ...]:
+def _difference(name: str, metric: MetricComparison, *, chosen_beforehand: bool) -> tuple[str, ...]:
     found = standing(metric, chosen_beforehand=chosen_beforehand)
-    p_value = metric["p_value"] if chosen_beforehand else metric["p_adjusted"]
+    p_value = metric.p_value if chosen_beforehand else metric.p_adjusted
     strong = "" if found is Standing.UNDECIDED else "**"
     return (
         escaped(name),
-        number(metric["a"]),
-        number(metric["b"]),
-        f"{strong}{found.mark} {signed(metric['difference'])}{strong}",
+        number(metric.a),
+        number(metric.b),
+        f"{strong}{found.mark} {signed(metric.difference)}{strong}",
         interval_told(metric),
         escaped(probability(p_value)),
         f"{strong}{found.value}{strong}",

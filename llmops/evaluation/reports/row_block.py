@@ -24,7 +24,7 @@ def row_block(report: Report, selection: Selection) -> Iterator[str]:
     about = {
         "primary": report["primary"],
         "names": {"a": report["a"]["name"], "b": report["b"]["name"]},
-        "directions": {name: metric.get("higher_is_better") for name, metric in metrics.items()},
+        "directions": {name: metric.higher_is_better for name, metric in metrics.items()},
     }
     yield f'<script type="application/json" id="contents">{{"about":{json_block(showable(about))},"rows":['
     for position, row in enumerate(selection.rows):

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from enum import Enum
 
 from llmops.evaluation.gate import ALPHA
+from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.reports.contents import (
     ComparisonContents,
     Leaderboard,
     LeaderboardCell,
-    MetricDifference,
     Noise,
     Outcome,
     Report,
@@ -46,12 +46,12 @@ class Standing(Enum):
         return {"BETTER": "▲", "WORSE": "▼", "CHANGED": "◆", "UNDECIDED": "○"}[self.name]
 
 
-def standing(metric: MetricDifference, *, chosen_beforehand: bool) -> Standing:
+def standing(metric: MetricComparison, *, chosen_beforehand: bool) -> Standing:
     """Better or worse when significant; changed when significant and neither direction is better."""
-    p_value = metric["p_value"] if chosen_beforehand else metric["p_adjusted"]
+    p_value = metric.p_value if chosen_beforehand else metric.p_adjusted
     if p_value >= ALPHA:
         return Standing.UNDECIDED
-    gained = gain(metric["difference"], metric.get("higher_is_better"))
+    gained = gain(metric.difference, metric.higher_is_better)
     if gained is None:
         return Standing.CHANGED
     return Standing.BETTER if gained > 0 else Standing.WORSE
@@ -67,7 +67,7 @@ def gain(change: float | None, higher_is_better: bool | None) -> float | None:
 def primary_direction(report: Report) -> bool | None:
     """Whether more of the deciding metric is better; None when it was not compared, or neither direction is."""
     metric = report["comparison"]["metrics"].get(report["primary"])
-    return metric.get("higher_is_better") if metric else None
+    return metric.higher_is_better if metric else None
 
 
 def direction(higher_is_better: bool | None) -> str:
@@ -112,10 +112,10 @@ def interval(ci95: Sequence[float] | None, *, of_difference: bool = False) -> st
     return NOTHING if ci95 is None else f"{write(ci95[0])} to {write(ci95[1])}"
 
 
-def interval_told(metric: MetricDifference) -> str:
+def interval_told(metric: MetricComparison) -> str:
     """The interval of a difference, with what limits it: `none (one pair says nothing about others)`."""
-    note = metric.get("note")
-    shown = interval(metric["ci95"], of_difference=True) if metric["ci95"] or not note else "none"
+    note = metric.note
+    shown = interval(metric.ci95, of_difference=True) if metric.ci95 or not note else "none"
     return f"{shown} ({note})" if note else shown
 
 
@@ -134,45 +134,43 @@ def shortened(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[:longest]} … ({count(len(text) - longest)} characters more)"
 
 
-def summary(name: str, metric: MetricDifference, *, chosen_beforehand: bool) -> str:
+def summary(name: str, metric: MetricComparison, *, chosen_beforehand: bool) -> str:
     """One metric in a sentence."""
-    p_value = metric["p_value"] if chosen_beforehand else metric["p_adjusted"]
+    p_value = metric.p_value if chosen_beforehand else metric.p_adjusted
     return (
-        f"{name} {number(metric['a'])} → {number(metric['b'])}: {signed(metric['difference'])}, 95 % interval "
+        f"{name} {number(metric.a)} → {number(metric.b)}: {signed(metric.difference)}, 95 % interval "
         f"{interval_told(metric)}, {probability(p_value)}: "
         f"{standing(metric, chosen_beforehand=chosen_beforehand).value}"
     )
 
 
-def outcomes(metric: MetricDifference) -> str:
+def outcomes(metric: MetricComparison) -> str:
     """What became of the rows: `6 lost · 100 tied · 14 won`, and how many of these failed on either side."""
-    words = ("down", "the same", "up") if metric.get("higher_is_better") is None else ("lost", "tied", "won")
-    amounts = (metric["losses"], metric["ties"], metric["wins"])
+    words = ("down", "the same", "up") if metric.higher_is_better is None else ("lost", "tied", "won")
+    amounts = (metric.losses, metric.ties, metric.wins)
     told = [f"{count(amount)} {word}" for amount, word in zip(amounts, words, strict=True)]
-    failed = ((metric.get("failed_a", 0), "A"), (metric.get("failed_b", 0), "B"))
+    failed = ((metric.failed_a, "A"), (metric.failed_b, "B"))
     return " · ".join([*told, *(f"{count(rows)} failed in {side}" for rows, side in failed if rows)])
 
 
 def sentences(comparison: ComparisonContents) -> list[str]:
-    """What is to be said of the comparison as a whole: noise, what is not compared or limits an interval, what so many
-    rows can show."""
+    """What is to be said of the comparison as a whole: noise, what is not compared, what so many rows can show."""
     noise, apart = comparison.get("noise"), comparison.get("not_compared", {})
     not_compared = [
-        f"{name} is not compared: {found['reason']}; of {counted(found['n'], 'row')} {count(found['failed_a'])} "
-        f"failed in A and {count(found['failed_b'])} in B."
+        f"{name} is not compared: {found.reason}; of {counted(found.n, 'row')} {count(found.failed_a)} "
+        f"failed in A and {count(found.failed_b)} in B."
         for name, found in apart.items()
     ]
     return [
         *([FAILED_IN_DIFFERENCES] if any(map(_has_failed_rows, comparison["metrics"].values())) else []),
         *([noise_sentence(noise)] if noise else []),
         *not_compared,
-        *(f"{name}: {note}." for name, metric in comparison["metrics"].items() if (note := metric.get("note"))),
         *comparison.get("power", ()),
     ]
 
 
-def _has_failed_rows(metric: MetricDifference) -> bool:
-    return bool(metric.get("failed_a") or metric.get("failed_b"))
+def _has_failed_rows(metric: MetricComparison) -> bool:
+    return bool(metric.failed_a or metric.failed_b)
 
 
 def failed_in_pairs(board: Leaderboard) -> str | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+
+from llmops.evaluation.metric_comparison import MetricComparison
 
 ROWS_TOLD = (
     "20 rows are in both runs; qa@1: of 20 rows 3 failed (15 %); qa@2: of 20 rows 9 cut off at max_tokens (45 %)"
@@ -15,11 +18,8 @@ SMALL = "<b>small</b>"
 HOSTILE = "</script><img src=x onerror=alert(1)>|`code`\n# head @all #1 \u2028\x00\x1b\ud800 & ]]> --> **x**"
 
 
-def difference(**changed: Any) -> dict[str, Any]:
-    return {
-        "a": 0.5, "b": 0.7, "difference": 0.2, "ci95": [0.1, 0.3], "p_value": 0.004, "p_adjusted": 0.008,
-        "test": "mcnemar-exact", "wins": 6, "losses": 2, "ties": 12, "n": 20, "higher_is_better": True, **changed,
-    }  # fmt: skip
+def difference(**changed: Any) -> MetricComparison:
+    return replace(MetricComparison(0.5, 0.7, 0.2, (0.1, 0.3), 0.004, 0.008, "mcnemar-exact", 6, 2, 12, 20), **changed)
 
 
 WORDS = difference(

@@ -83,11 +83,6 @@ def test_an_interval_is_told_with_what_limits_it(make_difference, ci95, note, to
     assert told in wording.summary("correct", make_difference(ci95=ci95, note=note), chosen_beforehand=True)
 
 
-def test_what_limits_an_interval_is_said(make_difference):
-    told = wording.sentences({"metrics": {"correct": make_difference(note="one pair says nothing about others")}})
-    assert told == ["correct: one pair says nothing about others."]
-
-
 def test_differences_that_count_failed_rows_say_so(make_difference):
     def told(**failed):
         return wording.sentences({"metrics": {"correct": make_difference(**failed)}})
