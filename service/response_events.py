@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from llmops.engines.answer import Answer, reasoning_in
+from llmops.engines.answer import Answer, is_cut_off, reasoning_in
 from llmops.engines.protocol import Chunk, Usage
 from service.error_map import ApiError
 from service.exchange import Exchange
@@ -271,7 +271,7 @@ _ABSENT: Mapping[str, Any] = {
 
 
 def _ending(finish_reason: str | None) -> dict[str, Any]:
-    if finish_reason == "length":
+    if is_cut_off(finish_reason):
         return {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
     if finish_reason == "content_filter":
         return {"status": "incomplete", "incomplete_details": {"reason": "content_filter"}}

@@ -18,6 +18,15 @@ _SAID_ONCE = frozenset({"role", "id", "index", "type", "format"})
 """Fields whose later value is the same again, where other texts are the next piece."""
 
 
+_CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "max_length"})
+
+
+def is_cut_off(finish_reason: str | None) -> bool:
+    """Whether an answer ended because it may be no longer: OpenAI's `length`, or what other servers call it (Anthropic,
+    Gemini in capitals, Mistral where its context ends …)."""
+    return finish_reason is not None and finish_reason.lower() in _CUT_OFF
+
+
 class Answer:
     """One of the `n` answers, as far as it has come.
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from llmops.engines.answer import is_cut_off
 from llmops.evaluation import statistics
 from llmops.evaluation.eval_set import EvalRow
 
@@ -91,7 +92,7 @@ class RowResult:
 class AnswerCounts:
     """What became of a run's rows, whatever the scorers say: the one count that every table, page and verdict reads.
 
-    failed: no answer came. cut_off: the answer ended at `max_tokens` (finish reason `length`). empty: it came without a
+    failed: no answer came. cut_off: the answer ended at `max_tokens` (`is_cut_off`). empty: it came without a
     visible character, a tool call or a refusal. An answer may be both cut off and empty. off_format: an upstream's
     answer breaks the response format that it was asked in.
     """
@@ -113,7 +114,7 @@ class AnswerCounts:
         return AnswerCounts(
             self.rows + 1,
             self.failed + (not answered),
-            self.cut_off + (answered and output.finish_reason == "length"),
+            self.cut_off + (answered and is_cut_off(output.finish_reason)),
             self.empty + (answered and not said),
             self.off_format + (output.off_format is not None),
         )

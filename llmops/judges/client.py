@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from llmops.engines.answer import Answer
+from llmops.engines.answer import Answer, is_cut_off
 from llmops.engines.openai_format import whole_answer
 from llmops.engines.protocol import Message
 from llmops.engines.sent_fields import SentFields
@@ -184,7 +184,7 @@ def _content(reply: httpx.Response, endpoint: JudgeEndpoint) -> str:
         raise EngineError(f"the judge's reply is no answer: {error}") from error
     if answer.refusal:
         raise EngineError(f"the judge refused: {_shown(answer.refusal)}")
-    if answer.finish_reason == "length":
+    if is_cut_off(answer.finish_reason):
         raise EngineError(f"the judge's answer was cut off at max_tokens {endpoint.max_tokens}")
     if answer.content is None:
         raise EngineError("the judge's reply holds no text")

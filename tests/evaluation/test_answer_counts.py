@@ -16,6 +16,8 @@ CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arg
     [
         (Output("Paris"), AnswerCounts(1)),
         (Output("Par", "length"), AnswerCounts(1, cut_off=1)),
+        (Output("Par", "MAX_TOKENS"), AnswerCounts(1, cut_off=1)),
+        (Output("Par", "model_length"), AnswerCounts(1, cut_off=1)),
         (Output("Paris", off_format="it is not JSON"), AnswerCounts(1, off_format=1)),
         (Output("", error="timed out"), AnswerCounts(1, failed=1)),
         (Output("", "length", error="timed out"), AnswerCounts(1, failed=1)),
