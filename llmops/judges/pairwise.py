@@ -6,6 +6,7 @@ Only a verdict that survives the swap counts as a win; two that contradict each 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -51,6 +52,27 @@ class ScoreCache(Protocol):
     def get_score(self, key: str) -> Score | None: ...
 
     def put_score(self, key: str, score: Score) -> None: ...
+
+
+class AskedFirst:
+    """A cache whose first miss asks the judge whether it is there: before a row is judged, and not where every score is
+    kept. That miss raises EngineUnavailable when the judge has no key or cannot be reached."""
+
+    def __init__(self, cache: ScoreCache, endpoint: JudgeEndpoint) -> None:
+        self._cache, self._endpoint = cache, endpoint
+        self._lock, self._is_there = threading.Lock(), False
+
+    def get_score(self, key: str) -> Score | None:
+        found = self._cache.get_score(key)
+        if found is None:
+            with self._lock:
+                if not self._is_there:
+                    self._endpoint.check()
+                    self._is_there = True
+        return found
+
+    def put_score(self, key: str, score: Score) -> None:
+        self._cache.put_score(key, score)
 
 
 class PairJudge:

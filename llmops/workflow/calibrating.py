@@ -17,7 +17,7 @@ from llmops.hashing import content_hash
 from llmops.json_lines import json_object, numbered_lines
 from llmops.judges import JudgeEndpoint
 from llmops.judges.calibration import Calibration, JudgedRow, LabelledRow, calibrate, load_labels
-from llmops.judges.pairwise import Pair, PairJudge, ScoreCache, Winner, judge_pairs
+from llmops.judges.pairwise import AskedFirst, Pair, PairJudge, ScoreCache, Winner, judge_pairs
 from llmops.judges.rubric import RubricJudge
 from llmops.judges.scorer import JudgeScorer
 from llmops.recording import record_calibration
@@ -241,9 +241,8 @@ class _Measuring:
         else:
             scorer = judge_scorer(self.suite, self.asked.scorer, self._endpoint() if self.asked.judge else None)
             kappa = self.suite.kappa_asked(scorer.name)
-        scorer.endpoint.check()
-        threshold = self.asked.threshold
-        found = calibrate(labelled, scorer, threshold=threshold, cache=self.cache, progress=self.progress)
+        cache = AskedFirst(self.cache, scorer.endpoint)
+        found = calibrate(labelled, scorer, threshold=self.asked.threshold, cache=cache, progress=self.progress)
         return self._calibrated(scorer.endpoint, found, None, kappa)
 
     def pairs(self, labels: Path) -> Calibrated:
@@ -252,8 +251,8 @@ class _Measuring:
             raise UsageError("--scorer, --scale and --good do not go with labels of pairs: a, b and tie are the scale")
         judge = pair_judge(self._endpoint(), rubric.instructions, rubric.input_variable)
         labelled = load_pair_labels(labels)
-        judge.endpoint.check()
-        found, bias = calibrate_pairs(labelled, judge, cache=self.cache, progress=self.progress)
+        cache = AskedFirst(self.cache, judge.endpoint)
+        found, bias = calibrate_pairs(labelled, judge, cache=cache, progress=self.progress)
         return self._calibrated(judge.endpoint, found, bias, kappa_of(self.suite, judge.endpoint))
 
     def _endpoint(self) -> JudgeEndpoint:

@@ -16,7 +16,7 @@ from llmops.evaluation.pairing import paired
 from llmops.evaluation.suite import KAPPA_ASKED, Suite
 from llmops.hashing import content_hash
 from llmops.judges import JudgeEndpoint
-from llmops.judges.pairwise import Pair, PairJudge, PairSummary, PairVerdict, judge_pairs
+from llmops.judges.pairwise import AskedFirst, Pair, PairJudge, PairSummary, PairVerdict, judge_pairs
 from llmops.recording import find_calibration, record_comparison
 from llmops.settings import Settings
 from llmops.workflow.evaluations import Evaluations
@@ -170,12 +170,11 @@ def judge_runs(evaluations: Evaluations, settings: Settings, asked: PairwiseAske
     suite = evaluations.suite(run_a.suite)
     endpoint = judge_endpoint(with_judge(settings, asked.judge, asked.key_variable), suite, asked.judge)
     judge = pair_judge(endpoint, asked.instructions, asked.input_variable)
-    endpoint.check()
     joined = paired(evaluations.rows(run_a), evaluations.rows(run_b))
     pairs = [Pair(left.row, left.output, right.output) for left, right in islice(joined, asked.limit)]
     matched = len(pairs) + sum(1 for _ in joined)
     with closing(GenerationCache(settings.generation_cache_dir)) as cache:
-        verdicts, summary = judge_pairs(judge, pairs, cache=cache, progress=progress)
+        verdicts, summary = judge_pairs(judge, pairs, cache=AskedFirst(cache, endpoint), progress=progress)
     if summary.failed == len(verdicts):
         raise CannotRun(f"there is no verdict on any of {len(verdicts)} rows; the first: {verdicts[0].error}")
     store = evaluations.registry.store

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.errors import UsageError
+from llmops.errors import EngineUnavailable, UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.judges.endpoint import JudgeEndpoint
-from llmops.judges.pairwise import Pair, PairJudge, PairVerdict, judge_pair, judge_pairs, summarise_pairs
+from llmops.judges.pairwise import AskedFirst, Pair, PairJudge, PairVerdict, judge_pair, judge_pairs, summarise_pairs
+from llmops.judges.scripted import ScriptedJudge
 
 ROW = EvalRow("r1", {"question": "Capital of France?"}, {"answers": ["Paris"]}, ("France has Paris.",))
 PAIR = Pair(ROW, Output("Paris"), Output("Rome"))
@@ -123,6 +124,18 @@ def test_failures_are_not_kept(script) -> None:
     judge_pair(PairJudge(script("nonsense").endpoint), PAIR, cache)
 
     assert cache.scores == {}
+
+
+def test_a_judge_that_is_away_is_told_at_the_first_question_and_not_missed_where_verdicts_are_kept() -> None:
+    with ScriptedJudge(lambda _: says("tie")) as running:
+        endpoint = JudgeEndpoint("j", running.base_url, "m")
+        cache = AskedFirst(KeptInMemory(), endpoint)
+        judge_pair(PairJudge(endpoint), PAIR, cache)
+
+    assert judge_pairs(PairJudge(endpoint), [PAIR], cache=AskedFirst(cache, endpoint))[1].ties == 1
+    other = Pair(ROW, Output("Paris"), Output("Bonn"))
+    with pytest.raises(EngineUnavailable, match=f"judge j at {running.base_url} cannot be reached"):
+        judge_pairs(PairJudge(endpoint), [PAIR, other], cache=AskedFirst(cache, endpoint))
 
 
 def test_verdicts_come_in_the_order_of_the_pairs_with_progress_and_a_summary(script) -> None:
