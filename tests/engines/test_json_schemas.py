@@ -164,7 +164,11 @@ async def test_openvino_enforces_the_keyword_or_refuses_it_by_name(openvino, ask
             await generate(openvino, wanted)
         assert caught.value.param == ROOT + NOT_BY_OPENVINO[name]
         return
-    answer = await generate(openvino, wanted)
+    try:
+        answer = await generate(openvino, wanted)
+    except SchemaNotFollowed:
+        assert name == "number without bounds"  # whose exponent the random model wrote to beyond every number
+        return
     if answer.finish_reason == "stop":  # else the random model wrote spaces, or digits, without an end
         assert AnswerSchema(ENFORCED[name]).problem(answer.text) is None
 
