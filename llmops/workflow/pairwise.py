@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from llmops.errors import CannotRun, UsageError
+from llmops.evaluation.eval_set import EvalRow, cluster_of
 from llmops.evaluation.gate_rules import MOST_FAILED
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.pairing import paired
@@ -49,7 +50,8 @@ class PairwiseAsked:
 class RunsJudged:
     """Two runs, row by row, as a judge sees them. a, b: as they were asked for. run_ids: of both. untrusted: why the
     judge's word is not to be relied on; None when it agrees with people well enough. unanswered, unmatched: of a and of
-    b, judged rows without an answer, and rows that the other run does not have."""
+    b, judged rows without an answer, and rows that the other run does not have. left_out: rows of both that were not
+    judged, by the limit. clusters: independent groups of rows; None when every row stands for itself."""
 
     a: str
     b: str
@@ -61,6 +63,8 @@ class RunsJudged:
     summary: PairSummary
     unanswered: tuple[int, int] = (0, 0)
     unmatched: tuple[int, int] = (0, 0)
+    left_out: int = 0
+    clusters: int | None = None
 
     @property
     def doubts(self) -> list[str]:
@@ -70,8 +74,14 @@ class RunsJudged:
         if self.summary.failed > MOST_FAILED * rows:
             found.append(f"{self.summary.failed} of {rows} rows have no verdict")
         for name, unmatched in zip((self.a, self.b), self.unmatched, strict=True):
-            if unmatched > MOST_FAILED * (rows + unmatched):
-                found.append(f"{unmatched} of {rows + unmatched} rows of {name} are not in the other run")
+            if unmatched > MOST_FAILED * (rows + self.left_out + unmatched):
+                found.append(
+                    f"{unmatched} of {rows + self.left_out + unmatched} rows of {name} are not in the other run"
+                )
+        if self.left_out:
+            found.append(f"only the first {rows} of {rows + self.left_out} rows were judged")
+        if self.clusters is not None and self.clusters < rows:
+            found.append(f"{rows} rows come in {self.clusters} clusters, and the sign test takes each row for itself")
         return found
 
     @property
@@ -183,8 +193,16 @@ def judge_runs(evaluations: Evaluations, settings: Settings, asked: PairwiseAske
     unanswered = sum(pair.a.error is not None for pair in pairs), sum(pair.b.error is not None for pair in pairs)
     unmatched = run_a.rows - matched, run_b.rows - matched
     made = RunsJudged(
-        asked.a, asked.b, suite.name, run_ids, judge_name(endpoint), why, verdicts, summary, unanswered, unmatched
-    )
+        asked.a, asked.b, suite.name, run_ids, judge_name(endpoint), why, verdicts, summary, unanswered, unmatched,
+        matched - len(pairs), clusters_of(suite, [pair.row for pair in pairs]),
+    )  # fmt: skip
     record = {**made.to_json(), "identity": dict(judge.identity), "verdicts": [item.to_json() for item in verdicts]}
     record_comparison(store, run_b.run_id, f"pairwise-against-{re.sub('[^A-Za-z0-9_.]', '-', asked.a)}", record)
     return made
+
+
+def clusters_of(suite: Suite, rows: Iterable[EvalRow]) -> int | None:
+    """How many independent groups the rows come in; None where every row stands for itself."""
+    if suite.cluster_by is None:
+        return None
+    return len({cluster_of(row, suite.cluster_by) or f"row {row.id}" for row in rows})

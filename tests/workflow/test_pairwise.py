@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from llmops.judges.scripted import ScriptedJudge
 from llmops.prompt_file import parse_prompt
 from llmops.workflow.calibrating import JudgeAsked, calibrate_judge
 from llmops.workflow.evaluations import RunOptions
-from llmops.workflow.pairwise import PairwiseAsked, RunsJudged, judge_runs, with_judge
+from llmops.workflow.pairwise import PairwiseAsked, RunsJudged, clusters_of, judge_runs, with_judge
 from tests.workflow.conftest import Workshop, prompt_text
 
 ROWS = 24
@@ -98,10 +99,23 @@ def test_a_judge_that_favours_a_place_decides_nothing(judged: Workshop, judge: S
 
 def test_a_limit_asks_only_the_first_rows(judged: Workshop, judge: ScriptedJudge) -> None:
     seen = len(judge.requests)
-    value = run(judged, ask(judge, limit=3, instructions="Only three?")).to_json()
+    found = run(judged, ask(judge, limit=3, instructions="Only three?"))
 
-    assert value["rows"] == 3
+    assert found.to_json()["rows"] == 3
     assert len(judge.requests) - seen == 6
+    assert f"only the first 3 of {ROWS} rows were judged" in found.doubts
+
+
+def test_rows_in_clusters_leave_a_doubt(judged: Workshop, judge: ScriptedJudge) -> None:
+    found = run(judged, ask(judge))
+    suite = replace(judged.evaluations.suite("pairs"), cluster_by="tags.parity")
+
+    assert (
+        clusters_of(suite, [result.row for result in judged.evaluations.rows(judged.evaluations.resolve("pairs@1"))])
+        == 2
+    )
+    assert "24 rows come in 2 clusters" in "; ".join(replace(found, clusters=2).doubts)
+    assert not any("clusters" in doubt for doubt in found.doubts)
 
 
 def test_its_word_is_trusted_only_after_that_very_judge_was_calibrated_on_pairs(
