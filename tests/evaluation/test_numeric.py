@@ -338,6 +338,14 @@ def test_an_expected_percentage_is_met_the_same_way(output: str, right: bool) ->
     assert verdict(output, answers=["50%"]) is right
 
 
+@pytest.mark.parametrize(
+    ("output", "right"),
+    [("50.5%", True), ("0.505", True), ("49", True), ("1.2", False), ("0.9", False), ("52%", False)],
+)
+def test_a_tolerance_is_meant_in_the_unit_of_the_expected_number(output: str, right: bool) -> None:
+    assert verdict(output, {"absolute": 1}, answers=["50%"]) is right
+
+
 def test_the_expected_number_may_stand_in_an_answer() -> None:
     assert verdict("It is 72.", expected_response="3 + 69 = 72") is True
     assert verdict("1,000", answers=["one", "1000"]) is True

@@ -22,12 +22,13 @@ class Numeric:
 
     take: the `last` number of the output (where answers with their working end), or the `first`. expected_take: the
     same for an expected answer that holds several, so a working that ends in the answer is read by its end whatever
-    `take` says. The expected number is `expected_number`, else that of an expected answer. absolute, relative: how far
-    off it may be, the wider of both; relative to the expected number. Without them whole numbers must be equal,
-    of any length, and others may be off by a billionth. A percentage meets its own number and its hundredth: 50% is
-    right where 50, 0.5 or 50% is expected; so do 5‰, 2k, 1.5M and “1.5 million” meet theirs. A fraction is its value:
-    3/4 is 0.75, and not 4; so is a power: 2³ is 8. Digits of every script are read, grouped as English, French, German,
-    Swiss or Indian texts do. A loss in brackets is negative with a currency: $(5) is -5, (5) is 5.
+    `take` says. The expected number is `expected_number`, else that of an expected answer. absolute, relative: how
+    far off it may be, the wider of both; in the unit that the expected number is written in, relative to it.
+    Without them whole numbers must be equal, of any length, and others may be off by a billionth. A percentage
+    meets its own number and its hundredth: 50% is right where 50, 0.5 or 50% is expected; so do 5‰, 2k, 1.5M and
+    “1.5 million” meet theirs. A fraction is its value: 3/4 is 0.75, and not 4; so is a power: 2³ is 8. Digits of
+    every script are read, grouped as English, French, German, Swiss or Indian texts do. A loss in brackets is
+    negative with a currency: $(5) is -5, (5) is 5.
 
     Not counted: currencies and units. Not read: number words (“five”); dates, times, ratios (10:30) and versions
     (1.2.3), which are no numbers.
@@ -73,15 +74,19 @@ class Numeric:
 
     def _same(self, got: ReadNumber, expected: ReadNumber) -> bool:
         as_written = got.power == expected.power or 0 in (got.power, expected.power)
-        return (as_written and self._close(got.value, expected.value)) or self._close(got.worth, expected.worth)
+        if as_written and self._close(got.value, expected.value):
+            return True
+        return self._close(got.worth, expected.worth, expected.power)
 
-    def _close(self, got: Decimal, expected: Decimal) -> bool:
+    def _close(self, got: Decimal, expected: Decimal, power: int = 0) -> bool:
+        """power: of ten, of the unit in which a tolerance is meant: that of the expected number as it is written."""
         if got == expected:
             return True
         relative = self._relative
         if relative is None and self._absolute is None and not (_whole(got) and _whole(expected)):
             relative = Decimal(repr(_RELATIVE))
-        allowed = max(self._absolute or Decimal(0), EXACT.multiply(relative or Decimal(0), EXACT.abs(expected)))
+        absolute = (self._absolute or Decimal(0)).scaleb(power, EXACT)
+        allowed = max(absolute, EXACT.multiply(relative or Decimal(0), EXACT.abs(expected)))
         return EXACT.abs(EXACT.subtract(got, expected)) <= allowed
 
 
