@@ -42,6 +42,20 @@ _FILE_NAME = re.compile(r"v([1-9][0-9]*)\.md\Z")
 _KEYS = {"description", "input_variable", "parameters", "response_format"}
 
 
+class _FrontMatter(yaml.SafeLoader):
+    """YAML that refuses a name which stands twice in a mapping: its last value would win, unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value}: stands twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else key)
+        return super().construct_mapping(node, deep)
+
+
 @dataclass(frozen=True)
 class PromptTemplate:
     """Turns with `{{ variable }}` placeholders, and the generation parameters they were written for."""
@@ -114,37 +128,43 @@ class PromptTemplate:
 def parse_prompt(text: str, path: Path | str = "<prompt>") -> PromptTemplate:
     """Reads a prompt file's text. Raises BadFile naming line and field."""
     head, body, first_line = _split_front_matter(text, path)
+
+    def at(field: str, problem: str) -> BadFile:
+        return BadFile(path, problem, line=_line_of(field, text.split("\n")[: first_line - 1]), field=field)
+
     if unknown := sorted(str(key) for key in head.keys() - _KEYS):
-        raise BadFile(path, f"unknown key; known: {', '.join(sorted(_KEYS))}", line=1, field=unknown[0])
+        raise at(unknown[0], f"unknown key; known: {', '.join(sorted(_KEYS))}")
     turns = _parse_turns(body, path, first_line)
     input_variable = head.get("input_variable")
     if not isinstance(input_variable, str) or not _NAME.match(input_variable):
-        raise BadFile(path, "must name the variable that the user's message fills", line=1, field="input_variable")
+        raise at("input_variable", "must name the variable that the user's message fills")
     if input_variable not in _PLACEHOLDER.findall(turns[-1]["content"]):
-        raise BadFile(path, f"the last turn must hold {{{{ {input_variable} }}}}", line=1, field="input_variable")
+        raise at("input_variable", f"the last turn must hold {{{{ {input_variable} }}}}")
     given = head.get("parameters") or {}
     if not isinstance(given, dict):
-        raise BadFile(path, "must be a mapping", line=1, field="parameters")
+        raise at("parameters", "must be a mapping")
     if "response_format" in head:
         given = {**given, "response_format": head["response_format"]}
     try:
         parameters = GenerationParameters.from_mapping(given)
     except UsageError as error:
         name, _, problem = str(error).partition(": ")
-        raise BadFile(path, problem, line=1, field=name) from error
+        raise at(name, problem) from error
     if parameters.response_format is not None:
-        _check_schema(schema_of(parameters.response_format), path)
+        schema = schema_of(parameters.response_format)
+        try:  # whatever engine will be asked: it is chosen later
+            AnswerSchema(schema)
+            refuse_keywords(schema, KEYWORDS)
+        except EngineRejected as error:
+            name, _, problem = str(error).partition(": ")
+            raise at(name, problem) from error
     return PromptTemplate(turns, input_variable, parameters, str(head.get("description") or ""))
 
 
-def _check_schema(schema: Mapping[str, Any], path: Path | str) -> None:
-    """Raises BadFile for a schema that is none, whatever engine will be asked; the engine is chosen later."""
-    try:
-        AnswerSchema(schema)
-        refuse_keywords(schema, KEYWORDS)
-    except EngineRejected as error:
-        field, _, problem = str(error).partition(": ")
-        raise BadFile(path, problem, line=1, field=field) from error
+def _line_of(field: str, front_matter: Sequence[str]) -> int:
+    """The line of the front matter on which the field's own name stands as a key; 1: none does."""
+    key = re.compile(rf"""(^|[\s{{,"']){re.escape(field.rpartition(".")[2])}["']?\s*:""")
+    return next((number for number, line in enumerate(front_matter, 1) if key.search(line)), 1)
 
 
 def load_prompt_folder(folder: Path) -> list[tuple[Path, PromptTemplate]]:
@@ -175,7 +195,7 @@ def _split_front_matter(text: str, path: Path | str) -> tuple[dict[str, Any], li
     if end is None:
         raise BadFile(path, "front matter is not closed by a --- line", line=1)
     try:
-        head = yaml.safe_load("\n".join(lines[1:end]))
+        head = yaml.load("\n".join(lines[1:end]), _FrontMatter)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or number that YAML's own types refuse
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 2 if mark is not None else 1

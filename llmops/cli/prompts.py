@@ -44,6 +44,10 @@ def register(ctx: click.Context, names: Sequence[str], as_json: bool) -> None:
     registry = Registry(settings)
     done = [(path, *registry.prompts.register(path.parent.name, template)) for path, template in loaded]
 
+    for path, version, _ in done:
+        if path.stem != f"v{version.version}":
+            say(f"{path} is {version.ref}: versions are numbered as they are registered, and one never changes")
+
     def table() -> None:
         rows = [(v.ref, "new" if new else "unchanged", path, v.template.description) for path, v, new in done]
         print_table("Prompt versions", ("prompt", "state", "file", "description"), rows)

@@ -23,6 +23,15 @@ def place(home: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_file_whose_number_is_not_its_versions_is_named(llmops: Run, place: Path) -> None:
+    first = place / "prompts" / "qa" / "v1.md"
+    said = [llmops("prompts", "register", "qa").err]
+    first.write_text(first.read_text().replace("max_tokens: ", "max_tokens: 1"))
+    said.append(llmops("prompts", "register", "qa").err)
+
+    assert [f"{first} is qa@3" in text for text in said] == [False, True]
+
+
 def test_register_run_compare_release_gate_promote_roll_back(llmops: Run, place: Path) -> None:
     weights = place / "tiny.gguf"
     weights.write_bytes(b"GGUF and nothing that the fake engine reads")

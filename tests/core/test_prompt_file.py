@@ -150,28 +150,29 @@ def test_any_text_is_a_template_or_a_bad_file(text):
         ("---\n- a\n---\n# user\n{{ question }}", 1, None, "must be a mapping"),
         ("---\ninput_variable: question\nx: [1,\n---\n# user\n{{ question }}", 3, None, "front matter"),
         ("---\ndescription: 2026-13-45\n---\n# user\n{{ q }}", 1, None, "front matter"),
-        ("---\ninput_variable: question\ntemprature: 1\n---\n# user\n{{ question }}", 1, "temprature", "unknown key"),
-        ("---\n1: a\nb: c\n---\n# user\n{{ question }}", 1, "1", "unknown key"),
+        ("---\ninput_variable: question\ntemprature: 1\n---\n# user\n{{ question }}", 3, "temprature", "unknown key"),
+        ("---\n1: a\nb: c\n---\n# user\n{{ question }}", 2, "1", "unknown key"),
         ("---\ndescription: a\n---\n# user\n{{ question }}", 1, "input_variable", "must name the variable"),
-        ("---\ninput_variable: two words\n---\n# user\n{{ question }}", 1, "input_variable", "must name the variable"),
-        ("---\ninput_variable: 3\n---\n# user\n{{ question }}", 1, "input_variable", "must name the variable"),
-        (HEAD + "# system\n{{ question }}\n\n# user\nHello", 1, "input_variable", "last turn must hold {{ question }}"),
-        ("---\ninput_variable: question\nparameters: 3\n---\n# user\n{{ question }}", 1, "parameters", "mapping"),
+        ("---\ninput_variable: two words\n---\n# user\n{{ question }}", 2, "input_variable", "must name the variable"),
+        ("---\ninput_variable: 3\n---\n# user\n{{ question }}", 2, "input_variable", "must name the variable"),
+        (HEAD + "# system\n{{ question }}\n\n# user\nHello", 2, "input_variable", "last turn must hold {{ question }}"),
+        ("---\ninput_variable: a\ninput_variable: question\n---\n# user\n{{ question }}", 3, None, "stands twice"),
+        ("---\ninput_variable: question\nparameters: 3\n---\n# user\n{{ question }}", 3, "parameters", "mapping"),
         (
             "---\ninput_variable: question\nparameters: {max_token: 3}\n---\n# user\n{{ question }}",
-            1,
+            3,
             "max_token",
             "unknown parameter",
         ),
         (
             "---\ninput_variable: question\nparameters: {temperature: 3}\n---\n# user\n{{ question }}",
-            1,
+            3,
             "temperature",
             "must be a number from 0 to 2",
         ),
         (
             "---\ninput_variable: question\nresponse_format: json\n---\n# user\n{{ question }}",
-            1,
+            3,
             "response_format",
             "must be an object",
         ),
@@ -336,7 +337,7 @@ def test_a_schema_that_is_none_is_refused_whatever_engine_will_answer(schema, pl
     text = f"---\ninput_variable: question\nresponse_format: {form}\n---\n# user\n{{{{ question }}}}\n"
     with pytest.raises(BadFile, match=re.escape(problem)) as caught:
         parse_prompt(text, "v1.md")
-    assert str(caught.value).startswith(f"v1.md:1: response_format.json_schema.schema{place}: ")
+    assert str(caught.value).startswith(f"v1.md:3: response_format.json_schema.schema{place}: ")
 
 
 def test_a_schema_for_an_upstream_may_hold_what_no_local_engine_enforces():
