@@ -24,6 +24,9 @@ from llmops.errors import EngineError, EngineRejected, EngineTimeout, EngineUnav
 LONGEST_EVENT = LONGEST_REPLY = 64 * 1024 * 1024
 """Bytes of one event, or of a reply that is not streamed, beyond which an upstream is taken for broken."""
 
+LONGEST_HEADER = 64 * 1024
+"""Bytes of one header of a reply: policies and cookies of proxies may be longer than the 8 KiB of servers."""
+
 KEEPALIVE_SECONDS = 4.0
 """How long a connection is kept for the next request: less than the 5 s of uvicorn, and so of vLLM."""
 
@@ -169,6 +172,8 @@ class OpenAIEngine:
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
+            max_line_size=LONGEST_HEADER,
+            max_field_size=LONGEST_HEADER,
             proxy=_proxy(url),
         )
         try:

@@ -220,6 +220,7 @@ SLOPPY: dict[str, tuple[bytes, str]] = {
     "no blank line at the end": (sent(sse(*hello("Hello")).rstrip(), SSE), "Hello"),
     "no line at the end, nor a finish": (sent(sse(delta("Hello"), "[DONE]").rstrip(), SSE), "Hello"),
     "[DONE] twice": (sent(STREAMED + b"data: [DONE]\n\n", SSE), "Hello"),
+    "a long header": (sent(WHOLE, JSON, "content-security-policy: " + "a" * 20_000), "Hello"),
     "status 201": (sent(WHOLE, JSON).replace(b"200 OK", b"201 Created"), "Hello"),
     "a number as text": (sent(WHOLE.replace(b'"index": 0', b'"index": "0"'), JSON), "Hello"),
     "content as an object": (sent(WHOLE.replace(b'"Hello"', b'{"a": 1}'), JSON), '{"a":1}'),
