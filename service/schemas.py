@@ -68,17 +68,22 @@ def _content_kind(value: object) -> str:
 
 
 _Content = Annotated[
-    Annotated[Text, Tag("text")]
-    | Annotated[list[_AnyPart], Tag("parts"), Field(min_length=1, max_length=MOST_MESSAGES)],
+    Annotated[Text, Tag("text")] | Annotated[list[_AnyPart], Tag("parts"), Field(max_length=MOST_MESSAGES)],
     Discriminator(_content_kind),
 ]
 
 
 class CalledFunction(StrictBody):
-    """What a model asked to be called, with arguments as JSON text."""
+    """What a model asked to be called, with arguments as JSON text. Other fields are those of its server."""
+
+    model_config = ConfigDict(extra="allow")
 
     name: Annotated[Text, Field(min_length=1, max_length=256)]
     arguments: Text
+
+
+_CallId = Annotated[Text, Field(min_length=1, max_length=65_536)]
+"""Of a server's own making: some put signatures into it."""
 
 
 class ToolCall(StrictBody):
@@ -87,7 +92,7 @@ class ToolCall(StrictBody):
 
     model_config = ConfigDict(extra="allow")
 
-    id: Annotated[Text, Field(min_length=1, max_length=256)]
+    id: _CallId
     type: Annotated[Text, Field(max_length=64)] = "function"
     function: CalledFunction | None = None
     index: int | None = None
@@ -96,8 +101,8 @@ class ToolCall(StrictBody):
     def _is_of_its_type(self) -> ToolCall:
         if (self.type == "function") != (self.function is not None):
             raise field_fault("function", "needed" if self.function is None else "only a call of that type has it")
-        if not is_shallow(self.model_extra or {}):
-            raise field_fault(next(iter(self.model_extra or {})), f"is nested more than {MOST_NESTED} levels deep")
+        if not is_shallow(self.as_sent()):
+            raise field_fault("type", f"stands beside what is nested more than {MOST_NESTED} levels deep")
         return self
 
     def as_sent(self) -> dict[str, Any]:
@@ -118,7 +123,7 @@ class ChatMessage(StrictBody):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: _Content | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MOST_TOOLS)] | None = None
-    tool_call_id: Annotated[Text, Field(min_length=1, max_length=256)] | None = None
+    tool_call_id: _CallId | None = None
     name: Annotated[Text, Field(max_length=256)] | None = None
     refusal: Text | None = None
 
@@ -153,7 +158,7 @@ class ChatMessage(StrictBody):
                 raise field_fault(f"content[{at}].{name[:100]}", "unknown field")
         if self.tool_calls:
             raise field_fault("tool_calls", "only an assistant's turn has them")
-        if self.content is None:
+        if self.content is None or self.content == []:
             raise field_fault("content", "must be a text or a list of text parts")
 
     @property
@@ -163,7 +168,7 @@ class ChatMessage(StrictBody):
     @property
     def _is_plain(self) -> bool:
         """Whether text and refusal are all that the content says."""
-        return self.content is not None and not any(
+        return self.content not in (None, []) and not any(
             isinstance(part, OtherPart) or part.model_extra for part in self._parts
         )
 
@@ -177,7 +182,7 @@ class ChatMessage(StrictBody):
         if refusal:
             message["refusal"] = refusal
         if not self._is_plain:
-            message["sent_content"] = [part.model_dump() for part in self._parts] or None
+            message["sent_content"] = None if self.content is None else [part.model_dump() for part in self._parts]
         if self.name is not None:
             message["name"] = self.name
         if self.tool_calls:

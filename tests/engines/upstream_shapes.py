@@ -121,6 +121,11 @@ SHAPES: dict[str, Shape] = {
             call(0, None, '"Oslo"}', None), call(1, None, CLOCK, None),
         ),
     ),
+    "fields in a function, and a long id": Shape(
+        message(None, "tool_calls", tool_calls=[
+            {**BOTH[0], "id": "call_" + "s" * 1_000, "function": {**BOTH[0]["function"], "note": {"a": [1]}}}]),
+    ),
+    "content without parts": Shape(message([])),
     "tools and text": Shape(
         message("I look", "tool_calls", tool_calls=BOTH),
         (piece(**START), piece(content="I look"), piece(tool_calls=[call(0, "weather", WEATHER, "call_a")]),

@@ -336,7 +336,7 @@ def test_what_a_server_said_can_be_sent_back_and_reaches_it_as_it_was(asked, ask
     back = ask(messages=[{"role": "user", "content": "hi"}, said, TEXT])[1]["messages"][1]
     if shape == "content in parts":  # of text alone: every server takes that as one text
         said["content"] = "Hello"
-    assert told(back) == {name: value for name, value in told(said).items() if value != []}
+    assert {**told(back), "annotations": []} == {**told(said), "annotations": []}
     assert back["content"] == said["content"]
 
 
