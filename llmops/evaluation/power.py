@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from llmops.errors import UsageError
 from llmops.evaluation import statistics
+from llmops.evaluation.sign_flips import ROUNDING
 
 ALPHA = 0.05
 POWER = 0.8
@@ -289,7 +290,8 @@ def _noise(
         effect = rows / statistics.independent_rows(found, sizes, variance) if clustered else 1.0
         if binary and not clustered:
             return Discordance(float((differences != 0).mean())), effect, ""
-        moved = float((sums != 0).mean())
+        sizeable = abs(sums) > ROUNDING * abs(sums).max()  # as `sign_flips` has it
+        moved = float(sizeable.mean())
         return Spread(found.error * rows**0.5, each, balance, moved), effect, ""
 
     # Rows of a cluster that never differ say as much as one of them.

@@ -197,6 +197,30 @@ def test_a_difference_that_the_limits_of_a_score_do_not_leave_room_for_is_not_st
     assert apart.sentence == "with 8 rows no difference can be seen, however large"
 
 
+def test_rows_that_are_tied_make_a_difference_harder_to_see_than_their_deviation_says() -> None:
+    """Of 20 rows of which 5 differ, no sign-flip test can find anything: it takes six."""
+    generator = np.random.default_rng(1)
+    differences = np.where(np.arange(20) % 4 == 0, generator.normal(0, 0.4, 20), 0.0)
+    deviation = float(differences.std(ddof=1))
+
+    tied = power_of([0.5] * 20, (0.5 + differences).tolist(), limits=(0.0, 2.0))
+
+    assert tied.detectable > 1.2 * Spread(deviation).detectable(20)
+    assert Spread(deviation, moved=0.25).power(20, Spread(deviation).detectable(20)) < 0.6
+    many = Spread(deviation, moved=0.25).detectable(4000)
+    assert many == pytest.approx(Spread(deviation).detectable(4000), rel=0.02)
+
+
+def test_clusters_whose_sum_is_0_but_for_rounding_are_tied() -> None:
+    clusters = [number // 3 for number in range(72)]
+    assert 0.1 + 0.2 - 0.3 != 0
+
+    rounded = power_of([0.0] * 72, [0.1, 0.2, -0.3, 0.1, 0.1, 0.1] * 12, clusters=clusters)
+    exact = power_of([0.0] * 72, [0.25, 0.25, -0.5, 0.1, 0.1, 0.1] * 12, clusters=clusters)
+
+    assert rounded.detectable == pytest.approx(exact.detectable, rel=1e-3)
+
+
 def test_too_few_rows_see_nothing_however_large() -> None:
     found = power_of([True] * 5, [True] * 4 + [False])
 
