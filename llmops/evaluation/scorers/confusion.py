@@ -61,8 +61,10 @@ def _shown(pairs: Pairs) -> tuple[list[str], list[str], str]:
     """Classes of the rows, those of the columns, and the title. Classes that nobody expected are columns only."""
     expected = sorted({wanted for wanted, _ in pairs}, key=str.casefold)
     said_only = sorted({said for _, said in pairs} - set(expected))
+    n_rows = sum(pairs.values())
+    title = f"{n_rows} row{'' if n_rows == 1 else 's'}"
     if len(expected) + len(said_only) <= MOST_CLASSES:
-        return expected, [*expected, *said_only], f"{sum(pairs.values())} rows"
+        return expected, [*expected, *said_only], title
     errors: Counter[str] = Counter()
     for (wanted, said), n in pairs.items():
         if wanted != said:
@@ -71,7 +73,6 @@ def _shown(pairs: Pairs) -> tuple[list[str], list[str], str]:
     ranked = sorted(expected, key=lambda name: (-errors[name], name))
     rows = sorted(ranked[:_SHOWN_OF_MANY], key=str.casefold)
     few = sorted(said_only, key=lambda name: (-errors[name], name))[: MOST_CLASSES - _SHOWN_OF_MANY - 1]
-    title = f"{sum(pairs.values())} rows"
     if len(rows) < len(expected):
         title += f"; the {len(rows)} of {len(expected)} classes with most errors"
     return rows, [*rows, *sorted(few), OTHER], title
