@@ -156,6 +156,9 @@ def _values(batch: Any) -> list[dict[str, Any]]:
     """Python's values of a batch. A column of JSON texts that says so in its type holds what they say: `datasets` keeps
     values of mixed kinds that way. A number of single precision is the shortest that names it: 0.1, as it was given,
     and not 0.10000000149011612."""
+    for column in batch.columns:
+        if str(column.type) == "time64[ns]":
+            column.cast("time64[us]")  # raises where nanoseconds would be lost: with pandas at hand they are cut off
     records: list[dict[str, Any]] = batch.to_pylist(maps_as_pydicts="strict")
     for field in batch.schema:
         if re.search(r"arrow\.json|\b(?:half)?float\b", str(field.type)):

@@ -171,6 +171,7 @@ PARQUET: list[tuple[Any, Any]] = [
     (pa.array([datetime(2026, 1, 31, 12)], pa.timestamp("ns")), "2026-01-31T12:00:00"),
     (pa.array([datetime(2026, 1, 31, tzinfo=UTC)], pa.timestamp("us", tz="UTC")), "2026-01-31T00:00:00+00:00"),
     (pa.array([time(8, 30)]), "08:30:00"),
+    (pa.array([time(8, 30)], pa.time64("ns")), "08:30:00"),
     (pa.array([Decimal("9.50")]), 9.5),
     (pa.array([Decimal(12345678901234567890)]), 12345678901234567890),
     (pa.array([2**64 - 1], pa.uint64()), 2**64 - 1),
@@ -281,8 +282,11 @@ def test_a_quoted_header_says_how_a_file_is_separated_and_a_comma_in_a_name_does
     assert (row.id, row.inputs, row.tags) == ("1", {"q": "So; it is, yes"}, {"t": "x"})
 
 
-@pytest.mark.parametrize("column", [pa.array([10**8], pa.date32()), pa.array([10**18], pa.timestamp("ms"))])
-def test_a_date_beyond_the_calendar_is_an_error_of_its_file(tmp_path: Path, column: Any) -> None:
+@pytest.mark.parametrize(
+    "column",
+    [pa.array([10**8], pa.date32()), pa.array([10**18], pa.timestamp("ms")), pa.array([1], pa.time64("ns"))],
+)
+def test_a_date_beyond_the_calendar_or_a_time_too_fine_is_an_error_of_its_file(tmp_path: Path, column: Any) -> None:
     pq.write_table(pa.table({"q": ["x"], "v": column}), tmp_path / "t.parquet")
 
     with pytest.raises(BadFile, match=r"t\.parquet: cannot be read: "):
