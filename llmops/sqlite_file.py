@@ -12,6 +12,7 @@ from llmops.private_files import keep_private
 
 BUSY_SECONDS = 30.0
 _PAUSE_SECONDS = 0.01
+_DAMAGED = ("database disk image is malformed", "disk I/O error", "file is not a database")
 
 
 def write_ahead(connection: Any, *, synchronous: str = "NORMAL") -> None:
@@ -46,6 +47,12 @@ def integrity(path: Path) -> str:
             return str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
     except sqlite3.Error as error:
         return str(error)
+
+
+def advised(problem: str) -> str:
+    """What SQLite says, and for a damaged file what to do: its own words name neither a file nor a cure."""
+    damaged = any(words in problem for words in _DAMAGED)
+    return f"{problem}; `llmops doctor` says which files are broken" if damaged else problem
 
 
 def _is_switched(connection: Any) -> bool:

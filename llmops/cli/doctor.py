@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 from llmops.cli.output import emit, json_option, print_table
-from llmops.errors import LlmopsError
+from llmops.errors import LlmopsError, StoreUnavailable
 from llmops.settings import Settings, describe
 from llmops.sqlite_file import integrity
 from llmops.versions import ModelVersion
@@ -85,6 +85,10 @@ def _guarded(name: str, check: Callable[[Settings], Check], settings: Settings, 
     try:
         found = check(settings)
         return replace(found, mend=mend) if found.state == "fail" and not found.mend else found
+    except StoreUnavailable as error:
+        return Check(
+            name, "fail", str(error), mend if name in ("store", "log", "keys") else "mend what fails above first"
+        )
     except LlmopsError as error:
         return Check(name, "fail", str(error), mend)
 

@@ -17,7 +17,7 @@ from llmops.private_files import make_private_folder
 from llmops.production_log.migration import bring_up_to_date, is_complete
 from llmops.production_log.tables import json_or_text
 from llmops.production_log.writer_queue import WriterQueue
-from llmops.sqlite_file import write_ahead
+from llmops.sqlite_file import advised, write_ahead
 from llmops.watched_file import FileIdentity, OpenLog, WatchedFile
 
 _WRITING_LOCK = 0x6C6C6D02  # one of PostgreSQL's advisory locks, which are named by numbers
@@ -262,7 +262,7 @@ def _file_of(engine: sa.Engine) -> str | None:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0]
+    return advised((str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0])
 
 
 def _durable_sqlite(connection: Any, _record: Any) -> None:

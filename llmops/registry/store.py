@@ -20,7 +20,7 @@ from llmops.private_files import keep_private, make_private_folder
 from llmops.production_log.database import shown
 from llmops.registry.relocation import follow_home
 from llmops.settings import Settings
-from llmops.sqlite_file import write_ahead
+from llmops.sqlite_file import advised, write_ahead
 from llmops.watched_file import FileIdentity, WatchedFile, sqlite_path
 
 # Read by MLflow when it is imported or first used, so they are set before either.
@@ -217,4 +217,4 @@ def translated(what: str) -> Iterator[None]:
             raise UsageError(f"{what}: {first_line}") from error
         raise StoreUnavailable(f"{what}: {first_line}") from error
     except (sa.exc.SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError) as error:
-        raise StoreUnavailable(f"{what}: {str(error).splitlines()[0]}") from error
+        raise StoreUnavailable(f"{what}: {advised(str(error).splitlines()[0])}") from error

@@ -109,6 +109,20 @@ def test_a_damaged_database_is_found_by_name(damaged: Path, llmops: Run, name: s
     assert checks(found)["files"]["mend"]
 
 
+@pytest.mark.parametrize(("name", "command"), [("mlflow.db", ("prompts", "list")), ("log.db", ("log", "tail"))])
+def test_a_command_that_meets_a_damaged_database_says_what_to_do(
+    damaged: Path, llmops: Run, name: str, command: tuple[str, ...]
+) -> None:
+    for extra in ("", "-wal", "-shm"):
+        damaged.joinpath(name + extra).unlink(missing_ok=True)
+    damaged.joinpath(name).write_bytes(b"no database at all" * 300)
+
+    refused = llmops(*command)
+
+    assert refused.code == 3
+    assert f"{name}: file is not a database; `llmops doctor` says which files are broken" in refused.err
+
+
 def test_an_alias_moved_around_the_audit_log_is_found(damaged: Path, llmops: Run) -> None:
     registry = Registry(Settings(home=damaged))
     registry.store.client.delete_registered_model_alias("assistant", "champion")
