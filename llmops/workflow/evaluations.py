@@ -252,6 +252,8 @@ class Evaluations:
             other_rows=[run.run_id for run in runs.values() if _has_other_rows(suite, run)],
         )
         verdict = decide(suite.gate, facts)
+        if "a" in runs and runs["a"].run_id == runs["b"].run_id:
+            verdict = verdict.with_reasons([f"{challenger} was compared with itself: both are run {runs['a'].run_id}"])
         if release is not None:
             loosened = self.registry.release_versions.loosened(release, suite_name, suite.gate.to_json())
             verdict = verdict.with_reasons(

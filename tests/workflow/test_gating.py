@@ -111,6 +111,8 @@ def test_two_runs_of_the_same_25_rows_say_nothing_of_a_suite_of_200(evaluations:
     first = evaluations.gate(most, most, "long").verdict
     assert first.verdict == "pass"
     assert any("only 180 of the suite's 200 rows were judged" in reason for reason in first.reasons)
+    assert first.reasons[-1] == f"{most} was compared with itself: both are run {most}"
+    assert not any("compared with itself" in reason for reason in gated.verdict.reasons)
 
 
 def test_a_run_that_was_scored_by_another_definition_of_a_scorer_decides_nothing(workshop: Workshop) -> None:
