@@ -23,11 +23,20 @@ def _setting(default: Any, parse: Callable[[str], Any], meaning: str) -> Any:
 
 def _path(text: str) -> Path:
     """`~` is the user's folder, also where no shell has read the variable (a crontab, a service's unit)."""
+    if not text:
+        raise ValueError("must name a folder or a file; unset it for the default")
     return Path(text).expanduser()
 
 
+def _number(text: str, kind: Callable[[str], Any], words: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"must be {words}") from None
+
+
 def _positive(text: str) -> int:
-    value = int(text)
+    value: int = _number(text, int, "a whole number")
     if value < 1:
         raise ValueError("must be 1 or more")
     return value
@@ -49,14 +58,14 @@ def _judge(text: str) -> str:
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    value: float = _number(text, float, "a number")
     if not 0 <= value <= 1:
         raise ValueError("must be from 0 to 1")
     return value
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    value: float = _number(text, float, "a number")
     if not 0 < value < math.inf:
         raise ValueError("must be more than 0, and finite")
     return value

@@ -115,7 +115,14 @@ def list_models(as_json: bool) -> None:
 def _show(versions: Sequence[ModelVersion], as_json: bool) -> None:
     def table() -> None:
         rows = [
-            (v.ref, v.format, f"{v.size_bytes / 1e6:.1f} MB", v.sha256[:12], v.licence or "–", v.source)
+            (
+                v.ref,
+                v.format,
+                f"{v.size_bytes / 1e6:.1f} MB" if v.size_bytes else "–",
+                v.sha256[:12],
+                v.licence or "–",
+                v.source,
+            )
             for v in versions
         ]
         print_table("Model versions", ("model", "format", "size#", "sha256", "licence", "source"), rows)

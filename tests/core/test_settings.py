@@ -100,6 +100,7 @@ def test_a_variable_like_no_setting_still_names_one():
         ("LLMOPS_ENGINE_SLOTS", "0"),
         ("LLMOPS_ENGINE_SLOTS", "1.5"),
         ("LLMOPS_ENGINE_SLOTS", ""),
+        ("LLMOPS_HOME", ""),
         ("LLMOPS_MAX_BODY_BYTES", "-1"),
         ("LLMOPS_ENGINE_TIMEOUT", "0"),
         ("LLMOPS_ENGINE_TIMEOUT", "nan"),
