@@ -58,7 +58,9 @@ def _config(file: Path, settings: Settings) -> MonitorConfig:
     for name in values:
         if name not in _TABLES:
             raise BadFile(file, f"unknown table{nearest(name, _TABLES)}", field=name)
-    descriptors = DescriptorSet.from_config(values.get("descriptor", []), settings, file=file)
+    # Without descriptors nothing is watched, and "no alarm" would be said of it: who wants that writes descriptor = [].
+    declared = values["descriptor"] if "descriptor" in values else read_toml(DEFAULT_FILE)["descriptor"]
+    descriptors = DescriptorSet.from_config(declared, settings, file=file)
     return MonitorConfig(
         descriptors=descriptors,
         slices=_slices(values.get("slices", {}), file),

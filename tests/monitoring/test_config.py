@@ -45,6 +45,13 @@ def test_the_file_that_the_setting_names_replaces_the_packaged_one(tmp_path):
     assert config.file == tmp_path / "monitor.toml"
 
 
+def test_a_file_that_declares_no_descriptor_watches_what_the_packaged_one_does(tmp_path):
+    alone = read(tmp_path, "[alerts]\ncool_down = '1h'")
+    assert alone.descriptors.version == default_descriptors().version
+    assert alone.rules == read_config().rules
+    assert list(read(tmp_path, "descriptor = []").descriptors.descriptors) == []
+
+
 def test_slices_may_be_none(tmp_path):
     assert read(tmp_path, "[slices]\ndimensions = []").slices == ()
 
