@@ -14,12 +14,13 @@ import statistics
 import sys
 import time
 
-from llmops.catalogue import DEFAULT_MODEL
 from llmops.engines.opening import open_engine
-from llmops.engines.protocol import Engine, GenerationParameters, GenerationRequest, Message, generate
+from llmops.engines.protocol import Engine, generate
+from llmops.generation import GenerationParameters, GenerationRequest, Message
+from llmops.models.catalogue import DEFAULT_MODEL
 from llmops.registry import Registry
+from llmops.registry.model_registration import pull
 from llmops.settings import Settings
-from llmops.workflow.models import pull
 
 ROUNDS, REQUESTS = 3, 16
 PARAMETERS = GenerationParameters(max_tokens=24)

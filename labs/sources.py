@@ -11,7 +11,7 @@ from typing import Any
 
 from llmops.errors import BadFile, CannotRun, Corrupted, UnknownVersion, UsageError
 from llmops.hashing import file_sha256
-from llmops.model_sources import from_wheel
+from llmops.models.sources import from_wheel
 from llmops.settings import Settings
 
 

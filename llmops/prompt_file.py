@@ -28,9 +28,9 @@ from typing import Any
 
 import yaml
 
-from llmops.engines.answer_schema import KEYWORDS, AnswerSchema, refuse_keywords, schema_of
-from llmops.engines.protocol import GenerationParameters, Message
+from llmops.answer_schema import KEYWORDS, AnswerSchema, refuse_keywords, schema_of
 from llmops.errors import BadFile, EngineRejected, UsageError
+from llmops.generation import GenerationParameters, Message
 from llmops.hashing import content_hash
 from llmops.text_file import read_text
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llmops.engines.protocol import GenerationParameters
 from llmops.errors import UnknownVersion, UsageError
+from llmops.generation import GenerationParameters
 from llmops.hashing import content_hash
 from llmops.prompt_file import PromptTemplate
 from llmops.traffic_policy import TrafficPolicy

@@ -9,10 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from monitoring.decide.pinning import list_references, pin_at_promotion, pin_reference, reference_in_force
     from monitoring.decide.references import PinnedReference
+    from monitoring.decide.result import MonitorResult
     from monitoring.decide.rules import DriftRules
-    from monitoring.result import MonitorResult
+    from monitoring.pinning import list_references, pin_at_promotion, pin_reference, reference_in_force
     from monitoring.run import list_apps, replay_past, run_monitor, write_report
 
 __all__ = [

@@ -6,12 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from monitoring.decide.examination import Question
 from monitoring.decide.frozen import Frozen
 from monitoring.decide.gathering import Gathering, gather
 from monitoring.decide.pooled import Pool, pool_of
 from monitoring.decide.references import Awaited
 from monitoring.decide.window_choice import WindowPair, choose_windows
+from monitoring.examination import Question
 from monitoring.stores import Stores
 
 

@@ -13,14 +13,14 @@ from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from monitoring.decide.checks import watch_flags
 from monitoring.decide.detector_store import DetectorStore
-from monitoring.decide.examination import examine
 from monitoring.decide.gathering import Gathering
 from monitoring.decide.places import comparable
 from monitoring.decide.references import AcceptedWindow
 from monitoring.decide.replay import RESAMPLED_MONTHS, Replay, ReplayRequest, replay
+from monitoring.decide.result import MonitorResult
 from monitoring.decide.watch import FlagFinding
+from monitoring.examination import examine
 from monitoring.prepared import Prepared, pool_with, prepare
-from monitoring.result import MonitorResult
 from monitoring.store.database import apps_in_log, open_database
 from monitoring.store.ingest import Ingested
 from monitoring.stores import Progress, Stores, opened

@@ -15,8 +15,9 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from llmops.engines.protocol import Engine, GenerationRequest, fitting
+from llmops.engines.protocol import Engine, fitting
 from llmops.errors import EngineBusy, EngineRejected, EngineTimeout, StoreUnavailable
+from llmops.generation import GenerationRequest
 from llmops.production_log import LogRecord
 from service.access import require
 from service.caller import Caller

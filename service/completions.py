@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 from starlette.types import ASGIApp, Send
 
-from llmops.engines.protocol import Chunk, Message
+from llmops.generation import Chunk, Message
 from service.answering import Answering
 from service.documented_replies import replies
 from service.error_map import ApiError

@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from llmops.catalogue import EMBEDDING_MODEL
+from llmops.models.catalogue import EMBEDDING_MODEL
 from llmops.production_log import LogRecord
 from service.access import require
 from service.budgets import estimated_tokens

@@ -11,18 +11,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from llmops.answer_schema import off_format
 from llmops.engines.answer import Answer
-from llmops.engines.answer_schema import off_format
-from llmops.engines.protocol import (
-    UNKNOWN_USAGE,
-    Chunk,
-    Engine,
-    GenerationParameters,
-    GenerationRequest,
-    Message,
-    Usage,
-)
+from llmops.engines.protocol import Engine
 from llmops.errors import EngineError, UsageError
+from llmops.generation import UNKNOWN_USAGE, Chunk, GenerationParameters, GenerationRequest, Message, Usage
 from llmops.production_log import LogRecord, hidden_if_redacted
 from llmops.versions import PromptVersion
 from service.budgets import estimated_tokens

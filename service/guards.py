@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import regex
 
-from llmops.engines.protocol import Chunk, GenerationParameters
+from llmops.generation import Chunk, GenerationParameters
 from llmops.versions import Release
 from service.error_map import ApiError
 from service.guarded_text import redacted, texts_in

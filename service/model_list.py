@@ -8,7 +8,7 @@ from typing import Literal
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
-from llmops.catalogue import EMBEDDING_MODEL
+from llmops.models.catalogue import EMBEDDING_MODEL
 from service.access import require
 from service.caller import ANONYMOUS, Caller
 from service.gateway import Gateway

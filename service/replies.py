@@ -12,7 +12,7 @@ import orjson
 from starlette.types import Send
 
 from llmops.engines.answer import Answer
-from llmops.engines.protocol import NO_FIELDS, Chunk, Further
+from llmops.generation import NO_FIELDS, Chunk, Further
 from service.error_map import ApiError
 from service.exchange import Exchange
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from llmops.engines.protocol import HINTS, Message
+from llmops.generation import HINTS, Message
 from llmops.json_depth import MOST_NESTED, is_shallow
 from service.field_faults import field_fault
 from service.limited_fields import JsonObject, StrictBody, Text, only

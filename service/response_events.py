@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from llmops.engines.answer import Answer, is_cut_off, reasoning_in
-from llmops.engines.protocol import Chunk, Usage
+from llmops.generation import Chunk, Usage
 from service.error_map import ApiError
 from service.exchange import Exchange
 from service.response_body import ResponseRequest

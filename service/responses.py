@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmops.engines.protocol import Chunk, Message
+from llmops.generation import Chunk, Message
 from llmops.versions import PromptVersion
 from service.answering import Answering
 from service.caller import ANONYMOUS, Caller

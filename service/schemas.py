@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from llmops.engines.protocol import HINTS, Message
+from llmops.generation import HINTS, Message
 from llmops.json_depth import MOST_NESTED, is_shallow
 from service.field_faults import field_fault
 from service.limited_fields import JsonObject, StrictBody, Text

@@ -9,7 +9,11 @@ import hypothesis
 import pytest
 
 from llmops.production_log import ProductionLog
+from tests.command_line import home, llmops
 from tests.postgres import PostgresServer, postgres_server
+from tests.registered_home import workshop
+
+__all__ = ["home", "llmops", "workshop"]  # fixtures
 
 # Tests run on every core: how long one example takes says nothing. Examples are the same each time, so that a failure
 # is a change's and not a draw's; `make test-all` draws others.

@@ -222,11 +222,11 @@ def measure_choices(gguf: Path, cache: Path, folder: Path) -> list[Criterion]:
 
 def model_file() -> Path:
     """The catalogue's default model, fetched when absent: one GGUF for every contender."""
-    from llmops.catalogue import DEFAULT_MODEL
+    from llmops.models.catalogue import DEFAULT_MODEL
+    from llmops.models.weights import verified_path
     from llmops.registry import Registry
+    from llmops.registry.model_registration import pull
     from llmops.settings import Settings
-    from llmops.weights import verified_path
-    from llmops.workflow.models import pull
 
     settings = Settings.from_environment()
     return verified_path(pull(settings, Registry(settings), DEFAULT_MODEL, say)[0], settings)

@@ -29,14 +29,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.evaluation.questions import questions
-from llmops.catalogue import DEFAULT_MODEL
 from llmops.engines.opening import open_engine
-from llmops.engines.protocol import GenerationRequest, generate
+from llmops.engines.protocol import generate
+from llmops.generation import GenerationRequest
+from llmops.models.catalogue import DEFAULT_MODEL
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.prompt_file import PromptTemplate, load_prompt_folder
 from llmops.registry import Registry
+from llmops.registry.model_registration import pull
 from llmops.settings import Settings
-from llmops.workflow.models import pull
 from monitoring import MonitorResult, run_monitor
 from monitoring.descriptors import default_descriptors
 

@@ -13,8 +13,8 @@ from llmops.settings import Settings
 from llmops.text_file import read_text
 
 if TYPE_CHECKING:
+    from llmops.eval_runs.calibrating import Calibrated
     from llmops.evaluation.agreement import Confusion, LengthBias, PositionBias
-    from llmops.workflow.calibrating import Calibrated
 
 _ALPHA = 0.05
 
@@ -74,11 +74,11 @@ def calibrate_judge(
     Example: llmops eval calibrate-judge labels.jsonl --suite support --scorer helpful
     Example: llmops eval calibrate-judge labels.jsonl --judge openai:http://127.0.0.1:8001/v1#judge
     """
+    from llmops.eval_runs.calibrating import JudgeAsked, Rubric
+    from llmops.eval_runs.calibrating import calibrate_judge as calibrate
+    from llmops.eval_runs.evaluations import Evaluations
+    from llmops.eval_runs.pairwise import with_judge
     from llmops.registry import Registry
-    from llmops.workflow.calibrating import JudgeAsked, Rubric
-    from llmops.workflow.calibrating import calibrate_judge as calibrate
-    from llmops.workflow.evaluations import Evaluations
-    from llmops.workflow.pairwise import with_judge
 
     settings = with_judge(Settings.from_environment(), judge, key_variable)
     rubric = Rubric(text_or_file(instructions), scale, good, input_variable)

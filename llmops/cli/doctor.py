@@ -129,8 +129,8 @@ def _store(settings: Settings) -> Check:
 
 def _serving(settings: Settings) -> Check:
     """Champions are served by the engine, and in the mode, that their gate has read answers of."""
+    from llmops.eval_runs.served_mode import mode_change
     from llmops.registry import Registry
-    from llmops.workflow.served_mode import mode_change
 
     versions = Registry(settings).release_versions
     changed, seen = [], 0
@@ -191,7 +191,7 @@ def _with_weights(settings: Settings) -> list[ModelVersion]:
 
 
 def _model(settings: Settings) -> Check:
-    from llmops.weights import verified_path
+    from llmops.models.weights import verified_path
 
     versions = _with_weights(settings)
     if not versions:
@@ -212,7 +212,8 @@ def _engine(settings: Settings) -> Check:
     import time
 
     from llmops.engines.opening import open_engine
-    from llmops.engines.protocol import GenerationParameters, GenerationRequest, Message, generate
+    from llmops.engines.protocol import generate
+    from llmops.generation import GenerationParameters, GenerationRequest, Message
 
     versions = _with_weights(settings)
     if not versions:

@@ -29,13 +29,13 @@ from llmops.engines.opening import ENGINE_NAMES
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
+    from llmops.eval_runs.early_stopping import EarlyStop
+    from llmops.eval_runs.evaluations import CellRun, Evaluations
     from llmops.evaluation.eval_set_splits import SourceAccess
     from llmops.evaluation.reports.contents import Leaderboard
     from llmops.evaluation.suite import Suite
     from llmops.recording import EvalRun
     from llmops.recording.runs import RecorderName
-    from llmops.workflow.early_stopping import EarlyStop
-    from llmops.workflow.evaluations import CellRun, Evaluations
 
 
 _MOST_REASONS = 3
@@ -54,9 +54,9 @@ def list_suites(as_json: bool) -> None:
     \b
     Example: llmops eval list
     """
+    from llmops.eval_runs.scorer_factory import ScorerWorkshop
     from llmops.evaluation.suite import load_suite, readable_suites
     from llmops.paths import eval_sets_folder
-    from llmops.workflow.scorer_workshop import ScorerWorkshop
 
     settings = Settings.from_environment()
     folder = eval_sets_folder(settings)
@@ -138,8 +138,8 @@ def run(
     \b
     Example: llmops eval run qa --prompt qa@1 --prompt qa@2 --model smollm2-135m-instruct@2
     """
-    from llmops.workflow.evaluations import RunOptions
-    from llmops.workflow.report_contents import leaderboard
+    from llmops.eval_runs.evaluations import RunOptions
+    from llmops.eval_runs.report_contents import leaderboard
 
     evaluations = open_evaluations()
     loaded = evaluations.suite(suite)
@@ -191,8 +191,8 @@ def _scoreless(run: EvalRun) -> list[str]:
 
 def open_evaluations() -> Evaluations:
     """Suites and registry of the environment's settings."""
+    from llmops.eval_runs.evaluations import Evaluations
     from llmops.registry import Registry
-    from llmops.workflow.evaluations import Evaluations
 
     settings = Settings.from_environment()
     evaluations = Evaluations(settings, Registry(settings))

@@ -10,10 +10,10 @@ import click
 from llmops.cli.output import echo, emit, interval, json_option, number, print_table, row_count, say, write_file
 
 if TYPE_CHECKING:
+    from llmops.eval_runs.evaluations import Evaluations, Gated
+    from llmops.eval_runs.votes import Votes
     from llmops.evaluation.comparison import Comparison, MetricComparison
     from llmops.evaluation.reports.contents import Judged, Report
-    from llmops.workflow.evaluations import Evaluations, Gated
-    from llmops.workflow.votes import Votes
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _REPORTS = (
@@ -47,7 +47,7 @@ def compare(
     Example: llmops eval compare qa@1 qa@2 --html comparison.html
     """
     from llmops.cli.eval import open_evaluations
-    from llmops.workflow.report_contents import report_contents
+    from llmops.eval_runs.report_contents import report_contents
 
     evaluations = open_evaluations()
     of_suite, run_a, run_b = evaluations.resolve_pair(a, b, suite)
@@ -129,9 +129,9 @@ def _keep_reports(
     champion they have the verdict and the challenger's means."""
     import tempfile
 
+    from llmops.eval_runs.report_contents import judged_contents, report_contents
     from llmops.evaluation.reports.html import write_html, write_verdict_html
     from llmops.recording import record_report
-    from llmops.workflow.report_contents import judged_contents, report_contents
 
     suite, run, verdict = evaluations.suite(suite_name), gated.runs["b"], gated.verdict
     with tempfile.TemporaryDirectory() as folder:
@@ -181,7 +181,7 @@ def write_reports(report: Report, html: Path | None, junit: Path | None, markdow
 def show_comparison(comparison: Comparison, *, with_rows: bool = True) -> None:
     """The comparison as a table, its slices as a second one, and what it can see. with_rows: also what became of the
     rows, where no verdict says so."""
-    from llmops.workflow.report_contents import noise_sentence
+    from llmops.eval_runs.report_contents import noise_sentence
 
     rows = [_cells(name, metric) for name, metric in comparison.metrics.items()]
     title = f"{comparison.a} → {comparison.b}, {row_count(comparison.rows)} paired"

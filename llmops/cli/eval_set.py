@@ -127,8 +127,8 @@ def add(
     if out is None:
         raise UsageError("--from-log needs --out FILE, the review file to write")
 
+    from llmops.eval_runs.eval_set_from_log import Choice, write_review
     from llmops.production_log import ProductionLog
-    from llmops.workflow.eval_set_from_log import Choice, write_review
 
     records = ProductionLog(settings.resolved_log_url).iterate(app=app, since=since, until=until, feedback=True)
     choice = Choice(None if outcome == "any" else outcome, feedback, limit, input_variable)
@@ -140,7 +140,7 @@ def add(
 
 
 def _add_reviewed(name: str, folder: Path, reviewed: Path, as_json: bool) -> None:
-    from llmops.workflow.eval_set_from_log import add_reviewed
+    from llmops.eval_runs.eval_set_from_log import add_reviewed
 
     added, refused, undecided = add_reviewed(reviewed, folder)
     value = {"eval_set": name, "folder": str(folder), "added": added, "refused": refused, "undecided": undecided}
@@ -150,10 +150,10 @@ def _add_reviewed(name: str, folder: Path, reviewed: Path, as_json: bool) -> Non
 
 def _find(text: str, settings: Settings) -> list[EvalSet]:
     """The eval sets that a name, path or suite means. Raises UnknownVersion, BadFile."""
+    from llmops.eval_runs.scorer_factory import ScorerWorkshop
     from llmops.evaluation.eval_set_source import find_eval_set, holds_eval_set
     from llmops.evaluation.eval_set_splits import SourceAccess
     from llmops.evaluation.suite import load_suite, suite_names
-    from llmops.workflow.scorer_workshop import ScorerWorkshop
 
     access = SourceAccess(settings.hub_endpoint, settings.home / "eval_sets")
     path = Path(text)

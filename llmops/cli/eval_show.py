@@ -9,8 +9,8 @@ import click
 from llmops.cli.output import emit, json_option, print_table, row_count, say
 
 if TYPE_CHECKING:
+    from llmops.eval_runs.run_rows import RunRows, ShownRow
     from llmops.evaluation.results import RowResult, Score
-    from llmops.workflow.run_rows import RunRows, ShownRow
 
 _ROWS = 20
 
@@ -37,7 +37,7 @@ def show_rows(
     Example: llmops eval show assistant@3 --changed-from assistant@2 --limit 50
     """
     from llmops.cli.eval import open_evaluations
-    from llmops.workflow.run_rows import run_rows
+    from llmops.eval_runs.run_rows import run_rows
 
     evaluations = open_evaluations()
     found = run_rows(evaluations, run, suite, failed=failed, changed_from=changed_from)

@@ -27,10 +27,10 @@ def command(version: str, markdown: Path | None, html: Path | None, as_json: boo
     Example: llmops factsheet assistant@1
     Example: llmops factsheet bike --html bike.html
     """
+    from llmops.factsheet.collecting import make_factsheet
     from llmops.factsheet.html import write_html
     from llmops.factsheet.markdown import markdown as as_markdown
     from llmops.registry import Registry
-    from llmops.workflow.factsheet import make_factsheet
 
     settings = Settings.from_environment()
     sheet = make_factsheet(Registry(settings), version)

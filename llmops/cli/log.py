@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from llmops.cli.log_deletion import forget, retain
 from llmops.cli.output import echo, emit, json_option, print_table, say, shown_time
 from llmops.errors import BadFile, CannotRun, Corrupted, UsageError
 from llmops.json_lines import json_object, numbered_lines
@@ -19,6 +18,7 @@ from llmops.production_log import LogRecord, ProductionLog, in_batches, is_predi
 from llmops.production_log.predictions import values_of
 from llmops.settings import Settings
 from llmops.short_ids import MOST_NAMED, whole_id
+from monitoring.cli.log_deletion import forget, retain
 
 _AGO = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _BATCH = 1000

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from llmops.catalogue import DEFAULT_MODEL
 from llmops.cli.output import emit, json_option, print_table, say
 from llmops.errors import UsageError
+from llmops.models.catalogue import DEFAULT_MODEL
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
 
@@ -29,7 +29,7 @@ def pull(name: str, as_json: bool) -> None:
     Example: llmops models pull smollm2-135m-instruct
     """
     from llmops.registry import Registry
-    from llmops.workflow import models
+    from llmops.registry import model_registration as models
 
     settings = Settings.from_environment()
     _show(models.pull(settings, Registry(settings), name, say), as_json)
@@ -70,7 +70,7 @@ def register(
     Example: llmops models register my-model --source file:./my-model-folder
     """
     from llmops.registry import Registry
-    from llmops.workflow import models
+    from llmops.registry import model_registration as models
 
     if (price_in is None) != (price_out is None):
         raise UsageError("give --price-in and --price-out together")
@@ -93,7 +93,7 @@ def quantise(model: str, type_name: str, as_json: bool) -> None:
     Example: llmops models quantise smollm2-135m-instruct@1 --to Q8_0
     """
     from llmops.registry import Registry
-    from llmops.workflow import models
+    from llmops.registry import model_registration as models
 
     settings = Settings.from_environment()
     _show([models.quantise(settings, Registry(settings), model, type_name, say)], as_json)

@@ -19,7 +19,7 @@ from llmops.cli.output import emit, interval, json_option, number, print_table, 
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
-    from llmops.workflow.pairwise import RunsJudged
+    from llmops.eval_runs.pairwise import RunsJudged
 
 
 @click.command()
@@ -51,9 +51,9 @@ def pairwise(
     \b
     Example: llmops eval pairwise qa@1 qa@2 --judge openai:http://127.0.0.1:8001/v1#judge
     """
+    from llmops.eval_runs.evaluations import Evaluations
+    from llmops.eval_runs.pairwise import PairwiseAsked, judge_runs
     from llmops.registry import Registry
-    from llmops.workflow.evaluations import Evaluations
-    from llmops.workflow.pairwise import PairwiseAsked, judge_runs
 
     settings = Settings.from_environment()
     asked = PairwiseAsked(a, b, suite, judge, key_variable, text_or_file(instructions), input_variable, limit)

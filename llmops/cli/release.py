@@ -11,12 +11,12 @@ import click
 
 from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.cli.traffic import lopsided
-from llmops.engines.protocol import GenerationParameters
 from llmops.errors import UsageError
+from llmops.generation import GenerationParameters
+from llmops.models.weights import refuse_lost_weights
 from llmops.release_guards import parse_guards, shown_guards
 from llmops.settings import Settings
 from llmops.versions import Release
-from llmops.weights import refuse_lost_weights
 
 
 @click.group()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import uvloop
 
-from llmops.embedding import embedder
 from llmops.engine_host.host import EngineHost
+from llmops.engines.embedding import embedder
 from llmops.json_logs import configure_logging
 from llmops.settings import Settings
 from llmops.starter import when_starter_ends

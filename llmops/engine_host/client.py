@@ -26,8 +26,9 @@ from llmops.engine_host.frames import (
     pack,
 )
 from llmops.engine_host.hold import ModelHold
-from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest
+from llmops.engines.protocol import EngineIdentity
 from llmops.errors import EngineError, EngineRejected, EngineUnavailable
+from llmops.generation import Chunk, GenerationRequest
 from llmops.versions import ModelVersion
 
 RETRY_SECONDS = 1.0

@@ -14,16 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import orjson
 
-from llmops.engines.protocol import (
-    Chunk,
-    EngineIdentity,
-    Further,
-    GenerationParameters,
-    GenerationRequest,
-    Message,
-    Usage,
-)
+from llmops.engines.protocol import EngineIdentity
 from llmops.errors import EngineError
+from llmops.generation import Chunk, Further, GenerationParameters, GenerationRequest, Message, Usage
 from llmops.versions import ModelVersion
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import os
 import time
 from contextlib import aclosing
 
-from llmops.engines.protocol import Engine, GenerationParameters, GenerationRequest, Message
+from llmops.engines.protocol import Engine
 from llmops.errors import EngineError
+from llmops.generation import GenerationParameters, GenerationRequest, Message
 
 logger = logging.getLogger("llmops.engine_host")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llmops.errors import EngineError
 
 if TYPE_CHECKING:
-    from llmops.engines.protocol import Chunk
+    from llmops.generation import Chunk
 
 MOST_TOOL_CALLS = 128
 """Calls in one answer, or offered tools in one request."""

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from llmops.engines.answer_schema import following
+from llmops.answer_schema import following
 from llmops.engines.gguf_file import check_gguf
 from llmops.engines.llamacpp_answers import LlamaCppAnswers
 from llmops.engines.llamacpp_grammar import grammar_of
@@ -26,9 +26,10 @@ from llmops.engines.llamacpp_likelihood import loglikelihoods
 from llmops.engines.llamacpp_port import LlamaCppPort
 from llmops.engines.llamacpp_states import Quiet, TemplateStates
 from llmops.engines.openai_format import chat_body
-from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Message, Usage
+from llmops.engines.protocol import EngineIdentity
 from llmops.engines.thread_stream import from_thread
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
+from llmops.generation import Chunk, GenerationRequest, Message, Usage
 
 Send = Callable[[Mapping[str, Any] | Exception | None], None]
 HONOURS = frozenset({"n", "logprobs", "top_logprobs", "presence_penalty", "frequency_penalty", "logit_bias"})

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llmops.engines.protocol import UNKNOWN_USAGE, Chunk, Usage
+from llmops.generation import UNKNOWN_USAGE, Chunk, Usage
 
 
 class LlamaCppAnswers:

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from llmops.engines.answer_schema import (
+from llmops.answer_schema import (
     ENFORCEABLE,
     ROOT,
     AnswerSchema,

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmops.engines.llamacpp_port import LlamaCppPort
-from llmops.engines.protocol import Message
 from llmops.errors import EngineError, EngineRejected
+from llmops.generation import Message
 
 _FORCE = 1e4  # more than any two logits differ by
 _WHOLE_VOCABULARY = 1_000_000

@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx
 
-from llmops.engines.protocol import Message
 from llmops.errors import EngineError
+from llmops.generation import Message
 
 
 class LlamaCppPort:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llmops.engines.llamacpp_port import LlamaCppPort
-from llmops.engines.protocol import Message
+from llmops.generation import Message
 from llmops.hashing import content_hash
 from llmops.scratch import mark_owned
 

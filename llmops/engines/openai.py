@@ -15,11 +15,12 @@ from yarl import URL
 
 from llmops.engines.openai_errors import failure, refusal
 from llmops.engines.openai_format import AnswerReader, chat_body, sent_message, whole_answer
-from llmops.engines.protocol import EXTRAS, Chunk, EngineIdentity, GenerationRequest
+from llmops.engines.protocol import EngineIdentity
 from llmops.engines.sent_fields import SentFields
 from llmops.engines.sse import EventParser, EventTooLong, SentEvent
 from llmops.engines.upstream_json import UpstreamJson
 from llmops.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from llmops.generation import EXTRAS, Chunk, GenerationRequest
 
 LONGEST_EVENT = LONGEST_REPLY = 64 * 1024 * 1024
 """Bytes of one event, or of a reply that is not streamed, beyond which an upstream is taken for broken."""

@@ -13,9 +13,9 @@ from itertools import takewhile
 from typing import Any
 
 from llmops.engines.openai_errors import failure, reported, unwrapped
-from llmops.engines.protocol import NO_FIELDS, UNKNOWN_USAGE, UNSAID, Chunk, Further, GenerationRequest, Message, Usage
 from llmops.engines.tool_calls import ToolCallReader, argument_text, whole_number
 from llmops.errors import EngineError, EngineUnavailable
+from llmops.generation import NO_FIELDS, UNKNOWN_USAGE, UNSAID, Chunk, Further, GenerationRequest, Message, Usage
 
 _NAMED_IN_REPLY = frozenset({"id", "object", "created", "model", "choices", "usage", "error"})
 _NAMED_IN_CHOICE = frozenset({"index", "delta", "message", "logprobs", "finish_reason", "error"})

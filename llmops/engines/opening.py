@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmops.engines.protocol import Engine, EngineIdentity, GenerationParameters
+from llmops.engines.protocol import Engine, EngineIdentity
 from llmops.engines.replicas import ReplicatedEngine
 from llmops.errors import CannotRun, Corrupted, EngineRejected, UsageError
+from llmops.generation import GenerationParameters
+from llmops.models.upstream_source import UpstreamSource
+from llmops.models.weights import verified_path
 from llmops.settings import Settings
-from llmops.upstream_source import UpstreamSource
 from llmops.versions import ModelVersion
-from llmops.weights import verified_path
 
 _LOOK_SECONDS = 0.25
 

@@ -18,13 +18,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from llmops.engines.answer_schema import following
+from llmops.answer_schema import following
 from llmops.engines.answer_text import AnswerText
 from llmops.engines.gguf_file import check_gguf
 from llmops.engines.openvino_schema import enforced_schema
-from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Usage
+from llmops.engines.protocol import EngineIdentity
 from llmops.engines.thread_stream import from_thread
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
+from llmops.generation import Chunk, GenerationRequest, Usage
 
 HONOURS = frozenset({"presence_penalty", "frequency_penalty"})
 _PACKAGE = "openvino-genai"

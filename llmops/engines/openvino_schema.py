@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llmops.engines.answer_schema import (
+from llmops.answer_schema import (
     ANNOTATIONS,
     ENFORCEABLE,
     AnswerSchema,

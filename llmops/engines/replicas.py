@@ -7,17 +7,9 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 
-from llmops.engines.protocol import (
-    Chunk,
-    Engine,
-    EngineIdentity,
-    GenerationRequest,
-    Message,
-    PrimingEngine,
-    ScoringEngine,
-    Usage,
-)
+from llmops.engines.protocol import Engine, EngineIdentity, PrimingEngine, ScoringEngine
 from llmops.errors import EngineRejected
+from llmops.generation import Chunk, GenerationRequest, Message, Usage
 
 
 class ReplicatedEngine:

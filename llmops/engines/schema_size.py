@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmops.engines.answer_schema import ROOT, refuse, subschemas
+from llmops.answer_schema import ROOT, refuse, subschemas
 
 MOST_VALUES = 5_000
 """Values of all `enum` together."""

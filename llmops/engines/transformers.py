@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llmops.engines.answer_text import AnswerText
-from llmops.engines.protocol import Chunk, EngineIdentity, GenerationParameters, GenerationRequest, Message, Usage
+from llmops.engines.protocol import EngineIdentity
 from llmops.engines.thread_stream import from_thread
 from llmops.engines.transformers_likelihood import loglikelihoods
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
+from llmops.generation import Chunk, GenerationParameters, GenerationRequest, Message, Usage
 
 Send = Callable[[Chunk | Exception | None], None]
 

@@ -9,8 +9,9 @@ import time
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 
-from llmops.engines.protocol import Chunk, Engine, EngineIdentity, GenerationRequest
+from llmops.engines.protocol import Engine, EngineIdentity
 from llmops.errors import EngineError, EngineRejected, EngineUnavailable
+from llmops.generation import Chunk, GenerationRequest
 
 logger = logging.getLogger("llmops.engines")
 

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from llmops.hashing import file_sha256
-from llmops.quantise import main_type, requantise
+from llmops.models.quantise import main_type, requantise
 
 logger = logging.getLogger("llmops")
 

@@ -10,10 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llmops.engines.protocol import Message
 from llmops.errors import BadFile, UsageError
 from llmops.evaluation.eval_set_values import as_messages, as_text, plain, without_nulls
 from llmops.evaluation.record_files import Place, read_records
+from llmops.generation import Message
 from llmops.hashing import canonical_json
 from llmops.json_lines import json_object
 

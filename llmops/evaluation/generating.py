@@ -14,18 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from llmops.engines.answer_schema import off_format
-from llmops.engines.protocol import (
-    Engine,
-    EngineIdentity,
-    Generation,
-    GenerationParameters,
-    GenerationRequest,
-    Message,
-    PrimingEngine,
-    ScoringEngine,
-    generate,
-)
+from llmops.answer_schema import off_format
+from llmops.engines.protocol import Engine, EngineIdentity, PrimingEngine, ScoringEngine, generate
 from llmops.errors import BadFile, EngineError, EngineRejected, EngineUnavailable, LlmopsError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generation_cache import GenerationCache, generation_key
@@ -33,6 +23,7 @@ from llmops.evaluation.noise import Noise
 from llmops.evaluation.results import Output, known_sum
 from llmops.evaluation.retrying import RETRIES, Retries, with_retries
 from llmops.evaluation.scorers.choice_scorers import row_choices
+from llmops.generation import Generation, GenerationParameters, GenerationRequest, Message
 from llmops.prompt_file import PromptTemplate
 
 Progress = Callable[[int, int], None]

@@ -10,10 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llmops.engines.protocol import EngineIdentity, GenerationRequest
+from llmops.engines.protocol import EngineIdentity
 from llmops.errors import StoreUnavailable
 from llmops.evaluation.noise import Noise
 from llmops.evaluation.results import Output, Score
+from llmops.generation import GenerationRequest
 from llmops.hashing import content_hash
 from llmops.private_files import keep_private, make_private_folder
 from llmops.sqlite_file import write_ahead

@@ -21,10 +21,10 @@ import httpx
 
 from llmops.engines.answer import Answer, is_cut_off
 from llmops.engines.openai_format import whole_answer
-from llmops.engines.protocol import Message
 from llmops.engines.sent_fields import SentFields
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from llmops.evaluation.scorers.json_scorers import read_json
+from llmops.generation import Message
 from llmops.json_schema import schema_validator
 from llmops.judges.endpoint import JudgeEndpoint
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmops.engines.protocol import Message
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output
 from llmops.evaluation.scorers.protocol import MissingExpectation
+from llmops.generation import Message
 
 _USUAL_NAMES = ("question", "input", "query")
 

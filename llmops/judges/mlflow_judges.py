@@ -30,13 +30,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from llmops.engines.protocol import Message
 from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import parameters as check
 from llmops.evaluation.scorers.options import Option
 from llmops.evaluation.scorers.protocol import Scorer, expected_answers
+from llmops.generation import Message
 from llmops.judges.columns import contexts, conversation, expected_texts, input_text
 from llmops.judges.endpoint import JudgeEndpoint
 from llmops.judges.scale import Scale, make_scale

@@ -13,8 +13,8 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from llmops.engines.protocol import Message
 from llmops.errors import EngineError
+from llmops.generation import Message
 from llmops.judges.client import JudgeClient
 
 Embed = Callable[[Sequence[str]], Any]

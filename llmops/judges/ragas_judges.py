@@ -28,13 +28,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmops.engines.protocol import Message
 from llmops.errors import EngineError, UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import parameters as check
 from llmops.evaluation.scorers.options import Option
 from llmops.evaluation.scorers.protocol import Scorer, expected_answers
+from llmops.generation import Message
 from llmops.judges import columns
 from llmops.judges.endpoint import JudgeEndpoint
 from llmops.judges.ragas_bridge import Embed, RagasEmbeddings, RagasJudge, reasons

@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from llmops.engines.protocol import Message
 from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers.protocol import answer_forms
+from llmops.generation import Message
 from llmops.judges.columns import contexts, conversation, input_text, transcript
 from llmops.judges.endpoint import JudgeEndpoint
 from llmops.judges.scale import make_scale

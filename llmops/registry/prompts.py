@@ -7,8 +7,8 @@ import json
 import threading
 from typing import Any
 
-from llmops.engines.protocol import GenerationParameters, Message
 from llmops.errors import UnknownVersion
+from llmops.generation import GenerationParameters, Message
 from llmops.hashing import canonical_json
 from llmops.prompt_file import PromptTemplate
 from llmops.registry.store import Store, translated

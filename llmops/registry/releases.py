@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llmops.engines.protocol import GenerationParameters
+from llmops.generation import GenerationParameters
 from llmops.hashing import canonical_json, content_hash
 from llmops.registry.models import ModelRegistry, all_versions, create_version, registered_names, versions_with_tag
 from llmops.registry.moves import Moves

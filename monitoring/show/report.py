@@ -29,8 +29,8 @@ from monitoring.store.rows import DescribedRows, present
 from monitoring.store.summaries import Summary
 
 if TYPE_CHECKING:
+    from monitoring.decide.result import MonitorResult
     from monitoring.descriptors import Descriptor, DescriptorSet
-    from monitoring.result import MonitorResult
     from monitoring.store.windows import WindowReader
 
 SAMPLE_ROWS = 5_000

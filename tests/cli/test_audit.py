@@ -10,7 +10,7 @@ from llmops.audit import AuditLog, Draft
 from llmops.production_log import open_engine
 from llmops.registry import Registry
 from llmops.settings import Settings
-from tests.cli.conftest import Run
+from tests.command_line import Run
 from tests.registry.conftest import model, template
 
 

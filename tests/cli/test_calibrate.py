@@ -12,7 +12,7 @@ import pytest
 from llmops.cli.calibrate import text_or_file
 from llmops.errors import BadFile
 from llmops.judges.scripted import ScriptedJudge
-from tests.cli.conftest import Run
+from tests.command_line import Run
 
 
 def verdict(request: dict[str, Any]) -> str:

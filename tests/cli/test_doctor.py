@@ -11,9 +11,9 @@ import pytest
 
 from llmops.prompt_file import parse_prompt
 from llmops.registry import Registry
+from llmops.registry import model_registration as models
 from llmops.settings import Settings
-from llmops.workflow import models
-from tests.cli.conftest import Result, Run
+from tests.command_line import Result, Run
 
 PROMPT = "---\ninput_variable: question\n---\n# user\n{{ question }}\n"
 

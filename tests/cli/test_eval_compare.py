@@ -12,12 +12,13 @@ import pytest
 
 from llmops.engines.fake import FakeEngine
 from llmops.errors import EngineRejected
+from llmops.eval_runs import matrix
 from llmops.production_log import Feedback, LogRecord, ProductionLog
 from llmops.prompt_file import parse_prompt
 from llmops.registry import Registry
+from llmops.registry import model_registration as models
 from llmops.settings import Settings
-from llmops.workflow import matrix, models
-from tests.cli.conftest import Run
+from tests.command_line import Run
 
 N = 24
 SUITE = """eval_sets = ["plays"]

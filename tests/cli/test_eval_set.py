@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Run
+from tests.command_line import Run
 
 ROWS = [
     {"id": "r1", "inputs": {"question": "Who wrote Hamlet?"}, "expectations": {"answers": ["Shakespeare"]}},

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from llmops.registry import Registry
+from llmops.registry import model_registration as models
 from llmops.settings import Settings
-from llmops.workflow import models
-from tests.cli.conftest import Run
-from tests.workflow.conftest import prompt_text, write_suite
+from tests.command_line import Run
+from tests.registered_home import prompt_text, write_suite
 
 
 @pytest.fixture

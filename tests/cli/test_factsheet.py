@@ -8,9 +8,9 @@ import pytest
 
 from llmops.prompt_file import parse_prompt
 from llmops.registry import Registry
+from llmops.registry import model_registration as models
 from llmops.settings import Settings
-from llmops.workflow import models
-from tests.cli.conftest import Run
+from tests.command_line import Run
 
 PROMPT = "---\ninput_variable: question\n---\n# user\n{{ question }}\n"
 

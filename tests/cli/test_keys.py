@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cli.conftest import Run
+from tests.command_line import Run
 
 
 def test_create_needs_no_argument_and_gives_id_and_key(llmops: Run) -> None:

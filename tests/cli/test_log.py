@@ -12,7 +12,7 @@ import pytest
 
 from llmops.production_log import SHADOW, Feedback, LogRecord, ProductionLog
 from llmops.settings import Settings
-from tests.cli.conftest import Run
+from tests.command_line import Run
 
 FIELDS = {
     "request_id", "at", "release", "prompt", "model", "status", "outcome", "input", "output", "tokens_in",

@@ -13,7 +13,7 @@ import pytest
 
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
-from tests.cli.conftest import Run
+from tests.command_line import Run
 
 
 def line(number: int, **other: object) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmops.errors import UnknownVersion
-from tests.cli.conftest import Run
+from tests.command_line import Run
 
 
 def test_help_exits_0_and_lists_every_command(llmops: Run) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.cli.conftest import Run
+from tests.command_line import Run
 
 SOURCE = ("--source", "openai:http://127.0.0.1:9/v1#big")
 

@@ -10,7 +10,7 @@ import pytest
 
 import llmops.cli
 from llmops.cli.output import echo, print_table, say
-from tests.cli.conftest import Run
+from tests.command_line import Run
 
 HOSTILE = "[/x] [bold]b[/bold] :smile: \x1b]0;title\x07\x1b[2J\x9b\r\x7f\u202e"
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmops.judges.scripted import ScriptedJudge
-from tests.cli.conftest import Run
+from tests.command_line import Run
 
 PROMPT = "---\ninput_variable: question\nparameters: {max_tokens: 40}\n---\n# user\n"
 

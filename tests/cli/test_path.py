@@ -10,7 +10,7 @@ import pytest
 
 from llmops.paths import eval_sets_folder, prompts_folder
 from llmops.settings import Settings
-from tests.cli.conftest import Run
+from tests.command_line import Run
 
 
 @pytest.fixture

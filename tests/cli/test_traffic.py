@@ -8,7 +8,7 @@ import pytest
 
 from llmops.registry import Registry
 from llmops.settings import Settings
-from tests.cli.conftest import Run
+from tests.command_line import Run
 from tests.registry.conftest import model, template
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops import prompt_file
-from llmops.engines.protocol import GenerationParameters
 from llmops.errors import BadFile, UsageError
+from llmops.generation import GenerationParameters
 from llmops.prompt_file import PromptTemplate, load_prompt_folder, parse_prompt
 
 HEAD = "---\ninput_variable: question\n---\n"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.engines.protocol import GenerationParameters
 from llmops.errors import UsageError
+from llmops.generation import GenerationParameters
 from llmops.prompt_file import parse_prompt
 from llmops.versions import ModelVersion, PromptVersion, Ref, Release, release_content_hash
 

@@ -19,7 +19,7 @@ from llmops.engine_host.client import RemoteEngine, open_remote
 from llmops.engine_host.host import EngineHost
 from llmops.engine_host.supervisor import EngineProcess
 from llmops.engines.fake import FakeEngine
-from llmops.engines.protocol import GenerationParameters, GenerationRequest
+from llmops.generation import GenerationParameters, GenerationRequest
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
 

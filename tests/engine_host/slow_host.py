@@ -9,7 +9,7 @@ from pathlib import Path
 from llmops.engine_host.__main__ import run
 from llmops.engine_host.host import EngineHost
 from llmops.engines.fake import FakeEngine
-from llmops.engines.protocol import GenerationRequest
+from llmops.generation import GenerationRequest
 from llmops.settings import Settings
 
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from llmops.engine_host import frames
 from llmops.engine_host.frames import BadFrame, FrameSplitter, answer, operation, pack
-from llmops.engines.protocol import Chunk, EngineIdentity, Further, GenerationParameters, GenerationRequest, Usage
+from llmops.engines.protocol import EngineIdentity
 from llmops.errors import EngineBusy, EngineError, EngineRejected, EngineUnavailable
+from llmops.generation import Chunk, Further, GenerationParameters, GenerationRequest, Usage
 from llmops.versions import ModelVersion
 
 # What JSON can carry: no lone surrogates, no integers beyond 64 bits, no infinities.

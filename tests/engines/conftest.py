@@ -13,7 +13,7 @@ import pytest
 import tokenizers
 from gguf.quants import quantize
 
-from llmops.engines.protocol import GenerationParameters, GenerationRequest
+from llmops.generation import GenerationParameters, GenerationRequest
 
 TEMPLATE = (
     "{% for message in messages %}{{ '<' + message['role'] + '>' + message['content'] }}{% endfor %}"

@@ -7,8 +7,9 @@ from contextlib import aclosing
 import pytest
 
 from llmops.engines.fake import FakeEngine, identity
-from llmops.engines.protocol import Chunk, GenerationRequest, Usage, generate
+from llmops.engines.protocol import generate
 from llmops.errors import EngineUnavailable
+from llmops.generation import Chunk, GenerationRequest, Usage
 
 pytestmark = pytest.mark.anyio
 

@@ -12,8 +12,9 @@ import pytest
 
 from llmops.engines import llamacpp
 from llmops.engines.llamacpp import LlamaCppEngine
-from llmops.engines.protocol import Chunk, Usage, generate
+from llmops.engines.protocol import generate
 from llmops.errors import ContextTooLong, Corrupted, EngineRejected
+from llmops.generation import Chunk, Usage
 
 pytestmark = pytest.mark.anyio
 CONTEXT = 20_000

@@ -11,7 +11,8 @@ import pytest
 from llmops.engines import llamacpp_states
 from llmops.engines.llamacpp import LlamaCppEngine
 from llmops.engines.llamacpp_states import Quiet, TemplateStates
-from llmops.engines.protocol import GenerationParameters, GenerationRequest, Message, generate
+from llmops.engines.protocol import generate
+from llmops.generation import GenerationParameters, GenerationRequest, Message
 
 pytestmark = pytest.mark.anyio
 

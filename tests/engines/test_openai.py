@@ -15,8 +15,9 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from llmops.engines.openai import OpenAIEngine, identity
-from llmops.engines.protocol import GenerationRequest, Usage, generate
+from llmops.engines.protocol import generate
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from llmops.generation import GenerationRequest, Usage
 
 pytestmark = pytest.mark.anyio
 

@@ -12,8 +12,9 @@ import pytest
 
 from llmops.engines import openai
 from llmops.engines.openai import OpenAIEngine
-from llmops.engines.protocol import Chunk, GenerationRequest, Usage, generate
+from llmops.engines.protocol import generate
 from llmops.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from llmops.generation import Chunk, GenerationRequest, Usage
 from tests.engines.upstream_server import (
     HELLO,
     STREAM_HEAD,

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from llmops.engines.openai_errors import error_message, refusal, retry_seconds
 from llmops.engines.openai_format import AnswerReader, chat_body, whole_answer
-from llmops.engines.protocol import Chunk, Usage
 from llmops.errors import EngineError
+from llmops.generation import Chunk, Usage
 
 NAMES = st.sampled_from(
     ["choices", "delta", "message", "content", "index", "finish_reason", "usage", "prompt_tokens", "completion_tokens",

@@ -10,9 +10,9 @@ from llmops.engines.protocol import generate
 from llmops.engines.replicas import ReplicatedEngine
 from llmops.engines.upstreams import UpstreamsEngine
 from llmops.errors import CannotRun, Corrupted, EngineTimeout, UsageError
+from llmops.models.weights import copy_into, store_weights
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
-from llmops.weights import copy_into, store_weights
 from tests.engines.upstream_server import UpstreamServer, silence
 
 UPSTREAM = ModelVersion("up", 1, "openai:http://127.0.0.1:9/v1#big", "openai", "0" * 64)

@@ -13,9 +13,10 @@ import pytest
 from llmops.engines.fake import FakeEngine
 from llmops.engines.llamacpp import LlamaCppEngine
 from llmops.engines.openvino import OpenVinoEngine
-from llmops.engines.protocol import EXTRAS, Chunk, Engine, GenerationParameters, generate
+from llmops.engines.protocol import Engine, generate
 from llmops.engines.transformers import TransformersEngine
 from llmops.errors import EngineRejected
+from llmops.generation import EXTRAS, Chunk, GenerationParameters
 
 pytestmark = pytest.mark.anyio
 Say = Callable[..., Awaitable[list[Chunk]]]

@@ -9,14 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.engines.fake import FakeEngine
-from llmops.engines.protocol import (
-    Chunk,
-    EngineIdentity,
-    GenerationParameters,
-    Usage,
-    generate,
-)
+from llmops.engines.protocol import EngineIdentity, generate
 from llmops.errors import EngineTimeout, UsageError
+from llmops.generation import Chunk, GenerationParameters, Usage
 
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
 PARAMETERS = st.builds(

@@ -9,9 +9,10 @@ from contextlib import aclosing
 import pytest
 
 from llmops.engines import transformers
-from llmops.engines.protocol import GenerationRequest, generate
+from llmops.engines.protocol import generate
 from llmops.engines.transformers import TransformersEngine
 from llmops.errors import ContextTooLong, Corrupted, EngineRejected
+from llmops.generation import GenerationRequest
 
 pytestmark = pytest.mark.anyio
 SLOTS = 8

@@ -8,14 +8,15 @@ import zlib
 
 import pytest
 
-from llmops.engines.answer_schema import ROOT
+from llmops.answer_schema import ROOT
 from llmops.engines.fake import FakeEngine
 from llmops.engines.openai import OpenAIEngine
-from llmops.engines.protocol import EXTRAS, HINTS, GenerationParameters, GenerationRequest, fitting, generate
+from llmops.engines.protocol import fitting, generate
 from llmops.engines.upstreams import Upstream, UpstreamsEngine
 from llmops.errors import EngineError, EngineRejected, EngineUnavailable
 from llmops.evaluation.generating import Job, answer
 from llmops.evaluation.results import AnswerCounts
+from llmops.generation import EXTRAS, HINTS, GenerationParameters, GenerationRequest
 from tests.engines.upstream_server import HELLO, UpstreamServer, delta, raw, reply, sse, stream
 from tests.engines.upstream_server import whole as said
 from tests.engines.upstream_shapes import BOTH, FAILURES

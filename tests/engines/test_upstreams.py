@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from llmops.engines.fake import FakeEngine
 from llmops.engines.openai import OpenAIEngine
-from llmops.engines.protocol import EXTRAS, Chunk, GenerationRequest, generate
+from llmops.engines.protocol import generate
 from llmops.engines.upstreams import LONGEST_REST_SECONDS, Upstream, UpstreamsEngine
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from llmops.generation import EXTRAS, Chunk, GenerationRequest
 from tests.engines.upstream_server import UpstreamServer, answer, delta, drop, reply, silence, sse, stream
 
 pytestmark = pytest.mark.anyio

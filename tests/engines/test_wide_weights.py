@@ -10,10 +10,10 @@ from llmops.engines.protocol import generate
 from llmops.engines.wide_weights import wide_path
 from llmops.errors import Corrupted
 from llmops.hashing import file_sha256
-from llmops.quantise import main_type, requantise
+from llmops.models.quantise import main_type, requantise
+from llmops.models.weights import copy_into, store_weights
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
-from llmops.weights import copy_into, store_weights
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ PROGRAM = """
 import asyncio, json, sys
 from pathlib import Path
 from llmops.engines.openai import OpenAIEngine
-from llmops.engines.protocol import GenerationParameters
+from llmops.generation import GenerationParameters
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generating import Task
 from llmops.evaluation.generation_cache import GenerationCache

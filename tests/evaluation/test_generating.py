@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.engines.fake import FakeEngine, identity
-from llmops.engines.protocol import Chunk, Engine, GenerationParameters, GenerationRequest, Message
+from llmops.engines.protocol import Engine
 from llmops.errors import BadFile, EngineError, EngineTimeout, EngineUnavailable
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generating import Generated, Job, Task, generate_missing, measure_noise, prefix_groups
@@ -21,6 +21,7 @@ from llmops.evaluation.noise import Noise
 from llmops.evaluation.results import Output
 from llmops.evaluation.retrying import Retries
 from llmops.evaluation.runner import answered, generate_all
+from llmops.generation import Chunk, GenerationParameters, GenerationRequest, Message
 from llmops.prompt_file import parse_prompt
 
 QUICK = Retries(attempts=4, first_wait=0.001, longest_wait=0.001)

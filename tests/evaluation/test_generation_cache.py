@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from llmops.engines.protocol import EngineIdentity, GenerationParameters, GenerationRequest, Message
+from llmops.engines.protocol import EngineIdentity
 from llmops.errors import StoreUnavailable
 from llmops.evaluation.generation_cache import GenerationCache, generation_key, noise_key
 from llmops.evaluation.noise import Noise
 from llmops.evaluation.results import Output, Score
+from llmops.generation import GenerationParameters, GenerationRequest, Message
 
 PARAMETERS = GenerationParameters(max_tokens=16, temperature=0.5)
 REQUEST = GenerationRequest(

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from llmops.engines.fake import FakeEngine
-from llmops.engines.protocol import GenerationParameters, GenerationRequest
 from llmops.errors import BadFile, EngineRejected, EngineTimeout, EngineUnavailable, StoreUnavailable
 from llmops.evaluation.eval_set import EvalRow, Rows
 from llmops.evaluation.generating import Task
@@ -20,6 +19,7 @@ from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import EvalReport, Metric, Output, RowResult, Score, StoredResults
 from llmops.evaluation.retrying import Retries
 from llmops.evaluation.runner import evaluate
+from llmops.generation import GenerationParameters, GenerationRequest
 from llmops.prompt_file import parse_prompt
 
 QUICK = Retries(attempts=3, first_wait=0.001, longest_wait=0.001)

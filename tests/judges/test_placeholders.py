@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmops.engines.protocol import Message
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output
+from llmops.generation import Message
 from llmops.judges import NEEDS_NO_JUDGE, TYPES, JudgeEndpoint
 from llmops.judges.mlflow_judges import filled_once
 from llmops.judges.pairwise import PairJudge

@@ -21,23 +21,23 @@ import httpx
 import pytest
 
 from llmops.engines.fake import FakeEngine
-from llmops.engines.protocol import GenerationParameters, GenerationRequest
+from llmops.generation import GenerationParameters, GenerationRequest
 from llmops.production_log import ProductionLog
 from llmops.prompt_file import parse_prompt
 from llmops.registry import Registry
 from llmops.settings import Settings
 from llmops.traffic_policy import TrafficPolicy
 from llmops.versions import CHALLENGER, ModelVersion
-from llmops.workflow.monitor_actions import RegistryActuator
 from monitoring import pin_reference
 from monitoring.act.alerts.settings import AlertSettings, WebhookSettings
 from monitoring.act.alerts.webhook import Webhook
-from monitoring.act.daemon import Daemon, Orders
-from monitoring.act.daemon_work import LogWork
 from monitoring.act.policy import Policy
 from monitoring.act.schedule import WindowSchedule
 from monitoring.config import MonitorConfig, read_config
+from monitoring.daemon.loop import Daemon, Orders
+from monitoring.daemon.work import LogWork
 from monitoring.descriptors import DescriptorSet
+from monitoring.release_actions import RegistryActuator
 from service.app import create_app
 from tests.monitoring.acting import Receiver, http_receiver
 from tests.monitoring.conftest import REFUSAL

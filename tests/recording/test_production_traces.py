@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llmops.engines.protocol import GenerationParameters
+from llmops.generation import GenerationParameters
 from llmops.production_log import Feedback, LogRecord, ProductionLog
 from llmops.recording.production_traces import TraceExporter, experiment_of, is_sampled, trace_id_of
 from llmops.settings import Settings

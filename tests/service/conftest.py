@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from llmops.engines.fake import FakeEngine
-from llmops.engines.protocol import GenerationParameters
+from llmops.generation import GenerationParameters
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.prompt_file import parse_prompt
 from llmops.settings import Settings

@@ -10,7 +10,6 @@ import openai
 import pytest
 
 from llmops.engines.fake import FakeEngine
-from llmops.engines.protocol import EXTRAS, Chunk, Usage
 from llmops.errors import (
     ContextTooLong,
     EngineBusy,
@@ -21,6 +20,7 @@ from llmops.errors import (
     SchemaNotFollowed,
     StoreUnavailable,
 )
+from llmops.generation import EXTRAS, Chunk, Usage
 from llmops.traffic_policy import TrafficPolicy
 
 MESSAGES = [{"role": "user", "content": "hello world"}]

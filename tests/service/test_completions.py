@@ -5,8 +5,8 @@ import json
 import pytest
 
 from llmops.engines.fake import FakeEngine
-from llmops.engines.protocol import EXTRAS, Chunk, Usage
 from llmops.errors import ContextTooLong, EngineError
+from llmops.generation import EXTRAS, Chunk, Usage
 
 
 def complete(gateway, prompt="hello world", model="assistant", **fields):

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from llmops.engines.protocol import Chunk, Message, Usage
 from llmops.errors import EngineError
+from llmops.generation import Chunk, Message, Usage
 from service.caller import Caller
 from service.error_map import ApiError
 from service.exchange import AnswerRequest, Arrival, Exchange

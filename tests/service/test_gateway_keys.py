@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from llmops.engines.fake import FakeEngine
-from llmops.engines.protocol import UNKNOWN_USAGE, Chunk
 from llmops.errors import EngineUnavailable
+from llmops.generation import UNKNOWN_USAGE, Chunk
 from llmops.keys import KeyStore
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings

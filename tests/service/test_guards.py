@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.engines.fake import FakeEngine
-from llmops.engines.protocol import UNSAID, Chunk, Further, GenerationParameters, Usage
+from llmops.generation import UNSAID, Chunk, Further, GenerationParameters, Usage
 from llmops.production_log import hidden_user
 from service.error_map import ApiError
 from service.guards import MOST_HELD, MOST_SEARCHED, GuardBook, GuardRules, Guards

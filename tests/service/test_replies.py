@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from llmops.engines.protocol import Chunk, EngineIdentity, GenerationRequest, Usage
+from llmops.engines.protocol import EngineIdentity
 from llmops.errors import EngineError, EngineRejected
+from llmops.generation import Chunk, GenerationRequest, Usage
 from service.error_map import ApiError
 from service.replies import EventStream
 

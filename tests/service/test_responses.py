@@ -5,8 +5,8 @@ import json
 import pytest
 
 from llmops.engines.fake import FakeEngine
-from llmops.engines.protocol import EXTRAS, Chunk, Usage
 from llmops.errors import ContextTooLong, EngineError, EngineRejected
+from llmops.generation import EXTRAS, Chunk, Usage
 from llmops.traffic_policy import TrafficPolicy
 
 

@@ -12,8 +12,8 @@ import httpx
 import psutil
 import pytest
 
-from llmops.engines.protocol import GenerationParameters
 from llmops.errors import StoreUnavailable, UsageError
+from llmops.generation import GenerationParameters
 from llmops.production_log import ProductionLog
 from llmops.prompt_file import parse_prompt
 from llmops.settings import Settings

@@ -11,8 +11,8 @@ import pytest
 
 from llmops.engines.fake import FakeEngine
 from llmops.engines.pool import EnginePool
-from llmops.engines.protocol import Message
 from llmops.errors import EngineBusy, EngineError
+from llmops.generation import Message
 from llmops.production_log import LogRecord
 from llmops.traffic_policy import TrafficPolicy
 from service import shadow as shadow_module

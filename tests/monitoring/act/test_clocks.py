@@ -21,11 +21,11 @@ from monitoring.act.alerts.outbox import Outbox
 from monitoring.act.alerts.settings import AlertSettings, WebhookSettings
 from monitoring.act.alerts.webhook import Webhook
 from monitoring.act.clocks import RetentionClock, was_noted
-from monitoring.act.daemon_work import LogWork
 from monitoring.act.lease import Lease
 from monitoring.act.policy import Policy, Situation, decide
 from monitoring.act.schedule import WindowSchedule
 from monitoring.config import MonitorConfig, read_config
+from monitoring.daemon.work import LogWork
 from monitoring.decide.detector_store import DetectorStore
 from monitoring.descriptors import DescriptorSet
 from monitoring.store.database import open_database

@@ -10,11 +10,11 @@ import pytest
 
 from benchmarks.monitoring.simulation import detected, shifted
 from monitoring.config import read_config
-from monitoring.decide.examination import Question, examine
 from monitoring.decide.frozen import freeze
 from monitoring.decide.pooled import MOST_BETWEEN, Pool, SincePin, pool_of
+from monitoring.decide.result import MonitorResult
 from monitoring.decide.window_choice import Window, WindowPair
-from monitoring.result import MonitorResult
+from monitoring.examination import Question, examine
 from monitoring.store.rows import DescribedRows
 from monitoring.store.summaries import Summary
 from tests.monitoring.in_memory import HOUR, START, InMemoryWindows, share, window

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llmops.engines.fake import FakeEngine, echo
-from llmops.engines.protocol import GenerationRequest
+from llmops.generation import GenerationRequest
 
 NODE = Path.home() / ".cache" / "llmops-test-clients" / "node"
 PERSON = {"name": "Ada", "age": 36}

@@ -1,0 +1,259 @@
+"""`llmops demo`: the main job from start to end, on the default model and real rows.
+
+Reads like the loop it runs: models → prompts → eval runs → comparisons → releases and gate → gateway traffic →
+monitoring → summary. Every step is idempotent; finished work is reused.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmops.cli.output import echo, emit, interval, json_option, print_table, progress_bar, say
+from llmops.cli.prompts import load_prompts
+from llmops.errors import GateRefused
+from llmops.models.catalogue import DEFAULT_MODEL
+from llmops.paths import with_samples
+from llmops.settings import Settings
+from monitoring.cli.promote import renew_reference
+
+if TYPE_CHECKING:
+    from labs.llm.traffic import Traffic
+    from llmops.eval_runs.evaluations import CellRun, Evaluations
+    from llmops.evaluation.comparison import Comparison
+    from llmops.evaluation.gate import Verdict
+    from llmops.registry import Registry
+    from llmops.versions import Release
+    from monitoring import MonitorResult
+
+APP, SUITE = "assistant", "qa"
+# `grounded` is left to the reader: its long prompts cost a minute and add no new kind of step.
+_SUITES = ("qa", "extract")
+_REQUESTS = 48
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """The gate's part of the story: who challenged whom, and what came of it. champion: None when none passed yet."""
+
+    challenger: Release
+    against: str | None
+    verdict: Verdict
+    champion: Release | None
+
+    @property
+    def served(self) -> Release:
+        """What the demo's traffic goes to: the champion, or, with none, the challenger by its number."""
+        return self.champion or self.challenger
+
+
+@dataclass(frozen=True)
+class _Story:
+    """Everything the demo found. comparisons: (suite, its deciding metric, comparison)."""
+
+    runs: dict[str, list[CellRun]]
+    comparisons: Sequence[tuple[str, str, Comparison]]
+    judged: _Judged
+    traffic: Traffic
+    monitored: MonitorResult
+    report: Path
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        judged = self.judged
+        return {
+            "runs": {suite: [item.to_json() for item in done] for suite, done in self.runs.items()},
+            "comparisons": [{"suite": suite, **comparison.to_json()} for suite, _, comparison in self.comparisons],
+            "gate": {"challenger": judged.challenger.ref, "against": judged.against, **judged.verdict.to_json()},
+            "champion": judged.champion.ref if judged.champion else None,
+            "requests": self.traffic.to_json(),
+            "monitor": self.monitored.to_json(),
+            "report": str(self.report),
+            "seconds": round(self.seconds, 1),
+        }
+
+
+@click.command()
+@json_option
+def command(as_json: bool) -> None:
+    """Run the whole loop: models, prompts, eval runs, comparison, gate, gateway, monitoring.
+
+    Exits 0 when every step finished, whatever was found.
+
+    \b
+    Example: llmops demo
+    """
+    start = time.perf_counter()
+    settings = with_samples(Settings.from_environment())
+    from llmops.eval_runs.evaluations import Evaluations
+    from llmops.registry import Registry
+
+    registry = Registry(settings)
+    evaluations = Evaluations(settings, registry)
+    with _step("models: pull, check, register"):
+        models = _pull(settings, registry)
+    with _step("prompts: register what changed"):
+        _register_prompts(settings, registry)
+    with _step("eval runs: every prompt version on every row, and both model versions"):
+        runs = _run_suites(evaluations, models)
+    with _step("comparisons: row by row"):
+        comparisons = _compare(evaluations, runs, models)
+    with _step("releases and gate"):
+        judged = _gate_and_promote(settings, registry, evaluations, runs[SUITE])
+    with _step("gateway: chat requests with the openai client"):
+        traffic = _send_traffic(settings, evaluations, APP if judged.champion else judged.challenger.ref)
+    with _step("monitor: descriptors, reference against current window"):
+        monitored, report = _monitor(settings, traffic)
+    story = _Story(runs, comparisons, judged, traffic, monitored, report, time.perf_counter() - start)
+    emit(as_json, story.to_json(), lambda: _summary(story))
+
+
+@contextmanager
+def _step(title: str) -> Iterator[None]:
+    start = time.perf_counter()
+    say(f"▶ {title}")
+    yield
+    say(f"  done in {time.perf_counter() - start:.1f} s")
+
+
+def _pull(settings: Settings, registry: Registry) -> list[str]:
+    from llmops.registry import model_registration as models
+
+    return [model.ref for model in models.pull(settings, registry, DEFAULT_MODEL, say)]
+
+
+def _register_prompts(settings: Settings, registry: Registry) -> None:
+    loaded, broken = load_prompts(settings)
+    for error in broken.values():
+        raise error
+    for path, template in loaded:
+        version, new = registry.prompts.register(path.parent.name, template)
+        if new:
+            say(f"  {version.ref}: {template.description}")
+
+
+def _run_suites(evaluations: Evaluations, models: Sequence[str]) -> dict[str, list[CellRun]]:
+    """All prompt versions of each suite on the original weights, and the newest qa prompt on the other weights."""
+    from llmops.eval_runs.evaluations import RunOptions
+
+    runs = {}
+    with progress_bar() as show:
+        for name in _SUITES:
+            suite = evaluations.suite(name)
+            cells = evaluations.cells(suite, models=models[:1])
+            if name == SUITE:
+                cells += evaluations.cells(suite, prompts=[cells[-1].prompt.ref], models=models[1:])
+            runs[name] = evaluations.run(suite, cells, RunOptions(), show)
+            for done in runs[name]:
+                say(f"  {name}: {done.run.cell}: {done.generated} generated, {done.from_cache} from cache")
+    return runs
+
+
+def _compare(
+    evaluations: Evaluations, runs: dict[str, list[CellRun]], models: Sequence[str]
+) -> list[tuple[str, str, Comparison]]:
+    """(suite, primary metric, comparison): first against newest prompt version of each suite, then the weights."""
+    compared = []
+    for name, done in runs.items():
+        primary = evaluations.suite(name).gate.primary
+        on_original = [item for item in done if item.cell.model.ref == models[0]]
+        pairs = [(on_original[0], on_original[-1])]
+        pairs += [(on_original[-1], other) for other in done if other.cell.model.ref != models[0]]
+        compared += [(name, primary, evaluations.compare(a.run.cell, b.run.cell, name)) for a, b in pairs]
+    return compared
+
+
+def _gate_and_promote(
+    settings: Settings, registry: Registry, evaluations: Evaluations, runs: Sequence[CellRun]
+) -> _Judged:
+    """Releases for both prompt versions; the better one is gated and, on a pass, promoted.
+
+    Where the better one serves already, the other challenges it, so that the gate's true verdict is shown.
+    """
+    primary = evaluations.suite(SUITE).gate.primary
+    model = runs[0].cell.model
+    compared = [run for run in runs if run.cell.model.ref == model.ref]
+    book = registry.release_versions
+    releases = [book.create(APP, run.cell.prompt, model, run.cell.parameters)[0] for run in compared]
+
+    def mean_of(pair: tuple[CellRun, Release]) -> float:
+        mean = pair[0].run.metrics[primary].mean
+        return -math.inf if mean is None else mean  # one without a score comes last
+
+    ranked = sorted(zip(compared, releases, strict=True), key=mean_of)
+    champion = book.champion(APP)
+    challenger = next(release for _, release in reversed(ranked) if champion is None or release.ref != champion.ref)
+    verdict = evaluations.gate(challenger.ref, champion.ref if champion else None, SUITE).verdict
+    try:
+        old = book.promote(challenger)
+        renew_reference(settings, registry, challenger, old.ref if old else None)
+    except GateRefused:
+        say(f"  {challenger.ref} is not promoted: the gate says {verdict.verdict}")
+    return _Judged(challenger, champion.ref if champion else None, verdict, book.champion(APP))
+
+
+def _send_traffic(settings: Settings, evaluations: Evaluations, model: str) -> Traffic:
+    from labs.llm.traffic import send_traffic
+
+    questions = [row.inputs["question"] for row in evaluations.suite(SUITE).rows]
+    with progress_bar() as show:
+        return send_traffic(
+            settings,
+            model,
+            questions,
+            min(_REQUESTS, len(questions)),
+            lambda done, total: show("requests", done, total),
+        )
+
+
+def _monitor(settings: Settings, traffic: Traffic) -> tuple[MonitorResult, Path]:
+    """The second half of the traffic against the reference: the first half, once pinned, for good."""
+    from monitoring import run_monitor, write_report
+    from monitoring.cli.monitor import champion_of, record, report_path
+
+    champion, until = champion_of(settings, APP), datetime.now(UTC)
+    result = run_monitor(settings, APP, traffic.second_half_at, until, champion=champion)
+    record(settings, result)
+    path = report_path(settings, APP)
+    return result, write_report(settings, APP, path, traffic.second_half_at, until, champion=champion)
+
+
+def _summary(story: _Story) -> None:
+    """One screen: what was compared, the verdict, what is served, what the monitor says, where to look further."""
+    rows = []
+    for suite, primary, comparison in story.comparisons:
+        m = comparison.metrics[primary]
+        change = (f"{m.a:.3f}", f"{m.b:.3f}", f"{m.difference:+.3f}", interval(m.ci95), f"{m.p_value:.2g}")
+        rows.append((suite, *_what_changed(comparison), primary, *change, f"{m.wins}/{m.losses}/{m.ties}"))
+    columns = ("suite", "a", "b", "metric", "a#", "b#", "b − a#", "95 % interval", "p#", "wins/losses/ties#")
+    print_table("What was compared, row by row", columns, rows)
+    done = [item for runs in story.runs.values() for item in runs]
+    generated, total = sum(item.generated for item in done), sum(item.run.rows for item in done)
+    judged, served, monitored = story.judged, story.judged.served, story.monitored
+    against = judged.against or "no champion yet (floors only)"
+    echo(f"evaluated  {total} answers: {generated} generated now, {total - generated} reused")
+    echo(f"gate       {judged.challenger.ref} against {against}: {judged.verdict.verdict}")
+    for reason in judged.verdict.reasons:
+        echo(f"           {reason}")
+    echo(f"served     {served.ref} = {served.prompt.ref} + {served.model.ref}")
+    echo(f"gateway    {story.traffic.describe()}")
+    alarms = ", ".join(alarm.what for alarm in monitored.alarms)
+    windows = f"{monitored.window.rows} rows against {monitored.reference.rows} of reference"
+    echo(f"monitor    {f'ALARM: {alarms}' if alarms else 'no alarm'} ({windows})")
+    echo(f"report     {story.report}")
+    commands = f"llmops ui · llmops serve · llmops monitor report --app {APP}"
+    echo(f"finished in {story.seconds:.0f} s. Look further: {commands}")
+
+
+def _what_changed(comparison: Comparison) -> tuple[str, str]:
+    """Prompt versions when the prompt changed, model versions when the model did."""
+    (prompt_a, model_a), (prompt_b, model_b) = comparison.a.split(","), comparison.b.split(",")
+    return (prompt_a, prompt_b) if model_a == model_b else (model_a, model_b)

@@ -1,0 +1,308 @@
+"""`llmops pipeline`: run, list, show, schedule."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmops.cli.output import echo, emit, json_option, print_table, say, say_folder
+from llmops.errors import CannotRun, LlmopsError, UsageError
+from llmops.printable import printable_json
+from llmops.settings import Settings
+
+if TYPE_CHECKING:
+    from llmops.pipelines import Pipeline, PipelineRun, Pipelines
+    from llmops.pipelines.schedule import CronSchedule
+
+_KNOWN = {
+    "llm": ("labs.llm.pipeline", "eval, gate, canary, monitor, then promote a release or roll it back"),
+    "wine": ("labs.wine.pipeline", "the wine lab: from data to a monitored model, trained again when drift hurts"),
+    "bike": ("labs.bike.pipeline", "the bike lab: from data to a monitored model, trained again when drift hurts"),
+}
+_set_option = click.option(
+    "--set", "settings_", multiple=True, metavar="KEY=VALUE", help="An input; the value is read as JSON, else as text."
+)
+
+
+def known_pipelines() -> dict[str, Callable[[Settings], Pipeline]]:
+    """What makes each pipeline, by name; its module is loaded when it is called."""
+    return {name: _maker(name, module) for name, (module, _) in _KNOWN.items()}
+
+
+def _maker(name: str, module: str) -> Callable[[Settings], Pipeline]:
+    def make(settings: Settings) -> Pipeline:
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise
+            raise CannotRun(f"pipeline {name}: this installation lacks {error.name}") from error
+        made: Pipeline = found.pipeline(settings)
+        return made
+
+    return make
+
+
+def make_pipeline(name: str, settings: Settings) -> Pipeline:
+    """The pipeline of that name. Raises UsageError."""
+    known = known_pipelines()
+    if name not in known:
+        raise UsageError(f"no pipeline {name!r}; there are {', '.join(known)}")
+    return known[name](settings)
+
+
+def open_pipelines(settings: Settings) -> Pipelines:
+    """Runs that are recorded in MLflow and tell on stderr what they wait for."""
+    from llmops.pipelines import Pipelines
+    from llmops.recording.pipelines import PipelineRecorder
+
+    return Pipelines(settings, recorder=PipelineRecorder(settings), tell=say)
+
+
+@click.group()
+def command() -> None:
+    """Pipelines: jobs of several steps, each finished step done once, also when the process is killed in between."""
+
+
+@command.command()
+@click.argument("name")
+@click.option("--cycle", metavar="ID", help="What this run is; the same again goes on. Default: today's date in UTC.")
+@_set_option
+@json_option
+@click.pass_context
+def run(ctx: click.Context, name: str, cycle: str | None, settings_: Sequence[str], as_json: bool) -> None:
+    """Run a cycle of a pipeline; exit 1 when its verdict is negative.
+
+    A cycle that was interrupted or failed goes on after its last finished step, with the inputs it began with. One that
+    has finished is not repeated. Ctrl-C ends it at once, and the same command goes on.
+
+    \b
+    Example: llmops pipeline run llm --cycle friday --set suite=qa --set app=assistant
+    """
+    settings = Settings.from_environment()
+    pipeline = make_pipeline(name, settings)
+    inputs = parse_inputs(settings_) if settings_ else None
+    _say_folders(name, settings)
+    with _ctrl_c_ends_at_once(), open_pipelines(settings) as pipelines:
+        done = _run(pipelines, pipeline, inputs, cycle or f"{datetime.now(UTC):%Y-%m-%d}", as_json)
+    emit(as_json, done.to_json(), lambda: show_run(done))
+    ctx.exit(1 if done.is_negative else 0)
+
+
+def _run(
+    pipelines: Pipelines, pipeline: Pipeline, inputs: Mapping[str, Any] | None, cycle: str, as_json: bool
+) -> PipelineRun:
+    from llmops.pipelines import StepFailed
+
+    try:
+        done = pipelines.run(pipeline, inputs, cycle=cycle)
+    except StepFailed as error:
+        if not as_json:
+            show_run(error.run)
+        raise
+    if done.steps and all(step.status == "skipped" for step in done.steps):
+        say(f"{done.ref} had finished, nothing was repeated; --cycle begins another one")
+    return done
+
+
+@command.command("list")
+@click.option("--pipeline", "name", help="Only this one's runs.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="The latest so many.")
+@json_option
+def list_runs(name: str | None, limit: int, as_json: bool) -> None:
+    """List the pipelines there are, and their latest runs.
+
+    \b
+    Example: llmops pipeline list
+    """
+    from llmops.pipelines import Pipelines
+
+    with Pipelines(Settings.from_environment()) as pipelines:
+        runs = pipelines.runs(name, limit=limit)
+    value = {
+        "pipelines": [{"name": known, "what": what} for known, (_, what) in _KNOWN.items()],
+        "runs": [{part: text for part, text in run.to_json().items() if part != "steps"} for run in runs],
+    }
+
+    def table() -> None:
+        print_table("Pipelines", ("name", "what"), [(known, what) for known, (_, what) in _KNOWN.items()])
+        rows = [(run.ref, run.status, _time(run.started_at), _told(run)) for run in runs]
+        if rows:
+            print_table("Runs", ("run", "status", "began", "what came of it"), rows)
+
+    emit(as_json, value, table)
+
+
+@command.command()
+@click.argument("run_name", metavar="RUN")
+@json_option
+def show(run_name: str, as_json: bool) -> None:
+    """Show a run, NAME@CYCLE, with its steps and its result.
+
+    \b
+    Example: llmops pipeline show llm@2026-05-01
+    """
+    from llmops.pipelines import Pipelines
+
+    with Pipelines(Settings.from_environment()) as pipelines:
+        found = pipelines.get(run_name)
+    emit(as_json, found.to_json(), lambda: show_run(found))
+
+
+@command.command()
+@click.argument("name")
+@click.option("--cron", required=True, help='Five fields, in UTC: "0 3 * * *" is every day at three.')
+@_set_option
+@click.option("--print-crontab", is_flag=True, help="Print the line for cron instead.")
+@click.option("--print-cronjob", is_flag=True, help="Print a CronJob for Kubernetes instead.")
+@json_option
+def schedule(
+    name: str, cron: str, settings_: Sequence[str], print_crontab: bool, print_cronjob: bool, as_json: bool
+) -> None:
+    """Run a pipeline again and again, in the foreground; or print how cron or Kubernetes would.
+
+    Each cycle is named after the moment it was due, so two schedulers run it once. First goes on with the latest cycle,
+    if that was interrupted. A cycle that fails is told, and waits for `llmops pipeline run`.
+
+    What is printed names PATH, this folder and every LLMOPS_* that is set. Secrets (addresses with a password, keys
+    that settings, models and suites name) are not in it: for cron they are written to a file in the home that only you
+    can read, for Kubernetes they come from the Secret `llmops`.
+
+    \b
+    Example: llmops pipeline schedule bike --cron "0 3 * * *"
+    Example: llmops pipeline schedule bike --cron "0 3 * * *" --print-crontab
+    """
+    from llmops.pipelines.schedule import CronSchedule
+
+    due = CronSchedule(cron)
+    inputs = parse_inputs(settings_)
+    settings = Settings.from_environment()
+    pipeline = make_pipeline(name, settings)
+    pipeline.complete(inputs)
+    if print_crontab or print_cronjob:
+        value = (
+            _for_kubernetes(due, name, settings_, settings)
+            if print_cronjob
+            else _for_cron(due, name, settings_, settings)
+        )
+        emit(as_json, value, lambda: echo(value["text"], nl=False))
+        return
+    _say_folders(name, settings)
+    with _ctrl_c_ends_at_once(), open_pipelines(settings) as pipelines:
+        _go_on_with_latest(pipelines, pipeline, as_json)
+        while True:
+            moment = due.after(datetime.now(UTC))
+            say(f"{name}: next cycle {due.cycle(moment)} at {moment:%Y-%m-%d %H:%M} UTC; stop it with Ctrl-C")
+            _wait_until(moment)
+            _try(pipelines, pipeline, inputs, due.cycle(moment), as_json)
+
+
+def _say_folders(name: str, settings: Settings) -> None:
+    """Which prompts and eval sets the LLM's pipeline reads; the labs have data of their own. Raises CannotRun."""
+    from llmops.paths import eval_sets_folder, prompts_folder
+
+    for folder in (prompts_folder(settings), eval_sets_folder(settings)) if name == "llm" else ():
+        say_folder(folder)
+
+
+def _for_cron(due: CronSchedule, name: str, inputs: Sequence[str], settings: Settings) -> dict[str, Any]:
+    from llmops.pipelines.external_cron import crontab, shell_command
+    from llmops.pipelines.job_environment import job_environment, write_secrets
+
+    job = job_environment(settings)
+    secrets = write_secrets(settings, job, name)
+    if secrets is not None:
+        say(f"wrote {secrets}, which only you can read: {', '.join(job.secrets)}")
+    command = shell_command(due, name, inputs, job, secrets)
+    named = None if secrets is None else str(secrets)
+    return {"cron": due.cron, "text": crontab(due, command), "command": command, "secrets": named}
+
+
+def _for_kubernetes(due: CronSchedule, name: str, inputs: Sequence[str], settings: Settings) -> dict[str, Any]:
+    from llmops.pipelines.external_cron import cronjob
+    from llmops.pipelines.job_environment import job_environment
+
+    job = job_environment(settings)
+    text = cronjob(due, name, inputs, job)
+    say("its Secret `llmops` and its claim `llmops` are yours to make; no value of a secret is in the manifest")
+    return {"cron": due.cron, "text": text}
+
+
+def _go_on_with_latest(pipelines: Pipelines, pipeline: Pipeline, as_json: bool) -> None:
+    latest = pipelines.runs(pipeline.name, limit=1)
+    if latest and latest[0].status == "interrupted":
+        _try(pipelines, pipeline, None, latest[0].cycle, as_json)
+
+
+def _try(pipelines: Pipelines, pipeline: Pipeline, inputs: Mapping[str, Any] | None, cycle: str, as_json: bool) -> None:
+    """One cycle; a scheduler outlives its failure. With --json each is one line."""
+    try:
+        done = _run(pipelines, pipeline, inputs, cycle, as_json)
+    except LlmopsError as error:
+        say(f"error: {error}")
+        return
+    if as_json:
+        echo(printable_json(done.to_json()))
+    else:
+        show_run(done)
+
+
+def _wait_until(moment: datetime) -> None:
+    """In short naps: a machine that sleeps, or whose clock is set, is then on time."""
+    nap = threading.Event()
+    while (left := (moment - datetime.now(UTC)).total_seconds()) > 0:
+        nap.wait(min(left, 30.0))
+
+
+def show_run(done: PipelineRun) -> None:
+    """A run as tables."""
+    rows = [(step.name, step.status, f"{step.seconds:.1f}", step.error or "") for step in done.steps]
+    print_table(f"{done.ref}: {done.status}", ("step", "status", "seconds#", "error"), rows)
+    for name, value in done.result.items():
+        if isinstance(value, (str, int, float)):
+            echo(f"{name}: {value}")
+    if done.status == "failed":
+        say(f"`llmops pipeline run {done.pipeline} --cycle {done.cycle}` goes on from there")
+
+
+def parse_inputs(texts: Sequence[str]) -> dict[str, Any]:
+    """`key=value` texts; a value is read as JSON, else as text. Raises UsageError."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise UsageError(f"--set {text}: must be KEY=VALUE")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values
+
+
+def _told(run: PipelineRun) -> str:
+    return run.error or str(run.result.get("told", ""))
+
+
+def _time(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
+
+
+@contextmanager
+def _ctrl_c_ends_at_once() -> Iterator[None]:
+    """A step runs in a thread, which Ctrl-C would wait for. Ending at once is safe: every pipeline is made for it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

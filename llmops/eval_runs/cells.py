@@ -1,0 +1,212 @@
+"""Cells of the evaluation matrix: what is run, with what, and by what its run is known again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import psutil
+
+from llmops.engines.opening import engine_identity
+from llmops.engines.protocol import EngineIdentity
+from llmops.evaluation.comparison import draw
+from llmops.evaluation.eval_set import Rows, measure
+from llmops.evaluation.generating import Task
+from llmops.evaluation.results import RowResult
+from llmops.evaluation.scorers.protocol import IdentifiedScorer
+from llmops.evaluation.suite import Suite
+from llmops.generation import GenerationParameters
+from llmops.hashing import content_hash
+from llmops.recording import CellIdentity, EvalRun
+from llmops.recording.runs import RecorderName
+from llmops.settings import Settings
+from llmops.versions import ModelVersion, PromptVersion, Release
+
+# Raised when a change to scorers or to recording makes older runs incomparable: they are then run again.
+_RUN_FORMAT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One thing to evaluate: a prompt version on a model version with parameters, perhaps as a release."""
+
+    prompt: PromptVersion
+    model: ModelVersion
+    parameters: GenerationParameters
+    release: Release | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.prompt.ref} on {self.model.ref}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """limit: rows. engine: by name. seed: makes an independent run. repeatable: requests that cannot influence each
+    other, so that answers repeat exactly. force: run again although a complete run exists (finished generations are
+    still not made twice). recorder: how runs get into MLflow. stop_early: end when the primary metric is decided."""
+
+    limit: int | None = None
+    engine: str | None = None
+    seed: int | None = None
+    repeatable: bool = False
+    force: bool = False
+    recorder: RecorderName = "auto"
+    stop_early: bool = False
+
+    def engine_settings(self, settings: Settings) -> Settings:
+        """As the gateway opens the model, so that what is served is what was evaluated. Repeatable: each request alone
+        on an engine of its own, as many of them as there are cores, from the state that the template left."""
+        if not self.repeatable:
+            return settings
+        replicas = max(1, settings.engine_threads or psutil.cpu_count() or 1)
+        return replace(settings, engine_slots=1, engine_prompt_cache="template", engine_replicas=replicas)
+
+
+@dataclass(frozen=True, slots=True)
+class RowChoice:
+    """Which rows of a suite a run takes: the first `limit`; and, for a run that was stopped early, of these the share
+    `drawn`, in the order that `seed` draws."""
+
+    limit: int | None = None
+    drawn: float | None = None
+    seed: int = 0
+
+    def of(self, suite: Suite) -> Rows:
+        rows = suite.rows.first(self.limit)
+        share = self.drawn
+        if share is None:
+            return rows
+        return Rows(lambda: (row for row in rows if draw(self.seed, row.id) < share))
+
+
+@dataclass(slots=True)
+class Failure:
+    """Why some rows have no score. first: the id of the first such row. scorers: those that gave none, as an ordered
+    set."""
+
+    why: str
+    first: str
+    rows: int = 0
+    scorers: dict[str, None] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"why": self.why, "rows": self.rows, "first": self.first, "scorers": list(self.scorers)}
+
+
+def failures_of(results: Iterable[RowResult]) -> tuple[Failure, ...]:
+    """Why rows have no score, most frequent first. Reasons that differ only by the row that they name are one."""
+    found: dict[str, Failure] = {}
+    for result in results:
+        named = f"row {result.row.id}: "
+        failed = {
+            name: score.error.replace(named, "") for name, score in result.scores.items() if score.error is not None
+        }
+        for why in dict.fromkeys(failed.values()):
+            failure = found.setdefault(why, Failure(why, result.row.id))
+            failure.rows += 1
+            failure.scorers.update(dict.fromkeys(name for name, error in failed.items() if error == why))
+    return tuple(sorted(found.values(), key=lambda failure: -failure.rows))
+
+
+@dataclass(frozen=True, slots=True)
+class CellRun:
+    """A cell's recorded run, and what this call did for it.
+
+    failed_again: why rows failed in this call, where the run is an earlier one that stands because no fewer failed now.
+    """
+
+    cell: Cell
+    run: EvalRun
+    generated: int
+    from_cache: int
+    failed_again: tuple[Failure, ...] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run.run_id,
+            "prompt": self.cell.prompt.ref,
+            "model": self.cell.model.ref,
+            "release": self.cell.release.ref if self.cell.release else None,
+            "rows": self.run.rows,
+            "suite_rows": self.run.suite_rows,
+            "answers": self.run.answers.to_json(),
+            "metrics": {name: metric.to_json() for name, metric in self.run.metrics.items()},
+            "generated": self.generated,
+            "from_cache": self.from_cache,
+            "seconds": self.run.seconds,
+            "tokens_per_second": self.run.tokens_per_second,
+            **{name: self.run.usage.get(name) for name in ("tokens_in", "tokens_out", "cost")},
+        }
+
+
+def identity_of_engine(cell: Cell, settings: Settings, options: RunOptions) -> EngineIdentity:
+    """What will answer for the cell. Raises UsageError."""
+    return engine_identity(cell.model, options.engine_settings(settings), options.engine)
+
+
+def task_of(suite: Suite, cell: Cell, settings: Settings, options: RunOptions, chosen: RowChoice) -> Task:
+    """The cell's work for the runner."""
+    return Task(
+        cell.prompt.template,
+        cell.parameters,
+        cell.model.sha256,
+        identity_of_engine(cell, settings, options),
+        chosen.of(suite),
+        options.seed,
+        suite.choices,
+    )
+
+
+def cell_identity(suite: Suite, cell: Cell, settings: Settings, options: RunOptions, chosen: RowChoice) -> CellIdentity:
+    """Everything that makes two eval runs the same run."""
+    eval_sets = {eval_set.name: eval_set.content_hash for eval_set in suite.eval_sets}
+    whole = chosen.limit is None and chosen.drawn is None
+    content: dict[str, Any] = {
+        "format": _RUN_FORMAT,
+        "suite": suite.name,
+        "rows": suite.rows_hash if whole else measure(chosen.of(suite)).content_hash,
+        "scorers": [spec.to_json() for spec in suite.scorer_specs],
+        "judges": _judges(suite),
+        "cluster_by": suite.cluster_by,
+        "choices": suite.choices,
+        "prompt": [cell.prompt.ref, cell.prompt.template.content_hash],
+        "model": [cell.model.ref, cell.model.sha256],
+        "parameters": cell.parameters.to_mapping(),
+        "engine": identity_of_engine(cell, settings, options).to_mapping(),
+        "seed": options.seed,
+        "stopped_early": None if chosen.drawn is None else chosen.seed,
+    }
+    return CellIdentity(suite.name, cell.prompt, cell.model, content, content_hash(content), eval_sets)
+
+
+def scorer_definitions(suite: Suite) -> dict[str, str]:
+    """What each of a suite's scorers is now, with its judge: a hash by name."""
+    specs = [spec.to_json() for spec in suite.scorer_specs]
+    return definitions_in({"format": _RUN_FORMAT, "scorers": specs, "judges": _judges(suite)})
+
+
+def definitions_in(content: Mapping[str, Any]) -> dict[str, str]:
+    """The same of the scorers of a run, from its cell's content; none where that is not known."""
+    judges = content.get("judges", {})
+    return {
+        spec["name"]: content_hash([content.get("format"), spec, judges.get(spec["name"])])
+        for spec in content.get("scorers", ())
+    }
+
+
+def _judges(suite: Suite) -> Mapping[str, Any]:
+    """Models that score: another judge, or another embedding model, gives other scores."""
+    return {
+        scorer.name: dict(scorer.identity) for scorer in suite.make_scorers() if isinstance(scorer, IdentifiedScorer)
+    }
+
+
+def cost_of(model: ModelVersion, tokens_in: int | None, tokens_out: int | None) -> float | None:
+    """Price of so many tokens, in the currency that the model was registered with; None where it has no price, or
+    where nobody counted the tokens."""
+    prices = model.provenance.get("prices")
+    if not prices or tokens_in is None or tokens_out is None:
+        return None
+    return float(tokens_in * prices["per_million_in"] + tokens_out * prices["per_million_out"]) / 1e6

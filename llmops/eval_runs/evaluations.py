@@ -1,0 +1,363 @@
+"""Running suites, comparing runs, and gating: the evaluation half of the main job."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmops import __version__
+from llmops.errors import CannotRun, UnknownVersion, UsageError
+from llmops.eval_runs.cells import (
+    Cell,
+    CellRun,
+    Failure,
+    RowChoice,
+    RunOptions,
+    cell_identity,
+    definitions_in,
+    failures_of,
+    scorer_definitions,
+)
+from llmops.eval_runs.early_stopping import EarlyStop, run_until_decided
+from llmops.eval_runs.judge_trust import untrusted
+from llmops.eval_runs.matrix import NOISE_PARAM, STOPPED_PARAM, CellProgress, running
+from llmops.eval_runs.scorer_factory import ScorerWorkshop
+from llmops.eval_runs.served_mode import evaluated_by, served_mode
+from llmops.eval_runs.votes import Votes, votes_between
+from llmops.evaluation.comparison import Comparison, compare
+from llmops.evaluation.eval_set import measure
+from llmops.evaluation.eval_set_splits import SourceAccess
+from llmops.evaluation.gate import ALPHA, Facts, Verdict, decide, slice_metrics
+from llmops.evaluation.noise import Noise
+from llmops.evaluation.scorers.protocol import limits_of
+from llmops.evaluation.suite import Suite, load_suite, readable_suites
+from llmops.paths import eval_sets_folder
+from llmops.production_log import ProductionLog
+from llmops.recording import EvalRecorder, EvalRun, RecordedRows, record_verdict
+from llmops.registry import Registry
+from llmops.settings import Settings
+from llmops.short_ids import MOST_NAMED, whole_id
+from llmops.versions import Ref, Release
+
+__all__ = ["Cell", "CellRun", "Evaluations", "Gated", "RunOptions"]
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}\Z")
+_SHORT_RUN_ID = re.compile(r"[0-9a-f]{1,31}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """A verdict and what it was read from. comparison: None without a champion. runs: `b` is the challenger's, `a` the
+    champion's where there is one."""
+
+    verdict: Verdict
+    comparison: Comparison | None
+    runs: Mapping[str, EvalRun]
+
+
+class Evaluations:
+    """Suites of one folder against one registry. The folder is looked for when a suite is."""
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self._settings, self.registry = settings, registry
+        self._recorder = EvalRecorder(registry.store)
+        self.workshop = ScorerWorkshop(settings)
+        self._suites: dict[str, Suite] = {}
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """Where the suites are. Raises CannotRun when there is no such folder."""
+        return eval_sets_folder(self._settings)
+
+    def suite(self, name: str) -> Suite:
+        """Read once. Raises UnknownVersion, BadFile."""
+        if name not in self._suites:
+            access = SourceAccess(self._settings.hub_endpoint, self._settings.home / "eval_sets")
+            self._suites[name] = load_suite(self.folder, name, access, self.workshop.make, try_scorers=False)
+        return self._suites[name]
+
+    def suites(self) -> tuple[list[Suite], dict[str, CannotRun]]:
+        """Every suite of the folder that can be read, and by name what is wrong with the others."""
+        return readable_suites(self.folder, self.suite)
+
+    def cells(
+        self, suite: Suite, prompts: Sequence[str] = (), models: Sequence[str] = (), releases: Sequence[str] = ()
+    ) -> list[Cell]:
+        """What to run: the releases asked for, else prompts × models; by default every version of the suite's prompt
+        on its default model. Raises UnknownVersion, UsageError."""
+        if releases:
+            if prompts or models:
+                raise UsageError("--release already names prompt and model; give it alone")
+            found = [self.registry.release_versions.get(ref) for ref in releases]
+            return [Cell(item.prompt, item.model, item.parameters, item) for item in found]
+        prompt_versions = (
+            [self.registry.prompts.get(ref) for ref in prompts]
+            if prompts
+            else self.registry.prompts.versions(suite.prompt)
+        )
+        if not prompt_versions:
+            raise UnknownVersion(f"prompt {suite.prompt!r} is not registered; run `llmops prompts register`")
+        model_versions = [self.registry.models.get(ref) for ref in models or [suite.model]]
+        return [
+            Cell(prompt, model, prompt.template.parameters) for model in model_versions for prompt in prompt_versions
+        ]
+
+    def run(self, suite: Suite, cells: Sequence[Cell], options: RunOptions, progress: CellProgress) -> list[CellRun]:
+        """Runs every cell; a complete identical run is reused. Engines are loaded once for each model, when needed.
+
+        Raises:
+            BadFile, EngineError, StoreUnavailable, RecordingIncomplete: finished generations are kept.
+        """
+        suite.try_scorers()
+        return asyncio.run(self._run(suite, cells, options, progress))
+
+    async def _run(
+        self, suite: Suite, cells: Sequence[Cell], options: RunOptions, progress: CellProgress
+    ) -> list[CellRun]:
+        async with running(self._settings, self.registry, suite, options, progress) as matrix:
+            return await matrix.run(cells, RowChoice(options.limit))
+
+    def run_until_decided(
+        self, suite: Suite, cells: Sequence[Cell], options: RunOptions, progress: CellProgress
+    ) -> tuple[list[CellRun], EarlyStop]:
+        """Runs two cells on as many rows as it takes to tell them apart. Raises UsageError, and as `run`."""
+
+        suite.try_scorers()
+
+        async def work() -> tuple[list[CellRun], EarlyStop]:
+            async with running(self._settings, self.registry, suite, options, progress) as matrix:
+                return await run_until_decided(matrix, suite, cells)
+
+        return asyncio.run(work())
+
+    def rows(self, run: EvalRun) -> RecordedRows:
+        """Every row of a run, read from a local copy as often as asked. Raises StoreUnavailable."""
+        return self._recorder.rows(run)
+
+    def failures(self, done: CellRun) -> Sequence[Failure]:
+        """Why rows of a run have no score, most frequent first. Raises StoreUnavailable."""
+        if done.failed_again is not None:
+            return done.failed_again
+        failed = any(metric.n_failed for metric in done.run.metrics.values())
+        return failures_of(self.rows(done.run)) if failed else ()
+
+    def resolve(self, text: str, suite_name: str | None = None) -> EvalRun:
+        """The complete run meant by a run id or its beginning, `APP@V`, `PROMPT@V` or `PROMPT@V,MODEL@V`.
+
+        suite_name: needed where more than one suite uses the prompt.
+
+        Raises:
+            UnknownVersion: there is no such thing, or it has not been run yet; says how to.
+        """
+        if _RUN_ID.match(text):
+            return self._recorder.get(text)
+        if _SHORT_RUN_ID.match(text) and not self._is_named(text):
+            begun = self._recorder.beginning_with(text, limit=MOST_NAMED + 1)
+            return self._recorder.get(whole_id(text, begun, "run" if begun else "run, app or prompt"))
+        suite, cell = self._named_cell(text, suite_name)
+        # The fast run, or where there is none the repeatable one.
+        for options in (RunOptions(), RunOptions(repeatable=True)):
+            identity = cell_identity(suite, cell, self._settings, options, RowChoice())
+            if (found := self._recorder.find(suite.name, identity.hash)) is not None:
+                return found
+        option = f"--release {text}" if cell.release else f"--prompt {cell.prompt.ref} --model {cell.model.ref}"
+        raise UnknownVersion(f"{text} was not run on {suite.name} yet; run `llmops eval run {suite.name} {option}`")
+
+    def compare(self, a: str, b: str, suite_name: str | None = None) -> Comparison:
+        """Two runs row by row, as `resolve` reads them. Raises UnknownVersion, CannotRun."""
+        suite, run_a, run_b = self.resolve_pair(a, b, suite_name)
+        return self.compare_runs(suite, a, run_a, b, run_b)
+
+    def resolve_pair(self, a: str, b: str, suite_name: str | None = None) -> tuple[Suite, EvalRun, EvalRun]:
+        """Two runs as `resolve` reads them, and the suite that both ran on. Raises UnknownVersion, CannotRun."""
+        run_a, run_b = self.resolve(a, suite_name), self.resolve(b, suite_name)
+        if run_a.suite != run_b.suite:
+            raise CannotRun(f"{a} ran on suite {run_a.suite}, {b} on {run_b.suite}; compare runs of one suite")
+        return self.suite(run_a.suite), run_a, run_b
+
+    def compare_runs(self, suite: Suite, a: str, run_a: EvalRun, b: str, run_b: EvalRun) -> Comparison:
+        """Two runs of one suite, which their rows are read from. Raises CannotRun, StoreUnavailable."""
+        stopped = _stopped(run_a, run_b)
+        one, other = definitions_in(run_a.content), definitions_in(run_b.content)
+        apart = {
+            name: "the two runs were scored by other definitions of it; run both again"
+            for name in one.keys() & other.keys()
+            if one[name] != other[name]
+        }
+        return compare(
+            a,
+            self.rows(run_a),
+            b,
+            self.rows(run_b),
+            suite.make_scorers(),
+            suite.gate.primary,
+            cluster_by=suite.cluster_by,
+            noise=_noise(run_a, run_b),
+            sequential_seed=stopped[0] if stopped else None,
+            suite_rows=suite.n_rows,
+            drawn_from=stopped[1] if stopped else None,
+            apart=apart,
+        )
+
+    def votes(self, a: str, b: str) -> Votes | None:
+        """What people voted between two releases of one app; None where a and b are no such releases, or without votes.
+
+        Raises StoreUnavailable.
+        """
+        releases = self.release(a), self.release(b)
+        if None in releases:
+            return None
+        with closing(ProductionLog(self._settings.resolved_log_url)) as log:
+            return votes_between(log, *releases)
+
+    def gate(self, challenger: str, against: str | None, suite_name: str) -> Gated:
+        """Judges a challenger by the suite's gate and puts the verdict on record, on its run and on the release, when
+        it is one.
+
+        against: the champion; None means the app's present champion, or none yet.
+
+        Raises:
+            UnknownVersion: a run that the verdict needs is missing; says how to make it.
+        """
+        suite = self.suite(suite_name)
+        runs = {"b": self.resolve(challenger, suite_name)}
+        if runs["b"].suite != suite_name:
+            raise CannotRun(f"{challenger} ran on suite {runs['b'].suite}, not on {suite_name}")
+        release = self.release(challenger)
+        champion = against or self._champion_ref(release)
+        comparison = None
+        if champion is not None:
+            runs["a"] = self.resolve(champion, suite_name)
+            comparison = self.compare_runs(suite, champion, runs["a"], challenger, runs["b"])
+        wanted = {name: list(floors) for name, floors in suite.gate.slice_floors.items()}
+        slices = slice_metrics(self.rows(runs["b"]), wanted) if wanted else {}
+        facts = Facts(
+            metrics=runs["b"].metrics,
+            comparison=comparison,
+            answers=runs["b"].answers,
+            name=challenger,
+            champion=runs["a"].metrics if "a" in runs else {},
+            slices=slices,
+            untrusted={**untrusted(suite, self.registry.store, self.workshop), **_defined_otherwise(suite, runs)},
+            serving=served_mode(runs["b"], self.registry.models.get(runs["b"].model), self._settings),
+            limits={scorer.name: limits_of(scorer) for scorer in suite.make_scorers()},
+            suite_rows=suite.n_rows,
+            other_rows=[run.run_id for run in runs.values() if _has_other_rows(suite, run)],
+        )
+        verdict = decide(suite.gate, facts)
+        if "a" in runs and runs["a"].run_id == runs["b"].run_id:
+            verdict = verdict.with_reasons([f"{challenger} was compared with itself: both are run {runs['a'].run_id}"])
+        if release is not None:
+            loosened = self.registry.release_versions.loosened(release, suite_name, suite.gate.to_json())
+            verdict = verdict.with_reasons(
+                f"looser than an earlier gate: {each['rule']}, by {each['by']}" for each in loosened
+            )
+        self._record_verdict(suite, verdict, comparison, release, champion, runs)
+        return Gated(verdict, comparison, runs)
+
+    def _record_verdict(
+        self,
+        suite: Suite,
+        verdict: Verdict,
+        comparison: Comparison | None,
+        release: Release | None,
+        champion: str | None,
+        runs: Mapping[str, EvalRun],
+    ) -> None:
+        """All it takes to judge again: rules, runs, level, version of this software."""
+        record: dict[str, Any] = {
+            **verdict.to_json(),
+            "against": champion,
+            "suite": suite.name,
+            "rules": suite.gate.to_json(),
+            "runs": {side: run.run_id for side, run in runs.items()},
+            "alpha": ALPHA,
+            "llmops": __version__,
+            "engine": engine.to_mapping() if (engine := evaluated_by(runs["b"])) is not None else None,
+        }
+        if release is not None:
+            against_release = self.release(champion) if champion else None
+            shown = {**record, "against": against_release.ref if against_release else None}
+            self.registry.release_versions.record_gate(release, suite.name, {**shown, "checks": None})
+        record["comparison"] = comparison.to_json() if comparison else None
+        record_verdict(self.registry.store, runs["b"].run_id, record)
+
+    def _named_cell(self, text: str, suite_name: str | None) -> tuple[Suite, Cell]:
+        if (release := self.release(text)) is not None:
+            return self._suite_of(release.prompt.name, suite_name), Cell(
+                release.prompt, release.model, release.parameters, release
+            )
+        prompt_ref, _, model_ref = text.partition(",")
+        prompt = self.registry.prompts.get(prompt_ref)
+        suite = self._suite_of(prompt.name, suite_name)
+        model = self.registry.models.get(model_ref or suite.model)
+        return suite, Cell(prompt, model, prompt.template.parameters)
+
+    def _is_named(self, name: str) -> bool:
+        """Whether an app or a prompt has this name, which may look like the beginning of a run's id."""
+        return name in self.registry.apps() or bool(self.registry.prompts.versions(name))
+
+    def _suite_of(self, prompt_name: str, suite_name: str | None) -> Suite:
+        if suite_name is not None:
+            return self.suite(suite_name)
+        readable, broken = self.suites()
+        suites = [suite for suite in readable if suite.prompt == prompt_name]
+        if len(suites) != 1:
+            names = ", ".join(suite.name for suite in suites) or "no suite"
+            unread = f" (not read: {'; '.join(map(str, broken.values()))})" if broken else ""
+            raise UsageError(f"{names} uses the prompt {prompt_name}; name one with --suite{unread}")
+        return suites[0]
+
+    def release(self, text: str) -> Release | None:
+        """The release that `text` names, or None when it names something else."""
+        if _RUN_ID.match(text) or "," in text or Ref.parse(text).name not in self.registry.apps():
+            return None
+        return self.registry.release_versions.get(text)
+
+    def _champion_ref(self, release: Release | None) -> str | None:
+        champion = self.registry.release_versions.champion(release.app) if release else None
+        return champion.ref if champion else None
+
+
+def _defined_otherwise(suite: Suite, runs: Mapping[str, EvalRun]) -> dict[str, str]:
+    """Scorers of the suite that a run was scored by when they were something else, and why that matters."""
+    now = scorer_definitions(suite)
+    return {
+        name: f"{run.run_id} was scored by another definition of it than the suite's; run it again"
+        for run in runs.values()
+        for name, definition in definitions_in(run.content).items()
+        if name in now and now[name] != definition
+    }
+
+
+def _has_other_rows(suite: Suite, run: EvalRun) -> bool:
+    """Whether a run's rows are not the suite's, all or the first of them. Of a run that was stopped early, which drew
+    its rows, that is not known."""
+    known = run.content.get("rows")
+    if known in (None, suite.rows_hash) or STOPPED_PARAM in run.params:
+        return False
+    return run.rows >= suite.n_rows or measure(suite.rows.first(run.rows)).content_hash != known
+
+
+def _noise(*runs: EvalRun) -> Noise | None:
+    """The larger of the runs' own noise; None when neither knows it."""
+    known = [Noise(**json.loads(run.params[NOISE_PARAM])) for run in runs if NOISE_PARAM in run.params]
+    return max(known, key=lambda noise: noise.share, default=None)
+
+
+def _stopped(run_a: EvalRun, run_b: EvalRun) -> tuple[int, int] | None:
+    """The seed that both runs drew their rows by, and from how many, when they were stopped early. Raises CannotRun."""
+    stopped = [run.params.get(STOPPED_PARAM) for run in (run_a, run_b)]
+    if stopped == [None, None]:
+        return None
+    if None in stopped or stopped[0] != stopped[1]:
+        raise CannotRun("a run that was stopped early can be compared only with the run it was stopped against")
+    seed, _, told = str(stopped[0]).partition(":")
+    return int(seed), int(told.split()[-2])  # as `early_stopping` writes it: `0: after 20 of 200 rows`

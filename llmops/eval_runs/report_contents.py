@@ -1,0 +1,277 @@
+"""What reports are made of: two recorded runs with their rows, or the cells of a suite, as plain values."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from statistics import median
+from typing import Any, cast
+
+from llmops.eval_runs.cells import CellRun
+from llmops.eval_runs.evaluations import Evaluations
+from llmops.evaluation import statistics
+from llmops.evaluation.comparison import Comparison, value_of
+from llmops.evaluation.eval_set import cluster_of
+from llmops.evaluation.gate import ALPHA, Verdict
+from llmops.evaluation.metric_comparison import MetricComparison, PairedScores, number_of
+from llmops.evaluation.pairing import Pair, paired
+from llmops.evaluation.reports.contents import (
+    Judged,
+    Leaderboard,
+    LeaderboardCell,
+    LeaderboardPair,
+    Report,
+    Row,
+    Side,
+    Turn,
+)
+from llmops.evaluation.results import RowResult
+from llmops.evaluation.scorers import Scorer
+from llmops.evaluation.scorers.protocol import limits_of
+from llmops.evaluation.suite import Suite
+from llmops.recording import EvalRun, RecordedRows
+
+
+def report_contents(
+    evaluations: Evaluations,
+    suite: Suite,
+    comparison: Comparison,
+    run_a: EvalRun,
+    run_b: EvalRun,
+    verdict: Verdict | None = None,
+) -> Report:
+    """Two runs of a suite, compared. Rows are read from local copies, each time a report goes through them.
+
+    Raises:
+        StoreUnavailable: the rows cannot be fetched.
+    """
+    primary = _primary(suite)
+    decides = comparison.metrics.get(suite.gate.primary)
+    failed_as = decides.failed_as if decides is not None else None
+    told: dict[str, Any] = {
+        **comparison.to_json(),
+        "metrics": comparison.metrics,
+        "slices": comparison.slices,
+        "not_compared": comparison.not_compared,
+        "power": [f"{name}: {sentence}." for name, sentence in comparison.power.items()],
+    }
+    return {
+        **judged_contents(evaluations, suite, comparison.b, run_b, verdict),
+        "title": f"{comparison.a} → {comparison.b}",
+        "a": _side(evaluations, comparison.a, run_a),
+        "comparison": cast(Any, told),
+        "rows": _Rows(evaluations.rows(run_a), evaluations.rows(run_b), primary, failed_as),
+    }
+
+
+def judged_contents(evaluations: Evaluations, suite: Suite, name: str, run: EvalRun, verdict: Verdict | None) -> Judged:
+    """A run with its verdict: all there is of an app's first release. Raises StoreUnavailable."""
+    return {
+        "title": name,
+        "suite": suite.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "primary": suite.gate.primary,
+        "b": _side(evaluations, name, run),
+        "verdict": cast(Any, verdict.to_json()) if verdict is not None else None,
+    }
+
+
+def _side(evaluations: Evaluations, name: str, run: EvalRun) -> Side:
+    release = evaluations.release(name)
+    prompt = evaluations.registry.prompts.get(run.prompt)
+    turns = cast("list[Turn]", [dict(turn) for turn in prompt.template.turns])
+    usage = run.usage
+    return {
+        "name": name,
+        "run_id": run.run_id,
+        "prompt": run.prompt,
+        "model": run.model,
+        "release": release.ref if release else None,
+        "params": run.params,
+        "prompt_text": turns,
+        "metrics": cast(Any, {scorer: metric.to_json() for scorer, metric in run.metrics.items()}),
+        "tokens_in": int(usage["tokens_in"]) if "tokens_in" in usage else None,
+        "tokens_out": int(usage["tokens_out"]) if "tokens_out" in usage else None,
+        "cost": usage.get("cost"),
+        "seconds": run.seconds,
+    }
+
+
+class _Rows:
+    """The pairs of two runs as report rows; starts anew each time."""
+
+    def __init__(self, a: RecordedRows, b: RecordedRows, primary: Scorer | None, failed_as: float | None) -> None:
+        """failed_as: what a row without the primary's score counts as."""
+        self._a, self._b, self._primary, self._failed_as = a, b, primary, failed_as
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self._row(pair) for pair in paired(self._a, self._b))
+
+    def _row(self, pair: Pair) -> Row:
+        left, right = pair
+        x, y = self._value(left), self._value(right)
+        return {
+            "id": left.row.id,
+            "inputs": left.row.inputs,
+            "expectations": left.row.expectations,
+            "tags": left.row.tags,
+            "contexts": left.row.contexts,
+            "output_a": left.output.text,
+            "output_b": right.output.text,
+            "error_a": left.output.error,
+            "error_b": right.output.error,
+            "scores": {
+                name: {
+                    "a": score.value,
+                    "b": other.value,
+                    "rationale_a": score.error or score.rationale,
+                    "rationale_b": other.error or other.rationale,
+                }
+                for name, score in left.scores.items()
+                if (other := right.scores.get(name)) is not None
+            },
+            "change": None if x is None or y is None else self._change(x, y),
+        }
+
+    def _change(self, x: float, y: float) -> float:
+        limits = limits_of(self._primary) if self._primary is not None else statistics.UNLIMITED
+        return float(statistics.paired_differences([x], [y], limits)[0])
+
+    def _value(self, result: RowResult) -> float | None:
+        if self._primary is None:
+            return None
+        value = value_of(result, self._primary, self._failed_as)
+        return None if value is None else float(value)
+
+
+def _primary(suite: Suite) -> Scorer | None:
+    """The scorer that decides; None when it is a judge's and there is no judge."""
+    return next((scorer for scorer in suite.make_scorers() if scorer.name == suite.gate.primary), None)
+
+
+def leaderboard(evaluations: Evaluations, suite: Suite, done: Sequence[CellRun]) -> Leaderboard | None:
+    """The cells of a suite on its primary metric, best first, and which differences between them are real.
+
+    Every pair is compared, and their p-values are adjusted together (Holm). A cell's ranks are those that the real
+    differences allow. None when the primary metric was left out for want of a judge. Raises StoreUnavailable.
+    """
+    primary = _primary(suite)
+    if primary is None:
+        return None
+    names = _names(done)
+    values, clusters = _values(evaluations, suite, primary, done)
+    latencies = [_median_latency(evaluations, item) for item in done]
+    order = _order(primary, values)
+    pairs = _pairs(primary, names, values, clusters, order)
+    cells: list[LeaderboardCell] = []
+    for i in order:
+        metric, run = done[i].run.metrics[primary.name], done[i].run
+        cells.append(
+            {
+                "name": names[i],
+                "mean": metric.mean,
+                "ci95": metric.ci95,
+                "n_scored": metric.n_scored,
+                "n_failed": metric.n_failed,
+                "answers": cast(Any, run.answers.to_json()),
+                "tokens_out": int(run.usage["tokens_out"]) if "tokens_out" in run.usage else None,
+                "cost": run.usage.get("cost"),
+                "latency_ms_p50": latencies[i],
+                "rank_range": _ranks(names[i], pairs, len(done)),
+            }
+        )
+    return {"suite": suite.name, "rows": done[0].run.rows, "primary": primary.name, "cells": cells, "pairs": pairs}
+
+
+def _names(done: Sequence[CellRun]) -> list[str]:
+    return [item.cell.release.ref if item.cell.release else item.run.cell for item in done]
+
+
+def _values(
+    evaluations: Evaluations, suite: Suite, primary: Scorer, done: Sequence[CellRun]
+) -> tuple[list[list[float]], list[str] | None]:
+    """The primary metric of every row for each cell, in the order of the rows; NaN for a row without one."""
+    values: list[list[float]] = []
+    clusters: list[str] = []
+    for item in done:
+        values.append([])
+        for result in evaluations.rows(item.run):
+            values[-1].append(number_of(result, primary))
+            if suite.cluster_by is not None and len(values) == 1:
+                clusters.append(cluster_of(result.row, suite.cluster_by) or f"row {result.row.id}")
+    return values, clusters or None
+
+
+def _median_latency(evaluations: Evaluations, item: CellRun) -> float | None:
+    """Milliseconds, with all of the engine's slots busy, of the answers whose time is known; None without any."""
+    outputs = (result.output for result in evaluations.rows(item.run) if result.output.error is None)
+    taken = array("d", (output.latency_ms for output in outputs if output.latency_ms is not None))
+    return median(taken) if taken else None
+
+
+def _order(primary: Scorer, values: Sequence[Sequence[float]]) -> list[int]:
+    """The cells, best first; a row without a score counts as the worst of all cells', a cell without any comes last."""
+    everything = [value for of_cell in values for value in of_cell]
+    failed_as = PairedScores.of(primary, everything, ()).failed_as
+    sign = -1 if primary.higher_is_better is False else 1
+
+    def standing(i: int) -> float:
+        counted = [failed_as if math.isnan(value) else value for value in values[i]]
+        known = [value for value in counted if value is not None]
+        scored = any(not math.isnan(value) for value in values[i])
+        return -sign * sum(known) / len(known) if scored else math.inf
+
+    return sorted(range(len(values)), key=standing)
+
+
+def _pairs(
+    primary: Scorer,
+    names: Sequence[str],
+    values: Sequence[Sequence[float]],
+    clusters: Sequence[str] | None,
+    order: Sequence[int],
+) -> list[LeaderboardPair]:
+    """Every two cells that can be compared, as `llmops eval compare` would."""
+    sign = -1 if primary.higher_is_better is False else 1
+    compared = [
+        (i, j, metric)
+        for place, i in enumerate(order)
+        for j in order[place + 1 :]
+        if isinstance(metric := PairedScores.of(primary, values[j], values[i], clusters).compared(), MetricComparison)
+    ]
+    adjusted = statistics.holm([metric.p_value for _, _, metric in compared])
+    pairs: list[LeaderboardPair] = []
+    for (i, j, metric), p in zip(compared, adjusted, strict=True):
+        # Where no value is the worst, rows that failed may turn two cells round.
+        ahead = sign if sign * metric.difference >= 0 else -sign
+        better, worse = (i, j) if ahead == sign else (j, i)
+        pairs.append(
+            {
+                "better": names[better],
+                "worse": names[worse],
+                "difference": ahead * metric.difference,
+                "ci95": sorted(ahead * end for end in metric.ci95) if metric.ci95 else None,
+                "p_adjusted": p,
+                "real": p < ALPHA and not metric.failures_decide,
+            }
+        )
+    return pairs
+
+
+def _ranks(name: str, pairs: Sequence[LeaderboardPair], n: int) -> list[int]:
+    better = sum(pair["real"] and pair["worse"] == name for pair in pairs)
+    worse = sum(pair["real"] and pair["better"] == name for pair in pairs)
+    return [1 + better, n - worse]
+
+
+def noise_sentence(comparison: Mapping[str, Any]) -> str | None:
+    """What the engine's own noise says of the rows that changed; None where it was not measured."""
+    noise = comparison["noise"]
+    if noise is None:
+        return None
+    return (
+        f"{noise['changed']} of {comparison['rows']} answers differ; the engine alone would change about "
+        f"{noise['expected_changed']:.0f} ({noise['flips']} of {noise['n']} answers flipped when made again)"
+    )

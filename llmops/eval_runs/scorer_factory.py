@@ -1,0 +1,90 @@
+"""Makes the scorers of a suite: the built-in ones, judges with their endpoint, and the embedding model where needed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from llmops.engines.embedding import embedder, embedding_weights
+from llmops.errors import UsageError
+from llmops.evaluation.scorers import SCORER_TYPES, Scorer, make_scorer
+from llmops.evaluation.scorers.options import Option
+from llmops.evaluation.suite import ScorerSpec, Suite
+from llmops.judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE, TYPES, JudgeEndpoint
+from llmops.models.catalogue import EMBEDDING_MODEL, catalogue_model
+from llmops.settings import Settings
+
+DEFAULT_JUDGE = "default"
+_NO_JUDGE = JudgeEndpoint("none", "http://localhost/v1", "none")
+
+
+class ScorerWorkshop:
+    """A suite's judges come from its `[judges.NAME]` tables; LLMOPS_JUDGE gives one to suites that name none."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._embed = embedder(settings)
+
+    def make(self, spec: ScorerSpec, judges: Mapping[str, Mapping[str, Any]]) -> Scorer | None:
+        """The scorer; None for a judge's when no judge is configured.
+
+        Raises:
+            UsageError: an unknown type, parameter or judge, naming it.
+        """
+        parameters, types = dict(spec.parameters), {**SCORER_TYPES, **TYPES}
+        bound: dict[str, Any] = {}
+        besides: tuple[Option, ...] = ()
+        if _needs_embeddings(spec):
+            bound["embed"] = self._embed
+        if spec.type in TYPES:
+            besides = (Option("judge", "name of a judge of the suite"),)
+            endpoint = self.endpoint(judges, parameters.pop("judge", None))
+            bound["endpoint"] = endpoint or _NO_JUDGE
+        if bound:
+            types[spec.type] = functools.partial(types[spec.type], **bound)
+        # Made in any case, which asks nothing: wrong options are to show also where no judge is configured.
+        scorer = make_scorer(spec.name, spec.type, parameters, types, besides)
+        return None if bound.get("endpoint") is _NO_JUDGE and spec.type not in NEEDS_NO_JUDGE else scorer
+
+    def endpoint(self, judges: Mapping[str, Mapping[str, Any]], name: str | None = None) -> JudgeEndpoint | None:
+        """The judge of that name; without a name the suite's only one, else the setting's. Raises UsageError."""
+        if name is None and len(judges) == 1:
+            name = next(iter(judges))
+        if name is not None and name not in judges and name != DEFAULT_JUDGE:
+            raise UsageError(f"judge: the suite has no judge {name!r}; it has {', '.join(judges) or 'none'}")
+        if name is not None and name in judges:
+            table = {key: value for key, value in judges[name].items() if key != "kappa"}
+            return JudgeEndpoint.from_mapping({"name": name, **table})
+        return self._default()
+
+    def _default(self) -> JudgeEndpoint | None:
+        if self._settings.judge is None:
+            return None
+        url, _, model = self._settings.judge.removeprefix("openai:").rpartition("#")
+        values = {"name": DEFAULT_JUDGE, "base_url": url, "model": model}
+        return JudgeEndpoint.from_mapping({**values, "key_variable": self._settings.judge_key_variable})
+
+    def check(self, suite: Suite, scorers: Collection[str]) -> None:
+        """Before rows are answered: the judges of these scorers can be reached, and the embedding model is at hand.
+
+        Raises:
+            EngineUnavailable: a judge has no key or cannot be reached. CannotRun: the embedding model cannot be had.
+        """
+        left_out = suite.left_out()
+        used = [spec for spec in suite.scorer_specs if spec.name in scorers and spec.name not in left_out]
+        judged = [spec.parameters.get("judge") for spec in used if self.needs_judge(spec)]
+        for endpoint in dict.fromkeys(self.endpoint(suite.judges, name) for name in judged):
+            if endpoint is not None:
+                endpoint.check()
+        if any(_needs_embeddings(spec) for spec in used):
+            embedding_weights(self._settings, catalogue_model(EMBEDDING_MODEL))
+
+    @staticmethod
+    def needs_judge(spec: ScorerSpec) -> bool:
+        """Whether a language model makes the scorer's judgements."""
+        return spec.type in TYPES and spec.type not in NEEDS_NO_JUDGE
+
+
+def _needs_embeddings(spec: ScorerSpec) -> bool:
+    return spec.type == "semantic_similarity" or spec.type in NEEDS_EMBEDDINGS

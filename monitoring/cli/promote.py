@@ -1,0 +1,83 @@
+"""`llmops promote`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmops.cli.output import echo, emit, json_option, say
+from llmops.errors import LlmopsError, UsageError
+from llmops.settings import Settings
+
+if TYPE_CHECKING:
+    from llmops.registry import Registry
+    from llmops.versions import Release
+
+
+@click.command()
+@click.argument("release")
+@click.option("--force", is_flag=True, help="Promote without a passing gate, or what was rolled back; needs --why.")
+@click.option("--why", help="The reason for a forced promotion; it is recorded.")
+@json_option
+def command(release: str, force: bool, why: str | None, as_json: bool) -> None:
+    """Make a release, or a tabular model's version, the champion; the old champion becomes `previous`.
+
+    Refused without a passing gate against the present champion on record, and for what was rolled back. The monitor
+    then compares with a new reference, as its configuration says.
+
+    \b
+    Example: llmops promote assistant@2
+    Example: llmops promote assistant@1 --force --why "hot fix, evaluated by hand"
+    """
+    from llmops.models.weights import refuse_lost_weights
+    from llmops.registry import Registry
+    from llmops.versions import Ref
+
+    if force != bool(why):
+        raise UsageError("--force and --why TEXT go together")
+    settings = Settings.from_environment()
+    registry = Registry(settings)
+    if Ref.parse(release).name in registry.tabular_versions.names():
+        version = registry.tabular_versions.get(release)
+        old_version = registry.tabular_versions.promote(version, why=why)
+        was = old_version.ref if old_version else None
+        name, champion, reference = version.name, version.ref, None
+    else:
+        found = registry.release_versions.get(release)
+        refuse_lost_weights(found.model, settings)
+        old_release = registry.release_versions.promote(found, why=why)
+        was = old_release.ref if old_release else None
+        moved = was != found.ref
+        reference = renew_reference(settings, registry, found, was) if moved else None
+        name, champion = found.app, found.ref
+    previous = was if was != champion else None
+    value = {"app": name, "champion": champion, "previous": previous, "forced": force, "reference": reference}
+    emit(as_json, value, lambda: echo(f"{name}: champion is {champion} ({_before(was, champion)})"))
+
+
+def _before(was: str | None, champion: str) -> str:
+    if was is None:
+        return "the first"
+    return "as before" if was == champion else f"was {was}"
+
+
+def renew_reference(settings: Settings, registry: Registry, release: Release, previous: str | None) -> dict[str, Any]:
+    """Tells the monitor of a promotion that is done. Where that fails the promotion stands, and the failure is said."""
+    from monitoring import PinnedReference, pin_at_promotion
+    from monitoring.gate_answers import gate_answers
+
+    try:
+        found = pin_at_promotion(settings, release.ref, previous, lambda: gate_answers(registry, release))
+    except LlmopsError as error:
+        say(f"the monitor's reference was not renewed: {error}")
+        return {"pinned": False, "why": str(error)}
+    if isinstance(found, PinnedReference):
+        say(f"the monitor compares with {found.why} from now on")
+        return {"pinned": True, "source": found.source, "why": found.why}
+    say(f"the monitor's reference will be the first accepted window of {found.release}")
+    return {
+        "pinned": False,
+        "source": "first-window",
+        "why": f"the first accepted window of {found.release} is awaited",
+    }

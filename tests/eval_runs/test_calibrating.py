@@ -1,0 +1,347 @@
+"""A judge gates only after it was measured against people, as that very judge; what was measured is on record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops.errors import BadFile, CannotRun, EngineUnavailable, UsageError
+from llmops.eval_runs.calibrating import (
+    Calibrated,
+    JudgeAsked,
+    Rubric,
+    calibrate_judge,
+    holds_pairs,
+    load_pair_labels,
+)
+from llmops.eval_runs.evaluations import RunOptions
+from llmops.eval_runs.judge_trust import untrusted
+from llmops.eval_runs.pairwise import KAPPA_ASKED, with_judge
+from llmops.evaluation.gate import Verdict
+from llmops.judges.scripted import ScriptedJudge
+from llmops.recording import find_calibration
+from tests.registered_home import Workshop, rows
+
+LABELS = [(f"a right answer {i}", True) if i % 2 else (f"a wrong answer, and a long one {i}", False) for i in range(60)]
+
+
+def verdict(request: dict[str, Any]) -> str:
+    """`good` knows a wrong answer; `kind` finds everything right, `first` the first of two, `broken` says nothing."""
+    model, text = request["model"], request["messages"][1]["content"]
+    if model == "broken":
+        return "I would rather not say."
+    if "<first>" in text:
+        first, second = ("right" in text.split(f"<{place}>")[1].split("</")[0] for place in ("first", "second"))
+        fair = "tie" if first == second else "first" if first else "second"
+        return json.dumps({"rationale": "because", "winner": "first" if model == "first" else fair})
+    enum = request["response_format"]["json_schema"]["schema"]["properties"]["score"]["enum"]
+    wrong = "wrong" in text and model != "kind"
+    best, worst = (enum[0], enum[-1]) if enum[0] == "pass" else (enum[-1], enum[0])
+    return json.dumps({"rationale": "because", "score": worst if wrong else best})
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[ScriptedJudge]:
+    with ScriptedJudge(verdict) as running:
+        yield running
+
+
+def write(path: Path, values: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    values = [{"inputs": {"question": "What?"}, "output": text, "label": label} for text, label in LABELS]
+    return write(tmp_path / "labels.jsonl", values)
+
+
+def pair_rows(n: int) -> list[dict[str, Any]]:
+    """People prefer the right answer, wherever it stands; every third pair has two right ones."""
+    made = []
+    for i in range(n):
+        a, b, label = ("right", "wrong", "a") if i % 2 else ("wrong", "right", "b")
+        if i % 3 == 0:
+            a, b, label = "right", "right too", "tie"
+        row = {"inputs": {"question": f"Q{i}?"}, "output_a": f"{a} {i}", "output_b": f"{b} {i}", "label": label}
+        made.append(row)
+    return made
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    return write(tmp_path / "pairs.jsonl", pair_rows(60))
+
+
+def add_suite(workshop: Workshop, name: str, judge: ScriptedJudge, model: str, more: str = "", kappa: str = "") -> None:
+    """A suite whose gate hangs on a judge."""
+    folder = workshop.folder / f"{name}-rows"
+    folder.mkdir(exist_ok=True)
+    write(folder / "rows.jsonl", rows(name, 24))
+    (workshop.folder / f"{name}.toml").write_text(
+        f'eval_sets = ["{name}-rows"]\nprompt = "qa"\nmodel = "tiny@1"\n'
+        f'[judges.ours]\nbase_url = "{judge.base_url}"\nmodel = "{model}"\nretries = 0\n{kappa}\n'
+        '[scorers.helpful]\ntype = "judge.rubric"\ninstructions = "Is it right?"\n'
+        f'{more}\n[gate]\nprimary = "helpful"\nrule = "not-worse"\nmargin = 0.2\n'
+    )
+
+
+def show(_what: str, _done: int, _total: int) -> None:
+    pass
+
+
+def calibrated(workshop: Workshop, labels: Path, asked: JudgeAsked, key_variable: str | None = None) -> Calibrated:
+    settings = with_judge(workshop.settings, asked.judge, key_variable)
+    evaluations = replace(workshop, settings=settings).evaluations
+    return calibrate_judge(labels, asked, evaluations, settings, lambda _done, _total: None)
+
+
+def upstream(judge: ScriptedJudge, model: str = "good") -> str:
+    return f"openai:{judge.base_url}#{model}"
+
+
+def gated(workshop: Workshop, suite: str) -> Verdict:
+    return workshop.evaluations.gate("qa@2", "qa@1", suite).verdict
+
+
+def test_a_judge_decides_a_gate_only_after_it_was_found_to_agree_with_people(
+    workshop: Workshop, judge: ScriptedJudge, labels: Path
+) -> None:
+    for name, model in (("well-judged", "good"), ("badly-judged", "kind")):
+        add_suite(workshop, name, judge, model)
+        evaluations = workshop.evaluations
+        suite = evaluations.suite(name)
+        evaluations.run(suite, evaluations.cells(suite), RunOptions(recorder="bulk"), show)
+        before = gated(workshop, name)
+        assert before.verdict == "inconclusive"
+        assert "helpful cannot gate: its judge is not calibrated" in before.reasons[0]
+
+    good = calibrated(workshop, labels, JudgeAsked("well-judged", "helpful"))
+    kind = calibrated(workshop, labels, JudgeAsked("badly-judged", "helpful"))
+
+    assert good.untrusted is None
+    assert gated(workshop, "well-judged").verdict == "pass"
+    assert kind.untrusted is not None
+    after = gated(workshop, "badly-judged")
+    assert after.verdict == "inconclusive"
+    assert after.reasons[0] == f"helpful cannot gate: {kind.untrusted}"
+
+
+def test_what_was_measured_is_recorded_under_the_judge_the_gate_uses(
+    workshop: Workshop, judge: ScriptedJudge, labels: Path
+) -> None:
+    add_suite(workshop, "recorded", judge, "good")
+    found = calibrated(workshop, labels, JudgeAsked("recorded"))  # its only judge scorer needs no name
+
+    record = find_calibration(workshop.registry.store, found.calibration.judge_hash)
+    assert record is not None
+    assert (record["kappa"], record["kappa_low"], record["accuracy"]) == (1.0, found.to_json()["ci95"][0], 1.0)
+    assert len(record["rows"]) == len(LABELS)
+    metrics = workshop.registry.store.client.get_run(found.run_id).data.metrics
+    assert (metrics["kappa"], metrics["n"], metrics["n_failed"]) == (1.0, 60.0, 0.0)
+
+
+def test_the_answer_has_what_the_contract_names(workshop: Workshop, judge: ScriptedJudge, labels: Path) -> None:
+    value = calibrated(workshop, labels, JudgeAsked(judge=upstream(judge, "kind"))).to_json()
+
+    assert value["judge"] == upstream(judge, "kind")
+    assert (value["kappa"], value["agreement"], value["n"], value["n_failed"]) == (0.0, 0.5, 60, 0)
+    assert value["confusion"] == {"labels": [False, True], "counts": [[0, 30], [0, 30]]}
+    assert value["length_bias"]["correlation"] > 0.8  # it is kind to the long, wrong answers
+    assert value["position_bias"] is None
+    assert (value["trusted"], value["kappa_asked"]) == (False, KAPPA_ASKED)
+    json.dumps(value)
+
+
+def test_a_judge_is_never_asked_the_same_twice(workshop: Workshop, judge: ScriptedJudge, labels: Path) -> None:
+    asked = JudgeAsked(judge=upstream(judge), rubric=Rubric("Is this new?"))
+    calibrated(workshop, labels, asked)
+    seen = len(judge.requests)
+
+    assert calibrated(workshop, labels, asked).untrusted is None
+    assert len(judge.requests) == seen
+
+
+@pytest.mark.parametrize(
+    ("kappa", "asked", "trusted"), [("kappa = 0.99", None, False), ("kappa = 0.99", 0.5, True), ("", 0.999, False)]
+)
+def test_trust_goes_by_the_suites_kappa_unless_another_is_given(
+    workshop: Workshop, judge: ScriptedJudge, labels: Path, kappa: str, asked: float | None, trusted: bool
+) -> None:
+    add_suite(workshop, "strict", judge, "good", kappa=kappa)
+
+    found = calibrated(workshop, labels, JudgeAsked("strict", "helpful", kappa=asked))
+
+    assert (found.untrusted is None) == trusted
+
+
+def test_one_scorer_is_chosen_by_its_judge_or_by_name(workshop: Workshop, judge: ScriptedJudge, labels: Path) -> None:
+    other = f'judge = "ours"\n[judges.theirs]\nbase_url = "{judge.base_url}"\nmodel = "kind"\n'
+    more = '[scorers.kind]\ntype = "judge.rubric"\ninstructions = "Is it nice?"\njudge = "theirs"\n'
+    add_suite(workshop, "two-judges", judge, "good", other + more)
+
+    assert calibrated(workshop, labels, JudgeAsked("two-judges", judge="theirs")).calibration.scorer == "kind"
+    assert calibrated(workshop, labels, JudgeAsked("two-judges", "helpful")).calibration.scorer == "helpful"
+    with pytest.raises(UsageError, match="it has helpful, kind"):
+        calibrated(workshop, labels, JudgeAsked("two-judges"))
+    with pytest.raises(UsageError, match=r"asks openai:.*#kind; it has kind"):
+        calibrated(workshop, labels, JudgeAsked("two-judges", "helpful", "theirs"))
+    with pytest.raises(UsageError, match="the suite has no judge 'hers'"):
+        calibrated(workshop, labels, JudgeAsked("two-judges", judge="hers"))
+
+
+def test_an_upstream_stands_in_for_the_judge_that_a_suite_leaves_to_the_settings(
+    workshop: Workshop, judge: ScriptedJudge, labels: Path
+) -> None:
+    add_suite(workshop, "open", judge, "good")
+    path = workshop.folder / "open.toml"
+    head, _, rest = path.read_text().partition("[judges.ours]")
+    path.write_text(head + "[scorers" + rest.partition("[scorers")[2])
+    with pytest.raises(UsageError, match="it has none; without a judge are helpful"):
+        calibrated(workshop, labels, JudgeAsked("open", "helpful"))
+
+    found = calibrated(workshop, labels, JudgeAsked("open", "helpful", upstream(judge)))
+
+    by_setting = workshop.with_settings(judge=upstream(judge)).evaluations
+    assert untrusted(by_setting.suite("open"), workshop.registry.store, by_setting.workshop) == {}
+    assert found.untrusted is None
+    other = workshop.with_settings(judge=upstream(judge, "kind")).evaluations
+    assert list(untrusted(other.suite("open"), workshop.registry.store, other.workshop)) == ["helpful"]
+
+
+def test_numbers_and_texts_are_judged_on_a_scale_that_was_given(
+    workshop: Workshop, judge: ScriptedJudge, tmp_path: Path
+) -> None:
+    shapes: list[tuple[Rubric, Any, Any]] = [
+        (Rubric(scale="1,5"), 5, 1),
+        (Rubric(scale="poor, rich", good=("rich",)), "rich", "poor"),
+    ]
+    for rubric, best, worst in shapes:
+        values = [
+            {"inputs": {"question": "What?"}, "output": text, "label": best if label else worst}
+            for text, label in LABELS
+        ]
+        path = write(tmp_path / "labels.jsonl", values)
+        assert calibrated(workshop, path, JudgeAsked(judge=upstream(judge), rubric=rubric)).untrusted is None
+        with pytest.raises(UsageError, match="--scale: the labels are not true and false"):
+            calibrated(workshop, path, JudgeAsked(judge=upstream(judge)))
+
+
+def test_a_judge_without_any_verdict_could_not_be_measured_and_nothing_is_recorded(
+    workshop: Workshop, judge: ScriptedJudge, labels: Path, pairs: Path
+) -> None:
+    def recorded() -> int:
+        store = workshop.registry.store
+        return len(store.client.search_runs([store.experiment("judges")]))
+
+    before = recorded()
+    for path in (labels, pairs):
+        with pytest.raises(CannotRun, match=r"#broken gave no verdict on any of 60 labels; the first: EngineError"):
+            calibrated(workshop, path, JudgeAsked(judge=upstream(judge, "broken")))
+    assert recorded() == before
+
+
+def test_a_missing_key_stops_before_the_first_question(
+    workshop: Workshop, judge: ScriptedJudge, labels: Path, pairs: Path
+) -> None:
+    seen = len(judge.requests)
+    for path in (labels, pairs):
+        with pytest.raises(EngineUnavailable, match="NO_SUCH_KEY holds no key"):
+            calibrated(workshop, path, JudgeAsked(judge=upstream(judge)), "NO_SUCH_KEY")
+    assert len(judge.requests) == seen
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (JudgeAsked(), "which judge"),
+        (JudgeAsked(judge="ours"), "only a suite has judges by name"),
+        (JudgeAsked(scorer="helpful", judge="openai:http://127.0.0.1:9/v1#x"), "only a suite has scorers"),
+        (JudgeAsked("misused", "helpful", rubric=Rubric("Other")), "the suite's scorer has its own"),
+        (JudgeAsked(judge="openai:http://127.0.0.1:9/v1"), "base_url"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    workshop: Workshop, judge: ScriptedJudge, labels: Path, asked: JudgeAsked, message: str
+) -> None:
+    add_suite(workshop, "misused", judge, "good")
+    with pytest.raises(UsageError, match=message):
+        calibrated(workshop, labels, asked)
+
+
+def test_a_key_goes_only_with_an_upstream(workshop: Workshop) -> None:
+    with pytest.raises(UsageError, match="--key-variable goes with"):
+        with_judge(workshop.settings, "ours", "KEY")
+
+
+def test_pairs_are_judged_in_both_orders_and_compared_with_people(
+    workshop: Workshop, judge: ScriptedJudge, pairs: Path
+) -> None:
+    seen = len(judge.requests)
+    fair = calibrated(workshop, pairs, JudgeAsked(judge=upstream(judge)))
+
+    assert len(judge.requests) - seen == 120
+    assert fair.untrusted is None
+    assert fair.to_json()["confusion"] == {
+        "labels": ["a", "b", "tie"], "counts": [[20, 0, 0], [0, 20, 0], [0, 0, 20]]
+    }  # fmt: skip
+    assert fair.position_bias is not None
+    assert fair.position_bias.flipped == 0
+
+
+def test_a_judge_that_favours_a_place_is_found_out(workshop: Workshop, judge: ScriptedJudge, pairs: Path) -> None:
+    found = calibrated(workshop, pairs, JudgeAsked(judge=upstream(judge, "first")))
+
+    value = found.to_json()
+    assert value["kappa"] == 0
+    assert value["confusion"]["counts"][0] == [0, 0, 20]  # a verdict that turns with the order is a tie
+    assert (value["position_bias"]["flipped"], value["position_bias"]["prefers_first"]) == (1.0, 1.0)
+    assert not value["trusted"]
+
+
+def test_a_judge_of_pairs_has_no_scorer_and_no_scale(workshop: Workshop, judge: ScriptedJudge, pairs: Path) -> None:
+    for asked in (
+        JudgeAsked(scorer="helpful", judge=upstream(judge)),
+        JudgeAsked(judge=upstream(judge), rubric=Rubric(scale="1,5")),
+    ):
+        with pytest.raises(UsageError, match="do not go with labels of pairs"):
+            calibrated(workshop, pairs, asked)
+
+
+PAIR = pair_rows(1)[0]
+
+
+@pytest.mark.parametrize(
+    ("second", "place"),
+    [
+        ({"inputs": {"question": "Q?"}, "output": "x", "label": True}, "2: output"),
+        ({**PAIR, "label": "c"}, "2: label: must be a, b or tie"),
+        ({**PAIR, "label": ["a"]}, "2: label: must be a, b or tie"),
+        ({**PAIR, "output_b": None}, "2: output_b: must be text"),
+        ({**PAIR, "inputs": {}}, "2: inputs"),
+        ({**PAIR, "id": "line-1"}, "2: id: 'line-1' stands on two rows"),
+    ],
+)
+def test_a_wrong_pair_is_named_by_line_and_field(tmp_path: Path, second: dict[str, Any], place: str) -> None:
+    path = write(tmp_path / "pairs.jsonl", [PAIR, second])
+
+    assert holds_pairs(path)
+    with pytest.raises(BadFile, match=rf"pairs\.jsonl:{place}"):
+        load_pair_labels(path)
+
+
+def test_a_pair_among_single_outputs_and_an_empty_file_are_wrong(
+    workshop: Workshop, judge: ScriptedJudge, tmp_path: Path
+) -> None:
+    asked = JudgeAsked(judge=upstream(judge))
+    single = {"inputs": {"question": "Q?"}, "output": "x", "label": True}
+    with pytest.raises(BadFile, match="2: output_a: unknown field"):
+        calibrated(workshop, write(tmp_path / "mixed.jsonl", [single, PAIR]), asked)
+    with pytest.raises(BadFile, match="holds no rows"):
+        calibrated(workshop, write(tmp_path / "empty.jsonl", []), asked)

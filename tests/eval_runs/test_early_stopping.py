@@ -1,0 +1,201 @@
+"""Two cells on as few rows as it takes: decided early where they differ clearly, undecided after all rows else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from llmops.engines.fake import FakeEngine, echo
+from llmops.errors import CannotRun, EngineRejected, UsageError
+from llmops.eval_runs import matrix
+from llmops.eval_runs.cells import RunOptions
+from llmops.eval_runs.early_stopping import EarlyStop
+from llmops.eval_runs.evaluations import CellRun
+from llmops.evaluation.comparison import draw
+from llmops.generation import GenerationRequest
+from llmops.prompt_file import parse_prompt
+from tests.registered_home import Workshop, prompt_text
+
+N = 120
+SUITE = """eval_sets = ["early-rows"]
+prompt = "early"
+model = "tiny@1"
+[scorers.correct]
+type = "contains"
+[scorers.words]
+[gate]
+primary = "correct"
+"""
+
+
+@pytest.fixture(scope="module")
+def early(workshop: Workshop) -> Workshop:
+    """Every row is answered right by early@1 and early@3, and wrong by early@2, which may say one word only."""
+    for text in (prompt_text("Be right."), prompt_text("Be short.").replace("40", "1"), prompt_text("Be right too.")):
+        workshop.registry.prompts.register("early", parse_prompt(text))
+    folder = workshop.folder / "early-rows"
+    folder.mkdir()
+    given = [
+        {
+            "id": f"e{i}",
+            "inputs": {"question": f"Is {i} odd?"},
+            "expectations": {"answers": [f"{i} odd"]},
+            "tags": {"t": "x"},
+        }
+        for i in range(N)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    (workshop.folder / "early.toml").write_text(SUITE)
+    return workshop
+
+
+def stop(early: Workshop, *prompts: str, suite: str = "early", **options: Any) -> tuple[list[CellRun], EarlyStop]:
+    evaluations = early.evaluations
+    loaded = evaluations.suite(suite)
+    cells = evaluations.cells(loaded, prompts)
+    chosen = RunOptions(**{"recorder": "bulk", **options})
+    return evaluations.run_until_decided(loaded, cells, chosen, lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def decided(early: Workshop) -> tuple[list[CellRun], EarlyStop]:
+    return stop(early, "early@1", "early@2")
+
+
+def test_a_clear_difference_is_decided_early(decided: tuple[list[CellRun], EarlyStop]) -> None:
+    done, told = decided
+
+    assert told.decided
+    assert 5 <= told.rows < N / 2
+    assert (told.total, told.to_json()["of"], told.to_json()["decided"]) == (N, N, True)
+    assert told.p_value <= 0.05
+    assert -1 <= told.ci95[0] < told.ci95[1] < 0
+    assert [(item.run.rows, item.generated + item.from_cache) for item in done] == [(told.rows, told.rows)] * 2
+
+
+def test_a_run_that_was_stopped_early_says_so_and_how_many_rows_it_took(
+    early: Workshop, decided: tuple[list[CellRun], EarlyStop]
+) -> None:
+    done, told = decided
+
+    for item in done:
+        assert item.run.params["stopped_early"] == f"0: after {told.rows} of {N} rows"
+
+
+def test_the_rows_are_those_drawn_first(early: Workshop, decided: tuple[list[CellRun], EarlyStop]) -> None:
+    done, told = decided
+
+    taken = {result.row.id for result in early.evaluations.rows(done[0].run)}
+
+    assert taken == set(sorted((f"e{i}" for i in range(N)), key=lambda row_id: draw(0, row_id))[: told.rows])
+
+
+def test_the_same_run_again_is_the_same(early: Workshop, decided: tuple[list[CellRun], EarlyStop]) -> None:
+    done, told = stop(early, "early@1", "early@2")
+
+    assert told == decided[1]
+    assert [item.run.run_id for item in done] == [item.run.run_id for item in decided[0]]
+
+
+def test_another_seed_draws_other_rows(early: Workshop, decided: tuple[list[CellRun], EarlyStop]) -> None:
+    done, told = stop(early, "early@1", "early@2", seed=5)
+
+    assert told.decided
+    first, second = (
+        {result.row.id for result in early.evaluations.rows(item.run)} for item in (done[0], decided[0][0])
+    )
+    assert first != second
+    assert done[0].run.params["stopped_early"].startswith("5: ")
+
+
+def test_a_comparison_of_such_runs_is_the_one_that_decided(
+    early: Workshop, decided: tuple[list[CellRun], EarlyStop]
+) -> None:
+    done, told = decided
+
+    found = early.evaluations.compare(done[0].run.run_id, done[1].run.run_id)
+
+    assert found.sequential
+    metric = found.metrics["correct"]
+    assert (found.rows, metric.test, metric.difference) == (told.rows, "sequential-betting", -1.0)
+    assert metric.p_value == pytest.approx(told.p_value, rel=1e-9)  # the looks add up in another order
+    assert metric.ci95 == pytest.approx(told.ci95)
+    assert "words" not in found.metrics  # it has no bounds
+
+
+def test_a_comparison_with_a_full_run_is_refused(early: Workshop, decided: tuple[list[CellRun], EarlyStop]) -> None:
+    evaluations = early.evaluations
+    loaded = evaluations.suite("early")
+    [full] = evaluations.run(
+        loaded, evaluations.cells(loaded, ["early@3"]), RunOptions(recorder="bulk"), lambda *_: None
+    )
+
+    for a, b in ((full, decided[0][1]), (decided[0][1], full)):
+        with pytest.raises(CannotRun, match="can be compared only with the run it was stopped against"):
+            evaluations.compare(a.run.run_id, b.run.run_id)
+
+
+def test_a_run_that_was_stopped_early_does_not_stand_for_the_full_one(
+    early: Workshop, decided: tuple[list[CellRun], EarlyStop]
+) -> None:
+    with pytest.raises(CannotRun, match="was not run on early yet"):
+        early.evaluations.resolve("early@2")
+
+
+def test_cells_that_do_not_differ_are_undecided_after_all_rows(early: Workshop) -> None:
+    done, told = stop(early, "early@1", "early@3", limit=40)
+
+    assert not told.decided
+    assert (told.rows, told.total) == (40, 40)
+    assert told.ci95[0] < 0 < told.ci95[1]
+    assert [item.run.rows for item in done] == [40, 40]
+    assert done[0].run.params["stopped_early"] == "0: after 40 of 40 rows"
+
+
+@pytest.mark.parametrize(("failing", "seed"), [("early@1", 8), ("early@3", 9)])
+def test_rows_that_fail_on_either_side_neither_stop_a_run_nor_pass_a_gate(
+    early: Workshop, monkeypatch: pytest.MonkeyPatch, failing: str, seed: int
+) -> None:
+    """Failed rows count as the worst, so that by the scores alone the other side is surely better."""
+    system = "Be right." if failing == "early@1" else "Be right too."
+
+    def answer(request: GenerationRequest) -> str:
+        if request.messages[0]["content"] == system:
+            raise EngineRejected("out of order")
+        return echo(request)
+
+    monkeypatch.setattr(matrix, "open_engine", lambda *_: FakeEngine(answer))
+    done, told = stop(early, "early@1", "early@3", seed=seed, limit=20)
+
+    assert (told.decided, told.rows, told.failed) == (False, 20, 20)
+    assert told.p_value < 0.05
+    verdict = early.evaluations.gate(done[1].run.run_id, done[0].run.run_id, "early").verdict
+    assert verdict.verdict == "inconclusive"
+    assert "of 20 rows 20 failed (100 %)" in "\n".join(verdict.reasons)
+
+
+@pytest.mark.parametrize("prompts", [["early@1"], ["early@1", "early@2", "early@3"]])
+def test_it_needs_two_cells(early: Workshop, prompts: list[str]) -> None:
+    with pytest.raises(UsageError, match=f"two cells; {len(prompts)} were given"):
+        stop(early, *prompts)
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ('primary = "words"', "words is none"),
+        ('primary = "correct"\n', "this suite has cluster_by"),
+    ],
+)
+def test_it_needs_a_bounded_metric_and_independent_rows(early: Workshop, changed: str, problem: str) -> None:
+    text = SUITE.replace('primary = "correct"', changed)
+    if "cluster_by" in problem:
+        text = f'cluster_by = "tags.t"\n{text}'
+    (early.folder / "odd.toml").write_text(text)
+    try:
+        with pytest.raises(UsageError, match=problem):
+            stop(early, "early@1", "early@2", suite="odd")
+    finally:
+        (early.folder / "odd.toml").unlink()

@@ -1,0 +1,361 @@
+"""Cells of a suite: what changed is made, and only that; noise, cost and missing judges are on record."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops.engines.fake import FakeEngine
+from llmops.errors import BadFile, EngineRejected, EngineUnavailable
+from llmops.eval_runs import matrix as module
+from llmops.eval_runs.cells import RunOptions, cost_of
+from llmops.eval_runs.evaluations import CellRun
+from llmops.generation import GenerationRequest
+from llmops.judges.scripted import ScriptedJudge
+from llmops.prompt_file import parse_prompt
+from llmops.registry import model_registration as models
+from llmops.settings import Settings
+from tests.registered_home import Workshop, prompt_text
+
+N = 24  # rows of the suite
+
+
+def run(
+    workshop: Workshop,
+    prompts: Sequence[str] = ("qa@1",),
+    models: Sequence[str] = (),
+    suite: str = "sums",
+    **options: Any,
+) -> list[CellRun]:
+    evaluations = workshop.evaluations
+    loaded = evaluations.suite(suite)
+    chosen = RunOptions(**{"recorder": "bulk", **options})
+    return evaluations.run(loaded, evaluations.cells(loaded, prompts, models), chosen, lambda *_: None)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
+    """What every model is opened as."""
+    opened = FakeEngine(slots=4)
+    monkeypatch.setattr(module, "open_engine", lambda *_: opened)
+    return opened
+
+
+@pytest.fixture
+def local(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake engine counts as one of this machine, whose noise is measured."""
+    monkeypatch.setattr(module, "_LOCAL_ENGINES", ("fake",))
+
+
+@pytest.fixture
+def removed() -> Iterator[Callable[[Path], None]]:
+    """Files that are gone when the test ends, which others would read."""
+    paths: list[Path] = []
+    yield paths.append
+    for path in paths:
+        path.unlink()
+
+
+def noise_of(done: CellRun) -> Any:
+    return json.loads(done.run.params["noise"]) if "noise" in done.run.params else None
+
+
+def test_a_scorer_that_cannot_score_stops_a_run_before_the_first_answer(
+    workshop: Workshop, engine: FakeEngine, removed: Callable[[Path], None]
+) -> None:
+    workshop.add_suite("odd", 3)
+    path = workshop.folder / "odd.toml"
+    removed(path)
+    odd = '[scorers.odd]\ntype = "ragas.BleuScore"\nkwargs = { smooth_method = "odd" }\n'
+    path.write_text(path.read_text().replace("[gate]", f"{odd}[gate]", 1))
+
+    with pytest.raises(BadFile, match=r"odd\.toml: scorers\.odd: cannot score a made-up row: .*smooth_method"):
+        run(workshop, suite="odd")
+
+    assert not engine.requests
+
+
+def test_of_three_prompts_only_the_one_that_changed_is_generated(workshop: Workshop, engine: FakeEngine) -> None:
+    for system in ("Be terse.", "Be kind.", "Be late."):
+        workshop.registry.prompts.register("trio", parse_prompt(prompt_text(system)))
+    workshop.add_suite("trio", 5, "trio")
+    first = run(workshop, ["trio@1", "trio@2", "trio@3"], suite="trio")
+    assert [item.generated for item in first] == [5, 5, 5]
+    workshop.registry.prompts.register("trio", parse_prompt(prompt_text("Be early.")))
+    engine.requests.clear()
+
+    again = run(workshop, ["trio@1", "trio@2", "trio@4"], suite="trio")
+    (workshop.folder / "trio.toml").unlink()
+
+    assert [(item.generated, item.from_cache) for item in again] == [(0, 5), (0, 5), (5, 0)]
+    assert [item.run.run_id for item in again[:2]] == [item.run.run_id for item in first[:2]]
+    assert {request.messages[0]["content"] for request in engine.requests} == {"Be early."}
+    assert len(engine.requests) == 5
+
+
+def test_runs_come_back_in_the_order_of_the_cells(workshop: Workshop, engine: FakeEngine) -> None:
+    run(workshop, ["qa@2"], seed=11)
+
+    done = run(workshop, ["qa@1", "qa@2"], seed=11)
+
+    assert [item.run.prompt for item in done] == ["qa@1", "qa@2"]
+    assert [item.generated for item in done] == [N, 0]
+
+
+# Noise
+
+
+def test_noise_is_measured_once_for_an_engine_and_its_weights(
+    workshop: Workshop, engine: FakeEngine, local: None
+) -> None:
+    first = run(workshop, seed=21)[0]
+    assert len(engine.requests) == 2 * N  # every answer, and every one of the sample again
+
+    second = run(workshop, ["qa@1", "qa@2"], seed=22)
+
+    assert len(engine.requests) == 4 * N
+    assert [noise_of(item) for item in (first, *second)] == [{"n": N, "flips": 0}] * 3
+    found = workshop.registry.store.client.get_run(first.run.run_id)
+    assert found.data.metrics["flip_share"] == 0
+
+
+def test_noise_stands_beside_a_comparison(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, local: None) -> None:
+    asked: Counter[str] = Counter()
+
+    def answer(request: GenerationRequest) -> str:
+        text = request.messages[-1]["content"]
+        asked[text] += 1
+        return f"{asked[text]}" if "1” a number" in text else "always"
+
+    # Other slots are another engine, whose noise is not known yet.
+    busier = workshop.with_settings(engine_slots=3)
+    monkeypatch.setattr(module, "open_engine", lambda *_: FakeEngine(answer, slots=3))
+    one, two = run(busier, ["qa@1", "qa@2"], seed=23)
+
+    found = busier.evaluations.compare_runs(busier.evaluations.suite("sums"), "one", one.run, "two", two.run)
+
+    # Questions 1, 11, 21 of each cell are the only ones whose answers change, and the sample holds 32 of 48 answers.
+    noise = noise_of(one)
+    assert noise["n"] == 32
+    assert 1 <= noise["flips"] <= 6
+    assert found.noise is not None
+    assert (found.noise.changed, found.noise.expected) == (3, noise["flips"] / 32 * N)
+
+
+def test_of_a_repeatable_run_it_is_measured_how_many_answers_the_gateway_would_give_otherwise(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, local: None
+) -> None:
+    opened: list[FakeEngine] = []
+
+    def open_engine(_model: object, settings: Settings, _engine: object) -> FakeEngine:
+        alone = settings.engine_slots == 1
+
+        def answer(request: GenerationRequest) -> str:
+            return "alone" if alone or "1” a number" not in request.messages[-1]["content"] else "side by side"
+
+        opened.append(FakeEngine(answer, slots=settings.engine_slots))
+        return opened[-1]
+
+    monkeypatch.setattr(module, "open_engine", open_engine)
+    done = run(workshop, repeatable=True, seed=24)[0]
+
+    assert [(engine.slots, len(engine.requests), engine.closed) for engine in opened] == [
+        (1, N, True),
+        (workshop.settings.engine_slots, N, True),
+    ]
+    assert noise_of(done) is None
+    served = json.loads(done.run.params["served"])
+    assert (served["n"], served["flips"]) == (N, 3)
+    assert served["served"]["settings"] == {"slots": workshop.settings.engine_slots}
+    again = run(workshop, repeatable=True, seed=24, force=True)[0]
+    assert again.run.params["served"] == done.run.params["served"]
+    assert len(opened) == 2
+
+
+def test_a_run_asks_the_engine_that_the_gateway_would_open(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = workshop.with_settings(engine_slots=5, engine_prompt_cache="no")
+    given: list[Settings] = []
+
+    def open_engine(_model: object, settings: Settings, _engine: object) -> FakeEngine:
+        given.append(settings)
+        return FakeEngine(slots=settings.engine_slots)
+
+    monkeypatch.setattr(module, "open_engine", open_engine)
+    run(settings, seed=26)
+
+    assert given == [settings.settings]
+
+
+def test_an_upstreams_noise_is_not_measured(workshop: Workshop, engine: FakeEngine) -> None:
+    settings = workshop.with_settings(engine_slots=2)
+
+    done = run(settings, seed=25)[0]
+
+    assert len(engine.requests) == N
+    assert noise_of(done) is None
+
+
+def test_a_cached_run_loads_no_engine_to_measure_noise(
+    workshop: Workshop, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = workshop.with_settings(engine_slots=6)
+    run(settings, seed=26)
+    monkeypatch.setattr(module, "_LOCAL_ENGINES", ("fake",))
+    engine.requests.clear()
+
+    done = run(settings, seed=26, force=True)[0]
+
+    assert engine.requests == []
+    assert noise_of(done) is None
+
+
+# Cost and judges
+
+
+def test_what_a_run_cost_is_recorded_from_the_models_prices(workshop: Workshop, engine: FakeEngine) -> None:
+    free = workshop.registry.models.get("tiny@1")
+    prices = {"prices": {"per_million_in": 2.0, "per_million_out": 10.0}}
+    workshop.registry.models.register(replace(free, name="priced", version=0, provenance=prices, model_id=""))
+
+    paid, unpaid = (run(workshop, models=[model], limit=4)[0] for model in ("priced@1", "tiny@1"))
+
+    usage = paid.run.usage
+    assert usage["tokens_in"] > usage["tokens_out"] / 2 > 0
+    assert usage["cost"] == pytest.approx((2.0 * usage["tokens_in"] + 10.0 * usage["tokens_out"]) / 1e6)
+    assert paid.to_json()["cost"] == usage["cost"]
+    assert "cost" not in unpaid.run.usage
+    assert unpaid.to_json()["cost"] is None
+
+
+def test_a_cost_counts_answers_that_were_kept(workshop: Workshop) -> None:
+    model = replace(
+        workshop.registry.models.get("tiny@1"), provenance={"prices": {"per_million_in": 1, "per_million_out": 3}}
+    )
+
+    assert cost_of(model, 1_000_000, 500_000) == 2.5
+    assert cost_of(replace(model, provenance={}), 1_000_000, 500_000) is None
+
+
+def test_scorers_left_out_for_want_of_a_judge_are_named(workshop: Workshop, engine: FakeEngine) -> None:
+    workshop.add_suite("judged", 3)
+    path = workshop.folder / "judged.toml"
+    path.write_text(path.read_text() + '[scorers.kind]\ntype = "judge.rubric"\ninstructions = "Is it kind?"\n')
+
+    done = run(workshop, suite="judged")[0]
+    path.unlink()
+
+    assert done.run.params["scorers_without_judge"] == "kind"
+    assert "kind" not in done.run.metrics
+    assert "scorers_without_judge" not in run(workshop, seed=31, limit=2)[0].run.params
+
+
+# Judges and upstreams that are away
+
+KIND = '[scorers.kind]\ntype = "judge.rubric"\ninstructions = "Is it kind?"\n'
+
+
+def judged(workshop: Workshop, name: str, base_url: str) -> Path:
+    """A suite of six rows with a judge; returns its file."""
+    workshop.add_suite(name, 6)
+    path = workshop.folder / f"{name}.toml"
+    table = f'[judges.j]\nbase_url = "{base_url}"\nmodel = "m"\nretries = 0\n'
+    path.write_text(path.read_text() + KIND + table)
+    return path
+
+
+def nowhere() -> str:
+    """A base URL where nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+
+
+def test_a_judge_that_is_away_stops_a_run_before_anything_is_generated(
+    workshop: Workshop, engine: FakeEngine, removed: Callable[[Path], None]
+) -> None:
+    url = nowhere()
+    removed(judged(workshop, "away", url))
+
+    with pytest.raises(EngineUnavailable, match=f"judge j at {url} cannot be reached: .*refused"):
+        run(workshop, suite="away")
+    assert engine.requests == []
+
+
+def test_a_judge_that_is_away_is_not_missed_where_its_scores_are_kept(
+    workshop: Workshop, engine: FakeEngine, removed: Callable[[Path], None]
+) -> None:
+    with ScriptedJudge(lambda _: '{"rationale": "so it is", "score": "pass"}') as judge:
+        removed(judged(workshop, "kept", judge.base_url))
+        run(workshop, suite="kept", limit=5)
+
+    (again,) = run(workshop, suite="kept", limit=5, force=True)
+
+    assert (again.run.metrics["kind"].n_scored, len(judge.requests)) == (5, 5)
+    with pytest.raises(EngineUnavailable, match=f"judge j at {judge.base_url} cannot be reached"):
+        run(workshop, suite="kept")  # one row more
+
+
+def test_what_a_judge_failed_to_judge_is_judged_by_the_next_run_and_nothing_else(
+    workshop: Workshop, engine: FakeEngine, removed: Callable[[Path], None]
+) -> None:
+    busy, why = True, "busy"
+
+    def answer(request: dict[str, Any]) -> Any:
+        hard = any("“1” a number" in message["content"] for message in request["messages"])
+        if hard or (busy and "“2” a number" in request["messages"][-1]["content"]):
+            return 503, {}, json.dumps({"error": {"message": why}})
+        return '{"rationale": "so it is", "score": "pass"}'
+
+    with ScriptedJudge(answer) as judge:
+        removed(judged(workshop, "outage", judge.base_url))
+        (first,) = run(workshop, suite="outage")
+        assert (first.run.metrics["kind"].n_scored, first.run.metrics["kind"].n_failed) == (4, 2)
+        (failure,) = (each for each in workshop.evaluations.failures(first) if "kind" in each.scorers)
+        assert (failure.rows, list(failure.scorers)) == (2, ["kind"])
+        assert "answered 503: busy" in failure.why
+
+        why = "worn out"
+        (same,) = run(workshop, suite="outage")  # nothing is better: the run stands, but it is told why it failed now
+        assert (same.run.run_id, len(judge.requests)) == (first.run.run_id, 8)
+        (failure,) = (each for each in workshop.evaluations.failures(same) if "kind" in each.scorers)
+        assert "answered 503: worn out" in failure.why
+        busy = False
+        (better,) = run(workshop, suite="outage")
+        assert better.run.run_id != first.run.run_id
+        assert (better.run.metrics["kind"].n_scored, better.generated, better.from_cache) == (5, 0, 6)
+        assert len(judge.requests) == 10
+        (again,) = run(workshop, suite="outage")
+        assert again.run.run_id == better.run.run_id == workshop.evaluations.resolve("qa@1", "outage").run_id
+
+
+def test_an_upstream_that_is_away_stops_a_run_at_once_and_is_named(workshop: Workshop) -> None:
+    url, plain = nowhere(), workshop.with_settings(engine=None)
+    models.register(plain.settings, plain.registry, "remote", f"openai:{url}#m")
+    with pytest.raises(EngineUnavailable, match=f"the upstream of remote@1 at {url} cannot be reached: .*refused"):
+        run(plain, models=["remote@1"], limit=2)
+
+
+def test_answers_that_an_upstream_failed_to_give_are_asked_for_by_the_next_run(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models.register(workshop.settings, workshop.registry, "flaky", "openai:http://127.0.0.1:9/v1#m")
+    busy = True
+
+    def answer(request: GenerationRequest) -> str:
+        if busy and "“1” a number" in request.messages[-1]["content"]:
+            raise EngineRejected("not now")
+        return "1 a number"
+
+    monkeypatch.setattr(module, "open_engine", lambda *_: FakeEngine(answer))
+    (first,) = run(workshop, models=["flaky@1"], limit=3)
+    assert first.run.metrics["words"].n_failed == 1
+    busy = False
+    (second,) = run(workshop, models=["flaky@1"], limit=3)
+    assert (second.generated, second.from_cache, second.run.metrics["words"].n_failed) == (1, 2, 0)

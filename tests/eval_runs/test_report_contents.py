@@ -1,0 +1,288 @@
+"""Reports of runs that were really recorded: pages, Markdown, JUnit, and ranks that real differences allow."""
+
+from __future__ import annotations
+
+import json
+import math
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops.eval_runs.cells import RunOptions
+from llmops.eval_runs.evaluations import CellRun
+from llmops.eval_runs.report_contents import _order, _pairs, leaderboard, noise_sentence, report_contents
+from llmops.evaluation.reports.html import write_html
+from llmops.evaluation.reports.junit import junit
+from llmops.evaluation.reports.leaderboard import write_leaderboard_html
+from llmops.evaluation.reports.markdown import leaderboard_markdown, markdown
+from llmops.evaluation.results import Score
+from llmops.prompt_file import parse_prompt
+from tests.evaluation.gated_runs import Scorer
+from tests.registered_home import Workshop, prompt_text
+
+N = 40
+SUITE = """eval_sets = ["board-rows"]
+prompt = "board"
+model = "tiny@1"
+[scorers.correct]
+type = "contains"
+[scorers.words]
+[gate]
+primary = "correct"
+rule = "not-worse"
+margin = 0.1
+[gate.floors]
+correct = 0.9
+"""
+
+
+@pytest.fixture(scope="module")
+def done(workshop: Workshop) -> list[CellRun]:
+    """Three cells: board@1 answers all rows right, board@2 none, for it may say one word only, board@3 all."""
+    for text in (prompt_text("Be right."), prompt_text("Be short.").replace("40", "1"), prompt_text("Be right too.")):
+        workshop.registry.prompts.register("board", parse_prompt(text))
+    folder = workshop.folder / "board-rows"
+    folder.mkdir()
+    given = [
+        {
+            "id": f"b{i}",
+            "inputs": {"question": f"Is {i} <odd> & só?"},
+            "expectations": {"answers": [f"{i} <odd>"]},
+            "tags": {"half": str(i % 2)},
+        }
+        for i in range(N)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    (workshop.folder / "board.toml").write_text(SUITE)
+    evaluations = workshop.evaluations
+    loaded = evaluations.suite("board")
+    cells = evaluations.cells(loaded, ["board@1", "board@2", "board@3"])
+    return evaluations.run(loaded, cells, RunOptions(recorder="bulk"), lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def report(workshop: Workshop, done: list[CellRun]) -> Any:
+    evaluations = workshop.evaluations
+    gated = evaluations.gate("board@2", "board@1", "board")
+    suite = evaluations.suite("board")
+    assert gated.comparison is not None
+    return report_contents(evaluations, suite, gated.comparison, gated.runs["a"], gated.runs["b"], gated.verdict)
+
+
+def test_a_report_tells_of_both_runs(report: Any, done: list[CellRun]) -> None:
+    assert (report["title"], report["suite"], report["primary"]) == ("board@1 → board@2", "board", "correct")
+    for side, item in (("a", done[0]), ("b", done[1])):
+        assert report[side]["run_id"] == item.run.run_id
+        assert (report[side]["prompt"], report[side]["model"]) == (item.run.prompt, "tiny@1")
+        assert report[side]["metrics"]["correct"] == item.run.metrics["correct"].to_json()
+        assert report[side]["tokens_out"] == item.run.usage["tokens_out"] > 0
+        assert report[side]["release"] is None
+    assert [turn["content"] for turn in report["b"]["prompt_text"]] == ["Be short.", "{{ question }}"]
+    assert report["verdict"]["verdict"] == "fail"
+    assert report["comparison"]["metrics"]["correct"].losses == N
+    json.dumps({**report, "rows": list(report["rows"]), "comparison": None})
+
+
+def test_the_rows_of_a_report_start_anew_each_time(report: Any) -> None:
+    first = list(report["rows"])
+
+    assert len(first) == N
+    assert first == list(report["rows"])
+    row = first[3]
+    assert (row["id"], row["inputs"], row["tags"]) == ("b3", {"question": "Is 3 <odd> & só?"}, {"half": "1"})
+    assert (row["output_a"], row["output_b"]) == ("You said: Is 3 <odd> & só?", "You")
+    assert (row["change"], row["error_a"], row["error_b"]) == (-1.0, None, None)
+    assert (row["scores"]["correct"]["a"], row["scores"]["correct"]["b"]) == (True, False)
+
+
+def test_the_page_holds_every_verdict_and_escapes_texts(report: Any, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    write_html(report, path)
+    page = path.read_text(encoding="utf-8")
+
+    assert "board@1 → board@2" in page
+    assert "below its floor of 0.9" in page
+    assert (
+        json.dumps("Is 3 <odd> & só?").replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026") in page
+    )
+    assert "Is 3 <odd>" not in page
+
+
+def test_the_markdown_names_metrics_and_verdict(report: Any) -> None:
+    text = unescape(markdown(report))
+
+    assert "board@1" in text
+    assert "correct" in text
+    assert "fail" in text
+
+
+def test_the_junit_file_has_a_case_for_each_check_and_failures_for_those_that_fail(report: Any) -> None:
+    root = ElementTree.fromstring(junit(report))  # noqa: S314 - our own file
+
+    cases = list(root.iter("testcase"))
+    failed = [case for case in cases if case.find("failure") is not None]
+    assert {case.get("name") for case in cases} >= {"correct floor (floor)", "correct not-worse (non-inferiority)"}
+    assert {case.get("name") for case in failed} >= {"correct floor (floor)", "correct not-worse (non-inferiority)"}
+
+
+def test_a_report_without_a_verdict_says_none(workshop: Workshop, done: list[CellRun]) -> None:
+    evaluations = workshop.evaluations
+    comparison = evaluations.compare("board@1", "board@3")
+
+    found = report_contents(evaluations, evaluations.suite("board"), comparison, done[0].run, done[2].run)
+
+    assert found["verdict"] is None
+    assert {row["change"] for row in found["rows"]} == {0.0}
+
+
+# Leaderboards
+
+
+def test_the_leaderboard_ranks_by_the_differences_that_are_real(workshop: Workshop, done: list[CellRun]) -> None:
+    evaluations = workshop.evaluations
+
+    board = leaderboard(evaluations, evaluations.suite("board"), done)
+
+    assert (board["suite"], board["rows"], board["primary"]) == ("board", N, "correct")
+    ranks = {cell["name"]: cell["rank_range"] for cell in board["cells"]}
+    assert ranks == {"board@1,tiny@1": [1, 2], "board@3,tiny@1": [1, 2], "board@2,tiny@1": [3, 3]}
+    assert [cell["mean"] for cell in board["cells"]] == [1.0, 1.0, 0.0]
+    real = {(pair["better"][:7], pair["worse"][:7]): pair["real"] for pair in board["pairs"]}
+    assert real == {("board@1", "board@3"): False, ("board@1", "board@2"): True, ("board@3", "board@2"): True}
+    for pair in board["pairs"]:
+        assert pair["ci95"][0] <= pair["difference"] <= pair["ci95"][1]
+        assert pair["difference"] == (1.0 if pair["real"] else 0.0)
+
+
+def test_the_leaderboard_shows_what_each_cell_took(workshop: Workshop, done: list[CellRun]) -> None:
+    board = leaderboard(workshop.evaluations, workshop.evaluations.suite("board"), done)
+
+    for cell in board["cells"]:
+        assert (cell["n_scored"], cell["n_failed"], cell["cost"]) == (N, 0, None)
+        assert cell["tokens_out"] == (N if cell["name"].startswith("board@2") else 7 * N)
+        assert cell["latency_ms_p50"] is not None
+
+
+def test_where_less_is_better_the_least_comes_first(workshop: Workshop, done: list[CellRun]) -> None:
+    suite = workshop.evaluations.suite("board")
+    [scorer] = [scorer for scorer in suite.make_scorers() if scorer.name == "correct"]
+    scorer.higher_is_better = False  # type: ignore[misc]
+
+    class Turned:
+        """The suite, with a metric that is better the lower it is."""
+
+        name, gate, cluster_by = suite.name, suite.gate, None
+
+        @staticmethod
+        def make_scorers() -> list[Any]:
+            return [scorer]
+
+    board = leaderboard(workshop.evaluations, Turned(), done)  # type: ignore[arg-type]
+
+    assert board["cells"][0]["name"] == "board@2,tiny@1"
+    assert board["cells"][0]["rank_range"] == [1, 1]
+    assert all(pair["difference"] >= 0 for pair in board["pairs"])
+
+
+def test_a_row_without_a_score_is_the_worst_that_any_cell_has_and_never_0(
+    workshop: Workshop, done: list[CellRun]
+) -> None:
+    suite = workshop.evaluations.suite("board")
+    [scorer] = [scorer for scorer in suite.make_scorers() if scorer.name == "correct"]
+    scorer.higher_is_better, scorer.worst = False, None  # type: ignore[misc]
+
+    class Timed:
+        """The suite, with a metric such as a time: less is better, and no number is the worst one."""
+
+        name, gate, cluster_by = suite.name, suite.gate, None
+
+        @staticmethod
+        def make_scorers() -> list[Any]:
+            return [scorer]
+
+    class Slow:
+        """Every answer takes 5, and those of board@2 fail but for the first."""
+
+        @staticmethod
+        def rows(run: Any) -> list[Any]:
+            rows = list(workshop.evaluations.rows(run))
+            failing = "board@2" in run.cell
+            scores = [Score(error="gone") if failing and number else Score(5.0) for number in range(len(rows))]
+            return [replace(row, scores={"correct": score}) for row, score in zip(rows, scores, strict=True)]
+
+    board = leaderboard(Slow(), Timed(), done)  # type: ignore[arg-type]
+
+    assert {pair["difference"] for pair in board["pairs"]} == {0.0}
+    assert not any(pair["real"] for pair in board["pairs"])
+
+
+def test_leaderboards_become_files(workshop: Workshop, done: list[CellRun], tmp_path: Path) -> None:
+    board = leaderboard(workshop.evaluations, workshop.evaluations.suite("board"), done)
+
+    write_leaderboard_html(board, tmp_path / "board.html")
+
+    assert "board@3,tiny@1" in (tmp_path / "board.html").read_text(encoding="utf-8")
+    assert "board@3,tiny@1" in unescape(leaderboard_markdown(board))
+
+
+# Noise
+
+
+def test_noise_is_told_in_a_sentence_where_it_is_known() -> None:
+    noise = {"n": 32, "flips": 2, "changed": 7, "expected_changed": 2.5}
+
+    assert noise_sentence({"rows": 40, "noise": None}) is None
+    assert noise_sentence({"rows": 40, "noise": noise}) == (
+        "7 of 40 answers differ; the engine alone would change about 2 (2 of 32 answers flipped when made again)"
+    )
+
+
+def test_the_leaderboard_says_of_two_cells_what_the_comparison_says(workshop: Workshop, done: list[CellRun]) -> None:
+    evaluations = workshop.evaluations
+
+    board = leaderboard(evaluations, evaluations.suite("board"), done)
+
+    for pair in board["pairs"]:
+        metric = evaluations.compare(pair["worse"], pair["better"]).metrics["correct"]
+        assert (pair["difference"], tuple(pair["ci95"])) == (metric.difference, metric.ci95)
+        assert pair["p_adjusted"] >= metric.p_value
+    for cell, item in zip(board["cells"], (done[0], done[2], done[1]), strict=True):
+        assert cell["ci95"] == item.run.metrics["correct"].ci95
+
+
+def test_a_cell_whose_rows_failed_stands_as_the_comparison_has_it_and_one_without_scores_last() -> None:
+    class Seconds:
+        name, higher_is_better, worst, limits = "seconds", False, None, (0.0, math.inf)
+
+    nan = math.nan
+    fast, slow, broken, silent = [1.0] * 40, [2.0] * 40, [0.5] * 5 + [nan] * 35, [nan] * 40
+    values = [slow, broken, silent, fast]
+
+    order = _order(Seconds(), values)  # type: ignore[arg-type]
+    names = ["slow", "broken", "silent", "fast"]
+    pairs = _pairs(Seconds(), names, values, None, order)  # type: ignore[arg-type]
+
+    assert order == [3, 1, 0, 2]
+    assert {(pair["better"], pair["worse"]) for pair in pairs} == {
+        ("fast", "slow"), ("broken", "slow"), ("broken", "fast"),
+    }  # fmt: skip
+
+
+def test_a_cell_is_not_ahead_for_real_where_it_is_so_only_by_the_other_ones_failures() -> None:
+    nan = math.nan
+    right, half, failed, few_failed = [1.0] * 40, [1.0, 0.0] * 20, [1.0] * 25 + [nan] * 15, [0.0, 1.0] * 19 + [nan] * 2
+    primary = Scorer("right")
+
+    def real(values: list[list[float]]) -> bool:
+        [pair] = _pairs(primary, ["one", "other"], values, None, _order(primary, values))
+        assert pair["better"] == "one"
+        assert pair["p_adjusted"] < 0.05
+        return pair["real"]
+
+    assert real([right, half]) is True
+    assert real([right, few_failed]) is True
+    assert real([right, failed]) is False

@@ -1,0 +1,123 @@
+"""The LLM lifecycle, killed in each of its steps in turn: the same end as without, and nothing twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmops.registry import Registry
+from llmops.registry import model_registration as models
+from llmops.settings import Settings
+from tests.registered_home import prompt_text, write_suite
+
+# Each step's work is done, and the process killed before the result is kept; the next process gets by that step. While
+# the canary waits, its traffic is logged.
+SCRIPT = """
+import os, random, signal, sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from llmops.pipelines import Pipelines
+from llmops.production_log import LogRecord, ProductionLog
+from llmops.recording.pipelines import PipelineRecorder
+from llmops.settings import Settings
+from labs.llm.pipeline import pipeline
+from labs.llm.steps import LlmSteps
+
+home, prompts, eval_sets = map(Path, sys.argv[1:4])
+refused = float(sys.argv[4])
+settings = Settings(home=home, prompts=prompts, eval_sets=eval_sets, engine="fake")
+
+def log_traffic(_seconds):
+    chance, now = random.Random(2), datetime.now(UTC)
+    log = ProductionLog(settings.resolved_log_url)
+    for number in range(300):
+        arm, version = ("champion", 1) if number % 2 else ("challenger", 2)
+        bad = arm == "challenger" and chance.random() < refused
+        log.import_records([LogRecord(
+            f"r{number}", now + timedelta(microseconds=number), 200, "ok", f"What is 7 + {chance.randint(1, 99)}?",
+            "I'm sorry, but I cannot help with that." if bad else f"It is {chance.randint(1, 99)}.",
+            f"helper@{version}", details={"arm": arm}, key=f"k{number}")])
+    log.close()
+
+class Deadly(LlmSteps):
+    def __getattribute__(self, name):
+        found = super().__getattribute__(name)
+        steps = ("register", "evaluate", "gate", "canary", "monitor", "promote", "renew_reference", "roll_back")
+        if name not in steps:
+            return found
+        def work(*arguments):
+            result = found(*arguments)
+            if not (home / f"killed-{name}").exists():
+                (home / f"killed-{name}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+        return work
+
+with Pipelines(settings, recorder=PipelineRecorder(settings)) as pipelines:
+    given = {"suite": "sums", "app": "helper", "minimum_rows": 150}
+    done = pipelines.run(pipeline(settings, Deadly(settings, nap=log_traffic)), given, cycle="x")
+print(done.result["outcome"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("refused", "outcome", "steps", "champion"), [(0.0, "promoted", 7, 2), (0.4, "rolled back", 6, 1)]
+)
+def test_each_step_may_be_killed(tmp_path: Path, refused: float, outcome: str, steps: int, champion: int) -> None:
+    home, prompts, eval_sets = tmp_path / "home", tmp_path / "prompts", tmp_path / "eval_sets"
+    (prompts / "qa").mkdir(parents=True)
+    for number, system in enumerate(("Be terse.", "Be kind."), 1):
+        (prompts / "qa" / f"v{number}.md").write_text(prompt_text(system))
+    write_suite(eval_sets, "sums", 24)
+    weights = tmp_path / "tiny.gguf"
+    weights.write_bytes(b"GGUF made up")
+    settings = Settings(home=home, prompts=prompts)
+    registry = Registry(settings)
+    version, _ = models.register(settings, registry, "tiny", f"file:{weights}", "MIT")
+    first, _ = registry.prompts.register("qa", _template(prompts / "qa" / "v1.md"))
+    release, _ = registry.release_versions.create("helper", first, version, first.template.parameters)
+    registry.release_versions.promote(release, why="the first one")
+
+    codes, said = [], ""
+    while not codes or codes[-1] == -9:
+        command = [sys.executable, "-c", SCRIPT, str(home), str(prompts), str(eval_sets), str(refused)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        codes.append(ended.returncode)
+        said = ended.stdout
+        assert ended.returncode in (0, -9), ended.stderr
+        assert len(codes) < 20
+    assert (codes, said.strip()) == ([-9] * steps + [0], outcome)
+
+    releases = registry.release_versions.versions("helper")
+    assert [item.version for item in releases] == [1, 2], "no release was made twice"
+    assert [item.version for item in releases if "champion" in item.aliases] == [champion]
+    assert not [item for item in releases if "challenger" in item.aliases]
+    assert registry.policies.get("helper") is None
+    assert [item.version for item in registry.prompts.versions("qa")] == [1, 2]
+    moves = [move["what"] for move in registry.release_versions.history("helper")]
+    assert moves.count("promote") + moves.count("force-promote") == champion
+    assert _kept(registry, tmp_path)["attempts"] == list(range(2, steps + 2)), (
+        "each step was written down when it ended"
+    )
+
+
+def _template(path: Path) -> Any:
+    from llmops.prompt_file import parse_prompt
+
+    return parse_prompt(path.read_text())
+
+
+def _kept(registry: Registry, folder: Path) -> dict[str, Any]:
+    from llmops.recording.pipelines import find_pipeline_run
+
+    run = find_pipeline_run(registry.store, "llm", "x")
+    assert run is not None
+    assert run.info.status == "FINISHED"
+    place = Path(registry.store.client.download_artifacts(run.info.run_id, "steps", str(folder)))
+    return {"attempts": [json.loads(path.read_text())["attempt"] for path in sorted(place.iterdir())]}

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from llmops.errors import UnknownVersion
+from llmops.models.catalogue import DEFAULT_MODEL, EMBEDDING_MODEL, catalogue, catalogue_model
+from llmops.models.quantise import TYPES
+from llmops.models.sources import _HF, _PYPI  # the shapes that `fetch` takes
+from llmops.versions import Ref
+
+SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def test_the_default_model_is_in_the_catalogue():
+    assert catalogue_model(DEFAULT_MODEL) in catalogue()
+
+
+def test_the_default_model_answers_and_the_embedding_model_embeds():
+    assert catalogue_model(DEFAULT_MODEL).role == "generation"
+    assert catalogue_model(EMBEDDING_MODEL).role == "embedding"
+
+
+def test_names_are_unique_and_can_be_referred_to():
+    names = [model.name for model in catalogue()]
+    assert len(set(names)) == len(names)
+    assert all(Ref.parse(f"{name}@1") == Ref(name, version=1) for name in names)
+
+
+@pytest.mark.parametrize("model", catalogue(), ids=lambda model: model.name)
+def test_every_model_can_be_pulled_reproducibly(model):
+    kind, _, rest = model.source.partition(":")
+    assert {"pypi": _PYPI, "hf": _HF}[kind].match(rest)
+    assert SHA256.match(model.sha256)
+    assert kind != "pypi" or SHA256.match(model.wheel_sha256)
+    assert model.licence
+    assert model.size_bytes > 0
+    assert set(model.variants) <= set(TYPES)
+
+
+def test_an_unknown_model_names_those_there_are():
+    with pytest.raises(UnknownVersion, match=f"'gpt-9'.*{DEFAULT_MODEL}"):
+        catalogue_model("gpt-9")

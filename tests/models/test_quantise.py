@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import gguf
+import numpy as np
+import pytest
+
+from llmops.errors import Corrupted, UsageError
+from llmops.models.quantise import TYPES, requantise
+
+
+def tensors(path):
+    return {tensor.name: tensor for tensor in gguf.GGUFReader(str(path)).tensors}
+
+
+def values(tensor) -> np.ndarray:
+    return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+
+
+def metadata(path):
+    fields = gguf.GGUFReader(str(path)).fields.items()
+    return {name: (field.types, field.contents()) for name, field in fields if not name.startswith("GGUF.")}
+
+
+@pytest.mark.parametrize("type_name", TYPES)
+def test_matrices_of_the_main_type_get_the_new_type(parent_gguf, tmp_path, type_name):
+    requantise(parent_gguf, tmp_path / "out.gguf", type_name)
+    made = tensors(tmp_path / "out.gguf")
+    assert [made[name].tensor_type.name for name in ("a.weight", "b.weight")] == [type_name, type_name]
+    assert [int(size) for size in made["a.weight"].shape] == [64, 6]
+
+
+@pytest.mark.parametrize(("type_name", "most"), [("Q8_0", 0.02), ("Q5_1", 0.15), ("Q4_0", 0.4)])
+def test_the_values_stay_near_the_parents(parent_gguf, tmp_path, type_name, most):
+    requantise(parent_gguf, tmp_path / "out.gguf", type_name)
+    before, after = values(tensors(parent_gguf)["a.weight"]), values(tensors(tmp_path / "out.gguf")["a.weight"])
+    assert 0 < np.abs(before - after).max() < most
+
+
+def test_vectors_and_matrices_of_higher_precision_are_copied(parent_gguf, tmp_path):
+    requantise(parent_gguf, tmp_path / "out.gguf", "Q4_0")
+    before, after = tensors(parent_gguf), tensors(tmp_path / "out.gguf")
+    assert list(before) == list(after)
+    for name in ("token_embd.weight", "norm.weight"):
+        assert after[name].tensor_type == before[name].tensor_type
+        assert after[name].data.tobytes() == before[name].data.tobytes()
+
+
+def test_the_parents_own_type_copies_every_tensor(parent_gguf, tmp_path):
+    requantise(parent_gguf, tmp_path / "out.gguf", "Q4_1")
+    before, after = tensors(parent_gguf), tensors(tmp_path / "out.gguf")
+    assert {name: t.data.tobytes() for name, t in after.items()} == {n: t.data.tobytes() for n, t in before.items()}
+
+
+def test_metadata_is_kept_but_for_the_file_type(parent_gguf, tmp_path):
+    requantise(parent_gguf, tmp_path / "out.gguf", "Q4_0")
+    before, after = metadata(parent_gguf), metadata(tmp_path / "out.gguf")
+    assert before["tokenizer.ggml.tokens"][1] == ["<unk>", "<s>", "naïve"]
+    assert before.pop("general.file_type")[1] == gguf.LlamaFileType.MOSTLY_Q4_1
+    assert after.pop("general.file_type")[1] == gguf.LlamaFileType.MOSTLY_Q4_0
+    assert after == before
+
+
+def test_the_same_parent_gives_the_same_bytes(parent_gguf, tmp_path):
+    requantise(parent_gguf, tmp_path / "one.gguf", "Q4_0")
+    requantise(parent_gguf, tmp_path / "two.gguf", "Q4_0")
+    assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "two.gguf").read_bytes()
+
+
+def test_progress_counts_every_tensor(parent_gguf, tmp_path):
+    seen = []
+    requantise(parent_gguf, tmp_path / "out.gguf", "Q4_0", lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+@pytest.mark.parametrize("type_name", ["Q9", "q4_0", "Q4_K", "F32", ""])
+def test_an_unknown_type_names_those_there_are(parent_gguf, tmp_path, type_name):
+    with pytest.raises(UsageError, match=f"unknown quantisation '{type_name}'; known: Q4_0, Q4_1"):
+        requantise(parent_gguf, tmp_path / "out.gguf", type_name)
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def write(path, **matrices: np.ndarray):
+    writer = gguf.GGUFWriter(str(path), arch="llama")
+    for name, matrix in matrices.items():
+        writer.add_tensor(name, matrix)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_file_of_vectors_only_is_copied(tmp_path):
+    write(tmp_path / "in.gguf", v=np.arange(8, dtype=np.float32))
+    requantise(tmp_path / "in.gguf", tmp_path / "out.gguf", "Q4_0")
+    assert tensors(tmp_path / "out.gguf")["v"].data.tolist() == list(range(8))
+
+
+def test_rows_that_do_not_fit_the_types_blocks_name_the_tensor(tmp_path):
+    write(tmp_path / "in.gguf", odd=np.ones((3, 33), dtype=np.float32))
+    with pytest.raises(UsageError, match="odd: cannot be stored as Q4_0"):
+        requantise(tmp_path / "in.gguf", tmp_path / "out.gguf", "Q4_0")
+
+
+def test_a_file_that_is_no_gguf_is_named(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(b"not a model at all" * 10)
+    with pytest.raises(Corrupted, match=r"x\.gguf: not a readable GGUF file"):
+        requantise(tmp_path / "x.gguf", tmp_path / "out.gguf", "Q4_0")
+
+
+def test_an_absent_file_is_named(tmp_path):
+    with pytest.raises(Corrupted, match=r"none\.gguf: not a readable GGUF file"):
+        requantise(tmp_path / "none.gguf", tmp_path / "out.gguf", "Q4_0")
+
+
+@pytest.mark.parametrize("part", [0.0, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
+def test_a_file_cut_short_anywhere_is_corrupted(parent_gguf, tmp_path, part):
+    content = parent_gguf.read_bytes()
+    (tmp_path / "cut.gguf").write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(Corrupted, match=r"cut\.gguf"):
+        requantise(tmp_path / "cut.gguf", tmp_path / "out.gguf", "Q4_0")

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmops.errors import BadFile, CannotRun, Corrupted
+from llmops.hashing import file_sha256, folder_sha256
+from llmops.models.weights import copy_into, store_weights, stored_path, verified_path, weights_format, weights_sha256
+from llmops.versions import ModelVersion
+
+
+@pytest.fixture
+def gguf_file(tmp_path):
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(b"GGUF" + bytes(range(100)))
+    return path
+
+
+@pytest.fixture
+def hf_folder(tmp_path):
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (folder / name).write_text(json.dumps({"name": name}))
+    return folder
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def registered(stored, **changes) -> ModelVersion:
+    values = {"source": "file:x", "format": stored.format, "sha256": stored.sha256, "path": stored.path, **changes}
+    return ModelVersion("tiny", 1, **values)
+
+
+def test_a_file_is_stored_under_its_hash(settings, gguf_file):
+    stored = store_weights(settings, copy_into(gguf_file))
+    assert stored.sha256 == file_sha256(gguf_file)
+    assert stored.path == Path(stored.sha256[:16]) / "tiny.gguf"
+    assert (stored.format, stored.size_bytes) == ("gguf", 104)
+    assert (settings.models_dir / stored.path).read_bytes() == gguf_file.read_bytes()
+
+
+def test_a_folder_is_stored_under_its_hash_without_hidden_files(settings, hf_folder):
+    before = folder_sha256(hf_folder)
+    size = sum(path.stat().st_size for path in hf_folder.iterdir())
+    (hf_folder / ".git").mkdir()
+    (hf_folder / ".git" / "HEAD").write_text("ref")
+    stored = store_weights(settings, copy_into(hf_folder))
+    assert (stored.sha256, stored.format, stored.size_bytes) == (before, "hf", size)
+    assert files_below(settings.models_dir / stored.path) == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+@pytest.mark.parametrize("kind", ["gguf_file", "hf_folder"])
+def test_the_same_weights_are_stored_once(settings, kind, request):
+    source = request.getfixturevalue(kind)
+    first = store_weights(settings, copy_into(source))
+    times = {path: path.stat().st_mtime_ns for path in (settings.models_dir / first.path.parent).rglob("*")}
+    assert store_weights(settings, copy_into(source)) == first
+    assert {path: path.stat().st_mtime_ns for path in (settings.models_dir / first.path.parent).rglob("*")} == times
+
+
+@pytest.mark.parametrize("kind", ["gguf_file", "hf_folder"])
+def test_stored_weights_are_found_by_their_hash(settings, kind, request):
+    source = request.getfixturevalue(kind)
+    sha256 = weights_sha256(source)
+    assert stored_path(settings, sha256) is None
+    stored = store_weights(settings, copy_into(source))
+    assert stored_path(settings, sha256) == settings.models_dir / stored.path
+
+
+def test_stored_weights_that_changed_are_corrupted(settings, gguf_file):
+    stored = store_weights(settings, copy_into(gguf_file))
+    (settings.models_dir / stored.path).write_bytes(b"GGUF changed")
+    with pytest.raises(Corrupted, match=r"tiny\.gguf is corrupted .*; delete it and try again$"):
+        stored_path(settings, stored.sha256)
+
+
+def test_the_expected_hash_lets_the_right_bytes_in(settings, gguf_file):
+    stored = store_weights(settings, copy_into(gguf_file), file_sha256(gguf_file))
+    assert (settings.models_dir / stored.path).exists()
+
+
+def test_other_bytes_than_expected_are_refused_and_leave_nothing(settings, gguf_file):
+    with pytest.raises(Corrupted, match=f"tiny.gguf: sha256 is {file_sha256(gguf_file)}, expected {'0' * 64}"):
+        store_weights(settings, copy_into(gguf_file), "0" * 64)
+    assert files_below(settings.models_dir) == []
+
+
+def test_a_crash_while_writing_leaves_nothing(settings):
+    def write(incoming: Path) -> Path:
+        (incoming / "half.gguf").write_bytes(b"GGUF")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store_weights(settings, write)
+    assert list(settings.models_dir.iterdir()) == []
+
+
+def test_a_source_that_cannot_be_read_is_named(settings, tmp_path):
+    with pytest.raises(BadFile, match=f"^{tmp_path}/none: cannot be read"):
+        store_weights(settings, copy_into(tmp_path / "none"))
+
+
+def test_a_file_that_is_no_gguf_is_refused(settings, tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGML....")
+    with pytest.raises(BadFile, match="not a GGUF file"):
+        store_weights(settings, copy_into(tmp_path / "model.gguf"))
+    assert files_below(settings.models_dir) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pytorch_model.bin", "sub/model.pt", "model.pth", "a.pkl", "b.pickle", "x.ckpt", "m.h5", "modeling.py", "M.PKL"],
+)
+def test_a_folder_with_code_or_pickles_is_refused_by_name(settings, hf_folder, name):
+    (hf_folder / name).parent.mkdir(exist_ok=True)
+    (hf_folder / name).write_bytes(b"\x80\x04")
+    with pytest.raises(BadFile, match=f"holds {Path(name).name}, which could run code"):
+        store_weights(settings, copy_into(hf_folder))
+    assert files_below(settings.models_dir) == []
+
+
+@pytest.mark.parametrize(
+    ("absent", "problem"),
+    [("config.json", "no config.json"), ("model.safetensors", "no .safetensors"), ("tokenizer.json", "no tokenizer")],
+)
+def test_a_folder_says_which_part_it_lacks(hf_folder, absent, problem):
+    (hf_folder / absent).unlink()
+    with pytest.raises(BadFile, match=f"holds {problem}"):
+        weights_format(hf_folder)
+
+
+@pytest.mark.parametrize("tokenizer", ["tokenizer.model", "vocab.json", "vocab.txt"])
+def test_any_usual_tokenizer_file_will_do(hf_folder, tokenizer):
+    (hf_folder / "tokenizer.json").rename(hf_folder / tokenizer)
+    assert weights_format(hf_folder) == "hf"
+
+
+@pytest.mark.parametrize("kind", ["gguf_file", "hf_folder"])
+def test_untouched_weights_are_verified(settings, kind, request):
+    stored = store_weights(settings, copy_into(request.getfixturevalue(kind)))
+    path = verified_path(registered(stored), settings)
+    assert path == settings.models_dir / stored.path
+    assert weights_sha256(path) == stored.sha256
+
+
+@pytest.mark.parametrize("kind", ["gguf_file", "hf_folder"])
+def test_one_changed_bit_is_found_and_the_cure_named(settings, kind, request):
+    stored = store_weights(settings, copy_into(request.getfixturevalue(kind)))
+    path = settings.models_dir / stored.path
+    changed = path / "model.safetensors" if path.is_dir() else path
+    content = bytearray(changed.read_bytes())
+    content[-1] ^= 1
+    changed.write_bytes(content)
+    with pytest.raises(Corrupted) as caught:
+        verified_path(registered(stored), settings)
+    assert str(caught.value).startswith(f"tiny@1: {path} is corrupted")
+    assert str(caught.value).endswith("delete it and run `llmops models pull tiny@1`")
+
+
+def test_weights_of_another_machine_say_how_to_get_them(settings, gguf_file):
+    stored = store_weights(settings, copy_into(gguf_file))
+    (settings.models_dir / stored.path).unlink()
+    with pytest.raises(CannotRun, match=r"^tiny@1: weights are not on this machine; run `llmops models pull tiny@1`$"):
+        verified_path(registered(stored), settings)
+
+
+def test_an_upstream_model_has_no_weights(settings, gguf_file):
+    stored = store_weights(settings, copy_into(gguf_file))
+    model = registered(stored, source="openai:http://host/v1#m", format="openai", path=None)
+    with pytest.raises(CannotRun, match="tiny@1 has no local weights; its source is openai:http://host/v1#m"):
+        verified_path(model, settings)
