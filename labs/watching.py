@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmops.errors import CannotRun
 
 if TYPE_CHECKING:
-    from labs.lab import Lab
+    from labs.definition import LabDefinition
     from labs.labelled_rows import LabelledRows
     from labs.step_json import Json
     from llmops.production_log import PredictionBatch
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 _HELD_OUT = "held out"
 
 
-def watched(lab: Lab, window: str, model: Json, past: Sequence[tuple[float, float]], quiet: Sequence[str] = ()) -> Json:
+def watched(
+    lab: LabDefinition, window: str, model: Json, past: Sequence[tuple[float, float]], quiet: Sequence[str] = ()
+) -> Json:
     """The verdict on a window. model: the champion; its reference is the rows held out when it was trained, and what it
     answered in the windows `quiet`: a few days held out would leave all but the largest rises unseen.
 
@@ -65,19 +67,19 @@ def watched(lab: Lab, window: str, model: Json, past: Sequence[tuple[float, floa
     }
 
 
-def was_answered(lab: Lab, window: str) -> bool:
+def was_answered(lab: LabDefinition, window: str) -> bool:
     """Whether the log has the request that sent a window's rows. Raises StoreUnavailable."""
     return bool(_found(lab, [window]))
 
 
-def predictions_in(lab: Lab, window: str) -> Any:
+def predictions_in(lab: LabDefinition, window: str) -> Any:
     """What was answered in a window, a numpy array. Raises CannotRun, StoreUnavailable."""
     import numpy as np
 
     return np.asarray(_logged(lab, [window])[0].predictions, dtype=lab.window(window).truth.dtype)
 
 
-def _logged(lab: Lab, windows: Sequence[str]) -> list[PredictionBatch]:
+def _logged(lab: LabDefinition, windows: Sequence[str]) -> list[PredictionBatch]:
     found = _found(lab, windows)
     for window in windows:
         if window not in found:
@@ -85,7 +87,7 @@ def _logged(lab: Lab, windows: Sequence[str]) -> list[PredictionBatch]:
     return [found[window] for window in windows]
 
 
-def _found(lab: Lab, windows: Sequence[str]) -> dict[str, PredictionBatch]:
+def _found(lab: LabDefinition, windows: Sequence[str]) -> dict[str, PredictionBatch]:
     """By window, those whose rows were asked for."""
     from contextlib import closing
 
@@ -108,7 +110,7 @@ def _of_held_out(ref: str, model: Any, rows: LabelledRows) -> PredictionBatch:
     return PredictionBatch(datetime.now(UTC), _HELD_OUT, ref, asked, found.values, found.probabilities, truth)
 
 
-def _record(lab: Lab, window: str, ref: str, verdict: TabularVerdict, frames: tuple[Any, Any, Any]) -> str:
+def _record(lab: LabDefinition, window: str, ref: str, verdict: TabularVerdict, frames: tuple[Any, Any, Any]) -> str:
     """The window's run in MLflow, with Evidently's report where there is an alarm to look into. Returns its id."""
     from llmops.recording import record_monitoring_run
     from monitoring.tabular import write_report

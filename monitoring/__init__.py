@@ -31,12 +31,12 @@ __all__ = [
 
 _HOMES = {
     "DriftRules": "decide.rules",
-    "MonitorResult": "result",
+    "MonitorResult": "decide.result",
     "PinnedReference": "decide.references",
-    "list_references": "decide.pinning",
-    "pin_at_promotion": "decide.pinning",
-    "pin_reference": "decide.pinning",
-    "reference_in_force": "decide.pinning",
+    "list_references": "pinning",
+    "pin_at_promotion": "pinning",
+    "pin_reference": "pinning",
+    "reference_in_force": "pinning",
 }
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = ("llmops", "service", "monitoring", "labs")
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {name_of(path) for path in MODULES}
 
 # framework → the modules (by prefix) that may import it
 OWNERS = {
@@ -35,28 +45,76 @@ OWNERS = {
     "sklearn": ("llmops.tabular", "labs", "monitoring.tabular"),
     "pandera": ("labs",),
 }
-# room → what it may import of ours
-ALLOWED = {
-    "service": ("service", "llmops"),
-    "monitoring": ("monitoring", "llmops"),
-    "labs": ("labs", "service", "monitoring", "llmops"),
+# Who may import whom: what stands later may import what stands before it, never the reverse. An entry is a package, or
+# a module that stands beside packages.
+GROUND = "llmops"  # every module right in `llmops/`
+FLOORS = (
+    GROUND,
+    "llmops.models",
+    "llmops.engines",
+    "llmops.engine_host",
+    "llmops.evaluation",
+    "llmops.judges",
+    "llmops.tabular",
+    "llmops.production_log",
+    "llmops.keys",
+    "llmops.audit",
+    "llmops.registry",
+    "llmops.pipelines",
+    "llmops.recording",
+    "llmops.eval_runs",
+    "llmops.factsheet",
+    "llmops.cli",
+    "service",
+    "monitoring.tables",
+    "monitoring.evidently_import",
+    "monitoring.descriptors",
+    "monitoring.store",
+    "monitoring.decide",
+    "monitoring.act",
+    "monitoring.config",
+    "monitoring.stores",
+    "monitoring.show",
+    "monitoring.examination",
+    "monitoring.prepared",
+    "monitoring.run",
+    "monitoring.pinning",
+    "monitoring.deletion",
+    "monitoring.canary",
+    "monitoring.tabular",
+    "monitoring",
+    "monitoring.daemon",
+    "monitoring.gate_answers",
+    "monitoring.release_actions",
+    "monitoring.forgetting",
+    "monitoring.cli",
+    "labs",
+)
+# Registry and recording are handed to service and monitoring, but where the parts are put together:
+COMPOSITION_POINTS = {
+    "service.serve",  # a worker process has to put its gateway together by itself
+    "monitoring.gate_answers",  # reads what a gate saw of a release, for its reference
+    "monitoring.release_actions",  # carries out on releases what policies ask for
+    "monitoring.forgetting",  # deletes what MLflow's traces hold of a user
+    "monitoring.cli",  # commands open what they need
 }
-COMPOSITION_ROOT = ("llmops.cli", "llmops.workflow")
-# What only the composition root may import, and, but for the command line, the labs, which are built on everything.
-COMPOSED = ("llmops.registry", "llmops.recording", *COMPOSITION_ROOT)
-# The one place where the gateway is put together from a registry, for worker processes that cannot be handed one.
-COMPOSES_ITSELF = "service.serve"
+# The table of commands, by which the command line finds those of the rooms above it.
+COMMAND_TABLE = "llmops.cli.command_table"
 
 
-def name_of(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imports_of(path: Path, *, at_once: bool = False) -> Iterator[str]:
-    """Full names of everything a module imports, wherever in the file it does; with `at_once`, when it is imported."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in tree.body if at_once else ast.walk(tree):
+@functools.cache
+def imports_of(path: Path) -> frozenset[str]:
+    """Full names of everything a module imports, wherever in the file it does."""
+    return frozenset(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -76,29 +134,51 @@ def test_a_framework_is_imported_only_by_the_room_that_owns_it(path: Path) -> No
         assert owners is None or within(name, *owners), f"{name} imports {imported}"
 
 
+@functools.cache
+def imports_of_ours(path: Path) -> set[str]:
+    """Modules of ours that a module imports: lazily, for types only, or by a string that names one."""
+    strings = {
+        node.value
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    named = {name if name in NAMES else name.rpartition(".")[0] for name in imports_of(path)}
+    own = {name_of(path), *(".".join(parent.parts) for parent in path.relative_to(ROOT).parents)}
+    return ((named | strings) & NAMES) - own - {*ROOMS}
+
+
+def floor_of(name: str) -> int:
+    """The floor of a module: of the longest entry that holds it."""
+    holding = [entry for entry in FLOORS[1:] if within(name, entry)] or [GROUND]
+    return FLOORS.index(max(holding, key=len))
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_rooms_import_only_what_lies_below_them(path: Path) -> None:
+def test_imports_go_down_or_stay_on_their_floor(path: Path) -> None:
     name = name_of(path)
-    for imported in imports_of(path):
-        if within(imported, *ROOMS):
-            assert may_import(name, imported), f"{name} imports {imported}"
+    if name != COMMAND_TABLE:
+        upward = [imported for imported in imports_of_ours(path) if floor_of(imported) > floor_of(name)]
+        assert not upward, f"{name} imports {upward}"
 
 
-def may_import(name: str, imported: str) -> bool:
-    """Whether a module of ours may import another."""
-    room = name.partition(".")[0]
-    if room == "labs":
-        return within(imported, *ALLOWED[room]) and not within(imported, "llmops.cli")
-    if room in ALLOWED:
-        return within(imported, *ALLOWED[room]) and (name == COMPOSES_ITSELF or not within(imported, *COMPOSED))
-    if within(imported, "labs"):
-        return within(name, "llmops.cli")
-    return within(name, *COMPOSITION_ROOT) or (within(imported, "llmops") and not within(imported, *COMPOSITION_ROOT))
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {name_of(path): imports_of_ours(path) for path in MODULES if name_of(path) != COMMAND_TABLE}
+    TopologicalSorter(graph).prepare()  # raises CycleError, naming the circle
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "llmops").rglob("*.py")), ids=name_of)
-def test_the_core_loads_labs_only_when_they_are_used(path: Path) -> None:
-    assert not [imported for imported in imports_of(path, at_once=True) if within(imported, "labs")]
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_service_and_monitoring_never_import_each_other(path: Path) -> None:
+    room = name_of(path).partition(".")[0]
+    other = {"service": "monitoring", "monitoring": "service"}.get(room)
+    assert other is None or not [imported for imported in imports_of_ours(path) if within(imported, other)]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_stores_of_mlflow_are_handed_to_service_and_monitoring(path: Path) -> None:
+    name = name_of(path)
+    if within(name, "service", "monitoring") and not within(name, *COMPOSITION_POINTS):
+        opened = [each for each in imports_of_ours(path) if within(each, "llmops.registry", "llmops.recording")]
+        assert not opened, f"{name} imports {opened}"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "llmops/evaluation").rglob("*.py")), ids=name_of)

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from labs.definition import FIRST
 from labs.evaluation import Estimate
-from labs.lab import FIRST, Lab
+from labs.lab import Lab
 from labs.labelled_rows import LabelledRows
 from labs.step_json import Json
 

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.calibrate import calibrate_judge
-from llmops.cli.eval_compare import compare, gate
-from llmops.cli.eval_show import show_rows
+from llmops.cli.command_table import CommandGroup
 from llmops.cli.output import (
     echo,
     emit,
@@ -24,7 +22,6 @@ from llmops.cli.output import (
     say_folder,
     write_file,
 )
-from llmops.cli.pairwise import pairwise
 from llmops.engines.opening import ENGINE_NAMES
 from llmops.settings import Settings
 
@@ -41,7 +38,7 @@ if TYPE_CHECKING:
 _MOST_REASONS = 3
 
 
-@click.group()
+@click.group("eval", cls=CommandGroup)
 def command() -> None:
     """Evaluate: run suites, compare runs row by row, gate a challenger."""
 
@@ -291,10 +288,3 @@ def write_leaderboard(board: Leaderboard, html: Path | None, markdown: Path | No
         say(f"wrote {html}")
     if markdown is not None:
         write_file(markdown, leaderboard_markdown(board))
-
-
-command.add_command(show_rows)
-command.add_command(compare)
-command.add_command(gate)
-command.add_command(calibrate_judge)
-command.add_command(pairwise)

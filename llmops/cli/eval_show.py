@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _ROWS = 20
 
 
-@click.command("show")
+@click.command()
 @click.argument("run")
 @click.option("--suite", help="Suite, where several use the prompt.")
 @click.option(
@@ -26,9 +26,7 @@ _ROWS = 20
 @click.option("--changed-from", metavar="RUN", help="Only rows whose answer or score differs from this run's.")
 @click.option("--limit", type=click.IntRange(1), help=f"At most so many rows.  [default: {_ROWS}; with --json all]")
 @json_option
-def show_rows(
-    run: str, suite: str | None, failed: bool, changed_from: str | None, limit: int | None, as_json: bool
-) -> None:
+def show(run: str, suite: str | None, failed: bool, changed_from: str | None, limit: int | None, as_json: bool) -> None:
     """Show a run row by row: question, expected, answer, scores. RUN: a run id or its beginning, or a cell as in
     `eval compare`.
 

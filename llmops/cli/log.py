@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from llmops.cli.command_table import CommandGroup
 from llmops.cli.output import echo, emit, json_option, print_table, say, shown_time
 from llmops.errors import BadFile, CannotRun, Corrupted, UsageError
 from llmops.json_lines import json_object, numbered_lines
@@ -18,7 +19,6 @@ from llmops.production_log import LogRecord, ProductionLog, in_batches, is_predi
 from llmops.production_log.predictions import values_of
 from llmops.settings import Settings
 from llmops.short_ids import MOST_NAMED, whole_id
-from monitoring.cli.log_deletion import forget, retain
 
 _AGO = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _BATCH = 1000
@@ -26,7 +26,7 @@ _PARQUET = b"PAR1"  # how such a file begins
 _MOST_ERRORS = 100  # that `log import --json` lists; stderr has all
 
 
-@click.group()
+@click.group("log", cls=CommandGroup)
 def command() -> None:
     """The production log: every request that the gateway answered."""
 
@@ -55,9 +55,6 @@ def window_options(function: Callable[..., None]) -> Callable[..., None]:
         function = option(function)
     return function
 
-
-command.add_command(retain)
-command.add_command(forget)
 
 shadow_option = click.option("--shadow", is_flag=True, help="Shadow requests too: what a challenger answered unseen.")
 

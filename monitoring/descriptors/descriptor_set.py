@@ -13,7 +13,8 @@ from llmops.production_log import LogRecord
 from llmops.settings import Settings
 from monitoring.descriptors.answered import is_answered, is_sampled
 from monitoring.descriptors.computation import Failed, as_column, compute_safely
-from monitoring.descriptors.declared import Declared, Of, read_declarations
+from monitoring.descriptors.declared import Declared, Of
+from monitoring.descriptors.kinds import read_declarations
 from monitoring.descriptors.model import Described, Descriptor
 from monitoring.descriptors.texts import Texts
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from labs.lab import FIRST
+from labs.definition import FIRST
 from labs.wine.lab import WineLab
 from llmops.errors import CannotRun
 from llmops.settings import Settings

@@ -1,0 +1,88 @@
+"""Every command and the module that defines it; a module is imported when its command is used.
+
+Each room defines its own commands. This table is the one place of `llmops` that names modules of the rooms above it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+
+import click
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "doctor": ("llmops.cli.doctor", "check the environment, store, model, engine and gateway"),
+    "models": ("llmops.cli.models", "pull, register, requantise and list model versions"),
+    "prompts": ("llmops.cli.prompts", "register, list, show and diff prompt versions"),
+    "release": ("llmops.cli.release", "bind a prompt version and a model version: create, list, show, challenge"),
+    "eval": ("llmops.cli.eval", "run suites, show and compare runs, gate a challenger, calibrate judges"),
+    "eval-set": ("llmops.cli.eval_set", "check eval sets, and add rows from production"),
+    "promote": ("monitoring.cli.promote", "make a release the champion"),
+    "rollback": ("llmops.cli.rollback", "go back to the previous champion"),
+    "traffic": ("llmops.cli.traffic", "canary and shadow traffic for a challenger: show, set, clear"),
+    "serve": ("service.cli", "start the gateway"),
+    "keys": ("llmops.cli.keys", "gateway keys: create, list, revoke"),
+    "log": ("llmops.cli.log", "read and import the production log"),
+    "audit": ("llmops.cli.audit", "who moved, gated or forced what, and whether the record is whole: list, verify"),
+    "monitor": ("monitoring.cli.monitor", "test what production answers against a reference"),
+    "factsheet": ("llmops.cli.factsheet", "one page of what is on record of a version"),
+    "pipeline": ("labs.pipeline_cli", "run durable pipelines, on a schedule too; list and show their runs"),
+    "lab": ("labs.cli", "the warm-up labs: wine and bike, from data to a model that is trained again"),
+    "ui": ("llmops.cli.ui", "open MLflow's UI on the store"),
+    "demo": ("labs.llm.demo", "run the whole loop on the default model"),
+}
+"""By name: the module whose `command` it is, and its line in the list of commands."""
+
+SUBCOMMANDS: Mapping[str, Mapping[str, str]] = {
+    "eval": {
+        "show": "llmops.cli.eval_show",
+        "compare": "llmops.cli.eval_compare",
+        "gate": "llmops.cli.eval_compare",
+        "calibrate-judge": "llmops.cli.calibrate",
+        "pairwise": "llmops.cli.pairwise",
+    },
+    "log": {"retain": "monitoring.cli.log_deletion", "forget": "monitoring.cli.log_deletion"},
+    "monitor": {
+        "reference": "monitoring.cli.reference",
+        "replay": "monitoring.cli.replay",
+        "daemon": "monitoring.cli.daemon",
+        "policy": "monitoring.cli.daemon",
+        "alarms": "monitoring.cli.daemon",
+        "ui": "monitoring.cli.ui",
+    },
+}
+"""By group and name: the module of a subcommand that is not defined beside its group; the function bears its name."""
+
+
+class MainGroup(click.Group):
+    """The commands of `COMMANDS`, listed without importing any."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, meaning) for name, (_, meaning) in COMMANDS.items()])
+
+
+class CommandGroup(click.Group):
+    """A group's own commands, and those that `SUBCOMMANDS` lists under the group's name."""
+
+    @property
+    def _elsewhere(self) -> Mapping[str, str]:
+        return SUBCOMMANDS[self.name or ""]
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self._elsewhere})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._elsewhere:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(importlib.import_module(self._elsewhere[cmd_name]), cmd_name.replace("-", "_"))
+        return command

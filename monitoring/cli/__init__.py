@@ -1,0 +1,1 @@
+"""Commands of the monitor, and those that tell it of a promotion or of deleted records."""

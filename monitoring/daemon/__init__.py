@@ -1,0 +1,1 @@
+"""The daemon: looks at every app in turns, on a schedule, and does what policies ask for."""
