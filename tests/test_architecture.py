@@ -138,9 +138,7 @@ def test_a_framework_is_imported_only_by_the_room_that_owns_it(path: Path) -> No
 def imports_of_ours(path: Path) -> set[str]:
     """Modules of ours that a module imports: lazily, for types only, or by a string that names one."""
     strings = {
-        node.value
-        for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        node.value for node in ast.walk(tree_of(path)) if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     named = {name if name in NAMES else name.rpartition(".")[0] for name in imports_of(path)}
     own = {name_of(path), *(".".join(parent.parts) for parent in path.relative_to(ROOT).parents)}
