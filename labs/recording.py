@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from labs.evaluation import numbers
 from labs.figures import figures
@@ -50,11 +50,6 @@ def record(
     if with_evaluate:
         evaluate_tabular(store, logged.run_id, logged, model.holdout.frame, model.holdout.target, model.schema.task)
     return logged
-
-
-def record_all(store: Store, lab: str, models: Sequence[Trained], quality: QualityReport) -> dict[str, LoggedTabular]:
-    """Each model's run by candidate. Raises as `record` does."""
-    return {model.name: record(store, lab, model, quality) for model in models}
 
 
 def _size(model: Trained) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -173,11 +173,6 @@ class DetectorStore:
                     connection.execute(sa.update(detector_progress).where(mine).values(**changed))
                     deleted += 1
         return deleted
-
-
-def with_state(progress: Progress, key: Key, state: DetectorState) -> Progress:
-    """The progress with one state replaced."""
-    return replace(progress, states={**progress.states, key: state})
 
 
 def at_moment(seconds: float) -> datetime:

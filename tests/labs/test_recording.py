@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from labs.quality import Finding, QualityReport
-from labs.recording import record, record_all
+from labs.recording import record
 from labs.training import Trained
 from llmops.registry import Store
 from llmops.settings import Settings
@@ -60,9 +60,7 @@ def test_the_model_that_was_recorded_predicts_what_was_judged(store: Store, mode
 
 @pytest.mark.slow
 def test_mlflows_own_evaluation_stands_beside_ours(store: Store, model: Trained) -> None:
-    runs = record_all(store, "tiny", [model], QUALITY)
-    metrics = store.client.get_run(runs["line"].run_id).data.metrics
+    metrics = store.client.get_run(record(store, "tiny", model, QUALITY).run_id).data.metrics
     assert metrics["root_mean_squared_error"] == pytest.approx(metrics["rmse"])
-    runs = record_all(store, "tiny", [classification()], QUALITY)
-    metrics = store.client.get_run(runs["line"].run_id).data.metrics
+    metrics = store.client.get_run(record(store, "tiny", classification(), QUALITY).run_id).data.metrics
     assert metrics["accuracy_score"] == pytest.approx(metrics["accuracy"])
