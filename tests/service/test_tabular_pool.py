@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
+from llmops import load_once
 from llmops.errors import CannotRun, EngineUnavailable
-from service import tabular_pool
 from service.tabular_pool import TabularPool
 from tests.service.tabular_models import WINE, Gated, row, version
 
@@ -50,7 +50,7 @@ async def test_a_failure_is_told_and_tried_again_after_a_moment(opener, monkeypa
     assert opener.opened == ["bike@1"]
     assert pool.failures == {"bike@1": "model.skops is missing"}
     opener.failing.clear()
-    monkeypatch.setattr(tabular_pool, "PRELOAD_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(load_once, "RETRY_PAUSE_SECONDS", 0.0)
     await pool.model(version(1))
     assert pool.failures == {}
     await pool.close()
