@@ -9,7 +9,6 @@ from typing import Any
 from llmops.errors import UsageError
 
 _RULES = ("better", "not-worse")
-_KEYS = ("primary", "rule", "margin", "floors", "ceilings", "not_worse", "slice_floors", "most_failed")
 MOST_FAILED = 0.1
 
 
@@ -38,8 +37,9 @@ class GateRules:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> GateRules:
         """Raises UsageError whose text starts with the key at fault."""
-        if unknown := sorted(values.keys() - set(_KEYS)):
-            raise UsageError(f"{unknown[0]}: unknown key; known: {', '.join(_KEYS)}")
+        known = cls.__dataclass_fields__
+        if unknown := sorted(values.keys() - known.keys()):
+            raise UsageError(f"{unknown[0]}: unknown key; known: {', '.join(known)}")
         if not isinstance(values.get("primary"), str):
             raise UsageError("primary: must name the scorer that decides")
         rule, margin = values.get("rule", "better"), values.get("margin", 0.0)
@@ -58,9 +58,15 @@ class GateRules:
         if not _is_number(most_failed) or not 0 <= most_failed <= 1:
             raise UsageError("most_failed: must be a share from 0 to 1")
         return cls(
-            values["primary"], rule, float(margin), _numbers(values, "floors"), _numbers(values, "ceilings"), margins,
-            by_slice, float(most_failed),
-        )  # fmt: skip
+            primary=values["primary"],
+            rule=rule,
+            margin=float(margin),
+            floors=_numbers(values, "floors"),
+            ceilings=_numbers(values, "ceilings"),
+            not_worse=margins,
+            slice_floors=by_slice,
+            most_failed=float(most_failed),
+        )
 
     @property
     def scorers(self) -> Iterator[str]:
