@@ -1,0 +1,113 @@
+"""The examples of docs/extending.md: each is made in a copy of the tree, and does there what the page says."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+MOST_LINES = 30
+
+TRIED = {
+    "A scorer": """
+from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.results import Output
+from llmops.evaluation.scorers import make_scorer
+scorer = make_scorer("brief", "brevity", {"sentences": 1})
+row = EvalRow("1", {"question": "?"})
+assert [scorer.score(row, Output(text)).value for text in ("One.", "One. Two.")] == [True, False]
+""",
+    "An engine": """
+import asyncio
+from llmops.engines.opening import ENGINE_NAMES, open_engine
+from llmops.engines.protocol import generate
+from llmops.generation import GenerationRequest, Message
+from llmops.settings import Settings
+from llmops.versions import ModelVersion
+model = ModelVersion("tiny", 1, "file:tiny.gguf", "gguf", "0" * 64)
+engine = open_engine(model, Settings(), "shout")
+asked = GenerationRequest((Message(role="user", content="say it"),))
+assert asyncio.run(generate(engine, asked)).text == "SAY IT "
+assert "shout" in ENGINE_NAMES
+""",
+    "A route": """
+from pathlib import Path
+from tempfile import mkdtemp
+from tests.service.conftest import serving
+with serving(Path(mkdtemp())) as gateway:
+    assert gateway.http.get("/v1/champions").json() == {"assistant": "assistant@1"}
+""",
+    "A descriptor": """
+from datetime import UTC, datetime
+from llmops.settings import Settings
+from monitoring.descriptors.kinds import read_declarations
+from llmops.production_log import LogRecord
+(declared,) = read_declarations([{"name": "speed", "kind": "tokens_per_second"}], Settings(), "descriptors.toml")
+record = LogRecord("1", datetime.now(UTC), 200, "ok", "?", "An answer.", tokens_out=20, latency_ms=500.0)
+assert declared.compute([record]) == [40.0]
+""",
+    "A gate rule": """
+from llmops.evaluation.results import AnswerCounts, Metric
+from llmops.evaluation.gate import Facts, decide
+from llmops.evaluation.gate_rules import GateRules
+rules = GateRules.from_mapping({"primary": "correct", "least_rows": 50})
+verdict = decide(rules, Facts({"correct": Metric.of([True] * 20, 0)}, None, AnswerCounts(20)))
+assert verdict.verdict == "inconclusive" and "20 rows, 50 asked for" in verdict.reasons
+""",
+}
+
+
+def sections() -> dict[str, str]:
+    """By heading, what stands under it."""
+    parts = re.split(r"^## (.+)\n", PAGE, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def changes(section: str) -> list[tuple[str, str, str]]:
+    """Kind, file and text of each block that changes a file."""
+    return re.findall(r"```(python|diff)\n# (\S+)\n(.*?)```", section, flags=re.DOTALL)
+
+
+def make(kind: str, path: Path, text: str) -> None:
+    """Writes a new file, or puts the new lines of each hunk beside the one that stands in the file."""
+    if kind == "python":
+        path.write_text(text, encoding="utf-8")
+        return
+    source = path.read_text(encoding="utf-8")
+    for hunk in text.split("@@\n"):
+        lines = hunk.splitlines()
+        old = "\n".join(line[1:] for line in lines if not line.startswith("+"))
+        new = "\n".join(line[1:] for line in lines)
+        assert source.count(old) == 1, f"{path.name} has these lines {source.count(old)} times:\n{old}"
+        source = source.replace(old, new)
+    path.write_text(source, encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the examples change, and of what tries them."""
+    folder = tmp_path_factory.mktemp("tree")
+    for room in ("llmops", "service", "monitoring", "tests"):
+        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def test_the_page_has_an_example_for_each_door() -> None:
+    assert list(sections()) == list(TRIED)
+
+
+@pytest.mark.parametrize("door", TRIED)
+def test_an_example_is_short_and_does_what_the_page_says(door: str, tree: Path) -> None:
+    found = changes(sections()[door])
+    written = [line for kind, _, text in found for line in text.splitlines() if kind == "python" or line[:1] == "+"]
+    assert len([line for line in written if line.strip("+ ")]) <= MOST_LINES
+    for kind, path, text in found:
+        make(kind, tree / path, text)
+    done = subprocess.run([sys.executable, "-c", TRIED[door]], capture_output=True, text=True, cwd=tree, check=False)
+    assert done.returncode == 0, done.stderr
