@@ -35,8 +35,9 @@ subprocess.Popen([sys.executable, "-c", "import signal; print('leaf', flush=True
 import signal; signal.pause()
 """
 _STARTER = """
-import sys
+import signal, sys
 from llmops import starter
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job of a shell ignores
 starter.TERMINATE_SECONDS = 0.2
 with starter.running([sys.executable, "-c", sys.argv[1]]) as process:
     process.wait()
