@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = ("llmops", "service", "monitoring", "labs")
 MODULES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+
+TEMPLATES = sorted(
+    path for room in ("llmops", "monitoring") for kind in ("html", "jinja") for path in (ROOT / room).rglob(f"*.{kind}")
+)
 
 
 def name_of(path: Path) -> str:
@@ -44,12 +50,14 @@ OWNERS = {
     "skops": ("llmops.tabular",),
     "sklearn": ("llmops.tabular", "labs", "monitoring.tabular"),
     "pandera": ("labs",),
+    "jinja2": ("llmops.pages",),
 }
 # Who may import whom: what stands later may import what stands before it, never the reverse. An entry is a package, or
 # a module that stands beside packages.
 GROUND = "llmops"  # every module right in `llmops/`
 FLOORS = (
     GROUND,
+    "llmops.pages",
     "llmops.models",
     "llmops.engines",
     "llmops.engine_host",
@@ -161,6 +169,14 @@ def floor_of(name: str) -> int:
 
 def test_imports_go_down_or_stay_on_their_floor() -> None:
     assert not [f"{name} imports {other}" for name, other in arrows() if floor_of(other) > floor_of(name)]
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=str)
+def test_templates_use_templates_of_their_floor_or_below(path: Path) -> None:
+    floor = floor_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for used in re.findall(r'"((?:llmops|service|monitoring|labs)/[^"]+)"', path.read_text(encoding="utf-8")):
+        assert (ROOT / used).is_file(), f"{path} uses {used}"
+        assert floor_of(used.rpartition(".")[0].replace("/", ".")) <= floor, f"{path} uses {used}"
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

@@ -44,6 +44,8 @@ def test_the_wheel_holds_the_packages_the_prompts_and_the_eval_sets(wheel: Path)
     assert "llmops/_data/prompts/qa/v1.md" in names
     assert "llmops/_data/eval_sets/qa/rows.jsonl" in names
     assert "llmops/_data/eval_sets/qa.toml" in names
+    assert "llmops/pages/base.html" in names
+    assert "llmops/pages/page.css" in names
     assert "monitoring/default.toml" in names
     assert "monitoring/descriptors/profanity.txt" in names
 

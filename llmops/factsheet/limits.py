@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llmops.evaluation.reports.wording import count, counted, share
 from llmops.factsheet.contents import Data, Evaluation, Factsheet, Gate, Metric
 from llmops.factsheet.times import spoken
+from llmops.pages.numbers import count, counted, share
 
 FEW_ROWS, FEW_ROWS_OF_A_SLICE = 100, 30
 """Below, an evaluation, or a slice of one, is said to be small."""

@@ -10,7 +10,6 @@ The file works without a network: Evidently embeds its scripts, and the verdict 
 
 from __future__ import annotations
 
-import html
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from llmops.errors import CannotRun
 from llmops.production_log import ProductionLog
 from monitoring.evidently_import import evidently
 from monitoring.show.history import HOUR, strip
-from monitoring.show.verdict_page import RowText, Shown, rows_to_show, verdict_section
+from monitoring.show.verdict_page import RowText, Shown, rows_to_show, verdict_section, whole_page
 from monitoring.store.rows import DescribedRows, present
 from monitoring.store.summaries import Summary
 
@@ -37,8 +36,8 @@ SAMPLE_ROWS = 5_000
 HISTORY = timedelta(days=30)
 """So far back the chart of an alarm reaches from the window's end."""
 _SEED = 20_011
-VERDICT_TEST = "llmops_verdict"
-evidently_registry = threading.Lock()
+_VERDICT_TEST = "llmops_verdict"
+_registry = threading.Lock()  # of the tests that Evidently knows: one for all reports
 
 
 def save_report(
@@ -63,7 +62,7 @@ def save_report(
     text = (
         _with_evidently(page, before, after, descriptors.descriptors)
         if before is not None and len(before) and len(after)
-        else _alone(page)
+        else whole_page(page)
     )
     with _writing(out):
         out.write_text(text, encoding="utf-8", errors="replace")
@@ -125,11 +124,6 @@ def _enough(hours: Sequence[tuple[datetime, int]], total: int) -> Sequence[tuple
     return hours[:: max(1, min(len(hours) // 48, total // (4 * SAMPLE_ROWS)))] if hours else hours
 
 
-def _alone(page: Shown) -> str:
-    head = f'<meta charset="utf-8"><title>{html.escape(str(page.verdict["app"]))}: monitor</title>'
-    return f"<!doctype html><html><head>{head}</head><body>{verdict_section(page)}</body></html>"
-
-
 def _with_evidently(
     page: Shown,
     before: DescribedRows,
@@ -138,13 +132,12 @@ def _with_evidently(
 ) -> str:
     names = [name for name in descriptors if _has_values(before, name) and _has_values(after, name)]
     if not names:
-        return _alone(page)
+        return whole_page(page)
     kinds = {name: descriptors[name].kind for name in names}
-    with evidently_registry, np.errstate(invalid="ignore", divide="ignore"):  # it correlates constant columns, too
-        asked = _evidently_report(names, page.verdict)
-        snapshot = asked.run(_dataset(after, kinds), _dataset(before, kinds))
-        text = str(snapshot.get_html_str(as_iframe=False))
-    return text.replace("<body>", "<body>" + verdict_section(page), 1)
+    none: dict[str, Any] = {"alpha": 0.0, "descriptors": {}}
+    whole = page.verdict["slices"][0] if page.verdict["slices"] else none
+    datasets = _dataset(before, kinds), _dataset(after, kinds)
+    return evidently_page(verdict_section(page), names, datasets, whole["descriptors"], float(whole["alpha"]))
 
 
 def _has_values(rows: DescribedRows, name: str) -> bool:
@@ -170,21 +163,34 @@ def _shown(kind: str, column: Any) -> Any:
     return words
 
 
-def _evidently_report(names: list[str], verdict: Mapping[str, Any]) -> Any:
+def evidently_page(
+    section: str,
+    names: list[str],
+    datasets: tuple[Any, Any],
+    found: Mapping[str, Mapping[str, Any]],
+    alpha: float,
+    *presets: Any,
+) -> str:
+    """Evidently's tables and plots of both windows, with our section before them.
+
+    datasets: reference and window. found: our verdict on each column: `p_adjusted`, held against alpha, and `drifted`.
+    presets: what Evidently shows besides, before drift and summary.
+    """
     library = evidently()
-    none: dict[str, Any] = {"alpha": 0.0, "descriptors": {}}
-    whole = verdict["slices"][0] if verdict["slices"] else none
-    register_verdict(whole["descriptors"])
-    drift = library.DataDriftPreset(
-        columns=names,
-        per_column_method=dict.fromkeys(names, VERDICT_TEST),
-        per_column_threshold=dict.fromkeys(names, float(whole["alpha"])),
-        include_tests=False,
-    )
-    return library.Report([drift, library.DataSummaryPreset(columns=names)], include_tests=False)
+    with _registry, np.errstate(invalid="ignore", divide="ignore"):  # it correlates constant columns, too
+        _register_verdict(found)
+        drift = library.DataDriftPreset(
+            columns=names,
+            per_column_method=dict.fromkeys(names, _VERDICT_TEST),
+            per_column_threshold=dict.fromkeys(names, alpha),
+            include_tests=False,
+        )
+        asked = library.Report([*presets, drift, library.DataSummaryPreset(columns=names)], include_tests=False)
+        text = str(asked.run(datasets[1], datasets[0]).get_html_str(as_iframe=False))
+    return text.replace("<body>", "<body>" + section, 1)
 
 
-def register_verdict(found: Mapping[str, Mapping[str, Any]]) -> None:
+def _register_verdict(found: Mapping[str, Mapping[str, Any]]) -> None:
     """Makes our verdict known to Evidently as a test of that name, in the place of the last report's."""
     library = evidently()
 
@@ -193,4 +199,4 @@ def register_verdict(found: Mapping[str, Mapping[str, Any]]) -> None:
         return (1.0, False) if drift is None else (float(drift["p_adjusted"]), bool(drift["drifted"]))
 
     kinds = [library.ColumnType.Numerical, library.ColumnType.Categorical]
-    library.register_stattest(library.StatTest(VERDICT_TEST, "llmops: adjusted p of all rows", kinds, 0.0), verdict)
+    library.register_stattest(library.StatTest(_VERDICT_TEST, "llmops: adjusted p of all rows", kinds, 0.0), verdict)

@@ -6,7 +6,6 @@ its tables cannot contradict it. The file works without a network.
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,9 @@ import numpy as np
 
 from llmops.errors import CannotRun
 from monitoring.evidently_import import evidently
-from monitoring.show.report import SAMPLE_ROWS, VERDICT_TEST, evidently_registry, register_verdict
-from monitoring.tabular.columns import ColumnDrift
+from monitoring.show.report import SAMPLE_ROWS, evidently_page
 from monitoring.tabular.observed import PREDICTION, TRUTH, ObservedRows, Values, observe
-from monitoring.tabular.verdict_section import verdict_section
+from monitoring.tabular.verdict_section import verdict_page, verdict_section
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,16 +50,18 @@ def write_report(
 
 
 def _page(title: str, before: ObservedRows, after: ObservedRows, verdict: TabularVerdict) -> str:
-    section = verdict_section(title, verdict, before, after)
     columns = _columns(before, after)
     if not columns:
-        head = f'<meta charset="utf-8"><title>{html.escape(title)}</title>'
-        return f"<!doctype html><html><head>{head}</head><body>{section}</body></html>"
-    with evidently_registry, np.errstate(invalid="ignore", divide="ignore"):  # it correlates constant columns, too
-        asked = _report(list(columns), verdict, performance=TRUTH in columns, numeric=before.truth.numeric)
-        snapshot = asked.run(_dataset(after, columns, 1), _dataset(before, columns, 0))
-        text = str(snapshot.get_html_str(as_iframe=False))
-    return text.replace("<body>", "<body>" + section, 1)
+        return verdict_page(title, verdict, before, after)
+    datasets = _dataset(before, columns, 0), _dataset(after, columns, 1)
+    found = {TRUTH if each.role == "target" else name: each.to_json() for name, each in verdict.drift.items()}
+    presets: list[Any] = []
+    if TRUTH in columns:
+        library = evidently()
+        # Without tests of their own both fail in Evidently 0.7.23; the report runs none of them.
+        presets.append(library.RegressionPreset() if before.truth.numeric else library.ClassificationPreset())
+    section = verdict_section(title, verdict, before, after)
+    return evidently_page(section, list(columns), datasets, found, verdict.alphas["drift"], *presets)
 
 
 def _columns(before: ObservedRows, after: ObservedRows) -> dict[str, tuple[Values, Values]]:
@@ -102,24 +102,3 @@ def _task(columns: dict[str, tuple[Values, Values]], library: Any) -> dict[str, 
 
 def _there(values: Values) -> Any:
     return values.data[values.present]
-
-
-def _report(names: list[str], verdict: TabularVerdict, *, performance: bool, numeric: bool) -> Any:
-    library = evidently()
-    register_verdict({_name(name, found): found.to_json() for name, found in verdict.drift.items()})
-    drift = library.DataDriftPreset(
-        columns=names,
-        per_column_method=dict.fromkeys(names, VERDICT_TEST),
-        per_column_threshold=dict.fromkeys(names, verdict.alphas["drift"]),
-        include_tests=False,
-    )
-    presets = [drift, library.DataSummaryPreset(columns=names)]
-    if performance:
-        quality = library.RegressionPreset if numeric else library.ClassificationPreset
-        # Without tests of their own both fail in Evidently 0.7.23; the report runs none of them.
-        presets.insert(0, quality())
-    return library.Report(presets, include_tests=False)
-
-
-def _name(name: str, found: ColumnDrift) -> str:
-    return TRUTH if found.role == "target" else name

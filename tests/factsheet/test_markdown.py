@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from llmops.evaluation.reports.wording import printable
 from llmops.factsheet.contents import Data, Monitoring, Window
 from llmops.factsheet.markdown import cell, markdown, readable
+from llmops.pages.numbers import printable
 from tests.factsheet.conftest import evaluation, gate, sheet, tabular_sheet
 
 RENDER = MarkdownIt("gfm-like", {"linkify": False}).render

@@ -1,33 +1,38 @@
-"""A comparison as one HTML page: verdict, metrics, slices, what was compared, and the rows side by side."""
+"""A comparison as one HTML page: verdict, metrics, slices, what was compared, and the rows side by side.
+
+The page itself is comparison.html, of a run that was compared with none judged.html; page.js lists the rows.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from llmops.evaluation.metric_comparison import MetricComparison
-from llmops.evaluation.reports.charts import histogram
-from llmops.evaluation.reports.comparison_tables import metric_tables, slice_tables
-from llmops.evaluation.reports.contents import Check, Judged, Report, VerdictContents
-from llmops.evaluation.reports.identity import identity, prompt_change
-from llmops.evaluation.reports.markup import Markup, element, joined
-from llmops.evaluation.reports.page import page, section, table, write_page
-from llmops.evaluation.reports.row_block import row_block
+from llmops.evaluation.reports import wording
+from llmops.evaluation.reports.contents import Judged, Report, Side
+from llmops.evaluation.reports.prompt_diff import Line, prompt_diff
 from llmops.evaluation.reports.row_selection import Selection, most_changed, select
-from llmops.evaluation.reports.wording import (
-    P_VALUES,
-    SIGN_OF_OUTCOME,
-    count,
-    counted,
-    further_reasons,
-    interval,
-    number,
-    sentences,
-    summary,
-)
+from llmops.pages.charts import Axis
+from llmops.pages.numbers import NOTHING, count, counted, number, printable, shortened
+from llmops.pages.rendering import page, stream_page, write_page
 
 MOST_ROWS = 2_000
+LONGEST_TEXT = 20_000
+_FIELDS = (
+    "id", "inputs", "expectations", "tags", "contexts", "output_a", "output_b", "error_a", "error_b", "scores",
+    "change",
+)  # fmt: skip
+_FOLDER = "llmops/evaluation/reports"
+Entry = tuple[str, str, str]
+Difference = tuple[str, str, MetricComparison]
+"""Name, note, and the metric."""
+Table = tuple[str, Axis | None, list[Difference]]
+"""Caption, the axis that all lines share, None where each has its own, and the lines."""
 
 
 def html(report: Report, *, most_rows: int = MOST_ROWS) -> str:
@@ -42,164 +47,146 @@ def write_html(report: Report, path: Path, *, most_rows: int = MOST_ROWS) -> Non
 
 def write_verdict_html(judged: Judged, path: Path) -> None:
     """Writes the page of a run that was compared with none: its verdict and its means. Raises CannotRun."""
-    write_page(page(judged["title"], _verdict_body(judged), script=False), path)
-
-
-def _verdict_body(judged: Judged) -> Iterator[str]:
-    side = judged["b"]
-    about = element("p", f"Suite {judged['suite']} · {judged['created'].replace('T', ' ')}", class_="about")
-    yield element("header", about, element("h1", judged["title"]))
-    yield "<main>\n"
-    yield _verdict(judged, None)
-    lines = [
-        element(
-            "tr",
-            element("th", element("bdi", name), scope="row"),
-            element("td", number(m["mean"]), element("small", interval(m["ci95"])), class_="figure"),
-            element("td", count(m["n_scored"]), class_="figure"),
-            element("td", count(m["n_failed"]), class_="figure"),
-        )
-        for name, m in side["metrics"].items()
-    ]
-    columns = ("metric", "mean, with 95 % interval", "rows scored", "failed")
-    yield section("Metrics", table(f"Means of {side['name']}", columns, lines, "standings"), name="metrics")
-    yield "</main>\n"
+    write_page([page(f"{_FOLDER}/judged.html", title=judged["title"], report=judged, wording=wording)], path)
 
 
 def _pieces(report: Report, most_rows: int) -> Iterator[str]:
-    selection = select(report["rows"], most_rows, most_changed)
-    return page(report["title"], _body(report, selection), script=True)
-
-
-def _body(report: Report, selection: Selection) -> Iterator[str]:
-    yield element("a", "Skip to the rows", href="#rows", class_="skip")
-    yield _masthead(report)
-    yield "<main>\n"
-    yield _verdict(report, report["comparison"]["metrics"].get(report["primary"]))
-    yield _metrics(report)
-    if slices := slice_tables(report):
-        note = "p is adjusted over the slices of a metric (Holm). Slices of few rows have wide intervals."
-        yield section("Slices", element("p", note, class_="note"), *slices, name="slices")
-    if movement := _movement(report, selection):
-        yield section("How far rows moved", *movement, name="movement")
-    yield section("What was compared", identity(report), name="versions")
-    if change := prompt_change(report):
-        yield section("The prompt’s text", change, name="prompt")
-    yield section("Row by row", *_row_controls(report, selection), name="rows")
-    yield "</main>\n"
-    yield from row_block(report, selection)
-
-
-def _masthead(report: Report) -> Markup:
-    sides = [
-        element("p", element("b", letter), " ", element("bdi", side["name"]))
-        for letter, side in (("A", report["a"]), ("B", report["b"]))
-    ]
-    about = element(
-        "p", f"Suite {report['suite']} · {counted(report['comparison']['rows'], 'row')} · ",
-        element("time", report["created"].replace("T", " "), datetime=report["created"]), class_="about",
-    )  # fmt: skip
-    versus = element("div", *sides, class_="versus")
-    return joined([element("header", about, element("h1", report["title"]), versus), Markup("\n")])
-
-
-def _verdict(report: Judged, metric: MetricComparison | None) -> Markup:
-    headline = summary(report["primary"], metric, chosen_beforehand=True) if metric else None
-    lead = element("p", headline, class_="lead") if headline else None
-    verdict = report["verdict"]
-    if verdict is None:
-        note = element("p", "No gate was asked, so there is no verdict.", class_="note")
-        return element("section", element("h2", "No verdict"), lead, note, id="verdict", class_="verdict none")
-    outcome = verdict["verdict"]
-    heading = element("h2", f"{SIGN_OF_OUTCOME[outcome]} {outcome.capitalize()}")
-    return element("section", heading, lead, _reasons(verdict), id="verdict", class_=f"verdict {outcome}")
-
-
-def _reasons(verdict: VerdictContents) -> Markup:
-    """The gate's checks, and what its reasons say besides."""
-    checks, further = verdict.get("checks"), further_reasons(verdict)
-    columns = ("", "check", "what was found")
-    shown = table("What the gate checked", columns, map(_check_line, checks), "checks") if checks else None
-    return joined([shown, element("ul", *(element("li", reason) for reason in further)) if further else None])
-
-
-def _check_line(check: Check) -> Markup:
-    outcome = element("td", f"{SIGN_OF_OUTCOME[check['outcome']]} {check['outcome']}", class_=check["outcome"])
-    name = element("th", check["name"], element("small", f"{check['kind']} · {check['metric']}"), scope="row")
-    return element("tr", outcome, name, element("td", check["detail"], class_="wide"))
-
-
-def _metrics(report: Report) -> Markup:
-    comparison = report["comparison"]
-    shaded = any(metric.detectable for metric in comparison["metrics"].values())
-    key = f"▲ better, ▼ worse, ◆ changed, ○ no clear difference. {P_VALUES}"
-    band = " The grey band holds differences too small to be detected with so many rows." if shaded else ""
-    told = comparison.get("rows_told")
-    return section(
-        "Metrics",
-        element("p", told) if told else Markup(""),
-        *metric_tables(report),
-        element("p", key, band, class_="note"),
-        *(element("p", sentence) for sentence in sentences(comparison)),
-        name="metrics",
+    selection, metrics = select(report["rows"], most_rows, most_changed), report["comparison"]["metrics"]
+    a, b = report["a"], report["b"]
+    directions = {name: metric.higher_is_better for name, metric in metrics.items()}
+    before, after = a["prompt_text"], b["prompt_text"]
+    diff = None if before is None or after is None else prompt_diff(before, after)
+    about = {"primary": report["primary"], "names": {"a": a["name"], "b": b["name"]}, "directions": directions}
+    return stream_page(
+        f"{_FOLDER}/comparison.html",
+        script=f"{_FOLDER}/page.js",
+        title=report["title"],
+        report=report,
+        wording=wording,
+        axis_of=_axis,
+        metric_tables=_metric_tables(report),
+        slice_tables=_slice_tables(report),
+        changes={name: changes for name, changes in selection.changes.items() if any(changes)},
+        directions=directions,
+        versions=sorted(_versions(a, b), key=lambda entry: entry[1] == entry[2]),
+        measured=[*_usage(a, b), *_uncompared(report)],
+        prompt_diff=diff,
+        prompt_changed=any(isinstance(part, Line) and part.side != "both" for part in diff or ()),
+        cut=selection.sentence("those that changed most"),
+        slices=_slice_options(selection),
+        metrics=dict.fromkeys((*metrics, *(name for row in selection.rows for name in row["scores"]))),
+        about=showable(about),
+        rows=(showable({name: row.get(name) for name in _FIELDS if name in row}) for row in selection.rows),
     )
 
 
-def _movement(report: Report, selection: Selection) -> list[Markup]:
-    """A histogram for each metric of numbers that changed at all, side by side."""
-    metrics = report["comparison"]["metrics"]
-    figures = []
-    for name, changes in selection.changes.items():
-        if any(changes):
-            known = metrics.get(name)
-            drawn = histogram(changes, higher_is_better=known.higher_is_better if known else None)
-            caption = element("figcaption", element("b", element("bdi", name)), f" {counted(len(changes), 'row')}")
-            figures.append(element("figure", caption, drawn))
-    note = "Rows by B − A; the bar at 0 holds the rows that did not change."
-    return [element("p", note, class_="note"), element("div", *figures, class_="figures")] if figures else []
+# --- differences ------------------------------------------------------------------------------------------------------
 
 
-def _row_controls(report: Report, selection: Selection) -> list[Markup]:
-    names = dict.fromkeys((*report["comparison"]["metrics"], *(n for row in selection.rows for n in row["scores"])))
-    metrics = [element("option", name, value=name, selected=name == report["primary"]) for name in names]
-    outcomes = [element("option", kind, value=kind) for kind in ("all", "worse", "better", "same", "failed")]
-    search = element("input", type="search", id="search", autocomplete="off", placeholder="any word of a row")
-    controls = element(
-        "form",
-        _labelled("Text", "search", search),
-        _labelled("Slice", "slice", element("select", *_slice_options(selection), id="slice")),
-        _labelled("Metric", "metric", element("select", *metrics, id="metric")),
-        _labelled("Rows that", "outcome", element("select", *outcomes, id="outcome")),
-        id="filters",
-        role="search",
-        aria_label="Choose rows",
-    )
-    cut = selection.sentence("those that changed most")
+def _metric_tables(report: Report) -> list[Table]:
+    """The metrics of the scale 0 to 1 on one axis; all others each on its own."""
+    shares: list[Difference] = []
+    others: list[Difference] = []
+    for name, metric in report["comparison"]["metrics"].items():
+        is_share = 0 <= metric.a <= 1 and 0 <= metric.b <= 1
+        (shares if is_share else others).append((name, _metric_note(report, name, metric), metric))
+    tables = [("Metrics from 0 to 1", _axis(shares), shares), ("Metrics each on a scale of its own", None, others)]
+    return [table for table in tables if table[-1]]
+
+
+def _metric_note(report: Report, name: str, metric: MetricComparison) -> str:
+    notes = ["decides"] if name == report["primary"] else []
+    notes.append(wording.direction(metric.higher_is_better))
+    for letter, side in (("A", report["a"]), ("B", report["b"])):
+        found = side["metrics"].get(name)
+        if found and found["n_failed"]:
+            notes.append(f"no score in {counted(found['n_failed'], 'row')} of {letter}")
+    return "; ".join(notes)
+
+
+def _slice_tables(report: Report) -> list[Table]:
+    """A table for each metric that was compared within slices; the slices of a tag together, the worst first."""
+
+    def worst_first(line: Difference) -> tuple[str, float]:
+        part, _, metric = line
+        gained = wording.gain(metric.difference, metric.higher_is_better)
+        return part.partition("=")[0], metric.difference if gained is None else gained
+
+    by_metric: dict[str, list[Difference]] = {}
+    for part, metrics in report["comparison"]["slices"].items():
+        for name, metric in metrics.items():
+            by_metric.setdefault(name, []).append((part, counted(metric.n, "row"), metric))
     return [
-        element("p", cut, class_="note") if cut else Markup(""),
-        controls,
-        element("p", id="shown", role="status"),
-        element("div", id="list"),
-        element("button", "Show more", type="button", id="more", hidden=True),
-        element("noscript", element("p", "The rows are listed by a script in this file; this browser runs none.")),
+        (f"{name} in each slice", _axis(lines), sorted(lines, key=worst_first)) for name, lines in by_metric.items()
     ]
 
 
-def _labelled(text: str, name: str, control: Markup) -> Markup:
-    return element("div", element("label", text, for_=name), control)
+def _axis(lines: Iterable[Difference]) -> Axis:
+    """Holds the ends of the intervals, or the difference where there is none."""
+    return Axis.around_zero([end for *_, metric in lines for end in metric.ci95 or [metric.difference]])
 
 
-def _slice_options(selection: Selection) -> list[Markup]:
+# --- what was compared ------------------------------------------------------------------------------------------------
+
+
+def _versions(a: Side, b: Side) -> list[Entry]:
+    names = {"name": "name", "prompt": "prompt", "model": "model", "release": "release", "run": "run_id"}
+    entries = [(label, _shown(a.get(name)), _shown(b.get(name))) for label, name in names.items()]
+    params = dict.fromkeys((*a["params"], *b["params"]))
+    return entries + [(name, _shown(a["params"].get(name)), _shown(b["params"].get(name))) for name in params]
+
+
+def _usage(a: Side, b: Side) -> list[Entry]:
+    """What the runs used, as far as either says."""
+    measures = (
+        ("tokens read", "tokens_in", count, ""),
+        ("tokens written", "tokens_out", count, ""),
+        ("cost", "cost", number, " USD"),
+        ("time of generating", "seconds", number, " s"),
+    )
+    entries = []
+    for label, name, write, unit in measures:
+        values: list[Any] = [side.get(name) for side in (a, b)]
+        if values != [None, None]:
+            left, right = (NOTHING if value is None else write(value) + unit for value in values)
+            entries.append((label, left, right))
+    return entries
+
+
+def _uncompared(report: Report) -> list[Entry]:
+    """Metrics of whole runs, which have no value for each row and hence no paired comparison."""
+    compared, a, b = report["comparison"]["metrics"], report["a"]["metrics"], report["b"]["metrics"]
+    names = [name for name in dict.fromkeys((*a, *b)) if name not in compared]
+    means = [[side[name]["mean"] if name in side else None for side in (a, b)] for name in names]
+    return [(name, number(left), number(right)) for name, (left, right) in zip(names, means, strict=True)]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return NOTHING
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def _slice_options(selection: Selection) -> list[tuple[str, list[tuple[str, int]]]]:
+    """The tags of the rows with their values, and how many rows have each."""
     found: dict[str, Counter[str]] = {}
     for row in selection.rows:
         for tag, value in row["tags"].items():
             found.setdefault(tag, Counter())[value] += 1
-    groups = [
-        element("optgroup", *(_slice_option(tag, value, n) for value, n in sorted(values.items())), label=tag)
-        for tag, values in sorted(found.items())
-    ]
-    return [element("option", "all rows", value=""), *groups]
+    return [(tag, sorted(values.items())) for tag, values in sorted(found.items())]
 
 
-def _slice_option(tag: str, value: str, rows: int) -> Markup:
-    return element("option", f"{value} ({count(rows)})", value=f"{tag}={value}")
+def showable(value: Any) -> Any:
+    """The value with its texts printable and not too long, and numbers that JSON does not know as their names."""
+    if isinstance(value, str):
+        return shortened(printable(value), LONGEST_TEXT)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {printable(str(key)): showable(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [showable(part) for part in value]
+    return value

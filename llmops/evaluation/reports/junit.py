@@ -12,7 +12,8 @@ from xml.etree.ElementTree import Element, SubElement
 
 from llmops.evaluation.reports.contents import Check, Judged, Outcome, Report, Row, VerdictContents
 from llmops.evaluation.reports.row_selection import Selection, select, worst_first
-from llmops.evaluation.reports.wording import further_reasons, gain, primary_direction, printable, shortened, signed
+from llmops.evaluation.reports.wording import further_reasons, gain, primary_direction
+from llmops.pages.numbers import printable, shortened, signed
 
 MOST_ROWS = 1_000
 _LONGEST_TEXT = 2_000

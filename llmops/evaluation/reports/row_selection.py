@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from llmops.evaluation.reports.contents import Row
-from llmops.evaluation.reports.wording import count, gain
+from llmops.evaluation.reports.wording import gain
+from llmops.pages.numbers import count
 
 Order = Callable[[Row], float]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from enum import Enum
 
@@ -17,8 +16,8 @@ from llmops.evaluation.reports.contents import (
     Report,
     VerdictContents,
 )
+from llmops.pages.numbers import count, counted, interval, number, probability, share, signed
 
-NOTHING = "–"
 SIGN_OF_OUTCOME: dict[Outcome, str] = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
 P_VALUES = (
     "p is adjusted over the metrics (Holm), but not for the deciding one, which was chosen beforehand; "
@@ -28,9 +27,6 @@ FAILED_IN_DIFFERENCES = (
     "Some rows failed: in a difference, and in the means beside it, such a row counts as the scorer's worst value, or "
     "without one as the worst seen; a mean of one run alone is that of its scored rows."
 )
-
-# What neither XML 1.0 nor HTML may hold: control characters, half of a surrogate pair, noncharacters.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 class Standing(Enum):
@@ -77,61 +73,11 @@ def direction(higher_is_better: bool | None) -> str:
     return "higher is better" if higher_is_better else "lower is better"
 
 
-def number(value: float | None) -> str:
-    """Three decimals; fewer from 10 on; `–` for none. A minus is a real minus sign."""
-    if value is None:
-        return NOTHING
-    digits = 3 if abs(value) < 9.9995 else 1 if abs(value) < 999.95 else 0
-    return f"{value:z,.{digits}f}".replace("-", "−")
-
-
-def count(value: float | None) -> str:
-    """A whole number with thousands set apart; `–` for none."""
-    return NOTHING if value is None else f"{value:,.0f}"
-
-
-def counted(amount: float, singular: str) -> str:
-    """`1 row`, `1,200 rows`."""
-    return f"{count(amount)} {singular}{'' if amount == 1 else 's'}"
-
-
-def share(value: float) -> str:
-    """`2.1 %`."""
-    return f"{100 * value:.1f} %"
-
-
-def signed(value: float) -> str:
-    """A difference: `+0.083`, `−1.250`, `0.000`."""
-    shown = number(value)
-    return shown if shown.startswith("−") or not float(shown.replace(",", "")) else f"+{shown}"
-
-
-def interval(ci95: Sequence[float] | None, *, of_difference: bool = False) -> str:
-    """`0.412 to 0.588`; with signs for an interval of a difference; `–` for none."""
-    write = signed if of_difference else number
-    return NOTHING if ci95 is None else f"{write(ci95[0])} to {write(ci95[1])}"
-
-
 def interval_told(metric: MetricComparison) -> str:
     """The interval of a difference, with what limits it: `none (one pair says nothing about others)`."""
     note = metric.note
     shown = interval(metric.ci95, of_difference=True) if metric.ci95 or not note else "none"
     return f"{shown} ({note})" if note else shown
-
-
-def probability(p_value: float) -> str:
-    """A p-value as prose has it: `p = 0.031`, `p < 0.001`."""
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
-
-
-def printable(text: str) -> str:
-    """The text with everything that XML or HTML forbids replaced by `�`."""
-    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def shortened(text: str, longest: int) -> str:
-    """The text, or its beginning and how much is left out."""
-    return text if len(text) <= longest else f"{text[:longest]} … ({count(len(text) - longest)} characters more)"
 
 
 def summary(name: str, metric: MetricComparison, *, chosen_beforehand: bool) -> str:

@@ -1,21 +1,18 @@
 import json
+import re
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmops.evaluation.reports.row_block import LONGEST_TEXT, row_block, showable
-from llmops.evaluation.reports.row_selection import most_changed, select
-from llmops.evaluation.reports.wording import printable
+from llmops.evaluation.reports.html import LONGEST_TEXT, html, showable
+from llmops.pages.numbers import printable
 
 quick = settings(max_examples=60, deadline=None)
 
 
 def contents(report):
-    block = "".join(row_block(report, select(report["rows"], 100, most_changed)))
-    start, end = '<script type="application/json" id="contents">', "</script>\n"
-    assert block.startswith(start)
-    assert block.endswith(end)
-    return block[len(start) : -len(end)]
+    (block,) = re.findall(r'<script type="application/json" id="contents">(.*?)</script>', html(report), re.DOTALL)
+    return block
 
 
 @quick

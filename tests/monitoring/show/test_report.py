@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from llmops.errors import CannotRun
+from llmops.pages.rendering import environment
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from monitoring import DriftRules, list_references, run_monitor, write_report
 from monitoring.show.history import HOUR, Levels
-from monitoring.show.report_charts import distribution, over_time, shown
+from monitoring.show.report_charts import distribution, over_time
 from monitoring.show.verdict_page import EXCERPT, RowText, Shown, rows_to_show, verdict_page, verdict_section
 from monitoring.store.summaries import FlagSummary, LabelSummary, NumberSummary, Summary
 from tests.monitoring.conftest import MakeRecords
@@ -46,6 +47,10 @@ def verdict(**changed: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def levels(value: float) -> Summary:
+    return summary(int(value)) if value == value else Summary(rows=60)
+
+
 def summary(hits: int) -> Summary:
     return Summary(rows=60, flags={"output.refusal": FlagSummary(60, hits)})
 
@@ -59,6 +64,7 @@ def test_the_report_has_our_verdict_first_every_column_and_needs_no_network(
     assert len(page) > 1_000_000
     assert all(name in page for name in ("output.refusal", "input.length", "latency_ms"))
     assert page.index('<section class="llmops">') < page.index('<div id="root_metric')
+    assert re.search(r"<body>\s*<style>", page)
     assert "cannot help with that request" in page.split('<div id="root_metric')[0]
     assert "llmops: adjusted p of all rows" in page
     assert not re.search(r'<(?:script|link)[^>]+(?:src|href)="(?:https?:)?//', page)
@@ -112,14 +118,15 @@ def test_the_history_of_an_alarm_marks_the_window() -> None:
     page = verdict_section(Shown(verdict(), summary(2), summary(6), history=days))
     assert page.count("<circle") == 5
     assert "each hour" in page
-    assert over_time([(START, 0.5)], SINCE, True) == ""
-    assert over_time([(START, 0.5), (START + HOUR, float("nan"))], SINCE, True) == ""
+    assert over_time([(START, 0.5)], SINCE, True) is None
+    assert over_time([(START, 0.5), (START + HOUR, float("nan"))], SINCE, True) is None
 
 
 def test_a_level_that_is_not_known_is_a_gap_in_its_line_and_no_zero() -> None:
     values = [1.0, 2.0, float("nan"), 3.0, 4.0]
-    drawn = over_time([(START + HOUR * hour, value) for hour, value in enumerate(values)], SINCE, False)
-    assert (drawn.count("<polyline"), drawn.count("<circle")) == (2, 4)
+    days = [Levels(START + HOUR * n, START + HOUR * (n + 1), levels(value)) for n, value in enumerate(values)]
+    page = verdict_section(Shown(verdict(), summary(2), summary(6), history=days))
+    assert (page.count("<polyline"), page.count("<circle")) == (2, 4)
 
 
 def test_distributions_are_drawn_for_every_kind_and_said_to_be_missing() -> None:
@@ -131,17 +138,14 @@ def test_distributions_are_drawn_for_every_kind_and_said_to_be_missing() -> None
         numbers={"n": NumberSummary.of([3, 3, 4]), "skewed": NumberSummary.of([2.0] * 9)},
         labels={"l": LabelSummary({"en": 1})},
     )
-    assert distribution("n", before, after, "words").count("<rect") == 8
-    assert "each step a multiple" in distribution("skewed", before, after)
-    assert "&lt;de&gt;" in distribution("l", before, after)
-    assert "no values" in distribution("other", before, after)
     same = Summary(numbers={"n": NumberSummary.of([5.0] * 9)})
-    assert "<rect" in distribution("n", same, same)
 
+    def drawn(name: str, before: Summary, after: Summary, unit: str = "") -> str:
+        source = '{% from "monitoring/show/parts.html" import distribution %}{{ distribution(chart) }}'
+        return environment.from_string(source).render(chart=distribution(name, before, after, unit))
 
-@pytest.mark.parametrize(
-    ("value", "share", "told"),
-    [(1234.5, False, "1,234"), (0.0, True, "0.0%"), (0.0004, True, "0.04%"), (12.34, False, "12.3")],
-)
-def test_numbers_are_short(value: float, share: bool, told: str) -> None:
-    assert shown(value, share) == told
+    assert drawn("n", before, after, "words").count("<rect") == 8
+    assert "each step a multiple" in drawn("skewed", before, after)
+    assert "&lt;de&gt;" in drawn("l", before, after)
+    assert "no values" in drawn("other", before, after)
+    assert "<rect" in drawn("n", same, same)

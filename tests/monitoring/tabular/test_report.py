@@ -23,6 +23,7 @@ def test_the_report_of_a_regression_has_our_verdict_first_and_needs_no_network(t
     out = write_report(reference, current, REGRESSION, verdict, tmp_path / "deep" / "bike.html", "bike@2 in <January>")
     page = out.read_text(encoding="utf-8")
     assert page.index('<section class="llmops">') < page.index('<div id="root_metric')
+    assert re.search(r"<body>\s*<style>", page)
     head = page.split('<div id="root_metric')[0]
     assert "bike@2 in &lt;January&gt;" in head
     assert ">Alarm</span>" in head

@@ -5,12 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmops.evaluation.reports.charts import Axis, axis_labels, difference_plot, histogram, mean_plot, outcome_bar
-from llmops.evaluation.reports.wording import Standing
+from llmops.pages.charts import Axis
+from llmops.pages.rendering import environment
 
 quick = settings(max_examples=40, deadline=None)
 
 NUMBERS = st.floats(-1e6, 1e6)
+MACROS = environment.get_template("llmops/pages/charts.html").module
+axis_labels, interval_plot, outcome_bar = MACROS.axis_labels, MACROS.interval_plot, MACROS.outcome_bar
+histogram, paired_bars, level_line = MACROS.histogram, MACROS.paired_bars, MACROS.level_line
 
 
 def parsed(drawing):
@@ -38,33 +41,33 @@ def test_every_value_has_a_place_within_the_plot_in_its_order(values):
         assert all(18 <= place <= 222 for place in places)
 
 
-def test_an_interval_is_drawn_from_its_low_to_its_high_end_and_the_mark_stands_for_the_standing(make_difference):
+def test_an_interval_is_drawn_from_its_low_to_its_high_end_and_the_mark_stands_for_the_standing():
     axis = Axis(-0.4, 0.4)
-    drawing = difference_plot(make_difference(), axis, Standing.BETTER)
+    drawing = interval_plot(0.2, (0.1, 0.3), axis, "+0.2: better", "better")
     line = shapes(drawing, "line", "better")[0]
     assert (float(line.get("x1")), float(line.get("x2"))) == (axis.at(0.1), axis.at(0.3))
-    triangle = shapes(drawing, "polygon", "better")[0].get("points")
-    assert float(triangle.split(",")[0]) == axis.at(0.2)
-    assert "better" in parsed(drawing).get("aria-label")
+    triangle = shapes(drawing, "polygon", "better")[0].get("transform")
+    assert triangle == f"translate({axis.at(0.2)} 13)"
+    assert parsed(drawing).get("aria-label") == "+0.2: better"
 
 
-def test_each_standing_has_a_shape_of_its_own(make_difference):
-    axis = Axis(-0.4, 0.4)
-    drawn = {found: difference_plot(make_difference(), axis, found) for found in Standing}
+def test_each_standing_has_a_shape_of_its_own():
+    kinds = ("better", "worse", "changed", "undecided")
+    drawn = {kind: interval_plot(0.2, (0.1, 0.3), Axis(-0.4, 0.4), kind, kind) for kind in kinds}
     marks = {re.search(r"<(?:polygon points|circle)[^>]*?(?= class)", drawing)[0] for drawing in drawn.values()}
-    assert len(marks) == len(Standing)
+    assert len(marks) == len(kinds)
 
 
-def test_the_band_of_undetectable_differences_is_drawn_when_it_is_known(make_difference):
+def test_the_band_of_undetectable_differences_is_drawn_when_it_is_known():
     axis = Axis(-0.4, 0.4)
-    assert not shapes(difference_plot(make_difference(), axis, Standing.BETTER), "rect", "band")
-    (band,) = shapes(difference_plot(make_difference(detectable=0.1), axis, Standing.BETTER), "rect", "band")
+    assert not shapes(interval_plot(0.2, (0.1, 0.3), axis, "", "better"), "rect", "band")
+    (band,) = shapes(interval_plot(0.2, (0.1, 0.3), axis, "", "better", 0.1), "rect", "band")
     assert float(band.get("x")) == axis.at(-0.1)
     assert float(band.get("width")) == pytest.approx(axis.at(0.1) - axis.at(-0.1))
 
 
-def test_the_parts_of_the_outcome_bar_are_the_shares_of_the_rows(make_difference):
-    drawing = outcome_bar(make_difference(wins=5, losses=10, ties=5, n=20))
+def test_the_parts_of_the_outcome_bar_are_the_shares_of_the_rows():
+    drawing = outcome_bar([("losses", 10), ("ties", 5), ("wins", 5)], "10 lost")
     widths = [float(shapes(drawing, "rect", kind)[0].get("width")) for kind in ("losses", "ties", "wins")]
     assert widths == [66, 33, 33]
 
@@ -90,7 +93,7 @@ def test_a_loss_is_drawn_as_a_loss_whichever_direction_is_better():
 
 
 def test_a_mean_without_an_interval_is_a_dot():
-    drawing = mean_plot(0.5, None, Axis(0, 1))
+    drawing = interval_plot(0.5, None, Axis(0, 1))
     assert len(shapes(drawing, "circle", "plain")) == 1
     assert not shapes(drawing, "line", "plain")
 
@@ -98,3 +101,22 @@ def test_a_mean_without_an_interval_is_a_dot():
 def test_the_axis_is_labelled_at_its_ends_and_its_middle():
     drawing = parsed(axis_labels(Axis(-0.2, 0.2), differences=True))
     assert [text.text for text in drawing.iter("text")] == ["−0.2", "0", "+0.2"]
+
+
+def test_a_mean_says_what_it_is():
+    assert parsed(interval_plot(0.5, (0.4, 0.6), Axis(0, 1))).get("aria-label") == "0.500, 95 % interval 0.400 to 0.600"
+
+
+def test_bars_of_before_and_after_stand_side_by_side_and_say_their_range():
+    drawing = paired_bars([0.25, 0.75], [0.5, 0.5], ["<0 to 1", "1 to 2"], "words")
+    (left, _), (right, _) = shapes(drawing, "rect", "before"), shapes(drawing, "rect", "after")
+    assert float(left.get("x")) + float(left.get("width")) <= float(right.get("x"))
+    assert float(right.get("height")) == pytest.approx(2 * float(left.get("height")), abs=0.1)
+    assert [title.text for title in parsed(drawing).iter("title")][:2] == ["<0 to 1: 25.0%", "<0 to 1: 50.0%"]
+
+
+def test_a_level_that_is_not_known_is_a_gap_in_its_line_and_no_zero():
+    points = [(hour, level, f"{hour}") for hour, level in enumerate([1.0, 2.0, float("nan"), 3.0, 4.0])]
+    drawing = level_line(points, 2, "words over time")
+    assert len(list(parsed(drawing).iter("polyline"))) == 2
+    assert [len(shapes(drawing, "circle", kind)) for kind in ("before", "after")] == [2, 2]
