@@ -1,7 +1,7 @@
 """A look at a canary's traffic: is the challenger worse than the champion on it?
 
-The monitor compares both by the same tests in each window (`monitoring.decide.arms`). Here they are compared once, over
-all of the canary, and no reference is needed: the champion is it.
+The monitor compares both by the same tests in each window (`decide/variants.py`). Here they are compared once, over all
+of the canary, and no reference is needed: the champion is it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmops.evaluation.gate_rules import MOST_FAILED
 
 if TYPE_CHECKING:
-    from monitoring.decide.arms import Arms
+    from monitoring.decide.variants import Variants
     from monitoring.descriptors import Descriptor
     from monitoring.store.summaries import Summary
     from monitoring.stores import Stores
@@ -30,10 +30,10 @@ def look(
     minimum_rows: of the challenger; the champion needs as many as the monitor's rules ask for. accepted: descriptors
     that may be worse, such as the latency of a longer prompt. Raises StoreUnavailable.
     """
-    from monitoring.decide.arms import find_arms
+    from monitoring.decide.variants import find_variants
 
-    found = find_arms(stores.reader, app, since, until, stores.config.rules.minimum_rows)
-    enough = [arms for arms in found if arms.kind == "canary" and arms.after.rows >= minimum_rows]
+    found = find_variants(stores.reader, app, since, until, stores.config.rules.minimum_rows)
+    enough = [variants for variants in found if variants.kind == "canary" and variants.after.rows >= minimum_rows]
     return _judged(stores, enough[0], accepted) if enough else None
 
 
@@ -46,8 +46,8 @@ def too_few(stores: Stores, app: str, since: datetime, until: datetime, minimum_
     """How many rows there are, and how many it takes. Raises StoreUnavailable."""
     from monitoring.store.rows import ARM
 
-    arms = stores.reader.summary(app, since, until, ARM)
-    challenger, champion = (arms[name].rows if name in arms else 0 for name in ("challenger", "champion"))
+    variants = stores.reader.summary(app, since, until, ARM)
+    challenger, champion = (variants[name].rows if name in variants else 0 for name in ("challenger", "champion"))
     least = stores.config.rules.minimum_rows
     return (
         f"too few requests by the deadline: {challenger} of the challenger ({minimum_rows} needed), {champion} of the "
@@ -55,12 +55,12 @@ def too_few(stores: Stores, app: str, since: datetime, until: datetime, minimum_
     )
 
 
-def _judged(stores: Stores, arms: Arms, accepted: Sequence[str]) -> dict[str, Any]:
-    from monitoring.decide.arms import canary_alarms, compare_arms
+def _judged(stores: Stores, variants: Variants, accepted: Sequence[str]) -> dict[str, Any]:
+    from monitoring.decide.variants import canary_alarms, compare_variants
 
     rules = stores.config.rules
-    comparison = compare_arms(arms, _known_of(stores, arms), rules, rules.alpha(1))
-    after, before = arms.after, arms.before
+    comparison = compare_variants(variants, _known_of(stores, variants), rules, rules.alpha(1))
+    after, before = variants.after, variants.before
     rows = f"{after.rows} requests{_failed(after)} beside {before.rows}{_failed(before)} of the champion"
     if not comparison.alike:
         why = f"{rows}: the questions of both sides differ, so that they cannot be compared"
@@ -75,11 +75,11 @@ def _judged(stores: Stores, arms: Arms, accepted: Sequence[str]) -> dict[str, An
     return seen("pass", f"{rows}: no harmful flag and no latency rose{rose}", comparison.to_json())
 
 
-def _known_of(stores: Stores, arms: Arms) -> dict[str, Descriptor]:
+def _known_of(stores: Stores, variants: Variants) -> dict[str, Descriptor]:
     """What is known of the rows: descriptors, and what users said where they said something."""
     from monitoring.decide.feedback import FEEDBACK
 
-    said = {name: each for name, each in FEEDBACK.items() if _has(arms.before, name) and _has(arms.after, name)}
+    said = {name: each for name, each in FEEDBACK.items() if _has(variants.before, name) and _has(variants.after, name)}
     return {**stores.config.descriptors.descriptors, **said}
 
 

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from monitoring.decide.alarms import Alarm, Raised, drift_alarms
-from monitoring.decide.arms import canary_alarms, compare_arms, find_arms
 from monitoring.decide.checks import limit_alarms, sequential_alarms, volume_alarms, volume_of
 from monitoring.decide.drift import examine_slice
 from monitoring.decide.evidence import telling_rows
 from monitoring.decide.feedback import FEEDBACK, feedback_json
-from monitoring.decide.frozen import Frozen, Windows, strata_of
 from monitoring.decide.limits import check_limits
-from monitoring.decide.places import APP, Place, comparable, count_families, places_of
+from monitoring.decide.pinned_summaries import PinnedSummaries, Windows, strata_of
 from monitoring.decide.pooled import Pool, PooledLook, look_at, pooled_alarms
 from monitoring.decide.result import MonitorResult
 from monitoring.decide.strata import Strata
+from monitoring.decide.tested_slices import APP, TestedSlice, comparable, count_families, slices_to_test
 from monitoring.decide.two_sample import NOT_TESTED
+from monitoring.decide.variants import canary_alarms, compare_variants, find_variants
 from monitoring.decide.verdict import cure_of, explained_by_questions
 from monitoring.decide.watch import FlagFinding
 from monitoring.decide.window_choice import Window, WindowPair
@@ -38,7 +38,7 @@ class Question:
 
     app: str
     pair: WindowPair
-    reference: Frozen
+    reference: PinnedSummaries
     first_of: str | None = None
     pool: Pool | None = None
 
@@ -73,12 +73,12 @@ class _Examination:
         fitting, not_compared = comparable(self._all, self._reference.whole)
         tested = self._tested(fitting)
         places = [] if note or self._pair.reference is None else self._places()
-        arms = find_arms(self._reader, self._app, self._window.since, self._window.until, rules.minimum_rows)
-        families = max(count_families(places) + len(arms), 1)
+        variants = find_variants(self._reader, self._app, self._window.since, self._window.until, rules.minimum_rows)
+        families = max(count_families(places) + len(variants), 1)
         alpha = rules.alpha(families)
         drifts = [examine_slice(place.label, place.reference, place.current, tested, rules, alpha) for place in places]
         pooled = self._pooled(fitting, tested) if places else None
-        comparisons = [compare_arms(each, self._present(self._all, each.before), rules, alpha) for each in arms]
+        comparisons = [compare_variants(each, self._present(self._all, each.before), rules, alpha) for each in variants]
         limits = check_limits(self._config.limits, self._whole, rules.limit_alpha(len(self._config.limits)))
         volume = volume_of(self._reader, self._app, self._window.since, self._window.until, self._whole.rows, rules)
         raised = [
@@ -164,8 +164,8 @@ class _Examination:
         """Feedback that the window has and the reference has not: it may have come after the pin."""
         return tuple(name for name in FEEDBACK if _has(self._whole, name) and not _has(self._reference.whole, name))
 
-    def _places(self) -> list[Place]:
-        return places_of(self._app, self._whole, self._slices, self._reference, self._rules.minimum_rows)
+    def _places(self) -> list[TestedSlice]:
+        return slices_to_test(self._app, self._whole, self._slices, self._reference, self._rules.minimum_rows)
 
     def _changed_questions(self, fitting: Mapping[str, Descriptor], alpha: float) -> list[str] | None:
         """What changed of the questions of the whole app, for the verdict alone: in a first window they raise no
@@ -197,7 +197,7 @@ class _Examination:
             rows=self._whole.rows,
             columns=answers,
         )
-        whole = Place(APP, self._app, self._reference.whole, self._whole)
+        whole = TestedSlice(APP, self._app, self._reference.whole, self._whole)
         found = explained_by_questions(answers, whole, strata, current, self._rules, alpha)
         return [_with_explanation(each, found) for each in raised]
 

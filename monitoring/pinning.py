@@ -9,7 +9,7 @@ from llmops.errors import CannotRun
 from llmops.production_log import LogRecord
 from llmops.settings import Settings
 from monitoring.config import MonitorConfig
-from monitoring.decide.frozen import Frozen, freeze_records
+from monitoring.decide.pinned_summaries import PinnedSummaries, freeze_records
 from monitoring.decide.references import Awaited, PinnedReference
 from monitoring.stores import opened
 
@@ -90,7 +90,7 @@ def list_references(settings: Settings, app: str | None = None) -> list[PinnedRe
 
 def reference_in_force(
     settings: Settings, app: str, champion: str | None = None
-) -> tuple[PinnedReference | None, Frozen | None, Awaited | None]:
+) -> tuple[PinnedReference | None, PinnedSummaries | None, Awaited | None]:
     """The app's reference, what it was like, and the release whose first window is awaited. Raises StoreUnavailable."""
     with opened(settings) as stores:
         pinned = stores.references.pinned(app, champion)

@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from monitoring.decide.frozen import Frozen
-from monitoring.decide.gathering import Gathering, gather
+from monitoring.decide.pinned_summaries import PinnedSummaries
 from monitoring.decide.pooled import Pool, pool_of
+from monitoring.decide.reference_progress import ReferenceProgress, reference_progress
 from monitoring.decide.references import Awaited
 from monitoring.decide.window_choice import WindowPair, choose_windows
 from monitoring.examination import Question
@@ -20,7 +20,7 @@ class Prepared:
     """What one run is to do. gathering: the reference that is being gathered, of whose rows this window may be."""
 
     question: Question
-    gathering: Gathering | None = None
+    gathering: ReferenceProgress | None = None
 
     @property
     def pair(self) -> WindowPair:
@@ -66,12 +66,13 @@ def _of_unchosen(stores: Stores, app: str, awaited: Awaited | None, pair: Window
         return Prepared(Question(app, pair, frozen))
     window = pair.reference
     return Prepared(
-        Question(app, alone, Frozen({})), Gathering(None, window.since, window.until, frozen.whole.rows, needed)
+        Question(app, alone, PinnedSummaries({})),
+        ReferenceProgress(None, window.since, window.until, frozen.whole.rows, needed),
     )
 
 
 def _of_awaited(stores: Stores, app: str, awaited: Awaited, pair: WindowPair) -> Prepared:
-    gathering = gather(stores.reader, stores.references, app, awaited, pair.current.until, _needed(stores))
+    gathering = reference_progress(stores.reader, stores.references, app, awaited, pair.current.until, _needed(stores))
     first = awaited.release if _answers_enough(stores, app, awaited, pair) else None
     return Prepared(Question(app, pair, _frozen(stores, app, pair), first), gathering)
 
@@ -89,9 +90,9 @@ def _answers_enough(stores: Stores, app: str, awaited: Awaited, pair: WindowPair
     return found is not None and found.rows >= stores.config.rules.minimum_rows
 
 
-def _frozen(stores: Stores, app: str, pair: WindowPair) -> Frozen:
+def _frozen(stores: Stores, app: str, pair: WindowPair) -> PinnedSummaries:
     if pair.reference is None:
-        return Frozen({})
+        return PinnedSummaries({})
     if pair.pinned is not None and pair.whole and (stored := stores.references.frozen(pair.pinned)) is not None:
         return stored
     release = pair.pinned.release if pair.pinned is not None else None

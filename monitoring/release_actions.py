@@ -18,15 +18,15 @@ from typing import Any
 
 from llmops.errors import CannotRun
 from llmops.eval_runs.evaluations import Evaluations, RunOptions
+from llmops.parent_process import NOT_STARTED, running
 from llmops.production_log.record import hidden_user
 from llmops.recording.monitoring import monitoring_experiment
 from llmops.recording.monitoring_actions import record_action
 from llmops.registry import Registry, rolled_back
 from llmops.settings import Settings
-from llmops.starter import NOT_STARTED, running
 from llmops.traffic_policy import TrafficPolicy
 from llmops.versions import CHALLENGER, CHAMPION, PREVIOUS, Release
-from monitoring.act.actions import Interrupted, Order, evidence_folder
+from monitoring.act.actions import ActionRequest, Interrupted, evidence_folder
 from monitoring.act.policy import Situation
 
 _TOLD = 2000
@@ -62,7 +62,7 @@ class RegistryActuator:
             no_return=no_return,
         )
 
-    def stop_canary(self, order: Order) -> Mapping[str, Any]:
+    def stop_canary(self, order: ActionRequest) -> Mapping[str, Any]:
         """The challenger gets no traffic any more, and is withdrawn."""
         challenger = _holding(CHALLENGER, self._registry.release_versions.versions(order.app))
         if _ref(challenger) != order.release:
@@ -73,7 +73,7 @@ class RegistryActuator:
         self._registry.release_versions.withdraw(order.app)
         return {"withdrawn": order.release, "traffic_before": str(policy), "traffic": str(rests)}
 
-    def roll_back(self, order: Order) -> Mapping[str, Any]:
+    def roll_back(self, order: ActionRequest) -> Mapping[str, Any]:
         """The previous release becomes the champion. Raises CannotRun where there is none."""
         moved = self._registry.release_versions.roll_back_from(order.app, order.release)
         if moved is None:
@@ -82,7 +82,7 @@ class RegistryActuator:
         new, old = moved
         return {"champion": new.ref, "previous": old.ref}
 
-    def re_evaluate(self, order: Order) -> Mapping[str, Any]:
+    def re_evaluate(self, order: ActionRequest) -> Mapping[str, Any]:
         """Answers the suite anew and scores it: is the release still as good as when it was gated?
 
         Raises:
@@ -111,7 +111,7 @@ class RegistryActuator:
             outcome["at_gate"] = {metric: value.mean for metric, value in before.metrics.items()}
         return outcome
 
-    def retrain(self, order: Order) -> Mapping[str, Any]:
+    def retrain(self, order: ActionRequest) -> Mapping[str, Any]:
         """Runs the policy's command; it may be run again after a crash, with the same evidence file.
 
         In the command `{evidence}`, `{app}`, `{release}` and `{key}` are filled in; without `{evidence}` the file comes
@@ -131,7 +131,7 @@ class RegistryActuator:
             raise CannotRun(f"{command[0]} ended with exit code {code}: {told[-300:]}")
         return outcome
 
-    def record(self, order: Order, outcome: Mapping[str, Any]) -> str | None:
+    def record(self, order: ActionRequest, outcome: Mapping[str, Any]) -> str | None:
         """As `Actuator`. Raises StoreUnavailable."""
         names = ("app", "action", "release", "dry_run", "why")
         action = {**{name: getattr(order, name) for name in names}, "outcome": dict(outcome)}
@@ -145,7 +145,7 @@ class RegistryActuator:
                 self._opened = Registry(self._settings, actor="monitor")
             return self._opened
 
-    def _evidence_file(self, order: Order) -> Path:
+    def _evidence_file(self, order: ActionRequest) -> Path:
         path = evidence_folder(self._settings.home) / f"{_digest(order.key).hex()[:16]}.json"
         evidence = {"key": order.key, "app": order.app, "release": order.release, "why": order.why, **order.evidence}
         try:

@@ -13,11 +13,11 @@ from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from monitoring.decide.checks import watch_flags
 from monitoring.decide.detector_store import DetectorStore
-from monitoring.decide.gathering import Gathering
-from monitoring.decide.places import comparable
+from monitoring.decide.reference_progress import ReferenceProgress
 from monitoring.decide.references import AcceptedWindow
 from monitoring.decide.replay import RESAMPLED_MONTHS, Replay, ReplayRequest, replay
 from monitoring.decide.result import MonitorResult
+from monitoring.decide.tested_slices import comparable
 from monitoring.decide.watch import FlagFinding
 from monitoring.examination import examine
 from monitoring.prepared import Prepared, pool_with, prepare
@@ -206,7 +206,7 @@ def _accepted(stores: Stores, result: MonitorResult) -> AcceptedWindow:
     return AcceptedWindow(window.since, window.until, release, window.rows)
 
 
-def _pin_gathered(stores: Stores, gathering: Gathering, release: str, result: MonitorResult) -> MonitorResult:
+def _pin_gathered(stores: Stores, gathering: ReferenceProgress, release: str, result: MonitorResult) -> MonitorResult:
     since, until = gathering.since, gathering.until
     alone = set(stores.reader.summary(result.app, since, until, "release")) == {release}
     frozen = stores.freeze(result.app, since, until, None if alone else release)

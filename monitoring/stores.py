@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from monitoring.config import MonitorConfig, read_config
-from monitoring.decide.frozen import Frozen, freeze
+from monitoring.decide.pinned_summaries import PinnedSummaries, freeze
 from monitoring.decide.references import References
 from monitoring.store.database import open_database
 from monitoring.store.ingest import Ingested, ingest
@@ -48,7 +48,7 @@ class Stores:
         ingest_feedback(self.log, self.engine, self.config.descriptors, slices=self.slices)
         return done
 
-    def freeze(self, app: str, since: datetime, until: datetime, release: str | None) -> Frozen:
+    def freeze(self, app: str, since: datetime, until: datetime, release: str | None) -> PinnedSummaries:
         """What a window of the log is like."""
         return freeze(
             self.reader, self.config.descriptors, app, since, until, dimensions=self.config.slices, release=release

@@ -26,7 +26,7 @@ from service.error_map import CLIENT_CLOSED, ApiError, api_error, report_failure
 from service.exchange import AnswerRequest, Arrival, Exchange
 from service.gateway import Gateway
 from service.idempotency import StoredReply, fingerprint, key_of
-from service.once_only import OnceOnly, send_stored
+from service.idempotent_reply import IdempotentReply, send_stored
 from service.replies import Reply
 from service.request_context import new_request_id
 from service.routing import Routed
@@ -83,14 +83,14 @@ class Answering:
         found = await idempotency.begin(arrival.caller, key, print_of_request)
         if isinstance(found, StoredReply):
             return partial(send_stored, found, send)
-        once = OnceOnly(idempotency, found, send)
+        once = IdempotentReply(idempotency, found, send)
         try:
             return await self._run(arrival, state, once.send, once)
         finally:
             if not once.settled:
                 await idempotency.release(found)
 
-    async def _run(self, arrival: Arrival, state: State, send: Send, once: OnceOnly | None = None) -> End:
+    async def _run(self, arrival: Arrival, state: State, send: Send, once: IdempotentReply | None = None) -> End:
         """Makes and logs the answer; returns what ends the reply."""
         gateway = self._gateway
         routed = self._route(arrival)
@@ -109,7 +109,7 @@ class Answering:
                 spending.tokens = exchange.tokens_used
 
     async def _answered(
-        self, exchange: Exchange, routed: Routed, state: State, send: Send, once: OnceOnly | None
+        self, exchange: Exchange, routed: Routed, state: State, send: Send, once: IdempotentReply | None
     ) -> End:
         gateway = self._gateway
         reply = self._make_reply(exchange, send)
@@ -145,7 +145,7 @@ class Answering:
         return routed
 
     async def _logged(
-        self, exchange: Exchange, reply: Reply, error: Exception | None, once: OnceOnly | None
+        self, exchange: Exchange, reply: Reply, error: Exception | None, once: IdempotentReply | None
     ) -> Exception | None:
         """Logs how the generation ended; returns what the client must be told went wrong, if anything."""
         if error is None:
@@ -158,7 +158,7 @@ class Answering:
         await self._log(exchange, exchange.record(api_error(error).status, "error", text), once)
         return error
 
-    async def _generate(self, exchange: Exchange, reply: Reply, once: OnceOnly | None) -> Exception | None:
+    async def _generate(self, exchange: Exchange, reply: Reply, once: IdempotentReply | None) -> Exception | None:
         """Runs the engine to the end of the answer; returns what went wrong. A cancelled request is logged here."""
         seconds = self._gateway.settings.engine_timeout
         reply.begin()
@@ -181,7 +181,9 @@ class Answering:
         async with self._gateway.pool.lease(exchange.target.model) as engine:
             await exchange.collect(engine, _fitting(exchange, request, engine), reply.piece)
 
-    async def _log(self, exchange: Exchange, record: LogRecord, once: OnceOnly | None) -> StoreUnavailable | None:
+    async def _log(
+        self, exchange: Exchange, record: LogRecord, once: IdempotentReply | None
+    ) -> StoreUnavailable | None:
         """Writes the record and counts it; returns the error when it could not be written."""
         gateway = self._gateway
         row = None

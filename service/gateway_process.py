@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from llmops.errors import CannotRun
+from llmops.parent_process import when_parent_ends
 from llmops.settings import Settings
-from llmops.starter import when_starter_ends
 
 _START_SECONDS = 120
 
@@ -61,5 +61,5 @@ def _ready(httpx: Any, url: str) -> bool:
 if __name__ == "__main__":
     from llmops.cli import main
 
-    when_starter_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    when_parent_ends(lambda: os.kill(os.getpid(), signal.SIGTERM))
     main()

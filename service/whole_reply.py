@@ -19,7 +19,7 @@ from service.error_map import CLIENT_CLOSED, api_error
 from service.exchange import Arrival
 from service.gateway import Gateway
 from service.idempotency import fingerprint, key_of
-from service.once_only import send_stored
+from service.idempotent_reply import send_stored
 
 Target = TypeVar("Target")
 

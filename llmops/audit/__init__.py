@@ -3,9 +3,9 @@ hashes beside the production log."""
 
 from __future__ import annotations
 
+from llmops.audit.alias_state import AliasState, Move
 from llmops.audit.entries import AuditEntry, Draft
 from llmops.audit.log import AuditLog
-from llmops.audit.standing import Move, Standing
 from llmops.audit.verification import Verification, check_chain, verify
 
-__all__ = ["AuditEntry", "AuditLog", "Draft", "Move", "Standing", "Verification", "check_chain", "verify"]
+__all__ = ["AliasState", "AuditEntry", "AuditLog", "Draft", "Move", "Verification", "check_chain", "verify"]

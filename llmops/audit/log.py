@@ -11,10 +11,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from llmops.audit.alias_state import AliasState, Move, Replay
 from llmops.audit.entries import AuditEntry, Draft
-from llmops.audit.standing import Move, Replay, Standing
+from llmops.audit.move_lock import MoveLock, sqlite_file
 from llmops.audit.tables import audit_log, hold_chain, is_made, make_table
-from llmops.audit.turns import Turns, sqlite_file
 from llmops.production_log.database import open_engine, translated
 from llmops.production_log.writer_queue import WriterQueue
 
@@ -34,7 +34,7 @@ class AuditLog:
     def __init__(self, url: str, actor: str | None = None) -> None:
         self.url = url
         self.actor = actor or os_user()
-        self._turns = Turns(url)
+        self._turns = MoveLock(url)
 
     def turn(self) -> AbstractContextManager[None]:
         """Waits until no other move is under way, then holds all others up."""
@@ -82,12 +82,12 @@ class AuditLog:
         """How the aliases of one app or model stand by its entries. Raises Corrupted."""
         return Replay.of(self.entries(name)).get(name, Replay())
 
-    def open(self, name: str, found: Standing) -> None:
+    def open(self, name: str, found: AliasState) -> None:
         """Begins the record of an app or model with the aliases that it was found with, if it has none yet. Call in
         `turn`. Raises Corrupted."""
         self._open(name, found, self.replay(name))
 
-    def intend(self, move: Move, found: Standing) -> AuditEntry:
+    def intend(self, move: Move, found: AliasState) -> AuditEntry:
         """Says what is about to be moved, before it is; `done` ends it. Call in `turn`. A move that was said before and
         not ended is the same entry. Aliases that stand otherwise than the log says are put on record first.
 
@@ -108,7 +108,7 @@ class AuditLog:
         """Says that an intended move is done. Call in `turn`."""
         self.append(Draft(intent.action, intent.subject, {"phase": "done", "of": intent.seq}))
 
-    def _open(self, name: str, found: Standing, replay: Replay) -> None:
+    def _open(self, name: str, found: AliasState, replay: Replay) -> None:
         if found and not replay.known:
             self.append(Draft("opening", name, {"standing": dict(found)}))
 

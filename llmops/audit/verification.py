@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmops.audit.alias_state import AliasState, Difference, Replay
 from llmops.audit.entries import NO_ENTRY, AuditEntry
 from llmops.audit.log import AuditLog
-from llmops.audit.standing import Difference, Replay, Standing
 from llmops.errors import Corrupted
 
 
@@ -64,7 +64,7 @@ class Verification:
 
 
 def verify(
-    log: AuditLog, standings: Callable[[], Mapping[str, Standing]] | None = None, head: str | None = None
+    log: AuditLog, standings: Callable[[], Mapping[str, AliasState]] | None = None, head: str | None = None
 ) -> Verification:
     """Reads the whole chain, and compares what it comes to with how the registry's apps and models stand.
 

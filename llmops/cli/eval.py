@@ -51,14 +51,14 @@ def list_suites(as_json: bool) -> None:
     \b
     Example: llmops eval list
     """
-    from llmops.eval_runs.scorer_factory import ScorerWorkshop
+    from llmops.eval_runs.scorer_factory import ScorerFactory
     from llmops.evaluation.suite import load_suite, readable_suites
     from llmops.paths import eval_sets_folder
 
     settings = Settings.from_environment()
     folder = eval_sets_folder(settings)
     say_folder(folder)
-    make = ScorerWorkshop(settings).make
+    make = ScorerFactory(settings).make
     access = source_access(settings)
     suites, broken = readable_suites(folder, lambda name: load_suite(folder, name, access, make, try_scorers=False))
     for error in broken.values():

@@ -150,7 +150,7 @@ def _add_reviewed(name: str, folder: Path, reviewed: Path, as_json: bool) -> Non
 
 def _find(text: str, settings: Settings) -> list[EvalSet]:
     """The eval sets that a name, path or suite means. Raises UnknownVersion, BadFile."""
-    from llmops.eval_runs.scorer_factory import ScorerWorkshop
+    from llmops.eval_runs.scorer_factory import ScorerFactory
     from llmops.evaluation.eval_set_source import find_eval_set, holds_eval_set
     from llmops.evaluation.eval_set_splits import SourceAccess
     from llmops.evaluation.suite import load_suite, suite_names
@@ -162,7 +162,7 @@ def _find(text: str, settings: Settings) -> list[EvalSet]:
     folder, name = (path.parent, path.stem) if path.is_file() else (eval_sets_folder(settings), text)
     say_folder(folder)
     if name in suite_names(folder):
-        suite = load_suite(folder, name, access, ScorerWorkshop(settings).make, try_scorers=False)
+        suite = load_suite(folder, name, access, ScorerFactory(settings).make, try_scorers=False)
         say(f"trying the scorers of {name} on a made-up row")  # loads their libraries: ragas takes seconds
         suite.try_scorers()
         return list(suite.eval_sets)

@@ -14,8 +14,8 @@ import click
 
 from llmops.cli.output import say
 from llmops.errors import CannotRun
+from llmops.parent_process import running
 from llmops.settings import Settings
-from llmops.starter import running
 
 if TYPE_CHECKING:
     from llmops.registry import Store

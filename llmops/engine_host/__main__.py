@@ -16,8 +16,8 @@ import uvloop
 from llmops.engine_host.host import EngineHost
 from llmops.engines.embedding import embedder
 from llmops.json_logs import configure_logging
+from llmops.parent_process import when_parent_ends
 from llmops.settings import Settings
-from llmops.starter import when_starter_ends
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ async def _serve(host: EngineHost, socket_path: Path) -> None:
     # Ctrl-C reaches every process of the terminal; the parent decides when this one stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-    when_starter_ends(lambda: loop.call_soon_threadsafe(stop.set))
+    when_parent_ends(lambda: loop.call_soon_threadsafe(stop.set))
     async with host.listening(socket_path):
         await stop.wait()
 

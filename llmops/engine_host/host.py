@@ -15,8 +15,8 @@ from typing import Any
 from llmops.blocking import run_blocking
 from llmops.engine_host.connection import Connection
 from llmops.engine_host.frames import Embed, End, Load, Loaded, Operation, Ping, Pong, Rows, Started, Stream, Vectors
-from llmops.engine_host.line import Line
-from llmops.engine_host.watchdog import STALL_SECONDS, Pulse, end_process, lives
+from llmops.engine_host.request_queue import RequestQueue
+from llmops.engine_host.watchdog import STALL_SECONDS, Heartbeat, end_process, lives
 from llmops.engines.opening import open_engine
 from llmops.engines.pool import EngineKey, EnginePool, engine_key
 from llmops.engines.protocol import Engine
@@ -47,8 +47,8 @@ class Served:
     """One model's queue and what has happened to its requests since this process began."""
 
     model: ModelVersion
-    line: Line
-    pulse: Pulse = field(default_factory=Pulse)
+    line: RequestQueue
+    pulse: Heartbeat = field(default_factory=Heartbeat)
     loads: int = 0
     failures: int = 0
     finished: int = 0
@@ -82,7 +82,7 @@ class EngineHost:
         self._settings, self._open_engine, self._embed, self._restarts = settings, open_engine, embed, restarts
         self._pool = EnginePool(self._open, most_idle=MOST_IDLE)
         self._served: dict[EngineKey, Served] = {}
-        self._embedding = Line(settings.engine_queue, slots=1)
+        self._embedding = RequestQueue(settings.engine_queue, slots=1)
         self._answering: set[asyncio.Task[Any]] = set()
         self._holding: set[asyncio.Task[Any]] = set()
 
@@ -168,7 +168,7 @@ class EngineHost:
                 raise
             served.finished += 1
 
-    async def _chunks(self, engine: Engine, asked: Stream, connection: Connection, pulse: Pulse) -> None:
+    async def _chunks(self, engine: Engine, asked: Stream, connection: Connection, pulse: Heartbeat) -> None:
         within = 0.0  # the first piece leaves at once, also of an answer that may come whole: it is timed
         async with aclosing(engine.stream(asked.request)) as chunks:
             async for chunk in chunks:
@@ -199,7 +199,7 @@ class EngineHost:
     def _served_for(self, model: ModelVersion) -> Served:
         key = engine_key(model)
         if key not in self._served:
-            self._served[key] = Served(model, Line(self._settings.engine_queue))
+            self._served[key] = Served(model, RequestQueue(self._settings.engine_queue))
         return self._served[key]
 
     def _open(self, model: ModelVersion) -> Engine:

@@ -26,7 +26,7 @@ STUCK_EXIT = 70
 _SMALL = GenerationRequest((Message(role="user", content="."),), GenerationParameters(max_tokens=1))
 
 
-class Pulse:
+class Heartbeat:
     """Signs of life of one model's engine, on the event loop's thread."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from llmops.errors import BadFile, CannotRun, UsageError
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.eval_runs.judge_trust import distrust
 from llmops.eval_runs.pairwise import judge_endpoint, judge_hash, judge_name, kappa_of, pair_judge
-from llmops.eval_runs.scorer_factory import ScorerWorkshop
+from llmops.eval_runs.scorer_factory import ScorerFactory
 from llmops.evaluation.eval_set import EvalRow, row_from_values
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output
@@ -120,7 +120,7 @@ def judge_scorer(suite: Suite, name: str | None, asked: JudgeEndpoint | None) ->
     Raises:
         UsageError: there is none, or more than one.
     """
-    judged = [spec.name for spec in suite.scorer_specs if ScorerWorkshop.needs_judge(spec)]
+    judged = [spec.name for spec in suite.scorer_specs if ScorerFactory.needs_judge(spec)]
     made = [scorer for scorer in suite.make_scorers() if scorer.name in judged and isinstance(scorer, JudgeScorer)]
     fitting = [scorer for scorer in made if asked is None or scorer.endpoint.identity == asked.identity]
     found = [scorer for scorer in fitting if name in (None, scorer.name)]

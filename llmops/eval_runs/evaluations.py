@@ -28,7 +28,7 @@ from llmops.eval_runs.cells import (
 from llmops.eval_runs.early_stopping import EarlyStop, run_until_decided
 from llmops.eval_runs.judge_trust import untrusted
 from llmops.eval_runs.matrix import NOISE_PARAM, STOPPED_PARAM, CellProgress, running
-from llmops.eval_runs.scorer_factory import ScorerWorkshop
+from llmops.eval_runs.scorer_factory import ScorerFactory
 from llmops.eval_runs.served_mode import evaluated_by, served_mode
 from llmops.eval_runs.votes import Votes, votes_between
 from llmops.evaluation.comparison import Comparison, compare
@@ -68,7 +68,7 @@ class Evaluations:
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._settings, self.registry = settings, registry
         self._recorder = EvalRecorder(registry.store)
-        self.workshop = ScorerWorkshop(settings)
+        self.scorer_factory = ScorerFactory(settings)
         self._suites: dict[str, Suite] = {}
 
     @functools.cached_property
@@ -80,7 +80,7 @@ class Evaluations:
         """Read once. Raises UnknownVersion, BadFile."""
         if name not in self._suites:
             access = SourceAccess(self._settings.hub_endpoint, self._settings.home / "eval_sets")
-            self._suites[name] = load_suite(self.folder, name, access, self.workshop.make, try_scorers=False)
+            self._suites[name] = load_suite(self.folder, name, access, self.scorer_factory.make, try_scorers=False)
         return self._suites[name]
 
     def suites(self) -> tuple[list[Suite], dict[str, CannotRun]]:
@@ -245,7 +245,7 @@ class Evaluations:
             name=challenger,
             champion=runs["a"].metrics if "a" in runs else {},
             slices=slices,
-            untrusted={**untrusted(suite, self.registry.store, self.workshop), **_defined_otherwise(suite, runs)},
+            untrusted={**untrusted(suite, self.registry.store, self.scorer_factory), **_defined_otherwise(suite, runs)},
             serving=served_mode(runs["b"], self.registry.models.get(runs["b"].model), self._settings),
             limits={scorer.name: limits_of(scorer) for scorer in suite.make_scorers()},
             suite_rows=suite.n_rows,

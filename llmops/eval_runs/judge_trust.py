@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmops.eval_runs.scorer_factory import ScorerWorkshop
+from llmops.eval_runs.scorer_factory import ScorerFactory
 from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.evaluation.suite import Suite
 from llmops.judges.calibration import judge_hash
@@ -12,10 +12,10 @@ from llmops.recording import find_calibration
 from llmops.registry.store import Store
 
 
-def untrusted(suite: Suite, store: Store, workshop: ScorerWorkshop) -> dict[str, str]:
+def untrusted(suite: Suite, store: Store, scorer_factory: ScorerFactory) -> dict[str, str]:
     """Judge scorers of the suite that may not gate, and why. Raises StoreUnavailable."""
     found = dict.fromkeys(suite.left_out(), "no judge is configured")
-    judged = {spec.name for spec in suite.scorer_specs if workshop.needs_judge(spec)}
+    judged = {spec.name for spec in suite.scorer_specs if scorer_factory.needs_judge(spec)}
     for scorer in suite.make_scorers():
         if scorer.name in judged and isinstance(scorer, KeptScorer):
             asked = suite.kappa_asked(scorer.name)

@@ -12,7 +12,7 @@ from llmops.engines.opening import check_parameters, engine_identity, engine_nam
 from llmops.engines.protocol import Engine, EngineIdentity
 from llmops.errors import CannotRun, EngineUnavailable
 from llmops.eval_runs.cells import Cell, CellRun, RowChoice, RunOptions, cell_identity, cost_of, failures_of, task_of
-from llmops.eval_runs.scorer_factory import ScorerWorkshop
+from llmops.eval_runs.scorer_factory import ScorerFactory
 from llmops.evaluation.generating import Generated, Task, measure_noise
 from llmops.evaluation.generation_cache import GenerationCache, noise_key
 from llmops.evaluation.results import EvalReport, RowResult
@@ -47,7 +47,7 @@ class Matrix:
     ) -> None:
         self._settings, self._registry, self._suite = settings, registry, suite
         self.options, self._progress = options, progress
-        self._recorder, self._workshop = EvalRecorder(registry.store), ScorerWorkshop(settings)
+        self._recorder, self._scorer_factory = EvalRecorder(registry.store), ScorerFactory(settings)
         self.cache = GenerationCache(settings.generation_cache_dir)
         self._engine = _LazyEngine(options.engine_settings(settings), options.engine)
         self._checked: set[str] = set()
@@ -104,7 +104,7 @@ class Matrix:
     def _check(self, tasks: Sequence[Task]) -> None:
         """Asks the judges that something will be asked of whether they are there, each once."""
         busy = scorers_with_work(tasks, self._suite.make_scorers(), self.cache) - self._checked
-        self._workshop.check(self._suite, busy)
+        self._scorer_factory.check(self._suite, busy)
         self._checked |= busy
 
     def task(self, cell: Cell, chosen: RowChoice) -> Task:
@@ -147,7 +147,7 @@ class Matrix:
     @property
     def _judged(self) -> frozenset[str]:
         """Names of the scorers that ask a judge."""
-        return frozenset(spec.name for spec in self._suite.scorer_specs if self._workshop.needs_judge(spec))
+        return frozenset(spec.name for spec in self._suite.scorer_specs if self._scorer_factory.needs_judge(spec))
 
     async def _finish(
         self, todo: Todo, chosen: RowChoice, made: Generated, shown: str | None, before: tuple[CellRun, int] | None

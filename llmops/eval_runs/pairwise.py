@@ -12,7 +12,7 @@ from typing import Any
 from llmops.errors import CannotRun, UsageError
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.eval_runs.judge_trust import distrust
-from llmops.eval_runs.scorer_factory import ScorerWorkshop
+from llmops.eval_runs.scorer_factory import ScorerFactory
 from llmops.evaluation.eval_set import EvalRow, cluster_of
 from llmops.evaluation.gate_rules import MOST_FAILED
 from llmops.evaluation.generation_cache import GenerationCache
@@ -129,13 +129,13 @@ def with_judge(settings: Settings, judge: str | None, key_variable: str | None =
 def judge_endpoint(settings: Settings, suite: Suite | None, judge: str | None) -> JudgeEndpoint:
     """Where the judge answers that `judge` means: one of the suite's by name, or what `with_judge` put into the
     settings; by default the suite's only one, else the setting's. Raises UsageError."""
-    workshop = ScorerWorkshop(settings)
+    scorer_factory = ScorerFactory(settings)
     if judge is not None and judge.startswith(_UPSTREAM):
-        found = workshop.endpoint({})
+        found = scorer_factory.endpoint({})
     elif judge is not None and suite is None:
         raise UsageError(f"--judge {judge}: only a suite has judges by name; give --suite, or openai:URL#MODEL")
     else:
-        found = workshop.endpoint(suite.judges if suite else {}, judge)
+        found = scorer_factory.endpoint(suite.judges if suite else {}, judge)
     if found is None:
         raise UsageError("which judge? Give --judge openai:URL#MODEL, or set LLMOPS_JUDGE")
     return found

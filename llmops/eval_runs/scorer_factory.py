@@ -19,7 +19,7 @@ DEFAULT_JUDGE = "default"
 _NO_JUDGE = JudgeEndpoint("none", "http://localhost/v1", "none")
 
 
-class ScorerWorkshop:
+class ScorerFactory:
     """A suite's judges come from its `[judges.NAME]` tables; LLMOPS_JUDGE gives one to suites that name none."""
 
     def __init__(self, settings: Settings) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from llmops.errors import BadFile, UsageError
 from llmops.evaluation.eval_set_values import as_messages, as_text, plain, without_nulls
-from llmops.evaluation.record_files import Place, read_records
+from llmops.evaluation.record_files import RecordLocation, read_records
 from llmops.generation import Message
 from llmops.hashing import canonical_json
 from llmops.json_lines import json_object
@@ -59,7 +59,7 @@ class EvalRow:
         }
 
 
-PlacedRows = Callable[[], Iterator[tuple[Place, EvalRow]]]
+PlacedRows = Callable[[], Iterator[tuple[RecordLocation, EvalRow]]]
 
 
 class Rows:
@@ -154,13 +154,13 @@ def load_eval_set(folder: Path) -> EvalSet:
     return checked_eval_set(folder.name, path, lambda: read_rows(path))
 
 
-def read_rows(path: Path) -> Iterator[tuple[Place, EvalRow]]:
+def read_rows(path: Path) -> Iterator[tuple[RecordLocation, EvalRow]]:
     """The rows of a file in our own shape with their places, each checked as it is read. Raises BadFile."""
     for place, record in read_records(path):
         yield place, row_from_values(record, *place)
 
 
-def without_repeats(placed: Iterable[tuple[Place, EvalRow]]) -> Iterator[EvalRow]:
+def without_repeats(placed: Iterable[tuple[RecordLocation, EvalRow]]) -> Iterator[EvalRow]:
     """The rows; raises BadFile at an id that was there before.
 
     Ids are remembered by 64-bit hashes: a million of them take less than 100 MB, and the chance that two different

@@ -33,7 +33,7 @@ from llmops.evaluation.eval_set import (
 )
 from llmops.evaluation.eval_set_columns import Columns
 from llmops.evaluation.eval_set_splits import SourceAccess, dataset_records
-from llmops.evaluation.record_files import Place, Records, kind_of, kinds, read_records
+from llmops.evaluation.record_files import RecordLocation, Records, kind_of, kinds, read_records
 from llmops.hashing import content_hash
 from llmops.text_file import read_toml
 
@@ -147,14 +147,14 @@ def eval_set_of_table(
     return checked_eval_set(source.name, local, lambda: _rows(source, records, chosen))
 
 
-def _of_our_shape(path: Path, columns: Columns) -> Iterator[tuple[Place, EvalRow]]:
+def _of_our_shape(path: Path, columns: Columns) -> Iterator[tuple[RecordLocation, EvalRow]]:
     for position, (place, record) in enumerate(read_records(path), 1):
         yield place, columns.row(record, *place, position)
 
 
 def _rows(
     source: EvalSetSource, records: OpenRecords, chosen: frozenset[int] | None
-) -> Iterator[tuple[Place, EvalRow]]:
+) -> Iterator[tuple[RecordLocation, EvalRow]]:
     for position, (place, record) in enumerate(islice(records(), source.limit)):
         if chosen is None or position in chosen:
             yield place, source.columns.row(record, *place, position + 1)

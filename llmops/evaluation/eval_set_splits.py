@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmops.errors import BadFile, CannotRun
-from llmops.evaluation.record_files import Place, Records, kind_of, read_records
+from llmops.evaluation.record_files import RecordLocation, Records, kind_of, read_records
 
 DEFAULT_SPLITS = ("test", "validation", "train")
 _ON_HUB = re.compile(r"hf://datasets/[^/]+/[^/@]+@[^/]+/")
@@ -84,7 +84,7 @@ def _records(builder: Any, split: str, files: list[str], source: Path | str) -> 
         raise BadFile(source, f"its card reads CSV files with {', '.join(options)}, which is not supported")
     if not members or None in kinds or options:
         records = builder.as_streaming_dataset(split=split).decode(False)
-        yield from ((Place(source, number), record) for number, record in enumerate(records, 1))
+        yield from ((RecordLocation(source, number), record) for number, record in enumerate(records, 1))
         return
     delimiter = getattr(builder.config, "sep", None)
     for member in members:

@@ -30,14 +30,14 @@ _DELIMITERS = ",;\t"
 _QUOTED = re.compile(r'"[^"]*"')
 
 
-class Place(NamedTuple):
+class RecordLocation(NamedTuple):
     """Where a record stands. line: that it begins on, in a text file; else the record's number, from 1."""
 
     path: Path | str
     line: int
 
 
-Records = Iterator[tuple[Place, Any]]
+Records = Iterator[tuple[RecordLocation, Any]]
 
 
 def kind_of(path: Path | str) -> str | None:
@@ -81,7 +81,7 @@ def read_records(
 
 def _json_lines(path: Path | str, file: IO[bytes]) -> Records:
     for number, line in lines_of(file):
-        yield Place(path, number), json_object(line, path, number)
+        yield RecordLocation(path, number), json_object(line, path, number)
 
 
 def _json(path: Path | str, file: IO[bytes]) -> Records:
@@ -102,7 +102,7 @@ def _json(path: Path | str, file: IO[bytes]) -> Records:
     found = strict_json(text, path)
     if not isinstance(found, list):
         raise BadFile(path, _JSON_FILE)
-    yield from ((Place(path, number), record) for number, record in enumerate(found, 1))
+    yield from ((RecordLocation(path, number), record) for number, record in enumerate(found, 1))
 
 
 def _separated(path: Path | str, file: IO[bytes], delimiter: str) -> Records:
@@ -122,7 +122,7 @@ def _separated(path: Path | str, file: IO[bytes], delimiter: str) -> Records:
                     raise BadFile(path, f"has {len(cells)} cells, the header {len(header)}", line=start)
                 if cells:
                     pairs = zip(header, cells, strict=True)
-                    yield Place(path, start), {name: cell or None for name, cell in pairs if name}
+                    yield RecordLocation(path, start), {name: cell or None for name, cell in pairs if name}
                 start = reader.line_num + 1
         except UnicodeDecodeError as error:
             raise _no_utf8(error, path, file) from error
@@ -146,7 +146,7 @@ def _parquet(path: Path | str, file: IO[bytes]) -> Records:
             raise BadFile(path, "names two columns", field=repeated[0])
         batches = table.iter_batches(batch_size=_RECORDS_AT_ONCE)
         records = chain.from_iterable(_values(batch) for batch in batches)
-        yield from ((Place(path, number), record) for number, record in enumerate(records, 1))
+        yield from ((RecordLocation(path, number), record) for number, record in enumerate(records, 1))
     except (pa.ArrowException, KeyError, ValueError, OverflowError) as error:  # the last two: a date beyond Python's
         problem = (str(error) or type(error).__name__).splitlines()[0]
         raise BadFile(path, f"cannot be read: {problem}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmops.recording.fluent import start_run
+from llmops.recording.active_run import start_run
 from llmops.registry.store import Store, translated
 
 KEY_TAG = "llmops.action_key"

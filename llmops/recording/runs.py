@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from llmops.errors import UnknownVersion
 from llmops.evaluation.results import EvalReport, Score
+from llmops.recording.active_run import start_run
 from llmops.recording.bulk import write_traces
 from llmops.recording.cell import (
     CELL_TAG,
@@ -24,7 +25,6 @@ from llmops.recording.cell import (
 from llmops.recording.completeness import Expected, check_complete
 from llmops.recording.datasets import dataset_inputs
 from llmops.recording.evaluate import evaluate_traces
-from llmops.recording.fluent import start_run
 from llmops.recording.sampling import MAX_TRACED_ROWS, RULE_ALL, RULE_SAMPLE, traced
 from llmops.recording.summary import log_files, run_metrics, usage_of
 from llmops.recording.traces import RowTrace, TraceMaker

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmops.recording.active_run import start_run
 from llmops.recording.cell import shown_param
-from llmops.recording.fluent import start_run
 from llmops.recording.tabular_flavour import log_estimator, quiet_mlflow
 from llmops.registry.store import Store, translated
 from llmops.tabular import RowSchema, Task

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmops.recording.active_run import start_run
 from llmops.recording.cell import COMPLETE_TAG
-from llmops.recording.fluent import start_run
 from llmops.registry.store import Store, translated
 
 GATE_TAG, GATE_AGAINST_TAG, GATE_REASONS_TAG = "llmops.gate", "llmops.gate.against", "llmops.gate.reasons"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from llmops.audit import AuditLog, Standing
+from llmops.audit import AliasState, AuditLog
 from llmops.registry.models import KIND_TAG, ModelRegistry
 from llmops.registry.moves import Moves, standing_of
 from llmops.registry.policies import PolicyRegistry
@@ -61,7 +61,7 @@ class Registry:
         """Every model version. Raises StoreUnavailable."""
         return self.models.list_versions()
 
-    def standings(self) -> Mapping[str, Standing]:
+    def standings(self) -> Mapping[str, AliasState]:
         """How the aliases and traffic policies of every app and tabular model stand. Raises StoreUnavailable."""
         served = [item for item in self.store.registered_models() if item.tags.get(KIND_TAG) in ("app", TABULAR)]
         return {str(item.name): standing_of(item) for item in served}

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from llmops.audit import AuditEntry, AuditLog, Draft, Move, Standing
+from llmops.audit import AliasState, AuditEntry, AuditLog, Draft, Move
 from llmops.errors import StoreUnavailable
 from llmops.hashing import canonical_json
 from llmops.registry.store import Store, translated
@@ -80,7 +80,7 @@ class Moves:
             self.audit.open(name, self.standing(name))
             self.audit.append(Draft(action, subject, details))
 
-    def standing(self, name: str) -> Standing:
+    def standing(self, name: str) -> AliasState:
         """What stands where, of one app or model. Raises StoreUnavailable."""
         registered = self._store.registered_model(name)
         return {} if registered is None else standing_of(registered)
@@ -111,7 +111,7 @@ class Moves:
             client.delete_registered_model_alias(name, place)
 
 
-def standing_of(registered: Any) -> Standing:
+def standing_of(registered: Any) -> AliasState:
     """What stands where, of MLflow's registered model. Aliases of other names are nobody's business here."""
     aliases = registered.aliases
     found = {alias: f"{registered.name}@{aliases[alias]}" for alias in _ALIASES if alias in aliases}

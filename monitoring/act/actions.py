@@ -47,7 +47,7 @@ class Interrupted(StoreUnavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ActionRequest:
     """One action to carry out. evidence: alarms, situation and verdict that led to it, as JSON. policy: the app's."""
 
     key: str
@@ -69,15 +69,15 @@ class Actuator(Protocol):
 
     def situation(self, app: str) -> Situation: ...
 
-    def stop_canary(self, order: Order) -> Mapping[str, Any]: ...
+    def stop_canary(self, order: ActionRequest) -> Mapping[str, Any]: ...
 
-    def roll_back(self, order: Order) -> Mapping[str, Any]: ...
+    def roll_back(self, order: ActionRequest) -> Mapping[str, Any]: ...
 
-    def re_evaluate(self, order: Order) -> Mapping[str, Any]: ...
+    def re_evaluate(self, order: ActionRequest) -> Mapping[str, Any]: ...
 
-    def retrain(self, order: Order) -> Mapping[str, Any]: ...
+    def retrain(self, order: ActionRequest) -> Mapping[str, Any]: ...
 
-    def record(self, order: Order, outcome: Mapping[str, Any]) -> str | None:
+    def record(self, order: ActionRequest, outcome: Mapping[str, Any]) -> str | None:
         """Puts the action on record with its evidence, once for each key; returns the id of its run in MLflow."""
         ...
 
@@ -86,7 +86,7 @@ class Actuator(Protocol):
 class ActionRecord:
     """An action on the books."""
 
-    order: Order
+    order: ActionRequest
     status: str
     outcome: Mapping[str, Any] | None
     attempts: int
@@ -222,10 +222,10 @@ class Actions:
             return self._end(order, "failed", {"error": f"unexpected {type(error).__name__}: {error}"})
         return self._end(order, "done", outcome, run_id)
 
-    def _act(self, order: Order) -> Mapping[str, Any]:
+    def _act(self, order: ActionRequest) -> Mapping[str, Any]:
         if order.dry_run:
             return {"would": f"{order.action} of {order.release}"}
-        actions: dict[str, Callable[[Order], Mapping[str, Any]]] = {
+        actions: dict[str, Callable[[ActionRequest], Mapping[str, Any]]] = {
             "stop-canary": self._actuator.stop_canary,
             "rollback": self._actuator.roll_back,
             "re-evaluate": self._actuator.re_evaluate,
@@ -257,7 +257,7 @@ class Actions:
             connection.execute(sa.update(table).where(table.c.key == key).values(values))
 
     def _end(
-        self, order: Order, status: str, outcome: Mapping[str, Any], run_id: str | None = None
+        self, order: ActionRequest, status: str, outcome: Mapping[str, Any], run_id: str | None = None
     ) -> ActionRecord | None:
         """Notes the end and tells of it in one transaction; None where another process was first."""
         values = {"status": status, "outcome": dict(outcome), "finished_at": self._now(), "run_id": run_id}
@@ -318,7 +318,7 @@ def _newest_verdict(connection: sa.Connection, app: str) -> Any:
 
 
 def _record(row: sa.Row[Any], policy: Policy) -> ActionRecord:
-    order = Order(row.key, row.app, row.action, row.release, row.why, row.dry_run, row.evidence, policy)
+    order = ActionRequest(row.key, row.app, row.action, row.release, row.why, row.dry_run, row.evidence, policy)
     finished = None if row.finished_at is None else datetime.fromtimestamp(row.finished_at, UTC)
     decided = datetime.fromtimestamp(row.decided_at, UTC)
     return ActionRecord(order, row.status, row.outcome, row.attempts, decided, finished, row.run_id)

@@ -178,7 +178,7 @@ def _daemon(
     from monitoring.act.schedule import WindowSchedule
     from monitoring.cli.monitor import record
     from monitoring.config import read_config
-    from monitoring.daemon.loop import Daemon, Orders
+    from monitoring.daemon.loop import Daemon, DaemonSettings
     from monitoring.daemon.work import LogWork
     from monitoring.release_actions import RegistryActuator
 
@@ -186,7 +186,7 @@ def _daemon(
     schedule = WindowSchedule(window_at, length)
     actuator = RegistryActuator(settings, stop)
     with LogWork(settings, config, schedule, lambda app: actuator.situation(app).champion) as work:
-        orders = Orders(
+        orders = DaemonSettings(
             alerts=config.alerts,
             policies=config.policies,
             channels=make_channels(config.alerts, named_variables(config.alerts.variables)),

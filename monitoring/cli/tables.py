@@ -15,7 +15,7 @@ _COLUMNS = ("descriptor", "test", "before#", "after#", "effect#", "p adjusted#",
 
 
 def show_result(result: MonitorResult) -> None:
-    """The whole app as a table, of slices and arms what drifted there; then alarms or their absence, and the cure."""
+    """The whole app as a table, of slices and variants what drifted; then alarms or their absence, and the cure."""
     for place, part in enumerate(result.slices):
         where = " ".join(part.label.values())
         if place == 0:
@@ -23,14 +23,15 @@ def show_result(result: MonitorResult) -> None:
             _drift_table(title, part.descriptors)
         elif part.rows < result.window.rows and (drifted := _drifted(part.descriptors)):
             _drift_table(f"{where}: {row_count(part.rows)}", drifted)
-    for arms in result.canary:
-        title = f"{arms.arms.kind}: {row_count(arms.arms.after.rows)} of {arms.arms.challenger or 'the challenger'} "
-        title += f"against {arms.arms.before.rows} of {arms.arms.champion or 'the champion'}"
-        if drifted := _drifted(arms.drift.descriptors):
+    for comparison in result.canary:
+        variants = comparison.variants
+        title = f"{variants.kind}: {row_count(variants.after.rows)} of {variants.challenger or 'the challenger'} "
+        title += f"against {variants.before.rows} of {variants.champion or 'the champion'}"
+        if drifted := _drifted(comparison.drift.descriptors):
             _drift_table(title, drifted)
         else:
             echo(f"{title}: no difference")
-        if not arms.alike:
+        if not comparison.alike:
             echo("their questions differ, so that nothing is held against the challenger")
     _show_alarms(result)
 

@@ -86,7 +86,7 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Orders:
+class DaemonSettings:
     """What a daemon is to do. record: puts a window's verdict on record in MLflow and returns the run's id.
 
     every: seconds between two ticks. lease_seconds: after which another daemon takes over from one that died.
@@ -109,16 +109,24 @@ class Daemon:
         engine: sa.Engine,
         work: Work,
         actuator: Actuator,
-        orders: Orders,
+        daemon_settings: DaemonSettings,
         now: Callable[[], float] = time.time,
     ) -> None:
         ensure_tables(engine)
-        self._engine, self._work, self._actuator, self._orders, self._now = engine, work, actuator, orders, now
+        self._engine, self._work, self._actuator, self._settings, self._now = (
+            engine,
+            work,
+            actuator,
+            daemon_settings,
+            now,
+        )
         self.holder = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._outbox = Outbox(engine, orders.channels, orders.alerts.give_up_after, now)
-        self._book = AlarmBook(engine, orders.alerts, self._outbox)
-        self._actions = Actions(engine, actuator, self._outbox, orders.alerts, orders.policies, self.holder, now)
-        self._lease = Lease(engine, "monitor daemon", self.holder, orders.lease_seconds)
+        self._outbox = Outbox(engine, daemon_settings.channels, daemon_settings.alerts.give_up_after, now)
+        self._book = AlarmBook(engine, daemon_settings.alerts, self._outbox)
+        self._actions = Actions(
+            engine, actuator, self._outbox, daemon_settings.alerts, daemon_settings.policies, self.holder, now
+        )
+        self._lease = Lease(engine, "monitor daemon", self.holder, daemon_settings.lease_seconds)
         self._stop = threading.Event()
         self._slow: threading.Thread | None = None
         self._stages, self._slow_stages = Stages(engine, now), Stages(engine, now)
@@ -148,7 +156,7 @@ class Daemon:
                     logger.info("another daemon is at work; waiting for its lease to end")
                 if once:
                     break
-                pause = min(self._orders.every, self._orders.lease_seconds / 2) if waiting else self._orders.every
+                pause = min(self._settings.every, self._settings.lease_seconds / 2) if waiting else self._settings.every
                 stop.wait(max(0.0, pause - (time.monotonic() - began)))
         finally:
             ended.set()
@@ -186,7 +194,7 @@ class Daemon:
     def _test_window(self, tick: Tick, app: str) -> None:
         """Tests the window that closed last, unless it was tested. Those missed before it are left out: their alarms
         would come too late to act on."""
-        since, until = self._orders.schedule.last_closed(datetime.fromtimestamp(self._now(), UTC))
+        since, until = self._settings.schedule.last_closed(datetime.fromtimestamp(self._now(), UTC))
         if was_noted(self._untestable.get((app, until), math.inf), self._now()) or self._was_tested(app, until):
             return
         try:
@@ -197,7 +205,7 @@ class Daemon:
             self._untestable[app, until] = self._now()  # such as a first window, with nothing before it to compare with
             logger.info("%s: window until %s: %s", app, until.isoformat(), error)
             return
-        run_id = self._stage(tick, "record", partial(self._orders.record, result))
+        run_id = self._stage(tick, "record", partial(self._settings.record, result))
         source = f"window until {until.isoformat()}"
         closes = None if result.state == "too-few-rows" else since
         # The detectors' alarms are booked when they come, at a tick.
@@ -219,7 +227,7 @@ class Daemon:
         return tested_at is not None and was_noted(tested_at, self._now())
 
     def _decide(self, tick: Tick, app: str) -> None:
-        policy = self._orders.policies.get(app, Policy())
+        policy = self._settings.policies.get(app, Policy())
         alarms = self._book.entries(app=app)
         if policy.action == "observe" or not alarms:
             return
@@ -253,7 +261,7 @@ class Daemon:
             logger.error("%d alerts could not be delivered and are given up", sent.given_up)
 
     def _expose(self) -> None:
-        path = self._orders.alerts.prometheus.textfile
+        path = self._settings.alerts.prometheus.textfile
         if path:
             actions = read_actions(self._engine, limit=1000)
             text = exposition(
@@ -284,7 +292,7 @@ class Daemon:
 
     def _beat(self, ended: threading.Event) -> None:
         """Renews lease and claims, also while a tick takes longer than they last."""
-        while not ended.wait(self._orders.lease_seconds / 3):
+        while not ended.wait(self._settings.lease_seconds / 3):
             try:
                 if self._holding:
                     self._holding = self._lease.take()

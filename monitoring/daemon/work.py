@@ -21,7 +21,7 @@ from monitoring.config import MonitorConfig
 from monitoring.decide.checks import watched_of
 from monitoring.decide.detector_store import DetectorStore, at_moment
 from monitoring.decide.evidence import Telling, telling_rows
-from monitoring.decide.frozen import Frozen
+from monitoring.decide.pinned_summaries import PinnedSummaries
 from monitoring.decide.references import PinnedReference
 from monitoring.decide.result import MonitorResult
 from monitoring.decide.watch import APP, RELEASE, STILL_ARRIVING, FlagFinding, Watched, advance_detectors, findings
@@ -65,7 +65,7 @@ class LogWork:
         self._stores = self._opened.enter_context(opened(settings, config))
         self._detectors, self._clock = DetectorStore(self.engine), RetentionClock(self.engine)
         ensure_tables(self.engine)
-        self._frozen: dict[str, tuple[int, Frozen]] = {}  # by app: of the reference with that id
+        self._frozen: dict[str, tuple[int, PinnedSummaries]] = {}  # by app: of the reference with that id
         self._retained_at = float("-inf")
         self._complete_until = datetime.fromtimestamp(0, UTC)
 
@@ -136,7 +136,7 @@ class LogWork:
             self._detectors.restart(app, max(self._complete_until - _LOOK_BACK, pinned.counts_from))
             logger.warning("%s: the clock was ahead; its detectors begin anew", app)
 
-    def _frozen_of(self, pinned: PinnedReference) -> Frozen:
+    def _frozen_of(self, pinned: PinnedReference) -> PinnedSummaries:
         number, frozen = self._frozen.get(pinned.app, (None, None))
         if frozen is None or number != pinned.id:
             frozen = self._stores.references.frozen(pinned)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from monitoring.decide.drift import DescriptorDrift, SliceDrift
 from monitoring.decide.evidence import Telling
-from monitoring.decide.places import Place
+from monitoring.decide.tested_slices import TestedSlice
 from monitoring.descriptors import Descriptor, Side
 from monitoring.store.summaries import FlagSummary, LabelSummary, NumberSummary, Summary
 
@@ -60,9 +60,9 @@ class Raised:
     order: float
 
 
-def drift_alarms(places: Sequence[Place], drifts: Sequence[SliceDrift]) -> list[Raised]:
+def drift_alarms(places: Sequence[TestedSlice], drifts: Sequence[SliceDrift]) -> list[Raised]:
     """One alarm for each drifted descriptor, the most certain first."""
-    hits: dict[str, list[tuple[Place, SliceDrift]]] = {}
+    hits: dict[str, list[tuple[TestedSlice, SliceDrift]]] = {}
     for place, found in zip(places, drifts, strict=True):
         for name, drift in found.descriptors.items():
             if drift.drifted:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from monitoring.decide.alarms import ROWS, Alarm, Raised, hits_of
 from monitoring.decide.evidence import Telling
-from monitoring.decide.frozen import Frozen, Windows
 from monitoring.decide.limits import LimitFinding
-from monitoring.decide.places import APP, comparable
+from monitoring.decide.pinned_summaries import PinnedSummaries, Windows
 from monitoring.decide.references import PinnedReference
 from monitoring.decide.rules import DriftRules
+from monitoring.decide.tested_slices import APP, comparable
 from monitoring.decide.volume import MOST_WINDOWS, PastWindow, VolumeFinding, judge_volume
 from monitoring.decide.watch import STILL_ARRIVING, FlagFinding, Watched, advance_detectors, findings
 from monitoring.descriptors import Descriptor
@@ -27,7 +27,7 @@ def watch_flags(
     store: DetectorStore,
     reader: Windows,
     pinned: PinnedReference,
-    reference: Frozen,
+    reference: PinnedSummaries,
     descriptors: Mapping[str, Descriptor],
     rules: DriftRules,
     since: datetime,
@@ -44,7 +44,7 @@ def watch_flags(
 
 
 def watched_of(
-    pinned: PinnedReference, reference: Frozen, descriptors: Mapping[str, Descriptor], rules: DriftRules
+    pinned: PinnedReference, reference: PinnedSummaries, descriptors: Mapping[str, Descriptor], rules: DriftRules
 ) -> Watched:
     """What the detectors of an app watch. reference: what `pinned` was like; descriptors that mean something else there
     are left out."""

@@ -13,7 +13,7 @@ from llmops.production_log import SHADOW
 from monitoring.store.rows import ARM, DescribedRows
 
 if TYPE_CHECKING:
-    from monitoring.decide.frozen import Windows
+    from monitoring.decide.pinned_summaries import Windows
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import Summary
 
 if TYPE_CHECKING:
-    from monitoring.decide.frozen import Windows
+    from monitoring.decide.pinned_summaries import Windows
 
 MOST_BETWEEN = 30
 """Windows before the pooled ones whose rows are compared with, beside the reference."""

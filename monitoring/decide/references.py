@@ -24,7 +24,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from llmops.errors import UsageError
-from monitoring.decide.frozen import Frozen
+from monitoring.decide.pinned_summaries import PinnedSummaries
 from monitoring.decide.reference_tables import (
     accepted_windows,
     alone,
@@ -137,7 +137,7 @@ class References:
         *,
         source: Source = "by-hand",
         release: str | None = None,
-        frozen: Frozen | None = None,
+        frozen: PinnedSummaries | None = None,
     ) -> PinnedReference:
         """Makes it the app's reference from now on. frozen: None to store its summaries when it is first used.
 
@@ -156,7 +156,7 @@ class References:
                 _store(connection, number, frozen)
         return PinnedReference(number, app, since, until, now, why, source, release, frozen is not None)
 
-    def freeze(self, reference: PinnedReference, frozen: Frozen) -> None:
+    def freeze(self, reference: PinnedReference, frozen: PinnedSummaries) -> None:
         """Stores what a reference is like, unless it is stored already."""
         table = pinned_references.c
         with alone(self._engine) as connection:
@@ -164,13 +164,13 @@ class References:
             if connection.execute(mine.values(frozen=True)).rowcount == 1:
                 _store(connection, reference.id, frozen)
 
-    def frozen(self, reference: PinnedReference) -> Frozen | None:
+    def frozen(self, reference: PinnedReference) -> PinnedSummaries | None:
         """What the reference was like when it was pinned; None when nothing is stored yet."""
         query = sa.select(reference_summaries).where(reference_summaries.c.reference == reference.id)
         with translated("read"), self._engine.connect() as connection:
             rows = connection.execute(query).all()
         parts = {(row.dimension, row.value): Summary.from_bytes(row.summary) for row in rows}
-        return Frozen(parts) if parts else None
+        return PinnedSummaries(parts) if parts else None
 
     def await_first_window(self, app: str, release: str, since: datetime) -> None:
         """From now on, the release's first accepted window from `since` on becomes the reference."""
@@ -242,7 +242,7 @@ def _same_end(table: sa.Table, app: str, until: datetime) -> sa.Delete:
     return sa.delete(table).where(table.c.app == app, table.c.until == until.timestamp())
 
 
-def _store(connection: sa.Connection, number: int, frozen: Frozen) -> None:
+def _store(connection: sa.Connection, number: int, frozen: PinnedSummaries) -> None:
     rows = [
         {"reference": number, "dimension": dimension, "value": value, "summary": summary.to_bytes()}
         for (dimension, value), summary in frozen.parts.items()

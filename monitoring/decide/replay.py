@@ -18,11 +18,11 @@ from typing import Any, Protocol
 from llmops.errors import CannotRun
 from monitoring.decide.detectors import Batch, DetectorState, FlagDetector
 from monitoring.decide.drift import examine_slice
-from monitoring.decide.frozen import Frozen
 from monitoring.decide.limits import Limit, check_limits
-from monitoring.decide.places import count_families, places_of
+from monitoring.decide.pinned_summaries import PinnedSummaries
 from monitoring.decide.pooled import SincePin, examine_together
 from monitoring.decide.rules import DriftRules
+from monitoring.decide.tested_slices import count_families, slices_to_test
 from monitoring.decide.volume import PastWindow, judge_volume
 from monitoring.decide.watch import Summaries
 from monitoring.descriptors import Descriptor
@@ -128,7 +128,7 @@ class ReplayRequest:
     0 for none. The rest is the configuration."""
 
     app: str
-    reference: Frozen
+    reference: PinnedSummaries
     begin: datetime
     until: datetime
     descriptors: Mapping[str, Descriptor]
@@ -247,7 +247,7 @@ class _Judge:
 
     def _drifted(self, whole: Summary, slices: Mapping[str, Mapping[str | None, Summary]]) -> Iterator[str]:
         request, rules = self._request, self._request.rules
-        places = places_of(request.app, whole, slices, request.reference, rules.minimum_rows)
+        places = slices_to_test(request.app, whole, slices, request.reference, rules.minimum_rows)
         alpha = rules.alpha(count_families(places))
         for place in places:
             found = examine_slice(place.label, place.reference, place.current, request.descriptors, rules, alpha)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from monitoring.decide.alarms import Alarm
-from monitoring.decide.arms import ArmComparison
 from monitoring.decide.drift import SliceDrift
-from monitoring.decide.gathering import Gathering
 from monitoring.decide.pooled import PooledLook
+from monitoring.decide.reference_progress import ReferenceProgress
 from monitoring.decide.references import PinnedReference
+from monitoring.decide.variants import VariantComparison
 from monitoring.decide.verdict import Cure, sides_of
 from monitoring.decide.window_choice import Window
 
@@ -49,14 +49,14 @@ class MonitorResult:
     expected_false_alarms_per_month: float
     computed: int
     cure: Cure = Cure(False, "there is no alarm")
-    canary: Sequence[ArmComparison] = ()
+    canary: Sequence[VariantComparison] = ()
     sequential: Sequence[Shown] = ()
     limits: Sequence[Shown] = ()
     volume: Sequence[Shown] = ()
     not_compared: Sequence[str] = ()
     failures: Mapping[str, int] = field(default_factory=dict)
     feedback: Mapping[str, Any] = field(default_factory=dict)
-    gathering: Gathering | None = None
+    gathering: ReferenceProgress | None = None
     pooled: PooledLook | None = None
 
     @property
@@ -128,7 +128,7 @@ class MonitorResult:
             elif "release" in part.label:
                 found |= _drift_metrics(part, f"drift/{part.label['release'].replace('@', '-')}/")
         for each in self.canary:
-            found |= _drift_metrics(each.drift, f"{each.arms.kind}/")
+            found |= _drift_metrics(each.drift, f"{each.variants.kind}/")
         return found
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from monitoring.decide.alarms import Alarm
 from monitoring.decide.drift import compare
-from monitoring.decide.places import Place
 from monitoring.decide.rules import DriftRules
 from monitoring.decide.strata import compare_among_like_questions
+from monitoring.decide.tested_slices import TestedSlice
 from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import Summary
 
@@ -83,7 +83,7 @@ def _among_changed_questions(answers: Sequence[Alarm], asked: Sequence[str]) -> 
 
 def explained_by_questions(
     descriptors: Mapping[str, Descriptor],
-    whole: Place,
+    whole: TestedSlice,
     reference: Mapping[str, Summary],
     current: Mapping[str, Summary],
     rules: DriftRules,

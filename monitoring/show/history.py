@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from monitoring.decide.frozen import largest
+from monitoring.decide.pinned_summaries import largest
 from monitoring.store.summaries import Summary
 
 if TYPE_CHECKING:

@@ -50,14 +50,14 @@ class StoredSummary:
 
 def values_in(rows: DescribedRows, dimension: str) -> list[str | None]:
     """Each row's value in the dimension; None where it does not count there."""
-    arms = rows.dimensions[ARM].tolist()
+    variants = rows.dimensions[ARM].tolist()
     if dimension == ARM:
-        return [_named(arm) for arm in arms]
+        return [_named(arm) for arm in variants]
     if dimension == APP:
-        return [None if arm == SHADOW else "" for arm in arms]
+        return [None if arm == SHADOW else "" for arm in variants]
     unseen = dimension == SHADOW_RELEASE
     values = rows.dimensions["release" if unseen else dimension].tolist()
-    return [_named(value) if (arm == SHADOW) is unseen else None for arm, value in zip(arms, values, strict=True)]
+    return [_named(value) if (arm == SHADOW) is unseen else None for arm, value in zip(variants, values, strict=True)]
 
 
 def summarise_by_hour(

@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 import pytest
 
-from llmops.engine_host.watchdog import Pulse, lives
+from llmops.engine_host.watchdog import Heartbeat, lives
 from llmops.engines.fake import FakeEngine
 from llmops.engines.protocol import generate
 from llmops.errors import EngineError
@@ -73,7 +73,7 @@ async def test_an_error_is_an_answer_and_silence_is_none(engine, alive):
 
 
 def test_an_engine_without_work_may_be_silent_for_ever():
-    pulse = Pulse()
+    pulse = Heartbeat()
     assert not pulse.stalled(0.0, running=0)
     assert pulse.stalled(0.0, running=1)
     pulse.left()

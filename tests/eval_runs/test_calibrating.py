@@ -209,10 +209,10 @@ def test_an_upstream_stands_in_for_the_judge_that_a_suite_leaves_to_the_settings
     found = calibrated(workshop, labels, JudgeAsked("open", "helpful", upstream(judge)))
 
     by_setting = workshop.with_settings(judge=upstream(judge)).evaluations
-    assert untrusted(by_setting.suite("open"), workshop.registry.store, by_setting.workshop) == {}
+    assert untrusted(by_setting.suite("open"), workshop.registry.store, by_setting.scorer_factory) == {}
     assert found.untrusted is None
     other = workshop.with_settings(judge=upstream(judge, "kind")).evaluations
-    assert list(untrusted(other.suite("open"), workshop.registry.store, other.workshop)) == ["helpful"]
+    assert list(untrusted(other.suite("open"), workshop.registry.store, other.scorer_factory)) == ["helpful"]
 
 
 def test_numbers_and_texts_are_judged_on_a_scale_that_was_given(

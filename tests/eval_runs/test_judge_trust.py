@@ -60,7 +60,7 @@ def suite(workshop: Workshop, text: str = TABLES) -> Suite:
 
 
 def why(workshop: Workshop, loaded: Suite) -> dict[str, str]:
-    return untrusted(loaded, workshop.registry.store, workshop.evaluations.workshop)
+    return untrusted(loaded, workshop.registry.store, workshop.evaluations.scorer_factory)
 
 
 def calibrate(workshop: Workshop, loaded: Suite, name: str, low: float) -> None:

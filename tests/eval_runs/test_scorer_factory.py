@@ -11,7 +11,7 @@ import pytest
 from llmops.errors import BadFile, UsageError
 from llmops.eval_runs.cells import RunOptions
 from llmops.eval_runs.evaluations import CellRun
-from llmops.eval_runs.scorer_factory import ScorerWorkshop
+from llmops.eval_runs.scorer_factory import ScorerFactory
 from llmops.evaluation.results import Score
 from llmops.evaluation.suite import ScorerSpec
 from llmops.judges import JudgeEndpoint
@@ -26,7 +26,7 @@ N = 12
 
 
 def endpoint_of(settings: Settings, judges: dict[str, Any], name: str | None = None) -> JudgeEndpoint | None:
-    return ScorerWorkshop(settings).endpoint(judges, name)
+    return ScorerFactory(settings).endpoint(judges, name)
 
 
 def verdict(body: dict[str, Any]) -> str:
@@ -194,15 +194,15 @@ def test_a_wrong_table_names_its_field() -> None:
 def test_only_scorers_of_judges_need_one() -> None:
     specs = [ScorerSpec("a", "judge.rubric"), ScorerSpec("b", "exact_match"), ScorerSpec("c", "semantic_similarity")]
 
-    assert [ScorerWorkshop.needs_judge(spec) for spec in specs] == [True, False, False]
+    assert [ScorerFactory.needs_judge(spec) for spec in specs] == [True, False, False]
 
 
 def test_a_scorer_is_made_with_its_judge_and_without_is_left_out() -> None:
     spec = ScorerSpec("odd", "judge.rubric", {**RUBRIC, "judge": "main"})
-    made: Any = ScorerWorkshop(Settings()).make(spec, {"main": MAIN})
+    made: Any = ScorerFactory(Settings()).make(spec, {"main": MAIN})
 
     assert (made.name, made.endpoint.model) == ("odd", "main-model")
-    assert ScorerWorkshop(Settings()).make(ScorerSpec("odd", "judge.rubric", RUBRIC), {}) is None
+    assert ScorerFactory(Settings()).make(ScorerSpec("odd", "judge.rubric", RUBRIC), {}) is None
 
 
 @pytest.mark.parametrize(
@@ -216,4 +216,4 @@ def test_a_scorer_is_made_with_its_judge_and_without_is_left_out() -> None:
 )
 def test_a_wrong_scorer_is_a_usage_error(spec: ScorerSpec, problem: str) -> None:
     with pytest.raises(UsageError, match=f"^{problem}"):
-        ScorerWorkshop(Settings()).make(spec, {"main": MAIN})
+        ScorerFactory(Settings()).make(spec, {"main": MAIN})

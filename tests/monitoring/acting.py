@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from monitoring.act.actions import Order
+from monitoring.act.actions import ActionRequest
 from monitoring.act.alarm_book import Finding
 from monitoring.act.policy import Situation
 
@@ -179,25 +179,25 @@ class NotingActuator:
     def situation(self, app: str) -> Situation:
         return self.now
 
-    def stop_canary(self, order: Order) -> Mapping[str, Any]:
+    def stop_canary(self, order: ActionRequest) -> Mapping[str, Any]:
         return self._note(order)
 
-    def roll_back(self, order: Order) -> Mapping[str, Any]:
+    def roll_back(self, order: ActionRequest) -> Mapping[str, Any]:
         return self._note(order)
 
-    def re_evaluate(self, order: Order) -> Mapping[str, Any]:
+    def re_evaluate(self, order: ActionRequest) -> Mapping[str, Any]:
         return self._note(order)
 
-    def retrain(self, order: Order) -> Mapping[str, Any]:
+    def retrain(self, order: ActionRequest) -> Mapping[str, Any]:
         return self._note(order)
 
-    def record(self, order: Order, outcome: Mapping[str, Any]) -> str | None:
+    def record(self, order: ActionRequest, outcome: Mapping[str, Any]) -> str | None:
         if self.record_failures:
             raise self.record_failures.pop(0)
         self.recorded.append(order.key)
         return f"run-{len(self.recorded)}"
 
-    def _note(self, order: Order) -> Mapping[str, Any]:
+    def _note(self, order: ActionRequest) -> Mapping[str, Any]:
         if self.failures:
             raise self.failures.pop(0)
         self.did.append((order.action, order.release))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from monitoring.config import read_config
-from monitoring.decide.frozen import WHOLE, Frozen, freeze
 from monitoring.decide.limits import Limit
+from monitoring.decide.pinned_summaries import WHOLE, PinnedSummaries, freeze
 from monitoring.decide.window_choice import Window, WindowPair
 from monitoring.examination import Question, examine
 from monitoring.store.rows import DescribedRows
@@ -156,7 +156,7 @@ def test_a_challenger_that_is_worse_on_the_same_traffic_is_an_alarm(arm, kind):
     found = judge(before(1000), after(1000), worse)
     (comparison,) = found.canary
     assert comparison.to_json()["kind"] == kind
-    assert (comparison.arms.champion, comparison.arms.challenger) == ("assistant@1", "assistant@2")
+    assert (comparison.variants.champion, comparison.variants.challenger) == ("assistant@1", "assistant@2")
     assert comparison.worse == ("output.refusal",)
     alarm = next(alarm for alarm in found.alarms if alarm.kind == "canary")
     assert alarm.slices == ({"release": "assistant@2"},)
@@ -232,7 +232,7 @@ def test_with_an_eval_run_for_a_reference_nothing_is_said_of_the_questions():
     reader = InMemoryWindows(CONFIG, before(1000), after(1000, change={"output.length": shifted(2)}))
     whole = freeze(reader, CONFIG.descriptors, "assistant", REFERENCE.since, REFERENCE.until, dimensions=()).whole
     outputs = {name: each for name, each in whole.versions.items() if name.startswith("output.")}
-    frozen = Frozen({WHOLE: dataclasses.replace(whole, versions=outputs)})
+    frozen = PinnedSummaries({WHOLE: dataclasses.replace(whole, versions=outputs)})
     found = examine(reader, CONFIG, Question("assistant", WindowPair(REFERENCE, CURRENT), frozen), failures={})
     assert [alarm.what for alarm in found.alarms] == ["output.length"]
     assert not found.cure.helps

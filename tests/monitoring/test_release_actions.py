@@ -15,7 +15,7 @@ from llmops.errors import CannotRun, StoreUnavailable
 from llmops.generation import GenerationParameters
 from llmops.production_log.record import hidden_user
 from llmops.traffic_policy import TrafficPolicy
-from monitoring.act.actions import Interrupted, Order
+from monitoring.act.actions import ActionRequest, Interrupted
 from monitoring.act.policy import Policy, Situation
 from monitoring.release_actions import RegistryActuator
 
@@ -39,10 +39,12 @@ def actuator(workshop: Any) -> RegistryActuator:
     return RegistryActuator(workshop.settings, threading.Event())
 
 
-def order(app: str, action: Any, version: int, policy: Policy | None = None, key: str = "") -> Order:
+def order(app: str, action: Any, version: int, policy: Policy | None = None, key: str = "") -> ActionRequest:
     release = f"{app}@{version}"
     made = policy or Policy()
-    return Order(key or f"{app}/{action}/{release}/7", app, action, release, "refusals rose", False, EVIDENCE, made)
+    return ActionRequest(
+        key or f"{app}/{action}/{release}/7", app, action, release, "refusals rose", False, EVIDENCE, made
+    )
 
 
 def promote(workshop: Any, *refs: str) -> None:

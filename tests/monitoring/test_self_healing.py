@@ -34,7 +34,7 @@ from monitoring.act.alerts.webhook import Webhook
 from monitoring.act.policy import Policy
 from monitoring.act.schedule import WindowSchedule
 from monitoring.config import MonitorConfig, read_config
-from monitoring.daemon.loop import Daemon, Orders
+from monitoring.daemon.loop import Daemon, DaemonSettings
 from monitoring.daemon.work import LogWork
 from monitoring.descriptors import DescriptorSet
 from monitoring.release_actions import RegistryActuator
@@ -186,7 +186,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             LogWork(settings, config, WindowSchedule(), lambda name: actuator.situation(name).champion, settle=0.2)
         )
         channel = Webhook(WebhookSettings("ops", url=receiver.url))
-        orders = Orders(AlertSettings(), POLICIES, [channel], WindowSchedule(), lambda _: None, every=0.3)
+        orders = DaemonSettings(AlertSettings(), POLICIES, [channel], WindowSchedule(), lambda _: None, every=0.3)
         daemon = Daemon(work.engine, work, actuator, orders)
         threads = [threading.Thread(target=traffic.go_on, args=(name,)) for name in APPS]
         watching = threading.Thread(target=daemon.run, args=(stop,))

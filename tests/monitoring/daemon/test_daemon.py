@@ -25,7 +25,7 @@ from monitoring.act.alerts.settings import AlertSettings, PrometheusSettings, We
 from monitoring.act.alerts.webhook import Webhook
 from monitoring.act.policy import Policy, Situation
 from monitoring.act.schedule import WindowSchedule
-from monitoring.daemon.loop import Daemon, Orders
+from monitoring.daemon.loop import Daemon, DaemonSettings
 from monitoring.daemon.stages import Stages
 from tests.monitoring.acting import START, Clock, NotingActuator, finding, http_receiver
 
@@ -88,15 +88,17 @@ class Bench:
     actuator: NotingActuator = field(
         default_factory=lambda: NotingActuator(Situation("assistant@2", None, "assistant@1"))
     )
-    orders: Orders = field(
-        default_factory=lambda: Orders(
+    daemon_settings: DaemonSettings = field(
+        default_factory=lambda: DaemonSettings(
             AlertSettings(), {"assistant": Policy("rollback", dry_run=False)}, (), WindowSchedule(), lambda _: "run-1",
             every=0.02, lease_seconds=0.4,
         )
     )  # fmt: skip
 
-    def daemon(self, **orders: Any) -> Daemon:
-        return Daemon(self.engine, self.work, self.actuator, replace(self.orders, **orders), self.clock)
+    def daemon(self, **daemon_settings: Any) -> Daemon:
+        return Daemon(
+            self.engine, self.work, self.actuator, replace(self.daemon_settings, **daemon_settings), self.clock
+        )
 
     def entries(self) -> list[Any]:
         return AlarmBook(self.engine, AlertSettings(), Outbox(self.engine, ())).entries(resolved=True)

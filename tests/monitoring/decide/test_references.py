@@ -5,7 +5,7 @@ import pytest
 import sqlalchemy as sa
 
 from llmops.errors import UsageError
-from monitoring.decide.frozen import WHOLE, Frozen
+from monitoring.decide.pinned_summaries import WHOLE, PinnedSummaries
 from monitoring.decide.reference_settings import ReferenceSettings
 from monitoring.decide.references import AcceptedWindow, References
 from monitoring.store.database import open_database
@@ -13,7 +13,7 @@ from monitoring.store.summaries import FlagSummary, Summary
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-FROZEN = Frozen({WHOLE: Summary(rows=100, flags={"error": FlagSummary(100, 3)}, versions={"error": "v1"})})
+FROZEN = PinnedSummaries({WHOLE: Summary(rows=100, flags={"error": FlagSummary(100, 3)}, versions={"error": "v1"})})
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_what_a_reference_was_like_is_kept_and_never_changes(references):
     later = references.pin("assistant", START, START + HOUR, "not yet")
     assert (later.frozen, references.frozen(later)) == (False, None)
     references.freeze(later, FROZEN)
-    references.freeze(later, Frozen({WHOLE: Summary(rows=7)}))
+    references.freeze(later, PinnedSummaries({WHOLE: Summary(rows=7)}))
     assert references.frozen(references.pinned("assistant")).whole.rows == 100
 
 

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from llmops.errors import CannotRun
-from monitoring.decide.frozen import WHOLE, Frozen
 from monitoring.decide.limits import Limit
+from monitoring.decide.pinned_summaries import WHOLE, PinnedSummaries
 from monitoring.decide.replay import ReplayRequest, binomial_interval, poisson_interval, replay
 from monitoring.decide.rules import DriftRules
 from monitoring.descriptors import Descriptor
@@ -47,7 +47,7 @@ class Past:
 def request(days, **given):
     asked = {
         "app": "assistant",
-        "reference": Frozen({WHOLE: rows(2000, 1)}),
+        "reference": PinnedSummaries({WHOLE: rows(2000, 1)}),
         "begin": BEGIN,
         "until": BEGIN + days * DAY,
         "descriptors": DESCRIPTORS,

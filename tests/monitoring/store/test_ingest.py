@@ -120,9 +120,9 @@ def test_shadow_rows_stay_out_of_every_window_but_their_own(any_log, engine):
     reader = WindowReader(engine, descriptors)
     assert reader.summary(APP, None, None)[None].rows == 10
     assert set(reader.summary(APP, None, None, "release")) == {f"{APP}@1", f"{APP}@2"}
-    arms = reader.summary(APP, None, None, "arm")
-    assert {arm: summary.rows for arm, summary in arms.items()} == {"champion": 10, "shadow": 5}
-    assert arms["shadow"].numbers["output.length"].n == 5
+    variants = reader.summary(APP, None, None, "arm")
+    assert {arm: summary.rows for arm, summary in variants.items()} == {"champion": 10, "shadow": 5}
+    assert variants["shadow"].numbers["output.length"].n == 5
     assert reader.summary(APP, None, None, "shadow_release")[f"{APP}@9"].rows == 5
     assert len(reader.rows(APP, None, None)) == 10
     assert len(reader.rows(APP, None, None, shadow=True)) == 15

@@ -12,7 +12,7 @@ from typing import Any
 
 from llmops.audit.entries import AuditEntry
 
-Standing = Mapping[str, str]
+AliasState = Mapping[str, str]
 """What stands where, of one app or model: `champion`, `challenger` and `previous` with the version each points to, and
 `traffic` with the policy's text. What is not set is left out."""
 
@@ -46,7 +46,7 @@ class Move:
         said = (intent.action, intent.subject, intent.details.get("why"))
         return said == (self.action, self.subject, self.why)
 
-    def details(self, before: Standing) -> dict[str, Any]:
+    def details(self, before: AliasState) -> dict[str, Any]:
         """What the intent says beside action and subject."""
         after = {**before, **self.after}
         return {
@@ -79,7 +79,7 @@ class Replay:
 
     name: str = ""
     known: bool = False
-    expected: Standing = field(default_factory=dict)
+    expected: AliasState = field(default_factory=dict)
     unfinished: AuditEntry | None = None
 
     @classmethod
@@ -102,9 +102,9 @@ class Replay:
             expected, unfinished = _after(unfinished), None
         return Replay(self.name, True, expected, unfinished)
 
-    def differences(self, found: Standing) -> list[Difference]:
+    def differences(self, found: AliasState) -> list[Difference]:
         """What of `found` the log does not explain."""
-        after: Standing = self.expected if self.unfinished is None else _after(self.unfinished)
+        after: AliasState = self.expected if self.unfinished is None else _after(self.unfinished)
         places = sorted({*self.expected, *after, *found})
         logged = {place: (self.expected.get(place), after.get(place)) for place in places}
         return [
@@ -113,11 +113,11 @@ class Replay:
             if found.get(place) not in logged[place]
         ]
 
-    def is_carried_out(self, found: Standing) -> bool:
+    def is_carried_out(self, found: AliasState) -> bool:
         """Whether everything stands where the unfinished move wanted it."""
         return self.unfinished is not None and dict(found) == _after(self.unfinished)
 
 
-def _after(intent: AuditEntry) -> Standing:
-    after: Standing = intent.details.get("after", {})
+def _after(intent: AuditEntry) -> AliasState:
+    after: AliasState = intent.details.get("after", {})
     return after

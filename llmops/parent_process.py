@@ -1,8 +1,8 @@
 """Processes that must not outlive the one that started them, killed or not: standard input is a pipe whose other end
 nobody else holds.
 
-Programs that are not ours do not watch it, so `python -m llmops.starter COMMAND …` does for them: it runs the command
-in a session of its own, and ends it and all that it started.
+Programs that are not ours do not watch it, so `python -m llmops.parent_process COMMAND …` does it for them: it runs the
+command in a session of its own, and ends it and all that it started.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NOT_STARTED = 127
 """Exit code, as a shell's, of a command that cannot be started; standard error says why."""
 
 
-def when_starter_ends(act: Callable[[], object]) -> None:
+def when_parent_ends(act: Callable[[], object]) -> None:
     """Calls `act` once, from a thread of its own, when standard input ends."""
 
     def watch() -> None:
@@ -33,7 +33,7 @@ def when_starter_ends(act: Callable[[], object]) -> None:
             continue
         act()
 
-    threading.Thread(target=watch, name="watch starter", daemon=True).start()
+    threading.Thread(target=watch, name="watch parent", daemon=True).start()
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def _run(command: Sequence[str]) -> int:
         over.set()
 
     signal.signal(signal.SIGTERM, lambda *_: end())
-    when_starter_ends(end)
+    when_parent_ends(end)
     threading.Thread(target=outlive, name="outlive", daemon=True).start()
     over.wait()
     if told_to_end.is_set():

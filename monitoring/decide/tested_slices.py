@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from monitoring.decide.frozen import Frozen, largest
+from monitoring.decide.pinned_summaries import PinnedSummaries, largest
 from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import Summary
 
@@ -13,7 +13,7 @@ APP = "app"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TestedSlice:
     """Rows that are tested together. dimension: `app` for all rows; value: the app's name, or the slice's."""
 
     dimension: str
@@ -31,33 +31,33 @@ class Place:
         return None if self.dimension == APP else (self.dimension, self.value)
 
 
-def places_of(
+def slices_to_test(
     app: str,
     whole: Summary,
     slices: Mapping[str, Mapping[str | None, Summary]],
-    reference: Frozen,
+    reference: PinnedSummaries,
     minimum_rows: int,
-) -> list[Place]:
+) -> list[TestedSlice]:
     """All rows, then each slice with enough rows on both sides, by dimension and name.
 
     A release, prompt or model version is compared with all rows of the reference: the new one is to be as the old one
     was. Any other slice is compared with its own rows there: German questions with German questions.
     """
-    places = [Place(APP, app, reference.whole, whole)]
+    places = [TestedSlice(APP, app, reference.whole, whole)]
     for dimension, by_value in slices.items():
         for value, summary in sorted(largest(by_value).items()):
             before = reference.slice(dimension, value)
             if before is not None and min(before.rows, summary.rows) >= minimum_rows:
-                places.append(Place(dimension, value, before, summary))
+                places.append(TestedSlice(dimension, value, before, summary))
     return places
 
 
-def count_families(places: Sequence[Place]) -> int:
+def count_families(places: Sequence[TestedSlice]) -> int:
     """Places with different tests: a release that answered every request is the same family as the whole app.
 
     The rows alone do not make them the same: a language in which all is asked now is compared with its own past.
     """
-    different: list[Place] = []
+    different: list[TestedSlice] = []
     for place in places:
         if not any(place.current == each.current and place.reference == each.reference for each in different):
             different.append(place)

@@ -63,7 +63,7 @@ class Windows(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Frozen:
+class PinnedSummaries:
     """parts: by dimension and value of the slice; WHOLE for all rows."""
 
     parts: Mapping[tuple[str, str], Summary]
@@ -91,7 +91,7 @@ def freeze(
     *,
     dimensions: Sequence[str],
     release: str | None = None,
-) -> Frozen:
+) -> PinnedSummaries:
     """What a window of the log is like. release: only its rows; slices other than strata are then left out, since
     hours are summarised by one dimension at a time. Raises StoreUnavailable."""
     if release is not None:
@@ -107,10 +107,10 @@ def freeze(
             }
     strata = Strata.of_reference(whole)
     by_stratum = strata_of(reader, descriptors, strata, app, since, until, rows=whole.rows, release=release)
-    return Frozen(parts | {(STRATUM, value): summary for value, summary in by_stratum.items()})
+    return PinnedSummaries(parts | {(STRATUM, value): summary for value, summary in by_stratum.items()})
 
 
-def freeze_records(descriptors: DescriptorSet, records: Sequence[LogRecord]) -> Frozen:
+def freeze_records(descriptors: DescriptorSet, records: Sequence[LogRecord]) -> PinnedSummaries:
     """What answers from outside the log are like, such as the gate's: of their output alone."""
     described = descriptors.describe(records)
     none = objects([None] * len(records))
@@ -121,7 +121,7 @@ def freeze_records(descriptors: DescriptorSet, records: Sequence[LogRecord]) -> 
         {"release": none},
         {name: each for name, each in described.columns.items() if descriptors.descriptors[name].side == "output"},
     )
-    return Frozen({WHOLE: Summary.of(rows, descriptors)})
+    return PinnedSummaries({WHOLE: Summary.of(rows, descriptors)})
 
 
 def strata_of(

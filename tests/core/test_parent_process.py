@@ -4,13 +4,13 @@ import sys
 
 import pytest
 
-from llmops.starter import NOT_STARTED, running
+from llmops.parent_process import NOT_STARTED, running
 
 _CHILD = """
 import threading
-from llmops.starter import when_starter_ends
+from llmops.parent_process import when_parent_ends
 ended = threading.Event()
-when_starter_ends(ended.set)
+when_parent_ends(ended.set)
 print(ended.wait(0.2), flush=True)
 print(ended.wait(60), flush=True)
 """
@@ -36,10 +36,10 @@ import signal; signal.pause()
 """
 _STARTER = """
 import signal, sys
-from llmops import starter
+from llmops import parent_process
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job of a shell ignores
-starter.TERMINATE_SECONDS = 0.2
-with starter.running([sys.executable, "-c", sys.argv[1]]) as process:
+parent_process.TERMINATE_SECONDS = 0.2
+with parent_process.running([sys.executable, "-c", sys.argv[1]]) as process:
     process.wait()
 """
 

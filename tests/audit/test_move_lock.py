@@ -8,14 +8,14 @@ import threading
 
 import pytest
 
-from llmops.audit.turns import Turns
+from llmops.audit.move_lock import MoveLock
 from llmops.errors import StoreUnavailable
 
 SECONDS = 30
 HOLD = """
 import sys, time
-from llmops.audit.turns import Turns
-with Turns(sys.argv[1]).turn():
+from llmops.audit.move_lock import MoveLock
+with MoveLock(sys.argv[1]).turn():
     print("held", flush=True)
     time.sleep(600)
 """
@@ -25,7 +25,7 @@ def test_turns_of_two_holders_do_not_overlap(log_url: str) -> None:
     inside, seen = [0], []
 
     def move() -> None:
-        turns = Turns(log_url)
+        turns = MoveLock(log_url)
         for _ in range(10):
             with turns.turn():
                 inside[0] += 1
@@ -42,19 +42,19 @@ def test_turns_of_two_holders_do_not_overlap(log_url: str) -> None:
 
 
 def test_a_turn_may_be_taken_again_within_itself_and_is_free_after(log_url: str) -> None:
-    turns = Turns(log_url)
+    turns = MoveLock(log_url)
     with turns.turn():
         with turns.turn():
             pass
-        with pytest.raises(StoreUnavailable, match="try again"), Turns(log_url, patience=0.05).turn():
+        with pytest.raises(StoreUnavailable, match="try again"), MoveLock(log_url, patience=0.05).turn():
             pass
 
-    with Turns(log_url, patience=SECONDS).turn():
+    with MoveLock(log_url, patience=SECONDS).turn():
         pass
 
 
 def test_threads_of_one_holder_wait_too(log_url: str) -> None:
-    turns, failed = Turns(log_url, patience=0.05), []
+    turns, failed = MoveLock(log_url, patience=0.05), []
 
     def move() -> None:
         with pytest.raises(StoreUnavailable), turns.turn():
@@ -73,15 +73,15 @@ def test_a_holder_that_is_killed_lets_go(log_url: str) -> None:
     with subprocess.Popen([sys.executable, "-c", HOLD, log_url], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(StoreUnavailable), Turns(log_url, patience=0.05).turn():
+        with pytest.raises(StoreUnavailable), MoveLock(log_url, patience=0.05).turn():
             pass
         holder.kill()
 
-    with Turns(log_url, patience=SECONDS).turn():
+    with MoveLock(log_url, patience=SECONDS).turn():
         pass
 
 
 def test_a_database_in_memory_is_held_within_the_process() -> None:
-    turns = Turns("sqlite://")
+    turns = MoveLock("sqlite://")
     with turns.turn(), turns.turn():
         pass

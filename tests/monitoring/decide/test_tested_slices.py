@@ -1,7 +1,7 @@
 import dataclasses
 
-from monitoring.decide.frozen import Frozen
-from monitoring.decide.places import count_families, places_of
+from monitoring.decide.pinned_summaries import PinnedSummaries
+from monitoring.decide.tested_slices import count_families, slices_to_test
 from monitoring.store.summaries import FlagSummary, Summary
 
 
@@ -10,11 +10,11 @@ def part(rows, hits=1, first_at=0.0):
 
 
 WHOLE, ENGLISH = part(100), part(80)
-REFERENCE = Frozen({("", ""): WHOLE, ("language", "en"): ENGLISH})
+REFERENCE = PinnedSummaries({("", ""): WHOLE, ("language", "en"): ENGLISH})
 
 
 def families(whole, **slices):
-    return count_families(places_of("assistant", whole, slices, REFERENCE, 20))
+    return count_families(slices_to_test("assistant", whole, slices, REFERENCE, 20))
 
 
 def test_a_release_that_answered_everything_is_no_second_family():

@@ -13,7 +13,7 @@ from llmops.errors import EngineBusy
 BUSY_RETRY_SECONDS = 1.0
 
 
-class Place:
+class QueuedRequest:
     """A request's place in a line. width: how many slots it wants."""
 
     def __init__(self, width: int) -> None:
@@ -37,7 +37,7 @@ class Place:
             self._turn.set_result(None)
 
 
-class Line:
+class RequestQueue:
     """Requests wait here and not in the engine, because here one whose client has left is gone at once.
 
     most_waiting: beyond it a request is turned away.
@@ -45,8 +45,8 @@ class Line:
 
     def __init__(self, most_waiting: int, slots: int = 0) -> None:
         self._most_waiting, self._slots = most_waiting, slots
-        self._waiting: deque[Place] = deque()
-        self._inside: set[Place] = set()
+        self._waiting: deque[QueuedRequest] = deque()
+        self._inside: set[QueuedRequest] = set()
 
     @property
     def waiting(self) -> int:
@@ -67,13 +67,13 @@ class Line:
         self._admit()
 
     @contextmanager
-    def place(self, width: int = 1) -> Iterator[Place]:
+    def place(self, width: int = 1) -> Iterator[QueuedRequest]:
         """A place at the end of the line, left when the block ends. One wider than the engine takes all its slots.
 
         Raises:
             EngineBusy: too many wait already.
         """
-        place = Place(width)
+        place = QueuedRequest(width)
         self._waiting.append(place)
         self._admit()
         if len(self._waiting) > self._most_waiting:
@@ -85,7 +85,7 @@ class Line:
         finally:
             self._leave(place)
 
-    def _leave(self, place: Place) -> None:
+    def _leave(self, place: QueuedRequest) -> None:
         if place in self._inside:
             self._inside.remove(place)
         else:

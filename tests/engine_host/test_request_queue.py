@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from llmops.engine_host.line import Line
+from llmops.engine_host.request_queue import RequestQueue
 from llmops.errors import EngineBusy
 
 pytestmark = pytest.mark.anyio
@@ -20,7 +20,7 @@ async def has_turn(place) -> bool:
 
 
 async def test_as_many_are_inside_as_there_are_slots_and_the_next_comes_first():
-    line = Line(most_waiting=10, slots=2)
+    line = RequestQueue(most_waiting=10, slots=2)
     places = [line.place() for _ in range(4)]
     entered = [place.__enter__() for place in places]
     assert [await has_turn(place) for place in entered] == [True, True, False, False]
@@ -30,7 +30,7 @@ async def test_as_many_are_inside_as_there_are_slots_and_the_next_comes_first():
 
 
 async def test_one_too_many_is_turned_away_and_leaves_no_trace():
-    line = Line(most_waiting=1, slots=1)
+    line = RequestQueue(most_waiting=1, slots=1)
     with line.place(), line.place():
         with pytest.raises(EngineBusy, match="1 requests run and 1 wait") as caught, line.place():
             pass
@@ -42,7 +42,7 @@ async def test_one_too_many_is_turned_away_and_leaves_no_trace():
 
 
 async def test_nobody_is_inside_before_the_engine_is_loaded():
-    line = Line(most_waiting=10)
+    line = RequestQueue(most_waiting=10)
     with line.place() as place:
         assert not await has_turn(place)
         line.open(1)
@@ -50,7 +50,7 @@ async def test_nobody_is_inside_before_the_engine_is_loaded():
 
 
 async def test_one_that_leaves_while_waiting_is_gone_at_once():
-    line = Line(most_waiting=10, slots=1)
+    line = RequestQueue(most_waiting=10, slots=1)
     with line.place() as first:
         second = asyncio.create_task(first.turn())
         with line.place(), line.place():
@@ -60,7 +60,7 @@ async def test_one_that_leaves_while_waiting_is_gone_at_once():
 
 
 async def test_a_wide_one_waits_for_all_its_slots_and_is_not_overtaken():
-    line = Line(most_waiting=10, slots=3)
+    line = RequestQueue(most_waiting=10, slots=3)
     with ExitStack() as stack:
         first = stack.enter_context(ExitStack())
         first.enter_context(line.place(2))

@@ -18,23 +18,23 @@ import numpy as np
 
 from monitoring.decide.alarms import Alarm, Raised, explain, telling
 from monitoring.decide.drift import DescriptorDrift, SliceDrift, examine_slice
-from monitoring.decide.frozen import Windows, moment
+from monitoring.decide.pinned_summaries import Windows, moment
 from monitoring.decide.rules import DriftRules
 from monitoring.descriptors import Descriptor
 from monitoring.store.rows import ARM
 from monitoring.store.summaries import Summary
 
-ArmKind = Literal["canary", "shadow"]
+VariantKind = Literal["canary", "shadow"]
 CHAMPION_ARM = "champion"
-_ARM_OF: Mapping[ArmKind, str] = {"canary": "challenger", "shadow": "shadow"}
+_ARM_OF: Mapping[VariantKind, str] = {"canary": "challenger", "shadow": "shadow"}
 _A_MOMENT = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class Arms:
+class Variants:
     """Both sides of one traffic policy in a window. champion, challenger: releases; None where nobody knows."""
 
-    kind: ArmKind
+    kind: VariantKind
     champion: str | None
     challenger: str | None
     since: datetime
@@ -44,23 +44,23 @@ class Arms:
 
 
 @dataclass(frozen=True, slots=True)
-class ArmComparison:
+class VariantComparison:
     """alike: whether the questions of both arms are alike; when not, nothing is held against the challenger."""
 
-    arms: Arms
+    variants: Variants
     drift: SliceDrift
     alike: bool
     worse: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        arms = self.arms
+        variants = self.variants
         return {
-            "kind": arms.kind,
-            "champion": arms.champion,
-            "challenger": arms.challenger,
-            "since": arms.since.isoformat(),
-            "until": arms.until.isoformat(),
-            "rows": {"champion": arms.before.rows, "challenger": arms.after.rows},
+            "kind": variants.kind,
+            "champion": variants.champion,
+            "challenger": variants.challenger,
+            "since": variants.since.isoformat(),
+            "until": variants.until.isoformat(),
+            "rows": {"champion": variants.before.rows, "challenger": variants.after.rows},
             "alike": self.alike,
             "worse": list(self.worse),
             "alpha": self.drift.alpha,
@@ -68,7 +68,7 @@ class ArmComparison:
         }
 
 
-def find_arms(reader: Windows, app: str, since: datetime, until: datetime, minimum_rows: int) -> list[Arms]:
+def find_variants(reader: Windows, app: str, since: datetime, until: datetime, minimum_rows: int) -> list[Variants]:
     """The arms with enough rows on both sides. Raises StoreUnavailable."""
     found = []
     whole = reader.summary(app, since, until, ARM)
@@ -82,36 +82,40 @@ def find_arms(reader: Windows, app: str, since: datetime, until: datetime, minim
         champion = both.get(CHAMPION_ARM, Summary())
         if champion.rows >= minimum_rows:
             names = (_release(reader, app, start, end, CHAMPION_ARM), _release(reader, app, start, end, arm))
-            found.append(Arms(kind, *names, start, end, champion, both.get(arm, challenger)))
+            found.append(Variants(kind, *names, start, end, champion, both.get(arm, challenger)))
     return found
 
 
-def compare_arms(arms: Arms, descriptors: Mapping[str, Descriptor], rules: DriftRules, alpha: float) -> ArmComparison:
+def compare_variants(
+    variants: Variants, descriptors: Mapping[str, Descriptor], rules: DriftRules, alpha: float
+) -> VariantComparison:
     """Tests the challenger against the champion."""
     chosen = {
         name: descriptor
         for name, descriptor in descriptors.items()
-        if arms.kind == "canary" or descriptor.side != "service" or descriptor.harmful
+        if variants.kind == "canary" or descriptor.side != "service" or descriptor.harmful
     }
-    label: dict[str, str] = {arms.kind: f"{arms.challenger or 'challenger'} against {arms.champion or 'champion'}"}
-    drift = examine_slice(label, arms.before, arms.after, chosen, rules, alpha)
+    label: dict[str, str] = {
+        variants.kind: f"{variants.challenger or 'challenger'} against {variants.champion or 'champion'}"
+    }
+    drift = examine_slice(label, variants.before, variants.after, chosen, rules, alpha)
     alike = not any(found.drifted for found in drift.descriptors.values() if found.descriptor.side == "input")
     worse = tuple(name for name, found in drift.descriptors.items() if alike and _is_worse(found))
-    return ArmComparison(arms, drift, alike, worse)
+    return VariantComparison(variants, drift, alike, worse)
 
 
-def canary_alarms(comparison: ArmComparison) -> list[Raised]:
+def canary_alarms(comparison: VariantComparison) -> list[Raised]:
     """One alarm for each descriptor in which the challenger is worse."""
-    arms, raised = comparison.arms, []
-    name = arms.challenger or "the challenger"
+    variants, raised = comparison.variants, []
+    name = variants.challenger or "the challenger"
     for what in comparison.worse:
         found = comparison.drift.descriptors[what]
-        why = explain(found, f"{name} against {arms.champion or 'the champion'} on the same traffic",
-                      arms.before, arms.after)  # fmt: skip
-        label = {"release": arms.challenger} if arms.challenger else {ARM: _ARM_OF[arms.kind]}
+        why = explain(found, f"{name} against {variants.champion or 'the champion'} on the same traffic",
+                      variants.before, variants.after)  # fmt: skip
+        label = {"release": variants.challenger} if variants.challenger else {ARM: _ARM_OF[variants.kind]}
         alarm = Alarm(what, why, (), found.descriptor.side, (label,), "canary")
-        place = (ARM, _ARM_OF[arms.kind])
-        raised.append(Raised(alarm, telling(found, arms.before, arms.after, place), found.p_adjusted))
+        place = (ARM, _ARM_OF[variants.kind])
+        raised.append(Raised(alarm, telling(found, variants.before, variants.after, place), found.p_adjusted))
     return raised
 
 

@@ -13,7 +13,7 @@ from service.replies import Reply
 Headers = list[tuple[bytes, bytes]]
 
 
-class OnceOnly:
+class IdempotentReply:
     """Stands between one reply and its client: keeps what is sent, and holds its end back until it is stored.
 
     settled: whether the claim of the key went into the log's transaction.

@@ -23,7 +23,7 @@ _LOOK_AGAIN_SECONDS = 0.02
 DEFAULT_PATIENCE = 60.0
 
 
-class Turns:
+class MoveLock:
     """A lock between threads and processes that share a log's database; a process that is killed lets go of it.
 
     The same thread may take it again while it holds it. patience: seconds to wait for it.

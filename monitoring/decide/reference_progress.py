@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from monitoring.decide.references import Awaited, References
 
 if TYPE_CHECKING:
-    from monitoring.decide.frozen import Windows
+    from monitoring.decide.pinned_summaries import Windows
 
 
 @dataclass(frozen=True, slots=True)
-class Gathering:
+class ReferenceProgress:
     """How far a reference has come. release: whose rows count; None for all rows of the app. since, until: where they
     lie. rows: so many there are; needed: so many it takes."""
 
@@ -46,9 +46,9 @@ class Gathering:
         }
 
 
-def gather(
+def reference_progress(
     reader: Windows, references: References, app: str, awaited: Awaited, until: datetime, needed: int
-) -> Gathering | None:
+) -> ReferenceProgress | None:
     """What there is of an awaited reference up to `until`; None when that lies before the promotion.
 
     Raises StoreUnavailable.
@@ -57,4 +57,4 @@ def gather(
         return None
     since = references.last_rejected(app, awaited.since, until) or awaited.since
     found = reader.summary(app, since, until, "release").get(awaited.release) if since < until else None
-    return Gathering(awaited.release, since, until, found.rows if found else 0, needed)
+    return ReferenceProgress(awaited.release, since, until, found.rows if found else 0, needed)
