@@ -16,7 +16,7 @@ from llmops.settings import Settings
 from llmops.text_file import read_toml
 from monitoring.act.alerts.settings import AlertSettings, read_alerts
 from monitoring.act.policy import Policy, read_policies
-from monitoring.decide.reference_settings import ReferenceSettings
+from monitoring.decide.references import ReferenceSettings
 from monitoring.descriptors import DescriptorSet
 from monitoring.descriptors.defaults import DEFAULT_FILE
 from monitoring.tables import Table, nearest, read_dataclass

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from starlette.types import Scope
@@ -16,11 +16,10 @@ from llmops.errors import StoreUnavailable
 from llmops.production_log import LogRecord, ProductionLog, ReplyRow
 from llmops.settings import Settings
 from service.access import Access, KeySource, is_local
-from service.admission import Admission
 from service.budgets import Budgets, Spending
 from service.caller import ANONYMOUS, Caller
 from service.engine_watch import EngineWatch, Ping
-from service.error_map import api_error
+from service.error_map import RETRY_SECONDS, ApiError, api_error
 from service.guards import GuardBook, GuardRules, Guards
 from service.idempotency import Idempotency
 from service.log_writer import LogWriter
@@ -33,6 +32,36 @@ from service.snapshot import ReleaseSource, Snapshot
 from service.snapshot_keeper import SnapshotKeeper
 from service.tabular_pool import TabularOpener, TabularPool
 from service.tracing import open_tracing
+
+
+class Admission:
+    """Counts the requests held; single-threaded, as everything on the event loop is."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.held = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Waits until no request is held."""
+        await self._idle.wait()
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Holds one request while the block runs. Raises ApiError 429 when `most` are held."""
+        if self.held >= self._most:
+            message = f"the gateway holds {self._most} requests already; try again"
+            raise ApiError(429, message, kind="rate_limit_error", code="overloaded", retry_after=RETRY_SECONDS)
+        self.held += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self.held -= 1
+            if self.held == 0:
+                self._idle.set()
+
 
 CANCELLED_SECONDS = 5.0
 FIRST_LOOK_SECONDS = 15.0

@@ -11,7 +11,7 @@ from llmops.generation import HINTS, Message
 from llmops.json_depth import MOST_NESTED, is_shallow
 from service.field_faults import field_fault
 from service.limited_fields import JsonObject, StrictBody, Text, only
-from service.limits import MOST_MESSAGES, MOST_TOOLS
+from service.rate_limits import MOST_MESSAGES, MOST_TOOLS
 from service.schemas import check_choice
 
 LOGPROBS = "message.output_text.logprobs"

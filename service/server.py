@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import math
 import socket
 from collections.abc import Callable
@@ -12,7 +13,6 @@ from fastapi import FastAPI
 
 from llmops.errors import CannotRun, UsageError
 from llmops.settings import Settings
-from service.binding import check_bind
 from service.slow_clients import with_header_timeout
 
 
@@ -65,3 +65,23 @@ def uvicorn_config(app: Callable[[], FastAPI] | str, settings: Settings, workers
         proxy_headers=False,  # who a caller is, its key says
         timeout_graceful_shutdown=math.ceil(settings.drain_seconds),
     )
+
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def check_bind(host: str, has_keys: bool) -> IPAddress:
+    """The address to listen on.
+
+    has_keys: whether a live key exists, so that strangers can be told from users.
+
+    Raises:
+        UsageError: `host` is no IP address, or lies beyond loopback and there is no key.
+    """
+    try:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    except ValueError as error:
+        raise UsageError(f"--host: {host!r} is not an IP address") from error
+    if not address.is_loopback and not has_keys:
+        raise UsageError(f"--host {host}: serving beyond loopback needs keys; make one with `llmops keys create`")
+    return address

@@ -9,12 +9,17 @@ from labs.candidates import Candidate, Parameters
 from labs.evaluation import Estimate, classification_metrics, error_rate
 from labs.gating import Judgement, judge
 from labs.labelled_rows import LabelledRows, joined
+from labs.scorers import Correct
 from labs.training import Fold, Trained, train, train_all
 from labs.wine.candidates import CANDIDATES
 from labs.wine.data import SCHEMA, Halves
-from labs.wine.gate import RULES, SCORERS
 from labs.wine.shift import Batch
 from llmops.errors import UsageError
+from llmops.evaluation.gate_rules import GateRules
+
+SCORERS = (Correct(),)
+RULES = GateRules(primary="correct", rule="better", floors={"correct": 0.85})
+
 
 METRIC = "accuracy"
 

@@ -7,11 +7,12 @@ our own queue, where a cancelled one is dropped at once (llama.cpp cannot cancel
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import queue
 import re
 import secrets
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from importlib.metadata import version
@@ -20,7 +21,6 @@ from typing import Any
 
 from llmops.answer_schema import following
 from llmops.engines.gguf_file import check_gguf
-from llmops.engines.llamacpp_answers import LlamaCppAnswers
 from llmops.engines.llamacpp_grammar import grammar_of
 from llmops.engines.llamacpp_likelihood import loglikelihoods
 from llmops.engines.llamacpp_port import LlamaCppPort
@@ -29,7 +29,7 @@ from llmops.engines.openai_format import chat_body
 from llmops.engines.protocol import EngineIdentity
 from llmops.engines.thread_stream import from_thread
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
-from llmops.generation import Chunk, GenerationRequest, Message, Usage
+from llmops.generation import UNKNOWN_USAGE, Chunk, GenerationRequest, Message, Usage
 
 Send = Callable[[Mapping[str, Any] | Exception | None], None]
 HONOURS = frozenset({"n", "logprobs", "top_logprobs", "presence_penalty", "frequency_penalty", "logit_bias"})
@@ -243,3 +243,47 @@ def _translate(error: Mapping[str, Any]) -> EngineError:
         return EngineError(message)
     field = _FIELD.match(message)
     return EngineRejected(message, param=field[1] if field else None)
+
+
+class LlamaCppAnswers:
+    """Reads the events of one request, which may have several answers side by side.
+
+    llama.cpp counts the tokens of each answer by itself, somewhere in the stream; a chunk's usage is that of the whole
+    request, and comes last. rivals: how many other tokens a log-probability is asked to name; llama.cpp may give more.
+    """
+
+    def __init__(self, rivals: int = 0) -> None:
+        self._rivals = rivals
+        self._usage = UNKNOWN_USAGE
+        self._finish: Chunk | None = None
+
+    def take(self, event: Mapping[str, Any]) -> Iterator[Chunk]:
+        """The chunks of one event."""
+        if usage := event.get("usage"):
+            # The answers share one prompt.
+            self._usage = Usage(usage["prompt_tokens"], (self._usage.tokens_out or 0) + usage["completion_tokens"])
+        for choice in event.get("choices", ()):
+            index, text = choice["index"], choice["delta"].get("content")
+            # The first event of an answer has a role and no text.
+            if text:
+                yield Chunk(text, index=index, logprobs=self._logprobs(choice))
+            if reason := choice.get("finish_reason"):
+                if self._finish is not None:
+                    yield self._finish
+                self._finish = Chunk("", reason, index=index)
+
+    def last(self) -> Chunk:
+        """The chunk that ends the stream."""
+        return dataclasses.replace(self._finish or Chunk("", "stop"), usage=self._usage)
+
+    def _logprobs(self, choice: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+        entries = (choice.get("logprobs") or {}).get("content") or ()
+        return tuple(
+            {**_entry(entry), "top_logprobs": [_entry(rival) for rival in entry["top_logprobs"][: self._rivals]]}
+            for entry in entries
+        )
+
+
+def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """As OpenAI has it, which gives no token ids."""
+    return {name: entry[name] for name in ("token", "logprob", "bytes")}

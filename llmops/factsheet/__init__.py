@@ -1,6 +1,5 @@
 """Fact sheets: what the registry knows of a release or a tabular model, on one page.
 
-contents.py says what a sheet is made of, limits.py what it has to admit, layout.py and its parts in which order and
-words it is told; markdown.py and html.py write that down. `collecting.py` and its parts put a
-sheet together from the stores; the others read none.
+`collecting.py` puts a sheet together from the stores, with one module for each part; contents.py says what it is made
+of, limits.py what it has to admit. `sheet.jinja` tells it, in two sets of blocks: html.py and markdown.py write them.
 """

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llmops.audit import AuditEntry, Verification, verify
 from llmops.errors import Corrupted, StoreUnavailable
-from llmops.factsheet.contents import History, Move
-from llmops.factsheet.periods import FOUND, periods_of
+from llmops.factsheet.contents import History, Move, Period
 from llmops.factsheet.times import to_the_second
 from llmops.hashing import canonical_json, content_hash
 from llmops.registry import Registry
@@ -161,3 +161,41 @@ def _problems(trail: AuditTrail, name: str) -> tuple[str, ...]:
         for each in found.differences
         if each.name == name
     )
+
+
+FOUND = "found"
+CHAMPION_MOVES = ("promote", "rollback", FOUND)
+
+
+def periods_of(ref: str, moves: Iterable[Move], *, is_champion: bool) -> tuple[Period, ...]:
+    """Oldest first. moves: of the app, oldest first. is_champion: what the alias says, which may have been moved
+    without a record."""
+    found: list[Period] = []
+    for move in moves:
+        if move.what not in CHAMPION_MOVES:
+            continue
+        lasts = bool(found) and found[-1].lasts
+        if lasts and move.new != ref:
+            found[-1] = _ended(found[-1], move)
+        elif not found and move.old == ref != move.new:
+            found.append(_ended(Period(None), move))
+        if not lasts and move.new == ref:
+            found.append(_begun(move))
+    lasts = bool(found) and found[-1].lasts
+    if lasts and not is_champion:
+        found[-1] = dataclasses.replace(found[-1], lasts=False)
+    if is_champion and not lasts:
+        found.append(Period(None, lasts=True))
+    return tuple(found)
+
+
+def _begun(move: Move) -> Period:
+    if move.what == FOUND:
+        return Period(None, lasts=True)
+    return Period(move.at, None, True, move.what, why=move.why, forced=move.forced, after=move.old)
+
+
+def _ended(period: Period, move: Move) -> Period:
+    if move.what == FOUND:
+        return dataclasses.replace(period, lasts=False)
+    return dataclasses.replace(period, until=move.at, lasts=False, ended=move.what, then=move.new)

@@ -7,12 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any, Generic, Protocol, TypeVar
 
-from llmops.audit import AuditEntry, Move
+from llmops.audit import AuditEntry, AuditLog, Move
 from llmops.errors import CannotRun, GateRefused, UnknownVersion, UsageError
+from llmops.evaluation.gate_rules import GateRules, loosened
 from llmops.hashing import canonical_json, content_hash
-from llmops.registry.loosened_rules import loosened_since
 from llmops.registry.moves import CHAMPION_MOVES, Moves, Remember
 from llmops.registry.store import Store, translated
 from llmops.versions import CHALLENGER, CHAMPION, PREVIOUS, Ref
@@ -310,3 +311,30 @@ def _named(ref: str | None, versions: Sequence[V]) -> V | None:
 
 def _shown(version: Versioned) -> str:
     return version.ref + (f" ({', '.join(version.aliases)})" if version.aliases else "")
+
+
+def loosened_since(
+    audit: AuditLog, name: str, suite: str, champion: str | None, rules: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What `rules` ask less than the rules of earlier gates of the suite, on any version of an app or model, from the
+    last gate of its champion on (without a champion: from the first gate on).
+
+    Gives `{"rule", "by", "at"}` for each: the change in words, who first gated by the looser rule, and when (None:
+    nobody before). Gates put on record before their rules were say nothing. Raises StoreUnavailable, Corrupted.
+    """
+    gates = [
+        entry
+        for entry in audit.entries(name)
+        if entry.action == "gate" and entry.details.get("suite") == suite and entry.details.get("rules")
+    ]
+    of_champion = [place for place, entry in enumerate(gates) if entry.subject == champion]
+    gates = gates[of_champion[-1] if of_champion else 0 :]
+    now = GateRules.from_mapping(rules)
+    seen = [(GateRules.from_mapping(gate.details["rules"]), gate.actor, gate.at) for gate in gates]
+    found: dict[str, dict[str, Any]] = {}
+    for (before, _, _), (after, actor, at) in pairwise([*seen, (now, audit.actor, None)]):
+        still = loosened(before, now)
+        for rule, words in loosened(before, after).items():
+            if rule in still:
+                found[rule] = {"rule": words, "by": actor, "at": at}
+    return list(found.values())

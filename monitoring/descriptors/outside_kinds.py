@@ -2,13 +2,230 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, cast
 
+from llmops.errors import CannotRun, EngineError, UsageError
+from llmops.production_log import LogRecord
+from llmops.settings import Settings
+from monitoring.descriptors.computation import Computation, Compute, Failed, each
 from monitoring.descriptors.declared import DescriptorKind
-from monitoring.descriptors.evidently_kind import make_evidently
-from monitoring.descriptors.judge_kind import make_judge
-from monitoring.descriptors.python_kind import make_python
-from monitoring.descriptors.similarity_kind import make_similarity
+from monitoring.descriptors.model import Kind
+from monitoring.descriptors.texts import Texts
+from monitoring.tables import Table, nearest
+
+if TYPE_CHECKING:
+    from llmops.judges import JudgeEndpoint
+    from llmops.judges.rubric import RubricJudge
+
+
+def make_similarity(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - it has no parameters
+    """Cosine of question and answer, from -1 to 1, by the catalogue's embedding model (MiniLM: their first 256 tokens).
+
+    None where one of them is blank. Some 50 ms a row on one core: declare it with `sampled`.
+    """
+    from llmops.engines.embedding import embedder
+
+    embed = embedder(settings)
+    return Computation(cosines_by(embed), embed.identity)
+
+
+def cosines_by(embed: Callable[[Sequence[str]], Any]) -> Compute:
+    """The cosine of each record's question and answer, by an embedding into vectors of length 1."""
+
+    def cosines(records: Sequence[LogRecord]) -> list[float | None]:
+        both = [bool(record.input.strip() and record.output.strip()) for record in records]
+        chosen = [record for record, whole in zip(records, both, strict=True) if whole]
+        if not chosen:
+            return [None] * len(records)
+        texts = [_readable(text) for record in chosen for text in (record.input, record.output)]
+        vectors = embed(texts)
+        found = iter((vectors[0::2] * vectors[1::2]).sum(axis=1).tolist())
+        return [next(found) if whole else None for whole in both]
+
+    return cosines
+
+
+def _readable(text: str) -> str:
+    """As far as the model reads, and without halves of surrogate pairs, which its tokenizer refuses."""
+    return text[:4_000].encode("utf-8", "replace").decode()
+
+
+def make_python(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
+    """`function = "module:name"` of a text (of input or output) or of a log record (of pair, or of record).
+
+    `returns`: numeric, flag or label. `per`: `row` calls it for each, `column` once with a list, for as many values.
+    None means no value. `revision`: to be raised when the function changes, for its code is not looked at.
+
+    Raises:
+        BadFile: there is no such function.
+    """
+    function = _imported(table)
+    value = cast(Kind, table.choice("returns", ("numeric", "flag", "label")))
+    table.whole("revision", least=1)
+    whole = table.choice("per", ("row", "column"), "row") == "column"
+    return Computation((lambda items: list(function(list(items)))) if whole else each(function), value=value)
+
+
+def _imported(table: Table) -> Callable[..., Any]:
+    module, _, name = table.text("function").partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise table.wrong("function", f"must be module:name of a function that can be imported: {error}") from error
+    if not callable(function):
+        raise table.wrong("function", f"{module}:{name} is not a function")
+    return cast(Callable[..., Any], function)
+
+
+_MOST_CHARACTERS = 20_000
+
+
+def make_judge(table: Table, settings: Settings) -> Computation:
+    """`instructions`, `scale` and `good` as in a suite's `judge.rubric`; `[descriptor.endpoint]`: its fields, by
+    default those of the setting `judge`.
+
+    The scale `pass_fail`, or labels with `good`, give a flag that is true for a good answer; points give their share of
+    the way from worst to best; labels without `good` give the label. The answer must follow a JSON schema. A judge that
+    cannot be reached raises EngineUnavailable before it is asked about a row; the next run asks.
+
+    Raises:
+        BadFile: no endpoint, or a wrong parameter.
+    """
+    from llmops.judges.rubric import RubricJudge
+
+    scale, good = table.any("scale", "pass_fail"), table.any("good", None)
+    labels = isinstance(scale, list) and all(isinstance(label, str) for label in scale)
+    value: Kind = "label" if labels and good is None else "flag" if labels or scale == "pass_fail" else "numeric"
+    try:
+        endpoint = _endpoint(table, settings)
+        judge = RubricJudge(
+            str(table.any("name")),
+            endpoint=endpoint,
+            instructions=table.text("instructions"),
+            scale=scale,
+            good=scale[:1] if value == "label" else good,
+        )
+    except UsageError as error:
+        raise table.wrong("judge", str(error)) from error
+    identity = {"judge": dict(judge.identity), "characters": _MOST_CHARACTERS}
+
+    def verdicts(records: Sequence[LogRecord]) -> Sequence[Any]:
+        endpoint.check()  # a judge that is away would leave these rows without a value for good
+        with ThreadPoolExecutor(judge.side_by_side, thread_name_prefix="judge") as pool:
+            return list(pool.map(lambda record: _verdict(judge, record, value), records))
+
+    return Computation(verdicts, identity, value)
+
+
+def _endpoint(table: Table, settings: Settings) -> JudgeEndpoint:
+    from llmops.judges import JudgeEndpoint
+
+    given, name = table.mapping("endpoint", {}), str(table.any("name"))
+    if given:
+        return JudgeEndpoint.from_mapping({"name": name, "timeout": 30.0, "retries": 1, **given})
+    if settings.judge is None:
+        raise UsageError("endpoint: give base_url and model in [descriptor.endpoint], or set LLMOPS_JUDGE")
+    url, _, model = settings.judge.removeprefix("openai:").rpartition("#")
+    return JudgeEndpoint.from_mapping(
+        {"name": name, "base_url": url, "model": model, "key_variable": settings.judge_key_variable}
+    )
+
+
+def _verdict(judge: RubricJudge, record: LogRecord, value: Kind) -> Any:
+    from llmops.evaluation.eval_set import EvalRow
+    from llmops.evaluation.results import Output
+
+    row = EvalRow(record.key, {"input": record.input[:_MOST_CHARACTERS]})
+    try:
+        score = judge.judge(row, Output(record.output[:_MOST_CHARACTERS]))
+    except EngineError as error:
+        return Failed.of(error)
+    return score.label if value == "label" else score.value
+
+
+_OURS = {"SemanticSimilarity": "similarity", "ContextRelevance": "similarity", "OpenAI": "judge", "LLMEval": "judge"}
+_FETCH = ("HuggingFace", "HuggingFaceToxicity", "BERTScore")
+_PROBE = "A probe: it is one short sentence."
+
+
+def make_evidently(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
+    """`class`: its name; `parameters`: all but the column; `returns`: numeric, flag or label.
+
+    The class is looked up when the first batch is described, for importing Evidently takes seconds. An empty text has
+    no value: several of Evidently's raise on it. Nothing is downloaded: nltk's data must lie in one of its folders.
+
+    Raises:
+        BadFile: a class that fetches a model, or asks one that another kind here asks better.
+    """
+    name, parameters = table.text("class"), table.mapping("parameters", {})
+    value = cast(Kind, table.choice("returns", ("numeric", "flag", "label")))
+    ours = next((kind for start, kind in _OURS.items() if name.startswith(start) or name.endswith(start)), None)
+    if ours or name.endswith("LLMJudge"):
+        raise table.wrong("class", f"{name} asks a model; use the kind {ours or 'judge'}")
+    if name in _FETCH:
+        raise table.wrong("class", f"{name} downloads a model when it is used")
+    return Computation(_EvidentlyColumn(name, parameters, value), value=value)
+
+
+class _EvidentlyColumn:
+    """Computes one Evidently descriptor over a column of texts."""
+
+    def __init__(self, name: str, parameters: Mapping[str, Any], value: Kind) -> None:
+        self._name, self._parameters, self._value = name, dict(parameters), value
+        self._probed = False
+
+    def __call__(self, texts: Texts) -> list[Any]:
+        """Raises CannotRun when it cannot describe a plain sentence either."""
+        if not self._probed:
+            try:
+                self._computed([_PROBE])
+            except CannotRun:
+                raise
+            except Exception as error:
+                first = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise CannotRun(f"Evidently's {self._name} cannot run here: {first}") from error
+            self._probed = True
+        found = iter(self._computed([text for text in texts if text]))
+        return [next(found) if text else None for text in texts]
+
+    def _computed(self, texts: Sequence[str]) -> list[Any]:
+        import pandas as pd
+
+        from monitoring.evidently_import import evidently, without_nltk_downloads
+
+        if not texts:
+            return []
+        library = evidently()
+        frame = pd.DataFrame({"text": pd.Series(list(texts), dtype=object)})
+        with without_nltk_downloads():
+            dataset = library.Dataset.from_pandas(
+                frame,
+                data_definition=library.DataDefinition(text_columns=["text"]),
+                descriptors=[self._descriptor(library.descriptors)],
+            )
+        return [self._plain(value) for value in dataset.as_dataframe()["value"]]
+
+    def _descriptor(self, library: Any) -> Any:
+        known = sorted(name for name in vars(library) if name[0].isupper())
+        if self._name not in known:
+            raise CannotRun(f"Evidently has no descriptor {self._name!r}{nearest(self._name, known)}")
+        kind = getattr(library, self._name)
+        takes = inspect.signature(kind).parameters
+        if "column_name" not in takes:
+            raise CannotRun(f"Evidently's {self._name} does not read one text")
+        return kind("text", **self._parameters, alias="value")
+
+    def _plain(self, value: Any) -> Any:
+        if value is None or value != value:  # NaN is the only value that is not itself
+            return None
+        if self._value == "flag":
+            return value not in ("0", "False", "") if isinstance(value, str) else bool(value)
+        return float(value) if self._value == "numeric" else str(value)
+
 
 OUTSIDE_KINDS: Mapping[str, DescriptorKind] = {
     "python": DescriptorKind("numeric", make_python, of=("input", "output", "pair", "record")),

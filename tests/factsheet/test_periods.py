@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.factsheet.contents import Move
-from llmops.factsheet.periods import periods_of
+from llmops.factsheet.history import periods_of
 
 
 def move(at: int, old: str | None, new: str | None, what: str = "promote", why: str = "gate passed") -> Move:

@@ -5,7 +5,7 @@ import pytest
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, RowResult, Score
 from llmops.evaluation.statistics import mean_interval
-from llmops.factsheet.slices import MOST_SLICES, slices_of
+from llmops.factsheet.evaluations import MOST_SLICES, slices_of
 
 
 def row(number: int, value: bool | None, **tags: str) -> RowResult:

@@ -7,7 +7,7 @@ import pytest
 
 from monitoring import list_references, pin_at_promotion, pin_reference, run_monitor
 from monitoring.config import read_config
-from monitoring.decide.reference_settings import ReferenceSettings
+from monitoring.decide.references import ReferenceSettings
 from monitoring.descriptors import DescriptorSet
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

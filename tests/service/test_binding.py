@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from llmops.errors import UsageError
-from service.binding import check_bind
-from service.server import listen
+from service.server import check_bind, listen
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ import sqlalchemy as sa
 
 from llmops.errors import UsageError
 from monitoring.decide.pinned_summaries import WHOLE, PinnedSummaries
-from monitoring.decide.reference_settings import ReferenceSettings
-from monitoring.decide.references import AcceptedWindow, References
+from monitoring.decide.references import AcceptedWindow, References, ReferenceSettings
 from monitoring.store.database import open_database
 from monitoring.store.summaries import FlagSummary, Summary
 

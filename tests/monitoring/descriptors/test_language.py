@@ -1,6 +1,6 @@
 import pytest
 
-from monitoring.descriptors.language import UNKNOWN, language_of
+from monitoring.descriptors.text_kinds import UNKNOWN, language_of
 
 
 @pytest.mark.parametrize(

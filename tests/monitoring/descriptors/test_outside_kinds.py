@@ -8,7 +8,7 @@ from llmops.errors import CannotRun, EngineUnavailable
 from llmops.judges.scripted import ScriptedJudge
 from llmops.production_log import LogRecord
 from monitoring.descriptors import DescriptorSet
-from monitoring.descriptors.similarity_kind import cosines_by
+from monitoring.descriptors.outside_kinds import cosines_by
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
