@@ -284,10 +284,8 @@ def _gate(values: Mapping[str, Any], scorers: Mapping[str, Scorer | None], path:
     for name in rules.scorers:
         if name not in scorers:
             raise BadFile(path, f"names {name!r}, which is no scorer of this suite", field="gate")
-    if (rules.rule == "not-worse") != ("margin" in values):
-        raise BadFile(
-            path, "goes with rule = 'not-worse', which needs it: how much worse is allowed", field="gate.margin"
-        )
+    if rules.margin and rules.rule != "not-worse":
+        raise BadFile(path, "goes with rule = 'not-worse', and this rule does not read it", field="gate.margin")
     by_slice = {f"slice_floors.{part}": floors for part, floors in rules.slice_floors.items()}
     for key, bounds in {"floors": rules.floors, "ceilings": rules.ceilings, **by_slice}.items():
         for name, bound in bounds.items():

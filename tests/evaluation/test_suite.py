@@ -172,7 +172,6 @@ def test_bytes_that_are_no_utf8_are_a_bad_file(folder: Path) -> None:
         (HEAD + SCORERS + GATE + "[gate.floors]\ncorrect = nan\n", "gate.floors.correct"),
         (HEAD + SCORERS + GATE + "[gate.ceilings]\nwords = -1\n", "gate.ceilings.words"),
         (HEAD + SCORERS + GATE + "[gate.slice_floors.'a=b']\ncorrect = 2\n", "gate.slice_floors.a=b.correct"),
-        (HEAD + SCORERS + GATE + "rule = 'not-worse'\n", "gate.margin"),
         (HEAD + SCORERS + GATE + "rule = 'better'\nmargin = 0.1\n", "gate.margin"),
         (HEAD.replace('"qa"', '"qa@1"') + SCORERS + GATE, "prompt"),
     ],
