@@ -36,15 +36,17 @@ def _lab(name: str, settings: Settings, source: str | None, cycle: str) -> Lab:
 @click.command()
 @click.argument("name", type=click.Choice(list(_LABS)))
 @click.argument("step", type=click.Choice(_STEPS), required=False)
-@click.option("--source", metavar="file:PATH", help="The data; default: the catalogue's.")
-@click.option("--cycle", default=_FIRST_CYCLE, show_default=True, help="Another one begins the whole lab anew.")
-@click.option("--window", help="With `monitor`: this one instead of the next.")
+@click.option("--source", metavar="file:PATH", help="Data file; default: the catalogue's.")
+@click.option(
+    "--cycle", default=_FIRST_CYCLE, show_default=True, help="Name of the run; a new name starts the lab afresh."
+)
+@click.option("--window", help="With `monitor`: this window instead of the next.")
 @json_option
 def command(name: str, step: str | None, source: str | None, cycle: str, window: str | None, as_json: bool) -> None:
-    """A warm-up lab, all five parts: data, model, deploy, monitor, automate; or one STEP of it by hand.
+    """Run a warm-up lab: all five parts (data, model, deploy, monitor, automate), or one STEP by hand.
 
-    The whole lab is a pipeline: cut off, the same command goes on; finished, it shows what was found. Exits 0 when
-    every step finished, whatever was found.
+    The whole lab is a pipeline: if it is interrupted, the same command continues; once finished, it shows the results.
+    Exits 0 when every step finished, whatever the results.
 
     \b
     Example: llmops lab bike

@@ -69,20 +69,20 @@ def open_pipelines(settings: Settings) -> Pipelines:
 
 @click.group()
 def command() -> None:
-    """Pipelines: jobs of several steps, each finished step done once, also when the process is killed in between."""
+    """Pipelines: jobs of several steps. A finished step is never repeated, even if the process is killed."""
 
 
 @command.command()
 @click.argument("name")
-@click.option("--cycle", metavar="ID", help="What this run is; the same again goes on. Default: today's date in UTC.")
+@click.option("--cycle", metavar="ID", help="Name of the run; the same name continues it. Default: today's UTC date.")
 @_set_option
 @json_option
 @click.pass_context
 def run(ctx: click.Context, name: str, cycle: str | None, settings_: Sequence[str], as_json: bool) -> None:
     """Run a cycle of a pipeline; exit 1 when its verdict is negative.
 
-    A cycle that was interrupted or failed goes on after its last finished step, with the inputs it began with. One that
-    has finished is not repeated. Ctrl-C ends it at once, and the same command goes on.
+    A cycle that was interrupted or failed continues after its last finished step, with its original inputs. A finished
+    cycle is not repeated. Ctrl-C ends it at once, and the same command continues it.
 
     \b
     Example: llmops pipeline run llm --cycle friday --set suite=qa --set app=assistant
@@ -114,11 +114,11 @@ def _run(
 
 
 @command.command("list")
-@click.option("--pipeline", "name", help="Only this one's runs.")
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="The latest so many.")
+@click.option("--pipeline", "name", help="Only runs of this pipeline.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Number of runs, latest first.")
 @json_option
 def list_runs(name: str | None, limit: int, as_json: bool) -> None:
-    """List the pipelines there are, and their latest runs.
+    """List the pipelines and their latest runs.
 
     \b
     Example: llmops pipeline list
@@ -145,7 +145,7 @@ def list_runs(name: str | None, limit: int, as_json: bool) -> None:
 @click.argument("run_name", metavar="RUN")
 @json_option
 def show(run_name: str, as_json: bool) -> None:
-    """Show a run, NAME@CYCLE, with its steps and its result.
+    """Show the steps and the result of a run, NAME@CYCLE.
 
     \b
     Example: llmops pipeline show llm@2026-05-01
@@ -167,14 +167,14 @@ def show(run_name: str, as_json: bool) -> None:
 def schedule(
     name: str, cron: str, settings_: Sequence[str], print_crontab: bool, print_cronjob: bool, as_json: bool
 ) -> None:
-    """Run a pipeline again and again, in the foreground; or print how cron or Kubernetes would.
+    """Run a pipeline on a schedule, in the foreground; or print a crontab line or a Kubernetes CronJob.
 
-    Each cycle is named after the moment it was due, so two schedulers run it once. First goes on with the latest cycle,
-    if that was interrupted. A cycle that fails is told, and waits for `llmops pipeline run`.
+    Each cycle is named after the time it was due, so two schedulers run it only once. On start, the latest cycle is
+    continued if it was interrupted. A failed cycle is reported, and waits for `llmops pipeline run`.
 
-    What is printed names PATH, this folder and every LLMOPS_* that is set. Secrets (addresses with a password, keys
-    that settings, models and suites name) are not in it: for cron they are written to a file in the home that only you
-    can read, for Kubernetes they come from the Secret `llmops`.
+    The printed text contains PATH, this folder and every LLMOPS_* variable that is set. It contains no secrets
+    (addresses with a password, keys that settings, models and suites name): for cron they are written to a file in the
+    home that only you can read, for Kubernetes they come from the Secret `llmops`.
 
     \b
     Example: llmops pipeline schedule bike --cron "0 3 * * *"

@@ -10,12 +10,14 @@ from llmops.settings import Settings
 
 @click.command()
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; beyond loopback only with keys."
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; other than loopback only with keys."
 )
-@click.option("--port", default=8000, show_default=True, help="Port to listen on; 0 takes a free one.")
-@click.option("--workers", default=1, show_default=True, help="Gateway processes; they share one engine process.")
+@click.option("--port", default=8000, show_default=True, help="Port to listen on; 0 picks a free one.")
+@click.option(
+    "--workers", default=1, show_default=True, help="Number of gateway processes; they share one engine process."
+)
 def command(host: str, port: int, workers: int) -> None:
-    """Start the gateway: champions, other releases and raw model versions over an OpenAI-compatible API.
+    """Start the gateway: champions, other releases and bare model versions over an OpenAI-compatible API.
 
     \b
     Example: llmops serve --port 8000

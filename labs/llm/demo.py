@@ -86,7 +86,7 @@ class _Story:
 def command(as_json: bool) -> None:
     """Run the whole loop: models, prompts, eval runs, comparison, gate, gateway, monitoring.
 
-    Exits 0 when every step finished, whatever was found.
+    Exits 0 when every step finished, whatever the results.
 
     \b
     Example: llmops demo

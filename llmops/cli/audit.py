@@ -22,15 +22,15 @@ _HASH = re.compile(r"[0-9a-f]{64}\Z")
 
 @click.group()
 def command() -> None:
-    """Who moved which alias, gated, forced, rolled back or shared out traffic, and when: a log that shows whether
-    somebody altered it."""
+    """The audit log: who gated, promoted, forced, rolled back or changed traffic, and when. Altered entries are
+    detected."""
 
 
 @command.command("list")
 @click.option("--app", help="Only entries about this app or tabular model.")
 @json_option
 def list_entries(app: str | None, as_json: bool) -> None:
-    """List the entries, oldest first. A move has two: one before it, one when it is done.
+    """List the entries, oldest first. A move has two entries: one before it and one after it.
 
     \b
     Example: llmops audit list --app assistant
@@ -43,15 +43,15 @@ def list_entries(app: str | None, as_json: bool) -> None:
 
 
 @command.command()
-@click.option("--head", metavar="HASH", help="A head printed before: the log must still hold it.")
+@click.option("--head", metavar="HASH", help="A head printed earlier; it must still be in the log.")
 @click.option("--chain-only", is_flag=True, help="Do not compare with the aliases in the registry.")
 @json_option
 def verify(head: str | None, chain_only: bool, as_json: bool) -> None:
-    """Check that no entry was altered, removed or put in, and that the registry's aliases stand where the log says.
+    """Check that no entry was altered, removed or inserted, and that the registry's aliases match the log.
 
-    Keep the head that is printed somewhere else: only with it are entries missed that were cut off at the end.
+    Keep a copy of the printed head elsewhere: only with it can you detect that entries at the end were removed.
 
-    Exit code 1: the chain is broken, or something was moved around the log, such as in MLflow's UI.
+    Exit code 1: the chain is broken, or an alias was moved without an entry, such as in MLflow's UI.
 
     \b
     Example: llmops audit verify

@@ -25,25 +25,23 @@ key_option = click.option(
     "--key-variable", metavar="NAME", help="Environment variable that holds the key of an openai: judge."
 )
 instructions_option = click.option(
-    "--instructions", metavar="FILE|TEXT", help="What to judge by; default: being right."
+    "--instructions", metavar="FILE|TEXT", help="Rubric for the judge; default: correctness."
 )
-input_option = click.option("--input-variable", metavar="NAME", help="Which of a row's inputs is the question.")
+input_option = click.option("--input-variable", metavar="NAME", help="The row input that holds the question.")
 
 
 @click.command("calibrate-judge")
 @click.argument("labels", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--suite", help="Calibrate a judge scorer of this suite, as its gate uses it.")
-@click.option("--scorer", help="Which of the suite's; needed where several ask the judge.")
+@click.option("--suite", help="Calibrate a judge scorer of this suite, so that its gate may use it.")
+@click.option("--scorer", help="The suite's scorer; required if several use the judge.")
 @judge_option
 @key_option
 @instructions_option
 @click.option("--scale", help="Without a suite: pass_fail (default), LOWEST,HIGHEST or LABEL,LABEL,…")
 @click.option("--good", multiple=True, metavar="LABEL", help="Labels of the scale that count as true.")
 @input_option
-@click.option(
-    "--threshold", type=float, default=0.5, show_default=True, help="Score from which on the judge says true."
-)
-@click.option("--kappa", type=click.FloatRange(-1, 1), help="Least κ to trust it by; default: the suite's, else 0.6.")
+@click.option("--threshold", type=float, default=0.5, show_default=True, help="Lowest score that counts as true.")
+@click.option("--kappa", type=click.FloatRange(-1, 1), help="Lowest κ to trust it; default: the suite's, else 0.6.")
 @json_option
 @click.pass_context
 def calibrate_judge(
@@ -61,14 +59,15 @@ def calibrate_judge(
     kappa: float | None,
     as_json: bool,
 ) -> None:
-    """Measure a judge's agreement with people and record it; exit 0 only when it may be trusted.
+    """Measure and record a judge's agreement with people; exit 0 only if it is trusted.
 
-    LABELS is a file of JSON Lines: `inputs`, `output` and `label` (true or false, a number, or text), with
-    `expectations` and `contexts` where the judge needs them. With `output_a`, `output_b` and a label of "a", "b" or
-    "tie" the lines are pairs, and each is asked in both orders.
+    LABELS is a JSON Lines file with `inputs`, `output` and `label` (true or false, a number, or text), plus
+    `expectations` and `contexts` if the judge needs them. Lines with `output_a`, `output_b` and a label of "a", "b" or
+    "tie" are pairs; the judge sees each pair in both orders.
 
-    A suite's judge gates only after it was calibrated with --suite: trust goes by judge, rubric and scale, and ends
-    when one of them changes. It is trusted when the lower end of the 95 % interval of Cohen's κ reaches --kappa.
+    A suite's judge may gate only after it was calibrated with --suite. Trust applies to one judge, rubric and scale; it
+    ends when one of them changes. A judge is trusted if the lower end of the 95 % interval of Cohen's κ reaches
+    --kappa.
 
     \b
     Example: llmops eval calibrate-judge labels.jsonl --suite support --scorer helpful

@@ -46,7 +46,7 @@ def command() -> None:
 @command.command("list")
 @json_option
 def list_suites(as_json: bool) -> None:
-    """List the suites there are; one that cannot be read is named, and hides none of the others.
+    """List the suites. A suite that cannot be read is reported; the others are still listed.
 
     \b
     Example: llmops eval list
@@ -98,16 +98,16 @@ def _asked(suite: Suite) -> str:
     "--prompt", "prompts", multiple=True, metavar="NAME@V", help="Prompt version; default: all of the suite's."
 )
 @click.option("--model", "models", multiple=True, metavar="NAME@V", help="Model version; default: the suite's.")
-@click.option("--release", "releases", multiple=True, metavar="APP@V", help="Release to run, in place of cells.")
+@click.option("--release", "releases", multiple=True, metavar="APP@V", help="Release to run instead of cells.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first rows.")
 @click.option("--engine", type=click.Choice(ENGINE_NAMES), help="Engine; default by the model's format.")
-@click.option("--seed", type=int, help="Makes an independent run of the same cell.")
-@click.option("--repeatable", is_flag=True, help="Every request alone: slower, and the same answers every time.")
-@click.option("--force", is_flag=True, help="Score and record again although an identical run is complete.")
+@click.option("--seed", type=int, help="Seed for an independent run of the same cell.")
+@click.option("--repeatable", is_flag=True, help="Answer each request alone: slower, same answers every time.")
+@click.option("--force", is_flag=True, help="Score and record again even if an identical run is complete.")
 @click.option(
-    "--recorder", type=click.Choice(["auto", "evaluate", "bulk"]), default="auto", help="How runs get into MLflow."
+    "--recorder", type=click.Choice(["auto", "evaluate", "bulk"]), default="auto", help="How to record runs in MLflow."
 )
-@click.option("--stop-early", is_flag=True, help="Two cells: take rows by chance until the gate's metric is decided.")
+@click.option("--stop-early", is_flag=True, help="Two cells: draw rows at random until the gate's metric is decided.")
 @click.option("--html", type=click.Path(path_type=Path), help="Also write the leaderboard to an HTML file.")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Also write the leaderboard to a Markdown file.")
 @json_option
@@ -129,8 +129,10 @@ def run(
     markdown: Path | None,
     as_json: bool,
 ) -> None:
-    """Answer and score every row with every cell; finished generations are never made twice. Exit 1 where a scorer has
-    no score at all of a cell: no row was answered, or each failed (a judge that went away). The next run asks again.
+    """Answer and score every row with every cell; finished generations are reused.
+
+    Exit 1 if a scorer has no score at all for a cell: no row was answered, or every score failed (an unreachable
+    judge). The next run tries again.
 
     \b
     Example: llmops eval run qa --prompt qa@1 --prompt qa@2 --model smollm2-135m-instruct@2

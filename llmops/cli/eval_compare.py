@@ -33,7 +33,7 @@ def report_options(command: Any) -> Any:
 @click.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("--suite", help="Where more than one suite uses the prompt.")
+@click.option("--suite", help="The suite; required if several use the prompt.")
 @report_options
 @json_option
 def compare(
@@ -41,7 +41,7 @@ def compare(
 ) -> None:
     """Compare two runs row by row. A and B: run ids, prompt versions, PROMPT@V,MODEL@V, or releases.
 
-    Of two releases, what people voted (side by side on the gateway's page) is shown beside it.
+    For two releases, the result includes people's votes from the gateway's page.
 
     \b
     Example: llmops eval compare qa@1 qa@2 --html comparison.html
@@ -93,7 +93,7 @@ def gate(
     markdown: Path | None,
     as_json: bool,
 ) -> None:
-    """Judge a challenger by the suite's gate; exit 0 only on `pass`.
+    """Apply the suite's gate to a challenger; exit 0 only on `pass`.
 
     \b
     Example: llmops eval gate assistant@2 --against assistant@1 --suite qa --junit gate.xml

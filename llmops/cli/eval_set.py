@@ -25,7 +25,7 @@ _SHOWN_ROWS = 4
 
 @click.group()
 def command() -> None:
-    """Eval sets: find what is wrong with one, and add rows from production."""
+    """Eval sets: check them for defects, and add rows from production."""
 
 
 @command.command()
@@ -35,19 +35,24 @@ def command() -> None:
     type=click.FloatRange(0.8, 1.0),
     default=0.9,
     show_default=True,
-    help="Similarity from which two questions count as nearly the same.",
+    help="Lowest similarity at which two questions count as near-duplicates.",
 )
 @click.option(
-    "--prompt", "prompts", multiple=True, metavar="NAME@V", help="Also look for the rows in this prompt's examples."
+    "--prompt",
+    "prompts",
+    multiple=True,
+    metavar="NAME@V",
+    help="Also check whether rows appear in this prompt's examples.",
 )
 @json_option
 @click.pass_context
 def check(ctx: click.Context, eval_set: str, near: float, prompts: Sequence[str], as_json: bool) -> None:
-    """Look for repeats, contradictions, leaked and impossible answers, and tiny slices; exit 1 on an error.
+    """Check for duplicates, contradictions, leaked and impossible answers, and tiny slices; exit 1 on an error.
 
-    NAME of an eval set, PATH of a data file or folder, or SUITE (a name that both have is the suite's), whose eval sets
-    are checked together and whose scorers are tried on a made-up row, as before a run. The columns of a table have the
-    names of a row's fields: `id`, `inputs.question`, `expectations.answers`, `tags.topic`.
+    Give the NAME of an eval set, the PATH of a data file or folder, or a SUITE (which takes precedence over an eval set
+    of the same name). A suite's eval sets are checked together, and its scorers are tried on a made-up row, as before a
+    run. The columns of a table are named after a row's fields: `id`, `inputs.question`, `expectations.answers`,
+    `tags.topic`.
 
     \b
     Example: llmops eval-set check qa --prompt qa@2
@@ -70,7 +75,9 @@ def check(ctx: click.Context, eval_set: str, near: float, prompts: Sequence[str]
 @click.option("--from-log", is_flag=True, help="Step 1: write requests of the production log to a review file.")
 @click.option("--reviewed", type=click.Path(path_type=Path), help="Step 2: add the accepted rows of this review file.")
 @window_options
-@click.option("-n", "--limit", type=click.IntRange(1), default=100, show_default=True, help="Most rows to review.")
+@click.option(
+    "-n", "--limit", type=click.IntRange(1), default=100, show_default=True, help="Maximum number of rows to review."
+)
 @click.option(
     "--outcome",
     type=click.Choice(["ok", "error", "cancelled", "any"]),
@@ -81,7 +88,7 @@ def check(ctx: click.Context, eval_set: str, near: float, prompts: Sequence[str]
 @click.option(
     "--feedback",
     type=click.Choice(["negative", "positive", "any"]),
-    help="Only answers that users judged so, or at all.",
+    help="Only answers with this feedback; any: with feedback of any kind.",
 )
 @click.option(
     "--input-variable", default="question", show_default=True, help="Prompt variable that the user's message fills."
@@ -102,14 +109,14 @@ def add(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Add requests of production to an eval set, in two steps with a person in between.
+    """Add production requests to an eval set, in two steps with a human review in between.
 
-    First `--from-log` writes a review file: one row a line, without those the eval set has already. Fill in
-    `expectations`, set `review.accept` to true or false. Then `--reviewed` adds the accepted rows: all, or none when
-    one is wrong.
+    First, `--from-log` writes a review file: one row per line, without rows that the eval set already has. Fill in
+    `expectations`, and set `review.accept` to true or false. Then `--reviewed` adds the accepted rows: all of them, or
+    none if one is invalid.
 
-    Review files and eval sets hold what users wrote, names and other personal data included: take it out before
-    you accept a row, and mind where these files go.
+    Review files and eval sets contain what users wrote, including names and other personal data. Remove it before you
+    accept a row, and take care where these files go.
 
     \b
     Example: llmops eval-set add qa --from-log --app assistant --since 7d --feedback negative --out review.jsonl

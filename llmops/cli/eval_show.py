@@ -17,17 +17,17 @@ _ROWS = 20
 
 @click.command()
 @click.argument("run")
-@click.option("--suite", help="Suite, where several use the prompt.")
+@click.option("--suite", help="The suite; required if several use the prompt.")
 @click.option(
     "--failed",
     is_flag=True,
     help="Only rows without an answer or a score, or with the worst score of the gate's scorer.",
 )
 @click.option("--changed-from", metavar="RUN", help="Only rows whose answer or score differs from this run's.")
-@click.option("--limit", type=click.IntRange(1), help=f"At most so many rows.  [default: {_ROWS}; with --json all]")
+@click.option("--limit", type=click.IntRange(1), help=f"Maximum number of rows.  [default: {_ROWS}; with --json all]")
 @json_option
 def show(run: str, suite: str | None, failed: bool, changed_from: str | None, limit: int | None, as_json: bool) -> None:
-    """Show a run row by row: question, expected, answer, scores. RUN: a run id or its beginning, or a cell as in
+    """Show a run row by row: question, expected answer, answer, scores. RUN: a run id or its beginning, or a cell as in
     `eval compare`.
 
     \b

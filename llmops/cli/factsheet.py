@@ -18,10 +18,10 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--html", type=_FILE, help="Write one page that works offline.")
 @json_option
 def command(version: str, markdown: Path | None, html: Path | None, as_json: bool) -> None:
-    """One page of what is on record of a release or a tabular model, made only from the registry and the audit log.
+    """One page with the recorded facts about a release or a tabular model, from the registry and the audit log only.
 
-    What it is made of, data and licences with hashes, who did what when, evaluations with intervals and slices, gates,
-    times as champion, alarms, known limits, and what nobody wrote down.
+    It shows the version's parts, data and licences with hashes, who did what when, evaluations with intervals and
+    slices, gates, periods as champion, alarms, known limits, and missing facts.
 
     \b
     Example: llmops factsheet assistant@1

@@ -20,16 +20,20 @@ _POSITIVE = click.IntRange(1)
 
 @click.group()
 def command() -> None:
-    """Gateway keys: once one exists, every request needs one; the gateway sees a change within 2 s."""
+    """Gateway keys: once one exists, every request needs one. Changes take effect within 2 s."""
 
 
 @command.command()
-@click.option("--name", default="", help="Whose key it is, for people.")
-@click.option("--app", "apps", multiple=True, help="An app it may use (repeatable); default: all, and bare models.")
-@click.option("--admin", is_flag=True, help="It may read /metrics too.")
-@click.option("--requests-per-minute", type=_POSITIVE, metavar="N", help="Beyond it: 429. Default: no limit.")
-@click.option("--tokens-per-minute", type=_POSITIVE, metavar="N", help="Tokens read and made. Default: no limit.")
-@click.option("--tokens-per-day", type=_POSITIVE, metavar="N", help="Tokens read and made. Default: no limit.")
+@click.option("--name", default="", help="Name of the key's owner, for people.")
+@click.option(
+    "--app", "apps", multiple=True, help="App that the key may use (repeatable); default: all, and bare models."
+)
+@click.option("--admin", is_flag=True, help="Also allow access to /metrics.")
+@click.option(
+    "--requests-per-minute", type=_POSITIVE, metavar="N", help="Beyond it, the reply is 429. Default: no limit."
+)
+@click.option("--tokens-per-minute", type=_POSITIVE, metavar="N", help="Input and output tokens. Default: no limit.")
+@click.option("--tokens-per-day", type=_POSITIVE, metavar="N", help="Input and output tokens. Default: no limit.")
 @click.option("--expires", type=click.FloatRange(0, 36500, min_open=True), metavar="DAYS", help="Default: never.")
 @json_option
 def create(
@@ -42,7 +46,7 @@ def create(
     expires: float | None,
     as_json: bool,
 ) -> None:
-    """Make a key and print it: it is shown this once, and stored hashed.
+    """Create a key and print it. It is shown only once, and stored hashed.
 
     \b
     Example: llmops keys create --name website --app assistant --requests-per-minute 600
@@ -64,7 +68,7 @@ def create(
 @command.command("list")
 @json_option
 def list_keys(as_json: bool) -> None:
-    """List keys, revoked ones too; never their secrets.
+    """List keys, including revoked ones, without their secrets.
 
     \b
     Example: llmops keys list
@@ -77,8 +81,7 @@ def list_keys(as_json: bool) -> None:
 @click.argument("key_id", metavar="ID")
 @json_option
 def revoke(key_id: str, as_json: bool) -> None:
-    """Shut a key out for good: gateways refuse it within 2 s. ID: from `list`, or its beginning; a whole key
-    does too.
+    """Revoke a key permanently: gateways refuse it within 2 s. ID: from `list`, or its beginning, or the key itself.
 
     \b
     Example: llmops keys revoke 3f9c0a5d71e2

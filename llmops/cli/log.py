@@ -56,7 +56,7 @@ def window_options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-shadow_option = click.option("--shadow", is_flag=True, help="Shadow requests too: what a challenger answered unseen.")
+shadow_option = click.option("--shadow", is_flag=True, help="Include shadow requests, which a challenger answered too.")
 
 
 @command.command()
@@ -67,7 +67,7 @@ shadow_option = click.option("--shadow", is_flag=True, help="Shadow requests too
 def tail(
     app: str | None, since: datetime | None, until: datetime | None, shadow: bool, limit: int, as_json: bool
 ) -> None:
-    """The newest records.
+    """Show the newest records.
 
     \b
     Example: llmops log tail -n 5 --app assistant
@@ -88,8 +88,8 @@ def tail(
 @click.argument("request_id")
 @json_option
 def show(request_id: str, as_json: bool) -> None:
-    """Every record of one request id, whole, with what users said of the answer. The id's beginning, as `log tail`
-    shows it, is enough.
+    """Show every record of one request id in full, with feedback. The beginning of the id, as `log tail` shows it, is
+    enough.
 
     \b
     Example: llmops log show req_5f0c2a1b
@@ -109,7 +109,7 @@ def show(request_id: str, as_json: bool) -> None:
 def export(
     app: str | None, since: datetime | None, until: datetime | None, shadow: bool, out: Path, as_json: bool
 ) -> None:
-    """Write records to a file, in bounded memory.
+    """Write records to a file, with bounded memory use.
 
     \b
     Example: llmops log export --since 7d --out week.parquet
@@ -130,10 +130,10 @@ def export(
 @json_option
 @click.pass_context
 def import_records(ctx: click.Context, file: Path, as_json: bool) -> None:
-    """Take records from elsewhere; those whose request id is in the log already are passed over.
+    """Import records; those whose request id is already in the log are skipped.
 
-    FILE is JSON Lines, one record a line, as docs/log-records.md describes them. A line that is no record, or whose
-    time or numbers are out of range, is named and left out; the others are imported, and the exit code is 3.
+    FILE is JSON Lines, one record per line, as described in docs/log-records.md. A line that is not a record, or whose
+    time or numbers are out of range, is reported and left out; the others are imported, and the exit code is 3.
 
     \b
     Example: llmops log import traffic.jsonl

@@ -23,7 +23,7 @@ def command() -> None:
 @click.argument("name", default=DEFAULT_MODEL)
 @json_option
 def pull(name: str, as_json: bool) -> None:
-    """Fetch a catalogue model and its variants, check their sha256, and register them.
+    """Download a catalogue model and its variants, check their sha256, and register them.
 
     \b
     Example: llmops models pull smollm2-135m-instruct
@@ -43,11 +43,11 @@ def pull(name: str, as_json: bool) -> None:
 @click.option("--licence", default="", help="Licence of the weights, for the record.")
 @click.option(
     "--key-env",
-    help="Environment variable that holds the key of an openai: source; for several servers one for all, or a list "
-    "with commas, where - is a server without a key.",
+    help="Environment variable that holds the key of an openai: source; for several servers, one for all or a "
+    "comma-separated list, where - is a server without a key.",
 )
-@click.option("--price-in", type=float, help="Price of a million tokens read, in your currency.")
-@click.option("--price-out", type=float, help="Price of a million tokens written.")
+@click.option("--price-in", type=float, help="Price of a million input tokens, in your currency.")
+@click.option("--price-out", type=float, help="Price of a million output tokens.")
 @json_option
 def register(
     name: str,
@@ -60,11 +60,10 @@ def register(
 ) -> None:
     """Register a model from any source; the same weights give the same version.
 
-    With prices, every eval run of the version shows what it cost. A version keeps its prices: for others, register the
-    model by another name.
+    With prices, every eval run of the version shows its cost. A version's prices cannot change: to use others, register
+    the model under another name.
 
-    Several servers that answer for one model share its requests by weight, and replace one another:
-    openai:URL*3,URL*1#MODEL.
+    Several servers of one model share its requests by weight, and take over when one fails: openai:URL*3,URL*1#MODEL.
 
     \b
     Example: llmops models register my-model --source file:./my-model-folder
@@ -87,7 +86,7 @@ def register(
 @click.option("--to", "type_name", default="Q4_0", show_default=True, help="Q4_0, Q4_1, Q5_0, Q5_1 or Q8_0.")
 @json_option
 def quantise(model: str, type_name: str, as_json: bool) -> None:
-    """Make a requantised version of a GGUF model version, with its parent on record.
+    """Requantise a GGUF model version into a new version that records its parent.
 
     \b
     Example: llmops models quantise smollm2-135m-instruct@1 --to Q8_0

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("--suite", help="Where more than one suite uses the prompt.")
+@click.option("--suite", help="The suite; required if several use the prompt.")
 @judge_option
 @key_option
 @instructions_option
@@ -43,10 +43,10 @@ def pairwise(
     limit: int | None,
     as_json: bool,
 ) -> None:
-    """Have a judge say which run answers better, row by row. A and B as in `eval compare`.
+    """Let a judge decide row by row which run answers better. A and B as in `eval compare`.
 
-    Every pair is shown in both orders; a verdict that turns with the order is a tie. Wins are B's. The judge can be
-    calibrated on labelled pairs with `eval calibrate-judge`; without that its word is shown as untrusted.
+    The judge sees every pair in both orders; a verdict that depends on the order is a tie. Wins are wins of B. You can
+    calibrate the judge on labelled pairs with `eval calibrate-judge`; otherwise its verdict is shown as untrusted.
 
     \b
     Example: llmops eval pairwise qa@1 qa@2 --judge openai:http://127.0.0.1:8001/v1#judge

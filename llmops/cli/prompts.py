@@ -19,7 +19,7 @@ from llmops.versions import PromptVersion
 
 @click.group()
 def command() -> None:
-    """Prompt versions: files under prompts/, registered in MLflow where their content is new."""
+    """Prompt versions: files under prompts/, registered in MLflow if their content is new."""
 
 
 @command.command()
@@ -27,10 +27,10 @@ def command() -> None:
 @json_option
 @click.pass_context
 def register(ctx: click.Context, names: Sequence[str], as_json: bool) -> None:
-    """Register the prompt files, all or those named; unchanged content makes no new version.
+    """Register all prompt files, or those named; unchanged content makes no new version.
 
-    A prompt with a file that cannot be read is named, and none of its versions is registered; the other prompts are,
-    and the exit code is 3.
+    If a file cannot be read, its prompt is reported and none of that prompt's versions is registered. The other prompts
+    are registered, and the exit code is 3.
 
     \b
     Example: llmops prompts register qa

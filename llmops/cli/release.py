@@ -21,7 +21,7 @@ from llmops.versions import Release
 
 @click.group()
 def command() -> None:
-    """Releases: one prompt version + one model version + parameters, the one thing the gateway serves."""
+    """Releases: one prompt version + one model version + parameters, the unit that the gateway serves."""
 
 
 @command.command()
@@ -31,12 +31,12 @@ def command() -> None:
 @click.option("--param", "params", multiple=True, metavar="K=V", help="Generation parameter; overrides the prompt's.")
 @click.option(
     "--guard", "guards", multiple=True, metavar="GUARD",
-    help="What the gateway keeps this release from letting through: redact-pii (from the log), redact-pii-engine (from "
-    "the engine too), block=REGEX, max-output=TOKENS.",
+    help="Guard that the gateway applies: redact-pii (in the log), redact-pii-engine (in the engine's input too), "
+    "block=REGEX, max-output=TOKENS.",
 )  # fmt: skip
 @json_option
 def create(app: str, prompt: str, model: str, params: Sequence[str], guards: Sequence[str], as_json: bool) -> None:
-    """Make a release; the same content gives the same release.
+    """Create a release; the same content gives the same release.
 
     \b
     Example: llmops release create assistant --prompt qa@2 --model smollm2-135m-instruct@1 --param max_tokens=48
@@ -61,7 +61,7 @@ def create(app: str, prompt: str, model: str, params: Sequence[str], guards: Seq
 @click.argument("app")
 @json_option
 def list_releases(app: str, as_json: bool) -> None:
-    """List an app's releases and what serves.
+    """List an app's releases, and which one is served.
 
     \b
     Example: llmops release list assistant
@@ -109,9 +109,9 @@ def show(release: str, as_json: bool) -> None:
 @click.argument("release")
 @json_option
 def challenge(release: str, as_json: bool) -> None:
-    """Make a release the challenger, which a traffic policy sends its share (see `llmops traffic`).
+    """Make a release the challenger, to which a traffic policy sends its share (see `llmops traffic`).
 
-    Its promotion to champion, or `llmops release withdraw`, ends that.
+    It stays the challenger until it is promoted or `llmops release withdraw` removes it.
 
     \b
     Example: llmops release challenge assistant@2
@@ -135,7 +135,7 @@ def challenge(release: str, as_json: bool) -> None:
 @click.argument("app")
 @json_option
 def withdraw(app: str, as_json: bool) -> None:
-    """Leave an app without a challenger: its champion answers all plain traffic alone.
+    """Withdraw an app's challenger: the champion then answers all plain traffic.
 
     \b
     Example: llmops release withdraw assistant

@@ -11,14 +11,14 @@ from llmops.settings import Settings
 
 @click.command()
 @click.argument("app")
-@click.option("--force", is_flag=True, help="Go back to what was itself rolled back; needs --why.")
+@click.option("--force", is_flag=True, help="Return to a version that was itself rolled back; needs --why.")
 @click.option("--why", help="The reason for a forced rollback; it is recorded.")
 @json_option
 def command(app: str, force: bool, why: str | None, as_json: bool) -> None:
     """Make the previous champion the champion again.
 
-    Called twice it would bring back what was rolled back, and so is refused the second time. Where the rollback was
-    the mistake, --force --why TEXT undoes it.
+    A second call would restore the rolled-back version, so it is refused. If the rollback was a mistake, undo it with
+    --force --why TEXT.
 
     \b
     Example: llmops rollback assistant

@@ -15,14 +15,14 @@ from llmops.versions import CHALLENGER, CHAMPION, Release
 
 @click.group()
 def command() -> None:
-    """Traffic between champion and challenger: canary and shadow. Running gateways follow within two seconds."""
+    """Traffic between champion and challenger: canary and shadow. Changes take effect within two seconds."""
 
 
 @command.command()
 @click.argument("app")
 @json_option
 def show(app: str, as_json: bool) -> None:
-    """Show an app's traffic policy, and who its champion and challenger are.
+    """Show an app's traffic policy, champion and challenger.
 
     \b
     Example: llmops traffic show assistant
@@ -36,14 +36,14 @@ def show(app: str, as_json: bool) -> None:
 @command.command("set")
 @click.argument("app")
 @click.option("--canary", metavar="SHARE", help="Share that the challenger answers instead of the champion: 10%, 0.1.")
-@click.option("--shadow", metavar="SHARE", help="Share of the rest that the challenger answers too; only logged.")
-@click.option("--sticky", type=click.Choice(STICKY), help="What stays on one side: a user, a key, or just a request.")
+@click.option("--shadow", metavar="SHARE", help="Share of the rest that the challenger answers too (logged only).")
+@click.option("--sticky", type=click.Choice(STICKY), help="Keep a user or a key on one side, or decide per request.")
 @json_option
 def set_policy(app: str, canary: str | None, shadow: str | None, sticky: Sticky | None, as_json: bool) -> None:
-    """Set an app's traffic policy; what is not given stays as it is (at first: 0%, 0%, user).
+    """Set an app's traffic policy. Omitted options stay unchanged (at first: 0%, 0%, user).
 
-    It holds for plain traffic (`model: assistant`); who asks for `assistant@challenger` or `assistant@3` gets that.
-    While the app has no challenger both shares rest, so a promotion of the challenger ends its canary.
+    It applies to plain traffic (`model: assistant`); a request for `assistant@challenger` or `assistant@3` gets exactly
+    that. Without a challenger both shares have no effect, so promoting the challenger ends its canary.
 
     \b
     Example: llmops traffic set assistant --canary 10% --shadow 100% --sticky user
@@ -68,7 +68,7 @@ def set_policy(app: str, canary: str | None, shadow: str | None, sticky: Sticky 
 @click.argument("app")
 @json_option
 def clear(app: str, as_json: bool) -> None:
-    """Take an app's traffic policy away: the champion answers all plain traffic alone.
+    """Remove an app's traffic policy: the champion then answers all plain traffic.
 
     \b
     Example: llmops traffic clear assistant

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=5000, show_default=True)
 def command(host: str, port: int) -> None:
-    """Open MLflow's UI, where prompt versions are compared row by row. Stop it with Ctrl-C, or SIGTERM.
+    """Open MLflow's UI, where you can compare prompt versions row by row. Stop it with Ctrl-C, or SIGTERM.
 
     \b
     Example: llmops ui --port 5000

@@ -26,19 +26,19 @@ _UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 @click.command()
-@click.option("--every", default="60s", show_default=True, help="Pause between two looks at the log: 30s, 5m.")
+@click.option("--every", default="60s", show_default=True, help="Interval between two looks at the log: 30s, 5m.")
+@click.option("--window-at", default="00:00", show_default=True, help="UTC time of day at which the daily window ends.")
 @click.option(
-    "--window-at", default="00:00", show_default=True, help="Time of day, in UTC, when the daily window ends."
+    "--every-window", default="24h", show_default=True, help="Length of a window: 24h, or a fraction of a day."
 )
-@click.option("--every-window", default="24h", show_default=True, help="Length of a window: 24h, or a part of a day.")
-@click.option("--once", is_flag=True, help="One look, with everything that is due, and end: for a cron job.")
+@click.option("--once", is_flag=True, help="Do everything that is due once, then exit; for a cron job.")
 @json_option
 @click.pass_context
 def daemon(ctx: click.Context, every: str, window_at: str, every_window: str, once: bool, as_json: bool) -> None:
-    """Watch the log: detect, tell and act, until SIGTERM.
+    """Monitor the log until SIGTERM: detect, alert and act.
 
-    Each tick takes the sequential detectors over the new rows, tests a window that has closed, acts as [policy] says
-    and sends what [alerts] says. Two daemons on one log are safe: one works, the other waits.
+    Each tick runs the sequential detectors over the new rows, tests a window that has closed, acts according to
+    [policy] and sends alerts according to [alerts]. Two daemons on one log are safe: one works, the other waits.
 
     \b
     Example: llmops monitor daemon --every 60s --window-at 00:00
@@ -62,15 +62,15 @@ def daemon(ctx: click.Context, every: str, window_at: str, every_window: str, on
 
 @click.group()
 def alarms() -> None:
-    """The book of alarms: what lasts, since when, and who sees to it."""
+    """The alarm book: current alarms, since when, and who handles them."""
 
 
 @alarms.command("list")
 @click.option("--app", help="Only this app's.")
-@click.option("--all", "with_resolved", is_flag=True, help="Those that are over, too.")
+@click.option("--all", "with_resolved", is_flag=True, help="Include alarms that are over.")
 @json_option
 def list_alarms(app: str | None, with_resolved: bool, as_json: bool) -> None:
-    """Show the alarms that last, what was done about them, and whether everybody could be told.
+    """Show current alarms, the actions taken, and whether all alerts were delivered.
 
     \b
     Example: llmops monitor alarms list --app assistant
@@ -108,10 +108,10 @@ def list_alarms(app: str | None, with_resolved: bool, as_json: bool) -> None:
 
 @alarms.command()
 @click.argument("number", type=int)
-@click.option("--by", help="Who sees to it; default: your user name.")
+@click.option("--by", help="Who handles it; default: your user name.")
 @json_option
 def ack(number: int, by: str | None, as_json: bool) -> None:
-    """Say that somebody sees to an alarm: while it lasts it is told no more, and no policy acts on it.
+    """Acknowledge an alarm: while it lasts, it sends no further alerts and no policy acts on it.
 
     \b
     Example: llmops monitor alarms ack 7
@@ -123,14 +123,14 @@ def ack(number: int, by: str | None, as_json: bool) -> None:
 
 @click.group()
 def policy() -> None:
-    """What is done about alarms by itself."""
+    """Automatic actions on alarms."""
 
 
 @policy.command("show")
 @click.option("--app", help="Only this app's.")
 @json_option
 def show_policy(app: str | None, as_json: bool) -> None:
-    """Show each app's policy, and what it comes to for the alarms that last. Does nothing.
+    """Show each app's policy, and what it would do about the current alarms. Takes no action.
 
     \b
     Example: llmops monitor policy show --app assistant

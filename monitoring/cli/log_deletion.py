@@ -13,16 +13,16 @@ from llmops.errors import UsageError
 from llmops.settings import Settings
 from llmops.short_ids import MOST_NAMED, whole_id
 
-dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 
 
 @click.command()
-@click.option("--days", type=click.IntRange(0), help="Older than so many days; default: LLMOPS_RETENTION_DAYS.")
-@click.option("--undescribed", is_flag=True, help="Also records that the monitor has not described yet.")
+@click.option("--days", type=click.IntRange(0), help="Minimum age in days; default: LLMOPS_RETENTION_DAYS.")
+@click.option("--undescribed", is_flag=True, help="Also records without computed descriptors.")
 @dry_run_option
 @json_option
 def retain(days: int | None, undescribed: bool, dry_run: bool, as_json: bool) -> None:
-    """Delete the texts of old records. What happened stays: release, status, tokens, times, and what was described.
+    """Delete the texts of old records. Release, status, tokens, times and computed descriptors stay.
 
     \b
     Example: llmops log retain --days 30
@@ -52,13 +52,13 @@ def retain(days: int | None, undescribed: bool, dry_run: bool, as_json: bool) ->
 
 
 @click.command()
-@click.option("--user", help="All that this user sent and said, and what was said of it.")
-@click.option("--request-id", help="Every record of this request; a beginning is enough.")
+@click.option("--user", help="Everything this user sent, and all feedback by or about this user.")
+@click.option("--request-id", help="Every record of this request; the beginning of its id is enough.")
 @dry_run_option
 @json_option
 def forget(user: str | None, request_id: str | None, dry_run: bool, as_json: bool) -> None:
-    """Delete everything of one user or request: records, feedback, stored replies, descriptors, summaries, MLflow's
-    traces. Then look again, in every table and in the database's files, and print a receipt.
+    """Delete everything about one user or request: records, feedback, stored replies, descriptors, summaries, MLflow
+    traces. Then search every table and the database files again, and print a receipt.
 
     Exit code 1: something is left.
 

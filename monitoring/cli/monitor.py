@@ -27,7 +27,7 @@ def command() -> None:
 
 @command.command()
 @window_options
-@click.option("--no-record", is_flag=True, help="Do not write the result into MLflow.")
+@click.option("--no-record", is_flag=True, help="Do not record the result in MLflow.")
 @json_option
 @click.pass_context
 def run(
@@ -40,7 +40,7 @@ def run(
 ) -> None:
     """Test the current window against the reference; exit 1 on an alarm.
 
-    With no reference pinned yet, the rows before --since become it.
+    If no reference is pinned yet, the rows before --since become the reference.
 
     \b
     Example: llmops monitor run --app assistant --since 24h
@@ -70,7 +70,7 @@ def run(
 )
 @json_option
 def report(app: str | None, since: datetime | None, until: datetime | None, out: Path | None, as_json: bool) -> None:
-    """Write Evidently's HTML report of the same windows, headed by our verdict.
+    """Write Evidently's HTML report on the same windows, with our verdict at the top.
 
     \b
     Example: llmops monitor report --app assistant --out report.html

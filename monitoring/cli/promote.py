@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("release")
-@click.option("--force", is_flag=True, help="Promote without a passing gate, or what was rolled back; needs --why.")
+@click.option("--force", is_flag=True, help="Promote without a passing gate, or after a rollback; needs --why.")
 @click.option("--why", help="The reason for a forced promotion; it is recorded.")
 @json_option
 def command(release: str, force: bool, why: str | None, as_json: bool) -> None:
     """Make a release, or a tabular model's version, the champion; the old champion becomes `previous`.
 
-    Refused without a passing gate against the present champion on record, and for what was rolled back. The monitor
-    then compares with a new reference, as its configuration says.
+    Refused without a recorded passing gate against the current champion, and for a rolled-back version. The monitor
+    then uses a new reference, as configured.
 
     \b
     Example: llmops promote assistant@2

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @click.group()
 def reference() -> None:
-    """References: what an app's windows are compared with. One moves only when one is pinned."""
+    """References: what an app's windows are compared with. A reference changes only when another is pinned."""
 
 
 @reference.command("list")
 @click.argument("app", required=False)
 @json_option
 def list_command(app: str | None, as_json: bool) -> None:
-    """Every reference that was ever pinned, the newest first.
+    """List every reference that was ever pinned, newest first.
 
     \b
     Example: llmops monitor reference list assistant
@@ -43,7 +43,7 @@ def list_command(app: str | None, as_json: bool) -> None:
 @click.argument("app")
 @json_option
 def show(app: str, as_json: bool) -> None:
-    """The reference in force, and what it was like.
+    """Show the current reference and its statistics.
 
     \b
     Example: llmops monitor reference show assistant
@@ -78,13 +78,15 @@ def show(app: str, as_json: bool) -> None:
 
 @reference.command()
 @click.argument("app")
-@click.option("--since", required=True, callback=read_time, metavar="TIME", help="From this time, or 24h, 7d ago.")
+@click.option(
+    "--since", required=True, callback=read_time, metavar="TIME", help="From this time, or this long ago: 24h, 7d."
+)
 @click.option("--until", required=True, callback=read_time, metavar="TIME", help="Before this time, or this long ago.")
-@click.option("--release", help="Only its rows; the reference then counts while it is the champion.")
-@click.option("--why", required=True, help="The reason; it is kept.")
+@click.option("--release", help="Only rows of this release; the reference applies while it is champion.")
+@click.option("--why", required=True, help="The reason; it is recorded.")
 @json_option
 def pin(app: str, since: datetime, until: datetime, release: str | None, why: str, as_json: bool) -> None:
-    """Make a window of the production log the app's reference from now on.
+    """Pin a window of the production log as the app's reference from now on.
 
     \b
     Example: llmops monitor reference pin assistant --since 8d --until 1d --why "a good week"

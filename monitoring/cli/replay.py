@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--app", help="Only this app's records.")
-@click.option("--until", callback=read_time, metavar="TIME", help="The quiet past ends here; default: now.")
+@click.option("--until", callback=read_time, metavar="TIME", help="End of the quiet past; default: now.")
 @click.option(
     "--months", default=100, show_default=True, type=click.IntRange(0), help="Months to resample; 0 for none."
 )
 @json_option
 def replay(app: str | None, until: datetime | None, months: int, as_json: bool) -> None:
-    """Measure false alarms on the log's own past after the reference, beside the budget that is stated.
+    """Measure false alarms on the log's past after the reference, and compare them with the stated budget.
 
-    It measures them only if nothing was wrong in that past: whatever really changed counts as an alarm, too.
+    This is valid only if nothing was wrong in that past: a real change counts as an alarm, too.
 
     \b
     Example: llmops monitor replay --app assistant --until 1d

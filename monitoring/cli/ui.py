@@ -13,12 +13,12 @@ from llmops.settings import Settings
 
 @click.command()
 @click.option("--port", default=8001, show_default=True)
-@click.option("--no-serve", is_flag=True, help="Only bring the dashboard up to date, and end.")
+@click.option("--no-serve", is_flag=True, help="Only update the dashboard, then exit.")
 @json_option
 def ui(port: int, no_serve: bool, as_json: bool) -> None:
-    """Show Evidently's dashboard over time, on this machine alone. Stop it with Ctrl-C.
+    """Show Evidently's dashboard over time, on this machine only. Stop it with Ctrl-C.
 
-    What the production log has gained is described and added first. Nothing is sent anywhere.
+    Descriptors of new records in the production log are computed and added first. Nothing is sent elsewhere.
 
     \b
     Example: llmops monitor ui --port 8001
