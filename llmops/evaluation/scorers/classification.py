@@ -73,11 +73,11 @@ def _row_labels(choices: tuple[str, ...]) -> Labels:
 
 
 class Label:
-    """True when the class that the output names is the expected one; the score's label is that class.
+    """True when the output names the expected class; the score's label is the class that the output names.
 
-    labels: the classes; without them a row's `expectations.choices`; without both the whole output, folded, is the
-    class. pick: which mention counts when the output names several classes: the `first`, the `last` (where answers
-    with their reasons end), or `only` one, so that an output that names several has no label. An output without a
+    labels: the classes; by default a row's `expectations.choices`; without either, the class is the whole output after
+    case folding. pick: which mention counts when the output names several classes: the `first`, the `last` (for answers
+    that give their reasons first), or `only`, with which an output that names several has no label. An output without a
     label has the label "(none)" and is wrong.
     """
 

@@ -49,10 +49,10 @@ class JsonValid(Correctness):
 
 
 class JsonSchema:
-    """True when the output is JSON that follows a JSON schema, its formats (date, uuid …) included.
+    """True when the output is JSON that follows a JSON schema, including the schema's formats (date, uuid …).
 
-    schema: the schema; in a suite also `schema_file`, a path beside it. A format that nothing here can check, or a
-    reference to another address, is an error when the suite loads.
+    schema: the schema; a suite may use `schema_file` instead, a path relative to the suite. A format that cannot be
+    checked, or a reference to another address, is an error when the suite is loaded.
     """
 
     higher_is_better: bool | None = True
@@ -76,8 +76,8 @@ class JsonSchema:
 class JsonFields(Correctness):
     """Share of the fields of `expected_json` that the output has with the same value, from 0 to 1.
 
-    Text is compared after normalisation, at any depth; numbers by value, so that 1.0 is 1, and −0.0 is 0, but true and
-    "1" are not 1. An output that is no JSON object has no field right. Not counted: fields that were not expected.
+    Text is compared after normalisation, at any depth; numbers are compared by value, so 1.0 equals 1 and −0.0 equals
+    0, but true and "1" do not equal 1. An output that is not a JSON object scores 0. Not counted: unexpected fields.
     """
 
     def score(self, row: EvalRow, output: Output) -> Score:
@@ -92,12 +92,11 @@ class JsonFields(Correctness):
 
 
 class JsonF1:
-    """F1 of the leaves that the output shares with `expected_json`, from 0 to 1: what is missing costs recall, what is
-    made up costs precision.
+    """F1 of the leaves that the output shares with `expected_json`, from 0 to 1: missing leaves lower recall, invented
+    ones lower precision.
 
-    A leaf is a value with its path (`items[0].name`); an empty object or list is one. Values are compared as by
-    `json_fields`. ordered: false lets the items of lists come in any order; each is compared with the expected one that
-    it is most like.
+    A leaf is a value with its path (`items[0].name`), or an empty object or list. Values are compared as by
+    `json_fields`. ordered: false accepts list items in any order; each is compared with the most similar expected item.
     """
 
     higher_is_better: bool | None = True

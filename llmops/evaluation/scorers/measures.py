@@ -109,19 +109,19 @@ def _cost(name: str, per_million_in: float, per_million_out: float) -> Scorer:
 
 
 MEANINGS: Mapping[str, str] = {
-    "words": "Words of the output, which white space separates; in scripts that put none between words (Chinese,"
-    " Japanese, Thai …), each letter.",
-    "characters": "Unicode characters of the output.",
-    "sentences": "Sentences of the output that hold a letter or digit; a line is at least one.",
+    "words": "Number of words in the output, separated by white space; in scripts without spaces between words"
+    " (Chinese, Japanese, Thai …), each letter counts.",
+    "characters": "Number of Unicode characters in the output.",
+    "sentences": "Number of sentences in the output that contain a letter or digit; a line counts as at least one.",
     "readability": "Automated readability index, a United States school grade. Made for English; not counted: anything"
-    " that says how hard a text in another language is.",
-    "repetition": "The share of the output's word n-grams that stood in it before. n: words in a row.",
+    " that makes a text in another language hard to read.",
+    "repetition": "Share of the output's word n-grams that occurred earlier in it. n: number of words in an n-gram.",
     "latency_ms": "Milliseconds until the answer was complete.",
     "first_token_ms": "Milliseconds until the answer began.",
-    "tokens_in": "Tokens of the prompt, as the model's server counts them; an error where it counts none.",
-    "tokens_out": "Tokens of the answer, as the model's server counts them; an error where it counts none.",
-    "cost": "What the tokens cost, in the currency of the prices. per_million_in, per_million_out: prices of a million"
-    " tokens of prompt and of answer.",
+    "tokens_in": "Tokens in the prompt, as counted by the model's server; an error if it does not count them.",
+    "tokens_out": "Tokens in the answer, as counted by the model's server; an error if it does not count them.",
+    "cost": "Cost of the tokens, in the currency of the prices. per_million_in, per_million_out: prices of a million"
+    " prompt tokens and of a million answer tokens.",
 }
 """What each type gives whose class does not say it."""
 

@@ -20,18 +20,18 @@ _RELATIVE = 1e-9
 class Numeric:
     """True when the number in the output is the expected one.
 
-    take: the `last` number of the output (where answers with their working end), or the `first`. expected_take: the
-    same for an expected answer that holds several, so a working that ends in the answer is read by its end whatever
-    `take` says. The expected number is `expected_number`, else that of an expected answer. absolute, relative: how
-    far off it may be, the wider of both; in the unit that the expected number is written in, relative to it.
-    Without them whole numbers must be equal, of any length, and others may be off by a billionth. A percentage
-    meets its own number and its hundredth: 50% is right where 50, 0.5 or 50% is expected; so do 5‰, 2k, 1.5M and
-    “1.5 million” meet theirs. A fraction is its value: 3/4 is 0.75, and not 4; so is a power: 2³ is 8. Digits of
-    every script are read, grouped as English, French, German, Swiss or Indian texts do. A loss in brackets is
-    negative with a currency: $(5) is -5, (5) is 5.
+    take: the `last` number of the output (for answers that show their working first), or the `first`. expected_take:
+    the same for an expected answer with several numbers; it is independent of `take`, so an expected working that ends
+    in the answer is read from its end. The expected number is `expected_number`, otherwise taken from an expected
+    answer. absolute, relative: tolerances, of which the wider applies; absolute is in the unit in which the expected
+    number is written, relative is a share of it. Without a tolerance, whole numbers of any length must be equal, and
+    other numbers may differ by a billionth. A percentage matches both its number and its hundredth: 50% is right where
+    50, 0.5 or 50% is expected; 5‰, 2k, 1.5M and “1.5 million” are treated likewise. A fraction is read as its value
+    (3/4 is 0.75, not 4), and so is a power (2³ is 8). Digits of every script are read, with English, French, German,
+    Swiss or Indian grouping. A number in brackets is negative if it has a currency: $(5) is -5, (5) is 5.
 
-    Not counted: currencies and units. Not read: number words (“five”); dates, times, ratios (10:30) and versions
-    (1.2.3), which are no numbers.
+    Not counted: currencies and units. Not read: number words (“five”), and dates, times, ratios (10:30) and versions
+    (1.2.3), because they are not numbers.
     """
 
     higher_is_better: bool | None = True

@@ -50,14 +50,14 @@ class _OfAnswers(Correctness, ABC):
 
 
 class BleuScore(_OfAnswers):
-    """sacrebleu's corpus BLEU of the one output, from 0 to 1.
+    """sacrebleu's corpus BLEU of the single output, from 0 to 1.
 
-    Unlike ragas', it is of the whole text (ragas cuts both at ". ", and scores the first sentence alone) and stops at
-    the longest n-gram that a text has (in ragas a perfect answer of fewer than four words has 0).
+    Unlike ragas, this scorer uses the whole text (ragas cuts both texts at ". " and scores only the first sentence) and
+    stops at the longest n-gram that a text has (in ragas a perfect answer of fewer than four words scores 0).
 
-    kwargs: of `sacrebleu.corpus_bleu`: smooth_method, smooth_value, force, lowercase, tokenize (13a, intl, char, zh or
-    none), use_effective_order. Not counted: in Chinese or Japanese, anything but the whole text, unless tokenize is
-    char or zh.
+    kwargs: arguments of `sacrebleu.corpus_bleu`: smooth_method, smooth_value, force, lowercase, tokenize (13a, intl,
+    char, zh or none), use_effective_order. Not counted: in Chinese or Japanese, anything but the whole text, unless
+    tokenize is char or zh.
     """
 
     def __init__(self, name: str, kwargs: Mapping[str, Any] | None = None) -> None:
@@ -74,10 +74,10 @@ class BleuScore(_OfAnswers):
 
 
 class CHRFScore(_OfAnswers):
-    """sacrebleu's corpus chrF of the one output, from 0 to 1, in any script.
+    """sacrebleu's corpus chrF of the single output, from 0 to 1, in any script.
 
-    kwargs: of `sacrebleu.corpus_chrf`: char_order, word_order, beta, remove_whitespace, eps_smoothing. Not counted:
-    white space, unless remove_whitespace is false.
+    kwargs: arguments of `sacrebleu.corpus_chrf`: char_order, word_order, beta, remove_whitespace, eps_smoothing. Not
+    counted: white space, unless remove_whitespace is false.
     """
 
     def __init__(self, name: str, kwargs: Mapping[str, Any] | None = None) -> None:
@@ -91,16 +91,16 @@ class CHRFScore(_OfAnswers):
 
 
 class ExactMatch(_OfAnswers):
-    """1 when the output is an expected answer, character by character; else 0."""
+    """1 when the output equals an expected answer, character by character; otherwise 0."""
 
     def _value(self, reference: str, response: str) -> float:
         return float(reference == response)
 
 
 class StringPresence(_OfAnswers):
-    """1 when an expected answer stands in the output, character by character; else 0.
+    """1 when the output contains an expected answer, character by character; otherwise 0.
 
-    Not counted: where words end; “art” stands in “party”. `contains` looks for whole words.
+    Not counted: word boundaries (“party” contains “art”). `contains` looks for whole words.
     """
 
     def _value(self, reference: str, response: str) -> float:
@@ -108,7 +108,7 @@ class StringPresence(_OfAnswers):
 
 
 class NonLLMStringSimilarity(_OfAnswers):
-    """1 − the distance of output and answer as a share of the longer one, by rapidfuzz.
+    """1 − the distance between output and answer as a share of the longer one, by rapidfuzz.
 
     distance_measure: levenshtein, hamming, jaro or jaro_winkler.
     """
@@ -134,8 +134,8 @@ def likeness(one: str, other: str, measure: str = "levenshtein") -> float:
 class RougeScore(_OfAnswers):
     """ROUGE by Google's rouge_score with English stems, from 0 to 1.
 
-    Unlike ragas', it reads every script, as `rouge` does: Google's tokens are a–z and 0–9 alone, so ragas gives 0 to a
-    perfect answer in Cyrillic.
+    Unlike ragas, this scorer reads every script, as `rouge` does: Google's tokens are only a–z and 0–9, so ragas gives
+    0 to a perfect answer in Cyrillic.
 
     rouge_type: rouge1, rouge2, rougeL or rougeLsum. mode: fmeasure, precision or recall. Not counted: punctuation
     and signs.
@@ -151,11 +151,11 @@ class RougeScore(_OfAnswers):
 
 
 class QuotedSpansAlignment(Correctness):
-    """The share of the output's quotations that stand in the row's contexts; 1 when it quotes nothing.
+    """Share of the output's quotations that occur in the row's contexts; 1 when it quotes nothing.
 
-    Unlike ragas', it takes no apostrophe for a quotation mark: in ragas “I don't think that it's so” quotes “t think
-    that it”. casefold: whether case does not matter. min_span_words: quotations of fewer words are not counted. Not
-    counted: quotations between « » or 「 」, and those that run over a line's end.
+    Unlike ragas, this scorer does not treat an apostrophe as a quotation mark: in ragas “I don't think that it's so”
+    quotes “t think that it”. casefold: true ignores case. min_span_words: quotations of fewer words are not counted.
+    Not counted: quotations between « » or 「 」, and those that continue on the next line.
     """
 
     def __init__(self, name: str, casefold: bool = True, min_span_words: int = 3) -> None:
@@ -268,30 +268,30 @@ class RagasToolCalls(Correctness):
 
 
 _NOT_COUNTED = {
-    "ToolCallAccuracy": 'arguments that are too many, and whether a value is 1 or "1"',
+    "ToolCallAccuracy": 'surplus arguments, and whether a value is 1 or "1"',
     "ToolCallF1": "how often a call is made, its order, and whether a value is 1 or true",
 }
 
 # ragas' name of the measure of likeness in each; each gives it to its own by default, which reports its use.
 _BY_TEXT = {"NonLLMContextPrecisionWithReference": "distance_measure", "NonLLMContextRecall": "_distance_measure"}
 _OF_CONTEXTS = {
-    "IDBasedContextPrecision": """The share of the ids retrieved (`expectations.retrieved_context_ids`) that are among
+    "IDBasedContextPrecision": """Share of the retrieved ids (`expectations.retrieved_context_ids`) that are among
         `expectations.reference_context_ids`. Not counted: order, repeats, and whether an id is 1 or "1".""",
-    "IDBasedContextRecall": """The share of `expectations.reference_context_ids` that are among the ids retrieved
+    "IDBasedContextRecall": """Share of `expectations.reference_context_ids` that are among the retrieved ids
         (`expectations.retrieved_context_ids`). Not counted: order, repeats, and whether an id is 1 or "1".""",
-    "NonLLMContextPrecisionWithReference": """Average precision of the row's contexts, in their order, of which those
-        are relevant that are like one of `expectations.reference_contexts`. threshold: the likeness from which on they
-        are, by Levenshtein distance as a share. Not counted: whether two contexts are the same.""",
-    "NonLLMContextRecall": """The share of `expectations.reference_contexts` that one of the row's contexts is like.
-        threshold: the likeness above which it is, by Levenshtein distance as a share; below 1.""",
+    "NonLLMContextPrecisionWithReference": """Average precision of the row's contexts, in their order. A context is
+        relevant if it is similar to one of `expectations.reference_contexts`. threshold: the lowest similarity that
+        counts, from the normalised Levenshtein distance. Not counted: whether two contexts are the same.""",
+    "NonLLMContextRecall": """Share of `expectations.reference_contexts` to which one of the row's contexts is similar.
+        threshold: the similarity that must be exceeded, from the normalised Levenshtein distance; below 1.""",
 }
 MEANINGS: Mapping[str, str] = {
     **{f"ragas.{name}": meaning for name, meaning in _OF_CONTEXTS.items()},
-    "ragas.ToolCallAccuracy": f"""The mean share of the expected arguments that each call has, where the names of all
-        calls are the expected ones, in their order; else 0. strict_order: false lets them come in any order. Not
-        counted: {_NOT_COUNTED["ToolCallAccuracy"]}; `tool_calls` counts all of that.""",
-    "ragas.ToolCallF1": f"""F1 of the set of calls that the output makes and the set of `expectations.tool_calls`. Not
-        counted: {_NOT_COUNTED["ToolCallF1"]}; `tool_calls` counts all of that.""",
+    "ragas.ToolCallAccuracy": f"""Mean share of the expected arguments that each call has, if the names of all calls are
+        the expected ones in the expected order; otherwise 0. strict_order: false accepts any order. Not counted:
+        {_NOT_COUNTED["ToolCallAccuracy"]}; `tool_calls` counts all of that.""",
+    "ragas.ToolCallF1": f"""F1 between the set of calls that the output makes and the set of `expectations.tool_calls`.
+        Not counted: {_NOT_COUNTED["ToolCallF1"]}; `tool_calls` counts all of that.""",
 }
 """What each type gives whose class does not say it."""
 

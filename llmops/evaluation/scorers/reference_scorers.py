@@ -23,11 +23,11 @@ TOKENIZERS = ("13a", "intl", "char", "zh", "none")
 
 
 class TokenF1(Correctness):
-    """F1 of the words that output and answer share, best over the answers: SQuAD's, as its evaluation script 2.0
-    computes it (Rajpurkar et al., 2016 and 2018), but for answers of which its normalisation leaves nothing (“A”).
-    A row whose `answers` is an empty list has the empty answer.
+    """F1 of the words that output and answer share, the best over the answers, as computed by SQuAD's evaluation script
+    2.0 (Rajpurkar et al., 2016 and 2018), except for answers that its normalisation empties (“A”). A row whose
+    `answers` is an empty list has the empty answer.
 
-    Not counted: punctuation, the sign of -5 included. Words are what white space separates, so in Chinese, Japanese or
+    Not counted: punctuation, including the sign of -5. Words are separated by white space, so in Chinese, Japanese or
     Thai a text is right as a whole or not at all; use chrf there.
     """
 
@@ -60,11 +60,11 @@ def blank_score(text: str, answers: Sequence[str]) -> Score | None:
 class Rouge:
     """ROUGE's F-measure by Google's `rouge_score`, best over the answers (Lin, 2004), from 0 to 1.
 
-    rouge_type: rouge1, rouge2, rougeL, or rougeLsum, which takes each line for a sentence. use_stemmer: compares
-    English word stems. tokens: `unicode` reads the letters and digits of every script, each letter alone where a script
-    puts no spaces between words; `google` is the library's own, a–z and 0–9, for figures to be held against published
-    ones; an answer without any is then an error, not a 0. In plain ASCII both are the same. Not counted: punctuation
-    and signs.
+    rouge_type: rouge1, rouge2, rougeL, or rougeLsum, which treats each line as a sentence. use_stemmer: compares
+    English word stems. tokens: `unicode` reads the letters and digits of every script, and each letter separately in
+    scripts without spaces between words; `google` is the library's own tokenizer (a–z and 0–9), for comparison with
+    published figures; an answer without any such token is then an error, not a 0. In plain ASCII both are the same. Not
+    counted: punctuation and signs.
     """
 
     higher_is_better: bool | None = True
@@ -181,10 +181,10 @@ class _Sacrebleu(ABC):
 
 
 class Bleu(_Sacrebleu):
-    """BLEU by sacrebleu (Papineni et al., 2002; Post, 2018). A single output's stops at the longest n-gram it has
-    (effective order); the corpus figure is the standard one. tokenize: 13a, intl, char, zh or none.  lowercase:
-    whether case does not matter. Not counted: in Chinese or Japanese, anything but the whole text, unless tokenize is
-    char or zh."""
+    """BLEU by sacrebleu (Papineni et al., 2002; Post, 2018). For a single output, BLEU stops at the output's longest
+    n-gram (effective order); the corpus figure is the standard one. tokenize: 13a, intl, char, zh or none. lowercase:
+    true ignores case. Not counted: in Chinese or Japanese, anything but the whole text, unless tokenize is char or
+    zh."""
 
     def __init__(self, name: str, tokenize: str = "13a", lowercase: bool = False) -> None:
         super().__init__(name)
@@ -199,7 +199,7 @@ class Bleu(_Sacrebleu):
 
 class Chrf(_Sacrebleu):
     """chrF by sacrebleu: F2 of character n-grams, in any script (Popović, 2015). word_order: 2 makes it chrF++.
-    lowercase: whether case does not matter. Not counted: white space."""
+    lowercase: true ignores case. Not counted: white space."""
 
     def __init__(self, name: str, word_order: int = 0, lowercase: bool = False) -> None:
         super().__init__(name)

@@ -11,8 +11,7 @@ from llmops.text_patterns import refusal_phrase
 
 
 class Refusal:
-    """True when the output declines to answer: by a phrase in its first 300 characters, or because the model says so in
-    its `refusal` field.
+    """True when the output declines to answer, by a phrase in its first 300 characters or in its `refusal` field.
 
     Not counted: answers that only moralise; refusals in languages other than English, German, French and Spanish.
     """

@@ -22,10 +22,11 @@ _GROUP = 1024
 
 
 class SemanticSimilarity:
-    """Cosine of the embeddings of output and expected answer, the highest over the answers.
+    """Cosine similarity of the embeddings of output and expected answer, the highest over the answers.
 
-    From −1 to 1, as it is; a sentence model gives about 0 to unrelated texts and rarely less, so a row without a
-    score counts as 0. embed: texts to rows of unit length. A suite does not set it; the workflow does.
+    The cosine is used unchanged, from −1 to 1. A sentence model gives about 0 to unrelated texts and rarely less, so a
+    row without a score counts as 0. embed: function from texts to rows of unit length; set by the workflow, not by a
+    suite.
     """
 
     higher_is_better: bool | None = True

@@ -16,9 +16,9 @@ from llmops.evaluation.scorers.protocol import Correctness, MissingExpectation, 
 class ExactMatch(Correctness):
     """True when the output equals an expected answer.
 
-    normalisation: `words`, our own, by which case, punctuation, spare white space and a leading article do not matter,
-    while signs of numbers and of mathematics do; `squad`, that of SQuAD's script, for its exact match, to which a row
-    whose `answers` is an empty list has the empty answer; `none`, character by character.
+    normalisation: `words`, our own, which ignores case, punctuation, extra white space and a leading article, but keeps
+    the signs of numbers and of mathematics; `squad`, that of SQuAD's script, for its exact match, in which a row whose
+    `answers` is an empty list has the empty answer; `none`, character by character.
     """
 
     def __init__(self, name: str, normalisation: str = "words") -> None:
@@ -54,13 +54,13 @@ def squad_words(text: str, answer: str) -> list[str]:
 
 
 class Contains:
-    """True when an expected answer stands in the output as whole words, normalised as by `exact_match`. In scripts that
-    put no spaces between words (Chinese, Japanese, Thai …) it may stand anywhere.
+    """True when the output contains an expected answer as whole words, normalised as by `exact_match`. In scripts
+    without spaces between words (Chinese, Japanese, Thai …) word boundaries do not matter.
 
-    texts: looked for in every row in place of the row's expected answers. where: `anywhere`, or at the output's
-    `start` or `end`. need: `any` of them or `all`. expect: false turns the verdict round, for what must not be said.
+    texts: looked for in every row instead of the row's expected answers. where: `anywhere`, or at the output's `start`
+    or `end`. need: `any` of them or `all`. expect: false inverts the result, for texts that must not appear.
 
-    Not counted: what else the output says, “it is not” before the answer included.
+    Not counted: the rest of the output, even “it is not” before the answer.
     """
 
     higher_is_better: bool | None = True
@@ -102,11 +102,10 @@ class Contains:
 
 
 class Regex:
-    """True when a regular expression is found somewhere in the output as it is written (`re.search`; use ^ and $ to
-    anchor).
+    """True when a regular expression matches anywhere in the unchanged output (`re.search`; use ^ and $ to anchor).
 
-    pattern: for every row; without it each row brings `expectations.pattern`. flags: letters of `re`'s inline flags,
-    `imsx`. expect: false for what must not be found.
+    pattern: for every row; by default each row gives `expectations.pattern`. flags: letters of `re`'s inline flags,
+    `imsx`. expect: false for a pattern that must not match.
     """
 
     higher_is_better: bool | None = True

@@ -23,12 +23,12 @@ Call = Mapping[str, Any]
 
 
 class ToolCalls(Correctness):
-    """F1 of the calls that the output makes and those of `expectations.tool_calls`, each counted as often as it comes,
-    from 0 to 1; 1 when none is expected and none is made.
+    """F1 between the calls that the output makes and those in `expectations.tool_calls`, with repetitions counted, from
+    0 to 1; 1 when no call is expected and none is made.
 
-    A call is right when its name and all its arguments are: one that lacks or is too many is wrong, and values are
-    compared with their JSON types, so 1.0 is 1, but "1" and true are not. ordered: true counts only calls that come in
-    the expected order. exact: true scores whether all calls are right.
+    A call is right when its name and all its arguments are right: a missing or surplus argument makes it wrong. Values
+    are compared with their JSON types, so 1.0 equals 1, but "1" and true do not. ordered: true counts only calls in the
+    expected order. exact: true scores only whether all calls are right.
     """
 
     def __init__(self, name: str, ordered: bool = False, exact: bool = False) -> None:
