@@ -125,7 +125,7 @@ class Settings:
     upstream_stream: str = _setting(
         "auto",
         _one_of("auto", "always"),
-        "stream from upstreams: auto (where the client does); always (for servers that stop only if a stream is closed)",
+        "stream from upstreams: auto (where the client does); always (for servers that stop only on a closed stream)",
     )
     judge: str | None = _setting(
         None, _judge, "judge for suites that name none: openai:URL#MODEL; without one, judge metrics are left out"
