@@ -1,1 +1,1 @@
-"""Reproduces the speed claims of the docs, as ratios from one run: `make bench`."""
+"""Reproduces the docs' speed claims, as ratios from one run: `make bench`."""

@@ -1,6 +1,6 @@
-"""llmops: evaluate a prompt or model version, gate it, serve it as a release, and watch what it answers.
+"""llmops: evaluate a prompt or model version, gate it, serve it as a release, and monitor its answers.
 
-The words used here are defined in docs/glossary.md; ARCHITECTURE.md shows the rooms and who may import whom.
+docs/glossary.md defines the terms; ARCHITECTURE.md describes the packages and which may import which.
 """
 
 __all__ = ["__version__"]

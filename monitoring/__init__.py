@@ -1,6 +1,6 @@
 """Monitoring: descriptors of logged requests, drift against a pinned reference, alarms within a false-alarm budget.
 
-Importing it is light: numpy, pyarrow, Evidently, pandas and scipy load when a run first needs them.
+Importing it is light: numpy, pyarrow, Evidently, pandas and scipy are loaded when a run first needs them.
 """
 
 from __future__ import annotations

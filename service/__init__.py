@@ -1,1 +1,1 @@
-"""The gateway: releases served over an OpenAI-compatible HTTP interface. Nothing runs on import."""
+"""The gateway: serves releases over an OpenAI-compatible HTTP API. Importing it has no side effects."""

@@ -1,1 +1,1 @@
-"""What is claimed of the evaluation room, measured."""
+"""Benchmarks of the evaluation package's claims."""

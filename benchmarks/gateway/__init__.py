@@ -1,1 +1,1 @@
-"""The gateway against a bare pass-through and LiteLLM's proxy; what it loses, keeps and costs under load."""
+"""Compares the gateway with a bare pass-through and LiteLLM's proxy: requests lost and kept, and cost, under load."""

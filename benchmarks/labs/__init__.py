@@ -1,1 +1,1 @@
-"""Benchmarks of the labs and of what serves their models."""
+"""Benchmarks of the labs and of the serving of their models."""

@@ -1,1 +1,1 @@
-"""How the monitoring half is measured."""
+"""Benchmarks of the monitor."""

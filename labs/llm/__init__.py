@@ -1,1 +1,1 @@
-"""The advanced module of the workshop: the life of an LLM's release, as a durable pipeline and as a demo."""
+"""The advanced lab: the lifecycle of an LLM release, as a durable pipeline and as a demo."""

@@ -1,1 +1,1 @@
-"""Which of three cultivars a wine is made of, from its chemical analysis."""
+"""Predicts from which of three cultivars a wine is made, from its chemical analysis."""

@@ -1,5 +1,5 @@
-"""The audit log: every move of an alias, gate, override, rollback and change of traffic, in an append-only chain of
-hashes beside the production log."""
+"""The audit log: every alias move, gate, override, rollback and traffic change, in an append-only hash chain in the
+production log's database."""
 
 from __future__ import annotations
 

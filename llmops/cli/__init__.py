@@ -1,4 +1,4 @@
-"""The `llmops` command: one file for each noun, loaded only when used, so that `--help` answers at once.
+"""The `llmops` command: one file per command group, loaded only when used, so that `--help` answers at once.
 
 Exit codes: 0 done or verdict good; 1 verdict negative; 2 usage; 3 could not run. With `--json`, stdout is exactly one
 JSON object; progress and logs always go to stderr.

@@ -1,1 +1,1 @@
-"""Engines: what turns a rendered prompt into an answer. `protocol` says what one is, `opening` picks and loads one."""
+"""Engines turn a rendered prompt into an answer. `protocol` defines the interface; `opening` selects and loads one."""

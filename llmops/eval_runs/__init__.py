@@ -1,4 +1,4 @@
 """Evaluation runs: suites run over prompt and model versions, recorded, compared and gated.
 
-`llmops.evaluation` has the measures and knows no store; here they meet the registry, the engines and MLflow.
+`llmops.evaluation` has the measures and uses no store; this package connects them to registry, engines and MLflow.
 """

@@ -1,5 +1,5 @@
-"""Fact sheets: what the registry knows of a release or a tabular model, on one page.
+"""Fact sheets: the recorded facts about a release or a tabular model, on one page.
 
-`collecting.py` puts a sheet together from the stores, with one module for each part; contents.py says what it is made
-of, limits.py what it has to admit. `sheet.jinja` tells it, in two sets of blocks: html.py and markdown.py write them.
+`collecting.py` builds a sheet from the stores, with one module for each part; contents.py defines the sheet's parts,
+limits.py the known limits. `sheet.jinja` renders it with one of two sets of blocks, those of html.py and markdown.py.
 """

@@ -1,7 +1,7 @@
-"""Judges: scorers that ask a language model, of which none may gate before it was calibrated against labels.
+"""Judges: scorers that ask a language model. None may gate before it is calibrated against human labels.
 
 Every factory in `TYPES` takes `(name, *, endpoint, embed=None, **parameters)`; a wrong parameter is a UsageError that
-starts with its name. Making a scorer connects to nothing and loads nothing heavy.
+starts with its name. Creating a scorer opens no connection and loads nothing heavy.
 """
 
 from __future__ import annotations

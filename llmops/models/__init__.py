@@ -1,1 +1,1 @@
-"""Model files: where they come from, how they are kept by their sha256, and how they are quantised again."""
+"""Model files: their sources, their storage by sha256, and requantising."""

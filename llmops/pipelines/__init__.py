@@ -1,4 +1,4 @@
-"""Durable pipelines on DBOS: each finished step is done once, also when the process is killed in between."""
+"""Durable pipelines on DBOS: a finished step is never repeated, even if the process is killed in between."""
 
 from __future__ import annotations
 

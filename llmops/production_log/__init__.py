@@ -1,8 +1,8 @@
-"""The production log: one record for each request, in a database. Gateway and monitor meet here.
+"""The production log: one record for each request, in a database. The gateway writes it, the monitor reads it.
 
 SQLite by default (write-ahead log, full sync: an acknowledged record survives `kill -9` and power loss), PostgreSQL by
-its URL. Beside the records stand what users said of the answers (`Feedback`, and in it the truths of predictions) and
-the replies that an Idempotency-Key brings back (`IdempotentReplies`).
+its URL. The database also holds users' feedback on answers (`Feedback`, which includes the true values of predictions)
+and the replies that are returned for a repeated Idempotency-Key (`IdempotentReplies`).
 """
 
 from llmops.production_log.budgets import BudgetState, Reservation, TokenBudgets

@@ -1,8 +1,9 @@
 """Writes eval runs, verdicts, calibrations and monitoring runs into MLflow, and reads them back.
 
-Outputs and scores are finished when they get here, so no judge is asked twice and MLflow shows exactly the numbers that
-comparisons and gates use. Two recorders write the same run: `evaluate` (MLflow's own `mlflow.genai.evaluate`) and
-`bulk` (one transaction a row). What the store then holds is counted: MLflow loses assessments with a mere warning.
+Outputs and scores are complete before they are recorded, so no judge is asked twice and MLflow shows exactly the
+numbers that comparisons and gates use. There are two recorders, which write equal runs: `evaluate` (MLflow's own
+`mlflow.genai.evaluate`) and `bulk` (one transaction per row). The stored assessments are then counted, because MLflow
+only warns when it loses some.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The registry: prompt versions, model versions, releases and tabular models in MLflow. The only importer of MLflow,
-with `llmops.recording` beside it."""
+"""The registry: prompt versions, model versions, releases and tabular models in MLflow. Besides `llmops.recording`, the
+only importer of MLflow."""
 
 from __future__ import annotations
 

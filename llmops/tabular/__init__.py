@@ -1,7 +1,7 @@
 """Tabular models: fitted estimators that read rows of named columns. No store, no network.
 
-`RowSchema` says what a row holds, `columns_of` checks rows and turns them into arrays, a `TabularModel` predicts, and
-`load` reads one from a folder as MLflow writes it.
+`RowSchema` defines the columns of a row, `columns_of` checks rows and converts them to arrays, a `TabularModel`
+predicts, and `load` reads a model from a folder in MLflow's format.
 """
 
 from llmops.tabular.model import Predictions, TabularModel

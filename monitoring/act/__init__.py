@@ -1,1 +1,1 @@
-"""Act: the daemon, the book of alarms, alerts, policies and actions."""
+"""Act: the alarm book, alerts, policies and actions."""

@@ -1,1 +1,1 @@
-"""Commands of the monitor, and those that tell it of a promotion or of deleted records."""
+"""Commands of the monitor, and those that notify it of a promotion or of deleted records."""

@@ -1,1 +1,1 @@
-"""The daemon: looks at every app in turns, on a schedule, and does what policies ask for."""
+"""The daemon: examines every app in turn, on a schedule, and carries out policies."""

@@ -1,1 +1,1 @@
-"""Decide: references, tests within the false-alarm budget, alarms and what could cure them."""
+"""Decide: references, tests within the false-alarm budget, alarms, and whether a rollback can help."""

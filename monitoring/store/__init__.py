@@ -1,1 +1,1 @@
-"""Describe once: follows the log, keeps values as segments and hourly summaries, reads any window."""
+"""Store: follows the log, computes descriptors once, keeps them as segments and hourly summaries, reads any window."""

@@ -1,6 +1,6 @@
-"""Monitoring of tabular models: does the error rise, are the rows still in order, what has drifted.
+"""Monitoring of tabular models: whether the error rises, whether rows are still valid, and what has drifted.
 
-`check` judges a window of rows against a reference; `write_report` draws both. docs/labs/monitoring.md says what an
+`check` tests a window of rows against a reference; `write_report` plots both. docs/labs/monitoring.md explains what an
 alarm means. Importing it is light: numpy, pandas, scipy, scikit-learn and Evidently load when a check first needs them.
 """
 

@@ -1,5 +1,5 @@
-"""Reports that people look at: a comparison or a leaderboard as HTML page, Markdown comment or JUnit XML.
+"""Reports for people: a comparison or a leaderboard as an HTML page, a Markdown comment or JUnit XML.
 
-contents.py says what a report is made of. markdown.py, junit.py, html.py and leaderboard.py each turn that into text;
-what they share is in wording.py (verdicts in words), row_selection.py and llmops/pages.
+contents.py defines a report's contents. markdown.py, junit.py, html.py and leaderboard.py each turn them into text; the
+shared code is in wording.py (verdicts in words), row_selection.py and llmops/pages.
 """
