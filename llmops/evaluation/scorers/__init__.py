@@ -1,4 +1,4 @@
-"""Scorers take a row and its output and return a score. To add one, write a class and an entry in a module's `TYPES`."""
+"""Scorers take a row and its output and return a score. A new one is a class and an entry in a module's `TYPES`."""
 
 from __future__ import annotations
 
