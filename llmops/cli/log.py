@@ -48,7 +48,10 @@ def window_options(function: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--until", callback=read_time, metavar="TIME", help="Before this time, or this long ago."),
         click.option(
-            "--since", callback=read_time, metavar="TIME", help="From this time (2026-01-31T12:00, in UTC), or 24h, 7d."
+            "--since",
+            callback=read_time,
+            metavar="TIME",
+            help="From this UTC time (2026-01-31T12:00), or this long ago: 24h, 7d.",
         ),
         click.option("--app", help="Only this app's records."),
     ):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("release")
-@click.option("--force", is_flag=True, help="Promote without a passing gate, or after a rollback; needs --why.")
+@click.option("--force", is_flag=True, help="Promote without a passing gate, or a rolled-back version; needs --why.")
 @click.option("--why", help="The reason for a forced promotion; it is recorded.")
 @json_option
 def command(release: str, force: bool, why: str | None, as_json: bool) -> None:
