@@ -26,13 +26,13 @@ _UNOFFICIAL = frozenset({520, 521, 522, 523, 529})
 """Of a proxy whose server does not answer it (Cloudflare's), and of one that is overloaded (Anthropic's)."""
 
 
-def refusal(status: int, headers: Mapping[str, str], content: bytes) -> EngineError:
-    """The error for a reply whose status says that it is no answer. headers: looked up in lower case."""
+def refusal(status: int, headers: Mapping[str, str], content: bytes, who: str = "upstream") -> EngineError:
+    """The error for a reply whose status says that it is no answer. headers: looked up in lower case. who: answered."""
     try:
         body = UpstreamJson().read(content, "an error")
     except EngineError:
         body = _plain_text(content)
-    return _error(status, unwrapped(body), f"upstream answered {status}", retry_seconds(headers.get("retry-after")))
+    return _error(status, unwrapped(body), f"{who} answered {status}", retry_seconds(headers.get("retry-after")))
 
 
 def unwrapped(body: object) -> object:

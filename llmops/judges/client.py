@@ -7,22 +7,20 @@ answer is checked against it again: a server may ignore the field, and valid JSO
 from __future__ import annotations
 
 import functools
-import json
 import ssl
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 
 from llmops.engines.answer import Answer, is_cut_off
+from llmops.engines.openai_errors import refusal
 from llmops.engines.openai_format import whole_answer
 from llmops.engines.sent_fields import SentFields
-from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from llmops.errors import EngineError, EngineTimeout, EngineUnavailable
 from llmops.evaluation.scorers.json_scorers import read_json
 from llmops.generation import Message
 from llmops.json_schema import schema_validator
@@ -104,7 +102,7 @@ class JudgeClient:
                     self._unanswered = 0
                 if reply.status_code == 200:
                     return reply
-                failure = _translate(reply, self._place)
+                failure = refusal(reply.status_code, reply.headers, reply.content, self._place)
                 if reply.status_code not in _TRANSIENT:
                     raise failure
             else:
@@ -195,41 +193,7 @@ def _shown(text: Any, length: int = 200) -> str:
     return str(text) if len(str(text)) <= length else f"{str(text)[:length]}…"
 
 
-def _translate(reply: httpx.Response, place: str) -> EngineError:
-    try:
-        error = json.loads(reply.content).get("error")
-    except (ValueError, AttributeError):
-        error = None
-    detail = error if isinstance(error, dict) else {"message": error}
-    status = reply.status_code
-    message = f"{place} answered {status}: {_shown(detail.get('message') or 'no message', 300)}"
-    if "context_length_exceeded" in (detail.get("code"), detail.get("type")):
-        return ContextTooLong(message, param="messages")
-    if status in (408, 504):
-        return EngineTimeout(message)
-    if status in _TRANSIENT:
-        return EngineUnavailable(message, retry_after=_seconds(reply.headers.get("retry-after")))
-    if status in (401, 403, 404):
-        return EngineUnavailable(message)
-    return EngineRejected(message) if 400 <= status < 500 else EngineError(message)
-
-
 def _pause(failures: int, failure: EngineError) -> float:
     """Seconds before the next try: what the server asked for, else twice as long each time."""
     asked: float | None = getattr(failure, "retry_after", None)
     return asked if asked is not None else min(_FIRST_PAUSE * 2**failures, _LONGEST_PAUSE)
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """`Retry-After` as seconds from now: a number or a date (RFC 9110, 10.2.3). None when it is neither."""
-    if retry_after is None:
-        return None
-    try:
-        return max(0.0, float(retry_after))
-    except ValueError:
-        pass
-    try:
-        moment = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return None
-    return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
