@@ -133,14 +133,14 @@ class Settings:
     judge_key_variable: str | None = _setting(None, str, "name of the environment variable with that judge's API key")
     max_body_bytes: int = _setting(1_000_000, _positive, "largest request body that the gateway accepts, in bytes")
     max_waiting: int = _setting(
-        256, _positive, "requests that the gateway holds at the same time before it answers 429"
+        256, _positive, "requests that each gateway worker holds at the same time before it answers 429"
     )
     registry_poll: float = _setting(1.0, _seconds, "seconds between the gateway's polls of the registry")
     keys_poll: float = _setting(1.0, _seconds, "seconds between the gateway's polls of its keys")
     redis_url: str | None = _setting(
         None,
         str,
-        "Redis URL, for rate limits that are exact across gateway processes; default: each process counts in memory",
+        "Redis URL, for rate limits that are exact across machines; default: workers of one machine count together",
     )
     header_timeout: float = _setting(10.0, _seconds, "seconds a client has to send a request's headers")
     body_timeout: float = _setting(30.0, _seconds, "seconds a client has to send a request's body")
