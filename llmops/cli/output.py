@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from llmops.errors import CannotRun
+from llmops.pages.numbers import shows_as_zero
 from llmops.printable import printable, printable_json
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
@@ -120,8 +121,10 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number for a table; `–` for none."""
-    return "–" if value is None else f"{value:.{digits}f}"
+    """A number for a table; `–` for none. One that so many decimals would show as 0 has two significant digits."""
+    if value is None:
+        return "–"
+    return f"{value:.2g}" if shows_as_zero(value, digits) else f"{value:.{digits}f}"
 
 
 def shown_time(at: datetime) -> str:
@@ -131,4 +134,4 @@ def shown_time(at: datetime) -> str:
 
 def interval(ci95: Sequence[float] | None, digits: int = 3) -> str:
     """`0.412 to 0.588`; `–` for none."""
-    return "–" if ci95 is None else f"{ci95[0]:.{digits}f} to {ci95[1]:.{digits}f}"
+    return "–" if ci95 is None else f"{number(ci95[0], digits)} to {number(ci95[1], digits)}"

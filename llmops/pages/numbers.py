@@ -12,10 +12,18 @@ NOTHING = "–"
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
+def shows_as_zero(value: float, digits: int = 3) -> bool:
+    """Whether so many decimals would show it as 0, although it is more than rounding (the cost of one answer)."""
+    return 1e-12 < abs(value) < 0.5 * 10.0**-digits
+
+
 def number(value: float | None) -> str:
-    """Three decimals; fewer from 10 on; `–` for none. A minus is a real minus sign."""
+    """Three decimals; fewer from 10 on; two significant digits of what is no 0 but would look like it; `–` for none. A
+    minus is a real minus sign."""
     if value is None:
         return NOTHING
+    if shows_as_zero(value):
+        return f"{value:.2g}".replace("-", "−")
     digits = 3 if abs(value) < 9.9995 else 1 if abs(value) < 999.95 else 0
     return f"{value:z,.{digits}f}".replace("-", "−")
 
@@ -38,7 +46,7 @@ def share(value: float) -> str:
 def signed(value: float) -> str:
     """A difference: `+0.083`, `−1.250`, `0.000`."""
     shown = number(value)
-    return shown if shown.startswith("−") or not float(shown.replace(",", "")) else f"+{shown}"
+    return shown if shown.startswith("−") or shown == number(0) else f"+{shown}"
 
 
 def interval(ci95: Sequence[float] | None, *, of_difference: bool = False) -> str:

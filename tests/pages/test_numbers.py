@@ -12,8 +12,13 @@ def test_numbers_lose_decimals_as_they_grow_and_have_real_minus_signs():
     assert [numbers.number(value) for value in values] == ["0.123", "−0.500", "10.0", "12.3", "1,234", "–"]
 
 
+def test_what_is_no_zero_is_not_shown_as_one():
+    assert [numbers.number(value) for value in (0.00001, -0.0004, 0.0006)] == ["1e−05", "−0.0004", "0.001"]
+    assert [numbers.signed(value) for value in (0.0001, -0.0001)] == ["+0.0001", "−0.0001"]
+
+
 def test_a_difference_always_has_its_sign_unless_it_rounds_to_nothing():
-    assert [numbers.signed(value) for value in (0.05, -0.05, -0.0001, 0.0, 1500)] == [
+    assert [numbers.signed(value) for value in (0.05, -0.05, -1e-17, 0.0, 1500)] == [
         "+0.050", "−0.050", "0.000", "0.000", "+1,500",
     ]  # fmt: skip
 
