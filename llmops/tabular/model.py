@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmops.errors import CannotRun
+from llmops.tabular.frameless import Columns as FramelessColumns
+from llmops.tabular.frameless import frameless
+from llmops.tabular.made_up import made_up_rows
 from llmops.tabular.parts import parts_of
 from llmops.tabular.rows import BadRow, columns_of
 from llmops.tabular.schema import RowSchema
@@ -18,7 +22,10 @@ if TYPE_CHECKING:
     Array = np.ndarray[Any, Any]
     Columns = Mapping[str, Array]
 
+logger = logging.getLogger("llmops.tabular")
+
 _LONGEST_REASON = 200
+_TRIED_ROWS = 40
 _LIKELIEST = (
     "HistGradientBoostingClassifier",
     "RandomForestClassifier",
@@ -65,7 +72,12 @@ class TabularModel:
         self._threads = ThreadpoolController().select(user_api="openmp")
         self._classes = _class_names(estimator, schema)
         self._likeliest = _predicts_likeliest(estimator)
-        self._estimator = estimator
+        self._estimator, self._read = self._quickest(estimator)
+
+    @property
+    def reads_frames(self) -> bool:
+        """Whether each prediction makes a pandas frame, for want of a quicker way to the same result."""
+        return self._read is _frame
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> Predictions:
         """Raises BadRow for the first row that the schema refuses or the model cannot compute."""
@@ -99,7 +111,7 @@ class TabularModel:
 
     def _computed(self, columns: Columns) -> Predictions:
         """Raises ValueError, and BadRow where a result is no finite number."""
-        values, chances = self._asked(columns)
+        values, chances = self._asked(self._estimator, self._read(columns))
         if chances is None or self._classes is None:
             if self.schema.task == "regression":
                 _check_finite(values.reshape(-1, 1))
@@ -108,12 +120,10 @@ class TabularModel:
         named = [dict(zip(self._classes, row, strict=True)) for row in chances.tolist()]
         return Predictions(values.tolist(), named)
 
-    def _asked(self, columns: Columns) -> tuple[Array, Array | None]:
+    def _asked(self, estimator: Any, given: Any) -> tuple[Array, Array | None]:
         """The estimator's values and, of a classifier that gives them, probabilities."""
         import numpy as np
-        import pandas as pd
 
-        estimator, given = self._estimator, pd.DataFrame(columns, copy=False)
         with self._threads.limit(limits=1), np.errstate(all="ignore"):
             if self._classes is None:
                 return np.asarray(estimator.predict(given)), None
@@ -121,6 +131,39 @@ class TabularModel:
             if self._likeliest:
                 return estimator.classes_.take(chances.argmax(axis=1)), chances
             return np.asarray(estimator.predict(given)), chances
+
+    def _quickest(self, estimator: Any) -> tuple[Any, Callable[[Columns], Any]]:
+        """The estimator, and what makes of columns what it reads: without frames, where that is tried and found to give
+        the same."""
+        made_up = columns_of(self.schema, made_up_rows(self.schema, _TRIED_ROWS))
+        first = {name: array[:1] for name, array in made_up.items()}
+        try:
+            quick = frameless(estimator)
+            if quick is not None and all(self._agree(estimator, quick, columns) for columns in (made_up, first)):
+                return quick, FramelessColumns
+        except Exception as error:  # noqa: BLE001  whatever it is that does not work, frames do
+            logger.debug("a %s is asked with frames: %s", type(estimator).__name__, error)
+        return estimator, _frame
+
+    def _agree(self, estimator: Any, quick: Any, columns: Columns) -> bool:
+        expected, found = self._asked(estimator, _frame(columns)), self._asked(quick, FramelessColumns(columns))
+        return all(map(_same, expected, found))
+
+
+def _frame(columns: Columns) -> Any:
+    import pandas as pd
+
+    return pd.DataFrame(columns, copy=False)
+
+
+def _same(expected: Array | None, found: Array | None) -> bool:
+    import numpy as np
+
+    if expected is None or found is None:
+        return expected is found
+    if expected.dtype.kind != "f":
+        return np.array_equal(expected, found)
+    return np.allclose(expected, found, rtol=1e-9, atol=0, equal_nan=True)
 
 
 def _check_finite(numbers: Array) -> None:

@@ -129,14 +129,39 @@ def test_numbers_alone_need_no_encoding() -> None:
     made = TabularModel(line, schema)
 
     assert made.predict([{"a": 3, "b": 0.5}]).values == [pytest.approx(6.5)]
+    assert not made.reads_frames
 
 
-def test_a_pipeline_that_reads_columns_by_name_gets_a_frame() -> None:
+def test_a_pipeline_that_needs_frames_gets_them() -> None:
     sums = make_pipeline(FunctionTransformer(lambda data: data[["hour"]] + 1), LinearRegression())
     data = frame(50)
     made = TabularModel(sums.fit(data, data.hour * 2.0), REGRESSION)
 
+    assert made.reads_frames
     assert made.predict([{**ROW, "hour": 4}]).values == [pytest.approx(8.0)]
+
+
+class Halved(StandardScaler):
+    """Gives something else for arrays than for frames."""
+
+    __module__ = "sklearn.made_up"
+
+    def transform(self, X: Any, copy: Any = None) -> Any:  # noqa: N803
+        return super().transform(X) / (1 if hasattr(X, "columns") else 2)
+
+
+def test_a_quicker_way_to_something_else_is_not_taken() -> None:
+    schema = RowSchema((Column("a", "integer"),), Column("y", "number"), "regression")
+    data = frame(50)[["hour"]].set_axis(["a"], axis=1)
+    made = TabularModel(make_pipeline(Halved(), LinearRegression()).fit(data, data.a * 2.0), schema)
+
+    assert made.reads_frames
+    assert made.predict([{"a": 3}]).values == [pytest.approx(6.0)]
+
+
+@pytest.mark.parametrize("name", ["boosting", "boosting of logarithms", "forest", "ridge"])
+def test_the_labs_kinds_of_pipelines_need_no_frames(name: str) -> None:
+    assert not model(name).reads_frames
 
 
 json_values = st.recursive(
