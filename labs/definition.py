@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 FIRST = "first"
 """What the first model is said to be trained on; of later ones it is the window that was the newest."""
-_SEEN_SECONDS = 30.0
 
 
 class LabData(Protocol):

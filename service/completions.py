@@ -22,8 +22,7 @@ from service.exchange import AnswerRequest, Exchange
 from service.field_names import renamed, renaming
 from service.gateway import Gateway
 from service.json_route import JsonRoute
-from service.limited_fields import Text, only
-from service.rate_limits import MOST_ANSWERS
+from service.limited_fields import MOST_ANSWERS, Text, only
 from service.replies import EventStream, WholeReply, envelope, event, usage_counts
 from service.reply_schemas import UsageCounts
 from service.schemas import StreamOptions

@@ -22,7 +22,7 @@ from service.budgets import estimated_tokens
 from service.caller import ANONYMOUS, Caller
 from service.error_map import ApiError
 from service.guards import Guards
-from service.rate_limits import MOST_ANSWERS
+from service.limited_fields import MOST_ANSWERS
 from service.snapshot import Target
 
 

@@ -1,4 +1,5 @@
-"""Kinds of fields: text, those taken only with a value which changes nothing, and free JSON of a bounded depth."""
+"""Kinds of fields, and how much of a thing one request may hold: text, fields that are taken only with a value which
+changes nothing, and free JSON of a bounded depth."""
 
 from __future__ import annotations
 
@@ -6,7 +7,16 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
+from llmops.engines.answer import MOST_TOOL_CALLS
 from llmops.json_depth import MOST_NESTED, is_shallow
+
+MOST_MESSAGES = 256
+
+MOST_ANSWERS = 16
+"""The largest `n`."""
+
+MOST_TOOLS = MOST_TOOL_CALLS
+"""Tools that a request may offer, and calls that a turn sent back may hold."""
 
 
 def _encodable(text: str) -> str:

@@ -28,20 +28,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from llmops.engines.answer import MOST_TOOL_CALLS
 from llmops.errors import UsageError
 from llmops.keys import Key
 from llmops.production_log.budgets import DAY, MINUTE, MINUTE_SECONDS
 from service.error_map import ApiError
-
-MOST_MESSAGES = 256
-
-MOST_ANSWERS = 16
-"""The largest `n`."""
-
-MOST_TOOLS = MOST_TOOL_CALLS
-"""Tools that a request may offer, and calls that a turn sent back may hold."""
-
 
 logger = logging.getLogger("llmops.service")
 

@@ -18,8 +18,7 @@ from pydantic import (
 from llmops.generation import HINTS, Message
 from llmops.json_depth import MOST_NESTED, is_shallow
 from service.field_faults import field_fault
-from service.limited_fields import JsonObject, StrictBody, Text
-from service.rate_limits import MOST_ANSWERS, MOST_MESSAGES, MOST_TOOLS
+from service.limited_fields import MOST_ANSWERS, MOST_MESSAGES, MOST_TOOLS, JsonObject, StrictBody, Text
 
 
 class _Part(StrictBody):

@@ -1,4 +1,7 @@
-"""How the gateway's app is run under uvicorn: the listening socket, time-outs and draining."""
+"""How the gateway's app is run under uvicorn: the listening socket, time-outs and draining.
+
+Beyond loopback it listens only with keys.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Appends to and reads the audit log, in the database of the production log."""
+"""Appends to and reads the audit log: a table in the database of the production log.
+
+Its triggers refuse everything but the next entry.
+"""
 
 from __future__ import annotations
 

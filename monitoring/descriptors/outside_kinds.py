@@ -1,4 +1,8 @@
-"""Kinds whose values come from elsewhere: a team's own function, a model, Evidently."""
+"""Kinds whose values come from elsewhere.
+
+`evidently`: any of its own text descriptors, by name. `judge`: what a language model says of an answer. `python`: a
+function of one's own. `similarity`: how close an answer is to its question, by sentence embeddings.
+"""
 
 from __future__ import annotations
 
