@@ -1,6 +1,7 @@
 """Runs the benchmarks by name: `python -m benchmarks [engines] [evaluation] [gateway] …`; all of them by default.
 
-Each runs in a process of its own. Exits 1 when one of them failed or missed a criterion.
+Each runs in a process of its own. Exits 1 when one of them failed or missed a criterion. With `--against REV` the parts
+that `benchmarks.against` knows are measured on this build and on that commit in turn; exits 1 when this one is worse.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+
+from benchmarks import against
 
 PARTS = {
     "engines": "benchmarks.engines",
@@ -31,9 +34,19 @@ def main() -> int:
         prog="python -m benchmarks", description="Reproduces the speed claims of the docs."
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all")
-    parts = parser.parse_args().parts or list(PARTS)
-    if unknown := sorted(set(parts) - PARTS.keys()):
-        parser.error(f"no part {unknown[0]!r}; there are {', '.join(PARTS)}")
+    parser.add_argument("--against", metavar="REV", help="compare with this earlier commit instead")
+    parser.add_argument("--rounds", type=int, default=against.FEWEST_ROUNDS, help="of --against; default: %(default)s")
+    given = parser.parse_args()
+    known = against.PARTS if given.against else PARTS
+    parts = given.parts or list(known)
+    if unknown := sorted(set(parts) - known.keys()):
+        parser.error(f"no part {unknown[0]!r}; there are {', '.join(known)}")
+    if given.against:
+        if given.rounds < against.FEWEST_ROUNDS:
+            parser.error(f"--rounds must be at least {against.FEWEST_ROUNDS}")
+        worse = against.run(parts, given.against, given.rounds)
+        print(f"worse than {given.against}: {', '.join(worse)}" if worse else f"nothing is worse than {given.against}")
+        return 1 if worse else 0
     failed = []
     for part in parts:
         print(f"== {part} ==", flush=True)

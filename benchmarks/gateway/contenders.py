@@ -98,15 +98,20 @@ def litellm(folder: Path, upstream_address: str, command: Path) -> Iterator[Gate
 
 
 class Home:
-    """A fresh LLMOPS_HOME with an app `bench` on the stub upstream: prompt, release, champion, and a key."""
+    """A fresh LLMOPS_HOME with an app `bench` on the stub upstream: prompt, release, champion, and a key.
 
-    def __init__(self, folder: Path, source: str, **settings: str) -> None:
+    environment: what else the processes find there. settings: of llmops, by name.
+    """
+
+    def __init__(
+        self, folder: Path, source: str, environment: Mapping[str, str] | None = None, **settings: str
+    ) -> None:
         self._folder = folder
         kept = {name: value for name, value in os.environ.items() if not name.startswith("LLMOPS_")}
         own = {f"LLMOPS_{name.upper()}": value for name, value in settings.items()}
         self.environment: Mapping[str, str] = {
             **kept, "LLMOPS_HOME": str(folder / "home"), "LLMOPS_PROMPTS": str(folder / "prompts"), "BENCH_KEY": "k",
-            "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", **own,
+            "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "1", **own, **(environment or {}),
         }  # fmt: skip
         for version, text in enumerate((PROMPT, PROMPT.replace("terse", "brief")), 1):
             path = folder / "prompts" / "bench-prompt" / f"v{version}.md"
@@ -149,9 +154,11 @@ def _key_of(source: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def ours(folder: Path, upstream_address: str, workers: int = 1) -> Iterator[Gateway]:
-    """`llmops serve` with key check, rate limit, prompt and durable log."""
-    home = Home(folder, f"openai:{upstream_address}/v1#stub")
+def ours(
+    folder: Path, upstream_address: str, workers: int = 1, environment: Mapping[str, str] | None = None
+) -> Iterator[Gateway]:
+    """`llmops serve` with key check, rate limit, prompt and durable log. environment: as of `Home`."""
+    home = Home(folder, f"openai:{upstream_address}/v1#stub", environment)
     key = home.create_key("--requests-per-minute", "100000000", "--tokens-per-minute", "100000000000")
     with home.serving(key, workers) as gateway:
         yield gateway

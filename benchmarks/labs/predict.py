@@ -64,9 +64,9 @@ class Series:
 
 
 @contextmanager
-def ours(folder: Path, home: Path) -> Iterator[Contender]:
-    """`llmops serve` with one worker."""
-    base, environment = _address(), _environment({"LLMOPS_HOME": str(home)})
+def ours(folder: Path, home: Path, environment: Mapping[str, str] | None = None) -> Iterator[Contender]:
+    """`llmops serve` with one worker. environment: what else the process finds there."""
+    base, environment = _address(), _environment({"LLMOPS_HOME": str(home), **(environment or {})})
     command = python("llmops.cli", "serve", "--port", base.rpartition(":")[2], "--workers", "1")
     with Server(command, f"{base}/readyz", folder / "ours.log", environment) as server:
         yield Contender(server, f"{base}/v1/predict/bike", lambda rows: {"rows": rows})
@@ -128,13 +128,15 @@ def single_rows(contenders: Mapping[str, Contender], seconds: float, rounds: int
         for concurrency in CONCURRENCIES:
             for name in order:
                 print(f"round {number + 1} of {rounds}: {name}, {concurrency} at a time", file=sys.stderr)
-                _turn(contenders[name], rows, concurrency, seconds, found.setdefault((name, concurrency), Series()))
+                bodies = [contenders[name].body([row]) for row in rows]
+                turn(contenders[name], bodies, concurrency, seconds, found.setdefault((name, concurrency), Series()))
     return found
 
 
-def _turn(contender: Contender, rows: Rows, concurrency: int, seconds: float, series: Series) -> None:
+def turn(
+    contender: Contender, bodies: Sequence[Mapping[str, object]], concurrency: int, seconds: float, series: Series
+) -> None:
     """Half a second to warm up, then the load."""
-    bodies = [contender.body([row]) for row in rows]
     _load(contender, bodies, concurrency, seconds=0.5)
     before = contender.server.cpu_seconds()
     done = _load(contender, bodies, concurrency, seconds=seconds)

@@ -1,0 +1,205 @@
+"""Compares this build with an earlier commit: `python -m benchmarks PART… --against REV`.
+
+The commit is unpacked into a folder of its own. Each round measures both builds, in the other order the next time, with
+the packages of this environment. Every figure is a cost, so a ratio (this build over the other) above 1 is worse. The
+ratio is the geometric mean over rounds; its interval is Student's on the logarithms, 95 %. A figure is worse when its
+interval lies wholly above 1.05.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from scipy.stats import t as student
+
+from benchmarks.gateway import overhead
+from benchmarks.gateway.contenders import Gateway, ours, upstream
+from benchmarks.labs import predict
+from benchmarks.labs.bike_like import json_rows
+from benchmarks.monitoring.descriptors import NAMES, NEED_WORDNET
+from benchmarks.monitoring.nltk_data import find_wordnet, find_words
+
+AT_ONCE = (1, 8, 32)
+WORSE = 1.05
+FEWEST_ROUNDS = 5
+_REPOSITORY = Path(__file__).parent.parent
+
+Figures = dict[str, float]
+"""Costs by name: seconds or milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A tree of the product that runs with this environment's packages."""
+
+    name: str
+    folder: Path
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Lets Python find this tree before the installed one and before the working directory."""
+        return {"PYTHONPATH": str(self.folder), "PYTHONSAFEPATH": "1"}
+
+    def run(self, *arguments: str) -> str:
+        """What Python prints when run with these arguments. A missed criterion (exit 1) is not an error here."""
+        command = [sys.executable, *arguments]
+        done = subprocess.run(
+            command, env={**os.environ, **self.environment}, stdout=subprocess.PIPE, text=True, check=False
+        )
+        if done.returncode not in (0, 1) or not done.stdout:
+            raise RuntimeError(f"{self.name}: {' '.join(arguments[:3])} ended with {done.returncode}")
+        return done.stdout
+
+
+Measure = Callable[[], Figures]
+
+
+@contextmanager
+def earlier(revision: str) -> Iterator[Build]:
+    """The tree of a commit, in a temporary folder. Raises subprocess.CalledProcessError when there is none."""
+    git = ["git", "-C", str(_REPOSITORY)]
+    archive = subprocess.run([*git, "archive", revision], stdout=subprocess.PIPE, check=True).stdout
+    with tempfile.TemporaryDirectory(prefix="llmops-build-") as folder:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+            files.extractall(folder, filter="data")
+        if (Path(folder) / "requirements.lock").read_bytes() != (_REPOSITORY / "requirements.lock").read_bytes():
+            print(f"{revision} was locked to other packages; both builds run with this environment's")
+        yield Build(revision, Path(folder))
+
+
+@contextmanager
+def _descriptors(build: Build, folder: Path) -> Iterator[Measure]:
+    complete = find_words() is not None and find_wordnet() is not None
+    names = [name for name in NAMES if complete or name not in NEED_WORDNET]
+    arguments = ("--side", "ours", "--rows", "20000", "--out", str(folder / "values.npz"), "--names", ",".join(names))
+
+    def measure() -> Figures:
+        printed = build.run("-m", "benchmarks.monitoring.descriptors", *arguments)
+        return {"20,000 rows, all descriptors, s": json.loads(printed.splitlines()[-1])["seconds"]["all"]}
+
+    yield measure
+
+
+@contextmanager
+def _incremental(build: Build, _folder: Path) -> Iterator[Measure]:
+    def measure() -> Figures:
+        printed = build.run("-m", "benchmarks.monitoring.incremental", "--rows", "200000")
+        costs = [line.split("   at most")[0].rsplit(maxsplit=1) for line in printed.splitlines()[1:]]
+        return {name: float(value) for name, value in costs if name.endswith(", s")}
+
+    yield measure
+
+
+@contextmanager
+def _verdict(build: Build, _folder: Path) -> Iterator[Measure]:
+    def measure() -> Figures:
+        printed = json.loads(build.run("-m", "benchmarks.monitoring.verdict", "--rows", "500000"))
+        names = {"verdict_seconds": "verdict, s", "verdict_cpu_seconds": "verdict, CPU s", "pin_seconds": "pin, s"}
+        return {name: float(printed[key]) for key, name in names.items()}
+
+    yield measure
+
+
+@contextmanager
+def _gateway(build: Build, folder: Path) -> Iterator[Measure]:
+    with upstream(folder) as stub, ours(folder, stub.base, environment=build.environment) as gateway:
+        yield lambda: _requests(gateway)
+
+
+def _requests(gateway: Gateway) -> Figures:
+    figures: Figures = {}
+    for stream in (False, True):
+        for concurrency in overhead.CONCURRENCIES:
+            series = overhead.Series()
+            overhead.measure(gateway, concurrency, stream, 3.0, series)
+            load = f"{overhead.kind(stream)}, {concurrency} at a time"
+            figures |= {f"{load}, CPU ms": series.cpu[0], f"{load}, ms a request": 1000 / series.rate[0]}
+            if series.failed:
+                raise RuntimeError(f"{load}: {series.failed} requests failed")
+    return figures
+
+
+@contextmanager
+def _predict(build: Build, folder: Path) -> Iterator[Measure]:
+    register = "import sys; from pathlib import Path; from llmops.settings import Settings; "
+    register += "from benchmarks.labs.bike_like import register; "
+    build.run("-c", f"{register}print(register(Settings(home=Path(sys.argv[1]))))", str(folder / "home"))
+    rows = json_rows(predict.MANY_ROWS)
+    with predict.ours(folder, folder / "home", build.environment) as server:
+
+        def measure() -> Figures:
+            figures: Figures = {}
+            for name, bodies, concurrency in (
+                ("1,000 rows at once", [server.body(rows)], 1),
+                *((f"single rows, {each} at a time", [server.body([row]) for row in rows], each) for each in AT_ONCE),
+            ):
+                series = predict.Series()
+                predict.turn(server, bodies, concurrency, 2.0, series)
+                figures |= {f"{name}, CPU ms": series.cpu[0], f"{name}, ms a request": 1000 / series.rate[0]}
+                if series.failed:
+                    raise RuntimeError(f"{name}: {series.failed} requests failed")
+            return figures
+
+        yield measure
+
+
+PARTS: dict[str, Callable[[Build, Path], AbstractContextManager[Measure]]] = {
+    "gateway": _gateway,
+    "descriptors": _descriptors,
+    "monitoring-incremental": _incremental,
+    "monitoring-verdict": _verdict,
+    "predict": _predict,
+}
+
+
+def ratio(ours: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
+    """Geometric mean of the rounds' ratios, and the ends of its 95 % interval (Student's t of the logarithms)."""
+    logs = [math.log(mine / other) for mine, other in zip(ours, others, strict=True)]
+    middle = statistics.fmean(logs)
+    half = float(student.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
+    return math.exp(middle), math.exp(middle - half), math.exp(middle + half)
+
+
+def compare(part: str, builds: Sequence[Build], rounds: int) -> list[str]:
+    """Prints a table of the figures of two builds, this one first. Returns the names of those that are worse."""
+    found: dict[str, list[Figures]] = {build.name: [] for build in builds}
+    with ExitStack() as stack:
+        measures: dict[str, Measure] = {}
+        for build in builds:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="llmops-against-")))
+            measures[build.name] = stack.enter_context(PARTS[part](build, folder))
+        for number in range(rounds):
+            for name in list(measures)[:: 1 if number % 2 == 0 else -1]:
+                started = time.perf_counter()
+                found[name].append(measures[name]())
+                seconds = time.perf_counter() - started
+                print(f"round {number + 1} of {rounds}: {name}, {seconds:.0f} s", file=sys.stderr, flush=True)
+    (mine, others), worse = found.values(), []
+    print(f"{part:46}{builds[1].name[:12]:>13}{builds[0].name:>13}  ratio, 95 %")
+    for name in mine[0]:
+        series = [round_[name] for round_ in mine], [round_[name] for round_ in others]
+        middle, low, high = ratio(*series)
+        worse += [name] if low > WORSE else []
+        told = "worse" if low > WORSE else "better" if high < 1 else ""
+        ours_, others_ = (statistics.median(each) for each in series)
+        print(f"{name:46}{others_:13.3f}{ours_:13.3f}  {middle:.3f} ({low:.3f} to {high:.3f}) {told}")
+    return worse
+
+
+def run(parts: Sequence[str], revision: str, rounds: int) -> list[str]:
+    """Compares each part. Returns the parts with a figure that is worse."""
+    with earlier(revision) as other:
+        return [part for part in parts if compare(part, (Build("this", _REPOSITORY), other), rounds)]

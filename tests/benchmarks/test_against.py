@@ -1,0 +1,37 @@
+"""The comparison of two builds: the interval that decides, and a real earlier commit."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import against
+
+
+def test_a_ratio_is_a_geometric_mean_with_students_interval_of_the_logarithms() -> None:
+    middle, low, high = against.ratio([2.0, 8.0, 4.0], [1.0, 1.0, 1.0])
+    assert middle == pytest.approx(4.0)
+    half = 4.302653 * math.log(2) / math.sqrt(3)  # t(0.975, 2)
+    assert (low, high) == pytest.approx((4 * math.exp(-half), 4 * math.exp(half)), rel=1e-6)
+
+
+def test_a_build_runs_its_own_tree_wherever_it_is_started(tmp_path) -> None:
+    (tmp_path / "llmops").mkdir()
+    (tmp_path / "llmops/__init__.py").write_text("print('another tree')\n")
+    assert against.Build("other", tmp_path).run("-c", "import llmops") == "another tree\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("endurance", "--against", "HEAD"), "no part 'endurance'; there are gateway"),
+        (("predict", "--against", "HEAD", "--rounds", "4"), "--rounds must be at least 5"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(arguments: tuple[str, ...], said: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
