@@ -15,8 +15,8 @@ import click
 
 from llmops.cli.output import echo, emit, json_option, print_table, say, say_folder
 from llmops.errors import CannotRun, LlmopsError, UsageError
-from llmops.printable import printable_json
 from llmops.settings import Settings
+from llmops.text_io import printable_json
 
 if TYPE_CHECKING:
     from llmops.pipelines import Pipeline, PipelineRun, Pipelines
@@ -207,7 +207,7 @@ def schedule(
 
 def _say_folders(name: str, settings: Settings) -> None:
     """Which prompts and eval sets the LLM's pipeline reads; the labs have data of their own. Raises CannotRun."""
-    from llmops.paths import eval_sets_folder, prompts_folder
+    from llmops.settings import eval_sets_folder, prompts_folder
 
     for folder in (prompts_folder(settings), eval_sets_folder(settings)) if name == "llm" else ():
         say_folder(folder)

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TextIO
 
 import orjson
 
-from llmops.printable import printable
+from llmops.text_io import printable
 
 MOST_QUEUED = 10_000
 """Lines that may wait to be written; beyond, lines are left out, and the next one says how many."""

@@ -1,4 +1,4 @@
-"""Checks values against JSON schemas, formats too.
+"""Checks JSON values: their depth, and JSON schemas, formats too.
 
 JSON Schema leaves it to the validator whether `format` is checked; unchecked, {"format": "date"} lets "tomorrow"
 through. Here every format is checked that the library knows in any draft, and one that it doesn't know is an error.
@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from llmops.errors import UsageError
+
+MOST_NESTED = 100
+"""Levels of a JSON schema, or of a server's reply: far more than any has, and few enough to be written and logged."""
 
 # What drafts after the fourth added. The library checks them only in the drafts that name them, while schemas without
 # a draft, or with an old one, use them all the same.
@@ -63,3 +66,14 @@ def _later_formats() -> dict[str, Callable[[str], bool]]:
         name: jsonschema_rs.Draft202012Validator({"format": name}, validate_formats=True).is_valid
         for name in _LATER_FORMATS
     }
+
+
+def is_shallow(value: dict[str, Any] | list[Any]) -> bool:
+    """Whether JSON is nested at most `MOST_NESTED` levels deep."""
+    level: list[Any] = [value]
+    for _ in range(MOST_NESTED):
+        inner = [item for each in level for item in (each.values() if isinstance(each, dict) else each)]
+        level = [item for item in inner if isinstance(item, (dict, list))]
+        if not level:
+            return True
+    return False

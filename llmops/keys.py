@@ -22,9 +22,8 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
-from llmops.private_files import make_private_folder
 from llmops.production_log.database import database_url, open_engine, shown, translated
-from llmops.watched_file import FileIdentity
+from llmops.state_files import FileIdentity, make_private_folder
 
 __all__ = ["Key", "KeyMarker", "KeyStore", "parse_key", "secret_hash"]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from llmops.blocking import run_blocking
 from llmops.errors import EngineUnavailable, LlmopsError
+from llmops.processes import run_blocking
 
 logger = logging.getLogger("llmops.service")
 

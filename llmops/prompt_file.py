@@ -32,7 +32,7 @@ from llmops.answer_schema import KEYWORDS, AnswerSchema, refuse_keywords, schema
 from llmops.errors import BadFile, EngineRejected, UsageError
 from llmops.generation import GenerationParameters, Message
 from llmops.hashing import content_hash
-from llmops.text_file import read_text
+from llmops.text_io import read_text
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
 _BLANK = "."  # what stands for a variable while the template alone is read

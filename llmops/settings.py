@@ -1,4 +1,8 @@
-"""One frozen `Settings`, read from `LLMOPS_*` environment variables. Nothing else in llmops reads the environment."""
+"""One frozen `Settings`, read from `LLMOPS_*` environment variables, and the folders of data files that they name.
+
+Nothing else in llmops reads the environment, or finds prompts and eval sets: of the working folder, of a checkout or of
+the installed package.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmops.errors import UsageError
+from llmops.errors import CannotRun, UsageError
 
 PREFIX = "LLMOPS_"
+_PACKAGE = Path(__file__).parent
+_FOLDERS = {"prompts": "LLMOPS_PROMPTS", "eval_sets": "LLMOPS_EVAL_SETS"}  # folder of data files → variable
 
 
 def _setting(default: Any, parse: Callable[[str], Any], meaning: str) -> Any:
@@ -247,3 +253,60 @@ def named_variables(names: Iterable[str]) -> dict[str, str]:
     """Values of environment variables that a configuration file names, for secrets that no file should hold; absent
     ones are left out."""
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def prompts_folder(settings: Settings) -> Path:
+    """Folder of the prompt files. Raises CannotRun when there is none."""
+    return _find(settings.prompts, "prompts")
+
+
+def eval_sets_folder(settings: Settings) -> Path:
+    """Folder of the eval sets and suites. Raises CannotRun when there is none."""
+    return _find(settings.eval_sets, "eval_sets")
+
+
+def with_samples(settings: Settings) -> Settings:
+    """The settings, with llmops' own samples where they name no folder: for the demo, which is told on those."""
+    return dataclasses.replace(
+        settings,
+        prompts=settings.prompts or _samples("prompts"),
+        eval_sets=settings.eval_sets or _samples("eval_sets"),
+    )
+
+
+def describe_folder(folder: Path) -> str:
+    """A folder that was found here, in words: which it is, and whether it holds llmops' own samples."""
+    name = folder.name
+    if folder.parent == Path.cwd() or folder not in _sample_folders(name):
+        return f"{name}: {folder}"
+    return f"{name}: llmops' own samples, {folder} (there is no {Path.cwd() / name}; {_FOLDERS[name]} names another)"
+
+
+def _find(explicit: Path | None, name: str) -> Path:
+    """The explicit setting, else the working folder's own, else llmops' samples.
+
+    Samples never fill up a project: a working folder that has one of the two folders is one, and lacks the other.
+    """
+    variable, own = _FOLDERS[name], Path.cwd() / name
+    if explicit is not None:
+        if explicit.is_dir():
+            return explicit
+        raise CannotRun(f"{variable}={explicit}: no such folder")
+    if own.is_dir():
+        return own
+    for other in _FOLDERS:
+        if own.with_name(other).is_dir():
+            raise CannotRun(f"{own.parent} has {other}/ but no {name}/: make it, or set {variable}")
+    return _samples(name)
+
+
+def _samples(name: str) -> Path:
+    for folder in _sample_folders(name):
+        if folder.is_dir():
+            return folder
+    raise CannotRun(f"no folder {name!r} found beside or inside the package; set {_FOLDERS[name]}")
+
+
+def _sample_folders(name: str) -> tuple[Path, Path]:
+    """Inside the installed package, and beside it in a checkout, where the package holds none."""
+    return _PACKAGE / "_data" / name, _PACKAGE.parent / name

@@ -1,10 +1,11 @@
 """What is versioned: prompt versions, model versions, releases that bind one of each, and tabular models. Plain
-values, no store."""
+values, no store.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,9 @@ from llmops.generation import GenerationParameters
 from llmops.hashing import content_hash
 from llmops.prompt_file import PromptTemplate
 from llmops.traffic_policy import TrafficPolicy
+
+MOST_NAMED = 10
+"""Ids that an error names; whoever looks for candidates need look for no more than one beyond."""
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
@@ -197,3 +201,21 @@ def release_content_hash(
 ) -> str:
     """Identity of a release's content: the same content is the same release."""
     return content_hash(release_content(prompt_ref, model_ref, parameters, guards))
+
+
+def whole_id(given: str, known: Collection[str], kind: str, listed_by: str = "") -> str:
+    """The one of `known` that is `given`, or else the only one that begins with it.
+
+    kind: what the ids are of, for errors; listed_by: a command that shows them.
+
+    Raises UnknownVersion: none does. UsageError: several do; names them.
+    """
+    if given in known:
+        return given
+    found = sorted(each for each in known if given and each.startswith(given))
+    if not found:
+        raise UnknownVersion(f"no {kind} {given}" + (f"; `{listed_by}` shows those there are" if listed_by else ""))
+    if len(found) > 1:
+        more = ", …" if len(found) > MOST_NAMED else ""
+        raise UsageError(f"{given} begins the ids of several {kind}s: {', '.join(found[:MOST_NAMED])}{more}")
+    return found[0]

@@ -18,7 +18,7 @@ from typing import Any
 
 from llmops.errors import CannotRun
 from llmops.eval_runs.evaluations import Evaluations, RunOptions
-from llmops.parent_process import NOT_STARTED, running
+from llmops.processes import NOT_STARTED, running
 from llmops.production_log.record import hidden_user
 from llmops.recording.monitoring import monitoring_experiment
 from llmops.recording.monitoring_actions import record_action

@@ -22,9 +22,9 @@ from typing import Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmops.blocking import run_blocking
 from llmops.errors import LlmopsError
 from llmops.keys import Key, parse_key, secret_hash
+from llmops.processes import run_blocking
 from llmops.settings import Settings
 from service.caller import ANONYMOUS, Caller
 from service.error_map import RETRY_SECONDS, ApiError

@@ -14,8 +14,8 @@ from typing import Any
 
 import orjson
 
-from llmops.blocking import run_blocking
 from llmops.errors import StoreUnavailable
+from llmops.processes import run_blocking
 from llmops.production_log import BudgetState, Reservation, TokenBudgets
 from service.rate_limits import Headers, KeyLimits, limit_headers, refusal
 

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from llmops.blocking import run_blocking
+from llmops.processes import run_blocking
 from llmops.production_log import Feedback, LogRecord, ProductionLog, hidden_if_redacted, is_prediction
 from llmops.production_log.predictions import row_count, values_of
 from llmops.tabular.rows import LONGEST_TEXT

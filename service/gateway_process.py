@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from llmops.errors import CannotRun
-from llmops.parent_process import when_parent_ends
+from llmops.processes import when_parent_ends
 from llmops.settings import Settings
 
 _START_SECONDS = 120

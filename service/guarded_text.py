@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from llmops.json_depth import is_shallow
+from llmops.json_schema import is_shallow
 from llmops.text_patterns import redact
 
 MOST_LAYERS = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from llmops.blocking import run_blocking
+from llmops.processes import run_blocking
 from service.gateway import Gateway
 
 

@@ -30,8 +30,8 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from llmops.blocking import run_blocking
 from llmops.errors import StoreUnavailable
+from llmops.processes import run_blocking
 from llmops.production_log import ClaimedKey, IdempotentReplies, KeyInUse, LogRecord, ReplyRow, StoredReply
 from llmops.text_patterns import redact
 from service.caller import Caller

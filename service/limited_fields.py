@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from llmops.engines.answer import MOST_TOOL_CALLS
-from llmops.json_depth import MOST_NESTED, is_shallow
+from llmops.json_schema import MOST_NESTED, is_shallow
 
 MOST_MESSAGES = 256
 

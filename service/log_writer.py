@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from llmops.blocking import run_blocking
 from llmops.errors import StoreUnavailable
+from llmops.processes import run_blocking
 from llmops.production_log import LogRecord, RecordRefused, ReplyRow
 
 logger = logging.getLogger("llmops.service")

@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 import llmops
-from llmops.blocking import run_blocking
 from llmops.errors import StoreUnavailable
+from llmops.processes import run_blocking
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
 from llmops.versions import Release

@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llmops.blocking import run_blocking
 from llmops.errors import EngineBusy, EngineUnavailable
+from llmops.processes import run_blocking
 from llmops.tabular import BadRow
 from service.tabular_pool import Predicted, Predictor
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from llmops.generation import HINTS, Message
-from llmops.json_depth import MOST_NESTED, is_shallow
+from llmops.json_schema import MOST_NESTED, is_shallow
 from service.field_faults import field_fault
 from service.limited_fields import MOST_MESSAGES, MOST_TOOLS, JsonObject, StrictBody, Text, only
 from service.schemas import check_choice

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from llmops.generation import HINTS, Message
-from llmops.json_depth import MOST_NESTED, is_shallow
+from llmops.json_schema import MOST_NESTED, is_shallow
 from service.field_faults import field_fault
 from service.limited_fields import MOST_ANSWERS, MOST_MESSAGES, MOST_TOOLS, JsonObject, StrictBody, Text
 

@@ -28,12 +28,11 @@ from llmops.engines.protocol import Engine
 from llmops.errors import CannotRun, StoreUnavailable, UsageError
 from llmops.json_logs import configure_logging
 from llmops.keys import KeyStore
-from llmops.private_files import keep_private
+from llmops.processes import scratch_folder, sweep_scratch_folders
 from llmops.production_log import ProductionLog
-from llmops.scratch import scratch_folder, sweep_scratch_folders
 from llmops.settings import Settings
+from llmops.state_files import FileIdentity, hold, identity_of, keep_private, sqlite_path
 from llmops.versions import ModelVersion, RegisteredVersions, TabularVersion
-from llmops.watched_file import FileIdentity, hold, identity_of, sqlite_path
 from service.metrics_files import prepare_multiprocess
 from service.server import listen, uvicorn_config
 from service.tabular_pool import Predictor

@@ -7,9 +7,9 @@ import contextlib
 import logging
 import time
 
-from llmops.blocking import run_blocking
 from llmops.engines.pool import EnginePool
 from llmops.errors import LlmopsError, StoreUnavailable
+from llmops.processes import run_blocking
 from llmops.versions import RegisteredVersions
 from service.snapshot import ReleaseSource, Snapshot
 from service.tabular_pool import TabularPool

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import llmops
-from llmops.blocking import run_blocking
+from llmops.processes import run_blocking
 from llmops.production_log import PREDICT, LogRecord
 from llmops.settings import Settings
 

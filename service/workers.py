@@ -17,7 +17,7 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
-from llmops.process_identity import is_frozen
+from llmops.processes import is_frozen
 
 logger = logging.getLogger("llmops.service")
 

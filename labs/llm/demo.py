@@ -21,8 +21,7 @@ from llmops.cli.output import echo, emit, interval, json_option, print_table, pr
 from llmops.cli.prompts import load_prompts
 from llmops.errors import GateRefused
 from llmops.models.catalogue import DEFAULT_MODEL
-from llmops.paths import with_samples
-from llmops.settings import Settings
+from llmops.settings import Settings, with_samples
 from monitoring.cli.promote import renew_reference
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmops.engines.opening import check_parameters
 from llmops.errors import CannotRun, LlmopsError, UnknownVersion
-from llmops.paths import prompts_folder
 from llmops.prompt_file import load_prompt_folder
-from llmops.settings import Settings
+from llmops.settings import Settings, prompts_folder
 from llmops.traffic_policy import TrafficPolicy
 from llmops.versions import CHALLENGER, ModelVersion, Ref, Release
 

@@ -10,7 +10,7 @@ import click
 
 from llmops.cli.output import echo, emit, interval, json_option, number, print_table, progress_bar, say_folder
 from llmops.settings import Settings
-from llmops.text_file import read_text
+from llmops.text_io import read_text
 
 if TYPE_CHECKING:
     from llmops.eval_runs.calibrating import Calibrated

@@ -14,7 +14,7 @@ import click
 from llmops.cli.output import emit, json_option, print_table
 from llmops.errors import LlmopsError, StoreUnavailable
 from llmops.settings import Settings, describe
-from llmops.sqlite_file import integrity
+from llmops.state_files import integrity
 from llmops.versions import ModelVersion
 
 _PACKAGES = ("mlflow", "xllamacpp", "transformers", "torch", "ragas", "evidently", "fastapi", "datasets")

@@ -53,7 +53,7 @@ def list_suites(as_json: bool) -> None:
     """
     from llmops.eval_runs.scorer_factory import ScorerFactory
     from llmops.evaluation.suite import load_suite, readable_suites
-    from llmops.paths import eval_sets_folder
+    from llmops.settings import eval_sets_folder
 
     settings = Settings.from_environment()
     folder = eval_sets_folder(settings)

@@ -13,8 +13,7 @@ import click
 from llmops.cli.log import window_options
 from llmops.cli.output import echo, emit, json_option, print_table, row_count, say, say_folder
 from llmops.errors import UnknownVersion, UsageError
-from llmops.paths import eval_sets_folder
-from llmops.settings import Settings
+from llmops.settings import Settings, eval_sets_folder
 
 if TYPE_CHECKING:
     from llmops.evaluation.eval_set import EvalSet

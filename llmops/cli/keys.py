@@ -10,7 +10,7 @@ import click
 
 from llmops.cli.output import echo, emit, json_option, print_table, say, shown_time
 from llmops.settings import Settings
-from llmops.short_ids import whole_id
+from llmops.versions import whole_id
 
 if TYPE_CHECKING:
     from llmops.keys import Key, KeyStore

@@ -13,12 +13,11 @@ import click
 from llmops.cli.command_table import CommandGroup
 from llmops.cli.output import echo, emit, json_option, print_table, say, shown_time
 from llmops.errors import BadFile, CannotRun, Corrupted, UsageError
-from llmops.json_lines import json_object, numbered_lines
-from llmops.printable import printable_json
 from llmops.production_log import LogRecord, ProductionLog, in_batches, is_prediction, parse_time
 from llmops.production_log.predictions import values_of
 from llmops.settings import Settings
-from llmops.short_ids import MOST_NAMED, whole_id
+from llmops.text_io import json_object, numbered_lines, printable_json
+from llmops.versions import MOST_NAMED, whole_id
 
 _AGO = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 _BATCH = 1000

@@ -1,7 +1,7 @@
 """What commands print: one JSON object or tables on stdout; progress, notes and errors on stderr.
 
 Everything goes through here, because texts of users, models and files must not act on the terminal: no markup in them
-is obeyed, and control characters are shown (`llmops.printable`).
+is obeyed, and control characters are shown (`llmops.text_io`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import click
 
 from llmops.errors import CannotRun
 from llmops.pages.numbers import shows_as_zero
-from llmops.printable import printable, printable_json
+from llmops.text_io import printable, printable_json
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
 
@@ -47,9 +47,9 @@ def say(text: str) -> None:
 
 def say_folder(folder: Path) -> None:
     """Which prompts or eval sets are read, so that nobody takes llmops' samples for their own."""
-    from llmops.paths import described
+    from llmops.settings import describe_folder
 
-    say(described(folder))
+    say(describe_folder(folder))
 
 
 def write_file(path: Path, text: str) -> None:

@@ -11,9 +11,8 @@ import click
 
 from llmops.cli.output import echo, emit, json_option, print_table, say, say_folder
 from llmops.errors import BadFile, CannotRun
-from llmops.paths import prompts_folder
 from llmops.prompt_file import PromptTemplate, load_prompt_folder
-from llmops.settings import Settings
+from llmops.settings import Settings, prompts_folder
 from llmops.versions import PromptVersion
 
 

@@ -14,7 +14,7 @@ import click
 
 from llmops.cli.output import say
 from llmops.errors import CannotRun
-from llmops.parent_process import running
+from llmops.processes import running
 from llmops.settings import Settings
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import uvloop
 from llmops.engine_host.host import EngineHost
 from llmops.engines.embedding import embedder
 from llmops.json_logs import configure_logging
-from llmops.parent_process import when_parent_ends
+from llmops.processes import when_parent_ends
 from llmops.settings import Settings
 
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
-from llmops.blocking import run_blocking
 from llmops.engine_host.frames import (
     Answer,
     BadFrame,
@@ -29,6 +28,7 @@ from llmops.engine_host.hold import ModelHold
 from llmops.engines.protocol import EngineIdentity
 from llmops.errors import EngineError, EngineRejected, EngineUnavailable
 from llmops.generation import Chunk, GenerationRequest
+from llmops.processes import run_blocking
 from llmops.versions import ModelVersion
 
 RETRY_SECONDS = 1.0

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmops.blocking import run_blocking
 from llmops.engine_host.connection import Connection
 from llmops.engine_host.frames import Embed, End, Load, Loaded, Operation, Ping, Pong, Rows, Started, Stream, Vectors
 from llmops.engine_host.request_queue import RequestQueue
@@ -21,6 +20,7 @@ from llmops.engines.opening import open_engine
 from llmops.engines.pool import EngineKey, EnginePool, engine_key
 from llmops.engines.protocol import Engine
 from llmops.errors import EngineUnavailable
+from llmops.processes import run_blocking
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
 

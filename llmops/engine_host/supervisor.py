@@ -16,8 +16,7 @@ from pathlib import Path
 
 from llmops.engine_host.frames import Ping, pack
 from llmops.errors import CannotRun, UsageError
-from llmops.process_identity import is_frozen
-from llmops.scratch import make_scratch_folder
+from llmops.processes import is_frozen, make_scratch_folder
 from llmops.settings import Settings
 
 logger = logging.getLogger("llmops.engine_host")

@@ -12,7 +12,7 @@ from pathlib import Path
 from llmops.engines.llamacpp_port import LlamaCppPort
 from llmops.generation import Message
 from llmops.hashing import content_hash
-from llmops.scratch import mark_owned
+from llmops.processes import mark_owned
 
 MOST_KEPT = 32
 """Templates whose state is kept; of a template of 600 tokens that is 14 MB with 135 million parameters, and 75 MB with

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from llmops.errors import EngineError
-from llmops.json_depth import MOST_NESTED, is_shallow
+from llmops.json_schema import MOST_NESTED, is_shallow
 
 _Place = tuple[str | int, ...]
 

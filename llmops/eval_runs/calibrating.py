@@ -18,7 +18,6 @@ from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output
 from llmops.evaluation.suite import KAPPA_ASKED, Suite
 from llmops.hashing import content_hash
-from llmops.json_lines import json_object, numbered_lines
 from llmops.judges import JudgeEndpoint
 from llmops.judges.calibration import Calibration, JudgedRow, LabelledRow, calibrate, load_labels
 from llmops.judges.pairwise import AskedFirst, Pair, PairJudge, ScoreCache, Winner, judge_pairs
@@ -26,6 +25,7 @@ from llmops.judges.rubric import RubricJudge
 from llmops.judges.scorer import JudgeScorer
 from llmops.recording import record_calibration
 from llmops.settings import Settings
+from llmops.text_io import json_object, numbered_lines
 
 if TYPE_CHECKING:
     from llmops.evaluation.agreement import PositionBias

@@ -21,8 +21,8 @@ from llmops.evaluation.eval_set import ROWS_FILE, EvalRow, load_eval_set, row_fr
 from llmops.evaluation.eval_set_source import SOURCE_FILE
 from llmops.evaluation.near_duplicates import folded
 from llmops.hashing import content_hash
-from llmops.json_lines import json_object, numbered_lines
 from llmops.production_log import Feedback, LogRecord
+from llmops.text_io import json_object, numbered_lines
 
 FEEDBACK = ("negative", "positive", "any")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*\Z")

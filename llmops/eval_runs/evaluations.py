@@ -38,13 +38,11 @@ from llmops.evaluation.gate import ALPHA, Facts, Verdict, decide, slice_metrics
 from llmops.evaluation.noise import Noise
 from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.suite import Suite, load_suite, readable_suites
-from llmops.paths import eval_sets_folder
 from llmops.production_log import ProductionLog
 from llmops.recording import EvalRecorder, EvalRun, RecordedRows, record_verdict
 from llmops.registry import Registry
-from llmops.settings import Settings
-from llmops.short_ids import MOST_NAMED, whole_id
-from llmops.versions import Ref, Release
+from llmops.settings import Settings, eval_sets_folder
+from llmops.versions import MOST_NAMED, Ref, Release, whole_id
 
 __all__ = ["Cell", "CellRun", "Evaluations", "Gated", "RunOptions"]
 

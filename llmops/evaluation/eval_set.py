@@ -15,7 +15,7 @@ from llmops.evaluation.eval_set_values import as_messages, as_text, plain, witho
 from llmops.evaluation.record_files import RecordLocation, read_records
 from llmops.generation import Message
 from llmops.hashing import canonical_json
-from llmops.json_lines import json_object
+from llmops.text_io import json_object
 
 ROWS_FILE = "rows.jsonl"
 FIELDS = {"id", "inputs", "expectations", "contexts", "tags"}

@@ -35,7 +35,7 @@ from llmops.evaluation.eval_set_columns import Columns
 from llmops.evaluation.eval_set_splits import SourceAccess, dataset_records
 from llmops.evaluation.record_files import RecordLocation, Records, kind_of, kinds, read_records
 from llmops.hashing import content_hash
-from llmops.text_file import read_toml
+from llmops.text_io import read_toml
 
 SOURCE_FILE = "eval_set.toml"
 _KEYS = {"name", "source", "config", "split", "columns", "sample", "seed", "limit"}

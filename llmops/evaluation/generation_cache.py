@@ -16,8 +16,7 @@ from llmops.evaluation.noise import Noise
 from llmops.evaluation.results import Output, Score
 from llmops.generation import GenerationRequest
 from llmops.hashing import content_hash
-from llmops.private_files import keep_private, make_private_folder
-from llmops.sqlite_file import write_ahead
+from llmops.state_files import keep_private, make_private_folder, write_ahead
 
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS generations (key TEXT PRIMARY KEY, output TEXT NOT NULL)",

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from llmops.errors import BadFile
-from llmops.json_lines import json_object, lines_of, strict_json
+from llmops.text_io import json_object, lines_of, strict_json
 
 _UNPACKED: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _RECORDS_AT_ONCE = 1000

@@ -19,8 +19,7 @@ from llmops.evaluation.scorers import Scorer, make_scorer
 from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.scorers.trial import try_scorer
 from llmops.hashing import content_hash
-from llmops.json_lines import read_json
-from llmops.text_file import read_toml
+from llmops.text_io import read_json, read_toml
 
 _KEYS = {"description", "eval_sets", "prompt", "model", "scorers", "gate", "cluster_by", "judges", "choices"}
 KAPPA_ASKED = 0.6  # what a judge must agree with people by, unless its table says otherwise

@@ -15,8 +15,8 @@ from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.evaluation.scoring import one_score, score_key
 from llmops.hashing import content_hash
-from llmops.json_lines import json_object, numbered_lines
 from llmops.judges.pairwise import ScoreCache
+from llmops.text_io import json_object, numbered_lines
 
 if TYPE_CHECKING:
     from llmops.evaluation.agreement import Confusion, Kappa, LengthBias

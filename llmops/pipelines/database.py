@@ -13,8 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from llmops.errors import StoreUnavailable
-from llmops.private_files import make_private_folder
-from llmops.sqlite_file import write_ahead
+from llmops.state_files import make_private_folder, write_ahead
 
 SCHEMA = "llmops_pipelines"
 """PostgreSQL schema of DBOS's tables, so that they may share a database with others."""

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from llmops.errors import BadFile, CannotRun
 from llmops.models.upstream_source import UpstreamSource
-from llmops.paths import eval_sets_folder
 from llmops.pipelines.external_cron import JobEnvironment, secrets_text
-from llmops.settings import Settings, given_variables, named_variables
-from llmops.text_file import read_toml
+from llmops.settings import Settings, eval_sets_folder, given_variables, named_variables
+from llmops.text_io import read_toml
 
 # Read by MLflow, by what reaches its artifacts, and by the hub's client. Some are secret; all are kept as if they were.
 _CREDENTIALS = (

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from llmops.process_identity import is_dead, this_process
+from llmops.processes import is_dead, this_process
 from llmops.production_log.database import LogDatabase
 from llmops.production_log.tables import token_counts, token_reservations
 

@@ -13,12 +13,10 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPICursor
 
 from llmops.errors import StoreUnavailable
-from llmops.private_files import make_private_folder
 from llmops.production_log.migration import bring_up_to_date, is_complete
 from llmops.production_log.tables import json_or_text
 from llmops.production_log.writer_queue import WriterQueue
-from llmops.sqlite_file import advised, write_ahead
-from llmops.watched_file import FileIdentity, OpenLog, WatchedFile
+from llmops.state_files import FileIdentity, OpenLog, WatchedFile, advised, make_private_folder, write_ahead
 
 _WRITING_LOCK = 0x6C6C6D02  # one of PostgreSQL's advisory locks, which are named by numbers
 _UNREACHABLE_SECONDS = 30

@@ -24,7 +24,7 @@ from llmops.production_log.retention import BATCH, delete_texts
 from llmops.production_log.rows import RecordInsert, feedback_of_row, record_of_row, row_of_feedback
 from llmops.production_log.tables import feedback as feedback_table
 from llmops.production_log.tables import log_records as records_table
-from llmops.watched_file import FileIdentity, identity_of
+from llmops.state_files import FileIdentity, identity_of
 
 _MOST_NAMED = 500  # values in one query's list
 _WITHOUT_TEXTS: Mapping[str, Any] = MappingProxyType({"input": "", "output": "", "details": {}})

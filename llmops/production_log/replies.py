@@ -11,7 +11,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPICursor
 
-from llmops.process_identity import is_dead, this_process
+from llmops.processes import is_dead, this_process
 from llmops.production_log.database import LogDatabase
 from llmops.production_log.tables import idempotent_replies as table
 

@@ -17,8 +17,8 @@ from llmops.registry.store import Store
 from llmops.registry.tabular import KIND as TABULAR
 from llmops.registry.tabular import TabularRegistry
 from llmops.settings import Settings
+from llmops.state_files import FileIdentity
 from llmops.versions import ModelVersion, RegisteredVersions, Release
-from llmops.watched_file import FileIdentity
 
 __all__ = ["Registry", "Store", "rolled_back"]
 

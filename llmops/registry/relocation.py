@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from llmops.errors import StoreUnavailable
-from llmops.sqlite_file import BUSY_SECONDS
+from llmops.state_files import BUSY_SECONDS
 
 logger = logging.getLogger("llmops.registry")
 

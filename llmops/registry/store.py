@@ -16,12 +16,18 @@ from typing import Any
 import sqlalchemy as sa
 
 from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
-from llmops.private_files import keep_private, make_private_folder
 from llmops.production_log.database import shown
 from llmops.registry.relocation import follow_home
 from llmops.settings import Settings
-from llmops.sqlite_file import advised, write_ahead
-from llmops.watched_file import FileIdentity, WatchedFile, sqlite_path
+from llmops.state_files import (
+    FileIdentity,
+    WatchedFile,
+    advised,
+    keep_private,
+    make_private_folder,
+    sqlite_path,
+    write_ahead,
+)
 
 # Read by MLflow when it is imported or first used, so they are set before either.
 _MLFLOW_ENVIRONMENT = {

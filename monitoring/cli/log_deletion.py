@@ -11,7 +11,7 @@ import click
 from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.errors import UsageError
 from llmops.settings import Settings
-from llmops.short_ids import MOST_NAMED, whole_id
+from llmops.versions import MOST_NAMED, whole_id
 
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from llmops.errors import BadFile, UsageError
 from llmops.evaluation.scorers.json_scorers import read_json as read_json_text
-from llmops.json_lines import read_json
 from llmops.json_schema import schema_validator
 from llmops.settings import Settings
+from llmops.text_io import read_json
 from llmops.text_patterns import REFUSAL_SOURCE
 from monitoring.descriptors import patterns
 from monitoring.descriptors.computation import Computation, Failed, each

@@ -113,7 +113,7 @@ def read_settings(file: Path) -> TabularSettings:
         BadFile: it cannot be read; a table, key or value is unknown or wrong. Names the nearest known one.
     """
     from llmops.errors import BadFile
-    from llmops.text_file import read_toml
+    from llmops.text_io import read_toml
     from monitoring.tables import nearest, read_dataclass
 
     values = read_toml(file)

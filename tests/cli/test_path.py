@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmops.paths import eval_sets_folder, prompts_folder
-from llmops.settings import Settings
+from llmops.settings import Settings, eval_sets_folder, prompts_folder
 from tests.command_line import Run
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.errors import BadFile
-from llmops.json_lines import json_object, numbered_lines, read_json
+from llmops.text_io import json_object, numbered_lines, read_json
 
 
 def test_lines_have_their_numbers_in_the_file_and_blank_ones_are_left_out(tmp_path: Path) -> None:

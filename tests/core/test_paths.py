@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from llmops import paths
+import llmops
 from llmops.errors import CannotRun
-from llmops.settings import Settings
+from llmops.settings import Settings, describe_folder, eval_sets_folder, prompts_folder, with_samples
 
-FINDERS = {"prompts": paths.prompts_folder, "eval_sets": paths.eval_sets_folder}
+FINDERS = {"prompts": prompts_folder, "eval_sets": eval_sets_folder}
 
 
 @pytest.mark.parametrize("name", FINDERS)
@@ -33,9 +33,9 @@ def test_an_explicit_file_is_no_folder(name, tmp_path):
 def test_a_folder_without_either_uses_the_samples_of_the_checkout_and_says_so(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = FINDERS[name](Settings())
-    assert found == Path(paths.__file__).parents[1] / name
-    assert "llmops' own samples" in paths.described(found)
-    assert str(tmp_path / name) in paths.described(found)
+    assert found == Path(llmops.__file__).parents[1] / name
+    assert "llmops' own samples" in describe_folder(found)
+    assert str(tmp_path / name) in describe_folder(found)
 
 
 @pytest.mark.parametrize("name", FINDERS)
@@ -43,7 +43,7 @@ def test_a_working_folder_that_has_its_own_uses_them(name, tmp_path, monkeypatch
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
     assert FINDERS[name](Settings()) == tmp_path / name
-    assert paths.described(tmp_path / name) == f"{name}: {tmp_path / name}"
+    assert describe_folder(tmp_path / name) == f"{name}: {tmp_path / name}"
 
 
 @pytest.mark.parametrize("name", FINDERS)
@@ -59,7 +59,7 @@ def test_a_project_that_lacks_one_folder_gets_no_samples_for_it(name, tmp_path, 
 def test_the_demo_takes_the_samples_also_where_the_working_folder_has_its_own(name, tmp_path, monkeypatch):
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
-    assert FINDERS[name](paths.with_samples(Settings())) == Path(paths.__file__).parents[1] / name
+    assert FINDERS[name](with_samples(Settings())) == Path(llmops.__file__).parents[1] / name
 
 
 @pytest.mark.parametrize("name", FINDERS)
@@ -69,7 +69,7 @@ def test_an_explicit_folder_goes_before_the_working_folders_and_the_demos(name, 
     monkeypatch.chdir(tmp_path)
     settings = Settings(**{name: tmp_path / "other" / name})
     assert FINDERS[name](settings) == tmp_path / "other" / name
-    assert FINDERS[name](paths.with_samples(settings)) == tmp_path / "other" / name
+    assert FINDERS[name](with_samples(settings)) == tmp_path / "other" / name
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "site-packages" / "llmops"
     folder.mkdir(parents=True)
-    monkeypatch.setattr(paths.resources, "files", lambda _name: folder)
+    monkeypatch.setattr("llmops.settings._PACKAGE", folder)
     return folder
 
 

@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from llmops.printable import printable, printable_json
+from llmops.text_io import printable, printable_json
 
 
 @pytest.mark.parametrize(

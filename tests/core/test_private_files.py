@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from llmops.evaluation.generation_cache import GenerationCache
-from llmops.private_files import keep_private, make_private_folder
+from llmops.processes import make_scratch_folder, scratch_folder, sweep_scratch_folders
 from llmops.production_log import ProductionLog
-from llmops.scratch import make_scratch_folder, scratch_folder, sweep_scratch_folders
+from llmops.state_files import keep_private, make_private_folder
 
 
 def mode(path: Path) -> int:
@@ -66,7 +66,7 @@ def test_a_shared_folder_and_an_existing_one_are_left_as_they_are(tmp_path):
 
 def test_folders_of_killed_processes_are_swept_and_those_of_living_ones_stay(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    code = "from llmops.scratch import make_scratch_folder; print(make_scratch_folder('engine'))"
+    code = "from llmops.processes import make_scratch_folder; print(make_scratch_folder('engine'))"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     killed = Path(subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True,
                                  text=True).stdout.strip())  # fmt: skip

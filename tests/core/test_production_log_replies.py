@@ -8,7 +8,7 @@ import time
 import pytest
 
 from llmops.errors import StoreUnavailable
-from llmops.process_identity import is_dead, this_process
+from llmops.processes import is_dead, this_process
 from llmops.production_log import ClaimedKey, ProductionLog, ReplyRow, StoredReply
 from llmops.production_log.replies import KeyInUse
 from tests.core.log_records import ids, record

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from llmops.sqlite_file import write_ahead
+from llmops.state_files import write_ahead
 
 
 def _open(path):

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from llmops.errors import BadFile
-from llmops.json_lines import read_json
 from llmops.prompt_file import load_prompt_folder
-from llmops.text_file import read_text, read_toml
+from llmops.text_io import read_json, read_text, read_toml
 
 MARK = b"\xef\xbb\xbf"
 

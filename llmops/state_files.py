@@ -1,22 +1,29 @@
-"""Whether a database file that a process holds open is still the one at its path, and whole.
+"""Files that hold state: private to their owner; SQLite files with a write-ahead log, watched while they are open.
 
-A SQLite file that was removed or replaced goes on working for whoever has it open: what is written is acknowledged, and
-gone when the last one closes it. One that was cut short goes on too, until a page is missed.
+State holds prompts, answers and hashes of keys. A SQLite file that was removed or replaced goes on working for whoever
+has it open: what is written is acknowledged, and gone when the last one closes it. One that was cut short goes on too,
+until a page is missed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
+import stat
 import subprocess
 import sys
+import time
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-
-import sqlalchemy as sa
+from typing import Any
 
 from llmops.errors import StoreUnavailable
 
+BUSY_SECONDS = 30.0
+_PAUSE_SECONDS = 0.01
+_DAMAGED = ("database disk image is malformed", "disk I/O error", "file is not a database")
 _HEADER = 100  # bytes: https://www.sqlite.org/fileformat.html#the_database_header
 _READ_HEADER = f"""
 import os, sys
@@ -24,6 +31,82 @@ with open(sys.argv[1], "rb") as file:
     os.write(1, file.read({_HEADER}) + b" %d" % file.seek(0, 2))
 """
 _ADVICE = "while it was open; restore it and start the process again"
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO  # what others than the owner may do
+
+
+def make_private_folder(path: Path) -> None:
+    """Makes a folder, and those above it that are missing, with mode 0700; one that is there is left as it is.
+
+    Raises OSError.
+    """
+    if path.is_dir():
+        return
+    make_private_folder(path.parent)
+    with contextlib.suppress(FileExistsError):  # another process was faster
+        path.mkdir(mode=0o700)
+
+
+def keep_private(path: Path) -> None:
+    """Takes away what others may do with a file or folder of ours, where they may do anything.
+
+    Left as it is: what is not there, belongs to another user, or cannot be changed (a read-only disk); and a folder
+    that is shared by its kind, as `/tmp` is.
+    """
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        if found.st_uid == os.geteuid() and found.st_mode & _OTHERS and not found.st_mode & stat.S_ISVTX:
+            path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
+
+
+def write_ahead(connection: Any, *, synchronous: str = "NORMAL") -> None:
+    """Makes a SQLite connection wait for locks, and its file keep a write-ahead log.
+
+    The file is kept for its owner alone (mode 0600), and with it its log, which gets the file's mode.
+
+    SQLite never waits while it changes the log's kind, whatever the busy timeout says (two who both hold a read lock
+    would wait for each other), so who opens a new file beside others tries again here.
+
+    connection: the driver's. synchronous: FULL: each commit survives a power cut; NORMAL: a crash of the process.
+
+    Raises:
+        sqlite3.OperationalError: the file cannot be written, or was locked for `BUSY_SECONDS`.
+    """
+    connection.execute(f"PRAGMA busy_timeout={int(BUSY_SECONDS * 1000)}")
+    if path := connection.execute("PRAGMA database_list").fetchone()[2]:
+        for suffix in ("", "-wal", "-shm"):
+            keep_private(Path(f"{path}{suffix}"))
+    give_up_at = time.monotonic() + BUSY_SECONDS
+    while not _is_switched(connection):
+        if time.monotonic() > give_up_at:
+            raise sqlite3.OperationalError("database is locked")
+        time.sleep(_PAUSE_SECONDS)
+    connection.execute(f"PRAGMA synchronous={synchronous}")
+
+
+def integrity(path: Path) -> str:
+    """`ok`, or the first problem that SQLite finds when it reads the whole file, which it opens for reading only."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+            return str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.Error as error:
+        return str(error)
+
+
+def advised(problem: str) -> str:
+    """What SQLite says, and for a damaged file what to do: its own words name neither a file nor a cure."""
+    damaged = any(words in problem for words in _DAMAGED)
+    return f"{problem}; `llmops doctor` says which files are broken" if damaged else problem
+
+
+def _is_switched(connection: Any) -> bool:
+    """Whether the file now has a write-ahead log, or (in memory, on some network disks) never can have one."""
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +119,8 @@ class FileIdentity:
 
 def sqlite_path(url: str) -> Path | None:
     """The path of a SQLite database that is a plain file; None for any other."""
+    import sqlalchemy as sa
+
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError:

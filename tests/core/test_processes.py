@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from llmops.parent_process import NOT_STARTED, running
+from llmops.processes import NOT_STARTED, running
 
 _CHILD = """
 import threading
-from llmops.parent_process import when_parent_ends
+from llmops.processes import when_parent_ends
 ended = threading.Event()
 when_parent_ends(ended.set)
 print(ended.wait(0.2), flush=True)
@@ -36,10 +36,10 @@ import signal; signal.pause()
 """
 _STARTER = """
 import signal, sys
-from llmops import parent_process
+from llmops import processes
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job of a shell ignores
-parent_process.TERMINATE_SECONDS = 0.2
-with parent_process.running([sys.executable, "-c", sys.argv[1]]) as process:
+processes.TERMINATE_SECONDS = 0.2
+with processes.running([sys.executable, "-c", sys.argv[1]]) as process:
     process.wait()
 """
 

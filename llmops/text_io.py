@@ -1,7 +1,8 @@
-"""JSON as files hold it, read strictly, and JSON Lines: one object a line. Errors name file, line and field.
+"""Text in and out: files are read strictly, and text from elsewhere is made safe to show on a terminal.
 
-Python's `json` takes `NaN`, `Infinity` and numbers that become infinite, and of a name that stands twice in an object
-it keeps the last; each of these would be another value than its author wrote, or one that no other reader takes.
+Files are UTF-8, with or without a byte order mark; errors name file, line and field. Python's `json` takes `NaN`,
+`Infinity` and numbers that become infinite, and of a name that stands twice in an object it keeps the last; each of
+these would be another value than its author wrote, or one that no other reader takes. They are refused here.
 """
 
 from __future__ import annotations
@@ -9,12 +10,31 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import re
+import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from llmops.errors import BadFile
-from llmops.text_file import read_text
+
+
+def read_text(path: Path) -> str:
+    """The file's text, its byte order mark left out. Raises BadFile."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise BadFile(path, f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadFile(path, f"cannot be read: {error}") from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises BadFile."""
+    try:
+        return tomllib.loads(read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BadFile(path, f"is not TOML: {error}") from error
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -113,3 +133,30 @@ def _flaws(value: Any, place: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list):
         for position, item in enumerate(value):
             yield from _flaws(item, f"{place}[{position}]")
+
+
+# Control characters (C0, DEL, C1), line and paragraph separators, marks and overrides of the direction of writing
+# (what is shown is then not what is there, CVE-2021-42574), and halves of surrogate pairs, which no stream can write.
+_ACTS = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_IN_TEXT = re.compile(f"[{_ACTS}]")
+_IN_LINE = re.compile(f"[\t\n{_ACTS}]")
+
+
+def printable(text: str, *, one_line: bool = False) -> str:
+    r"""The text with each character that acts on a terminal written out, such as `\x1b`; line ends and tabs stay.
+
+    one_line: these are written out too.
+    """
+    return (_IN_LINE if one_line else _IN_TEXT).sub(_escaped, text)
+
+
+def printable_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON that holds the very value and is safe to show: such characters stand in its strings as JSON escapes."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent, default=str)
+    return _IN_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return (
+        found[0].encode("ascii", errors="backslashreplace").decode() if ord(found[0]) > 0x7F else repr(found[0])[1:-1]
+    )
