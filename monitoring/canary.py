@@ -77,7 +77,7 @@ def _judged(stores: Stores, variants: Variants, accepted: Sequence[str]) -> dict
 
 def _known_of(stores: Stores, variants: Variants) -> dict[str, Descriptor]:
     """What is known of the rows: descriptors, and what users said where they said something."""
-    from monitoring.decide.feedback import FEEDBACK
+    from monitoring.decide.drift import FEEDBACK
 
     said = {name: each for name, each in FEEDBACK.items() if _has(variants.before, name) and _has(variants.after, name)}
     return {**stores.config.descriptors.descriptors, **said}

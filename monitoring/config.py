@@ -18,7 +18,7 @@ from monitoring.act.alerts.settings import AlertSettings, read_alerts
 from monitoring.act.policy import Policy, read_policies
 from monitoring.decide.references import ReferenceSettings
 from monitoring.descriptors import DescriptorSet
-from monitoring.descriptors.defaults import DEFAULT_FILE
+from monitoring.descriptors.descriptor_set import DEFAULT_FILE
 from monitoring.tables import Table, nearest, read_dataclass
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from llmops.production_log import Belongings, ProductionLog
 from monitoring.act import action_tables
-from monitoring.decide.reference_tables import reference_summaries
+from monitoring.decide.references import reference_summaries
 from monitoring.store.database import descriptor_segments, hourly_summaries, ingest_cursors, reading
 from monitoring.store.ingest import positions, rebuild_hours
 from monitoring.store.rows import HOUR

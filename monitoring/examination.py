@@ -7,24 +7,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from monitoring.decide.alarms import Alarm, Raised, drift_alarms
-from monitoring.decide.checks import limit_alarms, sequential_alarms, volume_alarms, volume_of
-from monitoring.decide.drift import examine_slice
-from monitoring.decide.evidence import telling_rows
-from monitoring.decide.feedback import FEEDBACK, feedback_json
-from monitoring.decide.limits import check_limits
-from monitoring.decide.pinned_summaries import PinnedSummaries, Windows, strata_of
+from monitoring.decide.alarms import Alarm, Raised, drift_alarms, telling_rows
+from monitoring.decide.drift import FEEDBACK, examine_slice, feedback_json
+from monitoring.decide.limits import check_limits, limit_alarms
+from monitoring.decide.pinned_summaries import (
+    APP,
+    PinnedSummaries,
+    TestedSlice,
+    comparable,
+    count_families,
+    slices_to_test,
+    strata_of,
+)
 from monitoring.decide.pooled import Pool, PooledLook, look_at, pooled_alarms
-from monitoring.decide.result import MonitorResult
+from monitoring.decide.result import MonitorResult, cure_of, explained_by_questions
 from monitoring.decide.strata import Strata
-from monitoring.decide.tested_slices import APP, TestedSlice, comparable, count_families, slices_to_test
 from monitoring.decide.two_sample import NOT_TESTED
 from monitoring.decide.variants import canary_alarms, compare_variants, find_variants
-from monitoring.decide.verdict import cure_of, explained_by_questions
-from monitoring.decide.watch import FlagFinding
+from monitoring.decide.volume import volume_alarms, volume_of
+from monitoring.decide.watch import FlagFinding, sequential_alarms
 from monitoring.decide.window_choice import Window, WindowPair
 from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import Summary
+from monitoring.store.windows import WindowReader
 
 if TYPE_CHECKING:
     from monitoring.config import MonitorConfig
@@ -44,7 +49,7 @@ class Question:
 
 
 def examine(
-    reader: Windows,
+    reader: WindowReader,
     config: MonitorConfig,
     question: Question,
     *,
@@ -59,7 +64,7 @@ def examine(
 
 
 class _Examination:
-    def __init__(self, reader: Windows, config: MonitorConfig, question: Question) -> None:
+    def __init__(self, reader: WindowReader, config: MonitorConfig, question: Question) -> None:
         self._reader, self._config, self._rules = reader, config, config.rules
         self._app, self._pair, self._reference = question.app, question.pair, question.reference
         self._first_of, self._pool = question.first_of, question.pool

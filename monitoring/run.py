@@ -12,17 +12,14 @@ from typing import TYPE_CHECKING
 from llmops.errors import CannotRun
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
-from monitoring.decide.checks import watch_flags
 from monitoring.decide.detector_store import DetectorStore
-from monitoring.decide.pinned_summaries import PinnedSummaries
+from monitoring.decide.pinned_summaries import PinnedSummaries, comparable
 from monitoring.decide.pooled import Pool, pool_of
-from monitoring.decide.reference_progress import ReferenceProgress, reference_progress
 from monitoring.decide.references import AcceptedWindow, Awaited
 from monitoring.decide.replay import RESAMPLED_MONTHS, Replay, ReplayRequest, replay
 from monitoring.decide.result import MonitorResult
-from monitoring.decide.tested_slices import comparable
-from monitoring.decide.watch import FlagFinding
-from monitoring.decide.window_choice import WindowPair, choose_windows
+from monitoring.decide.watch import FlagFinding, watch_flags
+from monitoring.decide.window_choice import ReferenceProgress, WindowPair, choose_windows, reference_progress
 from monitoring.examination import Question, examine
 from monitoring.store.database import apps_in_log, open_database
 from monitoring.store.ingest import Ingested

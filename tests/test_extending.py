@@ -46,7 +46,7 @@ with serving(Path(mkdtemp())) as gateway:
     "A descriptor": """
 from datetime import UTC, datetime
 from llmops.settings import Settings
-from monitoring.descriptors.kinds import read_declarations
+from monitoring.descriptors.descriptor_set import read_declarations
 from llmops.production_log import LogRecord
 (declared,) = read_declarations([{"name": "speed", "kind": "tokens_per_second"}], Settings(), "descriptors.toml")
 record = LogRecord("1", datetime.now(UTC), 200, "ok", "?", "An answer.", tokens_out=20, latency_ms=500.0)

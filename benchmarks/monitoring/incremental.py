@@ -24,8 +24,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from llmops.production_log import LogRecord, ProductionLog
-from monitoring.descriptors.defaults import default_descriptors
-from monitoring.descriptors.descriptor_set import DescriptorSet
+from monitoring.descriptors.descriptor_set import DescriptorSet, default_descriptors
 from monitoring.store.database import open_database, writing
 from monitoring.store.hourly import add_to_stored, summarise_by_hour, write_summaries
 from monitoring.store.ingest import ingest, position_of

@@ -18,13 +18,21 @@ from monitoring.act.alarm_book import Finding
 from monitoring.act.clocks import RetentionClock, was_noted
 from monitoring.act.schedule import DAY, WindowSchedule
 from monitoring.config import MonitorConfig
-from monitoring.decide.checks import watched_of
+from monitoring.decide.alarms import Telling, telling_rows
 from monitoring.decide.detector_store import DetectorStore, at_moment
-from monitoring.decide.evidence import Telling, telling_rows
 from monitoring.decide.pinned_summaries import PinnedSummaries
 from monitoring.decide.references import PinnedReference
 from monitoring.decide.result import MonitorResult
-from monitoring.decide.watch import APP, RELEASE, STILL_ARRIVING, FlagFinding, Watched, advance_detectors, findings
+from monitoring.decide.watch import (
+    APP,
+    RELEASE,
+    STILL_ARRIVING,
+    FlagFinding,
+    Watched,
+    advance_detectors,
+    findings,
+    watched_of,
+)
 from monitoring.deletion import retain
 from monitoring.run import run_monitor
 from monitoring.store.database import apps_in_log, newest_record_at, reading

@@ -133,3 +133,27 @@ def level(descriptor: Descriptor, summary: Summary) -> float | str | None:
     if isinstance(found, FlagSummary):
         return found.share
     return max(sorted(found.counts), key=found.counts.__getitem__)
+
+
+# What users said of the answers, as descriptors of the output.
+#
+# Ingest joins feedback, whenever it arrives, to the hour and the slices of the answer it is about (`summaries`): a
+# label that comes a week later changes that week's summaries, and those of no pinned reference. Pinning the same window
+# again takes in what has come meanwhile. Each opinion counts, so that a window has fewer values of it than rows.
+
+SCORE, LABEL = "feedback.score", "feedback.label"
+
+FEEDBACK: Mapping[str, Descriptor] = {
+    SCORE: Descriptor(SCORE, "numeric", "output"),
+    LABEL: Descriptor(LABEL, "label", "output"),
+}
+
+
+def feedback_json(summary: Summary) -> dict[str, Any]:
+    """How many scores and labels a window has, the mean score and the count of each label."""
+    score, label = summary.numbers.get(SCORE), summary.labels.get(LABEL)
+    return {
+        "scores": score.n if score else 0,
+        "mean_score": score.mean if score and score.n else None,
+        "labels": dict(sorted(label.counts.items())) if label else {},
+    }

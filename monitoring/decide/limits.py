@@ -17,13 +17,14 @@ raises an alarm when the rows prove it broken, that is when the exact lower boun
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from llmops.errors import UsageError
+from monitoring.decide.alarms import Alarm, Raised, Telling, hits_of
 from monitoring.descriptors import Descriptor
 from monitoring.store.number_grid import HALF_WIDTH, STEPS, bins_of
 from monitoring.store.summaries import NumberSummary, Summary
@@ -128,6 +129,19 @@ class LimitFinding:
 def check_limits(limits: Iterable[Limit], window: Summary, alpha: float) -> list[LimitFinding]:
     """Every limit held against one window of rows; alpha: `DriftRules.limit_alpha` of the number of checks."""
     return [_check(limit, window, alpha) for limit in limits]
+
+
+def limit_alarms(app: str, found: Sequence[LimitFinding], descriptors: Mapping[str, Descriptor]) -> list[Raised]:
+    """One alarm for each broken limit."""
+    raised = []
+    for each in found:
+        if each.broken:
+            descriptor = descriptors[each.limit.descriptor]
+            alarm = Alarm(descriptor.name, each.why, (), descriptor.side, ({"app": app},), "limit")
+            at_most = each.limit.at_most
+            telling = hits_of(descriptor) if at_most is None else Telling(descriptor.name, "high", at_most)
+            raised.append(Raised(alarm, telling, each.alpha))
+    return raised
 
 
 def lower_bound(hits: int, rows: int, alpha: float) -> float:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llmops.production_log import LogRecord
 from monitoring.decide.strata import LANGUAGE, LENGTH, STRATUM, Strata
+from monitoring.descriptors import Descriptor
 from monitoring.store.rows import DescribedRows, objects
 from monitoring.store.summaries import OTHER, Summariser, Summary, SummaryMerge
+from monitoring.store.windows import WindowReader
 
 if TYPE_CHECKING:
     from monitoring.descriptors import DescriptorSet
@@ -26,40 +28,6 @@ MOST_SLICES = 20
 STRATA_ROWS = 50_000
 """Strata are counted over about so many rows, in STRATA_SPANS pieces of the window."""
 STRATA_SPANS = 6
-
-
-class Windows(Protocol):
-    """What is read of the described log; see `windows.WindowReader`."""
-
-    def summary(
-        self, app: str, since: datetime | None, until: datetime | None, dimension: str | None = None
-    ) -> dict[str | None, Summary]: ...
-
-    def hours(
-        self, app: str, since: datetime | None, until: datetime | None, dimension: str = "app", value: str = ""
-    ) -> list[tuple[datetime, Summary]]: ...
-
-    def rows(
-        self,
-        app: str,
-        since: datetime | None,
-        until: datetime | None,
-        columns: Collection[str] | None = None,
-        where: Mapping[str, str | None] | None = None,
-        *,
-        shadow: bool = False,
-    ) -> DescribedRows: ...
-
-    def parts(
-        self,
-        app: str,
-        since: datetime | None,
-        until: datetime | None,
-        columns: Collection[str] | None = None,
-        where: Mapping[str, str | None] | None = None,
-        *,
-        shadow: bool = False,
-    ) -> Iterator[DescribedRows]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +51,7 @@ class PinnedSummaries:
 
 
 def freeze(
-    reader: Windows,
+    reader: WindowReader,
     descriptors: DescriptorSet,
     app: str,
     since: datetime,
@@ -125,7 +93,7 @@ def freeze_records(descriptors: DescriptorSet, records: Sequence[LogRecord]) -> 
 
 
 def strata_of(
-    reader: Windows,
+    reader: WindowReader,
     descriptors: DescriptorSet,
     strata: Strata,
     app: str,
@@ -169,3 +137,71 @@ def largest(by_value: Mapping[str | None, Summary]) -> dict[str, Summary]:
 def moment(seconds: float) -> datetime:
     """Seconds since the epoch as a time."""
     return datetime.fromtimestamp(seconds, UTC)
+
+
+APP = "app"
+
+
+@dataclass(frozen=True, slots=True)
+class TestedSlice:
+    """Rows that are tested together. dimension: `app` for all rows; value: the app's name, or the slice's."""
+
+    dimension: str
+    value: str
+    reference: Summary
+    current: Summary
+
+    @property
+    def label(self) -> dict[str, str]:
+        return {self.dimension: self.value}
+
+    @property
+    def rows_like(self) -> tuple[str, str] | None:
+        """Dimension and value of its rows; None for all rows."""
+        return None if self.dimension == APP else (self.dimension, self.value)
+
+
+def slices_to_test(
+    app: str,
+    whole: Summary,
+    slices: Mapping[str, Mapping[str | None, Summary]],
+    reference: PinnedSummaries,
+    minimum_rows: int,
+) -> list[TestedSlice]:
+    """All rows, then each slice with enough rows on both sides, by dimension and name.
+
+    A release, prompt or model version is compared with all rows of the reference: the new one is to be as the old one
+    was. Any other slice is compared with its own rows there: German questions with German questions.
+    """
+    places = [TestedSlice(APP, app, reference.whole, whole)]
+    for dimension, by_value in slices.items():
+        for value, summary in sorted(largest(by_value).items()):
+            before = reference.slice(dimension, value)
+            if before is not None and min(before.rows, summary.rows) >= minimum_rows:
+                places.append(TestedSlice(dimension, value, before, summary))
+    return places
+
+
+def count_families(places: Sequence[TestedSlice]) -> int:
+    """Places with different tests: a release that answered every request is the same family as the whole app.
+
+    The rows alone do not make them the same: a language in which all is asked now is compared with its own past.
+    """
+    different: list[TestedSlice] = []
+    for place in places:
+        if not any(place.current == each.current and place.reference == each.reference for each in different):
+            different.append(place)
+    return len(different)
+
+
+def comparable(
+    descriptors: Mapping[str, Descriptor], reference: Summary
+) -> tuple[dict[str, Descriptor], tuple[str, ...]]:
+    """The descriptors that mean the same in the reference, and the names of those that do not: their definition
+    changed since, or the reference never had them."""
+    fitting = {
+        name: descriptor
+        for name, descriptor in descriptors.items()
+        if reference.versions.get(name, "") == descriptor.version
+    }
+    return fitting, tuple(name for name in descriptors if name not in fitting)

@@ -23,7 +23,7 @@ from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import Summary
 
 if TYPE_CHECKING:
-    from monitoring.decide.pinned_summaries import Windows
+    from monitoring.store.windows import WindowReader
 
 MOST_BETWEEN = 30
 """Windows before the pooled ones whose rows are compared with, beside the reference."""
@@ -80,7 +80,7 @@ class PooledLook:
 
 
 def look_at(
-    reader: Windows,
+    reader: WindowReader,
     app: str,
     pool: Pool,
     window_since: datetime,

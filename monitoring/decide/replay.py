@@ -13,20 +13,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from llmops.errors import CannotRun
 from monitoring.decide.detectors import Batch, DetectorState, FlagDetector
 from monitoring.decide.drift import examine_slice
 from monitoring.decide.limits import Limit, check_limits
-from monitoring.decide.pinned_summaries import PinnedSummaries
+from monitoring.decide.pinned_summaries import PinnedSummaries, count_families, slices_to_test
 from monitoring.decide.pooled import SincePin, examine_together
 from monitoring.decide.rules import DriftRules
-from monitoring.decide.tested_slices import count_families, slices_to_test
 from monitoring.decide.volume import PastWindow, judge_volume
-from monitoring.decide.watch import Summaries
 from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import Summary
+from monitoring.store.windows import WindowReader
 
 HOUR = timedelta(hours=1)
 MONTH_HOURS = 720
@@ -36,12 +35,6 @@ _ROWS = "rows"
 
 Progress = Callable[[int, int], None]
 Past = tuple[datetime, Summary]
-
-
-class Hours(Summaries, Protocol):
-    """What is read of the described log; see `windows.WindowReader`."""
-
-    def hours(self, app: str, since: datetime, until: datetime) -> list[tuple[datetime, Summary]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +132,7 @@ class ReplayRequest:
     seed: int = 0
 
 
-def replay(reader: Hours, request: ReplayRequest, progress: Progress | None = None) -> Replay:
+def replay(reader: WindowReader, request: ReplayRequest, progress: Progress | None = None) -> Replay:
     """Measures false alarms on the past between begin and until.
 
     Raises:

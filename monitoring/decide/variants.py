@@ -18,11 +18,12 @@ import numpy as np
 
 from monitoring.decide.alarms import Alarm, Raised, explain, telling
 from monitoring.decide.drift import DescriptorDrift, SliceDrift, examine_slice
-from monitoring.decide.pinned_summaries import Windows, moment
+from monitoring.decide.pinned_summaries import moment
 from monitoring.decide.rules import DriftRules
 from monitoring.descriptors import Descriptor
 from monitoring.store.rows import ARM
 from monitoring.store.summaries import Summary
+from monitoring.store.windows import WindowReader
 
 VariantKind = Literal["canary", "shadow"]
 CHAMPION_ARM = "champion"
@@ -68,7 +69,9 @@ class VariantComparison:
         }
 
 
-def find_variants(reader: Windows, app: str, since: datetime, until: datetime, minimum_rows: int) -> list[Variants]:
+def find_variants(
+    reader: WindowReader, app: str, since: datetime, until: datetime, minimum_rows: int
+) -> list[Variants]:
     """The arms with enough rows on both sides. Raises StoreUnavailable."""
     found = []
     whole = reader.summary(app, since, until, ARM)
@@ -124,7 +127,7 @@ def _is_worse(found: DescriptorDrift) -> bool:
     return found.drifted and (found.descriptor.harmful or slower)
 
 
-def _release(reader: Windows, app: str, since: datetime, until: datetime, arm: str) -> str | None:
+def _release(reader: WindowReader, app: str, since: datetime, until: datetime, arm: str) -> str | None:
     """The release that the newest row of an arm names."""
     newest, name = -np.inf, None
     for rows in reader.parts(app, since, until, (), {ARM: arm}):

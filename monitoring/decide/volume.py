@@ -13,17 +13,21 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import numpy as np
+
+from monitoring.decide.alarms import ROWS, Alarm, Raised
+from monitoring.decide.rules import DriftRules
+from monitoring.store.windows import WindowReader
 
 VolumeState = Literal["ok", "fall", "rise", "no-history"]
 
 LEAST_WINDOWS = 7
 LEAST_OF_WEEKDAY = 7
 MOST_WINDOWS = 84
-_DAY = timedelta(days=1)
+_HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,28 @@ class VolumeFinding:
         }
 
 
+def volume_of(
+    reader: WindowReader, app: str, since: datetime, until: datetime, rows: int, rules: DriftRules
+) -> VolumeFinding | None:
+    """The window's number of rows against those of windows of its length before it.
+
+    None for a window that is not some whole hours long, or not over yet. Raises StoreUnavailable.
+    """
+    length = until - since
+    if length < _HOUR or length % _HOUR or until > datetime.now(UTC):
+        return None
+    past = _past_windows(reader, app, since, length)
+    return judge_volume(since, rows, past, rules.volume_alpha(), rules.volume_floor)
+
+
+def volume_alarms(app: str, found: VolumeFinding | None) -> list[Raised]:
+    """The alarm of an unusual number of rows, if it is one; it names no rows."""
+    if found is None or not found.alarm:
+        return []
+    alarm = Alarm(ROWS, found.why, (), "service", ({"app": app},), "volume", "medium")
+    return [Raised(alarm, None, found.p_value)]
+
+
 def judge_volume(since: datetime, rows: int, past: Sequence[PastWindow], alpha: float, floor: float) -> VolumeFinding:
     """One window against the past ones, which must not overlap it; the newest MOST_WINDOWS of them count.
 
@@ -121,3 +147,17 @@ def _predicted(
     outside = abs(math.log(rows + 0.5) - centre) > reach
     state: VolumeState = "ok" if not outside else "fall" if distance < 0 else "rise"
     return VolumeFinding(state, rows, expected - 0.5, low, high, p_value, alpha, windows, note)
+
+
+def _past_windows(reader: WindowReader, app: str, since: datetime, length: timedelta) -> list[PastWindow]:
+    """Those that the log has whole, by hours: they end at the full hour before `since`."""
+    end = datetime.fromtimestamp(since.timestamp() // 3600 * 3600, UTC)
+    hours = [(hour, each.rows) for hour, each in reader.hours(app, end - MOST_WINDOWS * length, end)]
+    if not hours:
+        return []
+    rows: dict[int, int] = {}
+    for hour, count in hours:
+        number = -((hour - end) // length)  # 1 for the window that ends at `end`
+        rows[number] = rows.get(number, 0) + count
+    whole = (end - hours[0][0]) // length
+    return [PastWindow(end - number * length, rows.get(number, 0)) for number in range(1, whole + 1)]

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Protocol
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
+from monitoring.decide.alarms import Alarm, Raised, hits_of
 from monitoring.decide.detector_store import DetectorStore, FoundCrossing, Key, Progress, at_moment
 from monitoring.decide.detectors import DAY, Batch, Crossing, DetectorState, FlagDetector
+from monitoring.decide.pinned_summaries import PinnedSummaries, comparable
+from monitoring.decide.references import PinnedReference
 from monitoring.decide.rules import DriftRules
 from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import OTHER, Summary
+from monitoring.store.windows import WindowReader
 
 APP = "app"
 RELEASE = "release"
@@ -21,23 +25,6 @@ STILL_ARRIVING = timedelta(minutes=2)
 every moment once, so they wait for it."""
 MOST_PLACES = 50
 """Slices watched in a month; the part of the budget of later ones would be too small to find anything."""
-
-
-class FrozenReference(Protocol):
-    """The reference by slice; see `frozen.Frozen`."""
-
-    @property
-    def whole(self) -> Summary: ...
-
-    def slice(self, dimension: str, value: str) -> Summary | None: ...
-
-
-class Summaries(Protocol):
-    """What is read of the described log; see `windows.WindowReader`."""
-
-    def summary(
-        self, app: str, since: datetime, until: datetime, dimension: str | None = None
-    ) -> dict[str | None, Summary]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +36,7 @@ class Watched:
     """
 
     app: str
-    reference: FrozenReference
+    reference: PinnedSummaries
     reference_id: str
     begin: datetime
     descriptors: Mapping[str, Descriptor]
@@ -109,7 +96,36 @@ class FlagFinding:
         }
 
 
-def advance_detectors(store: DetectorStore, reader: Summaries, watched: Watched, until: datetime) -> bool:
+def watched_of(
+    pinned: PinnedReference, reference: PinnedSummaries, descriptors: Mapping[str, Descriptor], rules: DriftRules
+) -> Watched:
+    """What the detectors of an app watch. reference: what `pinned` was like; descriptors that mean something else there
+    are left out."""
+    fitting, _ = comparable(descriptors, reference.whole)
+    return Watched(pinned.app, reference, str(pinned.id), pinned.counts_from, fitting, rules)
+
+
+def watch_flags(
+    store: DetectorStore,
+    reader: WindowReader,
+    pinned: PinnedReference,
+    reference: PinnedSummaries,
+    descriptors: Mapping[str, Descriptor],
+    rules: DriftRules,
+    since: datetime,
+    until: datetime,
+) -> list[FlagFinding]:
+    """Takes the detectors over the rows up to `until`, and says what they found from `since` on.
+
+    Another monitor that is at it at the same moment does it for both. Arguments as `watched_of`.
+    Raises StoreUnavailable.
+    """
+    watched = watched_of(pinned, reference, descriptors, rules)
+    advance_detectors(store, reader, watched, min(until, datetime.now(UTC) - STILL_ARRIVING))
+    return findings(store, watched, since, until)
+
+
+def advance_detectors(store: DetectorStore, reader: WindowReader, watched: Watched, until: datetime) -> bool:
     """Counts the rows before `until` that were not counted yet. Raises StoreUnavailable.
 
     Rows that arrive later with an earlier time are not counted by the detectors (the tests of windows see them): leave
@@ -140,6 +156,23 @@ def _finding(watched: Watched, key: Key, crossings: Sequence[Crossing]) -> FlagF
     share = flag.share if flag is not None and flag.n else None
     label = {APP: watched.app} if dimension == APP else {dimension: value}
     return FlagFinding(watched.descriptors[name], label, share, tuple(crossings))
+
+
+def sequential_alarms(found: Sequence[FlagFinding]) -> list[Raised]:
+    """One alarm for each flag, whichever slices it rose in."""
+    by_flag: dict[str, list[FlagFinding]] = {}
+    for each in found:
+        if each.alarm:
+            by_flag.setdefault(each.descriptor.name, []).append(each)
+    raised = []
+    for name, hits in by_flag.items():
+        plainest = min(hits, key=lambda each: each.crossings[-1].p_value)
+        labels = tuple(dict(each.label) for each in hits)
+        alarm = Alarm(name, plainest.why, (), plainest.descriptor.side, labels, "sequential")
+        (dimension, value), *_ = plainest.label.items()
+        place = None if dimension == APP else (dimension, value)
+        raised.append(Raised(alarm, hits_of(plainest.descriptor, place), plainest.crossings[-1].p_value))
+    return raised
 
 
 class _Advance:

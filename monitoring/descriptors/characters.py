@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from monitoring.descriptors.texts import Texts
+from monitoring.descriptors.computation import Texts
 
 _LETTER, _WORD, _JOINS, _DIGIT = 1, 2, 4, 8
 _AT_A_TIME = 1_000_000  # characters; each costs some 12 bytes while it is counted

@@ -2,15 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from llmops.errors import CannotRun
-from monitoring.descriptors.model import Kind
+from llmops.production_log import SHADOW, LogRecord
+from llmops.settings import Settings
+from monitoring.descriptors.model import Descriptor, Kind, Side
+from monitoring.tables import Table
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+def is_answered(record: LogRecord) -> bool:
+    """Whether the answer is whole, returned or in the shadow: only then has its text anything to say."""
+    return record.outcome in ("ok", SHADOW) and record.status < 400
+
+
+def is_sampled(key: str, share: float) -> bool:
+    """Whether a record is in the sample: the same ones each time and for every descriptor of that share or more."""
+    number = int.from_bytes(hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest())
+    return number < share * 2**64
+
+
+_Derived = TypeVar("_Derived")
+
+
+class Texts(Sequence[str]):
+    """Texts to describe; never None. refused: which of them are answers that a model declined in its own field for it,
+    whatever their text; None for none."""
+
+    def __init__(self, texts: Sequence[str], refused: Sequence[bool] | None = None) -> None:
+        self._texts = list(texts)
+        self.refused = [False] * len(self._texts) if refused is None else list(refused)
+        self._derived: dict[Callable[[Texts], Any], Any] = {}
+
+    def derived(self, make: Callable[[Texts], _Derived]) -> _Derived:
+        """What `make` says of these texts; asked once, then kept as long as the batch."""
+        if make not in self._derived:
+            self._derived[make] = make(self)
+        kept: _Derived = self._derived[make]
+        return kept
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> Texts: ...
+    def __getitem__(self, place: int | slice) -> str | Texts:
+        return Texts(self._texts[place], self.refused[place]) if isinstance(place, slice) else self._texts[place]
+
 
 Compute = Callable[[Any], Sequence[Any]]
 """From what a descriptor reads (`Texts`, or a list of log records) to a value, None or `Failed` for each."""
@@ -116,3 +165,38 @@ def _number(value: Any) -> Any:
 
 def _label(value: Any) -> Any:
     return value if isinstance(value, str) else Failed(f"TypeError: not a text but {type(value).__name__}")
+
+
+Of = Literal["input", "output", "pair", "record"]
+"""What a descriptor reads: a text of the request, both of an answered one (as its record), or any record."""
+
+TEXTS: tuple[Of, ...] = ("input", "output")
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorKind:
+    """A kind that can be declared.
+
+    value: what its values are. make: reads the kind's parameters from the table and gives the computation.
+    revision: raised by hand when its code, or the library it calls, changes what it returns. of: what it can read; the
+    only one need not be declared. side, harmful, unit: what the file may override. sorts: it is declared once and
+    gives one descriptor for each of these.
+    """
+
+    value: Kind
+    make: Callable[[Table, Settings], Computation]
+    revision: int = 1
+    of: tuple[Of, ...] = TEXTS
+    side: Side | None = None
+    harmful: bool = False
+    unit: str = ""
+    sorts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A descriptor, what it reads and how its values are computed."""
+
+    descriptor: Descriptor
+    of: Of
+    compute: Compute

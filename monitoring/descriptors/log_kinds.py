@@ -7,9 +7,7 @@ from typing import Any
 
 from llmops.production_log import LogRecord
 from llmops.settings import Settings
-from monitoring.descriptors.answered import is_answered
-from monitoring.descriptors.computation import Computation, each
-from monitoring.descriptors.declared import DescriptorKind
+from monitoring.descriptors.computation import Computation, DescriptorKind, each, is_answered
 from monitoring.descriptors.model import Side
 from monitoring.tables import Table
 

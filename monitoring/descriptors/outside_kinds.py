@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 from llmops.errors import CannotRun, EngineError, UsageError
 from llmops.production_log import LogRecord
 from llmops.settings import Settings
-from monitoring.descriptors.computation import Computation, Compute, Failed, each
-from monitoring.descriptors.declared import DescriptorKind
+from monitoring.descriptors.computation import Computation, Compute, DescriptorKind, Failed, Texts, each
 from monitoring.descriptors.model import Kind
-from monitoring.descriptors.texts import Texts
 from monitoring.tables import Table, nearest
 
 if TYPE_CHECKING:

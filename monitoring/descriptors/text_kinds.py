@@ -8,19 +8,66 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+from llmops import text_patterns
 from llmops.errors import BadFile, UsageError
 from llmops.evaluation.scorers.json_scorers import read_json as read_json_text
 from llmops.json_schema import schema_validator
 from llmops.settings import Settings
 from llmops.text_io import read_json
 from llmops.text_patterns import REFUSAL_SOURCE
-from monitoring.descriptors import patterns
-from monitoring.descriptors.computation import Computation, Failed, each
-from monitoring.descriptors.declared import DescriptorKind
+from monitoring.descriptors.computation import Computation, DescriptorKind, Failed, Texts, each
 from monitoring.descriptors.model import Kind
 from monitoring.descriptors.sentiment import sentiment
-from monitoring.descriptors.texts import Texts
 from monitoring.tables import Table
+
+# What a text contains, by rule: personal data, links, refusals, JSON. Standard library only.
+#
+# Every repeat in the patterns is bounded, so that hostile text costs linear time. Those of personal data are shared
+# with the gateway's guards, those of refusals with the scorers: `llmops.text_patterns`.
+
+PERSONAL_SORTS = ("email", "phone", "card", "iban", "ssn", "ip")
+
+LINK_SOURCE = r"(?<!\w)(?:https?|ftp)://[^\s<>\"']{2}|(?<![\w@./-])www\.[a-z0-9-]{1,63}\.[a-z]{2}"
+"""An address, letters of either case."""
+
+_LINK = re.compile(LINK_SOURCE, re.IGNORECASE)
+_KINDS_OF_SORT = {sort: (sort,) for sort in PERSONAL_SORTS} | {"ip": ("ipv4", "ipv6")}
+
+
+def has_personal(sort: str, text: str) -> bool:
+    """Whether the text holds personal data of one of PERSONAL_SORTS.
+
+    email; phone: an international number with `+`, a North American one, or a national one with a leading 0 and
+    separators; card: of a payment, passing the Luhn check; iban: of a listed country, with its checksum; ssn: of the
+    United States, dashed, of a range that is issued; ip: IPv4, or IPv6 of three groups or more (a four-part version
+    number looks the same).
+    """
+    return any(text_patterns.holds_personal(kind, text) for kind in _KINDS_OF_SORT[sort])
+
+
+def sources_of(sort: str) -> list[str]:
+    """The patterns behind a sort of personal data: a change of them changes its values."""
+    return [text_patterns.PERSONAL_SOURCES[kind] for kind in _KINDS_OF_SORT[sort]]
+
+
+def has_link(text: str) -> bool:
+    """A web or FTP address, also inside brackets or Markdown, which splitting at white space would miss."""
+    # Without one of these no pattern can match, and looking for them is fifty times as fast.
+    if "://" not in text and "www." not in text.casefold():
+        return False
+    return _LINK.search(text) is not None
+
+
+def is_refusal(text: str) -> bool:
+    """Declines to answer, by the phrases that the scorer `refusal` reads too."""
+    return text_patterns.refusal_phrase(text) is not None
+
+
+def is_json(text: str) -> bool:
+    """The whole text is one JSON object or array. A bare number or word is an answer, not a structured reply."""
+    if text.lstrip()[:1] not in ("{", "["):
+        return False
+    return read_json_text(text)[1] is None
 
 
 def make_json_schema(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
@@ -165,7 +212,7 @@ _FEWEST_DIGITS = {"phone": 7, "card": 13, "iban": 2, "ssn": 9, "ip": 4}
 
 def _pii(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
     sort = table.text("sort")
-    sees = functools.partial(patterns.has_personal, sort)
+    sees = functools.partial(has_personal, sort)
     fewest = _FEWEST_DIGITS.get(sort)
 
     def flags(texts: Texts) -> list[bool]:
@@ -179,7 +226,7 @@ def _pii(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - wha
         ]
         return [possible and sees(text) for text, possible in zip(texts, may_hold, strict=True)]
 
-    return Computation(flags, {"patterns": patterns.sources_of(sort)})
+    return Computation(flags, {"patterns": sources_of(sort)})
 
 
 def _repetition(table: Table, settings: Settings) -> Computation:  # noqa: ARG001
@@ -228,7 +275,7 @@ def _plain(value: Kind, compute: Callable[[Texts], Any], unit: str = "", **more:
 
 
 def _refusals(texts: Texts) -> list[bool]:
-    return [refused or patterns.is_refusal(text) for text, refused in zip(texts, texts.refused, strict=True)]
+    return [refused or is_refusal(text) for text, refused in zip(texts, texts.refused, strict=True)]
 
 
 TEXT_KINDS: Mapping[str, DescriptorKind] = {
@@ -237,12 +284,12 @@ TEXT_KINDS: Mapping[str, DescriptorKind] = {
     "sentences": _plain("numeric", each(count_sentences), "sentences"),
     "non_letter": _plain("numeric", _non_letters, "%"),
     "sentiment": _plain("numeric", each(sentiment)),
-    "link": _plain("flag", each(patterns.has_link), identity={"pattern": patterns.LINK_SOURCE}),
+    "link": _plain("flag", each(has_link), identity={"pattern": LINK_SOURCE}),
     "language": _plain("label", each(language_of)),
-    "pii": DescriptorKind("flag", _pii, harmful=True, sorts=patterns.PERSONAL_SORTS),
+    "pii": DescriptorKind("flag", _pii, harmful=True, sorts=PERSONAL_SORTS),
     "refusal": _plain("flag", _refusals, harmful=True, identity={"pattern": REFUSAL_SOURCE}),
     "repetition": DescriptorKind("numeric", _repetition),
-    "valid_json": _plain("flag", each(patterns.is_json)),
+    "valid_json": _plain("flag", each(is_json)),
     "json_schema": DescriptorKind("flag", make_json_schema),
     "begins": DescriptorKind("flag", _begins),
     "ends": DescriptorKind("flag", _ends),

@@ -32,13 +32,14 @@ from monitoring.store.database import (
     translated,
     writing,
 )
-from monitoring.store.feedback_summaries import feedback_between, summarise_feedback
 from monitoring.store.hourly import (
     ALWAYS,
     StoredSummary,
     add_to_stored,
     delete_hours,
+    feedback_between,
     summarise_by_hour,
+    summarise_feedback,
     write_summaries,
 )
 from monitoring.store.rows import ARM, DIMENSIONS, HOUR, SHADOW_OF, Column, DescribedRows, objects

@@ -13,8 +13,7 @@ import sqlalchemy as sa
 
 from llmops.production_log import Feedback, ProductionLog
 from monitoring.store.database import ingest_cursors, log_places, reading, translated, writing
-from monitoring.store.feedback_summaries import Said, summarise_feedback
-from monitoring.store.hourly import Place, StoredSummary, add_to_stored, write_summaries
+from monitoring.store.hourly import Place, Said, StoredSummary, add_to_stored, summarise_feedback, write_summaries
 from monitoring.store.ingest import BATCH, DEFAULT_SLICES, Position, advance, position_of
 from monitoring.store.segments import between, decode
 from monitoring.store.summaries import Summary

@@ -20,8 +20,16 @@ import sqlalchemy as sa
 from llmops.errors import CannotRun, StoreUnavailable
 from llmops.production_log import SHADOW
 from monitoring.store.database import ingest_cursors, ingest_failures, reading
-from monitoring.store.feedback_summaries import Said, feedback_between, summarise_feedback
-from monitoring.store.hourly import APP, MOST_VALUES, read_hours, rows_by_value, summarise_by_hour
+from monitoring.store.hourly import (
+    APP,
+    MOST_VALUES,
+    Said,
+    feedback_between,
+    read_hours,
+    rows_by_value,
+    summarise_by_hour,
+    summarise_feedback,
+)
 from monitoring.store.ingest import Position, positions
 from monitoring.store.rows import ARM, HOUR, DescribedRows
 from monitoring.store.segments import read_segments

@@ -10,12 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from monitoring.tabular.checking import check
+    from monitoring.tabular.checking import TabularVerdict, check
     from monitoring.tabular.estimate import ErrorEstimator
-    from monitoring.tabular.frames import frame_of
+    from monitoring.tabular.observed import frame_of
     from monitoring.tabular.report import write_report
     from monitoring.tabular.settings import TabularSettings, read_settings
-    from monitoring.tabular.verdict import TabularVerdict
 
 __all__ = [
     "ErrorEstimator",
@@ -30,9 +29,9 @@ __all__ = [
 _HOMES = {
     "ErrorEstimator": "estimate",
     "TabularSettings": "settings",
-    "TabularVerdict": "verdict",
+    "TabularVerdict": "checking",
     "check": "checking",
-    "frame_of": "frames",
+    "frame_of": "observed",
     "read_settings": "settings",
     "write_report": "report",
 }

@@ -10,7 +10,7 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output
 from llmops.evaluation.scorers import make_scorer
 from llmops.text_patterns import REFUSAL_REACH, refusal_phrase
-from monitoring.descriptors.patterns import is_refusal
+from monitoring.descriptors.text_kinds import is_refusal
 
 REFUSALS = """
 I cannot help with that.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llmops.production_log import LogRecord
-from monitoring.descriptors.declared import Declared, Of
+from monitoring.descriptors.computation import Declared, Of
 from monitoring.descriptors.descriptor_set import DescriptorSet
 from monitoring.descriptors.model import Descriptor, Kind, Side
 from monitoring.store.rows import ROW_DIMENSIONS, DescribedRows, objects

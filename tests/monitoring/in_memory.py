@@ -11,6 +11,7 @@ import numpy as np
 from monitoring.config import MonitorConfig
 from monitoring.store.rows import ARM, ROW_DIMENSIONS, DescribedRows, objects
 from monitoring.store.summaries import Summary
+from monitoring.store.windows import WindowReader
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -19,8 +20,8 @@ FLAG_SHARE = 0.05
 Change = Callable[[Any, Any], Any]
 
 
-class InMemoryWindows:
-    """Reads rows as `WindowReader` does; shadow rows count under their arm only."""
+class InMemoryWindows(WindowReader):
+    """A reader of rows that no database holds; shadow rows count under their arm only."""
 
     def __init__(self, config: MonitorConfig, *rows: DescribedRows) -> None:
         self._set, self._rows = config.descriptors, DescribedRows.concat(rows)
@@ -44,28 +45,6 @@ class InMemoryWindows:
             for hour in hours
         ]
 
-    def rows(
-        self,
-        app: str,
-        since: datetime | None,
-        until: datetime | None,
-        columns: Collection[str] | None = None,
-        where: Mapping[str, str | None] | None = None,
-        *,
-        shadow: bool = False,
-    ) -> DescribedRows:
-        rows, wanted = self._rows, dict(where or {})
-        chosen = np.ones(len(rows), dtype=bool)
-        if since is not None:
-            chosen &= rows.at >= since.timestamp()
-        if until is not None:
-            chosen &= rows.at < until.timestamp()
-        if not shadow and wanted.get(ARM) != "shadow":
-            chosen &= rows.dimensions[ARM] != "shadow"
-        for name, value in wanted.items():
-            chosen &= rows.dimensions[name] == value
-        return rows.select(chosen)
-
     def parts(
         self,
         app: str,
@@ -76,8 +55,18 @@ class InMemoryWindows:
         *,
         shadow: bool = False,
     ) -> Iterator[DescribedRows]:
-        rows = self.rows(app, since, until, columns, where, shadow=shadow)
-        for start in range(0, len(rows), 100):
+        rows, wanted = self._rows, dict(where or {})
+        chosen = np.ones(len(rows), dtype=bool)
+        if since is not None:
+            chosen &= rows.at >= since.timestamp()
+        if until is not None:
+            chosen &= rows.at < until.timestamp()
+        if not shadow and wanted.get(ARM) != "shadow":
+            chosen &= rows.dimensions[ARM] != "shadow"
+        for name, value in wanted.items():
+            chosen &= rows.dimensions[name] == value
+        rows = rows.select(chosen)
+        for start in range(0, max(len(rows), 1), 100):
             yield rows.select(np.arange(start, min(start + 100, len(rows))))
 
 

@@ -4,7 +4,7 @@ from llmops.errors import BadFile
 from llmops.settings import Settings
 from monitoring.config import read_config
 from monitoring.descriptors import default_descriptors
-from monitoring.descriptors.defaults import DEFAULT_FILE
+from monitoring.descriptors.descriptor_set import DEFAULT_FILE
 
 
 def read(tmp_path, text):

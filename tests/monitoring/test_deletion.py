@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from llmops.production_log import Feedback
 from monitoring import deletion
 from monitoring.act import action_tables
-from monitoring.decide import reference_tables
+from monitoring.decide.references import ensure_tables, reference_summaries
 from monitoring.store.database import hourly_summaries, open_database, writing
 from monitoring.store.ingest import ingest
 from monitoring.store.ingest_feedback import ingest_feedback
@@ -114,8 +114,8 @@ def test_alarms_lose_the_users_rows_and_slices(described, engine):
 
 
 def test_a_frozen_reference_loses_the_users_slice(described, engine):
-    reference_tables.ensure_tables(engine)
-    table = reference_tables.reference_summaries
+    ensure_tables(engine)
+    table = reference_summaries
     rows = [("user", "user1"), ("user", "user2"), ("release", "user1")]
     with writing(engine) as connection:
         for dimension, value in rows:

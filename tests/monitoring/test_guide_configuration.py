@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmops.settings import Settings
 from monitoring.config import read_config
-from monitoring.descriptors.defaults import DEFAULT_FILE
+from monitoring.descriptors.descriptor_set import DEFAULT_FILE
 
 GUIDE = Path(__file__).parents[2] / "docs" / "monitoring.md"
 

@@ -1,7 +1,6 @@
 import dataclasses
 
-from monitoring.decide.pinned_summaries import PinnedSummaries
-from monitoring.decide.tested_slices import count_families, slices_to_test
+from monitoring.decide.pinned_summaries import PinnedSummaries, count_families, slices_to_test
 from monitoring.store.summaries import FlagSummary, Summary
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from monitoring.decide.alarms import Alarm
-from monitoring.decide.verdict import cure_of, sides_of
+from monitoring.decide.result import cure_of, sides_of
 
 
 def alarm(what, side, kind="drift", severity="high", explained=None):

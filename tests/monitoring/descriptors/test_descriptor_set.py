@@ -8,8 +8,9 @@ import pytest
 
 from llmops.errors import CannotRun
 from llmops.production_log import LogRecord
-from monitoring.descriptors import DescriptorSet, default_descriptors, patterns
-from monitoring.descriptors.answered import is_sampled
+from monitoring.descriptors import DescriptorSet, default_descriptors
+from monitoring.descriptors.computation import is_sampled
+from monitoring.descriptors.text_kinds import PERSONAL_SORTS, has_personal
 from tests.monitoring.descriptors.corpus import HOSTILE, TEXTS
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -165,14 +166,14 @@ def test_a_request_without_a_whole_answer_has_no_output_values(status, outcome, 
     assert all(values[name] is None for name in outputs)
 
 
-@pytest.mark.parametrize("sort", patterns.PERSONAL_SORTS)
+@pytest.mark.parametrize("sort", PERSONAL_SORTS)
 def test_no_text_is_passed_over_that_holds_personal_data(sort):
     pieces = ("192.168.0.1", "fe80::a:b", "a::b:c", "jo@a.io", "DE89 3704 0044 0532 0130 00", "123-45-6789", "4111")
     texts = [*TEXTS, *pieces, *(f"{one} {two}" for one in pieces for two in pieces), "020 7946 0958", "+491711234567"]
     found = declared({"name": "p", "kind": "pii", "of": "output", "sorts": [sort]}).describe(
         [record(output=text) for text in texts]
     )
-    assert found.columns[f"p_{sort}"].tolist() == [patterns.has_personal(sort, text) for text in texts]
+    assert found.columns[f"p_{sort}"].tolist() == [has_personal(sort, text) for text in texts]
 
 
 def test_a_shadow_answer_is_described_as_any_other():

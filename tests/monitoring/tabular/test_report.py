@@ -11,7 +11,7 @@ import pytest
 from llmops.errors import CannotRun
 from monitoring.tabular import TabularSettings, check, write_report
 from monitoring.tabular.observed import observe
-from monitoring.tabular.verdict_section import verdict_section
+from monitoring.tabular.report import verdict_section
 from tests.monitoring.tabular.windows import CLASSIFICATION, REGRESSION, hours, kinds
 
 SETTINGS = TabularSettings(estimate=False)
