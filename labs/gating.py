@@ -13,8 +13,8 @@ from llmops.evaluation.comparison import Comparison, compare
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.gate import Facts, GateRules, Verdict, decide
 from llmops.evaluation.results import AnswerCounts, Metric, Output, RowResult
+from llmops.evaluation.runner import Summary, one_score
 from llmops.evaluation.scorers.protocol import Scorer, limits_of
-from llmops.evaluation.scoring import Summary, one_score
 
 _CLUSTER = "cluster"
 _CLUSTER_BY = f"inputs.{_CLUSTER}"

@@ -39,7 +39,7 @@ OWNERS = {
     "evidently": ("monitoring",),
     "ragas": ("llmops.evaluation.scorers.ragas_scorers", "llmops.judges.ragas_judges", "llmops.judges.ragas_bridge"),
     "instructor": ("llmops.judges.ragas_bridge", "llmops.judges.ragas_judges"),
-    "datasets": ("llmops.evaluation.eval_set_splits",),
+    "datasets": ("llmops.evaluation.record_files",),
     "torch": ("llmops.engines.transformers", "llmops.engines.minilm"),
     "transformers": ("llmops.engines.transformers", "llmops.engines.minilm"),
     "xllamacpp": ("llmops.engines.llamacpp",),

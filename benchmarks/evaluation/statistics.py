@@ -20,9 +20,10 @@ import numpy as np
 from scipy import stats
 
 from llmops.evaluation.agreement import cohen_kappa, weighted_kappa
+from llmops.evaluation.paired_tests import paired_test
 from llmops.evaluation.power import Discordance, Spread, power_of
 from llmops.evaluation.sequential import SequentialTest
-from llmops.evaluation.statistics import mean_interval, paired_test
+from llmops.evaluation.statistics import mean_interval
 
 REPETITIONS = 4000
 RESAMPLES = 999

@@ -26,9 +26,9 @@ from llmops.engines.opening import ENGINE_NAMES
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
-    from llmops.eval_runs.early_stopping import EarlyStop
     from llmops.eval_runs.evaluations import CellRun, Evaluations
-    from llmops.evaluation.eval_set_splits import SourceAccess
+    from llmops.eval_runs.matrix import EarlyStop
+    from llmops.evaluation.record_files import SourceAccess
     from llmops.evaluation.reports.contents import Leaderboard
     from llmops.evaluation.suite import Suite
     from llmops.recording import EvalRun
@@ -201,7 +201,7 @@ def open_evaluations() -> Evaluations:
 
 def source_access(settings: Settings) -> SourceAccess:
     """How data sets of the hub are reached."""
-    from llmops.evaluation.eval_set_splits import SourceAccess
+    from llmops.evaluation.record_files import SourceAccess
 
     return SourceAccess(settings.hub_endpoint, settings.home / "eval_sets")
 

@@ -11,7 +11,7 @@ from llmops.cli.output import echo, emit, interval, json_option, number, print_t
 
 if TYPE_CHECKING:
     from llmops.eval_runs.evaluations import Evaluations, Gated
-    from llmops.eval_runs.votes import Votes
+    from llmops.eval_runs.pairwise import Votes
     from llmops.evaluation.comparison import Comparison, MetricComparison
     from llmops.evaluation.reports.contents import Judged, Report
 
@@ -68,9 +68,10 @@ def compare(
 def _votes(evaluations: Evaluations, a: str, b: str) -> Votes | None:
     """Without the log there are no votes, and still a comparison."""
     from llmops.errors import StoreUnavailable
+    from llmops.eval_runs.pairwise import votes_of
 
     try:
-        return evaluations.votes(a, b)
+        return votes_of(evaluations, a, b)
     except StoreUnavailable as error:
         say(f"note: votes are left out: {error}")
         return None

@@ -158,7 +158,7 @@ def _find(text: str, settings: Settings) -> list[EvalSet]:
     """The eval sets that a name, path or suite means. Raises UnknownVersion, BadFile."""
     from llmops.eval_runs.scorer_factory import ScorerFactory
     from llmops.evaluation.eval_set_source import find_eval_set, holds_eval_set
-    from llmops.evaluation.eval_set_splits import SourceAccess
+    from llmops.evaluation.record_files import SourceAccess
     from llmops.evaluation.suite import load_suite, suite_names
 
     access = SourceAccess(settings.hub_endpoint, settings.home / "eval_sets")

@@ -9,7 +9,7 @@ import click
 from llmops.cli.output import emit, json_option, print_table, row_count, say
 
 if TYPE_CHECKING:
-    from llmops.eval_runs.run_rows import RunRows, ShownRow
+    from llmops.eval_runs.report_contents import RunRows, ShownRow
     from llmops.evaluation.results import RowResult, Score
 
 _ROWS = 20
@@ -35,7 +35,7 @@ def show(run: str, suite: str | None, failed: bool, changed_from: str | None, li
     Example: llmops eval show assistant@3 --changed-from assistant@2 --limit 50
     """
     from llmops.cli.eval import open_evaluations
-    from llmops.eval_runs.run_rows import run_rows
+    from llmops.eval_runs.report_contents import run_rows
 
     evaluations = open_evaluations()
     found = run_rows(evaluations, run, suite, failed=failed, changed_from=changed_from)

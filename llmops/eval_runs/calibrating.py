@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llmops.errors import BadFile, CannotRun, UsageError
 from llmops.eval_runs.evaluations import Evaluations
-from llmops.eval_runs.judge_trust import distrust
 from llmops.eval_runs.pairwise import judge_endpoint, judge_hash, judge_name, kappa_of, pair_judge
-from llmops.eval_runs.scorer_factory import ScorerFactory
+from llmops.eval_runs.scorer_factory import ScorerFactory, distrust
 from llmops.evaluation.eval_set import EvalRow, row_from_values
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output

@@ -7,7 +7,6 @@ import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 from llmops import __version__
 from llmops.errors import CannotRun, UnknownVersion, UsageError
 from llmops.eval_runs.cells import (
+    NOISE_PARAM,
+    STOPPED_PARAM,
     Cell,
     CellRun,
     Failure,
@@ -22,23 +23,20 @@ from llmops.eval_runs.cells import (
     RunOptions,
     cell_identity,
     definitions_in,
+    evaluated_by,
     failures_of,
     scorer_definitions,
+    served_mode,
 )
-from llmops.eval_runs.early_stopping import EarlyStop, run_until_decided
-from llmops.eval_runs.judge_trust import untrusted
-from llmops.eval_runs.matrix import NOISE_PARAM, STOPPED_PARAM, CellProgress, running
-from llmops.eval_runs.scorer_factory import ScorerFactory
-from llmops.eval_runs.served_mode import evaluated_by, served_mode
-from llmops.eval_runs.votes import Votes, votes_between
+from llmops.eval_runs.matrix import CellProgress, EarlyStop, run_until_decided, running
+from llmops.eval_runs.scorer_factory import ScorerFactory, untrusted
 from llmops.evaluation.comparison import Comparison, compare
 from llmops.evaluation.eval_set import measure
-from llmops.evaluation.eval_set_splits import SourceAccess
 from llmops.evaluation.gate import ALPHA, Facts, Verdict, decide, slice_metrics
-from llmops.evaluation.noise import Noise
+from llmops.evaluation.record_files import SourceAccess
+from llmops.evaluation.results import Noise
 from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.suite import Suite, load_suite, readable_suites
-from llmops.production_log import ProductionLog
 from llmops.recording import EvalRecorder, EvalRun, RecordedRows, record_verdict
 from llmops.registry import Registry
 from llmops.settings import Settings, eval_sets_folder
@@ -64,7 +62,7 @@ class Evaluations:
     """Suites of one folder against one registry. The folder is looked for when a suite is."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
-        self._settings, self.registry = settings, registry
+        self.settings, self.registry = settings, registry
         self._recorder = EvalRecorder(registry.store)
         self.scorer_factory = ScorerFactory(settings)
         self._suites: dict[str, Suite] = {}
@@ -72,12 +70,12 @@ class Evaluations:
     @functools.cached_property
     def folder(self) -> Path:
         """Where the suites are. Raises CannotRun when there is no such folder."""
-        return eval_sets_folder(self._settings)
+        return eval_sets_folder(self.settings)
 
     def suite(self, name: str) -> Suite:
         """Read once. Raises UnknownVersion, BadFile."""
         if name not in self._suites:
-            access = SourceAccess(self._settings.hub_endpoint, self._settings.home / "eval_sets")
+            access = SourceAccess(self.settings.hub_endpoint, self.settings.home / "eval_sets")
             self._suites[name] = load_suite(self.folder, name, access, self.scorer_factory.make, try_scorers=False)
         return self._suites[name]
 
@@ -119,7 +117,7 @@ class Evaluations:
     async def _run(
         self, suite: Suite, cells: Sequence[Cell], options: RunOptions, progress: CellProgress
     ) -> list[CellRun]:
-        async with running(self._settings, self.registry, suite, options, progress) as matrix:
+        async with running(self.settings, self.registry, suite, options, progress) as matrix:
             return await matrix.run(cells, RowChoice(options.limit))
 
     def run_until_decided(
@@ -130,7 +128,7 @@ class Evaluations:
         suite.try_scorers()
 
         async def work() -> tuple[list[CellRun], EarlyStop]:
-            async with running(self._settings, self.registry, suite, options, progress) as matrix:
+            async with running(self.settings, self.registry, suite, options, progress) as matrix:
                 return await run_until_decided(matrix, suite, cells)
 
         return asyncio.run(work())
@@ -162,7 +160,7 @@ class Evaluations:
         suite, cell = self._named_cell(text, suite_name)
         # The fast run, or where there is none the repeatable one.
         for options in (RunOptions(), RunOptions(repeatable=True)):
-            identity = cell_identity(suite, cell, self._settings, options, RowChoice())
+            identity = cell_identity(suite, cell, self.settings, options, RowChoice())
             if (found := self._recorder.find(suite.name, identity.hash)) is not None:
                 return found
         option = f"--release {text}" if cell.release else f"--prompt {cell.prompt.ref} --model {cell.model.ref}"
@@ -204,17 +202,6 @@ class Evaluations:
             apart=apart,
         )
 
-    def votes(self, a: str, b: str) -> Votes | None:
-        """What people voted between two releases of one app; None where a and b are no such releases, or without votes.
-
-        Raises StoreUnavailable.
-        """
-        releases = self.release(a), self.release(b)
-        if None in releases:
-            return None
-        with closing(ProductionLog(self._settings.resolved_log_url)) as log:
-            return votes_between(log, *releases)
-
     def gate(self, challenger: str, against: str | None, suite_name: str) -> Gated:
         """Judges a challenger by the suite's gate and puts the verdict on record, on its run and on the release, when
         it is one.
@@ -244,7 +231,7 @@ class Evaluations:
             champion=runs["a"].metrics if "a" in runs else {},
             slices=slices,
             untrusted={**untrusted(suite, self.registry.store, self.scorer_factory), **_defined_otherwise(suite, runs)},
-            serving=served_mode(runs["b"], self.registry.models.get(runs["b"].model), self._settings),
+            serving=served_mode(runs["b"], self.registry.models.get(runs["b"].model), self.settings),
             limits={scorer.name: limits_of(scorer) for scorer in suite.make_scorers()},
             suite_rows=suite.n_rows,
             other_rows=[run.run_id for run in runs.values() if _has_other_rows(suite, run)],

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any
 
 from llmops.engines.opening import check_parameters, engine_identity, engine_name, open_engine
 from llmops.engines.protocol import Engine, EngineIdentity
-from llmops.errors import CannotRun, EngineUnavailable
-from llmops.eval_runs.cells import Cell, CellRun, RowChoice, RunOptions, cell_identity, cost_of, failures_of, task_of
+from llmops.errors import CannotRun, EngineUnavailable, UsageError
+from llmops.eval_runs.cells import (
+    NOISE_PARAM,
+    SERVED_PARAM,
+    STOPPED_PARAM,
+    Cell,
+    CellRun,
+    RowChoice,
+    RunOptions,
+    cell_identity,
+    cost_of,
+    failures_of,
+    task_of,
+)
 from llmops.eval_runs.scorer_factory import ScorerFactory
+from llmops.evaluation.comparison import draw
 from llmops.evaluation.generating import Generated, Task, measure_noise
 from llmops.evaluation.generation_cache import GenerationCache, noise_key
+from llmops.evaluation.metric_comparison import number_of
 from llmops.evaluation.results import EvalReport, RowResult
-from llmops.evaluation.runner import generate_all, score_all, scorers_with_work
+from llmops.evaluation.runner import answered, generate_all, score_all, score_rows, scorers_with_work
+from llmops.evaluation.scorers import Scorer
+from llmops.evaluation.sequential import SequentialTest
 from llmops.evaluation.suite import Suite
 from llmops.hashing import canonical_json
 from llmops.models.upstream_source import UpstreamSource
@@ -30,7 +48,6 @@ from llmops.versions import ModelVersion
 CellProgress = Callable[[str, int, int], None]
 Todo = tuple[Cell, CellIdentity]
 
-NOISE_PARAM, SERVED_PARAM, STOPPED_PARAM = "noise", "served", "stopped_early"
 
 # As `JudgeScorer` names them. EngineRejected and ContextTooLong are left out: they will be the same again.
 _PASSING = frozenset({"EngineUnavailable", "EngineBusy", "EngineTimeout", "EngineError"})
@@ -283,3 +300,94 @@ def _check_upstream(model: ModelVersion) -> None:
         except EngineUnavailable as error:
             failures.append(error)
     raise failures[0] if len(failures) == 1 else EngineUnavailable("; ".join(map(str, failures)))
+
+
+# Runs two cells on more and more rows, drawn by chance, until the primary metric tells them apart.
+#
+# Looking after every step would make an ordinary test cry wolf; the test here may be looked at as often as one likes.
+
+_LOOKS = 20  # at most, at equal distances
+_FEWEST_ROWS = 10  # a look
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyStop:
+    """Why a run ended. rows of total were taken, failed of them lack a score on one side. p_value, ci95: of the
+    difference b − a in the primary metric, a failed row counted as its worst. decided: it is shown, and would be
+    whatever the failed rows had scored."""
+
+    rows: int
+    total: int
+    decided: bool
+    p_value: float
+    ci95: tuple[float, float]
+    failed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "of": self.total,
+            "decided": self.decided,
+            "p_value": self.p_value,
+            "ci95": list(self.ci95),
+            "failed": self.failed,
+        }
+
+
+async def run_until_decided(matrix: Matrix, suite: Suite, cells: Sequence[Cell]) -> tuple[list[CellRun], EarlyStop]:
+    """Both cells' runs on the rows that it took, and why it took no more.
+
+    Raises:
+        UsageError: not two cells, or a primary metric that is not within 0 and 1; else as `Matrix.run`.
+    """
+    if len(cells) != 2:
+        raise UsageError(f"stopping early compares two cells; {len(cells)} were given")
+    if suite.cluster_by is not None:
+        raise UsageError("stopping early needs rows that are independent; this suite has cluster_by")
+    limit, seed = matrix.options.limit, matrix.options.seed or 0
+    total = min(suite.n_rows, limit or suite.n_rows)
+    looks = max(1, min(_LOOKS, total // _FEWEST_ROWS))
+    primary = next((scorer for scorer in suite.make_scorers() if scorer.name == suite.gate.primary), None)
+    if primary is None or primary.worst not in (0.0, 1.0):
+        raise UsageError(f"stopping early needs a primary metric from 0 to 1; {suite.gate.primary} is none")
+    # With failed rows at their worst; with those of b at their worst and of a at their best; the other way round.
+    tests = test, least, most = SequentialTest(), SequentialTest(), SequentialTest()
+    share, failed, decided = 0.0, 0, False
+    for look in range(1, looks + 1):
+        before, share = share, look / looks
+        chosen = RowChoice(limit, share, seed)
+        for cell in cells:
+            await matrix.generate([cell], chosen)
+        tasks = [matrix.task(cell, chosen) for cell in cells]
+        found = await asyncio.to_thread(_differences, tasks, primary, matrix.cache, seed, before)
+        for each, differences in zip(tests, zip(*found, strict=True), strict=False):
+            each.update(differences)
+        failed += sum(low != high for _, low, high in found)
+        decided = all(each.decided for each in tests) and least.mean * most.mean > 0
+        if decided:
+            break
+    stop = EarlyStop(test.n, total, decided, test.p_value, test.interval, failed)
+    shown = f"{seed}: after {stop.rows} of {total} rows"
+    return await matrix.run(cells, RowChoice(limit, share, seed), shown), stop
+
+
+def _differences(
+    tasks: Sequence[Task], primary: Scorer, cache: GenerationCache, seed: int, after: float
+) -> list[tuple[float, float, float]]:
+    """b − a of the rows drawn since the look before, in the order of the draw: where one has no score, with that at
+    its worst; and the least and the greatest that it could be."""
+    worst = primary.worst or 0.0
+    found = []
+    scored = (score_rows(answered(task, cache), [primary], cache) for task in tasks)
+    for left, right in zip(*scored, strict=True):
+        place = draw(seed, left.row.id)
+        if place >= after:
+            (a, a_other), (b, b_other) = (_ends(number_of(result, primary), worst) for result in (left, right))
+            ends = b - a_other, b_other - a
+            found.append((place, (b - a, min(ends), max(ends))))
+    return [differences for _, differences in sorted(found)]
+
+
+def _ends(value: float, worst: float) -> tuple[float, float]:
+    """The value twice; of a row without a score its worst and its best."""
+    return (worst, 1 - worst) if math.isnan(value) else (value, value)

@@ -1,32 +1,32 @@
-"""Which of two recorded runs a judge finds better, row by row; and which judge that is."""
+"""Which of two runs a judge finds better, row by row, and which judge that is; and which of two releases people do."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
 
 from llmops.errors import CannotRun, UsageError
 from llmops.eval_runs.evaluations import Evaluations
-from llmops.eval_runs.judge_trust import distrust
-from llmops.eval_runs.scorer_factory import ScorerFactory
+from llmops.eval_runs.scorer_factory import ScorerFactory, distrust
+from llmops.evaluation.comparison import paired
 from llmops.evaluation.eval_set import EvalRow, cluster_of
 from llmops.evaluation.gate_rules import MOST_FAILED
 from llmops.evaluation.generation_cache import GenerationCache
-from llmops.evaluation.pairing import paired
+from llmops.evaluation.statistics import sign_test_interval, sign_test_p
 from llmops.evaluation.suite import KAPPA_ASKED, Suite
 from llmops.hashing import content_hash
 from llmops.judges import JudgeEndpoint
 from llmops.judges.pairwise import AskedFirst, Pair, PairJudge, PairSummary, PairVerdict, judge_pairs
+from llmops.production_log import ProductionLog
 from llmops.recording import find_calibration, record_comparison
 from llmops.settings import Settings
+from llmops.versions import Release
 
 Progress = Callable[[int, int], None]
-
-"""The least κ of a judge that no suite says anything of."""
 
 _UPSTREAM = "openai:"
 
@@ -206,3 +206,63 @@ def clusters_of(suite: Suite, rows: Iterable[EvalRow]) -> int | None:
     if suite.cluster_by is None:
         return None
     return len({cluster_of(row, suite.cluster_by) or f"row {row.id}" for row in rows})
+
+
+@dataclass(frozen=True, slots=True)
+class Votes:
+    """Votes between releases a and b. n: all of them. share_b: of those that found one better, how many found b; with
+    its 95 % interval. p_value: two-sided, of the exact binomial test that either is as likely, which the interval
+    inverts. The last three are None where nobody found one better."""
+
+    a: str
+    b: str
+    n: int
+    wins_a: int
+    wins_b: int
+    ties: int
+    share_b: float | None = None
+    ci95: tuple[float, float] | None = None
+    p_value: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "ci95": list(self.ci95) if self.ci95 else None}
+
+    def sentence(self) -> str:
+        """All of it, for people."""
+        counts = f"votes: {self.wins_a} for {self.a}, {self.wins_b} for {self.b}, {self.ties} for neither"
+        if self.share_b is None or self.ci95 is None:
+            return counts
+        low, high = self.ci95
+        shares = f"{self.share_b:.0%} of those decided prefer {self.b} (95 % interval {low:.0%} to {high:.0%})"
+        return f"{counts}; {shares}, p = {self.p_value:.3g}"
+
+
+def votes_between(log: ProductionLog, a: Release | None, b: Release | None) -> Votes | None:
+    """None where a and b are not two releases of one app, or where nobody voted. Raises StoreUnavailable."""
+    if a is None or b is None or a.app != b.app or a.ref == b.ref:
+        return None
+    counts = log.votes(a.app)
+    if (found := counts.get((a.ref, b.ref))) is not None:
+        return judged(a.ref, b.ref, found.a, found.b, found.tie)
+    if (found := counts.get((b.ref, a.ref))) is not None:
+        return judged(a.ref, b.ref, found.b, found.a, found.tie)
+    return None
+
+
+def judged(a: str, b: str, wins_a: int, wins_b: int, ties: int) -> Votes:
+    """The votes with what they say."""
+    decided = wins_a + wins_b
+    if not decided:
+        return Votes(a, b, ties, 0, 0, ties)
+    share = wins_b / decided
+    interval = sign_test_interval(wins_b, wins_a)
+    return Votes(a, b, decided + ties, wins_a, wins_b, ties, share, interval, sign_test_p(wins_b, wins_a))
+
+
+def votes_of(evaluations: Evaluations, a: str, b: str) -> Votes | None:
+    """As `votes_between`, of what `a` and `b` name; None where they are no releases. Raises StoreUnavailable."""
+    releases = evaluations.release(a), evaluations.release(b)
+    if None in releases:
+        return None
+    with closing(ProductionLog(evaluations.settings.resolved_log_url)) as log:
+        return votes_between(log, *releases)

@@ -10,9 +10,13 @@ from llmops.engines.embedding import embedder, embedding_weights
 from llmops.errors import UsageError
 from llmops.evaluation.scorers import SCORER_TYPES, Scorer, make_scorer
 from llmops.evaluation.scorers.options import Option
+from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.evaluation.suite import ScorerSpec, Suite
 from llmops.judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE, TYPES, JudgeEndpoint
+from llmops.judges.calibration import judge_hash
 from llmops.models.catalogue import EMBEDDING_MODEL, catalogue_model
+from llmops.recording import find_calibration
+from llmops.registry.store import Store
 from llmops.settings import Settings
 
 DEFAULT_JUDGE = "default"
@@ -88,3 +92,29 @@ class ScorerFactory:
 
 def _needs_embeddings(spec: ScorerSpec) -> bool:
     return spec.type == "semantic_similarity" or spec.type in NEEDS_EMBEDDINGS
+
+
+def untrusted(suite: Suite, store: Store, scorer_factory: ScorerFactory) -> dict[str, str]:
+    """Judge scorers of the suite that may not gate, and why. Raises StoreUnavailable."""
+    found = dict.fromkeys(suite.left_out(), "no judge is configured")
+    judged = {spec.name for spec in suite.scorer_specs if scorer_factory.needs_judge(spec)}
+    for scorer in suite.make_scorers():
+        if scorer.name in judged and isinstance(scorer, KeptScorer):
+            asked = suite.kappa_asked(scorer.name)
+            why = distrust(find_calibration(store, judge_hash(scorer)), asked)
+            if why is not None:
+                found[scorer.name] = why
+    return found
+
+
+def distrust(calibration: dict[str, Any] | None, kappa_asked: float) -> str | None:
+    """Why a judge may not gate; None when it may. The lower end of κ's interval counts, so that a few lucky labels
+    are not enough."""
+    if calibration is None:
+        return "its judge is not calibrated; run `llmops eval calibrate-judge`"
+    kappa, low = calibration["kappa"], calibration["kappa_low"]
+    if kappa is None or low is None:
+        return "its judge's agreement with people cannot be told from the labelled rows"
+    if low < kappa_asked:
+        return f"its judge's agreement with people, κ {kappa:.2f}, is not surely {kappa_asked:g} or more"
+    return None

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from llmops.errors import UsageError
-from llmops.evaluation.shares import normal_quantile, sign_test_p, wilson_interval
+from llmops.evaluation.statistics import normal_quantile, sign_test_p, wilson_interval
 
 Verdict = Literal["first", "second", "tie"]
 _VERDICTS = ("first", "second", "tie")

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from llmops.evaluation.comparison import Comparison, MetricComparison
 from llmops.evaluation.gate_rules import GateRules
+from llmops.evaluation.paired_tests import FEWEST_CLUSTERS
 from llmops.evaluation.results import AnswerCounts, Metric, OfSuite, RowResult
-from llmops.evaluation.statistics import FEWEST_CLUSTERS
 
 __all__ = ["ALPHA", "Check", "Facts", "GateRules", "Verdict", "decide", "slice_metrics"]
 

@@ -12,8 +12,7 @@ from typing import Any
 
 from llmops.engines.protocol import EngineIdentity
 from llmops.errors import StoreUnavailable
-from llmops.evaluation.noise import Noise
-from llmops.evaluation.results import Output, Score
+from llmops.evaluation.results import Noise, Output, Score
 from llmops.generation import GenerationRequest
 from llmops.hashing import content_hash
 from llmops.state_files import keep_private, make_private_folder, write_ahead

@@ -10,11 +10,12 @@ from typing import Any
 
 from llmops.evaluation import statistics
 from llmops.evaluation.eval_set import EvalRow, cluster_of
+from llmops.evaluation.paired_tests import PairedTest, paired_test
 from llmops.evaluation.power import power_of
 from llmops.evaluation.results import RowResult
 from llmops.evaluation.scorers.protocol import Scorer, limits_of
 from llmops.evaluation.sequential import SequentialTest
-from llmops.evaluation.shares import ALPHA
+from llmops.evaluation.statistics import ALPHA
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,20 +245,20 @@ def _tested(
     clusters: Sequence[str] | None,
     limits: tuple[float, float],
     sequential: bool,
-) -> statistics.PairedTest:
+) -> PairedTest:
     if sequential:
         return _sequentially(statistics.paired_differences(a, b, limits).tolist(), clusters)
-    return statistics.paired_test(a, b, clusters=clusters, limits=limits)
+    return paired_test(a, b, clusters=clusters, limits=limits)
 
 
-def _sequentially(differences: Sequence[float], clusters: Sequence[str] | None) -> statistics.PairedTest:
+def _sequentially(differences: Sequence[float], clusters: Sequence[str] | None) -> PairedTest:
     """The anytime-valid test of rows in the order of their draw; rows of one cluster are one difference, their mean."""
     groups: dict[str, list[float]] = {}
     for position, difference in enumerate(differences):
         groups.setdefault(clusters[position] if clusters else str(position), []).append(difference)
     test = SequentialTest()
     test.update([sum(group) / len(group) for group in groups.values()])
-    return statistics.PairedTest(test.mean, test.interval, test.p_value, "sequential-betting")
+    return PairedTest(test.mean, test.interval, test.p_value, "sequential-betting")
 
 
 def _cluster(row: EvalRow, cluster_by: str) -> str:

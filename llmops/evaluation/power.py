@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from llmops.errors import UsageError
 from llmops.evaluation import statistics
-from llmops.evaluation.sign_flips import ROUNDING
+from llmops.evaluation.statistics import ROUNDING
 
 ALPHA = 0.05
 POWER = 0.8
@@ -81,7 +81,7 @@ class Spread:
     moved: float = 1.0
 
     def power(self, rows: float, difference: float, alpha: float = ALPHA) -> float:
-        """Power of Student's test (t shifted by the true difference), which `statistics.paired_test` nearly has: over
+        """Power of Student's test (t shifted by the true difference), which `paired_tests.paired_test` nearly has: over
         every number of rows that move, its chance times the power of a test of these."""
         import numpy as np
         from scipy import special
@@ -220,7 +220,7 @@ def power_of(
     power: float = POWER,
     targets: Sequence[float] | None = None,
 ) -> Power:
-    """What `statistics.paired_test` could have found in these pairs.
+    """What `paired_tests.paired_test` could have found in these pairs.
 
     limits: of a value. No difference can be seen where one would have to be larger than they let the mean of `a` rise
     or fall; where they let it do only one of the two, the note says so.

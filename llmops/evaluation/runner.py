@@ -6,16 +6,162 @@ Rows are read from their source on every pass and results go to disk, so that me
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import math
+from array import array
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 from llmops.engines.protocol import Engine
-from llmops.evaluation.generating import Generated, Progress, Task, generate_missing
+from llmops.evaluation.eval_set import EvalRow, cluster_of
+from llmops.evaluation.generating import RETRIES, Generated, Progress, Retries, Task, generate_missing
 from llmops.evaluation.generation_cache import GenerationCache
-from llmops.evaluation.results import EvalReport, StoredResults
-from llmops.evaluation.retrying import RETRIES, Retries
-from llmops.evaluation.scorers import Scorer
-from llmops.evaluation.scorers.protocol import KeptScorer
-from llmops.evaluation.scoring import Answered, Summary, findings, score_key, score_rows
+from llmops.evaluation.results import (
+    EvalReport,
+    Metric,
+    Output,
+    Results,
+    RowResult,
+    RunFindings,
+    Score,
+    StoredResults,
+    known_sum,
+)
+from llmops.evaluation.scorers.protocol import BatchScorer, KeptScorer, RunScorer, Scorer, limits_of
+from llmops.hashing import content_hash
+
+_BATCH = 64  # rows scored together: enough for an embedding model, few enough to show progress
+
+Answered = tuple[EvalRow, Output]
+
+
+def score_rows(answered: Iterable[Answered], scorers: Sequence[Scorer], cache: GenerationCache) -> Iterator[RowResult]:
+    """Every answered row with its scores, in order; holds a batch of rows at a time."""
+    rows = iter(answered)
+    while batch := list(islice(rows, _BATCH)):
+        by_scorer = {scorer.name: _score_batch(scorer, batch, cache) for scorer in scorers}
+        for position, (row, output) in enumerate(batch):
+            yield RowResult(row, output, {name: scores[position] for name, scores in by_scorer.items()})
+
+
+def _score_batch(scorer: Scorer, batch: Sequence[Answered], cache: GenerationCache) -> list[Score]:
+    """A failed generation, or a scorer that raises, gives a score with an error."""
+    good = [(row, output) for row, output in batch if output.error is None]
+    if isinstance(scorer, KeptScorer):
+        with ThreadPoolExecutor(scorer.side_by_side) as threads:
+            made = list(threads.map(lambda pair: _kept_score(scorer, pair, cache), good))
+    elif isinstance(scorer, BatchScorer):
+        made = _many_scores(scorer, good)
+    else:
+        made = [one_score(scorer, row, output) for row, output in good]
+    scores = iter(made)
+    return [
+        Score(error=f"generation failed: {output.error}") if output.error is not None else next(scores)
+        for _, output in batch
+    ]
+
+
+def one_score(scorer: Scorer, row: EvalRow, output: Output) -> Score:
+    """The scorer's score; its crash becomes a score with an error."""
+    try:
+        return _checked(scorer.score(row, output))
+    except Exception as error:  # noqa: BLE001 - a scorer is plug-in code; its crash becomes a counted record
+        return _crash(error)
+
+
+def _many_scores(scorer: BatchScorer, good: Sequence[Answered]) -> list[Score]:
+    try:
+        made = scorer.score_many([row for row, _ in good], [output for _, output in good]) if good else []
+        return [_checked(score) for _, score in zip(good, made, strict=True)]
+    except Exception as error:  # noqa: BLE001 - as in `one_score`
+        return [_crash(error)] * len(good)
+
+
+def _kept_score(scorer: KeptScorer, answered: Answered, cache: GenerationCache) -> Score:
+    """A score that was paid for once: from the cache, or made now and kept at once."""
+    row, output = answered
+    key = score_key(scorer, row, output)
+    if (known := cache.get_score(key)) is not None:
+        return known
+    score = one_score(scorer, row, output)
+    cache.put_score(key, score)
+    return score
+
+
+def score_key(scorer: KeptScorer, row: EvalRow, output: Output) -> str:
+    """Identity of a kept score: what the scorer saw, and all that makes it judge as it does."""
+    seen = {name: value for name, value in row.to_json().items() if name not in ("id", "tags")}
+    return content_hash({"scorer": dict(scorer.identity), "row": seen, "output": output.text})
+
+
+def _crash(error: Exception) -> Score:
+    return Score(error=f"{type(error).__name__}: {error}")
+
+
+def _checked(score: Score) -> Score:
+    """The score itself; one without a finite value and without an error becomes a score with an error."""
+    if score.error is None and (score.value is None or not math.isfinite(score.value)):
+        return Score(error=f"the scorer gave {score.value}, which is no score")
+    return score
+
+
+class Summary:
+    """Means with intervals, and counts, of every scorer, gathered row by row: a number is kept of each, not the row.
+
+    cluster_by: what rows of one source have in common, as `cluster_of` reads it; intervals then allow for it.
+    """
+
+    def __init__(self, scorers: Sequence[Scorer], cluster_by: str | None = None) -> None:
+        self._cluster_by = cluster_by
+        self._values = {scorer.name: _Values(limits_of(scorer)) for scorer in scorers}
+        self.tokens_in: int | None = 0
+        self.tokens_out: int | None = 0
+
+    def add(self, result: RowResult) -> None:
+        if result.output.error is None:
+            self.tokens_in = known_sum(self.tokens_in, result.output.tokens_in)
+            self.tokens_out = known_sum(self.tokens_out, result.output.tokens_out)
+        cluster = cluster_of(result.row, self._cluster_by) or f"row {result.row.id}" if self._cluster_by else None
+        for name, values in self._values.items():
+            values.add(result.scores[name], cluster)
+
+    def metrics(self) -> dict[str, Metric]:
+        return {name: values.metric() for name, values in self._values.items()}
+
+
+class _Values:
+    """One scorer's values."""
+
+    def __init__(self, limits: tuple[float, float]) -> None:
+        self._limits = limits
+        self._numbers = array("d")
+        self._clusters: list[str] = []
+        self._n_failed = 0
+
+    def add(self, score: Score, cluster: str | None) -> None:
+        if score.value is None:
+            self._n_failed += 1
+            return
+        self._numbers.append(float(score.value))
+        if cluster is not None:
+            self._clusters.append(cluster)
+
+    def metric(self) -> Metric:
+        return Metric.of(self._numbers, self._n_failed, self._clusters or None, self._limits)
+
+
+def findings(results: Results, scorers: Sequence[Scorer]) -> Mapping[str, RunFindings]:
+    """What scorers say of the whole run, by scorer name; those that have nothing to say are left out. A crash is a
+    finding, too: the metric `findings_failed`, and a file that says why."""
+    return {scorer.name: _findings(results, scorer) for scorer in scorers if isinstance(scorer, RunScorer)}
+
+
+def _findings(results: Results, scorer: RunScorer) -> RunFindings:
+    try:
+        return scorer.findings(results)
+    except Exception as error:  # noqa: BLE001 - as in `one_score`
+        return RunFindings({"findings_failed": 1.0}, {"error.txt": (_crash(error).error or "").encode()})
+
 
 GiveEngine = Callable[[], Awaitable[Engine]]
 

@@ -1,13 +1,7 @@
-"""The statistics of a comparison: intervals for a mean, paired tests, and correction for testing several metrics.
+"""Intervals for means and shares, exact tests of shares, the error of means of clustered rows, and Holm's correction.
 
-Values of 0 and 1 are compared with the exact McNemar test (`shares`). Of all others two tests ask whether they differ,
-and the less sure one counts: a sign-flip permutation test (`sign_flips`) is exact where a and b might as well be
-swapped, and ABC, the bootstrap's BCa in closed form, holds where the differences are skewed. Rows that share a source
-(one passage, one conversation) come in clusters; whole clusters are then flipped, and are the units of the bootstrap.
-
-Intervals are these tests inverted: p is below 0.05 exactly when the interval leaves out 0. Decision 17 has how often
-they err; `tests/evaluation/test_statistics.py` measures it, and `python -m benchmarks.evaluation.statistics` on a
-larger scale. Only the permutation test draws at random, with a fixed seed.
+Where a share is tested, its interval is the same test inverted: p is below 0.05 exactly when the interval leaves out
+the value that was tested. `paired_tests` compares two samples pair by pair.
 """
 
 from __future__ import annotations
@@ -15,42 +9,97 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from llmops.evaluation.shares import (
-    ALPHA,
-    CONFIDENCE,
-    difference_interval,
-    normal_quantile,
-    sign_test_p,
-    wilson_interval,
-)
-from llmops.evaluation.sign_flips import ROUNDING, sign_flips
-
-FEWEST_CLUSTERS = 6
-"""Of fewer clusters, a sign-flip test never has a p below 0.05 (2 · 2⁻⁵ = 0.0625), and no interval is to be trusted."""
-
-SKEWED = 0.04
-"""Acceleration (a sixth of the skewness over √n) from which on the interval's end on the side of the rare large
-differences is not as sure as meant: it errs in 4 to 11 % of samples in place of 2.5 (decision 17)."""
-
+ALPHA = 0.05
+CONFIDENCE = 1 - ALPHA
 UNLIMITED = (-math.inf, math.inf)
-_RESAMPLES = 4999
+_PRECISION = 1e-12  # of an interval's end
+ROUNDING = 1e-12
+"""Relative to the largest difference: below, a difference comes from rounding."""
 
 
-@dataclass(frozen=True, slots=True)
-class PairedTest:
-    """Difference b − a of two paired samples with its 95 % interval and two-sided p-value. ci95: None where there can
-    be none. note: why, or what else limits the test; else empty. skewed: −1 where few pairs fall by much, +1 where few
-    rise by much, so that such samples say too little of that side; else 0."""
+def normal_quantile() -> float:
+    """Standard errors to each side of an estimate that a 95 % interval reaches: 1.96."""
+    from scipy import special
 
-    difference: float
-    ci95: tuple[float, float] | None
-    p_value: float
-    test: str
-    note: str = ""
-    skewed: int = 0
+    return float(special.ndtri(0.5 + CONFIDENCE / 2))
+
+
+def wilson_interval(share: float, rows: float, z: float) -> tuple[float, float]:
+    """Interval of a share seen in `rows` rows, at z standard errors: Wilson, "Probable inference, the law of
+    succession, and statistical inference", 1927. It is wide enough for a mean of numbers within 0 and 1 as well: of all
+    such numbers truth values vary most."""
+    shrink = 1 + z**2 / rows
+    centre = (share + z**2 / (2 * rows)) / shrink
+    reach = z / shrink * (share * (1 - share) / rows + z**2 / (4 * rows**2)) ** 0.5
+    # In exact numbers it holds the share; at 0 and 1 rounding would leave it out by 1e-17.
+    return max(0.0, min(share, centre - reach)), min(1.0, max(share, centre + reach))
+
+
+def sign_test_p(gained: int, lost: int) -> float:
+    """Two-sided p of the exact binomial test that a gain is as likely as a loss."""
+    from scipy import special
+
+    return max(sys.float_info.min, min(1.0, 2 * float(special.bdtr(min(gained, lost), gained + lost, 0.5))))
+
+
+def sign_test_interval(gained: int, lost: int) -> tuple[float, float]:
+    """95 % interval of the share of gains among gains and losses, of which there is one at least: `sign_test_p`
+    inverted, which is the interval of Clopper and Pearson ("The use of confidence or fiducial limits", 1934)."""
+    from scipy import special
+
+    tail = ALPHA / 2
+    low = float(special.betaincinv(gained, lost + 1, tail)) if gained else 0.0
+    high = float(special.betaincinv(gained + 1, lost, 1 - tail)) if lost else 1.0
+    return low, high
+
+
+def difference_interval(gained: int, lost: int, pairs: int) -> tuple[float, float]:
+    """95 % interval of the difference of two paired shares, (gained − lost) / pairs; it leaves out 0 exactly when the
+    exact McNemar test has a p below 0.05.
+
+    It is the score test of Tango ("Equivalence test and confidence interval for the difference in proportions for the
+    paired-sample design", 1998) inverted, with a continuity correction: as large as it takes for the test of no
+    difference to be the exact one. Without a pair that differs it ends where Wilson's interval of no success does.
+    """
+    ends = [_end(gained, lost, pairs), _end(lost, gained, pairs)]
+    return -ends[1], ends[0]
+
+
+def _end(gained: int, lost: int, pairs: int) -> float:
+    """The upper end."""
+    from scipy.optimize import brentq
+
+    z, correction = normal_quantile(), _continuity_correction(gained, lost)
+
+    def excess(difference: float) -> float:
+        beyond = pairs * difference - (gained - lost) - correction
+        return beyond - z * _error(difference, gained, lost, pairs)
+
+    if excess(1.0) <= 0:
+        return 1.0
+    # Where all pairs went one way, the difference itself is a root as well, and not the one that is meant.
+    return float(brentq(excess, (gained - lost) / pairs + 2 * _PRECISION, 1.0, xtol=_PRECISION))
+
+
+def _continuity_correction(gained: int, lost: int) -> float:
+    """What has to be taken off |gained − lost| so that it is as many standard errors as the exact p has."""
+    from scipy import special
+
+    exact = -float(special.ndtri(sign_test_p(gained, lost) / 2))
+    # Far out in the tail the normal distribution's is the heavier one; nothing near p = 0.05 depends on it.
+    return float(min(1.0, max(0.0, abs(gained - lost) - exact * (gained + lost) ** 0.5)))
+
+
+def _error(difference: float, gained: int, lost: int, pairs: int) -> float:
+    """Standard error of gained − lost, with the share of losses that is likeliest if the difference is the true one."""
+    if difference < 0:
+        return _error(-difference, lost, gained, pairs)
+    b = difference * (2 * pairs - gained + lost) - (gained + lost)
+    losses = ((b**2 + 8 * pairs * lost * difference * (1 - difference)) ** 0.5 - b) / (4 * pairs)
+    return float(max(0.0, pairs * (2 * losses + difference - difference**2)) ** 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,70 +188,6 @@ def _no_spread(found: MeanEstimate, values: Sequence[float]) -> bool:
     return found.error <= max(ROUNDING * max(map(abs, values)), 1e-150)
 
 
-def paired_test(
-    a: Sequence[float],
-    b: Sequence[float],
-    *,
-    clusters: Sequence[Hashable] | None = None,
-    limits: tuple[float, float] = UNLIMITED,
-    seed: int = 0,
-    resamples: int = _RESAMPLES,
-) -> PairedTest:
-    """Compares two samples whose values belong together pair by pair.
-
-    clusters: for each pair, what it shares with others (its passage, its conversation). Pairs of one cluster are taken
-    as dependent, and values of 0 and 1 tested as other numbers are; clusters of one pair each change nothing.
-    limits: of a value. resamples: flips drawn by the permutation test; it counts all of them instead when there are no
-    more than that. The outcome's `test` is the one whose p it is: `mcnemar-exact`, `paired-permutation`, or
-    `paired-bootstrap` where that is the less sure one.
-
-    Raises:
-        ValueError: the samples or cluster names differ in length, or are empty.
-    """
-    import numpy as np
-
-    if len(a) != len(b) or not len(a):
-        raise ValueError("paired samples need the same number of values, and at least one")
-    differences = paired_differences(a, b, limits)
-    sums, sizes = cluster_sums(differences, clusters)
-    if len(sums) == len(a) and is_binary(a, limits) and is_binary(b, limits):
-        return _mcnemar(differences)
-    unit = scale(a, b, limits)
-    generator = np.random.default_rng(seed)
-    flips = sign_flips(sums / (unit or 1.0), sizes, alpha=ALPHA, resamples=resamples, generator=generator)
-    bootstrap = _bootstrap(sums / (unit or 1.0), sizes)
-    by_flips = flips.p_value >= bootstrap.p_value
-    tested = PairedTest(
-        difference=float(differences.mean()),
-        ci95=None,
-        p_value=flips.p_value if by_flips else bootstrap.p_value,
-        test="paired-permutation" if by_flips else "paired-bootstrap",
-        skewed=0 if abs(bootstrap.acceleration) < SKEWED else int(math.copysign(1, bootstrap.acceleration)),
-    )
-    ends = unit * min(flips.low, bootstrap.low), unit * max(flips.high, bootstrap.high)
-    return _with_interval(tested, ends, len(sums), limits, "pair" if len(sums) == len(a) else "cluster")
-
-
-def _with_interval(
-    tested: PairedTest, ends: tuple[float, float], units: int, limits: tuple[float, float], unit: str
-) -> PairedTest:
-    """The test with its interval, within the limits of a difference, or with the reason why there is none."""
-    farthest = limits[1] - limits[0]
-    low, high = max(-farthest, min(ends[0], tested.difference)), min(farthest, max(ends[1], tested.difference))
-    note = ""
-    if units == 1:
-        note = f"one {unit} says nothing about others"
-    elif units < FEWEST_CLUSTERS:
-        note = f"{units} {unit}s are too few for any difference to be significant"
-    elif low == high:
-        note = "every row has the same value, of unknown scale"
-    elif tested.skewed:
-        what, end = ("fall", "lower") if tested.skewed < 0 else ("rise", "upper")
-        note = f"few {unit}s {what} by much: the interval's {end} end is less sure than meant"
-    told = low < high and units > 1 and math.isfinite(low) and math.isfinite(high)
-    return replace(tested, ci95=(low, high) if told else None, note=note)
-
-
 def estimate_mean(sums: Any, sizes: Any) -> MeanEstimate:
     """The mean over rows that come in clusters, from the sum and the size of each.
 
@@ -287,66 +272,6 @@ def _t_quantile(degrees: float) -> float:
     from scipy import special
 
     return float(special.stdtrit(degrees, 0.5 + CONFIDENCE / 2)) if degrees else 0.0
-
-
-def _mcnemar(differences: Any) -> PairedTest:
-    """Exact McNemar test (a binomial test of the pairs that differ), and the interval that agrees with it."""
-    gained, lost, n = int((differences > 0).sum()), int((differences < 0).sum()), len(differences)
-    tested = PairedTest((gained - lost) / n, None, sign_test_p(gained, lost), "mcnemar-exact")
-    if n == 1:
-        return replace(tested, note="one pair says nothing about others")
-    return replace(tested, ci95=difference_interval(gained, lost, n))
-
-
-@dataclass(frozen=True, slots=True)
-class _Bootstrap:
-    p_value: float
-    low: float
-    high: float
-    acceleration: float = 0.0
-
-
-def _bootstrap(sums: Any, sizes: Any) -> _Bootstrap:
-    """Test and 95 % interval of a mean difference by ABC (DiCiccio and Efron, "More accurate confidence intervals in
-    exponential families", 1992): the bootstrap's BCa interval without the bootstrap. sums, sizes: of the differences in
-    each pair, or cluster, none of them larger than 1.
-
-    Two pairs are added, one of each sign, as far from 0 as those that differ are (in the quadratic mean): Bonett and
-    Price's adjustment ("Adjusted Wald confidence interval for a difference of binomial proportions based on paired
-    data", 2012), carried over from truth values, since few pairs that differ do not show that no others would. With it
-    the normal quantile gives what Student's gives without. The acceleration, a sixth of the skewness over √n, is that
-    of the pairs alone.
-
-    One thing stays unseen: pairs that all gain a little, but for rare large losses of which none was drawn.
-    """
-    import numpy as np
-    from scipy import special
-
-    z = normal_quantile()
-    moved = np.abs(sums) > ROUNDING * np.abs(sums).max(initial=0.0)
-    if not moved.any():
-        # No pair differs: up to so many would go unseen, and each could differ by 1.
-        unseen = wilson_interval(0.0, len(sums), z)[1]
-        return _Bootstrap(1.0, -unseen, unseen)
-
-    residuals = sums - sizes * (sums.sum() / sizes.sum())
-    squares = float((residuals**2).sum())
-    acceleration = float((residuals**3).sum()) / (6 * squares**1.5) if squares > 0 else 0.0
-
-    size = float(sizes.mean())
-    added = size * float(((sums[moved] / sizes[moved]) ** 2).mean()) ** 0.5
-    rows = float(sizes.sum()) + 2 * size
-    mean = float(sums.sum()) / rows
-    residuals = np.append(sums - sizes * mean, [added - size * mean, -added - size * mean])
-    error = float((residuals**2).sum()) ** 0.5 / rows
-    low, high = (mean + error * end / (1 - acceleration * end) ** 2 for end in (acceleration - z, acceleration + z))
-
-    # At how many standard errors an end of the interval would come to lie on 0.
-    away = -mean / error
-    reached = 1 + 4 * acceleration * away
-    end = 2 * away / (1 + 2 * acceleration * away + reached**0.5) if reached > 0 else -1 / acceleration
-    p_value = max(sys.float_info.min, 2 * float(special.ndtr(-abs(end - acceleration))))
-    return _Bootstrap(p_value, low, high, acceleration)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

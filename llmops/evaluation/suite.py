@@ -13,8 +13,8 @@ from typing import Any
 from llmops.errors import BadFile, CannotRun, UnknownVersion, UsageError
 from llmops.evaluation.eval_set import EvalSet, Rows, check_cluster_by, cluster_of
 from llmops.evaluation.eval_set_source import eval_set_of_table, find_eval_set
-from llmops.evaluation.eval_set_splits import SourceAccess
 from llmops.evaluation.gate_rules import GateRules
+from llmops.evaluation.record_files import SourceAccess
 from llmops.evaluation.scorers import Scorer, make_scorer
 from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.scorers.trial import try_scorer

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmops.eval_runs.matrix import NOISE_PARAM
+from llmops.eval_runs.cells import NOISE_PARAM
 from llmops.evaluation.eval_set import cluster_of
 from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.results import RowResult

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmops.errors import BadFile, UsageError
 from llmops.evaluation.eval_set import EvalRow, row_from_values
 from llmops.evaluation.results import Output, Score
+from llmops.evaluation.runner import one_score, score_key
 from llmops.evaluation.scorers.protocol import KeptScorer
-from llmops.evaluation.scoring import one_score, score_key
 from llmops.hashing import content_hash
 from llmops.judges.pairwise import ScoreCache
 from llmops.text_io import json_object, numbered_lines

@@ -16,7 +16,7 @@ from llmops.errors import EngineError, UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers.protocol import MissingExpectation, answer_forms
-from llmops.evaluation.shares import sign_test_interval, sign_test_p
+from llmops.evaluation.statistics import sign_test_interval, sign_test_p
 from llmops.generation import Message
 from llmops.hashing import content_hash
 from llmops.judges.client import JudgeClient

@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from llmops.evaluation.shares import CONFIDENCE, wilson_interval
-from llmops.evaluation.statistics import MeanEstimate, estimate_mean, independent_rows
+from llmops.evaluation.statistics import CONFIDENCE, MeanEstimate, estimate_mean, independent_rows, wilson_interval
 from monitoring.decide.two_sample import compare_flags
 from monitoring.store.summaries import FlagSummary
 from monitoring.tabular.observed import Array, ObservedRows

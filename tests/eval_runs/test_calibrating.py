@@ -20,8 +20,8 @@ from llmops.eval_runs.calibrating import (
     load_pair_labels,
 )
 from llmops.eval_runs.evaluations import RunOptions
-from llmops.eval_runs.judge_trust import untrusted
 from llmops.eval_runs.pairwise import KAPPA_ASKED, with_judge
+from llmops.eval_runs.scorer_factory import untrusted
 from llmops.evaluation.gate import Verdict
 from llmops.judges.scripted import ScriptedJudge
 from llmops.recording import find_calibration

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmops.eval_runs.judge_trust import distrust, untrusted
+from llmops.eval_runs.scorer_factory import distrust, untrusted
 from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.evaluation.suite import Suite
 from llmops.judges.calibration import judge_hash

@@ -11,7 +11,7 @@ import pytest
 
 from llmops.engines.opening import engine_identity
 from llmops.engines.protocol import EngineIdentity
-from llmops.eval_runs.served_mode import mode_change, served_mode
+from llmops.eval_runs.cells import mode_change, served_mode
 from llmops.recording import EvalRun
 from llmops.settings import Settings
 from llmops.versions import ModelVersion

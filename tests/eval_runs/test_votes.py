@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmops.eval_runs.votes import judged, votes_between
+from llmops.eval_runs.pairwise import judged, votes_between
 from llmops.generation import GenerationParameters
 from llmops.production_log import Feedback, LogRecord, ProductionLog
 from llmops.prompt_file import parse_prompt

@@ -10,8 +10,8 @@ from llmops.evaluation.comparison import compare
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.gate import Facts, GateRules, Verdict, decide, slice_metrics
 from llmops.evaluation.results import AnswerCounts, Metric, Output, RowResult, Score
+from llmops.evaluation.runner import Summary
 from llmops.evaluation.scorers.protocol import limits_of
-from llmops.evaluation.scoring import Summary
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ import pytest
 from llmops.errors import CannotRun
 from llmops.evaluation.comparison import compare, draw
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.noise import Noise
-from llmops.evaluation.results import AnswerCounts, Output, RowResult, Score
+from llmops.evaluation.results import AnswerCounts, Noise, Output, RowResult, Score
 from llmops.evaluation.sequential import SequentialTest
 from tests.evaluation.gated_runs import Scorer
 

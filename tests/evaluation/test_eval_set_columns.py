@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llmops.errors import BadFile, UsageError
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.eval_set_columns import Columns
+from llmops.evaluation.eval_set_source import Columns
 
 QUESTION = {"inputs.question": "q"}
 

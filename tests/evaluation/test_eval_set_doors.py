@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from llmops.errors import BadFile
 from llmops.evaluation.eval_set import EvalRow, EvalSet
 from llmops.evaluation.eval_set_source import eval_set_of_table, find_eval_set
-from llmops.evaluation.eval_set_splits import SourceAccess
+from llmops.evaluation.record_files import SourceAccess
 
 TEXTS: list[dict[str, Any]] = [
     {"id": "007", "question": "Born when?", "answer": "1969-07-20", "topic": "dates"},

@@ -21,7 +21,7 @@ import pytest
 from llmops.errors import BadFile
 from llmops.evaluation.eval_set import EvalSet
 from llmops.evaluation.eval_set_source import eval_set_of_table, find_eval_set
-from llmops.evaluation.eval_set_splits import SourceAccess
+from llmops.evaluation.record_files import SourceAccess
 
 RECORDS: list[dict[str, Any]] = [
     {"key": f"k{number}", "q": f"How many is {number}?", "answers": {"text": [str(number)]}, "level": number}
@@ -362,7 +362,7 @@ import json, sys
 from pathlib import Path
 from llmops.errors import LlmopsError
 from llmops.evaluation.eval_set_source import eval_set_of_table
-from llmops.evaluation.eval_set_splits import SourceAccess
+from llmops.evaluation.record_files import SourceAccess
 tables, endpoint, folder = json.loads(sys.argv[1])
 found = []
 for table in tables:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.evaluation.gate import GateRules, Verdict
+from llmops.evaluation.paired_tests import FEWEST_CLUSTERS
 from llmops.evaluation.results import Output, RowResult
-from llmops.evaluation.statistics import FEWEST_CLUSTERS
 from tests.evaluation.gated_runs import LATENCY, REFUSAL, RIGHT, WORDS, Run, gate, run, unanswered, unscored
 
 UNTRUSTED = {"right": "κ 0.61 is not surely 0.9 or more"}

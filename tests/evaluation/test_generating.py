@@ -15,11 +15,9 @@ from llmops.engines.fake import FakeEngine, identity
 from llmops.engines.protocol import Engine
 from llmops.errors import BadFile, EngineError, EngineTimeout, EngineUnavailable
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.generating import Generated, Job, Task, generate_missing, measure_noise, prefix_groups
+from llmops.evaluation.generating import Generated, Job, Retries, Task, generate_missing, measure_noise, prefix_groups
 from llmops.evaluation.generation_cache import GenerationCache
-from llmops.evaluation.noise import Noise
-from llmops.evaluation.results import Output
-from llmops.evaluation.retrying import Retries
+from llmops.evaluation.results import Noise, Output
 from llmops.evaluation.runner import answered, generate_all
 from llmops.generation import Chunk, GenerationParameters, GenerationRequest, Message
 from llmops.prompt_file import parse_prompt

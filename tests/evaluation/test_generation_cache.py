@@ -11,8 +11,7 @@ import pytest
 from llmops.engines.protocol import EngineIdentity
 from llmops.errors import StoreUnavailable
 from llmops.evaluation.generation_cache import GenerationCache, generation_key, noise_key
-from llmops.evaluation.noise import Noise
-from llmops.evaluation.results import Output, Score
+from llmops.evaluation.results import Noise, Output, Score
 from llmops.generation import GenerationParameters, GenerationRequest, Message
 
 PARAMETERS = GenerationParameters(max_tokens=16, temperature=0.5)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llmops.evaluation.noise import Noise
+from llmops.evaluation.results import Noise
 
 
 def test_the_share_is_flips_of_answers() -> None:

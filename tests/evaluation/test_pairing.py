@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.errors import CannotRun
+from llmops.evaluation.comparison import paired
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.pairing import paired
 from llmops.evaluation.results import Output, RowResult
 
 IDS = st.lists(st.integers(0, 30).map(str), unique=True, max_size=20)

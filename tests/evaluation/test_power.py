@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from llmops.errors import UsageError
+from llmops.evaluation.paired_tests import paired_test
 from llmops.evaluation.power import Discordance, Power, Spread, power_of, rows_needed
-from llmops.evaluation.statistics import paired_test
 
 quick = settings(max_examples=40, deadline=None)
 

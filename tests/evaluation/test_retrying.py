@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
-from llmops.evaluation.retrying import Retries, with_retries
+from llmops.evaluation.generating import Retries, with_retries
 
 PASSING = (EngineError("hiccup"), EngineTimeout("slow"), EngineUnavailable("busy"))
 QUICK = Retries(attempts=4, first_wait=0.0005, longest_wait=0.001)

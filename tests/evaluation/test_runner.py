@@ -14,10 +14,9 @@ import pytest
 from llmops.engines.fake import FakeEngine
 from llmops.errors import BadFile, EngineRejected, EngineTimeout, EngineUnavailable, StoreUnavailable
 from llmops.evaluation.eval_set import EvalRow, Rows
-from llmops.evaluation.generating import Task
+from llmops.evaluation.generating import Retries, Task
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import EvalReport, Metric, Output, RowResult, Score, StoredResults
-from llmops.evaluation.retrying import Retries
 from llmops.evaluation.runner import evaluate
 from llmops.generation import GenerationParameters, GenerationRequest
 from llmops.prompt_file import parse_prompt

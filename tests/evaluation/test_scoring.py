@@ -14,8 +14,8 @@ from llmops.evaluation import statistics
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output, RowResult, RunFindings, Score, StoredResults
+from llmops.evaluation.runner import Answered, Summary, findings, score_rows
 from llmops.evaluation.scorers.protocol import BatchScorer, KeptScorer, RunScorer
-from llmops.evaluation.scoring import Answered, Summary, findings, score_rows
 
 
 @dataclass

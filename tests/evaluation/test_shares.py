@@ -7,8 +7,13 @@ from itertools import product
 import pytest
 from scipy import optimize, stats
 
-from llmops.evaluation.shares import difference_interval, sign_test_interval, sign_test_p, wilson_interval
-from llmops.evaluation.statistics import paired_test
+from llmops.evaluation.paired_tests import paired_test
+from llmops.evaluation.statistics import (
+    difference_interval,
+    sign_test_interval,
+    sign_test_p,
+    wilson_interval,
+)
 
 SIDES = range(41)
 

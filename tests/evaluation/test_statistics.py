@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from llmops.evaluation import statistics
+from llmops.evaluation.paired_tests import PairedTest, paired_test, sign_flips
 from llmops.evaluation.results import Metric
-from llmops.evaluation.sign_flips import sign_flips
-from llmops.evaluation.statistics import PairedTest, holm, mean_interval, no_interval, paired_test
+from llmops.evaluation.statistics import holm, mean_interval, no_interval
 
 Pairs = tuple[list[Any], list[Any]]
 RESAMPLES = 199

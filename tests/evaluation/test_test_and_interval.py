@@ -12,9 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from llmops.evaluation.paired_tests import FEWEST_CLUSTERS, PairedTest, paired_test
 from llmops.evaluation.power import power_of
 from llmops.evaluation.sequential import SequentialTest
-from llmops.evaluation.statistics import FEWEST_CLUSTERS, UNLIMITED, PairedTest, paired_test
+from llmops.evaluation.statistics import UNLIMITED
 
 FLIPS = 299  # drawn in a simulation: enough, and fast
 
