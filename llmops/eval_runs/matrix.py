@@ -347,7 +347,7 @@ async def run_until_decided(matrix: Matrix, suite: Suite, cells: Sequence[Cell])
     limit, seed = matrix.options.limit, matrix.options.seed or 0
     total = min(suite.n_rows, limit or suite.n_rows)
     looks = max(1, min(_LOOKS, total // _FEWEST_ROWS))
-    primary = next((scorer for scorer in suite.make_scorers() if scorer.name == suite.gate.primary), None)
+    primary = suite.primary_scorer()
     if primary is None or primary.worst not in (0.0, 1.0):
         raise UsageError(f"stopping early needs a primary metric from 0 to 1; {suite.gate.primary} is none")
     # With failed rows at their worst; with those of b at their worst and of a at their best; the other way round.

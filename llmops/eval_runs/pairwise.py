@@ -13,7 +13,7 @@ from llmops.errors import CannotRun, UsageError
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.eval_runs.scorer_factory import ScorerFactory, distrust
 from llmops.evaluation.comparison import paired
-from llmops.evaluation.eval_set import EvalRow, cluster_of
+from llmops.evaluation.eval_set import EvalRow, cluster_name
 from llmops.evaluation.gate_rules import MOST_FAILED
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.statistics import sign_test_interval, sign_test_p
@@ -205,7 +205,7 @@ def clusters_of(suite: Suite, rows: Iterable[EvalRow]) -> int | None:
     """How many independent groups the rows come in; None where every row stands for itself."""
     if suite.cluster_by is None:
         return None
-    return len({cluster_of(row, suite.cluster_by) or f"row {row.id}" for row in rows})
+    return len({cluster_name(row, suite.cluster_by) for row in rows})
 
 
 @dataclass(frozen=True, slots=True)

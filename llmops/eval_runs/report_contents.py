@@ -1,11 +1,11 @@
-"""What reports are made of: two recorded runs with their rows, or the cells of a suite, as plain values."""
+"""What is shown of recorded runs: the contents of reports and leaderboards, and single runs row by row."""
 
 from __future__ import annotations
 
 import json
 import math
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import median
@@ -15,8 +15,8 @@ from llmops.errors import CannotRun
 from llmops.eval_runs.cells import CellRun
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.evaluation import statistics
-from llmops.evaluation.comparison import Comparison, Pair, paired, value_of
-from llmops.evaluation.eval_set import cluster_of
+from llmops.evaluation.comparison import Comparison, paired, value_of
+from llmops.evaluation.eval_set import cluster_name
 from llmops.evaluation.gate import ALPHA, Verdict
 from llmops.evaluation.metric_comparison import MetricComparison, PairedScores, number_of
 from llmops.evaluation.reports.contents import (
@@ -29,7 +29,7 @@ from llmops.evaluation.reports.contents import (
     Side,
     Turn,
 )
-from llmops.evaluation.results import RowResult, Score
+from llmops.evaluation.results import RowResult
 from llmops.evaluation.scorers import Scorer
 from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.suite import Suite
@@ -49,9 +49,7 @@ def report_contents(
     Raises:
         StoreUnavailable: the rows cannot be fetched.
     """
-    primary = _primary(suite)
     decides = comparison.metrics.get(suite.gate.primary)
-    failed_as = decides.failed_as if decides is not None else None
     told: dict[str, Any] = {
         **comparison.to_json(),
         "metrics": comparison.metrics,
@@ -59,12 +57,13 @@ def report_contents(
         "not_compared": comparison.not_compared,
         "power": [f"{name}: {sentence}." for name, sentence in comparison.power.items()],
     }
+    failed_as = decides.failed_as if decides is not None else None
     return {
         **judged_contents(evaluations, suite, comparison.b, run_b, verdict),
         "title": f"{comparison.a} → {comparison.b}",
         "a": _side(evaluations, comparison.a, run_a),
         "comparison": cast(Any, told),
-        "rows": _Rows(evaluations.rows(run_a), evaluations.rows(run_b), primary, failed_as),
+        "rows": _Rows(evaluations.rows(run_a), evaluations.rows(run_b), suite.primary_scorer(), failed_as),
     }
 
 
@@ -81,10 +80,7 @@ def judged_contents(evaluations: Evaluations, suite: Suite, name: str, run: Eval
 
 
 def _side(evaluations: Evaluations, name: str, run: EvalRun) -> Side:
-    release = evaluations.release(name)
-    prompt = evaluations.registry.prompts.get(run.prompt)
-    turns = cast("list[Turn]", [dict(turn) for turn in prompt.template.turns])
-    usage = run.usage
+    release, prompt = evaluations.release(name), evaluations.registry.prompts.get(run.prompt)
     return {
         "name": name,
         "run_id": run.run_id,
@@ -92,65 +88,55 @@ def _side(evaluations: Evaluations, name: str, run: EvalRun) -> Side:
         "model": run.model,
         "release": release.ref if release else None,
         "params": run.params,
-        "prompt_text": turns,
+        "prompt_text": cast("list[Turn]", [dict(turn) for turn in prompt.template.turns]),
         "metrics": cast(Any, {scorer: metric.to_json() for scorer, metric in run.metrics.items()}),
-        "tokens_in": int(usage["tokens_in"]) if "tokens_in" in usage else None,
-        "tokens_out": int(usage["tokens_out"]) if "tokens_out" in usage else None,
-        "cost": usage.get("cost"),
+        "tokens_in": int(run.usage["tokens_in"]) if "tokens_in" in run.usage else None,
+        "tokens_out": int(run.usage["tokens_out"]) if "tokens_out" in run.usage else None,
+        "cost": run.usage.get("cost"),
         "seconds": run.seconds,
     }
 
 
+@dataclass(frozen=True)
 class _Rows:
-    """The pairs of two runs as report rows; starts anew each time."""
+    """The pairs of two runs as report rows; starts anew each time. failed_as: what a row without the primary's score
+    counts as."""
 
-    def __init__(self, a: RecordedRows, b: RecordedRows, primary: Scorer | None, failed_as: float | None) -> None:
-        """failed_as: what a row without the primary's score counts as."""
-        self._a, self._b, self._primary, self._failed_as = a, b, primary, failed_as
+    a: RecordedRows
+    b: RecordedRows
+    primary: Scorer | None
+    failed_as: float | None
 
     def __iter__(self) -> Iterator[Row]:
-        return (self._row(pair) for pair in paired(self._a, self._b))
+        for left, right in paired(self.a, self.b):
+            yield {
+                "id": left.row.id,
+                "inputs": left.row.inputs,
+                "expectations": left.row.expectations,
+                "tags": left.row.tags,
+                "contexts": left.row.contexts,
+                "output_a": left.output.text,
+                "output_b": right.output.text,
+                "error_a": left.output.error,
+                "error_b": right.output.error,
+                "scores": {
+                    name: {
+                        "a": score.value,
+                        "b": other.value,
+                        "rationale_a": score.error or score.rationale,
+                        "rationale_b": other.error or other.rationale,
+                    }
+                    for name, score in left.scores.items()
+                    if (other := right.scores.get(name)) is not None
+                },
+                "change": self._change(left, right),
+            }
 
-    def _row(self, pair: Pair) -> Row:
-        left, right = pair
-        x, y = self._value(left), self._value(right)
-        return {
-            "id": left.row.id,
-            "inputs": left.row.inputs,
-            "expectations": left.row.expectations,
-            "tags": left.row.tags,
-            "contexts": left.row.contexts,
-            "output_a": left.output.text,
-            "output_b": right.output.text,
-            "error_a": left.output.error,
-            "error_b": right.output.error,
-            "scores": {
-                name: {
-                    "a": score.value,
-                    "b": other.value,
-                    "rationale_a": score.error or score.rationale,
-                    "rationale_b": other.error or other.rationale,
-                }
-                for name, score in left.scores.items()
-                if (other := right.scores.get(name)) is not None
-            },
-            "change": None if x is None or y is None else self._change(x, y),
-        }
-
-    def _change(self, x: float, y: float) -> float:
-        limits = limits_of(self._primary) if self._primary is not None else statistics.UNLIMITED
-        return float(statistics.paired_differences([x], [y], limits)[0])
-
-    def _value(self, result: RowResult) -> float | None:
-        if self._primary is None:
+    def _change(self, left: RowResult, right: RowResult) -> float | None:
+        if self.primary is None:
             return None
-        value = value_of(result, self._primary, self._failed_as)
-        return None if value is None else float(value)
-
-
-def _primary(suite: Suite) -> Scorer | None:
-    """The scorer that decides; None when it is a judge's and there is no judge."""
-    return next((scorer for scorer in suite.make_scorers() if scorer.name == suite.gate.primary), None)
+        x, y = (value_of(result, self.primary, self.failed_as) for result in (left, right))
+        return None if x is None or y is None else statistics.paired_difference(x, y, limits_of(self.primary))
 
 
 def leaderboard(evaluations: Evaluations, suite: Suite, done: Sequence[CellRun]) -> Leaderboard | None:
@@ -159,20 +145,30 @@ def leaderboard(evaluations: Evaluations, suite: Suite, done: Sequence[CellRun])
     Every pair is compared, and their p-values are adjusted together (Holm). A cell's ranks are those that the real
     differences allow. None when the primary metric was left out for want of a judge. Raises StoreUnavailable.
     """
-    primary = _primary(suite)
+    primary = suite.primary_scorer()
     if primary is None:
         return None
-    names = _names(done)
-    values, clusters = _values(evaluations, suite, primary, done)
-    latencies = [_median_latency(evaluations, item) for item in done]
+    names = [item.cell.release.ref if item.cell.release else item.run.cell for item in done]
+    values = [array("d") for _ in done]  # of every row, in the order of the rows; NaN for a row without a score
+    latencies = [array("d") for _ in done]  # of the answers whose time is known, with all of the engine's slots busy
+    clusters: list[str] = []
+    for item, of_cell, taken in zip(done, values, latencies, strict=True):
+        for result in evaluations.rows(item.run):
+            of_cell.append(number_of(result, primary))
+            if suite.cluster_by is not None and of_cell is values[0]:
+                clusters.append(cluster_name(result.row, suite.cluster_by))
+            if result.output.error is None and result.output.latency_ms is not None:
+                taken.append(result.output.latency_ms)
     order = _order(primary, values)
     pairs = _pairs(primary, names, values, clusters, order)
     cells: list[LeaderboardCell] = []
     for i in order:
-        metric, run = done[i].run.metrics[primary.name], done[i].run
+        name, run, metric = names[i], done[i].run, done[i].run.metrics[primary.name]
+        ahead = sum(pair["real"] and pair["worse"] == name for pair in pairs)
+        behind = sum(pair["real"] and pair["better"] == name for pair in pairs)
         cells.append(
             {
-                "name": names[i],
+                "name": name,
                 "mean": metric.mean,
                 "ci95": metric.ci95,
                 "n_scored": metric.n_scored,
@@ -180,50 +176,24 @@ def leaderboard(evaluations: Evaluations, suite: Suite, done: Sequence[CellRun])
                 "answers": cast(Any, run.answers.to_json()),
                 "tokens_out": int(run.usage["tokens_out"]) if "tokens_out" in run.usage else None,
                 "cost": run.usage.get("cost"),
-                "latency_ms_p50": latencies[i],
-                "rank_range": _ranks(names[i], pairs, len(done)),
+                "latency_ms_p50": median(latencies[i]) if latencies[i] else None,
+                "rank_range": [1 + ahead, len(done) - behind],
             }
         )
     return {"suite": suite.name, "rows": done[0].run.rows, "primary": primary.name, "cells": cells, "pairs": pairs}
 
 
-def _names(done: Sequence[CellRun]) -> list[str]:
-    return [item.cell.release.ref if item.cell.release else item.run.cell for item in done]
-
-
-def _values(
-    evaluations: Evaluations, suite: Suite, primary: Scorer, done: Sequence[CellRun]
-) -> tuple[list[list[float]], list[str] | None]:
-    """The primary metric of every row for each cell, in the order of the rows; NaN for a row without one."""
-    values: list[list[float]] = []
-    clusters: list[str] = []
-    for item in done:
-        values.append([])
-        for result in evaluations.rows(item.run):
-            values[-1].append(number_of(result, primary))
-            if suite.cluster_by is not None and len(values) == 1:
-                clusters.append(cluster_of(result.row, suite.cluster_by) or f"row {result.row.id}")
-    return values, clusters or None
-
-
-def _median_latency(evaluations: Evaluations, item: CellRun) -> float | None:
-    """Milliseconds, with all of the engine's slots busy, of the answers whose time is known; None without any."""
-    outputs = (result.output for result in evaluations.rows(item.run) if result.output.error is None)
-    taken = array("d", (output.latency_ms for output in outputs if output.latency_ms is not None))
-    return median(taken) if taken else None
-
-
 def _order(primary: Scorer, values: Sequence[Sequence[float]]) -> list[int]:
     """The cells, best first; a row without a score counts as the worst of all cells', a cell without any comes last."""
-    everything = [value for of_cell in values for value in of_cell]
-    failed_as = PairedScores.of(primary, everything, ()).failed_as
+    failed_as = PairedScores.of(primary, [value for of_cell in values for value in of_cell], ()).failed_as
     sign = -1 if primary.higher_is_better is False else 1
 
     def standing(i: int) -> float:
+        if all(map(math.isnan, values[i])):
+            return math.inf
         counted = [failed_as if math.isnan(value) else value for value in values[i]]
         known = [value for value in counted if value is not None]
-        scored = any(not math.isnan(value) for value in values[i])
-        return -sign * sum(known) / len(known) if scored else math.inf
+        return -sign * sum(known) / len(known)
 
     return sorted(range(len(values)), key=standing)
 
@@ -232,7 +202,7 @@ def _pairs(
     primary: Scorer,
     names: Sequence[str],
     values: Sequence[Sequence[float]],
-    clusters: Sequence[str] | None,
+    clusters: Sequence[str],
     order: Sequence[int],
 ) -> list[LeaderboardPair]:
     """Every two cells that can be compared, as `llmops eval compare` would."""
@@ -260,12 +230,6 @@ def _pairs(
             }
         )
     return pairs
-
-
-def _ranks(name: str, pairs: Sequence[LeaderboardPair], n: int) -> list[int]:
-    better = sum(pair["real"] and pair["worse"] == name for pair in pairs)
-    worse = sum(pair["real"] and pair["better"] == name for pair in pairs)
-    return [1 + better, n - worse]
 
 
 def noise_sentence(comparison: Mapping[str, Any]) -> str | None:
@@ -351,30 +315,30 @@ def run_rows(
         if other.suite != run.suite:
             raise CannotRun(f"{text} ran on suite {run.suite}, {changed_from} on {other.suite}; give runs of one suite")
         earlier = {result.row.id: result for result in evaluations.rows(other)}
-    suite = _suite(evaluations, run)
-    primary = None if suite is None else suite.gate.primary
+    try:
+        suite = evaluations.suite(run.suite)
+    except CannotRun:  # it cannot be read here, such as in another folder
+        suite = None
+    scorer = suite.primary_scorer() if suite is not None else None
+    worst = scorer.worst if scorer is not None else None
     timed = {spec.name for spec in suite.scorer_specs if spec.type == "latency_ms"} if suite is not None else set()
-    shown: Iterable[ShownRow] = _changed(evaluations.rows(run), earlier, timed)
-    if failed:
-        worst = _worst(suite)
-        shown = (row for row in shown if row.error or _is_worst(row.result.scores.get(primary or ""), worst))
+
+    def came_to(result: RowResult) -> tuple[str, str | None, dict[str, Any]]:
+        """All but times, which differ between any two runs."""
+        values = {name: score.value for name, score in result.scores.items() if name not in timed}
+        return result.output.text, result.output.error, values
+
+    primary = None if suite is None else suite.gate.primary
+    shown = []
+    for result in evaluations.rows(run):
+        before = None if earlier is None else earlier.get(result.row.id)
+        if earlier is not None and (before is None or came_to(before) == came_to(result)):
+            continue
+        row, score = ShownRow(result, before), result.scores.get(primary or "")
+        at_worst = worst is not None and score is not None and score.value is not None and float(score.value) == worst
+        if not failed or row.error or at_worst:
+            shown.append(row)
     return RunRows(run, primary, tuple(shown))
-
-
-def _changed(
-    results: Iterable[RowResult], earlier: Mapping[str, RowResult] | None, timed: Collection[str]
-) -> Iterator[ShownRow]:
-    """timed: scorers of times, which differ between any two runs."""
-    for result in results:
-        if earlier is None:
-            yield ShownRow(result)
-        elif (before := earlier.get(result.row.id)) is not None and _came_to(before, timed) != _came_to(result, timed):
-            yield ShownRow(result, before)
-
-
-def _came_to(result: RowResult, timed: Collection[str]) -> tuple[str, str | None, dict[str, Any]]:
-    values = {name: score.value for name, score in result.scores.items() if name not in timed}
-    return result.output.text, result.output.error, values
 
 
 def _told(result: RowResult) -> dict[str, Any]:
@@ -386,24 +350,6 @@ def _told(result: RowResult) -> dict[str, Any]:
             for name, score in result.scores.items()
         },
     }
-
-
-def _suite(evaluations: Evaluations, run: EvalRun) -> Suite | None:
-    """The run's suite; None where it cannot be read here, such as in another folder."""
-    try:
-        return evaluations.suite(run.suite)
-    except CannotRun:
-        return None
-
-
-def _worst(suite: Suite | None) -> float | None:
-    """Of the gate's scorer."""
-    made = [] if suite is None else [each for each in suite.make_scorers() if each.name == suite.gate.primary]
-    return made[0].worst if made else None
-
-
-def _is_worst(score: Score | None, worst: float | None) -> bool:
-    return score is not None and score.value is not None and worst is not None and float(score.value) == worst
 
 
 def _text(value: Any) -> str:

@@ -16,7 +16,6 @@ from llmops.evaluation import statistics
 from llmops.evaluation.metric_comparison import MetricComparison, NotCompared, PairedScores, value_of
 from llmops.evaluation.results import AnswerCounts, Noise, OfSuite, RowResult
 from llmops.evaluation.scorers.protocol import Scorer, limits_of
-from llmops.evaluation.statistics import paired_differences
 
 Pair = tuple[RowResult, RowResult]
 
@@ -289,8 +288,7 @@ class _Changed:
 
     def add(self, left: RowResult, right: RowResult, primary: Scorer) -> None:
         x, y = value_of(left, primary), value_of(right, primary)
-        # Most rows are equal to the letter: only others are worth a look at what is rounding.
-        if x is None or y is None or x == y or not paired_differences([x], [y], limits_of(primary))[0]:
+        if x is None or y is None or not statistics.paired_difference(x, y, limits_of(primary)):
             return
         self._seen += 1
         answers = {"output_a": left.output.text, "output_b": right.output.text}

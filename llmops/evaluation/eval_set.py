@@ -321,6 +321,11 @@ def cluster_of(row: EvalRow, cluster_by: str) -> str | None:
     return hashlib.sha256(canonical_json(found).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
+def cluster_name(row: EvalRow, cluster_by: str) -> str:
+    """As `cluster_of`, where a row without a cluster is one of its own."""
+    return cluster_of(row, cluster_by) or f"row {row.id}"
+
+
 def _stamp(path: Path) -> list[tuple[str, int, int]]:
     """Name, time of the last change, and size of each file; none where there is no such file (a source on the hub)."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from llmops.evaluation import statistics
-from llmops.evaluation.eval_set import EvalRow, cluster_of
+from llmops.evaluation.eval_set import cluster_name
 from llmops.evaluation.paired_tests import PairedTest, paired_test
 from llmops.evaluation.power import power_of
 from llmops.evaluation.results import RowResult
@@ -127,7 +127,7 @@ class PairedScores:
         self._a.append(number_of(left, self.scorer))
         self._b.append(number_of(right, self.scorer))
         if self._cluster_by is not None:
-            self._clusters.append(_cluster(left.row, self._cluster_by))
+            self._clusters.append(cluster_name(left.row, self._cluster_by))
 
     def __len__(self) -> int:
         return len(self._a)
@@ -259,7 +259,3 @@ def _sequentially(differences: Sequence[float], clusters: Sequence[str] | None) 
     test = SequentialTest()
     test.update([sum(group) / len(group) for group in groups.values()])
     return PairedTest(test.mean, test.interval, test.p_value, "sequential-betting")
-
-
-def _cluster(row: EvalRow, cluster_by: str) -> str:
-    return cluster_of(row, cluster_by) or f"row {row.id}"

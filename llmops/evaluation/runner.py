@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from llmops.engines.protocol import Engine
-from llmops.evaluation.eval_set import EvalRow, cluster_of
+from llmops.evaluation.eval_set import EvalRow, cluster_name
 from llmops.evaluation.generating import RETRIES, Generated, Progress, Retries, Task, generate_missing
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import (
@@ -108,7 +108,7 @@ def _checked(score: Score) -> Score:
 class Summary:
     """Means with intervals, and counts, of every scorer, gathered row by row: a number is kept of each, not the row.
 
-    cluster_by: what rows of one source have in common, as `cluster_of` reads it; intervals then allow for it.
+    cluster_by: what rows of one source have in common, as `cluster_name` reads it; intervals then allow for it.
     """
 
     def __init__(self, scorers: Sequence[Scorer], cluster_by: str | None = None) -> None:
@@ -121,7 +121,7 @@ class Summary:
         if result.output.error is None:
             self.tokens_in = known_sum(self.tokens_in, result.output.tokens_in)
             self.tokens_out = known_sum(self.tokens_out, result.output.tokens_out)
-        cluster = cluster_of(result.row, self._cluster_by) or f"row {result.row.id}" if self._cluster_by else None
+        cluster = cluster_name(result.row, self._cluster_by) if self._cluster_by else None
         for name, values in self._values.items():
             values.add(result.scores[name], cluster)
 

@@ -241,6 +241,13 @@ def paired_differences(a: Sequence[float], b: Sequence[float], limits: tuple[flo
     return differences
 
 
+def paired_difference(a: float, b: float, limits: tuple[float, float] = UNLIMITED) -> float:
+    """b − a of one pair, with 0 for a difference that is rounding, as in `paired_differences`."""
+    span = limits[1] - limits[0]
+    least = ROUNDING * (span if math.isfinite(span) else max(abs(a), abs(b)))
+    return float(b - a) if abs(b - a) > least else 0.0
+
+
 def scale(a: Sequence[float], b: Sequence[float], limits: tuple[float, float] = UNLIMITED) -> float:
     """The largest difference seen. Where there is none, what one could be: the distance of the limits, 1 for scores
     within 0 and 1, else the spread of the scores (0 when every score is the same number)."""

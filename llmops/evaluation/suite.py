@@ -96,6 +96,10 @@ class Suite:
                 path = self.path or Path(f"{self.name}.toml")
                 raise BadFile(path, _with_options(str(error), spec), field=f"scorers.{spec.name}") from error
 
+    def primary_scorer(self) -> Scorer | None:
+        """The scorer that decides; None when it is a judge's and there is no judge."""
+        return next((scorer for scorer in self.make_scorers() if scorer.name == self.gate.primary), None)
+
     def not_counted(self) -> dict[str, str]:
         """What scorers that come from elsewhere do not count, by scorer; only those that say it."""
         said = ((scorer.name, getattr(scorer, "not_counted", "")) for scorer in self.make_scorers())
