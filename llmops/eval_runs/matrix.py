@@ -35,7 +35,7 @@ from llmops.evaluation.results import EvalReport, RowResult
 from llmops.evaluation.runner import answered, generate_all, score_all, score_rows, scorers_with_work
 from llmops.evaluation.scorers import Scorer
 from llmops.evaluation.sequential import SequentialTest
-from llmops.evaluation.suite import Suite
+from llmops.evaluation.suite import Suite, primary_scorer
 from llmops.hashing import canonical_json
 from llmops.models.upstream_source import UpstreamSource
 from llmops.reachable import check_reachable
@@ -347,7 +347,7 @@ async def run_until_decided(matrix: Matrix, suite: Suite, cells: Sequence[Cell])
     limit, seed = matrix.options.limit, matrix.options.seed or 0
     total = min(suite.n_rows, limit or suite.n_rows)
     looks = max(1, min(_LOOKS, total // _FEWEST_ROWS))
-    primary = suite.primary_scorer()
+    primary = primary_scorer(suite)
     if primary is None or primary.worst not in (0.0, 1.0):
         raise UsageError(f"stopping early needs a primary metric from 0 to 1; {suite.gate.primary} is none")
     # With failed rows at their worst; with those of b at their worst and of a at their best; the other way round.

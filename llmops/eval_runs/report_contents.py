@@ -32,7 +32,7 @@ from llmops.evaluation.reports.contents import (
 from llmops.evaluation.results import RowResult
 from llmops.evaluation.scorers import Scorer
 from llmops.evaluation.scorers.protocol import limits_of
-from llmops.evaluation.suite import Suite
+from llmops.evaluation.suite import Suite, primary_scorer
 from llmops.recording import EvalRun, RecordedRows
 
 
@@ -63,7 +63,7 @@ def report_contents(
         "title": f"{comparison.a} → {comparison.b}",
         "a": _side(evaluations, comparison.a, run_a),
         "comparison": cast(Any, told),
-        "rows": _Rows(evaluations.rows(run_a), evaluations.rows(run_b), suite.primary_scorer(), failed_as),
+        "rows": _Rows(evaluations.rows(run_a), evaluations.rows(run_b), primary_scorer(suite), failed_as),
     }
 
 
@@ -145,7 +145,7 @@ def leaderboard(evaluations: Evaluations, suite: Suite, done: Sequence[CellRun])
     Every pair is compared, and their p-values are adjusted together (Holm). A cell's ranks are those that the real
     differences allow. None when the primary metric was left out for want of a judge. Raises StoreUnavailable.
     """
-    primary = suite.primary_scorer()
+    primary = primary_scorer(suite)
     if primary is None:
         return None
     names = [item.cell.release.ref if item.cell.release else item.run.cell for item in done]
@@ -319,7 +319,7 @@ def run_rows(
         suite = evaluations.suite(run.suite)
     except CannotRun:  # it cannot be read here, such as in another folder
         suite = None
-    scorer = suite.primary_scorer() if suite is not None else None
+    scorer = primary_scorer(suite) if suite is not None else None
     worst = scorer.worst if scorer is not None else None
     timed = {spec.name for spec in suite.scorer_specs if spec.type == "latency_ms"} if suite is not None else set()
 

@@ -96,10 +96,6 @@ class Suite:
                 path = self.path or Path(f"{self.name}.toml")
                 raise BadFile(path, _with_options(str(error), spec), field=f"scorers.{spec.name}") from error
 
-    def primary_scorer(self) -> Scorer | None:
-        """The scorer that decides; None when it is a judge's and there is no judge."""
-        return next((scorer for scorer in self.make_scorers() if scorer.name == self.gate.primary), None)
-
     def not_counted(self) -> dict[str, str]:
         """What scorers that come from elsewhere do not count, by scorer; only those that say it."""
         said = ((scorer.name, getattr(scorer, "not_counted", "")) for scorer in self.make_scorers())
@@ -114,6 +110,11 @@ class Suite:
         spec = next(spec for spec in self.scorer_specs if spec.name == scorer)
         name = spec.parameters.get("judge") or (next(iter(self.judges)) if len(self.judges) == 1 else None)
         return float(self.judges.get(name or "", {}).get("kappa", KAPPA_ASKED))
+
+
+def primary_scorer(suite: Suite) -> Scorer | None:
+    """The scorer that decides; None when it is a judge's and there is no judge."""
+    return next((scorer for scorer in suite.make_scorers() if scorer.name == suite.gate.primary), None)
 
 
 def suite_names(folder: Path) -> list[str]:
