@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import llmops
-from llmops.engines.pool import EngineOpener
+from llmops.engines.opening import EngineOpener
 from llmops.errors import LlmopsError
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from starlette.types import Scope
 
-from llmops.engines.pool import EngineOpener, EnginePool
+from llmops.engines.opening import EngineOpener, EnginePool
 from llmops.errors import StoreUnavailable
 from llmops.production_log import LogRecord, ProductionLog, ReplyRow
 from llmops.settings import Settings

@@ -7,7 +7,7 @@ from typing import Any
 
 from llmops.errors import Corrupted
 from llmops.tabular import Column, Kind, RowSchema
-from llmops.tabular.rows import LARGEST_INTEGER, LONGEST_TEXT
+from llmops.tabular.schema import LARGEST_INTEGER, LONGEST_TEXT
 from llmops.versions import TabularVersion
 
 MOST_ROWS = 10_000

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from llmops.engines.pool import EnginePool
+from llmops.engines.opening import EnginePool
 from llmops.engines.protocol import fitting
 from llmops.errors import EngineBusy, EngineTimeout
 from llmops.production_log import SHADOW, LogRecord

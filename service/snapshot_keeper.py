@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 
-from llmops.engines.pool import EnginePool
+from llmops.engines.opening import EnginePool
 from llmops.errors import LlmopsError, StoreUnavailable
 from llmops.processes import run_blocking
 from llmops.versions import RegisteredVersions

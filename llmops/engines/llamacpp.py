@@ -20,14 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from llmops.answer_schema import following
-from llmops.engines.gguf_file import check_gguf
 from llmops.engines.llamacpp_grammar import grammar_of
-from llmops.engines.llamacpp_likelihood import loglikelihoods
-from llmops.engines.llamacpp_port import LlamaCppPort
-from llmops.engines.llamacpp_states import Quiet, TemplateStates
+from llmops.engines.llamacpp_port import LlamaCppPort, Quiet, TemplateStates, loglikelihoods
+from llmops.engines.local import check_gguf, from_thread
 from llmops.engines.openai_format import chat_body
 from llmops.engines.protocol import EngineIdentity
-from llmops.engines.thread_stream import from_thread
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
 from llmops.generation import UNKNOWN_USAGE, Chunk, GenerationRequest, Message, Usage
 

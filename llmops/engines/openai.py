@@ -13,12 +13,10 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from llmops.engines.openai_errors import failure, refusal
+from llmops.engines.openai_errors import SentFields, failure, refusal
 from llmops.engines.openai_format import AnswerReader, chat_body, sent_message, whole_answer
 from llmops.engines.protocol import EngineIdentity
-from llmops.engines.sent_fields import SentFields
-from llmops.engines.sse import EventParser, EventTooLong, SentEvent
-from llmops.engines.upstream_json import UpstreamJson
+from llmops.engines.upstream_wire import EventParser, EventTooLong, SentEvent, UpstreamJson
 from llmops.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from llmops.generation import EXTRAS, Chunk, GenerationRequest
 

@@ -6,16 +6,18 @@ Engine modules are imported only when used: torch and llama.cpp are heavy.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmops.engines.protocol import Engine, EngineIdentity, PrimingEngine, ScoringEngine
+from llmops.engines.protocol import Engine, EngineIdentity, PrimingEngine, RelayingEngine, ScoringEngine
 from llmops.errors import CannotRun, Corrupted, EngineRejected, UsageError
 from llmops.generation import Chunk, GenerationParameters, GenerationRequest, Message, Usage
-from llmops.models.upstream_source import UpstreamSource
+from llmops.load_once import ModelCache
+from llmops.models.sources import UpstreamSource
 from llmops.models.weights import verified_path
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
@@ -41,7 +43,7 @@ def _threads(settings: Settings) -> int:
 
 def _gguf_path(model: ModelVersion, settings: Settings) -> Path:
     """The file to load: as it is stored, or with its weights held wide."""
-    from llmops.engines.wide_weights import wide_path
+    from llmops.models.quantise import wide_path
 
     path = verified_path(model, settings)
     return path if settings.engine_weights == "stored" else wide_path(path, model.sha256, settings.wide_weights_dir)
@@ -316,3 +318,65 @@ class ReplicatedEngine:
             yield replica
         finally:
             self._idle.put_nowait(replica)
+
+
+logger = logging.getLogger("llmops.service")
+
+EngineOpener = Callable[[ModelVersion], Engine]
+"""Opens a model; blocks while weights load. Raises EngineError or another CannotRun."""
+
+EngineKey = tuple[str, str]
+
+
+def engine_key(model: ModelVersion) -> EngineKey:
+    """The same for models that can share an engine."""
+    # An upstream server has no weights to hash; its address is its identity.
+    return (model.format, model.sha256 or model.source)
+
+
+class EnginePool(ModelCache[ModelVersion, Engine]):
+    """Engines by model content, so that two names of the same weights share one engine.
+
+    open_engine: opens one model. most_idle: how many engines that no request uses stay open; pinned ones (the
+    champions') always stay and do not count. on_load: called when a preload ends, well or not.
+    """
+
+    def __init__(
+        self, open_engine: EngineOpener, *, most_idle: int = 3, on_load: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(open_engine, engine_key, most_idle=most_idle, on_load=on_load)
+
+    @asynccontextmanager
+    async def lease(self, model: ModelVersion) -> AsyncIterator[Engine]:
+        """The model's engine, loaded when it is not yet; it stays open until the block ends.
+
+        Raises:
+            EngineUnavailable: it cannot be loaded; the next lease tries again.
+        """
+        entry = self._entry(model)
+        entry.users += 1
+        try:
+            yield await self._loaded(entry)
+        finally:
+            entry.users -= 1
+            if entry.users == 0:
+                self._evict()
+
+    @property
+    def modes(self) -> dict[str, dict[str, Any]]:
+        """Model ref → what its open engine is, with every setting that can change a greedy answer."""
+        entries = self._entries.values()
+        return {entry.version.ref: entry.model.identity.to_mapping() for entry in entries if entry.model is not None}
+
+    @property
+    def problems(self) -> list[str]:
+        """What loaded engines say of the servers behind them: a line for each that gets no requests now."""
+        engines = (entry.model for entry in self._entries.values())
+        return [problem for engine in engines if isinstance(engine, RelayingEngine) for problem in engine.problems()]
+
+    async def dispose(self, model: Engine, ref: str) -> None:
+        """Closes an engine that left the pool."""
+        try:
+            await model.close()
+        except Exception:
+            logger.exception("model %s: its engine did not close cleanly", ref)

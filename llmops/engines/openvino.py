@@ -19,11 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from llmops.answer_schema import following
-from llmops.engines.answer_text import AnswerText
-from llmops.engines.gguf_file import check_gguf
+from llmops.engines.local import AnswerText, check_gguf, from_thread
 from llmops.engines.openvino_schema import enforced_schema
 from llmops.engines.protocol import EngineIdentity
-from llmops.engines.thread_stream import from_thread
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
 from llmops.generation import Chunk, GenerationRequest, Usage
 

@@ -16,9 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from llmops.engines.answer_text import AnswerText
+from llmops.engines.local import AnswerText, from_thread
 from llmops.engines.protocol import EngineIdentity
-from llmops.engines.thread_stream import from_thread
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
 from llmops.generation import Chunk, GenerationParameters, GenerationRequest, Message, Usage
 

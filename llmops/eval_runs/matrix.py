@@ -37,7 +37,7 @@ from llmops.evaluation.scorers import Scorer
 from llmops.evaluation.sequential import SequentialTest
 from llmops.evaluation.suite import Suite, primary_scorer
 from llmops.hashing import canonical_json
-from llmops.models.upstream_source import UpstreamSource
+from llmops.models.sources import UpstreamSource
 from llmops.reachable import check_reachable
 from llmops.recording import CellIdentity, EvalRecorder, EvalRun, register_eval_set
 from llmops.recording.cell import SUITE_ROWS_PARAM

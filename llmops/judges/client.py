@@ -17,9 +17,8 @@ from typing import Any
 import httpx
 
 from llmops.engines.answer import Answer, is_cut_off
-from llmops.engines.openai_errors import refusal
+from llmops.engines.openai_errors import SentFields, refusal
 from llmops.engines.openai_format import whole_answer
-from llmops.engines.sent_fields import SentFields
 from llmops.errors import EngineError, EngineTimeout, EngineUnavailable
 from llmops.evaluation.scorers.json_scorers import read_json
 from llmops.generation import Message

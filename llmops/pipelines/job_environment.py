@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmops.errors import BadFile, CannotRun
-from llmops.models.upstream_source import UpstreamSource
+from llmops.models.sources import UpstreamSource
 from llmops.pipelines.external_cron import JobEnvironment, secrets_text
 from llmops.settings import Settings, eval_sets_folder, given_variables, named_variables
 from llmops.text_io import read_toml

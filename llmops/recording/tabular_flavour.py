@@ -11,9 +11,8 @@ from typing import Any
 from llmops.errors import CannotRun
 from llmops.hashing import file_sha256
 from llmops.tabular import Column, RowSchema
-from llmops.tabular.canonical import make_canonical
 from llmops.tabular.model import check_fits
-from llmops.tabular.storage import ALLOWED_TYPES, SCHEMA_KEY
+from llmops.tabular.storage import ALLOWED_TYPES, SCHEMA_KEY, make_canonical
 
 _ESTIMATOR = "model.skops"
 

@@ -13,8 +13,7 @@ from llmops.engines.embedding import embedding_weights
 from llmops.errors import UsageError
 from llmops.models.catalogue import CatalogueModel, catalogue, catalogue_model
 from llmops.models.quantise import requantise
-from llmops.models.sources import fetch, upstream_sha256
-from llmops.models.upstream_source import UpstreamSource
+from llmops.models.sources import UpstreamSource, fetch, upstream_sha256
 from llmops.models.weights import StoredWeights, store_weights, verified_path
 from llmops.registry import Registry
 from llmops.settings import Settings

@@ -5,8 +5,7 @@ predicts, and `load` reads a model from a folder in MLflow's format.
 """
 
 from llmops.tabular.model import Predictions, TabularModel
-from llmops.tabular.rows import BadRow, columns_of
-from llmops.tabular.schema import Column, Kind, RowSchema, Task
+from llmops.tabular.schema import BadRow, Column, Kind, RowSchema, Task, columns_of
 from llmops.tabular.storage import load
 
 __all__ = [

@@ -13,8 +13,7 @@ from llmops.tabular.frameless import Columns as FramelessColumns
 from llmops.tabular.frameless import frameless
 from llmops.tabular.made_up import made_up_rows
 from llmops.tabular.parts import parts_of
-from llmops.tabular.rows import BadRow, columns_of
-from llmops.tabular.schema import RowSchema
+from llmops.tabular.schema import BadRow, RowSchema, columns_of
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from operator import itemgetter
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llmops.errors import Corrupted, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Kind = Literal["integer", "number", "text", "boolean"]
 Task = Literal["regression", "classification"]
@@ -89,3 +95,218 @@ class RowSchema:
 
 def _column(value: Mapping[str, Any]) -> Column:
     return Column(value["name"], value["kind"], bool(value["nullable"]), tuple(value["categories"]))
+
+
+# Rows of JSON as arrays, one for each column, or the first thing that is wrong with them.
+#
+# A column whose values all have the very type that its kind means is checked and converted in C; only other columns are
+# looked at value by value. The arrays are what estimators are trained on:
+#
+# | kind    | array                     | null in a nullable column | | ------- | ------------------------- |
+# ------------------------- | | integer | int64; float64 if nullable | NaN                      | | number  | float64
+# | NaN                       | | text    | object, of str            | NaN                       | | boolean | bool;
+# float64 if nullable | NaN                       |
+
+LONGEST_TEXT = 1000
+"""Characters that a text in a row may have."""
+LARGEST_INTEGER = 2**53
+"""Integers beyond it, either way, are refused: estimators compute in float64, which cannot tell them apart."""
+
+_EXPECTED: Mapping[Kind, str] = {
+    "integer": "a whole number",
+    "number": "a number",
+    "text": "text",
+    "boolean": "true or false",
+}
+_TYPES: Mapping[Kind, set[type]] = {"integer": {int}, "number": {int, float}, "text": {str}, "boolean": {bool}}
+_MOST_NAMED = 10
+_LONGEST_NAMED = 60
+
+
+class BadRow(UsageError):
+    """A row that the model cannot read. row: its place in the list, from 0. column: None where the row as a whole is
+    wrong. problem: what is wrong there."""
+
+    def __init__(self, row: int, column: str | None, problem: str) -> None:
+        self.row, self.column, self.problem = row, column, problem
+        place = f"row {row}" if column is None else f"row {row}, column {_shown(column)}"
+        super().__init__(f"{place}: {problem}")
+
+
+def columns_of(schema: RowSchema, rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    """The rows' columns by name, in the schema's order, each with a value for each row.
+
+    Every column must be there, nullable ones too, and no other. A whole float (3.0) is an integer, an integer a number;
+    true and false are neither. NaN and infinities are refused, null where the column is not nullable too.
+
+    Raises:
+        BadRow: of the first row that is wrong; within it, of the schema's first column.
+    """
+    names = schema.names
+    if not rows:
+        return {column.name: _array(column, []) for column in schema.inputs}
+    _check_names(names, rows)
+    values = zip(*map(_picker(names), rows), strict=True)
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    problems: list[BadRow] = []
+    for column, of_column in zip(schema.inputs, values, strict=True):
+        array = _at_once(column, of_column)
+        if array is None:
+            try:
+                array = _array(column, [_cell(column, row, value) for row, value in enumerate(of_column)])
+            except BadRow as problem:
+                problems.append(problem)
+                continue
+        arrays[column.name] = array
+    if problems:
+        raise min(problems, key=lambda problem: problem.row)
+    return arrays
+
+
+def _picker(names: tuple[str, ...]) -> Any:
+    """Gives a row's values in order; always a tuple, which itemgetter of one name is not."""
+    return itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
+
+
+def _check_names(names: tuple[str, ...], rows: Sequence[Any]) -> None:
+    expected = frozenset(names)
+    for number, row in enumerate(rows):
+        if type(row) is not dict and not isinstance(row, Mapping):
+            raise BadRow(number, None, f"must be an object with a value for each column, not {_type_name(row)}")
+        if row.keys() != expected:
+            missing = [name for name in names if name not in row]
+            if missing:
+                others = f", as {'is' if len(missing) == 2 else 'are'} {_named(missing[1:])}" if missing[1:] else ""
+                raise BadRow(number, missing[0], f"is missing{others}")
+            unknown = next(str(name) for name in row if name not in expected)
+            raise BadRow(number, unknown, f"is unknown; the model reads {_named(names)}")
+
+
+def _at_once(column: Column, values: tuple[Any, ...]) -> np.ndarray[Any, Any] | None:
+    """The column's array where all values have the type meant and are fine; None where they must be looked at."""
+    types = set(map(type, values))
+    given: Sequence[Any] = values
+    if column.nullable and NoneType in types:
+        types.remove(NoneType)
+        given = [value for value in values if value is not None]
+        values = tuple(math.nan if value is None else value for value in values)
+    return _array(column, values) if types <= _TYPES[column.kind] and _fit(column, given) else None
+
+
+def _fit(column: Column, values: Sequence[Any]) -> bool:
+    """Whether values of the right type are ones that the column may hold."""
+    if column.kind == "boolean" or not values:
+        return True
+    if column.kind == "text":
+        return _texts_fit(column, values)
+    if column.kind == "integer":
+        return bool(min(values) >= -LARGEST_INTEGER and max(values) <= LARGEST_INTEGER)
+    return _all_finite(values)
+
+
+def _texts_fit(column: Column, values: Sequence[str]) -> bool:
+    if column.categories:
+        return set(values) <= set(column.categories)
+    return max(map(len, values)) <= LONGEST_TEXT
+
+
+def _all_finite(values: Sequence[float]) -> bool:
+    try:
+        return all(map(math.isfinite, values))
+    except OverflowError:  # an integer beyond any float
+        return False
+
+
+def _array(column: Column, values: Sequence[Any]) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    if column.kind == "text":
+        array = np.empty(len(values), dtype=object)
+        array[:] = values
+        return array
+    if column.kind == "number" or column.nullable:
+        return np.array(values, dtype=np.float64)
+    return np.array(values, dtype=np.int64 if column.kind == "integer" else np.bool_)
+
+
+def _cell(column: Column, row: int, value: Any) -> Any:
+    """A value as its column's array holds it. Raises BadRow."""
+    import numpy as np
+
+    if isinstance(value, np.generic):  # a caller in the process may have read it from an array
+        value = value.item()
+    if value is None and column.nullable:
+        return math.nan
+    try:
+        return _CONVERTERS[column.kind](column, value)
+    except _WrongValueError as wrong:
+        raise BadRow(row, column.name, str(wrong)) from None
+    except TypeError:
+        raise BadRow(row, column.name, f"must be {_EXPECTED[column.kind]}, not {_type_name(value)}") from None
+
+
+class _WrongValueError(Exception):
+    """A value of the right type that the column cannot hold; the text says why."""
+
+
+def _integer(column: Column, value: Any) -> int:
+    number = value if isinstance(value, int) and not isinstance(value, bool) else _number(column, value)
+    if abs(number) > LARGEST_INTEGER:
+        raise _WrongValueError("is too large: beyond 2**53")
+    if number != int(number):
+        raise TypeError
+    return int(number)
+
+
+def _number(column: Column, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise _WrongValueError(f"must be {_EXPECTED[column.kind]}, not NaN or infinite")
+    return number
+
+
+def _text(column: Column, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    if len(value) > LONGEST_TEXT:
+        raise _WrongValueError(f"is too long: {len(value)} characters, at most {LONGEST_TEXT}")
+    if column.categories and value not in column.categories:
+        raise _WrongValueError(f"must be one of {_named(column.categories)}, not {_shown(value)}")
+    return str(value)
+
+
+def _boolean(_column: Column, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+_CONVERTERS: Mapping[Kind, Callable[[Column, Any], Any]] = {
+    "integer": _integer,
+    "number": _number,
+    "text": _text,
+    "boolean": _boolean,
+}
+
+
+def _type_name(value: Any) -> str:
+    """JSON's name of the value's type; of a fraction it says so, since a whole number is a number too."""
+    names = {bool: "true or false", str: "text", int: "a number", float: "a number", dict: "an object", list: "a list"}
+    if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
+        return "a fraction"
+    return "null" if value is None else names.get(type(value), type(value).__name__)
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = ", ".join(_shown(name) for name in names[:_MOST_NAMED])
+    return shown if len(names) <= _MOST_NAMED else f"{shown} and {len(names) - _MOST_NAMED} more"
+
+
+def _shown(text: str) -> str:
+    """Quoted, on one line, and short: it may be whatever a stranger sent."""
+    return repr(text if len(text) <= _LONGEST_NAMED else f"{text[:_LONGEST_NAMED]}…")

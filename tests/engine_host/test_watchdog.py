@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 import pytest
 
-from llmops.engine_host.watchdog import Heartbeat, lives
+from llmops.engine_host.request_queue import Heartbeat, lives
 from llmops.engines.fake import FakeEngine
 from llmops.engines.protocol import generate
 from llmops.errors import EngineError

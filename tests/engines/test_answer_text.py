@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.engines.answer_text import AnswerText
+from llmops.engines.local import AnswerText
 
 TEXTS = st.text(alphabet="abc", max_size=30)
 STOPS = st.lists(st.text(alphabet="abc", min_size=1, max_size=3), max_size=2).map(tuple)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmops.engines.gguf_file import check_gguf
+from llmops.engines.local import check_gguf
 from llmops.errors import Corrupted
 
 

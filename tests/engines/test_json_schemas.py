@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from llmops.answer_schema import ANNOTATIONS, ENFORCEABLE, KEYWORDS, AnswerSchema, following
 from llmops.engines.llamacpp import LlamaCppEngine
-from llmops.engines.llamacpp_grammar import grammar_of
+from llmops.engines.llamacpp_grammar import MOST_BRANCHES, MOST_PROPERTIES, MOST_VALUES, grammar_of
 from llmops.engines.openvino import OpenVinoEngine
 from llmops.engines.openvino_schema import enforced_schema
 from llmops.engines.protocol import generate
-from llmops.engines.schema_size import MOST_BRANCHES, MOST_PROPERTIES, MOST_VALUES
 from llmops.errors import EngineRejected, SchemaNotFollowed
 from llmops.generation import Chunk, Usage
 

@@ -8,8 +8,7 @@ import httpx
 import pytest
 
 from llmops.engines.llamacpp import LlamaCppEngine
-from llmops.engines.llamacpp_likelihood import loglikelihoods
-from llmops.engines.llamacpp_port import LlamaCppPort
+from llmops.engines.llamacpp_port import LlamaCppPort, loglikelihoods
 from llmops.engines.protocol import ScoringEngine, generate
 from llmops.errors import EngineError, EngineRejected
 

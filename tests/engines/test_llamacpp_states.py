@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from llmops.engines import llamacpp_states
+from llmops.engines import llamacpp_port
 from llmops.engines.llamacpp import LlamaCppEngine
-from llmops.engines.llamacpp_states import Quiet, TemplateStates
+from llmops.engines.llamacpp_port import Quiet, TemplateStates
 from llmops.engines.protocol import generate
 from llmops.generation import GenerationParameters, GenerationRequest, Message
 
@@ -103,7 +103,7 @@ class Port:
 
 
 def test_the_template_used_longest_ago_is_forgotten(monkeypatch):
-    monkeypatch.setattr(llamacpp_states, "MOST_KEPT", 2)
+    monkeypatch.setattr(llamacpp_port, "MOST_KEPT", 2)
     states, read = TemplateStates(), []
     port = Port(states.folder)
     for text in ("a", "b", "a", "c", "a", "b"):

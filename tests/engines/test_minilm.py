@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmops.engines.embedding import embedder
-from llmops.engines.minilm import MAX_TOKENS, MiniLM
+from llmops.engines.embedding import MAX_TOKENS, MiniLM, embedder
 from llmops.errors import Corrupted
 from llmops.settings import Settings
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from llmops.engines.fake import FakeEngine
-from llmops.engines.pool import EnginePool
+from llmops.engines.opening import EnginePool
 from llmops.errors import EngineUnavailable
 from llmops.versions import ModelVersion
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.engines.sse import EventParser, EventTooLong, SentEvent
+from llmops.engines.upstream_wire import EventParser, EventTooLong, SentEvent
 
 LIMIT = 1000
 

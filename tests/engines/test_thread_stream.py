@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 import pytest
 
-from llmops.engines.thread_stream import from_thread
+from llmops.engines.local import from_thread
 
 pytestmark = pytest.mark.anyio
 

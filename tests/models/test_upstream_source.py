@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from llmops.errors import UsageError
-from llmops.models.upstream_source import UpstreamServer, UpstreamSource
+from llmops.models.sources import UpstreamServer, UpstreamSource
 
 
 @pytest.mark.parametrize(

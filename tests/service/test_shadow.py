@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmops.engines.fake import FakeEngine
-from llmops.engines.pool import EnginePool
+from llmops.engines.opening import EnginePool
 from llmops.errors import EngineBusy, EngineError
 from llmops.generation import Message
 from llmops.production_log import LogRecord

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from llmops.engines.fake import FakeEngine
-from llmops.engines.pool import EnginePool
+from llmops.engines.opening import EnginePool
 from llmops.errors import EngineUnavailable
 from llmops.registry import Registry
 from llmops.settings import Settings

@@ -10,8 +10,7 @@ import skops.io
 
 from llmops.hashing import file_sha256
 from llmops.tabular import RowSchema
-from llmops.tabular.canonical import make_canonical
-from llmops.tabular.storage import read_estimator
+from llmops.tabular.storage import make_canonical, read_estimator
 from tests.tabular.fitted import CLASSES, REGRESSION, fit, frame
 
 

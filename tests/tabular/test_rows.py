@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmops.tabular import BadRow, Column, Kind, RowSchema, columns_of
-from llmops.tabular.rows import LARGEST_INTEGER, LONGEST_TEXT
+from llmops.tabular.schema import LARGEST_INTEGER, LONGEST_TEXT
 
 SCHEMA = RowSchema(
     (

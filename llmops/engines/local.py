@@ -1,0 +1,88 @@
+"""What an engine's own thread makes, as a stream for whoever waits for it in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from llmops.errors import Corrupted
+
+T = TypeVar("T")
+
+
+async def from_thread(
+    begin: Callable[[Callable[[T | Exception | None], None], threading.Event], None],
+) -> AsyncGenerator[T, None]:
+    """The items that are sent, until None. When the stream is left, the event is set and nothing more arrives.
+
+    begin: hands the work to a thread; gets `send`, to be called there, and the event that says nobody waits any more.
+    Raises whatever exception is sent.
+    """
+    loop = asyncio.get_running_loop()
+    arrived: asyncio.Queue[T | Exception | None] = asyncio.Queue()
+    cancelled = threading.Event()
+
+    def send(item: T | Exception | None) -> None:
+        if not cancelled.is_set():
+            with contextlib.suppress(RuntimeError):  # the caller's loop has ended: nobody is left to tell
+                loop.call_soon_threadsafe(arrived.put_nowait, item)
+
+    begin(send, cancelled)
+    try:
+        while (item := await arrived.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    finally:
+        cancelled.set()
+
+
+_CUT_CHARACTER = "\ufffd"  # what a tokenizer shows for the bytes of a character that is not complete yet
+
+
+class AnswerText:
+    """Takes the whole text so far, again and again; gives what is new and certain.
+
+    A cut multi-byte character, or the head of a stop string, is held back until more is known.
+    """
+
+    def __init__(self, stops: tuple[str, ...] = ()) -> None:
+        self._stops = stops
+        self._said = 0
+
+    def grown(self, text: str) -> tuple[str, bool]:
+        """The piece that can be said now, and whether a stop string ended the answer."""
+        ends = [found for stop in self._stops if (found := text.find(stop)) >= 0]
+        if ends:
+            return self._say(text[: min(ends)]), True
+        held = max(_partial_stop(text, self._stops), text.endswith(_CUT_CHARACTER))
+        return self._say(text[: len(text) - held]), False
+
+    def ended(self, text: str) -> str:
+        """The rest of an answer that no stop string ended."""
+        return self._say(text)
+
+    def _say(self, text: str) -> str:
+        piece = text[self._said :]
+        self._said = max(self._said, len(text))
+        return piece
+
+
+def _partial_stop(text: str, stops: tuple[str, ...]) -> int:
+    """Length of the longest end of `text` that begins a stop string."""
+    lengths = [size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size])]
+    return max(lengths, default=0)
+
+
+_MAGIC = b"GGUF"
+
+
+def check_gguf(path: Path) -> None:
+    """Raises Corrupted where the file does not begin as GGUF does."""
+    with path.open("rb") as file:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise Corrupted(f"{path}: not a GGUF file")
