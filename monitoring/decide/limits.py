@@ -26,10 +26,8 @@ import numpy as np
 from llmops.errors import UsageError
 from monitoring.decide.alarms import Alarm, Raised, Telling, hits_of
 from monitoring.descriptors import Descriptor
-from monitoring.store.number_grid import HALF_WIDTH, STEPS, bins_of
+from monitoring.store.number_grid import bins_of, edges_of
 from monitoring.store.summaries import NumberSummary, Summary
-
-_LOWEST = 128 * STEPS - HALF_WIDTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +173,4 @@ def _above(number: NumberSummary, at_most: float) -> tuple[int, int, tuple[float
         undecided = 0
     elif number.minimum > at_most:
         above, undecided = number.n, 0
-    return above, undecided, _edges(own)
-
-
-def _edges(bin_: int) -> tuple[float, float]:
-    if bin_ == 0:
-        return 0.0, 0.0
-    place = abs(bin_) - 1 + _LOWEST
-    low, high = 2.0 ** (place / STEPS), 2.0 ** ((place + 1) / STEPS)
-    return (low, high) if bin_ > 0 else (-high, -low)
+    return above, undecided, edges_of(own)

@@ -17,8 +17,9 @@ from llmops.production_log import SHADOW
 from monitoring.descriptors.model import Descriptor
 from monitoring.store.database import feedback_given, log_places, upsert
 from monitoring.store.database import hourly_summaries as table
+from monitoring.store.packed_summaries import Integers
 from monitoring.store.rows import ARM, HOUR, DescribedRows
-from monitoring.store.summaries import OTHER, Integers, Summariser, Summary, SummaryMerge, summary_of_feedback
+from monitoring.store.summaries import OTHER, Summariser, Summary, SummaryMerge, summary_of_feedback
 
 APP = "app"
 """The dimension of the whole app; its one value is empty."""

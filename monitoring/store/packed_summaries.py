@@ -1,10 +1,11 @@
-"""Summaries as arrays: how they are made for many groups of rows at once, merged by the thousand, and stored."""
+"""Summaries as arrays: the form in which they are merged by the thousand, and stored."""
 
 from __future__ import annotations
 
 import json
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,10 +16,22 @@ import numpy as np
 from monitoring.store.number_grid import HALF_WIDTH, WIDTH
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Bins = np.ndarray[Any, np.dtype[np.int32]]
+Integers = np.ndarray[Any, np.dtype[np.int64]]
 
-_FORMAT = b"\x01"
+NUMBERS = np.dtype(
+    [("n", "<i8"), ("total", "<f8"), ("deviations", "<f8"), ("minimum", "<f4"), ("maximum", "<f4"), ("bins", "<i4")]
+)
+"""One number's part of a summary. deviations: from the mean, squared and summed. minimum, maximum: inf and -inf without
+values. bins: how many of the grid's are filled."""
+NO_NUMBER = np.array((0, 0.0, 0.0, np.inf, -np.inf, 0), NUMBERS)
+FLAGS = np.dtype([("n", "<i8"), ("hits", "<i8")])
+"""One flag's part of a summary."""
+
+_EXACT_FORMAT, _FORMAT = b"\x01", b"\x02"
+_EXACT_UNIT_BITS = 176
 _HEAD = struct.Struct("<IIIIqdd")
-_WHOLE = struct.Struct("<II")
+_EXACT_HEAD = struct.Struct("<II")
 _AT_ONCE = 64  # summaries merged in one step: enough for arrays to pay, and memory is bounded by it
 _LEVEL = 4
 
@@ -32,38 +45,28 @@ class Schema:
     versions: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """One summary. Each array has an entry for each number, or each flag.
+    """One summary.
 
-    minimum, maximum, first_at, last_at: inf and -inf without values. sums, squares: in the units of `number_grid`.
-    bins, counts: the filled bins of all numbers one after another, each number's ascending; bin_lengths says how many.
+    first_at, last_at: seconds since the epoch; inf and -inf without rows.
+    numbers: of the type NUMBERS, one for each of the schema's. flags: of the type FLAGS, likewise.
+    bins, counts: the filled bins of all numbers one after another, each number's ascending.
     """
 
-    schema: Schema
-    rows: int
-    first_at: float
-    last_at: float
-    number_rows: Array
-    minimum: Array
-    maximum: Array
-    sums: Sequence[int]
-    squares: Sequence[int]
-    bin_lengths: Array
-    bins: Array
-    counts: Array
-    flag_rows: Array
-    hits: Array
+    schema: Schema = field(default_factory=Schema)
+    rows: int = 0
+    first_at: float = np.inf
+    last_at: float = -np.inf
+    numbers: Array = field(default_factory=lambda: np.zeros(0, NUMBERS))
+    bins: Bins = field(default_factory=lambda: np.zeros(0, np.int32))
+    counts: Integers = field(default_factory=lambda: np.zeros(0, np.int64))
+    flags: Array = field(default_factory=lambda: np.zeros(0, FLAGS))
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    @classmethod
-    def empty(cls) -> Packed:
-        none = np.zeros(0, dtype=np.int64)
-        return cls(Schema(), 0, np.inf, -np.inf, none, none, none, (), (), none, none, none, none, none)
 
 
 class PackedMerge:
-    """Adds up any number of summaries with bounded memory. The order makes no difference to the result."""
+    """Adds up any number of summaries with bounded memory. Of their order depend only the last bits of sums."""
 
     def __init__(self) -> None:
         self._waiting: dict[Schema, list[Packed]] = {}
@@ -72,16 +75,10 @@ class PackedMerge:
         waiting = self._waiting.setdefault(part.schema, [])
         waiting.append(part)
         if len(waiting) >= _AT_ONCE:
-            self._waiting[part.schema] = [_merged_alike(waiting)]
+            self._waiting[part.schema] = [_merged(waiting)]
 
     def result(self) -> Packed:
-        parts = [_merged_alike(waiting) for waiting in self._waiting.values()]
-        if not parts:
-            return Packed.empty()
-        if len(parts) == 1:
-            return parts[0]
-        schema = _united([part.schema for part in parts])
-        return _merged_alike([_aligned(part, schema) for part in parts])
+        return _merged([_merged(waiting) for waiting in self._waiting.values()])
 
 
 def merged(parts: Iterable[Packed]) -> Packed:
@@ -92,7 +89,108 @@ def merged(parts: Iterable[Packed]) -> Packed:
     return merge.result()
 
 
-def filled_bins(cells: Array, bins: Array, counts: Array | None, number_of_cells: int) -> tuple[Array, Array, Array]:
+def _merged(parts: Sequence[Packed]) -> Packed:
+    if len(parts) < 2:
+        return parts[0] if parts else Packed()
+    schema = _united({part.schema: None for part in parts})
+    numbers = np.full((len(parts), len(schema.numbers)), NO_NUMBER)
+    flags = np.zeros((len(parts), len(schema.flags)), FLAGS)
+    cells = []
+    for row, part in enumerate(parts):
+        if part.schema == schema:
+            numbers[row], flags[row] = part.numbers, part.flags
+            places = np.arange(len(schema.numbers))
+        else:
+            places = np.array([schema.numbers.index(name) for name in part.schema.numbers], dtype=np.int64)
+            numbers[row, places] = part.numbers
+            flags[row, [schema.flags.index(name) for name in part.schema.flags]] = part.flags
+        cells.append(np.repeat(places, part.numbers["bins"]))
+    filled, bins, counts = filled_bins(
+        np.concatenate(cells),
+        np.concatenate([part.bins for part in parts]),
+        np.concatenate([part.counts for part in parts]),
+        len(schema.numbers),
+    )
+    labels: dict[str, Counter[str]] = {}
+    for part in parts:
+        for name, given in part.labels.items():
+            labels.setdefault(name, Counter()).update(given)
+    return Packed(
+        schema=schema,
+        rows=sum(part.rows for part in parts),
+        first_at=min(part.first_at for part in parts),
+        last_at=max(part.last_at for part in parts),
+        numbers=_sum_of_numbers(numbers, filled),
+        bins=bins,
+        counts=counts,
+        flags=_structured(FLAGS, {name: flags[name].sum(axis=0) for name in ("n", "hits")}),
+        labels={name: dict(counted) for name, counted in labels.items()},
+    )
+
+
+def _sum_of_numbers(parts: Array, filled: Integers) -> Array:
+    """parts: a row for each summary, a column for each number. The deviations are Chan, Golub & LeVeque's ("Updating
+    formulae and a pairwise algorithm for computing sample variances", 1979), which cancel nothing out."""
+    n, total = parts["n"].sum(axis=0), parts["total"].sum(axis=0)
+    apart = parts["total"] / np.maximum(parts["n"], 1) - total / np.maximum(n, 1)
+    values = {
+        "n": n,
+        "total": total,
+        "deviations": (parts["deviations"] + parts["n"] * apart**2).sum(axis=0),
+        "minimum": parts["minimum"].min(axis=0),
+        "maximum": parts["maximum"].max(axis=0),
+        "bins": filled,
+    }
+    return _structured(NUMBERS, values)
+
+
+def _structured(kind: np.dtype[Any], values: dict[str, Array]) -> Array:
+    array = np.empty(next(iter(values.values())).shape, kind)
+    for name, column in values.items():
+        array[name] = column
+    return array
+
+
+def _united(schemas: Iterable[Schema]) -> Schema:
+    given = list(schemas)
+    if len(given) == 1:
+        return given[0]
+    versions: dict[str, set[str]] = {}
+    for schema in given:
+        for name, version in schema.versions:
+            versions.setdefault(name, set()).update(version.split("+"))
+    return Schema(
+        tuple(sorted({name for schema in given for name in schema.numbers})),
+        tuple(sorted({name for schema in given for name in schema.flags})),
+        tuple((name, "+".join(sorted(found))) for name, found in sorted(versions.items())),
+    )
+
+
+def summed_numbers(values: Array, bins: Bins, cells: Integers, number_of_cells: int) -> tuple[Array, Bins, Integers]:
+    """NUMBERS of each cell, then the bins and counts of all. values: finite float32, each with its bin and its cell;
+    they are added in the order in which they are given."""
+    low, high = np.full(number_of_cells, np.inf, np.float32), np.full(number_of_cells, -np.inf, np.float32)
+    np.minimum.at(low, cells, values)
+    np.maximum.at(high, cells, values)
+    n = np.bincount(cells, minlength=number_of_cells)
+    total = np.bincount(cells, weights=values, minlength=number_of_cells)
+    apart = values - (total / np.maximum(n, 1))[cells]
+    deviations = np.bincount(cells, weights=apart**2, minlength=number_of_cells)
+    filled, bins, counts = filled_bins(cells, bins, None, number_of_cells)
+    columns: dict[str, Array] = {
+        "n": n,
+        "total": total,
+        "deviations": deviations,
+        "minimum": low,
+        "maximum": high,
+        "bins": filled,
+    }
+    return _structured(NUMBERS, columns), bins, counts
+
+
+def filled_bins(
+    cells: Integers, bins: Bins, counts: Integers | None, number_of_cells: int
+) -> tuple[Integers, Bins, Integers]:
     """Counts by cell and bin: bins filled in each cell, then the bins and their counts, ordered by cell and bin."""
     places = cells.astype(np.int64) * WIDTH + (bins.astype(np.int64) + HALF_WIDTH)
     if number_of_cells * WIDTH <= 16 * len(places):
@@ -116,31 +214,25 @@ def to_bytes(packed: Packed) -> bytes:
     schema = json.dumps([packed.schema.numbers, packed.schema.flags, packed.schema.versions]).encode()
     labels = json.dumps(packed.labels).encode()
     width = next(each for each in (1, 2, 4, 8) if packed.counts.max(initial=0) < 1 << 8 * each)
-    sizes = len(schema), len(packed.bins), width, len(labels)
-    parts = [
-        _HEAD.pack(*sizes, packed.rows, packed.first_at, packed.last_at),
+    parts = (
+        _HEAD.pack(len(schema), len(packed.bins), width, len(labels), packed.rows, packed.first_at, packed.last_at),
         schema,
-        packed.number_rows.astype("<i8").tobytes(),
-        packed.minimum.astype("<f4").tobytes(),
-        packed.maximum.astype("<f4").tobytes(),
-        packed.bin_lengths.astype("<i4").tobytes(),
-        packed.flag_rows.astype("<i8").tobytes(),
-        packed.hits.astype("<i8").tobytes(),
+        packed.numbers.tobytes(),
+        packed.flags.tobytes(),
         np.diff(packed.bins, prepend=0).astype("<i2").tobytes(),
         packed.counts.astype(f"<u{width}").tobytes(),
         labels,
-        _whole_numbers_to_bytes(packed.sums),
-        _whole_numbers_to_bytes(packed.squares),
-    ]
+    )
     return _FORMAT + zlib.compress(b"".join(parts), _LEVEL)
 
 
 def from_bytes(data: bytes) -> Packed:
-    """Reads `to_bytes`. Raises ValueError for anything else."""
+    """Reads `to_bytes`, and what releases up to 0.1 wrote. Raises ValueError for anything else."""
     try:
-        if data[:1] != _FORMAT:
+        read = {_FORMAT: _read, _EXACT_FORMAT: _read_exact}.get(data[:1])
+        if read is None:
             raise ValueError(f"format {data[:1]!r}")
-        return _read(zlib.decompress(memoryview(data)[1:]))
+        return read(zlib.decompress(memoryview(data)[1:]))
     except (zlib.error, struct.error, ValueError) as error:
         raise ValueError(f"not a stored summary: {error}") from error
 
@@ -149,131 +241,66 @@ def _read(payload: bytes) -> Packed:
     schema_size, filled, width, labels_size, rows, first_at, last_at = _HEAD.unpack_from(payload)
     at = _HEAD.size + schema_size
     schema = _schema(payload[_HEAD.size : at])
-    numbers, flags = len(schema.numbers), len(schema.flags)
-    arrays = []
-    for kind, length in (
-        ("i8", numbers),
-        ("f4", numbers),
-        ("f4", numbers),
-        ("i4", numbers),
-        ("i8", flags),
-        ("i8", flags),
-    ):
-        arrays.append(np.frombuffer(payload, f"<{kind}", length, at))
-        at += arrays[-1].nbytes
-    bins = np.cumsum(np.frombuffer(payload, "<i2", filled, at), dtype=np.int32)
-    at += 2 * filled
-    counts = np.frombuffer(payload, f"<u{width}", filled, at).astype(np.int64)
-    at += width * filled
-    labels = json.loads(payload[at : at + labels_size])
-    sums, at = _whole_numbers_from_bytes(payload, at + labels_size, numbers)
-    squares, at = _whole_numbers_from_bytes(payload, at, numbers)
-    number_rows, minimum, maximum, lengths, flag_rows, hits = arrays
+    numbers = np.frombuffer(payload, NUMBERS, len(schema.numbers), at)
+    at += numbers.nbytes
+    flags = np.frombuffer(payload, FLAGS, len(schema.flags), at)
+    at += flags.nbytes
+    bins = np.frombuffer(payload, "<i2", filled, at)
+    at += bins.nbytes
+    counts = np.frombuffer(payload, f"<u{width}", filled, at)
+    at += counts.nbytes
     return Packed(
-        schema, rows, first_at, last_at, number_rows, minimum, maximum, sums, squares,
-        lengths, bins, counts, flag_rows, hits, labels,
-    )  # fmt: skip
+        schema=schema,
+        rows=rows,
+        first_at=first_at,
+        last_at=last_at,
+        numbers=numbers,
+        bins=np.cumsum(bins, dtype=np.int32),
+        counts=counts.astype(np.int64),
+        flags=flags,
+        labels=json.loads(payload[at : at + labels_size]),
+    )
+
+
+def _read_exact(payload: bytes) -> Packed:
+    """The older form: columns one after another, sums and sums of squares as whole numbers in units of 2^-176 and
+    2^-352, each kind without the zero bits common to all."""
+    schema_size, filled, width, labels_size, *_ = _HEAD.unpack_from(payload)
+    at = _HEAD.size + schema_size
+    schema = _schema(payload[_HEAD.size : at])
+    numbers, flags = np.empty(len(schema.numbers), NUMBERS), np.empty(len(schema.flags), FLAGS)
+    for array, name, kind in (
+        (numbers, "n", "<i8"),
+        (numbers, "minimum", "<f4"),
+        (numbers, "maximum", "<f4"),
+        (numbers, "bins", "<i4"),
+        (flags, "n", "<i8"),
+        (flags, "hits", "<i8"),
+    ):
+        column = np.frombuffer(payload, kind, len(array), at)
+        array[name] = column
+        at += column.nbytes
+    end = at + (2 + width) * filled + labels_size  # bins, counts and labels stand as in `_read`
+    sums: list[list[int]] = []
+    tail = end
+    for _ in range(2):
+        zeros, size = _EXACT_HEAD.unpack_from(payload, tail)
+        places = range(tail + _EXACT_HEAD.size, tail + _EXACT_HEAD.size + size * len(numbers), size)
+        sums.append([int.from_bytes(payload[place : place + size], "little", signed=True) << zeros for place in places])
+        tail = places.stop
+    if tail > len(payload):
+        raise ValueError("it is cut short")
+    unit = 2.0**-_EXACT_UNIT_BITS
+    numbers["total"] = [float(total) * unit for total in sums[0]]
+    numbers["deviations"] = [
+        float(n * square - total**2) * unit * unit / max(n, 1)
+        for n, total, square in zip(numbers["n"].tolist(), *sums, strict=True)
+    ]
+    head = payload[: _HEAD.size + schema_size]
+    return _read(head + numbers.tobytes() + flags.tobytes() + payload[at:end])
 
 
 @lru_cache(maxsize=256)
 def _schema(text: bytes) -> Schema:
     numbers, flags, versions = json.loads(text)
     return Schema(tuple(numbers), tuple(flags), tuple((name, version) for name, version in versions))
-
-
-def _whole_numbers_to_bytes(values: Sequence[int]) -> bytes:
-    """Signed numbers of any size, each in as many bytes as the largest needs once zero bits common to all are gone."""
-    together = 0
-    for value in values:
-        together |= value
-    zeros = (together & -together).bit_length() - 1 if together else 0
-    kept = [value >> zeros for value in values]
-    width = max((value.bit_length() for value in kept), default=0) // 8 + 1
-    return _WHOLE.pack(zeros, width) + b"".join(value.to_bytes(width, "little", signed=True) for value in kept)
-
-
-def _whole_numbers_from_bytes(payload: bytes, at: int, count: int) -> tuple[list[int], int]:
-    """The numbers, and where they end."""
-    zeros, width = _WHOLE.unpack_from(payload, at)
-    start, read = at + _WHOLE.size, int.from_bytes
-    end = start + width * count
-    if end > len(payload):
-        raise ValueError("it is cut short")
-    return [read(payload[a : a + width], "little", signed=True) << zeros for a in range(start, end, width)], end
-
-
-def _merged_alike(parts: Sequence[Packed]) -> Packed:
-    """Of summaries with one schema."""
-    if len(parts) == 1:
-        return parts[0]
-    schema = parts[0].schema
-    places = np.arange(len(schema.numbers))
-    cells = np.concatenate([np.repeat(places, part.bin_lengths) for part in parts])
-    bins, counts = np.concatenate([part.bins for part in parts]), np.concatenate([part.counts for part in parts])
-    lengths, bins, counts = filled_bins(cells, bins, counts, len(places))
-    return Packed(
-        schema,
-        sum(part.rows for part in parts),
-        min(part.first_at for part in parts),
-        max(part.last_at for part in parts),
-        np.sum([part.number_rows for part in parts], axis=0),
-        np.min([part.minimum for part in parts], axis=0),
-        np.max([part.maximum for part in parts], axis=0),
-        [sum(column) for column in zip(*(part.sums for part in parts), strict=True)],
-        [sum(column) for column in zip(*(part.squares for part in parts), strict=True)],
-        lengths,
-        bins,
-        counts,
-        np.sum([part.flag_rows for part in parts], axis=0),
-        np.sum([part.hits for part in parts], axis=0),
-        _labels_of(parts),
-    )
-
-
-def _labels_of(parts: Sequence[Packed]) -> dict[str, dict[str, int]]:
-    added: dict[str, dict[str, int]] = {}
-    for part in parts:
-        for name, counts in part.labels.items():
-            total = added.setdefault(name, {})
-            for label, count in counts.items():
-                total[label] = total.get(label, 0) + count
-    return added
-
-
-def _united(schemas: Sequence[Schema]) -> Schema:
-    versions: dict[str, set[str]] = {}
-    for schema in schemas:
-        for name, version in schema.versions:
-            versions.setdefault(name, set()).update(version.split("+"))
-    return Schema(
-        tuple(sorted({name for schema in schemas for name in schema.numbers})),
-        tuple(sorted({name for schema in schemas for name in schema.flags})),
-        tuple((name, "+".join(sorted(found))) for name, found in sorted(versions.items())),
-    )
-
-
-def _aligned(part: Packed, schema: Schema) -> Packed:
-    """The same summary with room for more names."""
-    numbers = [schema.numbers.index(name) for name in part.schema.numbers]
-    flags = [schema.flags.index(name) for name in part.schema.flags]
-    sums, squares = [0] * len(schema.numbers), [0] * len(schema.numbers)
-    for place, total, square in zip(numbers, part.sums, part.squares, strict=True):
-        sums[place], squares[place] = total, square
-    cells = np.repeat(np.asarray(numbers, dtype=np.int64), part.bin_lengths)
-    lengths, bins, counts = filled_bins(cells, part.bins, part.counts, len(schema.numbers))
-    return Packed(
-        schema, part.rows, part.first_at, part.last_at,
-        _spread(part.number_rows, numbers, len(sums), 0),
-        _spread(part.minimum, numbers, len(sums), np.inf),
-        _spread(part.maximum, numbers, len(sums), -np.inf),
-        sums, squares, lengths, bins, counts,
-        _spread(part.flag_rows, flags, len(schema.flags), 0),
-        _spread(part.hits, flags, len(schema.flags), 0),
-        part.labels,
-    )  # fmt: skip
-
-
-def _spread(values: Array, places: Sequence[int], length: int, otherwise: float) -> Array:
-    spread = np.full(length, otherwise, dtype=values.dtype if len(values) else None)
-    spread[list(places)] = values
-    return spread

@@ -1,8 +1,8 @@
 """What a set of rows is like, in a form that can be added up: the summary of a month is the sum of its hours'.
 
-Adding is exact, associative and commutative: a summary of all rows equals the merged summaries of its parts, to the
-last bit, in whatever order. Only what is stored is limited (`Summary.limited`): of a label descriptor the 200 most
-frequent labels of an hour, the others counted together under OTHER.
+A summary of all rows equals the merged summaries of its parts, in whatever order: counts exactly, sums (float64) to a
+relative 1e-12. Only what is stored is limited (`Summary.limited`): of a label descriptor the 200 most frequent
+labels of an hour, the others counted together under OTHER.
 """
 
 from __future__ import annotations
@@ -15,8 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monitoring.store.number_grid import as_float, bins_of, exact_sums, middle_of, square_as_float, variance
-from monitoring.store.packed_summaries import Packed, PackedMerge, Schema, filled_bins, from_bytes, merged, to_bytes
+from monitoring.store.number_grid import bins_of, middle_of
+from monitoring.store.packed_summaries import (
+    FLAGS,
+    NUMBERS,
+    Array,
+    Bins,
+    Integers,
+    Packed,
+    PackedMerge,
+    Schema,
+    from_bytes,
+    merged,
+    summed_numbers,
+    to_bytes,
+)
 from monitoring.store.rows import Column, DescribedRows, present
 
 if TYPE_CHECKING:
@@ -26,24 +39,24 @@ if TYPE_CHECKING:
 OTHER = "(other)"
 MOST_LABELS = 200
 LABEL_CHARACTERS = 200
-
-Integers = np.ndarray[Any, np.dtype[np.int64]]
-_Numbers = tuple[Column, Column, Column, list[int], list[int], Column, Column, Column]
+_ROUNDING = 1e-12  # of sums that were added up in another order
 
 
 @dataclass(eq=False)
 class NumberSummary:
-    """n numbers, as float32. bins: the filled bins of `number_grid`, ascending; counts: the numbers in each.
+    """n numbers, as float32. Two are equal when only rounding tells their sums apart.
 
-    minimum, maximum: inf and -inf without numbers. exact_total, exact_squares: sums in the grid's units.
+    deviations: from the mean, squared and summed.
+    minimum, maximum: inf and -inf without numbers.
+    bins, counts: the filled bins of `number_grid`, ascending, and the numbers in each.
     """
 
     n: int = 0
-    exact_total: int = 0
-    exact_squares: int = 0
+    total: float = 0.0
+    deviations: float = 0.0
     minimum: float = math.inf
     maximum: float = -math.inf
-    bins: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    bins: Bins = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     counts: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @classmethod
@@ -51,20 +64,9 @@ class NumberSummary:
         """Of the finite ones among the values."""
         given = np.asarray(values, dtype=np.float32)
         given = given[np.isfinite(given)]
-        if not len(given):
-            return cls()
-        cells = np.zeros(len(given), dtype=np.int64)
-        sums, squares = exact_sums(given, cells, 1)
-        _, bins, counts = filled_bins(cells, bins_of(given), None, 1)
-        return cls(len(given), sums[0], squares[0], float(given.min()), float(given.max()), bins, counts)
-
-    @property
-    def total(self) -> float:
-        return as_float(self.exact_total)
-
-    @property
-    def total_of_squares(self) -> float:
-        return square_as_float(self.exact_squares)
+        (number,), bins, counts = summed_numbers(given, bins_of(given), np.zeros(len(given), dtype=np.int64), 1)
+        n, total, deviations, minimum, maximum, _ = number.tolist()
+        return cls(n, total, deviations, minimum, maximum, bins, counts)
 
     @property
     def mean(self) -> float:
@@ -74,7 +76,7 @@ class NumberSummary:
     @property
     def sd(self) -> float:
         """The sample's standard deviation (n - 1); NaN without numbers, 0 of one."""
-        return math.sqrt(variance(self.n, self.exact_total, self.exact_squares)) if self.n else math.nan
+        return math.sqrt(self.deviations / max(self.n - 1, 1)) if self.n else math.nan
 
     def quantile(self, q: float) -> float:
         """The number below which the share q (0 to 1) lies, within its bin: at most 2.2 % off. NaN without numbers."""
@@ -87,9 +89,14 @@ class NumberSummary:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, NumberSummary):
             return NotImplemented
-        names = ("n", "exact_total", "exact_squares", "minimum", "maximum")
-        same = all(getattr(self, name) == getattr(other, name) for name in names)
-        return same and np.array_equal(self.bins, other.bins) and np.array_equal(self.counts, other.counts)
+        largest = max(abs(self.minimum), abs(self.maximum)) if self.n else 0.0
+        return (
+            (self.n, self.minimum, self.maximum) == (other.n, other.minimum, other.maximum)
+            and np.array_equal(self.bins, other.bins)
+            and np.array_equal(self.counts, other.counts)
+            and abs(self.total - other.total) <= _ROUNDING * self.n * largest
+            and abs(self.deviations - other.deviations) <= _ROUNDING * self.n * largest**2
+        )
 
 
 @dataclass
@@ -174,48 +181,41 @@ class Summary:
         return cls.from_packed(from_bytes(data))
 
     def to_packed(self) -> Packed:
-        numbers, flags = list(self.numbers.values()), list(self.flags.values())
+        numbers, flags = self.numbers.values(), self.flags.values()
         return Packed(
-            Schema(tuple(self.numbers), tuple(self.flags), tuple(sorted(self.versions.items()))),
-            self.rows,
-            math.inf if self.first_at is None else self.first_at,
-            -math.inf if self.last_at is None else self.last_at,
-            np.array([number.n for number in numbers], dtype=np.int64),
-            np.array([number.minimum for number in numbers], dtype=np.float64),
-            np.array([number.maximum for number in numbers], dtype=np.float64),
-            [number.exact_total for number in numbers],
-            [number.exact_squares for number in numbers],
-            np.array([len(number.bins) for number in numbers], dtype=np.int64),
-            np.concatenate([np.zeros(0, dtype=np.int32), *(number.bins for number in numbers)]),
-            np.concatenate([np.zeros(0, dtype=np.int64), *(number.counts for number in numbers)]),
-            np.array([flag.n for flag in flags], dtype=np.int64),
-            np.array([flag.hits for flag in flags], dtype=np.int64),
-            {name: label.counts for name, label in self.labels.items()},
+            schema=Schema(tuple(self.numbers), tuple(self.flags), tuple(sorted(self.versions.items()))),
+            rows=self.rows,
+            first_at=math.inf if self.first_at is None else self.first_at,
+            last_at=-math.inf if self.last_at is None else self.last_at,
+            numbers=np.array(
+                [(each.n, each.total, each.deviations, each.minimum, each.maximum, len(each.bins)) for each in numbers],
+                NUMBERS,
+            ),
+            bins=np.concatenate([np.zeros(0, dtype=np.int32), *(each.bins for each in numbers)]),
+            counts=np.concatenate([np.zeros(0, dtype=np.int64), *(each.counts for each in numbers)]),
+            flags=np.array([(each.n, each.hits) for each in flags], FLAGS),
+            labels={name: label.counts for name, label in self.labels.items()},
         )
 
     @classmethod
     def from_packed(cls, packed: Packed) -> Summary:
-        ends = np.cumsum(packed.bin_lengths)
-        ranges = [
-            slice(end - length, end) for end, length in zip(ends.tolist(), packed.bin_lengths.tolist(), strict=True)
-        ]
-        arrays = (packed.number_rows, packed.minimum, packed.maximum)
-        lists: list[Sequence[Any]] = [array.tolist() for array in arrays]
-        numbers = {
-            name: NumberSummary(n, total, squares, low, high, packed.bins[filled], packed.counts[filled])
-            for name, n, low, high, total, squares, filled in zip(
-                packed.schema.numbers, *lists, packed.sums, packed.squares, ranges, strict=True
-            )
-        }
-        flags = zip(packed.schema.flags, packed.flag_rows.tolist(), packed.hits.tolist(), strict=True)
+        numbers, start = {}, 0
+        for name, values in zip(packed.schema.numbers, packed.numbers.tolist(), strict=True):
+            n, total, deviations, minimum, maximum, filled = values
+            end = start + filled
+            bins, counts = packed.bins[start:end], packed.counts[start:end]
+            numbers[name] = NumberSummary(n, total, deviations, minimum, maximum, bins, counts)
+            start = end
         return cls(
-            packed.rows,
-            None if packed.first_at == math.inf else packed.first_at,
-            None if packed.last_at == -math.inf else packed.last_at,
-            numbers,
-            {name: FlagSummary(n, hits) for name, n, hits in flags},
-            {name: LabelSummary(dict(counts)) for name, counts in packed.labels.items()},
-            dict(packed.schema.versions),
+            rows=packed.rows,
+            first_at=None if packed.first_at == math.inf else packed.first_at,
+            last_at=None if packed.last_at == -math.inf else packed.last_at,
+            numbers=numbers,
+            flags={
+                name: FlagSummary(*flag) for name, flag in zip(packed.schema.flags, packed.flags.tolist(), strict=True)
+            },
+            labels={name: LabelSummary(dict(counts)) for name, counts in packed.labels.items()},
+            versions=dict(packed.schema.versions),
         )
 
 
@@ -256,53 +256,37 @@ class Summariser:
         first, last = np.full(count, np.inf), np.full(count, -np.inf)
         np.minimum.at(first, groups[chosen], self._at[chosen])
         np.maximum.at(last, groups[chosen], self._at[chosen])
-        numbers, flags = self._count_numbers(groups, count), self._count_flags(groups, count)
-        labels = self._count_labels(groups, count)
-        summaries = []
-        for group in range(count):
-            span = int(rows[group]), float(first[group]), float(last[group])
-            n, low, high, sums, squares, lengths, bins, counts = numbers[group]
-            flag_rows, hits = flags[group]
-            packed = Packed(
-                self._schema, *span, n, low, high, sums, squares, lengths, bins, counts, flag_rows, hits, labels[group]
+        of_group, cells = self._numbers.by_group(groups)
+        numbers, bins, counts = summed_numbers(
+            self._numbers.values[of_group], self._bins[of_group], cells, count * len(self._numbers.names)
+        )
+        numbers = numbers.reshape(count, len(self._numbers.names))
+        ends = np.concatenate([[0], np.cumsum(numbers["bins"].sum(axis=1))]).tolist()
+        flags, labels = self._count_flags(groups, count), self._count_labels(groups, count)
+        return [
+            Summary.from_packed(
+                Packed(
+                    schema=self._schema,
+                    rows=int(rows[group]),
+                    first_at=float(first[group]),
+                    last_at=float(last[group]),
+                    numbers=numbers[group],
+                    bins=bins[ends[group] : ends[group + 1]],
+                    counts=counts[ends[group] : ends[group + 1]],
+                    flags=flags[group],
+                    labels=labels[group],
+                )
             )
-            summaries.append(Summary.from_packed(packed))
-        return summaries
+            for group in range(count)
+        ]
 
-    def _count_numbers(self, groups: Integers, count: int) -> list[_Numbers]:
-        columns = len(self._numbers.names)
-        chosen, cells = self._numbers.by_group(groups)
-        values, size = self._numbers.values[chosen], count * columns
-        lengths, bins, counts = filled_bins(cells, self._bins[chosen], None, size)
-        low, high = np.full(size, np.inf), np.full(size, -np.inf)
-        np.minimum.at(low, cells, values)
-        np.maximum.at(high, cells, values)
-        sums, squares = exact_sums(values, cells, size)
-        rows = np.bincount(cells, minlength=size)
-        ends = np.concatenate([[0], np.cumsum(lengths)])
-        found: list[_Numbers] = []
-        for group in range(count):
-            own = slice(group * columns, (group + 1) * columns)
-            filled = slice(int(ends[own.start]), int(ends[own.stop]))
-            parts = (
-                rows[own],
-                low[own],
-                high[own],
-                sums[own],
-                squares[own],
-                lengths[own],
-                bins[filled],
-                counts[filled],
-            )
-            found.append(parts)
-        return found
-
-    def _count_flags(self, groups: Integers, count: int) -> list[tuple[Column, Column]]:
-        columns = len(self._flags.names)
-        chosen, cells = self._flags.by_group(groups)
-        rows = np.bincount(cells, minlength=count * columns).reshape(count, columns)
-        hits = np.bincount(cells[self._flags.values[chosen] > 0], minlength=count * columns).reshape(count, columns)
-        return list(zip(rows, hits, strict=True))
+    def _count_flags(self, groups: Integers, count: int) -> Array:
+        of_group, cells = self._flags.by_group(groups)
+        flags = np.empty((count, len(self._flags.names)), FLAGS)
+        flags["n"] = np.bincount(cells, minlength=flags.size).reshape(flags.shape)
+        hits = cells[self._flags.values[of_group] > 0]
+        flags["hits"] = np.bincount(hits, minlength=flags.size).reshape(flags.shape)
+        return flags
 
     def _count_labels(self, groups: Integers, count: int) -> list[dict[str, dict[str, int]]]:
         found: list[dict[str, dict[str, int]]] = [{name: {} for name in self._labels} for _ in range(count)]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import base64
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -110,19 +112,37 @@ def test_whole_numbers_to_46_have_bins_of_their_own():
     assert [middle_of(int(bins_of(np.array([n], dtype=np.float32))[0])) for n in range(47)] == list(range(47))
 
 
-@given(st.lists(FLOATS, min_size=2, max_size=40))
-def test_moments_are_those_of_exact_arithmetic(values):
-    from fractions import Fraction
-
+@given(st.lists(FLOATS, min_size=2, max_size=40), st.integers(0, 40))
+def test_moments_are_those_of_exact_arithmetic_whether_summed_at_once_or_merged(values, cut):
     column = [Fraction(float(value)) for value in np.array(values, dtype=np.float32)]
-    mean = sum(column) / len(column)
-    variance = sum((value - mean) ** 2 for value in column) / (len(column) - 1)
-    summary = NumberSummary.of(values)
-    assert summary.mean == pytest.approx(float(mean), rel=1e-12)
-    assert summary.sd == pytest.approx(math.sqrt(variance), rel=1e-12)
-    assert summary.total == pytest.approx(float(sum(column)), rel=1e-12)
-    assert summary.total_of_squares == pytest.approx(float(sum(value**2 for value in column)), rel=1e-12)
-    assert (summary.minimum, summary.maximum) == (min(map(float, column)), max(map(float, column)))
+    mean, size = sum(column) / len(column), float(sum(map(abs, column)) / len(column))
+    squares = [(value - mean) ** 2 for value in column]
+    parts = [Summary(numbers={"n": NumberSummary.of(part)}) for part in (values[:cut], values[cut:])]
+    for summary in (NumberSummary.of(values), Summary.merged(parts).numbers["n"]):
+        assert summary.mean == pytest.approx(float(mean), rel=1e-12, abs=1e-12 * size)
+        assert summary.total == pytest.approx(float(sum(column)), rel=1e-12, abs=1e-12 * size * len(column))
+        assert summary.sd == pytest.approx(math.sqrt(sum(squares) / (len(column) - 1)), rel=1e-12, abs=1e-12 * size)
+        assert (summary.n, summary.minimum, summary.maximum) == (len(column), min(column), max(column))
+
+
+EXACT = base64.b85decode(
+    "0eD{XU|?Wi0b)iVmIY!~24tY(0Hz$)J48n-<(1|pr4}j0>L^4jrR5~1gIQ3fj)IaQL?$OODK!U)57h+`h>Zo=1py8R7#I|tKzx`OGnCeS+omeP"
+    "(7?b51l3RjtrV)2QuBb6G0>!xR3O8!wssv*F%u9kWr$&fup-j{K|UmO"
+)
+"""Stored by release 0.1, whose sums were whole numbers in units of 2^-176: NUMBERS, all in English but the second."""
+NUMBERS = [1.5, 2.5, 40.25, -3.0, None]
+
+
+def test_what_an_older_release_stored_is_read_and_added_to_what_is_new():
+    same = Summary.of(described_rows([10, 20, 30, 4000, 50], NUMBERS, ["en", "de", "en", None, "en"]), SET)
+    assert Summary.from_bytes(EXACT) == same
+    merge = SummaryMerge()
+    merge.add_bytes(EXACT)
+    merge.add(same)
+    assert merge.result() == Summary.merged([same, same])
+    for length in range(1, len(EXACT)):
+        with pytest.raises(ValueError, match="not a stored summary"):
+            Summary.from_bytes(EXACT[:length])
 
 
 def test_quantiles_are_those_of_the_rows_within_a_bin():
@@ -156,7 +176,7 @@ def test_two_versions_of_one_descriptor_are_told_apart():
     assert Summary.merged([one, two, two]).versions == {"words": "a+b"}
 
 
-@pytest.mark.parametrize("data", [b"", b"\x01", b"\x02abc", b"\x01abc"])
+@pytest.mark.parametrize("data", [b"", b"\x02", b"\x03abc", b"\x02abc"])
 def test_bytes_that_are_no_summary_are_refused(data):
     with pytest.raises(ValueError, match="not a stored summary"):
         Summary.from_bytes(data)
