@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from starlette.types import Receive, Scope, Send
 
@@ -19,18 +19,59 @@ from llmops.engines.protocol import Engine, fitting
 from llmops.errors import EngineBusy, EngineRejected, EngineTimeout, StoreUnavailable
 from llmops.generation import GenerationRequest
 from llmops.production_log import LogRecord
-from service.access import require
-from service.caller import Caller
-from service.disconnect import run_unless_gone
+from service.access import Caller, require
 from service.error_map import CLIENT_CLOSED, ApiError, api_error, report_failure
 from service.exchange import AnswerRequest, Arrival, Exchange
 from service.gateway import Gateway
-from service.idempotency import StoredReply, fingerprint, key_of
-from service.idempotent_reply import IdempotentReply, send_stored
+from service.idempotency import IdempotentReply, StoredReply, fingerprint, key_of, send_stored
 from service.replies import Reply
 from service.request_context import new_request_id
-from service.routing import Routed
-from service.snapshot import Snapshot, unknown_model
+from service.snapshot import Routed, Snapshot, unknown_model
+
+UNWATCHED_SECONDS = 0.02
+"""A request that ends sooner is never watched: little is left to cancel, and a watcher costs more than it saves."""
+
+
+async def run_unless_gone(receive: Receive, work: Coroutine[None, None, None]) -> None:
+    """Runs `work`, and cancels it when the client closes the connection. Raises what `work` raises.
+
+    Returns when `work` has ended, also when that was by cancellation: its record is in the log by then. Call after
+    the request's body was read: any further message means that the client has gone.
+    """
+    watch = _Watch(receive)
+    try:
+        await work
+    except asyncio.CancelledError:
+        if not watch.client_gone:
+            raise
+        watch.request.uncancel()
+    finally:
+        watch.end()
+
+
+class _Watch:
+    """Cancels the task that makes it when its client goes, until `end` is called."""
+
+    def __init__(self, receive: Receive) -> None:
+        self.request, self._receive = cast("asyncio.Task[object]", asyncio.current_task()), receive
+        self.client_gone = False
+        self._watcher: asyncio.Task[None] | None = None
+        self._start = asyncio.get_running_loop().call_later(UNWATCHED_SECONDS, self._begin)
+
+    def end(self) -> None:
+        self._start.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def _begin(self) -> None:
+        self._watcher = asyncio.get_running_loop().create_task(self._wait())
+
+    async def _wait(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.client_gone = True
+        self.request.cancel()
+
 
 __all__ = ["AnswerRequest", "Answering", "ReplyMaker"]
 

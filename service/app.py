@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,37 +13,35 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import llmops
 from llmops.engines.opening import EngineOpener
-from llmops.errors import LlmopsError
+from llmops.errors import LlmopsError, StoreUnavailable
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from service.access import AccessCheck, KeySource
-from service.access_log import AccessLog
-from service.chat import chat_router
-from service.completions import completions_router
-from service.embeddings import Embed, embeddings_router
-from service.engine_watch import Ping
-from service.error_map import ApiError, error_response, report_failure
-from service.feedback import feedback_router
-from service.field_faults import first_problem
-from service.gateway import Gateway
-from service.health import health_router
+from service.error_map import ApiError, api_error, error_response, report_failure
+from service.gateway import Gateway, Ping
 from service.json_route import JsonRoute, JsonRoutes
-from service.model_list import model_list_router
-from service.page import page_router
-from service.predict import predict_router
-from service.reference import add_reference
-from service.request_context import BodyLimit, HeadAsGet, RequestContext
-from service.responses import responses_router
+from service.predictions import TabularOpener
+from service.request_context import AccessLog, BodyLimit, HeadAsGet, RequestContext
+from service.routes.about import add_reference, health_router, model_list_router
+from service.routes.chat import chat_router
+from service.routes.completions import completions_router
+from service.routes.embeddings import Embed, embeddings_router
+from service.routes.feedback import feedback_router
+from service.routes.page import page_router
+from service.routes.predict import predict_router
+from service.routes.responses import responses_router
+from service.schemas import first_problem
 from service.slow_clients import BodyDeadline
 from service.snapshot import ReleaseSource
-from service.tabular_pool import TabularOpener
 
 __all__ = ["create_app"]
+
+LOOK_AGAIN_SECONDS = 10.0
 
 
 def create_app(
@@ -134,3 +135,27 @@ def _answer_errors(app: FastAPI) -> None:
     async def _invalid(_: Request, error: RequestValidationError) -> Response:
         param, message = first_problem(error.errors())
         return ApiError(400, message, param=param).response()
+
+
+def closed_app(problem: StoreUnavailable) -> FastAPI:
+    """An app that answers 503 to everything but `/livez`, and ends its worker after a moment, so that the next one
+    tries again. Nobody is told the problem: who may be cannot be known."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+
+    @app.middleware("http")
+    async def refuse(request: Request, _: object) -> Response:
+        if request.url.path == "/livez":
+            return JSONResponse({"status": "alive"})
+        if request.url.path == "/readyz":
+            return JSONResponse({"status": "not ready"}, 503)
+        return api_error(problem).response()
+
+    async def end() -> None:
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    async def begin() -> None:
+        app.state.ending = asyncio.create_task(end(), name="look again")
+
+    app.router.on_startup.append(begin)
+    return app

@@ -18,11 +18,11 @@ from llmops.errors import EngineError, UsageError
 from llmops.generation import UNKNOWN_USAGE, Chunk, GenerationParameters, GenerationRequest, Message, Usage
 from llmops.production_log import LogRecord, hidden_if_redacted
 from llmops.versions import PromptVersion
-from service.budgets import estimated_tokens
-from service.caller import ANONYMOUS, Caller
+from service.access import ANONYMOUS, Caller
 from service.error_map import ApiError
 from service.guards import Guards
-from service.limited_fields import MOST_ANSWERS
+from service.rate_limits import estimated_tokens
+from service.schemas import MOST_ANSWERS
 from service.snapshot import Target
 
 

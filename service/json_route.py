@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.error_map import ApiError
-from service.field_faults import first_problem
+from service.schemas import first_problem
 
 _JSON = b"application/json"
 

@@ -34,9 +34,8 @@ from llmops.settings import Settings
 from llmops.state_files import FileIdentity, hold, identity_of, keep_private, sqlite_path
 from llmops.versions import ModelVersion, RegisteredVersions, TabularVersion
 from service.metrics_files import prepare_multiprocess
-from service.server import listen, uvicorn_config
-from service.tabular_pool import Predictor
-from service.workers import Workers
+from service.predictions import Predictor
+from service.server import Workers, listen, uvicorn_config
 
 if TYPE_CHECKING:
     from llmops.registry import Registry
@@ -110,8 +109,7 @@ def worker_app(
     # Imported here: the supervising process needs none of it.
     from llmops.engine_host.client import embed, open_remote, ping
     from llmops.engines.opening import engine_name, open_engine
-    from service.app import create_app
-    from service.closed import closed_app
+    from service.app import closed_app, create_app
 
     settings = Settings.from_environment()
     configure_logging(settings.server_log)

@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import math
+import pickle
 import socket
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from llmops.errors import CannotRun, UsageError
+from llmops.processes import is_frozen
 from llmops.settings import Settings
 from service.slow_clients import with_header_timeout
 
@@ -88,3 +95,148 @@ def check_bind(host: str, has_keys: bool) -> IPAddress:
     if not address.is_loopback and not has_keys:
         raise UsageError(f"--host {host}: serving beyond loopback needs keys; make one with `llmops keys create`")
     return address
+
+
+# Watches over the worker processes: replaces those that die, hang or are frozen, and ends them all in time.
+#
+# uvicorn's own supervisor asks one worker after the other and waits up to 30 s for each answer: it sees no death
+# meanwhile, no signal either, and waits for ever for a frozen worker to end. Here nothing waits for a worker.
+
+logger = logging.getLogger("llmops.service")
+
+LOOK_SECONDS = 0.1
+"""Pause between two looks at the workers."""
+
+PING_SECONDS = 1.0
+FROZEN_SECONDS = 1.0
+"""A worker that is stopped (SIGSTOP) for so long is killed: its clients wait, and get no more of their share."""
+
+STARTUP_SECONDS = 120.0
+"""How long a worker may take until it answers at all."""
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
+"""Pause after a worker that could not start, doubled each time."""
+
+KILL_MARGIN_SECONDS = 45.0
+"""Beyond draining: how long a worker may take to write its log and close before it is killed."""
+
+
+@dataclass
+class _Sight:
+    """What was last seen of a worker, by `time.monotonic`. asked_at: of a question not yet answered."""
+
+    asked_at: float | None = None
+    heard_at: float | None = None
+    frozen_since: float | None = None
+
+
+class Workers(Multiprocess):
+    """The workers of one gateway.
+
+    A worker that cannot start ends the gateway only when none ever could: later its log or registry may be away for a
+    while, and it is tried again after a pause.
+
+    hung_seconds: how long a worker may be busy without answering. drain_seconds: how long requests may go on when all
+    are to end. on_serving: called once, when the first worker answers requests.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        sockets: list[socket.socket],
+        *,
+        hung_seconds: float,
+        drain_seconds: float,
+        on_serving: Callable[[], None] = lambda: None,
+    ):
+        super().__init__(config, sockets)
+        self._hung_seconds, self._drain_seconds = hung_seconds, drain_seconds
+        self._on_serving = on_serving
+        self._sights: dict[Process, _Sight] = {}
+        self._served = False
+        self._next_start, self._pause = 0.0, FIRST_PAUSE_SECONDS
+        self.failed_to_start = False
+
+    def run(self) -> None:
+        """Serves until told to stop; returns when every worker has ended."""
+        self.init_processes()
+        self._sights = {process: _Sight() for process in self.processes}
+        while not self.should_exit.wait(LOOK_SECONDS):
+            self.handle_signals()
+            self.keep_subprocess_alive()
+        self._end_all()
+
+    def keep_subprocess_alive(self) -> None:
+        """One look at each worker; waits for none."""
+        for position, process in enumerate(list(self.processes)):
+            if self.should_exit.is_set():
+                return
+            if process.exitcode is None:
+                self._sights.setdefault(process, _Sight())
+            why = self._fault(process)
+            if why is None:
+                continue
+            if (sight := self._sights.pop(process, None)) is not None:
+                process.kill()
+                process.join()
+                logger.warning("worker %s %s", process.pid, why)
+                self._put_off(process, failed=sight.heard_at is None)
+            if time.monotonic() >= self._next_start and not self.should_exit.is_set():
+                self.processes[position] = replacement = Process(self.config, self.sockets)
+                self._sights[replacement] = _Sight()
+                replacement.start()
+
+    def _put_off(self, process: Process, *, failed: bool) -> None:
+        """After a start that failed the next waits; the other workers answer meanwhile."""
+        failed |= process.exitcode == STARTUP_FAILURE
+        if process.exitcode == STARTUP_FAILURE and not self._served:
+            self.failed_to_start = True
+            self.should_exit.set()
+        elif failed:
+            self._next_start = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+        else:
+            self._pause = FIRST_PAUSE_SECONDS
+
+    def _fault(self, process: Process) -> str | None:
+        """Why a worker must be replaced; None: it lives, as far as it has been asked."""
+        now = time.monotonic()
+        if (code := process.exitcode) is not None:
+            return f"ended with code {code}"
+        sight = self._sights[process]
+        sight.frozen_since = (sight.frozen_since or now) if is_frozen(process.pid or 0) else None
+        if sight.frozen_since is not None and now - sight.frozen_since >= FROZEN_SECONDS:
+            return f"was stopped for {FROZEN_SECONDS:g} s and is replaced"
+        try:
+            self._listen(process, sight, now)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return "answers no more"
+        patience = STARTUP_SECONDS if sight.heard_at is None else self._hung_seconds
+        if sight.asked_at is not None and now - sight.asked_at > patience:
+            return f"did not answer for {patience:g} s and is replaced"
+        return None
+
+    def _listen(self, process: Process, sight: _Sight, now: float) -> None:
+        if process.parent_conn.poll(0):
+            started = process.parent_conn.recv() is True
+            sight.asked_at, sight.heard_at = None, now
+            if started and not self._served:
+                self._served = True
+                self._on_serving()
+        pause = PING_SECONDS if self._served else LOOK_SECONDS
+        if sight.asked_at is None and (sight.heard_at is None or now - sight.heard_at >= pause):
+            process.parent_conn.send(b"ping")
+            sight.asked_at = now
+
+    def _end_all(self) -> None:
+        """Lets the workers drain. The frozen ones cannot, and are killed; so are those that take too long."""
+        self.terminate_all()
+        give_up_at = time.monotonic() + self._drain_seconds + KILL_MARGIN_SECONDS
+        while alive := [process for process in self.processes if process.exitcode is None]:
+            late = time.monotonic() > give_up_at
+            for process in alive:
+                if late or is_frozen(process.pid or 0):
+                    logger.warning("worker %s is killed: it %s", process.pid, "took too long" if late else "is frozen")
+                    process.process.kill()
+            time.sleep(LOOK_SECONDS / 2)
+        self.join_all()

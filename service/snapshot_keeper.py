@@ -11,8 +11,8 @@ from llmops.engines.opening import EnginePool
 from llmops.errors import LlmopsError, StoreUnavailable
 from llmops.processes import run_blocking
 from llmops.versions import RegisteredVersions
+from service.predictions import TabularPool
 from service.snapshot import ReleaseSource, Snapshot
-from service.tabular_pool import TabularPool
 
 logger = logging.getLogger("llmops.service")
 

@@ -13,13 +13,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmops.errors import EngineTimeout
 from llmops.production_log import ClaimedKey, LogRecord, StoredReply
-from service.answering import LAST_SEND_SECONDS
-from service.disconnect import run_unless_gone
+from service.answering import LAST_SEND_SECONDS, run_unless_gone
 from service.error_map import CLIENT_CLOSED, api_error
 from service.exchange import Arrival
 from service.gateway import Gateway
-from service.idempotency import fingerprint, key_of
-from service.idempotent_reply import send_stored
+from service.idempotency import fingerprint, key_of, send_stored
 
 Target = TypeVar("Target")
 

@@ -24,12 +24,12 @@ from llmops.settings import Settings
 from llmops.versions import ModelVersion, PromptVersion, Release, TabularVersion
 from service.access import KeySource
 from service.app import create_app
-from service.embeddings import Embed
-from service.engine_watch import Ping
+from service.gateway import Ping
+from service.predictions import TabularOpener
+from service.routes.embeddings import Embed
 from service.server import listen
 from service.slow_clients import with_header_timeout
-from service.static_releases import StaticReleases
-from service.tabular_pool import TabularOpener
+from tests.service.static_releases import StaticReleases
 
 PROMPT = """---
 input_variable: question

@@ -18,8 +18,7 @@ from starlette.routing import Route
 from llmops.errors import StoreUnavailable
 from llmops.keys import KeyStore, parse_key
 from llmops.settings import Settings
-from service.access import Access, AccessCheck, require
-from service.caller import ANONYMOUS, Caller
+from service.access import ANONYMOUS, Access, AccessCheck, Caller, require
 from service.error_map import ApiError
 from tests.service.small_server import running
 

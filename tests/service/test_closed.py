@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from llmops.errors import StoreUnavailable
-from service import closed
+from service import app as closed
 from tests.service.small_server import running
 
 

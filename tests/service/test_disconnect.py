@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.disconnect import UNWATCHED_SECONDS, run_unless_gone
+from service.answering import UNWATCHED_SECONDS, run_unless_gone
 
 pytestmark = pytest.mark.anyio
 

@@ -4,7 +4,7 @@ import pytest
 
 from llmops.engine_host.frames import Pong
 from llmops.errors import EngineUnavailable
-from service.engine_watch import EngineWatch
+from service.gateway import EngineWatch
 
 pytestmark = pytest.mark.anyio
 

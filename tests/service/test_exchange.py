@@ -8,7 +8,7 @@ import pytest
 
 from llmops.errors import EngineError
 from llmops.generation import Chunk, Message, Usage
-from service.caller import Caller
+from service.access import Caller
 from service.error_map import ApiError
 from service.exchange import AnswerRequest, Arrival, Exchange
 from service.guards import GuardBook

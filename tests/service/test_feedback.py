@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from llmops.production_log import VoteCounts, read_predictions
-from service.caller import Caller
-from service.feedback import FeedbackRequest, _own
+from service.access import Caller
+from service.routes.feedback import FeedbackRequest, _own
 from tests.service.tabular_models import WINE, Classes, Hours, row
 from tests.service.tabular_models import version as bike
 

@@ -16,8 +16,8 @@ from llmops.keys import KeyStore
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from service.app import create_app
-from service.static_releases import StaticReleases
 from tests.service.conftest import release, served, wait_until
+from tests.service.static_releases import StaticReleases
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from llmops.errors import StoreUnavailable
 from llmops.production_log import ClaimedKey, LogRecord, ProductionLog, StoredReply
 from service import idempotency as module
-from service.caller import ANONYMOUS, Caller
+from service.access import ANONYMOUS, Caller
 from service.error_map import ApiError
 from service.idempotency import Idempotency, fingerprint, key_of, replay_headers
 from service.log_writer import LogWriter

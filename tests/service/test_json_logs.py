@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from llmops.json_logs import MOST_QUEUED, LineHandler, configure_logging
-from service.access_log import AccessLog
-from service.caller import Caller
+from service.access import Caller
+from service.request_context import AccessLog
 
 LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 

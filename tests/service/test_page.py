@@ -18,9 +18,9 @@ from llmops.keys import KeyStore
 from llmops.production_log import Feedback, LogRecord, ProductionLog
 from llmops.settings import Settings
 from service.app import create_app
-from service.page import MOST_RECORDS, figures, quantile
-from service.static_releases import StaticReleases
+from service.routes.page import MOST_RECORDS, figures, quantile
 from tests.service.conftest import served
+from tests.service.static_releases import StaticReleases
 
 FILES = {
     "app.js": "text/javascript",
@@ -62,7 +62,7 @@ def test_the_page_and_its_files_are_served_under_a_strict_policy(paged):
 
 
 def test_the_page_needs_nothing_from_elsewhere():
-    folder = Path(__file__).parents[2] / "service" / "page"
+    folder = Path(__file__).parents[2] / "service" / "routes" / "page"
     text = "".join(path.read_text() for path in folder.iterdir()).replace("http://www.w3.org/2000/svg", "")
     assert re.findall(r"https?://[^\s\"'`]+|//[a-z]+\.[a-z]+/", text) == []
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|\bon[a-z]+=\"", text)

@@ -14,8 +14,8 @@ from llmops.errors import CannotRun, EngineBusy
 from llmops.keys import KeyStore
 from llmops.production_log import read_predictions
 from llmops.tabular import RowSchema, columns_of
-from service import predict_batching
-from service.predict_schema import MOST_ROWS, example_row, row_schema
+from service import predictions as predict_batching
+from service.routes.predict import MOST_ROWS, example_row, row_schema
 from tests.service.tabular_models import BIKE, WINE, Classes, Hours, row, version
 
 VERSIONS = [version(1, "previous"), version(2, "champion"), version(1, "champion", name="wine", schema=WINE)]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from llmops.errors import EngineBusy, EngineUnavailable
 from llmops.tabular import BadRow
-from service import predict_batching
-from service.predict_batching import PredictionBatches
+from service import predictions as predict_batching
+from service.predictions import PredictionBatches
 from tests.service.tabular_models import Answer, Classes, Hours, row
 
 

@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from llmops.traffic_policy import STICKY, TrafficPolicy
-from service.caller import Caller
+from service.access import Caller
 from service.error_map import ApiError
-from service.routing import Routed, Router, position
-from service.snapshot import Snapshot
-from service.static_releases import StaticReleases
+from service.snapshot import Routed, Router, Snapshot, position
+from tests.service.static_releases import StaticReleases
 
 EVERY_MODEL_IS_LOADED = Router(lambda _: True)
 NAMES = st.text(max_size=20)

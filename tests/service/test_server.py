@@ -26,7 +26,7 @@ from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from service.app import create_app
 from service.server import run
-from service.static_releases import StaticReleases
+from tests.service.static_releases import StaticReleases
 home = Path(sys.argv[2])
 log = ProductionLog(f"sqlite:///{home / 'log.db'}")
 source = StaticReleases([conftest.release(1, "champion")])

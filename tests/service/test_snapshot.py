@@ -7,7 +7,7 @@ from llmops.traffic_policy import TrafficPolicy
 from llmops.versions import RegisteredVersions
 from service.error_map import ApiError
 from service.snapshot import Snapshot
-from service.static_releases import StaticReleases
+from tests.service.static_releases import StaticReleases
 
 
 def test_every_name_of_a_release_finds_it(release):

@@ -9,7 +9,7 @@ import pytest
 
 from llmops import load_once
 from llmops.errors import CannotRun, EngineUnavailable
-from service.tabular_pool import TabularPool
+from service.predictions import TabularPool
 from tests.service.tabular_models import WINE, Gated, row, version
 
 pytestmark = pytest.mark.anyio

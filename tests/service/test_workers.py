@@ -12,8 +12,7 @@ import psutil
 import pytest
 import uvicorn
 
-from service.server import listen
-from service.workers import Workers
+from service.server import Workers, listen
 
 DRAIN_SECONDS = 60.0
 

@@ -13,7 +13,7 @@ from llmops.engines.answer import Answer, is_cut_off, reasoning_in
 from llmops.generation import Chunk, Usage
 from service.error_map import ApiError
 from service.exchange import Exchange
-from service.response_body import ResponseRequest
+from service.routes.response_body import ResponseRequest
 
 MESSAGE, REASONING = -1, -2
 """In an order of outputs, the message and what was thought before it; tool calls are numbered from 0."""

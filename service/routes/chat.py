@@ -2,17 +2,58 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from service.answering import Answering
-from service.documented_replies import replies
 from service.exchange import AnswerRequest
 from service.gateway import Gateway
 from service.json_route import JsonRoute
 from service.replies import ChatStream, WholeReply
-from service.reply_schemas import ChatCompletion
-from service.schemas import ChatRequest
+from service.routes.chat_body import ChatRequest, ToolCall
+from service.schemas import UsageCounts, replies
+
+
+class AssistantMessage(BaseModel):
+    """The answer. content: null where the model only asks for tools, or refuses. What an upstream says beyond these
+    (`reasoning_content`, `annotations` …) comes with it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: Literal["assistant"] = "assistant"
+    content: str | list[dict[str, Any]] | None
+    refusal: str | None = None
+    tool_calls: list[ToolCall] | None = None
+
+
+class TokenLogprobs(BaseModel):
+    """How likely the answer's tokens were; entries as OpenAI has them."""
+
+    content: list[dict[str, Any]] | None
+    refusal: list[dict[str, Any]] | None = None
+
+
+class Choice(BaseModel):
+    """One of the `n` answers."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: TokenLogprobs | None = None
+    finish_reason: str | None
+
+
+class ChatCompletion(BaseModel):
+    """The reply to a chat request that is not streamed. It documents the shape; `replies` writes the bytes."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: UsageCounts | None
 
 
 def chat_router(gateway: Gateway) -> APIRouter:

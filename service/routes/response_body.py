@@ -9,9 +9,8 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from llmops.generation import HINTS, Message
 from llmops.json_schema import MOST_NESTED, is_shallow
-from service.field_faults import field_fault
-from service.limited_fields import MOST_MESSAGES, MOST_TOOLS, JsonObject, StrictBody, Text, only
-from service.schemas import check_choice
+from service.routes.chat_body import check_choice
+from service.schemas import MOST_MESSAGES, MOST_TOOLS, JsonObject, StrictBody, Text, field_fault, only
 
 LOGPROBS = "message.output_text.logprobs"
 

@@ -12,17 +12,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmops.generation import Chunk, Message
 from llmops.versions import PromptVersion
+from service.access import ANONYMOUS, Caller
 from service.answering import Answering
-from service.caller import ANONYMOUS, Caller
-from service.documented_replies import replies
 from service.error_map import ApiError
 from service.exchange import AnswerRequest, Exchange
-from service.field_names import renamed, renaming
 from service.gateway import Gateway
 from service.json_route import JsonRoute
 from service.replies import EventStream, WholeReply
-from service.response_body import PromptChoice, ResponseRequest
-from service.response_events import ResponseEvents, ResponseObject
+from service.routes.response_body import PromptChoice, ResponseRequest
+from service.routes.response_events import ResponseEvents, ResponseObject
+from service.schemas import renamed, renaming, replies
 from service.snapshot import Snapshot, Target
 
 

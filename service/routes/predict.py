@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import orjson
@@ -11,23 +11,89 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.responses import Response
 
-from llmops.errors import EngineBusy, EngineUnavailable
+from llmops.errors import Corrupted, EngineBusy, EngineUnavailable
 from llmops.production_log import PREDICT, LogRecord
-from llmops.tabular import BadRow, RowSchema
+from llmops.tabular import BadRow, Column, Kind, RowSchema
+from llmops.tabular.schema import LARGEST_INTEGER, LONGEST_TEXT
 from llmops.versions import TabularVersion
-from service.access import require
-from service.caller import ANONYMOUS, Caller
-from service.documented_replies import replies
+from service.access import ANONYMOUS, Caller, require
 from service.error_map import ApiError
 from service.exchange import Arrival
-from service.field_faults import field_path
 from service.gateway import Gateway
 from service.json_route import JsonRoute
-from service.predict_batching import Scored
-from service.predict_schema import MOST_ROWS, column_schema, example_row, row_schema
-from service.reply_schemas import ErrorReply
+from service.predictions import Scored
+from service.schemas import ErrorReply, field_path, replies
 from service.snapshot import Snapshot, unknown_model
 from service.whole_reply import WholeReply
+
+MOST_ROWS = 10_000
+"""Rows of one request."""
+
+_PATH = "/v1/predict/{model}"
+_TYPES: dict[Kind, dict[str, Any]] = {
+    "integer": {"type": "integer", "minimum": -LARGEST_INTEGER, "maximum": LARGEST_INTEGER},
+    "number": {"type": "number"},
+    "text": {"type": "string", "maxLength": LONGEST_TEXT},
+    "boolean": {"type": "boolean"},
+}
+_EXAMPLES: dict[Kind, Any] = {"integer": 1, "number": 0.5, "text": "text", "boolean": True}
+
+
+def row_schema(schema: RowSchema) -> dict[str, Any]:
+    """JSON Schema of one row: every column is there, and no other."""
+    return {
+        "type": "object",
+        "properties": {column.name: column_schema(column) for column in schema.inputs},
+        "required": list(schema.names),
+        "additionalProperties": False,
+    }
+
+
+def column_schema(column: Column) -> dict[str, Any]:
+    """JSON Schema of one value."""
+    if column.categories:
+        return {"enum": [*column.categories, *([None] if column.nullable else [])]}
+    kind = _TYPES[column.kind]
+    return {**kind, "type": [kind["type"], "null"]} if column.nullable else kind
+
+
+def example_row(schema: RowSchema) -> dict[str, Any]:
+    """A row that the model accepts; its values mean nothing."""
+    return {
+        column.name: column.categories[0] if column.categories else _EXAMPLES[column.kind] for column in schema.inputs
+    }
+
+
+def typed_paths(document: dict[str, Any], versions: Iterable[TabularVersion]) -> dict[str, Any]:
+    """For the OpenAPI document: the route of each model as a path of its own, with its rows and values typed.
+
+    A version whose schema cannot be read is left out; what is wrong with it, readiness says.
+    """
+    general = document["paths"][_PATH]["post"]
+    found = {}
+    for version in versions:
+        try:
+            schema = RowSchema.from_json(version.schema)
+        except Corrupted:
+            continue
+        found[_PATH.replace("{model}", version.name)] = {"post": _operation(general, version, schema)}
+    return found
+
+
+def _operation(general: dict[str, Any], version: TabularVersion, schema: RowSchema) -> dict[str, Any]:
+    rows = {"type": "array", "minItems": 1, "maxItems": MOST_ROWS, "items": row_schema(schema)}
+    body = {
+        "schema": {"type": "object", "properties": {"rows": rows}, "required": ["rows"], "additionalProperties": False},
+        "example": {"rows": [example_row(schema)]},
+    }
+    return {
+        **{name: value for name, value in general.items() if name != "parameters"},
+        "summary": f"Predict {schema.output.name} with {version.name}",
+        "description": f"As `{_PATH}`; the champion is {version.ref}.",
+        "operationId": f"predict_{version.name}",
+        "requestBody": {"required": True, "content": {"application/json": body}},
+    }
+
 
 # What a row must hold depends on the model, which checks all rows at once: looking at each here would cost as much.
 _Row = Annotated[Any, WithJsonSchema({"type": "object", "description": "A value for each column, and no other."})]

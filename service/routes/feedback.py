@@ -17,14 +17,13 @@ from llmops.processes import run_blocking
 from llmops.production_log import Feedback, LogRecord, ProductionLog, hidden_if_redacted, is_prediction
 from llmops.production_log.predictions import row_count, values_of
 from llmops.tabular.schema import LONGEST_TEXT
-from service.caller import ANONYMOUS, Caller
-from service.documented_replies import replies
+from service.access import ANONYMOUS, Caller
 from service.error_map import ApiError
 from service.gateway import Gateway
 from service.idempotency import key_of
 from service.json_route import JsonRoute
-from service.limited_fields import Text, only
-from service.predict_schema import MOST_ROWS
+from service.routes.predict import MOST_ROWS
+from service.schemas import Text, only, replies
 
 MOST_RECORDS = 100
 """Of one request id that clients use again and again, so many of its newest records are looked at."""

@@ -20,10 +20,10 @@ from llmops.processes import run_blocking
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
 from llmops.versions import Release
-from service.caller import ANONYMOUS, Caller
+from service.access import ANONYMOUS, Caller
 from service.error_map import ApiError
 from service.gateway import Gateway
-from service.reply_schemas import ErrorReply
+from service.schemas import ErrorReply
 
 _FOLDER = Path(__file__).with_name("page")
 _KINDS = {".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8",

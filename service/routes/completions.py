@@ -16,16 +16,13 @@ from starlette.types import ASGIApp, Send
 
 from llmops.generation import Chunk, Message
 from service.answering import Answering
-from service.documented_replies import replies
 from service.error_map import ApiError
 from service.exchange import AnswerRequest, Exchange
-from service.field_names import renamed, renaming
 from service.gateway import Gateway
 from service.json_route import JsonRoute
-from service.limited_fields import MOST_ANSWERS, Text, only
 from service.replies import EventStream, WholeReply, envelope, event, usage_counts
-from service.reply_schemas import UsageCounts
-from service.schemas import StreamOptions
+from service.routes.chat_body import StreamOptions
+from service.schemas import MOST_ANSWERS, Text, UsageCounts, only, renamed, renaming, replies
 
 _OneText = Annotated[list[Text], Field(min_length=1, max_length=1)]
 
