@@ -68,6 +68,12 @@ class BadFile(CannotRun):
         place = f"{path}:{line}" if line is not None else f"{path}"
         super().__init__(f"{place}: {field}: {problem}" if field else f"{place}: {problem}")
 
+    @classmethod
+    def of(cls, error: UsageError, path: Path | str, *, line: int | None = None, key: str = "") -> BadFile:
+        """An error whose text starts with the field at fault, of a file's table `key`."""
+        field, _, problem = str(error).partition(": ")
+        return cls(path, problem, line=line, field=f"{key}.{field}" if key else field)
+
 
 class UnknownVersion(CannotRun):
     """A prompt, model, release, run or alias that does not exist."""

@@ -12,11 +12,12 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from llmops.errors import BadFile
+from llmops.errors import BadFile, UsageError
 
 
 def read_text(path: Path) -> str:
@@ -35,6 +36,45 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(read_text(path))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadFile(path, f"is not TOML: {error}") from error
+
+
+Checked = TypeVar("Checked")
+
+_PROBLEMS = {
+    "missing": "is missing",
+    "string_type": "must be text",
+    "string_too_short": "must be text",
+    "bool_type": "must be true or false",
+    "float_type": "must be a number",
+    "int_type": "must be a whole number",
+    "dict_type": "must be a table",
+    "mapping_type": "must be a table",
+    "dataclass_type": "must be a table",
+    "list_type": "must be a list",
+    "too_short": "must not be empty",
+}
+
+
+def checked(kind: type[Checked], values: Mapping[str, Any]) -> Checked:
+    """The dataclass of that kind that `values` give, where pydantic finds each of its type and within its limits.
+
+    Raises:
+        UsageError: the text starts with the field at fault, such as `floors.correct: must be a number`.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        steps = [step for step in fault["loc"] if step != "[key]"]
+        field = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
+        problem = _PROBLEMS.get(fault["type"], re.sub("^(Input|String) should", "must", fault["msg"]))
+        if fault["type"] == "unexpected_keyword_argument":
+            problem = "unknown key"
+            if len(steps) == 1 and is_dataclass(kind):
+                problem += f"; known: {', '.join(sorted(each.name for each in fields(kind)))}"
+        raise UsageError(f"{field}: {problem}") from error
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -63,7 +63,7 @@ def check(ctx: click.Context, eval_set: str, near: float, prompts: Sequence[str]
     found = _find(eval_set, settings)
     rows = chain.from_iterable(item.rows for item in found)
     findings = check_rows(rows, near=near, prompts=_templates(prompts, settings))
-    n_rows = sum(map(len, found))
+    n_rows = sum(item.n_rows for item in found)
     value = {"eval_set": eval_set, "rows": n_rows, "findings": [finding.to_json() for finding in findings]}
     emit(as_json, value, lambda: _show_findings(eval_set, n_rows, findings))
     ctx.exit(1 if any(finding.severity == "error" for finding in findings) else 0)

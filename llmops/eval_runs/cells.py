@@ -169,7 +169,7 @@ def cell_identity(suite: Suite, cell: Cell, settings: Settings, options: RunOpti
     content: dict[str, Any] = {
         "format": _RUN_FORMAT,
         "suite": suite.name,
-        "rows": suite.rows_hash if whole else measure(chosen.of(suite)).content_hash,
+        "rows": suite.rows_hash if whole else measure(chosen.of(suite))[1],
         "scorers": [spec.to_json() for spec in suite.scorer_specs],
         "judges": _judges(suite),
         "cluster_by": suite.cluster_by,

@@ -328,7 +328,7 @@ def _has_other_rows(suite: Suite, run: EvalRun) -> bool:
     known = run.content.get("rows")
     if known in (None, suite.rows_hash) or STOPPED_PARAM in run.params:
         return False
-    return run.rows >= suite.n_rows or measure(suite.rows.first(run.rows)).content_hash != known
+    return run.rows >= suite.n_rows or measure(suite.rows.first(run.rows))[1] != known
 
 
 def _noise(*runs: EvalRun) -> Noise | None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, time, timedelta
 from decimal import Decimal
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,78 +18,11 @@ from llmops.errors import BadFile, UsageError
 from llmops.evaluation.record_files import RecordLocation, read_records
 from llmops.generation import Message
 from llmops.hashing import canonical_json
-from llmops.text_io import json_object
-
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-_NAMES = ((bytes, "bytes"), (timedelta, "a duration"))
-
-
-def plain(value: Any, field: str) -> Any:
-    """The value as JSON has it. Dates, times and UUIDs become text; a decimal becomes the number that the same digits
-    are in JSON.
-
-    field: of the row, for errors.
-
-    Raises:
-        UsageError: JSON has no such value (bytes, a duration, NaN); starts with the field's name.
-    """
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, Mapping):
-        for name in value:
-            if not isinstance(name, str):
-                raise UsageError(f"{field}: has the name {name!r}, which is no text")
-        return {name: plain(item, f"{field}.{name}") for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item, f"{field}[{position}]") for position, item in enumerate(value)]
-    if isinstance(value, (float, Decimal)):
-        if not math.isfinite(value):
-            raise UsageError(f"{field}: is {value}, which JSON does not have")
-        whole = isinstance(value, Decimal) and value.as_tuple().exponent == 0
-        return int(value) if whole else float(value)
-    if isinstance(value, (date, time, UUID)):
-        return as_text(value)
-    kind = next((name for type_, name in _NAMES if isinstance(value, type_)), f"a {type(value).__name__}")
-    raise UsageError(f"{field}: is {kind}, which JSON cannot hold")
-
-
-def as_text(value: Any) -> Any:
-    """Numbers, truth values and dates as text; anything else as it is, for the row's own checks to judge."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (date, time)):
-        return value.isoformat()
-    if isinstance(value, (int, float, Decimal)):
-        return str(value) if math.isfinite(value) else value
-    return str(value) if isinstance(value, UUID) else value
-
-
-def as_messages(value: Any) -> Any:
-    """Messages without the fields that chat data sets add (`name`, `tool_calls` …)."""
-    if not isinstance(value, list):
-        return value
-    wanted = ("role", "content")
-    return [{name: item[name] for name in wanted if name in item} if isinstance(item, dict) else item for item in value]
-
-
-def without_nulls(values: Any, field: str) -> Any:
-    """An object without its fields that are null: a typed table has every column in every row.
-
-    Raises:
-        UsageError: the name of a field holds what no store keeps; starts with `field`.
-    """
-    if not isinstance(values, Mapping):
-        return values
-    present = {name: value for name, value in values.items() if value is not None}
-    for name in present:
-        if _UNSTORABLE.search(str(name)):
-            raise UsageError(f"{field}: the name {name!r} holds a character that no store keeps")
-    return present
-
 
 ROWS_FILE = "rows.jsonl"
 FIELDS = {"id", "inputs", "expectations", "contexts", "tags"}
 _ROLES = ("system", "user", "assistant")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +30,10 @@ class EvalRow:
     """One question to the system, and what a good answer is measured by.
 
     inputs: the prompt's variables, all text; or, for a conversation, `messages` (a list of `{"role", "content"}` that
-    ends with the user's) in place of the input variable. expectations: what scorers compare with (`expected_response`,
-    `answers`, `expected_json`, `choices` …). contexts: texts given or retrieved. tags: slices.
+        ends with the user's) in place of the input variable.
+    expectations: what scorers compare with (`expected_response`, `answers`, `expected_json`, `choices` …).
+    contexts: texts given or retrieved.
+    tags: slices.
     """
 
     id: str
@@ -147,57 +81,35 @@ class Rows:
         return self if limit is None else Rows(lambda: islice(self._read(), limit))
 
 
-@dataclass(frozen=True, slots=True)
-class RowsContent:
-    """What one pass tells of rows. content_hash: sha256 in hex over the canonical JSON of each row and a line feed."""
-
-    n_rows: int
-    content_hash: str
-
-
-def measure(rows: Iterable[EvalRow]) -> RowsContent:
-    """Number and content hash of rows, in one pass."""
+def measure(rows: Iterable[EvalRow]) -> tuple[int, str]:
+    """Number of rows and their content hash, in one pass: sha256 in hex over the canonical JSON of each row and a line
+    feed."""
     digest, n_rows = hashlib.sha256(), 0
     for n_rows, row in enumerate(rows, 1):  # noqa: B007 - the count outlives the loop
         # surrogatepass: JSON may hold half a surrogate pair, which plain UTF-8 refuses.
         digest.update(f"{canonical_json(row.to_json())}\n".encode(errors="surrogatepass"))
-    return RowsContent(n_rows, digest.hexdigest())
+    return n_rows, digest.hexdigest()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class EvalSet:
     """Rows under a name. Two eval sets with the same content hash hold the same rows in the same order.
 
-    rows: goes through the rows anew each time, so that any number of them can be evaluated. known: their number and
-    hash, where a pass over them has told already.
+    rows: goes through the rows anew each time, so that any number of them can be evaluated. n_rows, content_hash: as
+    `measure` found them.
     """
 
     name: str
     rows: Rows
-    known: RowsContent | None = None
-
-    @cached_property
-    def content(self) -> RowsContent:
-        """Number and content hash; one pass over the rows, when first asked for."""
-        return self.known or measure(self.rows)
-
-    @property
-    def content_hash(self) -> str:
-        return self.content.content_hash
-
-    def __len__(self) -> int:
-        return self.content.n_rows
-
-    def first(self, limit: int | None) -> EvalSet:
-        """The eval set of the first `limit` rows; itself when None. Reads nothing yet."""
-        return self if limit is None else EvalSet(self.name, self.rows.first(limit))
+    n_rows: int
+    content_hash: str
 
 
 def checked_eval_set(name: str, path: Path, read: PlacedRows) -> EvalSet:
     """An eval set after one pass over all its rows: every row is sound, ids are unique, number and hash are known.
 
-    path: the file or folder whose later change is an error: a run must score the rows that were checked. read: begins a
-    new pass; gives rows with their places.
+    path: the file or folder whose later change is an error: a run must score the rows that were checked.
+    read: begins a new pass; gives rows with their places.
 
     Raises:
         BadFile: naming file, line and field of the first wrong row.
@@ -209,10 +121,20 @@ def checked_eval_set(name: str, path: Path, read: PlacedRows) -> EvalSet:
             raise BadFile(path, "was changed since it was checked; start again")
         return (row for _, row in read())
 
-    content = measure(without_repeats(read()))
-    if not content.n_rows:
+    n_rows, content_hash = measure(without_repeats(read()))
+    if not n_rows:
         raise BadFile(path, "holds no rows")
-    return EvalSet(name, Rows(read_again), content)
+    return EvalSet(name, Rows(read_again), n_rows, content_hash)
+
+
+def _stamp(path: Path) -> list[tuple[str, int, int]]:
+    """Name, time of the last change, and size of each file; none where there is no such file (a source on the hub)."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    try:
+        found = [(str(file), file.stat()) for file in files]
+    except OSError:
+        return []
+    return [(name, status.st_mtime_ns, status.st_size) for name, status in found]
 
 
 def load_eval_set(folder: Path) -> EvalSet:
@@ -246,61 +168,124 @@ def without_repeats(placed: Iterable[tuple[RecordLocation, EvalRow]]) -> Iterato
         yield row
 
 
-def parse_row(line: str, path: Path | str, number: int) -> EvalRow:
-    """One JSON line as a row. Raises BadFile."""
-    return row_from_values(json_object(line, path, number), path, number)
-
-
 def row_from_values(values: Mapping[str, Any], path: Path | str, number: int) -> EvalRow:
     """A row from an object of our shape.
 
     Inputs, tags and the id are texts: numbers, truth values and dates become text. A null directly under `inputs`,
-    `expectations` or `tags` says that the row has no such field; deeper it is a value, as everything else in
-    `expectations` is.
+    `expectations` or `tags` says that the row has no such field (a typed table has every column in every row); deeper
+    it is a value, as everything else in `expectations` is.
 
     number: the line or position that an error names.
 
     Raises:
         BadFile: naming file, number and field.
     """
-    if unknown := sorted(values.keys() - FIELDS):
-        raise BadFile(path, f"unknown field; known: {', '.join(sorted(FIELDS))}", line=number, field=unknown[0])
     try:
-        given = _given(values)
+        if unknown := sorted(values.keys() - FIELDS):
+            raise UsageError(f"{unknown[0]}: unknown field; known: {', '.join(sorted(FIELDS))}")
+        given = {}
+        for name in sorted(FIELDS):
+            value = as_text(values.get(name)) if name == "id" else values.get(name)
+            if isinstance(value, Mapping):
+                present = {key: item for key, item in value.items() if item is not None}
+                for key in present:
+                    if _UNSTORABLE.search(str(key)):
+                        raise UsageError(f"{name}: the name {key!r} holds a character that no store keeps")
+                value = present if name == "expectations" else {key: as_text(item) for key, item in present.items()}
+                if name == "inputs" and "messages" in value:
+                    value["messages"] = _messages(value["messages"])
+            given[name] = plain(value, name)
+        _check_shape(given)
     except UsageError as error:
-        field, _, problem = str(error).partition(": ")
-        raise BadFile(path, problem, line=number, field=field) from error
-    for name, check, problem in _CHECKS:
-        if not check(given[name]):
-            raise BadFile(path, problem, line=number, field=name)
-    for name, value in given["inputs"].items():
-        if name == "messages":
-            _check_messages(value, path, number)
-        elif not _filled(value):
-            raise BadFile(path, "must be text, and not empty", line=number, field=f"inputs.{name}")
-    expectations = given["expectations"] or {}
-    if not isinstance(expectations.get("answers", []), list):
-        raise BadFile(path, "must be a list of every acceptable answer", line=number, field="expectations.answers")
-    return EvalRow(given["id"], given["inputs"], expectations, tuple(given["contexts"] or ()), given["tags"] or {})
+        raise BadFile.of(error, path, line=number) from error
+    return EvalRow(
+        id=given["id"],
+        inputs=given["inputs"],
+        expectations=given["expectations"] or {},
+        contexts=tuple(given["contexts"] or ()),
+        tags=given["tags"] or {},
+    )
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Every field of a row as JSON has it, without nulls. Raises UsageError starting with the field's name."""
-    present = {name: without_nulls(values.get(name), name) for name in FIELDS}
-    for name in ("inputs", "tags"):
-        if isinstance(present[name], dict):
-            present[name] = {key: as_text(value) for key, value in present[name].items()}
-    if isinstance(inputs := present["inputs"], dict) and "messages" in inputs:
-        inputs["messages"] = as_messages(inputs["messages"])
-    return {name: plain(as_text(value) if name == "id" else value, name) for name, value in present.items()}
+def _check_shape(given: Mapping[str, Any]) -> None:
+    """Raises UsageError starting with the field's name."""
+    inputs, expectations, contexts, tags = (given[name] for name in ("inputs", "expectations", "contexts", "tags"))
+    if not isinstance(given["id"], str) or not given["id"]:
+        raise UsageError("id: must be text")
+    if not isinstance(inputs, dict) or not inputs:
+        raise UsageError("inputs: must be an object with a field that is not null")
+    if not isinstance(expectations, (dict, type(None))):
+        raise UsageError("expectations: must be an object")
+    if contexts is not None and not (isinstance(contexts, list) and all(isinstance(text, str) for text in contexts)):
+        raise UsageError("contexts: must be a list of texts")
+    if tags is not None and not (isinstance(tags, dict) and all(isinstance(text, str) for text in tags.values())):
+        raise UsageError("tags: must be an object of texts")
+    for name, value in inputs.items():
+        if name != "messages" and (not isinstance(value, str) or not value.strip()):
+            raise UsageError(f"inputs.{name}: must be text, and not empty")
+    if not isinstance((expectations or {}).get("answers", []), list):
+        raise UsageError("expectations.answers: must be a list of every acceptable answer")
 
 
-def check_cluster_by(text: str) -> str:
-    """`text` itself, when `cluster_of` can read it. Raises UsageError."""
-    kind, _, name = text.partition(".")
-    if text != "contexts" and not (kind in ("tags", "inputs") and name):
-        raise UsageError(f"{text!r}: must be `contexts`, `tags.NAME` or `inputs.NAME`")
-    return text
+def _messages(value: Any) -> list[dict[str, str]]:
+    """Messages without the fields that chat data sets add (`name`, `tool_calls` …). Raises UsageError."""
+    if not isinstance(value, list) or not value:
+        raise UsageError("inputs.messages: must be a list of messages, and not empty")
+    messages = []
+    for position, message in enumerate(value):
+        place = f"inputs.messages[{position}]"
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            raise UsageError(f"{place}: must be an object of `role` and `content`")
+        role, content = message["role"], message["content"]
+        if role not in _ROLES:
+            raise UsageError(f"{place}.role: must be one of {', '.join(_ROLES)}")
+        if not isinstance(content, str) or not content.strip():
+            raise UsageError(f"{place}.content: must be text, and not empty")
+        messages.append({"role": role, "content": content})
+    if messages[-1]["role"] != "user":
+        raise UsageError("inputs.messages: the last message must be the user's")
+    return messages
+
+
+def plain(value: Any, name: str) -> Any:
+    """The value as JSON has it, whatever the file had. Dates, times and UUIDs become text; a decimal becomes the number
+    that the same digits are in JSON.
+
+    name: of the field of the row, for errors.
+
+    Raises:
+        UsageError: JSON has no such value (bytes, a duration, NaN); starts with the field's name.
+    """
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise UsageError(f"{name}: has the name {key!r}, which is no text")
+        return {key: plain(item, f"{name}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item, f"{name}[{position}]") for position, item in enumerate(value)]
+    if isinstance(value, (float, Decimal)):
+        if not math.isfinite(value):
+            raise UsageError(f"{name}: is {value}, which JSON does not have")
+        whole = isinstance(value, Decimal) and value.as_tuple().exponent == 0
+        return int(value) if whole else float(value)
+    if isinstance(value, (date, time, UUID)):
+        return as_text(value)
+    kinds = ((bytes, "bytes"), (timedelta, "a duration"))
+    kind = next((words for type_, words in kinds if isinstance(value, type_)), f"a {type(value).__name__}")
+    raise UsageError(f"{name}: is {kind}, which JSON cannot hold")
+
+
+def as_text(value: Any) -> Any:
+    """Numbers, truth values and dates as text; anything else as it is, for the row's own checks to judge."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    if isinstance(value, (int, float, Decimal)):
+        return str(value) if math.isfinite(value) else value
+    return str(value) if isinstance(value, UUID) else value
 
 
 def cluster_of(row: EvalRow, cluster_by: str) -> str | None:
@@ -312,7 +297,9 @@ def cluster_of(row: EvalRow, cluster_by: str) -> str | None:
     Raises:
         UsageError: `cluster_by` is none of these.
     """
-    kind, _, name = check_cluster_by(cluster_by).partition(".")
+    kind, _, name = cluster_by.partition(".")
+    if cluster_by != "contexts" and not (kind in ("tags", "inputs") and name):
+        raise UsageError(f"{cluster_by!r}: must be `contexts`, `tags.NAME` or `inputs.NAME`")
     if kind == "tags":
         return row.tags.get(name)
     found = list(row.contexts) if kind == "contexts" else row.inputs.get(name)
@@ -324,54 +311,3 @@ def cluster_of(row: EvalRow, cluster_by: str) -> str | None:
 def cluster_name(row: EvalRow, cluster_by: str) -> str:
     """As `cluster_of`, where a row without a cluster is one of its own."""
     return cluster_of(row, cluster_by) or f"row {row.id}"
-
-
-def _stamp(path: Path) -> list[tuple[str, int, int]]:
-    """Name, time of the last change, and size of each file; none where there is no such file (a source on the hub)."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    try:
-        found = [(str(file), file.stat()) for file in files]
-    except OSError:
-        return []
-    return [(name, status.st_mtime_ns, status.st_size) for name, status in found]
-
-
-def _check_messages(value: Any, path: Path | str, number: int) -> None:
-    name = "inputs.messages"
-    if not isinstance(value, list) or not value:
-        raise BadFile(path, "must be a list of messages, and not empty", line=number, field=name)
-    for position, message in enumerate(value):
-        place = f"{name}[{position}]"
-        if not isinstance(message, dict) or message.keys() != {"role", "content"}:
-            raise BadFile(path, "must be an object of `role` and `content`", line=number, field=place)
-        if message["role"] not in _ROLES:
-            raise BadFile(path, f"must be one of {', '.join(_ROLES)}", line=number, field=f"{place}.role")
-        if not _filled(message["content"]):
-            raise BadFile(path, "must be text, and not empty", line=number, field=f"{place}.content")
-    if value[-1]["role"] != "user":
-        raise BadFile(path, "the last message must be the user's", line=number, field=name)
-
-
-def _filled(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _texts(values: Any) -> bool:
-    return all(isinstance(value, str) for value in values)
-
-
-_CHECKS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("id", lambda value: isinstance(value, str) and value != "", "must be text"),
-    (
-        "inputs",
-        lambda value: isinstance(value, dict) and bool(value),
-        "must be an object with a field that is not null",
-    ),
-    ("expectations", lambda value: value is None or isinstance(value, dict), "must be an object"),
-    ("contexts", lambda value: value is None or (isinstance(value, list) and _texts(value)), "must be a list of texts"),
-    (
-        "tags",
-        lambda value: value is None or (isinstance(value, dict) and _texts(value.values())),
-        "must be an object of texts",
-    ),
-)

@@ -20,7 +20,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, Strict
 
 from llmops.errors import BadFile, UsageError
 from llmops.evaluation.eval_set import (
@@ -28,6 +30,7 @@ from llmops.evaluation.eval_set import (
     ROWS_FILE,
     EvalRow,
     EvalSet,
+    PlacedRows,
     checked_eval_set,
     read_rows,
     row_from_values,
@@ -43,10 +46,16 @@ from llmops.evaluation.record_files import (
     read_records,
 )
 from llmops.hashing import content_hash
-from llmops.text_io import read_toml
+from llmops.text_io import checked, read_toml
 
+SOURCE_FILE = "eval_set.toml"
+_HUB = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?\Z")
 _TARGET = re.compile(r"(id|contexts|messages|(inputs|expectations|tags)\.[^.\s]+)\Z")
 _TARGETS = "id, inputs.NAME, messages, expectations.NAME, contexts and tags.NAME"
+
+OpenRecords = Callable[[], Records]
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Strict(), Field(ge=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +90,22 @@ class Columns:
     def row(self, record: Any, path: Path | str, number: int, position: int | None = None) -> EvalRow:
         """One record as a row.
 
-        number: the line or position that errors name. position: among the records, from 1, for a made id; `number`
-        when None.
+        number: the line or position that errors name.
+        position: among the records, from 1, for a made id; `number` when None.
 
         Raises:
             BadFile: naming file, number and field.
         """
         if not isinstance(record, Mapping):
             raise BadFile(path, "must be an object", line=number)
-        mapping = self.mapping if self.mapping is not None else _own_names(record, path, number)
+        mapping = self.mapping
+        if mapping is None:
+            for name in record:
+                if name not in FIELDS and not _TARGET.match(str(name)):
+                    problem = f"unknown field; there are {_TARGETS}, and `columns` says which column is which of them"
+                    raise BadFile(path, problem, line=number, field=str(name))
+            if "inputs" not in record and not record.keys() <= FIELDS:  # a table's columns, named as our fields are
+                mapping = {name: name for name in record}
         values = record if mapping is None else _mapped(record, mapping, path, number)
         if "id" in values:
             return row_from_values(values, path, number)
@@ -97,16 +113,6 @@ class Columns:
         content = {"inputs": dict(row.inputs), "contexts": list(row.contexts)}
         made = f"{self.name}-{number if position is None else position:06d}-{content_hash(content)[:8]}"
         return replace(row, id=made)
-
-
-def _own_names(record: Mapping[str, Any], path: Path | str, number: int) -> dict[str, str] | None:
-    """The mapping of a record whose columns have the names of our fields (`inputs.question`), as a table's have; None
-    for one of our own shape. Raises BadFile at a name that is no field."""
-    for name in record:
-        if name not in FIELDS and not _TARGET.match(str(name)):
-            problem = f"unknown field; there are {_TARGETS}, and `columns` says which column is which of them"
-            raise BadFile(path, problem, line=number, field=str(name))
-    return None if "inputs" in record or record.keys() <= FIELDS else {name: name for name in record}
 
 
 def _mapped(record: Mapping[str, Any], mapping: Mapping[str, str], path: Path | str, number: int) -> dict[str, Any]:
@@ -117,7 +123,14 @@ def _mapped(record: Mapping[str, Any], mapping: Mapping[str, str], path: Path | 
         except KeyError as error:
             problem = f"no column {column!r}; there are {', '.join(map(str, record))}"
             raise BadFile(path, problem, line=number, field=target) from error
-        _put(values, target, found)
+        field, _, name = target.partition(".")
+        if field == "messages":
+            values["inputs"]["messages"] = found
+        elif not name:
+            values[field] = [found] if field == "contexts" and isinstance(found, str) else found
+        else:
+            single_answer = target == "expectations.answers" and found is not None and not isinstance(found, list)
+            values[field][name] = [found] if single_answer else found
     return values
 
 
@@ -147,92 +160,68 @@ def _picked(value: Any, column: str) -> Any:
     raise KeyError(column)
 
 
-def _put(values: dict[str, Any], target: str, found: Any) -> None:
-    field, _, name = target.partition(".")
-    if field == "id":
-        values["id"] = found
-    elif field == "messages":
-        values["inputs"]["messages"] = found
-    elif field == "contexts":
-        values["contexts"] = [found] if isinstance(found, str) else found
-    else:
-        single_answer = target == "expectations.answers" and found is not None and not isinstance(found, list)
-        values[field][name] = [found] if single_answer else found
-
-
-SOURCE_FILE = "eval_set.toml"
-_KEYS = {"name", "source", "config", "split", "columns", "sample", "seed", "limit"}
-_NAME = re.compile(r"[\w.-]+\Z")
-_HUB = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?\Z")
-
-OpenRecords = Callable[[], Records]
-
-
 @dataclass(frozen=True, slots=True)
 class EvalSetSource:
     """What a table says.
 
-    source: a path, or `hf:OWNER/NAME[@REVISION]`. config: of the data set. split: by default the first of test,
-    validation and train that there is. limit: only the first rows of the source. sample: so many of these, drawn by
-    the hash of `seed` and position, in the order of the source; the same rows every time, and a larger sample holds
-    the smaller one.
+    source: a path, or `hf:OWNER/NAME[@REVISION]`.
+    columns: our fields and their columns, as `Columns.from_table` takes them.
+    config: of the data set.
+    split: by default the first of test, validation and train that there is.
+    limit: only the first rows of the source.
+    sample: so many of these, drawn by the hash of `seed` and position, in the order of the source; the same rows every
+        time, and a larger sample holds the smaller one.
     """
 
-    name: str
-    source: str
-    columns: Columns
-    config: str | None = None
-    split: str | None = None
-    sample: int | None = None
-    seed: int = 0
-    limit: int | None = None
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
-    @classmethod
-    def from_table(cls, values: Mapping[str, Any], name: str | None = None) -> EvalSetSource:
-        """Checked construction. name: where the table has none. Raises UsageError starting with the field's name."""
-        if unknown := sorted(values.keys() - _KEYS):
-            raise UsageError(f"{unknown[0]}: unknown key; known: {', '.join(sorted(_KEYS))}")
-        name = _optional_text(values, "name") or name
-        if name is None or not _NAME.match(name):
-            raise UsageError("name: must be letters, digits, dots, dashes and underscores")
-        source = _optional_text(values, "source")
-        if source is None:
-            raise UsageError("source: must be a path or hf:OWNER/NAME[@REVISION]")
-        columns = values.get("columns")
-        if columns is not None and not isinstance(columns, Mapping):
-            raise UsageError("columns: must be a table of our fields and their columns")
-        try:
-            mapped = Columns.from_table(name, columns)
-        except UsageError as error:
-            raise UsageError(f"columns.{error}") from error
-        return cls(
-            name, source, mapped, _optional_text(values, "config"), _optional_text(values, "split"),
-            _optional_number(values, "sample", 1), _optional_number(values, "seed", 0) or 0,
-            _optional_number(values, "limit", 1),
-        )  # fmt: skip
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    source: Text
+    columns: Mapping[str, Any] | None = None
+    config: Text | None = None
+    split: Text | None = None
+    sample: Count | None = None
+    seed: Annotated[int, Strict(), Field(ge=0)] = 0
+    limit: Count | None = None
 
-    @property
-    def key(self) -> str:
-        """Names a copy of these rows: whatever changes them changes it."""
-        mapping = None if self.columns.mapping is None else dict(self.columns.mapping)
-        chosen = [self.config, self.split, self.sample, self.seed, self.limit]
-        return f"{self.name}-{content_hash([self.source, mapping, *chosen])[:16]}"
+    def rows(self, columns: Columns, records: OpenRecords) -> PlacedRows:
+        """Begins a pass over the rows that are chosen of the records. A sample is drawn at once; only the positions of
+        its rows are held."""
+        chosen: frozenset[int] | None = None
+        if self.sample is not None:
+
+            def drawn(position: int) -> tuple[bytes, int]:
+                return hashlib.blake2b(f"{self.seed}:{position}".encode(), digest_size=8).digest(), position
+
+            positions = (position for position, _ in enumerate(islice(records(), self.limit)))
+            chosen = frozenset(position for _, position in heapq.nsmallest(self.sample, map(drawn, positions)))
+
+        def read() -> Iterator[tuple[RecordLocation, EvalRow]]:
+            for position, (place, record) in enumerate(islice(records(), self.limit)):
+                if chosen is None or position in chosen:
+                    yield place, columns.row(record, *place, position + 1)
+
+        return read
 
 
 def find_eval_set(path: Path, access: SourceAccess | None = None) -> EvalSet:
     """The eval set of a data file, or of a folder: its `rows.jsonl`, what its `eval_set.toml` names, or else its data
     files. Raises BadFile, CannotRun."""
-    if path.is_file() or (kind_of(path) is not None and not path.is_dir()):
-        return eval_set_of_table({"name": _set_name(path), "source": str(path.absolute())}, path, access)
-    table = path / SOURCE_FILE
-    if not table.is_file():
-        if (path / ROWS_FILE).exists() or not _holds_data(path):
-            columns = Columns(path.name, None)
-            return checked_eval_set(path.name, path / ROWS_FILE, lambda: _of_our_shape(path / ROWS_FILE, columns))
-        return eval_set_of_table({"name": _set_name(path), "source": str(path.absolute())}, path, access)
-    if (path / ROWS_FILE).exists():
-        raise BadFile(table, f"stands beside {ROWS_FILE}; an eval set has one of them")
-    return eval_set_of_table(read_toml(table), table, access, name=path.name)
+    table, rows = path / SOURCE_FILE, path / ROWS_FILE
+    if table.is_file():
+        if rows.exists():
+            raise BadFile(table, f"stands beside {ROWS_FILE}; an eval set has one of them")
+        return eval_set_of_table(read_toml(table), table, access, name=path.name)
+    if path.is_dir():
+        is_source = not rows.exists() and _holds_data(path)
+    else:
+        is_source = path.is_file() or kind_of(path) is not None
+    if not is_source:
+        read = EvalSetSource(path.name, str(rows)).rows(Columns(path.name, None), lambda: read_records(rows))
+        return checked_eval_set(path.name, rows, read)
+    stem = path.name if path.is_dir() else path.name.partition(".")[0]
+    name = re.sub(r"[^\w.-]+", "-", stem) or "rows"
+    return eval_set_of_table({"name": name, "source": str(path.absolute())}, path, access)
 
 
 def holds_eval_set(path: Path) -> bool:
@@ -240,6 +229,10 @@ def holds_eval_set(path: Path) -> bool:
     if path.is_dir():
         return (path / ROWS_FILE).is_file() or (path / SOURCE_FILE).is_file() or _holds_data(path)
     return path.is_file() and kind_of(path) is not None
+
+
+def _holds_data(folder: Path) -> bool:
+    return any(kind_of(file) is not None for file in folder.rglob("*") if file.is_file())
 
 
 def eval_set_of_table(
@@ -254,45 +247,20 @@ def eval_set_of_table(
         BadFile: the table is wrong, or the source: a row of it by file, line or row number, and field.
         CannotRun: the hub does not give it.
     """
+    access = access or SourceAccess()
     try:
-        source = EvalSetSource.from_table(values, name)
-        found = _HUB.match(source.source)
+        source = checked(EvalSetSource, values if name is None else {"name": name, **values})
+        try:
+            columns = Columns.from_table(source.name, source.columns)
+        except UsageError as error:
+            raise UsageError(f"columns.{error}") from error
         if source.source.startswith("hf:"):
-            if found is None:
-                raise UsageError(f"source: {source.source!r} is not of the form hf:OWNER/NAME[@REVISION]")
-            return _hub_eval_set(source, found["repo"], found["revision"], access or SourceAccess())
+            return _hub_eval_set(source, columns, access)
         local = path.parent / Path(source.source).expanduser()
-        records = _local_records(source, local, access or SourceAccess())
+        records = _local_records(source, local, access)
     except UsageError as error:
-        field, _, problem = str(error).partition(": ")
-        raise BadFile(path, problem, field=f"{key}.{field}" if key else field) from error
-    chosen = _chosen(source, records)
-    return checked_eval_set(source.name, local, lambda: _rows(source, records, chosen))
-
-
-def _of_our_shape(path: Path, columns: Columns) -> Iterator[tuple[RecordLocation, EvalRow]]:
-    for position, (place, record) in enumerate(read_records(path), 1):
-        yield place, columns.row(record, *place, position)
-
-
-def _rows(
-    source: EvalSetSource, records: OpenRecords, chosen: frozenset[int] | None
-) -> Iterator[tuple[RecordLocation, EvalRow]]:
-    for position, (place, record) in enumerate(islice(records(), source.limit)):
-        if chosen is None or position in chosen:
-            yield place, source.columns.row(record, *place, position + 1)
-
-
-def _chosen(source: EvalSetSource, records: OpenRecords) -> frozenset[int] | None:
-    """Positions of the sample; None when all rows are taken. Holds no more than the sample."""
-    if source.sample is None:
-        return None
-
-    def drawn(position: int) -> tuple[bytes, int]:
-        return hashlib.blake2b(f"{source.seed}:{position}".encode(), digest_size=8).digest(), position
-
-    positions = (position for position, _ in enumerate(islice(records(), source.limit)))
-    return frozenset(position for _, position in heapq.nsmallest(source.sample, map(drawn, positions)))
+        raise BadFile.of(error, path, key=key) from error
+    return checked_eval_set(source.name, local, source.rows(columns, records))
 
 
 def _local_records(source: EvalSetSource, path: Path, access: SourceAccess) -> OpenRecords:
@@ -306,53 +274,28 @@ def _local_records(source: EvalSetSource, path: Path, access: SourceAccess) -> O
     return lambda: read_records(path)
 
 
-def _hub_eval_set(source: EvalSetSource, repo: str, revision: str | None, access: SourceAccess) -> EvalSet:
+def _hub_eval_set(source: EvalSetSource, columns: Columns, access: SourceAccess) -> EvalSet:
     """Rows of the hub, copied once and then read from the copy: the same rows on every pass, and without a network.
 
-    Name a commit as revision: the copy of a moving one stays as it was when first read.
+    Name a commit as revision: the copy of a moving one stays as it was when first read. Raises UsageError.
     """
-    copy = access.kept / f"{source.key}.jsonl"
+    found = _HUB.match(source.source)
+    if found is None:
+        raise UsageError(f"source: {source.source!r} is not of the form hf:OWNER/NAME[@REVISION]")
+    chosen = [source.config, source.split, source.sample, source.seed, source.limit]
+    identity = content_hash([source.source, None if columns.mapping is None else dict(columns.mapping), *chosen])
+    copy = access.kept / f"{source.name}-{identity[:16]}.jsonl"
     if not copy.exists():
-        arguments = {"path": repo, "revision": revision}
-
-        def records() -> Records:
-            return dataset_records(arguments, source.config, source.split, access, source.source)
-
-        _write_rows(copy, without_repeats(_rows(source, records, _chosen(source, records))))
+        arguments = {"path": found["repo"], "revision": found["revision"]}
+        read = source.rows(
+            columns, lambda: dataset_records(arguments, source.config, source.split, access, source.source)
+        )
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        incoming = copy.with_name(f".{copy.name}.{os.getpid()}")
+        try:  # whole or not at all
+            with incoming.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(row.to_json()) + "\n" for row in without_repeats(read()))
+            incoming.replace(copy)
+        finally:
+            incoming.unlink(missing_ok=True)
     return checked_eval_set(source.name, copy, lambda: read_rows(copy))
-
-
-def _write_rows(path: Path, rows: Iterator[EvalRow]) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    incoming = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with incoming.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row.to_json()) + "\n" for row in rows)
-        incoming.replace(path)
-    finally:
-        incoming.unlink(missing_ok=True)
-
-
-def _set_name(path: Path) -> str:
-    """A name for the rows of a file or folder that gives them none."""
-    stem = path.name if path.is_dir() else path.name.partition(".")[0]
-    return re.sub(r"[^\w.-]+", "-", stem) or "rows"
-
-
-def _holds_data(folder: Path) -> bool:
-    return folder.is_dir() and any(kind_of(file) is not None for file in folder.rglob("*") if file.is_file())
-
-
-def _optional_text(values: Mapping[str, Any], name: str) -> str | None:
-    value = values.get(name)
-    if value is not None and (not isinstance(value, str) or not value):
-        raise UsageError(f"{name}: must be text")
-    return value
-
-
-def _optional_number(values: Mapping[str, Any], name: str, least: int) -> int | None:
-    value = values.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-        raise UsageError(f"{name}: must be a whole number of {least} or more")
-    return value

@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, Strict
+from typing_extensions import TypedDict
 
 from llmops.errors import BadFile, CannotRun, UnknownVersion, UsageError
-from llmops.evaluation.eval_set import EvalSet, Rows, check_cluster_by, cluster_of
+from llmops.evaluation.eval_set import EvalSet, Rows, cluster_of
 from llmops.evaluation.eval_set_source import eval_set_of_table, find_eval_set
 from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.record_files import SourceAccess
@@ -19,9 +22,8 @@ from llmops.evaluation.scorers import Scorer, make_scorer
 from llmops.evaluation.scorers.protocol import limits_of
 from llmops.evaluation.scorers.trial import try_scorer
 from llmops.hashing import content_hash
-from llmops.text_io import read_json, read_toml
+from llmops.text_io import checked, read_json, read_toml
 
-_KEYS = {"description", "eval_sets", "prompt", "model", "scorers", "gate", "cluster_by", "judges", "choices"}
 KAPPA_ASKED = 0.6  # what a judge must agree with people by, unless its table says otherwise
 
 
@@ -74,7 +76,7 @@ class Suite:
 
     @property
     def n_rows(self) -> int:
-        return sum(len(eval_set) for eval_set in self.eval_sets)
+        return sum(eval_set.n_rows for eval_set in self.eval_sets)
 
     @property
     def rows_hash(self) -> str:
@@ -93,8 +95,11 @@ class Suite:
                 if (scorer := self.make(spec, self.judges)) is not None:
                     try_scorer(scorer)
             except UsageError as error:
-                path = self.path or Path(f"{self.name}.toml")
-                raise BadFile(path, _with_options(str(error), spec), field=f"scorers.{spec.name}") from error
+                problem, path = str(error), self.path or Path(f"{self.name}.toml")
+                if spec.parameters and "; options of " not in problem:  # one of those set may be the cause
+                    given = ", ".join(f"{name} = {value!r}" for name, value in spec.parameters.items())
+                    problem += f"; set here: {given}"
+                raise BadFile(path, problem, field=f"scorers.{spec.name}") from error
 
     def not_counted(self) -> dict[str, str]:
         """What scorers that come from elsewhere do not count, by scorer; only those that say it."""
@@ -135,6 +140,32 @@ def readable_suites(folder: Path, load: Callable[[str], Suite]) -> tuple[list[Su
     return read, broken
 
 
+class _Judge(TypedDict, total=False):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]  # pydantic's; the rest is `JudgeEndpoint`'s
+
+    kappa: Annotated[float, Strict(), Field(ge=-1, le=1)]
+
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class _SuiteFile:
+    """What the TOML file of a suite holds."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    eval_sets: Annotated[list[Any], Field(min_length=1)]
+    prompt: Text
+    model: Text
+    scorers: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+    gate: GateRules
+    description: str = ""
+    cluster_by: Annotated[str, Field(pattern=r"^(contexts|(tags|inputs)\..+)$")] | None = None
+    judges: dict[str, _Judge] = field(default_factory=dict)
+    choices: Annotated[bool, Strict()] = False
+
+
 def load_suite(
     folder: Path,
     name: str,
@@ -143,9 +174,11 @@ def load_suite(
     *,
     try_scorers: bool = True,
 ) -> Suite:
-    """Reads `folder/<name>.toml` and its eval sets, every row of them. access: to data sets of the hub. make: gives a
-    scorer of what the suite says of it, or None where it needs a judge that is not configured. try_scorers: false
-    leaves `Suite.try_scorers` to the caller; it loads the scorers' libraries, which takes seconds.
+    """Reads `folder/<name>.toml` and its eval sets, every row of them.
+
+    access: to data sets of the hub.
+    make: gives a scorer of what the suite says of it, or None where it needs a judge that is not configured.
+    try_scorers: false leaves `Suite.try_scorers` to the caller; it loads the scorers' libraries, which takes seconds.
 
     Raises:
         UnknownVersion: there is no such suite. BadFile: naming file and field.
@@ -154,137 +187,80 @@ def load_suite(
     if not path.is_file():
         known = ", ".join(suite_names(folder)) or "none"
         raise UnknownVersion(f"no suite {name!r} in {folder}; there are {known}")
-    values = _read(path)
-    judges = _judges(_table(values, "judges", path), path)
-    specs = tuple(_scorer_spec(key, value, path) for key, value in _table(values, "scorers", path).items())
-    scorers = {spec.name: _made(make, spec, judges, path) for spec in specs}
-    if not specs:
-        raise BadFile(path, "must name at least one scorer", field="scorers")
-    loaded = _eval_sets(values.get("eval_sets"), path, access)
-    _check_ids(loaded, path)
-    gate = _gate(_table(values, "gate", path), scorers, path)
-    prompt = _text(values, "prompt", path)
-    if "@" in prompt:
-        raise BadFile(path, f"must be a prompt's name; one version of it is run with --prompt {prompt}", field="prompt")
+    try:
+        file = checked(_SuiteFile, {"scorers": {}, "gate": {}, **read_toml(path)})
+    except UsageError as error:
+        raise BadFile.of(error, path) from error
+    if "@" in file.prompt:
+        problem = f"must be a prompt's name; one version of it is run with --prompt {file.prompt}"
+        raise BadFile(path, problem, field="prompt")
+    scorers = _scorers(file, path, make)
+    _check_gate(file.gate, {spec.name: scorer for spec, scorer in scorers}, path)
     suite = Suite(
-        name, str(values.get("description", "")), loaded, prompt, _text(values, "model", path),
-        specs, gate, _cluster_by(values, loaded, path), judges, _switch(values, "choices", path), make, path,
-    )  # fmt: skip
+        name=name,
+        description=file.description,
+        eval_sets=_eval_sets(file, path, access),
+        prompt=file.prompt,
+        model=file.model,
+        scorer_specs=tuple(spec for spec, _ in scorers),
+        gate=file.gate,
+        cluster_by=file.cluster_by,
+        judges=file.judges,
+        choices=file.choices,
+        make=make,
+        path=path,
+    )
+    if suite.cluster_by is not None and not any(cluster_of(row, suite.cluster_by) for row in suite.rows):
+        raise BadFile(path, f"no row has {suite.cluster_by}", field="cluster_by")
     if try_scorers:
         suite.try_scorers()
     return suite
 
 
-def _read(path: Path) -> dict[str, Any]:
-    values = read_toml(path)
-    if unknown := sorted(values.keys() - _KEYS):
-        raise BadFile(path, f"unknown key; known: {', '.join(sorted(_KEYS))}", field=unknown[0])
-    return values
+def _scorers(file: _SuiteFile, path: Path, make: MakeScorer) -> list[tuple[ScorerSpec, Scorer | None]]:
+    """Each scorer as the suite asks for it, and made; None: one whose judge is not configured."""
+    made = []
+    for name, given in file.scorers.items():
+        parameters = {key: item for key, item in given.items() if key != "type"}
+        if "schema_file" in parameters:
+            try:
+                parameters["schema"] = read_json(path.parent / str(parameters.pop("schema_file")))
+            except BadFile as error:
+                field = f"scorers.{name}.schema_file"
+                raise BadFile(error.path, error.problem, line=error.line, field=field) from error
+        spec = ScorerSpec(name, str(given.get("type", name)), parameters)
+        try:
+            made.append((spec, make(spec, file.judges)))
+        except UsageError as error:
+            raise BadFile(path, str(error), field=f"scorers.{name}") from error
+    return made
 
 
-def _text(values: Mapping[str, Any], name: str, path: Path) -> str:
-    if not isinstance(values.get(name), str) or not values[name]:
-        raise BadFile(path, "must be text", field=name)
-    return str(values[name])
-
-
-def _eval_sets(entries: Any, path: Path, access: SourceAccess | None) -> tuple[EvalSet, ...]:
+def _eval_sets(file: _SuiteFile, path: Path, access: SourceAccess | None) -> tuple[EvalSet, ...]:
     """Names of folders or data files beside the suite, or tables that `eval_set_source` reads."""
-    if not isinstance(entries, list) or not entries or not all(isinstance(entry, (str, dict)) for entry in entries):
-        raise BadFile(path, "must be a list of names or tables", field="eval_sets")
-    for entry in entries:
+    for entry in file.eval_sets:
+        if not isinstance(entry, (str, dict)):
+            raise BadFile(path, "must be a list of names or tables", field="eval_sets")
         if isinstance(entry, str) and not (path.parent / entry).exists():
             near = difflib.get_close_matches(entry, [found.name for found in path.parent.iterdir()], 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise BadFile(path, f"no folder or file {entry!r} beside the suite{hint}", field="eval_sets")
-    return tuple(
+    eval_sets = tuple(
         find_eval_set(path.parent / entry, access)
         if isinstance(entry, str)
         else eval_set_of_table(entry, path, access, key=f"eval_sets[{position}]")
-        for position, entry in enumerate(entries)
+        for position, entry in enumerate(file.eval_sets)
     )
-
-
-def _cluster_by(values: Mapping[str, Any], eval_sets: tuple[EvalSet, ...], path: Path) -> str | None:
-    if "cluster_by" not in values:
-        return None
-    try:
-        found = check_cluster_by(_text(values, "cluster_by", path))
-    except UsageError as error:
-        raise BadFile(path, str(error), field="cluster_by") from error
-    if not any(cluster_of(row, found) for eval_set in eval_sets for row in eval_set.rows):
-        raise BadFile(path, f"no row has {found}", field="cluster_by")
-    return found
-
-
-def _table(values: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
-    found = values.get(name, {})
-    if not isinstance(found, dict):
-        raise BadFile(path, "must be a table", field=name)
-    return found
-
-
-def _scorer_spec(name: str, value: Any, path: Path) -> ScorerSpec:
-    if not isinstance(value, dict):
-        raise BadFile(path, "must be a table", field=f"scorers.{name}")
-    parameters = {key: item for key, item in value.items() if key != "type"}
-    if "schema_file" in parameters:
-        try:
-            parameters["schema"] = read_json(path.parent / str(parameters.pop("schema_file")))
-        except BadFile as error:
-            raise BadFile(error.path, error.problem, line=error.line, field=f"scorers.{name}.schema_file") from error
-    return ScorerSpec(name, str(value.get("type", name)), parameters)
-
-
-def _made(make: MakeScorer, spec: ScorerSpec, judges: JudgeTables, path: Path) -> Scorer | None:
-    try:
-        return make(spec, judges)
-    except UsageError as error:
-        raise BadFile(path, str(error), field=f"scorers.{spec.name}") from error
-
-
-def _with_options(problem: str, spec: ScorerSpec) -> str:
-    """What is wrong, with the options that the suite sets: one of them may be the cause."""
-    if not spec.parameters or "; options of " in problem:
-        return problem
-    return f"{problem}; set here: {', '.join(f'{name} = {value!r}' for name, value in spec.parameters.items())}"
-
-
-def _judges(tables: Mapping[str, Any], path: Path) -> dict[str, Mapping[str, Any]]:
-    for name, table in tables.items():
-        if not isinstance(table, dict):
-            raise BadFile(path, "must be a table", field=f"judges.{name}")
-        kappa = table.get("kappa", KAPPA_ASKED)
-        if isinstance(kappa, bool) or not isinstance(kappa, (int, float)) or not -1 <= kappa <= 1:
-            raise BadFile(path, "must be a number from -1 to 1", field=f"judges.{name}.kappa")
-    return dict(tables)
-
-
-def _switch(values: Mapping[str, Any], name: str, path: Path) -> bool:
-    found = values.get(name, False)
-    if not isinstance(found, bool):
-        raise BadFile(path, "must be true or false", field=name)
-    return found
-
-
-def _check_ids(eval_sets: tuple[EvalSet, ...], path: Path) -> None:
-    if len(eval_sets) == 1:
-        return  # its ids were checked when it was read
     seen: set[int] = set()  # hashes, as in `without_repeats`
-    for eval_set in eval_sets:
-        for row in eval_set.rows:
-            if hash(row.id) in seen:
-                raise BadFile(path, f"row id {row.id!r} stands in two eval sets", field="eval_sets")
-            seen.add(hash(row.id))
+    for row in chain.from_iterable(eval_set.rows for eval_set in eval_sets if len(eval_sets) > 1):
+        if hash(row.id) in seen:
+            raise BadFile(path, f"row id {row.id!r} stands in two eval sets", field="eval_sets")
+        seen.add(hash(row.id))
+    return eval_sets
 
 
-def _gate(values: Mapping[str, Any], scorers: Mapping[str, Scorer | None], path: Path) -> GateRules:
-    """scorers: those of the suite by name; None: one whose judge is not configured."""
-    try:
-        rules = GateRules.from_mapping(values)
-    except UsageError as error:
-        name, _, problem = str(error).partition(": ")
-        raise BadFile(path, problem, field=f"gate.{name}") from error
+def _check_gate(rules: GateRules, scorers: Mapping[str, Scorer | None], path: Path) -> None:
+    """That the rules speak of the suite's scorers, and bound them by values that they can have. Raises BadFile."""
     for name in rules.scorers:
         if name not in scorers:
             raise BadFile(path, f"names {name!r}, which is no scorer of this suite", field="gate")
@@ -298,4 +274,3 @@ def _gate(values: Mapping[str, Any], scorers: Mapping[str, Scorer | None], path:
             if not (math.isfinite(bound) and low <= bound <= high):
                 problem = f"{bound:g} is none of {name}'s values, which lie from {low:g} to {high:g}"
                 raise BadFile(path, problem, field=f"gate.{key}.{name}")
-    return rules

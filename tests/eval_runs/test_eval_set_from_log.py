@@ -223,7 +223,7 @@ def test_a_review_that_was_added_is_not_added_again(target: Path, tmp_path: Path
     with pytest.raises(BadFile, match="is in the eval set"):
         add_reviewed(review, target)
 
-    assert len(load_eval_set(target)) == 1
+    assert load_eval_set(target).n_rows == 1
 
 
 def test_a_review_without_a_decision_changes_nothing(target: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llmops.errors import BadFile, UsageError
-from llmops.evaluation.eval_set import EvalRow, EvalSet, Rows, cluster_of, load_eval_set, measure, parse_row
+from llmops.evaluation.eval_set import EvalRow, Rows, cluster_of, load_eval_set, measure, row_from_values
 
 GOOD: dict[str, Any] = {"id": "r1", "inputs": {"question": "How many?"}, "expectations": {"answers": ["4"]}}
 
@@ -34,7 +34,7 @@ def test_reads_every_field_of_every_row_in_order(tmp_path: Path) -> None:
         EvalRow("r1", {"question": "How many?"}, {"answers": ["4"]}),
     ]
     assert list(loaded.rows) == list(loaded.rows)
-    assert len(loaded) == 2
+    assert loaded.n_rows == 2
 
 
 def test_optional_fields_may_be_absent_or_null(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_the_first_of_several_bad_rows_is_named(tmp_path: Path) -> None:
 
 def test_an_unknown_field_says_which_are_known() -> None:
     with pytest.raises(BadFile, match="known: contexts, expectations, id, inputs, tags"):
-        parse_row(json.dumps({**GOOD, "label": "x"}), "rows.jsonl", 1)
+        row_from_values({**GOOD, "label": "x"}, "rows.jsonl", 1)
 
 
 @pytest.mark.parametrize("lines", [(), ("", "  ")])
@@ -154,10 +154,6 @@ def test_bytes_that_are_no_utf8_are_a_bad_file(tmp_path: Path) -> None:
         load_eval_set(tmp_path)
 
 
-def eval_set(*rows: EvalRow, name: str = "sums") -> EvalSet:
-    return EvalSet(name, Rows(lambda: iter(rows)))
-
-
 ROW = EvalRow("r1", {"question": "How many?"}, {"answers": ["4"]}, ("one",), {"topic": "sums"})
 
 
@@ -172,12 +168,12 @@ ROW = EvalRow("r1", {"question": "How many?"}, {"answers": ["4"]}, ("one",), {"t
     ],
 )
 def test_the_hash_changes_with_every_part_of_a_row(changed: EvalRow) -> None:
-    assert eval_set(changed).content_hash != eval_set(ROW).content_hash
+    assert measure([changed]) != measure([ROW])
 
 
 def test_the_hash_changes_with_number_and_order_of_rows() -> None:
     other = EvalRow("r2", {"question": "Why?"})
-    hashes = {eval_set(*rows).content_hash for rows in [(ROW,), (ROW, other), (other, ROW)]}
+    hashes = {measure(rows)[1] for rows in [(ROW,), (ROW, other), (other, ROW)]}
 
     assert len(hashes) == 3
 
@@ -191,45 +187,20 @@ def test_the_hash_does_not_depend_on_the_name_or_on_how_the_file_is_written(tmp_
     assert one.content_hash == two.content_hash
 
 
-def test_first_takes_the_leading_rows_and_none_takes_all() -> None:
-    whole = eval_set(ROW, EvalRow("r2", {"question": "Why?"}))
-
-    assert whole.first(None) is whole
-    assert (len(whole.first(1)), list(whole.first(1).rows)) == (1, [ROW])
-    assert whole.first(1).content_hash == eval_set(ROW).content_hash
-    assert whole.first(9).content_hash == whole.content_hash
-    assert list(whole.rows.first(1)) == [ROW]
-
-
-def test_first_reads_no_further_than_it_must() -> None:
-    read: list[int] = []
-
-    def rows() -> Any:
-        for number in range(100):
-            read.append(number)
-            yield EvalRow(f"r{number}", {"question": "x"})
-
-    assert len(EvalSet("sums", Rows(rows)).first(3)) == 3
-    assert read == [0, 1, 2]
-
-
-def test_number_and_hash_are_found_in_one_pass_and_kept() -> None:
-    passes: list[None] = []
-
-    def rows() -> Any:
-        passes.append(None)
-        return iter([ROW])
-
-    once = EvalSet("sums", Rows(rows))
-
-    assert (len(once), once.content_hash) == (1, measure([ROW]).content_hash)
-    assert len(passes) == 1
-
-
-def test_a_loaded_set_knows_its_hash_from_the_pass_that_checked_it(tmp_path: Path) -> None:
+def test_a_loaded_set_knows_number_and_hash_of_its_rows_and_gives_the_first_of_them(tmp_path: Path) -> None:
     loaded = load_eval_set(written(tmp_path, GOOD, {**GOOD, "id": "r2"}))
 
-    assert loaded.known == measure(loaded.rows)
+    assert (loaded.n_rows, loaded.content_hash) == measure(loaded.rows) == measure(loaded.rows.first(None))
+    assert [row.id for row in loaded.rows.first(1)] == ["r1"]
+    assert [row.id for row in loaded.rows.first(9)] == ["r1", "r2"]
+
+
+def test_the_first_rows_are_read_no_further_than_they_must() -> None:
+    numbers = iter(range(100))
+    rows = Rows(lambda: (EvalRow(f"r{number}", {"question": "x"}) for number in numbers))
+
+    assert measure(rows.first(3))[0] == 3
+    assert next(numbers) == 3
 
 
 def test_a_file_that_changed_since_it_was_checked_is_refused(tmp_path: Path) -> None:
@@ -246,7 +217,7 @@ def test_many_rows_are_not_held_in_memory(tmp_path: Path) -> None:
     folder = written(tmp_path, *lines)
     tracemalloc.start()
     try:
-        assert len(load_eval_set(folder)) == 5000
+        assert load_eval_set(folder).n_rows == 5000
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -262,7 +233,7 @@ def test_a_conversation_ends_with_the_users_message_and_leaves_the_other_variabl
         {"role": "user", "content": "Why?"},
     ]
 
-    row = parse_row(json.dumps({"id": "r1", "inputs": {"messages": messages, "tone": "dry"}}), "rows.jsonl", 1)
+    row = row_from_values({"id": "r1", "inputs": {"messages": messages, "tone": "dry"}}, "rows.jsonl", 1)
 
     assert [dict(message) for message in row.messages] == messages
     assert row.variables == {"tone": "dry"}
@@ -290,4 +261,4 @@ def test_the_eval_sets_of_the_product_can_be_read() -> None:
     folder = Path(__file__).parents[2] / "eval_sets"
 
     for rows in folder.glob("*/rows.jsonl"):
-        assert len(load_eval_set(rows.parent)) >= 20
+        assert load_eval_set(rows.parent).n_rows >= 20

@@ -72,7 +72,7 @@ def test_the_same_records_give_the_same_rows_from_every_kind_of_file(folder: Pat
 
     assert len({eval_set.content_hash for eval_set in sets}) == 1
     for eval_set in sets:
-        assert (eval_set.name, len(eval_set)) == ("sums", 20)
+        assert (eval_set.name, eval_set.n_rows) == ("sums", 20)
         assert list(eval_set.rows) == list(eval_set.rows)
     first = next(iter(sets[0].rows))
     assert (first.id, first.inputs, first.expectations, first.tags) == (
@@ -258,7 +258,7 @@ def test_a_folder_may_hold_a_table_in_place_of_rows(folder: Path) -> None:
 
     eval_set = find_eval_set(folder / "squad")
 
-    assert (eval_set.name, len(eval_set)) == ("squad", 20)
+    assert (eval_set.name, eval_set.n_rows) == ("squad", 20)
 
 
 @pytest.mark.parametrize("text", ["source = ", 'source = "../t.txt"', "name = 3"])
@@ -368,7 +368,7 @@ found = []
 for table in tables:
     try:
         eval_set = eval_set_of_table(table, Path("task.toml"), SourceAccess(endpoint, Path(folder)))
-        found.append([len(eval_set), eval_set.content_hash, [row.id for row in eval_set.rows]])
+        found.append([eval_set.n_rows, eval_set.content_hash, [row.id for row in eval_set.rows]])
     except LlmopsError as error:
         found.append([type(error).__name__, str(error)])
 print(json.dumps(found))

@@ -164,7 +164,7 @@ def test_bytes_that_are_no_utf8_are_a_bad_file(folder: Path) -> None:
         (HEAD + SCORERS + GATE + "margin = true\n", "gate.margin"),
         (HEAD + SCORERS + GATE + "margin = '0.1'\n", "gate.margin"),
         (HEAD + SCORERS + GATE + "floors = 0.5\n", "gate.floors"),
-        (HEAD + SCORERS + GATE + "[gate.floors]\ncorrect = 'high'\n", "gate.floors"),
+        (HEAD + SCORERS + GATE + "[gate.floors]\ncorrect = 'high'\n", "gate.floors.correct"),
         (HEAD + SCORERS + GATE + "alpha = 0.1\n", "gate.alpha"),
         (HEAD + SCORERS + "[gate]\nprimary = 'right'\n", "gate"),
         (HEAD + SCORERS + GATE + "[gate.floors]\nright = 0.5\n", "gate"),
