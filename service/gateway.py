@@ -147,7 +147,14 @@ class Gateway:
         self.log = LogWriter(log.append, serve_unlogged=settings.log_failure == "serve")
         self.metrics = Metrics(in_flight=lambda: self.admission.held)
         self.engines = None if ping is None else EngineWatch(ping)
-        self._show_in_metrics()
+        age = "Since the registry was last read; of several workers, the longest"
+        self.metrics.watch("llmops_snapshot_age_seconds", age, lambda: self.keeper.age)
+        if self.access is not None:
+            self.metrics.watch("llmops_keys", "Keys that are valid now", self.access.live_keys)
+        if self.engines is not None:
+            again = "Times the engine process was started again"
+            self.metrics.watch("llmops_engine_restarts", again, self.engines.restarts)
+            self.metrics.watch_queues(self.engines.depths)
         self.tracing = open_tracing(settings)
         self.idempotency = Idempotency(log.replies, settings.engine_timeout)
         self.budgets = Budgets(log.budgets, settings.engine_timeout)
@@ -159,14 +166,6 @@ class Gateway:
             production_waits=None if self.engines is None else self.engines.production_waits,
             count=self.metrics.shadow,
         )
-
-    def _show_in_metrics(self) -> None:
-        self.metrics.watch_snapshot(lambda: self.keeper.age)
-        if self.access is not None:
-            self.metrics.watch_keys(self.access.live_keys)
-        if self.engines is not None:
-            self.metrics.watch_queues(self.engines.depths)
-            self.metrics.watch_restarts(self.engines.restarts)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

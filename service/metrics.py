@@ -1,19 +1,26 @@
-"""What Prometheus scrapes: of one process, or, where several workers count together, the sum over all of them."""
+"""What Prometheus scrapes: of one process, or, where several workers count together, the sum over all of them.
+
+Workers count into files of one folder, a few for each process. The metrics library chooses its files when it is first
+imported, by an environment variable that `service.serve` sets.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client import values as metric_values
 from prometheus_client.metrics_core import Metric
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from llmops.process_lock import ProcessLock
 from llmops.production_log import PREDICT, LogRecord
-from service.metrics_files import merging
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
@@ -26,13 +33,14 @@ REFRESH_SECONDS = 1.0
 
 _TOLD_BESIDE = frozenset({"refusal", "reasoning", "tool_calls", "missing_answers", "off_format"})
 _GENERATING = frozenset({"chat", "completions", "responses"})
+_FOLDED = 0
+"""In place of a process id: the file with what dead processes have counted."""
 
 
 class Metrics:
     """Counters of one app, in a registry of their own: two apps in a process do not add up.
 
-    A `target` is a release such as `assistant@3` or, where a request named none, a model version. Where the process was
-    started with `metrics_files.prepare_multiprocess`, it counts into the files that all workers share.
+    A `target` is a release such as `assistant@3` or, where a request named none, a model version.
 
     in_flight: requests held, read when scraped.
     """
@@ -41,57 +49,42 @@ class Metrics:
 
     def __init__(self, *, in_flight: Callable[[], float]) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # they would tell nothing of use
-        self._registry = CollectorRegistry()
+        self._registry = registry = CollectorRegistry()
         self._shared = metric_values.ValueClass is not metric_values.MutexValue
-        self._make_request_metrics()
-        self._make_other_counters()
         self._targets: dict[str, _Target] = {}
         self._watched: list[tuple[Gauge, Callable[[], float | None]]] = []
         self._queues: Callable[[], Mapping[str, tuple[int, int]]] = dict
+        self._known_models: set[str] = set()
+
+        def seconds(name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, meaning, ["target"], buckets=buckets, registry=registry)
+
+        def counter(name: str, meaning: str, *labels: str) -> Counter:
+            return Counter(name, meaning, labels, registry=registry)
+
+        self.requests = counter("llmops_requests", "Requests that reached a model", "target", "outcome", "status")
+        self.latency = seconds("llmops_request_seconds", "From arrival to end of generation", _SECONDS)
+        self.first_token = seconds("llmops_first_token_seconds", "From arrival to first text", _SECONDS)
+        self.per_token = seconds("llmops_output_token_seconds", "For each token after the first text", _TOKEN_SECONDS)
+        self.waits = seconds("llmops_queue_seconds", "Spent waiting for a slot of the engine", _WAIT_SECONDS)
+        self.tokens = counter("llmops_tokens", "Tokens read and made", "target", "direction")
+        self._rows = counter("llmops_predicted_rows", "Rows that tabular models scored", "target")
+        self._refused = counter("llmops_refused_requests", "Requests refused before they reached a model", "status")
+        self._losses = counter("llmops_log_failures", "Records not logged when their reply was due")
+        self._shadows = counter(
+            "llmops_shadow_requests", "Copies sent to the challenger: done, dropped or failed", "outcome"
+        )
+        self._guards = counter("llmops_guard_actions", "What guards of releases did", "target", "action")
+        beside = "Answers with a refusal, reasoning or tool calls, or without what was asked for: see `what`"
+        self._beside = counter("llmops_answers_with", beside, "target", "what")
         self._queue_depth = Gauge(
             "llmops_engine_queue",
             "Requests at an engine: waiting for a slot, or running",
             ["model", "state"],
             multiprocess_mode="livemax",  # one engine serves all workers, and each reports the same
-            registry=self._registry,
-        )
-        self._known_models: set[str] = set()
-        self._watch("llmops_in_flight", "Requests held now", "livesum", in_flight)
-
-    def _make_request_metrics(self) -> None:
-        registry = self._registry
-
-        def seconds(name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(name, meaning, ["target"], buckets=buckets, registry=registry)
-
-        self._requests = Counter(
-            "llmops_requests", "Requests that reached a model", ["target", "outcome", "status"], registry=registry
-        )
-        self._latency = seconds("llmops_request_seconds", "From arrival to end of generation", _SECONDS)
-        self._first_token = seconds("llmops_first_token_seconds", "From arrival to first text", _SECONDS)
-        self._per_token = seconds("llmops_output_token_seconds", "For each token after the first text", _TOKEN_SECONDS)
-        self._waits = seconds("llmops_queue_seconds", "Spent waiting for a slot of the engine", _WAIT_SECONDS)
-        self._tokens = Counter("llmops_tokens", "Tokens read and made", ["target", "direction"], registry=registry)
-        self._rows = Counter("llmops_predicted_rows", "Rows that tabular models scored", ["target"], registry=registry)
-
-    def _make_other_counters(self) -> None:
-        registry = self._registry
-        self._refused = Counter(
-            "llmops_refused_requests", "Requests refused before they reached a model", ["status"], registry=registry
-        )
-        self._losses = Counter("llmops_log_failures", "Records not logged when their reply was due", registry=registry)
-        self._shadows = Counter(
-            "llmops_shadow_requests", "Copies sent to the challenger: done, dropped or failed", ["outcome"],
             registry=registry,
-        )  # fmt: skip
-        self._guards = Counter(
-            "llmops_guard_actions", "What guards of releases did", ["target", "action"], registry=registry
         )
-        self._beside = Counter(
-            "llmops_answers_with",
-            "Answers with a refusal, reasoning or tool calls, or without what was asked for: see `what`",
-            ["target", "what"], registry=registry,
-        )  # fmt: skip
+        self.watch("llmops_in_flight", "Requests held now", in_flight, mode="livesum")
 
     def count(self, record: LogRecord) -> None:
         """Adds one finished request, under its release or, without one, its model."""
@@ -108,14 +101,14 @@ class Metrics:
             target.waits.observe(queue_ms / 1000)
         if record.tokens_in:
             target.tokens_in.inc(record.tokens_in)
-        if record.outcome == "ok" and record.route == PREDICT:
-            self._rows.labels(target.name).inc(record.details["rows"])
         if record.tokens_out:
             target.tokens_out.inc(record.tokens_out)
         if record.outcome == "ok":
-            self._count_beside(record, target.name)
+            self._count_answer(record, target.name)
 
-    def _count_beside(self, record: LogRecord, target: str) -> None:
+    def _count_answer(self, record: LogRecord, target: str) -> None:
+        if record.route == PREDICT:
+            self._rows.labels(target).inc(record.details["rows"])
         for what in _TOLD_BESIDE & record.details.keys():
             self._beside.labels(target, what).inc()
         if record.route in _GENERATING and None in (record.tokens_in, record.tokens_out):
@@ -137,18 +130,13 @@ class Metrics:
         """Adds one action of a guard, such as `redact_pii` or `block`."""
         self._guards.labels(self._target(target).name, action).inc()
 
-    def watch_restarts(self, number: Callable[[], float | None]) -> None:
-        """Reads when scraped how often the engine process was started again."""
-        self._watch("llmops_engine_restarts", "Times the engine process was started again", "livemax", number)
+    def watch(self, name: str, meaning: str, read: Callable[[], float | None], *, mode: str = "livemax") -> None:
+        """A gauge that is read when scraped; None, for what is not known yet, is shown as infinite.
 
-    def watch_snapshot(self, age: Callable[[], float | None]) -> None:
-        """Reads the snapshot's age in seconds when scraped; None, before the first look, is shown as infinite."""
-        meaning = "Since the registry was last read; of several workers, the longest"
-        self._watch("llmops_snapshot_age_seconds", meaning, "livemax", age)
-
-    def watch_keys(self, number: Callable[[], float | None]) -> None:
-        """Reads the number of valid keys when scraped."""
-        self._watch("llmops_keys", "Keys that are valid now", "livemax", number)
+        mode: how the library puts the values of several workers together; by default the largest counts.
+        """
+        gauge = Gauge(name, meaning, multiprocess_mode=mode, registry=self._registry)  # type: ignore[arg-type]
+        self._watched.append((gauge, read))
 
     def watch_queues(self, depths: Callable[[], Mapping[str, tuple[int, int]]]) -> None:
         """Reads, when scraped, the engine's queues: model ref → requests (waiting, running)."""
@@ -181,10 +169,6 @@ class Metrics:
         _AllWorkers(everything)  # type: ignore[no-untyped-call]
         return generate_latest(everything)
 
-    def _watch(self, name: str, meaning: str, mode: str, read: Callable[[], float | None]) -> None:
-        gauge = Gauge(name, meaning, multiprocess_mode=mode, registry=self._registry)  # type: ignore[arg-type]
-        self._watched.append((gauge, read))
-
     def _target(self, name: str) -> _Target:
         found = self._targets.get(name)
         if found is None:
@@ -199,14 +183,14 @@ class _Target:
 
     def __init__(self, metrics: Metrics, name: str) -> None:
         self.name = name
-        self._all_requests = metrics._requests
+        self._all_requests = metrics.requests
         self._requests: dict[tuple[str, int], Counter] = {}
-        self.latency = metrics._latency.labels(name)
-        self.first_token = metrics._first_token.labels(name)
-        self.per_token = metrics._per_token.labels(name)
-        self.waits = metrics._waits.labels(name)
-        self.tokens_in = metrics._tokens.labels(name, "in")
-        self.tokens_out = metrics._tokens.labels(name, "out")
+        self.latency = metrics.latency.labels(name)
+        self.first_token = metrics.first_token.labels(name)
+        self.per_token = metrics.per_token.labels(name)
+        self.waits = metrics.waits.labels(name)
+        self.tokens_in = metrics.tokens.labels(name, "in")
+        self.tokens_out = metrics.tokens.labels(name, "out")
 
     def requests(self, outcome: str, status: int) -> Counter:
         found = self._requests.get((outcome, status))
@@ -216,8 +200,34 @@ class _Target:
 
 
 class _AllWorkers(MultiProcessCollector):
-    """Sums over the files of all workers, while no other reader folds some of them together."""
+    """Sums over the files of all workers.
+
+    Those of dead workers are folded together first: what one has counted stays in every sum; what it measured of the
+    moment (gauges) goes. A lock keeps other readers from folding meanwhile.
+    """
 
     def collect(self) -> Iterable[Metric]:
-        with merging(Path(self._path)):
+        folder = Path(self._path)
+        with ProcessLock(folder / "lock"):
+            for path in folder.glob("*.db"):
+                kind, _, process = path.stem.rpartition("_")
+                if int(process) == _FOLDED or _is_alive(int(process)):
+                    continue
+                if not kind.startswith("gauge"):
+                    files: Any = MmapedDict  # untyped
+                    folded = files(str(folder / f"{kind}_{_FOLDED}.db"))
+                    for key, value, _, _ in files.read_all_values_from_file(str(path)):
+                        folded.write_value(key, folded.read_value(key)[0] + value, 0.0)
+                    folded.close()
+                path.unlink()
             return list(super().collect())  # type: ignore[no-untyped-call]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -9,7 +9,6 @@ number, and nobody is locked out. It is asked again every RETRY_SECONDS; `proble
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import math
 import mmap
@@ -33,6 +32,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from llmops.errors import StoreUnavailable, UsageError
 from llmops.keys import Key
+from llmops.process_lock import ProcessLock
 from llmops.processes import run_blocking
 from llmops.production_log import BudgetState, Reservation, TokenBudgets
 from llmops.production_log.budgets import DAY, MINUTE, MINUTE_SECONDS
@@ -161,7 +161,7 @@ class _SharedWindows:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._open: dict[tuple[str, int], tuple[int, memoryview[float]]] = {}
+        self._open: dict[tuple[str, int], tuple[ProcessLock, memoryview[float]]] = {}
 
     def count(self, key_id: str, most: int) -> tuple[int, float]:
         """As `RateLimits._count`. Raises OSError: the file cannot be made, or another worker holds it."""
@@ -179,18 +179,18 @@ class _SharedWindows:
                 numbers[1] = let_in + 1
             return max(left, -1), max(0.0, numbers[2 + left_window % most] + MINUTE_SECONDS - now)
         finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)
+            lock.release()
 
-    def _window(self, key_id: str, most: int) -> tuple[int, memoryview[float]]:
+    def _window(self, key_id: str, most: int) -> tuple[ProcessLock, memoryview[float]]:
         found = self._open.get((key_id, most))
         if found is None:
             size = 8 * (2 + most)
-            lock = os.open(self._folder / f"{key_id}-{most}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = ProcessLock(self._folder / f"{key_id}-{most}")
             try:
-                _allocate(lock, size)
-                found = self._open[key_id, most] = (lock, memoryview(mmap.mmap(lock, size)).cast("d"))
+                _allocate(lock.file, size)
+                found = self._open[key_id, most] = (lock, memoryview(mmap.mmap(lock.file, size)).cast("d"))
             except OSError:
-                os.close(lock)
+                lock.close()
                 raise
         return found
 
@@ -203,17 +203,12 @@ def _allocate(file: int, size: int) -> None:
         os.ftruncate(file, size)
 
 
-def _acquire(lock: int) -> None:
+def _acquire(lock: ProcessLock) -> None:
     give_up_at = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > give_up_at:
-                raise
-            time.sleep(LOCK_PAUSE_SECONDS)
-        else:
-            return
+    while not lock.acquire(wait=False):
+        if time.monotonic() > give_up_at:
+            raise TimeoutError("another worker holds the key's window")
+        time.sleep(LOCK_PAUSE_SECONDS)
 
 
 async def _ask_redis(limiter: MovingWindowRateLimiter, key_id: str, most: int) -> tuple[int | None, float]:

@@ -33,7 +33,6 @@ from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from llmops.state_files import FileIdentity, hold, identity_of, keep_private, sqlite_path
 from llmops.versions import ModelVersion, RegisteredVersions, TabularVersion
-from service.metrics_files import prepare_multiprocess
 from service.predictions import Predictor
 from service.server import Workers, listen, uvicorn_config
 
@@ -76,7 +75,7 @@ def serve(
         socket_path = stack.enter_context(_engine_process(settings))
         metrics = stack.enter_context(scratch_folder("metrics"))
         # Workers are new processes: all that they get from here is their environment, and what makes their app.
-        os.environ.update({"LLMOPS_ENGINE_SOCKET": str(socket_path), **prepare_multiprocess(metrics)})
+        os.environ.update({"LLMOPS_ENGINE_SOCKET": str(socket_path), **prepare_metrics(metrics)})
         stack.enter_context(_exporting_traces(settings, log))
         registry_file = stack.enter_context(_registry_file(settings))
         windows = stack.enter_context(scratch_folder("limits"))
@@ -96,6 +95,17 @@ def serve(
 def _url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def prepare_metrics(folder: Path) -> dict[str, str]:
+    """Empties the folder, and returns the environment in which workers count into it together.
+
+    Call it once, in the parent of all workers, before anything imports `service.metrics` there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.db"):
+        path.unlink()
+    return {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
 
 
 def worker_app(

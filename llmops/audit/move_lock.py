@@ -5,8 +5,6 @@ Two moves that overlap could leave aliases as neither of them meant, and a log t
 
 from __future__ import annotations
 
-import fcntl
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from llmops.errors import StoreUnavailable
+from llmops.process_lock import ProcessLock
 from llmops.production_log.database import database_url, open_engine, translated
 
 _LOCK = 0x6C6C6D04  # one of PostgreSQL's advisory locks, which are named by numbers
@@ -60,13 +59,13 @@ class MoveLock:
     def _beside_the_file(self, path: str, deadline: float) -> Iterator[None]:
         with translated(self._url):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            lock = ProcessLock(path)
         try:
-            while not _locked(file):
+            while not lock.acquire(wait=False):
                 self._wait(deadline)
             yield
         finally:
-            os.close(file)
+            lock.close()
 
     @contextmanager
     def _in_postgresql(self, deadline: float) -> Iterator[None]:
@@ -101,11 +100,3 @@ def sqlite_file(url: str) -> str | None:
     parsed = database_url(url)
     name = parsed.database if parsed.get_backend_name() == "sqlite" else None
     return name if name and name != ":memory:" and not name.startswith("file:") else None
-
-
-def _locked(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from llmops.errors import StoreUnavailable
+from llmops.process_lock import ProcessLock
 from llmops.state_files import make_private_folder, write_ahead
 
 SCHEMA = "llmops_pipelines"
@@ -95,23 +94,15 @@ def _file_lock(url: URL, name: str, waiting: Callable[[], None]) -> Iterator[Non
     path = Path(f"{url.database}-locks") / hashlib.sha256(name.encode()).hexdigest()[:32]
     with translated(url):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock = ProcessLock(path)
     try:
         with translated(url):
-            if not _tried(handle):
+            if not lock.acquire(wait=False):
                 waiting()
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                lock.acquire()
         yield
     finally:
-        os.close(handle)
-
-
-def _tried(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        lock.close()
 
 
 @contextmanager

@@ -7,12 +7,11 @@ process that is killed leaves the queue.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from llmops.process_lock import ProcessLock
 
 
 class WriterQueue:
@@ -20,20 +19,15 @@ class WriterQueue:
 
     def __init__(self, path: str) -> None:
         """path: of the lock's file, which is made when absent and stays. Raises OSError."""
-        self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        self._close = weakref.finalize(self, os.close, self._file)
+        self._processes = ProcessLock(path)
         self._threads = threading.Lock()  # the kernel's lock belongs to the process
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Waits for the caller's turn, and holds it."""
-        with self._threads:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.flock(self._file, fcntl.LOCK_UN)
+        with self._threads, self._processes:
+            yield
 
     def close(self) -> None:
         """Call when nobody writes."""
-        self._close()
+        self._processes.close()

@@ -7,7 +7,6 @@ import math
 import os
 import subprocess
 import sys
-import textwrap
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,14 +17,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from llmops.production_log import LogRecord
 from service.metrics import MOST_TARGETS, Metrics
-from service.metrics_files import prepare_multiprocess
+from service.serve import prepare_metrics
+
+OK = {"target": "assistant@1", "outcome": "ok", "status": "200"}
 
 
 def record(release: str | None = "assistant@1", **values: Any) -> LogRecord:
-    usual = {"tokens_in": 7, "tokens_out": 5, "latency_ms": 500.0, "first_token_ms": 100.0, "model": "tiny@1"}
-    fields = {**usual, **values}
-    return LogRecord("r", datetime.now(UTC), fields.pop("status", 200), fields.pop("outcome", "ok"),
-                     release=release, **fields)  # fmt: skip
+    fields = {"status": 200, "outcome": "ok", "model": "tiny@1"}
+    fields |= {"tokens_in": 7, "tokens_out": 5, "latency_ms": 500.0, "first_token_ms": 100.0, **values}
+    return LogRecord("r", datetime.now(UTC), release=release, **fields)
 
 
 def scraped(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -40,7 +40,7 @@ def scraped(text: bytes) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
 
 
 def value(text: bytes, name: str, **labels: str) -> float | None:
-    return scraped(text).get((name, frozenset(labels.items())))
+    return scraped(text).get((f"llmops_{name}", frozenset(labels.items())))
 
 
 def make(in_flight: float = 0) -> Metrics:
@@ -51,12 +51,15 @@ def test_a_finished_request_counts_its_times_and_tokens():
     metrics = make()
     metrics.count(record())
     text = metrics.text()
-    assert value(text, "llmops_requests_total", target="assistant@1", outcome="ok", status="200") == 1
-    assert value(text, "llmops_request_seconds_sum", target="assistant@1") == 0.5
-    assert value(text, "llmops_first_token_seconds_sum", target="assistant@1") == pytest.approx(0.1)
-    assert value(text, "llmops_output_token_seconds_sum", target="assistant@1") == pytest.approx(0.1)  # 400 ms for 4
-    assert value(text, "llmops_tokens_total", target="assistant@1", direction="in") == 7
-    assert value(text, "llmops_tokens_total", target="assistant@1", direction="out") == 5
+    assert value(text, "requests_total", **OK) == 1
+    for name, expected in [
+        ("request_seconds_sum", 0.5),
+        ("first_token_seconds_sum", 0.1),
+        ("output_token_seconds_sum", 0.1),  # 400 ms for 4
+    ]:
+        assert value(text, name, target="assistant@1") == pytest.approx(expected)
+    assert value(text, "tokens_total", target="assistant@1", direction="in") == 7
+    assert value(text, "tokens_total", target="assistant@1", direction="out") == 5
 
 
 def test_refusals_reasoning_tool_calls_missing_answers_and_unknown_tokens_are_counted():
@@ -65,16 +68,16 @@ def test_refusals_reasoning_tool_calls_missing_answers_and_unknown_tokens_are_co
     metrics.count(record(details={"tool_calls": [{}]}, tokens_in=None, tokens_out=None, route="chat"))
     text = metrics.text()
     for what in ("refusal", "reasoning", "tool_calls", "missing_answers", "unknown_tokens"):
-        assert value(text, "llmops_answers_with_total", target="assistant@1", what=what) == 1
-    assert value(text, "llmops_tokens_total", target="assistant@1", direction="out") == 5
+        assert value(text, "answers_with_total", target="assistant@1", what=what) == 1
+    assert value(text, "tokens_total", target="assistant@1", direction="out") == 5
 
 
 def test_a_bare_model_counts_under_its_own_name_and_an_answer_without_text_has_no_first_token():
     metrics = make()
     metrics.count(record(None, outcome="error", status=503, first_token_ms=None, tokens_out=0))
     text = metrics.text()
-    assert value(text, "llmops_requests_total", target="tiny@1", outcome="error", status="503") == 1
-    assert value(text, "llmops_first_token_seconds_count", target="tiny@1") == 0
+    assert value(text, "requests_total", target="tiny@1", outcome="error", status="503") == 1
+    assert value(text, "first_token_seconds_count", target="tiny@1") == 0
 
 
 def test_everything_else_that_happens_is_counted():
@@ -84,38 +87,34 @@ def test_everything_else_that_happens_is_counted():
     metrics.count_loss()
     metrics.shadow("dropped")
     metrics.guarded("assistant@1", "redacted")
-    metrics.watch_restarts(lambda: 1)
-    metrics.watch_snapshot(lambda: 1.5)
-    metrics.watch_keys(lambda: 2)
+    metrics.watch("llmops_keys", "Keys that are valid now", lambda: 2)
     metrics.watch_queues(lambda: {"tiny@1": (4, 16)})
     text = metrics.text()
-    assert value(text, "llmops_refused_requests_total", status="429") == 1
-    assert value(text, "llmops_queue_seconds_sum", target="assistant@1") == 0.25
-    assert value(text, "llmops_log_failures_total") == 1
-    assert value(text, "llmops_shadow_requests_total", outcome="dropped") == 1
-    assert value(text, "llmops_guard_actions_total", target="assistant@1", action="redacted") == 1
-    assert value(text, "llmops_engine_restarts") == 1
-    assert value(text, "llmops_in_flight") == 3
-    assert value(text, "llmops_snapshot_age_seconds") == 1.5
-    assert value(text, "llmops_keys") == 2
-    assert value(text, "llmops_engine_queue", model="tiny@1", state="waiting") == 4
-    assert value(text, "llmops_engine_queue", model="tiny@1", state="running") == 16
+    assert value(text, "refused_requests_total", status="429") == 1
+    assert value(text, "queue_seconds_sum", target="assistant@1") == 0.25
+    assert value(text, "log_failures_total") == 1
+    assert value(text, "shadow_requests_total", outcome="dropped") == 1
+    assert value(text, "guard_actions_total", target="assistant@1", action="redacted") == 1
+    assert value(text, "in_flight") == 3
+    assert value(text, "keys") == 2
+    assert value(text, "engine_queue", model="tiny@1", state="waiting") == 4
+    assert value(text, "engine_queue", model="tiny@1", state="running") == 16
 
 
-def test_a_snapshot_never_read_is_infinitely_old_and_a_model_that_was_unloaded_has_no_queue():
+def test_what_is_not_known_yet_is_infinite_and_a_model_that_was_unloaded_has_no_queue():
     metrics, depths = make(), {"tiny@1": (4, 16)}
-    metrics.watch_snapshot(lambda: None)
+    metrics.watch("llmops_snapshot_age_seconds", "Since the registry was last read", lambda: None)
     metrics.watch_queues(lambda: depths)
     metrics.text()
     depths.clear()
-    assert value(metrics.text(), "llmops_snapshot_age_seconds") == math.inf
-    assert value(metrics.text(), "llmops_engine_queue", model="tiny@1", state="running") == 0
+    assert value(metrics.text(), "snapshot_age_seconds") == math.inf
+    assert value(metrics.text(), "engine_queue", model="tiny@1", state="running") == 0
 
 
 def test_two_apps_in_one_process_do_not_add_up():
     one, other = make(), make()
     one.count(record())
-    assert value(other.text(), "llmops_requests_total", target="assistant@1", outcome="ok", status="200") is None
+    assert value(other.text(), "requests_total", **OK) is None
 
 
 def test_the_number_of_series_is_bounded():
@@ -123,7 +122,7 @@ def test_the_number_of_series_is_bounded():
     for version in range(MOST_TARGETS + 50):
         metrics.count(record(f"assistant@{version}"))
     text = metrics.text()
-    assert b'llmops_requests_total{outcome="ok",status="200",target="other"} 50.0' in text
+    assert value(text, "requests_total", **{**OK, "target": "other"}) == 50
     assert text.count(b"llmops_requests_total{") == MOST_TARGETS + 1
 
 
@@ -147,7 +146,7 @@ from service.metrics import Metrics
 
 held = int(sys.argv[1])
 metrics = Metrics(in_flight=lambda: held)
-metrics.watch_snapshot(lambda: float(held))
+metrics.watch("llmops_snapshot_age_seconds", "Age", lambda: float(held))
 metrics.refused(429)
 for number in range(held):
     metrics.count(LogRecord("r", datetime.now(UTC), 200, "ok", release="assistant@1", latency_ms=20, tokens_out=2))
@@ -162,7 +161,7 @@ sys.stdin.read()
 
 def worker(environment: dict[str, str], held: int, then: str = "wait") -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(WORKER), str(held), then],
+        [sys.executable, "-c", WORKER, str(held), then],
         env={**os.environ, **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -181,19 +180,19 @@ def ended(process: subprocess.Popen[bytes]) -> bytes:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    return prepare_multiprocess(tmp_path / "metrics")
+    return prepare_metrics(tmp_path / "metrics")
 
 
 def test_one_scrape_gives_the_sum_over_all_workers(environment):
     first = worker(environment, 3)
     text = ended(worker(environment, 4, "read"))
     ended(first)
-    assert value(text, "llmops_requests_total", target="assistant@1", outcome="ok", status="200") == 7
-    assert value(text, "llmops_request_seconds_count", target="assistant@1") == 7
-    assert value(text, "llmops_request_seconds_bucket", target="assistant@1", le="0.025") == 7
-    assert value(text, "llmops_refused_requests_total", status="429") == 2
-    assert value(text, "llmops_in_flight") == 7
-    assert value(text, "llmops_snapshot_age_seconds") == 4
+    assert value(text, "requests_total", **OK) == 7
+    assert value(text, "request_seconds_count", target="assistant@1") == 7
+    assert value(text, "request_seconds_bucket", target="assistant@1", le="0.025") == 7
+    assert value(text, "refused_requests_total", status="429") == 2
+    assert value(text, "in_flight") == 7
+    assert value(text, "snapshot_age_seconds") == 4
 
 
 def test_what_dead_workers_counted_stays_and_their_files_go(environment):
@@ -203,19 +202,19 @@ def test_what_dead_workers_counted_stays_and_their_files_go(environment):
         dead.kill()
         dead.communicate()
     text = ended(worker(environment, 4, "read"))
-    assert value(text, "llmops_requests_total", target="assistant@1", outcome="ok", status="200") == 10
-    assert value(text, "llmops_request_seconds_count", target="assistant@1") == 10
-    assert value(text, "llmops_in_flight") == 4  # a gauge of the dead says nothing
+    assert value(text, "requests_total", **OK) == 10
+    assert value(text, "request_seconds_count", target="assistant@1") == 10
+    assert value(text, "in_flight") == 4  # a gauge of the dead says nothing
     assert sorted(path.name for path in folder.glob("*_0.db")) == ["counter_0.db", "histogram_0.db"]
     assert len(list(folder.glob("counter_*.db"))) == 2  # folded, and the reader's own
     again = ended(worker(environment, 5, "read"))
-    assert value(again, "llmops_requests_total", target="assistant@1", outcome="ok", status="200") == 15
+    assert value(again, "requests_total", **OK) == 15
 
 
 def test_a_new_gateway_begins_to_count_at_nothing(tmp_path):
-    ended(worker(prepare_multiprocess(tmp_path), 3))
-    text = ended(worker(prepare_multiprocess(tmp_path), 1, "read"))
-    assert value(text, "llmops_refused_requests_total", status="429") == 1
+    ended(worker(prepare_metrics(tmp_path), 3))
+    text = ended(worker(prepare_metrics(tmp_path), 1, "read"))
+    assert value(text, "refused_requests_total", status="429") == 1
 
 
 @pytest.mark.anyio
