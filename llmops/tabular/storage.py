@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from llmops.errors import CannotRun, Corrupted, LlmopsError
+from llmops.tabular.compiled import held_by
 from llmops.tabular.model import TabularModel
-from llmops.tabular.parts import held_by
 from llmops.tabular.schema import RowSchema, columns_of
 
 if TYPE_CHECKING:

@@ -11,12 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import LinearRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from llmops.errors import CannotRun
-from llmops.tabular import BadRow, Column, Predictions, RowSchema, TabularModel
+from llmops.tabular import BadRow, Predictions, RowSchema, TabularModel
 from tests.tabular.fitted import CLASSES, KINDS, NUMBERED, REGRESSION, fitted, frame, rows_of
 
 ROWS = rows_of(frame(20, seed=1))
@@ -120,48 +117,6 @@ def test_an_estimator_of_other_columns_is_refused() -> None:
 def test_an_estimator_of_the_other_task_is_refused() -> None:
     with pytest.raises(CannotRun, match="a Pipeline is no model for classification"):
         TabularModel(fitted("ridge"), CLASSES)
-
-
-def test_numbers_alone_need_no_encoding() -> None:
-    schema = RowSchema((Column("a", "integer"), Column("b", "number")), Column("y", "number"), "regression")
-    data = frame(50)[["hour", "temp"]].set_axis(["a", "b"], axis=1)
-    line = make_pipeline(StandardScaler(), LinearRegression()).fit(data, data.a * 2 + data.b)
-    made = TabularModel(line, schema)
-
-    assert made.predict([{"a": 3, "b": 0.5}]).values == [pytest.approx(6.5)]
-    assert not made.reads_frames
-
-
-def test_a_pipeline_that_needs_frames_gets_them() -> None:
-    sums = make_pipeline(FunctionTransformer(lambda data: data[["hour"]] + 1), LinearRegression())
-    data = frame(50)
-    made = TabularModel(sums.fit(data, data.hour * 2.0), REGRESSION)
-
-    assert made.reads_frames
-    assert made.predict([{**ROW, "hour": 4}]).values == [pytest.approx(8.0)]
-
-
-class Halved(StandardScaler):
-    """Gives something else for arrays than for frames."""
-
-    __module__ = "sklearn.made_up"
-
-    def transform(self, X: Any, copy: Any = None) -> Any:  # noqa: N803
-        return super().transform(X) / (1 if hasattr(X, "columns") else 2)
-
-
-def test_a_quicker_way_to_something_else_is_not_taken() -> None:
-    schema = RowSchema((Column("a", "integer"),), Column("y", "number"), "regression")
-    data = frame(50)[["hour"]].set_axis(["a"], axis=1)
-    made = TabularModel(make_pipeline(Halved(), LinearRegression()).fit(data, data.a * 2.0), schema)
-
-    assert made.reads_frames
-    assert made.predict([{"a": 3}]).values == [pytest.approx(6.0)]
-
-
-@pytest.mark.parametrize("name", ["boosting", "boosting of logarithms", "forest", "ridge"])
-def test_the_labs_kinds_of_pipelines_need_no_frames(name: str) -> None:
-    assert not model(name).reads_frames
 
 
 json_values = st.recursive(
