@@ -20,8 +20,8 @@ from llmops.errors import CannotRun
 from llmops.eval_runs.evaluations import Evaluations, RunOptions
 from llmops.processes import NOT_STARTED, running
 from llmops.production_log.record import hidden_user
-from llmops.recording.monitoring import monitoring_experiment
-from llmops.recording.monitoring_actions import record_action
+from llmops.recording.facts import monitoring_experiment
+from llmops.recording.monitoring import record_action
 from llmops.registry import Registry, rolled_back
 from llmops.settings import Settings
 from llmops.traffic_policy import TrafficPolicy
@@ -50,7 +50,7 @@ class RegistryActuator:
         if not releases:
             return Situation()
         champion, challenger, previous = (_holding(name, releases) for name in (CHAMPION, CHALLENGER, PREVIOUS))
-        policy = self._registry.policies.get(app)
+        policy = self._registry.release_versions.policy(app)
         history = self._registry.release_versions.history(app)
         no_return = _no_return(app, champion, previous, history)
         return Situation(
@@ -67,9 +67,9 @@ class RegistryActuator:
         challenger = _holding(CHALLENGER, self._registry.release_versions.versions(order.app))
         if _ref(challenger) != order.release:
             return {"challenger": _ref(challenger), "note": f"{order.release} was no challenger any more"}
-        policy = self._registry.policies.get(order.app) or TrafficPolicy()
+        policy = self._registry.release_versions.policy(order.app) or TrafficPolicy()
         rests = TrafficPolicy.from_mapping({**policy.to_mapping(), "canary": 0.0, "shadow": 0.0})
-        self._registry.policies.set(order.app, rests)
+        self._registry.release_versions.set_policy(order.app, rests)
         self._registry.release_versions.withdraw(order.app)
         return {"withdrawn": order.release, "traffic_before": str(policy), "traffic": str(rests)}
 

@@ -56,7 +56,7 @@ class LlmSteps:
         model_version = self._model(model or suite.model)
         check_parameters(model_version, self._settings, chosen.template.parameters)
         release, _ = registry.release_versions.create(app, chosen, model_version, chosen.template.parameters)
-        champion, policy = registry.release_versions.champion(app), registry.policies.get(app)
+        champion, policy = registry.release_versions.champion(app), registry.release_versions.policy(app)
         return {
             "app": app,
             "challenger": release.ref,
@@ -102,7 +102,7 @@ class LlmSteps:
             raise CannotRun(f"{other} is the challenger already; first `llmops release withdraw {plan['app']}`")
         policy = TrafficPolicy.from_mapping({**(plan["traffic"] or {}), "canary": share})
         since = self._now()
-        registry.policies.set(plan["app"], policy)
+        registry.release_versions.set_policy(plan["app"], policy)
         registry.release_versions.challenge(registry.release_versions.get(challenger))
         return {"since": since.isoformat(), "traffic": policy.to_mapping()}
 
@@ -202,7 +202,7 @@ class LlmSteps:
     def _restore_traffic(self, plan: Plan) -> Any:
         before = plan["traffic"]
         if before is None:
-            self._registry.policies.clear(plan["app"])
+            self._registry.release_versions.set_policy(plan["app"], None)
         else:
-            self._registry.policies.set(plan["app"], TrafficPolicy.from_mapping(before))
+            self._registry.release_versions.set_policy(plan["app"], TrafficPolicy.from_mapping(before))
         return before

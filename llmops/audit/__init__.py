@@ -3,9 +3,7 @@ production log's database."""
 
 from __future__ import annotations
 
-from llmops.audit.alias_state import AliasState, Move
-from llmops.audit.entries import AuditEntry, Draft
-from llmops.audit.log import AuditLog
-from llmops.audit.verification import Verification, check_chain, verify
+from llmops.audit.entries import AliasState, AuditEntry, Draft, Move, check_chain
+from llmops.audit.log import AuditLog, Verification, verify
 
 __all__ = ["AliasState", "AuditEntry", "AuditLog", "Draft", "Move", "Verification", "check_chain", "verify"]

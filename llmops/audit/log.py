@@ -1,26 +1,32 @@
-"""Appends to and reads the audit log: a table in the database of the production log.
+"""Appends to, reads and verifies the audit log: a table in the database of the production log.
 
 Its triggers refuse everything but the next entry.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from llmops.audit.alias_state import AliasState, Move, Replay
-from llmops.audit.entries import AuditEntry, Draft
-from llmops.audit.move_lock import MoveLock, sqlite_file
-from llmops.production_log.database import open_engine, translated
-from llmops.production_log.writer_queue import WriterQueue
+from llmops.audit.entries import AliasState, AuditEntry, Chain, Difference, Draft, Move, Replay, check_chain
+from llmops.errors import StoreUnavailable
+from llmops.process_lock import ProcessLock
+from llmops.production_log.database import WriterQueue, database_url, open_engine, translated
+from llmops.state_files import sqlite_path
 
-_LOCK = 0x6C6C6D03  # one of PostgreSQL's advisory locks, which are named by numbers
+_CHAIN_LOCK, _MOVE_LOCK = 0x6C6C6D03, 0x6C6C6D04  # two of PostgreSQL's advisory locks, which are named by numbers
+_LOOK_AGAIN_SECONDS = 0.02
+_BATCH = 1000
 
 metadata = sa.MetaData()
 # Numbered by its writer, so that a missing entry leaves a gap. `previous` is unique: a chain cannot fork.
@@ -56,28 +62,6 @@ _POSTGRESQL = [
 ]
 
 
-def is_made(connection: sa.Connection) -> bool:
-    """Whether the table is there."""
-    return sa.inspect(connection).has_table(audit_log.name)
-
-
-def make_table(connection: sa.Connection) -> None:
-    """Makes the table and its triggers. Call while the chain is held (`hold_chain`)."""
-    connection.execute(sa.schema.CreateTable(audit_log))
-    for statement in _POSTGRESQL if connection.dialect.name == "postgresql" else _SQLITE:
-        connection.exec_driver_sql(statement)
-
-
-def hold_chain(connection: sa.Connection) -> None:
-    """From here to the transaction's end no other writer continues the chain. SQLite's writers are alone anyway."""
-    if connection.dialect.name == "postgresql":
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
-
-
-_IN_ORDER = sa.select(audit_log).order_by(audit_log.c.seq)
-_BATCH = 1000
-
-
 class AuditLog:
     """One chain of entries. Safe to share between threads and processes: a chain never forks.
 
@@ -90,33 +74,47 @@ class AuditLog:
     def __init__(self, url: str, actor: str | None = None) -> None:
         self.url = url
         self.actor = actor or os_user()
-        self._turns = MoveLock(url)
+        self._moves = MoveLock(url)
 
     def turn(self) -> AbstractContextManager[None]:
         """Waits until no other move is under way, then holds all others up."""
-        return self._turns.turn()
+        return self._moves.turn()
 
     def append(self, *drafts: Draft) -> list[AuditEntry]:
         """Writes entries, all or none; durable when it returns."""
         made: list[AuditEntry] = []
         with self._writing() as connection:
-            hold_chain(connection)
-            if not is_made(connection):
-                make_table(connection)
-            row = connection.execute(_IN_ORDER.order_by(None).order_by(audit_log.c.seq.desc()).limit(1)).mappings()
-            last = _last(row.one_or_none())
+            is_postgresql = connection.dialect.name == "postgresql"
+            if is_postgresql:  # from here on no other writer continues the chain; SQLite's writers are alone anyway
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CHAIN_LOCK})")
+            if not sa.inspect(connection).has_table(audit_log.name):
+                connection.execute(sa.schema.CreateTable(audit_log))
+                for statement in _POSTGRESQL if is_postgresql else _SQLITE:
+                    connection.exec_driver_sql(statement)
+            newest = sa.select(audit_log).order_by(audit_log.c.seq.desc()).limit(1)
+            row = connection.execute(newest).mappings().one_or_none()
+            # Only the place in the chain is needed of the last entry, which may have been tampered with.
+            last = None if row is None else AuditEntry(**{**row, "details": {}})
             for draft in drafts:
                 last = AuditEntry.chained(last, datetime.now(UTC).isoformat(), self.actor, draft)
                 made.append(last)
             connection.execute(sa.insert(audit_log), [entry.to_row() for entry in made])
         return made
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Every row of the table as it stands there, in order, whether or not it is a sound entry."""
-        with self._reading() as connection:
-            if is_made(connection):
-                found = connection.execution_options(yield_per=_BATCH).execute(_IN_ORDER).mappings()
-                yield from map(_plain, found)
+    def rows(self, name: str | None = None) -> Iterator[Mapping[str, Any]]:
+        """Every row of the table as it stands there, in order, whether or not it is a sound entry; with a name, only
+        those about that app or model, or its versions."""
+        query = sa.select(audit_log).order_by(audit_log.c.seq)
+        if name is not None:
+            subject = audit_log.c.subject
+            query = query.where(sa.or_(subject == name, subject.startswith(f"{name}@", autoescape=True)))
+        with translated(self.url), contextlib.ExitStack() as closing:
+            engine = open_engine(self.url)
+            closing.callback(engine.dispose)
+            connection = closing.enter_context(engine.begin())
+            if sa.inspect(connection).has_table(audit_log.name):
+                for row in connection.execution_options(yield_per=_BATCH).execute(query).mappings():
+                    yield dict(row)
 
     def entries(self, name: str | None = None) -> list[AuditEntry]:
         """Entries, oldest first; only those about one app or model, or its versions, where `name` is given.
@@ -124,24 +122,24 @@ class AuditLog:
         Raises:
             Corrupted: an entry cannot be read; `llmops audit verify` says more.
         """
-        query = _IN_ORDER
-        if name is not None:
-            subject = audit_log.c.subject
-            query = query.where(sa.or_(subject == name, subject.startswith(f"{name}@", autoescape=True)))
-        with self._reading() as connection:
-            rows = connection.execute(query).mappings().all() if is_made(connection) else []
-        entries = [AuditEntry.from_row(_plain(row)) for row in rows]
+        entries = [AuditEntry.from_row(row) for row in self.rows(name)]
         # SQLite's LIKE takes upper case for lower case.
         return [entry for entry in entries if name is None or entry.name == name]
 
     def replay(self, name: str) -> Replay:
         """How the aliases of one app or model stand by its entries. Raises Corrupted."""
-        return Replay.of(self.entries(name)).get(name, Replay())
+        replay = Replay()
+        for entry in self.entries(name):
+            replay = (replay if replay.known else Replay(name)).followed_by(entry)
+        return replay
 
-    def open(self, name: str, found: AliasState) -> None:
-        """Begins the record of an app or model with the aliases that it was found with, if it has none yet. Call in
-        `turn`. Raises Corrupted."""
-        self._open(name, found, self.replay(name))
+    def open(self, name: str, found: AliasState) -> Replay:
+        """Begins the record of an app or model with the aliases that it was found with, if it has none yet; returns how
+        they stood by it until now. Call in `turn`. Raises Corrupted."""
+        replay = self.replay(name)
+        if found and not replay.known:
+            self.append(Draft("opening", name, {"standing": dict(found)}))
+        return replay
 
     def intend(self, move: Move, found: AliasState) -> AuditEntry:
         """Says what is about to be moved, before it is; `done` ends it. Call in `turn`. A move that was said before and
@@ -149,10 +147,8 @@ class AuditLog:
 
         Raises Corrupted.
         """
-        replay = self.replay(move.name)
-        self._open(move.name, found, replay)
-        unexplained = replay.known and replay.differences(found)
-        if unexplained:
+        replay = self.open(move.name, found)
+        if replay.known and replay.differences(found):
             self.append(Draft("found", move.name, {"standing": dict(found), "expected": dict(replay.expected)}))
         elif replay.unfinished is not None and move.is_said_by(replay.unfinished):
             return replay.unfinished
@@ -164,45 +160,150 @@ class AuditLog:
         """Says that an intended move is done. Call in `turn`."""
         self.append(Draft(intent.action, intent.subject, {"phase": "done", "of": intent.seq}))
 
-    def _open(self, name: str, found: AliasState, replay: Replay) -> None:
-        if found and not replay.known:
-            self.append(Draft("opening", name, {"standing": dict(found)}))
-
-    @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        with translated(self.url), self._engine() as engine, engine.begin() as connection:
-            yield connection
-
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        with translated(self.url), self._engine() as engine, self._among_writers():
+        with translated(self.url), contextlib.ExitStack() as closing:
+            engine = open_engine(self.url)
+            closing.callback(engine.dispose)
             # Read committed: what a writer reads once it holds the chain must be the chain's real end.
-            option: dict[str, Any] = (
-                {"isolation_level": "READ COMMITTED"} if engine.dialect.name == "postgresql" else {"writes": True}
-            )
-            with engine.execution_options(**option).begin() as connection:
-                yield connection
+            option: dict[str, Any] = {"isolation_level": "READ COMMITTED"}
+            if engine.dialect.name == "sqlite":
+                option = {"writes": True}
+                # The gateway's writers of records hand the database on to each other; without a place in their queue a
+                # rollback could wait long.
+                if (path := sqlite_path(self.url)) is not None:
+                    queue = WriterQueue(f"{path}-writers")
+                    closing.callback(queue.close)
+                    closing.enter_context(queue.turn())
+            yield closing.enter_context(engine.execution_options(**option).begin())
+
+
+class MoveLock:
+    """A lock between threads and processes that share a log's database: whoever moves aliases, or registers, waits for
+    the one at work. Two moves that overlap could leave aliases as neither of them meant, and a log that no longer says
+    how they stand. A process that is killed lets go of it.
+
+    The same thread may take it again while it holds it. patience: seconds to wait for it.
+    """
+
+    def __init__(self, url: str, patience: float = 60.0) -> None:
+        self._url, self._patience = url, patience
+        self._threads = threading.RLock()
+        self._depth = 0
 
     @contextmanager
-    def _among_writers(self) -> Iterator[None]:
-        """The gateway's writers of records hand the database on to each other; without a place in their queue a
-        rollback could wait long."""
-        file = sqlite_file(self.url)
-        queue = None if file is None else WriterQueue(f"{file}-writers")
+    def turn(self) -> Iterator[None]:
+        """Holds the lock. Raises StoreUnavailable where another one holds it for too long."""
+        too_long = StoreUnavailable(
+            f"another process has been moving aliases or registering for {self._patience:g} s; try again when it ends"
+        )
+        deadline = time.monotonic() + self._patience
+        if not self._threads.acquire(timeout=self._patience):
+            raise too_long
         try:
-            with nullcontext() if queue is None else queue.turn():
-                yield
+            with contextlib.ExitStack() as held:
+                if self._depth == 0:
+                    ask = held.enter_context(self._asking())
+                    while not ask():
+                        if time.monotonic() >= deadline:
+                            raise too_long
+                        time.sleep(_LOOK_AGAIN_SECONDS)
+                self._depth += 1
+                try:
+                    yield
+                finally:
+                    self._depth -= 1
         finally:
-            if queue is not None:
-                queue.close()
+            self._threads.release()
 
     @contextmanager
-    def _engine(self) -> Iterator[sa.Engine]:
-        engine = open_engine(self.url)
-        try:
-            yield engine
-        finally:
-            engine.dispose()
+    def _asking(self) -> Iterator[Callable[[], bool]]:
+        """Gives what asks for the lock once; whoever got it holds it up to the end of the block."""
+        if database_url(self._url).get_backend_name() == "postgresql":
+            engine = open_engine(self._url)
+            try:
+                with translated(self._url):
+                    connection = engine.connect()
+                with connection:  # one transaction, and with it the lock
+                    yield lambda: _locked_in(connection, self._url)
+            finally:
+                engine.dispose()
+        elif (path := sqlite_path(self._url)) is not None:
+            with translated(self._url):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lock = ProcessLock(f"{path}-moves")
+            try:
+                yield lambda: lock.acquire(wait=False)
+            finally:
+                lock.close()
+        else:
+            yield lambda: True
+
+
+def _locked_in(connection: sa.Connection, url: str) -> bool:
+    with translated(url):
+        return bool(connection.exec_driver_sql(f"SELECT pg_try_advisory_xact_lock({_MOVE_LOCK})").scalar_one())
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What `llmops audit verify` says.
+
+    differences: aliases and traffic policies that were moved around the log. unfinished: moves that began and did not
+    end, such as by a kill; repeating the command ends them. unaudited: apps and models with aliases from before the log
+    began, of which it says nothing yet.
+    """
+
+    chain: Chain
+    differences: tuple[Difference, ...] = ()
+    unfinished: tuple[AuditEntry, ...] = ()
+    unaudited: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was tampered with, as far as can be seen."""
+        return self.chain.broken is None and not self.differences
+
+    def to_json(self) -> dict[str, Any]:
+        """What the command prints."""
+        broken = self.chain.broken
+        return {
+            "whole": self.whole,
+            "entries": self.chain.entries,
+            "head": self.chain.head,
+            "broken": None if broken is None else {"seq": broken.seq, "why": broken.why},
+            "moved": [difference.to_json() for difference in self.differences],
+            "unfinished": [entry.to_json() for entry in self.unfinished],
+            "unaudited": list(self.unaudited),
+        }
+
+
+def verify(
+    log: AuditLog, standings: Callable[[], Mapping[str, AliasState]] | None = None, head: str | None = None
+) -> Verification:
+    """Reads the whole chain, and compares what it comes to with how the registry's apps and models stand.
+
+    log: whose chain is read.
+    standings: reads those of all apps and models; None: only the chain is looked at.
+    head: a hash that was the chain's last one before; the chain must still hold it.
+
+    Raises StoreUnavailable.
+    """
+    with log.turn():  # a move under way would look like one around the log
+        chain = check_chain(log.rows(), head)
+        found = standings() if standings is not None and chain.broken is None else None
+    differences = [
+        difference
+        for name, replay in sorted(chain.replays.items())
+        if found is not None
+        for difference in replay.differences(found.get(name, {}))
+    ]
+    return Verification(
+        chain,
+        tuple(differences),
+        tuple(replay.unfinished for replay in chain.replays.values() if replay.unfinished is not None),
+        tuple(sorted(name for name, standing in (found or {}).items() if standing and name not in chain.replays)),
+    )
 
 
 def os_user() -> str:
@@ -213,12 +314,3 @@ def os_user() -> str:
         return pwd.getpwuid(number).pw_name
     except KeyError:
         return f"uid {number}"
-
-
-def _plain(row: sa.RowMapping) -> dict[str, Any]:
-    return {str(name): value for name, value in row.items()}
-
-
-def _last(row: sa.RowMapping | None) -> AuditEntry | None:
-    """Only the place in the chain is needed of the last entry, which may have been tampered with."""
-    return None if row is None else AuditEntry(**{**_plain(row), "details": {}})

@@ -134,7 +134,7 @@ def _serving(settings: Settings) -> Check:
 
     versions = Registry(settings).release_versions
     changed, seen = [], 0
-    for app in versions.apps():
+    for app in versions.names():
         champion = versions.champion(app)
         for suite, gate in (versions.gates(champion) if champion is not None else {}).items():
             if champion is not None and gate.get("engine"):

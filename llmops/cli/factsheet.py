@@ -28,8 +28,8 @@ def command(version: str, markdown: Path | None, html: Path | None, as_json: boo
     Example: llmops factsheet bike --html bike.html
     """
     from llmops.factsheet.collecting import make_factsheet
-    from llmops.factsheet.html import write_html
-    from llmops.factsheet.markdown import markdown as as_markdown
+    from llmops.factsheet.rendering import markdown as as_markdown
+    from llmops.factsheet.rendering import write_html
     from llmops.registry import Registry
 
     settings = Settings.from_environment()

@@ -126,7 +126,7 @@ def challenge(release: str, as_json: bool) -> None:
     was = old.ref if old is not None and old.version != found.version else None
     value = {"app": found.app, "challenger": found.ref, "was": was}
     emit(as_json, value, lambda: echo(f"{found.app}: challenger is {found.ref} (was {was or 'none'})"))
-    policy = registry.policies.get(found.app)
+    policy = registry.release_versions.policy(found.app)
     if policy is not None and (warning := lopsided(found.app, policy)) is not None:
         say(f"warning: {warning}")
 

@@ -30,7 +30,7 @@ def show(app: str, as_json: bool) -> None:
     from llmops.registry import Registry
 
     registry = Registry(Settings.from_environment())
-    _show(app, registry.policies.get(app), list(registry.releases(app)), as_json)
+    _show(app, registry.release_versions.policy(app), list(registry.releases(app)), as_json)
 
 
 @command.command("set")
@@ -58,9 +58,9 @@ def set_policy(app: str, canary: str | None, shadow: str | None, sticky: Sticky 
         if text is not None
     }
     registry = Registry(Settings.from_environment())
-    old = registry.policies.get(app) or TrafficPolicy()
+    old = registry.release_versions.policy(app) or TrafficPolicy()
     policy = TrafficPolicy.from_mapping({**old.to_mapping(), **shares, "sticky": sticky or old.sticky})
-    registry.policies.set(app, policy)
+    registry.release_versions.set_policy(app, policy)
     _show(app, policy, list(registry.releases(app)), as_json)
 
 
@@ -76,7 +76,7 @@ def clear(app: str, as_json: bool) -> None:
     from llmops.registry import Registry
 
     registry = Registry(Settings.from_environment())
-    say(f"{app}: {'policy cleared' if registry.policies.clear(app) else 'there was no policy'}")
+    say(f"{app}: {'policy cleared' if registry.release_versions.set_policy(app, None) else 'there was no policy'}")
     _show(app, None, list(registry.releases(app)), as_json)
 
 

@@ -1,98 +1,231 @@
-"""Puts a fact sheet together: everything that registry, runs and audit log know of one version."""
+"""Puts a fact sheet together: everything that registry, runs and audit log know of a release or a tabular model."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 from llmops import __version__
 from llmops.errors import UnknownVersion
-from llmops.factsheet.contents import Factsheet, Model, Prompt, Registered
-from llmops.factsheet.evaluations import data_of, evaluations_of, gates_of, recorded_of
-from llmops.factsheet.history import AuditTrail, audit_trail, history_of
+from llmops.factsheet.contents import (
+    Column,
+    Data,
+    Evaluation,
+    Factsheet,
+    Gate,
+    Metric,
+    Model,
+    Prompt,
+    Registered,
+    Tabular,
+    iso,
+)
+from llmops.factsheet.evaluations import data_of, evaluation_of, gates_of, recorded_of
+from llmops.factsheet.history import audit_trail, history_of, monitoring_of
 from llmops.factsheet.limits import limits_of, unknown_of
-from llmops.factsheet.monitoring import monitoring_of
-from llmops.factsheet.tabular import tabular_sheet
-from llmops.factsheet.times import iso, now
-from llmops.recording.facts import Registration, prompt_registration, registration, shown_store
+from llmops.recording.facts import RunFacts, registration, run_facts, verdicts_of
+from llmops.recording.tabular import DATA_TAG
 from llmops.registry import Registry
 from llmops.release_guards import shown_guards
-from llmops.versions import ModelVersion, PromptVersion, Ref, Release
+from llmops.tabular import RowSchema
+from llmops.versions import Ref, Release, TabularVersion
+
+_ALGORITHM = ("algorithm", "candidate")
+_HELD_OUT = ("test", "validation", "evaluation")
+_NO_NUMBERS = ("example_count",)  # MLflow's own evaluation counts its rows among its metrics
+_NO_PARAMETERS = (*_ALGORITHM, "rows_trained_on", "rows_held_out")
 
 
 def make_factsheet(registry: Registry, ref: str) -> Factsheet:
     """The sheet of a release or a tabular model: `assistant@3`, `bike@champion`, or `assistant` (its champion).
 
     Raises:
-        UnknownVersion: there is no such version; names those there are. UsageError: `ref` is no name of one.
+        UnknownVersion: there is no such version, or the training run of a tabular model is gone.
+        UsageError: `ref` is no name of one.
         StoreUnavailable, Corrupted.
     """
     name, apps, models = Ref.parse(ref).name, registry.apps(), registry.tabular_versions.names()
     if name in apps:
         sheet = _of_release(registry, registry.release_versions.get(ref))
     elif name in models:
-        sheet = tabular_sheet(registry, registry.tabular_versions.get(ref))
+        sheet = _of_tabular_model(registry, registry.tabular_versions.get(ref))
     else:
         known = ", ".join([*apps, *models]) or "none"
         raise UnknownVersion(f"no app or tabular model {name!r} is registered; there are: {known}")
-    return dataclasses.replace(sheet, limits=limits_of(sheet), unknown=unknown_of(sheet))
+    return dataclasses.replace(
+        sheet,
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        llmops=__version__,
+        store=shown_store(registry.store.uri),
+        limits=limits_of(sheet),
+        unknown=unknown_of(sheet),
+    )
+
+
+def shown_store(uri: str) -> str:
+    """Where the store is, without the user and password that its address may hold."""
+    return re.sub(r"(?<=://)[^/]*@", "", uri)
 
 
 def _of_release(registry: Registry, release: Release) -> Factsheet:
-    store = registry.store
-    gates_on_record = registry.release_versions.gates(release)
+    store, prompt, model = registry.store, release.prompt, release.model
+    gates = registry.release_versions.gates(release)
     trail = audit_trail(registry, release.app)
     history = history_of(trail, registry.release_versions.history(release.app), release)
-    recorded = recorded_of(store, release, gates_on_record)
+    recorded = recorded_of(store, release, gates)
+    registered = []
+    for what, ref in (("release", release.ref), ("prompt", prompt.ref), ("model", model.ref)):
+        at, by = registration(store, ref, is_prompt=what == "prompt")
+        registered.append(Registered(what, ref, iso(at), trail.registrar(ref) or by))
     return Factsheet(
         ref=release.ref,
         kind="release",
-        made_at=now(),
-        llmops=__version__,
-        store=shown_store(store),
         aliases=release.aliases,
-        description="",
-        registered=tuple(_registered(registry, release, trail)),
+        registered=tuple(registered),
         parameters={name: value for name, value in release.parameters.to_mapping().items() if value not in (None, [])},
         guards=tuple(shown_guards(release.guards)),
-        prompt=_prompt(release.prompt),
-        model=_model(release.model),
+        prompt=Prompt(
+            ref=prompt.ref,
+            sha256=prompt.template.content_hash,
+            input_variable=prompt.template.input_variable,
+            turns=tuple((turn["role"], turn["content"]) for turn in prompt.template.turns),
+            description=prompt.template.description,
+        ),
+        model=Model(
+            ref=model.ref,
+            source=model.source,
+            format=model.format,
+            sha256=model.sha256,
+            licence=model.licence or None,
+            size_bytes=model.size_bytes or None,
+            provenance=dict(model.provenance),
+        ),
         data=data_of(recorded),
-        evaluations=evaluations_of(store, recorded, gates_on_record),
+        evaluations=tuple(evaluation_of(store, found, gates) for found in recorded.told),
         further_runs=recorded.further,
         other_parameters=recorded.others,
-        gates=gates_of(gates_on_record, recorded.verdicts, trail, release.ref),
+        gates=gates_of(gates, [verdict for each in recorded.told for verdict in each.verdicts], trail, release.ref),
         history=history,
         monitoring=monitoring_of(store, release.app, release.ref, history.periods),
     )
 
 
-def _registered(registry: Registry, release: Release, trail: AuditTrail) -> list[Registered]:
-    store, prompt, model = registry.store, release.prompt, release.model
-    return [
-        _part("release", release.ref, registration(store, release.app, release.version), trail),
-        _part("prompt", prompt.ref, prompt_registration(store, prompt.name, prompt.version), trail),
-        _part("model", model.ref, registration(store, model.name, model.version), trail),
-    ]
-
-
-def _prompt(prompt: PromptVersion) -> Prompt:
-    template = prompt.template
-    turns = tuple((turn["role"], turn["content"]) for turn in template.turns)
-    return Prompt(prompt.ref, template.content_hash, template.input_variable, turns, template.description)
-
-
-def _model(model: ModelVersion) -> Model:
-    return Model(
-        model.ref,
-        model.source,
-        model.format,
-        model.sha256,
-        model.licence or None,
-        model.size_bytes or None,
-        dict(model.provenance),
+def _of_tabular_model(registry: Registry, version: TabularVersion) -> Factsheet:
+    store, book = registry.store, registry.tabular_versions
+    run = run_facts(store, version.run_id)
+    trail = audit_trail(registry, version.name)
+    history = history_of(trail, book.history(version.name), version)
+    filed = verdicts_of(store, version.run_id)
+    # Verdicts that were filed with the training run judge that run.
+    gates = tuple(
+        dataclasses.replace(gate, run_id=gate.run_id or (version.run_id if filed else None))
+        for gate in gates_of(book.gates(version), filed, trail, version.ref)
+    )
+    at, by = registration(store, version.ref)
+    schema = RowSchema.from_json(version.schema)
+    return Factsheet(
+        ref=version.ref,
+        kind="tabular",
+        aliases=version.aliases,
+        description=run.tags.get("mlflow.note.content", ""),
+        registered=(
+            Registered("tabular model", version.ref, iso(at), trail.registrar(version.ref) or by),
+            Registered("training run", version.run_id, iso(run.at), run.by),
+        ),
+        parameters={name: value for name, value in run.params.items() if name not in _NO_PARAMETERS},
+        tabular=Tabular(
+            ref=version.ref,
+            task=schema.task,
+            algorithm=next((run.params[name] for name in _ALGORITHM if name in run.params), None),
+            sha256=version.sha256,
+            source=version.source,
+            run_id=version.run_id,
+            inputs=tuple(Column(**dataclasses.asdict(column)) for column in schema.inputs),
+            output=Column(**dataclasses.asdict(schema.output)),
+            cycle=version.cycle,
+            provenance=dict(version.provenance),
+        ),
+        data=_training_data(version, run),
+        evaluations=_held_out_evaluation(run, gates),
+        gates=gates,
+        history=history,
+        monitoring=monitoring_of(store, version.name, version.ref, history.periods),
     )
 
 
-def _part(what: str, ref: str, found: Registration, trail: AuditTrail) -> Registered:
-    """A part of a version, with who registered it and when, by the audit log before MLflow."""
-    return Registered(what, ref, iso(found.at), trail.registrar(ref) or found.by)
+def _training_data(version: TabularVersion, run: RunFacts) -> tuple[Data, ...]:
+    """What the run was told it used, with the hash of the file it was taken from; and that file by itself where none of
+    it was. What MLflow's own evaluation logs again is left out: rows held out, without use, name and hash of their own.
+    """
+    licence, sha256, origin = (
+        str(version.provenance[name]) if version.provenance.get(name) else None
+        for name in ("licence", "data_sha256", "data_source")
+    )
+    found = []
+    for used in run.datasets:
+        rows, source = used.profile.get("num_rows"), used.source.get("uri")
+        found.append(
+            Data(
+                used.context,
+                used.name,
+                used.tags.get(DATA_TAG),
+                rows=rows if isinstance(rows, int) else None,
+                source=str(source) if source else None,
+                digest=used.digest,
+            )
+        )
+    held_out = {data.rows for data in found if data.use in _HELD_OUT and data.sha256}
+    sources = {data.source for data in found if data.use == "training"} | {origin}
+    data = [
+        dataclasses.replace(
+            each,
+            licence=licence if each.source and each.source in sources else None,
+            # Labs say after a comma how they drew rows of the file.
+            source_sha256=(
+                sha256
+                if origin and (each.source or "").partition(", ")[0] == origin and each.sha256 != sha256
+                else None
+            ),
+        )
+        for each in found
+        if each.use or each.sha256 is not None or each.rows not in held_out
+    ]
+    if sha256 is not None and all(sha256 not in (each.sha256, each.source_sha256) for each in data):
+        data.append(Data("source", "the file it was registered with", sha256, licence, source=origin))
+    return tuple(data)
+
+
+def _held_out_evaluation(run: RunFacts, gates: Sequence[Gate]) -> tuple[Evaluation, ...]:
+    """The training run's own numbers, of the rows that it held out; none where it has none."""
+    if not run.metrics:
+        return ()
+    held_out = [used for used in run.datasets if used.context in _HELD_OUT]
+    rows = held_out[0].profile.get("num_rows") if held_out else None
+    known = rows if isinstance(rows, int) else None
+    return (
+        Evaluation(
+            suite=held_out[0].name if held_out else run.experiment,
+            run_id=run.run_id,
+            at=iso(run.at),
+            by=run.by,
+            rows=known,
+            metrics=_metrics(run.metrics, known),
+            deciding=tuple(dict.fromkeys(str(gate.rules["primary"]) for gate in gates if "primary" in gate.rules)),
+            data=tuple(used.name for used in held_out),
+        ),
+    )
+
+
+def _metrics(numbers: Mapping[str, float], rows: int | None) -> tuple[Metric, ...]:
+    """Numbers whose interval's ends stand beside them (`rmse`, `rmse_low`, `rmse_high`) first."""
+    found = []
+    for name, value in numbers.items():
+        low, high = numbers.get(f"{name}_low"), numbers.get(f"{name}_high")
+        ends: Any = None if low is None or high is None else (low, high)
+        is_end = any(name.endswith(end) and name.removesuffix(end) in numbers for end in ("_low", "_high"))
+        if not is_end and name not in _NO_NUMBERS:
+            found.append(Metric(name, value, ends, rows if ends else None))
+    return tuple(sorted(found, key=lambda metric: (metric.ci95 is None, metric.name)))

@@ -8,9 +8,33 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from llmops.evaluation.results import AnswerCounts
+
+UNKNOWN = "not on record"
+
+
+def iso(at: float | None) -> str | None:
+    """Seconds since the epoch as ISO 8601 in UTC; None for none."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") if at else None
+
+
+def to_the_second(text: str | None) -> str | None:
+    """An ISO 8601 time without its microseconds; None for none. Another text stays as it is."""
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).isoformat(timespec="seconds")
+    except ValueError:
+        return text
+
+
+def when(at: str | None, otherwise: str = UNKNOWN) -> str:
+    """A time as readers write it: `2026-05-01 10:00:00 UTC`. otherwise: what stands for one that is not known."""
+    return (at or "").replace("T", " ").replace("+00:00", " UTC") or otherwise
+
 
 Interval = tuple[float, float]
 Kind = Literal["release", "tabular"]
@@ -310,7 +334,7 @@ class Monitoring:
     error_metric: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Factsheet:
     """What the registry knows of one version.
 
@@ -322,11 +346,11 @@ class Factsheet:
 
     ref: str
     kind: Kind
-    made_at: str
-    llmops: str
-    store: str
+    made_at: str = ""
+    llmops: str = ""
+    store: str = ""
     aliases: tuple[str, ...]
-    description: str
+    description: str = ""
     registered: tuple[Registered, ...]
     parameters: Mapping[str, Any]
     data: tuple[Data, ...]

@@ -1,38 +1,43 @@
-"""What was done to a version, for its fact sheet: from the audit log, and what was before it from the registry."""
+"""What was done to a version, by the audit log and, before it, by the registry; and what the monitor found of it."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llmops.audit import AuditEntry, Verification, verify
 from llmops.errors import Corrupted, StoreUnavailable
-from llmops.factsheet.contents import History, Move, Period
-from llmops.factsheet.times import to_the_second
+from llmops.factsheet.contents import Action, Alarm, History, Monitoring, Move, Period, Window, iso, to_the_second
 from llmops.hashing import canonical_json, content_hash
+from llmops.recording.facts import WindowFacts, monitor_actions, monitored_windows, window_verdict
 from llmops.registry import Registry
 from llmops.registry.promotions import GATE_PASSED, Versioned
+from llmops.registry.store import Store
 from llmops.versions import CHALLENGER, CHAMPION
 
 _FULL, _FULL_TEXT = 20, 4200
 """Entries, and characters, from which on the registry may have dropped older ones."""
-_STANDING = ("opening", "found")
+_FOUND = "found"
+_CHAMPION_MOVES = ("promote", "rollback", _FOUND)
+MOST_ALARMED_WINDOWS = 30
+"""The newest whose alarms are told; each costs reading a file."""
+MOST_WINDOWS = 24
+"""The newest that are told one by one."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditTrail:
     """The audit log of one app or model. entries: oldest first. unreadable: why there are none, else empty."""
 
-    entries: tuple[AuditEntry, ...] = ()
+    entries: Sequence[AuditEntry] = ()
     verification: Verification | None = None
     unreadable: str = ""
 
     def registrar(self, ref: str) -> str | None:
         """Who registered a version."""
-        made = [entry for entry in self.entries if (entry.action, entry.subject) == ("register", ref)]
-        return made[0].actor if made else None
+        return next((each.actor for each in self.entries if (each.action, each.subject) == ("register", ref)), None)
 
     def attests(self, ref: str, suite: str, gate: Mapping[str, Any]) -> bool | None:
         """Whether a verdict is the last one of its suite that was put on record; None where none was."""
@@ -45,117 +50,82 @@ class AuditTrail:
 
 
 def audit_trail(registry: Registry, name: str) -> AuditTrail:
-    """Reads and verifies the log. Where it cannot be read the sheet is made without it, and says why. Raises
-    StoreUnavailable where the registry cannot be read."""
+    """Reads and verifies the log. Where it cannot be read the sheet is made without it, and says why."""
     try:
-        entries = tuple(registry.audit.entries(name))
-        verification = verify(registry.audit)
+        return AuditTrail(registry.audit.entries(name), verify(registry.audit, registry.standings))
     except (StoreUnavailable, Corrupted) as error:
         return AuditTrail(unreadable=str(error))
-    if verification.chain.broken is None:
-        verification = verify(registry.audit, registry.standings)
-    return AuditTrail(entries, verification)
-
-
-@dataclass(frozen=True, slots=True)
-class _Told:
-    """A move, and the versions that it tells of."""
-
-    move: Move
-    about: frozenset[str | None]
 
 
 def history_of(trail: AuditTrail, kept: Sequence[Mapping[str, Any]], version: Versioned) -> History:
     """kept: the registry's own history of the app or model, oldest first."""
-    nothing_dropped = len(kept) < _FULL and len(canonical_json(list(kept))) < _FULL_TEXT
-    remembered = [_remembered(entry) for entry in kept]
-    if not trail.entries:
-        return _history(version, remembered, "registry", nothing_dropped, trail)
-    began = to_the_second(trail.entries[0].at) or ""
-    older = [each for each in remembered if (each.move.at or "") < began]
-    told = [*older, *_logged(trail.entries)]
-    opened = trail.entries[0].action == "opening"
-    source = "audit log, and before it from the registry" if older else "audit log"
-    return _history(version, told, source, nothing_dropped or not opened, trail)
-
-
-def _history(version: Versioned, told: Sequence[_Told], source: str, complete: bool, trail: AuditTrail) -> History:
-    problems = _problems(trail, version.name)
+    complete = len(kept) < _FULL and len(canonical_json(list(kept))) < _FULL_TEXT  # nothing was dropped
+    source = "audit log" if trail.entries else "registry"
+    began = (to_the_second(trail.entries[0].at) or "") if trail.entries else None
+    told: list[tuple[Move, Iterable[str | None]]] = []
+    for entry in kept:
+        at, forced = to_the_second(entry["at"]), not entry["why"].startswith(GATE_PASSED)
+        if began is None or (at or "") < began:
+            move = Move(at, entry["what"], entry["from"], entry["to"], entry["why"])
+            told.append((dataclasses.replace(move, forced=forced and move.what == "promote"), (move.old, move.new)))
+    if trail.entries:
+        source += ", and before it from the registry" if told else ""
+        complete = complete or trail.entries[0].action != "opening"
+    done = {entry.details.get("of") for entry in trail.entries if entry.details.get("phase") == "done"}
+    told += [_logged(entry, finished=entry.seq in done) for entry in trail.entries if _tells(entry)]
+    note, problems = _trust(trail, version.name)
     return History(
-        moves=tuple(each.move for each in told if version.ref in each.about),
-        periods=periods_of(version.ref, (each.move for each in told), is_champion=CHAMPION in version.aliases),
+        moves=tuple(move for move, about in told if version.ref in about),
+        periods=periods_of(version.ref, (move for move, _ in told), is_champion=CHAMPION in version.aliases),
         source=source,
         complete=complete,
-        note=_note(trail),
+        note=note,
         whole=not problems if trail.entries else None,
         problems=problems,
     )
 
 
-def _remembered(entry: Mapping[str, Any]) -> _Told:
-    forced = entry["what"] == "promote" and not entry["why"].startswith(GATE_PASSED)
-    move = Move(to_the_second(entry["at"]), entry["what"], entry["from"], entry["to"], entry["why"], forced=forced)
-    return _Told(move, frozenset((move.old, move.new)))
+def _tells(entry: AuditEntry) -> bool:
+    return entry.action in ("opening", "found", "register", "gate") or entry.details.get("phase") == "intent"
 
 
-def _logged(entries: Sequence[AuditEntry]) -> Iterator[_Told]:
-    done = {entry.details.get("of") for entry in entries if entry.details.get("phase") == "done"}
-    for entry in entries:
-        if entry.action in _STANDING:
-            yield _stood(entry)
-        elif entry.action in ("register", "gate"):
-            yield _noted(entry)
-        elif entry.details.get("phase") == "intent":
-            yield _intended(entry, finished=entry.seq in done)
-
-
-def _stood(entry: AuditEntry) -> _Told:
-    standing = entry.details.get("standing", {})
-    shown = ", ".join(f"{place} {value}" for place, value in sorted(standing.items())) or "nothing"
-    why = f"the log begins with {shown}" if entry.action == "opening" else f"moved around the log: {shown}"
-    move = Move(to_the_second(entry.at), FOUND, None, standing.get(CHAMPION), why, entry.actor)
-    return _Told(move, frozenset((*standing.values(), *entry.details.get("expected", {}).values())))
-
-
-def _noted(entry: AuditEntry) -> _Told:
-    details, gate = entry.details, entry.action == "gate"
-    why = f"{details.get('suite')}: {details.get('verdict')}" if gate else ""
-    move = Move(to_the_second(entry.at), entry.action, details.get("against"), entry.subject, why, entry.actor)
-    return _Told(move, frozenset((entry.subject,)))
-
-
-def _intended(entry: AuditEntry, *, finished: bool) -> _Told:
-    """A change of traffic is about those between whom it was shared."""
-    details = entry.details
+def _logged(entry: AuditEntry, *, finished: bool) -> tuple[Move, Iterable[str | None]]:
+    """An entry as a move, and the versions that it tells of. finished: of an intent, whether it was carried out."""
+    at, details = to_the_second(entry.at), entry.details
+    if entry.action in ("opening", "found"):
+        standing: Mapping[str, str] = details.get("standing", {})
+        shown = ", ".join(f"{place} {value}" for place, value in sorted(standing.items())) or "nothing"
+        why = f"the log begins with {shown}" if entry.action == "opening" else f"moved around the log: {shown}"
+        about = (*standing.values(), *details.get("expected", {}).values())
+        return Move(at, _FOUND, None, standing.get(CHAMPION), why, entry.actor), about
+    if entry.action in ("register", "gate"):
+        why = f"{details.get('suite')}: {details.get('verdict')}" if entry.action == "gate" else ""
+        return Move(at, entry.action, details.get("against"), entry.subject, why, entry.actor), (entry.subject,)
     what = str(details["what"]) if finished else f"{details['what']}, begun and not finished"
-    forced = entry.action == "force-promote"
-    move = Move(
-        to_the_second(entry.at), what, details["from"], details["to"], str(details["why"]), entry.actor, forced
-    )  # fmt: skip
-    shared = [details.get("before", {}).get(place) for place in (CHAMPION, CHALLENGER)]
-    return _Told(move, frozenset(shared if entry.action == "traffic" else (move.old, move.new)))
+    old, new, why = details["from"], details["to"], str(details["why"])
+    move = Move(at, what, old, new, why, entry.actor, forced=entry.action == "force-promote")
+    if entry.action != "traffic":
+        return move, (old, new)
+    # A change of traffic is about those between whom it was shared.
+    return move, [details.get("before", {}).get(place) for place in (CHAMPION, CHALLENGER)]
 
 
-def _note(trail: AuditTrail) -> str:
+def _trust(trail: AuditTrail, name: str) -> tuple[str, tuple[str, ...]]:
+    """How far the log can be trusted: a note, and what was found to be wrong."""
     if trail.unreadable:
-        return f"The audit log cannot be read: {trail.unreadable}"
-    if trail.verification is None or not trail.entries:
-        return "The audit log has no entry of it."
-    chain = trail.verification.chain
+        problem = "The audit log cannot be read, so what was done is as the registry remembers it: "
+        return f"The audit log cannot be read: {trail.unreadable}", (problem + trail.unreadable,)
+    if (found := trail.verification) is None:
+        return "The audit log has no entry of it.", ()
+    chain, note = found.chain, "The audit log has no entry of it."
     if chain.broken is not None:
-        return f"The audit log is broken at entry {chain.broken.seq}, which {chain.broken.why}"
-    return f"The audit log is whole: {chain.entries} entries up to {chain.head}."
-
-
-def _problems(trail: AuditTrail, name: str) -> tuple[str, ...]:
-    if trail.unreadable:
-        return (f"The audit log cannot be read, so what was done is as the registry remembers it: {trail.unreadable}",)
-    found = trail.verification
-    if found is None:
-        return ()
-    if (broken := found.chain.broken) is not None:
-        return (f"The audit log was tampered with or damaged at entry {broken.seq}: it {broken.why}.",)
-    return tuple(
+        if trail.entries:
+            note = f"The audit log is broken at entry {chain.broken.seq}, which {chain.broken.why}"
+        at = f"at entry {chain.broken.seq}: it {chain.broken.why}."
+        return note, (f"The audit log was tampered with or damaged {at}",)
+    if trail.entries:
+        note = f"The audit log is whole: {chain.entries} entries up to {chain.head}."
+    return note, tuple(
         f"{each.what} stands at {each.found or 'nothing'}, and by the audit log at "
         f"{' or '.join(value or 'nothing' for value in each.logged)}: it was moved around the log."
         for each in found.differences
@@ -163,39 +133,127 @@ def _problems(trail: AuditTrail, name: str) -> tuple[str, ...]:
     )
 
 
-FOUND = "found"
-CHAMPION_MOVES = ("promote", "rollback", FOUND)
-
-
 def periods_of(ref: str, moves: Iterable[Move], *, is_champion: bool) -> tuple[Period, ...]:
-    """Oldest first. moves: of the app, oldest first. is_champion: what the alias says, which may have been moved
-    without a record."""
+    """Its times as champion, oldest first. What was found without a record begins and ends a time nobody knows when.
+
+    moves: of the app, oldest first.
+    is_champion: what the alias says, which may have been moved without a record.
+    """
     found: list[Period] = []
     for move in moves:
-        if move.what not in CHAMPION_MOVES:
+        if move.what not in _CHAMPION_MOVES:
             continue
+        unrecorded = move.what == _FOUND
         lasts = bool(found) and found[-1].lasts
-        if lasts and move.new != ref:
-            found[-1] = _ended(found[-1], move)
-        elif not found and move.old == ref != move.new:
-            found.append(_ended(Period(None), move))
+        if not found and move.old == ref != move.new:
+            found.append(Period(None, lasts=True))  # its beginning fell out of the record
+        if found and found[-1].lasts and move.new != ref:
+            ended = {} if unrecorded else {"until": move.at, "ended": move.what, "then": move.new}
+            found[-1] = dataclasses.replace(found[-1], lasts=False, **ended)  # type: ignore[arg-type]
         if not lasts and move.new == ref:
-            found.append(_begun(move))
-    lasts = bool(found) and found[-1].lasts
-    if lasts and not is_champion:
+            begun = Period(move.at, None, True, move.what, why=move.why, forced=move.forced, after=move.old)
+            found.append(Period(None, lasts=True) if unrecorded else begun)
+    if found and found[-1].lasts and not is_champion:
         found[-1] = dataclasses.replace(found[-1], lasts=False)
-    if is_champion and not lasts:
+    if is_champion and not (found and found[-1].lasts):
         found.append(Period(None, lasts=True))
     return tuple(found)
 
 
-def _begun(move: Move) -> Period:
-    if move.what == FOUND:
-        return Period(None, lasts=True)
-    return Period(move.at, None, True, move.what, why=move.why, forced=move.forced, after=move.old)
+def monitoring_of(store: Store, name: str, ref: str, periods: Sequence[Period]) -> Monitoring | None:
+    """What the monitor found in windows in which `ref` answered; None where there is none, and no action.
+
+    A window counts when its run names the version among its slices, or, where it names none (too few rows), when the
+    version was champion at its end. Raises StoreUnavailable, Corrupted.
+    """
+    found = [
+        window
+        for window in monitored_windows(store, name)
+        if (ref in window.releases if window.releases else _was_champion(periods, window.until))
+    ]
+    actions = tuple(
+        Action(
+            at=iso(at),
+            what=str(action["action"]),
+            why=str(action["why"]),
+            outcome=", ".join(f"{name} {value}" for name, value in action.get("outcome", {}).items()),
+            dry_run=bool(action["dry_run"]),
+            run_id=run_id,
+        )
+        for run_id, at, action in monitor_actions(store, name, ref)
+    )
+    if not found and not actions:
+        return None
+    alarmed = [window for window in found if window.alarms]
+    newest = window_verdict(store, found[0].run_id) if found else {}
+    names = [window.name for window in found if window.name is not None]
+    expected, over = _false_alarm_budget(found, newest)
+    return Monitoring(
+        windows=len(found),
+        rows=int(sum(window.metrics.get("rows", 0) for window in found)),
+        since=min((since for window in found if (since := to_the_second(window.since))), default=None),
+        until=max((until for window in found if (until := to_the_second(window.until))), default=None),
+        alarmed=len(alarmed),
+        too_few=sum(window.state == "too-few-rows" for window in found),
+        expected_false_alarms=expected,
+        alarms=tuple(alarm for window in alarmed[:MOST_ALARMED_WINDOWS] for alarm in _alarms(store, window, ref)),
+        actions=actions,
+        latest=tuple(_window(window) for window in found[:MOST_WINDOWS]),
+        unread=len(alarmed[MOST_ALARMED_WINDOWS:]),
+        expected_over=over,
+        first=names[-1] if names else None,
+        last=names[0] if names else None,
+        error_metric=newest.get("metric"),
+    )
 
 
-def _ended(period: Period, move: Move) -> Period:
-    if move.what == FOUND:
-        return dataclasses.replace(period, lasts=False)
-    return dataclasses.replace(period, until=move.at, lasts=False, ended=move.what, then=move.new)
+def _was_champion(periods: Sequence[Period], at: str | None) -> bool:
+    end = to_the_second(at)
+    return end is not None and any((period.since or "") <= end <= (period.until or "9") for period in periods)
+
+
+def _false_alarm_budget(windows: Sequence[WindowFacts], newest: Mapping[str, Any]) -> tuple[float | None, str]:
+    """The false alarms to expect, and over what. newest: the verdict of the newest window; a tabular model's says for
+    how many windows its number is."""
+    if "expected_false_alarms" in newest:
+        count = newest.get("windows_in_budget")
+        return newest["expected_false_alarms"], f"{count} windows" if count else "the windows of the budget"
+    budgets = [window.metrics.get("expected_false_alarms_per_month") for window in windows]
+    return max((budget for budget in budgets if budget is not None), default=None), "a month"
+
+
+def _window(window: WindowFacts) -> Window:
+    rows = window.metrics.get("rows")
+    return Window(
+        since=to_the_second(window.since),
+        until=to_the_second(window.until),
+        rows=None if rows is None else int(rows),
+        state=window.state,
+        alarms=window.alarms,
+        error=window.metrics.get("error"),
+        estimated_error=window.metrics.get("estimated_error"),
+        name=window.name,
+    )
+
+
+def _alarms(store: Store, window: WindowFacts, ref: str) -> list[Alarm]:
+    """Alarms of the version and of all traffic; not those of other versions alone."""
+    told = []
+    for alarm in window_verdict(store, window.run_id).get("alarms", ()):
+        slices = alarm.get("slices") or [{"release": release} for release in window.releases]
+        named = {label["release"] for label in slices if "release" in label}
+        if named and ref not in named and len(named) == len(slices):
+            continue
+        told.append(
+            Alarm(
+                since=to_the_second(window.since) or "",
+                until=to_the_second(window.until) or "",
+                what=str(alarm["what"]),
+                why=str(alarm["why"]),
+                severity=alarm.get("severity"),
+                of_version=ref in named and (bool(alarm.get("slices")) or len(named) == 1),
+                run_id=window.run_id,
+                window=window.name,
+            )
+        )
+    return told

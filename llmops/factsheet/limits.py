@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llmops.factsheet.contents import Data, Evaluation, Factsheet, Gate, Metric
-from llmops.factsheet.times import spoken
+from llmops.factsheet.contents import Data, Evaluation, Factsheet, Gate, Metric, when
 from llmops.pages.numbers import count, counted, share
 
 FEW_ROWS, FEW_ROWS_OF_A_SLICE = 100, 30
@@ -118,10 +117,10 @@ def _of_serving(sheet: Factsheet) -> Iterator[str]:
         yield "It has never been champion, as far as is on record: nothing is known of it as the one that serves."
     for period in sheet.history.periods:
         if period.forced:
-            yield f"It was promoted without a passing gate ({spoken(period.since) or 'time unknown'}): {period.why}"
+            yield f"It was promoted without a passing gate ({when(period.since, 'time unknown')}): {period.why}"
     for period in sheet.history.periods:
         if period.ended == "rollback":
-            yield f"It was rolled back ({spoken(period.until)})."
+            yield f"It was rolled back ({when(period.until, '')})."
 
 
 def _of_monitoring(sheet: Factsheet) -> Iterator[str]:

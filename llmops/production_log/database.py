@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -13,10 +14,32 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPICursor
 
 from llmops.errors import StoreUnavailable
-from llmops.production_log.migration import bring_up_to_date, is_complete
-from llmops.production_log.tables import json_or_text
-from llmops.production_log.writer_queue import WriterQueue
+from llmops.process_lock import ProcessLock
+from llmops.production_log.tables import bring_up_to_date, is_complete, json_or_text
 from llmops.state_files import FileIdentity, OpenLog, WatchedFile, advised, make_private_folder, write_ahead
+
+
+class WriterQueue:
+    """A lock between threads and processes that write one SQLite file. It only orders writers that ask; SQLite's own
+    lock still decides, but lets a writer that finds another one at work sleep and look again, up to 0.1 s at a time:
+    with four processes writing, one in a hundred records waited 0.2 to 1 s. Here the kernel wakes the next one: three
+    to six times less. A process that is killed leaves the queue."""
+
+    def __init__(self, path: str) -> None:
+        """path: of the lock's file, which is made when absent and stays. Raises OSError."""
+        self._processes = ProcessLock(path)
+        self._threads = threading.Lock()  # the kernel's lock belongs to the process
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Waits for the caller's turn, and holds it."""
+        with self._threads, self._processes:
+            yield
+
+    def close(self) -> None:
+        """Call when nobody writes."""
+        self._processes.close()
+
 
 _WRITING_LOCK = 0x6C6C6D02  # one of PostgreSQL's advisory locks, which are named by numbers
 _UNREACHABLE_SECONDS = 30

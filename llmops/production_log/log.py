@@ -15,13 +15,20 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from llmops.production_log.budgets import TokenBudgets
 from llmops.production_log.database import LogDatabase
-from llmops.production_log.erasing import Erased, erase_from_file, reclaim_postgresql
-from llmops.production_log.feedback import VOTES, Feedback, VoteCounts, count_votes
-from llmops.production_log.forgetting import Belongings, belongings_of_request, belongings_of_user, count, delete
-from llmops.production_log.record import SHADOW, LogRecord, new_key
+from llmops.production_log.forgetting import (
+    Belongings,
+    Erased,
+    belongings_of_request,
+    belongings_of_user,
+    count,
+    delete,
+    erase_from_file,
+    reclaim_postgresql,
+)
+from llmops.production_log.record import SHADOW, VOTES, Feedback, LogRecord, VoteCounts, count_votes, new_key
 from llmops.production_log.replies import IdempotentReplies, ReplyRow
 from llmops.production_log.retention import BATCH, delete_texts
-from llmops.production_log.rows import RecordInsert, feedback_of_row, record_of_row, row_of_feedback
+from llmops.production_log.tables import RecordInsert, feedback_of_row, record_of_row, row_of_feedback
 from llmops.production_log.tables import feedback as feedback_table
 from llmops.production_log.tables import log_records as records_table
 from llmops.state_files import FileIdentity, identity_of

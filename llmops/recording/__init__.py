@@ -8,19 +8,20 @@ only warns when it loses some.
 
 from __future__ import annotations
 
-from llmops.recording.cell import CellIdentity, EvalRun, RecordedRows
-from llmops.recording.datasets import find_eval_set, register_eval_set
-from llmops.recording.monitoring import nameless, record_monitoring_run
-from llmops.recording.runs import EVALUATE_UP_TO, EvalRecorder
-from llmops.recording.sampling import MAX_TRACED_ROWS
-from llmops.recording.tabular import LoggedTabular, UsedData, evaluate_tabular, record_training
-from llmops.recording.verdicts import (
+from llmops.recording.cell import (
+    CellIdentity,
+    EvalRun,
+    RecordedRows,
     find_calibration,
     record_calibration,
     record_comparison,
     record_report,
     record_verdict,
 )
+from llmops.recording.datasets import MAX_TRACED_ROWS, find_eval_set, register_eval_set
+from llmops.recording.monitoring import nameless, record_monitoring_run
+from llmops.recording.runs import EVALUATE_UP_TO, EvalRecorder
+from llmops.recording.tabular import LoggedTabular, UsedData, evaluate_tabular, record_training
 
 __all__ = [
     "EVALUATE_UP_TO",

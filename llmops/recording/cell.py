@@ -1,8 +1,10 @@
-"""What an eval run is known by, and what is read back of one."""
+"""What an eval run is known by, what is read back of one, and what is put on record about it later: comparisons,
+verdicts, reports, and how far a judge agrees with labels."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import weakref
@@ -11,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmops.errors import Corrupted
 from llmops.evaluation.results import AnswerCounts, Metric, RowResult
 from llmops.hashing import canonical_json
-from llmops.registry.store import Store
+from llmops.registry.store import Store, translated
 from llmops.versions import ModelVersion, PromptVersion
 
 CELL_TAG, CONTENT_TAG, COMPLETE_TAG = "llmops.cell_hash", "llmops.cell", "llmops.complete"
@@ -101,9 +104,7 @@ class EvalRun:
 def read_run(store: Store, run: Any) -> EvalRun:
     """MLflow's run as ours. The caller translates MLflow's errors."""
     tags, run_id = run.data.tags, run.info.run_id
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(store.client.download_artifacts(run_id, SUMMARY_FILE, folder))
-        summary = json.loads(path.read_text(encoding="utf-8"))
+    summary = json_file(store, run_id, SUMMARY_FILE)
     metrics = {name: Metric.from_json(metric) for name, metric in summary["metrics"].items()}
     return EvalRun(
         run_id,
@@ -120,6 +121,17 @@ def read_run(store: Store, run: Any) -> EvalRun:
         _answers(store, run_id, summary),
         _content(tags.get(CONTENT_TAG, "")),
     )
+
+
+def json_file(store: Store, run_id: str, path: str) -> dict[str, Any]:
+    """A JSON object among a run's files. The caller translates MLflow's errors. Raises Corrupted: it is no JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(store.client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise Corrupted(f"{path} of run {run_id} is no JSON: {error}") from error
+    return found
 
 
 def holds_rows(store: Store, run_id: str) -> bool:
@@ -163,3 +175,73 @@ class RecordedRows:
         with self._path.open("rb") as lines:
             for line in lines:
                 yield RowResult.from_json(json.loads(line))
+
+
+GATE_TAG, GATE_AGAINST_TAG, GATE_REASONS_TAG = "llmops.gate", "llmops.gate.against", "llmops.gate.reasons"
+_LONGEST_TAG = 5000  # characters, which is what MLflow keeps
+_JUDGES, _JUDGE_TAG, _CALIBRATION_FILE = "judges", "llmops.judge_hash", "calibration.json"
+_CALIBRATION_METRICS = ("kappa", "kappa_low", "kappa_high", "n", "n_failed", "accuracy")
+
+
+def record_comparison(store: Store, run_id: str, name: str, comparison: Mapping[str, Any]) -> None:
+    """Keeps a comparison as a file of the challenger's eval run. Raises UnknownVersion, StoreUnavailable."""
+    with translated(f"run {run_id}"):
+        store.client.log_dict(run_id, dict(comparison), f"comparisons/{name}.json")
+
+
+def record_verdict(store: Store, run_id: str, verdict: Mapping[str, Any]) -> str:
+    """Puts a gate's verdict on the challenger's eval run: tags for lists and filters, and a file with all of it.
+
+    verdict: `verdict` (`pass`, `fail`, `inconclusive`), `against` (a ref or run id; None for no champion yet), and
+    whatever else it takes to judge again (rules, run ids, the comparison). A verdict against the same champion replaces
+    the one before. Returns the file's path in the run. Raises UnknownVersion, StoreUnavailable.
+    """
+    against = str(verdict["against"] or "nothing")
+    path = f"gate/against-{re.sub(r'[^A-Za-z0-9_.]', '-', against)}.json"
+    with translated(f"run {run_id}"):
+        store.client.log_dict(run_id, dict(verdict), path)
+        store.client.set_tag(run_id, GATE_AGAINST_TAG, against)
+        store.client.set_tag(run_id, GATE_REASONS_TAG, "\n".join(verdict.get("reasons", ()))[:_LONGEST_TAG])
+        store.client.set_tag(run_id, GATE_TAG, str(verdict["verdict"]))
+    return path
+
+
+def record_report(store: Store, run_id: str, path: Path) -> str:
+    """Keeps a file (HTML, Markdown) below `reports/` of a run. Returns its path in the run.
+
+    Raises UnknownVersion, StoreUnavailable.
+    """
+    with translated(f"run {run_id}"):
+        store.client.log_artifact(run_id, str(path), "reports")
+    return f"reports/{path.name}"
+
+
+def record_calibration(store: Store, name: str, calibration: Mapping[str, Any], judge_hash: str) -> str:
+    """Writes how a judge agrees with labelled rows into the experiment `judges`. Returns the run id.
+
+    judge_hash: of everything that can change the judge's scores. Of the calibration, the numbers kappa, kappa_low,
+    kappa_high, n, n_failed and accuracy become metrics, where it has them. Raises StoreUnavailable.
+    """
+    metrics = {key: float(calibration[key]) for key in _CALIBRATION_METRICS if calibration.get(key) is not None}
+    with translated(f"recording the calibration of {name}"), tempfile.TemporaryDirectory() as folder:
+        import mlflow
+
+        path = Path(folder) / _CALIBRATION_FILE
+        path.write_text(json.dumps(dict(calibration), indent=2), encoding="utf-8")
+        tags = {_JUDGE_TAG: judge_hash, "llmops.judge": name}
+        with store.start_run(experiment_id=store.experiment(_JUDGES), run_name=name, tags=tags) as run:
+            mlflow.log_metrics(metrics)
+            mlflow.log_artifact(str(path))
+        store.client.set_tag(run.info.run_id, COMPLETE_TAG, "true")
+        return str(run.info.run_id)
+
+
+def find_calibration(store: Store, judge_hash: str) -> dict[str, Any] | None:
+    """The newest calibration of that very judge, or None. Raises StoreUnavailable."""
+    condition = f"tags.`{_JUDGE_TAG}` = '{judge_hash}' and tags.`{COMPLETE_TAG}` = 'true'"
+    experiment_id = store.experiment(_JUDGES)
+    with translated("calibrations"):
+        runs = store.client.search_runs(
+            [experiment_id], condition, order_by=["attributes.start_time DESC"], max_results=1
+        )
+        return json_file(store, runs[0].info.run_id, _CALIBRATION_FILE) if runs else None

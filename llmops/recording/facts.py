@@ -6,14 +6,10 @@ Reads only: an experiment that is not there is not made.
 from __future__ import annotations
 
 import json
-import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from llmops.errors import Corrupted
 from llmops.recording.cell import (
     CELL_TAG,
     COMPLETE_TAG,
@@ -21,25 +17,17 @@ from llmops.recording.cell import (
     PROMPT_TAG,
     SUITE_TAG,
     EvalRun,
+    find_calibration,
     holds_rows,
+    json_file,
     read_run,
 )
-from llmops.recording.monitoring import WINDOW_TAG, monitoring_experiment
-from llmops.recording.monitoring_actions import KEY_TAG
-from llmops.recording.verdicts import find_calibration
 from llmops.registry.store import Store, translated
 
+WINDOW_TAG, ACTION_KEY_TAG = "llmops.monitoring_window", "llmops.action_key"
+VERDICT_FILE, ACTION_FILE = "verdict.json", "action.json"
 _AT_A_TIME = 1000
-_USER_TAG, _CELL_CONTENT_TAG = "mlflow.user", "llmops.cell"
-_VERDICT_FILE, _ACTION_FILE = "verdict.json", "action.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Registration:
-    """When something was registered, in seconds since the epoch, and by whom; None where MLflow was not told."""
-
-    at: float | None
-    by: str | None
+_USER_TAG = "mlflow.user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,61 +45,57 @@ class DatasetUse:
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """Any MLflow run: who, when, what with, what came of it. at: seconds since the epoch. files: paths of the artifacts
-    at its root."""
+    """Any MLflow run: who, when, what with, what came of it. at: seconds since the epoch."""
 
     run_id: str
     experiment: str
-    name: str
     at: float
     by: str | None
-    status: str
     params: Mapping[str, str]
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
     datasets: tuple[DatasetUse, ...]
-    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class EvalFacts:
-    """A complete eval run. content: everything that makes it the run it is (`CellIdentity.content`). verdicts: those
-    on record with it, each with its comparison."""
+    """A complete eval run. at: seconds since the epoch. verdicts: those on record with it, each with its comparison."""
 
     run: EvalRun
     at: float
     by: str | None
-    content: Mapping[str, Any]
     datasets: tuple[DatasetUse, ...]
     verdicts: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class WindowFacts:
-    """A monitored window of an app. since, until: ISO 8601, empty where the run says none. releases: named in it.
-    metrics: among them `rows` and `expected_false_alarms_per_month`."""
+    """A monitored window of an app. since, until: ISO 8601. name: of a window that is no stretch of time, such as a
+    batch; it has neither. releases: named in it. metrics: among them `rows` and `expected_false_alarms_per_month`."""
 
     run_id: str
-    since: str
-    until: str
+    since: str | None
+    until: str | None
+    name: str | None
     state: str
     alarms: int
     releases: tuple[str, ...]
     metrics: Mapping[str, float]
 
 
-def registration(store: Store, name: str, version: int) -> Registration:
-    """Of a version of a registered model. Raises UnknownVersion, StoreUnavailable."""
-    with translated(f"{name}@{version}"):
-        found = store.client.get_model_version(name, str(version))
-    return _registration(found.creation_timestamp, found.user_id)
+def monitoring_experiment(app: str) -> str:
+    """The name of the experiment with an app's monitoring."""
+    return f"monitoring-{app}"
 
 
-def prompt_registration(store: Store, name: str, version: int) -> Registration:
-    """Of a prompt version. Raises UnknownVersion, StoreUnavailable."""
-    with translated(f"{name}@{version}"):
-        found = store.client.get_prompt_version(name, str(version))
-    return _registration(found.creation_timestamp, found.user_id)
+def registration(store: Store, ref: str, *, is_prompt: bool = False) -> tuple[float | None, str | None]:
+    """When a version of a registered model, or of a prompt, was registered, in seconds since the epoch, and by whom;
+    None where MLflow was not told. Raises UnknownVersion, StoreUnavailable."""
+    name, _, version = ref.partition("@")
+    with translated(ref):
+        read = store.client.get_prompt_version if is_prompt else store.client.get_model_version
+        found = read(name, version)
+    return found.creation_timestamp / 1000 if found.creation_timestamp else None, found.user_id or None
 
 
 def eval_runs(store: Store, prompt: str, model: str) -> list[EvalFacts]:
@@ -119,24 +103,27 @@ def eval_runs(store: Store, prompt: str, model: str) -> list[EvalFacts]:
 
     Raises Corrupted where a run's record is no JSON, StoreUnavailable.
     """
-    condition = (
-        f"tags.`{PROMPT_TAG}` = '{prompt}' and tags.`{MODEL_TAG}` = '{model}' and tags.`{COMPLETE_TAG}` = 'true'"
-    )
+    condition = f"tags.`{PROMPT_TAG}` = '{prompt}' and tags.`{MODEL_TAG}` = '{model}'"
     with translated(f"eval runs of {prompt} on {model}"):
-        experiments = [item.experiment_id for item in _pages(store.client.search_experiments)]
-        runs = list(_runs(store, experiments, condition))
-        return [_eval_facts(store, run) for run in runs]
+        return [
+            EvalFacts(
+                run=read_run(store, run),
+                at=run.info.start_time / 1000,
+                by=run.data.tags.get(_USER_TAG) or None,
+                datasets=_datasets(run),
+                verdicts=verdicts_of(store, run.info.run_id),
+            )
+            for run in _runs(store, None, f"{condition} and tags.`{COMPLETE_TAG}` = 'true'")
+        ]
 
 
 def lost_eval_runs(store: Store) -> list[str]:
     """Complete eval runs whose rows are not where they were recorded, as `suite: title (run id)`. Raises
     StoreUnavailable."""
     with translated("eval runs"):
-        experiments = [item.experiment_id for item in _pages(store.client.search_experiments)]
-        runs = _runs(store, experiments, f"tags.`{CELL_TAG}` != '' and tags.`{COMPLETE_TAG}` = 'true'")
         return [
             f"{run.data.tags[SUITE_TAG]}: {run.info.run_name} ({run.info.run_id})"
-            for run in runs
+            for run in _runs(store, None, f"tags.`{CELL_TAG}` != '' and tags.`{COMPLETE_TAG}` = 'true'")
             if not holds_rows(store, run.info.run_id)
         ]
 
@@ -145,52 +132,65 @@ def verdicts_of(store: Store, run_id: str) -> tuple[Mapping[str, Any], ...]:
     """The gate's verdicts on record with a run, each with its comparison. Raises UnknownVersion, StoreUnavailable,
     Corrupted."""
     with translated(f"run {run_id}"):
-        return tuple(_json_file(store, run_id, item.path) for item in store.client.list_artifacts(run_id, "gate"))
+        return tuple(json_file(store, run_id, item.path) for item in store.client.list_artifacts(run_id, "gate"))
 
 
 def run_facts(store: Store, run_id: str) -> RunFacts:
-    """One run. Raises UnknownVersion, StoreUnavailable, Corrupted."""
+    """One run. Raises UnknownVersion, StoreUnavailable."""
     with translated(f"run {run_id}"):
         run = store.client.get_run(run_id)
         experiment = store.client.get_experiment(run.info.experiment_id)
-        files = tuple(item.path for item in store.client.list_artifacts(run_id))
     return RunFacts(
-        run_id,
-        experiment.name,
-        run.info.run_name or "",
-        run.info.start_time / 1000,
-        _user(run),
-        run.info.status,
-        dict(run.data.params),
-        dict(run.data.metrics),
-        dict(run.data.tags),
-        _datasets(run),
-        files,
+        run_id=run_id,
+        experiment=experiment.name,
+        at=run.info.start_time / 1000,
+        by=run.data.tags.get(_USER_TAG) or None,
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        tags=dict(run.data.tags),
+        datasets=_datasets(run),
     )
 
 
 def monitored_windows(store: Store, app: str) -> list[WindowFacts]:
     """Every window of the app that was monitored, the newest first. Raises StoreUnavailable."""
+    found = []
     with translated(f"monitoring of {app}"):
-        return [_window(run) for run in _runs(store, _monitoring(store, app), f"tags.`{WINDOW_TAG}` != ''")]
+        for run in _runs(store, monitoring_experiment(app), f"tags.`{WINDOW_TAG}` != ''"):
+            tags = run.data.tags
+            since, until = tags.get("llmops.since") or None, tags.get("llmops.until")
+            is_time = until not in ("", None, "None")  # the last is what the tag holds where the verdict had null
+            found.append(
+                WindowFacts(
+                    run_id=str(run.info.run_id),
+                    since=since if is_time else None,
+                    until=until if is_time else None,
+                    name=None if is_time else since,
+                    state=tags.get("llmops.state", ""),
+                    alarms=int(tags.get("llmops.alarms", "0")),
+                    releases=tuple(name for name in tags.get("llmops.release", "").split(", ") if name),
+                    metrics=dict(run.data.metrics),
+                )
+            )
+    return found
 
 
 def window_verdict(store: Store, run_id: str) -> Mapping[str, Any]:
     """What a window's run found, as `MonitorResult.to_json` gives it, without names. Raises UnknownVersion,
     StoreUnavailable, Corrupted."""
     with translated(f"run {run_id}"):
-        return _json_file(store, run_id, _VERDICT_FILE)
+        return json_file(store, run_id, VERDICT_FILE)
 
 
-def monitor_actions(store: Store, app: str, ref: str) -> list[tuple[RunFacts, Mapping[str, Any]]]:
-    """What the monitor did, or would have done, about a release: the run and its action, the newest first.
-
-    Raises StoreUnavailable, Corrupted.
-    """
-    condition = f"tags.`{KEY_TAG}` != '' and tags.`llmops.release` = '{ref}'"
+def monitor_actions(store: Store, app: str, ref: str) -> list[tuple[str, float, Mapping[str, Any]]]:
+    """What the monitor did, or would have done, about a release, the newest first: the run's id, when (seconds since
+    the epoch), and the action. Raises StoreUnavailable, Corrupted."""
+    condition = f"tags.`{ACTION_KEY_TAG}` != '' and tags.`llmops.release` = '{ref}'"
     with translated(f"actions of {app}"):
-        runs = list(_runs(store, _monitoring(store, app), condition))
-        return [(run_facts(store, run.info.run_id), _json_file(store, run.info.run_id, _ACTION_FILE)) for run in runs]
+        return [
+            (run.info.run_id, run.info.start_time / 1000, json_file(store, run.info.run_id, ACTION_FILE))
+            for run in _runs(store, monitoring_experiment(app), condition)
+        ]
 
 
 def agreement_of(store: Store, judge_hash: str) -> Mapping[str, Any] | None:
@@ -200,25 +200,16 @@ def agreement_of(store: Store, judge_hash: str) -> Mapping[str, Any] | None:
     return None if known is None else find_calibration(store, judge_hash)
 
 
-def shown_store(store: Store) -> str:
-    """Where the store is, without the user and password that its address may hold."""
-    return re.sub(r"(?<=://)[^/]*@", "", store.uri)
-
-
-def _registration(created: int | None, user: str | None) -> Registration:
-    return Registration(created / 1000 if created else None, user or None)
-
-
-def _monitoring(store: Store, app: str) -> list[str]:
-    found = store.client.get_experiment_by_name(monitoring_experiment(app))
-    return [found.experiment_id] if found else []
-
-
-def _runs(store: Store, experiments: Sequence[str], condition: str) -> Iterator[Any]:
+def _runs(store: Store, experiment: str | None, condition: str) -> Iterator[Any]:
+    """MLflow's runs of an experiment, or of all, the newest first."""
+    if experiment is None:
+        experiments: Sequence[Any] = list(_pages(store.client.search_experiments))
+    else:
+        experiments = list(filter(None, [store.client.get_experiment_by_name(experiment)]))
     if experiments:
         yield from _pages(
             store.client.search_runs,
-            experiment_ids=list(experiments),
+            experiment_ids=[each.experiment_id for each in experiments],
             filter_string=condition,
             order_by=["attributes.start_time DESC"],
         )
@@ -232,41 +223,14 @@ def _pages(search: Any, **wanted: Any) -> Iterator[Any]:
         yield from page
 
 
-def _eval_facts(store: Store, run: Any) -> EvalFacts:
-    tags, run_id = run.data.tags, str(run.info.run_id)
-    return EvalFacts(
-        read_run(store, run),
-        run.info.start_time / 1000,
-        _user(run),
-        _mapping(tags.get(_CELL_CONTENT_TAG, "")),
-        _datasets(run),
-        verdicts_of(store, run_id),
-    )
-
-
-def _window(run: Any) -> WindowFacts:
-    tags = run.data.tags
-    releases = tuple(name for name in tags.get("llmops.release", "").split(", ") if name)
-    return WindowFacts(
-        str(run.info.run_id),
-        tags.get("llmops.since", ""),
-        tags.get("llmops.until", ""),
-        tags.get("llmops.state", ""),
-        int(tags.get("llmops.alarms", "0")),
-        releases,
-        dict(run.data.metrics),
-    )
-
-
 def _datasets(run: Any) -> tuple[DatasetUse, ...]:
-    return tuple(_dataset(item) for item in (run.inputs.dataset_inputs if run.inputs else ()))
-
-
-def _dataset(used: Any) -> DatasetUse:
-    tags = {tag.key: tag.value for tag in used.tags}
-    context = tags.pop("mlflow.data.context", "")
-    found = used.dataset
-    return DatasetUse(found.name, found.digest, context, _mapping(found.source), _mapping(found.profile), tags)
+    found = []
+    for used in run.inputs.dataset_inputs if run.inputs else ():
+        tags = {tag.key: tag.value for tag in used.tags}
+        context = tags.pop("mlflow.data.context", "")
+        source, profile = (_mapping(text) for text in (used.dataset.source, used.dataset.profile))
+        found.append(DatasetUse(used.dataset.name, used.dataset.digest, context, source, profile, tags))
+    return tuple(found)
 
 
 def _mapping(text: str | None) -> Mapping[str, Any]:
@@ -276,17 +240,3 @@ def _mapping(text: str | None) -> Mapping[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _user(run: Any) -> str | None:
-    return run.data.tags.get(_USER_TAG) or None
-
-
-def _json_file(store: Store, run_id: str, path: str) -> Mapping[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        text = Path(store.client.download_artifacts(run_id, path, folder)).read_text(encoding="utf-8")
-    try:
-        found: dict[str, Any] = json.loads(text)
-    except ValueError as error:
-        raise Corrupted(f"{path} of run {run_id} is no JSON: {error}") from error
-    return found

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from llmops.errors import UnknownVersion
 from llmops.production_log import Belongings
-from llmops.production_log.erasing import connections, erase_from_file
+from llmops.production_log.forgetting import connections, erase_from_file
 from llmops.recording.production_traces import FEEDBACK_KEY, experiment_of, trace_id_of
 from llmops.registry.store import Store, translated
 from llmops.settings import Settings

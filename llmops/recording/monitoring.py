@@ -1,4 +1,5 @@
-"""Monitoring runs in MLflow: an experiment for each app, a run for each window, and one run with their history.
+"""Monitoring runs and the monitor's actions in MLflow: an experiment for each app, a run for each window, and one run
+with their history.
 
 The history is the parent of the windows' runs: each of its metrics has a point for each window, so that MLflow's own
 chart of it shows months. A window that is judged again is the same run, brought up to date.
@@ -11,17 +12,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmops.hashing import content_hash
+from llmops.recording.facts import ACTION_FILE, ACTION_KEY_TAG, VERDICT_FILE, WINDOW_TAG, monitoring_experiment
 from llmops.registry.store import Store, translated
 
-WINDOW_TAG = "llmops.monitoring_window"
 _HISTORY_TAG, _PARENT_TAG = "llmops.monitoring_history", "mlflow.parentRunId"
-_VERDICT_FILE, _PAGE_FILE = "verdict.json", "verdict.html"
+_PAGE_FILE = "verdict.html"
 _METRICS_AT_A_TIME, _MOST_TAG_CHARACTERS = 1000, 5000  # MLflow's limits
-
-
-def monitoring_experiment(app: str) -> str:
-    """The name of an app's experiment."""
-    return f"monitoring-{app}"
 
 
 def record_monitoring_run(
@@ -47,7 +43,7 @@ def record_monitoring_run(
         end, points = _end_of(verdict), _over_time(metrics)
         step, at = int(end.timestamp()) // 3600, int(end.timestamp() * 1000)
         _log(store, history_id, _without_known(store, history_id, points, step) if again else points, at, step)
-        store.client.log_dict(run_id, nameless(verdict), _VERDICT_FILE)
+        store.client.log_dict(run_id, nameless(verdict), VERDICT_FILE)
         if page is not None:
             store.client.log_text(run_id, page, _PAGE_FILE)
         store.client.set_terminated(run_id, "FINISHED")
@@ -162,3 +158,38 @@ def _end_of(verdict: Mapping[str, Any]) -> datetime:
 
 def _now() -> int:
     return int(datetime.now(UTC).timestamp() * 1000)
+
+
+def record_action(
+    store: Store, experiment: str, key: str, action: Mapping[str, Any], evidence: Mapping[str, Any]
+) -> str:
+    """Writes one run for an action, once for each key; returns the run's id.
+
+    action: `app`, `action`, `release`, `dry_run`, `why`, `outcome`. evidence: what it was decided on; the ids of its
+    rows are a file of their own. Raises StoreUnavailable.
+    """
+    experiment_id = store.experiment(experiment)
+    with translated(f"recording {action['action']} of {action['release']}"):
+        runs = store.client.search_runs([experiment_id], f"tags.`{ACTION_KEY_TAG}` = '{key}'", max_results=1)
+        if runs and runs[0].info.status == "FINISHED":
+            return str(runs[0].info.run_id)
+        shown = f"{action['action']} {action['release']}" + (" (dry run)" if action["dry_run"] else "")
+        place = {"run_id": runs[0].info.run_id} if runs else {"experiment_id": experiment_id, "run_name": shown}
+        tags = {
+            ACTION_KEY_TAG: key,
+            "llmops.app": str(action["app"]),
+            "llmops.action": str(action["action"]),
+            "llmops.release": str(action["release"]),
+            "llmops.dry_run": str(action["dry_run"]).lower(),
+            "mlflow.note.content": str(action["why"]),
+        }
+        with store.start_run(**place, tags=tags) as run:
+            run_id = str(run.info.run_id)
+            store.client.log_dict(run_id, dict(action), ACTION_FILE)
+            store.client.log_dict(run_id, dict(evidence), "evidence.json")
+            store.client.log_text(run_id, "".join(f"{row}\n" for row in _rows(evidence)), "rows.txt")
+        return run_id
+
+
+def _rows(evidence: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(row for alarm in evidence.get("alarms", ()) for row in alarm["rows"]))

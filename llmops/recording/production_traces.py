@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 
 from llmops.errors import LlmopsError, StoreUnavailable, UnknownVersion, UsageError
 from llmops.production_log import VOTES, Feedback, LogRecord, ProductionLog
-from llmops.recording.texts import TextCleaner
-from llmops.recording.traces import RowTrace, token_usage
+from llmops.recording.traces import RowTrace, TextCleaner, token_usage
 from llmops.registry.store import Store, translated
 from llmops.settings import Settings
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from llmops.errors import UnknownVersion
-from llmops.evaluation.results import EvalReport, Score
-from llmops.recording.active_run import start_run
-from llmops.recording.bulk import write_traces
+from llmops.evaluation.results import AnswerCounts, EvalReport, Score
+from llmops.hashing import canonical_json
 from llmops.recording.cell import (
     CELL_TAG,
     COMPLETE_TAG,
     RECORDER_TAG,
+    ROWS_FILE,
+    SUMMARY_FILE,
     WRITER_TAG,
     CellIdentity,
     EvalRun,
@@ -22,14 +27,78 @@ from llmops.recording.cell import (
     read_run,
     shown_param,
 )
-from llmops.recording.completeness import Expected, check_complete
-from llmops.recording.datasets import dataset_inputs
-from llmops.recording.evaluate import evaluate_traces
-from llmops.recording.sampling import MAX_TRACED_ROWS, RULE_ALL, RULE_SAMPLE, traced
-from llmops.recording.summary import log_files, run_metrics, usage_of
+from llmops.recording.datasets import MAX_TRACED_ROWS, RULE_ALL, RULE_SAMPLE, dataset_inputs, traced
+from llmops.recording.recorders import Expected, check_complete, evaluate_traces, take_up, this_process, write_traces
 from llmops.recording.traces import RowTrace, TraceMaker
-from llmops.recording.unfinished import take_up, this_process
 from llmops.registry.store import Store, translated
+
+_NOT_IN_METRIC_NAMES = re.compile(r"[^\w\-. :/]")
+
+
+def log_files(client: Any, run_id: str, report: EvalReport, usage: Mapping[str, float]) -> AnswerCounts:
+    """Writes `rows.jsonl`, `summary.json` and `findings/<scorer>/…`, made on disk, row by row; says what became of the
+    rows. MLflow's errors pass through.
+    """
+    answers = AnswerCounts()
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        with (folder / ROWS_FILE).open("wb") as file:
+            for result in report.results:
+                answers = answers.plus(result.output)
+                # Half a surrogate pair cannot be UTF-8; escaped with a backslash it is what JSON calls it.
+                file.write(canonical_json(result.to_json()).encode(errors="backslashreplace") + b"\n")
+        summary = {
+            "rows": len(report.results),
+            "answers": answers.to_json(),
+            "seconds": report.seconds,
+            "tokens_per_second": report.tokens_per_second,
+            "usage": dict(usage),
+            "metrics": {name: metric.to_json() for name, metric in report.metrics.items()},
+        }
+        (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=2), encoding="utf-8")
+        for scorer, findings in report.findings.items():
+            for name, content in findings.files.items():
+                path = folder / "findings" / scorer / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+        client.log_artifacts(run_id, made)
+    return answers
+
+
+def usage_of(report: EvalReport, extra_metrics: Mapping[str, float]) -> dict[str, float]:
+    """Tokens of all answers, and their cost, as far as they are known."""
+    known = {"tokens_in": report.tokens_in, "tokens_out": report.tokens_out, "cost": extra_metrics.get("cost")}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def run_metrics(
+    report: EvalReport, answers: AnswerCounts, usage: Mapping[str, float], extra: Mapping[str, float]
+) -> dict[str, float]:
+    """Every number of a run by MLflow's name for it; means as `mlflow.genai.evaluate` names them."""
+    logged: dict[str, float | None] = {
+        "rows": len(report.results),
+        "generated": report.generated,
+        "from_cache": report.from_cache,
+        "seconds": report.seconds,
+        "tokens_per_second": report.tokens_per_second,
+        **{f"answers/{name}": value for name, value in answers.to_json().items() if name != "rows"},
+        **usage,
+    }
+    for name, metric in report.metrics.items():
+        logged |= {f"{name}/n_scored": metric.n_scored, f"{name}/n_failed": metric.n_failed}
+        if metric.mean is not None:
+            logged[f"{name}/mean"] = metric.mean
+        if metric.ci95 is not None:
+            logged |= {f"{name}/ci95_low": metric.ci95[0], f"{name}/ci95_high": metric.ci95[1]}
+    for scorer, findings in report.findings.items():
+        logged |= {f"{scorer}/{name}": value for name, value in findings.metrics.items()}
+    # A class or language may be part of a finding's name.
+    return {
+        _NOT_IN_METRIC_NAMES.sub("_", name): float(value)
+        for name, value in {**logged, **extra}.items()
+        if value is not None
+    }
+
 
 EVALUATE_UP_TO = 300
 """Rows up to which `auto` records with `mlflow.genai.evaluate`; above, in bulk, which takes a fraction of the time."""
@@ -136,7 +205,7 @@ class _Writing:
             RECORDER_TAG: self._recorder,
             WRITER_TAG: this_process(),
         }
-        with start_run(self._store, **place, run_name=self._cell.title, tags=tags) as run:
+        with self._store.start_run(**place, run_name=self._cell.title, tags=tags) as run:
             run_id = str(run.info.run_id)
             dataset = self._link(run_id)
             answers = log_files(client, run_id, self._report, usage)

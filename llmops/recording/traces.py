@@ -7,13 +7,39 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from llmops.evaluation.results import Output, RowResult, Score
 from llmops.recording.cell import CellIdentity
-from llmops.recording.texts import TextCleaner
+
+# PostgreSQL refuses NUL in a text; no UTF-8 database takes half a surrogate pair.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_REPLACEMENT = "\ufffd"
+
+
+class TextCleaner:
+    """Replaces, in any value made of JSON types, each character that a database refuses. cleaned: texts changed."""
+
+    def __init__(self) -> None:
+        self.cleaned = 0
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._text(value)
+        if isinstance(value, Mapping):
+            return {self(name): self(item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self(item) for item in value]
+        return value
+
+    def _text(self, text: str) -> str:
+        stored, changes = _UNSTORABLE.subn(_REPLACEMENT, text)
+        self.cleaned += changes > 0
+        return stored
+
 
 ROW_ID_TAG = "row_id"
 _SOURCE_RUN = "mlflow.assessment.sourceRunId"

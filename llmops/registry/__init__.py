@@ -4,21 +4,19 @@ only importer of MLflow."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from llmops.audit import AliasState, AuditLog
-from llmops.registry.models import KIND_TAG, ModelRegistry
-from llmops.registry.moves import Moves, standing_of
-from llmops.registry.policies import PolicyRegistry
-from llmops.registry.polling import RegistryLook
-from llmops.registry.promotions import rolled_back
-from llmops.registry.prompts import PromptRegistry
+from llmops.errors import UsageError
+from llmops.registry.models import KIND_TAG, ModelRegistry, PromptRegistry
+from llmops.registry.promotions import TRAFFIC_TAG, rolled_back, standing_of
 from llmops.registry.releases import ReleaseRegistry
 from llmops.registry.store import Store
-from llmops.registry.tabular import KIND as TABULAR
 from llmops.registry.tabular import TabularRegistry
 from llmops.settings import Settings
 from llmops.state_files import FileIdentity
-from llmops.versions import ModelVersion, RegisteredVersions, Release
+from llmops.traffic_policy import TrafficPolicy
+from llmops.versions import ModelVersion, RegisteredVersions, Release, TabularVersion
 
 __all__ = ["Registry", "Store", "rolled_back"]
 
@@ -29,39 +27,83 @@ class Registry:
     def __init__(self, settings: Settings, *, actor: str | None = None, file: FileIdentity | None = None) -> None:
         """Opens the store. The audit log's database is opened when something is moved, gated or registered.
 
-        actor: on whose behalf that is done, for the audit log; None: the user of the operating system. file: the SQLite
-        file that the store must be; None: any, or a new one.
+        actor: on whose behalf that is done, for the audit log; None: the user of the operating system.
+        file: the SQLite file that the store must be; None: any, or a new one.
 
         Raises StoreUnavailable.
         """
         self.store = Store(settings, file)
+        self.audit = AuditLog(settings.resolved_log_url, actor)
         self.prompts = PromptRegistry(self.store)
         self.models = ModelRegistry(self.store)
-        self.audit = AuditLog(settings.resolved_log_url, actor)
-        moves = Moves(self.store, self.audit)
-        self.release_versions = ReleaseRegistry(self.store, moves, self.prompts, self.models)
-        self.tabular_versions = TabularRegistry(self.store, moves)
-        self.policies = PolicyRegistry(self.store, self.release_versions)
-        self._look = RegistryLook(self.store, self.models, self.release_versions, self.tabular_versions)
+        self.release_versions = ReleaseRegistry(self.store, self.audit, self.prompts, self.models)
+        self.tabular_versions = TabularRegistry(self.store, self.audit)
+        self._versions: dict[str, tuple[tuple[int, int], list[Any]]] = {}
+        self._marks: Any = None
+        self._last: RegisteredVersions | None = None
 
     def registered(self) -> RegisteredVersions:
-        """Releases, model versions, traffic policies and tabular models as they are now; cheap when repeated. Raises
-        StoreUnavailable."""
-        return self._look.read()
+        """Releases, model versions, traffic policies and tabular models as they are now; the very object of the last
+        call when nothing changed.
+
+        Reads only what may have changed, in three steps, each cheaper than the next: has anything left a mark (where
+        the store is a database); which aliases and tags do the registered models have (one search: moving an alias does
+        not touch MLflow's time of last change); and the versions of those registered models to which one was added or
+        of which one was deleted. Raises StoreUnavailable.
+        """
+        marks = self.store.marks()  # before reading, so that what comes in between is read the next time
+        if self._last is not None and marks is not None and marks == self._marks:
+            return self._last
+        found = self._read()
+        self._marks = marks
+        if self._last is None or found != self._last:
+            self._last = found
+        return self._last
+
+    def _read(self) -> RegisteredVersions:
+        releases: dict[str, tuple[Release, ...]] = {}
+        models: list[ModelVersion] = []
+        policies: dict[str, TrafficPolicy] = {}
+        problems: dict[str, str] = {}
+        tabular: dict[str, tuple[TabularVersion, ...]] = {}
+        for registered in sorted(self.store.registered_models(), key=lambda item: str(item.name)):
+            kind, name = registered.tags.get(KIND_TAG), str(registered.name)
+            if kind == ModelRegistry.kind:
+                models += self.models.of_registered(registered, self._versions_of(registered))
+            elif kind == TabularRegistry.kind:
+                versions = self.tabular_versions.of_registered(registered, self._versions_of(registered))
+                tabular[name] = tuple(versions)
+            elif kind == ReleaseRegistry.kind:
+                releases[name] = tuple(self.release_versions.of_registered(registered, self._versions_of(registered)))
+                try:
+                    if TRAFFIC_TAG in registered.tags:
+                        policies[name] = TrafficPolicy.from_text(registered.tags[TRAFFIC_TAG])
+                except UsageError as error:
+                    problems[name] = str(error)
+        return RegisteredVersions(releases, tuple(models), policies, problems, tabular)
+
+    def _versions_of(self, registered: Any) -> list[Any]:
+        newest = max((int(item.version) for item in registered.latest_versions), default=0)
+        stamp = (int(registered.last_updated_timestamp), newest)
+        kept = self._versions.get(registered.name)
+        if kept is None or kept[0] != stamp:
+            kept = self._versions[registered.name] = (stamp, self.store.versions_of(registered.name))
+        return kept[1]
 
     def apps(self) -> Sequence[str]:
         """Names of the apps that have releases. Raises StoreUnavailable."""
-        return self.release_versions.apps()
+        return self.release_versions.names()
 
     def releases(self, app: str) -> Sequence[Release]:
         """Every release of an app with its aliases; cheap when repeated. Raises StoreUnavailable."""
         return self.release_versions.versions(app)
 
     def model_versions(self) -> Sequence[ModelVersion]:
-        """Every model version. Raises StoreUnavailable."""
-        return self.models.list_versions()
+        """Every version of every model. Raises StoreUnavailable."""
+        return [version for name in self.models.names() for version in self.models.versions(name)]
 
     def standings(self) -> Mapping[str, AliasState]:
         """How the aliases and traffic policies of every app and tabular model stand. Raises StoreUnavailable."""
-        served = [item for item in self.store.registered_models() if item.tags.get(KIND_TAG) in ("app", TABULAR)]
-        return {str(item.name): standing_of(item) for item in served}
+        served = (ReleaseRegistry.kind, TabularRegistry.kind)
+        found = self.store.registered_models()
+        return {str(item.name): standing_of(item) for item in found if item.tags.get(KIND_TAG) in served}

@@ -76,8 +76,8 @@ def register(
     prices: what runs of this version are reckoned to cost. A version keeps what it was registered with, and a name has
     the same weights once, so other prices need another name.
 
-    Raises:
-        UsageError: these weights have a version with other prices; keys that do not fit the source. CannotRun, BadFile.
+    Raises: UsageError: these weights have a version with other prices; keys that do not fit the source. CannotRun,
+    BadFile.
     """
     Ref.parse(name)
     if key_variable and source.startswith("openai:"):

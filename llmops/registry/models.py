@@ -1,28 +1,94 @@
-"""Model versions in MLflow's Model Registry: weights by reference (source and sha256), never copied into the store."""
+"""What releases are made of: prompt versions, a new one only where the content changed, and model versions, their
+weights by reference (source and sha256), never copied into the store."""
 
 from __future__ import annotations
 
-import functools
 import json
+import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from llmops.errors import UnknownVersion, UsageError
+from llmops.generation import GenerationParameters, Message
 from llmops.hashing import canonical_json, content_hash
+from llmops.prompt_file import PromptTemplate
 from llmops.registry.store import Store, translated
-from llmops.versions import ModelVersion, Ref, pick
+from llmops.versions import ModelVersion, PromptVersion, Ref, pick
 
 KIND_TAG = "llmops.kind"
-_CONTENT_TAG, _HASH_TAG = "llmops.model", "llmops.content_hash"
+_HASH_TAG, _INPUT_TAG, _PARAMETERS_TAG = "llmops.content_hash", "llmops.input_variable", "llmops.parameters"
+_EXPERIMENTS_TAG = "_mlflow_experiment_ids"
+_LONGEST_PARAM = 5000
+
+V = TypeVar("V")
 
 
-class ModelRegistry:
-    """Registers, reads and lists model versions."""
+class VersionRegistry(ABC, Generic[V]):
+    """Versions of one kind among MLflow's registered models. kind: the value of their `llmops.kind` tag. content_tag:
+    the tag of a version that holds its content as JSON."""
+
+    kind: str
+    content_tag: str
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._read_version = functools.lru_cache(maxsize=1024)(self.get)
+
+    def names(self) -> list[str]:
+        """Names of the registered models of this kind. Raises StoreUnavailable."""
+        found = self._store.registered_models()
+        return sorted(str(item.name) for item in found if item.tags.get(KIND_TAG) == self.kind)
+
+    def versions(self, name: str) -> list[V]:
+        """Every version with its aliases, oldest first; none when there is nothing of that name. Raises
+        StoreUnavailable."""
+        registered = self._store.registered_model(name)
+        return [] if registered is None else self.of_registered(registered, self._store.versions_of(name))
+
+    def of_registered(self, registered: Any, items: Iterable[Any]) -> list[V]:
+        """MLflow's registered model and versions as ours, oldest first. Those that another tool made are left out."""
+        aliases: dict[int, tuple[str, ...]] = {}
+        for alias, version in sorted(registered.aliases.items()):
+            aliases[int(version)] = (*aliases.get(int(version), ()), alias)
+        tagged = sorted((item for item in items if self.content_tag in item.tags), key=lambda item: int(item.version))
+        return [self._read(item, aliases.get(int(item.version), ())) for item in tagged]
+
+    @abstractmethod
+    def _read(self, item: Any, aliases: tuple[str, ...]) -> V:
+        """MLflow's version as ours."""
+
+    def _claim(self, name: str) -> None:
+        """Makes the registered model `name` when absent.
+
+        Raises:
+            UsageError: the name is taken by something of another kind. StoreUnavailable.
+        """
+        registered = self._store.registered_model(name)
+        if registered is None:
+            with translated(f"{self.kind} {name}"):
+                if self._store.client.get_prompt(name) is not None:
+                    raise UsageError(f"{name}: a prompt has this name, and MLflow gives a name once; choose another")
+                self._store.client.create_registered_model(name, tags={KIND_TAG: self.kind})
+        elif registered.tags.get(KIND_TAG) != self.kind:
+            raise UsageError(f"{name}: the registry holds something else by this name; choose another")
+
+    def _create_version(self, name: str, tags: dict[str, str], params: dict[str, str]) -> int:
+        """A new version of the registered model `name`, backed by an MLflow logged model without artifacts; as
+        `_claim`."""
+        self._claim(name)
+        self._store.make_current()
+        client, short = self._store.client, {key: value[:_LONGEST_PARAM] for key, value in params.items()}
+        with translated(f"{self.kind} {name}"):
+            logged = client.create_logged_model(self._store.experiment(), name=name, params=short, model_type=self.kind)
+            client.finalize_logged_model(logged.model_id, "READY")
+            return int(client.create_model_version(name, logged.model_uri, tags=tags, model_id=logged.model_id).version)
+
+
+class ModelRegistry(VersionRegistry[ModelVersion]):
+    """Registers, reads and lists model versions."""
+
+    kind, content_tag = "model", "llmops.model"
 
     def register(self, model: ModelVersion) -> tuple[ModelVersion, bool]:
         """The version with this content (`model.version` is ignored), and whether it is new.
@@ -44,8 +110,9 @@ class ModelRegistry:
         }
         identity = content_hash({"sha256": model.sha256, "format": model.format})
         shown = {key: str(value) for key, value in content.items() if value and key != "provenance"}
-        tags = {_CONTENT_TAG: canonical_json(content), _HASH_TAG: identity, **shown}
-        version = create_version(self._store, model.name, "model", tags, {**shown, **_flat(model.provenance)})
+        tags = {self.content_tag: canonical_json(content), _HASH_TAG: identity, **shown}
+        provenance = {f"provenance.{key}": str(value) for key, value in model.provenance.items()}
+        version = self._create_version(model.name, tags, {**shown, **provenance})
         return self.get(f"{model.name}@{version}"), True
 
     def get(self, ref: str) -> ModelVersion:
@@ -56,91 +123,103 @@ class ModelRegistry:
             raise UnknownVersion(f"no model {parsed.name!r} is registered; run `llmops models pull` or `… register`")
         return pick(versions, parsed)
 
-    def version(self, ref: str) -> ModelVersion:
-        """`name@2`, from memory when it was read before: versions never change. Its aliases are those of that time.
-
-        Raises UnknownVersion.
-        """
-        return self._read_version(ref)
-
-    def versions(self, name: str) -> list[ModelVersion]:
-        """Every version of a model, oldest first; none when there is no such model. Raises StoreUnavailable."""
-        registered = self._store.registered_model(name)
-        return [] if registered is None else self.of_registered(registered, all_versions(self._store, name))
-
-    def of_registered(self, registered: Any, items: Iterable[Any]) -> list[ModelVersion]:
-        """MLflow's registered model and versions as model versions, oldest first. Reads nothing."""
-        return [_from_mlflow(item, aliases) for item, aliases in versions_with_tag(registered, items, _CONTENT_TAG)]
-
-    def list_versions(self) -> list[ModelVersion]:
-        """Every version of every model. Raises StoreUnavailable."""
-        return [version for name in registered_names(self._store, "model") for version in self.versions(name)]
+    def _read(self, item: Any, aliases: tuple[str, ...]) -> ModelVersion:
+        content = json.loads(item.tags[self.content_tag])
+        path = Path(content.pop("path")) if content["path"] else content.pop("path")
+        return ModelVersion(
+            name=item.name,
+            version=int(item.version),
+            path=path,
+            aliases=aliases,
+            model_id=item.source.removeprefix("models:/"),
+            **content,
+        )
 
 
-def registered_names(store: Store, kind: str) -> list[str]:
-    """Names of the registered models of one kind: `model`, `app` or `tabular`. Raises StoreUnavailable."""
-    return sorted(str(item.name) for item in store.registered_models() if item.tags.get(KIND_TAG) == kind)
+class PromptRegistry:
+    """Registers, reads and lists prompt versions, in MLflow's Prompt Registry."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def register(self, name: str, template: PromptTemplate) -> tuple[PromptVersion, bool]:
+        """The version with this content, and whether it is new. Raises UsageError, StoreUnavailable."""
+        for known in self.versions(name):
+            if known.template.content_hash == template.content_hash:
+                return known, False
+        parameters = template.parameters
+        with translated(f"prompt {name}"):
+            made = self._store.client.register_prompt(
+                name=name,
+                template=[dict(turn) for turn in template.turns],
+                commit_message=template.description or None,
+                tags={
+                    _HASH_TAG: template.content_hash,
+                    _INPUT_TAG: template.input_variable,
+                    _PARAMETERS_TAG: canonical_json(parameters.to_mapping()),
+                },
+                response_format=parameters.response_format,
+                model_config={
+                    "temperature": parameters.temperature,
+                    "max_tokens": parameters.max_tokens,
+                    "top_p": parameters.top_p,
+                },
+            )
+        # MLflow links a new prompt to an experiment on a thread of its own; a tag we set meanwhile would be lost.
+        for thread in threading.enumerate():
+            if thread.name.startswith("link_prompt_to_experiment_thread"):
+                thread.join()
+        return PromptVersion(name, int(made.version), template), True
+
+    def get(self, ref: str) -> PromptVersion:
+        """`qa@2`, `qa@production` (an alias) or `qa` (the newest). Raises UnknownVersion, UsageError."""
+        parsed = Ref.parse(ref)
+        versions = self.versions(parsed.name)
+        if not versions:
+            raise UnknownVersion(f"no prompt {parsed.name!r} is registered; run `llmops prompts register`")
+        return pick(versions, parsed)
+
+    def version(self, ref: str) -> PromptVersion:
+        """`qa@2`, read alone. Raises UnknownVersion, StoreUnavailable."""
+        name, _, number = ref.partition("@")
+        with translated(f"prompt {ref}"):
+            found = _prompt_version(self._store.client.get_prompt_version(name, number))
+        if found is None:
+            raise UnknownVersion(f"{ref} was not registered by llmops")
+        return found
+
+    def versions(self, name: str) -> list[PromptVersion]:
+        """Every version of a prompt, oldest first; none when there is no such prompt. Raises StoreUnavailable."""
+        client = self._store.client
+        with translated(f"prompt {name}"):
+            if client.get_prompt(name) is None:
+                return []
+            numbers = [item.version for item in client.search_prompt_versions(name, max_results=1000)]
+            # One by one, because a search leaves the aliases out.
+            read = [_prompt_version(client.get_prompt_version(name, str(number))) for number in numbers]
+        return sorted((item for item in read if item is not None), key=lambda item: item.version)
+
+    def list_versions(self) -> list[PromptVersion]:
+        """Every version of every prompt. Raises StoreUnavailable."""
+        with translated("prompts"):
+            names = sorted(str(prompt.name) for prompt in self._store.client.search_prompts(max_results=1000))
+        return [version for name in names for version in self.versions(name)]
+
+    def show_in_experiment(self, name: str, experiment_id: str) -> None:
+        """Makes the prompt appear on the experiment's Prompts page. Raises StoreUnavailable."""
+        with translated(f"prompt {name}"):
+            tags = self._store.client.get_prompt(name).tags
+            ids = [part for part in tags.get(_EXPERIMENTS_TAG, "").split(",") if part]
+            if experiment_id not in ids:
+                self._store.client.set_prompt_tag(name, _EXPERIMENTS_TAG, f",{','.join([*ids, experiment_id])},")
 
 
-def all_versions(store: Store, name: str) -> list[Any]:
-    """MLflow's versions of the registered model `name`, in no order. Raises StoreUnavailable."""
-    with translated(f"versions of {name}"):
-        return list(store.client.search_model_versions(f"name = '{name}'"))
-
-
-def versions_with_tag(registered: Any, items: Iterable[Any], tag: str) -> list[tuple[Any, tuple[str, ...]]]:
-    """Of MLflow's versions those that carry `tag`, oldest first, each with the aliases that `registered` gives it."""
-    aliases: dict[int, tuple[str, ...]] = {}
-    for alias, version in sorted(registered.aliases.items()):
-        aliases[int(version)] = (*aliases.get(int(version), ()), alias)
-    tagged = sorted((item for item in items if tag in item.tags), key=lambda item: int(item.version))
-    return [(item, aliases.get(int(item.version), ())) for item in tagged]
-
-
-def claim_name(store: Store, name: str, kind: str) -> None:
-    """Makes the registered model `name` of that kind when absent.
-
-    Raises:
-        UsageError: the name is taken by something of another kind. StoreUnavailable.
-    """
-    registered = store.registered_model(name)
-    if registered is None:
-        with translated(f"{kind} {name}"):
-            if store.client.get_prompt(name) is not None:
-                raise UsageError(f"{name}: a prompt has this name, and MLflow gives a name once; choose another")
-            store.client.create_registered_model(name, tags={KIND_TAG: kind})
-    elif registered.tags.get(KIND_TAG) != kind:
-        raise UsageError(f"{name}: the registry holds something else by this name; choose another")
-
-
-def create_version(store: Store, name: str, kind: str, tags: dict[str, str], params: dict[str, str]) -> int:
-    """A new version of the registered model `name`, backed by an MLflow logged model without artifacts.
-
-    Raises:
-        UsageError: the name is taken by something of another kind. StoreUnavailable.
-    """
-    claim_name(store, name, kind)
-    store.make_current()
-    with translated(f"{kind} {name}"):
-        short = {key: value[:5000] for key, value in params.items()}
-        logged = store.client.create_logged_model(store.experiment(), name=name, params=short, model_type=kind)
-        store.client.finalize_logged_model(logged.model_id, "READY")
-        made = store.client.create_model_version(name, logged.model_uri, tags=tags, model_id=logged.model_id)
-    return int(made.version)
-
-
-def _flat(provenance: Any) -> dict[str, str]:
-    return {f"provenance.{key}": str(value) for key, value in provenance.items()}
-
-
-def _from_mlflow(item: Any, aliases: tuple[str, ...]) -> ModelVersion:
-    content = json.loads(item.tags[_CONTENT_TAG])
-    path = Path(content.pop("path")) if content["path"] else content.pop("path")
-    return ModelVersion(
-        name=item.name,
-        version=int(item.version),
-        path=path,
-        aliases=aliases,
-        model_id=item.source.removeprefix("models:/"),
-        **content,
-    )
+def _prompt_version(item: Any) -> PromptVersion | None:
+    """MLflow's prompt version as ours; None for one that another tool registered, whose input variable and parameters
+    are not known."""
+    if _INPUT_TAG not in item.tags:
+        return None
+    turns = tuple(Message(role=turn["role"], content=turn["content"]) for turn in item.template)
+    parameters = GenerationParameters.from_mapping(json.loads(item.tags[_PARAMETERS_TAG]))
+    template = PromptTemplate(turns, item.tags[_INPUT_TAG], parameters, item.commit_message or "")
+    return PromptVersion(item.name, int(item.version), template, tuple(sorted(item.aliases)))

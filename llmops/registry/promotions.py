@@ -1,41 +1,42 @@
-"""The rules by which aliases move, for everything that is versioned and served: releases and tabular models."""
+"""How aliases and traffic policies move, and by which rules, for everything that is versioned and served.
+
+A move is said in the audit log before and after, and remembered in the history. What a kill cuts off is finished by the
+same call made again. A move that cannot be put on record is not made.
+"""
 
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
-from llmops.audit import AuditEntry, AuditLog, Move
-from llmops.errors import CannotRun, GateRefused, UnknownVersion, UsageError
+from llmops.audit import AliasState, AuditEntry, AuditLog, Draft, Move
+from llmops.errors import CannotRun, GateRefused, StoreUnavailable, UnknownVersion, UsageError
 from llmops.evaluation.gate_rules import GateRules, loosened
 from llmops.hashing import canonical_json, content_hash
-from llmops.registry.moves import CHAMPION_MOVES, Moves, Remember
+from llmops.registry.models import VersionRegistry
 from llmops.registry.store import Store, translated
-from llmops.versions import CHALLENGER, CHAMPION, PREVIOUS, Ref
+from llmops.versions import CHALLENGER, CHAMPION, PREVIOUS, Ref, Release, TabularVersion
 
 GATE_PASSED = "gate passed"
 """Why a promotion was allowed; any other reason is one to promote without a passing gate."""
-_GATE_TAG = "llmops.gate"
+TRAFFIC, TRAFFIC_TAG = "traffic", "llmops.traffic"
+CHAMPION_MOVES = ("promote", "rollback")
+_GATE_TAG, _HISTORY_TAG = "llmops.gate", "llmops.history"
+_ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
+_HISTORY_LENGTH, _MOVES_KEPT = 20, 10
+_MOST_WHY, _MOST_HISTORY = 300, 4800
+"""Characters: MLflow keeps 5,000 of a registered model's tag, and refuses more."""
+
+Remember = Literal["first", "last", "not"]
 
 
-class Versioned(Protocol):
-    """A version that aliases may point to."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def version(self) -> int: ...
-    @property
-    def aliases(self) -> tuple[str, ...]: ...
-    @property
-    def ref(self) -> str: ...
-
-
+Versioned = Release | TabularVersion
+"""What aliases may point to."""
 V = TypeVar("V", bound=Versioned)
 
 
@@ -50,7 +51,7 @@ class Wording:
     gate: str
 
 
-class Promotions(ABC, Generic[V]):
+class Promotions(VersionRegistry[V]):
     """Promotes, challenges, withdraws, rolls back and gates versions of one kind.
 
     One move is made at a time, whatever the process, and each is on the audit log before it is made.
@@ -58,13 +59,9 @@ class Promotions(ABC, Generic[V]):
 
     wording: Wording
 
-    def __init__(self, store: Store, moves: Moves) -> None:
-        self._store, self.moves = store, moves
-
-    @abstractmethod
-    def versions(self, name: str) -> list[V]:
-        """Every version with its aliases, oldest first; none when there is nothing of that name. Raises
-        StoreUnavailable."""
+    def __init__(self, store: Store, audit: AuditLog) -> None:
+        super().__init__(store)
+        self.audit = audit
 
     def get(self, ref: str) -> V:
         """`name@3`, `name@alias`, or `name` (its champion). Raises UnknownVersion, UsageError, StoreUnavailable."""
@@ -88,7 +85,7 @@ class Promotions(ABC, Generic[V]):
         if (rules := gate.get("rules")) is not None:
             gate["loosened"] = noted["loosened"] = self.loosened(version, suite, rules)
             noted["rules"] = rules
-        self.moves.note("gate", version.ref, {**noted, "sha256": content_hash(gate)})
+        self.note("gate", version.ref, {**noted, "sha256": content_hash(gate)})
         gates = {**self.gates(version), suite: gate}
         with translated(f"{self.wording.version} {version.ref}"):
             self._store.client.set_model_version_tag(
@@ -96,11 +93,28 @@ class Promotions(ABC, Generic[V]):
             )
 
     def loosened(self, version: V, suite: str, rules: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What these rules ask less than those of earlier gates of the suite, back to the one that the champion passed:
-        `{"rule", "by", "at"}`, with who first gated by the looser rule, and when (None: now). Raises StoreUnavailable.
+        """What these rules ask less than those of earlier gates of the suite, on any version, from the last gate of the
+        champion on (without a champion: from the first gate on).
+
+        Gives `{"rule", "by", "at"}` for each: the change in words, who first gated by the looser rule, and when (None:
+        nobody before). Gates put on record before their rules were say nothing. Raises StoreUnavailable, Corrupted.
         """
         champion = self.champion(version.name)
-        return loosened_since(self.moves.audit, version.name, suite, champion.ref if champion else None, rules)
+        gates = [
+            entry
+            for entry in self.audit.entries(version.name)
+            if entry.action == "gate" and entry.details.get("suite") == suite and entry.details.get("rules")
+        ]
+        first = max((n for n, entry in enumerate(gates) if champion and entry.subject == champion.ref), default=0)
+        now = GateRules.from_mapping(rules)
+        seen = [(GateRules.from_mapping(gate.details["rules"]), gate.actor, gate.at) for gate in gates[first:]]
+        found: dict[str, dict[str, Any]] = {}
+        for (before, _, _), (after, actor, at) in pairwise([*seen, (now, self.audit.actor, None)]):
+            still = loosened(before, now)
+            for rule, words in loosened(before, after).items():
+                if rule in still:
+                    found[rule] = {"rule": words, "by": actor, "at": at}
+        return list(found.values())
 
     def gates(self, version: V) -> dict[str, Any]:
         """Verdicts by suite: `{"verdict", "reasons", "against", "at"}`. Raises StoreUnavailable."""
@@ -120,23 +134,21 @@ class Promotions(ABC, Generic[V]):
                 which no gate outweighs: it had passed one; and no reason was given.
             StoreUnavailable: MLflow or the audit log is away; then nothing was moved, or the same call goes on.
         """
-        with self.moves.turn():
-            settled = self._settled(version.name, "promote")
+        with self.audit.turn():
+            settled = self.settle(version.name, "promote")
             versions = self.versions(version.name)
             champion, challenger = _holding(CHAMPION, versions), _holding(CHALLENGER, versions)
             if champion is not None and champion.version == version.version:
                 return champion if settled is None else _named(settled.details["from"], versions)
+            old, action = champion.ref if champion else None, "force-promote"
             if why is None:
                 self._refuse_rolled_back(version)
-                self._require_gate(version, champion)
+                why, action = self._gate_passed(version, old), "promote"
             after: dict[str, str | None] = {} if champion is None else {PREVIOUS: champion.ref}
             if challenger is not None and challenger.version == version.version:
                 after[CHALLENGER] = None
             after[CHAMPION] = version.ref  # last: a call that is cut off after it has nothing left to move
-            action = "promote" if why is None else "force-promote"
-            old = champion.ref if champion else None
-            move = Move(action, "promote", version.ref, old, version.ref, why or self._passed(version, old), after)
-            self.moves.carry_out(move)
+            self.carry_out(Move(action, "promote", version.ref, old, version.ref, why, after))
             return champion
 
     def challenge(self, version: V) -> V | None:
@@ -147,27 +159,27 @@ class Promotions(ABC, Generic[V]):
         """
         if CHAMPION in version.aliases:
             raise UsageError(f"{version.ref} is the champion; the challenger must be another {self.wording.version}")
-        with self.moves.turn():
-            settled = self._settled(version.name, "challenge")
+        with self.audit.turn():
+            settled = self.settle(version.name, "challenge")
             versions = self.versions(version.name)
             old = _holding(CHALLENGER, versions)
             if old is not None and old.version == version.version:
                 return old if settled is None else _named(settled.details["from"], versions)
             before, after = old.ref if old else None, {CHALLENGER: version.ref}
-            self.moves.carry_out(
+            self.carry_out(
                 Move("challenge", "challenge", version.ref, before, version.ref, "made the challenger", after)
             )
             return old
 
     def withdraw(self, name: str) -> V | None:
         """Leaves no challenger; returns the one there was. Raises UnknownVersion, StoreUnavailable."""
-        with self.moves.turn():
-            settled = self._settled(name, "withdraw")
+        with self.audit.turn():
+            settled = self.settle(name, "withdraw")
             versions = self._some_versions(name)
             old = _holding(CHALLENGER, versions)
             if old is None:
                 return None if settled is None else _named(settled.details["from"], versions)
-            self.moves.carry_out(
+            self.carry_out(
                 Move("withdraw", "withdraw", old.ref, old.ref, None, "no longer the challenger", {CHALLENGER: None})
             )
             return old
@@ -182,8 +194,8 @@ class Promotions(ABC, Generic[V]):
             GateRefused: the previous version was itself rolled back, and no reason was given.
             CannotRun: there is no previous version. StoreUnavailable.
         """
-        with self.moves.turn():
-            settled = self._settled(name, "rollback")
+        with self.audit.turn():
+            settled = self.settle(name, "rollback")
             versions = self.versions(name)
             champion, previous = _holding(CHAMPION, versions), _holding(PREVIOUS, versions)
             if settled is not None and champion is not None and previous is not None:
@@ -205,24 +217,86 @@ class Promotions(ABC, Generic[V]):
 
         Raises GateRefused, CannotRun, StoreUnavailable.
         """
-        with self.moves.turn():
-            self._settled(name, "rollback")
+        with self.audit.turn():
+            self.settle(name, "rollback")
             versions = self.versions(name)
             champion = _holding(CHAMPION, versions)
             if champion is None or (champion.ref != ref and self._left_half_way(champion, versions) is None):
                 return None
             return self.roll_back(name)
 
-    def history(self, name: str) -> list[dict[str, Any]]:
-        """The last moves of aliases and changes of traffic, oldest first: `{"at", "what", "from", "to", "why"}`.
+    def carry_out(self, move: Move, *, remember: Remember = "last") -> None:
+        """Moves what `move.after` says, in its order. Call in a turn of the audit log. Raises StoreUnavailable.
 
-        Raises StoreUnavailable.
+        remember: when the history tells of it: before the aliases move, for those who go by it in between; after; or
+        not, for it does already.
         """
-        return self.moves.history(name)
+        with _said_of_failures(f"{move.name} was left as it is, for no move goes unrecorded"):
+            intent = self.audit.intend(move, self._standing(move.name))
+        if remember == "first":
+            self.remember(move.name, move.what, move.old, move.new, move.why)
+        client, name = self._store.client, move.name
+        with translated(f"app {name}"):
+            for place, value in move.after.items():
+                if place == TRAFFIC and value is not None:
+                    client.set_registered_model_tag(name, TRAFFIC_TAG, value)
+                elif place == TRAFFIC:
+                    client.delete_registered_model_tag(name, TRAFFIC_TAG)
+                elif value is not None:
+                    client.set_registered_model_alias(name, place, str(Ref.parse(value).version))
+                else:
+                    client.delete_registered_model_alias(name, place)
+        if remember == "last":
+            self.remember(name, move.what, move.old, move.new, move.why)
+        done = f"the {move.what} of {move.subject} is done but for the audit log's last word: repeat the command"
+        with _said_of_failures(done):
+            self.audit.done(intent)
+
+    def settle(self, name: str, kind: str) -> AuditEntry | None:
+        """Ends a move that was cut off when everything stood where it should already; returns what it intended, where
+        that was a move of this kind. Call in a turn of the audit log. Raises StoreUnavailable, Corrupted."""
+        replay = self.audit.replay(name)
+        intent = replay.unfinished
+        if intent is None or not replay.is_carried_out(self._standing(name)):
+            return None
+        what, old, new, why = (intent.details[field] for field in ("what", "from", "to", "why"))
+        told = [(entry["what"], entry["to"]) for entry in self.history(name) if entry["at"] >= intent.at]
+        if (what, new) not in told:
+            self.remember(name, what, old, new, why)
+        self.audit.done(intent)
+        return intent if what == kind else None
+
+    def note(self, action: str, subject: str, details: Mapping[str, Any]) -> None:
+        """Puts on record what moves no alias, such as a gate. Raises StoreUnavailable, Corrupted."""
+        with self.audit.turn():
+            name = Ref.parse(subject).name
+            self.audit.open(name, self._standing(name))
+            self.audit.append(Draft(action, subject, details))
+
+    def history(self, name: str) -> list[dict[str, Any]]:
+        """The last moves of aliases and changes of traffic, oldest first: `{"at", "what", "from", "to", "why"}`. Raises
+        StoreUnavailable."""
+        registered = self._store.registered_model(name)
+        history: list[dict[str, Any]] = json.loads(registered.tags.get(_HISTORY_TAG, "[]")) if registered else []
+        return history
 
     def remember(self, name: str, what: str, old: str | None, new: str | None, why: str) -> None:
-        """Adds an entry to the history. Raises StoreUnavailable."""
-        self.moves.remember(name, what, old, new, why)
+        """Adds an entry to the history, and drops the oldest. Changes of traffic, which may be many, do not push out
+        the champion's last moves: since when it serves, and what was rolled back, is what automatic rollbacks go by.
+        Raises StoreUnavailable."""
+        shown = why if len(why) <= _MOST_WHY else why[: _MOST_WHY - 1] + "…"
+        entry = {"at": datetime.now(UTC).isoformat(), "what": what, "from": old, "to": new, "why": shown}
+        history = [*self.history(name), entry]
+        kept = [each for each in history if each["what"] in CHAMPION_MOVES][-_MOVES_KEPT:]
+        while len(history) > 1 and (len(history) > _HISTORY_LENGTH or len(canonical_json(history)) > _MOST_HISTORY):
+            others = (place for place, each in enumerate(history[:-1]) if not any(each is one for one in kept))
+            del history[next(others, 0)]
+        with translated(f"app {name}"):
+            self._store.client.set_registered_model_tag(name, _HISTORY_TAG, canonical_json(history))
+
+    def _standing(self, name: str) -> AliasState:
+        registered = self._store.registered_model(name)
+        return {} if registered is None else standing_of(registered)
 
     def _some_versions(self, name: str) -> list[V]:
         versions = self.versions(name)
@@ -241,12 +315,7 @@ class Promotions(ABC, Generic[V]):
         after[PREVIOUS] = old.ref
         action = "rollback" if why is None else "force-rollback"
         move = Move(action, "rollback", new.ref, old.ref, new.ref, why or "rolled back", after)
-        self.moves.carry_out(move, remember=remember)
-
-    def _settled(self, name: str, what: str) -> AuditEntry | None:
-        """Ends a move that was cut off with nothing left to move; returns what it intended if it was of this kind."""
-        intent = self.moves.settle(name)
-        return intent if intent is not None and intent.details["what"] == what else None
+        self.carry_out(move, remember=remember)
 
     def _left_half_way(self, champion: V, versions: Sequence[V]) -> V | None:
         """The old champion of a rollback that moved one alias of two; None where none did."""
@@ -266,23 +335,34 @@ class Promotions(ABC, Generic[V]):
                 "--force --why TEXT makes it the champion all the same"
             )
 
-    def _passed(self, version: V, against: str | None) -> str:
-        """Why it may be promoted; and which rules were loosened on the way there."""
-        passed = [gate for gate in self.gates(version).values() if gate["against"] == against]
-        loosened = [f"{each['rule']} by {each['by']}" for gate in passed for each in gate.get("loosened", ())]
-        return f"{GATE_PASSED}, by looser rules: {'; '.join(loosened)}" if loosened else GATE_PASSED
+    def _gate_passed(self, version: V, against: str | None) -> str:
+        """Why it may be promoted, with the rules that were loosened on the way there. Raises GateRefused where no
+        passing gate against the champion is on record."""
+        current = {suite: gate for suite, gate in self.gates(version).items() if gate["against"] == against}
+        if not current or any(gate["verdict"] != "pass" for gate in current.values()):
+            known = ", ".join(f"{suite}: {gate['verdict']}" for suite, gate in current.items()) or "none"
+            raise GateRefused(
+                f"{version.ref} has no passing gate against {against or 'no champion'} on record ({known}); "
+                f"{self.wording.gate.format(ref=version.ref)}, or promote with --force --why TEXT"
+            )
+        looser = [f"{each['rule']} by {each['by']}" for gate in current.values() for each in gate.get("loosened", ())]
+        return f"{GATE_PASSED}, by looser rules: {'; '.join(looser)}" if looser else GATE_PASSED
 
-    def _require_gate(self, version: V, champion: V | None) -> None:
-        against = champion.ref if champion else None
-        gates = self.gates(version)
-        current = {suite: gate for suite, gate in gates.items() if gate["against"] == against}
-        if current and all(gate["verdict"] == "pass" for gate in current.values()):
-            return
-        known = ", ".join(f"{suite}: {gate['verdict']}" for suite, gate in current.items()) or "none"
-        raise GateRefused(
-            f"{version.ref} has no passing gate against {against or 'no champion'} on record ({known}); "
-            f"{self.wording.gate.format(ref=version.ref)}, or promote with --force --why TEXT"
-        )
+
+def standing_of(registered: Any) -> AliasState:
+    """Where our aliases stand, of MLflow's registered model, and the traffic policy. It may have other aliases."""
+    aliases, traffic = registered.aliases, registered.tags.get(TRAFFIC_TAG)
+    found = {alias: f"{registered.name}@{aliases[alias]}" for alias in _ALIASES if alias in aliases}
+    return found if traffic is None else {**found, TRAFFIC: str(traffic)}
+
+
+@contextmanager
+def _said_of_failures(what: str) -> Iterator[None]:
+    """Adds to a StoreUnavailable what it means for the move under way."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise StoreUnavailable(f"{error}; {what}") from error
 
 
 def rolled_back(history: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -311,30 +391,3 @@ def _named(ref: str | None, versions: Sequence[V]) -> V | None:
 
 def _shown(version: Versioned) -> str:
     return version.ref + (f" ({', '.join(version.aliases)})" if version.aliases else "")
-
-
-def loosened_since(
-    audit: AuditLog, name: str, suite: str, champion: str | None, rules: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """What `rules` ask less than the rules of earlier gates of the suite, on any version of an app or model, from the
-    last gate of its champion on (without a champion: from the first gate on).
-
-    Gives `{"rule", "by", "at"}` for each: the change in words, who first gated by the looser rule, and when (None:
-    nobody before). Gates put on record before their rules were say nothing. Raises StoreUnavailable, Corrupted.
-    """
-    gates = [
-        entry
-        for entry in audit.entries(name)
-        if entry.action == "gate" and entry.details.get("suite") == suite and entry.details.get("rules")
-    ]
-    of_champion = [place for place, entry in enumerate(gates) if entry.subject == champion]
-    gates = gates[of_champion[-1] if of_champion else 0 :]
-    now = GateRules.from_mapping(rules)
-    seen = [(GateRules.from_mapping(gate.details["rules"]), gate.actor, gate.at) for gate in gates]
-    found: dict[str, dict[str, Any]] = {}
-    for (before, _, _), (after, actor, at) in pairwise([*seen, (now, audit.actor, None)]):
-        still = loosened(before, now)
-        for rule, words in loosened(before, after).items():
-            if rule in still:
-                found[rule] = {"rule": words, "by": actor, "at": at}
-    return list(found.values())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -17,13 +17,11 @@ from urllib.request import url2pathname
 
 from llmops.errors import CannotRun, Corrupted, UsageError
 from llmops.hashing import canonical_json, content_hash, file_sha256
-from llmops.registry.models import all_versions, claim_name, registered_names, versions_with_tag
 from llmops.registry.promotions import Promotions, Wording
 from llmops.registry.store import translated
 from llmops.versions import Ref, TabularVersion
 
-KIND = "tabular"
-_CONTENT_TAG, _SCHEMA_TAG, _SHOWN_ON_MODEL = "llmops.tabular", "llmops.schema", "mlflow.modelVersions"
+_SCHEMA_TAG, _SHOWN_ON_MODEL = "llmops.schema", "mlflow.modelVersions"
 _MOST_TAG = 5000
 """Characters: what every MLflow server keeps of a tag."""
 _ESTIMATOR = "model.skops"
@@ -48,6 +46,7 @@ class Logged(Protocol):
 class TabularRegistry(Promotions[TabularVersion]):
     """Registers, reads and fetches tabular models; how they are gated and promoted is in `Promotions`."""
 
+    kind, content_tag = "tabular", "llmops.tabular"
     wording = Wording(
         kind="tabular model",
         version="version",
@@ -71,27 +70,14 @@ class TabularRegistry(Promotions[TabularVersion]):
         """
         if Ref.parse(name) != Ref(name):
             raise UsageError(f"{name!r}: a tabular model's name has no version")
-        tags = _tags(logged, cycle, provenance)
-        with self.moves.turn():
-            claim_name(self._store, name, KIND)
+        tags = {self.content_tag: _content(logged, cycle, provenance), **_tags(logged, cycle, provenance)}
+        with self.audit.turn():
+            self._claim(name)
             found = _known(self.versions(name), _identity(logged.sha256, logged.schema, provenance), cycle)
             version = found or self._create(name, logged, tags)
             self._show_on_logged_model(version)
             self._note_once(version)
         return version, found is None
-
-    def names(self) -> list[str]:
-        """Names of the tabular models. Raises StoreUnavailable."""
-        return registered_names(self._store, KIND)
-
-    def versions(self, name: str) -> list[TabularVersion]:
-        """Every version with its aliases, oldest first; none when there is no such model. Raises StoreUnavailable."""
-        registered = self._store.registered_model(name)
-        return [] if registered is None else self.of_registered(registered, all_versions(self._store, name))
-
-    def of_registered(self, registered: Any, items: Iterable[Any]) -> list[TabularVersion]:
-        """MLflow's registered model and versions as ours, oldest first. Reads nothing."""
-        return [_from_mlflow(item, aliases) for item, aliases in versions_with_tag(registered, items, _CONTENT_TAG)]
 
     def fetch(self, version: TabularVersion) -> Path:
         """A local folder with MLflow's files of the model, its estimator checked. What lies elsewhere is downloaded
@@ -128,11 +114,29 @@ class TabularRegistry(Promotions[TabularVersion]):
 
     def _create(self, name: str, logged: Logged, tags: dict[str, str]) -> TabularVersion:
         self._store.make_current()
-        with translated(f"{KIND} {name}"):  # version and tags in one transaction
+        with translated(f"{self.kind} {name}"):  # version and tags in one transaction
             made = self._store.client.create_model_version(
                 name, logged.model_uri, run_id=logged.run_id, tags=tags, model_id=logged.model_id
             )
-        return _from_mlflow(made, ())
+        return self._read(made, ())
+
+    def _read(self, item: Any, aliases: tuple[str, ...]) -> TabularVersion:
+        content = json.loads(item.tags[self.content_tag])
+        numbers = sorted(int(tag.rpartition(".")[2]) for tag in item.tags if tag.startswith(f"{_SCHEMA_TAG}."))
+        schema = json.loads("".join(item.tags[f"{_SCHEMA_TAG}.{number}"] for number in numbers))
+        return TabularVersion(
+            name=item.name,
+            version=int(item.version),
+            sha256=content["sha256"],
+            run_id=content["run_id"],
+            schema=schema,
+            source=item.source,
+            aliases=aliases,
+            model_id=content["model_id"],
+            created_at=item.creation_timestamp / 1000,
+            provenance=content["provenance"],
+            cycle=content["cycle"],
+        )
 
     def _show_on_logged_model(self, version: TabularVersion) -> None:
         """As MLflow's own registration does, for the page of the run."""
@@ -142,11 +146,11 @@ class TabularRegistry(Promotions[TabularVersion]):
                 self._store.client.set_logged_model_tags(version.model_id, {_SHOWN_ON_MODEL: shown})
 
     def _note_once(self, version: TabularVersion) -> None:
-        noted = {(entry.action, entry.subject) for entry in self.moves.audit.entries(version.name)}
+        noted = {(entry.action, entry.subject) for entry in self.audit.entries(version.name)}
         if ("register", version.ref) not in noted:
             data = {"data_sha256": version.provenance.get("data_sha256")}
             details = {"sha256": version.sha256, "run_id": version.run_id, "cycle": version.cycle, **data}
-            self.moves.note("register", version.ref, details)
+            self.note("register", version.ref, details)
 
 
 def _known(versions: Sequence[TabularVersion], identity: str, cycle: str | None) -> TabularVersion | None:
@@ -159,8 +163,7 @@ def _identity(sha256: str, schema: Mapping[str, Any], provenance: Mapping[str, A
     return content_hash({"sha256": sha256, "schema": dict(schema), "data": provenance.get("data_sha256")})
 
 
-def _tags(logged: Logged, cycle: str | None, provenance: Mapping[str, Any]) -> dict[str, str]:
-    schema = canonical_json(dict(logged.schema))
+def _content(logged: Logged, cycle: str | None, provenance: Mapping[str, Any]) -> str:
     content = {
         "sha256": logged.sha256,
         "run_id": logged.run_id,
@@ -172,34 +175,19 @@ def _tags(logged: Logged, cycle: str | None, provenance: Mapping[str, Any]) -> d
     text = canonical_json(content)
     if len(text) > _MOST_TAG:
         raise UsageError(f"provenance: {len(text):,} characters with the rest; a tag holds {_MOST_TAG:,}")
+    return text
+
+
+def _tags(logged: Logged, cycle: str | None, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What is shown in MLflow, and the schema. A long one takes several tags: gateways read it every time something
+    changes, and so not from a file."""
+    schema = canonical_json(dict(logged.schema))
+    pieces = {
+        f"{_SCHEMA_TAG}.{start // _MOST_TAG}": schema[start : start + _MOST_TAG]
+        for start in range(0, len(schema), _MOST_TAG)
+    }
     shown = {name: str(value) for name in ("data_sha256", "licence") if (value := provenance.get(name))}
-    shown |= {"cycle": cycle} if cycle else {}
-    pieces = {f"{_SCHEMA_TAG}.{number}": piece for number, piece in enumerate(_pieces(schema))}
-    return {_CONTENT_TAG: text, **pieces, "sha256": logged.sha256, **shown}
-
-
-def _pieces(text: str) -> list[str]:
-    """A long schema takes several tags: gateways read it every time something changes, and so not from a file."""
-    return [text[start : start + _MOST_TAG] for start in range(0, len(text), _MOST_TAG)]
-
-
-def _from_mlflow(item: Any, aliases: tuple[str, ...]) -> TabularVersion:
-    content = json.loads(item.tags[_CONTENT_TAG])
-    numbers = sorted(int(tag.rpartition(".")[2]) for tag in item.tags if tag.startswith(f"{_SCHEMA_TAG}."))
-    schema = json.loads("".join(item.tags[f"{_SCHEMA_TAG}.{number}"] for number in numbers))
-    return TabularVersion(
-        name=item.name,
-        version=int(item.version),
-        sha256=content["sha256"],
-        run_id=content["run_id"],
-        schema=schema,
-        source=item.source,
-        aliases=aliases,
-        model_id=content["model_id"],
-        created_at=item.creation_timestamp / 1000,
-        provenance=content["provenance"],
-        cycle=content["cycle"],
-    )
+    return {**pieces, "sha256": logged.sha256, **shown, **({"cycle": cycle} if cycle else {})}
 
 
 def _rename_unless_there(made: Path, target: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llmops.audit import AuditLog, Draft, Move
-from llmops.audit.alias_state import Difference, Replay
+from llmops.audit.entries import Difference, Replay
 
 ONE, TWO = {"champion": "a@1"}, {"champion": "a@2", "previous": "a@1"}
 

@@ -8,13 +8,13 @@ import threading
 
 import pytest
 
-from llmops.audit.move_lock import MoveLock
+from llmops.audit.log import MoveLock
 from llmops.errors import StoreUnavailable
 
 SECONDS = 30
 HOLD = """
 import sys, time
-from llmops.audit.move_lock import MoveLock
+from llmops.audit.log import MoveLock
 with MoveLock(sys.argv[1]).turn():
     print("held", flush=True)
     time.sleep(600)

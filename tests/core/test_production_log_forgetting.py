@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from llmops.production_log import SHADOW, Feedback, ProductionLog, ReplyRow, StoredReply, hidden_user
-from llmops.production_log.erasing import MOST_SOUGHT
+from llmops.production_log.forgetting import MOST_SOUGHT
 from tests.core.log_records import ids, record
 
 MARKER = "kilo-lima-mike-november"

@@ -4,11 +4,11 @@ import subprocess
 import sys
 import threading
 
-from llmops.production_log.writer_queue import WriterQueue
+from llmops.production_log.database import WriterQueue
 
 HOLDER = """
 import sys
-from llmops.production_log.writer_queue import WriterQueue
+from llmops.production_log.database import WriterQueue
 with WriterQueue(sys.argv[1]).turn():
     print("held", flush=True)
     sys.stdin.read()

@@ -18,7 +18,7 @@ from llmops.eval_runs.report_contents import report_contents
 from llmops.evaluation.reports.junit import junit
 from llmops.evaluation.results import AnswerCounts
 from llmops.factsheet.collecting import make_factsheet
-from llmops.factsheet.markdown import markdown as factsheet_markdown
+from llmops.factsheet.rendering import markdown as factsheet_markdown
 from llmops.recording import EvalRecorder
 from llmops.registry import Registry
 from llmops.versions import Release

@@ -12,14 +12,13 @@ import pytest
 from llmops.audit import AuditLog
 from llmops.errors import UnknownVersion
 from llmops.eval_runs.evaluations import RunOptions
-from llmops.factsheet.collecting import make_factsheet
+from llmops.factsheet.collecting import make_factsheet, shown_store
 from llmops.factsheet.contents import Factsheet
-from llmops.factsheet.html import html
-from llmops.factsheet.markdown import markdown
+from llmops.factsheet.rendering import html, markdown
 from llmops.generation import GenerationParameters
 from llmops.recording import UsedData, record_monitoring_run, record_training, record_verdict
-from llmops.recording.monitoring import monitoring_experiment
-from llmops.recording.monitoring_actions import record_action
+from llmops.recording.facts import monitoring_experiment
+from llmops.recording.monitoring import record_action
 from llmops.recording.tabular import evaluate_tabular
 from llmops.registry import Registry
 from tests.registered_home import Workshop
@@ -360,3 +359,15 @@ def test_its_gate_has_the_comparison_that_its_training_run_keeps(wine: Factsheet
     assert "The gate of wine had no champion to compare with: it was compared with majority." in wine.limits
     assert "What wine can see: with 20 rows 30 points." in wine.limits
     assert "| pipeline run | cycle first, trained after batch 09 |" in markdown(wine)
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://anna:p@ss@db.example/mlflow", "postgresql://db.example/mlflow"),
+        ("https://user:secret@mlflow.example:5000", "https://mlflow.example:5000"),
+        ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
+    ],
+)
+def test_a_store_is_shown_without_its_password(uri: str, shown: str) -> None:
+    assert shown_store(uri) == shown

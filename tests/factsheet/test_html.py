@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llmops.errors import CannotRun
 from llmops.factsheet.contents import Factsheet
-from llmops.factsheet.html import html, write_html
+from llmops.factsheet.rendering import html, write_html
 from tests.factsheet.conftest import evaluation, gate, sheet, tabular_sheet
 
 EVIL = "</style></table><script>alert('x')</script><img src=//evil onerror=alert(1)>&lt;"

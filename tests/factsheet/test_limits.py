@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from llmops.factsheet.contents import Data, Factsheet, History, Move, Period, Registered
+from llmops.factsheet.contents import Data, Factsheet, History, Move, Period, Registered, when
 from llmops.factsheet.limits import limits_of, unknown_of
-from llmops.factsheet.times import spoken
 from tests.factsheet.conftest import AT, LATER, evaluation, gate, sheet, tabular_sheet
 
 NOBODY = History((), (), "registry", complete=True)
@@ -64,8 +63,8 @@ def test_limits_follow_from_what_is_there_and_from_nothing_else() -> None:
 def test_a_forced_promotion_and_a_rollback_are_told() -> None:
     period = Period(AT, LATER, began="promote", ended="rollback", why="hot fix", forced=True, then="assistant@1")
     told = said(sheet(history=dataclasses.replace(NOBODY, periods=(period,))))
-    assert f"It was promoted without a passing gate ({spoken(AT)}): hot fix" in told
-    assert f"It was rolled back ({spoken(LATER)})." in told
+    assert f"It was promoted without a passing gate ({when(AT)}): hot fix" in told
+    assert f"It was rolled back ({when(LATER)})." in told
 
 
 def test_weights_that_lie_elsewhere_are_not_vouched_for() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from llmops.factsheet.contents import Data, Monitoring, Window
-from llmops.factsheet.markdown import cell, markdown, readable
+from llmops.factsheet.rendering import cell, markdown, readable
 from llmops.pages.numbers import printable
 from tests.factsheet.conftest import evaluation, gate, sheet, tabular_sheet
 

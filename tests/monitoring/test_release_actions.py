@@ -56,7 +56,7 @@ def test_the_situation_says_who_serves(workshop: Any, app: str, actuator: Regist
     assert actuator.situation("nobody") == Situation()
     promote(workshop, f"{app}@1", f"{app}@2")
     workshop.registry.release_versions.challenge(workshop.registry.release_versions.get(f"{app}@3"))
-    workshop.registry.policies.set(app, TrafficPolicy(canary=0.2))
+    workshop.registry.release_versions.set_policy(app, TrafficPolicy(canary=0.2))
 
     found = actuator.situation(app)
 
@@ -68,21 +68,21 @@ def test_the_situation_says_who_serves(workshop: Any, app: str, actuator: Regist
 def test_a_canary_is_stopped_and_its_challenger_withdrawn(workshop: Any, app: str, actuator: RegistryActuator) -> None:
     promote(workshop, f"{app}@1")
     workshop.registry.release_versions.challenge(workshop.registry.release_versions.get(f"{app}@2"))
-    workshop.registry.policies.set(app, TrafficPolicy(canary=0.2, shadow=1.0, sticky="key"))
+    workshop.registry.release_versions.set_policy(app, TrafficPolicy(canary=0.2, shadow=1.0, sticky="key"))
 
     done = actuator.stop_canary(order(app, "stop-canary", 2))
     again = actuator.stop_canary(order(app, "stop-canary", 2))
 
     assert done["withdrawn"] == f"{app}@2"
     assert "no challenger any more" in again["note"]
-    assert workshop.registry.policies.get(app) == TrafficPolicy(sticky="key")
+    assert workshop.registry.release_versions.policy(app) == TrafficPolicy(sticky="key")
     assert actuator.situation(app).challenger is None
 
 
 def test_another_challenger_keeps_its_traffic(workshop: Any, app: str, actuator: RegistryActuator) -> None:
     promote(workshop, f"{app}@1")
     workshop.registry.release_versions.challenge(workshop.registry.release_versions.get(f"{app}@3"))
-    workshop.registry.policies.set(app, TrafficPolicy(canary=0.2))
+    workshop.registry.release_versions.set_policy(app, TrafficPolicy(canary=0.2))
 
     actuator.stop_canary(order(app, "stop-canary", 2))
 

@@ -135,7 +135,7 @@ def begin_to_refuse(registry: Registry) -> None:
     releases = registry.release_versions
     for app in ("canary", "rehearsal"):
         releases.challenge(releases.get(f"{app}@2"))
-        registry.policies.set(app, TrafficPolicy(canary=0.5, sticky="request"))
+        registry.release_versions.set_policy(app, TrafficPolicy(canary=0.5, sticky="request"))
     releases.promote(releases.get("champion@2"), why="a test")
 
 
@@ -226,7 +226,7 @@ def test_the_gateway_follows_and_goes_back_no_more(story: Story, app: str) -> No
 
 def test_a_canary_that_refuses_is_stopped_and_withdrawn(story: Story) -> None:
     assert [move["what"] for move in story.moves("canary")] == ["traffic", "withdraw"]
-    assert story.registry.policies.get("canary") == TrafficPolicy(sticky="request")
+    assert story.registry.release_versions.policy("canary") == TrafficPolicy(sticky="request")
     champion = story.registry.release_versions.champion("canary")
     assert champion is not None
     assert champion.ref == "canary@1"

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from llmops.recording.completeness import stored_traces
-from llmops.recording.unfinished import this_process
+from llmops.recording.recorders import stored_traces, this_process
 from llmops.settings import Settings
 
 NEVER = 10**9

@@ -10,7 +10,7 @@ import pytest
 
 from llmops.errors import UsageError
 from llmops.recording import nameless, record_monitoring_run
-from llmops.recording.monitoring import monitoring_experiment
+from llmops.recording.facts import monitoring_experiment
 
 
 def verdict(day: int, *alarms: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.recording import EvalRecorder
-from llmops.recording.sampling import sampled, traced
+from llmops.recording.datasets import sampled, traced
 
 IDS = st.lists(st.text(max_size=5), unique=True, max_size=30)
 

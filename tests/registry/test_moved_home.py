@@ -16,7 +16,7 @@ from llmops.eval_runs.evaluations import Evaluations, RunOptions
 from llmops.recording import EvalRecorder
 from llmops.recording.facts import lost_eval_runs
 from llmops.registry import Registry
-from llmops.registry.relocation import HOME_TAG
+from llmops.registry.store import HOME_TAG
 from llmops.settings import Settings
 
 Snapshot = dict[str, str]

@@ -43,7 +43,7 @@ def searches(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_look_sees_what_the_books_see(registry: Registry, name: str, releases: MakeReleases) -> None:
     releases(2)
-    registry.policies.set(name, TrafficPolicy(canary=0.25))
+    registry.release_versions.set_policy(name, TrafficPolicy(canary=0.25))
 
     seen = registry.registered()
 
@@ -86,9 +86,9 @@ def test_every_kind_of_change_made_elsewhere_is_seen_at_the_next_look(
     assert look() == [(), ("champion",)]
     client.delete_registered_model_alias(name, "champion")
     assert look() == [(), ()]
-    other.policies.set(name, TrafficPolicy(shadow=1.0))
+    other.release_versions.set_policy(name, TrafficPolicy(shadow=1.0))
     assert registry.registered().policies[name] == TrafficPolicy(shadow=1.0)
-    other.policies.clear(name)
+    other.release_versions.set_policy(name, None)
     assert name not in registry.registered().policies
     searches.clear()
     other.release_versions.create(name, first.prompt, first.model, first.parameters, {"redact_log": True})

@@ -50,8 +50,8 @@ def test_every_act_is_on_the_audit_log(registry: Registry, own: Registry, name: 
     own.release_versions.promote(first)
     own.release_versions.promote(second, why="hot fix")
     own.release_versions.challenge(third)
-    own.policies.set(name, CANARY)
-    own.policies.clear(name)
+    own.release_versions.set_policy(name, CANARY)
+    own.release_versions.set_policy(name, None)
     own.release_versions.withdraw(name)
     own.release_versions.roll_back(name)
 
@@ -94,12 +94,12 @@ def test_acts_that_change_nothing_or_are_refused_leave_no_entry(
     first, second = releases(2)
     own.release_versions.promote(first, why="first one")
     own.release_versions.challenge(second)
-    own.policies.set(name, CANARY)
+    own.release_versions.set_policy(name, CANARY)
     before = own.audit.entries(name)
 
     own.release_versions.promote(first)
     own.release_versions.challenge(second)
-    own.policies.set(name, CANARY)
+    own.release_versions.set_policy(name, CANARY)
     with pytest.raises(GateRefused):
         own.release_versions.promote(second)
     with pytest.raises(UsageError):
@@ -155,7 +155,7 @@ def test_no_move_is_made_that_cannot_be_put_on_record(
         lambda: book.challenge(second),
         lambda: book.roll_back(name),
         lambda: book.record_gate(second, "qa", {"verdict": "pass", "against": first.ref}),
-        lambda: unlogged.policies.set(name, CANARY),
+        lambda: unlogged.release_versions.set_policy(name, CANARY),
     ):
         with pytest.raises(StoreUnavailable):
             act()
@@ -301,10 +301,12 @@ def test_a_change_of_traffic_that_is_cut_off_is_finished(
     own: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     releases(1)
-    policies = own.policies
-    for _ in each_cut(own, monkeypatch, name, lambda: policies.clear(name), lambda: policies.set(name, CANARY)):
-        assert policies.get(name) == CANARY
-        assert [move["why"] for move in own.release_versions.history(name)][-1] == "set"
+    book = own.release_versions
+    for _ in each_cut(
+        own, monkeypatch, name, lambda: book.set_policy(name, None), lambda: book.set_policy(name, CANARY)
+    ):
+        assert book.policy(name) == CANARY
+        assert [move["why"] for move in book.history(name)][-1] == "set"
 
 
 def test_another_move_after_one_that_was_cut_off_takes_its_place(

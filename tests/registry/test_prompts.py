@@ -98,7 +98,7 @@ def test_a_prompt_of_another_tool_is_left_out(registry: Registry, name: str) -> 
 
     assert registry.prompts.versions(name) == []
     with pytest.raises(UnknownVersion, match="not registered by llmops"):
-        registry.prompts.version(name, 1)
+        registry.prompts.version(f"{name}@1")
 
 
 def test_show_in_experiment_adds_each_experiment_once(registry: Registry, name: str, template: Make) -> None:

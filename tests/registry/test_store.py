@@ -13,7 +13,7 @@ import pytest
 
 from llmops.errors import StoreUnavailable, UsageError
 from llmops.registry import Registry
-from llmops.registry.relocation import HOME_TAG
+from llmops.registry.store import HOME_TAG
 from llmops.settings import Settings
 
 Take = Callable[[str, str], object]

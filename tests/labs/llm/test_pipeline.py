@@ -118,7 +118,7 @@ def test_a_better_challenger_goes_through_gate_and_canary_to_champion_in_a_durab
     assert [step.name for step in done.steps] == [*STEPS, "promote", "renew the monitor's reference"]
     assert (done.result["verdict"], done.result["outcome"], done.is_negative) == ("pass", "promoted", False)
     assert app.aliases() == {"champion": f"{app.name}@2", "previous": f"{app.name}@1"}
-    assert app.workshop.registry.policies.get(app.name) is None
+    assert app.workshop.registry.release_versions.policy(app.name) is None
     assert done.result["told"] == (
         f"{app.name}@2 is the champion: 70 requests beside 69 of the champion: no harmful flag and no latency rose"
     )
@@ -142,7 +142,7 @@ def test_what_was_rolled_back_is_not_promoted_by_the_next_cycle(app: App) -> Non
 
 def test_a_challenger_that_refuses_is_withdrawn_and_the_traffic_is_what_it_was(app: App) -> None:
     before = TrafficPolicy(shadow=0.25, sticky="key")
-    app.workshop.registry.policies.set(app.name, before)
+    app.workshop.registry.release_versions.set_policy(app.name, before)
     app.arrives = [app.traffic(150, refused=0.4)]
     result, steps = app.run()
 
@@ -151,7 +151,7 @@ def test_a_challenger_that_refuses_is_withdrawn_and_the_traffic_is_what_it_was(a
     assert "output.refusal" in result["monitor"]["canary"]["worse"]
     assert "worse on the same traffic" in result["told"]
     assert app.aliases() == {"champion": f"{app.name}@1"}
-    assert app.workshop.registry.policies.get(app.name) == before
+    assert app.workshop.registry.release_versions.policy(app.name) == before
 
 
 @pytest.mark.slow
@@ -169,7 +169,7 @@ def test_what_does_not_pass_the_gate_gets_no_traffic(app: App, rule: str, verdic
     assert (result["verdict"], result["outcome"]) == (verdict, "not promoted")
     assert f"the gate says {verdict}: " in result["told"]
     assert app.aliases() == {"champion": f"{app.name}@1"}
-    assert app.workshop.registry.policies.get(app.name) is None
+    assert app.workshop.registry.release_versions.policy(app.name) is None
 
 
 @pytest.mark.slow
@@ -239,7 +239,7 @@ def test_each_step_done_twice_leaves_what_it_leaves_once(app: App) -> None:
         "promoted", {"champion": f"{app.name}@2", "previous": f"{app.name}@1"}
     )  # fmt: skip
     assert len(app.books.versions(app.name)) == 2
-    assert app.workshop.registry.policies.get(app.name) is None
+    assert app.workshop.registry.release_versions.policy(app.name) is None
     assert [move["what"] for move in app.books.history(app.name)].count("promote") == 2, "the fixture's, and this one"
 
 

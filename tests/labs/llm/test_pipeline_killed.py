@@ -98,7 +98,7 @@ def test_each_step_may_be_killed(tmp_path: Path, refused: float, outcome: str, s
     assert [item.version for item in releases] == [1, 2], "no release was made twice"
     assert [item.version for item in releases if "champion" in item.aliases] == [champion]
     assert not [item for item in releases if "challenger" in item.aliases]
-    assert registry.policies.get("helper") is None
+    assert registry.release_versions.policy("helper") is None
     assert [item.version for item in registry.prompts.versions("qa")] == [1, 2]
     moves = [move["what"] for move in registry.release_versions.history("helper")]
     assert moves.count("promote") + moves.count("force-promote") == champion

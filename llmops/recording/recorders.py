@@ -1,0 +1,245 @@
+"""The two recorders of an eval run's rows, `bulk` and `evaluate`; what they stored is counted, and runs that a killed
+process left behind are taken up again."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import socket
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+from llmops.errors import RecordingIncomplete
+from llmops.evaluation.results import RowResult, Score
+from llmops.recording.cell import CELL_TAG, COMPLETE_TAG, RECORDER_TAG, WRITER_TAG, CellIdentity
+from llmops.recording.traces import RowTrace, TextCleaner, feedback
+from llmops.registry.store import Store
+
+BATCH = 100
+"""Rows written before the next progress report; MLflow links no more traces than that at a time."""
+
+LISTED_BY_PROMPT = 100
+"""Rows of a run that the prompt's page lists. MLflow links a prompt to one trace at a time, which takes a quarter of
+the time of writing it; the page needs some rows of each run to lead there, not all of them."""
+
+_THREADS = 4
+
+Written = Callable[[int], None]
+
+
+def write_traces(
+    store: Store, cell: CellIdentity, run_id: str, experiment_id: str, traces: Iterable[RowTrace], written: Written
+) -> None:
+    """Writes traces, replacing those already there. written: is told of each batch's size.
+
+    A row and its scores are one transaction; spans and links are written in batches. SQLite takes one writer at a time;
+    a server, or another database, four. MLflow's errors pass through.
+    """
+    # What MLflow's own exporter writes through. Unlike the exporter it raises when a write fails.
+    from mlflow.tracing.client import TracingClient
+
+    tracing = TracingClient(store.uri)
+
+    def write(numbered: tuple[int, RowTrace]) -> None:
+        number, trace = numbered
+        tracing.start_trace(trace.info)
+        # The tag `mlflow.linkedPrompts` shows the link; only this makes the prompt's page find the trace.
+        if number < LISTED_BY_PROMPT:
+            tracing.store.link_prompts_to_trace(trace.trace_id, [cell.prompt])
+
+    threads = 1 if store.uri.startswith("sqlite:") else _THREADS
+    remaining = enumerate(traces)
+    with ThreadPoolExecutor(threads, thread_name_prefix="llmops-record") as pool:
+        while batch := list(islice(remaining, BATCH)):
+            list(pool.map(write, batch))
+            tracing.log_spans(experiment_id, [trace.span for _, trace in batch])
+            store.client.link_traces_to_run([trace.trace_id for _, trace in batch], run_id)
+            written(len(batch))
+
+
+_SCORERS_DIGEST = "mlflow.genaiEvaluate.scorersDigest"
+
+
+def evaluate_traces(
+    client: Any,
+    run_id: str,
+    model_id: str,
+    dataset: Any,
+    traces: Sequence[RowTrace],
+    scores: Mapping[str, Mapping[str, Score]],
+    clean: TextCleaner,
+    scored: Callable[[int], None],
+) -> None:
+    """`mlflow.genai.evaluate` inside the active run. scores: by scorer name, then by trace id. scored: is told of rows.
+
+    MLflow's errors pass through; what it loses with a warning is counted afterwards.
+    """
+    import mlflow
+    import pandas as pd
+    from mlflow.entities import Trace, TraceData
+    from mlflow.genai.datasets.evaluation_dataset import compute_records_sha256
+    from mlflow.utils.mlflow_tags import MLFLOW_GENAI_EVALUATE_DATASET_IDENTITY
+
+    data = pd.DataFrame({"trace": [Trace(trace.info, TraceData(spans=[trace.span])) for trace in traces]})
+    # The way `EvaluationDataset.to_df` says which data set it is; without it MLflow logs one named "dataset".
+    data.attrs[MLFLOW_GENAI_EVALUATE_DATASET_IDENTITY] = {
+        **dict(dataset),
+        "records_sha256": compute_records_sha256(data),
+    }
+    first = next(iter(scores))
+    scorers = [
+        _replay(name, by_trace, clean, run_id, scored if name == first else None) for name, by_trace in scores.items()
+    ]
+    # MLflow prints a banner to stdout, which belongs to the command's own output; what it warns of (failed scores, its
+    # own type hints) is counted and shown by us, or no business of the user's.
+    logging.getLogger("mlflow.genai.evaluation.harness").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mlflow.genai.evaluate(data=data, scorers=scorers, model_id=model_id or None)
+    # A digest of the replaying functions, which are the same for all scorers: it would call any two runs alike.
+    if _SCORERS_DIGEST in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, _SCORERS_DIGEST)
+
+
+def _replay(
+    name: str, scores: Mapping[str, Score], clean: TextCleaner, run_id: str, scored: Callable[[int], None] | None
+) -> Any:
+    """An MLflow scorer that gives each trace the score it already has. The run's means are logged by us."""
+    from mlflow.genai.scorers import scorer
+
+    def replayed(trace: Any) -> Any:
+        if scored is not None:
+            scored(1)
+        return feedback(name, scores[trace.info.trace_id], clean, run_id)
+
+    made: Callable[..., Any] = scorer(name=name, aggregations=[])
+    return made(replayed)
+
+
+_PAGE = 500
+_TRACES, _SPANS = ("traces", ""), ("spans", "")
+_EXPECTATION = "expectation"
+
+
+class Expected:
+    """What a run must hold: counted while it is written."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, result: RowResult) -> None:
+        self.counts.update((_TRACES, _SPANS))
+        self.counts.update((_EXPECTATION, name) for name in result.row.expectations)
+        self.counts.update((_kind(score.error), name) for name, score in result.scores.items())
+
+
+def check_complete(client: Any, experiment_id: str, run_id: str, expected: Expected) -> None:
+    """Raises RecordingIncomplete when anything is missing, or there twice. MLflow's errors pass through."""
+    stored = count_stored(client, experiment_id, run_id)
+    wrong = [
+        f"{' '.join(filter(None, key))} {stored[key]} of {expected.counts[key]}"
+        for key in sorted(stored | expected.counts)
+        if stored[key] != expected.counts[key]
+    ]
+    if wrong:
+        raise RecordingIncomplete(
+            f"MLflow run {run_id} holds {', '.join(wrong)}; run the command again (nothing is generated twice)"
+        )
+
+
+def count_stored(client: Any, experiment_id: str, run_id: str) -> Counter[tuple[str, str]]:
+    """Traces, spans, expectations and scores by name, failed scores apart. MLflow's errors pass through."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for trace in stored_traces(client, experiment_id, run_id):
+        counts[_TRACES] += 1
+        # Set by the store when the trace's spans have arrived.
+        counts[_SPANS] += "mlflow.trace.spansLocation" in trace.info.tags
+        for assessment in trace.info.assessments:
+            kind = _EXPECTATION if assessment.expectation is not None else _kind(assessment.error)
+            counts[kind, assessment.name] += 1
+    return counts
+
+
+def _kind(error: object | None) -> str:
+    """MLflow turns whatever goes wrong while it scores into a failed score, so those are counted apart."""
+    return "score" if error is None else "failed score"
+
+
+def stored_traces(client: Any, experiment_id: str, run_id: str) -> Iterator[Any]:
+    """MLflow's traces of a run, without their spans, page by page."""
+    token = None
+    while True:
+        page = client.search_traces(
+            locations=[experiment_id],
+            filter_string=f"metadata.`mlflow.sourceRun` = '{run_id}'",
+            max_results=_PAGE,
+            page_token=token,
+            include_spans=False,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+_DELETED_AT_A_TIME = 100
+
+
+def this_process() -> str:
+    """Names this process beyond doubt: host, process id, and when it began, since ids are used again."""
+    import psutil
+
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.2f}"
+
+
+def take_up(client: Any, experiment_id: str, cell_hash: str, recorder: str, params: Mapping[str, str]) -> str | None:
+    """Id of an unfinished run that can be completed; None when a new one must be begun.
+
+    Only `bulk` can complete a run: its ids are fixed, so that what is there already is replaced. Whatever else a dead
+    process left of this cell loses its traces and is marked abandoned. MLflow's errors pass through.
+    """
+    condition = f"tags.`{CELL_TAG}` = '{cell_hash}' and tags.`{COMPLETE_TAG}` = 'false'"
+    found = client.search_runs([experiment_id], condition, order_by=["attributes.start_time DESC"])
+    left = [run for run in found if _writer_is_gone(run.data.tags[WRITER_TAG])]
+    usable = [run for run in left if recorder == "bulk" and _can_complete(run, params)]
+    for run in left:
+        if run not in usable[:1]:
+            _abandon(client, experiment_id, run.info.run_id)
+    return str(usable[0].info.run_id) if usable else None
+
+
+def _can_complete(run: Any, params: Mapping[str, str]) -> bool:
+    """MLflow's parameters cannot be changed: those that were written must be the same now."""
+    unchanged = all(params.get(name, value) == value for name, value in run.data.params.items())
+    return unchanged and run.data.tags[RECORDER_TAG] == "bulk"
+
+
+def _writer_is_gone(writer: str) -> bool:
+    """Whether the run's writer is surely not writing any more: dead, or this very process, which asks before it writes.
+
+    A writer on another host may be alive; its run is left alone.
+    """
+    import psutil
+
+    host, pid, began = writer.split(" ")
+    if host != socket.gethostname():
+        return False
+    try:
+        return writer == this_process() or f"{psutil.Process(int(pid)).create_time():.2f}" != began
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _abandon(client: Any, experiment_id: str, run_id: str) -> None:
+    """The tag comes last, so that a process killed on the way leaves a run that is abandoned again."""
+    traces = [trace.info.trace_id for trace in stored_traces(client, experiment_id, run_id)]
+    for start in range(0, len(traces), _DELETED_AT_A_TIME):
+        client.delete_traces(experiment_id, trace_ids=traces[start : start + _DELETED_AT_A_TIME])
+    client.set_terminated(run_id, "FAILED")
+    client.set_tag(run_id, COMPLETE_TAG, "abandoned")
