@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,12 +13,9 @@ from llmops.cli.output import echo, emit, interval, json_option, number, print_t
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
-    from labs.lab import Lab
     from llmops.pipelines import PipelineRun
 
-_LABS = {"wine": ("labs.wine.lab", "WineLab"), "bike": ("labs.bike.lab", "BikeLab")}
 _STEPS = ("data", "train", "register", "serve", "monitor", "retrain")
-_FIRST_CYCLE = "first"
 _MOST_NAMED = 6
 _WIDTH = 100
 _MARGIN = " " * 11
@@ -27,19 +23,11 @@ _MARGIN = " " * 11
 _Json = Mapping[str, Any]
 
 
-def _lab(name: str, settings: Settings, source: str | None, cycle: str) -> Lab:
-    module, kind = _LABS[name]
-    made: Lab = getattr(importlib.import_module(module), kind)(settings, source=source, cycle=cycle)
-    return made
-
-
 @click.command()
-@click.argument("name", type=click.Choice(list(_LABS)))
+@click.argument("name", type=click.Choice(["wine", "bike"]))
 @click.argument("step", type=click.Choice(_STEPS), required=False)
 @click.option("--source", metavar="file:PATH", help="Data file; default: the catalogue's.")
-@click.option(
-    "--cycle", default=_FIRST_CYCLE, show_default=True, help="Name of the run; a new name starts the lab afresh."
-)
+@click.option("--cycle", default="first", show_default=True, help="Name of the run; a new name starts the lab afresh.")
 @click.option("--window", help="With `monitor`: this window instead of the next.")
 @json_option
 def command(name: str, step: str | None, source: str | None, cycle: str, window: str | None, as_json: bool) -> None:
@@ -52,28 +40,34 @@ def command(name: str, step: str | None, source: str | None, cycle: str, window:
     Example: llmops lab bike
     Example: llmops lab wine train
     """
+    from labs.pipeline_cli import lab_kind, make_pipeline, open_pipelines
+
     settings = Settings.from_environment()
     if step is None:
-        done = _whole(name, settings, source, cycle)
-        emit(as_json, contract(done), lambda: _show_whole(done))
+        with open_pipelines(settings) as pipelines:
+            run = pipelines.run(make_pipeline(name, settings), {"source": source}, cycle=cycle)
+        emit(as_json, contract(run), lambda: _show_whole(run))
     elif step == "serve":
-        _serve(name, as_json)
+        from service.serve import serve
+
+        if as_json:
+            raise click.UsageError("serve runs until Ctrl-C; it has no --json")
+        serve(on_serving=lambda url: say(f"rows and an example: curl {url}/v1/predict/{name}/schema; stop with Ctrl-C"))
     else:
-        _by_hand(name, step, settings, source, window, as_json)
+        from labs.lifecycle import BY_HAND, ByHand
+        from labs.model_steps import ModelSteps
+        from labs.monitor_steps import MonitorSteps
 
-
-def _whole(name: str, settings: Settings, source: str | None, cycle: str) -> PipelineRun:
-    from labs.pipeline_cli import make_pipeline, open_pipelines
-
-    with open_pipelines(settings) as pipelines:
-        return pipelines.run(make_pipeline(name, settings), {"source": source}, cycle=cycle)
+        with lab_kind(name)(settings, source=source, cycle=BY_HAND) as lab:
+            hands = ByHand(name, settings, ModelSteps(lab), MonitorSteps(lab))
+            done = hands.monitor(window) if step == "monitor" else getattr(hands, step)()
+        emit(as_json, done, lambda: _show_step(name, step, done))
 
 
 def contract(done: PipelineRun) -> dict[str, Any]:
     """The lab's JSON."""
-    found = dict(done.result)
     steps = [{"name": step.name, "status": step.status, "seconds": round(step.seconds, 2)} for step in done.steps]
-    return {"retrained": [], "monitoring": [], **found, "cycle": done.cycle, "steps": steps}
+    return {"retrained": [], "monitoring": [], **done.result, "cycle": done.cycle, "steps": steps}
 
 
 def _show_whole(done: PipelineRun) -> None:
@@ -102,7 +96,11 @@ def _show_whole(done: PipelineRun) -> None:
         if each["alarm"]:
             echo("\n".join(_alarm_lines(each)))
     for each in found["retrained"]:
-        echo(f"retrained  {each['at']}: {each['from']} → {each['to']}, {_gained(each)}")
+        gained = "no window follows"
+        if each["error_before"] is not None:
+            change = f"{number(each['error_before'])} → {number(each['error_after'])}"
+            gained = f"error in the {len(each['windows'])} windows it served since: {change}"
+        echo(f"retrained  {each['at']}: {each['from']} → {each['to']}, {gained}")
     echo(f"served     {found['model']}")
     echo(f"took       {sum(step.seconds for step in done.steps):.0f} s in {len(done.steps)} steps")
     echo(f"Look further: llmops ui · llmops factsheet {found['model']} · llmops pipeline show {done.ref}")
@@ -111,26 +109,18 @@ def _show_whole(done: PipelineRun) -> None:
 
 def _alarm_lines(window: _Json) -> Iterator[str]:
     """Why a window alarmed, and what drifted in it where that does not say so already."""
-    yield from _wrapped(f"{window['window']:<11}{window['why']}")
-    names = window["drifted"][:_MOST_NAMED]
-    if not set(names) <= set(re.findall(r"[^\s,;:()]+", window["why"])):
-        yield from _wrapped(f"{_MARGIN}drifted: {_some(window['drifted'])}")
-
-
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, subsequent_indent=_MARGIN, break_long_words=False, break_on_hyphens=False)
+    told = [f"{window['window']:<11}{window['why']}"]
+    if not set(window["drifted"][:_MOST_NAMED]) <= set(re.findall(r"[^\s,;:()]+", window["why"])):
+        told.append(f"{_MARGIN}drifted: {_some(window['drifted'])}")
+    for text in told:
+        yield from textwrap.wrap(
+            text, _WIDTH, subsequent_indent=_MARGIN, break_long_words=False, break_on_hyphens=False
+        )
 
 
 def _some(names: Sequence[str]) -> str:
     more = len(names) - _MOST_NAMED
     return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _gained(promotion: _Json) -> str:
-    if promotion["error_before"] is None:
-        return "no window follows"
-    before, after = number(promotion["error_before"]), number(promotion["error_after"])
-    return f"error in the {len(promotion['windows'])} windows it served since: {before} → {after}"
 
 
 def _show_quality(data: _Json, quality: _Json) -> None:
@@ -149,75 +139,46 @@ def _show_metric(metric: _Json, gate: _Json) -> None:
         echo(f"           {reason}")
 
 
-def _serve(name: str, as_json: bool) -> None:
-    """In the foreground, as `llmops serve`."""
-    from service.serve import serve
+def _show_step(name: str, step: str, done: _Json) -> None:
+    """What a step by hand found, and which one comes next."""
+    following = None
+    if step == "data":
+        _show_quality(done["data"], done["quality"])
+        following = "train"
+    elif step == "train":
+        _show_candidates(done)
+        following = "register"
+    elif step == "register" and done["champion"] is None:
+        echo(f"not promoted: {'; '.join(done['reasons'])}")
+        following = f"monitor, which goes on with {done['kept']}" if done["kept"] else None
+    elif step == "register":
+        echo(f"{done['champion']} is the champion (was {done['previous'] or 'none'}), and the gateway serves it")
+        following = f"serve, or llmops lab {name} monitor"
+    elif step == "monitor":
+        echo(f"{done['window']}: {done['rows']} rows answered by {done['served_by']}: {done['state']}")
+        echo(f"           {done['why']}")
+        if done["drifted"]:
+            echo(f"drifted    {_some(done['drifted'])}")
+        following = "retrain" if done["alarm"] else "monitor"
+    else:
+        echo(f"{done['at']}: {done['from']} → {done['to'] or 'the same'}: {done['why']}")
+        following = "monitor"
+    if following is not None:
+        echo(f"next: llmops lab {name} {following}")
 
-    if as_json:
-        raise click.UsageError("serve runs until Ctrl-C; it has no --json")
-    serve(on_serving=lambda url: say(f"rows and an example: curl {url}/v1/predict/{name}/schema; stop with Ctrl-C"))
 
-
-def _by_hand(name: str, step: str, settings: Settings, source: str | None, window: str | None, as_json: bool) -> None:
-    from labs.by_hand import CYCLE, ByHand
-
-    with _lab(name, settings, source, CYCLE) as lab:
-        hands = ByHand(lab)
-        done = hands.monitor(window) if step == "monitor" else getattr(hands, step)()
-    emit(as_json, done, lambda: _SHOW[step](name, done))
-
-
-def _show_data(name: str, done: _Json) -> None:
-    _show_quality(done["data"], done["quality"])
-    echo(f"next: llmops lab {name} train")
-
-
-def _show_train(name: str, done: _Json) -> None:
-    columns = ("candidate", "cross-validation loss#", f"{done['metric']['name']}#", "95 % interval", "parameters")
+def _show_candidates(done: _Json) -> None:
     metric = done["metric"]["name"]
+    columns = ("candidate", "cross-validation loss#", f"{metric}#", "95 % interval", "parameters")
     rows = [
         (
-            each["candidate"], number(each["cross_validation_loss"]), number(each["metrics"][metric]["value"]),
-            interval(each["metrics"][metric]["ci95"]), _parameters(each["parameters"]),
+            each["candidate"],
+            number(each["cross_validation_loss"]),
+            number(each["metrics"][metric]["value"]),
+            interval(each["metrics"][metric]["ci95"]),
+            ", ".join(f"{name}={value}" for name, value in each["parameters"].items()) or "none",
         )
         for each in done["trained"]["models"]
-    ]  # fmt: skip
+    ]
     print_table("Candidates, judged on rows held out", columns, rows)
     _show_metric(done["metric"], done["gate"])
-    echo(f"next: llmops lab {name} register")
-
-
-def _show_register(name: str, done: _Json) -> None:
-    if done["champion"] is None:
-        echo(f"not promoted: {'; '.join(done['reasons'])}")
-        if done["kept"]:
-            echo(f"next: llmops lab {name} monitor, which goes on with {done['kept']}")
-        return
-    echo(f"{done['champion']} is the champion (was {done['previous'] or 'none'}), and the gateway serves it")
-    echo(f"next: llmops lab {name} serve, or llmops lab {name} monitor")
-
-
-def _show_monitor(name: str, done: _Json) -> None:
-    echo(f"{done['window']}: {done['rows']} rows answered by {done['served_by']}: {done['state']}")
-    echo(f"           {done['why']}")
-    if done["drifted"]:
-        echo(f"drifted    {_some(done['drifted'])}")
-    echo(f"next: llmops lab {name} {'retrain' if done['alarm'] else 'monitor'}")
-
-
-def _show_retrain(name: str, done: _Json) -> None:
-    echo(f"{done['at']}: {done['from']} → {done['to'] or 'the same'}: {done['why']}")
-    echo(f"next: llmops lab {name} monitor")
-
-
-_SHOW: dict[str, Callable[[str, _Json], None]] = {
-    "data": _show_data,
-    "train": _show_train,
-    "register": _show_register,
-    "monitor": _show_monitor,
-    "retrain": _show_retrain,
-}
-
-
-def _parameters(values: _Json) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items()) or "none"

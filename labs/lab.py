@@ -1,233 +1,186 @@
-"""A lab's steps, each of which takes and gives plain JSON, and may be done twice: a pipeline can keep what was done."""
+"""What a lab is: its data, candidates and windows, how they are judged, and the registry and gateway it works on."""
 
 from __future__ import annotations
 
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from labs.definition import FIRST, LabDefinition
-from labs.gateway_client import Served
-from labs.labelled_rows import LabelledRows
-from labs.step_json import Json, candidate_in, known, logged_from, logged_json, plain, told_of, without_comparison
-from labs.watching import predictions_in, was_answered, watched
+from labs.data import LabData, LabelledRows
+from labs.evaluation import Estimate, Judgement
+from labs.training import Trained
 from llmops.errors import CannotRun
+from llmops.settings import Settings
+from monitoring.tabular import TabularSettings
 
 if TYPE_CHECKING:
-    pass
+    from llmops.registry import Registry
+    from llmops.tabular import TabularModel
 
-_SEEN_SECONDS = 30.0
+Json = dict[str, Any]
+FIRST = "first"
+"""What the first model is said to be trained on; of later ones it is the window that was the newest."""
+_REQUEST_SECONDS = 60.0
 
 
-class Lab(LabDefinition):
-    """The five parts of a lab, step by step."""
+class Lab(ABC):
+    """One lab. Use it as a context: the gateway that it starts ends with it.
 
-    # Part 1: the data.
+    name: of the lab, its registered model, MLflow experiment and gate.
+    metric: the one that is shown first.
+    baseline: the candidate that others are measured by.
+    blocks: rows of one cluster depend on each other.
+    labels_late: windows until the labels of one are known.
+    reference_grows: a champion's quiet windows, once labelled, join the rows held out that its next windows are
+        compared with.
+    monitoring: what the monitor may alarm about, and how often by mistake, in `windows_in_budget` windows.
+    """
 
-    def ingest(self) -> Json:
-        """Fetches the data and says what it is."""
-        found = self.data.fetched
-        return {"source": found.source, "sha256": found.sha256, "licence": found.licence, "citation": found.citation}
+    name: ClassVar[str]
+    metric: ClassVar[str]
+    baseline: ClassVar[str]
+    blocks: ClassVar[bool]
+    labels_late: ClassVar[int]
+    reference_grows: ClassVar[bool]
+    windows_in_budget: ClassVar[int]
+    monitoring: ClassVar[TabularSettings]
 
-    def validate(self) -> Json:
-        """Checks and cleans it, and counts everything that was done."""
-        return self.data.quality.to_json()
+    def __init__(self, settings: Settings, *, source: str | None = None, cycle: str) -> None:
+        """Opens nothing. source: of the data, the catalogue's when None. cycle: which run of the lab this is: names
+        requests and registered versions."""
+        self.settings, self.source, self.cycle = settings, source, cycle
+        self._open = ExitStack()
+        self._models: dict[str, TabularModel] = {}
 
-    # Part 2: the model.
+    def __enter__(self) -> Self:
+        return self
 
-    def train(self) -> Json:
-        """Searches and fits every candidate; each is an MLflow run. The best is chosen by cross-validation alone."""
-        from labs.recording import record
-        from labs.training import best_of
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
 
-        models = self.first_models()
-        best = best_of(models).name
-        shown = []
-        for model in models:
-            logged = record(
-                self.registry.store, self.name, model, self.data.quality, with_evaluate=False, tags=self.tags
-            )
-            shown.append({**told_of(model), "logged": logged_json(logged)})
-        predictions = {m.name: plain(m.predictions) for m in models if m.name in (best, self.baseline)}
-        return {"models": shown, "best": best, "predictions": predictions}
+    @property
+    @abstractmethod
+    def data(self) -> LabData:
+        """The lab's data, fetched and cleaned when first asked for."""
 
-    def evaluate(self, trained: Json) -> Json:
-        """MLflow's own evaluation of the best, beside ours and the baseline's."""
-        from llmops.recording.tabular import evaluate_tabular
+    @abstractmethod
+    def first_models(self) -> Sequence[Trained]:
+        """A fitted model of each candidate."""
 
-        best, baseline = (candidate_in(trained, name) for name in (trained["best"], self.baseline))
-        rows = self.holdout(FIRST)
-        logged = logged_from(best["logged"])
-        task = logged.schema["task"]
-        theirs = evaluate_tabular(self.registry.store, logged.run_id, logged, rows.frame, rows.target, task)
-        found = best["metrics"][self.metric]
-        return {
-            "name": self.metric,
-            "value": found["value"],
-            "ci95": found["ci95"],
-            "baseline": baseline["metrics"][self.metric]["value"],
-            "baseline_ci95": baseline["metrics"][self.metric]["ci95"],
-            "candidate": trained["best"],
-            "rows": len(rows),
-            "mlflow": dict(theirs),
-        }
+    @abstractmethod
+    def windows(self) -> Sequence[str]:
+        """The windows to replay, in order."""
 
-    def gate(self, trained: Json) -> Json:
-        """The gate's verdict on the best: against the champion where there is one, else against the baseline. It passes
-        when it is the champion itself, trained again."""
-        rows, best, predictions = self.holdout(FIRST), trained["best"], trained["predictions"]
-        champion = self.registry.tabular_versions.champion(self.name)
-        if champion is None:
-            judged = self.judge((best, predictions[best]), (self.baseline, predictions[self.baseline]), rows)
-            return {**judged.to_json(), "against": None, "compared_with": self.baseline}
-        if champion.sha256 == candidate_in(trained, best)["logged"]["sha256"]:
-            return without_comparison("pass", f"it is {champion.ref}, the champion, trained again", champion.ref)
-        if (seen := champion.provenance.get("trained_on")) != FIRST:
-            why = f"{champion.ref} was trained on {seen}, after the rows held out here: it cannot be judged by them"
-            return without_comparison("inconclusive", why, champion.ref)
-        judged = self.judge((best, predictions[best]), (champion.ref, self.predicted(champion.ref, rows)), rows)
-        return {**judged.to_json(), "against": champion.ref, "compared_with": champion.ref}
+    @abstractmethod
+    def window(self, name: str) -> LabelledRows:
+        """The rows of one."""
 
-    # Part 3: deployment.
+    @abstractmethod
+    def holdout(self, trained_on: str) -> LabelledRows:
+        """Rows that the model which was trained on `trained_on` has not seen: what its windows are compared with."""
 
-    def register(self, trained: Json, verdict: Json) -> Json:
-        """Registers the best as a version, with its gate's verdict; gives what the next steps know of a model."""
-        best = candidate_in(trained, trained["best"])
-        return self._registered(best["logged"], best, FIRST, verdict)
+    @abstractmethod
+    def challenger(self, window: str, since: str, champion: Json) -> Trained | None:
+        """A model that knows all that is known by the end of `window`; None when more labels are needed.
 
-    def kept(self) -> Json:
-        """The champion that goes on serving when the gate says no; empty where there is none of a lab's."""
-        champion = self.registry.tabular_versions.champion(self.name)
-        return {} if champion is None or "trained_on" not in champion.provenance else known(champion)
-
-    def windows_of(self, model: Json) -> Sequence[str]:
-        """The windows after those that a model was trained on. Raises CannotRun when the data has not its last one."""
-        names, newest = list(self.windows()), model["trained_on"]
-        if newest == FIRST:
-            return names
-        if newest not in names:
-            raise CannotRun(f"{model['ref']} was trained on {newest}, which this data has not")
-        return names[names.index(newest) + 1 :]
-
-    def deploy(self, model: Json) -> Json:
-        """Makes the version the champion, and waits until the gateway serves it."""
-        book = self.registry.tabular_versions
-        version = book.get(model["ref"])
-        old = book.promote(version)
-        sample = self.holdout(model["trained_on"]).rows()[:2]
-        answer = self._until_served(model["ref"], sample)
-        previous = old.ref if old is not None and old.ref != version.ref else None
-        return {"champion": version.ref, "previous": previous, "answered": list(answer.predictions)}
-
-    # Part 4: monitoring.
-
-    def monitor(self, window: str, model: Json, past: Sequence[Sequence[float]], quiet: Sequence[str]) -> Json:
-        """Sends a window's rows through the gateway, brings the labels that are known by then, and judges what the log
-        holds of the window.
-
-        model: the champion. past: estimated and real errors of its earlier windows. quiet: those of them without alarm.
+        since: the window in which the error was first seen to rise.
+        champion: `candidate` and `parameters` of it.
         """
-        rows, names = self.window(window), list(self.windows())
-        served = self._send(window, rows)
-        late = names.index(window) - self.labels_late
-        if late >= 0 and was_answered(self, names[late]):
-            self._tell_truths(names[late])
-        joining = [each for each in quiet if names.index(each) <= late and each != window]
-        verdict = watched(
-            self, window, model, [(float(a), float(b)) for a, b in past], joining if self.reference_grows else []
-        )
-        return {"window": window, "rows": len(rows), "served_by": served, **verdict}
 
-    # Part 5: automation.
+    @abstractmethod
+    def judge(self, challenger: tuple[str, Any], champion: tuple[str, Any] | None, rows: LabelledRows) -> Judgement:
+        """The gate's verdict. challenger, champion: a name and the predictions for the rows."""
 
-    def retrain(self, window: str, since: str, model: Json) -> Json:
-        """Trains a challenger, and promotes it where the gate lets it.
+    @abstractmethod
+    def evaluate_rows(self, rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
+        """Metrics with intervals."""
 
-        since: the window in which the monitor first raised the alarm. model: the champion.
-        """
-        from labs.recording import record
+    @abstractmethod
+    def error_of(self, metrics: Mapping[str, Estimate]) -> float:
+        """The error that windows are compared by: less is better."""
 
-        trained = self.challenger(window, since, model)
-        if trained is None:
-            return {"at": window, "from": model["ref"], "to": None, "why": "waits for more labels"}
-        logged = record(self.registry.store, self.name, trained, self.data.quality, with_evaluate=False, tags=self.tags)
-        champion = (model["ref"], self.predicted(model["ref"], trained.holdout))
-        judged = self.judge((f"{self.name} of {window}", plain(trained.predictions)), champion, trained.holdout)
-        verdict = {**judged.to_json(), "against": model["ref"], "compared_with": model["ref"]}
-        new = self._registered(logged_json(logged), told_of(trained), window, verdict)
-        why = "; ".join(verdict["reasons"])
-        if not judged.passed:
-            return {"at": window, "from": model["ref"], "to": None, "refused": new["ref"], "why": why}
-        self.registry.tabular_versions.promote(self.registry.tabular_versions.get(new["ref"]))
-        self._until_served(new["ref"], trained.holdout.rows()[:2])
-        return {"at": window, "from": model["ref"], "to": new["ref"], "why": why, "model": new}
+    @cached_property
+    def registry(self) -> Registry:
+        from llmops.registry import Registry
 
-    def review(self, promotions: Sequence[Json], names: Sequence[str]) -> Json:
-        """Now that all labels are known: the error of every window, and what it would have been without retraining.
+        return Registry(self.settings, actor=f"lab {self.name}")
 
-        names: of the windows that were monitored. For each promotion the errors of old and new version over the windows
-        from the next one on, as long as the new one served.
-        """
-        ends = [names.index(each["at"]) for each in promotions[1:]] + [len(names) - 1] * bool(promotions)
-        return {
-            "errors": {name: self._error_in(name) for name in names},
-            "retrained": [
-                self._before_and_after(each, names[names.index(each["at"]) + 1 : end + 1])
-                for each, end in zip(promotions, ends, strict=True)
-            ],
-        }
+    @cached_property
+    def gateway(self) -> GatewayClient:
+        """A gateway of the lab's own, started when first needed."""
+        from service.gateway_process import running_gateway
 
-    def _registered(self, logged: Json, told: Json, trained_on: str, verdict: Json) -> Json:
-        from llmops.recording import record_verdict
+        return self._open.enter_context(GatewayClient(self._open.enter_context(running_gateway(self.settings))))
 
-        book = self.registry.tabular_versions
-        provenance = {
-            "data_sha256": self.data.fetched.sha256,
-            "data_source": self.data.fetched.source,
-            "licence": self.data.fetched.licence,
-            "trained_on": trained_on,
-            "candidate": told["candidate"],
-            "parameters": told["parameters"],
-        }
-        cycle = f"{self.cycle}/{trained_on}"
-        version, _ = book.register(self.name, logged_from(logged), cycle=cycle, provenance=provenance)
-        if verdict["against"] != version.ref:
-            book.record_gate(version, self.name, {name: verdict[name] for name in ("verdict", "reasons", "against")})
-            record_verdict(self.registry.store, version.run_id, {"suite": self.name, **verdict})
-        return known(version)
+    def request_id(self, window: str) -> str:
+        """Of the request that sends a window's rows."""
+        return f"{self.name}-{self.cycle}-{window.replace(' ', '-')}"
 
-    def _until_served(self, ref: str, rows: Sequence[Mapping[str, Any]]) -> Served:
-        """Raises CannotRun when the gateway does not serve the version in time."""
-        deadline = time.monotonic() + _SEEN_SECONDS
-        while (answer := self.gateway.predict(self.name, rows)).model != ref:
-            if time.monotonic() > deadline:
-                raise CannotRun(f"the gateway still serves {answer.model}, not {ref}")
-            time.sleep(0.1)
-        return answer
+    def model(self, ref: str) -> TabularModel:
+        """A registered version, loaded once: versions never change."""
+        from llmops.tabular import load
 
-    def _send(self, window: str, rows: LabelledRows) -> str:
-        return self.gateway.predict(self.name, rows.rows(), self.request_id(window)).model
+        if ref not in self._models:
+            book = self.registry.tabular_versions
+            self._models[ref] = load(book.fetch(book.get(ref)))
+        return self._models[ref]
 
-    def _tell_truths(self, window: str) -> None:
-        self.gateway.tell_truth(self.request_id(window), plain(self.window(window).truth))
+    def predicted(self, ref: str, rows: LabelledRows) -> list[Any]:
+        """What a registered version says of rows, in this process."""
+        return list(self.model(ref).predict(rows.rows()).values)
 
-    def _error_in(self, window: str) -> float:
-        rows = self.window(window)
-        return self.error_of(self.evaluate_rows(rows, predictions_in(self, window)))
-
-    def _before_and_after(self, promotion: Json, windows: Sequence[str]) -> Json:
-        kept = {name: promotion[name] for name in ("at", "from", "to")}
-        if not windows:
-            return {**kept, "windows": [], "error_before": None, "error_after": None}
-        errors = [self._mean_error(promotion[side], windows) for side in ("from", "to")]
-        return {**kept, "windows": list(windows), "error_before": errors[0], "error_after": errors[1]}
-
-    def _mean_error(self, ref: str, windows: Sequence[str]) -> float:
+    def error(self, rows: LabelledRows, predictions: Sequence[Any]) -> float:
+        """The error of predictions for rows."""
         import numpy as np
 
-        model, errors = self.model(ref), []
-        for window in windows:
-            rows = self.window(window)
-            predictions = np.asarray(model.predict(rows.rows()).values, dtype=rows.truth.dtype)
-            errors.append(self.error_of(self.evaluate_rows(rows, predictions)))
-        return float(np.mean(errors))
+        return self.error_of(self.evaluate_rows(rows, np.asarray(predictions, dtype=rows.truth.dtype)))
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """model: which version answered. predictions: one for each row."""
+
+    model: str
+    predictions: Sequence[Any]
+
+
+class GatewayClient:
+    """Asks the gateway for predictions and tells it truths, over HTTP as any client would. Close it, or use it as a
+    context."""
+
+    def __init__(self, url: str) -> None:
+        import httpx
+
+        self._http = httpx.Client(base_url=url, timeout=_REQUEST_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def predict(self, model: str, rows: Sequence[Mapping[str, Any]], request_id: str | None = None) -> Served:
+        """What the gateway predicts. request_id: names the request for good: asked again, it is answered from what is
+        stored, and logged once. Raises CannotRun: no answer, or an error."""
+        headers = {"x-request-id": request_id, "idempotency-key": request_id} if request_id else {}
+        reply = self._post(f"/v1/predict/{model}", {"rows": list(rows)}, headers)
+        return Served(reply["model"], reply["predictions"])
+
+    def tell_truth(self, request_id: str, truth: Sequence[Any]) -> None:
+        """Says what the rows of a request really were; None for those that nobody knows yet. Raises CannotRun."""
+        self._post("/v1/feedback", {"request_id": request_id, "truth": list(truth)}, {})
+
+    def _post(self, path: str, body: Json, headers: dict[str, str]) -> Any:
+        import httpx
+
+        try:
+            reply = self._http.post(path, json=body, headers=headers)
+        except httpx.HTTPError as error:
+            raise CannotRun(f"the gateway does not answer {path}: {error}") from error
+        if reply.status_code >= 400:
+            message = reply.json().get("error", {}).get("message", "") if reply.content else ""
+            raise CannotRun(f"the gateway answered {path} with {reply.status_code}: {message}")
+        return reply.json()

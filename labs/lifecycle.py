@@ -1,4 +1,5 @@
-"""A lab from its data to a model that is trained again when drift hurts, as one durable pipeline.
+"""A lab from its data to a model that is trained again when drift hurts: as one durable pipeline, or step by step by
+hand.
 
 ```
 ingest → validate → train → evaluate → gate → register → deploy ─┐
@@ -9,14 +10,57 @@ ingest → validate → train → evaluate → gate → register → deploy ─�
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from labs.lab import Lab
-from labs.step_json import Json
-from llmops.errors import UsageError
+from labs.lab import Json, Lab
+from labs.model_steps import ModelSteps
+from labs.monitor_steps import MonitorSteps
+from llmops.errors import CannotRun, UsageError
 from llmops.pipelines import Pipeline, Steps
 from llmops.settings import Settings
+
+BY_HAND = "by-hand"
+"""The cycle of the steps that a person calls."""
+
+
+@dataclass
+class Watch:
+    """What the windows so far have shown of the champion, as plain JSON.
+
+    model: the champion, as `ModelSteps.register` gives it.
+    windows: the monitor's findings.
+    since: the first window with an alarm that no promotion has answered yet.
+    past: estimated and real errors of the champion's windows.
+    quiet: its windows before the first alarm.
+    """
+
+    model: Json
+    windows: list[Json] = field(default_factory=list)
+    since: str | None = None
+    past: list[Any] = field(default_factory=list)
+    quiet: list[str] = field(default_factory=list)
+    promotions: list[Json] = field(default_factory=list)
+
+    def saw(self, found: Json) -> None:
+        """Takes in what the monitor found in a window, which may be one that it looked at before."""
+        name = found["window"]
+        others = [each for each in self.windows if each["window"] != name]
+        if found["past_estimate"] and len(others) == len(self.windows):
+            self.past.append(found["past_estimate"])
+        if self.since is None and found["alarm"]:
+            self.since = name
+        if self.since is None and name not in self.quiet:
+            self.quiet.append(name)
+        self.windows = [*others, found]
+
+    def tried(self, attempt: Json) -> None:
+        """Takes in what came of retraining: a new champion is watched afresh."""
+        if attempt["to"] is not None:
+            self.model, self.since, self.past, self.quiet = attempt["model"], None, [], []
+            self.promotions.append(attempt)
 
 
 def lab_pipeline(kind: type[Lab], settings: Settings, what: str) -> Pipeline:
@@ -24,73 +68,138 @@ def lab_pipeline(kind: type[Lab], settings: Settings, what: str) -> Pipeline:
 
     def function(steps: Steps, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         with kind(settings, source=inputs["source"], cycle=steps.cycle) as lab:
-            return run(lab, steps)
+            return run(lab.name, ModelSteps(lab), MonitorSteps(lab), steps)
 
-    return Pipeline(kind.name, function, what, _complete)
+    def complete(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name in inputs:
+            if name != "source":
+                raise UsageError(f"{name}: no input of a lab; there is source")
+        source = inputs.get("source")
+        if source is not None and not isinstance(source, str):
+            raise UsageError("source: must be file:PATH")
+        return {"source": source}
+
+    return Pipeline(kind.name, function, what, complete)
 
 
-def run(lab: Lab, steps: Steps) -> Json:
-    """All steps, in order. The result is what `llmops lab` prints."""
-    data = steps.do("ingest", lab.ingest)
-    quality = steps.do("validate", lab.validate)
-    trained = steps.do("train", lab.train)
-    metric = steps.do("evaluate", lab.evaluate, trained)
-    verdict = steps.do("gate", lab.gate, trained)
-    told: Json = {"lab": lab.name, "data": data, "quality": quality, "metric": metric, "gate": _without_rows(verdict)}
+def run(lab: str, models: ModelSteps, monitor: MonitorSteps, steps: Steps) -> Json:
+    """All steps of the lab of that name, in order. The result is what `llmops lab` prints."""
+    data = steps.do("ingest", models.ingest)
+    quality = steps.do("validate", models.validate)
+    trained = steps.do("train", models.train)
+    metric = steps.do("evaluate", models.evaluate, trained)
+    verdict = steps.do("gate", models.gate, trained)
+    # Without the comparison, whose rows fill pages; MLflow has it with the step.
+    gate = {name: value for name, value in verdict.items() if name != "comparison"}
+    told: Json = {"lab": lab, "data": data, "quality": quality, "metric": metric, "gate": gate}
     told["verdict"] = verdict["verdict"]
     if verdict["verdict"] == "pass":
-        model = steps.do("register", lab.register, trained, verdict)
-        steps.do("deploy", lab.deploy, model)
+        model = steps.do("register", models.register, trained, verdict)
+        steps.do("deploy", models.deploy, model)
     else:
-        model = steps.do("keep", lab.kept)
+        model = steps.do("keep", models.kept)
         if not model:
             reasons = "; ".join(verdict["reasons"])
             return {**told, "model": None, "told": f"the gate says no: {reasons}"}
-    return {**told, **replay(lab, steps, model)}
+    return {**told, **_replay(monitor, steps, model)}
 
 
-def replay(lab: Lab, steps: Steps, model: Json) -> Json:
+def _replay(monitor: MonitorSteps, steps: Steps, model: Json) -> Json:
     """Every window after the model's training through gateway and monitor; after an alarm it is trained again."""
-    looked: list[Json] = []
-    attempts: list[Json] = []
-    since: str | None = None
-    past: list[Any] = []
-    quiet: list[str] = []
-    windows = list(lab.windows_of(model))
+    watch, attempts = Watch(model), []
+    windows = list(monitor.windows_of(model))
     for window in windows:
-        found = steps.do(f"monitor {window}", lab.monitor, window, model, past, quiet)
-        looked.append(found)
-        past = [*past, found["past_estimate"]] if found["past_estimate"] else past
-        since = since or (window if found["alarm"] else None)
-        if since is None:
-            quiet = [*quiet, window]
-            continue
-        attempt = steps.do(f"retrain {window}", lab.retrain, window, since, model)
-        attempts.append({name: attempt[name] for name in ("at", "from", "to", "why")})
-        if attempt["to"] is not None:
-            model, since, past, quiet = attempt["model"], None, [], []
+        watch.saw(steps.do(f"monitor {window}", monitor.monitor, window, watch.model, watch.past, watch.quiet))
+        if watch.since is not None:
+            attempt = steps.do(f"retrain {window}", monitor.retrain, window, watch.since, watch.model)
+            attempts.append({name: attempt[name] for name in ("at", "from", "to", "why")})
+            watch.tried(attempt)
     promotions = [each for each in attempts if each["to"] is not None]
-    review = steps.do("review", lab.review, promotions, windows)
-    alarms = sum(each["alarm"] for each in looked)
+    review = steps.do("review", monitor.review, promotions, windows)
+    alarms, ref = sum(each["alarm"] for each in watch.windows), watch.model["ref"]
     return {
-        "model": model["ref"],
-        "monitoring": [{**each, "error": review["errors"][each["window"]]} for each in looked],
+        "model": ref,
+        "monitoring": [{**each, "error": review["errors"][each["window"]]} for each in watch.windows],
         "retrained": review["retrained"],
         "attempts": attempts,
-        "told": f"{model['ref']} serves; {alarms} alarms in {len(looked)} windows, {len(promotions)} promotions",
+        "told": f"{ref} serves; {alarms} alarms in {len(windows)} windows, {len(promotions)} promotions",
     }
 
 
-def _without_rows(verdict: Json) -> Json:
-    """Without the comparison, whose rows fill pages; MLflow has it with the step."""
-    return {name: value for name, value in verdict.items() if name != "comparison"}
+class ByHand:
+    """A lab whose steps are called by a person, each on what the ones before left: results are kept in
+    `labs/<name>.json` of the home. Each step raises CannotRun naming the one that must come first."""
 
+    def __init__(self, lab: str, settings: Settings, models: ModelSteps, monitor: MonitorSteps) -> None:
+        self._lab, self._models, self._monitor = lab, models, monitor
+        self._path = settings.home / "labs" / f"{lab}.json"
+        self._state: Json = json.loads(self._path.read_text("utf-8")) if self._path.is_file() else {}
 
-def _complete(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    for name in inputs:
-        if name != "source":
-            raise UsageError(f"{name}: no input of a lab; there is source")
-    source = inputs.get("source")
-    if source is not None and not isinstance(source, str):
-        raise UsageError("source: must be file:PATH")
-    return {"source": source}
+    def data(self) -> Json:
+        """Part 1: what the data is, and what was done to it."""
+        done = {"data": self._models.ingest(), "quality": self._models.validate()}
+        self._keep({"data": done})
+        return done
+
+    def train(self) -> Json:
+        """Part 2: every candidate, the best one's metrics, and the gate's verdict."""
+        trained = self._models.train()
+        done = {
+            "trained": trained,
+            "metric": self._models.evaluate(trained),
+            "gate": self._models.gate(trained),
+        }
+        self._keep({"train": done})
+        return done
+
+    def register(self) -> Json:
+        """Part 3: a version, and the champion where the gate passed; else the champion there is goes on."""
+        found = self._of("train")
+        model = self._models.register(found["trained"], found["gate"])
+        done: Json = {"model": model}
+        if found["gate"]["verdict"] == "pass":
+            done, serving = {**done, **self._models.deploy(model)}, model
+        else:
+            serving = self._models.kept()
+            done |= {"champion": None, "kept": serving.get("ref"), "reasons": found["gate"]["reasons"]}
+        self._keep(asdict(Watch(serving)))
+        return done
+
+    def monitor(self, window: str | None = None) -> Json:
+        """Part 4: the next window, or a certain one again."""
+        watch, names = self._watch(), list(self._monitor.lab.windows())
+        looked = [each["window"] for each in watch.windows]
+        chosen = window or next((name for name in self._monitor.windows_of(watch.model) if name not in looked), None)
+        if chosen is None:
+            raise CannotRun(f"every window up to {names[-1]} was looked at; begin again with `register`")
+        if chosen not in names:
+            raise UsageError(f"no window {chosen!r}; there are {names[0]} to {names[-1]}")
+        found = self._monitor.monitor(chosen, watch.model, watch.past, watch.quiet)
+        watch.saw(found)
+        self._keep(asdict(watch))
+        return found
+
+    def retrain(self) -> Json:
+        """Part 5: a challenger on all that is known by the window last looked at; promoted where the gate passes."""
+        watch = self._watch()
+        newest = self._of("windows", "monitor")[-1]["window"]
+        attempt = self._monitor.retrain(newest, watch.since or newest, watch.model)
+        watch.tried(attempt)
+        self._keep(asdict(watch))
+        return attempt
+
+    def _watch(self) -> Watch:
+        self._of("model", "register")
+        return Watch(**{each.name: self._state[each.name] for each in fields(Watch)})
+
+    def _of(self, key: str, step: str | None = None) -> Any:
+        if not self._state.get(key):
+            raise CannotRun(f"`llmops lab {self._lab} {step or key}` must come first")
+        return self._state[key]
+
+    def _keep(self, values: Json) -> None:
+        self._state |= values
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        new = self._path.with_suffix(".new")
+        new.write_text(json.dumps(self._state), encoding="utf-8")
+        new.replace(self._path)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -14,49 +13,47 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli.output import echo, emit, json_option, print_table, say, say_folder
-from llmops.errors import CannotRun, LlmopsError, UsageError
+from llmops.errors import LlmopsError, UsageError
 from llmops.settings import Settings
 from llmops.text_io import printable_json
 
 if TYPE_CHECKING:
+    from labs.lab import Lab
     from llmops.pipelines import Pipeline, PipelineRun, Pipelines
     from llmops.pipelines.schedule import CronSchedule
 
 _KNOWN = {
-    "llm": ("labs.llm.pipeline", "eval, gate, canary, monitor, then promote a release or roll it back"),
-    "wine": ("labs.wine.pipeline", "the wine lab: from data to a monitored model, trained again when drift hurts"),
-    "bike": ("labs.bike.pipeline", "the bike lab: from data to a monitored model, trained again when drift hurts"),
+    "llm": "eval, gate, canary, monitor, then promote a release or roll it back",
+    "wine": "the wine lab: from data to a monitored model, trained again when drift hurts",
+    "bike": "the bike lab: from data to a monitored model, trained again when drift hurts",
 }
 _set_option = click.option(
     "--set", "settings_", multiple=True, metavar="KEY=VALUE", help="An input; the value is read as JSON, else as text."
 )
 
 
-def known_pipelines() -> dict[str, Callable[[Settings], Pipeline]]:
-    """What makes each pipeline, by name; its module is loaded when it is called."""
-    return {name: _maker(name, module) for name, (module, _) in _KNOWN.items()}
-
-
-def _maker(name: str, module: str) -> Callable[[Settings], Pipeline]:
-    def make(settings: Settings) -> Pipeline:
-        try:
-            found = importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise
-            raise CannotRun(f"pipeline {name}: this installation lacks {error.name}") from error
-        made: Pipeline = found.pipeline(settings)
-        return made
-
-    return make
-
-
 def make_pipeline(name: str, settings: Settings) -> Pipeline:
     """The pipeline of that name. Raises UsageError."""
-    known = known_pipelines()
-    if name not in known:
-        raise UsageError(f"no pipeline {name!r}; there are {', '.join(known)}")
-    return known[name](settings)
+    if name not in _KNOWN:
+        raise UsageError(f"no pipeline {name!r}; there are {', '.join(_KNOWN)}")
+    if name == "llm":
+        from labs.llm.pipeline import pipeline
+
+        return pipeline(settings, _KNOWN[name])
+    from labs.lifecycle import lab_pipeline
+
+    return lab_pipeline(lab_kind(name), settings, _KNOWN[name])
+
+
+def lab_kind(name: str) -> type[Lab]:
+    """The lab of that name."""
+    if name == "wine":
+        from labs.wine.lab import WineLab
+
+        return WineLab
+    from labs.bike.lab import BikeLab
+
+    return BikeLab
 
 
 def open_pipelines(settings: Settings) -> Pipelines:
@@ -128,13 +125,21 @@ def list_runs(name: str | None, limit: int, as_json: bool) -> None:
     with Pipelines(Settings.from_environment()) as pipelines:
         runs = pipelines.runs(name, limit=limit)
     value = {
-        "pipelines": [{"name": known, "what": what} for known, (_, what) in _KNOWN.items()],
+        "pipelines": [{"name": known, "what": what} for known, what in _KNOWN.items()],
         "runs": [{part: text for part, text in run.to_json().items() if part != "steps"} for run in runs],
     }
 
     def table() -> None:
-        print_table("Pipelines", ("name", "what"), [(known, what) for known, (_, what) in _KNOWN.items()])
-        rows = [(run.ref, run.status, _time(run.started_at), _told(run)) for run in runs]
+        print_table("Pipelines", ("name", "what"), _KNOWN.items())
+        rows = [
+            (
+                run.ref,
+                run.status,
+                f"{run.started_at:%Y-%m-%d %H:%M}" if run.started_at else "",
+                run.error or run.result.get("told", ""),
+            )
+            for run in runs
+        ]
         if rows:
             print_table("Runs", ("run", "status", "began", "what came of it"), rows)
 
@@ -188,20 +193,20 @@ def schedule(
     pipeline = make_pipeline(name, settings)
     pipeline.complete(inputs)
     if print_crontab or print_cronjob:
-        value = (
-            _for_kubernetes(due, name, settings_, settings)
-            if print_cronjob
-            else _for_cron(due, name, settings_, settings)
-        )
+        value = _printed(due, name, settings_, settings, cronjob=print_cronjob)
         emit(as_json, value, lambda: echo(value["text"], nl=False))
         return
     _say_folders(name, settings)
     with _ctrl_c_ends_at_once(), open_pipelines(settings) as pipelines:
-        _go_on_with_latest(pipelines, pipeline, as_json)
+        latest = pipelines.runs(pipeline.name, limit=1)
+        if latest and latest[0].status == "interrupted":
+            _try(pipelines, pipeline, None, latest[0].cycle, as_json)
         while True:
             moment = due.after(datetime.now(UTC))
             say(f"{name}: next cycle {due.cycle(moment)} at {moment:%Y-%m-%d %H:%M} UTC; stop it with Ctrl-C")
-            _wait_until(moment)
+            # In short naps: a machine that sleeps, or whose clock is set, is then on time.
+            while (left := (moment - datetime.now(UTC)).total_seconds()) > 0:
+                threading.Event().wait(min(left, 30.0))
             _try(pipelines, pipeline, inputs, due.cycle(moment), as_json)
 
 
@@ -213,33 +218,21 @@ def _say_folders(name: str, settings: Settings) -> None:
         say_folder(folder)
 
 
-def _for_cron(due: CronSchedule, name: str, inputs: Sequence[str], settings: Settings) -> dict[str, Any]:
-    from llmops.pipelines.external_cron import crontab, shell_command
+def _printed(due: CronSchedule, name: str, inputs: Sequence[str], settings: Settings, *, cronjob: bool) -> Any:
+    """The text for Kubernetes, or else for cron, as JSON."""
+    from llmops.pipelines import external_cron
     from llmops.pipelines.job_environment import job_environment, write_secrets
 
     job = job_environment(settings)
+    if cronjob:
+        say("its Secret `llmops` and its claim `llmops` are yours to make; no value of a secret is in the manifest")
+        return {"cron": due.cron, "text": external_cron.cronjob(due, name, inputs, job)}
     secrets = write_secrets(settings, job, name)
     if secrets is not None:
         say(f"wrote {secrets}, which only you can read: {', '.join(job.secrets)}")
-    command = shell_command(due, name, inputs, job, secrets)
+    command = external_cron.shell_command(due, name, inputs, job, secrets)
     named = None if secrets is None else str(secrets)
-    return {"cron": due.cron, "text": crontab(due, command), "command": command, "secrets": named}
-
-
-def _for_kubernetes(due: CronSchedule, name: str, inputs: Sequence[str], settings: Settings) -> dict[str, Any]:
-    from llmops.pipelines.external_cron import cronjob
-    from llmops.pipelines.job_environment import job_environment
-
-    job = job_environment(settings)
-    text = cronjob(due, name, inputs, job)
-    say("its Secret `llmops` and its claim `llmops` are yours to make; no value of a secret is in the manifest")
-    return {"cron": due.cron, "text": text}
-
-
-def _go_on_with_latest(pipelines: Pipelines, pipeline: Pipeline, as_json: bool) -> None:
-    latest = pipelines.runs(pipeline.name, limit=1)
-    if latest and latest[0].status == "interrupted":
-        _try(pipelines, pipeline, None, latest[0].cycle, as_json)
+    return {"cron": due.cron, "text": external_cron.crontab(due, command), "command": command, "secrets": named}
 
 
 def _try(pipelines: Pipelines, pipeline: Pipeline, inputs: Mapping[str, Any] | None, cycle: str, as_json: bool) -> None:
@@ -253,13 +246,6 @@ def _try(pipelines: Pipelines, pipeline: Pipeline, inputs: Mapping[str, Any] | N
         echo(printable_json(done.to_json()))
     else:
         show_run(done)
-
-
-def _wait_until(moment: datetime) -> None:
-    """In short naps: a machine that sleeps, or whose clock is set, is then on time."""
-    nap = threading.Event()
-    while (left := (moment - datetime.now(UTC)).total_seconds()) > 0:
-        nap.wait(min(left, 30.0))
 
 
 def show_run(done: PipelineRun) -> None:
@@ -285,14 +271,6 @@ def parse_inputs(texts: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             values[name] = value
     return values
-
-
-def _told(run: PipelineRun) -> str:
-    return run.error or str(run.result.get("told", ""))
-
-
-def _time(moment: datetime | None) -> str:
-    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
 
 
 @contextmanager

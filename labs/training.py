@@ -1,24 +1,55 @@
-"""Search and fit: each candidate's parameters by cross-validation on the training rows alone, then a model of the best.
-The rows held out are looked at once, at the end."""
+"""Candidates, and how the best is found: each one's parameters by cross-validation on the training rows alone, then a
+model of the best. The rows held out are looked at once, at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
-from labs.candidates import Candidate, Parameters
+from labs.data import LabelledRows, Split
 from labs.evaluation import Estimate
-from labs.labelled_rows import LabelledRows
 from llmops.tabular import RowSchema
 
+Parameters = Mapping[str, Any]
 Fold = tuple[Sequence[int], Sequence[int]]
 """Positions of the rows to fit on, and of those to judge on."""
 Loss = Callable[[Any, Any], float]
 """Of (truth, predictions); less is better."""
 Evaluate = Callable[[LabelledRows, Any], dict[str, Estimate]]
 """The metrics of predictions for rows, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """build: an unfitted scikit-learn estimator of such parameters. grid: the values to try of each.
+
+    growing: the one parameter, if any, that counts trees. A model of 200 trees begins with that of 100, so that all its
+    values are tried at the price of the largest (scikit-learn's `warm_start`).
+    """
+
+    name: str
+    description: str
+    build: Callable[[Parameters], Any]
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    growing: str | None = None
+
+    def combinations(self) -> Iterator[dict[str, Any]]:
+        """Every combination of the parameters that do not grow."""
+        names = [name for name in self.grid if name != self.growing]
+        for values in product(*(self.grid[name] for name in names)):
+            yield dict(zip(names, values, strict=True))
+
+    @property
+    def sizes(self) -> Sequence[Any]:
+        """The values of the growing parameter, smallest first; one None without one."""
+        return sorted(self.grid[self.growing]) if self.growing else (None,)
+
+    def with_size(self, parameters: Parameters, size: Any) -> dict[str, Any]:
+        """The parameters, and the growing one where there is one."""
+        return {**parameters, self.growing: size} if self.growing else dict(parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +94,10 @@ class Search:
 class Trained:
     """A fitted model with all that is known of it.
 
-    estimator: fitted on `training`, and on nothing else. predictions: for the rows held out, a numpy array. metrics: on
-    the rows held out. search: how its parameters were found; None where they were given.
+    estimator: fitted on `training`, and on nothing else.
+    predictions: a numpy array, one for each row held out.
+    metrics: on the rows held out.
+    search: how its parameters were found; None where they were given.
     """
 
     candidate: Candidate
@@ -99,8 +132,7 @@ def train(
     candidate: Candidate,
     parameters: Parameters,
     schema: RowSchema,
-    training: LabelledRows,
-    holdout: LabelledRows,
+    split: Split,
     evaluate: Evaluate,
     *,
     found_by: Search | None = None,
@@ -108,28 +140,27 @@ def train(
     """Fits a model on the training rows and judges it on those held out."""
     estimator = candidate.build(parameters)
     with one_thread():
-        estimator.fit(training.features, training.truth)
-        predictions = estimator.predict(holdout.features)
-    metrics = evaluate(holdout, predictions)
-    return Trained(candidate, dict(parameters), estimator, schema, training, holdout, predictions, metrics, found_by)
+        estimator.fit(split.training.features, split.training.truth)
+        predictions = estimator.predict(split.holdout.features)
+    metrics = evaluate(split.holdout, predictions)
+    return Trained(
+        candidate, dict(parameters), estimator, schema, split.training, split.holdout, predictions, metrics, found_by
+    )
 
 
 def train_all(
     candidates: Sequence[Candidate],
     schema: RowSchema,
-    training: LabelledRows,
-    holdout: LabelledRows,
+    split: Split,
     folds: Sequence[Fold],
     loss: Loss,
     evaluate: Evaluate,
 ) -> tuple[Trained, ...]:
     """A model of each candidate with its best parameters, in the order of the candidates."""
-    models = []
-    for candidate in candidates:
-        found = search(candidate, training, folds, loss)
-        best = found.best.parameters
-        models.append(train(candidate, best, schema, training, holdout, evaluate, found_by=found))
-    return tuple(models)
+    searches = [search(candidate, split.training, folds, loss) for candidate in candidates]
+    return tuple(
+        train(found.candidate, found.best.parameters, schema, split, evaluate, found_by=found) for found in searches
+    )
 
 
 def best_of(models: Sequence[Trained]) -> Trained:
@@ -157,10 +188,7 @@ def _losses(
     estimator = candidate.build(candidate.with_size(parameters, candidate.sizes[0]))
     for size in candidate.sizes:
         if candidate.growing:
-            _last_step(estimator).set_params(**{candidate.growing: size, "warm_start": True})
+            grower = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+            grower.set_params(**{candidate.growing: size, "warm_start": True})
         estimator.fit(rows.features.iloc[fit_on], rows.truth[fit_on])
         yield loss(rows.truth[judge_on], estimator.predict(rows.features.iloc[judge_on]))
-
-
-def _last_step(estimator: Any) -> Any:
-    return estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator

@@ -44,7 +44,7 @@ OWNERS = {
     "transformers": ("llmops.engines.transformers", "llmops.engines.embedding"),
     "xllamacpp": ("llmops.engines.llamacpp",),
     "openvino_genai": ("llmops.engines.openvino",),
-    "openai": ("labs.llm.traffic", "llmops.judges"),
+    "openai": ("labs.llm.demo", "llmops.judges"),
     "dbos": ("llmops.pipelines",),
     "croniter": ("llmops.pipelines",),
     "skops": ("llmops.tabular",),

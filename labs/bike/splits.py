@@ -1,5 +1,11 @@
-"""Who may see which hours. Always by time, never at random: neighbouring hours are so alike that a model which saw ten
-o'clock knows eleven, and its error on hours drawn at random says nothing about next month.
+"""What a model of the rentals reads, and who may see which hours.
+
+A model reads the columns of a request, and nothing worked out on the way: only what is known when the forecast is asked
+for, the calendar and the weather. `casual` and `registered` are the two parts of the count itself, and rentals of
+earlier hours come in later than they would be needed.
+
+Splits are always by time, never at random: neighbouring hours are so alike that a model which saw ten o'clock knows
+eleven, and its error on hours drawn at random says nothing about next month.
 
 ```
 2011-01 ........ 2011-10 | 2011-11 2011-12 | 2012-01 … 2012-12
@@ -9,14 +15,35 @@ training (search inside) | held out        | replayed month by month
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from labs.bike.features import labelled
-from labs.labelled_rows import LabelledRows
+from labs.data import LabelledRows, Split
 from labs.training import Fold
 from llmops.errors import UsageError
+from llmops.tabular import Column, RowSchema
 
+TARGET = "count"
+SCHEMA = RowSchema(
+    inputs=(
+        Column("year", "integer"),
+        Column("season", "integer"),
+        Column("hour", "integer"),
+        Column("weekday", "integer"),
+        Column("holiday", "integer"),
+        Column("workingday", "integer"),
+        Column("weathersit", "integer"),
+        Column("temp", "number"),
+        Column("atemp", "number"),
+        Column("humidity", "number"),
+        Column("windspeed", "number"),
+    ),
+    output=Column(TARGET, "number"),
+    task="regression",
+)
+WORKSHOP_COLUMNS = (
+    "temp", "atemp", "humidity", "windspeed", "hour", "weekday", "season", "holiday", "workingday", "weathersit",
+)  # fmt: skip
+"""What the random forest of the workshop reads, in its order."""
 HELD_OUT_FROM = "2011-11-01"
 REPLAY_FROM = "2012-01-01"
 _JUDGED = (("2011-07", "2011-08"), ("2011-09", "2011-10"))
@@ -24,12 +51,25 @@ HOLDOUT_DAYS = 10
 """With seven, a test of signs that counts days cannot go below p = 1/64, however clear the case."""
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Split:
-    """training: what a model may be fitted on. holdout: later hours, that judge it."""
+def labelled(table: Any, name: str, source: str) -> LabelledRows:
+    """Rows of the table (see `labs.bike.data`) with the counts as truth; the hours of a day are a cluster."""
+    import numpy as np
 
-    training: LabelledRows
-    holdout: LabelledRows
+    days = tuple(table["date"].dt.strftime("%Y-%m-%d"))
+    return LabelledRows(
+        name=name,
+        features=table[list(SCHEMA.names)].reset_index(drop=True),
+        truth=table[TARGET].to_numpy(dtype=np.float64),
+        target=TARGET,
+        ids=tuple(f"{day}T{hour:02d}" for day, hour in zip(days, table["hour"], strict=True)),
+        clusters=days,
+        source=source,
+        tags={
+            "day": tuple("working day" if value else "day off" for value in table["workingday"]),
+            "time": tuple(("night", "morning", "afternoon", "evening")[hour // 6] for hour in table["hour"]),
+            "weather": tuple(("clear", "mist", "wet", "wet")[value - 1] for value in table["weathersit"]),
+        },
+    )
 
 
 def first_split(table: Any, source: str) -> Split:
@@ -93,13 +133,3 @@ def between(table: Any, start: Any, end: Any, source: str) -> LabelledRows:
     if chosen.empty:
         raise UsageError(f"the data has no hour from {first:%Y-%m-%d} up to {last:%Y-%m-%d}")
     return labelled(chosen, f"bike {chosen['date'].iloc[0]:%Y-%m-%d} to {chosen['date'].iloc[-1]:%Y-%m-%d}", source)
-
-
-def workshop_split(table: Any, source: str) -> Split:
-    """The split of the workshop this lab grew from, to compare with its figures: January and February 2011, 30 % of the
-    hours drawn at random."""
-    from sklearn.model_selection import train_test_split
-
-    rows = between(table, "2011-01-01", "2011-03-01", source)
-    training, holdout = train_test_split(range(len(rows)), test_size=0.3, random_state=42)
-    return Split(rows.take("workshop training", training), rows.take("workshop test", holdout))

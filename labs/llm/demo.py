@@ -1,14 +1,16 @@
 """`llmops demo`: the main job from start to end, on the default model and real rows.
 
-Reads like the loop it runs: models → prompts → eval runs → comparisons → releases and gate → gateway traffic →
-monitoring → summary. Every step is idempotent; finished work is reused.
+Reads like the loop it runs: models → prompts → eval runs → comparisons → releases and gate → gateway traffic (real chat
+requests, the demo's production) → monitoring → summary. Every step is idempotent; finished work is reused.
 """
 
 from __future__ import annotations
 
 import math
+import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,13 +21,12 @@ import click
 
 from llmops.cli.output import echo, emit, interval, json_option, print_table, progress_bar, say
 from llmops.cli.prompts import load_prompts
-from llmops.errors import GateRefused
+from llmops.errors import CannotRun, GateRefused
 from llmops.models.catalogue import DEFAULT_MODEL
 from llmops.settings import Settings, with_samples
 from monitoring.cli.promote import renew_reference
 
 if TYPE_CHECKING:
-    from labs.llm.traffic import Traffic
     from llmops.eval_runs.evaluations import CellRun, Evaluations
     from llmops.evaluation.comparison import Comparison
     from llmops.evaluation.gate import Verdict
@@ -37,6 +38,27 @@ APP, SUITE = "assistant", "qa"
 # `grounded` is left to the reader: its long prompts cost a minute and add no new kind of step.
 _SUITES = ("qa", "extract")
 _REQUESTS = 48
+_CLIENTS = 4
+
+_Reply = tuple[str, str, str, bool]
+"""Release, prompt and model that answered, and whether the answer was streamed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What was sent and what came back. second_half_at: when the second half began."""
+
+    sent: int
+    streamed: int
+    logged: int
+    served_by: tuple[str, ...]
+    seconds: float
+    second_half_at: datetime
+
+    def to_json(self) -> dict[str, Any]:
+        names = ("sent", "streamed", "logged")
+        counts = {name: getattr(self, name) for name in names}
+        return {**counts, "served_by": list(self.served_by), "seconds": round(self.seconds, 1)}
 
 
 @dataclass(frozen=True)
@@ -93,14 +115,20 @@ def command(as_json: bool) -> None:
     start = time.perf_counter()
     settings = with_samples(Settings.from_environment())
     from llmops.eval_runs.evaluations import Evaluations
-    from llmops.registry import Registry
+    from llmops.registry import Registry, model_registration
 
     registry = Registry(settings)
     evaluations = Evaluations(settings, registry)
     with _step("models: pull, check, register"):
-        models = _pull(settings, registry)
+        models = [model.ref for model in model_registration.pull(settings, registry, DEFAULT_MODEL, say)]
     with _step("prompts: register what changed"):
-        _register_prompts(settings, registry)
+        loaded, broken = load_prompts(settings)
+        for error in broken.values():
+            raise error
+        for path, template in loaded:
+            version, new = registry.prompts.register(path.parent.name, template)
+            if new:
+                say(f"  {version.ref}: {template.description}")
     with _step("eval runs: every prompt version on every row, and both model versions"):
         runs = _run_suites(evaluations, models)
     with _step("comparisons: row by row"):
@@ -108,7 +136,11 @@ def command(as_json: bool) -> None:
     with _step("releases and gate"):
         judged = _gate_and_promote(settings, registry, evaluations, runs[SUITE])
     with _step("gateway: chat requests with the openai client"):
-        traffic = _send_traffic(settings, evaluations, APP if judged.champion else judged.challenger.ref)
+        questions = [row.inputs["question"] for row in evaluations.suite(SUITE).rows]
+        served = APP if judged.champion else judged.challenger.ref
+        with progress_bar() as show:
+            count = min(_REQUESTS, len(questions))
+            traffic = send_traffic(settings, served, questions, count, lambda n, total: show("requests", n, total))
     with _step("monitor: descriptors, reference against current window"):
         monitored, report = _monitor(settings, traffic)
     story = _Story(runs, comparisons, judged, traffic, monitored, report, time.perf_counter() - start)
@@ -121,22 +153,6 @@ def _step(title: str) -> Iterator[None]:
     say(f"▶ {title}")
     yield
     say(f"  done in {time.perf_counter() - start:.1f} s")
-
-
-def _pull(settings: Settings, registry: Registry) -> list[str]:
-    from llmops.registry import model_registration as models
-
-    return [model.ref for model in models.pull(settings, registry, DEFAULT_MODEL, say)]
-
-
-def _register_prompts(settings: Settings, registry: Registry) -> None:
-    loaded, broken = load_prompts(settings)
-    for error in broken.values():
-        raise error
-    for path, template in loaded:
-        version, new = registry.prompts.register(path.parent.name, template)
-        if new:
-            say(f"  {version.ref}: {template.description}")
 
 
 def _run_suites(evaluations: Evaluations, models: Sequence[str]) -> dict[str, list[CellRun]]:
@@ -199,18 +215,68 @@ def _gate_and_promote(
     return _Judged(challenger, champion.ref if champion else None, verdict, book.champion(APP))
 
 
-def _send_traffic(settings: Settings, evaluations: Evaluations, model: str) -> Traffic:
-    from labs.llm.traffic import send_traffic
+def send_traffic(
+    settings: Settings, model: str, questions: Sequence[str], count: int, progress: Callable[[int, int], None]
+) -> Traffic:
+    """Starts a gateway, asks `count` of the questions in two halves, half of them streamed, and stops it.
 
-    questions = [row.inputs["question"] for row in evaluations.suite(SUITE).rows]
-    with progress_bar() as show:
-        return send_traffic(
-            settings,
-            model,
-            questions,
-            min(_REQUESTS, len(questions)),
-            lambda done, total: show("requests", done, total),
-        )
+    The questions are shuffled with a fixed seed, so that both halves come from the same distribution. model: an app, or
+    a release by its number.
+
+    Raises:
+        CannotRun: the gateway does not start, a request fails, or a reply is missing in the log.
+    """
+    from llmops.production_log import ProductionLog
+    from service.gateway_process import running_gateway
+
+    asked = random.Random(0).sample(list(questions), count)  # noqa: S311 - no secret
+    half = count // 2
+    before = datetime.now(UTC)
+    with running_gateway(settings) as base_url:
+        start = time.perf_counter()
+        first = _ask_all(base_url, model, asked[:half], lambda done: progress(done, count))
+        second_half_at = datetime.now(UTC)
+        second = _ask_all(base_url, model, asked[half:], lambda done: progress(half + done, count))
+        seconds = time.perf_counter() - start
+    replies = [*first, *second]
+    served_by = tuple(sorted({f"{release} ({prompt}, {model})" for release, prompt, model, _ in replies}))
+    logged = ProductionLog(settings.resolved_log_url).count(since=before)
+    if logged < count:
+        raise CannotRun(f"{count} requests were answered, the production log holds {logged}")
+    return Traffic(count, sum(reply[3] for reply in replies), logged, served_by, seconds, second_half_at)
+
+
+def _ask_all(base_url: str, model: str, questions: Sequence[str], progress: Callable[[int], None]) -> list[_Reply]:
+    import openai
+
+    client = openai.OpenAI(base_url=f"{base_url}/v1", api_key="none-needed-on-loopback", max_retries=0, timeout=120)
+    done: list[_Reply] = []
+
+    def ask(numbered: tuple[int, str]) -> _Reply:
+        number, question = numbered
+        try:
+            return _ask(client, model, question, stream=number % 2 == 1)
+        except openai.OpenAIError as error:
+            raise CannotRun(f"the gateway did not answer {question!r}: {error}") from error
+
+    with client, ThreadPoolExecutor(_CLIENTS) as clients:
+        for reply in clients.map(ask, enumerate(questions)):
+            done.append(reply)
+            progress(len(done))
+    return done
+
+
+def _ask(client: Any, model: str, question: str, *, stream: bool) -> _Reply:
+    """One chat request; returns what served it, read off the reply's headers, and whether it was streamed."""
+    messages = [{"role": "user", "content": question}]
+    raw = client.chat.completions.with_raw_response.create(model=model, messages=messages, stream=stream)
+    parsed = raw.parse()
+    if stream:
+        for _chunk in parsed:
+            pass
+    names = ("x-llmops-release", "x-llmops-prompt", "x-llmops-model")
+    release, prompt, model_version = (raw.headers[name] for name in names)
+    return release, prompt, model_version, stream
 
 
 def _monitor(settings: Settings, traffic: Traffic) -> tuple[MonitorResult, Path]:
@@ -231,7 +297,9 @@ def _summary(story: _Story) -> None:
     for suite, primary, comparison in story.comparisons:
         m = comparison.metrics[primary]
         change = (f"{m.a:.3f}", f"{m.b:.3f}", f"{m.difference:+.3f}", interval(m.ci95), f"{m.p_value:.2g}")
-        rows.append((suite, *_what_changed(comparison), primary, *change, f"{m.wins}/{m.losses}/{m.ties}"))
+        (prompt_a, model_a), (prompt_b, model_b) = comparison.a.split(","), comparison.b.split(",")
+        what = (prompt_a, prompt_b) if model_a == model_b else (model_a, model_b)
+        rows.append((suite, *what, primary, *change, f"{m.wins}/{m.losses}/{m.ties}"))
     columns = ("suite", "a", "b", "metric", "a#", "b#", "b − a#", "95 % interval", "p#", "wins/losses/ties#")
     print_table("What was compared, row by row", columns, rows)
     done = [item for runs in story.runs.values() for item in runs]
@@ -243,16 +311,13 @@ def _summary(story: _Story) -> None:
     for reason in judged.verdict.reasons:
         echo(f"           {reason}")
     echo(f"served     {served.ref} = {served.prompt.ref} + {served.model.ref}")
-    echo(f"gateway    {story.traffic.describe()}")
+    sent, served_by = story.traffic.sent, ", ".join(story.traffic.served_by)
+    answered = f"{sent} requests answered ({story.traffic.streamed} streamed) by {served_by}"
+    logged = f"{story.traffic.logged} of {sent} in the production log"
+    echo(f"gateway    {answered} in {story.traffic.seconds:.1f} s, {logged}")
     alarms = ", ".join(alarm.what for alarm in monitored.alarms)
     windows = f"{monitored.window.rows} rows against {monitored.reference.rows} of reference"
     echo(f"monitor    {f'ALARM: {alarms}' if alarms else 'no alarm'} ({windows})")
     echo(f"report     {story.report}")
     commands = f"llmops ui · llmops serve · llmops monitor report --app {APP}"
     echo(f"finished in {story.seconds:.0f} s. Look further: {commands}")
-
-
-def _what_changed(comparison: Comparison) -> tuple[str, str]:
-    """Prompt versions when the prompt changed, model versions when the model did."""
-    (prompt_a, model_a), (prompt_b, model_b) = comparison.a.split(","), comparison.b.split(",")
-    return (prompt_a, prompt_b) if model_a == model_b else (model_a, model_b)

@@ -1,143 +1,310 @@
 """The LLM lifecycle as a pipeline: register, evaluate, gate, canary, monitor, then promote or roll back.
 
-Each step is in `llm_steps`; here is only what follows what.
+Arguments and results of each step are JSON, and a step that is done twice does no harm.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any
 
-from labs.llm.steps import LlmSteps
-from llmops.errors import UsageError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from llmops.engines.opening import check_parameters
+from llmops.errors import CannotRun, LlmopsError, UnknownVersion, UsageError
 from llmops.pipelines import Pipeline, Steps
-from llmops.settings import Settings
-from llmops.traffic_policy import parse_share
+from llmops.prompt_file import load_prompt_folder
+from llmops.settings import Settings, prompts_folder
+from llmops.traffic_policy import TrafficPolicy, parse_share
+from llmops.versions import CHALLENGER, ModelVersion, Ref
+
+if TYPE_CHECKING:
+    from llmops.eval_runs.evaluations import Evaluations
+    from llmops.registry import Registry
 
 NAME = "llm"
-_WHAT = "eval, gate, canary, monitor, then promote a release or roll it back"
 _LEAST_ROWS = 20
 """Below it the monitor gives no verdict."""
+POLL_SECONDS = 10.0
+
+Plan = Mapping[str, Any]
+"""What `register` found: `app`, `challenger`, `champion` (releases; None without a champion), `traffic` (the policy
+that was in force; None without one), `rolled_back` (the move by which the challenger was, if it was)."""
 
 
-def pipeline(settings: Settings, steps: LlmSteps | None = None) -> Pipeline:
-    """The pipeline `llm`. steps: other than the settings' own, for a test."""
-    work = steps or LlmSteps(settings)
-    return Pipeline(NAME, lambda durable, inputs: _Lifecycle(work, durable, inputs).run(), _WHAT, completed)
-
-
-@dataclass(frozen=True)
-class _Lifecycle:
-    """One cycle: which step comes after which finding."""
-
-    work: LlmSteps
-    steps: Steps
-    inputs: Mapping[str, Any]
-
-    def run(self) -> dict[str, Any]:
-        given = self.inputs
-        plan = self.steps.do("register", self.work.register, *(given[name] for name in _PLANNED))
-        if plan["challenger"] == plan["champion"]:
-            return _result(plan, "pass", "unchanged", f"{plan['challenger']} serves already: nothing changed")
-        if (moved := plan.get("rolled_back")) is not None:  # absent from cycles that an older version began
-            told = f"was rolled back at {moved['at']}; change it, or `llmops promote` it with --force --why TEXT"
-            return _result(plan, "fail", "not promoted", f"{plan['challenger']} {told}")
-        self.steps.do("evaluate", self.work.evaluate, given["suite"], plan)
-        gate = self.steps.do("gate", self.work.gate, given["suite"], plan)
-        if gate["verdict"] != "pass":
-            told = f"is not promoted: the gate says {gate['verdict']}: {'; '.join(gate['reasons'])}"
-            return _result(plan, gate["verdict"], "not promoted", f"{plan['challenger']} {told}", gate=gate)
-        if plan["champion"] is None:
-            return self._promoted(plan, gate, None)
-        canary = self.steps.do("canary", self.work.canary, plan, given["canary"])
-        seen = self.steps.do("monitor", self.work.monitor, plan, canary, *(given[name] for name in _LOOK))
-        return self._promoted(plan, gate, seen) if seen["verdict"] == "pass" else self._rolled_back(plan, gate, seen)
-
-    def _promoted(self, plan: Mapping[str, Any], gate: Any, seen: Any) -> dict[str, Any]:
-        self.steps.do("promote", self.work.promote, plan)
-        self.steps.do("renew the monitor's reference", self.work.renew_reference, plan)
-        why = "the gate passed, and there was no champion to compare with" if seen is None else seen["why"]
-        return _result(
-            plan, "pass", "promoted", f"{plan['challenger']} is the champion: {why}", gate=gate, monitor=seen
-        )
-
-    def _rolled_back(self, plan: Mapping[str, Any], gate: Any, seen: Any) -> dict[str, Any]:
-        self.steps.do("roll back", self.work.roll_back, plan)
-        told = f"{plan['challenger']} was withdrawn, {plan['champion']} serves: {seen['why']}"
-        return _result(plan, seen["verdict"], "rolled back", told, gate=gate, monitor=seen)
-
-
-def _result(plan: Mapping[str, Any], verdict: str, outcome: str, told: str, **found: Any) -> dict[str, Any]:
-    names = ("app", "challenger", "champion")
-    return {
-        "verdict": verdict, "outcome": outcome, "told": told, **{name: plan[name] for name in names}, **found
-    }  # fmt: skip
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise UsageError(f"{name}: must be text, not {value!r}")
-    return value
-
-
-def _text_or_none(name: str, value: Any) -> str | None:
-    return None if value is None else _text(name, value)
-
-
-def _share(name: str, value: Any) -> float:
-    share = parse_share(name, str(value))
+def _share(value: Any) -> float:
+    share = parse_share("canary", str(value))
     if not share:
-        raise UsageError(f"{name}: must be more than 0: the challenger answers this share of the traffic")
+        raise UsageError("canary: must be more than 0: the challenger answers this share of the traffic")
     return share
 
 
-def _rows(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < _LEAST_ROWS:
-        raise UsageError(f"{name}: must be a whole number of at least {_LEAST_ROWS}, not {value!r}")
-    return value
-
-
-def _seconds(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise UsageError(f"{name}: must be a number of seconds, not {value!r}")
-    return float(value)
-
-
-def _names(name: str, value: Any) -> list[str]:
+def _names(value: Any) -> Any:
     """A list, or text with commas."""
-    names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(each, str) and each for each in names):
-        raise UsageError(f"{name}: must be names of descriptors, not {value!r}")
-    return names
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
-_INPUTS: dict[str, tuple[Any, Callable[[str, Any], Any]]] = {
-    "suite": ("qa", _text),
-    "app": ("assistant", _text),
-    "prompt": (None, _text_or_none),
-    "model": (None, _text_or_none),
-    "canary": (0.1, _share),
-    "minimum_rows": (200, _rows),
-    "deadline_seconds": (86_400, _seconds),
-    "accept": ([], _names),
-}
-_PLANNED = ("suite", "app", "prompt", "model")
-_LOOK = ("minimum_rows", "deadline_seconds", "accept")
+_Text = Annotated[str, Field(min_length=1, title="text")]
+
+
+class Inputs(BaseModel):
+    """What a cycle is given; `title` says what each must be.
+
+    suite: what is evaluated and gated.
+    app: whose release it is.
+    prompt: `NAME@V`, by default the newest version of the suite's.
+    model: `NAME@V`, by default the suite's.
+    canary: share of plain traffic.
+    minimum_rows: requests that the challenger must have answered before the monitor looks.
+    deadline_seconds: how long to wait for them.
+    accept: descriptors of the monitor that may be worse, such as `first_token_ms` where a longer prompt is wanted.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    suite: _Text = "qa"
+    app: _Text = "assistant"
+    prompt: _Text | None = Field(None, title="text")
+    model: _Text | None = Field(None, title="text")
+    canary: Annotated[float, BeforeValidator(_share)] = 0.1
+    minimum_rows: int = Field(200, ge=_LEAST_ROWS, title=f"a whole number of at least {_LEAST_ROWS}")
+    deadline_seconds: float = Field(86_400.0, ge=0, allow_inf_nan=False, title="a number of seconds")
+    accept: Annotated[list[_Text], BeforeValidator(_names)] = Field([], title="names of descriptors")
 
 
 def completed(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Inputs with their defaults.
+    """Inputs with their defaults. Raises UsageError: an unknown input, or one of a wrong kind."""
+    try:
+        return Inputs.model_validate(dict(inputs)).model_dump()
+    except ValidationError as error:
+        name = str(error.errors()[0]["loc"][0])
+        if name not in Inputs.model_fields:
+            known = ", ".join(Inputs.model_fields)
+            raise UsageError(f"{name}: no input of pipeline {NAME}; there are {known}") from error
+        wanted = Inputs.model_fields[name].title
+        raise UsageError(f"{name}: must be {wanted}, not {inputs[name]!r}") from error
 
-    suite: what is evaluated and gated. app: whose release it is. prompt: `NAME@V`, by default the newest version of the
-    suite's. model: `NAME@V`, by default the suite's. canary: share of plain traffic. minimum_rows: requests that the
-    challenger must have answered before the monitor looks. deadline_seconds: how long to wait for them. accept:
-    descriptors of the monitor that may be worse, such as `first_token_ms` where a longer prompt is wanted.
 
-    Raises UsageError: an unknown input, or one of a wrong kind.
-    """
-    for name in inputs:
-        if name not in _INPUTS:
-            raise UsageError(f"{name}: no input of pipeline {NAME}; there are {', '.join(_INPUTS)}")
-    return {name: check(name, inputs.get(name, default)) for name, (default, check) in _INPUTS.items()}
+def pipeline(settings: Settings, what: str = "", work: LlmSteps | None = None) -> Pipeline:
+    """The pipeline `llm`. what: it does, in a line. work: other steps than the settings' own, for a test."""
+    chosen = work or LlmSteps(settings)
+    return Pipeline(NAME, lambda steps, inputs: _run(chosen, steps, inputs), what, completed)
+
+
+def _run(work: LlmSteps, steps: Steps, given: Mapping[str, Any]) -> dict[str, Any]:
+    """One cycle: which step comes after which finding."""
+    plan = steps.do("register", work.register, *(given[name] for name in ("suite", "app", "prompt", "model")))
+    challenger, champion = plan["challenger"], plan["champion"]
+    found: dict[str, Any] = {}
+
+    def result(verdict: str, outcome: str, told: str) -> dict[str, Any]:
+        names = ("app", "challenger", "champion")
+        kept = {name: plan[name] for name in names}
+        return {"verdict": verdict, "outcome": outcome, "told": f"{challenger} {told}", **kept, **found}
+
+    if challenger == champion:
+        return result("pass", "unchanged", "serves already: nothing changed")
+    if (moved := plan.get("rolled_back")) is not None:  # absent from cycles that an older version began
+        told = f"was rolled back at {moved['at']}; change it, or `llmops promote` it with --force --why TEXT"
+        return result("fail", "not promoted", told)
+    steps.do("evaluate", work.evaluate, given["suite"], plan)
+    gate = found["gate"] = steps.do("gate", work.gate, given["suite"], plan)
+    if gate["verdict"] != "pass":
+        told = f"is not promoted: the gate says {gate['verdict']}: {'; '.join(gate['reasons'])}"
+        return result(gate["verdict"], "not promoted", told)
+    why, found["monitor"] = "the gate passed, and there was no champion to compare with", None
+    if champion is not None:
+        canary = steps.do("canary", work.canary, plan, given["canary"])
+        look = [given[name] for name in ("minimum_rows", "deadline_seconds", "accept")]
+        seen = found["monitor"] = steps.do("monitor", work.monitor, plan, canary, *look)
+        why = seen["why"]
+        if seen["verdict"] != "pass":
+            steps.do("roll back", work.roll_back, plan)
+            return result(seen["verdict"], "rolled back", f"was withdrawn, {champion} serves: {why}")
+    steps.do("promote", work.promote, plan)
+    steps.do("renew the monitor's reference", work.renew_reference, plan)
+    return result("pass", "promoted", f"is the champion: {why}")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _nap(seconds: float) -> None:
+    threading.Event().wait(seconds)
+
+
+class LlmSteps:
+    """Opens the registry when a step first needs it. now, nap: the clock, and what waits for canary traffic."""
+
+    def __init__(
+        self, settings: Settings, now: Callable[[], datetime] = _now, nap: Callable[[float], None] = _nap
+    ) -> None:
+        self._settings, self._now, self._nap = settings, now, nap
+        self._opened: Evaluations | None = None
+
+    def register(self, suite_name: str, app: str, prompt: str | None, model: str | None) -> dict[str, Any]:
+        """Prompt files whose content is new, the model where it is missing, and the release of both.
+
+        Raises BadFile, UnknownVersion, UsageError, CannotRun, StoreUnavailable.
+        """
+        from llmops.registry import rolled_back
+
+        suite, registry = self._evaluations.suite(suite_name), self._registry
+        folder = prompts_folder(self._settings) / suite.prompt
+        for _, template in load_prompt_folder(folder) if folder.is_dir() else ():
+            registry.prompts.register(suite.prompt, template)
+        if prompt is not None:
+            chosen = registry.prompts.get(prompt)
+        elif versions := registry.prompts.versions(suite.prompt):
+            chosen = versions[-1]
+        else:
+            unknown = f"prompt {suite.prompt!r} is not registered and has no file"
+            raise UnknownVersion(f"{unknown}; see `llmops prompts register`")
+        model_version = self._model(model or suite.model)
+        check_parameters(model_version, self._settings, chosen.template.parameters)
+        release, _ = registry.release_versions.create(app, chosen, model_version, chosen.template.parameters)
+        champion, policy = registry.release_versions.champion(app), registry.release_versions.policy(app)
+        return {
+            "app": app,
+            "challenger": release.ref,
+            "champion": None if champion is None else champion.ref,
+            "prompt": release.prompt.ref,
+            "model": release.model.ref,
+            "traffic": None if policy is None else policy.to_mapping(),
+            "rolled_back": rolled_back(registry.release_versions.history(app)).get(release.ref),
+        }
+
+    def evaluate(self, suite_name: str, plan: Plan) -> dict[str, Any]:
+        """Challenger and champion on the suite; complete runs are used again, finished answers too.
+
+        Raises BadFile, EngineError, StoreUnavailable, RecordingIncomplete.
+        """
+        from llmops.eval_runs.evaluations import RunOptions
+
+        suite = self._evaluations.suite(suite_name)
+        releases = [ref for ref in (plan["champion"], plan["challenger"]) if ref is not None]
+        cells = self._evaluations.cells(suite, releases=releases)
+        done = self._evaluations.run(suite, cells, RunOptions(), lambda _what, _done, _total: None)
+        return {
+            "runs": {
+                release: {
+                    "run_id": item.run.run_id,
+                    "rows": item.run.rows,
+                    "metrics": {name: metric.mean for name, metric in item.run.metrics.items()},
+                }
+                for release, item in zip(releases, done, strict=True)
+            }
+        }
+
+    def gate(self, suite_name: str, plan: Plan) -> dict[str, Any]:
+        """The suite's gate, whose verdict is then on record. Raises UnknownVersion, CannotRun, StoreUnavailable."""
+        verdict = self._evaluations.gate(plan["challenger"], plan["champion"], suite_name).verdict
+        return {"suite": suite_name, "verdict": verdict.verdict, "reasons": list(verdict.reasons)}
+
+    def canary(self, plan: Plan, share: float) -> dict[str, Any]:
+        """The challenger gets its share of plain traffic. Raises CannotRun: another release is the challenger."""
+        registry, challenger = self._registry, plan["challenger"]
+        other = self._holder(plan["app"], CHALLENGER)
+        if other not in (None, challenger):
+            raise CannotRun(f"{other} is the challenger already; first `llmops release withdraw {plan['app']}`")
+        policy = TrafficPolicy.from_mapping({**(plan["traffic"] or {}), "canary": share})
+        since = self._now()
+        registry.release_versions.set_policy(plan["app"], policy)
+        registry.release_versions.challenge(registry.release_versions.get(challenger))
+        return {"since": since.isoformat(), "traffic": policy.to_mapping()}
+
+    def monitor(
+        self,
+        plan: Plan,
+        canary: Mapping[str, Any],
+        minimum_rows: int,
+        deadline_seconds: float,
+        accepted: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Waits for the canary's traffic, then compares challenger and champion on it, once.
+
+        `inconclusive`: too few requests by the deadline, questions that differ between both, or somebody has withdrawn
+        the challenger. Raises BadFile (the monitor's configuration), StoreUnavailable.
+        """
+        from monitoring.canary import look, seen, too_few
+        from monitoring.stores import opened
+
+        since = datetime.fromisoformat(canary["since"])
+        deadline = since + timedelta(seconds=deadline_seconds)
+        with opened(self._settings) as stores:
+            while True:
+                if self._holder(plan["app"], CHALLENGER) != plan["challenger"]:
+                    return seen("inconclusive", f"{plan['challenger']} is no challenger any more")
+                until = self._now()
+                stores.ingest()
+                if (found := look(stores, plan["app"], since, until, minimum_rows, accepted)) is not None:
+                    return found
+                if until >= deadline:
+                    return seen("inconclusive", too_few(stores, plan["app"], since, until, minimum_rows))
+                self._nap(min(POLL_SECONDS, (deadline - until).total_seconds()))
+
+    def promote(self, plan: Plan) -> dict[str, Any]:
+        """The challenger becomes the champion, and the traffic policy is again what it was.
+
+        Raises GateRefused: meanwhile there is another champion. StoreUnavailable.
+        """
+        books = self._registry.release_versions
+        books.promote(books.get(plan["challenger"]))
+        return {"champion": plan["challenger"], "previous": plan["champion"], "traffic": self._restore_traffic(plan)}
+
+    def renew_reference(self, plan: Plan) -> dict[str, Any]:
+        """Tells the monitor of the promotion, which stands also where that fails."""
+        from monitoring import PinnedReference, pin_at_promotion
+        from monitoring.gate_answers import gate_answers
+
+        release = self._registry.release_versions.get(plan["challenger"])
+        try:
+            found = pin_at_promotion(
+                self._settings, release.ref, plan["champion"], lambda: gate_answers(self._registry, release)
+            )
+        except LlmopsError as error:
+            return {"pinned": False, "why": str(error)}
+        if isinstance(found, PinnedReference):
+            return {"pinned": True, "why": found.why}
+        return {"pinned": False, "why": "first window awaited"}
+
+    def roll_back(self, plan: Plan) -> dict[str, Any]:
+        """The challenger is withdrawn, and the traffic policy is again what it was. Raises StoreUnavailable."""
+        withdrawn = self._holder(plan["app"], CHALLENGER) == plan["challenger"]
+        if withdrawn:
+            self._registry.release_versions.withdraw(plan["app"])
+        return {"withdrawn": withdrawn, "traffic": self._restore_traffic(plan)}
+
+    @property
+    def _evaluations(self) -> Evaluations:
+        if self._opened is None:
+            from llmops.eval_runs.evaluations import Evaluations
+            from llmops.registry import Registry
+
+            self._opened = Evaluations(self._settings, Registry(self._settings))
+        return self._opened
+
+    @property
+    def _registry(self) -> Registry:
+        return self._evaluations.registry
+
+    def _model(self, ref: str) -> ModelVersion:
+        from llmops.registry import model_registration as models
+
+        try:
+            return self._registry.models.get(ref)
+        except UnknownVersion:
+            models.pull(self._settings, self._registry, Ref.parse(ref).name, lambda _text: None)
+            return self._registry.models.get(ref)
+
+    def _holder(self, app: str, alias: str) -> str | None:
+        return next((release.ref for release in self._registry.releases(app) if alias in release.aliases), None)
+
+    def _restore_traffic(self, plan: Plan) -> Any:
+        before = plan["traffic"]
+        policy = None if before is None else TrafficPolicy.from_mapping(before)
+        self._registry.release_versions.set_policy(plan["app"], policy)
+        return before

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labs.csv_files import converted, read_columns
-from labs.labelled_rows import LabelledRows
-from labs.quality import Finding, QualityReport, found, profiles
-from labs.schema_checks import check_table
-from labs.sources import FetchedData, fetch_data
+from labs.data import (
+    Finding,
+    LabData,
+    LabelledRows,
+    Split,
+    check_table,
+    converted,
+    finite,
+    found,
+    load_data,
+    read_columns,
+)
 from llmops.settings import Settings
 from llmops.tabular import Column, RowSchema
 
@@ -30,42 +35,22 @@ SCHEMA = RowSchema(
 )
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class WineData:
-    """table: a pandas DataFrame of `MEASURED` and `cultivar`, a row for each wine. fetched: the file it is from."""
+def load_wine(settings: Settings, source: str | None = None) -> LabData:
+    """The wines: a table of `MEASURED` and `cultivar`, a row for each wine.
 
-    table: Any
-    quality: QualityReport
-    fetched: FetchedData
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Halves:
-    """training: the wines a first model is made of. holdout: those that judge it, and whose later bottles make the
-    stream that is monitored."""
-
-    training: LabelledRows
-    holdout: LabelledRows
-
-
-def load_wine(settings: Settings, source: str | None = None) -> WineData:
-    """Reads and checks the wines. source: `file:PATH` of a file in the shape of scikit-learn's `wine_data.csv`, which
-    is read when None.
+    source: `file:PATH` of another file of the same form; the catalogue's own when None.
 
     Raises:
         CannotRun: cannot be read. Corrupted: other bytes than the catalogue's. BadFile: names line and field.
     """
-    fetched = fetch_data("wine", settings, source)
-    table, rows_read, findings = clean(fetched.path)
-    report = QualityReport(fetched.source, fetched.sha256, rows_read, len(table), tuple(findings), profiles(table))
-    return WineData(table, report, fetched)
+    return load_data("wine", clean, settings, source)
 
 
 def clean(path: Path) -> tuple[Any, int, list[Finding]]:
     """The finished table, the number of rows read, and what was found. Raises BadFile naming line and field."""
     # scikit-learn's first line holds the numbers of rows and columns, and the names of the classes.
     texts = read_columns(path, (*MEASURED, TARGET))
-    table = texts.assign(**{name: converted(path, texts[name], _number, "a number") for name in MEASURED})
+    table = texts.assign(**{name: converted(path, texts[name], finite, "a number") for name in MEASURED})
     table[TARGET] = converted(path, texts[TARGET], dict(zip("012", CULTIVARS, strict=True)).__getitem__, "0, 1 or 2")
     complete = table.dropna()
     once = complete.drop_duplicates()
@@ -78,14 +63,14 @@ def clean(path: Path) -> tuple[Any, int, list[Finding]]:
     return checked.reset_index(drop=True), len(texts), findings
 
 
-def halves(data: WineData) -> Halves:
+def halves(data: LabData) -> Split:
     """Two halves with the same shares of each cultivar. So many are held out since 18 wines, the usual tenth, could not
     tell a good model from a middling one."""
     from sklearn.model_selection import train_test_split
 
     rows = labelled(data.table, "wine", data.fetched.source)
     training, holdout = train_test_split(range(len(rows)), test_size=0.5, stratify=rows.truth, random_state=0)
-    return Halves(rows.take("wine training half", sorted(training)), rows.take("wine other half", sorted(holdout)))
+    return Split(rows.take("wine training half", sorted(training)), rows.take("wine other half", sorted(holdout)))
 
 
 def labelled(table: Any, name: str, source: str) -> LabelledRows:
@@ -93,13 +78,6 @@ def labelled(table: Any, name: str, source: str) -> LabelledRows:
     ids = tuple(f"wine-{number:03d}" for number in table.index)
     truth = table[TARGET].to_numpy(dtype=object)
     return LabelledRows(name, table[list(MEASURED)], truth, TARGET, ids, ids, source)
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
 
 
 def _looked_at(table: Any) -> Iterator[Finding]:

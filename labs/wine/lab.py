@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from labs.definition import FIRST
-from labs.evaluation import Estimate
-from labs.lab import Lab
-from labs.labelled_rows import LabelledRows
-from labs.step_json import Json
-
-if TYPE_CHECKING:
-    from labs.gating import Judgement
-    from labs.training import Trained
-    from labs.wine.data import Halves, WineData
-    from labs.wine.shift import Batch
-    from monitoring.tabular import TabularSettings
+from labs.data import LabData, LabelledRows, Split
+from labs.evaluation import Estimate, Judgement
+from labs.lab import FIRST, Json, Lab
+from labs.training import Trained
+from labs.wine.data import halves, load_wine
+from labs.wine.models import CANDIDATES, challenger_split, evaluate, judge_challenger, train_challenger, train_first
+from labs.wine.shift import Batch, stream
+from monitoring.tabular import TabularSettings
 
 _LABELLED_BATCHES = 2
 """Batches with labels that a challenger needs: with one, the gate can tell in half of the cases only."""
@@ -29,36 +25,24 @@ class WineLab(Lab):
     name, metric, baseline = "wine", "accuracy", "majority"
     blocks, labels_late, windows_in_budget = False, 1, 12
     reference_grows = False  # the batches are drawn from the rows held out: they would count twice
+    # Bottles are drawn from the same wines all the time, so a column that drifts is an alarm: before the labels come.
+    monitoring = TabularSettings(alarm_on_drift=True)
 
     @cached_property
-    def data(self) -> WineData:
-        from labs.wine.data import load_wine
-
+    def data(self) -> LabData:
         return load_wine(self.settings, self.source)
 
     @cached_property
-    def halves(self) -> Halves:
-        from labs.wine.data import halves
-
+    def halves(self) -> Split:
+        """training: the wines a first model is made of. holdout: those whose later bottles are monitored."""
         return halves(self.data)
 
     @cached_property
     def batches(self) -> Mapping[str, Batch]:
-        from labs.wine.shift import stream
-
+        """By name, in order."""
         return {batch.name: batch for batch in stream(self.halves.holdout)}
 
-    @property
-    def monitoring(self) -> TabularSettings:
-        """Bottles are drawn from the same wines all the time, so a column that drifts is an alarm: it comes before the
-        labels do."""
-        from monitoring.tabular import TabularSettings
-
-        return TabularSettings(alarm_on_drift=True)
-
     def first_models(self) -> Sequence[Trained]:
-        from labs.wine.models import train_first
-
         return train_first(self.halves)
 
     def windows(self) -> Sequence[str]:
@@ -68,30 +52,20 @@ class WineLab(Lab):
         return self.batches[name].rows
 
     def holdout(self, trained_on: str) -> LabelledRows:
-        if trained_on == FIRST:
-            return self.halves.holdout
-        from labs.wine.models import challenger_split
-
-        return challenger_split(self._labelled_until(trained_on)).holdout
+        split = self.halves if trained_on == FIRST else challenger_split(self._labelled_until(trained_on))
+        return split.holdout
 
     def challenger(self, window: str, since: str, champion: Json) -> Trained | None:
-        from labs.wine.candidates import CANDIDATES
-        from labs.wine.models import train_challenger
-
         batches = [each for each in self._labelled_until(window) if each.number >= self.batches[since].number]
         if len(batches) < _LABELLED_BATCHES:
             return None
         candidate = next(each for each in CANDIDATES if each.name == champion["candidate"])
-        return train_challenger(batches[-_LABELLED_BATCHES:], candidate, champion["parameters"])
+        return train_challenger(batches, candidate, champion["parameters"])
 
     def judge(self, challenger: tuple[str, Any], champion: tuple[str, Any] | None, rows: LabelledRows) -> Judgement:
-        from labs.wine.models import judge_challenger
-
         return judge_challenger(challenger, champion, rows)
 
     def evaluate_rows(self, rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
-        from labs.wine.models import evaluate
-
         return evaluate(rows, predictions)
 
     def error_of(self, metrics: Mapping[str, Estimate]) -> float:

@@ -1,34 +1,66 @@
-"""The models of the wine lab: the first ones, and one trained on readings of the new instrument."""
+"""The models of the wine lab: the candidates, the first ones, and one trained on readings of the new instrument."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from labs.candidates import Candidate, Parameters
-from labs.evaluation import Estimate, classification_metrics, error_rate
-from labs.gating import Judgement, judge
-from labs.labelled_rows import LabelledRows, joined
-from labs.scorers import Correct
-from labs.training import Fold, Trained, train, train_all
-from labs.wine.candidates import CANDIDATES
-from labs.wine.data import SCHEMA, Halves
+from labs.data import LabelledRows, Split, joined
+from labs.evaluation import CORRECT, Estimate, Judgement, classification_metrics, error_rate, judge
+from labs.training import Candidate, Fold, Parameters, Trained, train, train_all
+from labs.wine.data import SCHEMA
 from labs.wine.shift import Batch
 from llmops.errors import UsageError
 from llmops.evaluation.gate_rules import GateRules
 
-SCORERS = (Correct(),)
+SCORERS = (CORRECT,)
 RULES = GateRules(primary="correct", rule="better", floors={"correct": 0.85})
 
 
-METRIC = "accuracy"
+def _majority(parameters: Parameters) -> Any:  # noqa: ARG001 - it has none
+    from sklearn.dummy import DummyClassifier
+
+    return DummyClassifier(strategy="most_frequent")
 
 
-def train_first(wines: Halves) -> tuple[Trained, ...]:
+def _linear(parameters: Parameters) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    regression = LogisticRegression(max_iter=1000, **parameters)
+    return Pipeline([("scaled", StandardScaler()), ("regression", regression)])
+
+
+def _boosting(parameters: Parameters) -> Any:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    return HistGradientBoostingClassifier(min_samples_leaf=5, learning_rate=0.1, random_state=0, **parameters)
+
+
+BASELINE = Candidate(
+    name="majority", description="always the commonest cultivar: what any model must beat", build=_majority
+)
+LINEAR = Candidate(
+    name="linear",
+    description="logistic regression of standardised measurements",
+    build=_linear,
+    grid={"C": (0.1, 1.0, 10.0)},
+)
+BOOSTING = Candidate(
+    name="boosting",
+    description="gradient boosting",
+    build=_boosting,
+    grid={"max_leaf_nodes": (3, 8), "max_iter": (30, 60, 120)},
+    growing="max_iter",
+)
+CANDIDATES = (BASELINE, LINEAR, BOOSTING)
+
+
+def train_first(wines: Split) -> tuple[Trained, ...]:
     """A model of each candidate, the majority class first, with parameters found on the training half and judged on the
     other. `labs.training.best_of` says which to take."""
-    training = wines.training
-    return train_all(CANDIDATES, SCHEMA, training, wines.holdout, folds(training), error_rate, evaluate)
+    return train_all(CANDIDATES, SCHEMA, wines, folds(wines.training), error_rate, evaluate)
 
 
 def train_challenger(batches: Sequence[Batch], candidate: Candidate, parameters: Parameters) -> Trained:
@@ -37,11 +69,10 @@ def train_challenger(batches: Sequence[Batch], candidate: Candidate, parameters:
     Raises:
         UsageError: no batches, or too few wines in them.
     """
-    split = challenger_split(batches)
-    return train(candidate, parameters, SCHEMA, split.training, split.holdout, evaluate)
+    return train(candidate, parameters, SCHEMA, challenger_split(batches), evaluate)
 
 
-def challenger_split(batches: Sequence[Batch]) -> Halves:
+def challenger_split(batches: Sequence[Batch]) -> Split:
     """Every other wine of each cultivar judges a challenger, and none of its bottles is trained on.
 
     Raises:
@@ -50,15 +81,13 @@ def challenger_split(batches: Sequence[Batch]) -> Halves:
     if not batches:
         raise UsageError("a challenger needs a batch whose cultivars are known")
     rows = joined(f"wine {batches[0].name} to {batches[-1].name}", [batch.rows for batch in batches])
-    judging = _every_other_wine(rows)
-    positions: dict[bool, list[int]] = {True: [], False: []}
-    for position, wine in enumerate(rows.clusters):
-        positions[wine in judging].append(position)
-    if not positions[True] or not positions[False]:
+    wines = sorted({(str(cultivar), wine) for cultivar, wine in zip(rows.truth, rows.clusters, strict=True)})
+    judging = {wine for _, wine in wines[1::2]}
+    judges = [position for position, wine in enumerate(rows.clusters) if wine in judging]
+    trains = [position for position, wine in enumerate(rows.clusters) if wine not in judging]
+    if not judges or not trains:
         raise UsageError(f"{rows.name} has too few wines to train on some and judge by others")
-    return Halves(
-        rows.take(f"{rows.name}, training", positions[False]), rows.take(f"{rows.name}, held out", positions[True])
-    )
+    return Split(rows.take(f"{rows.name}, training", trains), rows.take(f"{rows.name}, held out", judges))
 
 
 def folds(rows: LabelledRows) -> list[Fold]:
@@ -78,8 +107,3 @@ def evaluate(rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
 def judge_challenger(challenger: tuple[str, Any], champion: tuple[str, Any] | None, holdout: LabelledRows) -> Judgement:
     """The gate's verdict. challenger, champion: a name and the predictions for the rows held out."""
     return judge(challenger, champion, holdout, SCORERS, RULES)
-
-
-def _every_other_wine(rows: LabelledRows) -> set[str]:
-    wines = sorted({(str(cultivar), wine) for cultivar, wine in zip(rows.truth, rows.clusters, strict=True)})
-    return {wine for _, wine in wines[1::2]}

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from labs.labelled_rows import LabelledRows
+from labs.data import LabelledRows
 
 RECALIBRATION: Mapping[str, tuple[float, float]] = {
     "color_intensity": (0.5, 0.0),
@@ -31,8 +31,11 @@ NOISE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """batches: in all. shifted_from: the first batch, counted from 1, that the new instrument measured. rows: of each.
-    labels_late: how many batches later the cultivars of one become known."""
+    """batches: in all.
+    shifted_from: the first batch, counted from 1, that the new instrument measured.
+    rows: of each.
+    labels_late: how many batches later the cultivars of one become known.
+    """
 
     batches: int = 12
     shifted_from: int = 7

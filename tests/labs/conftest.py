@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labs.bike.shapes import SEASONS, WEATHER, WEEKDAYS
-from labs.labelled_rows import LabelledRows
+from labs.bike.data import SEASONS, WEATHER, WEEKDAYS
+from labs.data import LabelledRows
 from llmops.settings import Settings
 
 UCI_HEADER = (

@@ -1,4 +1,4 @@
-"""`llmops lab`, whole: minutes, on real data and a real gateway."""
+"""How `llmops lab` tells of an alarm; and labs as a whole: minutes, on real data and a real gateway."""
 
 from __future__ import annotations
 
@@ -11,7 +11,27 @@ import time
 
 import pytest
 
-pytestmark = pytest.mark.slow
+from labs.cli import _alarm_lines
+
+
+def told(why: str, *drifted: str) -> list[str]:
+    return list(_alarm_lines({"window": "2012-01", "why": why, "drifted": list(drifted)}))
+
+
+def test_a_long_reason_is_told_whole_within_100_columns():
+    why = " ".join(f"word-{number}" for number in range(60))
+    lines = told(why)
+    assert all(len(line) <= 100 for line in lines)
+    assert " ".join(" ".join(lines).split()) == f"2012-01 {why}"
+
+
+def test_six_drifted_columns_are_named_and_the_others_counted():
+    assert told("the error rose", *"abcdefgh")[1] == f"{'':11}drifted: a, b, c, d, e, f and 2 more"
+
+
+def test_columns_that_the_reason_names_are_not_named_again():
+    assert len(told("the error rose; drifted: year, atemp", "year", "atemp")) == 1
+    assert len(told("the error rose; drifted: year, atemp", "year", "temp")) == 2
 
 
 def run(home, *arguments):
@@ -30,6 +50,7 @@ def finished(home, *arguments):
     return json.loads(out)
 
 
+@pytest.mark.slow
 def test_the_bike_lab_alarms_where_the_error_rises_and_retraining_lowers_it(tmp_path):
     found = finished(tmp_path, "bike")
     assert found["metric"]["value"] <= found["metric"]["baseline"]
@@ -43,6 +64,7 @@ def test_the_bike_lab_alarms_where_the_error_rises_and_retraining_lowers_it(tmp_
     assert again["monitoring"] == found["monitoring"]
 
 
+@pytest.mark.slow
 def test_the_wine_lab_goes_on_after_kill_9_and_registers_nothing_twice(tmp_path):
     for seconds in (15, 30):
         process = run(tmp_path, "wine")

@@ -8,9 +8,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, r2_score
 
-from labs.evaluation import Estimate, classification_metrics, error_rate, numbers, regression_metrics, rmse
+from labs.evaluation import (
+    ABSOLUTE_ERROR,
+    CORRECT,
+    SQUARED_ERROR,
+    Estimate,
+    classification_metrics,
+    error_rate,
+    judge,
+    numbers,
+    regression_metrics,
+    rmse,
+    row_results,
+)
+from llmops.errors import UsageError
+from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.gate_rules import GateRules
+from llmops.evaluation.results import Output
+from tests.labs import conftest
+from tests.labs.conftest import said
 
 DAYS = [f"day {i // 24}" for i in range(240)]
+SCORERS = (ABSOLUTE_ERROR, SQUARED_ERROR)
+RULES = GateRules("absolute_error", "better", ceilings={"absolute_error": 5.0})
+ROWS = conftest.numbers(120)
 
 
 def errors_of_days(seed: int, days: int = 10) -> np.ndarray:
@@ -56,39 +77,41 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     assert held >= 180
 
 
-def test_perfect_predictions_have_no_error() -> None:
-    truth = np.arange(1.0, 241.0)
-    found = regression_metrics(truth, truth, DAYS)
-    assert (found["rmse"].value, found["mae"].ci95[0], found["r2"].value) == (0.0, 0.0, 1.0)
-
-
-def test_a_truth_that_never_changes_has_an_r2_as_scikit_learn_says() -> None:
-    truth = np.full(48, 7.0)
-    assert regression_metrics(truth, truth + 1, DAYS[:48])["r2"].value == 0.0 == r2_score(truth, truth + 1)
-    assert regression_metrics(truth, truth, DAYS[:48])["r2"].value == 1.0
-
-
-def test_a_truth_of_nothing_is_all_error_where_it_is_missed() -> None:
-    truth = np.zeros(48)
-    assert regression_metrics(truth, truth + 1, DAYS[:48])["relative_error"] == Estimate(1.0, (1.0, 1.0))
-    assert regression_metrics(truth, truth, DAYS[:48])["relative_error"] == Estimate(0.0, (0.0, 0.0))
+@pytest.mark.parametrize(
+    ("truth", "off", "metric", "value", "ends"),
+    [
+        (np.arange(1.0, 241.0), 0, "rmse", 0.0, (0.0, None)),
+        (np.arange(1.0, 241.0), 0, "mae", 0.0, (0.0, None)),
+        (np.arange(1.0, 241.0), 0, "r2", 1.0, (None, None)),
+        (np.full(48, 7.0), 1, "r2", r2_score(np.full(48, 7.0), np.full(48, 8.0)), (None, None)),
+        (np.full(48, 7.0), 0, "r2", 1.0, (None, None)),
+        (np.zeros(48), 1, "relative_error", 1.0, (1.0, 1.0)),  # a truth of nothing, missed
+        (np.zeros(48), 0, "relative_error", 0.0, (0.0, 0.0)),
+    ],
+)
+def test_metrics_of_perfect_predictions_and_of_a_truth_that_never_changes(
+    truth: np.ndarray, off: float, metric: str, value: float, ends: tuple[float | None, float | None]
+) -> None:
+    found = regression_metrics(truth, truth + off, DAYS[: len(truth)])[metric]
+    assert found.value == value
+    assert all(wanted in (None, end) for wanted, end in zip(ends, found.ci95, strict=True))
 
 
 def test_classes_are_judged_by_accuracy_and_macro_f1() -> None:
     truth = ["a"] * 10 + ["b"] * 10 + ["c"] * 5
-    said = ["a"] * 9 + ["b"] + ["b"] * 10 + ["c"] * 3 + ["a"] * 2
-    found = classification_metrics(truth, said)
+    claimed = ["a"] * 9 + ["b"] + ["b"] * 10 + ["c"] * 3 + ["a"] * 2
+    found = classification_metrics(truth, claimed)
     assert found["accuracy"].value == pytest.approx(22 / 25)
-    assert found["macro_f1"].value == pytest.approx(f1_score(truth, said, average="macro"))
+    assert found["macro_f1"].value == pytest.approx(f1_score(truth, claimed, average="macro"))
     for metric in found.values():
         assert 0 < metric.ci95[0] < metric.value < metric.ci95[1] <= 1
-    assert error_rate(np.asarray(truth), np.asarray(said)) == pytest.approx(3 / 25)
+    assert error_rate(np.asarray(truth), np.asarray(claimed)) == pytest.approx(3 / 25)
 
 
 def test_bottles_of_one_wine_count_as_one() -> None:
-    truth, said = ["a", "b"] * 30, (["a", "b"] * 5 + ["b", "b"] * 1) * 5
+    truth, claimed = ["a", "b"] * 30, (["a", "b"] * 5 + ["b", "b"] * 1) * 5
     wines = [f"wine {i % 6}" for i in range(60)]
-    alone, shared = classification_metrics(truth, said), classification_metrics(truth, said, wines)
+    alone, shared = classification_metrics(truth, claimed), classification_metrics(truth, claimed, wines)
     assert alone["accuracy"].value == shared["accuracy"].value
     assert shared["accuracy"].ci95[0] < alone["accuracy"].ci95[0]
 
@@ -101,3 +124,62 @@ def test_the_same_predictions_give_the_same_intervals() -> None:
 def test_intervals_become_numbers_of_their_own() -> None:
     assert numbers({"rmse": Estimate(2.0, (1.0, 4.0))}) == {"rmse": 2.0, "rmse_low": 1.0, "rmse_high": 4.0}
     assert Estimate(2.0, (1.0, 4.0)).to_json() == {"value": 2.0, "ci95": [1.0, 4.0]}
+
+
+def test_a_smaller_error_passes() -> None:
+    found = judge(("b", said(ROWS, 1)), ("a", said(ROWS, 2)), ROWS, SCORERS, RULES)
+    assert found.passed
+    assert found.comparison is not None
+    metric = found.comparison.metrics["absolute_error"]
+    assert (metric.a, metric.b, metric.wins, metric.clusters) == (pytest.approx(2.0), pytest.approx(1.0), 120, 20)
+    assert "significantly better" in found.to_json()["reasons"][1]
+    assert found.comparison.metrics["squared_error"].difference == pytest.approx(-3.0)
+
+
+def test_a_larger_error_fails() -> None:
+    found = judge(("b", said(ROWS, 2)), ("a", said(ROWS, 1)), ROWS, SCORERS, RULES)
+    assert found.verdict.verdict == "fail"
+
+
+def test_no_difference_that_days_show_is_inconclusive() -> None:
+    by_day = np.repeat(np.random.default_rng(0).choice([-0.5, 0.5], 20), 6)
+    found = judge(("b", ROWS.truth + 2 + by_day), ("a", said(ROWS, 2)), ROWS, SCORERS, RULES)
+    assert found.verdict.verdict == "inconclusive"
+
+
+def test_without_a_champion_only_the_limits_count() -> None:
+    assert judge(("b", said(ROWS, 4)), None, ROWS, SCORERS, RULES).passed
+    found = judge(("b", said(ROWS, 6)), None, ROWS, SCORERS, RULES)
+    assert (found.verdict.verdict, found.comparison, found.to_json()["comparison"]) == ("fail", None, None)
+
+
+def test_slices_are_compared_and_days_are_none() -> None:
+    found = judge(("b", said(ROWS, 1)), ("a", said(ROWS, 2)), ROWS, SCORERS, RULES)
+    assert found.comparison is not None
+    assert sorted(found.comparison.slices) == ["part=high", "part=low"]
+
+
+def test_a_row_is_kept_with_what_was_said_of_it() -> None:
+    first = row_results(ROWS, said(ROWS, 1), SCORERS)[0]
+    assert dict(first.row.inputs) == {**ROWS.rows()[0], "cluster": "day 0"}
+    assert float(first.output.text) == ROWS.truth[0] + 1
+    assert first.row.expectations["expected_response"] == ROWS.truth[0]
+
+
+def test_predictions_for_other_rows_are_refused() -> None:
+    with pytest.raises(UsageError, match="119 predictions for 120 rows of made up"):
+        row_results(ROWS, said(ROWS, 1)[1:], SCORERS)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "truth", "said", "value", "label", "higher_is_better"),
+    [
+        (ABSOLUTE_ERROR, 10.0, "7.5", 2.5, None, False),
+        (SQUARED_ERROR, 10.0, "12", 4.0, None, False),
+        (CORRECT, "class_1", "class_1", True, "class_1", True),
+        (CORRECT, "class_1", "class_0", False, "class_0", True),
+    ],
+)
+def test_scores_of_one_prediction(scorer, truth, said, value, label, higher_is_better) -> None:
+    found = scorer.score(EvalRow("1", {"hour": 3}, {"expected_response": truth}), Output(said))
+    assert (found.value, found.label, scorer.higher_is_better) == (value, label, higher_is_better)

@@ -8,10 +8,9 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from labs.candidates import Candidate
+from labs.data import LabelledRows, Split
 from labs.evaluation import Estimate, regression_metrics, rmse
-from labs.labelled_rows import LabelledRows
-from labs.training import Search, Trial, best_of, one_thread, search, train, train_all
+from labs.training import Candidate, Search, Trial, best_of, one_thread, search, train, train_all
 from llmops.tabular import Column, RowSchema
 from tests.labs.conftest import numbers
 
@@ -68,8 +67,8 @@ def test_of_equally_good_trials_the_first_is_best() -> None:
 
 
 def test_a_model_is_judged_on_rows_it_was_not_fitted_on() -> None:
-    training, holdout = numbers(seed=1), numbers(seed=2)
-    model = train(LINE, {"alpha": 0.1}, SCHEMA, training, holdout, evaluate)
+    holdout = numbers(seed=2)
+    model = train(LINE, {"alpha": 0.1}, SCHEMA, Split(numbers(seed=1), holdout), evaluate)
     assert model.name == "line"
     assert model.search is None
     assert model.predictions.tolist() == model.estimator.predict(holdout.features).tolist()
@@ -78,9 +77,25 @@ def test_a_model_is_judged_on_rows_it_was_not_fitted_on() -> None:
 
 
 def test_the_best_of_several_is_chosen_by_cross_validation() -> None:
-    training, holdout = numbers(seed=1), numbers(seed=2)
-    trees, line = train_all((TREES, LINE), SCHEMA, training, holdout, FOLDS, rmse, evaluate)
+    split = Split(numbers(seed=1), numbers(seed=2))
+    trees, line = train_all((TREES, LINE), SCHEMA, split, FOLDS, rmse, evaluate)
     assert (trees.name, line.name) == ("trees", "line")
     assert line.search is not None
     assert line.parameters == line.search.best.parameters
     assert best_of((trees, line)) is line
+
+
+@pytest.mark.parametrize(
+    ("grid", "growing", "combinations", "sizes", "with_size"),
+    [
+        ({"depth": (1, 2), "size": (30, 10)}, "size", [{"depth": 1}, {"depth": 2}], [10, 30], {"depth": 1, "size": 30}),
+        ({"depth": (1,), "rate": (0.1, 0.5)}, None, [{"depth": 1, "rate": 0.1}, {"depth": 1, "rate": 0.5}], [None],
+         {"depth": 1}),
+        ({}, None, [{}], [None], {"depth": 1}),
+    ],
+)  # fmt: skip
+def test_a_grid_is_combined_but_for_what_grows(grid, growing, combinations, sizes, with_size) -> None:
+    candidate = Candidate("any", "", lambda parameters: parameters, grid, growing=growing)
+    assert list(candidate.combinations()) == combinations
+    assert list(candidate.sizes) == sizes
+    assert candidate.with_size({"depth": 1}, 30) == with_size

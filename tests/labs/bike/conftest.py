@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from labs.bike.data import COLUMNS, BikeData
-from labs.quality import QualityReport
+from labs.bike.data import COLUMNS
+from labs.data import LabData, QualityReport
 from labs.sources import FetchedData
 
 
 @pytest.fixture(scope="session")
-def years(tmp_path_factory: pytest.TempPathFactory) -> BikeData:
+def years(tmp_path_factory: pytest.TempPathFactory) -> LabData:
     """Four hours of each day from April 2011 to March 2012; half as many again in 2012."""
     generator = np.random.default_rng(0)
     dates = pd.date_range("2011-04-01", "2012-03-31").repeat(4)
@@ -34,4 +34,4 @@ def years(tmp_path_factory: pytest.TempPathFactory) -> BikeData:
     ).astype({"year": "int64", "month": "int64", "season": "int64", "weekday": "int64"})  # fmt: skip
     fetched = FetchedData(tmp_path_factory.mktemp("years") / "years.csv", "made up", "0" * 64, "CC0", "Nobody")
     quality = QualityReport("made up", "0" * 64, len(table), len(table), (), ())
-    return BikeData(table[list(COLUMNS)], quality, fetched)
+    return LabData(table[list(COLUMNS)], quality, fetched)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from labs.bike.data import COLUMNS, clean, load_bike
-from labs.quality import Finding
+from labs.bike.data import CATALOGUE, COLUMNS, UCI, clean, load_bike, read_rentals
+from labs.data import Finding
 from llmops.errors import BadFile
 from llmops.settings import Settings
 from tests.labs.conftest import Row, WriteCsv, catalogue_row, uci_rows
@@ -13,7 +14,7 @@ from tests.labs.conftest import Row, WriteCsv, catalogue_row, uci_rows
 SHARED = Path(__file__).parents[4] / "shared/data/bike_hour.csv"
 
 
-def counts(findings: list[Finding]) -> dict[tuple[str, str | None], int]:
+def counts(findings: Sequence[Finding]) -> dict[tuple[str, str | None], int]:
     return {(f.kind, f.column): f.count for f in findings}
 
 
@@ -129,7 +130,7 @@ def test_the_report_says_where_the_data_is_from(write_csv: WriteCsv, settings: S
     data = load_bike(settings, f"file:{path}")
     assert data.quality.source == f"file:{path}"
     assert data.quality.sha256 == data.fetched.sha256
-    assert data.quality.count("checked", "count") == 42
+    assert counts(data.quality.findings)[("checked", "count")] == 42
     assert [column.name for column in data.quality.columns] == list(COLUMNS)
 
 
@@ -140,8 +141,60 @@ def test_the_catalogue_and_uci_give_the_same_table(settings: Settings) -> None:
     assert len(uci.table) == len(catalogue.table) == 17_379
     same = [name for name in COLUMNS if name != "weathersit"]
     assert uci.table[same].equals(catalogue.table[same])
-    imputed = catalogue.quality.count("imputed", "weathersit")
-    assert imputed == 1258
+    repairs = counts(catalogue.quality.findings)
+    assert (repairs[("imputed", "weathersit")], repairs[("imputed", "weekday")]) == (1258, 875)
     assert (uci.table["weathersit"] != catalogue.table["weathersit"]).sum() == 103  # 92 % of them are right
-    assert catalogue.quality.count("imputed", "weekday") == 875
-    assert uci.quality.count("imputed") == uci.quality.count("repaired") == uci.quality.count("dropped") == 0
+    assert not {kind for kind, _ in counts(uci.quality.findings)} & {"imputed", "repaired", "dropped"}
+
+
+def test_both_shapes_hold_the_same_numbers(write_csv: WriteCsv) -> None:
+    rows = uci_rows()
+    uci = read_rentals(write_csv(rows))
+    catalogue = read_rentals(write_csv([catalogue_row(row) for row in rows]))
+    assert list(uci.columns) == list(UCI) == list(CATALOGUE)
+    assert uci.equals(catalogue)
+
+
+def test_lines_are_those_of_the_file(write_csv: WriteCsv) -> None:
+    table = read_rentals(write_csv(uci_rows()))
+    assert table.index.tolist()[:2] == [2, 3]
+
+
+def test_empty_values_are_missing(write_csv: WriteCsv) -> None:
+    rows = [catalogue_row(row) for row in uci_rows()]
+    rows[3] |= {"weekday": "", "weathersit": "", "temp": ""}
+    table = read_rentals(write_csv(rows))
+    assert table.isna().sum().to_dict() | {"weekday": 1, "weathersit": 1, "temp": 1} == table.isna().sum().to_dict()
+
+
+@pytest.mark.parametrize(
+    ("shape", "column", "text", "problem"),
+    [
+        (dict, "dteday", "01/02/2011", "dteday: must be a date such as 2011-01-31, not '01/02/2011'"),
+        (dict, "dteday", "0011-01-01", "dteday: must be a date such as 2011-01-31, not '0011-01-01'"),
+        (dict, "hr", "6am", "hr: must be a whole number, not '6am'"),
+        (dict, "cnt", "1_000", "cnt: must be a whole number, not '1_000'"),
+        (dict, "cnt", "9" * 30, "cnt: must be a whole number"),
+        (dict, "temp", "mild", "temp: must be a number, not 'mild'"),
+        (dict, "temp", "inf", "temp: must be a number, not 'inf'"),
+        (dict, "hum", "nan", "hum: must be a number, not 'nan'"),
+        (catalogue_row, "hr", "13am", "hr: must be an hour from 12am to 11pm, not '13am'"),
+        (catalogue_row, "season", "autumn", "season: must be one of spring, summer, fall, winter, not 'autumn'"),
+        (catalogue_row, "weekday", "Monday", "weekday: must be one of Sun, Mon, Tue, Wed, Thu, Fri, Sat, not 'Monday'"),
+        (catalogue_row, "weathersit", "Fog", "weathersit: must be one of Clear, Mist, Light Rain, Heavy Rain, not 'F"),
+        (catalogue_row, "holiday", "0", "holiday: must be Yes or No, not '0'"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_named_with_line_and_field(
+    write_csv: WriteCsv, shape: Callable[[Row], Row], column: str, text: str, problem: str
+) -> None:
+    rows = [shape(row) for row in uci_rows()]
+    rows[4][column] = text
+    with pytest.raises(BadFile) as caught:
+        read_rentals(write_csv(rows))
+    assert f"rentals.csv:6: {problem}" in str(caught.value)
+
+
+def test_a_file_of_another_kind_names_what_it_lacks(write_csv: WriteCsv) -> None:
+    with pytest.raises(BadFile, match="has no column 'dteday', 'hr'"):
+        read_rentals(write_csv([{"date": "2011-01-01"}]))

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from labs.llm.pipeline import completed, pipeline
-from labs.llm.steps import LlmSteps
+from labs.llm.pipeline import LlmSteps, completed, pipeline
 from llmops.errors import CannotRun, GateRefused, UnknownVersion, UsageError
 from llmops.pipelines import Pipelines, StepFailed
 from llmops.production_log import LogRecord, ProductionLog
@@ -88,7 +87,7 @@ class App:
         """Result and steps."""
         given = {"suite": "sums", "app": self.name, "minimum_rows": 60, "deadline_seconds": 25, **inputs}
         direct = Direct()
-        return dict(pipeline(self.settings, self.steps).function(direct, completed(given))), direct.done
+        return dict(pipeline(self.settings, work=self.steps).function(direct, completed(given))), direct.done
 
     def aliases(self) -> dict[str, str]:
         return {alias: release.ref for release in self.books.versions(self.name) for alias in release.aliases}
@@ -113,7 +112,7 @@ def test_a_better_challenger_goes_through_gate_and_canary_to_champion_in_a_durab
     app.arrives = [app.traffic(30), app.traffic(40, first=60)]
     inputs = {"suite": "sums", "app": app.name, "canary": "20%", "minimum_rows": 60, "deadline_seconds": 90}
     with Pipelines(app.settings) as pipelines:
-        done = pipelines.run(pipeline(app.settings, app.steps), inputs, cycle="may")
+        done = pipelines.run(pipeline(app.settings, work=app.steps), inputs, cycle="may")
 
     assert [step.name for step in done.steps] == [*STEPS, "promote", "renew the monitor's reference"]
     assert (done.result["verdict"], done.result["outcome"], done.is_negative) == ("pass", "promoted", False)
@@ -234,7 +233,7 @@ def test_each_step_done_twice_leaves_what_it_leaves_once(app: App) -> None:
             return again if name != "register" else first
 
     given = completed({"suite": "sums", "app": app.name, "minimum_rows": 60})
-    result = pipeline(app.settings, app.steps).function(Twice(), given)
+    result = pipeline(app.settings, work=app.steps).function(Twice(), given)
     assert (result["outcome"], app.aliases()) == (
         "promoted", {"champion": f"{app.name}@2", "previous": f"{app.name}@1"}
     )  # fmt: skip
@@ -269,7 +268,7 @@ def test_another_challenger_is_not_pushed_aside(app: App) -> None:
         Pipelines(app.settings) as pipelines,
         pytest.raises(StepFailed, match=r"step canary: .* is the challenger") as raised,
     ):
-        pipelines.run(pipeline(app.settings, app.steps), {"suite": "sums", "app": app.name}, cycle="x")
+        pipelines.run(pipeline(app.settings, work=app.steps), {"suite": "sums", "app": app.name}, cycle="x")
     assert isinstance(raised.value.__cause__, CannotRun)
     assert app.aliases()["challenger"] == other.ref
 

@@ -25,8 +25,7 @@ from llmops.pipelines import Pipelines
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.recording.pipelines import PipelineRecorder
 from llmops.settings import Settings
-from labs.llm.pipeline import pipeline
-from labs.llm.steps import LlmSteps
+from labs.llm.pipeline import LlmSteps, pipeline
 
 home, prompts, eval_sets = map(Path, sys.argv[1:4])
 refused = float(sys.argv[4])
@@ -60,7 +59,7 @@ class Deadly(LlmSteps):
 
 with Pipelines(settings, recorder=PipelineRecorder(settings)) as pipelines:
     given = {"suite": "sums", "app": "helper", "minimum_rows": 150}
-    done = pipelines.run(pipeline(settings, Deadly(settings, nap=log_traffic)), given, cycle="x")
+    done = pipelines.run(pipeline(settings, work=Deadly(settings, nap=log_traffic)), given, cycle="x")
 print(done.result["outcome"])
 """
 

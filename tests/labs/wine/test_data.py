@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import sklearn.datasets
 
-from labs.wine.data import MEASURED, SCHEMA, TARGET, Halves, WineData, clean
+from labs.data import LabData, Split
+from labs.wine.data import MEASURED, SCHEMA, TARGET, clean
 from llmops.errors import BadFile
 from llmops.tabular import columns_of
 
@@ -21,20 +22,20 @@ def written(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_the_table_is_scikit_learns(wine: WineData) -> None:
+def test_the_table_is_scikit_learns(wine: LabData) -> None:
     original = sklearn.datasets.load_wine(as_frame=True)
     assert wine.table[list(MEASURED)].equals(original.data)
     assert wine.table[TARGET].tolist() == [str(original.target_names[i]) for i in original.target]
     assert (wine.quality.rows_read, wine.quality.rows_kept) == (178, 178)
 
 
-def test_rows_are_what_a_request_holds(wines: Halves) -> None:
+def test_rows_are_what_a_request_holds(wines: Split) -> None:
     columns = columns_of(SCHEMA, wines.holdout.rows())
     assert columns["hue"].tolist() == wines.holdout.features["hue"].tolist()
     assert (SCHEMA.task, SCHEMA.output.categories) == ("classification", ("class_0", "class_1", "class_2"))
 
 
-def test_the_halves_share_no_wine_and_have_the_same_cultivars(wines: Halves) -> None:
+def test_the_halves_share_no_wine_and_have_the_same_cultivars(wines: Split) -> None:
     assert not set(wines.training.ids) & set(wines.holdout.ids)
     assert len(wines.training) == len(wines.holdout) == 89
     training, holdout = Counter(wines.training.truth), Counter(wines.holdout.truth)

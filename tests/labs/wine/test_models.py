@@ -5,25 +5,33 @@ from pathlib import Path
 import pytest
 from skops.io import dump
 
-from labs.candidates import Candidate
-from labs.training import Trained, best_of, train
-from labs.wine.candidates import BASELINE, CANDIDATES, LINEAR
-from labs.wine.data import SCHEMA, Halves
-from labs.wine.models import evaluate, folds, judge_challenger, train_challenger, train_first
+from labs.data import Split
+from labs.training import Candidate, Trained, best_of, train
+from labs.wine.data import SCHEMA
+from labs.wine.models import (
+    BASELINE,
+    CANDIDATES,
+    LINEAR,
+    evaluate,
+    folds,
+    judge_challenger,
+    train_challenger,
+    train_first,
+)
 from labs.wine.shift import stream
 from llmops.errors import UsageError
 from llmops.tabular.model import TabularModel
 from llmops.tabular.storage import read_estimator
 
 
-def first(wines: Halves, candidate: Candidate = LINEAR) -> Trained:
+def first(wines: Split, candidate: Candidate = LINEAR) -> Trained:
     parameters = {"linear": {"C": 0.1}, "boosting": {"max_iter": 20}, "majority": {}}[candidate.name]
-    return train(candidate, parameters, SCHEMA, wines.training, wines.holdout, evaluate)
+    return train(candidate, parameters, SCHEMA, wines, evaluate)
 
 
 @pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda candidate: candidate.name)
 def test_every_candidate_is_written_without_pickle_and_predicts_the_same_from_rows(
-    wines: Halves, candidate: Candidate, tmp_path: Path
+    wines: Split, candidate: Candidate, tmp_path: Path
 ) -> None:
     model = first(wines, candidate)
     dump(model.estimator, tmp_path / "model.skops")
@@ -33,7 +41,7 @@ def test_every_candidate_is_written_without_pickle_and_predicts_the_same_from_ro
     assert set(said.probabilities[0]) == {"class_0", "class_1", "class_2"}
 
 
-def test_a_model_beats_the_majority_at_the_gate(wines: Halves) -> None:
+def test_a_model_beats_the_majority_at_the_gate(wines: Split) -> None:
     linear, majority = first(wines), first(wines, BASELINE)
     assert majority.metrics["accuracy"].value == pytest.approx(0.39, abs=0.02)
     assert linear.metrics["accuracy"].ci95[0] > 0.9
@@ -41,7 +49,7 @@ def test_a_model_beats_the_majority_at_the_gate(wines: Halves) -> None:
     assert judgement.passed, judgement.verdict.reasons
 
 
-def test_the_new_instrument_hurts_and_retraining_on_its_readings_mends_it(wines: Halves) -> None:
+def test_the_new_instrument_hurts_and_retraining_on_its_readings_mends_it(wines: Split) -> None:
     champion, batches = first(wines), stream(wines.holdout)
 
     def accuracy(model: Trained, number: int) -> float:
@@ -57,25 +65,25 @@ def test_the_new_instrument_hurts_and_retraining_on_its_readings_mends_it(wines:
     assert min(accuracy(challenger, number) for number in range(9, 13)) > 0.95
 
 
-def test_no_wine_that_judges_a_challenger_was_trained_on(wines: Halves) -> None:
+def test_no_wine_that_judges_a_challenger_was_trained_on(wines: Split) -> None:
     challenger = train_challenger(stream(wines.holdout)[6:8], LINEAR, {"C": 0.1})
     assert not set(challenger.training.clusters) & set(challenger.holdout.clusters)
     assert set(challenger.training.truth) == set(challenger.holdout.truth)
     assert challenger.training.name == "wine batch 07 to batch 08, training"
 
 
-def test_a_challenger_needs_labelled_batches(wines: Halves) -> None:
+def test_a_challenger_needs_labelled_batches(wines: Split) -> None:
     with pytest.raises(UsageError, match="needs a batch whose cultivars are known"):
         train_challenger([], LINEAR, {"C": 0.1})
 
 
-def test_folds_judge_every_wine_three_times(wines: Halves) -> None:
+def test_folds_judge_every_wine_three_times(wines: Split) -> None:
     judged = [position for _, judge_on in folds(wines.training) for position in judge_on]
     assert sorted(judged) == sorted(list(range(89)) * 3)
 
 
 @pytest.mark.slow
-def test_the_search_chooses_a_simple_model_for_so_few_wines(wines: Halves) -> None:
+def test_the_search_chooses_a_simple_model_for_so_few_wines(wines: Split) -> None:
     models = train_first(wines)
     assert [model.name for model in models] == ["majority", "linear", "boosting"]
     assert best_of(models).name == "linear"

@@ -3,11 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from labs.wine.data import MEASURED, Halves
+from labs.data import Split
+from labs.wine.data import MEASURED
 from labs.wine.shift import NOISE, RECALIBRATION, Stream, recalibrated, stream
 
 
-def test_only_the_documented_columns_move_and_by_as_much_as_said(wines: Halves) -> None:
+def test_only_the_documented_columns_move_and_by_as_much_as_said(wines: Split) -> None:
     old = wines.holdout.features
     new = recalibrated(old)
     for name in MEASURED:
@@ -15,14 +16,14 @@ def test_only_the_documented_columns_move_and_by_as_much_as_said(wines: Halves) 
         assert new[name].tolist() == pytest.approx((old[name] * factor + offset).tolist())
 
 
-def test_the_stream_is_the_same_for_the_same_plan(wines: Halves) -> None:
+def test_the_stream_is_the_same_for_the_same_plan(wines: Split) -> None:
     first, again = stream(wines.holdout), stream(wines.holdout)
     assert [batch.rows.sha256 for batch in first] == [batch.rows.sha256 for batch in again]
     assert len({batch.rows.sha256 for batch in first}) == 12
     assert stream(wines.holdout, Stream(seed=1))[0].rows.sha256 != first[0].rows.sha256
 
 
-def test_batches_shift_when_planned_and_labels_come_late(wines: Halves) -> None:
+def test_batches_shift_when_planned_and_labels_come_late(wines: Split) -> None:
     batches = stream(wines.holdout, Stream(batches=4, shifted_from=3, rows=5, labels_late=2))
     assert [(batch.number, batch.shifted, batch.labelled_at) for batch in batches] == [
         (1, False, 3), (2, False, 4), (3, True, 5), (4, True, 6),
@@ -31,7 +32,7 @@ def test_batches_shift_when_planned_and_labels_come_late(wines: Halves) -> None:
     assert len(batches[0].rows) == 5
 
 
-def test_rows_are_wines_held_out_with_the_instruments_noise(wines: Halves) -> None:
+def test_rows_are_wines_held_out_with_the_instruments_noise(wines: Split) -> None:
     batch = stream(wines.holdout)[0]
     by_id = dict(zip(wines.holdout.ids, wines.holdout.features.to_numpy(), strict=True))
     cultivar = dict(zip(wines.holdout.ids, wines.holdout.truth, strict=True))
