@@ -18,13 +18,12 @@ from monitoring.act.alarm_book import Finding
 from monitoring.act.clocks import RetentionClock, was_noted
 from monitoring.act.schedule import DAY, WindowSchedule
 from monitoring.config import MonitorConfig
-from monitoring.decide.alarms import Telling, telling_rows
+from monitoring.decide.alarms import EvidenceQuery, find_evidence
 from monitoring.decide.detector_store import DetectorStore, at_moment
 from monitoring.decide.pinned_summaries import PinnedSummaries
 from monitoring.decide.references import PinnedReference
 from monitoring.decide.result import MonitorResult
 from monitoring.decide.watch import (
-    APP,
     RELEASE,
     STILL_ARRIVING,
     FlagFinding,
@@ -36,6 +35,7 @@ from monitoring.decide.watch import (
 from monitoring.deletion import retain
 from monitoring.run import run_monitor
 from monitoring.store.database import apps_in_log, newest_record_at, reading
+from monitoring.store.hourly import APP
 from monitoring.store.rows import HOUR
 from monitoring.stores import opened
 
@@ -163,9 +163,9 @@ class LogWork:
             label = {RELEASE: names[0]} if len(names) == 1 else label
         dimension, value = next(iter(found.label.items()))
         place = None if dimension == APP else (dimension, value)
-        asked = Telling(found.descriptor.name, "equal", 1.0, place)
+        asked = EvidenceQuery(found.descriptor.name, "equal", 1.0, place)
         limit = self._config.rules.rows_named
-        (rows,) = telling_rows(self._stores.reader, watched.app, since, at, [asked], limit)
+        (rows,) = find_evidence(self._stores.reader, watched.app, since, at, [asked], limit)
         return Finding(
             app=watched.app,
             what=found.descriptor.name,

@@ -12,9 +12,9 @@ import numpy as np
 from llmops.production_log import SHADOW
 from monitoring.decide.drift import DescriptorDrift, SliceDrift
 from monitoring.decide.pinned_summaries import TestedSlice
-from monitoring.descriptors import Descriptor, Side
+from monitoring.descriptors import Side
 from monitoring.store.rows import ARM, DescribedRows
-from monitoring.store.summaries import FlagSummary, LabelSummary, NumberSummary, Summary
+from monitoring.store.summaries import LabelSummary, Summary
 
 if TYPE_CHECKING:
     from monitoring.store.windows import WindowReader
@@ -59,15 +59,29 @@ class Alarm:
 
 
 @dataclass(frozen=True, slots=True)
-class Raised:
+class EvidenceQuery:
+    """Which rows show a change of one descriptor.
+
+    want: `high` or `low`: values beyond `value`, the farthest first; `equal`: values that equal it, the newest first.
+    rows_like: dimension and value that the rows must have; None for any row.
+    """
+
+    name: str
+    want: Literal["high", "low", "equal"]
+    value: float | str
+    rows_like: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PendingAlarm:
     """An alarm whose rows are still to be found. order: the most certain first."""
 
     alarm: Alarm
-    telling: Telling | None
+    query: EvidenceQuery | None
     order: float
 
 
-def drift_alarms(places: Sequence[TestedSlice], drifts: Sequence[SliceDrift]) -> list[Raised]:
+def drift_alarms(places: Sequence[TestedSlice], drifts: Sequence[SliceDrift]) -> list[PendingAlarm]:
     """One alarm for each drifted descriptor, the most certain first."""
     hits: dict[str, list[tuple[TestedSlice, SliceDrift]]] = {}
     for place, found in zip(places, drifts, strict=True):
@@ -86,59 +100,46 @@ def drift_alarms(places: Sequence[TestedSlice], drifts: Sequence[SliceDrift]) ->
             slices=tuple(hit.label for hit, _ in found_in),
             severity="high" if drift.descriptor.harmful else "medium",
         )
-        raised.append(Raised(alarm, telling(drift, place.reference, place.current, place.rows_like), drift.p_adjusted))
+        query = evidence_of(drift, place.reference, place.current, place.rows_like)
+        raised.append(PendingAlarm(alarm, query, drift.p_adjusted))
     return sorted(raised, key=lambda each: each.order)
 
 
 def explain(drift: DescriptorDrift, where: str, reference: Summary, current: Summary) -> str:
     """One sentence: which rows, from what to what, how sure, how large."""
-    name, kind = drift.descriptor.name, drift.descriptor.kind
+    name, kind, up = drift.descriptor.name, drift.descriptor.kind, drift.result.direction > 0
     if kind == "numeric":
-        change, sizes = _number_change(drift, reference.numbers[name], current.numbers[name])
+        before, after = reference.numbers[name], current.numbers[name]
+        unit = f" {drift.descriptor.unit}" if drift.descriptor.unit else ""
+        medians = f"median {before.quantile(0.5):.4g} → {after.quantile(0.5):.4g}{unit}"
+        means = f"mean {before.mean:.4g} → {after.mean:.4g}{unit}"
+        change, sizes = f"{'rose' if up else 'fell'}: {medians}, {means}", (before.n, after.n)
     elif kind == "flag":
-        change, sizes = flag_change(reference.flags[name], current.flags[name])
+        was, now = reference.flags[name], current.flags[name]
+        shares = f"from {was.share:.1%} to {now.share:.1%} (from {was.hits} to {now.hits} rows)"
+        change, sizes = f"{'rose' if now.share > was.share else 'fell'} {shares}", (was.n, now.n)
     else:
-        change, sizes = _label_change(reference.labels[name], current.labels[name])
+        labels, named = reference.labels[name], current.labels[name]
+        label = _grown_label(labels, named)
+        change = f"changed: {label} went from {_share(labels, label):.1%} to {_share(named, label):.1%}"
+        sizes = labels.n, named.n
     return (
         f"{name} {change} in {where} ({sizes[1]} rows against {sizes[0]}; {drift.result.test}, "
         f"adjusted p {drift.p_adjusted:.2g}, effect {abs(drift.result.effect):.2f})"
     )
 
 
-def telling(drift: DescriptorDrift, reference: Summary, current: Summary, place: tuple[str, str] | None) -> Telling:
-    """Which rows of the current window show the change best."""
+def evidence_of(
+    drift: DescriptorDrift, reference: Summary, current: Summary, rows_like: tuple[str, str] | None
+) -> EvidenceQuery:
+    """Which rows of the current window show the change best. rows_like: as in `EvidenceQuery`."""
     name, kind = drift.descriptor.name, drift.descriptor.kind
     if kind == "numeric":
         median = reference.numbers[name].quantile(0.5)
-        return Telling(name, "high" if drift.result.direction > 0 else "low", median, place)
+        return EvidenceQuery(name, "high" if drift.result.direction > 0 else "low", median, rows_like)
     if kind == "flag":
-        return Telling(name, "equal", 1.0 if drift.result.effect > 0 else 0.0, place)
-    return Telling(name, "equal", _grown_label(reference.labels[name], current.labels[name]), place)
-
-
-def hits_of(descriptor: Descriptor, place: tuple[str, str] | None = None) -> Telling:
-    """The newest rows on which a flag is true."""
-    return Telling(descriptor.name, "equal", 1.0, place)
-
-
-def flag_change(before: FlagSummary, after: FlagSummary) -> tuple[str, tuple[int, int]]:
-    """A flag's change in words, and the rows on both sides."""
-    word = "rose" if after.share > before.share else "fell"
-    told = f"{word} from {before.share:.1%} to {after.share:.1%} (from {before.hits} to {after.hits} rows)"
-    return told, (before.n, after.n)
-
-
-def _number_change(drift: DescriptorDrift, before: NumberSummary, after: NumberSummary) -> tuple[str, tuple[int, int]]:
-    word = "rose" if drift.result.direction > 0 else "fell"
-    unit = f" {drift.descriptor.unit}" if drift.descriptor.unit else ""
-    medians = f"median {before.quantile(0.5):.4g} → {after.quantile(0.5):.4g}{unit}"
-    return f"{word}: {medians}, mean {before.mean:.4g} → {after.mean:.4g}{unit}", (before.n, after.n)
-
-
-def _label_change(before: LabelSummary, after: LabelSummary) -> tuple[str, tuple[int, int]]:
-    label = _grown_label(before, after)
-    shares = (_share(before, label), _share(after, label))
-    return f"changed: {label} went from {shares[0]:.1%} to {shares[1]:.1%}", (before.n, after.n)
+        return EvidenceQuery(name, "equal", 1.0 if drift.result.effect > 0 else 0.0, rows_like)
+    return EvidenceQuery(name, "equal", _grown_label(reference.labels[name], current.labels[name]), rows_like)
 
 
 def _grown_label(before: LabelSummary, after: LabelSummary) -> str:
@@ -149,22 +150,8 @@ def _share(summary: LabelSummary, label: str) -> float:
     return summary.counts.get(label, 0) / max(summary.n, 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Telling:
-    """Which rows show a change of one descriptor.
-
-    want: `high` or `low`: values beyond `value`, the farthest first; `equal`: values that equal it, the newest first.
-    place: dimension and value that the rows must have; None for any row.
-    """
-
-    name: str
-    want: Literal["high", "low", "equal"]
-    value: float | str
-    place: tuple[str, str] | None = None
-
-
-def telling_rows(
-    reader: WindowReader, app: str, since: datetime, until: datetime, asked: Sequence[Telling], limit: int
+def find_evidence(
+    reader: WindowReader, app: str, since: datetime, until: datetime, asked: Sequence[EvidenceQuery], limit: int
 ) -> list[tuple[str, ...]]:
     """For each of `asked`, at most `limit` request ids, most telling first. Reads the window once, hour by hour.
 
@@ -172,48 +159,32 @@ def telling_rows(
     """
     if not asked or not limit:
         return [() for _ in asked]
-    best = [_Best(each, limit) for each in asked]
-    columns = sorted({each.name for each in asked})
-    for rows in reader.parts(app, since, until, columns, shadow=True):
-        for each in best:
-            each.add(rows)
-    return [each.request_ids for each in best]
+    best: list[list[_Evidence]] = [[] for _ in asked]
+    for rows in reader.parts(app, since, until, sorted({each.name for each in asked}), shadow=True):
+        for place, query in enumerate(asked):
+            if query.name in rows.columns:
+                best[place] = sorted(best[place] + _best_of(rows, query, limit), reverse=True)[:limit]
+    return [tuple(request_id for _, _, request_id in found) for found in best]
 
 
-class _Best:
-    """The rows kept so far for one question."""
+_Evidence = tuple[float, float, str]
+"""Score, time, request id."""
 
-    def __init__(self, asked: Telling, limit: int) -> None:
-        self._asked, self._limit = asked, limit
-        self._found: list[tuple[float, float, str]] = []  # score, time, request id; the most telling first
 
-    @property
-    def request_ids(self) -> tuple[str, ...]:
-        return tuple(request_id for _, _, request_id in self._found)
-
-    def add(self, rows: DescribedRows) -> None:
-        if self._asked.name in rows.columns:
-            self._found = sorted(self._found + self._new(rows), reverse=True)[: self._limit]
-
-    def _new(self, rows: DescribedRows) -> list[tuple[float, float, str]]:
-        score = np.where(self._chosen(rows), self._scores(rows), -np.inf)
-        positions = np.flatnonzero(score > (-np.inf if self._asked.want == "equal" else 0.0))
-        if len(positions) > self._limit:
-            best = np.lexsort((rows.at[positions], score[positions]))[-self._limit :]
-            positions = positions[best]
-        return [(float(score[each]), float(rows.at[each]), rows.request_ids[each]) for each in positions.tolist()]
-
-    def _chosen(self, rows: DescribedRows) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        place = self._asked.place
-        if place is not None and place[0] == ARM:
-            return np.asarray(rows.dimensions[ARM] == place[1], dtype=bool)
-        answered = np.asarray(rows.dimensions[ARM] != SHADOW, dtype=bool)
-        return answered if place is None else answered & np.asarray(rows.dimensions[place[0]] == place[1], dtype=bool)
-
-    def _scores(self, rows: DescribedRows) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        column, asked = rows.columns[self._asked.name], self._asked
-        if asked.want == "equal":
-            return np.where(column == asked.value, rows.at, -np.inf)
-        distance = (column - np.float32(asked.value)).astype(np.float64)
-        distance = distance if asked.want == "high" else -distance
-        return np.where(np.isfinite(distance), distance, -np.inf)
+def _best_of(rows: DescribedRows, query: EvidenceQuery, limit: int) -> list[_Evidence]:
+    """The most telling of the rows, at most `limit`, in no order. Rows of shadow requests only where they are asked."""
+    dimension, value = query.rows_like or (None, None)
+    chosen = np.ones(len(rows), bool) if dimension == ARM else np.asarray(rows.dimensions[ARM] != SHADOW, dtype=bool)
+    if dimension is not None:
+        chosen &= np.asarray(rows.dimensions[dimension] == value, dtype=bool)
+    column = rows.columns[query.name]
+    if query.want == "equal":
+        score = np.where(chosen & (column == query.value), rows.at, -np.inf)
+        positions = np.flatnonzero(score > -np.inf)
+    else:
+        beyond = (column - np.float32(query.value)).astype(np.float64) * (1 if query.want == "high" else -1)
+        score = np.where(chosen & np.isfinite(beyond), beyond, -np.inf)
+        positions = np.flatnonzero(score > 0)
+    if len(positions) > limit:
+        positions = positions[np.lexsort((rows.at[positions], score[positions]))[-limit:]]
+    return [(float(score[each]), float(rows.at[each]), rows.request_ids[each]) for each in positions.tolist()]

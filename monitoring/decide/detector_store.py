@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -96,12 +95,13 @@ class DetectorStore:
                 state = DetectorState.from_json(stored.state)
                 if state.reference == row.progress["reference"]:
                     states[stored.dimension, stored.value, stored.descriptor] = state
+        kept = row.progress
         return Progress(
-            reference=row.progress["reference"],
-            counted_until=row.progress["counted_until"],
-            month=row.progress["month"],
-            places=tuple((dimension, value) for dimension, value in row.progress["places"]),
-            releases=tuple(row.progress["releases"]),
+            kept["reference"],
+            kept["counted_until"],
+            kept["month"],
+            places=tuple((dimension, value) for dimension, value in kept["places"]),
+            releases=tuple(kept["releases"]),
             states=states,
             revision=row.revision,
         )
@@ -129,22 +129,26 @@ class DetectorStore:
 
         False when another monitor advanced the app meanwhile: nothing is kept then, and its advance stands.
         """
+        names = ("reference", "counted_until", "month", "places", "releases")
+        stored = {name: getattr(progress, name) for name in names}
+        mine, table = detector_progress.c.app == app, detector_progress
         with translated("write"), writing(self._engine) as connection:
-            if not _claim(connection, app, progress):
+            if progress.revision:
+                kept = sa.update(table).where(mine, table.c.revision == progress.revision)
+                changed = connection.execute(kept.values(revision=progress.revision + 1, progress=stored))
+                if changed.rowcount != 1:
+                    return False
+            elif connection.execute(sa.select(table.c.app).where(mine)).one_or_none() is not None:
                 return False
-            names = ("dimension", "value", "descriptor")
+            else:
+                connection.execute(sa.insert(table).values(app=app, revision=1, progress=stored))
             states = [
-                {"app": app, **dict(zip(names, key, strict=True)), "month": state.month, "state": state.to_json()}
+                {"app": app, **_columns(key), "month": state.month, "state": state.to_json()}
                 for key, state in progress.states.items()
             ]
             upsert(connection, detector_states, states, ["state"])
             alarms = [
-                {
-                    "app": app,
-                    **dict(zip(names, each.key, strict=True)),
-                    "at": each.crossing.at,
-                    "crossing": {name: getattr(each.crossing, name) for name in Crossing.__slots__},
-                }
+                {"app": app, **_columns(each.key), "at": each.crossing.at, "crossing": asdict(each.crossing)}
                 for each in found
             ]
             upsert(connection, detector_alarms, alarms, ["crossing"])
@@ -179,21 +183,5 @@ def at_moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _claim(connection: sa.Connection, app: str, progress: Progress) -> bool:
-    stored: dict[str, Any] = {
-        "reference": progress.reference,
-        "counted_until": progress.counted_until,
-        "month": progress.month,
-        "places": [list(place) for place in progress.places],
-        "releases": list(progress.releases),
-    }
-    mine = detector_progress.c.app == app
-    if progress.revision:
-        kept = sa.update(detector_progress).where(mine, detector_progress.c.revision == progress.revision)
-        changed = connection.execute(kept.values(revision=progress.revision + 1, progress=stored))
-        return changed.rowcount == 1
-    present = connection.execute(sa.select(detector_progress.c.app).where(mine)).one_or_none()
-    if present is not None:
-        return False
-    connection.execute(sa.insert(detector_progress).values(app=app, revision=1, progress=stored))
-    return True
+def _columns(key: Key) -> dict[str, str]:
+    return dict(zip(("dimension", "value", "descriptor"), key, strict=True))

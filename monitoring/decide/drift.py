@@ -15,7 +15,7 @@ from monitoring.decide.rules import DriftRules
 from monitoring.decide.two_sample import (
     NOT_TESTED,
     Comparison,
-    adjust_p_values,
+    adjusted_in_family,
     compare_flags,
     compare_labels,
     compare_numbers,
@@ -42,11 +42,7 @@ class DescriptorDrift:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "test": self.result.test,
-            "statistic": self.result.statistic,
-            "p_value": self.result.p_value,
-            "p_adjusted": self.p_adjusted,
-            "effect": self.result.effect,
+            **self.result.to_json(self.p_adjusted),
             "drifted": self.drifted,
             "before": self.before,
             "after": self.after,
@@ -85,11 +81,10 @@ def examine_slice(
     for name, descriptor in descriptors.items():
         enough = min(known[name]) >= rules.minimum_rows
         results[name] = compare(descriptor, reference, current) if enough else NOT_TESTED
-    family = [name for name, result in results.items() if result.testable]
-    adjusted = dict(zip(family, adjust_p_values([results[name].p_value for name in family]), strict=True))
+    adjusted = adjusted_in_family(results)
     drifts = {}
     for name, result in results.items():
-        descriptor, p_adjusted = descriptors[name], adjusted.get(name, 1.0)
+        descriptor, p_adjusted = descriptors[name], adjusted[name]
         drifted = p_adjusted <= alpha and abs(result.effect) >= rules.floor(descriptor)
         levels = level(descriptor, reference), level(descriptor, current)
         drifts[name] = DescriptorDrift(descriptor, result, p_adjusted, drifted, *levels, known[name])

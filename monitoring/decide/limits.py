@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from llmops.errors import UsageError
-from monitoring.decide.alarms import Alarm, Raised, Telling, hits_of
+from monitoring.decide.alarms import Alarm, EvidenceQuery, PendingAlarm
 from monitoring.descriptors import Descriptor
 from monitoring.store.number_grid import bins_of, edges_of
 from monitoring.store.summaries import NumberSummary, Summary
@@ -126,19 +126,35 @@ class LimitFinding:
 
 def check_limits(limits: Iterable[Limit], window: Summary, alpha: float) -> list[LimitFinding]:
     """Every limit held against one window of rows; alpha: `DriftRules.limit_alpha` of the number of checks."""
-    return [_check(limit, window, alpha) for limit in limits]
+    found = []
+    for limit in limits:
+        flag, number = window.flags.get(limit.descriptor), window.numbers.get(limit.descriptor)
+        if limit.share_at_most is not None and flag is not None and flag.n:
+            rows, beyond, undecided, resolution = flag.n, flag.hits, 0, None
+        elif limit.at_most is not None and number is not None and number.n:
+            rows = number.n
+            beyond, undecided, resolution = _above(number, limit.at_most)
+        else:
+            found.append(LimitFinding(limit, 0, 0, 0, None, 0.0, alpha, False, "no row of the window has a value"))
+            continue
+        bound = lower_bound(beyond, rows, alpha)
+        found.append(LimitFinding(limit, rows, beyond, undecided, resolution, bound, alpha, bound > limit.allowed))
+    return found
 
 
-def limit_alarms(app: str, found: Sequence[LimitFinding], descriptors: Mapping[str, Descriptor]) -> list[Raised]:
+def limit_alarms(app: str, found: Sequence[LimitFinding], descriptors: Mapping[str, Descriptor]) -> list[PendingAlarm]:
     """One alarm for each broken limit."""
     raised = []
     for each in found:
         if each.broken:
-            descriptor = descriptors[each.limit.descriptor]
+            limit, descriptor = each.limit, descriptors[each.limit.descriptor]
             alarm = Alarm(descriptor.name, each.why, (), descriptor.side, ({"app": app},), "limit")
-            at_most = each.limit.at_most
-            telling = hits_of(descriptor) if at_most is None else Telling(descriptor.name, "high", at_most)
-            raised.append(Raised(alarm, telling, each.alpha))
+            query = (
+                EvidenceQuery(descriptor.name, "equal", 1.0)
+                if limit.at_most is None
+                else EvidenceQuery(descriptor.name, "high", limit.at_most)
+            )
+            raised.append(PendingAlarm(alarm, query, each.alpha))
     return raised
 
 
@@ -149,19 +165,6 @@ def lower_bound(hits: int, rows: int, alpha: float) -> float:
     from scipy.stats import beta
 
     return float(beta.ppf(alpha, hits, rows - hits + 1))
-
-
-def _check(limit: Limit, window: Summary, alpha: float) -> LimitFinding:
-    flag, number = window.flags.get(limit.descriptor), window.numbers.get(limit.descriptor)
-    if limit.share_at_most is not None and flag is not None and flag.n:
-        rows, beyond, undecided, resolution = flag.n, flag.hits, 0, None
-    elif limit.at_most is not None and number is not None and number.n:
-        rows = number.n
-        beyond, undecided, resolution = _above(number, limit.at_most)
-    else:
-        return LimitFinding(limit, 0, 0, 0, None, 0.0, alpha, False, "no row of the window has a value")
-    bound = lower_bound(beyond, rows, alpha)
-    return LimitFinding(limit, rows, beyond, undecided, resolution, bound, alpha, bound > limit.allowed)
 
 
 def _above(number: NumberSummary, at_most: float) -> tuple[int, int, tuple[float, float]]:

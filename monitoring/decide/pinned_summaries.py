@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from llmops.production_log import LogRecord
 from monitoring.decide.strata import LANGUAGE, LENGTH, STRATUM, Strata
 from monitoring.descriptors import Descriptor
+from monitoring.store.hourly import APP
 from monitoring.store.rows import DescribedRows, objects
 from monitoring.store.summaries import OTHER, Summariser, Summary, SummaryMerge
 from monitoring.store.windows import WindowReader
@@ -111,7 +112,10 @@ def strata_of(
     merges: dict[str, SummaryMerge] = {}
     wanted = None if columns is None else {*columns, LANGUAGE, LENGTH}
     where = None if release is None else {"release": release}
-    spans = _spread(since, until, STRATA_ROWS / max(rows, 1))
+    spans, share = [(since, until)], STRATA_ROWS / max(rows, 1)
+    if share < 1:
+        step = (until - since) / STRATA_SPANS
+        spans = [(since + number * step, since + (number + share) * step) for number in range(STRATA_SPANS)]
     for part in itertools.chain.from_iterable(reader.parts(app, *span, wanted, where) for span in spans):
         names, groups = np.unique(strata.of(part).astype(str), return_inverse=True)
         summaries = Summariser(part, descriptors.descriptors).by_group(groups.astype(np.int64), len(names))
@@ -120,26 +124,10 @@ def strata_of(
     return {name: merge.result() for name, merge in merges.items()}
 
 
-def _spread(since: datetime, until: datetime, share: float) -> list[tuple[datetime, datetime]]:
-    """Pieces of a window that are spread evenly over it and make up that share of it."""
-    if share >= 1:
-        return [(since, until)]
-    step = (until - since) / STRATA_SPANS
-    return [(since + number * step, since + number * step + share * step) for number in range(STRATA_SPANS)]
-
-
 def largest(by_value: Mapping[str | None, Summary]) -> dict[str, Summary]:
     """The MOST_SLICES slices with the most rows; rows without a value, or of no value in particular, are in none."""
     named = [(value, summary) for value, summary in by_value.items() if value and value != OTHER]
     return dict(sorted(named, key=lambda item: (-item[1].rows, item[0]))[:MOST_SLICES])
-
-
-def moment(seconds: float) -> datetime:
-    """Seconds since the epoch as a time."""
-    return datetime.fromtimestamp(seconds, UTC)
-
-
-APP = "app"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +187,5 @@ def comparable(
 ) -> tuple[dict[str, Descriptor], tuple[str, ...]]:
     """The descriptors that mean the same in the reference, and the names of those that do not: their definition
     changed since, or the reference never had them."""
-    fitting = {
-        name: descriptor
-        for name, descriptor in descriptors.items()
-        if reference.versions.get(name, "") == descriptor.version
-    }
+    fitting = {name: each for name, each in descriptors.items() if reference.versions.get(name, "") == each.version}
     return fitting, tuple(name for name in descriptors if name not in fitting)

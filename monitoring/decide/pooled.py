@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from monitoring.decide.alarms import Alarm, Raised, explain, telling
+from monitoring.decide.alarms import Alarm, PendingAlarm, evidence_of, explain
 from monitoring.decide.drift import SliceDrift, examine_slice
 from monitoring.decide.rules import POOLED, DriftRules
 from monitoring.descriptors import Descriptor
@@ -117,7 +117,7 @@ def examine_together(
     return examine_slice({"app": app}, before, after, chosen, rules, alpha)
 
 
-def pooled_alarms(app: str, look: PooledLook | None, known: Collection[str]) -> list[Raised]:
+def pooled_alarms(app: str, look: PooledLook | None, known: Collection[str]) -> list[PendingAlarm]:
     """One alarm for each drifted descriptor, the most certain first. known: those that the window alone has shown."""
     if look is None:
         return []
@@ -128,7 +128,7 @@ def pooled_alarms(app: str, look: PooledLook | None, known: Collection[str]) -> 
             where = f"{app} since {look.pool.since.isoformat()}, windows taken together,"
             why = explain(drift, where, look.before, look.after)
             alarm = Alarm(name, why, (), drift.descriptor.side, slices, severity="medium")
-            raised.append(Raised(alarm, telling(drift, look.before, look.after, None), drift.p_adjusted))
+            raised.append(PendingAlarm(alarm, evidence_of(drift, look.before, look.after, None), drift.p_adjusted))
     return sorted(raised, key=lambda each: each.order)
 
 

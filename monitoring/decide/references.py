@@ -16,9 +16,8 @@ An accepted window is one whose run ended `ok`. After a promotion the reference 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
 
@@ -168,10 +167,14 @@ class PinnedReference:
         """From when on rows count against it: its end, or, of what an eval run gave, when it was pinned."""
         return self.until if self.in_log else self.pinned_at
 
+    def became(self, since: datetime, until: datetime) -> bool:
+        """Whether a window is this reference, or the last one that it was gathered from."""
+        gathered = self.source == "first-window" and since < self.until <= until
+        return gathered or (self.in_log and since <= self.since and self.until <= until)
+
     def to_json(self) -> dict[str, Any]:
         times = {name: getattr(self, name).isoformat() for name in ("since", "until", "pinned_at")}
-        return {"id": self.id, "app": self.app, **times, "why": self.why, "source": self.source,
-                "release": self.release, "frozen": self.frozen}  # fmt: skip
+        return {**asdict(self), **times}
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +215,7 @@ class References:
         found = self.all(app)
         fitting = [each for each in found if champion is None or each.release in (None, champion)] or found
         if beside is not None:
-            fitting = [each for each in fitting if not _became(each, *beside)] or fitting
+            fitting = [each for each in fitting if not each.became(*beside)] or fitting
         return next(iter(fitting), None)
 
     def pins_before(self, reference: PinnedReference) -> int:
@@ -226,7 +229,12 @@ class References:
         if app is not None:
             query = query.where(pinned_references.c.app == app)
         with translated("read"), self._engine.connect() as connection:
-            return [_reference(row) for row in connection.execute(query).mappings()]
+            rows = connection.execute(query).mappings().all()
+        moments = ("since", "until", "pinned_at")
+        return [
+            PinnedReference(**{**row, **{name: datetime.fromtimestamp(row[name], UTC) for name in moments}})
+            for row in rows
+        ]
 
     def pin(
         self,
@@ -293,21 +301,19 @@ class References:
 
     def accept(self, app: str, window: AcceptedWindow) -> None:
         """Remembers that a window's run ended `ok`; again for a window that ends at the same time, the newer counts."""
-        values = {
-            "app": app, "since": window.since.timestamp(), "until": window.until.timestamp(),
-            "release": window.release, "rows": window.rows, "accepted_at": datetime.now(UTC).timestamp(),
-        }  # fmt: skip
-        with alone(self._engine) as connection:
-            for stored in (accepted_windows, rejected_windows):
-                connection.execute(_same_end(stored, app, window.until))
-            connection.execute(sa.insert(accepted_windows).values(values))
+        moments = {"since": window.since.timestamp(), "accepted_at": datetime.now(UTC).timestamp()}
+        self._settle(accepted_windows, app, window.until, release=window.release, rows=window.rows, **moments)
 
     def reject(self, app: str, until: datetime) -> None:
         """Remembers that the run of the window that ends then alarmed; if it was accepted before, it is no more."""
+        self._settle(rejected_windows, app, until)
+
+    def _settle(self, table: sa.Table, app: str, until: datetime, **values: Any) -> None:
         with alone(self._engine) as connection:
-            for table in (accepted_windows, rejected_windows):
-                connection.execute(_same_end(table, app, until))
-            connection.execute(sa.insert(rejected_windows).values(app=app, until=until.timestamp()))
+            for other in (accepted_windows, rejected_windows):
+                same = (other.c.app == app, other.c.until == until.timestamp())
+                connection.execute(sa.delete(other).where(*same))
+            connection.execute(sa.insert(table).values(app=app, until=until.timestamp(), **values))
 
     def last_rejected(self, app: str, since: datetime, until: datetime) -> datetime | None:
         """The end of the last window that alarmed and ended after `since`, at `until` at the latest."""
@@ -332,26 +338,9 @@ class References:
         return AcceptedWindow(since, until, row.release, row.rows)
 
 
-def _became(reference: PinnedReference, since: datetime, until: datetime) -> bool:
-    """Whether the window is the reference, or the last one that it was gathered from."""
-    gathered = reference.source == "first-window" and since < reference.until <= until
-    return gathered or (reference.in_log and since <= reference.since and reference.until <= until)
-
-
-def _same_end(table: sa.Table, app: str, until: datetime) -> sa.Delete:
-    return sa.delete(table).where(table.c.app == app, table.c.until == until.timestamp())
-
-
 def _store(connection: sa.Connection, number: int, frozen: PinnedSummaries) -> None:
     rows = [
         {"reference": number, "dimension": dimension, "value": value, "summary": summary.to_bytes()}
         for (dimension, value), summary in frozen.parts.items()
     ]
     connection.execute(sa.insert(reference_summaries), rows)
-
-
-def _reference(row: Mapping[Any, Any]) -> PinnedReference:
-    since, until, pinned_at = (datetime.fromtimestamp(row[name], UTC) for name in ("since", "until", "pinned_at"))
-    return PinnedReference(
-        row["id"], row["app"], since, until, pinned_at, row["why"], row["source"], row["release"], bool(row["frozen"])
-    )

@@ -11,11 +11,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from llmops.errors import CannotRun
+from monitoring.decide.alarms import ROWS
 from monitoring.decide.detectors import Batch, DetectorState, FlagDetector
 from monitoring.decide.drift import examine_slice
 from monitoring.decide.limits import Limit, check_limits
@@ -24,14 +25,13 @@ from monitoring.decide.pooled import SincePin, examine_together
 from monitoring.decide.rules import DriftRules
 from monitoring.decide.volume import PastWindow, judge_volume
 from monitoring.descriptors import Descriptor
-from monitoring.store.summaries import Summary
+from monitoring.store.summaries import FlagSummary, Summary
 from monitoring.store.windows import WindowReader
 
 HOUR = timedelta(hours=1)
 MONTH_HOURS = 720
 BLOCK_HOURS = 6
 RESAMPLED_MONTHS = 100
-_ROWS = "rows"
 
 Progress = Callable[[int, int], None]
 Past = tuple[datetime, Summary]
@@ -86,7 +86,7 @@ class Replay:
     alarmed: int
     alarms: Sequence[ReplayedAlarm]
     stated: Mapping[str, float]
-    resampled: Resampled | None = field(default=None)
+    resampled: Resampled | None = None
 
     @property
     def per_month(self) -> float:
@@ -140,7 +140,8 @@ def replay(reader: WindowReader, request: ReplayRequest, progress: Progress | No
         StoreUnavailable: the log cannot be read.
     """
     length = max(round(MONTH_HOURS / request.rules.windows_per_month), 1)
-    begin = _whole_hour(request.begin)
+    begin = request.begin.replace(minute=0, second=0, microsecond=0)
+    begin += HOUR if begin < request.begin else timedelta()
     count = int((request.until - begin) / (length * HOUR))
     if count < 1:
         raise CannotRun(
@@ -226,8 +227,10 @@ class _Judge:
         """The alarms of one window, and whether it had rows enough to be tested for drift."""
         whole = Summary.merged(part for _, part in parts)
         named = [("sequential", name) for name in self._sequential(parts, length)]
-        named += [("limit", name) for name in self._limits(whole)]
-        tested = min(whole.rows, self._request.reference.whole.rows) >= self._request.rules.minimum_rows
+        request, rules = self._request, self._request.rules
+        limits = check_limits(request.limits, whole, rules.limit_alpha(len(request.limits)))
+        named += [("limit", each.limit.descriptor) for each in limits if each.broken]
+        tested = min(whole.rows, request.reference.whole.rows) >= rules.minimum_rows
         if tested:
             named += [("drift", name) for name in self._drifted(whole, slices)]
         together = self._drifted_together(whole)
@@ -235,7 +238,9 @@ class _Judge:
             self._since_pin.reject()
         named += [("drift", name) for name in together if tested]
         if self._volume:
-            named += [("volume", _ROWS)] * self._is_unusual(since, whole.rows)
+            volume = judge_volume(since, whole.rows, self._past, rules.volume_alpha(), rules.volume_floor)
+            named += [("volume", ROWS)] * volume.alarm
+            self._past.append(PastWindow(since, whole.rows))
         return [ReplayedAlarm(since, kind, what) for kind, what in dict.fromkeys(named)], tested
 
     def _drifted(self, whole: Summary, slices: Mapping[str, Mapping[str | None, Summary]]) -> Iterator[str]:
@@ -258,25 +263,13 @@ class _Judge:
         found = examine_together(request.app, before, after, request.descriptors, request.rules, alpha)
         return [name for name, drift in found.descriptors.items() if drift.drifted]
 
-    def _limits(self, whole: Summary) -> Iterator[str]:
-        alpha = self._request.rules.limit_alpha(len(self._request.limits))
-        found = check_limits(self._request.limits, whole, alpha)
-        return (each.limit.descriptor for each in found if each.broken)
-
-    def _is_unusual(self, since: datetime, rows: int) -> bool:
-        rules = self._request.rules
-        found = judge_volume(since, rows, self._past, rules.volume_alpha(), rules.volume_floor)
-        self._past.append(PastWindow(since, rows))
-        return found.alarm
-
     def _sequential(self, parts: Sequence[Past], length: int) -> Iterator[str]:
         step = length * 3600.0 / len(parts)
         for name, detector in self._detectors.items():
             for at, part in parts:
-                begin, seen = at.timestamp(), part.flags.get(name)
+                begin, seen = at.timestamp(), part.flags.get(name, FlagSummary())
                 state = self._states.get(name) or detector.open(begin, "replay")
-                batch = Batch(begin, begin + step, seen.n if seen else 0, seen.hits if seen else 0)
-                self._states[name], crossings = detector.advance(state, [batch])
+                self._states[name], crossings = detector.advance(state, [Batch(begin, begin + step, seen.n, seen.hits)])
                 if crossings:
                     yield name
 
@@ -289,6 +282,7 @@ def _resample(
     length: int,
     progress: Progress | None,
 ) -> Resampled | None:
+    """Months of drawn blocks. Numbers of rows are not judged in them: drawing blocks evens them out."""
     block = min(BLOCK_HOURS, length)
     slots = max(24 // block, 1) if 24 % block == 0 else 1
     blocks: dict[int, list[Summary]] = {}
@@ -299,37 +293,18 @@ def _resample(
     if not request.months or len(blocks) < slots or min(map(len, blocks.values())) < 2:
         return None
     chance = random.Random(request.seed)  # noqa: S311 - a simulation
-    alarmed, what = 0, Counter[str]()
+    alarmed, what, steps = 0, Counter[str](), max(length // block, 1)
     for month in range(request.months):
-        found = _resampled_month(request, blocks, begin, length, block, chance)
+        judge, found = _Judge(request, volume=False), set[str]()
+        for window in range(request.rules.windows_per_month):
+            since = begin + window * length * HOUR
+            parts = [
+                (since + step * block * HOUR, chance.choice(blocks[(window * steps + step) % len(blocks)]))
+                for step in range(steps)
+            ]
+            found |= {alarm.what for alarm in judge.window(since, length, parts, {})[0]}
         alarmed += bool(found)
         what.update(found)
         if progress:
             progress(total // length + month + 1, total // length + request.months)
     return Resampled(request.months, alarmed, what)
-
-
-def _resampled_month(
-    request: ReplayRequest,
-    blocks: Mapping[int, Sequence[Summary]],
-    begin: datetime,
-    length: int,
-    block: int,
-    chance: random.Random,
-) -> set[str]:
-    """What alarms in a month of drawn blocks. Numbers of rows are not judged: drawing blocks evens them out."""
-    judge, found, number = _Judge(request, volume=False), set(), 0
-    for window in range(request.rules.windows_per_month):
-        since = begin + window * length * HOUR
-        parts = []
-        for step in range(max(length // block, 1)):
-            parts.append((since + step * block * HOUR, chance.choice(blocks[number % len(blocks)])))
-            number += 1
-        alarms, _ = judge.window(since, length, parts, {})
-        found |= {alarm.what for alarm in alarms}
-    return found
-
-
-def _whole_hour(moment: datetime) -> datetime:
-    cut = moment.replace(minute=0, second=0, microsecond=0)
-    return cut if cut == moment else cut + HOUR

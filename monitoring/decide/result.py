@@ -7,16 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from monitoring.decide.alarms import Alarm
-from monitoring.decide.drift import SliceDrift, compare
-from monitoring.decide.pinned_summaries import TestedSlice
+from monitoring.decide.drift import SliceDrift
 from monitoring.decide.pooled import PooledLook
 from monitoring.decide.references import PinnedReference
-from monitoring.decide.rules import DriftRules
-from monitoring.decide.strata import compare_among_like_questions
 from monitoring.decide.variants import VariantComparison
 from monitoring.decide.window_choice import ReferenceProgress, Window
-from monitoring.descriptors import Descriptor
-from monitoring.store.summaries import Summary
 
 _MOST_NAMED = 4
 
@@ -83,26 +78,6 @@ def _among_changed_questions(answers: Sequence[Alarm], asked: Sequence[str]) -> 
         False,
         f"the questions changed ({_listed(asked)}); whether {_names(answers)} changed because of them cannot be told",
     )
-
-
-def explained_by_questions(
-    descriptors: Mapping[str, Descriptor],
-    whole: TestedSlice,
-    reference: Mapping[str, Summary],
-    current: Mapping[str, Summary],
-    rules: DriftRules,
-    alpha: float,
-) -> dict[str, bool | None]:
-    """For each of these descriptors of the answers, whether changed questions explain its change; see `strata`.
-
-    reference, current: both windows by stratum.
-    """
-    found: dict[str, bool | None] = {}
-    for name, descriptor in descriptors.items():
-        before = compare(descriptor, whole.reference, whole.current)
-        among = compare_among_like_questions(descriptor, reference, current, rules)
-        found[name] = among.explains(before, rules.floor(descriptor), alpha)
-    return found
 
 
 def sides_of(alarms: Sequence[Alarm]) -> list[str]:

@@ -7,7 +7,7 @@ It needs no scale, is not moved by outliers, and sees what its test sees (a mean
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,6 +47,16 @@ class Comparison:
     effect: float
     direction: int = 0
     testable: bool = True
+
+    def to_json(self, p_adjusted: float) -> dict[str, Any]:
+        """With the p-value after the correction for the others of its family."""
+        return {
+            "test": self.test,
+            "statistic": self.statistic,
+            "p_value": self.p_value,
+            "p_adjusted": p_adjusted,
+            "effect": self.effect,
+        }
 
 
 NOT_TESTED = Comparison(test="none", statistic=0.0, p_value=1.0, effect=0.0, testable=False)
@@ -100,7 +110,7 @@ def compare_labels(reference: LabelSummary, current: LabelSummary) -> Comparison
     counts = label_counts(reference, current)
     if min(counts.sum(axis=1)) == 0 or counts.shape[1] < 2:
         return NOT_TESTED
-    from scipy.stats import chi2_contingency, fisher_exact
+    from scipy.stats import chi2_contingency, fisher_exact, hypergeom
 
     effect = float(np.abs(counts[0] / counts[0].sum() - counts[1] / counts[1].sum()).sum() / 2)
     table = _without_rare(counts)
@@ -110,7 +120,12 @@ def compare_labels(reference: LabelSummary, current: LabelSummary) -> Comparison
     if table.shape[1] == 2:
         return Comparison("fisher-exact", float(chi2), min(float(fisher_exact(table).pvalue), 1.0), effect)
     if expected.min() < CHI_SQUARE_FROM:
-        return Comparison("fisher-exact-each", float(chi2), _fisher_of_each(table), effect)
+        # The smaller tail of each label against all others, doubled, times the number of labels.
+        before, after = (int(total) for total in table.sum(axis=1))
+        urn = before + after, table.sum(axis=0), after
+        tails = np.minimum(hypergeom.sf(table[1] - 1, *urn), hypergeom.cdf(table[1], *urn))
+        p_value = float(min(2 * tails.min() * table.shape[1], 1.0))
+        return Comparison("fisher-exact-each", float(chi2), p_value, effect)
     return Comparison("chi-square", float(chi2), float(p), effect)
 
 
@@ -132,16 +147,15 @@ def label_counts(reference: LabelSummary, current: LabelSummary) -> Counts:
 
 def adjust_p_values(p_values: Sequence[float]) -> list[float]:
     """Benjamini & Hochberg (1995) step-up adjusted p-values, in the order given."""
-    p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p)[::-1]
-    ranks = np.arange(len(p), 0, -1)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum.accumulate(p[order] * len(p) / ranks).clip(max=1.0)
-    return [float(value) for value in adjusted]
+    from scipy.stats import false_discovery_control
+
+    adjusted: list[float] = false_discovery_control(p_values, method="bh").tolist() if len(p_values) else []
+    return adjusted
 
 
 def _kolmogorov_smirnov(counts: Counts) -> Comparison:
     from scipy.special import kolmogorov
+    from scipy.stats import ks_2samp
 
     rows_before, rows_after = (int(rows) for rows in counts.sum(axis=1))
     before, after = (np.cumsum(row) for row in counts)
@@ -152,7 +166,8 @@ def _kolmogorov_smirnov(counts: Counts) -> Comparison:
     distance = abs(int(differences[place])) / size
     p_value = float(kolmogorov(distance * np.sqrt(size / (rows_before + rows_after))))
     if p_value < EXACT_KS_BELOW_P and size <= EXACT_KS_UP_TO:
-        p_value = _exact_ks(counts)
+        values = np.arange(counts.shape[1])
+        p_value = float(ks_2samp(*(np.repeat(values, row) for row in counts), method="exact").pvalue)
     # Where the reference's distribution function lies above, the current values are larger.
     return Comparison("ks", distance, p_value, distance, int(np.sign(differences[place])))
 
@@ -175,23 +190,6 @@ def _rank_sum(counts: Counts, distance: Comparison) -> Comparison:
     return Comparison("rank-sum", larger, min(p_value, 1.0), distance.effect, distance.direction)
 
 
-def _exact_ks(counts: Counts) -> float:
-    from scipy.stats import ks_2samp
-
-    before, after = (np.repeat(np.arange(counts.shape[1]), row) for row in counts)
-    return float(ks_2samp(before, after, method="exact").pvalue)
-
-
-def _fisher_of_each(table: Counts) -> float:
-    """The smaller tail of each label against all others, doubled, times the number of labels."""
-    from scipy.stats import hypergeom
-
-    before, after = (int(total) for total in table.sum(axis=1))
-    urn = before + after, table.sum(axis=0), after
-    tails = np.minimum(hypergeom.sf(table[1] - 1, *urn), hypergeom.cdf(table[1], *urn))
-    return float(min(2 * tails.min() * table.shape[1], 1.0))
-
-
 def _without_rare(counts: Counts) -> Counts:
     pooled = counts.sum(axis=0)
     smaller_share = counts.sum(axis=1).min() / counts.sum()
@@ -205,3 +203,10 @@ def _without_rare(counts: Counts) -> Counts:
         return counts
     together = counts[:, order[:rare]].sum(axis=1, keepdims=True)
     return np.hstack([counts[:, order[rare:]], together])
+
+
+def adjusted_in_family(results: Mapping[str, Comparison]) -> dict[str, float]:
+    """Adjusted p of each of a family: those of `results` that are testable; of the others it is 1."""
+    family = [name for name, result in results.items() if result.testable]
+    adjusted = dict(zip(family, adjust_p_values([results[name].p_value for name in family]), strict=True))
+    return {name: adjusted.get(name, 1.0) for name in results}

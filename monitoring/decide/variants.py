@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast
 
 import numpy as np
 
-from monitoring.decide.alarms import Alarm, Raised, explain, telling
-from monitoring.decide.drift import DescriptorDrift, SliceDrift, examine_slice
-from monitoring.decide.pinned_summaries import moment
+from monitoring.decide.alarms import Alarm, PendingAlarm, evidence_of, explain
+from monitoring.decide.drift import SliceDrift, examine_slice
 from monitoring.decide.rules import DriftRules
 from monitoring.descriptors import Descriptor
 from monitoring.store.rows import ARM
@@ -28,7 +27,7 @@ from monitoring.store.windows import WindowReader
 VariantKind = Literal["canary", "shadow"]
 CHAMPION_ARM = "champion"
 _ARM_OF: Mapping[VariantKind, str] = {"canary": "challenger", "shadow": "shadow"}
-_A_MOMENT = 0.001
+_A_MOMENT = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +78,9 @@ def find_variants(
         challenger = whole.get(arm)
         if challenger is None or challenger.rows < minimum_rows or challenger.first_at is None:
             continue
-        start = max(since, moment(challenger.first_at))
-        end = min(until, moment((challenger.last_at or challenger.first_at) + _A_MOMENT))
+        start = max(since, datetime.fromtimestamp(challenger.first_at, UTC))
+        last = datetime.fromtimestamp(challenger.last_at or challenger.first_at, UTC)
+        end = min(until, last + _A_MOMENT)
         both = reader.summary(app, start, end, ARM)
         champion = both.get(CHAMPION_ARM, Summary())
         if champion.rows >= minimum_rows:
@@ -98,33 +98,30 @@ def compare_variants(
         for name, descriptor in descriptors.items()
         if variants.kind == "canary" or descriptor.side != "service" or descriptor.harmful
     }
-    label: dict[str, str] = {
-        variants.kind: f"{variants.challenger or 'challenger'} against {variants.champion or 'champion'}"
-    }
-    drift = examine_slice(label, variants.before, variants.after, chosen, rules, alpha)
+    told = f"{variants.challenger or 'challenger'} against {variants.champion or 'champion'}"
+    drift = examine_slice({variants.kind: told}, variants.before, variants.after, chosen, rules, alpha)
     alike = not any(found.drifted for found in drift.descriptors.values() if found.descriptor.side == "input")
-    worse = tuple(name for name, found in drift.descriptors.items() if alike and _is_worse(found))
-    return VariantComparison(variants, drift, alike, worse)
+    worse = []
+    for name, found in drift.descriptors.items():
+        slower = found.descriptor.unit == "ms" and found.result.direction > 0
+        if alike and found.drifted and (found.descriptor.harmful or slower):
+            worse.append(name)
+    return VariantComparison(variants, drift, alike, tuple(worse))
 
 
-def canary_alarms(comparison: VariantComparison) -> list[Raised]:
+def canary_alarms(comparison: VariantComparison) -> list[PendingAlarm]:
     """One alarm for each descriptor in which the challenger is worse."""
     variants, raised = comparison.variants, []
     name = variants.challenger or "the challenger"
     for what in comparison.worse:
         found = comparison.drift.descriptors[what]
-        why = explain(found, f"{name} against {variants.champion or 'the champion'} on the same traffic",
-                      variants.before, variants.after)  # fmt: skip
+        where = f"{name} against {variants.champion or 'the champion'} on the same traffic"
+        why = explain(found, where, variants.before, variants.after)
         label = {"release": variants.challenger} if variants.challenger else {ARM: _ARM_OF[variants.kind]}
         alarm = Alarm(what, why, (), found.descriptor.side, (label,), "canary")
         place = (ARM, _ARM_OF[variants.kind])
-        raised.append(Raised(alarm, telling(found, variants.before, variants.after, place), found.p_adjusted))
+        raised.append(PendingAlarm(alarm, evidence_of(found, variants.before, variants.after, place), found.p_adjusted))
     return raised
-
-
-def _is_worse(found: DescriptorDrift) -> bool:
-    slower = found.descriptor.unit == "ms" and found.result.direction > 0
-    return found.drifted and (found.descriptor.harmful or slower)
 
 
 def _release(reader: WindowReader, app: str, since: datetime, until: datetime, arm: str) -> str | None:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import numpy as np
 
-from monitoring.decide.alarms import ROWS, Alarm, Raised
+from monitoring.decide.alarms import ROWS, Alarm, PendingAlarm
 from monitoring.decide.rules import DriftRules
 from monitoring.store.windows import WindowReader
 
@@ -72,17 +72,7 @@ class VolumeFinding:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "state": self.state,
-            "rows": self.rows,
-            "expected": self.expected,
-            "low": self.low,
-            "high": self.high,
-            "p_value": self.p_value,
-            "alpha": self.alpha,
-            "windows": self.windows,
-            "note": self.note,
-        }
+        return asdict(self)
 
 
 def volume_of(
@@ -95,16 +85,24 @@ def volume_of(
     length = until - since
     if length < _HOUR or length % _HOUR or until > datetime.now(UTC):
         return None
-    past = _past_windows(reader, app, since, length)
+    # The past windows that the log has whole, by hours: they end at the full hour before `since`.
+    end = datetime.fromtimestamp(since.timestamp() // 3600 * 3600, UTC)
+    hours = [(hour, each.rows) for hour, each in reader.hours(app, end - MOST_WINDOWS * length, end)]
+    counts: dict[int, int] = {}
+    for hour, count in hours:
+        number = -((hour - end) // length)  # 1 for the window that ends at `end`
+        counts[number] = counts.get(number, 0) + count
+    whole = (end - hours[0][0]) // length if hours else 0
+    past = [PastWindow(end - number * length, counts.get(number, 0)) for number in range(1, whole + 1)]
     return judge_volume(since, rows, past, rules.volume_alpha(), rules.volume_floor)
 
 
-def volume_alarms(app: str, found: VolumeFinding | None) -> list[Raised]:
+def volume_alarms(app: str, found: VolumeFinding | None) -> list[PendingAlarm]:
     """The alarm of an unusual number of rows, if it is one; it names no rows."""
     if found is None or not found.alarm:
         return []
     alarm = Alarm(ROWS, found.why, (), "service", ({"app": app},), "volume", "medium")
-    return [Raised(alarm, None, found.p_value)]
+    return [PendingAlarm(alarm, None, found.p_value)]
 
 
 def judge_volume(since: datetime, rows: int, past: Sequence[PastWindow], alpha: float, floor: float) -> VolumeFinding:
@@ -116,17 +114,13 @@ def judge_volume(since: datetime, rows: int, past: Sequence[PastWindow], alpha: 
     if len(recent) < LEAST_WINDOWS:
         note = f"no verdict: {len(recent)} past windows of the {LEAST_WINDOWS} needed"
         return VolumeFinding("no-history", rows, None, None, None, 1.0, alpha, len(recent), note)
-    alike, note = _alike(since, recent)
-    return _predicted(rows, np.array([window.rows for window in alike], dtype=float), alpha, floor, note)
-
-
-def _alike(since: datetime, recent: Sequence[PastWindow]) -> tuple[Sequence[PastWindow], str]:
-    """Windows of the same weekday when windows are days or more and there are enough of them, else all."""
+    # Windows of the same weekday when windows are days or more and there are enough of them, else all.
+    alike, note = recent, f"{len(recent)} past windows"
     same = [window for window in recent if window.since.weekday() == since.weekday()]
     steps = [after.since - before.since for before, after in itertools.pairwise(recent)]
     if len(same) >= LEAST_OF_WEEKDAY and min(steps) >= _DAY:
-        return same, f"{len(same)} past windows of the same weekday"
-    return recent, f"{len(recent)} past windows"
+        alike, note = same, f"{len(same)} past windows of the same weekday"
+    return _predicted(rows, np.array([window.rows for window in alike], dtype=float), alpha, floor, note)
 
 
 def _predicted(
@@ -147,17 +141,3 @@ def _predicted(
     outside = abs(math.log(rows + 0.5) - centre) > reach
     state: VolumeState = "ok" if not outside else "fall" if distance < 0 else "rise"
     return VolumeFinding(state, rows, expected - 0.5, low, high, p_value, alpha, windows, note)
-
-
-def _past_windows(reader: WindowReader, app: str, since: datetime, length: timedelta) -> list[PastWindow]:
-    """Those that the log has whole, by hours: they end at the full hour before `since`."""
-    end = datetime.fromtimestamp(since.timestamp() // 3600 * 3600, UTC)
-    hours = [(hour, each.rows) for hour, each in reader.hours(app, end - MOST_WINDOWS * length, end)]
-    if not hours:
-        return []
-    rows: dict[int, int] = {}
-    for hour, count in hours:
-        number = -((hour - end) // length)  # 1 for the window that ends at `end`
-        rows[number] = rows.get(number, 0) + count
-    whole = (end - hours[0][0]) // length
-    return [PastWindow(end - number * length, rows.get(number, 0)) for number in range(1, whole + 1)]

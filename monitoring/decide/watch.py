@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from monitoring.decide.alarms import Alarm, Raised, hits_of
+from monitoring.decide.alarms import Alarm, EvidenceQuery, PendingAlarm
 from monitoring.decide.detector_store import DetectorStore, FoundCrossing, Key, Progress, at_moment
 from monitoring.decide.detectors import DAY, Batch, Crossing, DetectorState, FlagDetector
 from monitoring.decide.pinned_summaries import PinnedSummaries, comparable
 from monitoring.decide.references import PinnedReference
 from monitoring.decide.rules import DriftRules
 from monitoring.descriptors import Descriptor
-from monitoring.store.summaries import OTHER, Summary
+from monitoring.store.hourly import APP
+from monitoring.store.summaries import OTHER, FlagSummary, Summary
 from monitoring.store.windows import WindowReader
 
-APP = "app"
 RELEASE = "release"
 STILL_ARRIVING = timedelta(minutes=2)
 """Requests younger than this may still be under way, and are logged under the time when they came. Detectors count
@@ -55,6 +55,11 @@ class Watched:
             and whole.flags[name].n >= self.rules.minimum_rows
             and whole.versions.get(name, "") == descriptor.version
         ]
+
+    def flag_in_reference(self, dimension: str, value: str, name: str) -> FlagSummary | None:
+        """What a slice's flag is compared with; None where the reference does not have it."""
+        summary = self.reference.whole if dimension == APP else self.reference.slice(dimension, value)
+        return summary.flags.get(name) if summary is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +137,16 @@ def advance_detectors(store: DetectorStore, reader: WindowReader, watched: Watch
     the newest moments out, for as long as requests take. False when another monitor advanced the app meanwhile.
     """
     before = store.load(watched.app)
-    advance = _Advance(watched, _opened(watched, before))
-    for since, end in _spans(advance.progress.counted_until, until.timestamp()):
-        between = at_moment(since), at_moment(end)
+    advance = _Advance(watched, before)
+    since, end = advance.counted_until, until.timestamp()
+    while since < end:  # cut at the ends of days: each day has a start of its own
+        next_day = min(end, (since // DAY + 1) * DAY)
+        between = at_moment(since), at_moment(next_day)
         slices = {dimension: reader.summary(watched.app, *between, dimension) for dimension in watched.dimensions}
-        advance.count(since, end, reader.summary(watched.app, *between).get(None, Summary()), slices)
-    return store.save(watched.app, advance.progress, advance.found)
+        whole = reader.summary(watched.app, *between).get(None, Summary())
+        advance.count(since, next_day, whole, slices)
+        since = next_day
+    return store.save(watched.app, advance.progress(), advance.found)
 
 
 def findings(store: DetectorStore, watched: Watched, since: datetime, until: datetime) -> list[FlagFinding]:
@@ -146,19 +155,16 @@ def findings(store: DetectorStore, watched: Watched, since: datetime, until: dat
     for each in store.alarms(watched.app, since, until):
         if each.key[2] in watched.descriptors:
             found.setdefault(each.key, []).append(each.crossing)
-    return [_finding(watched, key, crossings) for key, crossings in found.items()]
+    named = []
+    for (dimension, value, name), crossings in found.items():
+        flag = watched.flag_in_reference(dimension, value, name)
+        label = {APP: watched.app} if dimension == APP else {dimension: value}
+        share = flag.share if flag is not None and flag.n else None
+        named.append(FlagFinding(watched.descriptors[name], label, share, tuple(crossings)))
+    return named
 
 
-def _finding(watched: Watched, key: Key, crossings: Sequence[Crossing]) -> FlagFinding:
-    dimension, value, name = key
-    before = watched.reference.whole if dimension == APP else watched.reference.slice(dimension, value)
-    flag = before.flags.get(name) if before is not None else None
-    share = flag.share if flag is not None and flag.n else None
-    label = {APP: watched.app} if dimension == APP else {dimension: value}
-    return FlagFinding(watched.descriptors[name], label, share, tuple(crossings))
-
-
-def sequential_alarms(found: Sequence[FlagFinding]) -> list[Raised]:
+def sequential_alarms(found: Sequence[FlagFinding]) -> list[PendingAlarm]:
     """One alarm for each flag, whichever slices it rose in."""
     by_flag: dict[str, list[FlagFinding]] = {}
     for each in found:
@@ -171,98 +177,92 @@ def sequential_alarms(found: Sequence[FlagFinding]) -> list[Raised]:
         alarm = Alarm(name, plainest.why, (), plainest.descriptor.side, labels, "sequential")
         (dimension, value), *_ = plainest.label.items()
         place = None if dimension == APP else (dimension, value)
-        raised.append(Raised(alarm, hits_of(plainest.descriptor, place), plainest.crossings[-1].p_value))
+        raised.append(PendingAlarm(alarm, EvidenceQuery(name, "equal", 1.0, place), plainest.crossings[-1].p_value))
     return raised
 
 
 class _Advance:
-    """progress: where the detectors stand; found: the alarms on the way."""
+    """How the detectors stand while rows are counted. found: the alarms on the way."""
 
-    def __init__(self, watched: Watched, progress: Progress) -> None:
+    def __init__(self, watched: Watched, before: Progress | None) -> None:
         self._watched, self._flags = watched, watched.flags
-        self._states = dict(progress.states)
-        self._progress = progress
+        if before is None:
+            before = Progress(watched.reference_id, watched.begin.timestamp())
+        elif before.reference != watched.reference_id:
+            before = _reopened(watched, before)
+        self._before, self.counted_until, self._month = before, before.counted_until, before.month
+        self._states, self._places, self._releases = dict(before.states), list(before.places), list(before.releases)
         self.found: list[FoundCrossing] = []
 
-    @property
     def progress(self) -> Progress:
-        return dataclasses.replace(self._progress, states=self._states)
+        return dataclasses.replace(
+            self._before,
+            counted_until=self.counted_until,
+            month=self._month,
+            places=tuple(self._places),
+            releases=tuple(self._releases),
+            states=self._states,
+        )
 
     def count(
         self, since: float, until: float, whole: Summary, slices: Mapping[str, Mapping[str | None, Summary]]
     ) -> None:
         """Rows of one span of time, within one day."""
         month = at_moment(since).strftime("%Y-%m")
-        if month != self._progress.month:
-            self._progress = dataclasses.replace(self._progress, month=month, places=())
-        fresh = self._new_release(slices.get(RELEASE, {}))
-        self._count_place(APP, "", self._watched.reference.whole, 0, whole, since, until, fresh)
-        for dimension, by_value in slices.items():
-            for value, summary in sorted((str(name), each) for name, each in by_value.items() if name is not None):
-                reference = self._watched.reference.slice(dimension, value)
-                if value not in ("", OTHER) and summary.rows and reference is not None:
-                    place = self._place(dimension, value)
+        if month != self._month:
+            self._month, self._places = month, []
+        named = {
+            dimension: {str(name): each for name, each in by_value.items() if name not in (None, "", OTHER)}
+            for dimension, by_value in slices.items()
+        }
+        # A release that appears gives the app a start; those that answer first after the pin have its start for theirs.
+        answered = {name for name, summary in named.get(RELEASE, {}).items() if summary.rows}
+        fresh = sorted(answered - set(self._releases))
+        begins = bool(fresh and self._releases)
+        self._releases += fresh
+        self._count_slice(APP, "", 0, whole, (since, until), begins=begins)
+        for dimension, by_value in named.items():
+            for value, summary in sorted(by_value.items()):
+                if summary.rows and self._watched.reference.slice(dimension, value) is not None:
+                    if (dimension, value) not in self._places:
+                        self._places.append((dimension, value))
+                    place = self._places.index((dimension, value)) + 1
                     if place <= MOST_PLACES:
-                        self._count_place(dimension, value, reference, place, summary, since, until, False)
-        self._progress = dataclasses.replace(self._progress, counted_until=until)
+                        self._count_slice(dimension, value, place, summary, (since, until))
+        self.counted_until = until
 
-    def _count_place(
-        self, dimension: str, value: str, reference: Summary, place: int, summary: Summary,
-        since: float, until: float, fresh: bool,
-    ) -> None:  # fmt: skip
+    def _count_slice(
+        self,
+        dimension: str,
+        value: str,
+        place: int,
+        summary: Summary,
+        span: tuple[float, float],
+        *,
+        begins: bool = False,
+    ) -> None:
+        """place: of the slice in the order of appearance, 0 for the whole app. begins: a new release appears."""
         rules, sliced = self._watched.rules, bool(self._watched.dimensions)
         for name in self._flags:
-            flag = reference.flags.get(name)
+            flag = self._watched.flag_in_reference(dimension, value, name)
             if flag is None or flag.n < rules.minimum_rows:
                 continue
-            floor = rules.floor(self._watched.descriptors[name])
-            detector = FlagDetector(flag, rules.flag_alpha(name, self._flags, place, sliced=sliced), floor)
+            alpha = rules.flag_alpha(name, self._flags, place, sliced=sliced)
+            detector = FlagDetector(flag, alpha, rules.floor(self._watched.descriptors[name]))
             key = (dimension, value, name)
-            state = self._states.get(key) or detector.open(since, self._watched.reference_id)
-            state = detector.begin(state, since) if fresh else state
-            seen = summary.flags.get(name)
-            batch = Batch(since, until, seen.n if seen else 0, seen.hits if seen else 0)
-            self._states[key], crossings = detector.advance(state, [batch])
+            state = self._states.get(key) or detector.open(span[0], self._watched.reference_id)
+            state = detector.begin(state, span[0]) if begins else state
+            seen = summary.flags.get(name, FlagSummary())
+            self._states[key], crossings = detector.advance(state, [Batch(*span, seen.n, seen.hits)])
             self.found += [FoundCrossing(key, crossing) for crossing in crossings]
 
-    def _place(self, dimension: str, value: str) -> int:
-        places = self._progress.places
-        if (dimension, value) not in places:
-            places = (*places, (dimension, value))
-            self._progress = dataclasses.replace(self._progress, places=places)
-        return places.index((dimension, value)) + 1
 
-    def _new_release(self, by_release: Mapping[str | None, Summary]) -> bool:
-        """Whether a release appears; those that answer first after the pin have its start for theirs."""
-        known = self._progress.releases
-        names = {str(name) for name, summary in by_release.items() if name not in (None, "", OTHER) and summary.rows}
-        fresh = sorted(names - set(known))
-        if fresh:
-            self._progress = dataclasses.replace(self._progress, releases=(*known, *fresh))
-        return bool(fresh and known)
-
-
-def _opened(watched: Watched, before: Progress | None) -> Progress:
-    """Where to go on; with a new reference, all detectors opened anew on what is left of the month's budget."""
-    if before is not None and before.reference == watched.reference_id:
-        return before
-    begin = watched.begin.timestamp()
-    if before is None:
-        return Progress(watched.reference_id, begin)
-    begin = max(begin, before.counted_until)
+def _reopened(watched: Watched, before: Progress) -> Progress:
+    """All detectors opened anew against another reference, on what is left of the month's budget."""
+    begin = max(watched.begin.timestamp(), before.counted_until)
     states: dict[Key, DetectorState] = {}
     for key, state in before.states.items():
-        dimension, value, name = key
-        reference = watched.reference.whole if dimension == APP else watched.reference.slice(dimension, value)
-        flag = reference.flags.get(name) if reference is not None else None
+        flag = watched.flag_in_reference(*key)
         if flag is not None:
             states[key] = FlagDetector(flag, 0.0, 0.0).open(begin, watched.reference_id, state)
     return dataclasses.replace(before, reference=watched.reference_id, counted_until=begin, releases=(), states=states)
-
-
-def _spans(since: float, until: float) -> Iterator[tuple[float, float]]:
-    """The time between, cut at the ends of days: each day has a start of its own."""
-    while since < until:
-        end = min(until, (since // DAY + 1) * DAY)
-        yield since, end
-        since = end

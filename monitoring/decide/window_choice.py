@@ -67,7 +67,12 @@ def choose_windows(
     until = until or datetime.now(UTC)
     if since is not None and since >= until:
         raise UsageError(f"--since {since.isoformat()} must be before --until {until.isoformat()}")
-    current = Window(since or _default_since(pinned, awaited, until), until)
+    if since is None:
+        starts = [pinned.until] if pinned is not None and pinned.in_log else []
+        starts += [awaited.since] if awaited is not None else []
+        current = Window(max([until - DEFAULT_WINDOW, *(start for start in starts if start < until)]), until)
+    else:
+        current = Window(since, until)
     if pinned is not None:
         return _beside(pinned, current)
     if since is None and awaited is None:
@@ -90,17 +95,11 @@ def choose_windows(
     )
 
 
-def _default_since(pinned: PinnedReference | None, awaited: Awaited | None, until: datetime) -> datetime:
-    ends = [pinned.until] if pinned is not None and pinned.in_log else []
-    starts = [awaited.since] if awaited is not None else []
-    return max([until - DEFAULT_WINDOW, *(moment for moment in (*ends, *starts) if moment < until)])
-
-
 def _beside(pinned: PinnedReference, current: Window) -> WindowPair:
     since, until = pinned.since, pinned.until
     if not pinned.in_log or current.until <= since or current.since >= until:
         return WindowPair(Window(since, until), current, pinned)
-    if current.since > since:
+    if current.since > since:  # the part before it
         return WindowPair(Window(since, current.since), current, pinned, whole=False)
     if current.until < until:
         return WindowPair(Window(current.until, until), current, pinned, whole=False)

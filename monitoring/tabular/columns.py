@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from monitoring.decide.two_sample import NOT_TESTED, Comparison, adjust_p_values, compare_labels, compare_numbers
+from monitoring.decide.two_sample import NOT_TESTED, Comparison, adjusted_in_family, compare_labels, compare_numbers
 from monitoring.store.summaries import LabelSummary, NumberSummary
 from monitoring.tabular.observed import PREDICTION, TRUTH, Array, ObservedRows, Values
 from monitoring.tabular.permutation import (
@@ -51,11 +51,7 @@ class ColumnDrift:
     def to_json(self) -> dict[str, Any]:
         return {
             "role": self.role,
-            "test": self.result.test,
-            "statistic": self.result.statistic,
-            "p_value": self.result.p_value,
-            "p_adjusted": self.p_adjusted,
-            "effect": self.result.effect,
+            **self.result.to_json(self.p_adjusted),
             "drifted": self.drifted,
             "before": self.before,
             "after": self.after,
@@ -90,11 +86,10 @@ def drift_of(
     results = {
         name: _compare(before, after, (reference.block, current.block), draws, rule) for name, _, before, after in pairs
     }
-    family = [name for name, result in results.items() if result.testable]
-    adjusted = dict(zip(family, adjust_p_values([results[name].p_value for name in family]), strict=True))
+    adjusted = adjusted_in_family(results)
     found = {}
     for name, role, before, after in pairs:
-        p_adjusted = adjusted.get(name, 1.0)
+        p_adjusted = adjusted[name]
         drifted = p_adjusted <= rule.alpha and abs(results[name].effect) >= rule.effect_floor
         found[name] = ColumnDrift(role, results[name], p_adjusted, drifted, level(before), level(after))
     return found
