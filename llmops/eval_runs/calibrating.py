@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from llmops.errors import BadFile, CannotRun, UsageError
 from llmops.eval_runs.evaluations import Evaluations
-from llmops.eval_runs.pairwise import judge_endpoint, judge_hash, judge_name, kappa_of, pair_judge
+from llmops.eval_runs.pairwise import judge_endpoint, judge_name, kappa_of, pair_judge
 from llmops.eval_runs.scorer_factory import ScorerFactory, distrust
 from llmops.evaluation.eval_set import EvalRow, row_from_values
 from llmops.evaluation.generation_cache import GenerationCache
@@ -61,8 +61,9 @@ class Rubric:
 class JudgeAsked:
     """Which judge is to be calibrated.
 
-    suite, scorer: a suite's scorer, exactly as its gate uses it. judge: the name of a judge of the suite, or
-    `openai:URL#MODEL`. kappa: what trust asks for; None takes the suite's word.
+    suite, scorer: a suite's scorer, exactly as its gate uses it.
+    judge: the name of a judge of the suite, or `openai:URL#MODEL`.
+    kappa: what trust asks for; None takes the suite's word.
     """
 
     suite: str | None = None
@@ -136,7 +137,8 @@ def calibrate_judge(
 ) -> Calibrated:
     """Asks the judge about every labelled row or pair, compares, and records.
 
-    settings: as the evaluations have them, from `with_judge`. progress: called with labels done and their number.
+    settings: as the evaluations have them, from `with_judge`.
+    progress: called with labels done and their number.
 
     Raises:
         UsageError, UnknownVersion: no such suite, scorer or judge. BadFile: the labels are wrong.
@@ -144,16 +146,63 @@ def calibrate_judge(
         StoreUnavailable: verdicts are kept, so that the next call asks for none of them again.
     """
     suite = evaluations.suite(asked.suite) if asked.suite else None
+    bias: PositionBias | None = None
     with closing(GenerationCache(settings.generation_cache_dir)) as cache:
-        measuring = _Measuring(asked, settings, suite, cache, progress)
-        made = measuring.pairs(labels) if holds_pairs(labels) else measuring.rows(labels)
-    calibration = made.calibration
+        if holds_pairs(labels):
+            if asked.scorer or asked.rubric.scale or asked.rubric.good:
+                problem = "do not go with labels of pairs: a, b and tie are the scale"
+                raise UsageError(f"--scorer, --scale and --good {problem}")
+            endpoint = judge_endpoint(settings, suite, asked.judge)
+            judge = pair_judge(endpoint, asked.rubric.instructions, asked.rubric.input_variable)
+            pairs = load_pair_labels(labels)
+            calibration, bias = calibrate_pairs(pairs, judge, cache=AskedFirst(cache, endpoint), progress=progress)
+            kappa = kappa_of(suite, endpoint)
+        else:
+            rows = load_labels(labels)
+            scorer = _asked_scorer(asked, suite, settings, rows)
+            endpoint = scorer.endpoint
+            kept = AskedFirst(cache, endpoint)
+            calibration = calibrate(rows, scorer, threshold=asked.threshold, cache=kept, progress=progress)
+            kappa = KAPPA_ASKED if suite is None else suite.kappa_asked(scorer.name)
     if not calibration.n:
         reason = next(row.error for row in calibration.rows if row.error)
-        raise CannotRun(f"{made.judge} gave no verdict on any of {calibration.n_failed} labels; the first: {reason}")
+        name, n_failed = judge_name(endpoint), calibration.n_failed
+        raise CannotRun(f"{name} gave no verdict on any of {n_failed} labels; the first: {reason}")
+    kappa = kappa if asked.kappa is None else asked.kappa
+    made = Calibrated(judge_name(endpoint), asked.suite, calibration, bias, kappa)
     record = made.record()
     run_id = record_calibration(evaluations.registry.store, calibration.scorer, record, calibration.judge_hash)
-    return replace(made, untrusted=distrust(record, made.kappa_asked), run_id=run_id)
+    return replace(made, untrusted=distrust(record, kappa), run_id=run_id)
+
+
+def _asked_scorer(
+    asked: JudgeAsked, suite: Suite | None, settings: Settings, labelled: Sequence[LabelledRow]
+) -> JudgeScorer:
+    """The suite's scorer, or a judge by a rubric of its own. Raises UsageError."""
+    rubric, label = asked.rubric, labelled[0].label
+    if suite is not None:
+        if rubric != Rubric():
+            raise UsageError("--instructions, --scale, --good and --input-variable: the suite's scorer has its own")
+        return judge_scorer(suite, asked.scorer, judge_endpoint(settings, suite, asked.judge) if asked.judge else None)
+    endpoint = judge_endpoint(settings, suite, asked.judge)
+    if asked.scorer is not None:
+        raise UsageError("--scorer: only a suite has scorers; give --suite")
+    if rubric.scale is None and not isinstance(label, bool):
+        example = "LABEL,LABEL with --good LABEL" if isinstance(label, str) else "LOWEST,HIGHEST"
+        raise UsageError(f"--scale: the labels are not true and false, so say what the judge may answer: {example}")
+    scale: Any = rubric.scale or "pass_fail"
+    if "," in scale:
+        scale = [part.strip() for part in scale.split(",")]
+        with suppress(ValueError):
+            scale = [int(part) for part in scale]
+    return RubricJudge(
+        "rubric",
+        endpoint=endpoint,
+        instructions=rubric.instructions or _RUBRIC,
+        scale=scale,
+        good=list(rubric.good) or None,
+        input_variable=rubric.input_variable,
+    )
 
 
 def holds_pairs(path: Path) -> bool:
@@ -172,10 +221,21 @@ def load_pair_labels(path: Path) -> list[LabelledPair]:
     """
     labelled: dict[str, LabelledPair] = {}
     for number, line in numbered_lines(path):
-        pair = _labelled_pair(json_object(line, path, number), path, number)
-        if pair.row.id in labelled:
-            raise BadFile(path, f"{pair.row.id!r} stands on two rows", line=number, field="id")
-        labelled[pair.row.id] = pair
+        values = json_object(line, path, number)
+        if unknown := sorted(values.keys() - _FIELDS):
+            problem = f"unknown field in a file of pairs; known: {', '.join(sorted(_FIELDS))}"
+            raise BadFile(path, problem, line=number, field=unknown[0])
+        for name in _OUTPUTS:
+            if not isinstance(values.get(name), str):
+                raise BadFile(path, "must be text", line=number, field=name)
+        label = values.get("label")
+        if label not in tuple(_WORTH):
+            raise BadFile(path, "must be a, b or tie", line=number, field="label")
+        of_row = {name: value for name, value in values.items() if name not in ("label", *_OUTPUTS)}
+        row = row_from_values({"id": f"line-{number}", **of_row}, path, number)
+        if row.id in labelled:
+            raise BadFile(path, f"{row.id!r} stands on two rows", line=number, field="id")
+        labelled[row.id] = LabelledPair(row, values["output_a"], values["output_b"], cast("Winner", label))
     if not labelled:
         raise BadFile(path, "holds no rows")
     return list(labelled.values())
@@ -206,7 +266,7 @@ def calibrate_pairs(
     lengths = [len(item.a) - len(item.b) for item, _ in both]
     worth_people, worth_winners = ([_WORTH[label] for label in labels] for labels in (people, winners))
     calibration = Calibration(
-        judge_hash=judge_hash(judge),
+        judge_hash=content_hash(dict(judge.identity)),
         labels_hash=content_hash([[{**item.row.to_json(), "id": ""}, item.a, item.b, item.label] for item in labelled]),
         scorer="pairwise",
         kind="texts",
@@ -219,90 +279,3 @@ def calibrate_pairs(
         rows=tuple(judged),
     )
     return calibration, summary.position_bias
-
-
-@dataclass(frozen=True, slots=True)
-class _Measuring:
-    """One calibration while it runs."""
-
-    asked: JudgeAsked
-    settings: Settings
-    suite: Suite | None
-    cache: ScoreCache
-    progress: Progress
-
-    def rows(self, labels: Path) -> Calibrated:
-        labelled, kappa = load_labels(labels), KAPPA_ASKED
-        if self.suite is None:
-            scorer: JudgeScorer = _rubric_judge(self.asked, self._endpoint(), labelled)
-        elif self.asked.rubric != Rubric():
-            raise UsageError("--instructions, --scale, --good and --input-variable: the suite's scorer has its own")
-        else:
-            scorer = judge_scorer(self.suite, self.asked.scorer, self._endpoint() if self.asked.judge else None)
-            kappa = self.suite.kappa_asked(scorer.name)
-        cache = AskedFirst(self.cache, scorer.endpoint)
-        found = calibrate(labelled, scorer, threshold=self.asked.threshold, cache=cache, progress=self.progress)
-        return self._calibrated(scorer.endpoint, found, None, kappa)
-
-    def pairs(self, labels: Path) -> Calibrated:
-        rubric = self.asked.rubric
-        if self.asked.scorer or rubric.scale or rubric.good:
-            raise UsageError("--scorer, --scale and --good do not go with labels of pairs: a, b and tie are the scale")
-        judge = pair_judge(self._endpoint(), rubric.instructions, rubric.input_variable)
-        labelled = load_pair_labels(labels)
-        cache = AskedFirst(self.cache, judge.endpoint)
-        found, bias = calibrate_pairs(labelled, judge, cache=cache, progress=self.progress)
-        return self._calibrated(judge.endpoint, found, bias, kappa_of(self.suite, judge.endpoint))
-
-    def _endpoint(self) -> JudgeEndpoint:
-        return judge_endpoint(self.settings, self.suite, self.asked.judge)
-
-    def _calibrated(
-        self, endpoint: JudgeEndpoint, found: Calibration, bias: PositionBias | None, kappa: float
-    ) -> Calibrated:
-        asked = kappa if self.asked.kappa is None else self.asked.kappa
-        return Calibrated(judge_name(endpoint), self.asked.suite, found, bias, asked)
-
-
-def _rubric_judge(asked: JudgeAsked, endpoint: JudgeEndpoint, labelled: Sequence[LabelledRow]) -> RubricJudge:
-    """Raises UsageError."""
-    rubric, label = asked.rubric, labelled[0].label
-    if asked.scorer is not None:
-        raise UsageError("--scorer: only a suite has scorers; give --suite")
-    if rubric.scale is None and not isinstance(label, bool):
-        example = "LABEL,LABEL with --good LABEL" if isinstance(label, str) else "LOWEST,HIGHEST"
-        raise UsageError(f"--scale: the labels are not true and false, so say what the judge may answer: {example}")
-    return RubricJudge(
-        "rubric",
-        endpoint=endpoint,
-        instructions=rubric.instructions or _RUBRIC,
-        scale=_scale(rubric.scale or "pass_fail"),
-        good=list(rubric.good) or None,
-        input_variable=rubric.input_variable,
-    )
-
-
-def _scale(text: str) -> Any:
-    """A scale from the command line, as `make_scale` takes it."""
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) == 1:
-        return text
-    try:
-        return [int(part) for part in parts]
-    except ValueError:
-        return parts
-
-
-def _labelled_pair(values: Mapping[str, Any], path: Path, number: int) -> LabelledPair:
-    if unknown := sorted(values.keys() - _FIELDS):
-        problem = f"unknown field in a file of pairs; known: {', '.join(sorted(_FIELDS))}"
-        raise BadFile(path, problem, line=number, field=unknown[0])
-    for name in _OUTPUTS:
-        if not isinstance(values.get(name), str):
-            raise BadFile(path, "must be text", line=number, field=name)
-    label = values.get("label")
-    if label not in tuple(_WORTH):
-        raise BadFile(path, "must be a, b or tie", line=number, field="label")
-    of_row = {name: value for name, value in values.items() if name not in ("label", *_OUTPUTS)}
-    row = row_from_values({"id": f"line-{number}", **of_row}, path, number)
-    return LabelledPair(row, values["output_a"], values["output_b"], cast("Winner", label))

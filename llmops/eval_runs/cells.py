@@ -13,7 +13,6 @@ from llmops.engines.opening import engine_identity
 from llmops.engines.protocol import EngineIdentity
 from llmops.evaluation.comparison import draw
 from llmops.evaluation.eval_set import Rows, measure
-from llmops.evaluation.generating import Task
 from llmops.evaluation.results import Noise, RowResult
 from llmops.evaluation.scorers.protocol import IdentifiedScorer
 from llmops.evaluation.suite import Suite
@@ -25,6 +24,8 @@ from llmops.settings import Settings
 from llmops.versions import ModelVersion, PromptVersion, Release
 
 NOISE_PARAM, SERVED_PARAM, STOPPED_PARAM = "noise", "served", "stopped_early"  # of a recorded run
+
+_THEIR_OWN = ("openai", "fake")  # engines with no mode of ours: an upstream's is its own
 
 # Raised when a change to scorers or to recording makes older runs incomparable: they are then run again.
 _RUN_FORMAT = 3
@@ -43,12 +44,22 @@ class Cell:
     def name(self) -> str:
         return f"{self.prompt.ref} on {self.model.ref}"
 
+    @property
+    def asks_upstream(self) -> bool:
+        return self.model.source.startswith("openai:")
+
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """limit: rows. engine: by name. seed: makes an independent run. repeatable: requests that cannot influence each
-    other, so that answers repeat exactly. force: run again although a complete run exists (finished generations are
-    still not made twice). recorder: how runs get into MLflow. stop_early: end when the primary metric is decided."""
+    """How a suite is run.
+
+    limit: rows.
+    engine: by name.
+    seed: makes an independent run.
+    repeatable: requests that cannot influence each other, so that answers repeat exactly.
+    force: run again although a complete run exists (finished generations are still not made twice).
+    recorder: how runs get into MLflow.
+    """
 
     limit: int | None = None
     engine: str | None = None
@@ -56,7 +67,6 @@ class RunOptions:
     repeatable: bool = False
     force: bool = False
     recorder: RecorderName = "auto"
-    stop_early: bool = False
 
     def engine_settings(self, settings: Settings) -> Settings:
         """As the gateway opens the model, so that what is served is what was evaluated. Repeatable: each request alone
@@ -65,6 +75,10 @@ class RunOptions:
             return settings
         replicas = max(1, settings.engine_threads or psutil.cpu_count() or 1)
         return replace(settings, engine_slots=1, engine_prompt_cache="template", engine_replicas=replicas)
+
+    def engine_identity(self, model: ModelVersion, settings: Settings) -> EngineIdentity:
+        """What will answer for the model. Raises UsageError."""
+        return engine_identity(model, self.engine_settings(settings), self.engine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,65 +158,43 @@ class CellRun:
         }
 
 
-def identity_of_engine(cell: Cell, settings: Settings, options: RunOptions) -> EngineIdentity:
-    """What will answer for the cell. Raises UsageError."""
-    return engine_identity(cell.model, options.engine_settings(settings), options.engine)
-
-
-def task_of(suite: Suite, cell: Cell, settings: Settings, options: RunOptions, chosen: RowChoice) -> Task:
-    """The cell's work for the runner."""
-    return Task(
-        cell.prompt.template,
-        cell.parameters,
-        cell.model.sha256,
-        identity_of_engine(cell, settings, options),
-        chosen.of(suite),
-        options.seed,
-        suite.choices,
-    )
-
-
 def cell_identity(suite: Suite, cell: Cell, settings: Settings, options: RunOptions, chosen: RowChoice) -> CellIdentity:
     """Everything that makes two eval runs the same run."""
     eval_sets = {eval_set.name: eval_set.content_hash for eval_set in suite.eval_sets}
     whole = chosen.limit is None and chosen.drawn is None
     content: dict[str, Any] = {
-        "format": _RUN_FORMAT,
+        **scored_by(suite),
         "suite": suite.name,
         "rows": suite.rows_hash if whole else measure(chosen.of(suite))[1],
-        "scorers": [spec.to_json() for spec in suite.scorer_specs],
-        "judges": _judges(suite),
         "cluster_by": suite.cluster_by,
         "choices": suite.choices,
         "prompt": [cell.prompt.ref, cell.prompt.template.content_hash],
         "model": [cell.model.ref, cell.model.sha256],
         "parameters": cell.parameters.to_mapping(),
-        "engine": identity_of_engine(cell, settings, options).to_mapping(),
+        "engine": options.engine_identity(cell.model, settings).to_mapping(),
         "seed": options.seed,
         "stopped_early": None if chosen.drawn is None else chosen.seed,
     }
     return CellIdentity(suite.name, cell.prompt, cell.model, content, content_hash(content), eval_sets)
 
 
-def scorer_definitions(suite: Suite) -> dict[str, str]:
-    """What each of a suite's scorers is now, with its judge: a hash by name."""
-    specs = [spec.to_json() for spec in suite.scorer_specs]
-    return definitions_in({"format": _RUN_FORMAT, "scorers": specs, "judges": _judges(suite)})
+def scored_by(suite: Suite) -> dict[str, Any]:
+    """The suite's scorers, and the models that score: another judge or embedding model gives other scores."""
+    identified = (scorer for scorer in suite.make_scorers() if isinstance(scorer, IdentifiedScorer))
+    return {
+        "format": _RUN_FORMAT,
+        "scorers": [spec.to_json() for spec in suite.scorer_specs],
+        "judges": {scorer.name: dict(scorer.identity) for scorer in identified},
+    }
 
 
 def definitions_in(content: Mapping[str, Any]) -> dict[str, str]:
-    """The same of the scorers of a run, from its cell's content; none where that is not known."""
+    """What each scorer is, with its judge: a hash by name. content: what `scored_by` gave, as it is now or as a run's
+    cell holds it; none where that is not known."""
     judges = content.get("judges", {})
     return {
         spec["name"]: content_hash([content.get("format"), spec, judges.get(spec["name"])])
         for spec in content.get("scorers", ())
-    }
-
-
-def _judges(suite: Suite) -> Mapping[str, Any]:
-    """Models that score: another judge, or another embedding model, gives other scores."""
-    return {
-        scorer.name: dict(scorer.identity) for scorer in suite.make_scorers() if isinstance(scorer, IdentifiedScorer)
     }
 
 
@@ -215,33 +207,6 @@ def cost_of(model: ModelVersion, tokens_in: int | None, tokens_out: int | None) 
     return float(tokens_in * prices["per_million_in"] + tokens_out * prices["per_million_out"]) / 1e6
 
 
-# Whether a release is served as it was evaluated: by the same engine in the same mode.
-#
-# Both are opened by one function from the same settings, so they differ only where a run asked for something else
-# (`--repeatable`, `--engine`), or where a setting was changed since.
-
-_THEIR_OWN = ("openai", "fake")
-"""Engines with no mode of ours: an upstream's is its own."""
-
-
-def served_mode(run: EvalRun, model: ModelVersion, settings: Settings) -> str | None:
-    """What a reader of a verdict must know of the answers that will be served; None when there is nothing to say.
-
-    That they were made in another mode; and how many of a sample are others than those evaluated when they are made as
-    the gateway makes them, where that is not none.
-    """
-    evaluated, served = evaluated_by(run), engine_identity(model, settings)
-    if evaluated is None or (evaluated == served and served.name in _THEIR_OWN):
-        return None
-    noise = _measured(run, evaluated, served)
-    if evaluated != served:
-        counted = "how many answers differ is not known" if noise is None else _counted(noise)
-        return f"evaluated by {_differences(evaluated, served)}: {counted}"
-    if noise is None:
-        return "how many answers differ when they are made again, as they are served, is not known"
-    return f"made again, as they are served, {_counted(noise)}" if noise.flips else None
-
-
 def evaluated_by(run: EvalRun) -> EngineIdentity | None:
     """The engine that made a run's answers; None for a run that does not say."""
     try:
@@ -251,39 +216,45 @@ def evaluated_by(run: EvalRun) -> EngineIdentity | None:
         return None
 
 
+def served_mode(run: EvalRun, model: ModelVersion, settings: Settings) -> str | None:
+    """What a reader of a verdict must know of the answers that will be served; None when there is nothing to say.
+
+    That they were made in another mode; and how many of a sample are others than those evaluated when they are made as
+    the gateway makes them, where that is not none. Engines are opened from the same settings for both, so that the
+    modes differ only where a run asked for something else (`--repeatable`, `--engine`), or a setting was changed since.
+    """
+    evaluated, served = evaluated_by(run), engine_identity(model, settings)
+    if evaluated is None or (evaluated == served and served.name in _THEIR_OWN):
+        return None
+    measured = json.loads(run.params.get(NOISE_PARAM if evaluated == served else SERVED_PARAM, "null"))
+    if measured is None or measured.pop("served", served.to_mapping()) != served.to_mapping():
+        noise, differ = None, "is not known"  # not measured, or before the settings were changed
+    else:
+        noise = Noise(**measured)
+        differ = "{} of {} answers differ ({:.0%} to {:.0%} of all)".format(noise.flips, noise.n, *noise.ci95)
+    if evaluated != served:
+        counted = differ if noise is not None else f"how many answers differ {differ}"
+        return f"evaluated by {_differences(evaluated, served)}: {counted}"
+    if noise is None:
+        return f"how many answers differ when they are made again, as they are served, {differ}"
+    return f"made again, as they are served, {differ}" if noise.flips else None
+
+
 def mode_change(evaluated: Mapping[str, Any], model: ModelVersion, settings: Settings) -> str | None:
     """How the engine that would serve differs from the one a gate read, as `EngineIdentity.to_mapping` gives it."""
     before, served = EngineIdentity(**evaluated), engine_identity(model, settings)
     return None if before == served else f"evaluated by {_differences(before, served)}"
 
 
-def _measured(run: EvalRun, evaluated: EngineIdentity, served: EngineIdentity) -> Noise | None:
-    name = NOISE_PARAM if evaluated == served else SERVED_PARAM
-    if name not in run.params:
-        return None
-    found = json.loads(run.params[name])
-    if found.pop("served", served.to_mapping()) != served.to_mapping():
-        return None  # the settings have changed since
-    return Noise(**found)
-
-
-def _counted(noise: Noise) -> str:
-    low, high = noise.ci95
-    return f"{noise.flips} of {noise.n} answers differ ({low:.0%} to {high:.0%} of all)"
-
-
 def _differences(evaluated: EngineIdentity, served: EngineIdentity) -> str:
     """`llamacpp with slots 1, served by llamacpp with slots 16`: what differs, on both sides."""
     if evaluated.name != served.name:
         return f"{evaluated.name}, served by {served.name}"
-    names = [name for name in {**evaluated.settings, **served.settings} if _of(evaluated, name) != _of(served, name)]
+    names = {**evaluated.settings, **served.settings}
+    both = [{name: side.settings.get(name, "unknown") for name in names} for side in (evaluated, served)]
     sides = []
-    for side in (evaluated, served):
-        parts = [f"{name} {_of(side, name)}" for name in names]
+    for side, settings in zip((evaluated, served), both, strict=True):
+        parts = [f"{name} {value}" for name, value in settings.items() if both[0][name] != both[1][name]]
         parts += [side.build] if evaluated.build != served.build else []
         sides.append(f"{side.name} with {', '.join(parts)}")
     return ", served by ".join(sides)
-
-
-def _of(identity: EngineIdentity, name: str) -> Any:
-    return identity.settings.get(name, "unknown")

@@ -25,10 +25,10 @@ from llmops.eval_runs.cells import (
     definitions_in,
     evaluated_by,
     failures_of,
-    scorer_definitions,
+    scored_by,
     served_mode,
 )
-from llmops.eval_runs.matrix import CellProgress, EarlyStop, run_until_decided, running
+from llmops.eval_runs.matrix import CellProgress, EarlyStop, Matrix, run_until_decided
 from llmops.eval_runs.scorer_factory import ScorerFactory, untrusted
 from llmops.evaluation.comparison import Comparison, compare
 from llmops.evaluation.eval_set import measure
@@ -111,26 +111,24 @@ class Evaluations:
         Raises:
             BadFile, EngineError, StoreUnavailable, RecordingIncomplete: finished generations are kept.
         """
-        suite.try_scorers()
-        return asyncio.run(self._run(suite, cells, options, progress))
 
-    async def _run(
-        self, suite: Suite, cells: Sequence[Cell], options: RunOptions, progress: CellProgress
-    ) -> list[CellRun]:
-        async with running(self.settings, self.registry, suite, options, progress) as matrix:
-            return await matrix.run(cells, RowChoice(options.limit))
+        async def work() -> list[CellRun]:
+            async with Matrix(self.settings, self.registry, suite, options, progress) as matrix:
+                return await matrix.run(cells, RowChoice(options.limit))
+
+        suite.try_scorers()
+        return asyncio.run(work())
 
     def run_until_decided(
         self, suite: Suite, cells: Sequence[Cell], options: RunOptions, progress: CellProgress
     ) -> tuple[list[CellRun], EarlyStop]:
         """Runs two cells on as many rows as it takes to tell them apart. Raises UsageError, and as `run`."""
 
-        suite.try_scorers()
-
         async def work() -> tuple[list[CellRun], EarlyStop]:
-            async with running(self.settings, self.registry, suite, options, progress) as matrix:
+            async with Matrix(self.settings, self.registry, suite, options, progress) as matrix:
                 return await run_until_decided(matrix, suite, cells)
 
+        suite.try_scorers()
         return asyncio.run(work())
 
     def rows(self, run: EvalRun) -> RecordedRows:
@@ -154,7 +152,8 @@ class Evaluations:
         """
         if _RUN_ID.match(text):
             return self._recorder.get(text)
-        if _SHORT_RUN_ID.match(text) and not self._is_named(text):
+        # An app or a prompt may have a name that looks like the beginning of a run's id.
+        if _SHORT_RUN_ID.match(text) and not (text in self.registry.apps() or self.registry.prompts.versions(text)):
             begun = self._recorder.beginning_with(text, limit=MOST_NAMED + 1)
             return self._recorder.get(whole_id(text, begun, "run" if begun else "run, app or prompt"))
         suite, cell = self._named_cell(text, suite_name)
@@ -175,18 +174,17 @@ class Evaluations:
         """Two runs as `resolve` reads them, and the suite that both ran on. Raises UnknownVersion, CannotRun."""
         run_a, run_b = self.resolve(a, suite_name), self.resolve(b, suite_name)
         if run_a.suite != run_b.suite:
-            raise CannotRun(f"{a} ran on suite {run_a.suite}, {b} on {run_b.suite}; compare runs of one suite")
+            raise CannotRun(f"{a} ran on suite {run_a.suite}, {b} on {run_b.suite}; give runs of one suite")
         return self.suite(run_a.suite), run_a, run_b
 
     def compare_runs(self, suite: Suite, a: str, run_a: EvalRun, b: str, run_b: EvalRun) -> Comparison:
         """Two runs of one suite, which their rows are read from. Raises CannotRun, StoreUnavailable."""
-        stopped = _stopped(run_a, run_b)
+        stopped = [run.params.get(STOPPED_PARAM) for run in (run_a, run_b)]
+        if stopped[0] != stopped[1]:
+            raise CannotRun("a run that was stopped early can be compared only with the run it was stopped against")
+        seed, _, told = (stopped[0] or "").partition(":")  # as `run_until_decided` writes it: `0: after 20 of 200 rows`
         one, other = definitions_in(run_a.content), definitions_in(run_b.content)
-        apart = {
-            name: "the two runs were scored by other definitions of it; run both again"
-            for name in one.keys() & other.keys()
-            if one[name] != other[name]
-        }
+        noises = [Noise(**json.loads(run.params[NOISE_PARAM])) for run in (run_a, run_b) if NOISE_PARAM in run.params]
         return compare(
             a,
             self.rows(run_a),
@@ -195,11 +193,15 @@ class Evaluations:
             suite.make_scorers(),
             suite.gate.primary,
             cluster_by=suite.cluster_by,
-            noise=_noise(run_a, run_b),
-            sequential_seed=stopped[0] if stopped else None,
+            noise=max(noises, key=lambda noise: noise.share, default=None),
+            sequential_seed=int(seed) if told else None,
             suite_rows=suite.n_rows,
-            drawn_from=stopped[1] if stopped else None,
-            apart=apart,
+            drawn_from=int(told.split()[-2]) if told else None,
+            apart={
+                name: "the two runs were scored by other definitions of it; run both again"
+                for name in one.keys() & other.keys()
+                if one[name] != other[name]
+            },
         )
 
     def gate(self, challenger: str, against: str | None, suite_name: str) -> Gated:
@@ -215,51 +217,18 @@ class Evaluations:
         runs = {"b": self.resolve(challenger, suite_name)}
         if runs["b"].suite != suite_name:
             raise CannotRun(f"{challenger} ran on suite {runs['b'].suite}, not on {suite_name}")
-        release = self.release(challenger)
-        champion = against or self._champion_ref(release)
-        comparison = None
+        release, champion, comparison = self.release(challenger), against, None
+        if champion is None and release is not None:
+            present = self.registry.release_versions.champion(release.app)
+            champion = present.ref if present else None
         if champion is not None:
             runs["a"] = self.resolve(champion, suite_name)
             comparison = self.compare_runs(suite, champion, runs["a"], challenger, runs["b"])
-        wanted = {name: list(floors) for name, floors in suite.gate.slice_floors.items()}
-        slices = slice_metrics(self.rows(runs["b"]), wanted) if wanted else {}
-        facts = Facts(
-            metrics=runs["b"].metrics,
-            comparison=comparison,
-            answers=runs["b"].answers,
-            name=challenger,
-            champion=runs["a"].metrics if "a" in runs else {},
-            slices=slices,
-            untrusted={**untrusted(suite, self.registry.store, self.scorer_factory), **_defined_otherwise(suite, runs)},
-            serving=served_mode(runs["b"], self.registry.models.get(runs["b"].model), self.settings),
-            limits={scorer.name: limits_of(scorer) for scorer in suite.make_scorers()},
-            suite_rows=suite.n_rows,
-            other_rows=[run.run_id for run in runs.values() if _has_other_rows(suite, run)],
-        )
-        verdict = decide(suite.gate, facts)
+        verdict = decide(suite.gate, self._facts(suite, challenger, runs, comparison))
         if "a" in runs and runs["a"].run_id == runs["b"].run_id:
             verdict = verdict.with_reasons([f"{challenger} was compared with itself: both are run {runs['a'].run_id}"])
-        if release is not None:
-            loosened = self.registry.release_versions.loosened(release, suite_name, suite.gate.to_json())
-            verdict = verdict.with_reasons(
-                f"looser than an earlier gate: {each['rule']}, by {each['by']}" for each in loosened
-            )
-        self._record_verdict(suite, verdict, comparison, release, champion, runs)
-        return Gated(verdict, comparison, runs)
-
-    def _record_verdict(
-        self,
-        suite: Suite,
-        verdict: Verdict,
-        comparison: Comparison | None,
-        release: Release | None,
-        champion: str | None,
-        runs: Mapping[str, EvalRun],
-    ) -> None:
-        """All it takes to judge again: rules, runs, level, version of this software."""
+        # All it takes to judge again: rules, runs, level, version of this software.
         record: dict[str, Any] = {
-            **verdict.to_json(),
-            "against": champion,
             "suite": suite.name,
             "rules": suite.gate.to_json(),
             "runs": {side: run.run_id for side, run in runs.items()},
@@ -268,26 +237,57 @@ class Evaluations:
             "engine": engine.to_mapping() if (engine := evaluated_by(runs["b"])) is not None else None,
         }
         if release is not None:
-            against_release = self.release(champion) if champion else None
-            shown = {**record, "against": against_release.ref if against_release else None}
-            self.registry.release_versions.record_gate(release, suite.name, {**shown, "checks": None})
-        record["comparison"] = comparison.to_json() if comparison else None
-        record_verdict(self.registry.store, runs["b"].run_id, record)
+            loosened = self.registry.release_versions.loosened(release, suite_name, record["rules"])
+            verdict = verdict.with_reasons(
+                f"looser than an earlier gate: {each['rule']}, by {each['by']}" for each in loosened
+            )
+            other = self.release(champion) if champion else None
+            shown = {**verdict.to_json(), **record, "against": other.ref if other else None, "checks": None}
+            self.registry.release_versions.record_gate(release, suite.name, shown)
+        told = comparison.to_json() if comparison else None
+        record_verdict(
+            self.registry.store,
+            runs["b"].run_id,
+            {**verdict.to_json(), **record, "against": champion, "comparison": told},
+        )
+        return Gated(verdict, comparison, runs)
+
+    def _facts(
+        self, suite: Suite, challenger: str, runs: Mapping[str, EvalRun], comparison: Comparison | None
+    ) -> Facts:
+        """What is known of the challenger, whose run is `b`."""
+        run = runs["b"]
+        wanted = {name: list(floors) for name, floors in suite.gate.slice_floors.items()}
+        now = definitions_in(scored_by(suite))
+        redefined = {
+            name: f"{each.run_id} was scored by another definition of it than the suite's; run it again"
+            for each in runs.values()
+            for name, definition in definitions_in(each.content).items()
+            if name in now and now[name] != definition
+        }
+        return Facts(
+            metrics=run.metrics,
+            comparison=comparison,
+            answers=run.answers,
+            name=challenger,
+            champion=runs["a"].metrics if "a" in runs else {},
+            slices=slice_metrics(self.rows(run), wanted) if wanted else {},
+            untrusted={**untrusted(suite, self.registry.store, self.scorer_factory), **redefined},
+            serving=served_mode(run, self.registry.models.get(run.model), self.settings),
+            limits={scorer.name: limits_of(scorer) for scorer in suite.make_scorers()},
+            suite_rows=suite.n_rows,
+            other_rows=[each.run_id for each in runs.values() if _has_other_rows(suite, each)],
+        )
 
     def _named_cell(self, text: str, suite_name: str | None) -> tuple[Suite, Cell]:
         if (release := self.release(text)) is not None:
-            return self._suite_of(release.prompt.name, suite_name), Cell(
-                release.prompt, release.model, release.parameters, release
-            )
+            suite = self._suite_of(release.prompt.name, suite_name)
+            return suite, Cell(release.prompt, release.model, release.parameters, release)
         prompt_ref, _, model_ref = text.partition(",")
         prompt = self.registry.prompts.get(prompt_ref)
         suite = self._suite_of(prompt.name, suite_name)
         model = self.registry.models.get(model_ref or suite.model)
         return suite, Cell(prompt, model, prompt.template.parameters)
-
-    def _is_named(self, name: str) -> bool:
-        """Whether an app or a prompt has this name, which may look like the beginning of a run's id."""
-        return name in self.registry.apps() or bool(self.registry.prompts.versions(name))
 
     def _suite_of(self, prompt_name: str, suite_name: str | None) -> Suite:
         if suite_name is not None:
@@ -306,21 +306,6 @@ class Evaluations:
             return None
         return self.registry.release_versions.get(text)
 
-    def _champion_ref(self, release: Release | None) -> str | None:
-        champion = self.registry.release_versions.champion(release.app) if release else None
-        return champion.ref if champion else None
-
-
-def _defined_otherwise(suite: Suite, runs: Mapping[str, EvalRun]) -> dict[str, str]:
-    """Scorers of the suite that a run was scored by when they were something else, and why that matters."""
-    now = scorer_definitions(suite)
-    return {
-        name: f"{run.run_id} was scored by another definition of it than the suite's; run it again"
-        for run in runs.values()
-        for name, definition in definitions_in(run.content).items()
-        if name in now and now[name] != definition
-    }
-
 
 def _has_other_rows(suite: Suite, run: EvalRun) -> bool:
     """Whether a run's rows are not the suite's, all or the first of them. Of a run that was stopped early, which drew
@@ -329,20 +314,3 @@ def _has_other_rows(suite: Suite, run: EvalRun) -> bool:
     if known in (None, suite.rows_hash) or STOPPED_PARAM in run.params:
         return False
     return run.rows >= suite.n_rows or measure(suite.rows.first(run.rows))[1] != known
-
-
-def _noise(*runs: EvalRun) -> Noise | None:
-    """The larger of the runs' own noise; None when neither knows it."""
-    known = [Noise(**json.loads(run.params[NOISE_PARAM])) for run in runs if NOISE_PARAM in run.params]
-    return max(known, key=lambda noise: noise.share, default=None)
-
-
-def _stopped(run_a: EvalRun, run_b: EvalRun) -> tuple[int, int] | None:
-    """The seed that both runs drew their rows by, and from how many, when they were stopped early. Raises CannotRun."""
-    stopped = [run.params.get(STOPPED_PARAM) for run in (run_a, run_b)]
-    if stopped == [None, None]:
-        return None
-    if None in stopped or stopped[0] != stopped[1]:
-        raise CannotRun("a run that was stopped early can be compared only with the run it was stopped against")
-    seed, _, told = str(stopped[0]).partition(":")
-    return int(seed), int(told.split()[-2])  # as `early_stopping` writes it: `0: after 20 of 200 rows`

@@ -1,17 +1,19 @@
-"""Runs the cells of a suite: generates what is missing model by model, then scores and records each cell."""
+"""Runs the cells of a suite: generates what is missing model by model, then scores and records each cell.
+
+Two cells can also be run on more and more rows, drawn by chance, until the primary metric tells them apart.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 from llmops.engines.opening import check_parameters, engine_identity, engine_name, open_engine
-from llmops.engines.protocol import Engine, EngineIdentity
+from llmops.engines.protocol import Engine
 from llmops.errors import CannotRun, EngineUnavailable, UsageError
 from llmops.eval_runs.cells import (
     NOISE_PARAM,
@@ -24,7 +26,6 @@ from llmops.eval_runs.cells import (
     cell_identity,
     cost_of,
     failures_of,
-    task_of,
 )
 from llmops.eval_runs.scorer_factory import ScorerFactory
 from llmops.evaluation.comparison import draw
@@ -39,15 +40,13 @@ from llmops.evaluation.suite import Suite, primary_scorer
 from llmops.hashing import canonical_json
 from llmops.models.sources import UpstreamSource
 from llmops.reachable import check_reachable
-from llmops.recording import CellIdentity, EvalRecorder, EvalRun, register_eval_set
+from llmops.recording import CellIdentity, EvalRecorder, register_eval_set
 from llmops.recording.cell import SUITE_ROWS_PARAM
 from llmops.registry import Registry
 from llmops.settings import Settings, named_variables
 from llmops.versions import ModelVersion
 
 CellProgress = Callable[[str, int, int], None]
-Todo = tuple[Cell, CellIdentity]
-
 
 # As `JudgeScorer` names them. EngineRejected and ContextTooLong are left out: they will be the same again.
 _PASSING = frozenset({"EngineUnavailable", "EngineBusy", "EngineTimeout", "EngineError"})
@@ -55,9 +54,12 @@ _PASSING = frozenset({"EngineUnavailable", "EngineBusy", "EngineTimeout", "Engin
 # Engines of this machine, whose noise is measured: asking an upstream again costs money, or somebody else's time.
 _LOCAL_ENGINES = ("llamacpp", "openvino", "transformers")
 
+_LOOKS = 20  # at most, at equal distances
+_FEWEST_ROWS = 10  # a look
+
 
 class Matrix:
-    """One suite's cells, while they run. `running` makes one."""
+    """One suite's cells, while they run. Leaving its context closes engine and cache."""
 
     def __init__(
         self, settings: Settings, registry: Registry, suite: Suite, options: RunOptions, progress: CellProgress
@@ -65,11 +67,15 @@ class Matrix:
         self._settings, self._registry, self._suite = settings, registry, suite
         self.options, self._progress = options, progress
         self._recorder, self._scorer_factory = EvalRecorder(registry.store), ScorerFactory(settings)
+        self._judged = {spec.name for spec in suite.scorer_specs if self._scorer_factory.needs_judge(spec)}
         self.cache = GenerationCache(settings.generation_cache_dir)
         self._engine = _LazyEngine(options.engine_settings(settings), options.engine)
         self._checked: set[str] = set()
 
-    async def close(self) -> None:
+    async def __aenter__(self) -> Matrix:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         await self._engine.close()
         self.cache.close()
 
@@ -88,13 +94,14 @@ class Matrix:
             check_parameters(cell.model, self._settings, cell.parameters, self.options.engine)
         identities = [cell_identity(self._suite, cell, self._settings, self.options, chosen) for cell in cells]
         done: dict[int, CellRun] = {}
-        failed: dict[int, tuple[CellRun, int]] = {}
+        failed: dict[int, tuple[CellRun, int]] = {}  # runs in which so many rows failed in a way that may pass
         for position, (cell, identity) in enumerate(zip(cells, identities, strict=True)):
             known = None if self.options.force else self._recorder.find(self._suite.name, identity.hash)
             if known is None:
                 continue
             found = CellRun(cell, known, 0, known.rows)
-            if n_failed := self._passing_failures(cell, known):
+            results = self._recorder.rows(known) if any(metric.n_failed for metric in known.metrics.values()) else ()
+            if n_failed := passing_failures(results, self._judged, asks_upstream=cell.asks_upstream):
                 failed[position] = (found, n_failed)
             else:
                 done[position] = found
@@ -103,37 +110,57 @@ class Matrix:
             positions = list(group)
             made = await self.generate([cells[position] for position in positions], chosen)
             for position, generated in zip(positions, made, strict=True):
-                todo = (cells[position], identities[position])
-                done[position] = await self._finish(todo, chosen, generated, shown, failed.get(position))
+                cell = cells[position]
+                report = await self._score(cell, chosen, generated)
+                if position in failed:
+                    found, n_failed = failed[position]
+                    if passing_failures(report.results, self._judged, asks_upstream=cell.asks_upstream) >= n_failed:
+                        done[position] = replace(found, failed_again=failures_of(report.results))
+                        continue
+                done[position] = await asyncio.to_thread(self._record, cell, identities[position], report, shown)
         return [done[position] for position in range(len(cells))]
 
     async def generate(self, cells: Sequence[Cell], chosen: RowChoice) -> list[Generated]:
         """What the cache lacks for cells of one model. Raises EngineUnavailable, CannotRun: a judge, or something else
         that the suite scores with, is not there."""
-        tasks = [self.task(cell, chosen) for cell in cells]
-        await asyncio.to_thread(self._check, tasks)
-        name = cells[0].name if len(cells) == 1 else f"{len(cells)} cells on {cells[0].model.ref}"
-        give = self._engine.of(cells[0].model)
-        made = await generate_all(tasks, give, self.cache, lambda done, total: self._progress(name, done, total))
-        await self._measure_noise(cells[0].model, tasks)
+        tasks, model = [self.task(cell, chosen) for cell in cells], cells[0].model
+
+        def check() -> None:
+            """Asks the judges that something will be asked of whether they are there, each once."""
+            busy = scorers_with_work(tasks, self._suite.make_scorers(), self.cache) - self._checked
+            self._scorer_factory.check(self._suite, busy)
+            self._checked |= busy
+
+        await asyncio.to_thread(check)
+        name = cells[0].name if len(cells) == 1 else f"{len(cells)} cells on {model.ref}"
+        made = await generate_all(
+            tasks,
+            lambda: self._engine.of(model),
+            self.cache,
+            lambda done, total: self._progress(name, done, total),
+        )
+        await self._measure_noise(model, tasks)
         return made
 
-    def _check(self, tasks: Sequence[Task]) -> None:
-        """Asks the judges that something will be asked of whether they are there, each once."""
-        busy = scorers_with_work(tasks, self._suite.make_scorers(), self.cache) - self._checked
-        self._scorer_factory.check(self._suite, busy)
-        self._checked |= busy
-
     def task(self, cell: Cell, chosen: RowChoice) -> Task:
-        return task_of(self._suite, cell, self._settings, self.options, chosen)
+        """The cell's work for the runner."""
+        return Task(
+            template=cell.prompt.template,
+            parameters=cell.parameters,
+            model_sha256=cell.model.sha256,
+            identity=self.options.engine_identity(cell.model, self._settings),
+            rows=chosen.of(self._suite),
+            seed=self.options.seed,
+            choices=self._suite.choices,
+        )
 
     async def _measure_noise(self, model: ModelVersion, tasks: Sequence[Task]) -> None:
         """How many answers are others when they are made again as the gateway makes them: once for a suite's rows,
         its model's weights, and the two engines' settings, the same but for `--repeatable` and `--engine`."""
-        identity, served = tasks[0].identity, self._served_by(model)
+        identity, served = tasks[0].identity, engine_identity(model, self._settings)
         key = noise_key(model.sha256, identity, served, self._suite.rows_hash)
         local = {identity.name, served.name} <= set(_LOCAL_ENGINES)
-        if not local or not self._engine.loaded or self.cache.get_noise(key) is not None:
+        if not local or self._engine.loaded is None or self.cache.get_noise(key) is not None:
             return
         engine = self._engine
         if served != identity:
@@ -141,7 +168,7 @@ class Matrix:
             engine = _LazyEngine(self._settings, None)
         self._progress("measuring how many answers are others when they are served", 0, 0)
         try:
-            noise = await measure_noise(tasks, await engine.of(model)(), self.cache)
+            noise = await measure_noise(tasks, await engine.of(model), self.cache)
         except CannotRun as error:  # the answers are there; only what is known of them is less
             self._progress(f"not measured: {error}", 0, 0)
             return
@@ -151,51 +178,37 @@ class Matrix:
         if noise is not None:
             self.cache.put_noise(key, noise)
 
-    def _served_by(self, model: ModelVersion) -> EngineIdentity:
-        """What would answer for the model behind the gateway."""
-        return engine_identity(model, self._settings)
-
-    def _passing_failures(self, cell: Cell, run: EvalRun) -> int:
-        """How many rows and scores of a run failed in a way that may pass."""
-        if not any(metric.n_failed for metric in run.metrics.values()):
-            return 0
-        return passing_failures(self._recorder.rows(run), self._judged, asks_upstream=_is_upstream(cell.model))
-
-    @property
-    def _judged(self) -> frozenset[str]:
-        """Names of the scorers that ask a judge."""
-        return frozenset(spec.name for spec in self._suite.scorer_specs if self._scorer_factory.needs_judge(spec))
-
-    async def _finish(
-        self, todo: Todo, chosen: RowChoice, made: Generated, shown: str | None, before: tuple[CellRun, int] | None
-    ) -> CellRun:
-        """before: the same cell's run in which so many rows failed, which stands unless fewer do now."""
-        cell = todo[0]
-        task = self.task(cell, chosen)
-        total = self._suite.n_rows
-        report = await score_all(
-            task,
+    async def _score(self, cell: Cell, chosen: RowChoice, made: Generated) -> EvalReport:
+        return await score_all(
+            self.task(cell, chosen),
             made,
             self._suite.make_scorers(),
             self.cache,
             self._suite.cluster_by,
-            lambda done, _: self._progress(f"scoring {cell.name}", done, total),
+            lambda done, _: self._progress(f"scoring {cell.name}", done, self._suite.n_rows),
         )
-        if before is not None:
-            found, n_failed = before
-            if passing_failures(report.results, self._judged, asks_upstream=_is_upstream(cell.model)) >= n_failed:
-                return replace(found, failed_again=failures_of(report.results))
-        return await asyncio.to_thread(self._record, todo, task, report, shown)
 
-    def _record(self, todo: Todo, task: Task, report: EvalReport, shown: str | None) -> CellRun:
-        cell, identity = todo
-        params, metrics = self._extras(cell, task, report)
+    def _record(self, cell: Cell, identity: CellIdentity, report: EvalReport, shown: str | None) -> CellRun:
+        """Records what a run shows besides its cell, too: noise, cost, scorers left out."""
+        params = {"repeatable": str(self.options.repeatable).lower(), SUITE_ROWS_PARAM: str(self._suite.n_rows)}
+        metrics: dict[str, float] = {}
+        if left_out := self._suite.left_out():
+            params["scorers_without_judge"] = ", ".join(left_out)
         if shown is not None:
             params[STOPPED_PARAM] = shown
-        for eval_set in self._suite.eval_sets:
-            register_eval_set(
-                self._registry.store, eval_set.name, eval_set.content_hash, eval_set.rows, self._suite.name
-            )
+        served = engine_identity(cell.model, self._settings)
+        evaluated = self.options.engine_identity(cell.model, self._settings)
+        noise = self.cache.get_noise(noise_key(cell.model.sha256, evaluated, served, self._suite.rows_hash))
+        if noise is not None and served == evaluated:
+            params[NOISE_PARAM] = canonical_json({"n": noise.n, "flips": noise.flips})
+            metrics["flip_share"] = noise.share
+        elif noise is not None:
+            params[SERVED_PARAM] = canonical_json({"n": noise.n, "flips": noise.flips, "served": served.to_mapping()})
+        if (cost := cost_of(cell.model, report.tokens_in, report.tokens_out)) is not None:
+            metrics["cost"] = cost
+        store, suite = self._registry.store, self._suite
+        for eval_set in suite.eval_sets:
+            register_eval_set(store, eval_set.name, eval_set.content_hash, eval_set.rows, suite.name)
         run = self._recorder.record(
             identity,
             report,
@@ -207,66 +220,28 @@ class Matrix:
         self._registry.prompts.show_in_experiment(cell.prompt.name, run.experiment_id)
         return CellRun(cell, run, report.generated, report.from_cache)
 
-    def _extras(self, cell: Cell, task: Task, report: EvalReport) -> tuple[dict[str, str], dict[str, float]]:
-        """What a run shows besides its cell: noise, cost, scorers left out."""
-        params = {"repeatable": str(self.options.repeatable).lower(), SUITE_ROWS_PARAM: str(self._suite.n_rows)}
-        metrics: dict[str, float] = {}
-        if left_out := self._suite.left_out():
-            params["scorers_without_judge"] = ", ".join(left_out)
-        served = self._served_by(cell.model)
-        noise = self.cache.get_noise(noise_key(task.model_sha256, task.identity, served, self._suite.rows_hash))
-        if noise is not None and served == task.identity:
-            params[NOISE_PARAM] = canonical_json({"n": noise.n, "flips": noise.flips})
-            metrics["flip_share"] = noise.share
-        elif noise is not None:
-            params[SERVED_PARAM] = canonical_json({"n": noise.n, "flips": noise.flips, "served": served.to_mapping()})
-        cost = cost_of(cell.model, report.tokens_in, report.tokens_out)
-        if cost is not None:
-            metrics["cost"] = cost
-        return params, metrics
-
-
-@asynccontextmanager
-async def running(
-    settings: Settings, registry: Registry, suite: Suite, options: RunOptions, progress: CellProgress
-) -> AsyncIterator[Matrix]:
-    """A matrix whose engine and cache are closed at the end."""
-    matrix = Matrix(settings, registry, suite, options, progress)
-    try:
-        yield matrix
-    finally:
-        await matrix.close()
-
 
 class _LazyEngine:
     """Loads an engine when first asked for, and keeps one at a time."""
 
     def __init__(self, settings: Settings, engine: str | None) -> None:
         self._settings, self._engine_name = settings, engine
-        self._loaded: tuple[str, Engine] | None = None
+        self.loaded: tuple[str, Engine] | None = None
 
-    @property
-    def loaded(self) -> bool:
-        return self._loaded is not None
-
-    def of(self, model: ModelVersion) -> Callable[[], Awaitable[Engine]]:
-        async def load() -> Engine:
-            if self._loaded is None or self._loaded[0] != model.ref:
-                await self.close()
-                if engine_name(model, self._settings, self._engine_name) == "openai":
-                    await asyncio.to_thread(_check_upstream, model)
-                self._loaded = (
-                    model.ref,
-                    await asyncio.to_thread(open_engine, model, self._settings, self._engine_name),
-                )
-            return self._loaded[1]
-
-        return load
+    async def of(self, model: ModelVersion) -> Engine:
+        """The engine of that model."""
+        if self.loaded is None or self.loaded[0] != model.ref:
+            await self.close()
+            if engine_name(model, self._settings, self._engine_name) == "openai":
+                await asyncio.to_thread(_check_upstream, model)
+            opened = await asyncio.to_thread(open_engine, model, self._settings, self._engine_name)
+            self.loaded = (model.ref, opened)
+        return self.loaded[1]
 
     async def close(self) -> None:
-        if self._loaded is not None:
-            await self._loaded[1].close()
-            self._loaded = None
+        if self.loaded is not None:
+            await self.loaded[1].close()
+            self.loaded = None
 
 
 def passing_failures(results: Iterable[RowResult], judged: Collection[str], *, asks_upstream: bool) -> int:
@@ -277,16 +252,9 @@ def passing_failures(results: Iterable[RowResult], judged: Collection[str], *, a
         if result.output.error is not None:
             failed += asks_upstream
         else:
-            failed += sum(_may_pass(result.scores[name].error) for name in judged if name in result.scores)
+            errors = (result.scores[name].error for name in judged if name in result.scores)
+            failed += sum(error is not None and error.partition(":")[0] in _PASSING for error in errors)
     return failed
-
-
-def _may_pass(error: str | None) -> bool:
-    return error is not None and error.partition(":")[0] in _PASSING
-
-
-def _is_upstream(model: ModelVersion) -> bool:
-    return model.source.startswith("openai:")
 
 
 def _check_upstream(model: ModelVersion) -> None:
@@ -302,19 +270,14 @@ def _check_upstream(model: ModelVersion) -> None:
     raise failures[0] if len(failures) == 1 else EngineUnavailable("; ".join(map(str, failures)))
 
 
-# Runs two cells on more and more rows, drawn by chance, until the primary metric tells them apart.
-#
-# Looking after every step would make an ordinary test cry wolf; the test here may be looked at as often as one likes.
-
-_LOOKS = 20  # at most, at equal distances
-_FEWEST_ROWS = 10  # a look
-
-
 @dataclass(frozen=True, slots=True)
 class EarlyStop:
-    """Why a run ended. rows of total were taken, failed of them lack a score on one side. p_value, ci95: of the
-    difference b − a in the primary metric, a failed row counted as its worst. decided: it is shown, and would be
-    whatever the failed rows had scored."""
+    """Why a run ended.
+
+    rows of total were taken, failed of them lack a score on one side.
+    p_value, ci95: of the difference b − a in the primary metric, a failed row counted as its worst.
+    decided: it is shown, and would be whatever the failed rows had scored.
+    """
 
     rows: int
     total: int
@@ -336,6 +299,8 @@ class EarlyStop:
 
 async def run_until_decided(matrix: Matrix, suite: Suite, cells: Sequence[Cell]) -> tuple[list[CellRun], EarlyStop]:
     """Both cells' runs on the rows that it took, and why it took no more.
+
+    Looking after every step would make an ordinary test cry wolf; this one may be looked at as often as one likes.
 
     Raises:
         UsageError: not two cells, or a primary metric that is not within 0 and 1; else as `Matrix.run`.
@@ -378,16 +343,11 @@ def _differences(
     its worst; and the least and the greatest that it could be."""
     worst = primary.worst or 0.0
     found = []
-    scored = (score_rows(answered(task, cache), [primary], cache) for task in tasks)
-    for left, right in zip(*scored, strict=True):
+    for left, right in zip(*(score_rows(answered(task, cache), [primary], cache) for task in tasks), strict=True):
         place = draw(seed, left.row.id)
         if place >= after:
-            (a, a_other), (b, b_other) = (_ends(number_of(result, primary), worst) for result in (left, right))
-            ends = b - a_other, b_other - a
-            found.append((place, (b - a, min(ends), max(ends))))
-    return [differences for _, differences in sorted(found)]
-
-
-def _ends(value: float, worst: float) -> tuple[float, float]:
-    """The value twice; of a row without a score its worst and its best."""
-    return (worst, 1 - worst) if math.isnan(value) else (value, value)
+            scores = [number_of(result, primary) for result in (left, right)]
+            a, b = (worst if math.isnan(score) else score for score in scores)
+            best_a, best_b = (1 - worst if math.isnan(score) else score for score in scores)
+            found.append((place, (b - a, *sorted((b - best_a, best_b - a)))))
+    return [(difference, least, most) for _, (difference, least, most) in sorted(found)]

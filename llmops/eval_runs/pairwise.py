@@ -33,8 +33,13 @@ _UPSTREAM = "openai:"
 
 @dataclass(frozen=True, slots=True)
 class PairwiseAsked:
-    """a, b: runs, as `Evaluations.resolve` reads them. judge, key_variable: as `with_judge` and `judge_endpoint` take
-    them. instructions: the criteria, in place of the default ones. limit: rows."""
+    """What is to be judged.
+
+    a, b: runs, as `Evaluations.resolve` reads them.
+    judge, key_variable: as `with_judge` and `judge_endpoint` take them.
+    instructions: the criteria, in place of the default ones.
+    limit: rows.
+    """
 
     a: str
     b: str
@@ -48,10 +53,14 @@ class PairwiseAsked:
 
 @dataclass(frozen=True, slots=True)
 class RunsJudged:
-    """Two runs, row by row, as a judge sees them. a, b: as they were asked for. run_ids: of both. untrusted: why the
-    judge's word is not to be relied on; None when it agrees with people well enough. unanswered, unmatched: of a and of
-    b, judged rows without an answer, and rows that the other run does not have. left_out: rows of both that were not
-    judged, by the limit. clusters: independent groups of rows; None when every row stands for itself."""
+    """Two runs, row by row, as a judge sees them.
+
+    a, b: as they were asked for.
+    untrusted: why the judge's word is not to be relied on; None when it agrees with people well enough.
+    unanswered, unmatched: of a and of b, judged rows without an answer, and rows that the other run does not have.
+    left_out: rows of both that were not judged, by the limit.
+    clusters: independent groups of rows; None when every row stands for itself.
+    """
 
     a: str
     b: str
@@ -158,11 +167,6 @@ def pair_judge(endpoint: JudgeEndpoint, instructions: str | None, input_variable
     return PairJudge(endpoint, instructions=instructions, input_variable=input_variable)
 
 
-def judge_hash(judge: PairJudge) -> str:
-    """Under which the calibration of a judge of pairs is found again."""
-    return content_hash(dict(judge.identity))
-
-
 def judge_runs(evaluations: Evaluations, settings: Settings, asked: PairwiseAsked, progress: Progress) -> RunsJudged:
     """Judges two recorded runs in both orders and puts the outcome on record, on the second run.
 
@@ -174,10 +178,7 @@ def judge_runs(evaluations: Evaluations, settings: Settings, asked: PairwiseAske
         CannotRun: runs of two suites, or no verdict at all; nothing is recorded.
         StoreUnavailable: verdicts are kept, so that the next call asks for none of them again.
     """
-    run_a, run_b = (evaluations.resolve(text, asked.suite) for text in (asked.a, asked.b))
-    if run_a.suite != run_b.suite:
-        raise CannotRun(f"{asked.a} ran on suite {run_a.suite}, {asked.b} on {run_b.suite}; judge runs of one suite")
-    suite = evaluations.suite(run_a.suite)
+    suite, run_a, run_b = evaluations.resolve_pair(asked.a, asked.b, asked.suite)
     endpoint = judge_endpoint(with_judge(settings, asked.judge, asked.key_variable), suite, asked.judge)
     judge = pair_judge(endpoint, asked.instructions, asked.input_variable)
     joined = paired(evaluations.rows(run_a), evaluations.rows(run_b))
@@ -188,14 +189,21 @@ def judge_runs(evaluations: Evaluations, settings: Settings, asked: PairwiseAske
     if summary.failed == len(verdicts):
         raise CannotRun(f"there is no verdict on any of {len(verdicts)} rows; the first: {verdicts[0].error}")
     store = evaluations.registry.store
-    why = distrust(find_calibration(store, judge_hash(judge)), kappa_of(suite, endpoint))
-    run_ids = (run_a.run_id, run_b.run_id)
-    unanswered = sum(pair.a.error is not None for pair in pairs), sum(pair.b.error is not None for pair in pairs)
-    unmatched = run_a.rows - matched, run_b.rows - matched
+    why = distrust(find_calibration(store, content_hash(dict(judge.identity))), kappa_of(suite, endpoint))
     made = RunsJudged(
-        asked.a, asked.b, suite.name, run_ids, judge_name(endpoint), why, verdicts, summary, unanswered, unmatched,
-        matched - len(pairs), clusters_of(suite, [pair.row for pair in pairs]),
-    )  # fmt: skip
+        a=asked.a,
+        b=asked.b,
+        suite=suite.name,
+        run_ids=(run_a.run_id, run_b.run_id),
+        judge=judge_name(endpoint),
+        untrusted=why,
+        verdicts=verdicts,
+        summary=summary,
+        unanswered=(sum(pair.a.error is not None for pair in pairs), sum(pair.b.error is not None for pair in pairs)),
+        unmatched=(run_a.rows - matched, run_b.rows - matched),
+        left_out=matched - len(pairs),
+        clusters=clusters_of(suite, [pair.row for pair in pairs]),
+    )
     record = {**made.to_json(), "identity": dict(judge.identity), "verdicts": [item.to_json() for item in verdicts]}
     record_comparison(store, run_b.run_id, f"pairwise-against-{re.sub('[^A-Za-z0-9_.]', '-', asked.a)}", record)
     return made

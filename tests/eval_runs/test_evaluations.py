@@ -223,7 +223,7 @@ def test_runs_of_two_suites_cannot_be_compared(workshop: Any, first: CellRun) ->
     workshop.add_suite("other", 3)
     try:
         other = run(workshop, "other")[0]
-        with pytest.raises(CannotRun, match="compare runs of one suite"):
+        with pytest.raises(CannotRun, match="give runs of one suite"):
             workshop.evaluations.compare(first.run.run_id, other.run.run_id)
         with pytest.raises(CannotRun, match="ran on suite other, not on sums"):
             workshop.evaluations.gate(other.run.run_id, None, "sums")

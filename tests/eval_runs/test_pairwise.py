@@ -149,7 +149,7 @@ def test_runs_are_of_one_suite_and_recorded_and_a_judge_is_named(judged: Worksho
     upstream = f"openai:{judge.base_url}#long"
     evaluations = judged.evaluations
     other = evaluations.resolve("qa@1", "others").run_id
-    with pytest.raises(CannotRun, match="judge runs of one suite"):
+    with pytest.raises(CannotRun, match="give runs of one suite"):
         run(judged, PairwiseAsked("pairs@1", other, judge=upstream))
     with pytest.raises(UnknownVersion, match="pairs@9"):
         run(judged, PairwiseAsked("pairs@1", "pairs@9", judge=upstream))
