@@ -6,11 +6,9 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from llmops.evaluation.scorers import MEANINGS, SCORER_TYPES, Scorer, meaning_of
-from llmops.evaluation.scorers.options import options_of
+from llmops.evaluation.scorers import SCORER_TYPES, Scorer, default_of, kind_of, meaning_of, options_of
 from llmops.evaluation.scorers.protocol import best_of
 from llmops.judges import TYPES, JudgeEndpoint
-from llmops.judges.meanings import MEANINGS as JUDGES_MEANINGS
 
 _ENDPOINT = JudgeEndpoint("none", "http://localhost/v1", "none")
 _NEEDED: Mapping[str, Mapping[str, Any]] = {
@@ -41,36 +39,31 @@ the one that holds the question. Of several expected answers, `judge.rubric` see
 
 def scorers_page() -> str:
     lines = [_HEAD, "## Without a judge", ""]
-    lines += _sections(SCORER_TYPES, MEANINGS)
+    lines += _sections(SCORER_TYPES)
     lines += ["## With a judge", "", _JUDGES]
-    lines += _sections(TYPES, JUDGES_MEANINGS)
+    lines += _sections(TYPES)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _sections(types: Mapping[str, Callable[..., Scorer]], meanings: Mapping[str, str]) -> Iterator[str]:
+def _sections(types: Mapping[str, Callable[..., Scorer]]) -> Iterator[str]:
     for name in sorted(types):
         yield f"### `{name}`"
         yield ""
-        text = meaning_of(name, types, meanings)
+        text = meaning_of(name, types)
         if "\n" not in text:
             text = textwrap.fill(f"{text[0].upper()}{text[1:].removesuffix('.')}.", 120, break_on_hyphens=False)
         yield text
         yield ""
         yield f"Best value: {_best(_made(name, types))}."
-        options = options_of(types[name]) or ()
-        if options:
+        if options := options_of(types[name]):
             yield ""
             yield "| option | | default |"
             yield "| --- | --- | --- |"
-            for option in options:
-                yield f"| `{option.name}` | {option.kind} | {_default(option.needed, option.default)} |"
+            for option, field in options.items():
+                default = "must be given" if field.is_required() else default_of(field)
+                shown = default if default in ("must be given", "none") else f"`{default}`"
+                yield f"| `{option}` | {kind_of(field)} | {shown} |"
         yield ""
-
-
-def _default(needed: bool, default: str) -> str:
-    if needed:
-        return "must be given"
-    return f"`{default}`" if default else "none"
 
 
 def _made(name: str, types: Mapping[str, Callable[..., Scorer]]) -> Scorer:

@@ -13,7 +13,7 @@ from typing import Any
 from labs.data import LabelledRows, QualityReport
 from labs.evaluation import numbers
 from labs.training import Trained, one_thread
-from llmops.evaluation.scorers.confusion import confusion_figure
+from llmops.evaluation.scorers.classification import confusion_figure
 from llmops.recording.tabular import LoggedTabular, UsedData, record_training
 from llmops.registry.store import Store
 

@@ -15,9 +15,12 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmops.errors import BadFile, UsageError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 def read_text(path: Path) -> str:
@@ -40,10 +43,10 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 Checked = TypeVar("Checked")
 
+_UNKNOWN = "unknown key"
 _PROBLEMS = {
     "missing": "is missing",
     "string_type": "must be text",
-    "string_too_short": "must be text",
     "bool_type": "must be true or false",
     "float_type": "must be a number",
     "int_type": "must be a whole number",
@@ -51,8 +54,29 @@ _PROBLEMS = {
     "mapping_type": "must be a table",
     "dataclass_type": "must be a table",
     "list_type": "must be a list",
+    "sequence_str": "must be a list",
     "too_short": "must not be empty",
+    "extra_forbidden": _UNKNOWN,
+    "unexpected_keyword_argument": _UNKNOWN,
 }
+
+
+def first_problem(error: ValidationError, *, show_value: bool = False) -> tuple[str, str]:
+    """The path of the first field at fault, such as `floors.correct` or `weights[1]`, and what is wrong with it.
+
+    show_value: whether that ends in the value given; not where it may be a secret.
+    """
+    fault = error.errors(include_url=False)[0]
+    kind, limits = fault["type"], fault.get("ctx", {})
+    steps = [step for step in fault["loc"] if step != "[key]"]
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
+    problem = _PROBLEMS.get(kind, re.sub("^(Input|String) should", "must", fault["msg"]).removeprefix("Value error, "))
+    if limits.get("pattern") == r"\S" or kind == "string_too_short":
+        problem = "must be text, and not blank"
+    if limits.get("min_length", 1) > 1:
+        problem = f"must hold at least {limits['min_length']}"
+    told_whole = not show_value or kind in ("missing", "value_error", "extra_forbidden")
+    return path, problem if told_whole else f"{problem}, not {fault['input']!r}"
 
 
 def checked(kind: type[Checked], values: Mapping[str, Any]) -> Checked:
@@ -66,14 +90,9 @@ def checked(kind: type[Checked], values: Mapping[str, Any]) -> Checked:
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        steps = [step for step in fault["loc"] if step != "[key]"]
-        field = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).removeprefix(".")
-        problem = _PROBLEMS.get(fault["type"], re.sub("^(Input|String) should", "must", fault["msg"]))
-        if fault["type"] == "unexpected_keyword_argument":
-            problem = "unknown key"
-            if len(steps) == 1 and is_dataclass(kind):
-                problem += f"; known: {', '.join(sorted(each.name for each in fields(kind)))}"
+        field, problem = first_problem(error)
+        if problem == _UNKNOWN and "." not in field and is_dataclass(kind):
+            problem += f"; known: {', '.join(sorted(each.name for each in fields(kind)))}"
         raise UsageError(f"{field}: {problem}") from error
 
 

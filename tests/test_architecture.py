@@ -205,12 +205,12 @@ def test_evaluation_knows_no_store_and_no_network() -> None:
 
 
 def test_only_the_settings_read_the_environment() -> None:
-    # openai, endpoint: the user names the variable of a key; store: MLflow is configured through the environment alone;
+    # openai, client: the user names the variable of a key; store: MLflow is configured through the environment alone;
     # the others hand their environment on to a child process, or to a library at its import.
     exempt = {
         "llmops.settings",
         "llmops.engines.openai",
-        "llmops.judges.endpoint",
+        "llmops.judges.client",
         "llmops.registry.store",
         "service.gateway_process",
         "llmops.cli.ui",

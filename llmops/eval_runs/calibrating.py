@@ -15,11 +15,12 @@ from llmops.eval_runs.scorer_factory import ScorerFactory, distrust
 from llmops.evaluation.eval_set import EvalRow, row_from_values
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output
+from llmops.evaluation.runner import ScoreCache
 from llmops.evaluation.suite import KAPPA_ASKED, Suite
 from llmops.hashing import content_hash
 from llmops.judges import JudgeEndpoint
 from llmops.judges.calibration import Calibration, JudgedRow, LabelledRow, calibrate, load_labels
-from llmops.judges.pairwise import AskedFirst, Pair, PairJudge, ScoreCache, Winner, judge_pairs
+from llmops.judges.pairwise import AskedFirst, Pair, PairJudge, Winner, judge_pairs
 from llmops.judges.rubric import RubricJudge
 from llmops.judges.scorer import JudgeScorer
 from llmops.recording import record_calibration
@@ -196,7 +197,7 @@ def _asked_scorer(
         with suppress(ValueError):
             scale = [int(part) for part in scale]
     return RubricJudge(
-        "rubric",
+        name="rubric",
         endpoint=endpoint,
         instructions=rubric.instructions or _RUBRIC,
         scale=scale,

@@ -9,7 +9,6 @@ from typing import Any
 from llmops.engines.embedding import Embedder, embedder, embedding_weights
 from llmops.errors import UsageError
 from llmops.evaluation.scorers import SCORER_TYPES, Scorer, make_scorer
-from llmops.evaluation.scorers.options import Option
 from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.evaluation.suite import ScorerSpec, Suite
 from llmops.judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE, TYPES, JudgeEndpoint
@@ -41,11 +40,11 @@ class ScorerFactory:
         """
         parameters, types = dict(spec.parameters), {**SCORER_TYPES, **TYPES}
         bound: dict[str, Any] = {}
-        besides: tuple[Option, ...] = ()
+        besides: tuple[str, ...] = ()
         if _needs_embeddings(spec):
             bound["embed"] = self._embed
         if spec.type in TYPES:
-            besides = (Option("judge", "name of a judge of the suite"),)
+            besides = ("judge",)
             endpoint = self.endpoint(judges, parameters.pop("judge", None))
             bound["endpoint"] = endpoint or _NO_JUDGE
         if bound:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.near_duplicates import folded, near_duplicates
-from llmops.evaluation.scorers.choice_scorers import answer_index, row_choices
+from llmops.evaluation.scorers.classification import answer_index, row_choices
 from llmops.evaluation.scorers.normalisation import normalise
 from llmops.evaluation.scorers.protocol import MissingExpectation, expected_answers
 from llmops.hashing import content_hash

@@ -22,7 +22,7 @@ from llmops.errors import BadFile, EngineError, EngineRejected, EngineUnavailabl
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generation_cache import GenerationCache, generation_key
 from llmops.evaluation.results import Noise, Output, known_sum
-from llmops.evaluation.scorers.choice_scorers import row_choices
+from llmops.evaluation.scorers.classification import row_choices
 from llmops.generation import Generation, GenerationParameters, GenerationRequest, Message
 from llmops.prompt_file import PromptTemplate
 

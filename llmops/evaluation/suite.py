@@ -18,9 +18,8 @@ from llmops.evaluation.eval_set import EvalSet, Rows, cluster_of
 from llmops.evaluation.eval_set_source import eval_set_of_table, find_eval_set
 from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.record_files import SourceAccess
-from llmops.evaluation.scorers import Scorer, make_scorer
+from llmops.evaluation.scorers import Scorer, make_scorer, try_scorer
 from llmops.evaluation.scorers.protocol import limits_of
-from llmops.evaluation.scorers.trial import try_scorer
 from llmops.hashing import content_hash
 from llmops.text_io import checked, read_json, read_toml
 

@@ -1,6 +1,6 @@
 """Judges: scorers that ask a language model. None may gate before it is calibrated against human labels.
 
-Every factory in `TYPES` takes `(name, *, endpoint, embed=None, **parameters)`; a wrong parameter is a UsageError that
+Every factory in `TYPES` takes `(name, *, endpoint, embed=None, **options)`; a wrong option is a UsageError that
 starts with its name. Creating a scorer opens no connection and loads nothing heavy.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from llmops.evaluation.scorers.protocol import Scorer
 from llmops.judges import mlflow_judges, ragas_judges
-from llmops.judges.endpoint import JudgeEndpoint
+from llmops.judges.client import JudgeEndpoint
 from llmops.judges.ragas_judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE
 from llmops.judges.rubric import RubricJudge
 

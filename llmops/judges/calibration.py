@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from llmops.errors import BadFile, UsageError
 from llmops.evaluation.eval_set import EvalRow, row_from_values
 from llmops.evaluation.results import Output, Score
-from llmops.evaluation.runner import one_score, score_key
+from llmops.evaluation.runner import ScoreCache, kept_score, one_score, score_key
 from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.hashing import content_hash
-from llmops.judges.pairwise import ScoreCache
 from llmops.text_io import json_object, numbered_lines
 
 if TYPE_CHECKING:
@@ -146,8 +145,14 @@ def calibrate(
         raise UsageError("labels: must be of one kind, and at least one")
     kind = kinds.pop()
     judged: list[JudgedRow] = []
+
+    def judge(source: LabelledRow) -> JudgedRow:
+        answered = source.row, Output(source.output)
+        key = score_key(scorer, *answered)
+        return _judged(source, kept_score(cache, key, lambda: one_score(scorer, *answered)), kind, threshold)
+
     with ThreadPoolExecutor(scorer.side_by_side) as threads:
-        for row in threads.map(lambda row: _judged(row, _score(row, scorer, cache), kind, threshold), labelled):
+        for row in threads.map(judge, labelled):
             judged.append(row)
             if progress is not None:
                 progress(len(judged), len(labelled))
@@ -183,18 +188,6 @@ def _kind(label: Label) -> Kind:
     if isinstance(label, bool):
         return "truth values"
     return "texts" if isinstance(label, str) else "numbers"
-
-
-def _score(labelled: LabelledRow, scorer: KeptScorer, cache: ScoreCache | None) -> Score:
-    output = Output(labelled.output)
-    if cache is None:
-        return one_score(scorer, labelled.row, output)
-    key = score_key(scorer, labelled.row, output)
-    if (score := cache.get_score(key)) is None:
-        score = one_score(scorer, labelled.row, output)
-        if score.error is None:
-            cache.put_score(key, score)
-    return score
 
 
 def _judged(labelled: LabelledRow, score: Score, kind: Kind, threshold: float) -> JudgedRow:

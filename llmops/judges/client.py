@@ -1,4 +1,5 @@
-"""Asks a judge for an answer that follows a JSON schema, and believes nothing that does not.
+"""A judge at an OpenAI-compatible server: where it is, and a client that asks it for an answer which follows a JSON
+schema, and believes nothing that does not.
 
 The schema is sent for constrained decoding (`response_format`, strict), at temperature 0 with a fixed seed, and the
 answer is checked against it again: a server may ignore the field, and valid JSON is not yet a valid verdict.
@@ -7,23 +8,29 @@ answer is checked against it again: a server may ignore the field, and valid JSO
 from __future__ import annotations
 
 import functools
+import os
 import ssl
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import httpx
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from llmops.engines.answer import Answer, is_cut_off
 from llmops.engines.openai_errors import SentFields, refusal
 from llmops.engines.openai_format import whole_answer
 from llmops.errors import EngineError, EngineTimeout, EngineUnavailable
 from llmops.evaluation.scorers.json_scorers import read_json
+from llmops.evaluation.scorers.protocol import Text
 from llmops.generation import Message
 from llmops.json_schema import schema_validator
-from llmops.judges.endpoint import JudgeEndpoint
+from llmops.reachable import check_reachable
+from llmops.text_io import checked
 
 SEED = 7
 _FAILING = frozenset({500, 502, 503, 504, 529})
@@ -32,6 +39,77 @@ _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 60.0
 _GIVEN_UP_AFTER = 5  # questions in a row without an answer
 _ASKED_AGAIN_AFTER = 60.0  # seconds
+
+
+def _address(url: str) -> str:
+    """An address to which paths can be added. One with a password would put it into every identity and message."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    more = parts.username or parts.password or parts.query or parts.fragment
+    if parts.scheme not in ("http", "https") or not parts.hostname or more:
+        raise ValueError("must be an http or https address without user, password, query or fragment")
+    return url.rstrip("/")
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class JudgeEndpoint:
+    """A judge model at `base_url` + `/chat/completions`.
+
+    name: what suites call it.
+    key_variable: name of the environment variable that holds the API key; the key itself is read for each client and
+    never kept here.
+    timeout: seconds for one request.
+    max_tokens: most tokens of one answer, rationale included.
+    side_by_side: requests sent at the same time.
+    retries: further tries after a transient failure.
+    """
+
+    name: Text
+    base_url: Annotated[str, AfterValidator(_address)]
+    model: Text
+    key_variable: Text | None = None
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)] = 60.0
+    max_tokens: Annotated[int, Field(ge=1, strict=True)] = 512
+    side_by_side: Annotated[int, Field(ge=1, strict=True)] = 4
+    retries: Annotated[int, Field(ge=0, strict=True)] = 3
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> JudgeEndpoint:
+        """Construction from a file or a command line; what is None takes its default.
+
+        Raises:
+            UsageError: an unknown or missing field or a value out of range; the text starts with the field's name.
+        """
+        return checked(cls, {name: value for name, value in values.items() if value is not None})
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What of an endpoint can change a judgement: which model answers, and where. Never the key."""
+        return {"base_url": self.base_url, "model": self.model}
+
+    def check(self) -> None:
+        """Asks the server something short, before a run relies on it.
+
+        Raises:
+            EngineUnavailable: there is no key, or the server cannot be reached; names its address and why.
+        """
+        check_reachable(f"judge {self.name}", self.base_url, self.read_key())
+
+    def read_key(self) -> str | None:
+        """The API key from its environment variable; None when the endpoint has no `key_variable`.
+
+        Raises:
+            EngineUnavailable: the variable holds no key. Call it before a run to fail before the first row.
+        """
+        if self.key_variable is None:
+            return None
+        key = os.environ.get(self.key_variable, "").strip()
+        # A key that no header can hold must fail here: the HTTP client's own error would show it.
+        if not key or not key.isascii() or not key.isprintable():
+            raise EngineUnavailable(f"judge {self.name}: the environment variable {self.key_variable} holds no key")
+        return key
 
 
 class JudgeClient:
@@ -77,7 +155,15 @@ class JudgeClient:
                 "json_schema": {"name": "verdict", "strict": True, "schema": dict(schema)},
             },
         }
-        return _verdict(self._exchange(body), schema, self.endpoint)
+        text = self._text(self._exchange(body))
+        verdict, problem = read_json(text)
+        if problem is not None:
+            raise EngineError(f"the judge's answer is not JSON: {problem}: {_shown(text)}")
+        broken = next(iter(schema_validator(schema).iter_errors(verdict)), None)
+        if broken is not None or not isinstance(verdict, dict):
+            problem = broken.message if broken is not None else "not an object"
+            raise EngineError(f"the judge's answer does not follow the schema: {_shown(problem)}")
+        return verdict
 
     def close(self) -> None:
         """Closes the connections; the next question opens new ones."""
@@ -106,7 +192,9 @@ class JudgeClient:
                     raise failure
             else:
                 failure = reply
-            pause = _pause(failures, failure)
+            # What the server asked for, else twice as long each time.
+            asked: float | None = getattr(failure, "retry_after", None)
+            pause = asked if asked is not None else min(_FIRST_PAUSE * 2**failures, _LONGEST_PAUSE)
             if failures == retries or pause > _LONGEST_PAUSE:
                 break
             self._sleep(pause)
@@ -151,6 +239,24 @@ class JudgeClient:
                 weakref.finalize(self, self._http.close)
             return self._http
 
+    def _text(self, reply: httpx.Response) -> str:
+        """The whole text of an answer. Raises EngineError."""
+        answer = Answer()
+        try:
+            for chunk in whole_answer(reply.json()):
+                answer.take(chunk)
+        except (ValueError, RecursionError) as error:
+            raise EngineError("the judge's reply is not JSON") from error
+        except EngineError as error:
+            raise EngineError(f"the judge's reply is no answer: {error}") from error
+        if answer.refusal:
+            raise EngineError(f"the judge refused: {_shown(answer.refusal)}")
+        if is_cut_off(answer.finish_reason):
+            raise EngineError(f"the judge's answer was cut off at max_tokens {self.endpoint.max_tokens}")
+        if answer.content is None:
+            raise EngineError("the judge's reply holds no text")
+        return answer.text
+
 
 @functools.cache
 def _trusted() -> ssl.SSLContext:
@@ -158,41 +264,5 @@ def _trusted() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _verdict(reply: httpx.Response, schema: Mapping[str, Any], endpoint: JudgeEndpoint) -> dict[str, Any]:
-    text = _content(reply, endpoint)
-    verdict, problem = read_json(text)
-    if problem is not None:
-        raise EngineError(f"the judge's answer is not JSON: {problem}: {_shown(text)}")
-    broken = next(iter(schema_validator(schema).iter_errors(verdict)), None)
-    if broken is not None or not isinstance(verdict, dict):
-        problem = broken.message if broken is not None else "not an object"
-        raise EngineError(f"the judge's answer does not follow the schema: {_shown(problem)}")
-    return verdict
-
-
-def _content(reply: httpx.Response, endpoint: JudgeEndpoint) -> str:
-    answer = Answer()
-    try:
-        for chunk in whole_answer(reply.json()):
-            answer.take(chunk)
-    except (ValueError, RecursionError) as error:
-        raise EngineError("the judge's reply is not JSON") from error
-    except EngineError as error:
-        raise EngineError(f"the judge's reply is no answer: {error}") from error
-    if answer.refusal:
-        raise EngineError(f"the judge refused: {_shown(answer.refusal)}")
-    if is_cut_off(answer.finish_reason):
-        raise EngineError(f"the judge's answer was cut off at max_tokens {endpoint.max_tokens}")
-    if answer.content is None:
-        raise EngineError("the judge's reply holds no text")
-    return answer.text
-
-
 def _shown(text: Any, length: int = 200) -> str:
     return str(text) if len(str(text)) <= length else f"{str(text)[:length]}…"
-
-
-def _pause(failures: int, failure: EngineError) -> float:
-    """Seconds before the next try: what the server asked for, else twice as long each time."""
-    asked: float | None = getattr(failure, "retry_after", None)
-    return asked if asked is not None else min(_FIRST_PAUSE * 2**failures, _LONGEST_PAUSE)

@@ -26,50 +26,162 @@ import json
 import re
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, PrivateAttr
 
 from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
-from llmops.evaluation.scorers import parameters as check
-from llmops.evaluation.scorers.options import Option
-from llmops.evaluation.scorers.protocol import Scorer, expected_answers
+from llmops.evaluation.scorers.protocol import Scorer, Text, Texts, expected_answers
 from llmops.generation import Message
-from llmops.judges.columns import contexts, conversation, expected_texts, input_text
-from llmops.judges.endpoint import JudgeEndpoint
-from llmops.judges.scale import Scale, make_scale
-from llmops.judges.scorer import JudgeScorer, check_parameters, optional_name
+from llmops.judges.rubric import PLACEHOLDER, Scale, SeeAbove, make_scale
+from llmops.judges.scorer import JudgeScorer, contexts, conversation, expected_texts, input_text
 
 VERSION = 1
+_OF_IDENTITY = {"version": VERSION, "mlflow": "3.17.2"}
 _YES_NO = Scale({"yes": True, "no": False}, "")
 _FRUSTRATION = Scale({"none": True, "resolved": True, "unresolved": False}, "")
-_VARIABLE = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)
 _VARIABLES = ("inputs", "outputs", "expectations", "conversation")
 _loading = threading.Lock()
 
+# Judges whose question MLflow's `get_prompt` makes, and what each says.
+_PROMPTED = {
+    "Correctness": "whether the output contains the row's `expectations.expected_facts`, or else its first expected"
+    " answer",
+    "Equivalence": "whether output and first expected answer mean the same",
+    "ExpectationsGuidelines": "whether the output follows the row's `expectations.guidelines`",
+    "Guidelines": "whether the output follows the guidelines",
+    "RelevanceToQuery": "whether the output answers the question",
+    "RetrievalGroundedness": "whether the contexts support the output",
+    "RetrievalRelevance": "the share of the contexts that are relevant to the question",
+    "RetrievalSufficiency": "whether the contexts contain everything that the expected answer needs",
+    "Safety": "whether the output is harmless",
+}
+# Judges that MLflow itself builds with `make_judge`; their instructions stand in a prompt module of their name.
+_INSTRUCTED = {
+    "Completeness": "whether the output answers everything that was asked",
+    "ConversationCompleteness": "whether the conversation answers everything that the user asked",
+    "ConversationalGuidelines": "whether the assistant follows the guidelines throughout the conversation",
+    "ConversationalRoleAdherence": "whether the assistant stays in its role",
+    "ConversationalSafety": "whether the assistant says nothing harmful in the conversation",
+    "Fluency": "whether the output is well written",
+    "Summarization": "whether the output is a faithful summary of the input",
+    "UserFrustration": "whether the user is satisfied at the end of the conversation, or was never frustrated",
+}
 
-@dataclass(frozen=True, slots=True)
-class _Exchange:
-    """What a judge may read of a row. request: as MLflow writes inputs: the question, or a conversation as JSON."""
 
-    row: EvalRow
-    output: Output
-    input_variable: str | None
+class MlflowJudge(JudgeScorer):
+    """One of MLflow's built-in judges. judge_name: MLflow's name of it."""
+
+    judge_name: ClassVar[str]
+    input_variable: Text | None = None
 
     @property
-    def request(self) -> str:
-        if len(self.row.messages) > 1:
-            return json.dumps([dict(message) for message in self.row.messages])
-        return input_text(self.row, self.input_variable)
+    def given_guidelines(self) -> list[str]:
+        """Those of the suite, where the judge takes some."""
+        return []
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        given = {"guidelines": self.given_guidelines} if self.given_guidelines else {}
+        return {**_OF_IDENTITY, "parameters": given, "input_variable": self.input_variable}
+
+    def judge(self, row: EvalRow, output: Output) -> Score:
+        if self.judge_name in _INSTRUCTED:
+            return self._follow(row, output)
+        # As MLflow writes inputs: the question, or a conversation as JSON.
+        turns = [dict(message) for message in row.messages]
+        request = json.dumps(turns) if len(turns) > 1 else input_text(row, self.input_variable)
+        if self.judge_name != "RetrievalRelevance":
+            module, arguments = self._question(request, row, output)
+            return self._ask(module, arguments)
+        # MLflow's `retrieval_relevance/precision`: the share of contexts that are relevant to the request.
+        scores = [self._ask("retrieval_relevance", {"request": request, "context": text}) for text in contexts(row)]
+        share = sum(score.value is True for score in scores) / len(scores)
+        return Score(share, "\n".join(f"{number}. {score.rationale}" for number, score in enumerate(scores, 1)))
+
+    def _question(self, request: str, row: EvalRow, output: Output) -> tuple[str, dict[str, Any]]:
+        """Prompt module of MLflow, and the arguments of its `get_prompt`. Raises MissingExpectation."""
+        asked = {"request": request, "response": output.text}
+        match self.judge_name:
+            case "Correctness":
+                return "correctness", {**asked, **_expected(row)}
+            case "Equivalence":
+                return "equivalence", {"output": output.text, "expected_output": expected_answers(row)[0]}
+            case "ExpectationsGuidelines":
+                return "guidelines", {"guidelines": expected_texts(row, "guidelines"), "guidelines_context": asked}
+            case "Guidelines":
+                return "guidelines", {"guidelines": self.given_guidelines, "guidelines_context": asked}
+            case "RelevanceToQuery":
+                return "relevance_to_query", {"request": request, "context": output.text}
+            case "RetrievalGroundedness":
+                return "groundedness", {**asked, "context": _chunks(row)}
+            case "RetrievalSufficiency":
+                return "context_sufficiency", {"request": request, "context": _chunks(row), **_expected(row)}
+            case _:
+                return "safety", {"content": output.text}
+
+    def _ask(self, module: str, arguments: Mapping[str, Any]) -> Score:
+        prompt = filled_once(_load(f"prompts.{module}").get_prompt, arguments)
+        answer = self._client.ask([Message(role="user", content=prompt)], _YES_NO.schema("result"))
+        return _YES_NO.score(answer, "result")
+
+    def _follow(self, row: EvalRow, output: Output) -> Score:
+        """By instructions of MLflow's, with the rationale first where MLflow asks for it first."""
+        module = re.sub(r"(?<!^)(?=[A-Z])", "_", self.judge_name).lower()
+        instructions = getattr(_load(f"prompts.{module}"), f"{module.upper()}_PROMPT")
+        scale = _FRUSTRATION if self.judge_name == "UserFrustration" else _YES_NO
+        marked = "\n".join(f"<guideline>{one}</guideline>" for one in self.given_guidelines)
+        rationale_first = self.judge_name.startswith("Conversation")
+        messages = instructed(instructions, scale, row, output, rationale_first=rationale_first, guidelines=marked)
+        return scale.score(self._client.ask(messages, scale.schema("result")), "result")
 
 
-Parameters = Mapping[str, Any]
+class GuidedJudge(MlflowJudge):
+    """One that judges by guidelines of one's own, a text or a list of texts."""
+
+    guidelines: Annotated[
+        Texts,
+        BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
+        Field(description="text or list of texts"),
+    ]
+
+    @property
+    def given_guidelines(self) -> list[str]:
+        return list(self.guidelines)
 
 
-def _correctness(exchange: _Exchange, _: Parameters) -> dict[str, Any]:
-    return {"request": exchange.request, "response": exchange.output.text, **_expected(exchange.row)}
+class MadeJudge(JudgeScorer):
+    """The result of your own `instructions`, sent to the judge as MLflow does. They use at least one of
+    `{{ inputs }}`, `{{ outputs }}` and `{{ expectations }}`, or `{{ conversation }}` with at most expectations; the
+    answer is yes or no unless `scale` says otherwise, as for `judge.rubric`."""
+
+    type_name = "mlflow.make_judge"
+    instructions: Text
+    scale: SeeAbove = None
+    good: SeeAbove = None
+    _scale: Scale = PrivateAttr()
+
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
+        found = set(PLACEHOLDER.findall(self.instructions))
+        if unknown := sorted(found - set(_VARIABLES)):
+            raise UsageError(f"instructions: there is no {{{{ {unknown[0]} }}}}; there are {', '.join(_VARIABLES)}")
+        if not found:
+            raise UsageError(f"instructions: must hold at least one of {', '.join(_VARIABLES)} in double braces")
+        if "conversation" in found and found - {"conversation", "expectations"}:
+            raise UsageError("instructions: {{ conversation }} goes with {{ expectations }} alone")
+        self._scale = _YES_NO if self.scale is None and self.good is None else make_scale(self.scale, self.good)
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {**_OF_IDENTITY, "instructions": self.instructions, "scale": self._scale.to_json()}
+
+    def judge(self, row: EvalRow, output: Output) -> Score:
+        messages = instructed(self.instructions, self._scale, row, output, rationale_first=True)
+        return self._scale.score(self._client.ask(messages, self._scale.schema("result")), "result")
 
 
 def _expected(row: EvalRow) -> dict[str, Any]:
@@ -79,150 +191,8 @@ def _expected(row: EvalRow) -> dict[str, Any]:
     return {"expected_response": expected_answers(row)[0]}
 
 
-def _guidelines(exchange: _Exchange, guidelines: list[str]) -> dict[str, Any]:
-    context = {"request": exchange.request, "response": exchange.output.text}
-    return {"guidelines": guidelines, "guidelines_context": context}
-
-
 def _chunks(row: EvalRow) -> list[dict[str, str]]:
     return [{"content": text} for text in contexts(row)]
-
-
-# Prompt module of MLflow, and the arguments of its `get_prompt`.
-_PROMPTED: dict[str, tuple[str, Callable[[_Exchange, Parameters], dict[str, Any]]]] = {
-    "Correctness": ("correctness", _correctness),
-    "Equivalence": (
-        "equivalence",
-        lambda it, _: {"output": it.output.text, "expected_output": expected_answers(it.row)[0]},
-    ),
-    "ExpectationsGuidelines": ("guidelines", lambda it, _: _guidelines(it, expected_texts(it.row, "guidelines"))),
-    "Guidelines": ("guidelines", lambda it, parameters: _guidelines(it, parameters["guidelines"])),
-    "RelevanceToQuery": ("relevance_to_query", lambda it, _: {"request": it.request, "context": it.output.text}),
-    "RetrievalGroundedness": (
-        "groundedness",
-        lambda it, _: {"request": it.request, "response": it.output.text, "context": _chunks(it.row)},
-    ),
-    "RetrievalSufficiency": (
-        "context_sufficiency",
-        lambda it, _: {"request": it.request, "context": _chunks(it.row), **_expected(it.row)},
-    ),
-    "Safety": ("safety", lambda it, _: {"content": it.output.text}),
-}
-# Instructions of judges that MLflow itself builds with `make_judge`: prompt module, name of the text, scale.
-_INSTRUCTED: dict[str, tuple[str, str, Scale]] = {
-    "Completeness": ("completeness", "COMPLETENESS_PROMPT", _YES_NO),
-    "ConversationCompleteness": ("conversation_completeness", "CONVERSATION_COMPLETENESS_PROMPT", _YES_NO),
-    "ConversationalGuidelines": ("conversational_guidelines", "CONVERSATIONAL_GUIDELINES_PROMPT", _YES_NO),
-    "ConversationalRoleAdherence": ("conversational_role_adherence", "CONVERSATIONAL_ROLE_ADHERENCE_PROMPT", _YES_NO),
-    "ConversationalSafety": ("conversational_safety", "CONVERSATIONAL_SAFETY_PROMPT", _YES_NO),
-    "Fluency": ("fluency", "FLUENCY_PROMPT", _YES_NO),
-    "Summarization": ("summarization", "SUMMARIZATION_PROMPT", _YES_NO),
-    "UserFrustration": ("user_frustration", "USER_FRUSTRATION_PROMPT", _FRUSTRATION),
-}
-# MLflow asks these for the rationale first, in the text too.
-_RATIONALE_FIRST = frozenset(name for name in _INSTRUCTED if name.startswith("Conversation"))
-_RELEVANCE = "RetrievalRelevance"
-_GUIDED = ("Guidelines", "ConversationalGuidelines")
-
-
-class MlflowJudge(JudgeScorer):
-    """One of MLflow's built-in judges.
-
-    guidelines: of Guidelines and ConversationalGuidelines, a text or a list of texts. input_variable: as for
-    `columns.input_text`.
-
-    Raises:
-        UsageError: at construction, starting with the parameter's name.
-    """
-
-    def __init__(
-        self,
-        judge_name: str,
-        name: str,
-        *,
-        endpoint: JudgeEndpoint,
-        embed: object = None,  # noqa: ARG002 - every judge factory takes it
-        input_variable: str | None = None,
-        **parameters: Any,
-    ) -> None:
-        type_name = f"mlflow.{judge_name}"
-        known = ("guidelines",) if judge_name in _GUIDED else ()
-        check_parameters(type_name, parameters, dict.fromkeys(known))
-        if known:
-            given = parameters.get("guidelines")
-            parameters = {"guidelines": check.texts("guidelines", [given] if isinstance(given, str) else given)}
-        self._judge_name, self._parameters = judge_name, parameters
-        self._input_variable = optional_name("input_variable", input_variable)
-        settings = {"version": VERSION, "mlflow": "3.17.2", "parameters": parameters, "input_variable": input_variable}
-        super().__init__(name, type_name, endpoint, settings)
-
-    @staticmethod
-    def more_options(judge_name: str) -> list[Option]:
-        """The judge's own options, which the constructor takes as keywords."""
-        return [Option("guidelines", "text or list of texts", needed=True)] if judge_name in _GUIDED else []
-
-    def judge(self, row: EvalRow, output: Output) -> Score:
-        exchange = _Exchange(row, output, self._input_variable)
-        if self._judge_name == _RELEVANCE:
-            return self._relevance(exchange)
-        if self._judge_name in _INSTRUCTED:
-            module, text, scale = _INSTRUCTED[self._judge_name]
-            instructions = getattr(_load(f"prompts.{module}"), text)
-            marked = "\n".join(f"<guideline>{one}</guideline>" for one in self._parameters.get("guidelines", ()))
-            rationale_first = self._judge_name in _RATIONALE_FIRST
-            messages = instructed(
-                instructions, scale, exchange.row, output, rationale_first=rationale_first, guidelines=marked
-            )
-            return scale.score(self.client.ask(messages, scale.schema("result")), "result")
-        module, arguments = _PROMPTED[self._judge_name]
-        return self._ask(module, arguments(exchange, self._parameters))
-
-    def _ask(self, module: str, arguments: Mapping[str, Any]) -> Score:
-        prompt = filled_once(_load(f"prompts.{module}").get_prompt, arguments)
-        answer = self.client.ask([Message(role="user", content=prompt)], _YES_NO.schema("result"))
-        return _YES_NO.score(answer, "result")
-
-    def _relevance(self, exchange: _Exchange) -> Score:
-        """MLflow's `retrieval_relevance/precision`: the share of contexts that are relevant to the request."""
-        scores = [
-            self._ask("retrieval_relevance", {"request": exchange.request, "context": text})
-            for text in contexts(exchange.row)
-        ]
-        share = sum(score.value is True for score in scores) / len(scores)
-        return Score(share, "\n".join(f"{number}. {score.rationale}" for number, score in enumerate(scores, 1)))
-
-
-class MadeJudge(JudgeScorer):
-    """`mlflow.make_judge`: instructions of one's own, put to the judge as MLflow does.
-
-    instructions: with at least one of `{{ inputs }}`, `{{ outputs }}`, `{{ expectations }}`, or `{{ conversation }}`,
-    which goes with expectations alone. scale, good: as `make_scale` takes them; yes (true) or no when left out.
-
-    Raises:
-        UsageError: at construction, starting with the parameter's name.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        endpoint: JudgeEndpoint,
-        embed: object = None,  # noqa: ARG002 - every judge factory takes it
-        instructions: str,
-        scale: Any = None,
-        good: Any = None,
-    ) -> None:
-        _check_variables(instructions)
-        self._instructions = instructions
-        self._scale = _YES_NO if scale is None and good is None else make_scale(scale, good)
-        settings = {
-            "version": VERSION, "mlflow": "3.17.2", "instructions": instructions, "scale": self._scale.to_json()
-        }  # fmt: skip
-        super().__init__(name, "mlflow.make_judge", endpoint, settings)
-
-    def judge(self, row: EvalRow, output: Output) -> Score:
-        messages = instructed(self._instructions, self._scale, row, output, rationale_first=True)
-        return self._scale.score(self.client.ask(messages, self._scale.schema("result")), "result")
 
 
 def filled_once(get_prompt: Callable[..., str], arguments: Mapping[str, Any]) -> str:
@@ -252,7 +222,8 @@ def instructed(
     """The messages that MLflow's `InstructionsJudge` would send for a row. guidelines: what stands in the place of
     `{{ guidelines }}` in MLflow's own instructions; what it holds in double braces is no variable."""
     result, rationale = _load("base").Judge.get_output_fields()
-    result = result.model_copy(update={"value_type": _value_type(list(scale.worth))})
+    verdicts = list(scale.worth)
+    result = result.model_copy(update={"value_type": Literal[tuple(verdicts)] if isinstance(verdicts[0], str) else int})
     utils, constants = _load("utils"), _load("instructions_judge.constants")
     system = utils.add_output_format_instructions(
         utils.format_prompt(constants.INSTRUCTIONS_JUDGE_SYSTEM_PROMPT, instructions=instructions),
@@ -264,27 +235,11 @@ def instructed(
         "expectations": lambda: dict(row.expectations),
         "conversation": lambda: [dict(message) for message in conversation(row, output)],
     }
-    shown = dict.fromkeys(name for name in _VARIABLE.findall(instructions) if name in values)
+    shown = dict.fromkeys(name for name in PLACEHOLDER.findall(instructions) if name in values)
     lines = [f"{name}: {json.dumps(values[name](), default=str, indent=2, ensure_ascii=False)}" for name in shown]
     if guidelines:
         system = system.replace("{{ guidelines }}", guidelines)
     return [Message(role="system", content=system), Message(role="user", content="\n".join(lines))]
-
-
-def _value_type(verdicts: Sequence[str | int]) -> Any:
-    return Literal[tuple(verdicts)] if isinstance(verdicts[0], str) else int
-
-
-def _check_variables(instructions: Any) -> None:
-    if not isinstance(instructions, str) or not instructions.strip():
-        raise UsageError("instructions: must be the judge's text")
-    found = set(_VARIABLE.findall(instructions))
-    if unknown := sorted(found - set(_VARIABLES)):
-        raise UsageError(f"instructions: there is no {{{{ {unknown[0]} }}}}; there are {', '.join(_VARIABLES)}")
-    if not found:
-        raise UsageError(f"instructions: must hold at least one of {', '.join(_VARIABLES)} in double braces")
-    if "conversation" in found and found - {"conversation", "expectations"}:
-        raise UsageError("instructions: {{ conversation }} goes with {{ expectations }} alone")
 
 
 @functools.cache
@@ -297,7 +252,11 @@ def _load(module: str) -> Any:
         return importlib.import_module(f"{mlflow.genai.judges.__name__}.{module}")
 
 
+def _judge_type(name: str, meaning: str) -> type[MlflowJudge]:
+    base = GuidedJudge if name in ("Guidelines", "ConversationalGuidelines") else MlflowJudge
+    return type(name, (base,), {"__doc__": meaning, "judge_name": name, "type_name": f"mlflow.{name}"})
+
+
 TYPES: dict[str, Callable[..., Scorer]] = {
-    f"mlflow.{judge_name}": functools.partial(MlflowJudge, judge_name)
-    for judge_name in (*_PROMPTED, *_INSTRUCTED, _RELEVANCE)
+    f"mlflow.{name}": _judge_type(name, meaning) for name, meaning in {**_PROMPTED, **_INSTRUCTED}.items()
 } | {"mlflow.make_judge": MadeJudge}

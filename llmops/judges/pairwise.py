@@ -6,23 +6,23 @@ Only a verdict that survives the swap counts as a win; two that contradict each 
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmops.errors import EngineError, UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
+from llmops.evaluation.runner import ScoreCache, kept_score
 from llmops.evaluation.scorers.protocol import MissingExpectation, answer_forms
 from llmops.evaluation.statistics import sign_test_interval, sign_test_p
 from llmops.generation import Message
 from llmops.hashing import content_hash
-from llmops.judges.client import JudgeClient
-from llmops.judges.columns import conversation, transcript
-from llmops.judges.endpoint import JudgeEndpoint
-from llmops.judges.scorer import optional_name
+from llmops.judges.client import JudgeClient, JudgeEndpoint
+from llmops.judges.scorer import conversation, transcript
 
 if TYPE_CHECKING:
     from llmops.evaluation.agreement import PositionBias, Verdict
@@ -44,14 +44,6 @@ _SCHEMA = {
     "required": ["rationale", "winner"],
     "additionalProperties": False,
 }
-
-
-class ScoreCache(Protocol):
-    """Where scores are kept by key, so that the same question is never asked twice. Safe to use from many threads."""
-
-    def get_score(self, key: str) -> Score | None: ...
-
-    def put_score(self, key: str, score: Score) -> None: ...
 
 
 class AskedFirst:
@@ -84,10 +76,10 @@ class PairJudge:
     def __init__(
         self, endpoint: JudgeEndpoint, *, instructions: str = _CRITERIA, input_variable: str | None = None
     ) -> None:
-        if not isinstance(instructions, str) or not instructions.strip():
+        if not instructions.strip():
             raise UsageError("instructions: must be the criteria's text")
         self.endpoint, self._instructions = endpoint, instructions.strip()
-        self._input_variable = optional_name("input_variable", input_variable)
+        self._input_variable = input_variable
         self._client = JudgeClient(endpoint)
 
     @property
@@ -108,6 +100,11 @@ class PairJudge:
         except (EngineError, MissingExpectation) as error:
             return Score(error=f"{type(error).__name__}: {error}")
         return Score(_WORTH[answer["winner"]], answer["rationale"], label=answer["winner"])
+
+    def key(self, row: EvalRow, first: str, second: str) -> str:
+        """Under which a verdict is kept: what the judge is shown, and all that makes it judge as it does."""
+        shown = [dict(row.inputs), dict(row.expectations), list(row.contexts), first, second]
+        return content_hash({"scorer": self.identity, "shown": shown})
 
     def messages(self, row: EvalRow, first: str, second: str) -> tuple[Message, ...]:
         """What the judge is asked; expected answers and contexts are shown where the row has some."""
@@ -187,8 +184,10 @@ def judge_pair(judge: PairJudge, pair: Pair, cache: ScoreCache | None = None) ->
     if (error := pair.a.error or pair.b.error) is not None:
         failed = Score(error=f"generation failed: {error}")
         return PairVerdict(pair.row.id, failed, failed, None)
-    ab = _kept(judge, pair.row, pair.a.text, pair.b.text, cache)
-    ba = _kept(judge, pair.row, pair.b.text, pair.a.text, cache)
+    ab, ba = (
+        kept_score(cache, judge.key(pair.row, *shown), functools.partial(judge.prefer, pair.row, *shown))
+        for shown in ((pair.a.text, pair.b.text), (pair.b.text, pair.a.text))
+    )
     if ab.error is not None or ba.error is not None:
         return PairVerdict(pair.row.id, ab, ba, None)
     one, other = _chosen(ab, "a", "b"), _chosen(ba, "b", "a")
@@ -227,19 +226,6 @@ def summarise_pairs(verdicts: Iterable[PairVerdict]) -> PairSummary:
         p_value=sign_test_p(wins, losses),
         position_bias=agreement.position_bias(*places) if judged else None,
     )
-
-
-def _kept(judge: PairJudge, row: EvalRow, first: str, second: str, cache: ScoreCache | None) -> Score:
-    """The verdict in one order, from the cache where it can be; failures are never kept."""
-    if cache is None:
-        return judge.prefer(row, first, second)
-    shown = [dict(row.inputs), dict(row.expectations), list(row.contexts), first, second]
-    key = content_hash({"scorer": judge.identity, "shown": shown})
-    if (score := cache.get_score(key)) is None:
-        score = judge.prefer(row, first, second)
-        if score.error is None:
-            cache.put_score(key, score)
-    return score
 
 
 def _chosen(score: Score, first: Winner, second: Winner) -> Winner:

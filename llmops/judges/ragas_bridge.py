@@ -1,25 +1,22 @@
 """Our judge and embeddings as ragas takes them.
 
 ragas' own `InstructorLLM` sends no schema in the mode that its factory picks, reports usage to its makers, and needs an
-event loop with an asynchronous client for each score. `RagasJudge` stands in its place: every answer is asked for with
-a schema that is closed and bounded, so that a verdict which ragas would count (a 7 where 0 or 1 was asked for, an empty
-list that scores 1) cannot come through; and the first failure of a score ends it, where some metrics would try again
-five times and then average what is left.
+event loop with an asynchronous client for each score. `BoundedJudge` stands in its place: every answer is asked for
+with a schema that is closed and bounded, so that a verdict which ragas would count (a 7 where 0 or 1 was asked for, an
+empty list that scores 1) cannot come through; and the first failure of a score ends it, where some metrics would try
+again five times and then average what is left.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmops.errors import EngineError
 from llmops.generation import Message
 from llmops.judges.client import JudgeClient
-
-Embed = Callable[[Sequence[str]], Any]
-"""Texts to one vector each (an array, or lists of numbers). An `identity` attribute, a mapping of plain JSON values,
-says which model it is; scores are kept under it."""
+from llmops.judges.scorer import Embed
 
 # Fields of ragas' answers, by name, that hold one of a few values although their type says any.
 _VALUES: Mapping[str, Sequence[Any]] = {"verdict": (0, 1), "attributed": (0, 1), "noncommittal": (0, 1)}
@@ -27,10 +24,9 @@ _VALUES: Mapping[str, Sequence[Any]] = {"verdict": (0, 1), "attributed": (0, 1),
 _STATEMENT_LISTS = frozenset({"statements", "claims", "questions", "topics"})
 # Lists that hold one verdict for each of these texts.
 _VERDICT_LISTS = frozenset({"statements", "answers", "classifications"})
-_ANSWERS = {"type": "string", "enum": ["0", "1"]}
 
 
-class RagasJudge:
+class BoundedJudge:
     """The judge of one score. values: more bounds by field name. failure: the first error, None so far.
 
     Its methods block: ragas awaits them on an event loop of the calling thread, which has nothing else to do.
@@ -114,7 +110,7 @@ def bounded_schema(
 def _bound_list(name: str, field: dict[str, Any], asked_about: Sequence[int]) -> None:
     of_texts = field["items"].get("type") == "string"
     if name == "answers" and of_texts:
-        field["items"] = dict(_ANSWERS)
+        field["items"] = {"type": "string", "enum": ["0", "1"]}
     if name in _VERDICT_LISTS and asked_about and not (of_texts and name in _STATEMENT_LISTS):
         field["minItems"], field["maxItems"] = min(asked_about), max(asked_about)
     elif name in _STATEMENT_LISTS | _VERDICT_LISTS:
@@ -123,19 +119,16 @@ def _bound_list(name: str, field: dict[str, Any], asked_about: Sequence[int]) ->
 
 def reasons(answers: Sequence[Mapping[str, Any]]) -> str:
     """The judge's reasons in all its answers, a line each, with the verdict in front where there is one."""
+
+    def parts(value: Any) -> Iterator[Mapping[str, Any]]:
+        if isinstance(value, Mapping):
+            yield value
+        for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+            yield from parts(item)
+
     lines = []
-    for answer in answers:
-        for part in _objects(answer):
-            reason = part.get("reason")
-            if isinstance(reason, str) and reason:
-                verdict = part.get("verdict", part.get("attributed"))
-                lines.append(reason if verdict is None else f"{verdict}: {reason}")
+    for part in parts(list(answers)):
+        reason, verdict = part.get("reason"), part.get("verdict", part.get("attributed"))
+        if isinstance(reason, str) and reason:
+            lines.append(reason if verdict is None else f"{verdict}: {reason}")
     return "\n".join(lines)
-
-
-def _objects(value: Any) -> list[Mapping[str, Any]]:
-    if isinstance(value, list):
-        return [part for item in value for part in _objects(item)]
-    if isinstance(value, dict):
-        return [value, *(part for item in value.values() for part in _objects(item))]
-    return []

@@ -13,9 +13,9 @@ Every name that `ragas.metrics.collections` exports, and what became of it:
 | MultiModalFaithfulness, MultiModalRelevance | left out: they judge pictures, and rows hold text |
 | BaseMetric, DistanceMeasure | no metrics: a base class and an enumeration |
 
-Where ours differs from a bare call of ragas: answers are bounded (`ragas_bridge`); a failed judge call fails the score;
-and AnswerRelevancy makes one question instead of three unless `strictness` says otherwise, because a judge that decodes
-greedily makes the same one three times.
+Where ours differs from a bare call of ragas: a failed judge call fails the score, where some metrics would try again
+five times and then average what is left; AnswerRelevancy makes one question instead of three unless `strictness` says
+otherwise, because a judge that decodes greedily makes the same one three times; and answers are bounded (`ragas_bridge`).
 """  # noqa: E501 - a table's rows cannot be broken
 
 from __future__ import annotations
@@ -26,87 +26,75 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, create_model
 
 from llmops.errors import EngineError, UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
-from llmops.evaluation.scorers import parameters as check
-from llmops.evaluation.scorers.options import Option
-from llmops.evaluation.scorers.protocol import Scorer, expected_answers
+from llmops.evaluation.scorers.protocol import Amount, Scorer, Text, expected_answers
 from llmops.generation import Message
-from llmops.judges import columns
-from llmops.judges.endpoint import JudgeEndpoint
-from llmops.judges.ragas_bridge import Embed, RagasEmbeddings, RagasJudge, reasons
-from llmops.judges.scorer import JudgeScorer, check_parameters, optional_name
+from llmops.judges.ragas_bridge import BoundedJudge, RagasEmbeddings, reasons
+from llmops.judges.scorer import (
+    JudgeScorer,
+    contexts,
+    conversation,
+    expected_mapping,
+    expected_texts,
+    input_text,
+)
 
 VERSION = 1
 _loading = threading.Lock()
 _SLACK = 1e-6  # ragas adds small numbers to denominators, and cosines of equal texts overshoot 1
 
 
-def _beta(name: str, value: Any) -> float:
-    if check.number(name, value) == 0:
-        raise UsageError(f"{name}: must be above 0")
-    return float(value)
-
-
-def _share(name: str, value: Any) -> float:
-    if check.number(name, value) > 1:
-        raise UsageError(f"{name}: must be a number from 0 to 1")
-    return float(value)
-
-
-def _weights(name: str, value: Any) -> list[float]:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise UsageError(f"{name}: must be two numbers, of facts and of similarity")
-    weights = [check.number(name, weight) for weight in value]
+def _one_above_0(weights: Sequence[float]) -> list[float]:
     if not any(weights):
-        raise UsageError(f"{name}: one of them must be above 0")
-    return weights
+        raise ValueError("one of them must be above 0")
+    return list(weights)
 
 
-def _rubrics(name: str, value: Any) -> dict[str, str]:
-    if not isinstance(value, Mapping) or value.keys() != _RUBRIC_KEYS or not all(map(_filled, value.values())):
-        raise UsageError(f"{name}: must be an object of the texts {', '.join(sorted(_RUBRIC_KEYS))}")
-    return dict(value)
-
-
-def _filled(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-_RUBRIC_KEYS = {f"score{points}_description" for points in range(1, 6)}
-_MODE = {"mode": lambda name, value: check.one_of(name, value, ("precision", "recall", "f1"))}
-_DETAIL = {name: lambda name, value: check.one_of(name, value, ("low", "high")) for name in ("atomicity", "coverage")}
-_COSINE = (-1.0, 1.0)
-
-# What each option is, and its default: ragas' own where `_Metric.defaults` has none.
-_KINDS: Mapping[str, tuple[str, str]] = {
-    "mode": ("precision, recall or f1", '"f1"'),
-    "atomicity": ("low or high", '"low"'),
-    "coverage": ("low or high", '"low"'),
-    "beta": ("number above 0", "1.0"),
-    "weights": ("two numbers, of facts and of similarity", "[0.75, 0.25]"),
-    "strictness": ("whole number from 1 to 10", "1"),
-    "rubrics": ("table of score1_description to score5_description", "ragas' general ones"),
-    "with_reference": ("true or false", "false"),
-    "threshold": ("number from 0 to 1, from which on the score is 1, else 0", ""),
-    "length_penalty": ("true or false", "true"),
-    "coeff": ("number from 0 to 1, the weight of brevity", "0.5"),
+_Brevity = Annotated[float, Field(ge=0, le=1, description="number from 0 to 1, the weight of brevity")]
+_Threshold = Annotated[
+    Annotated[float, Field(ge=0, le=1)] | None,
+    Field(description="number from 0 to 1, from which on the score is 1, else 0"),
+]
+_RubricKey = Literal[
+    "score1_description", "score2_description", "score3_description", "score4_description", "score5_description"
+]
+# What a suite may set, and its default. Defaults are ragas' own and not handed on, but for those of `_OWN_DEFAULTS`.
+_OWN_DEFAULTS = {"weights", "strictness"}
+_MODE = {"mode": (Literal["precision", "recall", "f1"], "f1")}
+_DETAIL = dict.fromkeys(("atomicity", "coverage"), (Literal["low", "high"], "low"))
+_BETA = {"beta": (Annotated[float, Field(gt=0, allow_inf_nan=False)], 1.0)}
+_RUBRICS = {
+    "rubrics": (
+        Annotated[
+            Annotated[dict[_RubricKey, Text], Field(min_length=5)] | None,
+            Field(description="table of score1_description to score5_description; ragas' general ones without"),
+        ],
+        None,
+    )
 }
+_WEIGHTS = Annotated[
+    Sequence[Amount],
+    Field(min_length=2, max_length=2, description="two numbers, of facts and of similarity"),
+    AfterValidator(_one_above_0),
+]
 
 # Columns by ragas' keyword; a `?` marks one that is shown where the row has it. `conversation` is its `user_input` of
 # metrics that read whole exchanges.
 _READERS: Mapping[str, Callable[[EvalRow, Output, str | None], Any]] = {
-    "user_input": lambda row, _output, variable: columns.input_text(row, variable),
+    "user_input": lambda row, _output, variable: input_text(row, variable),
     "response": lambda _row, output, _variable: output.text,
     "reference": lambda row, _output, _variable: expected_answers(row)[0],
-    "retrieved_contexts": lambda row, _output, _variable: columns.contexts(row),
-    "reference_contexts": lambda row, _output, _variable: columns.expected_texts(row, "reference_contexts"),
-    "reference_topics": lambda row, _output, _variable: columns.expected_texts(row, "reference_topics"),
-    "rubrics": lambda row, _output, _variable: columns.expected_mapping(row, "rubrics"),
-    "conversation": lambda row, output, variable: _messages(columns.conversation(row, output, variable)),
+    "retrieved_contexts": lambda row, _output, _variable: contexts(row),
+    "reference_contexts": lambda row, _output, _variable: expected_texts(row, "reference_contexts"),
+    "reference_topics": lambda row, _output, _variable: expected_texts(row, "reference_topics"),
+    "rubrics": lambda row, _output, _variable: expected_mapping(row, "rubrics"),
+    "conversation": lambda row, output, variable: _messages(conversation(row, output, variable)),
 }
 
 
@@ -114,163 +102,197 @@ _READERS: Mapping[str, Callable[[EvalRow, Output, str | None], Any]] = {
 class _Metric:
     """What a metric is given, and what it may give back.
 
-    parameters: checks by name. values: bounds of fields of the judge's answers, besides those of every metric.
-    embeddings, judge: what it needs. limits: of ragas' value; scale: what that becomes.
+    meaning: what it gives, in words.
+    columns: what it reads of a row.
+    options: type and default by name.
+    values: bounds of fields of the judge's answers, besides those of every metric.
+    embeddings, judge: what it needs.
+    limits: of ragas' value; points: whether these are 1 to 5, which becomes 0 to 1.
     """
 
+    meaning: str
     columns: Sequence[str]
-    parameters: Mapping[str, Callable[[str, Any], Any]] = field(default_factory=dict)
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     embeddings: bool = False
     judge: bool = True
     limits: tuple[float, float] = (0.0, 1.0)
-    scale: Callable[[float], float] = float
     higher_is_better: bool = True
+
+    @property
+    def points(self) -> bool:
+        """Whether ragas' values are points from 1 to 5."""
+        return self.limits[1] == 5.0
+
+    def scaled(self, value: float) -> float:
+        """A value of ragas as scores have it: points as their share of the way from 1 to 5."""
+        return (value - 1) / 4 if self.points else value
 
 
 _QUESTION = ("user_input", "response", "reference")
 _RETRIEVAL = ("user_input", "reference", "retrieved_contexts")
 _ANSWER_ONLY = ("user_input", "response", "retrieved_contexts")
-_GRADE: dict[str, Any] = {
-    "values": {"score": (1, 2, 3, 4, 5)}, "limits": (1.0, 5.0), "scale": lambda points: (points - 1) / 4
-}  # fmt: skip
+_GRADE: dict[str, Any] = {"values": {"score": (1, 2, 3, 4, 5)}, "limits": (1.0, 5.0)}
+_COSINE: dict[str, Any] = {"embeddings": True, "limits": (-1.0, 1.0)}
 _RATING = {"rating": (0, 1, 2)}
 _MAY_HELP = ("retrieved_contexts?", "reference_contexts?")
+_REACHED = "whether the conversation reached the goal that"
 
 _METRICS: dict[str, _Metric] = {
-    "AgentGoalAccuracy": _Metric(("conversation", "reference")),
-    "AgentGoalAccuracyWithReference": _Metric(("conversation", "reference")),
-    "AgentGoalAccuracyWithoutReference": _Metric(("conversation",)),
-    "AnswerAccuracy": _Metric(_QUESTION, values={"rating": (0, 2, 4)}),
+    "AgentGoalAccuracy": _Metric(f"{_REACHED} the expected answer states", ("conversation", "reference")),
+    "AgentGoalAccuracyWithReference": _Metric(f"{_REACHED} the expected answer states", ("conversation", "reference")),
+    "AgentGoalAccuracyWithoutReference": _Metric(f"{_REACHED} the user had", ("conversation",)),
+    "AnswerAccuracy": _Metric(
+        "how far the output agrees with the expected answer, asked twice with the two swapped",
+        _QUESTION,
+        values={"rating": (0, 2, 4)},
+    ),
     "AnswerCorrectness": _Metric(
-        _QUESTION, {"weights": _weights, "beta": _beta}, {"weights": [0.75, 0.25]}, embeddings=True, limits=_COSINE
+        "F1 of the statements that output and expected answer share, plus their semantic similarity",
+        _QUESTION,
+        {"weights": (_WEIGHTS, (0.75, 0.25)), **_BETA},
+        **_COSINE,
     ),
     "AnswerRelevancy": _Metric(
+        "cosine between the question and questions that the judge derives from the output; 0 if evasive",
         ("user_input", "response"),
-        {"strictness": lambda name, value: check.whole_number(name, value, 1, 10)},
-        {"strictness": 1},
-        embeddings=True,
-        limits=_COSINE,
+        {"strictness": (Annotated[int, Field(ge=1, le=10)], 1)},
+        **_COSINE,
     ),
-    "ContextEntityRecall": _Metric(("reference", "retrieved_contexts")),
-    "ContextPrecision": _Metric(_RETRIEVAL),
-    "ContextPrecisionWithReference": _Metric(_RETRIEVAL),
-    "ContextPrecisionWithoutReference": _Metric(_ANSWER_ONLY),
-    "ContextRecall": _Metric(_RETRIEVAL),
-    "ContextRelevance": _Metric(("user_input", "retrieved_contexts"), values=_RATING),
-    "ContextUtilization": _Metric(_ANSWER_ONLY),
+    "ContextEntityRecall": _Metric(
+        "the share of the expected answer's entities that the contexts contain", ("reference", "retrieved_contexts")
+    ),
+    "ContextPrecision": _Metric(
+        "average precision of the contexts; relevant are those useful for the expected answer", _RETRIEVAL
+    ),
+    "ContextPrecisionWithReference": _Metric("the same as ContextPrecision", _RETRIEVAL),
+    "ContextPrecisionWithoutReference": _Metric(
+        "average precision of the contexts; relevant are those useful for the output", _ANSWER_ONLY
+    ),
+    "ContextRecall": _Metric("the share of the expected answer's statements that the contexts support", _RETRIEVAL),
+    "ContextRelevance": _Metric(
+        "how far the contexts contain what the question asks for, the mean of two judgements",
+        ("user_input", "retrieved_contexts"),
+        values=_RATING,
+    ),
+    "ContextUtilization": _Metric("the same as ContextPrecisionWithoutReference", _ANSWER_ONLY),
     "DomainSpecificRubrics": _Metric(
+        "points from 1 to 5 by your own rubrics, scaled to 0 to 1",
         ("user_input", "response", "reference?", *_MAY_HELP),
-        {"rubrics": _rubrics, "with_reference": check.boolean},
+        {**_RUBRICS, "with_reference": (bool, False)},
         **_GRADE,
     ),
-    "FactualCorrectness": _Metric(("response", "reference"), {**_MODE, **_DETAIL, "beta": _beta}),
-    "Faithfulness": _Metric(_ANSWER_ONLY),
-    "InstanceSpecificRubrics": _Metric(("rubrics", "user_input", "response", "reference?", *_MAY_HELP), **_GRADE),
+    "FactualCorrectness": _Metric(
+        "F1, precision or recall of the claims that output and expected answer share",
+        ("response", "reference"),
+        {**_MODE, **_DETAIL, **_BETA},
+    ),
+    "Faithfulness": _Metric("the share of the output's statements that the contexts support", _ANSWER_ONLY),
+    "InstanceSpecificRubrics": _Metric(
+        "points from 1 to 5 by the row's `expectations.rubrics`, scaled to 0 to 1",
+        ("rubrics", "user_input", "response", "reference?", *_MAY_HELP),
+        **_GRADE,
+    ),
     "NoiseSensitivity": _Metric(
+        "the share of the output's statements that are wrong and come from the contexts",
         (*_QUESTION, "retrieved_contexts"),
-        {"mode": lambda name, value: check.one_of(name, value, ("relevant", "irrelevant"))},
+        {"mode": (Literal["relevant", "irrelevant"], "relevant")},
         higher_is_better=False,
     ),
-    "ResponseGroundedness": _Metric(("response", "retrieved_contexts"), values=_RATING),
-    "RubricsScoreWithReference": _Metric((*_QUESTION, *_MAY_HELP), {"rubrics": _rubrics}, **_GRADE),
-    "RubricsScoreWithoutReference": _Metric(("user_input", "response", *_MAY_HELP), {"rubrics": _rubrics}, **_GRADE),
-    "SQLSemanticEquivalence": _Metric(("response", "reference", "reference_contexts?")),
-    "SemanticSimilarity": _Metric(
-        ("response", "reference"), {"threshold": _share}, embeddings=True, judge=False, limits=_COSINE
+    "ResponseGroundedness": _Metric(
+        "how far the contexts support the output, the mean of two judgements",
+        ("response", "retrieved_contexts"),
+        values=_RATING,
     ),
-    "SummaryScore": _Metric(("reference_contexts", "response"), {"length_penalty": check.boolean, "coeff": _share}),
-    "TopicAdherence": _Metric(("conversation", "reference_topics"), _MODE),
+    "RubricsScoreWithReference": _Metric(
+        "points from 1 to 5 by rubrics, given the expected answer, scaled to 0 to 1",
+        (*_QUESTION, *_MAY_HELP),
+        _RUBRICS,
+        **_GRADE,
+    ),
+    "RubricsScoreWithoutReference": _Metric(
+        "points from 1 to 5 by rubrics, scaled to 0 to 1", ("user_input", "response", *_MAY_HELP), _RUBRICS, **_GRADE
+    ),
+    "SQLSemanticEquivalence": _Metric(
+        "whether the output is an SQL query equivalent to the expected one",
+        ("response", "reference", "reference_contexts?"),
+    ),
+    "SemanticSimilarity": _Metric(
+        "cosine of the embeddings of output and expected answer; no judge is asked",
+        ("response", "reference"),
+        {"threshold": (_Threshold, None)},
+        judge=False,
+        **_COSINE,
+    ),
+    "SummaryScore": _Metric(
+        "share of questions about the sources that the output answers, less for length: never quite 1",
+        ("reference_contexts", "response"),
+        {"length_penalty": (bool, True), "coeff": (_Brevity, 0.5)},
+    ),
+    "TopicAdherence": _Metric(
+        "whether the conversation stays on `expectations.reference_topics`", ("conversation", "reference_topics"), _MODE
+    ),
 }
 
 
-class RagasJudged(JudgeScorer):
-    """One ragas metric, asked of our judge with the row's columns.
+class RagasJudge(JudgeScorer):
+    """One ragas metric, asked of our judge with the row's columns. Its options are fields of a type made for it."""
 
-    input_variable: as for `columns.input_text`. parameters: the metric's own.
+    metric_name: ClassVar[str]
+    metric: ClassVar[_Metric]
+    input_variable: Text | None = None
 
-    Raises:
-        UsageError: at construction, starting with the name of the parameter at fault; `embed` when embeddings lack.
-    """
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
+        if self._embeds and self.embed is None:
+            raise UsageError(f"embed: {self.type_name} needs an embedding model")
 
-    def __init__(
-        self,
-        metric_name: str,
-        name: str,
-        *,
-        endpoint: JudgeEndpoint,
-        embed: Embed | None = None,
-        input_variable: str | None = None,
-        **parameters: Any,
-    ) -> None:
-        type_name, metric = f"ragas.{metric_name}", _METRICS[metric_name]
-        check_parameters(type_name, parameters, metric.parameters)
-        checked = {key: metric.parameters[key](key, value) for key, value in parameters.items()}
-        self._parameters = {**metric.defaults, **checked}
+    @property
+    def _embeds(self) -> bool:
         # AnswerCorrectness without a share of similarity is the one that can do without.
-        embeds = metric.embeddings and self._parameters.get("weights", [1, 1])[1] > 0
-        if embeds and embed is None:
-            raise UsageError(f"embed: {type_name} needs an embedding model")
-        self._embed = embed if embeds else None
-        self._metric_name, self._metric = metric_name, metric
-        self._input_variable = optional_name("input_variable", input_variable)
-        self.higher_is_better, self.worst = metric.higher_is_better, 0.0 if metric.higher_is_better else 1.0
-        self.limits = metric.scale(metric.limits[0]), metric.scale(metric.limits[1])
-        settings = {
-            "version": VERSION,
-            "metric": metric_name,
-            "parameters": self._parameters,
-            "input_variable": input_variable,
-            "embeddings": dict(getattr(embed, "identity", {})) if embeds else None,
-        }
-        super().__init__(name, type_name, endpoint, settings)
+        return self.metric.embeddings and self._parameters.get("weights", [1, 1])[1] > 0
 
-    @staticmethod
-    def more_options(metric_name: str) -> list[Option]:
-        """The metric's own options, which the constructor takes as keywords."""
-        noise = {"mode": ("relevant or irrelevant", '"relevant"')} if metric_name == "NoiseSensitivity" else {}
-        kinds = {**_KINDS, **noise}
-        return [Option(name, *kinds[name]) for name in _METRICS[metric_name].parameters]
+    @property
+    def _parameters(self) -> dict[str, Any]:
+        """What ragas' metric is made with."""
+        return self.model_dump(include=self.metric.options.keys() & (self.model_fields_set | _OWN_DEFAULTS))
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "version": VERSION,
+            "metric": self.metric_name,
+            "parameters": self._parameters,
+            "input_variable": self.input_variable,
+            "embeddings": dict(getattr(self.embed, "identity", {})) if self._embeds else None,
+        }
 
     def judge(self, row: EvalRow, output: Output) -> Score:
-        shown = self._columns(row, output)
-        if "response" in self._metric.columns and not output.text.strip():
+        shown: dict[str, Any] = {}
+        for column in self.metric.columns:
+            name = column.removesuffix("?")
+            if name == column or _has(row, name):
+                keyword = "user_input" if name == "conversation" else name
+                shown[keyword] = _READERS[name](row, output, self.input_variable)
+        if "response" in self.metric.columns and not output.text.strip():
             return Score(self.worst, "the output is empty")
-        judge = RagasJudge(self.client, self._metric.values)
+        judge = BoundedJudge(self._client, self.metric.values)
+        parts: dict[str, Any] = {"llm": judge} if self.metric.judge else {}
+        if self._embeds and self.embed is not None:
+            parts["embeddings"] = RagasEmbeddings(self.embed)
         try:
-            result = asyncio.run(self._make(judge).ascore(**shown))
+            made = getattr(load_collections(), self.metric_name)(**parts, **self._parameters)
+            result = asyncio.run(made.ascore(**shown))
         except Exception as error:
             # ragas wraps what it raises in many ways; what the judge's client said first is the cause.
-            raise judge.failure or EngineError(f"ragas.{self._metric_name}: {type(error).__name__}: {error}") from error
+            raise judge.failure or EngineError(f"{self.type_name}: {type(error).__name__}: {error}") from error
         if judge.failure is not None:
             raise judge.failure
-        value, (lowest, highest) = float(result.value), self._metric.limits
+        value, (lowest, highest) = float(result.value), self.metric.limits
         if not lowest - _SLACK <= value <= highest + _SLACK:
-            raise EngineError(f"ragas.{self._metric_name} gave {value}, which is outside {lowest:g} to {highest:g}")
-        value = min(max(value, lowest), highest)
-        return Score(self._metric.scale(value), self._rationale(value, result.reason, judge))
-
-    def _columns(self, row: EvalRow, output: Output) -> dict[str, Any]:
-        """What the metric is called with. Raises MissingExpectation."""
-        shown = {}
-        for column in self._metric.columns:
-            name = column.removesuffix("?")
-            if name != column and not _has(row, name):
-                continue
-            keyword = "user_input" if name == "conversation" else name
-            shown[keyword] = _READERS[name](row, output, self._input_variable)
-        return shown
-
-    def _make(self, judge: RagasJudge) -> Any:
-        parts: dict[str, Any] = {"llm": judge} if self._metric.judge else {}
-        if self._embed is not None:
-            parts["embeddings"] = RagasEmbeddings(self._embed)
-        return getattr(load_collections(), self._metric_name)(**parts, **self._parameters)
-
-    def _rationale(self, value: float, reason: str | None, judge: RagasJudge) -> str:
-        text = reason or reasons(judge.answers)
-        return f"{value:g} of 5: {text}" if self._metric.limits[1] == 5.0 else text
+            raise EngineError(f"{self.type_name} gave {value}, which is outside {lowest:g} to {highest:g}")
+        value, reason = min(max(value, lowest), highest), result.reason or reasons(judge.answers)
+        return Score(self.metric.scaled(value), f"{value:g} of 5: {reason}" if self.metric.points else reason)
 
 
 def _has(row: EvalRow, column: str) -> bool:
@@ -297,13 +319,22 @@ def load_collections() -> Any:
         from ragas.llms.base import InstructorBaseRagasLLM
         from ragas.metrics import collections
 
-        InstructorBaseRagasLLM.register(RagasJudge)
+        InstructorBaseRagasLLM.register(BoundedJudge)
         BaseRagasEmbedding.register(RagasEmbeddings)
     return collections
 
 
+def _judge_type(name: str, metric: _Metric) -> type[RagasJudge]:
+    options: Any = metric.options
+    made: Any = create_model(name, __base__=RagasJudge, __doc__=metric.meaning, **options)
+    made.type_name, made.metric_name, made.metric = f"ragas.{name}", name, metric
+    made.higher_is_better, made.worst = metric.higher_is_better, 0.0 if metric.higher_is_better else 1.0
+    made.limits = metric.scaled(metric.limits[0]), metric.scaled(metric.limits[1])
+    return made  # type: ignore[no-any-return]
+
+
 TYPES: dict[str, Callable[..., Scorer]] = {
-    f"ragas.{metric_name}": functools.partial(RagasJudged, metric_name) for metric_name in _METRICS
+    f"ragas.{name}": _judge_type(name, metric) for name, metric in _METRICS.items()
 }
 NEEDS_EMBEDDINGS = frozenset(f"ragas.{name}" for name, metric in _METRICS.items() if metric.embeddings)
 NEEDS_NO_JUDGE = frozenset(f"ragas.{name}" for name, metric in _METRICS.items() if not metric.judge)

@@ -105,7 +105,7 @@ def make_judge(table: Table, settings: Settings) -> Computation:
     try:
         endpoint = _endpoint(table, settings)
         judge = RubricJudge(
-            str(table.any("name")),
+            name=str(table.any("name")),
             endpoint=endpoint,
             instructions=table.text("instructions"),
             scale=scale,

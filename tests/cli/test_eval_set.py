@@ -80,7 +80,7 @@ def test_a_name_that_set_and_suite_share_is_the_suites(llmops: Run, sets: Path) 
     done = llmops("eval-set", "check", "plays")
 
     assert done.code == 3
-    assert "plays.toml: scorers.odd: where: must be one of anywhere, start, end" in done.err
+    assert "plays.toml: scorers.odd: where: must be 'anywhere', 'start' or 'end'" in done.err
     assert llmops("eval-set", "check", str(sets / "plays")).code == 0
 
 

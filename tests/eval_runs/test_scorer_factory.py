@@ -208,7 +208,7 @@ def test_a_scorer_is_made_with_its_judge_and_without_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("spec", "problem"),
     [
-        (ScorerSpec("x", "judge.rubric", {}), "judge.rubric"),
+        (ScorerSpec("x", "judge.rubric", {}), "instructions: is missing; options of judge.rubric: "),
         (ScorerSpec("x", "judge.rubric", {**RUBRIC, "colour": "red"}), "judge.rubric"),
         (ScorerSpec("x", "judge.absent", {}), "type: unknown scorer type 'judge.absent'"),
         (ScorerSpec("x", "exact_match", {"judge": "main"}), "exact_match"),

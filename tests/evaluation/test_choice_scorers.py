@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import make_scorer
-from llmops.evaluation.scorers.choice_scorers import answer_index, row_choices
+from llmops.evaluation.scorers.classification import answer_index, row_choices
 from llmops.evaluation.scorers.protocol import MissingExpectation
 
 CHOICES = ["no", "a long answer", "ja, größer"]
@@ -97,10 +96,3 @@ def test_the_right_choice_is_given_by_place_or_by_text() -> None:
 def test_a_row_without_choices_or_answer_is_not_scored(expectations: dict[str, object]) -> None:
     with pytest.raises(MissingExpectation, match="row r1: "):
         make_scorer("s", "choice_accuracy", {}).score(row(**expectations), Output("", choice_logprobs=(-1, -2, -3)))
-
-
-def test_a_wrong_parameter_is_named() -> None:
-    with pytest.raises(
-        UsageError, match=r"^length: must be one of bytes, characters, not 'words'; options of choice_accuracy_norm: "
-    ):
-        make_scorer("s", "choice_accuracy_norm", {"length": "words"})

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
-from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, RowResult, RunFindings, Score
 from llmops.evaluation.scorers import make_scorer
@@ -129,22 +128,6 @@ def test_a_label_is_read_in_its_script_with_its_signs(labels: list[str], output:
     score = make_scorer("s", "label", {"labels": labels}).score(row(label), Output(output))
 
     assert (score.value, score.label) == (True, label)
-
-
-@pytest.mark.parametrize(
-    ("parameters", "named"),
-    [
-        ({"labels": []}, "labels: "),
-        ({"labels": "refund"}, "labels: "),
-        ({"labels": ["a", "…"]}, "labels: '…' is nothing but punctuation"),
-        ({"labels": ["C", "c."]}, "labels: 'c.' cannot be told from 'C'"),
-        ({"labels": ["a"], "pick": "best"}, "pick: "),
-    ],
-)
-def test_a_wrong_parameter_is_named(parameters: dict[str, object], named: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        make_scorer("s", "label", parameters)
-    assert str(caught.value).startswith(named)
 
 
 def findings(answered: list[tuple[str, Output]], **parameters: object) -> RunFindings:

@@ -9,7 +9,7 @@ from collections import Counter
 import matplotlib.image
 import pytest
 
-from llmops.evaluation.scorers.confusion import MOST_CLASSES, OTHER, _counts, _shown, confusion_png
+from llmops.evaluation.scorers.classification import MOST_CLASSES, OTHER, _counts, _shown, confusion_png
 
 
 def size(picture: bytes) -> tuple[int, int]:

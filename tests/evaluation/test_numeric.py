@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output
 from llmops.evaluation.scorers import make_scorer
-from llmops.evaluation.scorers.numbers import ReadNumber, read_numbers, read_whole
+from llmops.evaluation.scorers.numeric import ReadNumber, read_numbers, read_whole
 from llmops.evaluation.scorers.protocol import MissingExpectation
 
 
@@ -373,13 +372,3 @@ def test_the_rationale_says_what_was_read_and_expected() -> None:
 def test_a_row_without_an_expected_number_is_not_scored(expectations: dict[str, object]) -> None:
     with pytest.raises(MissingExpectation, match="r1"):
         verdict("7", **expectations)
-
-
-@pytest.mark.parametrize(
-    ("parameters", "named"),
-    [({"take": "middle"}, "take: "), ({"absolute": -1}, "absolute: "), ({"relative": "1%"}, "relative: ")],
-)
-def test_a_wrong_parameter_is_named(parameters: dict[str, object], named: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        make_scorer("s", "numeric", parameters)
-    assert str(caught.value).startswith(named)

@@ -15,7 +15,7 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output
 from llmops.evaluation.scorers import SCORER_TYPES, Scorer, make_scorer
 from llmops.evaluation.scorers.protocol import best_of
-from llmops.evaluation.scorers.similarity import SemanticSimilarity
+from llmops.evaluation.scorers.reference_scorers import SemanticSimilarity
 from llmops.evaluation.suite import Suite, load_suite, suite_names
 
 SHIPPED = Path(__file__).parents[2] / "eval_sets"

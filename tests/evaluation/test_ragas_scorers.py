@@ -10,13 +10,12 @@ import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import make_scorer
+from llmops.evaluation.scorers.json_scorers import read_tool_calls
 from llmops.evaluation.scorers.protocol import MissingExpectation
 from llmops.evaluation.scorers.ragas_scorers import load
-from llmops.evaluation.scorers.tool_calls import read_tool_calls
 
 
 def scored(type_name: str, output: str, *answers: str, **parameters: Any) -> Score:
@@ -130,36 +129,6 @@ def test_every_distance_measure_of_ragas_works_by_its_name(measure: str) -> None
     for output, answer in [("Москва", "Москва"), ("kitten", "sitting"), ("abc", "xyz"), ("北京", "北京市")]:
         score = scored("NonLLMStringSimilarity", output, answer, distance_measure=measure)
         assert score.value == pytest.approx(theirs.score(reference=answer, response=output).value)
-
-
-@pytest.mark.parametrize(
-    ("type_name", "parameters", "problem"),
-    [
-        (
-            "RougeScore",
-            {"rouge_kind": "rougeL"},
-            "ragas.RougeScore: has no option 'rouge_kind'; options of ragas.Rouge",
-        ),
-        ("RougeScore", {"rouge_type": "rougeX"}, "rouge_type: must be one of rouge1, rouge2, rougeL, rougeLsum, not"),
-        ("RougeScore", {"mode": "best"}, "mode: must be one of fmeasure, precision, recall, not 'best'; options of"),
-        ("NonLLMStringSimilarity", {"distance_measure": "cosine"}, "distance_measure: must be one of levenshtein, "),
-        ("BleuScore", {"kwargs": {"tokenise": "char"}}, "kwargs.tokenise: there is no such keyword; known: smooth_"),
-        ("BleuScore", {"kwargs": {"tokenize": "flores200"}}, "kwargs.tokenize: must be one of 13a, "),
-        ("BleuScore", {"kwargs": 3}, "kwargs: must be a table of "),
-        ("QuotedSpansAlignment", {"min_span_words": 0}, "min_span_words: must be a whole number from 1"),
-        ("NonLLMContextRecall", {"threshold": 1}, "threshold: must be a number from 0 to below 1"),
-        ("NonLLMContextRecall", {"thresh": 1}, "ragas.NonLLMContextRecall: has no option 'thresh'; options of ragas.N"),
-        ("IDBasedContextRecall", {"threshold": 0.5}, "ragas.IDBasedContextRecall: has no option 'threshold'"),
-        ("ToolCallAccuracy", {"strict_order": 1}, "strict_order: must be true or false"),
-        ("ToolCallF1", {"strict_order": True}, "ragas.ToolCallF1: has no option 'strict_order'"),
-    ],
-)
-def test_an_option_that_the_metric_does_not_have_or_take_is_refused_when_it_is_made(
-    type_name: str, parameters: dict[str, Any], problem: str
-) -> None:
-    with pytest.raises(UsageError) as caught:
-        make_scorer("s", f"ragas.{type_name}", parameters)
-    assert str(caught.value).startswith(problem)
 
 
 CONTEXTS = ("The cat sat on the mat.", "Nothing of this matters here at all.")

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 from sacrebleu.metrics import BLEU, CHRF
 
-from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, RowResult, RunFindings, Score
 from llmops.evaluation.scorers import make_scorer
@@ -255,19 +254,3 @@ def test_a_failed_row_lowers_the_runs_figure_and_one_without_answer_does_not(typ
     assert findings(type_name, [*good, ("", ["a dog ran over the field"])]).metrics["corpus"] < whole
     assert findings(type_name, [*good, ("no answer to compare with", [])]).metrics["corpus"] == whole
     assert findings(type_name, []) == RunFindings()
-
-
-@pytest.mark.parametrize(
-    ("type_name", "parameters", "named"),
-    [
-        ("rouge", {"rouge_type": "rouge9"}, "rouge_type: must be one of rouge1, rouge2, rougeL, rougeLsum"),
-        ("rouge", {"use_stemmer": "yes"}, "use_stemmer: "),
-        ("bleu", {"tokenize": "flores200"}, "tokenize: "),
-        ("bleu", {"lowercase": 1}, "lowercase: "),
-        ("chrf", {"word_order": 3}, "word_order: "),
-    ],
-)
-def test_a_wrong_parameter_is_named(type_name: str, parameters: dict[str, object], named: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        make_scorer("s", type_name, parameters)
-    assert str(caught.value).startswith(named)

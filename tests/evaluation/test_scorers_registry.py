@@ -1,25 +1,28 @@
-"""Scorers are made by type; a type or parameter that does not exist is a usage error naming it."""
+"""Scorers are made by type, their options are checked, and each is tried on a made-up row when a suite loads."""
 
 from __future__ import annotations
 
 import functools
+import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from llmops.errors import UsageError
+from llmops.errors import BadFile, UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
-from llmops.evaluation.scorers import SCORER_TYPES, Scorer, make_scorer, scorer_types
-from llmops.evaluation.scorers.protocol import BoundedScorer, best_of, limits_of
-from llmops.evaluation.scorers.similarity import SemanticSimilarity
+from llmops.evaluation.scorers import SCORER_TYPES, Scorer, make_scorer, scorer_types, try_scorer
+from llmops.evaluation.scorers.protocol import BoundedScorer, Correctness, MissingExpectation, best_of, limits_of
+from llmops.evaluation.scorers.reference_scorers import SemanticSimilarity
+from llmops.evaluation.suite import ScorerSpec, load_suite
 
-PARAMETERS: dict[str, dict[str, Any]] = {
+NEEDED: dict[str, dict[str, Any]] = {
     "json_schema": {"schema": {"type": "object"}},
     "cost": {"per_million_in": 1, "per_million_out": 2},
     "regex": {"pattern": "4"},
@@ -28,35 +31,51 @@ TYPES: dict[str, Callable[..., Scorer]] = {
     **SCORER_TYPES,
     "semantic_similarity": functools.partial(SemanticSimilarity, embed=lambda texts: np.ones((len(texts), 1))),
 }
-CHEAP = [name for name in scorer_types() if not name.startswith("ragas.")]
+WITHOUT_DIRECTION = {"words", "characters", "sentences", "readability", "repetition"}
+LESS_IS_BETTER = {"latency_ms", "first_token_ms", "tokens_in", "tokens_out", "cost", "refusal"}
+
+
+def made(type_name: str) -> Scorer:
+    return make_scorer("mine", type_name, NEEDED.get(type_name, {}), TYPES)
+
+
+class Crashing(Correctness):
+    """Fails as the function tells it to."""
+
+    answer: Callable[[Output], Score]
+    mode: str = "best"
+
+    def score(self, row: EvalRow, output: Output) -> Score:
+        return self.answer(output)
+
+
+def raising(error: Exception) -> Callable[[Output], Score]:
+    def answer(_: Output) -> Score:
+        raise error
+
+    return answer
 
 
 def test_types_are_sorted_and_cover_text_json_and_ragas() -> None:
-    types = scorer_types()
-
-    assert types == sorted(types)
-    assert {"contains", "exact_match", "refusal", "latency_ms", "json_fields", "ragas.RougeScore"} <= set(types)
-
-
-@pytest.mark.parametrize("type_name", scorer_types())
-def test_every_type_makes_a_scorer_that_bears_the_suites_name(type_name: str) -> None:
-    scorer = make_scorer("mine", type_name, PARAMETERS.get(type_name, {}), TYPES)
-
-    assert scorer.name == "mine"
-    assert scorer.higher_is_better in (True, False, None)
-    # Where a direction is better and values are bounded, a missing score has a worst value to count as.
-    assert scorer.worst in (None, 0.0, 1.0)
+    assert scorer_types() == sorted(SCORER_TYPES)
+    assert {"contains", "exact_match", "refusal", "latency_ms", "json_fields", "ragas.RougeScore"} <= set(
+        scorer_types()
+    )
 
 
 @pytest.mark.parametrize("type_name", scorer_types())
-def test_every_type_says_between_which_values_its_scores_lie(type_name: str) -> None:
-    scorer = make_scorer("mine", type_name, PARAMETERS.get(type_name, {}), TYPES)
+def test_every_type_makes_a_scorer_with_a_name_a_direction_and_limits_that_can_score(type_name: str) -> None:
+    scorer = made(type_name)
     low, high = limits_of(scorer)
+    higher = None if type_name in WITHOUT_DIRECTION else type_name not in LESS_IS_BETTER
+    worst = None if type_name in WITHOUT_DIRECTION | LESS_IS_BETTER - {"refusal"} else 0.0 if higher else 1.0
 
+    assert (scorer.name, scorer.higher_is_better, scorer.worst) == ("mine", higher, worst)
     assert isinstance(scorer, BoundedScorer)
     assert low < high
-    assert scorer.worst is None or low <= scorer.worst <= high
-    assert best_of(scorer) == {True: 1.0, False: 0.0, None: None}[scorer.higher_is_better]
+    assert worst is None or low <= worst <= high
+    assert best_of(scorer) == {True: 1.0, False: 0.0, None: None}[higher]
+    try_scorer(scorer)
 
 
 @pytest.mark.parametrize(
@@ -71,56 +90,22 @@ def test_every_type_says_between_which_values_its_scores_lie(type_name: str) -> 
 def test_a_scorer_that_names_no_limits_ends_at_its_worst_value(
     scorer: Any, higher: bool | None, worst: float | None, limits: tuple[float, float]
 ) -> None:
-    made = scorer("mine", higher_is_better=higher, worst=worst)
+    unlimited = scorer("mine", higher_is_better=higher, worst=worst)
 
-    assert limits_of(made) == limits
-    assert best_of(made) is None
+    assert limits_of(unlimited) == limits
+    assert best_of(unlimited) is None
 
 
-@pytest.mark.parametrize("type_name", CHEAP)
+@pytest.mark.parametrize("type_name", [name for name in scorer_types() if not name.startswith("ragas.")])
 def test_every_cheap_type_scores_a_plain_row(type_name: str) -> None:
-    expectations: dict[str, Any] = {
-        "answers": ["4"],
-        "expected_json": {"n": 4},
-        "choices": ["4", "5"],
-        "answer_index": 0,
-    }
-    expectations["tool_calls"] = []
-    row = EvalRow("r1", {"q": "x"}, expectations)
-    output = Output(
-        '{"n": 4}', tokens_in=1, tokens_out=1, latency_ms=2.0, first_token_ms=1.0, choice_logprobs=(-1.0, -2.0)
-    )
+    expectations: dict[str, Any] = {"answers": ["4"], "expected_json": {"n": 4}, "choices": ["4", "5"]}
+    row = EvalRow("r1", {"q": "x"}, {**expectations, "answer_index": 0, "tool_calls": []})
+    output = Output('{"n": 4}', "stop", 1, 1, latency_ms=2.0, first_token_ms=1.0, choice_logprobs=(-1.0, -2.0))
 
-    score = make_scorer("mine", type_name, PARAMETERS.get(type_name, {}), TYPES).score(row, output)
+    score = made(type_name).score(row, output)
 
     assert score.error is None
     assert isinstance(score.value, (bool, float))
-
-
-@pytest.mark.parametrize(
-    ("type_name", "higher", "worst"),
-    [
-        ("contains", True, 0.0),
-        ("json_fields", True, 0.0),
-        ("ragas.BleuScore", True, 0.0),
-        ("refusal", False, 1.0),
-        ("latency_ms", False, None),
-        ("tokens_out", False, None),
-        ("cost", False, None),
-        ("first_token_ms", False, None),
-        ("numeric", True, 0.0),
-        ("label", True, 0.0),
-        ("semantic_similarity", True, 0.0),
-        ("words", None, None),
-        ("readability", None, None),
-        ("repetition", None, None),
-        ("characters", None, None),
-    ],
-)
-def test_direction_and_worst_value_of_each_kind(type_name: str, higher: bool | None, worst: float | None) -> None:
-    scorer = make_scorer("mine", type_name, PARAMETERS.get(type_name, {}), TYPES)
-
-    assert (scorer.higher_is_better, scorer.worst) == (higher, worst)
 
 
 def test_an_unknown_type_is_named_with_those_there_are() -> None:
@@ -128,21 +113,89 @@ def test_an_unknown_type_is_named_with_those_there_are() -> None:
         make_scorer("mine", "good", {})
 
 
-@pytest.mark.parametrize("type_name", CHEAP)
-def test_an_unknown_parameter_is_named(type_name: str) -> None:
-    parameters = {**PARAMETERS.get(type_name, {}), "strict": True}
+NAN = float("nan")
+WRONG_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
+    *((name, {**NEEDED.get(name, {}), "strict": True}, f"{name}: has no option 'strict'") for name in SCORER_TYPES),
+    ("words", {"name": "other"}, "words: has no option 'name'"),
+    ("semantic_similarity", {"embed": "all-minilm"}, "semantic_similarity: has no option 'embed'"),
+    ("regex", {"pattern": "("}, "pattern: '(' is no regular expression: "),
+    ("regex", {"pattern": 3}, "pattern: must be text, not 3"),
+    ("regex", {"pattern": ""}, "pattern: must be a regular expression, not ''"),
+    ("regex", {"pattern": "a{99999999999}"}, "pattern: 'a{99999999999}' is no regular expression: "),
+    ("regex", {"pattern": "a", "flags": "q"}, "flags: must match pattern '^[imsx]*$', not 'q'"),
+    ("regex", {"pattern": "a", "flags": 2}, "flags: must be text, not 2"),
+    ("regex", {"pattern": "a", "expect": "no"}, "expect: must be true or false, not 'no'"),
+    ("exact_match", {"normalisation": "mine"}, "normalisation: must be 'words', 'squad' or 'none', not 'mine'"),
+    ("contains", {"where": 3}, "where: must be 'anywhere', 'start' or 'end', not 3; options of contains: texts = none"),
+    ("contains", {"where": ["start"]}, "where: must be 'anywhere', 'start' or 'end'"),
+    ("contains", {"need": "most"}, "need: must be 'any' or 'all'"),
+    ("contains", {"texts": []}, "texts: must not be empty"),
+    ("contains", {"texts": "sorry"}, "texts: must be a list, not 'sorry'"),
+    ("contains", {"texts": ["sorry", " "]}, "texts[1]: must be text, and not blank"),
+    ("contains", {"texts": [1]}, "texts[0]: must be text, not 1"),
+    ("contains", {"expect": 1}, "expect: must be true or false, not 1"),
+    ("numeric", {"take": "middle"}, "take: must be 'last' or 'first'"),
+    ("numeric", {"absolute": -1}, "absolute: must be greater than or equal to 0, not -1"),
+    ("numeric", {"relative": "1%"}, "relative: must be a number, not '1%'"),
+    ("cost", {"per_million_in": -1, "per_million_out": 1}, "per_million_in: must be greater than or equal to 0"),
+    ("cost", {"per_million_in": 1, "per_million_out": "1"}, "per_million_out: must be a number"),
+    ("cost", {"per_million_in": True, "per_million_out": 1}, "per_million_in: must be a number, not True"),
+    ("cost", {"per_million_in": NAN, "per_million_out": 1}, "per_million_in: must be a finite number"),
+    ("cost", {"per_million_in": 1}, "per_million_out: is missing; options of cost: per_million_in (needed), per_"),
+    ("repetition", {"n": 0}, "n: must be greater than or equal to 1, not 0"),
+    ("repetition", {"n": 1.5}, "n: must be a whole number, not 1.5"),
+    ("json_f1", {"ordered": "no"}, "ordered: must be true or false"),
+    ("json_schema", {"schema": 3}, "schema: must be a table, not 3"),
+    ("json_schema", {}, "schema: is missing; options of json_schema: schema (needed)"),
+    ("json_schema", {"schema": {"type": "texts"}}, "schema.type: not a valid JSON schema"),
+    ("json_schema", {"schema": {"type": 3}}, "schema.type: not a valid JSON schema"),
+    ("json_schema", {"schema": {"properties": []}}, "schema.properties: not a valid JSON schema"),
+    (
+        "json_schema",
+        {"schema": {"properties": {"a": {"format": "phone"}}}},
+        "schema.properties.a.format: nothing here can check the format 'phone'",
+    ),
+    ("tool_calls", {"ordered": "no"}, "ordered: must be true or false, not 'no'; options of tool_calls: ordered = fal"),
+    ("rouge", {"rouge_type": "rouge9"}, "rouge_type: must be 'rouge1', 'rouge2', 'rougeL' or 'rougeLsum'"),
+    ("rouge", {"use_stemmer": "yes"}, "use_stemmer: must be true or false"),
+    ("bleu", {"tokenize": "flores200"}, "tokenize: must be '13a', "),
+    ("bleu", {"lowercase": 1}, "lowercase: must be true or false"),
+    ("chrf", {"word_order": 3}, "word_order: must be less than or equal to 2"),
+    ("label", {"labels": []}, "labels: must not be empty"),
+    ("label", {"labels": "refund"}, "labels: must be a list"),
+    ("label", {"labels": ["a", "…"]}, "labels: '…' is nothing but punctuation"),
+    ("label", {"labels": ["C", "c."]}, "labels: 'c.' cannot be told from 'C'"),
+    ("label", {"labels": ["a"], "pick": "best"}, "pick: must be 'first', 'last' or 'only'"),
+    ("choice_accuracy_norm", {"length": "words"}, "length: must be 'bytes' or 'characters', not 'words'; options of "),
+    ("ragas.RougeScore", {"rouge_type": "rougeX"}, "rouge_type: must be 'rouge1', "),
+    ("ragas.RougeScore", {"mode": "best"}, "mode: must be 'fmeasure', 'precision' or 'recall', not 'best'; options of"),
+    ("ragas.NonLLMStringSimilarity", {"distance_measure": "cosine"}, "distance_measure: must be 'levenshtein', "),
+    ("ragas.BleuScore", {"kwargs": {"tokenise": "char"}}, "kwargs.tokenise: must be 'smooth_method', "),
+    ("ragas.BleuScore", {"kwargs": {"tokenize": "flores200"}}, "kwargs.tokenize: must be one of 13a, "),
+    ("ragas.BleuScore", {"kwargs": 3}, "kwargs: must be a table, not 3"),
+    ("ragas.QuotedSpansAlignment", {"min_span_words": 0}, "min_span_words: must be greater than or equal to 1"),
+    ("ragas.NonLLMContextRecall", {"threshold": 1}, "threshold: must be less than 1, not 1"),
+    ("ragas.IDBasedContextRecall", {"threshold": 0.5}, "ragas.IDBasedContextRecall: has no option 'threshold'"),
+    ("ragas.ToolCallAccuracy", {"strict_order": 1}, "strict_order: must be true or false"),
+    ("ragas.ToolCallF1", {"strict_order": True}, "ragas.ToolCallF1: has no option 'strict_order'"),
+]
 
-    with pytest.raises(UsageError, match=f"{type_name}: .*strict"):
+
+@pytest.mark.parametrize(("type_name", "parameters", "problem"), WRONG_OPTIONS)
+def test_a_wrong_option_is_named_with_those_there_are(type_name: str, parameters: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UsageError) as caught:
         make_scorer("mine", type_name, parameters, TYPES)
+    assert str(caught.value).startswith(problem)
+    assert f"; options of {type_name}: " in str(caught.value)
+
+
+def test_a_schema_elsewhere_is_refused_and_not_fetched() -> None:
+    with pytest.raises(UsageError, match=r"schema: not a valid JSON schema: .*retriev"):
+        make_scorer("s", "json_schema", {"schema": {"$ref": "http://127.0.0.1:9/schema.json"}})
 
 
 def test_a_larger_table_makes_more_types_and_the_built_in_one_stays_as_it_is() -> None:
-    class Kind:
-        name, higher_is_better, worst = "kind", True, 0.0
-
-        def __init__(self, name: str) -> None:
-            pass
-
+    class Kind(Correctness):
         def score(self, row: EvalRow, output: Output) -> Score:
             return Score(True)
 
@@ -156,13 +209,91 @@ def test_a_larger_table_makes_more_types_and_the_built_in_one_stays_as_it_is() -
         make_scorer("mine", "kind", {})
 
 
-def test_a_parameter_cannot_take_the_name_away() -> None:
-    with pytest.raises(UsageError, match=r"^words: .*'name'"):
-        make_scorer("mine", "words", {"name": "other"})
-
-
 def test_the_scorers_load_nothing_heavy_until_they_score() -> None:
     heavy = ("numpy", "matplotlib", "sacrebleu", "rouge_score", "nltk", "ragas", "torch", "jsonschema_rs")
     code = f"import sys, llmops.evaluation.scorers; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# Trials
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        (raising(KeyError("cosine")), "KeyError: 'cosine'"),
+        (raising(ImportError("no module named spacy")), "ImportError: "),
+        (raising(ValueError("bad mode")), "ValueError: "),
+        (lambda _: Score(error="no licence"), "no licence"),
+        (lambda output: Score(error="no words") if not output.text else Score(True), None),
+        (raising(MissingExpectation("for rows of another kind: needs a picture")), None),
+    ],
+)
+def test_a_scorer_that_crashes_or_gives_nothing_but_errors_is_found_by_its_trial(
+    answer: Callable[[Output], Score], problem: str | None
+) -> None:
+    if problem is None:
+        try_scorer(Crashing(name="s", answer=answer))
+    else:
+        with pytest.raises(UsageError, match=f"cannot score a made-up row: {problem}"):
+            try_scorer(Crashing(name="s", answer=answer))
+
+
+def test_a_scorer_that_depends_on_a_model_is_not_tried() -> None:
+    asked: list[Any] = []
+
+    try_scorer(SemanticSimilarity(name="s", embed=asked.append))
+
+    assert asked == []
+
+
+def folder_of(folder: Path, scorers: str) -> Path:
+    (folder / "sums").mkdir()
+    row = {"id": "r1", "inputs": {"question": "How many?"}, "expectations": {"answers": ["4"]}}
+    (folder / "sums" / "rows.jsonl").write_text(json.dumps(row))
+    head = 'eval_sets = ["sums"]\nprompt = "qa"\nmodel = "tiny@1"\n'
+    (folder / "task.toml").write_text(f'{head}{scorers}\n[gate]\nprimary = "odd"\n')
+    return folder
+
+
+def crash(spec: ScorerSpec, _: Mapping[str, Any]) -> Scorer:
+    crashing = functools.partial(Crashing, answer=raising(KeyError("cosine")))
+    return make_scorer(spec.name, spec.type, spec.parameters, {**SCORER_TYPES, "crashing": crashing})
+
+
+def test_a_suite_that_loads_has_tried_its_scorers_unless_it_is_only_listed(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, '[scorers.odd]\ntype = "crashing"\nmode = "cosine"')
+    listed = load_suite(folder, "task", make=crash, try_scorers=False)
+
+    problem = "cannot score a made-up row: KeyError: 'cosine'; set here: mode = 'cosine'"
+    for try_them in (listed.try_scorers, lambda: load_suite(folder, "task", make=crash)):
+        with pytest.raises(BadFile) as caught:
+            try_them()
+        assert str(caught.value) == f"{folder / 'task.toml'}: scorers.odd: {problem}"
+
+
+@pytest.mark.parametrize(
+    ("scorer", "problem"),
+    [
+        ('type = "contains"\nwher = "end"', "contains: has no option 'wher'; options of contains: texts = none, "),
+        ('type = "contains"\nwhere = 3', "where: must be 'anywhere', 'start' or 'end', not 3; options of contains: "),
+        ('type = "cost"\nper_million_in = 1', "per_million_out: is missing; options of cost: "),
+        ('type = "ragas.BleuScore"\nkwargs = { smooth_method = "odd" }', "cannot score a made-up row: "),
+    ],
+)
+def test_a_wrong_option_is_an_error_of_the_suite_that_names_file_and_scorer(
+    tmp_path: Path, scorer: str, problem: str
+) -> None:
+    folder = folder_of(tmp_path, f"[scorers.odd]\n{scorer}")
+
+    with pytest.raises(BadFile) as caught:
+        load_suite(folder, "task")
+
+    assert str(caught.value).startswith(f"{folder / 'task.toml'}: scorers.odd: {problem}")
+
+
+def test_a_suite_says_what_scorers_from_elsewhere_do_not_count(tmp_path: Path) -> None:
+    suite = load_suite(folder_of(tmp_path, '[scorers.odd]\ntype = "ragas.ToolCallF1"'), "task", try_scorers=False)
+
+    assert suite.not_counted() == {"odd": "how often a call is made, its order, and whether a value is 1 or true"}

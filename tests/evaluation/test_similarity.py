@@ -14,7 +14,7 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import SCORER_TYPES, make_scorer
 from llmops.evaluation.scorers.protocol import BatchScorer
-from llmops.evaluation.scorers.similarity import SemanticSimilarity
+from llmops.evaluation.scorers.reference_scorers import SemanticSimilarity
 
 
 class Letters:

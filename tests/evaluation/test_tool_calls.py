@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import make_scorer
@@ -91,8 +90,3 @@ def test_the_rationale_counts_the_calls() -> None:
 def test_a_row_without_expected_calls_is_not_scored(expected: Any) -> None:
     with pytest.raises(MissingExpectation, match="r1"):
         scored([F], expected)
-
-
-def test_a_wrong_option_is_named_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match=r"^ordered: must be true or false.*; options of tool_calls: ordered = false"):
-        scored([F], [F], ordered="no")

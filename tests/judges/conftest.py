@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmops.judges.endpoint import JudgeEndpoint
+from llmops.judges.client import JudgeEndpoint
 from llmops.judges.scripted import Answer, ScriptedJudge, SeenRequest
 
 

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
-from llmops.judges.client import SEED, JudgeClient
-from llmops.judges.endpoint import JudgeEndpoint
+from llmops.judges.client import SEED, JudgeClient, JudgeEndpoint
 from llmops.judges.scripted import completion
 
 SCHEMA = {

@@ -9,7 +9,7 @@ import pytest
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output
 from llmops.evaluation.scorers.protocol import MissingExpectation
-from llmops.judges import columns
+from llmops.judges import scorer as columns
 
 TALK = [
     {"role": "system", "content": "Be brief."},

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmops.errors import EngineUnavailable, UsageError
-from llmops.judges.endpoint import JudgeEndpoint
+from llmops.judges.client import JudgeEndpoint
 
 LEAST = {"name": "mine", "base_url": "http://127.0.0.1:8000/v1", "model": "m"}
 
@@ -31,12 +31,12 @@ def test_a_null_takes_the_default() -> None:
 
 @pytest.mark.parametrize("field", sorted(LEAST))
 def test_a_field_without_a_default_is_needed(field: str) -> None:
-    with pytest.raises(UsageError, match=f"^{field}: a judge endpoint needs this field"):
+    with pytest.raises(UsageError, match=f"^{field}: is missing"):
         JudgeEndpoint.from_mapping({name: value for name, value in LEAST.items() if name != field})
 
 
 def test_an_unknown_field_is_named_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match=r"^api_key: unknown field; known: base_url, key_variable, max_tokens"):
+    with pytest.raises(UsageError, match=r"^api_key: unknown key; known: base_url, key_variable, max_tokens"):
         JudgeEndpoint.from_mapping({**LEAST, "api_key": "secret"})
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmops.errors import EngineUnavailable, UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
-from llmops.judges.endpoint import JudgeEndpoint
+from llmops.judges.client import JudgeEndpoint
 from llmops.judges.pairwise import AskedFirst, Pair, PairJudge, PairVerdict, judge_pair, judge_pairs, summarise_pairs
 from llmops.judges.scripted import ScriptedJudge
 

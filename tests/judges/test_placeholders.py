@@ -55,7 +55,7 @@ def sent(judge: Any, text: str, answer: str) -> str:
             questions.extend(message["content"] for message in messages)
             return json.loads(answer_to(schema, answer))  # type: ignore[no-any-return]
 
-    judge.client = Client()
+    judge._client = Client()
     score = judge.score(row(text), Output(f"answered {text}"))
     assert score.error is None
     return "\n".join(questions)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from llmops.errors import EngineError
 from llmops.judges.client import JudgeClient
-from llmops.judges.ragas_bridge import RagasEmbeddings, RagasJudge, bounded_schema, reasons
+from llmops.judges.ragas_bridge import BoundedJudge, RagasEmbeddings, bounded_schema, reasons
 
 
 class Statements(BaseModel):
@@ -90,8 +90,8 @@ def test_the_models_own_schema_is_left_as_it_was() -> None:
     assert json.dumps(Verdicts.model_json_schema()) == before
 
 
-def make(script: Any, *replies: Any) -> RagasJudge:
-    return RagasJudge(JudgeClient(script(list(replies)).endpoint), {"rating": (0, 2, 4)})
+def make(script: Any, *replies: Any) -> BoundedJudge:
+    return BoundedJudge(JudgeClient(script(list(replies)).endpoint), {"rating": (0, 2, 4)})
 
 
 def test_an_answer_comes_as_the_model_asked_for_awaited_or_not(script) -> None:
@@ -132,7 +132,7 @@ def test_a_classification_of_nothing_is_an_error(script) -> None:
 
 def test_after_a_failure_nothing_more_is_asked(script) -> None:
     asked = script(["nonsense", '{"rating": 4}'])
-    judge = RagasJudge(JudgeClient(asked.endpoint), {})
+    judge = BoundedJudge(JudgeClient(asked.endpoint), {})
     for _ in range(3):
         with pytest.raises(EngineError, match="not JSON"):
             judge.generate("rate", Rating)

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers.protocol import KeptScorer, MissingExpectation
-from llmops.judges.endpoint import JudgeEndpoint
+from llmops.judges.client import JudgeEndpoint
 from llmops.judges.rubric import RubricJudge
 
 ROW = EvalRow("r1", {"question": "Capital of France?"}, {"answers": ["Paris", "Lutetia"]}, ("France has Paris.",))
@@ -141,19 +140,3 @@ def test_as_many_scores_side_by_side_as_the_endpoint_takes() -> None:
     endpoint = JudgeEndpoint("n", NOWHERE.base_url, "m", side_by_side=9)
 
     assert RubricJudge("s", endpoint=endpoint, instructions="x").side_by_side == 9
-
-
-@pytest.mark.parametrize(
-    ("parameters", "problem"),
-    [
-        ({"instructions": ""}, "^instructions: must be the rubric's text"),
-        ({"instructions": 3}, "^instructions: must be the rubric's text"),
-        ({"instructions": "{{ answer }}"}, r"^instructions: there is no \{\{ answer \}\}; there are input, output"),
-        ({"instructions": "x", "scale": "stars"}, "^scale: "),
-        ({"instructions": "x", "scale": ["a", "b"]}, "^good: "),
-        ({"instructions": "x", "input_variable": 3}, "^input_variable: "),
-    ],
-)
-def test_a_wrong_parameter_is_refused_by_its_name(parameters: dict[str, Any], problem: str) -> None:
-    with pytest.raises(UsageError, match=problem):
-        RubricJudge("s", endpoint=NOWHERE, **parameters)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmops.errors import UsageError
 from llmops.evaluation.results import Score
-from llmops.judges.scale import make_scale
+from llmops.judges.rubric import make_scale
 
 
 @pytest.mark.parametrize(

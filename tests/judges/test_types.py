@@ -35,16 +35,58 @@ def test_every_type_makes_a_kept_scorer_that_bears_the_suites_name(type_name: st
     assert (scorer.higher_is_better, scorer.worst) in ((True, 0.0), (False, 1.0))
 
 
-@pytest.mark.parametrize("type_name", sorted(name for name in TYPES if not name.startswith(("judge.", "mlflow.make"))))
-def test_an_unknown_parameter_is_refused_by_its_name(type_name: str) -> None:
-    with pytest.raises(UsageError, match=f"^strict: {type_name} has no such parameter"):
-        TYPES[type_name]("mine", endpoint=NOWHERE, strict=True)
+RUBRICS = {f"score{points}_description": f"worth {points}" for points in range(1, 6)}
+WRONG_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
+    *((name, {"strict": True}, "strict: unknown key") for name in TYPES),
+    ("ragas.Faithfulness", {"mode": "f1"}, "mode: unknown key"),
+    ("ragas.Faithfulness", {"input_variable": ""}, "input_variable: must be text, and not blank"),
+    ("ragas.FactualCorrectness", {"mode": "f2"}, "mode: must be 'precision', 'recall' or 'f1', not 'f2'"),
+    ("ragas.FactualCorrectness", {"beta": 0}, "beta: must be greater than 0, not 0"),
+    ("ragas.FactualCorrectness", {"atomicity": 1}, "atomicity: must be 'low' or 'high'"),
+    ("ragas.TopicAdherence", {"mode": None}, "mode: "),
+    ("ragas.NoiseSensitivity", {"mode": "recall"}, "mode: must be 'relevant' or 'irrelevant'"),
+    ("ragas.AnswerRelevancy", {"strictness": 0}, "strictness: must be greater than or equal to 1"),
+    ("ragas.AnswerCorrectness", {"weights": [1]}, "weights: must hold at least 2"),
+    ("ragas.AnswerCorrectness", {"weights": [0, 0]}, "weights: one of them must be above 0"),
+    ("ragas.AnswerCorrectness", {"weights": [1, -1]}, "weights[1]: must be greater than or equal to 0"),
+    ("ragas.SummaryScore", {"coeff": 2}, "coeff: must be less than or equal to 1"),
+    ("ragas.SummaryScore", {"length_penalty": "yes"}, "length_penalty: must be true or false"),
+    ("ragas.DomainSpecificRubrics", {"rubrics": {"score1_description": "x"}}, "rubrics: must hold at least 5"),
+    ("ragas.DomainSpecificRubrics", {"rubrics": {**RUBRICS, "score5_description": ""}}, "rubrics.score5_"),
+    ("ragas.DomainSpecificRubrics", {"rubrics": {**RUBRICS, "score6_description": "x"}}, "rubrics.score6_"),
+    ("ragas.SemanticSimilarity", {"threshold": 2}, "threshold: must be less than or equal to 1"),
+    *((name, {"embed": None}, f"embed: {name} needs an embedding model") for name in NEEDS_EMBEDDINGS),
+    ("mlflow.Safety", {"guidelines": "x"}, "guidelines: unknown key"),
+    ("mlflow.Guidelines", {"guidelines": []}, "guidelines: must not be empty"),
+    ("mlflow.Guidelines", {"guidelines": ["a", ""]}, "guidelines[1]: must be text, and not blank"),
+    ("mlflow.ConversationalGuidelines", {"guidelines": None}, "guidelines: "),
+    ("mlflow.Correctness", {"input_variable": 1}, "input_variable: must be text, not 1"),
+    ("mlflow.make_judge", {"instructions": "no variable"}, "instructions: must hold at least one of inputs"),
+    ("mlflow.make_judge", {"instructions": "{{ trace }}"}, "instructions: there is no {{ trace }}"),
+    ("mlflow.make_judge", {"instructions": "{{ conversation }} {{ inputs }}"}, "instructions: {{ conversation }} goes"),
+    ("mlflow.make_judge", {"instructions": ""}, "instructions: must be text, and not blank"),
+    ("mlflow.make_judge", {"scale": "stars"}, "scale: must be pass_fail, "),
+    ("judge.rubric", {"instructions": " "}, "instructions: must be text, and not blank"),
+    ("judge.rubric", {"instructions": 3}, "instructions: must be text, not 3"),
+    ("judge.rubric", {"instructions": "{{ answer }}"}, "instructions: there is no {{ answer }}; there are input, out"),
+    ("judge.rubric", {"scale": "stars"}, "scale: must be pass_fail, "),
+    ("judge.rubric", {"scale": ["a", "b"]}, "good: must name some"),
+    ("judge.rubric", {"input_variable": 3}, "input_variable: must be text, not 3"),
+]
+
+
+@pytest.mark.parametrize(("type_name", "options", "problem"), WRONG_OPTIONS)
+def test_a_wrong_option_is_refused_by_its_name(type_name: str, options: dict[str, Any], problem: str) -> None:
+    given = {"embed": lambda texts: [], **PARAMETERS.get(type_name, {}), **options}
+    with pytest.raises(UsageError) as caught:
+        TYPES[type_name]("mine", endpoint=NOWHERE, **given)
+    assert str(caught.value).startswith(problem)
 
 
 EXPECTATIONS = {
     "answers": ["Москва"], "guidelines": ["Be brief."], "reference_contexts": ["Москва — столица."],
     "reference_topics": ["cities"],
-    "rubrics": {f"score{points}_description": f"worth {points}" for points in range(1, 6)},
+    "rubrics": RUBRICS,
 }  # fmt: skip
 CAPITAL = EvalRow("r1", {"question": "Столица?"}, EXPECTATIONS, ("Москва — столица.",))
 # Verdicts that say the worst where others say the best.
@@ -73,7 +115,7 @@ def test_the_best_verdicts_on_the_expected_answer_give_the_best_value(type_name:
             return fitting(schema, best_answer)
 
     judge: Any = TYPES[type_name]("s", endpoint=NOWHERE, embed=embed, **PARAMETERS.get(type_name, {}))
-    judge.client = Client()
+    judge._client = Client()
 
     score = judge.score(CAPITAL, Output("Москва"))
 

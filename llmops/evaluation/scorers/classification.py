@@ -1,24 +1,31 @@
-"""Classification: which class does the output name, and how good are all rows together?"""
+"""Classification and multiple choice: which class does the output name, which choice is likeliest, and how good are all
+rows of a run together? With the confusion matrix as a picture."""
 
 from __future__ import annotations
 
 import functools
+import io
 import json
+import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, RowResult, RunFindings, Score
-from llmops.evaluation.scorers import parameters
-from llmops.evaluation.scorers.choice_scorers import answer_index, row_choices
-from llmops.evaluation.scorers.confusion import confusion_png
 from llmops.evaluation.scorers.normalisation import LETTERS_WITHOUT_SPACES, fold
-from llmops.evaluation.scorers.protocol import MissingExpectation, Scorer, answer_forms
-from llmops.evaluation.scorers.run_rows import judgeable
+from llmops.evaluation.scorers.protocol import (
+    Correctness,
+    MissingExpectation,
+    Scorer,
+    Texts,
+    answer_forms,
+    expected_rows,
+)
 
 NO_LABEL = "(none)"
 
@@ -72,7 +79,7 @@ def _row_labels(choices: tuple[str, ...]) -> Labels:
     return Labels(choices)
 
 
-class Label:
+class Label(Correctness):
     """True when the output names the expected class; the score's label is the class that the output names.
 
     labels: the classes; by default a row's `expectations.choices`; without either, the class is the whole output after
@@ -81,14 +88,12 @@ class Label:
     label has the label "(none)" and is wrong.
     """
 
-    higher_is_better: bool | None = True
-    worst: float | None = 0.0
-    limits: tuple[float, float] = (0.0, 1.0)
+    labels: Texts | None = None
+    pick: Literal["first", "last", "only"] = "first"
+    _labels: Labels | None = None
 
-    def __init__(self, name: str, labels: Sequence[str] | None = None, pick: str = "first") -> None:
-        self.name = name
-        self._labels = None if labels is None else Labels(parameters.texts("labels", labels))
-        self._pick = parameters.one_of("pick", pick, ("first", "last", "only"))
+    def model_post_init(self, _: Any) -> None:
+        self._labels = None if self.labels is None else Labels(self.labels)
 
     def score(self, row: EvalRow, output: Output) -> Score:
         expected, label = self._expected(row), self._read(row, output.text)
@@ -99,7 +104,7 @@ class Label:
         n_unparsed, the rows without a label; a failed row is one of them. Files: a report of each class, and the
         confusion matrix as a picture."""
         pairs: Counter[tuple[str, str]] = Counter()
-        for result, expected in judgeable(results, self._expected):
+        for result, expected in expected_rows(results, self._expected):
             score = result.scores.get(self.name)
             label = (score.label if score else None) or NO_LABEL
             pairs[label if label in expected else expected[0], label] += 1
@@ -145,9 +150,9 @@ class Label:
         if (whole := labels.exactly(text)) is not None:
             return whole
         named = labels.named(text)
-        if not named or (self._pick == "only" and len(set(named)) > 1):
+        if not named or (self.pick == "only" and len(set(named)) > 1):
             return NO_LABEL
-        return named[-1] if self._pick == "last" else named[0]
+        return named[-1] if self.pick == "last" else named[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,4 +207,150 @@ def _class_figures(hits: int, said: int, support: int) -> dict[str, float]:
     }
 
 
-TYPES: dict[str, Callable[..., Scorer]] = {"label": Label}
+def row_choices(row: EvalRow) -> tuple[str, ...]:
+    """The texts that a multiple-choice row lets one choose from: `expectations.choices`, two or more.
+
+    Raises:
+        MissingExpectation: there are none, or one of them is no text or blank.
+    """
+    choices = row.expectations.get("choices")
+    if not isinstance(choices, list | tuple) or len(choices) < 2:
+        raise MissingExpectation(f"row {row.id}: expectations.choices must be a list of two texts or more")
+    if not all(isinstance(choice, str) and choice.strip() for choice in choices):
+        raise MissingExpectation(f"row {row.id}: expectations.choices must hold texts, none of them empty")
+    return tuple(choices)
+
+
+def answer_index(row: EvalRow) -> int:
+    """Which of `row_choices` is right: `expectations.answer_index`, counted from 0, else the place of
+    `expected_response` among them. Raises MissingExpectation."""
+    choices, index = row_choices(row), row.expectations.get("answer_index")
+    if index is None:
+        response = row.expectations.get("expected_response")
+        if response not in choices:
+            raise MissingExpectation(f"row {row.id}: needs an answer_index, or an expected_response that is a choice")
+        return choices.index(response)
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(choices):
+        raise MissingExpectation(f"row {row.id}: answer_index must be from 0 to {len(choices) - 1}, not {index!r}")
+    return index
+
+
+class ChoiceAccuracy(Correctness):
+    """True when the correct choice has the highest log-likelihood; in a tie the first choice counts. The same as `acc`
+    in lm-evaluation-harness."""
+
+    def score(self, row: EvalRow, output: Output) -> Score:
+        choices, right = row_choices(row), answer_index(row)
+        if output.choice_logprobs is None:
+            return Score(error="the output has no choice_logprobs; choices must be ranked, not generated")
+        if len(output.choice_logprobs) != len(choices) or any(map(math.isnan, output.choice_logprobs)):
+            return Score(error=f"choice_logprobs are no numbers for {len(choices)} choices: {output.choice_logprobs}")
+        values = [value / self._length(text) for value, text in zip(output.choice_logprobs, choices, strict=True)]
+        picked = max(range(len(values)), key=values.__getitem__)  # of equal ones the first
+        return Score(picked == right, f"ranks {choices[picked]!r} first", label=choices[picked])
+
+    def _length(self, choice: str) -> int:  # noqa: ARG002 - the choice matters to the scorer below
+        return 1
+
+
+class ChoiceAccuracyNorm(ChoiceAccuracy):
+    """Like `choice_accuracy`, with log-likelihood per unit of length, so that a long choice is not at a disadvantage.
+
+    length: `bytes` of UTF-8 (`acc_bytes` in lm-evaluation-harness) or `characters` (its `acc_norm`); equal for ASCII.
+    """
+
+    length: Literal["bytes", "characters"] = "bytes"
+
+    def _length(self, choice: str) -> int:
+        return len(choice.encode()) if self.length == "bytes" else len(choice)
+
+
+# More classes than this do not fit a readable picture: then those that are confused most are shown.
+MOST_CLASSES = 40
+_SHOWN_OF_MANY = 30
+_LONGEST_NAME = 32
+OTHER = "(other)"
+
+# Without parse_math a name between dollar signs would be set as mathematics.
+_NAMES: dict[str, Any] = {"fontsize": 8, "parse_math": False}
+
+Pairs = Mapping[tuple[str, str], int]
+
+
+def confusion_png(pairs: Pairs) -> bytes:
+    """The picture of `confusion_figure`."""
+    picture = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box in its place will do
+        confusion_figure(pairs).savefig(picture, format="png")
+    return picture.getvalue()
+
+
+def confusion_figure(pairs: Pairs) -> Any:
+    """A matplotlib Figure of how often each (expected, said) pair occurred: a row for each expected class, a column for
+    each class said, coloured by the share of the row. Of more than 40 classes the 30 with most errors are shown, and
+    what was said besides them stands under `(other)`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows, columns, title = _shown(pairs)
+    counts = _counts(pairs, rows, columns)
+    side = 0.34
+    figure = Figure(figsize=(3.6 + side * len(columns), 3.2 + side * len(rows)), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)  # draws by itself, whatever pyplot is set to elsewhere
+    axes = figure.add_subplot()
+    shares = [[n / max(sum(line), 1) for n in line] for line in counts]
+    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, aspect="equal")
+    axes.set_xticks(range(len(columns)), [_short(name) for name in columns], rotation=90, **_NAMES)
+    axes.set_yticks(range(len(rows)), [_short(name) for name in rows], **_NAMES)
+    axes.set_xlabel("said")
+    axes.set_ylabel("expected")
+    axes.set_title(title, fontsize=9)
+    for y, line in enumerate(counts):
+        for x, n in enumerate(line):
+            if n:
+                colour = "white" if shares[y][x] > 0.5 else "black"
+                axes.text(x, y, str(n), ha="center", va="center", fontsize=7, color=colour)
+    return figure
+
+
+def _shown(pairs: Pairs) -> tuple[list[str], list[str], str]:
+    """Classes of the rows, those of the columns, and the title. Classes that nobody expected are columns only."""
+    expected = sorted({wanted for wanted, _ in pairs}, key=str.casefold)
+    said_only = sorted({said for _, said in pairs} - set(expected))
+    n_rows = sum(pairs.values())
+    title = f"{n_rows} row{'' if n_rows == 1 else 's'}"
+    if len(expected) + len(said_only) <= MOST_CLASSES:
+        return expected, [*expected, *said_only], title
+    errors: Counter[str] = Counter()
+    for (wanted, said), n in pairs.items():
+        if wanted != said:
+            errors[wanted] += n
+            errors[said] += n
+    ranked = sorted(expected, key=lambda name: (-errors[name], name))
+    rows = sorted(ranked[:_SHOWN_OF_MANY], key=str.casefold)
+    few = sorted(said_only, key=lambda name: (-errors[name], name))[: MOST_CLASSES - _SHOWN_OF_MANY - 1]
+    if len(rows) < len(expected):
+        title += f"; the {len(rows)} of {len(expected)} classes with most errors"
+    return rows, [*rows, *sorted(few), OTHER], title
+
+
+def _counts(pairs: Pairs, rows: list[str], columns: list[str]) -> list[list[int]]:
+    row_of = {name: i for i, name in enumerate(rows)}
+    column_of = {name: i for i, name in enumerate(columns)}
+    counts = [[0] * len(columns) for _ in rows]
+    for (wanted, said), n in pairs.items():
+        if wanted in row_of:
+            counts[row_of[wanted]][column_of.get(said, len(columns) - 1)] += n
+    return counts
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+
+
+TYPES: dict[str, Callable[..., Scorer]] = {
+    "label": Label,
+    "choice_accuracy": ChoiceAccuracy,
+    "choice_accuracy_norm": ChoiceAccuracyNorm,
+}

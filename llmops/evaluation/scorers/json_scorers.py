@@ -1,19 +1,28 @@
-"""Scorers of structured output: is it JSON, does it follow the schema, are the fields right."""
+"""Scorers of structured output: is it JSON, does it follow the schema, are the fields or the tool calls right.
+
+Values are compared by JSON's types, of which one is for all numbers: 1 and 1.0 are the same value, true and "1" are
+others. Whole numbers of any size are compared exactly.
+
+Expected tool calls are `expectations.tool_calls`, a list of `{"name": …, "args": {…}}`; an empty one says: call no
+tool. The calls of an output are those that the model's server gave beside the text; where it gave none, the text is the
+calls as JSON: one, or a list of them, or an object with that list as `tool_calls`. Arguments may be called `args`,
+`arguments` or `parameters`, in or beside an object `function`, as text or as an object. An output of another shape
+calls nothing.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from llmops.errors import UsageError
+from pydantic import Field
+
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, RowResult, RunFindings, Score
-from llmops.evaluation.scorers import parameters
-from llmops.evaluation.scorers.json_values import Leaf, aligned, leaves, path_text, same_json
-from llmops.evaluation.scorers.protocol import Correctness, MissingExpectation, Scorer
-from llmops.evaluation.scorers.run_rows import judgeable
+from llmops.evaluation.scorers.normalisation import normalise
+from llmops.evaluation.scorers.protocol import Correctness, MissingExpectation, Scorer, expected_rows
 from llmops.json_schema import schema_validator
 
 
@@ -40,6 +49,93 @@ def read_json(text: str) -> tuple[Any, str | None]:
         return None, str(error) or type(error).__name__
 
 
+Path = tuple[str | int, ...]
+Leaf = tuple[Path, str, Any]
+"""Where a leaf stands, its JSON type, and its value as compared."""
+
+
+def normal_text(text: str) -> str:
+    """A text normalised; as it is where nothing but marks would be left out of it."""
+    return normalise(text) or text.strip()
+
+
+def leaves(value: Any, text: Callable[[str], str] = normal_text) -> Iterator[Leaf]:
+    """Every leaf of a JSON value; an empty object or list is one. Goes as deep as the value does without recursion.
+    text: what texts are compared as."""
+    waiting: list[tuple[Path, Any]] = [((), value)]
+    while waiting:
+        path, item = waiting.pop()
+        if isinstance(item, dict) and item:
+            waiting += [((*path, name), below) for name, below in item.items()]
+        elif isinstance(item, list) and item:
+            waiting += [((*path, position), below) for position, below in enumerate(item)]
+        else:
+            yield path, *_comparable(item, text)
+
+
+def same_json(got: Any, expected: Any) -> bool:
+    """Whether two JSON values are the same, texts after normalisation."""
+    return Counter(leaves(got)) == Counter(leaves(expected))
+
+
+def aligned(got: Any, expected: Any) -> tuple[Any, Any]:
+    """Both values with the items of their lists in such an order that items which are most alike, by the share of their
+    leaves that they have in common, stand at the same place. Greedy: the most alike pair first."""
+    if isinstance(got, dict) and isinstance(expected, dict):
+        pairs = {name: aligned(got[name], expected[name]) for name in got.keys() & expected.keys()}
+        return (
+            {name: pairs[name][0] if name in pairs else value for name, value in got.items()},
+            {name: pairs[name][1] if name in pairs else value for name, value in expected.items()},
+        )
+    if not isinstance(got, list) or not isinstance(expected, list):
+        return got, expected
+    chosen: list[tuple[int, int]] = []
+    left, right = set(range(len(got))), set(range(len(expected)))
+    for _, i, j in sorted(_alike(got, expected), key=lambda pair: -pair[0]):
+        if i in left and j in right:
+            chosen.append((i, j))
+            left.remove(i)
+            right.remove(j)
+    matched = [aligned(got[i], expected[j]) for i, j in chosen]
+    return (
+        [one for one, _ in matched] + [got[i] for i in sorted(left)],
+        [other for _, other in matched] + [expected[j] for j in sorted(right)],
+    )
+
+
+def _alike(got: list[Any], expected: list[Any]) -> Iterator[tuple[float, int, int]]:
+    """How alike each item of one list is to each of the other, 0 to 1, with their places."""
+    first, second = [Counter(leaves(one)) for one in got], [Counter(leaves(other)) for other in expected]
+    nested = [_holds_list(one) for one in got]
+    for i, one in enumerate(got):
+        for j, other in enumerate(expected):
+            a, b = first[i], second[j]
+            if nested[i] and _holds_list(other):
+                a, b = (Counter(leaves(side)) for side in aligned(one, other))
+            yield 2 * (a & b).total() / (a.total() + b.total()), i, j
+
+
+def _holds_list(value: Any) -> bool:
+    return any(isinstance(step, int) for path, _, _ in leaves(value) for step in path)
+
+
+def path_text(path: Path) -> str:
+    """A path as people write it: `items[0].name`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".") or "the value"
+
+
+def _comparable(leaf: Any, text: Callable[[str], str]) -> tuple[str, Any]:
+    """A leaf's JSON type, and its value as compared; an empty object or list is all said by its type."""
+    if isinstance(leaf, str):
+        return "text", text(leaf)
+    if isinstance(leaf, bool) or leaf is None:
+        return "boolean" if leaf is not None else "null", leaf
+    if isinstance(leaf, int | float):
+        return "number", leaf
+    return type(leaf).__name__, None
+
+
 class JsonValid(Correctness):
     """True when the whole output is one JSON value."""
 
@@ -48,22 +144,18 @@ class JsonValid(Correctness):
         return Score(problem is None, problem or "")
 
 
-class JsonSchema:
+class JsonSchema(Correctness):
     """True when the output is JSON that follows a JSON schema, including the schema's formats (date, uuid …).
 
     schema: the schema; a suite may use `schema_file` instead, a path relative to the suite. A format that cannot be
     checked, or a reference to another address, is an error when the suite is loaded.
     """
 
-    higher_is_better: bool | None = True
-    worst: float | None = 0.0
-    limits: tuple[float, float] = (0.0, 1.0)
+    schema_: Mapping[str, Any] = Field(alias="schema")
+    _validator: Any = None
 
-    def __init__(self, name: str, schema: Mapping[str, Any]) -> None:
-        self.name = name
-        if not isinstance(schema, Mapping):
-            raise UsageError(f"schema: must be a JSON schema object, not {schema!r}")
-        self._validator = schema_validator(schema)
+    def model_post_init(self, _: Any) -> None:
+        self._validator = schema_validator(self.schema_)
 
     def score(self, row: EvalRow, output: Output) -> Score:  # noqa: ARG002 - a scorer's signature
         value, problem = read_json(output.text)
@@ -91,7 +183,7 @@ class JsonFields(Correctness):
         return Score(1 - len(wrong) / len(expected), f"wrong: {', '.join(wrong)}" if wrong else "")
 
 
-class JsonF1:
+class JsonF1(Correctness):
     """F1 of the leaves that the output shares with `expected_json`, from 0 to 1: missing leaves lower recall, invented
     ones lower precision.
 
@@ -99,25 +191,23 @@ class JsonF1:
     `json_fields`. ordered: false accepts list items in any order; each is compared with the most similar expected item.
     """
 
-    higher_is_better: bool | None = True
-    worst: float | None = 0.0
-    limits: tuple[float, float] = (0.0, 1.0)
-
-    def __init__(self, name: str, ordered: bool = True) -> None:
-        self.name = name
-        self._ordered = parameters.boolean("ordered", ordered)
+    ordered: bool = True
 
     def score(self, row: EvalRow, output: Output) -> Score:
         got, expected, problem = self._leaves(output, self._expected(row))
         shared = (got & expected).total()
-        missing, made_up = _paths(expected - got), _paths(got - expected)
-        parts = [f"missing or wrong: {missing}" if missing else "", f"not expected: {made_up}" if made_up else ""]
-        return Score(2 * shared / (got.total() + expected.total()), problem or "; ".join(filter(None, parts)))
+        amiss = {"missing or wrong": expected - got, "not expected": got - expected}
+        told = [
+            f"{what}: {', '.join(sorted({path_text(path) for path, _, _ in counted}))}"
+            for what, counted in amiss.items()
+            if counted
+        ]
+        return Score(2 * shared / (got.total() + expected.total()), problem or "; ".join(told))
 
     def findings(self, results: Iterable[RowResult]) -> RunFindings:
         """micro_precision, micro_recall, micro_f1: over the leaves of all rows together."""
         shared = n_got = n_expected = 0
-        for result, wanted in judgeable(results, self._expected):
+        for result, wanted in expected_rows(results, self._expected):
             got, expected, _ = self._leaves(result.output, wanted)
             shared += (got & expected).total()
             n_got, n_expected = n_got + got.total(), n_expected + expected.total()
@@ -139,13 +229,98 @@ class JsonF1:
 
     def _leaves(self, output: Output, expected: Any) -> tuple[Counter[Leaf], Counter[Leaf], str | None]:
         value, problem = read_json(output.text)
-        if problem is None and not self._ordered:
+        if problem is None and not self.ordered:
             value, expected = aligned(value, expected)
         return Counter() if problem else Counter(leaves(value)), Counter(leaves(expected)), problem
 
 
-def _paths(found: Counter[Leaf]) -> str:
-    return ", ".join(sorted({path_text(path) for path, _, _ in found}))
+Call = Mapping[str, Any]
+
+
+class ToolCalls(Correctness):
+    """F1 between the calls that the output makes and those in `expectations.tool_calls`, with repetitions counted, from
+    0 to 1; 1 when no call is expected and none is made.
+
+    A call is right when its name and all its arguments are right: a missing or surplus argument makes it wrong. Values
+    are compared with their JSON types, so 1.0 equals 1, but "1" and true do not. ordered: true counts only calls in the
+    expected order. exact: true scores only whether all calls are right.
+    """
+
+    ordered: bool = False
+    exact: bool = False
+
+    def score(self, row: EvalRow, output: Output) -> Score:
+        wanted = expected_calls(row)
+        made, problem = calls_of(output)
+        got, expected = [_key(call) for call in made], [_key(call) for call in wanted]
+        right = _in_order(got, expected) if self.ordered else (Counter(got) & Counter(expected)).total()
+        all_calls = len(got) + len(expected)
+        value = 2 * right / all_calls if all_calls else 1.0
+        told = f"{right} of {len(expected)} expected calls, {len(got)} made" + (f"; {problem}" if problem else "")
+        return Score(value == 1.0 if self.exact else value, told)
+
+
+def _key(call: Call) -> Hashable:
+    """The call as compared: the same for equal arguments in any order."""
+    return call["name"], frozenset(Counter(leaves(call["args"], text=str)).items())
+
+
+def _in_order(got: Sequence[Hashable], expected: Sequence[Hashable]) -> int:
+    """Length of the longest common subsequence."""
+    lengths = [0] * (len(expected) + 1)
+    for call in got:
+        before = 0
+        for place, wanted in enumerate(expected, 1):
+            before, lengths[place] = (
+                lengths[place],
+                (before + 1 if call == wanted else max(lengths[place], lengths[place - 1])),
+            )
+    return lengths[-1]
+
+
+def expected_calls(row: EvalRow) -> list[dict[str, Any]]:
+    """The calls that a row expects. Raises MissingExpectation."""
+    expected = row.expectations.get("tool_calls")
+    if not isinstance(expected, list):
+        raise MissingExpectation(f"row {row.id}: expectations hold no tool_calls")
+    calls = [call for item in expected if (call := _tool_call(item)) is not None]
+    if len(calls) < len(expected):
+        raise MissingExpectation(f"row {row.id}: expectations.tool_calls must be objects of name and args")
+    return calls
+
+
+def calls_of(output: Output) -> tuple[list[dict[str, Any]], str]:
+    """The calls that an output makes, each a name and arguments, and what is wrong where it makes none: those that the
+    model's server gave apart from the text, else those that the text is."""
+    if output.tool_calls:
+        return _read(output.tool_calls)
+    return read_tool_calls(output.text)
+
+
+def read_tool_calls(text: str) -> tuple[list[dict[str, Any]], str]:
+    """The calls that a text is, as `calls_of`."""
+    value, problem = read_json(text)
+    if problem is not None:
+        return [], f"no tool calls: {problem}"
+    listed = value.get("tool_calls", value) if isinstance(value, dict) else value
+    return _read(listed if isinstance(listed, list) else [listed])
+
+
+def _read(listed: Sequence[Any]) -> tuple[list[dict[str, Any]], str]:
+    calls = [_tool_call(call) for call in listed]
+    found = [call for call in calls if call is not None]
+    return (found, "") if len(found) == len(calls) else ([], "no tool calls: the JSON is not of their shape")
+
+
+def _tool_call(value: Any) -> dict[str, Any] | None:
+    function = value.get("function", value) if isinstance(value, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return None
+    given: Any = next((function[key] for key in ("args", "arguments", "parameters") if key in function), None)
+    if given is None or given == "":
+        given = {}
+    arguments = read_json(given)[0] if isinstance(given, str) else given
+    return {"name": function["name"], "args": arguments} if isinstance(arguments, dict) else None
 
 
 TYPES: dict[str, Callable[..., Scorer]] = {
@@ -153,4 +328,5 @@ TYPES: dict[str, Callable[..., Scorer]] = {
     "json_schema": JsonSchema,
     "json_fields": JsonFields,
     "json_f1": JsonF1,
+    "tool_calls": ToolCalls,
 }

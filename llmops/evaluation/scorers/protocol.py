@@ -1,22 +1,35 @@
-"""What a scorer is."""
+"""What a scorer is, and what scorers read of a row."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
-from llmops.errors import LlmopsError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llmops.errors import LlmopsError, UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, RowResult, RunFindings, Score
+from llmops.text_io import first_problem
+
+T = TypeVar("T")
+
+Text = Annotated[str, Field(pattern=r"\S")]
+"""An option that is text, and not blank."""
+Texts = Annotated[Sequence[Text], Field(min_length=1)]
+"""An option that is a list of at least one text."""
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""An option that is a finite number of 0 or more."""
 
 
 class Scorer(Protocol):
     """Judges one output.
 
-    name: the metric's name. higher_is_better: None when neither direction is better (an answer's length). worst: what
-    a row without a score counts as in comparisons and gates; where it is None, as the worst value seen in either run
-    (without a direction such rows are left out).
+    name: the metric's name.
+    higher_is_better: None when neither direction is better (an answer's length).
+    worst: what a row without a score counts as in comparisons and gates; where it is None, as the worst value seen in
+    either run (without a direction such rows are left out).
     """
 
     @property
@@ -42,43 +55,21 @@ class BoundedScorer(Scorer, Protocol):
     def limits(self) -> tuple[float, float]: ...
 
 
-def limits_of(scorer: Scorer) -> tuple[float, float]:
-    """The least and the greatest value of a scorer; infinite where it is not known."""
-    if isinstance(scorer, BoundedScorer):
-        return scorer.limits
-    worst, low, high = scorer.worst, -math.inf, math.inf
-    if worst is not None and scorer.higher_is_better is not None:
-        return (worst, high) if scorer.higher_is_better else (low, worst)
-    return low, high
-
-
-def best_of(scorer: Scorer) -> float | None:
-    """The best value that a row can have; None where no direction is better, or no value is known to be the best."""
-    if scorer.higher_is_better is None:
-        return None
-    best = limits_of(scorer)[scorer.higher_is_better]
-    return best if math.isfinite(best) else None
-
-
 @runtime_checkable
 class IdentifiedScorer(Scorer, Protocol):
-    """A scorer whose scores depend on a model. identity: everything besides row and output that can change a score; it
-    is part of what makes two runs the same."""
+    """A scorer whose scores depend on a model. identity: everything besides row and output that can change a score
+    (model, rubric, version of the metric); it is part of what makes two runs the same."""
 
     @property
     def identity(self) -> Mapping[str, Any]: ...
 
 
 @runtime_checkable
-class KeptScorer(Scorer, Protocol):
+class KeptScorer(IdentifiedScorer, Protocol):
     """A scorer whose scores cost something to make (a judge's): they are kept by content and never made twice.
 
-    identity: everything besides row and output that can change a score (judge model, rubric, version of the metric).
     side_by_side: how many scores may be asked for at the same time, from as many threads.
     """
-
-    @property
-    def identity(self) -> Mapping[str, Any]: ...
 
     @property
     def side_by_side(self) -> int: ...
@@ -102,15 +93,40 @@ class RunScorer(Scorer, Protocol):
         ...
 
 
-class Correctness:
-    """Base of scorers that say how right an output is: more is better, and a row without a score counts as wrong."""
+class Correctness(BaseModel):
+    """Base of scorers: its fields are the options that a suite may set, checked when a scorer is made. Unless a class
+    says otherwise it tells how right an output is: more is better, and a row without a score counts as wrong."""
 
-    higher_is_better: bool | None = True
-    worst: float | None = 0.0
-    limits: tuple[float, float] = (0.0, 1.0)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    higher_is_better: ClassVar[bool | None] = True
+    worst: ClassVar[float | None] = 0.0
+    limits: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    name: str
+
+    def __init__(self, name: str, **options: Any) -> None:
+        """Raises UsageError, which begins with the name of the option at fault."""
+        try:
+            super().__init__(name=name, **options)
+        except ValidationError as error:
+            raise UsageError(": ".join(first_problem(error, show_value=True))) from error
+
+
+def limits_of(scorer: Scorer) -> tuple[float, float]:
+    """The least and the greatest value of a scorer; infinite where it is not known."""
+    if isinstance(scorer, BoundedScorer):
+        return scorer.limits
+    if scorer.worst is None or scorer.higher_is_better is None:
+        return -math.inf, math.inf
+    return (scorer.worst, math.inf) if scorer.higher_is_better else (-math.inf, scorer.worst)
+
+
+def best_of(scorer: Scorer) -> float | None:
+    """The best value that a row can have; None where no direction is better, or no value is known to be the best."""
+    if scorer.higher_is_better is None:
+        return None
+    best = limits_of(scorer)[scorer.higher_is_better]
+    return best if math.isfinite(best) else None
 
 
 class MissingExpectation(LlmopsError):
@@ -127,15 +143,30 @@ def answer_forms(row: EvalRow) -> list[tuple[str, ...]]:
     """`expected_answers`, with what writes the same answer together; the way people write it first."""
     answers = row.expectations.get("answers") or row.expectations.get("expected_response")
     listed = answers if isinstance(answers, list | tuple) else [answers]
-    found = [answer for answer in listed if answer is not None]
-    if not found:
+    forms: list[tuple[str, ...]] = []
+    for answer in listed:
+        if answer is None:
+            continue
+        if not isinstance(answer, str | int | float):
+            raise MissingExpectation(f"row {row.id}: an expected answer must be text or a number, not {answer!r}")
+        if isinstance(answer, float) and answer.is_integer():
+            forms.append((str(int(answer)), str(answer)))
+        else:
+            forms.append((str(answer).lower() if isinstance(answer, bool) else str(answer),))
+    if not forms:
         raise MissingExpectation(f"row {row.id}: expectations hold neither answers nor expected_response")
-    if wrong := [answer for answer in found if not isinstance(answer, str | int | float)]:
-        raise MissingExpectation(f"row {row.id}: an expected answer must be text or a number, not {wrong[0]!r}")
-    return [_forms(answer) for answer in found]
+    return forms
 
 
-def _forms(answer: str | float) -> tuple[str, ...]:
-    if isinstance(answer, float) and answer.is_integer():
-        return str(int(answer)), str(answer)
-    return (str(answer).lower() if isinstance(answer, bool) else str(answer),)
+def expected_rows(results: Iterable[RowResult], expected: Callable[[EvalRow], T]) -> Iterator[tuple[RowResult, T]]:
+    """Each row of a run with what `expected` reads in it, for what a scorer says of all of them together.
+
+    A row without that cannot be judged and is left out; it is counted where it got no score. A row whose generation
+    failed stays, with its empty text, so that failures lower a run's figures.
+    """
+    for result in results:
+        try:
+            found = expected(result.row)
+        except MissingExpectation:
+            continue
+        yield result, found

@@ -13,40 +13,41 @@ in `llmops.judges.ragas_judges`.
 from __future__ import annotations
 
 import asyncio
-import functools
 import re
 import threading
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import Field
 
 from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
-from llmops.evaluation.scorers import parameters
-from llmops.evaluation.scorers.options import Option
+from llmops.evaluation.scorers.json_scorers import calls_of, expected_calls
 from llmops.evaluation.scorers.protocol import Correctness, MissingExpectation, Scorer, expected_answers
-from llmops.evaluation.scorers.reference_scorers import TOKENIZERS, blank_score, rouge_score_of
-from llmops.evaluation.scorers.tool_calls import calls_of, expected_calls
+from llmops.evaluation.scorers.reference_scorers import RougeType, Tokenizer, blank_score, rouge_score_of
 
-# Filters of warnings belong to the process: two threads that set and restore them at once leave them changed.
-_filtering = threading.RLock()
+# Of ragas' use, and of filters of warnings: these belong to the process, and two threads that set and restore them at
+# once leave them changed.
+_lock = threading.RLock()
 
 
-class _OfAnswers(Correctness, ABC):
+class _OfAnswers(Correctness):
     """Base: the output against each expected answer, the best of them."""
 
     def score(self, row: EvalRow, output: Output) -> Score:
         answers = expected_answers(row)
         if (blank := blank_score(output.text, answers)) is not None:
             return blank
-        values = [(self._value(answer, output.text), answer) for answer in answers if answer.strip()]
-        value, answer = max(values, key=lambda pair: pair[0])
-        return Score(min(value, 1.0), f"against {answer!r}")
+        values = {answer: self.value(answer, output.text) for answer in answers if answer.strip()}
+        best = max(values, key=values.__getitem__)
+        return Score(min(values[best], 1.0), f"against {best!r}")
 
     @abstractmethod
-    def _value(self, reference: str, response: str) -> float: ...
+    def value(self, reference: str, response: str) -> float:
+        """The score against one answer."""
 
 
 class BleuScore(_OfAnswers):
@@ -60,17 +61,19 @@ class BleuScore(_OfAnswers):
     tokenize is char or zh.
     """
 
-    def __init__(self, name: str, kwargs: Mapping[str, Any] | None = None) -> None:
-        super().__init__(name)
-        known = ("smooth_method", "smooth_value", "force", "lowercase", "tokenize", "use_effective_order")
-        self._given = {"use_effective_order": True, **_keywords(kwargs, known)}
-        if self._given.get("tokenize") is not None:
-            parameters.one_of("kwargs.tokenize", self._given["tokenize"], TOKENIZERS)
+    kwargs: dict[
+        Literal["smooth_method", "smooth_value", "force", "lowercase", "tokenize", "use_effective_order"], Any
+    ] = {}
 
-    def _value(self, reference: str, response: str) -> float:
+    def model_post_init(self, _: Any) -> None:
+        if (tokenize := self.kwargs.get("tokenize")) not in (None, *get_args(Tokenizer)):
+            raise UsageError(f"kwargs.tokenize: must be one of {', '.join(get_args(Tokenizer))}, not {tokenize!r}")
+
+    def value(self, reference: str, response: str) -> float:
         from sacrebleu import corpus_bleu
 
-        return float(corpus_bleu([response], [[reference]], **self._given).score) / 100
+        given = {"use_effective_order": True} | dict(self.kwargs)
+        return float(corpus_bleu([response], [[reference]], **given).score) / 100
 
 
 class CHRFScore(_OfAnswers):
@@ -80,20 +83,18 @@ class CHRFScore(_OfAnswers):
     counted: white space, unless remove_whitespace is false.
     """
 
-    def __init__(self, name: str, kwargs: Mapping[str, Any] | None = None) -> None:
-        super().__init__(name)
-        self._given = _keywords(kwargs, ("char_order", "word_order", "beta", "remove_whitespace", "eps_smoothing"))
+    kwargs: dict[Literal["char_order", "word_order", "beta", "remove_whitespace", "eps_smoothing"], Any] = {}
 
-    def _value(self, reference: str, response: str) -> float:
+    def value(self, reference: str, response: str) -> float:
         from sacrebleu import corpus_chrf
 
-        return float(corpus_chrf([response], [[reference]], **self._given).score) / 100
+        return float(corpus_chrf([response], [[reference]], **self.kwargs).score) / 100
 
 
 class ExactMatch(_OfAnswers):
     """1 when the output equals an expected answer, character by character; otherwise 0."""
 
-    def _value(self, reference: str, response: str) -> float:
+    def value(self, reference: str, response: str) -> float:
         return float(reference == response)
 
 
@@ -103,7 +104,7 @@ class StringPresence(_OfAnswers):
     Not counted: word boundaries (“party” contains “art”). `contains` looks for whole words.
     """
 
-    def _value(self, reference: str, response: str) -> float:
+    def value(self, reference: str, response: str) -> float:
         return float(reference in response)
 
 
@@ -113,22 +114,18 @@ class NonLLMStringSimilarity(_OfAnswers):
     distance_measure: levenshtein, hamming, jaro or jaro_winkler.
     """
 
-    def __init__(self, name: str, distance_measure: str = "levenshtein") -> None:
-        super().__init__(name)
-        self._measure = parameters.one_of("distance_measure", distance_measure, tuple(_DISTANCES))
+    distance_measure: Literal["levenshtein", "hamming", "jaro", "jaro_winkler"] = "levenshtein"
 
-    def _value(self, reference: str, response: str) -> float:
-        return likeness(reference, response, self._measure)
+    def value(self, reference: str, response: str) -> float:
+        return similarity(reference, response, self.distance_measure)
 
 
-_DISTANCES = {"levenshtein": "Levenshtein", "hamming": "Hamming", "jaro": "Jaro", "jaro_winkler": "JaroWinkler"}
-
-
-def likeness(one: str, other: str, measure: str = "levenshtein") -> float:
-    """1 − rapidfuzz' normalised distance, as ragas' NonLLMStringSimilarity. measure: a key of `_DISTANCES`."""
+def similarity(one: str, other: str, measure: str = "levenshtein") -> float:
+    """1 − rapidfuzz' normalised distance, as ragas' NonLLMStringSimilarity."""
     from rapidfuzz import distance
 
-    return 1.0 - float(getattr(distance, _DISTANCES[measure]).normalized_distance(one, other))
+    metric = getattr(distance, measure.title().replace("_", ""))  # jaro_winkler is JaroWinkler there
+    return 1.0 - float(metric.normalized_distance(one, other))
 
 
 class RougeScore(_OfAnswers):
@@ -141,16 +138,26 @@ class RougeScore(_OfAnswers):
     and signs.
     """
 
-    def __init__(self, name: str, rouge_type: str = "rougeL", mode: str = "fmeasure") -> None:
-        super().__init__(name)
-        self._type = parameters.one_of("rouge_type", rouge_type, ("rouge1", "rouge2", "rougeL", "rougeLsum"))
-        self._mode = parameters.one_of("mode", mode, ("fmeasure", "precision", "recall"))
+    rouge_type: RougeType = "rougeL"
+    mode: Literal["fmeasure", "precision", "recall"] = "fmeasure"
 
-    def _value(self, reference: str, response: str) -> float:
-        return float(getattr(rouge_score_of([reference], response, self._type, use_stemmer=True), self._mode))
+    def value(self, reference: str, response: str) -> float:
+        return float(getattr(rouge_score_of([reference], response, self.rouge_type, use_stemmer=True), self.mode))
 
 
-class QuotedSpansAlignment(Correctness):
+class _OfRagas(Correctness):
+    """Base: a metric of ragas' own code, under the name of the class; one score at a time."""
+
+    _metric: Any = None
+
+    def load(self) -> Any:
+        """ragas' metric, made at the first call; the caller holds the lock."""
+        if self._metric is None:
+            self._metric = load(type(self).__name__, self.model_dump(exclude={"name"}))
+        return self._metric
+
+
+class QuotedSpansAlignment(_OfRagas):
     """Share of the output's quotations that occur in the row's contexts; 1 when it quotes nothing.
 
     Unlike ragas, this scorer does not treat an apostrophe as a quotation mark: in ragas “I don't think that it's so”
@@ -158,152 +165,97 @@ class QuotedSpansAlignment(Correctness):
     Not counted: quotations between « » or 「 」, and those that continue on the next line.
     """
 
-    def __init__(self, name: str, casefold: bool = True, min_span_words: int = 3) -> None:
-        super().__init__(name)
-        self._given = {
-            "casefold": parameters.boolean("casefold", casefold),
-            "min_span_words": parameters.whole_number("min_span_words", min_span_words, 1, 1000),
-        }
-        self._lock = threading.Lock()
-        self._metric: Any = None
+    casefold: bool = True
+    min_span_words: Annotated[int, Field(ge=1, le=1000)] = 3
 
     def score(self, row: EvalRow, output: Output) -> Score:
-        contexts = [_without_apostrophes(context) for context in _contexts(row)]
-        with self._lock:
-            if self._metric is None:
-                self._metric = load("QuotedSpansAlignment", self._given)
-            result = self._metric.score(response=_without_apostrophes(output.text), retrieved_contexts=contexts)
+        # A letter in the place of each apostrophe (U+02BC), which ragas takes for no quotation mark.
+        response, *contexts = (_APOSTROPHE.sub("\u02bc", text) for text in (output.text, *_contexts(row)))
+        with _lock:
+            result = self.load().score(response=response, retrieved_contexts=contexts)
         return Score(float(result.value), result.reason)
 
 
 _APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)|(?<=s)['’](?=\s)")
 
 
-def _without_apostrophes(text: str) -> str:
-    """The text with a letter in the place of each apostrophe (U+02BC), which ragas takes for no quotation mark."""
-    return _APOSTROPHE.sub("\u02bc", text)
-
-
-class ContextScorer(Correctness):
-    """How well the contexts of a row match those it should have: by text, or by id. The output plays no part.
-
-    By text: the row's contexts against `expectations.reference_contexts`. By id: `expectations.retrieved_context_ids`
-    against `expectations.reference_context_ids`.
-    """
-
-    def __init__(self, metric_name: str, name: str, **given: Any) -> None:
-        """Raises UsageError."""
-        super().__init__(name)
-        known = {"threshold"} if metric_name in _BY_TEXT else set()
-        if unknown := sorted(given.keys() - known):
-            raise UsageError(f"{unknown[0]}: ragas.{metric_name} has no such option")
-        if "threshold" in given and not 0 <= parameters.number("threshold", given["threshold"]) < 1:
-            raise UsageError("threshold: must be a number from 0 to below 1, which equal texts have to exceed")
-        self._metric_name, self._given = metric_name, given
-        self._lock = threading.Lock()
-        self._metric: Any = None
-
-    @staticmethod
-    def more_options(metric_name: str) -> list[Option]:
-        """The options, which the constructor takes as keywords."""
-        return [Option("threshold", "number", "0.5")] if metric_name in _BY_TEXT else []
+class _ById(_OfRagas):
+    """How well the contexts of a row match those it should have; the output plays no part. Here by their ids."""
 
     def score(self, row: EvalRow, output: Output) -> Score:  # noqa: ARG002 - a scorer's signature
-        columns = self._columns(row)
-        with self._lock:
-            if self._metric is None:
-                self._metric = _load_of_contexts(self._metric_name, self._given)
+        columns = self.columns(row)
+        with _lock:
+            metric = self.load()
             from ragas.dataset_schema import SingleTurnSample
 
             # Its public name adds a report of use that is sent to ragas' makers.
-            value = float(asyncio.run(self._metric._single_turn_ascore(SingleTurnSample(**columns), [])))
+            value = float(asyncio.run(metric._single_turn_ascore(SingleTurnSample(**columns), [])))
         if not 0.0 <= value <= 1.0 + 1e-9:
-            return Score(error=f"ragas {self._metric_name} gave {value}, which is outside 0–1")
+            return Score(error=f"ragas {type(self).__name__} gave {value}, which is outside 0–1")
         return Score(1.0 if value > 1 - 1e-9 else value)  # ragas adds small numbers to denominators
 
-    def _columns(self, row: EvalRow) -> dict[str, list[str]]:
-        """Raises MissingExpectation."""
-        if self._metric_name in _BY_TEXT:
-            return {"retrieved_contexts": _contexts(row), "reference_contexts": _texts(row, "reference_contexts")}
+    def columns(self, row: EvalRow) -> dict[str, list[str]]:
+        """What ragas reads of a row. Raises MissingExpectation."""
         return {name: _texts(row, name) for name in ("retrieved_context_ids", "reference_context_ids")}
 
 
-class RagasToolCalls(Correctness):
-    """One of ragas' metrics of tool calls."""
+class IDBasedContextPrecision(_ById):
+    """Share of the retrieved ids (`expectations.retrieved_context_ids`) that are among
+    `expectations.reference_context_ids`. Not counted: order, repeats, and whether an id is 1 or "1"."""
 
-    def __init__(self, metric_name: str, name: str, **given: Any) -> None:
-        """Raises UsageError."""
-        super().__init__(name)
-        known = {"strict_order"} if metric_name == "ToolCallAccuracy" else set()
-        if unknown := sorted(given.keys() - known):
-            raise UsageError(f"{unknown[0]}: ragas.{metric_name} has no such option")
-        if "strict_order" in given:
-            parameters.boolean("strict_order", given["strict_order"])
-        self._metric_name, self._given = metric_name, given
-        self.not_counted = _NOT_COUNTED[metric_name]
-        self._lock = threading.Lock()
-        self._metric: Any = None
 
-    @staticmethod
-    def more_options(metric_name: str) -> list[Option]:
-        """The options, which the constructor takes as keywords."""
-        return [Option("strict_order", "true or false", "true")] if metric_name == "ToolCallAccuracy" else []
+class IDBasedContextRecall(_ById):
+    """Share of `expectations.reference_context_ids` that are among the retrieved ids
+    (`expectations.retrieved_context_ids`). Not counted: order, repeats, and whether an id is 1 or "1"."""
+
+
+class _ByText(_ById):
+    threshold: Annotated[float, Field(ge=0, lt=1, description="number from 0 to below 1")] = 0.5
+
+    def columns(self, row: EvalRow) -> dict[str, list[str]]:
+        return {"retrieved_contexts": _contexts(row), "reference_contexts": _texts(row, "reference_contexts")}
+
+
+class NonLLMContextPrecisionWithReference(_ByText):
+    """Average precision of the row's contexts, in their order. A context is relevant if it is similar to one of
+    `expectations.reference_contexts`. threshold: the lowest similarity that counts, from the normalised Levenshtein
+    distance. Not counted: whether two contexts are the same."""
+
+
+class NonLLMContextRecall(_ByText):
+    """Share of `expectations.reference_contexts` to which one of the row's contexts is similar. threshold: the
+    similarity that must be exceeded, from the normalised Levenshtein distance; below 1."""
+
+
+class ToolCallF1(_OfRagas):
+    """F1 between the set of calls that the output makes and the set of `expectations.tool_calls`. Not counted: how
+    often a call is made, its order, and whether a value is 1 or true; `tool_calls` counts all of that."""
+
+    not_counted: ClassVar[str] = "how often a call is made, its order, and whether a value is 1 or true"
 
     def score(self, row: EvalRow, output: Output) -> Score:
         wanted = expected_calls(row)
         made, problem = calls_of(output)
-        with _filtering, warnings.catch_warnings():
+        with _lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # ragas warns of every output with fewer or more calls than expected
-            with self._lock:
-                if self._metric is None:
-                    self._metric = load(self._metric_name, self._given)
+            metric = self.load()
             from ragas.messages import AIMessage, ToolCall
 
             called = AIMessage(content=output.text, tool_calls=[ToolCall(**call) for call in made])
             reference = [ToolCall(**call) for call in wanted]
-            value = float(self._metric.score(user_input=[called], reference_tool_calls=reference).value)
+            value = float(metric.score(user_input=[called], reference_tool_calls=reference).value)
         if not made and not wanted:
             value = 1.0  # ToolCallF1 gives 0 where nothing was to be called and nothing is
         return Score(value, problem or f"calls {', '.join(call['name'] for call in made) or 'nothing'}")
 
 
-_NOT_COUNTED = {
-    "ToolCallAccuracy": 'surplus arguments, and whether a value is 1 or "1"',
-    "ToolCallF1": "how often a call is made, its order, and whether a value is 1 or true",
-}
+class ToolCallAccuracy(ToolCallF1):
+    """Mean share of the expected arguments that each call has, if the names of all calls are the expected ones in the
+    expected order; otherwise 0. strict_order: false accepts any order. Not counted: surplus arguments, and whether a
+    value is 1 or "1"; `tool_calls` counts all of that."""
 
-# ragas' name of the measure of likeness in each; each gives it to its own by default, which reports its use.
-_BY_TEXT = {"NonLLMContextPrecisionWithReference": "distance_measure", "NonLLMContextRecall": "_distance_measure"}
-_OF_CONTEXTS = {
-    "IDBasedContextPrecision": """Share of the retrieved ids (`expectations.retrieved_context_ids`) that are among
-        `expectations.reference_context_ids`. Not counted: order, repeats, and whether an id is 1 or "1".""",
-    "IDBasedContextRecall": """Share of `expectations.reference_context_ids` that are among the retrieved ids
-        (`expectations.retrieved_context_ids`). Not counted: order, repeats, and whether an id is 1 or "1".""",
-    "NonLLMContextPrecisionWithReference": """Average precision of the row's contexts, in their order. A context is
-        relevant if it is similar to one of `expectations.reference_contexts`. threshold: the lowest similarity that
-        counts, from the normalised Levenshtein distance. Not counted: whether two contexts are the same.""",
-    "NonLLMContextRecall": """Share of `expectations.reference_contexts` to which one of the row's contexts is similar.
-        threshold: the similarity that must be exceeded, from the normalised Levenshtein distance; below 1.""",
-}
-MEANINGS: Mapping[str, str] = {
-    **{f"ragas.{name}": meaning for name, meaning in _OF_CONTEXTS.items()},
-    "ragas.ToolCallAccuracy": f"""Mean share of the expected arguments that each call has, if the names of all calls are
-        the expected ones in the expected order; otherwise 0. strict_order: false accepts any order. Not counted:
-        {_NOT_COUNTED["ToolCallAccuracy"]}; `tool_calls` counts all of that.""",
-    "ragas.ToolCallF1": f"""F1 between the set of calls that the output makes and the set of `expectations.tool_calls`.
-        Not counted: {_NOT_COUNTED["ToolCallF1"]}; `tool_calls` counts all of that.""",
-}
-"""What each type gives whose class does not say it."""
-
-
-def _keywords(given: Any, known: tuple[str, ...]) -> dict[str, Any]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise UsageError(f"kwargs: must be a table of {', '.join(known)}, not {given!r}")
-    if unknown := sorted(given.keys() - set(known)):
-        raise UsageError(f"kwargs.{unknown[0]}: there is no such keyword; known: {', '.join(known)}")
-    return dict(given)
+    not_counted = 'surplus arguments, and whether a value is 1 or "1"'
+    strict_order: bool = True
 
 
 def _contexts(row: EvalRow) -> list[str]:
@@ -320,39 +272,52 @@ def _texts(row: EvalRow, name: str) -> list[str]:
     return [str(value) for value in values]
 
 
+# Metrics of contexts that need no judge are in ragas' older interface alone. By ragas' name of the measure of
+# similarity in each, where it has one; each gives it to its own by default, which reports its use.
+_OLDER = {
+    "IDBasedContextPrecision": None,
+    "IDBasedContextRecall": None,
+    "NonLLMContextPrecisionWithReference": "distance_measure",
+    "NonLLMContextRecall": "_distance_measure",
+}
+
+
 def load(metric_name: str, given: Mapping[str, Any]) -> Any:
-    """A metric of ragas' collections."""
-    with _filtering, warnings.catch_warnings():
+    """A metric of ragas' collections, or of its older interface."""
+    with _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # ragas' own deprecations, at import
-        from ragas.metrics import collections
+        if metric_name not in _OLDER:
+            from ragas.metrics import collections
 
-        return getattr(collections, metric_name)(**given)
-
-
-def _load_of_contexts(metric_name: str, given: Mapping[str, Any]) -> Any:
-    """Metrics of ragas' older interface: those of contexts that need no judge are in no other."""
-    with _filtering, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+            return getattr(collections, metric_name)(**given)
         from ragas import metrics
 
-        own = {_BY_TEXT[metric_name]: _Likeness()} if metric_name in _BY_TEXT else {}
-        return getattr(metrics, metric_name)(**given, **own)
+        measure = _OLDER[metric_name]
+        return getattr(metrics, metric_name)(**given, **({measure: _Similarity()} if measure else {}))
 
 
-class _Likeness:
-    """The likeness of two texts, under the name that ragas' context metrics call it by."""
+class _Similarity:
+    """The similarity of two texts, under the name that ragas' context metrics call it by."""
 
     async def single_turn_ascore(self, sample: Any, _callbacks: Any) -> float:
-        return likeness(sample.reference, sample.response)
+        return similarity(sample.reference, sample.response)
 
 
 TYPES: dict[str, Callable[..., Scorer]] = {
-    **{
-        f"ragas.{scorer.__name__}": scorer
-        for scorer in (
-            BleuScore, CHRFScore, ExactMatch, NonLLMStringSimilarity, RougeScore, StringPresence, QuotedSpansAlignment
-        )
-    },
-    **{f"ragas.{metric_name}": functools.partial(ContextScorer, metric_name) for metric_name in _OF_CONTEXTS},
-    **{f"ragas.{metric_name}": functools.partial(RagasToolCalls, metric_name) for metric_name in _NOT_COUNTED},
-}  # fmt: skip
+    f"ragas.{scorer.__name__}": scorer
+    for scorer in (
+        BleuScore,
+        CHRFScore,
+        ExactMatch,
+        NonLLMStringSimilarity,
+        RougeScore,
+        StringPresence,
+        QuotedSpansAlignment,
+        IDBasedContextPrecision,
+        IDBasedContextRecall,
+        NonLLMContextPrecisionWithReference,
+        NonLLMContextRecall,
+        ToolCallAccuracy,
+        ToolCallF1,
+    )
+}
