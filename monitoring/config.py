@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmops.errors import BadFile, UsageError
 from llmops.settings import Settings
 from llmops.text_io import read_toml
-from monitoring.act.alerts.settings import AlertSettings, read_alerts
+from monitoring.act.alerts import AlertSettings, read_alerts
 from monitoring.act.policy import Policy, read_policies
 from monitoring.decide.references import ReferenceSettings
 from monitoring.descriptors import DescriptorSet

@@ -6,6 +6,7 @@ first whether the release it is about still has the part it had when the alarm w
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import subprocess
@@ -13,7 +14,6 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from llmops.errors import CannotRun
@@ -26,7 +26,7 @@ from llmops.registry import Registry, rolled_back
 from llmops.settings import Settings
 from llmops.traffic_policy import TrafficPolicy
 from llmops.versions import CHALLENGER, CHAMPION, PREVIOUS, Release
-from monitoring.act.actions import ActionRequest, Interrupted, evidence_folder
+from monitoring.act.actions import Interrupted, MonitorAction, evidence_folder
 from monitoring.act.policy import Situation
 
 _TOLD = 2000
@@ -49,56 +49,60 @@ class RegistryActuator:
         releases = self._registry.release_versions.versions(app)
         if not releases:
             return Situation()
-        champion, challenger, previous = (_holding(name, releases) for name in (CHAMPION, CHALLENGER, PREVIOUS))
-        policy = self._registry.release_versions.policy(app)
-        history = self._registry.release_versions.history(app)
-        no_return = _no_return(app, champion, previous, history)
+        champion, challenger, previous = (_holder(alias, releases) for alias in (CHAMPION, CHALLENGER, PREVIOUS))
+        policy, history = self._registry.release_versions.policy(app), self._registry.release_versions.history(app)
+        no_return = ""
+        if previous is None or champion is None or previous == champion:
+            no_return = f"{app} has no previous release to return to"
+        elif previous in rolled_back(history):
+            no_return = f"the previous release {previous} was itself rolled back: {app} would go to and fro"
+        moves = [move["at"] for move in history if move["to"] == champion and move["what"] in ("promote", "rollback")]
         return Situation(
-            champion=_ref(champion),
-            challenger=_ref(challenger),
-            previous=None if no_return else _ref(previous),
-            champion_since=_champion_since(_ref(champion), history),
+            champion=champion,
+            challenger=challenger,
+            previous=None if no_return else previous,
+            champion_since=datetime.fromisoformat(moves[-1]) if moves else None,
             canary=policy.canary if policy is not None and challenger is not None else 0.0,
             no_return=no_return,
         )
 
-    def stop_canary(self, order: ActionRequest) -> Mapping[str, Any]:
+    def stop_canary(self, action: MonitorAction) -> Mapping[str, Any]:
         """The challenger gets no traffic any more, and is withdrawn."""
-        challenger = _holding(CHALLENGER, self._registry.release_versions.versions(order.app))
-        if _ref(challenger) != order.release:
-            return {"challenger": _ref(challenger), "note": f"{order.release} was no challenger any more"}
-        policy = self._registry.release_versions.policy(order.app) or TrafficPolicy()
+        challenger = _holder(CHALLENGER, self._registry.release_versions.versions(action.app))
+        if challenger != action.release:
+            return {"challenger": challenger, "note": f"{action.release} was no challenger any more"}
+        policy = self._registry.release_versions.policy(action.app) or TrafficPolicy()
         rests = TrafficPolicy.from_mapping({**policy.to_mapping(), "canary": 0.0, "shadow": 0.0})
-        self._registry.release_versions.set_policy(order.app, rests)
-        self._registry.release_versions.withdraw(order.app)
-        return {"withdrawn": order.release, "traffic_before": str(policy), "traffic": str(rests)}
+        self._registry.release_versions.set_policy(action.app, rests)
+        self._registry.release_versions.withdraw(action.app)
+        return {"withdrawn": action.release, "traffic_before": str(policy), "traffic": str(rests)}
 
-    def roll_back(self, order: ActionRequest) -> Mapping[str, Any]:
+    def roll_back(self, action: MonitorAction) -> Mapping[str, Any]:
         """The previous release becomes the champion. Raises CannotRun where there is none."""
-        moved = self._registry.release_versions.roll_back_from(order.app, order.release)
+        moved = self._registry.release_versions.roll_back_from(action.app, action.release)
         if moved is None:
-            champion = self._registry.release_versions.champion(order.app)
-            return {"champion": _ref(champion), "note": f"{order.release} was no champion any more"}
+            champion = self._registry.release_versions.champion(action.app)
+            return {"champion": champion and champion.ref, "note": f"{action.release} was no champion any more"}
         new, old = moved
         return {"champion": new.ref, "previous": old.ref}
 
-    def re_evaluate(self, order: ActionRequest) -> Mapping[str, Any]:
+    def re_evaluate(self, action: MonitorAction) -> Mapping[str, Any]:
         """Answers the suite anew and scores it: is the release still as good as when it was gated?
 
         Raises:
             CannotRun: the release has no gate on record and the policy names no suite.
             UnknownVersion, BadFile, EngineError, StoreUnavailable, RecordingIncomplete.
         """
-        release = self._registry.release_versions.get(order.release)
+        release = self._registry.release_versions.get(action.release)
         gates = self._registry.release_versions.gates(release)
-        name = order.policy.suite or max(gates, key=lambda suite: str(gates[suite]["at"]), default="")
+        name = action.policy.suite or max(gates, key=lambda suite: str(gates[suite]["at"]), default="")
         if not name:
-            raise CannotRun(f"{release.ref} has no gate on record: name a suite in [policy.{order.app}] suite = …")
+            raise CannotRun(f"{release.ref} has no gate on record: name a suite in [policy.{action.app}] suite = …")
         evaluations = Evaluations(self._settings, self._registry)
         suite = evaluations.suite(name)
         # A seed of its own: finished answers to the same question would hide that the model behind it has changed.
-        options = RunOptions(seed=int.from_bytes(_digest(order.key)[:4]))
-        (done,) = evaluations.run(suite, evaluations.cells(suite, releases=[release.ref]), options, _untold)
+        options = RunOptions(seed=int.from_bytes(_digest(action.key)[:4]))
+        (done,) = evaluations.run(suite, evaluations.cells(suite, releases=[release.ref]), options, lambda *_: None)
         outcome = {
             "suite": name,
             "run_id": done.run.run_id,
@@ -111,7 +115,7 @@ class RegistryActuator:
             outcome["at_gate"] = {metric: value.mean for metric, value in before.metrics.items()}
         return outcome
 
-    def retrain(self, order: ActionRequest) -> Mapping[str, Any]:
+    def retrain(self, action: MonitorAction) -> Mapping[str, Any]:
         """Runs the policy's command; it may be run again after a crash, with the same evidence file.
 
         In the command `{evidence}`, `{app}`, `{release}` and `{key}` are filled in; without `{evidence}` the file comes
@@ -120,23 +124,31 @@ class RegistryActuator:
         Raises:
             CannotRun: it cannot be started, fails, or takes too long. Interrupted: the daemon ends.
         """
-        path = self._evidence_file(order)
-        given = {"evidence": str(path), "app": order.app, "release": order.release, "key": order.key}
-        command = [_filled(part, given) for part in order.policy.retrain_command]
-        if not any("{evidence}" in part for part in order.policy.retrain_command):
-            command.append(str(path))
-        code, told = self._run(command, order.policy.retrain_timeout)
+        path = evidence_folder(self._settings.home) / f"{_digest(action.key).hex()[:16]}.json"
+        given = {"evidence": str(path), "app": action.app, "release": action.release, "key": action.key}
+        evidence = {**{name: given[name] for name in ("key", "app", "release")}, "why": action.why, **action.evidence}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(evidence, ensure_ascii=False, indent=2), encoding="utf-8")
+        except OSError as error:
+            raise CannotRun(f"{path}: cannot be written: {error.strerror}") from error
+        command = list(action.policy.retrain_command)
+        if not any("{evidence}" in part for part in command):
+            command.append("{evidence}")
+        for name, value in given.items():
+            command = [part.replace(f"{{{name}}}", value) for part in command]
+        code, told = self._run(command, action.policy.retrain_timeout)
         outcome = {"command": command, "exit_code": code, "evidence": str(path), "told": told}
         if code != 0:
             raise CannotRun(f"{command[0]} ended with exit code {code}: {told[-300:]}")
         return outcome
 
-    def record(self, order: ActionRequest, outcome: Mapping[str, Any]) -> str | None:
+    def record(self, action: MonitorAction, outcome: Mapping[str, Any]) -> str | None:
         """As `Actuator`. Raises StoreUnavailable."""
-        names = ("app", "action", "release", "dry_run", "why")
-        action = {**{name: getattr(order, name) for name in names}, "outcome": dict(outcome)}
-        evidence = _without_names(order.evidence)  # MLflow's runs are not reached when a user is forgotten
-        return record_action(self._registry.store, monitoring_experiment(order.app), order.key, action, evidence)
+        shown = {name: getattr(action, name) for name in ("app", "release", "dry_run", "why")}
+        shown |= {"action": action.kind, "outcome": dict(outcome)}
+        evidence = _without_names(action.evidence)  # MLflow's runs are not reached when a user is forgotten
+        return record_action(self._registry.store, monitoring_experiment(action.app), action.key, shown, evidence)
 
     @property
     def _registry(self) -> Registry:
@@ -145,21 +157,16 @@ class RegistryActuator:
                 self._opened = Registry(self._settings, actor="monitor")
             return self._opened
 
-    def _evidence_file(self, order: ActionRequest) -> Path:
-        path = evidence_folder(self._settings.home) / f"{_digest(order.key).hex()[:16]}.json"
-        evidence = {"key": order.key, "app": order.app, "release": order.release, "why": order.why, **order.evidence}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(evidence, ensure_ascii=False, indent=2), encoding="utf-8")
-        except OSError as error:
-            raise CannotRun(f"{path}: cannot be written: {error.strerror}") from error
-        return path
-
     def _run(self, command: Sequence[str], timeout: float) -> tuple[int, str]:
         """Exit code, and the end of what it wrote."""
         with tempfile.TemporaryFile() as out:
             with running(command, stdout=out, stderr=subprocess.STDOUT) as process:
-                ended = self._wait(process, timeout)
+                left = timeout
+                while process.poll() is None and left > 0 and not self._stop.is_set():
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(min(0.2, left))
+                    left -= 0.2
+                ended = process.poll() is not None
             if not ended and self._stop.is_set():
                 raise Interrupted(f"{command[0]}: stopped, for the daemon ends")
             if not ended:
@@ -169,17 +176,6 @@ class RegistryActuator:
             if process.returncode == NOT_STARTED and told.startswith(f"{command[0]}: "):
                 raise CannotRun(told)
             return process.returncode, told
-
-    def _wait(self, process: subprocess.Popen[bytes], timeout: float) -> bool:
-        """Whether it ended by itself."""
-        left = timeout
-        while left > 0 and not self._stop.is_set():
-            try:
-                process.wait(min(0.2, left))
-                return True
-            except subprocess.TimeoutExpired:
-                left -= 0.2
-        return False
 
 
 def _without_names(value: Any) -> Any:
@@ -192,39 +188,9 @@ def _without_names(value: Any) -> Any:
     return [_without_names(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _no_return(
-    app: str, champion: Release | None, previous: Release | None, history: Sequence[Mapping[str, Any]]
-) -> str:
-    """Why there is nothing to roll back to; empty where there is."""
-    if previous is None or champion is None or previous.ref == champion.ref:
-        return f"{app} has no previous release to return to"
-    if previous.ref in rolled_back(history):
-        return f"the previous release {previous.ref} was itself rolled back: {app} would go to and fro"
-    return ""
-
-
-def _champion_since(ref: str | None, history: Sequence[Mapping[str, Any]]) -> datetime | None:
-    moves = [move["at"] for move in history if move["to"] == ref and move["what"] in ("promote", "rollback")]
-    return datetime.fromisoformat(moves[-1]) if moves else None
-
-
-def _holding(alias: str, releases: Sequence[Release]) -> Release | None:
-    return next((release for release in releases if alias in release.aliases), None)
-
-
-def _ref(release: Release | None) -> str | None:
-    return None if release is None else release.ref
-
-
-def _filled(text: str, values: Mapping[str, str]) -> str:
-    for name, value in values.items():
-        text = text.replace(f"{{{name}}}", value)
-    return text
+def _holder(alias: str, releases: Sequence[Release]) -> str | None:
+    return next((release.ref for release in releases if alias in release.aliases), None)
 
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
-
-
-def _untold(_what: str, _done: int, _total: int) -> None:
-    """A daemon shows no progress bar."""

@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from llmops.errors import BadFile, UsageError
 
 _MISSING = object()
+STRICT = ConfigDict(extra="forbid")
+"""Of dataclasses that `read_strictly` reads."""
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _Made = TypeVar("_Made")
 
 
@@ -176,3 +182,45 @@ def _range(least: float, most: float) -> str:
     if most == float("inf"):
         return f" of {least:g} or more"
     return f" of {most:g} or less" if least == float("-inf") else f" from {least:g} to {most:g}"
+
+
+def read_strictly(kind: type[_Made], values: Mapping[str, Any], file: Path | str, place: str) -> _Made:
+    """A pydantic dataclass from a table whose keys are its fields.
+
+    Raises:
+        BadFile: an unknown key (names the nearest one), what pydantic refuses, or what the dataclass itself does.
+    """
+    table = Table(values, file, place)
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except UsageError as error:
+        name, _, problem = str(error).partition(": ")
+        raise table.wrong(name, problem) from error
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        name, fault = str(wrong["loc"][0]), wrong["type"]
+        if fault == "unexpected_keyword_argument":
+            fields = kind.__pydantic_fields__  # type: ignore[attr-defined]
+            known = [str(field.validation_alias or key) for key, field in fields.items()]
+            problem = f"unknown key{nearest(name, known)}"
+        elif fault == "missing":
+            problem = "is missing"
+        elif fault == "value_error":
+            problem = wrong["msg"].removeprefix("Value error, ")
+        else:
+            problem = f"{wrong['msg'].replace('Input should', 'must')}, not {wrong['input']!r}"
+        raise table.wrong(name, problem) from error
+
+
+def seconds(value: object) -> float:
+    """`90`, `"90s"`, `"30m"`, `"6h"` or `"2d"` in seconds. Raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip(), re.ASCII)
+    if not found or isinstance(value, bool):
+        raise ValueError(f"{value!r} is no duration such as 90s, 30m, 6h or 2d")
+    return float(found[1]) * _UNITS[found[2] or "s"]
+
+
+Duration = Annotated[float, BeforeValidator(seconds)]
+"""Seconds, which a file may give with a unit."""
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""A list of texts; a single text counts as a list of one."""

@@ -1,14 +1,11 @@
 """The tables of what the monitor tells and does, in the production log's database, beside the monitor's others.
 
-They hold no text that a user wrote: of requests only their ids (`alarm_book.rows`, `alert_outbox.payload`,
-`monitor_actions.evidence`, `tested_windows.result`), which `forget_requests` takes out.
+They hold no text that a user wrote; of requests only their ids, which `monitoring.deletion` takes out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from contextlib import AbstractContextManager
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -135,6 +132,7 @@ retention_clock = sa.Table(
     sa.Column("doubted_at", sa.Float),
 )
 
+# Where request ids stand.
 ID_COLUMNS = {
     alarm_book: ("rows",),
     alert_outbox: ("payload",),
@@ -152,38 +150,3 @@ def ensure_tables(engine: sa.Engine) -> None:
 def alone(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
     """A transaction that no other of these runs beside. Raises StoreUnavailable."""
     return writing_alone(engine, _LOCK)
-
-
-def forget_requests(connection: sa.Connection, request_ids: Collection[str]) -> int:
-    """Takes request ids out of every table here, for requests that are deleted; returns how many rows changed."""
-    wanted, changed = frozenset(request_ids), 0
-    for table, names in ID_COLUMNS.items():
-        keys = list(table.primary_key.columns)
-        columns = [table.c[name] for name in names]
-        for row in connection.execute(sa.select(*keys, *columns)).all():
-            old = dict(zip(names, row[len(keys) :], strict=True))
-            new = {name: without_requests(value, wanted, name) for name, value in old.items()}
-            if new != old:
-                same = sa.and_(*(key == value for key, value in zip(keys, row, strict=False)))
-                connection.execute(sa.update(table).where(same).values(new))
-                changed += 1
-    return changed
-
-
-def without_requests(value: Any, wanted: Collection[str], name: str = "") -> Any:
-    """The JSON value, which stands under `name`, without these request ids, and without what is about one of them.
-
-    Clients choose request ids, and may choose `opened` or an app's name: only where ids stand are texts taken for them,
-    which is in lists called `rows`, and in objects under `request_id`.
-    """
-    if isinstance(value, list):
-        return [without_requests(item, wanted, name) for item in value if not _is_about(item, wanted, name == "rows")]
-    if isinstance(value, dict):
-        kept = {key: item for key, item in value.items() if not _is_about(item, wanted, False)}
-        return {key: without_requests(item, wanted, str(key)) for key, item in kept.items()}
-    return value
-
-
-def _is_about(item: Any, wanted: Collection[str], among_ids: bool) -> bool:
-    named = item.get("request_id") if isinstance(item, dict) else item if among_ids else None
-    return isinstance(named, str) and named in wanted

@@ -1,8 +1,8 @@
-"""Actions: claimed, carried out and recorded, each once, by whichever daemon is there.
+"""Actions: queued, carried out and recorded, each once, by whichever daemon is there.
 
-    decided ── claim ──▶ claimed ── actuator ──▶ acted ── recorded in MLflow ──▶ done
-                            │ a transient error: tried again, ever more rarely
-                            └ any other error, or too many of them ──▶ failed
+    decided ── queued ──▶ claimed ── actuator ──▶ acted ── recorded in MLflow ──▶ done
+                             │ a transient error: tried again, ever more rarely
+                             └ any other error, or too many of them ──▶ failed
 
 A claim that its holder does not renew ends, and another daemon goes on from the last status: the actuator is asked
 again only for what may not have happened, and must then find it done.
@@ -24,10 +24,9 @@ from llmops.errors import EngineUnavailable, LlmopsError, StoreUnavailable
 from llmops.hashing import content_hash
 from monitoring.act.action_tables import alone, ensure_tables, tested_windows
 from monitoring.act.action_tables import monitor_actions as table
-from monitoring.act.alerts.message import row_links, run_url
-from monitoring.act.alerts.outbox import Outbox
-from monitoring.act.alerts.settings import AlertSettings
-from monitoring.act.clocks import is_due
+from monitoring.act.alerts import AlertSettings
+from monitoring.act.lease import is_due
+from monitoring.act.outbox import Outbox
 from monitoring.act.policy import Action, Decision, Policy, Situation
 from monitoring.store.database import reading
 
@@ -35,9 +34,9 @@ logger = logging.getLogger("llmops.monitoring")
 
 CLAIM_SECONDS, SLOW_CLAIM_SECONDS = 30.0, 300.0
 MOST_ATTEMPTS = 8
-_MOST_ALERT_ID = 200
 FIRST_PAUSE_SECONDS = 5.0
 _LONGEST_CLAIM_SECONDS = max(SLOW_CLAIM_SECONDS, FIRST_PAUSE_SECONDS * 2.0**MOST_ATTEMPTS)
+_MOST_ALERT_ID = 200
 SLOW: frozenset[str] = frozenset({"re-evaluate", "retrain"})
 """Actions that may take minutes or hours."""
 
@@ -47,17 +46,45 @@ class Interrupted(StoreUnavailable):
 
 
 @dataclass(frozen=True, slots=True)
-class ActionRequest:
-    """One action to carry out. evidence: alarms, situation and verdict that led to it, as JSON. policy: the app's."""
+class MonitorAction:
+    """An action on the books.
+
+    evidence: alarms, situation and verdict that led to it, as JSON.
+    policy: the app's, as configured now.
+    status: `claimed` until the effect is there, then `acted`; at the end `done` or `failed`.
+    """
 
     key: str
     app: str
-    action: Action
+    kind: Action
     release: str
     why: str
     dry_run: bool
     evidence: Mapping[str, Any]
     policy: Policy
+    status: str = "claimed"
+    outcome: Mapping[str, Any] | None = None
+    attempts: int = 0
+    decided_at: datetime | None = None
+    finished_at: datetime | None = None
+    run_id: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Without evidence and policy."""
+        return {
+            "key": self.key,
+            "app": self.app,
+            "action": self.kind,
+            "release": self.release,
+            "why": self.why,
+            "dry_run": self.dry_run,
+            "status": self.status,
+            "outcome": dict(self.outcome) if self.outcome is not None else None,
+            "attempts": self.attempts,
+            "decided_at": self.decided_at.isoformat() if self.decided_at else None,
+            "finished_at": self.finished_at.isoformat() if self.finished_at else None,
+            "run_id": self.run_id,
+        }
 
 
 class Actuator(Protocol):
@@ -69,49 +96,21 @@ class Actuator(Protocol):
 
     def situation(self, app: str) -> Situation: ...
 
-    def stop_canary(self, order: ActionRequest) -> Mapping[str, Any]: ...
+    def stop_canary(self, action: MonitorAction) -> Mapping[str, Any]: ...
 
-    def roll_back(self, order: ActionRequest) -> Mapping[str, Any]: ...
+    def roll_back(self, action: MonitorAction) -> Mapping[str, Any]: ...
 
-    def re_evaluate(self, order: ActionRequest) -> Mapping[str, Any]: ...
+    def re_evaluate(self, action: MonitorAction) -> Mapping[str, Any]: ...
 
-    def retrain(self, order: ActionRequest) -> Mapping[str, Any]: ...
+    def retrain(self, action: MonitorAction) -> Mapping[str, Any]: ...
 
-    def record(self, order: ActionRequest, outcome: Mapping[str, Any]) -> str | None:
+    def record(self, action: MonitorAction, outcome: Mapping[str, Any]) -> str | None:
         """Puts the action on record with its evidence, once for each key; returns the id of its run in MLflow."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class ActionRecord:
-    """An action on the books."""
-
-    order: ActionRequest
-    status: str
-    outcome: Mapping[str, Any] | None
-    attempts: int
-    decided_at: datetime
-    finished_at: datetime | None
-    run_id: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        order = {name: getattr(self.order, name) for name in ("key", "app", "action", "release", "why", "dry_run")}
-        return {
-            **order,
-            "status": self.status,
-            "outcome": dict(self.outcome) if self.outcome is not None else None,
-            "attempts": self.attempts,
-            "decided_at": self.decided_at.isoformat(),
-            "finished_at": self.finished_at.isoformat() if self.finished_at else None,
-            "run_id": self.run_id,
-        }
-
-
-class Actions:
-    """Takes decisions to their end.
-
-    holder: names this process. policies: of each app, as configured now. now: the time, in seconds.
-    """
+class ActionQueue:
+    """Takes decisions to their end. policies: of each app. holder: names this process. now: the time, in seconds."""
 
     def __init__(
         self,
@@ -127,44 +126,61 @@ class Actions:
         self._engine, self._actuator, self._outbox = engine, actuator, outbox
         self._settings, self._policies, self._holder, self._now = settings, policies, holder, now
 
-    def claim(self, decision: Decision, situation: Situation) -> bool:
-        """Puts a decision on the books, claimed by this process; False where it was put there before."""
+    def put(self, decision: Decision, situation: Situation) -> bool:
+        """Queues the action of a decision; False where it was queued before, or where there is none."""
         if decision.action is None:
             return False
         first, last = decision.alarms[0].id, decision.alarms[-1].id
-        same = (table.c.app == decision.app, table.c.action == decision.action,
-                table.c.release == decision.release, table.c.dry_run == decision.dry_run)  # fmt: skip
+        same = {
+            "app": decision.app,
+            "action": decision.action,
+            "release": decision.release,
+            "dry_run": decision.dry_run,
+        }
         with alone(self._engine) as connection:
             # An action answers the alarms that came while its own lasted, too.
-            answered = sa.select(table.c.key).where(*same, table.c.through >= first)
+            answered = sa.select(table.c.key).filter_by(**same).where(table.c.through >= first)
             known = connection.execute(answered.order_by(table.c.through.desc()).limit(1)).scalar()
             if known is not None:
                 grown = sa.update(table).where(table.c.key == known, table.c.through < last)
                 connection.execute(grown.values(through=last))
                 return False
+            tested = sa.select(tested_windows.c.result).where(tested_windows.c.app == decision.app)
             evidence = {
                 "alarms": [alarm.to_json() for alarm in decision.alarms],
                 "situation": situation.to_json(),
-                "verdict": _newest_verdict(connection, decision.app),
+                "verdict": connection.execute(tested.order_by(tested_windows.c.until.desc()).limit(1)).scalar(),
             }
-            values = {
-                "key": decision.key, "app": decision.app, "action": decision.action, "release": decision.release,
-                "dry_run": decision.dry_run, "first_alarm": first, "through": last, "status": "claimed",
-                "why": decision.why, "evidence": evidence, "attempts": 0, "decided_at": self._now(),
-                "claimed_by": self._holder, "claimed_until": self._now(),
-            }  # fmt: skip
-            connection.execute(sa.insert(table).values(values))
+            queued = sa.insert(table).values(
+                **same,
+                key=decision.key,
+                first_alarm=first,
+                through=last,
+                status="claimed",
+                why=decision.why,
+                evidence=evidence,
+                attempts=0,
+                decided_at=self._now(),
+                claimed_by=self._holder,
+                claimed_until=self._now(),
+            )
+            connection.execute(queued)
         return True
 
-    def carry_out_due(self, *, slow: bool) -> list[ActionRecord]:
+    def carry_out_due(self, *, slow: bool) -> list[MonitorAction]:
         """Carries out what is claimed by nobody, or by one whose claim has ended; returns what came to an end.
 
         slow: the actions of `SLOW` instead of the others.
         """
         ended = []
         for key in self._due(slow):
-            record = self._take(key, SLOW_CLAIM_SECONDS if slow else CLAIM_SECONDS)
-            if record is not None and (end := self._carry_out(record)) is not None:
+            claim = {
+                "claimed_by": self._holder,
+                "claimed_until": self._now() + (SLOW_CLAIM_SECONDS if slow else CLAIM_SECONDS),
+                "attempts": table.c.attempts + 1,
+            }
+            row = self._update(key, claim, self._claimable())
+            if row is not None and (end := self._carry_out(self._action(row))) is not None:
                 ended.append(end)
         return ended
 
@@ -194,131 +210,116 @@ class Actions:
     def _claimable(self) -> sa.ColumnElement[bool]:
         return is_due(table.c.claimed_until, self._now(), _LONGEST_CLAIM_SECONDS)
 
-    def _take(self, key: str, seconds: float) -> ActionRecord | None:
-        due = (table.c.key == key, table.c.finished_at.is_(None), self._claimable())
-        mine = {
-            "claimed_by": self._holder,
-            "claimed_until": self._now() + seconds,
-            "attempts": table.c.attempts + 1,
-        }
-        with alone(self._engine) as connection:
-            row = connection.execute(sa.update(table).where(*due).values(mine).returning(table)).one_or_none()
-        return None if row is None else self._record(row)
-
-    def _carry_out(self, record: ActionRecord) -> ActionRecord | None:
-        order = record.order
+    def _carry_out(self, action: MonitorAction) -> MonitorAction | None:
+        """Acts, and records it; what came to an end, None for what is to be tried again."""
+        outcome = action.outcome
         try:
-            outcome = record.outcome
             if outcome is None:
-                outcome = self._act(order)
-                self._note(order.key, status="acted", outcome=dict(outcome))
-            run_id = self._actuator.record(order, outcome)
+                outcome = self._act(action)
+                self._update(action.key, {"status": "acted", "outcome": dict(outcome)})
+            run_id = self._actuator.record(action, outcome)
+        except Interrupted:
+            self._update(action.key, {"claimed_until": self._now(), "attempts": action.attempts - 1})
+            return None
         except (StoreUnavailable, EngineUnavailable) as error:
-            return self._try_again(record, error)
+            logger.warning("%s of %s, attempt %d: %s", action.kind, action.release, action.attempts, error)
+            if action.attempts < MOST_ATTEMPTS:
+                pause = FIRST_PAUSE_SECONDS * 2.0 ** (action.attempts - 1)
+                self._update(action.key, {"claimed_until": self._now() + pause})
+                return None
+            status = "failed" if outcome is None else "done"  # then only its record in MLflow is missing
+            return self._end(action.key, status, {**(outcome or {}), "error": str(error)})
         except LlmopsError as error:
-            return self._end(order, "failed", {"error": str(error)})
+            return self._end(action.key, "failed", {"error": str(error)})
         except Exception as error:
-            logger.exception("%s of %s failed unexpectedly", order.action, order.release)
-            return self._end(order, "failed", {"error": f"unexpected {type(error).__name__}: {error}"})
-        return self._end(order, "done", outcome, run_id)
+            logger.exception("%s of %s failed unexpectedly", action.kind, action.release)
+            return self._end(action.key, "failed", {"error": f"unexpected {type(error).__name__}: {error}"})
+        return self._end(action.key, "done", outcome, run_id)
 
-    def _act(self, order: ActionRequest) -> Mapping[str, Any]:
-        if order.dry_run:
-            return {"would": f"{order.action} of {order.release}"}
-        actions: dict[str, Callable[[ActionRequest], Mapping[str, Any]]] = {
+    def _act(self, action: MonitorAction) -> Mapping[str, Any]:
+        if action.dry_run:
+            return {"would": f"{action.kind} of {action.release}"}
+        actions: dict[str, Callable[[MonitorAction], Mapping[str, Any]]] = {
             "stop-canary": self._actuator.stop_canary,
             "rollback": self._actuator.roll_back,
             "re-evaluate": self._actuator.re_evaluate,
             "retrain": self._actuator.retrain,
         }
-        return actions[order.action](order)
-
-    def _try_again(self, record: ActionRecord, error: LlmopsError) -> ActionRecord | None:
-        if isinstance(error, Interrupted):
-            self._note(record.order.key, claimed_until=self._now(), attempts=record.attempts - 1)
-            return None
-        logger.warning("%s of %s, attempt %d: %s", record.order.action, record.order.release, record.attempts, error)
-        if record.attempts >= MOST_ATTEMPTS:
-            acted = record.outcome or self._outcome(record.order.key)
-            status = "failed" if acted is None else "done"  # then only its record in MLflow is missing
-            return self._end(record.order, status, {**(acted or {}), "error": str(error)})
-        self._note(record.order.key, claimed_until=self._now() + FIRST_PAUSE_SECONDS * 2.0 ** (record.attempts - 1))
-        return None
-
-    def _outcome(self, key: str) -> Mapping[str, Any] | None:
-        with reading(self._engine) as connection:
-            found: Mapping[str, Any] | None = connection.execute(
-                sa.select(table.c.outcome).where(table.c.key == key)
-            ).scalar_one()
-            return found
-
-    def _note(self, key: str, **values: Any) -> None:
-        with alone(self._engine) as connection:
-            connection.execute(sa.update(table).where(table.c.key == key).values(values))
+        return actions[action.kind](action)
 
     def _end(
-        self, order: ActionRequest, status: str, outcome: Mapping[str, Any], run_id: str | None = None
-    ) -> ActionRecord | None:
+        self, key: str, status: str, outcome: Mapping[str, Any], run_id: str | None = None
+    ) -> MonitorAction | None:
         """Notes the end and tells of it in one transaction; None where another process was first."""
         values = {"status": status, "outcome": dict(outcome), "finished_at": self._now(), "run_id": run_id}
+        unfinished = (table.c.key == key, table.c.finished_at.is_(None))
         with alone(self._engine) as connection:
-            unfinished = (table.c.key == order.key, table.c.finished_at.is_(None))
             row = connection.execute(sa.update(table).where(*unfinished).values(values).returning(table)).one_or_none()
             if row is None:
                 return None
-            record = self._record(row)
-            self._outbox.put(connection, alert_of_action(record, self._settings))
-        return record
+            action = self._action(row)
+            self._outbox.put(connection, alert_of_action(action, self._settings))
+        return action
 
-    def _record(self, row: sa.Row[Any]) -> ActionRecord:
-        return _record(row, self._policies.get(row.app, Policy()))
+    def _update(self, key: str, values: Mapping[str, Any], *where: sa.ColumnElement[bool]) -> sa.Row[Any] | None:
+        """Changes an unfinished action; the new row, None where the conditions do not hold."""
+        unfinished = (table.c.key == key, table.c.finished_at.is_(None), *where)
+        with alone(self._engine) as connection:
+            return connection.execute(sa.update(table).where(*unfinished).values(values).returning(table)).one_or_none()
+
+    def _action(self, row: sa.Row[Any]) -> MonitorAction:
+        return _action(row, self._policies.get(row.app, Policy()))
 
 
-def read_actions(engine: sa.Engine, *, app: str | None = None, limit: int = 50) -> list[ActionRecord]:
+def read_actions(engine: sa.Engine, *, app: str | None = None, limit: int = 50) -> list[MonitorAction]:
     """Actions, newest first. Raises StoreUnavailable."""
     query = sa.select(table).order_by(table.c.decided_at.desc()).limit(limit)
     query = query if app is None else query.where(table.c.app == app)
     with reading(engine) as connection:
-        return [_record(row, Policy()) for row in connection.execute(query)]
+        return [_action(row, Policy()) for row in connection.execute(query)]
 
 
 def evidence_folder(home: Path) -> Path:
-    """Where retrain commands find what they are asked for: a JSON file for each order."""
+    """Where retrain commands find what they are asked for: a JSON file for each action."""
     return home / "monitor" / "evidence"
 
 
-def alert_of_action(record: ActionRecord, settings: AlertSettings) -> dict[str, Any]:
-    """The alert of an action that came to its end, in the shape of `monitoring.act.alerts.message`."""
-    order = record.order
-    rows = [request_id for alarm in order.evidence["alarms"] for request_id in alarm["rows"]]
+def alert_of_action(action: MonitorAction, settings: AlertSettings) -> dict[str, Any]:
+    """The alert of an action that came to its end, in the shape of `monitoring.act.alert_text`."""
+    rows = [request_id for alarm in action.evidence["alarms"] for request_id in alarm["rows"]]
+    # As readable as fits into the outbox, whose database refuses more.
+    alert_id = f"action-{action.key.replace('/', '-').replace('@', '-')}"
+    if len(alert_id) > _MOST_ALERT_ID:
+        alert_id = f"{alert_id[: _MOST_ALERT_ID - 17]}-{content_hash(action.key)[:16]}"
     return {
-        "id": _alert_id(order.key),
+        "id": alert_id,
         "event": "action",
-        "app": order.app,
-        "release": order.release,
-        "action": order.action,
-        "dry_run": order.dry_run,
-        "succeeded": record.status == "done",
-        "why": order.why,
-        "outcome": dict(record.outcome or {}),
-        "rows": row_links(settings, list(dict.fromkeys(rows))[:20]),
-        "run_url": run_url(settings, record.run_id),
+        "app": action.app,
+        "release": action.release,
+        "action": action.kind,
+        "dry_run": action.dry_run,
+        "succeeded": action.status == "done",
+        "why": action.why,
+        "outcome": dict(action.outcome or {}),
+        "rows": settings.row_links(list(dict.fromkeys(rows))[:20]),
+        "run_url": settings.run_url(action.run_id),
     }
 
 
-def _alert_id(key: str) -> str:
-    """As readable as fits into the outbox, whose database refuses more."""
-    shown = f"action-{key.replace('/', '-').replace('@', '-')}"
-    return shown if len(shown) <= _MOST_ALERT_ID else f"{shown[: _MOST_ALERT_ID - 17]}-{content_hash(key)[:16]}"
-
-
-def _newest_verdict(connection: sa.Connection, app: str) -> Any:
-    query = sa.select(tested_windows.c.result).where(tested_windows.c.app == app)
-    return connection.execute(query.order_by(tested_windows.c.until.desc()).limit(1)).scalar()
-
-
-def _record(row: sa.Row[Any], policy: Policy) -> ActionRecord:
-    order = ActionRequest(row.key, row.app, row.action, row.release, row.why, row.dry_run, row.evidence, policy)
-    finished = None if row.finished_at is None else datetime.fromtimestamp(row.finished_at, UTC)
-    decided = datetime.fromtimestamp(row.decided_at, UTC)
-    return ActionRecord(order, row.status, row.outcome, row.attempts, decided, finished, row.run_id)
+def _action(row: sa.Row[Any], policy: Policy) -> MonitorAction:
+    return MonitorAction(
+        key=row.key,
+        app=row.app,
+        kind=row.action,
+        release=row.release,
+        why=row.why,
+        dry_run=row.dry_run,
+        evidence=row.evidence,
+        policy=policy,
+        status=row.status,
+        outcome=row.outcome,
+        attempts=row.attempts,
+        decided_at=datetime.fromtimestamp(row.decided_at, UTC),
+        finished_at=None if row.finished_at is None else datetime.fromtimestamp(row.finished_at, UTC),
+        run_id=row.run_id,
+    )

@@ -13,45 +13,41 @@ the input never leads to a rollback: the old release would get the same new ques
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import pydantic.dataclasses
+from pydantic import StrictBool
 
 from llmops.errors import UsageError
-from monitoring.act.alarm_book import Entry
-from monitoring.act.alerts.settings import duration
-from monitoring.tables import Table
+from monitoring.tables import STRICT, Duration, Table, Texts, read_strictly
+
+if TYPE_CHECKING:
+    from monitoring.act.alarm_book import Entry
 
 Wish = Literal["observe", "stop-canary", "rollback", "re-evaluate", "retrain"]
 Action = Literal["stop-canary", "rollback", "re-evaluate", "retrain"]
 
-WISHES: tuple[Wish, ...] = ("observe", "stop-canary", "rollback", "re-evaluate", "retrain")
+WISHES: tuple[Wish, ...] = get_args(Wish)
 
 
-@dataclass(frozen=True, slots=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
 class Policy:
     """What is done for one app. retrain_timeout: seconds. The module's text says what each field means."""
 
     action: Wish = "observe"
-    dry_run: bool = True
-    only_for: tuple[str, ...] = ()
+    dry_run: StrictBool = True
+    only_for: Texts = ()
     suite: str = ""
-    retrain_command: tuple[str, ...] = ()
-    retrain_timeout: float = 4 * 3600.0
+    retrain_command: Texts = ()
+    retrain_timeout: Duration = 4 * 3600.0
 
     def __post_init__(self) -> None:
-        if self.action not in WISHES:
-            raise UsageError(f"action: must be one of {', '.join(WISHES)}, not {self.action!r}")
         if self.action == "retrain" and not self.retrain_command:
             raise UsageError("retrain_command: the action retrain needs it: a list, the program first")
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in self._values().items()}
-
-    def _values(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 def read_policies(values: Mapping[str, Any], file: Path | str) -> dict[str, Policy]:
@@ -60,35 +56,18 @@ def read_policies(values: Mapping[str, Any], file: Path | str) -> dict[str, Poli
     Raises:
         BadFile: an unknown key (names the nearest one) or a wrong value; names file and key.
     """
-    policies = {}
     whole = Table(values, file, "policy")
-    for app in values:
-        with Table(whole.mapping(app), file, f"policy.{app}") as table:
-            policies[app] = _read(table)
-    return policies
+    return {app: read_strictly(Policy, whole.mapping(app), file, f"policy.{app}") for app in values}
 
 
-def _read(table: Table) -> Policy:
-    try:
-        return Policy(
-            action=cast(Wish, table.choice("action", WISHES, "observe")),
-            dry_run=table.switch("dry_run", True),
-            only_for=table.texts("only_for", ()),
-            suite=table.text("suite", "", empty=True),
-            retrain_command=table.texts("retrain_command", ()),
-            retrain_timeout=duration(table, "retrain_timeout", "4h"),
-        )
-    except UsageError as error:
-        name, _, problem = str(error).partition(": ")
-        raise table.wrong(name, problem) from error
-
-
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Situation:
     """Who serves an app, as the registry says.
 
-    champion_since: when the champion became it; None where nobody knows. canary: the challenger's share of the traffic.
-    previous: what a rollback would return to. no_return: why there is nothing to return to, else empty.
+    champion_since: when the champion became it; None where nobody knows.
+    canary: the challenger's share of the traffic.
+    previous: what a rollback would return to.
+    no_return: why there is nothing to return to, else empty.
     """
 
     champion: str | None = None
@@ -99,16 +78,20 @@ class Situation:
     no_return: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in self.__slots__}
-        return {**values, "champion_since": self.champion_since.isoformat() if self.champion_since else None}
+        """All fields, the time as ISO text."""
+        since = self.champion_since
+        return {**dataclasses.asdict(self), "champion_since": since.isoformat() if since else None}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do about an app's alarms. action: None for nothing. why: one sentence, also where nothing is done.
+    """What to do about an app's alarms.
 
-    release: the one it is done to. alarms: those that led to it, oldest first; empty where nothing is done. declined:
-    alarms that the policy is for, and for which it still does nothing.
+    action: None for nothing.
+    why: one sentence, also where nothing is done.
+    release: the one it is done to.
+    alarms: those that led to it, oldest first; empty where nothing is done.
+    declined: alarms that the policy is for, and for which it still does nothing.
     """
 
     app: str
@@ -131,39 +114,30 @@ def decide(app: str, alarms: Sequence[Entry], policy: Policy, situation: Situati
     """What the policy comes to for the open alarms of one app."""
     if policy.action == "observe":
         return Decision(app, None, f"the policy of {app} is to observe")
-    open_alarms = [alarm for alarm in sorted(alarms, key=lambda alarm: alarm.id) if alarm.state == "open"]
-    chosen = [alarm for alarm in open_alarms if _is_chosen(alarm, policy)]
+    every = [alarm for alarm in sorted(alarms, key=lambda alarm: alarm.id) if alarm.state == "open"]
+    wanted = policy.only_for
+    chosen = [alarm for alarm in every if not wanted or alarm.what in wanted or alarm.kind in wanted]
     if not chosen:
-        others = f" that {app}'s policy is for" if open_alarms and policy.only_for else ""
+        others = f" that {app}'s policy is for" if every and wanted else ""
         return Decision(app, None, f"no open alarm{others}")
-    decision = _decided(app, chosen, open_alarms, policy, situation)
-    return decision if decision.action is not None else replace(decision, declined=tuple(chosen))
-
-
-def _decided(
-    app: str, chosen: Sequence[Entry], every: Sequence[Entry], policy: Policy, situation: Situation
-) -> Decision:
     if policy.action in ("re-evaluate", "retrain"):
-        return _look_into(app, chosen, policy, situation)
-    stop = _stop_canary(app, chosen, every, policy, situation)
-    if stop.action is not None or policy.action == "stop-canary":
-        return stop
-    back = _roll_back(app, chosen, every, policy, situation)
-    of_challenger = situation.challenger is not None and any(a.release == situation.challenger for a in chosen)
-    return stop if back.action is None and of_challenger else back
-
-
-def _is_chosen(alarm: Entry, policy: Policy) -> bool:
-    return not policy.only_for or alarm.what in policy.only_for or alarm.kind in policy.only_for
+        decision = _look_into(app, chosen, policy, situation)
+    else:
+        decision = _stop_canary(app, chosen, every, policy, situation)
+        if decision.action is None and policy.action == "rollback":
+            back = _roll_back(app, chosen, every, policy, situation)
+            of_challenger = any(alarm.release == situation.challenger for alarm in chosen if alarm.release is not None)
+            decision = decision if back.action is None and of_challenger else back
+    return decision if decision.action is not None else dataclasses.replace(decision, declined=tuple(chosen))
 
 
 def _stop_canary(
     app: str, chosen: Sequence[Entry], every: Sequence[Entry], policy: Policy, situation: Situation
 ) -> Decision:
     challenger = situation.challenger
-    concerned = [alarm for alarm in chosen if challenger is not None and alarm.release == challenger]
     if challenger is None:
         return Decision(app, None, f"{app} has no challenger: there is no canary to stop")
+    concerned = [alarm for alarm in chosen if alarm.release == challenger]
     if not concerned:
         return Decision(app, None, f"no alarm concerns the challenger {challenger}")
     if not situation.canary:
@@ -182,31 +156,34 @@ def _roll_back(
     app: str, chosen: Sequence[Entry], every: Sequence[Entry], policy: Policy, situation: Situation
 ) -> Decision:
     champion = situation.champion
-    concerned = [alarm for alarm in chosen if champion is not None and alarm.release == champion]
     if champion is None:
         return Decision(app, None, f"{app} has no champion")
-    if not concerned:
+    alarms = [alarm for alarm in chosen if alarm.release == champion]
+    if not alarms:
         return Decision(app, None, f"no alarm is known to concern the champion {champion}")
-    own = [alarm for alarm in concerned if alarm.side != "input"]
-    if not own:
-        return Decision(app, None, f"{_names(concerned)}: the questions changed, which no rollback cures")
-    present = [alarm for alarm in own if not _is_older(alarm, situation)]
-    if not present:
-        return Decision(app, None, f"{_names(own)}: last seen before {champion} became the champion")
-    no_cure = [alarm.cure.why for alarm in present if alarm.cure is not None and not alarm.cure.helps]
-    curable = [alarm for alarm in present if alarm.cure is None or alarm.cure.helps]
-    if not curable:
-        return Decision(app, None, f"{_names(present)}: {no_cure[0]}")
+    conditions: tuple[tuple[Callable[[Entry], bool], str], ...] = (
+        (lambda alarm: alarm.side != "input", "the questions changed, which no rollback cures"),
+        (lambda alarm: not _is_older(alarm, situation), f"last seen before {champion} became the champion"),
+    )
+    for counts, why_not in conditions:
+        counting = [alarm for alarm in alarms if counts(alarm)]
+        if not counting:
+            return Decision(app, None, f"{_names(alarms)}: {why_not}")
+        alarms = counting
+    no_cure = [alarm.cure.why for alarm in alarms if alarm.cure is not None and not alarm.cure.helps]
+    if len(no_cure) == len(alarms):
+        return Decision(app, None, f"{_names(alarms)}: {no_cure[0]}")
+    alarms = [alarm for alarm in alarms if alarm.cure is None or alarm.cure.helps]
     # Where nobody judged, changed questions are reason enough to doubt.
     asked = [alarm for alarm in every if alarm.side == "input" and alarm.release in (champion, None)]
-    judged = [alarm for alarm in curable if alarm.cure is not None or alarm.kind == "canary"]
+    judged = [alarm for alarm in alarms if alarm.cure is not None or alarm.kind == "canary"]
     if asked and not judged:
         return Decision(app, None, f"{_names(asked)}: the questions changed too, so that a rollback may be no cure")
     if situation.previous is None:
         return Decision(app, None, situation.no_return or f"{app} has no previous release to return to")
-    alarms = tuple(judged or curable)
-    why = f"{_names(alarms)} in the answers of the champion {champion}; back to {situation.previous}"
-    return Decision(app, "rollback", why, champion, alarms, policy.dry_run)
+    reasons = tuple(judged or alarms)
+    why = f"{_names(reasons)} in the answers of the champion {champion}; back to {situation.previous}"
+    return Decision(app, "rollback", why, champion, reasons, policy.dry_run)
 
 
 def _look_into(app: str, chosen: Sequence[Entry], policy: Policy, situation: Situation) -> Decision:

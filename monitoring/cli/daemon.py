@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
-import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -15,14 +15,12 @@ import click
 
 from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.errors import UsageError
-from llmops.settings import Settings, named_variables
+from llmops.settings import Settings
 
 if TYPE_CHECKING:
     from monitoring.act.alarm_book import AlarmBook, Entry
-    from monitoring.act.alerts.outbox import Outbox
-    from monitoring.daemon.loop import Daemon, Tick
-
-_UNITS = {"s": 1, "m": 60, "h": 3600}
+    from monitoring.act.outbox import Outbox
+    from monitoring.daemon.loop import Tick
 
 
 @click.command()
@@ -44,17 +42,35 @@ def daemon(ctx: click.Context, every: str, window_at: str, every_window: str, on
     Example: llmops monitor daemon --every 60s --window-at 00:00
     """
     from llmops.json_logs import configure_logging
+    from monitoring.cli.monitor import record
+    from monitoring.config import read_config
+    from monitoring.daemon.loop import Daemon, DaemonSettings
+    from monitoring.daemon.work import LogWork, WindowSchedule
+    from monitoring.release_actions import RegistryActuator
 
     settings = Settings.from_environment()
     configure_logging(settings.server_log)
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: stop.set())
-    schedule = (_time_of_day(window_at), timedelta(seconds=_seconds("--every-window", every_window)))
-    with _daemon(settings, stop, _seconds("--every", every), *schedule) as made:
+    try:
+        at = time.fromisoformat(window_at)
+    except ValueError as error:
+        raise UsageError(f"--window-at: {window_at!r} is no time of day such as 00:00") from error
+    schedule = WindowSchedule(at, timedelta(seconds=_seconds("--every-window", every_window)))
+    config = read_config(settings)
+    daemon_settings = DaemonSettings(
+        alerts=config.alerts,
+        policies=config.policies,
+        schedule=schedule,
+        record=lambda result: record(settings, result),
+        every=_seconds("--every", every),
+    )
+    actuator = RegistryActuator(settings, stop)
+    with LogWork(settings, config, schedule, lambda app: actuator.situation(app).champion) as work:
         if not once:
             say(f"watching {settings.home}; stop it with Ctrl-C")
-        tick = made.run(stop, once=once)
+        tick = Daemon(work.engine, work, actuator, daemon_settings).run(stop, once=once)
     if once:
         emit(as_json, _tick_json(tick), lambda: _show_tick(tick))
         ctx.exit(3 if tick is not None and tick.failed else 1 if tick is not None and tick.alarms else 0)
@@ -77,24 +93,32 @@ def list_alarms(app: str | None, with_resolved: bool, as_json: bool) -> None:
     """
     with _books(Settings.from_environment()) as (book, outbox, engine):
         from monitoring.act.actions import read_actions
-        from monitoring.daemon.stages import Stages
+        from monitoring.daemon.loop import stage_counts
 
         entries = book.entries(app=app, resolved=with_resolved)
         actions = read_actions(engine, app=app)
         deliveries = outbox.deliveries()
-        counts = Stages(engine, datetime.now(UTC).timestamp).counts()
+        counts = stage_counts(engine)
     value = {
         "alarms": [entry.to_json() for entry in entries],
         "actions": [action.to_json() for action in actions],
-        "deliveries": [{name: getattr(item, name) for name in item.__slots__} for item in deliveries],
-        "daemon": [{name: getattr(item, name) for name in item.__slots__} for item in counts],
+        "deliveries": [dataclasses.asdict(item) for item in deliveries],
+        "daemon": [dataclasses.asdict(item) for item in counts],
     }
 
     def show() -> None:
         _show_entries(entries)
         if actions:
-            rows = [(a.decided_at.isoformat("T", "seconds"), a.order.action, a.order.release,
-                     "dry run" if a.order.dry_run else a.status, a.order.why) for a in actions]  # fmt: skip
+            rows = [
+                (
+                    _to_seconds(each.decided_at),
+                    each.kind,
+                    each.release,
+                    "dry run" if each.dry_run else each.status,
+                    each.why,
+                )
+                for each in actions
+            ]
             print_table("actions", ("decided", "action", "release", "status", "why"), rows)
         for item in deliveries:
             if item.waiting or item.given_up:
@@ -153,7 +177,7 @@ def show_policy(app: str | None, as_json: bool) -> None:
         shown.append(
             {
                 "app": name,
-                "policy": chosen.to_json(),
+                "policy": dataclasses.asdict(chosen),
                 "situation": situation.to_json(),
                 "decision": {"action": decision.action, "release": decision.release or None, "why": decision.why},
             }
@@ -170,37 +194,9 @@ def show_policy(app: str | None, as_json: bool) -> None:
 
 
 @contextmanager
-def _daemon(
-    settings: Settings, stop: threading.Event, every: float, window_at: time, length: timedelta
-) -> Iterator[Daemon]:
-    """A daemon with everything it works on; closed at the end."""
-    from monitoring.act.alerts.outbox import make_channels
-    from monitoring.act.schedule import WindowSchedule
-    from monitoring.cli.monitor import record
-    from monitoring.config import read_config
-    from monitoring.daemon.loop import Daemon, DaemonSettings
-    from monitoring.daemon.work import LogWork
-    from monitoring.release_actions import RegistryActuator
-
-    config = read_config(settings)
-    schedule = WindowSchedule(window_at, length)
-    actuator = RegistryActuator(settings, stop)
-    with LogWork(settings, config, schedule, lambda app: actuator.situation(app).champion) as work:
-        orders = DaemonSettings(
-            alerts=config.alerts,
-            policies=config.policies,
-            channels=make_channels(config.alerts, named_variables(config.alerts.variables)),
-            schedule=schedule,
-            record=lambda result: record(settings, result),
-            every=every,
-        )
-        yield Daemon(work.engine, work, actuator, orders)
-
-
-@contextmanager
 def _books(settings: Settings) -> Iterator[tuple[AlarmBook, Outbox, Any]]:
     from monitoring.act.alarm_book import AlarmBook
-    from monitoring.act.alerts.outbox import Outbox
+    from monitoring.act.outbox import Outbox
     from monitoring.config import read_config
     from monitoring.store.database import open_database
 
@@ -214,17 +210,25 @@ def _books(settings: Settings) -> Iterator[tuple[AlarmBook, Outbox, Any]]:
 
 
 def _show_entries(entries: list[Entry]) -> None:
-    rows = [
-        (entry.id, entry.state, entry.what, entry.kind, entry.release or entry.app,
-         entry.first_at.isoformat("T", "seconds"), entry.last_at.isoformat("T", "seconds"), entry.times, entry.why)
-        for entry in entries
-    ]  # fmt: skip
-    if rows:
-        columns = ("#", "state", "what", "kind", "of", "first", "last", "times#", "why")
-        print_table("alarms", columns, rows)
-        say("rows of an alarm: `llmops monitor alarms list --json`; one of them: `llmops log show REQUEST_ID`")
-    else:
+    if not entries:
         echo("no alarm lasts")
+        return
+    rows = [
+        (
+            entry.id,
+            entry.state,
+            entry.what,
+            entry.kind,
+            entry.release or entry.app,
+            _to_seconds(entry.first_at),
+            _to_seconds(entry.last_at),
+            entry.times,
+            entry.why,
+        )
+        for entry in entries
+    ]
+    print_table("alarms", ("#", "state", "what", "kind", "of", "first", "last", "times#", "why"), rows)
+    say("rows of an alarm: `llmops monitor alarms list --json`; one of them: `llmops log show REQUEST_ID`")
 
 
 def _tick_json(tick: Tick | None) -> dict[str, Any]:
@@ -251,21 +255,22 @@ def _show_tick(tick: Tick | None) -> None:
     for app, why in tick.decided.items():
         echo(f"{app}: {why}")
     for action in tick.acted:
-        mode = " (dry run)" if action.order.dry_run else ""
-        echo(f"{action.order.action} of {action.order.release}{mode}: {action.status}")
+        mode = " (dry run)" if action.dry_run else ""
+        echo(f"{action.kind} of {action.release}{mode}: {action.status}")
     if tick.failed:
         echo(f"failed: {', '.join(tick.failed)}; the lines above say why")
 
 
+def _to_seconds(moment: datetime | None) -> str:
+    return moment.isoformat("T", "seconds") if moment else ""
+
+
 def _seconds(option: str, text: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip(), re.ASCII)
-    if not found or float(found[1]) <= 0:
-        raise UsageError(f"{option}: {text!r} is no duration such as 30s, 5m or 24h")
-    return float(found[1]) * _UNITS[found[2] or "s"]
+    from monitoring.tables import seconds
 
-
-def _time_of_day(text: str) -> time:
     try:
-        return time.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(f"--window-at: {text!r} is no time of day such as 00:00") from error
+        if found := seconds(text):
+            return found
+    except ValueError:
+        pass
+    raise UsageError(f"{option}: {text!r} is no duration such as 30s, 5m or 24h")

@@ -16,32 +16,28 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TypeVar
 
 import sqlalchemy as sa
 
 from llmops.errors import CannotRun, LlmopsError
-from monitoring.act.action_tables import alone, ensure_tables, tested_windows
-from monitoring.act.actions import ActionRecord, Actions, Actuator, read_actions
-from monitoring.act.alarm_book import AlarmBook, Booked, Finding, findings_of
-from monitoring.act.alerts.channel import Channel
-from monitoring.act.alerts.outbox import Outbox
-from monitoring.act.alerts.prometheus import exposition, write_textfile
-from monitoring.act.alerts.settings import AlertSettings
-from monitoring.act.clocks import was_noted
-from monitoring.act.lease import Lease
+from monitoring.act.action_tables import alone, daemon_stages, ensure_tables, tested_windows
+from monitoring.act.actions import ActionQueue, Actuator, MonitorAction, read_actions
+from monitoring.act.alarm_book import AlarmBook, Booked, findings_of
+from monitoring.act.alerts import AlertSettings
+from monitoring.act.lease import Lease, was_noted
+from monitoring.act.outbox import Outbox
 from monitoring.act.policy import Decision, Policy, decide
-from monitoring.act.schedule import WindowSchedule
-from monitoring.daemon.stages import Stages
+from monitoring.act.prometheus import StageCount, exposition, write_textfile
+from monitoring.daemon.work import LogWork, WindowSchedule
+from monitoring.decide.result import MonitorResult
 from monitoring.store.database import reading, upsert
-
-if TYPE_CHECKING:
-    from monitoring.decide.result import MonitorResult
 
 logger = logging.getLogger("llmops.monitoring")
 
@@ -52,26 +48,6 @@ _END_SECONDS = 10.0
 T = TypeVar("T")
 
 
-class Work(Protocol):
-    """What a tick looks with. Every method raises LlmopsError."""
-
-    def ingest(self) -> int:
-        """Describes the log's new rows; returns how many."""
-        ...
-
-    def apps(self) -> Sequence[str]: ...
-
-    def advance(self, app: str) -> Sequence[Finding]:
-        """Takes the sequential detectors over the app's new rows; what has crossed its bound."""
-        ...
-
-    def test_window(self, app: str, since: datetime, until: datetime) -> MonitorResult: ...
-
-    def retain(self) -> None:
-        """Deletes what is older than the settings say; nothing when they say nothing."""
-        ...
-
-
 @dataclass
 class Tick:
     """What one tick did. alarms: that last at its end. failed: parts of it that failed."""
@@ -80,21 +56,22 @@ class Tick:
     alarms: int = 0
     booked: list[Booked] = field(default_factory=list)
     decided: dict[str, str] = field(default_factory=dict)
-    acted: list[ActionRecord] = field(default_factory=list)
+    acted: list[MonitorAction] = field(default_factory=list)
     delivered: int = 0
     failed: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class DaemonSettings:
-    """What a daemon is to do. record: puts a window's verdict on record in MLflow and returns the run's id.
+    """What a daemon is to do.
 
-    every: seconds between two ticks. lease_seconds: after which another daemon takes over from one that died.
+    record: puts a window's verdict on record in MLflow and returns the run's id.
+    every: seconds between two ticks.
+    lease_seconds: after which another daemon takes over from one that died.
     """
 
     alerts: AlertSettings
     policies: Mapping[str, Policy]
-    channels: Sequence[Channel]
     schedule: WindowSchedule
     record: Callable[[MonitorResult], str | None]
     every: float = 60.0
@@ -107,31 +84,26 @@ class Daemon:
     def __init__(
         self,
         engine: sa.Engine,
-        work: Work,
+        work: LogWork,
         actuator: Actuator,
-        daemon_settings: DaemonSettings,
+        settings: DaemonSettings,
         now: Callable[[], float] = time.time,
     ) -> None:
         ensure_tables(engine)
-        self._engine, self._work, self._actuator, self._settings, self._now = (
-            engine,
-            work,
-            actuator,
-            daemon_settings,
-            now,
-        )
+        self._engine, self._work, self._actuator = engine, work, actuator
+        self._settings, self._now = settings, now
         self.holder = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self._outbox = Outbox(engine, daemon_settings.channels, daemon_settings.alerts.give_up_after, now)
-        self._book = AlarmBook(engine, daemon_settings.alerts, self._outbox)
-        self._actions = Actions(
-            engine, actuator, self._outbox, daemon_settings.alerts, daemon_settings.policies, self.holder, now
-        )
-        self._lease = Lease(engine, "monitor daemon", self.holder, daemon_settings.lease_seconds)
+        alerts = settings.alerts
+        self._outbox = Outbox(engine, alerts.channels, alerts.give_up_after, now)
+        self._book = AlarmBook(engine, alerts, self._outbox)
+        self._actions = ActionQueue(engine, actuator, self._outbox, alerts, settings.policies, self.holder, now)
+        self._lease = Lease(engine, "monitor daemon", self.holder, settings.lease_seconds)
         self._stop = threading.Event()
         self._slow: threading.Thread | None = None
-        self._stages, self._slow_stages = Stages(engine, now), Stages(engine, now)
+        self._stages = Stages(engine, now, lambda: self._stop.is_set())
+        self._slow_stages = Stages(engine, now)
         self._holding = False
-        self._declined: dict[str, tuple[object, ...]] = {}  # what was said last of a policy that does nothing
+        self._declined: dict[str, tuple[object, ...]] = {}  # what was logged last of a policy that does nothing
         self._untestable: dict[tuple[str, datetime], float] = {}  # and when that was found
 
     def run(self, stop: threading.Event, *, once: bool = False) -> Tick | None:
@@ -141,14 +113,14 @@ class Daemon:
         """
         self._stop = stop
         ended = threading.Event()
-        beat = threading.Thread(target=self._beat, args=(ended,), name="monitor lease", daemon=True)
-        beat.start()
+        heartbeat = threading.Thread(target=self._renew, args=(ended,), name="monitor lease", daemon=True)
+        heartbeat.start()
         last: Tick | None = None
         waiting = False
         try:
             while not stop.is_set():
                 began = time.monotonic()
-                if self._holds_lease():
+                if self._take_lease():
                     waiting = False
                     last = self.tick(slow_too=once)
                 elif not waiting:
@@ -161,28 +133,34 @@ class Daemon:
         finally:
             ended.set()
             self._close()
-            beat.join(_END_SECONDS)
+            heartbeat.join(_END_SECONDS)
         return last
 
     def tick(self, *, slow_too: bool = False) -> Tick:
         """One tick. slow_too: waits for slow actions, instead of leaving them to a thread."""
         tick = Tick()
-        tick.ingested = self._stage(tick, "ingest", self._work.ingest) or 0
-        for app in self._stage(tick, "apps", self._work.apps) or ():
-            self._stage(tick, "sequential", partial(self._advance, tick, app))
-            self._stage(tick, "window", partial(self._test_window, tick, app))
-            self._stage(tick, "decide", partial(self._decide, tick, app))
-        tick.acted += self._stage(tick, "act", partial(self._actions.carry_out_due, slow=False)) or ()
+        stages = self._stages
+        stages.failed = tick.failed
+        tick.ingested = stages.run("ingest", self._work.ingest) or 0
+        for app in stages.run("apps", self._work.apps) or ():
+            stages.run("sequential", partial(self._advance, tick, app))
+            stages.run("window", partial(self._test_window, tick, app))
+            stages.run("decide", partial(self._decide, tick, app))
+        tick.acted += stages.run("act", partial(self._actions.carry_out_due, slow=False)) or ()
         if slow_too:
-            tick.acted += self._stage(tick, "act", partial(self._actions.carry_out_due, slow=True)) or ()
-        elif self._stage(tick, "act", partial(self._actions.are_due, slow=True)):
-            self._start_slow()
-        self._stage(tick, "alerts", partial(self._deliver, tick))
-        self._stage(tick, "retention", self._work.retain)
-        tick.alarms = len(self._stage(tick, "book", self._book.entries) or ())
-        self._stage(tick, "prometheus", self._expose)
-        self._stages.keep()
-        _tell(tick)
+            tick.acted += stages.run("act", partial(self._actions.carry_out_due, slow=True)) or ()
+        elif stages.run("act", partial(self._actions.are_due, slow=True)) and not (
+            self._slow and self._slow.is_alive()
+        ):
+            # In a thread of their own, one at a time: the detectors go on meanwhile.
+            self._slow = threading.Thread(target=self._carry_out_slow, name="monitor actions", daemon=True)
+            self._slow.start()
+        stages.run("alerts", partial(self._deliver, tick))
+        stages.run("retention", self._work.retain)
+        tick.alarms = len(stages.run("book", self._book.entries) or ())
+        stages.run("prometheus", self._expose)
+        stages.keep()
+        _log(tick)
         return tick
 
     def _advance(self, tick: Tick, app: str) -> None:
@@ -195,7 +173,13 @@ class Daemon:
         """Tests the window that closed last, unless it was tested. Those missed before it are left out: their alarms
         would come too late to act on."""
         since, until = self._settings.schedule.last_closed(datetime.fromtimestamp(self._now(), UTC))
-        if was_noted(self._untestable.get((app, until), math.inf), self._now()) or self._was_tested(app, until):
+        if was_noted(self._untestable.get((app, until), math.inf), self._now()):
+            return
+        same = (tested_windows.c.app == app, tested_windows.c.until == until.timestamp())
+        with reading(self._engine) as connection:
+            tested_at = connection.execute(sa.select(tested_windows.c.tested_at).where(*same)).scalar()
+        # By a clock that was right: one that was ahead has tested windows before they came.
+        if tested_at is not None and was_noted(tested_at, self._now()):
             return
         try:
             result = self._work.test_window(app, since, until)
@@ -205,26 +189,23 @@ class Daemon:
             self._untestable[app, until] = self._now()  # such as a first window, with nothing before it to compare with
             logger.info("%s: window until %s: %s", app, until.isoformat(), error)
             return
-        run_id = self._stage(tick, "record", partial(self._settings.record, result))
+        run_id = self._stages.run("record", partial(self._settings.record, result))
         source = f"window until {until.isoformat()}"
         closes = None if result.state == "too-few-rows" else since
         # The detectors' alarms are booked when they come, at a tick.
         found = list(findings_of(result, leave_out=("sequential",)))
         tick.booked.append(self._book.record(app, source, found, until, closes=closes, run_id=run_id))
-        values = {
-            "app": app, "until": until.timestamp(), "since": since.timestamp(), "tested_at": self._now(),
-            "state": result.state, "run_id": run_id, "result": result.to_json(),
-        }  # fmt: skip
+        verdict = {
+            "since": since.timestamp(),
+            "tested_at": self._now(),
+            "state": result.state,
+            "run_id": run_id,
+            "result": result.to_json(),
+        }
         with alone(self._engine) as connection:
-            upsert(connection, tested_windows, [values], ("since", "tested_at", "state", "run_id", "result"))
+            key = {"app": app, "until": until.timestamp()}
+            upsert(connection, tested_windows, [{**key, **verdict}], tuple(verdict))
         logger.info("%s: window until %s: %s", app, until.isoformat(), result.note or result.state)
-
-    def _was_tested(self, app: str, until: datetime) -> bool:
-        """By a clock that was right: one that was ahead has tested windows before they came."""
-        same = (tested_windows.c.app == app, tested_windows.c.until == until.timestamp())
-        with reading(self._engine) as connection:
-            tested_at = connection.execute(sa.select(tested_windows.c.tested_at).where(*same)).scalar()
-        return tested_at is not None and was_noted(tested_at, self._now())
 
     def _decide(self, tick: Tick, app: str) -> None:
         policy = self._settings.policies.get(app, Policy())
@@ -234,16 +215,16 @@ class Daemon:
         situation = self._actuator.situation(app)
         decision = decide(app, alarms, policy, situation)
         tick.decided[app] = decision.why
-        self._tell_declined(app, policy, decision)
-        if self._actions.claim(decision, situation):
+        if decision.declined:
+            self._decline(app, policy, decision)
+        else:
+            self._declined.pop(app, None)
+        if self._actions.put(decision, situation):
             mode = "would (dry run)" if decision.dry_run else "will"
             logger.warning("%s: %s %s of %s: %s", app, mode, decision.action, decision.release, decision.why)
 
-    def _tell_declined(self, app: str, policy: Policy, decision: Decision) -> None:
+    def _decline(self, app: str, policy: Policy, decision: Decision) -> None:
         """Says once, in the log and in the alerts of the alarms, why the policy does nothing about them."""
-        if not decision.declined:
-            self._declined.pop(app, None)
-            return
         told = {"wanted": policy.action, "done": None, "dry_run": policy.dry_run, "why": decision.why}
         self._outbox.add_decision(app, told)
         why = (policy.action, decision.why, tuple(alarm.id for alarm in decision.declined))
@@ -263,34 +244,17 @@ class Daemon:
     def _expose(self) -> None:
         path = self._settings.alerts.prometheus.textfile
         if path:
-            actions = read_actions(self._engine, limit=1000)
-            text = exposition(
-                self._book.entries(), self._outbox.deliveries(), actions, self._stages.counts(), self._now()
-            )
-            write_textfile(Path(path), text)
-
-    def _stage(self, tick: Tick, name: str, work: Callable[[], T]) -> T | None:
-        """Runs a part of a tick; None where it failed, or where the daemon is to end."""
-        if self._stop.is_set():
-            return None
-        value, failed = self._stages.run(name, work)
-        if failed:
-            tick.failed.append(name)
-        return value
-
-    def _start_slow(self) -> None:
-        """Leaves slow actions to a thread of their own, one at a time: the detectors go on meanwhile."""
-        if self._slow is None or not self._slow.is_alive():
-            self._slow = threading.Thread(target=self._carry_out_slow, name="monitor actions", daemon=True)
-            self._slow.start()
+            actions, counts = read_actions(self._engine, limit=1000), stage_counts(self._engine)
+            deliveries = self._outbox.deliveries()
+            write_textfile(Path(path), exposition(self._book.entries(), deliveries, actions, counts, self._now()))
 
     def _carry_out_slow(self) -> None:
-        ended, _ = self._slow_stages.run("slow actions", lambda: self._actions.carry_out_due(slow=True))
+        carry_out = partial(self._actions.carry_out_due, slow=True)
+        for action in self._slow_stages.run("slow actions", carry_out) or ():
+            _log_action(action)
         self._slow_stages.keep()
-        for record in ended or ():
-            _tell_action(record)
 
-    def _beat(self, ended: threading.Event) -> None:
+    def _renew(self, ended: threading.Event) -> None:
         """Renews lease and claims, also while a tick takes longer than they last."""
         while not ended.wait(self._settings.lease_seconds / 3):
             try:
@@ -300,7 +264,7 @@ class Daemon:
             except LlmopsError as error:
                 logger.warning("lease not renewed: %s", error)
 
-    def _holds_lease(self) -> bool:
+    def _take_lease(self) -> bool:
         try:
             self._holding = self._lease.take()
         except LlmopsError as error:
@@ -320,20 +284,80 @@ class Daemon:
             logger.warning("lease not given back: %s; it ends by itself", error)
 
 
-def _tell(tick: Tick) -> None:
+class Stages:
+    """Runs the parts of a tick, each alone, and counts them in the database.
+
+    now: the time, in seconds. should_stop: whether no more of them are to run. failed: gets the names of those that
+    fail.
+    """
+
+    def __init__(
+        self, engine: sa.Engine, now: Callable[[], float], should_stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._engine, self._now, self._should_stop = engine, now, should_stop
+        self._runs: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+        self._errors: dict[str, str] = {}
+        self.failed: list[str] = []
+
+    def run(self, name: str, work: Callable[[], T]) -> T | None:
+        """What `work` returns; None where it failed, which is logged and counted, or where no more are to run."""
+        if self._should_stop():
+            return None
+        self._runs[name] += 1
+        try:
+            return work()
+        except LlmopsError as error:
+            self._errors[name] = str(error)
+            logger.warning("%s failed: %s", name, error)
+        except Exception as error:
+            self._errors[name] = f"unexpected {type(error).__name__}: {error}"
+            logger.exception("%s failed", name)
+        self._failures[name] += 1
+        self.failed.append(name)
+        return None
+
+    def keep(self) -> None:
+        """Adds what was counted to the database; where that fails, it is logged and kept for the next time."""
+        table, now = daemon_stages, self._now()
+        try:
+            with alone(self._engine) as connection:
+                for name, runs in sorted(self._runs.items()):
+                    failures, told = self._failures[name], self._errors.get(name)
+                    error = {} if told is None else {"last_failure_at": now, "last_error": told}
+                    grown = {"runs": table.c.runs + runs, "failures": table.c.failures + failures}
+                    update = sa.update(table).where(table.c.stage == name).values(**grown, last_run_at=now, **error)
+                    if not connection.execute(update).rowcount:
+                        values = {"stage": name, "runs": runs, "failures": failures, "last_run_at": now, **error}
+                        connection.execute(sa.insert(table).values(values))
+        except LlmopsError as error:
+            logger.warning("counts of the tick's parts not kept: %s", error)
+            return
+        self._runs.clear()
+        self._failures.clear()
+        self._errors.clear()
+
+
+def stage_counts(engine: sa.Engine) -> list[StageCount]:
+    """How every part of a tick fares, over all daemons so far. Raises StoreUnavailable."""
+    columns = [daemon_stages.c[name] for name in StageCount.__slots__]
+    with reading(engine) as connection:
+        return [StageCount(*row) for row in connection.execute(sa.select(*columns).order_by(daemon_stages.c.stage))]
+
+
+def _log(tick: Tick) -> None:
     """The process's own log of a tick: alarms and actions as warnings, a quiet tick for those who look closely."""
     for booked in tick.booked:
         for entry in booked.opened:
             logger.warning("alarm %d: %s of %s: %s", entry.id, entry.what, entry.release or entry.app, entry.why)
         for entry in booked.resolved:
             logger.info("alarm %d is over: %s of %s", entry.id, entry.what, entry.release or entry.app)
-    for record in tick.acted:
-        _tell_action(record)
+    for action in tick.acted:
+        _log_action(action)
     if tick.ingested or tick.delivered:
         logger.info("%d new rows, %d alerts delivered", tick.ingested, tick.delivered)
 
 
-def _tell_action(record: ActionRecord) -> None:
-    order = record.order
-    mode = " (dry run)" if order.dry_run else ""
-    logger.warning("%s of %s%s: %s: %s", order.action, order.release, mode, record.status, dict(record.outcome or {}))
+def _log_action(action: MonitorAction) -> None:
+    mode, outcome = " (dry run)" if action.dry_run else "", dict(action.outcome or {})
+    logger.warning("%s of %s%s: %s: %s", action.kind, action.release, mode, action.status, outcome)

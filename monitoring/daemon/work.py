@@ -1,22 +1,23 @@
-"""What the daemon looks with: the production log, the monitor's stores and the configuration, kept open."""
+"""What the daemon looks with: the production log, the monitor's stores and the configuration, kept open; and when."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import logging
-import time
+import time as clock
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
 from types import TracebackType
 
 import sqlalchemy as sa
 
+from llmops.errors import UsageError
 from llmops.settings import Settings
-from monitoring.act.action_tables import ensure_tables
+from monitoring.act.action_tables import alone, ensure_tables, retention_clock
 from monitoring.act.alarm_book import Finding
-from monitoring.act.clocks import RetentionClock, was_noted
-from monitoring.act.schedule import DAY, WindowSchedule
+from monitoring.act.lease import was_noted
 from monitoring.config import MonitorConfig
 from monitoring.decide.alarms import EvidenceQuery, find_evidence
 from monitoring.decide.detector_store import DetectorStore, at_moment
@@ -41,13 +42,42 @@ from monitoring.stores import opened
 
 logger = logging.getLogger("llmops.monitoring")
 
+DAY = timedelta(days=1)
 _RETAIN_EVERY_SECONDS = 3600.0
+_LEAP, _PROBATION = 2 * 86_400.0, 86_400.0
 _LOOK_BACK = timedelta(minutes=10)
 """Rows that came since a clock is right again and before we saw it."""
 
 
+@dataclass(frozen=True, slots=True)
+class WindowSchedule:
+    """Windows of one length, one after the other. at: the time of day, in UTC, when one of them closes.
+
+    length: a day divided by a whole number, so that a window closes at the same times every day.
+    """
+
+    at: time = time(0, 0)
+    length: timedelta = DAY
+
+    def __post_init__(self) -> None:
+        if self.length <= timedelta(0) or DAY % self.length:
+            raise UsageError(f"--every-window: {self.length} does not divide a day; 1h, 6h or 24h do")
+
+    @property
+    def windows_a_month(self) -> int:
+        """Of 30 days: what a month's false-alarm budget is spread over."""
+        return 30 * (DAY // self.length)
+
+    def last_closed(self, now: datetime) -> tuple[datetime, datetime]:
+        """Start and end of the window that closed last."""
+        now = now.astimezone(UTC)
+        start = datetime.combine(now.date(), self.at, UTC) - DAY
+        until = start + (now - start) // self.length * self.length
+        return until - self.length, until
+
+
 class LogWork:
-    """A `Work` over one log; a context that closes what it opened.
+    """Reads, tests and tidies one log; a context that closes what it opened. Every method raises LlmopsError.
 
     champion: gives the release that serves an app, which decides what it is compared with. settle: seconds that rows
     wait before detectors count them.
@@ -61,7 +91,7 @@ class LogWork:
         champion: Callable[[str], str | None],
         *,
         settle: float = STILL_ARRIVING.total_seconds(),
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] = clock.time,
     ) -> None:
         """Opens log and stores. Raises StoreUnavailable."""
         self._settings, self._champion, self._now = settings, champion, now
@@ -71,7 +101,7 @@ class LogWork:
         self._config, self._settle = config, timedelta(seconds=settle)
         self._opened = contextlib.ExitStack()
         self._stores = self._opened.enter_context(opened(settings, config))
-        self._detectors, self._clock = DetectorStore(self.engine), RetentionClock(self.engine)
+        self._detectors = DetectorStore(self.engine)
         ensure_tables(self.engine)
         self._frozen: dict[str, tuple[int, PinnedSummaries]] = {}  # by app: of the reference with that id
         self._retained_at = float("-inf")
@@ -91,16 +121,20 @@ class LogWork:
         return self._stores.engine
 
     def ingest(self) -> int:
+        """Describes the log's new rows; returns how many."""
         began = datetime.fromtimestamp(self._now(), UTC)
         rows = self._stores.ingest().rows
         self._complete_until = began - self._settle
         return rows
 
     def apps(self) -> Sequence[str]:
+        """Those that have records, sorted."""
         return apps_in_log(self.engine)
 
     def advance(self, app: str) -> Sequence[Finding]:
-        """Without a pinned reference there is nothing to hold the rows against: the first window makes one.
+        """Takes the sequential detectors over the app's new rows; what has crossed its bound.
+
+        Without a pinned reference there is nothing to hold the rows against: the first window makes one.
 
         An alarm is found again for a day, so that one that could not be booked is booked by a later tick; the book
         knows those that it has.
@@ -108,7 +142,8 @@ class LogWork:
         pinned = self._stores.references.pinned(app, self._champion(app))
         if pinned is None or not pinned.frozen:
             return ()
-        watched = watched_of(pinned, self._frozen_of(pinned), self._config.descriptors.descriptors, self._config.rules)
+        frozen = self._frozen_of(pinned)
+        watched = watched_of(pinned, frozen, self._config.descriptors.descriptors, self._config.rules)
         self._recall(app, pinned)
         advance_detectors(self._detectors, self._stores.reader, watched, self._complete_until)
         since = self._complete_until - DAY
@@ -120,15 +155,17 @@ class LogWork:
         return [self._finding(watched, each) for each in found if each.alarm]
 
     def test_window(self, app: str, since: datetime, until: datetime) -> MonitorResult:
+        """Tests a window that the schedule gives."""
         champion = self._champion(app)
         return run_monitor(self._settings, app, since, until, config=self._config, champion=champion, scheduled=True)
 
     def retain(self) -> None:
+        """Deletes texts that are older than the settings say; nothing when they say nothing."""
         days = self._settings.retention_days
         now = self._now()
         if days is None or 0 <= now - self._retained_at < _RETAIN_EVERY_SECONDS:
             return
-        if self._clock.believes(now):
+        if clock_is_believed(self.engine, now):
             retain(self._stores.log, self.engine, days, now=datetime.fromtimestamp(now, UTC))
         self._retained_at = now
 
@@ -177,3 +214,25 @@ class LogWork:
             rows=rows,
             source=f"sequential at {at.isoformat()}",
         )
+
+
+def clock_is_believed(engine: sa.Engine, now: float) -> bool:
+    """Whether texts may be deleted for good by this time, in seconds since the epoch; notes it.
+
+    A time that is more than two days after the one believed last (or, at first, after the newest record) is believed
+    only when it has gone on for a day. A daemon that was off for some days deletes a day late; a clock that leaps ahead
+    and comes back deletes nothing. Raises StoreUnavailable.
+    """
+    with alone(engine) as connection:
+        row = connection.execute(sa.select(retention_clock)).one_or_none()
+        seen = newest_record_at(connection) if row is None else row.seen_at
+        doubted = None if row is None or (row.doubted_at or now) > now else row.doubted_at
+        ahead = 0.0 if seen is None else now - seen
+        believed = ahead <= _LEAP or (doubted is not None and now - doubted >= _PROBATION)
+        noted = {"seen_at": now, "doubted_at": None} if believed else {"seen_at": seen, "doubted_at": doubted or now}
+        connection.execute(sa.delete(retention_clock))
+        connection.execute(sa.insert(retention_clock).values(id=1, **noted))
+    if not believed:
+        days = ahead / 86_400
+        logger.warning("the clock is %.0f days after the last look: texts are deleted when it has run a day", days)
+    return believed

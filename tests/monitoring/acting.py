@@ -6,14 +6,14 @@ import asyncio
 import json
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from monitoring.act.actions import ActionRequest
+from monitoring.act.actions import MonitorAction
 from monitoring.act.alarm_book import Finding
 from monitoring.act.policy import Situation
 
@@ -48,6 +48,21 @@ class Received:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+def threads_at_once(*works: Callable[[], Any]) -> None:
+    """Runs each in a thread of its own, begun at the same moment, and waits for all."""
+    start = threading.Barrier(len(works))
+
+    def run(work: Callable[[], Any]) -> None:
+        start.wait()
+        work()
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 @dataclass
@@ -179,26 +194,16 @@ class NotingActuator:
     def situation(self, app: str) -> Situation:
         return self.now
 
-    def stop_canary(self, order: ActionRequest) -> Mapping[str, Any]:
-        return self._note(order)
-
-    def roll_back(self, order: ActionRequest) -> Mapping[str, Any]:
-        return self._note(order)
-
-    def re_evaluate(self, order: ActionRequest) -> Mapping[str, Any]:
-        return self._note(order)
-
-    def retrain(self, order: ActionRequest) -> Mapping[str, Any]:
-        return self._note(order)
-
-    def record(self, order: ActionRequest, outcome: Mapping[str, Any]) -> str | None:
+    def record(self, action: MonitorAction, outcome: Mapping[str, Any]) -> str | None:
         if self.record_failures:
             raise self.record_failures.pop(0)
-        self.recorded.append(order.key)
+        self.recorded.append(action.key)
         return f"run-{len(self.recorded)}"
 
-    def _note(self, order: ActionRequest) -> Mapping[str, Any]:
+    def stop_canary(self, action: MonitorAction) -> Mapping[str, Any]:
         if self.failures:
             raise self.failures.pop(0)
-        self.did.append((order.action, order.release))
-        return {"did": order.action}
+        self.did.append((action.kind, action.release))
+        return {"did": action.kind}
+
+    roll_back = re_evaluate = retrain = stop_canary

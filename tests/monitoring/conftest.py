@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from llmops.production_log import LogRecord, ProductionLog
+from llmops.production_log import LogRecord, ProductionLog, open_engine
 from llmops.settings import Settings
+from monitoring.act.action_tables import ensure_tables
+from tests.monitoring.acting import Clock, http_receiver
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -103,6 +105,26 @@ def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         url: str = request.getfixturevalue("postgres_url")
         return url
     return f"sqlite:///{tmp_path}/deep/log.db"
+
+
+@pytest.fixture
+def engine(log_url):
+    """The log's database, with the tables of what the monitor tells and does."""
+    made = open_engine(log_url)
+    ensure_tables(made)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def receiver():
+    with http_receiver() as running:
+        yield running
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """The monitor's actions on a real registry."""
 
-from __future__ import annotations
-
 import json
 import sys
 import threading
@@ -12,13 +10,15 @@ from typing import Any
 import pytest
 
 from llmops.errors import CannotRun, StoreUnavailable
+from llmops.eval_runs.evaluations import RunOptions
 from llmops.generation import GenerationParameters
 from llmops.production_log.record import hidden_user
 from llmops.traffic_policy import TrafficPolicy
-from monitoring.act.actions import ActionRequest, Interrupted
+from monitoring.act.actions import Interrupted, MonitorAction
 from monitoring.act.policy import Policy, Situation
 from monitoring.release_actions import RegistryActuator
 
+OBSERVE = Policy()
 EVIDENCE = {"alarms": [{"id": 7, "rows": ["r1", "r2"]}, {"id": 8, "rows": ["r2"]}], "situation": {}, "verdict": None}
 
 
@@ -39,12 +39,9 @@ def actuator(workshop: Any) -> RegistryActuator:
     return RegistryActuator(workshop.settings, threading.Event())
 
 
-def order(app: str, action: Any, version: int, policy: Policy | None = None, key: str = "") -> ActionRequest:
+def action(app: str, kind: Any, version: int, policy: Policy = OBSERVE) -> MonitorAction:
     release = f"{app}@{version}"
-    made = policy or Policy()
-    return ActionRequest(
-        key or f"{app}/{action}/{release}/7", app, action, release, "refusals rose", False, EVIDENCE, made
-    )
+    return MonitorAction(f"{app}/{kind}/{release}/7", app, kind, release, "refusals rose", False, EVIDENCE, policy)
 
 
 def promote(workshop: Any, *refs: str) -> None:
@@ -52,51 +49,41 @@ def promote(workshop: Any, *refs: str) -> None:
         workshop.registry.release_versions.promote(workshop.registry.release_versions.get(ref), why="a test")
 
 
-def test_the_situation_says_who_serves(workshop: Any, app: str, actuator: RegistryActuator) -> None:
+def test_the_situation_says_who_serves(workshop, app, actuator):
     assert actuator.situation("nobody") == Situation()
     promote(workshop, f"{app}@1", f"{app}@2")
     workshop.registry.release_versions.challenge(workshop.registry.release_versions.get(f"{app}@3"))
     workshop.registry.release_versions.set_policy(app, TrafficPolicy(canary=0.2))
-
     found = actuator.situation(app)
-
     assert (found.champion, found.challenger, found.previous) == (f"{app}@2", f"{app}@3", f"{app}@1")
     assert found.canary == 0.2
     assert found.champion_since is not None
 
 
-def test_a_canary_is_stopped_and_its_challenger_withdrawn(workshop: Any, app: str, actuator: RegistryActuator) -> None:
+def test_a_canary_is_stopped_and_its_challenger_withdrawn(workshop, app, actuator):
     promote(workshop, f"{app}@1")
     workshop.registry.release_versions.challenge(workshop.registry.release_versions.get(f"{app}@2"))
     workshop.registry.release_versions.set_policy(app, TrafficPolicy(canary=0.2, shadow=1.0, sticky="key"))
-
-    done = actuator.stop_canary(order(app, "stop-canary", 2))
-    again = actuator.stop_canary(order(app, "stop-canary", 2))
-
+    done = actuator.stop_canary(action(app, "stop-canary", 2))
+    again = actuator.stop_canary(action(app, "stop-canary", 2))
     assert done["withdrawn"] == f"{app}@2"
     assert "no challenger any more" in again["note"]
     assert workshop.registry.release_versions.policy(app) == TrafficPolicy(sticky="key")
     assert actuator.situation(app).challenger is None
 
 
-def test_another_challenger_keeps_its_traffic(workshop: Any, app: str, actuator: RegistryActuator) -> None:
+def test_another_challenger_keeps_its_traffic(workshop, app, actuator):
     promote(workshop, f"{app}@1")
     workshop.registry.release_versions.challenge(workshop.registry.release_versions.get(f"{app}@3"))
     workshop.registry.release_versions.set_policy(app, TrafficPolicy(canary=0.2))
-
-    actuator.stop_canary(order(app, "stop-canary", 2))
-
+    actuator.stop_canary(action(app, "stop-canary", 2))
     assert actuator.situation(app).canary == 0.2
 
 
-def test_a_rollback_moves_the_alias_once_and_never_to_and_fro(
-    workshop: Any, app: str, actuator: RegistryActuator
-) -> None:
+def test_a_rollback_moves_the_alias_once_and_never_to_and_fro(workshop, app, actuator):
     promote(workshop, f"{app}@1", f"{app}@2")
-
-    done = actuator.roll_back(order(app, "rollback", 2))
-    again = actuator.roll_back(order(app, "rollback", 2))
-
+    done = actuator.roll_back(action(app, "rollback", 2))
+    again = actuator.roll_back(action(app, "rollback", 2))
     assert done == {"champion": f"{app}@1", "previous": f"{app}@2"}
     assert "no champion any more" in again["note"]
     assert workshop.registry.release_versions.champion(app).ref == f"{app}@1"
@@ -107,37 +94,25 @@ def test_a_rollback_moves_the_alias_once_and_never_to_and_fro(
     assert actuator.situation(app).previous == f"{app}@1"
 
 
-def test_a_release_promoted_meanwhile_is_not_rolled_back(workshop: Any, app: str, actuator: RegistryActuator) -> None:
+def test_a_release_promoted_meanwhile_is_not_rolled_back(workshop, app, actuator):
     promote(workshop, f"{app}@1", f"{app}@2", f"{app}@3")
-
-    actuator.roll_back(order(app, "rollback", 2))
-
+    actuator.roll_back(action(app, "rollback", 2))
     assert workshop.registry.release_versions.champion(app).ref == f"{app}@3"
 
 
-def test_a_release_is_evaluated_anew_on_the_suite_of_its_gate(
-    workshop: Any, app: str, actuator: RegistryActuator
-) -> None:
+def test_a_release_is_evaluated_anew_on_the_suite_of_its_gate(workshop, app, actuator):
     with pytest.raises(CannotRun, match="no gate on record"):
-        actuator.re_evaluate(order(app, "re-evaluate", 1))
+        actuator.re_evaluate(action(app, "re-evaluate", 1))
     evaluations = workshop.evaluations
     suite = evaluations.suite("sums")
-    (first,) = evaluations.run(suite, evaluations.cells(suite, releases=[f"{app}@1"]), _options(), lambda *_: None)
+    (first,) = evaluations.run(suite, evaluations.cells(suite, releases=[f"{app}@1"]), RunOptions(), lambda *_: None)
     evaluations.gate(f"{app}@1", None, "sums")
-
-    done = actuator.re_evaluate(order(app, "re-evaluate", 1))
-    again = actuator.re_evaluate(order(app, "re-evaluate", 1))
-
+    done = actuator.re_evaluate(action(app, "re-evaluate", 1))
+    again = actuator.re_evaluate(action(app, "re-evaluate", 1))
     assert done["suite"] == "sums"
     assert done["run_id"] not in ("", first.run.run_id)
     assert done["metrics"]["correct"] == done["at_gate"]["correct"]
     assert again["run_id"] == done["run_id"]
-
-
-def _options() -> Any:
-    from llmops.eval_runs.evaluations import RunOptions
-
-    return RunOptions()
 
 
 SCRIPT = "import sys, json; e = json.load(open(sys.argv[1])); print(e['release'], sys.argv[2]); sys.exit(%d)"
@@ -148,42 +123,42 @@ def retraining(code: int, **changed: Any) -> Policy:
     return Policy("retrain", False, retrain_command=command, **changed)
 
 
-def test_a_retrain_command_gets_the_evidence(workshop: Any, app: str, actuator: RegistryActuator) -> None:
-    done = actuator.retrain(order(app, "retrain", 1, retraining(0)))
-
+def test_a_retrain_command_gets_the_evidence(workshop, app, actuator):
+    done = actuator.retrain(action(app, "retrain", 1, retraining(0)))
     assert done["exit_code"] == 0
     assert done["told"] == f"{app}@1 {app}"
     evidence = json.loads(Path(done["evidence"]).read_text())
     assert [alarm["id"] for alarm in evidence["alarms"]] == [7, 8]
 
 
-def test_a_retrain_command_that_fails_hangs_or_is_missing_is_an_error(
-    workshop: Any, app: str, actuator: RegistryActuator
-) -> None:
-    with pytest.raises(CannotRun, match="exit code 5"):
-        actuator.retrain(order(app, "retrain", 1, retraining(5)))
-    with pytest.raises(CannotRun, match="cannot be started"):
-        actuator.retrain(order(app, "retrain", 1, Policy("retrain", retrain_command=("/no/such",))))
-    hanging = Policy("retrain", retrain_command=(sys.executable, "-c", "import time; time.sleep(60)"),
-                     retrain_timeout=0.5)  # fmt: skip
-    with pytest.raises(CannotRun, match="longer than"):
-        actuator.retrain(order(app, "retrain", 1, hanging))
+HANGING = Policy("retrain", retrain_command=(sys.executable, "-c", "import time; time.sleep(60)"), retrain_timeout=0.5)
 
 
-def test_a_retrain_command_ends_with_the_daemon(workshop: Any, app: str) -> None:
+@pytest.mark.parametrize(
+    ("policy", "problem"),
+    [
+        (retraining(5), "exit code 5"),
+        (Policy("retrain", retrain_command=("/no/such",)), "cannot be started"),
+        (HANGING, "longer than"),
+    ],
+)
+def test_a_retrain_command_that_fails_hangs_or_is_missing_is_an_error(app, actuator, policy, problem):
+    with pytest.raises(CannotRun, match=problem):
+        actuator.retrain(action(app, "retrain", 1, policy))
+
+
+def test_a_retrain_command_ends_with_the_daemon(workshop, app):
     stop = threading.Event()
-    actuator = RegistryActuator(workshop.settings, stop)
-    hanging = Policy("retrain", retrain_command=(sys.executable, "-c", "import time; time.sleep(60)"))
     threading.Timer(0.3, stop.set).start()
-
     with pytest.raises(Interrupted):
-        actuator.retrain(order(app, "retrain", 1, hanging))
+        RegistryActuator(workshop.settings, stop).retrain(
+            action(app, "retrain", 1, replace(HANGING, retrain_timeout=60))
+        )
 
 
-def test_an_action_is_recorded_once_with_its_evidence(workshop: Any, app: str, actuator: RegistryActuator) -> None:
-    done = order(app, "rollback", 1)
+def test_an_action_is_recorded_once_with_its_evidence(workshop, app, actuator):
+    done = action(app, "rollback", 1)
     run_id = actuator.record(done, {"champion": f"{app}@1"})
-
     assert actuator.record(done, {"champion": f"{app}@1"}) == run_id
     client = workshop.registry.store.client
     run = client.get_run(run_id)
@@ -196,21 +171,18 @@ def test_an_action_is_recorded_once_with_its_evidence(workshop: Any, app: str, a
     assert rows == "r1\nr2\n"
 
 
-def test_no_user_is_named_in_mlflow(workshop: Any, app: str, actuator: RegistryActuator) -> None:
+def test_no_user_is_named_in_mlflow(workshop, app, actuator):
     slices = [{"slice": {"user": "anna@example.com"}, "rows": 5}]
     evidence = {"alarms": [{"id": 7, "rows": ["r1"], "slice": {"user": "anna@example.com"}}],
                 "verdict": {"slices": slices, "alarms": []}}  # fmt: skip
-    run_id = actuator.record(replace(order(app, "rollback", 1), evidence=evidence), {"champion": f"{app}@1"})
-
+    run_id = actuator.record(replace(action(app, "rollback", 1), evidence=evidence), {"champion": f"{app}@1"})
     assert run_id is not None
     kept = Path(workshop.registry.store.client.download_artifacts(run_id, "evidence.json")).read_text()
     assert "anna" not in kept
     assert kept.count(hidden_user("anna@example.com")) == 2
 
 
-def test_a_rollback_cut_off_between_its_two_aliases_is_finished(
-    workshop: Any, app: str, actuator: RegistryActuator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rollback_cut_off_between_its_two_aliases_is_finished(workshop, app, actuator, monkeypatch):
     promote(workshop, f"{app}@1", f"{app}@2")
     client = actuator._registry.store.client
     move = client.set_registered_model_alias
@@ -223,10 +195,10 @@ def test_a_rollback_cut_off_between_its_two_aliases_is_finished(
     with monkeypatch.context() as patched:
         patched.setattr(client, "set_registered_model_alias", killed)
         with pytest.raises(StoreUnavailable):
-            actuator.roll_back(order(app, "rollback", 2))
+            actuator.roll_back(action(app, "rollback", 2))
     half_way = actuator.situation(app)
     assert (half_way.champion, half_way.previous) == (f"{app}@1", None)
 
-    assert actuator.roll_back(order(app, "rollback", 2)) == {"champion": f"{app}@1", "previous": f"{app}@2"}
+    assert actuator.roll_back(action(app, "rollback", 2)) == {"champion": f"{app}@1", "previous": f"{app}@2"}
     assert "itself rolled back" in actuator.situation(app).no_return
-    assert "no champion any more" in actuator.roll_back(order(app, "rollback", 2))["note"]
+    assert "no champion any more" in actuator.roll_back(action(app, "rollback", 2))["note"]

@@ -29,13 +29,11 @@ from llmops.settings import Settings
 from llmops.traffic_policy import TrafficPolicy
 from llmops.versions import CHALLENGER, ModelVersion
 from monitoring import pin_reference
-from monitoring.act.alerts.settings import AlertSettings, WebhookSettings
-from monitoring.act.alerts.webhook import Webhook
+from monitoring.act.alerts import AlertSettings, Webhook
 from monitoring.act.policy import Policy
-from monitoring.act.schedule import WindowSchedule
 from monitoring.config import MonitorConfig, read_config
 from monitoring.daemon.loop import Daemon, DaemonSettings
-from monitoring.daemon.work import LogWork
+from monitoring.daemon.work import LogWork, WindowSchedule
 from monitoring.descriptors import DescriptorSet
 from monitoring.release_actions import RegistryActuator
 from service.app import create_app
@@ -185,9 +183,9 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         work = stack.enter_context(
             LogWork(settings, config, WindowSchedule(), lambda name: actuator.situation(name).champion, settle=0.2)
         )
-        channel = Webhook(WebhookSettings("ops", url=receiver.url))
-        orders = DaemonSettings(AlertSettings(), POLICIES, [channel], WindowSchedule(), lambda _: None, every=0.3)
-        daemon = Daemon(work.engine, work, actuator, orders)
+        alerts = AlertSettings(webhook=(Webhook("ops", url=receiver.url),))
+        daemon_settings = DaemonSettings(alerts, POLICIES, WindowSchedule(), lambda _: None, every=0.3)
+        daemon = Daemon(work.engine, work, actuator, daemon_settings)
         threads = [threading.Thread(target=traffic.go_on, args=(name,)) for name in APPS]
         watching = threading.Thread(target=daemon.run, args=(stop,))
         for thread in threads:

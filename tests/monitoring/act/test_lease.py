@@ -1,60 +1,40 @@
 """The lease: one holder at a time, and another when it ends."""
 
-from __future__ import annotations
-
-import threading
-
+import pytest
 import sqlalchemy as sa
 
-from llmops.production_log import open_engine
 from monitoring.act.action_tables import monitor_leases
-from monitoring.act.lease import Lease
+from monitoring.act.lease import Lease, was_noted
+from tests.monitoring.acting import threads_at_once
 
 
-def test_one_holds_it_until_it_is_given_back(log_url: str) -> None:
-    engine = open_engine(log_url)
-    first, second = Lease(engine, "daemon", "first", 30), Lease(engine, "daemon", "second", 30)
-
-    assert first.take()
-    assert first.take()
-    assert not second.take()
-    assert second.held_by() == "first"
-
+def test_one_holds_it_until_it_is_given_back(engine):
+    first, second = (Lease(engine, "daemon", holder, 30) for holder in ("first", "second"))
+    assert [first.take(), first.take(), second.take()] == [True, True, False]
     second.give_back()  # it has none
-    assert second.held_by() == "first"
+    assert not second.take()
     first.give_back()
-    assert second.held_by() is None
     assert second.take()
-    engine.dispose()
 
 
-def test_another_takes_over_when_it_ends(log_url: str) -> None:
-    engine = open_engine(log_url)
-    assert Lease(engine, "daemon", "dead", 30).take()
-    other = Lease(engine, "daemon", "other", 30)
+@pytest.mark.parametrize("ends_in", [-30, 3600], ids=["half a minute later", "an hour ahead, for the clock went back"])
+def test_another_takes_over_when_it_ends_or_was_taken_by_a_clock_that_was_ahead(engine, ends_in):
+    dead, other = (Lease(engine, "daemon", holder, 30) for holder in ("dead", "other"))
+    assert dead.take()
     assert not other.take()
-    with engine.begin() as connection:  # as it looks half a minute later
-        connection.execute(sa.update(monitor_leases).values(until=monitor_leases.c.until - 30))
-
+    with engine.begin() as connection:
+        connection.execute(sa.update(monitor_leases).values(until=monitor_leases.c.until + ends_in))
     assert other.take()
-    engine.dispose()
+    assert not dead.take(), "whoever lives notices that it holds the lease no more"
 
 
-def test_of_many_that_take_it_at_once_one_gets_it(log_url: str) -> None:
-    engine = open_engine(log_url)
+def test_of_many_that_take_it_at_once_one_gets_it(engine):
+    taken = []
     leases = [Lease(engine, "daemon", str(number), 30) for number in range(6)]
-    taken: list[str] = []
-    start = threading.Barrier(6)
+    threads_at_once(*(lambda lease=lease: taken.append(lease.take()) for lease in leases))
+    assert sorted(taken) == [False] * 5 + [True]
 
-    def take(lease: Lease) -> None:
-        start.wait()
-        if lease.take():
-            taken.append(lease.holder)
 
-    threads = [threading.Thread(target=take, args=(lease,)) for lease in leases]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(taken) == 1
-    engine.dispose()
+def test_clocks_of_two_machines_may_differ_a_little():
+    assert was_noted(1000.0, 990.0)
+    assert not was_noted(90_000.0, 1000.0)

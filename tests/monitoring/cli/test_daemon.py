@@ -20,8 +20,8 @@ from llmops.errors import UsageError
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
 from monitoring.act.alarm_book import AlarmBook, Finding
-from monitoring.act.alerts.outbox import Outbox
-from monitoring.act.alerts.settings import AlertSettings
+from monitoring.act.alerts import AlertSettings
+from monitoring.act.outbox import Outbox
 from monitoring.store.database import open_database
 
 Run = Callable[..., Result]

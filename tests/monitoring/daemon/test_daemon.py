@@ -1,15 +1,12 @@
 """The daemon: ticks, windows once, faults that end nothing, two of them at once."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from datetime import time as time_of_day
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,17 +14,15 @@ import pytest
 import sqlalchemy as sa
 
 from llmops.errors import CannotRun, StoreUnavailable, UsageError
-from llmops.production_log import open_engine
 from monitoring.act.alarm_book import AlarmBook, Finding
-from monitoring.act.alerts.message import text
-from monitoring.act.alerts.outbox import Outbox
-from monitoring.act.alerts.settings import AlertSettings, PrometheusSettings, WebhookSettings
-from monitoring.act.alerts.webhook import Webhook
+from monitoring.act.alert_text import text
+from monitoring.act.alerts import AlertSettings, PrometheusSettings, Webhook
+from monitoring.act.outbox import Outbox
 from monitoring.act.policy import Policy, Situation
-from monitoring.act.schedule import WindowSchedule
-from monitoring.daemon.loop import Daemon, DaemonSettings
-from monitoring.daemon.stages import Stages
-from tests.monitoring.acting import START, Clock, NotingActuator, finding, http_receiver
+from monitoring.daemon.loop import Daemon, DaemonSettings, stage_counts
+from monitoring.daemon.work import WindowSchedule
+from monitoring.decide.result import Cure
+from tests.monitoring.acting import START, Clock, NotingActuator, finding
 
 
 @dataclass
@@ -63,14 +58,12 @@ class FakeWork:
     def test_window(self, app: str, since: datetime, until: datetime) -> Any:
         self.windows.append((since, until))
         self._fail("window")
-        shown: dict[str, Any] = {"slices": ({"release": "assistant@2"},), "rows": ("r1",), "explained": None}
-        alarms = [
-            SimpleNamespace(what=what, why="rose", side="output", kind="drift", severity="high", **shown)
-            for what in self.alarms
-        ]
-        window = SimpleNamespace(rows=100)
-        return SimpleNamespace(app=app, alarms=alarms, slices=[], window=window, cure=None, note="",
-                               state="alarm" if alarms else self.state, to_json=lambda: {"app": app})  # fmt: skip
+        shown = {"kind": "drift", "severity": "high", "slices": ({"release": "assistant@2"},), "explained": None}
+        alarms = [SimpleNamespace(what=what, why="rose", side="output", rows=("r1",), **shown) for what in self.alarms]
+        return SimpleNamespace(
+            app=app, alarms=alarms, slices=[], window=SimpleNamespace(rows=100), cure=Cure(True, "it helps"), note="",
+            state="alarm" if alarms else self.state, to_json=lambda: {"app": app},
+        )  # fmt: skip
 
     def retain(self) -> None:
         self._fail("retain")
@@ -84,195 +77,173 @@ class FakeWork:
 class Bench:
     engine: sa.Engine
     clock: Clock = field(default_factory=lambda: Clock(START + timedelta(hours=9)))
-    work: FakeWork = field(default_factory=FakeWork)
+    work: Any = field(default_factory=FakeWork)
     actuator: NotingActuator = field(
         default_factory=lambda: NotingActuator(Situation("assistant@2", None, "assistant@1"))
     )
-    daemon_settings: DaemonSettings = field(
-        default_factory=lambda: DaemonSettings(
-            AlertSettings(), {"assistant": Policy("rollback", dry_run=False)}, (), WindowSchedule(), lambda _: "run-1",
-            every=0.02, lease_seconds=0.4,
-        )
-    )  # fmt: skip
 
-    def daemon(self, **daemon_settings: Any) -> Daemon:
-        return Daemon(
-            self.engine, self.work, self.actuator, replace(self.daemon_settings, **daemon_settings), self.clock
-        )
+    def daemon(self, **changed: Any) -> Daemon:
+        policies = {"assistant": Policy("rollback", dry_run=False)}
+        given = {"alerts": AlertSettings(), "policies": policies, "record": lambda _: "run-1", "every": 0.02, **changed}
+        settings = DaemonSettings(schedule=WindowSchedule(), **{"lease_seconds": 0.4, **given})
+        return Daemon(self.engine, self.work, self.actuator, settings, self.clock)
+
+    def tick(self, **move: float) -> Any:
+        """One tick of a new daemon, after the clock has moved."""
+        self.clock.move(**move)
+        return self.daemon().tick()
 
     def entries(self) -> list[Any]:
         return AlarmBook(self.engine, AlertSettings(), Outbox(self.engine, ())).entries(resolved=True)
 
+    def states(self) -> list[str]:
+        return [entry.state for entry in self.entries()]
+
+    def windows(self) -> list[int]:
+        """The days after START at which the windows ended that were tested."""
+        return [(until - START).days for _, until in self.work.windows]
+
 
 @pytest.fixture
-def bench(log_url: str) -> Iterator[Bench]:
-    engine = open_engine(log_url)
-    yield Bench(engine)
-    engine.dispose()
+def bench(engine):
+    return Bench(engine)
 
 
-def test_a_tick_books_decides_acts_and_tells(bench: Bench) -> None:
+def telling(receiver):
+    """Settings by which a receiver is told of everything."""
+    return AlertSettings(webhook=(Webhook("ops", url=receiver.url),))
+
+
+def test_a_tick_books_decides_acts_and_tells(bench, receiver):
     bench.work.found = [finding()]
-    with http_receiver() as receiver:
-        channel = Webhook(WebhookSettings("ops", url=receiver.url))
-        tick = bench.daemon(channels=[channel]).tick()
-
+    tick = bench.daemon(alerts=telling(receiver)).tick()
     assert (tick.ingested, tick.alarms, tick.delivered, tick.failed) == (3, 1, 2, [])
     assert bench.actuator.did == [("rollback", "assistant@2")]
     assert [got.json["event"] for got in receiver.got] == ["opened", "action"]
 
 
-def test_a_declined_rollback_is_in_the_alert_and_once_in_the_log(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_declined_rollback_is_in_the_alert_and_once_in_the_log(bench, receiver, caplog):
     bench.actuator.now = Situation("assistant@2", None, None, no_return="assistant@1 was itself rolled back")
     bench.work.found, bench.work.alarms = [finding()], ["output.refusal", "output.length"]
-    with http_receiver() as receiver, caplog.at_level("WARNING", "llmops.monitoring"):
-        daemon = bench.daemon(channels=[Webhook(WebhookSettings("ops", url=receiver.url))])
+    with caplog.at_level("WARNING", "llmops.monitoring"):
+        daemon = bench.daemon(alerts=telling(receiver))
         for _ in range(3):
             daemon.tick()
-
     (alert,) = (got.json for got in receiver.got)
     assert (alert["event"], len(alert["parts"])) == ("opened", 3)
-    assert alert["policy"] == {
-        "wanted": "rollback", "done": None, "dry_run": False, "why": "assistant@1 was itself rolled back",
-    }  # fmt: skip
-    assert "no rollback was made: assistant@1 was itself rolled back" in text(alert)
+    why = "assistant@1 was itself rolled back"
+    assert alert["policy"] == {"wanted": "rollback", "done": None, "dry_run": False, "why": why}
+    assert f"no rollback was made: {why}" in text(alert)
     told = [record.message for record in caplog.records if "no rollback" in record.message]
-    assert told == ["assistant: no rollback for alarm 1, 2, 3: assistant@1 was itself rolled back"]
+    assert told == [f"assistant: no rollback for alarm 1, 2, 3: {why}"]
     assert bench.actuator.did == []
 
 
-def test_each_window_is_tested_once_by_whichever_daemon(bench: Bench) -> None:
+def test_each_window_is_tested_once_by_whichever_daemon(bench):
     bench.work.alarms = ["output.length"]
-    for _ in range(3):
-        bench.daemon().tick()
-    bench.clock.move(days=1)
-    bench.daemon().tick()
-
-    midnight = START
-    assert bench.work.windows == [
-        (midnight - timedelta(days=1), midnight),
-        (midnight, midnight + timedelta(days=1)),
-    ]
+    for days in (0, 0, 0, 1):
+        bench.tick(days=days)
+    day = timedelta(days=1)
+    assert bench.work.windows == [(START - day, START), (START, START + day)]
     (entry,) = bench.entries()
     assert (entry.times, entry.run_id) == (2, "run-1")
 
 
-def test_a_window_that_failed_is_tested_again(bench: Bench) -> None:
+def test_a_window_that_failed_is_tested_again(bench):
     bench.work.broken["window"] = StoreUnavailable("away")
-    assert bench.daemon().tick().failed == ["window"]
+    assert bench.tick().failed == ["window"]
     bench.work.broken.clear()
-    assert bench.daemon().tick().failed == []
-    bench.daemon().tick()
+    assert bench.tick().failed == []
+    bench.tick()
     assert len(bench.work.windows) == 2
 
 
-def test_a_window_tested_before_it_came_is_tested_when_it_comes(bench: Bench) -> None:
+def test_a_window_tested_before_it_came_is_tested_when_it_comes(bench):
     daemon = bench.daemon()
     daemon.tick()
     bench.clock.move(days=3)
     bench.work.broken["window"] = CannotRun("no rows")
     daemon.tick()
     bench.work.broken.clear()
-    bench.daemon().tick()
+    bench.tick()
     bench.clock.move(days=-3, hours=1)
     daemon.tick()  # what the right clock tested stays tested
     bench.clock.move(days=2, hours=14, minutes=10)
     daemon.tick()
-
-    ends = [(until - START).days for _, until in bench.work.windows]
-    assert ends == [0, 3, 3, 3]
+    assert bench.windows() == [0, 3, 3, 3]
 
 
-def test_an_alarm_seen_by_a_clock_that_was_ahead_is_over_with_the_first_quiet_window(bench: Bench) -> None:
-    bench.clock.move(days=40)
+def test_an_alarm_seen_by_a_clock_that_was_ahead_is_over_with_the_first_quiet_window(bench):
     bench.work.found = [finding(source="sequential in a time to come")]
-    bench.daemon().tick()
+    bench.tick(days=40)
     bench.work.found = []
-    bench.clock.move(days=-40)
-    bench.daemon().tick()
-    assert [entry.state for entry in bench.entries()] == ["resolved"]
+    bench.tick(days=-40)
+    assert bench.states() == ["resolved"]
 
 
-def test_a_clock_that_goes_back_finds_the_windows_before_it_tested(bench: Bench) -> None:
-    for move in (0, 1, -1, 1):
-        bench.clock.move(days=move)
-        bench.daemon().tick()
-    assert [(until - START).days for _, until in bench.work.windows] == [0, 1]
+def test_a_clock_that_goes_back_finds_the_windows_before_it_tested(bench):
+    for days in (0, 1, -1, 1):
+        bench.tick(days=days)
+    assert bench.windows() == [0, 1]
 
 
-def test_a_window_with_nothing_to_compare_with_is_no_fault(bench: Bench) -> None:
+def test_a_window_with_nothing_to_compare_with_is_no_fault(bench):
     bench.work.broken["window"] = CannotRun("no rows before --since")
     daemon = bench.daemon()
-    assert daemon.tick().failed == []
-    assert daemon.tick().failed == []
+    assert [daemon.tick().failed, daemon.tick().failed] == [[], []]
     assert len(bench.work.windows) == 1
 
 
-def test_a_window_with_too_few_rows_resolves_nothing(bench: Bench) -> None:
+def test_a_window_with_too_few_rows_resolves_nothing(bench):
     bench.work.alarms = ["output.length"]
-    bench.daemon().tick()
-    bench.work.alarms, bench.work.state = [], "too-few-rows"
-    bench.clock.move(days=1)
-    bench.daemon().tick()
-    assert [entry.state for entry in bench.entries()] == ["open"]
-    bench.work.state = "ok"
-    bench.clock.move(days=1)
-    bench.daemon().tick()
-    assert [entry.state for entry in bench.entries()] == ["resolved"]
+    bench.tick()
+    bench.work.alarms = []
+    for state, found in (("too-few-rows", "open"), ("ok", "resolved")):
+        bench.work.state = state
+        bench.tick(days=1)
+        assert bench.states() == [found]
 
 
-def test_a_sequential_alarm_outlasts_the_window_it_came_in(bench: Bench) -> None:
+def test_a_sequential_alarm_outlasts_the_window_it_came_in(bench):
     bench.work.found = [finding(source="sequential at noon")]
-    bench.daemon().tick()
-    for state in ("open", "resolved"):
-        bench.clock.move(days=1)
-        bench.daemon().tick()
-        assert [entry.state for entry in bench.entries()] == [state]
-    bench.daemon().tick()  # the detector reports it once more: it is booked, and over
-    assert [entry.state for entry in bench.entries()] == ["resolved"]
+    bench.tick()
+    # At last the detector reports it once more: it is booked, and over.
+    for days, state in ((1, "open"), (1, "resolved"), (0, "resolved")):
+        bench.tick(days=days)
+        assert bench.states() == [state]
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("away"), RuntimeError("a bug")])
 @pytest.mark.parametrize("stage", ["ingest", "advance", "window", "retain"])
-def test_a_part_that_fails_is_counted_and_ends_nothing(bench: Bench, stage: str, error: Exception) -> None:
+def test_a_part_that_fails_is_counted_and_ends_nothing(bench, stage, error):
     bench.work.broken[stage] = error
     bench.work.found = [finding()]
     daemon = bench.daemon()
-
-    ticks = [daemon.tick() for _ in range(2)]
-
-    assert all(len(tick.failed) == 1 for tick in ticks)
-    failures = {count.stage: count.failures for count in Stages(bench.engine, bench.clock).counts() if count.failures}
-    assert list(failures.values()) == [2]
+    assert [len(daemon.tick().failed) for _ in range(2)] == [1, 1]
+    assert [count.failures for count in stage_counts(bench.engine) if count.failures] == [2]
     assert bench.actuator.did == ([] if stage == "advance" else [("rollback", "assistant@2")])
 
 
-def test_a_verdict_that_cannot_be_recorded_is_booked_nonetheless(bench: Bench) -> None:
-    def away(_: Any) -> str:
+def test_a_verdict_that_cannot_be_recorded_is_booked_nonetheless(bench):
+    def away(_):
         raise StoreUnavailable("MLflow is away")
 
     bench.work.alarms = ["output.length"]
-    tick = bench.daemon(record=away).tick()
-
-    assert tick.failed == ["record"]
+    assert bench.daemon(record=away).tick().failed == ["record"]
     assert [entry.run_id for entry in bench.entries()] == [None]
 
 
-def test_a_dry_run_acts_on_nothing(bench: Bench) -> None:
+def test_a_dry_run_acts_on_nothing(bench):
     bench.work.found = [finding()]
     tick = bench.daemon(policies={"assistant": Policy("rollback")}).tick()
-
-    assert [(action.order.action, action.order.dry_run) for action in tick.acted] == [("rollback", True)]
+    assert [(action.kind, action.dry_run) for action in tick.acted] == [("rollback", True)]
     assert bench.actuator.did == []
 
 
-def test_prometheus_gets_a_file(bench: Bench, tmp_path: Path) -> None:
+def test_prometheus_gets_a_file(bench, tmp_path):
     bench.work.found = [finding()]
     path = tmp_path / "llmops.prom"
     bench.daemon(alerts=AlertSettings(prometheus=PrometheusSettings(str(path)))).tick()
-
     assert 'llmops_monitor_alarm{app="assistant",release="assistant@2"' in path.read_text()
     assert 'llmops_monitor_actions{app="assistant",action="rollback",status="done"' in path.read_text()
 
@@ -298,7 +269,7 @@ def until(condition: Any, seconds: float = 60.0) -> None:
         time.sleep(0.01)
 
 
-def test_of_two_daemons_one_works_and_the_other_takes_over(bench: Bench) -> None:
+def test_of_two_daemons_one_works_and_the_other_takes_over(bench):
     bench.work.found = [finding()]
     # Long: a lease that runs out while its holder stands still on a busy machine is taken over, as it should be.
     with running(bench.daemon(lease_seconds=60.0)) as stop:
@@ -312,24 +283,23 @@ def test_of_two_daemons_one_works_and_the_other_takes_over(bench: Bench) -> None
     assert bench.actuator.did == [("rollback", "assistant@2")]
 
 
-def test_once_does_nothing_beside_a_daemon_at_work(bench: Bench) -> None:
+def test_once_does_nothing_beside_a_daemon_at_work(bench):
     with running(bench.daemon(lease_seconds=60.0)):
         until(lambda: bench.work.ticks)
         beside = bench.daemon(lease_seconds=60.0).run(threading.Event(), once=True)
     after = bench.daemon().run(threading.Event(), once=True)
-
     assert beside is None
     assert after is not None
 
 
-def test_slow_actions_hold_up_no_tick(bench: Bench) -> None:
+def test_slow_actions_hold_up_no_tick(bench):
     begun, go_on = threading.Event(), threading.Event()
 
     class Slow(NotingActuator):
-        def retrain(self, order: Any) -> Any:
+        def retrain(self, action: Any) -> Any:
             begun.set()
             assert go_on.wait(60)
-            return super().retrain(order)
+            return super().retrain(action)
 
     bench.work.found = [finding()]
     bench.actuator = Slow(bench.actuator.now)
@@ -355,14 +325,13 @@ def test_slow_actions_hold_up_no_tick(bench: Bench) -> None:
         ("2026-01-02T03:10", "00:30", 1, ("2026-01-02T01:30", "2026-01-02T02:30")),
     ],
 )
-def test_the_window_that_closed_last(now: str, at: str, length: int, window: tuple[str, str]) -> None:
+def test_the_window_that_closed_last(now, at, length, window):
     schedule = WindowSchedule(time_of_day.fromisoformat(at), timedelta(hours=length))
     moment = datetime.fromisoformat(now).replace(tzinfo=UTC)
-
     assert schedule.last_closed(moment) == tuple(datetime.fromisoformat(text).replace(tzinfo=UTC) for text in window)
     assert schedule.windows_a_month == 30 * 24 // length
 
 
-def test_a_window_divides_a_day() -> None:
+def test_a_window_divides_a_day():
     with pytest.raises(UsageError, match="does not divide a day"):
         WindowSchedule(length=timedelta(hours=5))

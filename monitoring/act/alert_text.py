@@ -15,39 +15,11 @@ the same in every attempt and on every channel: a receiver that got an alert twi
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
-
-from monitoring.act.alerts.settings import AlertSettings
 
 ROWS_SHOWN = 5
-
-_HEADS = {
-    "opened": "ALARM",
-    "lasting": "STILL ALARMING",
-    "resolved": "RESOLVED",
-    "action": "ACTION",
-}
-
-
-def row_links(settings: AlertSettings, request_ids: Iterable[str]) -> list[dict[str, str]]:
-    """How to see each request: as a command, and as an address where `row_url` is set."""
-    links = []
-    for request_id in request_ids:
-        link = {"request_id": request_id, "show": f"llmops log show {shlex.quote(request_id)}"}
-        if settings.row_url:
-            link["url"] = settings.row_url.replace("{request_id}", quote(request_id, safe=""))
-        links.append(link)
-    return links
-
-
-def run_url(settings: AlertSettings, run_id: str | None) -> str | None:
-    """Where MLflow's UI shows a run, where `mlflow_url` is set; it finds the experiment by itself."""
-    if not settings.mlflow_url or not run_id:
-        return None
-    return f"{settings.mlflow_url.rstrip('/')}/#/runs/{quote(run_id, safe='')}"
+_HEADS = {"opened": "ALARM", "lasting": "STILL ALARMING", "resolved": "RESOLVED"}
 
 
 def title(alert: Mapping[str, Any]) -> str:
@@ -66,32 +38,24 @@ def title(alert: Mapping[str, Any]) -> str:
 
 def text(alert: Mapping[str, Any]) -> str:
     """The whole alert for a person, in plain lines."""
-    parts = alert.get("parts") or [alert]
     lines = [title(alert), ""]
     if alert["event"] == "action":
         lines.append(str(alert["why"]))
         lines += [f"  {name}: {value}" for name, value in (alert.get("outcome") or {}).items()]
         lines += _rows(alert)
     else:
+        parts = alert.get("parts") or [alert]
         for part in parts:
-            lines += _part(part, alone=len(parts) == 1)
+            if len(parts) > 1:  # else the title says already what it is
+                lines.append(_one_line(f"{part['what']} ({part['kind']}, {part['severity']}): {part['release'] or ''}"))
+            seen = f"first {part['first_at']}, last {part['last_at']}, seen {part['times']} times"
+            lines += [str(part["why"]), seen, *_rows(part)]
     if alert.get("policy"):
         lines.append(f"no {alert['policy']['wanted']} was made: {alert['policy']['why']}")
     if alert.get("run_url"):
         lines.append(f"MLflow: {alert['run_url']}")
     lines += ["", f"alert {alert['id']}; llmops monitor alarms list"]
     return "\n".join(lines)
-
-
-def _part(part: Mapping[str, Any], *, alone: bool) -> list[str]:
-    """alone: the title says already what it is."""
-    head = (
-        []
-        if alone
-        else [_one_line(f"{part['what']} ({part['kind']}, {part['severity']}): {part.get('release') or ''}")]
-    )
-    seen = f"first {part['first_at']}, last {part['last_at']}, seen {part['times']} times"
-    return [*head, str(part["why"]), seen, *_rows(part)]
 
 
 def _rows(part: Mapping[str, Any]) -> list[str]:

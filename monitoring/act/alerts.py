@@ -1,0 +1,327 @@
+"""The `[alerts]` table of the monitor's configuration: who is told of alarms, by which channel, and how often.
+
+    [alerts]
+    cool_down = "6h"                     # before a lasting alarm is told again
+    tell_resolved = true
+    give_up_after = "24h"                # of trying to deliver one alert
+    row_url = "https://ops/log/{request_id}"
+    mlflow_url = "https://mlflow.example"
+
+    [[alerts.webhook]]
+    name = "ops"
+    url = "https://ops.example/hook"     # or url_variable = "NAME": the address is read from that environment variable
+    secret_variable = "OPS_HOOK_SECRET"  # signs the body: X-Llmops-Signature
+
+    [[alerts.slack]]
+    name = "channel"
+    url_variable = "SLACK_WEBHOOK_URL"
+
+    [[alerts.email]]
+    name = "on-call"
+    host = "smtp.example"
+    from = "llmops@example.com"
+    to = ["ops@example.com"]
+    security = "starttls"                # starttls, tls or none
+    user = "llmops"
+    password_variable = "SMTP_PASSWORD"
+
+    [alerts.prometheus]
+    textfile = "/var/lib/node_exporter/llmops.prom"
+
+A secret never stands in the file: the file names the environment variable that holds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import shlex
+import smtplib
+import ssl
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from email.message import EmailMessage
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote, urlsplit
+
+import orjson
+from pydantic import Field, StrictBool
+from pydantic.dataclasses import dataclass
+
+from llmops.errors import CannotRun, UsageError
+from llmops.settings import named_variables
+from monitoring.act.alert_text import ROWS_SHOWN, text, title
+from monitoring.tables import STRICT, Duration, Table, Texts, read_strictly
+
+TIMEOUT_SECONDS = 10.0
+"""Longest that one attempt may take to connect, and then between two answers of the other side."""
+_PORTS = {"starttls": 587, "tls": 465, "none": 25}
+_COLOURS = {"opened": "#d0021b", "lasting": "#d0021b", "resolved": "#2e7d32", "action": "#1565c0"}
+_MOST_TEXT = 2900  # Slack takes 3,000 characters in one section
+
+
+class NotDelivered(CannotRun):
+    """An attempt failed; another may work. The text names the channel and never an address's path, key or password.
+
+    retry_after: seconds that the receiver asked to wait.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, config=STRICT)
+class _HttpChannel:
+    """Exactly one of url and url_variable is set. apps: those it is told of; empty for all."""
+
+    name: str
+    url: str = ""
+    url_variable: str = ""
+    apps: Texts = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.url) == bool(self.url_variable):
+            raise UsageError("url: give either url or url_variable")
+        if self.url:
+            check_url("url", self.url)
+
+    def _post(self, body: bytes, headers: Mapping[str, str]) -> None:
+        """Errors name the host alone: the path of such an address is often its password."""
+        import httpx
+
+        url = self.url
+        if not url:
+            url = _secret(self.name, self.url_variable)
+            check_url(self.url_variable, url)
+        host = httpx.URL(url).host
+        sent = {"Content-Type": "application/json", "User-Agent": "llmops-monitor", **headers}
+        try:
+            # Redirects are not followed: a signed message goes where the file says, and nowhere else.
+            # The body of an answer is not read: it may be without end.
+            with httpx.stream(
+                "POST", url, content=body, headers=sent, timeout=TIMEOUT_SECONDS, follow_redirects=False
+            ) as reply:
+                pass
+        except httpx.HTTPError as error:
+            raise NotDelivered(f"{self.name}: {host} cannot be reached: {type(error).__name__}") from None
+        if not reply.is_success:
+            wait = reply.headers.get("retry-after", "")
+            problem = f"{self.name}: {host} answered {reply.status_code}"
+            raise NotDelivered(problem, retry_after=float(wait) if wait.isdecimal() else None)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Webhook(_HttpChannel):
+    """Posts the alert itself as JSON. A repeated id is the same alert: see the headers `X-Llmops-Alert-Id` and
+    `Idempotency-Key`.
+
+    The signature is `X-Llmops-Signature: t=<unix seconds>,v1=<hex>`, where the hex is HMAC-SHA256 of `<t>.<body>` under
+    the secret. The time is part of what is signed, so that a receiver can refuse an old message that is sent again.
+    """
+
+    secret_variable: str = ""
+
+    def send(self, alert: Mapping[str, Any]) -> None:
+        """Delivers one alert, in the shape of `monitoring.act.alert_text`. Raises NotDelivered, as all channels do."""
+        body = orjson.dumps(alert)
+        headers = {"X-Llmops-Alert-Id": str(alert["id"]), "Idempotency-Key": str(alert["id"])}
+        if self.secret_variable:
+            key, at = _secret(self.name, self.secret_variable), int(time.time())
+            signature = hmac.new(key.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()
+            headers["X-Llmops-Signature"] = f"t={at},v1={signature}"
+        self._post(body, headers)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Slack(_HttpChannel):
+    """Posts text that any Slack-compatible incoming webhook shows (Slack, Mattermost, Rocket.Chat, …), with blocks and
+    a colour for those that know them. The address is a secret."""
+
+    def send(self, alert: Mapping[str, Any]) -> None:
+        """Delivers one alert."""
+        self._post(orjson.dumps(slack_message(alert)), {})
+
+
+@dataclass(frozen=True, config=STRICT)
+class Email:
+    """Sends plain text through one SMTP server. The Message-ID follows from the alert's id, so that a second delivery
+    is known.
+
+    security: STARTTLS (port 587), TLS from the start (465), or none (25).
+    """
+
+    name: str
+    host: str
+    sender: str = Field(validation_alias="from")
+    to: Texts = Field(min_length=1)
+    port: int = Field(0, ge=0, le=65535, strict=True)
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    user: str = ""
+    password_variable: str = ""
+    apps: Texts = ()
+
+    def __post_init__(self) -> None:
+        if any("\n" in address or "\r" in address for address in (self.sender, *self.to)):
+            raise UsageError("to: an address is one line")
+        if bool(self.user) != bool(self.password_variable):
+            raise UsageError("user: give user and password_variable together")
+        if self.user and self.security == "none" and self.host not in ("127.0.0.1", "::1", "localhost"):
+            raise UsageError("security: a password would be sent in the clear; choose starttls or tls")
+
+    def send(self, alert: Mapping[str, Any]) -> None:
+        """Delivers one alert."""
+        message = self.message(alert)
+        password = _secret(self.name, self.password_variable) if self.user else ""
+        context = ssl.create_default_context() if self.security != "none" else None
+        port = self.port or _PORTS[self.security]
+        try:
+            server = (
+                smtplib.SMTP_SSL(self.host, port, timeout=TIMEOUT_SECONDS, context=context)
+                if self.security == "tls"
+                else smtplib.SMTP(self.host, port, timeout=TIMEOUT_SECONDS)
+            )
+            with server:
+                if self.security == "starttls":
+                    server.starttls(context=context)
+                if self.user:
+                    server.login(self.user, password)
+                server.send_message(message)
+        except (OSError, smtplib.SMTPException) as error:
+            # Without what was said: a server may repeat addresses or a login.
+            code = getattr(error, "smtp_code", None)
+            shown = type(error).__name__ if code is None else f"{type(error).__name__} {code}"
+            raise NotDelivered(f"{self.name}: {self.host}: {shown}") from None
+
+    def message(self, alert: Mapping[str, Any]) -> EmailMessage:
+        """The mail that tells of an alert."""
+        message = EmailMessage()
+        message["Subject"] = f"[llmops] {title(alert)}"[:200]
+        message["From"] = self.sender
+        message["To"] = ", ".join(self.to)
+        message["Date"] = formatdate()
+        message["Message-ID"] = f"<{alert['id']}@llmops.monitor>"
+        message["X-Llmops-Alert-Id"] = str(alert["id"])
+        message.set_content(text(alert).encode(errors="replace").decode())
+        return message
+
+
+Channel = Webhook | Slack | Email
+
+
+@dataclass(frozen=True, config=STRICT)
+class PrometheusSettings:
+    """textfile: where the state is written for node-exporter's textfile collector; empty for nowhere."""
+
+    textfile: str = ""
+
+    def __post_init__(self) -> None:
+        if self.textfile and not self.textfile.endswith(".prom"):
+            raise UsageError("textfile: the collector reads only names that end in .prom")
+
+
+@dataclass(frozen=True, config=STRICT)
+class AlertSettings:
+    """cool_down, give_up_after: seconds. row_url: an address with `{request_id}`. mlflow_url: of MLflow's UI."""
+
+    cool_down: Duration = 6 * 3600.0
+    tell_resolved: StrictBool = True
+    give_up_after: Duration = 24 * 3600.0
+    row_url: str = ""
+    mlflow_url: str = ""
+    webhook: tuple[Webhook, ...] = ()
+    slack: tuple[Slack, ...] = ()
+    email: tuple[Email, ...] = ()
+    prometheus: PrometheusSettings = Field(default_factory=PrometheusSettings)
+
+    def __post_init__(self) -> None:
+        names = [channel.name for channel in self.channels]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"name: two channels are called {name!r}")
+        if self.row_url and "{request_id}" not in self.row_url:
+            raise UsageError("row_url: must contain {request_id}")
+        for field, url in (("row_url", self.row_url), ("mlflow_url", self.mlflow_url)):
+            if url:
+                check_url(field, url)
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """All of them."""
+        return (*self.webhook, *self.slack, *self.email)
+
+    def row_links(self, request_ids: Iterable[str]) -> list[dict[str, str]]:
+        """How to see each request: as a command, and as an address where `row_url` is set."""
+        links = []
+        for request_id in request_ids:
+            link = {"request_id": request_id, "show": f"llmops log show {shlex.quote(request_id)}"}
+            if self.row_url:
+                link["url"] = self.row_url.replace("{request_id}", quote(request_id, safe=""))
+            links.append(link)
+        return links
+
+    def run_url(self, run_id: str | None) -> str | None:
+        """Where MLflow's UI shows a run, where `mlflow_url` is set; it finds the experiment by itself."""
+        if not self.mlflow_url or not run_id:
+            return None
+        return f"{self.mlflow_url.rstrip('/')}/#/runs/{quote(run_id, safe='')}"
+
+
+def read_alerts(values: Mapping[str, Any], file: Path | str) -> AlertSettings:
+    """Reads `[alerts]` as TOML gives it; nobody is told where it is empty.
+
+    Raises:
+        BadFile: an unknown key (names the nearest one) or a wrong value; names file and key.
+    """
+    read = dict(values)
+    for kind, channel in (("webhook", Webhook), ("slack", Slack), ("email", Email)):
+        given = read.get(kind, [])
+        if not isinstance(given, Sequence) or not all(isinstance(item, Mapping) for item in given):
+            raise Table(values, file, "alerts").wrong(kind, f"must be tables: [[alerts.{kind}]]")
+        # A channel goes by its kind unless it names itself.
+        names = [kind if len(given) == 1 else f"{kind}-{number}" for number in range(1, len(given) + 1)]
+        read[kind] = tuple(
+            read_strictly(channel, {"name": name, **item}, file, f"alerts.{name}")
+            for name, item in zip(names, given, strict=True)
+        )
+    if "prometheus" in read:
+        table = Table(values, file, "alerts").mapping("prometheus")
+        read["prometheus"] = read_strictly(PrometheusSettings, table, file, "alerts.prometheus")
+    return read_strictly(AlertSettings, read, file, "alerts")
+
+
+def slack_message(alert: Mapping[str, Any]) -> dict[str, Any]:
+    """`text` is what notifications and servers without blocks show."""
+    body = _escaped(text(alert).partition("\n\n")[2])[:_MOST_TEXT]
+    links = [f"<{row['url']}|{_escaped(row['request_id'])}>" for row in alert.get("rows", ()) if row.get("url")]
+    blocks: list[dict[str, Any]] = [{"type": "section", "text": {"type": "mrkdwn", "text": body}}]
+    if links:
+        shown = " ".join(links[:ROWS_SHOWN])[:_MOST_TEXT]
+        blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": shown}]})
+    attachment = {"color": _COLOURS[alert["event"]], "fallback": title(alert), "blocks": blocks}
+    return {"text": _escaped(title(alert)), "attachments": [attachment]}
+
+
+def check_url(name: str, url: str) -> None:
+    """Raises UsageError, which does not show the address, unless it is http(s) without a password."""
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.password is None
+    except ValueError:
+        fits = False
+    if not fits or not url.isprintable():
+        raise UsageError(f"{name}: must be an http:// or https:// address without a password")
+
+
+def _secret(channel: str, variable: str) -> str:
+    """The value of the environment variable that a channel names. Raises NotDelivered, naming the variable."""
+    value = named_variables([variable]).get(variable, "").strip()
+    if not value:
+        raise NotDelivered(f"{channel}: the environment variable {variable} is empty")
+    return value
+
+
+def _escaped(value: str) -> str:
+    return value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

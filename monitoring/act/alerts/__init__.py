@@ -1,1 +1,0 @@
-"""Alerts: who is told of an alarm, how, and until it has arrived."""
