@@ -12,7 +12,8 @@ from llmops.cli.output import echo, emit, interval, json_option, number, print_t
 if TYPE_CHECKING:
     from llmops.eval_runs.evaluations import Evaluations, Gated
     from llmops.eval_runs.pairwise import Votes
-    from llmops.evaluation.comparison import Comparison, MetricComparison
+    from llmops.evaluation.comparison import Comparison
+    from llmops.evaluation.metric_comparison import MetricComparison
     from llmops.evaluation.reports.contents import Judged, Report
 
 _FILE = click.Path(path_type=Path, dir_okay=False)

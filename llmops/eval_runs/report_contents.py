@@ -15,10 +15,10 @@ from llmops.errors import CannotRun
 from llmops.eval_runs.cells import CellRun
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.evaluation import statistics
-from llmops.evaluation.comparison import Comparison, paired, value_of
+from llmops.evaluation.comparison import Comparison, paired
 from llmops.evaluation.eval_set import cluster_name
 from llmops.evaluation.gate import ALPHA, Verdict
-from llmops.evaluation.metric_comparison import MetricComparison, PairedScores, number_of
+from llmops.evaluation.metric_comparison import MetricComparison, PairedScores, number_of, value_of
 from llmops.evaluation.reports.contents import (
     Judged,
     Leaderboard,

@@ -13,6 +13,7 @@ from typing import Any
 
 from llmops.errors import CannotRun
 from llmops.evaluation import statistics
+from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.metric_comparison import MetricComparison, NotCompared, PairedScores, value_of
 from llmops.evaluation.results import AnswerCounts, Noise, OfSuite, RowResult
 from llmops.evaluation.scorers.protocol import Scorer, limits_of
@@ -21,7 +22,8 @@ Pair = tuple[RowResult, RowResult]
 
 
 def paired(a: Iterable[RowResult], b: Iterable[RowResult]) -> Iterator[Pair]:
-    """The rows that both runs have, joined on row id. Runs of one eval set have them in one order, and nothing waits.
+    """The rows that both runs have, joined on row id. Runs of one eval set have them in one order, and nothing waits;
+    others wait only while the other run has not come to them yet.
 
     Raises:
         CannotRun: a row id stands for different inputs, expectations or contexts in the two runs, or they share no row.
@@ -30,41 +32,25 @@ def paired(a: Iterable[RowResult], b: Iterable[RowResult]) -> Iterator[Pair]:
     waiting_b: dict[str, RowResult] = {}
     found = False
     for left, right in zip_longest(a, b):
-        for pair in _meet(left, right, waiting_a, waiting_b):
-            found = True
-            yield _checked(pair)
+        if left is not None:
+            waiting_a[left.row.id] = left
+        if right is not None:
+            waiting_b[right.row.id] = right
+        for row_id in dict.fromkeys(result.row.id for result in (left, right) if result is not None):
+            if row_id in waiting_a and row_id in waiting_b:
+                found = True
+                pair = waiting_a.pop(row_id), waiting_b.pop(row_id)
+                _check_same(*(result.row for result in pair))
+                yield pair
     if not found:
         raise CannotRun("the two runs share no row; compare runs of the same suite")
 
 
-def _meet(
-    left: RowResult | None, right: RowResult | None, waiting_a: dict[str, RowResult], waiting_b: dict[str, RowResult]
-) -> Iterator[Pair]:
-    if left is not None and right is not None and left.row.id == right.row.id:
-        yield left, right
-        return
-    if left is not None:
-        waiting_a[left.row.id] = left
-    if right is not None:
-        waiting_b[right.row.id] = right
-    for row_id in dict.fromkeys(result.row.id for result in (left, right) if result is not None):
-        if row_id in waiting_a and row_id in waiting_b:
-            yield waiting_a.pop(row_id), waiting_b.pop(row_id)
-
-
-def _checked(pair: Pair) -> Pair:
-    left, right = (result.row for result in pair)
-    for what, one, other in (
-        ("inputs", dict(left.inputs), dict(right.inputs)),
-        ("expectations", dict(left.expectations), dict(right.expectations)),
-        ("contexts", left.contexts, right.contexts),
-    ):
-        if one != other:
+def _check_same(left: EvalRow, right: EvalRow) -> None:
+    for what in ("inputs", "expectations", "contexts"):
+        if getattr(left, what) != getattr(right, what):
             raise CannotRun(f"row {left.id!r} has different {what} in the two runs; run both on the same eval set")
-    return pair
 
-
-__all__ = ["Comparison", "MetricComparison", "NoiseFound", "NotCompared", "compare", "draw", "value_of"]
 
 _SMALLEST_SLICE = 5
 _MOST_SLICES = 100  # of one tag: beyond, it names rows rather than slices
@@ -86,12 +72,20 @@ class NoiseFound:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """a, b: what was compared (refs or run ids). rows: pairs. unmatched_a, unmatched_b: rows of one run that the other
-    does not have. answers_a, answers_b: what became of all rows of each run. of_suite: how much of the suite the pairs
-    are, where that is known. not_compared: metrics that the runs cannot be compared on, and why. slices: by
-    `tag=value`, by metric. changed_rows: those where the primary metric changed most, in the order of the rows. power:
-    what the comparison can see, in a sentence for each metric. noise: None where it is not known. sequential: the runs
-    were stopped early; tests allow for it."""
+    """Two runs, row by row.
+
+    a, b: what was compared (refs or run ids).
+    rows: pairs.
+    slices: by `tag=value`, by metric.
+    changed_rows: those where the primary metric changed most, in the order of the rows.
+    power: what the comparison can see, in a sentence for each metric.
+    noise: None where it is not known.
+    sequential: the runs were stopped early; tests allow for it.
+    unmatched_a, unmatched_b: rows of one run that the other does not have.
+    not_compared: metrics that the runs cannot be compared on, and why.
+    answers_a, answers_b: what became of all rows of each run.
+    of_suite: how much of the suite the pairs are, where that is known.
+    """
 
     a: str
     b: str
@@ -163,11 +157,13 @@ def compare(
 ) -> Comparison:
     """Joins two runs on row id.
 
-    slice_by: the metric compared within each slice as well (the gate's). cluster_by: what rows of one source share, as
-    `cluster_of` reads it. noise: of the engine. sequential_seed: of two runs that were stopped early; rows are then
-    taken in the order of their draw and tested with the anytime-valid test, for scores within 0 and 1; others are left
-    out. suite_rows, drawn_from: as `OfSuite` has them. apart: metrics that
-    are not to be compared, and why.
+    slice_by: the metric compared within each slice as well (the gate's).
+    cluster_by: what rows of one source share, as `cluster_of` reads it.
+    noise: of the engine.
+    sequential_seed: of two runs that were stopped early; rows are then taken in the order of their draw and tested with
+        the anytime-valid test, for scores within 0 and 1; others are left out.
+    suite_rows, drawn_from: as `OfSuite` has them.
+    apart: metrics that are not to be compared, and why.
 
     Raises:
         CannotRun: a row id stands for different inputs, expectations or contexts in the two runs, or they share no row.
@@ -177,7 +173,10 @@ def compare(
     slices, changed = _Slices(primary, cluster_by), _Changed()
     rows = changed_texts = 0
     run_a, run_b = _Counted(a), _Counted(b)
-    for left, right in _in_order(paired(run_a, run_b), sequential_seed):
+    pairs: Iterable[Pair] = paired(run_a, run_b)
+    if sequential_seed is not None:
+        pairs = sorted(pairs, key=lambda pair: draw(sequential_seed, pair[0].row.id))
+    for left, right in pairs:
         rows += 1
         changed_texts += left.output.text != right.output.text
         for metric in scores.values():
@@ -187,28 +186,30 @@ def compare(
             changed.add(left, right, primary.scorer)
     sequential = sequential_seed is not None
     compared = {
-        name: metric.compared(sequential=sequential) if name not in reasons else metric.apart(reasons[name])
+        name: metric.compared(sequential=sequential, targets=None)
+        if name not in reasons
+        else metric.apart(reasons[name])
         for name, metric in scores.items()
     }
     found = {name: metric for name, metric in compared.items() if isinstance(metric, MetricComparison)}
     not_compared = {name: metric for name, metric in compared.items() if isinstance(metric, NotCompared)}
     in_slices, slices_apart = slices.compared(sequential)
     return Comparison(
-        name_a,
-        name_b,
-        rows,
-        _adjusted(found),
-        in_slices,
-        changed.rows(),
-        {} if sequential else {name: scores[name].sentence() for name in found},
-        NoiseFound(noise, changed_texts, noise.share * rows) if noise else None,
-        sequential,
-        run_a.answers.rows - rows,
-        run_b.answers.rows - rows,
-        {**not_compared, **slices_apart},
-        run_a.answers,
-        run_b.answers,
-        None if suite_rows is None else OfSuite(rows, suite_rows, drawn_from),
+        a=name_a,
+        b=name_b,
+        rows=rows,
+        metrics=_adjusted(found),
+        slices=in_slices,
+        changed_rows=changed.rows(),
+        power={name: power.sentence for name in found if (power := scores[name].power) is not None},
+        noise=NoiseFound(noise, changed_texts, noise.share * rows) if noise else None,
+        sequential=sequential,
+        unmatched_a=run_a.answers.rows - rows,
+        unmatched_b=run_b.answers.rows - rows,
+        not_compared={**not_compared, **slices_apart},
+        answers_a=run_a.answers,
+        answers_b=run_b.answers,
+        of_suite=None if suite_rows is None else OfSuite(rows, suite_rows, drawn_from),
     )
 
 
@@ -216,12 +217,6 @@ def draw(seed: int, row_id: str) -> float:
     """Where a row stands in the order of a sequential run, from 0 to 1: by chance, but the same every time."""
     digest = hashlib.sha256(f"{seed}|{row_id}".encode(errors="surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
-
-
-def _in_order(pairs: Iterable[Pair], sequential_seed: int | None) -> Iterable[Pair]:
-    if sequential_seed is None:
-        return pairs
-    return sorted(pairs, key=lambda pair: draw(sequential_seed, pair[0].row.id))
 
 
 class _Counted:

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from llmops.evaluation.comparison import Comparison, MetricComparison
+from llmops.evaluation.comparison import Comparison
 from llmops.evaluation.gate_rules import GateRules
+from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.paired_tests import FEWEST_CLUSTERS
 from llmops.evaluation.results import AnswerCounts, Metric, OfSuite, RowResult
 

@@ -11,7 +11,7 @@ from typing import Any
 from llmops.evaluation import statistics
 from llmops.evaluation.eval_set import cluster_name
 from llmops.evaluation.paired_tests import PairedTest, paired_test
-from llmops.evaluation.power import power_of
+from llmops.evaluation.power import Power, power_of
 from llmops.evaluation.results import RowResult
 from llmops.evaluation.scorers.protocol import Scorer, limits_of
 from llmops.evaluation.sequential import SequentialTest
@@ -33,13 +33,21 @@ class Extreme:
 
 @dataclass(frozen=True, slots=True)
 class MetricComparison:
-    """One metric of two runs over the rows both have. difference: b − a. wins: rows where b is better (or, when
-    neither direction is better, greater). p_adjusted: Holm over the metrics compared together. n: pairs compared.
-    failed_a, failed_b: rows without a score; failed_as: what they count as, None where such pairs are left out.
-    clusters: independent groups of rows; None when every row stands for itself. detectable: the difference that n pairs
-    show with a chance of 80 %. ci95: None where there can be no interval. note: why, or what else limits the test.
-    skewed: as `PairedTest` has it. at_worst, at_best: with every failed row such that b is worst off, or best; None
-    without failed rows, or where no such value is known.
+    """One metric of two runs over the rows both have.
+
+    difference: b − a.
+    ci95: None where there can be no interval.
+    p_adjusted: Holm over the metrics compared together.
+    wins: rows where b is better (or, when neither direction is better, greater).
+    n: pairs compared.
+    failed_a, failed_b: rows without a score.
+    clusters: independent groups of rows; None when every row stands for itself.
+    detectable: the difference that n pairs show with a chance of 80 %.
+    failed_as: what rows without a score count as; None where such pairs are left out.
+    note: why there is no interval, or what else limits the test.
+    skewed: as `PairedTest` has it.
+    at_worst, at_best: with every failed row such that b is worst off, or best; None without failed rows, or where no
+        such value is known.
     """
 
     a: float
@@ -107,12 +115,14 @@ def number_of(result: RowResult, scorer: Scorer) -> float:
 
 
 class PairedScores:
-    """One metric's scores in two runs, row by row; NaN where a row has none."""
+    """One metric's scores in two runs, row by row; NaN where a row has none. power: what the rows can show, once they
+    were compared."""
 
     def __init__(self, scorer: Scorer, cluster_by: str | None = None) -> None:
         self.scorer, self._cluster_by = scorer, cluster_by
         self._a, self._b = array("d"), array("d")
         self._clusters: list[str] = []
+        self.power: Power | None = None
 
     @classmethod
     def of(
@@ -143,100 +153,82 @@ class PairedScores:
             seen.append(self.scorer.worst)
         return (min if self.scorer.higher_is_better else max)(seen, default=None)
 
-    def compared(self, *, sequential: bool = False, failed_as: float | None = None) -> MetricComparison | NotCompared:
-        """The test's outcome, or why there is none. failed_as: of the whole run, where these are some of its rows."""
+    def compared(
+        self, *, sequential: bool = False, failed_as: float | None = None, targets: Sequence[float] | None = ()
+    ) -> MetricComparison | NotCompared:
+        """The test's outcome, or why there is none.
+
+        failed_as: of the whole run, where these are some of its rows.
+        targets: differences that `power` says the rows for, as `power_of` takes them.
+        """
         failed_as = self.failed_as if failed_as is None else failed_as
-        pairs = _Pairs(self._a, self._b, self._clusters, failed_as)
-        if (reason := pairs.problem(sequential)) is not None:
-            return NotCompared(reason, len(self), pairs.failed_a, pairs.failed_b)
-        at_worst, at_best = self._extremes(sequential=sequential)
-        return replace(pairs.compared(self.scorer, sequential), at_worst=at_worst, at_best=at_best)
+        pairs = enumerate(zip(self._a, self._b, strict=True))
+        kept = [i for i, pair in pairs if failed_as is not None or not any(map(math.isnan, pair))]
+        worst = math.nan if failed_as is None else failed_as
+        a, b = (array("d", (_number(values[i], worst) for i in kept)) for values in (self._a, self._b))
+        clusters = [self._clusters[i] for i in kept] if self._clusters else None
+        failed_a, failed_b = (sum(map(math.isnan, values)) for values in (self._a, self._b))
+        if unscored := [side for side, failed in (("a", failed_a), ("b", failed_b)) if failed == len(self)]:
+            return self.apart(f"no row of {' and '.join(unscored)} has a score")
+        if not a:
+            return self.apart("no row has a score in both runs")
+        if sequential and not (min(*a, *b) >= 0 and max(*a, *b) <= 1):
+            return self.apart("runs that were stopped early are compared on scores within 0 and 1 only")
+        limits, higher_is_better = limits_of(self.scorer), self.scorer.higher_is_better
+        tested = _tested(a, b, clusters, limits, sequential)
+        if not sequential:
+            self.power = power_of(a, b, clusters=clusters, limits=limits, targets=targets)
+        visible = self.power is not None and math.isfinite(self.power.detectable)
+        differences = statistics.paired_differences(a, b, limits)
+        more, less = int((differences > 0).sum()), int((differences < 0).sum())
+        at_worst = at_best = None
+        if (failed_a or failed_b) and higher_is_better is not None:
+            at_worst, at_best = (self._extreme(*ends, sequential) for ends in (limits[::-1], limits))
+            if not higher_is_better:
+                at_worst, at_best = at_best, at_worst
+        return MetricComparison(
+            a=sum(a) / len(a),
+            b=sum(b) / len(b),
+            difference=tested.difference,
+            ci95=tested.ci95,
+            p_value=tested.p_value,
+            p_adjusted=tested.p_value,
+            test=tested.test,
+            wins=less if higher_is_better is False else more,
+            losses=more if higher_is_better is False else less,
+            ties=len(a) - more - less,
+            n=len(a),
+            failed_a=failed_a,
+            failed_b=failed_b,
+            clusters=len(set(clusters)) if clusters else None,
+            detectable=self.power.detectable if self.power is not None and visible else None,
+            higher_is_better=higher_is_better,
+            failed_as=failed_as,
+            note=tested.note,
+            skewed=tested.skewed,
+            at_worst=at_worst,
+            at_best=at_best,
+        )
 
     def apart(self, reason: str) -> NotCompared:
         """Where they are not to be compared at all."""
         failed_a, failed_b = (sum(map(math.isnan, values)) for values in (self._a, self._b))
         return NotCompared(reason, len(self), failed_a, failed_b)
 
-    def _extremes(self, *, sequential: bool) -> tuple[Extreme | None, Extreme | None]:
-        """With the failed rows of b at their worst and those of a at their best; and the other way round."""
-        low, high = limits_of(self.scorer)
-        if not (any(map(math.isnan, self._a)) or any(map(math.isnan, self._b))) or self.scorer.higher_is_better is None:
-            return None, None
-        least, most = (self._extreme(*ends, sequential=sequential) for ends in ((high, low), (low, high)))
-        return (least, most) if self.scorer.higher_is_better else (most, least)
-
-    def _extreme(self, failed_a: float, failed_b: float, *, sequential: bool) -> Extreme | None:
-        a, b = _filled(self._a, failed_a), _filled(self._b, failed_b)
+    def _extreme(self, failed_a: float, failed_b: float, sequential: bool) -> Extreme | None:
+        """The test with these values for the failed rows; None where they are infinite."""
+        a, b = (
+            array("d", (_number(value, failed) for value in values))
+            for values, failed in ((self._a, failed_a), (self._b, failed_b))
+        )
         if not all(map(math.isfinite, (*a, *b))):
             return None
         tested = _tested(a, b, self._clusters or None, limits_of(self.scorer), sequential)
         return Extreme(tested.difference, tested.ci95, tested.p_value)
 
-    def sentence(self) -> str:
-        """What these rows can show."""
-        pairs = _Pairs(self._a, self._b, self._clusters, self.failed_as)
-        return power_of(pairs.a, pairs.b, clusters=pairs.clusters, limits=limits_of(self.scorer)).sentence
 
-
-class _Pairs:
-    """Pairs of numbers, failed rows counted as `failed_as`; pairs with a failed row are left out where it is None."""
-
-    def __init__(
-        self, a: Sequence[float], b: Sequence[float], clusters: Sequence[str], failed_as: float | None
-    ) -> None:
-        self.failed_a, self.failed_b = (sum(map(math.isnan, values)) for values in (a, b))
-        self.scored_a, self.scored_b = len(a) - self.failed_a, len(b) - self.failed_b
-        self.failed_as = failed_as
-        kept = [i for i in range(len(a)) if failed_as is not None or not (math.isnan(a[i]) or math.isnan(b[i]))]
-        worst = math.nan if failed_as is None else failed_as
-        self.a, self.b = (array("d", (worst if math.isnan(x[i]) else x[i] for i in kept)) for x in (a, b))
-        self.clusters = [clusters[i] for i in kept] if clusters else None
-
-    def problem(self, sequential: bool) -> str | None:
-        """Why the pairs cannot be compared; None where they can."""
-        sides = [side for side, scored in (("a", self.scored_a), ("b", self.scored_b)) if not scored]
-        if sides:
-            return f"no row of {' and '.join(sides)} has a score"
-        if not self.a:
-            return "no row has a score in both runs"
-        if sequential and not (min(*self.a, *self.b) >= 0 and max(*self.a, *self.b) <= 1):
-            return "runs that were stopped early are compared on scores within 0 and 1 only"
-        return None
-
-    def compared(self, scorer: Scorer, sequential: bool) -> MetricComparison:
-        a, b, n = self.a, self.b, len(self.a)
-        limits = limits_of(scorer)
-        tested, detectable = _tested(a, b, self.clusters, limits, sequential), None
-        if not sequential:
-            detectable = power_of(a, b, clusters=self.clusters, limits=limits, targets=()).to_json()["detectable"]
-        differences = statistics.paired_differences(a, b, limits)
-        more, less = int((differences > 0).sum()), int((differences < 0).sum())
-        wins, losses = (less, more) if scorer.higher_is_better is False else (more, less)
-        return MetricComparison(
-            a=sum(a) / n,
-            b=sum(b) / n,
-            difference=tested.difference,
-            ci95=tested.ci95,
-            p_value=tested.p_value,
-            p_adjusted=tested.p_value,
-            test=tested.test,
-            wins=wins,
-            losses=losses,
-            ties=n - wins - losses,
-            n=n,
-            failed_a=self.failed_a,
-            failed_b=self.failed_b,
-            clusters=len(set(self.clusters)) if self.clusters else None,
-            detectable=detectable,
-            higher_is_better=scorer.higher_is_better,
-            failed_as=self.failed_as,
-            note=tested.note,
-            skewed=tested.skewed,
-        )
-
-
-def _filled(values: Sequence[float], failed_as: float) -> array[float]:
-    return array("d", (failed_as if math.isnan(value) else value for value in values))
+def _number(value: float, failed_as: float) -> float:
+    return failed_as if math.isnan(value) else value
 
 
 def _tested(
@@ -246,15 +238,12 @@ def _tested(
     limits: tuple[float, float],
     sequential: bool,
 ) -> PairedTest:
-    if sequential:
-        return _sequentially(statistics.paired_differences(a, b, limits).tolist(), clusters)
-    return paired_test(a, b, clusters=clusters, limits=limits)
-
-
-def _sequentially(differences: Sequence[float], clusters: Sequence[str] | None) -> PairedTest:
-    """The anytime-valid test of rows in the order of their draw; rows of one cluster are one difference, their mean."""
+    """sequential: by the anytime-valid test of rows in the order of their draw; rows of one cluster are one difference,
+    their mean."""
+    if not sequential:
+        return paired_test(a, b, clusters=clusters, limits=limits)
     groups: dict[str, list[float]] = {}
-    for position, difference in enumerate(differences):
+    for position, difference in enumerate(statistics.paired_differences(a, b, limits).tolist()):
         groups.setdefault(clusters[position] if clusters else str(position), []).append(difference)
     test = SequentialTest()
     test.update([sum(group) / len(group) for group in groups.values()])

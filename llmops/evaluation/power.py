@@ -1,7 +1,8 @@
 """How small a difference a paired comparison can see, and how many rows a smaller one needs.
 
 Planned from what the pairs at hand show of their noise: for values of 0 and 1 the share of pairs that differ, for
-others the spread of the differences; where rows come in clusters, the spread of the clusters.
+others the spread of the differences; where rows come in clusters, the spread of the clusters. All of it is for the
+two-sided test at 5 %, and for a chance of 80 % to find what there is.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from typing import Any, Protocol
 
 from llmops.errors import UsageError
 from llmops.evaluation import statistics
-from llmops.evaluation.statistics import ROUNDING
+from llmops.evaluation.statistics import ALPHA, ROUNDING
 
-ALPHA = 0.05
 POWER = 0.8
 _EXACT_UP_TO = 4096  # discordant pairs; above, Connor's formula gives the same power to half a percent
 _TABLE = 2 * _EXACT_UP_TO
@@ -27,11 +27,11 @@ _PRECISION = 1e-4  # of a detectable difference, relative
 class Noise(Protocol):
     """What hides a difference."""
 
-    def power(self, rows: float, difference: float, alpha: float = ALPHA) -> float:
-        """The chance that the two-sided test at `alpha` finds a true difference. rows: independent ones."""
+    def power(self, rows: float, difference: float) -> float:
+        """The chance that the test finds a true difference. rows: independent ones."""
 
-    def detectable(self, rows: float, alpha: float = ALPHA, power: float = POWER) -> float:
-        """The smallest true difference found with the chance `power`; infinite where none is."""
+    def detectable(self, rows: float) -> float:
+        """The smallest true difference found with the chance `POWER`; infinite where none is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Discordance:
 
     share: float
 
-    def power(self, rows: float, difference: float, alpha: float = ALPHA) -> float:
+    def power(self, rows: float, difference: float) -> float:
         """Unconditional power of the exact McNemar test: over every number of discordant pairs, its chance times the
         binomial test's power. For very many pairs Connor, "Sample size for testing differences in proportions for the
         paired-sample design", 1987."""
@@ -49,19 +49,22 @@ class Discordance:
 
         pairs, gap = math.floor(rows), abs(difference)
         share = min(1.0, max(self.share, gap))
-        if pairs * share > _EXACT_UP_TO:
-            return _connor(pairs, share, gap, alpha)
         if not share:
             return 0.0
+        if pairs * share > _EXACT_UP_TO:
+            if share <= gap:
+                return 1.0
+            beyond = gap * pairs**0.5 - statistics.normal_quantile() * share**0.5
+            return float(special.ndtr(beyond / (share - gap**2) ** 0.5))
         discordant, chance = _counts(pairs, share)
-        critical, gain = _critical(alpha)[discordant], (share + gap) / (2 * share)
+        critical, gain = _critical()[discordant], (share + gap) / (2 * share)
         found = special.bdtr(critical, discordant, gain) + special.bdtr(critical, discordant, 1 - gain)
         return float((chance * np.where(critical >= 0, found, 0.0)).sum())
 
-    def detectable(self, rows: float, alpha: float = ALPHA, power: float = POWER) -> float:
-        if self.power(rows, 1.0, alpha) < power:
+    def detectable(self, rows: float) -> float:
+        if self.power(rows, 1.0) < POWER:
             return math.inf
-        return _smallest(lambda difference: self.power(rows, difference, alpha) >= power, 1.0)
+        return _smallest(lambda difference: self.power(rows, difference) >= POWER, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,12 @@ class Spread:
     """What the error of a mean difference comes from.
 
     deviation: standard deviation of the differences, where every row stands for itself; in clusters the error of the
-    mean times √rows, which is larger. rows_each: rows of a cluster, on average. balance: the clusters, of equal size,
-    that would give as sure an error as the clusters do, as a share of these (degrees of freedom + 1 by clusters).
+        mean times √rows, which is larger.
+    rows_each: rows of a cluster, on average.
+    balance: the clusters, of equal size, that would give as sure an error as the clusters do, as a share of these
+        (degrees of freedom + 1 by clusters).
     moved: share of the rows (clusters) that differ at all. Only their signs can be turned, and a true difference is
-    one of theirs; one that is larger than they are moves more of them.
+        one of theirs; one that is larger than they are moves more of them.
     """
 
     deviation: float
@@ -80,7 +85,7 @@ class Spread:
     balance: float = 1.0
     moved: float = 1.0
 
-    def power(self, rows: float, difference: float, alpha: float = ALPHA) -> float:
+    def power(self, rows: float, difference: float) -> float:
         """Power of Student's test (t shifted by the true difference), which `paired_tests.paired_test` nearly has: over
         every number of rows that move, its chance times the power of a test of these."""
         import numpy as np
@@ -93,42 +98,33 @@ class Spread:
         share = min(1.0, max(self.moved, abs(difference) / size)) if size else self.moved
         effect = abs(difference) / share * self.rows_each**0.5
         moved, chance = _counts(clusters, share)
-        degrees, critical = self._test(moved, alpha)
-        # Do those that move all shift, and deviate as before, or do more of them turn, and the size stays? Half way.
-        error = (variance - (1 - share) * effect**2 / 2) ** 0.5 * _allowance(moved, self.balance)
-        if not size:
-            return float(chance[np.isfinite(critical)].sum())
-        return float(chance @ np.nan_to_num(special.stdtr(degrees, effect * moved**0.5 / error - critical)))
 
-    def detectable(self, rows: float, alpha: float = ALPHA, power: float = POWER) -> float:
-        if self.power(rows, 1e9 * self.deviation or 1.0, alpha) < power:
-            return math.inf
-        if not self.deviation:
-            return 0.0
-        return _smallest(lambda difference: self.power(rows, difference, alpha) >= power, self.deviation)
-
-    def _test(self, moved: Any, alpha: float) -> tuple[Any, Any]:
-        """Degrees of freedom, and from how many standard errors on a difference is significant. Of few rows or clusters
-        the smallest p-values are far apart, and the last below alpha may be well below."""
-        import numpy as np
-        from scipy import special
-
+        # From how many standard errors on a difference is significant: of few rows or clusters the smallest p-values
+        # are far apart, and the last below alpha may be well below.
         flips = 2.0 ** (np.floor(np.minimum(moved, 60)) - 1)
-        reachable = (np.ceil(alpha * flips) - 1) / flips
+        reachable = (np.ceil(ALPHA * flips) - 1) / flips
         degrees = self.balance * moved - 1
         possible = (reachable > 0) & (degrees >= 1)
         degrees = np.where(possible, degrees, 1.0)
-        return degrees, np.where(possible, special.stdtrit(degrees, 1 - np.maximum(reachable, 1e-300) / 2), math.inf)
+        critical = np.where(possible, special.stdtrit(degrees, 1 - np.maximum(reachable, 1e-300) / 2), math.inf)
+        if not size:
+            return float(chance[np.isfinite(critical)].sum())
 
+        # By how much a difference must be larger than Student's test asks for: with G clusters by 0.25 / (G − 1) since
+        # a deviation from few is too small on average (c₄); and, found by simulation, by 0.5 / (G − 1) and a little
+        # more with very few, since two tests must both be sure, which agree less on clusters of unequal size.
+        few = 1 / np.maximum(moved - 1, 1.0)
+        allowance = 1 + 0.75 * few + 1.5 * few**2 + 0.08 * (1 - self.balance)
+        # Do those that move all shift, and deviate as before, or do more of them turn, and the size stays? Half way.
+        error = (variance - (1 - share) * effect**2 / 2) ** 0.5 * allowance
+        return float(chance @ np.nan_to_num(special.stdtr(degrees, effect * moved**0.5 / error - critical)))
 
-def _allowance(clusters: Any, balance: float) -> Any:
-    """By how much a difference must be larger than Student's test asks for: with G clusters by 0.25 / (G − 1) since a
-    deviation from few is too small on average (c₄); and, found by simulation, by 0.5 / (G − 1) and a little more with
-    very few, since two tests must both be sure, which agree less on clusters of unequal size."""
-    import numpy as np
-
-    few = 1 / np.maximum(clusters - 1, 1.0)
-    return 1 + 0.75 * few + 1.5 * few**2 + 0.08 * (1 - balance)
+    def detectable(self, rows: float) -> float:
+        if self.power(rows, 1e9 * self.deviation or 1.0) < POWER:
+            return math.inf
+        if not self.deviation:
+            return 0.0
+        return _smallest(lambda difference: self.power(rows, difference) >= POWER, self.deviation)
 
 
 def _counts(clusters: float, share: float) -> tuple[Any, Any]:
@@ -143,6 +139,17 @@ def _counts(clusters: float, share: float) -> tuple[Any, Any]:
     fewest, most = max(0, math.floor(centre - 8 * spread)), min(count, math.ceil(centre + 8 * spread))
     numbers = np.arange(fewest, most + 1)
     return numbers, np.diff(special.bdtr(numbers.astype(float), count, share), prepend=0.0)
+
+
+@cache
+def _critical() -> Any:
+    """For each number of discordant pairs, the most gains (or losses) whose two-sided p is below alpha; −1: none."""
+    import numpy as np
+    from scipy import special
+
+    # The inverse is not defined where even 0 gains have a p above alpha.
+    least_above = np.nan_to_num(np.ceil(special.bdtrik(ALPHA / 2, np.arange(1.0, _TABLE), 0.5)), nan=0.0)
+    return np.append(-1.0, np.maximum(least_above, 0.0) - 1)
 
 
 def _smallest(enough: Callable[[float], bool], unit: float) -> float:
@@ -160,18 +167,16 @@ def _smallest(enough: Callable[[float], bool], unit: float) -> float:
 class Power:
     """What a comparison of so many rows can see.
 
-    detectable: the difference found with the chance `power` at level `alpha`; infinite where no difference is.
-    rows_for: rows needed to find smaller differences, in clusters like those at hand. design_effect: rows that are
-    worth one independent row.
-    in_points: scores lie within 0 and 1, so that a difference is told in points of a hundred. note: what was assumed
-    where the rows show no noise, else empty.
+    detectable: the difference found with the chance `POWER`; infinite where no difference is.
+    rows_for: rows needed to find smaller differences, in clusters like those at hand.
+    design_effect: rows that are worth one independent row.
+    in_points: scores lie within 0 and 1, so that a difference is told in points of a hundred.
+    note: what was assumed where the rows show no noise, else empty.
     """
 
     rows: int
     detectable: float
     rows_for: Mapping[float, int]
-    alpha: float = ALPHA
-    power: float = POWER
     design_effect: float = 1.0
     in_points: bool = True
     note: str = ""
@@ -191,18 +196,6 @@ class Power:
         )
         return f"{seen}; {needed}{note}" if needed else f"{seen}{note}"
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "rows": self.rows,
-            "detectable": self.detectable if math.isfinite(self.detectable) else None,
-            "rows_for": {f"{gap:g}": rows for gap, rows in self.rows_for.items()},
-            "alpha": self.alpha,
-            "power": self.power,
-            "design_effect": self.design_effect,
-            "note": self.note,
-            "sentence": self.sentence,
-        }
-
     def told(self, difference: float) -> str:
         """A difference in points of a hundred, where scores lie within 0 and 1."""
         number = 100 * difference if self.in_points else difference
@@ -216,38 +209,35 @@ def power_of(
     *,
     clusters: Sequence[Hashable] | None = None,
     limits: tuple[float, float] = statistics.UNLIMITED,
-    alpha: float = ALPHA,
-    power: float = POWER,
     targets: Sequence[float] | None = None,
 ) -> Power:
     """What `paired_tests.paired_test` could have found in these pairs.
 
-    limits: of a value. No difference can be seen where one would have to be larger than they let the mean of `a` rise
-    or fall; where they let it do only one of the two, the note says so.
-    targets: differences to say the rows for; a half and a quarter of what can be seen when None.
     Where no pair differs, the share that could is taken at its upper 95 % bound, about 3 in n (the rule of three).
+
+    limits: of a value. No difference can be seen where one would have to be larger than they let the mean of `a` rise
+        or fall; where they let it do only one of the two, the note says so.
+    targets: differences to say the rows for; a half and a quarter of what can be seen when None.
 
     Raises:
         UsageError: the samples differ in length, or are empty; a target is not above 0.
     """
-    import numpy as np
-
     if len(a) != len(b) or not len(a) or (clusters is not None and len(clusters) != len(a)):
         raise UsageError("power needs the same number of values in both samples, at least one, and of cluster names")
-    scores = np.asarray([a, b], dtype=float)
     noise, effect, note = _noise(a, b, clusters, limits)
-    detectable = noise.detectable(len(a), alpha, power)
-    in_points = limits[0] >= 0 and limits[1] <= 1
-    if not math.isfinite(limits[1] - limits[0]):
-        in_points = bool(scores.min() >= 0 and scores.max() <= 1)
+    detectable = noise.detectable(len(a))
+    if math.isfinite(limits[1] - limits[0]):
+        in_points = limits[0] >= 0 and limits[1] <= 1
+    else:
+        in_points = min(*a, *b) >= 0 and max(*a, *b) <= 1
     low, high = (0.0, 1.0) if in_points else limits
-    mean = float(scores[0].mean())
+    mean = float(sum(a) / len(a))
     if detectable > max(high - mean, mean - low):
         detectable = math.inf
     if targets is None:
         targets = [float(f"{detectable / part:.1g}") for part in (2, 4)] if 0 < detectable < math.inf else []
-    rows_for = {gap: rows_needed(gap, noise, alpha=alpha, power=power) for gap in targets}
-    found = Power(len(a), detectable, rows_for, alpha, power, effect, in_points, note)
+    rows_for = {gap: rows_needed(gap, noise) for gap in targets}
+    found = Power(len(a), detectable, rows_for, effect, in_points, note)
     way, room = min(("rise", high - mean), ("fall", mean - low), key=lambda end: end[1])
     if not room < detectable < math.inf:
         return found
@@ -255,8 +245,8 @@ def power_of(
     return replace(found, note=f"{note}; {no_room}" if note else no_room)
 
 
-def rows_needed(difference: float, noise: Noise, *, alpha: float = ALPHA, power: float = POWER) -> int:
-    """Rows with which a true difference is found with the chance `power`.
+def rows_needed(difference: float, noise: Noise) -> int:
+    """Rows with which a true difference is found with the chance `POWER`.
 
     Raises:
         UsageError: the difference is not above 0, or needs more rows than anybody has (10¹²).
@@ -264,14 +254,14 @@ def rows_needed(difference: float, noise: Noise, *, alpha: float = ALPHA, power:
     if not difference > 0:
         raise UsageError("a difference to be found must be above 0")
     most = 8
-    while noise.power(most, difference, alpha) < power:
+    while noise.power(most, difference) < POWER:
         most *= 2
         if most > _MOST_ROWS:
             raise UsageError(f"a difference of {difference:g} needs more than {_MOST_ROWS:.0e} rows")
     fewest = most // 2 if most > 8 else 0
     while most - fewest > 1:
         middle = (fewest + most) // 2
-        fewest, most = (fewest, middle) if noise.power(middle, difference, alpha) >= power else (middle, most)
+        fewest, most = (fewest, middle) if noise.power(middle, difference) >= POWER else (middle, most)
     return most
 
 
@@ -291,8 +281,7 @@ def _noise(
         if binary and not clustered:
             return Discordance(float((differences != 0).mean())), effect, ""
         sizeable = abs(sums) > ROUNDING * abs(sums).max()  # as `sign_flips` has it
-        moved = float(sizeable.mean())
-        return Spread(found.error * rows**0.5, each, balance, moved), effect, ""
+        return Spread(found.error * rows**0.5, each, balance, float(sizeable.mean())), effect, ""
 
     # Rows of a cluster that never differ say as much as one of them.
     share = 1 - 0.05 ** (1 / units)
@@ -303,23 +292,3 @@ def _noise(
     if unit == 0:
         return Spread(math.inf, each, balance), each, "every score is the same number, of unknown scale"
     return Spread(unit * (share * each) ** 0.5, each, balance), each, note
-
-
-@cache
-def _critical(alpha: float) -> Any:
-    """For each number of discordant pairs, the most gains (or losses) whose two-sided p is below alpha; −1: none."""
-    import numpy as np
-    from scipy import special
-
-    # The inverse is not defined where even 0 gains have a p above alpha.
-    least_above = np.nan_to_num(np.ceil(special.bdtrik(alpha / 2, np.arange(1.0, _TABLE), 0.5)), nan=0.0)
-    return np.append(-1.0, np.maximum(least_above, 0.0) - 1)
-
-
-def _connor(pairs: float, share: float, gap: float, alpha: float) -> float:
-    from scipy import special
-
-    if share <= gap:
-        return 1.0
-    z = float(special.ndtri(1 - alpha / 2))
-    return float(special.ndtr((gap * pairs**0.5 - z * share**0.5) / (share - gap**2) ** 0.5))

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from llmops.errors import UsageError
-from llmops.evaluation.comparison import Comparison, MetricComparison
+from llmops.evaluation.comparison import Comparison
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.gate import Check, Facts, GateRules, Verdict, decide, slice_metrics
+from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.results import AnswerCounts, Metric, Output, RowResult, Score
 
 GOOD = {"right": Metric(0.8, 100, 0, (0.7, 0.9))}
