@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli.output import echo, emit, interval, json_option, print_table, progress_bar, say
-from llmops.cli.prompts import load_prompts
+from llmops.cli.registry import load_prompts
 from llmops.errors import CannotRun, GateRefused
 from llmops.models.catalogue import DEFAULT_MODEL
 from llmops.settings import Settings, with_samples

@@ -12,34 +12,37 @@ import click
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "doctor": ("llmops.cli.doctor", "check the environment, store, model, engine and gateway"),
-    "models": ("llmops.cli.models", "pull, register, requantise and list model versions"),
-    "prompts": ("llmops.cli.prompts", "register, list, show and diff prompt versions"),
-    "release": ("llmops.cli.release", "bind a prompt version and a model version: create, list, show, challenge"),
+    "models": ("llmops.cli.registry:models", "pull, register, requantise and list model versions"),
+    "prompts": ("llmops.cli.registry:prompts", "register, list, show and diff prompt versions"),
+    "release": (
+        "llmops.cli.release:release",
+        "bind a prompt version and a model version: create, list, show, challenge",
+    ),
     "eval": ("llmops.cli.eval", "run suites, show and compare runs, gate a challenger, calibrate judges"),
     "eval-set": ("llmops.cli.eval_set", "check eval sets, and add rows from production"),
     "promote": ("monitoring.cli.promote", "make a release the champion"),
-    "rollback": ("llmops.cli.rollback", "return to the previous champion"),
-    "traffic": ("llmops.cli.traffic", "canary and shadow traffic to a challenger: show, set, clear"),
+    "rollback": ("llmops.cli.release:rollback", "return to the previous champion"),
+    "traffic": ("llmops.cli.release:traffic", "canary and shadow traffic to a challenger: show, set, clear"),
     "serve": ("service.cli", "start the gateway"),
     "keys": ("llmops.cli.keys", "gateway keys: create, list, revoke"),
     "log": ("llmops.cli.log", "read and import the production log"),
-    "audit": ("llmops.cli.audit", "the audit log: list entries, and verify that none was altered"),
+    "audit": ("llmops.cli.records:audit", "the audit log: list entries, and verify that none was altered"),
     "monitor": ("monitoring.cli.monitor", "test production traffic against a reference"),
-    "factsheet": ("llmops.cli.factsheet", "one page with all recorded facts about a version"),
+    "factsheet": ("llmops.cli.records:factsheet", "one page with all recorded facts about a version"),
     "pipeline": ("labs.pipeline_cli", "run durable pipelines, once or on a schedule; list and show runs"),
     "lab": ("labs.cli", "the warm-up labs wine and bike: from data to a retrained model"),
     "ui": ("llmops.cli.ui", "open MLflow's UI on the store"),
     "demo": ("labs.llm.demo", "run the whole loop on the default model"),
 }
-"""By name: the module whose `command` it is, and its line in the list of commands."""
+"""By name: the module that defines it, as its `command` or as the function named, and its line in the list."""
 
 SUBCOMMANDS: Mapping[str, Mapping[str, str]] = {
     "eval": {
-        "show": "llmops.cli.eval_show",
-        "compare": "llmops.cli.eval_compare",
-        "gate": "llmops.cli.eval_compare",
-        "calibrate-judge": "llmops.cli.calibrate",
-        "pairwise": "llmops.cli.pairwise",
+        "show": "llmops.cli.eval_results",
+        "compare": "llmops.cli.eval_results",
+        "gate": "llmops.cli.eval_results",
+        "calibrate-judge": "llmops.cli.eval_judges",
+        "pairwise": "llmops.cli.eval_judges",
     },
     "log": {"retain": "monitoring.cli.log_deletion", "forget": "monitoring.cli.log_deletion"},
     "monitor": {
@@ -63,7 +66,8 @@ class MainGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        module, _, function = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), function or "command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

@@ -1,30 +1,32 @@
-"""`llmops release`: create, list, show, challenge, withdraw."""
+"""`llmops release`, `llmops rollback` and `llmops traffic`: releases, the champion, and traffic to a challenger."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from llmops.cli.output import echo, emit, json_option, print_table, say
-from llmops.cli.traffic import lopsided
+from llmops.cli.registry import open_registry
 from llmops.errors import UsageError
 from llmops.generation import GenerationParameters
 from llmops.models.weights import refuse_lost_weights
 from llmops.release_guards import parse_guards, shown_guards
 from llmops.settings import Settings
-from llmops.versions import Release
+from llmops.traffic_policy import STICKY, Sticky, TrafficPolicy, parse_share
+from llmops.versions import CHALLENGER, CHAMPION, Release
 
 
 @click.group()
-def command() -> None:
+def release() -> None:
     """Releases: one prompt version + one model version + parameters, the unit that the gateway serves."""
 
 
-@command.command()
+@release.command()
 @click.argument("app")
 @click.option("--prompt", required=True, help="Prompt version, such as qa@2.")
 @click.option("--model", required=True, help="Model version, such as smollm2-135m-instruct@1.")
@@ -43,21 +45,20 @@ def create(app: str, prompt: str, model: str, params: Sequence[str], guards: Seq
     Example: llmops release create assistant --prompt qa@2 --model smollm2-135m-instruct@1 --guard redact-pii
     """
     from llmops.engines.opening import check_parameters
-    from llmops.registry import Registry
 
     chosen = parse_guards(guards)
     settings = Settings.from_environment()
-    registry = Registry(settings)
+    registry = open_registry()
     prompt_version, model_version = registry.prompts.get(prompt), registry.models.get(model)
     refuse_lost_weights(model_version, settings)
     parameters = overridden(prompt_version.template.parameters, params)
     check_parameters(model_version, settings, parameters)
-    release, new = registry.release_versions.create(app, prompt_version, model_version, parameters, chosen)
-    say(f"{release.ref} {'created' if new else 'has this content already'}")
-    emit(as_json, {**to_json(release), "new": new}, lambda: _table([release]))
+    made, new = registry.release_versions.create(app, prompt_version, model_version, parameters, chosen)
+    say(f"{made.ref} {'created' if new else 'has this content already'}")
+    emit(as_json, {**to_json(made), "new": new}, lambda: _table([made]))
 
 
-@command.command("list")
+@release.command("list")
 @click.argument("app")
 @json_option
 def list_releases(app: str, as_json: bool) -> None:
@@ -66,30 +67,28 @@ def list_releases(app: str, as_json: bool) -> None:
     \b
     Example: llmops release list assistant
     """
-    from llmops.registry import Registry, rolled_back
+    from llmops.registry import rolled_back
 
-    registry = Registry(Settings.from_environment())
+    registry = open_registry()
     releases, left = registry.releases(app), rolled_back(registry.release_versions.history(app))
-    shown = [{**to_json(release), "rolled_back": release.ref in left} for release in releases]
+    shown = [{**to_json(each), "rolled_back": each.ref in left} for each in releases]
     if not releases:
         apps = registry.apps()
         say(f"no app {app}; {'there are ' + ', '.join(apps) if apps else 'no app has a release yet'}")
     emit(as_json, {"releases": shown}, lambda: _table(releases, left))
 
 
-@command.command()
-@click.argument("release")
+@release.command("show")
+@click.argument("release_ref", metavar="RELEASE")
 @json_option
-def show(release: str, as_json: bool) -> None:
+def show_release(release_ref: str, as_json: bool) -> None:
     """Show one release, its gates, and the app's promotions.
 
     \b
     Example: llmops release show assistant@1
     """
-    from llmops.registry import Registry
-
-    registry = Registry(Settings.from_environment())
-    found = registry.release_versions.get(release)
+    registry = open_registry()
+    found = registry.release_versions.get(release_ref)
     gates, history = registry.release_versions.gates(found), registry.release_versions.history(found.app)
 
     def table() -> None:
@@ -105,10 +104,10 @@ def show(release: str, as_json: bool) -> None:
     emit(as_json, {**to_json(found), "gates": gates, "history": history}, table)
 
 
-@command.command()
-@click.argument("release")
+@release.command()
+@click.argument("release_ref", metavar="RELEASE")
 @json_option
-def challenge(release: str, as_json: bool) -> None:
+def challenge(release_ref: str, as_json: bool) -> None:
     """Make a release the challenger, to which a traffic policy sends its share (see `llmops traffic`).
 
     It stays the challenger until it is promoted or `llmops release withdraw` removes it.
@@ -116,11 +115,9 @@ def challenge(release: str, as_json: bool) -> None:
     \b
     Example: llmops release challenge assistant@2
     """
-    from llmops.registry import Registry
-
     settings = Settings.from_environment()
-    registry = Registry(settings)
-    found = registry.release_versions.get(release)
+    registry = open_registry()
+    found = registry.release_versions.get(release_ref)
     refuse_lost_weights(found.model, settings)
     old = registry.release_versions.challenge(found)
     was = old.ref if old is not None and old.version != found.version else None
@@ -131,7 +128,7 @@ def challenge(release: str, as_json: bool) -> None:
         say(f"warning: {warning}")
 
 
-@command.command()
+@release.command()
 @click.argument("app")
 @json_option
 def withdraw(app: str, as_json: bool) -> None:
@@ -140,9 +137,7 @@ def withdraw(app: str, as_json: bool) -> None:
     \b
     Example: llmops release withdraw assistant
     """
-    from llmops.registry import Registry
-
-    old = Registry(Settings.from_environment()).release_versions.withdraw(app)
+    old = open_registry().release_versions.withdraw(app)
     was = old.ref if old is not None else None
     value = {"app": app, "challenger": None, "was": was}
     emit(as_json, value, lambda: echo(f"{app}: no challenger (was {was or 'none'})"))
@@ -178,15 +173,137 @@ def to_json(release: Release) -> dict[str, Any]:
 
 def _table(releases: Sequence[Release], left: Collection[str] = ()) -> None:
     """left: the releases that were rolled back."""
-    rows = [
-        (r.ref, r.prompt.ref, r.model.ref, ", ".join([*r.aliases, *["rolled back"] * (r.ref in left)]), _shown(r))
-        for r in releases
-    ]
+    rows = []
+    for each in releases:
+        values = each.parameters.to_mapping()
+        fixed = {"response_format": values["response_format"] and values["response_format"]["type"]}
+        shown = [f"{key}={value}" for key, value in {**values, **fixed}.items() if value not in (None, [])]
+        aliases = [*each.aliases, *["rolled back"] * (each.ref in left)]
+        settings = ", ".join([*shown, *shown_guards(each.guards)])
+        rows.append((each.ref, each.prompt.ref, each.model.ref, ", ".join(aliases), settings))
     print_table("Releases", ("release", "prompt", "model", "aliases", "parameters and guards"), rows)
 
 
-def _shown(release: Release) -> str:
-    values = release.parameters.to_mapping()
-    fixed = {"response_format": values["response_format"] and values["response_format"]["type"]}
-    shown = [f"{key}={value}" for key, value in {**values, **fixed}.items() if value not in (None, [])]
-    return ", ".join([*shown, *shown_guards(release.guards)])
+@click.command()
+@click.argument("app")
+@click.option("--force", is_flag=True, help="Return to a version that was itself rolled back; needs --why.")
+@click.option("--why", help="The reason for a forced rollback; it is recorded.")
+@json_option
+def rollback(app: str, force: bool, why: str | None, as_json: bool) -> None:
+    """Make the previous champion the champion again.
+
+    A second call would restore the rolled-back version, so it is refused. If the rollback was a mistake, undo it with
+    --force --why TEXT.
+
+    \b
+    Example: llmops rollback assistant
+    Example: llmops rollback assistant --force --why "the alarm was the upstream's, not the release's"
+    """
+    if force != bool(why):
+        raise UsageError("--force and --why TEXT go together")
+    registry = open_registry()
+    tabular = app in registry.tabular_versions.names()
+    new, old = (registry.tabular_versions if tabular else registry.release_versions).roll_back(app, why=why)
+    value = {"app": app, "champion": new.ref, "previous": old.ref, "forced": force}
+    emit(as_json, value, lambda: echo(f"{app}: champion is {new.ref} (was {old.ref})"))
+
+
+@click.group()
+def traffic() -> None:
+    """Traffic between champion and challenger: canary and shadow. Changes take effect within two seconds."""
+
+
+@traffic.command("show")
+@click.argument("app")
+@json_option
+def show_traffic(app: str, as_json: bool) -> None:
+    """Show an app's traffic policy, champion and challenger.
+
+    \b
+    Example: llmops traffic show assistant
+    """
+    registry = open_registry()
+    _show_traffic(app, registry.release_versions.policy(app), list(registry.releases(app)), as_json)
+
+
+@traffic.command("set")
+@click.argument("app")
+@click.option("--canary", metavar="SHARE", help="Share that the challenger answers instead of the champion: 10%, 0.1.")
+@click.option("--shadow", metavar="SHARE", help="Share of the rest that the challenger answers too (logged only).")
+@click.option("--sticky", type=click.Choice(STICKY), help="Keep a user or a key on one side, or decide per request.")
+@json_option
+def set_policy(app: str, canary: str | None, shadow: str | None, sticky: Sticky | None, as_json: bool) -> None:
+    """Set an app's traffic policy. Omitted options stay unchanged (at first: 0%, 0%, user).
+
+    It applies to plain traffic (`model: assistant`); a request for `assistant@challenger` or `assistant@3` gets exactly
+    that. Without a challenger both shares have no effect, so promoting the challenger ends its canary.
+
+    \b
+    Example: llmops traffic set assistant --canary 10% --shadow 100% --sticky user
+    """
+    if canary is None and shadow is None and sticky is None:
+        raise UsageError("give --canary, --shadow or --sticky")
+    shares = {
+        name: parse_share(f"--{name}", text)
+        for name, text in (("canary", canary), ("shadow", shadow))
+        if text is not None
+    }
+    registry = open_registry()
+    old = registry.release_versions.policy(app) or TrafficPolicy()
+    policy = TrafficPolicy.from_mapping({**old.to_mapping(), **shares, "sticky": sticky or old.sticky})
+    registry.release_versions.set_policy(app, policy)
+    _show_traffic(app, policy, list(registry.releases(app)), as_json)
+
+
+@traffic.command()
+@click.argument("app")
+@json_option
+def clear(app: str, as_json: bool) -> None:
+    """Remove an app's traffic policy: the champion then answers all plain traffic.
+
+    \b
+    Example: llmops traffic clear assistant
+    """
+    registry = open_registry()
+    say(f"{app}: {'policy cleared' if registry.release_versions.set_policy(app, None) else 'there was no policy'}")
+    _show_traffic(app, None, list(registry.releases(app)), as_json)
+
+
+def _show_traffic(app: str, policy: TrafficPolicy | None, releases: list[Release], as_json: bool) -> None:
+    champion, challenger = (
+        next((release.ref for release in releases if alias in release.aliases), None)
+        for alias in (CHAMPION, CHALLENGER)
+    )
+    rests = policy is not None and not policy.rests and (champion is None or challenger is None)
+    value = {
+        "app": app,
+        "policy": None if policy is None else policy.to_mapping(),
+        "champion": champion,
+        "challenger": challenger,
+        "rests": rests,
+        "warning": None if policy is None or rests else lopsided(app, policy),
+    }
+
+    def text() -> None:
+        echo(f"{app}: {policy or 'no traffic policy'}")
+        echo(f"champion {champion or 'none'}, challenger {challenger or 'none'}")
+        if rests:
+            missing = "champion" if champion is None else "challenger"
+            how = f"llmops promote {app}@V" if champion is None else f"llmops release challenge {app}@V"
+            echo(f"the policy rests: there is no {missing}; `{how}` makes one")
+        if value["warning"]:
+            echo(f"warning: {value['warning']}")
+
+    emit(as_json, value, text)
+
+
+def lopsided(app: str, policy: TrafficPolicy) -> str | None:
+    """What `TrafficPolicy.lopsided` says with the keys there are. Raises StoreUnavailable."""
+    from llmops.keys import KeyStore
+
+    store = KeyStore(Settings.from_environment().resolved_log_url)
+    try:
+        now = datetime.now(UTC)
+        return policy.lopsided(app, [key.id for key in store.read() if key.live(now) and key.opens(app)])
+    finally:
+        store.close()

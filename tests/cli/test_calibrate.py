@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llmops.cli.calibrate import text_or_file
+from llmops.cli.eval_judges import text_or_file
 from llmops.errors import BadFile
 from llmops.judges.scripted import ScriptedJudge
 from tests.command_line import Run

@@ -1,16 +1,17 @@
-"""`llmops audit`: list, verify."""
+"""`llmops audit` and `llmops factsheet`: what is on record about versions."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, print_table, say, shown_time
+from llmops.cli.output import echo, emit, json_option, print_table, say, shown_time, write_file
+from llmops.cli.registry import open_registry
 from llmops.errors import UsageError
 from llmops.settings import Settings
 
@@ -18,15 +19,16 @@ if TYPE_CHECKING:
     from llmops.audit import AuditEntry, Verification
 
 _HASH = re.compile(r"[0-9a-f]{64}\Z")
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.group()
-def command() -> None:
+def audit() -> None:
     """The audit log: who gated, promoted, forced, rolled back or changed traffic, and when. Altered entries are
     detected."""
 
 
-@command.command("list")
+@audit.command("list")
 @click.option("--app", help="Only entries about this app or tabular model.")
 @json_option
 def list_entries(app: str | None, as_json: bool) -> None:
@@ -39,10 +41,17 @@ def list_entries(app: str | None, as_json: bool) -> None:
 
     entries = AuditLog(Settings.from_environment().resolved_log_url).entries(app)
     value = {"entries": [entry.to_json() for entry in entries], "total": len(entries)}
-    emit(as_json, value, lambda: _table(entries))
+
+    def table() -> None:
+        rows = [
+            (e.seq, shown_time(datetime.fromisoformat(e.at)), e.actor, e.action, e.subject, _told(e)) for e in entries
+        ]
+        print_table("Audit log", ("entry#", "at", "actor", "action", "subject", "what"), rows)
+
+    emit(as_json, value, table)
 
 
-@command.command()
+@audit.command()
 @click.option("--head", metavar="HASH", help="A head printed earlier; it must still be in the log.")
 @click.option("--chain-only", is_flag=True, help="Do not compare with the aliases in the registry.")
 @json_option
@@ -65,19 +74,11 @@ def verify(head: str | None, chain_only: bool, as_json: bool) -> None:
     if chain_only:
         found = check(AuditLog(settings.resolved_log_url), head=head)
     else:
-        from llmops.registry import Registry
-
-        registry = Registry(settings)
+        registry = open_registry()
         found = check(registry.audit, registry.standings, head)
     emit(as_json, found.to_json(), lambda: _print(found))
     if not found.whole:
         sys.exit(1)
-
-
-def _table(entries: Sequence[AuditEntry]) -> None:
-    times = [shown_time(datetime.fromisoformat(entry.at)) for entry in entries]
-    rows = [(e.seq, at, e.actor, e.action, e.subject, _told(e)) for e, at in zip(entries, times, strict=True)]
-    print_table("Audit log", ("entry#", "at", "actor", "action", "subject", "what"), rows)
 
 
 def _print(found: Verification) -> None:
@@ -102,29 +103,47 @@ def _told(entry: AuditEntry) -> str:
     if details.get("phase") == "done":
         return f"done (began with {details.get('of')})"
     if details.get("phase") == "intent":
-        return f"begins: {_changes(details)}; {details.get('why')}"
-    told = _TOLD.get(entry.action)
-    return told(details) if told is not None else ", ".join(f"{name}: {value}" for name, value in details.items())
+        before, after = details.get("before", {}), details.get("after", {})
+        places = [place for place in sorted({*before, *after}) if before.get(place) != after.get(place)]
+        moves = [f"{place} {before.get(place, 'none')} → {after.get(place, 'none')}" for place in places]
+        return f"begins: {', '.join(moves)}; {details.get('why')}"
+    if entry.action == "gate":
+        against = details.get("against") or "no champion"
+        return f"{details.get('suite')}: {details.get('verdict')} against {against}"
+    if entry.action == "register":
+        parts = [str(details[name]) for name in ("prompt", "model", "cycle") if details.get(name)]
+        return " + ".join(parts) or f"sha256 {str(details.get('sha256'))[:12]}…"
+    if entry.action in ("opening", "found"):
+        standing = sorted(details.get("standing", {}).items())
+        aliases = ", ".join(f"{place} {value}" for place, value in standing) or "nothing"
+        return f"{'the log begins with' if entry.action == 'opening' else 'moved around the log:'} {aliases}"
+    return ", ".join(f"{name}: {value}" for name, value in details.items())
 
 
-def _changes(details: Mapping[str, Any]) -> str:
-    before, after = details.get("before", {}), details.get("after", {})
-    places = [place for place in sorted({*before, *after}) if before.get(place) != after.get(place)]
-    return ", ".join(f"{place} {before.get(place, 'none')} → {after.get(place, 'none')}" for place in places)
+@click.command()
+@click.argument("version")
+@click.option("--markdown", type=_FILE, help="Write Markdown to this file instead of the terminal.")
+@click.option("--html", type=_FILE, help="Write one page that works offline.")
+@json_option
+def factsheet(version: str, markdown: Path | None, html: Path | None, as_json: bool) -> None:
+    """One page with the recorded facts about a release or a tabular model, from the registry and the audit log only.
 
+    It shows the version's parts, data and licences with hashes, who did what when, evaluations with intervals and
+    slices, gates, periods as champion, alarms, known limits, and missing facts.
 
-def _standing(standing: Mapping[str, str]) -> str:
-    return ", ".join(f"{place} {value}" for place, value in sorted(standing.items())) or "nothing"
+    \b
+    Example: llmops factsheet assistant@1
+    Example: llmops factsheet bike --html bike.html
+    """
+    from llmops.factsheet.collecting import make_factsheet
+    from llmops.factsheet.rendering import markdown as as_markdown
+    from llmops.factsheet.rendering import write_html
 
-
-def _registered(details: Mapping[str, Any]) -> str:
-    parts = [details.get(name) for name in ("prompt", "model", "cycle") if details.get(name)]
-    return " + ".join(map(str, parts)) or f"sha256 {str(details.get('sha256'))[:12]}…"
-
-
-_TOLD: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "gate": lambda d: f"{d.get('suite')}: {d.get('verdict')} against {d.get('against') or 'no champion'}",
-    "register": _registered,
-    "opening": lambda d: f"the log begins with {_standing(d.get('standing', {}))}",
-    "found": lambda d: f"moved around the log: {_standing(d.get('standing', {}))}",
-}
+    sheet = make_factsheet(open_registry(), version)
+    if markdown is not None:
+        write_file(markdown, as_markdown(sheet))
+    if html is not None:
+        write_html(sheet, html)
+        say(f"wrote {html}")
+    if as_json or not (markdown or html):
+        emit(as_json, sheet.to_json(), lambda: echo(as_markdown(sheet), nl=False))

@@ -1,4 +1,4 @@
-"""`llmops eval calibrate-judge`: a judge's verdicts beside people's labels."""
+"""`llmops eval calibrate-judge` and `llmops eval pairwise`: what judges say, beside people's labels and of two runs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import echo, emit, interval, json_option, number, print_table, progress_bar, say_folder
+from llmops.cli.eval import open_evaluations
+from llmops.cli.output import (
+    echo,
+    emit,
+    interval,
+    json_option,
+    number,
+    print_table,
+    progress_bar,
+    row_count,
+    say,
+    say_folder,
+)
 from llmops.settings import Settings
 from llmops.text_io import read_text
 
 if TYPE_CHECKING:
     from llmops.eval_runs.calibrating import Calibrated
-    from llmops.evaluation.agreement import Confusion, LengthBias, PositionBias
+    from llmops.eval_runs.pairwise import RunsJudged
+    from llmops.evaluation.agreement import LengthBias, PositionBias
 
 _ALPHA = 0.05
 
@@ -89,25 +102,22 @@ def calibrate_judge(
         found = calibrate(
             labels, asked, evaluations, settings, lambda done, total: show("asking the judge", done, total)
         )
-    emit(as_json, found.to_json(), lambda: _show(found))
+    emit(as_json, found.to_json(), lambda: _show_calibrated(found))
     ctx.exit(0 if found.untrusted is None else 1)
 
 
 def text_or_file(given: str | None) -> str | None:
     """The text of an option that takes a text or a file: one word is the name of a file. Raises BadFile."""
-    if given is None or (len(given.split()) != 1 and not _is_file(given)):
-        return given
-    return read_text(Path(given.strip()))
-
-
-def _is_file(text: str) -> bool:
+    if given is None:
+        return None
     try:
-        return Path(text).is_file()
+        is_file = Path(given).is_file()
     except OSError:  # too long for a name, so it is a text
-        return False
+        is_file = False
+    return read_text(Path(given.strip())) if is_file or len(given.split()) == 1 else given
 
 
-def _show(found: Calibrated) -> None:
+def _show_calibrated(found: Calibrated) -> None:
     calibration, kappa = found.calibration, found.calibration.kappa
     rows: list[Sequence[Any]] = [
         ("Cohen's κ", number(kappa.kappa) if kappa else "–", interval(kappa.ci95) if kappa else "–"),
@@ -121,20 +131,16 @@ def _show(found: Calibrated) -> None:
         *position_rows(found.position_bias),
     ]
     print_table(f"{calibration.scorer}, {found.judge}", ("", "value#", "95 % interval, or what it means"), rows)
-    if calibration.confusion is not None:
-        _show_confusion(calibration.confusion)
+    if (confusion := calibration.confusion) is not None:
+        columns = ("people say", *(f"judge: {_label(label)}#" for label in confusion.labels))
+        counted = zip(confusion.labels, confusion.counts, strict=True)
+        print_table("People and judge", columns, [(_label(label), *counts) for label, counts in counted])
     for row in [row for row in calibration.rows if row.error][:3]:
         echo(f"  {row.row_id}: {row.error}")
     if found.untrusted is None:
         echo(f"trusted: κ is surely {found.kappa_asked:g} or more; run {found.run_id}")
     else:
         echo(f"untrusted, it cannot gate: {found.untrusted}; run {found.run_id}")
-
-
-def _show_confusion(found: Confusion) -> None:
-    columns = ("people say", *(f"judge: {_label(label)}#" for label in found.labels))
-    rows = [(_label(label), *counts) for label, counts in zip(found.labels, found.counts, strict=True)]
-    print_table("People and judge", columns, rows)
 
 
 def _label(label: Any) -> str:
@@ -163,3 +169,62 @@ def position_rows(bias: PositionBias | None) -> list[Sequence[Any]]:
 
 def _found(meaning: str, p_value: float) -> str:
     return f"{meaning if p_value < _ALPHA else 'none to be seen'}, p = {p_value:.3g}"
+
+
+@click.command()
+@click.argument("a")
+@click.argument("b")
+@click.option("--suite", help="The suite; required if several use the prompt.")
+@judge_option
+@key_option
+@instructions_option
+@input_option
+@click.option("--limit", type=click.IntRange(1), help="Only the first rows.")
+@json_option
+def pairwise(
+    a: str,
+    b: str,
+    suite: str | None,
+    judge: str | None,
+    key_variable: str | None,
+    instructions: str | None,
+    input_variable: str | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Let a judge decide row by row which run answers better. A and B as in `eval compare`.
+
+    The judge sees every pair in both orders; a verdict that depends on the order is a tie. Wins are wins of B. You can
+    calibrate the judge on labelled pairs with `eval calibrate-judge`; otherwise its verdict is shown as untrusted.
+
+    \b
+    Example: llmops eval pairwise qa@1 qa@2 --judge openai:http://127.0.0.1:8001/v1#judge
+    """
+    from llmops.eval_runs.pairwise import PairwiseAsked, judge_runs
+
+    settings = Settings.from_environment()
+    asked = PairwiseAsked(a, b, suite, judge, key_variable, text_or_file(instructions), input_variable, limit)
+    evaluations = open_evaluations()
+    with progress_bar() as show:
+        found = judge_runs(evaluations, settings, asked, lambda done, total: show("asking the judge", done, total))
+    for doubt in found.doubts:
+        say(f"note: do not rely on these verdicts: {doubt}")
+    emit(as_json, found.to_json(), lambda: _show_judged(found))
+
+
+def _show_judged(found: RunsJudged) -> None:
+    value = found.to_json()
+    unanswered = zip("AB", found.unanswered, strict=True)
+    rows: list[Sequence[Any]] = [
+        ("B better", value["wins"], ""),
+        ("A better", value["losses"], ""),
+        ("ties", value["ties"], f"of these {found.contradicting} turned with the order"),
+        ("without a verdict", value["n_failed"], "; ".join(f"{n} unanswered by {side}" for side, n in unanswered)),
+        ("unmatched", "{}, {}".format(*found.unmatched), "rows of A, of B that the other run does not have"),
+        ("share of B", number(value["win_share"]), interval(value["ci95"])),
+        ("p of the sign test", f"{value['p_value']:.3g}", "that B is better as often as A"),
+        *position_rows(found.summary.position_bias),
+    ]
+    caption = f"{found.judge} is " + (f"untrusted: {found.untrusted}" if found.untrusted else "calibrated and trusted")
+    title = f"Suite {found.suite}: A = {found.a}, B = {found.b}, {row_count(value['rows'])}"
+    print_table(title, ("", "value#", "95 % interval, or what it means"), rows, caption)
