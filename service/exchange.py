@@ -19,9 +19,9 @@ from llmops.generation import UNKNOWN_USAGE, Chunk, GenerationParameters, Genera
 from llmops.production_log import LogRecord, hidden_if_redacted
 from llmops.versions import PromptVersion
 from service.access import ANONYMOUS, Caller
+from service.budgets import estimated_tokens
 from service.error_map import ApiError
 from service.guards import Guards
-from service.rate_limits import estimated_tokens
 from service.schemas import MOST_ANSWERS
 from service.snapshot import Target
 

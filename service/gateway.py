@@ -18,13 +18,14 @@ from llmops.errors import EngineError, StoreUnavailable
 from llmops.production_log import LogRecord, ProductionLog, ReplyRow
 from llmops.settings import Settings
 from service.access import ANONYMOUS, Access, Caller, KeySource, is_local
+from service.budgets import Budgets, Spending
 from service.error_map import RETRY_SECONDS, ApiError, api_error
 from service.guards import GuardBook, GuardRules, Guards
 from service.idempotency import Idempotency
 from service.log_writer import LogWriter
 from service.metrics import Metrics
 from service.predictions import PredictionBatches, TabularOpener, TabularPool
-from service.rate_limits import Budgets, Headers, Spending
+from service.rate_limits import Headers
 from service.shadow import Shadow
 from service.snapshot import ReleaseSource, Router, Snapshot
 from service.snapshot_keeper import SnapshotKeeper
@@ -199,6 +200,7 @@ class Gateway:
                 await self.tabular.close()
                 await self.pool.close()
                 await self.idempotency.close()
+                await self.budgets.close()
                 await self.log.close()
                 await self.tracing.close()
 

@@ -1,4 +1,4 @@
-"""Requests per minute of keys. Token budgets are in `service.rate_limits`.
+"""Requests per minute of keys. Token budgets are in `service.budgets`.
 
 A moving window: at no moment were more than N let through in the 60 seconds before. Counts live in files that the
 workers of one gateway share, measured by a clock that nobody sets; or in Redis, by the library `limits`, and then are
@@ -8,20 +8,17 @@ number, and nobody is locked out. It is asked again every RETRY_SECONDS; `proble
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import mmap
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 from limits import RateLimitItemPerMinute
 from limits.aio.strategies import MovingWindowRateLimiter
 from limits.errors import ConfigurationError, StorageError
@@ -30,11 +27,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from llmops.errors import StoreUnavailable, UsageError
+from llmops.errors import UsageError
 from llmops.keys import Key
 from llmops.process_lock import ProcessLock
-from llmops.processes import run_blocking
-from llmops.production_log import BudgetState, Reservation, TokenBudgets
 from llmops.production_log.budgets import DAY, MINUTE, MINUTE_SECONDS
 from service.error_map import ApiError
 
@@ -254,90 +249,3 @@ def duration(seconds: float) -> bytes:
     if hours:
         return b"%dh%dm%ds" % (hours, minutes, rest)
     return b"%dm%ds" % (minutes, rest) if minutes else b"%ds" % rest
-
-
-# Token budgets of keys: set aside before a request begins, settled when it has ended.
-#
-# Where tokens are not told they are estimated, and the log's record says so.
-
-MARGIN_SECONDS = 60.0
-"""Added to the longest answer: a reservation whose worker vanished with its machine ends after that."""
-
-_BYTES_OF_A_TOKEN = 3
-
-
-@dataclass
-class Spending:
-    """What a request has taken of its key's budgets; set `tokens` before the block ends."""
-
-    tokens: int = 0
-
-
-class Budgets:
-    """The budgets of all keys. longest_seconds: after which no request is running any more."""
-
-    def __init__(self, store: TokenBudgets, longest_seconds: float) -> None:
-        self._store, self._seconds = store, longest_seconds + MARGIN_SECONDS
-
-    @asynccontextmanager
-    async def spending(self, limits: KeyLimits | None, most: int, reply_headers: Headers) -> AsyncIterator[Spending]:
-        """Sets `most` tokens aside while the block runs; then counts what the Spending says. At once for keys without
-        a budget.
-
-        Raises:
-            ApiError: 429, with OpenAI's headers, when nothing is left of a budget.
-            StoreUnavailable: the log's database cannot be reached.
-        """
-        spending = Spending()
-        if limits is None or not limits.tokens:
-            yield spending
-            return
-        reservation = await self._reserve(limits, most, reply_headers)
-        try:
-            yield spending
-        finally:
-            # Also when the client has gone: the work goes on in its thread.
-            await asyncio.shield(asyncio.ensure_future(self._settle(reservation, spending.tokens)))
-
-    async def _reserve(self, limits: KeyLimits, most: int, reply_headers: Headers) -> Reservation:
-        work = asyncio.ensure_future(
-            run_blocking(
-                lambda: self._store.reserve(limits.key_id, limits.tokens, most, self._seconds), name="reserve tokens"
-            )
-        )
-        try:
-            found = await asyncio.shield(work)
-        except asyncio.CancelledError:
-            work.add_done_callback(self._give_back)
-            raise
-        if isinstance(found, Reservation):
-            reply_headers += _headers(found.budgets[0])
-            return found
-        reply_headers += _headers(found)
-        held = found.limit - found.used
-        what = f"this key's {found.limit} tokens per {found.window} are used up"
-        if held > 0:
-            what += f", but for {held} that requests under way may still take"
-        raise refusal(what, found.seconds)
-
-    def _give_back(self, work: asyncio.Future[Reservation | BudgetState]) -> None:
-        """Of a request that went while its tokens were set aside."""
-        if not work.cancelled() and work.exception() is None and isinstance(found := work.result(), Reservation):
-            self._unwanted = asyncio.ensure_future(self._settle(found, 0))
-
-    async def _settle(self, reservation: Reservation, tokens: int) -> None:
-        try:
-            await run_blocking(lambda: self._store.settle(reservation, tokens), name="settle tokens")
-        except StoreUnavailable as error:
-            logger.warning("%d tokens of key %s were not counted: %s", tokens, reservation.key_id, error)
-
-
-def estimated_tokens(value: Any) -> int:
-    """About how many tokens a text has, or the texts of JSON values: one for every three bytes. Languages and
-    vocabularies differ; English has fewer, rare scripts more."""
-    size = len(value.encode(errors="replace")) if isinstance(value, str) else len(orjson.dumps(value, default=str))
-    return -(-size // _BYTES_OF_A_TOKEN)
-
-
-def _headers(budget: BudgetState) -> Headers:
-    return limit_headers(b"tokens", budget.limit, budget.left, budget.seconds)

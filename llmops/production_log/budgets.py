@@ -27,6 +27,12 @@ from llmops.production_log.tables import token_counts, token_reservations
 
 MINUTE, DAY = "minute", "day"
 MINUTE_SECONDS, DAY_SECONDS = 60.0, 86400.0
+CLOCKS_APART_SECONDS = 5.0
+"""By how much the clocks of machines may differ: one that is behind by more has been set back."""
+
+LEASED_REQUESTS = 8
+"""Requests that a share of a budget must be enough for, to be set aside for them together."""
+
 HELD_SECONDS = 1.0
 """When to ask again where the rest of a budget is set aside by requests under way."""
 
@@ -54,10 +60,11 @@ class BudgetState:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Tokens set aside by one request. budgets: as they were before it."""
+    """Tokens set aside. budgets: as they were before it."""
 
     id: str
     key_id: str
+    tokens: int
     budgets: tuple[BudgetState, ...]
 
 
@@ -68,14 +75,18 @@ class TokenBudgets:
         self._database = database
         self._now = now or (_wall_clock if database.is_postgresql else _machine_clock)
 
-    def reserve(self, key_id: str, limits: Mapping[str, int], tokens: int, seconds: float) -> Reservation | BudgetState:
+    def reserve(
+        self, key_id: str, limits: Mapping[str, int], tokens: int, seconds: float, share: float = 0.0
+    ) -> Reservation | BudgetState:
         """Sets tokens aside, or says which budget is used up.
 
-        limits: by window, `minute` or `day`. seconds: after which the reservation ends should this process vanish where
-        nobody can see it.
+        limits: by window, `minute` or `day`.
+        tokens: the most that a request may take.
+        seconds: after which the reservation ends should this process vanish where nobody can see it.
+        share: of what is left, to be set aside for many requests where it is enough for LEASED_REQUESTS of them.
         """
-        now = self._now()
         with self._database.writing() as connection:
+            now = self._now()  # once the transaction has begun: in the order of transactions
             if self._database.is_postgresql:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(key_id))))
             held = _set_aside(connection, key_id, now.epoch)
@@ -87,18 +98,29 @@ class TokenBudgets:
                 states.append(BudgetState(window, limit, used, rest, left_seconds if rest else wait))
                 if not rest:
                     return states[-1]
-            made = Reservation(uuid.uuid4().hex, key_id, tuple(states))
+            shared = int(share * min(state.left for state in states))
+            if shared >= LEASED_REQUESTS * tokens:
+                tokens = shared
+            made = Reservation(uuid.uuid4().hex, key_id, tokens, tuple(states))
             values = {"id": made.id, "key_id": key_id, "tokens": tokens, "process": this_process()}
             connection.execute(sa.insert(token_reservations).values(**values, expires_at=now.epoch + seconds))
         return made
 
-    def settle(self, reservation: Reservation, tokens: int) -> None:
-        """Gives back what was set aside, and counts what was used, also beyond the budget's end."""
-        now, table = self._now(), token_reservations.c
+    def settle(self, reservation: Reservation, tokens: int, held: int = 0) -> None:
+        """Gives back what was set aside, and counts what was used, also beyond the budget's end.
+
+        tokens: used since the reservation was last settled. held: to stay set aside.
+        """
+        table = token_reservations.c
         with self._database.writing() as connection:
+            now = self._now()
             if self._database.is_postgresql:
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(reservation.key_id))))
-            connection.execute(sa.delete(token_reservations).where(table.id == reservation.id))
+            this = table.id == reservation.id
+            if held:
+                connection.execute(sa.update(token_reservations).where(this).values(tokens=held))
+            else:
+                connection.execute(sa.delete(token_reservations).where(this))
             if tokens > 0:
                 for window in (MINUTE, DAY):
                     _count(connection, reservation.key_id, window, tokens, now)
@@ -125,10 +147,12 @@ def _used(connection: sa.Connection, key_id: str, window: str, now: Moment) -> t
         if row is None or not today <= row["begun"] <= today + 1:  # far ahead: that clock was wrong
             return 0, rest
         return row["used"], rest
-    elapsed = -1.0 if row is None or row["clock"] != now.clock else now.seconds - row["begun"]
-    if row is None or not 0 <= elapsed < MINUTE_SECONDS:
+    if row is None or row["clock"] != now.clock:
         return 0, MINUTE_SECONDS
-    return row["used"], MINUTE_SECONDS - elapsed
+    elapsed = now.seconds - row["begun"]
+    if not -CLOCKS_APART_SECONDS <= elapsed < MINUTE_SECONDS:
+        return 0, MINUTE_SECONDS
+    return row["used"], MINUTE_SECONDS - max(0.0, elapsed)
 
 
 def _count(connection: sa.Connection, key_id: str, window: str, tokens: int, now: Moment) -> None:

@@ -16,11 +16,11 @@ from starlette.responses import Response
 from llmops.models.catalogue import EMBEDDING_MODEL
 from llmops.production_log import LogRecord
 from service.access import require
+from service.budgets import estimated_tokens
 from service.error_map import ApiError
 from service.exchange import Arrival
 from service.gateway import Gateway
 from service.json_route import JsonRoute
-from service.rate_limits import estimated_tokens
 from service.schemas import Text, only, replies
 from service.whole_reply import WholeReply
 

@@ -123,6 +123,23 @@ def test_a_shared_clock_that_is_set_back_makes_no_minute_longer(budgets, clock):
     assert use(budgets, 1, minute=10) is None
 
 
+def test_a_machine_whose_clock_is_a_little_behind_counts_in_the_same_minute(budgets, clock):
+    use(budgets, 60, minute=100)
+    clock.pass_by(-1)
+    use(budgets, 60, minute=100)
+    assert use(budgets, 1, minute=100).seconds == 60.0
+
+
+def test_of_many_requests_that_end_at_once_every_token_is_counted(any_log):
+    made = [any_log.budgets.reserve("k", {"minute": 1000}, 10, 60.0) for _ in range(30)]
+    threads = [threading.Thread(target=any_log.budgets.settle, args=(each, 10)) for each in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert any_log.budgets.reserve("k", {"minute": 1000}, 1, 60.0).budgets[0].used == 300
+
+
 def test_what_a_killed_process_had_set_aside_is_given_back(log_url):
     code = (
         "import os, sys; from llmops.production_log import ProductionLog;"
