@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
@@ -66,7 +66,7 @@ class GenerationParameters:
         for name in values:
             if name not in known:
                 raise UsageError(f"{name}: unknown parameter; known: {', '.join(sorted(known))}")
-        checked = {name: _check(name, value) for name, value in values.items() if value is not None}
+        checked = {name: _checked(name, value) for name, value in values.items() if value is not None}
         return cls(**checked)
 
     def to_mapping(self) -> dict[str, Any]:
@@ -88,29 +88,51 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _check(name: str, value: Any) -> Any:
-    if name in ("max_tokens", "seed"):
-        if isinstance(value, bool) or not isinstance(value, int) or (name == "max_tokens" and value < 1):
-            raise UsageError(f"{name}: must be a whole number{' of 1 or more' if name == 'max_tokens' else ''}")
-        return value
-    if name in ("temperature", "top_p"):
-        top = 2.0 if name == "temperature" else 1.0
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= top:
-            raise UsageError(f"{name}: must be a number from 0 to {top:g}")
-        return float(value)
-    if name == "stop":
-        stop = (value,) if isinstance(value, str) else value
-        if not isinstance(stop, Sequence) or not all(isinstance(item, str) and item for item in stop):
-            raise UsageError("stop: must be a string or a list of strings, none empty")
-        return tuple(stop)
-    if not isinstance(value, Mapping) or value.get("type") not in ("text", "json_object", "json_schema"):
-        raise UsageError("response_format: must be an object whose type is text, json_object or json_schema")
-    wrapper = value.get("json_schema")
-    if value["type"] == "json_schema" and not (
-        isinstance(wrapper, Mapping) and isinstance(wrapper.get("schema"), Mapping)
-    ):
-        raise UsageError("response_format: json_schema.schema must be an object")
-    return None if value["type"] == "text" else dict(value)
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_share(value: Any, top: float) -> bool:
+    return (_is_whole(value) or isinstance(value, float)) and 0 <= value <= top
+
+
+def _is_stop(value: Any) -> bool:
+    stop = [value] if isinstance(value, str) else value
+    return isinstance(stop, Sequence) and all(isinstance(item, str) and item for item in stop)
+
+
+def _is_format(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.get("type") in ("text", "json_object", "json_schema")
+
+
+_WANTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "max_tokens": (lambda value: _is_whole(value) and value >= 1, "a whole number of 1 or more"),
+    "seed": (_is_whole, "a whole number"),
+    "temperature": (lambda value: _is_share(value, 2), "a number from 0 to 2"),
+    "top_p": (lambda value: _is_share(value, 1), "a number from 0 to 1"),
+    "stop": (_is_stop, "a string or a list of strings, none empty"),
+    "response_format": (_is_format, "an object whose type is text, json_object or json_schema"),
+}
+"""Of each parameter whether a value will do, and what it must be."""
+
+
+def _checked(name: str, value: Any) -> Any:
+    is_right, wanted = _WANTED[name]
+    if not is_right(value):
+        raise UsageError(f"{name}: must be {wanted}")
+    match name:
+        case "temperature" | "top_p":
+            return float(value)
+        case "stop":
+            return (value,) if isinstance(value, str) else tuple(value)
+        case "response_format" if value["type"] == "json_schema":
+            wrapper = value.get("json_schema")
+            if not isinstance(wrapper, Mapping) or not isinstance(wrapper.get("schema"), Mapping):
+                raise UsageError("response_format: json_schema.schema must be an object")
+            return dict(value)
+        case "response_format":
+            return None if value["type"] == "text" else dict(value)
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +220,7 @@ class Chunk:
 
     def followed(self) -> Chunk:
         """The same, with `more`."""
-        return Chunk(
-            self.text, self.finish_reason, self.usage, self.index, self.tool_calls, self.logprobs, self.queued_s, True,
-            self.further,
-        )  # fmt: skip
+        return replace(self, more=True)
 
 
 @dataclass(frozen=True, slots=True)

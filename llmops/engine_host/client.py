@@ -29,7 +29,6 @@ from llmops.engine_host.frames import (
     answer,
     pack,
 )
-from llmops.engines.protocol import EngineIdentity
 from llmops.errors import EngineError, EngineRejected, EngineUnavailable
 from llmops.generation import Chunk, GenerationRequest
 from llmops.processes import run_blocking
@@ -153,19 +152,8 @@ class RemoteEngine:
     """
 
     def __init__(self, socket_path: Path, model: ModelVersion, loaded: Loaded, hold: ModelHold) -> None:
-        self._path, self._model, self._loaded, self._hold = socket_path, model, loaded, hold
-
-    @property
-    def identity(self) -> EngineIdentity:
-        return self._loaded.identity
-
-    @property
-    def slots(self) -> int:
-        return self._loaded.slots
-
-    @property
-    def honours(self) -> frozenset[str]:
-        return self._loaded.honours
+        self._path, self._model, self._hold = socket_path, model, hold
+        self.identity, self.slots, self.honours = loaded.identity, loaded.slots, loaded.honours
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         queued_s: float | None = None

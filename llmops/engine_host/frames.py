@@ -7,10 +7,11 @@ it closes. Closing the connection cancels the operation.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import orjson
 
@@ -27,6 +28,7 @@ MAX_FRAME_BYTES = 64 * 2**20
 """Largest frame either side takes: far above any request that the gateway lets in."""
 
 Frame = Mapping[str, Any]
+T = TypeVar("T")
 
 Rows: TypeAlias = "Sequence[Sequence[float]] | NDArray[np.float32]"
 """Vectors, each of the same length."""
@@ -121,23 +123,29 @@ class FrameSplitter:
         self._rest += rest
         if len(self._rest) > self._limit or any(len(line) > self._limit for line in lines):
             raise BadFrame(f"a frame is larger than {self._limit} bytes")
-        return map(_frame, lines)
-
-
-def _frame(line: bytes) -> Frame:
-    try:
-        frame = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise BadFrame(f"not JSON: {error}") from error
-    if not isinstance(frame, dict):
-        raise BadFrame("not an object")
-    return frame
+        try:
+            frames = [orjson.loads(line) for line in lines]
+        except orjson.JSONDecodeError as error:
+            raise BadFrame(f"not JSON: {error}") from error
+        if not all(isinstance(frame, dict) for frame in frames):
+            raise BadFrame("not an object")
+        return iter(frames)
 
 
 def pack(item: Operation | Answer) -> bytes:
-    """The frame of an operation or an answer. Raises BadFrame: it holds what JSON cannot, or is too large."""
+    """The frame of an operation or an answer: its fields by the name of its class. Raises BadFrame: it holds what JSON
+    cannot, or is too large."""
+    name: str = type(item).__name__
+    fields: Any = item
+    if isinstance(item, Chunk):  # most are a few letters of text: what a chunk lacks is left out
+        fields = {"text": item.text}
+        fields |= {name: value for name, value in zip(_RARE, _rare(item), strict=True) if value != _RARE[name]}
+    elif isinstance(item, EngineError):
+        details = {name: getattr(item, name) for name in _ERROR_DETAILS if hasattr(item, name)}
+        name, fields = "EngineError", {"kind": name, "message": str(item), "details": details}
     try:
-        line = orjson.dumps(_plain(item), option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
+        option = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+        line = orjson.dumps({name: fields}, default=_plain, option=option)
     except (orjson.JSONEncodeError, RecursionError) as error:
         raise BadFrame(f"cannot be written as JSON: {error}") from error
     if len(line) > MAX_FRAME_BYTES:
@@ -145,106 +153,38 @@ def pack(item: Operation | Answer) -> bytes:
     return line
 
 
-def _plain(item: Operation | Answer) -> dict[str, Any]:
-    if isinstance(item, (Load, Stream, Embed, Ping)):
-        return _operation_fields(item)
-    if isinstance(item, Chunk):
-        return {"chunk": _chunk_fields(item)}
-    if isinstance(item, EngineError):
-        return {"error": _error_fields(item)}
-    return _answer_fields(item)
-
-
-def _operation_fields(item: Operation) -> dict[str, Any]:
-    match item:
-        case Stream():
-            return {"op": "stream", "model": _model_fields(item.model), "request": _request_fields(item.request)}
-        case Load():
-            return {"op": "load", "model": _model_fields(item.model)}
-        case Embed():
-            return {"op": "embed", "texts": item.texts}
-        case Ping():
-            return {"op": "ping"}
-
-
-def _answer_fields(item: Loaded | Started | Vectors | Pong | End) -> dict[str, Any]:
-    match item:
-        case Started():
-            return {"started": item.queued_s}
-        case End():
-            return {"end": True}
-        case Loaded():
-            identity, honours = item.identity.to_mapping(), sorted(item.honours)
-            return {"loaded": {"identity": identity, "slots": item.slots, "honours": honours}}
-        case Vectors():
-            return {"vectors": {"rows": item.rows, "tokens": item.tokens}}
-        case Pong():
-            return {"pong": {"models": item.models, "restarts": item.restarts}}
+def _plain(value: Any) -> Any:
+    """What orjson does not write by itself: other mappings than dictionaries, named tuples, sets, paths."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (tuple, frozenset)):
+        return list(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 def operation(frame: Frame) -> Operation:
     """The operation that a worker's frame asks for. Raises BadFrame."""
-    try:
-        match frame["op"]:
-            case "load":
-                return Load(_model(frame["model"]))
-            case "stream":
-                return Stream(_model(frame["model"]), _request(frame["request"]))
-            case "embed":
-                return Embed(tuple(frame["texts"]))
-            case "ping":
-                return Ping()
-            case unknown:
-                raise BadFrame(f"unknown operation {unknown!r}")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise BadFrame(f"not an operation: {error!r}") from error
+    return _read(frame, _OPERATIONS, "an operation")
 
 
 def answer(frame: Frame) -> Answer:
     """What the engine process's frame says. Raises BadFrame."""
+    return _read(frame, _ANSWERS, "an answer")
+
+
+def _read(frame: Frame, readers: Mapping[str, Callable[[dict[str, Any]], T]], what: str) -> T:
     try:
-        (kind, value), *_ = frame.items()
-        match kind:
-            case "chunk":
-                return _chunk(value)
-            case "started":
-                return Started(float(value))
-            case "end":
-                return End()
-            case "loaded":
-                identity = EngineIdentity(**value["identity"])
-                return Loaded(identity, value["slots"], frozenset(value["honours"]))
-            case "vectors":
-                return Vectors(value["rows"], int(value["tokens"]))
-            case "pong":
-                return Pong(value["models"], value["restarts"])
-            case "error":
-                return _error(value)
-            case unknown:
-                raise BadFrame(f"unknown answer {unknown!r}")
+        (name, fields), *_ = frame.items()
+        return readers[name](fields)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise error if isinstance(error, BadFrame) else BadFrame(f"not an answer: {error!r}") from error
-
-
-def _model_fields(model: ModelVersion) -> dict[str, Any]:
-    fields = {item.name: getattr(model, item.name) for item in dataclasses.fields(model)}
-    return {**fields, "path": None if model.path is None else str(model.path), "provenance": dict(model.provenance)}
+        raise BadFrame(f"not {what}: {error!r}") from error
 
 
 def _model(fields: Mapping[str, Any]) -> ModelVersion:
     path = fields["path"]
     return ModelVersion(**{**fields, "path": None if path is None else Path(path), "aliases": tuple(fields["aliases"])})
-
-
-def _request_fields(request: GenerationRequest) -> dict[str, Any]:
-    return {
-        "messages": request.messages,
-        "parameters": request.parameters.to_mapping(),
-        "extras": dict(request.extras),
-        "whole": request.whole,
-        "headers": dict(request.headers),
-        "beginning": request.beginning,
-    }
 
 
 def _request(fields: Mapping[str, Any]) -> GenerationRequest:
@@ -253,49 +193,38 @@ def _request(fields: Mapping[str, Any]) -> GenerationRequest:
     return GenerationRequest(**{**fields, **turns, "parameters": GenerationParameters(**parameters)})
 
 
-def _chunk_fields(chunk: Chunk) -> dict[str, Any]:
-    """Most chunks are a few letters of text; what a chunk lacks is left out."""
-    fields: dict[str, Any] = {"text": chunk.text}
-    if chunk.finish_reason is not None:
-        fields["finish_reason"] = chunk.finish_reason
-    if chunk.usage is not None:
-        fields["usage"] = (chunk.usage.tokens_in, chunk.usage.tokens_out, chunk.usage.reported)
-    if chunk.index:
-        fields["index"] = chunk.index
-    if chunk.tool_calls:
-        fields["tool_calls"] = chunk.tool_calls
-    if chunk.logprobs:
-        fields["logprobs"] = chunk.logprobs
-    if chunk.queued_s is not None:
-        fields["queued_s"] = chunk.queued_s
-    if chunk.further is not None:
-        fields["further"] = [dict(part) for part in chunk.further]
-    return fields
-
-
 def _chunk(fields: dict[str, Any]) -> Chunk:
     if usage := fields.get("usage"):
-        fields["usage"] = Usage(*usage)
+        fields["usage"] = Usage(**usage)
     if further := fields.get("further"):
         fields["further"] = Further(*further)
     return Chunk(**fields)
 
 
 def _kinds(root: type[EngineError]) -> dict[str, type[EngineError]]:
-    found = {root.__name__: root}
-    for kind in root.__subclasses__():
-        found |= _kinds(kind)
-    return found
+    return {root.__name__: root} | {name: kind for each in root.__subclasses__() for name, kind in _kinds(each).items()}
 
 
 _ERROR_KINDS = _kinds(EngineError)
 _ERROR_DETAILS = ("retry_after", "lasting", "param", "reason")
 
+_RARE = {each.name: each.default for each in dataclasses.fields(Chunk) if each.name != "text"}
+_rare = attrgetter(*_RARE)
 
-def _error_fields(error: EngineError) -> dict[str, Any]:
-    details = {name: getattr(error, name) for name in _ERROR_DETAILS if hasattr(error, name)}
-    return {"kind": type(error).__name__, "message": str(error), "details": details}
-
-
-def _error(fields: Mapping[str, Any]) -> EngineError:
-    return _ERROR_KINDS[fields["kind"]](fields["message"], **fields["details"])
+_OPERATIONS: Mapping[str, Callable[[dict[str, Any]], Operation]] = {
+    "Load": lambda fields: Load(_model(fields["model"])),
+    "Stream": lambda fields: Stream(_model(fields["model"]), _request(fields["request"])),
+    "Embed": lambda fields: Embed(tuple(fields["texts"])),
+    "Ping": lambda fields: Ping(**fields),
+}
+_ANSWERS: Mapping[str, Callable[[dict[str, Any]], Answer]] = {
+    "Chunk": _chunk,
+    "Started": lambda fields: Started(**fields),
+    "End": lambda fields: End(**fields),
+    "Loaded": lambda fields: Loaded(
+        EngineIdentity(**fields["identity"]), fields["slots"], frozenset(fields["honours"])
+    ),
+    "Vectors": lambda fields: Vectors(**fields),
+    "Pong": lambda fields: Pong(**fields),
+    "EngineError": lambda fields: _ERROR_KINDS[fields["kind"]](fields["message"], **fields["details"]),
+}

@@ -18,11 +18,6 @@ def echo(request: GenerationRequest) -> str:
     return f"You said: {request.messages[-1]['content']}"
 
 
-def identity(slots: int, name: str = "fake") -> EngineIdentity:
-    """What this engine will be."""
-    return EngineIdentity(name, "1", {"slots": slots})
-
-
 class FakeEngine:
     """Streams `answer(request)` word by word, whatever temperature and seed are.
 
@@ -43,25 +38,13 @@ class FakeEngine:
         honours: frozenset[str] = frozenset({"n"}),
         script: Callable[[GenerationRequest], Iterable[Chunk]] | None = None,
     ) -> None:
-        self._answer, self._slots, self._word_seconds, self._failure = answer, slots, word_seconds, failure
-        self._name, self._honours, self._script = name, honours, script
+        self.identity, self.slots, self.honours = EngineIdentity(name, "1", {"slots": slots}), slots, honours
+        self._answer, self._word_seconds, self._failure, self._script = answer, word_seconds, failure, script
         self.requests: list[GenerationRequest] = []
         self.cancelled = 0
         self.in_flight = 0
         self.most_in_flight = 0
         self.closed = False
-
-    @property
-    def identity(self) -> EngineIdentity:
-        return identity(self._slots, self._name)
-
-    @property
-    def slots(self) -> int:
-        return self._slots
-
-    @property
-    def honours(self) -> frozenset[str]:
-        return self._honours
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         self.requests.append(request)

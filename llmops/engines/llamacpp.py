@@ -70,10 +70,8 @@ class LlamaCppEngine:
         except ImportError as error:
             raise EngineUnavailable("the llamacpp engine needs the package xllamacpp") from error
         check_gguf(path)
-        self._slots = slots
-        self._context = context
+        self.identity, self.slots, self.honours = identity(slots, context, prompt_cache, weights), slots, HONOURS
         self._prompt_cache = prompt_cache
-        self._weights = weights
         # The object also listens on a loopback port; a random key that only we know closes it.
         key = secrets.token_urlsafe(32)
         self._states, self._quiet = TemplateStates(), Quiet()
@@ -89,18 +87,6 @@ class LlamaCppEngine:
         for slot in range(slots):
             self._free_slots.put(slot)
         self._threads = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="llamacpp")
-
-    @property
-    def identity(self) -> EngineIdentity:
-        return identity(self._slots, self._context, self._prompt_cache, self._weights)
-
-    @property
-    def slots(self) -> int:
-        return self._slots
-
-    @property
-    def honours(self) -> frozenset[str]:
-        return HONOURS
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         wanted = request.parameters.response_format
@@ -132,7 +118,7 @@ class LlamaCppEngine:
 
     def _prime(self, messages: Sequence[Message]) -> None:
         """On an engine thread: into every slot, as what was read of the last template may be all that a slot keeps."""
-        for slot in range(self._slots if self._prompt_cache == "slots" else 1):
+        for slot in range(self.slots if self._prompt_cache == "slots" else 1):
             self._states.put(messages, slot, self._port, self._read)
 
     def _read(self, messages: Sequence[Message], slot: int) -> None:

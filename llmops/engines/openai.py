@@ -76,7 +76,8 @@ class OpenAIEngine:
         stream_always: bool = False,
     ) -> None:
         """Connects on the first request. Raises EngineUnavailable when the key is not set."""
-        self._base_url, self._model, self._slots = base_url.rstrip("/"), model, slots
+        self._base_url, self._model = base_url.rstrip("/"), model
+        self.identity, self.slots, self.honours = identity(base_url, model), slots, EXTRAS
         self._stream_always, self._fields = stream_always, SentFields()
         self._whole_timeout = aiohttp.ClientTimeout(total=timeout, connect=connect_timeout)
         self._stream_timeout = aiohttp.ClientTimeout(
@@ -87,18 +88,6 @@ class OpenAIEngine:
         if key_variable:
             self._headers["authorization"] = f"Bearer {_key(key_variable, self._base_url)}"
         self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
-
-    @property
-    def identity(self) -> EngineIdentity:
-        return identity(self._base_url, self._model)
-
-    @property
-    def slots(self) -> int:
-        return self._slots
-
-    @property
-    def honours(self) -> frozenset[str]:
-        return EXTRAS
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         streamed, asked = self._stream_always or not request.whole, request.extras.get("n", 1)

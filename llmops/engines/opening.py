@@ -5,17 +5,16 @@ Engine modules are imported only when used: torch and llama.cpp are heavy.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmops.engines.protocol import Engine, EngineIdentity, PrimingEngine, RelayingEngine, ScoringEngine
+from llmops.engines.protocol import Engine, EngineIdentity, RelayingEngine
 from llmops.errors import CannotRun, Corrupted, EngineRejected, UsageError
-from llmops.generation import Chunk, GenerationParameters, GenerationRequest, Message, Usage
+from llmops.generation import GenerationParameters
 from llmops.load_once import ModelCache
 from llmops.models.sources import UpstreamSource
 from llmops.models.weights import verified_path
@@ -49,52 +48,54 @@ def _gguf_path(model: ModelVersion, settings: Settings) -> Path:
     return path if settings.engine_weights == "stored" else wide_path(path, model.sha256, settings.wide_weights_dir)
 
 
+def _gguf_options(settings: Settings) -> dict[str, Any]:
+    """What engines for GGUF files are made with, and their identity too."""
+    return {
+        "slots": settings.engine_slots,
+        "context": settings.engine_context,
+        "prompt_cache": settings.engine_prompt_cache,
+        "weights": settings.engine_weights,
+    }
+
+
 def _open_llamacpp(model: ModelVersion, settings: Settings) -> Engine:
     from llmops.engines.llamacpp import LlamaCppEngine
+    from llmops.engines.upstreams import ReplicatedEngine
 
-    path = _gguf_path(model, settings)
-    threads, replicas = _threads(settings), settings.engine_replicas
-    opened = [
-        LlamaCppEngine(
-            path,
-            slots=settings.engine_slots,
-            context=settings.engine_context,
-            threads=max(1, threads // replicas),
-            prompt_cache=settings.engine_prompt_cache,
-            weights=settings.engine_weights,
-        )
-        for _ in range(replicas)
-    ]
+    path, replicas = _gguf_path(model, settings), settings.engine_replicas
+    threads = max(1, _threads(settings) // replicas)
+    opened = [LlamaCppEngine(path, threads=threads, **_gguf_options(settings)) for _ in range(replicas)]
     return opened[0] if replicas == 1 else ReplicatedEngine(opened)
 
 
 def _identify_llamacpp(_model: ModelVersion, settings: Settings) -> EngineIdentity:
     from llmops.engines import llamacpp
 
-    return llamacpp.identity(
-        settings.engine_slots, settings.engine_context, settings.engine_prompt_cache, settings.engine_weights
-    )
+    return llamacpp.identity(**_gguf_options(settings))
+
+
+def _check_llamacpp(response_format: Mapping[str, Any]) -> None:
+    from llmops.engines.llamacpp_grammar import grammar_of
+
+    grammar_of(response_format)
 
 
 def _open_openvino(model: ModelVersion, settings: Settings) -> Engine:
     from llmops.engines.openvino import OpenVinoEngine
 
-    return OpenVinoEngine(
-        _gguf_path(model, settings),
-        slots=settings.engine_slots,
-        context=settings.engine_context,
-        threads=_threads(settings),
-        prompt_cache=settings.engine_prompt_cache,
-        weights=settings.engine_weights,
-    )
+    return OpenVinoEngine(_gguf_path(model, settings), threads=_threads(settings), **_gguf_options(settings))
 
 
 def _identify_openvino(_model: ModelVersion, settings: Settings) -> EngineIdentity:
     from llmops.engines import openvino
 
-    return openvino.identity(
-        settings.engine_slots, settings.engine_context, settings.engine_prompt_cache, settings.engine_weights
-    )
+    return openvino.identity(**_gguf_options(settings))
+
+
+def _check_openvino(response_format: Mapping[str, Any]) -> None:
+    from llmops.engines.openvino_schema import enforced_schema
+
+    enforced_schema(response_format)
 
 
 def _open_transformers(model: ModelVersion, settings: Settings) -> Engine:
@@ -102,8 +103,7 @@ def _open_transformers(model: ModelVersion, settings: Settings) -> Engine:
 
     path = verified_path(model, settings)
     folder, gguf_file = (path.parent, path.name) if model.format == "gguf" else (path, None)
-    slots, threads = settings.engine_slots, _threads(settings)
-    return TransformersEngine(folder, gguf_file=gguf_file, slots=slots, threads=threads)
+    return TransformersEngine(folder, gguf_file=gguf_file, slots=settings.engine_slots, threads=_threads(settings))
 
 
 def _identify_transformers(_model: ModelVersion, settings: Settings) -> EngineIdentity:
@@ -112,28 +112,35 @@ def _identify_transformers(_model: ModelVersion, settings: Settings) -> EngineId
     return transformers.identity(settings.engine_slots)
 
 
+def _check_transformers(_response_format: Mapping[str, Any]) -> None:
+    from llmops.engines.transformers import refuse_response_format
+
+    refuse_response_format()
+
+
 def _open_openai(model: ModelVersion, settings: Settings) -> Engine:
     from llmops.engines.openai import OpenAIEngine
     from llmops.engines.upstreams import Upstream, UpstreamsEngine
 
     source = _upstreams(model)
     opened = [
-        OpenAIEngine(
+        Upstream(
+            OpenAIEngine(
+                server.url,
+                source.model,
+                key_variable=server.key_variable,
+                timeout=settings.engine_timeout,
+                connect_timeout=settings.upstream_connect_timeout,
+                first_byte_timeout=settings.upstream_first_byte_timeout,
+                slots=settings.engine_slots,
+                stream_always=settings.upstream_stream == "always",
+            ),
             server.url,
-            source.model,
-            key_variable=server.key_variable,
-            timeout=settings.engine_timeout,
-            connect_timeout=settings.upstream_connect_timeout,
-            first_byte_timeout=settings.upstream_first_byte_timeout,
-            slots=settings.engine_slots,
-            stream_always=settings.upstream_stream == "always",
+            server.weight,
         )
         for server in source.servers
     ]
-    if len(opened) == 1:
-        return opened[0]
-    pairs = zip(opened, source.servers, strict=True)
-    return UpstreamsEngine([Upstream(engine, server.url, server.weight) for engine, server in pairs])
+    return opened[0].engine if len(opened) == 1 else UpstreamsEngine(opened)
 
 
 def _identify_openai(model: ModelVersion, _settings: Settings) -> EngineIdentity:
@@ -153,34 +160,6 @@ def _open_fake(_model: ModelVersion, settings: Settings) -> Engine:
     return FakeEngine(slots=settings.engine_slots)
 
 
-def _identify_fake(_model: ModelVersion, settings: Settings) -> EngineIdentity:
-    from llmops.engines import fake
-
-    return fake.identity(settings.engine_slots)
-
-
-def _check_llamacpp(response_format: Mapping[str, Any]) -> None:
-    from llmops.engines.llamacpp_grammar import grammar_of
-
-    grammar_of(response_format)
-
-
-def _check_openvino(response_format: Mapping[str, Any]) -> None:
-    from llmops.engines.openvino_schema import enforced_schema
-
-    enforced_schema(response_format)
-
-
-def _check_transformers(_response_format: Mapping[str, Any]) -> None:
-    from llmops.engines.transformers import refuse_response_format
-
-    refuse_response_format()
-
-
-def _check_nothing(_response_format: Mapping[str, Any]) -> None:
-    """An upstream checks itself; the fake engine knows only when it answers."""
-
-
 @dataclass(frozen=True, slots=True)
 class _EngineEntry:
     """formats: what the engine can open. open loads (seconds); identify says beforehand what `open` will give. check
@@ -189,7 +168,7 @@ class _EngineEntry:
     formats: frozenset[str]
     open: Callable[[ModelVersion, Settings], Engine]
     identify: Callable[[ModelVersion, Settings], EngineIdentity]
-    check: Callable[[Mapping[str, Any]], None] = _check_nothing
+    check: Callable[[Mapping[str, Any]], None] = lambda _: None  # an upstream checks itself
 
 
 _ENGINES = {
@@ -199,7 +178,7 @@ _ENGINES = {
         frozenset({"hf", "gguf"}), _open_transformers, _identify_transformers, _check_transformers
     ),
     "openai": _EngineEntry(frozenset({"openai"}), _open_openai, _identify_openai),
-    "fake": _EngineEntry(frozenset({"gguf", "hf", "openai"}), _open_fake, _identify_fake),
+    "fake": _EngineEntry(frozenset({"gguf", "hf", "openai"}), _open_fake, lambda *given: _open_fake(*given).identity),
 }
 ENGINE_NAMES = tuple(_ENGINES)
 
@@ -256,68 +235,6 @@ def open_engine(model: ModelVersion, settings: Settings, engine: str | None = No
         raise CannotRun(f"{model.ref}: not enough memory to load it with the {name} engine") from error
     except OSError as error:
         raise Corrupted(f"{model.ref}: the {name} engine cannot read its weights: {error}") from error
-
-
-# Several engines behind one, a request goes to whichever is free: how engines of one slot, whose answers repeat, use
-# all cores.
-
-
-class ReplicatedEngine:
-    """Copies of one engine, each with a slot of its own. As an answer depends on its replica alone, and replicas are
-    alike, the identity is that of one of them."""
-
-    def __init__(self, replicas: Sequence[Engine]) -> None:
-        self._replicas = list(replicas)
-        self._idle: asyncio.Queue[Engine] | None = None
-
-    @property
-    def identity(self) -> EngineIdentity:
-        return self._replicas[0].identity
-
-    @property
-    def slots(self) -> int:
-        return sum(replica.slots for replica in self._replicas)
-
-    @property
-    def honours(self) -> frozenset[str]:
-        return self._replicas[0].honours
-
-    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        async with self._free() as replica, aclosing(replica.stream(request)) as chunks:
-            async for chunk in chunks:
-                yield chunk
-
-    async def loglikelihoods(
-        self, messages: Sequence[Message], continuations: Sequence[str]
-    ) -> tuple[list[float], Usage]:
-        """As `ScoringEngine`. Raises EngineRejected when the replicas give no log-probabilities."""
-        async with self._free() as replica:
-            if not isinstance(replica, ScoringEngine):
-                raise EngineRejected(f"the {self.identity.name} engine gives no log-probabilities")
-            return await replica.loglikelihoods(messages, continuations)
-
-    async def prime(self, messages: Sequence[Message]) -> None:
-        """As `PrimingEngine`, for every replica that can."""
-        for replica in self._replicas:
-            if isinstance(replica, PrimingEngine):
-                await replica.prime(messages)
-
-    async def close(self) -> None:
-        for replica in self._replicas:
-            await replica.close()
-
-    @asynccontextmanager
-    async def _free(self) -> AsyncIterator[Engine]:
-        if self._idle is None:
-            self._idle = asyncio.Queue()
-            for replica in self._replicas:
-                for _ in range(replica.slots):
-                    self._idle.put_nowait(replica)
-        replica = await self._idle.get()
-        try:
-            yield replica
-        finally:
-            self._idle.put_nowait(replica)
 
 
 logger = logging.getLogger("llmops.service")

@@ -84,7 +84,8 @@ class OpenVinoEngine:
             raise EngineUnavailable(_MISSING) from error
         check_gguf(path)
         self._genai: Any = openvino_genai
-        self._slots, self._context, self._prompt_cache, self._weights = slots, context, prompt_cache, weights
+        self.identity, self.slots, self.honours = identity(slots, context, prompt_cache, weights), slots, HONOURS
+        self._context = context
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.max_num_seqs = slots
         scheduler.enable_prefix_caching = prompt_cache == "slots"
@@ -101,18 +102,6 @@ class OpenVinoEngine:
         self._open: list[_Row] = []
         self._thread = threading.Thread(target=self._serve, name="openvino", daemon=True)
         self._thread.start()
-
-    @property
-    def identity(self) -> EngineIdentity:
-        return identity(self._slots, self._context, self._prompt_cache, self._weights)
-
-    @property
-    def slots(self) -> int:
-        return self._slots
-
-    @property
-    def honours(self) -> frozenset[str]:
-        return HONOURS
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         wanted = request.parameters.response_format

@@ -73,7 +73,7 @@ class TransformersEngine:
             raise EngineUnavailable("the transformers engine needs the packages torch and transformers") from error
         if threads:
             torch.set_num_threads(threads)
-        self._slots = slots
+        self.identity, self.slots, self.honours = identity(slots), slots, frozenset[str]()
         self._device = _device()
         options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {"use_safetensors": True}
         try:
@@ -93,18 +93,6 @@ class TransformersEngine:
         self._waiting: queue.Queue[_Row | None] = queue.Queue()
         self._thread = threading.Thread(target=self._serve, name="transformers", daemon=True)
         self._thread.start()
-
-    @property
-    def identity(self) -> EngineIdentity:
-        return identity(self._slots)
-
-    @property
-    def slots(self) -> int:
-        return self._slots
-
-    @property
-    def honours(self) -> frozenset[str]:
-        return frozenset()
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         if request.parameters.response_format is not None:
@@ -163,7 +151,7 @@ class TransformersEngine:
                 closing = True
                 break
             candidates.append(row)
-        same = [row for row in candidates if _sampling(row) == _sampling(first)][: self._slots - 1]
+        same = [row for row in candidates if _sampling(row) == _sampling(first)][: self.slots - 1]
         taken = {id(row) for row in same}
         return [first, *same], [row for row in candidates if id(row) not in taken], closing
 

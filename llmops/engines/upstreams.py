@@ -1,17 +1,18 @@
-"""Several upstream servers as one engine: chosen by weight among the healthy ones, and replaced while nothing of the
-answer has come."""
+"""Several engines as one: upstream servers, chosen by weight among the healthy ones and replaced while nothing of the
+answer has come; and copies of a local engine."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from contextlib import aclosing, asynccontextmanager
 
-from llmops.engines.protocol import Engine, EngineIdentity
+from llmops.engines.protocol import Engine, EngineIdentity, PrimingEngine, ScoringEngine
 from llmops.errors import EngineError, EngineRejected, EngineUnavailable
-from llmops.generation import Chunk, GenerationRequest
+from llmops.generation import Chunk, GenerationRequest, Message, Usage
 
 logger = logging.getLogger("llmops.engines")
 
@@ -99,20 +100,9 @@ class UpstreamsEngine:
     def __init__(self, upstreams: Sequence[Upstream], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._upstreams, self._clock = tuple(upstreams), clock
         first = self._upstreams[0].engine.identity
-        self._identity = EngineIdentity(first.name, ", ".join(one.name for one in self._upstreams), first.settings)
-        self._honours = frozenset.intersection(*(one.engine.honours for one in self._upstreams))
-
-    @property
-    def identity(self) -> EngineIdentity:
-        return self._identity
-
-    @property
-    def slots(self) -> int:
-        return sum(one.engine.slots for one in self._upstreams)
-
-    @property
-    def honours(self) -> frozenset[str]:
-        return self._honours
+        self.identity = EngineIdentity(first.name, ", ".join(one.name for one in self._upstreams), first.settings)
+        self.slots = sum(one.engine.slots for one in self._upstreams)
+        self.honours = frozenset.intersection(*(one.engine.honours for one in self._upstreams))
 
     def problems(self) -> list[str]:
         """A line for each upstream that gets no requests: why, and until when."""
@@ -178,3 +168,51 @@ class UpstreamsEngine:
             f"no upstream answers: {'; '.join(told)}",
             retry_after=min((wait for wait in waits if wait is not None), default=None),
         )
+
+
+class ReplicatedEngine:
+    """Copies of one engine: a request goes to whichever is free, so that engines of one slot, whose answers repeat, use
+    all cores. As an answer depends on its replica alone, the identity is that of one of them."""
+
+    def __init__(self, replicas: Sequence[Engine]) -> None:
+        self._replicas = list(replicas)
+        self.identity, self.honours = replicas[0].identity, replicas[0].honours
+        self.slots = sum(replica.slots for replica in replicas)
+        self._idle: asyncio.Queue[Engine] | None = None
+
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
+        async with self._free() as replica, aclosing(replica.stream(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def loglikelihoods(
+        self, messages: Sequence[Message], continuations: Sequence[str]
+    ) -> tuple[list[float], Usage]:
+        """As `ScoringEngine`. Raises EngineRejected when the replicas give no log-probabilities."""
+        async with self._free() as replica:
+            if not isinstance(replica, ScoringEngine):
+                raise EngineRejected(f"the {self.identity.name} engine gives no log-probabilities")
+            return await replica.loglikelihoods(messages, continuations)
+
+    async def prime(self, messages: Sequence[Message]) -> None:
+        """As `PrimingEngine`, for every replica that can."""
+        for replica in self._replicas:
+            if isinstance(replica, PrimingEngine):
+                await replica.prime(messages)
+
+    async def close(self) -> None:
+        for replica in self._replicas:
+            await replica.close()
+
+    @asynccontextmanager
+    async def _free(self) -> AsyncIterator[Engine]:
+        if self._idle is None:
+            self._idle = asyncio.Queue()
+            for replica in self._replicas:
+                for _ in range(replica.slots):
+                    self._idle.put_nowait(replica)
+        replica = await self._idle.get()
+        try:
+            yield replica
+        finally:
+            self._idle.put_nowait(replica)

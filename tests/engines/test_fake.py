@@ -6,8 +6,8 @@ from contextlib import aclosing
 
 import pytest
 
-from llmops.engines.fake import FakeEngine, identity
-from llmops.engines.protocol import generate
+from llmops.engines.fake import FakeEngine
+from llmops.engines.protocol import EngineIdentity, generate
 from llmops.errors import EngineUnavailable
 from llmops.generation import Chunk, GenerationRequest, Usage
 
@@ -76,7 +76,7 @@ async def test_it_knows_that_it_was_closed():
 def test_its_identity_names_slots_and_name():
     engine = FakeEngine(slots=3, name="fake-b")
     assert engine.slots == 3
-    assert engine.identity == identity(3, "fake-b") != identity(3)
+    assert engine.identity == EngineIdentity("fake-b", "1", {"slots": 3})
 
 
 async def test_with_n_it_says_its_answer_so_often_and_only_the_last_chunk_has_usage(ask):

@@ -5,9 +5,9 @@ import dataclasses
 
 import pytest
 
-from llmops.engines.opening import ENGINE_NAMES, ReplicatedEngine, engine_identity, engine_name, open_engine
+from llmops.engines.opening import ENGINE_NAMES, engine_identity, engine_name, open_engine
 from llmops.engines.protocol import generate
-from llmops.engines.upstreams import UpstreamsEngine
+from llmops.engines.upstreams import ReplicatedEngine, UpstreamsEngine
 from llmops.errors import CannotRun, Corrupted, EngineTimeout, UsageError
 from llmops.models.weights import copy_into, store_weights
 from llmops.settings import Settings

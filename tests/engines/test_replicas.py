@@ -8,8 +8,8 @@ from contextlib import aclosing
 import pytest
 
 from llmops.engines.fake import FakeEngine
-from llmops.engines.opening import ReplicatedEngine
 from llmops.engines.protocol import ScoringEngine, generate
+from llmops.engines.upstreams import ReplicatedEngine
 from llmops.errors import EngineRejected, EngineUnavailable
 
 pytestmark = pytest.mark.anyio
@@ -98,7 +98,8 @@ async def test_likelihoods_come_from_a_free_replica(ask):
 async def test_replicas_without_likelihoods_reject_such_a_request(ask):
     class TextOnly:
         def __init__(self):
-            self.identity, self.slots, self.stream = FakeEngine().identity, 1, FakeEngine().stream
+            fake = FakeEngine(slots=1)
+            self.identity, self.slots, self.honours, self.stream = fake.identity, 1, fake.honours, fake.stream
 
         async def close(self):
             """Nothing to free."""
