@@ -1,12 +1,17 @@
+""""""
+
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 
 import pytest
 
-from llmops.engine_host.request_queue import RequestQueue
-from llmops.errors import EngineBusy
+from llmops.engine_host.request_queue import Heartbeat, RequestQueue, lives
+from llmops.engines.fake import FakeEngine
+from llmops.engines.protocol import generate
+from llmops.errors import EngineBusy, EngineError
+from tests.engine_host.conftest import ask
 
 pytestmark = pytest.mark.anyio
 
@@ -71,3 +76,73 @@ async def test_a_wide_one_waits_for_all_its_slots_and_is_not_overtaken():
         assert wide.slots == 3
         assert await has_turn(wide)
         assert not await has_turn(narrow)
+
+
+FOREVER = 3600.0
+
+
+async def until(condition, seconds=10.0):
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_an_engine_that_gives_no_sign_of_life_is_named_also_when_its_client_has_left(hosting):
+    stuck = []
+    async with hosting(word_seconds=FOREVER, stall_seconds=0.1, on_stuck=stuck.append) as running:
+        engine = await running.open()
+        async with aclosing(engine.stream(ask())) as chunks:
+            waiting = asyncio.ensure_future(anext(chunks))
+            await until(lambda: running.host.report()["tiny@1"]["running"] == 1)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        await until(lambda: stuck)
+        assert set(stuck) == {"tiny@1"}
+        await engine.close()
+
+
+async def test_a_slow_engine_that_answers_is_left_alone(hosting):
+    stuck = []
+    async with hosting(word_seconds=0.05, stall_seconds=0.2, on_stuck=stuck.append) as running:
+        engine = await running.open()
+        await generate(engine, ask("one two three four five six seven eight"))
+        await asyncio.sleep(0.5)
+        assert stuck == []
+        await engine.close()
+
+
+async def test_a_request_given_up_on_a_sound_engine_costs_one_question(hosting):
+    stuck = []
+    async with hosting(answer=lambda request: request.messages[-1]["content"], stall_seconds=0.1, on_stuck=stuck.append,
+                       word_seconds=0.0) as running:  # fmt: skip
+        engine = await running.open()
+        await generate(engine, ask())
+        running.host._served_for(engine._model).pulse.left()
+        asked = len(running.engines["tiny@1"].requests)
+        await until(lambda: len(running.engines["tiny@1"].requests) == asked + 1)
+        await asyncio.sleep(0.3)
+        assert len(running.engines["tiny@1"].requests) == asked + 1
+        assert stuck == []
+        await engine.close()
+
+
+@pytest.mark.parametrize(
+    ("engine", "alive"),
+    [
+        (FakeEngine(), True),
+        (FakeEngine(failure=EngineError("no")), True),
+        (FakeEngine(word_seconds=FOREVER), False),
+    ],
+)
+async def test_an_error_is_an_answer_and_silence_is_none(engine, alive):
+    assert await lives(engine, 0.1) is alive
+
+
+def test_an_engine_without_work_may_be_silent_for_ever():
+    pulse = Heartbeat()
+    assert not pulse.stalled(0.0, running=0)
+    assert pulse.stalled(0.0, running=1)
+    pulse.left()
+    assert pulse.stalled(0.0, running=0)
+    pulse.beats()
+    assert not pulse.stalled(0.0, running=0)

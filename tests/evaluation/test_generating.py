@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmops.engines.fake import FakeEngine, identity
+from llmops.engines.fake import FakeEngine
 from llmops.engines.protocol import Engine
 from llmops.errors import BadFile, EngineError, EngineTimeout, EngineUnavailable
 from llmops.evaluation.eval_set import EvalRow
@@ -27,7 +27,7 @@ TEMPLATE = parse_prompt("---\ninput_variable: question\n---\n# system\nBe terse.
 
 
 def task(given: Sequence[EvalRow], template: Any = TEMPLATE, choices: bool = False, **more: Any) -> Task:
-    return Task(template, GenerationParameters(), "sha", identity(4), given, choices=choices, **more)
+    return Task(template, GenerationParameters(), "sha", FakeEngine().identity, given, choices=choices, **more)
 
 
 def rows(n: int, name: str = "number", **more: Any) -> list[EvalRow]:
