@@ -220,19 +220,18 @@ def _say_folders(name: str, settings: Settings) -> None:
 
 def _printed(due: CronSchedule, name: str, inputs: Sequence[str], settings: Settings, *, cronjob: bool) -> Any:
     """The text for Kubernetes, or else for cron, as JSON."""
-    from llmops.pipelines import external_cron
-    from llmops.pipelines.job_environment import job_environment, write_secrets
+    from llmops.pipelines import schedule as scheduling
 
-    job = job_environment(settings)
+    job = scheduling.job_environment(settings)
     if cronjob:
         say("its Secret `llmops` and its claim `llmops` are yours to make; no value of a secret is in the manifest")
-        return {"cron": due.cron, "text": external_cron.cronjob(due, name, inputs, job)}
-    secrets = write_secrets(settings, job, name)
+        return {"cron": due.cron, "text": scheduling.cronjob(due, name, inputs, job)}
+    secrets = scheduling.write_secrets(settings, job, name)
     if secrets is not None:
         say(f"wrote {secrets}, which only you can read: {', '.join(job.secrets)}")
-    command = external_cron.shell_command(due, name, inputs, job, secrets)
+    command = scheduling.shell_command(due, name, inputs, job, secrets)
     named = None if secrets is None else str(secrets)
-    return {"cron": due.cron, "text": external_cron.crontab(due, command), "command": command, "secrets": named}
+    return {"cron": due.cron, "text": scheduling.crontab(due, command), "command": command, "secrets": named}
 
 
 def _try(pipelines: Pipelines, pipeline: Pipeline, inputs: Mapping[str, Any] | None, cycle: str, as_json: bool) -> None:

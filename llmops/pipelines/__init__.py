@@ -5,13 +5,14 @@ from __future__ import annotations
 from llmops.pipelines.pipeline import (
     Pipeline,
     PipelineRun,
+    Recorder,
     StepFailed,
+    StepRecord,
     StepRun,
     Steps,
     parse_reference,
     reference,
 )
-from llmops.pipelines.recorder import Recorder, StepRecord
 from llmops.pipelines.running import Pipelines
 
 __all__ = [

@@ -1,9 +1,9 @@
-"""What a pipeline is, and what became of a run of it: plain values that know no engine."""
+"""What a pipeline is, what became of a run of it, and where its steps are written down: values that know no engine."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, Protocol, TypeVar
@@ -39,10 +39,6 @@ class Steps(Protocol):
 PipelineFunction = Callable[[Steps, Mapping[str, Any]], Mapping[str, Any]]
 
 
-def _as_given(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    return inputs
-
-
 @dataclass(frozen=True)
 class Pipeline:
     """A job of several steps.
@@ -56,7 +52,7 @@ class Pipeline:
     name: str
     function: PipelineFunction
     what: str
-    complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = _as_given
+    complete: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +112,49 @@ class PipelineRun:
             "result": dict(self.result),
             "error": self.error,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """A step that ended. number: its place in the run, from 1. output: None where it failed; `error` then says why."""
+
+    number: int
+    name: str
+    arguments: Sequence[Any]
+    output: Any
+    seconds: float
+    started_at: datetime
+    error: str | None = None
+
+
+class Recorder(Protocol):
+    """Where a run's steps are written down for people to see: the seam to MLflow, which this package does not import.
+    Each method may be called again with the same after a crash, and must then leave what one call leaves."""
+
+    def begin(self, pipeline: str, cycle: str, inputs: Mapping[str, Any]) -> None:
+        """A run begins, or goes on. Raises StoreUnavailable: then the run fails here."""
+        ...
+
+    def step(self, record: StepRecord) -> None:
+        """A step has just been done. Raises StoreUnavailable: then the step counts as failed, and is done again."""
+        ...
+
+    def end(self, result: Mapping[str, Any] | None, error: str | None) -> None:
+        """The run has finished, with a result, or failed, with an error. Raises StoreUnavailable."""
+        ...
+
+
+class NoRecorder:
+    """Writes nothing down."""
+
+    def begin(self, pipeline: str, cycle: str, inputs: Mapping[str, Any]) -> None:
+        pass
+
+    def step(self, record: StepRecord) -> None:
+        pass
+
+    def end(self, result: Mapping[str, Any] | None, error: str | None) -> None:
+        pass
 
 
 class StepFailed(CannotRun):

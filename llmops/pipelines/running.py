@@ -6,16 +6,16 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from types import TracebackType
 from typing import Any
 
 from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
 from llmops.pipelines.database import database_url, has_tables, is_held, only_one, translated
-from llmops.pipelines.dbos_setup import WORKFLOW, client, going_on, launched
-from llmops.pipelines.durable import Execution, as_json, execute
+from llmops.pipelines.dbos_runs import WORKFLOW, Execution, as_json, client, execute, going_on, launched
 from llmops.pipelines.pipeline import (
+    NoRecorder,
     Pipeline,
     PipelineRun,
+    Recorder,
     RunStatus,
     StepFailed,
     StepRun,
@@ -23,12 +23,7 @@ from llmops.pipelines.pipeline import (
     parse_reference,
     reference,
 )
-from llmops.pipelines.recorder import NoRecorder, Recorder
 from llmops.settings import Settings
-
-
-def _untold(_text: str) -> None:
-    """Nobody listens."""
 
 
 class Pipelines:
@@ -39,19 +34,17 @@ class Pipelines:
     """
 
     def __init__(
-        self, settings: Settings, *, recorder: Recorder | None = None, tell: Callable[[str], None] = _untold
+        self, settings: Settings, *, recorder: Recorder | None = None, tell: Callable[[str], None] | None = None
     ) -> None:
         """Opens nothing yet. Raises StoreUnavailable: the URL is none of a SQLite file or PostgreSQL."""
         self._url = database_url(settings.resolved_pipelines_url)
         self._recorder = recorder or NoRecorder()
-        self._tell = tell
+        self._tell = tell or (lambda _text: None)
 
     def __enter__(self) -> Pipelines:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Nothing is left open: each run closes what it opened."""
 
     def run(self, pipeline: Pipeline, inputs: Mapping[str, Any] | None = None, *, cycle: str) -> PipelineRun:

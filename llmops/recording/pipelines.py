@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from llmops.pipelines.recorder import StepRecord
+from llmops.pipelines.pipeline import StepRecord
 from llmops.registry.store import Store, translated
 from llmops.settings import Settings
 

@@ -11,8 +11,14 @@ import pytest
 import yaml
 
 from llmops.errors import UsageError
-from llmops.pipelines.external_cron import JobEnvironment, cronjob, crontab, secrets_text, shell_command
-from llmops.pipelines.schedule import CronSchedule
+from llmops.pipelines.schedule import (
+    CronSchedule,
+    JobEnvironment,
+    cronjob,
+    crontab,
+    secrets_text,
+    shell_command,
+)
 
 NOON = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 

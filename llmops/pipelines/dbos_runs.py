@@ -1,4 +1,7 @@
-"""DBOS as pipelines use it: quiet, without network, with JSON in its tables, and one queue for what goes on here."""
+"""Runs of pipelines in DBOS: begun, gone on with after an interruption or a failure, or found finished.
+
+DBOS is used quietly: without network, with JSON in its tables, and with one queue for what goes on here.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,24 @@ import json
 import logging
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sqlalchemy.engine import URL
 
-from llmops.errors import CannotRun
+from llmops.errors import CannotRun, UsageError
 from llmops.pipelines.database import SCHEMA, prepare, translated
-from llmops.pipelines.pipeline import told
+from llmops.pipelines.pipeline import Pipeline, Recorder, StepRecord, told
 
 if TYPE_CHECKING:
-    from dbos import DBOSClient, DBOSConfig, Serializer
+    from dbos import DBOSClient, DBOSConfig, Serializer, StepOptions, WorkflowHandle
 
+T = TypeVar("T")
 WORKFLOW = "llmops_pipeline"
 _APPLICATION = "llmops"
 _VERSION = "1"
@@ -28,6 +35,117 @@ _QUEUE_SECONDS = 0.05
 _in_use = threading.Lock()
 """DBOS is one for the process."""
 _TOLD_ALREADY = ("Exception encountered in background workflow", "Step being automatically retried")
+_RESULT_SECONDS = 0.1
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Execution:
+    """What happens to a run in this process. done: numbers of the steps done here; the others had finished before."""
+
+    pipeline: Pipeline
+    cycle: str
+    recorder: Recorder
+    tell: Callable[[str], None]
+    done: set[int] = field(default_factory=set)
+    step: str | None = None
+    failure: BaseException | None = None
+
+    def body(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The workflow. What it raises is kept, for DBOS keeps only the text."""
+        try:
+            self.recorder.begin(self.pipeline.name, self.cycle, inputs)
+            complete = self.pipeline.complete(inputs)  # a cycle that older code began lacks newer inputs
+            result = as_json(dict(self.pipeline.function(DurableSteps(self), complete)), "the pipeline's result")
+            self.recorder.end(result, None)
+        except Exception as error:
+            self.failure = error
+            place = f"step {self.step}" if self.step else "between its steps"
+            try:
+                self.recorder.end(None, f"{place}: {told(error)}")
+            except CannotRun as also:
+                _log.warning("the failure of %s@%s is not recorded: %s", self.pipeline.name, self.cycle, also)
+            raise
+        return cast("Mapping[str, Any]", result)
+
+
+class DurableSteps:
+    """Steps whose results DBOS keeps."""
+
+    def __init__(self, execution: Execution) -> None:
+        from dbos import DBOS
+
+        self._execution, self._run = execution, DBOS.workflow_id
+        self._number = 0
+
+    @property
+    def cycle(self) -> str:
+        return self._execution.cycle
+
+    def do(self, name: str, function: Callable[..., T], *arguments: Any, retries: int = 0) -> T:
+        """As `Steps.do`."""
+        from dbos import DBOS
+        from dbos import error as dbos_errors
+
+        if self._run != DBOS.workflow_id or DBOS.step_status is not None:
+            raise RuntimeError(f"step {name}: only the pipeline's own function may begin a step, in its own thread")
+        self._number += 1
+        execution, number = self._execution, self._number
+        execution.step = name
+        given = as_json(list(arguments), "an argument")
+
+        def work() -> T:
+            execution.done.add(number)
+            execution.tell(f"{execution.pipeline.name}@{execution.cycle}: {name}")
+            at, begun = datetime.now(UTC), time.monotonic()
+            try:
+                result = as_json(function(*given), "its result")
+            except Exception as error:
+                failed = StepRecord(number, name, given, None, time.monotonic() - begun, at, told(error))
+                execution.recorder.step(failed)
+                raise
+            # Inside the step: should the process end before DBOS has it, the step is done and written down again.
+            execution.recorder.step(StepRecord(number, name, given, result, time.monotonic() - begun, at))
+            return cast("T", result)
+
+        options: StepOptions = {
+            "name": name,
+            "retries_allowed": retries > 0,
+            "max_attempts": retries + 1,
+            "should_retry": lambda error: not isinstance(error, UsageError),
+        }
+        try:
+            result = DBOS.run_step(options, work)
+        except dbos_errors.DBOSMaxStepRetriesExceeded as error:
+            raise (error.errors[-1] if error.errors else error) from error
+        except dbos_errors.DBOSUnexpectedStepError as error:
+            raise CannotRun(
+                f"step {number} had another name than {name!r} when this cycle began: the pipeline has changed; "
+                "begin another cycle"
+            ) from error
+        execution.step = None
+        return result
+
+
+def execute(workflow: Any, run_id: str, inputs: Mapping[str, Any], *, begun: bool) -> None:
+    """Returns when the workflow has finished. Raises whatever it raises. begun: it is in the queue already."""
+    from dbos import DBOS, SetWorkflowID
+
+    handle: WorkflowHandle[Any]
+    if begun:
+        handle = DBOS.retrieve_workflow(run_id)
+    else:
+        with SetWorkflowID(run_id):
+            handle = DBOS.start_workflow(workflow, inputs)
+    handle.get_result(polling_interval_sec=_RESULT_SECONDS)
+
+
+def as_json(value: Any, what: str) -> Any:
+    """The value as it would be read from a JSON file. Raises CannotRun: it is none, such as NaN."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise CannotRun(f"{what} is no JSON: {told(error)}") from error
 
 
 @contextmanager
