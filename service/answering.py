@@ -1,7 +1,8 @@
-"""From a checked request to a logged answer, for every route that asks a model.
+"""From a checked request to a logged reply, for every route that asks a model.
 
-A route reads its own format into an `AnswerRequest`, and says with a `ReplyMaker` how its replies are written. All that
-lies between is here and the same for all: idempotency, routing, access, guards, template, engine, log, metrics.
+What all share is here: admission, idempotency, access, budgets, deadline, log, a client that goes away. A route that
+asks a language model reads its own format into an `AnswerRequest`, and says with a `ReplyMaker` how its replies are
+written (`Answering`); one whose reply is made at once and never streamed is a `UnaryAnswering`.
 """
 
 from __future__ import annotations
@@ -9,24 +10,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Awaitable, Callable, Coroutine
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from starlette.types import Receive, Scope, Send
 
-from llmops.engines.protocol import Engine, fitting
-from llmops.errors import EngineBusy, EngineRejected, EngineTimeout, StoreUnavailable
-from llmops.generation import GenerationRequest
-from llmops.production_log import LogRecord
-from service.access import Caller, require
+from llmops.errors import EngineBusy, EngineTimeout, StoreUnavailable
+from llmops.production_log import LogRecord, StoredReply
+from service.access import require
 from service.error_map import CLIENT_CLOSED, ApiError, api_error, report_failure
 from service.exchange import AnswerRequest, Arrival, Exchange
 from service.gateway import Gateway
-from service.idempotency import IdempotentReply, StoredReply, fingerprint, key_of, send_stored
-from service.replies import Reply
+from service.idempotency import IdempotentReply, fingerprint, key_of, send_stored
+from service.replies import Reply, send_json
 from service.request_context import new_request_id
-from service.snapshot import Routed, Snapshot, unknown_model
+from service.snapshot import Routed, unknown_model
+
+__all__ = ["AnswerRequest", "Answering", "ReplyMaker", "UnaryAnswering"]
+
+ReplyMaker = Callable[[Exchange, Send], Reply]
+"""Makes the reply to one exchange; called when it is known what serves the request, before the engine runs."""
+
+State = dict[str, Any]
+End = Callable[[], Awaitable[None]]
+Target = TypeVar("Target")
+
+LAST_SEND_SECONDS = 10.0
+"""How long the end of a reply may wait for a client that has stopped reading."""
 
 UNWATCHED_SECONDS = 0.02
 """A request that ends sooner is never watched: little is left to cancel, and a watcher costs more than it saves."""
@@ -38,101 +51,107 @@ async def run_unless_gone(receive: Receive, work: Coroutine[None, None, None]) -
     Returns when `work` has ended, also when that was by cancellation: its record is in the log by then. Call after
     the request's body was read: any further message means that the client has gone.
     """
-    watch = _Watch(receive)
+    loop, request = asyncio.get_running_loop(), cast("asyncio.Task[object]", asyncio.current_task())
+    watcher: asyncio.Task[None] | None = None
+    client_gone = False
+
+    async def watch() -> None:
+        nonlocal client_gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        client_gone = True
+        request.cancel()
+
+    def begin() -> None:
+        nonlocal watcher
+        watcher = loop.create_task(watch())
+
+    start = loop.call_later(UNWATCHED_SECONDS, begin)
     try:
         await work
     except asyncio.CancelledError:
-        if not watch.client_gone:
+        if not client_gone:
             raise
-        watch.request.uncancel()
+        request.uncancel()
     finally:
-        watch.end()
+        start.cancel()
+        if watcher is not None:
+            watcher.cancel()
 
 
-class _Watch:
-    """Cancels the task that makes it when its client goes, until `end` is called."""
-
-    def __init__(self, receive: Receive) -> None:
-        self.request, self._receive = cast("asyncio.Task[object]", asyncio.current_task()), receive
-        self.client_gone = False
-        self._watcher: asyncio.Task[None] | None = None
-        self._start = asyncio.get_running_loop().call_later(UNWATCHED_SECONDS, self._begin)
-
-    def end(self) -> None:
-        self._start.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
-
-    def _begin(self) -> None:
-        self._watcher = asyncio.get_running_loop().create_task(self._wait())
-
-    async def _wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.client_gone = True
-        self.request.cancel()
-
-
-__all__ = ["AnswerRequest", "Answering", "ReplyMaker"]
-
-ReplyMaker = Callable[[Exchange, Send], Reply]
-"""Makes the reply to one exchange; called when it is known what serves the request, before the engine runs."""
-
-State = dict[str, Any]
-End = Callable[[], Awaitable[None]]
-
-LAST_SEND_SECONDS = 10.0
-"""How long the end of a reply may wait for a client that has stopped reading."""
-
-
-class Answering:
+class RequestApp(ABC):
     """An ASGI app that answers one request. It runs when it is called, because only then can it see the client go.
 
-    Endpoints of a `JsonRoute` return it:
-
-        def create(body: MyBody) -> Answering:
-            return Answering(gateway, AnswerRequest(route="mine", model=…, messages=…), MyReply)
-
-    What goes wrong before the first byte of the reply is raised (ApiError or an LlmopsError), for the app's error
-    handlers; after it, the reply's `fail` writes it. Where a model was chosen, the log has it in either case.
+    Endpoints of a `JsonRoute` return it. What goes wrong before the first byte of the reply is raised (ApiError or an
+    LlmopsError), for the app's error handlers. Where a model was chosen, the log has it in either case.
     """
 
-    def __init__(self, gateway: Gateway, request: AnswerRequest, make_reply: ReplyMaker) -> None:
-        self._gateway, self._request, self._make_reply = gateway, request, make_reply
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    @abstractmethod
+    async def run(self, arrival: Arrival, state: State, send: Send, once: IdempotentReply | None) -> End:
+        """Makes and logs the reply; returns what ends it. once: of a request with an Idempotency-Key."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await run_unless_gone(receive, self._answer(scope, send))
 
     async def _answer(self, scope: Scope, send: Send) -> None:
-        state, gateway = scope["state"], self._gateway
+        """Raises ApiError 409 and 422 too, where the caller has sent the same Idempotency-Key before."""
+        state, key = scope["state"], key_of(scope["headers"])
         arrival = Arrival.of(state)
-        key = key_of(scope["headers"])
         # Let go before the reply ends, so that a client's next request never meets its own last one.
-        with gateway.admission.hold():
+        with self._gateway.admission.hold():
             if key is None:
-                end = await self._run(arrival, state, send)
+                end = await self.run(arrival, state, send, None)
             else:
-                end = await self._run_once(arrival, state, send, key, fingerprint(scope["path"], state["body"]))
+                idempotency, print_of_request = self._gateway.idempotency, fingerprint(scope["path"], state["body"])
+                found = await idempotency.begin(arrival.caller, key, print_of_request)
+                if isinstance(found, StoredReply):
+                    end = partial(send_stored, found, send)
+                else:
+                    once = IdempotentReply(idempotency, found, send)
+                    try:
+                        end = await self.run(arrival, state, once.send, once)
+                    finally:
+                        if not once.settled:
+                            await idempotency.release(found)
         # A client that has stopped reading is left: the server then closes the connection.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_SEND_SECONDS):
                 await end()
 
-    async def _run_once(self, arrival: Arrival, state: State, send: Send, key: str, print_of_request: str) -> End:
-        """As `_run`, unless the caller has sent the same key before. Raises ApiError 409, 422 too."""
-        idempotency = self._gateway.idempotency
-        found = await idempotency.begin(arrival.caller, key, print_of_request)
-        if isinstance(found, StoredReply):
-            return partial(send_stored, found, send)
-        once = IdempotentReply(idempotency, found, send)
-        try:
-            return await self._run(arrival, state, once.send, once)
-        finally:
-            if not once.settled:
-                await idempotency.release(found)
 
-    async def _run(self, arrival: Arrival, state: State, send: Send, once: IdempotentReply | None = None) -> End:
-        """Makes and logs the answer; returns what ends the reply."""
+class Answering(RequestApp):
+    """A language model's answer to one request:
+
+        def create(body: MyBody) -> Answering:
+            return Answering(gateway, AnswerRequest(route="mine", model=…, messages=…), MyReply)
+
+    What goes wrong after the first byte of the reply, its `fail` writes.
+
+    field_names: what fields of the chat request are called on the route, for the errors that name them.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        request: AnswerRequest,
+        make_reply: ReplyMaker,
+        field_names: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(gateway)
+        self._request, self._make_reply, self._field_names = request, make_reply, field_names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except ApiError as problem:
+            if (renamed := problem.renamed(self._field_names)) is problem:
+                raise
+            raise renamed from problem
+
+    async def run(self, arrival: Arrival, state: State, send: Send, once: IdempotentReply | None) -> End:
         gateway = self._gateway
         routed = self._route(arrival)
         await gateway.require_log()
@@ -144,29 +163,21 @@ class Answering:
         exchange = Exchange(arrival, self._request, routed.target, guards, routed.arm)
         async with gateway.spending(arrival.caller, exchange.most_tokens, state["reply_headers"]) as spending:
             state["reached_model"] = True
+            reply = self._make_reply(exchange, send)
             try:
-                return await self._answered(exchange, routed, state, send, once)
+                error = await self._generate(exchange, reply, once)
+                if isinstance(error, EngineBusy):
+                    # It reached no model: the queue's bound keeps load off the log as well.
+                    del state["reached_model"]
+                    return partial(reply.fail, api_error(error))
+                problem = await self._logged(exchange, reply, error, once)
             finally:
+                state["record"] = exchange.last_record
                 spending.tokens = exchange.tokens_used
-
-    async def _answered(
-        self, exchange: Exchange, routed: Routed, state: State, send: Send, once: IdempotentReply | None
-    ) -> End:
-        gateway = self._gateway
-        reply = self._make_reply(exchange, send)
-        try:
-            error = await self._generate(exchange, reply, once)
-            if isinstance(error, EngineBusy):
-                # It reached no model: the queue's bound keeps load off the log as well.
-                del state["reached_model"]
-                return partial(reply.fail, api_error(error))
-            problem = await self._logged(exchange, reply, error, once)
-        finally:
-            state["record"] = exchange.last_record
-        if routed.shadow is not None and problem is None:
-            gateway.shadow.submit(exchange.arrival, self._request, routed.shadow)
         if problem is not None:
-            return partial(reply.fail, api_error(problem))
+            return partial(reply.fail, api_error(problem).renamed(self._field_names))
+        if routed.shadow is not None:
+            gateway.shadow.submit(exchange.arrival, self._request, routed.shadow)
         return reply.finish if once is None else once.send_held
 
     def _route(self, arrival: Arrival) -> Routed:
@@ -177,27 +188,13 @@ class Answering:
         else:
             snapshot = self._gateway.keeper.snapshot
             if asked.model not in snapshot.targets:
-                raise unknown_model(asked.model, _names_for(caller, snapshot))
+                # Other apps' names are not the caller's business.
+                raise unknown_model(asked.model, [n for n, t in snapshot.targets.items() if caller.may_use(t.app)])
             routed = self._gateway.router.choose(
                 snapshot, asked.model, request_id=arrival.request_id, user=asked.user, key=caller.key_id
             )
-        release = routed.target.release
-        require(caller, release.app if release is not None else None)
+        require(caller, routed.target.app)
         return routed
-
-    async def _logged(
-        self, exchange: Exchange, reply: Reply, error: Exception | None, once: IdempotentReply | None
-    ) -> Exception | None:
-        """Logs how the generation ended; returns what the client must be told went wrong, if anything."""
-        if error is None:
-            if once is not None:
-                await once.hold(reply)
-            lost = await self._log(exchange, exchange.record(200, "ok"), once)
-            return lost if self._gateway.settings.log_failure == "refuse" else None
-        report_failure(error, exchange.request_id)
-        text = f"{type(error).__name__}: {error}"
-        await self._log(exchange, exchange.record(api_error(error).status, "error", text), once)
-        return error
 
     async def _generate(self, exchange: Exchange, reply: Reply, once: IdempotentReply | None) -> Exception | None:
         """Runs the engine to the end of the answer; returns what went wrong. A cancelled request is logged here."""
@@ -205,7 +202,9 @@ class Answering:
         reply.begin()
         try:
             async with asyncio.timeout(seconds):
-                await self._stream(exchange, reply)
+                request = exchange.prepare()
+                async with self._gateway.pool.lease(exchange.target.model) as engine:
+                    await exchange.collect(engine, request, reply.piece)
         except asyncio.CancelledError:
             await self._log(exchange, exchange.record(CLIENT_CLOSED, "cancelled"), once)
             raise
@@ -217,38 +216,103 @@ class Answering:
             reply.end()
         return None
 
-    async def _stream(self, exchange: Exchange, reply: Reply) -> None:
-        request = exchange.prepare()
-        async with self._gateway.pool.lease(exchange.target.model) as engine:
-            await exchange.collect(engine, _fitting(exchange, request, engine), reply.piece)
+    async def _logged(
+        self, exchange: Exchange, reply: Reply, error: Exception | None, once: IdempotentReply | None
+    ) -> Exception | None:
+        """Logs how the generation ended; returns what the client must be told went wrong, if anything."""
+        if error is None:
+            if once is not None:
+                await once.hold(reply.finish)
+            lost = await self._log(exchange, exchange.record(200, "ok"), once)
+            return lost if self._gateway.settings.log_failure == "refuse" else None
+        report_failure(error, exchange.arrival.request_id)
+        text = f"{type(error).__name__}: {error}"
+        await self._log(exchange, exchange.record(api_error(error).status, "error", text), once)
+        return error
 
     async def _log(
         self, exchange: Exchange, record: LogRecord, once: IdempotentReply | None
     ) -> StoreUnavailable | None:
         """Writes the record and counts it; returns the error when it could not be written."""
-        gateway = self._gateway
         row = None
         if once is not None:
             row = once.row(record, exchange.target.headers, storable=not exchange.answers_hidden)
         exchange.last_record = record
         try:
-            exchange.last_record, lost = await gateway.keep(record, row)
+            exchange.last_record, lost = await self._gateway.keep(record, row)
         finally:
             for action in exchange.guards.actions:
-                gateway.metrics.guarded(exchange.target.ref, action["guard"])
+                self._gateway.metrics.guarded(exchange.target.ref, action["guard"])
         return lost
 
 
-def _fitting(exchange: Exchange, request: GenerationRequest, engine: Engine) -> GenerationRequest:
-    """The request as the engine takes it. Raises ApiError 400 naming the field that it cannot honour."""
-    try:
-        return fitting(request, engine)
-    except EngineRejected as error:
-        problem = str(error).replace("the engine", f"the engine of {exchange.target.model.ref}", 1)
-        raise ApiError(400, problem, param=error.param) from error
+class UnaryAnswering(RequestApp, Generic[Target]):
+    """One whole reply to one request, never streamed.
 
+    A route says what serves the request, has it make the reply's body, and describes both in a record.
+    """
 
-def _names_for(caller: Caller, snapshot: Snapshot) -> list[str]:
-    """What a caller may ask for: other apps' names are not its business."""
-    targets = snapshot.targets.items()
-    return [name for name, target in targets if caller.may_use(target.release.app if target.release else None)]
+    unlogged: ClassVar[tuple[type[Exception], ...]] = ()
+    """Errors that refuse a request before it reached the model: they are counted, and not in the log."""
+
+    tokens = 0
+    """Tokens that the reply costs the caller."""
+
+    most_tokens = 0
+    """About the most that it can cost."""
+
+    @abstractmethod
+    def choose(self, arrival: Arrival) -> tuple[Target, str]:
+        """What serves the request, and its name for the header x-llmops-model. Raises ApiError 404, 403."""
+
+    @abstractmethod
+    async def make(self, arrival: Arrival, target: Target) -> bytes:
+        """The body of the reply, JSON. Raises EngineError, ApiError."""
+
+    @abstractmethod
+    def record(
+        self, arrival: Arrival, target: Target, status: int, outcome: str, *, error: str | None = None
+    ) -> LogRecord:
+        """How the request ended, for the log. error: what went wrong, if anything."""
+
+    async def run(self, arrival: Arrival, state: State, send: Send, once: IdempotentReply | None) -> End:
+        gateway = self._gateway
+        target, name = self.choose(arrival)
+        header = (b"x-llmops-model", name.encode())
+        state["reply_headers"].append(header)
+        async with gateway.spending(arrival.caller, self.most_tokens, state["reply_headers"]) as spending:
+            state["reached_model"] = True
+            try:
+                finish = partial(send_json, send, await self._made(arrival, state, target))
+                state["record"] = record = self.record(arrival, target, 200, "ok")
+                row = None
+                if once is not None:
+                    await once.hold(finish)
+                    row = once.row(record, [header])
+                _, lost = await gateway.keep(record, row)
+                if lost is not None and gateway.settings.log_failure == "refuse":
+                    if once is not None:
+                        once.settled = False
+                    raise lost
+            finally:
+                spending.tokens = self.tokens
+        return finish if once is None else once.send_held
+
+    async def _made(self, arrival: Arrival, state: State, target: Target) -> bytes:
+        """Makes the body; what goes wrong is logged, and raised."""
+        seconds = self._gateway.settings.engine_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.make(arrival, target)
+        except self.unlogged:
+            del state["reached_model"]
+            raise
+        except asyncio.CancelledError:
+            await self._gateway.keep(self.record(arrival, target, CLIENT_CLOSED, "cancelled"))
+            raise
+        except Exception as raised:
+            error = EngineTimeout(f"no answer within {seconds:g} s") if isinstance(raised, TimeoutError) else raised
+            text = f"{type(error).__name__}: {error}"
+            # The client is told what failed first, also where the log has failed since.
+            await self._gateway.keep(self.record(arrival, target, api_error(error).status, "error", error=text))
+            raise error from raised

@@ -18,8 +18,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from llmops.errors import StoreUnavailable
 from llmops.processes import run_blocking
 from llmops.production_log import BudgetState, Reservation, TokenBudgets
@@ -35,8 +33,6 @@ LEASE_SECONDS = 1.0
 
 LEASED_SHARE = 1 / 64
 """Of what is left of a budget, the most that a lease sets aside."""
-
-_BYTES_OF_A_TOKEN = 3
 
 
 @dataclass
@@ -170,10 +166,3 @@ class Budgets:
         self._settling.add(task)
         task.add_done_callback(self._settling.discard)
         return task
-
-
-def estimated_tokens(value: Any) -> int:
-    """About how many tokens a text has, or the texts of JSON values: one for every three bytes. Languages and
-    vocabularies differ; English has fewer, rare scripts more."""
-    size = len(value.encode(errors="replace")) if isinstance(value, str) else len(orjson.dumps(value, default=str))
-    return -(-size // _BYTES_OF_A_TOKEN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import traceback
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -58,6 +59,20 @@ class ApiError(Exception):
         """OpenAI's error object, as JSON."""
         error: dict[str, Any] = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return orjson.dumps({"error": error})
+
+    def renamed(self, names: Mapping[str, str]) -> ApiError:
+        """The same error; where its field, or what that field is in, has another name on a route, it says that one."""
+        param, message = self.param or "", self.message
+        for name, here in names.items():
+            if param == name or param.startswith((f"{name}.", f"{name}[")):
+                there, param = param, here + param.removeprefix(name)
+                if message.startswith(f"{there}:"):
+                    message = param + message.removeprefix(there)
+                elif message.startswith(f"{name}:"):
+                    message = here + message.removeprefix(name)
+                about: dict[str, Any] = {"kind": self.kind, "code": self.code, "retry_after": self.retry_after}
+                return ApiError(self.status, message, param=param, **about)
+        return self
 
     def response(self) -> Response:
         headers = {} if self.retry_after is None else {"retry-after": str(max(1, math.ceil(self.retry_after)))}

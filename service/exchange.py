@@ -11,19 +11,32 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import orjson
+
 from llmops.answer_schema import off_format
 from llmops.engines.answer import Answer
-from llmops.engines.protocol import Engine
-from llmops.errors import EngineError, UsageError
-from llmops.generation import UNKNOWN_USAGE, Chunk, GenerationParameters, GenerationRequest, Message, Usage
+from llmops.engines.protocol import Engine, fitting
+from llmops.errors import EngineError, EngineRejected, UsageError
+from llmops.generation import UNKNOWN_USAGE, Chunk, GenerationParameters, GenerationRequest, Message
 from llmops.production_log import LogRecord, hidden_if_redacted
 from llmops.versions import PromptVersion
 from service.access import ANONYMOUS, Caller
-from service.budgets import estimated_tokens
 from service.error_map import ApiError
 from service.guards import Guards
 from service.schemas import MOST_ANSWERS
 from service.snapshot import Target
+
+COUNTS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+"""OpenAI's names of the counts that every server has."""
+
+_BYTES_OF_A_TOKEN = 3
+
+
+def estimated_tokens(value: Any) -> int:
+    """About how many tokens a text has, or the texts of JSON values: one for every three bytes. Languages and
+    vocabularies differ; English has fewer, rare scripts more."""
+    size = len(value.encode(errors="replace")) if isinstance(value, str) else len(orjson.dumps(value, default=str))
+    return -(-size // _BYTES_OF_A_TOKEN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,15 +110,6 @@ class Exchange:
         self.off_format: str | None = None
         self.last_record: LogRecord | None = None
 
-    @property
-    def request_id(self) -> str:
-        return self.arrival.request_id
-
-    @property
-    def text(self) -> str:
-        """The first answer's."""
-        return self.answers[0].text
-
     def prepare(self) -> GenerationRequest:
         """The request as the engine takes it, guarded. Raises ApiError 400 naming the field at fault."""
         asked, prompt = self.request, self.target.prompt
@@ -113,12 +117,14 @@ class Exchange:
         if self.guards.active:
             asked, headers = self._guarded_request()
         self._parameters = self.guards.bound(_parameters(asked.sent, self.target))
-        conversation, variables = asked.messages, asked.prompt_variables
-        messages = conversation if prompt is None else _rendered(prompt, conversation, variables)
-        if prompt is None and variables:
+        messages: tuple[Message, ...] = asked.messages
+        beginning: tuple[Message, ...] = ()
+        if prompt is not None:
+            messages = _rendered(prompt, messages, asked.prompt_variables)
+            beginning = prompt.template.beginning
+        elif asked.prompt_variables:
             problem = f"prompt_variables: {self.target.ref} is a model version; only a release has a prompt to fill"
             raise ApiError(400, problem, param="prompt_variables")
-        beginning = () if prompt is None else prompt.template.beginning
         return GenerationRequest(messages, self._parameters, asked.extras, not asked.stream, headers, beginning)
 
     def _guarded_request(self) -> tuple[AnswerRequest, Mapping[str, str]]:
@@ -137,11 +143,6 @@ class Exchange:
             extras={name: passed[name] for name in asked.extras},
         )
         return request, unchanged
-
-    @property
-    def all_blocked(self) -> bool:
-        """Whether a guard has cut every answer asked for, so that nothing more can go out."""
-        return self.guards.screening and self.guards.blocked_answers >= self.request.extras.get("n", 1)
 
     @property
     def answers_hidden(self) -> bool:
@@ -179,19 +180,27 @@ class Exchange:
     async def collect(
         self, engine: Engine, request: GenerationRequest, pass_on: Callable[[Chunk], Awaitable[None]] | None = None
     ) -> None:
-        """Takes the engine's answer to its end, or until guards have cut all of it. Raises EngineError.
+        """Takes the engine's answer to its end, or until guards have cut all of it.
 
         pass_on: gets each piece as guards let it through.
+
+        Raises:
+            ApiError: 400, naming the field that the engine cannot honour.
+            EngineError: the engine fails.
         """
-        guards = self.guards
+        try:
+            request = fitting(request, engine, of=self.target.model.ref)
+        except EngineRejected as error:
+            raise ApiError(400, str(error), param=error.param) from error
+        guards, wanted = self.guards, self.request.extras.get("n", 1)
         async with aclosing(engine.stream(request)) as chunks:
             async for chunk in chunks:
                 passed = guards.screen(chunk) if guards.screening else chunk
                 self.take(chunk, passed)
                 if passed is not None and pass_on is not None:
                     await pass_on(passed)
-                if self.all_blocked:
-                    return
+                if guards.screening and guards.blocked_answers >= wanted:
+                    return  # every answer is cut, so that nothing more can go out
         if request.parameters.response_format is not None and engine.identity.name == "openai":
             self.off_format = await asyncio.to_thread(off_format, request.parameters.response_format, self.answers)
 
@@ -201,19 +210,17 @@ class Exchange:
         self.usage = made.usage or self.usage
         if made.queued_s is not None:
             self._queued_s = made.queued_s
-        if passed is not None:
-            self._take(passed)
-
-    def _take(self, chunk: Chunk) -> None:
-        if self._first_token_ms is None and (chunk.text or chunk.tool_calls or chunk.says_beside):
+        if passed is None:
+            return
+        if self._first_token_ms is None and (passed.text or passed.tool_calls or passed.says_beside):
             self._first_token_ms = self._elapsed_ms()
-        if chunk.further is not None:
-            self.fields.update(chunk.further.reply)
-        if not 0 <= chunk.index < MOST_ANSWERS:
-            raise EngineError(f"the engine sent a piece of answer number {chunk.index}")
-        while chunk.index >= len(self.answers):
+        if passed.further is not None:
+            self.fields.update(passed.further.reply)
+        if not 0 <= passed.index < MOST_ANSWERS:
+            raise EngineError(f"the engine sent a piece of answer number {passed.index}")
+        while passed.index >= len(self.answers):
             self.answers.append(Answer(len(self.answers)))
-        self.answers[chunk.index].take(chunk)
+        self.answers[passed.index].take(passed)
 
     def record(self, status: int, outcome: str, error: str | None = None) -> LogRecord:
         """The log record as of now.
@@ -229,7 +236,7 @@ class Exchange:
             status=status,
             outcome=outcome,
             input=_storable(asked),
-            output=_storable(self.text),
+            output=_storable(self.answers[0].text),
             release=release.ref if release is not None else None,
             prompt=prompt.ref if prompt is not None else None,
             model=self.target.model.ref,
@@ -258,6 +265,7 @@ class Exchange:
     def _details(self, status: int, error: str | None) -> dict[str, Any]:
         asked, first = self.request, self.answers[0]
         missing = asked.extras.get("n", 1) - len(self.answers)
+        counts = (self.usage.reported or {}).items()
         optional = {
             "error": error,
             "user": asked.user,
@@ -270,7 +278,8 @@ class Exchange:
             "key": self.arrival.caller.key_id,
             **_said_beside(first),
             "upstream": {name: value for name, value in self.fields.items() if value is not None} or None,
-            "usage": _more_than_counts(self.usage),
+            # What a server counted beyond the tokens that the record has fields for.
+            "usage": {name: count for name, count in counts if name not in COUNTS and count is not None} or None,
             "off_format": self.off_format,
             "missing_answers": missing if status == 200 and missing > 0 and not self.guards.blocked_answers else None,
             "other_answers": [_described(answer) for answer in self.answers[1:]] or None,
@@ -340,13 +349,6 @@ def _said_beside(answer: Answer) -> dict[str, Any]:
         "reasoning": answer.reasoning,
         "fields": rest or None,
     }
-
-
-def _more_than_counts(usage: Usage) -> dict[str, Any] | None:
-    """What a server counted beyond the tokens that the record has fields for."""
-    counts = {"prompt_tokens", "completion_tokens", "total_tokens"}
-    more = {name: value for name, value in (usage.reported or {}).items() if name not in counts and value is not None}
-    return more or None
 
 
 def _storable(text: str) -> str:

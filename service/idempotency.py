@@ -1,14 +1,5 @@
 """`Idempotency-Key`: a repeated POST gets the reply of the first one, and nothing is generated or logged again.
 
-How a route uses it, where `key_of` gives a key; a request without the header costs nothing:
-
-    found = await idempotency.begin(caller, key, fingerprint(path, raw_body))   # raises ApiError 409, 422
-    if isinstance(found, StoredReply):
-        …send it: found.status, replay_headers(found), found.body
-    …generate; when the record is due:
-    await log.write(record, reply=idempotency.reply_row(found, record, headers, body))
-    …on every way out that writes no record: await idempotency.release(found)
-
 The rules:
 - A key belongs to its caller: two callers may use the same one. Where no keys exist, all callers are one.
 - The reply is stored in the transaction that writes the request's record, for 24 hours.
@@ -27,7 +18,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from starlette.types import Message, Send
@@ -38,9 +29,6 @@ from llmops.production_log import ClaimedKey, IdempotentReplies, KeyInUse, LogRe
 from llmops.text_patterns import redact
 from service.access import Caller
 from service.error_map import ApiError
-from service.replies import Reply
-
-__all__ = ["ClaimedKey", "Idempotency", "StoredReply", "fingerprint", "key_of", "replay_headers"]
 
 logger = logging.getLogger("llmops.service")
 
@@ -51,11 +39,12 @@ MARGIN_SECONDS = 60.0
 """Added to the engine's time-out: queueing, and a log that is slow to take the record."""
 
 _NOT_STORED = {408, 429, 499}
+_KEPT_HEADERS = ("content-type", "cache-control", "x-llmops-")
 _SANE_KEY = re.compile(rb"[!-~]([ -~]{0,253}[!-~])?\Z")
-_Headers = Iterable[tuple[bytes, bytes]]
+Headers = list[tuple[bytes, bytes]]
 
 
-def key_of(headers: _Headers) -> str | None:
+def key_of(headers: Headers) -> str | None:
     """The request's key; None without the header. Raises ApiError 400 for what is no key."""
     sent = next((value for name, value in headers if name == b"idempotency-key"), None)
     if sent is None:
@@ -74,7 +63,7 @@ def fingerprint(path: str, body: bytes) -> str:
     return hashlib.sha256(path.encode() + b"\n" + body).hexdigest()
 
 
-def replay_headers(reply: StoredReply) -> list[tuple[bytes, bytes]]:
+def replay_headers(reply: StoredReply) -> Headers:
     """Headers of a stored reply for its repetition. The first request's id leads to the one record of both."""
     pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
     original = [] if reply.request_id is None else [(b"x-llmops-original-request-id", reply.request_id.encode())]
@@ -103,9 +92,19 @@ class Idempotency:
             ApiError: 409, the first one is still running; 422, the key came with another request before.
             StoreUnavailable: the log's database cannot be reached.
         """
-        owner = caller.key_id or "anonymous"
-        found = await self._claimed(owner, key, print_of_request)
-        self._clean_sometimes()
+        owner, loop = caller.key_id or "anonymous", asyncio.get_running_loop()
+        work = loop.run_in_executor(
+            self._threads, self._replies.claim, owner, key, print_of_request, self._claim_seconds
+        )
+        try:
+            found = await asyncio.shield(work)
+        except asyncio.CancelledError:
+            # The claim may be made after its request has gone: it must not stand until its time is up.
+            work.add_done_callback(self._release_unwanted)
+            raise
+        if time.monotonic() >= self._clean_next:
+            self._clean_next = time.monotonic() + CLEANING_SECONDS
+            self._threads.submit(self._clean)
         if isinstance(found, ClaimedKey):
             return found
         if found.fingerprint != print_of_request:
@@ -116,7 +115,7 @@ class Idempotency:
             raise ApiError(409, message, code="idempotency_key_in_use", retry_after=1.0)
         return found.reply
 
-    def reply_row(self, claim: ClaimedKey, record: LogRecord, headers: _Headers, body: bytes) -> ReplyRow:
+    def reply_row(self, claim: ClaimedKey, record: LogRecord, headers: Headers, body: bytes) -> ReplyRow:
         """What `LogWriter.write` shall do with the claim, given how the request ended.
 
         headers, body: the whole reply as it is, or will have been, sent; only those that say what the body is and
@@ -126,7 +125,8 @@ class Idempotency:
         keep = record.outcome != "cancelled" and status < 500 and status not in _NOT_STORED
         reply = None
         if keep and len(body) <= MOST_STORED_BYTES:
-            kept = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers if _is_kept(name))
+            named = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+            kept = tuple(header for header in named if header[0].startswith(_KEPT_HEADERS))
             reply = StoredReply(status, kept, body, record.request_id)
         return ReplyRow(claim, reply, time.time() + self._keep_seconds)
 
@@ -141,23 +141,8 @@ class Idempotency:
         """Waits for what is being written; call it when no request is left."""
         await run_blocking(self._threads.shutdown, name="close idempotency")
 
-    async def _claimed(self, owner: str, key: str, print_of_request: str) -> ClaimedKey | KeyInUse:
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(
-            self._threads, self._replies.claim, owner, key, print_of_request, self._claim_seconds
-        )
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            # The claim may be made after its request has gone: it must not stand until its time is up.
-            work.add_done_callback(self._release_unwanted)
-            raise
-
     def _release_unwanted(self, work: asyncio.Future[ClaimedKey | KeyInUse]) -> None:
-        if work.cancelled() or work.exception() is not None:
-            return
-        found = work.result()
-        if isinstance(found, ClaimedKey):
+        if not work.cancelled() and work.exception() is None and isinstance(found := work.result(), ClaimedKey):
             self._threads.submit(self._give_up, found)
 
     def _give_up(self, claim: ClaimedKey) -> None:
@@ -166,25 +151,12 @@ class Idempotency:
         except StoreUnavailable as error:
             logger.warning("an idempotency key stays claimed until its time is up: %s", error)
 
-    def _clean_sometimes(self) -> None:
-        now = time.monotonic()
-        if now >= self._clean_next:
-            self._clean_next = now + CLEANING_SECONDS
-            self._threads.submit(self._clean)
-
     def _clean(self) -> None:
         try:
             while self._replies.clean():
                 pass
         except StoreUnavailable as error:
             logger.warning("expired idempotent replies were not deleted: %s", error)
-
-
-def _is_kept(name: bytes) -> bool:
-    return name.startswith((b"content-type", b"cache-control", b"x-llmops-"))
-
-
-Headers = list[tuple[bytes, bytes]]
 
 
 class IdempotentReply:
@@ -211,10 +183,10 @@ class IdempotentReply:
         else:
             self._held.append(message)
 
-    async def hold(self, reply: Reply) -> None:
+    async def hold(self, finish: Callable[[], Awaitable[None]]) -> None:
         """Lets the reply end without sending its end yet."""
         self._held = []
-        await reply.finish()
+        await finish()
 
     def row(self, record: LogRecord, versions: Headers, *, storable: bool = True) -> ReplyRow:
         """What becomes of the claim with this record: a good reply is stored; after any other a retry runs again.

@@ -60,9 +60,8 @@ def limits_of(key: Key) -> KeyLimits | None:
     if not key.limited:
         return None
     tokens = {MINUTE: key.tokens_per_minute, DAY: key.tokens_per_day}
-    return KeyLimits(
-        key.id, key.requests_per_minute, {name: limit for name, limit in tokens.items() if limit is not None}
-    )
+    budgets = {name: limit for name, limit in tokens.items() if limit is not None}
+    return KeyLimits(key.id, key.requests_per_minute, budgets)
 
 
 class RateLimits:
@@ -100,13 +99,19 @@ class RateLimits:
     async def _count(self, key_id: str, most: int) -> tuple[int | None, float]:
         """Counts a request: how many more fit, -1 where it does not; None: not asked. And the seconds until more do."""
         if self._shared is not None and time.monotonic() >= self._ask_again_at:
+            # Each question costs a third of a millisecond of processor time.
+            item = RateLimitItemPerMinute(most, namespace="requests")
             try:
-                found = await _ask_redis(self._shared, key_id, most)
+                if await self._shared.hit(item, key_id):
+                    self._note(None)
+                    return None, 0.0
+                reset_at, _ = await self._shared.get_window_stats(item, key_id)
             except StorageError as error:
                 self._note(error)
             else:
                 self._note(None)
-                return found
+                # By the clocks of the machines, one of which may have been set.
+                return -1, min(MINUTE_SECONDS, max(0.0, reset_at - time.time()))
         if self._of_all_workers is not None:
             try:
                 return self._of_all_workers.count(key_id, most)
@@ -160,8 +165,12 @@ class _SharedWindows:
 
     def count(self, key_id: str, most: int) -> tuple[int, float]:
         """As `RateLimits._count`. Raises OSError: the file cannot be made, or another worker holds it."""
-        lock, numbers = self._window(key_id, most)
-        _acquire(lock)
+        lock, numbers = self._open.get((key_id, most)) or self._make(key_id, most)
+        give_up_at = time.monotonic() + LOCK_SECONDS
+        while not lock.acquire(wait=False):
+            if time.monotonic() > give_up_at:
+                raise TimeoutError("another worker holds the key's window")
+            time.sleep(LOCK_PAUSE_SECONDS)
         try:
             now = time.monotonic()  # of the machine: every process has the same
             left_window, let_in = int(numbers[0]), int(numbers[1])
@@ -176,44 +185,20 @@ class _SharedWindows:
         finally:
             lock.release()
 
-    def _window(self, key_id: str, most: int) -> tuple[ProcessLock, memoryview[float]]:
-        found = self._open.get((key_id, most))
-        if found is None:
-            size = 8 * (2 + most)
-            lock = ProcessLock(self._folder / f"{key_id}-{most}")
-            try:
-                _allocate(lock.file, size)
-                found = self._open[key_id, most] = (lock, memoryview(mmap.mmap(lock.file, size)).cast("d"))
-            except OSError:
-                lock.close()
-                raise
+    def _make(self, key_id: str, most: int) -> tuple[ProcessLock, memoryview[float]]:
+        size = 8 * (2 + most)
+        lock = ProcessLock(self._folder / f"{key_id}-{most}")
+        try:
+            # Where it can be allocated: a full disk shall fail here, not where the memory is written.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(lock.file, 0, size)
+            else:  # macOS
+                os.ftruncate(lock.file, size)
+            found = self._open[key_id, most] = (lock, memoryview(mmap.mmap(lock.file, size)).cast("d"))
+        except OSError:
+            lock.close()
+            raise
         return found
-
-
-def _allocate(file: int, size: int) -> None:
-    """Where it can be done: a full disk shall fail here, not where the memory is written."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, size)
-    else:  # macOS
-        os.ftruncate(file, size)
-
-
-def _acquire(lock: ProcessLock) -> None:
-    give_up_at = time.monotonic() + LOCK_SECONDS
-    while not lock.acquire(wait=False):
-        if time.monotonic() > give_up_at:
-            raise TimeoutError("another worker holds the key's window")
-        time.sleep(LOCK_PAUSE_SECONDS)
-
-
-async def _ask_redis(limiter: MovingWindowRateLimiter, key_id: str, most: int) -> tuple[int | None, float]:
-    # Each question costs a third of a millisecond of processor time.
-    item = RateLimitItemPerMinute(most, namespace="requests")
-    if await limiter.hit(item, key_id):
-        return None, 0.0
-    reset_at, _ = await limiter.get_window_stats(item, key_id)
-    # By the clocks of the machines, one of which may have been set.
-    return -1, min(MINUTE_SECONDS, max(0.0, reset_at - time.time()))
 
 
 def _redis_storage(url: str) -> Any:

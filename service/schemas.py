@@ -1,5 +1,5 @@
-"""Kinds of fields, and how much of a thing one request may hold: text, fields that are taken only with a value which
-changes nothing, and free JSON of a bounded depth.
+"""What bodies and replies of several routes share: kinds of fields, errors that name a field by its path, shapes of
+replies for the OpenAPI document.
 """
 
 from __future__ import annotations
@@ -7,13 +7,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llmops.engines.answer import MOST_TOOL_CALLS
 from llmops.json_schema import MOST_NESTED, is_shallow
-from service.error_map import ApiError
 
 MOST_MESSAGES = 256
 
@@ -32,8 +38,17 @@ def _encodable(text: str) -> str:
     return text
 
 
+def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+    if not is_shallow(value):
+        raise ValueError(f"is nested more than {MOST_NESTED} levels deep")
+    return value
+
+
 Text = Annotated[str, AfterValidator(_encodable)]
 """Text that can be sent, stored and read back: JSON's escapes can spell what UTF-8 cannot."""
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_shallow)]
+"""Any JSON object, such as a schema, up to a depth."""
 
 
 class StrictBody(BaseModel):
@@ -54,23 +69,69 @@ def only(allowed: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-def _shallow(value: dict[str, Any]) -> dict[str, Any]:
-    if not is_shallow(value):
-        raise ValueError(f"is nested more than {MOST_NESTED} levels deep")
-    return value
+class StreamOptions(StrictBody):
+    """include_usage: send token counts in a last chunk. include_obfuscation: accepted; there is none."""
+
+    include_usage: bool = False
+    include_obfuscation: bool | None = None
 
 
-JsonObject = Annotated[dict[str, Any], AfterValidator(_shallow)]
-"""Any JSON object, such as a schema, up to a depth."""
+class SamplingBody(StrictBody):
+    """Fields of all routes that ask a language model. Those left out, or null, are the release's."""
+
+    stream: bool | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    user: Annotated[Text, Field(max_length=512)] | None = None
+    metadata: Annotated[dict[Text, Text], Field(max_length=16)] | None = None
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Those of the fields that the client sent with a value."""
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+class CompletionBody(SamplingBody):
+    """Fields of both completion routes. prompt_variables: fill the release's template, besides its input variable."""
+
+    prompt_variables: dict[Text, Text] | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: (
+        Annotated[
+            dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+            Field(max_length=1024),
+        ]
+        | None
+    ) = None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether the stream ends with token counts."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def changed_odds(self) -> dict[str, Any]:
+        """The number of answers, penalties and biases, those that were sent with an effect."""
+        given = self.given("n", "presence_penalty", "frequency_penalty", "logit_bias")
+        return {name: value for name, value in given.items() if value and (name, value) != ("n", 1)}
 
 
 KIND_TAGS = frozenset(
     {"<text>", "<list>", "<object>", "<message>", "<function_call>", "<function_call_output>",
      "<custom_tool_call>", "<text_part>", "<refusal>", "<reasoning>", "<other_part>"}
 )  # fmt: skip
-"""What other routes' bodies tag the kinds of a value with, in the places that pydantic reports."""
+"""What bodies tag the kinds of a value with, in the places that pydantic reports."""
 
-_SEVERAL_KINDS = ("content", "tool_choice", "stop")
+_SEVERAL_KINDS = ("tool_choice", "stop")
+
+
+def text_or_list(value: object) -> str:
+    """Discriminator of a text that may come in parts, by tags."""
+    return "<list>" if isinstance(value, (list, tuple)) else "<text>"
 
 
 def field_fault(field: str, problem: str) -> PydanticCustomError:
@@ -87,7 +148,10 @@ def first_problem(errors: Sequence[Mapping[str, Any]], *, within: int = 1) -> tu
     error = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
     if error["type"] == "json_invalid":
         return None, f"the body is not JSON: {error['ctx']['error']} at character {error['loc'][-1]}"
-    path = _without_tags(error["loc"][within:])
+    loc = error["loc"][within:]
+    # What pydantic puts after fields of several kinds, which of them the value was read as, is no part of the path.
+    kept = [part for before, part in zip((None, *loc), loc, strict=False) if before not in _SEVERAL_KINDS]
+    path = [part for part in kept if part not in KIND_TAGS and part != "[key]"]
     if error["type"] == "field_fault":
         path = [*path, error["ctx"]["field"]]
     if not path and error["type"] in ("model_type", "model_attributes_type", "missing"):
@@ -99,49 +163,10 @@ def first_problem(errors: Sequence[Mapping[str, Any]], *, within: int = 1) -> tu
     return param, f"{param}: {problem}"
 
 
-def _without_tags(loc: Sequence[str | int]) -> list[str | int]:
-    """Drops what pydantic puts after fields of several kinds: which of them the value was read as."""
-    kept = [part for before, part in zip((None, *loc), loc, strict=False) if before not in _SEVERAL_KINDS]
-    return [part for part in kept if part not in KIND_TAGS and part != "[key]"]
-
-
 def field_path(parts: Sequence[str | int]) -> str:
     """`messages[0].content`, as OpenAI writes paths."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part[:100]}" for part in parts)
     return text.removeprefix(".").encode(errors="backslashreplace").decode()
-
-
-def renamed(problem: ApiError, names: Mapping[str, str]) -> ApiError:
-    """The same error; where its field, or what that field is in, has another name here, it says that one."""
-    param, message = problem.param or "", problem.message
-    for name, here in names.items():
-        if param == name or param.startswith((f"{name}.", f"{name}[")):
-            there, param = param, here + param.removeprefix(name)
-            if message.startswith(f"{there}:"):
-                message = param + message.removeprefix(there)
-            elif message.startswith(f"{name}:"):
-                message = here + message.removeprefix(name)
-            return ApiError(
-                problem.status,
-                message,
-                kind=problem.kind,
-                param=param,
-                code=problem.code,
-                retry_after=problem.retry_after,
-            )
-    return problem
-
-
-def renaming(app: ASGIApp, names: Mapping[str, str]) -> ASGIApp:
-    """The app, with the errors that it raises renamed."""
-
-    async def call(scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await app(scope, receive, send)
-        except ApiError as problem:
-            raise renamed(problem, names) from problem
-
-    return call
 
 
 _EVENT = {

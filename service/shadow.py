@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from llmops.engines.opening import EnginePool
-from llmops.engines.protocol import fitting
 from llmops.errors import EngineBusy, EngineTimeout
 from llmops.production_log import SHADOW, LogRecord
 from service.error_map import api_error, report_failure
@@ -129,13 +128,14 @@ class Shadow:
             await asyncio.gather(running, return_exceptions=True)
 
     async def _answer(self, job: _Job) -> Ending:
-        release = job.target.release
         # An upstream server must not take it for part of the client's trace.
         own = dataclasses.replace(job.arrival, request_id=uuid.uuid4().hex, start=time.perf_counter(), headers={})
-        exchange = Exchange(own, job.request, job.target, self._guards.guards_for(release), SHADOW)
+        exchange = Exchange(own, job.request, job.target, self._guards.guards_for(job.target.release), SHADOW)
         try:
             async with asyncio.timeout(self._seconds):
-                await self._generate(exchange)
+                request = dataclasses.replace(exchange.prepare(), whole=True)
+                async with self._pool.lease(exchange.target.model) as engine:
+                    await exchange.collect(engine, request)
         except EngineBusy:
             return "dropped"
         except TimeoutError:
@@ -147,16 +147,11 @@ class Shadow:
         await self._write(job, exchange, None)
         return "done"
 
-    async def _generate(self, exchange: Exchange) -> None:
-        request = dataclasses.replace(exchange.prepare(), whole=True)
-        async with self._pool.lease(exchange.target.model) as engine:
-            await exchange.collect(engine, fitting(request, engine))
-
     async def _write(self, job: _Job, exchange: Exchange, error: Exception | None) -> None:
         if error is None:
             record = exchange.record(200, SHADOW)
         else:
-            report_failure(error, exchange.request_id)
+            report_failure(error, exchange.arrival.request_id)
             record = exchange.record(api_error(error).status, SHADOW, f"{type(error).__name__}: {error}")
         details = {**record.details, "shadow_of": job.arrival.request_id}
         await self._log.write(dataclasses.replace(record, details=details))

@@ -55,6 +55,11 @@ class Target:
         return self.release.ref if self.release is not None else self.model.ref
 
     @property
+    def app(self) -> str | None:
+        """What a key must open; None without a release."""
+        return None if self.release is None else self.release.app
+
+    @property
     def prompt(self) -> PromptVersion | None:
         """The prompt version that a conversation is rendered with."""
         return self.release.prompt if self.release is not None else self.bare_prompt

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from llmops.generation import HINTS, Message
 from llmops.json_schema import MOST_NESTED, is_shallow
-from service.schemas import MOST_ANSWERS, MOST_MESSAGES, MOST_TOOLS, JsonObject, StrictBody, Text, field_fault
+from service.schemas import (
+    MOST_MESSAGES,
+    MOST_TOOLS,
+    CompletionBody,
+    JsonObject,
+    StrictBody,
+    Text,
+    field_fault,
+    text_or_list,
+)
 
 
 class _Part(StrictBody):
@@ -46,11 +47,9 @@ class OtherPart(_Part):
 
 def _part_kind(value: object) -> str:
     kind = value.get("type", "text") if isinstance(value, dict) else getattr(value, "type", None)
-    return (
-        {"text": "<text_part>", "refusal": "<refusal>"}.get(kind, "<other_part>")
-        if isinstance(kind, str)
-        else "<text_part>"
-    )
+    if not isinstance(kind, str):
+        return "<text_part>"
+    return {"text": "<text_part>", "refusal": "<refusal>"}.get(kind, "<other_part>")
 
 
 _AnyPart = Annotated[
@@ -61,13 +60,9 @@ _AnyPart = Annotated[
 ]
 
 
-def _content_kind(value: object) -> str:
-    return "parts" if isinstance(value, (list, tuple)) else "text"
-
-
 _Content = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[list[_AnyPart], Tag("parts"), Field(max_length=MOST_MESSAGES)],
-    Discriminator(_content_kind),
+    Annotated[Text, Tag("<text>")] | Annotated[list[_AnyPart], Tag("<list>"), Field(max_length=MOST_MESSAGES)],
+    Discriminator(text_or_list),
 ]
 
 
@@ -199,13 +194,6 @@ def _said(extra: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (extra or {}).items() if value is not None and value != []}
 
 
-class StreamOptions(StrictBody):
-    """include_usage: send token counts in a last chunk. include_obfuscation: accepted; there is none."""
-
-    include_usage: bool = False
-    include_obfuscation: bool | None = None
-
-
 class JsonSchemaFormat(StrictBody):
     """The schema an answer must follow."""
 
@@ -251,34 +239,19 @@ class NamedTool(StrictBody):
     function: NamedFunction
 
 
-_ToolChoice = Literal["none", "auto", "required"] | NamedTool
-_Penalty = Annotated[float, Field(ge=-2, le=2)]
-
-
-class ChatRequest(StrictBody):
+class ChatRequest(CompletionBody):
     """The body of `POST /v1/chat/completions`.
 
-    model: an app (its champion), `app@alias`, `app@version`, or a model version. prompt_variables: fill the release's
-    template, besides its input variable. Generation parameters left out, or null, are the release's. The fields of
-    `HINTS` reach an upstream, and change nothing on other engines.
+    model: an app (its champion), `app@alias`, `app@version`, or a model version. The fields of `HINTS` reach an
+    upstream, and change nothing on other engines.
     """
 
     model: Annotated[str, Field(min_length=1, max_length=255)]
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
-    prompt_variables: dict[Text, Text] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     stop: Text | list[Text] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     response_format: ResponseFormat | None = None
 
-    user: Annotated[Text, Field(max_length=512)] | None = None
-    metadata: Annotated[dict[Text, Text], Field(max_length=16)] | None = None
     service_tier: Annotated[Text, Field(max_length=64)] | None = None
     store: bool | None = None
     safety_identifier: Annotated[Text, Field(max_length=512)] | None = None
@@ -292,21 +265,11 @@ class ChatRequest(StrictBody):
     verbosity: Annotated[Text, Field(max_length=64)] | None = None
     web_search_options: JsonObject | None = None
 
-    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
-    tool_choice: _ToolChoice | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
-    presence_penalty: _Penalty | None = None
-    frequency_penalty: _Penalty | None = None
-    logit_bias: (
-        Annotated[
-            dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
-            Field(max_length=1024),
-        ]
-        | None
-    ) = None
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -339,18 +302,14 @@ class ChatRequest(StrictBody):
     @property
     def extras(self) -> dict[str, Any]:
         """The fields of `llmops.engines.protocol.EXTRAS` sent with an effect, as the client sent them."""
-        found: dict[str, Any] = {}
-        if self.n is not None and self.n > 1:
-            found["n"] = self.n
+        found = self.changed_odds
         if self.logprobs:
             found["logprobs"] = True
             if self.top_logprobs:
                 found["top_logprobs"] = self.top_logprobs
-        without_effect: dict[str, Any] = {"modalities": ["text"]}
-        for name in ("presence_penalty", "frequency_penalty", "logit_bias", "modalities"):
-            if (value := getattr(self, name)) and value != without_effect.get(name):
-                found[name] = value
-        found |= {name: value for name in _PASSED_ON if (value := getattr(self, name)) is not None}
+        if self.modalities and self.modalities != ["text"]:
+            found["modalities"] = self.modalities
+        found |= self.given(*_PASSED_ON)
         if self.tools:
             found["tools"] = [tool.model_dump(exclude_unset=True) for tool in self.tools]
             if self.tool_choice is not None:
@@ -362,8 +321,7 @@ class ChatRequest(StrictBody):
     @property
     def sent_parameters(self) -> dict[str, Any]:
         """The generation parameters the client sent, by the names of `GenerationParameters`."""
-        names = ("temperature", "top_p", "max_tokens", "stop", "seed")
-        sent = {name: value for name in names if (value := getattr(self, name)) is not None}
+        sent = self.given("temperature", "top_p", "max_tokens", "stop", "seed")
         if self.max_completion_tokens is not None:
             sent["max_tokens"] = self.max_completion_tokens
         if self.response_format is not None:

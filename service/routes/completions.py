@@ -6,68 +6,44 @@ version it is one message of the user, in the model's own chat template: no rout
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.responses import Response
-from starlette.types import ASGIApp, Send
+from starlette.types import Send
 
 from llmops.generation import Chunk, Message
 from service.answering import Answering
-from service.error_map import ApiError
 from service.exchange import AnswerRequest, Exchange
 from service.gateway import Gateway
 from service.json_route import JsonRoute
 from service.replies import EventStream, WholeReply, envelope, event, usage_counts
-from service.routes.chat_body import StreamOptions
-from service.schemas import MOST_ANSWERS, Text, UsageCounts, only, renamed, renaming, replies
+from service.schemas import CompletionBody, Text, UsageCounts, only, replies
+
+FIELD_NAMES: Mapping[str, str] = {"messages": "prompt", "top_logprobs": "logprobs"}
+"""What a field of the chat request is called here, for errors that name it."""
 
 _OneText = Annotated[list[Text], Field(min_length=1, max_length=1)]
 
 
-class CompletionRequest(BaseModel):
+class CompletionRequest(CompletionBody):
     """The body of `POST /v1/completions`.
 
-    prompt: a text, or a list of one. prompt_variables: fill the release's template, besides its input variable.
-    logprobs: how many of the likeliest tokens to name at each place, besides the chosen one. Generation parameters left
-    out, or null, are the release's: so max_tokens too, which OpenAI's servers take as 16.
+    prompt: a text, or a list of one. logprobs: how many of the likeliest tokens to name at each place, besides the
+    chosen one. Where max_tokens is left out it is the release's; OpenAI's servers take it as 16.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
     model: Annotated[Text, Field(min_length=1, max_length=255)]
     prompt: Annotated[Text | _OneText, only("must be a text, or a list of one text; token numbers are not supported")]
-    prompt_variables: dict[Text, Text] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     stop: Annotated[
         Annotated[Text, Field(min_length=1)]
         | Annotated[list[Annotated[Text, Field(min_length=1)]], Field(max_length=4)]
         | None,
         only("must be a string or at most 4 strings, none empty"),
     ] = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: (
-        Annotated[
-            dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
-            Field(max_length=1024),
-        ]
-        | None
-    ) = None
-
-    user: Annotated[Text, Field(max_length=512)] | None = None
-    metadata: Annotated[dict[Text, Text], Field(max_length=16)] | None = None
-
     best_of: Annotated[Literal[1] | None, only("not supported; leave it out or send 1")] = None
     echo: Annotated[Literal[False] | None, only("not supported; leave it out or send false")] = None
     suffix: Annotated[Literal[""] | None, only("not supported: these models answer, they do not fill gaps")] = None
@@ -75,32 +51,21 @@ class CompletionRequest(BaseModel):
     def to_answer_request(self) -> AnswerRequest:
         """What it asks, in the terms that all routes share."""
         text = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+        # The older `logprobs` is a number, the newer one a switch with a number beside it.
+        logprobs = {} if self.logprobs is None else {"logprobs": True, "top_logprobs": self.logprobs}
+        extras = {name: value for name, value in logprobs.items() if value}
         return AnswerRequest(
             route="completions",
             model=self.model,
             messages=(Message(role="user", content=text),),
-            sent=_given(self, ("temperature", "top_p", "max_tokens", "stop", "seed")),
-            extras=self._extras(),
+            sent=self.given("temperature", "top_p", "max_tokens", "stop", "seed"),
+            extras=self.changed_odds | extras | self.given("user", "metadata"),
             prompt_variables=self.prompt_variables,
             stream=bool(self.stream),
-            include_usage=self.stream_options is not None and self.stream_options.include_usage,
+            include_usage=self.include_usage,
             user=self.user,
             metadata=self.metadata,
         )
-
-    def _extras(self) -> dict[str, Any]:
-        """Those with an effect; the older `logprobs` is a number, the newer one a switch with a number beside it."""
-        given = _given(self, ("n", "presence_penalty", "frequency_penalty", "logit_bias"))
-        extras = {name: value for name, value in given.items() if value and (name, value) != ("n", 1)}
-        if self.logprobs is not None:
-            extras["logprobs"] = True
-            if self.logprobs:
-                extras["top_logprobs"] = self.logprobs
-        return extras | _given(self, ("user", "metadata"))
-
-
-def _given(body: BaseModel, names: Iterable[str]) -> dict[str, Any]:
-    return {name: value for name in names if (value := getattr(body, name)) is not None}
 
 
 class CompletionChoice(BaseModel):
@@ -128,19 +93,15 @@ def completions_router(gateway: Gateway) -> APIRouter:
     router = APIRouter(tags=["completions"], route_class=JsonRoute)
 
     @router.post("/v1/completions", response_class=Response, responses=replies(Completion, streams=True))
-    def create_completion(body: CompletionRequest) -> ASGIApp:
+    def create_completion(body: CompletionRequest) -> Answering:
         """Answers one text with a release, or with a bare model version; streamed if `stream` is true.
 
         These are chat models: the text fills the release's prompt, or is one message of the user. It is not continued.
         """
         reply = CompletionStream if body.stream else WholeCompletion
-        return renaming(Answering(gateway, body.to_answer_request(), reply), FIELD_NAMES)
+        return Answering(gateway, body.to_answer_request(), reply, FIELD_NAMES)
 
     return router
-
-
-FIELD_NAMES: Mapping[str, str] = {"messages": "prompt", "top_logprobs": "logprobs"}
-"""What a field of the chat request is called here, for errors that name it."""
 
 
 class WholeCompletion(WholeReply):
@@ -187,9 +148,6 @@ class CompletionStream(EventStream):
             events.append(event({**self._envelope, "choices": [], "usage": usage}))
         return b"".join([*events, b"data: [DONE]\n\n"])
 
-    def failing(self, problem: ApiError) -> bytes:
-        return super().failing(renamed(problem, FIELD_NAMES))
-
     def _event(self, choice: Mapping[str, Any]) -> bytes:
         return event({**self._envelope, "choices": [choice]})
 
@@ -197,24 +155,22 @@ class CompletionStream(EventStream):
 def _choice(
     index: int, text: str, logprobs: Sequence[Mapping[str, Any]], finish_reason: str | None, offset: int = 0
 ) -> dict[str, Any]:
-    told = _older_logprobs(logprobs, offset) if logprobs else None
+    """offset: characters of the answer before these tokens."""
+    told = None
+    if logprobs:  # parallel lists, as this route has always told them
+        offsets = [offset]
+        for entry in logprobs[:-1]:
+            offsets.append(offsets[-1] + len(entry.get("token") or ""))
+        tops = [{top.get("token"): top.get("logprob") for top in entry.get("top_logprobs") or ()} for entry in logprobs]
+        told = {
+            "tokens": [entry.get("token") for entry in logprobs],
+            "token_logprobs": [entry.get("logprob") for entry in logprobs],
+            "top_logprobs": tops,
+            "text_offset": offsets,
+        }
     return {"index": index, "text": text, "logprobs": told, "finish_reason": finish_reason}
 
 
 def _said_beside(message: Mapping[str, Any]) -> dict[str, Any]:
     """What a chat message holds besides its text: this shape has no place for it but beside the text."""
     return {name: value for name, value in message.items() if value is not None and name not in ("role", "content")}
-
-
-def _older_logprobs(entries: Sequence[Mapping[str, Any]], offset: int) -> dict[str, Any]:
-    """Parallel lists, as this route has always told them. offset: characters of the answer before these tokens."""
-    offsets = [offset]
-    for entry in entries[:-1]:
-        offsets.append(offsets[-1] + len(entry.get("token") or ""))
-    tops = [{top.get("token"): top.get("logprob") for top in entry.get("top_logprobs") or ()} for entry in entries]
-    return {
-        "tokens": [entry.get("token") for entry in entries],
-        "token_logprobs": [entry.get("logprob") for entry in entries],
-        "top_logprobs": tops,
-        "text_offset": offsets,
-    }

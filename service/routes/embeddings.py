@@ -10,19 +10,18 @@ from typing import Annotated, Literal
 
 import orjson
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from llmops.models.catalogue import EMBEDDING_MODEL
 from llmops.production_log import LogRecord
 from service.access import require
-from service.budgets import estimated_tokens
+from service.answering import UnaryAnswering
 from service.error_map import ApiError
-from service.exchange import Arrival
+from service.exchange import Arrival, estimated_tokens
 from service.gateway import Gateway
 from service.json_route import JsonRoute
-from service.schemas import Text, only, replies
-from service.whole_reply import WholeReply
+from service.schemas import StrictBody, Text, only, replies
 
 MOST_TEXTS = 2048
 """Texts of one request, as OpenAI allows."""
@@ -35,14 +34,12 @@ Embed = Callable[[Sequence[str]], Awaitable[tuple[Sequence[Sequence[float]], int
 _SomeText = Annotated[Text, Field(min_length=1)]
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(StrictBody):
     """The body of `POST /v1/embeddings`.
 
     input: one text or several, none empty; of each, the model reads the first 256 tokens. encoding_format: numbers, or
     base64 of little-endian 32-bit floats. dimensions: 384, the model's own; its vectors cannot be cut.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     model: Annotated[Text, Field(min_length=1, max_length=255)]
     input: Annotated[
@@ -96,16 +93,13 @@ def embeddings_router(gateway: Gateway, embed: Embed | None) -> APIRouter:
     return router
 
 
-class Embedding(WholeReply[Embed]):
+class Embedding(UnaryAnswering[Embed]):
     """An ASGI app that answers one request."""
 
     def __init__(self, gateway: Gateway, embed: Embed | None, body: EmbeddingRequest) -> None:
         super().__init__(gateway)
         self._embed, self._body = embed, body
-
-    @property
-    def most_tokens(self) -> int:
-        return sum(estimated_tokens(text) for text in self._body.texts)
+        self.most_tokens = sum(estimated_tokens(text) for text in body.texts)
 
     def choose(self, arrival: Arrival) -> tuple[Embed, str]:
         """Raises ApiError 404 and 403."""
@@ -120,7 +114,13 @@ class Embedding(WholeReply[Embed]):
     async def make(self, arrival: Arrival, target: Embed) -> bytes:  # noqa: ARG002  it is called as the others are
         """Asks the engine."""
         vectors, self.tokens = await target(self._body.texts)
-        return self._reply(vectors, self.tokens)
+        encoded = _base64 if self._body.encoding_format == "base64" else list
+        data = [
+            {"object": "embedding", "index": index, "embedding": encoded(vector)}
+            for index, vector in enumerate(vectors)
+        ]
+        usage = {"prompt_tokens": self.tokens, "total_tokens": self.tokens}
+        return orjson.dumps({"object": "list", "data": data, "model": EMBEDDING_MODEL, "usage": usage})
 
     def record(
         self,
@@ -153,15 +153,6 @@ class Embedding(WholeReply[Embed]):
                 **{name: value for name, value in optional.items() if value is not None},
             },
         )
-
-    def _reply(self, vectors: Sequence[Sequence[float]], tokens: int) -> bytes:
-        encoded = _base64 if self._body.encoding_format == "base64" else list
-        data = [
-            {"object": "embedding", "index": index, "embedding": encoded(vector)}
-            for index, vector in enumerate(vectors)
-        ]
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return orjson.dumps({"object": "list", "data": data, "model": EMBEDDING_MODEL, "usage": usage})
 
 
 def _base64(vector: Sequence[float]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, Field, WithJsonSchema
 from starlette.responses import Response
 
 from llmops.errors import Corrupted, EngineBusy, EngineUnavailable
@@ -17,14 +18,14 @@ from llmops.tabular import BadRow, Column, Kind, RowSchema
 from llmops.tabular.schema import LARGEST_INTEGER, LONGEST_TEXT
 from llmops.versions import TabularVersion
 from service.access import ANONYMOUS, Caller, require
+from service.answering import UnaryAnswering
 from service.error_map import ApiError
 from service.exchange import Arrival
 from service.gateway import Gateway
 from service.json_route import JsonRoute
 from service.predictions import Scored
-from service.schemas import ErrorReply, field_path, replies
+from service.schemas import ErrorReply, StrictBody, field_path, replies
 from service.snapshot import Snapshot, unknown_model
-from service.whole_reply import WholeReply
 
 MOST_ROWS = 10_000
 """Rows of one request."""
@@ -76,33 +77,31 @@ def typed_paths(document: dict[str, Any], versions: Iterable[TabularVersion]) ->
             schema = RowSchema.from_json(version.schema)
         except Corrupted:
             continue
-        found[_PATH.replace("{model}", version.name)] = {"post": _operation(general, version, schema)}
+        rows = {"type": "array", "minItems": 1, "maxItems": MOST_ROWS, "items": row_schema(schema)}
+        shape = {
+            "type": "object",
+            "properties": {"rows": rows},
+            "required": ["rows"],
+            "additionalProperties": False,
+        }
+        body = {"schema": shape, "example": {"rows": [example_row(schema)]}}
+        operation = {
+            **{name: value for name, value in general.items() if name != "parameters"},
+            "summary": f"Predict {schema.output.name} with {version.name}",
+            "description": f"As `{_PATH}`; the champion is {version.ref}.",
+            "operationId": f"predict_{version.name}",
+            "requestBody": {"required": True, "content": {"application/json": body}},
+        }
+        found[_PATH.replace("{model}", version.name)] = {"post": operation}
     return found
-
-
-def _operation(general: dict[str, Any], version: TabularVersion, schema: RowSchema) -> dict[str, Any]:
-    rows = {"type": "array", "minItems": 1, "maxItems": MOST_ROWS, "items": row_schema(schema)}
-    body = {
-        "schema": {"type": "object", "properties": {"rows": rows}, "required": ["rows"], "additionalProperties": False},
-        "example": {"rows": [example_row(schema)]},
-    }
-    return {
-        **{name: value for name, value in general.items() if name != "parameters"},
-        "summary": f"Predict {schema.output.name} with {version.name}",
-        "description": f"As `{_PATH}`; the champion is {version.ref}.",
-        "operationId": f"predict_{version.name}",
-        "requestBody": {"required": True, "content": {"application/json": body}},
-    }
 
 
 # What a row must hold depends on the model, which checks all rows at once: looking at each here would cost as much.
 _Row = Annotated[Any, WithJsonSchema({"type": "object", "description": "A value for each column, and no other."})]
 
 
-class PredictRequest(BaseModel):
+class PredictRequest(StrictBody):
     """The body of `POST /v1/predict/{model}`. `GET /v1/predict/{model}/schema` says what a row holds."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     rows: Annotated[list[_Row], Field(min_length=1, max_length=MOST_ROWS)]
 
@@ -144,13 +143,24 @@ def predict_router(gateway: Gateway) -> APIRouter:
         """What a row of the model holds."""
         caller: Caller = getattr(request.state, "caller", ANONYMOUS)
         version = _chosen(gateway.keeper.snapshot, model, caller)
-        return _description(version, await _stored_example(gateway, version))
+        schema, example = RowSchema.from_json(version.schema), None
+        # What its rows hold is known also where the model cannot be loaded.
+        with contextlib.suppress(EngineUnavailable):
+            example = (await gateway.tabular.model(version)).example
+        return RowDescription(
+            model=version.ref,
+            task=schema.task,
+            output=schema.output.name,
+            row=row_schema(schema),
+            prediction=column_schema(schema.output),
+            example={"rows": [example or example_row(schema)]},
+        )
 
     router.routes.extend(plain.routes)
     return router
 
 
-class Prediction(WholeReply[TabularVersion]):
+class Prediction(UnaryAnswering[TabularVersion]):
     """An ASGI app that answers one request."""
 
     # What refuses a body of the wrong shape, or for load, leaves no record on any route.
@@ -214,23 +224,3 @@ def _chosen(snapshot: Snapshot, asked: str, caller: Caller) -> TabularVersion:
         raise unknown_model(asked, [name for name, each in snapshot.tabular.items() if caller.may_use(each.name)])
     require(caller, version.name)
     return version
-
-
-async def _stored_example(gateway: Gateway, version: TabularVersion) -> Mapping[str, Any] | None:
-    """None also where the model cannot be loaded: what its rows hold is known all the same."""
-    try:
-        return (await gateway.tabular.model(version)).example
-    except EngineUnavailable:
-        return None
-
-
-def _description(version: TabularVersion, example: Mapping[str, Any] | None) -> RowDescription:
-    schema = RowSchema.from_json(version.schema)
-    return RowDescription(
-        model=version.ref,
-        task=schema.task,
-        output=schema.output.name,
-        row=row_schema(schema),
-        prediction=column_schema(schema.output),
-        example={"rows": [example or example_row(schema)]},
-    )

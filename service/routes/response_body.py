@@ -10,7 +10,17 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 from llmops.generation import HINTS, Message
 from llmops.json_schema import MOST_NESTED, is_shallow
 from service.routes.chat_body import check_choice
-from service.schemas import MOST_MESSAGES, MOST_TOOLS, JsonObject, StrictBody, Text, field_fault, only
+from service.schemas import (
+    MOST_MESSAGES,
+    MOST_TOOLS,
+    JsonObject,
+    SamplingBody,
+    StrictBody,
+    Text,
+    field_fault,
+    only,
+    text_or_list,
+)
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -36,14 +46,10 @@ def _part_kind(value: object) -> str:
     return "<refusal>" if kind == "refusal" else "<text_part>"
 
 
-def _kind(value: object) -> str:
-    return "<list>" if isinstance(value, (list, tuple)) else "<text>"
-
-
 Parts = Annotated[
     Annotated[Text, Tag("<text>")]
     | Annotated[list[Part], Tag("<list>"), Field(min_length=1, max_length=MOST_MESSAGES)],
-    Discriminator(_kind),
+    Discriminator(text_or_list),
 ]
 """Text, whole or in parts. Tags in angle brackets are left out of the paths that errors name."""
 
@@ -59,7 +65,7 @@ TurnParts = Annotated[
         Tag("<list>"),
         Field(min_length=1, max_length=MOST_MESSAGES),
     ],
-    Discriminator(_kind),
+    Discriminator(text_or_list),
 ]
 
 
@@ -67,7 +73,12 @@ def _joined(parts: str | Sequence[Part | Refusal]) -> str:
     return parts if isinstance(parts, str) else "".join(part.text for part in parts if isinstance(part, Part))
 
 
-class Turn(StrictBody):
+class _Item(StrictBody):
+    id: Text | None = None
+    status: Literal["in_progress", "completed", "incomplete"] | None = None
+
+
+class Turn(_Item):
     """A message of the conversation. id, status, phase: what clients send back with an assistant's turn, as they do
     whatever else its server said with it."""
 
@@ -76,8 +87,6 @@ class Turn(StrictBody):
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
     content: TurnParts
-    id: Text | None = None
-    status: Literal["in_progress", "completed", "incomplete"] | None = None
     phase: Text | None = None
 
     @model_validator(mode="after")
@@ -103,15 +112,13 @@ class Turn(StrictBody):
         return cast(Message, {**(self.model_extra or {}), "role": role, "content": content, **refused})
 
 
-class _Call(StrictBody):
+class _Call(_Item):
     """A tool call that the assistant made earlier, with whatever else its server said of it."""
 
     model_config = ConfigDict(extra="allow")
 
     call_id: Text
     name: Text
-    id: Text | None = None
-    status: Literal["in_progress", "completed", "incomplete"] | None = None
 
     def _message(self, kind: str, **told: str) -> Message:
         call = {**(self.model_extra or {}), "id": self.call_id, "type": kind, kind: {"name": self.name, **told}}
@@ -138,14 +145,12 @@ class CustomToolCall(_Call):
         return self._message("custom", input=self.input)
 
 
-class FunctionResult(StrictBody):
+class FunctionResult(_Item):
     """What the tool gave back."""
 
     type: Literal["function_call_output", "custom_tool_call_output"]
     call_id: Text
     output: Parts
-    id: Text | None = None
-    status: Literal["in_progress", "completed", "incomplete"] | None = None
 
     def to_message(self) -> Message:
         return Message(role="tool", content=_joined(self.output), tool_call_id=self.call_id)
@@ -158,15 +163,13 @@ class ReasoningText(StrictBody):
     text: Text
 
 
-class Reasoning(StrictBody):
+class Reasoning(_Item):
     """What the assistant thought before its next item, sent back."""
 
     type: Literal["reasoning"]
     summary: Annotated[list[ReasoningText], Field(max_length=MOST_MESSAGES)] = []
     content: Annotated[list[ReasoningText], Field(max_length=MOST_MESSAGES)] | None = None
     encrypted_content: Annotated[None, only("not supported: this gateway gives none")] = None
-    id: Text | None = None
-    status: Literal["in_progress", "completed", "incomplete"] | None = None
 
     def to_message(self) -> Message:
         thought = "".join(part.text for part in self.content or self.summary)
@@ -177,11 +180,8 @@ def _item_kind(value: object) -> str:
     kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
     if kind == "custom_tool_call_output":
         return "<function_call_output>"
-    return (
-        f"<{kind}>"
-        if kind in ("function_call", "custom_tool_call", "function_call_output", "reasoning")
-        else "<message>"
-    )
+    named = kind in ("function_call", "custom_tool_call", "function_call_output", "reasoning")
+    return f"<{kind}>" if named else "<message>"
 
 
 Item = Annotated[
@@ -196,7 +196,7 @@ Item = Annotated[
 Input = Annotated[
     Annotated[Text, Tag("<text>")]
     | Annotated[list[Item], Tag("<list>"), Field(min_length=1, max_length=MOST_MESSAGES)],
-    Discriminator(_kind),
+    Discriminator(text_or_list),
 ]
 
 
@@ -274,7 +274,7 @@ class StreamOptions(StrictBody):
     include_obfuscation: bool | None = None
 
 
-class ResponseRequest(StrictBody):
+class ResponseRequest(SamplingBody):
     """The body of `POST /v1/responses`.
 
     model: as in chat requests; may be left out where `prompt` names the prompt of exactly one app's champion.
@@ -286,11 +286,8 @@ class ResponseRequest(StrictBody):
     input: Input | None = None
     instructions: Text | None = None
     prompt: PromptChoice | None = None
-    stream: bool | None = None
     stream_options: StreamOptions | None = None
 
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     max_output_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     text: TextOptions | None = None
     tools: Annotated[list[FunctionTool], Field(max_length=MOST_TOOLS)] | None = None
@@ -307,9 +304,7 @@ class ResponseRequest(StrictBody):
         None
     )
 
-    user: Annotated[Text, Field(max_length=512)] | None = None
     safety_identifier: Annotated[Text, Field(max_length=512)] | None = None
-    metadata: Annotated[dict[Text, Text], Field(max_length=16)] | None = None
     prompt_cache_key: Text | None = None
     prompt_cache_retention: Text | None = None
     service_tier: Text | None = None
@@ -346,18 +341,16 @@ class ResponseRequest(StrictBody):
     @property
     def sent_parameters(self) -> dict[str, Any]:
         """The generation parameters the client sent, by the names of `GenerationParameters`."""
-        sent: dict[str, Any] = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": self.max_output_tokens,
-        }
+        sent = self.given("temperature", "top_p")
+        if self.max_output_tokens is not None:
+            sent["max_tokens"] = self.max_output_tokens
         if self.text is not None and self.text.format is not None:
             sent["response_format"] = self.text.format.to_response_format()
-        return {name: value for name, value in sent.items() if value is not None}
+        return sent
 
     @property
     def extras(self) -> dict[str, Any]:
-        """What chat requests call `EXTRAS`, those sent with an effect."""
+        """What chat requests call `EXTRAS`, those sent with an effect, and what reaches an upstream as it is."""
         extras: dict[str, Any] = {}
         if self.tools:
             extras["tools"] = [tool.to_tool() for tool in self.tools]
@@ -371,15 +364,11 @@ class ResponseRequest(StrictBody):
             extras["logprobs"] = True
             if self.top_logprobs:
                 extras["top_logprobs"] = self.top_logprobs
-        return extras | self._passed_on()
-
-    def _passed_on(self) -> dict[str, Any]:
-        """What reaches an upstream as it is."""
-        sent = {name: getattr(self, name) for name in sorted(HINTS) if hasattr(self, name)}
+        sent = {name: getattr(self, name) for name in sorted(HINTS) if name != "store" and hasattr(self, name)}
         sent["reasoning_effort"] = None if self.reasoning is None else self.reasoning.effort
         if self.text is not None and self.text.verbosity != "medium":
             sent["verbosity"] = self.text.verbosity
-        return {name: value for name, value in sent.items() if value is not None and name != "store"}
+        return extras | {name: value for name, value in sent.items() if value is not None}
 
 
 def _add(messages: list[Message], message: Message) -> None:

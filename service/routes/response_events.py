@@ -12,7 +12,7 @@ import orjson
 from llmops.engines.answer import Answer, is_cut_off, reasoning_in
 from llmops.generation import Chunk, Usage
 from service.error_map import ApiError
-from service.exchange import Exchange
+from service.exchange import COUNTS, Exchange
 from service.routes.response_body import ResponseRequest
 
 MESSAGE, REASONING = -1, -2
@@ -46,11 +46,17 @@ class ResponseObject:
 
     def ended(self) -> dict[str, Any]:
         """With the whole answer; `incomplete` where a limit cut it. What an upstream says beside it comes with it."""
-        output = [self.item(output) for output in self.order or self._natural_order()]
+        answer = self.answer
+        order = self.order
+        if not order:
+            calls = list(range(len(answer.tool_calls)))
+            message = [MESSAGE] if answer.text or answer.refusal or not calls else []
+            order = [*([REASONING] if answer.reasoning else []), *message, *calls]
+        output = [self.item(output) for output in order]
         ending = {"completed_at": int(time.time()), "output": output, "usage": _usage(self._exchange.usage)}
-        beside = {**self._exchange.fields, **_unnamed(self.answer.choice, ("logprobs", "finish_reason"))}
+        beside = {**self._exchange.fields, **_unnamed(answer.choice, ("logprobs", "finish_reason"))}
         tier = {name: value for name, value in beside.items() if name == "service_tier"}
-        return {**beside, **self._fixed, **tier, **_ending(self.answer.finish_reason), **ending}
+        return {**beside, **self._fixed, **tier, **_ending(answer.finish_reason), **ending}
 
     def item(self, output: int) -> dict[str, Any]:
         """One output, whole."""
@@ -58,11 +64,16 @@ class ResponseObject:
         if output == MESSAGE:
             status = _ending(answer.finish_reason)["status"]
             beside = _unnamed(answer.fields, _TOLD_ELSEWHERE)
-            return {**beside, **opened, "status": status, "content": [self.part(kind) for kind in self._parts()]}
+            refused = [REFUSAL] if answer.refusal else []
+            parts = self.parts or ([TEXT, *refused] if answer.text or not refused else refused)
+            return {**beside, **opened, "status": status, "content": [self.part(kind) for kind in parts]}
         if output == REASONING:
             part = {"type": "reasoning_text", "text": answer.reasoning or ""}
             return {**opened, "status": "completed", "content": [part]}
-        return {**opened, "status": "completed", **_called(answer.tool_calls[output])}
+        call = answer.tool_calls[output]
+        if "function" in call:
+            return {**opened, "status": "completed", "arguments": call["function"]["arguments"]}
+        return {**opened, "status": "completed", "input": (call.get("custom") or {}).get("input") or ""}
 
     def part(self, kind: str) -> dict[str, Any]:
         """One part of the message, whole."""
@@ -83,16 +94,6 @@ class ResponseObject:
         identity = self._ids.setdefault(output, f"{prefix}_{uuid.uuid4().hex}")
         return {"id": identity, "status": "in_progress", **told}
 
-    def _parts(self) -> list[str]:
-        refused = [REFUSAL] if self.answer.refusal else []
-        return self.parts or ([TEXT, *refused] if self.answer.text or not refused else refused)
-
-    def _natural_order(self) -> list[int]:
-        answer = self.answer
-        calls = list(range(len(answer.tool_calls)))
-        message = [MESSAGE] if answer.text or answer.refusal or not calls else []
-        return [*([REASONING] if answer.reasoning else []), *message, *calls]
-
 
 class ResponseEvents:
     """Turns chunks into the bytes of OpenAI's events, numbered in sequence. Each chunk is in the exchange already.
@@ -107,8 +108,14 @@ class ResponseEvents:
     def piece(self, chunk: Chunk) -> bytes:
         """What one chunk adds; empty for one without text, reasoning, refusal and tool calls."""
         events = b""
-        if chunk.further is not None:
-            events += self._further(chunk.further.delta)
+        if chunk.further is not None:  # reasoning and refusal; other fields stand in the whole item at the end
+            if thought := reasoning_in(chunk.further.delta):
+                events += self._opening(REASONING)
+                place = {**self._place(REASONING), "content_index": 0}
+                events += self._event("response.reasoning_text.delta", **place, delta=thought)
+            if refused := chunk.further.delta.get("refusal"):
+                opening, place = self._part_place(REFUSAL)
+                events += opening + self._event("response.refusal.delta", **place, delta=refused)
         if chunk.text:
             opening, place = self._part_place(TEXT)
             logprobs = list(chunk.logprobs)
@@ -134,18 +141,6 @@ class ResponseEvents:
         told = {"code": problem.code, "message": problem.message, "param": problem.param}
         return self._event("error", **told, error={**told, "type": problem.kind})
 
-    def _further(self, delta: Mapping[str, Any]) -> bytes:
-        """Reasoning and refusal; other fields stand in the whole item at the end."""
-        events = b""
-        if thought := reasoning_in(delta):
-            events += self._opening(REASONING)
-            place = {**self._place(REASONING), "content_index": 0}
-            events += self._event("response.reasoning_text.delta", **place, delta=thought)
-        if refused := delta.get("refusal"):
-            opening, fields = self._part_place(REFUSAL)
-            events += opening + self._event("response.refusal.delta", **fields, delta=refused)
-        return events
-
     def _opening(self, output: int) -> bytes:
         """What comes before the first piece of an output; nothing before later ones."""
         if output in self._response.order:
@@ -170,22 +165,18 @@ class ResponseEvents:
 
     def _closing(self, output: int) -> bytes:
         item, place = self._response.item(output), self._place(output)
-        if output in (MESSAGE, REASONING):
-            done = b"".join(self._part_done(place, number, part) for number, part in enumerate(item["content"]))
-        else:
+        done = b""
+        for number, part in enumerate(item["content"] if output in (MESSAGE, REASONING) else ()):
+            fields, kind = {**place, "content_index": number}, part["type"]
+            told = {name: part[name] for name in ("text", "refusal", "logprobs") if name in part}
+            done += self._event(f"response.{kind}.done", **fields, **told)
+            if kind != "reasoning_text":
+                done += self._event("response.content_part.done", **fields, part=part)
+        if output not in (MESSAGE, REASONING):
             kind = _CALL_EVENTS[item["type"] == "function_call"]
             call = {name: item[name] for name in ("name", "arguments", "input") if name in item}
             done = self._event(f"response.{kind}.done", **place, **call)
         return done + self._event("response.output_item.done", output_index=place["output_index"], item=item)
-
-    def _part_done(self, place: Mapping[str, Any], number: int, part: Mapping[str, Any]) -> bytes:
-        fields = {**place, "content_index": number}
-        kind = part["type"]
-        told = {name: part[name] for name in ("text", "refusal", "logprobs") if name in part}
-        done = self._event(f"response.{kind}.done", **fields, **told)
-        return (
-            done if kind == "reasoning_text" else done + self._event("response.content_part.done", **fields, part=part)
-        )
 
     def _place(self, output: int) -> dict[str, Any]:
         return {"item_id": self._response.opened(output)["id"], "output_index": self._response.order.index(output)}
@@ -207,13 +198,6 @@ class ResponseEvents:
 def text_part(text: str, logprobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The content of a message."""
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
-
-
-def _called(call: Mapping[str, Any]) -> dict[str, Any]:
-    """What a tool was called with, by this route's names."""
-    if "function" in call:
-        return {"arguments": call["function"]["arguments"]}
-    return {"input": (call.get("custom") or {}).get("input") or ""}
 
 
 def _opened_call(call: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,7 +268,7 @@ def _usage(usage: Usage) -> dict[str, Any] | None:
     if not said and usage.tokens_in is None and usage.tokens_out is None:
         return None
     read, made = said.pop("prompt_tokens_details", None), said.pop("completion_tokens_details", None)
-    rest = {name: value for name, value in said.items() if name not in _COUNTS}
+    rest = {name: value for name, value in said.items() if name not in COUNTS}
     return {
         "input_tokens": usage.tokens_in,
         "input_tokens_details": {"cached_tokens": None, **(read or {})},
@@ -293,6 +277,3 @@ def _usage(usage: Usage) -> dict[str, Any] | None:
         "total_tokens": said.get("total_tokens", usage.total),
         **rest,
     }
-
-
-_COUNTS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})

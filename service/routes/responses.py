@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -21,8 +22,20 @@ from service.json_route import JsonRoute
 from service.replies import EventStream, WholeReply
 from service.routes.response_body import PromptChoice, ResponseRequest
 from service.routes.response_events import ResponseEvents, ResponseObject
-from service.schemas import renamed, renaming, replies
+from service.schemas import replies
 from service.snapshot import Snapshot, Target
+
+CHAT_NAMES: Mapping[str, str] = {
+    "messages": "input",
+    "prompt_variables": "prompt.variables",
+    "max_tokens": "max_output_tokens",
+    "response_format.json_schema": "text.format",
+    "response_format": "text.format",
+    "logprobs": "include",
+    "reasoning_effort": "reasoning.effort",
+    "verbosity": "text.verbosity",
+}
+"""What a field of the chat request is called here, for errors that name it."""
 
 
 class ResponseReply(BaseModel):
@@ -50,25 +63,20 @@ def responses_router(gateway: Gateway) -> APIRouter:
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
             # Chosen when it runs, so that a registry that was not read yet is an error of this request.
             request = answer_request(gateway.keeper.snapshot, body, scope["state"].get("caller", ANONYMOUS))
-            await Answering(gateway, request, _reply_maker(body))(scope, receive, send)
+            reply = partial(ResponseStream if body.stream else WholeResponse, body=body)
+            await Answering(gateway, request, reply, CHAT_NAMES)(scope, receive, send)
 
-        return renaming(answer, CHAT_NAMES)
+        return answer
 
     return router
-
-
-def _reply_maker(body: ResponseRequest) -> Any:
-    if body.stream:
-        return lambda exchange, send: ResponseStream(exchange, send, body)
-    return lambda exchange, send: WholeResponse(exchange, send, body)
 
 
 class WholeResponse(WholeReply):
     """The response in one object."""
 
-    def __init__(self, exchange: Exchange, send: Send, request: ResponseRequest) -> None:
+    def __init__(self, exchange: Exchange, send: Send, body: ResponseRequest) -> None:
         super().__init__(exchange, send)
-        self._response = ResponseObject(exchange, request)
+        self._response = ResponseObject(exchange, body)
 
     def body(self) -> dict[str, Any]:
         return self._response.ended()
@@ -77,9 +85,9 @@ class WholeResponse(WholeReply):
 class ResponseStream(EventStream):
     """The response told in typed events."""
 
-    def __init__(self, exchange: Exchange, send: Send, request: ResponseRequest) -> None:
+    def __init__(self, exchange: Exchange, send: Send, body: ResponseRequest) -> None:
         super().__init__(exchange, send)
-        self._told = ResponseEvents(exchange, request)
+        self._told = ResponseEvents(exchange, body)
 
     def events(self, chunk: Chunk) -> bytes:
         return self._told.piece(chunk)
@@ -88,7 +96,7 @@ class ResponseStream(EventStream):
         return self._told.end()
 
     def failing(self, problem: ApiError) -> bytes:
-        return self._told.error(renamed(problem, CHAT_NAMES))
+        return self._told.error(problem)
 
 
 def answer_request(snapshot: Snapshot, body: ResponseRequest, caller: Caller = ANONYMOUS) -> AnswerRequest:
@@ -105,12 +113,13 @@ def answer_request(snapshot: Snapshot, body: ResponseRequest, caller: Caller = A
         if body.input is None:
             text = variables.pop(prompt.template.input_variable, None)
             if text is None:
-                raise _nothing_to_answer(f"prompt.variables.{prompt.template.input_variable}")
+                missing = f"input: needed, or prompt.variables.{prompt.template.input_variable}"
+                raise ApiError(400, missing, param="input")
             messages = (*messages, Message(role="user", content=text))
     elif model is None:
         raise ApiError(400, "model: needed, unless prompt names one", param="model")
     elif body.input is None:
-        raise _nothing_to_answer("prompt")
+        raise ApiError(400, "input: needed, or prompt", param="input")
     return AnswerRequest(
         route="responses",
         model=model,
@@ -123,10 +132,6 @@ def answer_request(snapshot: Snapshot, body: ResponseRequest, caller: Caller = A
         metadata=body.metadata,
         target=target,
     )
-
-
-def _nothing_to_answer(other: str) -> ApiError:
-    return ApiError(400, f"input: needed, or {other}", param="input")
 
 
 def _chosen(
@@ -186,16 +191,3 @@ def _unknown_prompt(field: str, problem: str, known: Sequence[str]) -> ApiError:
     shown = ", ".join(known[:20]) or "none"
     message = f"prompt.{field}: {problem}; known: {shown}"
     return ApiError(404, message, param=f"prompt.{field}", code="prompt_not_found")
-
-
-CHAT_NAMES: Mapping[str, str] = {
-    "messages": "input",
-    "prompt_variables": "prompt.variables",
-    "max_tokens": "max_output_tokens",
-    "response_format.json_schema": "text.format",
-    "response_format": "text.format",
-    "logprobs": "include",
-    "reasoning_effort": "reasoning.effort",
-    "verbosity": "text.verbosity",
-}
-"""What a field of the chat request is called here, for errors that name it."""

@@ -143,10 +143,10 @@ def test_an_engine_passes_over_hints_and_refuses_other_extras_by_name():
     engine = FakeEngine(honours=frozenset({"n"}))
     messages = ({"role": "user", "content": "hi"},)
     hinted = GenerationRequest(messages, extras={"n": 2, **dict.fromkeys(HINTS, "x")})
-    assert fitting(hinted, engine).extras == {"n": 2}
+    assert fitting(hinted, engine, of="tiny@1").extras == {"n": 2}
     for name in EXTRAS - HINTS - {"n"}:
         with pytest.raises(EngineRejected, match=name) as caught:
-            fitting(GenerationRequest(messages, extras={name: 1}), engine)
+            fitting(GenerationRequest(messages, extras={name: 1}), engine, of="tiny@1")
         assert caught.value.param == name
 
 

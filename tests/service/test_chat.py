@@ -279,7 +279,7 @@ def test_a_client_that_leaves_stops_the_generation_and_is_logged(serve, wait_unt
         assert (record.status, record.outcome) == (499, "cancelled")
         assert record.output.startswith("one")
         assert record.output != WORDS
-        assert gateway.app.state.gateway.admission.held == 0
+        wait_until(lambda: gateway.app.state.gateway.admission.held == 0)
 
 
 def calls_a_tool(_):

@@ -103,8 +103,8 @@ async def test_what_the_challenger_cannot_do_is_a_failure_of_its_own(release):
         stage.submit(release(2, tone="tone"))  # its prompt has a variable which the request does not fill
         await stage.ended(2)
     errors = sorted(record.details["error"] for record in stage.log)
-    assert "tone" in errors[0]
-    assert "logit_bias: the engine cannot honour it" in errors[1]
+    assert "logit_bias: the engine of tiny@2 cannot honour it" in errors[0]
+    assert "tone" in errors[1]
     assert [record.status for record in stage.log] == [400, 400]
 
 
