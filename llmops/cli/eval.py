@@ -282,7 +282,7 @@ def show_leaderboard(board: Leaderboard) -> None:
 
 
 def write_leaderboard(board: Leaderboard, html: Path | None, markdown: Path | None) -> None:
-    from llmops.evaluation.reports.leaderboard import write_leaderboard_html
+    from llmops.evaluation.reports.html import write_leaderboard_html
     from llmops.evaluation.reports.markdown import leaderboard_markdown
 
     if html is not None:

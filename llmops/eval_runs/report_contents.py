@@ -27,7 +27,6 @@ from llmops.evaluation.reports.contents import (
     Report,
     Row,
     Side,
-    Turn,
 )
 from llmops.evaluation.results import RowResult
 from llmops.evaluation.scorers import Scorer
@@ -50,51 +49,49 @@ def report_contents(
         StoreUnavailable: the rows cannot be fetched.
     """
     decides = comparison.metrics.get(suite.gate.primary)
-    told: dict[str, Any] = {
-        **comparison.to_json(),
-        "metrics": comparison.metrics,
-        "slices": comparison.slices,
-        "not_compared": comparison.not_compared,
-        "power": [f"{name}: {sentence}." for name, sentence in comparison.power.items()],
-    }
     failed_as = decides.failed_as if decides is not None else None
-    return {
-        **judged_contents(evaluations, suite, comparison.b, run_b, verdict),
-        "title": f"{comparison.a} → {comparison.b}",
-        "a": _side(evaluations, comparison.a, run_a),
-        "comparison": cast(Any, told),
-        "rows": _Rows(evaluations.rows(run_a), evaluations.rows(run_b), primary_scorer(suite), failed_as),
-    }
+    judged = judged_contents(evaluations, suite, comparison.b, run_b, verdict)
+    return Report(
+        title=f"{comparison.a} → {comparison.b}",
+        suite=judged.suite,
+        created=judged.created,
+        primary=judged.primary,
+        b=judged.b,
+        verdict=verdict,
+        a=_side(evaluations, comparison.a, run_a),
+        comparison=comparison,
+        rows=_Rows(evaluations.rows(run_a), evaluations.rows(run_b), primary_scorer(suite), failed_as),
+    )
 
 
 def judged_contents(evaluations: Evaluations, suite: Suite, name: str, run: EvalRun, verdict: Verdict | None) -> Judged:
     """A run with its verdict: all there is of an app's first release. Raises StoreUnavailable."""
-    return {
-        "title": name,
-        "suite": suite.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "primary": suite.gate.primary,
-        "b": _side(evaluations, name, run),
-        "verdict": cast(Any, verdict.to_json()) if verdict is not None else None,
-    }
+    return Judged(
+        title=name,
+        suite=suite.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        primary=suite.gate.primary,
+        b=_side(evaluations, name, run),
+        verdict=verdict,
+    )
 
 
 def _side(evaluations: Evaluations, name: str, run: EvalRun) -> Side:
     release, prompt = evaluations.release(name), evaluations.registry.prompts.get(run.prompt)
-    return {
-        "name": name,
-        "run_id": run.run_id,
-        "prompt": run.prompt,
-        "model": run.model,
-        "release": release.ref if release else None,
-        "params": run.params,
-        "prompt_text": cast("list[Turn]", [dict(turn) for turn in prompt.template.turns]),
-        "metrics": cast(Any, {scorer: metric.to_json() for scorer, metric in run.metrics.items()}),
-        "tokens_in": int(run.usage["tokens_in"]) if "tokens_in" in run.usage else None,
-        "tokens_out": int(run.usage["tokens_out"]) if "tokens_out" in run.usage else None,
-        "cost": run.usage.get("cost"),
-        "seconds": run.seconds,
-    }
+    return Side(
+        name=name,
+        run_id=run.run_id,
+        prompt=run.prompt,
+        model=run.model,
+        release=release.ref if release else None,
+        params=run.params,
+        prompt_text=prompt.template.turns,
+        metrics=run.metrics,
+        tokens_in=int(run.usage["tokens_in"]) if "tokens_in" in run.usage else None,
+        tokens_out=int(run.usage["tokens_out"]) if "tokens_out" in run.usage else None,
+        cost=run.usage.get("cost"),
+        seconds=run.seconds,
+    )
 
 
 @dataclass(frozen=True)
@@ -109,34 +106,12 @@ class _Rows:
 
     def __iter__(self) -> Iterator[Row]:
         for left, right in paired(self.a, self.b):
-            yield {
-                "id": left.row.id,
-                "inputs": left.row.inputs,
-                "expectations": left.row.expectations,
-                "tags": left.row.tags,
-                "contexts": left.row.contexts,
-                "output_a": left.output.text,
-                "output_b": right.output.text,
-                "error_a": left.output.error,
-                "error_b": right.output.error,
-                "scores": {
-                    name: {
-                        "a": score.value,
-                        "b": other.value,
-                        "rationale_a": score.error or score.rationale,
-                        "rationale_b": other.error or other.rationale,
-                    }
-                    for name, score in left.scores.items()
-                    if (other := right.scores.get(name)) is not None
-                },
-                "change": self._change(left, right),
-            }
-
-    def _change(self, left: RowResult, right: RowResult) -> float | None:
-        if self.primary is None:
-            return None
-        x, y = (value_of(result, self.primary, self.failed_as) for result in (left, right))
-        return None if x is None or y is None else statistics.paired_difference(x, y, limits_of(self.primary))
+            change = None
+            if self.primary is not None:
+                x, y = (value_of(result, self.primary, self.failed_as) for result in (left, right))
+                if x is not None and y is not None:
+                    change = statistics.paired_difference(x, y, limits_of(self.primary))
+            yield Row(left, right, change)
 
 
 def leaderboard(evaluations: Evaluations, suite: Suite, done: Sequence[CellRun]) -> Leaderboard | None:

@@ -15,9 +15,8 @@ import pytest
 from llmops.eval_runs.cells import RunOptions
 from llmops.eval_runs.evaluations import CellRun
 from llmops.eval_runs.report_contents import _order, _pairs, leaderboard, noise_sentence, report_contents
-from llmops.evaluation.reports.html import write_html
+from llmops.evaluation.reports.html import write_html, write_leaderboard_html
 from llmops.evaluation.reports.junit import junit
-from llmops.evaluation.reports.leaderboard import write_leaderboard_html
 from llmops.evaluation.reports.markdown import leaderboard_markdown, markdown
 from llmops.evaluation.results import Score
 from llmops.prompt_file import parse_prompt
@@ -74,29 +73,27 @@ def report(workshop: Workshop, done: list[CellRun]) -> Any:
 
 
 def test_a_report_tells_of_both_runs(report: Any, done: list[CellRun]) -> None:
-    assert (report["title"], report["suite"], report["primary"]) == ("board@1 → board@2", "board", "correct")
-    for side, item in (("a", done[0]), ("b", done[1])):
-        assert report[side]["run_id"] == item.run.run_id
-        assert (report[side]["prompt"], report[side]["model"]) == (item.run.prompt, "tiny@1")
-        assert report[side]["metrics"]["correct"] == item.run.metrics["correct"].to_json()
-        assert report[side]["tokens_out"] == item.run.usage["tokens_out"] > 0
-        assert report[side]["release"] is None
-    assert [turn["content"] for turn in report["b"]["prompt_text"]] == ["Be short.", "{{ question }}"]
-    assert report["verdict"]["verdict"] == "fail"
-    assert report["comparison"]["metrics"]["correct"].losses == N
-    json.dumps({**report, "rows": list(report["rows"]), "comparison": None})
+    assert (report.title, report.suite, report.primary) == ("board@1 → board@2", "board", "correct")
+    for side, item in ((report.a, done[0]), (report.b, done[1])):
+        assert (side.run_id, side.prompt, side.model) == (item.run.run_id, item.run.prompt, "tiny@1")
+        assert side.metrics["correct"] == item.run.metrics["correct"]
+        assert side.tokens_out == item.run.usage["tokens_out"] > 0
+        assert side.release is None
+    assert [turn["content"] for turn in report.b.prompt_text] == ["Be short.", "{{ question }}"]
+    assert report.verdict.verdict == "fail"
+    assert report.comparison.metrics["correct"].losses == N
 
 
 def test_the_rows_of_a_report_start_anew_each_time(report: Any) -> None:
-    first = list(report["rows"])
+    first = list(report.rows)
 
     assert len(first) == N
-    assert first == list(report["rows"])
+    assert first == list(report.rows)
     row = first[3]
-    assert (row["id"], row["inputs"], row["tags"]) == ("b3", {"question": "Is 3 <odd> & só?"}, {"half": "1"})
-    assert (row["output_a"], row["output_b"]) == ("You said: Is 3 <odd> & só?", "You")
-    assert (row["change"], row["error_a"], row["error_b"]) == (-1.0, None, None)
-    assert (row["scores"]["correct"]["a"], row["scores"]["correct"]["b"]) == (True, False)
+    assert (row.id, row.a.row.inputs, row.a.row.tags) == ("b3", {"question": "Is 3 <odd> & só?"}, {"half": "1"})
+    assert (row.a.output.text, row.b.output.text) == ("You said: Is 3 <odd> & só?", "You")
+    assert (row.change, row.a.output.error, row.b.output.error) == (-1.0, None, None)
+    assert (row.a.scores["correct"].value, row.b.scores["correct"].value) == (True, False)
 
 
 def test_the_page_holds_every_verdict_and_escapes_texts(report: Any, tmp_path: Path) -> None:
@@ -135,11 +132,16 @@ def test_a_report_without_a_verdict_says_none(workshop: Workshop, done: list[Cel
 
     found = report_contents(evaluations, evaluations.suite("board"), comparison, done[0].run, done[2].run)
 
-    assert found["verdict"] is None
-    assert {row["change"] for row in found["rows"]} == {0.0}
+    assert found.verdict is None
+    assert {row.change for row in found.rows} == {0.0}
 
 
 # Leaderboards
+
+
+def turned(scorer: Any, worst: float | None) -> Any:
+    """The scorer, as one of a metric that is better the lower it is."""
+    return type("Turned", (type(scorer),), {"higher_is_better": False, "worst": worst})(**scorer.model_dump())
 
 
 def test_the_leaderboard_ranks_by_the_differences_that_are_real(workshop: Workshop, done: list[CellRun]) -> None:
@@ -170,7 +172,7 @@ def test_the_leaderboard_shows_what_each_cell_took(workshop: Workshop, done: lis
 def test_where_less_is_better_the_least_comes_first(workshop: Workshop, done: list[CellRun]) -> None:
     suite = workshop.evaluations.suite("board")
     [scorer] = [scorer for scorer in suite.make_scorers() if scorer.name == "correct"]
-    scorer.higher_is_better = False  # type: ignore[misc]
+    scorer = turned(scorer, worst=0.0)
 
     class Turned:
         """The suite, with a metric that is better the lower it is."""
@@ -193,7 +195,7 @@ def test_a_row_without_a_score_is_the_worst_that_any_cell_has_and_never_0(
 ) -> None:
     suite = workshop.evaluations.suite("board")
     [scorer] = [scorer for scorer in suite.make_scorers() if scorer.name == "correct"]
-    scorer.higher_is_better, scorer.worst = False, None  # type: ignore[misc]
+    scorer = turned(scorer, worst=None)
 
     class Timed:
         """The suite, with a metric such as a time: less is better, and no number is the worst one."""

@@ -33,7 +33,6 @@ def labelled(counts: list[list[int]]) -> tuple[list[int], list[int]]:
 
 def test_confusion_counts_people_by_row_and_judge_by_column() -> None:
     found = confusion(["good", "bad", "good"], ["good", "good", "unsure"])
-
     assert found.labels == ("bad", "good", "unsure")
     assert found.counts == ((0, 1, 0), (0, 1, 1), (0, 0, 0))
     assert found.to_json() == {"labels": list(found.labels), "counts": [[0, 1, 0], [0, 1, 1], [0, 0, 0]]}
@@ -47,7 +46,6 @@ def test_ratings_are_sorted_as_numbers_and_mixed_labels_as_text() -> None:
 def test_kappa_of_the_textbook_table() -> None:
     # Agreement 0.70, 0.50 by chance (Cohen's κ, 50 grant proposals read by two readers).
     found = cohen_kappa(*labelled([[20, 5], [10, 15]]))
-
     assert (found.agreement, found.by_chance) == pytest.approx((0.7, 0.5))
     assert found.kappa == pytest.approx(0.4)
     assert found.n == 50
@@ -57,7 +55,6 @@ def test_weighted_kappa_of_a_table_worked_out_by_hand() -> None:
     # Squared distances: observed (2·1 + 1·4)/10 = 0.6; by chance, from the margins 0.4, 0.4, 0.2 and 0.3, 0.4, 0.3:
     # 0.4·(0.4 + 4·0.3) + 0.4·(0.3 + 0.3) + 0.2·(4·0.3 + 0.4) = 1.2.
     found = weighted_kappa(*labelled([[3, 0, 1], [0, 3, 1], [0, 1, 1]]))
-
     assert found.kappa == pytest.approx(1 - 0.6 / 1.2)
 
 
@@ -81,7 +78,6 @@ def test_kappa_is_the_same_from_either_side_and_lies_in_its_interval(rows: list[
 def test_weighted_kappa_does_not_depend_on_zero_or_unit_of_the_scale(rows: list[tuple[int, int]]) -> None:
     people, judge = [a for a, _ in rows], [b for _, b in rows]
     moved = weighted_kappa([10 + 3.0 * a for a in people], [10 + 3.0 * b for b in judge])
-
     assert moved.kappa == pytest.approx(weighted_kappa(people, judge).kappa)
 
 
@@ -99,14 +95,12 @@ def test_few_labels_in_perfect_agreement_prove_little(rows: int, below: float) -
 
 def test_one_label_throughout_leaves_kappa_undefined() -> None:
     found = cohen_kappa(["good"] * 30, ["good"] * 30)
-
     assert (found.kappa, found.ci95, found.agreement, found.by_chance) == (None, None, 1.0, 1.0)
     assert found.to_json()["ci95"] is None
 
 
 def test_a_judge_that_always_says_good_agrees_no_more_than_by_chance() -> None:
     found = cohen_kappa(["good"] * 90 + ["bad"] * 10, ["good"] * 100)
-
     assert found.kappa == pytest.approx(0)
     assert found.agreement == pytest.approx(0.9)
 
@@ -148,9 +142,7 @@ def test_a_judge_that_is_kind_to_long_answers_is_found_out() -> None:
 def test_length_bias_is_spearmans_correlation() -> None:
     people, judge, lengths = [1.0, 2.0, 3.0, 4.0, 5.0, 2.0], [1.5, 1.0, 3.0, 5.0, 5.0, 4.0], [10, 30, 20, 80, 20, 90]
     expected = stats.spearmanr(np.subtract(judge, people), lengths)
-
     found = length_bias(people, judge, lengths)
-
     assert (found.correlation, found.p_value) == pytest.approx((expected.statistic, expected.pvalue))
     assert found.to_json() == {"correlation": found.correlation, "p_value": found.p_value, "n": 6}
 
@@ -165,13 +157,11 @@ def test_length_bias_is_spearmans_correlation() -> None:
 )
 def test_where_nothing_varies_no_bias_by_length_is_claimed(people: Any, judge: Any, lengths: Any) -> None:
     found = length_bias(people, judge, lengths)
-
     assert (found.correlation, found.p_value) == (None, 1.0)
 
 
 def test_errors_in_perfect_order_of_length_have_a_correlation_of_one() -> None:
     found = length_bias([0.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0], [1, 2, 3, 4, 50])
-
     assert found.correlation == pytest.approx(1)
     assert found.p_value == pytest.approx(2 / 120)
     assert 0 < found.p_value < 0.05
@@ -184,13 +174,11 @@ def test_bias_by_length_is_found_in_5_percent_where_there_is_none(n: int) -> Non
     for _ in range(repetitions):
         people, judge = generator.random((2, n)) < 0.6
         found += length_bias(people, judge, generator.lognormal(4, 1, n)).p_value < 0.05
-
     assert found / repetitions <= float(stats.binom.ppf(0.999, repetitions, 0.05)) / repetitions
 
 
 def test_a_judge_that_follows_the_answer_and_not_the_place_has_no_position_bias() -> None:
     found = position_bias(["first", "second", "tie", "first"], ["second", "first", "tie", "second"])
-
     assert (found.flipped, found.prefers_first, found.p_value, found.n) == (0.0, 0.5, 1.0, 4)
     assert found.flipped_ci95[1] > 0.3
 
@@ -198,9 +186,7 @@ def test_a_judge_that_follows_the_answer_and_not_the_place_has_no_position_bias(
 def test_a_judge_that_prefers_the_first_place_is_found_out() -> None:
     verdicts: list[Verdict] = ["first"] * 16
     swapped: list[Verdict] = ["first"] * 6 + ["second"] * 10
-
     found = position_bias(verdicts, swapped)
-
     assert found.flipped == pytest.approx(6 / 16)
     assert found.prefers_first == pytest.approx(22 / 32)
     assert found.p_value == pytest.approx(2 / 2**6)
@@ -208,14 +194,12 @@ def test_a_judge_that_prefers_the_first_place_is_found_out() -> None:
 
 def test_a_tie_in_one_order_only_counts_as_flipped_towards_the_place_named() -> None:
     found = position_bias(["first", "tie"] * 3, ["tie", "first"] * 3)
-
     assert (found.flipped, found.prefers_first) == (1.0, 1.0)
     assert found.p_value == pytest.approx(2 / 2**6)
 
 
 def test_ties_alone_show_no_preference() -> None:
     found = position_bias(["tie"] * 5, ["tie"] * 5)
-
     assert (found.flipped, found.prefers_first, found.p_value) == (0.0, None, 1.0)
 
 

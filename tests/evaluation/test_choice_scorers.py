@@ -27,7 +27,6 @@ def scored(logprobs: tuple[float, ...] | None, right: int, norm: bool = False, *
 
 def test_the_likeliest_choice_is_the_answer() -> None:
     score = scored((-5.0, -3.0, -4.0), right=1)
-
     assert score == Score(True, "ranks 'a long answer' first", label="a long answer")
     assert scored((-5.0, -3.0, -4.0), right=2).value is False
 
@@ -35,7 +34,6 @@ def test_the_likeliest_choice_is_the_answer() -> None:
 @pytest.mark.parametrize("norm", [False, True])
 def test_of_equal_choices_the_first_counts(norm: bool) -> None:
     minus_infinity = (-np.inf, -np.inf, -np.inf)
-
     assert scored(minus_infinity, right=0, norm=norm).value is True
     assert scored(minus_infinity, right=1, norm=norm).value is False
 
@@ -49,7 +47,6 @@ def test_length_is_no_disadvantage_when_normalised() -> None:
 def test_bytes_and_characters_differ_outside_ascii() -> None:
     # "ja, größer" is 10 characters and 12 bytes, "a long answer" 13 of both: −10.8/12 > −12/13 > −10.8/10.
     logprobs = (-40.0, -12.0, -10.8)
-
     assert scored(logprobs, right=2, norm=True).value is True
     assert scored(logprobs, right=1, norm=True, length="characters").value is True
 
@@ -57,7 +54,6 @@ def test_bytes_and_characters_differ_outside_ascii() -> None:
 @given(st.lists(st.floats(-1e3, 0), min_size=3, max_size=3), st.integers(0, 2))
 def test_both_agree_with_argmax_over_log_likelihoods(logprobs: list[float], right: int) -> None:
     lengths = np.array([len(choice.encode()) for choice in CHOICES])
-
     assert scored(tuple(logprobs), right).value is bool(np.argmax(logprobs) == right)
     assert scored(tuple(logprobs), right, norm=True).value is bool(np.argmax(np.array(logprobs) / lengths) == right)
 
@@ -65,7 +61,6 @@ def test_both_agree_with_argmax_over_log_likelihoods(logprobs: list[float], righ
 @pytest.mark.parametrize("logprobs", [None, (), (-1.0, -2.0), (-1.0, float("nan"), -2.0)])
 def test_an_output_without_a_log_likelihood_for_each_choice_is_an_error(logprobs: tuple[float, ...] | None) -> None:
     score = scored(logprobs, right=0)
-
     assert score.value is None
     assert "choice_logprobs" in (score.error or "")
 

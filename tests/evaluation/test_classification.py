@@ -69,7 +69,6 @@ def test_which_mention_counts_is_a_parameter(pick: str, output: str, label: str)
 
 def test_a_rows_choices_are_its_labels() -> None:
     scorer = make_scorer("s", "label", {})
-
     assert scorer.score(row("B", choices=["A", "B"]), Output("The answer is B.")).label == "B"
     assert scorer.score(row("B", choices=["A", "B"]), Output("A.")) == Score(False, "says A; expected B", label="A")
     assert scorer.score(row(answer_index=0, choices=["A", "B"]), Output("a")).value is True
@@ -88,7 +87,6 @@ def test_without_labels_the_whole_output_is_the_class() -> None:
 
 def test_any_of_several_answers_is_right() -> None:
     scorer = make_scorer("s", "label", {"labels": LABELS})
-
     assert scorer.score(EvalRow("r1", {"q": "x"}, {"answers": ["card", "refund"]}), Output("refund")).value is True
 
 
@@ -126,7 +124,6 @@ def test_a_row_whose_class_is_none_of_the_labels_is_not_scored(
 )
 def test_a_label_is_read_in_its_script_with_its_signs(labels: list[str], output: str, label: str) -> None:
     score = make_scorer("s", "label", {"labels": labels}).score(row(label), Output(output))
-
     assert (score.value, score.label) == (True, label)
 
 
@@ -196,22 +193,18 @@ def test_a_report_is_consistent_with_scikit_learn_whatever_the_counts(pairs: dic
 
 def test_confusions_stand_in_the_report_the_commonest_first() -> None:
     report = ClassificationReport.of(Counter({("a", "b"): 2, ("b", "a"): 5, ("a", "a"): 9, ("a", "c"): 2}))
-
     assert report.confusions == [("b", "a", 5), ("a", "b", 2), ("a", "c", 2)]
     assert report.to_json()["confusions"][0] == {"expected": "b", "said": "a", "rows": 5}
 
 
 def test_a_failed_row_is_wrong_and_unparsed_and_a_row_without_class_is_left_out() -> None:
     answered = [("red", Output("red")), ("red", Output("", error="timed out")), ("purple", Output("red"))]
-
     found = findings(answered, labels=CLASSES)
-
     assert found.metrics == {"accuracy": 0.5, "macro_f1": pytest.approx(2 / 3), "n_unparsed": 1.0}
 
 
 def test_the_run_comes_with_a_report_and_a_picture() -> None:
     found = findings([("red", Output("red")), ("blue", Output("red"))], labels=CLASSES)
-
     assert sorted(found.files) == ["classification_report.json", "confusion.png"]
     assert found.files["confusion.png"].startswith(b"\x89PNG")
     assert findings([], labels=CLASSES) == RunFindings()

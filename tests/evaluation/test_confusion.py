@@ -27,7 +27,6 @@ def many(n: int) -> Counter[tuple[str, str]]:
 
 def test_all_classes_are_shown_while_they_fit() -> None:
     rows, columns, title = _shown(Counter({("b", "b"): 3, ("A", "b"): 1, ("b", "(none)"): 2}))
-
     assert (rows, columns, title) == (["A", "b"], ["A", "b", "(none)"], "6 rows")
     assert len(_shown(many(MOST_CLASSES))[0]) == MOST_CLASSES
 
@@ -47,9 +46,7 @@ def test_of_too_many_those_with_most_errors_are_shown_and_no_row_is_lost() -> No
 
 def test_of_many_classes_nobody_expected_the_commonest_are_columns() -> None:
     pairs = Counter({("a", f"wild {i:03}"): i + 1 for i in range(100)})
-
     rows, columns, title = _shown(pairs)
-
     assert rows == ["a"]
     assert columns[-2:] == ["wild 099", OTHER]
     assert len(columns) <= MOST_CLASSES
@@ -59,7 +56,6 @@ def test_of_many_classes_nobody_expected_the_commonest_are_columns() -> None:
 @pytest.mark.parametrize("n", [1, 3, 77])
 def test_it_is_a_picture_that_grows_with_the_classes(n: int) -> None:
     width, height = size(confusion_png(many(n)))
-
     assert 300 <= width <= 2000
     assert 300 <= height <= 2000
 
@@ -70,7 +66,5 @@ def test_names_may_hold_anything() -> None:
 
 def test_pyplot_and_its_state_are_left_alone() -> None:
     before = "matplotlib.pyplot" in sys.modules
-
     confusion_png(Counter({("a", "a"): 1}))
-
     assert ("matplotlib.pyplot" in sys.modules) is before

@@ -32,7 +32,6 @@ def row(expected: Any = None) -> EvalRow:
 @pytest.mark.parametrize("text", ['{"a": 1}', "[]", "3", '"x"', "null", " true \n"])
 def test_whole_json_values_are_valid(text: str) -> None:
     score = make_scorer("s", "json_valid", {}).score(row(), Output(text))
-
     assert score.value is True
     assert score.rationale == ""
 
@@ -43,7 +42,6 @@ def test_whole_json_values_are_valid(text: str) -> None:
 )
 def test_anything_else_is_not_and_says_why(text: str) -> None:
     score = make_scorer("s", "json_valid", {}).score(row(), Output(text))
-
     assert score.value is False
     assert score.rationale
 
@@ -69,7 +67,6 @@ def test_read_json_gives_a_value_or_a_problem() -> None:
 )
 def test_json_schema_names_the_first_violation(text: str, follows: bool, rationale: str) -> None:
     score = make_scorer("s", "json_schema", {"schema": SCHEMA}).score(row(), Output(text))
-
     assert score.value is follows
     assert rationale in score.rationale
 
@@ -91,7 +88,6 @@ def test_json_schema_names_the_first_violation(text: str, follows: bool, rationa
 )
 def test_json_fields_is_the_share_of_expected_fields_that_are_right(text: str, share: float, wrong: str) -> None:
     score = make_scorer("s", "json_fields", {}).score(row(EXPECTED), Output(text))
-
     assert score.value == pytest.approx(share)
     assert wrong in score.rationale
     assert bool(score.rationale) is (share < 1)
@@ -99,7 +95,6 @@ def test_json_fields_is_the_share_of_expected_fields_that_are_right(text: str, s
 
 def test_an_expected_null_must_be_given() -> None:
     scorer = make_scorer("s", "json_fields", {})
-
     assert scorer.score(row({"product": None}), Output('{"product": null}')).value == 1.0
     assert scorer.score(row({"product": None}), Output("{}")).value == 0.0
 
@@ -134,7 +129,6 @@ def f1(text: str, expected: Any, **parameters: Any) -> Score:
 )
 def test_json_f1_weighs_missing_and_made_up_leaves(text: str, expected: Any, value: float, rationale: str) -> None:
     score = f1(text, expected)
-
     assert score.value == pytest.approx(value)
     assert score.rationale == rationale
 
@@ -147,7 +141,6 @@ def test_lists_are_compared_in_order_unless_told_otherwise() -> None:
 
 def test_items_in_any_order_are_compared_whole_and_not_field_by_field() -> None:
     expected = [{"name": "a", "age": 1}, {"name": "b", "age": 2}]
-
     assert f1('[{"name": "b", "age": 2}, {"name": "a", "age": 1}]', expected, ordered=False).value == 1.0
     assert f1('[{"name": "a", "age": 2}, {"name": "b", "age": 1}]', expected, ordered=False).value == 0.5
     assert f1('[{"name": "b", "age": 2}]', expected, ordered=False).value == pytest.approx(2 / 3)
@@ -194,7 +187,6 @@ def test_json_values_are_the_same_by_value_and_not_by_spelling(text: str, expect
 
 def test_an_object_that_names_a_key_twice_is_no_json_that_can_be_judged() -> None:
     score = make_scorer("s", "json_valid", {}).score(row(), Output('[{"a": 1, "a": 2}]'))
-
     assert (score.value, score.rationale) == (False, "an object names the key 'a' twice")
 
 
@@ -223,7 +215,6 @@ def test_formats_of_a_schema_are_checked_in_every_draft(name: str, draft: str | 
     schema = {"type": "string", "format": name} | ({"$schema": draft} if draft else {})
     right, wrong = FORMATS[name]
     scorer = make_scorer("s", "json_schema", {"schema": schema})
-
     assert scorer.score(row(), Output(json.dumps(right))).value is True
     assert scorer.score(row(), Output(json.dumps(wrong))).value is False
 
@@ -232,7 +223,6 @@ def test_json_nested_as_deep_as_the_reader_goes_is_scored() -> None:
     deep: Any = 1
     for _ in range(900):
         deep = [deep]
-
     assert f1(json.dumps(deep), deep).value == 1.0
 
 
@@ -270,7 +260,6 @@ def test_the_run_counts_the_leaves_of_all_rows_and_a_failed_row_as_missing_all()
 
 def test_a_run_without_rows_has_no_figures() -> None:
     scorer = make_scorer("s", "json_f1", {})
-
     assert isinstance(scorer, RunScorer)
     assert scorer.findings([]) == RunFindings()
     answered_by_no_json = [RowResult(row({"a": 1}), Output("no"), {})]

@@ -29,9 +29,7 @@ ROW = EvalRow("r1", {"q": "x"})
 )
 def test_measures_are_read_off_the_output(type_name: str, value: float) -> None:
     output = Output("one two\nthree", tokens_in=7, tokens_out=5, latency_ms=12.5, first_token_ms=4.5)
-
     score = make_scorer("s", type_name, {}).score(ROW, output)
-
     assert score.value == value
     assert type(score.value) is float
 
@@ -47,7 +45,6 @@ def test_what_nobody_counted_or_measured_is_a_row_without_a_score_and_never_0(
     type_name: str, parameters: dict[str, float]
 ) -> None:
     score = make_scorer("s", type_name, parameters).score(ROW, Output("an answer"))
-
     assert score.value is None
     assert score.error is not None
 
@@ -74,7 +71,6 @@ def test_sentences_end_at_marks_before_white_space_and_at_lines(text: str, n: in
 def test_readability_is_the_formula() -> None:
     # 7 words of 26 letters in 2 sentences.
     text = "The cat sat on the mat. Wonderful!"
-
     expected = 4.71 * 26 / 7 + 0.5 * 7 / 2 - 21.43
     assert automated_readability_index(text) == pytest.approx(expected)
     assert make_scorer("s", "readability", {}).score(ROW, Output(text)).value == pytest.approx(expected)
@@ -108,7 +104,6 @@ def test_repetition_is_the_share_of_n_grams_seen_before(text: str, n: int, share
 
 def test_cost_is_tokens_by_price_of_a_million() -> None:
     scorer = make_scorer("s", "cost", {"per_million_in": 2.0, "per_million_out": 10})
-
     assert scorer.score(ROW, Output("x", tokens_in=1000, tokens_out=50)).value == pytest.approx(0.0025)
     assert (scorer.higher_is_better, scorer.worst) == (False, None)
 

@@ -18,9 +18,7 @@ def sentence(chance: random.Random, words: int = 9) -> str:
 
 def test_a_changed_character_is_a_near_duplicate_and_another_question_is_not() -> None:
     texts = ["Who designed the footbridge?", "Where do the children swim?", "Who designed the foot bridge?"]
-
     [(left, right, similarity)] = near_duplicates(texts, 0.9)
-
     assert (left, right) == (0, 2)
     assert similarity == pytest.approx(fuzz.ratio(*(folded(texts[i]) for i in (0, 2))) / 100)
 
@@ -33,9 +31,7 @@ def test_planted_edits_among_thousands_of_texts_are_found() -> None:
     chance = random.Random(0)  # noqa: S311 - no secret
     texts = [sentence(chance) for _ in range(3000)]
     edited = [text[:10] + "zz" + text[12:] for text in texts[:300]]
-
     pairs = list(near_duplicates([*texts, *edited], 0.9))
-
     assert len({(left, right) for left, right, _ in pairs if right == left + 3000}) >= 297
     assert len(pairs) <= 310
 

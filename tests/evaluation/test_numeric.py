@@ -210,10 +210,8 @@ def test_no_text_breaks_the_reader(text: str) -> None:
 )
 def test_a_hostile_text_costs_little(text: str) -> None:
     start = time.process_time()
-
     read_numbers(text)
     read_whole(text)
-
     assert time.process_time() - start < 2
 
 
@@ -312,7 +310,6 @@ def test_whole_numbers_are_compared_exactly_unless_a_tolerance_is_set(
 @pytest.mark.parametrize("take", ["first", "last"])
 def test_an_expected_working_is_read_by_its_end(take: str) -> None:
     working = "Each box holds 3 eggs. 4 boxes make 3 * 4 = 12 eggs.\n#### 12"
-
     assert verdict("12", {"take": take}, expected_response=working) is True
     assert verdict("3", {"take": take}, expected_response=working) is False
     assert verdict("3", {"take": take, "expected_take": "first"}, expected_response=working) is True
@@ -354,7 +351,6 @@ def test_the_expected_number_may_stand_in_an_answer() -> None:
 def test_the_rationale_says_what_was_read_and_expected() -> None:
     row = EvalRow("r1", {"q": "x"}, {"expected_number": 41})
     scorer = make_scorer("s", "numeric", {})
-
     assert scorer.score(row, Output("so 42")).rationale == "reads 42; expected 41"
     assert scorer.score(row, Output("so")).rationale == "holds no number; expected 41"
 

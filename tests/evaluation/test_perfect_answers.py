@@ -141,7 +141,6 @@ def test_what_is_expected_scores_best_and_a_near_miss_less(
 ) -> None:
     row = EvalRow("r1", {"q": "x"}, expectations, ("The cat sat on the mat.",))
     value, scorer = value_of(type_name, right, row, **options)
-
     assert value == best_of(scorer)
     if wrong:
         assert value_of(type_name, wrong, row, **options)[0] != best_of(scorer)

@@ -49,7 +49,6 @@ def scored(type_name: str, output: str, *answers: str, **parameters: Any) -> Sco
 )
 def test_values_on_hand_made_pairs(type_name: str, output: str, reference: str, value: float) -> None:
     score = scored(type_name, output, reference)
-
     assert score.error is None
     assert score.value == pytest.approx(value, abs=1e-6)
 
@@ -65,14 +64,12 @@ def test_parameters_reach_the_metric() -> None:
     # Words in another order: every single word is there (rouge1), the longest common subsequence is one word (rougeL).
     one = scored("RougeScore", "mat cat", "cat mat", rouge_type="rouge1").value
     longest = scored("RougeScore", "mat cat", "cat mat", rouge_type="rougeL").value
-
     assert (one, longest) == (pytest.approx(1.0), pytest.approx(0.5))
 
 
 @pytest.mark.parametrize("answers", [("Rome", "Paris", "Oslo"), ("Paris", "Rome"), ("Oslo", "Rome", "Paris")])
 def test_the_best_over_the_references_counts_and_is_named(answers: tuple[str, ...]) -> None:
     score = scored("NonLLMStringSimilarity", "Paris", *answers)
-
     assert score.value == 1.0
     assert score.rationale == "against 'Paris'"
 
@@ -86,9 +83,7 @@ def test_an_empty_output_scores_zero(type_name: str, output: str) -> None:
 def test_what_follows_the_first_sentence_counts_against_bleu() -> None:
     right = "The cat sat on the mat near the door"
     hostile = f"{right}. Completely wrong nonsense follows here and goes on."
-
     score = scored("BleuScore", hostile, right)
-
     assert score.value == pytest.approx(sacrebleu.corpus_bleu([hostile], [[right]]).score / 100)
     assert (score.value or 1) < 0.7
 
@@ -117,7 +112,6 @@ def test_on_plain_english_of_one_sentence_the_score_is_ragas_own(
     type_name: str, given_: dict[str, Any], of_ragas: dict[str, Any], output: list[str], answer: list[str]
 ) -> None:
     theirs = load(type_name, of_ragas).score(reference=" ".join(answer), response=" ".join(output)).value
-
     assert scored(type_name, " ".join(output), " ".join(answer), **given_).value == pytest.approx(theirs)
 
 
@@ -159,7 +153,6 @@ def test_quotations_must_stand_in_the_contexts(output: str, value: float) -> Non
 def test_contexts_are_matched_with_those_they_should_be_and_not_with_themselves() -> None:
     # The first of two retrieved is a reference one; of two reference ones one was retrieved.
     reference = ["The cat sat on the mat!", "Dogs bark."]
-
     assert scored_row("NonLLMContextPrecisionWithReference", reference_contexts=reference).value == pytest.approx(1.0)
     assert scored_row("NonLLMContextRecall", reference_contexts=reference).value == 0.5
     assert scored_row("NonLLMContextRecall", reference_contexts=["Dogs bark."]).value == 0.0
@@ -167,13 +160,11 @@ def test_contexts_are_matched_with_those_they_should_be_and_not_with_themselves(
 
 def test_an_irrelevant_context_in_front_halves_the_precision() -> None:
     score = scored_row("NonLLMContextPrecisionWithReference", contexts=CONTEXTS[::-1], reference_contexts=[CONTEXTS[0]])
-
     assert score.value == pytest.approx(0.5)
 
 
 def test_contexts_may_be_matched_by_id() -> None:
     ids: dict[str, Any] = {"retrieved_context_ids": ["a", 2, "z", "y"], "reference_context_ids": ["a", "2", "c"]}
-
     assert scored_row("IDBasedContextPrecision", **ids).value == 0.5
     assert scored_row("IDBasedContextRecall", **ids).value == pytest.approx(2 / 3)
 
@@ -223,7 +214,6 @@ def test_tools_called_are_compared_with_those_expected(made: Any, expected: Any,
 
 def test_calling_no_tool_where_none_is_expected_is_right() -> None:
     score = scored_row("ToolCallAccuracy", "It is Paris.", tool_calls=[])
-
     assert score.value == 1.0
     assert score.rationale.startswith("no tool calls: ")
 
@@ -244,7 +234,6 @@ def test_tool_calls_are_read_in_the_usual_shapes(text: str) -> None:
 @pytest.mark.parametrize("text", ["f(1)", "3", '{"tool": "f"}', '[{"name": "f"}, 3]', '{"name": "f", "args": [1]}'])
 def test_an_output_of_another_shape_calls_nothing(text: str) -> None:
     made, problem = read_tool_calls(text)
-
     assert made == []
     assert problem.startswith("no tool calls: ")
 

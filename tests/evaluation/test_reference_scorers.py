@@ -118,7 +118,6 @@ def test_a_question_without_an_answer_has_the_empty_one(output: str, answers: li
 
 def test_token_f1_keeps_the_best_answer_and_names_it() -> None:
     score = scored("token_f1", "in Paris", ["London", "Paris"])
-
     assert score == Score(pytest.approx(2 / 3), "against 'Paris'")
 
 
@@ -138,7 +137,6 @@ def test_rouge_is_what_rouge_score_gives(rouge_type: str, use_stemmer: bool, tok
 def test_rouge_l_is_the_default_and_tells_precision_and_recall() -> None:
     # "the cat sat" of 3 words against 6: precision 1, recall 1/2, F 2/3.
     score = scored("rouge", "the cat sat", ["the cat sat on the mat"])
-
     assert score == Score(pytest.approx(2 / 3), "precision 1.000, recall 0.500")
 
 
@@ -164,7 +162,6 @@ def test_rouge_reads_the_words_of_every_script(output: str, answer: str, value: 
 
 def test_rouge_with_googles_tokens_says_that_it_cannot_read_another_script() -> None:
     score = scored("rouge", "Москва", ["Москва"], tokens="google")
-
     assert score.value is None
     assert score.error is not None
     assert "a–z" in score.error
@@ -250,7 +247,6 @@ def test_the_runs_figure_is_sacrebleus_of_the_corpus(
 def test_a_failed_row_lowers_the_runs_figure_and_one_without_answer_does_not(type_name: str) -> None:
     good = [("the cat sat on the mat", ["the cat sat on the mat"])]
     whole = findings(type_name, good).metrics["corpus"]
-
     assert findings(type_name, [*good, ("", ["a dog ran over the field"])]).metrics["corpus"] < whole
     assert findings(type_name, [*good, ("no answer to compare with", [])]).metrics["corpus"] == whole
     assert findings(type_name, []) == RunFindings()

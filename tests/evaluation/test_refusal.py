@@ -152,9 +152,7 @@ def test_only_the_start_of_an_answer_is_read() -> None:
 def test_the_score_tells_the_phrase_and_less_is_better() -> None:
     scorer = make_scorer("s", "refusal", {})
     row = EvalRow("r1", {"q": "x"})
-
     said = scorer.score(row, Output("I must decline, sorry."))
-
     assert (said.value, said.rationale) == (True, "says 'I must decline'")
     assert scorer.score(row, Output("Paris.")).rationale == ""
     assert (scorer.higher_is_better, scorer.worst) == (False, 1.0)
@@ -162,7 +160,6 @@ def test_the_score_tells_the_phrase_and_less_is_better() -> None:
 
 def test_an_output_that_carries_the_models_own_refusal_is_one_whatever_its_text() -> None:
     scorer, row = make_scorer("s", "refusal", {}), EvalRow("r1", {"q": "x"})
-
     assert scorer.score(row, Output("", refusal="no")).value is True
     assert scorer.score(row, Output("Paris.", refusal=None)).value is False
 
@@ -170,7 +167,5 @@ def test_an_output_that_carries_the_models_own_refusal_is_one_whatever_its_text(
 @pytest.mark.parametrize("text", ["i am " * 200_000, "I'm sorry " * 100_000, '"' * 1_000_000, "it is not " * 100_000])
 def test_a_hostile_text_costs_little(text: str) -> None:
     start = time.process_time()
-
     refusal_phrase(text)
-
     assert time.process_time() - start < 1

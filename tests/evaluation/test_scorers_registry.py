@@ -91,7 +91,6 @@ def test_a_scorer_that_names_no_limits_ends_at_its_worst_value(
     scorer: Any, higher: bool | None, worst: float | None, limits: tuple[float, float]
 ) -> None:
     unlimited = scorer("mine", higher_is_better=higher, worst=worst)
-
     assert limits_of(unlimited) == limits
     assert best_of(unlimited) is None
 
@@ -101,9 +100,7 @@ def test_every_cheap_type_scores_a_plain_row(type_name: str) -> None:
     expectations: dict[str, Any] = {"answers": ["4"], "expected_json": {"n": 4}, "choices": ["4", "5"]}
     row = EvalRow("r1", {"q": "x"}, {**expectations, "answer_index": 0, "tool_calls": []})
     output = Output('{"n": 4}', "stop", 1, 1, latency_ms=2.0, first_token_ms=1.0, choice_logprobs=(-1.0, -2.0))
-
     score = made(type_name).score(row, output)
-
     assert score.error is None
     assert isinstance(score.value, (bool, float))
 
@@ -242,9 +239,7 @@ def test_a_scorer_that_crashes_or_gives_nothing_but_errors_is_found_by_its_trial
 
 def test_a_scorer_that_depends_on_a_model_is_not_tried() -> None:
     asked: list[Any] = []
-
     try_scorer(SemanticSimilarity(name="s", embed=asked.append))
-
     assert asked == []
 
 
@@ -286,14 +281,11 @@ def test_a_wrong_option_is_an_error_of_the_suite_that_names_file_and_scorer(
     tmp_path: Path, scorer: str, problem: str
 ) -> None:
     folder = folder_of(tmp_path, f"[scorers.odd]\n{scorer}")
-
     with pytest.raises(BadFile) as caught:
         load_suite(folder, "task")
-
     assert str(caught.value).startswith(f"{folder / 'task.toml'}: scorers.odd: {problem}")
 
 
 def test_a_suite_says_what_scorers_from_elsewhere_do_not_count(tmp_path: Path) -> None:
     suite = load_suite(folder_of(tmp_path, '[scorers.odd]\ntype = "ragas.ToolCallF1"'), "task", try_scorers=False)
-
     assert suite.not_counted() == {"odd": "how often a call is made, its order, and whether a value is 1 or true"}

@@ -83,9 +83,7 @@ def test_the_made_up_scorers_are_what_they_stand_for(scorer: Any) -> None:
 def test_a_kept_score_is_asked_for_once(cache: GenerationCache) -> None:
     judge = Judge()
     first = scored(answered(5), judge, cache)
-
     second = scored(answered(5), judge, cache)
-
     assert sorted(judge.asked) == [f"r{i}" for i in range(5)]
     assert first == second
     assert first[0] == Score(0.8, "because", label="fair")
@@ -106,7 +104,6 @@ def test_kept_scores_survive_opening_the_cache_again(tmp_path: Path) -> None:
 def test_a_failure_is_not_kept(cache: GenerationCache) -> None:
     assert {score.error for score in scored(answered(3), Judge(failing=True), cache)} == {"the judge is ill"}
     recovered = Judge()
-
     assert {score.error for score in scored(answered(3), recovered, cache)} == {None}
     assert len(recovered.asked) == 3
 
@@ -128,18 +125,14 @@ def test_whatever_can_change_a_score_asks_again(
     base: dict[str, Any] = {"id": "r", "inputs": {"q": "question"}, "expectations": {"answers": ["0"]}}
     scored([(EvalRow(**base), Output("answer"))], Judge(), cache)
     judge = Judge(identity=identity) if identity else Judge()
-
     scored([(EvalRow(**{**base, **row}), Output(**{"text": "answer", **output}))], judge, cache)
-
     assert judge.asked == ["r"]
 
 
 def test_what_a_judge_does_not_see_does_not_ask_again(cache: GenerationCache) -> None:
     scored([(EvalRow("r", {"q": "?"}), Output("answer", latency_ms=3.0))], Judge(), cache)
     judge = Judge(name="the same judge under another name")
-
     scored([(EvalRow("other", {"q": "?"}, tags={"topic": "sums"}), Output("answer", "length", 9, 9))], judge, cache)
-
     assert judge.asked == []
 
 
@@ -179,9 +172,7 @@ def test_a_judge_that_crashes_is_a_record_of_that_row(cache: GenerationCache) ->
 
 def test_a_judge_is_not_asked_about_failed_generations(cache: GenerationCache) -> None:
     judge = Judge()
-
     found = scored(answered(4, failed=[2]), judge, cache)
-
     assert sorted(judge.asked) == ["r0", "r1", "r3"]
     assert [score.error for score in found] == [None, None, "generation failed: gone", None]
 
@@ -191,9 +182,7 @@ def test_a_judge_is_not_asked_about_failed_generations(cache: GenerationCache) -
 
 def test_a_batch_scorer_gets_many_rows_at_a_time_and_every_row_its_own_score(cache: GenerationCache) -> None:
     model = Model()
-
     found = scored(answered(150, failed=[10]), model, cache)
-
     assert model.batches == [63, 64, 22]
     expected: list[float | None] = [float(i) if i != 10 else None for i in range(150)]
     assert [score.value for score in found] == expected
@@ -202,9 +191,7 @@ def test_a_batch_scorer_gets_many_rows_at_a_time_and_every_row_its_own_score(cac
 
 def test_a_batch_without_any_answer_asks_nothing(cache: GenerationCache) -> None:
     model = Model()
-
     found = scored(answered(3, failed=[0, 1, 2]), model, cache)
-
     assert model.batches == []
     assert {score.error for score in found} == {"generation failed: gone"}
 
@@ -221,14 +208,12 @@ def test_a_batch_without_any_answer_asks_nothing(cache: GenerationCache) -> None
 )
 def test_a_batch_that_cannot_be_scored_is_an_error_of_each_row(cache: GenerationCache, made: Any, error: str) -> None:
     found = scored(answered(4, failed=[1]), Model(made=made), cache)
-
     assert found[1].error == "generation failed: gone"
     assert all(str(found[i].error).startswith(error) and found[i].value is None for i in (0, 2, 3))
 
 
 def test_what_is_no_number_is_an_error_in_a_batch_too(cache: GenerationCache) -> None:
     found = scored(answered(2), Model(made=lambda rows, outputs: [Score(float("nan")), Score(0.5)]), cache)
-
     assert found[0].value is None
     assert found[0].error
     assert found[1] == Score(0.5)
@@ -258,9 +243,7 @@ def test_rows_are_taken_a_batch_at_a_time(cache: GenerationCache, scorer: Any) -
 
 def test_results_stand_in_the_order_of_the_rows(cache: GenerationCache, scorer: Any) -> None:
     pairs = answered(130)
-
     found = list(score_rows(pairs, [scorer("length"), Judge(), Model()], cache))
-
     assert [(result.row, result.output) for result in found] == pairs
     assert all(result.scores.keys() == {"length", "judge", "similarity"} for result in found)
 
@@ -282,7 +265,6 @@ def test_a_summary_counts_scored_and_failed_rows(scorer: Any) -> None:
     for score in (Score(0.5), Score(error="no"), Score(1.0)):
         made.add(RowResult(EvalRow("r", {"q": "?"}), Output("a", "stop", 3, 2), {"x": score}))
     metric = made.metrics()["x"]
-
     assert (metric.mean, metric.n_scored, metric.n_failed) == (0.75, 2, 1)
     assert (made.tokens_in, made.tokens_out) == (9, 6)
 
@@ -304,9 +286,7 @@ def test_clusters_widen_the_interval(boolean: bool) -> None:
 def test_a_row_without_a_cluster_stands_for_itself() -> None:
     scores = [Score(float(i % 3)) for i in range(12)]
     passages = ["a"] * 4 + [None] * 8
-
     found = summary(scores, passages)
-
     alone = ["a"] * 4 + [f"row {i}" for i in range(4, 12)]
     assert found.ci95 == statistics.mean_interval([float(i % 3) for i in range(12)], alone)
 
@@ -314,15 +294,12 @@ def test_a_row_without_a_cluster_stands_for_itself() -> None:
 def test_a_row_whose_id_is_a_clusters_name_does_not_join_it() -> None:
     scores = [Score(float(i < 4)) for i in range(8)]
     passages = ["a"] * 4 + [None] * 4
-
     named = summary(scores, passages, ids=["w", "x", "y", "z", "a", "b", "c", "d"])
-
     assert named.ci95 == summary(scores, passages).ci95
 
 
 def test_failed_rows_are_in_no_cluster() -> None:
     found = summary([Score(0.25), Score(error="no"), Score(0.75)], ["a", "b", "c"])
-
     assert (found.mean, found.n_scored, found.n_failed) == (0.5, 2, 1)
 
 
@@ -341,8 +318,6 @@ def test_what_a_scorer_says_of_the_whole_run_arrives(cache: GenerationCache, sco
     results = StoredResults(tmp_path)
     for result in score_rows(answered(3), [Macro(name="macro")], cache):
         results.append(result)
-
     found = findings(results, [Macro(name="macro"), Macro(name="again"), scorer("plain")])
-
     assert found.keys() == {"macro", "again"}
     assert found["macro"] == found["again"] == RunFindings({"rows": 3.0}, {"ids.txt": b"r0 r1 r2"})

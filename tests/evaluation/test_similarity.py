@@ -52,7 +52,6 @@ def test_it_is_the_highest_cosine_over_the_answers(
     letters: Letters, output: str, answers: tuple[str, ...], value: float
 ) -> None:
     score = SemanticSimilarity("s", embed=letters).score(row(*answers), Output(output))
-
     assert score == Score(pytest.approx(value, abs=1e-6), f"against {answers[-1]!r}")
     assert type(score.value) is float
 
@@ -74,7 +73,6 @@ def test_many_rows_give_the_scores_of_one_at_a_time_and_embed_each_text_once(let
 
 def test_any_number_of_rows_is_embedded_in_groups(letters: Letters) -> None:
     scores = SemanticSimilarity("s", embed=letters).score_many([row("a")] * 3000, [Output("a")] * 3000)
-
     assert len(scores) == 3000
     assert letters.asked == [["a"]] * 3
 
@@ -87,7 +85,6 @@ def test_nothing_is_embedded_where_nothing_can_be_scored(letters: Letters) -> No
 
 def test_a_workflow_binds_the_embedding_to_the_type(letters: Letters) -> None:
     types = {**SCORER_TYPES, "semantic_similarity": functools.partial(SemanticSimilarity, embed=letters)}
-
     assert make_scorer("s", "semantic_similarity", {}, types).score(row("a"), Output("a")).value == 1.0
 
 

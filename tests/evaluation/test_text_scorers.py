@@ -56,7 +56,6 @@ def test_normalise_is_idempotent(text: str) -> None:
 )
 def test_exact_match_and_contains(output: str, exact: bool, contains: bool) -> None:
     expected = row("Paris", "Lutetia")
-
     assert make_scorer("s", "exact_match", {}).score(expected, Output(output)).value is exact
     assert make_scorer("s", "contains", {}).score(expected, Output(output)).value is contains
 
@@ -88,7 +87,6 @@ def test_an_answer_is_the_same_in_every_spelling_that_does_not_matter(one: str, 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
 def test_what_changes_a_meaning_is_no_spelling(one: str, other: str) -> None:
     scorer = make_scorer("s", "exact_match", {})
-
     assert scorer.score(row(one), Output(other)).value is False
     assert scorer.score(row(other), Output(one)).value is False
 
@@ -135,13 +133,11 @@ def test_whole_words_are_those_of_the_script(output: str, wanted: str, held: boo
 )
 def test_exact_match_takes_the_rule_it_is_given(normalisation: str, output: str, answer: str, right: bool) -> None:
     scorer = make_scorer("s", "exact_match", {"normalisation": normalisation})
-
     assert scorer.score(row(answer), Output(output)).value is right
 
 
 def test_a_question_without_an_answer_has_the_empty_one_by_squads_rule() -> None:
     scorer = make_scorer("s", "exact_match", {"normalisation": "squad"})
-
     assert scorer.score(row(), Output("")).value is True
     assert scorer.score(row(), Output("Paris")).value is False
     assert scorer.score(row("A", "Paris"), Output("")).value is False
@@ -157,14 +153,12 @@ def test_a_number_is_found_only_as_itself(output: str, hit: bool) -> None:
 
 def test_the_rationale_names_the_answer_found_or_expected() -> None:
     scorer = make_scorer("s", "contains", {})
-
     assert scorer.score(row("Rome", "Paris"), Output("Paris!")).rationale == "holds 'Paris'"
     assert scorer.score(row("Rome", "Paris"), Output("Oslo")).rationale == "expected 'Rome'"
 
 
 def test_expected_response_is_used_where_there_are_no_answers() -> None:
     expected = EvalRow("r1", {"q": "x"}, {"expected_response": "Paris"})
-
     assert make_scorer("s", "exact_match", {}).score(expected, Output("paris")).value is True
 
 
@@ -202,7 +196,6 @@ def test_contains_of_given_texts_needs_nothing_of_the_row() -> None:
 
 def test_contains_all_names_what_is_missing() -> None:
     scorer = make_scorer("s", "contains", {"need": "all"})
-
     assert scorer.score(row("Paris", "Rome"), Output("Paris")).rationale == "expected 'Rome'"
     assert scorer.score(row("Paris", "Rome"), Output("Rome, Paris")).rationale == "holds 'Paris', 'Rome'"
 
@@ -227,9 +220,7 @@ def test_regex_is_searched_for_in_the_output(parameters: dict[str, object], outp
 
 def test_a_row_may_bring_its_own_pattern() -> None:
     scorer = make_scorer("s", "regex", {"flags": "i"})
-
     score = scorer.score(EvalRow("r1", {"q": "x"}, {"pattern": "^par"}), Output("Paris"))
-
     assert (score.value, score.rationale) == (True, "found 'Par'")
 
 
@@ -266,7 +257,6 @@ def test_a_single_answer_is_one_and_a_number_is_read_as_people_write_it(
     expectations: dict[str, object], output: str, right: bool
 ) -> None:
     scored = make_scorer("s", "exact_match", {}).score(EvalRow("r1", {"q": "x"}, expectations), Output(output))
-
     assert scored.value is right
 
 
@@ -275,7 +265,6 @@ def test_a_single_answer_is_one_and_a_number_is_read_as_people_write_it(
 )
 def test_each_of_several_expected_numbers_is_needed_in_one_of_its_forms(output: str, right: bool) -> None:
     row = EvalRow("r1", {"q": "x"}, {"answers": [3.0, 4.0]})
-
     assert make_scorer("s", "contains", {"need": "all"}).score(row, Output(output)).value is right
 
 

@@ -48,7 +48,6 @@ def write(path: Path, *rows: Any) -> Path:
 def test_labels_are_read_with_rows_and_outputs(tmp_path: Path) -> None:
     full = {**GOOD, "id": "a", "expectations": {"answers": ["z"]}, "contexts": ["c"], "label": False}
     rows = load_labels(write(tmp_path / "LABELS.jsonl", full, "", GOOD))
-
     assert rows == [
         LabelledRow(EvalRow("a", {"q": "x"}, {"answers": ["z"]}, ("c",)), "y", False),
         LabelledRow(EvalRow("line-3", {"q": "x"}), "y", True),
@@ -75,7 +74,6 @@ def test_labels_are_read_with_rows_and_outputs(tmp_path: Path) -> None:
 )
 def test_a_wrong_row_is_named_by_file_line_and_field(row: dict[str, Any], field: str, tmp_path: Path) -> None:
     path = write(tmp_path / "LABELS.jsonl", {**GOOD, "id": "first"}, row)
-
     with pytest.raises(BadFile) as refused:
         load_labels(path)
     assert (refused.value.path, refused.value.line, refused.value.field) == (path, 2, field)
@@ -109,7 +107,6 @@ def test_agreement_on_truth_values_by_hand() -> None:
 def test_failed_calls_are_counted_and_named_and_not_in_the_statistics() -> None:
     judge = MadeUpJudge({"yes": Score(True), "no": Score(False), "broken": Score(error="EngineError: cut off")})
     found = calibrate(labelled(("yes", True), ("broken", False), ("no", False)), judge)
-
     assert (found.n, found.n_failed) == (2, 1)
     assert found.kappa is not None
     assert found.kappa.n == 2
@@ -131,7 +128,6 @@ def test_a_scorer_that_raises_is_a_failed_call() -> None:
 def test_a_judge_that_gives_numbers_says_true_from_the_threshold_on() -> None:
     judge = MadeUpJudge({"good": Score(0.8), "fair": Score(0.5), "bad": Score(0.2)})
     rows = labelled(("good", True), ("fair", False), ("bad", False))
-
     assert [row.judged for row in calibrate(rows, judge).rows] == [True, True, False]
     assert [row.judged for row in calibrate(rows, judge, threshold=0.6).rows] == [True, False, False]
 
@@ -152,14 +148,12 @@ def test_numbers_are_compared_with_the_points_of_a_rubric_and_far_misses_weigh_m
 
 def test_numbers_are_compared_with_the_score_where_there_are_no_points() -> None:
     judge = MadeUpJudge({"a": Score(0.25), "b": Score(True, label="yes")})
-
     assert [row.judged for row in calibrate(labelled(("a", 0.5), ("b", 1.0)), judge).rows] == [0.25, 1.0]
 
 
 def test_texts_are_compared_with_the_label_and_a_judge_without_labels_fails() -> None:
     judge = MadeUpJudge({"hi": Score(True, label="warm"), "yo": Score(False)})
     found = calibrate(labelled(("hi", "warm"), ("yo", "cold")), judge)
-
     assert (found.n, found.n_failed, found.length_bias) == (1, 1, None)
     assert found.rows[1].error == "the judge gave no verdict that compares with texts"
 
@@ -168,7 +162,6 @@ def test_a_judge_that_is_kind_to_long_answers_is_found_out() -> None:
     outputs = ["x" * length for length in range(1, 21)]
     judge = MadeUpJudge({output: Score(len(output) > 10) for output in outputs})
     found = calibrate(labelled(*((output, len(output) % 2 == 0) for output in outputs)), judge)
-
     assert found.length_bias is not None
     assert found.length_bias.correlation is not None
     assert found.length_bias.correlation > 0.3
@@ -176,13 +169,11 @@ def test_a_judge_that_is_kind_to_long_answers_is_found_out() -> None:
 
 def test_many_different_labels_make_no_table() -> None:
     judge = MadeUpJudge({str(i): Score(i / 40) for i in range(40)})
-
     assert calibrate(labelled(*((str(i), i / 40) for i in range(40))), judge).confusion is None
 
 
 def test_labels_of_several_kinds_or_none_are_refused() -> None:
     judge = MadeUpJudge({"a": Score(True)})
-
     with pytest.raises(UsageError, match=r"^labels: must be of one kind"):
         calibrate(labelled(("a", True), ("a", "good")), judge)
     with pytest.raises(UsageError, match=r"^labels: must be of one kind"):
@@ -203,7 +194,6 @@ def test_the_same_judge_on_the_same_labels_has_the_same_identity() -> None:
 
 def test_json_holds_statistics_and_rows() -> None:
     values = calibrate(labelled(("a", True), ("b", False)), MadeUpJudge({"a": Score(True, "so"), "b": Score(False)}))
-
     read = json.loads(json.dumps(values.to_json()))
     assert (read["kappa"]["kappa"], read["n"], read["kind"]) == (1.0, 2, "truth values")
     assert read["rows"][0] == {"row_id": "r0", "label": True, "judged": True, "rationale": "so", "error": None}
@@ -214,7 +204,6 @@ def test_progress_is_told_row_by_row() -> None:
     calibrate(
         labelled(*[("a", True)] * 4), MadeUpJudge({"a": Score(True)}), progress=lambda done, of: seen.append((done, of))
     )
-
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -237,7 +226,6 @@ def test_a_real_rubric_is_asked_once_for_each_row_and_never_again_from_a_cache(s
 def test_every_labelled_row_is_judged_or_failed_and_in_order(pairs: list[tuple[bool, str]]) -> None:
     judge = MadeUpJudge({"yes": Score(True), "no": Score(False), "broken": Score(error="x")})
     found = calibrate(labelled(*((output, label) for label, output in pairs)), judge)
-
     assert found.n + found.n_failed == len(pairs) == len(found.rows)
     assert found.n_failed == sum(output == "broken" for _, output in pairs)
     assert [row.label for row in found.rows] == [label for label, _ in pairs]

@@ -54,7 +54,6 @@ def test_it_asks_for_the_schema_greedily_and_with_a_fixed_seed(script) -> None:
 def test_the_key_is_sent_as_bearer_and_stands_in_no_error(script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JUDGE_KEY", "s3cret")
     asked = script((401, {}, '{"error": {"message": "no"}}'), key_variable="JUDGE_KEY")
-
     with pytest.raises(EngineUnavailable, match=r"judge scripted at http.*/v1 answered 401: no") as refused:
         ask(asked.endpoint)
     assert asked.requests[0].headers["authorization"] == "Bearer s3cret"
@@ -64,14 +63,12 @@ def test_the_key_is_sent_as_bearer_and_stands_in_no_error(script, monkeypatch: p
 def test_without_a_key_variable_no_key_is_sent(script) -> None:
     asked = script(GOOD)
     ask(asked.endpoint)
-
     assert "authorization" not in asked.requests[0].headers
 
 
 def test_a_missing_key_fails_before_anything_is_sent(script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     asked = script(GOOD, key_variable="JUDGE_KEY")
-
     with pytest.raises(EngineUnavailable, match="JUDGE_KEY holds no key"):
         ask(asked.endpoint)
     assert asked.requests == []
@@ -134,7 +131,6 @@ def test_a_reply_of_another_shape_is_an_error(body: str, problem: str, script) -
 def test_the_formats_of_a_verdicts_schema_are_checked(script) -> None:
     schema = {"type": "object", "properties": {"day": {"type": "string", "format": "date"}}}
     client = JudgeClient(script(['{"day": "2026-02-28"}', '{"day": "2026-02-30"}']).endpoint)
-
     assert client.ask(ASKED, schema) == {"day": "2026-02-28"}
     with pytest.raises(EngineError, match='does not follow the schema: "2026-02-30" is not a "date"'):
         client.ask(ASKED, schema)
@@ -143,39 +139,31 @@ def test_the_formats_of_a_verdicts_schema_are_checked(script) -> None:
 def test_a_failing_server_is_asked_again_each_time_after_twice_as_long(script) -> None:
     waits: list[float] = []
     asked = script([BUSY, (500, {}, "oops"), (429, {}, "slow down"), GOOD])
-
     assert ask(asked.endpoint, waits, retries=3)["score"] == 3
     assert waits == [0.5, 1.0, 2.0]
 
 
 def test_it_waits_as_long_as_the_server_says(script) -> None:
     waits: list[float] = []
-
     ask(script([(429, {"retry-after": "7"}, "{}"), GOOD]).endpoint, waits, retries=1)
-
     assert waits == [7.0]
 
 
 def test_retry_after_may_be_a_date(script) -> None:
     waits: list[float] = []
     moment = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-
     ask(script([(503, {"retry-after": moment}, "{}"), GOOD]).endpoint, waits, retries=1)
-
     assert 25 < waits[0] <= 30
 
 
 def test_a_retry_after_that_says_nothing_is_as_good_as_none(script) -> None:
     waits: list[float] = []
-
     ask(script([(429, {"retry-after": "soon"}, "{}"), GOOD]).endpoint, waits, retries=1)
-
     assert waits == [0.5]
 
 
 def test_a_server_that_asks_for_an_hour_is_not_waited_for(script) -> None:
     waits: list[float] = []
-
     with pytest.raises(EngineUnavailable) as refused:
         ask(script((429, {"retry-after": "3600"}, "{}")).endpoint, waits, retries=3)
     assert (refused.value.retry_after, waits) == (3600.0, [])
@@ -183,7 +171,6 @@ def test_a_server_that_asks_for_an_hour_is_not_waited_for(script) -> None:
 
 def test_it_gives_up_after_the_retries(script) -> None:
     asked = script(BUSY)
-
     with pytest.raises(EngineUnavailable, match="answered 503: busy"):
         ask(asked.endpoint, retries=2)
     assert len(asked.requests) == 3
@@ -202,7 +189,6 @@ def test_it_gives_up_after_the_retries(script) -> None:
 )
 def test_what_will_not_change_is_not_asked_again(status: int, body: str, kind: type[EngineError], script) -> None:
     asked = script((status, {}, body))
-
     with pytest.raises(EngineError, match=f"answered {status}: ") as refused:
         ask(asked.endpoint, retries=3)
     assert (type(refused.value), len(asked.requests)) == (kind, 1)
@@ -299,7 +285,6 @@ def test_a_closed_client_opens_again_when_asked(script) -> None:
     client.ask(ASKED, SCHEMA)
     client.close()
     client.close()
-
     assert client.ask(ASKED, SCHEMA)["score"] == 3
 
 

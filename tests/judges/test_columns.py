@@ -51,14 +51,12 @@ def test_several_unusual_variables_are_not_guessed_between() -> None:
 
 def test_a_conversation_ends_with_the_output() -> None:
     whole = columns.conversation(EvalRow("r1", {"messages": TALK}), Output("See you"))
-
     assert [turn["role"] for turn in whole] == ["system", "user", "assistant", "user", "assistant"]
     assert whole[-1]["content"] == "See you"
 
 
 def test_a_single_question_is_a_conversation_of_two_turns() -> None:
     whole = columns.conversation(EvalRow("r1", {"question": "Hi"}), Output("Hello"))
-
     assert columns.transcript(whole) == "user: Hi\n\nassistant: Hello"
 
 

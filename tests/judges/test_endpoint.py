@@ -14,14 +14,12 @@ LEAST = {"name": "mine", "base_url": "http://127.0.0.1:8000/v1", "model": "m"}
 
 def test_the_least_is_a_name_an_address_and_a_model() -> None:
     endpoint = JudgeEndpoint.from_mapping(LEAST)
-
     assert endpoint == JudgeEndpoint("mine", "http://127.0.0.1:8000/v1", "m")
     assert endpoint.read_key() is None
 
 
 def test_a_slash_at_the_end_of_the_address_makes_no_other_judge() -> None:
     with_slash = JudgeEndpoint.from_mapping({**LEAST, "base_url": "http://127.0.0.1:8000/v1/"})
-
     assert with_slash.identity == JudgeEndpoint.from_mapping(LEAST).identity
 
 
@@ -74,7 +72,6 @@ def test_a_value_out_of_range_is_refused_by_its_fields_name(field: str, value: A
 def test_the_key_comes_from_its_variable_and_stays_out_of_identity_and_repr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", " s3cret\n")
     endpoint = JudgeEndpoint.from_mapping({**LEAST, "key_variable": "MY_KEY"})
-
     assert endpoint.read_key() == "s3cret"
     assert "s3cret" not in repr(endpoint) + repr(endpoint.identity)
     assert endpoint.identity == {"base_url": LEAST["base_url"], "model": "m"}
@@ -87,7 +84,6 @@ def test_a_variable_without_a_key_is_named_and_its_value_is_not_shown(
     monkeypatch.delenv("MY_KEY", raising=False)
     if value is not None:
         monkeypatch.setenv("MY_KEY", value)
-
     with pytest.raises(EngineUnavailable) as refused:
         JudgeEndpoint.from_mapping({**LEAST, "key_variable": "MY_KEY"}).read_key()
     assert str(refused.value) == "judge mine: the environment variable MY_KEY holds no key"

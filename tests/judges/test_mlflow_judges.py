@@ -132,9 +132,7 @@ CALLS: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_the_judge_is_asked_word_for_word_what_mlflow_asks(name: str, official: Official, script) -> None:
     asked = script(YES)
-
     score = make(name, asked.endpoint).score(ROW, OUTPUT)
-
     assert score == Score(True, "yes: because", label="yes")
     assert asked.requests[0].body["messages"] == official(CALLS[name])
 
@@ -157,7 +155,6 @@ def test_a_conversation_is_put_as_mlflow_puts_it(type_name: str, script) -> None
 def test_a_request_of_several_turns_is_mlflows_json_of_them(official: Official, script) -> None:
     asked = script(YES)
     make("RelevanceToQuery", asked.endpoint).score(TALK, OUTPUT)
-
     assert asked.requests[0].body["messages"] == official(
         lambda: of_scorer("RelevanceToQuery", inputs={"messages": TURNS}, outputs="RESPONSE")
     )
@@ -167,7 +164,6 @@ def test_expected_facts_go_before_an_expected_response(official: Official, scrip
     asked = script(YES)
     facts = {"expected_facts": ["ONE", "TWO"]}
     make("Correctness", asked.endpoint).score(EvalRow("r1", ROW.inputs, {**ROW.expectations, **facts}), OUTPUT)
-
     assert asked.requests[0].body["messages"] == official(
         lambda: of_scorer("Correctness", **ROW_INPUTS, expectations=facts)
     )
@@ -210,15 +206,12 @@ def test_garbage_is_an_error_and_no_score(type_name: str, script) -> None:
 def test_a_busy_judge_is_asked_again(script) -> None:
     asked = script([(429, {"retry-after": "0"}, "{}"), YES])
     patient = JudgeEndpoint("patient", asked.endpoint.base_url, "m", retries=1)
-
     assert make("Safety", patient).score(ROW, OUTPUT).value is True
 
 
 def test_the_relevance_of_a_retrieval_is_the_share_of_relevant_contexts(script) -> None:
     asked = script([YES, NO])
-
     score = make("RetrievalRelevance", asked.endpoint).score(ROW, OUTPUT)
-
     assert score == Score(0.5, "1. yes: because\n2. no: because")
     assert ["CONTEXT" in request.text for request in asked.requests] == [True, False]
     assert all("QUESTION" in request.text for request in asked.requests)
@@ -226,7 +219,6 @@ def test_the_relevance_of_a_retrieval_is_the_share_of_relevant_contexts(script) 
 
 def test_a_frustration_that_was_resolved_is_good(script) -> None:
     asked = script('{"rationale": "x", "result": "resolved"}')
-
     assert make("UserFrustration", asked.endpoint).score(TALK, OUTPUT) == Score(True, "resolved: x", label="resolved")
 
 
@@ -243,7 +235,6 @@ def test_a_frustration_that_was_resolved_is_good(script) -> None:
 )
 def test_a_column_that_the_row_lacks_is_named_and_nobody_is_asked(name: str, problem: str, script) -> None:
     asked = script(YES)
-
     with pytest.raises(MissingExpectation, match=f"row r3: .*{problem}"):
         make(name, asked.endpoint).score(EvalRow("r3", {"q": "x"}), OUTPUT)
     assert asked.requests == []
@@ -252,7 +243,6 @@ def test_a_column_that_the_row_lacks_is_named_and_nobody_is_asked(name: str, pro
 def test_a_made_judge_may_give_points(script) -> None:
     asked = script('{"rationale": "x", "result": 4}')
     judge = make("make_judge", asked.endpoint, instructions="Rate {{ outputs }} from 1 to 5.", scale=[1, 5])
-
     assert judge.score(ROW, OUTPUT) == Score(0.75, "4: x", label="4")
     assert "result (int)" in asked.requests[0].text
 
@@ -260,7 +250,6 @@ def test_a_made_judge_may_give_points(script) -> None:
 def test_a_made_judge_sees_what_its_instructions_name_and_nothing_else(script) -> None:
     asked = script(YES)
     make("make_judge", asked.endpoint, instructions="Is {{ outputs }} kind?").score(ROW, OUTPUT)
-
     assert asked.requests[0].body["messages"][1]["content"] == 'outputs: "RESPONSE"'
 
 

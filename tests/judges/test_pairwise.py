@@ -38,7 +38,6 @@ def says(winner: str) -> str:
 )
 def test_a_winner_wins_in_both_orders(ab: str, ba: str, winner: str, consistent: bool, script) -> None:
     verdict = judge_pair(PairJudge(script([says(ab), says(ba)]).endpoint), PAIR)
-
     assert (verdict.winner, verdict.consistent, verdict.error) == (winner, consistent, None)
 
 
@@ -58,7 +57,6 @@ def test_the_second_question_shows_the_same_with_the_order_swapped(script) -> No
 def test_what_a_row_lacks_is_not_shown(script) -> None:
     asked = script([says("tie"), says("tie")])
     judge_pair(PairJudge(asked.endpoint), Pair(EvalRow("r1", {"q": "x"}), Output("a"), Output("b")))
-
     assert "<expected>" not in asked.requests[0].text
     assert "<contexts>" not in asked.requests[0].text
 
@@ -66,7 +64,6 @@ def test_what_a_row_lacks_is_not_shown(script) -> None:
 @pytest.mark.parametrize("replies", [[says("first"), "nonsense"], ["nonsense", says("first")], [says("third")] * 2])
 def test_one_failed_verdict_fails_the_pair(replies: list[str], script) -> None:
     verdict = judge_pair(PairJudge(script(replies).endpoint), PAIR)
-
     assert (verdict.winner, verdict.consistent) == (None, False)
     assert verdict.error is not None
     assert verdict.error.startswith("EngineError: ")
@@ -75,7 +72,6 @@ def test_one_failed_verdict_fails_the_pair(replies: list[str], script) -> None:
 def test_an_output_that_was_never_generated_fails_the_pair_unasked(script) -> None:
     asked = script(says("tie"))
     verdict = judge_pair(PairJudge(asked.endpoint), Pair(ROW, Output("Paris"), Output("", error="timed out")))
-
     assert (verdict.winner, verdict.error) == (None, "generation failed: timed out")
     assert asked.requests == []
 
@@ -83,7 +79,6 @@ def test_an_output_that_was_never_generated_fails_the_pair_unasked(script) -> No
 def test_a_row_whose_question_cannot_be_told_fails_its_pair(script) -> None:
     row = EvalRow("r1", {"style": "a", "claim": "b"})
     verdict = judge_pair(PairJudge(script(says("tie")).endpoint), Pair(row, Output("a"), Output("b")))
-
     assert verdict.error is not None
     assert "Set input_variable" in verdict.error
 
@@ -106,7 +101,6 @@ def test_a_verdict_is_asked_for_once_by_content(script) -> None:
     judge = PairJudge(asked.endpoint)
     first = judge_pair(judge, PAIR, cache)
     renamed = Pair(EvalRow("r9", ROW.inputs, ROW.expectations, ROW.contexts, {"slice": "x"}), PAIR.a, PAIR.b)
-
     assert judge_pair(judge, renamed, cache).winner == first.winner == "a"
     assert len(asked.requests) == len(cache.scores) == 2
 
@@ -115,14 +109,12 @@ def test_another_criterion_is_another_question(script) -> None:
     asked, cache = script(lambda _: says("tie")), KeptInMemory()
     judge_pair(PairJudge(asked.endpoint), PAIR, cache)
     judge_pair(PairJudge(asked.endpoint, instructions="Be kind."), PAIR, cache)
-
     assert len(asked.requests) == 4
 
 
 def test_failures_are_not_kept(script) -> None:
     cache = KeptInMemory()
     judge_pair(PairJudge(script("nonsense").endpoint), PAIR, cache)
-
     assert cache.scores == {}
 
 
@@ -180,7 +172,6 @@ def test_the_summary_by_hand() -> None:
 def test_a_summary_of_nothing_claims_nothing() -> None:
     failed = Score(error="x")
     summary = summarise_pairs([PairVerdict("r", failed, failed, None)])
-
     assert (summary.failed, summary.win_share, summary.interval, summary.position_bias) == (1, None, None, None)
     assert summary.p_value == 1.0
     json.dumps(summary.to_json())
@@ -190,7 +181,6 @@ def test_a_summary_of_nothing_claims_nothing() -> None:
 def test_swapping_the_sides_swaps_wins_and_losses_and_nothing_else(pairs: list[tuple[str, str]]) -> None:
     summary = summarise_pairs([verdict_of(ab, ba) for ab, ba in pairs])
     other = summarise_pairs([verdict_of(ba, ab) for ab, ba in pairs])
-
     assert (summary.wins, summary.losses, summary.ties) == (other.losses, other.wins, other.ties)
     assert summary.wins + summary.losses + summary.ties == len(pairs)
     assert summary.p_value == pytest.approx(other.p_value)
@@ -198,7 +188,6 @@ def test_swapping_the_sides_swaps_wins_and_losses_and_nothing_else(pairs: list[t
 
 def test_a_verdict_as_json_names_row_winner_and_both_answers(script) -> None:
     values = judge_pair(PairJudge(script([says("first"), says("second")]).endpoint), PAIR).to_json()
-
     assert (values["id"], values["winner"], values["consistent"], values["ab"]["label"]) == ("r1", "a", True, "first")
     json.dumps(values)
 

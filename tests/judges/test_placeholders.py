@@ -86,7 +86,6 @@ def test_text_that_looks_like_a_placeholder_is_shown_as_it_is(type_name: str) ->
 def test_a_judges_answer_that_looks_like_a_placeholder_is_shown_as_it_is_in_the_next_question() -> None:
     judge: Any = TYPES["ragas.Faithfulness"]("s", endpoint=JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m"))
     plain = sent(judge, "word", PLAIN)
-
     assert PLAIN in plain
     assert sent(judge, "word", LOOKALIKES) == plain.replace(PLAIN, LOOKALIKES)
 
@@ -95,16 +94,13 @@ def test_two_answers_that_are_compared_are_shown_as_they_are() -> None:
     judge = PairJudge(JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m"))
     [_, question] = judge.messages(row(LOOKALIKES), f"first {LOOKALIKES}", f"second {LOOKALIKES}")
     [_, plain] = judge.messages(row(PLAIN), f"first {PLAIN}", f"second {PLAIN}")
-
     assert question["content"] == plain["content"].replace(PLAIN, LOOKALIKES)
 
 
 def test_a_prompts_variables_are_put_in_once_and_as_they_are() -> None:
     turns = (Message(role="user", content="{{ question }} by {{ context }}"),)
     question, context = f"{LOOKALIKES} {{{{ context }}}}", f"{LOOKALIKES} {{{{ question }}}}"
-
     [message] = PromptTemplate(turns, "question").render({"question": question, "context": context})
-
     assert message["content"] == f"{question} by {context}"
 
 
@@ -113,5 +109,4 @@ def test_a_mark_that_a_value_holds_is_not_taken_for_a_brace() -> None:
         return f"{first}|{second}"
 
     filled = filled_once(get_prompt, {"first": "BRACE {{ second }} BRACEX", "second": ["{", "BRACEXX"]})
-
     assert filled == "BRACE {{ second }} BRACEX|['{', 'BRACEXX']"

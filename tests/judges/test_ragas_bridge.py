@@ -53,7 +53,6 @@ def statements(*texts: str) -> str:
 
 def test_objects_are_closed_whole_and_without_titles() -> None:
     schema = bounded_schema(Verdicts.model_json_schema(), {})
-
     for part in (schema, schema["$defs"]["Judged"]):
         assert part["additionalProperties"] is False
         assert part["required"] == list(part["properties"])
@@ -62,7 +61,6 @@ def test_objects_are_closed_whole_and_without_titles() -> None:
 
 def test_known_fields_are_bounded_to_their_values() -> None:
     schema = bounded_schema(Verdicts.model_json_schema(), {"verdict": (0, 1)})
-
     assert schema["$defs"]["Judged"]["properties"]["verdict"] == {"enum": [0, 1], "type": "integer"}
 
 
@@ -72,13 +70,11 @@ def test_a_list_of_statements_holds_at_least_one() -> None:
 
 def test_a_list_of_verdicts_is_as_long_as_the_statements_asked_about() -> None:
     field = bounded_schema(Verdicts.model_json_schema(), {}, [3, 2])["properties"]["statements"]
-
     assert (field["minItems"], field["maxItems"]) == (2, 3)
 
 
 def test_answers_to_closed_questions_are_0_or_1() -> None:
     schema = bounded_schema(Answers.model_json_schema(), {}, [2])["properties"]["answers"]
-
     assert schema["items"]["enum"] == ["0", "1"]
     assert (schema["minItems"], schema["maxItems"]) == (2, 2)
 
@@ -86,7 +82,6 @@ def test_answers_to_closed_questions_are_0_or_1() -> None:
 def test_the_models_own_schema_is_left_as_it_was() -> None:
     before = json.dumps(Verdicts.model_json_schema())
     bounded_schema(Verdicts.model_json_schema(), {"verdict": (0, 1)}, [2])
-
     assert json.dumps(Verdicts.model_json_schema()) == before
 
 
@@ -96,7 +91,6 @@ def make(script: Any, *replies: Any) -> BoundedJudge:
 
 def test_an_answer_comes_as_the_model_asked_for_awaited_or_not(script) -> None:
     judge = make(script, '{"rating": 4}', '{"rating": 2}')
-
     assert judge.generate("rate", Rating) == Rating(rating=4)
     assert asyncio.run(judge.agenerate("rate", Rating)) == Rating(rating=2)
 
@@ -111,7 +105,6 @@ def test_a_rating_that_is_not_on_the_scale_is_an_error(reply: str, script) -> No
 def test_two_statements_get_two_verdicts_of_0_or_1(judged: str, script) -> None:
     judge = make(script, statements("a", "b"), judged)
     judge.generate("split", Statements)
-
     with pytest.raises(EngineError):
         judge.generate("judge", Verdicts)
 
@@ -120,7 +113,6 @@ def test_a_length_between_those_asked_about_is_an_error_too(script) -> None:
     judge = make(script, statements("a"), statements("a", "b", "c"), verdicts(1, 1))
     judge.generate("split", Statements)
     judge.generate("split", Statements)
-
     with pytest.raises(EngineError, match="2 verdicts on 3 statements"):
         judge.generate("judge", Verdicts)
 
@@ -145,7 +137,6 @@ def test_embeddings_are_lists_of_plain_numbers() -> None:
     import numpy as np
 
     embeddings = RagasEmbeddings(lambda texts: np.array([[len(text), 1] for text in texts], dtype=np.float32))
-
     assert embeddings.embed_texts(["a", "bcd"]) == [[1.0, 1.0], [3.0, 1.0]]
     assert asyncio.run(embeddings.aembed_text("ab")) == [2.0, 1.0]
     assert asyncio.run(embeddings.aembed_texts(["ab"])) == [[2.0, 1.0]]
@@ -153,5 +144,4 @@ def test_embeddings_are_lists_of_plain_numbers() -> None:
 
 def test_reasons_of_all_answers_stand_a_line_each_with_their_verdicts() -> None:
     answers = [{"statements": ["a"]}, json.loads(verdicts(1, 0)), {"reason": "so", "more": {"reason": ""}}]
-
     assert reasons(answers) == "1: because 0\n0: because 1\nso"

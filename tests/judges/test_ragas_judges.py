@@ -87,7 +87,6 @@ def test_every_exported_name_of_ragas_is_built_or_accounted_for() -> None:
     built = {name.removeprefix("ragas.") for name in (*TYPES, *ragas_scorers.TYPES)}
     told = {"BaseMetric", "DataCompyScore", "DistanceMeasure", "MultiModalFaithfulness", "MultiModalRelevance"}
     exported = {name for name in (*collections.__all__, *vars(collections)) if name[0].isupper()}
-
     assert exported - built == told
     assert all(name in (ragas_judges.__doc__ or "") for name in told)
 
@@ -144,7 +143,6 @@ def test_garbage_is_an_error_of_the_first_question_and_no_score(metric_name: str
 )
 def test_an_answer_out_of_range_is_an_error_and_no_score(metric_name: str, says: dict[str, Any], script, fits) -> None:
     score = make(f"ragas.{metric_name}", script(fits(**says)).endpoint).score(ROW, OUTPUT)
-
     assert score.value is None
     assert score.error is not None
     assert score.error.startswith("EngineError: ")
@@ -153,16 +151,13 @@ def test_an_answer_out_of_range_is_an_error_and_no_score(metric_name: str, says:
 def test_a_busy_judge_is_asked_again(script) -> None:
     asked = script([(429, {"retry-after": "0"}, "{}"), '{"rating": 4}', '{"rating": 4}'])
     patient = JudgeEndpoint("patient", asked.endpoint.base_url, "m", retries=1)
-
     assert make("ragas.AnswerAccuracy", patient).score(ROW, OUTPUT).value == 1.0
 
 
 def test_a_metric_whose_second_judgement_fails_does_not_score_by_the_first(script) -> None:
     # ragas itself would ask five times and then take the one rating there is.
     asked = script(['{"rating": 4}', "nonsense"])
-
     score = make("ragas.AnswerAccuracy", asked.endpoint).score(ROW, OUTPUT)
-
     assert (score.value, len(asked.requests)) == (None, 2)
 
 
@@ -179,14 +174,12 @@ def test_the_rationale_tells_the_judges_reasons(script) -> None:
 
 def test_points_of_a_rubric_stand_in_the_rationale(script, fits) -> None:
     score = make("ragas.DomainSpecificRubrics", script(fits(score=4, feedback="fine")).endpoint).score(ROW, OUTPUT)
-
     assert score == Score(0.75, "4 of 5: fine")
 
 
 def test_own_rubrics_reach_the_judge(script, fits) -> None:
     asked = script(fits(score=4))
     make("ragas.DomainSpecificRubrics", asked.endpoint, rubrics=RUBRICS).score(ROW, OUTPUT)
-
     assert "score5_description: worth 5" in asked.requests[0].text
 
 
@@ -207,7 +200,6 @@ def test_a_conversation_is_judged_whole_and_without_its_system_message(script, f
 
 def test_semantic_similarity_asks_nobody() -> None:
     scorer = make("ragas.SemanticSimilarity")
-
     assert scorer.score(ROW, OUTPUT).value == 0.0
     assert scorer.score(EvalRow("r1", {"q": "x"}, {"answers": ["QUESTION"]}), OUTPUT).value == pytest.approx(1.0)
 
@@ -221,7 +213,6 @@ def test_opposite_meanings_may_score_below_zero() -> None:
 
 def test_embeddings_that_are_no_numbers_are_an_error() -> None:
     scorer = TYPES["ragas.SemanticSimilarity"]("s", endpoint=NOWHERE, embed=lambda texts: [[float("nan")]] * len(texts))
-
     score = scorer.score(ROW, OUTPUT)
     assert score.value is None
     assert score.error is not None
@@ -232,7 +223,6 @@ def test_one_question_is_made_unless_strictness_says_more(script, fits) -> None:
     asked = script(fits(noncommittal=0))
     make("ragas.AnswerRelevancy", asked.endpoint).score(ROW, OUTPUT)
     assert len(asked.requests) == 1
-
     make("ragas.AnswerRelevancy", asked.endpoint, strictness=2).score(ROW, OUTPUT)
     assert len(asked.requests) == 3
 
@@ -271,7 +261,6 @@ def test_a_column_that_the_row_lacks_is_named_and_nobody_is_asked(type_name: str
     expectations, contexts, problem = LACKING[column]
     row, asked = EvalRow("r7", ROW.inputs, expectations, contexts), script("nonsense")
     scorer = make(type_name, asked.endpoint)
-
     with pytest.raises(MissingExpectation, match=f"row r7: .*{problem}"):
         scorer.score(row, OUTPUT)
     assert asked.requests == []
@@ -281,7 +270,6 @@ def test_the_input_variable_may_be_named(script, fits) -> None:
     asked = script(fits(rating=4))
     row = EvalRow("r1", {"question": "QUESTION", "claim": "CLAIM"}, {"answers": ["REFERENCE"]})
     make("ragas.AnswerAccuracy", asked.endpoint, input_variable="claim").score(row, OUTPUT)
-
     assert "CLAIM" in asked.requests[0].text
     assert "QUESTION" not in asked.requests[0].text
 
@@ -290,20 +278,17 @@ def test_the_input_variable_may_be_named(script, fits) -> None:
 def test_the_parameters_that_are_accepted_are_ragas_own(type_name: str) -> None:
     metric = ragas_judges._METRICS[type_name.removeprefix("ragas.")]
     known = inspect.signature(getattr(ragas_judges.load_collections(), type_name.removeprefix("ragas."))).parameters
-
     assert metric.options.keys() <= known.keys()
 
 
 def test_answer_correctness_by_facts_alone_needs_no_embeddings(script, fits) -> None:
     scorer = TYPES["ragas.AnswerCorrectness"]("s", endpoint=script(fits()).endpoint, weights=[1, 0])
-
     assert scorer.score(ROW, OUTPUT).value == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("type_name", sorted(TYPES))
 def test_scores_are_kept_under_type_judge_and_parameters(type_name: str) -> None:
     scorer = make(type_name)
-
     assert isinstance(scorer, KeptScorer)
     assert scorer.identity["type"] == type_name
     assert scorer.identity["judge"] == NOWHERE.identity

@@ -24,7 +24,6 @@ def verdict(score: Any) -> str:
 def test_a_pass_is_true_and_a_fail_false(script) -> None:
     asked = script([verdict("pass"), verdict("fail")])
     judge = RubricJudge("helpful", endpoint=asked.endpoint, instructions="It is right.")
-
     assert judge.score(ROW, Output("Paris")) == Score(True, "pass: because", label="pass")
     assert judge.score(ROW, Output("Rome")) == Score(False, "fail: because", label="fail")
 
@@ -56,7 +55,6 @@ def test_a_placeholder_in_the_rows_own_text_is_left_alone(script) -> None:
     asked = script(verdict("pass"))
     judge = RubricJudge("s", endpoint=asked.endpoint, instructions="Is {{ output }} right? {{ expected }}")
     judge.score(ROW, Output("say {{ expected }}"))
-
     assert "<output>\nsay {{ expected }}\n</output>" in asked.requests[0].text
 
 
@@ -84,7 +82,6 @@ def test_what_the_rubric_needs_and_the_row_lacks_is_named_and_nothing_is_asked(
     instructions: str, problem: str, script
 ) -> None:
     asked = script(verdict("pass"))
-
     with pytest.raises(MissingExpectation, match=f"row r2: {problem}"):
         RubricJudge("s", endpoint=asked.endpoint, instructions=instructions).score(
             EvalRow("r2", {"q": "x"}), Output("y")
@@ -95,7 +92,6 @@ def test_what_the_rubric_needs_and_the_row_lacks_is_named_and_nothing_is_asked(
 def test_points_are_scored_from_0_to_1_with_the_points_in_the_rationale(script) -> None:
     asked = script(verdict(4))
     judge = RubricJudge("s", endpoint=asked.endpoint, instructions="x", scale=[1, 5])
-
     assert judge.score(ROW, Output("y")) == Score(0.75, "4: because", label="4")
     assert asked.requests[0].schema["properties"]["score"] == {"type": "integer", "enum": [1, 2, 3, 4, 5]}
 
@@ -103,7 +99,6 @@ def test_points_are_scored_from_0_to_1_with_the_points_in_the_rationale(script) 
 def test_labels_are_true_when_good(script) -> None:
     asked = script([verdict("warm"), verdict("rude")])
     judge = RubricJudge("s", endpoint=asked.endpoint, instructions="x", scale=["warm", "cold", "rude"], good="warm")
-
     assert judge.score(ROW, Output("y")) == Score(True, "warm: because", label="warm")
     assert judge.score(ROW, Output("y")) == Score(False, "rude: because", label="rude")
 
@@ -111,7 +106,6 @@ def test_labels_are_true_when_good(script) -> None:
 @pytest.mark.parametrize("reply", ["maybe", verdict("perhaps"), verdict(float("nan")), (500, {}, "{}")])
 def test_a_judge_that_fails_gives_an_error_and_no_score(reply: Any, script) -> None:
     score = RubricJudge("s", endpoint=script(reply).endpoint, instructions="x").score(ROW, Output("y"))
-
     assert score.value is None
     assert score.error is not None
     assert score.error.startswith("Engine")
@@ -138,5 +132,4 @@ def test_scores_are_kept_under_judge_rubric_and_scale_but_not_the_name() -> None
 
 def test_as_many_scores_side_by_side_as_the_endpoint_takes() -> None:
     endpoint = JudgeEndpoint("n", NOWHERE.base_url, "m", side_by_side=9)
-
     assert RubricJudge("s", endpoint=endpoint, instructions="x").side_by_side == 9

@@ -28,7 +28,6 @@ from llmops.judges.rubric import make_scale
 )
 def test_a_verdict_is_worth_what_its_scale_says(scale: Any, good: Any, verdict: Any, value: Any) -> None:
     score = make_scale(scale, good).score({"rationale": "because", "score": verdict})
-
     assert score == Score(value, f"{verdict}: because", label=str(verdict))
     assert type(score.value) is type(value)
 
@@ -40,14 +39,12 @@ def test_points_that_json_writes_with_a_fraction_of_zero_are_the_same() -> None:
 @given(st.integers(-50, 50), st.integers(1, 100))
 def test_points_rise_evenly_from_0_to_1(lowest: int, span: int) -> None:
     worth = list(make_scale([lowest, lowest + span]).worth.values())
-
     assert (worth[0], worth[-1], len(worth)) == (0.0, 1.0, span + 1)
     assert all(later - earlier == pytest.approx(1 / span) for earlier, later in pairwise(worth))
 
 
 def test_the_schema_asks_for_the_reason_before_the_verdict() -> None:
     schema = make_scale([1, 3]).schema("result")
-
     assert list(schema["properties"]) == ["rationale", "result"]
     assert schema["properties"]["result"] == {"type": "integer", "enum": [1, 2, 3]}
     assert (schema["required"], schema["additionalProperties"]) == (["rationale", "result"], False)

@@ -26,7 +26,6 @@ def test_a_text_becomes_a_completion_and_the_request_is_kept() -> None:
 def test_a_whole_reply_is_sent_as_it_is() -> None:
     with ScriptedJudge(lambda _: (429, {"retry-after": "1"}, completion("x", "length"))) as judge:
         reply = httpx.post(f"{judge.base_url}/chat/completions", json=BODY)
-
     assert (reply.status_code, reply.headers["retry-after"]) == (429, "1")
     assert reply.json()["choices"][0]["finish_reason"] == "length"
 
@@ -37,7 +36,6 @@ def test_an_exception_of_the_script_is_told_to_the_caller() -> None:
 
     with ScriptedJudge(fail) as judge:
         reply = httpx.post(f"{judge.base_url}/chat/completions", json=BODY)
-
     assert (reply.status_code, reply.json()["error"]["message"]) == (500, "LookupError: no such answer")
 
 
@@ -50,6 +48,5 @@ def test_another_path_is_not_there() -> None:
 def test_after_the_context_nobody_answers() -> None:
     with ScriptedJudge(lambda _: "x") as judge:
         address = f"{judge.base_url}/chat/completions"
-
     with pytest.raises(httpx.ConnectError):
         httpx.post(address, json=BODY)

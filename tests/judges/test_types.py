@@ -29,7 +29,6 @@ PARAMETERS = {
 @pytest.mark.parametrize("type_name", sorted(TYPES))
 def test_every_type_makes_a_kept_scorer_that_bears_the_suites_name(type_name: str) -> None:
     scorer = TYPES[type_name]("mine", endpoint=NOWHERE, embed=lambda texts: [], **PARAMETERS.get(type_name, {}))
-
     assert isinstance(scorer, KeptScorer)
     assert (scorer.name, scorer.side_by_side) == ("mine", 4)
     assert (scorer.higher_is_better, scorer.worst) in ((True, 0.0), (False, 1.0))

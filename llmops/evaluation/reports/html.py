@@ -1,33 +1,39 @@
-"""A comparison as one HTML page: verdict, metrics, slices, what was compared, and the rows side by side.
+"""Reports as HTML pages: a comparison (verdict, metrics, slices, what was compared, the rows side by side), a run that
+was compared with none, and a leaderboard.
 
-The page itself is comparison.html, of a run that was compared with none judged.html; page.js lists the rows.
+The pages themselves are comparison.html, judged.html and leaderboard.html; page.js lists the rows.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from markupsafe import Markup
 
 from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.reports import wording
-from llmops.evaluation.reports.contents import Judged, Report, Side
-from llmops.evaluation.reports.prompt_diff import Line, prompt_diff
-from llmops.evaluation.reports.row_selection import Selection, most_changed, select
+from llmops.evaluation.reports.contents import Judged, Leaderboard, LeaderboardPair, Report, Row, Side
+from llmops.evaluation.reports.wording import most_changed, select
+from llmops.generation import Message
 from llmops.pages.charts import Axis
-from llmops.pages.numbers import NOTHING, count, counted, number, printable, shortened
+from llmops.pages.numbers import NOTHING, count, counted, number, printable, probability, shortened, signed
 from llmops.pages.rendering import page, stream_page, write_page
 
 MOST_ROWS = 2_000
 LONGEST_TEXT = 20_000
-_FIELDS = (
-    "id", "inputs", "expectations", "tags", "contexts", "output_a", "output_b", "error_a", "error_b", "scores",
-    "change",
-)  # fmt: skip
 _FOLDER = "llmops/evaluation/reports"
+Parts = tuple[tuple[str, bool], ...]
+_UNCHANGED_AROUND = 3
+_ALIKE = 0.5  # share of common words from which two lines are shown as one line that changed
+_WORDS = re.compile(r"\s+|\w+|[^\w\s]")
 Entry = tuple[str, str, str]
 Difference = tuple[str, str, MetricComparison]
 """Name, note, and the metric."""
@@ -47,20 +53,23 @@ def write_html(report: Report, path: Path, *, most_rows: int = MOST_ROWS) -> Non
 
 def write_verdict_html(judged: Judged, path: Path) -> None:
     """Writes the page of a run that was compared with none: its verdict and its means. Raises CannotRun."""
-    write_page([page(f"{_FOLDER}/judged.html", title=judged["title"], report=judged, wording=wording)], path)
+    write_page([page(f"{_FOLDER}/judged.html", title=judged.title, report=judged, wording=wording)], path)
 
 
 def _pieces(report: Report, most_rows: int) -> Iterator[str]:
-    selection, metrics = select(report["rows"], most_rows, most_changed), report["comparison"]["metrics"]
-    a, b = report["a"], report["b"]
+    selection, metrics = select(report.rows, most_rows, most_changed), report.comparison.metrics
+    a, b = report.a, report.b
     directions = {name: metric.higher_is_better for name, metric in metrics.items()}
-    before, after = a["prompt_text"], b["prompt_text"]
-    diff = None if before is None or after is None else prompt_diff(before, after)
-    about = {"primary": report["primary"], "names": {"a": a["name"], "b": b["name"]}, "directions": directions}
+    diff = None if a.prompt_text is None or b.prompt_text is None else prompt_diff(a.prompt_text, b.prompt_text)
+    about = {"primary": report.primary, "names": {"a": a.name, "b": b.name}, "directions": directions}
+    slices: dict[str, Counter[str]] = {}
+    for row in selection.rows:
+        for tag, value in row.a.row.tags.items():
+            slices.setdefault(tag, Counter())[value] += 1
     return stream_page(
         f"{_FOLDER}/comparison.html",
         script=f"{_FOLDER}/page.js",
-        title=report["title"],
+        title=report.title,
         report=report,
         wording=wording,
         axis_of=_axis,
@@ -73,10 +82,10 @@ def _pieces(report: Report, most_rows: int) -> Iterator[str]:
         prompt_diff=diff,
         prompt_changed=any(isinstance(part, Line) and part.side != "both" for part in diff or ()),
         cut=selection.sentence("those that changed most"),
-        slices=_slice_options(selection),
-        metrics=dict.fromkeys((*metrics, *(name for row in selection.rows for name in row["scores"]))),
+        slices=[(tag, sorted(values.items())) for tag, values in sorted(slices.items())],
+        metrics=dict.fromkeys((*metrics, *(name for row in selection.rows for name in row.scores))),
         about=showable(about),
-        rows=(showable({name: row.get(name) for name in _FIELDS if name in row}) for row in selection.rows),
+        rows=(showable(_shown_row(row)) for row in selection.rows),
     )
 
 
@@ -87,7 +96,7 @@ def _metric_tables(report: Report) -> list[Table]:
     """The metrics of the scale 0 to 1 on one axis; all others each on its own."""
     shares: list[Difference] = []
     others: list[Difference] = []
-    for name, metric in report["comparison"]["metrics"].items():
+    for name, metric in report.comparison.metrics.items():
         is_share = 0 <= metric.a <= 1 and 0 <= metric.b <= 1
         (shares if is_share else others).append((name, _metric_note(report, name, metric), metric))
     tables = [("Metrics from 0 to 1", _axis(shares), shares), ("Metrics each on a scale of its own", None, others)]
@@ -95,12 +104,12 @@ def _metric_tables(report: Report) -> list[Table]:
 
 
 def _metric_note(report: Report, name: str, metric: MetricComparison) -> str:
-    notes = ["decides"] if name == report["primary"] else []
+    notes = ["decides"] if name == report.primary else []
     notes.append(wording.direction(metric.higher_is_better))
-    for letter, side in (("A", report["a"]), ("B", report["b"])):
-        found = side["metrics"].get(name)
-        if found and found["n_failed"]:
-            notes.append(f"no score in {counted(found['n_failed'], 'row')} of {letter}")
+    for letter, side in (("A", report.a), ("B", report.b)):
+        found = side.metrics.get(name)
+        if found and found.n_failed:
+            notes.append(f"no score in {counted(found.n_failed, 'row')} of {letter}")
     return "; ".join(notes)
 
 
@@ -113,7 +122,7 @@ def _slice_tables(report: Report) -> list[Table]:
         return part.partition("=")[0], metric.difference if gained is None else gained
 
     by_metric: dict[str, list[Difference]] = {}
-    for part, metrics in report["comparison"]["slices"].items():
+    for part, metrics in report.comparison.slices.items():
         for name, metric in metrics.items():
             by_metric.setdefault(name, []).append((part, counted(metric.n, "row"), metric))
     return [
@@ -131,33 +140,32 @@ def _axis(lines: Iterable[Difference]) -> Axis:
 
 def _versions(a: Side, b: Side) -> list[Entry]:
     names = {"name": "name", "prompt": "prompt", "model": "model", "release": "release", "run": "run_id"}
-    entries = [(label, _shown(a.get(name)), _shown(b.get(name))) for label, name in names.items()]
-    params = dict.fromkeys((*a["params"], *b["params"]))
-    return entries + [(name, _shown(a["params"].get(name)), _shown(b["params"].get(name))) for name in params]
+    entries = [(label, _shown(getattr(a, name)), _shown(getattr(b, name))) for label, name in names.items()]
+    params = dict.fromkeys((*a.params, *b.params))
+    return entries + [(name, _shown(a.params.get(name)), _shown(b.params.get(name))) for name in params]
 
 
 def _usage(a: Side, b: Side) -> list[Entry]:
     """What the runs used, as far as either says."""
-    measures = (
-        ("tokens read", "tokens_in", count, ""),
-        ("tokens written", "tokens_out", count, ""),
-        ("cost", "cost", number, " USD"),
-        ("time of generating", "seconds", number, " s"),
+    measures: tuple[tuple[str, float | None, float | None, Callable[[float], str], str], ...] = (
+        ("tokens read", a.tokens_in, b.tokens_in, count, ""),
+        ("tokens written", a.tokens_out, b.tokens_out, count, ""),
+        ("cost", a.cost, b.cost, number, " USD"),
+        ("time of generating", a.seconds, b.seconds, number, " s"),
     )
     entries = []
-    for label, name, write, unit in measures:
-        values: list[Any] = [side.get(name) for side in (a, b)]
-        if values != [None, None]:
-            left, right = (NOTHING if value is None else write(value) + unit for value in values)
+    for label, of_a, of_b, write, unit in measures:
+        left, right = (NOTHING if value is None else write(value) + unit for value in (of_a, of_b))
+        if (left, right) != (NOTHING, NOTHING):
             entries.append((label, left, right))
     return entries
 
 
 def _uncompared(report: Report) -> list[Entry]:
     """Metrics of whole runs, which have no value for each row and hence no paired comparison."""
-    compared, a, b = report["comparison"]["metrics"], report["a"]["metrics"], report["b"]["metrics"]
-    names = [name for name in dict.fromkeys((*a, *b)) if name not in compared]
-    means = [[side[name]["mean"] if name in side else None for side in (a, b)] for name in names]
+    a, b = report.a.metrics, report.b.metrics
+    names = [name for name in dict.fromkeys((*a, *b)) if name not in report.comparison.metrics]
+    means = [[side[name].mean if name in side else None for side in (a, b)] for name in names]
     return [(name, number(left), number(right)) for name, (left, right) in zip(names, means, strict=True)]
 
 
@@ -170,13 +178,30 @@ def _shown(value: Any) -> str:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _slice_options(selection: Selection) -> list[tuple[str, list[tuple[str, int]]]]:
-    """The tags of the rows with their values, and how many rows have each."""
-    found: dict[str, Counter[str]] = {}
-    for row in selection.rows:
-        for tag, value in row["tags"].items():
-            found.setdefault(tag, Counter())[value] += 1
-    return [(tag, sorted(values.items())) for tag, values in sorted(found.items())]
+def _shown_row(row: Row) -> dict[str, Any]:
+    """A row as page.js reads it."""
+    a, b, of_row = row.a, row.b, row.a.row
+    return {
+        "id": row.id,
+        "inputs": of_row.inputs,
+        "expectations": of_row.expectations,
+        "tags": of_row.tags,
+        "contexts": of_row.contexts,
+        "output_a": a.output.text,
+        "output_b": b.output.text,
+        "error_a": a.output.error,
+        "error_b": b.output.error,
+        "scores": {
+            name: {
+                "a": a.scores[name].value,
+                "b": b.scores[name].value,
+                "rationale_a": a.scores[name].error or a.scores[name].rationale,
+                "rationale_b": b.scores[name].error or b.scores[name].rationale,
+            }
+            for name in row.scores
+        },
+        "change": row.change,
+    }
 
 
 def showable(value: Any) -> Any:
@@ -190,3 +215,112 @@ def showable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [showable(part) for part in value]
     return value
+
+
+# --- the leaderboard --------------------------------------------------------------------------------------------------
+
+
+def leaderboard_html(board: Leaderboard) -> str:
+    """The page as text."""
+    cells, pairs = board["cells"], board["pairs"]
+    ends = [end for cell in cells for end in cell["ci95"] or ([cell["mean"]] if cell["mean"] is not None else [])]
+    return page(
+        "llmops/evaluation/reports/leaderboard.html",
+        title=f"Leaderboard of {board['suite']}",
+        board=board,
+        axis=Axis.around(ends),
+        standings=[(wording.rank(cell["rank_range"]), cell, wording.cell_figures(cell)) for cell in cells],
+        failed_in_pairs=wording.failed_in_pairs(board),
+        numbers=[
+            Markup('<span title="{}">{}</span>#').format(cell["name"], place) for place, cell in enumerate(cells, 1)
+        ],
+        fields={(pair["better"], pair["worse"]): _field(pair, ahead=True) for pair in pairs}
+        | {(pair["worse"], pair["better"]): _field(pair, ahead=False) for pair in pairs},
+    )
+
+
+def write_leaderboard_html(board: Leaderboard, path: Path) -> None:
+    """Writes the page, making the file's folder. Raises CannotRun."""
+    write_page([leaderboard_html(board)], path)
+
+
+def _field(pair: LeaderboardPair, *, ahead: bool) -> tuple[str, str, str]:
+    """How far one cell is ahead of another: the kind of its mark, mark and difference, how sure that is."""
+    difference = signed(pair["difference"] if ahead else -pair["difference"])
+    kind, mark = (("better", "▲") if ahead else ("worse", "▼")) if pair["real"] else ("undecided", "○")
+    return kind, f"{mark} {difference}", probability(pair["p_adjusted"])
+
+
+# --- the prompt's text ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the prompt. side: whose it is. parts: its text in pieces, and whether each differs."""
+
+    side: Literal["both", "a", "b"]
+    parts: Parts
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Lines that both prompts share, far from any change."""
+
+    lines: tuple[str, ...]
+
+
+def prompt_lines(turns: Sequence[Message]) -> list[str]:
+    """The prompt as one text: each turn headed by its role."""
+    return [line for turn in turns for line in (f"# {turn['role']}", *turn["content"].splitlines(), "")][:-1]
+
+
+def prompt_diff(a: Sequence[Message], b: Sequence[Message]) -> list[Line | Gap]:
+    """Both prompts in one column, as a reader of diffs expects: what a lost before what b gained."""
+    before, after = prompt_lines(a), prompt_lines(b)
+    operations = SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    found: list[Line | Gap] = []
+    for position, (kind, low_a, high_a, low_b, high_b) in enumerate(operations):
+        if kind == "equal":
+            found.extend(_unchanged(before[low_a:high_a], position > 0, position < len(operations) - 1))
+        else:
+            found.extend(_changed(before[low_a:high_a], after[low_b:high_b]))
+    return found
+
+
+def _unchanged(lines: Sequence[str], after_change: bool, before_change: bool) -> Iterator[Line | Gap]:
+    head = _UNCHANGED_AROUND if after_change else 0
+    tail = max(head, len(lines) - (_UNCHANGED_AROUND if before_change else 0))
+    if tail - head <= _UNCHANGED_AROUND:
+        head = tail  # as short as this, the lines say no less than their number
+    yield from (_whole("both", line) for line in lines[:head])
+    if lines[head:tail]:
+        yield Gap(tuple(lines[head:tail]))
+    yield from (_whole("both", line) for line in lines[tail:])
+
+
+def _changed(before: Sequence[str], after: Sequence[str]) -> Iterator[Line]:
+    """What was lost, then what came in its place; words are marked where a line has a likeness opposite."""
+    marked_a: dict[int, Parts] = {}
+    marked_b: dict[int, Parts] = {}
+    for position, (left, right) in enumerate(zip(before, after, strict=False)):
+        marked = _marked(_WORDS.findall(left), _WORDS.findall(right))
+        if marked:
+            marked_a[position], marked_b[position] = marked
+    yield from (Line("a", marked_a.get(position, ((line, False),))) for position, line in enumerate(before))
+    yield from (Line("b", marked_b.get(position, ((line, False),))) for position, line in enumerate(after))
+
+
+def _marked(words_a: Sequence[str], words_b: Sequence[str]) -> tuple[Parts, Parts] | None:
+    """Both lines in pieces, with the words marked that only one of them has; None when they are not alike."""
+    matcher = SequenceMatcher(None, words_a, words_b, autojunk=False)
+    if matcher.ratio() < _ALIKE:
+        return None
+    parts_a, parts_b = [], []
+    for kind, low_a, high_a, low_b, high_b in matcher.get_opcodes():
+        parts_a.append(("".join(words_a[low_a:high_a]), kind != "equal"))
+        parts_b.append(("".join(words_b[low_b:high_b]), kind != "equal"))
+    return tuple(part for part in parts_a if part[0]), tuple(part for part in parts_b if part[0])
+
+
+def _whole(side: Literal["both", "a", "b"], line: str) -> Line:
+    return Line(side, ((line, False),))

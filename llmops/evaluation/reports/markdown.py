@@ -7,10 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.reports import wording
 from llmops.evaluation.reports.contents import Judged, Leaderboard, Report
-from llmops.evaluation.reports.row_selection import select, worst_first
+from llmops.evaluation.reports.wording import select, worst_first
 from llmops.pages.numbers import printable, shortened
 from llmops.pages.rendering import render_blocks
 
@@ -24,14 +23,20 @@ _MEANINGFUL = re.compile(r"""[!"#$&*<>@\[\\\]^_`{|}~]|:(?=\S)|(?<=www)\.|^[-+=]|
 
 def markdown(report: Report) -> str:
     """The comparison as a comment: the verdict's line first. At most 10 rows that got worse, 20 slices that moved."""
-    higher, comparison = wording.primary_direction(report), report["comparison"]
-    worse = (row for row in report["rows"] if (wording.gain(row["change"], higher) or 0.0) < 0)
+    higher, comparison = report.primary_direction, report.comparison
+    worse = (row for row in report.rows if (wording.gain(row.change, higher) or 0.0) < 0)
+    moved = [
+        (f"{part}: {name}", metric, False)
+        for part, metrics in comparison.slices.items()
+        for name, metric in metrics.items()
+        if wording.standing(metric, chosen_beforehand=False) is not wording.Standing.UNDECIDED
+    ]
     return _written(
         "comparison",
         report=report,
         quoted=_quoted,
-        metrics=[(name, metric, name == report["primary"]) for name, metric in comparison["metrics"].items()],
-        moved=_slices_that_moved(report),
+        metrics=[(name, metric, name == report.primary) for name, metric in comparison.metrics.items()],
+        moved=sorted(moved, key=lambda line: wording.gain(line[1].difference, line[1].higher_is_better) or 0.0),
         most_slices=_MOST_SLICES,
         worse=select(worse, MOST_ROWS, worst_first(higher)),
     )
@@ -55,17 +60,6 @@ def escaped(text: str) -> str:
 
 def _written(name: str, **values: Any) -> str:
     return render_blocks(f"llmops/evaluation/reports/{name}.md", wording=wording, e=escaped, **values)
-
-
-def _slices_that_moved(report: Report) -> list[tuple[str, MetricComparison, bool]]:
-    """The slices with a significant difference, the worst first: name, metric, and that it does not decide."""
-    moved = [
-        (f"{part}: {name}", metric, False)
-        for part, metrics in report["comparison"]["slices"].items()
-        for name, metric in metrics.items()
-        if wording.standing(metric, chosen_beforehand=False) is not wording.Standing.UNDECIDED
-    ]
-    return sorted(moved, key=lambda line: wording.gain(line[1].difference, line[1].higher_is_better) or 0.0)
 
 
 def _quoted(value: Any, error: str | None = None) -> str:

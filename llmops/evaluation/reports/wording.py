@@ -1,24 +1,20 @@
-"""Numbers and verdicts in words, the same in every kind of report."""
+"""Numbers and verdicts in words, and which of any number of rows are shown: the same in every kind of report."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
-from llmops.evaluation.gate import ALPHA
+from llmops.evaluation.comparison import Comparison
+from llmops.evaluation.gate import ALPHA, Verdict
 from llmops.evaluation.metric_comparison import MetricComparison
-from llmops.evaluation.reports.contents import (
-    ComparisonContents,
-    Leaderboard,
-    LeaderboardCell,
-    Noise,
-    Outcome,
-    Report,
-    VerdictContents,
-)
+from llmops.evaluation.reports.contents import Leaderboard, LeaderboardCell, Row
 from llmops.pages.numbers import count, counted, interval, number, probability, share, signed
 
-SIGN_OF_OUTCOME: dict[Outcome, str] = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
+SIGN_OF_OUTCOME = {"pass": "✓", "fail": "✕", "inconclusive": "?"}
 P_VALUES = (
     "p is adjusted over the metrics (Holm), but not for the deciding one, which was chosen beforehand; "
     "intervals are of 95 % each."
@@ -60,12 +56,6 @@ def gain(change: float | None, higher_is_better: bool | None) -> float | None:
     return change if higher_is_better else -change
 
 
-def primary_direction(report: Report) -> bool | None:
-    """Whether more of the deciding metric is better; None when it was not compared, or neither direction is."""
-    metric = report["comparison"]["metrics"].get(report["primary"])
-    return metric.higher_is_better if metric else None
-
-
 def direction(higher_is_better: bool | None) -> str:
     """The direction that is better, in words."""
     if higher_is_better is None:
@@ -99,24 +89,25 @@ def outcomes(metric: MetricComparison) -> str:
     return " · ".join([*told, *(f"{count(rows)} failed in {side}" for rows, side in failed if rows)])
 
 
-def sentences(comparison: ComparisonContents) -> list[str]:
-    """What is to be said of the comparison as a whole: noise, what is not compared, what so many rows can show."""
-    noise, apart = comparison.get("noise"), comparison.get("not_compared", {})
-    not_compared = [
-        f"{name} is not compared: {found.reason}; of {counted(found.n, 'row')} {count(found.failed_a)} "
-        f"failed in A and {count(found.failed_b)} in B."
-        for name, found in apart.items()
+def sentences(comparison: Comparison) -> list[str]:
+    """What is to be said of the comparison as a whole: failed rows, noise, what is not compared, what so many rows can
+    show."""
+    told = []
+    if any(metric.failed_a or metric.failed_b for metric in comparison.metrics.values()):
+        told.append(FAILED_IN_DIFFERENCES)
+    if (noise := comparison.noise) is not None:
+        low, high = noise.noise.ci95
+        told.append(
+            f"{counted(noise.changed, 'answer')} changed; noise alone would change about {noise.expected:,.1f}: asked"
+            f" again with nothing changed, the engine answers {share(noise.noise.share)} of the rows differently"
+            f" (95 % interval {share(low)} to {share(high)})."
+        )
+    told += [
+        f"{name} is not compared: {apart.reason}; of {counted(apart.n, 'row')} {count(apart.failed_a)} "
+        f"failed in A and {count(apart.failed_b)} in B."
+        for name, apart in comparison.not_compared.items()
     ]
-    return [
-        *([FAILED_IN_DIFFERENCES] if any(map(_has_failed_rows, comparison["metrics"].values())) else []),
-        *([noise_sentence(noise)] if noise else []),
-        *not_compared,
-        *comparison.get("power", ()),
-    ]
-
-
-def _has_failed_rows(metric: MetricComparison) -> bool:
-    return bool(metric.failed_a or metric.failed_b)
+    return told + [f"{name}: {sentence}." for name, sentence in comparison.power.items()]
 
 
 def failed_in_pairs(board: Leaderboard) -> str | None:
@@ -124,10 +115,10 @@ def failed_in_pairs(board: Leaderboard) -> str | None:
     return FAILED_IN_DIFFERENCES if any(cell["n_failed"] for cell in board["cells"]) else None
 
 
-def further_reasons(verdict: VerdictContents) -> list[str]:
+def further_reasons(verdict: Verdict) -> list[str]:
     """Those that no check gives: all of them where it names no checks."""
-    told = {check["detail"] for check in verdict.get("checks", ())}
-    return [reason for reason in verdict["reasons"] if reason not in told]
+    told = {check.detail for check in verdict.checks}
+    return [reason for reason in verdict.reasons if reason not in told]
 
 
 def cell_figures(cell: LeaderboardCell) -> tuple[str, str, str]:
@@ -141,17 +132,66 @@ def cell_figures(cell: LeaderboardCell) -> tuple[str, str, str]:
     return failed, cut_off, empty
 
 
-def noise_sentence(noise: Noise) -> str:
-    """How many answers changed against how many would by noise alone."""
-    return (
-        f"{counted(noise['changed'], 'answer')} changed; noise alone would change about "
-        f"{noise['expected_changed']:,.1f}: asked again with nothing changed, the engine answers "
-        f"{share(noise['flip_share'])} of the rows differently "
-        f"(95 % interval {share(noise['ci95'][0])} to {share(noise['ci95'][1])})."
-    )
-
-
 def rank(rank_range: Sequence[int]) -> str:
     """`1`, or `1–3` where the data leave it open."""
     best, worst = rank_range
     return str(best) if best == worst else f"{best}–{worst}"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The rows shown, in order, of all there are. changes: b − a of every row scored on both sides, by metric, but for
+    metrics of truth values."""
+
+    rows: tuple[Row, ...]
+    total: int
+    changed: int
+    changes: dict[str, array[float]]
+
+    def sentence(self, first: str) -> str:
+        """What was left out, given which rows come first; empty when nothing was."""
+        if len(self.rows) == self.total:
+            return ""
+        left_out = self.changed - sum(bool(row.change) for row in self.rows)
+        cut = f"{count(left_out)} changed rows are left out" if left_out else "every changed row is among them"
+        return f"{count(len(self.rows))} of {count(self.total)} rows are shown, {first} first; {cut}."
+
+
+def most_changed(row: Row) -> float:
+    """Orders rows by the size of the primary metric's change, whatever its direction."""
+    return -abs(row.change or 0.0)
+
+
+def worst_first(higher_is_better: bool | None) -> Callable[[Row], float]:
+    """Orders rows by loss in the primary metric, the greatest first; by size when neither direction is better."""
+
+    def order(row: Row) -> float:
+        gained = gain(row.change, higher_is_better)
+        return most_changed(row) if gained is None else gained
+
+    return order
+
+
+def select(rows: Iterable[Row], limit: int, order: Callable[[Row], float]) -> Selection:
+    """The first `limit` rows in the order given, in one pass and with no more of them in memory than are shown; among
+    equals failed rows come first, then the eval set's order."""
+    total = changed = 0
+    changes: dict[str, array[float]] = {}
+
+    def seen() -> Iterator[tuple[int, Row]]:
+        nonlocal total, changed
+        for row in rows:
+            total += 1
+            changed += bool(row.change)
+            for name in row.scores:
+                a, b = row.a.scores[name].value, row.b.scores[name].value
+                if a is not None and b is not None and not (isinstance(a, bool) and isinstance(b, bool)):
+                    changes.setdefault(name, array("d")).append(b - a)
+            yield total, row
+
+    def rank(numbered: tuple[int, Row]) -> tuple[float, bool, int]:
+        position, row = numbered
+        return order(row), not (row.a.output.error or row.b.output.error), position
+
+    chosen = tuple(row for _, row in heapq.nsmallest(limit, seen(), key=rank))
+    return Selection(chosen, total, changed, changes)

@@ -1,3 +1,5 @@
+"""HTML pages of comparisons and leaderboards, as a browser's parser takes them."""
+
 import json
 import re
 
@@ -5,7 +7,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmops.evaluation.reports.html import html, write_html
+from llmops.errors import CannotRun
+from llmops.evaluation.reports.html import (
+    LONGEST_TEXT,
+    Gap,
+    html,
+    leaderboard_html,
+    prompt_diff,
+    prompt_lines,
+    showable,
+    write_html,
+    write_leaderboard_html,
+)
+from llmops.evaluation.reports.markdown import leaderboard_markdown
+from llmops.evaluation.reports.wording import FAILED_IN_DIFFERENCES
+from llmops.pages.numbers import printable
+from tests.evaluation.reports.conftest import Check, Metric, difference, report, row, side, verdict
+from tests.pages.reading import Reading
 
 quick = settings(max_examples=25, deadline=None)
 
@@ -18,21 +36,21 @@ OWN_TAGS = {
 
 
 def block(page):
-    return json.loads(re.search(r'<script type="application/json" id="contents">(.*?)</script>', page, re.DOTALL)[1])
+    return re.search(r'<script type="application/json" id="contents">(.*?)</script>', page, re.DOTALL)[1]
 
 
-def test_nothing_from_outside_becomes_an_element_an_attribute_or_a_script(read, hostile_report):
-    found = read(html(hostile_report))
+def test_nothing_from_outside_becomes_an_element_an_attribute_or_a_script(hostile_report):
+    found = Reading(html(hostile_report))
     assert set(found.tags) <= OWN_TAGS
     assert "img" not in found.tags
     assert found.tags.count("script") == 2
     assert not any(name.startswith("on") for name, _ in found.attributes)
 
 
-def test_what_became_of_the_rows_and_every_reason_stand_on_the_page(read, make_report):
-    check = {"name": "rows", "kind": "rows", "metric": "correct", "outcome": "inconclusive", "detail": "40 failed"}
-    verdict = {"verdict": "inconclusive", "reasons": ["40 failed", "looser than an earlier gate"], "checks": [check]}
-    found = read(html(make_report(verdict=verdict)))
+def test_what_became_of_the_rows_and_every_reason_stand_on_the_page():
+    check = Check("rows", "rows", "correct", "inconclusive", "40 failed")
+    found_wanting = verdict("inconclusive", "40 failed", "looser than an earlier gate", checks=[check])
+    found = Reading(html(report(verdict=found_wanting)))
     assert "40 failed" in found.texts["td"]
     assert "looser than an earlier gate" in found.texts["li"]
     assert any(text.startswith("20 rows are in both runs; ") for text in found.texts["p"])
@@ -40,55 +58,55 @@ def test_what_became_of_the_rows_and_every_reason_stand_on_the_page(read, make_r
 
 @quick
 @given(text=st.text(st.characters(codec=None), max_size=60))
-def test_any_text_anywhere_leaves_the_page_with_the_same_elements(read, make_report, make_row, make_side, text):
+def test_any_text_anywhere_leaves_the_page_with_the_same_elements(text):
     def page(name):
-        return html(make_report(
-            title=name, suite=name, a=make_side("1", name=name, model=name), rows=[make_row(1, id=name, output_a=name)],
-            verdict={"verdict": "fail", "reasons": [name]},
+        return html(report(
+            title=name, suite=name, a=side("1", name=name, model=name), rows=[row(1, id=name, output_a=name)],
+            verdict=verdict("fail", name),
         ))  # fmt: skip
 
-    assert read(page(text)).tags == read(page("plain")).tags
+    assert Reading(page(text)).tags == Reading(page("plain")).tags
 
 
-def test_the_same_report_gives_the_same_page(make_report):
-    assert html(make_report()) == html(make_report())
+def test_the_same_report_gives_the_same_page():
+    assert html(report()) == html(report())
 
 
-def test_the_page_is_written_as_it_is_returned(make_report, tmp_path):
-    write_html(make_report(), tmp_path / "report.html")
-    assert (tmp_path / "report.html").read_text(encoding="utf-8") == html(make_report())
+def test_the_page_is_written_as_it_is_returned(tmp_path):
+    write_html(report(), tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == html(report())
 
 
 @pytest.mark.parametrize(
     ("outcome", "heading"), [("pass", "✓ Pass"), ("fail", "✕ Fail"), ("inconclusive", "? Inconclusive")]
 )
-def test_the_verdict_comes_first_in_words_and_sign(read, make_report, outcome, heading):
-    found = read(html(make_report(verdict={"verdict": outcome, "reasons": ["because <so>"]})))
+def test_the_verdict_comes_first_in_words_and_sign(outcome, heading):
+    found = Reading(html(report(verdict=verdict(outcome, "because <so>"))))
     assert found.texts["h2"][0] == heading
     assert found.text("li") == "because <so>"
 
 
-def test_without_a_gate_the_page_says_that_there_is_no_verdict(read, make_report):
-    assert read(html(make_report(verdict=None))).texts["h2"][0] == "No verdict"
+def test_without_a_gate_the_page_says_that_there_is_no_verdict():
+    assert Reading(html(report(verdict=None))).texts["h2"][0] == "No verdict"
 
 
-def test_the_checks_of_the_gate_are_listed_with_what_they_found(read, make_report):
-    found = read(html(make_report()))
+def test_the_checks_of_the_gate_are_listed_with_what_they_found():
+    found = Reading(html(report()))
     assert "✓ pass" in found.texts["td"]
     assert "superiority · correct" in found.texts["small"]
 
 
-def test_metrics_on_other_scales_have_a_table_of_their_own(read, make_report):
-    captions = read(html(make_report())).texts["caption"]
+def test_metrics_on_other_scales_have_a_table_of_their_own():
+    captions = Reading(html(report())).texts["caption"]
     assert captions[1:4] == ["Metrics from 0 to 1", "Metrics each on a scale of its own", "correct in each slice"]
 
 
-def test_the_slices_of_a_tag_stand_worst_first(read, make_report, make_difference):
+def test_the_slices_of_a_tag_stand_worst_first():
     slices = {
-        f"topic={name}": {"correct": make_difference(difference=gap, higher_is_better=False)}
+        f"topic={name}": {"correct": difference(difference=gap, higher_is_better=False)}
         for name, gap in (("good", -0.2), ("bad", 0.3), ("even", 0.0))
     }
-    found = read(html(make_report(comparison={"slices": slices})))
+    found = Reading(html(report(comparison={"slices": slices})))
     assert [text for text in found.texts["bdi"] if text.startswith("topic=")] == [
         "topic=bad",
         "topic=even",
@@ -96,63 +114,193 @@ def test_the_slices_of_a_tag_stand_worst_first(read, make_report, make_differenc
     ]
 
 
-def test_rows_without_a_score_are_said_of_the_side_they_are_on(read, make_report, make_side):
-    failed = {"correct": {"mean": 0.5, "n_scored": 18, "n_failed": 2, "ci95": None}}
-    notes = read(html(make_report(b=make_side("2", metrics=failed)))).texts["small"]
+def test_rows_without_a_score_are_said_of_the_side_they_are_on():
+    failed = {"correct": Metric(0.5, 18, 2, None)}
+    notes = Reading(html(report(b=side("2", metrics=failed)))).texts["small"]
     assert "decides; higher is better; no score in 2 rows of B" in notes
 
 
-def test_parameters_that_differ_come_first_and_are_marked(make_report, make_side):
-    page = html(make_report(b=make_side("2", params={"temperature": 0.7, "max_tokens": 16})))
+def test_parameters_that_differ_come_first_and_are_marked():
+    page = html(report(b=side("2", params={"temperature": 0.7, "max_tokens": 16})))
     assert page.index("≠ </span>temperature") < page.index(">max_tokens<")
     assert "≠ </span>max_tokens" not in page
 
 
-def test_metrics_of_whole_runs_are_shown_beside_what_the_runs_used(read, make_report, make_side):
-    macro = {"correct/macro_f1": {"mean": 0.25, "n_scored": 20, "n_failed": 0, "ci95": None}}
-    found = read(html(make_report(a=make_side("1", metrics=macro))))
+def test_metrics_of_whole_runs_are_shown_beside_what_the_runs_used():
+    macro = {"correct/macro_f1": Metric(0.25, 20, 0, None)}
+    found = Reading(html(report(a=side("1", metrics=macro))))
     assert "correct/macro_f1" in found.texts["th"]
     assert "0.250" in found.texts["bdi"]
 
 
-def test_the_prompts_are_compared_when_both_texts_are_known(read, make_report, make_side):
+def test_the_prompts_are_compared_when_both_texts_are_known():
     sides = [
-        make_side(n, prompt_text=[{"role": "system", "content": f"Be {w}."}])
-        for n, w in (("1", "brief"), ("2", "exact"))
+        side(n, prompt_text=[{"role": "system", "content": f"Be {w}."}]) for n, w in (("1", "brief"), ("2", "exact"))
     ]
-    found = read(html(make_report(a=sides[0], b=sides[1])))
+    found = Reading(html(report(a=sides[0], b=sides[1])))
     assert found.texts["mark"] == ["brief", "exact"]
-    same = read(html(make_report(a=sides[0], b=sides[0])))
+    same = Reading(html(report(a=sides[0], b=sides[0])))
     assert "Both runs used the same text." in same.texts["p"]
-    assert "The prompt’s text" not in read(html(make_report())).texts["h2"]
+    assert "The prompt’s text" not in Reading(html(report())).texts["h2"]
 
 
-def test_rows_beyond_the_limit_are_left_out_and_the_page_says_so(read, make_report):
-    page = html(make_report(), most_rows=3)
-    assert [row["change"] for row in block(page)["rows"]] == [-1.0, 1.0, -1.0]
+def test_rows_beyond_the_limit_are_left_out_and_the_page_says_so():
+    page = html(report(), most_rows=3)
+    assert [row["change"] for row in json.loads(block(page))["rows"]] == [-1.0, 1.0, -1.0]
     sentence = "3 of 20 rows are shown, those that changed most first; 7 changed rows are left out."
-    assert sentence in read(page).texts["p"]
+    assert sentence in Reading(page).texts["p"]
 
 
-def test_rows_may_come_from_an_iterator(make_report, make_row):
-    assert len(block(html(make_report(rows=iter([make_row(1), make_row(2)]))))["rows"]) == 2
+def test_rows_may_come_from_an_iterator():
+    assert len(json.loads(block(html(report(rows=iter([row(1), row(2)])))))["rows"]) == 2
 
 
-def test_the_filters_offer_the_slices_and_the_metrics_of_the_rows(read, make_report):
-    found = read(html(make_report()))
+def test_the_filters_offer_the_slices_and_the_metrics_of_the_rows():
+    found = Reading(html(report()))
     assert ("value", "topic=even") in found.attributes
     assert "even (10)" in found.texts["option"]
     assert "words" in found.texts["option"]
 
 
-def test_changes_of_numbers_are_drawn_and_those_of_truth_values_are_not(read, make_report, make_row):
-    moved = make_row(1, scores={"rouge": {"a": 0.1, "b": 0.4}, "correct": {"a": True, "b": False}})
-    assert read(html(make_report(rows=[moved]))).tags.count("figure") == 1
-    assert "figure" not in read(html(make_report())).tags
+def test_changes_of_numbers_are_drawn_and_those_of_truth_values_are_not():
+    moved = row(1, scores={"rouge": {"a": 0.1, "b": 0.4}, "correct": {"a": True, "b": False}})
+    assert Reading(html(report(rows=[moved]))).tags.count("figure") == 1
+    assert "figure" not in Reading(html(report())).tags
 
 
-def test_every_control_has_a_label_and_every_table_a_caption(read, make_report):
-    found = read(html(make_report()))
+def test_every_control_has_a_label_and_every_table_a_caption():
+    found = Reading(html(report()))
     labelled = {value for name, value in found.attributes if name == "for"}
     assert labelled == {"search", "slice", "metric", "outcome"}
     assert found.tags.count("caption") == found.tags.count("table")
+
+
+# Rows for the script
+
+
+@quick
+@given(text=st.text(st.characters(codec=None)))
+def test_any_text_reads_back_as_far_as_it_is_printable_and_none_ends_the_block(text):
+    rows = [row(1, output_a=text, output_b=f"</script><!--{text}", tags={text: text})]
+    contents = block(html(report(rows=rows)))
+    assert "<" not in contents
+    (read,) = json.loads(contents)["rows"]
+    shown = printable(text)
+    assert (read["output_a"], read["output_b"], read["tags"]) == (shown, f"</script><!--{shown}", {shown: shown})
+
+
+def test_the_block_says_what_the_script_needs_to_know_of_the_metrics():
+    about = json.loads(block(html(report())))["about"]
+    assert about["primary"] == "correct"
+    assert about["directions"] == {"correct": True, "words": None}
+    assert about["names"] == {"a": "qa@1,tiny@1", "b": "qa@2,tiny@1"}
+
+
+def test_long_texts_are_cut_and_numbers_that_json_lacks_are_named():
+    shown = showable({"text": "x" * (LONGEST_TEXT + 5), "scores": (float("nan"), float("inf"), 1.5, None, True)})
+    assert shown["text"].endswith("x … (5 characters more)")
+    assert shown["scores"] == ["nan", "inf", 1.5, None, True]
+
+
+# The prompt's text
+
+TURNS = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["system", "user"]), "content": st.text("ab \n")}))
+
+
+def turns(*contents):
+    return [{"role": "user", "content": content} for content in contents]
+
+
+def test_a_line_that_changed_a_little_has_its_words_marked():
+    found = prompt_diff(turns("Answer the question briefly."), turns("Answer the question at once."))
+    assert [(line.side, line.parts) for line in found] == [
+        ("both", (("# user", False),)),
+        ("a", (("Answer the question ", False), ("briefly", True), (".", False))),
+        ("b", (("Answer the question ", False), ("at once", True), (".", False))),
+    ]
+
+
+def test_lines_that_have_nothing_in_common_are_whole():
+    found = prompt_diff(turns("Short."), turns("Something else entirely, and long"))
+    assert [(line.side, line.parts) for line in found[1:]] == [
+        ("a", (("Short.", False),)),
+        ("b", (("Something else entirely, and long", False),)),
+    ]
+
+
+def test_long_stretches_that_both_share_are_folded_and_short_ones_are_not():
+    shared = "\n".join(f"line {number}" for number in range(20))
+    found = prompt_diff(turns("old", shared), turns("new", shared))
+    (gap,) = [part for part in found if isinstance(part, Gap)]
+    assert gap.lines[-1] == "line 19"
+    assert len(gap.lines) == 19
+    assert not any(isinstance(part, Gap) for part in prompt_diff(turns("old", "x"), turns("new", "x")))
+
+
+@quick
+@given(TURNS, TURNS)
+def test_both_prompts_can_be_read_back_from_the_diff(a, b):
+    sides = {"a": [], "b": []}
+    for part in prompt_diff(a, b):
+        for letter, lines in sides.items():
+            if isinstance(part, Gap):
+                lines.extend(part.lines)
+            elif part.side in ("both", letter):
+                lines.append("".join(text for text, _ in part.parts))
+    assert sides == {"a": prompt_lines(a), "b": prompt_lines(b)}
+
+
+# The leaderboard
+
+
+def test_cells_stand_with_rank_range_mean_and_interval(board):
+    found = Reading(leaderboard_html(board))
+    assert [text for text in found.texts["td"] if "–" in text and text[0].isdigit()] == ["2–3", "2–3"]
+    assert "0.700 to 0.900" in found.texts["small"]
+    assert "1 without a score" in found.texts["small"]
+    assert {"1 (5.0 %)", "9 (45.0 %)", "0"} <= set(found.texts["td"])
+    assert found.tags.count("svg") == 4
+
+
+def test_the_matrix_shows_each_difference_from_both_cells_and_marks_those_that_are_real(board):
+    fields = [text for text in Reading(leaderboard_html(board)).texts["td"] if text[0] in "▲▼○"]
+    assert fields == ["▲ +0.200", "▲ +0.250", "▼ −0.200", "○ +0.050", "▼ −0.250", "○ −0.050"]
+
+
+def test_a_difference_that_is_not_that_of_the_means_says_how_failed_rows_count(board):
+    assert FAILED_IN_DIFFERENCES in Reading(leaderboard_html(board)).texts["p"]
+    assert "a mean of one run alone is that of its scored rows" in leaderboard_markdown(board)
+    whole = {**board, "cells": [cell | {"n_failed": 0} for cell in board["cells"]]}
+    assert FAILED_IN_DIFFERENCES not in Reading(leaderboard_html(whole)).texts["p"]
+    assert "scored rows" not in leaderboard_markdown(whole)
+
+
+def test_rows_that_only_the_scorer_failed_on_stand_as_failed_in_every_leaderboard(board):
+    board["cells"][0] |= {"n_scored": 16, "n_failed": 4, "mean": 0.8}
+    assert board["cells"][0]["answers"]["failed"] == 0
+    assert "4 (20.0 %)" in Reading(leaderboard_html(board)).texts["td"]
+    assert "| 16 | 4 (20.0 %) |" in leaderboard_markdown(board)
+
+
+def test_names_of_cells_are_escaped_and_the_page_runs_no_script(board):
+    found = Reading(leaderboard_html(board))
+    assert "b" not in found.tags
+    assert "script" not in found.tags
+    assert "<b>small</b>" in found.texts["bdi"]
+
+
+def test_a_cell_without_any_score_has_no_plot_and_no_mean(board):
+    board["cells"][0] |= {"mean": None, "ci95": None}
+    assert Reading(leaderboard_html(board)).tags.count("svg") == 3
+
+
+def test_a_single_cell_has_nothing_to_differ_from(board):
+    alone = {**board, "cells": board["cells"][:1], "pairs": []}
+    assert Reading(leaderboard_html(alone)).texts["h2"] == ["Standings"]
+
+
+def test_the_page_is_written_or_the_failure_says_where(board, tmp_path):
+    write_leaderboard_html(board, tmp_path / "board.html")
+    assert (tmp_path / "board.html").read_text(encoding="utf-8") == leaderboard_html(board)
+    with pytest.raises(CannotRun, match="cannot write the report to"):
+        write_leaderboard_html(board, tmp_path)

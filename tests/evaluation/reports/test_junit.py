@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.evaluation.reports.junit import junit
-from tests.evaluation.reports.conftest import ROWS_TOLD
+from tests.evaluation.reports.conftest import ROWS_TOLD, Check, report, row, verdict
 
 quick = settings(max_examples=40, deadline=None)
 
@@ -19,66 +19,58 @@ def cases(root, suite):
 
 
 @pytest.mark.parametrize(("outcome", "failures"), [("pass", 0), ("fail", 1), ("inconclusive", 1)])
-def test_a_check_that_is_not_passed_is_a_failure_of_its_kind(make_report, outcome, failures):
-    check = {
-        "name": "floor of correct",
-        "kind": "floor",
-        "metric": "correct",
-        "outcome": outcome,
-        "detail": "0.4 < 0.5",
-    }
-    (case,) = cases(parsed(make_report(verdict={"verdict": outcome, "reasons": [], "checks": [check]})), "gate")
+def test_a_check_that_is_not_passed_is_a_failure_of_its_kind(outcome, failures):
+    check = Check("floor of correct", "floor", "correct", outcome, "0.4 < 0.5")
+    (case,) = cases(parsed(report(verdict=verdict(outcome, checks=[check]))), "gate")
     assert case.get("name") == "floor of correct (floor)"
     found = case.findall("failure")
     assert [(each.get("type"), each.get("message")) for each in found] == [(outcome, "0.4 < 0.5")] * failures
     assert case[0].text == "0.4 < 0.5"
 
 
-def test_a_verdict_without_checks_is_one_case(make_report):
-    (case,) = cases(parsed(make_report(verdict={"verdict": "fail", "reasons": ["one", "two"]})), "gate")
+def test_a_verdict_without_checks_is_one_case():
+    (case,) = cases(parsed(report(verdict=verdict("fail", "one", "two"))), "gate")
     assert case.find("failure").get("message") == "one; two"
 
 
-def test_what_became_of_the_rows_stands_in_the_case_that_checks_them(make_report):
-    check = {"name": "rows", "kind": "rows", "metric": "correct", "outcome": "inconclusive", "detail": ROWS_TOLD}
-    root = parsed(make_report(verdict={"verdict": "inconclusive", "reasons": [ROWS_TOLD], "checks": [check]}))
+def test_what_became_of_the_rows_stands_in_the_case_that_checks_them():
+    check = Check("rows", "rows", "correct", "inconclusive", ROWS_TOLD)
+    root = parsed(report(verdict=verdict("inconclusive", ROWS_TOLD, checks=[check])))
     (case,) = cases(root, "gate")
     assert (case.get("name"), case.find("failure").get("message")) == ("rows (rows)", ROWS_TOLD)
     assert root.get("failures") != "0"
 
 
-def test_without_a_gate_there_are_only_the_rows(make_report):
-    assert [suite.get("name") for suite in parsed(make_report(verdict=None))] == ["qa: rows"]
+def test_without_a_gate_there_are_only_the_rows():
+    assert [suite.get("name") for suite in parsed(report(verdict=None))] == ["qa: rows"]
 
 
-def test_a_row_fails_when_the_deciding_metric_got_worse(make_report, make_row):
-    rows = [make_row(1), make_row(2, 1.0), make_row(3, -1.0), make_row(4, None), make_row(5, -1.0, error_b="timed out")]
-    found = {
-        case.get("name"): [problem.tag for problem in case] for case in cases(parsed(make_report(rows=rows)), "rows")
-    }
+def test_a_row_fails_when_the_deciding_metric_got_worse():
+    rows = [row(1), row(2, 1.0), row(3, -1.0), row(4, None), row(5, -1.0, error_b="timed out")]
+    found = {case.get("name"): [problem.tag for problem in case] for case in cases(parsed(report(rows=rows)), "rows")}
     assert found == {"row-1": [], "row-2": [], "row-3": ["failure"], "row-4": [], "row-5": ["error"]}
 
 
-def test_a_row_whose_answer_has_no_score_is_an_error_even_where_the_other_sides_was_the_worst(make_report, make_row):
-    unscored = make_row(1, 0.0, scores={"correct": {"a": False, "b": None}})
-    (case,) = cases(parsed(make_report(rows=[unscored])), "rows")
+def test_a_row_whose_answer_has_no_score_is_an_error_even_where_the_other_sides_was_the_worst():
+    unscored = row(1, 0.0, scores={"correct": {"a": False, "b": None}})
+    (case,) = cases(parsed(report(rows=[unscored])), "rows")
     assert [(problem.tag, problem.get("type")) for problem in case] == [("error", "no-score")]
 
 
-def test_a_row_that_got_worse_shows_both_answers(make_report, make_row):
-    (case,) = cases(parsed(make_report(rows=[make_row(3, -1.0)])), "rows")
+def test_a_row_that_got_worse_shows_both_answers():
+    (case,) = cases(parsed(report(rows=[row(3, -1.0)])), "rows")
     assert case.find("failure").get("message") == "correct changed by −1.000"
     assert case.find("failure").text == "A: It is 3.\nB: It was 3."
 
 
-def test_no_row_fails_by_a_metric_of_which_neither_direction_is_better(make_report):
-    root = parsed(make_report(primary="words"))
+def test_no_row_fails_by_a_metric_of_which_neither_direction_is_better():
+    root = parsed(report(primary="words"))
     assert not root.findall("testsuite[@name='qa: rows']/testcase/failure")
 
 
-def test_the_counts_are_those_of_the_cases(make_report, make_row):
-    rows = [make_row(1), make_row(3, -1.0), make_row(5, 0.0, error_b="timed out")]
-    root = parsed(make_report(rows=rows))
+def test_the_counts_are_those_of_the_cases():
+    rows = [row(1), row(3, -1.0), row(5, 0.0, error_b="timed out")]
+    root = parsed(report(rows=rows))
     assert {name: root.get(name) for name in ("tests", "failures", "errors")} == {
         "tests": "4", "failures": "1", "errors": "1",
     }  # fmt: skip
@@ -86,9 +78,9 @@ def test_the_counts_are_those_of_the_cases(make_report, make_row):
         assert int(suite.get("tests")) == len(suite.findall("testcase"))
 
 
-def test_rows_beyond_the_limit_are_left_out_the_greatest_losses_are_kept_and_it_is_said(make_report, make_row):
-    rows = [make_row(number, -number / 100) for number in range(50)]
-    root = parsed(make_report(rows=rows), most_rows=3)
+def test_rows_beyond_the_limit_are_left_out_the_greatest_losses_are_kept_and_it_is_said():
+    rows = [row(number, -number / 100) for number in range(50)]
+    root = parsed(report(rows=rows), most_rows=3)
     assert [case.get("name") for case in cases(root, "rows")] == ["row-49", "row-48", "row-47"]
     properties = {found.get("name"): found.get("value") for found in root.iter("property")}
     assert properties == {"rows": "50", "rows_shown": "3", "metric": "correct", "answers": ROWS_TOLD}
@@ -99,11 +91,11 @@ def test_rows_beyond_the_limit_are_left_out_the_greatest_losses_are_kept_and_it_
 
 @quick
 @given(text=st.text(st.characters(codec=None), max_size=40))
-def test_any_text_gives_a_document_that_parses_with_the_same_cases(make_report, make_row, text):
-    check = {"name": text, "kind": "floor", "metric": text, "outcome": "fail", "detail": text}
-    root = parsed(make_report(
-        title=text, rows=[make_row(1, -1.0, id=text, output_a=text, output_b=text), make_row(2, error_b=text or "x")],
-        verdict={"verdict": "fail", "reasons": [text], "checks": [check]},
+def test_any_text_gives_a_document_that_parses_with_the_same_cases(text):
+    check = Check(text, "floor", text, "fail", text)
+    root = parsed(report(
+        title=text, rows=[row(1, -1.0, id=text, output_a=text, output_b=text), row(2, error_b=text or "x")],
+        verdict=verdict("fail", text, checks=[check]),
     ))  # fmt: skip
     assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("3", "2", "1")
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from llmops.evaluation.reports.markdown import escaped, leaderboard_markdown, markdown
+from tests.evaluation.reports.conftest import Check, difference, report, row, verdict
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -14,68 +15,68 @@ def rendered(text):
     return MarkdownIt("gfm-like", {"linkify": False}).render(text)
 
 
-def test_the_verdict_is_the_first_line(make_report):
-    assert markdown(make_report()).splitlines()[0] == "**✓ pass**: qa&#64;2 against qa&#64;1"
-    assert markdown(make_report(verdict=None)).startswith("**no verdict**: ")
+def test_the_verdict_is_the_first_line():
+    assert markdown(report()).splitlines()[0] == "**✓ pass**: qa&#64;2 against qa&#64;1"
+    assert markdown(report(verdict=None)).startswith("**no verdict**: ")
 
 
-def test_what_became_of_the_rows_is_said_with_a_verdict_and_without(make_report):
-    check = {"name": "rows", "kind": "rows", "metric": "correct", "outcome": "inconclusive", "detail": "40 failed"}
-    verdict = {"verdict": "inconclusive", "reasons": ["40 failed", "looser than an earlier gate"], "checks": [check]}
-    text = markdown(make_report(verdict=verdict))
+def test_what_became_of_the_rows_is_said_with_a_verdict_and_without():
+    check = Check("rows", "rows", "correct", "inconclusive", "40 failed")
+    found_wanting = verdict("inconclusive", "40 failed", "looser than an earlier gate", checks=[check])
+    text = markdown(report(verdict=found_wanting))
     assert "- ? rows: 40 failed\n- looser than an earlier gate\n" in text
-    assert "20 rows are in both runs" in markdown(make_report(verdict=None))
+    assert "20 rows are in both runs" in markdown(report(verdict=None))
 
 
-def test_significant_metrics_are_bold_and_others_are_not(make_report):
-    lines = markdown(make_report()).splitlines()
+def test_significant_metrics_are_bold_and_others_are_not():
+    lines = markdown(report()).splitlines()
     figures = "| correct | 0.500 | 0.700 | **▲ +0.200** | +0.100 to +0.300 | p = 0.004 | **better** |"
     assert f"{figures} 2 lost · 12 tied · 6 won |" in lines
     assert any(line.startswith("| words | 9.000 | 9.000 | ○ 0.000 |") for line in lines)
 
 
-def test_only_the_slices_that_moved_are_listed(make_report, make_difference):
-    text = markdown(make_report())
+def test_only_the_slices_that_moved_are_listed():
+    text = markdown(report())
     assert "| topic&#61;" not in text
     assert "| topic=even: correct |" in text
     assert "topic=odd" not in text
-    still = {"topic=odd": {"correct": make_difference(p_adjusted=0.5)}}
-    assert "No slice moved significantly." in markdown(make_report(comparison={"slices": still}))
+    still = {"topic=odd": {"correct": difference(p_adjusted=0.5)}}
+    assert "No slice moved significantly." in markdown(report(comparison={"slices": still}))
 
 
-def test_of_many_slices_that_moved_the_worst_are_kept_and_the_cut_is_said(make_report, make_difference):
-    slices = {f"n={number}": {"correct": make_difference(difference=number / 100)} for number in range(1, 31)}
-    text = markdown(make_report(comparison={"slices": slices}))
+def test_of_many_slices_that_moved_the_worst_are_kept_and_the_cut_is_said():
+    slices = {f"n={number}": {"correct": difference(difference=number / 100)} for number in range(1, 31)}
+    text = markdown(report(comparison={"slices": slices}))
     assert "The 20 worst of 30." in text
     assert "| n=1: correct |" in text
     assert "| n=21: correct |" not in text
 
 
-def test_at_most_ten_of_the_rows_that_got_worse_are_shown_and_all_are_counted(make_report, make_row):
-    rows = [make_row(number, -number / 100) for number in range(40)]
-    text = markdown(make_report(rows=rows))
+def test_at_most_ten_of_the_rows_that_got_worse_are_shown_and_all_are_counted():
+    rows = [row(number, -number / 100) for number in range(40)]
+    text = markdown(report(rows=rows))
     assert "<summary>39 rows got worse in correct: the 10 worst of them</summary>" in text
     assert re.findall(r"<code>row-(\d+)</code>", text) == [str(number) for number in range(39, 29, -1)]
 
 
-def test_a_gain_of_a_metric_that_should_be_low_is_a_regression(make_report, make_row, make_difference):
-    metrics = {"correct": make_difference(higher_is_better=False)}
-    text = markdown(make_report(comparison={"metrics": metrics}, rows=[make_row(1, -1.0), make_row(2, 1.0)]))
+def test_a_gain_of_a_metric_that_should_be_low_is_a_regression():
+    metrics = {"correct": difference(higher_is_better=False)}
+    text = markdown(report(comparison={"metrics": metrics}, rows=[row(1, -1.0), row(2, 1.0)]))
     assert re.findall(r"<code>(row-\d+)</code>", text) == ["row-2"]
 
 
-def test_a_row_without_an_answer_says_why(make_report, make_row):
-    text = markdown(make_report(rows=[make_row(1, -1.0, output_b="", error_b="timed out")]))
+def test_a_row_without_an_answer_says_why():
+    text = markdown(report(rows=[row(1, -1.0, output_b="", error_b="timed out")]))
     assert "<code>failed: timed out</code>" in text
 
 
-def test_the_noise_and_the_power_of_the_comparison_are_told(make_report):
-    assert "noise alone would change about 0.4" in markdown(make_report())
-    assert "20 rows show a difference of 0.3" in markdown(make_report())
+def test_the_noise_and_the_power_of_the_comparison_are_told():
+    assert "noise alone would change about 0.4" in markdown(report())
+    assert "20 rows show a difference of 0.3" in markdown(report())
 
 
-def test_a_verdict_without_checks_gives_its_reasons(make_report):
-    assert "- too few rows" in markdown(make_report(verdict={"verdict": "fail", "reasons": ["too few rows"]}))
+def test_a_verdict_without_checks_gives_its_reasons():
+    assert "- too few rows" in markdown(report(verdict=verdict("fail", "too few rows")))
 
 
 @quick
@@ -104,10 +105,10 @@ def test_nothing_from_outside_becomes_markup(hostile_report):
     assert set(re.findall(r"</?([a-z0-9]+)", page)) <= own
 
 
-def test_a_comment_fits_into_what_github_takes(make_report, make_row):
+def test_a_comment_fits_into_what_github_takes():
     long = "*[" * 5000
-    rows = [make_row(n, -1.0, id=long, inputs={"q": long}, output_a=long, output_b=long) for n in range(50)]
-    assert len(markdown(make_report(rows=rows))) < 65_536
+    rows = [row(n, -1.0, id=long, inputs={"q": long}, output_a=long, output_b=long) for n in range(50)]
+    assert len(markdown(report(rows=rows))) < 65_536
 
 
 def test_the_leaderboard_gives_rank_ranges_and_only_the_differences_that_are_real(board):

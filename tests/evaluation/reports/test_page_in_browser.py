@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from llmops.evaluation.reports.html import html
+from tests.evaluation.reports.conftest import report, row
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -37,48 +38,48 @@ def open_page(tmp_path):
     return load
 
 
-def test_rows_are_listed_worst_first_and_a_few_at_a_time(open_page, make_report, make_row):
-    rows = [make_row(number, -number / 100) for number in range(60)]
-    shown = open_page(html(make_report(rows=rows)))
+def test_rows_are_listed_worst_first_and_a_few_at_a_time(open_page):
+    rows = [row(number, -number / 100) for number in range(60)]
+    shown = open_page(html(report(rows=rows)))
     assert re.findall(r"<h3>(row-\d+)</h3>", shown) == [f"row-{number}" for number in range(59, 34, -1)]
     assert "60 of 60 rows match; the first 25 are listed." in shown
     assert ">Show 25 more</button>" in shown
 
 
-def test_the_button_lists_more_until_there_are_no_more(open_page, make_report, make_row):
-    rows = [make_row(number) for number in range(30)]
-    shown = open_page(html(make_report(rows=rows)), act='document.getElementById("more").click()')
+def test_the_button_lists_more_until_there_are_no_more(open_page):
+    rows = [row(number) for number in range(30)]
+    shown = open_page(html(report(rows=rows)), act='document.getElementById("more").click()')
     assert shown.count("<article") == 30
     assert re.search(r'<button[^>]*id="more"[^>]*hidden', shown)
 
 
-def test_the_filters_narrow_the_rows_and_count_what_each_would_leave(open_page, make_report):
+def test_the_filters_narrow_the_rows_and_count_what_each_would_leave(open_page):
     act = """
       document.getElementById("slice").value = "topic=odd";
       document.getElementById("outcome").value = "worse";
       document.getElementById("search").value = "WHAT 17";
       document.getElementById("filters").dispatchEvent(new Event("input"));
     """
-    shown = open_page(html(make_report()), act)
+    shown = open_page(html(report()), act)
     assert re.findall(r"<h3>(row-\d+)</h3>", shown) == ["row-17"]
     assert "1 of 20 rows match" in shown
     assert ">got worse (1)</option>" in shown
     assert ">got better (0)</option>" in shown
 
 
-def test_the_words_that_differ_are_marked_on_both_sides(open_page, make_report, make_row):
-    changed = make_row(1, -1.0, output_a="It was the old red mill.", output_b="It was the new mill.")
-    shown = open_page(html(make_report(rows=[changed])))
+def test_the_words_that_differ_are_marked_on_both_sides(open_page):
+    changed = row(1, -1.0, output_a="It was the old red mill.", output_b="It was the new mill.")
+    shown = open_page(html(report(rows=[changed])))
     assert re.findall(r"<del>(.*?)</del>", shown) == ["old red"]
     assert re.findall(r"<ins>(.*?)</ins>", shown) == ["new"]
 
 
-def test_equal_answers_are_shown_once_and_missing_ones_with_their_reason(open_page, make_report, make_row):
+def test_equal_answers_are_shown_once_and_missing_ones_with_their_reason(open_page):
     rows = [
-        make_row(1, output_a="the same text", output_b="the same text"),
-        make_row(2, output_b="", error_b="timed out"),
+        row(1, output_a="the same text", output_b="the same text"),
+        row(2, output_b="", error_b="timed out"),
     ]
-    shown = open_page(html(make_report(rows=rows)))
+    shown = open_page(html(report(rows=rows)))
     assert shown.count("the same text") == 1
     assert "✕ no answer: timed out" in shown
 
