@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 
+from llmops.engines.openai import OpenAIEngine
 from llmops.engines.opening import ENGINE_NAMES, engine_identity, engine_name, open_engine
 from llmops.engines.protocol import generate
 from llmops.engines.upstreams import ReplicatedEngine, UpstreamsEngine
@@ -76,27 +77,15 @@ def test_a_format_of_another_version_of_the_software_is_named():
         engine_name(of("onnx"), Settings())
 
 
-def test_a_gguf_is_opened_by_llamacpp_as_announced(settings, register, tiny_gguf, ask):
-    model = register(tiny_gguf)
+@pytest.mark.parametrize(("kind", "name"), [("tiny_gguf", "llamacpp"), ("tiny_model_folder", "transformers")])
+def test_weights_are_opened_by_the_engine_of_their_format_as_announced(settings, register, ask, request, kind, name):
+    model = register(request.getfixturevalue(kind))
     announced = engine_identity(model, settings)
     engine = open_engine(model, settings)
     try:
         assert engine.identity == announced
-        assert announced.name == "llamacpp"
-        assert (engine.slots, announced.settings["context"]) == (2, 256)
-        assert asyncio.run(generate(engine, ask(max_tokens=2))).usage.tokens_out == 2
-    finally:
-        asyncio.run(engine.close())
-
-
-def test_a_folder_is_opened_by_transformers_as_announced(settings, register, tiny_model_folder, ask):
-    model = register(tiny_model_folder)
-    announced = engine_identity(model, settings)
-    engine = open_engine(model, settings)
-    try:
-        assert engine.identity == announced
-        assert announced.name == "transformers"
-        assert engine.slots == 2
+        assert (announced.name, engine.slots) == (name, 2)
+        assert announced.settings.get("context", 256) == 256
         assert asyncio.run(generate(engine, ask(max_tokens=2))).usage.tokens_out == 2
     finally:
         asyncio.run(engine.close())
@@ -109,44 +98,38 @@ def test_the_fake_engine_opens_anything_as_announced_and_needs_no_weights(settin
         assert asyncio.run(generate(engine, ask())).text == "You said: hello"
 
 
-def test_an_upstream_is_opened_as_announced_without_connecting(settings, monkeypatch):
-    engine = open_engine(UPSTREAM, settings)
-    assert engine.identity == engine_identity(UPSTREAM, settings)
-    assert engine.identity.build == "http://127.0.0.1:9/v1"
-    assert engine.identity.settings == {"model": "big"}
-    assert engine.slots == 2
-    asyncio.run(engine.close())
-
-
-def test_an_upstreams_key_variable_comes_with_the_model(settings, monkeypatch):
-    monkeypatch.delenv("UPSTREAM_KEY", raising=False)
-    model = ModelVersion(
-        "up", 1, UPSTREAM.source, "openai", UPSTREAM.sha256, provenance={"key_variable": "UPSTREAM_KEY"}
-    )
-    with pytest.raises(CannotRun, match="the environment variable UPSTREAM_KEY holds no key"):
-        open_engine(model, settings)
-
-
 SEVERAL = "openai:http://127.0.0.1:9/v1*3,http://127.0.0.1:19/v1#big"
 
 
-def test_several_upstreams_are_opened_as_one_engine_as_announced(settings, monkeypatch):
-    monkeypatch.setenv("SECOND_KEY", "sesame")
-    model = ModelVersion("up", 1, SEVERAL, "openai", "0" * 64, provenance={"key_variable": "-,SECOND_KEY"})
-    engine = open_engine(model, settings)
-    assert isinstance(engine, UpstreamsEngine)
-    assert engine.identity == engine_identity(model, settings)
-    assert engine.identity.build == "http://127.0.0.1:9/v1, http://127.0.0.1:19/v1"
-    assert engine.identity.settings == {"model": "big"}
-    assert engine.slots == 4
+def upstream(source, key_variable=None):
+    return ModelVersion("up", 1, source, "openai", "0" * 64, provenance={"key_variable": key_variable})
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "build", "slots"),
+    [
+        (UPSTREAM.source, OpenAIEngine, "http://127.0.0.1:9/v1", 2),
+        (SEVERAL, UpstreamsEngine, "http://127.0.0.1:9/v1, http://127.0.0.1:19/v1", 4),
+    ],
+)
+def test_upstreams_are_opened_as_one_engine_as_announced_without_connecting(settings, source, kind, build, slots):
+    engine = open_engine(upstream(source), settings)
+    assert isinstance(engine, kind)
+    assert engine.identity == engine_identity(upstream(source), settings)
+    assert (engine.identity.build, engine.identity.settings, engine.slots) == (build, {"model": "big"}, slots)
     asyncio.run(engine.close())
 
 
-def test_the_key_of_any_upstream_must_be_there(settings, monkeypatch):
-    monkeypatch.delenv("SECOND_KEY", raising=False)
-    model = ModelVersion("up", 1, SEVERAL, "openai", "0" * 64, provenance={"key_variable": "-,SECOND_KEY"})
-    with pytest.raises(CannotRun, match=r"127\.0\.0\.1:19/v1: the environment variable SECOND_KEY holds no key"):
+@pytest.mark.parametrize(
+    ("model", "server"),
+    [(upstream(UPSTREAM.source, "THE_KEY"), "127.0.0.1:9"), (upstream(SEVERAL, "-,THE_KEY"), "127.0.0.1:19")],
+)
+def test_the_key_of_every_upstream_comes_with_the_model_and_must_be_there(settings, monkeypatch, model, server):
+    monkeypatch.delenv("THE_KEY", raising=False)
+    with pytest.raises(CannotRun, match=f"{server}/v1: the environment variable THE_KEY holds no key"):
         open_engine(model, settings)
+    monkeypatch.setenv("THE_KEY", "sesame")
+    asyncio.run(open_engine(model, settings).close())
 
 
 @pytest.mark.parametrize(
@@ -182,8 +165,12 @@ def test_a_setting_says_whether_whole_answers_are_streamed(settings, ask, settin
 
 
 @pytest.mark.parametrize(("kind", "engine"), [("tiny_gguf", "llamacpp"), ("tiny_model_folder", "transformers")])
-def test_corrupted_weights_are_never_loaded_and_the_cure_is_named(settings, register, kind, engine, request):
+def test_weights_that_are_missing_or_corrupted_are_never_loaded_and_the_cure_is_named(
+    settings, register, tmp_path, kind, engine, request
+):
     model = register(request.getfixturevalue(kind))
+    with pytest.raises(CannotRun, match="not on this machine; run `llmops models pull tiny@1`"):
+        open_engine(model, Settings(home=tmp_path / "other"), engine)
     path = settings.models_dir / model.path
     damaged = path / "config.json" if path.is_dir() else path
     damaged.write_bytes(damaged.read_bytes() + b" ")  # both would still load
@@ -191,14 +178,6 @@ def test_corrupted_weights_are_never_loaded_and_the_cure_is_named(settings, regi
         open_engine(model, settings, engine)
     assert str(path) in str(caught.value)
     assert "delete it and run `llmops models pull tiny@1`" in str(caught.value)
-
-
-@pytest.mark.parametrize(("kind", "engine"), [("tiny_gguf", "llamacpp"), ("tiny_model_folder", "transformers")])
-def test_missing_weights_say_how_to_get_them(settings, register, tmp_path, kind, engine, request):
-    model = register(request.getfixturevalue(kind))
-    elsewhere = Settings(home=tmp_path / "other")
-    with pytest.raises(CannotRun, match="not on this machine; run `llmops models pull tiny@1`"):
-        open_engine(model, elsewhere, engine)
 
 
 @pytest.mark.parametrize(

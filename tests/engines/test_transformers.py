@@ -1,4 +1,4 @@
-""""""
+"""Batches, refusals and log-likelihoods of the transformers engine."""
 
 from __future__ import annotations
 
@@ -41,15 +41,6 @@ def steps(engine, monkeypatch):
 
     monkeypatch.setattr(engine._model, "forward", counted)
     return seen
-
-
-async def test_it_streams_text_and_ends_with_usage_only_in_the_last_chunk(engine, ask):
-    chunks = [chunk async for chunk in engine.stream(ask(max_tokens=20))]
-    assert len(chunks) > 3
-    assert all(chunk.text and chunk.finish_reason is None and chunk.usage is None for chunk in chunks[:-1])
-    assert (chunks[-1].text, chunks[-1].finish_reason) == ("", "length")
-    assert chunks[-1].usage.tokens_in == len(PREFIX + "hello" + SUFFIX)
-    assert chunks[-1].usage.tokens_out == 20
 
 
 async def test_the_answer_is_what_the_model_itself_generates(engine, ask):
@@ -97,21 +88,6 @@ async def test_a_short_row_ends_before_its_batch_does(engine, ask):
     await asyncio.sleep(0.01)  # the next ones wait together, so they are one batch
     await asyncio.gather(blocker, run("short", 2), watch())
     assert ended[0][1] < len(progress) / 2
-
-
-@pytest.mark.parametrize("limit", [1, 2, 17])
-async def test_the_limit_of_tokens_is_kept(engine, ask, limit):
-    answer = await generate(engine, ask("limit", max_tokens=limit))
-    assert (answer.usage.tokens_out, answer.finish_reason) == (limit, "length")
-
-
-async def test_a_stop_string_ends_the_answer_before_itself(engine, ask):
-    whole = (await generate(engine, ask(max_tokens=60))).text
-    stop = whole[20:23]
-    answer = await generate(engine, ask(max_tokens=60, stop=[stop, "never said"]))
-    assert answer.text == whole[: whole.index(stop)]
-    assert answer.finish_reason == "stop"
-    assert answer.usage.tokens_out < 60
 
 
 async def test_no_chunk_holds_a_piece_of_the_stop_string(engine, ask):
