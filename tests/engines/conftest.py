@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy as np
 import pytest
 import tokenizers
-from gguf.quants import quantize
 
 from llmops.generation import GenerationParameters, GenerationRequest
+from tests.gguf_files import write_llama
 
 TEMPLATE = (
     "{% for message in messages %}{{ '<' + message['role'] + '>' + message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 )
 POSITIONS = 256
-_WIDTH = 64
 
 MakeRequest = Callable[..., GenerationRequest]
 
@@ -83,94 +81,42 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random llama of one layer that never ends an answer by itself: its end token's logit is always zero."""
-    path = tmp_path_factory.mktemp("tiny-gguf") / "tiny.gguf"
-    chance, width = np.random.default_rng(7), 32
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *map(chr, range(33, 127)), "▁"]
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(100_000)
-    writer.add_embedding_length(width)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(2 * width)
-    writer.add_head_count(2)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(width // 2)
-    writer.add_vocab_size(len(tokens))
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(tokens)
-    writer.add_token_scores([0.0] * 259 + [-1.0] * (len(tokens) - 259))
-    writer.add_token_types([2, 3, 3, *[6] * 256, *[1] * (len(tokens) - 259)])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_add_bos_token(False)
-    writer.add_add_space_prefix(False)
-    writer.add_chat_template(TEMPLATE)
 
-    def matrix(*shape: int) -> np.ndarray:
-        return (chance.standard_normal(shape) * 0.3).astype(np.float32)
+    def prepare(writer: gguf.GGUFWriter) -> None:
+        writer.add_vocab_size(len(tokens))
+        writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(tokens)
+        writer.add_token_scores([0.0] * 259 + [-1.0] * (len(tokens) - 259))
+        writer.add_token_types([2, 3, 3, *[6] * 256, *[1] * (len(tokens) - 259)])
+        writer.add_bos_token_id(1)
+        writer.add_eos_token_id(2)
+        writer.add_unk_token_id(0)
+        writer.add_add_space_prefix(False)
+        writer.add_chat_template(TEMPLATE)
 
-    output = matrix(len(tokens), width)
-    output[2] = 0
-    tensors = {"token_embd": matrix(len(tokens), width), "output": output}
-    shapes = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (width, width))
-    shapes |= {"ffn_gate": (2 * width, width), "ffn_up": (2 * width, width), "ffn_down": (width, 2 * width)}
-    tensors |= {f"blk.0.{name}": matrix(*shape) for name, shape in shapes.items()}
-    tensors |= {name: np.ones(width, np.float32) for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm")}
-    for name, tensor in tensors.items():
-        writer.add_tensor(f"{name}.weight", tensor)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    path = tmp_path_factory.mktemp("tiny-gguf") / "tiny.gguf"
+    return write_llama(path, width=32, kind="F32", tokens=len(tokens), silent=2, prepare=prepare)
 
 
 @pytest.fixture(scope="session")
 def byte_level_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random llama of one layer, 8-bit, with one token a byte: the smallest file that OpenVINO reads."""
-    path = tmp_path_factory.mktemp("byte-level") / "tiny.gguf"
     tokens = ["<|endoftext|>", *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()), "Ġt"]
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(100_000)
-    writer.add_embedding_length(_WIDTH)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(2 * _WIDTH)
-    writer.add_head_count(2)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(_WIDTH // 2)
-    writer.add_rope_freq_base(10_000.0)
-    writer.add_vocab_size(len(tokens))
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3] + [1] * (len(tokens) - 1))
-    writer.add_token_merges(["Ġ t"])
-    for add in (writer.add_bos_token_id, writer.add_eos_token_id, writer.add_unk_token_id, writer.add_pad_token_id):
-        add(0)
-    writer.add_add_bos_token(False)
-    writer.add_chat_template(TEMPLATE)
-    chance = np.random.default_rng(7)
 
-    def matrix(*shape: int) -> Any:
-        return (chance.standard_normal(shape) * 0.3).astype(np.float32)
+    def prepare(writer: gguf.GGUFWriter) -> None:
+        writer.add_rope_freq_base(10_000.0)
+        writer.add_vocab_size(len(tokens))
+        writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("smollm")
+        writer.add_token_list(tokens)
+        writer.add_token_types([3] + [1] * (len(tokens) - 1))
+        writer.add_token_merges(["Ġ t"])
+        for add in (writer.add_bos_token_id, writer.add_eos_token_id, writer.add_unk_token_id, writer.add_pad_token_id):
+            add(0)
+        writer.add_chat_template(TEMPLATE)
 
-    output = matrix(len(tokens), _WIDTH)
-    output[0] = 0  # the end token is never the likeliest
-    tensors = {"token_embd": matrix(len(tokens), _WIDTH), "output": output}
-    shapes = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (_WIDTH, _WIDTH))
-    shapes |= {"ffn_gate": (2 * _WIDTH, _WIDTH), "ffn_up": (2 * _WIDTH, _WIDTH), "ffn_down": (_WIDTH, 2 * _WIDTH)}
-    tensors |= {f"blk.0.{name}": matrix(*shape) for name, shape in shapes.items()}
-    eight_bit = gguf.GGMLQuantizationType.Q8_0
-    for name, tensor in tensors.items():
-        writer.add_tensor(f"{name}.weight", quantize(tensor, eight_bit), raw_dtype=eight_bit)
-    for name in ("output_norm", "blk.0.attn_norm", "blk.0.ffn_norm"):
-        writer.add_tensor(f"{name}.weight", np.ones(_WIDTH, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    path = tmp_path_factory.mktemp("byte-level") / "tiny.gguf"
+    return write_llama(path, width=64, kind="Q8_0", tokens=len(tokens), silent=0, prepare=prepare)

@@ -6,6 +6,7 @@ import pytest
 
 from llmops.errors import Corrupted, UsageError
 from llmops.models.quantise import TYPES, requantise
+from tests.gguf_files import write_gguf
 
 
 def tensors(path):
@@ -79,37 +80,24 @@ def test_an_unknown_type_names_those_there_are(parent_gguf, tmp_path, type_name)
     assert not (tmp_path / "out.gguf").exists()
 
 
-def write(path, **matrices: np.ndarray):
-    writer = gguf.GGUFWriter(str(path), arch="llama")
-    for name, matrix in matrices.items():
-        writer.add_tensor(name, matrix)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 def test_a_file_of_vectors_only_is_copied(tmp_path):
-    write(tmp_path / "in.gguf", v=np.arange(8, dtype=np.float32))
+    write_gguf(tmp_path / "in.gguf", {"v": (np.arange(8, dtype=np.float32), "F32")}, lambda _: None)
     requantise(tmp_path / "in.gguf", tmp_path / "out.gguf", "Q4_0")
-    assert tensors(tmp_path / "out.gguf")["v"].data.tolist() == list(range(8))
+    assert tensors(tmp_path / "out.gguf")["v.weight"].data.tolist() == list(range(8))
 
 
 def test_rows_that_do_not_fit_the_types_blocks_name_the_tensor(tmp_path):
-    write(tmp_path / "in.gguf", odd=np.ones((3, 33), dtype=np.float32))
-    with pytest.raises(UsageError, match="odd: cannot be stored as Q4_0"):
+    write_gguf(tmp_path / "in.gguf", {"odd": (np.ones((3, 33), dtype=np.float32), "F32")}, lambda _: None)
+    with pytest.raises(UsageError, match=r"odd\.weight: cannot be stored as Q4_0"):
         requantise(tmp_path / "in.gguf", tmp_path / "out.gguf", "Q4_0")
 
 
-def test_a_file_that_is_no_gguf_is_named(tmp_path):
-    (tmp_path / "x.gguf").write_bytes(b"not a model at all" * 10)
+@pytest.mark.parametrize("content", [b"not a model at all" * 10, None])
+def test_a_file_that_is_absent_or_no_gguf_is_named(tmp_path, content):
+    if content is not None:
+        (tmp_path / "x.gguf").write_bytes(content)
     with pytest.raises(Corrupted, match=r"x\.gguf: not a readable GGUF file"):
         requantise(tmp_path / "x.gguf", tmp_path / "out.gguf", "Q4_0")
-
-
-def test_an_absent_file_is_named(tmp_path):
-    with pytest.raises(Corrupted, match=r"none\.gguf: not a readable GGUF file"):
-        requantise(tmp_path / "none.gguf", tmp_path / "out.gguf", "Q4_0")
 
 
 @pytest.mark.parametrize("part", [0.0, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])

@@ -16,6 +16,7 @@ from llmops.registry import Registry
 from llmops.registry import model_registration as models
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
+from tests.gguf_files import write_gguf
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +32,9 @@ def registry(settings: Settings) -> Registry:
 @pytest.fixture(scope="module")
 def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real GGUF file of one matrix and one vector."""
-    import gguf as library
-
-    path = tmp_path_factory.mktemp("weights") / "tiny.Q8_0.gguf"
     matrix = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
-    kind = library.GGMLQuantizationType.Q8_0
-    writer = library.GGUFWriter(str(path), arch="llama")
-    writer.add_tensor("blk.0.attn_q.weight", library.quants.quantize(matrix, kind), raw_dtype=kind)
-    writer.add_tensor("output_norm.weight", np.ones(64, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    tensors = {"blk.0.attn_q": (matrix, "Q8_0"), "output_norm": (np.ones(64, dtype=np.float32), "F32")}
+    return write_gguf(tmp_path_factory.mktemp("weights") / "tiny.Q8_0.gguf", tensors, lambda _: None)
 
 
 def say(_text: str) -> None:
