@@ -29,7 +29,6 @@ def audit(home: Path) -> AuditLog:
 
 def test_list_shows_entries_of_all_or_of_one_app(audit: AuditLog, llmops: Run) -> None:
     everything, of_one = llmops("audit", "list", "--json"), llmops("audit", "list", "--app", "assistant", "--json")
-
     assert everything.code == of_one.code == 0
     assert everything.json["total"] == 4
     assert everything.json["entries"] == [entry.to_json() for entry in audit.entries()]
@@ -42,9 +41,7 @@ def test_list_shows_entries_of_all_or_of_one_app(audit: AuditLog, llmops: Run) -
 
 def test_an_empty_log_is_whole(home: Path, llmops: Run) -> None:
     assert llmops("audit", "list", "--json").json == {"entries": [], "total": 0}
-
     found = llmops("audit", "verify", "--chain-only", "--json")
-
     assert (found.code, found.json["whole"], found.json["head"]) == (0, True, None)
 
 
@@ -54,9 +51,7 @@ def test_verify_names_the_entry_that_was_altered(audit: AuditLog, llmops: Run) -
         connection.exec_driver_sql("DROP TRIGGER audit_log_no_update")
         connection.exec_driver_sql("UPDATE audit_log SET actor = 'nobody' WHERE seq = 2")
     engine.dispose()
-
     found = llmops("audit", "verify", "--json")
-
     assert found.code == 1
     assert found.json["broken"] == {"seq": 2, "why": "was altered: its hash is another one"}
     assert "BROKEN at entry 2: it was altered" in llmops("audit", "verify", "--chain-only").out
@@ -70,17 +65,14 @@ def test_verify_finds_with_a_head_that_entries_were_cut_off(audit: AuditLog, llm
         connection.exec_driver_sql("DROP TRIGGER audit_log_no_delete")
         connection.exec_driver_sql("DELETE FROM audit_log WHERE seq > 2")
     engine.dispose()
-
     assert llmops("audit", "verify", "--chain-only").code == 0
     found = llmops("audit", "verify", "--chain-only", "--head", head, "--json")
-
     assert (found.code, found.json["broken"]["seq"]) == (1, 3)
 
 
 @pytest.mark.parametrize("head", ["", "abc", "g" * 64])
 def test_a_head_that_is_no_hash_is_a_usage_error(home: Path, llmops: Run, head: str) -> None:
     found = llmops("audit", "verify", "--head", head)
-
     assert found.code == 2
     assert "--head" in found.err
 
@@ -95,16 +87,13 @@ def test_what_the_commands_move_is_on_record_and_what_mlflow_moves_is_found(home
     assert llmops("promote", "assistant@1", "--force", "--why", "first one").code == 0
     assert llmops("promote", "assistant@2", "--force", "--why", "better").code == 0
     assert llmops("rollback", "assistant").code == 0
-
     found = llmops("audit", "verify")
     assert found.code == 0
     assert "the chain is whole: 8 entries, head " in found.out
     listed = llmops("audit", "list", "--app", "assistant").out
     assert "begins: champion none → assistant@1; first one" in listed
     assert "done (began with 3)" in listed
-
     registry.store.client.set_registered_model_alias("assistant", "champion", "2")
-
     found = llmops("audit", "verify", "--json")
     assert found.code == 1
     assert found.json["moved"] == [

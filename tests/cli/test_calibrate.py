@@ -43,7 +43,6 @@ def test_a_trusted_judge_exits_0_and_says_all_of_the_contract_in_one_object(
     llmops: Run, judge: ScriptedJudge, labels: str
 ) -> None:
     done = llmops("eval", "calibrate-judge", labels, "--judge", f"openai:{judge.base_url}#good", "--json")
-
     assert done.code == 0
     assert {
         "judge", "kappa", "ci95", "agreement", "n", "n_failed", "confusion", "length_bias", "position_bias", "trusted",
@@ -54,7 +53,6 @@ def test_a_trusted_judge_exits_0_and_says_all_of_the_contract_in_one_object(
 
 def test_an_untrusted_judge_exits_1_and_the_table_says_why(llmops: Run, judge: ScriptedJudge, labels: str) -> None:
     done = llmops("eval", "calibrate-judge", labels, "--judge", f"openai:{judge.base_url}#kind")
-
     assert done.code == 1
     assert "untrusted, it cannot gate: its judge's agreement with people, κ 0.00" in done.out
     assert "judge: true" in done.out
@@ -69,9 +67,7 @@ def test_pairs_show_the_bias_by_position(llmops: Run, judge: ScriptedJudge, tmp_
         for i in range(50)
     ]  # fmt: skip
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
     done = llmops("eval", "calibrate-judge", "pairs.jsonl", "--judge", f"openai:{judge.base_url}#good")
-
     assert done.code == 0
     assert "verdicts that turn with the order" in done.out
     assert "trusted: κ is surely 0.6 or more" in done.out
@@ -83,7 +79,6 @@ def test_a_judge_out_of_reach_exits_3_and_a_missing_one_2(
     missing = llmops("eval", "calibrate-judge", labels)
     assert missing.code == 2
     assert "--judge openai:URL#MODEL" in missing.err
-
     keyless = llmops(
         "eval", "calibrate-judge", labels, "--judge", "openai:http://127.0.0.1:9/v1#x", "--key-variable", "NO_KEY"
     )
@@ -93,16 +88,13 @@ def test_a_judge_out_of_reach_exits_3_and_a_missing_one_2(
 
 def test_wrong_labels_exit_3_and_are_named(llmops: Run, tmp_path: Path) -> None:
     (tmp_path / "labels.jsonl").write_text('{"inputs": {"question": "Q?"}, "output": "x"}\n')
-
     done = llmops("eval", "calibrate-judge", "labels.jsonl", "--judge", "openai:http://127.0.0.1:9/v1#x", "--json")
-
     assert done.code == 3
     assert "labels.jsonl:1: label: must be true, false, a number or text" in done.json["error"]["message"]
 
 
 def test_instructions_are_a_text_or_a_file(tmp_path: Path) -> None:
     (tmp_path / "my rubric.md").write_text("Is it kind?", encoding="utf-8")
-
     assert text_or_file(None) is None
     assert text_or_file("Is it right?") == "Is it right?"
     assert text_or_file(str(tmp_path / "my rubric.md")) == "Is it kind?"
@@ -114,5 +106,4 @@ def test_instructions_are_a_text_or_a_file(tmp_path: Path) -> None:
 def test_the_instructions_reach_the_judge(llmops: Run, judge: ScriptedJudge, labels: str, tmp_path: Path) -> None:
     (tmp_path / "rubric.md").write_text("Be exact about numbers.")
     llmops("eval", "calibrate-judge", labels, "--judge", f"openai:{judge.base_url}#good", "--instructions", "rubric.md")
-
     assert "Be exact about numbers." in judge.requests[0].text

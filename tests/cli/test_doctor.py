@@ -50,21 +50,18 @@ def weights_of(home: Path) -> Path:
 
 def test_a_whole_home_is_well(damaged: Path, llmops: Run) -> None:
     result = llmops("doctor", "--json")
-
     assert {check["name"] for check in checks(result).values() if check["state"] == "fail"} == set()
     assert result.code == 0
 
 
 def test_lost_weights_are_found_and_nothing_is_built_on_them(damaged: Path, llmops: Run) -> None:
     weights_of(damaged).unlink()
-
     found = llmops("doctor", "--json")
     refused = {
         "create": llmops("release", "create", "other", "--prompt", "qa@1", "--model", "tiny@1"),
         "challenge": llmops("release", "challenge", "assistant@1"),
         "promote": llmops("promote", "assistant@1", "--force", "--why", "made up"),
     }
-
     assert found.code == 1
     assert "tiny@1: weights are not on this machine" in checks(found)["model"]["detail"]
     for result in refused.values():
@@ -77,9 +74,7 @@ def test_a_lost_log_is_told_from_one_that_was_never_written(damaged: Path, llmop
     before = checks(llmops("doctor", "--json"))
     for file in damaged.glob("log.db*"):
         file.unlink()
-
     after = checks(llmops("doctor", "--json"))
-
     assert (before["keys"]["state"], before["audit log"]["state"]) == ("ok", "ok")
     assert after["keys"]["state"] == "fail"
     assert "its keys are gone" in after["keys"]["detail"]
@@ -89,7 +84,6 @@ def test_a_lost_log_is_told_from_one_that_was_never_written(damaged: Path, llmop
 
 def test_changed_weights_are_found(damaged: Path, llmops: Run) -> None:
     weights_of(damaged).write_bytes(b"GGUF changed")
-
     assert "is corrupted" in checks(llmops("doctor", "--json"))["model"]["detail"]
 
 
@@ -101,9 +95,7 @@ def test_a_damaged_database_is_found_by_name(damaged: Path, llmops: Run, name: s
     for extra in ("-wal", "-shm"):
         file.with_name(name + extra).unlink(missing_ok=True)
     file.write_bytes(content)
-
     found = llmops("doctor", "--json")
-
     assert found.code == 1
     assert str(file) in checks(found)["files"]["detail"]
     assert checks(found)["files"]["mend"]
@@ -116,9 +108,7 @@ def test_a_command_that_meets_a_damaged_database_says_what_to_do(
     for extra in ("", "-wal", "-shm"):
         damaged.joinpath(name + extra).unlink(missing_ok=True)
     damaged.joinpath(name).write_bytes(b"no database at all" * 300)
-
     refused = llmops(*command)
-
     assert refused.code == 3
     assert f"{name}: file is not a database; `llmops doctor` says which files are broken" in refused.err
 
@@ -126,7 +116,6 @@ def test_a_command_that_meets_a_damaged_database_says_what_to_do(
 def test_an_alias_moved_around_the_audit_log_is_found(damaged: Path, llmops: Run) -> None:
     registry = Registry(Settings(home=damaged))
     registry.store.client.delete_registered_model_alias("assistant", "champion")
-
     assert checks(llmops("doctor", "--json"))["audit log"]["detail"] == "moved around the log: champion of assistant"
 
 
@@ -135,11 +124,9 @@ def test_a_champion_whose_gate_read_answers_of_another_mode_is_warned_of(damaged
     as_served = {"name": "fake", "build": "1", "settings": {"slots": 16}}
     versions.record_gate(versions.get("assistant"), "sums", {"verdict": "pass", "engine": as_served})
     assert checks(llmops("doctor", "--json"))["serving"]["state"] == "ok"
-
     alone = {**as_served, "settings": {"slots": 1}}
     versions.record_gate(versions.get("assistant"), "sums", {"verdict": "pass", "engine": alone})
     found = checks(llmops("doctor", "--json"))["serving"]
-
     assert found["state"] == "warn"
     assert found["detail"] == "assistant@1 on sums: evaluated by fake with slots 1, served by fake with slots 16"
 
@@ -151,9 +138,7 @@ def test_no_release_is_made_whose_format_its_engine_cannot_enforce(
     monkeypatch.setenv("LLMOPS_ENGINE", engine)
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array", "uniqueItems": True}}}
     making = ("release", "create", "assistant", "--prompt", "qa@1", "--model", "tiny@1")
-
     refused = llmops(*making, "--param", f"response_format={json.dumps(form)}")
-
     assert refused.code == 2
     assert f"the {engine} engine" in refused.err
     assert "response_format" in refused.err

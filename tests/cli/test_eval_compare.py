@@ -73,7 +73,6 @@ def ran(llmops: Run) -> None:
 
 def test_a_comparison_is_shown_with_what_it_can_see(llmops: Run, ran: None) -> None:
     done = llmops("eval", "compare", "qa@1", "qa@2")
-
     assert done.code == 0
     assert f"{N} rows paired" in done.out
     assert f"correct: with {N} rows a difference of " in done.out
@@ -81,7 +80,6 @@ def test_a_comparison_is_shown_with_what_it_can_see(llmops: Run, ran: None) -> N
 
 def test_a_comparison_is_plain_json(llmops: Run, ran: None) -> None:
     done = llmops("eval", "compare", "qa@1", "qa@2", "--json")
-
     assert done.code == 0
     metric = done.json["metrics"]["correct"]
     assert (metric["a"], metric["b"], metric["losses"], done.json["rows"]) == (1.0, 0.0, N, N)
@@ -91,7 +89,6 @@ def test_a_comparison_is_written_to_the_files_asked_for(llmops: Run, ran: None, 
     done = llmops(
         "eval", "compare", "qa@1", "qa@2", "--html", "c.html", "--markdown", "c.md", "--junit", "c.xml", "--json"
     )
-
     assert done.code == 0
     assert done.json["rows"] == N  # what is said of the files does not mix with the JSON
     assert "Who wrote 3?" in (tmp_path / "c.html").read_text(encoding="utf-8")
@@ -106,16 +103,13 @@ def test_without_files_asked_for_none_is_written(llmops: Run, ran: None, tmp_pat
 
 def test_a_file_that_cannot_be_written_exits_3(llmops: Run, ran: None, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-
     done = llmops("eval", "compare", "qa@1", "qa@3", "--markdown", "file/c.md")
-
     assert done.code == 3
     assert "file/c.md" in done.err
 
 
 def test_what_was_not_run_exits_3_and_says_how(llmops: Run, ran: None) -> None:
     done = llmops("eval", "compare", "qa@1", "qa@9")
-
     assert done.code == 3
     assert "qa@1, qa@2, qa@3" in done.err
 
@@ -125,7 +119,6 @@ def test_the_gates_exit_code_is_its_verdict(
     llmops: Run, ran: None, tmp_path: Path, challenger: str, verdict: str, code: int
 ) -> None:
     done = llmops("eval", "gate", challenger, "--against", "qa@1", "--suite", "plays", "--junit", "g.xml", "--json")
-
     assert (done.json["verdict"], done.code) == (verdict, code)
     cases = list(ElementTree.parse(tmp_path / "g.xml").getroot().iter("testcase"))  # noqa: S314 - our own file
     failed = [case.get("name") for case in cases if case.find("failure") is not None]
@@ -134,7 +127,6 @@ def test_the_gates_exit_code_is_its_verdict(
 
 def test_the_gate_says_its_reasons(llmops: Run, ran: None) -> None:
     done = llmops("eval", "gate", "qa@2", "--against", "qa@1", "--suite", "plays")
-
     assert done.code == 1
     assert "gate plays: fail" in done.out
     assert "significantly worse" in done.out
@@ -143,7 +135,6 @@ def test_the_gate_says_its_reasons(llmops: Run, ran: None) -> None:
 def test_the_gates_page_is_kept_with_the_challengers_run(llmops: Run, ran: None, home: Path) -> None:
     run_id = llmops("eval", "run", "plays", "--prompt", "qa@3", "--json").json["runs"][0]["run_id"]
     llmops("eval", "gate", "qa@3", "--against", "qa@1", "--suite", "plays")
-
     client = Registry(Settings(home=home)).store.client
     assert [item.path for item in client.list_artifacts(run_id, "reports")] == ["reports/comparison.html"]
     assert client.get_run(run_id).data.tags["llmops.gate"] == "pass"
@@ -152,7 +143,6 @@ def test_the_gates_page_is_kept_with_the_challengers_run(llmops: Run, ran: None,
 def test_without_a_champion_every_report_has_the_verdict_and_the_means(llmops: Run, ran: None, tmp_path: Path) -> None:
     files = ("--html", "g.html", "--junit", "g.xml", "--markdown", "g.md")
     done = llmops("eval", "gate", "qa@1", "--suite", "plays", *files)
-
     assert done.code == 0
     assert "no champion to compare with, and no floors or ceilings to check" in done.out
     assert f"qa@1: {N} rows, none failed, cut off or empty" in done.out
@@ -168,9 +158,7 @@ def test_a_run_whose_every_row_failed_exits_1_and_says_why(
 ) -> None:
     failing = FakeEngine(slots=4, failure=EngineRejected("out of order"))
     monkeypatch.setattr(matrix, "open_engine", lambda *_: failing)
-
     done = llmops("eval", "run", "plays", "--prompt", "qa@1", "--seed", "77", "--recorder", "bulk")
-
     assert done.code == 1
     assert f"of {N} rows {N} failed (100 %)" in done.out
     assert "out of order" in done.err
@@ -182,7 +170,6 @@ def test_a_gate_needs_its_suite_named(llmops: Run, home: Path) -> None:
 
 def test_a_run_of_several_cells_shows_and_writes_the_leaderboard(llmops: Run, ran: None, tmp_path: Path) -> None:
     done = llmops("eval", "run", "plays", "--html", "b.html", "--markdown", "b.md")
-
     assert done.code == 0
     assert "Leaderboard" in done.out
     assert "qa@3,tiny@1" in (tmp_path / "b.html").read_text(encoding="utf-8")
@@ -191,7 +178,6 @@ def test_a_run_of_several_cells_shows_and_writes_the_leaderboard(llmops: Run, ra
 
 def test_a_run_that_was_stopped_early_says_after_how_many_rows(llmops: Run, ran: None) -> None:
     done = llmops("eval", "run", "plays", "--prompt", "qa@1", "--prompt", "qa@2", "--stop-early", "--recorder", "bulk")
-
     assert done.code == 0
     assert "rows, decided: 95 % interval" in done.out
 
@@ -221,7 +207,6 @@ def voted(llmops: Run, home: Path) -> None:
 
 def test_of_two_releases_the_votes_are_shown_beside_the_rows(llmops: Run, voted: None) -> None:
     found = llmops("eval", "compare", "voted@1", "voted@2", "--json").json["votes"]
-
     assert (found["n"], found["wins_a"], found["wins_b"], found["ties"]) == (3, 1, 2, 0)
     assert found["p_value"] == 1.0
     assert "votes: 1 for voted@1, 2 for voted@2" in llmops("eval", "compare", "voted@1", "voted@2").out
@@ -234,7 +219,6 @@ def test_what_is_no_release_has_no_votes(llmops: Run, ran: None) -> None:
 def test_without_the_log_there_is_still_a_comparison(llmops: Run, voted: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMOPS_LOG_URL", "sqlite:////proc/nowhere/log.db")
     done = llmops("eval", "compare", "voted@1", "voted@2", "--json")
-
     assert done.code == 0
     assert done.json["votes"] is None
     assert "votes are left out" in done.err

@@ -37,7 +37,6 @@ def sets(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_sound_set_exits_0(llmops: Run, sets: Path) -> None:
     done = llmops("eval-set", "check", "plays", "--json")
-
     assert done.code == 0
     assert done.json == {"eval_set": "plays", "rows": 2, "findings": []}
 
@@ -46,9 +45,7 @@ def test_a_sound_set_exits_0(llmops: Run, sets: Path) -> None:
 def test_a_suite_a_file_or_a_folder_is_checked_whole_and_an_error_exits_1(llmops: Run, sets: Path, asked: str) -> None:
     write(sets / "both.jsonl", [*ROWS, CONFLICT])
     write(sets / "all" / "rows.jsonl", [*ROWS, CONFLICT])
-
     done = llmops("eval-set", "check", asked.format(sets=sets), "--json")
-
     assert done.code == 1
     assert done.json["rows"] == 3
     assert [(f["kind"], f["rows"], f["severity"]) for f in done.json["findings"]] == [
@@ -65,10 +62,8 @@ def suite_of_plays(path: Path, scorer: str) -> Path:
 
 def test_a_suite_whose_scorer_cannot_score_exits_3_naming_file_and_scorer(llmops: Run, sets: Path) -> None:
     path = suite_of_plays(sets / "odd.toml", 'type = "ragas.BleuScore"\nkwargs = { smooth_method = "odd" }')
-
     for asked in ("odd", str(path)):
         done = llmops("eval-set", "check", asked)
-
         assert done.code == 3
         assert f"error: {path}: scorers.odd: cannot score a made-up row: " in done.err
     assert "odd" in llmops("eval", "list").out  # listing stays cheap: it tries no scorer
@@ -76,9 +71,7 @@ def test_a_suite_whose_scorer_cannot_score_exits_3_naming_file_and_scorer(llmops
 
 def test_a_name_that_set_and_suite_share_is_the_suites(llmops: Run, sets: Path) -> None:
     suite_of_plays(sets / "plays.toml", 'type = "contains"\nwhere = "middle"')
-
     done = llmops("eval-set", "check", "plays")
-
     assert done.code == 3
     assert "plays.toml: scorers.odd: where: must be 'anywhere', 'start' or 'end'" in done.err
     assert llmops("eval-set", "check", str(sets / "plays")).code == 0
@@ -94,9 +87,7 @@ def test_near_is_how_alike_questions_may_be(llmops: Run, sets: Path) -> None:
     alike = ("Who wrote the play about Faust?", "Who wrote the poem about Faust?")
     rows = [{"id": text, "inputs": {"question": text}, "expectations": {"answers": ["Goethe"]}} for text in alike]
     write(sets / "plays" / "rows.jsonl", rows)
-
     near = llmops("eval-set", "check", "plays", "--near", "0.85", "--json").json
-
     assert [finding["kind"] for finding in near["findings"]] == ["near_duplicate"]
     assert llmops("eval-set", "check", "plays", "--near", "0.99", "--json").json["findings"] == []
     assert llmops("eval-set", "check", "plays", "--near", "0.2").code == 2
@@ -104,16 +95,13 @@ def test_near_is_how_alike_questions_may_be(llmops: Run, sets: Path) -> None:
 
 def test_an_unknown_name_says_what_there_is(llmops: Run, sets: Path) -> None:
     done = llmops("eval-set", "check", "novels")
-
     assert done.code == 3
     assert "there are more, plays, both" in done.err
 
 
 def test_a_bad_row_exits_3_naming_its_line(llmops: Run, sets: Path) -> None:
     path = write(sets / "plays" / "rows.jsonl", [*ROWS, {"id": "r9"}])
-
     done = llmops("eval-set", "check", "plays")
-
     assert done.code == 3
     assert f"{path}:3: inputs: " in done.err
 
@@ -127,9 +115,7 @@ def test_a_prompts_examples_are_searched_for_the_rows(
     (prompts / "v1.md").write_text(f"---\ninput_variable: question\n---\n{example}# user\n{{{{ question }}}}\n")
     monkeypatch.setenv("LLMOPS_PROMPTS", str(prompts.parent))
     llmops("prompts", "register")
-
     done = llmops("eval-set", "check", "plays", "--prompt", "qa@1", "--json")
-
     assert done.code == 1
     assert [(f["kind"], f["rows"]) for f in done.json["findings"]] == [("question_in_prompt", ["r2"])]
 
@@ -146,9 +132,7 @@ def traffic(llmops: Run, tmp_path: Path) -> None:
 
 def test_requests_get_into_a_set_through_a_review(llmops: Run, sets: Path, traffic: None, tmp_path: Path) -> None:
     review = tmp_path / "review.jsonl"
-
     first = llmops("eval-set", "add", "plays", "--from-log", "--app", "assistant", "--out", str(review), "--json")
-
     assert first.code == 0
     assert first.json == {
         "eval_set": "plays", "review": str(review), "written": 2, "known": 1, "not_chosen": 0, "unusable": 0,
@@ -158,9 +142,7 @@ def test_requests_get_into_a_set_through_a_review(llmops: Run, sets: Path, traff
     rows[0]["expectations"] = {"answers": ["Austen"]}
     rows[0]["review"]["accept"], rows[1]["review"]["accept"] = True, False
     write(review, rows)
-
     second = llmops("eval-set", "add", "plays", "--reviewed", str(review), "--json")
-
     assert {name: second.json[name] for name in ("added", "refused", "undecided")} == {
         "added": 1, "refused": 1, "undecided": 0,
     }  # fmt: skip
@@ -202,7 +184,6 @@ def test_a_table_with_a_rows_field_names_is_checked_and_stands_in_a_suite(llmops
     (sets / "tickets.csv").write_text(TICKETS)
     text = (sets / "both.toml").read_text()
     (sets / "tickets.toml").write_text(text.replace('["plays", "more"]', '["tickets.csv"]'))
-
     assert llmops("eval-set", "check", str(sets / "tickets.csv"), "--json").json["rows"] == 2
     assert llmops("eval-set", "check", "tickets", "--json").json["rows"] == 2
     (suite,) = (item for item in llmops("eval", "list", "--json").json["suites"] if item["name"] == "tickets")
@@ -211,9 +192,7 @@ def test_a_table_with_a_rows_field_names_is_checked_and_stands_in_a_suite(llmops
 
 def test_a_table_with_other_names_says_that_columns_are_missing(llmops: Run, sets: Path) -> None:
     (sets / "tickets.csv").write_text("question,answer\nWhy?,So.\n")
-
     done = llmops("eval-set", "check", str(sets / "tickets.csv"))
-
     assert (done.code, done.out) == (3, "")
     assert "tickets.csv:2: question: " in done.err
     assert "`columns`" in done.err
@@ -222,9 +201,7 @@ def test_a_table_with_other_names_says_that_columns_are_missing(llmops: Run, set
 @pytest.mark.parametrize("broken", [b"[", b'prompt = "\xff"', b'eval_sets = ["absent.csv"]\n[scorers.contains]\n'])
 def test_a_suite_that_cannot_be_read_is_named_and_hides_no_other(llmops: Run, sets: Path, broken: bytes) -> None:
     (sets / "aaa.toml").write_bytes(broken)
-
     done = llmops("eval", "list", "--json")
-
     assert done.code == 0
     assert [suite["name"] for suite in done.json["suites"]] == ["both"]
     assert [item["name"] for item in done.json["broken"]] == ["aaa"]
@@ -251,17 +228,13 @@ type = "semantic_similarity"
 primary = "close"
 """
     (sets / "judged.toml").write_text(f'eval_sets = ["plays"]\nprompt = "qa"\nmodel = "m@1"\n{scorers}')
-
     done = llmops("eval-set", "check", "judged", "--json")
-
     assert (done.code, done.json["rows"]) == (0, 2)
 
 
 def test_a_wrong_option_of_a_judge_is_an_error_also_where_no_judge_is_configured(llmops: Run, sets: Path) -> None:
     scorers = '[scorers.kind]\ntype = "judge.rubric"\ninstruction = "Is it kind?"\n[gate]\nprimary = "kind"\n'
     (sets / "judged.toml").write_text(f'eval_sets = ["plays"]\nprompt = "qa"\nmodel = "m@1"\n{scorers}')
-
     done = llmops("eval-set", "check", "judged")
-
     assert done.code == 3
     assert "judged.toml: scorers.kind: judge.rubric: has no option 'instruction'; options of judge.rubric: " in done.err

@@ -37,14 +37,12 @@ def test_a_run_is_shown_row_by_row_with_what_failed_and_what_changed(llmops: Run
     assert first["answer"] == "You said: Is “0” a number?\nSay só."
     assert (first["scores"]["correct"]["value"], first["scores"]["fields"]["value"]) == (False, None)
     assert "fields: MissingExpectation" in first["error"]
-
     table = llmops("eval", "show", runs[0][:8], "--limit", "2")
     assert "2 of 6 rows" in table.out
     assert "correct false" in table.out
     assert "fields failed" in table.out
     assert "purple" in table.out
     assert "4 more rows: --limit 6 shows them" in table.err
-
     changed = llmops("eval", "show", runs[1], "--changed-from", runs[0], "--json").json
     assert changed["found"] == 0  # another prompt, but the engine says only the question back
     assert llmops("eval", "show", "nothing@1").code == 3
@@ -52,7 +50,6 @@ def test_a_run_is_shown_row_by_row_with_what_failed_and_what_changed(llmops: Run
 
 def test_a_scorer_without_a_single_score_is_warned_of_and_exits_1(llmops: Run, runs: list[str]) -> None:
     done = llmops("eval", "run", "sums", "--prompt", "qa@1")
-
     assert done.code == 1
     assert "warning: qa@1 on tiny@1 has no score at all of fields; mend the reason and run the suite again" in done.err
     assert "fields: 6 of 6 rows failed, row sums-0 first: MissingExpectation: expectations hold no" in done.err
@@ -67,7 +64,6 @@ def test_failed_rows_are_those_without_a_score_and_those_with_the_worst(
     rows = home.parent / "eval_sets" / "sums-rows" / "rows.jsonl"
     rows.write_text(rows.read_text().replace("purple", "Say", 1))
     (again,) = llmops("eval", "run", "sums", "--prompt", "qa@1", "--json").json["runs"]
-
     failed = llmops("eval", "show", again["run_id"], "--failed", "--json").json
     assert [row["id"] for row in failed["results"]] == ["sums-2", "sums-4"]
     assert all(row["scores"]["correct"]["value"] is False for row in failed["results"])

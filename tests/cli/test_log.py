@@ -49,7 +49,6 @@ def test_tail_shows_the_newest_in_the_contracts_shape(llmops: Run, traffic: Path
 def test_tail_shows_why_a_request_without_an_answer_failed(llmops: Run, tmp_path: Path, error: object) -> None:
     (tmp_path / "failed.jsonl").write_text(line(1, status=502, details={"error": error}))
     llmops("log", "import", str(tmp_path / "failed.jsonl"))
-
     assert "EngineError: no route" in " ".join(llmops("log", "tail").out.split())
 
 
@@ -58,9 +57,7 @@ def test_an_export_as_parquet_is_no_file_to_import_and_is_refused_as_one(
 ) -> None:
     llmops("log", "import", str(traffic))
     llmops("log", "export", "--out", str(tmp_path / "out.parquet"))
-
     refused = llmops("log", "import", str(tmp_path / "out.parquet"))
-
     assert refused.code == 3
     assert "out.parquet: is Parquet; JSON Lines are read" in refused.err
     assert "left out" not in refused.err
@@ -85,9 +82,7 @@ def in_new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("in_new_york")
 def test_a_time_as_a_table_shows_it_is_read_again_as_the_same(llmops: Run, traffic: Path) -> None:
     llmops("log", "import", str(traffic))
-
     shown = "2026-01-01 00:00:03Z"
-
     assert shown in llmops("log", "tail").out
     assert llmops("log", "tail", "--since", shown, "--json").json["total"] == 2
 
@@ -197,7 +192,6 @@ def test_shadow_requests_are_shown_and_exported_only_when_asked_for(llmops: Run,
     )
     log.append([answered, unheard])
     log.close()
-
     assert llmops("log", "tail", "--json").json["total"] == 1
     asked = llmops("log", "tail", "--shadow", "--json").json
     assert ([record["outcome"] for record in asked["records"]], asked["total"]) == (["ok", "shadow"], 2)

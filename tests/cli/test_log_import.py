@@ -52,9 +52,7 @@ def test_a_line_that_is_no_record_is_named_and_counted_and_stops_no_other(
     path = tmp_path / "bad.jsonl"
     raw = bad if isinstance(bad, bytes) else bad.encode()
     path.write_bytes(line(0).encode() + b"\n" + raw + b"\n" + line(2).encode())
-
     done = llmops("log", "import", str(path), "--json")
-
     assert done.code == 3
     assert {name: done.json[name] for name in ("imported", "known", "refused", "total")} == {
         "imported": 2, "known": 0, "refused": 1, "total": 3,
@@ -70,11 +68,9 @@ def test_what_is_not_known_is_null_from_import_to_export_and_never_0(llmops: Run
     zero = dict.fromkeys(unknown, 0)
     path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     path.write_text("\n".join([line(0, **unknown), line(1), line(2, **zero)]))
-
     assert llmops("log", "import", str(path)).code == 0
     llmops("log", "export", "--out", str(out))
     llmops("log", "export", "--out", str(tmp_path / "out.parquet"))
-
     import pyarrow.parquet as pq
 
     shown = llmops("log", "tail", "--json").json["records"]
@@ -87,7 +83,6 @@ def test_what_is_not_known_is_null_from_import_to_export_and_never_0(llmops: Run
 def test_a_record_whose_key_another_one_has_gets_a_key_of_its_own(llmops: Run, tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     path.write_text("\n".join(line(number, key="0" * 32) for number in range(3)))
-
     assert llmops("log", "import", str(path), "--json").json["imported"] == 3
     keys = [record["key"] for record in llmops("log", "tail", "--json").json["records"]]
     assert len(set(keys)) == 3
@@ -125,7 +120,6 @@ def odd_log(llmops: Run, home: Path) -> ProductionLog:
 
 def test_what_is_in_the_log_already_is_shown_and_exported(llmops: Run, odd_log: ProductionLog, tmp_path: Path) -> None:
     total = len(ODD) + 1
-
     assert llmops("log", "tail", "-n", "99", "--json").json["total"] == total
     assert llmops("log", "tail", "-n", "99").code == 0
     assert llmops("log", "show", "odd14").code == 0
@@ -143,7 +137,6 @@ def test_what_is_in_the_log_already_is_shown_and_exported(llmops: Run, odd_log: 
 @pytest.mark.slow
 def test_what_is_in_the_log_already_is_stepped_over_by_the_monitor(llmops: Run, odd_log: ProductionLog) -> None:
     done = llmops("monitor", "run", "--app", "assistant", "--since", "2025-12-31", "--until", "2026-01-02", "--json")
-
     assert done.code == 0, done.err
     assert done.json["window"]["rows"] == total_in_window()
 
@@ -155,7 +148,6 @@ def total_in_window() -> int:
 def test_what_is_in_the_log_already_is_forgotten_and_retained(llmops: Run, odd_log: ProductionLog) -> None:
     assert llmops("monitor", "run", "--app", "assistant", "--since", "2025-12-31", "--until", "2026-01-02").code == 0
     assert llmops("log", "retain", "--days", "1", "--json").json["deleted"] > 0
-
     for chosen in (("--request-id", "odd0"), ("--request-id", "odd14"), ("--user", "ada")):
         done = llmops("log", "forget", *chosen)
         assert done.code == 0, done.err

@@ -37,7 +37,6 @@ def test_a_command_that_lacks_its_subcommand_shows_its_help_once(llmops: Run, ar
 
 def test_a_home_that_a_command_makes_is_named_once(llmops: Run, home: Path) -> None:
     said = f"{home} is new"
-
     assert said in llmops("keys", "list").err
     assert said not in llmops("keys", "list").err
 

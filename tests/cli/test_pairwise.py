@@ -49,7 +49,6 @@ def test_the_outcome_is_one_object_or_a_table_and_an_uncalibrated_judge_is_named
     with ScriptedJudge(longer) as judge:
         asked = ("eval", "pairwise", "qa@1", "qa@2", "--judge", f"openai:{judge.base_url}#long")
         as_json, table = llmops(*asked, "--json"), llmops(*asked)
-
     assert (as_json.code, table.code) == (0, 0)
     value = as_json.json
     assert (value["wins"], value["losses"], value["ties"], value["inconsistent"]) == (6, 0, 0, 0.0)
@@ -61,6 +60,5 @@ def test_the_outcome_is_one_object_or_a_table_and_an_uncalibrated_judge_is_named
 
 def test_without_a_judge_it_says_how_to_name_one(llmops: Run, runs: Path) -> None:
     done = llmops("eval", "pairwise", "qa@1", "qa@2")
-
     assert done.code == 2
     assert "Give --judge openai:URL#MODEL" in done.err

@@ -27,7 +27,6 @@ def test_a_file_whose_number_is_not_its_versions_is_named(llmops: Run, place: Pa
     said = [llmops("prompts", "register", "qa").err]
     first.write_text(first.read_text().replace("max_tokens: ", "max_tokens: 1"))
     said.append(llmops("prompts", "register", "qa").err)
-
     assert [f"{first} is qa@3" in text for text in said] == [False, True]
 
 
@@ -132,9 +131,7 @@ def test_a_template_that_needs_another_variable_stops_before_anything_is_generat
 def test_a_prompt_that_cannot_be_read_is_named_and_stops_no_other(llmops: Run, place: Path) -> None:
     (place / "prompts" / "aaa").mkdir()
     (place / "prompts" / "aaa" / "v1.md").write_text("no front matter")
-
     done = llmops("prompts", "register", "--json")
-
     assert done.code == 3
     assert f"not registered: {place / 'prompts' / 'aaa' / 'v1.md'}:1: " in done.err
     assert [item["name"] for item in done.json["broken"]] == ["aaa"]
@@ -146,7 +143,6 @@ def test_a_prompt_that_cannot_be_read_is_named_and_stops_no_other(llmops: Run, p
 def test_a_malformed_row_is_named_by_file_line_and_field(llmops: Run, place: Path) -> None:
     rows = place / "eval_sets" / "qa" / "rows.jsonl"
     rows.write_text(rows.read_text() + json.dumps({"id": "x", "inputs": {"question": ["Why?"]}}) + "\n")
-
     for command in (("eval", "run", "qa"), ("eval", "list")):
         done = llmops(*command)
         assert f"{rows}:7: inputs.question: must be text" in done.err

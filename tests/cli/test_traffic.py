@@ -72,14 +72,12 @@ def test_a_canary_that_no_key_falls_to_is_warned_of_when_it_is_set_and_shown(llm
     assert "warning" not in llmops("release", "challenge", "assistant@2").err  # without keys, requests are spread
     llmops("keys", "create", "--app", "another")
     llmops("keys", "create")
-
     told = llmops("traffic", "set", app, "--canary", "0.01%")
     assert "warning: requests that name no `user` of the one live key go to the champion alone" in told.out
     assert "have clients send `user`, or set --sticky request" in told.out
     assert llmops("traffic", "show", app, "--json").json["warning"] in told.out
     llmops("release", "withdraw", app)
     assert "to the champion alone" in llmops("release", "challenge", "assistant@2").err
-
     assert llmops("traffic", "set", app, "--sticky", "request", "--json").json["warning"] is None
     by_key = llmops("traffic", "set", app, "--sticky", "key", "--json").json["warning"]
     assert by_key.startswith("requests of the one live key go to the champion alone")
@@ -101,13 +99,11 @@ def test_mistakes_are_named(llmops: Run, home: Path, arguments: list[str], code:
 def test_guards_are_given_when_a_release_is_made_and_shown(llmops: Run, app: str) -> None:
     content = ("release", "create", app, "--prompt", "qa@1", "--model", "tiny@1", "--param", "max_tokens=16")
     assert llmops(*content, "--json").json["version"] == 1
-
     guarded = llmops(*content, "--guard", "redact-pii-engine", "--guard", "block=(?i)secret", "--json").json
     assert (guarded["version"], guarded["new"]) == (3, True)
     assert guarded["guards"] == {"redact_log": True, "redact_engine": True, "block": ["(?i)secret"]}
     assert [r["guards"] for r in llmops("release", "list", app, "--json").json["releases"]][:2] == [{}, {}]
     assert "redact-pii-engine, block=(?i)secret" in " ".join(llmops("release", "show", f"{app}@3").out.split())
-
     wrong = llmops(*content, "--guard", "block=(")
     assert wrong.code == 2
     assert "block: '(' is not a regular expression" in wrong.err

@@ -13,7 +13,9 @@ from llmops.errors import BadFile, UsageError
 from llmops.generation import GenerationParameters
 from llmops.prompt_file import PromptTemplate, load_prompt_folder, parse_prompt
 
-HEAD = "---\ninput_variable: question\n---\n"
+Q = "---\ninput_variable: question\n"
+HEAD = Q + "---\n"
+ASK = "---\n# user\n{{ question }}"
 FULL = """---
 description: Terse answers.
 input_variable: question
@@ -65,25 +67,22 @@ def test_rendering_fills_every_placeholder():
     assert [message["content"] for message in messages] == ["Answer as a cook.\n\nBe brief.", "2+2?", "4", "Why?"]
 
 
-def test_a_variable_used_twice_is_filled_twice():
-    template = parse_prompt(HEAD + "# user\n{{ question }} I said {{question}}")
-    assert template.render({"question": "Why?"})[0]["content"] == "Why? I said Why?"
-
-
 def test_windows_line_ends_open_turns_too():
     template = parse_prompt(FULL.replace("\n", "\r\n"))
     assert [turn["role"] for turn in template.turns] == ["system", "user", "assistant", "user"]
     assert template.variables == {"persona", "question"}
 
 
-def test_a_heading_that_only_starts_like_a_turn_is_text():
-    template = parse_prompt(HEAD + "# user\n## system\n# user guide\n{{ question }}")
-    assert template.turns[0]["content"] == "## system\n# user guide\n{{ question }}"
-
-
-def test_json_braces_are_text():
-    template = parse_prompt(HEAD + '# user\n{"a": {"b": 1}} {{ question }}')
-    assert template.render({"question": "x"})[0]["content"] == '{"a": {"b": 1}} x'
+@pytest.mark.parametrize(
+    ("text", "filled"),
+    [
+        ("{{ question }} I said {{question}}", "Why? I said Why?"),
+        ("## system\n# user guide\n{{ question }}", "## system\n# user guide\nWhy?"),
+        ('{"a": {"b": 1}} {{ question }}', '{"a": {"b": 1}} Why?'),
+    ],
+)
+def test_all_but_placeholders_and_turns_is_text(text, filled):
+    assert parse_prompt(f"{HEAD}# user\n{text}").render({"question": "Why?"})[0]["content"] == filled
 
 
 @given(st.text())
@@ -145,37 +144,22 @@ def test_any_text_is_a_template_or_a_bad_file(text):
     [
         ("# user\n{{ question }}", 1, None, "must start with front matter"),
         ("", 1, None, "must start with front matter"),
-        ("---\ninput_variable: question\n", 1, None, "not closed"),
-        ("---\n---\n# user\n{{ question }}", 1, None, "must be a mapping"),
-        ("---\n- a\n---\n# user\n{{ question }}", 1, None, "must be a mapping"),
-        ("---\ninput_variable: question\nx: [1,\n---\n# user\n{{ question }}", 3, None, "front matter"),
+        (Q + "", 1, None, "not closed"),
+        ("---\n" + ASK, 1, None, "must be a mapping"),
+        ("---\n- a\n" + ASK, 1, None, "must be a mapping"),
+        (Q + "x: [1,\n" + ASK, 3, None, "front matter"),
         ("---\ndescription: 2026-13-45\n---\n# user\n{{ q }}", 1, None, "front matter"),
-        ("---\ninput_variable: question\ntemprature: 1\n---\n# user\n{{ question }}", 3, "temprature", "unknown key"),
-        ("---\n1: a\nb: c\n---\n# user\n{{ question }}", 2, "1", "unknown key"),
-        ("---\ndescription: a\n---\n# user\n{{ question }}", 1, "input_variable", "must name the variable"),
-        ("---\ninput_variable: two words\n---\n# user\n{{ question }}", 2, "input_variable", "must name the variable"),
-        ("---\ninput_variable: 3\n---\n# user\n{{ question }}", 2, "input_variable", "must name the variable"),
+        (Q + "temprature: 1\n" + ASK, 3, "temprature", "unknown key"),
+        ("---\n1: a\nb: c\n" + ASK, 2, "1", "unknown key"),
+        ("---\ndescription: a\n" + ASK, 1, "input_variable", "must name the variable"),
+        ("---\ninput_variable: two words\n" + ASK, 2, "input_variable", "must name the variable"),
+        ("---\ninput_variable: 3\n" + ASK, 2, "input_variable", "must name the variable"),
         (HEAD + "# system\n{{ question }}\n\n# user\nHello", 2, "input_variable", "last turn must hold {{ question }}"),
-        ("---\ninput_variable: a\ninput_variable: question\n---\n# user\n{{ question }}", 3, None, "stands twice"),
-        ("---\ninput_variable: question\nparameters: 3\n---\n# user\n{{ question }}", 3, "parameters", "mapping"),
-        (
-            "---\ninput_variable: question\nparameters: {max_token: 3}\n---\n# user\n{{ question }}",
-            3,
-            "max_token",
-            "unknown parameter",
-        ),
-        (
-            "---\ninput_variable: question\nparameters: {temperature: 3}\n---\n# user\n{{ question }}",
-            3,
-            "temperature",
-            "must be a number from 0 to 2",
-        ),
-        (
-            "---\ninput_variable: question\nresponse_format: json\n---\n# user\n{{ question }}",
-            3,
-            "response_format",
-            "must be an object",
-        ),
+        ("---\ninput_variable: a\ninput_variable: question\n" + ASK, 3, None, "stands twice"),
+        (Q + "parameters: 3\n" + ASK, 3, "parameters", "mapping"),
+        (Q + "parameters: {max_token: 3}\n" + ASK, 3, "max_token", "unknown parameter"),
+        (Q + "parameters: {temperature: 3}\n" + ASK, 3, "temperature", "must be a number from 0 to 2"),
+        (Q + "response_format: json\n" + ASK, 3, "response_format", "must be an object"),
         (HEAD + "\nHello\n# user\n{{ question }}", 5, None, "text before the first turn"),
         (HEAD, 4, None, "holds no turn"),
         (
@@ -282,36 +266,24 @@ def test_a_folder_gives_its_versions_in_the_order_of_their_numbers(tmp_path):
     assert [template.turns[0]["content"][:2].strip() for _, template in found] == ["1", "2", "10"]
 
 
-@pytest.mark.parametrize("name", ["final.md", "v0.md", "v01.md", "V1.md", "v1.1.md"])
-def test_a_prompt_file_with_another_name_is_refused(tmp_path, name):
-    (tmp_path / "v1.md").write_text(FULL)
-    (tmp_path / name).write_text(FULL)
-    with pytest.raises(BadFile, match=f"{re.escape(name)}: prompt files are named v1.md"):
-        load_prompt_folder(tmp_path)
-
-
-def test_a_folder_without_prompts_says_what_to_write(tmp_path):
-    with pytest.raises(BadFile, match=r"write v1\.md"):
-        load_prompt_folder(tmp_path)
-
-
-def test_a_folder_that_is_absent_is_named(tmp_path):
-    with pytest.raises(BadFile, match=f"^{tmp_path}/none: cannot be read"):
-        load_prompt_folder(tmp_path / "none")
-
-
-def test_a_file_that_is_not_utf8_is_named(tmp_path):
-    (tmp_path / "v1.md").write_bytes(FULL.encode("utf-16"))
-    with pytest.raises(BadFile, match=r"v1\.md: cannot be read"):
-        load_prompt_folder(tmp_path)
-
-
-def test_one_bad_file_of_a_folder_is_named(tmp_path):
-    (tmp_path / "v1.md").write_text(FULL)
-    (tmp_path / "v2.md").write_text(HEAD + "# user\nno placeholder")
-    with pytest.raises(BadFile) as caught:
-        load_prompt_folder(tmp_path)
-    assert caught.value.path == tmp_path / "v2.md"
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        *(
+            ({"v1.md": FULL, name: FULL}, f"{re.escape(name)}: prompt files are named v1.md")
+            for name in ("final.md", "v0.md", "v01.md", "V1.md", "v1.1.md")
+        ),
+        ({}, r"write v1\.md"),
+        (None, r"none: cannot be read"),
+        ({"v1.md": FULL.encode("utf-16")}, r"v1\.md: cannot be read"),
+        ({"v1.md": FULL, "v2.md": HEAD + "# user\nno placeholder"}, r"v2\.md:2: input_variable"),
+    ],
+)
+def test_a_folder_that_cannot_be_read_names_the_file_at_fault(tmp_path, files, problem):
+    for name, content in (files or {}).items():
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(BadFile, match=problem):
+        load_prompt_folder(tmp_path / "none" if files is None else tmp_path)
 
 
 def test_the_reference_page_names_every_key_and_parameter_and_its_example_is_read():
@@ -334,7 +306,7 @@ def test_the_reference_page_names_every_key_and_parameter_and_its_example_is_rea
 )
 def test_a_schema_that_is_none_is_refused_whatever_engine_will_answer(schema, place, problem):
     form = f'{{"type": "json_schema", "json_schema": {{"name": "x", "schema": {schema}}}}}'
-    text = f"---\ninput_variable: question\nresponse_format: {form}\n---\n# user\n{{{{ question }}}}\n"
+    text = Q + f"response_format: {form}\n" + ASK
     with pytest.raises(BadFile, match=re.escape(problem)) as caught:
         parse_prompt(text, "v1.md")
     assert str(caught.value).startswith(f"v1.md:3: response_format.json_schema.schema{place}: ")
@@ -342,5 +314,5 @@ def test_a_schema_that_is_none_is_refused_whatever_engine_will_answer(schema, pl
 
 def test_a_schema_for_an_upstream_may_hold_what_no_local_engine_enforces():
     form = '{"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {"type": "null"}}}}'
-    text = f"---\ninput_variable: question\nresponse_format: {form}\n---\n# user\n{{{{ question }}}}\n"
+    text = Q + f"response_format: {form}\n" + ASK
     assert parse_prompt(text).parameters.response_format

@@ -6,8 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from llmops.errors import UsageError
-from llmops.settings import PREFIX, Settings, describe
+import llmops
+from llmops.errors import CannotRun, UsageError
+from llmops.settings import (
+    PREFIX,
+    Settings,
+    describe,
+    describe_folder,
+    eval_sets_folder,
+    prompts_folder,
+    with_samples,
+)
 
 
 def test_an_empty_environment_gives_the_defaults():
@@ -28,6 +37,10 @@ def test_an_empty_environment_gives_the_defaults():
         ("LLMOPS_ENGINE_TIMEOUT", "0.5", "engine_timeout", 0.5),
         ("LLMOPS_HOME", "~/state", "home", Path.home() / "state"),
         ("LLMOPS_REGISTRY_POLL", "2", "registry_poll", 2.0),
+        ("LLMOPS_OTEL_SAMPLE", "0.25", "otel_sample", 0.25),
+        ("LLMOPS_TRACE_SAMPLE", "0.25", "trace_sample", 0.25),
+        ("LLMOPS_JUDGE", "openai:http://127.0.0.1:8001/v1#m", "judge", "openai:http://127.0.0.1:8001/v1#m"),
+        ("LLMOPS_JUDGE", "https://api.example/v1#org/m", "judge", "https://api.example/v1#org/m"),
     ],
 )
 def test_a_variable_sets_its_field_and_no_other(variable, text, name, value):
@@ -35,32 +48,22 @@ def test_a_variable_sets_its_field_and_no_other(variable, text, name, value):
     assert settings == dataclasses.replace(Settings.from_environment({}), **{name: value})
 
 
-@pytest.mark.parametrize(
-    ("variable", "words"),
-    [
-        ("ENGINE_PROMPT_CACHE", ("no", "slots", "template")),
-        ("ENGINE_WEIGHTS", ("wide", "stored")),
-        ("UPSTREAM_STREAM", ("auto", "always")),
-        ("LOG_FAILURE", ("refuse", "serve")),
-        ("SERVER_LOG", ("auto", "json", "text")),
-    ],
-)
-def test_a_setting_of_few_words_takes_no_other(variable, words):
+FEW_WORDS = {
+    "engine_prompt_cache": ("no", "slots", "template"),
+    "engine_weights": ("wide", "stored"),
+    "upstream_stream": ("auto", "always"),
+    "log_failure": ("refuse", "serve"),
+    "server_log": ("auto", "json", "text"),
+}
+
+
+@pytest.mark.parametrize(("name", "words"), FEW_WORDS.items())
+def test_a_setting_of_few_words_takes_no_other(name, words):
+    variable = PREFIX + name.upper()
     for word in words:
-        assert getattr(Settings.from_environment({PREFIX + variable: word}), variable.lower()) == word
+        assert getattr(Settings.from_environment({variable: word}), name) == word
     with pytest.raises(UsageError, match=f"must be {', '.join(words[:-1])} or {words[-1]}$"):
-        Settings.from_environment({PREFIX + variable: "7"})
-
-
-FEW_WORDS = ("engine_prompt_cache", "engine_weights", "upstream_stream", "log_failure", "server_log")
-
-
-@pytest.mark.parametrize("variable", ["OTEL_SAMPLE", "TRACE_SAMPLE"])
-def test_a_share_lies_between_none_and_all(variable):
-    assert getattr(Settings.from_environment({PREFIX + variable: "0.25"}), variable.lower()) == 0.25
-    for wrong in ("-0.1", "1.1", "nan", "half"):
-        with pytest.raises(UsageError, match=variable):
-            Settings.from_environment({PREFIX + variable: wrong})
+        Settings.from_environment({variable: "7"})
 
 
 def test_every_setting_can_be_given_by_its_variable():
@@ -74,44 +77,33 @@ def test_every_setting_can_be_given_by_its_variable():
 
 
 @pytest.mark.parametrize(
-    ("variable", "nearest"),
+    ("variable", "text", "problem"),
     [
-        ("LLMOPS_TRACKING_URL", "LLMOPS_TRACKING_URI"),
-        ("LLMOPS_ENGINE_SLOT", "LLMOPS_ENGINE_SLOTS"),
-        ("LLMOPS_LOG", "LLMOPS_LOG_URL"),
-        ("LLMOPS_HOMES", "LLMOPS_HOME"),
+        ("TRACKING_URL", "x", "^unknown setting LLMOPS_TRACKING_URL; did you mean LLMOPS_TRACKING_URI\\?$"),
+        ("ENGINE_SLOT", "x", "^unknown setting LLMOPS_ENGINE_SLOT; did you mean LLMOPS_ENGINE_SLOTS\\?$"),
+        ("LOG", "x", "^unknown setting LLMOPS_LOG; did you mean LLMOPS_LOG_URL\\?$"),
+        ("HOMES", "x", "^unknown setting LLMOPS_HOMES; did you mean LLMOPS_HOME\\?$"),
+        ("ZZZ", "x", "did you mean LLMOPS_[A-Z]"),
+        ("ENGINE_SLOTS", "many", "^LLMOPS_ENGINE_SLOTS='many': must be a whole number"),
+        ("ENGINE_SLOTS", "0", "^LLMOPS_ENGINE_SLOTS='0': must be 1 or more"),
+        ("ENGINE_SLOTS", "1.5", "^LLMOPS_ENGINE_SLOTS='1.5': "),
+        ("ENGINE_SLOTS", "", "^LLMOPS_ENGINE_SLOTS='': "),
+        ("HOME", "", "^LLMOPS_HOME='': must name a folder"),
+        ("MAX_BODY_BYTES", "-1", "^LLMOPS_MAX_BODY_BYTES='-1': "),
+        ("ENGINE_TIMEOUT", "0", "^LLMOPS_ENGINE_TIMEOUT='0': "),
+        ("ENGINE_TIMEOUT", "nan", "^LLMOPS_ENGINE_TIMEOUT='nan': "),
+        ("DRAIN_SECONDS", "inf", "^LLMOPS_DRAIN_SECONDS='inf': "),
+        ("REGISTRY_POLL", "soon", "^LLMOPS_REGISTRY_POLL='soon': "),
+        *((name, text, name) for name in ("OTEL_SAMPLE", "TRACE_SAMPLE") for text in ("-0.1", "1.1", "nan", "half")),
+        *(
+            ("JUDGE", text, "^LLMOPS_JUDGE=.*must be openai:URL#MODEL")
+            for text in ("http://x", "openai:http://x", "openai:x#m", "gpt-4", "openai:http://x#")
+        ),
     ],
 )
-def test_an_unknown_variable_names_the_nearest_setting(variable, nearest):
-    with pytest.raises(UsageError) as caught:
-        Settings.from_environment({variable: "x"})
-    assert str(caught.value) == f"unknown setting {variable}; did you mean {nearest}?"
-
-
-def test_a_variable_like_no_setting_still_names_one():
-    with pytest.raises(UsageError, match=r"did you mean LLMOPS_[A-Z]"):
-        Settings.from_environment({"LLMOPS_ZZZ": "x"})
-
-
-@pytest.mark.parametrize(
-    ("variable", "text"),
-    [
-        ("LLMOPS_ENGINE_SLOTS", "many"),
-        ("LLMOPS_ENGINE_SLOTS", "0"),
-        ("LLMOPS_ENGINE_SLOTS", "1.5"),
-        ("LLMOPS_ENGINE_SLOTS", ""),
-        ("LLMOPS_HOME", ""),
-        ("LLMOPS_MAX_BODY_BYTES", "-1"),
-        ("LLMOPS_ENGINE_TIMEOUT", "0"),
-        ("LLMOPS_ENGINE_TIMEOUT", "nan"),
-        ("LLMOPS_DRAIN_SECONDS", "inf"),
-        ("LLMOPS_REGISTRY_POLL", "soon"),
-    ],
-)
-def test_a_value_that_does_not_parse_names_variable_and_value(variable, text):
-    with pytest.raises(UsageError) as caught:
-        Settings.from_environment({variable: text})
-    assert str(caught.value).startswith(f"{variable}={text!r}: ")
+def test_what_is_no_setting_or_no_value_of_one_is_named(variable, text, problem):
+    with pytest.raises(UsageError, match=problem):
+        Settings.from_environment({PREFIX + variable: text})
 
 
 def test_other_variables_are_left_alone():
@@ -127,11 +119,6 @@ def test_without_an_argument_the_process_environment_is_read(monkeypatch):
     assert Settings.from_environment().max_waiting == 9
 
 
-def test_a_home_with_a_tilde_is_the_users(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert Settings.from_environment({"LLMOPS_HOME": "~/state"}).home == tmp_path / "state"
-
-
 def test_a_relative_home_is_fixed_when_read(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     settings = Settings.from_environment({"LLMOPS_HOME": "state"})
@@ -139,21 +126,22 @@ def test_a_relative_home_is_fixed_when_read(monkeypatch, tmp_path):
     assert settings.models_dir == tmp_path / "state" / "models"
 
 
-def test_all_state_lies_in_the_home_by_default():
-    settings = Settings(home=Path("/state"))
-    assert settings.resolved_tracking_uri == "sqlite:////state/mlflow.db"
-    assert settings.resolved_log_url == "sqlite:////state/log.db"
-    assert settings.artifact_root == "/state/artifacts"
-    assert settings.models_dir == Path("/state/models")
-    assert settings.generation_cache_dir == Path("/state/generation_cache")
-    assert settings.reports_dir == Path("/state/reports")
-
-
-def test_explicit_stores_win_over_the_home():
-    settings = Settings(home=Path("/state"), tracking_uri="http://mlflow", log_url="sqlite://", artifacts="s3://b")
-    assert settings.resolved_tracking_uri == "http://mlflow"
-    assert settings.resolved_log_url == "sqlite://"
-    assert settings.artifact_root == "s3://b"
+@pytest.mark.parametrize(
+    ("given", "tracking_uri", "log_url", "artifacts"),
+    [
+        ({}, "sqlite:////state/mlflow.db", "sqlite:////state/log.db", "/state/artifacts"),
+        (
+            {"tracking_uri": "http://mlflow", "log_url": "sqlite://", "artifacts": "s3://b"},
+            "http://mlflow", "sqlite://", "s3://b",
+        ),
+    ],
+)  # fmt: skip
+def test_state_lies_in_the_home_but_for_explicit_stores(given, tracking_uri, log_url, artifacts):
+    settings = Settings(home=Path("/state"), **given)
+    assert (settings.resolved_tracking_uri, settings.resolved_log_url) == (tracking_uri, log_url)
+    assert settings.artifact_root == artifacts
+    folders = (settings.models_dir, settings.generation_cache_dir, settings.reports_dir)
+    assert folders == tuple(Path("/state") / name for name in ("models", "generation_cache", "reports"))
 
 
 def test_describe_names_every_field_with_default_and_meaning():
@@ -167,12 +155,53 @@ def test_describe_names_every_field_with_default_and_meaning():
     assert "idle" in meaning
 
 
-@pytest.mark.parametrize("text", ["http://x", "openai:http://x", "openai:x#m", "gpt-4", "openai:http://x#"])
-def test_a_judge_of_another_form_is_refused_with_the_form(text):
-    with pytest.raises(UsageError, match=r"^LLMOPS_JUDGE=.*must be openai:URL#MODEL"):
-        Settings.from_environment({"LLMOPS_JUDGE": text})
+FINDERS = {"prompts": prompts_folder, "eval_sets": eval_sets_folder}
+each_kind = pytest.mark.parametrize(("name", "other"), [("prompts", "eval_sets"), ("eval_sets", "prompts")])
 
 
-@pytest.mark.parametrize("text", ["openai:http://127.0.0.1:8001/v1#m", "https://api.example/v1#org/m"])
-def test_a_judge_is_an_address_and_a_model(text):
-    assert Settings.from_environment({"LLMOPS_JUDGE": text}).judge == text
+@each_kind
+@pytest.mark.parametrize("own", [True, False])
+def test_an_explicit_folder_goes_before_the_working_folders_and_the_demos(name, other, own, tmp_path, monkeypatch):
+    for each in (f"explicit/{name}", *([name] if own else [])):
+        (tmp_path / each).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(**{name: tmp_path / "explicit" / name})
+    assert FINDERS[name](settings) == FINDERS[name](with_samples(settings)) == tmp_path / "explicit" / name
+
+
+@each_kind
+def test_an_explicit_folder_that_is_none_is_named_with_its_variable(name, other, tmp_path):
+    (tmp_path / "file").touch()
+    for none in ("none", "file"):
+        with pytest.raises(CannotRun, match=f"^LLMOPS_{name.upper()}={tmp_path}/{none}: no such folder$"):
+            FINDERS[name](Settings(**{name: tmp_path / none}))
+
+
+@each_kind
+def test_a_working_folder_uses_its_own_or_else_the_samples_which_never_fill_up_a_project(
+    name, other, tmp_path, monkeypatch
+):
+    samples = Path(llmops.__file__).parents[1] / name
+    monkeypatch.chdir(tmp_path)
+    assert FINDERS[name](Settings()) == samples
+    assert "llmops' own samples" in describe_folder(samples)
+    assert str(tmp_path / name) in describe_folder(samples)
+    (tmp_path / other).mkdir()
+    with pytest.raises(CannotRun, match=f"has {other}/ but no {name}/: make it, or set LLMOPS_{name.upper()}$"):
+        FINDERS[name](Settings())
+    (tmp_path / name).mkdir()
+    assert FINDERS[name](Settings()) == tmp_path / name
+    assert describe_folder(tmp_path / name) == f"{name}: {tmp_path / name}"
+    assert FINDERS[name](with_samples(Settings())) == samples
+
+
+@each_kind
+def test_an_installed_package_uses_the_copy_inside_it_and_none_beside_it(name, other, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    package = tmp_path / "site-packages" / "llmops"
+    monkeypatch.setattr("llmops.settings._PACKAGE", package)
+    with pytest.raises(CannotRun, match=f"set LLMOPS_{name.upper()}$"):
+        FINDERS[name](Settings())
+    (package / "_data" / name).mkdir(parents=True)
+    (package.parent / name).mkdir()  # another package's
+    assert FINDERS[name](Settings()) == package / "_data" / name

@@ -59,11 +59,9 @@ def test_a_folder_of_ones_own_is_registered_evaluated_and_served(
     registered = place.json("models", "register", "tiny", "--source", f"file:{tiny_folder}")["models"]
     assert [(model["version"], model["format"]) for model in registered] == [(1, "hf")]
     place.json("prompts", "register", "qa")
-
     run = place.json("eval", "run", "qa", "--prompt", "qa@1", "--model", "tiny@1", "--limit", "6")["runs"][0]
     assert (run["rows"], run["generated"], run["model"]) == (6, 6, "tiny@1")
     assert all(metric["n_failed"] == 0 for metric in run["metrics"].values())
-
     created = place.json("release", "create", "tiny-app", "--prompt", "qa@1", "--model", "tiny@1")
     assert created["version"] == 1
     place.json("promote", "tiny-app@1", "--force", "--why", "the only one")

@@ -115,7 +115,6 @@ def test_a_printed_crontab_line_runs_with_nothing_in_its_environment(
     assert f"wrote {secrets}, which only you can read: LLMOPS_REDIS_URL, MY_JUDGES_KEY" in printed.err
     assert secrets.stat().st_mode & 0o777 == 0o600
     assert "export MY_JUDGES_KEY=sk-hidden\n" in secrets.read_text()
-
     command = line.split(" ", 5)[5].replace("\\%", "%")  # as cron hands it to the shell
     done = subprocess.run(["env", "-i", "/bin/sh", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -196,7 +195,6 @@ def test_imported_canary_traffic_decides_and_a_kill_while_waiting_changes_nothin
     traffic(tmp_path / "traffic.jsonl", refused)
     assert llmops("log", "import", str(tmp_path / "traffic.jsonl")).code == 0
     done = llmops("pipeline", "run", "llm", *given, "--json")
-
     assert done.code == code, done.err
     assert [step["status"] for step in done.json["steps"][:5]] == ["skipped"] * 4 + ["done"]
     releases = llmops("release", "list", "helper", "--json").json["releases"]

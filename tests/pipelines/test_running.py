@@ -25,7 +25,6 @@ def test_a_run_gives_its_result_as_json_and_the_same_cycle_again_repeats_nothing
 ) -> None:
     first = pipelines.run(sums.pipeline(), {"number": 5}, cycle="one")
     again = pipelines.run(sums.pipeline(), cycle="one")
-
     assert first.status == again.status == "finished"
     assert first.result == again.result == {"sum": 116, "of": [16, 100]}
     assert sums.called == ["first", "second", "third"]
@@ -51,7 +50,6 @@ def test_a_failed_run_names_its_step_and_goes_on_from_there(
     failed = pipelines.get("sums@x")
     sums.wrong.clear()
     done = pipelines.run(sums.pipeline(), cycle="x")
-
     assert str(raised.value) == "sums@x: step second: no data"
     assert (raised.value.step, raised.value.run.status, raised.value.exit_code) == ("second", "failed", 3)
     assert statuses(raised.value.run) == statuses(failed) == {"first": "done", "second": "failed"}
@@ -216,7 +214,6 @@ def test_a_second_caller_of_the_same_cycle_waits_and_gets_the_same_result(settin
         reader.run(sums.pipeline(), cycle="x")
     results.append(reader.run(pipeline, cycle="x"))
     first.join()
-
     assert told == ["slow@x: another process is at it; waiting for it to end"]
     assert [run.result for run in results] == [{"n": 3}] * 2
 

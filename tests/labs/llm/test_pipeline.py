@@ -113,7 +113,6 @@ def test_a_better_challenger_goes_through_gate_and_canary_to_champion_in_a_durab
     inputs = {"suite": "sums", "app": app.name, "canary": "20%", "minimum_rows": 60, "deadline_seconds": 90}
     with Pipelines(app.settings) as pipelines:
         done = pipelines.run(pipeline(app.settings, work=app.steps), inputs, cycle="may")
-
     assert [step.name for step in done.steps] == [*STEPS, "promote", "renew the monitor's reference"]
     assert (done.result["verdict"], done.result["outcome"], done.is_negative) == ("pass", "promoted", False)
     assert app.aliases() == {"champion": f"{app.name}@2", "previous": f"{app.name}@1"}
@@ -131,9 +130,7 @@ def test_what_was_rolled_back_is_not_promoted_by_the_next_cycle(app: App) -> Non
     plan = app.steps.register("sums", app.name, None, None)
     app.books.promote(app.books.get(plan["challenger"]), why="by hand")
     app.books.roll_back(app.name)
-
     result, steps = app.run()
-
     assert (result["verdict"], result["outcome"], steps) == ("fail", "not promoted", ["register"])
     assert f"{app.name}@2 was rolled back at " in result["told"]
     assert app.aliases()["champion"] == f"{app.name}@1"
@@ -144,7 +141,6 @@ def test_a_challenger_that_refuses_is_withdrawn_and_the_traffic_is_what_it_was(a
     app.workshop.registry.release_versions.set_policy(app.name, before)
     app.arrives = [app.traffic(150, refused=0.4)]
     result, steps = app.run()
-
     assert steps == [*STEPS, "roll back"]
     assert (result["verdict"], result["outcome"]) == ("fail", "rolled back")
     assert "output.refusal" in result["monitor"]["canary"]["worse"]
@@ -163,7 +159,6 @@ def test_what_does_not_pass_the_gate_gets_no_traffic(app: App, rule: str, verdic
     floor = "correct = 0.9" if verdict == "fail" else "correct = 0.4"
     (folder / "strict.toml").write_text(text.replace("correct = 0.4", floor))
     result, steps = app.run(suite="strict")
-
     assert steps == STEPS[:3]
     assert (result["verdict"], result["outcome"]) == (verdict, "not promoted")
     assert f"the gate says {verdict}: " in result["told"]
@@ -183,7 +178,6 @@ def test_what_may_be_worse_is_said_by_hand(app: App) -> None:
 def test_too_little_traffic_by_the_deadline_promotes_nothing(app: App) -> None:
     app.arrives = [app.traffic(40)]
     result, steps = app.run()
-
     assert steps == [*STEPS, "roll back"]
     assert (result["verdict"], result["outcome"]) == ("inconclusive", "rolled back")
     assert "40 of the challenger (60 needed), 40 of the champion (20 needed)" in result["told"]
