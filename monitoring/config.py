@@ -50,10 +50,7 @@ def read_config(settings: Settings | None = None) -> MonitorConfig:
             one.
     """
     settings = settings or Settings()
-    return _config(settings.monitor_config or DEFAULT_FILE, settings)
-
-
-def _config(file: Path, settings: Settings) -> MonitorConfig:
+    file = settings.monitor_config or DEFAULT_FILE
     values = read_toml(file)
     for name in values:
         if name not in _TABLES:

@@ -78,20 +78,17 @@ def forget(
     try:
         found = log.belongings(**asked)
         if dry_run:
-            receipt.deleted.update(log.still_holds(found))
-            receipt.deleted.update(_monitor_holds(settings, found))
+            receipt.deleted.update({**log.still_holds(found), **_monitor_holds(settings, found)})
             receipt.deleted[_EVIDENCE] = _forget_evidence(settings, found, dry_run=True)
         else:
-            _forget(settings, log, asked, found, receipt)
+            _forget(settings, log, found, receipt)
     finally:
         log.close()
     receipt.seconds = time.monotonic() - start
     return receipt
 
 
-def _forget(
-    settings: Settings, log: ProductionLog, asked: Mapping[str, str], found: Belongings, receipt: Receipt
-) -> None:
+def _forget(settings: Settings, log: ProductionLog, found: Belongings, receipt: Receipt) -> None:
     traces = Traces(settings)
     of_monitor: dict[str, int] = {}
     for _ in range(_PASSES):
@@ -101,7 +98,7 @@ def _forget(
             receipt.deleted.update(deleted)
             receipt.deleted.update(deletion.forget(connection, found))
         receipt.deleted[_EVIDENCE] += _forget_evidence(settings, found)
-        found = found | log.belongings(**asked)
+        found = found | log.belongings(**receipt.asked)
         of_monitor = _monitor_holds(settings, found)
         receipt.left = {**log.still_holds(found), **of_monitor, **traces.forget(found)}
         receipt.left[_EVIDENCE] = _forget_evidence(settings, found)

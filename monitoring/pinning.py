@@ -66,18 +66,16 @@ def pin_at_promotion(
         if kind == "gate" and (answers := gate_answers()):
             frozen = freeze_records(stores.config.descriptors, answers)
             moments = [record.at for record in answers]
-            return references.pin(
-                app, min(moments), max(moments) + _MOMENT, f"what the gate saw of {release}",
-                source="gate", release=release, frozen=frozen,
-            )  # fmt: skip
+            since, until, why = min(moments), max(moments) + _MOMENT, f"what the gate saw of {release}"
+            return references.pin(app, since, until, why, source="gate", release=release, frozen=frozen)
         last = references.last_accepted(app, previous) if kind == "previous-window" else None
         if last is not None:
             stores.ingest()
             frozen = stores.freeze(app, last.since, last.until, None)
+            why = f"last accepted window before {release}"
             return references.pin(
-                app, last.since, last.until, f"last accepted window before {release}",
-                source="previous-window", release=release, frozen=frozen,
-            )  # fmt: skip
+                app, last.since, last.until, why, source="previous-window", release=release, frozen=frozen
+            )
         references.await_first_window(app, release, at)
         return Awaited(release, at)
 

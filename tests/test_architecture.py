@@ -91,7 +91,6 @@ FLOORS = (
     "monitoring.tabular",
     "monitoring",
     "monitoring.daemon",
-    "monitoring.gate_answers",
     "monitoring.release_actions",
     "monitoring.forgetting",
     "monitoring.cli",
@@ -100,7 +99,6 @@ FLOORS = (
 # Registry and recording are handed to service and monitoring, but where the parts are put together:
 COMPOSITION_POINTS = {
     "service.serve",  # a worker process has to put its gateway together by itself
-    "monitoring.gate_answers",  # reads what a gate saw of a release, for its reference
     "monitoring.release_actions",  # carries out on releases what policies ask for
     "monitoring.forgetting",  # deletes what MLflow's traces hold of a user
     "monitoring.cli",  # commands open what they need

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from llmops.engines.opening import check_parameters
-from llmops.errors import CannotRun, LlmopsError, UnknownVersion, UsageError
+from llmops.errors import CannotRun, UnknownVersion, UsageError
 from llmops.pipelines import Pipeline, Steps
 from llmops.prompt_file import load_prompt_folder
 from llmops.settings import Settings, prompts_folder
@@ -257,19 +257,10 @@ class LlmSteps:
 
     def renew_reference(self, plan: Plan) -> dict[str, Any]:
         """Tells the monitor of the promotion, which stands also where that fails."""
-        from monitoring import PinnedReference, pin_at_promotion
-        from monitoring.gate_answers import gate_answers
+        from monitoring.cli.promote import renew_reference
 
         release = self._registry.release_versions.get(plan["challenger"])
-        try:
-            found = pin_at_promotion(
-                self._settings, release.ref, plan["champion"], lambda: gate_answers(self._registry, release)
-            )
-        except LlmopsError as error:
-            return {"pinned": False, "why": str(error)}
-        if isinstance(found, PinnedReference):
-            return {"pinned": True, "why": found.why}
-        return {"pinned": False, "why": "first window awaited"}
+        return renew_reference(self._settings, self._registry, release, plan["champion"])
 
     def roll_back(self, plan: Plan) -> dict[str, Any]:
         """The challenger is withdrawn, and the traffic policy is again what it was. Raises StoreUnavailable."""

@@ -46,12 +46,9 @@ SUBCOMMANDS: Mapping[str, Mapping[str, str]] = {
     },
     "log": {"retain": "monitoring.cli.log_deletion", "forget": "monitoring.cli.log_deletion"},
     "monitor": {
-        "reference": "monitoring.cli.reference",
-        "replay": "monitoring.cli.replay",
         "daemon": "monitoring.cli.daemon",
         "policy": "monitoring.cli.daemon",
         "alarms": "monitoring.cli.daemon",
-        "ui": "monitoring.cli.ui",
     },
 }
 """By group and name: the module of a subcommand that is not defined beside its group; the function bears its name."""

@@ -1,23 +1,35 @@
-"""`llmops monitor`: run, report, reference; replay, daemon, ui and what belongs to them live in files of their own."""
+"""`llmops monitor`: run, report, reference, replay and ui; daemon and what belongs to it are in a file of their own."""
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llmops.cli.command_table import CommandGroup
-from llmops.cli.log import window_options
-from llmops.cli.output import echo, emit, json_option, number, print_table, progress_bar, row_count, say
+from llmops.cli.log import read_time, window_options
+from llmops.cli.output import (
+    echo,
+    emit,
+    json_option,
+    number,
+    print_table,
+    progress_bar,
+    row_count,
+    say,
+    shown_time,
+)
 from llmops.errors import CannotRun, StoreUnavailable, UsageError
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
     from monitoring import MonitorResult
     from monitoring.decide.drift import DescriptorDrift
+    from monitoring.decide.replay import Replay
 
 
 @click.group("monitor", cls=CommandGroup)
@@ -84,6 +96,172 @@ def report(app: str | None, since: datetime | None, until: datetime | None, out:
     emit(as_json, {"app": name, "out": str(path)}, lambda: echo(f"wrote {path}"))
 
 
+@command.group()
+def reference() -> None:
+    """References: what an app's windows are compared with. A reference changes only when another is pinned."""
+
+
+@reference.command("list")
+@click.argument("app", required=False)
+@json_option
+def list_command(app: str | None, as_json: bool) -> None:
+    """List every reference that was ever pinned, newest first.
+
+    \b
+    Example: llmops monitor reference list assistant
+    """
+    from monitoring import list_references
+
+    found = list_references(Settings.from_environment(), app)
+    rows = [
+        (
+            each.app,
+            shown_time(each.since),
+            shown_time(each.until),
+            each.source,
+            each.release or "any",
+            shown_time(each.pinned_at),
+            each.why,
+        )
+        for each in found
+    ]
+    columns = ("app", "since", "until", "source", "release", "pinned at", "why")
+    value = {"references": [each.to_json() for each in found]}
+    emit(as_json, value, lambda: print_table(f"{len(found)} references", columns, rows))
+
+
+@reference.command()
+@click.argument("app")
+@json_option
+def show(app: str, as_json: bool) -> None:
+    """Show the current reference and its statistics.
+
+    \b
+    Example: llmops monitor reference show assistant
+    """
+    from monitoring import reference_in_force
+
+    settings = Settings.from_environment()
+    pinned, frozen, awaited = reference_in_force(settings, app, champion_of(settings, app))
+    levels: dict[str, dict[str, Any]] = {}
+    if frozen is not None:
+        for name, numbers in frozen.whole.numbers.items():
+            levels[name] = {"n": numbers.n, "level": numbers.mean if numbers.n else None}
+        for name, flags in frozen.whole.flags.items():
+            levels[name] = {"n": flags.n, "level": flags.share if flags.n else None}
+        for name, labels in frozen.whole.labels.items():
+            commonest = max(sorted(labels.counts), key=lambda label: labels.counts[label], default=None)
+            levels[name] = {"n": labels.n, "level": commonest}
+        levels = dict(sorted(levels.items()))
+    value: dict[str, Any] = {
+        "app": app,
+        "reference": pinned.to_json() if pinned is not None else None,
+        "rows": frozen.whole.rows if frozen is not None else None,
+        "descriptors": levels,
+        "awaited": {"release": awaited.release, "since": awaited.since.isoformat()} if awaited is not None else None,
+    }
+
+    def table() -> None:
+        if pinned is None:
+            echo(f"no reference is pinned for {app}")
+        else:
+            title = f"{app}: {pinned.why}, {value['rows'] or 'not yet counted'} rows"
+            rows = [(name, each["n"], _shown(each["level"])) for name, each in levels.items()]
+            print_table(title, ("descriptor", "n#", "mean, share or commonest#"), rows)
+        if awaited is not None:
+            echo(f"the first accepted window of {awaited.release} will be the next one")
+
+    emit(as_json, value, table)
+
+
+@reference.command()
+@click.argument("app")
+@click.option(
+    "--since", required=True, callback=read_time, metavar="TIME", help="From this time, or this long ago: 24h, 7d."
+)
+@click.option("--until", required=True, callback=read_time, metavar="TIME", help="Before this time, or this long ago.")
+@click.option("--release", help="Only rows of this release; the reference applies while it is champion.")
+@click.option("--why", required=True, help="The reason; it is recorded.")
+@json_option
+def pin(app: str, since: datetime, until: datetime, release: str | None, why: str, as_json: bool) -> None:
+    """Pin a window of the production log as the app's reference from now on.
+
+    \b
+    Example: llmops monitor reference pin assistant --since 8d --until 1d --why "a good week"
+    """
+    from monitoring import pin_reference
+
+    pinned = pin_reference(Settings.from_environment(), app, since, until, why, release=release)
+    span = f"the rows from {pinned.since.isoformat()} to {pinned.until.isoformat()}"
+    emit(as_json, pinned.to_json(), lambda: echo(f"{app}: compared with {span} from now on"))
+
+
+@command.command()
+@click.option("--app", help="Only this app's records.")
+@click.option("--until", callback=read_time, metavar="TIME", help="End of the quiet past; default: now.")
+@click.option(
+    "--months", default=100, show_default=True, type=click.IntRange(0), help="Months to resample; 0 for none."
+)
+@json_option
+def replay(app: str | None, until: datetime | None, months: int, as_json: bool) -> None:
+    """Measure false alarms on the log's past after the reference, and compare them with the stated budget.
+
+    This is valid only if nothing was wrong in that past: a real change counts as an alarm, too.
+
+    \b
+    Example: llmops monitor replay --app assistant --until 1d
+    """
+    from monitoring import replay_past
+
+    settings = Settings.from_environment()
+    name = chosen_app(settings, app)
+    with progress_bar() as show:
+        found = replay_past(
+            settings,
+            name,
+            until,
+            months=months,
+            progress=lambda done, total: show("replaying", done, total),
+            champion=champion_of(settings, name),
+        )
+    emit(as_json, {"app": name, **found.to_json()}, lambda: _show_replay(name, found))
+
+
+@command.command()
+@click.option("--port", default=8001, show_default=True)
+@click.option("--no-serve", is_flag=True, help="Only update the dashboard, then exit.")
+@json_option
+def ui(port: int, no_serve: bool, as_json: bool) -> None:
+    """Show Evidently's dashboard over time, on this machine only. Stop it with Ctrl-C.
+
+    Descriptors of new records in the production log are computed and added first. Nothing is sent elsewhere.
+
+    \b
+    Example: llmops monitor ui --port 8001
+    """
+    from monitoring.show.dashboard import update_from_history, workspace_folder
+
+    settings = Settings.from_environment()
+    if not no_serve:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise CannotRun(f"port {port} cannot be used ({error.strerror}); choose another with --port") from error
+    added = update_from_history(settings, lambda app, points: say(f"{app}: {points} points added"))
+    if not added:
+        say("the production log holds no app's records yet")
+    folder, url = workspace_folder(settings), f"http://127.0.0.1:{port}"
+    value = {"workspace": str(folder), "added": added, "url": None if no_serve else url}
+    emit(as_json, value, lambda: echo(f"the dashboard is in {folder}" if no_serve else f"Evidently on {url}"))
+    if not no_serve:
+        from monitoring.evidently_import import serve_workspace
+
+        folder.mkdir(parents=True, exist_ok=True)
+        serve_workspace(folder, "127.0.0.1", port)
+
+
 def report_path(settings: Settings, app: str) -> Path:
     """Where an app's report lies unless told otherwise."""
     return settings.reports_dir / f"monitor-{app}.html"
@@ -119,10 +297,11 @@ def record(settings: Settings, result: MonitorResult) -> str:
     """Writes the result into MLflow and the dashboard; returns the run id. Raises StoreUnavailable."""
     from llmops.recording import nameless, record_monitoring_run
     from llmops.registry import Store
+    from monitoring.config import read_config
+    from monitoring.show.dashboard import Dashboard, workspace_folder
     from monitoring.show.verdict_page import verdict_page
-    from monitoring.show.workspace import descriptor_version, publish_verdict
 
-    verdict, version = result.to_json(), descriptor_version(settings)
+    verdict, version = result.to_json(), read_config(settings).descriptors.version
     run_id = record_monitoring_run(
         Store(settings),
         result.app,
@@ -132,24 +311,20 @@ def record(settings: Settings, result: MonitorResult) -> str:
         page=verdict_page(nameless(verdict)),
     )
     try:
-        publish_verdict(settings, result.app, run_id, verdict)
+        Dashboard(workspace_folder(settings)).add_verdict(result.app, run_id, verdict)
     except CannotRun as error:
         say(f"the verdict is recorded, but not in the dashboard: {error}")
     return run_id
 
 
-_COLUMNS = ("descriptor", "test", "before#", "after#", "effect#", "p adjusted#", "drifted")
-
-
 def show_result(result: MonitorResult) -> None:
     """The whole app as a table, of slices and variants what drifted; then alarms or their absence, and the cure."""
     for place, part in enumerate(result.slices):
-        where = " ".join(part.label.values())
         if place == 0:
             title = f"{result.app}: {row_count(result.window.rows)} against {result.reference.rows} of reference"
             _drift_table(title, part.descriptors)
         elif part.rows < result.window.rows and (drifted := _drifted(part.descriptors)):
-            _drift_table(f"{where}: {row_count(part.rows)}", drifted)
+            _drift_table(f"{' '.join(part.label.values())}: {row_count(part.rows)}", drifted)
     for comparison in result.canary:
         variants = comparison.variants
         title = f"{variants.kind}: {row_count(variants.after.rows)} of {variants.challenger or 'the challenger'} "
@@ -165,14 +340,15 @@ def show_result(result: MonitorResult) -> None:
 
 def _show_alarms(result: MonitorResult) -> None:
     if result.failures:
-        rows = sorted(result.failures.items(), key=lambda item: -item[1])
-        print_table("rows that a descriptor could not be computed of", ("descriptor", "rows#"), rows)
+        failed = sorted(result.failures.items(), key=lambda item: -item[1])
+        print_table("rows that a descriptor could not be computed of", ("descriptor", "rows#"), failed)
     if result.not_compared:
         say(f"not in the reference as they are now, so not compared: {', '.join(result.not_compared)}")
     for alarm in result.alarms:
         echo(f"ALARM {alarm.what} ({alarm.kind}): {alarm.why}")
         if alarm.rows:
-            echo(f"      see llmops log show {alarm.rows[0]}" + _more(len(alarm.rows) - 1))
+            more = f" and {len(alarm.rows) - 1} more" if len(alarm.rows) > 1 else ""
+            echo(f"      see llmops log show {alarm.rows[0]}{more}")
     if result.alarms:
         echo(f"a rollback {'may help' if result.cure.helps else 'is no cure'}: {result.cure.why}")
     else:
@@ -181,21 +357,38 @@ def _show_alarms(result: MonitorResult) -> None:
     say(f"at most {budget:g} false alarms a month are expected, run daily")
 
 
+def _show_replay(app: str, found: Replay) -> None:
+    if found.alarms:
+        rows = [(alarm.since.isoformat(), alarm.kind, alarm.what) for alarm in found.alarms]
+        print_table(f"{app}: what alarmed", ("window from", "rule", "what"), rows)
+    low, high = found.interval
+    echo(f"{found.alarmed} of {found.windows} windows alarmed ({found.untested} had too few rows to be tested)")
+    echo(
+        f"that is {number(found.per_month)} a month (95 % interval {number(low)} to {number(high)}); "
+        f"stated: at most {found.stated['total']:g}"
+    )
+    if found.resampled is not None:
+        echo(f"{found.resampled.alarmed} of {found.resampled.months} resampled months had an alarm")
+
+
 def _drift_table(title: str, descriptors: Mapping[str, DescriptorDrift]) -> None:
     rows = [
-        (name, drift.result.test, _shown(drift.before), _shown(drift.after), number(drift.result.effect),
-         f"{drift.p_adjusted:.3g}", "yes" if drift.drifted else "")
+        (
+            name,
+            drift.result.test,
+            _shown(drift.before),
+            _shown(drift.after),
+            number(drift.result.effect),
+            f"{drift.p_adjusted:.3g}",
+            "yes" if drift.drifted else "",
+        )
         for name, drift in descriptors.items()
-    ]  # fmt: skip
-    print_table(title, _COLUMNS, rows)
+    ]
+    print_table(title, ("descriptor", "test", "before#", "after#", "effect#", "p adjusted#", "drifted"), rows)
 
 
 def _drifted(descriptors: Mapping[str, DescriptorDrift]) -> dict[str, DescriptorDrift]:
     return {name: drift for name, drift in descriptors.items() if drift.drifted}
-
-
-def _more(count: int) -> str:
-    return f" and {count} more" if count else ""
 
 
 def _shown(value: object) -> str:

@@ -1,7 +1,8 @@
-"""`llmops promote`."""
+"""`llmops promote`, and what a promotion does to the monitor's reference."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ from llmops.errors import LlmopsError, UsageError
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
+    from llmops.production_log import LogRecord
     from llmops.registry import Registry
     from llmops.versions import Release
 
@@ -53,19 +55,13 @@ def command(release: str, force: bool, why: str | None, as_json: bool) -> None:
         name, champion = found.app, found.ref
     previous = was if was != champion else None
     value = {"app": name, "champion": champion, "previous": previous, "forced": force, "reference": reference}
-    emit(as_json, value, lambda: echo(f"{name}: champion is {champion} ({_before(was, champion)})"))
-
-
-def _before(was: str | None, champion: str) -> str:
-    if was is None:
-        return "the first"
-    return "as before" if was == champion else f"was {was}"
+    before = "the first" if was is None else "as before" if was == champion else f"was {was}"
+    emit(as_json, value, lambda: echo(f"{name}: champion is {champion} ({before})"))
 
 
 def renew_reference(settings: Settings, registry: Registry, release: Release, previous: str | None) -> dict[str, Any]:
     """Tells the monitor of a promotion that is done. Where that fails the promotion stands, and the failure is said."""
     from monitoring import PinnedReference, pin_at_promotion
-    from monitoring.gate_answers import gate_answers
 
     try:
         found = pin_at_promotion(settings, release.ref, previous, lambda: gate_answers(registry, release))
@@ -76,8 +72,44 @@ def renew_reference(settings: Settings, registry: Registry, release: Release, pr
         say(f"the monitor compares with {found.why} from now on")
         return {"pinned": True, "source": found.source, "why": found.why}
     say(f"the monitor's reference will be the first accepted window of {found.release}")
-    return {
-        "pinned": False,
-        "source": "first-window",
-        "why": f"the first accepted window of {found.release} is awaited",
-    }
+    why = f"the first accepted window of {found.release} is awaited"
+    return {"pinned": False, "source": "first-window", "why": why}
+
+
+def gate_answers(registry: Registry, release: Release) -> list[LogRecord]:
+    """What a gate saw of a release: its answers to the eval set, as records that the monitor can describe.
+
+    One for each row of the newest gate's eval run of the release; none when no gate is on record.
+
+    Raises UnknownVersion when the run is gone, StoreUnavailable.
+    """
+    from llmops.production_log import LogRecord
+    from llmops.recording import EvalRecorder
+
+    gates = registry.release_versions.gates(release)
+    newest = max(gates.values(), key=lambda gate: str(gate["at"]), default=None)
+    if newest is None:
+        return []
+    recorder = EvalRecorder(registry.store)
+    records = []
+    for result in recorder.rows(recorder.get(str(newest["runs"]["b"]))):
+        output, messages, inputs = result.output, result.row.messages, result.row.inputs
+        asked = messages[-1]["content"] if messages else inputs.get(release.prompt.template.input_variable, "")
+        failed = output.error is not None
+        record = LogRecord(
+            request_id=result.row.id,
+            at=datetime.fromisoformat(newest["at"]),
+            status=500 if failed else 200,
+            outcome="error" if failed else "ok",
+            input=str(asked),
+            output=output.text,
+            release=release.ref,
+            prompt=release.prompt.ref,
+            model=release.model.ref,
+            tokens_in=output.tokens_in,
+            tokens_out=output.tokens_out,
+            latency_ms=output.latency_ms,
+            details={name: said for name in ("refusal", "tool_calls") if (said := getattr(output, name))},
+        )
+        records.append(record)
+    return records

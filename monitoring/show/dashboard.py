@@ -10,19 +10,27 @@ they are few: after a week a day has one point, not 24, and the verdicts before 
 for each day. 5,000 whole verdicts would take the interface 890 MB and most of a minute to draw.
 
 Everything is idempotent: a snapshot's id follows from what it is about, so that writing it again replaces it.
+
+The files are written without Evidently: its import takes seconds and 250 MiB, and a run of the monitor only has numbers
+to leave behind. Their form is Evidently 0.7's own (`SnapshotModel`, `ProjectModel`, `DashboardModel`). Its version is
+pinned, and tests read what is written here with Evidently itself, so that a release that changes the form fails them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
+import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from llmops.errors import CannotRun
+from llmops.settings import Settings
 from monitoring.show.dashboard_panels import (
     ALARM_KINDS,
     BUDGET,
@@ -33,8 +41,9 @@ from monitoring.show.dashboard_panels import (
     named_in,
     panels,
 )
-from monitoring.show.evidently_files import ProjectFiles, panel, snapshot, tab, table
-from monitoring.show.history import HOURLY_FOR, Levels, means
+from monitoring.show.history import HOURLY_FOR, Levels, levels_since, means
+from monitoring.store.database import apps_in_log
+from monitoring.stores import opened
 
 RECENT_VERDICTS = 300
 """So many stay whatever they say; of those before, one for each day: the last that alarmed, else the last."""
@@ -46,6 +55,33 @@ _ABOUT = "Descriptors of the production log over time, and the monitor's verdict
 _SORTS = ("verdict", "day", "hour", "alarm")
 _NAMES = uuid.UUID("5f6b1c52-6a0f-4f0c-9d5b-0d6a3a0f6f5e")
 _ALARM_ROWS = 20
+_LATE = timedelta(hours=2)
+"""So far back the history is looked at again: rows may arrive after their hour."""
+_MEAN = "evidently:metric_v2:MeanValue"
+"""A number is kept as the mean of a column, so that Evidently's own panels and filters find it."""
+
+
+def workspace_folder(settings: Settings) -> Path:
+    """Where the dashboard lies; an ordinary Evidently workspace."""
+    return settings.home / "evidently"
+
+
+def update_from_history(settings: Settings, told: Callable[[str, int], None]) -> dict[str, int]:
+    """Adds what the history of every app has gained; rows that were not described yet are. Returns points by app.
+
+    told: is given each app and its points. Raises BadFile, CannotRun, StoreUnavailable.
+    """
+    added, board = dict[str, int](), Dashboard(workspace_folder(settings))
+    with opened(settings) as stores:
+        stores.ingest()
+        for app in apps_in_log(stores.engine):
+            since = board.newest_level(app)
+            if since is None and (first := stores.log.read(app=app, limit=1)):
+                since = first[0].at
+            gained = () if since is None else levels_since(stores.reader, app, since - _LATE, datetime.now(UTC))
+            added[app] = board.add_levels(app, gained)
+            told(app, added[app])
+    return added
 
 
 class Dashboard:
@@ -55,26 +91,37 @@ class Dashboard:
         self.folder = folder
 
     def add_verdict(self, app: str, run_id: str, verdict: Mapping[str, Any]) -> str:
-        """One monitoring run, by the contract's JSON; its time is the window's end. Returns the snapshot's id."""
-        window, state = verdict["window"], str(verdict["state"])
-        alarms = list(verdict["alarms"])
+        """One monitoring run, by the contract's JSON; its time is the window's end. Returns the snapshot's id.
+
+        Takes milliseconds: Evidently is not loaded.
+        """
+        window, state, alarms = verdict["window"], str(verdict["state"]), list(verdict["alarms"])
+        whats = ", ".join(dict.fromkeys(str(alarm["what"]) for alarm in alarms))
         releases = [str(part["slice"]["release"]) for part in verdict["slices"] if "release" in part["slice"]]
         values = _verdict_values(verdict)
-        point = _Point(
-            "alarm" if alarms else "verdict",
-            run_id,
-            datetime.fromisoformat(str(window["until"])),
-            f"{state}: {', '.join(dict.fromkeys(str(alarm['what']) for alarm in alarms))}" if alarms else state,
-            ("verdict", state, *releases),
-            {"run": run_id, "state": state, "since": str(window["since"]), "rows": str(window["rows"])},
-            values,
-        )
+        # No request and no user is named: what is deleted from the log must not live on here.
+        rows = [
+            (
+                alarm["what"],
+                alarm.get("kind", "drift"),
+                "in slices by user" if any("user" in label for label in alarm.get("slices", ())) else alarm["why"],
+            )
+            for alarm in alarms[:_ALARM_ROWS]
+        ]
         with self._touching():
-            files = self._files(app)
-            files.make(app, _ABOUT)
-            written = self._write(app, point, [_alarm_table(alarms)] if alarms else [])
+            written = self._write(
+                app,
+                sort="alarm" if alarms else "verdict",
+                name=run_id,
+                at=datetime.fromisoformat(str(window["until"])),
+                title=f"{state}: {whats}" if alarms else state,
+                tags=["verdict", state, *releases],
+                metadata={"run": run_id, "state": state, "since": str(window["since"]), "rows": str(window["rows"])},
+                values=values,
+                tables=[_table("Alarms", ("what", "kind", "why"), rows)] if alarms else [],
+            )
             self._arrange(app, releases, effects=_whats(values, EFFECT))
-            self._prune(files)
+            self._prune(app)
         return written
 
     def add_levels(self, app: str, levels: Iterable[Levels]) -> int:
@@ -82,24 +129,29 @@ class Dashboard:
         written, releases, columns = 0, set[str](), set[str]()
         with self._touching():
             for level in levels:
-                self._files(app).make(app, _ABOUT)
                 releases.update(level.by_release)
                 values = _level_values(level)
                 columns.update(values)
-                about = {"since": level.since.isoformat(), "rows": str(level.whole.rows)}
-                point = _Point(level.sort, level.since.isoformat(), level.until, f"{level.sort} of traffic",
-                               ("levels", level.sort, *sorted(level.by_release)), about, values)  # fmt: skip
-                self._write(app, point, [])
+                self._write(
+                    app,
+                    sort=level.sort,
+                    name=level.since.isoformat(),
+                    at=level.until,
+                    title=f"{level.sort} of traffic",
+                    tags=["levels", level.sort, *sorted(level.by_release)],
+                    metadata={"since": level.since.isoformat(), "rows": str(level.whole.rows)},
+                    values=values,
+                )
                 written += 1
             if written:
                 self._arrange(app, releases, levels=_whats(columns))
-                self._prune(self._files(app))
+                self._prune(app)
         return written
 
     def snapshots(self, app: str) -> list[str]:
         """The ids of an app's snapshots, oldest first."""
         with self._touching():
-            return self._files(app).snapshots()
+            return sorted(path.stem for path in (self._project(app) / "snapshots").glob("*.json"))
 
     def newest_level(self, app: str) -> datetime | None:
         """The end of the newest point of the history."""
@@ -113,91 +165,119 @@ class Dashboard:
         except OSError as error:
             raise CannotRun(f"the dashboard in {self.folder} cannot be kept: {error.strerror or error}") from error
 
-    def _files(self, app: str) -> ProjectFiles:
-        return ProjectFiles(self.folder, project_id(app))
+    def _project(self, app: str) -> Path:
+        return self.folder / str(project_id(app))
 
-    def _write(self, app: str, point: _Point, tables: Sequence[Mapping[str, Any]]) -> str:
-        rows = [(*named_in(name), f"{value:.4g}") for name, value in point.values.items()]
-        shown = [*tables, table("Values", ("of", "what", "value"), rows)]
-        made = snapshot(point.title, point.at, point.tags, point.metadata, point.values, shown)
-        snapshot_id = _snapshot_id(app, point)
-        self._files(app).write_snapshot(snapshot_id, made)
+    def _write(
+        self,
+        app: str,
+        *,
+        sort: str,
+        name: str,
+        at: datetime,
+        title: str,
+        tags: Sequence[str],
+        metadata: Mapping[str, str],
+        values: Mapping[str, float],
+        tables: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
+        """One snapshot, which holds numbers by name; those that are not finite are left out. Makes the project unless
+        it is there.
+
+        name: what it is about, unique among those of its sort and time.
+        """
+        folder, project = self._project(app), str(project_id(app))
+        (folder / "snapshots").mkdir(parents=True, exist_ok=True)
+        if not (folder / "metadata.json").is_file():
+            about = {"id": project, "name": app, "description": _ABOUT, "org_id": None, "version": "2"}
+            _write_whole(folder / "metadata.json", about)
+        finite = {column: float(f"{value:.6g}") for column, value in values.items() if math.isfinite(value)}
+        rows = [(*named_in(column), f"{value:.4g}") for column, value in values.items()]
+        snapshot = {
+            "report": {"items": []},
+            "name": title,
+            "timestamp": at.astimezone(UTC).replace(tzinfo=None).isoformat(),  # Evidently's own have no zone either
+            "metadata": dict(metadata),
+            "tags": list(tags),
+            "metric_results": {column: _mean(column, value) for column, value in finite.items()},
+            "top_level_metrics": list(finite),
+            "widgets": [*tables, _table("Values", ("of", "what", "value"), rows)],
+            "tests_widgets": [],
+        }
+        # Version 8 of RFC 9562: milliseconds, the sort, then a hash. So names of files order snapshots and tell their
+        # sort, and none need be opened to drop the oldest.
+        moment = int(at.timestamp() * 1000) & (1 << 48) - 1
+        chance = uuid.uuid5(project_id(app), f"{sort} {name}").int & (1 << 62) - 1
+        snapshot_id = uuid.UUID(int=moment << 80 | 8 << 76 | _SORTS.index(sort) << 64 | 2 << 62 | chance)
+        _write_whole(folder / "snapshots" / f"{snapshot_id}.json", snapshot)
         return str(snapshot_id)
 
     def _arrange(
         self, app: str, releases: Iterable[str], levels: Iterable[str] = (), effects: Iterable[str] = ()
     ) -> None:
         """The project's panels, for what is named here and what has panels already."""
-        files, project = self._files(app), project_id(app)
-        lines = [line for each in files.panels() for line in each["values"]]
+        path, project = self._project(app) / "dashboard.json", project_id(app)
+        lines: list[dict[str, Any]] = []
+        if path.is_file():
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # of a broken file, which is written anew
+                lines = [
+                    line for each in json.loads(path.read_text(encoding="utf-8"))["panels"] for line in each["values"]
+                ]
         drawn = [(*named_in(line["metric_labels"]["column"]), "levels" in line["tags"]) for line in lines]
         known = {who for who, _, _ in drawn if who != WHOLE} | set(releases)
         shown = sorted(known, key=_version_order)[-MOST_RELEASES:]
         levels = {what for _, what, is_level in drawn if is_level} | set(levels)
         effects = {what.removeprefix(EFFECT) for _, what, _ in drawn if what.startswith(EFFECT)} | set(effects)
-        arranged: dict[str, list[dict[str, Any]]] = {}
-        for each in panels(shown, levels, effects):
-            told = [(line.legend, line.column, line.tags) for line in each.lines]
-            key = f"{each.tab} {each.title}"
-            made = panel(project, key, each.title, each.subtitle, wide=each.wide, lines=told, plot=each.plot)
-            arranged.setdefault(each.tab, []).append(made)
-        tabs = [tab(project, title, members) for title, members in arranged.items()]
-        files.write_dashboard(tabs, [each for members in arranged.values() for each in members])
+        made, tabs = [], dict[str, list[str]]()
+        for panel in panels(shown, levels, effects):
+            panel_id = str(uuid.uuid5(project, f"{panel.tab} {panel.title}"))
+            tabs.setdefault(panel.tab, []).append(panel_id)
+            made.append(
+                {
+                    "id": panel_id,
+                    "title": panel.title,
+                    "subtitle": panel.subtitle,
+                    "size": "full" if panel.wide else "half",
+                    "values": [
+                        {
+                            "legend": line.legend,
+                            "tags": list(line.tags),
+                            "metadata": {},
+                            "metric": _MEAN,
+                            "metric_labels": {"column": line.column},
+                            "view_params": {},
+                        }
+                        for line in panel.lines
+                    ],
+                    "plot_params": dict(panel.plot),
+                }
+            )
+        listed = [{"id": str(uuid.uuid5(project, tab)), "title": tab, "panels": ids} for tab, ids in tabs.items()]
+        _write_whole(path, {"tabs": listed, "panels": made})
 
-    def _prune(self, files: ProjectFiles) -> None:
+    def _prune(self, app: str) -> None:
+        """Drops the hours of days that have a point of their own, old days, and verdicts; see RECENT_VERDICTS."""
         sorts: dict[str, list[str]] = {}
-        for name in files.snapshots():
+        for name in self.snapshots(app):
             sorts.setdefault(_sort_of(name), []).append(name)
         hours = sorts.get("hour", [])
         # A day that ended less than a week ago is still made of hours, hence the day more.
         dropped = [name for name in hours if _time_of(name) < _time_of(hours[-1]) - HOURLY_FOR - timedelta(days=1)]
         dropped += sorts.get("day", [])[:-KEPT_DAYS]
-        dropped += _thinned_out(sorted([*sorts.get("verdict", []), *sorts.get("alarm", [])]))
-        for name in dropped:
-            files.delete_snapshot(name)
-
-
-def _thinned_out(verdicts: Sequence[str]) -> list[str]:
-    """Those to drop; see RECENT_VERDICTS."""
-    older = verdicts[:-RECENT_VERDICTS]
-    kept: dict[date, str] = {}
-    for name in older:
-        day = _time_of(name).date()
-        if day not in kept or _sort_of(name) == "alarm" or _sort_of(kept[day]) != "alarm":
-            kept[day] = name
-    stay = set(list(kept.values())[-KEPT_DAYS:])
-    return [name for name in older if name not in stay]
-
-
-@dataclass(frozen=True, slots=True)
-class _Point:
-    """One snapshot. name: what it is about, unique among those of its sort and time."""
-
-    sort: str
-    name: str
-    at: datetime
-    title: str
-    tags: tuple[str, ...]
-    metadata: Mapping[str, str]
-    values: Mapping[str, float]
+        older = sorted([*sorts.get("verdict", []), *sorts.get("alarm", [])])[:-RECENT_VERDICTS]
+        kept: dict[date, str] = {}
+        for name in older:
+            day = _time_of(name).date()
+            if day not in kept or _sort_of(name) == "alarm" or _sort_of(kept[day]) != "alarm":
+                kept[day] = name
+        stay = set(list(kept.values())[-KEPT_DAYS:])
+        for name in [*dropped, *(each for each in older if each not in stay)]:
+            (self._project(app) / "snapshots" / f"{name}.json").unlink(missing_ok=True)
 
 
 def project_id(app: str) -> uuid.UUID:
     """The same for the same app, in every workspace."""
     return uuid.uuid5(_NAMES, app)
-
-
-def _alarm_table(alarms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Names no request and no user: what is deleted from the log must not live on here."""
-    rows = [
-        (alarm["what"], alarm.get("kind", "drift"), "in slices by user" if _by_user(alarm) else alarm["why"])
-        for alarm in alarms[:_ALARM_ROWS]
-    ]
-    return table("Alarms", ("what", "kind", "why"), rows)
-
-
-def _by_user(alarm: Mapping[str, Any]) -> bool:
-    return any("user" in label for label in alarm.get("slices", ()))
 
 
 def _verdict_values(verdict: Mapping[str, Any]) -> dict[str, float]:
@@ -238,14 +318,6 @@ def _level_values(level: Levels) -> dict[str, float]:
     return {**values, **counts}
 
 
-def _snapshot_id(app: str, point: _Point) -> uuid.UUID:
-    """Version 8 of RFC 9562: milliseconds, the sort, then a hash. So names of files order snapshots and tell their
-    sort, and none need be opened to drop the oldest."""
-    moment = int(point.at.timestamp() * 1000) & (1 << 48) - 1
-    chance = uuid.uuid5(project_id(app), f"{point.sort} {point.name}").int & (1 << 62) - 1
-    return uuid.UUID(int=moment << 80 | 8 << 76 | _SORTS.index(point.sort) << 64 | 2 << 62 | chance)
-
-
 def _sort_of(snapshot_id: str) -> str:
     """The sort; another word for snapshots that somebody else put there."""
     try:
@@ -263,3 +335,35 @@ def _time_of(snapshot_id: str) -> datetime:
 def _version_order(release: str) -> tuple[str, int]:
     name, _, version = release.rpartition("@")
     return name, int(version) if version.isdigit() else -1
+
+
+def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> dict[str, Any]:
+    """A table of a report."""
+    return {
+        "type": "table",
+        "title": title,
+        "size": 2,
+        "id": str(uuid.uuid5(uuid.NAMESPACE_OID, title)),
+        "pageSize": 20,
+        "params": {"header": list(columns), "data": [[str(cell) for cell in row] for row in rows]},
+    }
+
+
+def _mean(name: str, value: float) -> dict[str, Any]:
+    metric = {"metric_id": name, "params": {"type": _MEAN, "column": name}}
+    return {
+        "type": "evidently:metric_result_v2:SingleValue",
+        "display_name": name,
+        "widget": [],
+        "tests": [],
+        "metric_value_location": {"metric": metric, "param": {}},
+        "value": value,
+    }
+
+
+def _write_whole(path: Path, value: Mapping[str, Any]) -> None:
+    """Whole or not at all: the interface refuses to start on half a snapshot."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(value), encoding="utf-8")
+    part.replace(path)
+    os.utime(path)  # a running interface looks at files that were changed, not at those that were renamed

@@ -11,7 +11,7 @@ The file works without a network: Evidently embeds its scripts, and the verdict 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from llmops.errors import CannotRun
 from llmops.production_log import ProductionLog
 from monitoring.evidently_import import evidently
 from monitoring.show.history import HOUR, strip
-from monitoring.show.verdict_page import RowText, Shown, rows_to_show, verdict_section, whole_page
+from monitoring.show.verdict_page import PageContents, RowText, rows_to_show, verdict_section, whole_page
 from monitoring.store.rows import DescribedRows, present
 from monitoring.store.summaries import Summary
 
@@ -56,14 +56,28 @@ def save_report(
     """
     with _writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)  # first: drawing takes seconds
-    page = _page(result, log, reader, descriptors, reference)
-    before = _rows_of(reader, result, result.reference.since, result.reference.until) if _in_log(result) else None
-    after = _rows_of(reader, result, result.window.since, result.window.until)
-    text = (
-        _with_evidently(page, before, after, descriptors.descriptors)
-        if before is not None and len(before) and len(after)
-        else whole_page(page)
+    window, verdict = result.window, result.to_json()
+    texts: dict[str, RowText] = {}
+    for request_id in rows_to_show(verdict):
+        # As the log has them now; request ids may repeat, so only those of the window.
+        for record in log.read(request_id=request_id, app=result.app, since=window.since, until=window.until):
+            shown = (None, None) if record.text_deleted_at is not None else (record.input, record.output)
+            texts[request_id] = RowText(request_id, record.at, record.release, *shown)
+    page = PageContents(
+        verdict=verdict,
+        before=reference,
+        after=reader.summary(result.app, window.since, window.until).get(None, Summary()),
+        units={name: each.unit for name, each in descriptors.descriptors.items()},
+        texts=texts,
+        history=strip(reader, result.app, window.until - HISTORY, window.until) if verdict["alarms"] else (),
     )
+    in_log = result.pinned is None or result.pinned.in_log
+    before = _rows_of(reader, result, result.reference.since, result.reference.until) if in_log else None
+    after = _rows_of(reader, result, window.since, window.until)
+    if before is not None and len(before) and len(after):
+        text = _with_evidently(page, before, after, descriptors.descriptors)
+    else:
+        text = whole_page(page)
     with _writing(out):
         out.write_text(text, encoding="utf-8", errors="replace")
     return out
@@ -77,60 +91,29 @@ def _writing(out: Path) -> Iterator[None]:
         raise CannotRun(f"cannot write the report to {out}: {error.strerror}") from error
 
 
-def _in_log(result: MonitorResult) -> bool:
-    return result.pinned is None or result.pinned.in_log
-
-
-def _page(
-    result: MonitorResult, log: ProductionLog, reader: WindowReader, descriptors: DescriptorSet, reference: Summary
-) -> Shown:
-    window, verdict = result.window, result.to_json()
-    return Shown(
-        verdict=verdict,
-        before=reference,
-        after=reader.summary(result.app, window.since, window.until).get(None, Summary()),
-        units={name: each.unit for name, each in descriptors.descriptors.items()},
-        texts=_texts(log, result, rows_to_show(verdict)),
-        history=strip(reader, result.app, window.until - HISTORY, window.until) if verdict["alarms"] else (),
-    )
-
-
-def _texts(log: ProductionLog, result: MonitorResult, request_ids: Sequence[str]) -> dict[str, RowText]:
-    """The rows as the log has them now; request ids may repeat, so only those of the window."""
-    found = {}
-    window = result.window
-    for request_id in request_ids:
-        for record in log.read(request_id=request_id, app=result.app, since=window.since, until=window.until):
-            deleted = record.text_deleted_at is not None
-            texts = (None, None) if deleted else (record.input, record.output)
-            found[request_id] = RowText(request_id, record.at, record.release, *texts)
-    return found
-
-
 def _rows_of(reader: WindowReader, result: MonitorResult, since: datetime, until: datetime) -> DescribedRows:
     """At most SAMPLE_ROWS rows; of a large window the same share of every hour, the same ones each time."""
     hours = [(hour, summary.rows) for hour, summary in reader.hours(result.app, since, until) if summary.rows]
     total = sum(rows for _, rows in hours)
     share, parts, chance = SAMPLE_ROWS / max(total, 1), [], np.random.default_rng(_SEED)
-    for hour, rows in _enough(hours, total):
+    # All hours, or so many, evenly spread, that reading them is cheap and each still gives a sample.
+    step = max(1, min(len(hours) // 48, total // (4 * SAMPLE_ROWS)))
+    for hour, rows in hours[::step]:
         part = reader.rows(result.app, max(hour, since), min(hour + HOUR, until))
         wanted = len(part) if share >= 1 else min(len(part), max(1, round(rows * share)))
         parts.append(part.select(np.sort(chance.choice(len(part), wanted, replace=False))))
     return DescribedRows.concat(parts)
 
 
-def _enough(hours: Sequence[tuple[datetime, int]], total: int) -> Sequence[tuple[datetime, int]]:
-    """All hours, or so many, evenly spread, that reading them is cheap and each still gives a sample."""
-    return hours[:: max(1, min(len(hours) // 48, total // (4 * SAMPLE_ROWS)))] if hours else hours
-
-
 def _with_evidently(
-    page: Shown,
-    before: DescribedRows,
-    after: DescribedRows,
-    descriptors: Mapping[str, Descriptor],
+    page: PageContents, before: DescribedRows, after: DescribedRows, descriptors: Mapping[str, Descriptor]
 ) -> str:
-    names = [name for name in descriptors if _has_values(before, name) and _has_values(after, name)]
+    windows = (before, after)
+    names = [
+        name
+        for name in descriptors
+        if all(name in rows.columns and bool(present(rows.columns[name]).any()) for rows in windows)
+    ]
     if not names:
         return whole_page(page)
     kinds = {name: descriptors[name].kind for name in names}
@@ -140,27 +123,21 @@ def _with_evidently(
     return evidently_page(verdict_section(page), names, datasets, whole["descriptors"], float(whole["alpha"]))
 
 
-def _has_values(rows: DescribedRows, name: str) -> bool:
-    return name in rows.columns and bool(present(rows.columns[name]).any())
-
-
 def _dataset(rows: DescribedRows, kinds: Mapping[str, str]) -> Any:
     import pandas as pd
 
-    library = evidently()
-    frame = pd.DataFrame({name: _shown(kind, rows.columns[name]) for name, kind in kinds.items()})
+    library, columns = evidently(), {}
+    for name, kind in kinds.items():
+        column = rows.columns[name]
+        if kind == "flag":
+            columns[name] = np.where(column == 1.0, "yes", "no").astype(object)
+            columns[name][np.isnan(column)] = None
+        else:
+            columns[name] = column.astype(float) if kind == "numeric" else column
     numeric = [name for name, kind in kinds.items() if kind == "numeric"]
     other = [name for name, kind in kinds.items() if kind != "numeric"]
     definition = library.DataDefinition(numerical_columns=numeric, categorical_columns=other)
-    return library.Dataset.from_pandas(frame, data_definition=definition)
-
-
-def _shown(kind: str, column: Any) -> Any:
-    if kind != "flag":
-        return column.astype(float) if kind == "numeric" else column
-    words = np.where(column == 1.0, "yes", "no").astype(object)
-    words[np.isnan(column)] = None
-    return words
+    return library.Dataset.from_pandas(pd.DataFrame(columns), data_definition=definition)
 
 
 def evidently_page(
@@ -177,8 +154,16 @@ def evidently_page(
     presets: what Evidently shows besides, before drift and summary.
     """
     library = evidently()
+
+    def judged(_reference: Any, current: Any, _kind: Any, _threshold: float) -> tuple[float, bool]:
+        drift = found.get(str(current.name))
+        return (1.0, False) if drift is None else (float(drift["p_adjusted"]), bool(drift["drifted"]))
+
+    kinds = [library.ColumnType.Numerical, library.ColumnType.Categorical]
     with _registry, np.errstate(invalid="ignore", divide="ignore"):  # it correlates constant columns, too
-        _register_verdict(found)
+        # Our verdict is known to Evidently as a test of that name, in the place of the last report's.
+        test = library.StatTest(_VERDICT_TEST, "llmops: adjusted p of all rows", kinds, 0.0)
+        library.register_stattest(test, judged)
         drift = library.DataDriftPreset(
             columns=names,
             per_column_method=dict.fromkeys(names, _VERDICT_TEST),
@@ -188,15 +173,3 @@ def evidently_page(
         asked = library.Report([*presets, drift, library.DataSummaryPreset(columns=names)], include_tests=False)
         text = str(asked.run(datasets[1], datasets[0]).get_html_str(as_iframe=False))
     return text.replace("<body>", "<body>" + section, 1)
-
-
-def _register_verdict(found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Makes our verdict known to Evidently as a test of that name, in the place of the last report's."""
-    library = evidently()
-
-    def verdict(_reference: Any, current: Any, _kind: Any, _threshold: float) -> tuple[float, bool]:
-        drift = found.get(str(current.name))
-        return (1.0, False) if drift is None else (float(drift["p_adjusted"]), bool(drift["drifted"]))
-
-    kinds = [library.ColumnType.Numerical, library.ColumnType.Categorical]
-    library.register_stattest(library.StatTest(_VERDICT_TEST, "llmops: adjusted p of all rows", kinds, 0.0), verdict)

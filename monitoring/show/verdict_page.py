@@ -6,20 +6,29 @@ loads. The page itself is verdict.html.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from llmops.pages.numbers import brief, counted
 from llmops.pages.rendering import embedded, page
 from monitoring.show.history import Levels, means
-from monitoring.show.report_charts import distribution, over_time
-from monitoring.store.summaries import Summary
+from monitoring.store.number_grid import middle_of
+from monitoring.store.summaries import LabelSummary, NumberSummary, Summary
+
+Chart = dict[str, Any]
+"""The values that a macro of parts.html writes."""
 
 EXCERPT = 240
 """Characters of a text that are shown."""
 _MOST_CHARTS, _MOST_ROWS = 12, 5
+_BARS, _MOST_LABELS = 26, 8
+_SKEW = 30.0
 _TEMPLATE = "monitoring/show/verdict.html"
 
 _TITLES = {"ok": "No alarm", "too-few-rows": "Too few rows for a verdict"}
@@ -38,7 +47,7 @@ class RowText:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class PageContents:
     """What the page is made of.
 
     verdict: the contract's JSON. before, after: both windows, whole app. units: by descriptor. texts: rows by request
@@ -59,29 +68,54 @@ def rows_to_show(verdict: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(shown_ids))
 
 
-def verdict_section(shown: Shown) -> str:
+def verdict_section(contents: PageContents) -> str:
     """The section, with its own style, for a page that is not ours."""
-    return embedded(_TEMPLATE, **_values(shown))
+    return embedded(_TEMPLATE, **_values(contents))
 
 
 def verdict_page(verdict: Mapping[str, Any]) -> str:
     """A whole page of a verdict alone, without distributions and without anything that users wrote."""
-    return whole_page(Shown(verdict, Summary(), Summary()))
+    return whole_page(PageContents(verdict, Summary(), Summary()))
 
 
-def whole_page(shown: Shown) -> str:
+def whole_page(contents: PageContents) -> str:
     """The section as a page of its own."""
-    return page(_TEMPLATE, **_values(shown))
+    return page(_TEMPLATE, **_values(contents))
 
 
-def _values(shown: Shown) -> dict[str, Any]:
+def distribution(name: str, before: Summary, after: Summary, unit: str = "") -> Chart | None:
+    """Both windows' distributions of one descriptor; None where either has no values."""
+    if name in before.numbers and name in after.numbers and before.numbers[name].n and after.numbers[name].n:
+        return _number_chart(before.numbers[name], after.numbers[name], unit)
+    if name in before.flags and name in after.flags and before.flags[name].n and after.flags[name].n:
+        sides = [(flag.share, f"({flag.hits:,} of {flag.n:,})") for flag in (before.flags[name], after.flags[name])]
+        return {"shares": [("", *sides)], "most": max(share for share, _ in sides) or 1.0}
+    if name in before.labels and name in after.labels and before.labels[name].n and after.labels[name].n:
+        return _label_chart(before.labels[name], after.labels[name])
+    return None
+
+
+def over_time(points: Sequence[tuple[datetime, float]], since: datetime, share: bool) -> Chart | None:
+    """A level over time, NaN where it is not known; the current window, from `since` on, is marked. None for fewer than
+    two levels that are known."""
+    known = [(at, level) for at, level in points if math.isfinite(level)]
+    if len(known) < 2:
+        return None
+    levels = [level for _, level in known]
+    now, low, high = (brief(level, share) for level in (levels[-1], min(0.0, *levels), max(levels)))
+    told = f"{now} now, {low} to {high}"
+    marks = [(at.timestamp(), level, f"{at:%Y-%m-%d %H:%M} UTC: {brief(level, share)}") for at, level in points]
+    return {"points": marks, "since": since.timestamp(), "told": told, "start": known[0][0], "end": known[-1][0]}
+
+
+def _values(contents: PageContents) -> dict[str, Any]:
     """What the template needs beside the verdict itself."""
-    verdict, alarms = shown.verdict, shown.verdict["alarms"]
+    verdict, alarms = contents.verdict, contents.verdict["alarms"]
     state, rules = str(verdict["state"]), ("Limits", "Sequential detectors", "Volume")
     return {
         "verdict": verdict,
-        "before": shown.before,
-        "after": shown.after,
+        "before": contents.before,
+        "after": contents.after,
         "title": f"{verdict['app']}: monitor",
         "state": _TITLES.get(state, counted(len(alarms), "alarm")),
         "badge": {"ok": "good", "alarm": "bad"}.get(state, "open"),
@@ -90,29 +124,30 @@ def _values(shown: Shown) -> dict[str, Any]:
         "drift_in": ", ".join(_SIDES.get(side, side) for side in verdict.get("drift_in", ())),
         "sides": _SIDES,
         "alarms": [(alarm, _places(alarm.get("slices", ())), _effect(verdict, alarm)) for alarm in alarms],
-        "cards": _cards(shown) if shown.after.rows else (),
-        "step": shown.history[0].sort if shown.history else "",
+        "cards": _cards(contents) if contents.after.rows else (),
+        "step": contents.history[0].sort if contents.history else "",
         "rules": [(title, *_findings(verdict.get(title.split()[0].lower(), ()))) for title in rules],
         "other_slices": _places(part["slice"] for part in verdict["slices"][1:]),
         "excerpt": EXCERPT,
     }
 
 
-def _cards(shown: Shown) -> list[dict[str, Any]]:
+def _cards(contents: PageContents) -> list[dict[str, Any]]:
     """For each descriptor with an alarm its distributions, its past, and the rows that show it best."""
     rows: dict[str, list[str]] = {}
-    for alarm in shown.verdict["alarms"]:
+    for alarm in contents.verdict["alarms"]:
         rows.setdefault(str(alarm["what"]), []).extend(map(str, alarm["rows"]))
-    since = datetime.fromisoformat(str(shown.verdict["window"]["since"]))
+    since = datetime.fromisoformat(str(contents.verdict["window"]["since"]))
     cards = []
     for name in list(rows)[:_MOST_CHARTS]:
         ids = list(dict.fromkeys(rows[name]))
-        levels = [(level.until, means(level.whole).get(name, float("nan"))) for level in shown.history]
+        levels = [(level.until, means(level.whole).get(name, float("nan"))) for level in contents.history]
+        share = name in contents.after.flags or name in contents.before.flags
         card = {
             "name": name,
-            "chart": distribution(name, shown.before, shown.after, shown.units.get(name, "")),
-            "past": over_time(levels, since, name in shown.after.flags or name in shown.before.flags),
-            "rows": [(each, shown.texts.get(each)) for each in ids[:_MOST_ROWS]],
+            "chart": distribution(name, contents.before, contents.after, contents.units.get(name, "")),
+            "past": over_time(levels, since, share),
+            "rows": [(each, contents.texts.get(each)) for each in ids[:_MOST_ROWS]],
             "more": max(len(ids) - _MOST_ROWS, 0),
         }
         cards.append(card)
@@ -121,19 +156,16 @@ def _cards(shown: Shown) -> list[dict[str, Any]]:
 
 def _findings(found: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[dict[str, str]]]:
     """Findings of one rule, whatever they consist of: the names and the plain values of their columns."""
-    rows = [
-        {
+    rows = []
+    for each in found:
+        labels = {name: _places([each[name]]) for name in ("slice", "place") if isinstance(each.get(name), dict)}
+        row = {
             name.replace("_", " "): brief(value) if isinstance(value, float) else str(value)
-            for name, value in (each | {place: _places([each[place]]) for place in _labelled(each)}).items()
+            for name, value in {**each, **labels}.items()
             if value is not None and not isinstance(value, (list, dict))
         }
-        for each in map(dict, found)
-    ]
+        rows.append(row)
     return list(dict.fromkeys(name for row in rows for name in row)), rows
-
-
-def _labelled(found: Mapping[str, Any]) -> list[str]:
-    return [name for name in ("slice", "place") if isinstance(found.get(name), dict)]
 
 
 def _effect(verdict: Mapping[str, Any], alarm: Mapping[str, Any]) -> str:
@@ -155,3 +187,49 @@ def _places(labels: Iterable[Mapping[str, Any]]) -> str:
     return ", ".join(
         " ".join("whole app" if name == "app" else str(value) for name, value in label.items()) for label in labels
     )
+
+
+def _number_chart(before: NumberSummary, after: NumberSummary, unit: str) -> Chart:
+    edges, in_steps = _edges(before, after)
+    shares = []
+    for part in (before, after):
+        middles = np.array([middle_of(int(place)) for place in part.bins]).clip(edges[0], edges[-1])
+        counted_in, _ = np.histogram(middles, bins=edges, weights=part.counts)
+        shares.append((counted_in / max(part.n, 1)).tolist())
+    ranges = [f"{brief(low)} to {brief(high)} {unit}" for low, high in pairwise(edges)]
+    medians, means = (before.quantile(0.5), after.quantile(0.5)), (before.mean, after.mean)
+    label = f"median {brief(medians[0])} before, {brief(medians[1])} after"
+    return {
+        "bars": (*shares, ranges, label),
+        "low": edges[0],
+        "middle": edges[len(edges) // 2],
+        "high": edges[-1],
+        "medians": medians,
+        "means": means,
+        "unit": unit,
+        "in_steps": in_steps,
+    }
+
+
+def _edges(before: NumberSummary, after: NumberSummary) -> tuple[list[float], bool]:
+    """Edges of the bars over what nearly all numbers lie in; the last bars hold what is beyond."""
+    low = min(before.quantile(0.005), after.quantile(0.005))
+    high = max(before.quantile(0.995), after.quantile(0.995))
+    if high <= low:
+        low, high = low - 0.5, high + 0.5
+    middle = max(before.quantile(0.5), after.quantile(0.5))
+    if low > 0 and high > _SKEW * max(min(before.quantile(0.5), after.quantile(0.5)), low):
+        return np.geomspace(low, high, _BARS + 1).tolist(), True
+    whole = all(float(value).is_integer() for value in (low, high)) and high - low < _BARS
+    if whole and middle.is_integer():
+        return np.arange(low - 0.5, high + 1.5).tolist(), False
+    return np.linspace(low, high, _BARS + 1).tolist(), False
+
+
+def _label_chart(before: LabelSummary, after: LabelSummary) -> Chart:
+    rows = [
+        (label, (before.counts.get(label, 0) / before.n, ""), (after.counts.get(label, 0) / after.n, ""))
+        for label in {*before.counts, *after.counts}
+    ]
+    rows.sort(key=lambda row: (-max(row[1], row[2])[0], row[0]))
+    return {"shares": rows[:_MOST_LABELS], "most": max(max(row[1], row[2])[0] for row in rows)}

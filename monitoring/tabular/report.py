@@ -15,7 +15,7 @@ from llmops.errors import CannotRun
 from llmops.pages.rendering import embedded, page
 from monitoring.evidently_import import evidently
 from monitoring.show.report import SAMPLE_ROWS, evidently_page
-from monitoring.show.report_charts import Chart, distribution
+from monitoring.show.verdict_page import Chart, distribution
 from monitoring.store.summaries import LabelSummary, NumberSummary, Summary
 from monitoring.tabular.checking import TabularVerdict
 from monitoring.tabular.observed import PREDICTION, TRUTH, ObservedRows, Values, observe

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.monitoring.cli.test_ui import until_answered
+from tests.monitoring.cli.test_monitor import until_answered
 
 
 @pytest.mark.slow

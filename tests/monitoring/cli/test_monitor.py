@@ -1,17 +1,23 @@
-"""`llmops monitor run`, `reference` and `replay`, and what `llmops promote` does to the reference."""
+"""`llmops monitor run`, `reference`, `replay` and `ui`, and what `llmops promote` does to the reference."""
 
-from __future__ import annotations
-
+import contextlib
 import json
+import os
 import random
+import signal
+import socket
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
+import httpx
 import pytest
 
+from llmops.eval_runs.evaluations import RunOptions
 from llmops.registry import Registry
 from llmops.settings import Settings
-from tests.command_line import Run
+from monitoring.cli.promote import gate_answers
 from tests.registry.conftest import model, template
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -19,7 +25,7 @@ SINCE, UNTIL = "2026-01-01T03:20:00Z", "2026-01-01T06:40:00Z"
 
 
 @pytest.fixture
-def traffic(tmp_path: Path, llmops: Run) -> None:
+def traffic(tmp_path, llmops):
     """200 good answers of assistant@1, then 200 of assistant@2, which refuses too often."""
     chance, lines = random.Random(1), []  # noqa: S311 (test data)
     for number in range(400):
@@ -35,7 +41,7 @@ def traffic(tmp_path: Path, llmops: Run) -> None:
 
 
 @pytest.mark.usefixtures("traffic")
-def test_a_run_alarms_pins_its_reference_and_says_whether_a_rollback_helps(llmops: Run) -> None:
+def test_a_run_alarms_pins_its_reference_and_says_whether_a_rollback_helps(llmops):
     found = llmops("monitor", "run", "--since", SINCE, "--until", UNTIL, "--no-record", "--json")
     assert found.code == 1
     assert "output.refusal" in {alarm["what"] for alarm in found.json["alarms"]}
@@ -50,7 +56,7 @@ def test_a_run_alarms_pins_its_reference_and_says_whether_a_rollback_helps(llmop
 
 
 @pytest.mark.usefixtures("traffic")
-def test_a_reference_can_be_pinned_by_hand(llmops: Run) -> None:
+def test_a_reference_can_be_pinned_by_hand(llmops):
     window = ("--since", SINCE, "--until", UNTIL)
     pinned = llmops("monitor", "reference", "pin", "assistant", *window, "--why", "a bad time", "--json")
     assert (pinned.code, pinned.json["source"], pinned.json["why"]) == (0, "by-hand", "a bad time")
@@ -60,7 +66,7 @@ def test_a_reference_can_be_pinned_by_hand(llmops: Run) -> None:
     assert "no rows of app assistant" in refused.err
 
 
-def test_a_promotion_awaits_the_first_window_of_the_new_champion(home: Path, llmops: Run) -> None:
+def test_a_promotion_awaits_the_first_window_of_the_new_champion(home, llmops):
     registry = Registry(Settings(home=home))
     prompt, _ = registry.prompts.register("qa", template())
     version, _ = registry.models.register(model("tiny", format="openai"))
@@ -74,7 +80,7 @@ def test_a_promotion_awaits_the_first_window_of_the_new_champion(home: Path, llm
 
 
 @pytest.mark.usefixtures("traffic")
-def test_a_replay_counts_alarms_beside_the_stated_budget(llmops: Run) -> None:
+def test_a_replay_counts_alarms_beside_the_stated_budget(llmops):
     llmops("monitor", "reference", "pin", "assistant", "--since", "2026-01-01", "--until", SINCE, "--why", "good")
     short = llmops("monitor", "replay", "--until", UNTIL, "--months", "0")
     assert short.code == 3
@@ -83,3 +89,87 @@ def test_a_replay_counts_alarms_beside_the_stated_budget(llmops: Run) -> None:
     assert found["windows"] >= 1
     assert found["alarmed_windows"] >= 1
     assert found["stated"]["total"] <= 0.1
+
+
+def test_the_answers_that_the_gate_saw_are_records_of_the_release(workshop):
+    evaluations, registry = workshop.evaluations, workshop.registry
+    prompt, made = registry.prompts.get("qa"), registry.models.get("tiny@1")
+    release, _ = registry.release_versions.create("answering", prompt, made, prompt.template.parameters)
+    assert gate_answers(registry, release) == [], "no gate is on record"
+    suite = evaluations.suite("sums")
+    evaluations.run(suite, evaluations.cells(suite, releases=[release.ref]), RunOptions(), lambda *_: None)
+    evaluations.gate(release.ref, None, "sums")
+    answers = gate_answers(registry, release)
+    assert len(answers) == len(list(suite.rows))
+    assert {answer.release for answer in answers} == {"answering@1"}
+    assert all(answer.input.startswith("Is “") and answer.output and answer.status == 200 for answer in answers)
+
+
+# The dashboard
+
+
+def values(home, tag):
+    made = [json.loads(path.read_text()) for path in sorted((home / "evidently").glob("*/snapshots/*.json"))]
+    return [snapshot["metric_results"] for snapshot in made if tag in snapshot["tags"]]
+
+
+@pytest.mark.usefixtures("traffic")
+def test_a_fresh_dashboard_is_filled_from_the_history_and_again_changes_nothing(llmops, home):
+    for added in (1, 1):  # one day of traffic; the newest day is looked at again
+        found = llmops("monitor", "ui", "--no-serve", "--json")
+        assert found.code == 0
+        assert found.json == {"workspace": str(home / "evidently"), "added": {"assistant": added}, "url": None}
+        (levels,) = values(home, "levels")
+        assert levels["assistant@2 output.refusal"]["value"] > 0.2
+        assert levels["assistant@1 output.refusal"]["value"] == 0
+        assert levels["app rows"]["value"] == pytest.approx(400 / 24, rel=1e-4)
+
+
+@pytest.mark.usefixtures("traffic")
+def test_a_run_is_a_point_of_the_dashboard_and_one_run_in_mlflow_however_often(llmops, home):
+    ids = {
+        llmops("monitor", "run", "--since", SINCE, "--until", UNTIL, "--json").json["run_id"] for _ in range(2)
+    }  # fmt: skip
+    assert len(ids) == 1
+    (verdict,) = values(home, "verdict")
+    assert verdict["app alarms"]["value"] >= 1
+    assert verdict["app effect output.refusal"]["value"] > 0.2
+
+
+def test_a_home_without_records_is_no_error(llmops):
+    found = llmops("monitor", "ui", "--no-serve", "--json")
+    assert (found.code, found.json["added"]) == (0, {})
+
+
+def test_a_port_that_is_taken_is_a_plain_error(llmops):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        found = llmops("monitor", "ui", "--port", str(taken.getsockname()[1]))
+    assert found.code == 3
+    assert "choose another with --port" in found.err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("traffic")
+def test_the_interface_shows_the_app_and_ends_when_told():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = [sys.executable, "-m", "llmops.cli", "monitor", "ui", "--port", str(port)]
+    with subprocess.Popen(arguments, env=dict(os.environ), stderr=subprocess.DEVNULL) as process:
+        try:
+            projects = until_answered(process, f"http://127.0.0.1:{port}/api/projects").json()
+            assert [project["name"] for project in projects] == ["assistant"]
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) in (0, 130, -signal.SIGINT)
+
+
+def until_answered(process, url):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(url, timeout=10)
+        time.sleep(0.3)
+    raise AssertionError(f"no answer from {url}")

@@ -15,8 +15,16 @@ from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from monitoring import DriftRules, list_references, run_monitor, write_report
 from monitoring.show.history import HOUR, Levels
-from monitoring.show.report_charts import distribution, over_time
-from monitoring.show.verdict_page import EXCERPT, RowText, Shown, rows_to_show, verdict_page, verdict_section
+from monitoring.show.verdict_page import (
+    EXCERPT,
+    PageContents,
+    RowText,
+    distribution,
+    over_time,
+    rows_to_show,
+    verdict_page,
+    verdict_section,
+)
 from monitoring.store.summaries import FlagSummary, LabelSummary, NumberSummary, Summary
 from tests.monitoring.conftest import MakeRecords
 
@@ -91,7 +99,7 @@ def test_texts_are_escaped_cut_and_said_to_be_deleted() -> None:
         "r1": RowText("r1", SINCE, "a@<2>", "<script>alert(1)</script>", "x" * 5000 + "\0"),
         "r2": RowText("r2", SINCE, None, None, None),
     }
-    page = verdict_section(Shown(verdict(), summary(2), summary(6), texts=texts))
+    page = verdict_section(PageContents(verdict(), summary(2), summary(6), texts=texts))
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)" in page
     assert "it &lt;i&gt;rose" in page
@@ -100,7 +108,7 @@ def test_texts_are_escaped_cut_and_said_to_be_deleted() -> None:
 
 
 def test_the_verdict_says_what_to_do_and_what_could_not_be_compared() -> None:
-    page = verdict_section(Shown(verdict(), summary(2), summary(6)))
+    page = verdict_section(PageContents(verdict(), summary(2), summary(6)))
     for told in ("1 alarm<", "A rollback can help", "the questions did not change", "x on 3 rows", "input.words",
                  "2 scores, mean 0.5", "Limits: 1 looked at", "10.0% (6 of 60)", "a good week"):  # fmt: skip
         assert told in page, told
@@ -115,7 +123,7 @@ def test_a_page_for_the_store_holds_nothing_that_users_wrote() -> None:
 
 def test_the_history_of_an_alarm_marks_the_window() -> None:
     days = [Levels(START + HOUR * number, START + HOUR * (number + 1), summary(number)) for number in range(5)]
-    page = verdict_section(Shown(verdict(), summary(2), summary(6), history=days))
+    page = verdict_section(PageContents(verdict(), summary(2), summary(6), history=days))
     assert page.count("<circle") == 5
     assert "each hour" in page
     assert over_time([(START, 0.5)], SINCE, True) is None
@@ -125,7 +133,7 @@ def test_the_history_of_an_alarm_marks_the_window() -> None:
 def test_a_level_that_is_not_known_is_a_gap_in_its_line_and_no_zero() -> None:
     values = [1.0, 2.0, float("nan"), 3.0, 4.0]
     days = [Levels(START + HOUR * n, START + HOUR * (n + 1), levels(value)) for n, value in enumerate(values)]
-    page = verdict_section(Shown(verdict(), summary(2), summary(6), history=days))
+    page = verdict_section(PageContents(verdict(), summary(2), summary(6), history=days))
     assert (page.count("<polyline"), page.count("<circle")) == (2, 4)
 
 
