@@ -110,9 +110,7 @@ def gated(workshop: Workshop, suite: str) -> Verdict:
     return workshop.evaluations.gate("qa@2", "qa@1", suite).verdict
 
 
-def test_a_judge_decides_a_gate_only_after_it_was_found_to_agree_with_people(
-    workshop: Workshop, judge: ScriptedJudge, labels: Path
-) -> None:
+def test_a_judge_decides_a_gate_only_after_it_was_found_to_agree_with_people(workshop, judge, labels):
     for name, model in (("well-judged", "good"), ("badly-judged", "kind")):
         add_suite(workshop, name, judge, model)
         evaluations = workshop.evaluations
@@ -133,12 +131,9 @@ def test_a_judge_decides_a_gate_only_after_it_was_found_to_agree_with_people(
     assert after.reasons[0] == f"helpful cannot gate: {kind.untrusted}"
 
 
-def test_what_was_measured_is_recorded_under_the_judge_the_gate_uses(
-    workshop: Workshop, judge: ScriptedJudge, labels: Path
-) -> None:
+def test_what_was_measured_is_recorded_under_the_judge_the_gate_uses(workshop, judge, labels):
     add_suite(workshop, "recorded", judge, "good")
     found = calibrated(workshop, labels, JudgeAsked("recorded"))  # its only judge scorer needs no name
-
     record = find_calibration(workshop.registry.store, found.calibration.judge_hash)
     assert record is not None
     assert (record["kappa"], record["kappa_low"], record["accuracy"]) == (1.0, found.to_json()["ci95"][0], 1.0)
@@ -149,7 +144,6 @@ def test_what_was_measured_is_recorded_under_the_judge_the_gate_uses(
 
 def test_the_answer_has_what_the_contract_names(workshop: Workshop, judge: ScriptedJudge, labels: Path) -> None:
     value = calibrated(workshop, labels, JudgeAsked(judge=upstream(judge, "kind"))).to_json()
-
     assert value["judge"] == upstream(judge, "kind")
     assert (value["kappa"], value["agreement"], value["n"], value["n_failed"]) == (0.0, 0.5, 60, 0)
     assert value["confusion"] == {"labels": [False, True], "counts": [[0, 30], [0, 30]]}
@@ -163,7 +157,6 @@ def test_a_judge_is_never_asked_the_same_twice(workshop: Workshop, judge: Script
     asked = JudgeAsked(judge=upstream(judge), rubric=Rubric("Is this new?"))
     calibrated(workshop, labels, asked)
     seen = len(judge.requests)
-
     assert calibrated(workshop, labels, asked).untrusted is None
     assert len(judge.requests) == seen
 
@@ -171,13 +164,9 @@ def test_a_judge_is_never_asked_the_same_twice(workshop: Workshop, judge: Script
 @pytest.mark.parametrize(
     ("kappa", "asked", "trusted"), [("kappa = 0.99", None, False), ("kappa = 0.99", 0.5, True), ("", 0.999, False)]
 )
-def test_trust_goes_by_the_suites_kappa_unless_another_is_given(
-    workshop: Workshop, judge: ScriptedJudge, labels: Path, kappa: str, asked: float | None, trusted: bool
-) -> None:
+def test_trust_goes_by_the_suites_kappa_unless_another_is_given(workshop, judge, labels, kappa, asked, trusted):
     add_suite(workshop, "strict", judge, "good", kappa=kappa)
-
     found = calibrated(workshop, labels, JudgeAsked("strict", "helpful", kappa=asked))
-
     assert (found.untrusted is None) == trusted
 
 
@@ -185,7 +174,6 @@ def test_one_scorer_is_chosen_by_its_judge_or_by_name(workshop: Workshop, judge:
     other = f'judge = "ours"\n[judges.theirs]\nbase_url = "{judge.base_url}"\nmodel = "kind"\n'
     more = '[scorers.kind]\ntype = "judge.rubric"\ninstructions = "Is it nice?"\njudge = "theirs"\n'
     add_suite(workshop, "two-judges", judge, "good", other + more)
-
     assert calibrated(workshop, labels, JudgeAsked("two-judges", judge="theirs")).calibration.scorer == "kind"
     assert calibrated(workshop, labels, JudgeAsked("two-judges", "helpful")).calibration.scorer == "helpful"
     with pytest.raises(UsageError, match="it has helpful, kind"):
@@ -196,18 +184,14 @@ def test_one_scorer_is_chosen_by_its_judge_or_by_name(workshop: Workshop, judge:
         calibrated(workshop, labels, JudgeAsked("two-judges", judge="hers"))
 
 
-def test_an_upstream_stands_in_for_the_judge_that_a_suite_leaves_to_the_settings(
-    workshop: Workshop, judge: ScriptedJudge, labels: Path
-) -> None:
+def test_an_upstream_stands_in_for_the_judge_that_a_suite_leaves_to_the_settings(workshop, judge, labels):
     add_suite(workshop, "open", judge, "good")
     path = workshop.folder / "open.toml"
     head, _, rest = path.read_text().partition("[judges.ours]")
     path.write_text(head + "[scorers" + rest.partition("[scorers")[2])
     with pytest.raises(UsageError, match="it has none; without a judge are helpful"):
         calibrated(workshop, labels, JudgeAsked("open", "helpful"))
-
     found = calibrated(workshop, labels, JudgeAsked("open", "helpful", upstream(judge)))
-
     by_setting = workshop.with_settings(judge=upstream(judge)).evaluations
     assert untrusted(by_setting.suite("open"), workshop.registry.store, by_setting.scorer_factory) == {}
     assert found.untrusted is None
@@ -215,9 +199,7 @@ def test_an_upstream_stands_in_for_the_judge_that_a_suite_leaves_to_the_settings
     assert list(untrusted(other.suite("open"), workshop.registry.store, other.scorer_factory)) == ["helpful"]
 
 
-def test_numbers_and_texts_are_judged_on_a_scale_that_was_given(
-    workshop: Workshop, judge: ScriptedJudge, tmp_path: Path
-) -> None:
+def test_numbers_and_texts_are_judged_on_a_scale_that_was_given(workshop, judge, tmp_path):
     shapes: list[tuple[Rubric, Any, Any]] = [
         (Rubric(scale="1,5"), 5, 1),
         (Rubric(scale="poor, rich", good=("rich",)), "rich", "poor"),
@@ -233,9 +215,7 @@ def test_numbers_and_texts_are_judged_on_a_scale_that_was_given(
             calibrated(workshop, path, JudgeAsked(judge=upstream(judge)))
 
 
-def test_a_judge_without_any_verdict_could_not_be_measured_and_nothing_is_recorded(
-    workshop: Workshop, judge: ScriptedJudge, labels: Path, pairs: Path
-) -> None:
+def test_a_judge_without_any_verdict_could_not_be_measured_and_nothing_is_recorded(workshop, judge, labels, pairs):
     def recorded() -> int:
         store = workshop.registry.store
         return len(store.client.search_runs([store.experiment("judges")]))
@@ -247,9 +227,7 @@ def test_a_judge_without_any_verdict_could_not_be_measured_and_nothing_is_record
     assert recorded() == before
 
 
-def test_a_missing_key_stops_before_the_first_question(
-    workshop: Workshop, judge: ScriptedJudge, labels: Path, pairs: Path
-) -> None:
+def test_a_missing_key_stops_before_the_first_question(workshop, judge, labels, pairs):
     seen = len(judge.requests)
     for path in (labels, pairs):
         with pytest.raises(EngineUnavailable, match="NO_SUCH_KEY holds no key"):
@@ -267,9 +245,7 @@ def test_a_missing_key_stops_before_the_first_question(
         (JudgeAsked(judge="openai:http://127.0.0.1:9/v1"), "base_url"),
     ],
 )
-def test_what_does_not_go_together_is_refused(
-    workshop: Workshop, judge: ScriptedJudge, labels: Path, asked: JudgeAsked, message: str
-) -> None:
+def test_what_does_not_go_together_is_refused(workshop, judge, labels, asked, message):
     add_suite(workshop, "misused", judge, "good")
     with pytest.raises(UsageError, match=message):
         calibrated(workshop, labels, asked)
@@ -280,12 +256,9 @@ def test_a_key_goes_only_with_an_upstream(workshop: Workshop) -> None:
         with_judge(workshop.settings, "ours", "KEY")
 
 
-def test_pairs_are_judged_in_both_orders_and_compared_with_people(
-    workshop: Workshop, judge: ScriptedJudge, pairs: Path
-) -> None:
+def test_pairs_are_judged_in_both_orders_and_compared_with_people(workshop, judge, pairs):
     seen = len(judge.requests)
     fair = calibrated(workshop, pairs, JudgeAsked(judge=upstream(judge)))
-
     assert len(judge.requests) - seen == 120
     assert fair.untrusted is None
     assert fair.to_json()["confusion"] == {
@@ -297,7 +270,6 @@ def test_pairs_are_judged_in_both_orders_and_compared_with_people(
 
 def test_a_judge_that_favours_a_place_is_found_out(workshop: Workshop, judge: ScriptedJudge, pairs: Path) -> None:
     found = calibrated(workshop, pairs, JudgeAsked(judge=upstream(judge, "first")))
-
     value = found.to_json()
     assert value["kappa"] == 0
     assert value["confusion"]["counts"][0] == [0, 0, 20]  # a verdict that turns with the order is a tie
@@ -330,15 +302,12 @@ PAIR = pair_rows(1)[0]
 )
 def test_a_wrong_pair_is_named_by_line_and_field(tmp_path: Path, second: dict[str, Any], place: str) -> None:
     path = write(tmp_path / "pairs.jsonl", [PAIR, second])
-
     assert holds_pairs(path)
     with pytest.raises(BadFile, match=rf"pairs\.jsonl:{place}"):
         load_pair_labels(path)
 
 
-def test_a_pair_among_single_outputs_and_an_empty_file_are_wrong(
-    workshop: Workshop, judge: ScriptedJudge, tmp_path: Path
-) -> None:
+def test_a_pair_among_single_outputs_and_an_empty_file_are_wrong(workshop, judge, tmp_path):
     asked = JudgeAsked(judge=upstream(judge))
     single = {"inputs": {"question": "Q?"}, "output": "x", "label": True}
     with pytest.raises(BadFile, match="2: output_a: unknown field"):

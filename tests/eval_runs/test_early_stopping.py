@@ -66,7 +66,6 @@ def decided(early: Workshop) -> tuple[list[CellRun], EarlyStop]:
 
 def test_a_clear_difference_is_decided_early(decided: tuple[list[CellRun], EarlyStop]) -> None:
     done, told = decided
-
     assert told.decided
     assert 5 <= told.rows < N / 2
     assert (told.total, told.to_json()["of"], told.to_json()["decided"]) == (N, N, True)
@@ -75,33 +74,26 @@ def test_a_clear_difference_is_decided_early(decided: tuple[list[CellRun], Early
     assert [(item.run.rows, item.generated + item.from_cache) for item in done] == [(told.rows, told.rows)] * 2
 
 
-def test_a_run_that_was_stopped_early_says_so_and_how_many_rows_it_took(
-    early: Workshop, decided: tuple[list[CellRun], EarlyStop]
-) -> None:
+def test_a_run_that_was_stopped_early_says_so_and_how_many_rows_it_took(early, decided):
     done, told = decided
-
     for item in done:
         assert item.run.params["stopped_early"] == f"0: after {told.rows} of {N} rows"
 
 
 def test_the_rows_are_those_drawn_first(early: Workshop, decided: tuple[list[CellRun], EarlyStop]) -> None:
     done, told = decided
-
     taken = {result.row.id for result in early.evaluations.rows(done[0].run)}
-
     assert taken == set(sorted((f"e{i}" for i in range(N)), key=lambda row_id: draw(0, row_id))[: told.rows])
 
 
 def test_the_same_run_again_is_the_same(early: Workshop, decided: tuple[list[CellRun], EarlyStop]) -> None:
     done, told = stop(early, "early@1", "early@2")
-
     assert told == decided[1]
     assert [item.run.run_id for item in done] == [item.run.run_id for item in decided[0]]
 
 
 def test_another_seed_draws_other_rows(early: Workshop, decided: tuple[list[CellRun], EarlyStop]) -> None:
     done, told = stop(early, "early@1", "early@2", seed=5)
-
     assert told.decided
     first, second = (
         {result.row.id for result in early.evaluations.rows(item.run)} for item in (done[0], decided[0][0])
@@ -110,13 +102,9 @@ def test_another_seed_draws_other_rows(early: Workshop, decided: tuple[list[Cell
     assert done[0].run.params["stopped_early"].startswith("5: ")
 
 
-def test_a_comparison_of_such_runs_is_the_one_that_decided(
-    early: Workshop, decided: tuple[list[CellRun], EarlyStop]
-) -> None:
+def test_a_comparison_of_such_runs_is_the_one_that_decided(early, decided):
     done, told = decided
-
     found = early.evaluations.compare(done[0].run.run_id, done[1].run.run_id)
-
     assert found.sequential
     metric = found.metrics["correct"]
     assert (found.rows, metric.test, metric.difference) == (told.rows, "sequential-betting", -1.0)
@@ -131,22 +119,18 @@ def test_a_comparison_with_a_full_run_is_refused(early: Workshop, decided: tuple
     [full] = evaluations.run(
         loaded, evaluations.cells(loaded, ["early@3"]), RunOptions(recorder="bulk"), lambda *_: None
     )
-
     for a, b in ((full, decided[0][1]), (decided[0][1], full)):
         with pytest.raises(CannotRun, match="can be compared only with the run it was stopped against"):
             evaluations.compare(a.run.run_id, b.run.run_id)
 
 
-def test_a_run_that_was_stopped_early_does_not_stand_for_the_full_one(
-    early: Workshop, decided: tuple[list[CellRun], EarlyStop]
-) -> None:
+def test_a_run_that_was_stopped_early_does_not_stand_for_the_full_one(early, decided):
     with pytest.raises(CannotRun, match="was not run on early yet"):
         early.evaluations.resolve("early@2")
 
 
 def test_cells_that_do_not_differ_are_undecided_after_all_rows(early: Workshop) -> None:
     done, told = stop(early, "early@1", "early@3", limit=40)
-
     assert not told.decided
     assert (told.rows, told.total) == (40, 40)
     assert told.ci95[0] < 0 < told.ci95[1]
@@ -155,9 +139,7 @@ def test_cells_that_do_not_differ_are_undecided_after_all_rows(early: Workshop) 
 
 
 @pytest.mark.parametrize(("failing", "seed"), [("early@1", 8), ("early@3", 9)])
-def test_rows_that_fail_on_either_side_neither_stop_a_run_nor_pass_a_gate(
-    early: Workshop, monkeypatch: pytest.MonkeyPatch, failing: str, seed: int
-) -> None:
+def test_rows_that_fail_on_either_side_neither_stop_a_run_nor_pass_a_gate(early, monkeypatch, failing, seed):
     """Failed rows count as the worst, so that by the scores alone the other side is surely better."""
     system = "Be right." if failing == "early@1" else "Be right too."
 

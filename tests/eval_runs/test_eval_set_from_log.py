@@ -57,9 +57,7 @@ def line(number: int, accept: bool | None = True, **other: Any) -> dict[str, Any
 
 def test_a_record_becomes_a_row_to_fill_in(log: ProductionLog, target: Path) -> None:
     feedback = {"score": -1, "label": "negative", "comment": "wrong"}
-
     [written] = reviewed(log, target, record(1, "Wie weit?\u2028x", feedback=feedback))
-
     assert written == {
         "id": f"log-{1:032x}",
         "inputs": {"question": "Wie weit?\u2028x"},
@@ -71,7 +69,6 @@ def test_a_record_becomes_a_row_to_fill_in(log: ProductionLog, target: Path) -> 
 
 def test_the_prompt_variables_sent_along_are_inputs_too(log: ProductionLog, target: Path) -> None:
     [written] = reviewed(log, target, record(1, "Who?", prompt_variables={"context": "Ida."}), input_variable="query")
-
     assert written["inputs"] == {"context": "Ida.", "query": "Who?"}
 
 
@@ -81,9 +78,7 @@ def test_a_conversation_becomes_messages_and_a_single_message_does_not(log: Prod
         {"role": "assistant", "content": "Hello"},
         {"role": "user", "content": "Why?"},
     ]
-
     one, several = reviewed(log, target, record(1, messages=turns[:1]), record(2, messages=turns))
-
     assert one["inputs"] == {"question": "Question 1?"}
     assert several["inputs"] == {"messages": turns}
 
@@ -91,9 +86,7 @@ def test_a_conversation_becomes_messages_and_a_single_message_does_not(log: Prod
 def test_what_the_eval_set_or_an_earlier_record_asks_is_passed_over(log: ProductionLog, target: Path) -> None:
     write_lines(target / "rows.jsonl", [{"id": "r1", "inputs": {"question": "question 1?"}}])
     log.append([record(1), record(2), record(3, "QUESTION  2?")])
-
     counts = write_review(log.iterate(), target, target.parent / "review.jsonl", Choice())
-
     assert counts.to_json() == {"written": 1, "known": 2, "not_chosen": 0, "unusable": 0}
 
 
@@ -109,9 +102,7 @@ def test_what_the_eval_set_or_an_earlier_record_asks_is_passed_over(log: Product
         ({"limit": 2}, ["req1", "req2"]),
     ],
 )
-def test_outcome_feedback_and_limit_choose_the_records(
-    log: ProductionLog, target: Path, choice: dict[str, Any], expected: list[str]
-) -> None:
+def test_outcome_feedback_and_limit_choose_the_records(log, target, choice, expected):
     lines = reviewed(
         log, target,
         record(1, feedback="broken"),
@@ -121,7 +112,6 @@ def test_outcome_feedback_and_limit_choose_the_records(
         record(5, outcome="error", feedback=[]),
         **choice,
     )  # fmt: skip
-
     assert [written["review"]["request_id"] for written in lines] == expected
 
 
@@ -142,19 +132,15 @@ def test_a_known_label_tells_the_sign_and_else_the_score(feedback: dict[str, Any
 )  # fmt: skip
 def test_a_record_that_no_row_could_ask_is_counted(log: ProductionLog, target: Path, unusable: LogRecord) -> None:
     log.append([unusable, record(2)])
-
     counts = write_review(log.iterate(), target, target.parent.parent / "review.jsonl", Choice())
-
     assert (counts.unusable, counts.written) == (1, 1)
 
 
 def test_a_review_file_is_never_written_over(log: ProductionLog, target: Path, tmp_path: Path) -> None:
     out = write_lines(tmp_path / "review.jsonl", [line(1)])
     before = out.read_bytes()
-
     with pytest.raises(UsageError, match="may hold a review"):
         write_review(log.iterate(), target, out, Choice())
-
     assert out.read_bytes() == before
 
 
@@ -167,9 +153,7 @@ def test_accepted_rows_make_a_new_set(target: Path, tmp_path: Path) -> None:
     review = write_lines(
         tmp_path / "review.jsonl", [line(1), line(2, False), line(3, None), line(4, expectations={"x": 0})]
     )
-
     assert add_reviewed(review, target) == (2, 1, 1)
-
     rows = list(load_eval_set(target).rows)
     assert [(row.id, row.expectations) for row in rows] == [("log-1", {"answers": ["4"]}), ("log-4", {"x": 0})]
     assert "review" not in (target / "rows.jsonl").read_text()
@@ -177,15 +161,11 @@ def test_accepted_rows_make_a_new_set(target: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["", "\n"])
-def test_accepted_rows_stand_after_those_there_are_and_leave_them_as_they_were(
-    target: Path, tmp_path: Path, ending: str
-) -> None:
+def test_accepted_rows_stand_after_those_there_are_and_leave_them_as_they_were(target, tmp_path, ending):
     target.mkdir(parents=True)
     old = '{ "id": "r1",  "inputs": {"question": "Why?"} }'
     (target / "rows.jsonl").write_text(old + ending)
-
     add_reviewed(write_lines(tmp_path / "review.jsonl", [line(1)]), target)
-
     assert (target / "rows.jsonl").read_text().startswith(old + "\n{")
     assert [row.id for row in load_eval_set(target).rows] == ["r1", "log-1"]
 
@@ -208,10 +188,8 @@ def test_one_wrong_row_is_named_and_nothing_is_added(target: Path, tmp_path: Pat
     rows = write_lines(target / "rows.jsonl", [{"id": "r1", "inputs": {"question": "Why?"}}])
     before = rows.read_bytes()
     review = write_lines(tmp_path / "review.jsonl", [line(1), bad, line(3)])
-
     with pytest.raises(BadFile) as caught:
         add_reviewed(review, target)
-
     assert (caught.value.path, caught.value.line, caught.value.field) == (review, 2, field)
     assert rows.read_bytes() == before
 
@@ -219,10 +197,8 @@ def test_one_wrong_row_is_named_and_nothing_is_added(target: Path, tmp_path: Pat
 def test_a_review_that_was_added_is_not_added_again(target: Path, tmp_path: Path) -> None:
     review = write_lines(tmp_path / "review.jsonl", [line(1)])
     add_reviewed(review, target)
-
     with pytest.raises(BadFile, match="is in the eval set"):
         add_reviewed(review, target)
-
     assert load_eval_set(target).n_rows == 1
 
 
@@ -234,10 +210,8 @@ def test_a_review_without_a_decision_changes_nothing(target: Path, tmp_path: Pat
 def test_text_that_no_file_can_hold_leaves_the_set_as_it_was(target: Path, tmp_path: Path) -> None:
     rows = write_lines(target / "rows.jsonl", [{"id": "r1", "inputs": {"question": "Why?"}}])
     before = rows.read_bytes()
-
     with pytest.raises(CannotRun, match="cannot be written"):
         add_reviewed(write_lines(tmp_path / "review.jsonl", [line(1, inputs={"question": "\ud800"})]), target)
-
     assert rows.read_bytes() == before
     assert [path.name for path in target.iterdir()] == ["rows.jsonl"]
 
@@ -251,7 +225,6 @@ def test_a_name_that_is_no_folder_of_its_own_is_refused(tmp_path: Path, name: st
 def test_a_set_whose_rows_come_from_elsewhere_takes_none(target: Path, tmp_path: Path) -> None:
     target.mkdir(parents=True)
     (target / "eval_set.toml").write_text('source = "x.jsonl"')
-
     with pytest.raises(UsageError, match=r"come from eval_set\.toml"):
         add_reviewed(write_lines(tmp_path / "review.jsonl", [line(1)]), target)
 
@@ -260,17 +233,13 @@ def said(number: int, **fields: Any) -> Feedback:
     return Feedback(f"req{number}", f"{number:032x}", "anonymous", app="assistant", **fields)
 
 
-def test_feedback_that_the_gateway_took_chooses_records_and_stands_in_the_review(
-    log: ProductionLog, target: Path
-) -> None:
+def test_feedback_that_the_gateway_took_chooses_records_and_stands_in_the_review(log, target):
     imported = {"label": "positive"}
     log.add_feedback(said(1, label="bad"))
     log.add_feedback(said(1, comment="No source.", user="ida"))
     log.add_feedback(said(2, score=1.0))
     records = [record(1, feedback=imported), record(2), record(3), record(4, feedback={"score": -1})]
-
     lines = reviewed(log, target, *records, feedback="negative")
-
     assert [line["review"]["feedback"] for line in lines] == [
         {"label": "bad", "comment": "No source.", "user": "ida"},
         {"score": -1},
@@ -280,9 +249,7 @@ def test_feedback_that_the_gateway_took_chooses_records_and_stands_in_the_review
 def test_the_last_verdict_counts(log: ProductionLog, target: Path) -> None:
     log.add_feedback(said(1, label="good", score=0.5))
     log.add_feedback(said(1, score=-2.0))
-
     [line] = reviewed(log, target, record(1), feedback="negative")
-
     assert line["review"]["feedback"] == {"score": -2.0}
 
 

@@ -59,14 +59,12 @@ def first(workshop: Any) -> CellRun:
 def test_the_store_holds_every_score_of_every_row(workshop: Any, first: CellRun) -> None:
     traces = stored(workshop, first)
     counted = Counter(a.name for trace in traces for a in trace.info.assessments if a.feedback is not None)
-
     assert len(traces) == 24
     assert counted == dict.fromkeys(SCORERS, 24)
 
 
 def test_the_stored_scores_are_those_that_were_made(workshop: Any, first: CellRun) -> None:
     made = {result.row.id: result for result in EvalRecorder(workshop.registry.store).rows(first.run)}
-
     for trace in stored(workshop, first):
         result = made.pop(trace.info.tags["row_id"])
         given = {a.name: a.feedback for a in trace.info.assessments if a.feedback is not None}
@@ -82,7 +80,6 @@ def test_the_stored_scores_are_those_that_were_made(workshop: Any, first: CellRu
 
 def test_metrics_count_scored_and_failed_rows(first: CellRun) -> None:
     metrics = first.run.metrics
-
     assert metrics.keys() == SCORERS
     assert (metrics["correct"].mean, metrics["correct"].n_scored, metrics["correct"].n_failed) == (0.5, 24, 0)
     assert (metrics["fields"].mean, metrics["fields"].n_scored, metrics["fields"].n_failed) == (None, 0, 24)
@@ -91,7 +88,6 @@ def test_metrics_count_scored_and_failed_rows(first: CellRun) -> None:
 
 def test_rows_that_failed_for_one_reason_are_counted_together(workshop: Any, first: CellRun) -> None:
     found = [failure.to_json() for failure in workshop.evaluations.failures(first)]
-
     why = "MissingExpectation: expectations hold no expected_json"
     assert found == [{"why": why, "rows": 24, "first": "sums-0", "scorers": ["fields"]}]
 
@@ -99,7 +95,6 @@ def test_rows_that_failed_for_one_reason_are_counted_together(workshop: Any, fir
 def test_a_run_names_its_prompt_model_and_eval_set(workshop: Any, first: CellRun) -> None:
     found = workshop.registry.store.client.get_run(first.run.run_id)
     model = workshop.registry.models.get("tiny@1")
-
     assert json.loads(found.data.tags["mlflow.linkedPrompts"]) == [{"name": "qa", "version": "1"}]
     assert model.model_id in {item.model_id for item in found.inputs.model_inputs}
     assert "sums-rows" in {item.dataset.name for item in found.inputs.dataset_inputs}
@@ -110,20 +105,14 @@ def test_a_run_names_its_prompt_model_and_eval_set(workshop: Any, first: CellRun
 
 def test_an_identical_run_is_reused(workshop: Any, first: CellRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "open_engine", no_engine)
-
     again = run(workshop)[0]
-
     assert again.run == first.run
     assert (again.generated, again.from_cache) == (0, 24)
 
 
-def test_force_records_a_new_run_and_generates_nothing(
-    workshop: Any, first: CellRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_force_records_a_new_run_and_generates_nothing(workshop, first, monkeypatch):
     monkeypatch.setattr(module, "open_engine", no_engine)
-
     forced = run(workshop, force=True)[0]
-
     assert forced.run.run_id != first.run.run_id
     assert (forced.generated, forced.from_cache) == (0, 24)
     assert forced.run.metrics == first.run.metrics
@@ -131,14 +120,12 @@ def test_force_records_a_new_run_and_generates_nothing(
 
 def test_a_limited_run_does_not_stand_for_the_full_one(workshop: Any, first: CellRun) -> None:
     limited = run(workshop, limit=5)[0]
-
     assert limited.run.rows == 5
     assert workshop.evaluations.resolve("qa@1").rows == 24
 
 
 def test_a_seed_is_another_run_and_the_same_seed_the_same(workshop: Any, first: CellRun) -> None:
     one, two, again = (run(workshop, seed=seed, limit=3)[0] for seed in (1, 2, 1))
-
     assert len({one.run.run_id, two.run.run_id, first.run.run_id}) == 3
     assert (one.generated, two.generated) == (3, 3)
     assert again.run.run_id == one.run.run_id
@@ -146,15 +133,12 @@ def test_a_seed_is_another_run_and_the_same_seed_the_same(workshop: Any, first: 
 
 def test_by_default_every_version_of_the_suites_prompt_is_a_cell(workshop: Any) -> None:
     evaluations = workshop.evaluations
-
     cells = evaluations.cells(evaluations.suite("sums"))
-
     assert [(cell.prompt.ref, cell.model.ref) for cell in cells] == [("qa@1", "tiny@1"), ("qa@2", "tiny@1")]
 
 
 def test_a_release_is_given_alone(workshop: Any) -> None:
     evaluations = workshop.evaluations
-
     with pytest.raises(UsageError, match="--release"):
         evaluations.cells(evaluations.suite("sums"), ["qa@1"], [], ["assistant@1"])
 
@@ -162,7 +146,6 @@ def test_a_release_is_given_alone(workshop: Any) -> None:
 def test_a_suite_whose_prompt_is_not_registered_says_how(workshop: Any) -> None:
     workshop.add_suite("orphan", 2, prompt="absent")
     evaluations = workshop.evaluations
-
     with pytest.raises(UnknownVersion, match="llmops prompts register"):
         evaluations.cells(evaluations.suite("orphan"))
     (workshop.folder / "orphan.toml").unlink()
@@ -171,9 +154,7 @@ def test_a_suite_whose_prompt_is_not_registered_says_how(workshop: Any) -> None:
 def test_rows_that_fail_are_recorded_as_failed(workshop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FakeEngine(slots=4, failure=EngineRejected("not today"))
     monkeypatch.setattr(module, "open_engine", lambda *_: engine)
-
     done = run(workshop, limit=4, seed=99)[0]
-
     assert (done.run.metrics["correct"].n_scored, done.run.metrics["correct"].n_failed) == (0, 4)
     assert len(stored(workshop, done)) == 4
     assert engine.closed
@@ -184,10 +165,8 @@ def test_an_engine_that_goes_away_leaves_no_run_and_is_closed(workshop: Any, mon
     engine = FakeEngine(slots=4, failure=EngineUnavailable("gone"))
     monkeypatch.setattr(module, "open_engine", lambda *_: engine)
     before = len(workshop.registry.store.client.search_runs([workshop.registry.store.experiment("sums")]))
-
     with pytest.raises(EngineUnavailable):
         run(workshop, limit=4, seed=98)
-
     assert engine.closed
     assert len(workshop.registry.store.client.search_runs([workshop.registry.store.experiment("sums")])) == before
 
@@ -210,7 +189,6 @@ def test_one_engine_serves_all_cells_of_a_model(workshop: Any, monkeypatch: pyte
 
 def test_a_run_compared_with_itself_does_not_differ(workshop: Any, first: CellRun) -> None:
     found = workshop.evaluations.compare(first.run.run_id, "qa@1,tiny@1")
-
     assert found.rows == 24
     assert found.metrics.keys() == SCORERS - {"fields"}
     assert found.not_compared["fields"].failed_a == found.not_compared["fields"].failed_b == 24
@@ -236,7 +214,6 @@ def test_runs_of_two_suites_cannot_be_compared(workshop: Any, first: CellRun) ->
 
 def test_a_run_is_found_by_id_prompt_and_cell(workshop: Any, first: CellRun) -> None:
     resolve = workshop.evaluations.resolve
-
     assert resolve(first.run.run_id) == first.run
     assert resolve("qa@1").cell == resolve("qa@1,tiny@1").cell == "qa@1,tiny@1"
     assert resolve("qa@1").run_id == resolve("qa@1,tiny").run_id
@@ -295,7 +272,6 @@ def test_gates_are_kept_on_releases_and_open_promotion(workshop: Any, first: Cel
 def test_a_cell_is_gated_without_a_release(workshop: Any, first: CellRun) -> None:
     gated = workshop.evaluations.gate("qa@1", "qa@1,tiny@1", "sums")
     verdict, comparison = gated.verdict, gated.comparison
-
     assert verdict.verdict == "pass"
     assert comparison is not None
     assert comparison.metrics["correct"].ties == 24
@@ -307,23 +283,18 @@ def test_a_cell_is_gated_without_a_release(workshop: Any, first: CellRun) -> Non
 def test_a_gate_names_the_mode_in_which_other_answers_would_be_served(workshop: Any, first: CellRun) -> None:
     as_evaluated = workshop.evaluations.gate(first.run.run_id, None, "sums")
     assert not any("evaluated by" in reason for reason in as_evaluated.verdict.reasons)
-
     busier = workshop.with_settings(engine_slots=9)
     gated = busier.evaluations.gate(first.run.run_id, None, "sums")
-
     assert gated.verdict.reasons[-1] == (
         "evaluated by fake with slots 4, served by fake with slots 9: how many answers differ is not known"
     )
     assert gated.verdict.verdict == as_evaluated.verdict.verdict
 
 
-def test_a_format_that_the_engine_cannot_enforce_is_refused_before_anything_is_answered(
-    workshop: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_format_that_the_engine_cannot_enforce_is_refused_before_anything_is_answered(workshop, monkeypatch):
     monkeypatch.setattr(module, "open_engine", no_engine)
     form = '{"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {"type": "null"}}}}'
     text = f"---\ninput_variable: question\nresponse_format: {form}\n---\n# user\n{{{{ question }}}}\n"
     prompt, _ = workshop.registry.prompts.register("formed", parse_prompt(text))
-
     with pytest.raises(UsageError, match=r"^response_format\.json_schema\.schema\.not: the llamacpp engine cannot"):
         run(workshop.with_settings(engine="llamacpp"), prompts=[prompt.ref])

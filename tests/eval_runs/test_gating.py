@@ -49,9 +49,7 @@ def app_of(workshop: Workshop, name: str) -> list[Release]:
     ]
 
 
-def test_a_champion_whose_every_row_failed_lets_nobody_pass(
-    workshop: Workshop, evaluations: Evaluations, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_champion_whose_every_row_failed_lets_nobody_pass(workshop, evaluations, monkeypatch):
     books, client = workshop.registry.release_versions, workshop.registry.store.client
     one, two = app_of(workshop, "outage")
     books.promote(one, why="the first one")
@@ -84,9 +82,7 @@ def test_a_champion_whose_every_row_failed_lets_nobody_pass(
 def test_a_run_of_25_rows_against_one_of_200_is_inconclusive(evaluations: Evaluations, short: str) -> None:
     part, whole = run(evaluations, "long", limit=25), run(evaluations, "long", prompt="qa@2")
     challenger, champion = (part, whole) if short == "challenger" else (whole, part)
-
     gated = evaluations.gate(challenger.run.run_id, champion.run.run_id, "long")
-
     assert gated.verdict.verdict == "inconclusive"
     told = "\n".join(gated.verdict.reasons)
     assert "25 rows are in both runs" in told
@@ -154,14 +150,11 @@ def test_runs_on_rows_that_the_suite_has_no_more_say_nothing_of_it(workshop: Wor
     assert evaluations.gate(first, first, "moving").verdict.verdict == "pass"
 
 
-def test_answers_that_are_cut_off_are_counted_on_the_run_in_mlflow_and_in_its_json(
-    workshop: Workshop, evaluations: Evaluations
-) -> None:
+def test_answers_that_are_cut_off_are_counted_on_the_run_in_mlflow_and_in_its_json(workshop, evaluations):
     done = run(evaluations, "short", seed=7)
     short = replace(evaluations.cells(evaluations.suite("short"), ["qa@1"])[0])
     short = replace(short, parameters=replace(short.parameters, max_tokens=2))
     cut = evaluations.run(evaluations.suite("short"), [short], RunOptions(recorder="bulk"), lambda *_: None)[0]
-
     assert done.run.answers == AnswerCounts(30)
     assert cut.run.answers == AnswerCounts(30, cut_off=30)
     assert cut.to_json()["answers"] == {
@@ -171,21 +164,16 @@ def test_answers_that_are_cut_off_are_counted_on_the_run_in_mlflow_and_in_its_js
     assert (metrics["answers/cut_off"], metrics["answers/cut_off_share"], metrics["answers/empty"]) == (30, 1.0, 0)
 
 
-def test_the_answers_of_a_run_recorded_before_they_were_counted_are_counted_from_its_rows(
-    workshop: Workshop, evaluations: Evaluations
-) -> None:
+def test_the_answers_of_a_run_recorded_before_they_were_counted_are_counted_from_its_rows(workshop, evaluations):
     done = run(evaluations, "short", limit=20, seed=8)
     client, run_id = workshop.registry.store.client, done.run.run_id
     summary = json.loads(Path(client.download_artifacts(run_id, "summary.json")).read_text(encoding="utf-8"))
     del summary["answers"]
     client.log_text(run_id, json.dumps(summary), "summary.json")
-
     assert EvalRecorder(workshop.registry.store).get(run_id).answers == AnswerCounts(20)
 
 
-def test_a_rule_that_was_loosened_stands_in_the_verdict_the_promotion_and_the_fact_sheet_with_who_did_it(
-    workshop: Workshop,
-) -> None:
+def test_a_rule_that_was_loosened_stands_in_the_verdict_the_promotion_and_the_fact_sheet_with_who_did_it(workshop):
     (workshop.folder / "loose-rows").mkdir()
     rows = (workshop.folder / "sums-rows" / "rows.jsonl").read_text(encoding="utf-8")
     (workshop.folder / "loose-rows" / "rows.jsonl").write_text(rows, encoding="utf-8")

@@ -93,7 +93,6 @@ def test_judges_earn_trust_one_by_one_and_only_as_they_are(workshop: Workshop) -
 
 def test_a_judge_that_is_not_configured_is_not_trusted(workshop: Workshop) -> None:
     without = TABLES[TABLES.index("[scorers.kind]") :]
-
     assert why(workshop, suite(workshop, without)) == dict.fromkeys(("kind", "clear"), "no judge is configured")
 
 

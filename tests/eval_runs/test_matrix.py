@@ -67,18 +67,14 @@ def noise_of(done: CellRun) -> Any:
     return json.loads(done.run.params["noise"]) if "noise" in done.run.params else None
 
 
-def test_a_scorer_that_cannot_score_stops_a_run_before_the_first_answer(
-    workshop: Workshop, engine: FakeEngine, removed: Callable[[Path], None]
-) -> None:
+def test_a_scorer_that_cannot_score_stops_a_run_before_the_first_answer(workshop, engine, removed):
     workshop.add_suite("odd", 3)
     path = workshop.folder / "odd.toml"
     removed(path)
     odd = '[scorers.odd]\ntype = "ragas.BleuScore"\nkwargs = { smooth_method = "odd" }\n'
     path.write_text(path.read_text().replace("[gate]", f"{odd}[gate]", 1))
-
     with pytest.raises(BadFile, match=r"odd\.toml: scorers\.odd: cannot score a made-up row: .*smooth_method"):
         run(workshop, suite="odd")
-
     assert not engine.requests
 
 
@@ -102,9 +98,7 @@ def test_of_three_prompts_only_the_one_that_changed_is_generated(workshop: Works
 
 def test_runs_come_back_in_the_order_of_the_cells(workshop: Workshop, engine: FakeEngine) -> None:
     run(workshop, ["qa@2"], seed=11)
-
     done = run(workshop, ["qa@1", "qa@2"], seed=11)
-
     assert [item.run.prompt for item in done] == ["qa@1", "qa@2"]
     assert [item.generated for item in done] == [N, 0]
 
@@ -112,14 +106,10 @@ def test_runs_come_back_in_the_order_of_the_cells(workshop: Workshop, engine: Fa
 # Noise
 
 
-def test_noise_is_measured_once_for_an_engine_and_its_weights(
-    workshop: Workshop, engine: FakeEngine, local: None
-) -> None:
+def test_noise_is_measured_once_for_an_engine_and_its_weights(workshop, engine, local):
     first = run(workshop, seed=21)[0]
     assert len(engine.requests) == 2 * N  # every answer, and every one of the sample again
-
     second = run(workshop, ["qa@1", "qa@2"], seed=22)
-
     assert len(engine.requests) == 4 * N
     assert [noise_of(item) for item in (first, *second)] == [{"n": N, "flips": 0}] * 3
     found = workshop.registry.store.client.get_run(first.run.run_id)
@@ -195,23 +185,17 @@ def test_a_run_asks_the_engine_that_the_gateway_would_open(workshop: Workshop, m
 
 def test_an_upstreams_noise_is_not_measured(workshop: Workshop, engine: FakeEngine) -> None:
     settings = workshop.with_settings(engine_slots=2)
-
     done = run(settings, seed=25)[0]
-
     assert len(engine.requests) == N
     assert noise_of(done) is None
 
 
-def test_a_cached_run_loads_no_engine_to_measure_noise(
-    workshop: Workshop, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cached_run_loads_no_engine_to_measure_noise(workshop, engine, monkeypatch):
     settings = workshop.with_settings(engine_slots=6)
     run(settings, seed=26)
     monkeypatch.setattr(module, "_LOCAL_ENGINES", ("fake",))
     engine.requests.clear()
-
     done = run(settings, seed=26, force=True)[0]
-
     assert engine.requests == []
     assert noise_of(done) is None
 
@@ -223,9 +207,7 @@ def test_what_a_run_cost_is_recorded_from_the_models_prices(workshop: Workshop, 
     free = workshop.registry.models.get("tiny@1")
     prices = {"prices": {"per_million_in": 2.0, "per_million_out": 10.0}}
     workshop.registry.models.register(replace(free, name="priced", version=0, provenance=prices, model_id=""))
-
     paid, unpaid = (run(workshop, models=[model], limit=4)[0] for model in ("priced@1", "tiny@1"))
-
     usage = paid.run.usage
     assert usage["tokens_in"] > usage["tokens_out"] / 2 > 0
     assert usage["cost"] == pytest.approx((2.0 * usage["tokens_in"] + 10.0 * usage["tokens_out"]) / 1e6)
@@ -238,7 +220,6 @@ def test_a_cost_counts_answers_that_were_kept(workshop: Workshop) -> None:
     model = replace(
         workshop.registry.models.get("tiny@1"), provenance={"prices": {"per_million_in": 1, "per_million_out": 3}}
     )
-
     assert cost_of(model, 1_000_000, 500_000) == 2.5
     assert cost_of(replace(model, provenance={}), 1_000_000, 500_000) is None
 
@@ -247,10 +228,8 @@ def test_scorers_left_out_for_want_of_a_judge_are_named(workshop: Workshop, engi
     workshop.add_suite("judged", 3)
     path = workshop.folder / "judged.toml"
     path.write_text(path.read_text() + '[scorers.kind]\ntype = "judge.rubric"\ninstructions = "Is it kind?"\n')
-
     done = run(workshop, suite="judged")[0]
     path.unlink()
-
     assert done.run.params["scorers_without_judge"] == "kind"
     assert "kind" not in done.run.metrics
     assert "scorers_without_judge" not in run(workshop, seed=31, limit=2)[0].run.params
@@ -277,34 +256,25 @@ def nowhere() -> str:
         return f"http://127.0.0.1:{free.getsockname()[1]}/v1"
 
 
-def test_a_judge_that_is_away_stops_a_run_before_anything_is_generated(
-    workshop: Workshop, engine: FakeEngine, removed: Callable[[Path], None]
-) -> None:
+def test_a_judge_that_is_away_stops_a_run_before_anything_is_generated(workshop, engine, removed):
     url = nowhere()
     removed(judged(workshop, "away", url))
-
     with pytest.raises(EngineUnavailable, match=f"judge j at {url} cannot be reached: .*refused"):
         run(workshop, suite="away")
     assert engine.requests == []
 
 
-def test_a_judge_that_is_away_is_not_missed_where_its_scores_are_kept(
-    workshop: Workshop, engine: FakeEngine, removed: Callable[[Path], None]
-) -> None:
+def test_a_judge_that_is_away_is_not_missed_where_its_scores_are_kept(workshop, engine, removed):
     with ScriptedJudge(lambda _: '{"rationale": "so it is", "score": "pass"}') as judge:
         removed(judged(workshop, "kept", judge.base_url))
         run(workshop, suite="kept", limit=5)
-
     (again,) = run(workshop, suite="kept", limit=5, force=True)
-
     assert (again.run.metrics["kind"].n_scored, len(judge.requests)) == (5, 5)
     with pytest.raises(EngineUnavailable, match=f"judge j at {judge.base_url} cannot be reached"):
         run(workshop, suite="kept")  # one row more
 
 
-def test_what_a_judge_failed_to_judge_is_judged_by_the_next_run_and_nothing_else(
-    workshop: Workshop, engine: FakeEngine, removed: Callable[[Path], None]
-) -> None:
+def test_what_a_judge_failed_to_judge_is_judged_by_the_next_run_and_nothing_else(workshop, engine, removed):
     busy, why = True, "busy"
 
     def answer(request: dict[str, Any]) -> Any:
@@ -342,9 +312,7 @@ def test_an_upstream_that_is_away_stops_a_run_at_once_and_is_named(workshop: Wor
         run(plain, models=["remote@1"], limit=2)
 
 
-def test_answers_that_an_upstream_failed_to_give_are_asked_for_by_the_next_run(
-    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_answers_that_an_upstream_failed_to_give_are_asked_for_by_the_next_run(workshop, monkeypatch):
     models.register(workshop.settings, workshop.registry, "flaky", "openai:http://127.0.0.1:9/v1#m")
     busy = True
 

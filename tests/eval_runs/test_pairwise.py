@@ -60,11 +60,8 @@ def ask(judge: ScriptedJudge, model: str = "long", **more: Any) -> PairwiseAsked
     return PairwiseAsked("pairs@1", "pairs@2", judge=f"openai:{judge.base_url}#{model}", **more)
 
 
-def test_wins_are_the_second_runs_and_are_recorded_with_it(
-    judged: Workshop, judge: ScriptedJudge, tmp_path: Path
-) -> None:
+def test_wins_are_the_second_runs_and_are_recorded_with_it(judged, judge, tmp_path):
     found = run(judged, ask(judge))
-
     value = found.to_json()
     assert (value["wins"], value["losses"], value["ties"], value["rows"]) == (ROWS, 0, 0, ROWS)
     assert (value["win_share"], value["inconsistent"], value["n_failed"]) == (1.0, 0.0, 0)
@@ -83,7 +80,6 @@ def test_the_same_runs_the_other_way_round_mirror_and_ask_nothing(judged: Worksh
     forth = run(judged, asked).to_json()
     seen = len(judge.requests)
     back = run(judged, PairwiseAsked("pairs@2", "pairs@1", judge=asked.judge, instructions="Which is more?")).to_json()
-
     assert len(judge.requests) == seen
     assert (back["wins"], back["losses"]) == (forth["losses"], forth["wins"])
     assert back["win_share"] == 1 - forth["win_share"]
@@ -91,7 +87,6 @@ def test_the_same_runs_the_other_way_round_mirror_and_ask_nothing(judged: Worksh
 
 def test_a_judge_that_favours_a_place_decides_nothing(judged: Workshop, judge: ScriptedJudge) -> None:
     value = run(judged, ask(judge, "first")).to_json()
-
     assert (value["wins"], value["losses"], value["ties"], value["inconsistent"]) == (0, 0, ROWS, 1.0)
     assert (value["win_share"], value["ci95"], value["p_value"]) == (None, None, 1.0)
     assert value["position_bias"]["prefers_first"] == 1.0
@@ -100,7 +95,6 @@ def test_a_judge_that_favours_a_place_decides_nothing(judged: Workshop, judge: S
 def test_a_limit_asks_only_the_first_rows(judged: Workshop, judge: ScriptedJudge) -> None:
     seen = len(judge.requests)
     found = run(judged, ask(judge, limit=3, instructions="Only three?"))
-
     assert found.to_json()["rows"] == 3
     assert len(judge.requests) - seen == 6
     assert f"only the first 3 of {ROWS} rows were judged" in found.doubts
@@ -109,7 +103,6 @@ def test_a_limit_asks_only_the_first_rows(judged: Workshop, judge: ScriptedJudge
 def test_rows_in_clusters_leave_a_doubt(judged: Workshop, judge: ScriptedJudge) -> None:
     found = run(judged, ask(judge))
     suite = replace(judged.evaluations.suite("pairs"), cluster_by="tags.parity")
-
     assert (
         clusters_of(suite, [result.row for result in judged.evaluations.rows(judged.evaluations.resolve("pairs@1"))])
         == 2
@@ -118,9 +111,7 @@ def test_rows_in_clusters_leave_a_doubt(judged: Workshop, judge: ScriptedJudge) 
     assert not any("clusters" in doubt for doubt in found.doubts)
 
 
-def test_its_word_is_trusted_only_after_that_very_judge_was_calibrated_on_pairs(
-    judged: Workshop, judge: ScriptedJudge, tmp_path: Path
-) -> None:
+def test_its_word_is_trusted_only_after_that_very_judge_was_calibrated_on_pairs(judged, judge, tmp_path):
     asked = ask(judge, limit=4)
     before = run(judged, asked)
     assert before.untrusted is not None

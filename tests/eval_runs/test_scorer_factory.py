@@ -67,16 +67,13 @@ def tables(judge: ScriptedJudge, model: str = "big", instructions: str = RUBRIC[
 
 def test_a_judges_scores_are_recorded_and_asked_for_once(workshop: Workshop, judge: ScriptedJudge) -> None:
     [done] = run(workshop, "judged", tables(judge))
-
     assert len(judge.requests) == N
     assert {request.body["model"] for request in judge.requests} == {"big"}
     assert (done.run.metrics["odd"].mean, done.run.metrics["odd"].n_scored) == (0.5, N)
     for number, result in enumerate(workshop.evaluations.rows(done.run)):
         label = "pass" if number % 2 else "fail"
         assert result.scores["odd"] == Score(number % 2 == 1, f"{label}: I looked.", label=label)
-
     [again] = run(workshop, "judged", tables(judge), force=True)
-
     assert len(judge.requests) == N
     assert again.run.run_id != done.run.run_id
     assert again.run.metrics == done.run.metrics
@@ -84,19 +81,14 @@ def test_a_judges_scores_are_recorded_and_asked_for_once(workshop: Workshop, jud
 
 def test_another_prompt_with_the_same_answers_asks_the_judge_nothing(workshop: Workshop, judge: ScriptedJudge) -> None:
     run(workshop, "prompts", tables(judge), ("qa@1", "qa@2"))
-
     assert len(judge.requests) == N  # the fake engine gives both prompts the same answers
 
 
 @pytest.mark.parametrize("changed", [{"model": "bigger"}, {"instructions": "Is it odd?"}])
-def test_another_judge_or_rubric_is_another_run_and_asks_again(
-    workshop: Workshop, judge: ScriptedJudge, changed: dict[str, str]
-) -> None:
+def test_another_judge_or_rubric_is_another_run_and_asks_again(workshop, judge, changed):
     [first] = run(workshop, "changing", tables(judge))
     asked = len(judge.requests)
-
     [second] = run(workshop, "changing", tables(judge, **changed))
-
     assert second.run.run_id != first.run.run_id
     assert (second.generated, len(judge.requests)) == (0, asked + N)
 
@@ -122,9 +114,7 @@ def test_the_setting_gives_a_judge_to_a_suite_that_names_none(workshop: Workshop
     [without] = run(workshop, "default", text)
     assert without.run.params["scorers_without_judge"] == "odd"
     assert "odd" not in without.run.metrics
-
     [done] = run(workshop.with_settings(judge=f"openai:{judge.base_url}#small"), "default", text)
-
     assert done.run.run_id != without.run.run_id
     assert done.generated == 0
     assert done.run.metrics["odd"].mean == 0.5
@@ -158,11 +148,8 @@ DEFAULT = Settings(judge="openai:http://127.0.0.1:9/v3#default-model", judge_key
         (DEFAULT, {"default": OTHER}, "default", "other-model"),
     ],
 )
-def test_the_suites_judge_comes_before_the_settings(
-    settings: Settings, judges: dict[str, Any], name: str | None, model: str | None
-) -> None:
+def test_the_suites_judge_comes_before_the_settings(settings, judges, name, model):
     found = endpoint_of(settings, judges, name)
-
     assert (found.model if found else None) == model
 
 
@@ -193,14 +180,12 @@ def test_a_wrong_table_names_its_field() -> None:
 
 def test_only_scorers_of_judges_need_one() -> None:
     specs = [ScorerSpec("a", "judge.rubric"), ScorerSpec("b", "exact_match"), ScorerSpec("c", "semantic_similarity")]
-
     assert [ScorerFactory.needs_judge(spec) for spec in specs] == [True, False, False]
 
 
 def test_a_scorer_is_made_with_its_judge_and_without_is_left_out() -> None:
     spec = ScorerSpec("odd", "judge.rubric", {**RUBRIC, "judge": "main"})
     made: Any = ScorerFactory(Settings()).make(spec, {"main": MAIN})
-
     assert (made.name, made.endpoint.model) == ("odd", "main-model")
     assert ScorerFactory(Settings()).make(ScorerSpec("odd", "judge.rubric", RUBRIC), {}) is None
 

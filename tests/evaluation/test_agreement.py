@@ -43,7 +43,7 @@ def test_ratings_are_sorted_as_numbers_and_mixed_labels_as_text() -> None:
     assert confusion(["b", 1], ["a", 1]).labels == (1, "a", "b")
 
 
-def test_kappa_of_the_textbook_table() -> None:
+def test_kappa_of_the_textbook_table():
     # Agreement 0.70, 0.50 by chance (Cohen's κ, 50 grant proposals read by two readers).
     found = cohen_kappa(*labelled([[20, 5], [10, 15]]))
     assert (found.agreement, found.by_chance) == pytest.approx((0.7, 0.5))
@@ -51,7 +51,7 @@ def test_kappa_of_the_textbook_table() -> None:
     assert found.n == 50
 
 
-def test_weighted_kappa_of_a_table_worked_out_by_hand() -> None:
+def test_weighted_kappa_of_a_table_worked_out_by_hand():
     # Squared distances: observed (2·1 + 1·4)/10 = 0.6; by chance, from the margins 0.4, 0.4, 0.2 and 0.3, 0.4, 0.3:
     # 0.4·(0.4 + 4·0.3) + 0.4·(0.3 + 0.3) + 0.2·(4·0.3 + 0.4) = 1.2.
     found = weighted_kappa(*labelled([[3, 0, 1], [0, 3, 1], [0, 1, 1]]))
@@ -84,7 +84,6 @@ def test_weighted_kappa_does_not_depend_on_zero_or_unit_of_the_scale(rows: list[
 @pytest.mark.parametrize(("rows", "below"), [(10, 0.5), (20, 0.7), (100, 0.95)])
 def test_few_labels_in_perfect_agreement_prove_little(rows: int, below: float) -> None:
     labels = [True, False] * (rows // 2)
-
     for measure in (cohen_kappa, weighted_kappa):
         found = measure(labels, labels)
         assert found.kappa == 1
@@ -129,10 +128,8 @@ def test_a_judge_that_is_kind_to_long_answers_is_found_out() -> None:
     lengths = generator.integers(20, 400, 120)
     people = generator.random(120)
     judge = people + 0.001 * lengths + generator.normal(0, 0.1, 120)
-
     kind = length_bias(people.tolist(), judge.tolist(), lengths.tolist())
     strict = length_bias(judge.tolist(), people.tolist(), lengths.tolist())
-
     assert kind.correlation is not None
     assert kind.correlation > 0.3
     assert kind.p_value < 0.001
@@ -210,7 +207,6 @@ def test_the_order_judged_first_does_not_matter_and_places_mirror(rows: list[tup
     other: dict[Verdict, Verdict] = {"first": "second", "second": "first", "tie": "tie"}
     found = position_bias(here, there)
     mirrored = position_bias([other[a] for a in here], [other[b] for b in there])
-
     assert position_bias(there, here) == found
     assert (mirrored.flipped, mirrored.p_value) == (found.flipped, pytest.approx(found.p_value))
     if found.prefers_first is not None:

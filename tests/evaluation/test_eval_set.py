@@ -25,9 +25,7 @@ def written(folder: Path, *lines: Any) -> Path:
 
 def test_reads_every_field_of_every_row_in_order(tmp_path: Path) -> None:
     full = {**GOOD, "id": "r2", "contexts": ["one", "two"], "tags": {"topic": "sums"}}
-
     loaded = load_eval_set(written(tmp_path / "sums", full, GOOD))
-
     assert loaded.name == "sums"
     assert list(loaded.rows) == [
         EvalRow("r2", {"question": "How many?"}, {"answers": ["4"]}, ("one", "two"), {"topic": "sums"}),
@@ -40,25 +38,20 @@ def test_reads_every_field_of_every_row_in_order(tmp_path: Path) -> None:
 def test_optional_fields_may_be_absent_or_null(tmp_path: Path) -> None:
     bare = {"id": "r1", "inputs": {"question": "x"}}
     nulls = {"id": "r2", "inputs": {"question": "x"}, "expectations": None, "contexts": None, "tags": None}
-
     rows = load_eval_set(written(tmp_path, bare, nulls)).rows
-
     assert [(row.expectations, row.contexts, row.tags) for row in rows] == [({}, (), {})] * 2
 
 
 def test_blank_lines_are_skipped_and_still_counted(tmp_path: Path) -> None:
     folder = written(tmp_path, GOOD, "", "   ", {**GOOD, "id": ""})
-
     with pytest.raises(BadFile) as caught:
         load_eval_set(folder)
-
     assert caught.value.line == 4
 
 
 def test_line_separators_inside_a_text_do_not_end_a_row(tmp_path: Path) -> None:
     row = {"id": "r1", "inputs": {"question": "one\u2028two\x85three"}}
     line = json.dumps(row, ensure_ascii=False)
-
     assert next(iter(load_eval_set(written(tmp_path, line)).rows)).inputs == row["inputs"]
 
 
@@ -112,10 +105,8 @@ BAD_ROWS: list[tuple[Any, str | None]] = [
 @pytest.mark.parametrize(("row", "field"), BAD_ROWS)
 def test_a_bad_row_names_file_line_and_field(tmp_path: Path, row: Any, field: str | None) -> None:
     folder = written(tmp_path, GOOD, row, {**GOOD, "id": "r9"})
-
     with pytest.raises(BadFile) as caught:
         load_eval_set(folder)
-
     error = caught.value
     assert (error.path, error.line, error.field) == (folder / "rows.jsonl", 2, field)
     assert str(error).startswith(f"{folder / 'rows.jsonl'}:2: " + (f"{field}: " if field else ""))
@@ -125,7 +116,6 @@ def test_a_bad_row_names_file_line_and_field(tmp_path: Path, row: Any, field: st
 def test_the_first_of_several_bad_rows_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadFile) as caught:
         load_eval_set(written(tmp_path, GOOD, {**GOOD, "id": ""}, "{"))
-
     assert (caught.value.line, caught.value.field) == (2, "id")
 
 
@@ -143,13 +133,11 @@ def test_a_file_without_rows_is_bad(tmp_path: Path, lines: tuple[str, ...]) -> N
 def test_a_missing_file_is_a_bad_file(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match="cannot be read") as caught:
         load_eval_set(tmp_path / "absent")
-
     assert caught.value.path == tmp_path / "absent" / "rows.jsonl"
 
 
 def test_bytes_that_are_no_utf8_are_a_bad_file(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b'{"id": "\xff"}')
-
     with pytest.raises(BadFile, match="is no UTF-8"):
         load_eval_set(tmp_path)
 
@@ -174,22 +162,18 @@ def test_the_hash_changes_with_every_part_of_a_row(changed: EvalRow) -> None:
 def test_the_hash_changes_with_number_and_order_of_rows() -> None:
     other = EvalRow("r2", {"question": "Why?"})
     hashes = {measure(rows)[1] for rows in [(ROW,), (ROW, other), (other, ROW)]}
-
     assert len(hashes) == 3
 
 
 def test_the_hash_does_not_depend_on_the_name_or_on_how_the_file_is_written(tmp_path: Path) -> None:
     spaced = '{ "inputs": {"question":"How many?"},   "id":"r1", "expectations": {"answers": ["4"]} }'
-
     one = load_eval_set(written(tmp_path / "one", GOOD))
     two = load_eval_set(written(tmp_path / "two", "", spaced, ""))
-
     assert one.content_hash == two.content_hash
 
 
 def test_a_loaded_set_knows_number_and_hash_of_its_rows_and_gives_the_first_of_them(tmp_path: Path) -> None:
     loaded = load_eval_set(written(tmp_path, GOOD, {**GOOD, "id": "r2"}))
-
     assert (loaded.n_rows, loaded.content_hash) == measure(loaded.rows) == measure(loaded.rows.first(None))
     assert [row.id for row in loaded.rows.first(1)] == ["r1"]
     assert [row.id for row in loaded.rows.first(9)] == ["r1", "r2"]
@@ -198,7 +182,6 @@ def test_a_loaded_set_knows_number_and_hash_of_its_rows_and_gives_the_first_of_t
 def test_the_first_rows_are_read_no_further_than_they_must() -> None:
     numbers = iter(range(100))
     rows = Rows(lambda: (EvalRow(f"r{number}", {"question": "x"}) for number in numbers))
-
     assert measure(rows.first(3))[0] == 3
     assert next(numbers) == 3
 
@@ -206,7 +189,6 @@ def test_the_first_rows_are_read_no_further_than_they_must() -> None:
 def test_a_file_that_changed_since_it_was_checked_is_refused(tmp_path: Path) -> None:
     loaded = load_eval_set(written(tmp_path, GOOD))
     written(tmp_path, GOOD, {**GOOD, "id": "r2"})
-
     with pytest.raises(BadFile, match="changed since it was checked"):
         list(loaded.rows)
 
@@ -221,7 +203,6 @@ def test_many_rows_are_not_held_in_memory(tmp_path: Path) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-
     assert peak < 2_000_000  # the file holds ten million bytes
 
 
@@ -232,9 +213,7 @@ def test_a_conversation_ends_with_the_users_message_and_leaves_the_other_variabl
         {"role": "assistant", "content": "Hello"},
         {"role": "user", "content": "Why?"},
     ]
-
     row = row_from_values({"id": "r1", "inputs": {"messages": messages, "tone": "dry"}}, "rows.jsonl", 1)
-
     assert [dict(message) for message in row.messages] == messages
     assert row.variables == {"tone": "dry"}
 
@@ -243,7 +222,6 @@ def test_rows_of_one_source_share_a_cluster() -> None:
     row = EvalRow("r1", {"question": "x", "context": "one text"}, {}, ("one text",), {"title": "Sums"})
     other = EvalRow("r2", {"question": "y", "context": "one text"}, {}, ("one text",), {"title": "Sums"})
     strange = EvalRow("r3", {"question": "x", "context": "another"}, {}, ("one text", "two"), {})
-
     for cluster_by in ("tags.title", "inputs.context", "contexts"):
         assert cluster_of(row, cluster_by) == cluster_of(other, cluster_by) != cluster_of(strange, cluster_by)
     assert cluster_of(row, "tags.title") == "Sums"
@@ -259,6 +237,5 @@ def test_a_cluster_is_a_tag_an_input_or_the_contexts(cluster_by: str) -> None:
 
 def test_the_eval_sets_of_the_product_can_be_read() -> None:
     folder = Path(__file__).parents[2] / "eval_sets"
-
     for rows in folder.glob("*/rows.jsonl"):
         assert load_eval_set(rows.parent).n_rows >= 20

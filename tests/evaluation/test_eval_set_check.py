@@ -39,16 +39,13 @@ def test_sound_rows_have_nothing_to_tell() -> None:
 
 def test_rows_with_the_same_inputs_and_expectations_are_duplicates() -> None:
     again = row("r3", " what is the capital  of FRANCE?", ["paris."])
-
     finding = only("duplicate", [*PLAIN, again])
-
     assert (finding.rows, finding.severity) == (("r1", "r3"), "warning")
     assert not found("near_duplicate", [*PLAIN, again])
 
 
 def test_rows_with_the_same_inputs_and_other_expectations_contradict_each_other() -> None:
     finding = only("conflicting_duplicate", [*PLAIN, row("r3", "Who wrote Hamlet?", "Marlowe")])
-
     assert (finding.rows, finding.severity) == (("r2", "r3"), "error")
 
 
@@ -58,9 +55,7 @@ def test_the_same_question_on_another_context_is_no_duplicate() -> None:
         row("r2", "Who owns the mill by the river?", "Bo", inputs={"context": "Bo owns the mill."}),
         row("r3", "Who owns the mill by the river?", "Cy", contexts=("Cy owns the mill.",)),
     ]
-
     kinds = {finding.kind for finding in check_rows(rows)}
-
     assert kinds == {"answer_in_context"}
 
 
@@ -71,9 +66,7 @@ def test_nearly_the_same_questions_are_grouped() -> None:
         row("r3", "When was the old Library of Alexandria founded??", "300 BC"),
         *PLAIN[1:],
     ]
-
     finding = only("near_duplicate", rows)
-
     assert (finding.rows, finding.severity) == (("r1", "r2", "r3"), "warning")
 
 
@@ -82,16 +75,13 @@ def test_questions_of_one_pattern_with_different_answers_are_only_noted() -> Non
         row("r1", "Which continent is Egypt in, please?", "Africa"),
         row("r2", "Which continent is Spain in, please?", "Europe"),
     ]
-
     assert found("near_duplicate", rows, near=0.99) == []
     assert only("near_duplicate", rows, near=0.8).severity == "note"
 
 
 def test_an_answer_in_the_question_is_a_warning_by_field() -> None:
     rows = [*PLAIN, row("r3", "Is it Paris or Rome?", "Paris"), row("r4", "Comparison?", "Paris")]
-
     finding = only("answer_in_inputs", rows)
-
     assert (finding.rows, finding.severity) == (("r3",), "warning")
     assert "inputs.question" in finding.detail
 
@@ -99,9 +89,7 @@ def test_an_answer_in_the_question_is_a_warning_by_field() -> None:
 def test_an_answer_in_an_earlier_turn_is_a_warning() -> None:
     messages = [{"role": "user", "content": "I am Ada."}, {"role": "assistant", "content": "Hi"},
                 {"role": "user", "content": "Who am I?"}]  # fmt: skip
-
     finding = only("answer_in_inputs", [EvalRow("r1", {"messages": messages}, {"answers": ["Ada"]})])
-
     assert "inputs.messages" in finding.detail
 
 
@@ -110,16 +98,13 @@ def test_an_answer_in_a_context_is_only_noted(place: str) -> None:
     text = "The mill belongs to Ida Pellin."
     contexts = () if place == "context" else (text,)
     inputs = {} if place == "contexts" else {place: text}
-
     rows = [row("r1", "Whose is the mill?", "Ida Pellin", inputs=inputs, contexts=contexts)]
-
     assert [(finding.kind, finding.severity) for finding in check_rows(rows)] == [("answer_in_context", "note")]
 
 
 def test_a_label_that_texts_happen_to_name_is_only_noted() -> None:
     starts = ("Please check", "Where is", "I wait for", "No sign of", "Who got")
     rows = [row(f"r{number}", f"{start}: the refund {number * 7919}", "refund") for number, start in enumerate(starts)]
-
     assert only("label_in_inputs", rows, near=1.0).severity == "note"
     assert not found("answer_in_inputs", rows)
 
@@ -127,7 +112,6 @@ def test_a_label_that_texts_happen_to_name_is_only_noted() -> None:
 def test_a_question_that_offers_every_choice_leaks_nothing() -> None:
     offered = row("r1", "Is it Paris or Rome?", "Paris", expect={"choices": ["Paris", "Rome"]})
     leaked = row("r2", "Paris it is, or what?", "Paris", expect={"choices": ["Paris", "Rome"]})
-
     assert only("answer_in_inputs", [offered, leaked]).rows == ("r2",)
 
 
@@ -138,9 +122,7 @@ def test_an_answer_that_is_no_choice_is_an_error() -> None:
         row("r3", "How?", expect={"choices": ["Paris", "Rome"], "answer_index": 1}),
         row("r4", "Why?", expect={"choices": ["Paris", "Rome"], "answer_index": 2}),
     ]
-
     finding = only("answer_not_a_choice", rows)
-
     assert (finding.rows, finding.severity) == (("r2", "r4"), "error")
 
 
@@ -151,9 +133,7 @@ def test_a_question_among_the_prompts_examples_is_an_error() -> None:
         row("r4", "Hi", "Hi there"),
         row("r5", "user", "x"),
     ]
-
     finding = only("question_in_prompt", rows, prompts={"qa@1": PROMPT})
-
     assert (finding.rows, finding.severity) == (("r3", "r4"), "error")
     assert "qa@1" in finding.detail
 
@@ -162,7 +142,6 @@ def test_an_answer_among_the_prompts_examples_is_a_warning_and_a_shared_label_a_
     rows = [row("r1", "Who was the Scottish scientist?", "Alexander Fleming")]
     words = ("why", "how", "when", "who", "what")
     labels = [row(f"l{number}", f"{word} {number * 7919}", "hello") for number, word in enumerate(words)]
-
     assert only("answer_in_prompt", rows, prompts={"qa@1": PROMPT}).severity == "warning"
     assert only("answer_in_prompt", labels, prompts={"qa@1": PROMPT}).severity == "note"
 
@@ -170,29 +149,24 @@ def test_an_answer_among_the_prompts_examples_is_a_warning_and_a_shared_label_a_
 @pytest.mark.parametrize("expect", [{}, {"answers": []}, {"expected_response": None}, {"expected_response": ""}])
 def test_a_row_without_anything_to_judge_by_is_a_warning(expect: dict[str, Any]) -> None:
     finding = only("no_expectations", [*PLAIN, EvalRow("r3", {"question": "Why is the sky blue?"}, expect)])
-
     assert (finding.rows, finding.severity) == (("r3",), "warning")
 
 
 @pytest.mark.parametrize("answer", ["", "…", "?!", ["Paris", "!"]])
 def test_an_answer_that_normalises_to_nothing_is_an_error(answer: Any) -> None:
     finding = only("empty_answer", [*PLAIN, row("r3", "Why is the sky blue?", answer)])
-
     assert (finding.rows, finding.severity) == (("r3",), "error")
 
 
 def test_expectations_that_are_no_answers_are_left_alone() -> None:
     expected = {"expected_json": {"product": "desk lamps"}}
-
     assert check_rows([EvalRow("r1", {"text": "Two desk lamps, please."}, expected)]) == []
 
 
 def test_slices_of_few_rows_are_noted_by_tag() -> None:
     rows = [EvalRow(f"r{number}", {"question": f"{number * 7919}"}, {"answers": [f"x{number}"]}, (),
                     {"topic": "sums" if number < 5 else "odd"}) for number in range(8)]  # fmt: skip
-
     finding = only("small_slice", rows)
-
     assert (finding.rows, finding.severity) == (("r5", "r6", "r7"), "note")
     assert "tags.topic" in finding.detail
     assert "odd (3)" in finding.detail
@@ -200,7 +174,6 @@ def test_slices_of_few_rows_are_noted_by_tag() -> None:
 
 def test_errors_come_first_and_notes_last() -> None:
     rows = [*PLAIN, row("r3", "Who wrote Hamlet?", "Marlowe", tags={"topic": "x"}), row("r4", "Is it Oslo?", "Oslo")]
-
     assert [finding.severity for finding in check_rows(rows)] == ["error", "warning", "note"]
 
 

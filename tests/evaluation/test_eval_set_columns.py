@@ -34,7 +34,6 @@ def test_every_field_of_a_row_may_come_from_a_column_of_any_name() -> None:
         "expectations": {"answers": "a", "expected_response": "a.0"}, "tags": {"topic": "t"},
     }  # fmt: skip
     record = {"key": 3, "q": "Why?", "c": "Because.", "a": ["4", "four"], "t": "sums", "unused": object()}
-
     assert read(mapping, record) == EvalRow(
         "3",
         {"question": "Why?", "context": "Because."},
@@ -62,9 +61,7 @@ def test_a_dotted_path_leads_into_nested_columns(column: str, expected: Any) -> 
         "q": "Why?", "answers": {"text": ["4", "four"]}, "spans": [{"text": "a"}, {"text": "b"}],
         "dotted.name": "plain", "deep": {"dotted.name": {"x": 1}}, "nothing": None,
     }  # fmt: skip
-
     row = read({**QUESTION, "expectations.found": column}, record)
-
     assert row.expectations.get("found") == expected
 
 
@@ -84,7 +81,6 @@ def test_a_dotted_path_leads_into_nested_columns(column: str, expected: Any) -> 
 )
 def test_numbers_truth_values_and_dates_become_text_in_inputs_and_tags(value: Any, text: str) -> None:
     row = read({**QUESTION, "tags.t": "q"}, {"q": value})
-
     assert (row.inputs, row.tags) == ({"question": text}, {"t": text})
 
 
@@ -97,13 +93,11 @@ def test_numbers_truth_values_and_dates_become_text_in_inputs_and_tags(value: An
 )  # fmt: skip
 def test_expectations_hold_what_the_file_holds_as_json_has_it(value: Any, kept: Any) -> None:
     found = read({**QUESTION, "expectations.x": "v"}, {"q": "x", "v": value}).expectations["x"]
-
     assert (found, type(found)) == (kept, type(kept))
 
 
 def test_expectations_keep_their_kind_and_a_single_answer_becomes_a_list() -> None:
     mapping = {**QUESTION, "expectations.answers": "a", "expectations.expected_json": "j"}
-
     assert read(mapping, {"q": "x", "a": "4", "j": {"n": 4}}).expectations == {
         "answers": ["4"],
         "expected_json": {"n": 4},
@@ -112,19 +106,16 @@ def test_expectations_keep_their_kind_and_a_single_answer_becomes_a_list() -> No
 
 def test_nulls_in_tags_and_expectations_are_left_out() -> None:
     row = read({**QUESTION, "tags.t": "t", "expectations.answers": "a"}, {"q": "x", "t": None, "a": None})
-
     assert (row.tags, row.expectations) == ({}, {})
 
 
 def test_messages_keep_role_and_content_alone() -> None:
     chat = [{"role": "user", "content": "Why?", "name": "ada"}]
-
     assert read({"messages": "chat"}, {"chat": chat}).inputs == {"messages": [{"role": "user", "content": "Why?"}]}
 
 
 def test_a_made_id_is_unique_by_number_and_changes_with_the_content() -> None:
     ids = [read(QUESTION, {"q": text}, number).id for number, text in ((1, "a"), (2, "a"), (2, "b"))]
-
     assert len(set(ids)) == 3
     assert ids[0] == read(QUESTION, {"q": "a"}, 1).id
     assert ids[0].startswith("sums-000001-")
@@ -132,7 +123,6 @@ def test_a_made_id_is_unique_by_number_and_changes_with_the_content() -> None:
 
 def test_without_columns_a_record_has_our_shape_and_numbers_become_text() -> None:
     row = read(None, {"id": 1, "inputs": {"text": "x"}, "tags": {"source_row": 17}})
-
     assert row == EvalRow("1", {"text": "x"}, {}, (), {"source_row": "17"})
 
 
@@ -143,7 +133,6 @@ def test_a_null_right_under_a_field_says_that_the_row_has_none_and_deeper_it_is_
     }  # fmt: skip
     mapping = {"id": "id", "inputs.q": "inputs.q", "inputs.context": "inputs.context", "tags.t": "tags.t"}
     mapping |= {f"expectations.{name}": f"expectations.{name}" for name in record["expectations"]}
-
     assert read(None, record) == read(mapping, record) == EvalRow("r1", {"q": "x"}, deep)
 
 
@@ -175,7 +164,6 @@ def test_a_null_right_under_a_field_says_that_the_row_has_none_and_deeper_it_is_
 )
 def test_a_wrong_column_names_row_and_field(mapping: Any, record: Any, field: str | None, problem: str) -> None:
     error = refused(mapping, record)
-
     assert error.field == field
     assert problem in error.problem
 

@@ -111,7 +111,6 @@ def loaded(folder: Path, source: str, columns: Any = None) -> EvalSet:
 @pytest.mark.parametrize("name", CELLS)
 def test_cells_come_through_every_kind_of_file_as_they_were_written(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(CELLS[name](TEXTS))
-
     assert list(loaded(tmp_path, name, COLUMNS).rows) == EXPECTED
 
 
@@ -119,7 +118,6 @@ def test_cells_come_through_every_kind_of_file_as_they_were_written(tmp_path: Pa
 def test_columns_named_like_our_fields_need_no_mapping(tmp_path: Path, name: str) -> None:
     dotted = [{COLUMN: record[column] for COLUMN, column in COLUMNS.items()} for record in TEXTS]
     (tmp_path / name).write_bytes(CELLS[name](dotted))
-
     assert list(find_eval_set(tmp_path / name).rows) == EXPECTED
 
 
@@ -129,9 +127,7 @@ def test_objects_come_through_every_kind_of_file_and_folder_equal(tmp_path: Path
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / name, tmp_path / "folder" / name):
         path.write_bytes(FILES[name](NESTED))
-
     direct = list(find_eval_set(tmp_path / "direct.jsonl").rows)
-
     assert direct[0].expectations["deep"] == {"gone": None, "dates": ["2026-01-31", None]}
     assert "note" not in direct[0].expectations
     assert [repr(row) for row in loaded(tmp_path, name).rows] == [repr(row) for row in direct]
@@ -142,7 +138,6 @@ def test_objects_come_through_every_kind_of_file_and_folder_equal(tmp_path: Path
 def test_a_folder_gives_the_cells_of_its_files(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / name).write_bytes(CELLS[name](TEXTS))
-
     assert list(loaded(tmp_path, "folder", COLUMNS).rows) == EXPECTED
 
 
@@ -150,7 +145,6 @@ def test_a_folder_of_a_packed_archive_gives_the_rows_of_its_files(tmp_path: Path
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "test.zip").write_bytes(zipped(NESTED))
     (tmp_path / "direct.jsonl").write_bytes(json_lines(NESTED))
-
     assert list(loaded(tmp_path, "folder").rows) == list(find_eval_set(tmp_path / "direct.jsonl").rows)
 
 
@@ -159,10 +153,8 @@ def test_a_file_of_a_folder_that_would_be_left_out_is_an_error(tmp_path: Path, o
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "test.jsonl").write_bytes(json_lines(NESTED))
     (tmp_path / "folder" / other).write_bytes(CELLS["t.csv"](TEXTS) if other.endswith("csv") else json_lines(NESTED))
-
     with pytest.raises(BadFile, match="part of no split") as caught:
         loaded(tmp_path, "folder")
-
     assert caught.value.path == tmp_path / "folder" / other
 
 
@@ -190,7 +182,6 @@ def test_what_parquet_has_and_json_has_not_becomes_what_json_has(tmp_path: Path,
     pq.write_table(pa.table({"q": ["x"], "v": column}), tmp_path / "t.parquet")
     (tmp_path / "folder").mkdir()
     pq.write_table(pa.table({"q": ["x"], "v": column}), tmp_path / "folder" / "t.parquet")
-
     for source in ("t.parquet", "folder"):
         (row,) = loaded(tmp_path, source, {"inputs.q": "q", "expectations.v": "v"}).rows
         assert (row.expectations["v"], type(row.expectations["v"])) == (value, type(value))
@@ -209,10 +200,8 @@ def test_what_parquet_has_and_json_has_not_becomes_what_json_has(tmp_path: Path,
 def test_what_json_cannot_hold_is_refused_by_file_record_and_field(tmp_path: Path, column: Any, problem: str) -> None:
     number = 1 if "bytes" in problem or "duration" in problem else 2
     pq.write_table(pa.table({"q": ["x", "y"], "v": column}), tmp_path / "t.parquet")
-
     with pytest.raises(BadFile) as caught:
         loaded(tmp_path, "t.parquet", {"inputs.q": "q", "expectations.v": "v"})
-
     error = caught.value
     assert (error.path, error.line, error.field) == (tmp_path / "t.parquet", number, "expectations.v")
     assert error.problem == problem
@@ -223,7 +212,6 @@ def test_an_error_in_a_folder_names_the_file_the_line_and_the_field(tmp_path: Pa
     (tmp_path / "folder" / "a.jsonl").write_bytes(json_lines(NESTED))
     bad = b'\n{"id": "c", "inputs": {"question": "x"}, "expectations": {"n": NaN}}\n'
     (tmp_path / "folder" / "b.jsonl").write_bytes(bad)
-
     for source, path in (("folder", tmp_path / "folder" / "b.jsonl"), ("folder/b.jsonl", tmp_path / "folder/b.jsonl")):
         with pytest.raises(BadFile) as caught:
             loaded(tmp_path, source)
@@ -234,9 +222,7 @@ def test_a_file_of_a_folder_that_changes_after_the_check_is_an_error(tmp_path: P
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a.jsonl").write_bytes(json_lines(NESTED))
     eval_set = loaded(tmp_path, "folder")
-
     (tmp_path / "folder" / "a.jsonl").write_bytes(json_lines(NESTED[:1]))
-
     with pytest.raises(BadFile, match="was changed"):
         list(eval_set.rows)
 
@@ -250,10 +236,8 @@ def test_a_file_of_a_folder_that_changes_after_the_check_is_an_error(tmp_path: P
 )
 def test_a_header_that_names_two_columns_alike_is_an_error(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-
     with pytest.raises(BadFile) as caught:
         loaded(tmp_path, name, {"inputs.question": "question", "expectations.answers": "answer"})
-
     assert (caught.value.path, caught.value.line, caught.value.field) == (tmp_path / name, 1, "answer")
 
 
@@ -267,18 +251,14 @@ def test_a_header_that_names_two_columns_alike_is_an_error(tmp_path: Path, name:
 )
 def test_bytes_that_are_no_utf8_are_named_by_the_line_they_stand_on(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-
     with pytest.raises(BadFile, match=r"is no UTF-8 .*; save it as UTF-8") as caught:
         loaded(tmp_path, name, {"inputs.question": "q"})
-
     assert (caught.value.path, caught.value.line) == (tmp_path / name, 42)
 
 
 def test_a_quoted_header_says_how_a_file_is_separated_and_a_comma_in_a_name_does_not(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes('\ufeff"id";"inputs.question";"a, b"\r\n1;"So; it is, yes";x\r\n'.encode())
-
     (row,) = loaded(tmp_path, "t.csv", {"id": "id", "inputs.q": "inputs.question", "tags.t": "a, b"}).rows
-
     assert (row.id, row.inputs, row.tags) == ("1", {"q": "So; it is, yes"}, {"t": "x"})
 
 
@@ -288,7 +268,6 @@ def test_a_quoted_header_says_how_a_file_is_separated_and_a_comma_in_a_name_does
 )
 def test_a_date_beyond_the_calendar_or_a_time_too_fine_is_an_error_of_its_file(tmp_path: Path, column: Any) -> None:
     pq.write_table(pa.table({"q": ["x"], "v": column}), tmp_path / "t.parquet")
-
     with pytest.raises(BadFile, match=r"t\.parquet: cannot be read: "):
         loaded(tmp_path, "t.parquet", {"inputs.q": "q", "expectations.v": "v"})
 
@@ -296,10 +275,8 @@ def test_a_date_beyond_the_calendar_or_a_time_too_fine_is_an_error_of_its_file(t
 def test_two_columns_alike_in_parquet_are_an_error(tmp_path: Path) -> None:
     table = pa.table([pa.array(["x"]), pa.array(["y"]), pa.array(["z"])], names=["question", "answer", "answer"])
     pq.write_table(table, tmp_path / "t.parquet")
-
     with pytest.raises(BadFile) as caught:
         loaded(tmp_path, "t.parquet", {"inputs.question": "question"})
-
     assert caught.value.field == "answer"
 
 
@@ -309,7 +286,6 @@ def test_a_made_id_is_the_same_through_every_door(tmp_path: Path) -> None:
     for name, content in CELLS.items():
         (tmp_path / name).write_bytes(content(TEXTS))
         made.add(tuple(row.id for row in loaded(tmp_path, name, columns).rows))
-
     assert len(made) == 1
 
 
@@ -318,9 +294,7 @@ def test_what_datasets_keeps_as_json_texts_is_read_as_the_values_they_are(tmp_pa
 
     mixed = {"id": ["a", "b"], "q": ["x", "y"], "e": [{"n": 1, "d": "2026-01-31"}, {"n": [1.0, None]}]}
     Dataset.from_dict(mixed, on_mixed_types="use_json").to_parquet(tmp_path / "t.parquet")
-
     rows = loaded(tmp_path, "t.parquet", {"id": "id", "inputs.q": "q", "expectations.e": "e"}).rows
-
     assert [row.expectations["e"] for row in rows] == mixed["e"]
 
 
@@ -338,9 +312,7 @@ _NAMES = st.text(min_size=1, max_size=5).filter(lambda name: name != "answers" a
 def test_any_json_value_comes_back_as_it_was_written(tmp_path_factory: Any, expectations: dict[str, Any]) -> None:
     path = tmp_path_factory.mktemp("rows") / "t.jsonl"
     path.write_text(json.dumps({"id": "a", "inputs": {"q": "x"}, "expectations": expectations}))
-
     (row,) = find_eval_set(path).rows
-
     assert repr(row.expectations) == repr({name: value for name, value in expectations.items() if value is not None})
 
 
@@ -352,9 +324,7 @@ def test_a_row_without_an_id_gets_the_same_one_through_every_door(tmp_path: Path
     pq.write_table(pa.Table.from_pylist([record]), tmp_path / "qa.parquet")
     (tmp_path / "qa").mkdir()
     (tmp_path / "qa" / "rows.jsonl").write_bytes(json_lines([record]))
-
     found = [next(iter(find_eval_set(path).rows)) for path in sorted(tmp_path.iterdir())]
-
     assert len(found) == 5
     assert found == found[:1] * 5
     assert found[0].id.startswith("qa-000001-")

@@ -69,7 +69,6 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_same_records_give_the_same_rows_from_every_kind_of_file(folder: Path) -> None:
     sets = [loaded(folder, f"t.{ending}") for ending in ("jsonl", "json", "parquet")]
-
     assert len({eval_set.content_hash for eval_set in sets}) == 1
     for eval_set in sets:
         assert (eval_set.name, eval_set.n_rows) == ("sums", 20)
@@ -83,9 +82,7 @@ def test_the_same_records_give_the_same_rows_from_every_kind_of_file(folder: Pat
 def test_a_csv_file_is_read_as_it_is_written(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text('\ufeffid,q,a\n007,"two\nlines",\n008,NA,1.50\n')
     columns = {"id": "id", "inputs.question": "q", "expectations.answers": "a"}
-
     rows = list(loaded(tmp_path, "t.csv", columns).rows)
-
     assert [(row.id, row.inputs["question"], row.expectations) for row in rows] == [
         ("007", "two\nlines", {}),
         ("008", "NA", {"answers": ["1.50"]}),
@@ -96,7 +93,6 @@ def test_a_csv_error_names_the_line_on_which_the_record_begins(tmp_path: Path) -
     (tmp_path / "t.csv").write_text('q,a\n"two\nlines",x\n ,x\n')
     error = refused(tmp_path, "t.csv", {"inputs.question": "q"})
     assert (error.path, error.line, error.field) == (tmp_path / "t.csv", 4, "inputs.question")
-
     (tmp_path / "t.csv").write_text('q,a\n"two\nlines",x\none\n')
     error = refused(tmp_path, "t.csv", {"inputs.question": "q"})
     assert (error.line, error.problem) == (4, "has 1 cells, the header 2")
@@ -104,37 +100,30 @@ def test_a_csv_error_names_the_line_on_which_the_record_begins(tmp_path: Path) -
 
 def test_a_context_longer_than_the_csv_modules_limit_is_read(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("q\n" + "x" * 200_000 + "\n")
-
     assert len(next(iter(loaded(tmp_path, "t.csv", {"inputs.question": "q"}).rows)).inputs["question"]) == 200_000
 
 
 def test_a_file_of_our_own_shape_needs_no_columns_and_its_numbers_become_text(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "own.jsonl", [OWN])
-
     for eval_set in (loaded(tmp_path, "own.jsonl", None), find_eval_set(tmp_path / "own.jsonl")):
         assert [row.tags for row in eval_set.rows] == [{"source_row": "3"}]
 
 
 def test_a_row_of_our_own_shape_that_is_wrong_names_line_and_field(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_text(json.dumps(OWN) + "\n\n" + json.dumps({**OWN, "id": "r2", "inputs": {}}))
-
     error = refused(tmp_path, "own.jsonl", None)
-
     assert (error.path, error.line, error.field) == (tmp_path / "own.jsonl", 3, "inputs")
 
 
 def test_an_id_that_stands_twice_names_the_second_line(folder: Path) -> None:
     write_jsonl(folder / "t.jsonl", [*RECORDS, RECORDS[3]])
-
     error = refused(folder, "t.jsonl")
-
     assert (error.line, error.field) == (21, "id")
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
 def test_a_wrong_column_names_file_row_and_field(folder: Path, ending: str) -> None:
     error = refused(folder, f"t.{ending}", {**COLUMNS, "tags.topic": "topic"})
-
     assert (error.path, error.line, error.field) == (folder / f"t.{ending}", 1, "tags.topic")
     assert error.problem == "no column 'topic'; there are key, q, answers, level"
 
@@ -142,7 +131,6 @@ def test_a_wrong_column_names_file_row_and_field(folder: Path, ending: str) -> N
 def test_a_sample_is_the_same_every_time_in_the_order_of_the_file(folder: Path) -> None:
     everything = ids(loaded(folder, "t.jsonl"))
     sample = ids(loaded(folder, "t.jsonl", sample=6, seed=1))
-
     assert sample == ids(loaded(folder, "t.parquet", sample=6, seed=1))
     assert sample == [row for row in everything if row in sample]
     assert len(sample) == 6
@@ -158,9 +146,7 @@ def test_a_limit_takes_the_first_rows_and_a_sample_is_drawn_from_these(folder: P
 
 def test_a_sample_of_many_draws_from_all_of_them(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "t.jsonl", [{"q": str(number)} for number in range(4000)])
-
     drawn = [int(row.inputs["q"]) for row in loaded(tmp_path, "t.jsonl", {"inputs.q": "q"}, sample=400).rows]
-
     quarters = [sum(1000 * part <= number < 1000 * (part + 1) for number in drawn) for part in range(4)]
     assert min(quarters) > 60  # 100 expected; five standard deviations below are 57
 
@@ -172,26 +158,22 @@ def test_the_default_split_is_the_first_of_test_validation_and_train(folder: Pat
 
 def test_an_absent_split_names_those_there_are(folder: Path) -> None:
     error = refused(folder, "data", split="dev")
-
     assert (error.field, error.problem) == ("split", "no split dev; there are train, validation")
 
 
 def test_a_data_set_that_is_code_is_refused_and_not_run(folder: Path) -> None:
     (folder / "data" / "data.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
-
     assert "no longer supported" in refused(folder, "data").problem
     assert not (folder / "ran").exists()
 
 
 def test_a_pickle_is_no_source(folder: Path) -> None:
     (folder / "t.pkl").write_bytes(b"\x80\x04.")
-
     assert refused(folder, "t.pkl").field == "source"
 
 
 def test_what_datasets_keeps_stays_in_the_folder_given(folder: Path) -> None:
     loaded(folder, "data")
-
     assert (folder / "kept" / "datasets").is_dir()
 
 
@@ -220,15 +202,12 @@ def test_a_mistake_in_the_table_names_the_toml_and_the_key(folder: Path, keys: d
         eval_set_of_table(
             {"name": "sums", "source": "t.jsonl", "columns": COLUMNS, **keys}, folder / "task.toml", key="eval_sets[0]"
         )
-
     assert (caught.value.path, caught.value.field) == (folder / "task.toml", f"eval_sets[0].{field}")
 
 
 def test_a_csv_file_whose_header_names_no_fields_asks_for_columns(folder: Path) -> None:
     write_csv(folder / "t.csv")
-
     error = refused(folder, "t.csv", None)
-
     assert (error.path, error.line, error.field) == (folder / "t.csv", 2, "key")
     assert "`columns`" in error.problem
 
@@ -244,7 +223,6 @@ def test_a_csv_file_whose_header_names_no_fields_asks_for_columns(folder: Path) 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-
     assert refused(tmp_path, name).path == tmp_path / name
 
 
@@ -255,9 +233,7 @@ def test_a_folder_may_hold_a_table_in_place_of_rows(folder: Path) -> None:
     (folder / "squad").mkdir()
     text = 'source = "../t.jsonl"\n[columns]\nid = "key"\ninputs.question = "q"\n'
     (folder / "squad" / "eval_set.toml").write_text(text)
-
     eval_set = find_eval_set(folder / "squad")
-
     assert (eval_set.name, eval_set.n_rows) == ("squad", 20)
 
 
@@ -265,10 +241,8 @@ def test_a_folder_may_hold_a_table_in_place_of_rows(folder: Path) -> None:
 def test_a_bad_table_in_a_folder_is_named(folder: Path, text: str) -> None:
     (folder / "squad").mkdir()
     (folder / "squad" / "eval_set.toml").write_text(text)
-
     with pytest.raises(BadFile) as caught:
         find_eval_set(folder / "squad")
-
     assert caught.value.path == folder / "squad" / "eval_set.toml"
 
 
@@ -276,7 +250,6 @@ def test_a_folder_with_rows_and_a_table_is_refused(folder: Path) -> None:
     (folder / "squad").mkdir()
     (folder / "squad" / "eval_set.toml").write_text('source = "../t.jsonl"')
     (folder / "squad" / "rows.jsonl").write_text(json.dumps(OWN))
-
     with pytest.raises(BadFile, match=r"stands beside rows\.jsonl"):
         find_eval_set(folder / "squad")
 
@@ -389,9 +362,7 @@ def load_apart(url: str, folder: Path, *tables: dict[str, Any]) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_data_set_of_the_hub_is_streamed_once_and_then_read_from_its_copy(
-    hub: tuple[str, list[str]], folder: Path
-) -> None:
+def test_a_data_set_of_the_hub_is_streamed_once_and_then_read_from_its_copy(hub, folder):
     url, asked = hub
     local = loaded(folder, "t.jsonl")
     (folder / "cells.csv").write_bytes(CELLS)
@@ -411,7 +382,6 @@ def test_a_data_set_of_the_hub_is_streamed_once_and_then_read_from_its_copy(
 
 def test_what_the_hub_does_not_give_is_an_error_of_one_line(hub: tuple[str, list[str]], tmp_path: Path) -> None:
     ((kind, message),) = load_apart(hub[0], tmp_path, {"source": "hf:acme/none"})
-
     assert kind == "CannotRun"
     assert message.startswith("hf:acme/none cannot be read: ")
     assert "\n" not in message
@@ -419,7 +389,6 @@ def test_what_the_hub_does_not_give_is_an_error_of_one_line(hub: tuple[str, list
 
 def test_a_wrong_row_of_the_hub_names_it_and_leaves_no_copy(hub: tuple[str, list[str]], tmp_path: Path) -> None:
     ((kind, message),) = load_apart(hub[0], tmp_path, {"columns": {"inputs.question": "question"}})
-
     assert kind == "BadFile"
     assert message.startswith("hf:acme/sums@v2/data/test.jsonl:1: inputs.question: no column 'question'")
     assert not list((tmp_path / "kept").glob("*.jsonl"))

@@ -66,11 +66,8 @@ def verdict(rules: GateRules, comparison: Comparison | None, better_up: bool = T
         (0.0, (0.0, 0.0), 1.0, True, "inconclusive", "no significant difference"),
     ],
 )
-def test_better_asks_for_a_significant_gain(
-    difference: float, ci95: tuple[float, float], p_value: float, better_up: bool, expected: str, reason: str
-) -> None:
+def test_better_asks_for_a_significant_gain(difference, ci95, p_value, better_up, expected, reason):
     found = verdict(GateRules("right"), against(difference, ci95, p_value), better_up)
-
     assert found.verdict == expected
     assert reason in found.reasons[0]
 
@@ -90,30 +87,24 @@ def test_better_asks_for_a_significant_gain(
         (-0.04, (-0.08, 0.0), 0.06, True, "inconclusive"),
     ],
 )
-def test_not_worse_asks_that_the_margin_is_ruled_out(
-    difference: float, ci95: tuple[float, float], p_value: float, better_up: bool, expected: str
-) -> None:
+def test_not_worse_asks_that_the_margin_is_ruled_out(difference, ci95, p_value, better_up, expected):
     rules = GateRules("right", "not-worse", 0.05)
-
     assert verdict(rules, against(difference, ci95, p_value), better_up).verdict == expected
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, "inconclusive"), (19, "inconclusive"), (20, "pass")])
 def test_not_worse_needs_pairs_enough(n: int, expected: str) -> None:
     rules = GateRules("right", "not-worse", 0.05)
-
     assert verdict(rules, against(0.0, (-0.01, 0.01), 1.0, n)).verdict == expected
 
 
 def test_few_pairs_may_still_show_a_loss() -> None:
     rules = GateRules("right", "not-worse", 0.05)
-
     assert verdict(rules, against(-0.5, (-0.9, -0.2), 0.01, 8)).verdict == "fail"
 
 
 def test_a_primary_metric_that_was_not_compared_is_inconclusive() -> None:
     found = verdict(GateRules("right"), against(0.1, (0.05, 0.15), 0.001, name="other"))
-
     assert (found.verdict, found.reasons[0]) == ("inconclusive", "right was scored in no row of a")
 
 
@@ -135,7 +126,6 @@ def test_a_primary_metric_that_was_not_compared_is_inconclusive() -> None:
 )
 def test_without_a_champion_only_the_floors_count(metric: Metric, floor: float, expected: str) -> None:
     found = decide(GateRules("right", floors={"right": floor}), facts({"right": metric}, None))
-
     assert found.verdict == expected
     assert found.reasons[-1] == "no champion to compare with: only floors and ceilings count"
 
@@ -144,7 +134,6 @@ def test_a_first_release_without_floors_passes_if_its_primary_metric_was_measure
     measured = decide(GateRules("right"), facts(GOOD, None))
     failed = decide(GateRules("right"), facts({"right": Metric(None, 0, 100, None)}, None))
     absent = decide(GateRules("right", not_worse={"valid": 0.1}), facts(GOOD, None))
-
     assert (measured.verdict, failed.verdict, absent.verdict) == ("pass", "inconclusive", "inconclusive")
     assert measured.reasons == (
         "right is 0.800 over 100 rows",
@@ -157,21 +146,18 @@ def test_a_first_release_without_floors_passes_if_its_primary_metric_was_measure
 @pytest.mark.parametrize("comparison", [against(0.1, (0.05, 0.15), 0.001), against(0.0, (-0.1, 0.1), 1.0)])
 def test_a_missed_floor_fails_whatever_the_comparison_says(comparison: Comparison) -> None:
     found = verdict(GateRules("right", floors={"right": 0.9}), comparison)
-
     assert found.verdict == "fail"
     assert found.reasons[0] == "right is 0.800, below its floor of 0.9"
 
 
 def test_floors_that_hold_do_not_turn_a_loss_into_a_pass() -> None:
     found = verdict(GateRules("right", floors={"right": 0.1}), against(-0.1, (-0.15, -0.05), 0.001))
-
     assert found.verdict == "fail"
     assert "at or above its floor" in found.reasons[0]
 
 
 def test_a_floor_of_a_scorer_that_the_run_does_not_have_cannot_be_told() -> None:
     found = decide(GateRules("right", floors={"added": 0.1}), facts(GOOD, None))
-
     assert (found.verdict, found.reasons[0]) == (
         "inconclusive", "added was scored in no row, so its floor of 0.1 says nothing"
     )  # fmt: skip
@@ -179,9 +165,7 @@ def test_a_floor_of_a_scorer_that_the_run_does_not_have_cannot_be_told() -> None
 
 def test_every_floor_has_a_reason_and_failed_rows_are_named() -> None:
     metrics = {**GOOD, "valid": Metric(1.0, 8, 2, None)}
-
     found = decide(GateRules("right", floors={"right": 0.5, "valid": 0.9}), facts(metrics, None))
-
     assert found.reasons[:2] == (
         "right is 0.800, at or above its floor of 0.5",
         "valid is 1.000, at or above its floor of 0.9, 2 of 10 rows failed, at most 10 % may",
@@ -190,7 +174,6 @@ def test_every_floor_has_a_reason_and_failed_rows_are_named() -> None:
 
 def test_the_reason_shows_the_numbers() -> None:
     reason = verdict(GateRules("right"), against(0.1, (0.05, 0.15), 0.0123)).reasons[0]
-
     assert reason == (
         "right 0.500 → 0.600 over 100 pairs: difference +0.100, 95 % interval +0.050 to +0.150, p = 0.0123, "
         "3 wins, 2 losses, 95 ties: significantly better"
@@ -250,7 +233,6 @@ RULES = {
 
 def test_rules_are_read_and_told_alike_and_name_all_their_scorers() -> None:
     rules = GateRules.from_mapping(RULES)
-
     assert rules.to_json() == RULES
     assert list(dict.fromkeys(rules.scorers)) == ["right", "latency", "valid", "kind"]
 
@@ -274,9 +256,7 @@ def test_rules_are_read_and_told_alike_and_name_all_their_scorers() -> None:
 )
 def test_a_ceiling_is_the_most_a_mean_may_be(metric: Metric | None, expected: str, reason: str) -> None:
     metrics = {**GOOD, "latency": metric} if metric else GOOD
-
     found = decide(GateRules("right", ceilings={"latency": 900.0}), facts(metrics, None))
-
     assert found.verdict == expected
     assert reason in found.reasons[0]
     check = found.checks[0]
@@ -315,13 +295,9 @@ GAIN = (0.1, (0.05, 0.15), 0.001)
         ((-0.1, (-0.15, -0.05), 0.001), "fail"),
     ],
 )
-def test_a_gain_is_no_pass_where_another_metric_may_have_become_worse(
-    valid: tuple[float, tuple[float, float], float], expected: str
-) -> None:
+def test_a_gain_is_no_pass_where_another_metric_may_have_become_worse(valid, expected):
     rules = GateRules("right", not_worse={"valid": 0.02})
-
     found = decide(rules, facts(GOOD, compared(right=GAIN, valid=valid)))
-
     assert found.verdict == expected
     assert [(check.name, check.kind, check.outcome) for check in of_rules(found)] == [
         ("right better", "superiority", "pass"),
@@ -331,7 +307,6 @@ def test_a_gain_is_no_pass_where_another_metric_may_have_become_worse(
 
 def test_a_metric_that_was_not_compared_cannot_be_said_to_be_no_worse() -> None:
     found = decide(GateRules("right", not_worse={"valid": 0.02}), facts(GOOD, compared(right=GAIN)))
-
     assert (found.verdict, found.reasons[1]) == (
         "inconclusive", "valid was scored in no row of a; valid was scored in no row of b"
     )  # fmt: skip
@@ -340,14 +315,12 @@ def test_a_metric_that_was_not_compared_cannot_be_said_to_be_no_worse() -> None:
 def test_a_metric_that_is_better_when_lower_may_rise_by_the_margin_only() -> None:
     comparison = compared(right=GAIN, seconds=(0.1, (0.05, 0.15), 0.001))
     lower = {**comparison.metrics, "seconds": replace(comparison.metrics["seconds"], higher_is_better=False)}
-
     verdicts = [
         decide(
             GateRules("right", not_worse={"seconds": margin}), facts(GOOD, replace(comparison, metrics=lower))
         ).verdict
         for margin in (0.2, 0.1, 0.04)
     ]
-
     assert verdicts == ["pass", "fail", "fail"]
 
 
@@ -372,7 +345,6 @@ def slice_rules(floor: float = 0.5) -> GateRules:
 )
 def test_a_slice_has_a_floor_of_its_own(metric: Metric, expected: str) -> None:
     found = decide(slice_rules(), facts(GOOD, None, slices={"topic=sums": {"right": metric}}))
-
     assert found.verdict == expected
     check = found.checks[0]
     assert (check.name, check.kind, check.metric) == ("right floor in topic=sums", "slice-floor", "right")
@@ -381,7 +353,6 @@ def test_a_slice_has_a_floor_of_its_own(metric: Metric, expected: str) -> None:
 
 def test_a_floor_of_a_slice_that_the_rows_do_not_have_cannot_be_told() -> None:
     found = decide(slice_rules(), facts(GOOD, None))
-
     assert found.verdict == "inconclusive"
     assert found.reasons[0] == "right in topic=sums was scored in no row, so its floor of 0.5 says nothing"
 
@@ -393,9 +364,7 @@ def result(topic: str, **scores: Any) -> RowResult:
 
 def test_slices_are_measured_as_asked() -> None:
     rows = [result("sums", right=True, kind=0.5), result("sums", right=None, kind=0.7), result("words", right=False)]
-
     found = slice_metrics(rows, {"topic=sums": ["right", "kind"], "level=hard": ["right"], "topic=none": ["right"]})
-
     assert found["topic=sums"]["right"].to_json()["mean"] == 1.0
     assert (found["topic=sums"]["right"].n_scored, found["topic=sums"]["right"].n_failed) == (1, 1)
     assert found["topic=sums"]["kind"].mean == pytest.approx(0.6)
@@ -405,7 +374,6 @@ def test_slices_are_measured_as_asked() -> None:
 
 def test_a_scorer_that_was_left_out_of_the_run_has_no_score_in_its_slice() -> None:
     found = slice_metrics([result("sums", right=True)] * 3, {"topic=sums": ["judged"]})
-
     assert found["topic=sums"]["judged"] == Metric(None, 0, 3, None)
 
 
@@ -414,9 +382,7 @@ def test_a_scorer_that_was_left_out_of_the_run_has_no_score_in_its_slice() -> No
 
 def test_a_judge_that_is_not_trusted_cannot_pass() -> None:
     distrust = {"right": "its judge is not calibrated"}
-
     found = decide(GateRules("right"), facts(GOOD, compared(right=GAIN), untrusted=distrust))
-
     assert found.verdict == "inconclusive"
     assert found.reasons[0] == "right cannot gate: its judge is not calibrated"
     assert [(check.kind, check.outcome) for check in of_rules(found)] == [("judge", "inconclusive")]
@@ -435,12 +401,10 @@ def test_a_judge_that_is_not_trusted_counts_wherever_a_rule_names_it(rules: Gate
     metrics = {**GOOD, "kind": Metric(0.8, 100, 0, (0.7, 0.9))}
     comparison = compared(right=GAIN, kind=(0.0, (-0.01, 0.01), 1.0))
     slices = {"topic=sums": {"kind": metrics["kind"]}}
-
     trusted = decide(rules, facts(metrics, comparison, slices=slices))
     untrusted = decide(
         rules, facts(metrics, comparison, slices=slices, untrusted={"kind": "not calibrated", "other": "no judge"})
     )
-
     assert (trusted.verdict, untrusted.verdict) == ("pass", "inconclusive")
     assert [check.metric for check in untrusted.checks if check.kind == "judge"] == ["kind"]
 
@@ -450,20 +414,17 @@ def test_the_rules_of_a_judge_that_is_not_trusted_say_nothing_and_others_still_d
     rules = GateRules("right", rule, 0.05, floors={"right": 0.9}, slice_floors={"topic=sums": {"right": 0.9}})
     lost = against(-0.1, (-0.15, -0.05), 0.001)
     distrust = {"right": "κ 0.61 is not surely 0.9 or more"}
-
     untrusted = decide(rules, facts(GOOD, lost, untrusted=distrust))
     another = decide(
         replace(rules, floors={**rules.floors, "valid": 0.9}),
         facts({**GOOD, "valid": Metric(0.5, 100, 0, None)}, lost, untrusted=distrust),
     )
-
     assert (untrusted.verdict, another.verdict) == ("inconclusive", "fail")
     assert untrusted.reasons[0] == "right cannot gate: κ 0.61 is not surely 0.9 or more"
 
 
 def test_a_verdict_tells_every_check_as_plain_json() -> None:
     found = decide(GateRules("right", floors={"right": 0.9}), facts(GOOD, None))
-
     assert found.to_json()["checks"][:1] == [
         {
             "name": "right floor",
@@ -486,9 +447,7 @@ def test_a_mean_that_is_its_bound_but_for_rounding_is_within_it(bounds: dict[str
 def test_not_worse_is_said_to_be_less_sure_where_few_rows_lose_much(skewed: int, better_up: bool, told: bool) -> None:
     comparison = against(0.0, (-0.02, 0.02), 0.9)
     metric = replace(comparison.metrics["right"], skewed=skewed)
-
     found = verdict(GateRules("right", "not-worse", 0.05), replace(comparison, metrics={"right": metric}), better_up)
-
     assert found.verdict == "pass"
     assert ("not as surely as meant: few rows lose much" in found.reasons[0]) == told
 
@@ -497,8 +456,6 @@ def test_not_worse_is_said_to_be_less_sure_where_few_rows_lose_much(skewed: int,
 def test_a_metric_of_which_neither_direction_is_better_decides_nothing(rule: str) -> None:
     comparison = against(0.1, (0.05, 0.15), 0.001)
     metric = replace(comparison.metrics["right"], higher_is_better=None)
-
     found = decide(GateRules("right", rule, 0.2), facts(GOOD, replace(comparison, metrics={"right": metric})))
-
     assert found.verdict == "inconclusive"
     assert "neither direction of it is better" in found.reasons[0]

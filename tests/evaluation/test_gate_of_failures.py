@@ -123,17 +123,13 @@ EDGES = (
 def test_no_gate_passes_where_rows_are_missing_or_cannot_be_relied_on(edge: Callable[..., Verdict], gates: int) -> None:
     """Nor does any fail: the challenger is better wherever it was measured."""
     rng = np.random.default_rng(20_261_201)
-
     outcomes = [edge(rng).verdict for _ in range(gates)]
-
     assert set(outcomes) == {"inconclusive"}
 
 
 def test_the_same_gates_pass_where_nothing_is_missing() -> None:
     rng = np.random.default_rng(20_261_201)
-
     outcomes = [gate(*good(rng, int(rng.integers(20, 60)))).verdict for _ in range(40)]
-
     assert set(outcomes) == {"pass"}
 
 
@@ -192,11 +188,8 @@ BETTER, NOT_WORSE = GateRules(RIGHT.name), GateRules(RIGHT.name, "not-worse", 0.
         (NOT_WORSE, plain(0.5, rows=60, cluster=30), plain(1.0, rows=60, cluster=30), "2 clusters are too few"),
     ],
 )  # fmt: skip
-def test_what_is_missing_leaves_the_verdict_open_and_stands_in_a_reason(
-    rules: GateRules, a: Run, b: Run, reason: str
-) -> None:
+def test_what_is_missing_leaves_the_verdict_open_and_stands_in_a_reason(rules, a, b, reason):
     found = gate(rules, a, b, cluster_by="inputs.source" if "cluster" in reason else None)
-
     assert found.verdict == "inconclusive"
     assert reason in "\n".join(found.reasons)
 
@@ -215,9 +208,7 @@ def test_some_failed_rows_that_decide_nothing_do_not_hold_a_release_up() -> None
 def test_what_became_of_both_sides_rows_stands_in_every_verdict() -> None:
     cut = [replace(result, output=Output("an ans", "length")) for result in plain(0.5)[:86]]
     blank = [replace(result, output=Output(" \n")) for result in plain(0.5)[86:88]]
-
     found = gate(BETTER, plain(0.5), [*cut, *blank, *plain(0.5)[88:]])
-
     assert found.checks[-1].detail == (
         "120 rows are in both runs; app@1: 120 rows, none failed, cut off or empty; "
         "app@2: of 120 rows 86 cut off at max_tokens (71.7 %), 2 empty (1.67 %)"
@@ -235,14 +226,12 @@ def test_a_champion_that_failed_lets_nobody_pass_in_runs_that_were_stopped_early
 @pytest.mark.parametrize("further", [{"not_worse": {LATENCY.name: 50.0}}, {"ceilings": {LATENCY.name: 300.0}}])
 def test_a_failed_row_has_no_latency_that_would_pass_in_runs_that_were_stopped_early(further: dict[str, Any]) -> None:
     rules = GateRules(RIGHT.name, **further)
-
     assert gate(rules, plain(0.5), broken(plain(1.0), 1), sequential_seed=0).verdict == "inconclusive"
 
 
 def test_a_share_of_failed_rows_that_a_suite_allows_is_allowed() -> None:
     rules = GateRules(RIGHT.name, "not-worse", 0.05, most_failed=0.5)
     a, b = plain(0.5), broken(plain(1.0), 40)
-
     assert (gate(rules, a, b).verdict, gate(NOT_WORSE, a, b).verdict) == ("pass", "inconclusive")
 
 
@@ -287,19 +276,11 @@ def shapes(draw: st.DrawFn) -> tuple[GateRules, list[RowResult], list[RowResult]
     stopped=st.sampled_from([None, 0]),
 )
 @settings(max_examples=60, deadline=None, derandomize=True)
-def test_no_row_that_fails_turns_a_verdict_into_a_pass(
-    shape: tuple[GateRules, list[RowResult], list[RowResult]],
-    place: int,
-    of_scorer: bool,
-    of_champion: bool,
-    stopped: int | None,
-) -> None:
+def test_no_row_that_fails_turns_a_verdict_into_a_pass(shape, place, of_scorer, of_champion, stopped):
     """Neither in full runs nor in those that were stopped early."""
     rules, a, b = shape
     before = gate(rules, a, b, sequential_seed=stopped).verdict
     side = a if of_champion else b
     side[place] = unscored(side[place], rules.primary) if of_scorer else unanswered(side[place])
-
     after = gate(rules, a, b, sequential_seed=stopped).verdict
-
     assert after != "pass" or before == "pass"

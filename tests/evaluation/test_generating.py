@@ -61,7 +61,6 @@ def groups(texts: Sequence[str], head_length: int = 0) -> list[list[str]]:
 
 def test_rows_on_one_passage_go_together() -> None:
     first, second = "first passage " * 40, "second passage " * 40
-
     assert groups([first + "a?", first + "b?", second + "a?", second + "b?", "short"]) == [
         ["0", "1"],
         ["2", "3"],
@@ -71,7 +70,6 @@ def test_rows_on_one_passage_go_together() -> None:
 
 def test_only_neighbours_go_together() -> None:
     passage, other = "passage " * 60, "another " * 60
-
     assert groups([passage + "a?", other + "a?", passage + "b?"]) == [["0"], ["1"], ["2"]]
 
 
@@ -88,7 +86,6 @@ def test_what_every_row_begins_with_does_not_count() -> None:
         f"---\ninput_variable: question\n---\n# system\n{'Rules. ' * 100}\n\n# user\n{{{{ question }}}}\n"
     )
     one = task([EvalRow("a", {"question": "Who?"}), EvalRow("b", {"question": "When?"})], template)
-
     assert [len(group) for group in prefix_groups(one.jobs(), one.head_length)] == [1, 1]
 
 
@@ -99,14 +96,12 @@ def test_a_passage_counts_beyond_the_templates_own_text() -> None:
     given = [EvalRow(str(i), {"passage": passage, "question": f"{i}?"}) for i in range(3)]
     given.append(EvalRow("3", {"passage": "It was the worst of times. " * 10, "question": "3?"}))
     one = task(given, template)
-
     assert [len(group) for group in prefix_groups(one.jobs(), one.head_length)] == [3, 1]
 
 
 def test_the_head_ends_where_rows_begin_to_differ() -> None:
     one = task([])
     texts = ["\n".join(f"{m['role']}\n{m['content']}" for m in TEMPLATE.render({"question": q})) for q in ("x", "y")]
-
     assert texts[0][: one.head_length] == texts[1][: one.head_length]
     assert texts[0][one.head_length] != texts[1][one.head_length]
 
@@ -115,7 +110,6 @@ def test_the_head_ends_where_rows_begin_to_differ() -> None:
 @settings(max_examples=60)
 def test_groups_hold_every_row_once_and_in_order(parts: list[tuple[int, int, int]], head_length: int) -> None:
     made = groups(["ABC"[letter] * length + str(end) for letter, length, end in parts], head_length)
-
     assert [row_id for group in made for row_id in group] == [str(number) for number in range(len(parts))]
     assert all(1 <= len(group) <= 8 for group in made)
 
@@ -123,9 +117,7 @@ def test_groups_hold_every_row_once_and_in_order(parts: list[tuple[int, int, int
 def test_rows_on_one_passage_are_answered_in_turn(cache: GenerationCache) -> None:
     given = [EvalRow(f"{i}", {"question": "passage " * 40 + f"{i}?"}) for i in range(6)]
     engine = Priming(slots=4, word_seconds=0.0001)
-
     generate(engine, cache, task(given))
-
     assert engine.most_in_flight == 1
     assert [question(request)[-2:] for request in engine.requests] == [f"{i}?" for i in range(6)]
 
@@ -137,9 +129,7 @@ def test_equal_requests_in_flight_are_made_once(cache: GenerationCache) -> None:
     engine = FakeEngine(slots=4, word_seconds=0.002)
     twins = [EvalRow(f"twin-{i}", {"question": "same"}) for i in range(12)]
     one, two = task(twins), task(twins[:3])
-
     made = generate(engine, cache, one, two)
-
     assert len(engine.requests) == 1
     assert [g.n for g in made] == [1, 0]
     assert {output.text for output in outputs(one, cache)} == {"You said: Q: same"}
@@ -148,9 +138,7 @@ def test_equal_requests_in_flight_are_made_once(cache: GenerationCache) -> None:
 @pytest.mark.parametrize("slots", [1, 2, 5])
 def test_slots_are_filled_and_never_exceeded_over_several_cells(cache: GenerationCache, slots: int) -> None:
     engine = FakeEngine(slots=slots, word_seconds=0.001)
-
     generate(engine, cache, *(task(rows(7, name)) for name in "abc"))
-
     assert engine.most_in_flight == slots
     assert len(engine.requests) == 21
 
@@ -173,9 +161,7 @@ def test_the_next_cell_begins_while_the_last_answer_of_the_one_before_is_decoded
 
 def test_what_was_made_is_counted_for_each_cell(cache: GenerationCache) -> None:
     first, second, third = task(rows(2, "first")), task(rows(3, "second")), task(rows(2, "first"))
-
     made = generate(FakeEngine(word_seconds=0.001), cache, first, second, third)
-
     assert [(g.n, g.tokens_out) for g in made] == [(2, 10), (3, 15), (0, 0)]
     assert made[0].seconds > 0
     assert made[2].seconds == 0
@@ -204,9 +190,7 @@ def test_a_row_of_several_turns_is_asked_as_a_conversation(cache: GenerationCach
 
 def test_a_run_with_a_seed_hands_it_to_the_engine(cache: GenerationCache) -> None:
     engine = FakeEngine()
-
     generate(engine, cache, task(rows(2), seed=7))
-
     assert [request.parameters.seed for request in engine.requests] == [7, 7]
 
 
@@ -218,9 +202,7 @@ def test_choices_are_asked_by_their_likelihood(cache: GenerationCache) -> None:
     given = rows(3, expectations={"choices": choices})
     engine = FakeEngine(lambda request: choices[int(question(request)[-1])])
     one = task(given, choices=True)
-
     generate(engine, cache, one)
-
     found = outputs(one, cache)
     assert [output.text for output in found] == choices
     assert found[1].choice_logprobs == (-5.0, -0.1, -4.0)
@@ -232,14 +214,11 @@ def test_the_choices_are_part_of_what_is_asked(cache: GenerationCache) -> None:
     engine = FakeEngine(lambda _request: "blue")
     for choices in (["blue", "red"], ["blue", "green"]):
         generate(engine, cache, task(rows(1, expectations={"choices": choices}), choices=True))
-
     assert len(engine.requests) == 2
 
 
 @pytest.mark.parametrize("expectations", [{}, {"choices": ["one"]}, {"choices": ["one", ""]}, {"choices": "ab"}])
-def test_a_row_without_choices_is_a_bad_file_before_anything_is_asked(
-    cache: GenerationCache, expectations: dict[str, Any]
-) -> None:
+def test_a_row_without_choices_is_a_bad_file_before_anything_is_asked(cache, expectations):
     given = [*rows(3, expectations={"choices": ["a", "b"]}), EvalRow("odd", {"question": "?"}, expectations)]
 
     async def never() -> Engine:
@@ -293,9 +272,7 @@ class Priming(FakeEngine):
 def test_each_cells_template_is_read_once_before_its_rows(cache: GenerationCache) -> None:
     other = parse_prompt("---\ninput_variable: question\n---\n# system\nBe kind.\n\n# user\nQ: {{ question }}\n")
     engine = Priming(slots=3)
-
     made = generate(engine, cache, task(rows(4)), task(rows(4), other))
-
     numbers = {f"number {i}" for i in range(4)}
     assert (engine.events[0], set(engine.events[1:5])) == ("Be terse.|Q: .", numbers)
     assert (engine.events[5], set(engine.events[6:])) == ("Be kind.|Q: .", numbers)
@@ -306,9 +283,7 @@ def test_a_cell_that_is_finished_has_its_template_not_read(cache: GenerationCach
     other = parse_prompt("---\ninput_variable: question\n---\n# user\nQ: {{ question }}\n")
     generate(FakeEngine(), cache, task(rows(4)))
     engine = Priming(slots=3)
-
     generate(engine, cache, task(rows(4)), task(rows(1), other))
-
     assert engine.events == ["Q: .", "number 0"]
 
 
@@ -334,9 +309,7 @@ def failing(
 def test_a_flaky_upstream_ends_as_full_success(cache: GenerationCache, error: EngineError) -> None:
     answer, asked = failing(lambda text: int(text.split()[-1]) % 3, error)
     one = task(rows(12))
-
     [made] = generate(FakeEngine(answer, slots=4), cache, one)
-
     assert [output.text for output in outputs(one, cache)] == ["answer"] * 12
     assert asked == {f"number {i}": 1 + i % 3 for i in range(12)}
     assert made.n == 12
@@ -345,9 +318,7 @@ def test_a_flaky_upstream_ends_as_full_success(cache: GenerationCache, error: En
 def test_one_dead_row_among_living_ones_becomes_a_record(cache: GenerationCache) -> None:
     answer, asked = failing(lambda text: 99 if text == "number 3" else 0, EngineUnavailable("dead row"))
     one = task(rows(60))
-
     generate(FakeEngine(answer, slots=4, word_seconds=0.002), cache, one)
-
     found = outputs(one, cache)
     assert [number for number, output in enumerate(found) if output.error] == [3]
     assert (found[3].text, found[3].finish_reason, found[3].error) == ("", "error", "dead row")
@@ -357,7 +328,6 @@ def test_one_dead_row_among_living_ones_becomes_a_record(cache: GenerationCache)
 
 def test_an_engine_that_answers_nobody_ends_the_run(cache: GenerationCache) -> None:
     answer, asked = failing(lambda _text: 99, EngineUnavailable("gone"))
-
     with pytest.raises(EngineUnavailable, match="gone"):
         generate(FakeEngine(answer, slots=4), cache, task(rows(100)))
     assert len(asked) <= 8  # more rows in a row than slots, and what was asked beside the last of them
@@ -365,7 +335,6 @@ def test_an_engine_that_answers_nobody_ends_the_run(cache: GenerationCache) -> N
 
 def test_an_engine_that_answers_none_of_a_few_rows_is_gone_too(cache: GenerationCache) -> None:
     answer, _ = failing(lambda _text: 99, EngineUnavailable("gone"))
-
     with pytest.raises(EngineUnavailable, match="gone"):
         generate(FakeEngine(answer, slots=4), cache, task(rows(2)))
 
@@ -374,7 +343,6 @@ def test_an_engine_that_will_never_answer_ends_the_run_at_once(cache: Generation
     living = FakeEngine(slots=1)
     generate(living, cache, task(rows(3)))
     answer, asked = failing(lambda _text: 99, EngineUnavailable("wrong key", lasting=True))
-
     with pytest.raises(EngineUnavailable, match="wrong key"):
         generate(FakeEngine(answer, slots=1), cache, task(rows(9)))
     assert asked == {"number 3": 1}
@@ -404,7 +372,6 @@ def test_noise_counts_the_answers_that_change(cache: GenerationCache, every: int
     engine = FakeEngine(changing(lambda text: int(text.split()[-1]) % every == 0), slots=4)
     one = task(rows(20))
     generate(engine, cache, one)
-
     assert noise(engine, cache, one) == Noise(20, flips)
 
 
@@ -412,7 +379,6 @@ def test_an_engine_that_repeats_itself_has_no_noise_and_its_slots_are_kept(cache
     engine = FakeEngine(slots=3, word_seconds=0.0005)
     one = task(rows(20))
     generate(engine, cache, one)
-
     assert noise(engine, cache, one) == Noise(20, 0)
     assert engine.most_in_flight == 3
 
@@ -422,7 +388,6 @@ def test_noise_is_measured_on_a_sample_of_all_cells(cache: GenerationCache) -> N
     tasks = [task(rows(50, name)) for name in ("first", "second")]
     generate(engine, cache, *tasks)
     before = len(engine.requests)
-
     assert noise(engine, cache, *tasks) == Noise(32, 0)
     again = {question(request) for request in engine.requests[before:]}
     assert len(again) == 32
@@ -433,9 +398,7 @@ def test_measuring_noise_changes_no_kept_answer(cache: GenerationCache) -> None:
     engine = FakeEngine(changing(lambda _text: True), slots=4)
     one = task(rows(20))
     generate(engine, cache, one)
-
     noise(engine, cache, one)
-
     assert {output.text for output in outputs(one, cache)} == {"answer 1"}
 
 
@@ -444,7 +407,6 @@ def test_too_few_answers_tell_nothing_of_noise(cache: GenerationCache, n: int) -
     engine = FakeEngine(slots=4)
     one = task(rows(n))
     generate(engine, cache, one)
-
     assert noise(engine, cache, one) is None
     assert len(engine.requests) == n
 
@@ -455,14 +417,12 @@ def test_failed_answers_and_choices_are_no_sample_of_noise(cache: GenerationCach
     texts, choices = task(rows(20)), task(rows(20, "choice", expectations={"choices": ["a", "b"]}), choices=True)
     generate(engine, cache, texts)
     generate(FakeEngine(slots=4), cache, choices)
-
     assert noise(engine, cache, texts, choices) is None
 
 
 def test_an_engine_that_fails_meanwhile_makes_the_measurement_void(cache: GenerationCache) -> None:
     one = task(rows(20))
     generate(FakeEngine(slots=4), cache, one)
-
     with pytest.raises(EngineUnavailable, match="gone"):
         noise(FakeEngine(slots=4, failure=EngineUnavailable("gone")), cache, one)
 

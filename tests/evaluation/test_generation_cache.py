@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,6 +22,14 @@ ENGINE = EngineIdentity("fake", "1", {"slots": 4})
 OUTPUT = Output("Hällo\n\u2028 there", "length", 12, 34, 56.789, 1.5)
 
 
+@pytest.fixture
+def elsewhere(cache: GenerationCache) -> Iterator[GenerationCache]:
+    """The same cache as another process sees it."""
+    opened = GenerationCache(cache.folder)
+    yield opened
+    opened.close()
+
+
 def key(
     request: GenerationRequest = REQUEST, sha256: str = "abc", engine: EngineIdentity = ENGINE, seed: Any = None
 ) -> str:
@@ -34,7 +42,6 @@ def with_parameters(**changed: Any) -> GenerationRequest:
 
 def test_the_same_generation_has_the_same_key() -> None:
     again = GenerationRequest(tuple(Message(**message) for message in REQUEST.messages), PARAMETERS)
-
     assert key() == key(again, engine=EngineIdentity("fake", "1", {"slots": 4}))
 
 
@@ -72,80 +79,43 @@ def test_every_generation_parameter_is_part_of_the_key() -> None:
         "seed": 9,
         "response_format": {"a": 1},
     }
-
     assert changes.keys() == {field.name for field in dataclasses.fields(GenerationParameters)}
     assert len({key(with_parameters(**{name: value})) for name, value in changes.items()} | {key()}) == len(changes) + 1
 
 
-def test_an_output_comes_back_whole(cache: GenerationCache) -> None:
-    cache.put("k", OUTPUT)
-
-    assert cache.get("k") == OUTPUT
-    assert cache.get("other") is None
+def test_choices_are_part_of_the_key():
+    keys = {generation_key(REQUEST, "abc", ENGINE, None, choices) for choices in (None, (), ("a", "b"), ("b", "a"))}
+    assert len(keys) == 4
 
 
-def test_outputs_are_kept_across_reopening(tmp_path: Path) -> None:
-    first = GenerationCache(tmp_path / "cache")
-    first.put("k", OUTPUT)
-    first.close()
-
-    second = GenerationCache(tmp_path / "cache")
-    kept = second.get("k")
-    second.close()
-
-    assert kept == OUTPUT
-
-
-def test_an_output_is_readable_elsewhere_before_the_cache_is_closed(cache: GenerationCache, tmp_path: Path) -> None:
-    cache.put("k", OUTPUT)
-
-    other = GenerationCache(tmp_path / "cache")
-    seen = other.get("k")
-    other.close()
-
-    assert seen == OUTPUT
-
-
-def test_a_second_output_of_a_key_takes_the_place_of_the_first(cache: GenerationCache) -> None:
-    cache.put("k", OUTPUT)
+@pytest.mark.parametrize("output", [OUTPUT, Output("b", "stop", 5, 4, 1.5, 1.5, choice_logprobs=(-3.25, -0.1))])
+def test_an_output_comes_back_whole_elsewhere_too_until_another_takes_its_place(cache, elsewhere, output):
+    cache.put("k", output)
+    assert (cache.get("k"), elsewhere.get("k"), cache.get("other")) == (output, output, None)
     cache.put("k", Output("later"))
-
     assert cache.get("k") == Output("later")
 
 
-def test_a_folder_that_cannot_be_made_is_an_unavailable_store(tmp_path: Path) -> None:
+def test_outputs_are_kept_across_reopening(tmp_path):
+    for kept in (None, OUTPUT):
+        opened = GenerationCache(tmp_path / "cache")
+        assert opened.get("k") == kept
+        opened.put("k", OUTPUT)
+        opened.close()
+
+
+def test_what_cannot_be_opened_or_written_is_an_unavailable_store(tmp_path):
+    closed = GenerationCache(tmp_path / "closed")
+    closed.close()
     (tmp_path / "file").write_text("")
-
-    with pytest.raises(StoreUnavailable, match="generation cache"):
-        GenerationCache(tmp_path / "file" / "cache")
-
-
-def test_a_file_that_is_no_database_is_an_unavailable_store(tmp_path: Path) -> None:
     (tmp_path / "generations.db").write_bytes(b"no database, but long enough to be looked at" * 100)
-
-    with pytest.raises(StoreUnavailable, match="generation cache"):
-        GenerationCache(tmp_path)
-
-
-def test_a_closed_cache_is_an_unavailable_store(tmp_path: Path) -> None:
-    cache = GenerationCache(tmp_path)
-    cache.close()
-
-    with pytest.raises(StoreUnavailable, match="generation cache"):
-        cache.put("k", OUTPUT)
-
-
-def test_choices_are_part_of_the_key() -> None:
-    keys = [generation_key(REQUEST, "abc", ENGINE, None, choices) for choices in (None, (), ("a", "b"), ("b", "a"))]
-
-    assert len(set(keys)) == 4
-
-
-def test_the_likelihoods_of_choices_come_back(cache: GenerationCache) -> None:
-    output = Output("b", "stop", 5, 4, 1.5, 1.5, choice_logprobs=(-3.25, -0.1))
-    cache.put("k", output)
-
-    assert cache.get("k") == output
+    for fail in (
+        lambda: GenerationCache(tmp_path / "file" / "cache"),
+        lambda: GenerationCache(tmp_path),
+        lambda: closed.put("k", OUTPUT),
+    ):
+        with pytest.raises(StoreUnavailable, match="generation cache"):
+            fail()
 
 
 # Failures
@@ -154,77 +124,39 @@ def test_the_likelihoods_of_choices_come_back(cache: GenerationCache) -> None:
 FAILED = Output("", finish_reason="error", error="gone")
 
 
-def test_a_failure_is_an_outcome_and_no_output(cache: GenerationCache) -> None:
+def test_a_failure_is_an_outcome_of_this_process_alone_until_an_answer_takes_its_place(cache, elsewhere):
+    assert (cache.outcome("k"), cache.holds("k")) == (None, False)
     cache.put("k", FAILED)
-
-    assert cache.outcome("k") == FAILED
-    assert cache.get("k") is None
-    assert not cache.holds("k")
-
-
-def test_a_failure_is_forgotten_when_asked(cache: GenerationCache) -> None:
-    cache.put("failed", FAILED)
-    cache.put("failed too", FAILED)
-    cache.put("finished", OUTPUT)
-
-    cache.forget_failure("failed")
-    cache.forget_failure("finished")
-
-    assert cache.outcome("failed") is None
-    assert cache.outcome("failed too") == FAILED
-    assert cache.outcome("finished") == OUTPUT
-
-
-def test_a_failure_is_of_this_process_alone(cache: GenerationCache, tmp_path: Path) -> None:
-    cache.put("k", FAILED)
-
-    other = GenerationCache(tmp_path / "cache")
-    seen = other.outcome("k")
-    other.close()
-
-    assert seen is None
-
-
-def test_an_answer_takes_the_place_of_a_failure(cache: GenerationCache) -> None:
-    cache.put("k", FAILED)
+    assert (cache.outcome("k"), cache.get("k"), cache.holds("k"), elsewhere.outcome("k")) == (FAILED, None, False, None)
     cache.put("k", OUTPUT)
-
     assert cache.outcome("k") == cache.get("k") == OUTPUT
     assert cache.holds("k")
 
 
-def test_a_key_that_was_not_tried_has_no_outcome(cache: GenerationCache) -> None:
-    assert cache.outcome("k") is None
-    assert not cache.holds("k")
+def test_a_failure_is_forgotten_when_asked(cache):
+    for key_, output in (("failed", FAILED), ("failed too", FAILED), ("finished", OUTPUT)):
+        cache.put(key_, output)
+    for key_ in ("failed", "finished"):
+        cache.forget_failure(key_)
+    assert [cache.outcome(key_) for key_ in ("failed", "failed too", "finished")] == [None, FAILED, OUTPUT]
 
 
 # Scores
 
 
 @pytest.mark.parametrize("value", [True, False, 0.25, 3])
-def test_a_score_comes_back_whole(cache: GenerationCache, tmp_path: Path, value: Any) -> None:
+def test_a_score_comes_back_whole(cache, elsewhere, value):
     score = Score(value, "Because.\n\u2028 só", label="fair")
+    cache.put("k", OUTPUT)  # scores and outputs of one key do not meet
+    assert cache.get_score("k") is None
     cache.put_score("k", score)
-
-    other = GenerationCache(tmp_path / "cache")
-    kept = other.get_score("k")
-    other.close()
-
-    assert kept == score
-    assert kept is not None
-    assert type(kept.value) is type(value)  # true must not come back as 1
+    kept = elsewhere.get_score("k")
+    assert (kept, type(kept.value)) == (score, type(value))  # true must not come back as 1
     assert cache.get_score("other") is None
 
 
-def test_a_score_with_an_error_is_not_kept(cache: GenerationCache) -> None:
+def test_a_score_with_an_error_is_not_kept(cache):
     cache.put_score("k", Score(error="no verdict"))
-
-    assert cache.get_score("k") is None
-
-
-def test_scores_and_outputs_of_one_key_do_not_meet(cache: GenerationCache) -> None:
-    cache.put("k", OUTPUT)
-
     assert cache.get_score("k") is None
 
 
@@ -245,7 +177,6 @@ def test_scores_may_be_kept_from_many_threads(cache: GenerationCache) -> None:
 def test_noise_is_kept_by_both_engines_weights_and_rows(cache: GenerationCache) -> None:
     served = EngineIdentity("fake", "1", {"slots": 16})
     cache.put_noise(noise_key("abc", ENGINE, served, "rows"), Noise(32, 3))
-
     assert cache.get_noise(noise_key("abc", EngineIdentity("fake", "1", {"slots": 4}), served, "rows")) == Noise(32, 3)
     for other in (
         noise_key("abd", ENGINE, served, "rows"),
@@ -255,10 +186,6 @@ def test_noise_is_kept_by_both_engines_weights_and_rows(cache: GenerationCache) 
         noise_key("abc", ENGINE, served, "other rows"),
     ):
         assert cache.get_noise(other) is None
-
-
-def test_noise_that_was_measured_again_takes_the_place(cache: GenerationCache) -> None:
-    cache.put_noise("k", Noise(32, 3))
-    cache.put_noise("k", Noise(32, 0))
-
-    assert cache.get_noise("k") == Noise(32, 0)
+        cache.put_noise(other, Noise(32, 0))
+        cache.put_noise(other, Noise(32, 1))
+        assert cache.get_noise(other) == Noise(32, 1)

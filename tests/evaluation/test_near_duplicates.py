@@ -38,9 +38,7 @@ def test_planted_edits_among_thousands_of_texts_are_found() -> None:
 
 def test_many_texts_of_one_pattern_hang_together_without_every_pair() -> None:
     texts = [f"Please translate the number {number} into French, and say nothing else." for number in range(2000)]
-
     pairs = list(near_duplicates(texts, 0.9))
-
     reached = {0}
     for left, right, _ in sorted(pairs):
         if left in reached or right in reached:
@@ -59,7 +57,6 @@ def test_few_and_short_texts_are_no_trouble(texts: list[str]) -> None:
 @given(st.lists(st.text(max_size=30), max_size=12), st.sampled_from([0.7, 0.9, 1.0]))
 def test_every_pair_told_reaches_the_limit_and_equal_texts_are_always_told(texts: list[str], least: float) -> None:
     pairs = list(near_duplicates(texts, least))
-
     for left, right, similarity in pairs:
         assert left < right
         assert similarity >= least - 1e-9

@@ -32,27 +32,23 @@ def test_power_for_truth_values_is_that_of_every_outcome_of_the_exact_test(rows:
             if stats.binomtest(gained, pairs, 0.5).pvalue < 0.05:
                 gain = (share + gap) / (2 * share)
                 expected += stats.binom.pmf(pairs, rows, share) * stats.binom.pmf(gained, pairs, gain)
-
     assert Discordance(share).power(rows, gap) == pytest.approx(expected, abs=1e-9)
     assert Discordance(share).power(rows, -gap) == pytest.approx(expected, abs=1e-9)
 
 
-def test_many_rows_by_the_exact_power_are_close_to_connors_formula() -> None:
+def test_many_rows_by_the_exact_power_are_close_to_connors_formula():
     # n = (z₁₋α/₂ √ψ + z₁₋β √(ψ − δ²))² / δ², here with ψ = 0.1, δ = 0.02, 80 % power.
     connor = (1.95996 * 0.1**0.5 + 0.84162 * (0.1 - 0.02**2) ** 0.5) ** 2 / 0.02**2
-
     assert connor < rows_needed(0.02, Discordance(0.1)) < 1.05 * connor
 
 
 def test_above_the_table_power_goes_on_without_a_jump() -> None:
     share, gap = 0.2, 0.009
-
     below, above = (Discordance(share).power(rows, gap) for rows in (20_400, 20_500))
-
     assert above == pytest.approx(below, abs=0.01)
 
 
-def test_rows_for_numbers_are_those_of_the_textbook() -> None:
+def test_rows_for_numbers_are_those_of_the_textbook():
     # A paired t test of a difference of half a standard deviation at 80 % power needs 34 pairs.
     assert rows_needed(0.5, Spread(1.0)) in (34, 35, 36)
     assert rows_needed(0.5, Spread(2.0**0.5, rows_each=2.0)) in (68, 70, 72)
@@ -85,7 +81,6 @@ def test_truth_values_differ_significantly_as_often_as_predicted(rows: int, shar
     for _ in range(repetitions):
         change = generator.choice([1, -1, 0], rows, p=[(share + gap) / 2, (share - gap) / 2, 1 - share])
         found += paired_test((change < 0).tolist(), (change > 0).tolist()).p_value < 0.05
-
     low, high = within(repetitions, noise.power(rows, gap))
     assert low <= found / repetitions <= high
 
@@ -107,7 +102,6 @@ def test_numbers_differ_significantly_as_often_as_predicted(drawn: Any, rows: in
     for number in range(repetitions):
         shifted = drawn(generator, rows) + gap
         found += paired_test([0.0] * rows, shifted.tolist(), resamples=199, seed=number).p_value <= 0.05
-
     low, high = within(repetitions, 0.8)
     assert low - 0.02 <= found / repetitions <= high + 0.02
 
@@ -136,9 +130,7 @@ def test_clustered_numbers_differ_significantly_as_often_as_predicted() -> None:
 
 def test_power_is_planned_from_the_pairs_that_differ() -> None:
     a, b = [False] * 10 + [True] * 90, [True] * 10 + [False] * 5 + [True] * 85
-
     found = power_of(a, b, targets=(0.05,))
-
     assert found.detectable == pytest.approx(Discordance(0.15).detectable(100))
     assert found.rows_for == {0.05: rows_needed(0.05, Discordance(0.15))}
     assert (found.rows, found.design_effect) == (100, 1.0)
@@ -147,23 +139,19 @@ def test_power_is_planned_from_the_pairs_that_differ() -> None:
 def test_swapping_the_samples_changes_no_power() -> None:
     generator = np.random.default_rng(3)
     a, b = generator.random((2, 50)).tolist()
-
     assert power_of(a, b) == power_of(b, a)
 
 
 def test_clusters_of_one_row_change_nothing() -> None:
     generator = np.random.default_rng(3)
     a, b = generator.random((2, 50)).tolist()
-
     assert power_of(a, b, clusters=list(range(50))) == power_of(a, b)
 
 
 def test_clusters_make_small_differences_harder_to_see() -> None:
     a, b = [False] * 120, ([True] * 6 + [False] * 24) * 4
-
     alone = power_of(a, b, targets=(0.05,))
     together = power_of(a, b, clusters=[number // 6 for number in range(120)], targets=(0.05,))
-
     assert together.design_effect == pytest.approx(6, abs=0.5)
     assert together.detectable > 1.5 * alone.detectable
     assert together.rows_for[0.05] > 4 * alone.rows_for[0.05]
@@ -171,7 +159,6 @@ def test_clusters_make_small_differences_harder_to_see() -> None:
 
 def test_where_no_pair_differs_the_rule_of_three_says_how_many_could() -> None:
     found = power_of([True] * 100, [True] * 100)
-
     assert found.detectable == pytest.approx(Discordance(1 - 0.05 ** (1 / 100)).detectable(100))
     assert found.note == "no pair differed; up to 3 % could, by the rule of three; the mean of a cannot rise"
     assert found.sentence.endswith(f"({found.note})")
@@ -183,10 +170,8 @@ def test_a_difference_that_the_limits_of_a_score_do_not_leave_room_for_is_not_st
     generator = np.random.default_rng(5)
     a = np.clip(generator.normal(4.7, 0.3, 12), 1, 5)
     b = np.clip(a + generator.normal(0, 0.5, 12), 1, 5)
-
     near_the_top = power_of(a.tolist(), b.tolist(), limits=(1.0, 5.0))
     open_ended = power_of(a.tolist(), b.tolist())
-
     assert near_the_top.detectable == open_ended.detectable > 5 - a.mean()
     assert near_the_top.note == f"the mean of a can rise by {5 - a.mean():.2g} at most"
     assert near_the_top.sentence.endswith(f"({near_the_top.note})")
@@ -201,9 +186,7 @@ def test_rows_that_are_tied_make_a_difference_harder_to_see_than_their_deviation
     generator = np.random.default_rng(1)
     differences = np.where(np.arange(20) % 4 == 0, generator.normal(0, 0.4, 20), 0.0)
     deviation = float(differences.std(ddof=1))
-
     tied = power_of([0.5] * 20, (0.5 + differences).tolist(), limits=(0.0, 2.0))
-
     assert tied.detectable > 1.2 * Spread(deviation).detectable(20)
     assert Spread(deviation, moved=0.25).power(20, Spread(deviation).detectable(20)) < 0.6
     many = Spread(deviation, moved=0.25).detectable(4000)
@@ -213,16 +196,13 @@ def test_rows_that_are_tied_make_a_difference_harder_to_see_than_their_deviation
 def test_clusters_whose_sum_is_0_but_for_rounding_are_tied() -> None:
     clusters = [number // 3 for number in range(72)]
     assert 0.1 + 0.2 - 0.3 != 0
-
     rounded = power_of([0.0] * 72, [0.1, 0.2, -0.3, 0.1, 0.1, 0.1] * 12, clusters=clusters)
     exact = power_of([0.0] * 72, [0.25, 0.25, -0.5, 0.1, 0.1, 0.1] * 12, clusters=clusters)
-
     assert rounded.detectable == pytest.approx(exact.detectable, rel=1e-3)
 
 
 def test_too_few_rows_see_nothing_however_large() -> None:
     found = power_of([True] * 5, [True] * 4 + [False])
-
     assert found.detectable == math.inf
     assert found.sentence == "with 5 rows no difference can be seen, however large"
     assert power_of([0.1], [0.4]).sentence == "with 1 row no difference can be seen, however large"
@@ -230,7 +210,6 @@ def test_too_few_rows_see_nothing_however_large() -> None:
 
 def test_scores_of_one_unknown_scale_say_so() -> None:
     found = power_of([7.0] * 30, [7.0] * 30)
-
     assert found.detectable == math.inf
     assert "of unknown scale" in found.sentence
 

@@ -35,7 +35,6 @@ def waits(retries: Retries, failures: int, error: EngineError | None = None) -> 
 
 def test_each_wait_is_about_twice_the_one_before() -> None:
     retries = Retries(first_wait=1.0, longest_wait=1000.0)
-
     for failures, longest in enumerate((1.0, 2.0, 4.0, 8.0, 16.0), 1):
         found = waits(retries, failures)
         assert longest / 2 <= min(found) < max(found) <= longest
@@ -48,7 +47,6 @@ def test_waits_differ_so_that_requests_do_not_return_together() -> None:
 @pytest.mark.parametrize("failures", [4, 10, 60])
 def test_no_wait_is_longer_than_the_longest(failures: int) -> None:
     found = waits(Retries(first_wait=1.0, longest_wait=8.0), failures)
-
     assert 4.0 <= min(found) <= max(found) <= 8.0
 
 
@@ -66,14 +64,12 @@ def test_no_wait_is_longer_than_the_longest(failures: int) -> None:
 )
 def test_retry_after_is_obeyed_within_bounds(asked: float | None, least: float, most: float) -> None:
     found = waits(Retries(first_wait=1.0, longest_wait=10.0), 1, EngineUnavailable("busy", retry_after=asked))
-
     assert least <= min(found) <= max(found) <= most
 
 
 def test_an_upstreams_wait_is_slept() -> None:
     ask = Failing(EngineUnavailable("busy", retry_after=0.008))
     begun = time.perf_counter()
-
     assert asyncio.run(with_retries(ask, Retries(attempts=2, first_wait=0.0, longest_wait=0.01))) == "answer"
     assert time.perf_counter() - begun >= 0.008
 
@@ -81,7 +77,6 @@ def test_an_upstreams_wait_is_slept() -> None:
 @pytest.mark.parametrize("error", PASSING, ids=lambda error: type(error).__name__)
 def test_what_may_pass_is_asked_again(error: EngineError) -> None:
     ask = Failing(error, error, error)
-
     assert asyncio.run(with_retries(ask, QUICK)) == "answer"
     assert ask.asked == 4
 
@@ -89,7 +84,6 @@ def test_what_may_pass_is_asked_again(error: EngineError) -> None:
 def test_the_last_error_of_all_attempts_is_raised() -> None:
     errors = [EngineTimeout(f"attempt {number}") for number in range(1, 6)]
     ask = Failing(*errors)
-
     with pytest.raises(EngineTimeout, match="attempt 4"):
         asyncio.run(with_retries(ask, QUICK))
     assert ask.asked == 4
@@ -107,7 +101,6 @@ def test_the_last_error_of_all_attempts_is_raised() -> None:
 )
 def test_what_cannot_pass_is_raised_at_once(error: Exception) -> None:
     ask = Failing(error)
-
     with pytest.raises(type(error)) as caught:
         asyncio.run(with_retries(ask, QUICK))
     assert caught.value is error
@@ -116,6 +109,5 @@ def test_what_cannot_pass_is_raised_at_once(error: Exception) -> None:
 
 def test_one_attempt_never_waits() -> None:
     ask: Callable[[], object] = Failing(EngineUnavailable("busy", retry_after=60))
-
     with pytest.raises(EngineUnavailable):
         asyncio.run(asyncio.wait_for(with_retries(ask, Retries(attempts=1, longest_wait=60)), 1))  # type: ignore[arg-type]

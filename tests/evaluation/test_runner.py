@@ -16,7 +16,7 @@ from llmops.errors import BadFile, EngineRejected, EngineTimeout, EngineUnavaila
 from llmops.evaluation.eval_set import EvalRow, Rows
 from llmops.evaluation.generating import Retries, Task
 from llmops.evaluation.generation_cache import GenerationCache
-from llmops.evaluation.results import EvalReport, Metric, Output, RowResult, Score, StoredResults
+from llmops.evaluation.results import EvalReport, Metric, Output, Score
 from llmops.evaluation.runner import evaluate
 from llmops.generation import GenerationParameters, GenerationRequest
 from llmops.prompt_file import parse_prompt
@@ -62,9 +62,7 @@ def failing_on(*questions: str, error: Exception) -> Callable[[GenerationRequest
 def test_answers_and_scores_stand_in_the_order_of_the_rows(cache: GenerationCache, scorer: Any) -> None:
     order = [3, 1, 2, 0]
     given = [rows(4)[i] for i in order]
-
     report = run(FakeEngine(lambda request: request.messages[-1]["content"]), given, [scorer("length")], cache)
-
     assert [result.row for result in report.results] == given
     assert [result.output.text for result in report.results] == [f"Q: number {i}" for i in order]
     assert [result.scores["length"].value for result in report.results] == [11.0] * 4
@@ -74,18 +72,14 @@ def test_answers_and_scores_stand_in_the_order_of_the_rows(cache: GenerationCach
 @pytest.mark.parametrize("slots", [1, 3, 8])
 def test_exactly_the_engines_slots_are_kept_full(cache: GenerationCache, slots: int) -> None:
     engine = FakeEngine(slots=slots, word_seconds=0.002)
-
     run(engine, rows(24), [], cache)
-
     assert engine.most_in_flight == slots
     assert len(engine.requests) == 24
 
 
 def test_outputs_carry_what_the_engine_reported(cache: GenerationCache) -> None:
     engine = FakeEngine(lambda _request: "one two three four", word_seconds=0.01)
-
     report = asyncio.run(evaluate(task(engine, rows(1), max_tokens=3), giving(engine), [], cache))
-
     output = next(iter(report.results)).output
     assert (output.text, output.finish_reason, output.tokens_in, output.tokens_out) == ("one two three", "length", 3, 3)
     assert 0 < output.first_token_ms < output.latency_ms
@@ -95,9 +89,7 @@ def test_outputs_carry_what_the_engine_reported(cache: GenerationCache) -> None:
 
 def test_a_latency_is_the_engines_and_holds_no_waiting_for_a_slot(cache: GenerationCache) -> None:
     engine = FakeEngine(lambda _request: "word", slots=1, word_seconds=0.02)
-
     report = run(engine, rows(10), [], cache)
-
     latencies = sorted(result.output.latency_ms for result in report.results)
     assert report.seconds > 0.2
     assert latencies[5] < 100
@@ -106,9 +98,7 @@ def test_a_latency_is_the_engines_and_holds_no_waiting_for_a_slot(cache: Generat
 def test_a_second_run_generates_nothing_and_never_asks_for_the_engine(cache: GenerationCache, scorer: Any) -> None:
     engine, given = FakeEngine(), rows(5)
     first = run(engine, given, [scorer("length")], cache)
-
     second = asyncio.run(evaluate(task(engine, given), never, [scorer("length")], cache))
-
     assert (second.generated, second.from_cache) == (0, 5)
     assert list(second.results) == list(first.results)
     assert second.metrics == first.metrics
@@ -118,9 +108,7 @@ def test_a_second_run_generates_nothing_and_never_asks_for_the_engine(cache: Gen
 def test_only_missing_rows_are_generated(cache: GenerationCache) -> None:
     engine = FakeEngine()
     run(engine, rows(3), [], cache)
-
     report = run(engine, rows(5), [], cache)
-
     assert (report.generated, report.from_cache) == (2, 3)
     assert len(engine.requests) == 5
 
@@ -128,9 +116,7 @@ def test_only_missing_rows_are_generated(cache: GenerationCache) -> None:
 def test_rows_with_the_same_prompt_are_generated_once(cache: GenerationCache) -> None:
     twins = [EvalRow("a", {"question": "same"}), EvalRow("b", {"question": "same"})]
     engine = FakeEngine()
-
     report = run(engine, twins, [], cache)
-
     assert len(engine.requests) == 1
     assert [result.output.text for result in report.results] == ["You said: Q: same"] * 2
     assert (report.generated, report.from_cache) == (1, 1)
@@ -139,34 +125,26 @@ def test_rows_with_the_same_prompt_are_generated_once(cache: GenerationCache) ->
 def test_a_seed_is_an_independent_run_and_reaches_the_engine(cache: GenerationCache) -> None:
     engine, given = FakeEngine(), rows(2)
     run(engine, given, [], cache)
-
     report = asyncio.run(evaluate(task(engine, given, seed=7), giving(engine), [], cache))
-
     assert report.generated == 2
     assert [request.parameters.seed for request in engine.requests] == [None, None, 7, 7]
 
 
 def test_a_parameters_own_seed_is_kept_when_the_run_has_none(cache: GenerationCache) -> None:
     engine = FakeEngine()
-
     asyncio.run(evaluate(task(engine, rows(1), seed=None, max_tokens=9), giving(engine), [], cache))
     asyncio.run(
         evaluate(
             Task(TEMPLATE, GenerationParameters(seed=5), "sha", engine.identity, rows(1)), giving(engine), [], cache
         )
     )
-
     assert [request.parameters.seed for request in engine.requests] == [None, 5]
 
 
 @pytest.mark.parametrize("error", [EngineRejected("no such field"), EngineTimeout("too slow")])
-def test_a_request_that_fails_becomes_records_and_the_others_go_on(
-    cache: GenerationCache, scorer: Any, error: Exception
-) -> None:
+def test_a_request_that_fails_becomes_records_and_the_others_go_on(cache, scorer, error):
     engine = FakeEngine(failing_on("number 1", error=error))
-
     report = run(engine, rows(4), [scorer("length"), scorer("same")], cache)
-
     failed = list(report.results)[1]
     assert (failed.output.text, failed.output.finish_reason, failed.output.error) == ("", "error", str(error))
     assert failed.scores == {name: Score(error=f"generation failed: {error}") for name in ("length", "same")}
@@ -179,9 +157,7 @@ def test_a_failure_is_not_cached_and_is_tried_again(cache: GenerationCache) -> N
     given = rows(3)
     run(FakeEngine(failing_on("number 1", error=EngineTimeout("too slow"))), given, [], cache)
     engine = FakeEngine()
-
     report = run(engine, given, [], cache)
-
     assert [request.messages[-1]["content"] for request in engine.requests] == ["Q: number 1"]
     assert (report.generated, report.from_cache) == (1, 2)
     assert [result.output.error for result in report.results] == [None] * 3
@@ -208,10 +184,8 @@ def test_an_engine_that_goes_away_ends_the_run_and_finished_rows_are_not_made_tw
 
 def test_an_engine_that_goes_away_under_many_requests_is_one_plain_error(cache: GenerationCache) -> None:
     engine = FakeEngine(slots=4, failure=EngineUnavailable("gone", retry_after=2))
-
     with pytest.raises(EngineUnavailable) as caught:
         run(engine, rows(8), [], cache)
-
     assert caught.value.retry_after == 2
 
 
@@ -237,11 +211,8 @@ def test_a_cache_that_cannot_be_written_is_one_plain_error(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("inputs", [{"topic": "x"}, {"question": "x", "context": "y"}])
-def test_a_row_that_does_not_fit_the_prompt_ends_the_run_before_generating(
-    cache: GenerationCache, inputs: dict[str, str]
-) -> None:
+def test_a_row_that_does_not_fit_the_prompt_ends_the_run_before_generating(cache, inputs):
     given = [*rows(2), EvalRow("odd", inputs)]
-
     with pytest.raises(BadFile, match="'odd' does not fit the prompt"):
         asyncio.run(evaluate(task(FakeEngine(), given), never, [], cache))
 
@@ -264,9 +235,7 @@ def test_a_scorer_that_crashes_becomes_a_record_and_the_others_score(cache: Gene
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
 def test_what_is_no_number_is_a_failed_score(cache: GenerationCache, scorer: Any, value: float | None) -> None:
     odd = scorer("odd", lambda row, output: Score(value if row.id == "r1" else 0.5))
-
     report = run(FakeEngine(), rows(3), [odd], cache)
-
     assert list(report.results)[1].scores["odd"].value is None
     assert list(report.results)[1].scores["odd"].error
     assert report.metrics["odd"].mean == 0.5
@@ -274,7 +243,6 @@ def test_what_is_no_number_is_a_failed_score(cache: GenerationCache, scorer: Any
 
 def test_a_metric_without_any_score_has_no_mean(cache: GenerationCache, scorer: Any) -> None:
     nothing = scorer("nothing", lambda row, output: Score(error="no expectation"))
-
     assert run(FakeEngine(), rows(2), [nothing], cache).metrics["nothing"] == Metric(None, 0, 2, None)
 
 
@@ -282,9 +250,7 @@ def test_means_and_intervals_are_those_of_the_scores(cache: GenerationCache, sco
     values = [0.0, 0.25, 0.5, 1.0]
     by_row = scorer("share", lambda row, output: Score(values[int(row.id[1:])]))
     truth = scorer("right", lambda row, output: Score(row.id != "r0"))
-
     metrics = run(FakeEngine(), rows(4), [by_row, truth], cache).metrics
-
     assert metrics["share"].mean == pytest.approx(0.4375)
     # t(0.975, 3) = 3.18245, standard deviation 0.42696; no value is below the scorer's worst.
     assert metrics["share"].ci95 == pytest.approx((0.0, 0.4375 + 0.67939), abs=1e-4)
@@ -295,11 +261,9 @@ def test_means_and_intervals_are_those_of_the_scores(cache: GenerationCache, sco
 def test_progress_counts_what_is_generated_up_to_all_of_it(cache: GenerationCache) -> None:
     run(FakeEngine(), rows(2), [], cache)
     engine, seen = FakeEngine(), list[tuple[int, int]]()
-
     asyncio.run(
         evaluate(task(engine, rows(6)), giving(engine), [], cache, lambda done, all_: seen.append((done, all_)))
     )
-
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
@@ -316,12 +280,10 @@ def test_clusters_reach_the_intervals(cache: GenerationCache, scorer: Any) -> No
     given = [EvalRow(f"r{i}", {"question": f"number {i}"}, tags={"passage": str(i // 4)}) for i in range(24)]
     right = scorer("right", lambda row, _output: Score(int(row.tags["passage"]) % 2 == 0))
     engine = FakeEngine()
-
     alone, together = (
         asyncio.run(evaluate(task(engine, given), giving(engine), [right], cache, cluster_by=by)).metrics["right"]
         for by in (None, "tags.passage")
     )
-
     assert alone.mean == together.mean == 0.5
     assert alone.ci95 is not None
     assert together.ci95 is not None
@@ -331,9 +293,7 @@ def test_clusters_reach_the_intervals(cache: GenerationCache, scorer: Any) -> No
 def test_tokens_are_counted_over_all_answers_and_over_those_made_now(cache: GenerationCache) -> None:
     engine = FakeEngine(lambda _request: "one two three")
     run(engine, rows(2), [], cache)
-
     report = run(engine, rows(5), [], cache)
-
     assert (report.tokens_in, report.tokens_out, report.generated_tokens) == (15, 15, 9)
 
 
@@ -342,28 +302,10 @@ def test_tokens_are_counted_over_all_answers_and_over_those_made_now(cache: Gene
 
 def test_results_can_be_gone_through_again_and_side_by_side(cache: GenerationCache, scorer: Any) -> None:
     report = run(FakeEngine(), rows(30), [scorer("length")], cache)
-
     first = list(report.results)
     assert len(first) == len(report.results) == 30
     assert list(report.results) == first
     assert all(left == right for left, right in zip(report.results, report.results, strict=True))
-
-
-def test_results_added_after_a_reading_are_read_too(tmp_path: Path) -> None:
-    results = StoredResults(tmp_path)
-    made = [RowResult(EvalRow(f"r{i}", {"q": "ü\u2028" * 40_000}), Output("a\nb"), {"x": Score(0.5)}) for i in range(3)]
-    for number, result in enumerate(made, 1):
-        results.append(result)
-        assert list(results) == made[:number]
-        assert len(results) == number
-
-
-def test_results_leave_no_file_behind(tmp_path: Path) -> None:
-    results = StoredResults(tmp_path)
-    results.append(RowResult(EvalRow("r", {"q": "?"}), Output("a"), {}))
-
-    assert list(results)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_memory_does_not_grow_with_the_rows(cache: GenerationCache, scorer: Any) -> None:

@@ -96,7 +96,6 @@ def test_kept_scores_survive_opening_the_cache_again(tmp_path: Path) -> None:
         opened = GenerationCache(tmp_path)
         found.append(scored(answered(3), judge, opened))
         opened.close()
-
     assert found[0] == found[1]
     assert judges[1].asked == []
 
@@ -119,9 +118,7 @@ def test_a_failure_is_not_kept(cache: GenerationCache) -> None:
         ({}, {"text": "another answer"}, None),
     ],
 )
-def test_whatever_can_change_a_score_asks_again(
-    cache: GenerationCache, row: dict[str, Any], output: dict[str, Any], identity: dict[str, Any] | None
-) -> None:
+def test_whatever_can_change_a_score_asks_again(cache, row, output, identity):
     base: dict[str, Any] = {"id": "r", "inputs": {"q": "question"}, "expectations": {"answers": ["0"]}}
     scored([(EvalRow(**base), Output("answer"))], Judge(), cache)
     judge = Judge(identity=identity) if identity else Judge()
@@ -274,9 +271,7 @@ def test_clusters_widen_the_interval(boolean: bool) -> None:
     truth = [i // 4 % 2 == 0 for i in range(40)]  # rows of one passage agree
     scores = [Score(value if boolean else float(value)) for value in truth]
     passages = [str(i // 4) for i in range(40)]
-
     alone, together = summary(scores), summary(scores, passages)
-
     assert alone.mean == together.mean == 0.5
     assert together.ci95[1] - together.ci95[0] > 1.5 * (alone.ci95[1] - alone.ci95[0])
     values = truth if boolean else [float(value) for value in truth]

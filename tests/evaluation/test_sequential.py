@@ -32,7 +32,6 @@ def test_how_rows_are_cut_into_calls_does_not_matter(differences: list[float], c
         pieces.update(differences[start : start + cut])
         start += cut
     pieces.update(differences[start:])
-
     assert pieces.n == whole.n == len(differences)
     assert pieces.mean == pytest.approx(whole.mean)
     assert pieces.p_value == pytest.approx(whole.p_value)
@@ -44,7 +43,6 @@ def test_how_rows_are_cut_into_calls_does_not_matter(differences: list[float], c
 @quick
 def test_swapping_the_releases_mirrors_everything_but_p(differences: list[float]) -> None:
     there, back = after(differences), after([-value for value in differences])
-
     assert back.mean == pytest.approx(-there.mean)
     assert back.p_value == pytest.approx(there.p_value)
     assert (-back.interval[1], -back.interval[0]) == pytest.approx(there.interval, abs=1e-9)
@@ -54,7 +52,6 @@ def test_swapping_the_releases_mirrors_everything_but_p(differences: list[float]
 @quick
 def test_the_unit_of_the_differences_does_not_matter(differences: list[float], unit: float) -> None:
     plain, scaled = after(differences), after([unit * value for value in differences], low=-unit, high=unit)
-
     assert scaled.p_value == pytest.approx(plain.p_value)
     assert scaled.interval == pytest.approx(tuple(unit * end for end in plain.interval), rel=1e-6, abs=1e-9 * unit)
 
@@ -77,7 +74,6 @@ def test_p_never_rises_and_a_decision_stands(differences: list[float]) -> None:
 def test_the_interval_leaves_0_out_exactly_when_the_test_has_decided(differences: list[float]) -> None:
     test = after(differences)
     low, high = test.interval
-
     assert -1 <= low <= high <= 1
     # A reversed stream may leave no mean that fits both; the interval is then that of all the rows.
     if not test.decided:
@@ -89,13 +85,11 @@ def test_the_interval_leaves_0_out_exactly_when_the_test_has_decided(differences
 def test_before_the_first_row_everything_is_open() -> None:
     test = SequentialTest(low=-2, high=3)
     test.update([])
-
     assert (test.n, test.mean, test.p_value, test.interval, test.decided) == (0, 0.0, 1.0, (-2, 3), False)
 
 
 def test_rows_that_are_all_at_a_bound_decide_soon() -> None:
     test = after([1.0] * 10)
-
     assert test.decided
     assert test.interval[1] == 1
     assert test.interval[0] > 0
@@ -103,7 +97,6 @@ def test_rows_that_are_all_at_a_bound_decide_soon() -> None:
 
 def test_rows_without_a_difference_narrow_the_interval_around_0() -> None:
     few, many = after([0.0] * 50), after([0.0] * 500)
-
     assert few.p_value == many.p_value == 1
     assert many.interval[1] < few.interval[1] / 5
     assert many.interval[0] == pytest.approx(-many.interval[1])
@@ -114,7 +107,6 @@ def test_a_difference_out_of_bounds_is_refused_and_nothing_is_taken(wrong: float
     test = SequentialTest()
     with pytest.raises(UsageError, match="outside -1 to 1"):
         test.update([0.5, wrong])
-
     assert test.n == 0
 
 
@@ -159,7 +151,6 @@ def decided_share(drawn: Draw, paths: int, gain: float) -> float:
 def test_with_a_look_after_every_row_5_percent_are_found_where_nothing_is(drawn: Draw) -> None:
     """`update` looks after every row of a call: p is the least of them, so `decided` is the outcome of 500 looks."""
     share = decided_share(drawn, 2000, 0.0)
-
     assert share <= float(stats.binom.ppf(0.999, 2000, 0.05)) / 2000
 
 
@@ -174,7 +165,6 @@ def test_the_true_mean_is_held_at_all_looks_together(drawn: Draw, gain: float) -
     generator, paths, lost = np.random.default_rng(7), 600, 0
     for path in drawn(generator, (paths, 500), gain):
         lost += after(path - gain, low=-1 - gain, high=1 - gain).decided
-
     assert lost / paths <= float(stats.binom.ppf(0.999, paths, 0.05)) / paths
 
 
@@ -196,7 +186,6 @@ def test_the_interval_looked_at_now_and_then_holds_the_truth() -> None:
             low, high = test.interval
             held = held and low <= gain <= high
         lost += not held
-
     assert lost / paths <= float(stats.binom.ppf(0.999, paths, 0.05)) / paths
 
 
@@ -204,5 +193,4 @@ def test_a_fixed_test_looked_at_after_every_row_would_find_far_too_much() -> Non
     """Why there is a sequential test at all."""
     paths = often_discordant(np.random.default_rng(1), (500, 500), 0.0)
     sums, squares = paths.cumsum(axis=1)[:, 20:], (paths**2).cumsum(axis=1)[:, 20:]
-
     assert float((np.abs(sums) > 1.96 * squares**0.5).any(axis=1).mean()) > 0.25

@@ -22,7 +22,6 @@ def test_the_interval_of_a_difference_leaves_out_0_exactly_when_mcnemars_p_is_be
     for gained, lost in product(SIDES, SIDES):
         for pairs in {max(gained + lost, 2), 2 * (gained + lost) + 3, 20 * (gained + lost) + 50}:
             low, high = difference_interval(gained, lost, pairs)
-
             assert (low > 0 or high < 0) == (sign_test_p(gained, lost) < 0.05), (gained, lost, pairs)
             assert -1 <= low < high <= 1
             assert low <= (gained - lost) / pairs <= high
@@ -30,12 +29,11 @@ def test_the_interval_of_a_difference_leaves_out_0_exactly_when_mcnemars_p_is_be
 
 def test_the_interval_of_a_difference_turns_round_with_the_sides() -> None:
     low, high = difference_interval(7, 2, 60)
-
     assert difference_interval(2, 7, 60) == pytest.approx((-high, -low))
 
 
 @pytest.mark.parametrize("lost", [4, 14, 40])
-def test_without_a_correction_its_ends_are_1_96_standard_errors_away_at_the_likeliest_shares(lost: int) -> None:
+def test_without_a_correction_its_ends_are_1_96_standard_errors_away_at_the_likeliest_shares(lost):
     # Where gains equal losses, p is 1 and nothing has to be taken off: then it is Tango's own interval.
     pairs = 101
     _, high = difference_interval(lost, lost, pairs)
@@ -53,7 +51,6 @@ def test_without_a_correction_its_ends_are_1_96_standard_errors_away_at_the_like
 @pytest.mark.parametrize("pairs", [2, 30, 120])
 def test_without_a_pair_that_differs_it_ends_where_wilsons_interval_of_no_success_does(pairs: int) -> None:
     end = wilson_interval(0.0, pairs, 1.959964)[1]
-
     assert difference_interval(0, 0, pairs) == pytest.approx((-end, end), abs=1e-6)
 
 
@@ -70,13 +67,11 @@ def test_the_interval_of_a_difference_covers_the_truth(gain: float, loss: float,
             low, high = difference_interval(gained, lost, n)
             seen += weight
             covered += weight * (low <= gain - loss <= high)
-
     assert covered / seen >= at_least
 
 
 def test_one_pair_has_no_interval_and_says_why() -> None:
     found = paired_test([True], [False])
-
     assert (found.ci95, found.p_value, found.note) == (None, 1.0, "one pair says nothing about others")
 
 
@@ -84,7 +79,6 @@ def test_the_interval_of_a_majority_leaves_out_a_half_exactly_when_the_sign_test
     for gained, lost in product(SIDES, SIDES):
         if gained + lost:
             low, high = sign_test_interval(gained, lost)
-
             assert (low > 0.5 or high < 0.5) == (sign_test_p(gained, lost) < 0.05), (gained, lost)
             assert 0 <= low <= gained / (gained + lost) <= high <= 1
 
@@ -92,5 +86,4 @@ def test_the_interval_of_a_majority_leaves_out_a_half_exactly_when_the_sign_test
 @pytest.mark.parametrize(("gained", "lost"), [(0, 5), (5, 0), (8, 2), (40, 60)])
 def test_the_interval_of_a_majority_is_clopper_and_pearsons(gained: int, lost: int) -> None:
     expected = stats.binomtest(gained, gained + lost).proportion_ci(method="exact")
-
     assert sign_test_interval(gained, lost) == pytest.approx((expected.low, expected.high))

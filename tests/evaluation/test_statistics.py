@@ -57,7 +57,6 @@ def ends(found: PairedTest) -> tuple[float, float]:
 @quick
 def test_a_sample_compared_with_itself_does_not_differ(pairs: Pairs) -> None:
     found = compared((pairs[0], pairs[0]))
-
     assert (found.difference, found.p_value) == (0, 1)
     assert found.ci95 is None or found.ci95[0] < 0 < found.ci95[1]
 
@@ -74,7 +73,6 @@ def test_p_is_a_probability_and_the_interval_holds_the_difference(pairs: Pairs) 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = compared(pairs)
-
     assert 0 < found.p_value <= 1
     assert found.ci95 is not None or found.note
     if found.ci95 is not None:
@@ -87,7 +85,6 @@ def test_p_is_a_probability_and_the_interval_holds_the_difference(pairs: Pairs) 
 @quick
 def test_swapping_the_samples_negates_everything_but_p(pairs: Pairs) -> None:
     there, back = compared(pairs), compared((pairs[1], pairs[0]))
-
     assert back.difference == -there.difference
     assert back.p_value == pytest.approx(there.p_value)
     assert (there.ci95 is None) == (back.ci95 is None)
@@ -102,7 +99,6 @@ def test_numbers_may_be_measured_in_any_unit(pairs: Pairs, unit: float) -> None:
     if pairs[0] == pairs[1]:
         return
     plain, scaled = compared(pairs), compared(([unit * a for a in pairs[0]], [unit * b for b in pairs[1]]))
-
     assert scaled.difference == pytest.approx(unit * plain.difference, rel=1e-6, abs=1e-6 * unit)
     assert scaled.p_value == pytest.approx(plain.p_value, abs=0.05)
 
@@ -141,9 +137,7 @@ def test_truth_values_are_tested_by_mcnemar_and_numbers_by_permutation() -> None
 def test_mcnemar_is_the_exact_binomial_test_of_the_pairs_that_differ(gained: int, lost: int, p_value: float) -> None:
     a = [False] * gained + [True] * lost + [True, False] * 10
     b = [True] * gained + [False] * lost + [True, False] * 10
-
     found = paired_test(a, b)
-
     assert found.p_value == pytest.approx(p_value)
     assert found.difference == pytest.approx((gained - lost) / len(a))
 
@@ -153,9 +147,7 @@ def test_the_permutation_test_of_few_pairs_counts_every_flip(n: int) -> None:
     differences = np.random.default_rng(n).normal(0.3, 1, n)
     means = np.array([np.mean(differences * signs) for signs in product([1, -1], repeat=n)])
     expected = np.mean(np.abs(means) >= abs(differences.mean()) - 1e-12)
-
     found = sign_flips(differences, np.ones(n), alpha=0.05, resamples=4999, generator=np.random.default_rng(0))
-
     assert found.p_value == pytest.approx(expected)
     assert paired_test([0.0] * n, differences.tolist()).p_value >= expected - 1e-12
 
@@ -167,9 +159,7 @@ def test_differences_that_are_all_the_same_have_the_p_of_all_signs_alike(n: int)
 
 def test_no_pair_that_differs_does_not_show_that_none_would() -> None:
     same = [0.25, 0.5, 1.0] * 10
-
     found = paired_test(same, same)
-
     # As far as Wilson's interval of 0 successes in 30 goes.
     assert found.ci95 == pytest.approx((-0.1135, 0.1135), abs=0.0001)
     assert paired_test([True] * 30, [True] * 30).ci95 == pytest.approx((-0.1135, 0.1135), abs=0.0001)
@@ -178,22 +168,18 @@ def test_no_pair_that_differs_does_not_show_that_none_would() -> None:
 
 def test_more_pairs_without_a_difference_say_more() -> None:
     few, many = (ends(paired_test([0.5] * n, [0.5] * n)) for n in (20, 200))
-
     assert many[1] < few[1] / 3
 
 
 def test_the_scale_of_numbers_above_one_is_their_own_spread() -> None:
     latencies = [100.0, 200.0, 300.0] * 10
-
     low, high = ends(paired_test(latencies, latencies))
-
     assert 10 < high < 50
     assert -50 < low < -10
 
 
 def test_a_constant_of_unknown_scale_has_no_interval_but_a_reason() -> None:
     found = paired_test([7.0] * 30, [7.0] * 30)
-
     assert (found.ci95, found.note) == (None, "every row has the same value, of unknown scale")
     assert paired_test([7.0] * 30, [7.0] * 30, limits=(1.0, 9.0)).ci95 is not None
 
@@ -205,7 +191,6 @@ values_in_limits = st.lists(st.one_of(scores, st.sampled_from([0.0, 0.5, 1.0])),
 @quick
 def test_an_interval_of_a_mean_holds_the_mean_and_is_never_a_point(values: list[float]) -> None:
     found = mean_interval(values)
-
     assert (found is None) == (statistics.no_interval(values) != "")
     if found is not None:
         assert found[0] <= float(np.mean(values)) <= found[1]
@@ -219,14 +204,13 @@ def test_an_interval_of_a_mean_holds_the_mean_and_is_never_a_point(values: list[
 @example([1.0] * 29 + [0.99])
 def test_an_interval_of_a_mean_stays_within_the_limits_of_a_value(values: list[float]) -> None:
     found = mean_interval(values, limits=(0.0, 1.0))
-
     assert found is not None
     assert 0 <= found[0] <= float(np.mean(values)) + 1e-12
     assert float(np.mean(values)) - 1e-12 <= found[1] <= 1
     assert found[0] < found[1]
 
 
-def test_rows_that_all_have_one_value_leave_room_for_those_not_seen() -> None:
+def test_rows_that_all_have_one_value_leave_room_for_those_not_seen():
     # Of 30 rows without another value, up to 11.4 % could have one (Wilson), at the end of the scale.
     assert mean_interval([3.0] * 30, limits=(1.0, 5.0)) == pytest.approx((3 - 0.1135 * 2, 3 + 0.1135 * 2), abs=0.001)
     assert mean_interval([1.0] * 30, limits=(0.0, 1.0)) == mean_interval([True] * 30)
@@ -251,9 +235,7 @@ def test_clusters_that_agree_on_the_mean_do_not_make_it_certain() -> None:
     st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0]), st.integers(0, 5)), min_size=2, max_size=12),
     st.sampled_from([(0.0, 3.0), (0.0, math.inf)]),
 )
-def test_an_interval_of_a_mean_always_has_a_width_and_stays_within_the_scale(
-    rows: list[tuple[float, int]], limits: tuple[float, float]
-) -> None:
+def test_an_interval_of_a_mean_always_has_a_width_and_stays_within_the_scale(rows, limits):
     values, clusters = [value for value, _ in rows], [cluster for _, cluster in rows]
     found = mean_interval(values, clusters, limits)
     assert (found is None) == bool(no_interval(values, clusters, limits))
@@ -265,7 +247,6 @@ def test_an_interval_of_a_mean_always_has_a_width_and_stays_within_the_scale(
 def test_values_of_0_and_1_have_wilsons_interval_however_they_are_written(written: Callable[[int], Any]) -> None:
     for hits in (0, 3, 20):
         found = mean_interval([written(i < hits) for i in range(20)])
-
         assert found == pytest.approx(stats.binomtest(hits, 20).proportion_ci(method="wilson"))
 
 
@@ -279,9 +260,7 @@ def test_values_of_0_and_1_have_wilsons_interval_however_they_are_written(writte
         ([5.0, 5.0], None, "every row has the same value, of unknown scale"),
     ],
 )
-def test_where_there_can_be_no_interval_of_a_mean_the_reason_is_told(
-    values: list[Any], clusters: list[str] | None, reason: str
-) -> None:
+def test_where_there_can_be_no_interval_of_a_mean_the_reason_is_told(values, clusters, reason):
     assert mean_interval(values, clusters) is None
     assert statistics.no_interval(values, clusters) == reason
     told = Metric.of(values, 0, clusters)
@@ -293,7 +272,6 @@ def test_where_there_can_be_no_interval_of_a_mean_the_reason_is_told(
 @quick
 def test_an_interval_of_a_share_lies_within_0_and_1_and_holds_the_share(values: list[bool]) -> None:
     found = mean_interval(values)
-
     assert found is not None
     low, high = found
     assert -1e-12 <= low <= sum(values) / len(values) + 1e-12
@@ -311,7 +289,6 @@ def test_truth_values_are_binary_however_they_are_written() -> None:
 @quick
 def test_holm_keeps_order_never_lowers_a_p_and_stays_a_probability(p_values: list[float]) -> None:
     adjusted = holm(p_values)
-
     assert len(adjusted) == len(p_values)
     assert all(p <= q <= 1 for p, q in zip(p_values, adjusted, strict=True))
     assert [adjusted[i] for i in np.argsort(p_values, kind="stable")] == sorted(adjusted)
@@ -327,7 +304,6 @@ def test_holm_is_the_adjustment_that_statsmodels_makes() -> None:
     from statsmodels.stats.multitest import multipletests
 
     p_values = [0.2, 0.001, 0.04, 0.04, 0.9, 0.012, 1.0, 0.0]
-
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
 
 
@@ -365,13 +341,9 @@ def seconds_like(generator: Any, n: int) -> Pairs:
 
 @pytest.mark.parametrize("n", [20, 50, 120])
 @pytest.mark.parametrize("drawn", [rouge_like, tied, seconds_like])
-def test_the_permutation_test_finds_no_more_than_5_percent_where_nothing_is(
-    drawn: Callable[[Any, int], Pairs], n: int
-) -> None:
+def test_the_permutation_test_finds_no_more_than_5_percent_where_nothing_is(drawn, n):
     generator, repetitions = np.random.default_rng(n), 300
-
     found = sum(compared(drawn(generator, n)).p_value < 0.05 for _ in range(repetitions))
-
     assert found / repetitions <= most(repetitions, 0.05)
 
 
@@ -384,7 +356,6 @@ def test_mcnemar_finds_no_more_than_5_percent_where_nothing_is(changing: float, 
         a, b = generator.random((2, n)) < 0.5
         b = np.where(generator.random(n) < changing, b, a)
         found += paired_test(a.tolist(), b.tolist()).p_value < 0.05
-
     assert found / repetitions <= most(repetitions, 0.05)
 
 
@@ -398,7 +369,6 @@ def test_a_real_gain_is_found(boolean: bool) -> None:
         pairs = ((a > 0.5).tolist(), (b > 0.5).tolist()) if boolean else (a.tolist(), b.tolist())
         result = compared(pairs)
         found += result.p_value < 0.05 and result.difference > 0
-
     assert found >= 90
 
 
@@ -433,7 +403,6 @@ def test_the_interval_of_a_difference_of_numbers_covers_the_truth(drawn: Callabl
     for _ in range(repetitions):
         low, high = ends(paired_test([0.0] * n, drawn(generator, n).tolist(), resamples=RESAMPLES))
         covered += low <= truth <= high
-
     assert covered / repetitions >= 0.92
 
 
@@ -445,7 +414,6 @@ def test_the_interval_of_a_share_covers_the_truth(share: float, n: int) -> None:
     for hits in range(n + 1):
         low, high = mean_interval([True] * hits + [False] * (n - hits)) or (1, 0)
         covered += stats.binom.pmf(hits, n, share) * (low <= share <= high)
-
     assert covered >= 0.92
 
 
@@ -457,7 +425,6 @@ def test_the_interval_of_a_mean_covers_the_truth(shape: tuple[float, float], n: 
     for sample in generator.beta(*shape, (repetitions, n)):
         low, high = mean_interval(sample.tolist()) or (1, 0)
         covered += low <= truth <= high
-
     assert covered / repetitions >= 0.92
 
 
@@ -468,7 +435,6 @@ def test_the_interval_of_a_mean_covers_the_truth(shape: tuple[float, float], n: 
 @quick
 def test_clusters_of_one_row_change_nothing(pairs: Pairs) -> None:
     names = [f"row {number}" for number in range(len(pairs[0]))]
-
     assert paired_test(*pairs, clusters=names, resamples=RESAMPLES) == compared(pairs)
     assert mean_interval(pairs[0], names) == mean_interval(pairs[0])
 
@@ -487,7 +453,6 @@ def test_swapping_clustered_samples_negates_everything_but_p(found: tuple[Pairs,
     (a, b), clusters = found
     there = paired_test(a, b, clusters=clusters, resamples=RESAMPLES)
     back = paired_test(b, a, clusters=clusters, resamples=RESAMPLES)
-
     assert back.difference == -there.difference
     assert back.p_value == pytest.approx(there.p_value)
     assert 0 < there.p_value <= 1
@@ -503,7 +468,6 @@ def test_swapping_clustered_samples_negates_everything_but_p(found: tuple[Pairs,
 def test_what_the_clusters_are_called_does_not_matter(found: tuple[Pairs, list[int]]) -> None:
     (a, b), clusters = found
     names = [f"passage {number}" for number in clusters]
-
     assert paired_test(a, b, clusters=clusters, resamples=RESAMPLES) == paired_test(a, b, clusters=names, resamples=199)
     assert mean_interval(a, clusters) == mean_interval(a, names)
 
@@ -514,7 +478,6 @@ def test_a_clustered_interval_of_a_mean_holds_the_mean(found: tuple[Pairs, list[
     (values, _), clusters = found
     low, high = mean_interval(values, clusters) or (-math.inf, math.inf)
     rounding = 1e-12 * max(map(abs, values))
-
     assert low - rounding <= float(np.mean(values)) <= high + rounding
 
 
@@ -522,10 +485,8 @@ def test_the_clustered_test_counts_every_flip_of_whole_clusters() -> None:
     differences, clusters = [0.3, 0.1, 0.2, -0.4, 0.5, 0.05], ["a", "a", "b", "c", "d", "d"]
     sums = np.array([0.4, 0.2, -0.4, 0.55])
     flipped = np.array([abs(sums @ signs) for signs in product([1, -1], repeat=4)])
-
     sizes, generator = np.array([2, 1, 1, 2]), np.random.default_rng(0)
     found = sign_flips(sums, sizes, alpha=0.05, resamples=4999, generator=generator)
-
     assert found.p_value == pytest.approx(np.mean(flipped >= sums.sum() - 1e-9))
     tested = paired_test([0.0] * 6, differences, clusters=clusters)
     assert tested.difference == pytest.approx(sums.sum() / 6)
@@ -534,9 +495,7 @@ def test_the_clustered_test_counts_every_flip_of_whole_clusters() -> None:
 
 def test_clustered_truth_values_are_tested_by_permutation() -> None:
     a, b = [False] * 12, [True] * 6 + [False] * 6
-
     found = paired_test(a, b, clusters=[0] * 6 + list(range(1, 7)))
-
     # One passage gained, whatever its number of rows: no evidence. As independent rows p would be 2/64.
     assert (found.test, found.p_value) == ("paired-permutation", 1.0)
     assert paired_test(a, b).p_value == pytest.approx(2 / 64)
@@ -546,14 +505,12 @@ def test_the_clustered_error_is_that_of_textbook_clusters_of_equal_size() -> Non
     values, clusters = [1.0, 2.0, 4.0, 6.0, 3.0, 8.0], [0, 0, 1, 1, 2, 2]
     means = [1.5, 5.0, 5.5]
     reach = float(stats.t.ppf(0.975, 2)) * float(np.std(means, ddof=1)) / 3**0.5
-
     assert mean_interval(values, clusters) == pytest.approx((4 - reach, 4 + reach))
 
 
 def test_truth_values_that_all_agree_count_as_many_as_their_clusters() -> None:
     by_cluster = mean_interval([True] * 60, [number // 6 for number in range(60)])
     by_row = mean_interval([True] * 60)
-
     assert by_cluster is not None
     assert by_row is not None
     assert by_row[0] > 0.9
@@ -592,9 +549,7 @@ def test_the_test_of_very_many_rows_agrees_with_the_normal_distribution() -> Non
     differences = np.random.default_rng(4).normal(0, 0.5, 20_000)
     differences += 1.9 * 0.5 / 20_000**0.5 - differences.mean()
     z = float(differences.sum() / (differences**2).sum() ** 0.5)
-
     found = paired_test([0.0] * 20_000, differences.tolist())
-
     assert found.p_value == pytest.approx(2 * stats.norm.sf(z), abs=0.012)
 
 
@@ -602,9 +557,7 @@ def test_the_test_of_very_many_rows_with_heavy_tails_agrees_with_flipping_each()
     generator = np.random.default_rng(5)
     differences = generator.lognormal(0, 2.5, 6000) * np.where(generator.random(6000) < 0.5, 1, -1)
     flipped = np.array([differences @ generator.choice([-1, 1], 6000) for _ in range(3000)])
-
     found = paired_test([0.0] * 6000, differences.tolist())
-
     assert 0.02 < found.p_value < 0.98
     assert found.p_value == pytest.approx(float((np.abs(flipped) >= abs(differences.sum())).mean()), abs=0.04)
 
@@ -636,7 +589,6 @@ def test_clustered_tests_find_5_percent_where_nothing_is_and_tests_of_single_row
         a, b, clusters = passages(generator, kind, 25)
         clustered += paired_test(a, b, clusters=clusters, resamples=RESAMPLES, seed=number).p_value <= 0.05
         alone += number < 200 and paired_test(a, b, resamples=RESAMPLES).p_value <= 0.05
-
     assert least(repetitions, 0.04) <= clustered / repetitions <= most(repetitions, 0.05)
     assert alone / 200 > 0.08
 
@@ -649,7 +601,6 @@ def test_the_interval_of_a_clustered_difference_covers_the_truth(kind: str, coun
         a, b, clusters = passages(generator, kind, count)
         low, high = ends(paired_test(a, b, clusters=clusters, resamples=RESAMPLES))
         covered += low <= 0 <= high
-
     assert 0.93 <= covered / repetitions <= 0.99
 
 
@@ -660,7 +611,6 @@ def test_the_clustered_interval_of_a_mean_covers_the_truth(kind: str) -> None:
         a, b, clusters = passages(generator, kind, 20)
         low, high = mean_interval(a if kind == "truths" else b, clusters) or (1, 0)
         covered += low <= truth <= high
-
     assert 0.93 <= covered / repetitions <= 0.97
 
 
@@ -672,5 +622,4 @@ def test_holm_keeps_the_chance_of_any_false_finding() -> None:
         z = effects + 0.6 * generator.normal() + 0.8 * generator.normal(size=8)
         adjusted = np.array(holm((2 * stats.norm.sf(np.abs(z))).tolist()))
         wrong += (adjusted[:5] < 0.05).any()
-
     assert wrong / repetitions <= most(repetitions, 0.05)

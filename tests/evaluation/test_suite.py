@@ -55,9 +55,7 @@ def test_an_eval_set_may_be_a_table_beside_names(folder: Path) -> None:
     (folder / "more.csv").write_text("q,a\nWhy?,4\nWho?,5\n")
     table = '{ name = "more", source = "more.csv", columns = { inputs.question = "q", expectations.answers = "a" } }'
     (folder / "task.toml").write_text(HEAD.replace('["sums"]', f'["sums", {table}]') + SCORERS + GATE)
-
     suite = load_suite(folder, "task")
-
     assert [eval_set.name for eval_set in suite.eval_sets] == ["sums", "more"]
     assert [row.inputs["question"] for row in suite.rows] == ["How many?", "Why?", "Who?"]
     assert suite.n_rows == len(list(suite.rows)) == 3
@@ -66,15 +64,12 @@ def test_an_eval_set_may_be_a_table_beside_names(folder: Path) -> None:
 
 def test_a_mistake_in_a_table_names_its_place_in_the_list(folder: Path) -> None:
     table = '{ name = "more", source = "more.csv", sampel = 3 }'
-
     error = refused(folder, HEAD.replace('["sums"]', f'["sums", {table}]') + SCORERS + GATE)
-
     assert (error.path, error.field) == (folder / "task.toml", "eval_sets[1].sampel")
 
 
 def test_a_suite_may_say_what_rows_of_one_source_share(folder: Path) -> None:
     (folder / "task.toml").write_text('cluster_by = "inputs.question"\n' + HEAD + SCORERS + GATE)
-
     assert load_suite(folder, "task").cluster_by == "inputs.question"
 
 
@@ -86,7 +81,6 @@ def test_a_cluster_that_no_row_has_is_refused(folder: Path, cluster_by: str) -> 
 def test_every_call_makes_fresh_scorers(folder: Path) -> None:
     (folder / "task.toml").write_text(HEAD + SCORERS + GATE)
     suite = load_suite(folder, "task")
-
     assert suite.make_scorers()[0] is not suite.make_scorers()[0]
 
 
@@ -94,14 +88,12 @@ def test_rows_of_several_eval_sets_stand_in_the_order_of_the_suite(folder: Path)
     (folder / "more").mkdir()
     (folder / "more" / "rows.jsonl").write_text(json.dumps({**ROW, "id": "m1"}))
     (folder / "task.toml").write_text(HEAD.replace('["sums"]', '["more", "sums"]') + SCORERS + GATE)
-
     assert [row.id for row in load_suite(folder, "task").rows] == ["m1", "r1"]
 
 
 def test_an_unknown_suite_names_those_there_are(folder: Path) -> None:
     (folder / "b.toml").write_text("")
     (folder / "a.toml").write_text("")
-
     with pytest.raises(UnknownVersion, match=r"no suite 'task' in .*; there are a, b\Z"):
         load_suite(folder, "task")
 
@@ -114,24 +106,20 @@ def test_an_unknown_suite_in_an_empty_folder_says_none(folder: Path) -> None:
 def test_names_are_sorted(folder: Path) -> None:
     for name in ("b", "a", "c"):
         (folder / f"{name}.toml").write_text("")
-
     assert suite_names(folder) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("text", ["prompt = ", "[gate", 'prompt = "a"\nprompt = "b"'])
 def test_bad_toml_names_the_file(folder: Path, text: str) -> None:
     error = refused(folder, text)
-
     assert error.path == folder / "task.toml"
     assert error.problem.startswith("is not TOML: ")
 
 
 def test_bytes_that_are_no_utf8_are_a_bad_file(folder: Path) -> None:
     (folder / "task.toml").write_bytes(b'prompt = "\xff"')
-
     with pytest.raises(BadFile, match="cannot be read") as caught:
         load_suite(folder, "task")
-
     assert caught.value.path == folder / "task.toml"
 
 
@@ -178,13 +166,11 @@ def test_bytes_that_are_no_utf8_are_a_bad_file(folder: Path) -> None:
 )  # fmt: skip
 def test_a_mistake_names_file_and_key(folder: Path, text: str, field: str) -> None:
     error = refused(folder, text)
-
     assert (error.path, error.field) == (folder / "task.toml", field)
 
 
 def test_an_unknown_scorer_type_says_which_are_known(folder: Path) -> None:
     error = refused(folder, HEAD + "[scorers.good]\ntype = 'excellent'\n" + GATE)
-
     assert "'excellent'" in error.problem
     assert all(known in error.problem for known in ("contains", "exact_match"))
 
@@ -195,15 +181,12 @@ def test_a_gate_on_a_scorer_of_another_suite_names_that_scorer(folder: Path) -> 
 
 def test_a_bad_row_of_an_eval_set_is_reported_at_its_own_file_and_line(folder: Path) -> None:
     (folder / "sums" / "rows.jsonl").write_text(json.dumps(ROW) + '\n{"id": "r2"}')
-
     error = refused(folder, HEAD + SCORERS + GATE)
-
     assert (error.path, error.line, error.field) == (folder / "sums" / "rows.jsonl", 2, "inputs")
 
 
 def test_a_missing_eval_set_is_reported_with_the_nearest_there_is(folder: Path) -> None:
     error = refused(folder, HEAD.replace('["sums"]', '["sums", "sum"]') + SCORERS + GATE)
-
     assert error.path == folder / "task.toml"
     assert error.problem == "no folder or file 'sum' beside the suite; did you mean sums?"
 
@@ -211,9 +194,7 @@ def test_a_missing_eval_set_is_reported_with_the_nearest_there_is(folder: Path) 
 def test_a_row_id_in_two_eval_sets_is_refused(folder: Path) -> None:
     (folder / "more").mkdir()
     (folder / "more" / "rows.jsonl").write_text(json.dumps(ROW))
-
     error = refused(folder, HEAD.replace('["sums"]', '["sums", "more"]') + SCORERS + GATE)
-
     assert error.field == "eval_sets"
     assert "'r1'" in error.problem
 
@@ -221,7 +202,6 @@ def test_a_row_id_in_two_eval_sets_is_refused(folder: Path) -> None:
 def test_a_schema_file_becomes_the_scorers_schema(folder: Path) -> None:
     (folder / "schema.json").write_text('{"type": "object"}')
     (folder / "task.toml").write_text(HEAD + SCORERS + "[scorers.json_schema]\nschema_file = 'schema.json'\n" + GATE)
-
     assert load_suite(folder, "task").scorer_specs[-1].parameters == {"schema": {"type": "object"}}
 
 
@@ -229,14 +209,11 @@ def test_a_schema_file_becomes_the_scorers_schema(folder: Path) -> None:
 def test_a_schema_file_that_cannot_be_read_is_named(folder: Path, content: str | None) -> None:
     if content is not None:
         (folder / "schema.json").write_text(content)
-
     error = refused(folder, HEAD + SCORERS + "[scorers.json_schema]\nschema_file = 'schema.json'\n" + GATE)
-
     assert (error.path, error.field) == (folder / "schema.json", "scorers.json_schema.schema_file")
 
 
 @pytest.mark.parametrize("name", ["extract", "grounded", "qa"])
 def test_the_suites_of_the_product_can_be_loaded(name: str) -> None:
     suite = load_suite(Path(__file__).parents[2] / "eval_sets", name)
-
     assert suite.gate.primary in {spec.name for spec in suite.scorer_specs}

@@ -77,15 +77,11 @@ def drawn(shape: str, n: int, generator: Any) -> tuple[Any, Any]:
 @settings(max_examples=200, deadline=None)
 @example("0/1", 30, 1, None, 1.0, 4999)
 @example("one value", 40, 1, 8, 1.0, 199)
-def test_p_is_below_5_percent_exactly_when_0_lies_outside_the_interval(
-    shape: str, n: int, seed: int, clusters: int | None, unit: float, flips: int
-) -> None:
+def test_p_is_below_5_percent_exactly_when_0_lies_outside_the_interval(shape, n, seed, clusters, unit, flips):
     generator = np.random.default_rng(seed)
     a, b = drawn(shape, n, generator)
     names = None if clusters is None else generator.integers(0, clusters, n).tolist()
-
     found = paired_test((a * unit).tolist(), (b * unit).tolist(), clusters=names, resamples=flips)
-
     assert agree(found), found
 
 
@@ -93,9 +89,7 @@ def test_p_is_below_5_percent_exactly_when_0_lies_outside_the_interval(
 @settings(max_examples=100, deadline=None)
 def test_an_interval_of_a_difference_stays_within_what_the_limits_allow(shape: str, n: int, seed: int) -> None:
     a, b = drawn(shape, n, np.random.default_rng(seed))
-
     found = paired_test(np.clip(a, 0, 1).tolist(), np.clip(b, 0, 1).tolist(), limits=(0.0, 1.0), resamples=199)
-
     assert agree(found), found
     assert found.ci95 is None or (found.ci95[0] >= -1 and found.ci95[1] <= 1)
 
@@ -106,7 +100,6 @@ def test_a_sequential_test_decides_exactly_when_its_interval_leaves_out_0(differ
     test = SequentialTest()
     test.update(differences)
     low, high = test.interval
-
     # An interval is moved outwards by a billionth of its range.
     if abs(test.p_value - 0.05) > 1e-6:
         assert test.decided == (test.p_value < 0.05) == (low > 0 or high < 0)
@@ -115,9 +108,7 @@ def test_a_sequential_test_decides_exactly_when_its_interval_leaves_out_0(differ
 @pytest.mark.parametrize("units", range(1, FEWEST_CLUSTERS))
 def test_of_fewer_than_six_clusters_nothing_is_significant_and_the_reason_is_told(units: int) -> None:
     names = [number % units for number in range(60)]
-
     found = paired_test([0.0] * 60, [0.9] * 60, clusters=names, limits=(0.0, 1.0))
-
     assert found.p_value >= 0.05
     assert found.ci95 in (None, (-1.0, 1.0))
     assert "one cluster" in found.note if units == 1 else f"{units} clusters are too few" in found.note
@@ -138,9 +129,7 @@ def test_scores_that_are_equal_but_for_rounding_are_ties(limits: tuple[float, fl
     assert a != b
     limits = (limits[0] * unit, limits[1] * unit)
     up = [max(pair) for pair in zip(a, b, strict=True)]  # as a rounding that always goes one way would leave them
-
     found = paired_test(a, up, limits=limits, resamples=199)
-
     assert (found.difference, found.p_value) == (0.0, 1.0)
     assert found == paired_test(a, a, limits=limits, resamples=199)
     assert power_of(a, up, limits=limits) == power_of(a, a, limits=limits)
@@ -164,11 +153,9 @@ def rare_losses(generator: Any, n: int) -> Any:
 @pytest.mark.parametrize("shape", [skewed, rare_losses])
 def test_skewed_differences_of_mean_0_are_found_in_5_percent_at_most(shape: Callable[..., Any], n: int) -> None:
     generator, repetitions = np.random.default_rng(n), 300
-
     found = sum(
         paired_test([0.0] * n, shape(generator, n).tolist(), resamples=FLIPS).p_value < 0.05 for _ in range(repetitions)
     )
-
     assert found / repetitions <= most(repetitions, 0.05)
 
 
@@ -186,14 +173,11 @@ def truths(generator: Any, n: int) -> Any:
 
 @pytest.mark.parametrize("n", [40, 120])
 @pytest.mark.parametrize(("shape", "loss"), [(few_losses, 1 / 24), (thirds, 0.0), (truths, 0.05)])
-def test_a_loss_as_large_as_the_margin_is_ruled_out_in_2_percent_and_a_half(
-    shape: Callable[..., Any], loss: float, n: int
-) -> None:
+def test_a_loss_as_large_as_the_margin_is_ruled_out_in_2_percent_and_a_half(shape, loss, n):
     generator, repetitions, wrong = np.random.default_rng(n), 300, 0
     for _ in range(repetitions):
         found = paired_test([1.0] * n, (1 + shape(generator, n)).tolist(), resamples=FLIPS)
         wrong += found.ci95 is not None and found.ci95[0] > -loss
-
     assert wrong / repetitions <= most(repetitions, 0.025)
 
 
@@ -212,7 +196,6 @@ def test_where_few_rows_lose_much_the_interval_is_said_to_be_less_sure_than_mean
         found = [paired_test([0.0] * n, shape(generator, n).tolist(), resamples=FLIPS) for _ in range(100)]
         told[shape] = sum(each.skewed == -1 for each in found) / 100
         assert all(("few pairs fall by much" in each.note) == (each.skewed == -1) for each in found)
-
     assert told[many_lose_and_few_lose_much] > 0.6
     assert told[even] < 0.05
 
@@ -225,7 +208,6 @@ def test_a_loss_is_ruled_out_as_seldom_where_rows_come_in_few_clusters(count: in
         differences = generator.normal(0, 0.2, count)[clusters] + generator.normal(0, 0.3, len(clusters))
         found = paired_test([0.0] * len(clusters), differences.tolist(), clusters=clusters.tolist(), resamples=FLIPS)
         wrong += found.ci95 is not None and found.ci95[0] > 0
-
     assert wrong / repetitions <= most(repetitions, 0.025)
 
 
@@ -292,7 +274,6 @@ def power_at_the_stated_difference(
 @pytest.mark.parametrize("sized", [equal, unequal])
 def test_twelve_clusters_find_the_difference_they_state_in_four_of_five(sized: Callable[..., Any]) -> None:
     found = power_at_the_stated_difference(numbers, sized, 12, 600, FLIPS)
-
     low, high = stats.binom.ppf([0.001, 0.999], 600, [0.78, 0.82]) / 600
     assert low <= found <= high
 
@@ -315,9 +296,6 @@ much rows of one cluster have in common, which so few do not show."""
         (answers, unequal, 40, MEANT),
     ],
 )
-def test_the_difference_that_is_stated_is_found_in_four_of_five(
-    made: Callable[..., Any], sized: Callable[..., Any], count: int, bounds: tuple[float, float]
-) -> None:
+def test_the_difference_that_is_stated_is_found_in_four_of_five(made, sized, count, bounds):
     found = power_at_the_stated_difference(made, sized, count, 4000, 1999)
-
     assert bounds[0] <= found <= bounds[1]
