@@ -37,16 +37,77 @@ def test_sound_rows_have_nothing_to_tell() -> None:
     assert check_rows(PLAIN, prompts={"qa@1": PROMPT}) == []
 
 
-def test_rows_with_the_same_inputs_and_expectations_are_duplicates() -> None:
-    again = row("r3", " what is the capital  of FRANCE?", ["paris."])
-    finding = only("duplicate", [*PLAIN, again])
-    assert (finding.rows, finding.severity) == (("r1", "r3"), "warning")
-    assert not found("near_duplicate", [*PLAIN, again])
+CHOICES = {"choices": ["Paris", "Rome"]}
+TURNS = [
+    {"role": role, "content": text}
+    for role, text in (("user", "I am Ada."), ("assistant", "Hi"), ("user", "Who am I?"))
+]
 
 
-def test_rows_with_the_same_inputs_and_other_expectations_contradict_each_other() -> None:
-    finding = only("conflicting_duplicate", [*PLAIN, row("r3", "Who wrote Hamlet?", "Marlowe")])
-    assert (finding.rows, finding.severity) == (("r2", "r3"), "error")
+@pytest.mark.parametrize(
+    ("kind", "rows", "ids", "severity", "told"),
+    [
+        ("duplicate", [*PLAIN, row("r3", " what is the capital  of FRANCE?", ["paris."])], "r1 r3", "warning", ""),
+        ("conflicting_duplicate", [*PLAIN, row("r3", "Who wrote Hamlet?", "Marlowe")], "r2 r3", "error", ""),
+        (
+            "near_duplicate",
+            [
+                row("r1", "When was the old library of Alexandria founded?", "300 BC"),
+                row("r2", "When was the old library of Alexandria founded", "300 BC"),
+                row("r3", "When was the old Library of Alexandria founded??", "300 BC"),
+                *PLAIN[1:],
+            ],
+            "r1 r2 r3", "warning", "",
+        ),
+        (
+            "answer_in_inputs",
+            [*PLAIN, row("r3", "Is it Paris or Rome?", "Paris"), row("r4", "Comparison?", "Paris")],
+            "r3", "warning", "inputs.question",
+        ),
+        (
+            "answer_in_inputs", [EvalRow("r1", {"messages": TURNS}, {"answers": ["Ada"]})],
+            "r1", "warning", "inputs.messages",
+        ),
+        (  # a question that offers every choice leaks nothing
+            "answer_in_inputs",
+            [row("r1", "Paris or Rome?", "Paris", expect=CHOICES), row("r2", "Is it Paris?", "Paris", expect=CHOICES)],
+            "r2", "warning", "",
+        ),
+        (
+            "answer_not_a_choice",
+            [
+                row("r1", "Which?", "paris", expect=CHOICES),
+                row("r2", "Where?", "Oslo", expect=CHOICES),
+                row("r3", "How?", expect={**CHOICES, "answer_index": 1}),
+                row("r4", "Why?", expect={**CHOICES, "answer_index": 2}),
+            ],
+            "r2 r4", "error", "",
+        ),
+        (
+            "question_in_prompt",
+            [PLAIN[0], row("r3", "Who discovered penicillin?", "Fleming"), row("r4", "Hi", "Ho"), row("r5", "user", "x")],
+            "r3 r4", "error", "qa@1",
+        ),
+        *(
+            ("no_expectations", [*PLAIN, EvalRow("r3", {"question": "Why is it blue?"}, expect)], "r3", "warning", "")
+            for expect in ({}, {"answers": []}, {"expected_response": None}, {"expected_response": ""})
+        ),
+        *(
+            ("empty_answer", [*PLAIN, row("r3", "Why is the sky blue?", answer)], "r3", "error", "")
+            for answer in ("", "…", "?!", ["Paris", "!"])
+        ),
+        (
+            "small_slice",
+            [row(f"r{n}", f"{n * 7919}", f"x{n}", tags={"topic": "sums" if n < 5 else "odd"}) for n in range(8)],
+            "r5 r6 r7", "note", "slices of tags.topic with fewer than 5 rows: odd (3)",
+        ),
+    ],
+)  # fmt: skip
+def test_each_kind_of_defect_names_its_rows_and_how_grave_it_is(kind, rows, ids, severity, told):
+    finding = only(kind, rows, prompts={"qa@1": PROMPT})
+    assert (finding.rows, finding.severity) == (tuple(ids.split()), severity)
+    assert told in finding.detail
+    assert kind != "duplicate" or not found("near_duplicate", rows)
 
 
 def test_the_same_question_on_another_context_is_no_duplicate() -> None:
@@ -59,17 +120,6 @@ def test_the_same_question_on_another_context_is_no_duplicate() -> None:
     assert kinds == {"answer_in_context"}
 
 
-def test_nearly_the_same_questions_are_grouped() -> None:
-    rows = [
-        row("r1", "When was the old library of Alexandria founded?", "300 BC"),
-        row("r2", "When was the old library of Alexandria founded", "300 BC"),
-        row("r3", "When was the old Library of Alexandria founded??", "300 BC"),
-        *PLAIN[1:],
-    ]
-    finding = only("near_duplicate", rows)
-    assert (finding.rows, finding.severity) == (("r1", "r2", "r3"), "warning")
-
-
 def test_questions_of_one_pattern_with_different_answers_are_only_noted() -> None:
     rows = [
         row("r1", "Which continent is Egypt in, please?", "Africa"),
@@ -77,20 +127,6 @@ def test_questions_of_one_pattern_with_different_answers_are_only_noted() -> Non
     ]
     assert found("near_duplicate", rows, near=0.99) == []
     assert only("near_duplicate", rows, near=0.8).severity == "note"
-
-
-def test_an_answer_in_the_question_is_a_warning_by_field() -> None:
-    rows = [*PLAIN, row("r3", "Is it Paris or Rome?", "Paris"), row("r4", "Comparison?", "Paris")]
-    finding = only("answer_in_inputs", rows)
-    assert (finding.rows, finding.severity) == (("r3",), "warning")
-    assert "inputs.question" in finding.detail
-
-
-def test_an_answer_in_an_earlier_turn_is_a_warning() -> None:
-    messages = [{"role": "user", "content": "I am Ada."}, {"role": "assistant", "content": "Hi"},
-                {"role": "user", "content": "Who am I?"}]  # fmt: skip
-    finding = only("answer_in_inputs", [EvalRow("r1", {"messages": messages}, {"answers": ["Ada"]})])
-    assert "inputs.messages" in finding.detail
 
 
 @pytest.mark.parametrize("place", ["context", "passage", "contexts"])
@@ -109,35 +145,6 @@ def test_a_label_that_texts_happen_to_name_is_only_noted() -> None:
     assert not found("answer_in_inputs", rows)
 
 
-def test_a_question_that_offers_every_choice_leaks_nothing() -> None:
-    offered = row("r1", "Is it Paris or Rome?", "Paris", expect={"choices": ["Paris", "Rome"]})
-    leaked = row("r2", "Paris it is, or what?", "Paris", expect={"choices": ["Paris", "Rome"]})
-    assert only("answer_in_inputs", [offered, leaked]).rows == ("r2",)
-
-
-def test_an_answer_that_is_no_choice_is_an_error() -> None:
-    rows = [
-        row("r1", "Which?", "paris", expect={"choices": ["Paris", "Rome"]}),
-        row("r2", "Where?", "Oslo", expect={"choices": ["Paris", "Rome"]}),
-        row("r3", "How?", expect={"choices": ["Paris", "Rome"], "answer_index": 1}),
-        row("r4", "Why?", expect={"choices": ["Paris", "Rome"], "answer_index": 2}),
-    ]
-    finding = only("answer_not_a_choice", rows)
-    assert (finding.rows, finding.severity) == (("r2", "r4"), "error")
-
-
-def test_a_question_among_the_prompts_examples_is_an_error() -> None:
-    rows = [
-        *PLAIN,
-        row("r3", "Who discovered penicillin?", "Fleming"),
-        row("r4", "Hi", "Hi there"),
-        row("r5", "user", "x"),
-    ]
-    finding = only("question_in_prompt", rows, prompts={"qa@1": PROMPT})
-    assert (finding.rows, finding.severity) == (("r3", "r4"), "error")
-    assert "qa@1" in finding.detail
-
-
 def test_an_answer_among_the_prompts_examples_is_a_warning_and_a_shared_label_a_note() -> None:
     rows = [row("r1", "Who was the Scottish scientist?", "Alexander Fleming")]
     words = ("why", "how", "when", "who", "what")
@@ -146,30 +153,9 @@ def test_an_answer_among_the_prompts_examples_is_a_warning_and_a_shared_label_a_
     assert only("answer_in_prompt", labels, prompts={"qa@1": PROMPT}).severity == "note"
 
 
-@pytest.mark.parametrize("expect", [{}, {"answers": []}, {"expected_response": None}, {"expected_response": ""}])
-def test_a_row_without_anything_to_judge_by_is_a_warning(expect: dict[str, Any]) -> None:
-    finding = only("no_expectations", [*PLAIN, EvalRow("r3", {"question": "Why is the sky blue?"}, expect)])
-    assert (finding.rows, finding.severity) == (("r3",), "warning")
-
-
-@pytest.mark.parametrize("answer", ["", "…", "?!", ["Paris", "!"]])
-def test_an_answer_that_normalises_to_nothing_is_an_error(answer: Any) -> None:
-    finding = only("empty_answer", [*PLAIN, row("r3", "Why is the sky blue?", answer)])
-    assert (finding.rows, finding.severity) == (("r3",), "error")
-
-
 def test_expectations_that_are_no_answers_are_left_alone() -> None:
     expected = {"expected_json": {"product": "desk lamps"}}
     assert check_rows([EvalRow("r1", {"text": "Two desk lamps, please."}, expected)]) == []
-
-
-def test_slices_of_few_rows_are_noted_by_tag() -> None:
-    rows = [EvalRow(f"r{number}", {"question": f"{number * 7919}"}, {"answers": [f"x{number}"]}, (),
-                    {"topic": "sums" if number < 5 else "odd"}) for number in range(8)]  # fmt: skip
-    finding = only("small_slice", rows)
-    assert (finding.rows, finding.severity) == (("r5", "r6", "r7"), "note")
-    assert "tags.topic" in finding.detail
-    assert "odd (3)" in finding.detail
 
 
 def test_errors_come_first_and_notes_last() -> None:

@@ -92,20 +92,17 @@ def test_not_worse_asks_that_the_margin_is_ruled_out(difference, ci95, p_value, 
     assert verdict(rules, against(difference, ci95, p_value), better_up).verdict == expected
 
 
-@pytest.mark.parametrize(("n", "expected"), [(1, "inconclusive"), (19, "inconclusive"), (20, "pass")])
-def test_not_worse_needs_pairs_enough(n: int, expected: str) -> None:
-    rules = GateRules("right", "not-worse", 0.05)
-    assert verdict(rules, against(0.0, (-0.01, 0.01), 1.0, n)).verdict == expected
-
-
-def test_few_pairs_may_still_show_a_loss() -> None:
-    rules = GateRules("right", "not-worse", 0.05)
-    assert verdict(rules, against(-0.5, (-0.9, -0.2), 0.01, 8)).verdict == "fail"
-
-
-def test_a_primary_metric_that_was_not_compared_is_inconclusive() -> None:
-    found = verdict(GateRules("right"), against(0.1, (0.05, 0.15), 0.001, name="other"))
-    assert (found.verdict, found.reasons[0]) == ("inconclusive", "right was scored in no row of a")
+@pytest.mark.parametrize(
+    ("n", "loss", "expected"),
+    [
+        (1, (0.0, (-0.01, 0.01), 1.0), "inconclusive"),
+        (19, (0.0, (-0.01, 0.01), 1.0), "inconclusive"),
+        (20, (0.0, (-0.01, 0.01), 1.0), "pass"),
+        (8, (-0.5, (-0.9, -0.2), 0.01), "fail"),
+    ],
+)
+def test_not_worse_needs_pairs_enough_and_a_loss_does_not(n, loss, expected):
+    assert verdict(GateRules("right", "not-worse", 0.05), against(*loss, n)).verdict == expected
 
 
 @pytest.mark.parametrize(
@@ -156,13 +153,6 @@ def test_floors_that_hold_do_not_turn_a_loss_into_a_pass() -> None:
     assert "at or above its floor" in found.reasons[0]
 
 
-def test_a_floor_of_a_scorer_that_the_run_does_not_have_cannot_be_told() -> None:
-    found = decide(GateRules("right", floors={"added": 0.1}), facts(GOOD, None))
-    assert (found.verdict, found.reasons[0]) == (
-        "inconclusive", "added was scored in no row, so its floor of 0.1 says nothing"
-    )  # fmt: skip
-
-
 def test_every_floor_has_a_reason_and_failed_rows_are_named() -> None:
     metrics = {**GOOD, "valid": Metric(1.0, 8, 2, None)}
     found = decide(GateRules("right", floors={"right": 0.5, "valid": 0.9}), facts(metrics, None))
@@ -172,7 +162,7 @@ def test_every_floor_has_a_reason_and_failed_rows_are_named() -> None:
     )
 
 
-def test_the_reason_shows_the_numbers() -> None:
+def test_the_reason_shows_the_numbers():
     reason = verdict(GateRules("right"), against(0.1, (0.05, 0.15), 0.0123)).reasons[0]
     assert reason == (
         "right 0.500 → 0.600 over 100 pairs: difference +0.100, 95 % interval +0.050 to +0.150, p = 0.0123, "
@@ -180,12 +170,12 @@ def test_the_reason_shows_the_numbers() -> None:
     )
 
 
-def test_a_verdict_is_plain_json() -> None:
+def test_a_verdict_is_plain_json():
     assert Verdict("pass", ("a", "b")).to_json() == {"verdict": "pass", "reasons": ["a", "b"], "checks": []}
-
-
-def test_rules_have_defaults() -> None:
-    assert GateRules.from_mapping({"primary": "right"}) == GateRules("right", "better", 0.0, {})
+    detail = "right is 0.800, below its floor of 0.9"
+    assert decide(GateRules("right", floors={"right": 0.9}), facts(GOOD, None)).to_json()["checks"][0] == {
+        "name": "right floor", "kind": "floor", "metric": "right", "outcome": "fail", "detail": detail
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -231,10 +221,11 @@ RULES = {
 }
 
 
-def test_rules_are_read_and_told_alike_and_name_all_their_scorers() -> None:
+def test_rules_are_read_and_told_alike_and_name_all_their_scorers():
     rules = GateRules.from_mapping(RULES)
     assert rules.to_json() == RULES
     assert list(dict.fromkeys(rules.scorers)) == ["right", "latency", "valid", "kind"]
+    assert GateRules.from_mapping({"primary": "right"}) == GateRules("right", "better", 0.0, {})
 
 
 # Ceilings
@@ -305,13 +296,6 @@ def test_a_gain_is_no_pass_where_another_metric_may_have_become_worse(valid, exp
     ]
 
 
-def test_a_metric_that_was_not_compared_cannot_be_said_to_be_no_worse() -> None:
-    found = decide(GateRules("right", not_worse={"valid": 0.02}), facts(GOOD, compared(right=GAIN)))
-    assert (found.verdict, found.reasons[1]) == (
-        "inconclusive", "valid was scored in no row of a; valid was scored in no row of b"
-    )  # fmt: skip
-
-
 def test_a_metric_that_is_better_when_lower_may_rise_by_the_margin_only() -> None:
     comparison = compared(right=GAIN, seconds=(0.1, (0.05, 0.15), 0.001))
     lower = {**comparison.metrics, "seconds": replace(comparison.metrics["seconds"], higher_is_better=False)}
@@ -351,30 +335,46 @@ def test_a_slice_has_a_floor_of_its_own(metric: Metric, expected: str) -> None:
     assert check.detail.startswith("right in topic=sums ")
 
 
-def test_a_floor_of_a_slice_that_the_rows_do_not_have_cannot_be_told() -> None:
-    found = decide(slice_rules(), facts(GOOD, None))
-    assert found.verdict == "inconclusive"
-    assert found.reasons[0] == "right in topic=sums was scored in no row, so its floor of 0.5 says nothing"
-
-
 def result(topic: str, **scores: Any) -> RowResult:
     given = {name: Score(error="no") if value is None else Score(value) for name, value in scores.items()}
     return RowResult(EvalRow("r", {"q": "?"}, tags={"topic": topic, "level": "hard"}), Output("answer"), given)
 
 
-def test_slices_are_measured_as_asked() -> None:
+@pytest.mark.parametrize(
+    ("rules", "comparison", "reason"),
+    [
+        (
+            GateRules("right"), against(0.1, (0.05, 0.15), 0.001, name="other"),
+            "right was scored in no row of a",
+        ),
+        (
+            GateRules("right", not_worse={"valid": 0.02}), against(0.1, (0.05, 0.15), 0.001),
+            "valid was scored in no row of a; valid was scored in no row of b",
+        ),
+        (
+            GateRules("right", floors={"added": 0.1}), None,
+            "added was scored in no row, so its floor of 0.1 says nothing",
+        ),
+        (slice_rules(), None, "right in topic=sums was scored in no row, so its floor of 0.5 says nothing"),
+    ],
+)  # fmt: skip
+def test_a_rule_of_what_the_run_does_not_have_cannot_be_told(rules, comparison, reason):
+    found = verdict(rules, comparison)
+    assert found.verdict == "inconclusive"
+    assert reason in found.reasons
+
+
+def test_slices_are_measured_as_asked():
     rows = [result("sums", right=True, kind=0.5), result("sums", right=None, kind=0.7), result("words", right=False)]
-    found = slice_metrics(rows, {"topic=sums": ["right", "kind"], "level=hard": ["right"], "topic=none": ["right"]})
-    assert found["topic=sums"]["right"].to_json()["mean"] == 1.0
-    assert (found["topic=sums"]["right"].n_scored, found["topic=sums"]["right"].n_failed) == (1, 1)
-    assert found["topic=sums"]["kind"].mean == pytest.approx(0.6)
+    wanted = {"topic=sums": ["right", "kind", "judged"], "level=hard": ["right"], "topic=none": ["right"]}
+    found = slice_metrics(rows, wanted)
+    sums = found["topic=sums"]
+    assert sums["right"].to_json()["mean"] == 1.0
+    assert (sums["right"].n_scored, sums["right"].n_failed) == (1, 1)
+    assert sums["kind"].mean == pytest.approx(0.6)
+    assert sums["judged"] == Metric(None, 0, 2, None)  # left out of the run
     assert (found["level=hard"]["right"].mean, found["level=hard"]["right"].n_failed) == (0.5, 1)
     assert found["topic=none"]["right"] == Metric(None, 0, 0, None)
-
-
-def test_a_scorer_that_was_left_out_of_the_run_has_no_score_in_its_slice() -> None:
-    found = slice_metrics([result("sums", right=True)] * 3, {"topic=sums": ["judged"]})
-    assert found["topic=sums"]["judged"] == Metric(None, 0, 3, None)
 
 
 # Judges
@@ -421,19 +421,6 @@ def test_the_rules_of_a_judge_that_is_not_trusted_say_nothing_and_others_still_d
     )
     assert (untrusted.verdict, another.verdict) == ("inconclusive", "fail")
     assert untrusted.reasons[0] == "right cannot gate: κ 0.61 is not surely 0.9 or more"
-
-
-def test_a_verdict_tells_every_check_as_plain_json() -> None:
-    found = decide(GateRules("right", floors={"right": 0.9}), facts(GOOD, None))
-    assert found.to_json()["checks"][:1] == [
-        {
-            "name": "right floor",
-            "kind": "floor",
-            "metric": "right",
-            "outcome": "fail",
-            "detail": "right is 0.800, below its floor of 0.9",
-        }
-    ]
 
 
 @pytest.mark.parametrize("bounds", [{"floors": {"right": 0.7}}, {"ceilings": {"right": 0.7}}])

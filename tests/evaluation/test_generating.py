@@ -59,44 +59,32 @@ def groups(texts: Sequence[str], head_length: int = 0) -> list[list[str]]:
 # Groups of rows that begin alike
 
 
-def test_rows_on_one_passage_go_together() -> None:
-    first, second = "first passage " * 40, "second passage " * 40
-    assert groups([first + "a?", first + "b?", second + "a?", second + "b?", "short"]) == [
-        ["0", "1"],
-        ["2", "3"],
-        ["4"],
-    ]
+FIRST, SECOND = "first passage " * 40, "second passage " * 40
 
 
-def test_only_neighbours_go_together() -> None:
-    passage, other = "passage " * 60, "another " * 60
-    assert groups([passage + "a?", other + "a?", passage + "b?"]) == [["0"], ["1"], ["2"]]
+@pytest.mark.parametrize(
+    ("texts", "grouped"),
+    [
+        ([FIRST + "a?", FIRST + "b?", SECOND + "a?", SECOND + "b?", "short"], [["0", "1"], ["2", "3"], ["4"]]),
+        ([FIRST + "a?", SECOND + "a?", FIRST + "b?"], [["0"], ["1"], ["2"]]),  # no neighbours
+        (["same", "same"], [["0"], ["1"]]),  # too short to wait for
+        ([FIRST] * 20, [[str(i) for i in range(start, min(start + 8, 20))] for start in (0, 8, 16)]),
+    ],
+)
+def test_neighbouring_rows_on_one_passage_go_together_up_to_a_bound(texts, grouped):
+    assert groups(texts) == grouped
 
 
-def test_a_group_is_bounded() -> None:
-    assert [len(group) for group in groups(["passage " * 60] * 40)] == [8, 8, 8, 8, 8]
-
-
-def test_short_texts_go_alone_although_they_are_equal() -> None:
-    assert groups(["same", "same"]) == [["0"], ["1"]]
-
-
-def test_what_every_row_begins_with_does_not_count() -> None:
-    template = parse_prompt(
-        f"---\ninput_variable: question\n---\n# system\n{'Rules. ' * 100}\n\n# user\n{{{{ question }}}}\n"
-    )
-    one = task([EvalRow("a", {"question": "Who?"}), EvalRow("b", {"question": "When?"})], template)
-    assert [len(group) for group in prefix_groups(one.jobs(), one.head_length)] == [1, 1]
-
-
-def test_a_passage_counts_beyond_the_templates_own_text() -> None:
+def test_a_passage_counts_beyond_the_templates_own_text():
     head = f"---\ninput_variable: question\n---\n# system\n{'Rules. ' * 100}\n\n# user\n"
-    template = parse_prompt(head + "{{ passage }}\n\n{{ question }}\n")
-    passage = "It was the best of times. " * 10
-    given = [EvalRow(str(i), {"passage": passage, "question": f"{i}?"}) for i in range(3)]
-    given.append(EvalRow("3", {"passage": "It was the worst of times. " * 10, "question": "3?"}))
-    one = task(given, template)
-    assert [len(group) for group in prefix_groups(one.jobs(), one.head_length)] == [3, 1]
+    bare = task(
+        [EvalRow(text, {"question": text}) for text in ("Who?", "When?")], parse_prompt(head + "{{ question }}\n")
+    )
+    passages = ["It was the best of times. " * 10] * 3 + ["It was the worst of times. " * 10]
+    given = [EvalRow(str(i), {"passage": text, "question": f"{i}?"}) for i, text in enumerate(passages)]
+    on_passages = task(given, parse_prompt(head + "{{ passage }}\n\n{{ question }}\n"))
+    for one, sizes in ((bare, [1, 1]), (on_passages, [3, 1])):
+        assert [len(group) for group in prefix_groups(one.jobs(), one.head_length)] == sizes
 
 
 def test_the_head_ends_where_rows_begin_to_differ() -> None:
@@ -186,12 +174,6 @@ def test_a_row_of_several_turns_is_asked_as_a_conversation(cache: GenerationCach
         ("user", "Q: What is my name?"),
     ]
     assert outputs(one, cache)[0].text == "Ada"
-
-
-def test_a_run_with_a_seed_hands_it_to_the_engine(cache: GenerationCache) -> None:
-    engine = FakeEngine()
-    generate(engine, cache, task(rows(2), seed=7))
-    assert [request.parameters.seed for request in engine.requests] == [7, 7]
 
 
 # Choices
@@ -326,17 +308,12 @@ def test_one_dead_row_among_living_ones_becomes_a_record(cache: GenerationCache)
     assert cache.get(next(job.key for job in one.jobs() if job.row.id == "number-3")) is None
 
 
-def test_an_engine_that_answers_nobody_ends_the_run(cache: GenerationCache) -> None:
+@pytest.mark.parametrize("n", [100, 2])
+def test_an_engine_that_answers_nobody_ends_the_run(cache, n):
     answer, asked = failing(lambda _text: 99, EngineUnavailable("gone"))
     with pytest.raises(EngineUnavailable, match="gone"):
-        generate(FakeEngine(answer, slots=4), cache, task(rows(100)))
+        generate(FakeEngine(answer, slots=4), cache, task(rows(n)))
     assert len(asked) <= 8  # more rows in a row than slots, and what was asked beside the last of them
-
-
-def test_an_engine_that_answers_none_of_a_few_rows_is_gone_too(cache: GenerationCache) -> None:
-    answer, _ = failing(lambda _text: 99, EngineUnavailable("gone"))
-    with pytest.raises(EngineUnavailable, match="gone"):
-        generate(FakeEngine(answer, slots=4), cache, task(rows(2)))
 
 
 def test_an_engine_that_will_never_answer_ends_the_run_at_once(cache: GenerationCache) -> None:
@@ -367,20 +344,14 @@ def changing(flips: Callable[[str], bool]) -> Callable[[GenerationRequest], str]
     return answer
 
 
-@pytest.mark.parametrize(("every", "flips"), [(1, 20), (4, 5), (99, 1)])
-def test_noise_counts_the_answers_that_change(cache: GenerationCache, every: int, flips: int) -> None:
-    engine = FakeEngine(changing(lambda text: int(text.split()[-1]) % every == 0), slots=4)
-    one = task(rows(20))
+@pytest.mark.parametrize(("every", "flips"), [(1, 20), (4, 5), (99, 1), (0, 0)])
+def test_noise_counts_the_answers_that_change_and_keeps_the_slots_and_those_that_are_kept(cache, every, flips):
+    changes = changing(lambda text: every > 0 and int(text.split()[-1]) % every == 0)
+    engine, one = FakeEngine(changes, slots=3, word_seconds=0.0005), task(rows(20))
     generate(engine, cache, one)
     assert noise(engine, cache, one) == Noise(20, flips)
-
-
-def test_an_engine_that_repeats_itself_has_no_noise_and_its_slots_are_kept(cache: GenerationCache) -> None:
-    engine = FakeEngine(slots=3, word_seconds=0.0005)
-    one = task(rows(20))
-    generate(engine, cache, one)
-    assert noise(engine, cache, one) == Noise(20, 0)
     assert engine.most_in_flight == 3
+    assert {output.text for output in outputs(one, cache)} == {"answer 1"}
 
 
 def test_noise_is_measured_on_a_sample_of_all_cells(cache: GenerationCache) -> None:
@@ -392,14 +363,6 @@ def test_noise_is_measured_on_a_sample_of_all_cells(cache: GenerationCache) -> N
     again = {question(request) for request in engine.requests[before:]}
     assert len(again) == 32
     assert {text.split()[0] for text in again} == {"first", "second"}
-
-
-def test_measuring_noise_changes_no_kept_answer(cache: GenerationCache) -> None:
-    engine = FakeEngine(changing(lambda _text: True), slots=4)
-    one = task(rows(20))
-    generate(engine, cache, one)
-    noise(engine, cache, one)
-    assert {output.text for output in outputs(one, cache)} == {"answer 1"}
 
 
 @pytest.mark.parametrize("n", [0, 15])
