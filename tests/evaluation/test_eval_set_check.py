@@ -85,7 +85,7 @@ TURNS = [
         ),
         (
             "question_in_prompt",
-            [PLAIN[0], row("r3", "Who discovered penicillin?", "Fleming"), row("r4", "Hi", "Ho"), row("r5", "user", "x")],
+            [PLAIN[0], row("r3", "Who discovered penicillin?"), row("r4", "Hi", "Ho"), row("r5", "user", "x")],
             "r3 r4", "error", "qa@1",
         ),
         *(
