@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, create_model
 
 from llmops.errors import BadFile, UsageError
 
@@ -24,6 +24,16 @@ STRICT = ConfigDict(extra="forbid")
 """Of dataclasses that `read_strictly` reads."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _Made = TypeVar("_Made")
+
+
+_PROBLEMS = {
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "float_type": "must be a number",
+    "int_type": "must be a whole number",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+}
 
 
 class Table:
@@ -140,34 +150,20 @@ def read_dataclass(kind: type[_Made], values: Any, file: Path | str, place: str)
     Raises:
         BadFile: not a table, an unknown or missing key, or what the dataclass itself refuses.
     """
-    if not isinstance(values, Mapping):
-        raise BadFile(file, f"must be a table, not {values!r}", field=place)
+    hints: dict[str, Any] = get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    table = Table(values, file, place)
-    for name in values:
-        if name not in fields:
-            raise table.wrong(name, f"unknown key{nearest(name, fields)}")
+    wanted: dict[str, Any] = {}
     for name, field in fields.items():
-        unset = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if unset and name not in values:
-            raise table.wrong(name, "is missing")
-        if name in values:
-            _check_as(field.default, values[name], table, name)
+        needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        wanted[name] = (hints[name], ... if needed else None)
+    model = create_model(kind.__name__, __config__=ConfigDict(extra="forbid", strict=True), **wanted)
     try:
+        model.model_validate(values)
         return kind(**values)
-    except (UsageError, ValueError, TypeError) as error:
+    except ValidationError as error:
+        raise _refused(error, fields, file, place) from error
+    except UsageError as error:
         raise BadFile(file, str(error), field=place) from error
-
-
-def _check_as(default: Any, value: Any, table: Table, name: str) -> None:
-    """Raises BadFile when the value is of another kind than the field's default; a default of None says nothing."""
-    if isinstance(default, (bool, int, float, str)):
-        readers: dict[type, Callable[[str], Any]] = {
-            bool: table.switch, int: table.whole, float: table.number, str: table.text
-        }  # fmt: skip
-        readers[type(default)](name)
-    elif value is None:
-        raise table.wrong(name, "is missing")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -190,26 +186,31 @@ def read_strictly(kind: type[_Made], values: Mapping[str, Any], file: Path | str
     Raises:
         BadFile: an unknown key (names the nearest one), what pydantic refuses, or what the dataclass itself does.
     """
-    table = Table(values, file, place)
     try:
         return TypeAdapter(kind).validate_python(values)
     except UsageError as error:
         name, _, problem = str(error).partition(": ")
-        raise table.wrong(name, problem) from error
+        raise BadFile(file, problem, field=f"{place}: {name}") from error
     except ValidationError as error:
-        wrong = error.errors(include_url=False)[0]
-        name, fault = str(wrong["loc"][0]), wrong["type"]
-        if fault == "unexpected_keyword_argument":
-            fields = kind.__pydantic_fields__  # type: ignore[attr-defined]
-            known = [str(field.validation_alias or key) for key, field in fields.items()]
-            problem = f"unknown key{nearest(name, known)}"
-        elif fault == "missing":
-            problem = "is missing"
-        elif fault == "value_error":
-            problem = wrong["msg"].removeprefix("Value error, ")
-        else:
-            problem = f"{wrong['msg'].replace('Input should', 'must')}, not {wrong['input']!r}"
-        raise table.wrong(name, problem) from error
+        fields = kind.__pydantic_fields__  # type: ignore[attr-defined]
+        known = [str(field.validation_alias or key) for key, field in fields.items()]
+        raise _refused(error, known, file, place) from error
+
+
+def _refused(error: ValidationError, known: Iterable[str], file: Path | str, place: str) -> BadFile:
+    """The first thing that pydantic refuses, and where it stands. known: keys of the table."""
+    fault = error.errors(include_url=False)[0]
+    name = ".".join(map(str, fault["loc"]))
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        problem = f"unknown key{nearest(name, known)}"
+    elif fault["type"] == "missing":
+        problem = "is missing"
+    elif fault["type"] == "value_error":
+        problem = fault["msg"].removeprefix("Value error, ")
+    else:
+        told = _PROBLEMS.get(fault["type"], fault["msg"].replace("Input should", "must"))
+        problem = f"{told}, not {fault['input']!r}"
+    return BadFile(file, problem, field=f"{place}: {name}" if name else place)
 
 
 def seconds(value: object) -> float:

@@ -83,10 +83,8 @@ class DriftRules:
             raise UsageError("drift rules: windows_share, flags_share, limits_share and volume_share exceed 1 together")
         if self.volume_floor >= 1:
             raise UsageError(f"drift rules: volume_floor must be below 1, not {self.volume_floor}")
-        if not isinstance(self.flag_weights, Mapping):
-            raise UsageError(f"drift rules: flag_weights must be a table of flags, not {self.flag_weights!r}")
         for name, weight in self.flag_weights.items():
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+            if not 0 < weight < math.inf:
                 raise UsageError(f"drift rules: flag_weights: the weight of {name} must be above 0, not {weight}")
 
     @property

@@ -67,8 +67,8 @@ def test_the_environment_names_the_file(tmp_path):
         ("[slices]\ndimensions = ['relaese']", "there is no dimension 'relaese'; did you mean release?"),
         ("[rules]\nminimum_row = 3", "rules: minimum_row: unknown key; did you mean minimum_rows?"),
         ("[rules]\nminimum_rows = 'x'", "rules: minimum_rows: must be a whole number, not 'x'"),
-        ("[rules]\nflag_weights = 3", "drift rules: flag_weights must be a table of flags, not 3"),
-        ("[rules.flag_weights]\nerror = 'x'", "the weight of error must be above 0, not x"),
+        ("[rules]\nflag_weights = 3", "rules: flag_weights: must be a table, not 3"),
+        ("[rules.flag_weights]\nerror = 'x'", "rules: flag_weights.error: must be a number, not 'x'"),
         (
             "[[descriptor]]\nname = 'error'\nkind = 'error'\n[rules.flag_weights]\neror = 6",
             "rules: flag_weights: there is no harmful flag 'eror'; did you mean error?",
