@@ -12,14 +12,15 @@ from monitoring.decide.drift import FEEDBACK, compare, examine_slice, feedback_j
 from monitoring.decide.limits import check_limits, limit_alarms
 from monitoring.decide.pinned_summaries import (
     PinnedSummaries,
+    Strata,
     comparable,
+    compare_among_like_questions,
     count_families,
     slices_to_test,
     strata_of,
 )
 from monitoring.decide.pooled import Pool, PooledLook, look_at, pooled_alarms
 from monitoring.decide.result import MonitorResult, cure_of
-from monitoring.decide.strata import Strata, compare_among_like_questions
 from monitoring.decide.two_sample import NOT_TESTED
 from monitoring.decide.variants import canary_alarms, compare_variants, find_variants
 from monitoring.decide.volume import volume_alarms, volume_of

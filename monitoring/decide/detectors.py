@@ -173,7 +173,11 @@ class FlagDetector:
         for batch in batches:
             if batch.since < state.counted_until:
                 raise ValueError(f"rows from {batch.since} on were already counted until {state.counted_until}")
-            state = self._with_day(state, batch.since)
+            state, day = _in_month(state, batch.since), int(batch.since // DAY)
+            if day > state.day:
+                kept = tuple(start for start in state.starts if start.days <= DAYS)
+                start = Start(batch.since, day_start_share(), state.rows, state.hits)
+                state = replace(state, day=day, starts=(*kept, start))
             # Between an alarm and the next start nothing is known of the rows: they are not taken for quiet ones.
             rows, hits = (batch.rows, batch.hits) if state.starts else (0, 0)
             state = replace(state, counted_until=batch.until, rows=state.rows + rows, hits=state.hits + hits)
@@ -181,14 +185,6 @@ class FlagDetector:
             if crossing is not None:
                 crossings.append(crossing)
         return state, crossings
-
-    def _with_day(self, state: DetectorState, at: float) -> DetectorState:
-        state, day = _in_month(state, at), int(at // DAY)
-        if day <= state.day:
-            return state
-        kept = tuple(start for start in state.starts if start.days <= DAYS)
-        start = Start(at, day_start_share(), state.rows, state.hits)
-        return replace(state, day=day, starts=(*kept, start))
 
     def _look(self, state: DetectorState) -> tuple[DetectorState, Crossing | None]:
         looked: list[Start] = []
@@ -224,7 +220,11 @@ def rise_p_value(hits: int, rows: int, earlier_hits: int, earlier_rows: int) -> 
     total, carried = rows + earlier_rows, hits + earlier_hits
     if hits * total <= rows * carried:
         return 1.0
-    term = math.exp(_log_choose(carried, hits) + _log_choose(total - carried, rows - hits) - _log_choose(total, rows))
+    ways = [
+        math.lgamma(of + 1) - math.lgamma(chosen + 1) - math.lgamma(of - chosen + 1)
+        for of, chosen in ((carried, hits), (total - carried, rows - hits), (total, rows))
+    ]
+    term = math.exp(ways[0] + ways[1] - ways[2])
     tail, last = term, min(rows, carried)
     for drawn in range(hits, last):
         # Above the mean each term is smaller than the one before it by a factor that falls.
@@ -241,13 +241,10 @@ def _due(start: Start, rows: int, until: float) -> tuple[Start, float]:
     if (doublings, days) == (start.doublings, start.days):
         return start, 0.0
     early = EARLY_SHARE * (doublings - start.doublings) / DOUBLINGS
-    daily = (1 - EARLY_SHARE) * (_spent_after(days) - _spent_after(start.days))
+    # Of the days' part. A small rise is seen best on the second day: on the first there are too few rows.
+    spent = [(0.0, FIRST_DAY)[day] if day < 2 else 1 - 1 / (2 * day) for day in (start.days, days)]
+    daily = (1 - EARLY_SHARE) * (spent[1] - spent[0])
     return replace(start, doublings=doublings, days=days), start.share * (early + daily)
-
-
-def _spent_after(days: int) -> float:
-    """Of the days' part. A small rise is seen best on the second day: on the first there are too few rows."""
-    return (0.0, FIRST_DAY)[days] if days < 2 else 1 - 1 / (2 * days)
 
 
 def _in_month(state: DetectorState, at: float) -> DetectorState:
@@ -257,7 +254,3 @@ def _in_month(state: DetectorState, at: float) -> DetectorState:
 
 def _month(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m")
-
-
-def _log_choose(of: int, chosen: int) -> float:
-    return math.lgamma(of + 1) - math.lgamma(chosen + 1) - math.lgamma(of - chosen + 1)

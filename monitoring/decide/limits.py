@@ -26,7 +26,7 @@ import numpy as np
 from llmops.errors import UsageError
 from monitoring.decide.alarms import Alarm, EvidenceQuery, PendingAlarm
 from monitoring.descriptors import Descriptor
-from monitoring.store.number_grid import bins_of, edges_of
+from monitoring.store.packed_summaries import bins_of, edges_of
 from monitoring.store.summaries import NumberSummary, Summary
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from monitoring.descriptors.computation import Texts
+from monitoring.descriptors.model import Texts, in_parts
 
 _LETTER, _WORD, _JOINS, _DIGIT = 1, 2, 4, 8
 _AT_A_TIME = 1_000_000  # characters; each costs some 12 bytes while it is counted
@@ -38,10 +37,12 @@ def digits(texts: Texts) -> Counts:
 
 def _count(texts: Texts) -> tuple[Counts, Counts, Counts]:
     counted = [np.zeros(len(texts), dtype=np.int64) for _ in range(3)]
-    for first, part in _parts(texts):
+    first = 0
+    for part in in_parts(texts, len, rows=len(texts), most=_AT_A_TIME):
         lengths = np.fromiter(map(len, part), dtype=np.int64, count=len(part))
         for column, counts in zip(counted, _count_part("".join(part), lengths), strict=True):
-            column[first : first + len(part)] += counts
+            column[first : first + len(part)] = counts
+        first += len(part)
     return counted[0], counted[1], counted[2]
 
 
@@ -73,19 +74,6 @@ def _sums(of: np.ndarray[Any, np.dtype[np.bool_]], starts: Counts, ends: Counts)
     total = np.concatenate(([0], np.cumsum(of, dtype=np.int64)))
     sums: Counts = total[ends] - total[starts]
     return sums
-
-
-def _parts(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    part: list[str] = []
-    first = characters = 0
-    for place, text in enumerate(texts):
-        if part and characters + len(text) > _AT_A_TIME:
-            yield first, part
-            first, part, characters = place, [], 0
-        part.append(text)
-        characters += len(text)
-    if part:
-        yield first, part
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -13,23 +12,26 @@ from llmops.errors import BadFile
 from llmops.hashing import content_hash
 from llmops.production_log import LogRecord
 from llmops.settings import Settings
-from monitoring.descriptors.computation import (
+from monitoring.descriptors.log_kinds import LOG_KINDS
+from monitoring.descriptors.model import (
     Declared,
+    Described,
+    Descriptor,
     DescriptorKind,
     Failed,
     Of,
+    Side,
     Texts,
     as_column,
     compute_safely,
+    in_parts,
     is_answered,
     is_sampled,
 )
-from monitoring.descriptors.log_kinds import LOG_KINDS
-from monitoring.descriptors.model import Described, Descriptor, Side
 from monitoring.descriptors.outside_kinds import OUTSIDE_KINDS
 from monitoring.descriptors.text_kinds import TEXT_KINDS
 from monitoring.descriptors.word_kinds import WORD_KINDS
-from monitoring.tables import Table
+from monitoring.tables import Table, nearest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,27 +54,18 @@ def _read_one(values: Mapping[str, Any], place: int, settings: Settings, file: P
         name = table.text("name")
         kind_name = table.choice("kind", KINDS)
         kind = KINDS[kind_name]
-        read_from = table.texts("of", list(kind.of[:1]) if len(kind.of) == 1 else None) if _has_of(table, kind) else ()
+        read_from = table.texts("of", kind.of) if len(kind.of) == 1 else table.texts("of")
         if len(read_from) > 1 and "{of}" not in name:
             raise table.wrong("name", "must hold {of}, for the descriptor is declared of several texts")
         sorts = table.texts("sorts", list(kind.sorts)) if kind.sorts else ("",)
-        for of in read_from or kind.of[:1]:
-            if of not in kind.of:
-                raise table.wrong("of", f"{kind_name} reads {' or '.join(kind.of)}, not {of!r}")
+        if strange := next((of for of in read_from if of not in kind.of), None):
+            raise table.wrong("of", f"{kind_name} reads {' or '.join(kind.of)}, not {strange!r}")
+        for of in cast(tuple[Of, ...], read_from):
             for sort in sorts:
                 if sort and sort not in kind.sorts:
-                    near = difflib.get_close_matches(sort, kind.sorts, n=1, cutoff=0.0)[0]
-                    raise table.wrong("sorts", f"there is no {sort!r}; did you mean {near}?")
+                    raise table.wrong("sorts", f"there is no {sort!r}{nearest(sort, kind.sorts)}")
                 full = f"{name.replace('{of}', of)}_{sort}" if sort else name.replace("{of}", of)
                 yield _declared(full, kind_name, kind, of, sort, table, settings)
-
-
-def _has_of(table: Table, kind: DescriptorKind) -> bool:
-    """Whether the table says of what; where the kind can read several things it must."""
-    if len(kind.of) == 1:
-        return table.any("of", None) is not None
-    table.any("of")
-    return True
 
 
 def _declared(
@@ -156,7 +149,10 @@ class DescriptorSet:
 
         columns: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in self.descriptors}
         failed: dict[str, list[Failed]] = {}
-        for part in _parts(records) if records else [[]]:
+        parts = in_parts(
+            records, lambda record: len(record.input) + len(record.output), rows=_PART_ROWS, most=_PART_CHARACTERS
+        )
+        for part in parts if records else [[]]:
             seen = _Part(part)
             for each in self._declared:
                 column, reasons = seen.column(each)
@@ -202,20 +198,6 @@ class _Part:
             answers = [self._records[row] for row in positions]
             return Texts([it.output for it in answers], [bool(it.details.get("refusal")) for it in answers])
         return [self._records[row] for row in positions]
-
-
-def _parts(records: Sequence[LogRecord]) -> Iterator[list[LogRecord]]:
-    part: list[LogRecord] = []
-    characters = 0
-    for record in records:
-        size = len(record.input) + len(record.output)
-        if part and (len(part) >= _PART_ROWS or characters + size > _PART_CHARACTERS):
-            yield part
-            part, characters = [], 0
-        part.append(record)
-        characters += size
-    if part:
-        yield part
 
 
 DEFAULT_FILE = Path(__file__).parent.parent / "default.toml"

@@ -7,8 +7,7 @@ from typing import Any
 
 from llmops.production_log import LogRecord
 from llmops.settings import Settings
-from monitoring.descriptors.computation import Computation, DescriptorKind, each, is_answered
-from monitoring.descriptors.model import Side
+from monitoring.descriptors.model import Computation, DescriptorKind, Side, each, is_answered
 from monitoring.tables import Table
 
 

@@ -1,14 +1,24 @@
-"""What a descriptor is, and what describing records gives."""
+"""What a descriptor is, how its values are computed, and what describing records gives.
+
+Whatever the rows hold, a row that cannot be described fails alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+from llmops.errors import CannotRun
+from llmops.production_log import SHADOW, LogRecord
+from llmops.settings import Settings
+from monitoring.tables import Table
 
 if TYPE_CHECKING:
     import numpy as np
 
+Item = TypeVar("Item")
 Kind = Literal["numeric", "flag", "label"]
 Side = Literal["input", "output", "service"]
 Value = float | bool | str | None
@@ -48,3 +58,203 @@ class Described:
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
+
+
+def is_answered(record: LogRecord) -> bool:
+    """Whether the answer is whole, returned or in the shadow: only then has its text anything to say."""
+    return record.outcome in ("ok", SHADOW) and record.status < 400
+
+
+def is_sampled(key: str, share: float) -> bool:
+    """Whether a record is in the sample: the same ones each time and for every descriptor of that share or more."""
+    number = int.from_bytes(hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest())
+    return number < share * 2**64
+
+
+_Derived = TypeVar("_Derived")
+
+
+class Texts(Sequence[str]):
+    """Texts to describe; never None. refused: which of them are answers that a model declined in its own field for it,
+    whatever their text; None for none."""
+
+    def __init__(self, texts: Sequence[str], refused: Sequence[bool] | None = None) -> None:
+        self._texts = list(texts)
+        self.refused = [False] * len(self._texts) if refused is None else list(refused)
+        self._derived: dict[Callable[[Texts], Any], Any] = {}
+
+    def derived(self, make: Callable[[Texts], _Derived]) -> _Derived:
+        """What `make` says of these texts; asked once, then kept as long as the batch."""
+        if make not in self._derived:
+            self._derived[make] = make(self)
+        kept: _Derived = self._derived[make]
+        return kept
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> Texts: ...
+    def __getitem__(self, place: int | slice) -> str | Texts:
+        return Texts(self._texts[place], self.refused[place]) if isinstance(place, slice) else self._texts[place]
+
+
+Compute = Callable[[Any], Sequence[Any]]
+"""From what a descriptor reads (`Texts`, or a list of log records) to a value, None or `Failed` for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """In place of a value: it could not be computed, and why."""
+
+    reason: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failed:
+        first = (str(error).strip() or "(no message)").splitlines()[0]
+        return cls(f"{type(error).__name__}: {first[:200]}")
+
+
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """How a declared descriptor gets its values.
+
+    identity: what decides the values beside the parameters in the file, such as the words of a list that was read.
+    value: its kind, where the parameters decide it; None means as the declared kind says.
+    """
+
+    compute: Compute
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    value: Kind | None = None
+
+
+def each(function: Callable[[Any], Any]) -> Compute:
+    """The computation that calls `function` for each item."""
+    return lambda items: [function(item) for item in items]
+
+
+def compute_safely(compute: Compute, items: Sequence[Any]) -> Sequence[Any]:
+    """A value, None or `Failed` for each item. Raises CannotRun: what the descriptor needs is not there for any row.
+
+    When a batch raises it is halved until the rows at fault stand alone, so that whole-column functions need not know
+    of single rows, and a good batch costs nothing more.
+    """
+    if not len(items):
+        return []
+    try:
+        values = compute(items)
+        if len(values) != len(items):
+            raise ValueError(f"{len(values)} values for {len(items)} rows")
+        return values
+    except CannotRun:
+        raise
+    except Exception as error:  # noqa: BLE001 - a team's own function may raise anything; it is counted and shown
+        if len(items) == 1:
+            return [Failed.of(error)]
+        middle = len(items) // 2
+        return [*compute_safely(compute, items[:middle]), *compute_safely(compute, items[middle:])]
+
+
+def as_column(
+    values: Sequence[Any], positions: Sequence[int], rows: int, kind: Kind
+) -> tuple[np.ndarray[Any, Any], list[Failed]]:
+    """The column of all rows from the values of some, and what failed. A value of the wrong type is a failure."""
+    import numpy as np
+
+    failed: list[Failed] = []
+    if kind == "label":
+        labels = np.full(rows, None, dtype=object)
+        labels[np.asarray(positions, dtype=np.intp)] = _checked(values, _text, failed)
+        return labels, failed
+    numbers = np.full(rows, np.nan, dtype=np.float32)
+    if getattr(values, "dtype", np.dtype(object)).kind not in "bif":
+        values = _checked(values, _number, failed)
+    with np.errstate(over="ignore"):  # beyond float32 means infinite, which is a failure
+        given = np.asarray(values, dtype=np.float32)
+    endless = np.isinf(given)
+    if endless.any():
+        given = np.where(endless, np.float32("nan"), given)
+        failed += [Failed("ValueError: not a finite number")] * int(endless.sum())
+    numbers[np.asarray(positions, dtype=np.intp)] = given
+    return numbers, failed
+
+
+def _checked(values: Sequence[Any], check: Callable[[Any], Any], failed: list[Failed]) -> Any:
+    import numpy as np
+
+    checked = np.empty(len(values), dtype=object)
+    for place, value in enumerate(values):
+        result = None if value is None else value if type(value) is Failed else check(value)
+        if type(result) is Failed:
+            failed.append(result)
+            result = None
+        checked[place] = result
+    return checked
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, (int, float)) or hasattr(value, "__float__"):
+        try:
+            return float(value)
+        except (OverflowError, ValueError, TypeError) as error:
+            return Failed.of(error)
+    return Failed(f"TypeError: not a number but {type(value).__name__}")
+
+
+Of = Literal["input", "output", "pair", "record"]
+"""What a descriptor reads: a text of the request, both of an answered one (as its record), or any record."""
+
+TEXTS: tuple[Of, ...] = ("input", "output")
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorKind:
+    """A kind that can be declared.
+
+    value: what its values are. make: reads the kind's parameters from the table and gives the computation.
+    revision: raised by hand when its code, or the library it calls, changes what it returns. of: what it can read; the
+    only one need not be declared. side, harmful, unit: what the file may override. sorts: it is declared once and
+    gives one descriptor for each of these.
+    """
+
+    value: Kind
+    make: Callable[[Table, Settings], Computation]
+    revision: int = 1
+    of: tuple[Of, ...] = TEXTS
+    side: Side | None = None
+    harmful: bool = False
+    unit: str = ""
+    sorts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A descriptor, what it reads and how its values are computed."""
+
+    descriptor: Descriptor
+    of: Of
+    compute: Compute
+
+
+def _text(value: Any) -> Any:
+    return value if isinstance(value, str) else Failed(f"TypeError: not a text but {type(value).__name__}")
+
+
+def in_parts(items: Sequence[Item], characters: Callable[[Item], int], *, rows: int, most: int) -> Iterator[list[Item]]:
+    """Some items at a time: no more than `rows`, nor, but for a single one, than `most` characters."""
+    part: list[Item] = []
+    held = 0
+    for item in items:
+        size = characters(item)
+        if part and (len(part) >= rows or held + size > most):
+            yield part
+            part, held = [], 0
+        part.append(item)
+        held += size
+    if part:
+        yield part

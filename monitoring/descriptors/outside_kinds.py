@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from llmops.errors import CannotRun, EngineError, UsageError
 from llmops.production_log import LogRecord
 from llmops.settings import Settings
-from monitoring.descriptors.computation import Computation, Compute, DescriptorKind, Failed, Texts, each
-from monitoring.descriptors.model import Kind
+from monitoring.descriptors.model import Computation, Compute, DescriptorKind, Failed, Kind, Texts, each
 from monitoring.tables import Table, nearest
 
 if TYPE_CHECKING:
@@ -43,17 +42,14 @@ def cosines_by(embed: Callable[[Sequence[str]], Any]) -> Compute:
         chosen = [record for record, whole in zip(records, both, strict=True) if whole]
         if not chosen:
             return [None] * len(records)
-        texts = [_readable(text) for record in chosen for text in (record.input, record.output)]
+        # As far as the model reads, and without halves of surrogate pairs, which its tokenizer refuses.
+        both_texts = (text[:4_000] for record in chosen for text in (record.input, record.output))
+        texts = [text.encode("utf-8", "replace").decode() for text in both_texts]
         vectors = embed(texts)
         found = iter((vectors[0::2] * vectors[1::2]).sum(axis=1).tolist())
         return [next(found) if whole else None for whole in both]
 
     return cosines
-
-
-def _readable(text: str) -> str:
-    """As far as the model reads, and without halves of surrogate pairs, which its tokenizer refuses."""
-    return text[:4_000].encode("utf-8", "replace").decode()
 
 
 def make_python(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
@@ -65,14 +61,6 @@ def make_python(table: Table, settings: Settings) -> Computation:  # noqa: ARG00
     Raises:
         BadFile: there is no such function.
     """
-    function = _imported(table)
-    value = cast(Kind, table.choice("returns", ("numeric", "flag", "label")))
-    table.whole("revision", least=1)
-    whole = table.choice("per", ("row", "column"), "row") == "column"
-    return Computation((lambda items: list(function(list(items)))) if whole else each(function), value=value)
-
-
-def _imported(table: Table) -> Callable[..., Any]:
     module, _, name = table.text("function").partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
@@ -80,7 +68,10 @@ def _imported(table: Table) -> Callable[..., Any]:
         raise table.wrong("function", f"must be module:name of a function that can be imported: {error}") from error
     if not callable(function):
         raise table.wrong("function", f"{module}:{name} is not a function")
-    return cast(Callable[..., Any], function)
+    value = cast(Kind, table.choice("returns", ("numeric", "flag", "label")))
+    table.whole("revision", least=1)
+    whole = table.choice("per", ("row", "column"), "row") == "column"
+    return Computation((lambda items: list(function(list(items)))) if whole else each(function), value=value)
 
 
 _MOST_CHARACTERS = 20_000
@@ -202,24 +193,20 @@ class _EvidentlyColumn:
         if not texts:
             return []
         library = evidently()
+        known = sorted(name for name in vars(library.descriptors) if name[0].isupper())
+        if self._name not in known:
+            raise CannotRun(f"Evidently has no descriptor {self._name!r}{nearest(self._name, known)}")
+        kind = getattr(library.descriptors, self._name)
+        if "column_name" not in inspect.signature(kind).parameters:
+            raise CannotRun(f"Evidently's {self._name} does not read one text")
         frame = pd.DataFrame({"text": pd.Series(list(texts), dtype=object)})
         with without_nltk_downloads():
             dataset = library.Dataset.from_pandas(
                 frame,
                 data_definition=library.DataDefinition(text_columns=["text"]),
-                descriptors=[self._descriptor(library.descriptors)],
+                descriptors=[kind("text", **self._parameters, alias="value")],
             )
         return [self._plain(value) for value in dataset.as_dataframe()["value"]]
-
-    def _descriptor(self, library: Any) -> Any:
-        known = sorted(name for name in vars(library) if name[0].isupper())
-        if self._name not in known:
-            raise CannotRun(f"Evidently has no descriptor {self._name!r}{nearest(self._name, known)}")
-        kind = getattr(library, self._name)
-        takes = inspect.signature(kind).parameters
-        if "column_name" not in takes:
-            raise CannotRun(f"Evidently's {self._name} does not read one text")
-        return kind("text", **self._parameters, alias="value")
 
     def _plain(self, value: Any) -> Any:
         if value is None or value != value:  # NaN is the only value that is not itself

@@ -65,7 +65,13 @@ class Vader:
         if len(seen) > _MOST_WORDS_KEPT:
             seen.clear()
         words = [seen[token] for token in text.split()]
-        places = [place for place, word in enumerate(words) if word.scores and not _is_kind_of(words, place)]
+        last = len(words) - 1
+        places = [
+            place
+            for place, word in enumerate(words)
+            # `kind of` weakens; only elsewhere is `kind` kind.
+            if word.scores and not (word.lower == "kind" and place < last and words[place + 1].lower == "of")
+        ]
         if not places:
             return 0.0
         # Capitals say something only where some words are in capitals and some are not.
@@ -111,7 +117,9 @@ class Vader:
         before = words[max(0, place - 3) : place][::-1]
         if word.lower == _NO and place + 1 < len(words) and words[place + 1].valence is not None:
             valence = 0.0
-        if _denied(before):
+        # Denied: `no` stands one or two words before, or three with `or` or `nor` between.
+        denied = [word.lower == _NO for word in before]
+        if any(denied[:2]) or (denied[2:] == [True] and before[0].lower in ("or", "nor")):
             valence = own * self._flip
         if word.shouted and shouts:
             valence += self._shout if valence > 0 else -self._shout
@@ -180,18 +188,6 @@ class _Words(dict[str, Word]):
     def __missing__(self, token: str) -> Word:
         found = self[token] = self._vader.look_up(token)
         return found
-
-
-def _denied(before: list[Word]) -> bool:
-    """`no` stands one or two words before, or three with `or` or `nor` between."""
-    if any(word.lower == _NO for word in before[:2]):
-        return True
-    return len(before) > 2 and before[2].lower == _NO and before[0].lower in ("or", "nor")
-
-
-def _is_kind_of(words: list[Word], place: int) -> bool:
-    """`kind of` weakens; only elsewhere is `kind` kind."""
-    return words[place].lower == "kind" and place + 1 < len(words) and words[place + 1].lower == "of"
 
 
 def _after_but(words: list[Word], weights: list[float], places: list[int]) -> None:

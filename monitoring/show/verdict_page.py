@@ -18,7 +18,7 @@ import numpy as np
 from llmops.pages.numbers import brief, counted
 from llmops.pages.rendering import embedded, page
 from monitoring.show.history import Levels, means
-from monitoring.store.number_grid import middle_of
+from monitoring.store.packed_summaries import middle_of
 from monitoring.store.summaries import LabelSummary, NumberSummary, Summary
 
 Chart = dict[str, Any]

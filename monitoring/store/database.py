@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from llmops.errors import StoreUnavailable
 from llmops.production_log import PREDICT, open_engine
+
+Value = TypeVar("Value")
 
 _metadata = sa.MetaData()
 _NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -133,6 +135,11 @@ def forestall_ingest(connection: sa.Connection) -> None:
     connection.execute(sa.update(ingest_cursors).values(revision=ingest_cursors.c.revision + 1))
 
 
+def in_parts(values: Sequence[Value], size: int = 500) -> Iterator[Sequence[Value]]:
+    """Some at a time: databases bound how many values one query may list."""
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
 def upsert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
     """Inserts rows; where one with the same primary key stands, its columns `names` are replaced."""
     if not rows:
@@ -147,15 +154,14 @@ def apps_in_log(engine: sa.Engine) -> list[str]:
     """Names of the apps that have records, sorted; raw models (no app) and tabular models are left out."""
     table = log_places.c
     names = sa.select(table.app).distinct().where(table.app != "").order_by(table.app)
+    newest = sa.select(table.route).order_by(table.at.desc()).limit(1)
     with translated("read"), engine.connect() as connection:
-        return [app for app in connection.execute(names).scalars().all() if not _is_tabular(connection, app)]
-
-
-def _is_tabular(connection: sa.Connection, app: str) -> bool:
-    """By the newest record alone, which an index finds: no name is an app's and a tabular model's."""
-    table = log_places.c
-    newest = sa.select(table.route).where(table.app == app).order_by(table.at.desc()).limit(1)
-    return connection.execute(newest).scalar_one_or_none() == PREDICT
+        # By the newest record alone, which an index finds: no name is an app's and a tabular model's.
+        return [
+            app
+            for app in connection.execute(names).scalars().all()
+            if connection.execute(newest.where(table.app == app)).scalar_one_or_none() != PREDICT
+        ]
 
 
 def newest_record_at(connection: sa.Connection, app: str | None = None) -> float | None:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from llmops.production_log import SHADOW
 from monitoring.descriptors.model import Descriptor
-from monitoring.store.database import feedback_given, log_places, upsert
+from monitoring.store.database import feedback_given, in_parts, log_places, upsert
 from monitoring.store.database import hourly_summaries as table
 from monitoring.store.packed_summaries import Integers
 from monitoring.store.rows import ARM, HOUR, DescribedRows
@@ -94,7 +94,15 @@ def add_to_stored(
     before = _read(connection, version, app, set(counted))
     merged = []
     for (dimension, hour, value), summaries in counted.items():
-        total = _sum(before.get((dimension, hour, value)), summaries).limited()
+        total, stored = summaries[0], before.get((dimension, hour, value))
+        if stored is not None or len(summaries) > 1:
+            merge = SummaryMerge()
+            if stored is not None:
+                merge.add_bytes(stored)
+            for summary in summaries:
+                merge.add(summary)
+            total = merge.result()
+        total = total.limited()
         merged.append(StoredSummary(dimension, hour, value, total.rows, total.to_bytes()))
     return merged
 
@@ -109,7 +117,7 @@ def write_summaries(connection: sa.Connection, version: str, app: str, summaries
 
 
 def delete_hours(connection: sa.Connection, version: str, app: str, hours: Sequence[int]) -> None:
-    for part in _parts(list(hours)):
+    for part in in_parts(hours):
         chosen = (table.c.version == version, table.c.app == app, table.c.hour.in_(part))
         connection.execute(sa.delete(table).where(*chosen))
 
@@ -149,7 +157,7 @@ def _values_stored(
     connection: sa.Connection, version: str, app: str, hours: set[int]
 ) -> dict[tuple[str, int], set[str]]:
     found: dict[tuple[str, int], set[str]] = {}
-    for part in _parts(sorted(hours)):
+    for part in in_parts(sorted(hours)):
         query = sa.select(table.c.dimension, table.c.hour, table.c.value)
         chosen = (table.c.version == version, table.c.app == app, table.c.hour.in_(part))
         for dimension, hour, value in connection.execute(query.where(*chosen)):
@@ -181,57 +189,42 @@ def _read(connection: sa.Connection, version: str, app: str, places: set[Place])
     return found
 
 
-def _sum(stored: bytes | None, summaries: Sequence[Summary]) -> Summary:
-    if stored is None and len(summaries) == 1:
-        return summaries[0]
-    merge = SummaryMerge()
-    if stored is not None:
-        merge.add_bytes(stored)
-    for summary in summaries:
-        merge.add(summary)
-    return merge.result()
-
-
-def _parts(values: list[int], size: int = 500) -> Iterator[list[int]]:
-    return (values[start : start + size] for start in range(0, len(values), size))
-
-
 def _named(value: str | None) -> str | None:
     """None for an empty value; no longer than the table takes."""
     return value[:VALUE_CHARACTERS] if value else None
 
 
-Said = tuple[float | None, str | None]
+Opinion = tuple[float | None, str | None]
 """A score and a label, as far as given."""
 
 
 def summarise_feedback(
-    rows: DescribedRows, said: Mapping[str, Sequence[Said]], dimensions: Sequence[str]
+    rows: DescribedRows, said: Mapping[str, Sequence[Opinion]], dimensions: Sequence[str]
 ) -> dict[Place, Summary]:
     """By dimension, hour and value of the rows. said: what was said of each, by the record's key."""
     rows = rows.select(np.fromiter((key in said for key in rows.keys), dtype=bool, count=len(rows)))
     hours = (rows.at // HOUR).astype(np.int64).tolist()
-    found: dict[Place, list[Said]] = {}
+    found: dict[Place, list[Opinion]] = {}
     for dimension in dimensions:
         for key, hour, value in zip(rows.keys, hours, values_in(rows, dimension), strict=True):
             if value is not None:
                 found.setdefault((dimension, hour, value), []).extend(said[key])
-    return {place: _summary(given) for place, given in found.items()}
+    return {
+        place: summary_of_feedback(
+            [score for score, _ in given if score is not None], [label for _, label in given if label is not None]
+        )
+        for place, given in found.items()
+    }
 
 
 def feedback_between(
     connection: sa.Connection, app: str, since: float, until: float, cursor: int
-) -> dict[str, list[Said]]:
+) -> dict[str, list[Opinion]]:
     """What was said, up to the feedback cursor, of the app's requests with `since <= at < until`, by record key."""
     given, log = feedback_given.c, log_places.c
     query = sa.select(given.record_key, given.score, given.label).join(log_places, log.key == given.record_key)
     query = query.where(log.app == app, log.at >= since, log.at < until, given.seq <= cursor)
-    said: dict[str, list[Said]] = {}
+    said: dict[str, list[Opinion]] = {}
     for key, score, label in connection.execute(query):
         said.setdefault(key, []).append((score, label))
     return said
-
-
-def _summary(given: Sequence[Said]) -> Summary:
-    scores = [score for score, _ in given if score is not None]
-    return summary_of_feedback(scores, [label for _, label in given if label is not None])

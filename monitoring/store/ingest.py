@@ -12,6 +12,7 @@ descriptor of the text has no value there. When the new version has caught up, t
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,7 +128,9 @@ def ingest(
             failures.update({name: times for batch in batches for name, (times, _) in batch.failures.items()})
         if progress:
             progress(after - start.cursor, end - start.cursor)
-        size = _next_size(records)
+        if records:
+            characters = sum(len(record.input) + len(record.output) for record in records) / len(records)
+            size = max(min(BATCH, int(_CHARACTERS / (characters + 1))), _LEAST_BATCH)
         position = work.position()
     work.finish(position)
     return Ingested(rows, failures)
@@ -142,7 +145,15 @@ def rebuild_hours(connection: sa.Connection, app: str, hours: Collection[int]) -
     for position in positions(connection):
         delete_hours(connection, position.version, app, list(hours))
         for hour in sorted(hours):
-            _rebuild(connection, position, app, hour)
+            since, until = hour * HOUR, (hour + 1) * HOUR
+            said = feedback_between(connection, app, since, until, position.feedback_cursor)
+            for segment in stored(connection, position.version, app, since=since, until=until):
+                rows = decode(segment.data)
+                rows = rows.select((rows.at >= since) & (rows.at < until))
+                new = summarise_by_hour(rows, descriptors_in(segment.data), position.dimensions)
+                for part in (new, summarise_feedback(rows, said, position.dimensions)):
+                    summaries = add_to_stored(connection, position.version, app, part)
+                    write_summaries(connection, position.version, app, summaries)
 
 
 def positions(connection: sa.Connection) -> list[Position]:
@@ -161,7 +172,11 @@ def position_of(engine: sa.Engine, descriptor_set: DescriptorSet, slices: Sequen
             found = [each for each in positions(connection) if each.version == version]
         if found:
             break
-        _begin(engine, version, descriptor_set.version, kept)
+        values = {"version": version, "descriptors": descriptor_set.version, "slices": kept, "caught_up": False}
+        zero = dict.fromkeys(("cursor", "feedback_cursor", "revision", "described", "unfit"), 0)
+        # Another one may begin it at the same moment.
+        with translated("write"), contextlib.suppress(sa.exc.IntegrityError), writing(engine) as connection:
+            connection.execute(sa.insert(ingest_cursors).values(**values, **zero))
     return found[0]
 
 
@@ -218,7 +233,14 @@ class _Ingest:
             for batch in batches:
                 write_segments(connection, position.version, batch.segments)
                 write_summaries(connection, position.version, batch.app, batch.summaries)
-                _add_failures(connection, position.version, batch)
+                hour = int(batch.rows.at.max() // HOUR)
+                for name, (times, reason) in batch.failures.items():
+                    place = {"version": position.version, "app": batch.app, "hour": hour, "descriptor": name}
+                    same = (ingest_failures.c[column] == value for column, value in place.items())
+                    added = sa.update(ingest_failures).where(*same).values(rows=ingest_failures.c.rows + times)
+                    if connection.execute(added).rowcount == 0:
+                        values = {**place, "rows": times, "reason": stored_label(reason)}
+                        connection.execute(sa.insert(ingest_failures).values(values))
         return True
 
     def finish(self, position: Position) -> None:
@@ -307,7 +329,9 @@ def _as_rows(records: Sequence[LogRecord], columns: dict[str, Column], descripto
         name: objects([getattr(record, name) for record in records]) for name in DIMENSIONS if name != "language"
     }
     dimensions["language"] = columns.get(LANGUAGE, objects([None] * len(records)))
-    dimensions[ARM] = objects([_arm(record) for record in records])
+    dimensions[ARM] = objects(
+        [SHADOW if record.outcome == SHADOW else _text(record.details.get("arm")) for record in records]
+    )
     dimensions[SHADOW_OF] = objects([_text(record.details.get(SHADOW_OF)) for record in records])
     return DescribedRows(
         [record.key for record in records],
@@ -318,50 +342,5 @@ def _as_rows(records: Sequence[LogRecord], columns: dict[str, Column], descripto
     )
 
 
-def _arm(record: LogRecord) -> str | None:
-    return SHADOW if record.outcome == SHADOW else _text(record.details.get("arm"))
-
-
 def _text(value: Any) -> str | None:
     return stored_label(value) if isinstance(value, str) else None
-
-
-def _begin(engine: sa.Engine, version: str, descriptors: str, slices: list[str]) -> None:
-    values = {"version": version, "descriptors": descriptors, "slices": slices, "caught_up": False}
-    zero = dict.fromkeys(("cursor", "feedback_cursor", "revision", "described", "unfit"), 0)
-    with translated("write"):
-        try:
-            with writing(engine) as connection:
-                connection.execute(sa.insert(ingest_cursors).values(**values, **zero))
-        except sa.exc.IntegrityError:
-            return  # another one began it at the same moment
-
-
-def _add_failures(connection: sa.Connection, version: str, batch: _Batch) -> None:
-    table, hour = ingest_failures, int(batch.rows.at.max() // HOUR)
-    for name, (times, reason) in batch.failures.items():
-        same = sa.and_(
-            table.c.version == version, table.c.app == batch.app, table.c.hour == hour, table.c.descriptor == name
-        )
-        added = sa.update(table).where(same).values(rows=table.c.rows + times)
-        if connection.execute(added).rowcount == 0:
-            place = {"version": version, "app": batch.app, "hour": hour, "descriptor": name}
-            connection.execute(sa.insert(table).values(**place, rows=times, reason=stored_label(reason)))
-
-
-def _rebuild(connection: sa.Connection, position: Position, app: str, hour: int) -> None:
-    since, until = hour * HOUR, (hour + 1) * HOUR
-    said = feedback_between(connection, app, since, until, position.feedback_cursor)
-    for segment in stored(connection, position.version, app, since=since, until=until):
-        rows = decode(segment.data)
-        rows = rows.select((rows.at >= since) & (rows.at < until))
-        new = summarise_by_hour(rows, descriptors_in(segment.data), position.dimensions)
-        for part in (new, summarise_feedback(rows, said, position.dimensions)):
-            write_summaries(connection, position.version, app, add_to_stored(connection, position.version, app, part))
-
-
-def _next_size(records: Sequence[LogRecord]) -> int:
-    if not records:
-        return BATCH
-    each = sum(len(record.input) + len(record.output) for record in records) / len(records)
-    return max(min(BATCH, int(_CHARACTERS / (each + 1))), _LEAST_BATCH)

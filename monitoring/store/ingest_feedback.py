@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from llmops.production_log import Feedback, ProductionLog
-from monitoring.store.database import ingest_cursors, log_places, reading, translated, writing
-from monitoring.store.hourly import Place, Said, StoredSummary, add_to_stored, summarise_feedback, write_summaries
+from llmops.production_log import ProductionLog
+from monitoring.store.database import in_parts, ingest_cursors, log_places, reading, translated, writing
+from monitoring.store.hourly import Opinion, Place, add_to_stored, summarise_feedback, write_summaries
 from monitoring.store.ingest import BATCH, DEFAULT_SLICES, Position, advance, position_of
 from monitoring.store.segments import between, decode
 from monitoring.store.summaries import Summary
 
 if TYPE_CHECKING:
     from monitoring.descriptors import DescriptorSet
-
-_MOST_NAMED = 500  # values in one query's list
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,61 +45,53 @@ def ingest_feedback(
         position = position_of(engine, descriptor_set, slices)
         given, after = log.feedback_since(position.feedback_cursor, limit=BATCH)
         with reading(engine) as connection:
-            places = _places(connection, given)
-        ready = _ready(given, places, position.cursor)
+            numbers = _numbers_in_log(connection, [each.record_key for each in given])
+        # Those before the first whose record lies beyond the cursor.
+        waits = (place for place, each in enumerate(given) if numbers.get(each.record_key, 0) > position.cursor)
+        ready = next(waits, len(given))
         if ready < len(given):
             if not ready:
                 return IngestedFeedback(added, unfit, len(given))
             given, after = log.feedback_since(position.feedback_cursor, limit=ready)
         if after == position.feedback_cursor:
             return IngestedFeedback(added, unfit)
-        fit, summaries = _summaries(engine, position, given, places)
-        if _write(engine, position, after, len(given) - fit, summaries):
-            added, unfit = added + fit, unfit + len(given) - fit
+        said: dict[str, dict[str, list[Opinion]]] = {}
+        for each in given:
+            if each.record_key in numbers:
+                said.setdefault(each.app, {}).setdefault(each.record_key, []).append((each.score, each.label))
+        fit, summaries = 0, {}
+        with reading(engine) as connection:
+            for app, by_key in said.items():
+                found, new = _of_app(connection, position, app, by_key, numbers)
+                fit += found
+                summaries[app] = add_to_stored(connection, position.version, app, new)
+        with translated("write"), writing(engine) as connection:
+            changes = {"feedback_cursor": after, "unfit": ingest_cursors.c.unfit + len(given) - fit}
+            if advance(connection, position, **changes):
+                for app, stored in summaries.items():
+                    write_summaries(connection, position.version, app, stored)
+                added, unfit = added + fit, unfit + len(given) - fit
 
 
-def _places(connection: sa.Connection, given: Sequence[Feedback]) -> dict[str, int]:
+def _numbers_in_log(connection: sa.Connection, keys: Sequence[str]) -> dict[str, int]:
     """The number that the log gave to each record, by its key."""
-    keys, found = [each.record_key for each in given], {}
-    for start in range(0, len(keys), _MOST_NAMED):
-        part = keys[start : start + _MOST_NAMED]
+    found: dict[str, int] = {}
+    for part in in_parts(keys):
         query = sa.select(log_places.c.key, log_places.c.seq).where(log_places.c.key.in_(part))
         found.update({key: int(seq) for key, seq in connection.execute(query)})
     return found
-
-
-def _ready(given: Sequence[Feedback], places: Mapping[str, int], cursor: int) -> int:
-    """How many come before the first whose record lies beyond the cursor."""
-    waits = (number for number, each in enumerate(given) if places.get(each.record_key, 0) > cursor)
-    return next(waits, len(given))
-
-
-def _summaries(
-    engine: sa.Engine, position: Position, given: Sequence[Feedback], places: Mapping[str, int]
-) -> tuple[int, dict[str, list[StoredSummary]]]:
-    """How many are about a described row, and what is to be stored for each app."""
-    said: dict[str, dict[str, list[Said]]] = {}
-    for each in given:
-        if each.record_key in places:
-            said.setdefault(each.app, {}).setdefault(each.record_key, []).append((each.score, each.label))
-    fit, stored = 0, {}
-    with reading(engine) as connection:
-        for app, by_key in said.items():
-            found, new = _of_app(connection, position, app, by_key, places)
-            fit += found
-            stored[app] = add_to_stored(connection, position.version, app, new)
-    return fit, stored
 
 
 def _of_app(
     connection: sa.Connection,
     position: Position,
     app: str,
-    said: Mapping[str, Sequence[Said]],
-    places: Mapping[str, int],
+    said: Mapping[str, Sequence[Opinion]],
+    numbers: Mapping[str, int],
 ) -> tuple[int, dict[Place, Summary]]:
+    """How many opinions are about a described row, and their summaries. numbers: in the log, of each record."""
     left, parts = dict(said), []
-    for key, seq in sorted(((key, places[key]) for key in said), key=lambda item: item[1]):
+    for key, seq in sorted(((key, numbers[key]) for key in said), key=lambda item: item[1]):
         if key not in left:
             continue  # stood in the same segment as an earlier one
         for segment in between(connection, [position.version], app, seq - 1, seq):
@@ -115,19 +105,3 @@ def _of_app(
             new.setdefault(place, []).append(summary)
     fit = sum(len(said[key]) for key in said.keys() - left.keys())
     return fit, {place: Summary.merged(summaries) for place, summaries in new.items()}
-
-
-def _write(
-    engine: sa.Engine,
-    position: Position,
-    after: int,
-    unfit: int,
-    summaries: Mapping[str, Sequence[StoredSummary]],
-) -> bool:
-    with translated("write"), writing(engine) as connection:
-        changes = {"feedback_cursor": after, "unfit": ingest_cursors.c.unfit + unfit}
-        if not advance(connection, position, **changes):
-            return False
-        for app, stored in summaries.items():
-            write_summaries(connection, position.version, app, stored)
-    return True

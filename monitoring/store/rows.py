@@ -91,13 +91,9 @@ def _joined(parts: Sequence[Mapping[str, Column]], lengths: Sequence[int]) -> di
     return {
         name: np.concatenate(
             [
-                part[name] if name in part else _missing(kind, length)
+                part[name] if name in part else np.full(length, None if kind.hasobject else np.nan, dtype=kind)
                 for part, length in zip(parts, lengths, strict=True)
             ]
         )
         for name, kind in kinds.items()
     }
-
-
-def _missing(kind: np.dtype[Any], length: int) -> Column:
-    return np.full(length, None if kind.hasobject else np.nan, dtype=kind)

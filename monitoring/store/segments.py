@@ -63,12 +63,19 @@ def encode(rows: DescribedRows, descriptors: Mapping[str, Descriptor]) -> bytes:
     arrays: dict[str, Any] = {"key": pa.array(list(rows.keys)), "request_id": pa.array(list(rows.request_ids))}
     arrays["at"] = pa.array(rows.at)
     for name in _STORED:
-        values = rows.dimensions.get(name)
-        texts = [None] * len(rows) if values is None else values.tolist()
+        given = rows.dimensions.get(name)
+        texts = [None] * len(rows) if given is None else given.tolist()
         arrays[f"/{name}"] = pa.array(texts, pa.string()).dictionary_encode()
     kept = {name: descriptors[name] for name in rows.columns if name in descriptors}
     for name, descriptor in kept.items():
-        arrays[name] = _encoded(rows.columns[name], descriptor)
+        column = rows.columns[name]
+        if descriptor.kind == "label":
+            texts = [stored_label(value) for value in column.tolist()]
+            arrays[name] = pa.array(texts, pa.string()).dictionary_encode()
+        else:
+            values = np.ascontiguousarray(column, dtype=np.float32)
+            flags = descriptor.kind == "flag"
+            arrays[name] = pa.array(values > 0, mask=np.isnan(values)) if flags else pa.array(values)
     described = {name: [each.kind, each.side, each.version] for name, each in kept.items()}
     batch = pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
     batch = batch.replace_schema_metadata({"descriptors": json.dumps(described)})
@@ -128,9 +135,7 @@ def stored(
         chosen.append(table.c.at_max >= since)
     if until < np.inf:
         chosen.append(table.c.at_min < until)
-    # One by one by their ids: the database's driver would hold all of a result, or the connection until it is read.
-    for number in connection.execute(sa.select(table.c.id).where(*chosen).order_by(table.c.id)).scalars().all():
-        yield from by_ids(connection, [number])
+    yield from _one_by_one(connection, *chosen)
 
 
 def between(
@@ -139,14 +144,15 @@ def between(
     """The app's segments that may have rows which the log numbers after_seq < seq <= through_seq, the oldest first."""
     chosen = (table.c.version.in_(versions), table.c.app == app)
     overlapping = (table.c.through_seq > after_seq, table.c.after_seq < through_seq)
-    query = sa.select(table.c.id).where(*chosen, *overlapping).order_by(table.c.id)
-    for number in connection.execute(query).scalars().all():
-        yield from by_ids(connection, [number])
+    yield from _one_by_one(connection, *chosen, *overlapping)
 
 
-def by_ids(connection: sa.Connection, ids: Sequence[int]) -> list[Segment]:
-    rows = connection.execute(_segment_query().where(table.c.id.in_(ids)).order_by(table.c.id)).all()
-    return [Segment(*row) for row in rows]
+def _one_by_one(connection: sa.Connection, *chosen: sa.ColumnElement[bool]) -> Iterator[Segment]:
+    """In the order of their ids. By these, since the driver would hold all of a result, or the connection meanwhile."""
+    for number in connection.execute(sa.select(table.c.id).where(*chosen).order_by(table.c.id)).scalars().all():
+        row = connection.execute(_segment_query().where(table.c.id == number)).one_or_none()
+        if row is not None:
+            yield Segment(*row)
 
 
 def open_segment(connection: sa.Connection, version: str, app: str) -> Segment | None:
@@ -195,10 +201,7 @@ def rewrite_without(connection: sa.Connection, app: str, keys: Collection[str]) 
     forgotten = frozenset(keys)
     hours: set[int] = set()
     forestall_ingest(connection)
-    for number in (
-        connection.execute(sa.select(table.c.id).where(table.c.app == app).order_by(table.c.id)).scalars().all()
-    ):
-        segment = by_ids(connection, [number])[0]
+    for segment in _one_by_one(connection, table.c.app == app):
         if forgotten.isdisjoint(_keys_of(segment.data)):
             continue
         rows = decode(segment.data)
@@ -217,8 +220,8 @@ def holds(connection: sa.Connection, keys: Collection[str]) -> set[str]:
     """Which of the records have a row in a segment of any app and version: to prove that none has. Reads them all."""
     wanted = frozenset(keys)
     found: set[str] = set()
-    for number in connection.execute(sa.select(table.c.id)).scalars().all():
-        found |= wanted.intersection(_keys_of(by_ids(connection, [number])[0].data))
+    for segment in _one_by_one(connection):
+        found |= wanted.intersection(_keys_of(segment.data))
     return found
 
 
@@ -252,15 +255,6 @@ def _opened(data: bytes, columns: Collection[str] | None) -> tuple[Any, dict[str
         with pa.ipc.open_stream(data, options=pa.ipc.IpcReadOptions(included_fields=places)) as stream:
             batch = stream.read_next_batch()
     return batch, descriptors
-
-
-def _encoded(column: Column, descriptor: Descriptor) -> Any:
-    import pyarrow as pa
-
-    if descriptor.kind == "label":
-        return pa.array([stored_label(value) for value in column.tolist()], pa.string()).dictionary_encode()
-    values = np.ascontiguousarray(column, dtype=np.float32)
-    return pa.array(values > 0, mask=np.isnan(values)) if descriptor.kind == "flag" else pa.array(values)
 
 
 def _labels(array: Any) -> Objects:

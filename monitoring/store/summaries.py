@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from monitoring.store.number_grid import bins_of, middle_of
 from monitoring.store.packed_summaries import (
     FLAGS,
     NUMBERS,
@@ -25,8 +24,10 @@ from monitoring.store.packed_summaries import (
     Packed,
     PackedMerge,
     Schema,
+    bins_of,
     from_bytes,
     merged,
+    middle_of,
     summed_numbers,
     to_bytes,
 )
@@ -48,7 +49,7 @@ class NumberSummary:
 
     deviations: from the mean, squared and summed.
     minimum, maximum: inf and -inf without numbers.
-    bins, counts: the filled bins of `number_grid`, ascending, and the numbers in each.
+    bins, counts: the filled bins of the grid of `packed_summaries`, ascending, and the numbers in each.
     """
 
     n: int = 0

@@ -1,8 +1,8 @@
 """Reads windows of the described log: whole hours from their summaries, the rest from the rows.
 
-A window is `since <= at < until`. Its summary equals that of all its rows, to the last bit, as long as no hour has more
-than 200 values of the dimension or labels of a descriptor. Memory is bounded by 200 summaries and one segment, whatever
-the window's length. Rows of shadow requests count only in the dimensions `arm` and `shadow_release`.
+A window is `since <= at < until`. Its summary equals that of all its rows (sums to a relative 1e-12), as long as no
+hour has more than 200 values of the dimension or labels of a descriptor. Memory is bounded by 200 summaries and one
+segment, whatever the window's length. Rows of shadow requests count only in the dimensions `arm` and `shadow_release`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from monitoring.store.database import ingest_cursors, ingest_failures, reading
 from monitoring.store.hourly import (
     APP,
     MOST_VALUES,
-    Said,
     feedback_between,
     read_hours,
     rows_by_value,
@@ -177,7 +176,13 @@ class _Window:
     def by_value(self, dimension: str) -> dict[str, Summary]:
         hours, edges = self._hours_and_edges(dimension)
         merges: dict[str, SummaryMerge] = {}
-        others = self._add_hours(merges, dimension, *hours)
+        place = self._connection, self._position.version, self._app, dimension, *hours
+        rows = rows_by_value(*place)
+        kept = {value for value, _ in sorted(rows.items(), key=lambda item: (-item[1], item[0]))[:MOST_VALUES]}
+        for stored in read_hours(*place, kept if len(kept) < len(rows) else None):
+            with _damage_named(stored.hour):
+                merges.setdefault(stored.value, SummaryMerge()).add_bytes(stored.data)
+        others = sum(count for value, count in rows.items() if value not in kept)
 
         def merge_of(_: int, value: str) -> SummaryMerge | None:
             if value in merges or len(merges) < MOST_VALUES or value == OTHER:
@@ -213,23 +218,14 @@ class _Window:
             (since, until) for since, until in (before, after) if -math.inf < since < until < math.inf
         ]
 
-    def _add_hours(self, merges: dict[str, SummaryMerge], dimension: str, first: int, end: int) -> int:
-        """Returns the rows of values that there was no room for."""
-        place = self._connection, self._position.version, self._app, dimension, first, end
-        rows = rows_by_value(*place)
-        kept = {value for value, _ in sorted(rows.items(), key=lambda item: (-item[1], item[0]))[:MOST_VALUES]}
-        for stored in read_hours(*place, kept if len(kept) < len(rows) else None):
-            with _damage_named(stored.hour):
-                merges.setdefault(stored.value, SummaryMerge()).add_bytes(stored.data)
-        return sum(count for value, count in rows.items() if value not in kept)
-
     def _add_edges(
         self, edges: Sequence[Span], dimension: str, merge_of: Callable[[int, str], SummaryMerge | None]
     ) -> int:
         """merge_of: where a value of an hour counts, None for nowhere. Returns the rows that counted nowhere."""
         left_out = 0
         for since, until in edges:
-            said = self._feedback(since, until)
+            feedback_cursor = self._position.feedback_cursor
+            said = feedback_between(self._connection, self._app, since, until, feedback_cursor)
             segments = read_segments(self._connection, self._position.version, self._app, since=since, until=until)
             for rows in segments:
                 new = summarise_by_hour(rows, self._set.descriptors, [dimension])
@@ -241,9 +237,6 @@ class _Window:
                         else:
                             merge.add(summary)
         return left_out
-
-    def _feedback(self, since: float, until: float) -> dict[str, list[Said]]:
-        return feedback_between(self._connection, self._app, since, until, self._position.feedback_cursor)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmops.errors import UsageError
@@ -24,7 +24,7 @@ from monitoring.tabular.loss import (
     losses_of,
     metric_of,
 )
-from monitoring.tabular.observed import ObservedRows, observe
+from monitoring.tabular.observed import observe
 from monitoring.tabular.quality import Quality, quality_of
 from monitoring.tabular.settings import Rule, TabularSettings
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from llmops.tabular.schema import RowSchema
     from monitoring.tabular.columns import ColumnDrift
 
+_RULES: tuple[Rule, ...] = ("error", "estimate", "quality", "drift")
+_MOST_NAMED = 6
 State = Literal["ok", "alarm", "too-few-rows"]
 
 
@@ -46,7 +48,7 @@ class TabularAlarm:
     why: str
 
     def to_json(self) -> dict[str, str]:
-        return {"rule": self.rule, "what": self.what, "why": self.why}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +159,6 @@ def relative(error: float | None, reference: float | None) -> float | None:
     return error / reference - 1
 
 
-_RULES: tuple[Rule, ...] = ("error", "estimate", "quality", "drift")
-_MOST_NAMED = 6
-
-
 def check(
     reference: pd.DataFrame,
     current: pd.DataFrame,
@@ -188,44 +186,42 @@ def check(
     if (before.block is None) != (after.block is None):
         raise UsageError("reference and current rows must both have the column 'block', or neither")
     alphas: dict[str, float] = {rule: settings.alpha(rule, windows_in_budget) for rule in _RULES}
-    known = losses_of(before, settings.loss), losses_of(after, settings.loss)
+    known, labelled = losses_of(before, settings.loss), losses_of(after, settings.loss)
     enough = min(before.rows, after.rows) >= settings.minimum_rows
-    rise = _rise(*known, settings)
+    rise = _rise(known, labelled, settings)
     quality = quality_of(before, after, schema, settings, alphas["quality"])
     estimate = None
     if settings.estimate and enough:
         estimator = estimator or ErrorEstimator.of(before, schema, settings)
-        estimate = _estimate(estimator, after, past, quality, settings)
+        expected = estimator.losses(after) if estimator else None
+        if estimator is not None and expected is not None and expected.error is not None:
+            trust = trust_of(past, quality.outside_rows, settings)
+            estimate = Estimate(expected.error, trust, _rise(estimator.expected, expected, settings))
     rule = DriftRule(alphas["drift"], settings.effect_floor, settings.minimum_rows, settings.minimum_blocks)
-    labelled = len(known[1].values)
-    drift = drift_of(before, after, rule, schema.output.name, labelled=labelled > 0) if enough else {}
-    errors = known[0].error, known[1].error
-    alarms: tuple[TabularAlarm, ...] = ()
-    if enough:
-        alarms = (
-            *_error_alarms(rise, errors, metric_of(schema.task, settings.loss), alphas["error"], settings),
-            *_estimate_alarms(rise, estimate, errors[0], alphas["estimate"], settings),
-            *(TabularAlarm("quality", each.column or "rows", each.why) for each in quality.broken),
-            *(_drift_alarms(drift) if settings.alarm_on_drift else ()),
-        )
-    return TabularVerdict(
+    has_labels = len(labelled.values) > 0
+    verdict = TabularVerdict(
         rows=after.rows,
-        labelled=labelled,
-        state="alarm" if alarms else "ok" if enough else "too-few-rows",
-        why=_why(alarms, errors, rise, drift, (before, after) if not enough else None, settings),
+        labelled=len(labelled.values),
+        state="ok" if enough else "too-few-rows",
+        why="",
         metric=metric_of(schema.task, settings.loss),
-        alarms=alarms,
-        error=errors[1],
-        error_interval=error_interval(known[1], rise.correlation),
-        reference_error=errors[0],
+        alarms=(),
+        error=labelled.error,
+        error_interval=error_interval(labelled, rise.correlation),
+        reference_error=known.error,
         rise=rise,
         estimate=estimate,
         quality=quality,
-        drift=drift,
+        drift=drift_of(before, after, rule, schema.output.name, labelled=has_labels) if enough else {},
         alphas=alphas,
         false_alarms=settings.expected_false_alarms(),
         windows_in_budget=windows_in_budget,
     )
+    if not enough:
+        rows = f"{before.rows} rows in the reference, {after.rows} in the window"
+        return replace(verdict, why=f"too few rows: {rows}; {settings.minimum_rows} are needed")
+    alarms = tuple(_alarms(verdict, settings))
+    return replace(verdict, state="alarm" if alarms else "ok", alarms=alarms, why=_why(verdict, alarms, settings))
 
 
 def _rise(reference: Losses, current: Losses, settings: TabularSettings) -> Rise:
@@ -237,84 +233,45 @@ def _rise(reference: Losses, current: Losses, settings: TabularSettings) -> Rise
     return compare_losses(reference, current)
 
 
-def _estimate(
-    estimator: ErrorEstimator | None,
-    window: ObservedRows,
-    past: Sequence[PastEstimate],
-    quality: Quality,
-    settings: TabularSettings,
-) -> Estimate | None:
-    expected = estimator.losses(window) if estimator else None
-    if estimator is None or expected is None or (error := expected.error) is None:
-        return None
-    return Estimate(
-        error, trust_of(past, quality.outside_rows, settings), _rise(estimator.expected, expected, settings)
-    )
+def _alarms(verdict: TabularVerdict, settings: TabularSettings) -> Iterator[TabularAlarm]:
+    error, reference, rise = verdict.error, verdict.reference_error, verdict.rise
+    tested = rise.test != "none" and error is not None and reference is not None
+    if tested and rise.p_value <= verdict.alphas["error"]:
+        relative_rise = verdict.relative_rise
+        if relative_rise is None or relative_rise >= settings.rise_floor:
+            by = "from 0" if relative_rise is None else f"by {relative_rise:.0%}"
+            change = f"from {reference:.4g} to {error:.4g} (p = {rise.p_value:.2g})"
+            yield TabularAlarm("error", "error", f"the error ({verdict.metric}) rose {by}, {change}")
+    estimate = verdict.estimate
+    # An estimate counts only while labels are late: what they say counts more.
+    if rise.test == "none" and estimate is not None and estimate.trust.trusted:
+        expected = relative(estimate.error, reference)
+        high = expected is not None and expected >= settings.rise_floor + estimate.trust.miss
+        if high and estimate.rise.p_value <= verdict.alphas["estimate"]:
+            change = f"by {expected:.0%}, from {reference:.4g} to {estimate.error:.4g}"
+            sure = f"(p = {estimate.rise.p_value:.2g}; {estimate.trust.why})"
+            why = f"labels are late; the error is estimated to have risen {change} {sure}"
+            yield TabularAlarm("estimate", "error", why)
+    for each in verdict.quality.broken:
+        yield TabularAlarm("quality", each.column or "rows", each.why)
+    for name in verdict.drifted if settings.alarm_on_drift else ():
+        found = verdict.drift[name]
+        change = f"{abs(found.result.effect):.0%} of rows would have to change (adjusted p = {found.p_adjusted:.2g})"
+        yield TabularAlarm("drift", name, f"{name} ({found.role}) drifted: {change}")
 
 
-def _error_alarms(
-    rise: Rise, errors: tuple[float | None, float | None], metric: str, alpha: float, settings: TabularSettings
-) -> Iterator[TabularAlarm]:
-    reference, error = errors
-    if rise.test == "none" or rise.p_value > alpha or error is None or reference is None:
-        return
-    relative_rise = relative(error, reference)
-    if relative_rise is None or relative_rise >= settings.rise_floor:
-        by = "from 0" if relative_rise is None else f"by {relative_rise:.0%}"
-        why = f"the error ({metric}) rose {by}, from {reference:.4g} to {error:.4g} (p = {rise.p_value:.2g})"
-        yield TabularAlarm("error", "error", why)
-
-
-def _estimate_alarms(
-    rise: Rise, estimate: Estimate | None, reference: float | None, alpha: float, settings: TabularSettings
-) -> Iterator[TabularAlarm]:
-    """Only while labels are late: what they say counts more."""
-    if rise.test != "none" or estimate is None or not estimate.trust.trusted or estimate.rise.p_value > alpha:
-        return
-    relative_rise = relative(estimate.error, reference)
-    if relative_rise is not None and relative_rise >= settings.rise_floor + estimate.trust.miss:
-        why = (
-            f"labels are late; the error is estimated to have risen by {relative_rise:.0%}, from {reference:.4g} to "
-            f"{estimate.error:.4g} (p = {estimate.rise.p_value:.2g}; {estimate.trust.why})"
-        )
-        yield TabularAlarm("estimate", "error", why)
-
-
-def _drift_alarms(drift: dict[str, ColumnDrift]) -> Iterator[TabularAlarm]:
-    for name, found in drift.items():
-        if found.drifted:
-            why = (
-                f"{name} ({found.role}) drifted: {abs(found.result.effect):.0%} of rows would have to change "
-                f"(adjusted p = {found.p_adjusted:.2g})"
-            )
-            yield TabularAlarm("drift", name, why)
-
-
-def _why(
-    alarms: Sequence[TabularAlarm],
-    errors: tuple[float | None, float | None],
-    rise: Rise,
-    drift: dict[str, ColumnDrift],
-    few: tuple[ObservedRows, ObservedRows] | None,
-    settings: TabularSettings,
-) -> str:
-    if few is not None:
-        rows = f"{few[0].rows} rows in the reference, {few[1].rows} in the window"
-        return f"too few rows: {rows}; {settings.minimum_rows} are needed"
-    told = [alarm.why for alarm in alarms] or [_quiet(errors, rise)]
-    moved = [name for name, found in drift.items() if found.drifted]
+def _why(verdict: TabularVerdict, alarms: Sequence[TabularAlarm], settings: TabularSettings) -> str:
+    told = [alarm.why for alarm in alarms]
+    error, reference, rise, change = verdict.error, verdict.reference_error, verdict.rise, verdict.relative_rise
+    if not told and error is None:
+        told = ["labels have not come yet"]
+    elif not told and (reference is None or rise.test == "none"):
+        told = [f"error {error:.4g}, not tested: {rise.note}"]
+    elif not told:
+        by = "" if change is None else f" ({change:+.0%})"
+        told = [f"error {error:.4g} against the reference's {reference:.4g}{by}, p = {rise.p_value:.2g}"]
+    moved = verdict.drifted
     if moved and not settings.alarm_on_drift:
         more = f" and {len(moved) - _MOST_NAMED} more" if len(moved) > _MOST_NAMED else ""
         told.append(f"drifted, which is no harm by itself: {', '.join(moved[:_MOST_NAMED])}{more}")
     return "; ".join(told)
-
-
-def _quiet(errors: tuple[float | None, float | None], rise: Rise) -> str:
-    reference, error = errors
-    if error is None:
-        return "labels have not come yet"
-    if reference is None or rise.test == "none":
-        return f"error {error:.4g}, not tested: {rise.note}"
-    change = relative(error, reference)
-    by = "" if change is None else f" ({change:+.0%})"
-    return f"error {error:.4g} against the reference's {reference:.4g}{by}, p = {rise.p_value:.2g}"

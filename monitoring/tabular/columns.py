@@ -82,7 +82,11 @@ def drift_of(
     if labelled:
         name = target if target not in {pair[0] for pair in pairs} else TRUTH
         pairs.append((name, "target", reference.truth, current.truth))
-    draws = _draws(reference, current, rule, len(pairs))
+    draws = None  # for independent rows
+    if reference.block is not None and min(reference.blocks, current.blocks) >= rule.minimum_blocks:
+        # So many that one drifted column among the others can reach the level.
+        most = min(max(math.ceil(2 * len(pairs) / rule.alpha), _FEWEST_DRAWS), _MOST_DRAWS)
+        draws = BlockDraws(reference.blocks, current.blocks, most)
     results = {
         name: _compare(before, after, (reference.block, current.block), draws, rule) for name, _, before, after in pairs
     }
@@ -106,14 +110,6 @@ def level(values: Values) -> float | str | None:
     return str(labels[counts.argmax()])
 
 
-def _draws(reference: ObservedRows, current: ObservedRows, rule: DriftRule, columns: int) -> BlockDraws | None:
-    """So many that one drifted column among the others can reach the level; None for independent rows."""
-    if reference.block is None or min(reference.blocks, current.blocks) < rule.minimum_blocks:
-        return None
-    wanted = math.ceil(2 * columns / rule.alpha)
-    return BlockDraws(reference.blocks, current.blocks, min(max(wanted, _FEWEST_DRAWS), _MOST_DRAWS))
-
-
 def _compare(
     before: Values, after: Values, blocks: tuple[Array | None, Array | None], draws: BlockDraws | None, rule: DriftRule
 ) -> Comparison:
@@ -124,7 +120,12 @@ def _compare(
     if cells < 2:
         return NOT_TESTED
     if draws is None:
-        return _compare_rows(codes, before.numeric)
+        counted = [np.unique(each, return_counts=True) for each in codes]
+        if before.numeric:  # bins are the values' own ranks, so that no two values share one
+            return compare_numbers(*(NumberSummary(n=int(n.sum()), bins=bins, counts=n) for bins, n in counted))
+        return compare_labels(
+            *(LabelSummary(dict(zip(map(str, bins), n.tolist(), strict=True))) for bins, n in counted)
+        )
     where = [block[each.present] for block, each in zip(blocks, (before, after), strict=True) if block is not None]
     return _compare_in_blocks(codes, cells, where, draws, numeric=before.numeric)
 
@@ -139,27 +140,18 @@ def _coded(values: list[Array], numeric: bool, most: int) -> tuple[list[Array], 
     return [np.searchsorted(levels, each if numeric else each.astype(str)) for each in values], len(levels)
 
 
-def _compare_rows(codes: list[Array], numeric: bool) -> Comparison:
-    if numeric:
-        return compare_numbers(*(_ranked(each) for each in codes))
-    return compare_labels(*(_labelled(each) for each in codes))
-
-
-def _ranked(codes: Array) -> NumberSummary:
-    """A summary whose bins are the values' own ranks, so that no two values share one."""
-    bins, counts = np.unique(codes, return_counts=True)
-    return NumberSummary(n=len(codes), bins=bins, counts=counts)
-
-
-def _labelled(codes: Array) -> LabelSummary:
-    bins, counts = np.unique(codes, return_counts=True)
-    return LabelSummary({f"{bin_:09d}": int(count) for bin_, count in zip(bins, counts, strict=True)})
-
-
 def _compare_in_blocks(
     codes: list[Array], cells: int, blocks: list[Array], draws: BlockDraws, *, numeric: bool
 ) -> Comparison:
-    table = _table(codes, cells, blocks, draws, cumulative=numeric)
+    counts = [
+        np.bincount(block * cells + code, minlength=number * cells).reshape(number, cells).astype(np.float32)
+        for code, block, number in zip(codes, blocks, (draws.reference, draws.current), strict=True)
+    ]
+    # Numbers are counted in their bin or in a lower one: what distances are made of, and what neighbouring days have in
+    # common, which single bins hardly show.
+    together = np.concatenate(counts)
+    in_cells = np.cumsum(together, axis=1)[:, :-1] if numeric else together
+    table = BlockTable(in_cells, together.sum(axis=1), draws.reference)
     totals = table.cells[: table.reference].sum(axis=0), table.cells[table.reference :].sum(axis=0)
     rows = [float(table.sizes[: table.reference].sum()), float(table.sizes[table.reference :].sum())]
     before, after = (total / of for total, of in zip(totals, rows, strict=True))
@@ -172,15 +164,3 @@ def _compare_in_blocks(
     chi_square = tested.statistic**2 * rows[0] * rows[1] / sum(rows)
     effect = float(np.abs(after - before).sum() / 2)
     return Comparison("chi-square-blocks", chi_square, tested.p_value, effect)
-
-
-def _table(codes: list[Array], cells: int, blocks: list[Array], draws: BlockDraws, *, cumulative: bool) -> BlockTable:
-    """Rows of each block in each cell. cumulative: in it or in a lower one: what distances of numbers are made of, and
-    what neighbouring days have in common, which single bins hardly show."""
-    counts = [
-        np.bincount(block * cells + code, minlength=number * cells).reshape(number, cells).astype(np.float32)
-        for code, block, number in zip(codes, blocks, (draws.reference, draws.current), strict=True)
-    ]
-    together = np.concatenate(counts)
-    sizes = together.sum(axis=1)
-    return BlockTable(np.cumsum(together, axis=1)[:, :-1] if cumulative else together, sizes, draws.reference)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from monitoring.tabular.loss import Losses, losses_of, numbered
-from monitoring.tabular.observed import Array, ObservedRows, Values, observe
+from monitoring.tabular.observed import Array, ObservedRows, observe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,12 +75,20 @@ class ErrorEstimator:
         labels = {name: np.unique(values.data[values.present]) for name, values in reference.inputs.items()}
         labels = {name: found for name, found in labels.items() if not reference.inputs[name].numeric}
         design = _design(reference, labels)[known]
+        # The expected loss of each row by a model that has not seen it: what a window's own can be compared with.
+        units = np.arange(len(design)) if losses.block is None else losses.block
+        part, unseen = units * _PARTS // (int(units.max()) + 1), np.empty(len(design))
+        for number in range(_PARTS):
+            inside = part == number
+            if inside.any():
+                unseen[inside] = _foreseen(_boosted(design[~inside], losses.values[~inside]), design[inside])
         expected = Losses(
-            _cross_fitted(design, losses),
+            unseen,
             losses.block,
             boolean=False,
             root=losses.root,
-            weights=_weights(losses, reference, known),
+            # Before labels, a relative error is one of the predictions.
+            weights=None if losses.weights is None else np.abs(reference.prediction.data[known]),
         )
         return cls(expected, labels, _boosted(design, losses.values), classifier=False, root=losses.root)
 
@@ -93,7 +101,11 @@ class ErrorEstimator:
         wrong = losses.values[given[known]]
         if len(wrong) < FEWEST_LABELS / 5:
             return None
-        model = _calibration(reference.probability[both], wrong)
+        model = None  # where all rows agree: then there is nothing to calibrate on
+        if wrong.min() != wrong.max():
+            from sklearn.linear_model import LogisticRegression
+
+            model = LogisticRegression().fit(_log_odds(reference.probability[both]), wrong.astype(int))
         expected = _wrong(model, reference.probability[both])
         known_losses = Losses(expected, numbered(reference.block, both), boolean=False, root=False)
         return cls(known_losses, {}, model, classifier=True, root=False)
@@ -120,7 +132,10 @@ def trust_of(past: Sequence[PastEstimate], outside: float, settings: TabularSett
     latest = past[-settings.trust_after :]
     if len(latest) < settings.trust_after:
         return Trust(False, f"{len(latest)} of {settings.trust_after} estimates have been held against labels so far")
-    miss = max(_miss(estimated, error) for estimated, error in latest)
+    miss = max(
+        abs(estimated - error) / error if error else float(estimated != 0)  # relative
+        for estimated, error in latest
+    )
     if miss > settings.trust_within:
         return Trust(False, f"of the last {len(latest)} estimates one missed the error found later by {miss:.0%}", miss)
     if outside > settings.estimate_outside_at_most:
@@ -128,28 +143,14 @@ def trust_of(past: Sequence[PastEstimate], outside: float, settings: TabularSett
     return Trust(True, f"the last {len(latest)} estimates came within {miss:.0%} of the error found later", miss)
 
 
-def _weights(losses: Losses, reference: ObservedRows, known: Array) -> Array | None:
-    """Before labels, a relative error is one of the predictions."""
-    return None if losses.weights is None else np.abs(reference.prediction.data[known])
-
-
-def _miss(estimated: float, error: float) -> float:
-    if error == 0:
-        return 0.0 if estimated == 0 else 1.0
-    return abs(estimated - error) / error
-
-
 def _design(window: ObservedRows, labels: Mapping[str, Array]) -> Array:
     """Inputs and prediction as numbers; labels as places among the reference's, NaN for others."""
-    columns = [
-        values.data if values.numeric else _places(values, labels[name]) for name, values in window.inputs.items()
-    ]
+    columns = []
+    for name, values in window.inputs.items():
+        places = {label: float(place) for place, label in enumerate(labels.get(name, ()))}
+        coded = [places.get(value, np.nan) for value in values.data] if not values.numeric else values.data
+        columns.append(np.asarray(coded, dtype=np.float64))
     return np.column_stack([*columns, window.prediction.data])
-
-
-def _places(values: Values, known: Array) -> Array:
-    places = {label: float(place) for place, label in enumerate(known)}
-    return np.array([places.get(value, np.nan) for value in values.data], dtype=np.float64)
 
 
 def _boosted(design: Array, losses: Array) -> Any:
@@ -173,27 +174,6 @@ def _one_thread() -> Any:
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     return threadpool_limits(1)
-
-
-def _cross_fitted(design: Array, losses: Losses) -> Array:
-    """The expected loss of each row by a model that has not seen it: what a window's own can be compared with."""
-    units = np.arange(len(design)) if losses.block is None else losses.block
-    part = units * _PARTS // (int(units.max()) + 1)
-    expected = np.empty(len(design))
-    for number in range(_PARTS):
-        inside = part == number
-        if inside.any():
-            expected[inside] = _foreseen(_boosted(design[~inside], losses.values[~inside]), design[inside])
-    return expected
-
-
-def _calibration(probability: Array, wrong: Array) -> Any:
-    """A logistic regression on the log odds; None where all rows agree, so that there is nothing to calibrate on."""
-    if wrong.min() == wrong.max():
-        return None
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression().fit(_log_odds(probability), wrong.astype(int))
 
 
 def _wrong(model: Any, probability: Array) -> Array:

@@ -14,8 +14,7 @@ had not been fitted on. A rise that is certain and small raises no alarm: `Tabul
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -87,8 +86,7 @@ class Rise:
     note: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        named: Mapping[str, Any] = {name: getattr(self, name) for name in ("test", "p_value", "correlation", "note")}
-        return {**named, "units": list(self.units)}
+        return {**asdict(self), "units": list(self.units)}
 
 
 def metric_of(task: str, loss: Loss) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from llmops.production_log.predictions import PredictionBatch
-    from llmops.tabular.schema import Column, RowSchema
+    from llmops.tabular.schema import RowSchema
 
 PREDICTION, TRUTH, PROBABILITY, BLOCK = "prediction", "truth", "probability", "block"
 RESERVED = (PREDICTION, TRUTH, PROBABILITY, BLOCK)
@@ -70,7 +70,10 @@ def observe(frame: pd.DataFrame, schema: RowSchema, which: str) -> ObservedRows:
     for name in (*schema.names, PREDICTION, TRUTH):
         if name not in frame.columns:
             raise UsageError(f"the {which} rows have no column {name!r}")
-    inputs = {column.name: _values(frame, column.name, _is_number(column), which) for column in schema.inputs}
+    inputs = {
+        column.name: _values(frame, column.name, column.kind in ("integer", "number"), which)
+        for column in schema.inputs
+    }
     regression = schema.task == "regression"
     block = _blocks(frame, which)
     alike = [*schema.names, *([BLOCK] if block is not None else [])]
@@ -84,10 +87,6 @@ def observe(frame: pd.DataFrame, schema: RowSchema, which: str) -> ObservedRows:
         blocks=len(frame) if block is None else int(block.max(initial=-1)) + 1,
         duplicates=frame[alike].duplicated().to_numpy(),
     )
-
-
-def _is_number(column: Column) -> bool:
-    return column.kind in ("integer", "number")
 
 
 def _values(frame: pd.DataFrame, name: str, numeric: bool, which: str) -> Values:

@@ -53,11 +53,6 @@ class BlockTable:
     def current(self) -> int:
         return len(self.cells) - self.reference
 
-    def filled(self) -> BlockTable:
-        """Without the blocks that have no rows: a column's rows may be missing in some."""
-        full = self.sizes > 0
-        return BlockTable(self.cells[full], self.sizes[full], int(full[: self.reference].sum()))
-
 
 @dataclass(frozen=True, slots=True)
 class BlockTest:
@@ -106,17 +101,26 @@ def compare_blocks(
     draws: of as many blocks as the table has, unless some of its blocks are empty. neighbours_alike: whether a block
     may be like the one before; False where blocks are independent.
     """
-    full = table.filled()
+    filled = table.sizes > 0  # a column's rows may be missing in some
+    full = BlockTable(table.cells[filled], table.sizes[filled], int(filled[: table.reference].sum()))
     blocks = (full.reference, full.current)
     if min(blocks) == 0:
         return BlockTest(0.0, 1.0, 0.0, blocks)
     if blocks != (draws.reference, draws.current):
         draws = BlockDraws(*blocks, draws.most)
     correlation = neighbour_correlation(full) if neighbours_alike else 0.0
-    seen = float(statistic(*_shares(full, _actual(full)))[0])
+    actual = (np.arange(len(full.cells)) >= full.reference)[None, :]
+    seen = float(statistic(*_shares(full, actual))[0])
     stretch = math.sqrt(design_effect(correlation, *blocks))
-    p_value = _p_value(full, statistic, draws, (seen - _ROUNDING * abs(seen)) / stretch)
-    return BlockTest(seen, p_value, correlation, blocks)
+    critical = (seen - _ROUNDING * abs(seen)) / stretch
+    beyond = drawn = number = 0
+    while len(chunk := draws.chunk(number)):
+        hits = statistic(*_shares(full, chunk)) >= critical
+        if beyond + int(hits.sum()) >= _ENOUGH:
+            last = int(np.searchsorted(np.cumsum(hits), _ENOUGH - beyond)) + 1
+            return BlockTest(seen, _ENOUGH / (drawn + last), correlation, blocks)
+        beyond, drawn, number = beyond + int(hits.sum()), drawn + len(chunk), number + 1
+    return BlockTest(seen, (1 + beyond) / (1 + drawn), correlation, blocks)
 
 
 def neighbour_correlation(table: BlockTable) -> float:
@@ -175,10 +179,6 @@ def rise_of_mean(current: Array, reference: Array) -> Array:
     return rise
 
 
-def _actual(table: BlockTable) -> Array:
-    return (np.arange(len(table.cells)) >= table.reference)[None, :]
-
-
 def _shares(table: BlockTable, chosen: Array) -> tuple[Array, Array]:
     """Cells over rows, in the chosen blocks and in the others."""
     # Counts come as float32, which holds them exactly up to 2^24 and is twice as fast.
@@ -187,14 +187,3 @@ def _shares(table: BlockTable, chosen: Array) -> tuple[Array, Array]:
     sums: Array = np.matmul(chosen.astype(kind), weights).astype(np.float64)
     rest = weights.astype(np.float64).sum(axis=0) - sums
     return sums[:, :-1] / sums[:, -1:], rest[:, :-1] / rest[:, -1:]
-
-
-def _p_value(table: BlockTable, statistic: Statistic, draws: BlockDraws, critical: float) -> float:
-    beyond = drawn = number = 0
-    while len(chunk := draws.chunk(number)):
-        hits = statistic(*_shares(table, chunk)) >= critical
-        if beyond + int(hits.sum()) >= _ENOUGH:
-            last = int(np.searchsorted(np.cumsum(hits), _ENOUGH - beyond)) + 1
-            return _ENOUGH / (drawn + last)
-        beyond, drawn, number = beyond + int(hits.sum()), drawn + len(chunk), number + 1
-    return (1 + beyond) / (1 + drawn)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from llmops.evaluation.statistics import cluster_sums, estimate_mean, independent_rows
 from monitoring.decide.limits import lower_bound
 from monitoring.tabular.loss import widened
-from monitoring.tabular.observed import PREDICTION, Array, ObservedRows, Values
+from monitoring.tabular.observed import PREDICTION, Array, ObservedRows
 from monitoring.tabular.permutation import BlockTable, block_sums, neighbour_correlation
 
 if TYPE_CHECKING:
@@ -62,8 +62,7 @@ class QualityFinding:
         )
 
     def to_json(self) -> dict[str, Any]:
-        names = ("column", "fault", "rows", "share", "reference_share", "allowed", "lower_bound", "broken")
-        return {name: getattr(self, name) for name in names}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,20 +132,14 @@ def _faults(
     for name, (before, after) in columns.items():
         nowhere = np.zeros(reference.rows, dtype=bool)
         if before.numeric:
-            yield name, "outside", nowhere, _outside(before, after)
+            there = before.data[before.present]
+            low, high = (there.min(), there.max()) if len(there) else (-np.inf, np.inf)
+            yield name, "outside", nowhere, (after.data < low) | (after.data > high)
         else:
             known = {*before.data[before.present], *categories[name]}
             unseen = [value is not None and value not in known for value in after.data]
             yield name, "unseen", nowhere, np.array(unseen, dtype=bool)
     yield "", "duplicate", reference.duplicates, current.duplicates
-
-
-def _outside(before: Values, after: Values) -> Array:
-    there = before.data[before.present]
-    if not len(there):
-        return np.zeros(len(after.data), dtype=bool)
-    outside: Array = (after.data < there.min()) | (after.data > there.max())
-    return outside
 
 
 def _check(
@@ -158,7 +151,14 @@ def _check(
     alpha: float,
 ) -> QualityFinding:
     hits_before, hits = before[0], after[0]
-    correlation = _correlation(before, after)
+    correlation, tables = 0.0, []
+    for found, observed in (before, after):
+        if observed.block is not None:
+            cells = block_sums(observed.block, observed.blocks, found[:, None].astype(float))
+            tables.append((cells, np.bincount(observed.block, minlength=observed.blocks).astype(float)))
+    if tables:
+        cells, sizes = (np.concatenate(part) for part in zip(*tables, strict=True))
+        correlation = neighbour_correlation(BlockTable(cells, sizes, len(tables[0][1])))
     rows, rows_before = (_worth(*each, correlation) for each in (after, before))
     share, share_before = (float(each.mean()) if len(each) else 0.0 for each in (hits, hits_before))
     bound = lower_bound(math.floor(share * rows), math.ceil(rows), alpha / 2) if rows else 0.0
@@ -168,18 +168,6 @@ def _check(
     return QualityFinding(
         column, fault, int(hits.sum()), share, share_before, limit, bound, limit is not None and bound > limit
     )
-
-
-def _correlation(before: tuple[Array, ObservedRows], after: tuple[Array, ObservedRows]) -> float:
-    """Of neighbouring blocks; 0 for independent rows."""
-    parts = []
-    for hits, observed in (before, after):
-        if observed.block is None:
-            return 0.0
-        cells = block_sums(observed.block, observed.blocks, hits[:, None].astype(float))
-        parts.append((cells, np.bincount(observed.block, minlength=observed.blocks).astype(float)))
-    cells, sizes = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return neighbour_correlation(BlockTable(cells, sizes, len(parts[0][1])))
 
 
 def _worth(hits: Array, observed: ObservedRows, correlation: float) -> float:

@@ -15,7 +15,7 @@ from llmops.errors import CannotRun
 from llmops.pages.rendering import embedded, page
 from monitoring.evidently_import import evidently
 from monitoring.show.report import SAMPLE_ROWS, evidently_page
-from monitoring.show.verdict_page import Chart, distribution
+from monitoring.show.verdict_page import distribution
 from monitoring.store.summaries import LabelSummary, NumberSummary, Summary
 from monitoring.tabular.checking import TabularVerdict
 from monitoring.tabular.observed import PREDICTION, TRUTH, ObservedRows, Values, observe
@@ -59,14 +59,13 @@ def _values(title: str, verdict: TabularVerdict, reference: ObservedRows, curren
         "state": state,
         "verdict": verdict,
         "metric": _METRICS[verdict.metric],
-        "charts_of": [(name, _chart(name, *pairs[name])) for name in verdict.drifted[:_MOST_CHARTS]],
+        "charts_of": [
+            (name, distribution(name, _summary(name, pairs[name][0]), _summary(name, pairs[name][1])))
+            for name in verdict.drifted[:_MOST_CHARTS]
+        ],
         "reference": reference,
         "current": current,
     }
-
-
-def _chart(name: str, before: Values, after: Values) -> Chart | None:
-    return distribution(name, _summary(name, before), _summary(name, after))
 
 
 def _summary(name: str, values: Values) -> Summary:
@@ -102,7 +101,10 @@ def write_report(
 
 
 def _page(title: str, before: ObservedRows, after: ObservedRows, verdict: TabularVerdict) -> str:
-    columns = _columns(before, after)
+    # What both windows have values of: Evidently fails on a column that is empty in one of them.
+    pairs = {name: (values, after.inputs[name]) for name, values in before.inputs.items()}
+    pairs |= {PREDICTION: (before.prediction, after.prediction), TRUTH: (before.truth, after.truth)}
+    columns = {name: pair for name, pair in pairs.items() if all(values.present.any() for values in pair)}
     if not columns:
         return verdict_page(title, verdict, before, after)
     datasets = _dataset(before, columns, 0), _dataset(after, columns, 1)
@@ -114,13 +116,6 @@ def _page(title: str, before: ObservedRows, after: ObservedRows, verdict: Tabula
         presets.append(library.RegressionPreset() if before.truth.numeric else library.ClassificationPreset())
     section = verdict_section(title, verdict, before, after)
     return evidently_page(section, list(columns), datasets, found, verdict.alphas["drift"], *presets)
-
-
-def _columns(before: ObservedRows, after: ObservedRows) -> dict[str, tuple[Values, Values]]:
-    """What both windows have values of: Evidently fails on a column that is empty in one of them."""
-    pairs = {name: (values, after.inputs[name]) for name, values in before.inputs.items()}
-    pairs |= {PREDICTION: (before.prediction, after.prediction), TRUTH: (before.truth, after.truth)}
-    return {name: pair for name, pair in pairs.items() if all(values.present.any() for values in pair)}
 
 
 def _dataset(observed: ObservedRows, columns: dict[str, tuple[Values, Values]], which: int) -> Any:
@@ -146,11 +141,9 @@ def _task(columns: dict[str, tuple[Values, Values]], library: Any) -> dict[str, 
     if columns[TRUTH][0].numeric:
         return {"regression": [library.Regression(target=TRUTH, prediction=PREDICTION)]}
     named = {"target": TRUTH, "prediction_labels": PREDICTION}
-    classes = sorted({str(label) for name in (TRUTH, PREDICTION) for each in columns[name] for label in _there(each)})
+    classes = sorted(
+        {str(label) for name in (TRUTH, PREDICTION) for each in columns[name] for label in each.data[each.present]}
+    )
     if len(classes) > 2:
         return {"classification": [library.MulticlassClassification(**named)]}
     return {"classification": [library.BinaryClassification(**named, pos_label=classes[-1])]}
-
-
-def _there(values: Values) -> Any:
-    return values.data[values.present]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
-from llmops.production_log import LogRecord, ProductionLog, open_engine
+from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
 from monitoring.act.action_tables import ensure_tables
+from monitoring.store.database import open_database
 from tests.monitoring.acting import Clock, http_receiver
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -108,9 +110,9 @@ def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def engine(log_url):
-    """The log's database, with the tables of what the monitor tells and does."""
-    made = open_engine(log_url)
+def engine(any_log: ProductionLog) -> Iterator[Engine]:
+    """The database of an empty log, on each database in turn, with the monitor's tables in it."""
+    made = open_database(any_log.url)
     ensure_tables(made)
     yield made
     made.dispose()

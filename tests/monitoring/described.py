@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from llmops.production_log import LogRecord
-from monitoring.descriptors.computation import Declared, Of
 from monitoring.descriptors.descriptor_set import DescriptorSet
-from monitoring.descriptors.model import Descriptor, Kind, Side
+from monitoring.descriptors.model import Declared, Descriptor, Kind, Of, Side
 from monitoring.store.rows import ROW_DIMENSIONS, DescribedRows, objects
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -10,7 +10,7 @@ from llmops.settings import Settings
 from monitoring import list_apps, run_monitor
 from monitoring.config import read_config
 from monitoring.descriptors import Descriptor, DescriptorSet
-from monitoring.descriptors.computation import Declared
+from monitoring.descriptors.model import Declared
 
 DESCRIPTORS = read_config().descriptors.descriptors
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -42,33 +42,31 @@ def test_a_service_that_just_keeps_its_limit_alarms_within_alpha(rows, alpha):
     assert 0 < chance <= alpha
 
 
-def test_more_than_allowed_is_an_alarm_only_when_the_rows_prove_it():
-    assert not check(REFUSAL, flags(40, 4)).broken
-    found = check(REFUSAL, flags(4000, 400))
-    assert found.broken
-    assert found.lower_bound > 0.05
-    assert "400 of 4000 rows (10.0%)" in found.why
+@pytest.mark.parametrize(
+    ("limit", "window", "beyond", "undecided", "broken"),
+    [
+        (REFUSAL, flags(40, 4), 4, 0, False),
+        (REFUSAL, flags(4000, 400), 400, 0, True),
+        (LATENCY, latencies([100] * 800 + [3000] * 200), 200, 0, True),
+        (LATENCY, latencies([100] * 960 + [3000] * 40), 40, 0, False),
+        (LATENCY, latencies([2001] * 500 + [1990] * 300 + [100] * 200), 0, 800, False),  # all in the limit's own bin
+        (LATENCY, latencies([1990, 1999]), 0, 0, False),  # but here the extremes decide
+        (LATENCY, latencies([2001] * 300), 300, 0, True),
+    ],
+)
+def test_a_limit_is_broken_when_the_rows_prove_it_and_bins_that_cannot_tell_are_not_held_against_it(
+    limit, window, beyond, undecided, broken
+):
+    found = check(limit, window)
+    assert (found.beyond, found.undecided, found.broken) == (beyond, undecided, broken)
+    assert (found.lower_bound > found.limit.allowed) == broken
+    assert f"{beyond} of {window.rows} rows ({beyond / window.rows:.1%})" in found.why
 
 
-def test_a_quantile_is_broken_when_too_many_rows_are_above_it():
-    slow = latencies([100] * 800 + [3000] * 200)
-    assert check(LATENCY, slow).broken
-    assert not check(LATENCY, latencies([100] * 960 + [3000] * 40)).broken
-
-
-def test_what_the_bins_cannot_tell_is_not_held_against_the_limit():
-    found = check(LATENCY, latencies([2001] * 500 + [1990] * 300 + [100] * 200))
-    assert (found.beyond, found.broken) == (0, False)
-    assert found.undecided == 800
-    low, high = found.resolution
+def test_a_finding_says_how_finely_the_bins_tell():
+    told = check(LATENCY, latencies([2001])).to_json()
+    low, high = told["resolution"]
     assert low <= 2000 < high < low * 1.03
-    assert found.to_json()["resolution"] == [low, high]
-
-
-def test_nothing_is_undecided_when_the_extremes_decide():
-    assert check(LATENCY, latencies([1990, 1999])).undecided == 0
-    above = check(LATENCY, latencies([2001] * 300))
-    assert (above.beyond, above.undecided, above.broken) == (300, 0, True)
 
 
 def test_a_limit_without_values_has_no_verdict_and_says_so():

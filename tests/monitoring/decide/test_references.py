@@ -7,19 +7,11 @@ import sqlalchemy as sa
 from llmops.errors import UsageError
 from monitoring.decide.pinned_summaries import WHOLE, PinnedSummaries
 from monitoring.decide.references import AcceptedWindow, References, ReferenceSettings
-from monitoring.store.database import open_database
 from monitoring.store.summaries import FlagSummary, Summary
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 FROZEN = PinnedSummaries({WHOLE: Summary(rows=100, flags={"error": FlagSummary(100, 3)}, versions={"error": "v1"})})
-
-
-@pytest.fixture
-def engine(settings, log):
-    engine = open_database(settings.resolved_log_url)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

@@ -4,10 +4,6 @@ from llmops.errors import UsageError
 from monitoring.decide.rules import ALONE, DAYS, POOLED, DriftRules, day_start_share, new_start_share
 from monitoring.descriptors import Descriptor
 
-REFUSAL = Descriptor("output.refusal", "flag", "output", harmful=True)
-LINK = Descriptor("output.link", "flag", "output")
-LANGUAGE = Descriptor("input.language", "label", "input")
-LATENCY = Descriptor("latency_ms", "numeric", "service")
 FLAGS = ("output.refusal", "error", "output.empty", "output.pii_email")
 
 
@@ -28,17 +24,16 @@ def test_windows_alone_and_together_spend_the_windows_part_however_often_a_refer
     assert rules.pooled_alpha(1, 0) == 0, "a window alone is no pool"
 
 
-@pytest.mark.parametrize("families", [1, 4, 40])
-def test_more_slices_do_not_raise_the_expected_false_alarms(families):
-    assert DriftRules().expected_false_alarms_per_month(families) == pytest.approx(0.1)
-    parts = DriftRules().expected_false_alarms(families=families)
-    assert sum(value for part, value in parts.items() if part != "total") == pytest.approx(parts["total"])
-
-
-def test_a_kind_of_rule_that_is_not_in_use_spends_nothing():
-    parts = DriftRules().expected_false_alarms(limits=0, volume=False)
-    assert (parts["limits"], parts["volume"]) == (0, 0)
-    assert parts["total"] == pytest.approx(0.09)
+@pytest.mark.parametrize(
+    ("used", "total"),
+    [({}, 0.1), ({"families": 4}, 0.1), ({"families": 40}, 0.1), ({"limits": 0, "volume": False}, 0.09)],
+)
+def test_however_many_slices_there_are_the_budget_is_one_and_a_rule_not_in_use_spends_nothing(used, total):
+    parts = DriftRules().expected_false_alarms(**used)
+    assert parts["total"] == pytest.approx(total)
+    assert sum(value for part, value in parts.items() if part != "total") == pytest.approx(total)
+    assert all((parts[kind] == 0) == (kind in used and not used[kind]) for kind in ("limits", "volume"))
+    assert DriftRules().expected_false_alarms_per_month(40) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("slices", [0, 1, 7, 300])
@@ -49,16 +44,12 @@ def test_detectors_never_have_more_than_their_part_however_many_slices_appear(sl
     assert min(alphas) > 0
 
 
-def test_without_slices_the_whole_app_has_all_of_the_detectors_part():
-    rules = DriftRules()
-    total = sum(rules.flag_alpha(name, FLAGS, sliced=False) for name in FLAGS)
-    assert total == pytest.approx(rules.false_alarms_per_month * rules.flags_share)
+def test_shares_of_the_detectors_part_follow_slices_and_weights():
+    rules, even = DriftRules(), DriftRules(flag_weights={})
+    unsliced = sum(rules.flag_alpha(name, FLAGS, sliced=False) for name in FLAGS)
+    assert unsliced == pytest.approx(rules.false_alarms_per_month * rules.flags_share)
     assert rules.flag_alpha("error", FLAGS, 1, sliced=False) == 0
-
-
-def test_refusals_and_errors_have_most_of_the_detectors_part_unless_told_otherwise():
-    assert DriftRules().flag_alpha("error", FLAGS) == pytest.approx(12 * DriftRules().flag_alpha("output.empty", FLAGS))
-    even = DriftRules(flag_weights={})
+    assert rules.flag_alpha("error", FLAGS) == pytest.approx(12 * rules.flag_alpha("output.empty", FLAGS))
     assert even.flag_alpha("error", FLAGS) == pytest.approx(even.flag_alpha("output.empty", FLAGS))
 
 
@@ -66,10 +57,13 @@ def test_the_starts_of_a_month_together_have_at_most_one_alpha():
     assert DAYS * day_start_share() + sum(new_start_share(earlier) for earlier in range(1000)) <= 1 + 1e-12
 
 
-def test_harmful_flags_have_the_lowest_floor():
-    rules = DriftRules()
-    assert rules.floor(REFUSAL) < rules.floor(LINK)
-    assert rules.floor(LANGUAGE) < rules.floor(LATENCY)
+def test_harmful_flags_have_the_lowest_floor_and_floors_and_shares_may_be_zero():
+    refusal, link, language, latency = (
+        DriftRules().floor(Descriptor("d", kind, "output", harmful=harmful))
+        for kind, harmful in (("flag", True), ("flag", False), ("label", False), ("numeric", False))
+    )
+    assert refusal < min(link, language) <= max(link, language) < latency
+    assert DriftRules(numeric_floor=0, limits_share=0).limit_alpha(3) == 0
 
 
 @pytest.mark.parametrize(
@@ -86,7 +80,3 @@ def test_harmful_flags_have_the_lowest_floor():
 def test_rules_that_make_no_sense_are_refused(wrong):
     with pytest.raises(UsageError, match="drift rules"):
         DriftRules(**wrong)
-
-
-def test_floors_and_shares_may_be_zero():
-    assert DriftRules(numeric_floor=0, limits_share=0).limit_alpha(3) == 0

@@ -127,19 +127,37 @@ def test_flags_of_millions_of_rows_are_tested_exactly():
     assert 0 < found.p_value < 1e-4
 
 
-def test_frequent_labels_get_chi_square_and_the_total_variation_distance():
-    found = compare_labels(labels(en=1600, de=200, fr=200), labels(en=1000, de=800, fr=200))
-    assert found.test == "chi-square"
-    assert found.p_value == pytest.approx(stats.chi2_contingency([[1600, 200, 200], [1000, 800, 200]]).pvalue)
-    assert found.effect == pytest.approx(0.3)
-
-
-def test_rarer_labels_are_tested_exactly_one_by_one():
-    found = compare_labels(labels(en=80, de=10, fr=10), labels(en=50, de=40, fr=10))
-    assert found.test == "fisher-exact-each"
-    # Equal windows: both tails are the same, so that the doubled one is Fisher's two-sided p.
-    assert found.p_value == pytest.approx(3 * stats.fisher_exact([[10, 90], [40, 60]]).pvalue)
-    assert found.effect == pytest.approx(0.3)
+@pytest.mark.parametrize(
+    ("before", "after", "test", "p_value", "effect"),
+    [
+        (
+            {"en": 1600, "de": 200, "fr": 200},
+            {"en": 1000, "de": 800, "fr": 200},
+            "chi-square",
+            stats.chi2_contingency([[1600, 200, 200], [1000, 800, 200]]).pvalue,
+            0.3,
+        ),
+        # Equal windows: both tails are the same, so that the doubled one is Fisher's two-sided p.
+        (
+            {"en": 80, "de": 10, "fr": 10},
+            {"en": 50, "de": 40, "fr": 10},
+            "fisher-exact-each",
+            3 * stats.fisher_exact([[10, 90], [40, 60]]).pvalue,
+            0.3,
+        ),
+        (
+            {"en": 95, "de": 5},
+            {"en": 80, "de": 20},
+            "fisher-exact",
+            stats.fisher_exact([[95, 5], [80, 20]]).pvalue,
+            0.15,
+        ),
+    ],
+)
+def test_labels_are_tested_by_chi_square_where_frequent_and_exactly_where_rarer(before, after, test, p_value, effect):
+    found = compare_labels(LabelSummary(before), LabelSummary(after))
+    assert (found.test, found.p_value) == (test, pytest.approx(p_value))
+    assert found.effect == pytest.approx(effect)  # the total variation distance
 
 
 def test_quiet_windows_of_few_labels_pass_no_oftener_than_their_level():
@@ -152,12 +170,6 @@ def test_quiet_windows_of_few_labels_pass_no_oftener_than_their_level():
             if chance > 1e-9 and compare_labels(reference, labels(en=200 - de - fr, de=de, fr=fr)).p_value <= level:
                 total += chance
     assert 0 < total <= 1.5 * level  # this reference is one of many; over all of them it is at most the level
-
-
-def test_two_labels_are_tested_exactly():
-    found = compare_labels(labels(en=95, de=5), labels(en=80, de=20))
-    assert found.test == "fisher-exact"
-    assert found.p_value == pytest.approx(stats.fisher_exact([[95, 5], [80, 20]]).pvalue)
 
 
 def test_a_handful_of_new_labels_is_no_certainty():

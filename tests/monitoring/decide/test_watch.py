@@ -9,7 +9,6 @@ from monitoring.decide.detector_store import DetectorStore
 from monitoring.decide.rules import DriftRules
 from monitoring.decide.watch import Watched, advance_detectors, findings
 from monitoring.descriptors import Descriptor
-from monitoring.store.database import open_database
 from monitoring.store.summaries import FlagSummary, Summary
 
 BEGIN = datetime(2026, 1, 10, 6, tzinfo=UTC)
@@ -56,10 +55,8 @@ def watched(**given):
 
 
 @pytest.fixture
-def store(log_url, any_log):
-    engine = open_database(log_url)
-    yield DetectorStore(engine)
-    engine.dispose()
+def store(engine):
+    return DetectorStore(engine)
 
 
 def found_in(store, asked, since, until):

@@ -80,12 +80,15 @@ def test_the_first_window_of_a_release_needs_no_reference(log):
 
 
 @pytest.mark.usefixtures("hundred")
-def test_errors_say_what_to_do(log):
-    with pytest.raises(CannotRun, match="give --since TIME"):
-        choose_windows(log, None, None, "assistant", None, None)
-    with pytest.raises(CannotRun, match="no rows of app nobody"):
-        choose_windows(log, None, None, "nobody", at(1), None)
-    with pytest.raises(CannotRun, match="choose a later --since"):
-        choose_windows(log, None, None, "assistant", at(0), None)
-    with pytest.raises(UsageError, match="must be before --until"):
-        choose_windows(log, None, None, "assistant", at(5), at(5))
+@pytest.mark.parametrize(
+    ("app", "since", "until", "error", "told"),
+    [
+        ("assistant", None, None, CannotRun, "give --since TIME"),
+        ("nobody", at(1), None, CannotRun, "no rows of app nobody"),
+        ("assistant", at(0), None, CannotRun, "choose a later --since"),
+        ("assistant", at(5), at(5), UsageError, "must be before --until"),
+    ],
+)
+def test_errors_say_what_to_do(log, app, since, until, error, told):
+    with pytest.raises(error, match=told):
+        choose_windows(log, None, None, app, since, until)

@@ -5,8 +5,8 @@ import pytest
 from llmops.errors import BadFile
 from llmops.settings import Settings
 from monitoring.descriptors import DescriptorSet, default_descriptors
-from monitoring.descriptors.computation import TEXTS
 from monitoring.descriptors.descriptor_set import KINDS
+from monitoring.descriptors.model import TEXTS
 
 
 def one(**table):

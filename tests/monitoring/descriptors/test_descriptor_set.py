@@ -9,7 +9,7 @@ import pytest
 from llmops.errors import CannotRun
 from llmops.production_log import LogRecord
 from monitoring.descriptors import DescriptorSet, default_descriptors
-from monitoring.descriptors.computation import is_sampled
+from monitoring.descriptors.model import is_sampled
 from monitoring.descriptors.text_kinds import PERSONAL_SORTS, has_personal
 from tests.monitoring.descriptors.corpus import HOSTILE, TEXTS
 
@@ -92,16 +92,6 @@ def test_texts_that_break_evidentlys_own_descriptors_are_described():
     assert described.columns["output.words"][3] == 2
 
 
-def test_harmless_words_raise_no_flag():
-    values = values_of(output="Whatever art you start in Scunthorpe, it is version 3.11 of 2026-01-31.")
-    assert [name for name in of_kind("flag") if values[name]] == []
-
-
-def test_profane_words_are_seen_whole_and_in_either_case():
-    for text in ("What the FUCK?", "so ein Arschloch!", "c'est de la merde"):
-        assert values_of(output=text)["output.profanity"] == 1
-
-
 def test_no_records_give_columns_without_rows():
     described = default_descriptors().describe([])
     assert list(described.columns) == list(default_descriptors().descriptors)
@@ -124,33 +114,30 @@ def test_every_record_has_every_descriptor_in_the_order_of_the_file():
         assert not any(value is None or value != value for value in column), name
 
 
-def test_an_answer_that_the_model_declined_in_its_own_field_is_a_refusal_whatever_its_text():
-    logged = [
-        record(output="", details={"refusal": "no"}),
-        record(output="Yes.", details={"refusal": None}),
-        record(output=REFUSAL),
-    ]
-
-    assert default_descriptors().describe(logged).columns["output.refusal"].tolist() == [1, 0, 1]
-
-
-def test_personal_data_is_flagged_on_its_side():
-    values = values_of(input="I am jo@example.com", output="Call (212) 555-0143")
-    assert [name for name in of_kind("flag") if values[name]] == ["input.pii_email", "output.pii_phone"]
-
-
 @pytest.mark.parametrize(
-    ("sort", "text"),
+    ("texts", "flags"),
     [
-        ("card", "card 4111 1111 1111 1111"),
-        ("iban", "DE89 3704 0044 0532 0130 00"),
-        ("ssn", "SSN 123-45-6789"),
-        ("ip", "ping 192.168.0.1"),
-        ("ip", "ping 2001:db8::8a2e:370:7334"),
+        ({"output": "Whatever art you start in Scunthorpe, it is version 3.11 of 2026-01-31."}, []),
+        ({"output": "What the FUCK?"}, ["output.profanity"]),
+        ({"output": "so ein Arschloch!"}, ["output.profanity"]),
+        ({"output": "c'est de la merde"}, ["output.profanity"]),
+        ({"input": "I am jo@example.com", "output": "Call (212) 555-0143"}, ["input.pii_email", "output.pii_phone"]),
+        ({"output": "card 4111 1111 1111 1111"}, ["output.pii_card"]),
+        ({"output": "DE89 3704 0044 0532 0130 00"}, ["output.pii_iban"]),
+        ({"output": "SSN 123-45-6789"}, ["output.pii_ssn"]),
+        ({"output": "ping 192.168.0.1"}, ["output.pii_ip"]),
+        ({"output": "ping 2001:db8::8a2e:370:7334"}, ["output.pii_ip"]),
+        ({"output": " \n"}, ["output.empty"]),
+        ({"output": "", "details": {"tool_calls": [{}]}}, []),
+        ({"output": "", "details": {"refusal": "no"}}, ["output.refusal"]),
+        ({"output": "Yes.", "details": {"refusal": None}}, []),
+        ({"output": REFUSAL}, ["output.refusal"]),
+        ({"output": "", "status": 500, "outcome": "error"}, ["error"]),
     ],
 )
-def test_each_sort_of_personal_data_has_its_flag(sort, text):
-    assert values_of(output=text)[f"output.pii_{sort}"] == 1
+def test_flags_are_raised_on_the_side_that_has_the_cause_and_harmless_texts_raise_none(texts, flags):
+    values = values_of(**texts)
+    assert sorted(name for name in of_kind("flag") if values[name]) == flags
 
 
 @pytest.mark.parametrize(
@@ -180,13 +167,6 @@ def test_a_shadow_answer_is_described_as_any_other():
     assert values_of(output="Yes.", outcome="shadow")["output.length"] == 4
 
 
-def test_an_empty_answer_is_flagged_only_when_the_request_succeeded():
-    assert values_of(output=" \n")["output.empty"] == 1
-    assert values_of(output="", details={"tool_calls": [{}]})["output.empty"] == 0
-    assert values_of(output="", details={"refusal": "no"})["output.empty"] == 0
-    assert values_of(status=500, outcome="error")["output.empty"] is None
-
-
 def test_a_text_that_retention_deleted_has_no_values_and_the_numbers_of_its_request_stay():
     values = values_of(text_deleted_at=START, latency_ms=5.0)
     assert values["latency_ms"] == 5
@@ -213,55 +193,52 @@ def test_hostile_rows_are_all_described_in_bounded_time():
     assert time.perf_counter() - started < 60
 
 
-def test_a_row_that_a_descriptor_raises_on_fails_alone_and_is_counted():
-    made = declared(
-        {"name": "a", "kind": "python", "of": "output", "function": f"{__name__}:shouting", "returns": "flag",
-         "revision": 1},
-        {"name": "b", "kind": "length", "of": "output"},
-    )  # fmt: skip
-    described = made.describe([record(output=text) for text in ("YES", "boom", "no", "boom")])
-    assert described.columns["a"][[0, 2]].tolist() == [1, 0]
-    assert np.isnan(described.columns["a"][[1, 3]]).all()
-    assert dict(described.failures) == {"a": 2}
-    assert described.reasons == {"a": "RuntimeError: boom"}
-    assert described.columns["b"].tolist() == [3, 4, 2, 4]
+def called(function, returns, of="output", **more):
+    """A descriptor named `a` that calls one of the functions above."""
+    table = {"kind": "python", "of": of, "function": f"{__name__}:{function}", "returns": returns, "revision": 1}
+    return declared({"name": "a", **table, **more})
 
 
-def test_a_whole_column_function_loses_only_the_rows_at_fault():
-    made = declared(
-        {"name": "a", "kind": "python", "of": "output", "function": f"{__name__}:lengths", "returns": "numeric",
-         "per": "column", "revision": 1}
-    )  # fmt: skip
-    described = made.describe([record(output="bad" if place == 30 else "good") for place in range(100)])
-    assert dict(described.failures) == {"a": 1}
-    assert np.isnan(described.columns["a"]).tolist() == [place == 30 for place in range(100)]
+@pytest.mark.parametrize(
+    ("made", "texts", "values", "reason"),
+    [
+        (called("shouting", "flag"), ["YES", "boom", "no", "boom"], [1, None, 0, None], "RuntimeError: boom"),
+        (
+            called("lengths", "numeric", per="column"),  # raises on the whole column
+            ["good"] * 30 + ["bad"] + ["good"] * 69,
+            [4] * 30 + [None] + [4] * 69,
+            "ZeroDivisionError: division by zero",
+        ),
+        (
+            called("odd_values", "numeric"),
+            ["text", "endless", "huge", "one"],
+            [None, None, None, 1],
+            "TypeError: not a number but str",
+        ),
+    ],
+)
+def test_a_row_without_a_sound_value_fails_alone_and_is_counted(made, texts, values, reason):
+    described = made.describe([record(output=text) for text in texts])
+    column = described.columns["a"].tolist()
+    assert [None if value != value else value for value in column] == values
+    assert dict(described.failures) == {"a": values.count(None)}
+    assert described.reasons == {"a": reason}
 
 
-def test_values_that_are_no_numbers_are_failures_and_none_is_no_value():
-    made = declared(
-        {"name": "a", "kind": "python", "of": "output", "function": f"{__name__}:odd_values", "returns": "numeric",
-         "revision": 1}
-    )  # fmt: skip
-    described = made.describe([record(output=text) for text in ("none", "text", "endless", "huge", "one")])
-    assert dict(described.failures) == {"a": 3}
-    assert np.isnan(described.columns["a"]).tolist() == [True, True, True, True, False]
+def test_no_value_is_no_failure():
+    described = called("odd_values", "numeric").describe([record(output="none")])
+    assert np.isnan(described.columns["a"]).all()
+    assert not described.failures
 
 
 def test_a_function_may_read_the_whole_record():
-    made = declared(
-        {"name": "a", "kind": "python", "of": "record", "function": f"{__name__}:release_of", "returns": "label",
-         "revision": 1}
-    )  # fmt: skip
+    made = called("release_of", "label", of="record")
     assert made.describe([record(), record(release=None)]).columns["a"].tolist() == ["assistant@1", None]
 
 
 def test_what_no_row_can_do_without_stops_the_run():
-    made = declared(
-        {"name": "a", "kind": "python", "of": "record", "function": f"{__name__}:missing_model", "returns": "label",
-         "revision": 1}
-    )  # fmt: skip
     with pytest.raises(CannotRun, match="no model"):
-        made.describe([record()])
+        called("missing_model", "label", of="record").describe([record()])
 
 
 def test_a_sample_is_the_same_each_time_and_as_large_as_declared():

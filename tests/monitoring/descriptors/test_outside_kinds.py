@@ -36,15 +36,18 @@ def test_a_judge_sees_question_and_answer_and_gives_a_flag():
     assert described.columns["j"].tolist() == [1, 0]
 
 
-def test_points_are_a_number_and_labels_without_a_good_one_a_label():
-    with ScriptedJudge(lambda body: verdict(4)) as judge:
-        descriptor, described = judged(judge, ["a"], scale=[1, 5])
-        assert (descriptor.kind, described.columns["j"].tolist()) == ("numeric", [0.75])
-    with ScriptedJudge(lambda body: verdict("cold")) as judge:
-        descriptor, described = judged(judge, ["a"], scale=["warm", "cold"])
-        assert (descriptor.kind, described.columns["j"].tolist()) == ("label", ["cold"])
-        descriptor, described = judged(judge, ["a"], scale=["warm", "cold"], good="warm")
-        assert (descriptor.kind, described.columns["j"].tolist()) == ("flag", [0])
+@pytest.mark.parametrize(
+    ("scale", "score", "kind", "value"),
+    [
+        ({"scale": [1, 5]}, 4, "numeric", 0.75),
+        ({"scale": ["warm", "cold"]}, "cold", "label", "cold"),
+        ({"scale": ["warm", "cold"], "good": "warm"}, "cold", "flag", 0),
+    ],
+)
+def test_points_are_a_number_and_labels_without_a_good_one_a_label(scale, score, kind, value):
+    with ScriptedJudge(lambda body: verdict(score)) as judge:
+        descriptor, described = judged(judge, ["a"], **scale)
+    assert (descriptor.kind, described.columns["j"].tolist()) == (kind, [value])
 
 
 def test_verdicts_that_break_the_schema_are_counted_failures():

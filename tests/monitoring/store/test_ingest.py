@@ -26,13 +26,6 @@ from tests.monitoring.described import APP, START, cheap_set, declare, record, r
 SLICES = ("release", "user", "language")
 
 
-@pytest.fixture
-def engine(any_log):
-    engine = open_database(any_log.url)
-    yield engine
-    engine.dispose()
-
-
 def everything(engine, descriptors, **given):
     return WindowReader(engine, descriptors).rows(APP, None, None, **given)
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import threading
 from datetime import timedelta
 
-import pytest
 import sqlalchemy as sa
 
 from llmops.production_log import Feedback, ProductionLog
@@ -15,13 +14,6 @@ from monitoring.store.windows import WindowReader
 from tests.monitoring.described import APP, START, cheap_set, record, records
 
 SET = cheap_set()
-
-
-@pytest.fixture
-def engine(any_log):
-    engine = open_database(any_log.url)
-    yield engine
-    engine.dispose()
 
 
 def opinion(number, **given):

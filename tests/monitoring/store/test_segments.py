@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from monitoring.descriptors.model import Descriptor
-from monitoring.store.database import open_database, writing
+from monitoring.store.database import writing
 from monitoring.store.rows import ROW_DIMENSIONS, DescribedRows, objects
 from monitoring.store.segments import (
     SEGMENT_ROWS,
@@ -48,13 +48,6 @@ def assert_same(found, wanted):
         np.testing.assert_array_equal(found.columns[name], column)
     for name, values in wanted.dimensions.items():
         assert found.dimensions[name].tolist() == values.tolist()
-
-
-@pytest.fixture
-def engine(any_log):
-    engine = open_database(any_log.url)
-    yield engine
-    engine.dispose()
 
 
 @pytest.fixture

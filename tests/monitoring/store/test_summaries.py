@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitoring.store.number_grid import WIDTH, bins_of, middle_of
+from monitoring.store.packed_summaries import WIDTH, bins_of, middle_of
 from monitoring.store.rows import DescribedRows
 from monitoring.store.summaries import (
     OTHER,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmops.errors import CannotRun, StoreUnavailable
 from llmops.production_log import Feedback, ProductionLog
-from monitoring.store.database import open_database
+from monitoring.store.database import hourly_summaries, open_database
 from monitoring.store.hourly import MOST_VALUES
 from monitoring.store.ingest import ingest
 from monitoring.store.ingest_feedback import ingest_feedback
@@ -107,36 +107,24 @@ def test_rows_are_read_oldest_first_and_chosen(reader):
     assert sum(len(part) for part in reader.parts(APP, None, None)) == ROWS
 
 
-def test_values_beyond_the_most_frequent_are_counted_over_a_window_too(tmp_path):
-    url = f"sqlite:///{tmp_path}/log.db"
-    log, engine = ProductionLog(url), open_database(url)
-    log.append([record(number, user=f"u{number // 2}") for number in range(2 * MOST_VALUES + 100)])
-    ingest(log, engine, SET, slices=SLICES)
+def test_values_beyond_the_most_frequent_are_counted_over_a_window_too(any_log, engine):
+    any_log.append([record(number, user=f"u{number // 2}") for number in range(2 * MOST_VALUES + 100)])
+    ingest(any_log, engine, SET, slices=SLICES)
     found = WindowReader(engine, SET).summary(APP, None, None, "user")
     assert len(found) == MOST_VALUES + 1
     assert found[OTHER].rows == 100
     assert sum(summary.rows for summary in found.values()) == 2 * MOST_VALUES + 100
-    engine.dispose()
-    log.close()
 
 
-def test_a_log_that_was_never_described_is_told_apart_from_an_empty_one(tmp_path):
-    url = f"sqlite:///{tmp_path}/log.db"
-    ProductionLog(url).close()
-    engine = open_database(url)
+def test_a_log_that_was_never_described_is_told_apart_from_an_empty_one(engine):
     with pytest.raises(CannotRun, match="not described"):
         WindowReader(engine, SET).summary(APP, None, None)
-    engine.dispose()
 
 
-def test_a_damaged_summary_is_named(tmp_path):
-    url = f"sqlite:///{tmp_path}/log.db"
-    log, engine = ProductionLog(url), open_database(url)
-    log.append(records(range(5)))
-    ingest(log, engine, SET)
+def test_a_damaged_summary_is_named(any_log, engine):
+    any_log.append(records(range(5)))
+    ingest(any_log, engine, SET)
     with engine.begin() as connection:
-        connection.execute(sa.text("UPDATE hourly_summaries SET data = x'0102'"))
+        connection.execute(sa.update(hourly_summaries).values(data=b"\x01\x02"))
     with pytest.raises(StoreUnavailable, match="hour 2026-01-01T00:00:00"):
         WindowReader(engine, SET).summary(APP, None, None)
-    engine.dispose()
-    log.close()

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from llmops.tabular.schema import RowSchema
 from monitoring.tabular.estimate import ErrorEstimator, trust_of
 from monitoring.tabular.observed import observe
 from monitoring.tabular.settings import TabularSettings
@@ -20,41 +21,45 @@ def harder_when_hot(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(truth=frame["prediction"] + factor * (frame["truth"] - frame["prediction"]))
 
 
-def test_a_regressions_error_is_foreseen_where_only_the_inputs_changed() -> None:
-    estimator = ErrorEstimator.fit(harder_when_hot(hours(60)), REGRESSION, SETTINGS)
+def estimated(
+    reference: pd.DataFrame, window: pd.DataFrame, schema: RowSchema = REGRESSION, settings: TabularSettings = SETTINGS
+) -> float:
+    """The window's error by an estimator that was fitted on the reference."""
+    estimator = ErrorEstimator.fit(reference, schema, settings)
     assert estimator is not None
-    hot = harder_when_hot(hours(30, seed=1, warmer=1.5))
-    expected = estimator.losses(observe(hot.assign(truth=np.nan), REGRESSION, "current"))
+    expected = estimator.losses(observe(window, schema, "current"))
     assert expected is not None
-    found = float(np.sqrt(((hot["truth"] - hot["prediction"]) ** 2).mean()))
-    assert expected.error == pytest.approx(found, rel=0.15)
-    assert expected.error > 1.4 * (estimator.expected.error or 0)
+    assert expected.error is not None
+    return expected.error
+
+
+def test_a_regressions_error_is_foreseen_where_only_the_inputs_changed() -> None:
+    reference, hot = harder_when_hot(hours(60)), harder_when_hot(hours(30, seed=1, warmer=1.5))
+    error = estimated(reference, hot.assign(truth=np.nan))
+    assert error == pytest.approx(float(np.sqrt(((hot["truth"] - hot["prediction"]) ** 2).mean())), rel=0.15)
+    assert error > 1.4 * estimated(reference, reference)
+
+
+def test_a_relative_error_is_foreseen_as_a_share_of_the_predictions() -> None:
+    window = hours(30, seed=1)
+    found = (window["truth"] - window["prediction"]).abs().sum() / window["truth"].sum()
+    error = estimated(hours(60), window.assign(truth=np.nan), settings=TabularSettings(loss="relative"))
+    assert error == pytest.approx(found, rel=0.1)
 
 
 def test_what_it_cannot_see_is_that_the_same_rows_have_other_answers() -> None:
-    estimator = ErrorEstimator.fit(hours(60), REGRESSION, SETTINGS)
-    assert estimator is not None
-    expected = estimator.losses(observe(hours(30, seed=1, error=30.0), REGRESSION, "current"))
-    assert expected is not None
-    assert expected.error == pytest.approx(10, rel=0.15)
+    assert estimated(hours(60), hours(30, seed=1, error=30.0)) == pytest.approx(10, rel=0.15)
 
 
 def test_a_classifiers_error_is_what_its_calibrated_probabilities_leave() -> None:
     reference = kinds(600, wrong=0.1).assign(probability=lambda rows: rows["probability"] ** 0.2)  # too sure of itself
-    estimator = ErrorEstimator.fit(reference, CLASSIFICATION, SETTINGS)
-    assert estimator is not None
-    expected = estimator.losses(observe(reference, CLASSIFICATION, "current"))
-    assert expected is not None
-    assert expected.error == pytest.approx((reference["truth"] != reference["prediction"]).mean(), abs=0.01)
+    wrong = (reference["truth"] != reference["prediction"]).mean()
+    assert estimated(reference, reference, CLASSIFICATION) == pytest.approx(wrong, abs=0.01)
 
 
 def test_a_classifier_that_was_never_wrong_keeps_its_own_probabilities() -> None:
     reference = kinds(100).assign(truth="red", prediction="red", probability=0.9)
-    estimator = ErrorEstimator.fit(reference, CLASSIFICATION, SETTINGS)
-    assert estimator is not None
-    expected = estimator.losses(observe(reference, CLASSIFICATION, "current"))
-    assert expected is not None
-    assert expected.error == pytest.approx(0.1)
+    assert estimated(reference, reference, CLASSIFICATION) == pytest.approx(0.1)
 
 
 def test_no_estimate_without_labels_or_probabilities_to_learn_from() -> None:
@@ -85,14 +90,3 @@ def test_an_estimate_is_believed_after_the_latest_came_close(
     trust = trust_of(past, outside, SETTINGS)
     assert trust.trusted is trusted
     assert told in trust.why
-
-
-def test_a_relative_error_is_foreseen_as_a_share_of_the_predictions() -> None:
-    settings = TabularSettings(loss="relative")
-    estimator = ErrorEstimator.fit(hours(60), REGRESSION, settings)
-    assert estimator is not None
-    window = hours(30, seed=1)
-    expected = estimator.losses(observe(window.assign(truth=np.nan), REGRESSION, "current"))
-    assert expected is not None
-    found = (window["truth"] - window["prediction"]).abs().sum() / window["truth"].sum()
-    assert expected.error == pytest.approx(found, rel=0.1)

@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from llmops.errors import CannotRun
+from llmops.tabular.schema import RowSchema
 from monitoring.tabular import TabularSettings, check, write_report
 from monitoring.tabular.observed import observe
 from monitoring.tabular.report import verdict_section
@@ -17,43 +19,40 @@ from tests.monitoring.tabular.windows import CLASSIFICATION, REGRESSION, hours, 
 SETTINGS = TabularSettings(estimate=False)
 
 
+def page_of(
+    reference: pd.DataFrame, current: pd.DataFrame, folder: Path, schema: RowSchema = REGRESSION, **title: str
+) -> str:
+    verdict = check(reference, current, schema, SETTINGS, windows_in_budget=12)
+    out = write_report(reference, current, schema, verdict, folder / "deep" / "report.html", **title)
+    return out.read_text(encoding="utf-8")
+
+
 def test_the_report_of_a_regression_has_our_verdict_first_and_needs_no_network(tmp_path: Path) -> None:
-    reference, current = hours(20), hours(10, seed=1, error=25.0, warmer=3.0)
-    verdict = check(reference, current, REGRESSION, SETTINGS, windows_in_budget=12)
-    out = write_report(reference, current, REGRESSION, verdict, tmp_path / "deep" / "bike.html", "bike@2 in <January>")
-    page = out.read_text(encoding="utf-8")
+    page = page_of(hours(20), hours(10, seed=1, error=25.0, warmer=3.0), tmp_path, title="bike@2 in <January>")
     assert page.index('<section class="llmops">') < page.index('<div id="root_metric')
     assert re.search(r"<body>\s*<style>", page)
     head = page.split('<div id="root_metric')[0]
-    assert "bike@2 in &lt;January&gt;" in head
-    assert ">Alarm</span>" in head
-    assert "the error (rmse) rose by" in head
-    assert "Columns that drifted" in head
+    for told in ("bike@2 in &lt;January&gt;", ">Alarm</span>", "the error (rmse) rose by", "Columns that drifted"):
+        assert told in head
     assert "llmops: adjusted p of all rows" in page
     assert "Regression Model Performance" in page
     assert not re.search(r'<(?:script|link)[^>]+(?:src|href)="(?:https?:)?//', page)
 
 
 def test_the_report_of_a_classifier_has_its_classes(tmp_path: Path) -> None:
-    reference, current = kinds(60), kinds(40, seed=1)
-    verdict = check(reference, current, CLASSIFICATION, SETTINGS, windows_in_budget=12)
-    page = write_report(reference, current, CLASSIFICATION, verdict, tmp_path / "wine.html").read_text("utf-8")
+    page = page_of(kinds(60), kinds(40, seed=1), tmp_path, CLASSIFICATION)
     assert "error rate" in page.split('<div id="root_metric')[0]
     assert "Confusion Matrix" in page
 
 
 def test_a_report_before_labels_leaves_performance_out(tmp_path: Path) -> None:
-    reference, current = hours(20), hours(10, seed=1).assign(truth=np.nan)
-    verdict = check(reference, current, REGRESSION, SETTINGS, windows_in_budget=12)
-    page = write_report(reference, current, REGRESSION, verdict, tmp_path / "late.html").read_text("utf-8")
+    page = page_of(hours(20), hours(10, seed=1).assign(truth=np.nan), tmp_path)
     assert "labels have not come yet" in page
     assert "Regression Model Performance" not in page
 
 
 def test_a_report_of_no_rows_is_the_verdict_alone(tmp_path: Path) -> None:
-    empty = hours(5).head(0)
-    verdict = check(hours(5), empty, REGRESSION, SETTINGS, windows_in_budget=12)
-    page = write_report(hours(5), empty, REGRESSION, verdict, tmp_path / "empty.html").read_text("utf-8")
+    page = page_of(hours(5), hours(5).head(0), tmp_path)
     assert "Too few rows" in page
     assert "root_metric" not in page
 
