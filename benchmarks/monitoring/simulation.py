@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from llmops.evaluation.statistics import sign_test_interval
 from monitoring.config import read_config
 from monitoring.decide.detectors import Batch, DetectorState, FlagDetector
 from monitoring.decide.drift import examine_slice
 from monitoring.decide.limits import Limit, check_limits
 from monitoring.decide.pooled import SincePin, examine_together
-from monitoring.decide.replay import binomial_interval
 from monitoring.decide.rules import DriftRules
 from monitoring.decide.volume import PastWindow, judge_volume
 from monitoring.descriptors import Descriptor
@@ -193,7 +193,7 @@ class Claim:
         return self.found >= float(stats.binom.ppf(0.001, self.of, self.bound))
 
     def __str__(self) -> str:
-        low, high = binomial_interval(self.found, self.of)
+        low, high = sign_test_interval(self.found, self.of - self.found)
         sign = "" if self.bound is None else f"{'≤' if self.at_most else '≥'} {self.bound:.0%}"
         verdict = "told " if self.bound is None else "holds" if self.holds else "FAILS"
         share = f"{self.found / self.of:6.1%} [{low:.1%}, {high:.1%}]"

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from llmops.errors import CannotRun
+from llmops.evaluation.statistics import sign_test_interval
 from monitoring.decide.alarms import ROWS
 from monitoring.decide.detectors import Batch, DetectorState, FlagDetector
 from monitoring.decide.drift import examine_slice
@@ -24,6 +25,7 @@ from monitoring.decide.pinned_summaries import PinnedSummaries, count_families, 
 from monitoring.decide.pooled import SincePin, examine_together
 from monitoring.decide.rules import DriftRules
 from monitoring.decide.volume import PastWindow, judge_volume
+from monitoring.decide.watch import Watched
 from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import FlagSummary, Summary
 from monitoring.store.windows import WindowReader
@@ -58,7 +60,7 @@ class Resampled:
     what: Mapping[str, int]
 
     def to_json(self) -> dict[str, Any]:
-        low, high = binomial_interval(self.alarmed, self.months)
+        low, high = sign_test_interval(self.alarmed, self.months - self.alarmed)
         return {
             "months": self.months,
             "months_with_an_alarm": self.alarmed,
@@ -183,16 +185,6 @@ def poisson_interval(events: int, confidence: float = 0.95) -> tuple[float, floa
     return low, float(chi2.ppf(1 - tail, 2 * events + 2)) / 2
 
 
-def binomial_interval(events: int, of: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Clopper & Pearson's (1934) interval of a share."""
-    from scipy.stats import beta
-
-    tail = (1 - confidence) / 2
-    low = float(beta.ppf(tail, events, of - events + 1)) if events else 0.0
-    high = float(beta.ppf(1 - tail, events + 1, of - events)) if events < of else 1.0
-    return low, high
-
-
 class _Judge:
     """Judges windows one after the other, as the monitor would. volume: whether their numbers of rows are judged."""
 
@@ -200,13 +192,9 @@ class _Judge:
         self._request, self._volume = request, volume
         self._past: list[PastWindow] = []
         self._since_pin = SincePin()
-        whole, rules = request.reference.whole, request.rules
-        self.flags = [
-            name
-            for name, each in request.descriptors.items()
-            if each.harmful and name in whole.flags and whole.flags[name].n >= rules.minimum_rows
-        ]
-        sliced = bool(request.dimensions)
+        whole, rules, sliced = request.reference.whole, request.rules, bool(request.dimensions)
+        watched = Watched(request.app, request.reference, "replay", request.begin, request.descriptors, rules)
+        self.flags = watched.flags
         self._detectors = {
             name: FlagDetector(
                 whole.flags[name],

@@ -7,7 +7,7 @@ shadow requests were returned to nobody: they count only under the arm `shadow` 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,7 @@ MOST_VALUES = 200
 """Of one dimension in one hour; rows of others are counted under OTHER."""
 
 VALUE_CHARACTERS = 512
-Place = tuple[str, int, str]
+SummaryKey = tuple[str, int, str]
 """Dimension, hour, value."""
 
 
@@ -63,11 +63,11 @@ def values_in(rows: DescribedRows, dimension: str) -> list[str | None]:
 
 def summarise_by_hour(
     rows: DescribedRows, descriptors: Mapping[str, Descriptor], dimensions: Sequence[str]
-) -> dict[Place, Summary]:
+) -> dict[SummaryKey, Summary]:
     """The rows' summaries, before any limit on the number of values."""
     summariser = Summariser(rows, descriptors)
     hours = (rows.at // HOUR).astype(np.int64)
-    found: dict[Place, Summary] = {}
+    found: dict[SummaryKey, Summary] = {}
     for dimension in dimensions:
         places, groups = group(zip(hours.tolist(), values_in(rows, dimension), strict=True), len(rows))
         summaries = summariser.by_group(groups, len(places))
@@ -86,7 +86,7 @@ def group(pairs: Iterable[tuple[int, str | None]], length: int) -> tuple[list[tu
 
 
 def add_to_stored(
-    connection: sa.Connection, version: str, app: str, new: Mapping[Place, Summary]
+    connection: sa.Connection, version: str, app: str, new: Mapping[SummaryKey, Summary]
 ) -> list[StoredSummary]:
     """What is to be stored so that `new` is counted too. Only reads."""
     hours = {hour for _, hour, _ in new}
@@ -130,14 +130,16 @@ def read_hours(
     first: int,
     end: int,
     values: Collection[str] | None = None,
-) -> Iterator[StoredSummary]:
+) -> Generator[StoredSummary]:
     """Stored summaries of the hours first … end - 1, by hour and value. values: only of these."""
     names = ("dimension", "hour", "value", "rows", "data")
     query = sa.select(*(table.c[name] for name in names)).where(*_within(version, app, dimension, first, end))
     if values is not None:
         query = query.where(table.c.value.in_(list(values)))
-    for row in connection.execute(query.order_by(table.c.hour, table.c.value), execution_options={"yield_per": 100}):
-        yield StoredSummary(*row)
+    query = query.order_by(table.c.hour, table.c.value)
+    with connection.execute(query, execution_options={"yield_per": 100}) as rows:
+        for row in rows:
+            yield StoredSummary(*row)
 
 
 def rows_by_value(
@@ -165,10 +167,12 @@ def _values_stored(
     return found
 
 
-def _limit(new: Mapping[Place, Summary], stored: Mapping[tuple[str, int], set[str]]) -> dict[Place, list[Summary]]:
+def _limit(
+    new: Mapping[SummaryKey, Summary], stored: Mapping[tuple[str, int], set[str]]
+) -> dict[SummaryKey, list[Summary]]:
     """By the place that each is counted in: its own, or OTHER when the hour has MOST_VALUES values without it."""
     known = {place: set(values) - {OTHER} for place, values in stored.items()}
-    counted: dict[Place, list[Summary]] = {}
+    counted: dict[SummaryKey, list[Summary]] = {}
     for (dimension, hour, value), summary in new.items():
         values = known.setdefault((dimension, hour), set())
         if value not in values and len(values) < MOST_VALUES:
@@ -177,8 +181,8 @@ def _limit(new: Mapping[Place, Summary], stored: Mapping[tuple[str, int], set[st
     return counted
 
 
-def _read(connection: sa.Connection, version: str, app: str, places: set[Place]) -> dict[Place, bytes]:
-    found: dict[Place, bytes] = {}
+def _read(connection: sa.Connection, version: str, app: str, places: set[SummaryKey]) -> dict[SummaryKey, bytes]:
+    found: dict[SummaryKey, bytes] = {}
     by_slice: dict[tuple[str, int], list[str]] = {}
     for dimension, hour, value in places:
         by_slice.setdefault((dimension, hour), []).append(value)
@@ -200,11 +204,11 @@ Opinion = tuple[float | None, str | None]
 
 def summarise_feedback(
     rows: DescribedRows, said: Mapping[str, Sequence[Opinion]], dimensions: Sequence[str]
-) -> dict[Place, Summary]:
+) -> dict[SummaryKey, Summary]:
     """By dimension, hour and value of the rows. said: what was said of each, by the record's key."""
     rows = rows.select(np.fromiter((key in said for key in rows.keys), dtype=bool, count=len(rows)))
     hours = (rows.at // HOUR).astype(np.int64).tolist()
-    found: dict[Place, list[Opinion]] = {}
+    found: dict[SummaryKey, list[Opinion]] = {}
     for dimension in dimensions:
         for key, hour, value in zip(rows.keys, hours, values_in(rows, dimension), strict=True):
             if value is not None:

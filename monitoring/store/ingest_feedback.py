@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from llmops.production_log import ProductionLog
 from monitoring.store.database import in_parts, ingest_cursors, log_places, reading, translated, writing
-from monitoring.store.hourly import Opinion, Place, add_to_stored, summarise_feedback, write_summaries
+from monitoring.store.hourly import Opinion, SummaryKey, add_to_stored, summarise_feedback, write_summaries
 from monitoring.store.ingest import BATCH, DEFAULT_SLICES, Position, advance, position_of
 from monitoring.store.segments import between, decode
 from monitoring.store.summaries import Summary
@@ -88,7 +88,7 @@ def _of_app(
     app: str,
     said: Mapping[str, Sequence[Opinion]],
     numbers: Mapping[str, int],
-) -> tuple[int, dict[Place, Summary]]:
+) -> tuple[int, dict[SummaryKey, Summary]]:
     """How many opinions are about a described row, and their summaries. numbers: in the log, of each record."""
     left, parts = dict(said), []
     for key, seq in sorted(((key, numbers[key]) for key in said), key=lambda item: item[1]):
@@ -99,7 +99,7 @@ def _of_app(
             parts.append(summarise_feedback(rows, left, position.dimensions))
             for found in left.keys() & set(rows.keys):
                 del left[found]
-    new: dict[Place, list[Summary]] = {}
+    new: dict[SummaryKey, list[Summary]] = {}
     for part in parts:
         for place, summary in part.items():
             new.setdefault(place, []).append(summary)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from monitoring.store.database import ingest_cursors, ingest_failures, reading
 from monitoring.store.hourly import (
     APP,
     MOST_VALUES,
+    StoredSummary,
     feedback_between,
     read_hours,
     rows_by_value,
@@ -176,12 +177,10 @@ class _Window:
     def by_value(self, dimension: str) -> dict[str, Summary]:
         hours, edges = self._hours_and_edges(dimension)
         merges: dict[str, SummaryMerge] = {}
-        place = self._connection, self._position.version, self._app, dimension, *hours
-        rows = rows_by_value(*place)
+        rows = rows_by_value(self._connection, self._position.version, self._app, dimension, *hours)
         kept = {value for value, _ in sorted(rows.items(), key=lambda item: (-item[1], item[0]))[:MOST_VALUES]}
-        for stored in read_hours(*place, kept if len(kept) < len(rows) else None):
-            with _damage_named(stored.hour):
-                merges.setdefault(stored.value, SummaryMerge()).add_bytes(stored.data)
+        named = kept if len(kept) < len(rows) else None
+        self._add_hours(dimension, hours, named, lambda stored: merges.setdefault(stored.value, SummaryMerge()))
         others = sum(count for value, count in rows.items() if value not in kept)
 
         def merge_of(_: int, value: str) -> SummaryMerge | None:
@@ -195,11 +194,9 @@ class _Window:
         return {value: merge.result() for value, merge in merges.items()}
 
     def by_hour(self, dimension: str, value: str) -> dict[int, Summary]:
-        (first, end), edges = self._hours_and_edges(dimension)
+        hours, edges = self._hours_and_edges(dimension)
         merges: dict[int, SummaryMerge] = {}
-        for stored in read_hours(self._connection, self._position.version, self._app, dimension, first, end, [value]):
-            with _damage_named(stored.hour):
-                merges.setdefault(stored.hour, SummaryMerge()).add_bytes(stored.data)
+        self._add_hours(dimension, hours, [value], lambda stored: merges.setdefault(stored.hour, SummaryMerge()))
 
         def merge_of(hour: int, found: str) -> SummaryMerge | None:
             return merges.setdefault(hour, SummaryMerge()) if found == value else None
@@ -217,6 +214,25 @@ class _Window:
         return (first, end), [
             (since, until) for since, until in (before, after) if -math.inf < since < until < math.inf
         ]
+
+    def _add_hours(
+        self,
+        dimension: str,
+        hours: tuple[int, int],
+        values: Collection[str] | None,
+        merge_of: Callable[[StoredSummary], SummaryMerge],
+    ) -> None:
+        """Stored summaries of whole hours. Raises StoreUnavailable, which names the hour, for one that is damaged."""
+        place = self._connection, self._position.version, self._app, dimension, *hours
+        with closing(read_hours(*place, values)) as found:
+            for stored in found:
+                try:
+                    merge_of(stored).add_bytes(stored.data)
+                except ValueError as error:
+                    at = datetime.fromtimestamp(stored.hour * HOUR, UTC).isoformat()
+                    raise StoreUnavailable(
+                        f"production log: the monitor's summary of the hour {at} is damaged: {error}"
+                    ) from error
 
     def _add_edges(
         self, edges: Sequence[Span], dimension: str, merge_of: Callable[[int, str], SummaryMerge | None]
@@ -237,15 +253,6 @@ class _Window:
                         else:
                             merge.add(summary)
         return left_out
-
-
-@contextmanager
-def _damage_named(hour: int) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        at = datetime.fromtimestamp(hour * HOUR, UTC).isoformat()
-        raise StoreUnavailable(f"production log: the monitor's summary of the hour {at} is damaged: {error}") from error
 
 
 def _seconds(moment: datetime | None, otherwise: float = -math.inf) -> float:

@@ -7,7 +7,7 @@ from scipy import stats
 from llmops.errors import CannotRun
 from monitoring.decide.limits import Limit
 from monitoring.decide.pinned_summaries import WHOLE, PinnedSummaries
-from monitoring.decide.replay import ReplayRequest, binomial_interval, poisson_interval, replay
+from monitoring.decide.replay import ReplayRequest, Resampled, poisson_interval, replay
 from monitoring.decide.rules import DriftRules
 from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import FlagSummary, NumberSummary, Summary
@@ -124,4 +124,4 @@ def test_intervals_are_exact(events):
     assert stats.poisson.cdf(events, high) == pytest.approx(0.025)
     assert events == 0 or stats.poisson.sf(events - 1, low) == pytest.approx(0.025)
     expected = stats.binomtest(events, 20).proportion_ci(method="exact")
-    assert binomial_interval(events, 20) == pytest.approx((expected.low, expected.high))
+    assert Resampled(20, events, {}).to_json()["ci95"] == pytest.approx([expected.low, expected.high])

@@ -123,7 +123,7 @@ def test_every_record_has_every_descriptor_in_the_order_of_the_file():
         ({"output": "c'est de la merde"}, ["output.profanity"]),
         ({"input": "I am jo@example.com", "output": "Call (212) 555-0143"}, ["input.pii_email", "output.pii_phone"]),
         ({"output": "card 4111 1111 1111 1111"}, ["output.pii_card"]),
-        ({"output": "DE89 3704 0044 0532 0130 00"}, ["output.pii_iban"]),
+        ({"output": "IBAN: GB29NWBK60161331926819 OK"}, ["output.pii_iban"]),
         ({"output": "SSN 123-45-6789"}, ["output.pii_ssn"]),
         ({"output": "ping 192.168.0.1"}, ["output.pii_ip"]),
         ({"output": "ping 2001:db8::8a2e:370:7334"}, ["output.pii_ip"]),
