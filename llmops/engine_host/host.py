@@ -152,17 +152,13 @@ class Served:
     """One model's queue and what has happened to its requests since this process began."""
 
     model: ModelVersion
-    line: RequestQueue
-    pulse: Heartbeat = field(default_factory=Heartbeat)
+    queue: RequestQueue
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
     loads: int = 0
     failures: int = 0
     finished: int = 0
     cancelled: int = 0
     failed: int = 0
-
-    @property
-    def ref(self) -> str:
-        return self.model.ref
 
 
 class EngineHost:
@@ -214,14 +210,14 @@ class EngineHost:
         failed; requests finished, cancelled and failed."""
         loaded, failures = self._pool.loaded, self._pool.failures
         return {
-            served.ref: {
-                "loaded": served.ref in loaded,
-                "slots": served.line.slots,
-                "waiting": served.line.waiting,
-                "running": served.line.running,
+            served.model.ref: {
+                "loaded": served.model.ref in loaded,
+                "slots": served.queue.slots,
+                "waiting": served.queue.waiting,
+                "running": served.queue.running,
                 "loads": served.loads,
                 "failures": served.failures,
-                "failure": failures.get(served.ref),
+                "failure": failures.get(served.model.ref),
                 "finished": served.finished,
                 "cancelled": served.cancelled,
                 "failed": served.failed,
@@ -257,15 +253,15 @@ class EngineHost:
     async def _stream(self, asked: Stream, connection: Connection) -> None:
         served = self._served_for(asked.model)
         # Each of `n` answers is decoded in a slot of its own.
-        with served.line.place(width=asked.request.extras.get("n") or 1) as place:
+        with served.queue.place(width=asked.request.extras.get("n") or 1) as place:
             try:
                 async with self._engine(asked.model) as engine:
                     await place.turn()
-                    served.pulse.begins(alone=served.line.running == 1)
+                    served.heartbeat.begins(alone=served.queue.running == 1)
                     connection.send(Started(place.age))
-                    await self._chunks(engine, asked, connection, served.pulse)
+                    await self._chunks(engine, asked, connection, served.heartbeat)
             except asyncio.CancelledError:
-                served.pulse.left()
+                served.heartbeat.left()
                 served.cancelled += 1
                 raise
             except Exception:
@@ -298,7 +294,7 @@ class EngineHost:
     async def _engine(self, model: ModelVersion) -> AsyncIterator[Engine]:
         served = self._served_for(model)
         async with self._pool.lease(model) as engine:
-            served.line.open(engine.slots)
+            served.queue.open(engine.slots)
             yield engine
 
     def _served_for(self, model: ModelVersion) -> Served:
@@ -325,13 +321,13 @@ class EngineHost:
         while True:
             await asyncio.sleep(self._stall_seconds / 10)
             for served in list(self._served.values()):
-                if served.pulse.stalled(self._stall_seconds, served.line.running):
+                if served.heartbeat.stalled(self._stall_seconds, served.queue.running):
                     async with self._pool.lease(served.model) as engine:
                         alive = await lives(engine, self._stall_seconds)
                     if alive:
-                        served.pulse.beats()
+                        served.heartbeat.beats()
                     else:
-                        self._on_stuck(served.ref)
+                        self._on_stuck(served.model.ref)
 
     async def _drain(self) -> None:
         if self._answering:

@@ -87,14 +87,11 @@ class RequestQueue:
         try:
             yield place
         finally:
-            self._leave(place)
-
-    def _leave(self, place: QueuedRequest) -> None:
-        if place in self._inside:
-            self._inside.remove(place)
-        else:
-            self._waiting.remove(place)
-        self._admit()
+            if place in self._inside:
+                self._inside.remove(place)
+            else:
+                self._waiting.remove(place)
+            self._admit()
 
     def _admit(self) -> None:
         free = self._slots - sum(place.slots for place in self._inside)

@@ -115,15 +115,11 @@ class EngineProcess:
             if self._stopping.wait(pause):
                 return
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-            child = self._spawn_again()
-
-    def _spawn_again(self) -> subprocess.Popen[bytes] | None:
-        self._restarts += 1
-        try:
-            return self._spawn()
-        except CannotRun as error:
-            self._last_exit = str(error)
-            return None
+            self._restarts += 1
+            try:
+                child = self._spawn()
+            except CannotRun as error:
+                child, self._last_exit = None, str(error)
 
     def _outlive(self, child: subprocess.Popen[bytes]) -> float:
         """Waits until the process has ended, and ends it when this one stops. Returns the seconds it lived."""
@@ -141,7 +137,12 @@ class EngineProcess:
                 child.wait()
         if child.stdin is not None:
             child.stdin.close()
-        self._last_exit = _why(child.returncode)
+        code = child.returncode
+        if code >= 0:
+            self._last_exit = f"exit code {code}"
+        else:
+            names = {each.value: each.name for each in signal.Signals}  # a real-time signal has none
+            self._last_exit = f"killed by {names.get(-code, f'signal {-code}')}"
         return time.monotonic() - born
 
     def _end(self, child: subprocess.Popen[bytes]) -> None:
@@ -165,12 +166,3 @@ def _answers(socket_path: Path) -> bool:
             return bool(connection.recv(1))
         except OSError:
             return False
-
-
-def _why(code: int) -> str:
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:  # a real-time signal has no name
-        return f"killed by signal {-code}"

@@ -66,13 +66,13 @@ def grammar_of(response_format: Mapping[str, Any], engine: str = "llamacpp") -> 
     Raises EngineRejected.
     """
     try:
-        return _kept(orjson.dumps(response_format), engine)
+        return _grammar_of(orjson.dumps(response_format), engine)
     except orjson.JSONEncodeError as error:
         refuse(ROOT, f"cannot be written as JSON: {error}")
 
 
 @lru_cache(maxsize=64)
-def _kept(response_format: bytes, engine: str) -> LlamaCppGrammar:
+def _grammar_of(response_format: bytes, engine: str) -> LlamaCppGrammar:
     return LlamaCppGrammar(orjson.loads(response_format), engine)
 
 

@@ -1,4 +1,4 @@
-"""What an engine's own thread makes, as a stream for whoever waits for it in an event loop."""
+"""What engines that decode in this process share: streams from a thread, stop strings, a look at GGUF files."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ class AnswerText:
         ends = [found for stop in self._stops if (found := text.find(stop)) >= 0]
         if ends:
             return self._say(text[: min(ends)]), True
-        held = max(_partial_stop(text, self._stops), text.endswith(_CUT_CHARACTER))
+        begun = [size for stop in self._stops for size in range(1, len(stop)) if text.endswith(stop[:size])]
+        held = max(text.endswith(_CUT_CHARACTER), *begun, 0)
         return self._say(text[: len(text) - held]), False
 
     def ended(self, text: str) -> str:
@@ -72,17 +73,8 @@ class AnswerText:
         return piece
 
 
-def _partial_stop(text: str, stops: tuple[str, ...]) -> int:
-    """Length of the longest end of `text` that begins a stop string."""
-    lengths = [size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size])]
-    return max(lengths, default=0)
-
-
-_MAGIC = b"GGUF"
-
-
 def check_gguf(path: Path) -> None:
     """Raises Corrupted where the file does not begin as GGUF does."""
     with path.open("rb") as file:
-        if file.read(len(_MAGIC)) != _MAGIC:
+        if file.read(4) != b"GGUF":
             raise Corrupted(f"{path}: not a GGUF file")

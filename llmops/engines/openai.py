@@ -7,6 +7,7 @@ import io
 import os
 import urllib.request
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -118,7 +119,10 @@ class OpenAIEngine:
     async def _asked(self, request: GenerationRequest, streamed: bool) -> aiohttp.ClientResponse:
         """The reply's head, of a status that promises an answer. Raises EngineError, and what aiohttp raises."""
         limits = self._stream_timeout if streamed else self._whole_timeout
-        body = self._body(request, streamed)
+        body = chat_body(request, stream=streamed)
+        if "max_completion_tokens" in request.extras:
+            body["max_completion_tokens"] = body.pop("max_tokens")  # a guard may have lowered it
+        body |= {"model": self._model, "messages": [sent_message(message) for message in request.messages]}
         while True:
             sent = self._fields.fitted(body)
             response = await self._send(await self._link(), _written(sent), request.headers, limits)
@@ -136,12 +140,6 @@ class OpenAIEngine:
         link = self._links.get(asyncio.get_running_loop())
         if link is not None:
             await link.owner.aclose()
-
-    def _body(self, request: GenerationRequest, streamed: bool) -> dict[str, Any]:
-        body = chat_body(request, stream=streamed)
-        if "max_completion_tokens" in request.extras:
-            body["max_completion_tokens"] = body.pop("max_tokens")  # a guard may have lowered it
-        return body | {"model": self._model, "messages": [sent_message(message) for message in request.messages]}
 
     async def _link(self) -> _Link:
         loop = asyncio.get_running_loop()
@@ -301,13 +299,23 @@ class _StreamedAnswer:
         if self.done:
             return ()
         if name == b"error":
-            raise failure(_error_event(data))
+            try:
+                said = UpstreamJson().read(data, "an error")
+            except EngineError:  # some servers send plain text
+                said = {"error": data.decode(errors="replace")}
+            raise failure(said)
         return self._reader.take(self._json.read(data, "an event"))
 
     def end(self) -> Sequence[Chunk]:
         """The last chunks. Raises EngineError."""
         rest = self._parser.rest()
-        last = self._chunks(rest) if rest is not None and _is_whole(rest) else ()
+        last: Sequence[Chunk] = ()
+        if rest is not None:
+            # Where it is all there, the server has only forgotten the blank line behind it.
+            with suppress(orjson.JSONDecodeError):
+                if rest.data.strip() != b"[DONE]":
+                    orjson.loads(rest.data)
+                last = self._chunks(rest)
         return [*last, *self._reader.end(said=self.done)]
 
 
@@ -321,31 +329,14 @@ def _is_stream(start: bytes, response: aiohttp.ClientResponse, asked: bool) -> b
     return asked or kind.startswith("text/event-stream") or first in (b":", b"d", b"e", b"i", b"r")  # as its fields do
 
 
-def _is_whole(sent: SentEvent) -> bool:
-    """Whether an event that no blank line follows is all there: then the server has only forgotten the line."""
-    try:
-        orjson.loads(sent.data)
-    except orjson.JSONDecodeError:
-        return sent.data.strip() == b"[DONE]"
-    return True
-
-
-def _error_event(data: bytes) -> object:
-    """What an event of that name says; some servers send plain text."""
-    try:
-        return UpstreamJson().read(data, "an error")
-    except EngineError:
-        return {"error": data.decode(errors="replace")}
-
-
 def _written(body: Mapping[str, Any]) -> bytes:
     try:
-        return orjson.dumps(body, default=_plain)
+        return orjson.dumps(body, default=_mapping)
     except TypeError as error:
         raise EngineRejected(f"the request is no JSON: {error}") from error
 
 
-def _plain(value: Any) -> Any:
+def _mapping(value: Any) -> dict[str, Any]:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")

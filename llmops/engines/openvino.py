@@ -29,6 +29,10 @@ HONOURS = frozenset({"presence_penalty", "frequency_penalty"})
 _PACKAGE = "openvino-genai"
 _MISSING = f"the openvino engine needs the package {_PACKAGE}: pip install 'llmops[openvino]'"
 
+_CLEANING_STEPS = 3
+_UNSETTLED = 16  # tokens at the end that are decoded again with each new one
+_REASONS = {"STOP": "stop", "LENGTH": "length", "TOOL_CALL": "stop"}
+
 Send = Callable[[Chunk | Exception | None], None]
 
 
@@ -94,8 +98,7 @@ class OpenVinoEngine:
                 str(path), scheduler, "CPU", {"INFERENCE_NUM_THREADS": threads}
             )
         except RuntimeError as error:
-            problem = str(error).strip().splitlines()[-1]
-            raise Corrupted(f"{path}: OpenVINO cannot load this file: {problem}") from error
+            raise Corrupted(f"{path}: OpenVINO cannot load this file: {_last_line(error)}") from error
         self._tokenizer = self._pipeline.get_tokenizer()
         self._ids = itertools.count()
         self._arrived: queue.Queue[_Row | None] = queue.Queue()
@@ -132,7 +135,12 @@ class OpenVinoEngine:
             try:
                 self._pipeline.step()
             except Exception as error:  # noqa: BLE001 - handed to the callers, who raise it
-                self._fail(EngineError(f"OpenVINO failed: {str(error).strip().splitlines()[-1]}"))
+                for row in self._open:
+                    with contextlib.suppress(RuntimeError):
+                        row.handle.cancel()
+                    row.send(EngineError(f"OpenVINO failed: {_last_line(error)}"))
+                self._open = []
+                self._clean()
                 continue
             for row in self._open:
                 self._read(row)
@@ -154,7 +162,13 @@ class OpenVinoEngine:
 
     def _begin(self, row: _Row) -> None:
         try:
-            prompt = self._prompt(row.request)
+            messages = [{"role": turn["role"], "content": turn["content"]} for turn in row.request.messages]
+            try:
+                text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+            except RuntimeError as error:
+                problem = f"the model's chat template refuses the messages: {_last_line(error)}"
+                raise EngineRejected(problem, param="messages") from error
+            prompt = self._tokenizer.encode(text, add_special_tokens=False).input_ids  # of shape (1, tokens)
             row.tokens_in = prompt.shape[1]
             if row.tokens_in >= self._context:
                 raise ContextTooLong(
@@ -165,21 +179,9 @@ class OpenVinoEngine:
         except EngineError as error:
             row.send(error)
         except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
-            row.send(EngineRejected(f"OpenVINO refused the request: {str(error).strip().splitlines()[-1]}"))
+            row.send(EngineRejected(f"OpenVINO refused the request: {_last_line(error)}"))
         else:
             self._open.append(row)
-
-    def _prompt(self, request: GenerationRequest) -> Any:
-        """The conversation's tokens, of shape (1, tokens)."""
-        messages = [{"role": turn["role"], "content": turn["content"]} for turn in request.messages]
-        try:
-            text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-        except RuntimeError as error:
-            problem = str(error).strip().splitlines()[-1]
-            raise EngineRejected(
-                f"the model's chat template refuses the messages: {problem}", param="messages"
-            ) from error
-        return self._tokenizer.encode(text, add_special_tokens=False).input_ids
 
     def _config(self, row: _Row) -> Any:
         parameters, extras = row.request.parameters, row.request.extras
@@ -242,14 +244,6 @@ class OpenVinoEngine:
     def _decode(self, tokens: list[int]) -> str:
         return str(self._tokenizer.decode(tokens)) if tokens else ""
 
-    def _fail(self, error: EngineError) -> None:
-        for row in self._open:
-            with contextlib.suppress(RuntimeError):
-                row.handle.cancel()
-            row.send(error)
-        self._open = []
-        self._clean()
-
     def _clean(self) -> None:
         """What was cancelled leaves with the next step, which must not be that of other requests."""
         for _ in range(_CLEANING_STEPS):
@@ -259,6 +253,5 @@ class OpenVinoEngine:
                 self._pipeline.step()
 
 
-_CLEANING_STEPS = 3
-_UNSETTLED = 16  # tokens at the end that are decoded again with each new one
-_REASONS = {"STOP": "stop", "LENGTH": "length", "TOOL_CALL": "stop"}
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

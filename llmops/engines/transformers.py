@@ -26,8 +26,11 @@ Send = Callable[[Chunk | Exception | None], None]
 
 def identity(slots: int) -> EngineIdentity:
     """What this engine will be, known before a model is loaded."""
+    import torch
+
     build = f"transformers {version('transformers')}, torch {version('torch')}"
-    return EngineIdentity("transformers", build, {"slots": slots, "dtype": "float32", "device": _device()})
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return EngineIdentity("transformers", build, {"slots": slots, "dtype": "float32", "device": device})
 
 
 def refuse_response_format() -> NoReturn:
@@ -35,12 +38,6 @@ def refuse_response_format() -> NoReturn:
     raise EngineRejected(
         "response_format: the transformers engine decodes freely and cannot enforce it", param="response_format"
     )
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass
@@ -74,7 +71,7 @@ class TransformersEngine:
         if threads:
             torch.set_num_threads(threads)
         self.identity, self.slots, self.honours = identity(slots), slots, frozenset[str]()
-        self._device = _device()
+        self._device = self.identity.settings["device"]
         options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {"use_safetensors": True}
         try:
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
@@ -222,7 +219,8 @@ class TransformersEngine:
         if row.cancelled.is_set():
             row.finish_reason = "cancelled"
             return
-        if token in _end_tokens(self._model, self._tokenizer):
+        configured = getattr(self._model.generation_config, "eos_token_id", None)
+        if token in (*(configured if isinstance(configured, list) else [configured]), self._tokenizer.eos_token_id):
             self._finish(row, "stop")
             return
         row.tokens.append(token)
@@ -256,12 +254,6 @@ def _sampling(row: _Row) -> tuple[object, ...]:
     parameters: GenerationParameters = row.request.parameters
     alone = id(row) if parameters.temperature > 0 and parameters.seed is not None else None
     return (parameters.temperature, parameters.top_p if parameters.temperature > 0 else None, alone)
-
-
-def _end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ends = configured if isinstance(configured, list) else [configured]
-    return {token for token in (*ends, tokenizer.eos_token_id) if token is not None}
 
 
 def _send_all(rows: list[_Row], error: EngineError) -> None:

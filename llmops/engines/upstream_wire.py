@@ -160,16 +160,12 @@ def _loosely(data: bytes, what: str) -> Any:
     except UnicodeDecodeError:
         text = data.decode(encoding, errors="replace")
     try:
-        return json.loads(text, parse_constant=_nothing, parse_float=_number, parse_int=_whole_number)
+        return json.loads(text, parse_constant=lambda _: None, parse_float=_number, parse_int=_whole_number)
     except RecursionError as error:
         raise _too_deep(what) from error
     except ValueError as error:
         message = f"the upstream sent {what} that is not JSON"
         raise EngineError(message, reason=message) from error
-
-
-def _nothing(_: str) -> None:
-    return None
 
 
 def _number(text: str) -> float | None:

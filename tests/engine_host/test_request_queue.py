@@ -117,7 +117,7 @@ async def test_a_request_given_up_on_a_sound_engine_costs_one_question(hosting):
                        word_seconds=0.0) as running:  # fmt: skip
         engine = await running.open()
         await generate(engine, ask())
-        running.host._served_for(engine._model).pulse.left()
+        running.host._served_for(engine._model).heartbeat.left()
         asked = len(running.engines["tiny@1"].requests)
         await until(lambda: len(running.engines["tiny@1"].requests) == asked + 1)
         await asyncio.sleep(0.3)
