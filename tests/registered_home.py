@@ -14,6 +14,7 @@ from llmops.prompt_file import parse_prompt
 from llmops.registry import Registry
 from llmops.registry import model_registration as models
 from llmops.settings import Settings
+from llmops.versions import ModelVersion, Release
 
 SUITE = """description = "Made up."
 eval_sets = ["sums"]
@@ -82,14 +83,28 @@ def prompt_text(system: str) -> str:
     return head + f"# system\n{system}\n\n# user\n{{{{ question }}}}\n"
 
 
+def register_tiny(settings: Settings) -> tuple[Registry, ModelVersion]:
+    """A registry that has the model `tiny`, whose weights are made up."""
+    registry = Registry(settings)
+    weights = settings.home.parent / "tiny.gguf"
+    weights.write_bytes(b"GGUF made up")
+    model, _ = models.register(settings, registry, "tiny", f"file:{weights}", "MIT")
+    return registry, model
+
+
+def release_of(settings: Settings, app: str = "assistant") -> tuple[Registry, Release]:
+    """A registry with `tiny`, a prompt `qa`, and a release of both."""
+    registry, model = register_tiny(settings)
+    prompt, _ = registry.prompts.register("qa", parse_prompt(prompt_text("Be terse.")))
+    release, _ = registry.release_versions.create(app, prompt, model, prompt.template.parameters)
+    return registry, release
+
+
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("eval-sets")
     settings = Settings(home=home, eval_sets=folder, engine="fake", engine_slots=4)
-    registry = Registry(settings)
-    weights = folder / "tiny.gguf"
-    weights.write_bytes(b"GGUF made up")
-    models.register(settings, registry, "tiny", f"file:{weights}", "MIT")
+    registry, _ = register_tiny(settings)
     for system in ("Be terse.", "Be kind."):
         registry.prompts.register("qa", parse_prompt(prompt_text(system)))
     write_suite(folder, "sums", 24)

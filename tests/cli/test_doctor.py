@@ -9,13 +9,10 @@ from typing import Any
 
 import pytest
 
-from llmops.prompt_file import parse_prompt
 from llmops.registry import Registry
-from llmops.registry import model_registration as models
 from llmops.settings import Settings
 from tests.command_line import Result, Run
-
-PROMPT = "---\ninput_variable: question\n---\n# user\n{{ question }}\n"
+from tests.registered_home import release_of
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +20,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with a prompt, a model of made-up weights, a release, and a log."""
     folder = tmp_path_factory.mktemp("doctor")
     settings = Settings(home=folder / "home", engine="fake")
-    registry = Registry(settings)
-    (folder / "tiny.gguf").write_bytes(b"GGUF made up")
-    model, _ = models.register(settings, registry, "tiny", f"file:{folder / 'tiny.gguf'}", "MIT")
-    prompt, _ = registry.prompts.register("qa", parse_prompt(PROMPT))
-    release, _ = registry.release_versions.create("assistant", prompt, model, prompt.template.parameters)
+    registry, release = release_of(settings)
     registry.release_versions.promote(release, why="made up")
     return settings.home
 
@@ -48,23 +41,25 @@ def weights_of(home: Path) -> Path:
     return path
 
 
-def test_a_whole_home_is_well(damaged: Path, llmops: Run) -> None:
+def test_a_whole_home_is_well_and_changed_weights_are_found(damaged: Path, llmops: Run) -> None:
     result = llmops("doctor", "--json")
     assert {check["name"] for check in checks(result).values() if check["state"] == "fail"} == set()
     assert result.code == 0
+    weights_of(damaged).write_bytes(b"GGUF changed")
+    assert "is corrupted" in checks(llmops("doctor", "--json"))["model"]["detail"]
 
 
 def test_lost_weights_are_found_and_nothing_is_built_on_them(damaged: Path, llmops: Run) -> None:
     weights_of(damaged).unlink()
     found = llmops("doctor", "--json")
-    refused = {
-        "create": llmops("release", "create", "other", "--prompt", "qa@1", "--model", "tiny@1"),
-        "challenge": llmops("release", "challenge", "assistant@1"),
-        "promote": llmops("promote", "assistant@1", "--force", "--why", "made up"),
-    }
     assert found.code == 1
     assert "tiny@1: weights are not on this machine" in checks(found)["model"]["detail"]
-    for result in refused.values():
+    for command in (
+        ("release", "create", "other", "--prompt", "qa@1", "--model", "tiny@1"),
+        ("release", "challenge", "assistant@1"),
+        ("promote", "assistant@1", "--force", "--why", "made up"),
+    ):
+        result = llmops(*command)
         assert result.code == 3
         assert "tiny@1: weights are not on this machine; run `llmops models pull tiny@1`" in result.err
 
@@ -80,11 +75,6 @@ def test_a_lost_log_is_told_from_one_that_was_never_written(damaged: Path, llmop
     assert "its keys are gone" in after["keys"]["detail"]
     assert after["audit log"]["state"] == "warn"
     assert "no entry about assistant" in after["audit log"]["detail"]
-
-
-def test_changed_weights_are_found(damaged: Path, llmops: Run) -> None:
-    weights_of(damaged).write_bytes(b"GGUF changed")
-    assert "is corrupted" in checks(llmops("doctor", "--json"))["model"]["detail"]
 
 
 @pytest.mark.parametrize("name", ["mlflow.db", "log.db"])

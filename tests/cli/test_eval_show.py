@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from llmops.registry import Registry
-from llmops.registry import model_registration as models
 from llmops.settings import Settings
 from tests.command_line import Run
-from tests.registered_home import prompt_text, write_suite
+from tests.registered_home import prompt_text, register_tiny, write_suite
 
 
 @pytest.fixture
@@ -21,9 +19,7 @@ def runs(llmops: Run, home: Path) -> list[str]:
     for version, said in enumerate(("Be terse.", "Be kind."), 1):
         (folder / "prompts" / "qa" / f"v{version}.md").write_text(prompt_text(said))
     write_suite(folder / "eval_sets", "sums", 6)
-    weights = folder / "tiny.gguf"
-    weights.write_bytes(b"GGUF made up")
-    models.register(Settings(home=home), Registry(Settings(home=home)), "tiny", f"file:{weights}", "MIT")
+    register_tiny(Settings(home=home))
     llmops("prompts", "register")
     return [run["run_id"] for run in llmops("eval", "run", "sums", "--json").json["runs"]]
 

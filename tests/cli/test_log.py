@@ -32,17 +32,18 @@ def traffic(tmp_path: Path) -> Path:
     return path
 
 
-def test_import_is_idempotent_by_request_id(llmops: Run, traffic: Path) -> None:
+def test_import_is_idempotent_and_what_is_shown_has_the_contracts_shape(llmops: Run, traffic: Path) -> None:
     assert llmops("log", "import", str(traffic), "--json").json == {"imported": 5, "known": 0, "total": 5}
     assert llmops("log", "import", str(traffic), "--json").json == {"imported": 0, "known": 5, "total": 5}
-
-
-def test_tail_shows_the_newest_in_the_contracts_shape(llmops: Run, traffic: Path) -> None:
-    llmops("log", "import", str(traffic))
     shown = llmops("log", "tail", "-n", "2", "--json").json
     assert shown["total"] == 5
     assert [record["request_id"] for record in shown["records"]] == ["r3", "r4"]
     assert set(shown["records"][0]) >= FIELDS
+    since = llmops("log", "tail", "--since", "2026-01-01T00:00:03Z", "--json").json
+    assert [record["request_id"] for record in since["records"]] == ["r3", "r4"]
+    assert llmops("log", "tail", "--app", "other", "--json").json["total"] == 0
+    assert llmops("log", "show", "r2", "--json").json["total"] == 1
+    assert llmops("log", "show", "missing").code == 3
 
 
 @pytest.mark.parametrize("error", ["EngineError: no route", {"message": "EngineError: no route"}])
@@ -63,13 +64,6 @@ def test_an_export_as_parquet_is_no_file_to_import_and_is_refused_as_one(
     assert "left out" not in refused.err
 
 
-def test_a_window_and_an_app_limit_what_is_read(llmops: Run, traffic: Path) -> None:
-    llmops("log", "import", str(traffic))
-    since = llmops("log", "tail", "--since", "2026-01-01T00:00:03Z", "--json").json
-    assert [record["request_id"] for record in since["records"]] == ["r3", "r4"]
-    assert llmops("log", "tail", "--app", "other", "--json").json["total"] == 0
-
-
 @pytest.fixture
 def in_new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as patched:
@@ -85,20 +79,6 @@ def test_a_time_as_a_table_shows_it_is_read_again_as_the_same(llmops: Run, traff
     shown = "2026-01-01 00:00:03Z"
     assert shown in llmops("log", "tail").out
     assert llmops("log", "tail", "--since", shown, "--json").json["total"] == 2
-
-
-@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
-def test_an_export_holds_every_record(llmops: Run, traffic: Path, tmp_path: Path, ending: str) -> None:
-    llmops("log", "import", str(traffic))
-    out = tmp_path / f"out.{ending}"
-    assert llmops("log", "export", "--out", str(out), "--json").json["total"] == 5
-    if ending == "jsonl":
-        rows = [json.loads(text) for text in out.read_text().splitlines()]
-    else:
-        import pyarrow.parquet as pq
-
-        rows = pq.read_table(out).to_pylist()
-    assert [row["request_id"] for row in rows] == [f"r{number}" for number in range(5)]
 
 
 @pytest.fixture
@@ -122,19 +102,18 @@ def test_show_and_tail_have_what_users_said(llmops: Run, rated: ProductionLog) -
     assert "negative" in llmops("log", "tail").out
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
-def test_an_export_holds_feedback_too(llmops: Run, rated: ProductionLog, tmp_path: Path, ending: str) -> None:
-    out = tmp_path / f"out.{ending}"
-    llmops("log", "export", "--out", str(out))
-    if ending == "jsonl":
-        rows = [json.loads(text) for text in out.read_text().splitlines()]
-        assert "feedback" not in rows[0]
-        said = rows[2]["feedback"]
-    else:
-        import pyarrow.parquet as pq
+def test_an_export_holds_every_record_and_its_feedback(llmops: Run, rated: ProductionLog, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
 
-        said = json.loads(pq.read_table(out).to_pylist()[2]["feedback"])
-    assert [(item.get("score"), item.get("label")) for item in said] == [(-0.5, None), (None, "negative")]
+    for ending in ("jsonl", "parquet"):
+        out = str(tmp_path / f"out.{ending}")
+        assert llmops("log", "export", "--out", out, "--json").json["total"] == 5
+    lines = [json.loads(text) for text in (tmp_path / "out.jsonl").read_text().splitlines()]
+    rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert "feedback" not in lines[0]
+    for records, said in ((lines, lines[2]["feedback"]), (rows, json.loads(rows[2]["feedback"]))):
+        assert [record["request_id"] for record in records] == [f"r{number}" for number in range(5)]
+        assert [(item.get("score"), item.get("label")) for item in said] == [(-0.5, None), (None, "negative")]
 
 
 def test_an_exported_record_is_imported_with_its_feedback_as_details(
@@ -149,18 +128,9 @@ def test_an_exported_record_is_imported_with_its_feedback_as_details(
     assert "feedback" not in first["details"]
 
 
-def test_an_export_to_another_kind_of_file_is_refused(llmops: Run) -> None:
-    assert llmops("log", "export", "--out", "x.csv").code == 2
-
-
-def test_a_malformed_time_is_a_usage_error(llmops: Run) -> None:
-    assert llmops("log", "tail", "--since", "yesterday").code == 2
-
-
-def test_show_gives_every_record_of_a_request(llmops: Run, traffic: Path) -> None:
-    llmops("log", "import", str(traffic))
-    assert llmops("log", "show", "r2", "--json").json["total"] == 1
-    assert llmops("log", "show", "missing").code == 3
+@pytest.mark.parametrize("arguments", [("export", "--out", "x.csv"), ("tail", "--since", "yesterday")])
+def test_another_kind_of_file_or_a_malformed_time_is_a_usage_error(llmops: Run, arguments: tuple[str, ...]) -> None:
+    assert llmops("log", *arguments).code == 2
 
 
 def test_a_request_is_shown_by_the_beginning_of_its_id_that_tail_prints(llmops: Run, home: Path) -> None:

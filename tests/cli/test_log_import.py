@@ -13,12 +13,8 @@ import pytest
 
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
+from tests.cli.test_log import line
 from tests.command_line import Run
-
-
-def line(number: int, **other: object) -> str:
-    at = f"2026-01-01T00:00:{number:02d}Z"
-    return json.dumps({"request_id": f"r{number}", "at": at, "release": "assistant@1", "input": "q", **other})
 
 
 @pytest.mark.parametrize(
@@ -138,11 +134,7 @@ def test_what_is_in_the_log_already_is_shown_and_exported(llmops: Run, odd_log: 
 def test_what_is_in_the_log_already_is_stepped_over_by_the_monitor(llmops: Run, odd_log: ProductionLog) -> None:
     done = llmops("monitor", "run", "--app", "assistant", "--since", "2025-12-31", "--until", "2026-01-02", "--json")
     assert done.code == 0, done.err
-    assert done.json["window"]["rows"] == total_in_window()
-
-
-def total_in_window() -> int:
-    return 1 + sum("at" not in values for values in ODD)
+    assert done.json["window"]["rows"] == 1 + sum("at" not in values for values in ODD)
 
 
 def test_what_is_in_the_log_already_is_forgotten_and_retained(llmops: Run, odd_log: ProductionLog) -> None:

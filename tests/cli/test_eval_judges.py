@@ -1,4 +1,4 @@
-"""`llmops eval calibrate-judge`: what it prints, and its exit codes."""
+"""`llmops eval calibrate-judge` and `pairwise`: what they print, and their exit codes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from llmops.cli.eval_judges import text_or_file
 from llmops.errors import BadFile
 from llmops.judges.scripted import ScriptedJudge
 from tests.command_line import Run
+from tests.registered_home import prompt_text
 
 
 def verdict(request: dict[str, Any]) -> str:
@@ -73,17 +74,18 @@ def test_pairs_show_the_bias_by_position(llmops: Run, judge: ScriptedJudge, tmp_
     assert "trusted: κ is surely 0.6 or more" in done.out
 
 
-def test_a_judge_out_of_reach_exits_3_and_a_missing_one_2(
-    llmops: Run, labels: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("options", "code", "problem"),
+    [
+        ((), 2, "--judge openai:URL#MODEL"),
+        (("--judge", "openai:http://127.0.0.1:9/v1#x", "--key-variable", "NO_KEY"), 3, "NO_KEY holds no key"),
+    ],
+)
+def test_a_judge_that_cannot_be_asked_is_named(
+    llmops: Run, labels: str, options: tuple[str, ...], code: int, problem: str
 ) -> None:
-    missing = llmops("eval", "calibrate-judge", labels)
-    assert missing.code == 2
-    assert "--judge openai:URL#MODEL" in missing.err
-    keyless = llmops(
-        "eval", "calibrate-judge", labels, "--judge", "openai:http://127.0.0.1:9/v1#x", "--key-variable", "NO_KEY"
-    )
-    assert keyless.code == 3
-    assert "NO_KEY holds no key" in keyless.err
+    done = llmops("eval", "calibrate-judge", labels, *options)
+    assert (done.code, problem in done.err) == (code, True)
 
 
 def test_wrong_labels_exit_3_and_are_named(llmops: Run, tmp_path: Path) -> None:
@@ -107,3 +109,53 @@ def test_the_instructions_reach_the_judge(llmops: Run, judge: ScriptedJudge, lab
     (tmp_path / "rubric.md").write_text("Be exact about numbers.")
     llmops("eval", "calibrate-judge", labels, "--judge", f"openai:{judge.base_url}#good", "--instructions", "rubric.md")
     assert "Be exact about numbers." in judge.requests[0].text
+
+
+@pytest.fixture
+def runs(llmops: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two prompt versions, of which the second gives longer answers, run on six rows."""
+    sets, prompts = tmp_path / "sets", tmp_path / "prompts" / "qa"
+    (sets / "few").mkdir(parents=True)
+    prompts.mkdir(parents=True)
+    rows = [{"id": f"r{i}", "inputs": {"question": f"Q{i}?"}, "expectations": {"answers": ["x"]}} for i in range(6)]
+    (sets / "few" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (sets / "few.toml").write_text(
+        'eval_sets = ["few"]\nprompt = "qa"\nmodel = "tiny@1"\n[scorers.words]\n[gate]\nprimary = "words"\n'
+    )
+    (prompts / "v1.md").write_text(prompt_text("Be terse."))
+    (prompts / "v2.md").write_text(prompt_text("Be kind.").replace("{{", "Well, {{"))
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    monkeypatch.setenv("LLMOPS_PROMPTS", str(prompts.parent))
+    monkeypatch.setenv("LLMOPS_EVAL_SETS", str(sets))
+    for command in (
+        ("models", "register", "tiny", "--source", f"file:{tmp_path / 'tiny.gguf'}"),
+        ("prompts", "register", "qa"),
+        ("eval", "run", "few", "--recorder", "bulk"),
+    ):
+        assert llmops(*command).code == 0
+    return tmp_path
+
+
+def longer(request: dict[str, Any]) -> str:
+    text = request["messages"][1]["content"]
+    first, second = (len(text.split(f"<{place}>\n")[1].split("\n</")[0]) for place in ("first", "second"))
+    return json.dumps({"rationale": "because", "winner": "first" if first > second else "second"})
+
+
+def test_the_outcome_is_one_object_or_a_table_and_an_uncalibrated_judge_is_named_so(llmops: Run, runs: Path) -> None:
+    with ScriptedJudge(longer) as judge:
+        asked = ("eval", "pairwise", "qa@1", "qa@2", "--judge", f"openai:{judge.base_url}#long")
+        as_json, table = llmops(*asked, "--json"), llmops(*asked)
+    assert (as_json.code, table.code) == (0, 0)
+    value = as_json.json
+    assert (value["wins"], value["losses"], value["ties"], value["inconsistent"]) == (6, 0, 0, 0.0)
+    assert not value["trusted"]
+    assert "note: do not rely on these verdicts: its judge is not calibrated" in as_json.err
+    assert "is untrusted: its judge is not calibrated" in " ".join(table.out.split())
+    assert "B better" in table.out
+
+
+def test_without_a_judge_it_says_how_to_name_one(llmops: Run, runs: Path) -> None:
+    done = llmops("eval", "pairwise", "qa@1", "qa@2")
+    assert done.code == 2
+    assert "Give --judge openai:URL#MODEL" in done.err
