@@ -11,7 +11,6 @@ from typing import Any
 from llmops import __version__
 from llmops.errors import UnknownVersion
 from llmops.factsheet.contents import (
-    Column,
     Data,
     Evaluation,
     Factsheet,
@@ -143,8 +142,8 @@ def _of_tabular_model(registry: Registry, version: TabularVersion) -> Factsheet:
             sha256=version.sha256,
             source=version.source,
             run_id=version.run_id,
-            inputs=tuple(Column(**dataclasses.asdict(column)) for column in schema.inputs),
-            output=Column(**dataclasses.asdict(schema.output)),
+            inputs=schema.inputs,
+            output=schema.output,
             cycle=version.cycle,
             provenance=dict(version.provenance),
         ),

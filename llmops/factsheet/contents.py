@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from llmops.evaluation.results import AnswerCounts
+from llmops.tabular import Column
 
 UNKNOWN = "not on record"
 
@@ -72,16 +73,6 @@ class Model:
     licence: str | None
     size_bytes: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a tabular model's rows. categories: the texts it may hold; empty where any may."""
-
-    name: str
-    kind: str
-    nullable: bool = False
-    categories: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,11 +362,6 @@ class Factsheet:
         """Plain JSON values: every field by its name."""
         plain: dict[str, Any] = _plain(asdict(self))
         return plain
-
-    @property
-    def serving(self) -> Period | None:
-        """The present time as champion; None when another one serves, or none."""
-        return next((period for period in self.history.periods if period.lasts), None)
 
 
 def _plain(value: Any) -> Any:

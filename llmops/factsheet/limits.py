@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from llmops.factsheet.contents import Data, Evaluation, Factsheet, Gate, Metric, when
+from llmops.factsheet.contents import Evaluation, Factsheet, Gate, Monitoring, when
 from llmops.pages.numbers import count, counted, share
 
 FEW_ROWS, FEW_ROWS_OF_A_SLICE = 100, 30
@@ -13,195 +11,167 @@ FEW_ROWS, FEW_ROWS_OF_A_SLICE = 100, 30
 
 def limits_of(sheet: Factsheet) -> tuple[str, ...]:
     """What one should know before relying on the version, in sentences."""
-    found = [*_of_gates(sheet), *_of_evaluations(sheet), *_of_parts(sheet), *_of_serving(sheet), *_of_monitoring(sheet)]
-    return tuple(dict.fromkeys(found))
+    current = [gate for gate in sheet.gates if gate.current]
+    periods, others, nothing = sheet.history.periods, sheet.other_parameters, "nothing is known"
+    found = _said((not current, "No gate has judged this version."))
+    found += [sentence for gate in current for sentence in _of_gate(gate)]
+    for gate in current:
+        only = next(iter(gate.power.values())) if not gate.rules and len(gate.power) == 1 else ""
+        power = only or gate.power.get(str(gate.rules.get("primary")), "")
+        found += _said((power, f"What {gate.suite} can see: {power}."))
+    found += _said((not sheet.evaluations, "No evaluation of this version is on record."))
+    found += [sentence for run in sheet.evaluations for sentence in _of_evaluation(run)]
+    found += _said(
+        (
+            others,
+            f"{counted(others, 'eval run')} of its prompt and model had other parameters, and say nothing of this "
+            "version.",
+        ),
+        (
+            sheet.model is not None and sheet.model.format == "openai",
+            "The model is served elsewhere: its sha256 is of its address and name, not of weights, and the server may "
+            "change them unseen.",
+        ),
+        (sheet.guards, "Guards act in the gateway; the eval runs asked the engine without them."),
+        (
+            sheet.tabular is not None and not any(data.sha256 for data in sheet.data),
+            "No hash of its training data is on record, so its training cannot be repeated for certain.",
+        ),
+    )
+    found += sheet.history.problems
+    found += _said(
+        (not periods, f"It has never been champion, as far as is on record: {nothing} of it as the one that serves."),
+        *(
+            (
+                period.forced,
+                f"It was promoted without a passing gate ({when(period.since, 'time unknown')}): {period.why}",
+            )
+            for period in periods
+        ),
+        *((period.ended == "rollback", f"It was rolled back ({when(period.until, '')}).") for period in periods),
+    )
+    return tuple(dict.fromkeys([*found, *_of_monitoring(sheet.monitoring)]))
+
+
+def _said(*cases: tuple[object, str]) -> list[str]:
+    """The sentences whose condition holds."""
+    return [sentence for holds, sentence in cases if holds]
+
+
+def _of_gate(gate: Gate) -> list[str]:
+    no_champion = f"The gate of {gate.suite} had no champion to compare with: "
+    instead = f"it was compared with {gate.other}" if gate.other else "only floors and ceilings were checked"
+    return _said(
+        (
+            gate.verdict == "inconclusive",
+            f"The gate of {gate.suite} is inconclusive: its rows could not tell, which is not the same as a pass.",
+        ),
+        (gate.verdict == "fail", f"The gate of {gate.suite} failed."),
+        (gate.verdict == "pass" and gate.against is None, f"{no_champion}{instead}."),
+        *((True, f"The gate of {gate.suite} asked less than one before it: {change}.") for change in gate.loosened),
+        (
+            gate.attested is False,
+            f"The gate of {gate.suite} is not the one whose hash the audit log has: it was changed since.",
+        ),
+        *(
+            (True, f"{scorer} was not allowed to gate {gate.suite}: its judge is not trusted.")
+            for scorer in gate.untrusted
+        ),
+    )
+
+
+def _of_evaluation(run: Evaluation) -> list[str]:
+    # A name with spaces is set apart from the sentence around it.
+    called, short = f"“{run.suite}”" if " " in run.suite else run.suite, run.run_id[:8]
+    small = dict.fromkeys(part.name for part in run.slices if (part.metric.n_scored or 0) < FEW_ROWS_OF_A_SLICE)
+    nothing = [metric.name for metric in run.metrics if metric.mean is None]
+    measured = [metric for metric in run.metrics if metric.mean is not None]
+    without = [metric.name for metric in measured if metric.ci95 is None]
+    flips, asked = (run.noise["flips"], run.noise["n"]) if run.noise else (0, 1)
+    return _said(
+        (
+            run.rows is not None and run.rows < FEW_ROWS,
+            f"{called} has {counted(run.rows or 0, 'row')}: few, so its intervals are wide.",
+        ),
+        (small, f"Slices of {called} with fewer than {FEW_ROWS_OF_A_SLICE} rows say little: {', '.join(small)}."),
+        (run.whole is False and not run.stopped_early, f"The run {short} of {called} took some of its rows, not all."),
+        (run.stopped_early, f"The run {short} of {called} was stopped as soon as its comparison was decided."),
+        (
+            run.answers is not None and run.answers.flawed,
+            f"Answers of {called}: {run.answers.sentence() if run.answers else ''}.",
+        ),
+        (nothing, f"Not measured in {called}, no row has a score: {', '.join(nothing)}."),
+        *(
+            (
+                metric.n_failed,
+                f"{metric.name} in {called} is missing in {count(metric.n_failed)} of "
+                f"{counted(metric.n_failed + (metric.n_scored or 0), 'row')}.",
+            )
+            for metric in measured
+        ),
+        (without and len(without) < len(run.metrics), f"Without an interval in {called}: {', '.join(without)}."),
+        *(
+            (agreement is None, f"{scorer} in {called} is a language model's judgement, never compared with people's.")
+            for scorer, agreement in run.judges.items()
+        ),
+        (
+            flips,
+            f"Asked again with nothing changed, the engine of {called} answered {count(flips)} of "
+            f"{counted(asked, 'row')} ({share(flips / asked)}) differently.",
+        ),
+    )
+
+
+def _of_monitoring(found: Monitoring | None) -> list[str]:
+    if found is None:
+        return ["No monitoring run is on record in which this version answered: nothing is known of it in production."]
+    windows, few, too_few = found.windows, found.too_few, "too few rows to be tested"
+    expected = found.expected_false_alarms
+    return _said(
+        (windows and few == windows, f"Every monitored window had {too_few}."),
+        (
+            few and few != windows,
+            f"{count(few)} of {counted(windows, 'monitored window')} had {too_few}.",
+        ),
+        (
+            expected is not None,
+            f"Monitoring that finds nothing is no proof: by chance alone up to {expected or 0:g} false alarms in "
+            f"{found.expected_over} are to be expected, and small changes of few rows are not seen.",
+        ),
+    )
 
 
 def unknown_of(sheet: Factsheet) -> tuple[str, ...]:
     """What is not on record, in the words of a list."""
-    parts = (_unknown_registrations, _unknown_data, _unknown_model, _unknown_gates, _unknown_moves)
-    found = [missing for part in parts for missing in part(sheet)]
-    return tuple(dict.fromkeys(found))
-
-
-def _of_gates(sheet: Factsheet) -> Iterator[str]:
-    current = [gate for gate in sheet.gates if gate.current]
-    if not current:
-        yield "No gate has judged this version."
-    for gate in current:
-        if gate.verdict == "inconclusive":
-            yield f"The gate of {gate.suite} is inconclusive: its rows could not tell, which is not the same as a pass."
-        if gate.verdict == "fail":
-            yield f"The gate of {gate.suite} failed."
-        if gate.verdict == "pass" and gate.against is None:
-            instead = f"it was compared with {gate.other}" if gate.other else "only floors and ceilings were checked"
-            yield f"The gate of {gate.suite} had no champion to compare with: {instead}."
-        yield from (f"The gate of {gate.suite} asked less than one before it: {change}." for change in gate.loosened)
-        if gate.attested is False:
-            yield f"The gate of {gate.suite} is not the one whose hash the audit log has: it was changed since."
-        yield from (
-            f"{scorer} was not allowed to gate {gate.suite}: its judge is not trusted." for scorer in gate.untrusted
-        )
-    yield from (f"What {gate.suite} can see: {power}." for gate in current if (power := _power(gate)))
-
-
-def _power(gate: Gate) -> str:
-    if not gate.rules and len(gate.power) == 1:
-        return next(iter(gate.power.values()))
-    return gate.power.get(str(gate.rules.get("primary")), "")
-
-
-def _of_evaluations(sheet: Factsheet) -> Iterator[str]:
-    if not sheet.evaluations:
-        yield "No evaluation of this version is on record."
-    for run in sheet.evaluations:
-        yield from _of_evaluation(run)
-    if sheet.other_parameters:
-        runs = counted(sheet.other_parameters, "eval run")
-        yield f"{runs} of its prompt and model had other parameters, and say nothing of this version."
-
-
-def _of_evaluation(run: Evaluation) -> Iterator[str]:
-    if run.rows is not None and run.rows < FEW_ROWS:
-        yield f"{_called(run)} has {counted(run.rows, 'row')}: few, so its intervals are wide."
-    small = [part.name for part in run.slices if _scored(part.metric) < FEW_ROWS_OF_A_SLICE]
-    if small:
-        names = ", ".join(dict.fromkeys(small))
-        yield f"Slices of {_called(run)} with fewer than {FEW_ROWS_OF_A_SLICE} rows say little: {names}."
-    if run.whole is False and not run.stopped_early:
-        yield f"The run {_short(run.run_id)} of {_called(run)} took some of its rows, not all."
-    if run.stopped_early:
-        yield f"The run {_short(run.run_id)} of {_called(run)} was stopped as soon as its comparison was decided."
-    if run.answers is not None and run.answers.flawed:
-        yield f"Answers of {_called(run)}: {run.answers.sentence()}."
-    yield from _unmeasured(run)
-    for scorer, agreement in run.judges.items():
-        if agreement is None:
-            yield f"{scorer} in {_called(run)} is a language model's judgement, never compared with people's."
-    if run.noise and run.noise["flips"]:
-        flips, rows = run.noise["flips"], run.noise["n"]
-        yield (
-            f"Asked again with nothing changed, the engine of {_called(run)} answered {count(flips)} of "
-            f"{counted(rows, 'row')} ({share(flips / rows)}) differently."
-        )
-
-
-def _unmeasured(run: Evaluation) -> Iterator[str]:
-    nothing = [metric.name for metric in run.metrics if metric.mean is None]
-    if nothing:
-        yield f"Not measured in {_called(run)}, no row has a score: {', '.join(nothing)}."
-    for metric in run.metrics:
-        if metric.mean is not None and metric.n_failed:
-            rows = metric.n_failed + _scored(metric)
-            yield f"{metric.name} in {_called(run)} is missing in {count(metric.n_failed)} of {counted(rows, 'row')}."
-    without = [metric.name for metric in run.metrics if metric.mean is not None and metric.ci95 is None]
-    if without and len(without) < len(run.metrics):
-        yield f"Without an interval in {_called(run)}: {', '.join(without)}."
-
-
-def _of_parts(sheet: Factsheet) -> Iterator[str]:
-    if sheet.model is not None and sheet.model.format == "openai":
-        yield (
-            "The model is served elsewhere: its sha256 is of its address and name, not of weights, and the server may "
-            "change them unseen."
-        )
-    if sheet.guards:
-        yield "Guards act in the gateway; the eval runs asked the engine without them."
-    if sheet.tabular is not None and not any(data.sha256 for data in sheet.data):
-        yield "No hash of its training data is on record, so its training cannot be repeated for certain."
-
-
-def _of_serving(sheet: Factsheet) -> Iterator[str]:
-    yield from sheet.history.problems
-    if not sheet.history.periods:
-        yield "It has never been champion, as far as is on record: nothing is known of it as the one that serves."
-    for period in sheet.history.periods:
-        if period.forced:
-            yield f"It was promoted without a passing gate ({when(period.since, 'time unknown')}): {period.why}"
-    for period in sheet.history.periods:
-        if period.ended == "rollback":
-            yield f"It was rolled back ({when(period.until, '')})."
-
-
-def _of_monitoring(sheet: Factsheet) -> Iterator[str]:
-    found = sheet.monitoring
-    if found is None:
-        yield "No monitoring run is on record in which this version answered: nothing is known of it in production."
-        return
-    if found.windows and found.too_few == found.windows:
-        yield "Every monitored window had too few rows to be tested."
-    elif found.too_few:
-        yield f"{count(found.too_few)} of {counted(found.windows, 'monitored window')} had too few rows to be tested."
-    if found.expected_false_alarms is not None:
-        yield (
-            f"Monitoring that finds nothing is no proof: by chance alone up to {found.expected_false_alarms:g} "
-            f"false alarms in {found.expected_over} are to be expected, and small changes of few rows are not seen."
-        )
-
-
-def _unknown_registrations(sheet: Factsheet) -> Iterator[str]:
+    model, tabular, periods, moves = sheet.model, sheet.tabular, sheet.history.periods, sheet.history.moves
+    found: list[str] = []
     for part in sheet.registered:
-        if part.by is None:
-            yield f"who registered the {part.what} {part.ref}"
-        if part.at is None:
-            yield f"when the {part.what} {part.ref} was registered"
-
-
-def _unknown_data(sheet: Factsheet) -> Iterator[str]:
+        found += _said(
+            (part.by is None, f"who registered the {part.what} {part.ref}"),
+            (part.at is None, f"when the {part.what} {part.ref} was registered"),
+        )
     for data in sheet.data:
-        shown = f"the {data.use} data {data.name}" if data.use else f"the data {data.name}"
-        yield from (f"{what} of {shown}" for what in _missing(data))
-    if sheet.kind == "tabular" and not any(data.use == "training" for data in sheet.data):
-        yield "what it was trained on"
-
-
-def _missing(data: Data) -> Iterator[str]:
-    if data.licence is None:
-        yield "the licence"
-    if data.sha256 is None:
-        yield "the sha256"
-
-
-def _unknown_model(sheet: Factsheet) -> Iterator[str]:
-    if sheet.model is not None:
-        if not sheet.model.licence:
-            yield f"the licence of the model {sheet.model.ref}"
-        yield f"what the weights of {sheet.model.ref} were trained on"
-    if sheet.tabular is not None:
-        if sheet.tabular.algorithm is None:
-            yield "its algorithm"
-        if not sheet.parameters:
-            yield "its parameters"
-
-
-def _unknown_gates(sheet: Factsheet) -> Iterator[str]:
-    for gate in sheet.gates:
-        if gate.current and not gate.rules and not gate.checks:
-            yield f"the rules of the gate of {gate.suite}"
-        if gate.current and gate.against is not None and not gate.differences:
-            yield f"the comparison behind the gate of {gate.suite}"
-    parts = [part for run in sheet.evaluations for part in run.slices]
-    if sheet.tabular is not None and sheet.evaluations and not parts:
-        yield "its metrics by slice"
-
-
-def _unknown_moves(sheet: Factsheet) -> Iterator[str]:
-    if any(period.since is None for period in sheet.history.periods):
-        yield "since when it has been champion"
-    if not sheet.history.complete:
-        yield f"moves older than what the {sheet.history.source} still has"
-    if any(move.by is None for move in sheet.history.moves):
-        yield "who moved the aliases, where no name is given"
-
-
-def _scored(metric: Metric) -> int:
-    return metric.n_scored or 0
-
-
-def _called(run: Evaluation) -> str:
-    """The suite's name, such that it can be told from the sentence around it."""
-    return f"“{run.suite}”" if " " in run.suite else run.suite
-
-
-def _short(run_id: str) -> str:
-    return run_id[:8]
+        shown = f"of the {data.use} data {data.name}" if data.use else f"of the data {data.name}"
+        found += _said((data.licence is None, f"the licence {shown}"), (data.sha256 is None, f"the sha256 {shown}"))
+    trained = any(data.use == "training" for data in sheet.data)
+    found += _said((sheet.kind == "tabular" and not trained, "what it was trained on"))
+    if model is not None:
+        found += _said((not model.licence, f"the licence of the model {model.ref}"))
+        found.append(f"what the weights of {model.ref} were trained on")
+    found += _said(
+        (tabular is not None and tabular.algorithm is None, "its algorithm"),
+        (tabular is not None and not sheet.parameters, "its parameters"),
+    )
+    for gate in (gate for gate in sheet.gates if gate.current):
+        found += _said(
+            (not gate.rules and not gate.checks, f"the rules of the gate of {gate.suite}"),
+            (gate.against is not None and not gate.differences, f"the comparison behind the gate of {gate.suite}"),
+        )
+    sliced = any(run.slices for run in sheet.evaluations)
+    found += _said(
+        (tabular is not None and sheet.evaluations and not sliced, "its metrics by slice"),
+        (any(period.since is None for period in periods), "since when it has been champion"),
+        (not sheet.history.complete, f"moves older than what the {sheet.history.source} still has"),
+        (any(move.by is None for move in moves), "who moved the aliases, where no name is given"),
+    )
+    return tuple(dict.fromkeys(found))

@@ -103,7 +103,8 @@ def _values(sheet: Factsheet) -> dict[str, Any]:
 
 def _state(sheet: Factsheet) -> str:
     """Which aliases it holds, and since when it is champion."""
-    if (serving := sheet.serving) is not None:
+    serving = next((period for period in sheet.history.periods if period.lasts), None)
+    if serving is not None:
         since = f"since {when(serving.since)}" if serving.since else "since when is not on record"
         others = [alias for alias in sheet.aliases if alias != "champion"]
         return f"champion, {since}" + (f"; also {', '.join(others)}" if others else "")

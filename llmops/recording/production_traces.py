@@ -6,6 +6,7 @@ ids of their traces, follow from the records' keys: a batch that is written agai
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 from llmops.errors import LlmopsError, StoreUnavailable, UnknownVersion, UsageError
 from llmops.production_log import VOTES, Feedback, LogRecord, ProductionLog
-from llmops.recording.traces import RowTrace, TextCleaner, token_usage
+from llmops.recording.traces import RowTrace, TextCleaner, make_trace
 from llmops.registry.store import Store, translated
 from llmops.settings import Settings
 
@@ -28,7 +29,6 @@ MOST_PAUSE_SECONDS = 60.0
 FEEDBACK_KEY = "llmops.feedback"
 """The metadata of an assessment that names the feedback it was made of."""
 _SAID_BESIDE = ("refusal", "reasoning", "tool_calls")
-_SPAN_NAME = "answer"
 
 
 def experiment_of(app: str) -> str:
@@ -97,7 +97,9 @@ class TraceExporter:
                 self._cursors.keep(cursors)
             if records:
                 continue
-            self._attach(said)
+            for feedback in said:
+                if is_sampled(feedback.record_key, self._share):
+                    self._opened().attach(feedback)
             if said_end != cursors.feedback:
                 cursors = cursors._replace(feedback=said_end)
                 self._cursors.keep(cursors)
@@ -105,11 +107,6 @@ class TraceExporter:
                 break
             said, said_end = self._log.feedback_since(cursors.feedback, limit=BATCH)
         return written
-
-    def _attach(self, said: Sequence[Feedback]) -> None:
-        for feedback in said:
-            if is_sampled(feedback.record_key, self._share):
-                self._opened().attach(feedback)
 
     def _opened(self) -> _Writer:
         # MLflow takes seconds to load: not before there is something to write.
@@ -187,7 +184,10 @@ class _Writer:
             except UsageError:
                 # One record that MLflow does not take must not hold up the others for ever.
                 for item in items:
-                    self._write_or_skip(experiment_id, item)
+                    try:
+                        self._write(experiment_id, [item])
+                    except UsageError as error:
+                        logger.warning("record %s becomes no trace: %s", item.key, error)
 
     def attach(self, feedback: Feedback) -> None:
         """Adds what a user said to the answer's trace, once; nothing where there is no such trace.
@@ -205,12 +205,6 @@ class _Writer:
         except UnknownVersion:
             logger.debug("feedback on an answer that is not among the traces: %s", feedback.request_id)
 
-    def _write_or_skip(self, experiment_id: str, record: LogRecord) -> None:
-        try:
-            self._write(experiment_id, [record])
-        except UsageError as error:
-            logger.warning("record %s becomes no trace: %s", record.key, error)
-
     def _write(self, experiment_id: str, records: Sequence[LogRecord]) -> None:
         traces = [self._trace(experiment_id, record) for record in records]
         with translated("production traces"):
@@ -222,99 +216,51 @@ class _Writer:
             self._tracing.log_spans(experiment_id, [trace.span for trace in traces])
 
     def _trace(self, experiment_id: str, record: LogRecord) -> RowTrace:
-        from mlflow.entities import TraceData, TraceInfo, TraceLocation, TraceState
-        from mlflow.tracing.utils.truncation import set_request_response_preview
-
-        span = self._span(record)
-        info = TraceInfo(
-            trace_id=trace_id_of(record.key),
-            trace_location=TraceLocation.from_experiment_id(experiment_id),
-            request_time=round(record.at.timestamp() * 1000),
-            execution_duration=None if record.latency_ms is None else round(record.latency_ms),
-            state=TraceState.ERROR if record.outcome == "error" else TraceState.OK,
-            client_request_id=record.request_id,
-            trace_metadata=self._metadata(record),
-            tags=self._tags(record),
-        )
-        set_request_response_preview(info, TraceData(spans=[span]))
-        return RowTrace(info, span)
-
-    def _span(self, record: LogRecord) -> Any:
-        from mlflow.entities import Span
-
-        trace_id, begin_ns = trace_id_of(record.key), round(record.at.timestamp() * 1000) * 1_000_000
-        failed = record.outcome == "error"
-        inputs = {"messages": record.details.get("messages") or [{"role": "user", "content": record.input}]}
-        if variables := record.details.get("prompt_variables"):
+        trace_id, details, prompt = trace_id_of(record.key), record.details, _prompt_of(record)
+        inputs = {"messages": details.get("messages") or [{"role": "user", "content": record.input}]}
+        if variables := details.get("prompt_variables"):
             inputs["prompt_variables"] = variables
-        problem = str(record.details.get("error", "")) if failed else ""
-        attributes = {
-            "mlflow.traceRequestId": trace_id,
-            "mlflow.spanType": "CHAIN",
-            "mlflow.spanInputs": self._clean(inputs),
-            "mlflow.spanOutputs": self._clean(record.output),
-            "parameters": record.details.get("parameters"),
-            "finish_reason": record.details.get("finish_reason"),
-            **{name: self._clean(said) for name in _SAID_BESIDE if (said := record.details.get(name))},
-            "first_token_ms": record.first_token_ms,
-        }
-        return Span.from_dict(
-            {
-                "trace_id": trace_id,
-                "span_id": trace_id[3:19],
-                "parent_span_id": None,
-                "name": _SPAN_NAME,
-                "start_time_unix_nano": begin_ns,
-                "end_time_unix_nano": begin_ns + round((record.latency_ms or 0) * 1e6),  # a span must have an end
-                "events": [],
-                "status": {
-                    "code": "STATUS_CODE_ERROR" if failed else "STATUS_CODE_OK",
-                    "message": self._clean(problem),
-                },
-                "attributes": {
-                    name: json.dumps(value, ensure_ascii=False)
-                    for name, value in attributes.items()
-                    if value is not None
-                },
-            }
-        )
-
-    def _metadata(self, record: LogRecord) -> dict[str, str]:
-        metadata = {
-            "mlflow.trace_schema.version": "3",
-            **token_usage(record.tokens_in, record.tokens_out),
-            "mlflow.modelId": self._model_id(record.release),
-            "mlflow.trace.user": self._clean(str(record.details.get("user") or ""))[:250],
-        }
-        return {name: value for name, value in metadata.items() if value}
-
-    def _tags(self, record: LogRecord) -> dict[str, str]:
-        prompt = _prompt_of(record)
         tags = {
-            "mlflow.traceName": _SPAN_NAME,
             "mlflow.linkedPrompts": json.dumps([prompt._asdict()]) if prompt is not None else "",
-            "release": record.release or "",
-            "prompt": record.prompt or "",
-            "model": record.model or "",
+            "release": record.release,
+            "prompt": record.prompt,
+            "model": record.model,
             "outcome": record.outcome,
             "status": str(record.status),
             "log_key": record.key,
         }
-        return {name: self._clean(value) for name, value in tags.items() if value}
+        return make_trace(
+            trace_id,
+            trace_id[3:19],
+            experiment_id,
+            begin_ms=round(record.at.timestamp() * 1000),
+            latency_ms=record.latency_ms,
+            error=self._clean(str(details.get("error", ""))) if record.outcome == "error" else None,
+            attributes={
+                "mlflow.spanInputs": self._clean(inputs),
+                "mlflow.spanOutputs": self._clean(record.output),
+                "parameters": details.get("parameters"),
+                "finish_reason": details.get("finish_reason"),
+                **{name: self._clean(said) for name in _SAID_BESIDE if (said := details.get(name))},
+                "first_token_ms": record.first_token_ms,
+            },
+            metadata={
+                "mlflow.modelId": self._model_id(record.release),
+                "mlflow.trace.user": self._clean(str(details.get("user") or ""))[:250],
+            },
+            tags={name: self._clean(value) for name, value in tags.items() if value},
+            tokens=(record.tokens_in, record.tokens_out),
+            client_request_id=record.request_id,
+        )
 
     def _model_id(self, release: str | None) -> str:
         """MLflow's id of the release's own model; empty for a bare model, and for a release that is not registered."""
         if release is None:
             return ""
         if release not in self._models:
-            app, _, version = release.partition("@")
-            try:
-                with translated(f"release {release}"):
-                    source = str(self._store.client.get_model_version(app, version).source)
-            except StoreUnavailable:
-                raise
-            except LlmopsError:
-                source = ""
+            source, (app, _, version) = "", release.partition("@")
+            with contextlib.suppress(UnknownVersion, UsageError), translated(f"release {release}"):
+                source = str(self._store.client.get_model_version(app, version).source)
             self._models[release] = source.removeprefix("models:/") if source.startswith("models:/") else ""
         return self._models[release]
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmops.evaluation.results import Output, RowResult, Score
+from llmops.evaluation.results import RowResult, Score
 from llmops.recording.cell import CellIdentity
 
+ROW_ID_TAG = "row_id"
+_SOURCE_RUN = "mlflow.assessment.sourceRunId"
+_LONGEST_TAG = 8000
+_SPAN_NAME = "answer"
 # PostgreSQL refuses NUL in a text; no UTF-8 database takes half a surrogate pair.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _REPLACEMENT = "\ufffd"
@@ -28,23 +32,14 @@ class TextCleaner:
 
     def __call__(self, value: Any) -> Any:
         if isinstance(value, str):
-            return self._text(value)
+            stored, changes = _UNSTORABLE.subn(_REPLACEMENT, value)
+            self.cleaned += changes > 0
+            return stored
         if isinstance(value, Mapping):
             return {self(name): self(item) for name, item in value.items()}
         if isinstance(value, list | tuple):
             return [self(item) for item in value]
         return value
-
-    def _text(self, text: str) -> str:
-        stored, changes = _UNSTORABLE.subn(_REPLACEMENT, text)
-        self.cleaned += changes > 0
-        return stored
-
-
-ROW_ID_TAG = "row_id"
-_SOURCE_RUN = "mlflow.assessment.sourceRunId"
-_LONGEST_TAG = 8000
-_SPAN_NAME = "answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +54,67 @@ class RowTrace:
         return str(self.info.trace_id)
 
 
+def make_trace(
+    trace_id: str,
+    span_id: str,
+    experiment_id: str,
+    *,
+    begin_ms: int,
+    latency_ms: float | None,
+    error: str | None,
+    attributes: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    tags: Mapping[str, str],
+    tokens: tuple[int | None, int | None],
+    assessments: Sequence[Any] = (),
+    client_request_id: str | None = None,
+) -> RowTrace:
+    """A trace of one span, with every text already such that a database takes it.
+
+    begin_ms: since the epoch.
+    error: what went wrong; None where nothing did.
+    attributes: of the span; None is left out.
+    tokens: of the question and the answer; MLflow's pages show them where both are known.
+    """
+    from mlflow.entities import Span, TraceData, TraceInfo, TraceLocation, TraceState
+    from mlflow.tracing.utils.truncation import set_request_response_preview
+
+    given = {"mlflow.traceRequestId": trace_id, "mlflow.spanType": "CHAIN", **attributes}
+    span = Span.from_dict(
+        {
+            "trace_id": trace_id,
+            "span_id": span_id,
+            "parent_span_id": None,
+            "name": _SPAN_NAME,
+            "start_time_unix_nano": begin_ms * 1_000_000,
+            "end_time_unix_nano": begin_ms * 1_000_000 + round((latency_ms or 0) * 1e6),  # a span must have an end
+            "events": [],
+            "status": {"code": "STATUS_CODE_OK" if error is None else "STATUS_CODE_ERROR", "message": error or ""},
+            "attributes": {
+                name: json.dumps(value, ensure_ascii=False) for name, value in given.items() if value is not None
+            },
+        }
+    )
+    shown = {"mlflow.trace_schema.version": "3", **metadata}
+    tokens_in, tokens_out = tokens
+    if tokens_in is not None and tokens_out is not None:
+        usage = {"input_tokens": tokens_in, "output_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
+        shown["mlflow.trace.tokenUsage"] = json.dumps(usage)
+    info = TraceInfo(
+        trace_id=trace_id,
+        trace_location=TraceLocation.from_experiment_id(experiment_id),
+        request_time=begin_ms,
+        execution_duration=None if latency_ms is None else round(latency_ms),
+        state=TraceState.OK if error is None else TraceState.ERROR,
+        client_request_id=client_request_id,
+        trace_metadata={name: value for name, value in shown.items() if value},
+        tags={"mlflow.traceName": _SPAN_NAME, **tags},
+        assessments=list(assessments),
+    )
+    set_request_response_preview(info, TraceData(spans=[span]))
+    return RowTrace(info, span)
+
+
 class TraceMaker:
     """Makes the traces of one run. Not safe to share between threads: it counts the texts it had to clean."""
 
@@ -71,66 +127,27 @@ class TraceMaker:
 
     def make(self, number: int, result: RowResult) -> RowTrace:
         """number: of the row in its run; later rows begin a millisecond later, so that MLflow keeps their order."""
-        from mlflow.entities import TraceData, TraceInfo, TraceLocation, TraceState
-        from mlflow.tracing.utils.truncation import set_request_response_preview
-
         key = hashlib.sha256(f"{self._run_id}|{result.row.id}".encode(errors="surrogatepass")).hexdigest()
-        trace_id, span_id = f"tr-{key[:32]}", key[32:48]
-        begin_ms = self._started_ms + number
-        inputs, output = self.clean(dict(result.row.inputs)), self.clean(result.output.text)
-        span = self._span(trace_id, span_id, begin_ms, result.output, inputs, output)
-        info = TraceInfo(
-            trace_id=trace_id,
-            trace_location=TraceLocation.from_experiment_id(self._experiment_id),
-            request_time=begin_ms,
-            execution_duration=None if result.output.latency_ms is None else round(result.output.latency_ms),
-            state=TraceState.OK if result.output.error is None else TraceState.ERROR,
-            trace_metadata=self._metadata(result.output),
-            tags=self._tags(result),
+        trace_id, span_id, output = f"tr-{key[:32]}", key[32:48], result.output
+        inputs, text = self.clean(dict(result.row.inputs)), self.clean(output.text)
+        tags: Mapping[str, str] = self.clean({**result.row.tags, ROW_ID_TAG: result.row.id})
+        return make_trace(
+            trace_id,
+            span_id,
+            self._experiment_id,
+            begin_ms=self._started_ms + number,
+            latency_ms=output.latency_ms,
+            error=None if output.error is None else self.clean(output.error),
+            attributes={"mlflow.spanInputs": inputs, "mlflow.spanOutputs": text},
+            metadata={"mlflow.sourceRun": self._run_id, "mlflow.modelId": self._model_id},
+            tags={
+                **{name[:250]: value[:_LONGEST_TAG] for name, value in tags.items()},
+                "mlflow.traceName": _SPAN_NAME,
+                "mlflow.linkedPrompts": self._linked_prompts,
+            },
+            tokens=(output.tokens_in, output.tokens_out),
             assessments=self._assessments(trace_id, span_id, result),
         )
-        set_request_response_preview(info, TraceData(spans=[span]))
-        return RowTrace(info, span)
-
-    def _span(self, trace_id: str, span_id: str, begin_ms: int, output: Output, inputs: Any, text: str) -> Any:
-        from mlflow.entities import Span
-
-        begin_ns = begin_ms * 1_000_000
-        failed = output.error is not None
-        return Span.from_dict(
-            {
-                "trace_id": trace_id,
-                "span_id": span_id,
-                "parent_span_id": None,
-                "name": _SPAN_NAME,
-                "start_time_unix_nano": begin_ns,
-                "end_time_unix_nano": begin_ns + round((output.latency_ms or 0) * 1e6),  # a span must have an end
-                "events": [],
-                "status": {
-                    "code": "STATUS_CODE_ERROR" if failed else "STATUS_CODE_OK",
-                    "message": self.clean(output.error or ""),
-                },
-                "attributes": {
-                    "mlflow.traceRequestId": json.dumps(trace_id),
-                    "mlflow.spanType": json.dumps("CHAIN"),
-                    "mlflow.spanInputs": json.dumps(inputs, ensure_ascii=False),
-                    "mlflow.spanOutputs": json.dumps(text, ensure_ascii=False),
-                },
-            }
-        )
-
-    def _metadata(self, output: Output) -> dict[str, str]:
-        metadata = {
-            "mlflow.sourceRun": self._run_id,
-            "mlflow.trace_schema.version": "3",
-            **token_usage(output.tokens_in, output.tokens_out),
-        }
-        return {**metadata, "mlflow.modelId": self._model_id} if self._model_id else metadata
-
-    def _tags(self, result: RowResult) -> dict[str, str]:
-        tags: Mapping[str, str] = self.clean({**result.row.tags, ROW_ID_TAG: result.row.id})
-        own = {"mlflow.traceName": _SPAN_NAME, "mlflow.linkedPrompts": self._linked_prompts}
-        return {**{key[:250]: value[:_LONGEST_TAG] for key, value in tags.items()}, **own}
 
     def _assessments(self, trace_id: str, span_id: str, result: RowResult) -> list[Any]:
         from mlflow.entities import AssessmentSource, Expectation
@@ -147,14 +164,6 @@ class TraceMaker:
             key = hashlib.sha256(f"{trace_id}|{kind}|{assessment.name}".encode()).hexdigest()
             assessment.assessment_id, assessment.span_id = f"a-{key[:32]}", span_id
         return made
-
-
-def token_usage(tokens_in: int | None, tokens_out: int | None) -> dict[str, str]:
-    """The metadata that MLflow's pages read a trace's tokens from; none where they are not all known."""
-    if tokens_in is None or tokens_out is None:
-        return {}
-    tokens = {"input_tokens": tokens_in, "output_tokens": tokens_out, "total_tokens": tokens_in + tokens_out}
-    return {"mlflow.trace.tokenUsage": json.dumps(tokens)}
 
 
 def feedback(name: str, score: Score, clean: TextCleaner, run_id: str) -> Any:

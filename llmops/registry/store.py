@@ -45,116 +45,6 @@ _LOCATIONS = (
     ("trace_tags", "value"),
 )
 
-
-def follow_home(database: Path, home: Path, experiment: str, *, artifacts_set: bool) -> int:
-    """Makes the artifact locations in a home's MLflow database point into that home; returns how many were changed.
-
-    MLflow keeps absolute locations: in a home that was moved or copied it would go on writing into the folder that the
-    home came from.
-
-    Locations outside of the earlier home (`LLMOPS_ARTIFACTS` was set) stay as they are. One transaction: of several
-    processes that open a moved home at once, one does it.
-
-    database: the SQLite file in `home`. experiment: name of the registry's experiment, whose location tells where the
-    artifacts of this database were kept. artifacts_set: they are kept elsewhere on purpose, so that a location outside
-    of the home says nothing about where it was.
-
-    Raises:
-        StoreUnavailable: the database was copied without its artifacts, which still lie in the home it came from; or
-            it cannot be written.
-    """
-    with contextlib.closing(sqlite3.connect(database, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
-        earlier = _earlier_home(connection, home, experiment, artifacts_set)
-        if earlier is None:
-            return 0
-        if earlier == home:
-            with contextlib.suppress(sqlite3.OperationalError):  # a store that may only be read
-                _record(connection, home, experiment)
-            return 0
-        _refuse_half_copied(earlier, home)
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            changed = 0
-            if _earlier_home(connection, home, experiment, artifacts_set) == earlier:
-                changed = sum(_move(connection, *place, earlier, home) for place in _LOCATIONS)
-                _record(connection, home, experiment)
-            connection.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            raise StoreUnavailable(
-                f"{database}: this home came from {earlier}, and its artifact locations cannot be changed to {home}: "
-                f"{error}; make the file writable"
-            ) from error
-    if changed:
-        logger.warning("home %s was %s before: %d artifact locations now point here", home, earlier, changed)
-    return changed
-
-
-def _earlier_home(connection: sqlite3.Connection, home: Path, experiment: str, artifacts_set: bool) -> Path | None:
-    """Where the home was when its locations were written: `home` itself where that is not on record yet. None where
-    nothing has to be changed or recorded."""
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if not tables.issuperset({"experiments", "experiment_tags"}):
-        return None
-    query = (
-        "SELECT artifact_location, (SELECT value FROM experiment_tags AS t"
-        " WHERE t.experiment_id = e.experiment_id AND t.key = ?) FROM experiments AS e WHERE name = ?"
-    )
-    found = connection.execute(query, (HOME_TAG, experiment)).fetchone()
-    if found is None:
-        return None
-    location, recorded = found
-    if recorded is not None:
-        return None if recorded == str(home) else Path(recorded)
-    # Homes of version 0.1 have no such tag. Theirs is the folder above `artifacts`, unless that was set elsewhere:
-    # a home that is still there has its own database, and one that was moved away is not there at all.
-    artifacts = Path(unquote(urlsplit(location).path)).parent
-    if artifacts_set or artifacts.name != "artifacts" or urlsplit(location).scheme != "file":
-        return home
-    was_home = _is_there(artifacts.parent / "mlflow.db") or not _is_there(artifacts)
-    return artifacts.parent if was_home else home
-
-
-def _refuse_half_copied(earlier: Path, home: Path) -> None:
-    if _is_there(earlier / "artifacts") and not _is_there(home / "artifacts"):
-        raise StoreUnavailable(
-            f"{home}: mlflow.db was copied from {earlier} without its artifacts; copy {earlier / 'artifacts'} too, "
-            "or run with LLMOPS_HOME set to that home"
-        )
-
-
-def _is_there(path: Path) -> bool:
-    """Whether this user can see it: the folder that a home came from may be another's."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
-
-
-def _move(connection: sqlite3.Connection, table: str, column: str, earlier: Path, home: Path) -> int:
-    """Rewrites the values of one column that lie in the earlier home, as a URI or as a path."""
-    if not any(name == column for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")):
-        return 0
-    changed = 0
-    for old, new in ((earlier.as_uri(), home.as_uri()), (str(earlier), str(home))):
-        statement = (
-            f"UPDATE {table} SET {column} = ? || substr({column}, ?)"  # noqa: S608 - names from the list above
-            f" WHERE substr({column}, 1, ?) = ?"
-        )
-        prefix = f"{old}/artifacts/"
-        values = (f"{new}/artifacts/", len(prefix) + 1, len(prefix), prefix)
-        changed += connection.execute(statement, values).rowcount
-    return changed
-
-
-def _record(connection: sqlite3.Connection, home: Path, experiment: str) -> None:
-    connection.execute(
-        "INSERT INTO experiment_tags (key, value, experiment_id)"
-        " SELECT ?, ?, experiment_id FROM experiments WHERE name = ?"
-        " ON CONFLICT (key, experiment_id) DO UPDATE SET value = excluded.value",
-        (HOME_TAG, str(home), experiment),
-    )
-
-
 # Read by MLflow when it is imported or first used, so they are set before either.
 _MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -169,6 +59,10 @@ _MLFLOW_ENVIRONMENT = {
     "TQDM_DISABLE": "1",  # progress is shown by the command line, once
 }
 _REGISTRY_EXPERIMENT = "llmops"
+_RECORD_HOME = (
+    "INSERT INTO experiment_tags (key, value, experiment_id) SELECT ?, ?, experiment_id FROM experiments WHERE name = ?"
+    " ON CONFLICT (key, experiment_id) DO UPDATE SET value = excluded.value"
+)
 _PAGE = 1000
 _MARKS: list[sa.Select[*tuple[Any, ...]]] = [
     # MLflow's tables. Its version is pinned, and the tests of a poll fail should they change their names.
@@ -198,22 +92,33 @@ class Store:
             logging.getLogger(chatty).setLevel(logging.WARNING)
         if self.uri.startswith("sqlite:"):
             _tune_sqlite()
+        path, home = sqlite_path(self.uri), settings.home.resolve()
+        in_home = path is not None and path.resolve() == home / "mlflow.db"
         with _open_lock, translated(f"MLflow store {shown(self.uri)}"):
-            path = sqlite_path(self.uri)
             self._file = None if path is None else WatchedFile(path, file)
             if self._file is not None:
                 self._file.check()
-            self._refuse_lost_database()
+            if in_home:
+                _refuse_lost_database(home)
             make_private_folder(settings.home)
             keep_private(settings.home)
-            if self.uri.startswith("sqlite:"):
-                _check_sqlite(self.uri)
+            if path is not None:
+                # At once where the file cannot be opened, is no database or is damaged: MLflow would try for 100 s.
+                with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
+                    write_ahead(connection)
+                    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             self.make_current()
             self.client: Any = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             self._experiments: dict[str, str] = {}
-            self.experiment(_REGISTRY_EXPERIMENT)
-            self._follow_home()
-            self._database = _database(self.uri)
+            self.experiment()
+            if in_home:
+                follow_home(home, artifacts_set=settings.artifacts is not None)
+            try:  # MLflow's own database, for reading alone; none where the store is behind a server, or in memory
+                url = sa.make_url(self.uri)
+                elsewhere = url.database in (None, "", ":memory:")
+                self._database = None if elsewhere else sa.create_engine(url, pool_size=1)
+            except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError):
+                self._database = None
             if self._file is not None:
                 self._file.opened()
 
@@ -233,51 +138,25 @@ class Store:
         self.make_current()
         return mlflow.start_run(**arguments)
 
-    def _follow_home(self) -> None:
-        """A store that lies in the home keeps its artifacts there, wherever the home is now."""
-        if (database := self._database_in_home()) is not None:
-            artifacts_set = self.settings.artifacts is not None
-            follow_home(database, database.parent, _REGISTRY_EXPERIMENT, artifacts_set=artifacts_set)
-
-    def _refuse_lost_database(self) -> None:
-        """What lies in the artifacts was recorded in a database: a new one would know nothing of it."""
-        database = self._database_in_home()
-        if database is None or database.exists():
-            return
-        artifacts = database.with_name("artifacts")
-        if any(artifacts.glob("*/*")):
-            raise StoreUnavailable(
-                f"{database} is missing, and {artifacts} holds what was recorded in it: put a backup in its place, "
-                "or move that folder away to begin anew"
-            )
-
-    def _database_in_home(self) -> Path | None:
-        """The home's own `mlflow.db`; None where the store is elsewhere."""
-        database, own = sqlite_path(self.uri), self.settings.home.resolve() / "mlflow.db"
-        return own if database is not None and database.resolve() == own else None
-
     def experiment(self, name: str = _REGISTRY_EXPERIMENT) -> str:
         """Id of the experiment of that name, made when absent. Raises StoreUnavailable."""
         if name not in self._experiments:
             with translated(f"experiment {name}"):
-                found = self.client.get_experiment_by_name(name)
-                self._experiments[name] = found.experiment_id if found else self._create_experiment(name)
+                if found := self.client.get_experiment_by_name(name):
+                    self._experiments[name] = found.experiment_id
+                else:
+                    root = self.settings.artifact_root
+                    location = f"{root}/{name}" if "://" in root else (Path(root).resolve() / name).as_uri()
+                    self._experiments[name] = str(self.client.create_experiment(name, artifact_location=location))
         return self._experiments[name]
-
-    def _create_experiment(self, name: str) -> str:
-        root = self.settings.artifact_root
-        location = f"{root}/{name}" if "://" in root else (Path(root).resolve() / name).as_uri()
-        return str(self.client.create_experiment(name, artifact_location=location))
 
     def registered_model(self, name: str) -> Any | None:
         """MLflow's registered model, or None when there is none of that name. Raises StoreUnavailable."""
-        with translated(f"registered model {name}"):
-            try:
+        try:
+            with translated(f"registered model {name}"):
                 return self.client.get_registered_model(name)
-            except _mlflow_exception() as error:
-                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                    return None
-                raise
+        except UnknownVersion:
+            return None
 
     def registered_models(self) -> list[Any]:
         """MLflow's registered models but for prompts, with their tags and aliases. Raises StoreUnavailable."""
@@ -321,29 +200,104 @@ def _tune_sqlite() -> None:
     sa.event.listen(sa.pool.Pool, "connect", tune)
 
 
-def _database(uri: str) -> sa.Engine | None:
-    """MLflow's own database, for reading alone; None where the store is behind a server."""
-    try:
-        url = sa.make_url(uri)
-        # A database in memory is another one for each who opens it.
-        return None if url.database in (None, "", ":memory:") else sa.create_engine(url, pool_size=1)
-    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError):
+def _refuse_lost_database(home: Path) -> None:
+    """What lies in the artifacts was recorded in a database: a new one would know nothing of it."""
+    database, artifacts = home / "mlflow.db", home / "artifacts"
+    if not database.exists() and any(artifacts.glob("*/*")):
+        raise StoreUnavailable(
+            f"{database} is missing, and {artifacts} holds what was recorded in it: put a backup in its place, "
+            "or move that folder away to begin anew"
+        )
+
+
+def follow_home(home: Path, *, artifacts_set: bool) -> int:
+    """Makes the artifact locations in a home's `mlflow.db` point into that home; returns how many were changed.
+
+    MLflow keeps absolute locations: in a home that was moved or copied it would go on writing into the folder that the
+    home came from. Locations outside of that one (`LLMOPS_ARTIFACTS` was set) stay as they are. One transaction: of
+    several processes that open a moved home at once, one does it.
+
+    artifacts_set: artifacts are kept elsewhere on purpose, so that a location outside of the home says nothing about
+    where it was.
+
+    Raises:
+        StoreUnavailable: the database was copied without its artifacts, which still lie in the home it came from; or
+            it cannot be written.
+    """
+    database, changed = home / "mlflow.db", 0
+    with contextlib.closing(sqlite3.connect(database, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
+        earlier = _earlier_home(connection, home, artifacts_set)
+        if earlier is None:
+            return 0
+        if earlier == home:
+            with contextlib.suppress(sqlite3.OperationalError):  # a store that may only be read
+                connection.execute(_RECORD_HOME, (HOME_TAG, str(home), _REGISTRY_EXPERIMENT))
+            return 0
+        if _is_there(earlier / "artifacts") and not _is_there(home / "artifacts"):
+            raise StoreUnavailable(
+                f"{home}: mlflow.db was copied from {earlier} without its artifacts; copy {earlier / 'artifacts'} too, "
+                "or run with LLMOPS_HOME set to that home"
+            )
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            if _earlier_home(connection, home, artifacts_set) == earlier:
+                changed = sum(_move(connection, *place, earlier, home) for place in _LOCATIONS)
+                connection.execute(_RECORD_HOME, (HOME_TAG, str(home), _REGISTRY_EXPERIMENT))
+            connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise StoreUnavailable(
+                f"{database}: this home came from {earlier}, and its artifact locations cannot be changed to {home}: "
+                f"{error}; make the file writable"
+            ) from error
+    if changed:
+        logger.warning("home %s was %s before: %d artifact locations now point here", home, earlier, changed)
+    return changed
+
+
+def _earlier_home(connection: sqlite3.Connection, home: Path, artifacts_set: bool) -> Path | None:
+    """Where the home was when its locations were written: `home` itself where that is not on record yet. None where
+    nothing has to be changed or recorded."""
+    query = (
+        "SELECT artifact_location, (SELECT value FROM experiment_tags AS t"
+        " WHERE t.experiment_id = e.experiment_id AND t.key = ?) FROM experiments AS e WHERE name = ?"
+    )
+    found = connection.execute(query, (HOME_TAG, _REGISTRY_EXPERIMENT)).fetchone()
+    if found is None:
         return None
+    location, recorded = found
+    if recorded is not None:
+        return None if recorded == str(home) else Path(recorded)
+    # Homes of version 0.1 have no such tag. Theirs is the folder above `artifacts`, unless that was set elsewhere:
+    # a home that is still there has its own database, and one that was moved away is not there at all.
+    artifacts = Path(unquote(urlsplit(location).path)).parent
+    if artifacts_set or artifacts.name != "artifacts" or urlsplit(location).scheme != "file":
+        return home
+    was_home = _is_there(artifacts.parent / "mlflow.db") or not _is_there(artifacts)
+    return artifacts.parent if was_home else home
 
 
-def _check_sqlite(uri: str) -> None:
-    """Raises at once where the file cannot be opened, is no database or is damaged; MLflow would try again for 100
-    seconds."""
-    if database := sa.make_url(uri).database:
-        with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection:
-            write_ahead(connection)
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+def _is_there(path: Path) -> bool:
+    """Whether this user can see it: the folder that a home came from may be another's."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
-def _mlflow_exception() -> Any:
-    from mlflow.exceptions import MlflowException
-
-    return MlflowException
+def _move(connection: sqlite3.Connection, table: str, column: str, earlier: Path, home: Path) -> int:
+    """Rewrites the values of one column that lie in the earlier home, as a URI or as a path."""
+    if not any(name == column for _, name, *_ in connection.execute(f"PRAGMA table_info({table})")):
+        return 0
+    changed = 0
+    for old, new in ((earlier.as_uri(), home.as_uri()), (str(earlier), str(home))):
+        statement = (
+            f"UPDATE {table} SET {column} = ? || substr({column}, ?)"  # noqa: S608 - names from the list above
+            f" WHERE substr({column}, 1, ?) = ?"
+        )
+        prefix = f"{old}/artifacts/"
+        values = (f"{new}/artifacts/", len(prefix) + 1, len(prefix), prefix)
+        changed += connection.execute(statement, values).rowcount
+    return changed
 
 
 @contextmanager

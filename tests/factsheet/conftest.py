@@ -12,7 +12,6 @@ from llmops.factsheet.contents import (
     Action,
     Agreement,
     Alarm,
-    Column,
     Data,
     Difference,
     Evaluation,
@@ -30,6 +29,7 @@ from llmops.factsheet.contents import (
     Tabular,
     Window,
 )
+from llmops.tabular import Column
 
 AT = "2026-05-01T10:00:00+00:00"
 LATER = "2026-05-09T10:00:00+00:00"

@@ -22,10 +22,3 @@ def test_what_is_no_number_in_json_is_null() -> None:
     told = sheet(evaluations=(evaluation(metrics=(metric,)),)).to_json()["evaluations"][0]["metrics"][0]
     assert told["mean"] is None
     assert told["ci95"] == [None, 0.5]
-
-
-def test_the_present_time_as_champion_is_the_one_that_lasts() -> None:
-    made = sheet()
-    assert made.serving is made.history.periods[0]
-    over = dataclasses.replace(made.history.periods[0], lasts=False)
-    assert sheet(history=dataclasses.replace(made.history, periods=(over,))).serving is None
