@@ -23,6 +23,7 @@ import sqlalchemy as sa
 
 from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
 from llmops.production_log.database import database_url, open_engine, shown, translated
+from llmops.production_log.tables import storable
 from llmops.state_files import FileIdentity, make_private_folder
 
 __all__ = ["Key", "KeyMarker", "KeyStore", "parse_key", "secret_hash"]
@@ -198,10 +199,10 @@ class KeyStore:
         secret = secrets.token_urlsafe(_SECRET_BYTES)
         key = Key(
             id=secrets.token_hex(_ID_BYTES),
-            name=_storable(name)[:255],
+            name=storable(name)[:255],
             hash=secret_hash(secret),
             created_at=now,
-            apps=None if apps is None else tuple(sorted({_storable(app) for app in apps})),
+            apps=None if apps is None else tuple(sorted({storable(app) for app in apps})),
             admin=admin,
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,
@@ -296,11 +297,6 @@ def _place(home: Path, log_url: str) -> str:
         return str(url.set(password=None))
     file, home = Path(url.database).resolve(), home.resolve()
     return str(file.relative_to(home) if file.is_relative_to(home) else file)
-
-
-def _storable(text: str) -> str:
-    """Bytes of a command line that are no UTF-8 become `?`: no driver takes them."""
-    return text.encode(errors="replace").decode()
 
 
 def _to_row(key: Key) -> dict[str, Any]:

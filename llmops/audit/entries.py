@@ -14,6 +14,7 @@ from typing import Any
 
 from llmops.errors import Corrupted
 from llmops.hashing import canonical_json, content_hash
+from llmops.production_log.tables import storable
 
 NO_ENTRY = "0" * 64
 """What the first entry names as the hash of the one before it."""
@@ -53,7 +54,7 @@ class AuditEntry:
         """The entry that follows `previous`; the first one after None."""
         seq, before = (1, NO_ENTRY) if previous is None else (previous.seq + 1, previous.hash)
         details = json.loads(_details_text(draft.details))
-        unhashed = cls(seq, at, _storable(actor), draft.action, _storable(draft.subject), details, before, "")
+        unhashed = cls(seq, at, storable(actor), draft.action, storable(draft.subject), details, before, "")
         return dataclasses.replace(unhashed, hash=unhashed.expected_hash())
 
     @classmethod
@@ -85,11 +86,6 @@ class AuditEntry:
     def to_row(self) -> dict[str, Any]:
         """The entry as a row of its table."""
         return {**self.to_json(), "details": _details_text(self.details)}
-
-
-def _storable(text: str) -> str:
-    """The text without what a database refuses: bytes of a command line that are no UTF-8, and zero bytes."""
-    return text.encode(errors="replace").decode().replace("\0", "")
 
 
 def _details_text(details: Mapping[str, Any]) -> str:

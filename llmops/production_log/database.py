@@ -16,7 +16,15 @@ from sqlalchemy.engine.interfaces import DBAPICursor
 from llmops.errors import StoreUnavailable
 from llmops.process_lock import ProcessLock
 from llmops.production_log.tables import bring_up_to_date, is_complete, json_or_text
-from llmops.state_files import FileIdentity, OpenLog, WatchedFile, advised, make_private_folder, write_ahead
+from llmops.state_files import (
+    FileIdentity,
+    OpenLog,
+    WatchedFile,
+    advised,
+    make_private_folder,
+    sqlite_path,
+    write_ahead,
+)
 
 
 class WriterQueue:
@@ -79,8 +87,7 @@ def open_engine(url: str, file: FileIdentity | None = None) -> sa.Engine:
     with translated(url):
         if kind == "sqlite":
             engine = sa.create_engine(parsed, json_deserializer=json_or_text)
-            name = _file_of(engine)
-            path = None if name is None else Path(name).absolute()
+            path = sqlite_path(url)
             if path is not None and file is None:
                 make_private_folder(path.parent)
             sa.event.listen(engine, "connect", _durable_sqlite)
@@ -110,7 +117,7 @@ class LogDatabase:
         self._driver: Any = self.engine.dialect.loaded_dbapi
         self._refusals: Any = (self._driver.DataError, self._driver.IntegrityError)
         self._writing = self.engine.execution_options(writes=True)
-        self.file = _file_of(self.engine)
+        self.file = sqlite_path(url)
         self._inserters: list[_Inserter] = []
         self._queue: WriterQueue | None = None
         with translated(url):
@@ -274,12 +281,6 @@ def shown(url: str) -> str:
         return make_url(url).render_as_string(hide_password=True)
     except sa.exc.ArgumentError:
         return "(not a database URL)"
-
-
-def _file_of(engine: sa.Engine) -> str | None:
-    """The path of a SQLite database that is a plain file."""
-    name = engine.url.database if engine.dialect.name == "sqlite" else None
-    return name if name and name != ":memory:" and not name.startswith("file:") else None
 
 
 def _first_line(error: BaseException) -> str:

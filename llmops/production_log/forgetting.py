@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from llmops.errors import CannotRun
-from llmops.production_log.record import SHADOW, hidden_user, identity_in
+from llmops.production_log.record import SHADOW, hidden_user, identity_in, in_batches
 from llmops.production_log.tables import feedback, idempotent_replies, log_records, moment_of
 
 _CHUNK = 1 << 23
@@ -102,11 +102,6 @@ def _found(file: Path, sought: list[bytes]) -> set[bytes]:
     return found
 
 
-def connections(engine: Any) -> Alone:
-    """Of any engine, for `erase_from_file`."""
-    return lambda: engine.execution_options(isolation_level="AUTOCOMMIT").connect()
-
-
 _MOST_NAMED = 500  # values in one query's list
 _TEXTS = ("input", "output")
 _MOST_PIECES, _PIECE_LENGTH = 40, 48
@@ -153,15 +148,11 @@ class Belongings:
         )
 
 
-def names_of(user: str) -> frozenset[str]:
-    """How the log may call a user: by name, and hidden where a guard has kept the name out."""
-    return frozenset((user, hidden_user(user)))
-
-
 def belongings_of_user(connection: sa.Connection, user: str) -> Belongings:
     """Records that name the user, what is bound to them, and feedback that the user gave."""
-    names, table = names_of(user), log_records.c
-    rows = list(_records(connection, table.user.in_(names)))
+    # By name, and hidden where a guard has kept the name out.
+    names, table = frozenset((user, hidden_user(user))), log_records.c
+    rows = [*_records(connection, table.user.in_(names))]
     # An older gateway, still at work while the log has been brought up to date, fills the details alone.
     old = _records(connection, table.user.is_(None), _details_name(user))
     rows += [row for row in old if identity_in(row["details"]).get("user") in names]
@@ -171,7 +162,7 @@ def belongings_of_user(connection: sa.Connection, user: str) -> Belongings:
 def belongings_of_request(connection: sa.Connection, request_id: str) -> Belongings:
     """Every record of the request id, what is bound to them, and what challengers answered to it unseen."""
     table = log_records.c
-    rows = list(_records(connection, table.request_id == request_id))
+    rows = [*_records(connection, table.request_id == request_id)]
     unseen = _records(connection, table.outcome == SHADOW, _details_name(request_id))
     rows += [row for row in unseen if row["details"].get("shadow_of") == request_id]
     return _belongings(connection, rows, frozenset())
@@ -194,50 +185,54 @@ def delete(connection: sa.Connection, found: Belongings) -> dict[str, int]:
 
 def count(connection: sa.Connection, found: Belongings) -> dict[str, int]:
     """How many rows of the log's tables still belong to what was found, by table."""
-    records, opinions = log_records.c, feedback.c
+    records, table = log_records.c, idempotent_replies.c
     own = [records.key.in_(part) for part in _parts(found.all_keys)]
-    said = [sa.or_(opinions.record_key.in_(part), opinions.compared_key.in_(part)) for part in _parts(found.all_keys)]
     if found.names:
         own.append(records.user.in_(found.names))
-        said.append(opinions.user.in_(found.names))
-    table = idempotent_replies.c
     stored = [sa.and_(table.caller == caller, table.request_id == of) for caller, of in sorted(found.owned)]
     return {
-        "log_records": _count(connection, (records.key,), own),
-        "feedback": _count(connection, (opinions.key,), said),
-        "idempotent_replies": _count(connection, (table.caller, table.key), stored),
+        "log_records": len(_any_of(connection, (records.key,), own)),
+        "feedback": len(_opinions(connection, found.all_keys, found.names)),
+        "idempotent_replies": len(_any_of(connection, (table.caller, table.key), stored)),
     }
 
 
 def _belongings(connection: sa.Connection, rows: Sequence[sa.RowMapping], names: frozenset[str]) -> Belongings:
+    table = log_records.c
     keys: dict[str, set[str]] = {}
     for row in rows:
         keys.setdefault(row["app"], set()).add(row["key"])
     own = frozenset(row["key"] for row in rows)
     opinions = _opinions(connection, own, names)
-    others = {row["record_key"] for row in opinions} - own
+    places: set[Place] = set()
+    for part in _parts({record_key for _, record_key in opinions} - own):
+        found = connection.execute(sa.select(table.app, table.at).where(table.key.in_(part)))
+        places.update((app, moment_of(at).timestamp()) for app, at in found)
+    ids = {row["request_id"] for row in rows}
+    shared: set[str] = set()  # clients may give several requests one id
+    for part in _parts(ids):
+        query = sa.select(table.request_id, table.key).where(table.request_id.in_(part))
+        shared.update(request_id for request_id, key in connection.execute(query) if key not in own)
+    texts = (row[name] for row in rows[: _MOST_PIECES // len(_TEXTS)] for name in _TEXTS)
     return Belongings(
-        names,
-        {app: frozenset(of_app) for app, of_app in keys.items()},
-        _ids_of_no_other(connection, frozenset(row["request_id"] for row in rows), own),
-        frozenset((row["caller"] or ANONYMOUS, row["request_id"]) for row in rows),
-        frozenset((row["key"], row["record_key"]) for row in opinions),
-        frozenset(_places(connection, others)),
-        tuple(_pieces(rows)),
+        names=names,
+        keys={app: frozenset(of_app) for app, of_app in keys.items()},
+        request_ids=frozenset(ids - shared),
+        owned=frozenset((row["caller"] or ANONYMOUS, row["request_id"]) for row in rows),
+        opinions=frozenset(opinions),
+        places=frozenset(places),
+        pieces=tuple(text for text in texts if len(text) == _PIECE_LENGTH),
     )
 
 
-def _records(connection: sa.Connection, *chosen: sa.ColumnElement[bool]) -> Iterator[sa.RowMapping]:
+def _records(connection: sa.Connection, *chosen: sa.ColumnElement[bool]) -> Sequence[sa.RowMapping]:
+    """Records, each with a piece of its texts from the middle: the beginning is often the same in many texts."""
     table = log_records.c
-    names = ("key", "request_id", "app", "caller", "details")
-    texts = (_middle_of(table[name]).label(name) for name in _TEXTS)
-    query = sa.select(*(table[name] for name in names), *texts).where(*chosen)
-    yield from connection.execute(query).mappings().all()
-
-
-def _middle_of(text: sa.Column[str]) -> sa.Function[Any]:
-    """A piece of it; the beginning is often the same in many texts."""
-    return sa.func.substr(text, sa.func.length(text, type_=sa.Integer) // 3 + 1, _PIECE_LENGTH)
+    columns: list[sa.ColumnElement[Any]] = [table[n] for n in ("key", "request_id", "app", "caller", "details")]
+    for name in _TEXTS:
+        start = sa.func.length(table[name], type_=sa.Integer) // 3 + 1
+        columns.append(sa.func.substr(table[name], start, _PIECE_LENGTH).label(name))
+    return connection.execute(sa.select(*columns).where(*chosen)).mappings().all()
 
 
 def _details_name(text: str) -> sa.ColumnElement[bool]:
@@ -247,46 +242,21 @@ def _details_name(text: str) -> sa.ColumnElement[bool]:
     return sa.or_(*(details.contains(each.strip('"'), autoescape=True) for each in sorted(written)))
 
 
-def _opinions(connection: sa.Connection, keys: frozenset[str], names: frozenset[str]) -> list[sa.RowMapping]:
+def _opinions(connection: sa.Connection, keys: frozenset[str], names: frozenset[str]) -> set[tuple[str, str]]:
+    """Keys of feedback about the records or by the user, each with that of the record it is about."""
     table = feedback.c
     chosen = [sa.or_(table.record_key.in_(part), table.compared_key.in_(part)) for part in _parts(keys)]
     if names:
         chosen.append(table.user.in_(names))
-    found: dict[str, sa.RowMapping] = {}
-    for condition in chosen:
-        for row in connection.execute(sa.select(table.key, table.record_key).where(condition)).mappings():
-            found[row["key"]] = row
-    return list(found.values())
+    return _any_of(connection, (table.key, table.record_key), chosen)
 
 
-def _places(connection: sa.Connection, keys: Iterable[str]) -> Iterator[Place]:
-    for part in _parts(keys):
-        query = sa.select(log_records.c.app, log_records.c.at).where(log_records.c.key.in_(part))
-        yield from ((app, moment_of(at).timestamp()) for app, at in connection.execute(query))
-
-
-def _ids_of_no_other(connection: sa.Connection, ids: frozenset[str], keys: frozenset[str]) -> frozenset[str]:
-    """Clients may give several requests one id."""
-    shared: set[str] = set()
-    for part in _parts(ids):
-        query = sa.select(log_records.c.request_id, log_records.c.key).where(log_records.c.request_id.in_(part))
-        shared.update(request_id for request_id, key in connection.execute(query) if key not in keys)
-    return ids - shared
-
-
-def _pieces(rows: Sequence[sa.RowMapping]) -> Iterator[str]:
-    texts = (row[name] for row in rows[: _MOST_PIECES // len(_TEXTS)] for name in _TEXTS)
-    return (text for text in texts if len(text) == _PIECE_LENGTH)
-
-
-def _count(
-    connection: sa.Connection, identity: Sequence[sa.ColumnElement[Any]], chosen: Iterable[sa.ColumnElement[bool]]
-) -> int:
-    """Rows that fulfil any of the conditions, each counted once."""
-    found = {tuple(row) for condition in chosen for row in connection.execute(sa.select(*identity).where(condition))}
-    return len(found)
+def _any_of(
+    connection: sa.Connection, columns: Sequence[sa.ColumnElement[Any]], chosen: Iterable[sa.ColumnElement[bool]]
+) -> set[Any]:
+    """Those columns of the rows that fulfil any of the conditions."""
+    return {tuple(row) for condition in chosen for row in connection.execute(sa.select(*columns).where(condition))}
 
 
 def _parts(values: Iterable[Any]) -> Iterator[list[Any]]:
-    ordered = sorted(values)
-    return (ordered[start : start + _MOST_NAMED] for start in range(0, len(ordered), _MOST_NAMED))
+    return in_batches(sorted(values), _MOST_NAMED)

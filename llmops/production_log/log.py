@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -25,7 +24,16 @@ from llmops.production_log.forgetting import (
     erase_from_file,
     reclaim_postgresql,
 )
-from llmops.production_log.record import SHADOW, VOTES, Feedback, LogRecord, VoteCounts, count_votes, new_key
+from llmops.production_log.record import (
+    SHADOW,
+    VOTES,
+    Feedback,
+    LogRecord,
+    VoteCounts,
+    count_votes,
+    in_batches,
+    new_key,
+)
 from llmops.production_log.replies import IdempotentReplies, ReplyRow
 from llmops.production_log.retention import BATCH, delete_texts
 from llmops.production_log.tables import RecordInsert, feedback_of_row, record_of_row, row_of_feedback
@@ -70,7 +78,7 @@ class ProductionLog:
     def import_records(self, records: Sequence[LogRecord]) -> int:
         """Appends those whose request id is not in the log yet; returns how many."""
         new: dict[str, LogRecord] = {}
-        for part in _parts(records):
+        for part in in_batches(records, _MOST_NAMED):
             ids = [record.request_id for record in part]
             query = sa.select(records_table.c.request_id).where(records_table.c.request_id.in_(ids))
             with self._database.reading() as connection:
@@ -84,7 +92,7 @@ class ProductionLog:
     def _with_own_keys(self, records: Sequence[LogRecord]) -> list[LogRecord]:
         """The records; one whose key is another request's, in the log or before it, with a new one."""
         taken: set[str] = set()
-        for part in _parts(records):
+        for part in in_batches(records, _MOST_NAMED):
             query = sa.select(records_table.c.key).where(records_table.c.key.in_([record.key for record in part]))
             with self._database.reading() as connection:
                 taken.update(connection.execute(query).scalars())
@@ -169,7 +177,7 @@ class ProductionLog:
         """The records, each with what users said of its answer, oldest first."""
         said: dict[str, list[Feedback]] = {}
         column = feedback_table.c.record_key
-        for part in _parts(records):
+        for part in in_batches(records, _MOST_NAMED):
             keys = [record.key for record in part]
             query = sa.select(feedback_table).where(column.in_(keys)).order_by(feedback_table.c.seq)
             with self._database.reading() as connection:
@@ -244,7 +252,7 @@ class ProductionLog:
         """
         database = self._database
         if database.file is not None:
-            return erase_from_file(database.alone, Path(database.file), found.all_keys, found.pieces)
+            return erase_from_file(database.alone, database.file, found.all_keys, found.pieces)
         if database.is_postgresql:
             reclaim_postgresql(database.alone, {"log_records", "feedback", "idempotent_replies", *tables})
         return None
@@ -252,7 +260,7 @@ class ProductionLog:
     @property
     def file(self) -> FileIdentity | None:
         """Which SQLite file is at the log's path now; None: a server's database, or none."""
-        return None if self._database.file is None else identity_of(Path(self._database.file))
+        return None if self._database.file is None else identity_of(self._database.file)
 
     def check(self) -> None:
         """Raises StoreUnavailable when the log cannot be reached."""
@@ -270,10 +278,6 @@ class ProductionLog:
         with self._database.reading() as connection:
             rows = connection.execute(query).mappings().all()
         return rows, int(rows[-1]["seq"]) if len(rows) == limit else end
-
-
-def _parts(records: Sequence[LogRecord]) -> Iterator[Sequence[LogRecord]]:
-    return (records[start : start + _MOST_NAMED] for start in range(0, len(records), _MOST_NAMED))
 
 
 def _within(

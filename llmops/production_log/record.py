@@ -182,38 +182,64 @@ class LogRecord:
         extra = {name: value for name, value in values.items() if name not in _STORED}
         if not extra.get("feedback"):
             extra.pop("feedback", None)
-        given = {name: value for name, value in values.items() if name in _STORED}
-        given["at"] = _time_in_range(given.get("at"), "at")
-        given["details"] = {**_mapping(given.get("details")), **extra}
-        given = {**identity_in(given["details"]), **_present(given)}
-        if "text_deleted_at" in given:
-            given["text_deleted_at"] = _time_in_range(given["text_deleted_at"], "text_deleted_at")
+        given = {name: value for name, value in values.items() if name in _STORED and value is not None}
+        details = given.get("details", {})
+        if not isinstance(details, Mapping):
+            raise UsageError(f"details: must be an object, not {type(details).__name__}")
+        given["details"] = {**details, **extra}
+        given = {**identity_in(given["details"]), **given}
+        for name in ("request_id", "at"):
+            if given.get(name) in (None, ""):
+                raise UsageError(f"{name}: is missing")
+        for name in {"at", "text_deleted_at"} & given.keys():
+            moment = parse_time(given[name], name)
+            # A time before 1970, or beyond what pandas' nanoseconds reach, is a mistake of units.
+            if not _FIRST_TIME <= moment < _END_OF_TIME:
+                raise UsageError(f"{name}: {given[name]!r} is not from {_FIRST_TIME:%Y} to {_END_OF_TIME.year - 1}")
+            given[name] = moment
         given.setdefault("status", 200)
         given.setdefault("outcome", "ok" if given["status"] == 200 else "error")
-        _check(given)
+        for name in _TEXTS | _NUMBERS.keys() | _LENGTHS.keys():
+            if name in given:
+                _check(name, given[name])
         return cls(**given)
 
 
 _STORED = tuple(field.name for field in fields(LogRecord) if field.name != "feedback")
-_NUMBER = (int, float)
-_KINDS: dict[str, Any] = {
-    "request_id": str, "outcome": str, "input": str, "output": str, "release": str, "prompt": str, "model": str,
-    "key": str, "route": str, "caller": str, "user": str, "status": int, "tokens_in": int, "tokens_out": int,
-    "latency_ms": _NUMBER, "first_token_ms": _NUMBER,
-}  # fmt: skip
-_KIND_NAMES: dict[Any, str] = {str: "text", int: "a whole number", _NUMBER: "a number"}
-_REQUIRED = ("request_id",)
 _IN_DETAILS = {"route": "route", "caller": "key", "user": "user"}
+_TEXTS = {"input", "output"}
 _LENGTHS = {
-    "request_id": 255, "outcome": 32, "release": 255, "prompt": 255, "model": 255, "key": 32, "route": 32,
-    "caller": 255, "user": MOST_USER_CHARACTERS,
-}  # fmt: skip
+    "request_id": 255,
+    "outcome": 32,
+    "release": 255,
+    "prompt": 255,
+    "model": 255,
+    "key": 32,
+    "route": 32,
+    "caller": 255,
+    "user": MOST_USER_CHARACTERS,
+}
 _MOST_TOKENS, _MOST_MILLISECONDS = 2**53, 10**11  # more of either is a mistake of units
-_RANGES = {
-    "status": (100, 599), "tokens_in": (0, _MOST_TOKENS), "tokens_out": (0, _MOST_TOKENS),
-    "latency_ms": (0, _MOST_MILLISECONDS), "first_token_ms": (0, _MOST_MILLISECONDS),
-}  # fmt: skip
+_NUMBERS: dict[str, tuple[Any, int, int]] = {
+    "status": (int, 100, 599),
+    "tokens_in": (int, 0, _MOST_TOKENS),
+    "tokens_out": (int, 0, _MOST_TOKENS),
+    "latency_ms": ((int, float), 0, _MOST_MILLISECONDS),
+    "first_token_ms": ((int, float), 0, _MOST_MILLISECONDS),
+}
 _FIRST_TIME, _END_OF_TIME = datetime(1970, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
+
+
+def _check(name: str, value: Any) -> None:
+    """Raises UsageError for a field of another kind, too long or out of its range."""
+    kind, least, most = _NUMBERS.get(name, (str, 0, 0))
+    if not isinstance(value, kind) or isinstance(value, bool):
+        wanted = "text" if kind is str else "a whole number" if kind is int else "a number"
+        raise UsageError(f"{name}: must be {wanted}, not {type(value).__name__}")
+    if name in _LENGTHS and len(value) > _LENGTHS[name]:
+        raise UsageError(f"{name}: must have at most {_LENGTHS[name]} characters")
+    if name in _NUMBERS and not least <= value <= most:
+        raise UsageError(f"{name}: {value} is not from {least} to {most}")
 
 
 def hidden_user(user: str) -> str:
@@ -234,37 +260,6 @@ def identity_in(details: Mapping[str, Any]) -> dict[str, str]:
     return {name: text for name, text in texts.items() if isinstance(text, str) and 0 < len(text) <= _LENGTHS[name]}
 
 
-def _check(given: Mapping[str, Any]) -> None:
-    """Raises UsageError at a field that is missing, of another kind, too long or out of its range."""
-    for name, kind in _KINDS.items():
-        if name in given:
-            _check_kind(name, given[name], kind)
-    for name in _REQUIRED:
-        if not given.get(name):
-            raise UsageError(f"{name}: is missing")
-    for name, longest in _LENGTHS.items():
-        if len(given.get(name, "")) > longest:
-            raise UsageError(f"{name}: must have at most {longest} characters")
-    for name, (least, most) in _RANGES.items():
-        if name in given and not least <= given[name] <= most:
-            raise UsageError(f"{name}: {given[name]} is not from {least} to {most}")
-
-
-def _present(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if value is not None or name in _REQUIRED}
-
-
-def _check_kind(name: str, value: Any, kind: Any) -> None:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise UsageError(f"{name}: must be {_KIND_NAMES[kind]}, not {type(value).__name__}")
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    if value is not None and not isinstance(value, Mapping):
-        raise UsageError(f"details: must be an object, not {type(value).__name__}")
-    return value or {}
-
-
 def parse_time(value: Any, name: str) -> datetime:
     """ISO 8601 text (no zone means UTC) or seconds since the epoch. Raises UsageError starting with `name`."""
     try:
@@ -274,16 +269,6 @@ def parse_time(value: Any, name: str) -> datetime:
     except (ValueError, OverflowError, OSError) as error:
         raise UsageError(f"{name}: {value!r} is not a time such as 2026-01-31T12:00:00Z") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _time_in_range(value: Any, name: str) -> datetime:
-    """As `parse_time`; a time before 1970, or beyond what pandas' nanoseconds reach, is a mistake of units."""
-    if value is None:
-        raise UsageError(f"{name}: is missing")
-    moment = parse_time(value, name)
-    if not _FIRST_TIME <= moment < _END_OF_TIME:
-        raise UsageError(f"{name}: {value!r} is not from {_FIRST_TIME:%Y} to {_END_OF_TIME.year - 1}")
-    return moment
 
 
 def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

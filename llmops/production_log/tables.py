@@ -6,7 +6,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -138,11 +139,9 @@ token_reservations = sa.Table(
 )
 
 
-_COLUMNS = (
-    "key", "request_id", "at", "app", "release", "prompt", "model", "status", "outcome", "input", "output",
-    "tokens_in", "tokens_out", "latency_ms", "first_token_ms", "details",
-    "route", "caller", "user", "text_deleted_at",
-)  # fmt: skip
+_COLUMNS = tuple(column.name for column in log_records.columns if column.name != "seq")
+_AT, _DETAILS, _DELETED_AT = (_COLUMNS.index(name) for name in ("at", "details", "text_deleted_at"))
+_values_of = operator.attrgetter(*_COLUMNS)
 _FIELDS = tuple(name for name in _COLUMNS if name != "app")
 _MEASURED = ("tokens_in", "tokens_out", "latency_ms", "first_token_ms")
 # A day inside of what Python's calendar holds, so that every time zone can show them.
@@ -164,36 +163,21 @@ class RecordInsert:
         """Inserts all of them, in order; at least one."""
         cursor.executemany(self._statement, [self._row(record) for record in records])
 
-    def _row(self, record: LogRecord) -> tuple[Any, ...]:
-        row = (
-            record.key,
-            record.request_id,
-            record.at.timestamp(),
-            record.app,
-            record.release,
-            record.prompt,
-            record.model,
-            record.status,
-            record.outcome,
-            record.input,
-            record.output,
-            record.tokens_in,
-            record.tokens_out,
-            record.latency_ms,
-            record.first_token_ms,
-            json_text(record.details),
-            record.route,
-            record.caller,
-            record.user,
-            record.text_deleted_at.timestamp() if record.text_deleted_at is not None else None,
-        )
+    def _row(self, record: LogRecord) -> Sequence[Any]:
+        row = list(_values_of(record))
+        row[_AT], row[_DETAILS] = record.at.timestamp(), json_text(record.details)
+        if record.text_deleted_at is not None:
+            row[_DELETED_AT] = record.text_deleted_at.timestamp()
         texts = "".join([value for value in row if isinstance(value, str)])
-        return row if texts.isascii() and "\x00" not in texts else tuple(map(self._storable, row))
+        if texts.isascii() and "\x00" not in texts:
+            return row
+        return [storable(value, nul=self._nul) if isinstance(value, str) else value for value in row]
 
-    def _storable(self, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        return value.encode(errors="replace").decode().replace("\x00", self._nul)
+
+def storable(text: str, *, nul: str = "") -> str:
+    """The text as databases take it: half a surrogate pair becomes `?`, and a zero byte, which PostgreSQL refuses,
+    `nul`."""
+    return text.encode(errors="replace").decode().replace("\x00", nul)
 
 
 def json_text(value: Mapping[str, Any]) -> str:
@@ -209,15 +193,14 @@ def record_of_row(row: Mapping[Any, Any]) -> LogRecord:
     """The record of a row, also of one that an older version wrote without a check: what cannot be (a negative count, a
     latency that is no number) is not known, and a time that no calendar has is the nearest that one has."""
     values = {name: row[name] for name in _FIELDS}
-    deleted = row["text_deleted_at"]
-    return LogRecord(
-        **{
-            **values,
-            "at": moment_of(row["at"]),
-            "text_deleted_at": moment_of(deleted) if deleted is not None else None,
-            **{name: _possible(row[name]) for name in _MEASURED},
-        }
-    )
+    for name in _MEASURED:
+        value = values[name]
+        if not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
+            values[name] = None
+    values["at"] = moment_of(values["at"])
+    if values["text_deleted_at"] is not None:
+        values["text_deleted_at"] = moment_of(values["text_deleted_at"])
+    return LogRecord(**values)
 
 
 def row_of_feedback(feedback: Feedback) -> dict[str, Any]:
@@ -238,10 +221,6 @@ def moment_of(seconds: Any) -> datetime:
         return _LATEST if isinstance(seconds, (int, float)) and seconds > 0 else _EARLIEST
 
 
-def _possible(value: Any) -> Any:
-    return value if isinstance(value, (int, float)) and math.isfinite(value) and value >= 0 else None
-
-
 _SCHEMA_LOCK = 0x6C6C6D01  # one of PostgreSQL's advisory locks, which are named by numbers
 _BATCH = 1000
 _LATER_COLUMNS = ("route", "caller", "user", "text_deleted_at")
@@ -252,9 +231,7 @@ _GROWN = (log_records, feedback)
 def is_complete(connection: sa.Connection) -> bool:
     """Whether every table is there and none is of an older version."""
     names = set(sa.inspect(connection).get_table_names())
-    return names.issuperset(metadata.tables) and not any(
-        _missing(connection, table) or _wrongly_required(connection, table) for table in _GROWN
-    )
+    return names.issuperset(metadata.tables) and not any(any(_outdated(connection, table)) for table in _GROWN)
 
 
 def bring_up_to_date(connection: sa.Connection) -> None:
@@ -264,8 +241,7 @@ def bring_up_to_date(connection: sa.Connection) -> None:
     """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
-    missing = _missing(connection, log_records)
-    required = _wrongly_required(connection, log_records)
+    missing, required = _outdated(connection, log_records)
     copied = ("seq" in missing or bool(required)) and connection.dialect.name == "sqlite"
     if copied:
         connection.exec_driver_sql("ALTER TABLE log_records RENAME TO log_records_before")
@@ -273,7 +249,7 @@ def bring_up_to_date(connection: sa.Connection) -> None:
         _add_columns(connection, log_records, missing)
         for name in sorted(required):
             connection.exec_driver_sql(f'ALTER TABLE log_records ALTER COLUMN "{name}" DROP NOT NULL')
-    _add_columns(connection, feedback, _missing(connection, feedback))
+    _add_columns(connection, feedback, _outdated(connection, feedback)[0])
     for table in metadata.sorted_tables:
         connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
     if copied:
@@ -285,25 +261,16 @@ def bring_up_to_date(connection: sa.Connection) -> None:
             connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 
-def _missing(connection: sa.Connection, table: sa.Table) -> set[str]:
-    """Columns that the table has not in a log of an older version; empty where the table itself is missing."""
+def _outdated(connection: sa.Connection, table: sa.Table) -> tuple[set[str], set[str]]:
+    """Of a log of an older version, the columns that its table has not, and those that may not be null there and may
+    be here; none where the table itself is missing."""
     inspector = sa.inspect(connection)
     if not inspector.has_table(table.name):
-        return set()
-    return set(table.columns.keys()) - {column["name"] for column in inspector.get_columns(table.name)}
-
-
-def _wrongly_required(connection: sa.Connection, table: sa.Table) -> set[str]:
-    """Columns that may be null here, and may not in a log of an older version."""
-    inspector = sa.inspect(connection)
-    if not inspector.has_table(table.name):
-        return set()
-    columns = table.columns
-    return {
-        column["name"]
-        for column in inspector.get_columns(table.name)
-        if not column["nullable"] and column["name"] in columns and columns[column["name"]].nullable
-    }
+        return set(), set()
+    there = {column["name"]: column["nullable"] for column in inspector.get_columns(table.name)}
+    ours = table.columns
+    required = {name for name, nullable in there.items() if not nullable and name in ours and ours[name].nullable}
+    return set(ours.keys()) - there.keys(), required
 
 
 def _add_columns(connection: sa.Connection, table: sa.Table, names: set[str]) -> None:
@@ -332,37 +299,18 @@ def _copy_older(connection: sa.Connection, missing: set[str]) -> None:
 
 def _fill_from_details(connection: sa.Connection) -> None:
     """Gives older records the fields that only their details had."""
-    table = log_records.c
+    table, last = log_records.c, 0
     names = ("route", "caller", "user")
     values: dict[Any, Any] = {table[name]: sa.bindparam(f"new_{name}") for name in names}
     update = sa.update(log_records).where(table.seq == sa.bindparam("this")).values(values)
-    for rows in _details_in_batches(connection):
-        found = [(number, identity_in(details)) for number, details in rows]
-        changes = [
-            {"this": number, **{f"new_{name}": identity.get(name) for name in names}}
-            for number, identity in found
-            if identity
-        ]
+    # As text: what one database or version takes for JSON is not what Python does.
+    query = sa.select(table.seq, sa.cast(table.details, sa.Text)).order_by(table.seq).limit(_BATCH)
+    while rows := connection.execute(query.where(table.seq > last)).all():
+        changes = []
+        for seq, text in rows:
+            details = json_or_text(text or "{}")
+            if identity := identity_in(details) if isinstance(details, dict) else {}:
+                changes.append({"this": int(seq), **{f"new_{name}": identity.get(name) for name in names}})
         if changes:
             connection.execute(update, changes)
-
-
-def _details_in_batches(connection: sa.Connection) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-    # As text: what one database or version takes for JSON is not what Python does.
-    table, last = log_records.c, 0
-    details = sa.cast(table.details, sa.Text)
-    while True:
-        query = sa.select(table.seq, details).where(table.seq > last).order_by(table.seq).limit(_BATCH)
-        rows = [(int(seq), _object(text)) for seq, text in connection.execute(query)]
-        if not rows:
-            return
-        yield rows
-        last = rows[-1][0]
-
-
-def _object(text: str | None) -> dict[str, Any]:
-    try:
-        value = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+        last = int(rows[-1][0])

@@ -3,6 +3,7 @@ verdicts, reports, and how far a judge agrees with labels."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -105,21 +106,27 @@ def read_run(store: Store, run: Any) -> EvalRun:
     """MLflow's run as ours. The caller translates MLflow's errors."""
     tags, run_id = run.data.tags, run.info.run_id
     summary = json_file(store, run_id, SUMMARY_FILE)
-    metrics = {name: Metric.from_json(metric) for name, metric in summary["metrics"].items()}
+    answers = summary.get("answers")
+    content: Mapping[str, Any] = {}
+    with contextlib.suppress(ValueError):  # MLflow cuts a tag off that is too long
+        content = json.loads(tags.get(CONTENT_TAG, ""))
     return EvalRun(
-        run_id,
-        tags[SUITE_TAG],
-        tags[PROMPT_TAG],
-        tags[MODEL_TAG],
-        metrics,
-        summary["rows"],
-        summary["seconds"],
-        summary["tokens_per_second"],
-        run.info.experiment_id,
-        dict(run.data.params),
-        summary.get("usage", {}),
-        _answers(store, run_id, summary),
-        _content(tags.get(CONTENT_TAG, "")),
+        run_id=run_id,
+        suite=tags[SUITE_TAG],
+        prompt=tags[PROMPT_TAG],
+        model=tags[MODEL_TAG],
+        metrics={name: Metric.from_json(metric) for name, metric in summary["metrics"].items()},
+        rows=summary["rows"],
+        seconds=summary["seconds"],
+        tokens_per_second=summary["tokens_per_second"],
+        experiment_id=run.info.experiment_id,
+        params=dict(run.data.params),
+        usage=summary.get("usage", {}),
+        # Of a run that was recorded before they were counted, from its rows.
+        answers=AnswerCounts.from_json(answers)
+        if answers is not None
+        else AnswerCounts.of(result.output for result in RecordedRows(store, run_id, summary["rows"])),
+        content=content,
     )
 
 
@@ -138,21 +145,6 @@ def holds_rows(store: Store, run_id: str) -> bool:
     """Whether a run's files are where they were put: somebody may have deleted the artifacts, or copied the database
     alone. The caller translates MLflow's errors."""
     return {ROWS_FILE, SUMMARY_FILE} <= {item.path for item in store.client.list_artifacts(run_id)}
-
-
-def _content(text: str) -> dict[str, Any]:
-    """MLflow cuts a tag off that is too long."""
-    try:
-        return dict(json.loads(text))
-    except ValueError:
-        return {}
-
-
-def _answers(store: Store, run_id: str, summary: Mapping[str, Any]) -> AnswerCounts:
-    """Of a run that was recorded before they were counted, from its rows."""
-    if "answers" in summary:
-        return AnswerCounts.from_json(summary["answers"])
-    return AnswerCounts.of(result.output for result in RecordedRows(store, run_id, summary["rows"]))
 
 
 class RecordedRows:

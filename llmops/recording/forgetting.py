@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
 
 from llmops.errors import UnknownVersion
-from llmops.production_log import Belongings
-from llmops.production_log.forgetting import connections, erase_from_file
+from llmops.production_log import Belongings, in_batches
+from llmops.production_log.forgetting import erase_from_file
 from llmops.recording.production_traces import FEEDBACK_KEY, experiment_of, trace_id_of
 from llmops.registry.store import Store, translated
 from llmops.settings import Settings
+from llmops.state_files import sqlite_path
 
 _AT_ONCE = 100  # MLflow's limit
 
@@ -23,7 +23,7 @@ class Traces:
 
     def __init__(self, settings: Settings) -> None:
         """Raises StoreUnavailable."""
-        self._file = _sqlite_file(settings.resolved_tracking_uri)
+        self._file = sqlite_path(settings.resolved_tracking_uri)
         self._store = Store(settings) if self._file is None or self._file.exists() else None
 
     def forget(self, found: Belongings) -> dict[str, int]:
@@ -58,7 +58,8 @@ class Traces:
         engine = sa.create_engine(f"sqlite:///{self._file}")
         try:
             # The keys stand in tags of the traces. MLflow does not overwrite what it deletes.
-            erase_from_file(connections(engine), self._file, found.all_keys, found.pieces)
+            alone = engine.execution_options(isolation_level="AUTOCOMMIT").connect
+            erase_from_file(alone, self._file, found.all_keys, found.pieces)
         finally:
             engine.dispose()
         return True
@@ -66,7 +67,7 @@ class Traces:
     def _delete_traces(self, client: Any, experiment_id: str, keys: Iterable[str]) -> int:
         deleted = 0
         with translated("production traces"):
-            for ids in _parts([trace_id_of(key) for key in sorted(keys)]):
+            for ids in in_batches([trace_id_of(key) for key in sorted(keys)], _AT_ONCE):
                 deleted += client.delete_traces(experiment_id=experiment_id, trace_ids=ids)
         return deleted
 
@@ -81,14 +82,3 @@ class Traces:
         except UnknownVersion:
             return 0  # its record was not sampled
         return len(own)
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    if not uri.startswith("sqlite:"):
-        return None
-    database = sa.make_url(uri).database
-    return Path(database) if database else None
-
-
-def _parts(ids: list[str]) -> Iterator[list[str]]:
-    return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))

@@ -7,7 +7,7 @@ chart of it shows months. A window that is judged again is the same run, brought
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,8 +16,7 @@ from llmops.recording.facts import ACTION_FILE, ACTION_KEY_TAG, VERDICT_FILE, WI
 from llmops.registry.store import Store, translated
 
 _HISTORY_TAG, _PARENT_TAG = "llmops.monitoring_history", "mlflow.parentRunId"
-_PAGE_FILE = "verdict.html"
-_METRICS_AT_A_TIME, _MOST_TAG_CHARACTERS = 1000, 5000  # MLflow's limits
+_MOST_TAG_CHARACTERS = 5000  # MLflow's limit
 
 
 def record_monitoring_run(
@@ -29,24 +28,41 @@ def record_monitoring_run(
     descriptor_version: str = "",
     page: str | None = None,
 ) -> str:
-    """Writes one monitoring run: verdict as JSON and, where there is one, as a page; metrics; tags.
+    """Writes one monitoring run: verdict as JSON and, where there is one, as a page; metrics; tags. Returns its id.
 
     The same app, window and descriptor version is the same run, whose numbers and verdict are replaced; so is its point
-    of the history. verdict: the contract's JSON; kept `nameless`. page: HTML of the nameless verdict. Returns the run
-    id. Raises StoreUnavailable.
+    of the history.
+
+    verdict: the contract's JSON; kept `nameless`.
+    metrics: all are logged; the history goes without p-values: over time the effects tell more, and a chart of each
+        would fill the page.
+    page: HTML of the nameless verdict.
+
+    Raises StoreUnavailable.
     """
+    from mlflow.entities import Metric
+
+    client = store.client
     with translated(f"recording the monitoring of {app}"):
         experiment_id = store.experiment(monitoring_experiment(app))
         history_id = _history(store, experiment_id, app)
         run_id, again = _window_run(store, experiment_id, history_id, app, verdict, descriptor_version)
-        _log(store, run_id, metrics, _now(), step=0)
-        end, points = _end_of(verdict), _over_time(metrics)
+        now = int(datetime.now(UTC).timestamp() * 1000)
+        store.log_numbers(run_id, [Metric(name, float(value), now, 0) for name, value in metrics.items()])
+        end = _end_of(verdict)
         step, at = int(end.timestamp()) // 3600, int(end.timestamp() * 1000)
-        _log(store, history_id, _without_known(store, history_id, points, step) if again else points, at, step)
-        store.client.log_dict(run_id, nameless(verdict), VERDICT_FILE)
+        points = []
+        for name, value in metrics.items():
+            # MLflow keeps every point that it is given, also the very one that it has.
+            known = client.get_metric_history(history_id, name) if again else ()
+            is_known = any(point.step == step and point.value == value for point in known)
+            if not is_known and not name.endswith("/p_adjusted"):
+                points.append(Metric(name, float(value), at, step))
+        store.log_numbers(history_id, points)
+        client.log_dict(run_id, nameless(verdict), VERDICT_FILE)
         if page is not None:
-            store.client.log_text(run_id, page, _PAGE_FILE)
-        store.client.set_terminated(run_id, "FINISHED")
+            client.log_text(run_id, page, "verdict.html")
+        client.set_terminated(run_id, "FINISHED")
     return run_id
 
 
@@ -55,19 +71,17 @@ def nameless(verdict: Mapping[str, Any]) -> dict[str, Any]:
 
     Of an alarm's requests their number stays (`rows_named`); the alarm book has the ids.
     """
-    alarms = [_nameless_alarm(alarm) for alarm in verdict.get("alarms") or ()]
+    alarms = []
+    for alarm in verdict.get("alarms") or ():
+        told = {**alarm, "rows": [], "rows_named": len(alarm.get("rows", ()))}
+        labels = [{name: value for name, value in label.items() if name != "user"} for label in alarm.get("slices", ())]
+        if labels != list(alarm.get("slices", ())):
+            told |= {"slices": [label for label in labels if label], "why": "in slices by user"}
+        alarms.append(told)
     kept = {**verdict, "alarms": alarms}
     for rule in ("slices", "limits", "sequential", "volume"):
         if rule in verdict:
             kept[rule] = [found for found in verdict[rule] if "user" not in (found.get("slice") or {})]
-    return kept
-
-
-def _nameless_alarm(alarm: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {**alarm, "rows": [], "rows_named": len(alarm.get("rows", ()))}
-    labels = [{name: value for name, value in label.items() if name != "user"} for label in alarm.get("slices", ())]
-    if labels != list(alarm.get("slices", ())):
-        kept |= {"slices": [label for label in labels if label], "why": "in slices by user"}
     return kept
 
 
@@ -123,41 +137,9 @@ def _tags(app: str, verdict: Mapping[str, Any]) -> dict[str, str]:
     return {name: value[:_MOST_TAG_CHARACTERS] for name, value in tags.items()}
 
 
-def _over_time(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Without p-values: over time the effects tell more, and a chart of each would fill the page."""
-    return {name: value for name, value in metrics.items() if not name.endswith("/p_adjusted")}
-
-
-def _without_known(store: Store, run_id: str, metrics: Mapping[str, float], step: int) -> dict[str, float]:
-    """Without those that have the very point: MLflow keeps every one that it is given."""
-    return {
-        name: value
-        for name, value in metrics.items()
-        if not any(
-            point.step == step and point.value == value for point in store.client.get_metric_history(run_id, name)
-        )
-    }
-
-
-def _log(store: Store, run_id: str, metrics: Mapping[str, float], at: int, step: int) -> None:
-    from mlflow.entities import Metric
-
-    logged = [Metric(name, float(value), at, step) for name, value in metrics.items()]
-    for part in _parts(logged):
-        store.client.log_batch(run_id, metrics=part)
-
-
-def _parts(logged: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    return (logged[start : start + _METRICS_AT_A_TIME] for start in range(0, len(logged), _METRICS_AT_A_TIME))
-
-
 def _end_of(verdict: Mapping[str, Any]) -> datetime:
     until = (verdict.get("window") or {}).get("until")
     return datetime.fromisoformat(str(until)).astimezone(UTC) if until else datetime.now(UTC)
-
-
-def _now() -> int:
-    return int(datetime.now(UTC).timestamp() * 1000)
 
 
 def record_action(
@@ -169,6 +151,7 @@ def record_action(
     rows are a file of their own. Raises StoreUnavailable.
     """
     experiment_id = store.experiment(experiment)
+    rows = dict.fromkeys(row for alarm in evidence.get("alarms", ()) for row in alarm["rows"])
     with translated(f"recording {action['action']} of {action['release']}"):
         runs = store.client.search_runs([experiment_id], f"tags.`{ACTION_KEY_TAG}` = '{key}'", max_results=1)
         if runs and runs[0].info.status == "FINISHED":
@@ -187,9 +170,5 @@ def record_action(
             run_id = str(run.info.run_id)
             store.client.log_dict(run_id, dict(action), ACTION_FILE)
             store.client.log_dict(run_id, dict(evidence), "evidence.json")
-            store.client.log_text(run_id, "".join(f"{row}\n" for row in _rows(evidence)), "rows.txt")
+            store.client.log_text(run_id, "".join(f"{row}\n" for row in rows), "rows.txt")
         return run_id
-
-
-def _rows(evidence: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys(row for alarm in evidence.get("alarms", ()) for row in alarm["rows"]))

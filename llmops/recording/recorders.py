@@ -29,6 +29,10 @@ LISTED_BY_PROMPT = 100
 the time of writing it; the page needs some rows of each run to lead there, not all of them."""
 
 _THREADS = 4
+_SCORERS_DIGEST = "mlflow.genaiEvaluate.scorersDigest"
+_PAGE, _DELETED_AT_A_TIME = 500, 100
+_TRACES, _SPANS = ("traces", ""), ("spans", "")
+_EXPECTATION = "expectation"
 
 Written = Callable[[int], None]
 
@@ -63,9 +67,6 @@ def write_traces(
             written(len(batch))
 
 
-_SCORERS_DIGEST = "mlflow.genaiEvaluate.scorersDigest"
-
-
 def evaluate_traces(
     client: Any,
     run_id: str,
@@ -84,6 +85,7 @@ def evaluate_traces(
     import pandas as pd
     from mlflow.entities import Trace, TraceData
     from mlflow.genai.datasets.evaluation_dataset import compute_records_sha256
+    from mlflow.genai.scorers import scorer
     from mlflow.utils.mlflow_tags import MLFLOW_GENAI_EVALUATE_DATASET_IDENTITY
 
     data = pd.DataFrame({"trace": [Trace(trace.info, TraceData(spans=[trace.span])) for trace in traces]})
@@ -92,10 +94,19 @@ def evaluate_traces(
         **dict(dataset),
         "records_sha256": compute_records_sha256(data),
     }
+
+    def replaying(name: str, by_trace: Mapping[str, Score], told: Callable[[int], None] | None) -> Any:
+        """A scorer that gives each trace the score it already has. The run's means are logged by us."""
+
+        def replayed(trace: Any) -> Any:
+            if told is not None:
+                told(1)
+            return feedback(name, by_trace[trace.info.trace_id], clean, run_id)
+
+        return scorer(name=name, aggregations=[])(replayed)
+
     first = next(iter(scores))
-    scorers = [
-        _replay(name, by_trace, clean, run_id, scored if name == first else None) for name, by_trace in scores.items()
-    ]
+    scorers = [replaying(name, by_trace, scored if name == first else None) for name, by_trace in scores.items()]
     # MLflow prints a banner to stdout, which belongs to the command's own output; what it warns of (failed scores, its
     # own type hints) is counted and shown by us, or no business of the user's.
     logging.getLogger("mlflow.genai.evaluation.harness").setLevel(logging.ERROR)
@@ -105,26 +116,6 @@ def evaluate_traces(
     # A digest of the replaying functions, which are the same for all scorers: it would call any two runs alike.
     if _SCORERS_DIGEST in client.get_run(run_id).data.tags:
         client.delete_tag(run_id, _SCORERS_DIGEST)
-
-
-def _replay(
-    name: str, scores: Mapping[str, Score], clean: TextCleaner, run_id: str, scored: Callable[[int], None] | None
-) -> Any:
-    """An MLflow scorer that gives each trace the score it already has. The run's means are logged by us."""
-    from mlflow.genai.scorers import scorer
-
-    def replayed(trace: Any) -> Any:
-        if scored is not None:
-            scored(1)
-        return feedback(name, scores[trace.info.trace_id], clean, run_id)
-
-    made: Callable[..., Any] = scorer(name=name, aggregations=[])
-    return made(replayed)
-
-
-_PAGE = 500
-_TRACES, _SPANS = ("traces", ""), ("spans", "")
-_EXPECTATION = "expectation"
 
 
 class Expected:
@@ -188,9 +179,6 @@ def stored_traces(client: Any, experiment_id: str, run_id: str) -> Iterator[Any]
             return
 
 
-_DELETED_AT_A_TIME = 100
-
-
 def this_process() -> str:
     """Names this process beyond doubt: host, process id, and when it began, since ids are used again."""
     import psutil
@@ -207,17 +195,23 @@ def take_up(client: Any, experiment_id: str, cell_hash: str, recorder: str, para
     condition = f"tags.`{CELL_TAG}` = '{cell_hash}' and tags.`{COMPLETE_TAG}` = 'false'"
     found = client.search_runs([experiment_id], condition, order_by=["attributes.start_time DESC"])
     left = [run for run in found if _writer_is_gone(run.data.tags[WRITER_TAG])]
-    usable = [run for run in left if recorder == "bulk" and _can_complete(run, params)]
+    usable = [
+        run
+        for run in left
+        if recorder == run.data.tags[RECORDER_TAG] == "bulk"
+        # MLflow's parameters cannot be changed: those that were written must be the same now.
+        and all(params.get(name, value) == value for name, value in run.data.params.items())
+    ]
     for run in left:
-        if run not in usable[:1]:
-            _abandon(client, experiment_id, run.info.run_id)
+        if run in usable[:1]:
+            continue
+        run_id = run.info.run_id
+        traces = [trace.info.trace_id for trace in stored_traces(client, experiment_id, run_id)]
+        for start in range(0, len(traces), _DELETED_AT_A_TIME):
+            client.delete_traces(experiment_id, trace_ids=traces[start : start + _DELETED_AT_A_TIME])
+        client.set_terminated(run_id, "FAILED")
+        client.set_tag(run_id, COMPLETE_TAG, "abandoned")  # last, so that a run which is left on the way is met again
     return str(usable[0].info.run_id) if usable else None
-
-
-def _can_complete(run: Any, params: Mapping[str, str]) -> bool:
-    """MLflow's parameters cannot be changed: those that were written must be the same now."""
-    unchanged = all(params.get(name, value) == value for name, value in run.data.params.items())
-    return unchanged and run.data.tags[RECORDER_TAG] == "bulk"
 
 
 def _writer_is_gone(writer: str) -> bool:
@@ -234,12 +228,3 @@ def _writer_is_gone(writer: str) -> bool:
         return writer == this_process() or f"{psutil.Process(int(pid)).create_time():.2f}" != began
     except psutil.NoSuchProcess:
         return True
-
-
-def _abandon(client: Any, experiment_id: str, run_id: str) -> None:
-    """The tag comes last, so that a process killed on the way leaves a run that is abandoned again."""
-    traces = [trace.info.trace_id for trace in stored_traces(client, experiment_id, run_id)]
-    for start in range(0, len(traces), _DELETED_AT_A_TIME):
-        client.delete_traces(experiment_id, trace_ids=traces[start : start + _DELETED_AT_A_TIME])
-    client.set_terminated(run_id, "FAILED")
-    client.set_tag(run_id, COMPLETE_TAG, "abandoned")

@@ -65,12 +65,6 @@ def log_files(client: Any, run_id: str, report: EvalReport, usage: Mapping[str, 
     return answers
 
 
-def usage_of(report: EvalReport, extra_metrics: Mapping[str, float]) -> dict[str, float]:
-    """Tokens of all answers, and their cost, as far as they are known."""
-    known = {"tokens_in": report.tokens_in, "tokens_out": report.tokens_out, "cost": extra_metrics.get("cost")}
-    return {name: value for name, value in known.items() if value is not None}
-
-
 def run_metrics(
     report: EvalReport, answers: AnswerCounts, usage: Mapping[str, float], extra: Mapping[str, float]
 ) -> dict[str, float]:
@@ -105,8 +99,6 @@ EVALUATE_UP_TO = 300
 
 Progress = Callable[[int, int], None]
 RecorderName = Literal["auto", "evaluate", "bulk"]
-
-_METRICS_AT_A_TIME, _PARAMS_AT_A_TIME = 1000, 100  # MLflow's limits
 
 
 class EvalRecorder:
@@ -187,15 +179,22 @@ class _Writing:
         progress: Progress | None,
     ) -> None:
         self._store, self._cell, self._report, self._recorder = store, cell, report, recorder
-        self._max_traced_rows = max_traced_rows
+        self._max_traced_rows, self._tell = max_traced_rows, progress
         self._traced_rows = min(len(report.results), max_traced_rows)
-        self._progress = _Counted(self._traced_rows, progress)
+        self._done, self._lock = 0, threading.Lock()
         self._experiment_id = store.experiment(cell.suite)
 
     def write(self, extra_params: Mapping[str, str], extra_metrics: Mapping[str, float]) -> str:
         """Everything in such an order that a run is complete only when all of it is there; returns its id."""
-        client = self._store.client
-        params, usage = self._params(extra_params), usage_of(self._report, extra_metrics)
+        client, report = self._store.client, self._report
+        params = {
+            **self._cell.params(),
+            **{name: shown_param(value) for name, value in extra_params.items()},
+            "traced_rows": str(self._traced_rows),
+            "traced_rule": RULE_ALL if self._traced_rows == len(report.results) else RULE_SAMPLE,
+        }
+        known = {"tokens_in": report.tokens_in, "tokens_out": report.tokens_out, "cost": extra_metrics.get("cost")}
+        usage = {name: value for name, value in known.items() if value is not None}
         unfinished = take_up(client, self._experiment_id, self._cell.hash, self._recorder, params)
         place = {"run_id": unfinished} if unfinished else {"experiment_id": self._experiment_id}
         tags = {
@@ -208,17 +207,11 @@ class _Writing:
         with self._store.start_run(**place, run_name=self._cell.title, tags=tags) as run:
             run_id = str(run.info.run_id)
             dataset = self._link(run_id)
-            answers = log_files(client, run_id, self._report, usage)
+            answers = log_files(client, run_id, report, usage)
             params["cleaned_texts"] = str(self._write_rows(run, dataset))
-        metrics = run_metrics(self._report, answers, usage, extra_metrics)
-        self._log_numbers(run, metrics, params, dataset)
+        self._log_numbers(run, run_metrics(report, answers, usage, extra_metrics), params, dataset)
         client.set_tag(run_id, COMPLETE_TAG, "true")
         return run_id
-
-    def _params(self, extra: Mapping[str, str]) -> dict[str, str]:
-        whole = self._traced_rows == len(self._report.results)
-        sample = {"traced_rows": str(self._traced_rows), "traced_rule": RULE_ALL if whole else RULE_SAMPLE}
-        return {**self._cell.params(), **{name: shown_param(value) for name, value in extra.items()}, **sample}
 
     def _link(self, run_id: str) -> Any:
         """Links eval sets, model and prompt; returns the dataset that the run's metrics belong to."""
@@ -252,51 +245,29 @@ class _Writing:
                         scores[name][trace.trace_id] = score
                 yield trace
 
-        written = self._progress.add if in_bulk else _untold
+        # Without `bulk`, rows are told of when their scores are written.
+        written = self._written if in_bulk else lambda _rows: None
         write_traces(self._store, self._cell, run_id, self._experiment_id, traces(), written)
+        client, model_id = self._store.client, self._cell.model.model_id
         if not in_bulk:
-            evaluate_traces(
-                self._store.client,
-                run_id,
-                self._cell.model.model_id,
-                dataset,
-                kept,
-                scores,
-                maker.clean,
-                self._progress.add,
-            )
-        check_complete(self._store.client, self._experiment_id, run_id, expected)
+            evaluate_traces(client, run_id, model_id, dataset, kept, scores, maker.clean, self._written)
+        check_complete(client, self._experiment_id, run_id, expected)
         return maker.clean.cleaned
 
-    def _log_numbers(self, run: Any, metrics: Mapping[str, float], params: Mapping[str, str], dataset: Any) -> None:
-        """Metrics of run and model, and parameters. The time is the run's own, so that logging again adds nothing."""
-        from mlflow.entities import Metric, Param
-
-        client, run_id, model_id = self._store.client, run.info.run_id, self._cell.model.model_id or None
-        logged = [
-            Metric(name, value, run.info.start_time, 0, model_id, dataset.name, dataset.digest, run_id=run_id)
-            for name, value in metrics.items()
-        ]
-        for start in range(0, len(logged), _METRICS_AT_A_TIME):
-            client.log_batch(run_id, metrics=logged[start : start + _METRICS_AT_A_TIME])
-        shown = [Param(name, value) for name, value in params.items()]
-        for start in range(0, len(shown), _PARAMS_AT_A_TIME):
-            client.log_batch(run_id, params=shown[start : start + _PARAMS_AT_A_TIME])
-
-
-class _Counted:
-    """Counts rows from several threads and tells of them."""
-
-    def __init__(self, total: int, tell: Progress | None) -> None:
-        self._total, self._tell = total, tell
-        self._done, self._lock = 0, threading.Lock()
-
-    def add(self, rows: int) -> None:
+    def _written(self, rows: int) -> None:
+        """Counts rows, from several threads, and tells of them."""
         with self._lock:
             self._done += rows
             if self._tell is not None:
-                self._tell(self._done, self._total)
+                self._tell(self._done, self._traced_rows)
 
+    def _log_numbers(self, run: Any, metrics: Mapping[str, float], params: Mapping[str, str], dataset: Any) -> None:
+        """Metrics of run and model, and parameters. The time is the run's own, so that logging again adds nothing."""
+        from mlflow.entities import Metric
 
-def _untold(_rows: int) -> None:
-    """The rows are told of when their scores are written."""
+        at, model_id = run.info.start_time, self._cell.model.model_id or None
+        logged = [
+            Metric(name, value, at, 0, model_id, dataset.name, dataset.digest, run_id=run.info.run_id)
+            for name, value in metrics.items()
+        ]
+        self._store.log_numbers(run.info.run_id, logged, params)

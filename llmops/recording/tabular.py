@@ -23,9 +23,10 @@ from llmops.tabular.model import check_fits
 from llmops.tabular.storage import ALLOWED_TYPES, SCHEMA_KEY, make_canonical
 
 DATA_TAG = "llmops.data_sha256"
-_METRICS_AT_A_TIME, _PARAMS_AT_A_TIME, _LONGEST_DIGEST = 1000, 100, 36  # MLflow's limits
+_LONGEST_DIGEST = 36  # MLflow's limit
 _MLFLOW_TYPES = {"i": "long", "u": "long", "f": "double", "b": "boolean", "M": "datetime"}
 _PARENT_TAG = "mlflow.parentRunId"
+_ESTIMATOR = "model.skops"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ def record_training(
         CannotRun: the estimator cannot be written as skops, or could not be served.
         StoreUnavailable.
     """
+    from mlflow.entities import Metric
+
     all_tags = {**(tags or {}), **({_PARENT_TAG: parent_run_id} if parent_run_id else {})}
     experiment_id = store.experiment(experiment)
     with (
@@ -92,7 +95,9 @@ def record_training(
     ):
         run_id = str(run.info.run_id)
         _log_data(store, run_id, datasets)
-        _log_numbers(store, run_id, parameters, metrics)
+        now = int(time.time() * 1000)
+        points = [Metric(name, float(value), now, 0) for name, value in metrics.items()]
+        store.log_numbers(run_id, points, {name: shown_param(value) for name, value in parameters.items()})
         for name, figure in (figures or {}).items():
             store.client.log_figure(run_id, figure, name)
         for name, file in (files or {}).items():
@@ -152,18 +157,6 @@ def _log_data(store: Store, run_id: str, datasets: Sequence[UsedData]) -> None:
         store.client.log_inputs(run_id, datasets=inputs)
 
 
-def _log_numbers(store: Store, run_id: str, parameters: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-    from mlflow.entities import Metric, Param
-
-    now = int(time.time() * 1000)
-    points = [Metric(name, float(value), now, 0) for name, value in metrics.items()]
-    for start in range(0, len(points), _METRICS_AT_A_TIME):
-        store.client.log_batch(run_id, metrics=points[start : start + _METRICS_AT_A_TIME])
-    shown = [Param(name, shown_param(value)) for name, value in parameters.items()]
-    for start in range(0, len(shown), _PARAMS_AT_A_TIME):
-        store.client.log_batch(run_id, params=shown[start : start + _PARAMS_AT_A_TIME])
-
-
 def _log_file(store: Store, run_id: str, name: str, file: Path | str) -> None:
     """A copied file keeps its bytes, whatever it is."""
     if isinstance(file, str):
@@ -174,9 +167,6 @@ def _log_file(store: Store, run_id: str, name: str, file: Path | str) -> None:
         copy = Path(scratch) / base
         shutil.copyfile(file, copy)
         store.client.log_artifact(run_id, str(copy), folder or None)
-
-
-_ESTIMATOR = "model.skops"
 
 
 def log_estimator(run_id: str, estimator: Any, schema: RowSchema, example: Any) -> tuple[Any, str]:
@@ -262,9 +252,8 @@ def _mlflow_type(column: Column) -> str:
 def quiet_mlflow() -> Iterator[None]:
     """Without warnings that nobody can act on: of MLflow's own type hints as it is imported, of integer columns with
     missing values (`RowSchema` says which can have them), and of classes that a model never predicts."""
-    known = (".*Any type hint is inferred as AnyType", "Hint: Inferred schema contains integer column",
-             "Precision is ill-defined")  # fmt: skip
     with warnings.catch_warnings():
-        for message in known:
-            warnings.filterwarnings("ignore", message=message)
+        warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType")
+        warnings.filterwarnings("ignore", message="Hint: Inferred schema contains integer column")
+        warnings.filterwarnings("ignore", message="Precision is ill-defined")
         yield

@@ -8,9 +8,10 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -63,7 +64,8 @@ _RECORD_HOME = (
     "INSERT INTO experiment_tags (key, value, experiment_id) SELECT ?, ?, experiment_id FROM experiments WHERE name = ?"
     " ON CONFLICT (key, experiment_id) DO UPDATE SET value = excluded.value"
 )
-_PAGE = 1000
+_PAGE, _METRICS_AT_A_TIME, _PARAMS_AT_A_TIME = 1000, 1000, 100  # the last two are MLflow's limits
+_NONE: Mapping[str, str] = MappingProxyType({})
 _MARKS: list[sa.Select[*tuple[Any, ...]]] = [
     # MLflow's tables. Its version is pinned, and the tests of a poll fail should they change their names.
     sa.select(*map(sa.column, columns)).select_from(sa.table(table))
@@ -137,6 +139,16 @@ class Store:
 
         self.make_current()
         return mlflow.start_run(**arguments)
+
+    def log_numbers(self, run_id: str, metrics: Sequence[Any], params: Mapping[str, str] = _NONE) -> None:
+        """MLflow's metrics and parameters of a run, as many at a time as MLflow takes. Its errors pass through."""
+        from mlflow.entities import Param
+
+        shown = [Param(name, value) for name, value in params.items()]
+        for start in range(0, len(metrics), _METRICS_AT_A_TIME):
+            self.client.log_batch(run_id, metrics=metrics[start : start + _METRICS_AT_A_TIME])
+        for start in range(0, len(shown), _PARAMS_AT_A_TIME):
+            self.client.log_batch(run_id, params=shown[start : start + _PARAMS_AT_A_TIME])
 
     def experiment(self, name: str = _REGISTRY_EXPERIMENT) -> str:
         """Id of the experiment of that name, made when absent. Raises StoreUnavailable."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from llmops.production_log.tables import storable
 from monitoring.store.packed_summaries import (
     FLAGS,
     NUMBERS,
@@ -338,4 +339,4 @@ def stored_label(value: Any) -> str | None:
     """As it is stored: no longer than LABEL_CHARACTERS, and none of what a database refuses."""
     if value is None:
         return None
-    return str(value)[:LABEL_CHARACTERS].encode(errors="replace").decode().replace("\0", "\ufffd")
+    return storable(str(value)[:LABEL_CHARACTERS], nul="\ufffd")
