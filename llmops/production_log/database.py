@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
@@ -51,7 +50,9 @@ class WriterQueue:
 
 _WRITING_LOCK = 0x6C6C6D02  # one of PostgreSQL's advisory locks, which are named by numbers
 _UNREACHABLE_SECONDS = 30
-_FILE = "llmops file"  # where SQLAlchemy keeps a connection's _OpenFile
+_CHECK = "llmops check"  # where SQLAlchemy keeps what raises StoreUnavailable once a connection's file is another
+_Inserter = tuple[Any, Callable[[], object]]
+"""A connection for inserting, and what raises StoreUnavailable once it is open on another file than the log's."""
 
 
 class RecordRefused(StoreUnavailable):
@@ -86,14 +87,10 @@ def open_engine(url: str, file: FileIdentity | None = None) -> sa.Engine:
     kind = parsed.get_backend_name()
     with translated(url):
         if kind == "sqlite":
-            engine = sa.create_engine(parsed, json_deserializer=json_or_text)
-            path = sqlite_path(url)
+            engine, path = sa.create_engine(parsed, json_deserializer=json_or_text), sqlite_path(url)
             if path is not None and file is None:
                 make_private_folder(path.parent)
-            sa.event.listen(engine, "connect", _durable_sqlite)
-            if path is not None:
-                _watch_file(engine, path, file)
-            sa.event.listen(engine, "begin", _begin_sqlite)
+            _prepare_sqlite(engine, path, file)
             return engine
         if kind == "postgresql":
             limits = {"connect_timeout": 10, "tcp_user_timeout": _UNREACHABLE_SECONDS * 1000}
@@ -149,20 +146,23 @@ class LogDatabase:
         of the processor time of a request's record. One that has failed is not used again.
         """
         with translated(self.url), self._turn():
-            inserter = None
+            connection: Any = None
             try:
-                inserter, cursor = self._begun_insert()
+                (connection, check), cursor = self._begun_insert()
                 yield cursor
-                inserter.connection.commit()
-                inserter.check()  # only now is it certain where it went
+                connection.commit()
+                check()  # only now is it certain where it went
             except BaseException as error:
-                if inserter is not None:
-                    self._abandon(inserter.connection)
+                if connection is not None:
+                    # Closing alone would leave a transaction open on SQLite, as long as somebody holds a cursor of it.
+                    with suppress(self._driver.Error):  # it may have lost its server
+                        connection.rollback()
+                    connection.close()
                 if not isinstance(error, self._driver.Error):
                     raise
                 kind = RecordRefused if isinstance(error, self._refusals) else StoreUnavailable
                 raise kind(f"production log {shown(self.url)}: {_first_line(error)}") from error
-            self._inserters.append(inserter)
+            self._inserters.append((connection, check))
 
     @contextmanager
     def alone(self) -> Iterator[sa.Connection]:
@@ -197,7 +197,7 @@ class LogDatabase:
 
     def close(self) -> None:
         while self._inserters:
-            self._inserters.pop().connection.close()
+            self._inserters.pop()[0].close()
         self.engine.dispose()
         if self._queue is not None:
             self._queue.close()
@@ -207,61 +207,27 @@ class LogDatabase:
         """A connection whose transaction has begun. Of PostgreSQL's, those that lost their server are left."""
         while True:
             try:
-                inserter, kept = self._inserters.pop(), True
+                (connection, check), kept = self._inserters.pop(), True
             except IndexError:
-                inserter, kept = self._new_inserter(), False
+                pooled = self.engine.raw_connection()
+                connection, check, kept = pooled.dbapi_connection, pooled.info.get(_CHECK, bool), False
+                pooled.detach()
             try:
-                inserter.check()
-                cursor = inserter.connection.cursor()
+                check()
+                cursor = connection.cursor()
                 cursor.execute(self._begin_insert)
             except StoreUnavailable:
-                inserter.connection.close()
+                connection.close()
                 raise
             except self._driver.OperationalError:
-                inserter.connection.close()
+                connection.close()
                 if not (kept and self.is_postgresql):
                     raise
             else:
-                return inserter, cursor
-
-    def _abandon(self, connection: Any) -> None:
-        # Closing alone would leave a transaction open on SQLite, as long as somebody holds a cursor of it.
-        with suppress(self._driver.Error):  # it may have lost its server
-            connection.rollback()
-        connection.close()
-
-    def _new_inserter(self) -> _Inserter:
-        pooled = self.engine.raw_connection()
-        connection, file = pooled.dbapi_connection, pooled.info.get(_FILE)
-        pooled.detach()
-        return _Inserter(connection, file)
+                return (connection, check), cursor
 
     def _turn(self) -> AbstractContextManager[None]:
         return nullcontext() if self._queue is None else self._queue.turn()
-
-
-class _OpenFile(NamedTuple):
-    """What a connection is open on."""
-
-    file: WatchedFile
-    log: OpenLog
-
-    def check(self) -> None:
-        """Raises StoreUnavailable."""
-        self.file.check()
-        self.log.check()
-
-
-@dataclass(frozen=True, slots=True)
-class _Inserter:
-    """A connection for inserting, and the file it is open on; None: a server's."""
-
-    connection: Any
-    file: _OpenFile | None
-
-    def check(self) -> None:
-        if self.file is not None:
-            self.file.check()
 
 
 @contextmanager
@@ -287,35 +253,39 @@ def _first_line(error: BaseException) -> str:
     return advised((str(getattr(error, "orig", None) or error).splitlines() or [type(error).__name__])[0])
 
 
-def _durable_sqlite(connection: Any, _record: Any) -> None:
-    # The driver would begin transactions by itself, and always as readers.
-    connection.isolation_level = None
-    write_ahead(connection, synchronous="FULL")
-    # Overwrites what is deleted; where nothing is, it costs nothing.
-    connection.execute("PRAGMA secure_delete=ON")
-
-
-def _watch_file(engine: sa.Engine, path: Path, expected: FileIdentity | None) -> None:
-    """Has each connection of the engine know its file, and refuse to go on with another one at the path."""
-    file = WatchedFile(path, expected)
-
-    def before_connecting(*_: Any) -> None:
-        file.check()  # opening would make a new file, or take another for it
-
-    def connected(_connection: Any, record: Any) -> None:
-        file.opened()
-        record.info[_FILE] = _OpenFile(file, OpenLog(path))
+def _prepare_sqlite(engine: sa.Engine, path: Path | None, expected: FileIdentity | None) -> None:
+    """Has each connection of the engine be durable, begin its transactions as asked, and refuse to go on with another
+    file at the path. path: None: in memory."""
+    file = None if path is None else WatchedFile(path, expected)
 
     def check(connection: sa.Connection) -> None:
-        connection.info[_FILE].check()
+        connection.info[_CHECK]()
 
-    sa.event.listen(engine, "do_connect", before_connecting)
+    def connected(connection: Any, record: Any) -> None:
+        # The driver would begin transactions by itself, and always as readers.
+        connection.isolation_level = None
+        write_ahead(connection, synchronous="FULL")
+        # Overwrites what is deleted; where nothing is, it costs nothing.
+        connection.execute("PRAGMA secure_delete=ON")
+        if file is not None and path is not None:
+            file.opened()
+            log = OpenLog(path)
+
+            def still_the_same() -> None:
+                file.check()
+                log.check()
+
+            record.info[_CHECK] = still_the_same
+
+    def begin(connection: sa.Connection) -> None:
+        options = connection.get_execution_options()
+        if not options.get("bare"):
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
+
+    if file is not None:
+        # Opening would make a new file, or take another for it.
+        sa.event.listen(engine, "do_connect", lambda *_: file.check())
+        sa.event.listen(engine, "begin", check)
+        sa.event.listen(engine, "commit", check)
     sa.event.listen(engine, "connect", connected)
-    sa.event.listen(engine, "begin", check)
-    sa.event.listen(engine, "commit", check)
-
-
-def _begin_sqlite(connection: sa.Connection) -> None:
-    options = connection.get_execution_options()
-    if not options.get("bare"):
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
+    sa.event.listen(engine, "begin", begin)

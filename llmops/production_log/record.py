@@ -188,10 +188,11 @@ class LogRecord:
             raise UsageError(f"details: must be an object, not {type(details).__name__}")
         given["details"] = {**details, **extra}
         given = {**identity_in(given["details"]), **given}
-        for name in ("request_id", "at"):
-            if given.get(name) in (None, ""):
-                raise UsageError(f"{name}: is missing")
-        for name in {"at", "text_deleted_at"} & given.keys():
+        if "at" not in given:
+            raise UsageError("at: is missing")
+        for name in ("at", "text_deleted_at"):
+            if name not in given:
+                continue
             moment = parse_time(given[name], name)
             # A time before 1970, or beyond what pandas' nanoseconds reach, is a mistake of units.
             if not _FIRST_TIME <= moment < _END_OF_TIME:
@@ -199,15 +200,15 @@ class LogRecord:
             given[name] = moment
         given.setdefault("status", 200)
         given.setdefault("outcome", "ok" if given["status"] == 200 else "error")
-        for name in _TEXTS | _NUMBERS.keys() | _LENGTHS.keys():
-            if name in given:
-                _check(name, given[name])
+        for name in (*_LENGTHS, *_TEXTS, *_NUMBERS):
+            if name in given or name == "request_id":
+                _check(name, values.get(name, "") if name == "request_id" else given[name])
         return cls(**given)
 
 
 _STORED = tuple(field.name for field in fields(LogRecord) if field.name != "feedback")
 _IN_DETAILS = {"route": "route", "caller": "key", "user": "user"}
-_TEXTS = {"input", "output"}
+_TEXTS = ("input", "output")
 _LENGTHS = {
     "request_id": 255,
     "outcome": 32,
@@ -231,11 +232,13 @@ _FIRST_TIME, _END_OF_TIME = datetime(1970, 1, 1, tzinfo=UTC), datetime(2262, 1, 
 
 
 def _check(name: str, value: Any) -> None:
-    """Raises UsageError for a field of another kind, too long or out of its range."""
+    """Raises UsageError for a field that is missing, of another kind, too long or out of its range."""
     kind, least, most = _NUMBERS.get(name, (str, 0, 0))
     if not isinstance(value, kind) or isinstance(value, bool):
         wanted = "text" if kind is str else "a whole number" if kind is int else "a number"
         raise UsageError(f"{name}: must be {wanted}, not {type(value).__name__}")
+    if name == "request_id" and not value:
+        raise UsageError("request_id: is missing")
     if name in _LENGTHS and len(value) > _LENGTHS[name]:
         raise UsageError(f"{name}: must have at most {_LENGTHS[name]} characters")
     if name in _NUMBERS and not least <= value <= most:

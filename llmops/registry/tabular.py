@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -73,10 +73,23 @@ class TabularRegistry(Promotions[TabularVersion]):
         tags = {self.content_tag: _content(logged, cycle, provenance), **_tags(logged, cycle, provenance)}
         with self.audit.turn():
             self._claim(name)
-            found = _known(self.versions(name), _identity(logged.sha256, logged.schema, provenance), cycle)
-            version = found or self._create(name, logged, tags)
+            identity, versions = _identity(logged.sha256, logged.schema, provenance), self.versions(name)
+            of_cycle = (each for each in versions if cycle is not None and each.cycle == cycle)
+            same = (each for each in versions if _identity(each.sha256, each.schema, each.provenance) == identity)
+            found = next(of_cycle, None) or next(same, None)
+            if found is None:
+                self._store.make_current()
+                with translated(f"{self.kind} {name}"):  # version and tags in one transaction
+                    made = self._store.client.create_model_version(
+                        name, logged.model_uri, run_id=logged.run_id, tags=tags, model_id=logged.model_id
+                    )
+            version = found or self._read(made, ())
             self._show_on_logged_model(version)
-            self._note_once(version)
+            noted = [(entry.action, entry.subject) for entry in self.audit.entries(name)]
+            if ("register", version.ref) not in noted:
+                data = {"data_sha256": version.provenance.get("data_sha256")}
+                details = {"sha256": version.sha256, "run_id": version.run_id, "cycle": version.cycle, **data}
+                self.note("register", version.ref, details)
         return version, found is None
 
     def fetch(self, version: TabularVersion) -> Path:
@@ -109,16 +122,12 @@ class TabularRegistry(Promotions[TabularVersion]):
                     got = mlflow.artifacts.download_artifacts(
                         artifact_uri=uri, dst_path=scratch, tracking_uri=self._store.uri
                     )
-                    _rename_unless_there(Path(got), target)
+                    try:
+                        Path(got).rename(target)
+                    except OSError:
+                        if not target.exists():  # another process was first
+                            raise
         return target
-
-    def _create(self, name: str, logged: Logged, tags: dict[str, str]) -> TabularVersion:
-        self._store.make_current()
-        with translated(f"{self.kind} {name}"):  # version and tags in one transaction
-            made = self._store.client.create_model_version(
-                name, logged.model_uri, run_id=logged.run_id, tags=tags, model_id=logged.model_id
-            )
-        return self._read(made, ())
 
     def _read(self, item: Any, aliases: tuple[str, ...]) -> TabularVersion:
         content = json.loads(item.tags[self.content_tag])
@@ -144,19 +153,6 @@ class TabularRegistry(Promotions[TabularVersion]):
         with translated(f"version {version.ref}"):
             if self._store.client.get_logged_model(version.model_id).tags.get(_SHOWN_ON_MODEL) != shown:
                 self._store.client.set_logged_model_tags(version.model_id, {_SHOWN_ON_MODEL: shown})
-
-    def _note_once(self, version: TabularVersion) -> None:
-        noted = {(entry.action, entry.subject) for entry in self.audit.entries(version.name)}
-        if ("register", version.ref) not in noted:
-            data = {"data_sha256": version.provenance.get("data_sha256")}
-            details = {"sha256": version.sha256, "run_id": version.run_id, "cycle": version.cycle, **data}
-            self.note("register", version.ref, details)
-
-
-def _known(versions: Sequence[TabularVersion], identity: str, cycle: str | None) -> TabularVersion | None:
-    of_cycle = (version for version in versions if cycle is not None and version.cycle == cycle)
-    same = (v for v in versions if _identity(v.sha256, v.schema, v.provenance) == identity)
-    return next(of_cycle, None) or next(same, None)
 
 
 def _identity(sha256: str, schema: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
@@ -188,11 +184,3 @@ def _tags(logged: Logged, cycle: str | None, provenance: Mapping[str, Any]) -> d
     }
     shown = {name: str(value) for name in ("data_sha256", "licence") if (value := provenance.get(name))}
     return {**pieces, "sha256": logged.sha256, **shown, **({"cycle": cycle} if cycle else {})}
-
-
-def _rename_unless_there(made: Path, target: Path) -> None:
-    try:
-        made.rename(target)
-    except OSError:
-        if not target.exists():  # another process was first
-            raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -19,13 +18,11 @@ from tests.core.log_records import record
 WRITERS, EACH = 4, 15
 
 
-def test_entries_come_back_in_order(audit: AuditLog) -> None:
+def test_entries_come_back_in_order(audit):
     before = datetime.now(UTC)
     assert audit.entries() == []
-
     made = audit.append(Draft("promote", "a@1", {"why": "gate passed"}), Draft("traffic", "a"))
     made += audit.append(Draft("promote", "b@1"))
-
     assert AuditLog(audit.url).entries() == made
     assert [(entry.seq, entry.action, entry.subject, entry.actor) for entry in made] == [
         (1, "promote", "a@1", "anna"),
@@ -36,25 +33,22 @@ def test_entries_come_back_in_order(audit: AuditLog) -> None:
     assert check_chain(audit.rows()).head == made[-1].hash
 
 
-def test_entries_of_one_name_are_those_of_its_versions_too(audit: AuditLog) -> None:
+def test_entries_of_one_name_are_those_of_its_versions_too(audit):
     subjects = ["a", "a@1", "a_", "ab@1", "A@1", "a%", "a_@2"]
     audit.append(*(Draft("note", subject) for subject in subjects))
-
     assert [entry.subject for entry in audit.entries("a")] == ["a", "a@1"]
     assert [entry.subject for entry in audit.entries("a_")] == ["a_", "a_@2"]
     assert audit.entries("absent") == []
 
 
-def test_the_actor_is_the_user_of_the_operating_system_unless_named(small_audit: AuditLog) -> None:
+def test_the_actor_is_the_user_of_the_operating_system_unless_named(small_audit):
     by_nobody_named = AuditLog(small_audit.url)
-
     assert by_nobody_named.append(Draft("note", "a"))[0].actor == os_user()
     assert os_user()
 
 
-def test_what_no_database_takes_is_replaced(audit: AuditLog) -> None:
+def test_what_no_database_takes_is_replaced(audit):
     (entry,) = audit.append(Draft("note", "a\0@1\udc80", {"why": "tell\0 \ud800 me"}))
-
     assert audit.entries() == [entry]
     assert entry.subject == "a@1?"
     assert check_chain(audit.rows()).broken is None
@@ -68,31 +62,27 @@ def test_what_no_database_takes_is_replaced(audit: AuditLog) -> None:
         "DELETE FROM audit_log",
     ],
 )
-def test_the_database_refuses_to_alter_or_remove(audit: AuditLog, statement: str) -> None:
+def test_the_database_refuses_to_alter_or_remove(audit, statement):
     made = audit.append(Draft("note", "a"), Draft("note", "b"))
     engine = open_engine(audit.url)
-
     with pytest.raises(sa.exc.DBAPIError, match="append-only"), engine.begin() as connection:
         connection.exec_driver_sql(statement)
     engine.dispose()
-
     assert audit.entries() == made
 
 
-def test_sqlite_refuses_to_replace_an_entry(small_audit: AuditLog) -> None:
+def test_sqlite_refuses_to_replace_an_entry(small_audit):
     made = small_audit.append(Draft("note", "a"), Draft("note", "b"))
     engine = open_engine(small_audit.url)
     columns = "seq, at, actor, action, subject, details, previous, hash"
     replaced = f"INSERT OR REPLACE INTO audit_log ({columns}) VALUES (1, '', '', '', '', '{{}}', 'x', 'y')"  # noqa: S608
-
     with pytest.raises(sa.exc.DBAPIError, match="append-only"), engine.begin() as connection:
         connection.exec_driver_sql(replaced)
     engine.dispose()
-
     assert small_audit.entries() == made
 
 
-def test_writers_at_once_make_one_chain(log_url: str) -> None:
+def test_writers_at_once_make_one_chain(log_url):
     def write(number: int) -> None:
         log = AuditLog(log_url, actor=f"writer {number}")
         for position in range(EACH):
@@ -103,7 +93,6 @@ def test_writers_at_once_make_one_chain(log_url: str) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-
     chain = check_chain(AuditLog(log_url).rows())
     assert (chain.entries, chain.broken) == (WRITERS * EACH, None)
     for number in range(WRITERS):
@@ -111,33 +100,29 @@ def test_writers_at_once_make_one_chain(log_url: str) -> None:
         assert written == [f"app{number}@{position}" for position in range(EACH)]
 
 
-def test_reading_makes_no_table(audit: AuditLog) -> None:
+def test_reading_makes_no_table(audit):
     assert audit.entries() == []
     assert list(audit.rows()) == []
-
     engine = open_engine(audit.url)
     assert not sa.inspect(engine).has_table("audit_log")
     engine.dispose()
 
 
-def test_deleting_texts_from_the_production_log_leaves_the_audit_log_alone(audit: AuditLog) -> None:
+def test_deleting_texts_from_the_production_log_leaves_the_audit_log_alone(audit):
     made = audit.append(Draft("promote", "assistant@1"), Draft("note", "anna"))
     with closing(ProductionLog(audit.url)) as log:
         log.append([record(user="anna")])
         with log.forgetting(log.belongings(user="anna")) as (_, deleted):
             pass
         log.delete_texts(datetime.now(UTC) + timedelta(days=1))
-
     assert deleted["log_records"] == 1
-
     assert audit.entries() == made
     assert check_chain(audit.rows()).broken is None
 
 
-def test_a_database_that_is_away_is_said(tmp_path: Path) -> None:
+def test_a_database_that_is_away_is_said(tmp_path):
     (tmp_path / "file").write_text("no folder")
     audit = AuditLog(f"sqlite:///{tmp_path}/file/log.db")
-
     for act in (lambda: audit.append(Draft("note", "a")), audit.entries, lambda: audit.turn().__enter__()):
         with pytest.raises(StoreUnavailable):
             act()

@@ -21,7 +21,7 @@ with MoveLock(sys.argv[1]).turn():
 """
 
 
-def test_turns_of_two_holders_do_not_overlap(log_url: str) -> None:
+def test_turns_of_two_holders_do_not_overlap(log_url):
     inside, seen = [0], []
 
     def move() -> None:
@@ -37,23 +37,21 @@ def test_turns_of_two_holders_do_not_overlap(log_url: str) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-
     assert seen == [1] * 30
 
 
-def test_a_turn_may_be_taken_again_within_itself_and_is_free_after(log_url: str) -> None:
+def test_a_turn_may_be_taken_again_within_itself_and_is_free_after(log_url):
     turns = MoveLock(log_url)
     with turns.turn():
         with turns.turn():
             pass
         with pytest.raises(StoreUnavailable, match="try again"), MoveLock(log_url, patience=0.05).turn():
             pass
-
     with MoveLock(log_url, patience=SECONDS).turn():
         pass
 
 
-def test_threads_of_one_holder_wait_too(log_url: str) -> None:
+def test_threads_of_one_holder_wait_too(log_url):
     turns, failed = MoveLock(log_url, patience=0.05), []
 
     def move() -> None:
@@ -65,23 +63,21 @@ def test_threads_of_one_holder_wait_too(log_url: str) -> None:
         thread = threading.Thread(target=move)
         thread.start()
         thread.join()
-
     assert failed == [True]
 
 
-def test_a_holder_that_is_killed_lets_go(log_url: str) -> None:
+def test_a_holder_that_is_killed_lets_go(log_url):
     with subprocess.Popen([sys.executable, "-c", HOLD, log_url], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(StoreUnavailable), MoveLock(log_url, patience=0.05).turn():
             pass
         holder.kill()
-
     with MoveLock(log_url, patience=SECONDS).turn():
         pass
 
 
-def test_a_database_in_memory_is_held_within_the_process() -> None:
+def test_a_database_in_memory_is_held_within_the_process():
     turns = MoveLock("sqlite://")
     with turns.turn(), turns.turn():
         pass

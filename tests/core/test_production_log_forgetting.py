@@ -108,7 +108,7 @@ def test_more_than_a_query_can_name_go(log):
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(tmp_path):
     return tmp_path / "log.db"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -142,5 +141,5 @@ def tabular_sheet(**changed: Any) -> Factsheet:
 
 
 @pytest.fixture
-def make_sheet() -> Callable[..., Factsheet]:
+def make_sheet():
     return sheet

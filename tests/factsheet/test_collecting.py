@@ -13,7 +13,6 @@ from llmops.audit import AuditLog
 from llmops.errors import UnknownVersion
 from llmops.eval_runs.evaluations import RunOptions
 from llmops.factsheet.collecting import make_factsheet, shown_store
-from llmops.factsheet.contents import Factsheet
 from llmops.factsheet.rendering import html, markdown
 from llmops.generation import GenerationParameters
 from llmops.recording import UsedData, record_monitoring_run, record_training, record_verdict
@@ -36,7 +35,7 @@ def evaluate(workshop: Workshop, ref: str, **options: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def story(workshop: Workshop) -> Workshop:
+def story(workshop):
     """Two releases: the first passed its gate, the second was forced, monitored, and rolled back."""
     registry = workshop.registry
     book, model = registry.release_versions, registry.models.get("tiny@1")
@@ -69,16 +68,16 @@ def story(workshop: Workshop) -> Workshop:
 
 
 @pytest.fixture(scope="module")
-def first(story: Workshop) -> Factsheet:
+def first(story):
     return make_factsheet(story.registry, f"{APP}@1")
 
 
 @pytest.fixture(scope="module")
-def second(story: Workshop) -> Factsheet:
+def second(story):
     return make_factsheet(story.registry, f"{APP}@2")
 
 
-def test_it_says_what_the_release_is_made_of(story: Workshop, second: Factsheet) -> None:
+def test_it_says_what_the_release_is_made_of(story, second):
     template = story.registry.prompts.get("qa@2").template
     assert second.prompt is not None
     assert second.model is not None
@@ -91,7 +90,7 @@ def test_it_says_what_the_release_is_made_of(story: Workshop, second: Factsheet)
     assert all(part.at for part in second.registered)
 
 
-def test_the_run_of_all_rows_is_told_and_a_part_of_it_is_counted(first: Factsheet) -> None:
+def test_the_run_of_all_rows_is_told_and_a_part_of_it_is_counted(first):
     (run,) = first.evaluations
     assert (run.suite, run.rows, run.whole, first.further_runs) == ("sums", 24, True, 1)
     metrics = {metric.name: metric for metric in run.metrics}
@@ -102,13 +101,13 @@ def test_the_run_of_all_rows_is_told_and_a_part_of_it_is_counted(first: Factshee
     assert [(part.name, part.metric.mean) for part in run.slices] == [("parity=0", 0.0), ("parity=1", 1.0)]
 
 
-def test_eval_sets_are_named_by_the_hash_of_their_content(story: Workshop, first: Factsheet) -> None:
+def test_eval_sets_are_named_by_the_hash_of_their_content(story, first):
     (eval_set,) = story.evaluations.suite("sums").eval_sets
     assert [(data.name, data.sha256, data.rows) for data in first.data] == [("sums-rows", eval_set.content_hash, 24)]
     assert "the licence of the evaluation data sums-rows" in first.unknown
 
 
-def test_a_gate_is_told_with_its_comparison_and_is_the_one_on_record(first: Factsheet, second: Factsheet) -> None:
+def test_a_gate_is_told_with_its_comparison_and_is_the_one_on_record(first, second):
     (floors,), (compared,) = first.gates, second.gates
     assert (floors.against, floors.differences, floors.attested) == (None, (), True)
     assert (compared.against, compared.attested, compared.current) == (f"{APP}@1", True, True)
@@ -117,7 +116,7 @@ def test_a_gate_is_told_with_its_comparison_and_is_the_one_on_record(first: Fact
     assert any("no champion to compare with" in limit for limit in first.limits)
 
 
-def test_times_as_champion_and_who_moved_it(first: Factsheet, second: Factsheet) -> None:
+def test_times_as_champion_and_who_moved_it(first, second):
     began, again = first.history.periods
     assert (began.forced, began.then, again.began, again.lasts) == (False, f"{APP}@2", "rollback", True)
     (forced,) = second.history.periods
@@ -128,7 +127,7 @@ def test_times_as_champion_and_who_moved_it(first: Factsheet, second: Factsheet)
     assert any("promoted without a passing gate" in limit for limit in second.limits)
 
 
-def test_alarms_and_actions_are_those_of_the_version_or_of_all_traffic(first: Factsheet, second: Factsheet) -> None:
+def test_alarms_and_actions_are_those_of_the_version_or_of_all_traffic(first, second):
     found = second.monitoring
     assert found is not None
     assert (found.windows, found.rows, found.alarmed, found.expected_false_alarms) == (2, 180, 1, 0.1)
@@ -140,13 +139,13 @@ def test_alarms_and_actions_are_those_of_the_version_or_of_all_traffic(first: Fa
     assert first.monitoring.actions == ()
 
 
-def test_every_format_tells_it(second: Factsheet) -> None:
+def test_every_format_tells_it(second):
     assert json.loads(json.dumps(second.to_json()))["ref"] == f"{APP}@2"
     assert r"hot fix \<b\>now\</b\>" in markdown(second)
     assert "hot fix &lt;b&gt;now&lt;/b&gt;" in html(second)
 
 
-def test_a_release_of_which_nothing_is_known_says_so(story: Workshop) -> None:
+def test_a_release_of_which_nothing_is_known_says_so(story):
     registry, prompt = story.registry, story.registry.prompts.get("qa@1")
     registry.release_versions.create("bare", prompt, registry.models.get("tiny@1"), GenerationParameters(max_tokens=7))
     sheet = make_factsheet(registry, "bare@1")
@@ -155,14 +154,14 @@ def test_a_release_of_which_nothing_is_known_says_so(story: Workshop) -> None:
     assert {"No gate has judged this version.", "No evaluation of this version is on record."} <= set(sheet.limits)
 
 
-def test_unknown_versions_are_refused_by_name(story: Workshop) -> None:
+def test_unknown_versions_are_refused_by_name(story):
     with pytest.raises(UnknownVersion, match=r"no app or tabular model 'nobody' is registered; there are: .*helper"):
         make_factsheet(story.registry, "nobody@1")
     with pytest.raises(UnknownVersion, match=r"helper@9; there are helper@1"):
         make_factsheet(story.registry, f"{APP}@9")
 
 
-def test_without_the_audit_log_the_registry_is_asked_and_that_is_said(story: Workshop, second: Factsheet) -> None:
+def test_without_the_audit_log_the_registry_is_asked_and_that_is_said(story, second):
     settings = replace(story.settings, log_url=f"sqlite:///{story.folder}/sums.toml")
     sheet = make_factsheet(Registry(settings), f"{APP}@2")
     assert [period.forced for period in sheet.history.periods] == [True]
@@ -174,7 +173,7 @@ def test_without_the_audit_log_the_registry_is_asked_and_that_is_said(story: Wor
     assert second.history.whole
 
 
-def test_an_alias_moved_around_the_log_and_a_gate_that_was_rewritten_are_told(story: Workshop) -> None:
+def test_an_alias_moved_around_the_log_and_a_gate_that_was_rewritten_are_told(story):
     registry, client = story.registry, story.registry.store.client
     book, prompt = registry.release_versions, registry.prompts.get("qa@1")
     for tokens in (11, 12):
@@ -185,16 +184,14 @@ def test_an_alias_moved_around_the_log_and_a_gate_that_was_rewritten_are_told(st
     )
     book.promote(book.get("moved@1"), why="a test")
     client.set_registered_model_alias("moved", "champion", "2")
-
     sheet = make_factsheet(registry, "moved@1")
-
     assert sheet.gates[0].attested is False
     assert sheet.history.whole is False
     assert any("champion stands at moved@2, and by the audit log at moved@1" in limit for limit in sheet.limits)
     assert [(period.lasts, period.until) for period in sheet.history.periods] == [(False, None)]
 
 
-def test_a_broken_chain_is_told(story: Workshop) -> None:
+def test_a_broken_chain_is_told(story):
     url = f"sqlite:///{story.folder}/broken.db"
     log = AuditLog(url)
     log.open("helper", {"champion": "helper@1"})
@@ -208,7 +205,7 @@ def test_a_broken_chain_is_told(story: Workshop) -> None:
 
 
 @pytest.fixture(scope="module")
-def bike(story: Workshop) -> Factsheet:
+def bike(story):
     registry = story.registry
     data = frame(60)
     labelled = data.assign(**{REGRESSION.output.name: target(data, REGRESSION)})
@@ -239,7 +236,7 @@ def bike(story: Workshop) -> Factsheet:
     return make_factsheet(registry, "bike")
 
 
-def test_a_tabular_model_is_told_by_signature_algorithm_and_training(bike: Factsheet) -> None:
+def test_a_tabular_model_is_told_by_signature_algorithm_and_training(bike):
     assert (bike.ref, bike.kind, bike.parameters) == ("bike@1", "tabular", {"alpha": "0.5"})
     model = bike.tabular
     assert model is not None
@@ -249,7 +246,7 @@ def test_a_tabular_model_is_told_by_signature_algorithm_and_training(bike: Facts
     assert bike.registered[0].by
 
 
-def test_its_data_have_hashes_and_the_licence_they_were_registered_with(bike: Factsheet) -> None:
+def test_its_data_have_hashes_and_the_licence_they_were_registered_with(bike):
     assert [(data.use, data.sha256, data.licence, data.rows) for data in bike.data] == [
         ("training", "a" * 64, "CC BY 4.0", 60),
         ("test", "b" * 64, "CC BY 4.0", 20),
@@ -260,7 +257,7 @@ def test_its_data_have_hashes_and_the_licence_they_were_registered_with(bike: Fa
     assert not [missing for missing in bike.unknown if "data" in missing]
 
 
-def test_its_held_out_metrics_have_their_intervals(bike: Factsheet) -> None:
+def test_its_held_out_metrics_have_their_intervals(bike):
     (run,) = bike.evaluations
     assert (run.suite, run.rows, run.deciding) == ("bike-2011-12", 20, ("rmse",))
     assert [(metric.name, metric.mean, metric.ci95) for metric in run.metrics] == [
@@ -270,14 +267,14 @@ def test_its_held_out_metrics_have_their_intervals(bike: Factsheet) -> None:
     assert "Without an interval in bike-2011-12: max_error." in bike.limits
 
 
-def test_its_gate_and_times_as_champion_are_told(bike: Factsheet) -> None:
+def test_its_gate_and_times_as_champion_are_told(bike):
     assert [(gate.verdict, gate.attested) for gate in bike.gates] == [("pass", True)]
     assert [(period.lasts, period.forced) for period in bike.history.periods] == [(True, False)]
     assert "| algorithm | ridge |" in markdown(bike)
     assert "ridge" in html(bike)
 
 
-def test_its_windows_are_told_with_their_errors(bike: Factsheet) -> None:
+def test_its_windows_are_told_with_their_errors(bike):
     found = bike.monitoring
     assert found is not None
     assert [(alarm.what, alarm.of_version) for alarm in found.alarms] == [("rmse", True)]
@@ -285,7 +282,7 @@ def test_its_windows_are_told_with_their_errors(bike: Factsheet) -> None:
 
 
 @pytest.fixture(scope="module")
-def wine(story: Workshop) -> Factsheet:
+def wine(story):
     """As a lab leaves it: windows with names, a verdict kept with the training run, MLflow's own evaluation."""
     registry, store = story.registry, story.registry.store
     data = frame(60)
@@ -323,7 +320,7 @@ def wine(story: Workshop) -> Factsheet:
     return make_factsheet(registry, "wine@1")
 
 
-def test_windows_without_an_end_are_called_by_their_names(wine: Factsheet) -> None:
+def test_windows_without_an_end_are_called_by_their_names(wine):
     found = wine.monitoring
     assert found is not None
     assert [(window.name, window.since, window.until) for window in found.latest] == [
@@ -336,21 +333,21 @@ def test_windows_without_an_end_are_called_by_their_names(wine: Factsheet) -> No
     assert "| window | rows | state | alarms | error_rate |" in markdown(wine)
 
 
-def test_false_alarms_are_expected_over_as_many_windows_as_the_budget_is_for(wine: Factsheet) -> None:
+def test_false_alarms_are_expected_over_as_many_windows_as_the_budget_is_for(wine):
     found = wine.monitoring
     assert found is not None
     assert (found.expected_false_alarms, found.expected_over) == (0.1, "12 windows")
     assert any("0.1 false alarms in 12 windows" in limit for limit in wine.limits)
 
 
-def test_rows_that_mlflow_evaluated_again_are_listed_once(wine: Factsheet) -> None:
+def test_rows_that_mlflow_evaluated_again_are_listed_once(wine):
     assert [(data.use, data.sha256, data.licence, data.source_sha256) for data in wine.data] == [
         ("training", "a" * 64, "CC BY 4.0", "c" * 64),
         ("test", "b" * 64, "CC BY 4.0", "c" * 64),
     ]
 
 
-def test_its_gate_has_the_comparison_that_its_training_run_keeps(wine: Factsheet) -> None:
+def test_its_gate_has_the_comparison_that_its_training_run_keeps(wine):
     (gate,) = wine.gates
     assert wine.tabular is not None
     assert (gate.against, gate.other, gate.run_id, gate.attested) == (None, "majority", wine.tabular.run_id, True)
@@ -369,5 +366,5 @@ def test_its_gate_has_the_comparison_that_its_training_run_keeps(wine: Factsheet
         ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
     ],
 )
-def test_a_store_is_shown_without_its_password(uri: str, shown: str) -> None:
+def test_a_store_is_shown_without_its_password(uri, shown):
     assert shown_store(uri) == shown

@@ -7,7 +7,7 @@ from llmops.factsheet.contents import Metric
 from tests.factsheet.conftest import evaluation, sheet, tabular_sheet
 
 
-def test_a_sheet_is_plain_json_with_every_field_by_its_name() -> None:
+def test_a_sheet_is_plain_json_with_every_field_by_its_name():
     for made in (sheet(), tabular_sheet()):
         told = made.to_json()
         assert json.loads(json.dumps(told, allow_nan=False)) == told
@@ -17,7 +17,7 @@ def test_a_sheet_is_plain_json_with_every_field_by_its_name() -> None:
     }  # fmt: skip
 
 
-def test_what_is_no_number_in_json_is_null() -> None:
+def test_what_is_no_number_in_json_is_null():
     metric = Metric("r2", float("nan"), (float("-inf"), 0.5), 3)
     told = sheet(evaluations=(evaluation(metrics=(metric,)),)).to_json()["evaluations"][0]["metrics"][0]
     assert told["mean"] is None

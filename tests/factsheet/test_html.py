@@ -3,7 +3,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,7 +62,7 @@ def evil(made: Factsheet, text: str) -> Factsheet:
 
 
 @pytest.mark.parametrize("made", [sheet(), tabular_sheet()])
-def test_no_text_of_the_registry_becomes_markup(made: Factsheet) -> None:
+def test_no_text_of_the_registry_becomes_markup(made):
     before, after = Page(html(made)), Page(html(evil(made, EVIL)))
     assert set(after.tags()) <= set(before.tags())
     assert not {"script", "img", "a", "iframe", "link"} & set(after.tags())
@@ -72,13 +71,13 @@ def test_no_text_of_the_registry_becomes_markup(made: Factsheet) -> None:
 
 @given(st.text(max_size=30))
 @settings(max_examples=25)
-def test_any_text_keeps_the_page_whole(text: str) -> None:
+def test_any_text_keeps_the_page_whole(text):
     tags = Page(html(evil(sheet(), text))).tags()
     assert tags.count("main") == tags.count("h1") == 1
     assert not {"script", "img", "a"} & set(tags)
 
 
-def test_the_page_asks_nothing_of_any_network_and_follows_light_and_dark() -> None:
+def test_the_page_asks_nothing_of_any_network_and_follows_light_and_dark():
     text = html(sheet())
     page = Page(text)
     metas = [attributes for tag, attributes in page.elements if tag == "meta"]
@@ -89,7 +88,7 @@ def test_the_page_asks_nothing_of_any_network_and_follows_light_and_dark() -> No
     assert not [attributes for _, attributes in page.elements if "src" in attributes or "href" in attributes]
 
 
-def test_every_interval_is_drawn_and_said() -> None:
+def test_every_interval_is_drawn_and_said():
     page = Page(html(sheet()))
     labels = [attributes.get("aria-label") for tag, attributes in page.elements if tag == "svg"]
     assert "0.610, 95 % interval 0.550 to 0.670" in labels
@@ -97,7 +96,7 @@ def test_every_interval_is_drawn_and_said() -> None:
     assert not [label for label in labels if label and label.startswith("8.500")], "of another scale than 0 to 1"
 
 
-def test_the_gate_colours_the_head() -> None:
+def test_the_gate_colours_the_head():
     for verdicts, standing in (
         (("pass",), "pass"), (("pass", "fail"), "fail"), (("pass", "inconclusive"), "none"), ((), "none"),
     ):  # fmt: skip
@@ -106,13 +105,13 @@ def test_the_gate_colours_the_head() -> None:
         assert classes[0] == f"verdict {standing}"
 
 
-def test_metrics_of_other_scales_have_no_plot() -> None:
+def test_metrics_of_other_scales_have_no_plot():
     (words,) = [metric for metric in evaluation().metrics if metric.name == "words"]
     page = Page(html(sheet(evaluations=(evaluation(metrics=(words,), slices=()),))))
     assert "svg" not in page.tags()
 
 
-def test_the_page_is_written_to_a_file(tmp_path: Path) -> None:
+def test_the_page_is_written_to_a_file(tmp_path):
     made = sheet()
     write_html(made, tmp_path / "deep" / "sheet.html")
     assert (tmp_path / "deep" / "sheet.html").read_text(encoding="utf-8") == html(made)

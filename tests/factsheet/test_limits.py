@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import pytest
 
@@ -49,35 +48,35 @@ def said(made: Factsheet) -> str:
         ({}, "up to 0.1 false alarms in a month are to be expected"),
     ],
 )
-def test_a_limit_is_admitted(changed: dict[str, Any], sentence: str) -> None:
+def test_a_limit_is_admitted(changed, sentence):
     assert sentence in said(sheet(**changed))
 
 
-def test_limits_follow_from_what_is_there_and_from_nothing_else() -> None:
+def test_limits_follow_from_what_is_there_and_from_nothing_else():
     told = said(sheet())
     for absent in ("inconclusive", "failed.", "few,", "never been champion", "without a passing gate", "rolled back"):
         assert absent not in told
     assert "kind in qa" not in told, "this judge was compared with people"
 
 
-def test_a_forced_promotion_and_a_rollback_are_told() -> None:
+def test_a_forced_promotion_and_a_rollback_are_told():
     period = Period(AT, LATER, began="promote", ended="rollback", why="hot fix", forced=True, then="assistant@1")
     told = said(sheet(history=dataclasses.replace(NOBODY, periods=(period,))))
     assert f"It was promoted without a passing gate ({when(AT)}): hot fix" in told
     assert f"It was rolled back ({when(LATER)})." in told
 
 
-def test_weights_that_lie_elsewhere_are_not_vouched_for() -> None:
+def test_weights_that_lie_elsewhere_are_not_vouched_for():
     model = sheet().model
     assert model is not None
     assert "the server may change them unseen" in said(sheet(model=dataclasses.replace(model, format="openai")))
 
 
-def test_a_verdict_that_no_promotion_reads_is_no_limit() -> None:
+def test_a_verdict_that_no_promotion_reads_is_no_limit():
     assert "inconclusive" not in said(sheet(gates=(gate(), gate(verdict="inconclusive", current=False))))
 
 
-def test_what_is_not_on_record_is_listed() -> None:
+def test_what_is_not_on_record_is_listed():
     bare = sheet(
         registered=(Registered("release", "assistant@2"),),
         data=(Data("evaluation", "qa", None),),
@@ -100,7 +99,7 @@ def test_what_is_not_on_record_is_listed() -> None:
     assert unknown_of(sheet()) == ("what the weights of tiny@1 were trained on",)
 
 
-def test_a_gate_whose_rules_or_comparison_nobody_kept_is_named() -> None:
+def test_a_gate_whose_rules_or_comparison_nobody_kept_is_named():
     bare = unknown_of(sheet(gates=(gate(rules={}, differences=()),)))
     assert {"the rules of the gate of qa", "the comparison behind the gate of qa"} <= set(bare)
     assert not {"the comparison behind the gate of qa"} & set(unknown_of(sheet(gates=(gate(against=None),))))
@@ -108,7 +107,7 @@ def test_a_gate_whose_rules_or_comparison_nobody_kept_is_named() -> None:
     assert "its metrics by slice" not in unknown_of(tabular_sheet(evaluations=(evaluation(),)))
 
 
-def test_a_tabular_model_without_its_training_data_says_so() -> None:
+def test_a_tabular_model_without_its_training_data_says_so():
     assert unknown_of(tabular_sheet()) == ()
     bare = tabular_sheet(data=(), parameters={})
     assert set(unknown_of(bare)) == {"what it was trained on", "its parameters"}

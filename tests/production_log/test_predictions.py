@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +26,7 @@ VALUES = (
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[ProductionLog]:
+def log(tmp_path):
     opened = ProductionLog(f"sqlite:///{tmp_path / 'log.db'}")
     yield opened
     opened.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,22 +119,22 @@ def open_desk(settings: Settings) -> Desk:
 
 
 @pytest.fixture(scope="session")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+def desk(tmp_path_factory):
     return open_desk(Settings(home=tmp_path_factory.mktemp("home")))
 
 
 @pytest.fixture(scope="session", name="open_desk")
-def open_desk_fixture() -> Callable[[Settings], Desk]:
+def open_desk_fixture():
     return open_desk
 
 
 @pytest.fixture(scope="session", name="row")
-def row_fixture() -> Callable[[int], RowResult]:
+def row_fixture():
     return row
 
 
 @pytest.fixture(scope="session", name="report")
-def report_fixture() -> Callable[..., EvalReport]:
+def report_fixture():
     """Makes a report of that many rows, or of those given."""
 
     def make(rows: int | list[RowResult], **changed: Any) -> EvalReport:

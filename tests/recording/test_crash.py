@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +63,13 @@ def check_whole(desk: Any, cell: Any, rows: int, run: Any) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_bulk_recording_is_completed_as_the_same_run(
-    tmp_path: Path, open_desk: Callable[..., Any], report: Any
-) -> None:
+def test_a_killed_bulk_recording_is_completed_as_the_same_run(tmp_path, open_desk, report):
     rows, within_the_second_batch = 130, 240
-
     died = record_and_die(tmp_path, "bulk", rows, 0, within_the_second_batch)
     assert died.returncode == -signal.SIGKILL, died.stderr
     desk = open_desk(Settings(home=tmp_path))
     cell = desk.cell(seed=0)
     [left] = desk.runs(cell)
-
     assert desk.recorder.find(cell.suite, cell.hash) is None
     assert 0 < len(list(stored_traces(desk.client, left.info.experiment_id, left.info.run_id))) < rows
     run = desk.recorder.record(cell, report(rows), "bulk")
@@ -84,25 +79,21 @@ def test_a_killed_bulk_recording_is_completed_as_the_same_run(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recorder", ["bulk", "evaluate"])
-def test_wherever_a_recording_is_killed_it_is_made_whole(
-    tmp_path: Path, open_desk: Callable[..., Any], report: Any, recorder: str
-) -> None:
+def test_wherever_a_recording_is_killed_it_is_made_whole(tmp_path, open_desk, report, recorder):
     rows = 6
     record_and_die(tmp_path, recorder, rows, 0, NEVER)  # makes the experiment, which the next ones find
     total = int(record_and_die(tmp_path, recorder, rows, 1, NEVER).stdout.split()[-1])
     desk = open_desk(Settings(home=tmp_path))
-
     for seed, kill_at in enumerate([1, 3, *range(6, total - 5, total // 5), *range(total - 5, total)], 2):
         died = record_and_die(tmp_path, recorder, rows, seed, kill_at)
         cell = desk.cell(seed=seed)
-
         assert died.returncode == -signal.SIGKILL, died.stderr
         known = desk.recorder.find(cell.suite, cell.hash)  # after the last write, the run is already there
         check_whole(desk, cell, rows, known or desk.recorder.record(cell, report(rows), recorder))
 
 
 @pytest.mark.parametrize(("first", "second"), [("evaluate", "evaluate"), ("evaluate", "bulk"), ("bulk", "evaluate")])
-def test_a_run_that_cannot_be_completed_is_cleared_away(desk: Any, report: Any, first: str, second: str) -> None:
+def test_a_run_that_cannot_be_completed_is_cleared_away(desk, report, first, second):
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
@@ -110,14 +101,12 @@ def test_a_run_that_cannot_be_completed_is_cleared_away(desk: Any, report: Any, 
     with pytest.raises(KeyboardInterrupt):
         desk.recorder.record(cell, report(3), first, progress=stop)
     [left] = desk.runs(cell)
-
     run = desk.recorder.record(cell, report(3), second)
-
     assert run.run_id != left.info.run_id
     check_whole(desk, cell, 3, run)
 
 
-def test_a_stopped_bulk_recording_with_new_results_shows_the_new_ones(desk: Any, report: Any, row: Any) -> None:
+def test_a_stopped_bulk_recording_with_new_results_shows_the_new_ones(desk, report, row):
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
@@ -125,9 +114,7 @@ def test_a_stopped_bulk_recording_with_new_results_shows_the_new_ones(desk: Any,
     with pytest.raises(KeyboardInterrupt):
         desk.recorder.record(cell, report([row(4), row(2)]), "bulk", progress=stop)
     renamed = type(row(0))(row(4).row, row(3).output, row(3).scores)
-
     run = desk.recorder.record(cell, report([renamed, row(2)]), "bulk")
-
     trace = desk.traces(run.run_id)["row-4"]
     given = {a.name: a for a in trace.info.assessments}
     assert (trace.info.state, trace.data.spans[0].outputs) == ("OK", row(3).output.text)
@@ -135,13 +122,11 @@ def test_a_stopped_bulk_recording_with_new_results_shows_the_new_ones(desk: Any,
     assert len(desk.traces(run.run_id)) == 2
 
 
-def test_parameters_that_changed_make_a_new_run(desk: Any, report: Any) -> None:
+def test_parameters_that_changed_make_a_new_run(desk, report):
     cell = desk.cell()
     first = desk.recorder.record(cell, report(2), "bulk", extra_params={"cache": "on"})
     desk.client.set_tag(first.run_id, "llmops.complete", "false")  # as if killed just before its last write
-
     second = desk.recorder.record(cell, report(2), "bulk", extra_params={"cache": "off"})
-
     assert second.run_id != first.run_id
     assert desk.traces(first.run_id) == {}
 
@@ -155,7 +140,7 @@ def test_parameters_that_changed_make_a_new_run(desk: Any, report: Any) -> None:
         ("elsewhere 1 1.00", False),
     ],
 )
-def test_only_a_run_whose_writer_is_gone_is_taken_up(desk: Any, report: Any, writer: str, taken: bool) -> None:
+def test_only_a_run_whose_writer_is_gone_is_taken_up(desk, report, writer, taken):
     import psutil
 
     host, pid, _ = this_process().split()
@@ -164,8 +149,6 @@ def test_only_a_run_whose_writer_is_gone_is_taken_up(desk: Any, report: Any, wri
     init = f"{psutil.Process(1).create_time():.2f}"
     desk.client.set_tag(first.run_id, "llmops.writer", writer.format(host=host, pid=pid, init=init))
     desk.client.set_tag(first.run_id, "llmops.complete", "false")
-
     second = desk.recorder.record(cell, report(2), "bulk")
-
     assert (second.run_id == first.run_id) is taken
     assert len(desk.traces(first.run_id)) == 2

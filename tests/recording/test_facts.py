@@ -13,7 +13,7 @@ from llmops.recording.monitoring import record_action
 
 
 @pytest.fixture(scope="module")
-def run(desk: Any, report: Any) -> Any:
+def run(desk, report):
     return desk.recorder.record(desk.cell("facts", ("facts-rows",)), report(4), "bulk")
 
 
@@ -21,12 +21,10 @@ def of_run(desk: Any, run_id: str) -> facts.EvalFacts:
     return next(found for found in facts.eval_runs(desk.store, "qa@1", "tiny@1") if found.run.run_id == run_id)
 
 
-def test_an_eval_run_is_read_with_its_content_data_and_verdicts(desk: Any, run: Any) -> None:
+def test_an_eval_run_is_read_with_its_content_data_and_verdicts(desk, run):
     verdict = {"verdict": "pass", "against": None, "suite": "facts", "runs": {"b": run.run_id}}
     record_verdict(desk.store, run.run_id, verdict)
-
     found = of_run(desk, run.run_id)
-
     assert (found.run.suite, found.run.rows) == ("facts", 4)
     assert found.run.content["parameters"] == {"max_tokens": 16}
     assert [(used.name, used.source["sha256"]) for used in found.datasets] == [
@@ -37,7 +35,7 @@ def test_an_eval_run_is_read_with_its_content_data_and_verdicts(desk: Any, run: 
     assert found.at > 1.7e9
 
 
-def test_runs_of_other_versions_and_unfinished_ones_are_left_out(desk: Any, run: Any) -> None:
+def test_runs_of_other_versions_and_unfinished_ones_are_left_out(desk, run):
     assert facts.eval_runs(desk.store, "qa@2", "tiny@1") == []
     desk.client.set_tag(run.run_id, "llmops.complete", "false")
     try:
@@ -46,13 +44,13 @@ def test_runs_of_other_versions_and_unfinished_ones_are_left_out(desk: Any, run:
         desk.client.set_tag(run.run_id, "llmops.complete", "true")
 
 
-def test_more_runs_than_a_page_are_all_read(desk: Any, run: Any, report: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_runs_than_a_page_are_all_read(desk, run, report, monkeypatch):
     others = {desk.recorder.record(desk.cell("facts"), report(1), "bulk").run_id for _ in range(2)}
     monkeypatch.setattr(facts, "_AT_A_TIME", 1)
     assert others | {run.run_id} <= {found.run.run_id for found in facts.eval_runs(desk.store, "qa@1", "tiny@1")}
 
 
-def test_a_file_that_is_no_json_is_named(desk: Any, run: Any) -> None:
+def test_a_file_that_is_no_json_is_named(desk, run):
     desk.client.log_text(run.run_id, "{", "gate/cut-off.json")
     try:
         with pytest.raises(Corrupted, match=f"gate/cut-off.json of run {run.run_id}"):
@@ -61,7 +59,7 @@ def test_a_file_that_is_no_json_is_named(desk: Any, run: Any) -> None:
         desk.client.log_text(run.run_id, '{"verdict": "fail"}', "gate/cut-off.json")
 
 
-def test_any_run_is_read_with_its_experiment_parameters_and_metrics(desk: Any, run: Any) -> None:
+def test_any_run_is_read_with_its_experiment_parameters_and_metrics(desk, run):
     found = facts.run_facts(desk.store, run.run_id)
     assert found.experiment == "facts"
     assert found.params["prompt"] == "qa@1"
@@ -70,7 +68,7 @@ def test_any_run_is_read_with_its_experiment_parameters_and_metrics(desk: Any, r
         facts.run_facts(desk.store, "0" * 32)
 
 
-def test_windows_and_actions_of_an_app_are_read_the_newest_first(desk: Any) -> None:
+def test_windows_and_actions_of_an_app_are_read_the_newest_first(desk):
     for day in (1, 2):
         window = {"since": f"2026-05-0{day}T00:00:00+00:00", "until": f"2026-05-0{day + 1}T00:00:00+00:00", "rows": 9}
         alarms = [{"what": "words", "why": "fell", "rows": []}] if day == 2 else []
@@ -96,7 +94,7 @@ def test_windows_and_actions_of_an_app_are_read_the_newest_first(desk: Any) -> N
     assert facts.monitor_actions(desk.store, "watched", "watched@1") == []
 
 
-def test_reading_makes_no_experiment(desk: Any) -> None:
+def test_reading_makes_no_experiment(desk):
     assert facts.monitored_windows(desk.store, "nobody") == []
     assert facts.monitor_actions(desk.store, "nobody", "nobody@1") == []
     names = {experiment.name for experiment in desk.client.search_experiments()}
@@ -105,7 +103,7 @@ def test_reading_makes_no_experiment(desk: Any) -> None:
     assert "monitoring-nobody" not in names
 
 
-def test_registrations_have_a_time_and_no_name_that_mlflow_was_not_told(desk: Any) -> None:
+def test_registrations_have_a_time_and_no_name_that_mlflow_was_not_told(desk):
     for ref, is_prompt in (("tiny@1", False), ("qa@1", True)):
         at, by = facts.registration(desk.store, ref, is_prompt=is_prompt)
         assert at is not None
@@ -114,5 +112,5 @@ def test_registrations_have_a_time_and_no_name_that_mlflow_was_not_told(desk: An
 
 
 @pytest.mark.parametrize("text", [None, "", "not json", "[1]"])
-def test_what_others_logged_as_no_object_says_nothing(text: str | None) -> None:
+def test_what_others_logged_as_no_object_says_nothing(text):
     assert facts._mapping(text) == {}

@@ -32,9 +32,8 @@ def history(desk: Any, run_id: str) -> str:
     return str(desk.client.get_run(run_id).data.tags["mlflow.parentRunId"])
 
 
-def test_a_window_is_a_run_with_verdict_page_and_tags_below_the_history_of_its_app(desk: Any, tmp_path: Path) -> None:
+def test_a_window_is_a_run_with_verdict_page_and_tags_below_the_history_of_its_app(desk, tmp_path):
     run_id = record_monitoring_run(desk.store, "tagged", verdict(1, "refusal"), {"rows": 5.0}, page="<p>worse</p>")
-
     found = desk.client.get_run(run_id)
     assert found.info.status == "FINISHED"
     tags = {
@@ -50,11 +49,10 @@ def test_a_window_is_a_run_with_verdict_page_and_tags_below_the_history_of_its_a
     assert desk.client.get_run(history(desk, run_id)).info.run_name == "tagged over time"
 
 
-def test_the_history_has_a_point_for_each_window_at_its_end(desk: Any) -> None:
+def test_the_history_has_a_point_for_each_window_at_its_end(desk):
     for day in (1, 2, 3):
         metrics = {"mean/words": 10.0 * day, "drift/words/p_adjusted": 0.5, "drift/words/effect": 0.01 * day}
         run_id = record_monitoring_run(desk.store, "steps", verdict(day), metrics)
-
     points = desk.client.get_metric_history(history(desk, run_id), "mean/words")
     assert [point.value for point in points] == [10.0, 20.0, 30.0]
     assert [point.step - points[0].step for point in points] == [0, 24, 48]
@@ -62,10 +60,9 @@ def test_the_history_has_a_point_for_each_window_at_its_end(desk: Any) -> None:
     assert len(runs(desk, "steps")) == 4
 
 
-def test_the_same_window_again_is_the_same_run_brought_up_to_date(desk: Any) -> None:
+def test_the_same_window_again_is_the_same_run_brought_up_to_date(desk):
     first = record_monitoring_run(desk.store, "again", verdict(1), {"alarms": 0.0, "rows": 9.0})
     second = record_monitoring_run(desk.store, "again", verdict(1, "refusal"), {"alarms": 1.0, "rows": 9.0})
-
     assert first == second
     found = desk.client.get_run(second)
     assert (found.data.tags["llmops.state"], found.data.metrics) == ("alarm", {"alarms": 1.0, "rows": 9.0})
@@ -74,7 +71,7 @@ def test_the_same_window_again_is_the_same_run_brought_up_to_date(desk: Any) -> 
     assert desk.client.get_run(over_time).data.metrics["alarms"] == 1.0
 
 
-def test_what_is_kept_names_no_request_and_no_user() -> None:
+def test_what_is_kept_names_no_request_and_no_user():
     given = verdict(1) | {
         "slices": [{"slice": {"app": "helper"}}, {"slice": {"user": "anna"}}],
         "alarms": [
@@ -89,18 +86,18 @@ def test_what_is_kept_names_no_request_and_no_user() -> None:
     assert "anna" in json.dumps(given)
 
 
-def test_other_descriptors_make_another_run_of_the_same_window(desk: Any) -> None:
+def test_other_descriptors_make_another_run_of_the_same_window(desk):
     one = record_monitoring_run(desk.store, "versions", verdict(1), {}, descriptor_version="a")
     other = record_monitoring_run(desk.store, "versions", verdict(1), {}, descriptor_version="b")
     assert one != other
 
 
-def test_more_metrics_than_mlflow_takes_at_once_are_all_there(desk: Any) -> None:
+def test_more_metrics_than_mlflow_takes_at_once_are_all_there(desk):
     metrics = {f"mean/d{number}": float(number) for number in range(2100)}
     run_id = record_monitoring_run(desk.store, "many", verdict(1), metrics)
     assert desk.client.get_run(run_id).data.metrics == metrics
 
 
-def test_a_refused_metric_is_a_plain_error(desk: Any) -> None:
+def test_a_refused_metric_is_a_plain_error(desk):
     with pytest.raises(UsageError, match="recording the monitoring of bad"):
         record_monitoring_run(desk.store, "bad", verdict(1), {"a$b?": 1.0})

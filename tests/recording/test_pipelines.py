@@ -20,7 +20,7 @@ def step(number: int, name: str, output: Any = None, error: str | None = None) -
 
 
 @pytest.fixture
-def recorder(desk: Any) -> PipelineRecorder:
+def recorder(desk):
     return PipelineRecorder(desk.store.settings)
 
 
@@ -29,7 +29,7 @@ def files(desk: Any, run_id: str, folder: Path) -> dict[str, Any]:
     return {str(path.relative_to(place)): json.loads(path.read_text()) for path in sorted(place.rglob("*.json"))}
 
 
-def test_a_cycle_is_a_run_with_a_file_for_each_step(desk: Any, recorder: PipelineRecorder, tmp_path: Path) -> None:
+def test_a_cycle_is_a_run_with_a_file_for_each_step(desk, recorder, tmp_path):
     recorder.begin("bike", "2026-05-01", {"seed": 3})
     recorder.step(step(1, "ingest", {"rows": 10}))
     recorder.step(step(2, "monitor 2012-01 / late", {"alarm": True}))
@@ -60,7 +60,7 @@ def test_a_cycle_is_a_run_with_a_file_for_each_step(desk: Any, recorder: Pipelin
     }
 
 
-def test_a_cycle_that_goes_on_is_the_same_run(desk: Any, recorder: PipelineRecorder, tmp_path: Path) -> None:
+def test_a_cycle_that_goes_on_is_the_same_run(desk, recorder, tmp_path):
     recorder.begin("wine", "a", {})
     recorder.step(step(1, "ingest", {"rows": 10}))
     recorder.step(step(2, "train", None, "no disk"))
@@ -84,7 +84,7 @@ def test_a_cycle_that_goes_on_is_the_same_run(desk: Any, recorder: PipelineRecor
     assert (kept["steps/02-train.json"]["outputs"], kept["steps/02-train.json"]["error"]) == ({"version": 1}, None)
 
 
-def test_cycles_and_pipelines_are_told_apart(desk: Any, recorder: PipelineRecorder) -> None:
+def test_cycles_and_pipelines_are_told_apart(desk, recorder):
     ids = set()
     for pipeline, cycle in (("wine", "1"), ("wine", "2"), ("bike", "1")):
         recorder.begin(pipeline, cycle, {})
@@ -94,6 +94,6 @@ def test_cycles_and_pipelines_are_told_apart(desk: Any, recorder: PipelineRecord
     assert find_pipeline_run(desk.store, "bike", "2") is None
 
 
-def test_an_end_without_a_beginning_writes_nothing(recorder: PipelineRecorder) -> None:
+def test_an_end_without_a_beginning_writes_nothing(recorder):
     recorder.end(None, "the store was away")
     assert recorder.run_id == ""

@@ -6,9 +6,8 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,33 +16,32 @@ from llmops.generation import GenerationParameters
 from llmops.production_log import Feedback, LogRecord, ProductionLog
 from llmops.recording.production_traces import TraceExporter, experiment_of, is_sampled, trace_id_of
 from llmops.settings import Settings
-from llmops.versions import Release
 
 _numbers = itertools.count(1)
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[ProductionLog]:
+def log(tmp_path):
     log = ProductionLog(f"sqlite:///{tmp_path / 'log.db'}")
     yield log
     log.close()
 
 
 @pytest.fixture(scope="session")
-def released(desk: Any) -> Release:
+def released(desk):
     prompt, model = desk.registry.prompts.get("qa@1"), desk.registry.models.get("tiny@1")
     made, _ = desk.registry.release_versions.create("assistant", prompt, model, GenerationParameters())
     return made
 
 
 @pytest.fixture
-def settings(desk: Any, tmp_path: Path) -> Settings:
+def settings(desk, tmp_path):
     """The room's MLflow store, and a home of the test's own."""
     return Settings(home=tmp_path, tracking_uri=desk.store.uri, artifacts=str(tmp_path / "artifacts"), trace_sample=1.0)
 
 
 @pytest.fixture
-def exporter(settings: Settings, log: ProductionLog) -> TraceExporter:
+def exporter(settings, log):
     """One that was started while the log was empty."""
     exporter = TraceExporter(settings, log, seconds=0.02)
     exporter.export()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,18 +10,15 @@ import pytest
 
 from llmops.errors import RecordingIncomplete, UnknownVersion
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.results import EvalReport, Output, RowResult, Score
+from llmops.evaluation.results import Output, RowResult, Score
 from llmops.recording import EVALUATE_UP_TO, EvalRun
 
 RECORDERS = ("bulk", "evaluate")
 ROWS = 7
 
-Report = Callable[..., EvalReport]
-Row = Callable[[int], RowResult]
-
 
 @pytest.fixture(scope="module")
-def recorded(desk: Any, report: Report) -> dict[str, EvalRun]:
+def recorded(desk, report):
     """The same report written by each recorder."""
     return {
         recorder: desk.recorder.record(
@@ -77,23 +73,20 @@ def row_as_stored(trace: Any) -> dict[str, Any]:
     }
 
 
-def test_both_recorders_write_the_same_run(desk: Any, recorded: dict[str, EvalRun]) -> None:
+def test_both_recorders_write_the_same_run(desk, recorded):
     bulk, evaluate = (run_as_stored(desk, recorded[recorder]) for recorder in RECORDERS)
-
     assert bulk == evaluate
 
 
-def test_both_recorders_write_the_same_rows(desk: Any, recorded: dict[str, EvalRun]) -> None:
+def test_both_recorders_write_the_same_rows(desk, recorded):
     bulk, evaluate = (desk.traces(recorded[recorder].run_id) for recorder in RECORDERS)
-
     assert bulk.keys() == evaluate.keys() == {f"row-{i}" for i in range(ROWS)}
     for row_id, trace in bulk.items():
         assert row_as_stored(trace) == row_as_stored(evaluate[row_id])
 
 
-def test_the_stored_rows_are_those_handed_over(desk: Any, recorded: dict[str, EvalRun], row: Row) -> None:
+def test_the_stored_rows_are_those_handed_over(desk, recorded, row):
     traces = desk.traces(recorded["bulk"].run_id)
-
     for result in map(row, range(ROWS)):
         trace = traces[result.row.id]
         given = {a.name: a for a in trace.info.assessments}
@@ -109,7 +102,7 @@ def test_the_stored_rows_are_those_handed_over(desk: Any, recorded: dict[str, Ev
         assert (None if counted is None else counted["output_tokens"]) == result.output.tokens_out
 
 
-def test_a_run_shows_its_prompt_model_eval_sets_and_numbers(desk: Any, recorded: dict[str, EvalRun]) -> None:
+def test_a_run_shows_its_prompt_model_eval_sets_and_numbers(desk, recorded):
     found = run_as_stored(desk, recorded["bulk"])
     model_id = desk.registry.models.get("tiny@1").model_id
 
@@ -132,20 +125,18 @@ def test_a_run_shows_its_prompt_model_eval_sets_and_numbers(desk: Any, recorded:
     assert on_model["correct/mean", recorded["bulk"].run_id] == 0.5
 
 
-def test_the_prompts_page_finds_the_rows(desk: Any, recorded: dict[str, EvalRun]) -> None:
+def test_the_prompts_page_finds_the_rows(desk, recorded):
     found = desk.client.search_traces(
         locations=[desk.store.experiment("sums")], filter_string="prompt = 'qa/1'", max_results=500
     )
-
     for run in recorded.values():
         assert sum(trace.info.trace_metadata["mlflow.sourceRun"] == run.run_id for trace in found) == ROWS
 
 
 @pytest.mark.parametrize("recorder", RECORDERS)
-def test_a_run_reads_back_as_it_was(desk: Any, recorded: dict[str, EvalRun], row: Row, recorder: str) -> None:
+def test_a_run_reads_back_as_it_was(desk, recorded, row, recorder):
     run = recorded[recorder]
     rows = desk.recorder.rows(run)
-
     assert desk.recorder.get(run.run_id) == run
     assert (run.rows, run.cell, run.seconds) == (ROWS, "qa@1,tiny@1", 2.0)
     assert (run.params["engine.slots"], run.params["cache"]) == ("4", "on")
@@ -155,53 +146,43 @@ def test_a_run_reads_back_as_it_was(desk: Any, recorded: dict[str, EvalRun], row
     assert list(rows) == list(rows) == [row(i) for i in range(ROWS)]
 
 
-def test_the_local_copy_of_rows_goes_with_the_object(desk: Any, recorded: dict[str, EvalRun]) -> None:
+def test_the_local_copy_of_rows_goes_with_the_object(desk, recorded):
     rows = desk.recorder.rows(recorded["bulk"])
     path = rows._path
     assert path.exists()
-
     del rows
     gc.collect()
-
     assert not path.parent.exists()
 
 
-def test_a_complete_run_is_found_by_its_cell(desk: Any, report: Report) -> None:
+def test_a_complete_run_is_found_by_its_cell(desk, report):
     cell = desk.cell()
     assert desk.recorder.find(cell.suite, cell.hash) is None
-
     first, second = (desk.recorder.record(cell, report(2), "bulk") for _ in range(2))
-
     assert first.run_id != second.run_id
     assert desk.recorder.find(cell.suite, cell.hash) == second
 
 
-def test_what_is_no_eval_run_is_not_read_as_one(desk: Any) -> None:
+def test_what_is_no_eval_run_is_not_read_as_one(desk):
     run = desk.client.create_run(desk.store.experiment("sums"))
-
     for run_id in (run.info.run_id, "0" * 32):
         with pytest.raises(UnknownVersion):
             desk.recorder.get(run_id)
 
 
-def test_few_rows_are_evaluated_and_many_written_in_bulk(desk: Any, report: Report, row: Row) -> None:
+def test_few_rows_are_evaluated_and_many_written_in_bulk(desk, report, row):
     few = desk.recorder.record(desk.cell(), report(2))
     bare = [RowResult(EvalRow(f"{i}", {"q": "?"}), Output("!"), {}) for i in range(EVALUATE_UP_TO + 1)]
     many = desk.recorder.record(desk.cell(), replace(report(bare), metrics={}, findings={}))
-
     assert desk.client.get_run(few.run_id).data.tags["llmops.recorder"] == "evaluate"
     assert desk.client.get_run(many.run_id).data.tags["llmops.recorder"] == "bulk"
 
 
 @pytest.mark.parametrize("recorder", RECORDERS)
-def test_what_is_not_known_of_a_run_is_in_no_metric_and_null_when_read(
-    desk: Any, report: Report, row: Row, recorder: str
-) -> None:
+def test_what_is_not_known_of_a_run_is_in_no_metric_and_null_when_read(desk, report, row, recorder):
     rows = [replace(row(number), output=Output("an answer")) for number in range(2)]
     unknown = replace(report(2), results=rows, tokens_in=None, tokens_out=None, generated_tokens=None)
-
     run = desk.recorder.record(desk.cell(), unknown, recorder)
-
     logged = desk.client.get_run(run.run_id).data.metrics
     assert not {"tokens_in", "tokens_out", "tokens_per_second", "cost"} & logged.keys()
     found = desk.recorder.get(run.run_id)
@@ -214,25 +195,21 @@ def test_what_is_not_known_of_a_run_is_in_no_metric_and_null_when_read(
 
 
 @pytest.mark.parametrize("recorder", RECORDERS)
-def test_progress_ends_at_the_rows_written(desk: Any, report: Report, recorder: str) -> None:
+def test_progress_ends_at_the_rows_written(desk, report, recorder):
     told: list[tuple[int, int]] = []
-
     desk.recorder.record(desk.cell(), report(3), recorder, progress=lambda done, total: told.append((done, total)))
-
     assert told[-1] == (3, 3)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
 @pytest.mark.parametrize("recorder", RECORDERS)
-def test_characters_that_databases_refuse_are_replaced_and_counted(desk: Any, report: Report, recorder: str) -> None:
+def test_characters_that_databases_refuse_are_replaced_and_counted(desk, report, recorder):
     bad = RowResult(
         EvalRow("id\x00", {"question": "a\x00b\ud800"}, {"answers": ["\udfff"]}, (), {"tag": "\x00"}),
         Output("half \ud83d of a pair"),
         {"correct": Score(True, "why\x00"), "judge": Score(error="no\x00")},
     )
-
     run = desk.recorder.record(desk.cell(), report([bad]), recorder)
-
     [(row_id, trace)] = desk.traces(run.run_id).items()
     given = {a.name: a for a in trace.info.assessments}
     assert (row_id, trace.info.tags["tag"]) == ("id\ufffd", "\ufffd")
@@ -244,11 +221,9 @@ def test_characters_that_databases_refuse_are_replaced_and_counted(desk: Any, re
     assert list(desk.recorder.rows(run)) == [bad]
 
 
-def test_line_separators_in_texts_do_not_split_rows(desk: Any, report: Report) -> None:
+def test_line_separators_in_texts_do_not_split_rows(desk, report):
     odd = RowResult(EvalRow("a", {"question": "x\u2028y\x85z\r\n"}), Output("\x0c"), {})
-
     run = desk.recorder.record(desk.cell(), replace(report([odd, odd][:1]), metrics={}, findings={}), "bulk")
-
     assert list(desk.recorder.rows(run)) == [odd]
 
 
@@ -261,7 +236,7 @@ def delete_one(desk: Any, run_id: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("recorder", "lost"), [("bulk", "correct"), ("bulk", "answers"), ("evaluate", "answers")])
-def test_what_gets_lost_in_the_store_is_noticed(desk: Any, report: Report, recorder: str, lost: str) -> None:
+def test_what_gets_lost_in_the_store_is_noticed(desk, report, recorder, lost):
     cell, told = desk.cell(), []
 
     def lose(done: int, _total: int) -> None:
@@ -271,7 +246,6 @@ def test_what_gets_lost_in_the_store_is_noticed(desk: Any, report: Report, recor
 
     with pytest.raises(RecordingIncomplete, match=f"{lost} 2 of 3"):
         desk.recorder.record(cell, report(3), recorder, progress=lose)
-
     [broken] = desk.runs(cell)
     assert broken.info.status == "FAILED"
     assert desk.recorder.find(cell.suite, cell.hash) is None
@@ -279,7 +253,7 @@ def test_what_gets_lost_in_the_store_is_noticed(desk: Any, report: Report, recor
         desk.recorder.get(broken.info.run_id)
 
 
-def test_what_goes_wrong_while_mlflow_scores_is_noticed(desk: Any, report: Report) -> None:
+def test_what_goes_wrong_while_mlflow_scores_is_noticed(desk, report):
     def fail(_done: int, _total: int) -> None:
         raise ValueError("swallowed by MLflow, as the crash of a scorer")
 

@@ -10,9 +10,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -40,7 +37,7 @@ def wait_until_healthy(uri: str, server: subprocess.Popen[bytes], seconds: float
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def server(tmp_path):
     """A tracking server of its own on loopback."""
     uri = f"http://127.0.0.1:{(port := free_port())}"
     environment = {
@@ -67,15 +64,11 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_tracking_server_holds_the_same_run(
-    server: str, tmp_path: Path, open_desk: Callable[[Settings], Any], report: Any, row: Any
-) -> None:
+def test_a_tracking_server_holds_the_same_run(server, tmp_path, open_desk, report, row):
     desk = open_desk(Settings(home=tmp_path, tracking_uri=server))
     cell = desk.cell()
     start = time.monotonic()
-
     run = desk.recorder.record(cell, report(ROWS), "bulk")
-
     per_row = 1000 * (time.monotonic() - start) / ROWS
     print(f"\nbulk over HTTP: {per_row:.1f} ms a row")  # noqa: T201 - the measurement
     assert per_row < 500
@@ -84,6 +77,5 @@ def test_a_tracking_server_holds_the_same_run(
     assert traces.keys() == {f"row-{i}" for i in range(ROWS)}
     assert traces["row-1"].data.spans[0].outputs == row(1).output.text
     assert desk.recorder.find(cell.suite, cell.hash) == run
-
     few = desk.recorder.record(desk.cell(), report(5), "evaluate")
     assert desk.traces(few.run_id).keys() == {f"row-{i}" for i in range(5)}

@@ -29,7 +29,7 @@ def labelled(schema: RowSchema) -> Any:
     return DATA.assign(**{schema.output.name: target(DATA, schema)})
 
 
-def test_a_training_run_has_all_that_was_handed_over(desk: Any, tmp_path: Path) -> None:
+def test_a_training_run_has_all_that_was_handed_over(desk, tmp_path):
     figure = Figure()
     figure.subplots().plot([1, 2])
     (tmp_path / "rows.csv").write_bytes(b"a,b\n")
@@ -80,11 +80,9 @@ def model_folder(desk: Any, logged: LoggedTabular, tmp_path: Path) -> Path:
     return Path(mlflow.artifacts.download_artifacts(logged.model_uri, dst_path=str(tmp_path)))
 
 
-def test_the_model_is_read_back_with_its_schema(desk: Any, tmp_path: Path) -> None:
+def test_the_model_is_read_back_with_its_schema(desk, tmp_path):
     logged = record(desk, "logistic", CLASSES)
-
     folder = model_folder(desk, logged, tmp_path)
-
     read = load(folder)
     assert read.schema == CLASSES
     assert logged.schema == CLASSES.to_json()
@@ -95,18 +93,16 @@ def test_the_model_is_read_back_with_its_schema(desk: Any, tmp_path: Path) -> No
     assert not list(folder.rglob("*.pkl"))
 
 
-def test_an_estimator_logged_again_has_the_same_sha256(desk: Any) -> None:
+def test_an_estimator_logged_again_has_the_same_sha256(desk):
     first, second = record(desk, "mean"), record(desk, "mean")
-
     assert first.sha256 == second.sha256
     assert first.model_id != second.model_id
 
 
-def test_the_signature_is_that_of_the_schema(desk: Any) -> None:
+def test_the_signature_is_that_of_the_schema(desk):
     import mlflow
 
     logged = record(desk, "ridge")
-
     found = mlflow.models.get_model_info(logged.model_uri)
     assert found.signature is not None
     assert [(column.name, column.type.name) for column in found.signature.inputs] == [
@@ -120,44 +116,38 @@ def test_the_signature_is_that_of_the_schema(desk: Any) -> None:
     assert found.saved_input_example_info is not None
 
 
-def test_mlflow_serves_the_champion_by_its_alias(desk: Any) -> None:
+def test_mlflow_serves_the_champion_by_its_alias(desk):
     import mlflow
 
     schema = RowSchema(REGRESSION.inputs, Column("count", "integer"), "regression")
     logged = record(desk, "boosting of logarithms", schema)
     version, _ = desk.registry.tabular_versions.register("bike", logged)
     desk.registry.tabular_versions.promote(version, why="the first one")
-
     desk.store.make_current()
     served = mlflow.pyfunc.load_model("models:/bike@champion")
-
     assert served.predict(DATA).tolist() == fitted("boosting of logarithms", schema).predict(DATA).tolist()
     fetched = load(desk.registry.tabular_versions.fetch(version))
     assert fetched.predict(rows_of(DATA)).values == pytest.approx(served.predict(DATA).tolist())
 
 
-def test_a_candidate_stands_below_its_search(desk: Any) -> None:
+def test_a_candidate_stands_below_its_search(desk):
     search = desk.client.create_run(desk.store.experiment("lab-bike"), run_name="search")
-
     logged = record(desk, "mean", parent_run_id=search.info.run_id)
-
     assert desk.client.get_run(logged.run_id).data.tags["mlflow.parentRunId"] == search.info.run_id
 
 
-def test_an_estimator_that_could_not_be_served_fails_its_run(desk: Any) -> None:
+def test_an_estimator_that_could_not_be_served_fails_its_run(desk):
     from sklearn.preprocessing import FunctionTransformer
 
     estimator = fitted("ridge")
     estimator.steps.insert(1, ("own", FunctionTransformer(rows_of)))
-
     with pytest.raises(CannotRun, match="rows_of"):
         record(desk, "ridge", estimator=estimator, experiment="lab-refused")
-
     (run,) = desk.client.search_runs([desk.store.experiment("lab-refused")])
     assert run.info.status == "FAILED"
 
 
-def test_an_estimator_of_another_schema_fails_its_run(desk: Any) -> None:
+def test_an_estimator_of_another_schema_fails_its_run(desk):
     with pytest.raises(CannotRun, match="no model for classification"):
         record(desk, "mean", CLASSES, estimator=fitted("ridge"))
 
@@ -165,11 +155,9 @@ def test_an_estimator_of_another_schema_fails_its_run(desk: Any) -> None:
 @pytest.mark.parametrize(("name", "schema", "expected"), [("ridge", REGRESSION, "root_mean_squared_error"),
                                                           ("forest", CLASSES, "f1_score"),
                                                           ("majority", NUMBERED, "accuracy_score")])  # fmt: skip
-def test_mlflows_evaluation_stands_in_the_run(desk: Any, name: str, schema: RowSchema, expected: str) -> None:
+def test_mlflows_evaluation_stands_in_the_run(desk, name, schema, expected):
     logged = record(desk, name, schema, metrics={"ours": 1.0})
-
     found = evaluate_tabular(desk.store, logged.run_id, logged, labelled(schema), schema.output.name, schema.task)
-
     run = desk.client.get_run(logged.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics[expected] == found[expected]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,24 +19,36 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(tmp_path_factory):
     return Settings(home=tmp_path_factory.mktemp("registry-home"))
 
 
 @pytest.fixture(scope="session")
-def session_registry(settings: Settings) -> Registry:
+def session_registry(settings):
     return Registry(settings)
 
 
 @pytest.fixture
-def registry(session_registry: Registry) -> Registry:
+def registry(session_registry):
     """The shared store."""
     session_registry.store.make_current()
     return session_registry
 
 
 @pytest.fixture
-def name(request: pytest.FixtureRequest) -> str:
+def book(registry):
+    """The shared store's releases."""
+    return registry.release_versions
+
+
+@pytest.fixture
+def tabular(registry):
+    """The shared store's tabular models."""
+    return registry.tabular_versions
+
+
+@pytest.fixture
+def name(request):
     """A name that no other test uses."""
     return f"n{next(_numbers)}-{request.function.__name__[5:40].replace('_', '-')}"
 
@@ -50,7 +61,7 @@ def template(text: str = "Answer.", **changed: str) -> PromptTemplate:
 
 
 @pytest.fixture(name="template")
-def template_fixture() -> Callable[..., PromptTemplate]:
+def template_fixture():
     """Makes a prompt template with that system text."""
     return template
 
@@ -62,13 +73,13 @@ def model(name: str, sha256: str = "a" * 64, format: str = "gguf") -> ModelVersi
 
 
 @pytest.fixture(name="model")
-def model_fixture() -> Callable[..., ModelVersion]:
+def model_fixture():
     """Makes an unregistered model version."""
     return model
 
 
 @pytest.fixture
-def releases(registry: Registry, name: str) -> Callable[[int], list[Release]]:
+def releases(registry, name):
     """Makes an app of the test's own name with that many releases, which differ in their parameters."""
 
     def make(count: int) -> list[Release]:
@@ -98,7 +109,7 @@ class Logged:
 
 
 @pytest.fixture
-def logged(registry: Registry) -> Callable[..., Logged]:
+def logged(registry):
     """Logs a made-up estimator of those bytes in a run of its own."""
 
     def log(estimator: bytes = b"forest", schema: dict[str, Any] = SCHEMA) -> Logged:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,17 +19,17 @@ from tests.gguf_files import write_gguf
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(tmp_path_factory):
     return Settings(home=tmp_path_factory.mktemp("home"), engine="fake")
 
 
 @pytest.fixture(scope="module")
-def registry(settings: Settings) -> Registry:
+def registry(settings):
     return Registry(settings)
 
 
 @pytest.fixture(scope="module")
-def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gguf(tmp_path_factory):
     """A real GGUF file of one matrix and one vector."""
     matrix = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
     tensors = {"blk.0.attn_q": (matrix, "Q8_0"), "output_norm": (np.ones(64, dtype=np.float32), "F32")}
@@ -48,10 +47,9 @@ def lose(settings: Settings, model: ModelVersion) -> None:
         verified_path(model, settings)
 
 
-def test_the_same_file_is_the_same_version(settings: Settings, registry: Registry, gguf: Path) -> None:
+def test_the_same_file_is_the_same_version(settings, registry, gguf):
     first, first_is_new = models.register(settings, registry, "twice", f"file:{gguf}", "MIT")
     second, second_is_new = models.register(settings, registry, "twice", f"file:{gguf}", "MIT")
-
     assert (first_is_new, second_is_new) == (True, False)
     assert first == second
     assert (first.ref, first.format, first.sha256) == ("twice@1", "gguf", file_sha256(gguf))
@@ -59,36 +57,24 @@ def test_the_same_file_is_the_same_version(settings: Settings, registry: Registr
     assert file_sha256(verified_path(first, settings)) == first.sha256
 
 
-def test_an_upstream_has_no_weights_and_names_its_key(settings: Settings, registry: Registry) -> None:
+def test_an_upstream_has_no_weights_and_names_its_key(settings, registry):
     made, _ = models.register(settings, registry, "far", "openai:http://127.0.0.1:9/v1#big", key_variable="BIG_KEY")
-
     assert (made.format, made.path, made.provenance) == ("openai", None, {"key_variable": "BIG_KEY"})
     assert models.pull(settings, registry, "far", say) == [made]
 
 
-def test_several_upstreams_are_a_model_and_other_weights_another_version(
-    settings: Settings, registry: Registry
-) -> None:
+def test_several_upstreams_are_a_model_and_other_weights_another_version(settings, registry):
     first = "openai:http://127.0.0.1:9/v1*3,http://127.0.0.1:19/v1#big"
     made, _ = models.register(settings, registry, "spread", first, key_variable="BIG_KEY,-")
     other, new = models.register(settings, registry, "spread", first.replace("*3", "*9"))
-
     assert (made.source, made.provenance) == (first, {"key_variable": "BIG_KEY,-"})
     assert models.register(settings, registry, "spread", first) == (made, False)
     assert (new, other.ref) == (True, "spread@2")
 
 
-def test_keys_that_do_not_fit_the_upstreams_register_nothing(settings: Settings, registry: Registry) -> None:
-    with pytest.raises(UsageError, match="names 3 keys for 2 servers"):
-        models.register(settings, registry, "keys", "openai:http://a,http://b#big", key_variable="A,B,C")
-
-    assert registry.models.versions("keys") == []
-
-
-def test_a_version_keeps_its_prices_and_other_prices_need_another_name(settings: Settings, registry: Registry) -> None:
+def test_a_version_keeps_its_prices_and_other_prices_need_another_name(settings, registry):
     source, prices = "openai:http://127.0.0.1:9/v1#dear", models.Prices(2.0, 8.5)
     made, _ = models.register(settings, registry, "dear", source, prices=prices)
-
     assert made.provenance == {"prices": {"per_million_in": 2.0, "per_million_out": 8.5}}
     assert cost_of(made, 1_000_000, 2_000_000) == 19.0
     assert models.register(settings, registry, "dear", source, prices=prices) == (made, False)
@@ -96,23 +82,21 @@ def test_a_version_keeps_its_prices_and_other_prices_need_another_name(settings:
     with pytest.raises(UsageError, match=r"dear@1 is this model with prices 2 in, 8\.5 out.*by another name"):
         models.register(settings, registry, "dear", source, prices=models.Prices(3.0, 8.5))
     assert registry.models.versions("dear") == [made]
-
     cheaper, new = models.register(settings, registry, "less-dear", source, prices=models.Prices(1.0, 1.0))
     assert new
     assert cost_of(cheaper, 1_000_000, 0) == 1.0
 
 
-def test_a_version_without_prices_is_not_priced_later(settings: Settings, registry: Registry) -> None:
+def test_a_version_without_prices_is_not_priced_later(settings, registry):
     source = "openai:http://127.0.0.1:9/v1#unpriced"
     made, _ = models.register(settings, registry, "unpriced", source)
-
     assert cost_of(made, 5, 5) is None
     with pytest.raises(UsageError, match="unpriced@1 is this model with no prices"):
         models.register(settings, registry, "unpriced", source, prices=models.Prices(0.0, 0.0))
 
 
 @pytest.mark.parametrize("price", [-0.1, float("nan"), float("inf")])
-def test_a_price_is_a_number_of_0_or_more(price: float) -> None:
+def test_a_price_is_a_number_of_0_or_more(price):
     with pytest.raises(UsageError, match="0 or more"):
         models.Prices(price, 1.0)
     with pytest.raises(UsageError, match="0 or more"):
@@ -120,40 +104,28 @@ def test_a_price_is_a_number_of_0_or_more(price: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "error"),
-    [("ftp:x", UsageError), ("file:/no/such/file.gguf", CannotRun), ("openai:nowhere", UsageError)],
+    ("source", "keys", "error", "told"),
+    [
+        ("ftp:x", None, UsageError, "ftp:x"),
+        ("file:/no/such/file.gguf", None, CannotRun, "no/such"),
+        ("openai:nowhere", None, UsageError, "nowhere"),
+        ("openai:http://a,http://b#big", "A,B,C", UsageError, "names 3 keys for 2 servers"),
+        ("file:{folder}/x.gguf", None, BadFile, "not a GGUF file"),
+    ],
 )
-def test_what_cannot_be_fetched_registers_nothing(
-    settings: Settings, registry: Registry, source: str, error: type[Exception]
-) -> None:
-    with pytest.raises(error):
-        models.register(settings, registry, "nothing", source)
-
-    assert registry.models.versions("nothing") == []
-
-
-def test_a_file_that_is_no_model_registers_nothing(settings: Settings, registry: Registry, tmp_path: Path) -> None:
+def test_what_cannot_be_fetched_registers_nothing(settings, registry, tmp_path, source, keys, error, told):
     (tmp_path / "x.gguf").write_bytes(b"PK no model")
-
-    with pytest.raises(BadFile, match="not a GGUF file"):
-        models.register(settings, registry, "nothing", f"file:{tmp_path / 'x.gguf'}")
-
+    with pytest.raises(error, match=told):
+        models.register(settings, registry, "nothing", source.format(folder=tmp_path), key_variable=keys)
     assert registry.models.versions("nothing") == []
     assert list(settings.models_dir.glob(".incoming-*")) == []
+    with pytest.raises(UsageError, match="two words"):
+        models.register(settings, registry, "two words", source)
 
 
-def test_a_malformed_name_is_refused_before_anything_is_stored(
-    settings: Settings, registry: Registry, gguf: Path
-) -> None:
-    with pytest.raises(UsageError):
-        models.register(settings, registry, "two words", f"file:{gguf}")
-
-
-def test_a_requantised_version_has_its_parent_on_record(settings: Settings, registry: Registry, gguf: Path) -> None:
+def test_a_requantised_version_has_its_parent_on_record(settings, registry, gguf):
     parent, _ = models.register(settings, registry, "small", f"file:{gguf}", "MIT")
-
     made = models.quantise(settings, registry, parent.ref, "Q4_0", say)
-
     assert (made.ref, made.format, made.licence, made.source) == ("small@2", "gguf", "MIT", "derived:small@1#Q4_0")
     assert {key: made.provenance[key] for key in ("parent", "parent_sha256", "quantisation")} == {
         "parent": "small@1",
@@ -166,69 +138,56 @@ def test_a_requantised_version_has_its_parent_on_record(settings: Settings, regi
     assert len(registry.models.versions("small")) == 2
 
 
-def test_only_gguf_models_can_be_requantised(settings: Settings, registry: Registry) -> None:
+def test_only_gguf_models_can_be_requantised(settings, registry):
     made, _ = models.register(settings, registry, "upstream", "openai:http://127.0.0.1:9/v1#m")
-
     with pytest.raises(UsageError, match="only GGUF"):
         models.quantise(settings, registry, made.ref, "Q4_0", say)
 
 
-def test_an_unknown_quantisation_registers_nothing(settings: Settings, registry: Registry, gguf: Path) -> None:
+def test_an_unknown_quantisation_registers_nothing(settings, registry, gguf):
     parent, _ = models.register(settings, registry, "odd", f"file:{gguf}")
-
     with pytest.raises(UsageError, match="unknown quantisation 'Q9_9'"):
         models.quantise(settings, registry, parent.ref, "Q9_9", say)
-
     assert [item.version for item in registry.models.versions("odd")] == [1]
 
 
-def test_lost_weights_of_a_file_are_fetched_again(settings: Settings, registry: Registry, gguf: Path) -> None:
+def test_lost_weights_of_a_file_are_fetched_again(settings, registry, gguf):
     alone = gguf.parent / "alone.gguf"
     alone.write_bytes(b"GGUF alone")
     made, _ = models.register(settings, registry, "alone", f"file:{alone}")
     lose(settings, made)
-
     assert models.pull(settings, registry, made.ref, say) == [made]
-
     assert file_sha256(verified_path(made, settings)) == made.sha256
 
 
-def test_a_source_that_changed_is_not_taken_for_the_lost_weights(
-    settings: Settings, registry: Registry, tmp_path: Path
-) -> None:
+def test_a_source_that_changed_is_not_taken_for_the_lost_weights(settings, registry, tmp_path):
     path = tmp_path / "moving.gguf"
     path.write_bytes(b"GGUF one")
     made, _ = models.register(settings, registry, "moving", f"file:{path}")
     lose(settings, made)
     path.write_bytes(b"GGUF two")
-
     with pytest.raises(Corrupted, match="expected"):
         models.pull(settings, registry, "moving", say)
 
 
-def test_lost_weights_are_derived_again_with_their_lost_parent(
-    settings: Settings, registry: Registry, gguf: Path
-) -> None:
+def test_lost_weights_are_derived_again_with_their_lost_parent(settings, registry, gguf):
     parent, _ = models.register(settings, registry, "pair", f"file:{gguf}")
     child = models.quantise(settings, registry, parent.ref, "Q5_0", say)
     lose(settings, child)
     lose(settings, parent)
     said: list[str] = []
-
     assert models.pull(settings, registry, child.ref, said.append) == [child]
-
     assert file_sha256(verified_path(child, settings)) == child.sha256
     assert file_sha256(verified_path(parent, settings)) == parent.sha256
     assert said == [f"fetching the weights of {ref} again" for ref in ("pair@2", "pair@1")]
 
 
-def test_pull_of_an_unknown_name_names_the_catalogue(settings: Settings, registry: Registry) -> None:
+def test_pull_of_an_unknown_name_names_the_catalogue(settings, registry):
     with pytest.raises(UnknownVersion, match="it has smollm2-135m-instruct"):
         models.pull(settings, registry, "gpt-9", say)
 
 
-def test_pull_of_an_unknown_version_names_those_there_are(settings: Settings, registry: Registry, gguf: Path) -> None:
+def test_pull_of_an_unknown_version_names_those_there_are(settings, registry, gguf):
     models.register(settings, registry, "known", f"file:{gguf}")
-
     with pytest.raises(UnknownVersion, match="there are known@1"):
         models.pull(settings, registry, "known@7", say)

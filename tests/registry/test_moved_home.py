@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ def texts(database: Path) -> list[tuple[str, str, str]]:
 
 
 @pytest.fixture
-def at_home(workshop: Any, tmp_path: Path) -> Callable[[str], Settings]:
+def at_home(workshop, tmp_path):
     """Copies the module's home, with one eval run in it, to a folder of that name."""
     evaluate(workshop.settings)
 
@@ -64,23 +63,17 @@ def at_home(workshop: Any, tmp_path: Path) -> Callable[[str], Settings]:
     return copy
 
 
-def test_a_moved_home_holds_no_location_of_where_it_was(workshop: Any, at_home: Callable[[str], Settings]) -> None:
+def test_a_moved_home_holds_no_location_of_where_it_was(workshop, at_home):
     settings = at_home("moved")
     Registry(settings)
-
     left = [place for *place, text in texts(settings.home / "mlflow.db") if str(workshop.settings.home) in text]
-
     assert left == []
 
 
-def test_a_copied_home_and_the_one_it_came_from_never_write_into_each_other(
-    workshop: Any, at_home: Callable[[str], Settings]
-) -> None:
+def test_a_copied_home_and_the_one_it_came_from_never_write_into_each_other(workshop, at_home):
     settings = at_home("copied")
     original = files(workshop.settings.home)
-
     made = evaluate(settings, seed=1)
-
     assert files(workshop.settings.home) == original
     assert any(made.run.run_id in name for name in files(settings.home))
     copied = files(settings.home)
@@ -90,18 +83,14 @@ def test_a_copied_home_and_the_one_it_came_from_never_write_into_each_other(
 
 
 @pytest.mark.slow
-def test_runs_of_a_moved_home_are_read_where_it_is_now(
-    workshop: Any, at_home: Callable[[str], Settings], tmp_path: Path
-) -> None:
+def test_runs_of_a_moved_home_are_read_where_it_is_now(workshop, at_home, tmp_path):
     first = at_home("first")
     done = evaluate(first)
     expected = list(EvalRecorder(Registry(first).store).rows(done.run))
     (tmp_path / "first").rename(tmp_path / "second")
     settings = Settings(home=tmp_path / "second", eval_sets=workshop.folder, engine="fake")
-
     registry = Registry(settings)
     client = registry.store.client
-
     assert list(EvalRecorder(registry.store).rows(done.run)) == expected
     stored = client.list_artifacts(done.run.run_id)
     assert stored
@@ -111,49 +100,40 @@ def test_runs_of_a_moved_home_are_read_where_it_is_now(
 
 
 @pytest.mark.slow
-def test_a_home_of_an_older_version_is_followed_too(at_home: Callable[[str], Settings], tmp_path: Path) -> None:
+def test_a_home_of_an_older_version_is_followed_too(at_home, tmp_path):
     older = at_home("older")
     Registry(older)
     with sqlite3.connect(older.home / "mlflow.db") as connection:
         connection.execute("DELETE FROM experiment_tags WHERE key = ?", (HOME_TAG,))
     older.home.rename(tmp_path / "newer")
-
     Registry(Settings(home=tmp_path / "newer"))
-
     assert [text for *_, text in texts(tmp_path / "newer" / "mlflow.db") if str(older.home) in text] == []
 
 
 @pytest.mark.slow
-def test_artifacts_that_were_set_to_lie_elsewhere_stay_there(tmp_path: Path) -> None:
+def test_artifacts_that_were_set_to_lie_elsewhere_stay_there(tmp_path):
     elsewhere = tmp_path / "big-disk" / "artifacts"
     Registry(Settings(home=tmp_path / "before", artifacts=str(elsewhere)))
     elsewhere.mkdir(parents=True)
     (tmp_path / "before").rename(tmp_path / "after")
-
     registry = Registry(Settings(home=tmp_path / "after", artifacts=str(elsewhere)))
-
     experiment = registry.store.client.get_experiment(registry.store.experiment())
     assert experiment.artifact_location == (elsewhere / "llmops").as_uri()
 
 
-def test_a_store_copied_without_its_artifacts_is_refused_by_name(
-    workshop: Any, at_home: Callable[[str], Settings]
-) -> None:
+def test_a_store_copied_without_its_artifacts_is_refused_by_name(workshop, at_home):
     settings = at_home("half")
     shutil.rmtree(settings.home / "artifacts")
-
     with pytest.raises(StoreUnavailable, match=f"copied from {workshop.settings.home} without its artifacts"):
         Registry(settings)
 
 
-def test_a_run_whose_rows_were_lost_is_recorded_again(workshop: Any, at_home: Callable[[str], Settings]) -> None:
+def test_a_run_whose_rows_were_lost_is_recorded_again(workshop, at_home):
     settings = at_home("lost")
     lost = evaluate(settings).run
     shutil.rmtree(settings.home / "artifacts" / "sums" / lost.run_id)
-
     assert lost_eval_runs(Registry(settings).store) == [f"sums: qa@1 on tiny@1 ({lost.run_id})"]
     again = evaluate(settings)
-
     assert again.run.run_id != lost.run_id
     assert (again.generated, again.from_cache) == (0, 24)
     assert len(EvalRecorder(Registry(settings).store).rows(again.run)) == 24

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 
 import pytest
 
 from llmops.registry import Registry
-from llmops.settings import Settings
 from llmops.traffic_policy import TrafficPolicy
-from llmops.versions import ModelVersion, Release
-
-MakeReleases = Callable[[int], list[Release]]
 
 
 @pytest.fixture
-def other(registry: Registry, settings: Settings) -> Registry:
+def other(registry, settings):
     """Another process's view of the same store, as far as a look can tell."""
     return Registry(settings)
 
 
 @pytest.fixture
-def searches(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def searches(registry, monkeypatch):
     """Names of the registered models whose versions were searched for; `*` for a search of all registered models."""
     seen: list[str] = []
     client = registry.store.client
@@ -41,12 +36,10 @@ def searches(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_a_look_sees_what_the_books_see(registry: Registry, name: str, releases: MakeReleases) -> None:
+def test_a_look_sees_what_the_books_see(registry, name, releases):
     releases(2)
     registry.release_versions.set_policy(name, TrafficPolicy(canary=0.25))
-
     seen = registry.registered()
-
     assert list(seen.releases[name]) == list(registry.releases(name))
     assert set(seen.releases) == set(registry.apps())
     assert list(seen.models) == list(registry.model_versions())
@@ -54,25 +47,15 @@ def test_a_look_sees_what_the_books_see(registry: Registry, name: str, releases:
     assert name not in seen.policy_problems
 
 
-def test_when_nothing_changed_nothing_is_searched(
-    registry: Registry, name: str, releases: MakeReleases, searches: list[str]
-) -> None:
+def test_when_nothing_changed_nothing_is_searched(registry, name, releases, searches):
     releases(2)
     first = registry.registered()
     searches.clear()
-
     assert registry.registered() is first
     assert searches == []
 
 
-def test_every_kind_of_change_made_elsewhere_is_seen_at_the_next_look(
-    registry: Registry,
-    other: Registry,
-    name: str,
-    releases: MakeReleases,
-    model: Callable[..., ModelVersion],
-    searches: list[str],
-) -> None:
+def test_every_kind_of_change_made_elsewhere_is_seen_at_the_next_look(registry, other, name, releases, model, searches):
     first, _ = releases(2)
     registry.registered()
     client = other.store.client
@@ -100,32 +83,25 @@ def test_every_kind_of_change_made_elsewhere_is_seen_at_the_next_look(
     assert f"{name}-model@1" in [version.ref for version in registry.registered().models]
 
 
-def test_a_policy_spoilt_by_hand_spoils_nothing_else(registry: Registry, name: str, releases: MakeReleases) -> None:
+def test_a_policy_spoilt_by_hand_spoils_nothing_else(registry, name, releases):
     releases(1)
     registry.store.client.set_registered_model_tag(name, "llmops.traffic", '{"canary": 7}')
-
     seen = registry.registered()
-
     assert name not in seen.policies
     assert seen.policy_problems[name] == "canary: must be a share from 0 to 1, not 7"
     assert len(seen.releases[name]) == 1
 
 
-def test_a_store_behind_a_server_is_searched_at_every_look(
-    registry: Registry, name: str, releases: MakeReleases, searches: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_behind_a_server_is_searched_at_every_look(registry, name, releases, searches, monkeypatch):
     releases(1)
     monkeypatch.setattr(registry.store, "_database", None)
     first = registry.registered()
     searches.clear()
-
     assert registry.registered() is first
     assert searches == ["*"]
 
 
-def test_looks_of_several_threads_do_not_disturb_each_other(
-    registry: Registry, name: str, releases: MakeReleases
-) -> None:
+def test_looks_of_several_threads_do_not_disturb_each_other(registry, name, releases):
     releases(1)
     seen: list[int] = []
 

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,17 +15,14 @@ from llmops.audit import AuditEntry, Verification, verify
 from llmops.errors import GateRefused, StoreUnavailable, UsageError
 from llmops.hashing import content_hash
 from llmops.registry import Registry
-from llmops.settings import Settings
 from llmops.traffic_policy import TrafficPolicy
-from llmops.versions import Release
 
-MakeReleases = Callable[[int], list[Release]]
 CANARY = TrafficPolicy(canary=0.1)
 WRITES = ("set_registered_model_tag", "set_registered_model_alias", "delete_registered_model_alias")
 
 
 @pytest.fixture
-def own(settings: Settings, registry: Registry, tmp_path: Path) -> Registry:
+def own(settings, registry, tmp_path):
     """The shared store with an audit log of the test's own, which knows of nothing yet."""
     return Registry(dataclasses.replace(settings, log_url=f"sqlite:///{tmp_path}/log.db"), actor="anna")
 
@@ -43,7 +39,7 @@ def told(entries: list[AuditEntry]) -> list[tuple[str, str, str | None]]:
     return [(entry.action, entry.subject, entry.details.get("phase")) for entry in entries]
 
 
-def test_every_act_is_on_the_audit_log(registry: Registry, own: Registry, name: str, releases: MakeReleases) -> None:
+def test_every_act_is_on_the_audit_log(registry, own, name, releases):
     first, second, third = releases(3)
     verdict = {"verdict": "pass", "reasons": ["made up"], "against": None}
     own.release_versions.record_gate(first, "qa", verdict)
@@ -74,29 +70,22 @@ def test_every_act_is_on_the_audit_log(registry: Registry, own: Registry, name: 
     assert verified(own).unfinished == ()
 
 
-def test_a_release_is_registered_on_record_and_so_watched_from_the_start(
-    registry: Registry, name: str, releases: MakeReleases
-) -> None:
+def test_a_release_is_registered_on_record_and_so_watched_from_the_start(registry, name, releases):
     (made,) = releases(1)
     (entry,) = registry.audit.entries(name)
     assert (entry.action, entry.subject, entry.details["prompt"]) == ("register", made.ref, made.prompt.ref)
-
     registry.store.client.set_registered_model_alias(name, "champion", "1")
-
     moved = {each.name: (each.what, each.found) for each in verified(registry).differences}
     assert moved[name] == ("champion", made.ref)
     registry.store.client.delete_registered_model_alias(name, "champion")
 
 
-def test_acts_that_change_nothing_or_are_refused_leave_no_entry(
-    own: Registry, name: str, releases: MakeReleases
-) -> None:
+def test_acts_that_change_nothing_or_are_refused_leave_no_entry(own, name, releases):
     first, second = releases(2)
     own.release_versions.promote(first, why="first one")
     own.release_versions.challenge(second)
     own.release_versions.set_policy(name, CANARY)
     before = own.audit.entries(name)
-
     own.release_versions.promote(first)
     own.release_versions.challenge(second)
     own.release_versions.set_policy(name, CANARY)
@@ -104,20 +93,15 @@ def test_acts_that_change_nothing_or_are_refused_leave_no_entry(
         own.release_versions.promote(second)
     with pytest.raises(UsageError):
         own.release_versions.challenge(own.release_versions.get(first.ref))
-
     assert own.audit.entries(name) == before
 
 
-def test_a_store_from_before_the_log_is_no_fault_and_opens_with_what_was_found(
-    registry: Registry, own: Registry, name: str, releases: MakeReleases
-) -> None:
+def test_a_store_from_before_the_log_is_no_fault_and_opens_with_what_was_found(book, own, name, releases):
     first, second = releases(2)
-    registry.release_versions.promote(first, why="before there was a log")
+    book.promote(first, why="before there was a log")
     assert verified(own).whole
     assert name in verified(own).unaudited
-
     own.release_versions.promote(second, why="the first one on record")
-
     opening, *moves = own.audit.entries(name)
     assert opening.details == {"standing": {"champion": first.ref}}
     assert told([opening, *moves])[0] == ("opening", name, None)
@@ -125,14 +109,10 @@ def test_a_store_from_before_the_log_is_no_fault_and_opens_with_what_was_found(
     assert name not in verified(own).unaudited
 
 
-def test_an_alias_moved_in_mlflows_ui_is_found_and_stays_on_record(
-    own: Registry, name: str, releases: MakeReleases
-) -> None:
+def test_an_alias_moved_in_mlflows_ui_is_found_and_stays_on_record(own, name, releases):
     first, second = releases(2)
     own.release_versions.promote(first, why="first one")
-
     own.store.client.set_registered_model_alias(name, "champion", "2")
-
     (moved,) = verified(own).differences
     assert (moved.what, moved.logged, moved.found) == ("champion", (first.ref,), second.ref)
     own.release_versions.promote(first, why="back again")
@@ -141,9 +121,7 @@ def test_an_alias_moved_in_mlflows_ui_is_found_and_stays_on_record(
     assert found.details == {"standing": {"champion": second.ref}, "expected": {"champion": first.ref}}
 
 
-def test_no_move_is_made_that_cannot_be_put_on_record(
-    registry: Registry, settings: Settings, name: str, releases: MakeReleases, tmp_path: Path
-) -> None:
+def test_no_move_is_made_that_cannot_be_put_on_record(registry, settings, name, releases, tmp_path):
     first, second = releases(2)
     registry.release_versions.promote(first, why="first one")
     (tmp_path / "file").write_text("no folder")
@@ -165,9 +143,7 @@ def test_no_move_is_made_that_cannot_be_put_on_record(
     assert [release.aliases for release in unlogged.registered().releases[name]] == [("champion",), ()]  # to read: none
 
 
-def test_a_move_whose_intent_cannot_be_written_says_that_nothing_was_moved(
-    own: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_move_whose_intent_cannot_be_written_says_that_nothing_was_moved(own, name, releases, monkeypatch):
     (first,) = releases(1)
 
     def away(*_: Any) -> None:
@@ -178,14 +154,12 @@ def test_a_move_whose_intent_cannot_be_written_says_that_nothing_was_moved(
         with pytest.raises(StoreUnavailable, match=f"disk full; {name} was left as it is"):
             own.release_versions.promote(first, why="first one")
     assert aliases(own, name) == {}
-
     with monkeypatch.context() as patched:
         patched.setattr(own.audit, "done", away)
         with pytest.raises(StoreUnavailable, match=f"the promote of {first.ref} is done but .* repeat the command"):
             own.release_versions.promote(first, why="first one")
     assert aliases(own, name) == {"champion": 1}
     assert len(verified(own).unfinished) == 1
-
     assert own.release_versions.promote(first, why="first one") is None
     assert verified(own).unfinished == ()
 
@@ -236,9 +210,7 @@ def each_cut(
         assert len(registry.audit.entries(name)) == before + 2
 
 
-def test_a_promotion_that_is_cut_off_is_finished(
-    own: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_promotion_that_is_cut_off_is_finished(own, name, releases, monkeypatch):
     first, second = releases(2)
     book = own.release_versions
 
@@ -256,9 +228,7 @@ def test_a_promotion_that_is_cut_off_is_finished(
 
 
 @pytest.mark.slow
-def test_a_challenge_that_is_cut_off_is_finished(
-    own: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_challenge_that_is_cut_off_is_finished(own, name, releases, monkeypatch):
     first, second = releases(2)
     book = own.release_versions
     for old in each_cut(own, monkeypatch, name, lambda: book.challenge(first), lambda: book.challenge(second)):
@@ -269,9 +239,7 @@ def test_a_challenge_that_is_cut_off_is_finished(
 
 
 @pytest.mark.slow
-def test_a_withdrawal_that_is_cut_off_is_finished(
-    own: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_withdrawal_that_is_cut_off_is_finished(own, name, releases, monkeypatch):
     (first,) = releases(1)
     book = own.release_versions
     for old in each_cut(own, monkeypatch, name, lambda: book.challenge(first), lambda: book.withdraw(name)):
@@ -281,9 +249,7 @@ def test_a_withdrawal_that_is_cut_off_is_finished(
         assert [move["what"] for move in book.history(name)][-2:] == ["challenge", "withdraw"]
 
 
-def test_a_rollback_that_is_cut_off_is_finished_and_not_made_twice(
-    own: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rollback_that_is_cut_off_is_finished_and_not_made_twice(own, name, releases, monkeypatch):
     first, second = releases(2)
     book = own.release_versions
 
@@ -297,9 +263,7 @@ def test_a_rollback_that_is_cut_off_is_finished_and_not_made_twice(
         assert aliases(own, name) == {"champion": 1, "previous": 2}
 
 
-def test_a_change_of_traffic_that_is_cut_off_is_finished(
-    own: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_change_of_traffic_that_is_cut_off_is_finished(own, name, releases, monkeypatch):
     releases(1)
     book = own.release_versions
     for _ in each_cut(
@@ -309,16 +273,12 @@ def test_a_change_of_traffic_that_is_cut_off_is_finished(
         assert [move["why"] for move in book.history(name)][-1] == "set"
 
 
-def test_another_move_after_one_that_was_cut_off_takes_its_place(
-    own: Registry, name: str, releases: MakeReleases, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_move_after_one_that_was_cut_off_takes_its_place(own, name, releases, monkeypatch):
     first, second, third = releases(3)
     own.release_versions.promote(first, why="first one")
     assert cut_off(own, monkeypatch, 2, lambda: own.release_versions.promote(second, why="better"))
     assert aliases(own, name) == {"champion": 1, "previous": 1}
-
     own.release_versions.promote(third, why="better still")
-
     assert aliases(own, name) == {"champion": 3, "previous": 1}
     assert verified(own).whole
     assert verified(own).unfinished == ()
@@ -355,18 +315,14 @@ registry.release_versions.promote(registry.release_versions.get(ref), why="bette
 
 @pytest.mark.slow
 @pytest.mark.parametrize("writes", [1, 2, 3, 4])
-def test_a_promotion_whose_process_is_killed_is_visible_and_finished(
-    registry: Registry, settings: Settings, name: str, releases: MakeReleases, writes: int
-) -> None:
+def test_a_promotion_whose_process_is_killed_is_visible_and_finished(registry, book, settings, name, releases, writes):
     first, second = releases(2)
-    registry.release_versions.promote(first, why="first one")
-
+    book.promote(first, why="first one")
     killed = subprocess.run([sys.executable, "-c", KILLED, str(settings.home), second.ref, str(writes)], check=False)
-
     assert killed.returncode == -signal.SIGKILL
     assert name in [entry.name for entry in verified(registry).unfinished]
-    registry.release_versions.promote(second, why="better")
+    book.promote(second, why="better")
     assert aliases(registry, name) == {"champion": 2, "previous": 1}
     assert name not in [entry.name for entry in verified(registry).unfinished]
     assert name not in [each.name for each in verified(registry).differences]
-    assert [move["to"] for move in registry.release_versions.history(name)] == [first.ref, second.ref]
+    assert [move["to"] for move in book.history(name)] == [first.ref, second.ref]

@@ -5,9 +5,6 @@ from __future__ import annotations
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,11 +13,9 @@ from llmops.registry import Registry
 from llmops.registry.store import HOME_TAG
 from llmops.settings import Settings
 
-Take = Callable[[str, str], object]
-
 
 @pytest.fixture
-def take(registry: Registry, template: Callable[..., Any], model: Callable[..., Any]) -> Take:
+def take(registry, template, model):
     """Registers a prompt, a model or an app of that name."""
 
     def make(kind: str, name: str) -> object:
@@ -46,12 +41,10 @@ def take(registry: Registry, template: Callable[..., Any], model: Callable[..., 
         ("app", "model"),
     ],
 )
-def test_a_name_belongs_to_one_kind(registry: Registry, take: Take, name: str, holder: str, other: str) -> None:
+def test_a_name_belongs_to_one_kind(registry, take, name, holder, other):
     take(holder, name)
-
     with pytest.raises(UsageError, match=name):
         take(other, name)
-
     held = {
         "prompt": len(registry.prompts.versions(name)),
         "model": len(registry.models.versions(name)),
@@ -60,9 +53,8 @@ def test_a_name_belongs_to_one_kind(registry: Registry, take: Take, name: str, h
     assert held == {"prompt": 0, "model": 0, "app": 0, holder: 1}
 
 
-def test_an_experiment_keeps_its_id_and_its_artifacts_below_the_home(registry: Registry, settings: Settings) -> None:
+def test_an_experiment_keeps_its_id_and_its_artifacts_below_the_home(registry, settings):
     first = registry.store.experiment("one")
-
     assert registry.store.experiment("one") == first
     assert Registry(settings).store.experiment("one") == first
     assert registry.store.experiment("two") != first
@@ -70,71 +62,56 @@ def test_an_experiment_keeps_its_id_and_its_artifacts_below_the_home(registry: R
     assert location == (settings.home / "artifacts" / "one").as_uri()
 
 
-def test_a_home_that_cannot_be_made_is_an_unavailable_store(registry: Registry, tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_made_is_an_unavailable_store(registry, tmp_path):
     (tmp_path / "file").write_text("")
-
     with pytest.raises(StoreUnavailable, match=r"MLflow store .*mlflow\.db"):
         Registry(Settings(home=tmp_path / "file" / "home"))
 
 
-def test_a_home_that_came_from_a_folder_which_cannot_be_looked_at_is_followed(
-    registry: Registry, settings: Settings
-) -> None:
+def test_a_home_that_came_from_a_folder_which_cannot_be_looked_at_is_followed(registry, settings):
     unreadable = f"/{'x' * 300}"  # stat fails on it, as on another user's folder
     with sqlite3.connect(settings.home / "mlflow.db") as connection:
         connection.execute("UPDATE experiment_tags SET value = ? WHERE key = ?", (unreadable, HOME_TAG))
-
     Registry(settings)
-
     with sqlite3.connect(settings.home / "mlflow.db") as connection:
         found = connection.execute("SELECT value FROM experiment_tags WHERE key = ?", (HOME_TAG,)).fetchone()
     assert found == (str(settings.home.resolve()),)
 
 
-def test_no_store_is_made_where_the_artifacts_of_a_lost_one_lie(registry: Registry, tmp_path: Path) -> None:
+def test_no_store_is_made_where_the_artifacts_of_a_lost_one_lie(registry, tmp_path):
     (tmp_path / "artifacts" / "1" / "run").mkdir(parents=True)
-
     with pytest.raises(StoreUnavailable, match=r"mlflow\.db is missing.*put a backup in its place"):
         Registry(Settings(home=tmp_path))
-
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_a_database_file_that_is_none_is_an_unavailable_store(registry: Registry, tmp_path: Path) -> None:
+def test_a_database_file_that_is_none_is_an_unavailable_store(registry, tmp_path):
     (tmp_path / "mlflow.db").write_bytes(b"this is no database at all, but long enough" * 100)
-
     start = time.monotonic()
-
     with pytest.raises(StoreUnavailable, match=r"mlflow\.db: file is not a database"):
         Registry(Settings(home=tmp_path))
-
     assert time.monotonic() - start < 10  # MLflow alone tries again for 100 seconds
 
 
-def test_a_database_in_a_folder_that_is_not_there_is_an_unavailable_store(registry: Registry, tmp_path: Path) -> None:
+def test_a_database_in_a_folder_that_is_not_there_is_an_unavailable_store(registry, tmp_path):
     uri = f"sqlite:///{tmp_path}/absent/mlflow.db"
-
     with pytest.raises(StoreUnavailable, match="unable to open database file"):
         Registry(Settings(home=tmp_path, tracking_uri=uri))
 
 
 @pytest.fixture
-def closed_port() -> Iterator[int]:
+def closed_port():
     """A port that is bound and refuses connections."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
 
 
-def test_a_server_that_does_not_answer_is_an_unavailable_store(
-    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed_port: int
-) -> None:
+def test_a_server_that_does_not_answer_is_an_unavailable_store(registry, tmp_path, monkeypatch, closed_port):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     uri = f"http://127.0.0.1:{closed_port}"
     start = time.monotonic()
-
     with pytest.raises(StoreUnavailable, match=uri) as caught:
         Registry(Settings(home=tmp_path, tracking_uri=uri))
-
     assert "\n" not in str(caught.value)
     assert time.monotonic() - start < 20

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,13 @@ import pytest
 
 from llmops.errors import CannotRun, Corrupted, GateRefused, UnknownVersion, UsageError
 from llmops.registry import Registry
-from llmops.settings import Settings
-from llmops.versions import ModelVersion, Release, TabularVersion
-from tests.registry.conftest import SCHEMA, Logged
+from llmops.versions import ModelVersion, TabularVersion
+from tests.registry.conftest import SCHEMA
 
-Log = Callable[..., Logged]
 DATA = {"data_sha256": "d" * 64, "licence": "CC BY 4.0", "rows": 17379}
 
 
-def test_a_version_comes_back_as_it_was_registered(
-    registry: Registry, name: str, logged: Log, settings: Settings
-) -> None:
+def test_a_version_comes_back_as_it_was_registered(registry, name, logged, settings):
     one = logged()
 
     version, is_new = registry.tabular_versions.register(name, one, cycle="2011-12", provenance=DATA)
@@ -49,20 +44,17 @@ def test_a_version_comes_back_as_it_was_registered(
     assert name not in [*other.apps(), *(model.name for model in other.model_versions())]
 
 
-def test_mlflow_shows_the_version_on_the_runs_model_and_its_data(registry: Registry, name: str, logged: Log) -> None:
+def test_mlflow_shows_the_version_on_the_runs_model_and_its_data(registry, name, logged):
     version, _ = registry.tabular_versions.register(name, logged(), provenance=DATA)
-
     shown = registry.store.client.get_logged_model(version.model_id).tags["mlflow.modelVersions"]
     tags = registry.store.client.get_model_version(name, "1").tags
     assert json.loads(shown) == [{"name": name, "version": "1"}]
     assert (tags["data_sha256"], tags["licence"]) == (DATA["data_sha256"], DATA["licence"])
 
 
-def test_the_same_content_is_the_same_version(registry: Registry, name: str, logged: Log) -> None:
+def test_the_same_content_is_the_same_version(registry, name, logged):
     first, _ = registry.tabular_versions.register(name, logged(), provenance=DATA)
-
     again, is_new = registry.tabular_versions.register(name, logged(), provenance={**DATA, "rows": 1})
-
     assert (again, is_new) == (first, False)
     others = [
         registry.tabular_versions.register(name, logged(b"other"), provenance=DATA),
@@ -72,32 +64,27 @@ def test_the_same_content_is_the_same_version(registry: Registry, name: str, log
     assert [(version.version, new) for version, new in others] == [(2, True), (3, True), (4, True)]
 
 
-def test_a_cycle_registers_one_version(registry: Registry, name: str, logged: Log) -> None:
+def test_a_cycle_registers_one_version(registry, name, logged):
     first, _ = registry.tabular_versions.register(name, logged(b"one"), cycle="c1")
-
     trained_again, is_new = registry.tabular_versions.register(name, logged(b"two"), cycle="c1")
     next_cycle, next_is_new = registry.tabular_versions.register(name, logged(b"two"), cycle="c2")
-
     assert (trained_again, is_new) == (first, False)
     assert (next_cycle.version, next_is_new) == (2, True)
 
 
 @pytest.mark.parametrize("width", [100, 1000])
-def test_a_schema_longer_than_a_tag_comes_back_whole(registry: Registry, name: str, logged: Log, width: int) -> None:
+def test_a_schema_longer_than_a_tag_comes_back_whole(registry, name, logged, width):
     columns = [{"name": f"column {number}", "kind": "number", "nullable": False} for number in range(width)]
     wide = {**SCHEMA, "inputs": columns}
-
     registry.tabular_versions.register(name, logged(schema=wide))
-
     assert registry.tabular_versions.versions(name)[0].schema == wide
     assert registry.registered().tabular[name][0].schema == wide
     assert all(len(value) <= 5000 for value in registry.store.client.get_model_version(name, "1").tags.values())
 
 
-def test_provenance_that_no_tag_holds_is_refused(registry: Registry, name: str, logged: Log) -> None:
+def test_provenance_that_no_tag_holds_is_refused(registry, name, logged):
     with pytest.raises(UsageError, match="provenance: 5,"):
         registry.tabular_versions.register(name, logged(), provenance={"note": "x" * 5000})
-
     assert registry.store.registered_model(name) is None
 
 
@@ -106,8 +93,8 @@ def test_provenance_that_no_tag_holds_is_refused(registry: Registry, name: str, 
 )
 @pytest.mark.parametrize("before", [True, False])
 def test_a_registration_that_is_cut_off_is_finished_by_the_next_call(
-    registry: Registry, name: str, logged: Log, monkeypatch: pytest.MonkeyPatch, write: str, before: bool
-) -> None:
+    registry, name, logged, monkeypatch, write, before
+):
     one, owner = logged(), registry.audit if write == "append" else registry.store.client
     call = getattr(owner, write)
 
@@ -120,16 +107,14 @@ def test_a_registration_that_is_cut_off_is_finished_by_the_next_call(
         patched.setattr(owner, write, cut)
         with pytest.raises(KeyboardInterrupt):
             registry.tabular_versions.register(name, one, cycle="c1")
-
     version, _ = registry.tabular_versions.register(name, one, cycle="c1")
-
     assert registry.tabular_versions.versions(name) == [version]
     assert len(registry.store.client.search_model_versions(f"name = '{name}'")) == 1
     assert "mlflow.modelVersions" in registry.store.client.get_logged_model(one.model_id).tags
     assert [(entry.action, entry.subject) for entry in registry.audit.entries(name)] == [("register", f"{name}@1")]
 
 
-def test_two_at_once_make_one_version(registry: Registry, name: str, logged: Log, settings: Settings) -> None:
+def test_two_at_once_make_one_version(registry, name, logged, settings):
     one, other = logged(), Registry(settings)
     made: list[tuple[TabularVersion, bool]] = []
 
@@ -141,19 +126,15 @@ def test_two_at_once_make_one_version(registry: Registry, name: str, logged: Log
         thread.start()
     for thread in threads:
         thread.join()
-
     assert [version.ref for version, _ in made] == [f"{name}@1"] * 2
     assert sorted(new for _, new in made) == [False, True]
     assert len(registry.tabular_versions.versions(name)) == 1
 
 
-def test_a_name_belongs_to_one_kind(
-    registry: Registry, name: str, logged: Log, releases: Callable[[int], list[Release]], model: Any
-) -> None:
+def test_a_name_belongs_to_one_kind(registry, name, logged, releases, model):
     releases(1)
     registry.models.register(model(f"{name}-model"))
     registry.tabular_versions.register(f"{name}-tabular", logged())
-
     for taken in (name, f"{name}-model"):
         with pytest.raises(UsageError, match=f"{taken}: the registry holds something else by this name"):
             registry.tabular_versions.register(taken, logged())
@@ -165,7 +146,7 @@ def test_a_name_belongs_to_one_kind(
         registry.tabular_versions.register(f"{name}@1", logged())
 
 
-def test_gates_promotions_and_rollbacks_are_those_of_releases(registry: Registry, name: str, logged: Log) -> None:
+def test_gates_promotions_and_rollbacks_are_those_of_releases(registry, name, logged):
     book = registry.tabular_versions
     first, second = (book.register(name, logged(text))[0] for text in (b"one", b"two"))
 
@@ -189,7 +170,7 @@ def test_gates_promotions_and_rollbacks_are_those_of_releases(registry: Registry
         book.roll_back(name)
 
 
-def test_an_unknown_model_or_version_is_said(registry: Registry, name: str, logged: Log) -> None:
+def test_an_unknown_model_or_version_is_said(registry, name, logged):
     with pytest.raises(UnknownVersion, match=f"no tabular model '{name}' has versions; a lab or a pipeline"):
         registry.tabular_versions.get(name)
     registry.tabular_versions.register(name, logged())
@@ -197,19 +178,16 @@ def test_an_unknown_model_or_version_is_said(registry: Registry, name: str, logg
         registry.tabular_versions.get(f"{name}@7")
 
 
-def test_fetch_gives_the_folder_of_a_local_store(registry: Registry, name: str, logged: Log) -> None:
+def test_fetch_gives_the_folder_of_a_local_store(registry, name, logged):
     version, _ = registry.tabular_versions.register(name, logged(b"forest"))
-
     folder = registry.tabular_versions.fetch(version)
-
     assert (folder / "model.skops").read_bytes() == b"forest"
     assert (folder / "MLmodel").is_file()
 
 
-def test_fetch_refuses_what_is_not_what_was_registered(registry: Registry, name: str, logged: Log) -> None:
+def test_fetch_refuses_what_is_not_what_was_registered(registry, name, logged):
     version, _ = registry.tabular_versions.register(name, logged())
     folder = registry.tabular_versions.fetch(version)
-
     (folder / "model.skops").write_bytes(b"another")
     with pytest.raises(Corrupted, match="another sha256"):
         registry.tabular_versions.fetch(version)
@@ -218,9 +196,7 @@ def test_fetch_refuses_what_is_not_what_was_registered(registry: Registry, name:
         registry.tabular_versions.fetch(version)
 
 
-def test_what_lies_elsewhere_is_downloaded_once(
-    registry: Registry, name: str, logged: Log, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_lies_elsewhere_is_downloaded_once(registry, name, logged, settings, monkeypatch):
     import mlflow
 
     version, _ = registry.tabular_versions.register(name, logged(b"far away"))
@@ -232,9 +208,7 @@ def test_what_lies_elsewhere_is_downloaded_once(
 
     monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download)
     monkeypatch.setattr(registry.store.client, "get_model_version_download_uri", lambda *_: "s3://bucket/far")
-
     folders = {registry.tabular_versions.fetch(version) for _ in range(2)}
-
     assert downloads == ["s3://bucket/far"]
     (folder,) = folders
     assert folder.parent == settings.home / "tabular"
@@ -242,13 +216,11 @@ def test_what_lies_elsewhere_is_downloaded_once(
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_a_look_sees_tabular_models_and_their_moves(registry: Registry, name: str, logged: Log) -> None:
+def test_a_look_sees_tabular_models_and_their_moves(registry, name, logged):
     version, _ = registry.tabular_versions.register(name, logged())
     assert registry.registered().tabular[name] == (version,)
     first = registry.registered()
     assert registry.registered() is first
-
     registry.tabular_versions.promote(version, why="first one")
-
     assert registry.registered().tabular[name] == (dataclasses.replace(version, aliases=("champion",)),)
     assert name not in registry.registered().releases
