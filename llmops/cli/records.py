@@ -146,4 +146,4 @@ def factsheet(version: str, markdown: Path | None, html: Path | None, as_json: b
         write_html(sheet, html)
         say(f"wrote {html}")
     if as_json or not (markdown or html):
-        emit(as_json, sheet.to_json(), lambda: echo(as_markdown(sheet), nl=False))
+        emit(as_json, sheet.to_json() if as_json else {}, lambda: echo(as_markdown(sheet), nl=False))

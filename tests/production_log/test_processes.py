@@ -1,5 +1,8 @@
+"""Processes that share a log: stored replies, the writers' queue, and what a killed one leaves."""
+
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import threading
@@ -10,15 +13,11 @@ import pytest
 from llmops.errors import StoreUnavailable
 from llmops.processes import is_dead, this_process
 from llmops.production_log import ClaimedKey, ProductionLog, ReplyRow, StoredReply
+from llmops.production_log.database import WriterQueue
 from llmops.production_log.replies import KeyInUse
 from tests.core.log_records import ids, record
 
 REPLY = StoredReply(200, (("content-type", "application/json"), ("x-llmops-release", "assistant@1")), b"\x00{}", "r1")
-
-
-@pytest.fixture
-def log(any_log):
-    return any_log
 
 
 def settled(claim: ClaimedKey, reply: StoredReply | None = REPLY, seconds: float = 60.0) -> ReplyRow:
@@ -119,3 +118,131 @@ def test_a_process_is_dead_only_for_certain():
     assert is_dead(f"{place}/{number}/{int(started) + 1}")  # the id went to a later process
     assert not is_dead(f"elsewhere/pid:[1]/{number}/{int(started) + 1}")
     assert not is_dead("")
+
+
+HOLDER = """
+import sys
+from llmops.production_log.database import WriterQueue
+with WriterQueue(sys.argv[1]).turn():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_turn_is_one_writers_alone_and_a_killed_one_leaves_the_queue(tmp_path):
+    path = f"{tmp_path}/log.db-writers"
+    queue, entered = WriterQueue(path), threading.Event()
+
+    def write() -> None:
+        with queue.turn():
+            entered.set()
+
+    with subprocess.Popen([sys.executable, "-c", HOLDER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        thread = threading.Thread(target=write)
+        thread.start()
+        assert not entered.wait(0.05)
+        other.kill()
+    thread.join(10)
+    assert entered.is_set()
+    queue.close()
+
+
+def test_threads_take_turns(tmp_path):
+    queue, inside, most = WriterQueue(f"{tmp_path}/log.db-writers"), [], []
+
+    def write() -> None:
+        for _ in range(50):
+            with queue.turn():
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    queue.close()
+    assert set(most) == {1}
+    assert len(most) == 200
+
+
+WRITER = """
+import sys, threading
+from datetime import UTC, datetime
+from llmops.production_log import LogRecord, ProductionLog
+log = ProductionLog(sys.argv[1])
+name = sys.argv[2]
+for number in range(10**9):
+    ids = [f"{name}-{number}-{n}" for n in range(1 + number % 4)]
+    log.append([LogRecord(i, datetime.now(UTC), 200, "ok", "x" * 500, "y" * 3000, "assistant@1") for i in ids])
+    print(*ids, flush=True)
+"""
+
+
+class Writer:
+    """A process that appends until it is killed, and every record that it was told is durable."""
+
+    def __init__(self, url: str, name: str) -> None:
+        command = [sys.executable, "-c", WRITER, url, name]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.acknowledged: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self._process.stdout:
+            if line.endswith("\n"):
+                self.acknowledged += line.split()
+
+    def kill(self) -> list[str]:
+        """Kills it at once; returns what it had acknowledged."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
+        return self.acknowledged
+
+
+def write_and_kill(url: str, kills: int, least: int) -> None:
+    """Keeps four writers at work, kills one again and again at a random moment, then compares.
+
+    least: acknowledged records of a writer before it may be killed, so that each one has really begun.
+    """
+    chance = random.Random(7)  # noqa: S311
+    writers = [Writer(url, f"w{number}") for number in range(4)]
+    acknowledged: list[str] = []
+    try:
+        for number in range(kills):
+            victim = writers.pop(chance.randrange(4))
+            deadline = time.monotonic() + 60
+            while len(victim.acknowledged) < least:
+                assert time.monotonic() < deadline, "a writer does not write"
+                time.sleep(0.002)
+            time.sleep(chance.random() * 0.05)
+            acknowledged += victim.kill()
+            writers.append(Writer(url, f"n{number}"))
+    finally:
+        for writer in writers:
+            acknowledged += writer.kill()
+    log = ProductionLog(url)
+    kept = [item.request_id for item in log.iterate()]
+    followed, cursor = [], 0
+    while (part := log.records_since(cursor))[0]:
+        followed += [item.request_id for item in part[0]]
+        cursor = part[1]
+    log.close()
+    assert len(acknowledged) >= kills * least
+    assert set(acknowledged) <= set(kept)
+    assert len(kept) == len(set(kept))
+    assert sorted(followed) == sorted(kept)
+
+
+def test_no_acknowledged_record_is_lost_when_writers_are_killed(log_url):
+    write_and_kill(log_url, kills=3, least=20)
+
+
+@pytest.mark.slow
+def test_no_acknowledged_record_is_lost_in_many_kills(log_url):
+    write_and_kill(log_url, kills=40, least=100)

@@ -1,3 +1,5 @@
+"""The log in its databases: appending, reading, opening, and logs of older versions."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -23,11 +25,6 @@ from llmops.production_log import LogRecord, ProductionLog, RecordRefused, open_
 from tests.core.log_records import RECORDS, START, ids, record
 
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def log(any_log):
-    return any_log
 
 
 @pytest.fixture
