@@ -46,6 +46,7 @@ class Cell:
 
     @property
     def asks_upstream(self) -> bool:
+        """Whether its answers come from another server, whose failures may pass."""
         return self.model.source.startswith("openai:")
 
 
@@ -91,6 +92,7 @@ class RowChoice:
     seed: int = 0
 
     def of(self, suite: Suite) -> Rows:
+        """The rows of that suite."""
         rows = suite.rows.first(self.limit)
         share = self.drawn
         if share is None:

@@ -155,7 +155,9 @@ class _LeaksInInputs:
             return
         self._shared[answers[0]] += 1
         for name, text in _questions(row).items():
-            if _holds_any(text, answers) and not _offers_every_choice(row, text):
+            choices = _choices(row)
+            offers_every_choice = bool(choices) and all(_holds_any(text, [choice]) for choice in choices)
+            if _holds_any(text, answers) and not offers_every_choice:
                 self._in_inputs[name].append((row.id, answers[0]))
         if _holds_any("\n".join(_contexts(row)), answers):
             self._in_contexts.append(row.id)
@@ -279,27 +281,17 @@ def _holds_any(text: str, answers: Sequence[str]) -> bool:
     return any(f" {words} " in held for answer in answers if (words := normalise(answer)))
 
 
-def _offers_every_choice(row: EvalRow, text: str) -> bool:
-    choices = _choices(row)
-    return bool(choices) and all(_holds_any(text, [choice]) for choice in choices)
-
-
 def _groups(pairs: Iterable[tuple[int, int, float]]) -> Iterator[tuple[list[int], float]]:
     """Positions that hang together through pairs, with the least similarity of these pairs; in order."""
-    root: dict[int, int] = {}
-    least_at: dict[int, float] = {}
-
-    def find(position: int) -> int:
-        while (above := root.setdefault(position, position)) != position:
-            root[position] = position = root[above]
-        return position
-
+    group_of: dict[int, list[int]] = {}
+    least_of: dict[int, float] = {}
     for left, right, similarity in pairs:
-        one, other = find(left), find(right)
-        root[max(one, other)] = min(one, other)
-        least_at[left] = min(similarity, least_at.get(left, 1.0))
-    members: dict[int, list[int]] = defaultdict(list)
-    for position in sorted(root):
-        members[find(position)].append(position)
-    for positions in members.values():
-        yield positions, min(least_at.get(position, 1.0) for position in positions)
+        one, other = group_of.setdefault(left, [left]), group_of.setdefault(right, [right])
+        if one is not other:
+            larger, smaller = sorted((one, other), key=len, reverse=True)
+            larger += smaller
+            group_of.update(dict.fromkeys(smaller, larger))
+        least_of[left] = min(similarity, least_of.get(left, 1.0))
+    groups = {id(group): sorted(group) for group in group_of.values()}
+    for positions in sorted(groups.values()):
+        yield positions, min(least_of.get(position, 1.0) for position in positions)

@@ -16,6 +16,7 @@ from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.paired_tests import FEWEST_CLUSTERS
 from llmops.evaluation.results import AnswerCounts, Metric, OfSuite, RowResult
+from llmops.evaluation.statistics import UNLIMITED
 
 __all__ = ["ALPHA", "Check", "Facts", "GateRules", "Verdict", "decide", "slice_metrics"]
 
@@ -28,8 +29,6 @@ _NOT_SURELY = ", though not as surely as meant: few rows lose much, and a sample
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 Kind = Literal["rows", "superiority", "non-inferiority", "floor", "ceiling", "slice-floor", "measured", "judge"]
-Limits = tuple[float, float]
-_UNLIMITED: Limits = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +66,16 @@ class Verdict:
 class Facts:
     """What is known of a challenger.
 
-    metrics: its own, by scorer. comparison: with the champion as `a`; None when there is no champion, and then only
-    floors and ceilings count. answers: what became of the challenger's rows. champion: the champion's own metrics.
-    name: the challenger's. slices: its metrics by `tag=value`. untrusted: judge scorers that may not gate, and why.
+    metrics: its own, by scorer.
+    comparison: with the champion as `a`; None without one, and then only floors and ceilings count.
+    answers: what became of its rows.
+    champion: the champion's own metrics.
+    slices: its metrics by `tag=value`.
+    untrusted: judge scorers that may not gate, and why.
     limits: the least and the greatest value of a scorer; a scorer that is not named may have any.
-    serving: how what will be served differs from what was evaluated, where it does or may. suite_rows: of the suite
-    that gates, where that is known. other_rows: runs whose rows are not, or not any more, those of the suite.
+    serving: how what will be served differs from what was evaluated, where it does or may.
+    suite_rows: of the suite that gates, where that is known.
+    other_rows: runs whose rows are not, or not any more, those of the suite.
     """
 
     metrics: Mapping[str, Metric]
@@ -82,7 +85,7 @@ class Facts:
     champion: Mapping[str, Metric] = field(default_factory=dict)
     slices: Mapping[str, Mapping[str, Metric]] = field(default_factory=dict)
     untrusted: Mapping[str, str] = field(default_factory=dict)
-    limits: Mapping[str, Limits] = field(default_factory=dict)
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     serving: str | None = None
     suite_rows: int | None = None
     other_rows: Sequence[str] = ()
@@ -90,7 +93,16 @@ class Facts:
 
 def decide(rules: GateRules, facts: Facts) -> Verdict:
     """Judges a challenger: `fail` when a rule is broken, else `inconclusive` when one cannot be told, else `pass`."""
-    checks = tuple(_checks(rules, facts))
+    # An untrusted judge's rules say nothing, neither that they hold nor that they are broken.
+    distrusted = {scorer: facts.untrusted[scorer] for scorer in rules.scorers if scorer in facts.untrusted}
+    checks = (
+        *(
+            Check(f"{scorer} is trusted", "judge", scorer, "inconclusive", f"{scorer} cannot gate: {why}")
+            for scorer, why in distrusted.items()
+        ),
+        *(check for check in _checks(rules, facts) if check.metric not in distrusted),
+        _rows(rules, facts),
+    )
     outcomes = {check.outcome for check in checks}
     verdict: Outcome = "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
     reasons = [check.detail for check in checks]
@@ -104,15 +116,22 @@ def decide(rules: GateRules, facts: Facts) -> Verdict:
 
 
 def _checks(rules: GateRules, facts: Facts) -> Iterator[Check]:
-    """An untrusted judge's rules say nothing, neither that they hold nor that they are broken."""
-    for scorer in dict.fromkeys(rules.scorers):
-        if scorer in facts.untrusted:
-            detail = f"{scorer} cannot gate: {facts.untrusted[scorer]}"
-            yield Check(f"{scorer} is trusted", "judge", scorer, "inconclusive", detail)
-    for check in _rules_checked(rules, facts):
-        if check.metric not in facts.untrusted:
-            yield check
-    yield _rows(rules, facts)
+    """A check for every rule, whoever scored."""
+    bounds = [_Bound("floor", scorer, floor) for scorer, floor in rules.floors.items()]
+    bounds += [_Bound("ceiling", scorer, ceiling) for scorer, ceiling in rules.ceilings.items()]
+    for bound in bounds:
+        yield _bounded(bound, facts.metrics.get(bound.scorer), rules, facts)
+    for name, floors in rules.slice_floors.items():
+        for scorer, floor in floors.items():
+            metric = facts.slices.get(name, {}).get(scorer)
+            yield _bounded(_Bound("slice-floor", scorer, floor, f" in {name}"), metric, rules, facts)
+    if facts.comparison is None:
+        yield from (_measured(scorer, rules, facts) for scorer in dict.fromkeys((rules.primary, *rules.not_worse)))
+        return
+    margin = None if rules.rule == "better" else rules.margin
+    yield _compared(rules.primary, margin, rules, facts, facts.comparison)
+    for scorer, further in rules.not_worse.items():
+        yield _compared(scorer, further, rules, facts, facts.comparison)
 
 
 def _rows(rules: GateRules, facts: Facts) -> Check:
@@ -139,24 +158,6 @@ def _rows(rules: GateRules, facts: Facts) -> Check:
         told += f"; the suite's rows are others now than those of {' and '.join(facts.other_rows)}: run it again"
     outcome: Outcome = "inconclusive" if too_many or facts.other_rows else "pass"
     return Check("rows", "rows", rules.primary, outcome, told)
-
-
-def _rules_checked(rules: GateRules, facts: Facts) -> Iterator[Check]:
-    for scorer, floor in rules.floors.items():
-        yield _bounded(_Bound("floor", scorer, floor), facts.metrics.get(scorer), rules, facts)
-    for scorer, ceiling in rules.ceilings.items():
-        yield _bounded(_Bound("ceiling", scorer, ceiling), facts.metrics.get(scorer), rules, facts)
-    for name, floors in rules.slice_floors.items():
-        for scorer, floor in floors.items():
-            metric = facts.slices.get(name, {}).get(scorer)
-            yield _bounded(_Bound("slice-floor", scorer, floor, f" in {name}"), metric, rules, facts)
-    if facts.comparison is None:
-        yield from (_measured(scorer, rules, facts) for scorer in dict.fromkeys((rules.primary, *rules.not_worse)))
-        return
-    margin = None if rules.rule == "better" else rules.margin
-    yield _compared(rules.primary, margin, rules, facts, facts.comparison)
-    for scorer, further in rules.not_worse.items():
-        yield _compared(scorer, further, rules, facts, facts.comparison)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +192,15 @@ def _bounded(bound: _Bound, metric: Metric | None, rules: GateRules, facts: Fact
     if metric is None or metric.mean is None:
         says_nothing = f"so its {bound.word} of {bound.value:g} says nothing"
         return bound.check("inconclusive", f"{bound.scorer}{bound.where} {_in_no_row(metric)}, {says_nothing}")
-    means = [_mean_with_failed(metric, value) for value in facts.limits.get(bound.scorer, _UNLIMITED)]
+    means = [
+        (metric.mean * metric.n_scored + value * metric.n_failed) / metric.rows if metric.n_failed else metric.mean
+        for value in facts.limits.get(bound.scorer, UNLIMITED)
+    ]
     best, worst = means if bound.kind == "ceiling" else reversed(means)
     detail = f"{bound.scorer}{bound.where} is {bound.told(metric.mean)}{_without_score(metric)}"
     if not bound.holds(best):
         return bound.check("fail", detail + (", and is missed whatever they had scored" if metric.n_failed else ""))
-    if _too_many(metric.n_failed, _rows_of(metric), rules):
+    if _too_many(metric.n_failed, metric.rows, rules):
         return bound.check("inconclusive", f"{detail}, at most {_percent(rules.most_failed)} may")
     if not bound.holds(worst):
         return bound.check("inconclusive", f"{detail}, and what they had scored decides it")
@@ -213,7 +217,7 @@ def _measured(scorer: str, rules: GateRules, facts: Facts) -> Check:
         outcome, detail = "inconclusive", f"{scorer} {_in_no_row(metric)}"
     else:
         detail = f"{scorer} is {metric.mean:.3f} over {metric.n_scored} rows{_without_score(metric)}"
-        if _too_many(metric.n_failed, _rows_of(metric), rules):
+        if _too_many(metric.n_failed, metric.rows, rules):
             outcome, detail = "inconclusive", f"{detail}, at most {_percent(rules.most_failed)} may"
     return Check(f"{scorer} measured", "measured", scorer, outcome, detail)
 
@@ -245,12 +249,17 @@ def _compared(scorer: str, margin: float | None, rules: GateRules, facts: Facts,
     too_many = [
         side
         for side, own, unmatched in sides
-        if own is not None and _too_many(own.n_failed + unmatched, _rows_of(own), rules)
+        if own is not None and _too_many(own.n_failed + unmatched, own.rows, rules)
     ]
     if outcome == "pass" and too_many:
         outcome, most = "inconclusive", _percent(rules.most_failed)
         words += f", but more than {most} of {' and '.join(too_many)} failed or are not in both runs"
-    return check(outcome, f"{'; '.join([_shown(scorer, metric), *failed])}: {words}")
+    interval = f"95 % interval {metric.ci95[0]:+.3f} to {metric.ci95[1]:+.3f}" if metric.ci95 else metric.note
+    shown = (
+        f"{scorer} {metric.a:.3f} → {metric.b:.3f} over {metric.n} pairs: difference {metric.difference:+.3f}, "
+        f"{interval}, p = {metric.p_value:.3g}, {metric.wins} wins, {metric.losses} losses, {metric.ties} ties"
+    )
+    return check(outcome, f"{'; '.join([shown, *failed])}: {words}")
 
 
 def _ruled(metric: MetricComparison, margin: float | None) -> tuple[Outcome, str]:
@@ -270,7 +279,9 @@ def _ruled(metric: MetricComparison, margin: float | None) -> tuple[Outcome, str
 
 
 def _outcome(metric: MetricComparison, margin: float | None) -> tuple[Outcome, str]:
-    low, high, gain = _gains(metric)
+    sign = -1 if metric.higher_is_better is False else 1  # such that more is better
+    low, high = sorted(sign * end for end in metric.ci95 or UNLIMITED)
+    gain = sign * metric.difference
     significant = metric.p_value < ALPHA
     if significant and gain < 0 and (margin is None or low <= -margin):
         return "fail", "significantly worse"
@@ -281,35 +292,9 @@ def _outcome(metric: MetricComparison, margin: float | None) -> tuple[Outcome, s
     if metric.n < _FEWEST_PAIRS:
         return "inconclusive", f"{metric.n} pairs are too few, `not-worse` needs {_FEWEST_PAIRS}"
     if low > -margin:
-        surely = "" if metric.skewed != (1 if metric.higher_is_better is False else -1) else _NOT_SURELY
+        surely = "" if metric.skewed != -sign else _NOT_SURELY
         return "pass", f"not worse by the margin of {margin:g}{surely}"
     return "inconclusive", f"a loss of {margin:g} or more cannot be ruled out"
-
-
-def _gains(metric: MetricComparison) -> tuple[float, float, float]:
-    """Ends of the interval, and the difference, such that more is better."""
-    sign = -1 if metric.higher_is_better is False else 1
-    low, high = sorted(sign * end for end in metric.ci95 or (-math.inf, math.inf))
-    return low, high, sign * metric.difference
-
-
-def _shown(scorer: str, metric: MetricComparison) -> str:
-    interval = f"95 % interval {metric.ci95[0]:+.3f} to {metric.ci95[1]:+.3f}" if metric.ci95 else metric.note
-    return (
-        f"{scorer} {metric.a:.3f} → {metric.b:.3f} over {metric.n} pairs: difference {metric.difference:+.3f}, "
-        f"{interval}, p = {metric.p_value:.3g}, "
-        f"{metric.wins} wins, {metric.losses} losses, {metric.ties} ties"
-    )
-
-
-def _rows_of(metric: Metric) -> int:
-    return metric.n_scored + metric.n_failed
-
-
-def _mean_with_failed(metric: Metric, value: float) -> float:
-    """The mean if every row without a score had that value."""
-    scored = metric.mean or 0.0
-    return scored if not metric.n_failed else (scored * metric.n_scored + value * metric.n_failed) / _rows_of(metric)
 
 
 def _too_many(missing: int, rows: int, rules: GateRules) -> bool:
@@ -322,7 +307,7 @@ def _in_no_row(metric: Metric | None) -> str:
 
 
 def _without_score(metric: Metric) -> str:
-    return f", {metric.n_failed} of {_rows_of(metric)} rows failed" if metric.n_failed else ""
+    return f", {metric.n_failed} of {metric.rows} rows failed" if metric.n_failed else ""
 
 
 def _percent(share: float) -> str:

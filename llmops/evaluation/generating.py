@@ -23,7 +23,7 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generation_cache import GenerationCache, generation_key
 from llmops.evaluation.results import Noise, Output, known_sum
 from llmops.evaluation.scorers.classification import row_choices
-from llmops.generation import Generation, GenerationParameters, GenerationRequest, Message
+from llmops.generation import GenerationParameters, GenerationRequest, Message
 from llmops.prompt_file import PromptTemplate
 
 Answer = TypeVar("Answer")
@@ -139,6 +139,7 @@ class Generated:
 
     @property
     def seconds(self) -> float:
+        """From the first request to the last answer; 0 where nothing was made."""
         return max(0.0, self.ended - self.began) if self.n else 0.0
 
 
@@ -183,35 +184,32 @@ class _Lanes:
         self._work = list(zip(tasks, self._made, strict=True))
 
     async def run(self) -> list[Generated]:
-        if isinstance(self._engine, PrimingEngine):
-            await self._cell_by_cell(self._engine)
+        if isinstance(self._engine, PrimingEngine):  # cell by cell
+            for task, made in self._work:
+                if any(self._missing(job) for job in task.jobs()):
+                    made.began = time.perf_counter()
+                    await self._engine.prime(task.template.beginning)
+                    groups = prefix_groups(task.jobs(), task.head_length)
+                    await self._do((made, group) for group in groups)
         else:
             await self._do((made, [job]) for task, made in self._work for job in task.jobs())
         if self._unavailable is not None and not self._answered:
             raise self._unavailable
         return self._made
 
-    async def _cell_by_cell(self, engine: PrimingEngine) -> None:
-        for task, made in self._work:
-            if any(self._missing(job) for job in task.jobs()):
-                made.began = time.perf_counter()
-                await engine.prime(task.template.beginning)
-                groups = prefix_groups(task.jobs(), task.head_length)
-                await self._do((made, group) for group in groups)
-
     async def _do(self, groups: Iterator[tuple[Generated, list[Job]]]) -> None:
+        async def lane() -> None:
+            for made, group in groups:
+                for job in group:
+                    if self._missing(job):
+                        await self._one(made, job)
+
         try:
             async with asyncio.TaskGroup() as lanes:
                 for _ in range(self._engine.slots):
-                    lanes.create_task(self._lane(groups))
+                    lanes.create_task(lane())
         except* LlmopsError as failures:
             raise failures.exceptions[0] from failures
-
-    async def _lane(self, groups: Iterator[tuple[Generated, list[Job]]]) -> None:
-        for made, group in groups:
-            for job in group:
-                if self._missing(job):
-                    await self._one(made, job)
 
     def _missing(self, job: Job) -> bool:
         return job.key not in self._begun and self._cache.outcome(job.key) is None
@@ -252,7 +250,18 @@ async def answer(engine: Engine, job: Job) -> Output:
     if job.choices is None:
         made = await generate(engine, job.request)
         wanted = job.request.parameters.response_format if engine.identity.name == "openai" else None
-        return replace(_output_of(made), off_format=off_format(wanted, [made]))
+        return Output(
+            text=made.text,
+            finish_reason=made.finish_reason,
+            tokens_in=made.usage.tokens_in,
+            tokens_out=made.usage.tokens_out,
+            latency_ms=round(1000 * made.latency_s, 3),
+            first_token_ms=None if made.first_token_s is None else round(1000 * made.first_token_s, 3),
+            tool_calls=[dict(call) for call in made.tool_calls] or None,
+            refusal=made.refusal,
+            reasoning=made.reasoning,
+            off_format=off_format(wanted, [made]),
+        )
     if not isinstance(engine, ScoringEngine):
         raise EngineRejected(f"the {engine.identity.name} engine gives no log-probabilities, which choices need")
     start = time.perf_counter()
@@ -260,22 +269,12 @@ async def answer(engine: Engine, job: Job) -> Output:
     likeliest = max(range(len(logprobs)), key=logprobs.__getitem__)
     latency_ms = round(1000 * (time.perf_counter() - start), 3)
     return Output(
-        job.choices[likeliest], "stop", usage.tokens_in, usage.tokens_out, latency_ms, latency_ms,
+        text=job.choices[likeliest],
+        tokens_in=usage.tokens_in,
+        tokens_out=usage.tokens_out,
+        latency_ms=latency_ms,
+        first_token_ms=latency_ms,
         choice_logprobs=tuple(logprobs),
-    )  # fmt: skip
-
-
-def _output_of(made: Generation) -> Output:
-    return Output(
-        made.text,
-        made.finish_reason,
-        made.usage.tokens_in,
-        made.usage.tokens_out,
-        round(1000 * made.latency_s, 3),
-        None if made.first_token_s is None else round(1000 * made.first_token_s, 3),
-        tool_calls=[dict(call) for call in made.tool_calls] or None,
-        refusal=made.refusal,
-        reasoning=made.reasoning,
     )
 
 

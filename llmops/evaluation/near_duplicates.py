@@ -40,7 +40,14 @@ def near_duplicates(texts: Sequence[str], least: float) -> Iterator[tuple[int, i
     from rapidfuzz import fuzz, process
 
     compared = [folded(text) or " " for text in texts]
-    pairs = _candidates(_signatures(compared), _alphabetical(compared))
+    # Two alphabetical orders, read forwards and read backwards: one of them brings texts that differ in one place side
+    # by side.
+    places = []
+    for read in (compared, [text[::-1] for text in compared]):
+        place = np.empty(len(compared), dtype=np.int64)
+        place[sorted(range(len(compared)), key=read.__getitem__)] = np.arange(len(compared))
+        places.append(place)
+    pairs = _candidates(_signatures(compared), places)
     for start in range(0, len(pairs), _CHUNK_PAIRS):
         left, right = pairs[start : start + _CHUNK_PAIRS].T
         scores = process.cpdist(
@@ -61,27 +68,21 @@ def _signatures(texts: Sequence[str]) -> np.ndarray[Any, Any]:
     chance = np.random.default_rng(0)
     factors = chance.integers(1, 2**63, _BANDS * _BAND_WIDTH, dtype=np.uint64) | np.uint64(1)
     signatures = np.empty((len(texts), len(factors)), dtype=np.uint32)
-    for start, chunk in _chunks(texts):
+    start = 0
+    while start < len(texts):  # in parts of bounded length
+        end, size = start + 1, len(texts[start])
+        while end < len(texts) and size + len(texts[end]) <= _CHUNK_CHARACTERS:
+            size += len(texts[end])
+            end += 1
+        chunk = texts[start:end]
         lengths = np.fromiter(map(len, chunk), dtype=np.int64, count=len(chunk))
         begins = np.cumsum(lengths) - lengths
         shingles = _shingle_hashes(chunk)
         for column, factor in enumerate(factors):
             values = ((shingles * factor) >> np.uint64(32)).astype(np.uint32)
-            signatures[start : start + len(chunk), column] = np.minimum.reduceat(values, begins)
+            signatures[start:end, column] = np.minimum.reduceat(values, begins)
+        start = end
     return signatures
-
-
-def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """The texts in parts of bounded length, each with the position of its first."""
-    start, size, chunk = 0, 0, list[str]()
-    for text in texts:
-        if chunk and size + len(text) > _CHUNK_CHARACTERS:
-            yield start, chunk
-            start, size, chunk = start + len(chunk), 0, []
-        chunk.append(text)
-        size += len(text)
-    if chunk:
-        yield start, chunk
 
 
 def _shingle_hashes(texts: Sequence[str]) -> np.ndarray[Any, Any]:
@@ -100,19 +101,6 @@ def _shingle_hashes(texts: Sequence[str]) -> np.ndarray[Any, Any]:
     return starts
 
 
-def _alphabetical(texts: Sequence[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Each text's place in alphabetical order, read forwards and read backwards: one of them brings texts that differ
-    in one place side by side."""
-    import numpy as np
-
-    places = []
-    for read in (texts, [text[::-1] for text in texts]):
-        place = np.empty(len(texts), dtype=np.int64)
-        place[sorted(range(len(texts)), key=read.__getitem__)] = np.arange(len(texts))
-        places.append(place)
-    return places[0], places[1]
-
-
 def _candidates(signatures: np.ndarray[Any, Any], places: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
     """Distinct pairs of texts that share a band, as two columns of positions."""
     import numpy as np
@@ -121,7 +109,10 @@ def _candidates(signatures: np.ndarray[Any, Any], places: Sequence[np.ndarray[An
     pairs = np.empty(0, dtype=np.int64)
     found: list[np.ndarray[Any, Any]] = []
     for band in range(_BANDS):
-        keys = _band_keys(signatures[:, band * _BAND_WIDTH : (band + 1) * _BAND_WIDTH])
+        keys = np.zeros(len(signatures), dtype=np.uint64)
+        for column in range(band * _BAND_WIDTH, (band + 1) * _BAND_WIDTH):
+            keys = (keys ^ signatures[:, column].astype(np.uint64)) * np.uint64(0xFF51AFD7ED558CCD)
+            keys ^= keys >> np.uint64(33)
         order = np.lexsort((places[band % len(places)], keys))
         for left, right in _neighbours(keys[order]):
             first, second = order[left], order[right]
@@ -146,13 +137,3 @@ def _neighbours(sorted_keys: np.ndarray[Any, Any]) -> Iterator[tuple[np.ndarray[
         if not len(left):
             return
         yield left, left + apart
-
-
-def _band_keys(band: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    import numpy as np
-
-    keys = np.zeros(len(band), dtype=np.uint64)
-    for column in band.T:
-        keys = (keys ^ column.astype(np.uint64)) * np.uint64(0xFF51AFD7ED558CCD)
-        keys ^= keys >> np.uint64(33)
-    return keys

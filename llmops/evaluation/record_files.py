@@ -118,9 +118,14 @@ def _separated(path: Path | str, file: IO[bytes], delimiter: str) -> Records:
     with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
         try:
             head = text.readline()
-            reader = csv.reader(chain([head], text), delimiter=_delimiter_of(head, delimiter), strict=True)
+            bare = _QUOTED.sub("", head)
+            if delimiter not in bare:
+                delimiter = max((delimiter, *_DELIMITERS), key=bare.count)
+            reader = csv.reader(chain([head], text), delimiter=delimiter, strict=True)
             header = next(reader, [])
-            _check_header(header, path)
+            # Columns without a name can be mapped to nothing, and are passed over.
+            if repeated := [name for name in header if name and header.count(name) > 1]:
+                raise BadFile(path, "names two columns", line=1, field=repeated[0])
             start = reader.line_num + 1
             for cells in reader:
                 if len(cells) not in (0, len(header)):
@@ -133,11 +138,6 @@ def _separated(path: Path | str, file: IO[bytes], delimiter: str) -> Records:
             raise _no_utf8(error, path, file) from error
         except csv.Error as error:
             raise BadFile(path, f"cannot be read: {error}", line=start) from error
-
-
-def _delimiter_of(head: str, usual: str) -> str:
-    bare = _QUOTED.sub("", head)
-    return usual if usual in bare else max((usual, *_DELIMITERS), key=bare.count)
 
 
 def _parquet(path: Path | str, file: IO[bytes]) -> Records:
@@ -193,23 +193,14 @@ def _as_given(value: Any, kind: Any) -> Any:
 def _no_utf8(error: UnicodeDecodeError, path: Path | str, file: IO[bytes]) -> BadFile:
     """Names the first line that is no UTF-8. Files are decoded in blocks, so that the error itself does not tell."""
     file.seek(0)
-    line = next((number for number, line in enumerate(file, 1) if not _is_utf8(line)), None)
+    line = None
+    for number, text in enumerate(file, 1):
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            line = number
+            break
     return BadFile(path, f"is no UTF-8 ({error.reason}); save it as UTF-8", line=line)
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _check_header(header: list[str], path: Path | str) -> None:
-    """Raises BadFile at a name of two columns. Columns without a name can be mapped to nothing, and are passed over."""
-    for name in header:
-        if name and header.count(name) > 1:
-            raise BadFile(path, "names two columns", line=1, field=name)
 
 
 _READERS: dict[str, Callable[[Path | str, IO[bytes]], Records]] = {
@@ -265,7 +256,13 @@ def dataset_records(
     from huggingface_hub.errors import HTTPError  # of whichever HTTP client the hub's package is built on
 
     try:
-        builder = _builder(arguments, config, access)
+        # `datasets` takes the endpoint, and whether it counts downloads, from its module alone.
+        datasets.disable_progress_bars()
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
+        if access.hub_endpoint is not None:
+            datasets.config.HF_ENDPOINT = access.hub_endpoint
+        kept = str(access.kept / "datasets")
+        builder = datasets.load_dataset_builder(**arguments, name=config, cache_dir=kept)
         files = {str(name): list(map(str, of_split)) for name, of_split in (builder.config.data_files or {}).items()}
         splits = list(files or map(str, builder.info.splits or ()))
         wanted = [split] if split else DEFAULT_SPLITS
@@ -287,8 +284,10 @@ def _records(builder: Any, split: str, files: list[str], source: Path | str) -> 
     from datasets.utils.file_utils import xopen
 
     members = [member for file in files for member in _members(file)]
-    kinds = {kind_of(_inner(member)) for member in members}
-    options = _options(builder.config)
+    kinds = {kind_of(member.partition("::")[0]) for member in members}
+    # What the card of a data set asks of the reader of its files.
+    usual, named = type(builder.config)(), {field.name for field in fields(builder.config)} - _NO_OPTIONS
+    options = sorted(name for name in named if getattr(builder.config, name) != getattr(usual, name))
     if ".csv" in kinds and options:  # pandas, which alone knows them, would make numbers of the cells
         raise BadFile(source, f"its card reads CSV files with {', '.join(options)}, which is not supported")
     if not members or None in kinds or options:
@@ -297,9 +296,13 @@ def _records(builder: Any, split: str, files: list[str], source: Path | str) -> 
         return
     delimiter = getattr(builder.config, "sep", None)
     for member in members:
-        on_disk = "://" not in member
-        opened = None if on_disk else functools.partial(xopen, member, "rb")
-        yield from read_records(Path(member) if on_disk else _label(member, source), opened, delimiter)
+        if "://" not in member:
+            yield from read_records(Path(member), None, delimiter)
+            continue
+        inner, _, outer = member.partition("::")  # a file of the hub, or in an archive
+        shown = _ON_HUB.sub(f"{source}/", outer or inner)
+        label = f"{shown}/{inner.partition('://')[2]}" if outer else shown
+        yield from read_records(label, partial(xopen, member, "rb"), delimiter)
 
 
 def _check_all_are_read(folder: Path, read: set[str]) -> None:
@@ -322,35 +325,6 @@ def _members(file: str) -> Iterator[str]:
         return
     manager = StreamingDownloadManager()
     yield from manager.iter_files([manager.extract(file)])
-
-
-def _inner(url: str) -> str:
-    return url.partition("::")[0]
-
-
-def _label(url: str, source: Path | str) -> str:
-    """What an error calls a file of the hub, or in an archive."""
-    inner, _, outer = url.partition("::")
-    shown = _ON_HUB.sub(f"{source}/", outer or inner)
-    return f"{shown}/{inner.partition('://')[2]}" if outer else shown
-
-
-def _options(config: Any) -> list[str]:
-    """Names of what the card of a data set asks of the reader of its files."""
-    usual = type(config)()
-    names = {field.name for field in fields(config)} - _NO_OPTIONS
-    return sorted(name for name in names if getattr(config, name) != getattr(usual, name))
-
-
-def _builder(arguments: Mapping[str, Any], config: str | None, access: SourceAccess) -> Any:
-    """`datasets` takes the endpoint, and whether it counts downloads, from its module alone."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    if access.hub_endpoint is not None:
-        datasets.config.HF_ENDPOINT = access.hub_endpoint
-    return datasets.load_dataset_builder(**arguments, name=config, cache_dir=str(access.kept / "datasets"))
 
 
 @functools.cache

@@ -34,6 +34,7 @@ class Noise:
 
     @property
     def share(self) -> float:
+        """Of the answers, those that differed; 0 of none."""
         return self.flips / self.n if self.n else 0.0
 
     @property
@@ -136,6 +137,7 @@ class AnswerCounts:
 
     @classmethod
     def of(cls, outputs: Iterable[Output]) -> AnswerCounts:
+        """What became of these rows."""
         return functools.reduce(cls.plus, outputs, cls())
 
     def plus(self, output: Output) -> AnswerCounts:
@@ -218,6 +220,11 @@ class Metric:
     note: str = ""
     limits: tuple[float, float] = statistics.UNLIMITED
 
+    @property
+    def rows(self) -> int:
+        """With and without a score."""
+        return self.n_scored + self.n_failed
+
     @classmethod
     def of(
         cls,
@@ -269,6 +276,7 @@ class StoredResults:
         weakref.finalize(self, self._file.close)
 
     def append(self, result: RowResult) -> None:
+        """Writes the next row. Raises OSError."""
         self._file.write(json.dumps(result.to_json()).encode() + b"\n")
         self._count += 1
 

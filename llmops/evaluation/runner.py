@@ -57,14 +57,16 @@ def _score_batch(scorer: Scorer, batch: Sequence[Answered], cache: ScoreCache) -
     """A failed generation, or a scorer that raises, gives a score with an error."""
     good = [(row, output) for row, output in batch if output.error is None]
     if isinstance(scorer, KeptScorer):
+        keys = [score_key(scorer, *pair) for pair in good]
         with ThreadPoolExecutor(scorer.side_by_side) as threads:
-            made = list(
-                threads.map(
-                    lambda pair: kept_score(cache, score_key(scorer, *pair), lambda: one_score(scorer, *pair)), good
-                )
-            )
-    elif isinstance(scorer, BatchScorer):
-        made = _many_scores(scorer, good)
+            asking = threads.map(lambda key, pair: kept_score(cache, key, lambda: one_score(scorer, *pair)), keys, good)
+            made = list(asking)
+    elif isinstance(scorer, BatchScorer) and good:
+        try:
+            many = scorer.score_many([row for row, _ in good], [output for _, output in good])
+            made = [_checked(score) for _, score in zip(good, many, strict=True)]
+        except Exception as error:  # noqa: BLE001 - as in `one_score`
+            made = [_crash(error)] * len(good)
     else:
         made = [one_score(scorer, row, output) for row, output in good]
     scores = iter(made)
@@ -82,12 +84,18 @@ def one_score(scorer: Scorer, row: EvalRow, output: Output) -> Score:
         return _crash(error)
 
 
-def _many_scores(scorer: BatchScorer, good: Sequence[Answered]) -> list[Score]:
-    try:
-        made = scorer.score_many([row for row, _ in good], [output for _, output in good]) if good else []
-        return [_checked(score) for _, score in zip(good, made, strict=True)]
-    except Exception as error:  # noqa: BLE001 - as in `one_score`
-        return [_crash(error)] * len(good)
+def findings(results: Results, scorers: Sequence[Scorer]) -> Mapping[str, RunFindings]:
+    """What scorers say of the whole run, by scorer name; those that have nothing to say are left out. A crash is a
+    finding, too: the metric `findings_failed`, and a file that says why."""
+    found = {}
+    for scorer in scorers:
+        if isinstance(scorer, RunScorer):
+            try:
+                found[scorer.name] = scorer.findings(results)
+            except Exception as error:  # noqa: BLE001 - as in `one_score`
+                told = (_crash(error).error or "").encode()
+                found[scorer.name] = RunFindings({"findings_failed": 1.0}, {"error.txt": told})
+    return found
 
 
 def kept_score(cache: ScoreCache | None, key: str, make: Callable[[], Score]) -> Score:
@@ -139,6 +147,7 @@ class Summary:
             values.add(result.scores[name], cluster)
 
     def metrics(self) -> dict[str, Metric]:
+        """By scorer name, of the rows added so far."""
         return {name: values.metric() for name, values in self._values.items()}
 
 
@@ -163,19 +172,6 @@ class _Values:
         return Metric.of(self._numbers, self._n_failed, self._clusters or None, self._limits)
 
 
-def findings(results: Results, scorers: Sequence[Scorer]) -> Mapping[str, RunFindings]:
-    """What scorers say of the whole run, by scorer name; those that have nothing to say are left out. A crash is a
-    finding, too: the metric `findings_failed`, and a file that says why."""
-    return {scorer.name: _findings(results, scorer) for scorer in scorers if isinstance(scorer, RunScorer)}
-
-
-def _findings(results: Results, scorer: RunScorer) -> RunFindings:
-    try:
-        return scorer.findings(results)
-    except Exception as error:  # noqa: BLE001 - as in `one_score`
-        return RunFindings({"findings_failed": 1.0}, {"error.txt": (_crash(error).error or "").encode()})
-
-
 GiveEngine = Callable[[], Awaitable[Engine]]
 
 
@@ -186,7 +182,8 @@ async def generate_all(
     progress: Progress | None = None,
     retries: Retries = RETRIES,
 ) -> list[Generated]:
-    """Makes what the cache lacks for cells of one model, one after the other without a pause between them.
+    """Makes what the cache lacks for cells of one model, one after the other without a pause between them. What failed
+    before is tried again; other tasks' failures stay on record.
 
     engine: gives the loaded engine; awaited only when something must be generated.
 
@@ -194,21 +191,18 @@ async def generate_all(
         BadFile: a row does not fit a prompt; before anything is generated.
         EngineUnavailable: the engine is gone; what was finished is in the cache and is not made again.
     """
-    missing = await asyncio.to_thread(_missing, tasks, cache)
-    if not missing:
+
+    def count() -> int:
+        missing = set()
+        for key in (job.key for task in tasks for job in task.jobs()):
+            if not cache.holds(key):
+                missing.add(hash(key))
+                cache.forget_failure(key)
+        return len(missing)
+
+    if not (missing := await asyncio.to_thread(count)):
         return [Generated() for _ in tasks]
     return await generate_missing(tasks, await engine(), cache, missing, progress, retries)
-
-
-def _missing(tasks: Sequence[Task], cache: GenerationCache) -> int:
-    """How many answers are to be made. Those that failed before are among them, and are tried again; other tasks'
-    failures stay on record."""
-    missing = set()
-    for key in (job.key for task in tasks for job in task.jobs()):
-        if not cache.holds(key):
-            missing.add(hash(key))
-            cache.forget_failure(key)
-    return len(missing)
 
 
 def scorers_with_work(tasks: Sequence[Task], scorers: Sequence[Scorer], cache: GenerationCache) -> set[str]:
@@ -235,35 +229,28 @@ async def score_all(
     progress: Progress | None = None,
 ) -> EvalReport:
     """Scores every answer of a cell whose outputs are all in the cache. made: what `generate_all` said of it."""
+
+    def score() -> EvalReport:
+        results, summary = StoredResults(cache.folder), Summary(scorers, cluster_by)
+        for result in score_rows(answered(task, cache), scorers, cache):
+            results.append(result)
+            summary.add(result)
+            if progress is not None:
+                progress(len(results), 0)
+        return EvalReport(
+            results,
+            summary.metrics(),
+            generated=made.n,
+            from_cache=len(results) - made.n,
+            seconds=made.seconds,
+            tokens_in=summary.tokens_in,
+            tokens_out=summary.tokens_out,
+            generated_tokens=made.tokens_out,
+            findings=findings(results, scorers),
+        )
+
     # On a thread, because scorers may run an event loop of their own (ragas' do).
-    return await asyncio.to_thread(_score_all, task, made, scorers, cache, cluster_by, progress)
-
-
-def _score_all(
-    task: Task,
-    made: Generated,
-    scorers: Sequence[Scorer],
-    cache: GenerationCache,
-    cluster_by: str | None,
-    progress: Progress | None,
-) -> EvalReport:
-    results, summary = StoredResults(cache.folder), Summary(scorers, cluster_by)
-    for result in score_rows(answered(task, cache), scorers, cache):
-        results.append(result)
-        summary.add(result)
-        if progress is not None:
-            progress(len(results), 0)
-    return EvalReport(
-        results,
-        summary.metrics(),
-        generated=made.n,
-        from_cache=len(results) - made.n,
-        seconds=made.seconds,
-        tokens_in=summary.tokens_in,
-        tokens_out=summary.tokens_out,
-        generated_tokens=made.tokens_out,
-        findings=findings(results, scorers),
-    )
+    return await asyncio.to_thread(score)
 
 
 def answered(task: Task, cache: GenerationCache) -> Iterator[Answered]:

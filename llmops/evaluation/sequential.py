@@ -57,9 +57,10 @@ class SequentialTest:
         added = np.asarray(differences, dtype=float)
         if not ((added >= self.low) & (added <= self.high)).all():
             raise UsageError(f"a difference lies outside {self.low:g} to {self.high:g}")
+        null = -self.low / (self.high - self.low)  # no difference, as a share of the range
         for start in range(0, len(added), _BLOCK):
             block = (added[start : start + _BLOCK] - self.low) / (self.high - self.low)
-            path = self._log_wealth[:, None] + np.cumsum(_log_gains(block, self._null), axis=1)
+            path = self._log_wealth[:, None] + np.cumsum(_log_gains(block, null), axis=1)
             # Rounded, so that of rows with the same evidence it is the first that counts, whatever the last bits say.
             evidence = np.round(_log_mean(path), _EVIDENCE_DIGITS)
             best = int(evidence.argmax())
@@ -97,11 +98,6 @@ class SequentialTest:
         low, high = max(now[0], strongest[0]), min(now[1], strongest[1])
         # No mean fits both: the rows changed their nature. What is true of all of them is the better answer.
         return (low, high) if low <= high else now
-
-    @property
-    def _null(self) -> float:
-        """No difference, as a share of the range."""
-        return -self.low / (self.high - self.low)
 
     def _difference(self, share: float) -> float:
         return self.low + share * (self.high - self.low)

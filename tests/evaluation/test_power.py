@@ -14,6 +14,7 @@ from scipy import stats
 from llmops.errors import UsageError
 from llmops.evaluation.paired_tests import paired_test
 from llmops.evaluation.power import Discordance, Power, Spread, power_of, rows_needed
+from tests.evaluation.samples import thirds
 
 quick = settings(max_examples=40, deadline=None)
 
@@ -85,17 +86,12 @@ def test_truth_values_differ_significantly_as_often_as_predicted(rows: int, shar
     assert low <= found / repetitions <= high
 
 
-def graded(generator: Any, rows: int) -> Any:
-    """Differences of scores in thirds, most of them none."""
-    return generator.choice([-2 / 3, -1 / 3, 0, 1 / 3, 2 / 3], rows, p=[0.04, 0.08, 0.76, 0.08, 0.04])
-
-
 def smooth(generator: Any, rows: int) -> Any:
     return generator.normal(0, 0.2, rows)
 
 
 @pytest.mark.parametrize("rows", [40, 150])
-@pytest.mark.parametrize("drawn", [graded, smooth])
+@pytest.mark.parametrize("drawn", [thirds, smooth])
 def test_numbers_differ_significantly_as_often_as_predicted(drawn: Any, rows: int) -> None:
     generator, repetitions, found = np.random.default_rng(rows), 600, 0
     gap = Spread(float(drawn(generator, 100_000).std())).detectable(rows)

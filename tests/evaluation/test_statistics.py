@@ -18,12 +18,21 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
 from llmops.evaluation import statistics
 from llmops.evaluation.paired_tests import PairedTest, paired_test, sign_flips
 from llmops.evaluation.results import Metric
-from llmops.evaluation.statistics import holm, mean_interval, no_interval
+from llmops.evaluation.statistics import (
+    difference_interval,
+    holm,
+    mean_interval,
+    no_interval,
+    sign_test_interval,
+    sign_test_p,
+    wilson_interval,
+)
+from tests.evaluation.samples import few_losses, least, most, rare_losses, thirds
 
 Pairs = tuple[list[Any], list[Any]]
 RESAMPLES = 199
@@ -81,16 +90,28 @@ def test_p_is_a_probability_and_the_interval_holds_the_difference(pairs: Pairs) 
         assert np.isfinite(found.ci95).all()
 
 
-@given(any_pairs)
-@quick
-def test_swapping_the_samples_negates_everything_but_p(pairs: Pairs) -> None:
-    there, back = compared(pairs), compared((pairs[1], pairs[0]))
+clustered_pairs = any_pairs.flatmap(
+    lambda pairs: st.tuples(st.just(pairs), st.lists(st.integers(0, 9), min_size=len(pairs[0]), max_size=len(pairs[0])))
+)
+
+
+@given(st.one_of(clustered_pairs, any_pairs.map(lambda pairs: (pairs, None))))
+@settings(max_examples=120, deadline=None)
+@example((([True] * 4, [True] * 4), [0, 0, 0, 0]))
+@example((([7.0] * 4, [7.0] * 4), [0, 0, 1, 1]))
+@example((([0.0, 1.0], [1.0, 0.0]), [0, 0]))
+def test_swapping_the_samples_negates_everything_but_p(found):
+    (a, b), clusters = found
+    there = paired_test(a, b, clusters=clusters, resamples=RESAMPLES)
+    back = paired_test(b, a, clusters=clusters, resamples=RESAMPLES)
     assert back.difference == -there.difference
     assert back.p_value == pytest.approx(there.p_value)
+    assert 0 < there.p_value <= 1
     assert (there.ci95 is None) == (back.ci95 is None)
     if there.ci95 is not None and back.ci95 is not None:
         reach = max(map(abs, there.ci95))
         assert (-back.ci95[1], -back.ci95[0]) == pytest.approx(there.ci95, abs=1e-6 * reach)
+        assert there.ci95[0] <= there.difference <= there.ci95[1]
 
 
 @given(pairs_of(measures), st.sampled_from([1e-6, 0.5, 3.0, 1e6]))
@@ -115,11 +136,18 @@ def test_samples_that_are_no_pairs_are_refused(a: list[float], b: list[float]) -
         paired_test(a, b)
 
 
-def test_truth_values_are_tested_by_mcnemar_and_numbers_by_permutation() -> None:
-    assert paired_test([True, False], [True, True]).test == "mcnemar-exact"
-    assert paired_test([1, 0.0], [True, 1.0]).test == "mcnemar-exact"
-    assert paired_test([1.0, 0.0], [1.0, 0.5]).test == "paired-permutation"
-    assert paired_test([True, False], [1.0, 0.5]).test == "paired-permutation"
+@pytest.mark.parametrize(
+    ("a", "b", "binary"),
+    [
+        ([True, False], [True, True], True),
+        ([1, 0.0], [True, 1.0], True),
+        ([1.0, 0.0], [1.0, 0.5], False),
+        ([True, False], [1.0, 0.5], False),
+    ],
+)
+def test_truth_values_are_tested_by_mcnemar_and_numbers_by_permutation(a, b, binary):
+    assert (statistics.is_binary(a) and statistics.is_binary(b)) == binary
+    assert paired_test(a, b).test == ("mcnemar-exact" if binary else "paired-permutation")
 
 
 @pytest.mark.parametrize(
@@ -157,57 +185,52 @@ def test_differences_that_are_all_the_same_have_the_p_of_all_signs_alike(n: int)
     assert paired_test([0.0] * n, [0.25] * n).p_value == 2.0 ** (1 - n)
 
 
-def test_no_pair_that_differs_does_not_show_that_none_would() -> None:
-    same = [0.25, 0.5, 1.0] * 10
-    found = paired_test(same, same)
-    # As far as Wilson's interval of 0 successes in 30 goes.
-    assert found.ci95 == pytest.approx((-0.1135, 0.1135), abs=0.0001)
-    assert paired_test([True] * 30, [True] * 30).ci95 == pytest.approx((-0.1135, 0.1135), abs=0.0001)
-    assert paired_test(same, same, limits=(0.0, 2.0)).ci95 == pytest.approx((-0.2270, 0.2270), abs=0.0001)
+@pytest.mark.parametrize(
+    ("values", "limits", "end"),
+    [
+        ([0.25, 0.5, 1.0] * 10, statistics.UNLIMITED, 0.1135),  # as far as Wilson's interval of 0 in 30 goes
+        ([True] * 30, statistics.UNLIMITED, 0.1135),
+        ([0.25, 0.5, 1.0] * 10, (0.0, 2.0), 0.2270),
+        ([0.5] * 200, statistics.UNLIMITED, 0.0188),  # more pairs say more
+        ([100.0, 200.0, 300.0] * 10, statistics.UNLIMITED, 22.70),  # the scale is their own spread
+        ([7.0] * 30, (1.0, 9.0), 0.908),
+    ],
+)
+def test_no_pair_that_differs_does_not_show_that_none_would(values, limits, end):
+    assert paired_test(values, values, limits=limits).ci95 == pytest.approx((-end, end), rel=0.005)
 
 
-def test_more_pairs_without_a_difference_say_more() -> None:
-    few, many = (ends(paired_test([0.5] * n, [0.5] * n)) for n in (20, 200))
-    assert many[1] < few[1] / 3
-
-
-def test_the_scale_of_numbers_above_one_is_their_own_spread() -> None:
-    latencies = [100.0, 200.0, 300.0] * 10
-    low, high = ends(paired_test(latencies, latencies))
-    assert 10 < high < 50
-    assert -50 < low < -10
-
-
-def test_a_constant_of_unknown_scale_has_no_interval_but_a_reason() -> None:
+def test_a_constant_of_unknown_scale_has_no_interval_but_a_reason():
     found = paired_test([7.0] * 30, [7.0] * 30)
     assert (found.ci95, found.note) == (None, "every row has the same value, of unknown scale")
-    assert paired_test([7.0] * 30, [7.0] * 30, limits=(1.0, 9.0)).ci95 is not None
 
 
-values_in_limits = st.lists(st.one_of(scores, st.sampled_from([0.0, 0.5, 1.0])), min_size=2, max_size=60)
+RATED = st.sampled_from([0.0, 0.5, 1.0])
+ANY_SAMPLE = st.one_of(
+    st.tuples(st.lists(st.one_of(scores, measures), min_size=2, max_size=40), st.just(statistics.UNLIMITED)),
+    st.tuples(st.lists(st.one_of(scores, RATED), min_size=2, max_size=60), st.just((0.0, 1.0))),
+    st.tuples(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0]), min_size=2, max_size=12), st.just((0.0, math.inf))),
+    st.tuples(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0]), min_size=2, max_size=12), st.just((0.0, 3.0))),
+    st.tuples(st.lists(truths, min_size=2, max_size=200), st.just((0.0, 1.0))),
+)
 
 
-@given(st.lists(st.one_of(scores, measures), min_size=2, max_size=40))
-@quick
-def test_an_interval_of_a_mean_holds_the_mean_and_is_never_a_point(values: list[float]) -> None:
-    found = mean_interval(values)
-    assert (found is None) == (statistics.no_interval(values) != "")
+@given(ANY_SAMPLE, st.booleans(), st.randoms(use_true_random=False))
+@settings(max_examples=300, deadline=None)
+@example(([1.0] * 30, (0.0, 1.0)), False, None)
+@example(([0.5] * 30, (0.0, 1.0)), False, None)
+@example(([1.0] * 29 + [0.99], (0.0, 1.0)), False, None)
+def test_an_interval_of_a_mean_holds_it_within_the_limits_and_is_never_a_point(sample, in_clusters, chance):
+    values, limits = sample
+    clusters = [chance.randrange(10) for _ in values] if in_clusters else None
+    found = mean_interval(values, clusters, limits)
+    assert (found is None) == (no_interval(values, clusters, limits) != "")
     if found is not None:
-        assert found[0] <= float(np.mean(values)) <= found[1]
+        rounding = 1e-12 * max(map(abs, values), default=1.0) + 1e-12
+        assert limits[0] - rounding <= found[0] <= float(np.mean(values)) + rounding
+        assert float(np.mean(values)) - rounding <= found[1] <= limits[1] + rounding
         assert found[0] < found[1]
-
-
-@given(values_in_limits)
-@quick
-@example([1.0] * 30)
-@example([0.5] * 30)
-@example([1.0] * 29 + [0.99])
-def test_an_interval_of_a_mean_stays_within_the_limits_of_a_value(values: list[float]) -> None:
-    found = mean_interval(values, limits=(0.0, 1.0))
-    assert found is not None
-    assert 0 <= found[0] <= float(np.mean(values)) + 1e-12
-    assert float(np.mean(values)) - 1e-12 <= found[1] <= 1
-    assert found[0] < found[1]
+        assert not isinstance(values[0], bool) or found[1] - found[0] > 0.01  # certain of nothing
 
 
 def test_rows_that_all_have_one_value_leave_room_for_those_not_seen():
@@ -229,18 +252,6 @@ def test_clusters_that_agree_on_the_mean_do_not_make_it_certain() -> None:
     assert 1 <= low < 3 < high <= 5
     assert mean_interval(values, clusters) is None
     assert no_interval(values, clusters) == "every cluster has the same mean, of unknown scale"
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0]), st.integers(0, 5)), min_size=2, max_size=12),
-    st.sampled_from([(0.0, 3.0), (0.0, math.inf)]),
-)
-def test_an_interval_of_a_mean_always_has_a_width_and_stays_within_the_scale(rows, limits):
-    values, clusters = [value for value, _ in rows], [cluster for _, cluster in rows]
-    found = mean_interval(values, clusters, limits)
-    assert (found is None) == bool(no_interval(values, clusters, limits))
-    if found is not None:
-        assert limits[0] <= found[0] < found[1] <= limits[1]
 
 
 @pytest.mark.parametrize("written", [float, int, bool])
@@ -268,56 +279,18 @@ def test_where_there_can_be_no_interval_of_a_mean_the_reason_is_told(values, clu
     assert Metric.from_json(json.loads(json.dumps(told.to_json()))) == told
 
 
-@given(st.lists(truths, min_size=2, max_size=200))
-@quick
-def test_an_interval_of_a_share_lies_within_0_and_1_and_holds_the_share(values: list[bool]) -> None:
-    found = mean_interval(values)
-    assert found is not None
-    low, high = found
-    assert -1e-12 <= low <= sum(values) / len(values) + 1e-12
-    assert sum(values) / len(values) - 1e-12 <= high <= 1 + 1e-12
-    assert high - low > 0.01  # certain of nothing, even where all are alike
-
-
-def test_truth_values_are_binary_however_they_are_written() -> None:
-    assert statistics.is_binary([True, False])
-    assert statistics.is_binary([1, 0.0])
-    assert not statistics.is_binary([True, 0.5])
-
-
 @given(st.lists(st.floats(0, 1), max_size=12))
 @quick
-def test_holm_keeps_order_never_lowers_a_p_and_stays_a_probability(p_values: list[float]) -> None:
-    adjusted = holm(p_values)
-    assert len(adjusted) == len(p_values)
-    assert all(p <= q <= 1 for p, q in zip(p_values, adjusted, strict=True))
-    assert [adjusted[i] for i in np.argsort(p_values, kind="stable")] == sorted(adjusted)
-
-
-def test_holm_on_the_textbook_case() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.2]) == [0.2]
-    assert holm([]) == []
-
-
-def test_holm_is_the_adjustment_that_statsmodels_makes() -> None:
+@example([0.2, 0.001, 0.04, 0.04, 0.9, 0.012, 1.0, 0.0])
+@example([0.01, 0.04, 0.03])
+def test_holm_is_the_adjustment_that_statsmodels_makes(p_values):
     from statsmodels.stats.multitest import multipletests
 
-    p_values = [0.2, 0.001, 0.04, 0.04, 0.9, 0.012, 1.0, 0.0]
-    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
+    expected = multipletests(p_values, method="holm")[1].tolist() if p_values else []
+    assert holm(p_values) == pytest.approx(expected)
 
 
 # Simulations
-
-
-def most(repetitions: int, rate: float) -> float:
-    """The share that a true rate of `rate` stays below in all but one of 1,000 simulations."""
-    return float(stats.binom.ppf(0.999, repetitions, rate)) / repetitions
-
-
-def least(repetitions: int, rate: float) -> float:
-    """The share that a true rate of `rate` stays above in all but one of 1,000 simulations."""
-    return float(stats.binom.ppf(0.001, repetitions, rate)) / repetitions
 
 
 def rouge_like(generator: Any, n: int) -> Pairs:
@@ -370,20 +343,6 @@ def test_a_real_gain_is_found(boolean: bool) -> None:
         result = compared(pairs)
         found += result.p_value < 0.05 and result.difference > 0
     assert found >= 90
-
-
-def few_losses(generator: Any, n: int) -> Any:
-    """One row in twelve loses half its score, the others nothing."""
-    return generator.choice([-0.5, 0.0], n, p=[1 / 12, 11 / 12])
-
-
-def rare_losses(generator: Any, n: int) -> Any:
-    """3 % of the rows lose half their score: often none is seen at all."""
-    return generator.choice([-0.5, 0.0], n, p=[0.03, 0.97])
-
-
-def thirds(generator: Any, n: int) -> Any:
-    return generator.choice([-2 / 3, -1 / 3, 0, 1 / 3, 2 / 3, 1], n, p=[0.03, 0.07, 0.7, 0.1, 0.06, 0.04])
 
 
 def small_gains(generator: Any, n: int) -> Any:
@@ -439,30 +398,6 @@ def test_clusters_of_one_row_change_nothing(pairs: Pairs) -> None:
     assert mean_interval(pairs[0], names) == mean_interval(pairs[0])
 
 
-clustered_pairs = any_pairs.flatmap(
-    lambda pairs: st.tuples(st.just(pairs), st.lists(st.integers(0, 9), min_size=len(pairs[0]), max_size=len(pairs[0])))
-)
-
-
-@given(clustered_pairs)
-@quick
-@example((([True] * 4, [True] * 4), [0, 0, 0, 0]))
-@example((([7.0] * 4, [7.0] * 4), [0, 0, 1, 1]))
-@example((([0.0, 1.0], [1.0, 0.0]), [0, 0]))
-def test_swapping_clustered_samples_negates_everything_but_p(found: tuple[Pairs, list[int]]) -> None:
-    (a, b), clusters = found
-    there = paired_test(a, b, clusters=clusters, resamples=RESAMPLES)
-    back = paired_test(b, a, clusters=clusters, resamples=RESAMPLES)
-    assert back.difference == -there.difference
-    assert back.p_value == pytest.approx(there.p_value)
-    assert 0 < there.p_value <= 1
-    assert (there.ci95 is None) == (back.ci95 is None)
-    if there.ci95 is not None and back.ci95 is not None:
-        reach = max(map(abs, there.ci95))
-        assert (-back.ci95[1], -back.ci95[0]) == pytest.approx(there.ci95, abs=1e-6 * reach)
-    assert there.ci95 is None or there.ci95[0] <= there.difference <= there.ci95[1]
-
-
 @given(clustered_pairs)
 @quick
 def test_what_the_clusters_are_called_does_not_matter(found: tuple[Pairs, list[int]]) -> None:
@@ -470,15 +405,6 @@ def test_what_the_clusters_are_called_does_not_matter(found: tuple[Pairs, list[i
     names = [f"passage {number}" for number in clusters]
     assert paired_test(a, b, clusters=clusters, resamples=RESAMPLES) == paired_test(a, b, clusters=names, resamples=199)
     assert mean_interval(a, clusters) == mean_interval(a, names)
-
-
-@given(clustered_pairs)
-@quick
-def test_a_clustered_interval_of_a_mean_holds_the_mean(found: tuple[Pairs, list[int]]) -> None:
-    (values, _), clusters = found
-    low, high = mean_interval(values, clusters) or (-math.inf, math.inf)
-    rounding = 1e-12 * max(map(abs, values))
-    assert low - rounding <= float(np.mean(values)) <= high + rounding
 
 
 def test_the_clustered_test_counts_every_flip_of_whole_clusters() -> None:
@@ -623,3 +549,75 @@ def test_holm_keeps_the_chance_of_any_false_finding() -> None:
         adjusted = np.array(holm((2 * stats.norm.sf(np.abs(z))).tolist()))
         wrong += (adjusted[:5] < 0.05).any()
     assert wrong / repetitions <= most(repetitions, 0.05)
+
+
+# Shares
+
+
+SIDES = range(41)
+
+
+def test_the_interval_of_a_difference_leaves_out_0_exactly_when_mcnemars_p_is_below_5_percent() -> None:
+    for gained, lost in product(SIDES, SIDES):
+        for pairs in {max(gained + lost, 2), 2 * (gained + lost) + 3, 20 * (gained + lost) + 50}:
+            low, high = difference_interval(gained, lost, pairs)
+            assert (low > 0 or high < 0) == (sign_test_p(gained, lost) < 0.05), (gained, lost, pairs)
+            assert -1 <= low < high <= 1
+            assert low <= (gained - lost) / pairs <= high
+
+
+def test_one_pair_has_no_interval_and_says_why():
+    found = paired_test([True], [False])
+    assert (found.ci95, found.p_value, found.note) == (None, 1.0, "one pair says nothing about others")
+
+
+@pytest.mark.parametrize("lost", [4, 14, 40])
+def test_without_a_correction_its_ends_are_1_96_standard_errors_away_at_the_likeliest_shares(lost):
+    # Where gains equal losses, p is 1 and nothing has to be taken off: then it is Tango's own interval.
+    pairs = 101
+    _, high = difference_interval(lost, lost, pairs)
+
+    def unlikely(share: float) -> float:
+        return -float(
+            stats.multinomial.logpmf([lost, lost, pairs - 2 * lost], pairs, [share + high, share, 1 - 2 * share - high])
+        )
+
+    share = float(optimize.minimize_scalar(unlikely, bounds=(1e-9, (1 - high) / 2 - 1e-9), method="bounded").x)
+    error = (pairs * (2 * share + high - high**2)) ** 0.5
+    assert pairs * high / error == pytest.approx(1.96, abs=0.001)
+
+
+@pytest.mark.parametrize("pairs", [2, 30, 120])
+def test_without_a_pair_that_differs_it_ends_where_wilsons_interval_of_no_success_does(pairs: int) -> None:
+    end = wilson_interval(0.0, pairs, 1.959964)[1]
+    assert difference_interval(0, 0, pairs) == pytest.approx((-end, end), abs=1e-6)
+
+
+@pytest.mark.parametrize(("n", "at_least"), [(20, 0.95), (30, 0.945), (80, 0.945)])
+@pytest.mark.parametrize(("gain", "loss"), [(0.1, 0.1), (0.02, 0.02), (0.15, 0.03), (0.01, 0.08), (0.0, 0.05)])
+def test_the_interval_of_a_difference_covers_the_truth(gain: float, loss: float, n: int, at_least: float) -> None:
+    """Exact: every outcome of gains and losses, weighted by its probability."""
+    covered = seen = 0.0
+    for gained in range(n + 1):
+        for lost in range(n + 1 - gained):
+            weight = stats.multinomial.pmf([gained, lost, n - gained - lost], n, [gain, loss, 1 - gain - loss])
+            if weight < 1e-6:
+                continue
+            low, high = difference_interval(gained, lost, n)
+            seen += weight
+            covered += weight * (low <= gain - loss <= high)
+    assert covered / seen >= at_least
+
+
+def test_the_interval_of_a_majority_leaves_out_a_half_exactly_when_the_sign_test_is_below_5_percent() -> None:
+    for gained, lost in product(SIDES, SIDES):
+        if gained + lost:
+            low, high = sign_test_interval(gained, lost)
+            assert (low > 0.5 or high < 0.5) == (sign_test_p(gained, lost) < 0.05), (gained, lost)
+            assert 0 <= low <= gained / (gained + lost) <= high <= 1
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 5), (5, 0), (8, 2), (40, 60)])
+def test_the_interval_of_a_majority_is_clopper_and_pearsons(gained: int, lost: int) -> None:
+    expected = stats.binomtest(gained, gained + lost).proportion_ci(method="exact")
+    assert sign_test_interval(gained, lost) == pytest.approx((expected.low, expected.high))

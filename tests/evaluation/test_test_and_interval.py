@@ -16,13 +16,9 @@ from llmops.evaluation.paired_tests import FEWEST_CLUSTERS, PairedTest, paired_t
 from llmops.evaluation.power import power_of
 from llmops.evaluation.sequential import SequentialTest
 from llmops.evaluation.statistics import UNLIMITED
+from tests.evaluation.samples import few_losses, large_losses, most, thirds
 
 FLIPS = 299  # drawn in a simulation: enough, and fast
-
-
-def most(repetitions: int, rate: float) -> float:
-    """The share that a true rate of `rate` stays below in all but one of 1,000 simulations."""
-    return float(stats.binom.ppf(0.999, repetitions, rate)) / repetitions
 
 
 def agree(found: PairedTest) -> bool:
@@ -144,27 +140,14 @@ def skewed(generator: Any, n: int) -> Any:
     return generator.exponential(1, n) - 1
 
 
-def rare_losses(generator: Any, n: int) -> Any:
-    """Small gains, and one large loss in twelve, of mean 0."""
-    return generator.choice([-11 / 12, 1 / 12], n, p=[1 / 12, 11 / 12])
-
-
 @pytest.mark.parametrize("n", [40, 120])
-@pytest.mark.parametrize("shape", [skewed, rare_losses])
+@pytest.mark.parametrize("shape", [skewed, large_losses])
 def test_skewed_differences_of_mean_0_are_found_in_5_percent_at_most(shape: Callable[..., Any], n: int) -> None:
     generator, repetitions = np.random.default_rng(n), 300
     found = sum(
         paired_test([0.0] * n, shape(generator, n).tolist(), resamples=FLIPS).p_value < 0.05 for _ in range(repetitions)
     )
     assert found / repetitions <= most(repetitions, 0.05)
-
-
-def few_losses(generator: Any, n: int) -> Any:
-    return generator.choice([-0.5, 0.0], n, p=[1 / 12, 11 / 12])
-
-
-def thirds(generator: Any, n: int) -> Any:
-    return generator.choice([-2 / 3, -1 / 3, 0, 1 / 3, 2 / 3], n, p=[0.04, 0.08, 0.76, 0.08, 0.04])
 
 
 def truths(generator: Any, n: int) -> Any:
