@@ -14,8 +14,6 @@ from llmops.evaluation.gate_rules import MOST_FAILED
 
 if TYPE_CHECKING:
     from monitoring.decide.variants import Variants
-    from monitoring.descriptors import Descriptor
-    from monitoring.store.summaries import Summary
     from monitoring.stores import Stores
 
 _ERROR = "error"  # the flag of requests that the gateway or the engine failed, or refused
@@ -56,43 +54,29 @@ def too_few(stores: Stores, app: str, since: datetime, until: datetime, minimum_
 
 
 def _judged(stores: Stores, variants: Variants, accepted: Sequence[str]) -> dict[str, Any]:
+    from monitoring.decide.drift import FEEDBACK
     from monitoring.decide.variants import canary_alarms, compare_variants
 
-    rules = stores.config.rules
-    comparison = compare_variants(variants, _known_of(stores, variants), rules, rules.alpha(1))
-    after, before = variants.after, variants.before
-    rows = f"{after.rows} requests{_failed(after)} beside {before.rows}{_failed(before)} of the champion"
+    rules, sides = stores.config.rules, (variants.after, variants.before)
+    # Descriptors, and what users said where they said something on both sides.
+    said = {
+        name: each
+        for name, each in FEEDBACK.items()
+        if all(name in side.numbers or name in side.labels for side in sides)
+    }
+    comparison = compare_variants(variants, {**stores.config.descriptors.descriptors, **said}, rules, rules.alpha(1))
+    errors = [side.flags.get(_ERROR) for side in sides]
+    failed = [f" ({each.hits} failed)" if each is not None and each.hits else "" for each in errors]
+    rows = f"{variants.after.rows} requests{failed[0]} beside {variants.before.rows}{failed[1]} of the champion"
+    alarms = [pending.alarm for pending in canary_alarms(comparison)]
+    verdict: Verdict = "inconclusive"
     if not comparison.alike:
-        why = f"{rows}: the questions of both sides differ, so that they cannot be compared"
-        return seen("inconclusive", why, comparison.to_json())
-    alarms = [raised.alarm for raised in canary_alarms(comparison)]
-    if refused := [alarm.why for alarm in alarms if alarm.what not in accepted]:
-        return seen("fail", f"{rows}: worse on the same traffic: {'; '.join(refused)}", comparison.to_json())
-    if max(_failed_share(after), _failed_share(before)) > MOST_FAILED:
-        why = f"{rows}: more than {100 * MOST_FAILED:g} % of one side failed, so that what is left says little"
-        return seen("inconclusive", why, comparison.to_json())
-    rose = f" but {', '.join(alarm.what for alarm in alarms)}, which is accepted" if alarms else ""
-    return seen("pass", f"{rows}: no harmful flag and no latency rose{rose}", comparison.to_json())
-
-
-def _known_of(stores: Stores, variants: Variants) -> dict[str, Descriptor]:
-    """What is known of the rows: descriptors, and what users said where they said something."""
-    from monitoring.decide.drift import FEEDBACK
-
-    said = {name: each for name, each in FEEDBACK.items() if _has(variants.before, name) and _has(variants.after, name)}
-    return {**stores.config.descriptors.descriptors, **said}
-
-
-def _failed(summary: Summary) -> str:
-    """How many requests failed, where any did."""
-    failed = summary.flags[_ERROR].hits if _ERROR in summary.flags else 0
-    return f" ({failed} failed)" if failed else ""
-
-
-def _failed_share(summary: Summary) -> float:
-    found = summary.flags.get(_ERROR)
-    return found.share if found is not None and found.n else 0.0
-
-
-def _has(summary: Summary, name: str) -> bool:
-    return name in summary.numbers or name in summary.labels
+        why = "the questions of both sides differ, so that they cannot be compared"
+    elif refused := [alarm.why for alarm in alarms if alarm.what not in accepted]:
+        verdict, why = "fail", f"worse on the same traffic: {'; '.join(refused)}"
+    elif any(each is not None and each.n and each.share > MOST_FAILED for each in errors):
+        why = f"more than {100 * MOST_FAILED:g} % of one side failed, so that what is left says little"
+    else:
+        rose = f" but {', '.join(alarm.what for alarm in alarms)}, which is accepted" if alarms else ""
+        verdict, why = "pass", f"no harmful flag and no latency rose{rose}"
+    return seen(verdict, f"{rows}: {why}", comparison.to_json())

@@ -21,7 +21,31 @@ from typing import Any
 def evidently() -> Any:
     """The names of Evidently used here, as attributes of one object."""
     with _quietly():
-        return _names()
+        from evidently import (  # noqa: F401 - all names are returned
+            BinaryClassification,
+            DataDefinition,
+            Dataset,
+            MulticlassClassification,
+            Regression,
+            Report,
+            descriptors,
+        )
+        from evidently.core.datasets import DatasetColumn  # noqa: F401
+        from evidently.descriptors import (  # noqa: F401
+            CustomColumnDescriptor,
+            NonLetterCharacterPercentage,
+            SentenceCount,
+            TextLength,
+        )
+        from evidently.legacy.calculations.stattests import StatTest, register_stattest  # noqa: F401
+        from evidently.legacy.core import ColumnType  # noqa: F401
+        from evidently.presets import (  # noqa: F401
+            ClassificationPreset,
+            DataDriftPreset,
+            DataSummaryPreset,
+            RegressionPreset,
+        )
+    return SimpleNamespace(**locals())
 
 
 @contextmanager
@@ -55,42 +79,3 @@ def without_nltk_downloads() -> Iterator[None]:
         yield
     finally:
         nltk.download = download
-
-
-def _names() -> Any:
-    from evidently import (
-        BinaryClassification,
-        DataDefinition,
-        Dataset,
-        MulticlassClassification,
-        Regression,
-        Report,
-        descriptors,
-    )
-    from evidently.core.datasets import DatasetColumn
-    from evidently.descriptors import CustomColumnDescriptor, NonLetterCharacterPercentage, SentenceCount, TextLength
-    from evidently.legacy.calculations.stattests import StatTest, register_stattest
-    from evidently.legacy.core import ColumnType
-    from evidently.presets import ClassificationPreset, DataDriftPreset, DataSummaryPreset, RegressionPreset
-
-    return SimpleNamespace(
-        BinaryClassification=BinaryClassification,
-        ClassificationPreset=ClassificationPreset,
-        ColumnType=ColumnType,
-        CustomColumnDescriptor=CustomColumnDescriptor,
-        DataDefinition=DataDefinition,
-        DataDriftPreset=DataDriftPreset,
-        DataSummaryPreset=DataSummaryPreset,
-        Dataset=Dataset,
-        DatasetColumn=DatasetColumn,
-        MulticlassClassification=MulticlassClassification,
-        NonLetterCharacterPercentage=NonLetterCharacterPercentage,
-        Regression=Regression,
-        RegressionPreset=RegressionPreset,
-        Report=Report,
-        SentenceCount=SentenceCount,
-        StatTest=StatTest,
-        descriptors=descriptors,
-        TextLength=TextLength,
-        register_stattest=register_stattest,
-    )

@@ -70,21 +70,10 @@ class MonitorAction:
     run_id: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Without evidence and policy."""
-        return {
-            "key": self.key,
-            "app": self.app,
-            "action": self.kind,
-            "release": self.release,
-            "why": self.why,
-            "dry_run": self.dry_run,
-            "status": self.status,
-            "outcome": dict(self.outcome) if self.outcome is not None else None,
-            "attempts": self.attempts,
-            "decided_at": self.decided_at.isoformat() if self.decided_at else None,
-            "finished_at": self.finished_at.isoformat() if self.finished_at else None,
-            "run_id": self.run_id,
-        }
+        """Without evidence and policy, times as ISO texts."""
+        values = {name: getattr(self, name) for name in self.__slots__ if name not in ("kind", "evidence", "policy")}
+        shown = {name: each.isoformat() if isinstance(each, datetime) else each for name, each in values.items()}
+        return {**shown, "action": self.kind}
 
 
 class Actuator(Protocol):
@@ -131,12 +120,7 @@ class ActionQueue:
         if decision.action is None:
             return False
         first, last = decision.alarms[0].id, decision.alarms[-1].id
-        same = {
-            "app": decision.app,
-            "action": decision.action,
-            "release": decision.release,
-            "dry_run": decision.dry_run,
-        }
+        same = {name: getattr(decision, name) for name in ("app", "action", "release", "dry_run")}
         with alone(self._engine) as connection:
             # An action answers the alarms that came while its own lasted, too.
             answered = sa.select(table.c.key).filter_by(**same).where(table.c.through >= first)
@@ -307,19 +291,7 @@ def alert_of_action(action: MonitorAction, settings: AlertSettings) -> dict[str,
 
 
 def _action(row: sa.Row[Any], policy: Policy) -> MonitorAction:
-    return MonitorAction(
-        key=row.key,
-        app=row.app,
-        kind=row.action,
-        release=row.release,
-        why=row.why,
-        dry_run=row.dry_run,
-        evidence=row.evidence,
-        policy=policy,
-        status=row.status,
-        outcome=row.outcome,
-        attempts=row.attempts,
-        decided_at=datetime.fromtimestamp(row.decided_at, UTC),
-        finished_at=None if row.finished_at is None else datetime.fromtimestamp(row.finished_at, UTC),
-        run_id=row.run_id,
-    )
+    values = {name: getattr(row, name) for name in MonitorAction.__slots__ if name not in ("kind", "policy")}
+    for name in ("decided_at", "finished_at"):
+        values[name] = None if values[name] is None else datetime.fromtimestamp(values[name], UTC)
+    return MonitorAction(**values, kind=row.action, policy=policy)

@@ -109,16 +109,11 @@ def list_alarms(app: str | None, with_resolved: bool, as_json: bool) -> None:
     def show() -> None:
         _show_entries(entries)
         if actions:
-            rows = [
-                (
-                    _to_seconds(each.decided_at),
-                    each.kind,
-                    each.release,
-                    "dry run" if each.dry_run else each.status,
-                    each.why,
-                )
-                for each in actions
-            ]
+            rows = []
+            for each in actions:
+                decided = each.decided_at.isoformat("T", "seconds") if each.decided_at else ""
+                status = "dry run" if each.dry_run else each.status
+                rows.append((decided, each.kind, each.release, status, each.why))
             print_table("actions", ("decided", "action", "release", "status", "why"), rows)
         for item in deliveries:
             if item.waiting or item.given_up:
@@ -171,17 +166,11 @@ def show_policy(app: str | None, as_json: bool) -> None:
     apps = sorted({*config.policies, *(entry.app for entry in entries)}) if app is None else [app]
     shown: list[dict[str, Any]] = []
     for name in apps:
-        chosen = config.policies.get(name, Policy())
-        situation = actuator.situation(name)
+        chosen, situation = config.policies.get(name, Policy()), actuator.situation(name)
         decision = decide(name, [entry for entry in entries if entry.app == name], chosen, situation)
-        shown.append(
-            {
-                "app": name,
-                "policy": dataclasses.asdict(chosen),
-                "situation": situation.to_json(),
-                "decision": {"action": decision.action, "release": decision.release or None, "why": decision.why},
-            }
-        )
+        told = {"action": decision.action, "release": decision.release or None, "why": decision.why}
+        values = {"policy": dataclasses.asdict(chosen), "situation": situation.to_json(), "decision": told}
+        shown.append({"app": name, **values})
 
     def show() -> None:
         for item in shown:
@@ -197,36 +186,22 @@ def show_policy(app: str | None, as_json: bool) -> None:
 def _books(settings: Settings) -> Iterator[tuple[AlarmBook, Outbox, Any]]:
     from monitoring.act.alarm_book import AlarmBook
     from monitoring.act.outbox import Outbox
-    from monitoring.config import read_config
-    from monitoring.store.database import open_database
+    from monitoring.stores import opened
 
-    alerts = read_config(settings).alerts
-    engine = open_database(settings.resolved_log_url)
-    try:
-        outbox = Outbox(engine, ())
-        yield AlarmBook(engine, alerts, outbox), outbox, engine
-    finally:
-        engine.dispose()
+    with opened(settings) as stores:
+        outbox = Outbox(stores.engine, ())
+        yield AlarmBook(stores.engine, stores.config.alerts, outbox), outbox, stores.engine
 
 
 def _show_entries(entries: list[Entry]) -> None:
     if not entries:
         echo("no alarm lasts")
         return
-    rows = [
-        (
-            entry.id,
-            entry.state,
-            entry.what,
-            entry.kind,
-            entry.release or entry.app,
-            _to_seconds(entry.first_at),
-            _to_seconds(entry.last_at),
-            entry.times,
-            entry.why,
-        )
-        for entry in entries
-    ]
+    rows = []
+    for entry in entries:
+        first, last = (moment.isoformat("T", "seconds") for moment in (entry.first_at, entry.last_at))
+        alarm = (entry.id, entry.state, entry.what, entry.kind, entry.release or entry.app)
+        rows.append((*alarm, first, last, entry.times, entry.why))
     print_table("alarms", ("#", "state", "what", "kind", "of", "first", "last", "times#", "why"), rows)
     say("rows of an alarm: `llmops monitor alarms list --json`; one of them: `llmops log show REQUEST_ID`")
 
@@ -236,14 +211,10 @@ def _tick_json(tick: Tick | None) -> dict[str, Any]:
         return {"worked": False}
     return {
         "worked": True,
-        "ingested": tick.ingested,
+        **{name: getattr(tick, name) for name in ("ingested", "alarms", "decided", "delivered", "failed")},
         "opened": [entry.to_json() for booked in tick.booked for entry in booked.opened],
         "resolved": [entry.to_json() for booked in tick.booked for entry in booked.resolved],
-        "alarms": tick.alarms,
-        "decided": tick.decided,
         "actions": [action.to_json() for action in tick.acted],
-        "delivered": tick.delivered,
-        "failed": tick.failed,
     }
 
 
@@ -259,10 +230,6 @@ def _show_tick(tick: Tick | None) -> None:
         echo(f"{action.kind} of {action.release}{mode}: {action.status}")
     if tick.failed:
         echo(f"failed: {', '.join(tick.failed)}; the lines above say why")
-
-
-def _to_seconds(moment: datetime | None) -> str:
-    return moment.isoformat("T", "seconds") if moment else ""
 
 
 def _seconds(option: str, text: str) -> float:

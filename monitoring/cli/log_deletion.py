@@ -67,11 +67,19 @@ def forget(user: str | None, request_id: str | None, dry_run: bool, as_json: boo
     """
     if bool(user) == bool(request_id):
         raise UsageError("give either --user or --request-id")
+    from llmops.production_log import ProductionLog
     from monitoring.forgetting import NOT_REACHED, forget
 
     settings = Settings.from_environment()
-    request_id = _whole_request_id(settings, request_id) if request_id else None
-    receipt = forget(settings, user=user or None, request_id=request_id, dry_run=dry_run)
+    if request_id:
+        log = ProductionLog(settings.resolved_log_url)
+        try:
+            found = log.request_ids(request_id, limit=MOST_NAMED + 1)
+        finally:
+            log.close()
+        # What is not in the log may be elsewhere, and stays as it was given.
+        request_id = whole_id(request_id, found, "request") if found else request_id
+    receipt = forget(settings, user=user or None, request_id=request_id or None, dry_run=dry_run)
 
     def table() -> None:
         shown: dict[str, dict[str, int]] = receipt.to_json()["tables"]
@@ -88,15 +96,3 @@ def forget(user: str | None, request_id: str | None, dry_run: bool, as_json: boo
     emit(as_json, receipt.to_json(), table)
     if not receipt.complete:
         sys.exit(1)
-
-
-def _whole_request_id(settings: Settings, given: str) -> str:
-    """The request meant by a beginning; what is not in the log may be elsewhere, and stays as it was given."""
-    from llmops.production_log import ProductionLog
-
-    log = ProductionLog(settings.resolved_log_url)
-    try:
-        found = log.request_ids(given, limit=MOST_NAMED + 1)
-    finally:
-        log.close()
-    return whole_id(given, found, "request") if found else given

@@ -23,6 +23,7 @@ import json
 import math
 import os
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -281,18 +282,15 @@ def project_id(app: str) -> uuid.UUID:
 
 
 def _verdict_values(verdict: Mapping[str, Any]) -> dict[str, float]:
-    alarms = list(verdict["alarms"])
+    kinds = Counter(alarm.get("kind", "drift") for alarm in verdict["alarms"])
     values = {
-        column_name(WHOLE, "alarms"): float(len(alarms)),
+        column_name(WHOLE, "alarms"): float(len(verdict["alarms"])),
         column_name(WHOLE, "rows"): float(verdict["window"]["rows"]),
         column_name(WHOLE, BUDGET): float(verdict["expected_false_alarms_per_month"]),
+        **{column_name(WHOLE, f"alarms {kind}"): float(kinds[kind]) for kind in ALARM_KINDS},
     }
-    for kind in ALARM_KINDS:
-        found = sum(1 for alarm in alarms if alarm.get("kind", "drift") == kind)
-        values[column_name(WHOLE, f"alarms {kind}")] = float(found)
     for part in verdict["slices"]:
-        release = part["slice"].get("release")
-        if release is not None:
+        if (release := part["slice"].get("release")) is not None:
             drifted = sum(1 for found in part["descriptors"].values() if found["drifted"])
             values[column_name(release, "alarms")] = float(drifted)
     for name, found in verdict["slices"][0]["descriptors"].items() if verdict["slices"] else ():

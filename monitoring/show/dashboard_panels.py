@@ -96,28 +96,9 @@ def panels(releases: Sequence[str], levels: Iterable[str], effects: Iterable[str
     effects: descriptors that verdicts have an effect of.
     """
     known = set(levels)
-    found = _alarm_panels(releases)
-    found += [_by_release(chief, releases) for chief in CHIEFS if chief.name in known]
-    for side, tab, title in (
-        ("output", _ANSWERS, "Personal data in answers"),
-        ("input", _QUESTIONS, "Personal data in questions"),
-    ):
-        sorts = sorted(name for name in known if name.startswith(f"{side}.pii_"))
-        if sorts:
-            lines = tuple(_level(name.partition("pii_")[2], WHOLE, name) for name in sorts)
-            found.append(Panel(tab, title, lines, "share, by sort"))
-    found += _effect_panels(set(effects))
-    others = sorted(name for name in known if name not in CHIEF_NAMES and ".pii_" not in name)
-    others = [name for name in others if name.rpartition(".")[2] not in _TOLD_BY_OTHERS]
-    found += [Panel(_OTHERS, name, (_level("app", WHOLE, name),), "mean or share") for name in others[:_MOST_OTHERS]]
-    return found
-
-
-def _alarm_panels(releases: Sequence[str]) -> list[Panel]:
-    counter = {"plot_type": "counter", "aggregation": "last"}
-    bars = {"plot_type": "bar", "is_stacked": True}
+    counter, bars = {"plot_type": "counter", "aggregation": "last"}, {"plot_type": "bar", "is_stacked": True}
     kinds = tuple(_verdict(kind, f"alarms {kind}") for kind in ALARM_KINDS)
-    drawn = [
+    found = [
         # Not the alarms of the newest run: Evidently shows a counter of 0 as "no value".
         Panel(_VERDICTS, "Rows", (_verdict("rows", "rows"),), "in the newest window", plot=counter),
         Panel(_VERDICTS, "False alarms", (_verdict("a month", BUDGET),), "at most, by the budget", plot=counter),
@@ -125,8 +106,20 @@ def _alarm_panels(releases: Sequence[str]) -> list[Panel]:
     ]
     if releases:
         lines = tuple(Line(name, column_name(name, "alarms"), ("verdict",)) for name in releases)
-        drawn.append(Panel(_VERDICTS, "Alarms by release", lines, "drift in the slice of the release", plot=bars))
-    return drawn
+        found.append(Panel(_VERDICTS, "Alarms by release", lines, "drift in the slice of the release", plot=bars))
+    for chief in CHIEFS:
+        if chief.name in known:
+            lines = (_level("all", WHOLE, chief.name), *(_level(name, name, chief.name) for name in releases))
+            found.append(Panel(chief.tab, chief.title, lines, chief.meaning))
+    for side, tab, title in (("output", _ANSWERS, "answers"), ("input", _QUESTIONS, "questions")):
+        if sorts := sorted(name for name in known if name.startswith(f"{side}.pii_")):
+            lines = tuple(_level(name.partition("pii_")[2], WHOLE, name) for name in sorts)
+            found.append(Panel(tab, f"Personal data in {title}", lines, "share, by sort"))
+    found += _effect_panels(set(effects))
+    others = sorted(name for name in known if name not in CHIEF_NAMES and ".pii_" not in name)
+    others = [name for name in others if name.rpartition(".")[2] not in _TOLD_BY_OTHERS]
+    found += [Panel(_OTHERS, name, (_level("app", WHOLE, name),), "mean or share") for name in others[:_MOST_OTHERS]]
+    return found
 
 
 def _effect_panels(effects: Iterable[str]) -> list[Panel]:
@@ -141,11 +134,6 @@ def _effect_panels(effects: Iterable[str]) -> list[Panel]:
             lines = tuple(_verdict(name.removeprefix(f"{side}."), EFFECT + name) for name in names)
             drawn.append(Panel(_EFFECTS, f"Effect sizes in {title}", lines, meaning, True))
     return drawn
-
-
-def _by_release(chief: Chief, releases: Sequence[str]) -> Panel:
-    lines = (_level("all", WHOLE, chief.name), *(_level(name, name, chief.name) for name in releases))
-    return Panel(chief.tab, chief.title, lines, chief.meaning)
 
 
 def _level(legend: str, who: str, what: str) -> Line:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -44,8 +44,9 @@ def levels_since(reader: WindowReader, app: str, since: datetime, now: datetime)
     since: the first point is the one that holds it. Raises StoreUnavailable.
     """
     change = _start_of_day(now - HOURLY_FOR)
-    recent = [(hour.astimezone(UTC), summary) for hour, summary in reader.hours(app, change, now) if summary.rows]
-    by_hour = _worth_hours(recent, now)
+    recent = [(hour.astimezone(UTC), summary.rows) for hour, summary in reader.hours(app, change, now) if summary.rows]
+    enough = sum(rows for _, rows in recent) >= ENOUGH_ROWS * len(recent)
+    by_hour = bool(recent) and (enough or recent[0][0] > now - timedelta(days=3))
     day, end = _start_of_day(since), change if by_hour else now
     while day < end:
         if (found := _levels(reader, app, day, DAY, now)) is not None:
@@ -55,13 +56,6 @@ def levels_since(reader: WindowReader, app: str, since: datetime, now: datetime)
         start = hour.replace(minute=0, second=0, microsecond=0)
         if start + HOUR > since and (found := _levels(reader, app, start, HOUR, now)) is not None:
             yield found
-
-
-def _worth_hours(recent: Sequence[tuple[datetime, Summary]], now: datetime) -> bool:
-    if not recent:
-        return False
-    rows = sum(summary.rows for _, summary in recent)
-    return rows >= ENOUGH_ROWS * len(recent) or recent[0][0] > now - timedelta(days=3)
 
 
 def strip(reader: WindowReader, app: str, since: datetime, until: datetime) -> list[Levels]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
+import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -76,6 +76,19 @@ class Receiver:
 
 
 @contextmanager
+def serving(server: socketserver.BaseServer) -> Iterator[int]:
+    """Serves in a thread until the block ends. Yields the port."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
 def http_receiver() -> Iterator[Receiver]:
     receiver = Receiver()
 
@@ -95,90 +108,65 @@ def http_receiver() -> Iterator[Receiver]:
         def log_message(self, *_: Any) -> None:
             """Quiet."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        receiver.url = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield receiver
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port:
+        receiver.url = f"http://127.0.0.1:{port}"
+        yield receiver
 
 
 @dataclass
 class Mailbox:
-    """An SMTP server's side: what it was told. refuse: the command it answers with an error.
+    """An SMTP server's side: what it was told. refuse: the command it answers with an error."""
 
-    It knows EHLO, STARTTLS where a context is given, AUTH, DATA and QUIT, and says yes to everything else.
-    """
-
-    context: ssl.SSLContext | None = None
     port: int = 0
     mails: list[str] = field(default_factory=list)
     logins: list[str] = field(default_factory=list)
     encrypted: list[bool] = field(default_factory=list)
     refuse: str = ""
 
-    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        encrypted = False
-        writer.write(b"220 test\r\n")
-        while line := (await reader.readline()).decode().strip():
-            verb = line.split()[0].upper()
-            reply = "550 refused, token s3cret" if verb == self.refuse else self._reply(verb, line, encrypted)
-            writer.write(reply.encode() + b"\r\n")
-            await writer.drain()
-            if verb == "STARTTLS" and self.context is not None:
-                await writer.start_tls(self.context)
-                encrypted = True
-            elif verb == "DATA" and reply.startswith("354"):
-                self.mails.append(await _until_dot(reader))
-                self.encrypted.append(encrypted)
-                writer.write(b"250 taken\r\n")
-            elif verb == "QUIT":
-                break
-        writer.close()
-
-    def _reply(self, verb: str, line: str, encrypted: bool) -> str:
-        if verb == "AUTH":
-            self.logins.append(line.split()[-1])
-        offered = "250-STARTTLS\r\n" if self.context is not None and not encrypted else ""
-        known = {"EHLO": f"250-test\r\n{offered}250 AUTH PLAIN LOGIN", "STARTTLS": "220 go", "AUTH": "235 welcome",
-                 "DATA": "354 go on", "QUIT": "221 bye"}  # fmt: skip
-        return known.get(verb, "250 ok")
-
-
-async def _until_dot(reader: asyncio.StreamReader) -> str:
-    lines = []
-    while (text := (await reader.readline()).decode()) not in (".\r\n", ""):
-        lines.append(text)
-    return "".join(lines)
-
 
 @contextmanager
 def smtp_receiver(context: ssl.SSLContext | None = None) -> Iterator[Mailbox]:
-    """A running SMTP server."""
-    box = Mailbox(context)
-    ready, loop, stopped = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
+    """A running SMTP server, which knows EHLO, STARTTLS where a context is given, AUTH, DATA and QUIT, and says yes to
+    everything else."""
+    box = Mailbox()
 
-    async def serve() -> None:
-        server = await asyncio.start_server(box.converse, "127.0.0.1", 0)
-        box.port = server.sockets[0].getsockname()[1]
-        ready.set()
-        await stopped.wait()
-        server.close()
-        await server.wait_closed()
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            encrypted = False
+            self.say("220 test")
+            while line := self.rfile.readline().decode().strip():
+                verb = line.split()[0].upper()
+                offered = "250-STARTTLS\r\n" if context is not None and not encrypted else ""
+                known = {"EHLO": f"250-test\r\n{offered}250 AUTH PLAIN LOGIN", "STARTTLS": "220 go",
+                         "AUTH": "235 welcome", "DATA": "354 go on", "QUIT": "221 bye"}  # fmt: skip
+                if verb == box.refuse:
+                    self.say("550 refused, token s3cret")
+                    continue
+                self.say(known.get(verb, "250 ok"))
+                if verb == "AUTH":
+                    box.logins.append(line.split()[-1])
+                elif verb == "STARTTLS" and context is not None:
+                    self.request = context.wrap_socket(self.request, server_side=True)
+                    self.setup()
+                    encrypted = True
+                elif verb == "DATA":
+                    box.mails.append("".join(iter(lambda: self.rfile.readline().decode(), ".\r\n")))
+                    box.encrypted.append(encrypted)
+                    self.say("250 taken")
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    try:
-        assert ready.wait(30)
+        def finish(self) -> None:
+            super().finish()
+            self.request.close()
+
+        def say(self, reply: str) -> None:
+            self.wfile.write(reply.encode() + b"\r\n")
+
+    class Server(socketserver.ThreadingTCPServer):
+        def handle_error(self, *_: Any) -> None:
+            """A client that does not trust it goes away."""
+
+    with serving(Server(("127.0.0.1", 0), Handler)) as box.port:
         yield box
-    finally:
-        loop.call_soon_threadsafe(stopped.set)
-        thread.join()
-        loop.run_until_complete(asyncio.sleep(0.01))
-        loop.close()
 
 
 class NotingActuator:

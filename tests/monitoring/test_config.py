@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from llmops.errors import BadFile
@@ -97,3 +100,19 @@ def test_what_the_packaged_file_has_marked_out_can_be_switched_on(tmp_path):
     lines = DEFAULT_FILE.read_text(encoding="utf-8").partition("# --- Alerts")[0].splitlines()
     text = "\n".join(line.removeprefix("# ") if line.startswith(marked) else line for line in lines)
     assert "output.similarity" in read(tmp_path, text).descriptors.descriptors
+
+
+def test_the_tables_of_the_guide_together_with_the_default_descriptors_are_read(tmp_path):
+    guide = (Path(__file__).parents[2] / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    shown = re.findall(r"```toml\n(.*?)```", guide, re.DOTALL)
+    descriptors = DEFAULT_FILE.read_text(encoding="utf-8").partition("# --- Slices")[0]
+    file = tmp_path / "monitor.toml"
+    file.write_text("\n".join([descriptors, *shown]), encoding="utf-8")
+    config = read_config(Settings(home=tmp_path, monitor_config=file))
+    assert len(shown) >= 6
+    assert config.descriptors.descriptors["output.no_source"].harmful
+    assert config.slices == ("release", "route")
+    assert [limit.descriptor for limit in config.limits] == ["output.refusal", "latency_ms"]
+    assert config.policies["assistant"].action == "rollback"
+    assert config.alerts.slack[0].name == "channel"
+    assert config.reference.at_promotion == "first-window"

@@ -8,8 +8,10 @@ challenger of `rehearsal`, whose policy is a dry run.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import threading
 import time
+from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -31,7 +33,7 @@ from llmops.versions import CHALLENGER, ModelVersion
 from monitoring import pin_reference
 from monitoring.act.alerts import AlertSettings, Webhook
 from monitoring.act.policy import Policy
-from monitoring.config import MonitorConfig, read_config
+from monitoring.config import read_config
 from monitoring.daemon.loop import Daemon, DaemonSettings
 from monitoring.daemon.work import LogWork, WindowSchedule
 from monitoring.descriptors import DescriptorSet
@@ -52,13 +54,7 @@ ANSWERS_AFTER = 20
 """Of each app, after the last move: the gateway has followed by then."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    app: str
-    asked_at: float
-    status: int
-    release: str
-    request_id: str
+Answer = namedtuple("Answer", ["app", "asked_at", "status", "release", "request_id"])
 
 
 @dataclass
@@ -78,11 +74,10 @@ class Traffic:
 
     def go_on(self, app: str) -> None:
         with httpx.Client(base_url=self.url, timeout=30) as http:
-            number = 1000
-            while not self.stop.is_set():
+            for number in itertools.count(1000):
                 self.ask(http, app, number)
-                number += 1
-                self.stop.wait(0.01)
+                if self.stop.wait(0.01):
+                    return
 
     def of(self, app: str) -> list[Answer]:
         return [answer for answer in self.answers if answer.app == app]
@@ -104,6 +99,23 @@ class Story:
     def moves(self, app: str) -> list[dict[str, Any]]:
         return self.registry.release_versions.history(app)[len(self.history_before[app]) :]
 
+    def watch(self, seconds: float) -> None:
+        """Notes when aliases move, until both have and the dry run has been told."""
+        deadline, releases = time.monotonic() + seconds, self.registry.release_versions
+        while len(self.moved) < 2 or not self.actions("rehearsal"):
+            assert time.monotonic() < deadline, f"moved by themselves: {self.moved}, {self.receiver.got}"
+            if not any(CHALLENGER in release.aliases for release in releases.versions("canary")):
+                self.moved.setdefault("canary", time.time())
+            champion = releases.champion("champion")
+            if champion is not None and champion.version == 1:
+                self.moved.setdefault("champion", time.time())
+            time.sleep(0.02)
+
+    def is_settled(self, app: str) -> bool:
+        """Whether the old release has given the last answers."""
+        after = [each for each in self.traffic.of(app) if each.asked_at > self.moved[app]]
+        return len(after) > ANSWERS_AFTER and {each.release for each in after[-ANSWERS_AFTER:]} == {f"{app}@1"}
+
 
 def answer(request: GenerationRequest) -> str:
     refuses = "a refuser" in request.messages[0]["content"]
@@ -123,38 +135,12 @@ def make_releases(registry: Registry) -> None:
         registry.release_versions.promote(registry.release_versions.get(f"{app}@1"), why="a test")
 
 
-def configuration(settings: Settings) -> MonitorConfig:
-    return dataclasses.replace(
-        read_config(settings), descriptors=DescriptorSet.from_config(DESCRIPTORS, settings), policies=POLICIES
-    )
-
-
 def begin_to_refuse(registry: Registry) -> None:
     releases = registry.release_versions
     for app in ("canary", "rehearsal"):
         releases.challenge(releases.get(f"{app}@2"))
-        registry.release_versions.set_policy(app, TrafficPolicy(canary=0.5, sticky="request"))
+        releases.set_policy(app, TrafficPolicy(canary=0.5, sticky="request"))
     releases.promote(releases.get("champion@2"), why="a test")
-
-
-def watch(registry: Registry, story: Story, seconds: float) -> None:
-    """Notes when aliases move, until both have and the dry run has been told."""
-    deadline = time.monotonic() + seconds
-    releases = registry.release_versions
-    while len(story.moved) < 2 or not story.actions("rehearsal"):
-        assert time.monotonic() < deadline, f"moved by themselves: {story.moved}, {story.receiver.got}"
-        if not any(CHALLENGER in release.aliases for release in releases.versions("canary")):
-            story.moved.setdefault("canary", time.time())
-        champion = releases.champion("champion")
-        if champion is not None and champion.version == 1:
-            story.moved.setdefault("champion", time.time())
-        time.sleep(0.02)
-
-
-def settled(story: Story, app: str) -> bool:
-    """Whether the old release has given the last answers."""
-    after = [each for each in story.traffic.of(app) if each.asked_at > story.moved[app]]
-    return len(after) > ANSWERS_AFTER and {each.release for each in after[-ANSWERS_AFTER:]} == {f"{app}@1"}
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +149,9 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     settings = Settings(home=home)
     registry = Registry(settings)
     make_releases(registry)
-    config, stop = configuration(settings), threading.Event()
+    descriptors = DescriptorSet.from_config(DESCRIPTORS, settings)
+    config = dataclasses.replace(read_config(settings), descriptors=descriptors, policies=POLICIES)
+    stop = threading.Event()
     with ExitStack() as stack:
         log = stack.enter_context(closing(ProductionLog(settings.resolved_log_url)))
         app = create_app(settings, registry, lambda model: FakeEngine(answer, name=model.ref), log)
@@ -194,8 +182,8 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             begin_to_refuse(registry)
             story.history_before = {name: registry.release_versions.history(name) for name in APPS}
             watching.start()
-            watch(registry, story, 120)
-            wait_until(lambda: all(settled(story, app) for app in ("canary", "champion")), 120)
+            story.watch(120)
+            wait_until(lambda: all(story.is_settled(app) for app in ("canary", "champion")), 120)
         finally:
             traffic.stop.set()
             stop.set()
@@ -205,24 +193,22 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 
 
 @pytest.mark.parametrize("app", APPS)
-def test_no_request_fails_meanwhile(story: Story, app: str) -> None:
+def test_no_request_fails_meanwhile(story, app):
     answers = story.traffic.of(app)
-
     assert len(answers) > ASKED_FIRST
     assert {each.status for each in answers} == {200}
     assert {each.release for each in answers} == {f"{app}@1", f"{app}@2"}
 
 
 @pytest.mark.parametrize("app", ["canary", "champion"])
-def test_the_gateway_follows_and_goes_back_no_more(story: Story, app: str) -> None:
+def test_the_gateway_follows_and_goes_back_no_more(story, app):
     asked = sorted((each for each in story.traffic.of(app)), key=lambda each: each.asked_at)
     last_bad = max(number for number, each in enumerate(asked) if each.release == f"{app}@2")
-
     assert len(asked) - last_bad > ANSWERS_AFTER
     assert asked[last_bad].asked_at - story.moved[app] < 30, "two seconds, on a machine with nothing else to do"
 
 
-def test_a_canary_that_refuses_is_stopped_and_withdrawn(story: Story) -> None:
+def test_a_canary_that_refuses_is_stopped_and_withdrawn(story):
     assert [move["what"] for move in story.moves("canary")] == ["traffic", "withdraw"]
     assert story.registry.release_versions.policy("canary") == TrafficPolicy(sticky="request")
     champion = story.registry.release_versions.champion("canary")
@@ -230,20 +216,20 @@ def test_a_canary_that_refuses_is_stopped_and_withdrawn(story: Story) -> None:
     assert champion.ref == "canary@1"
 
 
-def test_a_champion_that_refuses_is_rolled_back_once(story: Story) -> None:
+def test_a_champion_that_refuses_is_rolled_back_once(story):
     assert [(move["what"], move["from"], move["to"]) for move in story.moves("champion")] == [
         ("rollback", "champion@2", "champion@1")
     ]
 
 
-def test_a_dry_run_leaves_the_registry_untouched_and_says_what_it_would_do(story: Story) -> None:
+def test_a_dry_run_leaves_the_registry_untouched_and_says_what_it_would_do(story):
     assert story.moves("rehearsal") == []
     (told,) = story.actions("rehearsal")
     assert (told["action"], told["release"], told["dry_run"]) == ("stop-canary", "rehearsal@2", True)
     assert told["outcome"] == {"would": "stop-canary of rehearsal@2"}
 
 
-def test_each_action_is_told_once_with_rows_that_refused(story: Story) -> None:
+def test_each_action_is_told_once_with_rows_that_refused(story):
     for app, action in (("canary", "stop-canary"), ("champion", "rollback")):
         (told,) = story.actions(app)
         assert (told["action"], told["release"], told["succeeded"]) == (action, f"{app}@2", True)
@@ -252,7 +238,7 @@ def test_each_action_is_told_once_with_rows_that_refused(story: Story) -> None:
         assert {by_id[row["request_id"]].release for row in told["rows"]} == {f"{app}@2"}
 
 
-def test_each_action_is_on_record_in_mlflow_with_its_evidence(story: Story) -> None:
+def test_each_action_is_on_record_in_mlflow_with_its_evidence(story):
     client = story.registry.store.client
     for app, action in (("canary", "stop-canary"), ("champion", "rollback"), ("rehearsal", "stop-canary")):
         experiment = client.get_experiment_by_name(f"monitoring-{app}")

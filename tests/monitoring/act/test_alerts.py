@@ -33,7 +33,7 @@ from monitoring.act.alerts import (
     slack_message,
 )
 from tests.monitoring.act.test_policy import entry
-from tests.monitoring.acting import smtp_receiver
+from tests.monitoring.acting import serving, smtp_receiver
 
 ALERT: dict[str, Any] = {
     "id": "alarm-7-opened-1", "event": "opened", "app": "assistant", "release": "assistant@2",
@@ -177,16 +177,11 @@ def dribbling_receiver(first: bytes, pause: float) -> Iterator[str]:
                 while not ended.wait(pause):
                     self.request.sendall(b"x" * 1000 if pause < 0.01 else b"x")
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            ended.set()
-            server.shutdown()
-            thread.join()
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    with serving(server) as port:
+        yield f"http://127.0.0.1:{port}"
+        ended.set()
 
 
 def test_an_answer_without_end_is_not_read():

@@ -85,7 +85,6 @@ def test_a_policy_does_nothing_and_says_why(alarms, policy, situation, why):
 
 def test_the_key_names_the_first_alarm_and_dry_runs_have_keys_of_their_own():
     decision = decide("assistant", [entry(9, what="error"), entry(4)], ROLLBACK, PROMOTED)
-
     assert decision.key == "assistant/rollback/assistant@2/4"
     assert decide("assistant", [entry(4)], Policy("rollback"), PROMOTED).key.endswith("/4/dry-run")
 
@@ -111,9 +110,7 @@ ENTRIES = st.lists(
 def test_whatever_comes_the_rules_hold(alarms, wish, situation):
     alarms = [replace(alarm, id=number) for number, alarm in enumerate(alarms, 1)]
     policy = Policy(wish, retrain_command=("true",))
-
     decision = decide("assistant", alarms, policy, situation)
-
     assert decision.why
     if decision.action is None:
         assert not decision.alarms

@@ -48,14 +48,12 @@ def alarm(home: Path) -> None:
     engine.dispose()
 
 
-def test_alarms_are_listed_and_acknowledged(run: Run, tmp_path: Path) -> None:
+def test_alarms_are_listed_and_acknowledged(run, tmp_path):
     assert "no alarm lasts" in run("alarms", "list").output
     alarm(tmp_path)
-
     listed: dict[str, Any] = json.loads(run("alarms", "list", "--json").stdout)
     table = run("alarms", "list").output
     acknowledged = json.loads(run("alarms", "ack", "1", "--by", "ada", "--json").stdout)
-
     assert [(each["what"], each["state"], each["rows"]) for each in listed["alarms"]] == [
         ("output.refusal", "open", ["r1"])
     ]
@@ -65,11 +63,9 @@ def test_alarms_are_listed_and_acknowledged(run: Run, tmp_path: Path) -> None:
         run("alarms", "ack", "9")
 
 
-def test_a_policy_is_shown_with_what_it_comes_to(run: Run, tmp_path: Path) -> None:
+def test_a_policy_is_shown_with_what_it_comes_to(run, tmp_path):
     alarm(tmp_path)
-
     (shown,) = json.loads(run("policy", "show", "--json").stdout)["policies"]
-
     assert (shown["app"], shown["policy"]["action"], shown["decision"]["action"]) == ("assistant", "observe", None)
     assert "to observe" in run("policy", "show").output
 
@@ -82,7 +78,7 @@ def test_a_policy_is_shown_with_what_it_comes_to(run: Run, tmp_path: Path) -> No
         (("--every-window", "5h"), "does not divide a day"),
     ],
 )
-def test_a_wrong_time_is_a_usage_error(run: Run, arguments: tuple[str, str], problem: str) -> None:
+def test_a_wrong_time_is_a_usage_error(run, arguments, problem):
     with pytest.raises(UsageError, match=problem):
         run("daemon", *arguments, "--once")
 
@@ -99,11 +95,9 @@ def records(home: Path) -> None:
     log.close()
 
 
-def test_once_is_one_look_for_a_cron_job(run: Run, tmp_path: Path) -> None:
+def test_once_is_one_look_for_a_cron_job(run, tmp_path):
     records(tmp_path)
-
     done = run("daemon", "--once", "--json")
-
     told = json.loads(done.stdout)
     assert done.exit_code == 0, done.output
     assert (told["worked"], told["ingested"], told["failed"]) == (True, 50, [])
@@ -111,7 +105,7 @@ def test_once_is_one_look_for_a_cron_job(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_daemon_ends_cleanly_on_sigterm(tmp_path: Path) -> None:
+def test_a_daemon_ends_cleanly_on_sigterm(tmp_path):
     records(tmp_path)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LLMOPS_")}
     environment = {**clean, "LLMOPS_HOME": str(tmp_path), "LLMOPS_SERVER_LOG": "json"}

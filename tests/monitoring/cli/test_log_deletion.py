@@ -17,7 +17,6 @@ from llmops.settings import Settings
 from monitoring.act.actions import evidence_folder
 from monitoring.store.database import open_database
 from monitoring.store.ingest import ingest
-from tests.command_line import Run
 from tests.monitoring.described import cheap_set
 
 MARKER = "kilo-lima-mike-november"
@@ -47,7 +46,7 @@ def bytes_of(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file())
 
 
-def test_old_texts_go_once_and_are_told(llmops: Run, log: ProductionLog) -> None:
+def test_old_texts_go_once_and_are_told(llmops, log):
     log.append([record(0, "anna", days=40), record(1, "anna", days=1)])
     assert llmops("log", "retain", "--days", "30", "--dry-run", "--json").json["deleted"] == 1
     done = llmops("log", "retain", "--days", "30", "--json")
@@ -59,14 +58,14 @@ def test_old_texts_go_once_and_are_told(llmops: Run, log: ProductionLog) -> None
     assert new["input"] != ""
 
 
-def test_the_setting_says_how_many_days(llmops: Run, log: ProductionLog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_setting_says_how_many_days(llmops, log, monkeypatch):
     log.append([record(0, "anna", days=40)])
     assert llmops("log", "retain").code == 2
     monkeypatch.setenv("LLMOPS_RETENTION_DAYS", "30")
     assert "1 records" in llmops("log", "retain").out
 
 
-def test_what_the_monitor_has_not_described_waits_unless_told_otherwise(llmops: Run, log: ProductionLog) -> None:
+def test_what_the_monitor_has_not_described_waits_unless_told_otherwise(llmops, log):
     log.append([record(0, "anna", days=40)])
     describe(log)
     log.append([record(1, "anna", days=40)])
@@ -76,7 +75,7 @@ def test_what_the_monitor_has_not_described_waits_unless_told_otherwise(llmops: 
     assert llmops("log", "retain", "--days", "30", "--undescribed", "--json").json["deleted"] == 1
 
 
-def test_a_user_is_forgotten_everywhere_and_the_receipt_proves_it(llmops: Run, log: ProductionLog, home: Path) -> None:
+def test_a_user_is_forgotten_everywhere_and_the_receipt_proves_it(llmops, log, home):
     settings = Settings(home=home, trace_sample=1.0)
     exporter = TraceExporter(settings, log)
     exporter.export()
@@ -86,7 +85,6 @@ def test_a_user_is_forgotten_everywhere_and_the_receipt_proves_it(llmops: Run, l
     exporter.export()
     describe(log)
     assert f"{MARKER} anna".encode() in bytes_of(home)
-
     dry = llmops("log", "forget", "--user", "anna", "--dry-run", "--json").json
     assert (dry["tables"]["log_records"], log.count()) == ({"deleted": 10, "left": 0}, 20)
     done = llmops("log", "forget", "--user", "anna", "--json")
@@ -96,7 +94,6 @@ def test_a_user_is_forgotten_everywhere_and_the_receipt_proves_it(llmops: Run, l
     names = ("log_records", "feedback", "descriptor_segments", "traces", "assessments")
     assert [tables[name]["deleted"] for name in names] == [10, 1, 10, 10, 1]
     assert (done.json["files"]["found"], done.json["files"]["markers"]) == (0, 10)
-
     assert [item.user for item in log.read()] == ["bert"] * 10
     store = Store(settings)
     experiment = store.client.get_experiment_by_name(experiment_of("assistant"))
@@ -110,7 +107,7 @@ def test_a_user_is_forgotten_everywhere_and_the_receipt_proves_it(llmops: Run, l
     assert not any(each["deleted"] for each in again["tables"].values())
 
 
-def test_one_request_is_forgotten(llmops: Run, log: ProductionLog, home: Path) -> None:
+def test_one_request_is_forgotten(llmops, log, home):
     log.append([record(number, "anna") for number in range(3)])
     shown = llmops("log", "forget", "--request-id", "r1")
     assert shown.code == 0
@@ -120,12 +117,12 @@ def test_one_request_is_forgotten(llmops: Run, log: ProductionLog, home: Path) -
     assert not (home / "mlflow.db").exists()
 
 
-def test_either_a_user_or_a_request_is_asked_for(llmops: Run, home: Path) -> None:
+def test_either_a_user_or_a_request_is_asked_for(llmops, home):
     assert llmops("log", "forget").code == 2
     assert llmops("log", "forget", "--user", "a", "--request-id", "b").code == 2
 
 
-def test_what_another_table_still_holds_is_told_and_fails(llmops: Run, log: ProductionLog, home: Path) -> None:
+def test_what_another_table_still_holds_is_told_and_fails(llmops, log, home):
     item = record(0, "anna")
     log.append([item])
     with sqlite3.connect(home / "log.db") as connection:
@@ -137,7 +134,7 @@ def test_what_another_table_still_holds_is_told_and_fails(llmops: Run, log: Prod
     assert done.json["tables"]["somebody_elses"] == {"deleted": 0, "left": 1}
 
 
-def test_the_evidence_that_a_retrain_command_was_given_forgets_too(llmops: Run, log: ProductionLog, home: Path) -> None:
+def test_the_evidence_that_a_retrain_command_was_given_forgets_too(llmops, log, home):
     log.append([record(0, "anna"), record(1, "bert")])
     folder = evidence_folder(home)
     folder.mkdir(parents=True)
@@ -147,25 +144,19 @@ def test_the_evidence_that_a_retrain_command_was_given_forgets_too(llmops: Run, 
     half.write_text('{"alarms": [{"rows": ["r0')
     assert llmops("log", "forget", "--user", "anna", "--dry-run", "--json").json["tables"]["evidence_files"]["deleted"]
     assert half.exists()
-
     done = llmops("log", "forget", "--user", "anna", "--json")
-
     assert (done.code, done.json["tables"]["evidence_files"]) == (0, {"deleted": 2, "left": 0})
     kept = [{"slice": {"release": "assistant@1"}, "rows": ["r1"]}]
     assert json.loads(file.read_text()) == {"key": "k", "alarms": kept}
     assert not half.exists()
 
 
-def test_a_user_is_forgotten_on_postgresql_too(
-    llmops: Run, home: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_user_is_forgotten_on_postgresql_too(llmops, home, postgres_url, monkeypatch):
     monkeypatch.setenv("LLMOPS_LOG_URL", postgres_url)
     log = ProductionLog(postgres_url)
     log.append([record(0, "anna"), record(1, "bert")])
     describe(log)
-
     done = llmops("log", "forget", "--user", "anna", "--json")
-
     assert (done.code, done.json["complete"]) == (0, True)
     assert [item.user for item in log.read()] == ["bert"]
     log.close()

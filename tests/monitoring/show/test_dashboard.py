@@ -49,7 +49,7 @@ def files(folder: Path) -> list[Path]:
     return sorted((folder / str(project_id("assistant")) / "snapshots").glob("*.json"))
 
 
-def test_evidently_reads_what_is_written(tmp_path: Path) -> None:
+def test_evidently_reads_what_is_written(tmp_path):
     from monitoring.evidently_import import evidently
 
     evidently()  # imports it without its warnings
@@ -60,7 +60,6 @@ def test_evidently_reads_what_is_written(tmp_path: Path) -> None:
     board = Dashboard(tmp_path)
     board.add_verdict("assistant", "run-1", verdict(START, alarms=2))
     board.add_levels("assistant", [levels(START, HOUR)])
-
     state = LocalState.load(str(tmp_path), None)
     (project,) = state.projects.values()
     assert project.name == "assistant"
@@ -78,20 +77,19 @@ def test_evidently_reads_what_is_written(tmp_path: Path) -> None:
             assert line.metric_labels["column"] in known or line.metric_labels["column"].endswith(" alarms")
 
 
-def test_writing_the_same_again_replaces_it(tmp_path: Path) -> None:
+def test_writing_the_same_again_replaces_it(tmp_path):
     board = Dashboard(tmp_path)
     for _ in range(2):
         board.add_verdict("assistant", "run-1", verdict(START))
         assert board.add_levels("assistant", [levels(START, HOUR)]) == 1
     board.add_verdict("other", "run-1", verdict(START))
-
     assert len(board.snapshots("assistant")) == 2
     assert board.newest_level("assistant") == START + HOUR
     assert len(board.snapshots("other")) == 1
     assert board.newest_level("other") is None
 
 
-def test_a_snapshot_stays_small_and_no_half_of_one_is_left(tmp_path: Path) -> None:
+def test_a_snapshot_stays_small_and_no_half_of_one_is_left(tmp_path):
     board = Dashboard(tmp_path)
     board.add_verdict("assistant", "run-1", verdict(START, alarms=3))
     board.add_levels("assistant", [levels(START, HOUR)])
@@ -99,7 +97,7 @@ def test_a_snapshot_stays_small_and_no_half_of_one_is_left(tmp_path: Path) -> No
     assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
 
 
-def test_hours_older_than_a_week_give_way_to_their_day(tmp_path: Path) -> None:
+def test_hours_older_than_a_week_give_way_to_their_day(tmp_path):
     board = Dashboard(tmp_path)
     board.add_levels("assistant", [levels(START + HOUR * number, HOUR) for number in range(48)])
     assert len(board.snapshots("assistant")) == 48
@@ -107,7 +105,7 @@ def test_hours_older_than_a_week_give_way_to_their_day(tmp_path: Path) -> None:
     assert len(board.snapshots("assistant")) == 3
 
 
-def test_old_verdicts_are_thinned_to_one_a_day_and_the_alarm_stays(tmp_path: Path) -> None:
+def test_old_verdicts_are_thinned_to_one_a_day_and_the_alarm_stays(tmp_path):
     assert dashboard_module.RECENT_VERDICTS == 300
     board = Dashboard(tmp_path)
     for number in range(324):
@@ -117,25 +115,25 @@ def test_old_verdicts_are_thinned_to_one_a_day_and_the_alarm_stays(tmp_path: Pat
     assert kept[0] == "run-5"
 
 
-def test_requests_are_counted_by_the_hour_whatever_the_point_is(tmp_path: Path) -> None:
+def test_requests_are_counted_by_the_hour_whatever_the_point_is(tmp_path):
     Dashboard(tmp_path).add_levels("assistant", [levels(START, DAY), levels(START + DAY, HOUR)])
     rates = [json.loads(path.read_text())["metric_results"]["app rows"]["value"] for path in files(tmp_path)]
     assert rates == [1.0, 24.0]
 
 
-def test_releases_have_lines_in_the_order_of_their_versions() -> None:
+def test_releases_have_lines_in_the_order_of_their_versions():
     drawn = {panel.title: panel for panel in panels(["assistant@2", "assistant@10"], ["output.refusal", "mine"], [])}
     assert [line.legend for line in drawn["Refusals"].lines] == ["all", "assistant@2", "assistant@10"]
     assert drawn["mine"].tab == "Others"
 
 
-def test_a_folder_that_cannot_be_written_is_a_plain_error(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_a_plain_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CannotRun, match="the dashboard in"):
         Dashboard(tmp_path / "file").add_verdict("assistant", "run-1", verdict(START))
 
 
-def test_a_broken_dashboard_file_is_written_anew(tmp_path: Path) -> None:
+def test_a_broken_dashboard_file_is_written_anew(tmp_path):
     board = Dashboard(tmp_path)
     board.add_verdict("assistant", "run-1", verdict(START))
     path = tmp_path / str(project_id("assistant")) / "dashboard.json"

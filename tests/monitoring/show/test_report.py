@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from llmops.errors import CannotRun
 from llmops.pages.rendering import environment
 from llmops.production_log import ProductionLog
-from llmops.settings import Settings
 from monitoring import DriftRules, list_references, run_monitor, write_report
 from monitoring.show.history import HOUR, Levels
 from monitoring.show.verdict_page import (
@@ -64,9 +62,7 @@ def summary(hits: int) -> Summary:
 
 
 @pytest.mark.usefixtures("logged")
-def test_the_report_has_our_verdict_first_every_column_and_needs_no_network(
-    few_descriptors: Settings, tmp_path: Path
-) -> None:
+def test_the_report_has_our_verdict_first_every_column_and_needs_no_network(few_descriptors, tmp_path):
     out = write_report(few_descriptors, "assistant", tmp_path / "deep" / "report.html", SINCE, UNTIL)
     page = out.read_text(encoding="utf-8")
     assert len(page) > 1_000_000
@@ -80,7 +76,7 @@ def test_the_report_has_our_verdict_first_every_column_and_needs_no_network(
 
 
 @pytest.mark.usefixtures("logged")
-def test_too_few_rows_are_said_in_the_report(settings: Settings) -> None:
+def test_too_few_rows_are_said_in_the_report(settings):
     result = run_monitor(settings, "assistant", SINCE, UNTIL, rules=DriftRules(minimum_rows=500))
     page = verdict_page(result.to_json())
     assert "Too few rows for a verdict" in page
@@ -88,13 +84,13 @@ def test_too_few_rows_are_said_in_the_report(settings: Settings) -> None:
 
 
 @pytest.mark.usefixtures("logged")
-def test_a_report_that_cannot_be_written_is_a_plain_error(settings: Settings, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_a_plain_error(settings, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CannotRun, match="cannot write the report"):
         write_report(settings, "assistant", tmp_path / "file" / "report.html", SINCE, UNTIL)
 
 
-def test_texts_are_escaped_cut_and_said_to_be_deleted() -> None:
+def test_texts_are_escaped_cut_and_said_to_be_deleted():
     texts = {
         "r1": RowText("r1", SINCE, "a@<2>", "<script>alert(1)</script>", "x" * 5000 + "\0"),
         "r2": RowText("r2", SINCE, None, None, None),
@@ -107,21 +103,21 @@ def test_texts_are_escaped_cut_and_said_to_be_deleted() -> None:
     assert page.count("deleted</span>") == 4  # r2, and the one that is gone from the log
 
 
-def test_the_verdict_says_what_to_do_and_what_could_not_be_compared() -> None:
+def test_the_verdict_says_what_to_do_and_what_could_not_be_compared():
     page = verdict_section(PageContents(verdict(), summary(2), summary(6)))
     for told in ("1 alarm<", "A rollback can help", "the questions did not change", "x on 3 rows", "input.words",
                  "2 scores, mean 0.5", "Limits: 1 looked at", "10.0% (6 of 60)", "a good week"):  # fmt: skip
         assert told in page, told
 
 
-def test_a_page_for_the_store_holds_nothing_that_users_wrote() -> None:
+def test_a_page_for_the_store_holds_nothing_that_users_wrote():
     page = verdict_page(verdict())
     assert "1 alarm<" in page
     assert "r1" not in page
     assert rows_to_show(verdict()) == ["r1", "r2", "gone"]
 
 
-def test_the_history_of_an_alarm_marks_the_window() -> None:
+def test_the_history_of_an_alarm_marks_the_window():
     days = [Levels(START + HOUR * number, START + HOUR * (number + 1), summary(number)) for number in range(5)]
     page = verdict_section(PageContents(verdict(), summary(2), summary(6), history=days))
     assert page.count("<circle") == 5
@@ -130,14 +126,14 @@ def test_the_history_of_an_alarm_marks_the_window() -> None:
     assert over_time([(START, 0.5), (START + HOUR, float("nan"))], SINCE, True) is None
 
 
-def test_a_level_that_is_not_known_is_a_gap_in_its_line_and_no_zero() -> None:
+def test_a_level_that_is_not_known_is_a_gap_in_its_line_and_no_zero():
     values = [1.0, 2.0, float("nan"), 3.0, 4.0]
     days = [Levels(START + HOUR * n, START + HOUR * (n + 1), levels(value)) for n, value in enumerate(values)]
     page = verdict_section(PageContents(verdict(), summary(2), summary(6), history=days))
     assert (page.count("<polyline"), page.count("<circle")) == (2, 4)
 
 
-def test_distributions_are_drawn_for_every_kind_and_said_to_be_missing() -> None:
+def test_distributions_are_drawn_for_every_kind_and_said_to_be_missing():
     before = Summary(
         numbers={"n": NumberSummary.of([1, 2, 2, 3]), "skewed": NumberSummary.of([1.0] * 50 + [9000.0] * 50)},
         labels={"l": LabelSummary({"en": 3, "<de>": 1})},
