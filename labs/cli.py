@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import echo, emit, interval, json_option, number, print_table, say
+from llmops.cli.output import echo, emit, json_option, print_table, say
+from llmops.pages.numbers import interval, number
 from llmops.settings import Settings
 
 if TYPE_CHECKING:

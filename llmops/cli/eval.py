@@ -9,20 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli.command_table import CommandGroup
-from llmops.cli.output import (
-    echo,
-    emit,
-    interval,
-    json_option,
-    number,
-    print_table,
-    progress_bar,
-    row_count,
-    say,
-    say_folder,
-    write_file,
-)
+from llmops.cli.output import echo, emit, json_option, print_table, progress_bar, row_count, say, say_folder, write_file
 from llmops.engines.opening import ENGINE_NAMES
+from llmops.pages.numbers import count, interval, number
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
@@ -253,9 +242,9 @@ def show_leaderboard(board: Leaderboard) -> None:
             interval(cell["ci95"]),
             f"{cell['n_scored']}/{cell['n_scored'] + cell['n_failed']}",
             *cell_figures(cell),
-            number(cell["tokens_out"], 0),
-            number(cell["latency_ms_p50"], 0),
-            number(cell["cost"], 4),
+            count(cell["tokens_out"]),
+            count(cell["latency_ms_p50"]),
+            number(cell["cost"]),
         )
         for cell in board["cells"]
     ]

@@ -9,18 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli.eval import open_evaluations
-from llmops.cli.output import (
-    echo,
-    emit,
-    interval,
-    json_option,
-    number,
-    print_table,
-    progress_bar,
-    row_count,
-    say,
-    say_folder,
-)
+from llmops.cli.output import echo, emit, json_option, print_table, progress_bar, row_count, say, say_folder
+from llmops.pages.numbers import interval, number
 from llmops.settings import Settings
 from llmops.text_io import read_text
 

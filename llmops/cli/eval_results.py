@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmops.cli.eval import open_evaluations
-from llmops.cli.output import echo, emit, interval, json_option, number, print_table, row_count, say, write_file
+from llmops.cli.output import echo, emit, json_option, print_table, row_count, say, write_file
 from llmops.errors import StoreUnavailable
+from llmops.pages.numbers import interval, number
 
 if TYPE_CHECKING:
     from llmops.eval_runs.report_contents import RunRows, ShownRow

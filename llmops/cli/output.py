@@ -16,7 +16,6 @@ from typing import Any
 import click
 
 from llmops.errors import CannotRun
-from llmops.pages.numbers import shows_as_zero
 from llmops.text_io import printable, printable_json
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
@@ -120,18 +119,6 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A number for a table; `–` for none. One that so many decimals would show as 0 has two significant digits."""
-    if value is None:
-        return "–"
-    return f"{value:.2g}" if shows_as_zero(value, digits) else f"{value:.{digits}f}"
-
-
 def shown_time(at: datetime) -> str:
     """`2026-01-31 12:00:00Z`: whatever the machine's zone, and as `--since` and `--until` read it again."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
-
-
-def interval(ci95: Sequence[float] | None, digits: int = 3) -> str:
-    """`0.412 to 0.588`; `–` for none."""
-    return "–" if ci95 is None else f"{number(ci95[0], digits)} to {number(ci95[1], digits)}"

@@ -79,13 +79,13 @@ class MlflowJudge(JudgeScorer):
     input_variable: Text | None = None
 
     @property
-    def given_guidelines(self) -> list[str]:
+    def _given_guidelines(self) -> list[str]:
         """Those of the suite, where the judge takes some."""
         return []
 
     @property
-    def settings(self) -> Mapping[str, Any]:
-        given = {"guidelines": self.given_guidelines} if self.given_guidelines else {}
+    def _settings(self) -> Mapping[str, Any]:
+        given = {"guidelines": self._given_guidelines} if self._given_guidelines else {}
         return {**_OF_IDENTITY, "parameters": given, "input_variable": self.input_variable}
 
     def judge(self, row: EvalRow, output: Output) -> Score:
@@ -113,7 +113,7 @@ class MlflowJudge(JudgeScorer):
             case "ExpectationsGuidelines":
                 return "guidelines", {"guidelines": expected_texts(row, "guidelines"), "guidelines_context": asked}
             case "Guidelines":
-                return "guidelines", {"guidelines": self.given_guidelines, "guidelines_context": asked}
+                return "guidelines", {"guidelines": self._given_guidelines, "guidelines_context": asked}
             case "RelevanceToQuery":
                 return "relevance_to_query", {"request": request, "context": output.text}
             case "RetrievalGroundedness":
@@ -133,7 +133,7 @@ class MlflowJudge(JudgeScorer):
         module = re.sub(r"(?<!^)(?=[A-Z])", "_", self.judge_name).lower()
         instructions = getattr(_load(f"prompts.{module}"), f"{module.upper()}_PROMPT")
         scale = _FRUSTRATION if self.judge_name == "UserFrustration" else _YES_NO
-        marked = "\n".join(f"<guideline>{one}</guideline>" for one in self.given_guidelines)
+        marked = "\n".join(f"<guideline>{one}</guideline>" for one in self._given_guidelines)
         rationale_first = self.judge_name.startswith("Conversation")
         messages = instructed(instructions, scale, row, output, rationale_first=rationale_first, guidelines=marked)
         return scale.score(self._client.ask(messages, scale.schema("result")), "result")
@@ -149,7 +149,7 @@ class GuidedJudge(MlflowJudge):
     ]
 
     @property
-    def given_guidelines(self) -> list[str]:
+    def _given_guidelines(self) -> list[str]:
         return list(self.guidelines)
 
 
@@ -165,6 +165,7 @@ class MadeJudge(JudgeScorer):
     _scale: Scale = PrivateAttr()
 
     def model_post_init(self, context: Any) -> None:
+        """Raises UsageError."""
         super().model_post_init(context)
         found = set(PLACEHOLDER.findall(self.instructions))
         if unknown := sorted(found - set(_VARIABLES)):
@@ -176,7 +177,7 @@ class MadeJudge(JudgeScorer):
         self._scale = _YES_NO if self.scale is None and self.good is None else make_scale(self.scale, self.good)
 
     @property
-    def settings(self) -> Mapping[str, Any]:
+    def _settings(self) -> Mapping[str, Any]:
         return {**_OF_IDENTITY, "instructions": self.instructions, "scale": self._scale.to_json()}
 
     def judge(self, row: EvalRow, output: Output) -> Score:

@@ -243,6 +243,7 @@ class RagasJudge(JudgeScorer):
     input_variable: Text | None = None
 
     def model_post_init(self, context: Any) -> None:
+        """Raises UsageError."""
         super().model_post_init(context)
         if self._embeds and self.embed is None:
             raise UsageError(f"embed: {self.type_name} needs an embedding model")
@@ -258,7 +259,7 @@ class RagasJudge(JudgeScorer):
         return self.model_dump(include=self.metric.options.keys() & (self.model_fields_set | _OWN_DEFAULTS))
 
     @property
-    def settings(self) -> Mapping[str, Any]:
+    def _settings(self) -> Mapping[str, Any]:
         return {
             "version": VERSION,
             "metric": self.metric_name,

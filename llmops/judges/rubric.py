@@ -102,6 +102,7 @@ class RubricJudge(JudgeScorer):
     _placed: frozenset[str] = PrivateAttr()
 
     def model_post_init(self, context: Any) -> None:
+        """Raises UsageError."""
         super().model_post_init(context)
         self._scale = make_scale(self.scale, self.good)
         self._placed = frozenset(PLACEHOLDER.findall(self.instructions))
@@ -110,7 +111,7 @@ class RubricJudge(JudgeScorer):
             raise UsageError(f"instructions: there is no {{{{ {unknown[0]} }}}}; {there_are}")
 
     @property
-    def settings(self) -> Mapping[str, Any]:
+    def _settings(self) -> Mapping[str, Any]:
         return {
             "version": VERSION,
             "instructions": self.instructions,

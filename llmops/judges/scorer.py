@@ -31,16 +31,17 @@ class JudgeScorer(Correctness):
     _client: JudgeClient = PrivateAttr()
 
     def model_post_init(self, _: Any) -> None:
+        """Opens no connection."""
         self._client = JudgeClient(self.endpoint)
 
     @property
     def identity(self) -> Mapping[str, Any]:
         """The judge, and all else that can change a score."""
-        return {"type": self.type_name, "judge": self.endpoint.identity, **self.settings}
+        return {"type": self.type_name, "judge": self.endpoint.identity, **self._settings}
 
     @property
     @abstractmethod
-    def settings(self) -> Mapping[str, Any]:
+    def _settings(self) -> Mapping[str, Any]:
         """All besides the judge that can change a score, as plain JSON values."""
 
     @property

@@ -1,4 +1,4 @@
-"""Numbers in words, the same on every page, and texts that a page may hold."""
+"""Numbers in words, the same on every page and in every table, and texts that a page may hold."""
 
 from __future__ import annotations
 
@@ -12,17 +12,12 @@ NOTHING = "–"
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
-def shows_as_zero(value: float, digits: int = 3) -> bool:
-    """Whether so many decimals would show it as 0, although it is more than rounding (the cost of one answer)."""
-    return 1e-12 < abs(value) < 0.5 * 10.0**-digits
-
-
 def number(value: float | None) -> str:
     """Three decimals; fewer from 10 on; two significant digits of what is no 0 but would look like it; `–` for none. A
     minus is a real minus sign."""
     if value is None:
         return NOTHING
-    if shows_as_zero(value):
+    if 1e-12 < abs(value) < 0.0005:  # more than rounding, such as the cost of one answer
         return f"{value:.2g}".replace("-", "−")
     digits = 3 if abs(value) < 9.9995 else 1 if abs(value) < 999.95 else 0
     return f"{value:z,.{digits}f}".replace("-", "−")

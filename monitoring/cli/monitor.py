@@ -16,7 +16,6 @@ from llmops.cli.output import (
     echo,
     emit,
     json_option,
-    number,
     print_table,
     progress_bar,
     row_count,
@@ -24,6 +23,7 @@ from llmops.cli.output import (
     shown_time,
 )
 from llmops.errors import CannotRun, StoreUnavailable, UsageError
+from llmops.pages.numbers import number
 from llmops.settings import Settings
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import pytest
 
 from llmops.cli.eval_judges import text_or_file
 from llmops.errors import BadFile
-from llmops.judges.scripted import ScriptedJudge
 from tests.command_line import Run
+from tests.judges.scripted import ScriptedJudge
 from tests.registered_home import prompt_text
 
 

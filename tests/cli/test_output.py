@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import llmops.cli
-from llmops.cli.output import echo, interval, number, print_table, say
+from llmops.cli.output import echo, print_table, say
 from tests.command_line import Run
 
 HOSTILE = "[/x] [bold]b[/bold] :smile: \x1b]0;title\x07\x1b[2J\x9b\r\x7f\u202e"
@@ -61,8 +61,3 @@ def test_every_command_prints_through_the_output_module(path: Path) -> None:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
     }
     assert not called & {"click.echo", "click.secho", "sys.stdout", "rich.print"}, "print with llmops.cli.output.echo"
-
-
-def test_what_is_no_zero_is_not_shown_as_one() -> None:
-    assert [number(value) for value in (None, 0.0, 1e-17, 1e-05, 0.25)] == ["–", "0.000", "0.000", "1e-05", "0.250"]
-    assert interval((-0.0002, 0.1)) == "-0.0002 to 0.100"

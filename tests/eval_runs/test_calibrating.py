@@ -23,8 +23,8 @@ from llmops.eval_runs.evaluations import RunOptions
 from llmops.eval_runs.pairwise import KAPPA_ASKED, with_judge
 from llmops.eval_runs.scorer_factory import untrusted
 from llmops.evaluation.gate import Verdict
-from llmops.judges.scripted import ScriptedJudge
 from llmops.recording import find_calibration
+from tests.judges.scripted import ScriptedJudge
 from tests.registered_home import Workshop, rows
 
 LABELS = [(f"a right answer {i}", True) if i % 2 else (f"a wrong answer, and a long one {i}", False) for i in range(60)]

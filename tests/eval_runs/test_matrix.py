@@ -18,10 +18,10 @@ from llmops.eval_runs import matrix as module
 from llmops.eval_runs.cells import RunOptions, cost_of
 from llmops.eval_runs.evaluations import CellRun
 from llmops.generation import GenerationRequest
-from llmops.judges.scripted import ScriptedJudge
 from llmops.prompt_file import parse_prompt
 from llmops.registry import model_registration as models
 from llmops.settings import Settings
+from tests.judges.scripted import ScriptedJudge
 from tests.registered_home import Workshop, prompt_text
 
 N = 24  # rows of the suite

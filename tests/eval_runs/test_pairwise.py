@@ -14,8 +14,8 @@ from llmops.errors import CannotRun, UnknownVersion, UsageError
 from llmops.eval_runs.calibrating import JudgeAsked, calibrate_judge
 from llmops.eval_runs.evaluations import RunOptions
 from llmops.eval_runs.pairwise import PairwiseAsked, RunsJudged, clusters_of, judge_runs, with_judge
-from llmops.judges.scripted import ScriptedJudge
 from llmops.prompt_file import parse_prompt
+from tests.judges.scripted import ScriptedJudge
 from tests.registered_home import Workshop, prompt_text
 
 ROWS = 24

@@ -15,8 +15,8 @@ from llmops.eval_runs.scorer_factory import ScorerFactory
 from llmops.evaluation.results import Score
 from llmops.evaluation.suite import ScorerSpec
 from llmops.judges import JudgeEndpoint
-from llmops.judges.scripted import ScriptedJudge
 from llmops.settings import Settings
+from tests.judges.scripted import ScriptedJudge
 from tests.registered_home import Workshop
 
 MAIN = {"base_url": "http://127.0.0.1:9/v1", "model": "main-model"}

@@ -16,9 +16,15 @@ from llmops.evaluation.scorers.numeric import ReadNumber, read_numbers, read_who
 from llmops.evaluation.scorers.protocol import MissingExpectation
 
 
+def verdict(output: str, parameters: dict[str, object] | None = None, **expectations: object) -> object:
+    row = EvalRow("r1", {"q": "x"}, expectations)
+    return make_scorer("s", "numeric", parameters or {}).score(row, Output(output)).value
+
+
 @pytest.mark.parametrize(
     ("text", "values"),
     [
+        # In order.
         ("", []),
         ("none at all", []),
         ("It is 42.", [42]),
@@ -42,15 +48,7 @@ from llmops.evaluation.scorers.protocol import MissingExpectation
         (r"\boxed{42}", [42]),
         ("**7**", [7]),
         ("١٢", [12]),
-    ],
-)
-def test_numbers_are_read_in_order(text: str, values: list[float]) -> None:
-    assert [float(number.value) for number in read_numbers(text)] == pytest.approx(values)
-
-
-@pytest.mark.parametrize(
-    ("text", "values"),
-    [
+        # A fraction is one number.
         ("3/4 of it", [0.75]),
         ("-3/8 and −1/2", [-0.375, -0.5]),
         ("½ cup, 2½ cups, 2 ½ cups", [0.5, 2.5, 2.5]),
@@ -61,19 +59,34 @@ def test_numbers_are_read_in_order(text: str, values: list[float]) -> None:
         ("5/0", [5, 0]),
         ("1.5/3", [1.5, 3]),
         ("at 120 km/h", [120]),
+        # Powers and signs as they are meant.
+        ("2², 2³ and 2⁻¹", [4, 8, 0.5]),
+        ("2^10 = 1,024", [1024, 1024]),
+        ("2**3 and 2 ** 3", [8, 8]),
+        ("10 **5** times", [10, 5]),
+        ("10 m², H₂O", [10]),
+        ("3⋅10⁵ = 3 * 10 ** 5", [3e5, 3e5]),
+        (r"2\frac12", [2.5]),
+        ("0x1F", [31]),
+        ("4\u200b2 and 1\u00ad234", [42, 1234]),
+        ("‑5, ‐6", [-5, -6]),
+        ("EUR5 and Rs.500", [5, 500]),
+        ("minus 5", [-5]),
+        ("**Negative 5.5**", [-5.5]),
+        ("10 minus 5", [10, 5]),
+        # Beside letters in scripts that put no spaces.
+        ("答案是42。", [42]),
+        ("価格は１，２３４円です", [1234]),
+        ("คือ๔๒บาท", [42]),
+        ("약50개, 가격은1,234원", [50, 1234]),
+        ("温度は−5℃", [-5]),
+        ("从10-12", [10, 12]),
+        ("是3/4", [0.75]),
+        ("GPT4, Нет42, é42", []),
     ],
 )
-def test_a_fraction_is_one_number(text: str, values: list[float]) -> None:
+def test_numbers_of_a_text_are_read_in_order(text: str, values: list[float]) -> None:
     assert [float(number.value) for number in read_numbers(text)] == pytest.approx(values)
-
-
-@pytest.mark.parametrize(
-    ("output", "expected", "right"),
-    [("The answer is 3/4.", "3/4", True), ("3/4", "1/4", False), ("0.75", "3/4", True), ("75%", "¾", True)],
-)
-def test_a_fraction_is_right_by_its_value(output: str, expected: str, right: bool) -> None:
-    row = EvalRow("r", {"question": "How much?"}, {"answers": [expected]})
-    assert make_scorer("numeric", "numeric", {}).score(row, Output(output)).value is right
 
 
 @pytest.mark.parametrize(
@@ -96,79 +109,11 @@ def test_a_loss_in_brackets_is_negative_where_it_is_the_whole_answer(text: str, 
 
 
 @pytest.mark.parametrize(
-    ("text", "values"),
-    [
-        ("2², 2³ and 2⁻¹", [4, 8, 0.5]),
-        ("2^10 = 1,024", [1024, 1024]),
-        ("2**3 and 2 ** 3", [8, 8]),
-        ("10 **5** times", [10, 5]),
-        ("10 m², H₂O", [10]),
-        ("3⋅10⁵ = 3 * 10 ** 5", [3e5, 3e5]),
-        (r"2\frac12", [2.5]),
-        ("0x1F", [31]),
-        ("4\u200b2 and 1\u00ad234", [42, 1234]),
-        ("‑5, ‐6", [-5, -6]),
-        ("EUR5 and Rs.500", [5, 500]),
-        ("minus 5", [-5]),
-        ("**Negative 5.5**", [-5.5]),
-        ("10 minus 5", [10, 5]),
-    ],
-)
-def test_powers_and_signs_are_read_as_they_are_meant(text: str, values: list[float]) -> None:
-    assert [float(number.value) for number in read_numbers(text)] == pytest.approx(values)
-
-
-@pytest.mark.parametrize(
-    ("text", "values"),
-    [
-        ("答案是42。", [42]),
-        ("価格は１，２３４円です", [1234]),
-        ("คือ๔๒บาท", [42]),
-        ("약50개, 가격은1,234원", [50, 1234]),
-        ("温度は−5℃", [-5]),
-        ("从10-12", [10, 12]),
-        ("是3/4", [0.75]),
-        ("GPT4, Нет42, é42", []),
-    ],
-)
-def test_a_number_stands_beside_letters_in_scripts_that_put_no_spaces(text: str, values: list[float]) -> None:
-    assert [float(number.value) for number in read_numbers(text)] == pytest.approx(values)
-
-
-@pytest.mark.parametrize(
     "written", ["2026-01-31", "2026-01-31T10:30:00Z", "3/4/2026", "10:30", "3:4", "1.2.3", "10.0.0.1"]
 )
 def test_what_only_looks_like_a_number_is_none(written: str) -> None:
     assert read_numbers(written) == []
     assert [str(number) for number in read_numbers(f"After {written}: 5.")] == ["5"]
-
-
-@pytest.mark.parametrize(
-    ("output", "expected", "right"),
-    [
-        ("5‰", "5‰", True), ("5‰", "0.005", True), ("0.5%", "5‰", True), ("5%", "5‰", False), ("5‰", "5", True),
-        ("1.5M", "1,500,000", True), ("1.5 million", "1500000", True), ("1.5M", "1.5 million", True),
-        ("1.5 million", "1.5", True), ("1.5 billion", "1.5 million", False), ("2k", "2000", True), ("2k", "2M", False),
-        ("2000", "2k", True), ("$3bn", "3,000 million", True), ("5 hundred thousand", "500000", True),
-        ("2 lakh", "2,00,000", True), ("1,5 Mio.", "1.5 million", True), ("2km", "2000", False), ("2kg", "2", True),
-        ("约3万人", "30000", True), ("3万", "3亿", False), ("1.5億円", "150,000,000", True),
-        ("5억", "500 million", True),
-        ("2³", "2²", False), ("2²", "22", False), ("2", "2²", False),
-    ],
-)  # fmt: skip
-def test_a_percentage_or_a_factor_meets_its_number_and_its_worth(output: str, expected: str, right: bool) -> None:
-    assert verdict(output, answers=[expected]) is right
-
-
-@pytest.mark.parametrize(("given", "right"), [("1,234", True), ("1234", True), ("1235", False)])
-def test_an_expected_number_may_be_text_as_every_cell_of_a_csv_file_is(given: str, right: bool) -> None:
-    assert verdict("1234", expected_number=given) is right
-
-
-@pytest.mark.parametrize("text", ["１，２３４", "१,२३४", "١٬٢٣٤", "१ २३४", "1’234", "๑,๒๓๔", "𝟏,𝟐𝟑𝟒"])
-def test_digits_of_every_script_are_read_alike(text: str) -> None:
-    row = EvalRow("r", {"question": "How many?"}, {"answers": ["1234"]})
-    assert make_scorer("numeric", "numeric", {}).score(row, Output(text)).value is True
 
 
 @pytest.mark.parametrize("text", ["50%", "50 %", "50 percent", "50 per cent"])
@@ -215,32 +160,6 @@ def test_a_hostile_text_costs_little(text: str) -> None:
     assert time.process_time() - start < 2
 
 
-def verdict(output: str, parameters: dict[str, object] | None = None, **expectations: object) -> object:
-    row = EvalRow("r1", {"q": "x"}, expectations)
-    return make_scorer("s", "numeric", parameters or {}).score(row, Output(output)).value
-
-
-@pytest.mark.parametrize(
-    ("output", "parameters", "right"),
-    [
-        ("3 and 4 make 7", {}, True),
-        ("7 = 3 + 4", {}, False),
-        ("7 = 3 + 4", {"take": "first"}, True),
-        ("7.05", {}, False),
-        ("7.05", {"absolute": 0.1}, True),
-        ("7.05", {"relative": 0.01}, True),
-        ("7.05", {"relative": 0.001}, False),
-        ("7.0000000001", {}, True),
-        ("seven", {}, False),
-        ("1e999", {}, False),
-    ],
-)
-def test_the_number_taken_is_compared_within_the_tolerance(
-    output: str, parameters: dict[str, object], right: bool
-) -> None:
-    assert verdict(output, parameters, expected_number=7) is right
-
-
 WRITTEN = [
     ("1,234.5", 1234.5), ("1.234,5", 1234.5), ("1\u00a0234,5", 1234.5), ("1\u202f234.5", 1234.5),
     ("1\u2009234.5", 1234.5), ("1'234.5", 1234.5), ("1’234.5", 1234.5), ("1 234,5", 1234.5), ("1234,5", 1234.5),
@@ -268,22 +187,6 @@ def test_a_number_is_right_however_the_expected_answer_writes_it(written: str, v
 
 
 @pytest.mark.parametrize(
-    ("output", "value"),
-    [
-        ("page 12 345", 345),
-        ("page 12 345", 12345),
-        ("I have 1,2 or 3", 3),
-        ("3 000 or 4", 4),
-        ("There are 1 000 000 of them", 1000000),
-        ("It costs 1 234,50 €.", 1234.5),
-        ("It is 12 045.", 12045),
-    ],
-)
-def test_spaces_stand_between_numbers_in_a_sentence(output: str, value: int) -> None:
-    assert verdict(output, expected_number=value) is (value != 12345)
-
-
-@pytest.mark.parametrize(
     ("output", "expected", "parameters", "right"),
     [
         ("123456789013", 123456789012, {}, False),
@@ -307,47 +210,6 @@ def test_whole_numbers_are_compared_exactly_unless_a_tolerance_is_set(
     assert verdict(output, parameters, answers=[str(expected)]) is right
 
 
-@pytest.mark.parametrize("take", ["first", "last"])
-def test_an_expected_working_is_read_by_its_end(take: str) -> None:
-    working = "Each box holds 3 eggs. 4 boxes make 3 * 4 = 12 eggs.\n#### 12"
-    assert verdict("12", {"take": take}, expected_response=working) is True
-    assert verdict("3", {"take": take}, expected_response=working) is False
-    assert verdict("3", {"take": take, "expected_take": "first"}, expected_response=working) is True
-
-
-@pytest.mark.parametrize(
-    ("output", "expected", "right"),
-    [
-        ("50%", 0.5, True),
-        ("50%", 50, True),
-        ("0.5", 0.5, True),
-        ("5%", 0.5, False),
-        ("50", 0.5, False),
-    ],
-)
-def test_a_percentage_meets_its_number_and_its_hundredth(output: str, expected: float, right: bool) -> None:
-    assert verdict(output, expected_number=expected) is right
-
-
-@pytest.mark.parametrize(("output", "right"), [("50%", True), ("0.5", True), ("50", True), ("0.5%", False)])
-def test_an_expected_percentage_is_met_the_same_way(output: str, right: bool) -> None:
-    assert verdict(output, answers=["50%"]) is right
-
-
-@pytest.mark.parametrize(
-    ("output", "right"),
-    [("50.5%", True), ("0.505", True), ("49", True), ("1.2", False), ("0.9", False), ("52%", False)],
-)
-def test_a_tolerance_is_meant_in_the_unit_of_the_expected_number(output: str, right: bool) -> None:
-    assert verdict(output, {"absolute": 1}, answers=["50%"]) is right
-
-
-def test_the_expected_number_may_stand_in_an_answer() -> None:
-    assert verdict("It is 72.", expected_response="3 + 69 = 72") is True
-    assert verdict("1,000", answers=["one", "1000"]) is True
-    assert verdict("8", expected_number=8, answers=["9"]) is True
-
-
 def test_the_rationale_says_what_was_read_and_expected() -> None:
     row = EvalRow("r1", {"q": "x"}, {"expected_number": 41})
     scorer = make_scorer("s", "numeric", {})
@@ -368,3 +230,78 @@ def test_the_rationale_says_what_was_read_and_expected() -> None:
 def test_a_row_without_an_expected_number_is_not_scored(expectations: dict[str, object]) -> None:
     with pytest.raises(MissingExpectation, match="r1"):
         verdict("7", **expectations)
+
+
+WORKING = "Each box holds 3 eggs. 4 boxes make 3 * 4 = 12 eggs.\n#### 12"
+# Output, options, what is expected, whether that is right.
+VERDICTS: list[tuple[str, dict[str, object], dict[str, object], bool]] = [
+    # The number taken, within the tolerance.
+    ("3 and 4 make 7", {}, {"expected_number": 7}, True),
+    ("7 = 3 + 4", {}, {"expected_number": 7}, False),
+    ("7 = 3 + 4", {"take": "first"}, {"expected_number": 7}, True),
+    ("7.05", {}, {"expected_number": 7}, False),
+    ("7.05", {"absolute": 0.1}, {"expected_number": 7}, True),
+    ("7.05", {"relative": 0.01}, {"expected_number": 7}, True),
+    ("7.05", {"relative": 0.001}, {"expected_number": 7}, False),
+    ("7.0000000001", {}, {"expected_number": 7}, True),
+    ("seven", {}, {"expected_number": 7}, False),
+    ("1e999", {}, {"expected_number": 7}, False),
+    # A tolerance is meant in the unit of the expected number.
+    *((output, {"absolute": 1}, {"answers": ["50%"]}, True) for output in ("50.5%", "0.505", "49")),
+    *((output, {"absolute": 1}, {"answers": ["50%"]}, False) for output in ("1.2", "0.9", "52%")),
+    # A fraction by its value; a percentage or a factor by its number and its worth.
+    ("The answer is 3/4.", {}, {"answers": ["3/4"]}, True),
+    ("3/4", {}, {"answers": ["1/4"]}, False),
+    ("0.75", {}, {"answers": ["3/4"]}, True),
+    ("75%", {}, {"answers": ["¾"]}, True),
+    ("50%", {}, {"expected_number": 0.5}, True),
+    ("50%", {}, {"expected_number": 50}, True),
+    ("0.5", {}, {"expected_number": 0.5}, True),
+    ("5%", {}, {"expected_number": 0.5}, False),
+    ("50", {}, {"expected_number": 0.5}, False),
+    *((output, {}, {"answers": ["50%"]}, output != "0.5%") for output in ("50%", "0.5", "50", "0.5%")),
+    *(
+        (output, {}, {"answers": [expected]}, right)
+        for output, expected, right in [
+            ("5‰", "5‰", True), ("5‰", "0.005", True), ("0.5%", "5‰", True), ("5%", "5‰", False), ("5‰", "5", True),
+            ("1.5M", "1,500,000", True), ("1.5 million", "1500000", True), ("1.5M", "1.5 million", True),
+            ("1.5 million", "1.5", True), ("1.5 billion", "1.5 million", False), ("2k", "2000", True),
+            ("2k", "2M", False), ("2000", "2k", True), ("$3bn", "3,000 million", True), ("2km", "2000", False),
+            ("5 hundred thousand", "500000", True), ("2 lakh", "2,00,000", True), ("1,5 Mio.", "1.5 million", True),
+            ("2kg", "2", True), ("约3万人", "30000", True), ("3万", "3亿", False), ("1.5億円", "150,000,000", True),
+            ("5억", "500 million", True), ("2³", "2²", False), ("2²", "22", False), ("2", "2²", False),
+        ]
+    ),
+    # Digits of every script are read alike.
+    *(
+        (output, {}, {"answers": ["1234"]}, True)
+        for output in ("１，２３４", "१,२३४", "١٬٢٣٤", "१ २३४", "1’234", "๑,๒๓๔", "𝟏,𝟐𝟑𝟒")
+    ),
+    # Spaces stand between numbers in a sentence.
+    ("page 12 345", {}, {"expected_number": 345}, True),
+    ("page 12 345", {}, {"expected_number": 12345}, False),
+    ("I have 1,2 or 3", {}, {"expected_number": 3}, True),
+    ("3 000 or 4", {}, {"expected_number": 4}, True),
+    ("There are 1 000 000 of them", {}, {"expected_number": 1000000}, True),
+    ("It costs 1 234,50 €.", {}, {"expected_number": 1234.5}, True),
+    ("It is 12 045.", {}, {"expected_number": 12045}, True),
+    # An expected working is read by its end, whichever number is taken of the output.
+    *(("12", {"take": take}, {"expected_response": WORKING}, True) for take in ("first", "last")),
+    *(("3", {"take": take}, {"expected_response": WORKING}, False) for take in ("first", "last")),
+    ("3", {"expected_take": "first"}, {"expected_response": WORKING}, True),
+    ("3", {"take": "first", "expected_take": "first"}, {"expected_response": WORKING}, True),
+    # The expected number may stand in an answer, or be text, as every cell of a CSV file is.
+    ("It is 72.", {}, {"expected_response": "3 + 69 = 72"}, True),
+    ("1,000", {}, {"answers": ["one", "1000"]}, True),
+    ("8", {}, {"expected_number": 8, "answers": ["9"]}, True),
+    ("1234", {}, {"expected_number": "1,234"}, True),
+    ("1234", {}, {"expected_number": "1234"}, True),
+    ("1234", {}, {"expected_number": "1235"}, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("output", "options", "expectations", "right"), VERDICTS)
+def test_the_number_taken_is_right_by_what_it_says(
+    output: str, options: dict[str, object], expectations: dict[str, object], right: bool
+) -> None:
+    assert verdict(output, options, **expectations) is right

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llmops.evaluation.eval_set import EvalRow
-from llmops.evaluation.results import Output
+from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import make_scorer
 from llmops.evaluation.scorers.normalisation import normalise
 from llmops.evaluation.scorers.protocol import MissingExpectation
 
 
-def row(*answers: str) -> EvalRow:
-    return EvalRow("r1", {"q": "x"}, {"answers": list(answers)})
+def row(*answers: Any, **expectations: Any) -> EvalRow:
+    return EvalRow("r1", {"q": "x"}, {"answers": list(answers), **expectations})
+
+
+def scored(type_name: str, expected: EvalRow, output: str, **options: Any) -> Score:
+    return make_scorer("s", type_name, options).score(expected, Output(output))
 
 
 @pytest.mark.parametrize(
@@ -42,24 +48,6 @@ def test_normalise_is_idempotent(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
 
 
-@pytest.mark.parametrize(
-    ("output", "exact", "contains"),
-    [
-        ("Paris", True, True),
-        ("the PARIS.", True, True),
-        ("It is Paris, in France.", False, True),
-        ("Parisian", False, False),
-        ("London", False, False),
-        ("", False, False),
-        ("Lutetia", True, True),
-    ],
-)
-def test_exact_match_and_contains(output: str, exact: bool, contains: bool) -> None:
-    expected = row("Paris", "Lutetia")
-    assert make_scorer("s", "exact_match", {}).score(expected, Output(output)).value is exact
-    assert make_scorer("s", "contains", {}).score(expected, Output(output)).value is contains
-
-
 SAME = [
     ("Café", "Cafe\u0301"), ("straße", "STRASSE"), ("Москва", "«москва»."), ("北京", "北京。"), ("القاهرة", "القاهرة،"),
     ("दिल्ली", "दिल्ली।"), ("¿Qué?", "qué"), ("ＡＢＣ", "abc"), ("1,234", "1234"), ("+5", "5"), ("−5", "-5"),
@@ -79,16 +67,90 @@ DIFFERENT = [
 @pytest.mark.parametrize(("one", "other"), SAME)
 def test_an_answer_is_the_same_in_every_spelling_that_does_not_matter(one: str, other: str) -> None:
     for type_name in ("exact_match", "contains"):
-        scorer = make_scorer("s", type_name, {})
-        assert scorer.score(row(one), Output(other)).value is True
-        assert scorer.score(row(other), Output(one)).value is True
+        assert scored(type_name, row(one), other).value is True
+        assert scored(type_name, row(other), one).value is True
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
 def test_what_changes_a_meaning_is_no_spelling(one: str, other: str) -> None:
-    scorer = make_scorer("s", "exact_match", {})
-    assert scorer.score(row(one), Output(other)).value is False
-    assert scorer.score(row(other), Output(one)).value is False
+    assert scored("exact_match", row(one), other).value is False
+    assert scored("exact_match", row(other), one).value is False
+
+
+CITIES = row("Paris", "Lutetia")
+NUMBERS = row(3.0, 4.0)
+# Type, options, what is expected, output, value.
+VALUES: list[tuple[str, dict[str, Any], EvalRow, str, bool]] = [
+    # The whole output, or whole words of it.
+    *(("exact_match", {}, CITIES, output, True) for output in ("Paris", "the PARIS.", "Lutetia")),
+    *(("exact_match", {}, CITIES, output, False) for output in ("It is Paris, in France.", "Parisian", "London", "")),
+    *(("contains", {}, CITIES, output, True) for output in ("Paris", "the PARIS.", "It is Paris, in France.")),
+    *(("contains", {}, CITIES, output, False) for output in ("Parisian", "London", "")),
+    ("exact_match", {}, row("A"), "", False),
+    ("exact_match", {}, row("A"), "a.", True),
+    # A number only as itself.
+    *(("contains", {}, row("4"), output, False) for output in ("14", "4.5", "1,004")),
+    *(("contains", {}, row("4"), output, True) for output in ("4.", "4,")),
+    # By the rule that is given; SQuAD's script loses the sign, and an empty list is the empty answer.
+    ("exact_match", {"normalisation": "squad"}, row("don't"), "dont", True),
+    ("exact_match", {"normalisation": "squad"}, row("1,234 cats"), "The 1234 cats", True),
+    ("exact_match", {"normalisation": "squad"}, row("-5"), "5", True),
+    ("exact_match", {"normalisation": "squad"}, row("Caf\u00e9"), "Cafe\u0301", False),
+    ("exact_match", {"normalisation": "squad"}, row(), "", True),
+    ("exact_match", {"normalisation": "squad"}, row(), "Paris", False),
+    ("exact_match", {"normalisation": "squad"}, row("A", "Paris"), "", False),
+    ("exact_match", {"normalisation": "squad"}, row("A", "Paris"), "a.", True),
+    ("exact_match", {"normalisation": "none"}, row("Paris"), "Paris", True),
+    ("exact_match", {"normalisation": "none"}, row("Paris"), "paris", False),
+    ("exact_match", {"normalisation": "none"}, row("Paris"), "Paris.", False),
+    ("exact_match", {"normalisation": "words"}, row("Paris"), "the paris.", True),
+    # A single answer is one; a number is read as people write it; `expected_response` where there are no answers.
+    ("exact_match", {}, row(answers="Paris"), "Paris", True),
+    ("exact_match", {}, row(answers="Paris"), "P", False),
+    ("exact_match", {}, row(4.0), "4", True),
+    ("exact_match", {}, row(4.0), "4.0", True),
+    ("exact_match", {}, row(4.0), "40", False),
+    ("exact_match", {}, row(True), "true", True),
+    ("exact_match", {}, row(4), "4", True),
+    ("exact_match", {}, row(expected_response=4.5), "4.5", True),
+    ("exact_match", {}, row(expected_response="Paris"), "paris", True),
+    ("exact_match", {}, row(None, "Paris"), "Paris", True),
+    # Where, how many, and what not; texts of its own need nothing of the row.
+    ("contains", {"where": "start"}, CITIES, "Paris, of course", True),
+    ("contains", {"where": "start"}, CITIES, "Of course: Paris", False),
+    ("contains", {"where": "start"}, CITIES, "Parisian", False),
+    ("contains", {"where": "end"}, CITIES, "It is Paris.", True),
+    ("contains", {"where": "end"}, CITIES, "Paris it is.", False),
+    ("contains", {"need": "all"}, CITIES, "Paris, once Lutetia", True),
+    ("contains", {"need": "all"}, CITIES, "Paris", False),
+    ("contains", {"need": "all"}, NUMBERS, "3 and 4.0", True),
+    ("contains", {"need": "all"}, NUMBERS, "3.0 or 4", True),
+    ("contains", {"need": "all"}, NUMBERS, "3 and 5", False),
+    ("contains", {"need": "all"}, NUMBERS, "4", False),
+    ("contains", {"expect": False}, CITIES, "Paris", False),
+    ("contains", {"expect": False}, CITIES, "London", True),
+    ("contains", {"texts": ["sorry"], "expect": False}, row(), "Sorry, Paris", False),
+    ("contains", {"texts": ["sorry"], "expect": False}, row(), "Paris", True),
+    ("contains", {"texts": ["one", "two"], "need": "all"}, row(), "two and one", True),
+    ("contains", {"texts": ["hello"]}, row(), "Hello!", True),
+    # A pattern anywhere in the output, with flags.
+    ("regex", {"pattern": r"^\d{4}$"}, row(), "2024", True),
+    ("regex", {"pattern": r"^\d{4}$"}, row(), "in 2024", False),
+    ("regex", {"pattern": "paris"}, row(), "Paris", False),
+    ("regex", {"pattern": "paris", "flags": "i"}, row(), "Paris", True),
+    ("regex", {"pattern": "a.b", "flags": "s"}, row(), "a\nb", True),
+    ("regex", {"pattern": "^b$", "flags": "im"}, row(), "a\nB", True),
+    ("regex", {"pattern": "a b", "flags": "x"}, row(), "ab", True),
+    ("regex", {"pattern": "sorry", "expect": False}, row(), "fine", True),
+    ("regex", {"pattern": "sorry", "expect": False}, row(), "so sorry", False),
+]
+
+
+@pytest.mark.parametrize(("type_name", "options", "expected", "output", "value"), VALUES)
+def test_an_output_is_right_by_what_its_scorer_looks_for(
+    type_name: str, options: dict[str, Any], expected: EvalRow, output: str, value: bool
+) -> None:
+    assert scored(type_name, expected, output, **options).value is value
 
 
 @pytest.mark.parametrize(
@@ -114,161 +176,47 @@ def test_what_changes_a_meaning_is_no_spelling(one: str, other: str) -> None:
     ],
 )
 def test_whole_words_are_those_of_the_script(output: str, wanted: str, held: bool) -> None:
-    assert make_scorer("s", "contains", {}).score(row(wanted), Output(output)).value is held
-    assert make_scorer("s", "contains", {"texts": [wanted]}).score(row(), Output(output)).value is held
+    assert scored("contains", row(wanted), output).value is held
+    assert scored("contains", row(), output, texts=[wanted]).value is held
 
 
 @pytest.mark.parametrize(
-    ("normalisation", "output", "answer", "right"),
+    ("type_name", "options", "expected", "output", "rationale"),
     [
-        ("squad", "dont", "don't", True),
-        ("squad", "The 1234 cats", "1,234 cats", True),
-        ("squad", "5", "-5", True),  # SQuAD's script loses the sign
-        ("squad", "Cafe\u0301", "Caf\u00e9", False),
-        ("none", "Paris", "Paris", True),
-        ("none", "paris", "Paris", False),
-        ("none", "Paris.", "Paris", False),
-        ("words", "the paris.", "Paris", True),
+        ("contains", {}, row("Rome", "Paris"), "Paris!", "holds 'Paris'"),
+        ("contains", {}, row("Rome", "Paris"), "Oslo", "expected 'Rome'"),
+        ("contains", {"need": "all"}, row("Paris", "Rome"), "Paris", "expected 'Rome'"),
+        ("contains", {"need": "all"}, row("Paris", "Rome"), "Rome, Paris", "holds 'Paris', 'Rome'"),
+        ("regex", {"flags": "i"}, row(pattern="^par"), "Paris", "found 'Par'"),
     ],
 )
-def test_exact_match_takes_the_rule_it_is_given(normalisation: str, output: str, answer: str, right: bool) -> None:
-    scorer = make_scorer("s", "exact_match", {"normalisation": normalisation})
-    assert scorer.score(row(answer), Output(output)).value is right
-
-
-def test_a_question_without_an_answer_has_the_empty_one_by_squads_rule() -> None:
-    scorer = make_scorer("s", "exact_match", {"normalisation": "squad"})
-    assert scorer.score(row(), Output("")).value is True
-    assert scorer.score(row(), Output("Paris")).value is False
-    assert scorer.score(row("A", "Paris"), Output("")).value is False
-    assert scorer.score(row("A", "Paris"), Output("a.")).value is True
-
-
-@pytest.mark.parametrize(
-    ("output", "hit"), [("14", False), ("4.", True), ("4.5", False), ("1,004", False), ("4,", True)]
-)
-def test_a_number_is_found_only_as_itself(output: str, hit: bool) -> None:
-    assert make_scorer("s", "contains", {}).score(row("4"), Output(output)).value is hit
-
-
-def test_the_rationale_names_the_answer_found_or_expected() -> None:
-    scorer = make_scorer("s", "contains", {})
-    assert scorer.score(row("Rome", "Paris"), Output("Paris!")).rationale == "holds 'Paris'"
-    assert scorer.score(row("Rome", "Paris"), Output("Oslo")).rationale == "expected 'Rome'"
-
-
-def test_expected_response_is_used_where_there_are_no_answers() -> None:
-    expected = EvalRow("r1", {"q": "x"}, {"expected_response": "Paris"})
-    assert make_scorer("s", "exact_match", {}).score(expected, Output("paris")).value is True
-
-
-def test_an_empty_output_is_not_the_answer_a() -> None:
-    assert make_scorer("s", "exact_match", {}).score(row("A"), Output("")).value is False
-    assert make_scorer("s", "exact_match", {}).score(row("A"), Output("a.")).value is True
-
-
-@pytest.mark.parametrize(
-    ("parameters", "output", "value"),
-    [
-        ({"where": "start"}, "Paris, of course", True),
-        ({"where": "start"}, "Of course: Paris", False),
-        ({"where": "start"}, "Parisian", False),
-        ({"where": "end"}, "It is Paris.", True),
-        ({"where": "end"}, "Paris it is.", False),
-        ({"need": "all"}, "Paris, once Lutetia", True),
-        ({"need": "all"}, "Paris", False),
-        ({"expect": False}, "Paris", False),
-        ({"expect": False}, "London", True),
-        ({"texts": ["sorry"], "expect": False}, "Sorry, Paris", False),
-        ({"texts": ["sorry"], "expect": False}, "Paris", True),
-        ({"texts": ["one", "two"], "need": "all"}, "two and one", True),
-    ],
-)
-def test_contains_can_be_told_where_how_many_and_what_not(
-    parameters: dict[str, object], output: str, value: bool
+def test_the_rationale_names_what_was_found_or_expected(
+    type_name: str, options: dict[str, Any], expected: EvalRow, output: str, rationale: str
 ) -> None:
-    assert make_scorer("s", "contains", parameters).score(row("Paris", "Lutetia"), Output(output)).value is value
+    assert scored(type_name, expected, output, **options).rationale == rationale
 
 
-def test_contains_of_given_texts_needs_nothing_of_the_row() -> None:
-    assert make_scorer("s", "contains", {"texts": ["hello"]}).score(row(), Output("Hello!")).value is True
-
-
-def test_contains_all_names_what_is_missing() -> None:
-    scorer = make_scorer("s", "contains", {"need": "all"})
-    assert scorer.score(row("Paris", "Rome"), Output("Paris")).rationale == "expected 'Rome'"
-    assert scorer.score(row("Paris", "Rome"), Output("Rome, Paris")).rationale == "holds 'Paris', 'Rome'"
+NO_ANSWER = "expectations hold neither answers nor expected_response"
+NO_TEXT = "an expected answer must be text or a number"
 
 
 @pytest.mark.parametrize(
-    ("parameters", "output", "value"),
+    ("type_name", "expectations", "problem"),
     [
-        ({"pattern": r"^\d{4}$"}, "2024", True),
-        ({"pattern": r"^\d{4}$"}, "in 2024", False),
-        ({"pattern": "paris"}, "Paris", False),
-        ({"pattern": "paris", "flags": "i"}, "Paris", True),
-        ({"pattern": "a.b", "flags": "s"}, "a\nb", True),
-        ({"pattern": "^b$", "flags": "im"}, "a\nB", True),
-        ({"pattern": "a b", "flags": "x"}, "ab", True),
-        ({"pattern": "sorry", "expect": False}, "fine", True),
-        ({"pattern": "sorry", "expect": False}, "so sorry", False),
+        *(
+            ("regex", given, r"expectations\.pattern: ")
+            for given in ({}, {"pattern": ""}, {"pattern": 3}, {"pattern": "("})
+        ),
+        *(
+            (type_name, given, NO_ANSWER)
+            for type_name in ("exact_match", "contains")
+            for given in ({}, {"answers": []}, {"expected_response": None}, {"expected_json": {"a": 1}})
+        ),
+        *(("exact_match", {"answers": answers}, NO_TEXT) for answers in ({"text": ["Paris"]}, [["Paris"]], [{"a": 1}])),
     ],
 )
-def test_regex_is_searched_for_in_the_output(parameters: dict[str, object], output: str, value: bool) -> None:
-    assert make_scorer("s", "regex", parameters).score(row(), Output(output)).value is value
-
-
-def test_a_row_may_bring_its_own_pattern() -> None:
-    scorer = make_scorer("s", "regex", {"flags": "i"})
-    score = scorer.score(EvalRow("r1", {"q": "x"}, {"pattern": "^par"}), Output("Paris"))
-    assert (score.value, score.rationale) == (True, "found 'Par'")
-
-
-@pytest.mark.parametrize("expectations", [{}, {"pattern": ""}, {"pattern": 3}, {"pattern": "("}])
-def test_a_row_without_a_usable_pattern_is_not_scored(expectations: dict[str, object]) -> None:
-    with pytest.raises(MissingExpectation, match=r"row r1: expectations\.pattern: "):
-        make_scorer("s", "regex", {}).score(EvalRow("r1", {"q": "x"}, expectations), Output("x"))
-
-
-@pytest.mark.parametrize("type_name", ["exact_match", "contains"])
-@pytest.mark.parametrize(
-    "expectations", [{}, {"answers": []}, {"expected_response": None}, {"expected_json": {"a": 1}}]
-)
-def test_a_row_without_expected_answer_is_not_scored(type_name: str, expectations: dict[str, object]) -> None:
-    with pytest.raises(MissingExpectation, match="r1"):
-        make_scorer("s", type_name, {}).score(EvalRow("r1", {"q": "x"}, expectations), Output("x"))
-
-
-@pytest.mark.parametrize(
-    ("expectations", "output", "right"),
-    [
-        ({"answers": "Paris"}, "Paris", True),
-        ({"answers": "Paris"}, "P", False),
-        ({"answers": [4.0]}, "4", True),
-        ({"answers": [4.0]}, "4.0", True),
-        ({"answers": [4.0]}, "40", False),
-        ({"answers": [True]}, "true", True),
-        ({"answers": [4]}, "4", True),
-        ({"expected_response": 4.5}, "4.5", True),
-        ({"answers": [None, "Paris"]}, "Paris", True),
-    ],
-)
-def test_a_single_answer_is_one_and_a_number_is_read_as_people_write_it(
-    expectations: dict[str, object], output: str, right: bool
+def test_a_row_without_what_is_compared_with_is_not_scored(
+    type_name: str, expectations: dict[str, Any], problem: str
 ) -> None:
-    scored = make_scorer("s", "exact_match", {}).score(EvalRow("r1", {"q": "x"}, expectations), Output(output))
-    assert scored.value is right
-
-
-@pytest.mark.parametrize(
-    ("output", "right"), [("3 and 4.0", True), ("3.0 or 4", True), ("3 and 5", False), ("4", False)]
-)
-def test_each_of_several_expected_numbers_is_needed_in_one_of_its_forms(output: str, right: bool) -> None:
-    row = EvalRow("r1", {"q": "x"}, {"answers": [3.0, 4.0]})
-    assert make_scorer("s", "contains", {"need": "all"}).score(row, Output(output)).value is right
-
-
-@pytest.mark.parametrize("answers", [{"text": ["Paris"]}, [["Paris"]], [{"a": 1}]])
-def test_an_answer_that_is_no_text_is_an_error_of_its_row(answers: object) -> None:
-    with pytest.raises(MissingExpectation, match="row r1: an expected answer must be text or a number"):
-        make_scorer("s", "exact_match", {}).score(EvalRow("r1", {"q": "x"}, {"answers": answers}), Output("x"))
+    with pytest.raises(MissingExpectation, match=f"row r1: {problem}"):
+        scored(type_name, EvalRow("r1", {"q": "x"}, expectations), "x")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmops.judges.client import JudgeEndpoint
-from llmops.judges.scripted import Answer, ScriptedJudge, SeenRequest
+from tests.judges.scripted import Answer, ScriptedJudge, SeenRequest
 
 
 @dataclass(frozen=True)

@@ -79,15 +79,12 @@ def test_a_wrong_row_is_named_by_file_line_and_field(row: dict[str, Any], field:
     assert (refused.value.path, refused.value.line, refused.value.field) == (path, 2, field)
 
 
-@pytest.mark.parametrize("line", ["no JSON", "[1]"])
-def test_a_line_that_is_no_object_is_named(line: str, tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match=r"LABELS\.jsonl:1: "):
+@pytest.mark.parametrize(("line", "problem"), [("no JSON", ":1: "), ("[1]", ":1: "), ("", ": holds no rows")])
+def test_a_file_without_rows_or_with_a_line_that_is_no_object_is_refused(
+    line: str, problem: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadFile, match=rf"LABELS\.jsonl{problem}"):
         load_labels(write(tmp_path / "LABELS.jsonl", line))
-
-
-def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match="holds no rows"):
-        load_labels(write(tmp_path / "LABELS.jsonl", ""))
 
 
 def test_agreement_on_truth_values_by_hand() -> None:
@@ -125,35 +122,37 @@ def test_a_scorer_that_raises_is_a_failed_call() -> None:
     json.dumps(found.to_json())
 
 
-def test_a_judge_that_gives_numbers_says_true_from_the_threshold_on() -> None:
-    judge = MadeUpJudge({"good": Score(0.8), "fair": Score(0.5), "bad": Score(0.2)})
-    rows = labelled(("good", True), ("fair", False), ("bad", False))
-    assert [row.judged for row in calibrate(rows, judge).rows] == [True, True, False]
-    assert [row.judged for row in calibrate(rows, judge, threshold=0.6).rows] == [True, False, False]
+@pytest.mark.parametrize(
+    ("scores", "labels", "threshold", "judged"),
+    [
+        ([Score(0.8), Score(0.5), Score(0.2)], [True, False, False], 0.5, [True, True, False]),
+        ([Score(0.8), Score(0.5), Score(0.2)], [True, False, False], 0.6, [True, False, False]),
+        # Numbers with the points of a rubric, where there are some.
+        ([Score(0.0, label="1"), Score(0.25, label="2"), Score(0.75, label="4")], [1, 2, 5], 0.5, [1.0, 2.0, 4.0]),
+        ([Score(0.25), Score(True, label="yes")], [0.5, 1.0], 0.5, [0.25, 1.0]),
+        ([Score(True, label="warm"), Score(False)], ["warm", "cold"], 0.5, ["warm", None]),
+    ],
+)
+def test_a_verdict_is_compared_in_terms_of_the_label(
+    scores: list[Score], labels: list[Any], threshold: float, judged: list[Any]
+) -> None:
+    judge = MadeUpJudge({str(i): score for i, score in enumerate(scores)})
+    found = calibrate(labelled(*((str(i), label) for i, label in enumerate(labels))), judge, threshold=threshold)
+    assert [row.judged for row in found.rows] == judged
 
 
-def test_numbers_are_compared_with_the_points_of_a_rubric_and_far_misses_weigh_more() -> None:
+def test_misses_by_far_weigh_more() -> None:
+    rows = labelled(("a", 1), ("b", 2), ("c", 5))
     near = MadeUpJudge({"a": Score(0.0, label="1"), "b": Score(0.25, label="2"), "c": Score(0.75, label="4")})
     far = MadeUpJudge({"a": Score(1.0, label="5"), "b": Score(0.25, label="2"), "c": Score(1.0, label="5")})
-    rows = labelled(("a", 1), ("b", 2), ("c", 5))
-
-    one, other = calibrate(rows, near), calibrate(rows, far)
-    assert [row.judged for row in one.rows] == [1.0, 2.0, 4.0]
-    assert one.kappa is not None
-    assert one.kappa.kappa is not None
-    assert other.kappa is not None
-    assert other.kappa.kappa is not None
-    assert one.kappa.kappa > 0.8 > other.kappa.kappa
+    one, other = (calibrate(rows, judge).to_json()["kappa"]["kappa"] for judge in (near, far))
+    assert one > 0.8 > other
 
 
-def test_numbers_are_compared_with_the_score_where_there_are_no_points() -> None:
-    judge = MadeUpJudge({"a": Score(0.25), "b": Score(True, label="yes")})
-    assert [row.judged for row in calibrate(labelled(("a", 0.5), ("b", 1.0)), judge).rows] == [0.25, 1.0]
-
-
-def test_texts_are_compared_with_the_label_and_a_judge_without_labels_fails() -> None:
-    judge = MadeUpJudge({"hi": Score(True, label="warm"), "yo": Score(False)})
-    found = calibrate(labelled(("hi", "warm"), ("yo", "cold")), judge)
+def test_a_judge_without_labels_fails_where_the_labels_are_texts() -> None:
+    found = calibrate(
+        labelled(("hi", "warm"), ("yo", "cold")), MadeUpJudge({"hi": Score(True, label="warm"), "yo": Score(False)})
+    )
     assert (found.n, found.n_failed, found.length_bias) == (1, 1, None)
     assert found.rows[1].error == "the judge gave no verdict that compares with texts"
 
@@ -192,19 +191,13 @@ def test_the_same_judge_on_the_same_labels_has_the_same_identity() -> None:
     assert found.identity != calibrate(rows, judge, threshold=0.7).identity
 
 
-def test_json_holds_statistics_and_rows() -> None:
-    values = calibrate(labelled(("a", True), ("b", False)), MadeUpJudge({"a": Score(True, "so"), "b": Score(False)}))
+def test_json_holds_statistics_and_rows_and_progress_is_told_row_by_row() -> None:
+    judge, seen = MadeUpJudge({"a": Score(True, "so"), "b": Score(False)}), list[tuple[int, int]]()
+    values = calibrate(labelled(("a", True), ("b", False)), judge, progress=lambda *done: seen.append(done))
     read = json.loads(json.dumps(values.to_json()))
     assert (read["kappa"]["kappa"], read["n"], read["kind"]) == (1.0, 2, "truth values")
     assert read["rows"][0] == {"row_id": "r0", "label": True, "judged": True, "rationale": "so", "error": None}
-
-
-def test_progress_is_told_row_by_row() -> None:
-    seen: list[tuple[int, int]] = []
-    calibrate(
-        labelled(*[("a", True)] * 4), MadeUpJudge({"a": Score(True)}), progress=lambda done, of: seen.append((done, of))
-    )
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert seen == [(1, 2), (2, 2)]
 
 
 def test_a_real_rubric_is_asked_once_for_each_row_and_never_again_from_a_cache(script) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import socket
 import threading
 import time
@@ -14,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
+from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable, UsageError
 from llmops.judges.client import SEED, JudgeClient, JudgeEndpoint
-from llmops.judges.scripted import completion
+from tests.judges.scripted import completion
 
 SCHEMA = {
     "type": "object",
@@ -38,6 +37,7 @@ def test_it_asks_for_the_schema_greedily_and_with_a_fixed_seed(script) -> None:
     asked = script(GOOD, max_tokens=99)
 
     assert ask(asked.endpoint) == {"rationale": "it is", "score": 3}
+    assert "authorization" not in asked.requests[0].headers
     assert asked.requests[0].body == {
         "model": "scripted-model",
         "messages": [{"role": "user", "content": "Is it good?"}],
@@ -58,12 +58,6 @@ def test_the_key_is_sent_as_bearer_and_stands_in_no_error(script, monkeypatch: p
         ask(asked.endpoint)
     assert asked.requests[0].headers["authorization"] == "Bearer s3cret"
     assert "s3cret" not in str(refused.value)
-
-
-def test_without_a_key_variable_no_key_is_sent(script) -> None:
-    asked = script(GOOD)
-    ask(asked.endpoint)
-    assert "authorization" not in asked.requests[0].headers
 
 
 def test_a_missing_key_fails_before_anything_is_sent(script, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,22 +91,13 @@ def test_an_answer_that_is_no_verdict_is_an_error(text: str, problem: str, scrip
     assert type(refused.value) is EngineError
 
 
-def test_an_answer_that_was_cut_off_is_an_error_even_when_it_parses(script) -> None:
-    with pytest.raises(EngineError, match="cut off at max_tokens 512"):
-        ask(script((200, {}, completion(GOOD, finish_reason="length"))).endpoint)
-
-
-def refusing() -> str:
-    choice = {"message": {"role": "assistant", "content": None, "refusal": "I will not."}, "finish_reason": "stop"}
-    return json.dumps({"choices": [choice]})
-
-
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
         ("<html>", "is not JSON"),
         ("[]", "is no answer: the upstream sent a reply that is not an object"),
         ('{"choices": []}', "is no answer: the upstream sent no answer"),
+        (completion(GOOD, finish_reason="length"), "cut off at max_tokens 512"),
         ('{"error": {"message": "no room", "code": 502}}', "is no answer: the upstream failed: no room"),
         (
             '{"choices": [{"message": {"content": "1"}, "finish_reason": "error"}]}',
@@ -120,7 +105,7 @@ def refusing() -> str:
         ),
         ('{"choices": [{"message": null}]}', "an answer without a message"),
         ('{"choices": [{"message": {"content": null}}]}', "holds no text"),
-        (refusing(), "the judge refused: I will not."),
+        ('{"choices": [{"message": {"content": null, "refusal": "I will not."}}]}', "the judge refused: I will not."),
     ],
 )
 def test_a_reply_of_another_shape_is_an_error(body: str, problem: str, script) -> None:
@@ -136,40 +121,38 @@ def test_the_formats_of_a_verdicts_schema_are_checked(script) -> None:
         client.ask(ASKED, schema)
 
 
-def test_a_failing_server_is_asked_again_each_time_after_twice_as_long(script) -> None:
-    waits: list[float] = []
-    asked = script([BUSY, (500, {}, "oops"), (429, {}, "slow down"), GOOD])
-    assert ask(asked.endpoint, waits, retries=3)["score"] == 3
-    assert waits == [0.5, 1.0, 2.0]
+def retry_after(value: str) -> tuple[int, dict[str, str], str]:
+    return 429, {"retry-after": value}, "{}"
 
 
-def test_it_waits_as_long_as_the_server_says(script) -> None:
+@pytest.mark.parametrize(
+    ("replies", "waited"),
+    [
+        ([BUSY, (500, {}, "oops"), (429, {}, "slow down"), GOOD], [0.5, 1.0, 2.0]),
+        ([retry_after("7"), GOOD], [7.0]),
+        ([retry_after("soon"), GOOD], [0.5]),
+    ],
+)
+def test_a_failing_server_is_asked_again_as_it_says_or_after_twice_as_long(
+    replies: list[Any], waited: list[float], script
+) -> None:
     waits: list[float] = []
-    ask(script([(429, {"retry-after": "7"}, "{}"), GOOD]).endpoint, waits, retries=1)
-    assert waits == [7.0]
+    assert ask(script(replies).endpoint, waits, retries=3)["score"] == 3
+    assert waits == waited
 
 
 def test_retry_after_may_be_a_date(script) -> None:
     waits: list[float] = []
     moment = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
-    ask(script([(503, {"retry-after": moment}, "{}"), GOOD]).endpoint, waits, retries=1)
+    ask(script([retry_after(moment), GOOD]).endpoint, waits, retries=1)
     assert 25 < waits[0] <= 30
 
 
-def test_a_retry_after_that_says_nothing_is_as_good_as_none(script) -> None:
-    waits: list[float] = []
-    ask(script([(429, {"retry-after": "soon"}, "{}"), GOOD]).endpoint, waits, retries=1)
-    assert waits == [0.5]
-
-
-def test_a_server_that_asks_for_an_hour_is_not_waited_for(script) -> None:
+def test_a_server_that_keeps_failing_or_asks_for_an_hour_is_given_up(script) -> None:
     waits: list[float] = []
     with pytest.raises(EngineUnavailable) as refused:
-        ask(script((429, {"retry-after": "3600"}, "{}")).endpoint, waits, retries=3)
+        ask(script(retry_after("3600")).endpoint, waits, retries=3)
     assert (refused.value.retry_after, waits) == (3600.0, [])
-
-
-def test_it_gives_up_after_the_retries(script) -> None:
     asked = script(BUSY)
     with pytest.raises(EngineUnavailable, match="answered 503: busy"):
         ask(asked.endpoint, retries=2)
@@ -206,14 +189,6 @@ def test_a_slow_answer_times_out(script) -> None:
     given_up.set()
 
 
-def test_a_server_that_is_not_there_is_unavailable() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    with pytest.raises(EngineUnavailable, match=f"judge gone at {address}: ConnectError"):
-        ask(JudgeEndpoint("gone", address, "m", retries=0))
-
-
 def test_a_server_that_has_gone_away_is_asked_once_a_question_until_it_is_back() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -221,8 +196,8 @@ def test_a_server_that_has_gone_away_is_asked_once_a_question_until_it_is_back()
     waits: list[float] = []
     client = JudgeClient(JudgeEndpoint("gone", f"http://127.0.0.1:{port}/v1", "m", retries=3), sleep=waits.append)
     for _ in range(3):
-        with pytest.raises(EngineUnavailable):
-            client.ask([{"role": "user", "content": "?"}], {"type": "object"})
+        with pytest.raises(EngineUnavailable, match=f"judge gone at http://127.0.0.1:{port}/v1: ConnectError"):
+            client.ask(ASKED, SCHEMA)
     assert waits == [0.5, 1.0, 2.0]
 
 
@@ -280,21 +255,85 @@ def test_threads_share_a_client_and_at_most_side_by_side_ask_at_once(script) -> 
     assert most == 2
 
 
-def test_a_closed_client_opens_again_when_asked(script) -> None:
+def test_connections_close_when_told_or_when_nobody_holds_the_client_and_open_again_when_asked(script) -> None:
     client = JudgeClient(script(GOOD).endpoint)
     client.ask(ASKED, SCHEMA)
     client.close()
     client.close()
     assert client.ask(ASKED, SCHEMA)["score"] == 3
-
-
-def test_a_client_that_nobody_holds_closes_its_connections(script) -> None:
-    client = JudgeClient(script(GOOD).endpoint)
-    client.ask(ASKED, SCHEMA)
     http = client._http
     assert http is not None
-
     del client
     gc.collect()
-
     assert http.is_closed
+
+
+# Endpoints
+
+LEAST = {"name": "mine", "base_url": "http://127.0.0.1:8000/v1", "model": "m"}
+
+
+def test_the_least_is_a_name_an_address_and_a_model_and_what_is_null_takes_its_default() -> None:
+    endpoint = JudgeEndpoint.from_mapping({**LEAST, "timeout": None, "key_variable": None})
+    assert endpoint == JudgeEndpoint("mine", "http://127.0.0.1:8000/v1", "m", timeout=60.0)
+    assert endpoint.read_key() is None
+    assert JudgeEndpoint.from_mapping({**LEAST, "base_url": "http://127.0.0.1:8000/v1/"}).identity == endpoint.identity
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", ""),
+        ("name", 3),
+        ("model", " "),
+        ("base_url", "127.0.0.1:8000"),
+        ("base_url", "file:///etc/passwd"),
+        ("base_url", "http://user:secret@host/v1"),
+        ("base_url", "http://host/v1?key=secret"),
+        ("base_url", "http://[broken/v1"),
+        ("base_url", 8000),
+        ("key_variable", ""),
+        ("timeout", 0),
+        ("timeout", float("inf")),
+        ("timeout", float("nan")),
+        ("timeout", True),
+        ("timeout", "60"),
+        ("max_tokens", 0),
+        ("max_tokens", 1.5),
+        ("side_by_side", 0),
+        ("side_by_side", True),
+        ("retries", -1),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_its_fields_name(field: str, value: Any) -> None:
+    with pytest.raises(UsageError, match=f"^{field}: must be ") as refused:
+        JudgeEndpoint.from_mapping({**LEAST, field: value})
+    assert "secret" not in str(refused.value)
+
+
+def test_a_field_that_is_missing_or_unknown_is_named() -> None:
+    for field in LEAST:
+        with pytest.raises(UsageError, match=f"^{field}: is missing"):
+            JudgeEndpoint.from_mapping({name: value for name, value in LEAST.items() if name != field})
+    with pytest.raises(UsageError, match=r"^api_key: unknown key; known: base_url, key_variable, max_tokens"):
+        JudgeEndpoint.from_mapping({**LEAST, "api_key": "secret"})
+
+
+def test_the_key_comes_from_its_variable_and_stays_out_of_identity_and_repr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", " s3cret\n")
+    endpoint = JudgeEndpoint.from_mapping({**LEAST, "key_variable": "MY_KEY"})
+    assert endpoint.read_key() == "s3cret"
+    assert "s3cret" not in repr(endpoint) + repr(endpoint.identity)
+    assert endpoint.identity == {"base_url": LEAST["base_url"], "model": "m"}
+
+
+@pytest.mark.parametrize("value", [None, "", " ", "ключ", "two\nlines"])
+def test_a_variable_without_a_key_is_named_and_its_value_is_not_shown(
+    value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MY_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("MY_KEY", value)
+    with pytest.raises(EngineUnavailable) as refused:
+        JudgeEndpoint.from_mapping({**LEAST, "key_variable": "MY_KEY"}).read_key()
+    assert str(refused.value) == "judge mine: the environment variable MY_KEY holds no key"

@@ -14,7 +14,7 @@ from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers.protocol import KeptScorer, MissingExpectation
 from llmops.judges.client import JudgeEndpoint
 from llmops.judges.mlflow_judges import TYPES
-from llmops.judges.scripted import ScriptedJudge, completion
+from tests.judges.scripted import ScriptedJudge, completion
 
 NOWHERE = JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m")
 ROW = EvalRow(

@@ -14,7 +14,7 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.judges.client import JudgeEndpoint
 from llmops.judges.pairwise import AskedFirst, Pair, PairJudge, PairVerdict, judge_pair, judge_pairs, summarise_pairs
-from llmops.judges.scripted import ScriptedJudge
+from tests.judges.scripted import ScriptedJudge
 
 ROW = EvalRow("r1", {"question": "Capital of France?"}, {"answers": ["Paris"]}, ("France has Paris.",))
 PAIR = Pair(ROW, Output("Paris"), Output("Rome"))

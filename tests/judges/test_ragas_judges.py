@@ -15,7 +15,7 @@ from llmops.evaluation.scorers.protocol import KeptScorer, MissingExpectation
 from llmops.judges import ragas_judges
 from llmops.judges.client import JudgeEndpoint
 from llmops.judges.ragas_judges import NEEDS_NO_JUDGE, TYPES
-from llmops.judges.scripted import completion
+from tests.judges.scripted import completion
 
 NOWHERE = JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m")
 RUBRICS = {f"score{points}_description": f"worth {points}" for points in range(1, 6)}

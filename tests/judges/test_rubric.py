@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from llmops.errors import UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers.protocol import KeptScorer, MissingExpectation
 from llmops.judges.client import JudgeEndpoint
-from llmops.judges.rubric import RubricJudge
+from llmops.judges.rubric import RubricJudge, make_scale
 
 ROW = EvalRow("r1", {"question": "Capital of France?"}, {"answers": ["Paris", "Lutetia"]}, ("France has Paris.",))
 NOWHERE = JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m")
@@ -133,3 +137,63 @@ def test_scores_are_kept_under_judge_rubric_and_scale_but_not_the_name() -> None
 def test_as_many_scores_side_by_side_as_the_endpoint_takes() -> None:
     endpoint = JudgeEndpoint("n", NOWHERE.base_url, "m", side_by_side=9)
     assert RubricJudge("s", endpoint=endpoint, instructions="x").side_by_side == 9
+
+
+# Scales
+
+
+@pytest.mark.parametrize(
+    ("scale", "good", "verdict", "value"),
+    [
+        ("pass_fail", None, "pass", True),
+        ("pass_fail", None, "fail", False),
+        ([1, 5], None, 1, 0.0),
+        ([1, 5], None, 4, 0.75),
+        ((0, 2), None, 2, 1.0),
+        (["good", "fair", "poor"], ["good", "fair"], "fair", True),
+        (["good", "fair", "poor"], "good", "fair", False),
+    ],
+)
+def test_a_verdict_is_worth_what_its_scale_says(scale: Any, good: Any, verdict: Any, value: Any) -> None:
+    score = make_scale(scale, good).score({"rationale": "because", "score": verdict})
+    assert score == Score(value, f"{verdict}: because", label=str(verdict))
+    assert type(score.value) is type(value)
+
+
+def test_points_that_json_writes_with_a_fraction_of_zero_are_the_same() -> None:
+    assert make_scale([1, 5]).score({"rationale": "x", "score": 4.0}).label == "4"
+
+
+@given(st.integers(-50, 50), st.integers(1, 100))
+def test_points_rise_evenly_from_0_to_1(lowest: int, span: int) -> None:
+    worth = list(make_scale([lowest, lowest + span]).worth.values())
+    assert (worth[0], worth[-1], len(worth)) == (0.0, 1.0, span + 1)
+    assert all(later - earlier == pytest.approx(1 / span) for earlier, later in pairwise(worth))
+
+
+def test_the_schema_asks_for_the_reason_before_the_verdict() -> None:
+    schema = make_scale([1, 3]).schema("result")
+    assert list(schema["properties"]) == ["rationale", "result"]
+    assert schema["properties"]["result"] == {"type": "integer", "enum": [1, 2, 3]}
+    assert (schema["required"], schema["additionalProperties"]) == (["rationale", "result"], False)
+
+
+@pytest.mark.parametrize(
+    "scale", ["five_stars", None, 5, [], [1], [5, 1], [1, 1], [1, 5, 9], [0, 101], [0.0, 1.0], [True, 3], ["one"]]
+)
+def test_another_scale_is_refused(scale: Any) -> None:
+    with pytest.raises(UsageError, match=r"^scale: "):
+        make_scale(scale)
+
+
+@pytest.mark.parametrize(
+    ("scale", "good", "problem"),
+    [
+        *((["a", "b"], good, "good: must name some") for good in (None, [], ["best"], ["a", "b"], "c")),
+        (["a", "a"], "a", "scale: a label stands twice"),
+        ("pass_fail", "pass", "good: goes with a scale of labels only"),
+    ],
+)
+def test_good_labels_are_some_of_the_scale_and_not_all(scale: Any, good: Any, problem: str) -> None:
+    with pytest.raises(UsageError, match=f"^{problem}"):
+        make_scale(scale, good)

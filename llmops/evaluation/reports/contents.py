@@ -52,6 +52,7 @@ class Row:
 
     @property
     def id(self) -> str:
+        """The row's."""
         return self.a.row.id
 
     @property

@@ -93,6 +93,7 @@ class Label(Correctness):
     _labels: Labels | None = None
 
     def model_post_init(self, _: Any) -> None:
+        """Raises UsageError."""
         self._labels = None if self.labels is None else Labels(self.labels)
 
     def score(self, row: EvalRow, output: Output) -> Score:

@@ -155,6 +155,7 @@ class JsonSchema(Correctness):
     _validator: Any = None
 
     def model_post_init(self, _: Any) -> None:
+        """Raises UsageError."""
         self._validator = schema_validator(self.schema_)
 
     def score(self, row: EvalRow, output: Output) -> Score:  # noqa: ARG002 - a scorer's signature

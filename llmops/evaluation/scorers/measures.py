@@ -69,11 +69,10 @@ class Measure(Correctness):
     absent: ClassVar[str] = "the output holds no words"
 
     def score(self, row: EvalRow, output: Output) -> Score:  # noqa: ARG002 - a scorer's signature
-        value = self.measure(output)
+        value = self._value(output)
         return Score(error=self.absent) if value is None else Score(float(value))
 
-    def measure(self, output: Output) -> float | None:
-        """The number; None where the output has none."""
+    def _value(self, output: Output) -> float | None:
         return type(self).of(output)
 
 
@@ -83,7 +82,7 @@ class Repetition(Measure):
     limits = (0.0, 1.0)
     n: Annotated[int, Field(ge=1, le=100)] = 4
 
-    def measure(self, output: Output) -> float | None:
+    def _value(self, output: Output) -> float | None:
         return repeated_share(output.text, self.n)
 
 
@@ -96,7 +95,7 @@ class Cost(Measure):
     per_million_in: Amount
     per_million_out: Amount
 
-    def measure(self, output: Output) -> float | None:
+    def _value(self, output: Output) -> float | None:
         if output.tokens_in is None or output.tokens_out is None:
             return None
         return (output.tokens_in * self.per_million_in + output.tokens_out * self.per_million_out) / 1e6

@@ -41,13 +41,12 @@ class _OfAnswers(Correctness):
         answers = expected_answers(row)
         if (blank := blank_score(output.text, answers)) is not None:
             return blank
-        values = {answer: self.value(answer, output.text) for answer in answers if answer.strip()}
+        values = {answer: self._value(answer, output.text) for answer in answers if answer.strip()}
         best = max(values, key=values.__getitem__)
         return Score(min(values[best], 1.0), f"against {best!r}")
 
     @abstractmethod
-    def value(self, reference: str, response: str) -> float:
-        """The score against one answer."""
+    def _value(self, reference: str, response: str) -> float: ...
 
 
 class BleuScore(_OfAnswers):
@@ -66,10 +65,11 @@ class BleuScore(_OfAnswers):
     ] = {}
 
     def model_post_init(self, _: Any) -> None:
+        """Raises UsageError."""
         if (tokenize := self.kwargs.get("tokenize")) not in (None, *get_args(Tokenizer)):
             raise UsageError(f"kwargs.tokenize: must be one of {', '.join(get_args(Tokenizer))}, not {tokenize!r}")
 
-    def value(self, reference: str, response: str) -> float:
+    def _value(self, reference: str, response: str) -> float:
         from sacrebleu import corpus_bleu
 
         given = {"use_effective_order": True} | dict(self.kwargs)
@@ -85,7 +85,7 @@ class CHRFScore(_OfAnswers):
 
     kwargs: dict[Literal["char_order", "word_order", "beta", "remove_whitespace", "eps_smoothing"], Any] = {}
 
-    def value(self, reference: str, response: str) -> float:
+    def _value(self, reference: str, response: str) -> float:
         from sacrebleu import corpus_chrf
 
         return float(corpus_chrf([response], [[reference]], **self.kwargs).score) / 100
@@ -94,7 +94,7 @@ class CHRFScore(_OfAnswers):
 class ExactMatch(_OfAnswers):
     """1 when the output equals an expected answer, character by character; otherwise 0."""
 
-    def value(self, reference: str, response: str) -> float:
+    def _value(self, reference: str, response: str) -> float:
         return float(reference == response)
 
 
@@ -104,7 +104,7 @@ class StringPresence(_OfAnswers):
     Not counted: word boundaries (“party” contains “art”). `contains` looks for whole words.
     """
 
-    def value(self, reference: str, response: str) -> float:
+    def _value(self, reference: str, response: str) -> float:
         return float(reference in response)
 
 
@@ -116,7 +116,7 @@ class NonLLMStringSimilarity(_OfAnswers):
 
     distance_measure: Literal["levenshtein", "hamming", "jaro", "jaro_winkler"] = "levenshtein"
 
-    def value(self, reference: str, response: str) -> float:
+    def _value(self, reference: str, response: str) -> float:
         return similarity(reference, response, self.distance_measure)
 
 
@@ -141,7 +141,7 @@ class RougeScore(_OfAnswers):
     rouge_type: RougeType = "rougeL"
     mode: Literal["fmeasure", "precision", "recall"] = "fmeasure"
 
-    def value(self, reference: str, response: str) -> float:
+    def _value(self, reference: str, response: str) -> float:
         return float(getattr(rouge_score_of([reference], response, self.rouge_type, use_stemmer=True), self.mode))
 
 
@@ -150,8 +150,7 @@ class _OfRagas(Correctness):
 
     _metric: Any = None
 
-    def load(self) -> Any:
-        """ragas' metric, made at the first call; the caller holds the lock."""
+    def _load(self) -> Any:  # with the lock held
         if self._metric is None:
             self._metric = load(type(self).__name__, self.model_dump(exclude={"name"}))
         return self._metric
@@ -172,7 +171,7 @@ class QuotedSpansAlignment(_OfRagas):
         # A letter in the place of each apostrophe (U+02BC), which ragas takes for no quotation mark.
         response, *contexts = (_APOSTROPHE.sub("\u02bc", text) for text in (output.text, *_contexts(row)))
         with _lock:
-            result = self.load().score(response=response, retrieved_contexts=contexts)
+            result = self._load().score(response=response, retrieved_contexts=contexts)
         return Score(float(result.value), result.reason)
 
 
@@ -183,9 +182,9 @@ class _ById(_OfRagas):
     """How well the contexts of a row match those it should have; the output plays no part. Here by their ids."""
 
     def score(self, row: EvalRow, output: Output) -> Score:  # noqa: ARG002 - a scorer's signature
-        columns = self.columns(row)
+        columns = self._columns(row)
         with _lock:
-            metric = self.load()
+            metric = self._load()
             from ragas.dataset_schema import SingleTurnSample
 
             # Its public name adds a report of use that is sent to ragas' makers.
@@ -194,8 +193,7 @@ class _ById(_OfRagas):
             return Score(error=f"ragas {type(self).__name__} gave {value}, which is outside 0–1")
         return Score(1.0 if value > 1 - 1e-9 else value)  # ragas adds small numbers to denominators
 
-    def columns(self, row: EvalRow) -> dict[str, list[str]]:
-        """What ragas reads of a row. Raises MissingExpectation."""
+    def _columns(self, row: EvalRow) -> dict[str, list[str]]:
         return {name: _texts(row, name) for name in ("retrieved_context_ids", "reference_context_ids")}
 
 
@@ -212,7 +210,7 @@ class IDBasedContextRecall(_ById):
 class _ByText(_ById):
     threshold: Annotated[float, Field(ge=0, lt=1, description="number from 0 to below 1")] = 0.5
 
-    def columns(self, row: EvalRow) -> dict[str, list[str]]:
+    def _columns(self, row: EvalRow) -> dict[str, list[str]]:
         return {"retrieved_contexts": _contexts(row), "reference_contexts": _texts(row, "reference_contexts")}
 
 
@@ -238,7 +236,7 @@ class ToolCallF1(_OfRagas):
         made, problem = calls_of(output)
         with _lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # ragas warns of every output with fewer or more calls than expected
-            metric = self.load()
+            metric = self._load()
             from ragas.messages import AIMessage, ToolCall
 
             called = AIMessage(content=output.text, tool_calls=[ToolCall(**call) for call in made])

@@ -134,12 +134,12 @@ class _Sacrebleu(Correctness):
     lowercase: bool = False
 
     @abstractmethod
-    def metric(self, *, corpus: bool) -> Any:
+    def _make(self, *, corpus: bool) -> Any:
         """sacrebleu's metric, for single texts or for a corpus."""
 
     @functools.cached_property
     def _of_texts(self) -> Any:
-        return self.metric(corpus=False)
+        return self._make(corpus=False)
 
     def score(self, row: EvalRow, output: Output) -> Score:
         answers = expected_answers(row)
@@ -151,7 +151,7 @@ class _Sacrebleu(Correctness):
 
     def findings(self, results: Iterable[RowResult]) -> RunFindings:
         """Metric `corpus`, from 0 to 1, and sacrebleu's own report of it with its signature, as JSON."""
-        metric = self.metric(corpus=True)
+        metric = self._make(corpus=True)
         sums: list[float] = []
         references: set[int] = set()
         for result, answers in expected_rows(results, expected_answers):
@@ -177,7 +177,7 @@ class Bleu(_Sacrebleu):
 
     tokenize: Tokenizer = "13a"
 
-    def metric(self, *, corpus: bool) -> Any:
+    def _make(self, *, corpus: bool) -> Any:
         from sacrebleu.metrics import BLEU
 
         return BLEU(tokenize=self.tokenize, lowercase=self.lowercase, effective_order=not corpus)
@@ -189,7 +189,7 @@ class Chrf(_Sacrebleu):
 
     word_order: Annotated[int, Field(ge=0, le=2)] = 0
 
-    def metric(self, *, corpus: bool) -> Any:  # noqa: ARG002 - the same for both
+    def _make(self, *, corpus: bool) -> Any:  # noqa: ARG002 - the same for both
         from sacrebleu.metrics import CHRF
 
         return CHRF(word_order=self.word_order, lowercase=self.lowercase)
@@ -211,6 +211,7 @@ class SemanticSimilarity(Correctness):
     embed: Callable[[Sequence[str]], Any] | None = None
 
     def model_post_init(self, _: Any) -> None:
+        """Raises UsageError."""
         if self.embed is None:
             raise UsageError("embed: semantic_similarity needs an embedding model, which a suite cannot name")
 

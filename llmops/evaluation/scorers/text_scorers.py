@@ -107,6 +107,7 @@ class Regex(Correctness):
     _compiled: re.Pattern[str] | None = None
 
     def model_post_init(self, _: Any) -> None:
+        """Raises UsageError."""
         if self.pattern is not None:
             self._compiled = self._compile(self.pattern)
 

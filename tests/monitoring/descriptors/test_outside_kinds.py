@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from llmops.errors import CannotRun, EngineUnavailable
-from llmops.judges.scripted import ScriptedJudge
 from llmops.production_log import LogRecord
 from monitoring.descriptors import DescriptorSet
 from monitoring.descriptors.outside_kinds import cosines_by
+from tests.judges.scripted import ScriptedJudge
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
