@@ -80,18 +80,9 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values: all of it, row by row too."""
-        statistics = {name: getattr(self, name) for name in ("kappa", "confusion", "length_bias")}
-        return {
-            "judge_hash": self.judge_hash,
-            "labels_hash": self.labels_hash,
-            "scorer": self.scorer,
-            "kind": self.kind,
-            "threshold": self.threshold,
-            "n": self.n,
-            "n_failed": self.n_failed,
-            **{name: found.to_json() if found else None for name, found in statistics.items()},
-            "rows": [asdict(row) for row in self.rows],
-        }
+        statistics = {"kappa": self.kappa, "confusion": self.confusion, "length_bias": self.length_bias}
+        told = {name: found.to_json() if found else None for name, found in statistics.items()}
+        return {**asdict(self), **told, "rows": [asdict(row) for row in self.rows]}
 
 
 def judge_hash(scorer: KeptScorer) -> str:

@@ -1,11 +1,15 @@
-"""Classes read from outputs, and the figures of a run, which are scikit-learn's."""
+"""Classes read from outputs, the figures of a run, which are scikit-learn's, their picture, and multiple choice."""
 
 from __future__ import annotations
 
+import io
 import json
 import random
+import sys
 from collections import Counter
 
+import matplotlib.image
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +18,17 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, RowResult, RunFindings, Score
 from llmops.evaluation.scorers import make_scorer
-from llmops.evaluation.scorers.classification import NO_LABEL, ClassificationReport
+from llmops.evaluation.scorers.classification import (
+    MOST_CLASSES,
+    NO_LABEL,
+    OTHER,
+    ClassificationReport,
+    _counts,
+    _shown,
+    answer_index,
+    confusion_png,
+    row_choices,
+)
 from llmops.evaluation.scorers.protocol import MissingExpectation, RunScorer
 
 LABELS = ["card", "card_arrival", "card-linking", "Top up", "refund"]
@@ -208,3 +222,148 @@ def test_the_run_comes_with_a_report_and_a_picture() -> None:
     assert sorted(found.files) == ["classification_report.json", "confusion.png"]
     assert found.files["confusion.png"].startswith(b"\x89PNG")
     assert findings([], labels=CLASSES) == RunFindings()
+
+
+# Multiple choice
+
+CHOICES = ["no", "a long answer", "ja, größer"]
+
+
+def choice_row(**expectations: object) -> EvalRow:
+    return EvalRow("r1", {"q": "x"}, {"choices": CHOICES, **expectations})
+
+
+def ranked(logprobs: tuple[float, ...] | None, right: int, norm: bool = False, **parameters: object) -> Score:
+    scorer = make_scorer("s", "choice_accuracy_norm" if norm else "choice_accuracy", parameters)
+    return scorer.score(choice_row(answer_index=right), Output("no", choice_logprobs=logprobs))
+
+
+def test_the_likeliest_choice_is_the_answer() -> None:
+    score = ranked((-5.0, -3.0, -4.0), right=1)
+    assert score == Score(True, "ranks 'a long answer' first", label="a long answer")
+    assert ranked((-5.0, -3.0, -4.0), right=2).value is False
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_of_equal_choices_the_first_counts(norm: bool) -> None:
+    minus_infinity = (-np.inf, -np.inf, -np.inf)
+    assert ranked(minus_infinity, right=0, norm=norm).value is True
+    assert ranked(minus_infinity, right=1, norm=norm).value is False
+
+
+def test_length_is_no_disadvantage_when_normalised() -> None:
+    # A byte of "no" costs 2.0, one of "a long answer" 0.46.
+    assert ranked((-4.0, -6.0, -40.0), right=1, norm=False).value is False
+    assert ranked((-4.0, -6.0, -40.0), right=1, norm=True).value is True
+
+
+def test_bytes_and_characters_differ_outside_ascii() -> None:
+    # "ja, größer" is 10 characters and 12 bytes, "a long answer" 13 of both: −10.8/12 > −12/13 > −10.8/10.
+    logprobs = (-40.0, -12.0, -10.8)
+    assert ranked(logprobs, right=2, norm=True).value is True
+    assert ranked(logprobs, right=1, norm=True, length="characters").value is True
+
+
+@given(st.lists(st.floats(-1e3, 0), min_size=3, max_size=3), st.integers(0, 2))
+def test_both_agree_with_argmax_over_log_likelihoods(logprobs: list[float], right: int) -> None:
+    lengths = np.array([len(choice.encode()) for choice in CHOICES])
+    assert ranked(tuple(logprobs), right).value is bool(np.argmax(logprobs) == right)
+    assert ranked(tuple(logprobs), right, norm=True).value is bool(np.argmax(np.array(logprobs) / lengths) == right)
+
+
+@pytest.mark.parametrize("logprobs", [None, (), (-1.0, -2.0), (-1.0, float("nan"), -2.0)])
+def test_an_output_without_a_log_likelihood_for_each_choice_is_an_error(logprobs: tuple[float, ...] | None) -> None:
+    score = ranked(logprobs, right=0)
+    assert score.value is None
+    assert "choice_logprobs" in (score.error or "")
+
+
+def test_the_right_choice_is_given_by_place_or_by_text() -> None:
+    assert answer_index(choice_row(answer_index=0)) == 0
+    assert answer_index(choice_row(expected_response="ja, größer")) == 2
+    assert answer_index(choice_row(answer_index=1, expected_response="no")) == 1
+    assert row_choices(choice_row()) == tuple(CHOICES)
+
+
+@pytest.mark.parametrize(
+    "expectations",
+    [
+        {},
+        {"expected_response": "perhaps"},
+        {"answer_index": 3},
+        {"answer_index": -1},
+        {"answer_index": True},
+        {"answer_index": "1"},
+        {"choices": None, "answer_index": 0},
+        {"choices": ["one"], "answer_index": 0},
+        {"choices": "no", "answer_index": 0},
+        {"choices": ["a", " "], "answer_index": 0},
+        {"choices": ["a", 2], "answer_index": 0},
+    ],
+)
+def test_a_row_without_choices_or_answer_is_not_ranked(expectations: dict[str, object]) -> None:
+    with pytest.raises(MissingExpectation, match="row r1: "):
+        make_scorer("s", "choice_accuracy", {}).score(
+            choice_row(**expectations), Output("", choice_logprobs=(-1, -2, -3))
+        )
+
+
+# The confusion matrix as a picture
+
+
+def size(picture: bytes) -> tuple[int, int]:
+    height, width = matplotlib.image.imread(io.BytesIO(picture)).shape[:2]
+    return width, height
+
+
+def many(n: int) -> Counter[tuple[str, str]]:
+    """Class i is said to be the next one i times."""
+    names = [f"class {i:03}" for i in range(n)]
+    pairs = Counter({(name, name): 5 for name in names})
+    pairs.update({(name, names[(i + 1) % n]): i for i, name in enumerate(names) if i})
+    return pairs
+
+
+def test_all_classes_are_shown_while_they_fit() -> None:
+    rows, columns, title = _shown(Counter({("b", "b"): 3, ("A", "b"): 1, ("b", "(none)"): 2}))
+    assert (rows, columns, title) == (["A", "b"], ["A", "b", "(none)"], "6 rows")
+    assert len(_shown(many(MOST_CLASSES))[0]) == MOST_CLASSES
+
+
+def test_of_too_many_those_with_most_errors_are_shown_and_no_row_is_lost() -> None:
+    pairs = many(77)
+
+    rows, columns, title = _shown(pairs)
+    counts = _counts(pairs, rows, columns)
+
+    assert rows == [f"class {i:03}" for i in range(47, 77)]
+    assert columns == [*rows, OTHER]
+    assert title.endswith("; the 30 of 77 classes with most errors")
+    for name, line in zip(rows, counts, strict=True):
+        assert sum(line) == sum(n for (expected, _), n in pairs.items() if expected == name)
+
+
+def test_of_many_classes_nobody_expected_the_commonest_are_columns() -> None:
+    pairs = Counter({("a", f"wild {i:03}"): i + 1 for i in range(100)})
+    rows, columns, title = _shown(pairs)
+    assert rows == ["a"]
+    assert columns[-2:] == ["wild 099", OTHER]
+    assert len(columns) <= MOST_CLASSES
+    assert title == "5050 rows"
+
+
+@pytest.mark.parametrize("n", [1, 3, 77])
+def test_it_is_a_picture_that_grows_with_the_classes(n: int) -> None:
+    width, height = size(confusion_png(many(n)))
+    assert 300 <= width <= 2000
+    assert 300 <= height <= 2000
+
+
+def test_names_may_hold_anything() -> None:
+    assert size(confusion_png(Counter({("$a$ _{b}", "日本 🎉"): 1, ("x" * 500, "\\frac"): 2})))
+
+
+def test_pyplot_and_its_state_are_left_alone() -> None:
+    before = "matplotlib.pyplot" in sys.modules
+    confusion_png(Counter({("a", "a"): 1}))
+    assert ("matplotlib.pyplot" in sys.modules) is before

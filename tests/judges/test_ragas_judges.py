@@ -11,11 +11,10 @@ import pytest
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import ragas_scorers
-from llmops.evaluation.scorers.protocol import KeptScorer, MissingExpectation
+from llmops.evaluation.scorers.protocol import MissingExpectation
 from llmops.judges import ragas_judges
 from llmops.judges.client import JudgeEndpoint
 from llmops.judges.ragas_judges import NEEDS_NO_JUDGE, TYPES
-from tests.judges.scripted import completion
 
 NOWHERE = JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m")
 RUBRICS = {f"score{points}_description": f"worth {points}" for points in range(1, 6)}
@@ -109,21 +108,6 @@ def test_the_columns_of_the_row_are_sent_and_the_score_is_read(metric_name: str,
     assert {word for word in WORDS if word in sent} == shown
 
 
-@pytest.mark.parametrize("metric_name", sorted(CASES))
-def test_garbage_is_an_error_of_the_first_question_and_no_score(metric_name: str, script) -> None:
-    garbage = ["I think it is good.", (500, {}, "{}"), (200, {}, completion("{}", "length")), "{}", '{"score": NaN}']
-    asked = script(garbage)
-    scorer = make(f"ragas.{metric_name}", asked.endpoint)
-
-    for already in range(len(garbage)):
-        score = scorer.score(ROW, OUTPUT)
-
-        assert score.value is None
-        assert score.error is not None
-        assert score.error.startswith("Engine")
-        assert len(asked.requests) == already + 1
-
-
 @pytest.mark.parametrize(
     ("metric_name", "says"),
     [
@@ -146,12 +130,6 @@ def test_an_answer_out_of_range_is_an_error_and_no_score(metric_name: str, says:
     assert score.value is None
     assert score.error is not None
     assert score.error.startswith("EngineError: ")
-
-
-def test_a_busy_judge_is_asked_again(script) -> None:
-    asked = script([(429, {"retry-after": "0"}, "{}"), '{"rating": 4}', '{"rating": 4}'])
-    patient = JudgeEndpoint("patient", asked.endpoint.base_url, "m", retries=1)
-    assert make("ragas.AnswerAccuracy", patient).score(ROW, OUTPUT).value == 1.0
 
 
 def test_a_metric_whose_second_judgement_fails_does_not_score_by_the_first(script) -> None:
@@ -286,16 +264,6 @@ def test_answer_correctness_by_facts_alone_needs_no_embeddings(script, fits) -> 
     assert scorer.score(ROW, OUTPUT).value == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("type_name", sorted(TYPES))
-def test_scores_are_kept_under_type_judge_and_parameters(type_name: str) -> None:
-    scorer = make(type_name)
-    assert isinstance(scorer, KeptScorer)
-    assert scorer.identity["type"] == type_name
-    assert scorer.identity["judge"] == NOWHERE.identity
-    json.dumps(scorer.identity)
-    assert scorer.identity != make(type_name, input_variable="q").identity
-
-
 def test_the_embedding_model_is_part_of_the_identity() -> None:
     class Named:
         def __init__(self, model: str) -> None:
@@ -310,8 +278,3 @@ def test_the_embedding_model_is_part_of_the_identity() -> None:
     )
     assert one["embeddings"] == {"model": "minilm"}
     assert one != other
-
-
-def test_less_noise_sensitivity_is_better() -> None:
-    assert (make("ragas.NoiseSensitivity").higher_is_better, make("ragas.NoiseSensitivity").worst) == (False, 1.0)
-    assert (make("ragas.Faithfulness").higher_is_better, make("ragas.Faithfulness").worst) == (True, 0.0)

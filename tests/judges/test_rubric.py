@@ -55,13 +55,6 @@ def test_a_rubric_places_what_it_names_and_that_is_not_shown_again(script) -> No
     assert text.count("It is Paris.") == 1
 
 
-def test_a_placeholder_in_the_rows_own_text_is_left_alone(script) -> None:
-    asked = script(verdict("pass"))
-    judge = RubricJudge("s", endpoint=asked.endpoint, instructions="Is {{ output }} right? {{ expected }}")
-    judge.score(ROW, Output("say {{ expected }}"))
-    assert "<output>\nsay {{ expected }}\n</output>" in asked.requests[0].text
-
-
 def test_a_conversation_is_shown_whole(script) -> None:
     asked = script(verdict("pass"))
     turns = [
@@ -107,14 +100,6 @@ def test_labels_are_true_when_good(script) -> None:
     assert judge.score(ROW, Output("y")) == Score(False, "rude: because", label="rude")
 
 
-@pytest.mark.parametrize("reply", ["maybe", verdict("perhaps"), verdict(float("nan")), (500, {}, "{}")])
-def test_a_judge_that_fails_gives_an_error_and_no_score(reply: Any, script) -> None:
-    score = RubricJudge("s", endpoint=script(reply).endpoint, instructions="x").score(ROW, Output("y"))
-    assert score.value is None
-    assert score.error is not None
-    assert score.error.startswith("Engine")
-
-
 def test_scores_are_kept_under_judge_rubric_and_scale_but_not_the_name() -> None:
     def identity(name: str = "s", endpoint: JudgeEndpoint = NOWHERE, **parameters: Any) -> Any:
         scorer = RubricJudge(name, endpoint=endpoint, **{"instructions": "x", **parameters})
@@ -132,11 +117,6 @@ def test_scores_are_kept_under_judge_rubric_and_scale_but_not_the_name() -> None
         identity(endpoint=JudgeEndpoint("nowhere", NOWHERE.base_url, "another")),
     ]
     assert len({identity(), *others}) == 7
-
-
-def test_as_many_scores_side_by_side_as_the_endpoint_takes() -> None:
-    endpoint = JudgeEndpoint("n", NOWHERE.base_url, "m", side_by_side=9)
-    assert RubricJudge("s", endpoint=endpoint, instructions="x").side_by_side == 9
 
 
 # Scales

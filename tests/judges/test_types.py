@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from llmops.evaluation.scorers import SCORER_TYPES
 from llmops.evaluation.scorers.protocol import KeptScorer, best_of
 from llmops.judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE, TYPES, JudgeEndpoint
 from tests.judges.conftest import fitting
+from tests.judges.scripted import completion
 
 NOWHERE = JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m", key_variable="NO_SUCH_KEY")
 PARAMETERS = {
@@ -31,7 +33,46 @@ def test_every_type_makes_a_kept_scorer_that_bears_the_suites_name(type_name: st
     scorer = TYPES[type_name]("mine", endpoint=NOWHERE, embed=lambda texts: [], **PARAMETERS.get(type_name, {}))
     assert isinstance(scorer, KeptScorer)
     assert (scorer.name, scorer.side_by_side) == ("mine", 4)
-    assert (scorer.higher_is_better, scorer.worst) in ((True, 0.0), (False, 1.0))
+    less_is_better = type_name == "ragas.NoiseSensitivity"
+    assert (scorer.higher_is_better, scorer.worst) == ((False, 1.0) if less_is_better else (True, 0.0))
+
+
+@pytest.mark.parametrize("type_name", sorted(TYPES))
+def test_scores_are_kept_under_type_judge_options_and_version(type_name: str) -> None:
+    import mlflow
+
+    def identity(**options: Any) -> Any:
+        given = {"embed": lambda texts: [], **PARAMETERS.get(type_name, {}), **options}
+        return TYPES[type_name]("s", **{"endpoint": NOWHERE, **given}).identity  # type: ignore[attr-defined]
+
+    found, other = identity(), JudgeEndpoint("nowhere", NOWHERE.base_url, "another", side_by_side=9)
+    assert (found["type"], found["judge"]) == (type_name, NOWHERE.identity)
+    # Its prompts may change with MLflow: another version must not find the scores of this one.
+    assert found.get("mlflow", mlflow.__version__) == mlflow.__version__
+    assert json.loads(json.dumps(found)) != identity(endpoint=other)
+    if type_name != "mlflow.make_judge":
+        assert found != identity(input_variable="q")
+
+
+GARBAGE = [
+    "I think it is good.",
+    "{}",
+    '{"rationale": "x", "score": NaN}',
+    '{"rationale": "x", "result": "absolutely"}',
+]
+FAILED = [(500, {}, "{}"), (200, {}, completion("{}", "length"))]
+
+
+@pytest.mark.parametrize("type_name", sorted(set(TYPES) - NEEDS_NO_JUDGE))
+def test_garbage_is_an_error_of_the_first_question_and_no_score(type_name: str, script) -> None:
+    replies = [*GARBAGE, *FAILED]
+    asked = script(replies)
+    scorer = TYPES[type_name]("s", endpoint=asked.endpoint, embed=lambda _: [[1.0]], **PARAMETERS.get(type_name, {}))
+    for already in range(len(replies)):
+        score = scorer.score(CAPITAL, Output("Москва"))
+        assert score.value is None
+        assert str(score.error).startswith("Engine")
+        assert len(asked.requests) == already + 1
 
 
 RUBRICS = {f"score{points}_description": f"worth {points}" for points in range(1, 6)}
