@@ -138,7 +138,7 @@ def test_policies_are_read():
     [
         ({"acton": "rollback"}, "acton: unknown key; did you mean action"),
         ({"action": "roll-back"}, "action: must be 'observe', .*'rollback'.*, not 'roll-back'"),
-        ({"dry_run": "no"}, "dry_run: must be a valid boolean, not 'no'"),
+        ({"dry_run": "no"}, "dry_run: must be true or false, not 'no'"),
         ({"action": "retrain"}, "retrain_command: the action retrain needs it"),
         ({"retrain_timeout": "soon"}, "retrain_timeout: 'soon' is no duration"),
     ],
