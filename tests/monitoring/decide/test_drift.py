@@ -40,12 +40,22 @@ def test_with_the_default_rules_a_month_of_quiet_windows_raises_no_alarm():
     assert [name for seed in range(30) for name in drifted(examine(reference, summary(100, seed)))] == []
 
 
-def test_a_rise_of_refusals_is_caught():
-    found = examine(summary(1000, 0), summary(1000, 1, **{"output.refusal": share(0.15)}))
-    assert drifted(found) == ["output.refusal"]
-    told = found.to_json()["descriptors"]["output.refusal"]
-    assert told["test"] == "fisher-exact-greater"
-    assert told["effect"] == pytest.approx(told["after"] - told["before"])
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        ({}, {"output.refusal": share(0.15)}, ["output.refusal"]),
+        ({"output.refusal": share(0.2)}, {}, []),  # fewer refusals
+        ({}, {"latency_ms": shifted(0.35)}, ["latency_ms"]),
+    ],
+)
+def test_a_day_of_rows_shows_more_refusals_and_small_shifts_and_fewer_refusals_are_no_drift(before, after, found):
+    drifts = examine(summary(3000, 0, **before), summary(1000, 1, **after))
+    assert drifted(drifts) == found
+    for name in found:
+        told = drifts.to_json()["descriptors"][name]
+        assert told["test"] in ("fisher-exact-greater", "rank-sum", "ks")
+        if told["test"] == "fisher-exact-greater":
+            assert told["effect"] == pytest.approx(told["after"] - told["before"])
 
 
 def test_rows_whose_value_is_not_known_are_passed_over_and_counted():
@@ -58,16 +68,6 @@ def test_rows_whose_value_is_not_known_are_passed_over_and_counted():
     assert found["known"] == {"before": 600, "after": 200}
     assert found["after"] == pytest.approx(float(np.nanmean(after.columns["tokens_in"])), rel=1e-6)
     assert found["after"] > 1
-
-
-def test_fewer_refusals_are_no_drift():
-    before = summary(1000, 0, **{"output.refusal": share(0.2)})
-    assert drifted(examine(before, summary(1000, 1))) == []
-
-
-def test_a_small_shift_of_a_number_is_caught_in_a_day_of_rows():
-    current = summary(1000, 1, latency_ms=shifted(0.35))
-    assert drifted(examine(summary(5000, 0), current)) == ["latency_ms"]
 
 
 def test_a_tiny_shift_at_a_huge_size_is_certain_but_no_drift():

@@ -35,28 +35,26 @@ def pool(number: int, rejected: float | None = None, counts_from: float = 1) -> 
     return pool_of(hour(number), hour(number + 1), hour(counts_from), end, 0)
 
 
-def test_the_first_window_is_alone_and_the_third_has_two_others_beside_it() -> None:
-    assert pool(1) is None
-    assert pool(2) == Pool(hour(1), hour(3), 2)
-    assert pool(3) == Pool(hour(1), hour(4), 3)
-    assert pool(6) == Pool(hour(4), hour(7), 6, (hour(1), hour(4)))
-
-
-def test_the_rows_between_are_those_of_a_month_at_most() -> None:
-    late = pool(100)
-    assert late is not None
-    assert late.between == (hour(98 - MOST_BETWEEN), hour(98))
-
-
-def test_windows_up_to_one_that_alarmed_do_not_count_nor_do_rows_between_them() -> None:
-    assert pool(6, rejected=6) is None
-    assert pool(6, rejected=5) == Pool(hour(5), hour(7), 6)
-    assert pool(6, rejected=3) == Pool(hour(4), hour(7), 6), "among the rows between one window alarmed"
-
-
-def test_a_reference_that_ends_within_a_window_is_counted_from_its_end() -> None:
-    assert pool(1, counts_from=1.5) is None
-    assert pool(2, counts_from=1.5) == Pool(hour(1.5), hour(3), 2)
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"number": 1}, None),
+        ({"number": 2}, Pool(hour(1), hour(3), 2)),
+        ({"number": 3}, Pool(hour(1), hour(4), 3)),
+        ({"number": 6}, Pool(hour(4), hour(7), 6, (hour(1), hour(4)))),
+        # The rows between are those of a month at most.
+        ({"number": 100}, Pool(hour(98), hour(101), 100, (hour(98 - MOST_BETWEEN), hour(98)))),
+        # Windows up to one that alarmed do not count, nor do rows between them.
+        ({"number": 6, "rejected": 6}, None),
+        ({"number": 6, "rejected": 5}, Pool(hour(5), hour(7), 6)),
+        ({"number": 6, "rejected": 3}, Pool(hour(4), hour(7), 6)),
+        # A reference that ends within a window is counted from its end.
+        ({"number": 1, "counts_from": 1.5}, None),
+        ({"number": 2, "counts_from": 1.5}, Pool(hour(1.5), hour(3), 2)),
+    ],
+)
+def test_a_window_is_looked_at_with_the_quiet_ones_before_it(given: dict[str, Any], expected: Pool | None) -> None:
+    assert pool(**given) == expected
 
 
 def judged(*after: DescribedRows, number: int, between: bool = False) -> MonitorResult:

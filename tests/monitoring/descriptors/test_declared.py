@@ -37,17 +37,24 @@ def test_today_names_and_what_they_mean_are_kept():
     assert (descriptors["latency_ms"].unit, descriptors["output.non_letter"].unit) == ("ms", "%")
 
 
-def test_versions_are_of_the_definition_and_not_of_the_name_or_unit():
-    before = one(kind="begins", of="output", texts=["I"])
-    assert len(before.version) == 16
-    assert int(before.version, 16) >= 0
-    assert one(kind="begins", of="output", texts=["I"], unit="x", harmful=True).version == before.version
-    for change in ({"texts": ["You"]}, {"case_sensitive": False}, {"of": "input"}, {"sampled": 0.5}, {"kind": "ends"}):
-        assert one(**{"kind": "begins", "of": "output", "texts": ["I"], **change}).version != before.version
+BEGINS = {"kind": "begins", "of": "output", "texts": ["I"]}
+REPETITION = {"kind": "repetition", "of": "output"}
 
 
-def test_a_parameter_left_at_its_default_makes_no_other_version():
-    assert one(kind="repetition", of="output").version == one(kind="repetition", of="output", n=4).version
+@pytest.mark.parametrize(
+    ("table", "change", "same"),
+    [
+        (BEGINS, {"unit": "x", "harmful": True}, True),
+        (REPETITION, {"n": 4}, True),  # the default
+        *((BEGINS, {key: value}, False) for key, value in (
+            ("texts", ["You"]), ("case_sensitive", False), ("of", "input"), ("sampled", 0.5), ("kind", "ends")
+        )),
+    ],
+)  # fmt: skip
+def test_versions_are_of_what_decides_the_values_and_not_of_name_unit_or_defaults(table, change, same):
+    before, after = one(**table).version, one(**{**table, **change}).version
+    assert (len(before), int(before, 16) >= 0) == (16, True)
+    assert (before == after) == same
 
 
 def test_the_content_of_a_word_list_is_part_of_the_version(tmp_path):
@@ -130,15 +137,17 @@ def test_a_schema_may_stand_in_a_file_of_its_own(tmp_path):
     assert "not JSON" in problem_of(table, file=tmp_path / "monitor.toml")
 
 
-def test_a_word_list_may_lie_in_a_package_which_is_read_and_not_imported():
-    lexicon = one(kind="oov", of="output", words_package="vaderSentiment:vader_lexicon.txt")
-    assert lexicon.kind == "numeric"
-
-
-def test_a_judge_of_the_settings_is_the_default():
+@pytest.mark.parametrize(
+    ("table", "kind"),
+    [
+        # read and not imported
+        ({"kind": "oov", "of": "output", "words_package": "vaderSentiment:vader_lexicon.txt"}, "numeric"),
+        ({"kind": "judge", "instructions": "Is it polite?"}, "flag"),  # by the settings' own judge
+    ],
+)
+def test_a_word_list_may_lie_in_a_package_and_a_judge_in_the_settings(table, kind):
     settings = Settings(judge="openai:http://127.0.0.1:9/v1#small")
-    table = {"name": "d", "kind": "judge", "instructions": "Is it polite?"}
-    assert DescriptorSet.from_config([table], settings).descriptors["d"].kind == "flag"
+    assert DescriptorSet.from_config([{"name": "d", **table}], settings).descriptors["d"].kind == kind
 
 
 def test_every_kind_says_what_it_reads():

@@ -7,6 +7,7 @@ import pytest
 
 from monitoring.tabular.loss import Losses, compare_losses, error_interval, losses_of, metric_of
 from monitoring.tabular.observed import observe
+from monitoring.tabular.settings import Loss
 from tests.monitoring.tabular.windows import CLASSIFICATION, REGRESSION, hours, kinds, rows_of
 
 
@@ -14,13 +15,11 @@ def regression(days: int, **changed: float) -> Losses:
     return losses_of(observe(hours(days, **changed), REGRESSION, "current"), "squared")  # type: ignore[arg-type]
 
 
-def test_errors_are_in_the_metrics_own_unit() -> None:
+@pytest.mark.parametrize(("loss", "error", "metric"), [("squared", (25 / 2) ** 0.5, "rmse"), ("absolute", 3.5, "mae")])
+def test_errors_are_in_the_metrics_own_unit(loss: Loss, error: float, metric: str) -> None:
     frame = rows_of(1).head(4).assign(prediction=[1.0, 1.0, 1.0, np.nan], truth=[4.0, 5.0, np.nan, 3.0])
-    seen = observe(frame, REGRESSION, "current")
-    assert losses_of(seen, "squared").error == pytest.approx((25 / 2) ** 0.5)
-    assert losses_of(seen, "absolute").error == pytest.approx(3.5)
-    assert [metric_of("regression", "squared"), metric_of("regression", "absolute")] == ["rmse", "mae"]
-    assert metric_of("classification", "squared") == "error_rate"
+    assert losses_of(observe(frame, REGRESSION, "current"), loss).error == pytest.approx(error)
+    assert (metric_of("regression", loss), metric_of("classification", loss)) == (metric, "error_rate")
 
 
 def test_a_classifiers_error_is_the_share_of_wrong_labels() -> None:
