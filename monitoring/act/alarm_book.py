@@ -203,7 +203,7 @@ class AlarmBook:
 
 
 def alert_of(entries: Sequence[Entry], event: str, settings: AlertSettings) -> dict[str, Any]:
-    """One alert of all that a verdict found of one app, the gravest first; its shape is that of `act.alert_text`."""
+    """One alert of all that a verdict found of one app, the gravest first; its shape is in `act.alerts`."""
     ordered = sorted(entries, key=lambda entry: entry.severity != "high")
     parts = [
         {

@@ -1,34 +1,13 @@
 """The `[alerts]` table of the monitor's configuration: who is told of alarms, by which channel, and how often.
 
-    [alerts]
-    cool_down = "6h"                     # before a lasting alarm is told again
-    tell_resolved = true
-    give_up_after = "24h"                # of trying to deliver one alert
-    row_url = "https://ops/log/{request_id}"
-    mlflow_url = "https://mlflow.example"
+`docs/alerts.md` shows the table and an alert. A secret never stands in the file: the file names the environment
+variable that holds it.
 
-    [[alerts.webhook]]
-    name = "ops"
-    url = "https://ops.example/hook"     # or url_variable = "NAME": the address is read from that environment variable
-    secret_variable = "OPS_HOOK_SECRET"  # signs the body: X-Llmops-Signature
-
-    [[alerts.slack]]
-    name = "channel"
-    url_variable = "SLACK_WEBHOOK_URL"
-
-    [[alerts.email]]
-    name = "on-call"
-    host = "smtp.example"
-    from = "llmops@example.com"
-    to = ["ops@example.com"]
-    security = "starttls"                # starttls, tls or none
-    user = "llmops"
-    password_variable = "SMTP_PASSWORD"
-
-    [alerts.prometheus]
-    textfile = "/var/lib/node_exporter/llmops.prom"
-
-A secret never stands in the file: the file names the environment variable that holds it.
+An alert is JSON, kept in the outbox and posted as it is. All alarms that one look at an app found are one alert:
+`parts` has each, and the alert's own fields are those of the gravest. event: `opened`, `lasting`, `resolved`, or
+`action`; an action has `action`, `dry_run` and `outcome` besides. policy: why the app's policy does nothing about them;
+absent where it does, or is to observe. The id is the same in every attempt and on every channel: a receiver that got an
+alert twice can tell.
 """
 
 from __future__ import annotations
@@ -52,12 +31,13 @@ from pydantic.dataclasses import dataclass
 
 from llmops.errors import CannotRun, UsageError
 from llmops.settings import named_variables
-from monitoring.act.alert_text import ROWS_SHOWN, text, title
 from monitoring.tables import STRICT, Duration, Table, Texts, read_strictly
 
 TIMEOUT_SECONDS = 10.0
 """Longest that one attempt may take to connect, and then between two answers of the other side."""
 _PORTS = {"starttls": 587, "tls": 465, "none": 25}
+ROWS_SHOWN = 5
+_HEADS = {"opened": "ALARM", "lasting": "STILL ALARMING", "resolved": "RESOLVED"}
 _COLOURS = {"opened": "#d0021b", "lasting": "#d0021b", "resolved": "#2e7d32", "action": "#1565c0"}
 _MOST_TEXT = 2900  # Slack takes 3,000 characters in one section
 
@@ -125,7 +105,7 @@ class Webhook(_HttpChannel):
     secret_variable: str = ""
 
     def send(self, alert: Mapping[str, Any]) -> None:
-        """Delivers one alert, in the shape of `monitoring.act.alert_text`. Raises NotDelivered, as all channels do."""
+        """Delivers one alert. Raises NotDelivered, as all channels do."""
         body = orjson.dumps(alert)
         headers = {"X-Llmops-Alert-Id": str(alert["id"]), "Idempotency-Key": str(alert["id"])}
         if self.secret_variable:
@@ -290,6 +270,52 @@ def read_alerts(values: Mapping[str, Any], file: Path | str) -> AlertSettings:
         table = Table(values, file, "alerts").mapping("prometheus")
         read["prometheus"] = read_strictly(PrometheusSettings, table, file, "alerts.prometheus")
     return read_strictly(AlertSettings, read, file, "alerts")
+
+
+def title(alert: Mapping[str, Any]) -> str:
+    """One line: what happened, to whom."""
+    where = alert.get("release") or alert["app"]
+    if alert["event"] == "action":
+        mode = "dry run, nothing was done: " if alert["dry_run"] else ""
+        failed = "" if alert.get("succeeded", True) else " FAILED"
+        return _one_line(f"ACTION{failed} {mode}{alert['action']} of {where}")
+    others = len(alert.get("parts", ())) - 1
+    more = f" and {others} more" if others > 0 else ""
+    return _one_line(
+        f"{_HEADS[alert['event']]} {alert['what']} ({alert['kind']}, {alert['severity']}){more} in {where}"
+    )
+
+
+def text(alert: Mapping[str, Any]) -> str:
+    """The whole alert for a person, in plain lines."""
+    lines = [title(alert), ""]
+    if alert["event"] == "action":
+        lines.append(str(alert["why"]))
+        lines += [f"  {name}: {value}" for name, value in (alert.get("outcome") or {}).items()]
+        lines += _rows(alert)
+    else:
+        parts = alert.get("parts") or [alert]
+        for part in parts:
+            if len(parts) > 1:  # else the title says already what it is
+                lines.append(_one_line(f"{part['what']} ({part['kind']}, {part['severity']}): {part['release'] or ''}"))
+            seen = f"first {part['first_at']}, last {part['last_at']}, seen {part['times']} times"
+            lines += [str(part["why"]), seen, *_rows(part)]
+    if alert.get("policy"):
+        lines.append(f"no {alert['policy']['wanted']} was made: {alert['policy']['why']}")
+    if alert.get("run_url"):
+        lines.append(f"MLflow: {alert['run_url']}")
+    lines += ["", f"alert {alert['id']}; llmops monitor alarms list"]
+    return "\n".join(lines)
+
+
+def _rows(part: Mapping[str, Any]) -> list[str]:
+    rows = part.get("rows", ())
+    lines = [f"  {row.get('url') or row['show']}" for row in rows[:ROWS_SHOWN]]
+    return [*lines, f"  and {len(rows) - ROWS_SHOWN} more rows"] if len(rows) > ROWS_SHOWN else lines
+
+
+def _one_line(value: str) -> str:
+    return " ".join(value.split())
 
 
 def slack_message(alert: Mapping[str, Any]) -> dict[str, Any]:

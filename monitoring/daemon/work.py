@@ -27,11 +27,11 @@ from monitoring.decide.result import MonitorResult
 from monitoring.decide.watch import (
     RELEASE,
     STILL_ARRIVING,
+    DetectorSpec,
     FlagFinding,
-    Watched,
     advance_detectors,
+    detector_spec,
     findings,
-    watched_of,
 )
 from monitoring.deletion import retain
 from monitoring.run import run_monitor
@@ -143,16 +143,16 @@ class LogWork:
         if pinned is None or not pinned.frozen:
             return ()
         frozen = self._frozen_of(pinned)
-        watched = watched_of(pinned, frozen, self._config.descriptors.descriptors, self._config.rules)
+        spec = detector_spec(pinned, frozen, self._config.descriptors.descriptors, self._config.rules)
         self._recall(app, pinned)
-        advance_detectors(self._detectors, self._stores.reader, watched, self._complete_until)
+        advance_detectors(self._detectors, self._stores.reader, spec, self._complete_until)
         since = self._complete_until - DAY
         if was_noted(pinned.pinned_at.timestamp(), self._now()):
             since = max(pinned.pinned_at, since)
         if since >= self._complete_until:
             return ()
-        found = findings(self._detectors, watched, since, self._complete_until)
-        return [self._finding(watched, each) for each in found if each.alarm]
+        found = findings(self._detectors, spec, since, self._complete_until)
+        return [self._finding(spec, each) for each in found if each.alarm]
 
     def test_window(self, app: str, since: datetime, until: datetime) -> MonitorResult:
         """Tests a window that the schedule gives."""
@@ -189,22 +189,22 @@ class LogWork:
             self._frozen[pinned.app] = (pinned.id, frozen)
         return frozen
 
-    def _finding(self, watched: Watched, found: FlagFinding) -> Finding:
+    def _finding(self, spec: DetectorSpec, found: FlagFinding) -> Finding:
         """The newest alarm of one flag, laid to a release where only one answered."""
         last = found.crossings[-1]
         since, at = at_moment(last.since), at_moment(last.at)
         label: Mapping[str, str] = found.label
         if APP in label:
-            releases = self._stores.reader.summary(watched.app, since, at, RELEASE)
+            releases = self._stores.reader.summary(spec.app, since, at, RELEASE)
             names = [name for name, summary in releases.items() if name and summary.rows]
             label = {RELEASE: names[0]} if len(names) == 1 else label
         dimension, value = next(iter(found.label.items()))
         place = None if dimension == APP else (dimension, value)
         asked = EvidenceQuery(found.descriptor.name, "equal", 1.0, place)
         limit = self._config.rules.rows_named
-        (rows,) = find_evidence(self._stores.reader, watched.app, since, at, [asked], limit)
+        (rows,) = find_evidence(self._stores.reader, spec.app, since, at, [asked], limit)
         return Finding(
-            app=watched.app,
+            app=spec.app,
             what=found.descriptor.name,
             kind="sequential",
             why=found.why,

@@ -25,7 +25,7 @@ from monitoring.decide.pinned_summaries import PinnedSummaries, count_families, 
 from monitoring.decide.pooled import SincePin, examine_together
 from monitoring.decide.rules import DriftRules
 from monitoring.decide.volume import PastWindow, judge_volume
-from monitoring.decide.watch import Watched
+from monitoring.decide.watch import DetectorSpec
 from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import FlagSummary, Summary
 from monitoring.store.windows import WindowReader
@@ -193,8 +193,8 @@ class _Judge:
         self._past: list[PastWindow] = []
         self._since_pin = SincePin()
         whole, rules, sliced = request.reference.whole, request.rules, bool(request.dimensions)
-        watched = Watched(request.app, request.reference, "replay", request.begin, request.descriptors, rules)
-        self.flags = watched.flags
+        spec = DetectorSpec(request.app, request.reference, "replay", request.begin, request.descriptors, rules)
+        self.flags = spec.flags
         self._detectors = {
             name: FlagDetector(
                 whole.flags[name],

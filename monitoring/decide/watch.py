@@ -28,7 +28,7 @@ MOST_PLACES = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class DetectorSpec:
     """What the detectors of one app are asked to watch.
 
     reference_id: names the reference; another one opens all detectors anew. begin: from when on rows count against it,
@@ -101,13 +101,13 @@ class FlagFinding:
         }
 
 
-def watched_of(
+def detector_spec(
     pinned: PinnedReference, reference: PinnedSummaries, descriptors: Mapping[str, Descriptor], rules: DriftRules
-) -> Watched:
+) -> DetectorSpec:
     """What the detectors of an app watch. reference: what `pinned` was like; descriptors that mean something else there
     are left out."""
     fitting, _ = comparable(descriptors, reference.whole)
-    return Watched(pinned.app, reference, str(pinned.id), pinned.counts_from, fitting, rules)
+    return DetectorSpec(pinned.app, reference, str(pinned.id), pinned.counts_from, fitting, rules)
 
 
 def watch_flags(
@@ -122,45 +122,45 @@ def watch_flags(
 ) -> list[FlagFinding]:
     """Takes the detectors over the rows up to `until`, and says what they found from `since` on.
 
-    Another monitor that is at it at the same moment does it for both. Arguments as `watched_of`.
+    Another monitor that is at it at the same moment does it for both. Arguments as `detector_spec`.
     Raises StoreUnavailable.
     """
-    watched = watched_of(pinned, reference, descriptors, rules)
-    advance_detectors(store, reader, watched, min(until, datetime.now(UTC) - STILL_ARRIVING))
-    return findings(store, watched, since, until)
+    spec = detector_spec(pinned, reference, descriptors, rules)
+    advance_detectors(store, reader, spec, min(until, datetime.now(UTC) - STILL_ARRIVING))
+    return findings(store, spec, since, until)
 
 
-def advance_detectors(store: DetectorStore, reader: WindowReader, watched: Watched, until: datetime) -> bool:
+def advance_detectors(store: DetectorStore, reader: WindowReader, spec: DetectorSpec, until: datetime) -> bool:
     """Counts the rows before `until` that were not counted yet. Raises StoreUnavailable.
 
     Rows that arrive later with an earlier time are not counted by the detectors (the tests of windows see them): leave
     the newest moments out, for as long as requests take. False when another monitor advanced the app meanwhile.
     """
-    before = store.load(watched.app)
-    advance = _Advance(watched, before)
+    before = store.load(spec.app)
+    advance = _Advance(spec, before)
     since, end = advance.counted_until, until.timestamp()
     while since < end:  # cut at the ends of days: each day has a start of its own
         next_day = min(end, (since // DAY + 1) * DAY)
         between = at_moment(since), at_moment(next_day)
-        slices = {dimension: reader.summary(watched.app, *between, dimension) for dimension in watched.dimensions}
-        whole = reader.summary(watched.app, *between).get(None, Summary())
+        slices = {dimension: reader.summary(spec.app, *between, dimension) for dimension in spec.dimensions}
+        whole = reader.summary(spec.app, *between).get(None, Summary())
         advance.count(since, next_day, whole, slices)
         since = next_day
-    return store.save(watched.app, advance.progress(), advance.found)
+    return store.save(spec.app, advance.progress(), advance.found)
 
 
-def findings(store: DetectorStore, watched: Watched, since: datetime, until: datetime) -> list[FlagFinding]:
+def findings(store: DetectorStore, spec: DetectorSpec, since: datetime, until: datetime) -> list[FlagFinding]:
     """Every watched flag of the whole app, and the slices that alarmed, in a window. Raises StoreUnavailable."""
-    found: dict[Key, list[Crossing]] = {(APP, "", name): [] for name in watched.flags}
-    for each in store.alarms(watched.app, since, until):
-        if each.key[2] in watched.descriptors:
+    found: dict[Key, list[Crossing]] = {(APP, "", name): [] for name in spec.flags}
+    for each in store.alarms(spec.app, since, until):
+        if each.key[2] in spec.descriptors:
             found.setdefault(each.key, []).append(each.crossing)
     named = []
     for (dimension, value, name), crossings in found.items():
-        flag = watched.flag_in_reference(dimension, value, name)
-        label = {APP: watched.app} if dimension == APP else {dimension: value}
+        flag = spec.flag_in_reference(dimension, value, name)
+        label = {APP: spec.app} if dimension == APP else {dimension: value}
         share = flag.share if flag is not None and flag.n else None
-        named.append(FlagFinding(watched.descriptors[name], label, share, tuple(crossings)))
+        named.append(FlagFinding(spec.descriptors[name], label, share, tuple(crossings)))
     return named
 
 
@@ -184,12 +184,12 @@ def sequential_alarms(found: Sequence[FlagFinding]) -> list[PendingAlarm]:
 class _Advance:
     """How the detectors stand while rows are counted. found: the alarms on the way."""
 
-    def __init__(self, watched: Watched, before: Progress | None) -> None:
-        self._watched, self._flags = watched, watched.flags
+    def __init__(self, spec: DetectorSpec, before: Progress | None) -> None:
+        self._spec, self._flags = spec, spec.flags
         if before is None:
-            before = Progress(watched.reference_id, watched.begin.timestamp())
-        elif before.reference != watched.reference_id:
-            before = _reopened(watched, before)
+            before = Progress(spec.reference_id, spec.begin.timestamp())
+        elif before.reference != spec.reference_id:
+            before = _reopened(spec, before)
         self._before, self.counted_until, self._month = before, before.counted_until, before.month
         self._states, self._places, self._releases = dict(before.states), list(before.places), list(before.releases)
         self.found: list[FoundCrossing] = []
@@ -223,7 +223,7 @@ class _Advance:
         self._count_slice(APP, "", 0, whole, (since, until), begins=begins)
         for dimension, by_value in named.items():
             for value, summary in sorted(by_value.items()):
-                if summary.rows and self._watched.reference.slice(dimension, value) is not None:
+                if summary.rows and self._spec.reference.slice(dimension, value) is not None:
                     if (dimension, value) not in self._places:
                         self._places.append((dimension, value))
                     place = self._places.index((dimension, value)) + 1
@@ -242,27 +242,27 @@ class _Advance:
         begins: bool = False,
     ) -> None:
         """place: of the slice in the order of appearance, 0 for the whole app. begins: a new release appears."""
-        rules, sliced = self._watched.rules, bool(self._watched.dimensions)
+        rules, sliced = self._spec.rules, bool(self._spec.dimensions)
         for name in self._flags:
-            flag = self._watched.flag_in_reference(dimension, value, name)
+            flag = self._spec.flag_in_reference(dimension, value, name)
             if flag is None or flag.n < rules.minimum_rows:
                 continue
             alpha = rules.flag_alpha(name, self._flags, place, sliced=sliced)
-            detector = FlagDetector(flag, alpha, rules.floor(self._watched.descriptors[name]))
+            detector = FlagDetector(flag, alpha, rules.floor(self._spec.descriptors[name]))
             key = (dimension, value, name)
-            state = self._states.get(key) or detector.open(span[0], self._watched.reference_id)
+            state = self._states.get(key) or detector.open(span[0], self._spec.reference_id)
             state = detector.begin(state, span[0]) if begins else state
             seen = summary.flags.get(name, FlagSummary())
             self._states[key], crossings = detector.advance(state, [Batch(*span, seen.n, seen.hits)])
             self.found += [FoundCrossing(key, crossing) for crossing in crossings]
 
 
-def _reopened(watched: Watched, before: Progress) -> Progress:
+def _reopened(spec: DetectorSpec, before: Progress) -> Progress:
     """All detectors opened anew against another reference, on what is left of the month's budget."""
-    begin = max(watched.begin.timestamp(), before.counted_until)
+    begin = max(spec.begin.timestamp(), before.counted_until)
     states: dict[Key, DetectorState] = {}
     for key, state in before.states.items():
-        flag = watched.flag_in_reference(*key)
+        flag = spec.flag_in_reference(*key)
         if flag is not None:
-            states[key] = FlagDetector(flag, 0.0, 0.0).open(begin, watched.reference_id, state)
-    return dataclasses.replace(before, reference=watched.reference_id, counted_until=begin, releases=(), states=states)
+            states[key] = FlagDetector(flag, 0.0, 0.0).open(begin, spec.reference_id, state)
+    return dataclasses.replace(before, reference=spec.reference_id, counted_until=begin, releases=(), states=states)

@@ -13,8 +13,7 @@ from llmops.errors import UsageError
 from llmops.production_log import Belongings
 from monitoring.act.action_tables import alert_outbox
 from monitoring.act.alarm_book import AlarmBook, findings_of
-from monitoring.act.alert_text import text, title
-from monitoring.act.alerts import AlertSettings, Webhook
+from monitoring.act.alerts import AlertSettings, Webhook, text, title
 from monitoring.act.outbox import Outbox
 from monitoring.decide.result import Cure
 from monitoring.deletion import forget

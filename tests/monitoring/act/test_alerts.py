@@ -21,7 +21,6 @@ import pytest
 
 from llmops.errors import BadFile, LlmopsError
 from monitoring.act.alarm_book import alert_of
-from monitoring.act.alert_text import text
 from monitoring.act.alerts import (
     AlertSettings,
     Email,
@@ -31,6 +30,7 @@ from monitoring.act.alerts import (
     Webhook,
     read_alerts,
     slack_message,
+    text,
 )
 from tests.monitoring.act.test_policy import entry
 from tests.monitoring.acting import serving, smtp_receiver

@@ -15,8 +15,7 @@ import sqlalchemy as sa
 
 from llmops.errors import CannotRun, StoreUnavailable, UsageError
 from monitoring.act.alarm_book import AlarmBook, Finding
-from monitoring.act.alert_text import text
-from monitoring.act.alerts import AlertSettings, PrometheusSettings, Webhook
+from monitoring.act.alerts import AlertSettings, PrometheusSettings, Webhook, text
 from monitoring.act.outbox import Outbox
 from monitoring.act.policy import Policy, Situation
 from monitoring.daemon.loop import Daemon, DaemonSettings, stage_counts

@@ -7,7 +7,7 @@ import pytest
 
 from monitoring.decide.detector_store import DetectorStore
 from monitoring.decide.rules import DriftRules
-from monitoring.decide.watch import Watched, advance_detectors, findings
+from monitoring.decide.watch import DetectorSpec, advance_detectors, findings
 from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import FlagSummary, Summary
 
@@ -49,8 +49,8 @@ class Traffic:
         return {None: Summary.merged(by_release.values())}
 
 
-def watched(**given):
-    asked = Watched("assistant", Reference(), "1", BEGIN, DESCRIPTORS, DriftRules())
+def spec(**given):
+    asked = DetectorSpec("assistant", Reference(), "1", BEGIN, DESCRIPTORS, DriftRules())
     return replace(asked, **given)
 
 
@@ -66,8 +66,8 @@ def found_in(store, asked, since, until):
 def test_a_release_that_refuses_is_found_in_its_slice_and_in_the_app(store):
     traffic = Traffic(a_1=(0, 0.05), a_2=(30, 0.6))
     for hour in range(1, 40):
-        assert advance_detectors(store, traffic, watched(), BEGIN + hour * HOUR)
-    found = found_in(store, watched(), BEGIN, BEGIN + 40 * HOUR)
+        assert advance_detectors(store, traffic, spec(), BEGIN + hour * HOUR)
+    found = found_in(store, spec(), BEGIN, BEGIN + 40 * HOUR)
     assert set(found) == {("assistant",), ("a@2",)}
     crossing = found["a@2",].crossings[0]
     assert crossing.at == (BEGIN + 31 * HOUR).timestamp()
@@ -78,18 +78,18 @@ def test_a_release_that_refuses_is_found_in_its_slice_and_in_the_app(store):
 
 def test_quiet_traffic_raises_nothing_and_the_flag_is_shown_as_watched(store):
     traffic = Traffic(a_1=(0, 0.05))
-    advance_detectors(store, traffic, watched(), BEGIN + 5 * DAY)
-    (shown,) = findings(store, watched(), BEGIN, BEGIN + 5 * DAY)
+    advance_detectors(store, traffic, spec(), BEGIN + 5 * DAY)
+    (shown,) = findings(store, spec(), BEGIN, BEGIN + 5 * DAY)
     assert (shown.alarm, shown.why, shown.label) == (False, "", {"app": "assistant"})
     assert shown.reference_share == pytest.approx(0.05)
 
 
 def test_days_are_counted_one_by_one_and_nothing_twice(store):
     traffic = Traffic(a_1=(0, 0.05))
-    advance_detectors(store, traffic, watched(dimensions=()), BEGIN + 2 * DAY)
+    advance_detectors(store, traffic, spec(dimensions=()), BEGIN + 2 * DAY)
     midnight = BEGIN.replace(hour=0) + DAY
     assert traffic.reads == [(BEGIN, midnight), (midnight, midnight + DAY), (midnight + DAY, BEGIN + 2 * DAY)]
-    advance_detectors(store, traffic, watched(dimensions=()), BEGIN + 2 * DAY)
+    advance_detectors(store, traffic, spec(dimensions=()), BEGIN + 2 * DAY)
     assert len(traffic.reads) == 3
     state = store.load("assistant").states["app", "", "output.refusal"]
     assert state.rows == 48 * 40
@@ -97,7 +97,7 @@ def test_days_are_counted_one_by_one_and_nothing_twice(store):
 
 
 def test_of_two_monitors_at_the_same_moment_one_counts(store):
-    advance_detectors(store, Traffic(a_1=(0, 0.05)), watched(), BEGIN + HOUR)
+    advance_detectors(store, Traffic(a_1=(0, 0.05)), spec(), BEGIN + HOUR)
     loaded = store.load("assistant")
     assert store.save("assistant", loaded, [])
     assert not store.save("assistant", loaded, [])
@@ -106,8 +106,8 @@ def test_of_two_monitors_at_the_same_moment_one_counts(store):
 
 def test_a_new_reference_starts_anew_where_the_old_one_stopped(store):
     traffic = Traffic(a_1=(0, 0.05))
-    advance_detectors(store, traffic, watched(), BEGIN + 5 * HOUR)
-    again = watched(reference_id="2", reference=Reference(1000, 80))
+    advance_detectors(store, traffic, spec(), BEGIN + 5 * HOUR)
+    again = spec(reference_id="2", reference=Reference(1000, 80))
     advance_detectors(store, traffic, again, BEGIN + 7 * HOUR)
     state = store.load("assistant").states["app", "", "output.refusal"]
     assert (state.reference, state.rows, state.new_starts) == ("2", 80, 2)
@@ -117,7 +117,7 @@ def test_a_new_reference_starts_anew_where_the_old_one_stopped(store):
 def test_a_release_that_comes_later_gives_the_app_a_start(store):
     traffic = Traffic(a_1=(0, 0.05), a_2=(3, 0.05))
     for hour in range(1, 6):
-        advance_detectors(store, traffic, watched(), BEGIN + hour * HOUR)
+        advance_detectors(store, traffic, spec(), BEGIN + hour * HOUR)
     progress = store.load("assistant")
     starts = [start.since for start in progress.states["app", "", "output.refusal"].starts]
     assert starts == [BEGIN.timestamp(), (BEGIN + 3 * HOUR).timestamp()]
@@ -126,29 +126,29 @@ def test_a_release_that_comes_later_gives_the_app_a_start(store):
 
 def test_a_month_later_slices_are_numbered_anew(store):
     traffic = Traffic(a_1=(0, 0.05))
-    advance_detectors(store, traffic, watched(), BEGIN + HOUR)
+    advance_detectors(store, traffic, spec(), BEGIN + HOUR)
     traffic.releases = {"a@9": (0, 0.05)}
-    advance_detectors(store, traffic, watched(), datetime(2026, 2, 1, 1, tzinfo=UTC))
+    advance_detectors(store, traffic, spec(), datetime(2026, 2, 1, 1, tzinfo=UTC))
     assert store.load("assistant").places == (("release", "a@9"),)
 
 
 def test_a_flag_that_the_reference_hardly_has_is_not_watched(store):
-    asked = watched(reference=Reference(rows=19, hits=1))
+    asked = spec(reference=Reference(rows=19, hits=1))
     advance_detectors(store, Traffic(a_1=(0, 0.9)), asked, BEGIN + HOUR)
     assert findings(store, asked, BEGIN, BEGIN + DAY) == []
 
 
 def test_a_flag_that_means_something_else_since_the_pin_is_not_watched():
     changed = {"output.refusal": replace(REFUSAL, version="another")}
-    assert watched().flags == ["output.refusal"]
-    assert watched(descriptors=changed).flags == []
+    assert spec().flags == ["output.refusal"]
+    assert spec(descriptors=changed).flags == []
 
 
 def test_a_forgotten_slice_leaves_nothing(store):
     traffic = Traffic(a_1=(0, 0.05), a_2=(2, 0.9))
     for hour in range(1, 6):
-        advance_detectors(store, traffic, watched(), BEGIN + hour * HOUR)
+        advance_detectors(store, traffic, spec(), BEGIN + hour * HOUR)
     assert store.forget("release", "a@2") == 3
     assert store.forget("release", "a@2") == 0
-    assert set(found_in(store, watched(), BEGIN, BEGIN + DAY)) == {("assistant",)}
+    assert set(found_in(store, spec(), BEGIN, BEGIN + DAY)) == {("assistant",)}
     assert ("release", "a@2") not in store.load("assistant").places
