@@ -1,80 +1,26 @@
+"""What is sent to an OpenAI-compatible server, and what its answers and refusals become."""
+
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
-import threading
-from contextlib import aclosing
-from types import SimpleNamespace
 
 import pytest
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
 from llmops.engines.openai import OpenAIEngine, identity
 from llmops.engines.protocol import generate
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from llmops.generation import GenerationRequest, Usage
+from tests.engines.upstream_server import HELLO, STREAM_HEAD, UpstreamServer, chunked, delta, raw, reply, sse, stream
 
 pytestmark = pytest.mark.anyio
 
 
-def event(value) -> str:
-    return f"data: {value if isinstance(value, str) else json.dumps(value)}\n\n"
-
-
-def piece(text: str | None = None, finish_reason: str | None = None) -> str:
-    return event({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish_reason}]})
-
-
-USAGE = event({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 2}})
-ANSWER = [piece("Hel"), piece("lo"), piece(None, "stop"), USAGE, event("[DONE]")]
-
-
-@pytest.fixture(scope="module")
-def server():
-    """A real HTTP server that answers with what `script` holds: texts to stream, numbers (seconds to wait)."""
-    state = SimpleNamespace(script=[], reply=None, seen=[], closed=threading.Event(), started=threading.Event())
-
-    async def stream():
-        closed = state.closed
-        state.started.set()
-        try:
-            for item in state.script:
-                if isinstance(item, str):
-                    yield item
-                else:
-                    await asyncio.sleep(item)
-        except (asyncio.CancelledError, GeneratorExit):
-            closed.set()
-            raise
-
-    async def chat(request: Request) -> Response:
-        state.seen.append((dict(request.headers), await request.json()))
-        return state.reply or StreamingResponse(stream(), media_type="text/event-stream")
-
-    app = Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])])
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()  # from here on connections wait for the server, which starts on its own time
-        running = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
-        thread.start()
-        state.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-        yield state
-        running.should_exit = True
-        thread.join()
-
-
 @pytest.fixture
-def upstream(server):
-    """The server, answering "Hello"."""
-    server.script, server.reply, server.seen = ANSWER, None, []
-    server.closed, server.started = threading.Event(), threading.Event()
-    return server
+async def upstream():
+    """A server that answers "Hello"."""
+    async with UpstreamServer() as server:
+        yield server
 
 
 @pytest.fixture
@@ -84,17 +30,11 @@ async def engine(upstream):
     await engine.close()
 
 
-async def test_an_answer_streams_and_ends_with_usage_only_in_the_last_chunk(engine, upstream, ask):
+async def test_an_answer_streams_and_ends_with_usage_only_in_the_last_chunk(engine, ask):
     chunks = [chunk async for chunk in engine.stream(ask())]
     assert [chunk.text for chunk in chunks] == ["Hel", "lo", ""]
     assert [chunk.finish_reason for chunk in chunks] == [None, None, "stop"]
     assert [chunk.usage for chunk in chunks] == [None, None, Usage(5, 2)]
-
-
-async def test_text_arrives_before_the_answer_ends(engine, upstream, ask):
-    upstream.script = [piece("first"), 60]
-    async with aclosing(engine.stream(ask())) as chunks:
-        assert (await asyncio.wait_for(anext(chunks), 5)).text == "first"
 
 
 async def test_the_request_is_what_openai_servers_take(engine, upstream, ask):
@@ -102,8 +42,7 @@ async def test_the_request_is_what_openai_servers_take(engine, upstream, ask):
     wanted = {"type": "json_object"}
     parameters = ask(max_tokens=7, temperature=0.5, top_p=0.9, stop=["\n"], seed=3, response_format=wanted).parameters
     await generate(engine, GenerationRequest(messages, parameters))
-    [(_, body)] = upstream.seen
-    assert body == {
+    assert upstream.seen[0].body == {
         "model": "big",
         "messages": list(messages),
         "max_tokens": 7,
@@ -119,31 +58,18 @@ async def test_the_request_is_what_openai_servers_take(engine, upstream, ask):
 
 async def test_what_is_not_set_is_not_sent(engine, upstream, ask):
     await generate(engine, ask())
-    [(headers, body)] = upstream.seen
-    assert not {"stop", "seed", "response_format"} & set(body)
-    assert "authorization" not in headers
-
-
-async def test_comments_blank_lines_and_other_fields_are_skipped(engine, upstream, ask):
-    upstream.script = [": ping\n\n", "event: message\nid: 3\n", "data:\n\n", *ANSWER]
-    assert (await generate(engine, ask())).text == "Hello"
-
-
-async def test_an_event_split_over_packets_is_whole(engine, upstream, ask):
-    text = "".join([piece("H€llo"), *ANSWER[2:]])
-    upstream.script = [part for letter in text for part in (letter, 0)]
-    assert (await generate(engine, ask())).text == "H€llo"
+    assert not {"stop", "seed", "response_format"} & set(upstream.seen[0].body)
+    assert "authorization" not in upstream.seen[0].headers
 
 
 async def test_without_usage_token_counts_are_unknown(engine, upstream, ask):
-    upstream.script = [piece("Hi", "length")]
+    upstream.behave = stream(sse(delta("Hi", "length")))
     answer = await generate(engine, ask())
     assert (answer.text, answer.finish_reason, answer.usage) == ("Hi", "length", Usage(None, None))
 
 
-def refuse(upstream, status, error=None, **headers):
-    content = error if isinstance(error, str) else json.dumps({"error": error or {"message": "no"}})
-    upstream.reply = Response(content, status, headers)
+def refusal(status, error=None, headers=""):
+    return reply(status, error.encode() if isinstance(error, str) else {"error": error or {"message": "no"}}, headers)
 
 
 @pytest.mark.parametrize(
@@ -168,14 +94,14 @@ def refuse(upstream, status, error=None, **headers):
     ],
 )
 async def test_a_refusal_becomes_the_error_of_its_status(engine, upstream, ask, status, error, kind):
-    refuse(upstream, status, error)
+    upstream.behave = refusal(status, error)
     with pytest.raises(EngineError, match=f"^upstream answered {status}: ") as caught:
         await generate(engine, ask())
     assert type(caught.value) is kind
 
 
 async def test_a_refusal_names_the_field_at_fault(engine, upstream, ask):
-    refuse(upstream, 400, {"message": "must be smaller", "param": "max_tokens"})
+    upstream.behave = refusal(400, {"message": "must be smaller", "param": "max_tokens"})
     with pytest.raises(EngineRejected, match=r"^upstream answered 400: must be smaller$") as caught:
         await generate(engine, ask())
     assert caught.value.param == "max_tokens"
@@ -183,51 +109,27 @@ async def test_a_refusal_names_the_field_at_fault(engine, upstream, ask):
 
 @pytest.mark.parametrize(
     ("headers", "seconds"),
-    [({"retry-after": "7"}, 7.0), ({"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, None), ({}, None)],
+    [("retry-after: 7\r\n", 7.0), ("retry-after: Wed, 21 Oct 2026 07:28:00 GMT\r\n", None), ("", None)],
 )
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_busy_upstream_says_when_to_come_back(engine, upstream, ask, status, headers, seconds):
-    refuse(upstream, status, **headers)
+    upstream.behave = refusal(status, headers=headers)
     with pytest.raises(EngineUnavailable) as caught:
         await generate(engine, ask())
     assert caught.value.retry_after == seconds
 
 
-async def test_a_huge_refusal_is_told_shortly(engine, upstream, ask):
-    refuse(upstream, 400, {"message": "x" * 100_000})
-    with pytest.raises(EngineRejected) as caught:
-        await generate(engine, ask())
-    assert len(str(caught.value)) < 400
-
-
-async def test_a_stream_that_ends_without_finish_and_done_is_no_answer(engine, upstream, ask):
-    upstream.script = [piece("Hel")]
-    with pytest.raises(EngineUnavailable, match="the stream ended before the answer did"):
-        await generate(engine, ask())
-
-
 @pytest.mark.parametrize("done", ["[DONE]", "[DONE] ", "[DONE]\r"])
 async def test_a_stream_that_says_it_is_done_is_an_answer_whose_finish_reason_is_unknown(engine, upstream, ask, done):
-    upstream.script = [piece("Hel"), event(done)]
+    upstream.behave = stream(sse(delta("Hel"), done))
     answer = await generate(engine, ask())
     assert (answer.text, answer.finish_reason) == ("Hel", None)
 
 
-async def test_a_connection_lost_in_the_middle_is_no_answer(ask):
-    async def lose(reader, writer):
-        await reader.readuntil(b"}")
-        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
-        content = piece("Hel").encode()
-        writer.write(b"%x\r\n%s\r\n" % (len(content), content))
-        await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_server(lose, "127.0.0.1", 0) as server:
-        engine = OpenAIEngine(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "big")
-        chunks = []
-        with pytest.raises(EngineUnavailable, match="ClientPayloadError"):
-            chunks.extend([chunk async for chunk in engine.stream(ask())])
-        await engine.close()
+async def test_a_connection_lost_in_the_middle_is_no_answer(engine, upstream, ask):
+    upstream.behave = raw(STREAM_HEAD + chunked(sse(delta("Hel"))))
+    with pytest.raises(EngineUnavailable, match="ClientPayloadError"):
+        await generate(engine, ask())
 
 
 @pytest.mark.parametrize(
@@ -249,16 +151,10 @@ async def test_a_connection_lost_in_the_middle_is_no_answer(ask):
     ],
 )
 async def test_an_event_of_garbage_is_an_engine_error(engine, upstream, ask, garbage):
-    upstream.script = [piece("Hel"), event(garbage), *ANSWER]
+    upstream.behave = stream(sse(delta("Hel"), garbage, *HELLO))
     with pytest.raises(EngineError, match=r"^the upstream sent .*(is|are) (no|not) ") as caught:
         await generate(engine, ask())
     assert caught.value.reason == str(caught.value)
-
-
-async def test_an_error_within_the_stream_is_passed_on(engine, upstream, ask):
-    upstream.script = [piece("Hel"), event({"error": {"message": "out of memory"}})]
-    with pytest.raises(EngineError, match=r"^the upstream failed: out of memory$"):
-        await generate(engine, ask())
 
 
 async def test_a_refused_connection_is_unavailable(ask):
@@ -278,38 +174,12 @@ async def test_an_address_that_is_none_is_unavailable(ask, url):
     await engine.close()
 
 
-@pytest.mark.parametrize("script", [[60], [piece("Hel"), 60]], ids=["before the answer", "within it"])
-async def test_a_silent_upstream_times_out(upstream, ask, script):
-    upstream.script = script
-    engine = OpenAIEngine(upstream.url, "big", timeout=0.2)
-    with pytest.raises(EngineTimeout, match=r"no whole answer within 0\.2 s"):
-        await generate(engine, ask())
-    await engine.close()
-
-
-async def test_leaving_a_stream_closes_the_upstream_connection(engine, upstream, ask):
-    upstream.script = [piece("Hel"), 60]
-    async with aclosing(engine.stream(ask())) as chunks:
-        await anext(chunks)
-        assert not upstream.closed.is_set()
-    assert await asyncio.to_thread(upstream.closed.wait, 5)
-
-
-async def test_cancelling_a_task_closes_the_upstream_connection(engine, upstream, ask, eventually):
-    upstream.script = [piece("Hel"), 60]
-    task = asyncio.create_task(generate(engine, ask()))
-    await eventually(lambda: upstream.started.is_set())
-    task.cancel()
-    assert await asyncio.to_thread(upstream.closed.wait, 5)
-    assert (await asyncio.gather(task, return_exceptions=True))[0].__class__ is asyncio.CancelledError
-
-
 async def test_the_key_is_read_from_the_named_variable_and_sent_as_bearer(upstream, ask, monkeypatch):
     monkeypatch.setenv("UPSTREAM_KEY", "sesame\n")  # as files of keys end
     engine = OpenAIEngine(upstream.url, "big", key_variable="UPSTREAM_KEY")
     await generate(engine, ask())
     await engine.close()
-    assert upstream.seen[0][0]["authorization"] == "Bearer sesame"
+    assert upstream.seen[0].headers["authorization"] == "Bearer sesame"
     assert "sesame" not in json.dumps(engine.identity.to_mapping())
 
 
@@ -331,7 +201,7 @@ def test_the_identity_is_known_before_connecting():
 
 
 async def test_pieces_that_arrive_together_say_that_another_follows(engine, upstream, ask):
-    upstream.script = ["".join([piece("one"), piece("two"), piece("three")]), *ANSWER[2:]]
+    upstream.behave = stream(sse(delta("one"), delta("two"), delta("three")), 0.05, sse(*HELLO[2:]))
     chunks = [chunk async for chunk in engine.stream(ask())]
     assert [(chunk.text, chunk.more) for chunk in chunks] == [
         ("one", True), ("two", True), ("three", False), ("", False),
@@ -339,7 +209,7 @@ async def test_pieces_that_arrive_together_say_that_another_follows(engine, upst
 
 
 async def test_what_came_before_a_broken_event_is_given_out(engine, upstream, ask):
-    upstream.script = ["".join([piece("one"), piece("two"), "data: {not json\n\n"])]
+    upstream.behave = stream(sse(delta("one"), delta("two"), "{not json"))
     seen = []
 
     async def collect():

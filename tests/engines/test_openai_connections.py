@@ -199,9 +199,13 @@ async def test_a_finish_is_told_once_whatever_comes_after_it(engine, server, ask
     assert await chunks_of(engine, ask()) == [Chunk("Hi"), Chunk("", "stop", Usage(5, 2))]
 
 
-@pytest.mark.parametrize("message", ['{"error": {"message": "no memory"}}', '{"message": "no memory"}'])
-async def test_an_error_event_is_an_engine_error_after_the_text_before_it(engine, server, ask, message):
-    server.behave = stream(sse(delta("Hel")) + b"event: error\ndata: " + message.encode() + b"\n\n")
+@pytest.mark.parametrize(
+    "event",
+    [b'event: error\ndata: {"error": {"message": "no memory"}}', b'event: error\ndata: {"message": "no memory"}',
+     b'data: {"error": {"message": "no memory"}}'],
+)  # fmt: skip
+async def test_an_error_event_is_an_engine_error_after_the_text_before_it(engine, server, ask, event):
+    server.behave = stream(sse(delta("Hel")) + event + b"\n\n")
     seen = []
     with pytest.raises(EngineError, match=r"^the upstream failed: no memory$"):
         await collect(engine.stream(ask()), seen)
@@ -407,8 +411,12 @@ async def test_a_server_that_falls_silent_times_out(server, ask, eventually):
     await engine.close()
 
 
-async def test_a_server_that_never_finishes_times_out(server, ask, eventually):
-    server.behave = stream(*[part for _ in range(1000) for part in (sse(delta("Hel")), 0.01)])
+ENDLESS = stream(*[part for _ in range(1000) for part in (sse(delta("Hel")), 0.01)])
+
+
+@pytest.mark.parametrize("behave", [silence, ENDLESS], ids=["never begins", "never ends"])
+async def test_a_server_that_never_finishes_times_out(server, ask, eventually, behave):
+    server.behave = behave
     engine = OpenAIEngine(server.url, "big", timeout=0.3, first_byte_timeout=60)
     with pytest.raises(EngineTimeout, match=r"no whole answer within 0\.3 s$"):
         await generate(engine, ask())

@@ -36,6 +36,20 @@ def named(shape: str, *, whole: bool) -> GenerationRequest:
     return GenerationRequest(({"role": "user", "content": shape},), whole=whole)
 
 
+async def asked(behaviour, request: GenerationRequest):
+    """What the engine makes of one answer."""
+    async with UpstreamServer(behaviour) as server:
+        return await at(server, request)
+
+
+async def at(server: UpstreamServer, request: GenerationRequest):
+    engine = OpenAIEngine(server.url, "big")
+    try:
+        return await generate(engine, request)
+    finally:
+        await engine.close()
+
+
 @pytest.mark.parametrize("whole", [False, True])
 async def test_an_evaluations_output_has_refusal_reasoning_tool_calls_and_what_is_unknown(upstream, whole):
     engine = OpenAIEngine(upstream.url, "big", stream_always=not whole)
@@ -60,10 +74,8 @@ async def test_an_evaluations_output_has_refusal_reasoning_tool_calls_and_what_i
 @pytest.mark.parametrize("shape", [name for name in FAILURES if "finish_reason" in name])
 @pytest.mark.parametrize("whole", [False, True])
 async def test_an_answer_that_its_server_gave_up_is_a_failure_and_no_answer(upstream, shape, whole):
-    engine = OpenAIEngine(upstream.url, "big")
     with pytest.raises(EngineError, match="the upstream gave the answer up"):
-        await generate(engine, named(shape, whole=whole))
-    await engine.close()
+        await at(upstream, named(shape, whole=whole))
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -81,13 +93,9 @@ async def test_a_refusal_in_a_part_of_the_content_is_a_refusal(whole):
 async def test_a_call_without_arguments_has_none_streamed_as_whole():
     call = {"id": "call_a", "type": "function", "function": {"name": "now"}}
     events = sse(delta(None, role="assistant", tool_calls=[{"index": 0, **call}]), delta(None, "tool_calls"), "[DONE]")
-    found = []
     for whole, behaviour in ((True, reply(200, shaped(None, tool_calls=[call]))), (False, stream(events))):
-        async with UpstreamServer(behaviour) as server:
-            engine = OpenAIEngine(server.url, "big")
-            found.append((await generate(engine, named("x", whole=whole))).tool_calls)
-            await engine.close()
-    assert found[0] == found[1] == [{**call, "function": {"name": "now", "arguments": "{}"}}]
+        made = await asked(behaviour, named("x", whole=whole))
+        assert made.tool_calls == [{**call, "function": {"name": "now", "arguments": "{}"}}]
 
 
 async def test_a_call_of_the_older_form_has_its_arguments_as_text():
@@ -99,23 +107,23 @@ async def test_a_call_of_the_older_form_has_its_arguments_as_text():
     assert chunks[0].further.delta["function_call"] == {"name": "weather", "arguments": '{"city":"Oslo"}'}
 
 
-async def test_counts_written_with_a_point_are_whole_numbers():
-    usage = {"prompt_tokens": 11.0, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 5.0}}
-    async with UpstreamServer(reply(200, shaped("x", usage=usage))) as server:
-        engine = OpenAIEngine(server.url, "big")
-        made = await generate(engine, named("x", whole=True))
-        await engine.close()
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 11.0, "completion_tokens": 7, "completion_tokens_details": {"reasoning_tokens": 3.0}},
+        {"prompt_tokens": "11", "completion_tokens": "7", "completion_tokens_details": {"reasoning_tokens": "3"}},
+    ],
+)
+async def test_counts_written_with_a_point_or_as_text_are_whole_numbers(usage):
+    made = await asked(reply(200, shaped("x", usage=usage)), named("x", whole=True))
     assert (made.usage.tokens_in, made.usage.tokens_out) == (11, 7)
-    assert str(made.usage.reported["prompt_tokens_details"]["cached_tokens"]) == "5"
+    assert str(made.usage.reported["completion_tokens_details"]) == "{'reasoning_tokens': 3}"
 
 
 @pytest.mark.parametrize("status", [401, 402, 403, 404, 405, 407])
 async def test_what_is_wrong_with_our_account_or_address_is_no_fault_of_the_request(status):
-    async with UpstreamServer(reply(status, {"error": {"message": "pay first"}})) as server:
-        engine = OpenAIEngine(server.url, "big")
-        with pytest.raises(EngineUnavailable) as caught:
-            await generate(engine, named("x", whole=True))
-        await engine.close()
+    with pytest.raises(EngineUnavailable) as caught:
+        await asked(reply(status, {"error": {"message": "pay first"}}), named("x", whole=True))
     assert caught.value.lasting
 
 
@@ -132,10 +140,7 @@ async def test_until_something_was_said_another_upstream_is_asked():
 async def test_reasoning_in_parts_and_an_answer_as_text_are_both_in_the_message():
     thinking = [{"type": "thinking", "thinking": [{"type": "text", "text": "let me see"}]}]
     pieces = (delta(None, role="assistant", content=thinking), delta("4"), delta("2"), delta(None, "stop"), "[DONE]")
-    async with UpstreamServer(stream(sse(*pieces))) as server:
-        engine = OpenAIEngine(server.url, "big")
-        made = await generate(engine, named("text", whole=False))
-        await engine.close()
+    made = await asked(stream(sse(*pieces)), named("text", whole=False))
     assert (made.text, made.reasoning) == ("42", "let me see")
 
 
@@ -231,11 +236,7 @@ SLOPPY: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize(("reply", "text"), SLOPPY.values(), ids=SLOPPY)
 async def test_what_a_tolerant_client_takes_is_an_answer(reply, text, whole):
-    async with UpstreamServer(raw(reply)) as server:
-        engine = OpenAIEngine(server.url, "big")
-        made = await generate(engine, named("x", whole=whole))
-        await engine.close()
-    assert made.text == text
+    assert (await asked(raw(reply), named("x", whole=whole))).text == text
 
 
 @pytest.mark.parametrize(
@@ -247,21 +248,8 @@ async def test_what_a_tolerant_client_takes_is_an_answer(reply, text, whole):
     ],
 )
 async def test_what_no_client_takes_is_refused_by_name(body, problem):
-    async with UpstreamServer(raw(sent(body, "content-type: text/html"))) as server:
-        engine = OpenAIEngine(server.url, "big")
-        with pytest.raises(EngineError, match=problem):
-            await generate(engine, named("x", whole=False))
-        await engine.close()
-
-
-async def test_counts_told_as_text_are_numbers():
-    usage = {"prompt_tokens": "11", "completion_tokens": "7", "completion_tokens_details": {"reasoning_tokens": "3"}}
-    async with UpstreamServer(reply(200, shaped("x", usage=usage))) as server:
-        engine = OpenAIEngine(server.url, "big")
-        made = await generate(engine, named("x", whole=True))
-        await engine.close()
-    assert (made.usage.tokens_in, made.usage.tokens_out) == (11, 7)
-    assert made.usage.reported["completion_tokens_details"] == {"reasoning_tokens": 3}
+    with pytest.raises(EngineError, match=problem):
+        await asked(raw(sent(body, "content-type: text/html")), named("x", whole=False))
 
 
 REASONING = {
@@ -297,12 +285,8 @@ async def test_fields_that_a_server_does_not_know_are_sent_by_another_name_or_le
 
 async def test_the_newer_name_of_the_most_tokens_is_exchanged_for_the_older_one():
     async with UpstreamServer(refusing({"max_completion_tokens": "unknown field max_completion_tokens"})) as server:
-        engine = OpenAIEngine(server.url, "big")
-        asked = GenerationRequest(
-            ({"role": "user", "content": "x"},), extras={"max_completion_tokens": 256}, whole=True
-        )
-        assert (await generate(engine, asked)).text == "Hello"
-        await engine.close()
+        request = GenerationRequest(named("x", whole=True).messages, extras={"max_completion_tokens": 256}, whole=True)
+        assert (await at(server, request)).text == "Hello"
     assert server.seen[-1].body["max_tokens"] == 256
 
 
@@ -319,8 +303,6 @@ async def test_the_newer_name_of_the_most_tokens_is_exchanged_for_the_older_one(
 )
 async def test_what_changes_the_answer_is_not_left_out(refused):
     async with UpstreamServer(refusing(refused)) as server:
-        engine = OpenAIEngine(server.url, "big")
         with pytest.raises(EngineRejected, match=r"temperature|max_"):
-            await generate(engine, named("x", whole=True))
-        await engine.close()
+            await at(server, named("x", whole=True))
     assert len(server.seen) <= 2
