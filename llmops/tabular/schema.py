@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from types import NoneType
@@ -146,7 +146,8 @@ def columns_of(schema: RowSchema, rows: Sequence[Mapping[str, Any]]) -> dict[str
     if not rows:
         return {column.name: _array(column, []) for column in schema.inputs}
     _check_names(names, rows)
-    values = zip(*map(_picker(names), rows), strict=True)
+    pick = itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)  # always a tuple
+    values = zip(*map(pick, rows), strict=True)
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     problems: list[BadRow] = []
     for column, of_column in zip(schema.inputs, values, strict=True):
@@ -161,11 +162,6 @@ def columns_of(schema: RowSchema, rows: Sequence[Mapping[str, Any]]) -> dict[str
     if problems:
         raise min(problems, key=lambda problem: problem.row)
     return arrays
-
-
-def _picker(names: tuple[str, ...]) -> Any:
-    """Gives a row's values in order; always a tuple, which itemgetter of one name is not."""
-    return itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
 
 
 def _check_names(names: tuple[str, ...], rows: Sequence[Any]) -> None:
@@ -190,31 +186,21 @@ def _at_once(column: Column, values: tuple[Any, ...]) -> np.ndarray[Any, Any] | 
         types.remove(NoneType)
         given = [value for value in values if value is not None]
         values = tuple(math.nan if value is None else value for value in values)
-    return _array(column, values) if types <= _TYPES[column.kind] and _fit(column, given) else None
-
-
-def _fit(column: Column, values: Sequence[Any]) -> bool:
-    """Whether values of the right type are ones that the column may hold."""
-    if column.kind == "boolean" or not values:
-        return True
-    if column.kind == "text":
-        return _texts_fit(column, values)
-    if column.kind == "integer":
-        return bool(min(values) >= -LARGEST_INTEGER and max(values) <= LARGEST_INTEGER)
-    return _all_finite(values)
-
-
-def _texts_fit(column: Column, values: Sequence[str]) -> bool:
+    if not types <= _TYPES[column.kind]:
+        return None
+    is_fine = True
     if column.categories:
-        return set(values) <= set(column.categories)
-    return max(map(len, values)) <= LONGEST_TEXT
-
-
-def _all_finite(values: Sequence[float]) -> bool:
-    try:
-        return all(map(math.isfinite, values))
-    except OverflowError:  # an integer beyond any float
-        return False
+        is_fine = set(given) <= set(column.categories)
+    elif column.kind == "text":
+        is_fine = max(map(len, given), default=0) <= LONGEST_TEXT
+    elif column.kind == "integer":
+        is_fine = min(given, default=0) >= -LARGEST_INTEGER and max(given, default=0) <= LARGEST_INTEGER
+    elif column.kind == "number":
+        try:
+            is_fine = all(map(math.isfinite, given))
+        except OverflowError:  # an integer beyond any float
+            return None
+    return _array(column, values) if is_fine else None
 
 
 def _array(column: Column, values: Sequence[Any]) -> np.ndarray[Any, Any]:
@@ -237,61 +223,33 @@ def _cell(column: Column, row: int, value: Any) -> Any:
         value = value.item()
     if value is None and column.nullable:
         return math.nan
+    wanted = _EXPECTED[column.kind]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    is_right = {"text": isinstance(value, str), "boolean": isinstance(value, bool)}.get(column.kind, is_number)
+    problem = None if is_right else f"must be {wanted}, not {_type_name(value)}"
+    if is_right and column.kind == "text":
+        if len(value) > LONGEST_TEXT:
+            problem = f"is too long: {len(value)} characters, at most {LONGEST_TEXT}"
+        elif column.categories and value not in column.categories:
+            problem = f"must be one of {_named(column.categories)}, not {_shown(value)}"
+    elif is_right and is_number:
+        problem = _number_problem(column.kind, value)
+    if problem is not None:
+        raise BadRow(row, column.name, problem)
+    return int(value) if column.kind == "integer" else float(value) if column.kind == "number" else value
+
+
+def _number_problem(kind: Kind, value: float) -> str | None:
+    """Why a column cannot hold a number."""
+    if kind == "integer" and abs(value) > LARGEST_INTEGER and value not in (math.inf, -math.inf):
+        return "is too large: beyond 2**53"
     try:
-        return _CONVERTERS[column.kind](column, value)
-    except _WrongValueError as wrong:
-        raise BadRow(row, column.name, str(wrong)) from None
-    except TypeError:
-        raise BadRow(row, column.name, f"must be {_EXPECTED[column.kind]}, not {_type_name(value)}") from None
-
-
-class _WrongValueError(Exception):
-    """A value of the right type that the column cannot hold; the text says why."""
-
-
-def _integer(column: Column, value: Any) -> int:
-    number = value if isinstance(value, int) and not isinstance(value, bool) else _number(column, value)
-    if abs(number) > LARGEST_INTEGER:
-        raise _WrongValueError("is too large: beyond 2**53")
-    if number != int(number):
-        raise TypeError
-    return int(number)
-
-
-def _number(column: Column, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise _WrongValueError(f"must be {_EXPECTED[column.kind]}, not NaN or infinite")
-    return number
-
-
-def _text(column: Column, value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    if len(value) > LONGEST_TEXT:
-        raise _WrongValueError(f"is too long: {len(value)} characters, at most {LONGEST_TEXT}")
-    if column.categories and value not in column.categories:
-        raise _WrongValueError(f"must be one of {_named(column.categories)}, not {_shown(value)}")
-    return str(value)
-
-
-def _boolean(_column: Column, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError
-    return value
-
-
-_CONVERTERS: Mapping[Kind, Callable[[Column, Any], Any]] = {
-    "integer": _integer,
-    "number": _number,
-    "text": _text,
-    "boolean": _boolean,
-}
+        is_finite = math.isfinite(value)
+    except OverflowError:  # an integer beyond any float
+        is_finite = False
+    if not is_finite:
+        return f"must be {_EXPECTED[kind]}, not NaN or infinite"
+    return f"must be {_EXPECTED[kind]}, not a fraction" if kind == "integer" and value != int(value) else None
 
 
 def _type_name(value: Any) -> str:

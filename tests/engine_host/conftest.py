@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,17 @@ def ask(text: str = "hello", *, whole: bool = False, extras: dict[str, Any] | No
 
 @dataclass
 class Running:
-    """A host in this process. engines: those it opened, by model ref; `open` opens a model as a worker does."""
+    """A host in this process. engines: those it opened, by model ref; `open` opens a model as a worker does, until the
+    host stops or the test closes it."""
 
     host: EngineHost
     socket_path: Path
     engines: dict[str, FakeEngine]
+    opened: list[RemoteEngine] = field(default_factory=list)
 
     async def open(self, version: int = 1) -> RemoteEngine:
-        return await asyncio.to_thread(open_remote, self.socket_path, model_version(version), WAIT)
+        self.opened.append(await asyncio.to_thread(open_remote, self.socket_path, model_version(version), WAIT))
+        return self.opened[-1]
 
 
 @pytest.fixture
@@ -79,7 +82,10 @@ def hosting(folder: Path) -> Callable[..., Any]:
 
         host = EngineHost(Settings(home=folder, **options), open_engine, embed, **watched)
         async with host.listening(folder / "engine.sock"):
-            yield Running(host, folder / "engine.sock", engines)
+            running = Running(host, folder / "engine.sock", engines)
+            yield running
+        for one in running.opened:
+            await one.close()
 
     return start
 

@@ -98,7 +98,6 @@ async def test_an_engine_that_gives_no_sign_of_life_is_named_also_when_its_clien
             await asyncio.gather(waiting, return_exceptions=True)
         await until(lambda: stuck)
         assert set(stuck) == {"tiny@1"}
-        await engine.close()
 
 
 async def test_a_slow_engine_that_answers_is_left_alone(hosting):
@@ -108,7 +107,6 @@ async def test_a_slow_engine_that_answers_is_left_alone(hosting):
         await generate(engine, ask("one two three four five six seven eight"))
         await asyncio.sleep(0.5)
         assert stuck == []
-        await engine.close()
 
 
 async def test_a_request_given_up_on_a_sound_engine_costs_one_question(hosting):
@@ -123,7 +121,6 @@ async def test_a_request_given_up_on_a_sound_engine_costs_one_question(hosting):
         await asyncio.sleep(0.3)
         assert len(running.engines["tiny@1"].requests) == asked + 1
         assert stuck == []
-        await engine.close()
 
 
 @pytest.mark.parametrize(
