@@ -5,7 +5,6 @@ It runs on the first rows of each eval set, so that the whole takes about a minu
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -17,21 +16,10 @@ from typing import Any
 
 import pytest
 
+from tests.command_line import Result
+
 ROOT = Path(__file__).parent.parent.parent
 ROWS = {"qa": 40, "grounded": 8, "extract": 8}
-
-
-@dataclass(frozen=True)
-class Command:
-    """A finished `llmops` command."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 @dataclass(frozen=True)
@@ -52,12 +40,12 @@ class Workplace:
         alone = {"HF_HUB_OFFLINE": "1", "LLMOPS_ENGINE_THREADS": "1"}
         return {**clean, **{f"LLMOPS_{name}": str(path) for name, path in places.items()}, **alone}
 
-    def run(self, *arguments: str, timeout: float = 600) -> Command:
+    def run(self, *arguments: str, timeout: float = 600) -> Result:
         done = subprocess.run(
             [sys.executable, "-m", "llmops.cli", *arguments],
             capture_output=True, text=True, env=self.environment, cwd=self.folder, timeout=timeout, check=False,
         )  # fmt: skip
-        return Command(done.returncode, done.stdout, done.stderr)
+        return Result(done.returncode, done.stdout, done.stderr)
 
     def json(self, *arguments: str) -> Any:
         """Runs with `--json`, which must give exit code 0 and exactly one object."""

@@ -20,10 +20,9 @@ from labs.pipeline_cli import parse_inputs
 from llmops.errors import UsageError
 from llmops.recording.pipelines import find_pipeline_run
 from llmops.registry import Registry
-from llmops.registry import model_registration as models
 from llmops.settings import Settings
 from tests.command_line import Run
-from tests.registered_home import prompt_text, write_suite
+from tests.registered_home import prompt_text, register_tiny, write_suite
 
 GIVEN = ("--set", "suite=sums", "--set", "app=helper")
 
@@ -37,10 +36,7 @@ def lifecycle(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     write_suite(eval_sets, "sums", 24)
     monkeypatch.setenv("LLMOPS_PROMPTS", str(prompts))
     monkeypatch.setenv("LLMOPS_EVAL_SETS", str(eval_sets))
-    weights = tmp_path / "tiny.gguf"
-    weights.write_bytes(b"GGUF made up")
-    settings = Settings(home=home)
-    models.register(settings, Registry(settings), "tiny", f"file:{weights}", "MIT")
+    register_tiny(Settings(home=home))
     return prompts / "qa"
 
 

@@ -6,14 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from llmops.registry import Registry
-from llmops.registry import model_registration as models
+from llmops.prompt_file import parse_prompt
+from llmops.recording.pipelines import find_pipeline_run
 from llmops.settings import Settings
-from tests.registered_home import prompt_text, write_suite
+from tests.registered_home import prompt_text, register_tiny, write_suite
 
 # Each step's work is done, and the process killed before the result is kept; the next process gets by that step. While
 # the canary waits, its traffic is logged.
@@ -74,12 +73,8 @@ def test_each_step_may_be_killed(tmp_path: Path, refused: float, outcome: str, s
     for number, system in enumerate(("Be terse.", "Be kind."), 1):
         (prompts / "qa" / f"v{number}.md").write_text(prompt_text(system))
     write_suite(eval_sets, "sums", 24)
-    weights = tmp_path / "tiny.gguf"
-    weights.write_bytes(b"GGUF made up")
-    settings = Settings(home=home, prompts=prompts)
-    registry = Registry(settings)
-    version, _ = models.register(settings, registry, "tiny", f"file:{weights}", "MIT")
-    first, _ = registry.prompts.register("qa", _template(prompts / "qa" / "v1.md"))
+    registry, version = register_tiny(Settings(home=home, prompts=prompts))
+    first, _ = registry.prompts.register("qa", parse_prompt((prompts / "qa" / "v1.md").read_text()))
     release, _ = registry.release_versions.create("helper", first, version, first.template.parameters)
     registry.release_versions.promote(release, why="the first one")
 
@@ -101,22 +96,9 @@ def test_each_step_may_be_killed(tmp_path: Path, refused: float, outcome: str, s
     assert [item.version for item in registry.prompts.versions("qa")] == [1, 2]
     moves = [move["what"] for move in registry.release_versions.history("helper")]
     assert moves.count("promote") + moves.count("force-promote") == champion
-    assert _kept(registry, tmp_path)["attempts"] == list(range(2, steps + 2)), (
-        "each step was written down when it ended"
-    )
-
-
-def _template(path: Path) -> Any:
-    from llmops.prompt_file import parse_prompt
-
-    return parse_prompt(path.read_text())
-
-
-def _kept(registry: Registry, folder: Path) -> dict[str, Any]:
-    from llmops.recording.pipelines import find_pipeline_run
-
     run = find_pipeline_run(registry.store, "llm", "x")
     assert run is not None
     assert run.info.status == "FINISHED"
-    place = Path(registry.store.client.download_artifacts(run.info.run_id, "steps", str(folder)))
-    return {"attempts": [json.loads(path.read_text())["attempt"] for path in sorted(place.iterdir())]}
+    kept = Path(registry.store.client.download_artifacts(run.info.run_id, "steps", str(tmp_path)))
+    attempts = [json.loads(path.read_text())["attempt"] for path in sorted(kept.iterdir())]
+    assert attempts == list(range(2, steps + 2)), "each step was written down when it ended"
