@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, print_table, say, say_folder
+from llmops.cli.output import echo, emit, json_option, json_values, print_table, say, say_folder
 from llmops.errors import LlmopsError, UsageError
 from llmops.settings import Settings
 from llmops.text_io import printable_json
@@ -86,7 +85,7 @@ def run(ctx: click.Context, name: str, cycle: str | None, settings_: Sequence[st
     """
     settings = Settings.from_environment()
     pipeline = make_pipeline(name, settings)
-    inputs = parse_inputs(settings_) if settings_ else None
+    inputs = json_values("--set", settings_) if settings_ else None
     _say_folders(name, settings)
     with _ctrl_c_ends_at_once(), open_pipelines(settings) as pipelines:
         done = _run(pipelines, pipeline, inputs, cycle or f"{datetime.now(UTC):%Y-%m-%d}", as_json)
@@ -188,7 +187,7 @@ def schedule(
     from llmops.pipelines.schedule import CronSchedule
 
     due = CronSchedule(cron)
-    inputs = parse_inputs(settings_)
+    inputs = json_values("--set", settings_)
     settings = Settings.from_environment()
     pipeline = make_pipeline(name, settings)
     pipeline.complete(inputs)
@@ -256,20 +255,6 @@ def show_run(done: PipelineRun) -> None:
             echo(f"{name}: {value}")
     if done.status == "failed":
         say(f"`llmops pipeline run {done.pipeline} --cycle {done.cycle}` goes on from there")
-
-
-def parse_inputs(texts: Sequence[str]) -> dict[str, Any]:
-    """`key=value` texts; a value is read as JSON, else as text. Raises UsageError."""
-    values: dict[str, Any] = {}
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not sign or not name:
-            raise UsageError(f"--set {text}: must be KEY=VALUE")
-        try:
-            values[name] = json.loads(value)
-        except ValueError:
-            values[name] = value
-    return values
 
 
 @contextmanager

@@ -277,17 +277,14 @@ class KeyStore:
     def _make_table(self) -> None:
         """Makes the table at first use, because the store may be down when it is opened."""
         if not self._is_made and not sa.inspect(self._engine).has_table(_keys.name):
-            self._create_table()
+            try:
+                with self._engine.begin() as connection:
+                    connection.execute(sa.schema.CreateTable(_keys, if_not_exists=True))
+            except sa.exc.SQLAlchemyError:
+                # PostgreSQL's IF NOT EXISTS fails when another process makes the table at the same moment.
+                if not sa.inspect(self._engine).has_table(_keys.name):
+                    raise
         self._is_made = True
-
-    def _create_table(self) -> None:
-        try:
-            with self._engine.begin() as connection:
-                connection.execute(sa.schema.CreateTable(_keys, if_not_exists=True))
-        except sa.exc.SQLAlchemyError:
-            # PostgreSQL's IF NOT EXISTS fails when another process makes the table at the same moment.
-            if not sa.inspect(self._engine).has_table(_keys.name):
-                raise
 
 
 def _place(home: Path, log_url: str) -> str:

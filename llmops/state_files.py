@@ -76,9 +76,15 @@ def write_ahead(connection: Any, *, synchronous: str = "NORMAL") -> None:
         for suffix in ("", "-wal", "-shm"):
             keep_private(Path(f"{path}{suffix}"))
     give_up_at = time.monotonic() + BUSY_SECONDS
-    while not _is_switched(connection):
-        if time.monotonic() > give_up_at:
-            raise sqlite3.OperationalError("database is locked")
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")  # without effect in memory, and on some network disks
+            break
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise
+            if time.monotonic() > give_up_at:
+                raise sqlite3.OperationalError("database is locked") from error
         time.sleep(_PAUSE_SECONDS)
     connection.execute(f"PRAGMA synchronous={synchronous}")
 
@@ -96,17 +102,6 @@ def advised(problem: str) -> str:
     """What SQLite says, and for a damaged file what to do: its own words name neither a file nor a cure."""
     damaged = any(words in problem for words in _DAMAGED)
     return f"{problem}; `llmops doctor` says which files are broken" if damaged else problem
-
-
-def _is_switched(connection: Any) -> bool:
-    """Whether the file now has a write-ahead log, or (in memory, on some network disks) never can have one."""
-    try:
-        connection.execute("PRAGMA journal_mode=WAL")
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise
-        return False
-    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,7 @@ def command(as_json: bool) -> None:
             count = min(_REQUESTS, len(questions))
             traffic = send_traffic(settings, served, questions, count, lambda n, total: show("requests", n, total))
     with _step("monitor: descriptors, reference against current window"):
+        # The second half of the traffic against the reference: the first half, once pinned, for good.
         monitored, report = _monitor(settings, traffic)
     story = _Story(runs, comparisons, judged, traffic, monitored, report, time.perf_counter() - start)
     emit(as_json, story.to_json(), lambda: _summary(story))
@@ -254,30 +255,26 @@ def _ask_all(base_url: str, model: str, questions: Sequence[str], progress: Call
     done: list[_Reply] = []
 
     def ask(numbered: tuple[int, str]) -> _Reply:
+        """Every second one is streamed; what served it is read off the reply's headers."""
         number, question = numbered
+        messages: Any = [{"role": "user", "content": question}]
+        stream = number % 2 == 1
         try:
-            return _ask(client, model, question, stream=number % 2 == 1)
+            raw = client.chat.completions.with_raw_response.create(model=model, messages=messages, stream=stream)
+            parsed: Any = raw.parse()
+            for _chunk in parsed if stream else ():
+                pass
         except openai.OpenAIError as error:
             raise CannotRun(f"the gateway did not answer {question!r}: {error}") from error
+        names = ("x-llmops-release", "x-llmops-prompt", "x-llmops-model")
+        release, prompt, model_version = (raw.headers[name] for name in names)
+        return release, prompt, model_version, stream
 
     with client, ThreadPoolExecutor(_CLIENTS) as clients:
         for reply in clients.map(ask, enumerate(questions)):
             done.append(reply)
             progress(len(done))
     return done
-
-
-def _ask(client: Any, model: str, question: str, *, stream: bool) -> _Reply:
-    """One chat request; returns what served it, read off the reply's headers, and whether it was streamed."""
-    messages = [{"role": "user", "content": question}]
-    raw = client.chat.completions.with_raw_response.create(model=model, messages=messages, stream=stream)
-    parsed = raw.parse()
-    if stream:
-        for _chunk in parsed:
-            pass
-    names = ("x-llmops-release", "x-llmops-prompt", "x-llmops-model")
-    release, prompt, model_version = (raw.headers[name] for name in names)
-    return release, prompt, model_version, stream
 
 
 def _monitor(settings: Settings, traffic: Traffic) -> tuple[MonitorResult, Path]:

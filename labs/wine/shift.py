@@ -13,7 +13,7 @@ instrument's noise. Two readings of one wine are not independent: they share the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from labs.data import LabelledRows
@@ -67,25 +67,22 @@ def recalibrated(features: Any) -> Any:
 
 def stream(holdout: LabelledRows, plan: Stream | None = None) -> list[Batch]:
     """The batches of a plan, in order; the same for the same plan."""
-    return [_batch(holdout, plan or Stream(), number) for number in range(1, (plan or Stream()).batches + 1)]
-
-
-def _batch(holdout: LabelledRows, plan: Stream, number: int) -> Batch:
     import numpy as np
 
-    generator = np.random.default_rng([plan.seed, number])
-    drawn = generator.integers(0, len(holdout), plan.rows).tolist()
-    noise = 1 + NOISE * generator.standard_normal((plan.rows, holdout.features.shape[1]))
-    shifted = number >= plan.shifted_from
-    rows = holdout.take(f"wine batch {number:02d}", drawn)
-    features = (rows.features * noise).reset_index(drop=True)
-    measured = LabelledRows(
-        name=rows.name,
-        features=recalibrated(features) if shifted else features,
-        truth=rows.truth,
-        target=rows.target,
-        ids=tuple(f"batch-{number:02d}-{i:03d}" for i in range(plan.rows)),
-        clusters=rows.clusters,
-        source=f"{holdout.source}, drawn with seed {plan.seed}",
-    )
-    return Batch(number, measured, shifted, number + plan.labels_late)
+    plan, batches = plan or Stream(), []
+    for number in range(1, plan.batches + 1):
+        generator = np.random.default_rng([plan.seed, number])
+        drawn = generator.integers(0, len(holdout), plan.rows).tolist()
+        noise = 1 + NOISE * generator.standard_normal((plan.rows, holdout.features.shape[1]))
+        shifted = number >= plan.shifted_from
+        rows = holdout.take(f"wine batch {number:02d}", drawn)
+        features = (rows.features * noise).reset_index(drop=True)
+        measured = replace(
+            rows,
+            features=recalibrated(features) if shifted else features,
+            ids=tuple(f"batch-{number:02d}-{i:03d}" for i in range(plan.rows)),
+            source=f"{holdout.source}, drawn with seed {plan.seed}",
+            tags={},
+        )
+        batches.append(Batch(number, measured, shifted, number + plan.labels_late))
+    return batches

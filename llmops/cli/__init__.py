@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import click
 
@@ -31,25 +29,18 @@ def cli() -> None:
     """
 
 
-@contextmanager
-def _telling_of_new_home() -> Iterator[None]:
-    """Says that a command made a home: in another folder than one's own, that is how one finds it empty."""
-    home = given_home()
-    known = home.exists()
-    try:
-        yield
-    finally:
-        if not known and home.exists():
-            say(f"{home} is new: state is kept there (LLMOPS_HOME names another folder)")
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: runs a command and turns its errors into one line and an exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in arguments
+    home = given_home()
+    was_there = home.exists()
     try:
-        with _telling_of_new_home():
+        try:
             code = cli.main(arguments, standalone_mode=False)
+        finally:
+            if not was_there and home.exists():  # in another folder than one's own, that is how one finds it empty
+                say(f"{home} is new: state is kept there (LLMOPS_HOME names another folder)")
     except click.exceptions.Abort:
         code = 130
     except click.exceptions.NoArgsIsHelpError as error:  # nothing after `llmops`, or after a group

@@ -75,15 +75,12 @@ class MainGroup(click.Group):
 class CommandGroup(click.Group):
     """A group's own commands, and those that `SUBCOMMANDS` lists under the group's name."""
 
-    @property
-    def _elsewhere(self) -> Mapping[str, str]:
-        return SUBCOMMANDS[self.name or ""]
-
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *self._elsewhere})
+        return sorted({*super().list_commands(ctx), *SUBCOMMANDS[self.name or ""]})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self._elsewhere:
+        module = SUBCOMMANDS[self.name or ""].get(cmd_name)
+        if module is None:
             return super().get_command(ctx, cmd_name)
-        command: click.Command = getattr(importlib.import_module(self._elsewhere[cmd_name]), cmd_name.replace("-", "_"))
+        command: click.Command = getattr(importlib.import_module(module), cmd_name.replace("-", "_"))
         return command

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from llmops.eval_runs.matrix import EarlyStop
     from llmops.evaluation.record_files import SourceAccess
     from llmops.evaluation.reports.contents import Leaderboard
-    from llmops.evaluation.suite import Suite
-    from llmops.recording import EvalRun
     from llmops.recording.runs import RecorderName
 
 
@@ -67,18 +65,15 @@ def list_suites(as_json: bool) -> None:
     ]
 
     def table() -> None:
-        rows = [
-            (s["name"], s["prompt"], s["rows"], ", ".join(s["scorers"]), _asked(suite), s["description"])
-            for s, suite in zip(value, suites, strict=True)
-        ]
+        rows = []
+        for s, suite in zip(value, suites, strict=True):
+            most_failed = f"at most {100 * suite.gate.most_failed:.3g} % of the rows failed or unmatched"
+            asked = f"{suite.gate.sentence()}; {most_failed}"
+            rows.append((s["name"], s["prompt"], s["rows"], ", ".join(s["scorers"]), asked, s["description"]))
         print_table("Suites", ("suite", "prompt", "rows#", "scorers", "gate", "description"), rows)
 
     unread = [{"name": name, "error": str(error)} for name, error in broken.items()]
     emit(as_json, {"suites": value, "broken": unread}, table)
-
-
-def _asked(suite: Suite) -> str:
-    return f"{suite.gate.sentence()}; at most {100 * suite.gate.most_failed:.3g} % of the rows failed or unmatched"
 
 
 @command.command()
@@ -145,7 +140,9 @@ def run(
     for name, text in loaded.not_counted().items():
         say(f"note: {name} does not count {text}; see docs/scorers.md")
     failures = [evaluations.failures(item) for item in done]
-    scoreless = {item.cell.name: _scoreless(item.run) for item in done}
+    scoreless = {
+        item.cell.name: [name for name, metric in item.run.metrics.items() if not metric.n_scored] for item in done
+    }
     for item, found in zip(done, failures, strict=True):
         for failure in found[:_MOST_REASONS]:
             scorers = ", ".join(failure.scorers)
@@ -171,10 +168,6 @@ def run(
         write_leaderboard(board, html, markdown)
     emit(as_json, value, lambda: show_runs(suite, done, board, stop))
     ctx.exit(1 if any(scoreless.values()) else 0)
-
-
-def _scoreless(run: EvalRun) -> list[str]:
-    return [name for name, metric in run.metrics.items() if not metric.n_scored]
 
 
 def open_evaluations() -> Evaluations:
@@ -204,11 +197,12 @@ def ui_url(done: Sequence[CellRun]) -> str:
 
 def show_runs(suite: str, done: Sequence[CellRun], board: Leaderboard | None, stop: EarlyStop | None) -> None:
     """A table of runs: one line a metric, one column a cell; then the leaderboard, or why the run ended early."""
-    names = list(done[0].run.metrics)
     rows = []
-    for name in names:
+    for name in done[0].run.metrics:
         metrics = [item.run.metrics[name] for item in done]
-        rows.append((name, *(f"{number(m.mean)} ({interval(m.ci95)}){_failed(m.n_failed)}" for m in metrics)))
+        shown = [f"{number(metric.mean)} ({interval(metric.ci95)})" for metric in metrics]
+        failed = [f", {metric.n_failed} failed" if metric.n_failed else "" for metric in metrics]
+        rows.append((name, *(mean + rest for mean, rest in zip(shown, failed, strict=True))))
     rows.append(("answers", *(item.run.answers.sentence() for item in done)))
     rows.append(("generated, cached", *(f"{item.generated}, {item.from_cache}" for item in done)))
     rows.append(("run", *(item.run.run_id for item in done)))
@@ -222,12 +216,8 @@ def show_runs(suite: str, done: Sequence[CellRun], board: Leaderboard | None, st
     if stop is not None:
         outcome = "decided" if stop.decided else "not decided"
         where = f"95 % interval {interval(stop.ci95)}, p = {stop.p_value:.3g}, valid at any time"
-        failed = f"; {row_count(stop.failed)} failed, which must not decide" if stop.failed else ""
-        echo(f"stopped after {stop.rows} of {row_count(stop.total)}, {outcome}: {where}{failed}")
-
-
-def _failed(n_failed: int) -> str:
-    return f", {n_failed} failed" if n_failed else ""
+        left_out = f"; {row_count(stop.failed)} failed, which must not decide" if stop.failed else ""
+        echo(f"stopped after {stop.rows} of {row_count(stop.total)}, {outcome}: {where}{left_out}")
 
 
 def show_leaderboard(board: Leaderboard) -> None:

@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from llmops.cli.eval import source_access
 from llmops.cli.log import window_options
 from llmops.cli.output import echo, emit, json_option, print_table, row_count, say, say_folder
+from llmops.cli.registry import open_registry
 from llmops.errors import UnknownVersion, UsageError
 from llmops.settings import Settings, eval_sets_folder
 
 if TYPE_CHECKING:
     from llmops.evaluation.eval_set import EvalSet
-    from llmops.evaluation.eval_set_check import Finding
 
 _SHOWN_ROWS = 4
 
@@ -62,10 +63,23 @@ def check(ctx: click.Context, eval_set: str, near: float, prompts: Sequence[str]
     settings = Settings.from_environment()
     found = _find(eval_set, settings)
     rows = chain.from_iterable(item.rows for item in found)
-    findings = check_rows(rows, near=near, prompts=_templates(prompts, settings))
+    templates = {}
+    if prompts:
+        registry = open_registry()
+        templates = {version.ref: version.template for version in map(registry.prompts.get, prompts)}
+    findings = check_rows(rows, near=near, prompts=templates)
     n_rows = sum(item.n_rows for item in found)
     value = {"eval_set": eval_set, "rows": n_rows, "findings": [finding.to_json() for finding in findings]}
-    emit(as_json, value, lambda: _show_findings(eval_set, n_rows, findings))
+
+    def table() -> None:
+        rows = []
+        for f in findings:
+            first = ", ".join(f.rows[:_SHOWN_ROWS]) + (" …" if len(f.rows) > _SHOWN_ROWS else "")
+            rows.append((f.severity, f.kind, len(f.rows), first, f.detail))
+        title, caption = f"{eval_set}: {row_count(n_rows)}", None if findings else "nothing found"
+        print_table(title, ("severity", "kind", "rows#", "first of them", "detail"), rows, caption)
+
+    emit(as_json, value, table)
     ctx.exit(1 if any(finding.severity == "error" for finding in findings) else 0)
 
 
@@ -158,10 +172,9 @@ def _find(text: str, settings: Settings) -> list[EvalSet]:
     """The eval sets that a name, path or suite means. Raises UnknownVersion, BadFile."""
     from llmops.eval_runs.scorer_factory import ScorerFactory
     from llmops.evaluation.eval_set_source import find_eval_set, holds_eval_set
-    from llmops.evaluation.record_files import SourceAccess
     from llmops.evaluation.suite import load_suite, suite_names
 
-    access = SourceAccess(settings.hub_endpoint, settings.home / "eval_sets")
+    access = source_access(settings)
     path = Path(text)
     if path.is_file() and path.suffix != ".toml":
         return [find_eval_set(path, access)]
@@ -178,22 +191,3 @@ def _find(text: str, settings: Settings) -> list[EvalSet]:
     sets = sorted(item.name for item in folder.iterdir() if item.is_dir() and holds_eval_set(item))
     known = ", ".join(dict.fromkeys([*sets, *suite_names(folder)])) or "none"
     raise UnknownVersion(f"no eval set, file or suite {text!r}; in {folder} there are {known}")
-
-
-def _templates(refs: Sequence[str], settings: Settings) -> dict[str, Any]:
-    if not refs:
-        return {}
-    from llmops.registry import Registry
-
-    registry = Registry(settings)
-    return {version.ref: version.template for version in map(registry.prompts.get, refs)}
-
-
-def _show_findings(name: str, n_rows: int, findings: Sequence[Finding]) -> None:
-    rows = [(f.severity, f.kind, len(f.rows), _some(f.rows), f.detail) for f in findings]
-    caption = None if findings else "nothing found"
-    print_table(f"{name}: {row_count(n_rows)}", ("severity", "kind", "rows#", "first of them", "detail"), rows, caption)
-
-
-def _some(rows: Sequence[str]) -> str:
-    return ", ".join(rows[:_SHOWN_ROWS]) + (" …" if len(rows) > _SHOWN_ROWS else "")

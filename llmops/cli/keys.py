@@ -105,21 +105,14 @@ def _open() -> KeyStore:
 
 
 def _table(keys: Sequence[Key]) -> None:
-    columns = ("id", "name", "apps", "admin", "limits", "created", "state")
-    print_table("Keys", columns, [_row(key) for key in keys])
-
-
-def _row(key: Key) -> tuple[str, ...]:
-    apps = "all" if key.apps is None else ", ".join(key.apps)
-    limits = [f"{name.replace('_', ' ')}: {value}" for name, value in key.limits().items() if value is not None]
-    admin, created = "yes" if key.admin else "", shown_time(key.created_at)
-    return (key.id, key.name, apps, admin, ", ".join(limits), created, _state(key))
-
-
-def _state(key: Key) -> str:
-    if key.revoked_at is not None:
-        return f"revoked {shown_time(key.revoked_at)}"
-    if key.expires_at is None:
-        return "live"
-    word = "until" if key.live(datetime.now(UTC)) else "expired"
-    return f"{word} {shown_time(key.expires_at)}"
+    rows = []
+    for key in keys:
+        limits = [f"{name.replace('_', ' ')}: {value}" for name, value in key.limits().items() if value is not None]
+        state = "live"
+        if key.revoked_at is not None:
+            state = f"revoked {shown_time(key.revoked_at)}"
+        elif key.expires_at is not None:
+            state = f"{'until' if key.live(datetime.now(UTC)) else 'expired'} {shown_time(key.expires_at)}"
+        apps, admin = "all" if key.apps is None else ", ".join(key.apps), "yes" if key.admin else ""
+        rows.append((key.id, key.name, apps, admin, ", ".join(limits), shown_time(key.created_at), state))
+    print_table("Keys", ("id", "name", "apps", "admin", "limits", "created", "state"), rows)

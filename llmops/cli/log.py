@@ -186,23 +186,19 @@ def _shown(record: LogRecord) -> dict[str, Any]:
     return {"feedback": [], **record.to_json()}
 
 
-def _said(record: LogRecord) -> str:
-    """The newest label or score, or that there is a comment."""
-    if not record.feedback:
-        return ""
-    last = record.feedback[-1]
-    short = last.label if last.label is not None else last.score
-    return "comment" if short is None else f"{short:.12g}" if isinstance(short, float) else short[:12]
-
-
 def _row(record: LogRecord) -> tuple[Any, ...]:
-    at = shown_time(record.at)
-    served = record.release or record.model or "–"
+    """A line of the table; of feedback the newest label or score, or that there is a comment."""
+    feedback = ""
+    if record.feedback:
+        last = record.feedback[-1]
+        short = last.label if last.label is not None else last.score
+        feedback = "comment" if short is None else f"{short:.12g}" if isinstance(short, float) else short[:12]
     why = record.details.get("error")
     texts = (record.input[:60], record.output[:60] or (f"({str(why)[:100]})" if why else ""))
-    what = (at, record.request_id[:12], served, record.status, record.outcome)
+    served = record.release or record.model or "–"
+    what = (shown_time(record.at), record.request_id[:12], served, record.status, record.outcome)
     latency = "–" if record.latency_ms is None else f"{record.latency_ms:.0f}"
-    return (*what, latency, _said(record), *texts)
+    return (*what, latency, feedback, *texts)
 
 
 def _write_jsonl(records: Iterable[LogRecord], out: Path) -> int:
@@ -229,13 +225,11 @@ def _write_parquet(records: Iterable[LogRecord], out: Path) -> int:
     total = 0
     with pq.ParquetWriter(out, schema) as writer:
         for batch in in_batches(records, _BATCH):
-            rows = [_parquet_row(record) for record in batch]
+            rows = []
+            for record in batch:
+                values = _shown(record)
+                texts = {name: json.dumps(values[name], ensure_ascii=False) for name in ("details", "feedback")}
+                rows.append({**values, **texts, "at": record.at, "text_deleted_at": record.text_deleted_at})
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
             total += len(rows)
     return total
-
-
-def _parquet_row(record: LogRecord) -> dict[str, Any]:
-    values = _shown(record)
-    texts = {name: json.dumps(values[name], ensure_ascii=False) for name in ("details", "feedback")}
-    return {**values, **texts, "at": record.at, "text_deleted_at": record.text_deleted_at}

@@ -6,6 +6,7 @@ is obeyed, and control characters are shown (`llmops.text_io`).
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any
 
 import click
 
-from llmops.errors import CannotRun
+from llmops.errors import CannotRun, UsageError
 from llmops.text_io import printable, printable_json
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print exactly one JSON object on stdout.")
@@ -51,6 +52,20 @@ def say_folder(folder: Path) -> None:
     say(describe_folder(folder))
 
 
+def json_values(option: str, texts: Sequence[str]) -> dict[str, Any]:
+    """The `KEY=VALUE` texts of an option; a value is read as JSON, else as text. Raises UsageError."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name:
+            raise UsageError(f"{option} {text}: must be KEY=VALUE")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values
+
+
 def write_file(path: Path, text: str) -> None:
     """Writes a file that the user asked for, and says so. Raises CannotRun."""
     try:
@@ -74,6 +89,7 @@ def report_error(message: str, kind: str, code: int, as_json: bool, usage: click
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str | None = None) -> None:
     """A table on stdout; columns whose name ends in `#` are numbers, and are set right."""
+    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=_text(title, "table.title"), title_justify="left", caption_justify="left", header_style="bold")
@@ -83,7 +99,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
         table.add_column(_text(column.rstrip("#")), justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(_text(str(value)) for value in row))
-    _console().print(table)
+    # A file or pipe gets room for whole tables; a terminal has its own width.
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console.print(table)
 
 
 def _text(text: str, style: str = "") -> Any:
@@ -91,13 +109,6 @@ def _text(text: str, style: str = "") -> Any:
     from rich.text import Text
 
     return Text(printable(text), style=style)
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    # A file or pipe gets room for whole tables; a terminal has its own width.
-    return Console() if sys.stdout.isatty() else Console(width=140)
 
 
 @contextmanager

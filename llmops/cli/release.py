@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, print_table, say
+from llmops.cli.output import echo, emit, json_option, json_values, print_table, say
 from llmops.cli.registry import open_registry
 from llmops.errors import UsageError
 from llmops.generation import GenerationParameters
@@ -51,7 +50,11 @@ def create(app: str, prompt: str, model: str, params: Sequence[str], guards: Seq
     registry = open_registry()
     prompt_version, model_version = registry.prompts.get(prompt), registry.models.get(model)
     refuse_lost_weights(model_version, settings)
-    parameters = overridden(prompt_version.template.parameters, params)
+    given = json_values("--param", params)
+    checked = GenerationParameters.from_mapping(given)
+    parameters = dataclasses.replace(
+        prompt_version.template.parameters, **{name: getattr(checked, name) for name in given}
+    )
     check_parameters(model_version, settings, parameters)
     made, new = registry.release_versions.create(app, prompt_version, model_version, parameters, chosen)
     say(f"{made.ref} {'created' if new else 'has this content already'}")
@@ -141,21 +144,6 @@ def withdraw(app: str, as_json: bool) -> None:
     was = old.ref if old is not None else None
     value = {"app": app, "challenger": None, "was": was}
     emit(as_json, value, lambda: echo(f"{app}: no challenger (was {was or 'none'})"))
-
-
-def overridden(parameters: GenerationParameters, params: Sequence[str]) -> GenerationParameters:
-    """`parameters` with `k=v` texts laid over them; a value is read as JSON, else as text. Raises UsageError."""
-    values: dict[str, Any] = {}
-    for text in params:
-        name, sign, value = text.partition("=")
-        if not sign:
-            raise UsageError(f"--param {text}: must be NAME=VALUE")
-        try:
-            values[name] = json.loads(value)
-        except ValueError:
-            values[name] = value
-    checked = GenerationParameters.from_mapping(values)
-    return dataclasses.replace(parameters, **{name: getattr(checked, name) for name in values})
 
 
 def to_json(release: Release) -> dict[str, Any]:

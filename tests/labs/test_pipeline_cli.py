@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from labs.pipeline_cli import parse_inputs
+from llmops.cli.output import json_values
 from llmops.errors import UsageError
 from llmops.recording.pipelines import find_pipeline_run
 from llmops.registry import Registry
@@ -131,12 +131,12 @@ def test_a_schedule_is_printed_for_kubernetes(llmops: Run, home: Path) -> None:
 
 
 def test_inputs_are_json_or_text() -> None:
-    assert parse_inputs(["a=1", "b=10%", 'c={"d": [true]}', "e=", "f=x=y"]) == {
+    assert json_values("--set", ["a=1", "b=10%", 'c={"d": [true]}', "e=", "f=x=y"]) == {
         "a": 1, "b": "10%", "c": {"d": [True]}, "e": "", "f": "x=y"
     }  # fmt: skip
     for text in ("a", "=1"):
         with pytest.raises(UsageError):
-            parse_inputs([text])
+            json_values("--set", [text])
 
 
 def wait_for(what: Callable[[], bool]) -> None:

@@ -166,42 +166,38 @@ def test_what_does_not_pass_the_gate_gets_no_traffic(app: App, rule: str, verdic
     assert app.workshop.registry.release_versions.policy(app.name) is None
 
 
-@pytest.mark.slow
-def test_what_may_be_worse_is_said_by_hand(app: App) -> None:
-    app.arrives = [app.traffic(150, refused=0.4)]
-    result, _ = app.run(accept=["output.refusal"])
-    assert (result["verdict"], result["outcome"]) == ("pass", "promoted")
-    assert "no latency rose but output.refusal, which is accepted" in result["told"]
+FAILED = r"\d+ requests \(\d+ failed\) beside \d+ \(\d+ failed\) of the champion"
+OTHER = "Write to {}@example.org about the weather in Paris, please, at length."
 
 
 @pytest.mark.slow
-def test_too_little_traffic_by_the_deadline_promotes_nothing(app: App) -> None:
-    app.arrives = [app.traffic(40)]
-    result, steps = app.run()
-    assert steps == [*STEPS, "roll back"]
-    assert (result["verdict"], result["outcome"]) == ("inconclusive", "rolled back")
-    assert "40 of the challenger (60 needed), 40 of the champion (20 needed)" in result["told"]
-    assert app.naps == [10.0, 10.0, 5.0]
-    assert app.aliases() == {"champion": f"{app.name}@1"}
-
-
-@pytest.mark.slow
-def test_sides_that_were_asked_other_questions_cannot_be_compared(app: App) -> None:
-    app.arrives = [app.traffic(150, asked="Write to {}@example.org about the weather in Paris, please, at length.")]
-    result, _ = app.run()
-    assert (result["verdict"], result["outcome"]) == ("inconclusive", "rolled back")
-    assert "the questions of both sides differ" in result["told"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("failed", "outcome"), [(0.5, "rolled back"), (0.03, "promoted")])
-def test_a_canary_in_an_outage_of_both_sides_says_nothing_and_failures_are_told(
-    app: App, failed: float, outcome: str
+@pytest.mark.parametrize(
+    ("traffic", "inputs", "verdict", "told"),
+    [
+        (
+            {"rows": 150, "refused": 0.4},
+            {"accept": ["output.refusal"]},
+            "pass",
+            "but output.refusal, which is accepted",
+        ),
+        ({"rows": 40}, {}, "inconclusive", r"40 of the challenger \(60 needed\), 40 of the champion \(20 needed\)"),
+        ({"rows": 150, "asked": OTHER}, {}, "inconclusive", "the questions of both sides differ"),
+        ({"rows": 150, "failed": 0.5}, {}, "inconclusive", FAILED),  # an outage of both sides says nothing
+        ({"rows": 150, "failed": 0.03}, {}, "pass", FAILED),
+    ],
+)
+def test_what_a_canary_shows_decides(
+    app: App, traffic: dict[str, Any], inputs: dict[str, Any], verdict: str, told: str
 ) -> None:
-    app.arrives = [app.traffic(150, failed=failed)]
-    result, _ = app.run()
-    assert (result["verdict"], result["outcome"]) == ("inconclusive" if failed > 0.1 else "pass", outcome)
-    assert re.search(r"\d+ requests \(\d+ failed\) beside \d+ \(\d+ failed\) of the champion", result["told"])
+    app.arrives = [app.traffic(**traffic)]
+    result, steps = app.run(**inputs)
+    outcome = "promoted" if verdict == "pass" else "rolled back"
+    assert (result["verdict"], result["outcome"]) == (verdict, outcome)
+    assert re.search(told, result["told"])
+    if verdict != "pass":
+        assert steps == [*STEPS, "roll back"]
+        assert app.aliases() == {"champion": f"{app.name}@1"}
+    assert app.naps == ([10.0, 10.0, 5.0] if traffic["rows"] < 60 else [10.0])
 
 
 @pytest.mark.slow
