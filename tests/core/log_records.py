@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from hypothesis import strategies as st
 
 from llmops.production_log import LogRecord
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
-HOUR = timedelta(hours=1)
+from tests.moments import HOUR, START
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

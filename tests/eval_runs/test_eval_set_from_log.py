@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from llmops.errors import BadFile, CannotRun, UsageError
 from llmops.eval_runs.eval_set_from_log import Choice, add_reviewed, feedback_sign, write_review
 from llmops.evaluation.eval_set import load_eval_set
 from llmops.production_log import Feedback, LogRecord, ProductionLog
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
+from tests.moments import START
 
 
 def record(number: int, text: str = "", outcome: str = "ok", **details: Any) -> LogRecord:

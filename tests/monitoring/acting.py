@@ -9,15 +9,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from monitoring.act.actions import MonitorAction
 from monitoring.act.alarm_book import Finding
 from monitoring.act.policy import Situation
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
+from tests.moments import START
 
 
 class Clock:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,8 @@ from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
 from monitoring.act.action_tables import ensure_tables
 from monitoring.store.database import open_database
+from tests.moments import MINUTE, START
 from tests.monitoring.acting import Clock, http_receiver
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
-MINUTE = timedelta(minutes=1)
 
 QUESTIONS = (
     "What is the capital of {}?",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from llmops.production_log import LogRecord
 from monitoring.descriptors.descriptor_set import DescriptorSet
 from monitoring.descriptors.model import Declared, Descriptor, Kind, Of, Side
 from monitoring.store.rows import ROW_DIMENSIONS, DescribedRows, objects
+from tests.moments import START
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
 APP = "assistant"
 STEP = timedelta(seconds=40)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,8 @@ from monitoring.config import MonitorConfig
 from monitoring.store.rows import ARM, ROW_DIMENSIONS, DescribedRows, objects
 from monitoring.store.summaries import Summary
 from monitoring.store.windows import WindowReader
+from tests.moments import HOUR, START
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
-HOUR = timedelta(hours=1)
 FLAG_SHARE = 0.05
 
 Change = Callable[[Any, Any], Any]

@@ -1,7 +1,7 @@
 """Which windows are compared with which reference: pinned by hand and at promotions, gathered, looked at together."""
 
 import dataclasses
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
@@ -9,9 +9,8 @@ from monitoring import list_references, pin_at_promotion, pin_reference, run_mon
 from monitoring.config import read_config
 from monitoring.decide.references import ReferenceSettings
 from monitoring.descriptors import DescriptorSet
+from tests.moments import MINUTE, START
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
-MINUTE = timedelta(minutes=1)
 SINCE, UNTIL = START + 200 * MINUTE, START + 400 * MINUTE
 
 

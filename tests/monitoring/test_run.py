@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import threading
-from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -11,10 +10,9 @@ from monitoring import list_apps, run_monitor
 from monitoring.config import read_config
 from monitoring.descriptors import Descriptor, DescriptorSet
 from monitoring.descriptors.model import Declared
+from tests.moments import MINUTE, START
 
 DESCRIPTORS = read_config().descriptors.descriptors
-START = datetime(2026, 1, 1, tzinfo=UTC)
-MINUTE = timedelta(minutes=1)
 SINCE, UNTIL = START + 200 * MINUTE, START + 400 * MINUTE
 
 

@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 from llmops.errors import StoreUnavailable
 from llmops.production_log import LogRecord, ProductionLog, RecordRefused, open_engine
 from tests.core.log_records import RECORDS, START, ids, record
-
-HOUR = timedelta(hours=1)
+from tests.moments import HOUR
 
 
 @pytest.fixture

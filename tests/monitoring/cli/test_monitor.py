@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import httpx
 import pytest
@@ -18,9 +18,9 @@ from llmops.eval_runs.evaluations import RunOptions
 from llmops.registry import Registry
 from llmops.settings import Settings
 from monitoring.cli.promote import gate_answers
+from tests.moments import START
 from tests.registry.conftest import model, template
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
 SINCE, UNTIL = "2026-01-01T03:20:00Z", "2026-01-01T06:40:00Z"
 
 

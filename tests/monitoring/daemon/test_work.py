@@ -14,10 +14,9 @@ from monitoring.daemon.work import LogWork, WindowSchedule, clock_is_believed
 from monitoring.decide.detector_store import DetectorStore
 from monitoring.descriptors import DescriptorSet
 from monitoring.store.database import open_database
+from tests.moments import DAY, HOUR
 from tests.monitoring.acting import Clock
 from tests.monitoring.conftest import REFUSAL
-
-DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 
 
 @pytest.fixture

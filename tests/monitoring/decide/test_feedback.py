@@ -1,14 +1,11 @@
 """Feedback as a descriptor, and what becomes of it when it comes late."""
 
-from datetime import UTC, datetime, timedelta
-
 import pytest
 
 from llmops.production_log import Feedback
 from monitoring import pin_reference, run_monitor
+from tests.moments import MINUTE, START
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
-MINUTE = timedelta(minutes=1)
 SINCE, UNTIL = START + 200 * MINUTE, START + 400 * MINUTE
 
 

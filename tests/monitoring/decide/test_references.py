@@ -1,5 +1,5 @@
 import dataclasses
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
@@ -8,9 +8,8 @@ from llmops.errors import UsageError
 from monitoring.decide.pinned_summaries import WHOLE, PinnedSummaries
 from monitoring.decide.references import AcceptedWindow, References, ReferenceSettings
 from monitoring.store.summaries import FlagSummary, Summary
+from tests.moments import HOUR, START
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
-HOUR = timedelta(hours=1)
 FROZEN = PinnedSummaries({WHOLE: Summary(rows=100, flags={"error": FlagSummary(100, 3)}, versions={"error": "v1"})})
 
 

@@ -1,4 +1,4 @@
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -11,9 +11,9 @@ from monitoring.decide.replay import ReplayRequest, Resampled, poisson_interval,
 from monitoring.decide.rules import DriftRules
 from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import FlagSummary, NumberSummary, Summary
+from tests.moments import DAY, HOUR
 
 BEGIN = datetime(2026, 1, 5, tzinfo=UTC)
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 DESCRIPTORS = {
     "latency_ms": Descriptor("latency_ms", "numeric", "service"),
     "output.refusal": Descriptor("output.refusal", "flag", "output", harmful=True),

@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 
 from monitoring.decide.volume import LEAST_WINDOWS, PastWindow, judge_volume
+from tests.moments import DAY
 
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
-DAY = timedelta(days=1)
 ALPHA = 0.001
 
 

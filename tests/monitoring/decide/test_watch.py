@@ -1,7 +1,7 @@
 """Detectors kept in a database and advanced over what is read of the log, by one monitor or by two."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
@@ -10,9 +10,9 @@ from monitoring.decide.rules import DriftRules
 from monitoring.decide.watch import DetectorSpec, advance_detectors, findings
 from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import FlagSummary, Summary
+from tests.moments import DAY, HOUR
 
 BEGIN = datetime(2026, 1, 10, 6, tzinfo=UTC)
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 REFUSAL = Descriptor("output.refusal", "flag", "output", harmful=True)
 DESCRIPTORS = {"output.refusal": REFUSAL, "output.link": Descriptor("output.link", "flag", "output")}
 

@@ -5,9 +5,7 @@ import pytest
 from llmops.errors import CannotRun, UsageError
 from monitoring.decide.references import Awaited, PinnedReference
 from monitoring.decide.window_choice import choose_windows
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
-MINUTE = timedelta(minutes=1)
+from tests.moments import MINUTE, START
 
 
 def at(minutes):

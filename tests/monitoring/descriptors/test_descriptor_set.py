@@ -1,7 +1,6 @@
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -11,9 +10,9 @@ from llmops.production_log import LogRecord
 from monitoring.descriptors import DescriptorSet, default_descriptors
 from monitoring.descriptors.model import is_sampled
 from monitoring.descriptors.text_kinds import PERSONAL_SORTS, has_personal
+from tests.moments import START
 from tests.monitoring.descriptors.corpus import HOSTILE, TEXTS
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
 REFUSAL = "I'm sorry, but I cannot help with that request."
 
 

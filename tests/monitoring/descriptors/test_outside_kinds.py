@@ -1,5 +1,4 @@
 import json
-from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -9,8 +8,7 @@ from llmops.production_log import LogRecord
 from monitoring.descriptors import DescriptorSet
 from monitoring.descriptors.outside_kinds import cosines_by
 from tests.judges.scripted import ScriptedJudge
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
+from tests.moments import START
 
 
 def records(*answers, question="Is it so?"):

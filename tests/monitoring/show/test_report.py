@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -24,10 +23,9 @@ from monitoring.show.verdict_page import (
     verdict_section,
 )
 from monitoring.store.summaries import FlagSummary, LabelSummary, NumberSummary, Summary
+from tests.moments import MINUTE, START
 from tests.monitoring.conftest import MakeRecords
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
-MINUTE = timedelta(minutes=1)
 SINCE, UNTIL = START + 60 * MINUTE, START + 120 * MINUTE
 
 
