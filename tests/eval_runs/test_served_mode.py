@@ -31,35 +31,39 @@ def made_by(identity: EngineIdentity, **params: Any) -> EvalRun:
     return EvalRun("r", "s", "p@1", "m@1", {}, 0, 0.0, None, "e", texts)
 
 
-def test_of_answers_that_are_served_as_they_were_evaluated_nothing_is_said() -> None:
-    assert served_mode(made_by(AS_SERVED, noise={"n": 32, "flips": 0}), LOCAL, SETTINGS) is None
+MEASURED = {"n": 32, "flips": 0, "served": AS_SERVED.to_mapping()}
+BUSIER = replace(SETTINGS, engine_slots=8, engine_prompt_cache="no")
+UNKNOWN = "how many answers differ is not known"
 
 
-def test_answers_that_flip_by_themselves_are_said() -> None:
-    said = served_mode(made_by(AS_SERVED, noise={"n": 32, "flips": 3}), LOCAL, SETTINGS)
-    assert said == "made again, as they are served, 3 of 32 answers differ (2% to 25% of all)"
-
-
-def test_what_was_not_measured_is_said() -> None:
-    assert str(served_mode(made_by(AS_SERVED), LOCAL, SETTINGS)).endswith("is not known")
-
-
-def test_another_mode_is_named_with_the_share_of_answers_that_differ() -> None:
-    measured = {"n": 32, "flips": 0, "served": AS_SERVED.to_mapping()}
-    said = served_mode(made_by(ALONE, served=measured), LOCAL, SETTINGS)
-    assert said == (
-        "evaluated by llamacpp with slots 1, served by llamacpp with slots 16: "
-        "0 of 32 answers differ (0% to 11% of all)"
-    )
-
-
-def test_a_share_that_was_measured_for_other_settings_is_not_said() -> None:
-    measured = {"n": 32, "flips": 0, "served": AS_SERVED.to_mapping()}
-    busier = replace(SETTINGS, engine_slots=8, engine_prompt_cache="no")
-    assert served_mode(made_by(ALONE, served=measured), LOCAL, busier) == (
-        "evaluated by llamacpp with slots 1, cache template, served by llamacpp with slots 8, cache no: "
-        "how many answers differ is not known"
-    )
+@pytest.mark.parametrize(
+    ("run", "model", "settings", "said"),
+    [
+        (made_by(AS_SERVED, noise={"n": 32, "flips": 0}), LOCAL, SETTINGS, None),
+        (
+            made_by(AS_SERVED, noise={"n": 32, "flips": 3}), LOCAL, SETTINGS,
+            "made again, as they are served, 3 of 32 answers differ (2% to 25% of all)",
+        ),
+        (
+            made_by(AS_SERVED), LOCAL, SETTINGS,
+            "how many answers differ when they are made again, as they are served, is not known",
+        ),
+        (
+            made_by(ALONE, served=MEASURED), LOCAL, SETTINGS,
+            "evaluated by llamacpp with slots 1, served by llamacpp with slots 16: "
+            "0 of 32 answers differ (0% to 11% of all)",
+        ),
+        (  # measured for other settings
+            made_by(ALONE, served=MEASURED), LOCAL, BUSIER,
+            "evaluated by llamacpp with slots 1, cache template, "
+            f"served by llamacpp with slots 8, cache no: {UNKNOWN}",
+        ),
+        (made_by(engine_identity(UPSTREAM, SETTINGS)), UPSTREAM, SETTINGS, None),  # its mode is its own
+        (replace(made_by(AS_SERVED), params={}), LOCAL, SETTINGS, None),  # which engine it was, the run does not say
+    ],
+)  # fmt: skip
+def test_a_verdict_says_how_served_answers_differ_from_those_evaluated(run, model, settings, said):
+    assert served_mode(run, model, settings) == said
 
 
 @pytest.mark.parametrize(
@@ -73,11 +77,3 @@ def test_a_share_that_was_measured_for_other_settings_is_not_said() -> None:
 )
 def test_a_change_of_mode_since_a_gate_is_named(before: EngineIdentity, change: str | None) -> None:
     assert mode_change(before.to_mapping(), LOCAL, SETTINGS) == change
-
-
-def test_an_upstreams_mode_is_its_own() -> None:
-    assert served_mode(made_by(engine_identity(UPSTREAM, SETTINGS)), UPSTREAM, SETTINGS) is None
-
-
-def test_a_run_that_does_not_say_its_engine_has_no_mode() -> None:
-    assert served_mode(replace(made_by(AS_SERVED), params={}), LOCAL, SETTINGS) is None

@@ -6,6 +6,7 @@ import asyncio
 import math
 import tracemalloc
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,40 +106,29 @@ def test_a_second_run_generates_nothing_and_never_asks_for_the_engine(cache: Gen
     assert second.tokens_per_second is None
 
 
-def test_only_missing_rows_are_generated(cache: GenerationCache) -> None:
-    engine = FakeEngine()
-    run(engine, rows(3), [], cache)
-    report = run(engine, rows(5), [], cache)
-    assert (report.generated, report.from_cache) == (2, 3)
-    assert len(engine.requests) == 5
+def test_only_missing_rows_are_generated_and_tokens_counted_over_all_answers_and_those_made_now(cache):
+    engine, seen = FakeEngine(lambda _request: "one two three"), list[tuple[int, int]]()
+    run(engine, rows(2), [], cache)
+    made = evaluate(task(engine, rows(5)), giving(engine), [], cache, lambda done, all_: seen.append((done, all_)))
+    report = asyncio.run(made)
+    assert (report.generated, report.from_cache, len(engine.requests)) == (3, 2, 5)
+    assert (report.tokens_in, report.tokens_out, report.generated_tokens) == (15, 15, 9)
+    assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_rows_with_the_same_prompt_are_generated_once(cache: GenerationCache) -> None:
-    twins = [EvalRow("a", {"question": "same"}), EvalRow("b", {"question": "same"})]
-    engine = FakeEngine()
+def test_rows_with_the_same_prompt_are_generated_once(cache):
+    engine, twins = FakeEngine(), [EvalRow("a", {"question": "same"}), EvalRow("b", {"question": "same"})]
     report = run(engine, twins, [], cache)
-    assert len(engine.requests) == 1
     assert [result.output.text for result in report.results] == ["You said: Q: same"] * 2
-    assert (report.generated, report.from_cache) == (1, 1)
+    assert (len(engine.requests), report.generated, report.from_cache) == (1, 1, 1)
 
 
-def test_a_seed_is_an_independent_run_and_reaches_the_engine(cache: GenerationCache) -> None:
-    engine, given = FakeEngine(), rows(2)
-    run(engine, given, [], cache)
-    report = asyncio.run(evaluate(task(engine, given, seed=7), giving(engine), [], cache))
-    assert report.generated == 2
-    assert [request.parameters.seed for request in engine.requests] == [None, None, 7, 7]
-
-
-def test_a_parameters_own_seed_is_kept_when_the_run_has_none(cache: GenerationCache) -> None:
+def test_a_seed_is_an_independent_run_and_reaches_the_engine_else_the_parameters_own_does(cache):
     engine = FakeEngine()
-    asyncio.run(evaluate(task(engine, rows(1), seed=None, max_tokens=9), giving(engine), [], cache))
-    asyncio.run(
-        evaluate(
-            Task(TEMPLATE, GenerationParameters(seed=5), "sha", engine.identity, rows(1)), giving(engine), [], cache
-        )
-    )
-    assert [request.parameters.seed for request in engine.requests] == [None, 5]
+    for of_run, parameters in ((None, {}), (7, {}), (7, {}), (None, {"seed": 5})):
+        one = replace(task(engine, rows(2), of_run), parameters=GenerationParameters(**parameters))
+        asyncio.run(evaluate(one, giving(engine), [], cache))
+    assert [request.parameters.seed for request in engine.requests] == [None, None, 7, 7, 5, 5]
 
 
 @pytest.mark.parametrize("error", [EngineRejected("no such field"), EngineTimeout("too slow")])
@@ -182,19 +172,17 @@ def test_an_engine_that_goes_away_ends_the_run_and_finished_rows_are_not_made_tw
     assert (report.generated, report.from_cache) == (3, 3)
 
 
-def test_an_engine_that_goes_away_under_many_requests_is_one_plain_error(cache: GenerationCache) -> None:
+def test_an_engine_that_goes_away_under_many_requests_or_cannot_be_loaded_is_one_plain_error(cache):
     engine = FakeEngine(slots=4, failure=EngineUnavailable("gone", retry_after=2))
-    with pytest.raises(EngineUnavailable) as caught:
-        run(engine, rows(8), [], cache)
-    assert caught.value.retry_after == 2
 
-
-def test_an_engine_that_cannot_be_loaded_is_reported_as_it_is(cache: GenerationCache) -> None:
     async def broken() -> FakeEngine:
         raise EngineUnavailable("not installed")
 
+    with pytest.raises(EngineUnavailable) as caught:
+        run(engine, rows(8), [], cache)
+    assert caught.value.retry_after == 2
     with pytest.raises(EngineUnavailable, match="not installed"):
-        asyncio.run(evaluate(task(FakeEngine(), rows(1)), broken, [], cache))
+        asyncio.run(evaluate(task(engine, rows(1)), broken, [], cache))
 
 
 def test_a_cache_that_cannot_be_written_is_one_plain_error(tmp_path: Path) -> None:
@@ -217,28 +205,21 @@ def test_a_row_that_does_not_fit_the_prompt_ends_the_run_before_generating(cache
         asyncio.run(evaluate(task(FakeEngine(), given), never, [], cache))
 
 
-def test_a_scorer_that_crashes_becomes_a_record_and_the_others_score(cache: GenerationCache, scorer: Any) -> None:
-    def crash(row: EvalRow, output: Output) -> Score:
-        if row.id == "r1":
-            raise ZeroDivisionError("division by zero")
-        return Score(True)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, ZeroDivisionError("division by zero")])
+def test_a_scorer_that_crashes_or_gives_no_number_becomes_a_record_and_the_others_score(cache, scorer, value):
+    def odd(row: EvalRow, output: Output) -> Score:
+        if row.id == "r1" and isinstance(value, Exception):
+            raise value
+        return Score(value if row.id == "r1" else 0.5)
 
-    report = run(FakeEngine(), rows(3), [scorer("fragile", crash), scorer("length")], cache)
-
-    assert list(report.results)[1].scores["fragile"] == Score(error="ZeroDivisionError: division by zero")
-    assert list(report.results)[1].scores["length"].error is None
-    assert (report.metrics["fragile"].n_scored, report.metrics["fragile"].n_failed) == (2, 1)
-    assert report.metrics["fragile"].mean == 1.0
-    assert report.metrics["length"].n_failed == 0
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None])
-def test_what_is_no_number_is_a_failed_score(cache: GenerationCache, scorer: Any, value: float | None) -> None:
-    odd = scorer("odd", lambda row, output: Score(value if row.id == "r1" else 0.5))
-    report = run(FakeEngine(), rows(3), [odd], cache)
-    assert list(report.results)[1].scores["odd"].value is None
-    assert list(report.results)[1].scores["odd"].error
-    assert report.metrics["odd"].mean == 0.5
+    report = run(FakeEngine(), rows(3), [scorer("odd", odd), scorer("length")], cache)
+    found = list(report.results)[1].scores
+    assert (found["odd"].value, found["length"].error) == (None, None)
+    assert found["odd"].error
+    if isinstance(value, Exception):
+        assert found["odd"].error == "ZeroDivisionError: division by zero"
+    metric = report.metrics["odd"]
+    assert (metric.mean, metric.n_scored, metric.n_failed, report.metrics["length"].n_failed) == (0.5, 2, 1, 0)
 
 
 def test_a_metric_without_any_score_has_no_mean(cache: GenerationCache, scorer: Any) -> None:
@@ -256,15 +237,6 @@ def test_means_and_intervals_are_those_of_the_scores(cache: GenerationCache, sco
     assert metrics["share"].ci95 == pytest.approx((0.0, 0.4375 + 0.67939), abs=1e-4)
     assert metrics["right"].mean == 0.75
     assert metrics["right"].ci95 == pytest.approx((0.30064, 0.95441), abs=1e-4)
-
-
-def test_progress_counts_what_is_generated_up_to_all_of_it(cache: GenerationCache) -> None:
-    run(FakeEngine(), rows(2), [], cache)
-    engine, seen = FakeEngine(), list[tuple[int, int]]()
-    asyncio.run(
-        evaluate(task(engine, rows(6)), giving(engine), [], cache, lambda done, all_: seen.append((done, all_)))
-    )
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_scorers_may_run_an_event_loop_of_their_own(cache: GenerationCache, scorer: Any) -> None:
@@ -288,13 +260,6 @@ def test_clusters_reach_the_intervals(cache: GenerationCache, scorer: Any) -> No
     assert alone.ci95 is not None
     assert together.ci95 is not None
     assert together.ci95[1] - together.ci95[0] > 1.3 * (alone.ci95[1] - alone.ci95[0])
-
-
-def test_tokens_are_counted_over_all_answers_and_over_those_made_now(cache: GenerationCache) -> None:
-    engine = FakeEngine(lambda _request: "one two three")
-    run(engine, rows(2), [], cache)
-    report = run(engine, rows(5), [], cache)
-    assert (report.tokens_in, report.tokens_out, report.generated_tokens) == (15, 15, 9)
 
 
 # Many rows

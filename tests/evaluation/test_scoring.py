@@ -80,24 +80,15 @@ def test_the_made_up_scorers_are_what_they_stand_for(scorer: Any) -> None:
     assert not isinstance(scorer("plain"), (KeptScorer, BatchScorer, RunScorer))
 
 
-def test_a_kept_score_is_asked_for_once(cache: GenerationCache) -> None:
-    judge = Judge()
-    first = scored(answered(5), judge, cache)
-    second = scored(answered(5), judge, cache)
-    assert sorted(judge.asked) == [f"r{i}" for i in range(5)]
-    assert first == second
-    assert first[0] == Score(0.8, "because", label="fair")
-
-
-def test_kept_scores_survive_opening_the_cache_again(tmp_path: Path) -> None:
-    found = []
-    judges = [Judge(), Judge()]
+def test_a_kept_score_is_asked_for_once_also_when_the_cache_is_opened_again(tmp_path):
+    found, judges = [], [Judge(), Judge()]
     for judge in judges:
         opened = GenerationCache(tmp_path)
-        found.append(scored(answered(3), judge, opened))
+        found += [scored(answered(5), judge, opened) for _ in range(2)]
         opened.close()
-    assert found[0] == found[1]
-    assert judges[1].asked == []
+    assert (sorted(judges[0].asked), judges[1].asked) == ([f"r{i}" for i in range(5)], [])
+    assert found[0][0] == Score(0.8, "because", label="fair")
+    assert found == found[:1] * 4
 
 
 def test_a_failure_is_not_kept(cache: GenerationCache) -> None:
@@ -155,42 +146,30 @@ def test_a_judge_is_asked_side_by_side_and_no_more(cache: GenerationCache, side_
     assert most == side_by_side
 
 
-def test_a_judge_that_crashes_is_a_record_of_that_row(cache: GenerationCache) -> None:
+def test_a_judge_is_not_asked_about_failed_generations_and_its_crash_is_a_record_of_that_row(cache):
     class Fragile(Judge):
         def score(self, row: EvalRow, output: Output) -> Score:
+            made = super().score(row, output)
             if row.id == "r1":
                 raise KeyError("verdict")
-            return super().score(row, output)
+            return made
 
-    found = scored(answered(3), Fragile(), cache)
-
-    assert [score.error for score in found] == [None, "KeyError: 'verdict'", None]
-
-
-def test_a_judge_is_not_asked_about_failed_generations(cache: GenerationCache) -> None:
-    judge = Judge()
+    judge = Fragile()
     found = scored(answered(4, failed=[2]), judge, cache)
+    assert [score.error for score in found] == [None, "KeyError: 'verdict'", "generation failed: gone", None]
     assert sorted(judge.asked) == ["r0", "r1", "r3"]
-    assert [score.error for score in found] == [None, None, "generation failed: gone", None]
 
 
 # Batches
 
 
-def test_a_batch_scorer_gets_many_rows_at_a_time_and_every_row_its_own_score(cache: GenerationCache) -> None:
+@pytest.mark.parametrize(("n", "failed", "batches"), [(150, [10], [63, 64, 22]), (3, [0, 1, 2], [])])
+def test_a_batch_scorer_gets_many_rows_at_a_time_and_every_row_its_own_score(cache, n, failed, batches):
     model = Model()
-    found = scored(answered(150, failed=[10]), model, cache)
-    assert model.batches == [63, 64, 22]
-    expected: list[float | None] = [float(i) if i != 10 else None for i in range(150)]
-    assert [score.value for score in found] == expected
-    assert found[10].error == "generation failed: gone"
-
-
-def test_a_batch_without_any_answer_asks_nothing(cache: GenerationCache) -> None:
-    model = Model()
-    found = scored(answered(3, failed=[0, 1, 2]), model, cache)
-    assert model.batches == []
-    assert {score.error for score in found} == {"generation failed: gone"}
+    found = scored(answered(n, failed=failed), model, cache)
+    assert model.batches == batches
+    assert [score.value for score in found] == [None if i in failed else float(i) for i in range(n)]
+    assert {found[i].error for i in failed} == {"generation failed: gone"}
 
 
 @pytest.mark.parametrize(
@@ -257,13 +236,22 @@ def summary(values: Sequence[Score], clusters: Sequence[str | None] | None = Non
     return made.metrics()["judge"]
 
 
-def test_a_summary_counts_scored_and_failed_rows(scorer: Any) -> None:
+def test_a_summary_counts_scored_and_failed_rows(scorer):
     made = Summary([scorer("x")])
     for score in (Score(0.5), Score(error="no"), Score(1.0)):
         made.add(RowResult(EvalRow("r", {"q": "?"}), Output("a", "stop", 3, 2), {"x": score}))
     metric = made.metrics()["x"]
     assert (metric.mean, metric.n_scored, metric.n_failed) == (0.75, 2, 1)
     assert (made.tokens_in, made.tokens_out) == (9, 6)
+    in_clusters = summary([Score(0.25), Score(error="no"), Score(0.75)], ["a", "b", "c"])
+    assert (in_clusters.mean, in_clusters.n_scored, in_clusters.n_failed) == (0.5, 2, 1)
+
+
+@pytest.mark.parametrize("ids", [None, ["w", "x", "y", "z", "a", *"bcdefgh"]], ids=["other ids", "an id as a cluster"])
+def test_a_row_without_a_cluster_stands_for_itself(ids):
+    found = summary([Score(float(i % 3)) for i in range(12)], ["a"] * 4 + [None] * 8, ids)
+    alone = ["a"] * 4 + [f"row {i}" for i in range(4, 12)]
+    assert found.ci95 == statistics.mean_interval([float(i % 3) for i in range(12)], alone)
 
 
 @pytest.mark.parametrize("boolean", [True, False])
@@ -276,26 +264,6 @@ def test_clusters_widen_the_interval(boolean: bool) -> None:
     assert together.ci95[1] - together.ci95[0] > 1.5 * (alone.ci95[1] - alone.ci95[0])
     values = truth if boolean else [float(value) for value in truth]
     assert together.ci95 == statistics.mean_interval(values, passages)
-
-
-def test_a_row_without_a_cluster_stands_for_itself() -> None:
-    scores = [Score(float(i % 3)) for i in range(12)]
-    passages = ["a"] * 4 + [None] * 8
-    found = summary(scores, passages)
-    alone = ["a"] * 4 + [f"row {i}" for i in range(4, 12)]
-    assert found.ci95 == statistics.mean_interval([float(i % 3) for i in range(12)], alone)
-
-
-def test_a_row_whose_id_is_a_clusters_name_does_not_join_it() -> None:
-    scores = [Score(float(i < 4)) for i in range(8)]
-    passages = ["a"] * 4 + [None] * 4
-    named = summary(scores, passages, ids=["w", "x", "y", "z", "a", "b", "c", "d"])
-    assert named.ci95 == summary(scores, passages).ci95
-
-
-def test_failed_rows_are_in_no_cluster() -> None:
-    found = summary([Score(0.25), Score(error="no"), Score(0.75)], ["a", "b", "c"])
-    assert (found.mean, found.n_scored, found.n_failed) == (0.5, 2, 1)
 
 
 # Findings

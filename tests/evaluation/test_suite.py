@@ -78,49 +78,43 @@ def test_a_cluster_that_no_row_has_is_refused(folder: Path, cluster_by: str) -> 
     assert refused(folder, f"cluster_by = {cluster_by}\n" + HEAD + SCORERS + GATE).field == "cluster_by"
 
 
-def test_every_call_makes_fresh_scorers(folder: Path) -> None:
-    (folder / "task.toml").write_text(HEAD + SCORERS + GATE)
-    suite = load_suite(folder, "task")
-    assert suite.make_scorers()[0] is not suite.make_scorers()[0]
-
-
-def test_rows_of_several_eval_sets_stand_in_the_order_of_the_suite(folder: Path) -> None:
+def test_rows_of_several_eval_sets_stand_in_the_order_of_the_suite_each_id_once(folder):
     (folder / "more").mkdir()
     (folder / "more" / "rows.jsonl").write_text(json.dumps({**ROW, "id": "m1"}))
-    (folder / "task.toml").write_text(HEAD.replace('["sums"]', '["more", "sums"]') + SCORERS + GATE)
-    assert [row.id for row in load_suite(folder, "task").rows] == ["m1", "r1"]
-
-
-def test_an_unknown_suite_names_those_there_are(folder: Path) -> None:
-    (folder / "b.toml").write_text("")
-    (folder / "a.toml").write_text("")
-    with pytest.raises(UnknownVersion, match=r"no suite 'task' in .*; there are a, b\Z"):
-        load_suite(folder, "task")
-
-
-def test_an_unknown_suite_in_an_empty_folder_says_none(folder: Path) -> None:
-    with pytest.raises(UnknownVersion, match="there are none"):
-        load_suite(folder, "task")
-
-
-def test_names_are_sorted(folder: Path) -> None:
-    for name in ("b", "a", "c"):
-        (folder / f"{name}.toml").write_text("")
-    assert suite_names(folder) == ["a", "b", "c"]
-
-
-@pytest.mark.parametrize("text", ["prompt = ", "[gate", 'prompt = "a"\nprompt = "b"'])
-def test_bad_toml_names_the_file(folder: Path, text: str) -> None:
+    text = HEAD.replace('["sums"]', '["more", "sums"]') + SCORERS + GATE
+    (folder / "task.toml").write_text(text)
+    suite = load_suite(folder, "task")
+    assert [row.id for row in suite.rows] == ["m1", "r1"]
+    assert suite.make_scorers()[0] is not suite.make_scorers()[0]  # fresh ones every time
+    (folder / "more" / "rows.jsonl").write_text(json.dumps(ROW))
     error = refused(folder, text)
-    assert error.path == folder / "task.toml"
-    assert error.problem.startswith("is not TOML: ")
+    assert (error.field, error.problem) == ("eval_sets", "row id 'r1' stands in two eval sets")
 
 
-def test_bytes_that_are_no_utf8_are_a_bad_file(folder: Path) -> None:
-    (folder / "task.toml").write_bytes(b'prompt = "\xff"')
-    with pytest.raises(BadFile, match="cannot be read") as caught:
+@pytest.mark.parametrize(("names", "told"), [("bac", "a, b, c"), ("", "none")])
+def test_an_unknown_suite_names_those_there_are(folder, names, told):
+    for name in names:
+        (folder / f"{name}.toml").write_text("")
+    assert suite_names(folder) == sorted(names)
+    with pytest.raises(UnknownVersion, match=rf"no suite 'task' in .*; there are {told}\Z"):
+        load_suite(folder, "task")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"prompt = ", "is not TOML: "),
+        (b"[gate", "is not TOML: "),
+        (b'prompt = "a"\nprompt = "b"', "is not TOML: "),
+        (b'prompt = "\xff"', "cannot be read: "),
+    ],
+)
+def test_what_is_no_toml_names_the_file(folder, content, problem):
+    (folder / "task.toml").write_bytes(content)
+    with pytest.raises(BadFile) as caught:
         load_suite(folder, "task")
     assert caught.value.path == folder / "task.toml"
+    assert caught.value.problem.startswith(problem)
 
 
 @pytest.mark.parametrize(
@@ -169,34 +163,18 @@ def test_a_mistake_names_file_and_key(folder: Path, text: str, field: str) -> No
     assert (error.path, error.field) == (folder / "task.toml", field)
 
 
-def test_an_unknown_scorer_type_says_which_are_known(folder: Path) -> None:
-    error = refused(folder, HEAD + "[scorers.good]\ntype = 'excellent'\n" + GATE)
-    assert "'excellent'" in error.problem
-    assert all(known in error.problem for known in ("contains", "exact_match"))
-
-
-def test_a_gate_on_a_scorer_of_another_suite_names_that_scorer(folder: Path) -> None:
+def test_what_a_suite_names_and_does_not_have_is_told_with_what_there_is(folder):
+    unknown = refused(folder, HEAD + "[scorers.good]\ntype = 'excellent'\n" + GATE).problem
+    assert all(name in unknown for name in ("'excellent'", "contains", "exact_match"))
     assert "'right'" in refused(folder, HEAD + SCORERS + "[gate]\nprimary = 'right'\n").problem
+    missing = refused(folder, HEAD.replace('["sums"]', '["sums", "sum"]') + SCORERS + GATE).problem
+    assert missing == "no folder or file 'sum' beside the suite; did you mean sums?"
 
 
 def test_a_bad_row_of_an_eval_set_is_reported_at_its_own_file_and_line(folder: Path) -> None:
     (folder / "sums" / "rows.jsonl").write_text(json.dumps(ROW) + '\n{"id": "r2"}')
     error = refused(folder, HEAD + SCORERS + GATE)
     assert (error.path, error.line, error.field) == (folder / "sums" / "rows.jsonl", 2, "inputs")
-
-
-def test_a_missing_eval_set_is_reported_with_the_nearest_there_is(folder: Path) -> None:
-    error = refused(folder, HEAD.replace('["sums"]', '["sums", "sum"]') + SCORERS + GATE)
-    assert error.path == folder / "task.toml"
-    assert error.problem == "no folder or file 'sum' beside the suite; did you mean sums?"
-
-
-def test_a_row_id_in_two_eval_sets_is_refused(folder: Path) -> None:
-    (folder / "more").mkdir()
-    (folder / "more" / "rows.jsonl").write_text(json.dumps(ROW))
-    error = refused(folder, HEAD.replace('["sums"]', '["sums", "more"]') + SCORERS + GATE)
-    assert error.field == "eval_sets"
-    assert "'r1'" in error.problem
 
 
 def test_a_schema_file_becomes_the_scorers_schema(folder: Path) -> None:
