@@ -74,16 +74,14 @@ def test_a_clear_difference_is_decided_early(decided: tuple[list[CellRun], Early
     assert [(item.run.rows, item.generated + item.from_cache) for item in done] == [(told.rows, told.rows)] * 2
 
 
-def test_a_run_that_was_stopped_early_says_so_and_how_many_rows_it_took(early, decided):
+def test_a_run_that_was_stopped_early_says_so_has_the_rows_drawn_first_and_stands_for_no_full_one(early, decided):
     done, told = decided
+    first = set(sorted((f"e{i}" for i in range(N)), key=lambda row_id: draw(0, row_id))[: told.rows])
     for item in done:
         assert item.run.params["stopped_early"] == f"0: after {told.rows} of {N} rows"
-
-
-def test_the_rows_are_those_drawn_first(early: Workshop, decided: tuple[list[CellRun], EarlyStop]) -> None:
-    done, told = decided
-    taken = {result.row.id for result in early.evaluations.rows(done[0].run)}
-    assert taken == set(sorted((f"e{i}" for i in range(N)), key=lambda row_id: draw(0, row_id))[: told.rows])
+        assert {result.row.id for result in early.evaluations.rows(item.run)} == first
+    with pytest.raises(CannotRun, match="was not run on early yet"):
+        early.evaluations.resolve("early@2")
 
 
 def test_the_same_run_again_is_the_same(early: Workshop, decided: tuple[list[CellRun], EarlyStop]) -> None:
@@ -124,11 +122,6 @@ def test_a_comparison_with_a_full_run_is_refused(early: Workshop, decided: tuple
             evaluations.compare(a.run.run_id, b.run.run_id)
 
 
-def test_a_run_that_was_stopped_early_does_not_stand_for_the_full_one(early, decided):
-    with pytest.raises(CannotRun, match="was not run on early yet"):
-        early.evaluations.resolve("early@2")
-
-
 def test_cells_that_do_not_differ_are_undecided_after_all_rows(early: Workshop) -> None:
     done, told = stop(early, "early@1", "early@3", limit=40)
     assert not told.decided
@@ -158,26 +151,20 @@ def test_rows_that_fail_on_either_side_neither_stop_a_run_nor_pass_a_gate(early,
     assert "of 20 rows 20 failed (100 %)" in "\n".join(verdict.reasons)
 
 
-@pytest.mark.parametrize("prompts", [["early@1"], ["early@1", "early@2", "early@3"]])
-def test_it_needs_two_cells(early: Workshop, prompts: list[str]) -> None:
-    with pytest.raises(UsageError, match=f"two cells; {len(prompts)} were given"):
-        stop(early, *prompts)
-
-
 @pytest.mark.parametrize(
-    ("changed", "problem"),
+    ("prompts", "head", "primary", "problem"),
     [
-        ('primary = "words"', "words is none"),
-        ('primary = "correct"\n', "this suite has cluster_by"),
+        (["early@1"], "", "correct", "two cells; 1 were given"),
+        (["early@1", "early@2", "early@3"], "", "correct", "two cells; 3 were given"),
+        (["early@1", "early@2"], "", "words", "words is none"),
+        (["early@1", "early@2"], 'cluster_by = "tags.t"\n', "correct", "this suite has cluster_by"),
     ],
 )
-def test_it_needs_a_bounded_metric_and_independent_rows(early: Workshop, changed: str, problem: str) -> None:
-    text = SUITE.replace('primary = "correct"', changed)
-    if "cluster_by" in problem:
-        text = f'cluster_by = "tags.t"\n{text}'
-    (early.folder / "odd.toml").write_text(text)
+def test_it_needs_two_cells_a_bounded_metric_and_independent_rows(early, prompts, head, primary, problem):
+    path = early.folder / "odd.toml"
+    path.write_text(head + SUITE.replace('primary = "correct"', f'primary = "{primary}"'))
     try:
         with pytest.raises(UsageError, match=problem):
-            stop(early, "early@1", "early@2", suite="odd")
+            stop(early, *prompts, suite="odd")
     finally:
-        (early.folder / "odd.toml").unlink()
+        path.unlink()

@@ -56,21 +56,16 @@ def first(workshop: Any) -> CellRun:
     return run(workshop)[0]
 
 
-def test_the_store_holds_every_score_of_every_row(workshop: Any, first: CellRun) -> None:
+def test_the_store_holds_every_score_of_every_row_as_it_was_made(workshop, first):
     traces = stored(workshop, first)
     counted = Counter(a.name for trace in traces for a in trace.info.assessments if a.feedback is not None)
-    assert len(traces) == 24
-    assert counted == dict.fromkeys(SCORERS, 24)
-
-
-def test_the_stored_scores_are_those_that_were_made(workshop: Any, first: CellRun) -> None:
+    assert (len(traces), counted) == (24, dict.fromkeys(SCORERS, 24))
     made = {result.row.id: result for result in EvalRecorder(workshop.registry.store).rows(first.run)}
-    for trace in stored(workshop, first):
+    for trace in traces:
         result = made.pop(trace.info.tags["row_id"])
         given = {a.name: a.feedback for a in trace.info.assessments if a.feedback is not None}
-        assert {name: feedback.value for name, feedback in given.items()} == {
-            name: score.value for name, score in result.scores.items()
-        }
+        values = {name: feedback.value for name, feedback in given.items()}
+        assert values == {name: score.value for name, score in result.scores.items()}
         assert "expected_json" in given["fields"].error.error_message
         assert json.loads(trace.data.request) == dict(result.row.inputs)
         assert json.loads(trace.data.response) == result.output.text
@@ -78,18 +73,15 @@ def test_the_stored_scores_are_those_that_were_made(workshop: Any, first: CellRu
     assert not made
 
 
-def test_metrics_count_scored_and_failed_rows(first: CellRun) -> None:
-    metrics = first.run.metrics
-    assert metrics.keys() == SCORERS
-    assert (metrics["correct"].mean, metrics["correct"].n_scored, metrics["correct"].n_failed) == (0.5, 24, 0)
-    assert (metrics["fields"].mean, metrics["fields"].n_scored, metrics["fields"].n_failed) == (None, 0, 24)
+def test_metrics_count_scored_and_failed_rows_and_reasons_are_counted_together(workshop, first):
+    counted = {name: (found.mean, found.n_scored, found.n_failed) for name, found in first.run.metrics.items()}
+    assert counted.keys() == SCORERS
+    assert (counted["correct"], counted["fields"]) == ((0.5, 24, 0), (None, 0, 24))
     assert (first.run.rows, first.run.prompt, first.run.model) == (24, "qa@1", "tiny@1")
-
-
-def test_rows_that_failed_for_one_reason_are_counted_together(workshop: Any, first: CellRun) -> None:
-    found = [failure.to_json() for failure in workshop.evaluations.failures(first)]
     why = "MissingExpectation: expectations hold no expected_json"
-    assert found == [{"why": why, "rows": 24, "first": "sums-0", "scorers": ["fields"]}]
+    assert [failure.to_json() for failure in workshop.evaluations.failures(first)] == [
+        {"why": why, "rows": 24, "first": "sums-0", "scorers": ["fields"]}
+    ]
 
 
 def test_a_run_names_its_prompt_model_and_eval_set(workshop: Any, first: CellRun) -> None:
@@ -103,18 +95,12 @@ def test_a_run_names_its_prompt_model_and_eval_set(workshop: Any, first: CellRun
     assert found.data.metrics["fields/n_failed"] == 24
 
 
-def test_an_identical_run_is_reused(workshop: Any, first: CellRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_identical_run_is_reused_and_force_records_a_new_one_and_generates_nothing(workshop, first, monkeypatch):
     monkeypatch.setattr(module, "open_engine", no_engine)
-    again = run(workshop)[0]
+    again, forced = run(workshop)[0], run(workshop, force=True)[0]
+    assert [(item.generated, item.from_cache) for item in (again, forced)] == [(0, 24)] * 2
     assert again.run == first.run
-    assert (again.generated, again.from_cache) == (0, 24)
-
-
-def test_force_records_a_new_run_and_generates_nothing(workshop, first, monkeypatch):
-    monkeypatch.setattr(module, "open_engine", no_engine)
-    forced = run(workshop, force=True)[0]
     assert forced.run.run_id != first.run.run_id
-    assert (forced.generated, forced.from_cache) == (0, 24)
     assert forced.run.metrics == first.run.metrics
 
 
@@ -131,21 +117,13 @@ def test_a_seed_is_another_run_and_the_same_seed_the_same(workshop: Any, first: 
     assert again.run.run_id == one.run.run_id
 
 
-def test_by_default_every_version_of_the_suites_prompt_is_a_cell(workshop: Any) -> None:
+def test_by_default_every_version_of_the_suites_prompt_is_a_cell_and_a_release_is_given_alone(workshop):
+    workshop.add_suite("orphan", 2, prompt="absent")
     evaluations = workshop.evaluations
     cells = evaluations.cells(evaluations.suite("sums"))
     assert [(cell.prompt.ref, cell.model.ref) for cell in cells] == [("qa@1", "tiny@1"), ("qa@2", "tiny@1")]
-
-
-def test_a_release_is_given_alone(workshop: Any) -> None:
-    evaluations = workshop.evaluations
     with pytest.raises(UsageError, match="--release"):
         evaluations.cells(evaluations.suite("sums"), ["qa@1"], [], ["assistant@1"])
-
-
-def test_a_suite_whose_prompt_is_not_registered_says_how(workshop: Any) -> None:
-    workshop.add_suite("orphan", 2, prompt="absent")
-    evaluations = workshop.evaluations
     with pytest.raises(UnknownVersion, match="llmops prompts register"):
         evaluations.cells(evaluations.suite("orphan"))
     (workshop.folder / "orphan.toml").unlink()

@@ -79,13 +79,15 @@ def test_the_same_records_give_the_same_rows_from_every_kind_of_file(folder: Pat
     )  # fmt: skip
 
 
-def test_a_csv_file_is_read_as_it_is_written(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text('\ufeffid,q,a\n007,"two\nlines",\n008,NA,1.50\n')
+def test_a_csv_file_is_read_as_it_is_written_however_long_a_cell(tmp_path):
+    long = "x" * 200_000  # the csv module's limit is 128 KiB
+    (tmp_path / "t.csv").write_text(f'\ufeffid,q,a\n007,"two\nlines",\n008,NA,1.50\n009,{long},\n')
     columns = {"id": "id", "inputs.question": "q", "expectations.answers": "a"}
     rows = list(loaded(tmp_path, "t.csv", columns).rows)
     assert [(row.id, row.inputs["question"], row.expectations) for row in rows] == [
         ("007", "two\nlines", {}),
         ("008", "NA", {"answers": ["1.50"]}),
+        ("009", long, {}),
     ]
 
 
@@ -98,18 +100,10 @@ def test_a_csv_error_names_the_line_on_which_the_record_begins(tmp_path: Path) -
     assert (error.line, error.problem) == (4, "has 1 cells, the header 2")
 
 
-def test_a_context_longer_than_the_csv_modules_limit_is_read(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("q\n" + "x" * 200_000 + "\n")
-    assert len(next(iter(loaded(tmp_path, "t.csv", {"inputs.question": "q"}).rows)).inputs["question"]) == 200_000
-
-
-def test_a_file_of_our_own_shape_needs_no_columns_and_its_numbers_become_text(tmp_path: Path) -> None:
+def test_a_file_of_our_own_shape_needs_no_columns(tmp_path):
     write_jsonl(tmp_path / "own.jsonl", [OWN])
     for eval_set in (loaded(tmp_path, "own.jsonl", None), find_eval_set(tmp_path / "own.jsonl")):
         assert [row.tags for row in eval_set.rows] == [{"source_row": "3"}]
-
-
-def test_a_row_of_our_own_shape_that_is_wrong_names_line_and_field(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_text(json.dumps(OWN) + "\n\n" + json.dumps({**OWN, "id": "r2", "inputs": {}}))
     error = refused(tmp_path, "own.jsonl", None)
     assert (error.path, error.line, error.field) == (tmp_path / "own.jsonl", 3, "inputs")
@@ -151,30 +145,20 @@ def test_a_sample_of_many_draws_from_all_of_them(tmp_path: Path) -> None:
     assert min(quarters) > 60  # 100 expected; five standard deviations below are 57
 
 
-def test_the_default_split_is_the_first_of_test_validation_and_train(folder: Path) -> None:
+def test_the_default_split_is_the_first_of_test_validation_and_train(folder):
     assert ids(loaded(folder, "data")) == [record["key"] for record in RECORDS[5:]]
     assert ids(loaded(folder, "data", split="train")) == [record["key"] for record in RECORDS[:5]]
-
-
-def test_an_absent_split_names_those_there_are(folder: Path) -> None:
     error = refused(folder, "data", split="dev")
     assert (error.field, error.problem) == ("split", "no split dev; there are train, validation")
+    assert (folder / "kept" / "datasets").is_dir()  # what `datasets` keeps stays in the folder given
 
 
-def test_a_data_set_that_is_code_is_refused_and_not_run(folder: Path) -> None:
+def test_code_and_pickles_are_no_source_and_are_not_run(folder):
     (folder / "data" / "data.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
     assert "no longer supported" in refused(folder, "data").problem
     assert not (folder / "ran").exists()
-
-
-def test_a_pickle_is_no_source(folder: Path) -> None:
     (folder / "t.pkl").write_bytes(b"\x80\x04.")
     assert refused(folder, "t.pkl").field == "source"
-
-
-def test_what_datasets_keeps_stays_in_the_folder_given(folder: Path) -> None:
-    loaded(folder, "data")
-    assert (folder / "kept" / "datasets").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -229,29 +213,31 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content:
 # ---- eval_set.toml
 
 
-def test_a_folder_may_hold_a_table_in_place_of_rows(folder: Path) -> None:
+TABLE = 'source = "../t.jsonl"\n[columns]\nid = "key"\ninputs.question = "q"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "problem"),
+    [
+        (TABLE, None, None),
+        (TABLE, OWN, "stands beside rows.jsonl"),
+        ("source = ", None, "is not TOML"),
+        ('source = "../t.txt"', None, "source: "),
+        ("name = 3", None, "name: must be text"),
+    ],
+)
+def test_a_folder_may_hold_a_table_in_place_of_rows(folder, text, rows, problem):
     (folder / "squad").mkdir()
-    text = 'source = "../t.jsonl"\n[columns]\nid = "key"\ninputs.question = "q"\n'
     (folder / "squad" / "eval_set.toml").write_text(text)
-    eval_set = find_eval_set(folder / "squad")
-    assert (eval_set.name, eval_set.n_rows) == ("squad", 20)
-
-
-@pytest.mark.parametrize("text", ["source = ", 'source = "../t.txt"', "name = 3"])
-def test_a_bad_table_in_a_folder_is_named(folder: Path, text: str) -> None:
-    (folder / "squad").mkdir()
-    (folder / "squad" / "eval_set.toml").write_text(text)
-    with pytest.raises(BadFile) as caught:
-        find_eval_set(folder / "squad")
-    assert caught.value.path == folder / "squad" / "eval_set.toml"
-
-
-def test_a_folder_with_rows_and_a_table_is_refused(folder: Path) -> None:
-    (folder / "squad").mkdir()
-    (folder / "squad" / "eval_set.toml").write_text('source = "../t.jsonl"')
-    (folder / "squad" / "rows.jsonl").write_text(json.dumps(OWN))
-    with pytest.raises(BadFile, match=r"stands beside rows\.jsonl"):
-        find_eval_set(folder / "squad")
+    if rows is not None:
+        (folder / "squad" / "rows.jsonl").write_text(json.dumps(rows))
+    if problem is None:
+        eval_set = find_eval_set(folder / "squad")
+        assert (eval_set.name, eval_set.n_rows) == ("squad", 20)
+    else:
+        with pytest.raises(BadFile, match=problem) as caught:
+            find_eval_set(folder / "squad")
+        assert caught.value.path == folder / "squad" / "eval_set.toml"
 
 
 # ---- hf:
