@@ -15,7 +15,7 @@ from llmops.evaluation.comparison import Comparison
 from llmops.evaluation.gate_rules import GateRules
 from llmops.evaluation.metric_comparison import MetricComparison
 from llmops.evaluation.paired_tests import FEWEST_CLUSTERS
-from llmops.evaluation.results import AnswerCounts, Metric, OfSuite, RowResult
+from llmops.evaluation.results import AnswerCounts, Metric, OfSuite, RowResult, ScoreTally
 from llmops.evaluation.statistics import UNLIMITED
 
 __all__ = ["ALPHA", "Check", "Facts", "GateRules", "Verdict", "decide", "slice_metrics"]
@@ -316,17 +316,9 @@ def _percent(share: float) -> str:
 
 def slice_metrics(results: Iterable[RowResult], wanted: Mapping[str, Iterable[str]]) -> dict[str, dict[str, Metric]]:
     """Metrics of the slices asked for. wanted: scorer names by `tag=value`."""
-    scores: dict[str, dict[str, list[float]]] = {name: {s: [] for s in scorers} for name, scorers in wanted.items()}
-    failed = {name: dict.fromkeys(by_scorer, 0) for name, by_scorer in scores.items()}
+    tallies = {name: {scorer: ScoreTally(scorer) for scorer in scorers} for name, scorers in wanted.items()}
     for result in results:
-        for name in (f"{tag}={value}" for tag, value in result.row.tags.items()):
-            for scorer, values in scores.get(name, {}).items():
-                score = result.scores.get(scorer)
-                if score is None or score.value is None:
-                    failed[name][scorer] += 1
-                else:
-                    values.append(score.value)
-    return {
-        name: {scorer: Metric.of(values, failed[name][scorer]) for scorer, values in by_scorer.items()}
-        for name, by_scorer in scores.items()
-    }
+        for tag, value in result.row.tags.items():
+            for tally in tallies.get(f"{tag}={value}", {}).values():
+                tally.add(result)
+    return {name: {scorer: tally.metric() for scorer, tally in found.items()} for name, found in tallies.items()}

@@ -8,6 +8,7 @@ import math
 import os
 import tempfile
 import weakref
+from array import array
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Protocol
 
 from llmops.engines.answer import is_cut_off
 from llmops.evaluation import statistics
-from llmops.evaluation.eval_set import EvalRow
+from llmops.evaluation.eval_set import EvalRow, cluster_name
 
 # How often an engine answers the same question differently by itself.
 #
@@ -251,6 +252,34 @@ class Metric:
     def to_json(self) -> dict[str, Any]:
         limits = [limit if math.isfinite(limit) else None for limit in self.limits]
         return {**asdict(self), "ci95": list(self.ci95) if self.ci95 else None, "limits": limits}
+
+
+class ScoreTally:
+    """A scorer's values gathered row by row, of a run or a slice: of each row a number is kept, not the row.
+
+    limits: of the scorer's values, where they are known.
+    cluster_by: what rows of one source have in common, as `cluster_name` reads it; intervals then allow for it.
+    """
+
+    def __init__(
+        self, scorer: str, limits: tuple[float, float] = statistics.UNLIMITED, cluster_by: str | None = None
+    ) -> None:
+        self._scorer, self._limits, self._cluster_by = scorer, limits, cluster_by
+        self._values, self._clusters, self._n_failed = array("d"), list[str](), 0
+
+    def add(self, result: RowResult) -> None:
+        """One more row."""
+        score = result.scores.get(self._scorer)
+        if score is None or score.value is None:
+            self._n_failed += 1
+            return
+        self._values.append(float(score.value))
+        if self._cluster_by is not None:
+            self._clusters.append(cluster_name(result.row, self._cluster_by))
+
+    def metric(self) -> Metric:
+        """Of the rows added so far."""
+        return Metric.of(self._values, self._n_failed, self._clusters or None, self._limits)
 
 
 @dataclass(frozen=True, slots=True)

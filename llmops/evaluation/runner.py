@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from array import array
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Protocol
 
 from llmops.engines.protocol import Engine
-from llmops.evaluation.eval_set import EvalRow, cluster_name
+from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generating import RETRIES, Generated, Progress, Retries, Task, generate_missing
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import (
@@ -25,6 +24,7 @@ from llmops.evaluation.results import (
     RowResult,
     RunFindings,
     Score,
+    ScoreTally,
     StoredResults,
     known_sum,
 )
@@ -127,49 +127,24 @@ def _checked(score: Score) -> Score:
 
 
 class Summary:
-    """Means with intervals, and counts, of every scorer, gathered row by row: a number is kept of each, not the row.
-
-    cluster_by: what rows of one source have in common, as `cluster_name` reads it; intervals then allow for it.
-    """
+    """Metrics and tokens of a run, gathered row by row. cluster_by: as `ScoreTally` takes it."""
 
     def __init__(self, scorers: Sequence[Scorer], cluster_by: str | None = None) -> None:
-        self._cluster_by = cluster_by
-        self._values = {scorer.name: _Values(limits_of(scorer)) for scorer in scorers}
+        self._tallies = {scorer.name: ScoreTally(scorer.name, limits_of(scorer), cluster_by) for scorer in scorers}
         self.tokens_in: int | None = 0
         self.tokens_out: int | None = 0
 
     def add(self, result: RowResult) -> None:
+        """One more row."""
         if result.output.error is None:
             self.tokens_in = known_sum(self.tokens_in, result.output.tokens_in)
             self.tokens_out = known_sum(self.tokens_out, result.output.tokens_out)
-        cluster = cluster_name(result.row, self._cluster_by) if self._cluster_by else None
-        for name, values in self._values.items():
-            values.add(result.scores[name], cluster)
+        for tally in self._tallies.values():
+            tally.add(result)
 
     def metrics(self) -> dict[str, Metric]:
         """By scorer name, of the rows added so far."""
-        return {name: values.metric() for name, values in self._values.items()}
-
-
-class _Values:
-    """One scorer's values."""
-
-    def __init__(self, limits: tuple[float, float]) -> None:
-        self._limits = limits
-        self._numbers = array("d")
-        self._clusters: list[str] = []
-        self._n_failed = 0
-
-    def add(self, score: Score, cluster: str | None) -> None:
-        if score.value is None:
-            self._n_failed += 1
-            return
-        self._numbers.append(float(score.value))
-        if cluster is not None:
-            self._clusters.append(cluster)
-
-    def metric(self) -> Metric:
-        return Metric.of(self._numbers, self._n_failed, self._clusters or None, self._limits)
+        return {name: tally.metric() for name, tally in self._tallies.items()}
 
 
 GiveEngine = Callable[[], Awaitable[Engine]]

@@ -6,14 +6,13 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from llmops.eval_runs.cells import NOISE_PARAM
-from llmops.evaluation.eval_set import cluster_of
 from llmops.evaluation.gate_rules import GateRules
-from llmops.evaluation.results import RowResult
-from llmops.evaluation.statistics import UNLIMITED, mean_interval
+from llmops.evaluation.results import RowResult, ScoreTally
+from llmops.evaluation.statistics import UNLIMITED
 from llmops.factsheet.contents import (
     Agreement,
     Data,
@@ -212,13 +211,6 @@ def _gate(gate: Verdict, file: Verdict, *, current: bool = True) -> Gate:
     )
 
 
-@dataclass(slots=True)
-class _Scores:
-    values: list[float] = field(default_factory=list)
-    clusters: list[str] = field(default_factory=list)
-    failed: int = 0
-
-
 def slices_of(
     rows: Iterable[RowResult],
     scorers: Sequence[str],
@@ -233,28 +225,20 @@ def slices_of(
     limits: of a scorer's values, where they are known.
     """
     names = _slices(rows) if scorers else []
-    scores = {(name, scorer): _Scores() for name in names for scorer in scorers}
+    tallies = {
+        (name, scorer): ScoreTally(scorer, (limits or {}).get(scorer, UNLIMITED), cluster_by)
+        for name in names
+        for scorer in scorers
+    }
     for result in rows if names else ():
-        cluster = (cluster_of(result.row, cluster_by) if cluster_by else None) or f"row {result.row.id}"
-        for name, scorer in (
-            (f"{tag}={value}", scorer) for tag, value in result.row.tags.items() for scorer in scorers
-        ):
-            if (found := scores.get((name, scorer))) is None:
-                continue
-            score = result.scores.get(scorer)
-            if score is None or score.value is None:
-                found.failed += 1
-            else:
-                found.values.append(score.value)
-                found.clusters.append(cluster)
+        for tag, value in result.row.tags.items():
+            for tally in (tallies.get((f"{tag}={value}", scorer)) for scorer in scorers):
+                if tally is not None:
+                    tally.add(result)
     slices = []
-    for (name, scorer), found in scores.items():
-        n, mean, ci95 = len(found.values), None, None
-        if n:
-            mean = sum(found.values) / n
-            within = (limits or {}).get(scorer, UNLIMITED)
-            ci95 = mean_interval(found.values, found.clusters if cluster_by else None, within)
-        slices.append(Slice(name, Metric(scorer, mean, ci95, n, found.failed)))
+    for (name, scorer), tally in tallies.items():
+        metric = tally.metric()
+        slices.append(Slice(name, Metric(scorer, metric.mean, metric.ci95, metric.n_scored, metric.n_failed)))
     return tuple(slices)
 
 
