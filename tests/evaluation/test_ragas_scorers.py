@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import make_scorer
-from llmops.evaluation.scorers.json_scorers import read_tool_calls
+from llmops.evaluation.scorers.json_scorers import calls_of
 from llmops.evaluation.scorers.protocol import MissingExpectation
 from llmops.evaluation.scorers.ragas_scorers import load
 
@@ -26,24 +26,15 @@ def scored(type_name: str, output: str, *answers: str, **parameters: Any) -> Sco
 @pytest.mark.parametrize(
     ("type_name", "output", "reference", "value"),
     [
-        ("ExactMatch", "Paris", "Paris", 1.0),
         ("ExactMatch", "paris", "Paris", 0.0),
         ("StringPresence", "It is Paris.", "Paris", 1.0),
         ("StringPresence", "It is Rome.", "Paris", 0.0),
-        ("NonLLMStringSimilarity", "Paris", "Paris", 1.0),
         ("NonLLMStringSimilarity", "abcd", "abcx", 0.75),  # one edit in four letters
         ("NonLLMStringSimilarity", "abc", "xyz", 0.0),
-        ("BleuScore", "the cat sat on the mat", "the cat sat on the mat", 1.0),
         ("BleuScore", "dog", "cat", 0.0),
-        ("BleuScore", "Paris", "Paris", 1.0),
-        ("BleuScore", "It is Paris.", "It is Paris.", 1.0),
-        ("RougeScore", "Москва", "Москва", 1.0),
         ("RougeScore", "Москва", "Минск", 0.0),
-        ("RougeScore", "北京", "北京", 1.0),
         ("RougeScore", "北京", "南京", 0.5),
-        ("RougeScore", "👍", "👍", 1.0),
         ("RougeScore", "👍", "👎", 0.0),
-        ("CHRFScore", "the cat", "the cat", 1.0),
         ("CHRFScore", "xyz", "abc", 0.0),
     ],
 )
@@ -53,18 +44,18 @@ def test_values_on_hand_made_pairs(type_name: str, output: str, reference: str, 
     assert score.value == pytest.approx(value, abs=1e-6)
 
 
-def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence() -> None:
-    # "the cat sat" of 3 words against 6: precision 1, recall 1/2, F 2/3.
-    assert scored("RougeScore", "the cat sat", "the cat sat on the mat", rouge_type="rougeL").value == pytest.approx(
-        2 / 3
-    )
-
-
-def test_parameters_reach_the_metric() -> None:
-    # Words in another order: every single word is there (rouge1), the longest common subsequence is one word (rougeL).
-    one = scored("RougeScore", "mat cat", "cat mat", rouge_type="rouge1").value
-    longest = scored("RougeScore", "mat cat", "cat mat", rouge_type="rougeL").value
-    assert (one, longest) == (pytest.approx(1.0), pytest.approx(0.5))
+@pytest.mark.parametrize(
+    ("output", "reference", "rouge_type", "value"),
+    [
+        # "the cat sat" of 3 words against 6: precision 1, recall 1/2, F 2/3.
+        ("the cat sat", "the cat sat on the mat", "rougeL", 2 / 3),
+        # In another order: every single word is there, the longest common subsequence is one word.
+        ("mat cat", "cat mat", "rouge1", 1.0),
+        ("mat cat", "cat mat", "rougeL", 0.5),
+    ],
+)
+def test_options_reach_the_metric(output: str, reference: str, rouge_type: str, value: float) -> None:
+    assert scored("RougeScore", output, reference, rouge_type=rouge_type).value == pytest.approx(value)
 
 
 @pytest.mark.parametrize("answers", [("Rome", "Paris", "Oslo"), ("Paris", "Rome"), ("Oslo", "Rome", "Paris")])
@@ -228,12 +219,12 @@ def test_calling_no_tool_where_none_is_expected_is_right() -> None:
     ],
 )
 def test_tool_calls_are_read_in_the_usual_shapes(text: str) -> None:
-    assert read_tool_calls(text) == (calls(F), "")
+    assert calls_of(Output(text)) == (calls(F), "")
 
 
 @pytest.mark.parametrize("text", ["f(1)", "3", '{"tool": "f"}', '[{"name": "f"}, 3]', '{"name": "f", "args": [1]}'])
 def test_an_output_of_another_shape_calls_nothing(text: str) -> None:
-    made, problem = read_tool_calls(text)
+    made, problem = calls_of(Output(text))
     assert made == []
     assert problem.startswith("no tool calls: ")
 

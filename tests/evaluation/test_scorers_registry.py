@@ -18,7 +18,7 @@ from llmops.errors import BadFile, UsageError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import SCORER_TYPES, Scorer, make_scorer, scorer_types, try_scorer
-from llmops.evaluation.scorers.protocol import BoundedScorer, Correctness, MissingExpectation, best_of, limits_of
+from llmops.evaluation.scorers.protocol import Correctness, MissingExpectation, best_of, limits_of
 from llmops.evaluation.scorers.reference_scorers import SemanticSimilarity
 from llmops.evaluation.suite import ScorerSpec, load_suite
 
@@ -71,7 +71,6 @@ def test_every_type_makes_a_scorer_with_a_name_a_direction_and_limits_that_can_s
     worst = None if type_name in WITHOUT_DIRECTION | LESS_IS_BETTER - {"refusal"} else 0.0 if higher else 1.0
 
     assert (scorer.name, scorer.higher_is_better, scorer.worst) == ("mine", higher, worst)
-    assert isinstance(scorer, BoundedScorer)
     assert low < high
     assert worst is None or low <= worst <= high
     assert best_of(scorer) == {True: 1.0, False: 0.0, None: None}[higher]

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from llmops.errors import UsageError
@@ -188,14 +188,9 @@ class ClassificationReport:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "accuracy": self.accuracy,
-            "macro_f1": self.macro_f1,
-            "n_rows": self.n_rows,
-            "n_unparsed": self.n_unparsed,
-            "classes": self.classes,
-            "confusions": [{"expected": a, "said": b, "rows": n} for a, b, n in self.confusions],
-        }
+        """Plain JSON values."""
+        confusions = [{"expected": expected, "said": said, "rows": n} for expected, said, n in self.confusions]
+        return {**asdict(self), "confusions": confusions}
 
 
 def _class_figures(hits: int, said: int, support: int) -> dict[str, float]:

@@ -293,22 +293,13 @@ def expected_calls(row: EvalRow) -> list[dict[str, Any]]:
 def calls_of(output: Output) -> tuple[list[dict[str, Any]], str]:
     """The calls that an output makes, each a name and arguments, and what is wrong where it makes none: those that the
     model's server gave apart from the text, else those that the text is."""
-    if output.tool_calls:
-        return _read(output.tool_calls)
-    return read_tool_calls(output.text)
-
-
-def read_tool_calls(text: str) -> tuple[list[dict[str, Any]], str]:
-    """The calls that a text is, as `calls_of`."""
-    value, problem = read_json(text)
-    if problem is not None:
-        return [], f"no tool calls: {problem}"
-    listed = value.get("tool_calls", value) if isinstance(value, dict) else value
-    return _read(listed if isinstance(listed, list) else [listed])
-
-
-def _read(listed: Sequence[Any]) -> tuple[list[dict[str, Any]], str]:
-    calls = [_tool_call(call) for call in listed]
+    listed: Any = output.tool_calls
+    if not listed:
+        value, problem = read_json(output.text)
+        if problem is not None:
+            return [], f"no tool calls: {problem}"
+        listed = value.get("tool_calls", value) if isinstance(value, dict) else value
+    calls = [_tool_call(call) for call in (listed if isinstance(listed, list) else [listed])]
     found = [call for call in calls if call is not None]
     return (found, "") if len(found) == len(calls) else ([], "no tool calls: the JSON is not of their shape")
 

@@ -30,6 +30,9 @@ class Scorer(Protocol):
     higher_is_better: None when neither direction is better (an answer's length).
     worst: what a row without a score counts as in comparisons and gates; where it is None, as the worst value seen in
     either run (without a direction such rows are left out).
+
+    Where it has an attribute `limits`, its scores lie between these two values, which may be infinite (0 and ∞ of a
+    latency); `limits_of` reads it.
     """
 
     @property
@@ -44,15 +47,6 @@ class Scorer(Protocol):
     def score(self, row: EvalRow, output: Output) -> Score:
         """The score. An exception it raises becomes a score with an error."""
         ...
-
-
-@runtime_checkable
-class BoundedScorer(Scorer, Protocol):
-    """A scorer that says between which values its scores lie. limits: the least and the greatest, infinite where there
-    is none (a latency has limits 0 and ∞)."""
-
-    @property
-    def limits(self) -> tuple[float, float]: ...
 
 
 @runtime_checkable
@@ -114,8 +108,9 @@ class Correctness(BaseModel):
 
 def limits_of(scorer: Scorer) -> tuple[float, float]:
     """The least and the greatest value of a scorer; infinite where it is not known."""
-    if isinstance(scorer, BoundedScorer):
-        return scorer.limits
+    limits: tuple[float, float] | None = getattr(scorer, "limits", None)
+    if limits is not None:
+        return limits
     if scorer.worst is None or scorer.higher_is_better is None:
         return -math.inf, math.inf
     return (scorer.worst, math.inf) if scorer.higher_is_better else (-math.inf, scorer.worst)
