@@ -115,8 +115,14 @@ class Access:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Looks at the keys once, then again and again while the block runs."""
+
+        async def poll() -> None:
+            while True:
+                await asyncio.sleep(self._seconds)
+                await self.look()
+
         await self.look()
-        polling = asyncio.create_task(self._poll(), name="key poll")
+        polling = asyncio.create_task(poll(), name="key poll")
         try:
             yield
         finally:
@@ -204,7 +210,10 @@ class Access:
             raise ApiError(503, message, kind="server_error", code="store_unavailable", retry_after=RETRY_SECONDS)
         if not self._known and local:
             if not is_own_host(next((value for name, value in headers if name == b"host"), b"")):
-                raise _foreign_host()
+                message = (
+                    "without keys the gateway answers only to names of this machine, such as localhost; make a key"
+                )
+                raise ApiError(403, message, kind="permission_error", code="host_not_allowed")
             return ANONYMOUS, None
         sent = next((value for name, value in headers if name == b"authorization"), b"")
         scheme, _, text = sent.decode("latin-1").partition(" ")
@@ -222,11 +231,6 @@ class Access:
             raise _unauthorized("the API key has expired")
         return known.caller, known.limits
 
-    async def _poll(self) -> None:
-        while True:
-            await asyncio.sleep(self._seconds)
-            await self.look()
-
 
 class AccessCheck:
     """ASGI layer, inside RequestContext: lets a request through to what its key opens, or answers it.
@@ -243,24 +247,22 @@ class AccessCheck:
             await self._app(scope, receive, send)
             return
         state = scope["state"]
+        path, headers, local = scope["path"], scope["headers"], is_local(scope)
         try:
-            state["caller"] = await self._enter(scope)
+            if path.startswith(COUNTED_PREFIX):
+                caller = await self._access.enter(headers, local, state["reply_headers"])
+            else:
+                caller = self._access.check(headers, local=local)
+                if path in ADMIN_PATHS and not caller.admin:
+                    raise ApiError(403, "this needs an admin key", kind="permission_error", code="admin_key_needed")
         except ApiError as refusal:
             response = refusal.response()
             if refusal.status == 401:
                 response.headers["www-authenticate"] = "Bearer"
             await response(scope, receive, send)
             return
+        state["caller"] = caller
         await self._app(scope, receive, send)
-
-    async def _enter(self, scope: Scope) -> Caller:
-        path, headers, local = scope["path"], scope["headers"], is_local(scope)
-        if path.startswith(COUNTED_PREFIX):
-            return await self._access.enter(headers, local, scope["state"]["reply_headers"])
-        caller = self._access.check(headers, local=local)
-        if path in ADMIN_PATHS and not caller.admin:
-            raise ApiError(403, "this needs an admin key", kind="permission_error", code="admin_key_needed")
-        return caller
 
 
 def require(caller: Caller, app: str | None) -> None:
@@ -281,11 +283,6 @@ def _ready(key: Key) -> _Known:
 
 def _unauthorized(message: str) -> ApiError:
     return ApiError(401, message, code="invalid_api_key")
-
-
-def _foreign_host() -> ApiError:
-    message = "without keys the gateway answers only to names of this machine, such as localhost; make a key"
-    return ApiError(403, message, kind="permission_error", code="host_not_allowed")
 
 
 @lru_cache(maxsize=64)

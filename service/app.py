@@ -93,7 +93,19 @@ def create_app(
         # Not include_router, which wraps each route in a second one that every request would pass through.
         app.router.routes.extend(router.routes)
     add_reference(app, gateway)
-    _answer_errors(app)
+
+    @app.exception_handler(ApiError)
+    @app.exception_handler(LlmopsError)
+    @app.exception_handler(HTTPException)
+    async def _raised(request: Request, error: Exception) -> Response:
+        report_failure(error, request.state.request_id)
+        return error_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_: Request, error: RequestValidationError) -> Response:
+        param, message = first_problem(error.errors())
+        return ApiError(400, message, param=param).response()
+
     return app
 
 
@@ -119,22 +131,6 @@ class GatewayApp(FastAPI):
         if gateway.access is not None:
             app = AccessCheck(app, gateway.access)
         return AccessLog(RequestContext(HeadAsGet(app), gateway.metrics.refused, gateway.tracing))
-
-
-def _answer_errors(app: FastAPI) -> None:
-    """Gives every error OpenAI's shape."""
-
-    @app.exception_handler(ApiError)
-    @app.exception_handler(LlmopsError)
-    @app.exception_handler(HTTPException)
-    async def _raised(request: Request, error: Exception) -> Response:
-        report_failure(error, request.state.request_id)
-        return error_response(error)
-
-    @app.exception_handler(RequestValidationError)
-    async def _invalid(_: Request, error: RequestValidationError) -> Response:
-        param, message = first_problem(error.errors())
-        return ApiError(400, message, param=param).response()
 
 
 def closed_app(problem: StoreUnavailable) -> FastAPI:

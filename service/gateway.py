@@ -27,7 +27,7 @@ from service.metrics import Metrics
 from service.predictions import PredictionBatches, TabularOpener, TabularPool
 from service.rate_limits import Headers
 from service.shadow import Shadow
-from service.snapshot import ReleaseSource, Router, Snapshot
+from service.snapshot import ReleaseSource, Router
 from service.snapshot_keeper import SnapshotKeeper
 from service.tracing import open_tracing
 
@@ -254,33 +254,23 @@ class Gateway:
         if self.keeper.age is None:
             found.append(f"registry not read yet: {self.keeper.last_error or 'first look is under way'}")
         else:
-            found += self._unloaded(self.keeper.snapshot)
+            snapshot, failures = self.keeper.snapshot, self.pool.failures
+            for app, model in snapshot.champions.items():
+                # Also what the engine process cannot load again that it had loaded before.
+                why = None if self.engines is None else self.engines.failure(model.ref)
+                if why is None and not self.pool.is_loaded(model):
+                    why = failures.get(model.ref, "loading")
+                if why is not None:
+                    found.append(f"engine of {app}: {why}")
+            for name, version in snapshot.tabular_champions.items():
+                if not self.tabular.is_loaded(version):
+                    found.append(f"model {name}: {self.tabular.failure(version) or 'loading'}")
         if self.predictions.problem is not None:
             found.append(self.predictions.problem)
         if self.log.failure is not None:
             found.append(f"production log cannot be written: {self.log.failure}")
-        if self.access is not None and self.access.problem is not None:
-            found.append(self.access.problem)
-        if self.engines is not None and self.engines.problem is not None:
-            found.append(self.engines.problem)
+        found += [part.problem for part in (self.access, self.engines) if part is not None and part.problem is not None]
         return found
-
-    def _unloaded(self, snapshot: Snapshot) -> Iterator[str]:
-        """Champions that cannot answer, and why."""
-        champions, failures = snapshot.champions.items(), self.pool.failures
-        for app, model in champions:
-            why = self._lost(model.ref)
-            if why is None and not self.pool.is_loaded(model):
-                why = failures.get(model.ref, "loading")
-            if why is not None:
-                yield f"engine of {app}: {why}"
-        for name, version in snapshot.tabular_champions.items():
-            if not self.tabular.is_loaded(version):
-                yield f"model {name}: {self.tabular.failure(version) or 'loading'}"
-
-    def _lost(self, model: str) -> str | None:
-        """Why the engine process cannot load again what it had loaded before."""
-        return None if self.engines is None else self.engines.failure(model)
 
     def warnings(self) -> list[str]:
         """What is not as it should be while requests are still served well."""

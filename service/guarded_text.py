@@ -49,7 +49,15 @@ def redacted(value: Any, layers: int = MOST_LAYERS) -> tuple[Any, int]:
     if isinstance(value, str):
         return _redacted_text(value, layers)
     if isinstance(value, Mapping):
-        return _redacted_mapping(value, layers)
+        copy: dict[Any, Any] = {}
+        total = 0
+        for name, item in value.items():
+            shown, in_name = redacted(name, layers) if isinstance(name, str) else (name, 0)
+            while in_name and shown in copy:  # two names that read alike now are still two
+                shown = f"{shown}'"
+            copy[shown], in_item = redacted(item, layers)
+            total += in_name + in_item
+        return copy, total
     if isinstance(value, (list, tuple)):
         items = [redacted(item, layers) for item in value]
         return [item for item, _ in items], sum(count for _, count in items)
@@ -70,18 +78,6 @@ def _redacted_text(text: str, layers: int) -> tuple[str, int]:
         if more > count:
             return changed, more
     return plain, count
-
-
-def _redacted_mapping(value: Mapping[Any, Any], layers: int) -> tuple[dict[Any, Any], int]:
-    copy: dict[Any, Any] = {}
-    total = 0
-    for name, item in value.items():
-        shown, in_name = redacted(name, layers) if isinstance(name, str) else (name, 0)
-        while in_name and shown in copy:  # two names that read alike now are still two
-            shown = f"{shown}'"
-        copy[shown], in_item = redacted(item, layers)
-        total += in_name + in_item
-    return copy, total
 
 
 def _decoded(text: str) -> Any:

@@ -236,7 +236,10 @@ class _Screen:
         self.found: _Found | None = None
 
     def take(self, chunk: Chunk) -> Chunk | None:
-        chunk = _text_alone(chunk)
+        if chunk.further is not None and chunk.further.delta.get("content"):
+            # Content in parts would say the text a second time, and not held back.
+            delta = {name: value for name, value in chunk.further.delta.items() if name != "content"}
+            chunk = dataclasses.replace(chunk, further=chunk.further._replace(delta=delta))
         self._text += chunk.text
         self._logprobs += chunk.logprobs
         if found := self._find_beside(chunk):
@@ -253,12 +256,14 @@ class _Screen:
 
     def _find_beside(self, chunk: Chunk) -> _Found | None:
         """Searches what comes in pieces beside the text, each put together: `refusal`, arguments of a tool call …"""
-        for place, piece in _pieces_beside(chunk):
-            whole = self._beside[place] = self._beside.get(place, "") + piece
-            recent = whole[-len(piece) - MOST_HELD :]
-            for text in texts_in(whole if whole[:1] in ("{", "[") else recent):
-                if found := _find(self._block, text):
-                    return found
+        values = {field.name: getattr(chunk, field.name) for field in dataclasses.fields(chunk)}
+        for name in values.keys() - _SCREENED:
+            for place, piece in _pieces(name, values[name]):
+                whole = self._beside[place] = self._beside.get(place, "") + piece
+                recent = whole[-len(piece) - MOST_HELD :]
+                for text in texts_in(whole if whole[:1] in ("{", "[") else recent):
+                    if found := _find(self._block, text):
+                        return found
         return None
 
     def _let_through(self, chunk: Chunk, start: int) -> Chunk | None:
@@ -310,22 +315,8 @@ def _find(block: Sequence[_Pattern], text: str, start: int = 0) -> _Found | None
     return earliest
 
 
-def _text_alone(chunk: Chunk) -> Chunk:
-    """The chunk without content in parts, which would say the text a second time, and not held back."""
-    if chunk.further is None or not chunk.further.delta.get("content"):
-        return chunk
-    delta = {name: value for name, value in chunk.further.delta.items() if name != "content"}
-    return dataclasses.replace(chunk, further=chunk.further._replace(delta=delta))
-
-
-def _pieces_beside(chunk: Chunk) -> Iterator[tuple[str, str]]:
-    """Texts of a chunk that are not its text, and where they belong: pieces of one place follow each other."""
-    for field in dataclasses.fields(chunk):
-        if field.name not in _SCREENED and (value := getattr(chunk, field.name)):
-            yield from _pieces(field.name, value)
-
-
 def _pieces(place: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Texts in a value, and where they belong: pieces of one place follow each other."""
     if isinstance(value, str):
         yield place, value
     elif isinstance(value, Mapping):

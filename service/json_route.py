@@ -66,15 +66,13 @@ class JsonRoutes:
         self._routes, self._others = {route.path.partition("{")[0]: route for route in routes}, others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = self._find(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        route = None
+        if scope["type"] == "http" and scope["method"] == "POST":
+            route = self._routes.get(scope["path"])
+            if route is None or route.path != scope["path"]:
+                before, _, last_part = scope["path"].rpartition("/")
+                route = self._routes.get(f"{before}/") if last_part else None
         await (self._others if route is None else route.answer)(scope, receive, send)
-
-    def _find(self, path: str) -> JsonRoute | None:
-        found = self._routes.get(path)
-        if found is not None and found.path == path:
-            return found
-        before, _, last_part = path.rpartition("/")
-        return self._routes.get(f"{before}/") if last_part else None
 
 
 async def read_body(receive: Receive) -> bytes | None:

@@ -101,7 +101,12 @@ class LogWriter:
             taken, ended = self._take()
             group = [item for item in taken if isinstance(item, _Waiting)]
             if group:
-                self._write_group(group)
+                error = self._write(group)
+                if error is None or _is_down(error) or len(group) == 1:
+                    self._tell(group, error)
+                else:  # one record that cannot be stored must not take the others with it
+                    for item in group:
+                        self._tell([item], self._write([item]))
             elif self._unwritten is not None and not ended:
                 self._try_again(self._unwritten)
             if asked := [item.future for item in taken if isinstance(item, _Question)]:
@@ -123,15 +128,6 @@ class LogWriter:
         except queue.Empty:
             return group, False
         return group, True
-
-    def _write_group(self, group: Sequence[_Waiting]) -> None:
-        error = self._write(group)
-        if error is None or _is_down(error) or len(group) == 1:
-            self._tell(group, error)
-            return
-        # One record that cannot be stored must not take the others with it.
-        for item in group:
-            self._tell([item], self._write([item]))
 
     def _write(self, group: Sequence[_Waiting]) -> Exception | None:
         replies = [item.reply for item in group if item.reply is not None]

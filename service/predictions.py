@@ -12,6 +12,7 @@ import itertools
 import queue
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -46,8 +47,6 @@ class Predictor(Protocol):
         ...
 
 
-_Key = tuple[str, bytes]
-
 TabularOpener = Callable[[TabularVersion], Predictor]
 """Loads a model; blocks while it does. Raises CannotRun."""
 
@@ -62,7 +61,10 @@ class TabularPool(ModelCache[TabularVersion, Predictor]):
     def __init__(
         self, open_model: TabularOpener | None, *, most_idle: int = 3, on_load: Callable[[], None] = lambda: None
     ) -> None:
-        super().__init__(open_model or _refuse, _key, most_idle=most_idle, on_load=on_load)
+        def refuse(version: TabularVersion) -> Predictor:
+            raise CannotRun(f"{version.ref}: this gateway was made without a way to load tabular models")
+
+        super().__init__(open_model or refuse, _key, most_idle=most_idle, on_load=on_load)
 
     async def model(self, version: TabularVersion) -> Predictor:
         """The loaded model; loads it when it is not yet.
@@ -79,13 +81,9 @@ class TabularPool(ModelCache[TabularVersion, Predictor]):
         return None if entry is None else entry.failure
 
 
-def _key(version: TabularVersion) -> _Key:
+def _key(version: TabularVersion) -> tuple[str, bytes]:
     schema = orjson.dumps(dict(version.schema), default=dict, option=orjson.OPT_SORT_KEYS)
     return version.sha256, schema
-
-
-def _refuse(version: TabularVersion) -> Predictor:
-    raise CannotRun(f"{version.ref}: this gateway was made without a way to load tabular models")
 
 
 MOST_ROWS_AT_ONCE = 10_000
@@ -175,8 +173,15 @@ class PredictionBatches:
         while True:
             batch, left, ended = self._take(left)
             self._busy_since = time.monotonic()
-            for same_model in _by_model(batch):
-                self._settle(same_model, _scored(same_model[0].model, [item.rows for item in same_model]))
+            by_model: defaultdict[int, list[_Waiting]] = defaultdict(list)
+            for item in batch:
+                by_model[id(item.model)].append(item)
+            for same in by_model.values():
+                outcomes = _scored(same[0].model, [item.rows for item in same])
+                # A loop that has closed in the meantime has no waiter left.
+                with contextlib.suppress(RuntimeError):
+                    if self._loop is not None:
+                        self._loop.call_soon_threadsafe(_tell, [item.future for item in same], outcomes)
             self._busy_since = None
             if ended:
                 return
@@ -198,19 +203,6 @@ class PredictionBatches:
                 return batch, None, False
         return batch, None, True
 
-    def _settle(self, batch: Sequence[_Waiting], outcomes: Sequence[_Outcome]) -> None:
-        # A loop that has closed in the meantime has no waiter left.
-        with contextlib.suppress(RuntimeError):
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(_tell, [item.future for item in batch], outcomes)
-
-
-def _by_model(batch: Sequence[_Waiting]) -> Iterator[list[_Waiting]]:
-    groups: dict[int, list[_Waiting]] = {}
-    for item in batch:
-        groups.setdefault(id(item.model), []).append(item)
-    yield from groups.values()
-
 
 def _scored(model: Predictor, requests: Sequence[Rows]) -> Sequence[_Outcome]:
     """What becomes of each request, scored with all others in one call.
@@ -227,19 +219,14 @@ def _scored(model: Predictor, requests: Sequence[Rows]) -> Sequence[_Outcome]:
             together = model.predict([row for number in left for row in requests[number]])
             outcomes |= zip(left, _shares(together, [len(requests[number]) for number in left]), strict=True)
         except BadRow as problem:
-            bad = _holder(requests, left, problem.row)
+            ends = itertools.accumulate(len(requests[number]) for number in left)
+            bad = next(number for number, end in zip(left, ends, strict=True) if problem.row < end)
             outcomes[bad] = _scored_alone(model, requests[bad])
         except Exception:  # noqa: BLE001  found again, and told, by the request that it belongs to
             break
     return [
         outcomes[number] if number in outcomes else _scored_alone(model, rows) for number, rows in enumerate(requests)
     ]
-
-
-def _holder(requests: Sequence[Rows], numbers: Sequence[int], row: int) -> int:
-    """Which of the numbered requests, their rows one after the other, has that row."""
-    ends = itertools.accumulate(len(requests[number]) for number in numbers)
-    return next(number for number, end in zip(numbers, ends, strict=True) if row < end)
 
 
 def _scored_alone(model: Predictor, rows: Rows) -> _Outcome:

@@ -42,13 +42,17 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         state: dict[str, Any] = scope.setdefault("state", {})
-        reply = _Reply(_request_id(scope), state, send)
+        sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        state["request_id"] = sent.decode("ascii") if _SANE_ID.match(sent) else new_request_id()
+        reply = _Reply(state, send)
         state["reply_headers"] = []
         state["at"], state["start"] = datetime.now(UTC), time.perf_counter()
         if not scope["path"].startswith("/v1/"):
             await self._answer(scope, receive, reply)
             return
-        span = self._tracing.begin(scope["headers"], f"{scope['method']} {_route(scope['path'])}")
+        # The path as traces name it: what a client can make up stays out.
+        parts = (part if part in _KNOWN_PARTS else "…" for part in scope["path"].split("/", 4)[2:4])
+        span = self._tracing.begin(scope["headers"], f"{scope['method']} /v1/{'/'.join(parts)}")
         state["upstream_headers"] = span.headers
         try:
             await self._answer(scope, receive, reply)
@@ -71,10 +75,9 @@ class _Reply:
 
     __slots__ = ("_send", "_state", "status")
 
-    def __init__(self, request_id: str, state: dict[str, Any], send: Send) -> None:
+    def __init__(self, state: dict[str, Any], send: Send) -> None:
         self.status = 0
         self._state, self._send = state, send
-        state["request_id"] = request_id
 
     @property
     def request_id(self) -> str:
@@ -136,20 +139,9 @@ class BodyLimit:
         return HTTPException(413, f"the body is larger than {self._most} bytes")
 
 
-def _request_id(scope: Scope) -> str:
-    sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    return sent.decode("ascii") if _SANE_ID.match(sent) else new_request_id()
-
-
 def new_request_id() -> str:
     """An id of the gateway's own."""
     return f"req_{os.urandom(16).hex()}"
-
-
-def _route(path: str) -> str:
-    """The path as traces name it: what a client can make up stays out."""
-    parts = path.split("/", 4)[2:4]
-    return "/v1/" + "/".join(part if part in _KNOWN_PARTS else "…" for part in parts)
 
 
 ACCESS = "llmops.access"

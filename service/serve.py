@@ -18,7 +18,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,8 +70,10 @@ def serve(
     sweep_scratch_folders()
     keep_private(settings.home)
     with ExitStack() as stack:
-        log = stack.enter_context(_opened_log(settings))
-        listener = stack.enter_context(listen(host, port, _has_live_key(settings)))
+        log = stack.enter_context(closing(ProductionLog(settings.resolved_log_url)))
+        with closing(KeyStore(settings.resolved_log_url, home=settings.home)) as keys:
+            has_keys = keys.has_live_key()
+        listener = stack.enter_context(listen(host, port, has_keys))
         socket_path = stack.enter_context(_engine_process(settings))
         metrics = stack.enter_context(scratch_folder("metrics"))
         # Workers are new processes: all that they get from here is their environment, and what makes their app.
@@ -126,7 +128,9 @@ def worker_app(
     socket_path = settings.engine_socket
     if socket_path is None:
         raise UsageError("LLMOPS_ENGINE_SOCKET: a worker needs the engine process's socket")
-    _end_with_parent()
+    if (parent := multiprocessing.parent_process()) is not None:
+        # Drains and ends when its parent dies: nobody else would start it again, or stop it.
+        threading.Thread(target=_end_with, args=(parent,), name="watch parent", daemon=True).start()
 
     def open_model(model: ModelVersion) -> Engine:
         if engine_name(model, settings) == "openai":
@@ -177,24 +181,9 @@ class _RegistryOnDemand:
         return self._registry
 
 
-def _end_with_parent() -> None:
-    """Drains and ends this worker when its parent dies: nobody else would start it again, or stop it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-
-        def wait() -> None:
-            parent.join()
-            os.kill(os.getpid(), signal.SIGTERM)
-
-        threading.Thread(target=wait, name="watch parent", daemon=True).start()
-
-
-def _has_live_key(settings: Settings) -> bool:
-    keys = KeyStore(settings.resolved_log_url, home=settings.home)
-    try:
-        return keys.has_live_key()
-    finally:
-        keys.close()
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextmanager
@@ -210,15 +199,6 @@ def _registry_file(settings: Settings) -> Iterator[FileIdentity | None]:
         yield identity_of(path)
     finally:
         os.close(held)
-
-
-@contextmanager
-def _opened_log(settings: Settings) -> Iterator[ProductionLog]:
-    log = ProductionLog(settings.resolved_log_url)
-    try:
-        yield log
-    finally:
-        log.close()
 
 
 @contextmanager

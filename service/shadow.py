@@ -67,7 +67,7 @@ class Shadow:
         count: Callable[[Ending], None] = lambda _: None,
     ) -> None:
         self._pool, self._log, self._guards, self._seconds = pool, log, guards, seconds
-        self._production_waits, self._count = production_waits or _nothing_waits, count
+        self._production_waits, self._count = production_waits, count
         self._queue: asyncio.Queue[_Job] = asyncio.Queue(MOST_WAITING)
         self._tasks: list[asyncio.Task[None]] = []
         self._counts: Counter[Ending] = Counter()
@@ -114,13 +114,13 @@ class Shadow:
         self._count(ending)
 
     async def _run(self, job: _Job) -> Ending:
-        if await self._production_waits():
+        if self._production_waits is not None and await self._production_waits():
             return "dropped"
         running = asyncio.create_task(self._answer(job))
         try:
             while not running.done():
                 await asyncio.wait({running}, timeout=LOOK_SECONDS)
-                if not running.done() and await self._production_waits():
+                if not running.done() and self._production_waits is not None and await self._production_waits():
                     return "dropped"
             return await running
         finally:
@@ -155,7 +155,3 @@ class Shadow:
             record = exchange.record(api_error(error).status, SHADOW, f"{type(error).__name__}: {error}")
         details = {**record.details, "shadow_of": job.arrival.request_id}
         await self._log.write(dataclasses.replace(record, details=details))
-
-
-async def _nothing_waits() -> bool:
-    return False

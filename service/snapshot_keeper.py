@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from llmops.engines.opening import EnginePool
 from llmops.errors import LlmopsError, StoreUnavailable
+from llmops.load_once import ModelCache, Version
 from llmops.processes import run_blocking
 from llmops.versions import RegisteredVersions
 from service.predictions import TabularPool
@@ -98,36 +101,26 @@ class SnapshotKeeper:
             self._pool.preload(model)
         for version in fresh.tabular_champions.values():
             self._tabular.preload(version)
-        apps = [app for app in fresh.champions if self._must_wait(app, old, fresh)]
-        waiting = (*apps, *(name for name in fresh.tabular_champions if self._tabular_waits(name, old, fresh)))
-        self._note_vanished(_vanished(old, fresh))
-        self.held_back = (*waiting, *self.vanished)
+        # Whose old champion can serve and whose new one cannot yet.
+        waiting = [
+            *_waiting(self._pool, old.champions, fresh.champions),
+            *_waiting(self._tabular, old.tabular_champions, fresh.tabular_champions),
+        ]
+        # Those with a champion of which there is no version any more.
+        gone = [name for name in old.champions if not fresh.apps.get(name)]
+        gone += [name for name in old.tabular_champions if not fresh.registered.tabular.get(name)]
+        for name in set(gone) - set(self.vanished):
+            logger.error("%s is gone from the registry while it is served; its last champion serves on", name)
+        self.vanished = tuple(gone)
+        self.held_back = (*waiting, *gone)
         self._snapshot = fresh.holding_back(frozenset(self.held_back), old)
         self._pin(fresh, self._snapshot)
-
-    def _note_vanished(self, names: tuple[str, ...]) -> None:
-        for name in names:
-            if name not in self.vanished:
-                logger.error("%s is gone from the registry while it is served; its last champion serves on", name)
-        self.vanished = names
 
     def _pin(self, *snapshots: Snapshot) -> None:
         self._pool.pin([model for each in snapshots for model in each.served_models])
         self._tabular.pin([version for each in snapshots for version in each.tabular_champions.values()])
 
-    def _must_wait(self, app: str, old: Snapshot, fresh: Snapshot) -> bool:
-        """Whether the app's old champion can serve and the new one cannot yet."""
-        serving = old.champions.get(app)
-        return serving is not None and self._pool.is_loaded(serving) and not self._pool.is_loaded(fresh.champions[app])
 
-    def _tabular_waits(self, name: str, old: Snapshot, fresh: Snapshot) -> bool:
-        """As `_must_wait`, of a tabular model."""
-        serving, pool = old.tabular_champions.get(name), self._tabular
-        new = fresh.tabular_champions[name]
-        return serving is not None and pool.is_loaded(serving) and not pool.is_loaded(new)
-
-
-def _vanished(old: Snapshot, fresh: Snapshot) -> tuple[str, ...]:
-    """Apps and tabular models with a champion of which there is no version any more."""
-    apps = (app for app in old.champions if not fresh.apps.get(app))
-    return (*apps, *(name for name in old.tabular_champions if not fresh.registered.tabular.get(name)))
+def _waiting(pool: ModelCache[Version, Any], old: Mapping[str, Version], new: Mapping[str, Version]) -> list[str]:
+    served = [(name, old[name], version) for name, version in new.items() if name in old]
+    return [name for name, before, version in served if pool.is_loaded(before) and not pool.is_loaded(version)]

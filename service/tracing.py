@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import llmops
 from llmops.processes import run_blocking
@@ -30,33 +30,36 @@ _CLOSE_SECONDS = 3.0
 Headers = Iterable[tuple[bytes, bytes]]
 
 
-class RequestSpan(Protocol):
-    """A request being traced. headers: what to send to an upstream server with it."""
+class RequestSpan:
+    """A request of which nothing is traced: its client's trace context goes on as it came.
 
-    @property
-    def headers(self) -> Mapping[str, str]: ...
+    headers: what to send to an upstream server with it.
+    """
+
+    __slots__ = ("headers",)
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self.headers = headers
 
     def end(self, record: LogRecord | None = None, *, status: int = 500) -> None:
         """Ends the span with what the record says; with `status` alone where the request reached no model."""
-        ...
 
 
-class Tracing(Protocol):
-    """Where spans come from."""
+class Tracing:
+    """Where spans come from; here, nowhere."""
 
-    def begin(self, scope_headers: Headers, name: str) -> RequestSpan:
+    def begin(self, scope_headers: Headers, name: str) -> RequestSpan:  # noqa: ARG002
         """A span for one request, the child of the one that its headers name. name: such as `POST /v1/embeddings`."""
-        ...
+        return RequestSpan(trace_context(scope_headers))
 
     async def close(self) -> None:
         """Sends what is waiting, for a few seconds at most."""
-        ...
 
 
 def open_tracing(settings: Settings) -> Tracing:
     """As `otel_endpoint` and `otel_sample` say."""
     if settings.otel_endpoint is None:
-        return PassThrough()
+        return Tracing()
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     base = settings.otel_endpoint.rstrip("/")
@@ -64,27 +67,7 @@ def open_tracing(settings: Settings) -> Tracing:
     return OtelTracing(OTLPSpanExporter(endpoint=url, timeout=10), settings.otel_sample)
 
 
-class PassThrough:
-    """No spans: a client's trace context goes to the upstream server as it came."""
-
-    def begin(self, scope_headers: Headers, name: str) -> RequestSpan:  # noqa: ARG002  it is called as the others are
-        return _PassedOn(trace_context(scope_headers))
-
-    async def close(self) -> None:
-        """Nothing is waiting."""
-
-
-class _PassedOn:
-    __slots__ = ("headers",)
-
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        self.headers = headers
-
-    def end(self, record: LogRecord | None = None, *, status: int = 500) -> None:
-        """Nothing to end."""
-
-
-class OtelTracing:
+class OtelTracing(Tracing):
     """Spans through OpenTelemetry's SDK.
 
     sample: share of the traces that begin here; of others, those that the client's own trace context marks as sampled.
@@ -121,17 +104,15 @@ class OtelTracing:
                 await run_blocking(self._provider.shutdown, name="close tracing")
 
 
-class _OtelSpan:
+class _OtelSpan(RequestSpan):
     __slots__ = ("_span",)
 
     def __init__(self, span: Span) -> None:
+        context = span.get_span_context()
+        parent = {"traceparent": f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"}
+        state = {"tracestate": context.trace_state.to_header()} if context.trace_state else {}
+        super().__init__({**parent, **state})
         self._span = span
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        context = self._span.get_span_context()
-        headers = {"traceparent": f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"}
-        return {**headers, "tracestate": context.trace_state.to_header()} if context.trace_state else headers
 
     def end(self, record: LogRecord | None = None, *, status: int = 500) -> None:
         span = self._span
@@ -141,16 +122,13 @@ class _OtelSpan:
             if record is not None:
                 span.set_attributes(_attributes(record))
             if status >= 500:
-                self._mark_failed(record, status)
+                from opentelemetry.trace import StatusCode
+
+                # Of an error such as `EngineTimeout: no whole answer`, the class; its text may quote what was asked.
+                kind = str(record.details.get("error", "") if record is not None else "").partition(":")[0]
+                span.set_attribute("error.type", kind or str(status))
+                span.set_status(StatusCode.ERROR)
         span.end()
-
-    def _mark_failed(self, record: LogRecord | None, status: int) -> None:
-        from opentelemetry.trace import StatusCode
-
-        # Of an error such as `EngineTimeout: no whole answer`, the class; its text may quote what was asked.
-        kind = str(record.details.get("error", "") if record is not None else "").partition(":")[0]
-        self._span.set_attribute("error.type", kind or str(status))
-        self._span.set_status(StatusCode.ERROR)
 
 
 def trace_context(scope_headers: Headers) -> dict[str, str]:
@@ -171,12 +149,15 @@ def trace_context(scope_headers: Headers) -> dict[str, str]:
 
 def _attributes(record: LogRecord) -> dict[str, Any]:
     """The record by OpenTelemetry's conventions for generative AI (`gen_ai.*`), and by ours."""
-    if record.route == PREDICT:
-        return _attributes_of_prediction(record)
     details = record.details
     parameters = details.get("parameters") or {}
     prompt, _, prompt_version = (record.prompt or "").partition("@")
-    found = {
+    found: dict[str, Any] = {"llmops.outcome": record.outcome, "llmops.request_id": record.request_id}
+    if record.route == PREDICT:  # nothing generative
+        found |= {"llmops.model": record.model, "llmops.rows": details.get("rows")}
+        return {name: value for name, value in found.items() if value is not None}
+    first_ms, reason = record.first_token_ms, details.get("finish_reason")
+    found |= {
         "gen_ai.operation.name": _OPERATIONS.get(str(details.get("route")), "chat"),
         "gen_ai.provider.name": "llmops",
         "gen_ai.request.model": record.release or record.model,
@@ -188,31 +169,10 @@ def _attributes(record: LogRecord) -> dict[str, Any]:
         "gen_ai.request.stream": details.get("stream"),
         "gen_ai.usage.input_tokens": record.tokens_in,
         "gen_ai.usage.output_tokens": record.tokens_out,
-        "gen_ai.response.finish_reasons": _in_list(details.get("finish_reason")),
-        "gen_ai.response.time_to_first_chunk": _seconds(record.first_token_ms),
+        "gen_ai.response.finish_reasons": None if reason is None else [str(reason)],
+        "gen_ai.response.time_to_first_chunk": None if first_ms is None else first_ms / 1000,
         "gen_ai.prompt.name": prompt or None,
         "llmops.prompt.version": prompt_version or None,
         "llmops.release": record.release,
-        "llmops.outcome": record.outcome,
-        "llmops.request_id": record.request_id,
     }
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _attributes_of_prediction(record: LogRecord) -> dict[str, Any]:
-    """Of a tabular model, which is nothing generative."""
-    found = {
-        "llmops.model": record.model,
-        "llmops.rows": record.details.get("rows"),
-        "llmops.outcome": record.outcome,
-        "llmops.request_id": record.request_id,
-    }
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _in_list(value: Any) -> list[str] | None:
-    return None if value is None else [str(value)]
-
-
-def _seconds(milliseconds: float | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000

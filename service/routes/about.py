@@ -1,10 +1,11 @@
-"""`GET /v1/models`: every name that a request's `model` may have."""
+"""What the gateway says of itself: health and metrics, every name of a model, and the API reference."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import fastapi_offline
 from fastapi import APIRouter, FastAPI, Request
@@ -41,7 +42,23 @@ def health_router(gateway: Gateway) -> APIRouter:
         told: dict[str, object] = {"status": "not ready" if problems else "ready"}
         caller = gateway.caller_of(request.scope)
         if caller is not None and caller.sees_details:
-            told |= _details(gateway, problems)
+            keeper, age = gateway.keeper, gateway.keeper.age
+            told |= {
+                "reasons": problems,
+                "warnings": gateway.warnings(),
+                "snapshot": {
+                    "age_seconds": None if age is None else round(age, 3),
+                    "last_error": keeper.last_error,
+                    "held_back": list(keeper.held_back),
+                },
+                "engines": {
+                    "loaded": gateway.pool.loaded,
+                    "failures": dict(gateway.pool.failures),
+                    "modes": gateway.pool.modes,
+                },
+                "tabular": {"loaded": gateway.tabular.loaded, "failures": dict(gateway.tabular.failures)},
+                "log": {"failure": gateway.log.failure, "lost": gateway.log.lost},
+            }
         return JSONResponse(told, 503 if problems else 200)
 
     @router.get("/metrics", response_class=Response)
@@ -51,23 +68,6 @@ def health_router(gateway: Gateway) -> APIRouter:
         return Response(text, media_type=gateway.metrics.content_type)
 
     return router
-
-
-def _details(gateway: Gateway, problems: list[str]) -> dict[str, object]:
-    keeper, pool, log = gateway.keeper, gateway.pool, gateway.log
-    age = keeper.age
-    return {
-        "reasons": problems,
-        "warnings": gateway.warnings(),
-        "snapshot": {
-            "age_seconds": None if age is None else round(age, 3),
-            "last_error": keeper.last_error,
-            "held_back": list(keeper.held_back),
-        },
-        "engines": {"loaded": pool.loaded, "failures": dict(pool.failures), "modes": pool.modes},
-        "tabular": {"loaded": gateway.tabular.loaded, "failures": dict(gateway.tabular.failures)},
-        "log": {"failure": log.failure, "lost": log.lost},
-    }
 
 
 class ModelCard(BaseModel):
@@ -126,19 +126,18 @@ def _cards(snapshot: Snapshot, embeds: bool) -> Iterator[tuple[ModelCard, str | 
         yield ModelCard(id=EMBEDDING_MODEL), None
 
 
-# `GET /docs`: the reference in Swagger UI, from files on this machine; FastAPI's own page loads them from afar.
-#
-# `GET /openapi.json` is FastAPI's document, and in it each tabular model that the caller may ask, with its rows typed.
-
 ASSETS = "/docs/assets"
 _SCHEMES = {
     "key": {"type": "http", "scheme": "bearer", "description": "A gateway key, as `llmops keys create` printed it."}
 }
-_NEEDED: Mapping[str, Any] = {"security": [{"key": []}]}
 
 
 def add_reference(app: FastAPI, gateway: Gateway) -> None:
-    """Adds the page, its files and the document to an app that was made without pages of its own."""
+    """Adds `/docs` and `/openapi.json` to an app that was made without pages of its own.
+
+    Swagger UI comes from files on this machine; FastAPI's own page loads it from afar. The document has, beside
+    FastAPI's, each tabular model that the caller may ask, with its rows typed; and where keys exist, what needs one.
+    """
     app.mount(ASSETS, StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"))
 
     @app.get("/docs", include_in_schema=False)
@@ -154,27 +153,16 @@ def add_reference(app: FastAPI, gateway: Gateway) -> None:
 
     @app.get("/openapi.json", include_in_schema=False)
     async def document(request: Request) -> JSONResponse:
-        """The document."""
-        found = _with_models(app.openapi(), gateway, gateway.caller_of(request.scope))
-        needs_key = gateway.access is not None and gateway.access.key_exists
-        return JSONResponse(_with_keys(found) if needs_key else found)
-
-
-def _with_keys(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with keys, which Swagger UI asks for by its button "Authorize"; each operation that needs one says
-    so."""
-    paths = {
-        path: operations if is_open(path) else {method: {**each, **_NEEDED} for method, each in operations.items()}
-        for path, operations in document["paths"].items()
-    }
-    return {**document, "paths": paths, "components": {**document["components"], "securitySchemes": _SCHEMES}}
-
-
-def _with_models(document: dict[str, Any], gateway: Gateway, caller: Caller | None) -> dict[str, Any]:
-    """The document for one caller; strangers (None) get it too, but no names of models."""
-    try:
-        champions = gateway.keeper.snapshot.tabular_champions
-    except StoreUnavailable:
-        return document
-    open_to_caller = [each for name, each in champions.items() if caller is not None and caller.may_use(name)]
-    return {**document, "paths": {**document["paths"], **typed_paths(document, open_to_caller)}}
+        """The document for one caller; strangers get it too, but no names of models."""
+        found, caller = app.openapi(), gateway.caller_of(request.scope)
+        paths = dict(found["paths"])
+        with contextlib.suppress(StoreUnavailable):
+            champions = gateway.keeper.snapshot.tabular_champions.items()
+            paths |= typed_paths(found, [m for name, m in champions if caller is not None and caller.may_use(name)])
+        found = {**found, "paths": paths}
+        if gateway.access is not None and gateway.access.key_exists:
+            for path, operations in paths.items():
+                if not is_open(path):
+                    paths[path] = {method: {**each, "security": [{"key": []}]} for method, each in operations.items()}
+            found["components"] = {**found["components"], "securitySchemes": _SCHEMES}
+        return JSONResponse(found)

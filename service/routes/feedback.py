@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -23,7 +23,7 @@ from service.gateway import Gateway
 from service.idempotency import key_of
 from service.json_route import JsonRoute
 from service.routes.predict import MOST_ROWS
-from service.schemas import Text, only, replies
+from service.schemas import StrictBody, Text, only, replies
 
 MOST_RECORDS = 100
 """Of one request id that clients use again and again, so many of its newest records are looked at."""
@@ -44,7 +44,7 @@ _Value = Annotated[
 ]
 
 
-class FeedbackRequest(BaseModel):
+class FeedbackRequest(StrictBody):
     """The body of `POST /v1/feedback`: an opinion on the answer to one request; at least one of score, label, comment,
     truth.
 
@@ -55,8 +55,6 @@ class FeedbackRequest(BaseModel):
     truth: of a prediction, what each row's value really was, in the order of the rows, null where it is not known yet;
     sent again, the last one counts.
     """
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
     request_id: _ShortText
     score: float | None = None
@@ -125,15 +123,18 @@ class FeedbackAnswer:
         if body.truth is not None:
             _check_truth(body.truth, record)
         name = caller.key_id or caller.name
-        identity: dict[str, Any] = {} if key is None else {"key": _identity(name, key)}
-        said = self._guarded(record)
+        # Equal for repetitions.
+        own_key = None if key is None else hashlib.sha256(f"{name}\n{key}".encode()).hexdigest()[:32]
+        identity: dict[str, Any] = {} if own_key is None else {"key": own_key}
+        # The texts as the guards of the answer's release let them into the log.
+        said = self._gateway.guards_of(record).feedback(body.model_dump(include={"user", "label", "comment"}))
         given = Feedback(
             request_id=body.request_id,
             record_key=record.key,
             app=record.app,
             release=record.release,
             caller=name,
-            user=said["user"],
+            user=hidden_if_redacted(body.user, said["user"]),  # a vote counts by its user: hidden, it is still one's
             score=body.score,
             label=said["label"],
             comment=said["comment"],
@@ -149,13 +150,6 @@ class FeedbackAnswer:
             raise ApiError(422, message, param="key", code="idempotency_key_reused")
         return stored
 
-    def _guarded(self, record: LogRecord) -> dict[str, str | None]:
-        """The texts as the guards of the answer's release let them into the log. Raises ApiError 400."""
-        texts = {"user": self._body.user, "label": self._body.label, "comment": self._body.comment}
-        said = self._gateway.guards_of(record).feedback(texts)
-        # A vote counts by its user: hidden, it is still one user's.
-        return {**said, "user": hidden_if_redacted(texts["user"], said["user"])}
-
     def _record(self, request_id: str, caller: Caller, param: str) -> LogRecord:
         """The newest record of the request id that the caller may know of, its own ones first."""
         found = self._log.read(request_id=request_id, limit=MOST_RECORDS, newest=True)
@@ -163,7 +157,8 @@ class FeedbackAnswer:
         if not open_to_caller:
             message = f"{param}: no request {request_id!r} is in the production log"
             raise ApiError(404, message, param=param, code="not_found")
-        return _own(open_to_caller, caller) or open_to_caller[-1]
+        own = [record for record in open_to_caller if caller.key_id and record.details.get("key") == caller.key_id]
+        return (own or open_to_caller)[-1]
 
 
 def _check_truth(truth: Sequence[Any], record: LogRecord) -> None:
@@ -176,21 +171,9 @@ def _check_truth(truth: Sequence[Any], record: LogRecord) -> None:
     kinds = {_kind(value) for value in values_of(record)}
     for row, value in enumerate(truth):
         if value is not None and kinds and _kind(value) not in kinds:
-            param = f"truth[{row}]"
-            raise ApiError(
-                400, f"{param}: must be {' or '.join(sorted(kinds))}, as was predicted, or null", param=param
-            )
+            fault = f"truth[{row}]: must be {' or '.join(sorted(kinds))}, as was predicted, or null"
+            raise ApiError(400, fault, param=f"truth[{row}]")
 
 
 def _kind(value: Any) -> str:
     return "true or false" if isinstance(value, bool) else "text" if isinstance(value, str) else "a number"
-
-
-def _own(records: Iterable[LogRecord], caller: Caller) -> LogRecord | None:
-    own = [record for record in records if caller.key_id is not None and record.details.get("key") == caller.key_id]
-    return own[-1] if own else None
-
-
-def _identity(caller: str, key: str) -> str:
-    """The feedback's own key, equal for repetitions: 32 characters."""
-    return hashlib.sha256(f"{caller}\n{key}".encode()).hexdigest()[:32]

@@ -18,7 +18,6 @@ import llmops
 from llmops.errors import StoreUnavailable
 from llmops.processes import run_blocking
 from llmops.production_log import LogRecord, ProductionLog
-from llmops.settings import Settings
 from llmops.versions import Release
 from service.access import ANONYMOUS, Caller
 from service.error_map import ApiError
@@ -110,6 +109,8 @@ def page_router(gateway: Gateway, log: ProductionLog) -> APIRouter:
     """The page's routes. `/` and its files are open to everybody; `/status.json` shows a caller the apps it may use."""
     router = APIRouter(tags=["page"])
     files, recent = _files(), _Recent(log)
+    uri = gateway.settings.resolved_tracking_uri
+    mlflow = uri if uri.startswith(("http://", "https://")) and "@" not in uri else None
 
     @router.get("/", include_in_schema=False, response_class=Response)
     async def page(request: Request) -> Response:
@@ -145,7 +146,7 @@ def page_router(gateway: Gateway, log: ProductionLog) -> APIRouter:
             ],
             recent=figures(records, seen.seconds),
             problem=seen.problem,
-            links=_links(gateway.settings) if caller.sees_details else Links(mlflow=None),
+            links=Links(mlflow=mlflow if caller.sees_details else None),
         )
 
     return router
@@ -198,19 +199,16 @@ class _Recent:
             known = self._apps >= set(apps)
             if not known or time.monotonic() - self._read_at >= FRESH_SECONDS:
                 self._apps |= frozenset(apps)
-                await self._read()
+                now, self.seconds, self.problem = datetime.now(UTC), RECENT.total_seconds(), None
+                try:
+                    read = await run_blocking(lambda: self._from_log(now - RECENT), name="recent traffic")
+                    self.records, self.votes = read
+                    if len(self.records) == MOST_RECORDS:
+                        self.seconds = max(1.0, (now - self.records[0].at).total_seconds())
+                except StoreUnavailable:
+                    self.records, self.votes, self.problem = [], {}, "the production log cannot be read"
                 self._read_at = time.monotonic()
         return self
-
-    async def _read(self) -> None:
-        now, self.seconds = datetime.now(UTC), RECENT.total_seconds()
-        try:
-            self.records, self.votes = await run_blocking(lambda: self._from_log(now - RECENT), name="recent traffic")
-            if len(self.records) == MOST_RECORDS:
-                self.seconds = max(1.0, (now - self.records[0].at).total_seconds())
-            self.problem = None
-        except StoreUnavailable:
-            self.records, self.votes, self.problem = [], {}, "the production log cannot be read"
 
     def _from_log(self, since: datetime) -> tuple[list[LogRecord], dict[str, list[VoteStatus]]]:
         records = self._log.read(since=since, limit=MOST_RECORDS, newest=True, texts=False)
@@ -234,11 +232,6 @@ def _release(release: Release, records: Sequence[LogRecord], seconds: float) -> 
         variables=sorted(template.variables - {template.input_variable}),
         recent=figures([record for record in records if record.release == release.ref], seconds),
     )
-
-
-def _links(settings: Settings) -> Links:
-    uri = settings.resolved_tracking_uri
-    return Links(mlflow=uri if uri.startswith(("http://", "https://")) and "@" not in uri else None)
 
 
 class _File(NamedTuple):
