@@ -61,7 +61,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         # Also for an empty line or the tail of a refused body, which stop uvicorn's own keep-alive clock.
-        if self._deadline is None and self._is_between_requests():
+        if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._start_clock()
         self._idle_bytes += len(data)
         self._unset_keepalive_if_required()
@@ -125,9 +125,6 @@ class PatientProtocol(HttpToolsProtocol):
             self._stalled.cancel()
             self._stalled = None
 
-    def _is_between_requests(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
-
     def _start_clock(self) -> None:
         self._deadline = self.loop.call_later(self.header_timeout, self._too_slow)
 
@@ -147,16 +144,16 @@ class PatientProtocol(HttpToolsProtocol):
         self._stop_clock()
         if self.transport.is_closing():
             return
-        if not self._is_replying():  # in the middle of a reply a status line would be read as part of it
-            self.transport.write(_last_reply(error))
-        if self.cycle is not None and not self.cycle.response_complete:
+        open_cycle = self.cycle is not None and not self.cycle.response_complete
+        # In the middle of a reply a status line would be read as part of it.
+        if not self.pipeline and not (open_cycle and self.cycle.response_started):
+            body = error.body()
+            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+            self.transport.write(STATUS_LINE[error.status] + head + body)
+        if open_cycle:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.close()
-
-    def _is_replying(self) -> bool:
-        begun = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
-        return begun or bool(self.pipeline)
 
 
 def with_header_timeout(seconds: float) -> Any:
@@ -212,9 +209,3 @@ class BodyDeadline:
             return message
 
         await self._app(scope, receive_in_time, send)
-
-
-def _last_reply(error: ApiError) -> bytes:
-    body = error.body()
-    rest = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-    return STATUS_LINE[error.status] + rest + body

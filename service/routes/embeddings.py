@@ -114,11 +114,10 @@ class Embedding(UnaryAnswering[Embed]):
     async def make(self, arrival: Arrival, target: Embed) -> bytes:  # noqa: ARG002  it is called as the others are
         """Asks the engine."""
         vectors, self.tokens = await target(self._body.texts)
-        encoded = _base64 if self._body.encoding_format == "base64" else list
-        data = [
-            {"object": "embedding", "index": index, "embedding": encoded(vector)}
-            for index, vector in enumerate(vectors)
-        ]
+        data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+        if self._body.encoding_format == "base64":
+            for item, vector in zip(data, vectors, strict=True):
+                item["embedding"] = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
         usage = {"prompt_tokens": self.tokens, "total_tokens": self.tokens}
         return orjson.dumps({"object": "list", "data": data, "model": EMBEDDING_MODEL, "usage": usage})
 
@@ -153,7 +152,3 @@ class Embedding(UnaryAnswering[Embed]):
                 **{name: value for name, value in optional.items() if value is not None},
             },
         )
-
-
-def _base64(vector: Sequence[float]) -> str:
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

@@ -108,7 +108,7 @@ class Status(BaseModel):
 def page_router(gateway: Gateway, log: ProductionLog) -> APIRouter:
     """The page's routes. `/` and its files are open to everybody; `/status.json` shows a caller the apps it may use."""
     router = APIRouter(tags=["page"])
-    files, recent = _files(), _Recent(log)
+    files, recent = {path.name: _File.read(path) for path in _FOLDER.iterdir()}, _Recent(log)
     uri = gateway.settings.resolved_tracking_uri
     mlflow = uri if uri.startswith(("http://", "https://")) and "@" not in uri else None
 
@@ -239,18 +239,14 @@ class _File(NamedTuple):
     kind: str
     etag: str
 
+    @classmethod
+    def read(cls, path: Path) -> _File:
+        content = path.read_bytes()
+        return cls(content, _KINDS[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:20]}"')
+
     def reply(self, request: Request) -> Response:
         """The file, or 304 where the client has it."""
         headers = {**_HEADERS, "etag": self.etag}
         if request.headers.get("if-none-match") == self.etag:
             return Response(status_code=304, headers=headers)
         return Response(self.content, headers=headers, media_type=self.kind)
-
-
-def _files() -> dict[str, _File]:
-    """The page's files by name, read once."""
-    found = {}
-    for path in _FOLDER.iterdir():
-        content = path.read_bytes()
-        found[path.name] = _File(content, _KINDS[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:20]}"')
-    return found

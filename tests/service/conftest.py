@@ -15,6 +15,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from llmops.engines.fake import FakeEngine
 from llmops.generation import GenerationParameters
@@ -73,15 +74,14 @@ class Running:
     log: ProductionLog
     http: httpx.Client
 
-    def chat(self, model: str = "assistant", text: str = "hello world", **fields: Any) -> httpx.Response:
+    def chat(
+        self, model: str = "assistant", text: str = "hello world", headers: Any = None, **fields: Any
+    ) -> httpx.Response:
         body = {"model": model, "messages": [{"role": "user", "content": text}], **fields}
-        return self.http.post("/v1/chat/completions", json=body)
+        return self.http.post("/v1/chat/completions", json=body, headers=headers)
 
     def events(self, **fields: Any) -> list[Any]:
-        """The data of a streamed reply's events; the last is `[DONE]` when it ended well."""
-        text = self.chat(stream=True, **fields).text
-        data = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
-        return [item if item == "[DONE]" else json.loads(item) for item in data]
+        return events_of(self.chat(stream=True, **fields))
 
     def records(self) -> list[LogRecord]:
         return self.log.read()
@@ -97,21 +97,43 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
         time.sleep(0.005)
 
 
+def bearer(key: str) -> dict[str, str]:
+    """The header that carries a key."""
+    return {"authorization": f"Bearer {key}"}
+
+
+def events_of(reply: httpx.Response) -> list[Any]:
+    """The data of a streamed reply's events; the last is `[DONE]` when a completion ended well."""
+    data = [line.removeprefix("data: ") for line in reply.text.splitlines() if line.startswith("data: ")]
+    return [item if item == "[DONE]" else json.loads(item) for item in data]
+
+
+async def embed(texts: Any) -> tuple[list[list[float]], int]:
+    """Vectors that tell texts apart by their length, and a token for each word."""
+    return [[float(len(text)), 0.5, *[0.0] * 382] for text in texts], sum(len(text.split()) for text in texts)
+
+
 @contextmanager
-def served(app: FastAPI) -> Iterator[str]:
-    """Runs the app under uvicorn as the product does; yields its URL."""
+def listening(app: ASGIApp, **options: Any) -> Iterator[int]:
+    """Serves any ASGI app under uvicorn, in a thread, as the product runs it; yields its port on 127.0.0.1."""
     with listen("127.0.0.1", 0) as listener:
-        http = with_header_timeout(10.0)
-        config = uvicorn.Config(app, loop="uvloop", http=http, lifespan="on", log_level="error")
+        config = uvicorn.Config(app, **{"loop": "uvloop", "http": "httptools", "log_level": "critical", **options})
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield listener.getsockname()[1]
         finally:
             server.should_exit = True
             thread.join(15)
             assert not thread.is_alive()
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """Serves a gateway's app; yields its URL."""
+    with listening(app, http=with_header_timeout(10.0), lifespan="on", log_level="error") as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import httpx
 import pytest
 
 import service.app
+from llmops.engines.fake import FakeEngine
+from llmops.errors import EngineUnavailable, StoreUnavailable
 from llmops.keys import KeyStore
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
+from service import app as closed
+from tests.service.conftest import embed
+from tests.service.conftest import listening as running
 
 
 def test_models_lists_every_name_that_can_be_asked_for(serve, release):
@@ -126,3 +133,99 @@ def test_head_is_answered_as_get_without_the_body(shared_gateway, path):
 
 def test_head_of_what_is_only_posted_is_405(shared_gateway):
     assert shared_gateway.http.head("/v1/chat/completions").status_code == 405
+
+
+class Opener:
+    """Opens fake engines, and fails while `failure` is set."""
+
+    failure = None
+
+    def __call__(self, model):
+        if self.failure is not None:
+            raise self.failure
+        return FakeEngine(name=model.ref)
+
+
+def test_a_load_failure_over_http_is_503_with_retry_after(serve, wait_until):
+    opener = Opener()
+    opener.failure = EngineUnavailable("weights in /secret are missing")
+    with serve(engine=opener, until_ready=False) as gateway:
+        wait_until(lambda: gateway.http.get("/readyz").json()["engines"]["failures"])
+        reply = gateway.chat()
+        assert (reply.status_code, reply.headers["retry-after"]) == (503, "5")
+        assert "/secret" not in reply.text
+        assert "/secret" in gateway.records()[0].details["error"]
+        opener.failure = None
+        assert gateway.chat().status_code == 200
+        wait_until(gateway.ready)
+
+
+@pytest.mark.parametrize("sane", ["abc", "a b~!", "x" * 128])
+def test_a_sane_request_id_is_echoed(shared_gateway, sane):
+    assert shared_gateway.http.get("/livez", headers={"x-request-id": sane}).headers["x-request-id"] == sane
+
+
+@pytest.mark.parametrize("odd", [b"", b"x" * 129, b"caf\xc3\xa9", b"a\tb"])
+def test_any_other_request_id_is_replaced(shared_gateway, odd):
+    echoed = shared_gateway.http.get("/livez", headers={b"x-request-id": odd}).headers["x-request-id"]
+    assert echoed.startswith("req_")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_over_the_limit_is_413(serve, chunked):
+    body = b'{"model": "assistant", "messages": [{"role": "user", "content": "%s"}]}' % (b"x" * 5000)
+    pieces = (body[start : start + 1000] for start in range(0, len(body), 1000))
+    with serve(max_body_bytes=2000) as gateway, httpx.Client(base_url=gateway.url) as http:
+        headers = {"content-type": "application/json"}
+        reply = http.post("/v1/chat/completions", content=pieces if chunked else body, headers=headers)
+        assert reply.status_code == 413
+        assert reply.json()["error"]["code"] == "body_too_large"
+        assert reply.headers["x-request-id"]
+        assert gateway.chat().status_code == 200
+        assert len(gateway.records()) == 1
+
+
+def test_the_embedding_model_is_listed_where_there_is_one(serve):
+    with serve(embed=embed) as gateway:
+        names = [card["id"] for card in gateway.http.get("/v1/models").json()["data"]]
+        assert names == sorted(names)
+        assert "all-minilm-l6-v2" in names
+        assert gateway.http.get("/v1/models/all-minilm-l6-v2").json()["id"] == "all-minilm-l6-v2"
+
+
+def test_a_release_says_when_it_was_made(serve, release):
+    with serve(dataclasses.replace(release(1, "champion"), created_at=1_790_000_000.7)) as gateway:
+        made = {card["id"]: card["created"] for card in gateway.http.get("/v1/models").json()["data"]}
+        assert made == {
+            "assistant": 1_790_000_000, "assistant@1": 1_790_000_000, "assistant@champion": 1_790_000_000, "tiny@1": 0,
+        }  # fmt: skip
+        assert gateway.http.get("/v1/models/assistant").json()["created"] == 1_790_000_000
+
+
+def test_an_unknown_name_is_404_and_names_what_exists(shared_gateway):
+    reply = shared_gateway.http.get("/v1/models/nobody")
+    assert (reply.status_code, reply.json()["error"]["code"]) == (404, "model_not_found")
+    assert "assistant@champion" in reply.json()["error"]["message"]
+
+
+@pytest.fixture
+def http(monkeypatch):
+    ended = []
+    monkeypatch.setattr(closed.os, "kill", lambda *_: ended.append(True))
+    monkeypatch.setattr(closed, "LOOK_AGAIN_SECONDS", 0.01)
+    app = closed.closed_app(StoreUnavailable("/home/secret/log.db was taken away"))
+    with running(app, lifespan="on") as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        client.ended = ended
+        yield client
+
+
+def test_everything_is_refused_without_a_word_of_why_and_the_worker_ends_to_look_again(http, wait_until):
+    chat = http.post("/v1/chat/completions", json={})
+    assert (chat.status_code, chat.json()["error"]["code"], chat.headers["retry-after"]) == (
+        503, "store_unavailable", "1")  # fmt: skip
+    assert http.get("/livez").status_code == 200
+    for path in ("/readyz", "/metrics", "/v1/models", "/"):
+        reply = http.get(path)
+        assert reply.status_code == 503
+        assert "secret" not in reply.text
+    wait_until(lambda: http.ended)

@@ -21,7 +21,6 @@ from llmops.errors import (
     StoreUnavailable,
 )
 from llmops.generation import EXTRAS, Chunk, Usage
-from llmops.traffic_policy import TrafficPolicy
 
 MESSAGES = [{"role": "user", "content": "hello world"}]
 WORDS = "one two three four five six"
@@ -85,7 +84,7 @@ def test_reply_names_the_versions_that_answered(gateway, stream):
 
 def test_a_bare_model_gets_the_messages_as_they_are(gateway):
     messages = [{"role": "developer", "content": "Be brief."}, {"role": "assistant", "content": "Yes?"}]
-    reply = gateway.http.post("/v1/chat/completions", json={"model": "tiny@1", "messages": messages})
+    reply = gateway.chat("tiny@1", messages=messages)
     assert reply.json()["choices"][0]["message"]["content"] == "You said: Yes?"
     assert reply.json()["model"] == reply.headers["x-llmops-model"] == "tiny@1"
     assert "x-llmops-release" not in reply.headers
@@ -94,20 +93,10 @@ def test_a_bare_model_gets_the_messages_as_they_are(gateway):
 
 
 def test_the_template_wraps_the_conversation(gateway):
-    turns = ["first", "reply", "second"]
-    messages = [
-        {"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), turns, strict=True)
-    ]
-    messages.insert(0, {"role": "system", "content": "client's own"})
-    gateway.http.post("/v1/chat/completions", json={"model": "assistant", "messages": messages})
+    turns = [("system", "client's own"), ("user", "first"), ("assistant", "reply"), ("user", "second")]
+    gateway.chat(messages=[{"role": role, "content": text} for role, text in turns])
     seen = [(m["role"], m["content"]) for m in gateway.engines["tiny@1"].requests[-1].messages]
-    assert seen == [
-        ("system", "Answer as release 1."),
-        ("system", "client's own"),
-        ("user", "first"),
-        ("assistant", "reply"),
-        ("user", "second"),
-    ]
+    assert seen == [("system", "Answer as release 1."), *turns]
 
 
 def test_alias_version_and_champion_name_the_release(serve, release):
@@ -180,10 +169,8 @@ def test_an_answer_cut_by_max_tokens_says_length(gateway):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_record_says_what_was_asked_and_answered(gateway, stream):
-    sent = {"x-request-id": "abc 1"}
-    body = {"model": "assistant", "messages": MESSAGES, "stream": stream, "user": "u1", "metadata": {"k": "v"}}
     for _ in range(2):
-        reply = gateway.http.post("/v1/chat/completions", json=body, headers=sent)
+        reply = gateway.chat(headers={"x-request-id": "abc 1"}, stream=stream, user="u1", metadata={"k": "v"})
         assert reply.headers["x-request-id"] == "abc 1"
     first, second = gateway.records()
     assert first.key != second.key
@@ -404,32 +391,15 @@ def test_the_engine_knows_whether_anybody_reads_along(gateway, stream):
 
 def test_a_clients_trace_context_reaches_the_engine(gateway):
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    body = {"model": "assistant", "messages": MESSAGES}
-    gateway.http.post("/v1/chat/completions", json=body, headers={"traceparent": parent})
+    gateway.chat(headers={"traceparent": parent})
     assert gateway.engines["tiny@1"].requests[-1].headers == {"traceparent": parent}
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_repeated_idempotency_key_brings_the_same_bytes_and_asks_no_model(gateway, stream):
-    body = {"model": "assistant", "messages": MESSAGES, "stream": stream}
-    first, second = (
-        gateway.http.post("/v1/chat/completions", json=body, headers={"idempotency-key": "k1"}) for _ in range(2)
-    )
-    assert first.status_code == second.status_code == 200
-    assert first.content == second.content
-    assert first.headers["content-type"] == second.headers["content-type"]
-    assert second.headers["x-llmops-release"] == "assistant@1"
-    assert second.headers["idempotent-replayed"] == "true"
-    assert len(gateway.engines["tiny@1"].requests) == len(gateway.records()) == 1
-    other = gateway.http.post("/v1/chat/completions", json={**body, "user": "u"}, headers={"idempotency-key": "k1"})
-    assert other.status_code == 422
 
 
 @pytest.mark.parametrize("fields", [{"model": "nobody"}, {"tools": TOOLS}])
 def test_after_a_failure_an_idempotency_key_is_free_again(gateway, fields):
-    body, headers = {"model": "assistant", "messages": MESSAGES}, {"idempotency-key": "k2"}
-    assert gateway.http.post("/v1/chat/completions", json={**body, **fields}, headers=headers).status_code >= 400
-    assert gateway.http.post("/v1/chat/completions", json=body, headers=headers).status_code == 200
+    headers = {"idempotency-key": "k2"}
+    assert gateway.chat(**fields, headers=headers).status_code >= 400
+    assert gateway.chat(headers=headers).status_code == 200
 
 
 def test_the_record_names_the_arm(serve, release):
@@ -437,18 +407,6 @@ def test_the_record_names_the_arm(serve, release):
         gateway.chat()
         gateway.chat("assistant@challenger")
         assert [record.details["arm"] for record in gateway.records()] == ["champion", "explicit"]
-
-
-def test_shadow_traffic_is_logged_and_never_returned(serve, release, wait_until):
-    with serve(release(1, "champion"), release(2, "challenger")) as gateway:
-        gateway.source.set_policy("assistant", TrafficPolicy(shadow=1.0))
-        wait_until(lambda: gateway.app.state.gateway.keeper.snapshot.splits)
-        wait_until(lambda: gateway.app.state.gateway.pool.is_loaded(release(2).model))
-        assert gateway.chat().json()["model"] == "assistant@1"
-        wait_until(lambda: len(gateway.log.read(shadow=True)) == 2)
-        answered, shadow = sorted(gateway.log.read(shadow=True), key=lambda record: record.outcome)
-    assert (answered.release, shadow.release) == ("assistant@1", "assistant@2")
-    assert shadow.details["shadow_of"] == answered.request_id
 
 
 @pytest.mark.parametrize("stream", [False, True])

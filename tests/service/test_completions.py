@@ -1,21 +1,15 @@
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from llmops.engines.fake import FakeEngine
 from llmops.errors import ContextTooLong, EngineError
 from llmops.generation import EXTRAS, Chunk, Usage
+from tests.service.conftest import events_of
 
 
 def complete(gateway, prompt="hello world", model="assistant", **fields):
     return gateway.http.post("/v1/completions", json={"model": model, "prompt": prompt, **fields})
-
-
-def events(reply):
-    data = [line.removeprefix("data: ") for line in reply.text.splitlines() if line.startswith("data: ")]
-    return [item if item == "[DONE]" else json.loads(item) for item in data]
 
 
 def test_the_prompt_fills_the_releases_template(shared_gateway):
@@ -51,7 +45,9 @@ def test_parameters_reach_the_engine_and_others_are_the_releases(shared_gateway)
 
 
 def test_a_streamed_reply_has_pieces_a_finish_and_the_usage_asked_for(shared_gateway):
-    *pieces, finish, usage, done = events(complete(shared_gateway, stream=True, stream_options={"include_usage": True}))
+    *pieces, finish, usage, done = events_of(
+        complete(shared_gateway, stream=True, stream_options={"include_usage": True})
+    )
     assert [piece["choices"][0]["text"] for piece in pieces] == ["You", " said:", " hello", " world"]
     assert {piece["object"] for piece in pieces} == {"text_completion"}
     assert {piece["usage"] for piece in pieces} == {None}
@@ -59,13 +55,13 @@ def test_a_streamed_reply_has_pieces_a_finish_and_the_usage_asked_for(shared_gat
     assert (usage["choices"], usage["usage"]["completion_tokens"]) == ([], 4)
     assert done == "[DONE]"
     assert len({item["id"] for item in [*pieces, finish, usage]}) == 1
-    assert not any("usage" in event for event in events(complete(shared_gateway, stream=True))[:-1])
+    assert not any("usage" in event for event in events_of(complete(shared_gateway, stream=True))[:-1])
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_n_texts_come_by_index(shared_gateway, stream):
     reply = complete(shared_gateway, n=3, stream=stream)
-    objects = events(reply)[:-1] if stream else [reply.json()]
+    objects = events_of(reply)[:-1] if stream else [reply.json()]
     texts: dict[int, str] = {}
     for choice in (choice for item in objects for choice in item["choices"]):
         texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
@@ -92,7 +88,7 @@ def test_logprobs_have_the_older_shape(serve):
         assert whole["token_logprobs"] == [-0.1, -0.2, -0.3, -0.4]
         assert whole["text_offset"] == [0, 1, 2, 5]
         assert whole["top_logprobs"][0] == {"S": -0.1}
-        first, second, *_ = events(complete(gateway, logprobs=1, stream=True))
+        first, second, *_ = events_of(complete(gateway, logprobs=1, stream=True))
         assert first["choices"][0]["logprobs"]["text_offset"] == [0, 1]
         assert second["choices"][0]["logprobs"]["text_offset"] == [2, 5]
         assert gateway.engines["tiny@1"].requests[-1].extras == {"logprobs": True, "top_logprobs": 1}
@@ -144,7 +140,7 @@ def test_an_error_in_mid_stream_ends_the_stream_with_an_event(serve):
     with serve(engine=lambda _: FakeEngine(script=breaking)) as gateway:
         reply = complete(gateway, stream=True)
         assert reply.status_code == 200
-        assert events(reply)[-1]["error"]["code"] == "engine_error"
+        assert events_of(reply)[-1]["error"]["code"] == "engine_error"
         assert "secret" not in reply.text
 
 

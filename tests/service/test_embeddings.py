@@ -7,12 +7,9 @@ import struct
 import pytest
 
 from llmops.errors import EngineBusy, EngineUnavailable
+from tests.service.conftest import embed
 
 MODEL = "all-minilm-l6-v2"
-
-
-async def embed(texts):
-    return [[float(len(text)), 0.5, *[0.0] * 382] for text in texts], sum(len(text.split()) for text in texts)
 
 
 @pytest.fixture(scope="module")

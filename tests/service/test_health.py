@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from llmops.engine_host.frames import Pong
 from llmops.engines.fake import FakeEngine
 from llmops.errors import EngineUnavailable
 from llmops.keys import KeyStore
 from llmops.traffic_policy import TrafficPolicy
+from service.gateway import EngineWatch
 
 
 def test_a_ready_gateway_says_so_without_warnings(shared_gateway):
@@ -20,6 +23,8 @@ def test_a_registry_that_is_down_is_a_warning_while_its_last_releases_serve(gate
     wait_until(lambda: gateway.http.get("/readyz").json()["warnings"])
     reply = gateway.http.get("/readyz")
     assert reply.status_code == 200
+    assert reply.json()["snapshot"]["last_error"]
+    assert reply.json()["snapshot"]["age_seconds"] > 0
     assert reply.json()["warnings"][0].startswith("registry not read for 0 s, serving the releases read last: ")
     assert gateway.chat().status_code == 200
     gateway.source.down = False
@@ -115,3 +120,59 @@ def test_metrics_name_the_snapshots_age(gateway):
     text = gateway.http.get("/metrics").text
     (age,) = [line for line in text.splitlines() if line.startswith("llmops_snapshot_age_seconds ")]
     assert 0 <= float(age.split()[1]) < time.monotonic() - start + 5
+
+
+pytestmark = pytest.mark.anyio
+
+
+def report(waiting=0, running=0, loaded=True, failure=None):
+    return {"waiting": waiting, "running": running, "loaded": loaded, "failure": failure}
+
+
+def watching(*answers):
+    """A watch whose process gives these answers, one after the other, and the last one for ever."""
+    left = list(answers)
+
+    async def ping():
+        answer = left.pop(0) if len(left) > 1 else left[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return EngineWatch(ping)
+
+
+async def test_before_the_first_look_the_process_is_not_well():
+    watch = watching(Pong({}, 0))
+    assert watch.problem == "the engine process has not answered yet"
+    await watch.look()
+    assert watch.problem is None
+
+
+async def test_it_shows_what_waits_and_runs_and_what_could_not_be_loaded():
+    watch = watching(Pong({"a@1": report(2, 4), "b@1": report(loaded=False, failure="no memory")}, 3))
+    await watch.look()
+    assert watch.depths() == {"a@1": (2, 4), "b@1": (0, 0)}
+    assert (watch.failure("a@1"), watch.failure("b@1"), watch.failure("c@1")) == (None, "no memory", None)
+    assert watch.restarts() == 3
+
+
+async def test_a_process_that_does_not_answer_is_the_problem_until_it_does():
+    watch = watching(Pong({"a@1": report(2)}, 1), EngineUnavailable("it is gone"), Pong({}, 2))
+    await watch.look()
+    await watch.look()
+    assert (watch.problem, watch.depths()) == ("it is gone", {})
+    await watch.look()
+    assert (watch.problem, watch.restarts()) == (None, 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "waits"),
+    [
+        (Pong({"a@1": report(running=9)}, 0), False),
+        (Pong({"a@1": report(waiting=1)}, 0), True),
+        (EngineUnavailable("it is gone"), True),
+    ],
+)
+async def test_production_waits_where_a_request_does_or_nobody_can_say(answer, waits):
+    assert await watching(answer).production_waits() is waits

@@ -203,15 +203,15 @@ async def test_a_log_that_cannot_be_written_is_told(log):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_over_http_a_repetition_is_the_same_reply_and_no_new_generation(gateway, stream):
-    body = {"model": "assistant", "messages": [{"role": "user", "content": "again"}], "stream": stream}
     headers = {"idempotency-key": "order 66"}
-    first, second = (gateway.http.post("/v1/chat/completions", json=body, headers=headers) for _ in range(2))
+    first, second = (gateway.chat(headers=headers, stream=stream) for _ in range(2))
+    assert first.status_code == second.status_code == 200
     assert second.content == first.content
     assert second.headers["content-type"] == first.headers["content-type"]
     assert second.headers["x-llmops-release"] == "assistant@1"
     assert "idempotent-replayed" not in first.headers
     assert second.headers["idempotent-replayed"] == "true"
     (only,) = gateway.records()
+    assert len(gateway.engines["tiny@1"].requests) == 1
     assert second.headers["x-llmops-original-request-id"] == only.request_id == first.headers["x-request-id"]
-    other = gateway.http.post("/v1/chat/completions", json={**body, "max_tokens": 3}, headers=headers)
-    assert other.status_code == 422
+    assert gateway.chat(headers=headers, stream=stream, max_tokens=3).status_code == 422

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from llmops.json_logs import MOST_QUEUED, LineHandler, configure_logging
 from service.access import Caller
 from service.request_context import AccessLog
 
+pytestmark = pytest.mark.anyio
 LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 
 
@@ -57,6 +59,17 @@ def _logging_as_it_was() -> Iterator[None]:
         logging.getLogger(name).setLevel(theirs)
 
 
+@contextmanager
+def logging_to(stream: Any = None, form: str = "json") -> Iterator[Any]:
+    """The stream of a log that is written when the block ends."""
+    stream = stream or Stream()
+    handler = configure_logging(form, stream=stream)
+    try:
+        yield stream
+    finally:
+        handler.close()
+
+
 def scope(path: str = "/v1/chat/completions", **state: Any) -> dict[str, Any]:
     return {
         "type": "http",
@@ -87,10 +100,8 @@ async def answering(status: int | None, request: dict[str, Any], error: Exceptio
 
 
 def test_a_line_is_one_json_object():
-    stream = Stream()
-    handler = configure_logging(stream=stream)
-    logging.getLogger("llmops.service").warning("model %s: gone\nand away", "tiny@1", extra={"request_id": "req_9"})
-    handler.close()
+    with logging_to() as stream:
+        logging.getLogger("llmops.service").warning("model %s: gone\nand away", "tiny@1", extra={"request_id": "req_9"})
     (entry,) = stream.entries
     assert entry.pop("time").endswith("Z")
     assert entry == {
@@ -102,21 +113,17 @@ def test_a_line_is_one_json_object():
 
 
 def test_an_exception_is_part_of_its_line():
-    stream = Stream()
-    handler = configure_logging("json", stream=stream)
-    try:
-        raise RuntimeError("no \ud800 weights")
-    except RuntimeError:
-        logging.getLogger("llmops.service").exception("failed")
-    handler.close()
+    with logging_to() as stream:
+        try:
+            raise RuntimeError("no \ud800 weights")
+        except RuntimeError:
+            logging.getLogger("llmops.service").exception("failed")
     assert stream.entries[0]["exception"].endswith("RuntimeError: no \\ud800 weights")
 
 
 def test_a_wrong_format_does_not_cost_the_line():
-    stream = Stream()
-    handler = configure_logging("json", stream=stream)
-    logging.getLogger("x").warning("%d models", "many")
-    handler.close()
+    with logging_to() as stream:
+        logging.getLogger("x").warning("%d models", "many")
     assert stream.entries[0]["message"] == "%d models ('many',)"
 
 
@@ -124,20 +131,15 @@ def test_a_wrong_format_does_not_cost_the_line():
     ("auto", False, True), ("auto", True, False), ("json", True, True), ("text", False, False),
 ])  # fmt: skip
 def test_people_get_text_and_programs_get_json_unless_told_otherwise(form, terminal, is_json):
-    stream = Stream(terminal)
-    handler = configure_logging(form, stream=stream)
-    logging.getLogger("uvicorn.error").info("Started")
-    handler.close()
+    with logging_to(Stream(terminal), form=form) as stream:
+        logging.getLogger("uvicorn.error").info("Started")
     assert stream.text.startswith("{") == is_json
     assert "Started" in stream.text
 
 
-@pytest.mark.anyio
 async def test_a_request_is_one_line_without_what_was_said():
-    stream = Stream()
-    handler = configure_logging(stream=stream)
-    await answering(200, scope(caller=Caller("k1", "team")))
-    handler.close()
+    with logging_to() as stream:
+        await answering(200, scope(caller=Caller("k1", "team")))
     (entry,) = stream.entries
     assert 0 <= entry.pop("latency_ms") < 5000
     del entry["time"]
@@ -155,35 +157,26 @@ async def test_a_request_is_one_line_without_what_was_said():
     assert "secret" not in stream.text
 
 
-@pytest.mark.anyio
 async def test_a_request_left_by_its_client_and_one_that_failed_have_their_line_too():
-    stream = Stream()
-    handler = configure_logging(stream=stream)
-    await answering(None, scope())
-    with pytest.raises(RuntimeError):
-        await answering(None, scope(), RuntimeError("secret"))
-    handler.close()
+    with logging_to() as stream:
+        await answering(None, scope())
+        with pytest.raises(RuntimeError):
+            await answering(None, scope(), RuntimeError("secret"))
     assert [entry["status"] for entry in stream.entries] == [499, 500]
     assert "secret" not in stream.text
 
 
-@pytest.mark.anyio
 async def test_probes_are_logged_only_when_they_find_something():
-    stream = Stream()
-    handler = configure_logging(stream=stream)
-    await answering(200, scope("/readyz"))
-    await answering(503, scope("/readyz"))
-    handler.close()
+    with logging_to() as stream:
+        await answering(200, scope("/readyz"))
+        await answering(503, scope("/readyz"))
     assert [entry["status"] for entry in stream.entries] == [503]
 
 
-@pytest.mark.anyio
 async def test_a_path_cannot_forge_a_line():
-    stream = Stream()
-    handler = configure_logging("text", stream=stream)
-    request = scope("/v1/x") | {"path": "/v1/x\nforged", "raw_path": b"/v1/x%0Aforged" + b"y" * 10_000}
-    await answering(404, request)
-    handler.close()
+    with logging_to(form="text") as stream:
+        request = scope("/v1/x") | {"path": "/v1/x\nforged", "raw_path": b"/v1/x%0Aforged" + b"y" * 10_000}
+        await answering(404, request)
     assert len(stream.text.splitlines()) == 1
     assert len(stream.text) < 500
 
@@ -216,14 +209,11 @@ def test_a_reader_that_stops_reading_delays_nobody_and_learns_what_it_missed():
 
 
 def test_a_log_that_cannot_be_written_ends_nothing():
-    stream = Stream()
-    handler = configure_logging("json", stream=stream)
-    stream.buffer.close()
-    logging.getLogger("x").warning("lost")
-    handler.close()
+    with logging_to() as stream:
+        stream.buffer.close()
+        logging.getLogger("x").warning("lost")
 
 
-@pytest.mark.anyio
 async def test_a_request_line_is_cheap():
     handler = configure_logging("json", stream=Stream())
     request, best = scope(), math.inf

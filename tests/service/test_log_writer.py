@@ -16,6 +16,7 @@ from llmops.errors import StoreUnavailable
 from llmops.production_log import LogRecord, ProductionLog, RecordRefused, ReplyRow, StoredReply
 from service.log_writer import LogWriter
 
+pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
 
 
@@ -66,13 +67,11 @@ async def held_back_together(log, writer, *records):
     return await asyncio.gather(*rest, return_exceptions=True)
 
 
-@pytest.mark.anyio
 async def test_records_that_wait_together_share_a_transaction(log, writer):
     assert await held_back_together(log, writer, *[record(str(n)) for n in range(50)]) == [None] * 50
     assert [len(group) for group in log.groups] == [1, 50]
 
 
-@pytest.mark.anyio
 async def test_a_record_that_cannot_be_stored_does_not_take_others_with_it(log, writer):
     good, bad, other = await held_back_together(log, writer, record("1"), record("bad"), record("2"))
     assert (good, other) == (None, None)
@@ -80,7 +79,6 @@ async def test_a_record_that_cannot_be_stored_does_not_take_others_with_it(log, 
     assert (writer.lost, writer.failure) == (1, None)
 
 
-@pytest.mark.anyio
 async def test_a_log_that_is_down_fails_all_counts_them_and_recovers_by_itself(log, writer, wait_until):
     log.down = True
     for _ in range(2):
@@ -93,7 +91,6 @@ async def test_a_log_that_is_down_fails_all_counts_them_and_recovers_by_itself(l
     assert (late.status, late.outcome) == (503, "error")
 
 
-@pytest.mark.anyio
 async def test_a_record_that_the_database_refuses_leaves_readiness_alone(log, writer):
     def refuse(records):
         if any(record.input == "bad" for record in records):
@@ -107,7 +104,6 @@ async def test_a_record_that_the_database_refuses_leaves_readiness_alone(log, wr
     assert (writer.lost, writer.failure) == (1, None)
 
 
-@pytest.mark.anyio
 async def test_where_requests_are_served_without_a_record_the_late_one_says_what_was_served(log, wait_until):
     writer = LogWriter(log.append, retry_seconds=0.02, serve_unlogged=True)
     writer.start()
@@ -121,7 +117,6 @@ async def test_where_requests_are_served_without_a_record_the_late_one_says_what
     assert (late.status, late.outcome) == (200, "ok")
 
 
-@pytest.mark.anyio
 async def test_replies_go_into_the_transaction_of_their_records(tmp_path):
     log = ProductionLog(f"sqlite:///{tmp_path}/log.db")
     groups = []
@@ -142,7 +137,6 @@ async def test_replies_go_into_the_transaction_of_their_records(tmp_path):
     log.close()
 
 
-@pytest.mark.anyio
 async def test_a_waiter_that_is_cancelled_leaves_its_record(log, writer):
     log.gate.clear()
     waiting = asyncio.create_task(writer.write(record()))
@@ -154,7 +148,6 @@ async def test_a_waiter_that_is_cancelled_leaves_its_record(log, writer):
     assert sum(map(len, log.groups)) == 2
 
 
-@pytest.mark.anyio
 async def test_closing_writes_what_is_queued_and_refuses_more(log):
     writer = LogWriter(log.append)
     with pytest.raises(StoreUnavailable, match="not open"):

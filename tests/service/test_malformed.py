@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from llmops.engines.fake import FakeEngine
+from tests.service.conftest import embed
 
 CHAT, COMPLETIONS, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 GENERATING = (CHAT, COMPLETIONS, RESPONSES)
@@ -78,10 +79,6 @@ VALUES: dict[str, bytes] = {
     "list of surrogates": b'["\\udc00"]',
     "deep": b"[" * 900 + b"]" * 900,
 }
-
-
-async def embed(texts: Any) -> tuple[list[list[float]], int]:
-    return [[0.0] * 384 for _ in texts], len(texts)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.service.conftest import release
+from tests.service.conftest import embed, release
 from tests.service.tabular_models import Hours, version
 
 CHECKS = [
@@ -29,10 +29,6 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-
-
-async def embed(texts: Any) -> tuple[list[list[float]], int]:
-    return [[0.5] * 384 for _ in texts], len(texts)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator
@@ -10,17 +11,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from llmops.engines.fake import FakeEngine
 from llmops.keys import KeyStore
-from llmops.production_log import Feedback, LogRecord, ProductionLog
-from llmops.settings import Settings
-from service.app import create_app
+from llmops.production_log import Feedback, LogRecord
 from service.routes.page import MOST_RECORDS, figures, quantile
-from tests.service.conftest import served
-from tests.service.static_releases import StaticReleases
+from tests.service.conftest import Running, bearer, serving
 
 FILES = {
     "app.js": "text/javascript",
@@ -130,25 +126,19 @@ def test_votes_are_counted(serve, release):
 
 
 @contextmanager
-def with_key(folder: Path, *releases: Any, **key: Any) -> Iterator[tuple[str, str, ProductionLog]]:
-    """A gateway with one key: its URL, the key, its log."""
-    settings = Settings(home=folder, registry_poll=0.05, keys_poll=0.02)
-    url = settings.resolved_log_url
-    log, keys = ProductionLog(url), KeyStore(url)
-    _, secret = keys.create(**key)
-    app = create_app(settings, StaticReleases(releases), lambda model: FakeEngine(name=model.ref), log, keys=keys)
-    with served(app) as address:
-        yield address, secret, log
-    keys.close()
-    log.close()
+def with_key(folder: Path, *releases: Any, **key: Any) -> Iterator[tuple[Running, str]]:
+    """A gateway with one key, and the key."""
+    with contextlib.closing(KeyStore(f"sqlite:///{folder / 'log.db'}")) as keys:
+        _, secret = keys.create(**key)
+        with serving(folder, *releases, keys=keys, keys_poll=0.02) as running:
+            yield running, secret
 
 
 def test_where_keys_exist_the_page_is_open_and_the_status_is_not(tmp_path, release, wait_until):
     releases = release(1, "champion"), dataclasses.replace(release(1, "champion"), app="other")
-    served = with_key(tmp_path, *releases, name="team", apps=["assistant"])
-    with served as (url, secret, log), httpx.Client(base_url=url) as http:
-        log.append([record("assistant@1"), record("other@1"), record("other@1")])
-        headers = {"authorization": f"Bearer {secret}"}
+    with with_key(tmp_path, *releases, name="team", apps=["assistant"]) as (running, secret):
+        http, headers = running.http, bearer(secret)
+        running.log.append([record("assistant@1"), record("other@1"), record("other@1")])
         wait_until(lambda: http.get("/status.json", headers=headers).status_code == 200)
         assert http.get("/").status_code == 200
         assert http.get("/page/app.js").status_code == 200

@@ -177,8 +177,8 @@ def test_stopping_cancels_both_generations(browser, serve, release):
 
 def test_where_keys_exist_the_page_asks_for_one_and_keeps_it_in_the_tab_alone(browser, tmp_path, release):
     releases = release(1, "champion"), release(2, "challenger")
-    with with_key(tmp_path, *releases, name="person") as (url, secret, log):
-        browser.open(url + "/")
+    with with_key(tmp_path, *releases, name="person") as (running, secret):
+        browser.open(running.url + "/")
         browser.wait("!document.querySelector('#key-section').hidden")
         assert browser.run("document.activeElement.id") == "key-input"
         assert not browser.run(SHOWN)
@@ -195,7 +195,7 @@ def test_where_keys_exist_the_page_asks_for_one_and_keeps_it_in_the_tab_alone(br
         browser.wait(VOTABLE)
         browser.click("[data-vote=tie]")
         browser.wait("document.querySelector('#play-status').textContent.startsWith('Kept')")
-        assert [said.label for said in log.feedback_since(0)[0]] == ["tie"]
+        assert [said.label for said in running.log.feedback_since(0)[0]] == ["tie"]
 
         browser.click("#forget-key")
         browser.wait("document.querySelector('#key-section')?.hidden === false && sessionStorage.length === 0")

@@ -21,6 +21,8 @@ from llmops.keys import Key
 from service.error_map import ApiError
 from service.rate_limits import REDIS_SECONDS, RateLimits, duration, limits_of
 
+pytestmark = pytest.mark.anyio
+
 
 def limited(key_id="k", **limits):
     return limits_of(Key(key_id, "", "", datetime.now(UTC), **limits))
@@ -82,19 +84,16 @@ def test_a_key_without_limits_has_none_to_count():
     assert limits_of(Key("k", "", "", datetime.now(UTC))) is None
 
 
-def test_exactly_so_many_requests_of_a_minute_get_in():
-    async def scenario():
-        rates, limits = RateLimits(), limited(requests_per_minute=5)
-        assert await allowed(rates, limits, 20) == 5
-        error, headers = await refusal(rates, limits)
-        assert (error.status, error.kind, error.code) == (429, "rate_limit_error", "rate_limit_exceeded")
-        assert 55 < error.retry_after <= 60
-        assert headers["x-ratelimit-limit-requests"] == "5"
-        assert headers["x-ratelimit-remaining-requests"] == "0"
-        assert headers["x-ratelimit-reset-requests"] in {"1m0s", "59s", "58s"}
-        assert await allowed(rates, limited("other", requests_per_minute=5), 1) == 1
-
-    asyncio.run(scenario())
+async def test_exactly_so_many_requests_of_a_minute_get_in():
+    rates, limits = RateLimits(), limited(requests_per_minute=5)
+    assert await allowed(rates, limits, 20) == 5
+    error, headers = await refusal(rates, limits)
+    assert (error.status, error.kind, error.code) == (429, "rate_limit_error", "rate_limit_exceeded")
+    assert 55 < error.retry_after <= 60
+    assert headers["x-ratelimit-limit-requests"] == "5"
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    assert headers["x-ratelimit-reset-requests"] in {"1m0s", "59s", "58s"}
+    assert await allowed(rates, limited("other", requests_per_minute=5), 1) == 1
 
 
 def test_requests_come_back_as_the_window_moves_on(monkeypatch):
@@ -114,16 +113,13 @@ def test_requests_come_back_as_the_window_moves_on(monkeypatch):
     asyncio.run(scenario())
 
 
-def test_workers_that_share_a_folder_count_together_and_a_limit_by_itself(tmp_path):
-    async def scenario():
-        workers = [RateLimits(folder=tmp_path) for _ in range(4)]
-        limits = limited(requests_per_minute=60)
-        assert sum([await allowed(rates, limits, 40) for rates in workers]) == 60
-        _, headers = await refusal(workers[0], limits)
-        assert headers["x-ratelimit-remaining-requests"] == "0"
-        assert await allowed(workers[1], limited(requests_per_minute=61), 1) == 1
-
-    asyncio.run(scenario())
+async def test_workers_that_share_a_folder_count_together_and_a_limit_by_itself(tmp_path):
+    workers = [RateLimits(folder=tmp_path) for _ in range(4)]
+    limits = limited(requests_per_minute=60)
+    assert sum([await allowed(rates, limits, 40) for rates in workers]) == 60
+    _, headers = await refusal(workers[0], limits)
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    assert await allowed(workers[1], limited(requests_per_minute=61), 1) == 1
 
 
 def test_shared_windows_move_on_over_the_end_of_their_file(tmp_path, monkeypatch):
@@ -177,79 +173,64 @@ def test_a_worker_that_is_frozen_while_it_counts_locks_nobody_out(tmp_path, monk
     asyncio.run(scenario())
 
 
-def test_a_clock_that_is_set_back_makes_nobody_wait_longer(monkeypatch):
-    async def scenario():
-        rates, limits = RateLimits(), limited(requests_per_minute=1)
-        await rates.admit(limits, [])
-        now = time.time() - 3600
-        monkeypatch.setattr("time.time", lambda: now)
-        error, _ = await refusal(rates, limits)
-        assert error.retry_after <= 60
-
-    asyncio.run(scenario())
+async def test_a_clock_that_is_set_back_makes_nobody_wait_longer(monkeypatch):
+    rates, limits = RateLimits(), limited(requests_per_minute=1)
+    await rates.admit(limits, [])
+    now = time.time() - 3600
+    monkeypatch.setattr("time.time", lambda: now)
+    error, _ = await refusal(rates, limits)
+    assert error.retry_after <= 60
 
 
-def test_headers_count_down():
-    async def scenario():
-        rates, limits = RateLimits(), limited(requests_per_minute=3)
-        headers = []
-        await rates.admit(limits, headers)
-        assert dict(headers)[b"x-ratelimit-remaining-requests"] == b"2"
-        assert len(headers) == 3
-
-    asyncio.run(scenario())
+async def test_headers_count_down():
+    rates, limits = RateLimits(), limited(requests_per_minute=3)
+    headers = []
+    await rates.admit(limits, headers)
+    assert dict(headers)[b"x-ratelimit-remaining-requests"] == b"2"
+    assert len(headers) == 3
 
 
-def test_two_processes_share_a_limit_exactly_through_redis(redis_server):
-    async def scenario():
-        first, second = RateLimits(redis_server.url), RateLimits(redis_server.url)
-        limits = limited(requests_per_minute=25)
-        assert await allowed(first, limits, 4) == await allowed(second, limits, 4) == 4
-        assert sum(await asyncio.gather(allowed(first, limits, 30), allowed(second, limits, 30))) == 25 - 8
-        for rates in (first, second):
-            assert (await refusal(rates, limits))[0].retry_after <= 60
-            assert rates.problem is None
-            await rates.close()
-
-    asyncio.run(scenario())
-
-
-def test_while_redis_is_down_each_process_counts_and_says_so(redis_server):
-    async def scenario():
-        rates, limits = RateLimits(redis_server.url), limited(requests_per_minute=5)
-        assert await allowed(rates, limits, 3) == 3
-        redis_server.stop()
-        assert await allowed(rates, limits, 20) == 5
-        assert "Redis does not answer" in rates.problem
-        redis_server.start()
-        deadline = time.monotonic() + 10
-        while rates.problem is not None:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
-            with contextlib.suppress(ApiError):
-                await rates.admit(limits, [])
+async def test_two_processes_share_a_limit_exactly_through_redis(redis_server):
+    first, second = RateLimits(redis_server.url), RateLimits(redis_server.url)
+    limits = limited(requests_per_minute=25)
+    assert await allowed(first, limits, 4) == await allowed(second, limits, 4) == 4
+    assert sum(await asyncio.gather(allowed(first, limits, 30), allowed(second, limits, 30))) == 25 - 8
+    for rates in (first, second):
+        assert (await refusal(rates, limits))[0].retry_after <= 60
+        assert rates.problem is None
         await rates.close()
 
-    asyncio.run(scenario())
+
+async def test_while_redis_is_down_each_process_counts_and_says_so(redis_server):
+    rates, limits = RateLimits(redis_server.url), limited(requests_per_minute=5)
+    assert await allowed(rates, limits, 3) == 3
+    redis_server.stop()
+    assert await allowed(rates, limits, 20) == 5
+    assert "Redis does not answer" in rates.problem
+    redis_server.start()
+    deadline = time.monotonic() + 10
+    while rates.problem is not None:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+        with contextlib.suppress(ApiError):
+            await rates.admit(limits, [])
+    await rates.close()
 
 
-def test_a_redis_that_hangs_delays_a_request_once_and_briefly(redis_server):
-    async def scenario():
-        rates, limits = RateLimits(redis_server.url), limited(requests_per_minute=1000)
+async def test_a_redis_that_hangs_delays_a_request_once_and_briefly(redis_server):
+    rates, limits = RateLimits(redis_server.url), limited(requests_per_minute=1000)
+    await rates.admit(limits, [])
+    redis_server.send(signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
         await rates.admit(limits, [])
-        redis_server.send(signal.SIGSTOP)
-        try:
-            begun = time.monotonic()
-            await rates.admit(limits, [])
-            assert time.monotonic() - begun < REDIS_SECONDS + 1
-            begun = time.monotonic()
-            await rates.admit(limits, [])
-            assert time.monotonic() - begun < REDIS_SECONDS
-        finally:
-            redis_server.send(signal.SIGCONT)
-        await rates.close()
-
-    asyncio.run(scenario())
+        assert time.monotonic() - begun < REDIS_SECONDS + 1
+        begun = time.monotonic()
+        await rates.admit(limits, [])
+        assert time.monotonic() - begun < REDIS_SECONDS
+    finally:
+        redis_server.send(signal.SIGCONT)
+    await rates.close()
 
 
 @pytest.mark.parametrize("url", ["nonsense", "http://127.0.0.1", "redis://127.0.0.1:port"])

@@ -8,6 +8,7 @@ from llmops.engines.fake import FakeEngine
 from llmops.errors import ContextTooLong, EngineError, EngineRejected
 from llmops.generation import EXTRAS, Chunk, Usage
 from llmops.traffic_policy import TrafficPolicy
+from tests.service.conftest import events_of
 
 
 def respond(gateway, **fields):
@@ -25,7 +26,7 @@ def seen(gateway, model="tiny@1"):
 
 def events(reply):
     names = [line.removeprefix("event: ") for line in reply.text.splitlines() if line.startswith("event: ")]
-    data = [json.loads(line.removeprefix("data: ")) for line in reply.text.splitlines() if line.startswith("data: ")]
+    data = events_of(reply)
     assert [item["type"] for item in data] == names
     return data
 

@@ -8,23 +8,14 @@ from typing import Any
 import httpx
 import pytest
 
-from llmops.engines.fake import FakeEngine
 from llmops.keys import KeyStore
-from llmops.production_log import ProductionLog
-from llmops.settings import Settings
-from service.app import create_app
-from tests.service.conftest import release, served, wait_until
-from tests.service.static_releases import StaticReleases
+from tests.service.conftest import bearer, embed, release
 
 MODEL = "all-minilm-l6-v2"
 ROUTES = [
     ("/v1/completions", {"model": "assistant", "prompt": "hello"}),
     ("/v1/responses", {"model": "assistant", "input": "hello"}),
 ]
-
-
-async def embed(texts: Any) -> tuple[list[list[float]], int]:
-    return [[0.5] * 384 for _ in texts], 7 * len(texts)
 
 
 @pytest.fixture(scope="module")
@@ -36,25 +27,21 @@ def store(tmp_path_factory) -> Iterator[KeyStore]:
 
 @pytest.fixture(scope="module")
 def keys(store) -> dict[str, str]:
-    made = {"own": {"apps": ["assistant"]}, "other": {"apps": ["other"]}, "all": {}, "poor": {"tokens_per_day": 7}}
+    made = {"own": {"apps": ["assistant"]}, "other": {"apps": ["other"]}, "all": {}, "poor": {"tokens_per_day": 1}}
     return {name: store.create(**scope)[1] for name, scope in made.items()}
 
 
 @pytest.fixture(scope="module")
-def ask(store, keys, tmp_path_factory) -> Iterator[Any]:
-    log = ProductionLog(store.url)
-    source = StaticReleases([release(1, "champion"), release(2), release(1, "champion", app="other")])
-    settings = Settings(home=tmp_path_factory.mktemp("gateway"), registry_poll=0.05)
-    app = create_app(settings, source, lambda model: FakeEngine(name=model.ref), log, keys=store, embed=embed)
-    with served(app) as url, httpx.Client(base_url=url, timeout=20) as http:
-        wait_until(lambda: http.get("/readyz").status_code == 200)
+def ask(store, keys, serve_shared) -> Iterator[Any]:
+    releases = release(1, "champion"), release(2), release(1, "champion", app="other")
+    with serve_shared(*releases, keys=store, embed=embed) as gateway:
 
         def call(key: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
-            sent = {"authorization": f"Bearer {keys.get(key, key)}", **headers}
-            return http.request("GET" if body is None else "POST", path, json=body, headers=sent)
+            sent = {**bearer(keys.get(key, key)), **headers}
+            return gateway.http.request("GET" if body is None else "POST", path, json=body, headers=sent)
 
+        call.log = gateway.log
         yield call
-    log.close()
 
 
 @pytest.mark.parametrize(("path", "body"), [*ROUTES, ("/v1/embeddings", {"model": MODEL, "input": "x"})])
@@ -127,13 +114,11 @@ def test_a_repeated_idempotency_key_gives_the_first_reply_again(ask, path, body,
     assert ask("own", path, {**body, "user": "another"}, **repeated).status_code == 422
 
 
-def test_repeated_embeddings_are_made_and_logged_once(ask, store):
+def test_repeated_embeddings_are_made_and_logged_once(ask):
     body, repeated = {"model": MODEL, "input": "once"}, {"idempotency-key": "embed"}
     first, again = (ask("all", "/v1/embeddings", body, **repeated) for _ in range(2))
     assert first.content == again.content
     assert again.headers["idempotent-replayed"] == "true"
     assert again.headers.get_list("x-llmops-model") == [MODEL]
     assert ask("all", "/v1/embeddings", {**body, "input": "twice"}, **repeated).status_code == 422
-    log = ProductionLog(store.url)
-    assert [record.input for record in log.read()].count("once") == 1
-    log.close()
+    assert [record.input for record in ask.log.read()].count("once") == 1

@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from service.slow_clients import MAX_HEADER_BYTES, BodyDeadline, with_header_timeout
-from tests.service.small_server import running
+from tests.service.conftest import listening as running
 
 QUICK = 0.3
 GET = b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n"

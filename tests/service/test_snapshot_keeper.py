@@ -1,57 +1,26 @@
+"""Snapshots of what is registered, and how they are kept fresh."""
+
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
 
 from llmops.engines.fake import FakeEngine
 from llmops.engines.opening import EnginePool
-from llmops.errors import EngineUnavailable
+from llmops.errors import EngineUnavailable, StoreUnavailable, UnknownVersion
 from llmops.registry import Registry
 from llmops.settings import Settings
 from llmops.traffic_policy import TrafficPolicy
+from llmops.versions import RegisteredVersions
+from service.error_map import ApiError
+from service.snapshot import Snapshot
 from service.snapshot_keeper import SnapshotKeeper
 from tests.registry.conftest import model as unregistered_model
 from tests.registry.conftest import template
-
-
-def versions_seen(request):
-    """Which release's prompt the engine got."""
-    return request.messages[0]["content"]
-
-
-def test_moving_an_alias_fails_no_request_and_never_mixes_versions(serve, release, wait_until):
-    def engine(model):
-        return FakeEngine(lambda request: f"{versions_seen(request)} by {model.ref}")
-
-    with serve(release(1, "champion"), release(2), engine=engine) as gateway:
-        stop = threading.Event()
-
-        def hammer():
-            seen = set()
-            body = {"model": "assistant", "messages": [{"role": "user", "content": "x"}]}
-            with httpx.Client(base_url=gateway.url) as http:
-                while not stop.is_set():
-                    reply = http.post("/v1/chat/completions", json=body)
-                    text = reply.json()["choices"][0]["message"]["content"] if reply.status_code == 200 else ""
-                    names = [reply.headers.get(f"x-llmops-{name}") for name in ("release", "prompt", "model")]
-                    seen.add((reply.status_code, text, *names))
-            return seen
-
-        with ThreadPoolExecutor(8) as pool:
-            hammers = [pool.submit(hammer) for _ in range(8)]
-            for version in (2, 1, 2, 1, 2):
-                gateway.source.set_alias("assistant", "champion", version)
-                wait_until(lambda version=version: gateway.chat().json()["model"] == f"assistant@{version}")
-            stop.set()
-        seen = set().union(*(future.result() for future in hammers))
-    assert seen == {
-        (200, f"Answer as release {n}. by tiny@{n}", f"assistant@{n}", f"qa@{n}", f"tiny@{n}") for n in (1, 2)
-    }
+from tests.service.static_releases import StaticReleases
 
 
 def test_a_new_champion_is_served_only_when_its_engine_is_loaded(serve, release, wait_until):
@@ -84,18 +53,6 @@ def test_a_new_champion_that_cannot_be_loaded_leaves_the_old_one_serving(serve, 
         assert gateway.ready()
         gateway.source.set_alias("assistant", "champion", 1)
         wait_until(lambda: not gateway.http.get("/readyz").json()["snapshot"]["held_back"])
-
-
-def test_the_last_good_snapshot_serves_while_the_store_is_down(serve, wait_until):
-    with serve() as gateway:
-        gateway.source.down = True
-        wait_until(lambda: gateway.http.get("/readyz").json()["snapshot"]["last_error"])
-        reply = gateway.http.get("/readyz")
-        assert reply.status_code == 200
-        assert reply.json()["snapshot"]["age_seconds"] > 0
-        assert gateway.chat().status_code == 200
-        gateway.source.down = False
-        wait_until(lambda: gateway.http.get("/readyz").json()["snapshot"]["last_error"] is None)
 
 
 def test_a_bug_in_the_source_does_not_end_the_polling(serve, release, monkeypatch, wait_until):
@@ -209,3 +166,89 @@ def test_a_move_in_a_real_registry_is_seen_by_every_worker_within_two_seconds(tm
                 await asyncio.sleep(0.01)
 
     assert asyncio.run(seconds_until_seen()) < 2
+
+
+def test_every_name_of_a_release_finds_it(release):
+    first, second = release(1, "champion"), release(2, "challenger")
+    snapshot = Snapshot(StaticReleases([first, second]).registered())
+    found = {name: target.release for name, target in snapshot.targets.items() if target.release is not None}
+    assert found == {
+        "assistant": first, "assistant@champion": first, "assistant@1": first,
+        "assistant@2": second, "assistant@challenger": second,
+    }  # fmt: skip
+    assert snapshot.targets["tiny@2"].release is None
+
+
+def test_an_app_without_a_champion_is_found_by_version_only(release):
+    snapshot = Snapshot(StaticReleases([release(1)]).registered())
+    assert snapshot.resolve("assistant@1").ref == "assistant@1"
+    with pytest.raises(ApiError, match=r"there is tiny@1, assistant@1"):
+        snapshot.resolve("assistant")
+
+
+def test_an_empty_registry_says_so():
+    with pytest.raises(ApiError, match="none is registered"):
+        Snapshot(RegisteredVersions({})).resolve("assistant")
+
+
+def test_a_long_list_of_names_is_cut(model_version):
+    snapshot = Snapshot(RegisteredVersions({}, tuple(model_version(version=number) for number in range(1, 40))))
+    with pytest.raises(ApiError, match=r"tiny@20, …; GET /v1/models lists all"):
+        snapshot.resolve("x")
+
+
+def test_static_releases_move_aliases_and_can_be_down(release):
+    source = StaticReleases([release(1, "champion"), release(2)])
+    source.set_alias("assistant", "champion", 2)
+    assert [found.aliases for found in source.registered().releases["assistant"]] == [(), ("champion",)]
+    with pytest.raises(UnknownVersion):
+        source.set_alias("assistant", "champion", 3)
+    source.down = True
+    with pytest.raises(StoreUnavailable):
+        source.registered()
+
+
+def test_a_policy_splits_an_app_only_with_two_different_releases_and_something_to_share(release):
+    source = StaticReleases([release(1, "champion"), release(2), release(1, "champion", "challenger", app="other")])
+    shared = TrafficPolicy(canary=0.1)
+    for app in ("assistant", "other", "absent"):
+        source.set_policy(app, shared)
+    assert Snapshot(source.registered()).splits == {}
+
+    source.set_alias("assistant", "challenger", 2)
+    snapshot = Snapshot(source.registered())
+    (split,) = snapshot.splits.values()
+    assert (split.champion.ref, split.challenger.ref, split.policy) == ("assistant@1", "assistant@2", shared)
+    assert [model.ref for model in snapshot.served_models] == ["tiny@1", "tiny@1", "tiny@2"]
+
+    source.set_policy("assistant", TrafficPolicy())
+    assert Snapshot(source.registered()).splits == {}
+
+
+def test_a_promoted_challenger_leaves_its_policy_resting(release):
+    source = StaticReleases([release(1, "champion"), release(2, "challenger")])
+    source.set_policy("assistant", TrafficPolicy(canary=1.0))
+    source.set_alias("assistant", "champion", 2)
+    source.remove_alias("assistant", "challenger")
+    snapshot = Snapshot(source.registered())
+    assert snapshot.splits == {}
+    assert snapshot.resolve("assistant").ref == "assistant@2"
+
+
+def test_an_app_held_back_keeps_its_releases_but_not_its_policy(release):
+    source = StaticReleases([release(1, "champion"), release(2, "challenger"), release(3)])
+    source.set_policy("assistant", TrafficPolicy(canary=0.1))
+    older = Snapshot(source.registered())
+    source.set_alias("assistant", "champion", 3)
+    source.set_policy("assistant", None)
+    held = Snapshot(source.registered()).holding_back({"assistant"}, older)
+    assert held.resolve("assistant").ref == "assistant@1"
+    assert (len(older.splits), held.splits) == (1, {})
+
+
+def test_a_static_source_that_did_not_change_gives_the_same_object(release):
+    source = StaticReleases([release(1, "champion")])
+    first = source.registered()
+    assert source.registered() is first
+    source.set_policy("assistant", TrafficPolicy())
+    assert source.registered() is not first
