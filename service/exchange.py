@@ -76,6 +76,17 @@ class Arrival:
     headers: Mapping[str, str] = field(default_factory=dict)
     """To hand on to an upstream server, such as `traceparent`."""
 
+    @property
+    def elapsed_ms(self) -> float:
+        """Milliseconds since then."""
+        return (time.perf_counter() - self.start) * 1000
+
+    def record(self, status: int, outcome: str, details: Mapping[str, Any], **fields: Any) -> LogRecord:
+        """The request's record as of now. details: those without a value are left out."""
+        known = {name: value for name, value in details.items() if value is not None}
+        about: dict[str, Any] = {"latency_ms": self.elapsed_ms, "caller": self.caller.key_id, "details": known}
+        return LogRecord(self.request_id, self.at, status, outcome, **about, **fields)
+
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Arrival:
         """From what the middlewares keep in a scope's state."""
@@ -213,7 +224,7 @@ class Exchange:
         if passed is None:
             return
         if self._first_token_ms is None and (passed.text or passed.tool_calls or passed.says_beside):
-            self._first_token_ms = self._elapsed_ms()
+            self._first_token_ms = self.arrival.elapsed_ms
         if passed.further is not None:
             self.fields.update(passed.further.reply)
         if not 0 <= passed.index < MOST_ANSWERS:
@@ -242,7 +253,7 @@ class Exchange:
             model=self.target.model.ref,
             tokens_in=self.usage.tokens_in,
             tokens_out=self.usage.tokens_out,
-            latency_ms=self._elapsed_ms(),
+            latency_ms=self.arrival.elapsed_ms,
             first_token_ms=self._first_token_ms,
             details=self._details(status, error),
             route=self.request.route,
@@ -292,9 +303,6 @@ class Exchange:
             "finish_reason": first.finish_reason,
             **{name: value for name, value in optional.items() if value is not None},
         }
-
-    def _elapsed_ms(self) -> float:
-        return (time.perf_counter() - self.arrival.start) * 1000
 
 
 def _parameters(sent: Mapping[str, Any], target: Target) -> GenerationParameters:

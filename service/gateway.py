@@ -118,11 +118,7 @@ other workers answer theirs."""
 
 class Gateway:
     """One gateway process: snapshot, engines, tabular models, access, admission, log and metrics. `running` brings it
-    to life.
-
-    keys: where callers' keys come from; None lets everybody in. ping: asks the engine process, where there is one.
-    open_tabular: loads tabular models; None where there are none. windows: where workers count keys' requests together.
-    """
+    to life. It is made of what `create_app` gets."""
 
     def __init__(
         self,

@@ -9,8 +9,8 @@ import logging
 import queue
 import threading
 import uuid
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from llmops.errors import StoreUnavailable
 from llmops.processes import run_blocking
@@ -30,32 +30,21 @@ class _Waiting(NamedTuple):
     future: asyncio.Future[None]
 
 
-class _Question(NamedTuple):
-    """Who asks whether the log works."""
-
-    future: asyncio.Future[None]
-
-
-class Append(Protocol):
-    """Writes records, and the replies that belong to some of them, in one transaction; returns when all is durable.
-
-    It is called without `replies` where there are none.
-    """
-
-    def __call__(self, records: Sequence[LogRecord], replies: Sequence[ReplyRow] = ..., /) -> None: ...
-
-
 class LogWriter:
     """One thread that takes every record waiting, appends them together, and tells each waiter.
 
+    append: writes records, and the replies that belong to some of them, in one transaction, and returns when all is
+    durable; it is called without replies where there are none.
     retry_seconds: after a failure, the pause between attempts to write when no request brings a record, so that
     readiness returns by itself. serve_unlogged: requests whose record is lost are answered all the same.
     `failure`: why the log cannot be written now; `lost`: records lost since the start.
     """
 
-    def __init__(self, append: Append, *, retry_seconds: float = 1.0, serve_unlogged: bool = False) -> None:
+    def __init__(
+        self, append: Callable[..., None], *, retry_seconds: float = 1.0, serve_unlogged: bool = False
+    ) -> None:
         self._append, self._retry_seconds, self._serve_unlogged = append, retry_seconds, serve_unlogged
-        self._queue: queue.SimpleQueue[_Waiting | _Question | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Waiting | asyncio.Future[None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="production log", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._unwritten: LogRecord | None = None
@@ -87,7 +76,7 @@ class LogWriter:
         if self.failure is None or self._loop is None or self._closed:
             return
         future: asyncio.Future[None] = self._loop.create_future()
-        self._queue.put(_Question(future))
+        self._queue.put(future)  # who asks whether the log works
         await future
 
     async def close(self) -> None:
@@ -109,14 +98,14 @@ class LogWriter:
                         self._tell([item], self._write([item]))
             elif self._unwritten is not None and not ended:
                 self._try_again(self._unwritten)
-            if asked := [item.future for item in taken if isinstance(item, _Question)]:
+            if asked := [item for item in taken if not isinstance(item, _Waiting)]:
                 self._settle(asked, None if self.failure is None else StoreUnavailable(self.failure))
             if ended:
                 return
 
-    def _take(self) -> tuple[list[_Waiting | _Question], bool]:
+    def _take(self) -> tuple[list[_Waiting | asyncio.Future[None]], bool]:
         """What waits, at least one unless a retry is due, and whether the writer was closed."""
-        group: list[_Waiting | _Question] = []
+        group: list[_Waiting | asyncio.Future[None]] = []
         wait = self._retry_seconds if self._unwritten is not None else None
         try:
             item = self._queue.get(timeout=wait)

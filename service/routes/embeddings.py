@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import struct
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter
@@ -131,24 +130,17 @@ class Embedding(UnaryAnswering[Embed]):
         error: str | None = None,
     ) -> LogRecord:
         """With the texts, and without vectors."""
-        texts = self._body.texts
-        optional = {"error": error, "user": self._body.user, "key": arrival.caller.key_id}
-        return LogRecord(
-            request_id=arrival.request_id,
-            at=arrival.at,
-            status=status,
-            outcome=outcome,
+        texts, user = self._body.texts, self._body.user
+        details: dict[str, Any] = {"route": "embeddings", "texts": len(texts)}
+        details |= {"error": error, "user": user, "key": arrival.caller.key_id}
+        return arrival.record(
+            status,
+            outcome,
+            details,
             input="\n".join(texts).replace("\0", "\ufffd"),
             model=EMBEDDING_MODEL,
             tokens_in=self.tokens,
             tokens_out=0,
-            latency_ms=(time.perf_counter() - arrival.start) * 1000,
             route="embeddings",
-            caller=arrival.caller.key_id,
-            user=self._body.user,
-            details={
-                "route": "embeddings",
-                "texts": len(texts),
-                **{name: value for name, value in optional.items() if value is not None},
-            },
+            user=user,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -194,26 +193,19 @@ class Prediction(UnaryAnswering[TabularVersion]):
         self, arrival: Arrival, target: TabularVersion, status: int, outcome: str, *, error: str | None = None
     ) -> LogRecord:
         """With rows, predictions and probabilities, as `llmops.production_log.predictions` reads them."""
-        ref, scored, caller = target.ref, self._scored, arrival.caller.key_id
-        optional = {"error": error, "key": caller, "probabilities": None if scored is None else scored.probabilities}
-        return LogRecord(
-            request_id=arrival.request_id,
-            at=arrival.at,
-            status=status,
-            outcome=outcome,
+        ref, scored = target.ref, self._scored
+        details = {"rows": len(self._rows), "error": error, "key": arrival.caller.key_id}
+        return arrival.record(
+            status,
+            outcome,
+            details | {"probabilities": None if scored is None else scored.probabilities},
             input=orjson.dumps(self._rows).decode(),
             output="" if scored is None else orjson.dumps(scored.values).decode(),
             release=ref,
             model=ref,
             tokens_in=0,
             tokens_out=0,
-            latency_ms=(time.perf_counter() - arrival.start) * 1000,
             route=PREDICT,
-            caller=caller,
-            details={
-                "rows": len(self._rows),
-                **{name: value for name, value in optional.items() if value is not None},
-            },
         )
 
 

@@ -8,11 +8,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
+from starlette.types import Send
 
 from llmops.engines.answer import Answer, is_cut_off, reasoning_in
 from llmops.generation import Chunk, Usage
 from service.error_map import ApiError
 from service.exchange import COUNTS, Exchange
+from service.replies import EventStream, WholeReply
 from service.routes.response_body import ResponseRequest
 
 MESSAGE, REASONING = -1, -2
@@ -95,17 +97,29 @@ class ResponseObject:
         return {"id": identity, "status": "in_progress", **told}
 
 
-class ResponseEvents:
-    """Turns chunks into the bytes of OpenAI's events, numbered in sequence. Each chunk is in the exchange already.
+class WholeResponse(WholeReply):
+    """The response in one object."""
+
+    def __init__(self, exchange: Exchange, send: Send, body: ResponseRequest) -> None:
+        super().__init__(exchange, send)
+        self._response = ResponseObject(exchange, body)
+
+    def body(self) -> dict[str, Any]:
+        return self._response.ended()
+
+
+class ResponseStream(EventStream):
+    """The response told in OpenAI's typed events, numbered in sequence.
 
     Whatever comes first has the two events that begin a response before it.
     """
 
-    def __init__(self, exchange: Exchange, body: ResponseRequest) -> None:
+    def __init__(self, exchange: Exchange, send: Send, body: ResponseRequest) -> None:
+        super().__init__(exchange, send)
         self._response = ResponseObject(exchange, body)
         self._number = 0
 
-    def piece(self, chunk: Chunk) -> bytes:
+    def events(self, chunk: Chunk) -> bytes:
         """What one chunk adds; empty for one without text, reasoning, refusal and tool calls."""
         events = b""
         if chunk.further is not None:  # reasoning and refusal; other fields stand in the whole item at the end
@@ -129,14 +143,13 @@ class ResponseEvents:
                 events += self._event(f"response.{kind}.delta", **self._place(call), delta=arguments)
         return events
 
-    def end(self) -> bytes:
-        """What comes after the last piece."""
+    def closing(self) -> bytes:
         events = b"" if set(self._response.order) - {REASONING} else self._part_place(TEXT)[0]
         events += b"".join(self._closing(output) for output in self._response.order)
         ended = self._response.ended()
         return events + self._event(f"response.{ended['status']}", response=ended)
 
-    def error(self, problem: ApiError) -> bytes:
+    def failing(self, problem: ApiError) -> bytes:
         """An end with an error: in OpenAI's shape for events and, under `error`, in its shape for bodies."""
         told = {"code": problem.code, "message": problem.message, "param": problem.param}
         return self._event("error", **told, error={**told, "type": problem.kind})

@@ -11,17 +11,16 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmops.generation import Chunk, Message
+from llmops.generation import Message
 from llmops.versions import PromptVersion
 from service.access import ANONYMOUS, Caller
 from service.answering import Answering
 from service.error_map import ApiError
-from service.exchange import AnswerRequest, Exchange
+from service.exchange import AnswerRequest
 from service.gateway import Gateway
 from service.json_route import JsonRoute
-from service.replies import EventStream, WholeReply
 from service.routes.response_body import PromptChoice, ResponseRequest
-from service.routes.response_events import ResponseEvents, ResponseObject
+from service.routes.response_events import ResponseStream, WholeResponse
 from service.schemas import replies
 from service.snapshot import Snapshot, Target
 
@@ -69,34 +68,6 @@ def responses_router(gateway: Gateway) -> APIRouter:
         return answer
 
     return router
-
-
-class WholeResponse(WholeReply):
-    """The response in one object."""
-
-    def __init__(self, exchange: Exchange, send: Send, body: ResponseRequest) -> None:
-        super().__init__(exchange, send)
-        self._response = ResponseObject(exchange, body)
-
-    def body(self) -> dict[str, Any]:
-        return self._response.ended()
-
-
-class ResponseStream(EventStream):
-    """The response told in typed events."""
-
-    def __init__(self, exchange: Exchange, send: Send, body: ResponseRequest) -> None:
-        super().__init__(exchange, send)
-        self._told = ResponseEvents(exchange, body)
-
-    def events(self, chunk: Chunk) -> bytes:
-        return self._told.piece(chunk)
-
-    def closing(self) -> bytes:
-        return self._told.end()
-
-    def failing(self, problem: ApiError) -> bytes:
-        return self._told.error(problem)
 
 
 def answer_request(snapshot: Snapshot, body: ResponseRequest, caller: Caller = ANONYMOUS) -> AnswerRequest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from llmops.production_log import read_predictions
 from llmops.tabular import RowSchema, columns_of
 from service import predictions as predict_batching
 from service.routes.predict import MOST_ROWS, example_row, row_schema
+from tests.service.conftest import bearer
 from tests.service.tabular_models import BIKE, WINE, Classes, Hours, row, version
 
 VERSIONS = [version(1, "previous"), version(2, "champion"), version(1, "champion", name="wine", schema=WINE)]
@@ -29,6 +31,16 @@ def opened(asked):
 def served(serve_shared):
     with serve_shared(tabular=VERSIONS, open_tabular=opened) as gateway:
         yield gateway
+
+
+@pytest.fixture
+def serve_bikes(serve):
+    """`with serve_bikes(before=…, **options) as gateway:` models that call `before` with the rows of each call."""
+
+    def run(before=lambda _: None, **options):
+        return serve(tabular=VERSIONS, **{"open_tabular": lambda _: Hours(before=before), **options})
+
+    return run
 
 
 def ask(gateway, *rows: Any, model: str = "bike", headers: Any = None, **fields: Any) -> httpx.Response:
@@ -190,7 +202,7 @@ def with_keys(serve_shared, tmp_path_factory):
     scopes = {"bike": {"apps": ["bike"]}, "other": {"apps": ["other"]}, "few": {"requests_per_minute": 1}}
     keys = {name: store.create(**scope)[1] for name, scope in scopes.items()}
     with serve_shared(tabular=VERSIONS, open_tabular=opened, keys=store) as gateway:
-        yield gateway, {name: {"authorization": f"Bearer {key}"} for name, key in keys.items()}
+        yield gateway, {name: bearer(key) for name, key in keys.items()}
     store.close()
 
 
@@ -268,59 +280,59 @@ def test_the_document_shows_each_models_typed_rows(served):
 
 def test_a_model_whose_schema_cannot_be_read_is_left_out_of_the_document(serve):
     broken = version(1, "champion")
-    with serve(tabular=[type(broken)(**{**_fields(broken), "schema": {}})], open_tabular=opened) as gateway:
+    with serve(tabular=[dataclasses.replace(broken, schema={})], open_tabular=opened) as gateway:
         assert "/v1/predict/bike" not in gateway.http.get("/openapi.json").json()["paths"]
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__slots__}
 
 
 @pytest.mark.parametrize(
     ("failure", "status", "logged"),
     [(ZeroDivisionError("secret"), 500, [500]), (EngineBusy("secret"), 429, [])],
 )
-def test_a_model_that_fails_gives_its_status(serve, failure, status, logged):
+def test_a_model_that_fails_gives_its_status(serve_bikes, failure, status, logged):
     def fail(_):
         raise failure
 
-    with serve(tabular=VERSIONS, open_tabular=lambda _: Hours(before=fail)) as gateway:
+    with serve_bikes(fail) as gateway:
         reply = ask(gateway, row())
         assert (reply.status_code, "secret" in reply.text) == (status, False)
         assert [record.status for record in gateway.records()] == logged
         assert list(read_predictions(gateway.log, "bike")) == []
 
 
-def test_rows_beyond_what_may_wait_are_told_to_come_back(serve, monkeypatch, wait_until):
-    reached, may_go = threading.Event(), threading.Event()
+@pytest.fixture
+def may_end():
+    """Lets go what waits for it, at the end of the test at the latest."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_rows_beyond_what_may_wait_are_told_to_come_back(serve_bikes, monkeypatch, wait_until, may_end):
+    reached = threading.Event()
 
     def wait(_):
         reached.set()
-        assert may_go.wait(30)
+        assert may_end.wait(30)
 
     monkeypatch.setattr(predict_batching.PredictionBatches.__init__, "__kwdefaults__", {"most_waiting_rows": 2})
-    with serve(tabular=VERSIONS, open_tabular=lambda _: Hours(before=wait)) as gateway, ThreadPoolExecutor(1) as pool:
+    with serve_bikes(wait) as gateway, ThreadPoolExecutor(1) as pool:
         held = pool.submit(ask, gateway, row(), row())
         wait_until(reached.is_set)
         reply = ask(gateway, row())
         assert (reply.status_code, reply.headers["retry-after"]) == (429, "1")
-        may_go.set()
+        may_end.set()
         assert held.result().status_code == 200
 
 
-def test_a_prediction_that_takes_too_long_is_504(serve):
-    may_end = threading.Event()
-    with serve(
-        tabular=VERSIONS, open_tabular=lambda _: Hours(before=lambda _: may_end.wait(30)), engine_timeout=0.1
-    ) as gateway:
+def test_a_prediction_that_takes_too_long_is_504(serve_bikes, may_end):
+    with serve_bikes(lambda _: may_end.wait(30), engine_timeout=0.1) as gateway:
         assert ask(gateway, row()).status_code == 504
         may_end.set()
         assert [record.status for record in gateway.records()] == [504]
 
 
-def test_a_client_that_leaves_is_logged(serve, wait_until):
-    may_end = threading.Event()
-    with serve(tabular=VERSIONS, open_tabular=lambda _: Hours(before=lambda _: may_end.wait(30))) as gateway:
+def test_a_client_that_leaves_is_logged(serve_bikes, wait_until, may_end):
+    with serve_bikes(lambda _: may_end.wait(30)) as gateway:
         with pytest.raises(httpx.ReadTimeout):
             gateway.http.post("/v1/predict/bike", json={"rows": [row()]}, timeout=0.3)
         wait_until(gateway.records)

@@ -85,8 +85,19 @@ def receiver() -> Iterator[Receiver]:
         thread.join(10)
 
 
-def settings(receiver: Receiver | None = None, **values: Any) -> Settings:
-    return Settings(otel_endpoint=receiver.url if receiver else None, **values)
+@pytest.fixture
+def trace(receiver):
+    """`trace(*requests)`: begins each request, given by its headers, ends it as said, and gives the spans begun."""
+
+    def send(*requests: tuple[Any, dict[str, Any]], **values: Any) -> list[Any]:
+        tracing = open_tracing(Settings(otel_endpoint=receiver.url, **values))
+        begun = [tracing.begin(headers, NAME) for headers, _ in requests]
+        for span, (_, ending) in zip(reversed(begun), reversed(requests), strict=True):
+            span.end(**ending)
+        asyncio.run(tracing.close())
+        return begun
+
+    return send
 
 
 def record(**values: Any) -> LogRecord:
@@ -110,12 +121,8 @@ def attributes(span: Any) -> dict[str, Any]:
     return {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in span.attributes}
 
 
-def test_a_request_is_one_span_with_versions_tokens_and_times_but_no_words(receiver):
-    tracing = open_tracing(settings(receiver))
-    span = tracing.begin(SAMPLED, NAME)
-    span.end(record())
-    asyncio.run(tracing.close())
-
+def test_a_request_is_one_span_with_versions_tokens_and_times_but_no_words(receiver, trace):
+    trace((SAMPLED, {"record": record()}))
     (sent,) = receiver.spans
     assert receiver.paths == ["/v1/traces"]
     assert sent.name == NAME
@@ -146,22 +153,15 @@ def test_a_request_is_one_span_with_versions_tokens_and_times_but_no_words(recei
     assert b"secret" not in receiver.bodies[0]
 
 
-def test_an_upstream_server_is_told_of_our_span(receiver):
-    tracing = open_tracing(settings(receiver))
-    span = tracing.begin(SAMPLED, NAME)
-    span.end(record())
-    asyncio.run(tracing.close())
+def test_an_upstream_server_is_told_of_our_span(receiver, trace):
+    (span,) = trace((SAMPLED, {"record": record()}))
     ours = receiver.spans[0].span_id.hex()
     assert span.headers == {"traceparent": f"00-{TRACE}-{ours}-01", "tracestate": "a=1,b=2"}
 
 
-def test_a_failure_is_marked_by_its_class_and_not_by_its_text(receiver):
-    tracing = open_tracing(settings(receiver))
+def test_a_failure_is_marked_by_its_class_and_not_by_its_text(receiver, trace):
     failed = record(status=504, outcome="error", details={"error": "EngineTimeout: secret question took too long"})
-    tracing.begin([], NAME).end(failed)
-    tracing.begin([], NAME).end(status=429)
-    tracing.begin([], NAME).end()
-    asyncio.run(tracing.close())
+    trace(([], {}), ([], {"status": 429}), ([], {"record": failed}))
     slow, refused, broken = receiver.spans
     assert attributes(slow)["error.type"] == "EngineTimeout"
     assert slow.status.code == 2
@@ -193,24 +193,15 @@ def test_a_prediction_is_a_span_with_its_model_and_its_number_of_rows(serve, rec
     assert b"clear" not in b"".join(receiver.bodies)
 
 
-def test_the_client_decides_whether_its_trace_is_sampled_and_the_share_decides_on_others(receiver):
-    tracing = open_tracing(settings(receiver, otel_sample=0.0))
-    tracing.begin([], NAME).end(record())
-    unsampled = tracing.begin(NOT_SAMPLED, NAME)
-    unsampled.end(record())
-    tracing.begin(SAMPLED, NAME).end(record())
-    asyncio.run(tracing.close())
+def test_the_client_decides_whether_its_trace_is_sampled_and_the_share_decides_on_others(receiver, trace):
+    _, unsampled, _ = trace(*((headers, {}) for headers in ([], NOT_SAMPLED, SAMPLED)), otel_sample=0.0)
     assert [span.trace_id.hex() for span in receiver.spans] == [TRACE]
     assert unsampled.headers["traceparent"].startswith(f"00-{TRACE}-")
     assert unsampled.headers["traceparent"].endswith("-00")
 
 
-def test_requests_that_run_at_the_same_time_are_no_children_of_each_other(receiver):
-    tracing = open_tracing(settings(receiver))
-    outer, inner = tracing.begin([], NAME), tracing.begin([], NAME)
-    inner.end(record())
-    outer.end(record())
-    asyncio.run(tracing.close())
+def test_requests_that_run_at_the_same_time_are_no_children_of_each_other(receiver, trace):
+    trace(([], {}), ([], {}))
     assert [span.parent_span_id for span in receiver.spans] == [b"", b""]
     assert len({span.trace_id for span in receiver.spans}) == 2
 
@@ -227,10 +218,10 @@ def test_an_endpoint_that_is_away_delays_neither_requests_nor_the_end(caplog):
 
 
 def test_without_an_endpoint_trace_context_is_handed_on_unchanged():
-    span = open_tracing(settings()).begin(SAMPLED, NAME)
+    span = open_tracing(Settings()).begin(SAMPLED, NAME)
     span.end(record())
     assert span.headers == {"traceparent": f"00-{TRACE}-{SPAN}-01", "tracestate": "a=1,b=2"}
-    assert open_tracing(settings()).begin([(b"tracestate", b"a=1")], NAME).headers == {}
+    assert open_tracing(Settings()).begin([(b"tracestate", b"a=1")], NAME).headers == {}
 
 
 def test_without_an_endpoint_nothing_of_opentelemetry_is_loaded():
