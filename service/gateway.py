@@ -35,6 +35,12 @@ Ping = Callable[[], Awaitable[Pong]]
 """Asks the engine process how it is. Raises EngineError where it does not answer."""
 
 LOOK_SECONDS = 1.0
+"""Between two looks at the engine process."""
+
+CANCELLED_SECONDS = 5.0
+FIRST_LOOK_SECONDS = 15.0
+"""How long a worker waits for the registry before it takes requests: they could only be refused until then, while the
+other workers answer theirs."""
 
 
 class EngineWatch:
@@ -108,12 +114,6 @@ class Admission:
             self.held -= 1
             if self.held == 0:
                 self._idle.set()
-
-
-CANCELLED_SECONDS = 5.0
-FIRST_LOOK_SECONDS = 15.0
-"""How long a worker waits for the registry before it takes requests: they could only be refused until then, while the
-other workers answer theirs."""
 
 
 class Gateway:

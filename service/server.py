@@ -1,4 +1,4 @@
-"""How the gateway's app is run under uvicorn: the listening socket, time-outs and draining.
+"""How the gateway's app is run under uvicorn: the listening socket, time-outs, draining, and the workers' supervisor.
 
 Beyond loopback it listens only with keys.
 """
@@ -24,6 +24,24 @@ from llmops.errors import CannotRun, UsageError
 from llmops.processes import is_frozen
 from llmops.settings import Settings
 from service.slow_clients import with_header_timeout
+
+logger = logging.getLogger("llmops.service")
+
+LOOK_SECONDS = 0.1
+"""Pause between two looks at the workers."""
+
+PING_SECONDS = 1.0
+FROZEN_SECONDS = 1.0
+"""A worker that is stopped (SIGSTOP) for so long is killed: its clients wait, and get no more of their share."""
+
+STARTUP_SECONDS = 120.0
+"""How long a worker may take until it answers at all."""
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
+"""Pause after a worker that could not start, doubled each time."""
+
+KILL_MARGIN_SECONDS = 45.0
+"""Beyond draining: how long a worker may take to write its log and close before it is killed."""
 
 
 def run(make_app: Callable[[], FastAPI], settings: Settings, *, host: str = "127.0.0.1", port: int = 8000) -> None:
@@ -97,30 +115,6 @@ def check_bind(host: str, has_keys: bool) -> IPAddress:
     return address
 
 
-# Watches over the worker processes: replaces those that die, hang or are frozen, and ends them all in time.
-#
-# uvicorn's own supervisor asks one worker after the other and waits up to 30 s for each answer: it sees no death
-# meanwhile, no signal either, and waits for ever for a frozen worker to end. Here nothing waits for a worker.
-
-logger = logging.getLogger("llmops.service")
-
-LOOK_SECONDS = 0.1
-"""Pause between two looks at the workers."""
-
-PING_SECONDS = 1.0
-FROZEN_SECONDS = 1.0
-"""A worker that is stopped (SIGSTOP) for so long is killed: its clients wait, and get no more of their share."""
-
-STARTUP_SECONDS = 120.0
-"""How long a worker may take until it answers at all."""
-
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0
-"""Pause after a worker that could not start, doubled each time."""
-
-KILL_MARGIN_SECONDS = 45.0
-"""Beyond draining: how long a worker may take to write its log and close before it is killed."""
-
-
 @dataclass
 class _Sight:
     """What was last seen of a worker, by `time.monotonic`. asked_at: of a question not yet answered."""
@@ -131,7 +125,10 @@ class _Sight:
 
 
 class Workers(Multiprocess):
-    """The workers of one gateway.
+    """The workers of one gateway: replaces those that die, hang or are frozen, and ends them all in time.
+
+    uvicorn's own supervisor asks one worker after the other and waits up to 30 s for each answer: it sees no death
+    meanwhile, no signal either, and waits for ever for a frozen worker to end. Here nothing waits for a worker.
 
     A worker that cannot start ends the gateway only when none ever could: later its log or registry may be away for a
     while, and it is tried again after a pause.

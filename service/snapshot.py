@@ -23,6 +23,7 @@ from service.access import Caller
 from service.error_map import ApiError
 
 _Named = TypeVar("_Named", Release, TabularVersion)
+Arm = Literal["champion", "challenger", "explicit"]
 
 
 class ReleaseSource(Protocol):
@@ -113,11 +114,6 @@ class Snapshot:
         return self.registered.releases
 
     @property
-    def models(self) -> tuple[ModelVersion, ...]:
-        """Every model version."""
-        return self.registered.models
-
-    @property
     def champions(self) -> Mapping[str, ModelVersion]:
         """The model of each app's champion; apps without a champion are left out."""
         return {app: self.targets[app].model for app in self.apps if app in self.targets}
@@ -173,9 +169,6 @@ def _names(versions: Sequence[_Named]) -> dict[str, _Named]:
         names.update({f"{version.name}@{alias}": version for alias in version.aliases})
         names[version.ref] = version
     return names
-
-
-Arm = Literal["champion", "challenger", "explicit"]
 
 
 @dataclass(frozen=True, slots=True)
