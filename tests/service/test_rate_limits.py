@@ -96,21 +96,17 @@ async def test_exactly_so_many_requests_of_a_minute_get_in():
     assert await allowed(rates, limited("other", requests_per_minute=5), 1) == 1
 
 
-def test_requests_come_back_as_the_window_moves_on(monkeypatch):
+async def test_requests_come_back_as_the_window_moves_on(monkeypatch):
     now = [1_000_000.0]
     monkeypatch.setattr("service.rate_limits.time.monotonic", lambda: now[0])
-
-    async def scenario():
-        rates, limits = RateLimits(), limited(requests_per_minute=4)
-        assert await allowed(rates, limits, 3) == 3
-        now[0] += 40
-        assert await allowed(rates, limits, 3) == 1
-        now[0] += 21  # the first three are a minute old, the fourth is not
-        assert await allowed(rates, limits, 9) == 3
-        now[0] += 61
-        assert await allowed(rates, limits, 9) == 4
-
-    asyncio.run(scenario())
+    rates, limits = RateLimits(), limited(requests_per_minute=4)
+    assert await allowed(rates, limits, 3) == 3
+    now[0] += 40
+    assert await allowed(rates, limits, 3) == 1
+    now[0] += 21  # the first three are a minute old, the fourth is not
+    assert await allowed(rates, limits, 9) == 3
+    now[0] += 61
+    assert await allowed(rates, limits, 9) == 4
 
 
 async def test_workers_that_share_a_folder_count_together_and_a_limit_by_itself(tmp_path):
@@ -122,20 +118,16 @@ async def test_workers_that_share_a_folder_count_together_and_a_limit_by_itself(
     assert await allowed(workers[1], limited(requests_per_minute=61), 1) == 1
 
 
-def test_shared_windows_move_on_over_the_end_of_their_file(tmp_path, monkeypatch):
+async def test_shared_windows_move_on_over_the_end_of_their_file(tmp_path, monkeypatch):
     now = [1_000_000.0]
     monkeypatch.setattr("service.rate_limits.time.monotonic", lambda: now[0])
-
-    async def scenario():
-        workers, limits = [RateLimits(folder=tmp_path) for _ in range(2)], limited(requests_per_minute=3)
-        for _ in range(4):
-            assert [await allowed(rates, limits, 2) for rates in workers] == [2, 1]
-            now[0] += 40
-            error, _ = await refusal(workers[1], limits)
-            assert error.retry_after == pytest.approx(20)
-            now[0] += 21
-
-    asyncio.run(scenario())
+    workers, limits = [RateLimits(folder=tmp_path) for _ in range(2)], limited(requests_per_minute=3)
+    for _ in range(4):
+        assert [await allowed(rates, limits, 2) for rates in workers] == [2, 1]
+        now[0] += 40
+        error, _ = await refusal(workers[1], limits)
+        assert error.retry_after == pytest.approx(20)
+        now[0] += 21
 
 
 def count_for(folder, seconds, found):
@@ -159,18 +151,14 @@ def test_processes_at_once_let_exactly_so_many_in(tmp_path):
     assert sum(found.get() for _ in processes) == 500
 
 
-def test_a_worker_that_is_frozen_while_it_counts_locks_nobody_out(tmp_path, monkeypatch):
+async def test_a_worker_that_is_frozen_while_it_counts_locks_nobody_out(tmp_path, monkeypatch):
     monkeypatch.setattr("service.rate_limits.LOCK_SECONDS", 0.01)
-
-    async def scenario():
-        workers, limits = [RateLimits(folder=tmp_path) for _ in range(2)], limited(requests_per_minute=2)
-        assert await allowed(workers[0], limits, 1) == 1
-        with (tmp_path / "k-2").open("r+") as window:
-            fcntl.flock(window, fcntl.LOCK_EX)
-            assert await allowed(workers[1], limits, 1) == 1
-        assert await allowed(workers[1], limits, 3) == 1
-
-    asyncio.run(scenario())
+    workers, limits = [RateLimits(folder=tmp_path) for _ in range(2)], limited(requests_per_minute=2)
+    assert await allowed(workers[0], limits, 1) == 1
+    with (tmp_path / "k-2").open("r+") as window:
+        fcntl.flock(window, fcntl.LOCK_EX)
+        assert await allowed(workers[1], limits, 1) == 1
+    assert await allowed(workers[1], limits, 3) == 1
 
 
 async def test_a_clock_that_is_set_back_makes_nobody_wait_longer(monkeypatch):
