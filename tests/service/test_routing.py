@@ -188,14 +188,14 @@ CLIENTS = 6
 
 
 def hammer(url: str, stop: threading.Event, stream: bool) -> set[tuple[int, str, str]]:
-    """Asks until told to stop; every distinct status, text and combination of version headers seen."""
+    """Asks until told to stop; every distinct status, words of model and prompt, and version headers seen."""
     seen = set()
     body = {"model": "assistant", "messages": [{"role": "user", "content": "x"}], "stream": stream}
     with httpx.Client(base_url=url, timeout=20) as http:
         while not stop.is_set():
             reply = http.post("/v1/chat/completions", json=body)
             names = [reply.headers.get(f"x-llmops-{name}", "") for name in ("release", "prompt", "model")]
-            words = [word for word in ("first", "second") if word in reply.text]
+            words = [word for word in ("first", "second", "1.", "2.") if word in reply.text]
             seen.add((reply.status_code, " ".join(words), " ".join(names)))
     return seen
 
@@ -221,7 +221,7 @@ def test_flips_of_the_champion_under_load_fail_nothing_and_mix_nothing(serve, re
             seen = set().union(*(future.result() for future in hammers))
         outcomes = {record.outcome for record in gateway.log.iterate(shadow=True)}
     assert seen == {
-        (200, "first", "assistant@1 qa@1 tiny@1"),
-        (200, "second", "assistant@2 qa@2 tiny@2"),
+        (200, "first 1.", "assistant@1 qa@1 tiny@1"),
+        (200, "second 2.", "assistant@2 qa@2 tiny@2"),
     }
     assert outcomes == {"ok", "shadow"}
