@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
-from llmops.production_log.database import database_url, open_engine, shown, translated
+from llmops.production_log.database import database_url, open_engine, translated
 from llmops.production_log.tables import storable
-from llmops.state_files import FileIdentity, make_private_folder
+from llmops.state_files import FileIdentity, make_private_folder, shown
 
 __all__ = ["Key", "KeyMarker", "KeyStore", "parse_key", "secret_hash"]
 

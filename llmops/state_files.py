@@ -112,6 +112,16 @@ class FileIdentity:
     inode: int
 
 
+def shown(url: str) -> str:
+    """The URL of a database without its password."""
+    import sqlalchemy as sa
+
+    try:
+        return sa.make_url(url).render_as_string(hide_password=True)
+    except sa.exc.ArgumentError:
+        return "(not a database URL)"
+
+
 def sqlite_path(url: str) -> Path | None:
     """The path of a SQLite database that is a plain file; None for any other."""
     import sqlalchemy as sa

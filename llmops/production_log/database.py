@@ -21,6 +21,7 @@ from llmops.state_files import (
     WatchedFile,
     advised,
     make_private_folder,
+    shown,
     sqlite_path,
     write_ahead,
 )
@@ -239,14 +240,6 @@ def translated(url: str) -> Iterator[None]:
         raise RecordRefused(f"production log {shown(url)}: {_first_line(error)}") from error
     except (sa.exc.SQLAlchemyError, OSError, ImportError) as error:
         raise StoreUnavailable(f"production log {shown(url)}: {_first_line(error)}") from error
-
-
-def shown(url: str) -> str:
-    """The URL without its password."""
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except sa.exc.ArgumentError:
-        return "(not a database URL)"
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@ only importer of MLflow."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,14 +34,27 @@ class Registry:
         Raises StoreUnavailable.
         """
         self.store = Store(settings, file)
-        self.audit = AuditLog(settings.resolved_log_url, actor)
         self.prompts = PromptRegistry(self.store)
         self.models = ModelRegistry(self.store)
-        self.release_versions = ReleaseRegistry(self.store, self.audit, self.prompts, self.models)
-        self.tabular_versions = TabularRegistry(self.store, self.audit)
+        self._actor = actor
         self._versions: dict[str, tuple[tuple[int, int], list[Any]]] = {}
         self._marks: Any = None
         self._last: RegisteredVersions | None = None
+
+    @functools.cached_property
+    def audit(self) -> AuditLog:
+        """What was moved, gated and registered, and by whom."""
+        return AuditLog(self.store.settings.resolved_log_url, self._actor)
+
+    @functools.cached_property
+    def release_versions(self) -> ReleaseRegistry:
+        """The releases of every app."""
+        return ReleaseRegistry(self.store, self.audit, self.prompts, self.models)
+
+    @functools.cached_property
+    def tabular_versions(self) -> TabularRegistry:
+        """The versions of tabular models."""
+        return TabularRegistry(self.store, self.audit)
 
     def registered(self) -> RegisteredVersions:
         """Releases, model versions, traffic policies and tabular models as they are now; the very object of the last

@@ -18,7 +18,6 @@ from urllib.parse import unquote, urlsplit
 import sqlalchemy as sa
 
 from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
-from llmops.production_log.database import shown
 from llmops.settings import Settings
 from llmops.state_files import (
     BUSY_SECONDS,
@@ -27,6 +26,7 @@ from llmops.state_files import (
     advised,
     keep_private,
     make_private_folder,
+    shown,
     sqlite_path,
     write_ahead,
 )
