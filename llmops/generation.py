@@ -88,30 +88,21 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_share(value: Any, top: float) -> bool:
-    return (_is_whole(value) or isinstance(value, float)) and 0 <= value <= top
-
-
-def _is_stop(value: Any) -> bool:
-    stop = [value] if isinstance(value, str) else value
-    return isinstance(stop, Sequence) and all(isinstance(item, str) and item for item in stop)
-
-
-def _is_format(value: Any) -> bool:
-    return isinstance(value, Mapping) and value.get("type") in ("text", "json_object", "json_schema")
-
-
 _WANTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "max_tokens": (lambda value: _is_whole(value) and value >= 1, "a whole number of 1 or more"),
-    "seed": (_is_whole, "a whole number"),
-    "temperature": (lambda value: _is_share(value, 2), "a number from 0 to 2"),
-    "top_p": (lambda value: _is_share(value, 1), "a number from 0 to 1"),
-    "stop": (_is_stop, "a string or a list of strings, none empty"),
-    "response_format": (_is_format, "an object whose type is text, json_object or json_schema"),
+    "max_tokens": (lambda value: type(value) is int and value >= 1, "a whole number of 1 or more"),
+    "seed": (lambda value: type(value) is int, "a whole number"),
+    "temperature": (lambda value: type(value) in (int, float) and 0 <= value <= 2, "a number from 0 to 2"),
+    "top_p": (lambda value: type(value) in (int, float) and 0 <= value <= 1, "a number from 0 to 1"),
+    "stop": (
+        lambda value: (
+            isinstance(value, Sequence) and value != "" and all(isinstance(item, str) and item for item in value)
+        ),
+        "a string or a list of strings, none empty",
+    ),
+    "response_format": (
+        lambda value: isinstance(value, Mapping) and value.get("type") in ("text", "json_object", "json_schema"),
+        "an object whose type is text, json_object or json_schema",
+    ),
 }
 """Of each parameter whether a value will do, and what it must be."""
 

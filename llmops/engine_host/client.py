@@ -205,29 +205,23 @@ async def _ask(socket_path: Path, asked: Operation) -> AsyncGenerator[Answer, No
         reader, writer = await asyncio.open_unix_connection(str(socket_path))
     except OSError as error:
         raise _down("is not running") from error
-    try:
-        writer.write(message)
-        async for said in _answers(reader):
-            if isinstance(said, EngineError):
-                raise said
-            yield said
-    finally:
-        writer.transport.abort()
-
-
-async def _answers(reader: asyncio.StreamReader) -> AsyncGenerator[Answer, None]:
     splitter = FrameSplitter()
     try:
+        writer.write(message)
         while data := await reader.read(_PIECE):
             for frame in splitter.feed(data):
                 said = answer(frame)
                 if isinstance(said, End):
                     return
+                if isinstance(said, EngineError):
+                    raise said
                 yield said
     except BadFrame as error:
         raise EngineError(f"the engine process sent a bad frame: {error}") from error
     except OSError as error:
         raise _down("went away") from error
+    finally:
+        writer.transport.abort()
     raise _down("ended before its answer did")
 
 

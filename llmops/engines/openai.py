@@ -17,7 +17,7 @@ from yarl import URL
 from llmops.engines.openai_errors import SentFields, failure, refusal
 from llmops.engines.openai_format import AnswerReader, chat_body, sent_message, whole_answer
 from llmops.engines.protocol import EngineIdentity
-from llmops.engines.upstream_wire import EventParser, EventTooLong, SentEvent, UpstreamJson
+from llmops.engines.upstream_wire import EventParser, EventTooLong, SentEvent, UpstreamJson, misshapen
 from llmops.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from llmops.generation import EXTRAS, Chunk, GenerationRequest
 
@@ -228,7 +228,7 @@ async def _start(response: aiohttp.ClientResponse) -> bytes:
     while not start.strip(_BLANK) and (piece := await response.content.readany()):
         start += piece
         if len(start) > LONGEST_REPLY:
-            raise _too_long()
+            raise misshapen(f"a reply of more than {LONGEST_REPLY} bytes")
     return start
 
 
@@ -242,12 +242,8 @@ async def _read(response: aiohttp.ClientResponse, start: bytes = b"") -> bytes:
     while piece := await content.readany():
         body += piece
         if len(body) > LONGEST_REPLY:
-            raise _too_long()
+            raise misshapen(f"a reply of more than {LONGEST_REPLY} bytes")
     return bytes(body)
-
-
-def _too_long() -> EngineError:
-    return EngineError(f"the upstream sent a reply of more than {LONGEST_REPLY} bytes")
 
 
 async def _reach_end(response: aiohttp.ClientResponse) -> None:
@@ -273,7 +269,7 @@ class _StreamedAnswer:
         try:
             events = self._parser.feed(piece)
         except EventTooLong as error:
-            raise EngineError(f"the upstream sent {error}") from error
+            raise misshapen(str(error)) from error
         return self._chunks(events[0]) if len(events) == 1 else self._linked(events)
 
     def _linked(self, events: Sequence[SentEvent]) -> Iterable[Chunk]:

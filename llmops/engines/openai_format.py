@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import replace
-from itertools import takewhile
 from typing import Any
 
 from llmops.engines.openai_errors import failure, reported, unwrapped
 from llmops.engines.tool_calls import ToolCallReader, argument_text, whole_number
+from llmops.engines.upstream_wire import misshapen
 from llmops.errors import EngineError, EngineUnavailable
 from llmops.generation import NO_FIELDS, UNKNOWN_USAGE, UNSAID, Chunk, Further, GenerationRequest, Message, Usage
 
@@ -85,7 +85,7 @@ class AnswerReader:
         """The chunks of one parsed event. Raises EngineError: it reports a failure, or is not of OpenAI's shape."""
         event = unwrapped(event)
         if type(event) is not dict:
-            raise _misshapen("an event that is not an object")
+            raise misshapen("an event that is not an object")
         choices = event.get("choices")
         if (event.get("error") or choices is None) and (problem := reported(event)) is not None:
             raise problem
@@ -93,9 +93,15 @@ class AnswerReader:
         chunks: list[Chunk] = []
         if choices:
             for choice in _objects(choices, "choices"):
-                reader = self._choice(choice)
+                index = _index(choice, 0, self._asked)
+                reader = self._choices.get(index) or self._choices.setdefault(index, _ChoiceReader(index))
                 if said := reader.take(choice, fields):
-                    chunks += [*self._opened_before(reader), *said]
+                    # Clients may count answers by their first events: those that wait of earlier answers go before.
+                    for each in self._choices.values():
+                        if each is reader:
+                            break
+                        chunks += each.opened()
+                    chunks += said
         elif fields:
             self._last_fields = fields
         if (usage := event.get("usage")) is not None:
@@ -113,23 +119,11 @@ class AnswerReader:
             message = "the stream ended before the answer did"
             raise EngineUnavailable(message, reason=message)
         if not readers:
-            raise _misshapen("no answer")
+            raise misshapen("no answer")
         _without_gaps(self._choices)
         *others, last = readers
         chunks = [chunk for reader in others for chunk in reader.end()]
         return chunks + last.end(self._usage, self._last_fields)
-
-    def _opened_before(self, reader: _ChoiceReader) -> list[Chunk]:
-        """The events that wait of answers which began earlier: clients may count answers by their first events."""
-        earlier = takewhile(lambda each: each is not reader, self._choices.values())
-        return [chunk for each in earlier for chunk in each.opened()]
-
-    def _choice(self, choice: Mapping[str, Any]) -> _ChoiceReader:
-        index = _index(choice, 0, self._asked)
-        reader = self._choices.get(index)
-        if reader is None:
-            reader = self._choices[index] = _ChoiceReader(index)
-        return reader
 
 
 class _ChoiceReader:
@@ -168,7 +162,7 @@ class _ChoiceReader:
     def end(self, usage: Usage | None = None, reply: Mapping[str, Any] = NO_FIELDS) -> list[Chunk]:
         """What the answer ends with. Raises EngineError."""
         if not self._begun:
-            raise _misshapen("an answer without a message")
+            raise misshapen("an answer without a message")
         calls = self._calls.end()
         last_calls = [Chunk("", index=self._index, tool_calls=calls)] if calls else []
         ending = self._ending or Further()
@@ -200,16 +194,16 @@ def whole_answer(reply: object, asked: int = 1) -> list[Chunk]:
     """
     reply = unwrapped(reply)
     if type(reply) is not dict:
-        raise _misshapen("a reply that is not an object")
+        raise misshapen("a reply that is not an object")
     if (problem := reported(reply)) is not None:
         raise problem
     choices = _objects(reply.get("choices") or [], "choices")
     if not choices:
-        raise _misshapen("no answer")
+        raise misshapen("no answer")
     usage, fields = _usage(reply.get("usage")), _rest(reply, _NAMED_IN_REPLY)
     chunks = [_whole_chunk(choice, place, asked) for place, choice in enumerate(choices)]
     if len({chunk.index for chunk in chunks}) < len(chunks):
-        raise _misshapen("two answers of one number")
+        raise misshapen("two answers of one number")
     _without_gaps({chunk.index for chunk in chunks})
     *others, last = chunks
     further = last.further or Further()
@@ -218,7 +212,7 @@ def whole_answer(reply: object, asked: int = 1) -> list[Chunk]:
 
 def _whole_chunk(choice: Mapping[str, Any], place: int, asked: int) -> Chunk:
     if choice.get("message") is None:
-        raise _misshapen("an answer without a message")
+        raise misshapen("an answer without a message")
     message = _with_texts(_object(choice["message"], "message"))
     text = _text(message)
     calls = ToolCallReader().take_whole(message["tool_calls"]) if message.get("tool_calls") else ()
@@ -273,7 +267,7 @@ def _text(message: Mapping[str, Any]) -> str:
     parts = _objects(content, "content")
     texts = [part.get("text") for part in parts if part.get("type", "text") == "text"]
     if not all(isinstance(text, str) for text in texts):
-        raise _misshapen("content with a part whose text is none")
+        raise misshapen("content with a part whose text is none")
     return "".join(str(text) for text in texts)
 
 
@@ -295,7 +289,7 @@ def _finish_reason(choice: Mapping[str, Any], fields: dict[str, Any]) -> str:
     """Raises EngineError: the server gave the answer up. An empty reason is none, and stays among the fields."""
     reason = choice["finish_reason"]
     if not isinstance(reason, str):
-        raise _misshapen("a finish_reason that is no text")
+        raise misshapen("a finish_reason that is no text")
     if reason in FAILED:
         message = f"the upstream gave the answer up: finish_reason {reason!r}"
         raise EngineError(message, reason=message)
@@ -308,13 +302,13 @@ def _object(value: object, name: str) -> Mapping[str, Any]:
     if value is None:
         return NO_FIELDS
     if type(value) is not dict:
-        raise _misshapen(f"{name} that is no object")
+        raise misshapen(f"{name} that is no object")
     return value
 
 
 def _objects(value: object, name: str) -> Sequence[Mapping[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise _misshapen(f"{name} that is no list of objects")
+        raise misshapen(f"{name} that is no list of objects")
     return value
 
 
@@ -324,14 +318,14 @@ def _index(choice: Mapping[str, Any], place: int, asked: int) -> int:
         return place
     if type(index) is not int or not 0 <= index < asked:
         wanted = "one answer was" if asked == 1 else f"{asked} answers were"
-        raise _misshapen(f"an answer of index {str(index)[:20]} where {wanted} asked for")
+        raise misshapen(f"an answer of index {str(index)[:20]} where {wanted} asked for")
     return index
 
 
 def _without_gaps(indexes: Collection[int]) -> None:
     """Raises EngineError where one answer came and an earlier one did not: nobody makes that up."""
     if missing := set(range(max(indexes))) - set(indexes):
-        raise _misshapen(f"no answer of index {min(missing)}, but a later one")
+        raise misshapen(f"no answer of index {min(missing)}, but a later one")
 
 
 def _usage(usage: object) -> Usage:
@@ -339,7 +333,7 @@ def _usage(usage: object) -> Usage:
     if usage is None:
         return UNKNOWN_USAGE
     if type(usage) is not dict:
-        raise _misshapen("usage that is no object")
+        raise misshapen("usage that is no object")
     told = _counted(usage, "usage", _COUNTS & usage.keys())
     for name in _DETAILS & usage.keys():
         details = _object(usage[name], f"usage.{name}")
@@ -356,10 +350,5 @@ def _counted(usage: Mapping[str, Any], place: str, counts: Set[str]) -> dict[str
 def _count(count: Any, place: str) -> int | None:
     count = whole_number(count)
     if count is not None and (type(count) is not int or not 0 <= count < _TOO_MANY_TOKENS):
-        raise _misshapen(f"{place} = {str(count)[:40]}, which is no number of tokens")
+        raise misshapen(f"{place} = {str(count)[:40]}, which is no number of tokens")
     return count
-
-
-def _misshapen(what: str) -> EngineError:
-    message = f"the upstream sent {what}"
-    return EngineError(message, reason=message)

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from llmops.errors import EngineError
+from llmops.engines.upstream_wire import misshapen
 
 
 class ToolCallReader:
@@ -39,13 +39,13 @@ class ToolCallReader:
         """The answer is over: the pieces that calls lack, for arguments that were never told are none, as in whole
         answers. Raises EngineError: a call has no name."""
         if any(call.held is not None for call in self._calls):
-            raise _misshapen("without a name")
+            raise misshapen("a tool call without a name")
         return [{"index": call.place, "function": {"arguments": "{}"}} for call in self._calls if call.lacks_arguments]
 
     def _call_of(self, delta: Mapping[str, Any]) -> _Call:
         number, identity = whole_number(delta.get("index")), _id(delta)
         if number is not None and type(number) is not int:
-            raise _misshapen("whose index is no number")
+            raise misshapen("a tool call whose index is no number")
         found = [call for call in self._calls if number is None or call.number == number]
         if not found:
             return self._begin(number)
@@ -120,7 +120,7 @@ class _Call:
 
     def _function(self, function: object) -> dict[str, Any]:
         if not isinstance(function, dict):
-            raise _misshapen("whose function is no object")
+            raise misshapen("a tool call whose function is no object")
         arguments = argument_text(function.get("arguments"))
         self._arguments.append(arguments)
         told = {**function, "arguments": arguments}
@@ -164,7 +164,7 @@ def _name(call: Mapping[str, Any]) -> str:
     told = call.get("function") or call.get(str(call.get("type")))
     name = told.get("name") if isinstance(told, dict) else None
     if name is not None and not isinstance(name, str):
-        raise _misshapen("whose name is no text")
+        raise misshapen("a tool call whose name is no text")
     return name or ""
 
 
@@ -174,10 +174,5 @@ def _new_id() -> str:
 
 def _objects(value: object) -> Sequence[Mapping[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise _misshapen("that is no object in a list")
+        raise misshapen("a tool call that is no object in a list")
     return value
-
-
-def _misshapen(what: str) -> EngineError:
-    message = f"the upstream sent a tool call {what}"
-    return EngineError(message, reason=message)

@@ -110,6 +110,7 @@ class EventParser:
 
 
 _Place = tuple[str | int, ...]
+_TOO_DEEP = f"that is not flat enough: more than {MOST_NESTED} levels"
 
 
 class UpstreamJson:
@@ -132,7 +133,7 @@ class UpstreamJson:
         # Few events have so many brackets that they need a look.
         deep = not letter or data.count(b"{") + data.count(b"[") > MOST_NESTED
         if deep and isinstance(value, (dict, list)) and not is_shallow(value):
-            raise _too_deep(what)
+            raise misshapen(f"{what} {_TOO_DEEP}")
         return value if letter and not self._halves else self._mended(value, ())
 
     def _mended(self, value: Any, place: _Place) -> Any:
@@ -162,10 +163,9 @@ def _loosely(data: bytes, what: str) -> Any:
     try:
         return json.loads(text, parse_constant=lambda _: None, parse_float=_number, parse_int=_whole_number)
     except RecursionError as error:
-        raise _too_deep(what) from error
+        raise misshapen(f"{what} {_TOO_DEEP}") from error
     except ValueError as error:
-        message = f"the upstream sent {what} that is not JSON"
-        raise EngineError(message, reason=message) from error
+        raise misshapen(f"{what} that is not JSON") from error
 
 
 def _number(text: str) -> float | None:
@@ -183,6 +183,7 @@ def _characters(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _too_deep(what: str) -> EngineError:
-    message = f"the upstream sent {what} that is not flat enough: more than {MOST_NESTED} levels"
+def misshapen(what: str) -> EngineError:
+    """The error for an answer that is none; its message may be shown to clients."""
+    message = f"the upstream sent {what}"
     return EngineError(message, reason=message)
