@@ -59,19 +59,20 @@ class Engine(Protocol):
         ...
 
 
-def fitting(request: GenerationRequest, engine: Engine, *, of: str) -> GenerationRequest:
+def fitting(request: GenerationRequest, engine: Engine, *, of: str | None = None) -> GenerationRequest:
     """The request without the hints that the engine does not obey. of: the model it serves, for errors to name.
 
     Raises:
         EngineRejected: naming an extra field which changes the answer and which the engine cannot obey, or what of an
             earlier turn it cannot read: only another server takes a turn as it is.
     """
+    named = "the engine" if of is None else f"the engine of {of}"
     if not engine.honours >= EXTRAS and (unread := _unread(request.messages)) is not None:
-        raise EngineRejected(f"messages: the engine of {of} cannot read {unread}; leave it out", param="messages")
+        raise EngineRejected(f"messages: {named} cannot read {unread}; leave it out", param="messages")
     foreign = request.extras.keys() - engine.honours
     for name in request.extras:
         if name in foreign and name not in HINTS:
-            raise EngineRejected(f"{name}: the engine of {of} cannot honour it; leave it out", param=name)
+            raise EngineRejected(f"{name}: {named} cannot honour it; leave it out", param=name)
     if not foreign:
         return request
     return replace(request, extras={name: value for name, value in request.extras.items() if name not in foreign})
