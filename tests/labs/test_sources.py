@@ -76,20 +76,22 @@ def test_data_of_an_installed_package_is_checked(settings: Settings) -> None:
         fetch_entry(DataSource("wine", data_source("wine").source, "0" * 64, "", ""), settings)
 
 
-@pytest.mark.parametrize("source", ["hour.csv", "file:", "pypi:a==1#b", "https://host/hour.csv"])
-def test_what_is_no_source_is_a_usage_error(settings: Settings, source: str) -> None:
-    with pytest.raises(UsageError, match="is no data source; use file:PATH"):
-        fetch_data("bike", settings, source)
-
-
-def test_an_absent_file_is_named(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(CannotRun, match=r"none\.csv: no such file"):
-        fetch_data("bike", settings, f"file:{tmp_path}/none.csv")
-
-
-def test_an_unknown_name_shows_those_there_are(settings: Settings) -> None:
-    with pytest.raises(UnknownVersion, match=r"no data 'beer' in the catalogue; it has bike, wine"):
-        fetch_data("beer", settings)
+@pytest.mark.parametrize(
+    ("name", "source", "error", "problem"),
+    [
+        *(
+            ("bike", source, UsageError, "is no data source; use file:PATH")
+            for source in ("hour.csv", "file:", "pypi:a==1#b", "https://host/hour.csv")
+        ),
+        ("bike", "file:/no/none.csv", CannotRun, r"none\.csv: no such file"),
+        ("beer", None, UnknownVersion, r"no data 'beer' in the catalogue; it has bike, wine"),
+    ],
+)
+def test_what_cannot_be_fetched_is_named(
+    settings: Settings, name: str, source: str | None, error: type[Exception], problem: str
+) -> None:
+    with pytest.raises(error, match=problem):
+        fetch_data(name, settings, source)
 
 
 @pytest.mark.parametrize("name", ["bike", "wine"])

@@ -51,36 +51,39 @@ def test_missing_weather_is_that_of_the_hour_before_and_never_of_the_one_after(w
     assert counts(findings)[("imputed", "weathersit")] == counts(findings)[("imputed", "temp")] == 3
 
 
-def test_rows_before_any_weather_is_known_are_dropped(write_csv: WriteCsv) -> None:
+WITHOUT_WEATHER = {"weathersit": ""}
+
+
+@pytest.mark.parametrize(
+    ("change", "kept", "found"),
+    [
+        ({0: WITHOUT_WEATHER, 1: WITHOUT_WEATHER}, 40, {("dropped", None): 2}),  # before any weather is known
+        *(
+            ({7: {column: ""}}, 41, {("dropped", name): 1})
+            for column, name in (
+                ("dteday", "date"), ("hr", "hour"), ("season", "season"), ("holiday", "holiday"),
+                ("workingday", "workingday"), ("cnt", "count"),
+            )
+        ),
+        ({0: {"weekday": "3"}}, 42, {("repaired", "weekday"): 1}),  # not the date's
+        ({41: dict(uci_rows()[40])}, 41, {("dropped", None): 1}),  # stands twice
+        # What is hard to believe is counted and kept:
+        ({1: {"hum": "0"}}, 42, {("suspect", "humidity"): 1}),
+        ({2: {"atemp": "1"}}, 42, {("suspect", "atemp"): 1}),
+        ({3: {"workingday": "1"}}, 42, {("suspect", "workingday"): 1}),
+    ],
+)  # fmt: skip
+def test_what_was_done_to_rows_is_counted(
+    write_csv: WriteCsv, change: dict[int, Row], kept: int, found: dict[tuple[str, str | None], int]
+) -> None:
     rows = uci_rows()
-    rows[0]["weathersit"] = rows[1]["weathersit"] = ""
+    for number, values in change.items():
+        rows[number] |= values
     table, rows_read, findings = clean(write_csv(rows))
-    assert (len(table), rows_read) == (40, 42)
-    assert counts(findings)[("dropped", None)] == 2
-
-
-@pytest.mark.parametrize("column", ["dteday", "hr", "season", "holiday", "workingday", "cnt"])
-def test_rows_without_what_nothing_else_tells_are_dropped(write_csv: WriteCsv, column: str) -> None:
-    rows = uci_rows()
-    rows[7][column] = ""
-    table, _, findings = clean(write_csv(rows))
-    assert len(table) == 41
-    assert [f.count for f in findings if f.kind == "dropped"] == [1]
-
-
-def test_a_weekday_that_is_not_the_dates_is_repaired(write_csv: WriteCsv) -> None:
-    rows = uci_rows()
-    rows[0]["weekday"] = "3"
-    table, _, findings = clean(write_csv(rows))
+    assert (len(table), rows_read) == (kept, 42)
+    told = {key: count for key, count in counts(findings).items() if key[0] not in ("checked", "missing")}
+    assert told == found
     assert table.loc[0, "weekday"] == 6
-    assert counts(findings)[("repaired", "weekday")] == 1
-
-
-def test_rows_that_stand_twice_are_dropped(write_csv: WriteCsv) -> None:
-    rows = uci_rows()
-    table, _, findings = clean(write_csv([catalogue_row(row) for row in [*rows, rows[3]]]))
-    assert len(table) == 42
-    assert counts(findings)[("dropped", None)] == 1
 
 
 def test_two_rows_of_one_hour_that_differ_are_an_error(write_csv: WriteCsv) -> None:
@@ -105,18 +108,6 @@ def test_a_row_that_cannot_be_is_named_by_its_line(write_csv: WriteCsv, change: 
     with pytest.raises(BadFile) as caught:
         clean(write_csv(rows))
     assert str(caught.value).endswith(f"rentals.csv:9: {problem}")
-
-
-def test_what_is_hard_to_believe_is_counted_and_kept(write_csv: WriteCsv) -> None:
-    rows = uci_rows()
-    rows[1] |= {"hum": "0"}
-    rows[2] |= {"atemp": "1"}
-    rows[3] |= {"workingday": "1"}
-    table, _, findings = clean(write_csv(rows))
-    assert len(table) == 42
-    found = counts(findings)
-    assert (found[("suspect", "humidity")], found[("suspect", "workingday")]) == (1, 1)
-    assert found[("suspect", "atemp")] == 1
 
 
 @pytest.mark.parametrize("column", ["cnt", "temp"])
