@@ -24,25 +24,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = [
-    "BadFile",
-    "CannotRun",
-    "ContextTooLong",
-    "Corrupted",
-    "EngineBusy",
-    "EngineError",
-    "EngineRejected",
-    "EngineTimeout",
-    "EngineUnavailable",
-    "GateRefused",
-    "LlmopsError",
-    "RecordingIncomplete",
-    "SchemaNotFollowed",
-    "StoreUnavailable",
-    "UnknownVersion",
-    "UsageError",
-]
-
 
 class LlmopsError(Exception):
     """Base of every error raised on purpose; its text is one line that says what to do."""

@@ -127,34 +127,19 @@ class StepRecord:
     error: str | None = None
 
 
-class Recorder(Protocol):
-    """Where a run's steps are written down for people to see: the seam to MLflow, which this package does not import.
-    Each method may be called again with the same after a crash, and must then leave what one call leaves."""
+class Recorder:
+    """Where a run's steps are written down for people to see; this one writes nothing down. The seam to MLflow, which
+    this package does not import. Each method may be called again with the same after a crash, and must then leave what
+    one call leaves."""
 
     def begin(self, pipeline: str, cycle: str, inputs: Mapping[str, Any]) -> None:
         """A run begins, or goes on. Raises StoreUnavailable: then the run fails here."""
-        ...
 
     def step(self, record: StepRecord) -> None:
         """A step has just been done. Raises StoreUnavailable: then the step counts as failed, and is done again."""
-        ...
 
     def end(self, result: Mapping[str, Any] | None, error: str | None) -> None:
         """The run has finished, with a result, or failed, with an error. Raises StoreUnavailable."""
-        ...
-
-
-class NoRecorder:
-    """Writes nothing down."""
-
-    def begin(self, pipeline: str, cycle: str, inputs: Mapping[str, Any]) -> None:
-        pass
-
-    def step(self, record: StepRecord) -> None:
-        pass
-
-    def end(self, result: Mapping[str, Any] | None, error: str | None) -> None:
-        pass
 
 
 class StepFailed(CannotRun):

@@ -12,7 +12,6 @@ from llmops.errors import StoreUnavailable, UnknownVersion, UsageError
 from llmops.pipelines.database import database_url, has_tables, is_held, only_one, translated
 from llmops.pipelines.dbos_runs import WORKFLOW, Execution, as_json, client, execute, going_on, launched
 from llmops.pipelines.pipeline import (
-    NoRecorder,
     Pipeline,
     PipelineRun,
     Recorder,
@@ -38,7 +37,7 @@ class Pipelines:
     ) -> None:
         """Opens nothing yet. Raises StoreUnavailable: the URL is none of a SQLite file or PostgreSQL."""
         self._url = database_url(settings.resolved_pipelines_url)
-        self._recorder = recorder or NoRecorder()
+        self._recorder = recorder or Recorder()
         self._tell = tell or (lambda _text: None)
 
     def __enter__(self) -> Pipelines:

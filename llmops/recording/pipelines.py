@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from llmops.pipelines.pipeline import StepRecord
+from llmops.pipelines import Recorder, StepRecord
 from llmops.registry.store import Store, translated
 from llmops.settings import Settings
 
@@ -22,8 +22,8 @@ _NOT_IN_A_NAME = re.compile(r"[^\w.-]+", re.ASCII)
 _MOST_CHARACTERS = 5000  # MLflow's limit for a tag
 
 
-class PipelineRecorder:
-    """Writes the runs of pipelines; a `llmops.pipelines.Recorder`. Opens the store with the first run."""
+class PipelineRecorder(Recorder):
+    """Writes the runs of pipelines. Opens the store with the first run."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
