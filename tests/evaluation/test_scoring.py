@@ -15,7 +15,6 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.results import Output, RowResult, RunFindings, Score, StoredResults
 from llmops.evaluation.runner import Answered, Summary, findings, score_rows
-from llmops.evaluation.scorers.protocol import BatchScorer, KeptScorer, RunScorer
 
 
 @dataclass
@@ -72,12 +71,6 @@ def scored(pairs: Iterable[Answered], scorer: Any, cache: GenerationCache) -> li
 
 
 # Kept scores
-
-
-def test_the_made_up_scorers_are_what_they_stand_for(scorer: Any) -> None:
-    assert isinstance(Judge(), KeptScorer)
-    assert isinstance(Model(), BatchScorer)
-    assert not isinstance(scorer("plain"), (KeptScorer, BatchScorer, RunScorer))
 
 
 def test_a_kept_score_is_asked_for_once_also_when_the_cache_is_opened_again(tmp_path):

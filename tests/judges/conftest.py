@@ -13,6 +13,16 @@ import pytest
 from llmops.judges.client import JudgeEndpoint
 from tests.judges.scripted import Answer, ScriptedJudge, SeenRequest
 
+NOWHERE = JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m", key_variable="NO_SUCH_KEY")
+RUBRICS = {f"score{points}_description": f"worth {points}" for points in range(1, 6)}
+# What types of judges need, by type.
+NEEDED: dict[str, dict[str, Any]] = {
+    "judge.rubric": {"instructions": "Is {{ output }} to {{ input }} as good as {{ expected }}, by {{ contexts }}?"},
+    "mlflow.Guidelines": {"guidelines": ["Be brief."]},
+    "mlflow.ConversationalGuidelines": {"guidelines": ["Be brief."]},
+    "mlflow.make_judge": {"instructions": "Does {{ outputs }} fit {{ inputs }}, by {{ expectations }}?"},
+}
+
 
 @dataclass(frozen=True)
 class Asked:

@@ -14,9 +14,9 @@ from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers.protocol import MissingExpectation
 from llmops.judges.client import JudgeEndpoint
 from llmops.judges.mlflow_judges import TYPES
+from tests.judges.conftest import NOWHERE
 from tests.judges.scripted import ScriptedJudge
 
-NOWHERE = JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m")
 ROW = EvalRow(
     "r1",
     {"question": "QUESTION"},

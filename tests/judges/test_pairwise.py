@@ -112,12 +112,6 @@ def test_another_criterion_is_another_question(script) -> None:
     assert len(asked.requests) == 4
 
 
-def test_failures_are_not_kept(script) -> None:
-    cache = KeptInMemory()
-    judge_pair(PairJudge(script("nonsense").endpoint), PAIR, cache)
-    assert cache.scores == {}
-
-
 def test_a_judge_that_is_away_is_told_at_the_first_question_and_not_missed_where_verdicts_are_kept() -> None:
     with ScriptedJudge(lambda _: says("tie")) as running:
         endpoint = JudgeEndpoint("j", running.base_url, "m")

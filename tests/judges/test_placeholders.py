@@ -11,22 +11,13 @@ import pytest
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output
 from llmops.generation import Message
-from llmops.judges import NEEDS_NO_JUDGE, TYPES, JudgeEndpoint
+from llmops.judges import NEEDS_NO_JUDGE, TYPES
 from llmops.judges.mlflow_judges import filled_once
 from llmops.judges.pairwise import PairJudge
 from llmops.prompt_file import PromptTemplate
-from tests.judges.conftest import fitting
+from tests.judges.conftest import NEEDED, NOWHERE, RUBRICS, fitting
 
 PLAIN = "qqWORDqq"
-RUBRICS = {f"score{points}_description": f"worth {points}" for points in range(1, 6)}
-PARAMETERS: dict[str, dict[str, Any]] = {
-    "judge.rubric": {
-        "instructions": "Is {{ output }} to {{ input }} as good as {{ expected }}, by {{ contexts }}?",
-    },
-    "mlflow.Guidelines": {"guidelines": ["Be brief."]},
-    "mlflow.ConversationalGuidelines": {"guidelines": ["Be brief."]},
-    "mlflow.make_judge": {"instructions": "Does {{ outputs }} fit {{ inputs }}, by {{ expectations }}?"},
-}
 # Names of placeholders in MLflow's, ragas' and our own texts, and other ways in which texts are filled.
 LOOKALIKES = " ".join(
     [
@@ -72,26 +63,24 @@ ASKING = sorted(set(TYPES) - NEEDS_NO_JUDGE)
 
 @pytest.mark.parametrize("type_name", ASKING)
 def test_text_that_looks_like_a_placeholder_is_shown_as_it_is(type_name: str) -> None:
-    endpoint = JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m")
-
     def embed(texts: Any) -> Any:
         return np.ones((len(texts), 1))
 
-    judge = TYPES[type_name]("s", endpoint=endpoint, embed=embed, **PARAMETERS.get(type_name, {}))
+    judge = TYPES[type_name]("s", endpoint=NOWHERE, embed=embed, **NEEDED.get(type_name, {}))
     plain = sent(judge, PLAIN, "said")
     assert PLAIN in plain
     assert sent(judge, LOOKALIKES, "said") == plain.replace(PLAIN, LOOKALIKES)
 
 
 def test_a_judges_answer_that_looks_like_a_placeholder_is_shown_as_it_is_in_the_next_question() -> None:
-    judge: Any = TYPES["ragas.Faithfulness"]("s", endpoint=JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m"))
+    judge: Any = TYPES["ragas.Faithfulness"]("s", endpoint=NOWHERE)
     plain = sent(judge, "word", PLAIN)
     assert PLAIN in plain
     assert sent(judge, "word", LOOKALIKES) == plain.replace(PLAIN, LOOKALIKES)
 
 
 def test_two_answers_that_are_compared_are_shown_as_they_are() -> None:
-    judge = PairJudge(JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m"))
+    judge = PairJudge(NOWHERE)
     [_, question] = judge.messages(row(LOOKALIKES), f"first {LOOKALIKES}", f"second {LOOKALIKES}")
     [_, plain] = judge.messages(row(PLAIN), f"first {PLAIN}", f"second {PLAIN}")
     assert question["content"] == plain["content"].replace(PLAIN, LOOKALIKES)

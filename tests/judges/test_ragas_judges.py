@@ -15,9 +15,8 @@ from llmops.evaluation.scorers.protocol import MissingExpectation
 from llmops.judges import ragas_judges
 from llmops.judges.client import JudgeEndpoint
 from llmops.judges.ragas_judges import NEEDS_NO_JUDGE, TYPES
+from tests.judges.conftest import NOWHERE, RUBRICS
 
-NOWHERE = JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m")
-RUBRICS = {f"score{points}_description": f"worth {points}" for points in range(1, 6)}
 ROW = EvalRow(
     "r1",
     {"question": "QUESTION"},

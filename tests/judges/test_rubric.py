@@ -16,9 +16,9 @@ from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers.protocol import KeptScorer, MissingExpectation
 from llmops.judges.client import JudgeEndpoint
 from llmops.judges.rubric import RubricJudge, make_scale
+from tests.judges.conftest import NOWHERE
 
 ROW = EvalRow("r1", {"question": "Capital of France?"}, {"answers": ["Paris", "Lutetia"]}, ("France has Paris.",))
-NOWHERE = JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m")
 
 
 def verdict(score: Any) -> str:

@@ -16,21 +16,13 @@ from llmops.evaluation.results import Output
 from llmops.evaluation.scorers import SCORER_TYPES
 from llmops.evaluation.scorers.protocol import KeptScorer, best_of
 from llmops.judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE, TYPES, JudgeEndpoint
-from tests.judges.conftest import fitting
+from tests.judges.conftest import NEEDED, NOWHERE, RUBRICS, fitting
 from tests.judges.scripted import completion
-
-NOWHERE = JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m", key_variable="NO_SUCH_KEY")
-PARAMETERS = {
-    "judge.rubric": {"instructions": "x"},
-    "mlflow.Guidelines": {"guidelines": "x"},
-    "mlflow.ConversationalGuidelines": {"guidelines": "x"},
-    "mlflow.make_judge": {"instructions": "{{ outputs }}"},
-}
 
 
 @pytest.mark.parametrize("type_name", sorted(TYPES))
 def test_every_type_makes_a_kept_scorer_that_bears_the_suites_name(type_name: str) -> None:
-    scorer = TYPES[type_name]("mine", endpoint=NOWHERE, embed=lambda texts: [], **PARAMETERS.get(type_name, {}))
+    scorer = TYPES[type_name]("mine", endpoint=NOWHERE, embed=lambda texts: [], **NEEDED.get(type_name, {}))
     assert isinstance(scorer, KeptScorer)
     assert (scorer.name, scorer.side_by_side) == ("mine", 4)
     less_is_better = type_name == "ragas.NoiseSensitivity"
@@ -42,7 +34,7 @@ def test_scores_are_kept_under_type_judge_options_and_version(type_name: str) ->
     import mlflow
 
     def identity(**options: Any) -> Any:
-        given = {"embed": lambda texts: [], **PARAMETERS.get(type_name, {}), **options}
+        given = {"embed": lambda texts: [], **NEEDED.get(type_name, {}), **options}
         return TYPES[type_name]("s", **{"endpoint": NOWHERE, **given}).identity  # type: ignore[attr-defined]
 
     found, other = identity(), JudgeEndpoint("nowhere", NOWHERE.base_url, "another", side_by_side=9)
@@ -67,7 +59,7 @@ FAILED = [(500, {}, "{}"), (200, {}, completion("{}", "length"))]
 def test_garbage_is_an_error_of_the_first_question_and_no_score(type_name: str, script) -> None:
     replies = [*GARBAGE, *FAILED]
     asked = script(replies)
-    scorer = TYPES[type_name]("s", endpoint=asked.endpoint, embed=lambda _: [[1.0]], **PARAMETERS.get(type_name, {}))
+    scorer = TYPES[type_name]("s", endpoint=asked.endpoint, embed=lambda _: [[1.0]], **NEEDED.get(type_name, {}))
     for already in range(len(replies)):
         score = scorer.score(CAPITAL, Output("Москва"))
         assert score.value is None
@@ -75,7 +67,6 @@ def test_garbage_is_an_error_of_the_first_question_and_no_score(type_name: str, 
         assert len(asked.requests) == already + 1
 
 
-RUBRICS = {f"score{points}_description": f"worth {points}" for points in range(1, 6)}
 WRONG_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
     *((name, {"strict": True}, "strict: unknown key") for name in TYPES),
     ("ragas.Faithfulness", {"mode": "f1"}, "mode: unknown key"),
@@ -117,7 +108,7 @@ WRONG_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("type_name", "options", "problem"), WRONG_OPTIONS)
 def test_a_wrong_option_is_refused_by_its_name(type_name: str, options: dict[str, Any], problem: str) -> None:
-    given = {"embed": lambda texts: [], **PARAMETERS.get(type_name, {}), **options}
+    given = {"embed": lambda texts: [], **NEEDED.get(type_name, {}), **options}
     with pytest.raises(UsageError) as caught:
         TYPES[type_name]("mine", endpoint=NOWHERE, **given)
     assert str(caught.value).startswith(problem)
@@ -154,7 +145,7 @@ def test_the_best_verdicts_on_the_expected_answer_give_the_best_value(type_name:
         def ask(self, messages: Any, schema: Any) -> Any:
             return fitting(schema, best_answer)
 
-    judge: Any = TYPES[type_name]("s", endpoint=NOWHERE, embed=embed, **PARAMETERS.get(type_name, {}))
+    judge: Any = TYPES[type_name]("s", endpoint=NOWHERE, embed=embed, **NEEDED.get(type_name, {}))
     judge._client = Client()
 
     score = judge.score(CAPITAL, Output("Москва"))
