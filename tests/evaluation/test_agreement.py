@@ -36,9 +36,7 @@ def test_confusion_counts_people_by_row_and_judge_by_column() -> None:
     assert found.labels == ("bad", "good", "unsure")
     assert found.counts == ((0, 1, 0), (0, 1, 1), (0, 0, 0))
     assert found.to_json() == {"labels": list(found.labels), "counts": [[0, 1, 0], [0, 1, 1], [0, 0, 0]]}
-
-
-def test_ratings_are_sorted_as_numbers_and_mixed_labels_as_text() -> None:
+    # Ratings are sorted as numbers, mixed labels as text.
     assert confusion([10, 2], [2, 9]).labels == (2, 9, 10)
     assert confusion(["b", 1], ["a", 1]).labels == (1, "a", "b")
 
@@ -49,6 +47,13 @@ def test_kappa_of_the_textbook_table():
     assert (found.agreement, found.by_chance) == pytest.approx((0.7, 0.5))
     assert found.kappa == pytest.approx(0.4)
     assert found.n == 50
+
+
+def test_a_judge_that_always_says_good_agrees_by_chance_and_where_all_do_kappa_is_undefined() -> None:
+    by_chance, undefined = cohen_kappa(["good"] * 90 + ["bad"] * 10, ["good"] * 100), cohen_kappa(["good"], ["good"])
+    assert (by_chance.kappa, by_chance.agreement) == (pytest.approx(0), pytest.approx(0.9))
+    assert (undefined.kappa, undefined.ci95, undefined.agreement, undefined.by_chance) == (None, None, 1.0, 1.0)
+    assert undefined.to_json()["ci95"] is None
 
 
 def test_weighted_kappa_of_a_table_worked_out_by_hand():
@@ -92,18 +97,6 @@ def test_few_labels_in_perfect_agreement_prove_little(rows: int, below: float) -
         assert found.ci95[1] == 1
 
 
-def test_one_label_throughout_leaves_kappa_undefined() -> None:
-    found = cohen_kappa(["good"] * 30, ["good"] * 30)
-    assert (found.kappa, found.ci95, found.agreement, found.by_chance) == (None, None, 1.0, 1.0)
-    assert found.to_json()["ci95"] is None
-
-
-def test_a_judge_that_always_says_good_agrees_no_more_than_by_chance() -> None:
-    found = cohen_kappa(["good"] * 90 + ["bad"] * 10, ["good"] * 100)
-    assert found.kappa == pytest.approx(0)
-    assert found.agreement == pytest.approx(0.9)
-
-
 @pytest.mark.parametrize("n", [30, 100])
 @pytest.mark.parametrize(
     ("margins", "kappa"),
@@ -142,6 +135,8 @@ def test_length_bias_is_spearmans_correlation() -> None:
     found = length_bias(people, judge, lengths)
     assert (found.correlation, found.p_value) == pytest.approx((expected.statistic, expected.pvalue))
     assert found.to_json() == {"correlation": found.correlation, "p_value": found.p_value, "n": 6}
+    perfect = length_bias([0.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0], [1, 2, 3, 4, 50])
+    assert (perfect.correlation, perfect.p_value) == (pytest.approx(1), pytest.approx(2 / 120))
 
 
 @pytest.mark.parametrize(
@@ -157,13 +152,6 @@ def test_where_nothing_varies_no_bias_by_length_is_claimed(people: Any, judge: A
     assert (found.correlation, found.p_value) == (None, 1.0)
 
 
-def test_errors_in_perfect_order_of_length_have_a_correlation_of_one() -> None:
-    found = length_bias([0.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0], [1, 2, 3, 4, 50])
-    assert found.correlation == pytest.approx(1)
-    assert found.p_value == pytest.approx(2 / 120)
-    assert 0 < found.p_value < 0.05
-
-
 @pytest.mark.parametrize("n", [12, 60])
 def test_bias_by_length_is_found_in_5_percent_where_there_is_none(n: int) -> None:
     """A judge of truth values: its errors are −1, 0 and 1, with many ties."""
@@ -174,30 +162,23 @@ def test_bias_by_length_is_found_in_5_percent_where_there_is_none(n: int) -> Non
     assert found / repetitions <= float(stats.binom.ppf(0.999, repetitions, 0.05)) / repetitions
 
 
-def test_a_judge_that_follows_the_answer_and_not_the_place_has_no_position_bias() -> None:
-    found = position_bias(["first", "second", "tie", "first"], ["second", "first", "tie", "second"])
-    assert (found.flipped, found.prefers_first, found.p_value, found.n) == (0.0, 0.5, 1.0, 4)
-    assert found.flipped_ci95[1] > 0.3
-
-
-def test_a_judge_that_prefers_the_first_place_is_found_out() -> None:
-    verdicts: list[Verdict] = ["first"] * 16
-    swapped: list[Verdict] = ["first"] * 6 + ["second"] * 10
+@pytest.mark.parametrize(
+    ("verdicts", "swapped", "flipped", "prefers_first", "p_value"),
+    [
+        (["first", "second", "tie", "first"], ["second", "first", "tie", "second"], 0.0, 0.5, 1.0),
+        (["first"] * 16, ["first"] * 6 + ["second"] * 10, 6 / 16, 22 / 32, 2 / 2**6),
+        # A tie in one order only counts as flipped towards the place named.
+        (["first", "tie"] * 3, ["tie", "first"] * 3, 1.0, 1.0, 2 / 2**6),
+        (["tie"] * 5, ["tie"] * 5, 0.0, None, 1.0),
+    ],
+)
+def test_position_bias_is_a_preference_that_survives_the_swap(
+    verdicts: list[Verdict], swapped: list[Verdict], flipped: float, prefers_first: float | None, p_value: float
+) -> None:
     found = position_bias(verdicts, swapped)
-    assert found.flipped == pytest.approx(6 / 16)
-    assert found.prefers_first == pytest.approx(22 / 32)
-    assert found.p_value == pytest.approx(2 / 2**6)
-
-
-def test_a_tie_in_one_order_only_counts_as_flipped_towards_the_place_named() -> None:
-    found = position_bias(["first", "tie"] * 3, ["tie", "first"] * 3)
-    assert (found.flipped, found.prefers_first) == (1.0, 1.0)
-    assert found.p_value == pytest.approx(2 / 2**6)
-
-
-def test_ties_alone_show_no_preference() -> None:
-    found = position_bias(["tie"] * 5, ["tie"] * 5)
-    assert (found.flipped, found.prefers_first, found.p_value) == (0.0, None, 1.0)
+    assert (found.flipped, found.p_value, found.n) == (pytest.approx(flipped), pytest.approx(p_value), len(verdicts))
+    assert found.prefers_first == (None if prefers_first is None else pytest.approx(prefers_first))
+    assert flipped or found.flipped_ci95[1] > 0.3
 
 
 @given(st.lists(st.tuples(*[st.sampled_from(["first", "second", "tie"])] * 2), min_size=1, max_size=40))

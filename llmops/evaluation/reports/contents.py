@@ -95,24 +95,16 @@ class Report(Judged):
         return metric.higher_is_better if metric else None
 
 
-class Answers(TypedDict):
-    """What became of a run's rows (`results.AnswerCounts.to_json`)."""
-
-    rows: int
-    failed: int
-    cut_off: int
-    empty: int
-
-
 class LeaderboardCell(TypedDict):
-    """One cell's standing on the primary metric. rank_range: the best and the worst rank that the data allow."""
+    """One cell's standing on the primary metric. answers: as `AnswerCounts.to_json` counts them. rank_range: the best
+    and the worst rank that the data allow."""
 
     name: str
     mean: float | None
     ci95: Sequence[float] | None
     n_scored: int
     n_failed: int
-    answers: Answers
+    answers: Mapping[str, Any]
     tokens_out: int | None
     cost: float | None
     latency_ms_p50: float | None
