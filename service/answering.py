@@ -161,7 +161,7 @@ class Answering(RequestApp):
             state["request_id"] = new_request_id()
             arrival = dataclasses.replace(arrival, request_id=state["request_id"])
         exchange = Exchange(arrival, self._request, routed.target, guards, routed.arm)
-        async with gateway.spending(arrival.caller, exchange.most_tokens, state["reply_headers"]) as spending:
+        async with gateway.spending(arrival.caller, lambda: exchange.most_tokens, state["reply_headers"]) as spending:
             state["reached_model"] = True
             reply = self._make_reply(exchange, send)
             try:
@@ -280,7 +280,7 @@ class UnaryAnswering(RequestApp, Generic[Target]):
         target, name = self.choose(arrival)
         header = (b"x-llmops-model", name.encode())
         state["reply_headers"].append(header)
-        async with gateway.spending(arrival.caller, self.most_tokens, state["reply_headers"]) as spending:
+        async with gateway.spending(arrival.caller, lambda: self.most_tokens, state["reply_headers"]) as spending:
             state["reached_model"] = True
             try:
                 finish = partial(send_json, send, await self._made(arrival, state, target))

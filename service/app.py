@@ -26,7 +26,7 @@ from service.error_map import ApiError, api_error, error_response, report_failur
 from service.gateway import Gateway, Ping
 from service.json_route import JsonRoute, JsonRoutes
 from service.predictions import TabularOpener
-from service.request_context import AccessLog, BodyLimit, HeadAsGet, RequestContext
+from service.request_context import AccessLog, BodyLimit, RequestContext
 from service.routes.about import add_reference, health_router, model_list_router
 from service.routes.chat import chat_router
 from service.routes.completions import completions_router
@@ -130,7 +130,7 @@ class GatewayApp(FastAPI):
         app = BodyLimit(BodyDeadline(app, settings.body_timeout), settings.max_body_bytes)
         if gateway.access is not None:
             app = AccessCheck(app, gateway.access)
-        return AccessLog(RequestContext(HeadAsGet(app), gateway.metrics.refused, gateway.tracing))
+        return AccessLog(RequestContext(app, gateway.metrics.refused, gateway.tracing))
 
 
 def closed_app(problem: StoreUnavailable) -> FastAPI:

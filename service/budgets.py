@@ -77,18 +77,14 @@ class Budgets:
         self._settling: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def spending(self, limits: KeyLimits | None, most: int, reply_headers: Headers) -> AsyncIterator[Spending]:
-        """Sets `most` tokens aside while the block runs; then counts what the Spending says. At once for keys without
-        a budget.
+    async def spending(self, limits: KeyLimits, most: int, reply_headers: Headers) -> AsyncIterator[Spending]:
+        """Sets `most` tokens aside while the block runs; then counts what the Spending says.
 
         Raises:
             ApiError: 429, with OpenAI's headers, when nothing is left of a budget.
             StoreUnavailable: the log's database cannot be reached.
         """
         spending = Spending()
-        if limits is None or not limits.tokens:
-            yield spending
-            return
         lease = self._open.get(limits.key_id)
         if lease is None or lease.left < most:
             lease = await self._lease(limits, most, reply_headers)

@@ -6,7 +6,13 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from pathlib import Path
 from typing import Any
 
@@ -223,10 +229,17 @@ class Gateway:
             self.metrics.count(record)
         return record, lost
 
-    def spending(self, caller: Caller, most: int, reply_headers: Headers) -> AbstractAsyncContextManager[Spending]:
-        """The block that takes at most so many tokens from the budgets of the caller's key: `Budgets.spending`."""
+    def spending(
+        self, caller: Caller, most: Callable[[], int], reply_headers: Headers
+    ) -> AbstractAsyncContextManager[Spending]:
+        """The block that takes at most so many tokens from the budgets of the caller's key: `Budgets.spending`.
+
+        most: asked only for keys with a budget, since it costs an estimate of the whole prompt.
+        """
         limits = None if self.access is None else self.access.limits_of(caller)
-        return self.budgets.spending(limits, most, reply_headers)
+        if limits is None or not limits.tokens:
+            return nullcontext(Spending())
+        return self.budgets.spending(limits, most(), reply_headers)
 
     def guards_of(self, record: LogRecord) -> Guards:
         """The guards of the release that made a record; where it is not registered any more, as its record shows them.

@@ -44,7 +44,7 @@ class RequestContext:
         state: dict[str, Any] = scope.setdefault("state", {})
         sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         state["request_id"] = sent.decode("ascii") if _SANE_ID.match(sent) else new_request_id()
-        reply = _Reply(state, send)
+        reply = _Reply(state, send, bodiless=scope["method"] == "HEAD")
         state["reply_headers"] = []
         state["at"], state["start"] = datetime.now(UTC), time.perf_counter()
         if not scope["path"].startswith("/v1/"):
@@ -62,6 +62,8 @@ class RequestContext:
                 self._refused(reply.status)
 
     async def _answer(self, scope: Scope, receive: Receive, reply: _Reply) -> None:
+        if scope["method"] == "HEAD":  # as load balancers and old clients expect (RFC 9110, 9.3.2)
+            scope = {**scope, "method": "GET"}
         try:
             await self._app(scope, receive, reply.send)
         except Exception as error:  # noqa: BLE001  the last resort; reported, and answered while that is possible
@@ -71,13 +73,13 @@ class RequestContext:
 
 
 class _Reply:
-    """What goes out for one request. status: 0 until it has begun."""
+    """What goes out for one request. status: 0 until it has begun. bodiless: the body is left out."""
 
-    __slots__ = ("_send", "_state", "status")
+    __slots__ = ("_bodiless", "_send", "_state", "status")
 
-    def __init__(self, state: dict[str, Any], send: Send) -> None:
+    def __init__(self, state: dict[str, Any], send: Send, bodiless: bool) -> None:
         self.status = 0
-        self._state, self._send = state, send
+        self._state, self._send, self._bodiless = state, send, bodiless
 
     @property
     def request_id(self) -> str:
@@ -89,24 +91,9 @@ class _Reply:
             self.status = message["status"]
             own = [(b"x-request-id", self.request_id.encode()), *self._state["reply_headers"]]
             message = {**message, "headers": [*message.get("headers", ()), *own]}
+        elif self._bodiless:
+            message = {**message, "body": b""}
         await self._send(message)
-
-
-class HeadAsGet:
-    """Answers HEAD as GET without the body, as load balancers and old clients expect (RFC 9110, 9.3.2)."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "HEAD":
-            await self._app(scope, receive, send)
-            return
-
-        async def send_head(message: Message) -> None:
-            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
-
-        await self._app({**scope, "method": "GET"}, receive, send_head)
 
 
 class BodyLimit:
