@@ -1,18 +1,21 @@
-"""The log in its database: appending, reading, and what the database refuses."""
+"""The log in its database: appending, reading, what the database refuses, and one mover at a time."""
 
 from __future__ import annotations
 
-import threading
+import subprocess
+import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 import sqlalchemy as sa
 
 from llmops.audit import AuditLog, Draft, check_chain
-from llmops.audit.log import os_user
+from llmops.audit.log import MoveLock, os_user
 from llmops.errors import StoreUnavailable
 from llmops.production_log import ProductionLog, open_engine
+from tests.at_once import at_once
 from tests.core.log_records import record
 
 WRITERS, EACH = 4, 15
@@ -88,11 +91,7 @@ def test_writers_at_once_make_one_chain(log_url):
         for position in range(EACH):
             log.append(Draft("note", f"app{number}@{position}"))
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(WRITERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*(partial(write, number) for number in range(WRITERS)))
     chain = check_chain(AuditLog(log_url).rows())
     assert (chain.entries, chain.broken) == (WRITERS * EACH, None)
     for number in range(WRITERS):
@@ -126,3 +125,69 @@ def test_a_database_that_is_away_is_said(tmp_path):
     for act in (lambda: audit.append(Draft("note", "a")), audit.entries, lambda: audit.turn().__enter__()):
         with pytest.raises(StoreUnavailable):
             act()
+
+
+SECONDS = 30
+HOLD = """
+import sys, time
+from llmops.audit.log import MoveLock
+with MoveLock(sys.argv[1]).turn():
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_turns_of_two_holders_do_not_overlap(log_url):
+    inside, seen = [0], []
+
+    def move() -> None:
+        turns = MoveLock(log_url)
+        for _ in range(10):
+            with turns.turn():
+                inside[0] += 1
+                seen.append(inside[0])
+                inside[0] -= 1
+
+    at_once(*[move] * 3)
+    assert seen == [1] * 30
+
+
+def test_a_turn_may_be_taken_again_within_itself_and_is_free_after(log_url):
+    turns = MoveLock(log_url)
+    with turns.turn():
+        with turns.turn():
+            pass
+        with pytest.raises(StoreUnavailable, match="try again"), MoveLock(log_url, patience=0.05).turn():
+            pass
+    with MoveLock(log_url, patience=SECONDS).turn():
+        pass
+
+
+def test_threads_of_one_holder_wait_too(log_url):
+    turns, failed = MoveLock(log_url, patience=0.05), []
+
+    def move() -> None:
+        with pytest.raises(StoreUnavailable), turns.turn():
+            pass
+        failed.append(True)
+
+    with turns.turn():
+        at_once(move)
+    assert failed == [True]
+
+
+def test_a_holder_that_is_killed_lets_go(log_url):
+    with subprocess.Popen([sys.executable, "-c", HOLD, log_url], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(StoreUnavailable), MoveLock(log_url, patience=0.05).turn():
+            pass
+        holder.kill()
+    with MoveLock(log_url, patience=SECONDS).turn():
+        pass
+
+
+def test_a_database_in_memory_is_held_within_the_process():
+    turns = MoveLock("sqlite://")
+    with turns.turn(), turns.turn():
+        pass

@@ -13,6 +13,7 @@ import tracemalloc
 import uuid
 from contextlib import suppress
 from datetime import timedelta, timezone
+from functools import partial
 from itertools import islice
 
 import pytest
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 
 from llmops.errors import StoreUnavailable
 from llmops.production_log import LogRecord, ProductionLog, RecordRefused, open_engine
+from tests.at_once import at_once
 from tests.core.log_records import RECORDS, START, ids, record
 from tests.moments import HOUR
 
@@ -168,11 +170,7 @@ def test_threads_may_share_a_log(log):
         for number in range(10):
             log.append([record(number, request_id=f"{worker}-{number}")])
 
-    threads = [threading.Thread(target=write, args=[worker]) for worker in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*(partial(write, worker) for worker in range(4)))
     assert len(set(ids(log.read()))) == 40
 
 

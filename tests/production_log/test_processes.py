@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -15,6 +16,7 @@ from llmops.processes import is_dead, this_process
 from llmops.production_log import ClaimedKey, ProductionLog, ReplyRow, StoredReply
 from llmops.production_log.database import WriterQueue
 from llmops.production_log.replies import KeyInUse
+from tests.at_once import at_once
 from tests.core.log_records import ids, record
 
 REPLY = StoredReply(200, (("content-type", "application/json"), ("x-llmops-release", "assistant@1")), b"\x00{}", "r1")
@@ -80,11 +82,7 @@ def test_of_many_that_claim_a_key_at_once_one_gets_it(log_url):
         start.wait(10)
         found.append(log.replies.claim("anna", "k", "print", 60))
 
-    threads = [threading.Thread(target=claim, args=[logs[number % 4]]) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    at_once(*(partial(claim, logs[number % 4]) for number in range(8)))
     assert sum(isinstance(item, ClaimedKey) for item in found) == 1
     assert len(found) == 8
     for log in logs:
@@ -158,11 +156,7 @@ def test_threads_take_turns(tmp_path):
                 most.append(len(inside))
                 inside.pop()
 
-    threads = [threading.Thread(target=write) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*[write] * 4)
     queue.close()
     assert set(most) == {1}
     assert len(most) == 200

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
 from llmops.registry import Registry
 from llmops.traffic_policy import TrafficPolicy
+from tests.at_once import at_once
 
 
 @pytest.fixture
@@ -108,9 +107,5 @@ def test_looks_of_several_threads_do_not_disturb_each_other(registry, name, rele
     def look() -> None:
         seen.append(len(registry.registered().releases[name]))
 
-    threads = [threading.Thread(target=look) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*[look] * 4)
     assert seen == [1] * 4

@@ -27,6 +27,11 @@ def own(settings, registry, tmp_path):
     return Registry(dataclasses.replace(settings, log_url=f"sqlite:///{tmp_path}/log.db"), actor="anna")
 
 
+@pytest.fixture
+def book(own):
+    return own.release_versions
+
+
 def verified(registry: Registry) -> Verification:
     return verify(registry.audit, registry.standings)
 
@@ -39,17 +44,17 @@ def told(entries: list[AuditEntry]) -> list[tuple[str, str, str | None]]:
     return [(entry.action, entry.subject, entry.details.get("phase")) for entry in entries]
 
 
-def test_every_act_is_on_the_audit_log(registry, own, name, releases):
+def test_every_act_is_on_the_audit_log(registry, own, book, name, releases):
     first, second, third = releases(3)
     verdict = {"verdict": "pass", "reasons": ["made up"], "against": None}
-    own.release_versions.record_gate(first, "qa", verdict)
-    own.release_versions.promote(first)
-    own.release_versions.promote(second, why="hot fix")
-    own.release_versions.challenge(third)
-    own.release_versions.set_policy(name, CANARY)
-    own.release_versions.set_policy(name, None)
-    own.release_versions.withdraw(name)
-    own.release_versions.roll_back(name)
+    book.record_gate(first, "qa", verdict)
+    book.promote(first)
+    book.promote(second, why="hot fix")
+    book.challenge(third)
+    book.set_policy(name, CANARY)
+    book.set_policy(name, None)
+    book.withdraw(name)
+    book.roll_back(name)
 
     entries = own.audit.entries(name)
     acts = [act for act in told(entries) if act[2] != "done"]
@@ -64,7 +69,7 @@ def test_every_act_is_on_the_audit_log(registry, own, name, releases):
         ("rollback", first.ref, "intent"),
     ]
     assert {entry.actor for entry in entries} == {"anna"}
-    assert entries[0].details["sha256"] == content_hash(own.release_versions.gates(first)["qa"])
+    assert entries[0].details["sha256"] == content_hash(book.gates(first)["qa"])
     assert entries[3].details["why"] == "hot fix"
     assert verified(own).whole
     assert verified(own).unfinished == ()
@@ -80,28 +85,28 @@ def test_a_release_is_registered_on_record_and_so_watched_from_the_start(registr
     registry.store.client.delete_registered_model_alias(name, "champion")
 
 
-def test_acts_that_change_nothing_or_are_refused_leave_no_entry(own, name, releases):
+def test_acts_that_change_nothing_or_are_refused_leave_no_entry(own, book, name, releases):
     first, second = releases(2)
-    own.release_versions.promote(first, why="first one")
-    own.release_versions.challenge(second)
-    own.release_versions.set_policy(name, CANARY)
+    book.promote(first, why="first one")
+    book.challenge(second)
+    book.set_policy(name, CANARY)
     before = own.audit.entries(name)
-    own.release_versions.promote(first)
-    own.release_versions.challenge(second)
-    own.release_versions.set_policy(name, CANARY)
+    book.promote(first)
+    book.challenge(second)
+    book.set_policy(name, CANARY)
     with pytest.raises(GateRefused):
-        own.release_versions.promote(second)
+        book.promote(second)
     with pytest.raises(UsageError):
-        own.release_versions.challenge(own.release_versions.get(first.ref))
+        book.challenge(book.get(first.ref))
     assert own.audit.entries(name) == before
 
 
-def test_a_store_from_before_the_log_is_no_fault_and_opens_with_what_was_found(book, own, name, releases):
+def test_a_store_from_before_the_log_is_no_fault_and_opens_with_what_was_found(registry, own, book, name, releases):
     first, second = releases(2)
-    book.promote(first, why="before there was a log")
+    registry.release_versions.promote(first, why="before there was a log")
     assert verified(own).whole
     assert name in verified(own).unaudited
-    own.release_versions.promote(second, why="the first one on record")
+    book.promote(second, why="the first one on record")
     opening, *moves = own.audit.entries(name)
     assert opening.details == {"standing": {"champion": first.ref}}
     assert told([opening, *moves])[0] == ("opening", name, None)
@@ -109,13 +114,13 @@ def test_a_store_from_before_the_log_is_no_fault_and_opens_with_what_was_found(b
     assert name not in verified(own).unaudited
 
 
-def test_an_alias_moved_in_mlflows_ui_is_found_and_stays_on_record(own, name, releases):
+def test_an_alias_moved_in_mlflows_ui_is_found_and_stays_on_record(own, book, name, releases):
     first, second = releases(2)
-    own.release_versions.promote(first, why="first one")
+    book.promote(first, why="first one")
     own.store.client.set_registered_model_alias(name, "champion", "2")
     (moved,) = verified(own).differences
     assert (moved.what, moved.logged, moved.found) == ("champion", (first.ref,), second.ref)
-    own.release_versions.promote(first, why="back again")
+    book.promote(first, why="back again")
     assert verified(own).whole
     (found,) = [entry for entry in own.audit.entries(name) if entry.action == "found"]
     assert found.details == {"standing": {"champion": second.ref}, "expected": {"champion": first.ref}}
@@ -143,7 +148,7 @@ def test_no_move_is_made_that_cannot_be_put_on_record(registry, settings, name, 
     assert [release.aliases for release in unlogged.registered().releases[name]] == [("champion",), ()]  # to read: none
 
 
-def test_a_move_whose_intent_cannot_be_written_says_that_nothing_was_moved(own, name, releases, monkeypatch):
+def test_a_move_whose_intent_cannot_be_written_says_that_nothing_was_moved(own, book, name, releases, monkeypatch):
     (first,) = releases(1)
 
     def away(*_: Any) -> None:
@@ -152,15 +157,15 @@ def test_a_move_whose_intent_cannot_be_written_says_that_nothing_was_moved(own, 
     with monkeypatch.context() as patched:
         patched.setattr(own.audit, "append", away)
         with pytest.raises(StoreUnavailable, match=f"disk full; {name} was left as it is"):
-            own.release_versions.promote(first, why="first one")
+            book.promote(first, why="first one")
     assert aliases(own, name) == {}
     with monkeypatch.context() as patched:
         patched.setattr(own.audit, "done", away)
         with pytest.raises(StoreUnavailable, match=f"the promote of {first.ref} is done but .* repeat the command"):
-            own.release_versions.promote(first, why="first one")
+            book.promote(first, why="first one")
     assert aliases(own, name) == {"champion": 1}
     assert len(verified(own).unfinished) == 1
-    assert own.release_versions.promote(first, why="first one") is None
+    assert book.promote(first, why="first one") is None
     assert verified(own).unfinished == ()
 
 
@@ -210,9 +215,8 @@ def each_cut(
         assert len(registry.audit.entries(name)) == before + 2
 
 
-def test_a_promotion_that_is_cut_off_is_finished(own, name, releases, monkeypatch):
+def test_a_promotion_that_is_cut_off_is_finished(own, book, name, releases, monkeypatch):
     first, second = releases(2)
-    book = own.release_versions
 
     def prepare() -> None:
         book.promote(first, why="first one")
@@ -228,9 +232,8 @@ def test_a_promotion_that_is_cut_off_is_finished(own, name, releases, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_challenge_that_is_cut_off_is_finished(own, name, releases, monkeypatch):
+def test_a_challenge_that_is_cut_off_is_finished(own, book, name, releases, monkeypatch):
     first, second = releases(2)
-    book = own.release_versions
     for old in each_cut(own, monkeypatch, name, lambda: book.challenge(first), lambda: book.challenge(second)):
         assert old is not None
         assert old.ref == first.ref
@@ -239,9 +242,8 @@ def test_a_challenge_that_is_cut_off_is_finished(own, name, releases, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_withdrawal_that_is_cut_off_is_finished(own, name, releases, monkeypatch):
+def test_a_withdrawal_that_is_cut_off_is_finished(own, book, name, releases, monkeypatch):
     (first,) = releases(1)
-    book = own.release_versions
     for old in each_cut(own, monkeypatch, name, lambda: book.challenge(first), lambda: book.withdraw(name)):
         assert old is not None
         assert old.ref == first.ref
@@ -249,9 +251,8 @@ def test_a_withdrawal_that_is_cut_off_is_finished(own, name, releases, monkeypat
         assert [move["what"] for move in book.history(name)][-2:] == ["challenge", "withdraw"]
 
 
-def test_a_rollback_that_is_cut_off_is_finished_and_not_made_twice(own, name, releases, monkeypatch):
+def test_a_rollback_that_is_cut_off_is_finished_and_not_made_twice(own, book, name, releases, monkeypatch):
     first, second = releases(2)
-    book = own.release_versions
 
     def prepare() -> None:
         book.promote(first, why="first one")
@@ -263,9 +264,8 @@ def test_a_rollback_that_is_cut_off_is_finished_and_not_made_twice(own, name, re
         assert aliases(own, name) == {"champion": 1, "previous": 2}
 
 
-def test_a_change_of_traffic_that_is_cut_off_is_finished(own, name, releases, monkeypatch):
+def test_a_change_of_traffic_that_is_cut_off_is_finished(own, book, name, releases, monkeypatch):
     releases(1)
-    book = own.release_versions
     for _ in each_cut(
         own, monkeypatch, name, lambda: book.set_policy(name, None), lambda: book.set_policy(name, CANARY)
     ):
@@ -273,12 +273,12 @@ def test_a_change_of_traffic_that_is_cut_off_is_finished(own, name, releases, mo
         assert [move["why"] for move in book.history(name)][-1] == "set"
 
 
-def test_another_move_after_one_that_was_cut_off_takes_its_place(own, name, releases, monkeypatch):
+def test_another_move_after_one_that_was_cut_off_takes_its_place(own, book, name, releases, monkeypatch):
     first, second, third = releases(3)
-    own.release_versions.promote(first, why="first one")
-    assert cut_off(own, monkeypatch, 2, lambda: own.release_versions.promote(second, why="better"))
+    book.promote(first, why="first one")
+    assert cut_off(own, monkeypatch, 2, lambda: book.promote(second, why="better"))
     assert aliases(own, name) == {"champion": 1, "previous": 1}
-    own.release_versions.promote(third, why="better still")
+    book.promote(third, why="better still")
     assert aliases(own, name) == {"champion": 3, "previous": 1}
     assert verified(own).whole
     assert verified(own).unfinished == ()
@@ -315,7 +315,8 @@ registry.release_versions.promote(registry.release_versions.get(ref), why="bette
 
 @pytest.mark.slow
 @pytest.mark.parametrize("writes", [1, 2, 3, 4])
-def test_a_promotion_whose_process_is_killed_is_visible_and_finished(registry, book, settings, name, releases, writes):
+def test_a_promotion_whose_process_is_killed_is_visible_and_finished(registry, settings, name, releases, writes):
+    book = registry.release_versions
     first, second = releases(2)
     book.promote(first, why="first one")
     killed = subprocess.run([sys.executable, "-c", KILLED, str(settings.home), second.ref, str(writes)], check=False)

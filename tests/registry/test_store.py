@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import sqlite3
 import time
@@ -30,17 +31,7 @@ def take(registry, template, model):
     return make
 
 
-@pytest.mark.parametrize(
-    ("holder", "other"),
-    [
-        ("prompt", "model"),
-        ("prompt", "app"),
-        ("model", "prompt"),
-        ("model", "app"),
-        ("app", "prompt"),
-        ("app", "model"),
-    ],
-)
+@pytest.mark.parametrize(("holder", "other"), itertools.permutations(("prompt", "model", "app"), 2))
 def test_a_name_belongs_to_one_kind(registry, take, name, holder, other):
     take(holder, name)
     with pytest.raises(UsageError, match=name):
@@ -62,12 +53,6 @@ def test_an_experiment_keeps_its_id_and_its_artifacts_below_the_home(registry, s
     assert location == (settings.home / "artifacts" / "one").as_uri()
 
 
-def test_a_home_that_cannot_be_made_is_an_unavailable_store(registry, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreUnavailable, match=r"MLflow store .*mlflow\.db"):
-        Registry(Settings(home=tmp_path / "file" / "home"))
-
-
 def test_a_home_that_came_from_a_folder_which_cannot_be_looked_at_is_followed(registry, settings):
     unreadable = f"/{'x' * 300}"  # stat fails on it, as on another user's folder
     with sqlite3.connect(settings.home / "mlflow.db") as connection:
@@ -78,25 +63,28 @@ def test_a_home_that_came_from_a_folder_which_cannot_be_looked_at_is_followed(re
     assert found == (str(settings.home.resolve()),)
 
 
+@pytest.mark.parametrize(
+    ("home", "uri", "told"),
+    [
+        ("damaged/mlflow.db/home", None, r"MLflow store .*mlflow\.db"),
+        ("damaged", None, r"mlflow\.db: file is not a database"),
+        ("new", "sqlite:///{folder}/absent/mlflow.db", "unable to open database file"),
+    ],
+)
+def test_a_store_that_cannot_be_opened_is_told_at_once(registry, tmp_path, home, uri, told):
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "mlflow.db").write_bytes(b"this is no database at all, but long enough" * 100)
+    start = time.monotonic()
+    with pytest.raises(StoreUnavailable, match=told):
+        Registry(Settings(home=tmp_path / home, tracking_uri=uri and uri.format(folder=tmp_path)))
+    assert time.monotonic() - start < 10  # MLflow alone tries again for 100 seconds
+
+
 def test_no_store_is_made_where_the_artifacts_of_a_lost_one_lie(registry, tmp_path):
     (tmp_path / "artifacts" / "1" / "run").mkdir(parents=True)
     with pytest.raises(StoreUnavailable, match=r"mlflow\.db is missing.*put a backup in its place"):
         Registry(Settings(home=tmp_path))
     assert not (tmp_path / "mlflow.db").exists()
-
-
-def test_a_database_file_that_is_none_is_an_unavailable_store(registry, tmp_path):
-    (tmp_path / "mlflow.db").write_bytes(b"this is no database at all, but long enough" * 100)
-    start = time.monotonic()
-    with pytest.raises(StoreUnavailable, match=r"mlflow\.db: file is not a database"):
-        Registry(Settings(home=tmp_path))
-    assert time.monotonic() - start < 10  # MLflow alone tries again for 100 seconds
-
-
-def test_a_database_in_a_folder_that_is_not_there_is_an_unavailable_store(registry, tmp_path):
-    uri = f"sqlite:///{tmp_path}/absent/mlflow.db"
-    with pytest.raises(StoreUnavailable, match="unable to open database file"):
-        Registry(Settings(home=tmp_path, tracking_uri=uri))
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,16 @@ import pytest
 from llmops.errors import CannotRun, Corrupted, GateRefused, UnknownVersion, UsageError
 from llmops.registry import Registry
 from llmops.versions import ModelVersion, TabularVersion
+from tests.at_once import at_once
 from tests.registry.conftest import SCHEMA
 
 DATA = {"data_sha256": "d" * 64, "licence": "CC BY 4.0", "rows": 17379}
 
 
-def test_a_version_comes_back_as_it_was_registered(registry, name, logged, settings):
+def test_a_version_comes_back_as_it_was_registered_and_mlflow_shows_it(tabular, registry, name, logged, settings):
     one = logged()
 
-    version, is_new = registry.tabular_versions.register(name, one, cycle="2011-12", provenance=DATA)
+    version, is_new = tabular.register(name, one, cycle="2011-12", provenance=DATA)
 
     assert is_new
     assert version == TabularVersion(
@@ -38,53 +38,49 @@ def test_a_version_comes_back_as_it_was_registered(registry, name, logged, setti
         cycle="2011-12",
     )
     assert version.created_at > 0
+    shown = registry.store.client.get_logged_model(version.model_id).tags["mlflow.modelVersions"]
+    tags = registry.store.client.get_model_version(name, "1").tags
+    assert json.loads(shown) == [{"name": name, "version": "1"}]
+    assert (tags["data_sha256"], tags["licence"]) == (DATA["data_sha256"], DATA["licence"])
     other = Registry(settings)
     assert other.tabular_versions.versions(name) == [version]
     assert name in other.tabular_versions.names()
     assert name not in [*other.apps(), *(model.name for model in other.model_versions())]
 
 
-def test_mlflow_shows_the_version_on_the_runs_model_and_its_data(registry, name, logged):
-    version, _ = registry.tabular_versions.register(name, logged(), provenance=DATA)
-    shown = registry.store.client.get_logged_model(version.model_id).tags["mlflow.modelVersions"]
-    tags = registry.store.client.get_model_version(name, "1").tags
-    assert json.loads(shown) == [{"name": name, "version": "1"}]
-    assert (tags["data_sha256"], tags["licence"]) == (DATA["data_sha256"], DATA["licence"])
-
-
-def test_the_same_content_is_the_same_version(registry, name, logged):
-    first, _ = registry.tabular_versions.register(name, logged(), provenance=DATA)
-    again, is_new = registry.tabular_versions.register(name, logged(), provenance={**DATA, "rows": 1})
+def test_the_same_content_is_the_same_version(tabular, name, logged):
+    first, _ = tabular.register(name, logged(), provenance=DATA)
+    again, is_new = tabular.register(name, logged(), provenance={**DATA, "rows": 1})
     assert (again, is_new) == (first, False)
     others = [
-        registry.tabular_versions.register(name, logged(b"other"), provenance=DATA),
-        registry.tabular_versions.register(name, logged(schema={**SCHEMA, "task": "x"}), provenance=DATA),
-        registry.tabular_versions.register(name, logged(), provenance={"data_sha256": "e" * 64}),
+        tabular.register(name, logged(b"other"), provenance=DATA),
+        tabular.register(name, logged(schema={**SCHEMA, "task": "x"}), provenance=DATA),
+        tabular.register(name, logged(), provenance={"data_sha256": "e" * 64}),
     ]
     assert [(version.version, new) for version, new in others] == [(2, True), (3, True), (4, True)]
 
 
-def test_a_cycle_registers_one_version(registry, name, logged):
-    first, _ = registry.tabular_versions.register(name, logged(b"one"), cycle="c1")
-    trained_again, is_new = registry.tabular_versions.register(name, logged(b"two"), cycle="c1")
-    next_cycle, next_is_new = registry.tabular_versions.register(name, logged(b"two"), cycle="c2")
+def test_a_cycle_registers_one_version(tabular, name, logged):
+    first, _ = tabular.register(name, logged(b"one"), cycle="c1")
+    trained_again, is_new = tabular.register(name, logged(b"two"), cycle="c1")
+    next_cycle, next_is_new = tabular.register(name, logged(b"two"), cycle="c2")
     assert (trained_again, is_new) == (first, False)
     assert (next_cycle.version, next_is_new) == (2, True)
 
 
 @pytest.mark.parametrize("width", [100, 1000])
-def test_a_schema_longer_than_a_tag_comes_back_whole(registry, name, logged, width):
+def test_a_schema_longer_than_a_tag_comes_back_whole(tabular, registry, name, logged, width):
     columns = [{"name": f"column {number}", "kind": "number", "nullable": False} for number in range(width)]
     wide = {**SCHEMA, "inputs": columns}
-    registry.tabular_versions.register(name, logged(schema=wide))
-    assert registry.tabular_versions.versions(name)[0].schema == wide
+    tabular.register(name, logged(schema=wide))
+    assert tabular.versions(name)[0].schema == wide
     assert registry.registered().tabular[name][0].schema == wide
     assert all(len(value) <= 5000 for value in registry.store.client.get_model_version(name, "1").tags.values())
 
 
-def test_provenance_that_no_tag_holds_is_refused(registry, name, logged):
+def test_provenance_that_no_tag_holds_is_refused(tabular, registry, name, logged):
     with pytest.raises(UsageError, match="provenance: 5,"):
-        registry.tabular_versions.register(name, logged(), provenance={"note": "x" * 5000})
+        tabular.register(name, logged(), provenance={"note": "x" * 5000})
     assert registry.store.registered_model(name) is None
 
 
@@ -93,7 +89,7 @@ def test_provenance_that_no_tag_holds_is_refused(registry, name, logged):
 )
 @pytest.mark.parametrize("before", [True, False])
 def test_a_registration_that_is_cut_off_is_finished_by_the_next_call(
-    registry, name, logged, monkeypatch, write, before
+    tabular, registry, name, logged, monkeypatch, write, before
 ):
     one, owner = logged(), registry.audit if write == "append" else registry.store.client
     call = getattr(owner, write)
@@ -106,44 +102,40 @@ def test_a_registration_that_is_cut_off_is_finished_by_the_next_call(
     with monkeypatch.context() as patched:
         patched.setattr(owner, write, cut)
         with pytest.raises(KeyboardInterrupt):
-            registry.tabular_versions.register(name, one, cycle="c1")
-    version, _ = registry.tabular_versions.register(name, one, cycle="c1")
-    assert registry.tabular_versions.versions(name) == [version]
+            tabular.register(name, one, cycle="c1")
+    version, _ = tabular.register(name, one, cycle="c1")
+    assert tabular.versions(name) == [version]
     assert len(registry.store.client.search_model_versions(f"name = '{name}'")) == 1
     assert "mlflow.modelVersions" in registry.store.client.get_logged_model(one.model_id).tags
     assert [(entry.action, entry.subject) for entry in registry.audit.entries(name)] == [("register", f"{name}@1")]
 
 
-def test_two_at_once_make_one_version(registry, name, logged, settings):
+def test_two_at_once_make_one_version(tabular, registry, name, logged, settings):
     one, other = logged(), Registry(settings)
     made: list[tuple[TabularVersion, bool]] = []
 
     def register(by: Registry) -> None:
         made.append(by.tabular_versions.register(name, one, cycle="c1"))
 
-    threads = [threading.Thread(target=register, args=(each,)) for each in (registry, other)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(lambda: register(registry), lambda: register(other))
     assert [version.ref for version, _ in made] == [f"{name}@1"] * 2
     assert sorted(new for _, new in made) == [False, True]
-    assert len(registry.tabular_versions.versions(name)) == 1
+    assert len(tabular.versions(name)) == 1
 
 
-def test_a_name_belongs_to_one_kind(registry, name, logged, releases, model):
+def test_a_name_belongs_to_one_kind(tabular, registry, name, logged, releases, model):
     releases(1)
     registry.models.register(model(f"{name}-model"))
-    registry.tabular_versions.register(f"{name}-tabular", logged())
+    tabular.register(f"{name}-tabular", logged())
     for taken in (name, f"{name}-model"):
         with pytest.raises(UsageError, match=f"{taken}: the registry holds something else by this name"):
-            registry.tabular_versions.register(taken, logged())
+            tabular.register(taken, logged())
     with pytest.raises(UsageError, match="a prompt has this name"):
-        registry.tabular_versions.register("shared-prompt", logged())
+        tabular.register("shared-prompt", logged())
     with pytest.raises(UsageError, match="something else by this name"):
         registry.models.register(ModelVersion(f"{name}-tabular", 0, "file:/a", "gguf", "a" * 64))
     with pytest.raises(UsageError, match="has no version"):
-        registry.tabular_versions.register(f"{name}@1", logged())
+        tabular.register(f"{name}@1", logged())
 
 
 def test_gates_promotions_and_rollbacks_are_those_of_releases(registry, name, logged):
@@ -156,51 +148,42 @@ def test_gates_promotions_and_rollbacks_are_those_of_releases(registry, name, lo
     assert book.promote(first) is None
     book.challenge(second)
     assert book.gates(first)["bike"]["verdict"] == "pass"
-    old = book.promote(book.get(f"{name}@challenger"), why="better by hand")
-    assert old is not None
-    assert old.ref == first.ref
+    assert book.promote(book.get(f"{name}@challenger"), why="better by hand").ref == first.ref
     assert book.get(name).ref == second.ref
     new, left = book.roll_back(name)
     assert (new.ref, left.ref) == (first.ref, second.ref)
-    champion = book.champion(name)
-    assert champion is not None
-    assert champion.aliases == ("champion",)
+    assert book.champion(name).aliases == ("champion",)
     assert [move["what"] for move in book.history(name)] == ["promote", "challenge", "promote", "rollback"]
     with pytest.raises(GateRefused, match=f"{name}@2 was rolled back itself"):
         book.roll_back(name)
 
 
-def test_an_unknown_model_or_version_is_said(registry, name, logged):
+def test_an_unknown_model_or_version_is_said(tabular, name, logged):
     with pytest.raises(UnknownVersion, match=f"no tabular model '{name}' has versions; a lab or a pipeline"):
-        registry.tabular_versions.get(name)
-    registry.tabular_versions.register(name, logged())
+        tabular.get(name)
+    tabular.register(name, logged())
     with pytest.raises(UnknownVersion, match=f"no version {name}@7; there are {name}@1"):
-        registry.tabular_versions.get(f"{name}@7")
+        tabular.get(f"{name}@7")
 
 
-def test_fetch_gives_the_folder_of_a_local_store(registry, name, logged):
-    version, _ = registry.tabular_versions.register(name, logged(b"forest"))
-    folder = registry.tabular_versions.fetch(version)
+def test_fetch_gives_the_folder_and_refuses_what_is_not_what_was_registered(tabular, name, logged):
+    version, _ = tabular.register(name, logged())
+    folder = tabular.fetch(version)
     assert (folder / "model.skops").read_bytes() == b"forest"
     assert (folder / "MLmodel").is_file()
-
-
-def test_fetch_refuses_what_is_not_what_was_registered(registry, name, logged):
-    version, _ = registry.tabular_versions.register(name, logged())
-    folder = registry.tabular_versions.fetch(version)
     (folder / "model.skops").write_bytes(b"another")
     with pytest.raises(Corrupted, match="another sha256"):
-        registry.tabular_versions.fetch(version)
+        tabular.fetch(version)
     shutil.rmtree(folder)
     with pytest.raises(CannotRun, match="is gone"):
-        registry.tabular_versions.fetch(version)
+        tabular.fetch(version)
 
 
-def test_what_lies_elsewhere_is_downloaded_once(registry, name, logged, settings, monkeypatch):
+def test_what_lies_elsewhere_is_downloaded_once(tabular, registry, name, logged, settings, monkeypatch):
     import mlflow
 
-    version, _ = registry.tabular_versions.register(name, logged(b"far away"))
-    here, downloads = registry.tabular_versions.fetch(version), []
+    version, _ = tabular.register(name, logged(b"far away"))
+    here, downloads = tabular.fetch(version), []
 
     def download(*, artifact_uri: str, dst_path: str, tracking_uri: str) -> str:
         downloads.append(artifact_uri)
@@ -208,7 +191,7 @@ def test_what_lies_elsewhere_is_downloaded_once(registry, name, logged, settings
 
     monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download)
     monkeypatch.setattr(registry.store.client, "get_model_version_download_uri", lambda *_: "s3://bucket/far")
-    folders = {registry.tabular_versions.fetch(version) for _ in range(2)}
+    folders = {tabular.fetch(version) for _ in range(2)}
     assert downloads == ["s3://bucket/far"]
     (folder,) = folders
     assert folder.parent == settings.home / "tabular"
@@ -216,11 +199,11 @@ def test_what_lies_elsewhere_is_downloaded_once(registry, name, logged, settings
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_a_look_sees_tabular_models_and_their_moves(registry, name, logged):
-    version, _ = registry.tabular_versions.register(name, logged())
+def test_a_look_sees_tabular_models_and_their_moves(tabular, registry, name, logged):
+    version, _ = tabular.register(name, logged())
     assert registry.registered().tabular[name] == (version,)
     first = registry.registered()
     assert registry.registered() is first
-    registry.tabular_versions.promote(version, why="first one")
+    tabular.promote(version, why="first one")
     assert registry.registered().tabular[name] == (dataclasses.replace(version, aliases=("champion",)),)
     assert name not in registry.registered().releases

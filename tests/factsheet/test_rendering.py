@@ -1,18 +1,43 @@
+"""A sheet as JSON, as Markdown and as a page."""
+
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+from collections.abc import Mapping, Sequence
 from html import unescape
+from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from llmops.factsheet.contents import Data, Monitoring, Window
-from llmops.factsheet.rendering import cell, markdown, readable
+from llmops.errors import CannotRun
+from llmops.factsheet.contents import Data, Factsheet, Metric, Monitoring, Window
+from llmops.factsheet.rendering import cell, html, markdown, readable, write_html
 from llmops.pages.numbers import printable
 from tests.factsheet.conftest import evaluation, gate, sheet, tabular_sheet
+
+
+def test_a_sheet_is_plain_json_with_every_field_by_its_name():
+    for made in (sheet(), tabular_sheet()):
+        told = made.to_json()
+        assert json.loads(json.dumps(told, allow_nan=False)) == told
+        assert set(told) == {field.name for field in dataclasses.fields(made)}
+    assert sheet().to_json()["evaluations"][0]["metrics"][0] == {
+        "name": "correct", "mean": 0.61, "ci95": [0.55, 0.67], "n_scored": 240, "n_failed": 0,
+    }  # fmt: skip
+
+
+def test_what_is_no_number_in_json_is_null():
+    metric = Metric("r2", float("nan"), (float("-inf"), 0.5), 3)
+    told = sheet(evaluations=(evaluation(metrics=(metric,)),)).to_json()["evaluations"][0]["metrics"][0]
+    assert told["mean"] is None
+    assert told["ci95"] == [None, 0.5]
+
 
 RENDER = MarkdownIt("gfm-like", {"linkify": False}).render
 MEAN = st.text(alphabet=st.sampled_from(list("ab1 \\`*_{}[]<>()#+-.!|~&;:@$=\"'\n\té")), max_size=40)
@@ -98,6 +123,9 @@ def test_what_matters_is_told_in_words_and_figures():
         "- who did it",
     ):
         assert part in text, part
+    over = dataclasses.replace(sheet().history.periods[0], lasts=False)
+    ended = sheet(history=dataclasses.replace(sheet().history, periods=(over,)))
+    assert "| state | champion |" in markdown(ended), "by its alias alone"
 
 
 def test_nothing_is_said_to_be_not_on_record_rather_than_left_out():
@@ -156,3 +184,108 @@ def test_a_tabular_model_is_monitored_by_rows_and_windows_by_their_names():
         "| batch 08 | 90 | ok | 0 |",
     ):
         assert line in shown
+
+
+EVIL = "</style></table><script>alert('x')</script><img src=//evil onerror=alert(1)>&lt;"
+NAMED = {"kind", "lasts", "state", "verdict", "at", "since", "until", "made_at"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text that is shown."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def tags(self) -> list[str]:
+        return [tag for tag, _ in self.elements]
+
+
+def with_texts(value: Any, text: str, name: str = "") -> Any:
+    """The same value with every free text replaced."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return type(value)(**{key: with_texts(item, text, key) for key, item in fields.items()})
+    if isinstance(value, str):
+        return value if name in NAMED else text
+    if isinstance(value, Mapping):
+        return {
+            text if name in ("parameters", "settings", "judges") else key: with_texts(item, text, key)
+            for key, item in value.items()
+        }
+    if isinstance(value, Sequence):
+        return tuple(with_texts(item, text, name) for item in value)
+    return value
+
+
+def evil(made: Factsheet, text: str) -> Factsheet:
+    """Rules keep their shape, which is ours."""
+    kept = tuple(with_texts(dataclasses.replace(each, rules={}), text) for each in made.gates)
+    return dataclasses.replace(with_texts(dataclasses.replace(made, gates=()), text), gates=kept)
+
+
+@pytest.mark.parametrize("made", [sheet(), tabular_sheet()])
+def test_no_text_of_the_registry_becomes_markup(made):
+    before, after = Page(html(made)), Page(html(evil(made, EVIL)))
+    assert set(after.tags()) <= set(before.tags())
+    assert not {"script", "img", "a", "iframe", "link"} & set(after.tags())
+    assert EVIL in after.text
+
+
+@given(st.text(max_size=30))
+@settings(max_examples=25)
+def test_any_text_keeps_the_page_whole(text):
+    tags = Page(html(evil(sheet(), text))).tags()
+    assert tags.count("main") == tags.count("h1") == 1
+    assert not {"script", "img", "a"} & set(tags)
+
+
+def test_the_page_asks_nothing_of_any_network_and_follows_light_and_dark():
+    text = html(sheet())
+    page = Page(text)
+    metas = [attributes for tag, attributes in page.elements if tag == "meta"]
+    policy = next(str(meta["content"]) for meta in metas if meta.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "script-src 'none'" in policy
+    assert any(meta.get("name") == "color-scheme" and meta["content"] == "light dark" for meta in metas)
+    assert not [attributes for _, attributes in page.elements if "src" in attributes or "href" in attributes]
+
+
+def test_every_interval_is_drawn_and_said():
+    page = Page(html(sheet()))
+    labels = [attributes.get("aria-label") for tag, attributes in page.elements if tag == "svg"]
+    assert "0.610, 95 % interval 0.550 to 0.670" in labels
+    assert "0.400, 95 % interval 0.200 to 0.600" in labels
+    assert not [label for label in labels if label and label.startswith("8.500")], "of another scale than 0 to 1"
+
+
+def test_the_gate_colours_the_head():
+    for verdicts, standing in (
+        (("pass",), "pass"), (("pass", "fail"), "fail"), (("pass", "inconclusive"), "none"), ((), "none"),
+    ):  # fmt: skip
+        made = sheet(gates=tuple(gate(verdict=verdict) for verdict in verdicts))
+        classes = [attributes.get("class") for tag, attributes in Page(html(made)).elements if tag == "section"]
+        assert classes[0] == f"verdict {standing}"
+
+
+def test_metrics_of_other_scales_have_no_plot():
+    (words,) = [metric for metric in evaluation().metrics if metric.name == "words"]
+    page = Page(html(sheet(evaluations=(evaluation(metrics=(words,), slices=()),))))
+    assert "svg" not in page.tags()
+
+
+def test_the_page_is_written_to_a_file(tmp_path):
+    made = sheet()
+    write_html(made, tmp_path / "deep" / "sheet.html")
+    assert (tmp_path / "deep" / "sheet.html").read_text(encoding="utf-8") == html(made)
+    with pytest.raises(CannotRun, match="cannot write"):
+        write_html(made, tmp_path)
