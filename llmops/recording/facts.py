@@ -22,11 +22,10 @@ from llmops.recording.cell import (
     json_file,
     read_run,
 )
-from llmops.registry.store import Store, translated
+from llmops.registry.store import Store, pages, translated
 
 WINDOW_TAG, ACTION_KEY_TAG = "llmops.monitoring_window", "llmops.action_key"
 VERDICT_FILE, ACTION_FILE = "verdict.json", "action.json"
-_AT_A_TIME = 1000
 _USER_TAG = "mlflow.user"
 
 
@@ -203,24 +202,16 @@ def agreement_of(store: Store, judge_hash: str) -> Mapping[str, Any] | None:
 def _runs(store: Store, experiment: str | None, condition: str) -> Iterator[Any]:
     """MLflow's runs of an experiment, or of all, the newest first."""
     if experiment is None:
-        experiments: Sequence[Any] = list(_pages(store.client.search_experiments))
+        experiments: Sequence[Any] = list(pages(store.client.search_experiments))
     else:
         experiments = list(filter(None, [store.client.get_experiment_by_name(experiment)]))
     if experiments:
-        yield from _pages(
+        yield from pages(
             store.client.search_runs,
             experiment_ids=[each.experiment_id for each in experiments],
             filter_string=condition,
             order_by=["attributes.start_time DESC"],
         )
-
-
-def _pages(search: Any, **wanted: Any) -> Iterator[Any]:
-    page = search(max_results=_AT_A_TIME, **wanted)
-    yield from page
-    while page.token:
-        page = search(max_results=_AT_A_TIME, page_token=page.token, **wanted)
-        yield from page
 
 
 def _datasets(run: Any) -> tuple[DatasetUse, ...]:

@@ -19,7 +19,7 @@ from llmops.errors import RecordingIncomplete
 from llmops.evaluation.results import RowResult, Score
 from llmops.recording.cell import CELL_TAG, COMPLETE_TAG, RECORDER_TAG, WRITER_TAG, CellIdentity
 from llmops.recording.traces import RowTrace, TextCleaner, feedback
-from llmops.registry.store import Store
+from llmops.registry.store import Store, pages
 
 BATCH = 100
 """Rows written before the next progress report; MLflow links no more traces than that at a time."""
@@ -164,19 +164,8 @@ def _kind(error: object | None) -> str:
 
 def stored_traces(client: Any, experiment_id: str, run_id: str) -> Iterator[Any]:
     """MLflow's traces of a run, without their spans, page by page."""
-    token = None
-    while True:
-        page = client.search_traces(
-            locations=[experiment_id],
-            filter_string=f"metadata.`mlflow.sourceRun` = '{run_id}'",
-            max_results=_PAGE,
-            page_token=token,
-            include_spans=False,
-        )
-        yield from page
-        token = page.token
-        if not token:
-            return
+    own = f"metadata.`mlflow.sourceRun` = '{run_id}'"
+    return pages(client.search_traces, _PAGE, locations=[experiment_id], filter_string=own, include_spans=False)
 
 
 def this_process() -> str:

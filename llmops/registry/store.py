@@ -8,7 +8,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -173,12 +173,7 @@ class Store:
     def registered_models(self) -> list[Any]:
         """MLflow's registered models but for prompts, with their tags and aliases. Raises StoreUnavailable."""
         with translated("registered models"):
-            page = self.client.search_registered_models(max_results=_PAGE)
-            found = list(page)
-            while page.token:
-                page = self.client.search_registered_models(max_results=_PAGE, page_token=page.token)
-                found += page
-        return found
+            return list(pages(self.client.search_registered_models))
 
     def versions_of(self, name: str) -> list[Any]:
         """MLflow's versions of the registered model `name`, in no order. Raises StoreUnavailable."""
@@ -198,6 +193,15 @@ class Store:
             return None
         with translated(f"MLflow store {shown(self.uri)}"), self._database.connect() as connection:
             return [connection.execute(query).all() for query in _MARKS]
+
+
+def pages(search: Callable[..., Any], at_a_time: int | None = None, **wanted: Any) -> Iterator[Any]:
+    """All that a search of MLflow's finds, page by page. at_a_time: None: as many as most searches give."""
+    token = None
+    while token != "":
+        page = search(max_results=at_a_time or _PAGE, page_token=token, **wanted)
+        yield from page
+        token = page.token or ""
 
 
 @functools.cache

@@ -77,7 +77,7 @@ def second(story):
     return make_factsheet(story.registry, f"{APP}@2")
 
 
-def test_it_says_what_the_release_is_made_of(story, second):
+def test_it_says_what_the_release_is_made_of_in_every_format(story, second):
     template = story.registry.prompts.get("qa@2").template
     assert second.prompt is not None
     assert second.model is not None
@@ -88,9 +88,12 @@ def test_it_says_what_the_release_is_made_of(story, second):
     assert [part.what for part in second.registered] == ["release", "prompt", "model"]
     assert second.registered[0].by, "the audit log knows who registered it"
     assert all(part.at for part in second.registered)
+    assert json.loads(json.dumps(second.to_json()))["ref"] == f"{APP}@2"
+    assert r"hot fix \<b\>now\</b\>" in markdown(second)
+    assert "hot fix &lt;b&gt;now&lt;/b&gt;" in html(second)
 
 
-def test_the_run_of_all_rows_is_told_and_a_part_of_it_is_counted(first):
+def test_the_run_of_all_rows_is_told_with_its_data_and_a_part_of_it_is_counted(first, story):
     (run,) = first.evaluations
     assert (run.suite, run.rows, run.whole, first.further_runs) == ("sums", 24, True, 1)
     metrics = {metric.name: metric for metric in run.metrics}
@@ -99,9 +102,6 @@ def test_the_run_of_all_rows_is_told_and_a_part_of_it_is_counted(first):
     assert (metrics["fields"].mean, metrics["fields"].n_failed) == (None, 24)
     assert run.deciding == ("correct",)
     assert [(part.name, part.metric.mean) for part in run.slices] == [("parity=0", 0.0), ("parity=1", 1.0)]
-
-
-def test_eval_sets_are_named_by_the_hash_of_their_content(story, first):
     (eval_set,) = story.evaluations.suite("sums").eval_sets
     assert [(data.name, data.sha256, data.rows) for data in first.data] == [("sums-rows", eval_set.content_hash, 24)]
     assert "the licence of the evaluation data sums-rows" in first.unknown
@@ -137,12 +137,6 @@ def test_alarms_and_actions_are_those_of_the_version_or_of_all_traffic(first, se
     assert first.monitoring is not None
     assert [alarm.what for alarm in first.monitoring.alarms] == ["requests", "words"]
     assert first.monitoring.actions == ()
-
-
-def test_every_format_tells_it(second):
-    assert json.loads(json.dumps(second.to_json()))["ref"] == f"{APP}@2"
-    assert r"hot fix \<b\>now\</b\>" in markdown(second)
-    assert "hot fix &lt;b&gt;now&lt;/b&gt;" in html(second)
 
 
 def test_a_release_of_which_nothing_is_known_says_so(story):
@@ -236,7 +230,7 @@ def bike(story):
     return make_factsheet(registry, "bike")
 
 
-def test_a_tabular_model_is_told_by_signature_algorithm_and_training(bike):
+def test_a_tabular_model_is_told_by_signature_training_data_and_held_out_metrics(bike):
     assert (bike.ref, bike.kind, bike.parameters) == ("bike@1", "tabular", {"alpha": "0.5"})
     model = bike.tabular
     assert model is not None
@@ -244,9 +238,6 @@ def test_a_tabular_model_is_told_by_signature_algorithm_and_training(bike):
     assert [column.name for column in model.inputs] == list(REGRESSION.names)
     assert [part.what for part in bike.registered] == ["tabular model", "training run"]
     assert bike.registered[0].by
-
-
-def test_its_data_have_hashes_and_the_licence_they_were_registered_with(bike):
     assert [(data.use, data.sha256, data.licence, data.rows) for data in bike.data] == [
         ("training", "a" * 64, "CC BY 4.0", 60),
         ("test", "b" * 64, "CC BY 4.0", 20),
@@ -255,9 +246,6 @@ def test_its_data_have_hashes_and_the_licence_they_were_registered_with(bike):
         "the file they were taken from is no data of its own"
     )
     assert not [missing for missing in bike.unknown if "data" in missing]
-
-
-def test_its_held_out_metrics_have_their_intervals(bike):
     (run,) = bike.evaluations
     assert (run.suite, run.rows, run.deciding) == ("bike-2011-12", 20, ("rmse",))
     assert [(metric.name, metric.mean, metric.ci95) for metric in run.metrics] == [
@@ -267,14 +255,11 @@ def test_its_held_out_metrics_have_their_intervals(bike):
     assert "Without an interval in bike-2011-12: max_error." in bike.limits
 
 
-def test_its_gate_and_times_as_champion_are_told(bike):
+def test_its_gate_and_times_as_champion_and_windows_with_their_errors_are_told(bike):
     assert [(gate.verdict, gate.attested) for gate in bike.gates] == [("pass", True)]
     assert [(period.lasts, period.forced) for period in bike.history.periods] == [(True, False)]
     assert "| algorithm | ridge |" in markdown(bike)
     assert "ridge" in html(bike)
-
-
-def test_its_windows_are_told_with_their_errors(bike):
     found = bike.monitoring
     assert found is not None
     assert [(alarm.what, alarm.of_version) for alarm in found.alarms] == [("rmse", True)]
@@ -320,7 +305,7 @@ def wine(story):
     return make_factsheet(registry, "wine@1")
 
 
-def test_windows_without_an_end_are_called_by_their_names(wine):
+def test_windows_without_an_end_are_called_by_their_names_and_counted_by_the_budget(wine):
     found = wine.monitoring
     assert found is not None
     assert [(window.name, window.since, window.until) for window in found.latest] == [
@@ -331,11 +316,6 @@ def test_windows_without_an_end_are_called_by_their_names(wine):
     assert [alarm.window for alarm in found.alarms] == ["batch 10"]
     assert "None" not in markdown(wine)
     assert "| window | rows | state | alarms | error_rate |" in markdown(wine)
-
-
-def test_false_alarms_are_expected_over_as_many_windows_as_the_budget_is_for(wine):
-    found = wine.monitoring
-    assert found is not None
     assert (found.expected_false_alarms, found.expected_over) == (0.1, "12 windows")
     assert any("0.1 false alarms in 12 windows" in limit for limit in wine.limits)
 

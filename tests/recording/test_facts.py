@@ -107,7 +107,7 @@ def test_runs_of_other_versions_and_unfinished_ones_are_left_out(desk, run):
 
 def test_more_runs_than_a_page_are_all_read(desk, run, report, monkeypatch):
     others = {desk.recorder.record(desk.cell("facts"), report(1), "bulk").run_id for _ in range(2)}
-    monkeypatch.setattr(facts, "_AT_A_TIME", 1)
+    monkeypatch.setattr("llmops.registry.store._PAGE", 1)
     assert others | {run.run_id} <= {found.run.run_id for found in facts.eval_runs(desk.store, "qa@1", "tiny@1")}
 
 

@@ -31,7 +31,7 @@ def take(registry, template, model):
     return make
 
 
-@pytest.mark.parametrize(("holder", "other"), itertools.permutations(("prompt", "model", "app"), 2))
+@pytest.mark.parametrize(("holder", "other"), list(itertools.permutations(("prompt", "model", "app"), 2)))
 def test_a_name_belongs_to_one_kind(registry, take, name, holder, other):
     take(holder, name)
     with pytest.raises(UsageError, match=name):
