@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from llmops.evaluation.eval_set import ROWS_FILE, EvalRow, load_eval_set, row_fr
 from llmops.evaluation.eval_set_source import SOURCE_FILE
 from llmops.evaluation.near_duplicates import folded
 from llmops.hashing import content_hash
-from llmops.production_log import Feedback, LogRecord
+from llmops.production_log import LogRecord
 from llmops.text_io import json_object, numbered_lines
 
 FEEDBACK = ("negative", "positive", "any")
@@ -91,13 +91,30 @@ def add_reviewed(review: Path, eval_set: Path) -> tuple[int, int, int]:
         CannotRun: the set cannot be written, or changed in the meantime.
     """
     _check_target(eval_set)
-    decisions = list(_reviewed(review))
-    accepted = {number: row for number, accept, row in decisions if accept and row is not None}
-    _check_new_ids(accepted, _present_rows(eval_set), review)
+    known = {row.id for row in _present_rows(eval_set)}
+    accepted: list[EvalRow] = []
+    refused = undecided = 0
+    for number, line in numbered_lines(review):
+        values = json_object(line, review, number)
+        decision = values.pop("review", None)
+        accept = decision.get("accept") if isinstance(decision, dict) else None
+        if not isinstance(decision, dict) or not (accept is None or isinstance(accept, bool)):
+            raise BadFile(review, "must be true, false or null", line=number, field="review.accept")
+        refused += accept is False
+        undecided += accept is None
+        if not accept:
+            continue
+        row = row_from_values(values, review, number)
+        if not any(value not in (None, "", [], {}) for value in row.expectations.values()):
+            problem = "must say what a good answer is, in a row that was accepted"
+            raise BadFile(review, problem, line=number, field="expectations")
+        if row.id in known:
+            raise BadFile(review, f"{row.id!r} is in the eval set or on an earlier line", line=number, field="id")
+        known.add(row.id)
+        accepted.append(row)
     if accepted:
-        _append(eval_set / ROWS_FILE, accepted.values())
-    refused = sum(accept is False for _, accept, _ in decisions)
-    return len(accepted), refused, len(decisions) - len(accepted) - refused
+        _append(eval_set / ROWS_FILE, accepted)
+    return len(accepted), refused, undecided
 
 
 def feedback_of(record: LogRecord) -> Mapping[str, Any] | None:
@@ -107,40 +124,27 @@ def feedback_of(record: LogRecord) -> Mapping[str, Any] | None:
     been read with their feedback.
     """
     if record.feedback:
-        return _together(record.feedback)
+        # The last verdict, a score or a label or both, with the last comment: they may have come one after the other.
+        said: dict[str, Any] = {}
+        for each in record.feedback:
+            if each.score is not None or each.label is not None:
+                said = {name: value for name, value in said.items() if name not in ("score", "label")}
+            new = {"score": each.score, "label": each.label, "comment": each.comment, "user": each.user}
+            said.update({name: value for name, value in new.items() if value is not None})
+        return said
     found = record.details.get("feedback")
     if isinstance(found, list):
         found = found[-1] if found else None
     return found if isinstance(found, Mapping) else None
 
 
-def _together(all_feedback: Sequence[Feedback]) -> dict[str, Any]:
-    """The last verdict, a score or a label or both, with the last comment: they may have come one after the other."""
-    said: dict[str, Any] = {}
-    for feedback in all_feedback:
-        if feedback.score is not None or feedback.label is not None:
-            said = {name: value for name, value in said.items() if name not in ("score", "label")}
-        new = {"score": feedback.score, "label": feedback.label, "comment": feedback.comment, "user": feedback.user}
-        said.update({name: value for name, value in new.items() if value is not None})
-    return said
-
-
-def feedback_sign(feedback: Mapping[str, Any]) -> str | None:
-    """`negative` or `positive`, by the label when it is a known word, else by the score: more than 0 is positive."""
-    label = str(feedback.get("label") or "").strip().casefold().replace(" ", "_").replace("-", "_")
-    if label in _NEGATIVE | _POSITIVE:
-        return "negative" if label in _NEGATIVE else "positive"
-    score = feedback.get("score")
-    if not isinstance(score, (int, float)):
-        return None
-    return "positive" if score > 0 else "negative"
-
-
 def _review_lines(
     records: Iterable[LogRecord], seen: set[str], choice: Choice, counts: ReviewCounts
 ) -> Iterator[dict[str, Any]]:
     for record in records:
-        if not _chosen(record, choice):
+        feedback = feedback_of(record)
+        said = choice.feedback is None or (feedback is not None and choice.feedback in ("any", feedback_sign(feedback)))
+        if not said or choice.outcome not in (None, record.outcome):
             counts.not_chosen += 1
         elif (inputs := _inputs(record, choice.input_variable)) is None:
             counts.unusable += 1
@@ -149,35 +153,21 @@ def _review_lines(
         else:
             seen.add(question)
             counts.written += 1
-            yield _review_line(record, inputs)
+            release = {"release": record.release} if record.release else {}
+            yield {
+                "id": f"log-{record.key}",
+                "inputs": dict(inputs),
+                "expectations": {},
+                "tags": {"source": "log", **release},
+                "review": {
+                    "accept": None,
+                    "output": record.output,
+                    "feedback": None if feedback is None else dict(feedback),
+                    "request_id": record.request_id,
+                },
+            }
             if counts.written == choice.limit:
                 return
-
-
-def _review_line(record: LogRecord, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    feedback = feedback_of(record)
-    release = {"release": record.release} if record.release else {}
-    return {
-        "id": f"log-{record.key}",
-        "inputs": dict(inputs),
-        "expectations": {},
-        "tags": {"source": "log", **release},
-        "review": {
-            "accept": None,
-            "output": record.output,
-            "feedback": None if feedback is None else dict(feedback),
-            "request_id": record.request_id,
-        },
-    }
-
-
-def _chosen(record: LogRecord, choice: Choice) -> bool:
-    if choice.outcome is not None and record.outcome != choice.outcome:
-        return False
-    if choice.feedback is None:
-        return True
-    feedback = feedback_of(record)
-    return feedback is not None and choice.feedback in ("any", feedback_sign(feedback))
 
 
 def _inputs(record: LogRecord, input_variable: str) -> dict[str, Any] | None:
@@ -195,32 +185,15 @@ def _inputs(record: LogRecord, input_variable: str) -> dict[str, Any] | None:
         return None  # counted by the caller as unusable
 
 
-def _reviewed(path: Path) -> Iterator[tuple[int, bool | None, EvalRow | None]]:
-    """Each line's number and decision, with the row when it was accepted. Raises BadFile."""
-    for number, line in numbered_lines(path):
-        values = json_object(line, path, number)
-        review = values.pop("review", None)
-        accept = review.get("accept") if isinstance(review, dict) else None
-        if not isinstance(review, dict) or not (accept is None or isinstance(accept, bool)):
-            raise BadFile(path, "must be true, false or null", line=number, field="review.accept")
-        row = _accepted_row(values, path, number) if accept else None
-        yield number, accept, row
-
-
-def _accepted_row(values: Mapping[str, Any], path: Path, number: int) -> EvalRow:
-    row = row_from_values(values, path, number)
-    if not any(value not in (None, "", [], {}) for value in row.expectations.values()):
-        problem = "must say what a good answer is, in a row that was accepted"
-        raise BadFile(path, problem, line=number, field="expectations")
-    return row
-
-
-def _check_new_ids(accepted: Mapping[int, EvalRow], present: Iterable[EvalRow], path: Path) -> None:
-    known = {row.id for row in present}
-    for number, row in accepted.items():
-        if row.id in known:
-            raise BadFile(path, f"{row.id!r} is in the eval set or on an earlier line", line=number, field="id")
-        known.add(row.id)
+def feedback_sign(feedback: Mapping[str, Any]) -> str | None:
+    """`negative` or `positive`, by the label when it is a known word, else by the score: more than 0 is positive."""
+    label = str(feedback.get("label") or "").strip().casefold().replace(" ", "_").replace("-", "_")
+    if label in _NEGATIVE | _POSITIVE:
+        return "negative" if label in _NEGATIVE else "positive"
+    score = feedback.get("score")
+    if not isinstance(score, (int, float)):
+        return None
+    return "positive" if score > 0 else "negative"
 
 
 def _check_target(eval_set: Path) -> None:

@@ -62,9 +62,6 @@ class ScorerFactory:
         if name is not None and name in judges:
             table = {key: value for key, value in judges[name].items() if key != "kappa"}
             return JudgeEndpoint.from_mapping({"name": name, **table})
-        return self._default()
-
-    def _default(self) -> JudgeEndpoint | None:
         if self._settings.judge is None:
             return None
         url, _, model = self._settings.judge.removeprefix("openai:").rpartition("#")

@@ -119,10 +119,8 @@ def test_a_judge_decides_a_gate_only_after_it_was_found_to_agree_with_people(wor
         before = gated(workshop, name)
         assert before.verdict == "inconclusive"
         assert "helpful cannot gate: its judge is not calibrated" in before.reasons[0]
-
     good = calibrated(workshop, labels, JudgeAsked("well-judged", "helpful"))
     kind = calibrated(workshop, labels, JudgeAsked("badly-judged", "helpful"))
-
     assert good.untrusted is None
     assert gated(workshop, "well-judged").verdict == "pass"
     assert kind.untrusted is not None

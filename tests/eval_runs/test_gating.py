@@ -95,9 +95,7 @@ def test_two_runs_of_the_same_25_rows_say_nothing_of_a_suite_of_200(evaluations:
     assert [(each.to_json()["rows"], each.to_json()["suite_rows"]) for each in made] == [(25, 200)] * 2
     one, two = (each.run.run_id for each in made)
     most = run(evaluations, "long", limit=180).run.run_id
-
     gated = evaluations.gate(two, one, "long")
-
     assert gated.verdict.verdict == "inconclusive"
     [told] = [check.detail for check in gated.verdict.checks if check.kind == "rows"]
     assert "only 25 of the suite's 200 rows were judged; too much is missing of the suite" in told
@@ -119,7 +117,6 @@ def test_a_run_that_was_scored_by_another_definition_of_a_scorer_decides_nothing
     path.write_text(path.read_text().replace('type = "contains"', 'type = "exact_match"'))
     evaluations = workshop.evaluations
     strict = run(evaluations, "redefined", prompt="qa@2").run.run_id
-
     for challenger, champion in ((lenient, strict), (strict, lenient), (lenient, lenient)):
         gated = evaluations.gate(challenger, champion, "redefined")
         assert gated.verdict.verdict == "inconclusive"
@@ -138,7 +135,6 @@ def test_runs_on_rows_that_the_suite_has_no_more_say_nothing_of_it(workshop: Wor
     assert workshop.evaluations.gate(before, before, "moving").verdict.verdict == "pass"
     path.write_text(path.read_text().replace("purple", "mauve"))
     evaluations = workshop.evaluations
-
     for against in (before, None):
         verdict = evaluations.gate(before, against, "moving").verdict
         assert verdict.verdict == "inconclusive"

@@ -76,10 +76,8 @@ def test_scorers_without_a_judge_need_no_trust(workshop: Workshop) -> None:
 def test_judges_earn_trust_one_by_one_and_only_as_they_are(workshop: Workshop) -> None:
     loaded = suite(workshop)
     assert why(workshop, loaded).keys() == {"kind", "clear"}
-
     calibrate(workshop, loaded, "kind", 0.7)
     calibrate(workshop, loaded, "clear", 0.5)
-
     found = why(workshop, loaded)
     assert found.keys() == {"clear"}
     assert "κ 0.90, is not surely 0.6 or more" in found["clear"]
@@ -107,9 +105,7 @@ def test_a_gate_on_a_judge_that_is_not_trusted_is_inconclusive(workshop: Worksho
     evaluations = workshop.evaluations
     loaded = evaluations.suite("gated")
     [done] = evaluations.run(loaded, evaluations.cells(loaded, ["qa@1"]), RunOptions(recorder="bulk"), lambda *_: None)
-
     verdict = evaluations.gate(done.run.run_id, None, "gated").verdict
     path.unlink()
-
     assert verdict.verdict != "pass"
     assert verdict.reasons[0] == "kind cannot gate: no judge is configured"

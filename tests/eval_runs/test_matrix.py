@@ -86,10 +86,8 @@ def test_of_three_prompts_only_the_one_that_changed_is_generated(workshop: Works
     assert [item.generated for item in first] == [5, 5, 5]
     workshop.registry.prompts.register("trio", parse_prompt(prompt_text("Be early.")))
     engine.requests.clear()
-
     again = run(workshop, ["trio@1", "trio@2", "trio@4"], suite="trio")
     (workshop.folder / "trio.toml").unlink()
-
     assert [(item.generated, item.from_cache) for item in again] == [(0, 5), (0, 5), (5, 0)]
     assert [item.run.run_id for item in again[:2]] == [item.run.run_id for item in first[:2]]
     assert {request.messages[0]["content"] for request in engine.requests} == {"Be early."}

@@ -116,7 +116,6 @@ def test_its_word_is_trusted_only_after_that_very_judge_was_calibrated_on_pairs(
     before = run(judged, asked)
     assert before.untrusted is not None
     assert "not calibrated" in before.untrusted
-
     pairs = [
         {"inputs": {"question": f"{i}?"}, "output_a": "x" * (1 + i % 2), "output_b": "x" * (2 - i % 2),
          "label": "a" if i % 2 else "b"}
@@ -126,7 +125,6 @@ def test_its_word_is_trusted_only_after_that_very_judge_was_calibrated_on_pairs(
     labels.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     settings = with_judge(judged.settings, asked.judge)
     calibrate_judge(labels, JudgeAsked(judge=asked.judge), judged.evaluations, settings, lambda _d, _t: None)
-
     assert run(judged, asked).untrusted is None
     assert run(judged, ask(judge, limit=4, instructions="Another question")).untrusted is not None
 

@@ -86,7 +86,6 @@ def test_a_report_tells_of_both_runs(report: Any, done: list[CellRun]) -> None:
 
 def test_the_rows_of_a_report_start_anew_each_time(report: Any) -> None:
     first = list(report.rows)
-
     assert len(first) == N
     assert first == list(report.rows)
     row = first[3]
@@ -100,7 +99,6 @@ def test_the_page_holds_every_verdict_and_escapes_texts(report: Any, tmp_path: P
     path = tmp_path / "page.html"
     write_html(report, path)
     page = path.read_text(encoding="utf-8")
-
     assert "board@1 → board@2" in page
     assert "below its floor of 0.9" in page
     assert (
@@ -111,7 +109,6 @@ def test_the_page_holds_every_verdict_and_escapes_texts(report: Any, tmp_path: P
 
 def test_the_markdown_names_metrics_and_verdict(report: Any) -> None:
     text = unescape(markdown(report))
-
     assert "board@1" in text
     assert "correct" in text
     assert "fail" in text
@@ -119,7 +116,6 @@ def test_the_markdown_names_metrics_and_verdict(report: Any) -> None:
 
 def test_the_junit_file_has_a_case_for_each_check_and_failures_for_those_that_fail(report: Any) -> None:
     root = ElementTree.fromstring(junit(report))  # noqa: S314 - our own file
-
     cases = list(root.iter("testcase"))
     failed = [case for case in cases if case.find("failure") is not None]
     assert {case.get("name") for case in cases} >= {"correct floor (floor)", "correct not-worse (non-inferiority)"}
@@ -129,9 +125,7 @@ def test_the_junit_file_has_a_case_for_each_check_and_failures_for_those_that_fa
 def test_a_report_without_a_verdict_says_none(workshop: Workshop, done: list[CellRun]) -> None:
     evaluations = workshop.evaluations
     comparison = evaluations.compare("board@1", "board@3")
-
     found = report_contents(evaluations, evaluations.suite("board"), comparison, done[0].run, done[2].run)
-
     assert found.verdict is None
     assert {row.change for row in found.rows} == {0.0}
 
@@ -146,9 +140,7 @@ def turned(scorer: Any, worst: float | None) -> Any:
 
 def test_the_leaderboard_ranks_by_the_differences_that_are_real(workshop: Workshop, done: list[CellRun]) -> None:
     evaluations = workshop.evaluations
-
     board = leaderboard(evaluations, evaluations.suite("board"), done)
-
     assert (board["suite"], board["rows"], board["primary"]) == ("board", N, "correct")
     ranks = {cell["name"]: cell["rank_range"] for cell in board["cells"]}
     assert ranks == {"board@1,tiny@1": [1, 2], "board@3,tiny@1": [1, 2], "board@2,tiny@1": [3, 3]}
@@ -162,7 +154,6 @@ def test_the_leaderboard_ranks_by_the_differences_that_are_real(workshop: Worksh
 
 def test_the_leaderboard_shows_what_each_cell_took(workshop: Workshop, done: list[CellRun]) -> None:
     board = leaderboard(workshop.evaluations, workshop.evaluations.suite("board"), done)
-
     for cell in board["cells"]:
         assert (cell["n_scored"], cell["n_failed"], cell["cost"]) == (N, 0, None)
         assert cell["tokens_out"] == (N if cell["name"].startswith("board@2") else 7 * N)
@@ -190,9 +181,7 @@ def test_where_less_is_better_the_least_comes_first(workshop: Workshop, done: li
     assert all(pair["difference"] >= 0 for pair in board["pairs"])
 
 
-def test_a_row_without_a_score_is_the_worst_that_any_cell_has_and_never_0(
-    workshop: Workshop, done: list[CellRun]
-) -> None:
+def test_a_row_without_a_score_is_the_worst_that_any_cell_has_and_never_0(workshop, done):
     suite = workshop.evaluations.suite("board")
     [scorer] = [scorer for scorer in suite.make_scorers() if scorer.name == "correct"]
     scorer = turned(scorer, worst=None)
@@ -224,9 +213,7 @@ def test_a_row_without_a_score_is_the_worst_that_any_cell_has_and_never_0(
 
 def test_leaderboards_become_files(workshop: Workshop, done: list[CellRun], tmp_path: Path) -> None:
     board = leaderboard(workshop.evaluations, workshop.evaluations.suite("board"), done)
-
     write_leaderboard_html(board, tmp_path / "board.html")
-
     assert "board@3,tiny@1" in (tmp_path / "board.html").read_text(encoding="utf-8")
     assert "board@3,tiny@1" in unescape(leaderboard_markdown(board))
 
@@ -236,7 +223,6 @@ def test_leaderboards_become_files(workshop: Workshop, done: list[CellRun], tmp_
 
 def test_noise_is_told_in_a_sentence_where_it_is_known() -> None:
     noise = {"n": 32, "flips": 2, "changed": 7, "expected_changed": 2.5}
-
     assert noise_sentence({"rows": 40, "noise": None}) is None
     assert noise_sentence({"rows": 40, "noise": noise}) == (
         "7 of 40 answers differ; the engine alone would change about 2 (2 of 32 answers flipped when made again)"
@@ -245,9 +231,7 @@ def test_noise_is_told_in_a_sentence_where_it_is_known() -> None:
 
 def test_the_leaderboard_says_of_two_cells_what_the_comparison_says(workshop: Workshop, done: list[CellRun]) -> None:
     evaluations = workshop.evaluations
-
     board = leaderboard(evaluations, evaluations.suite("board"), done)
-
     for pair in board["pairs"]:
         metric = evaluations.compare(pair["worse"], pair["better"]).metrics["correct"]
         assert (pair["difference"], tuple(pair["ci95"])) == (metric.difference, metric.ci95)

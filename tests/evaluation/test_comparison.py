@@ -215,9 +215,7 @@ def test_a_run_compared_with_itself_has_no_difference_in_anything(scorer: Any) -
 def test_a_comparison_is_plain_json(scorer: Any) -> None:
     tags = [{"topic": "sums"}] * 6
     found = compare("x", run([True] * 6, tags=tags), "y", run([False] * 6, tags=tags), [scorer("right")], "right")
-
     value = json.loads(json.dumps(found.to_json()))
-
     told = {"a", "b", "rows", "metrics", "slices", "changed_rows"}
     assert value.keys() == told | {
         "power", "noise", "sequential", "unmatched_a", "unmatched_b", "not_compared", "answers", "rows_told",

@@ -140,17 +140,14 @@ def killed(folder: Path, upstream: Upstream, after: int, moment: float) -> None:
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_never_was(tmp_path: Path, upstream: Upstream) -> None:
     chance = random.Random()  # noqa: S311 - other moments each time; what is claimed holds at all of them
     moments = [(chance.randint(1, 25), chance.uniform(0, 0.015)) for _ in range(KILLS)]
-
     for after, moment in moments:
         killed(tmp_path / "killed", upstream, after, moment)
     rows, (generated, from_cache, mean) = finish(tmp_path / "killed", upstream)
-
     asked = dict(upstream.asked)
     assert len(asked) == ROWS
     assert sum(asked.values()) <= ROWS + KILLS * SLOTS, moments  # only what was in flight is asked again
     assert (generated + from_cache, mean) == (ROWS, 1.0)
     assert from_cache >= sum(after for after, _ in moments) - KILLS * SLOTS, moments
-
     upstream.asked.clear()
     undisturbed, _ = finish(tmp_path / "undisturbed", upstream)
     assert rows == undisturbed

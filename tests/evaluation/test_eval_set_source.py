@@ -354,11 +354,9 @@ def test_a_data_set_of_the_hub_is_streamed_once_and_then_read_from_its_copy(hub,
     (folder / "cells.csv").write_bytes(CELLS)
     cells = find_eval_set(folder / "cells.csv")
     tables = ({}, {"source": "hf:acme/table@v2"}, {"source": "hf:acme/cells@v2", "columns": None})
-
     first = load_apart(url, folder, *tables)
     requests = len(asked)
     second = load_apart("http://127.0.0.1:9", folder, *tables)
-
     assert first == second
     assert first == [[20, local.content_hash, ids(local)]] * 2 + [[2, cells.content_hash, ["007", "1.0"]]]
     assert any("/resolve/v2/" in path or path.endswith("/revision/v2") for path in asked)

@@ -163,9 +163,7 @@ def test_a_row_of_several_turns_is_asked_as_a_conversation(cache: GenerationCach
     ]
     engine = FakeEngine(lambda _request: "Ada")
     one = task([EvalRow("chat", {"messages": messages})])
-
     generate(engine, cache, one)
-
     [request] = engine.requests
     assert [(message["role"], message["content"]) for message in request.messages] == [
         ("system", "Be terse."),

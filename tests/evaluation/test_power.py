@@ -117,7 +117,6 @@ def test_clustered_numbers_differ_significantly_as_often_as_predicted() -> None:
         differences, clusters = clustered(generator, gap)
         tested = paired_test([0.0] * 200, differences, clusters=clusters, resamples=199, seed=number)
         found += tested.p_value <= 0.05
-
     # Of five rows with half their variance in common, design effect 1 + 4 · 0.5.
     assert float(np.mean([plan.design_effect for plan in planned])) == pytest.approx(3.0, abs=0.3)
     low, high = within(repetitions, 0.8)

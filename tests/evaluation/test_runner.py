@@ -157,12 +157,10 @@ def test_an_engine_that_goes_away_ends_the_run_and_finished_rows_are_not_made_tw
     given = rows(6)
     gone = EngineUnavailable("upstream is gone")
     dying = FakeEngine(failing_on("number 3", "number 4", "number 5", error=gone), slots=1)
-
     with pytest.raises(EngineUnavailable, match="upstream is gone"):
         run(dying, given, [], cache)
     engine = FakeEngine(slots=1)
     report = run(engine, given, [], cache)
-
     assert {request.messages[-1]["content"] for request in dying.requests} == {f"Q: number {i}" for i in range(5)}
     assert sorted(request.messages[-1]["content"] for request in engine.requests) == [
         "Q: number 3",

@@ -457,11 +457,9 @@ def test_many_rows_are_compared_fast_and_in_little_memory(rows: int, seconds: fl
     generator = np.random.default_rng(0)
     a, b = generator.random((2, rows)).tolist()
     paired_test(a[:30], b[:30])  # loads what is loaded at first use
-
     start = time.process_time()
     plain = paired_test(a, b)
     assert time.process_time() - start < seconds
-
     clusters = generator.integers(0, rows // 5, rows).tolist()
     tracemalloc.start()
     paired_test(a, b, clusters=clusters)

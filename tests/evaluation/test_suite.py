@@ -37,9 +37,7 @@ def test_reads_eval_sets_scorers_with_parameters_and_gate(folder: Path) -> None:
     scorers = SCORERS + '[scorers.rouge]\ntype = "ragas.RougeScore"\nrouge_type = "rougeL"\n'
     gate = GATE + 'rule = "not-worse"\nmargin = 0.05\n[gate.floors]\ncorrect = 0.5\n'
     (folder / "task.toml").write_text('description = "Sums."\n' + HEAD + scorers + gate)
-
     suite = load_suite(folder, "task")
-
     assert (suite.name, suite.description, suite.prompt, suite.model) == ("task", "Sums.", "qa", "tiny@1")
     assert [row.id for row in suite.rows] == ["r1"]
     assert [spec.to_json() for spec in suite.scorer_specs] == [
