@@ -58,11 +58,12 @@ def check(ctx: click.Context, eval_set: str, near: float, prompts: Sequence[str]
     Example: llmops eval-set check qa --prompt qa@2
     Example: llmops eval-set check tickets.csv
     """
+    from llmops.evaluation.eval_set import Rows
     from llmops.evaluation.eval_set_check import check_rows
 
     settings = Settings.from_environment()
     found = _find(eval_set, settings)
-    rows = chain.from_iterable(item.rows for item in found)
+    rows = Rows(lambda: chain.from_iterable(item.rows for item in found))
     templates = {}
     if prompts:
         registry = open_registry()
