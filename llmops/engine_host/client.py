@@ -43,6 +43,9 @@ RELOAD_SECONDS = 5.0
 """Pause after the engine process said that it cannot load the model."""
 
 _PIECE = 65536
+RETRY_SECONDS = 1.0
+"""When a request may try again after the engine process has died: it is started again half a second later."""
+PING_SECONDS = 2.0
 
 
 class ModelHold:
@@ -120,12 +123,6 @@ class ModelHold:
         with self._change:
             self._loaded, self._problem = loaded or self._loaded, problem
             self._change.notify_all()
-
-
-RETRY_SECONDS = 1.0
-"""When a request may try again after the engine process has died: it is started again half a second later."""
-
-PING_SECONDS = 2.0
 
 
 def open_remote(socket_path: Path, model: ModelVersion, timeout: float) -> RemoteEngine:

@@ -39,6 +39,16 @@ from llmops.settings import Settings
 from llmops.versions import ModelVersion
 
 Serve = Callable[[Operation, "Connection"], Coroutine[Any, Any, None]]
+logger = logging.getLogger("llmops.engine_host")
+Embedding = Callable[[Sequence[str]], tuple[Rows, int]]
+"""Texts to vectors, one for each; blocks. Raises LlmopsError."""
+MOST_IDLE = 1
+"""Models kept loaded that no worker holds; the workers themselves decide what is worth holding."""
+WHOLE_SECONDS = 0.1
+"""How long pieces of an answer that nobody reads before its end may wait to travel together."""
+EMBEDDED_TOGETHER = 64
+"""Texts embedded between two looks whether anybody still wants them."""
+BACKLOG = 1024
 
 
 class Connection(asyncio.Protocol):
@@ -127,24 +137,6 @@ class Connection(asyncio.Protocol):
         if self._unsent and not self._transport.is_closing():
             self._transport.write(b"".join(self._unsent))
         self._unsent.clear()
-
-
-logger = logging.getLogger("llmops.engine_host")
-
-Embedding = Callable[[Sequence[str]], tuple[Rows, int]]
-"""Texts to vectors, one for each; blocks. Raises LlmopsError."""
-
-MOST_IDLE = 1
-"""Models kept loaded that no worker holds; the workers themselves decide what is worth holding."""
-
-WHOLE_SECONDS = 0.1
-"""How long pieces of an answer that nobody reads before its end may wait to travel together."""
-
-EMBEDDED_TOGETHER = 64
-"""Texts embedded between two looks whether anybody still wants them."""
-
-
-BACKLOG = 1024
 
 
 @dataclass(slots=True)

@@ -15,6 +15,12 @@ from llmops.errors import EngineBusy, EngineError
 from llmops.generation import GenerationParameters, GenerationRequest, Message
 
 BUSY_RETRY_SECONDS = 1.0
+logger = logging.getLogger("llmops.engine_host")
+STALL_SECONDS = 60.0
+"""So long an engine with work may give no piece of any answer before it is asked whether it lives; and so long again
+it may take to answer that."""
+STUCK_EXIT = 70
+_SMALL = GenerationRequest((Message(role="user", content="."),), GenerationParameters(max_tokens=1))
 
 
 class QueuedRequest:
@@ -105,16 +111,6 @@ class RequestQueue:
 # Finds an engine that is stuck: a schema can keep llama.cpp's one decoding loop busy for ever, and everybody waits.
 #
 # Nothing stops such an engine from outside. The process that holds it ends, and its supervisor starts it again.
-
-logger = logging.getLogger("llmops.engine_host")
-
-STALL_SECONDS = 60.0
-"""So long an engine with work may give no piece of any answer before it is asked whether it lives; and so long again
-it may take to answer that."""
-
-STUCK_EXIT = 70
-
-_SMALL = GenerationRequest((Message(role="user", content="."),), GenerationParameters(max_tokens=1))
 
 
 class Heartbeat:

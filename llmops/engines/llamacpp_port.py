@@ -17,6 +17,14 @@ from llmops.generation import Message
 from llmops.hashing import content_hash
 from llmops.processes import mark_owned
 
+_FORCE = 1e4  # more than any two logits differ by
+_WHOLE_VOCABULARY = 1_000_000
+Complete = Callable[[dict[str, Any]], Mapping[str, Any]]
+MOST_KEPT = 32
+"""Templates whose state is kept; of a template of 600 tokens that is 14 MB with 135 million parameters, and 75 MB with
+7 billion."""
+Read = Callable[[Sequence[Message], int], None]
+
 
 class LlamaCppPort:
     """The server's chat template, tokenizer, and the states of its slots. Every call raises EngineError."""
@@ -58,11 +66,6 @@ class LlamaCppPort:
 # Each answer is walked token by token: the next token is forced by a bias, and the log-probability that is reported for
 # it is the one from before the bias. Answers that begin with the same tokens share that part of the walk, and the
 # prompt is read once, because the slot keeps it.
-
-_FORCE = 1e4  # more than any two logits differ by
-_WHOLE_VOCABULARY = 1_000_000
-
-Complete = Callable[[dict[str, Any]], Mapping[str, Any]]
 
 
 def loglikelihoods(
@@ -113,13 +116,6 @@ def _forced(complete: Complete, before: list[int], token: int, told: int) -> Map
     logprobs = complete({**body, "logit_bias": [[token, _FORCE]]})["choices"][0]["logprobs"]
     found: Mapping[str, Any] | None = logprobs["content"][0] if logprobs else None
     return found
-
-
-MOST_KEPT = 32
-"""Templates whose state is kept; of a template of 600 tokens that is 14 MB with 135 million parameters, and 75 MB with
-7 billion."""
-
-Read = Callable[[Sequence[Message], int], None]
 
 
 class Quiet:

@@ -12,6 +12,7 @@ from typing import TypeVar
 from llmops.errors import Corrupted
 
 T = TypeVar("T")
+_CUT_CHARACTER = "\ufffd"  # what a tokenizer shows for the bytes of a character that is not complete yet
 
 
 async def from_thread(
@@ -39,9 +40,6 @@ async def from_thread(
             yield item
     finally:
         cancelled.set()
-
-
-_CUT_CHARACTER = "\ufffd"  # what a tokenizer shows for the bytes of a character that is not complete yet
 
 
 class AnswerText:

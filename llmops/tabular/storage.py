@@ -45,6 +45,9 @@ _MOST_BYTES = 1 << 30
 _MOST_MLMODEL = 1 << 20
 _MOST_EXAMPLE = 1 << 20
 _SCHEMA = "schema.json"
+_HOLDERS = ("sklearn.tree.", "sklearn.ensemble._forest", "sklearn.ensemble._gb", "sklearn.ensemble._hist_gradient")
+_LEAF = -1
+_NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def read_estimator(path: Path) -> Any:
@@ -174,9 +177,6 @@ def _named_files(schema: Any) -> Iterator[tuple[str, str]]:
 # scikit-learn follows the indices of a tree's nodes without looking at them: a wrong one reads memory that is not the
 # tree's, or walks for ever. skops checks types, not contents, and leaves these to whoever loads a file.
 
-_HOLDERS = ("sklearn.tree.", "sklearn.ensemble._forest", "sklearn.ensemble._gb", "sklearn.ensemble._hist_gradient")
-_LEAF = -1
-
 
 def check_trees(estimator: Any) -> None:
     """Looks at every tree within a fitted estimator. Raises Corrupted."""
@@ -250,8 +250,6 @@ def _demand(sound: bool) -> None:
 #
 # skops names an object by its place in memory, an array's file by chance, and stamps each with the time, so that no two
 # files of one estimator are equal. Here they are numbered in the order they are met, and have no time.
-
-_NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def make_canonical(path: Path) -> None:

@@ -29,6 +29,7 @@ import orjson
 from pydantic import Field, StrictBool
 from pydantic.dataclasses import dataclass
 
+from llmops.engines.openai_errors import retry_seconds
 from llmops.errors import CannotRun, UsageError
 from llmops.settings import named_variables
 from monitoring.tables import STRICT, Duration, Table, Texts, read_strictly
@@ -88,9 +89,9 @@ class _HttpChannel:
         except httpx.HTTPError as error:
             raise NotDelivered(f"{self.name}: {host} cannot be reached: {type(error).__name__}") from None
         if not reply.is_success:
-            wait = reply.headers.get("retry-after", "")
+            wait = retry_seconds(reply.headers.get("retry-after"))
             problem = f"{self.name}: {host} answered {reply.status_code}"
-            raise NotDelivered(problem, retry_after=float(wait) if wait.isdecimal() else None)
+            raise NotDelivered(problem, retry_after=wait)
 
 
 @dataclass(frozen=True, config=STRICT)
