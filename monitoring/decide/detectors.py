@@ -190,26 +190,22 @@ class FlagDetector:
         looked: list[Start] = []
         found: list[tuple[Start, Crossing]] = []
         for start in state.starts:
-            after, due = _due(start, state.rows - start.earlier_rows, state.counted_until)
+            rows, hits = state.rows - start.earlier_rows, state.hits - start.earlier_hits
+            after, due = _due(start, rows, state.counted_until)
             looked.append(after)
-            crossing = self._compare(start, state, due * self.alpha) if due else None
-            if crossing is not None:
+            spent = due * self.alpha
+            if not due or not rows or not self.reference.n or hits / rows - self.reference.share < self.floor:
+                continue
+            earlier = self.reference.n + start.earlier_rows, self.reference.hits + start.earlier_hits
+            p_value = rise_p_value(hits, rows, earlier[1], earlier[0])
+            if p_value <= spent:
+                crossing = Crossing(state.counted_until, start.since, rows, hits, *earlier, p_value, spent)
                 found.append((start, crossing))
         if not found:
             return replace(state, starts=tuple(looked)), None
         # Of starts that cross together the surest tells best when it began.
         start, crossing = min(found, key=lambda pair: pair[1].p_value)
         return replace(state, rows=start.earlier_rows, hits=start.earlier_hits, starts=()), crossing
-
-    def _compare(self, start: Start, state: DetectorState, spent: float) -> Crossing | None:
-        rows, hits = state.rows - start.earlier_rows, state.hits - start.earlier_hits
-        if not rows or not self.reference.n or hits / rows - self.reference.share < self.floor:
-            return None
-        earlier_rows, earlier_hits = self.reference.n + start.earlier_rows, self.reference.hits + start.earlier_hits
-        p_value = rise_p_value(hits, rows, earlier_hits, earlier_rows)
-        if p_value > spent:
-            return None
-        return Crossing(state.counted_until, start.since, rows, hits, earlier_rows, earlier_hits, p_value, spent)
 
 
 def rise_p_value(hits: int, rows: int, earlier_hits: int, earlier_rows: int) -> float:

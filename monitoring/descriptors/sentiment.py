@@ -118,8 +118,8 @@ class Vader:
         if word.lower == _NO and place + 1 < len(words) and words[place + 1].valence is not None:
             valence = 0.0
         # Denied: `no` stands one or two words before, or three with `or` or `nor` between.
-        denied = [word.lower == _NO for word in before]
-        if any(denied[:2]) or (denied[2:] == [True] and before[0].lower in ("or", "nor")):
+        after_or = len(before) > 2 and before[2].lower == _NO and before[0].lower in ("or", "nor")
+        if after_or or any(other.lower == _NO for other in before[:2]):
             valence = own * self._flip
         if word.shouted and shouts:
             valence += self._shout if valence > 0 else -self._shout

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from monitoring.decide.detector_store import DetectorStore
+from monitoring.decide.pinned_summaries import WHOLE, PinnedSummaries
 from monitoring.decide.rules import DriftRules
 from monitoring.decide.watch import DetectorSpec, advance_detectors, findings
 from monitoring.descriptors import Descriptor
@@ -21,14 +22,9 @@ def refusals(rows, hits):
     return Summary(rows=rows, flags={"output.refusal": FlagSummary(rows, hits)})
 
 
-class Reference:
+def reference(rows=1000, hits=50):
     """The same for every slice, as releases are compared with all rows of a reference."""
-
-    def __init__(self, rows=1000, hits=50):
-        self.whole = refusals(rows, hits)
-
-    def slice(self, dimension, value):
-        return self.whole
+    return PinnedSummaries({WHOLE: refusals(rows, hits)})
 
 
 class Traffic:
@@ -50,7 +46,7 @@ class Traffic:
 
 
 def spec(**given):
-    asked = DetectorSpec("assistant", Reference(), "1", BEGIN, DESCRIPTORS, DriftRules())
+    asked = DetectorSpec("assistant", reference(), "1", BEGIN, DESCRIPTORS, DriftRules())
     return replace(asked, **given)
 
 
@@ -107,7 +103,7 @@ def test_of_two_monitors_at_the_same_moment_one_counts(store):
 def test_a_new_reference_starts_anew_where_the_old_one_stopped(store):
     traffic = Traffic(a_1=(0, 0.05))
     advance_detectors(store, traffic, spec(), BEGIN + 5 * HOUR)
-    again = spec(reference_id="2", reference=Reference(1000, 80))
+    again = spec(reference_id="2", reference=reference(1000, 80))
     advance_detectors(store, traffic, again, BEGIN + 7 * HOUR)
     state = store.load("assistant").states["app", "", "output.refusal"]
     assert (state.reference, state.rows, state.new_starts) == ("2", 80, 2)
@@ -133,7 +129,7 @@ def test_a_month_later_slices_are_numbered_anew(store):
 
 
 def test_a_flag_that_the_reference_hardly_has_is_not_watched(store):
-    asked = spec(reference=Reference(rows=19, hits=1))
+    asked = spec(reference=reference(rows=19, hits=1))
     advance_detectors(store, Traffic(a_1=(0, 0.9)), asked, BEGIN + HOUR)
     assert findings(store, asked, BEGIN, BEGIN + DAY) == []
 

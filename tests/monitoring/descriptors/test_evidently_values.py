@@ -47,45 +47,30 @@ def test_the_corpus_is_as_large_and_varied_as_claimed():
     assert "" in TEXTS
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "returns"),
-    [
-        ("length", "TextLength", "numeric"),
-        ("sentences", "SentenceCount", "numeric"),
-        ("non_letter", "NonLetterCharacterPercentage", "numeric"),
-    ],
-)
-def test_numbers_of_a_text_are_evidentlys(kind, name, returns):
-    assert column(TEXTS, kind=kind) == evidently(name, returns)
+CASELESS = {"case_sensitive": False}
+ALL_CASELESS = {"items": ["hate", "good"], "mode": "all", **CASELESS}
+ADDRESS = r"[\w.+-]+@[\w-]+\.\w+"
 
 
 @pytest.mark.parametrize(
-    ("table", "name", "parameters"),
+    ("table", "name", "returns", "parameters"),
     [
-        ({"kind": "begins", "texts": "I"}, "BeginsWith", {"prefix": "I"}),
-        (
-            {"kind": "begins", "texts": "wha", "case_sensitive": False},
-            "BeginsWith",
-            {"prefix": "wha", "case_sensitive": False},
+        ({"kind": "length"}, "TextLength", "numeric", {}),
+        ({"kind": "sentences"}, "SentenceCount", "numeric", {}),
+        ({"kind": "non_letter"}, "NonLetterCharacterPercentage", "numeric", {}),
+        ({"kind": "begins", "texts": "I"}, "BeginsWith", "flag", {"prefix": "I"}),
+        ({"kind": "begins", "texts": "wha", **CASELESS}, "BeginsWith", "flag", {"prefix": "wha", **CASELESS}),
+        ({"kind": "ends", "texts": "?"}, "EndsWith", "flag", {"suffix": "?"}),
+        *(
+            ({"kind": "contains", **items}, "Contains", "flag", items)
+            for items in ({"items": ["I'm sorry", "refund"]}, {"items": ["U.S.", "(aside)"]}, ALL_CASELESS)
         ),
-        ({"kind": "ends", "texts": "?"}, "EndsWith", {"suffix": "?"}),
-        ({"kind": "contains", "items": ["I'm sorry", "refund"]}, "Contains", {"items": ["I'm sorry", "refund"]}),
-        ({"kind": "contains", "items": ["U.S.", "(aside)"]}, "Contains", {"items": ["U.S.", "(aside)"]}),
-        (
-            {"kind": "contains", "items": ["hate", "good"], "mode": "all", "case_sensitive": False},
-            "Contains",
-            {"items": ["hate", "good"], "mode": "all", "case_sensitive": False},
-        ),
-        (
-            {"kind": "regex", "pattern": r"[\w.+-]+@[\w-]+\.\w+", "timeout": 10.0},
-            "RegExp",
-            {"reg_exp": r"[\w.+-]+@[\w-]+\.\w+"},
-        ),
+        ({"kind": "regex", "pattern": ADDRESS, "timeout": 10.0}, "RegExp", "flag", {"reg_exp": ADDRESS}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_flags_are_evidentlys(table, name, parameters):
-    assert column(TEXTS, **table) == evidently(name, "flag", parameters)
+def test_values_are_evidentlys(table, name, returns, parameters):
+    assert column(TEXTS, **table) == evidently(name, returns, parameters)
 
 
 def one_line(text):

@@ -3,7 +3,15 @@ import time
 import pytest
 
 from llmops.text_patterns import REFUSAL_REACH
-from monitoring.descriptors.text_kinds import PERSONAL_SORTS, has_link, has_personal, is_json, is_refusal
+from monitoring.descriptors.text_kinds import (
+    PERSONAL_SORTS,
+    UNKNOWN,
+    has_link,
+    has_personal,
+    is_json,
+    is_refusal,
+    language_of,
+)
 
 PERSONAL = {
     "email": ["write to jo.doe+tag@mail.example.co.uk.", "<a@b.io>", "Mail: A_B@EXAMPLE.COM"],
@@ -66,6 +74,22 @@ def test_personal_data_of_each_sort_is_seen_and_nothing_else(sort, texts, seen):
 def test_refusals_links_and_json_are_seen_and_what_looks_like_them_is_not(sees, seen, passed_over):
     assert [text for text in seen if not sees(text)] == []
     assert [text for text in passed_over if sees(text)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("What opening hours do you have on Sunday?", "en"),
+        ("Wie kann ich mein Passwort zurücksetzen?", "de"),
+        ("Как мне сменить пароль в личном кабинете?", "ru"),
+        ("如何重置我的密码?", "zh"),
+        ("WHAT IS THE CAPITAL OF FRANCE?", "en"),
+        ("First line of the text\r\nand the second line of it", "en"),
+        *((short, UNKNOWN) for short in ("", "Hi", "Paris", "12345 67890 !!! ??? 12345 67890", "\ud800 \ud800")),
+    ],
+)
+def test_the_language_of_a_sentence_is_named_and_of_a_text_too_short_to_tell_unknown(text, language):
+    assert language_of(text) == language
 
 
 @pytest.mark.parametrize("piece", ["a", "1", "1-", "+1 ", "a.", "a@", "DE89 ", "1:", "i am ", "(", "0 "])
