@@ -154,8 +154,7 @@ class FlagDetector:
     def begin(self, state: DetectorState, at: float) -> DetectorState:
         """A new start, for a release that first appears in the rows from `at` = counted_until on.
 
-        Raises:
-            ValueError: rows after `at` have been counted, so that the start would be chosen by looking at them.
+        Raises ValueError: rows after `at` have been counted, so that the start would be chosen by looking at them.
         """
         if at < state.counted_until:
             raise ValueError(f"a start at {at} lies before counted_until {state.counted_until}")
@@ -166,8 +165,7 @@ class FlagDetector:
     def advance(self, state: DetectorState, batches: Iterable[Batch]) -> tuple[DetectorState, list[Crossing]]:
         """Counts batches, in the order of time, and looks where a look is due.
 
-        Raises:
-            ValueError: a batch begins before `counted_until`: its rows may have been counted already.
+        Raises ValueError: a batch begins before `counted_until`: its rows may have been counted already.
         """
         crossings = []
         for batch in batches:

@@ -27,7 +27,7 @@ from llmops.errors import UsageError
 from monitoring.decide.alarms import Alarm, EvidenceQuery, PendingAlarm
 from monitoring.descriptors import Descriptor
 from monitoring.store.packed_summaries import bins_of, edges_of
-from monitoring.store.summaries import NumberSummary, Summary
+from monitoring.store.summaries import Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +132,13 @@ def check_limits(limits: Iterable[Limit], window: Summary, alpha: float) -> list
         if limit.share_at_most is not None and flag is not None and flag.n:
             rows, beyond, undecided, resolution = flag.n, flag.hits, 0, None
         elif limit.at_most is not None and number is not None and number.n:
-            rows = number.n
-            beyond, undecided, resolution = _above(number, limit.at_most)
+            # Numbers of the limit's own bin may be above it, unless the extremes decide.
+            own = int(bins_of(np.array([limit.at_most], dtype=np.float32))[0])
+            rows, resolution = number.n, edges_of(own)
+            beyond = int(number.counts[number.bins > own].sum())
+            undecided = int(number.counts[number.bins == own].sum()) if number.maximum > limit.at_most else 0
+            if number.minimum > limit.at_most:
+                beyond, undecided = rows, 0
         else:
             found.append(LimitFinding(limit, 0, 0, 0, None, 0.0, alpha, False, "no row of the window has a value"))
             continue
@@ -165,15 +170,3 @@ def lower_bound(hits: int, rows: int, alpha: float) -> float:
     from scipy.stats import beta
 
     return float(beta.ppf(alpha, hits, rows - hits + 1))
-
-
-def _above(number: NumberSummary, at_most: float) -> tuple[int, int, tuple[float, float]]:
-    """Numbers surely above; numbers of the limit's own bin that may be; that bin."""
-    own = int(bins_of(np.array([at_most], dtype=np.float32))[0])
-    above = int(number.counts[number.bins > own].sum())
-    undecided = int(number.counts[number.bins == own].sum())
-    if number.maximum <= at_most:
-        undecided = 0
-    elif number.minimum > at_most:
-        above, undecided = number.n, 0
-    return above, undecided, edges_of(own)

@@ -110,6 +110,8 @@ def judge_volume(since: datetime, rows: int, past: Sequence[PastWindow], alpha: 
 
     alpha: `DriftRules.volume_alpha`. floor: `DriftRules.volume_floor`.
     """
+    from scipy.stats import t
+
     recent = sorted(past, key=lambda window: window.since)[-MOST_WINDOWS:]
     if len(recent) < LEAST_WINDOWS:
         note = f"no verdict: {len(recent)} past windows of the {LEAST_WINDOWS} needed"
@@ -120,19 +122,12 @@ def judge_volume(since: datetime, rows: int, past: Sequence[PastWindow], alpha: 
     steps = [after.since - before.since for before, after in itertools.pairwise(recent)]
     if len(same) >= LEAST_OF_WEEKDAY and min(steps) >= _DAY:
         alike, note = same, f"{len(same)} past windows of the same weekday"
-    return _predicted(rows, np.array([window.rows for window in alike], dtype=float), alpha, floor, note)
-
-
-def _predicted(
-    rows: int, past: np.ndarray[Any, np.dtype[np.float64]], alpha: float, floor: float, note: str
-) -> VolumeFinding:
-    from scipy.stats import t
-
-    logs = np.log(past + 0.5)
+    counts = np.array([window.rows for window in alike], dtype=float)
+    logs = np.log(counts + 0.5)
     centre, windows = float(logs.mean()), len(logs)
     expected = math.exp(centre)
     # Of a Poisson count with this mean, the variance of the logarithm; one with a mean of 0 has none, hence the half.
-    least = 1 / max(float(past.mean()), 0.5)
+    least = 1 / max(float(counts.mean()), 0.5)
     scale = math.sqrt(max(float(logs.var(ddof=1)), least) * (1 + 1 / windows))
     distance = (math.log(rows + 0.5) - centre) / scale
     p_value = float(2 * t.sf(abs(distance), windows - 1))

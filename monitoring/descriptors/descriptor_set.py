@@ -118,8 +118,7 @@ class DescriptorSet:
     ) -> DescriptorSet:
         """The descriptors that the `[[descriptor]]` tables of `file` declare; nothing heavy is loaded.
 
-        Raises:
-            BadFile: names the file, the descriptor, the key, and for an unknown word the nearest known one.
+        Raises BadFile: names the file, the descriptor, the key, and for an unknown word the nearest known one.
         """
         declared = read_declarations(tables, settings or Settings(), file)
         names: set[str] = set()
@@ -142,8 +141,7 @@ class DescriptorSet:
 
         No row stops it: one that a descriptor raises on has no value there and is counted.
 
-        Raises:
-            CannotRun: a descriptor can never work here: a model or data that it needs is missing.
+        Raises CannotRun: a descriptor can never work here: a model or data that it needs is missing.
         """
         import numpy as np
 

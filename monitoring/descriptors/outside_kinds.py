@@ -58,8 +58,7 @@ def make_python(table: Table, settings: Settings) -> Computation:  # noqa: ARG00
     `returns`: numeric, flag or label. `per`: `row` calls it for each, `column` once with a list, for as many values.
     None means no value. `revision`: to be raised when the function changes, for its code is not looked at.
 
-    Raises:
-        BadFile: there is no such function.
+    Raises BadFile: there is no such function.
     """
     module, _, name = table.text("function").partition(":")
     try:
@@ -85,8 +84,7 @@ def make_judge(table: Table, settings: Settings) -> Computation:
     the way from worst to best; labels without `good` give the label. The answer must follow a JSON schema. A judge that
     cannot be reached raises EngineUnavailable before it is asked about a row; the next run asks.
 
-    Raises:
-        BadFile: no endpoint, or a wrong parameter.
+    Raises BadFile: no endpoint, or a wrong parameter.
     """
     from llmops.judges.rubric import RubricJudge
 
@@ -151,8 +149,7 @@ def make_evidently(table: Table, settings: Settings) -> Computation:  # noqa: AR
     The class is looked up when the first batch is described, for importing Evidently takes seconds. An empty text has
     no value: several of Evidently's raise on it. Nothing is downloaded: nltk's data must lie in one of its folders.
 
-    Raises:
-        BadFile: a class that fetches a model, or asks one that another kind here asks better.
+    Raises BadFile: a class that fetches a model, or asks one that another kind here asks better.
     """
     name, parameters = table.text("class"), table.mapping("parameters", {})
     value = cast(Kind, table.choice("returns", ("numeric", "flag", "label")))

@@ -72,8 +72,7 @@ def is_json(text: str) -> bool:
 def make_json_schema(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
     """`schema` (inline) or `schema_file`. References to other addresses are refused: nothing is fetched.
 
-    Raises:
-        BadFile: no schema, or not a valid one.
+    Raises BadFile: no schema, or not a valid one.
     """
     if "schema_file" in table.values:
         path = table.path("schema_file")
@@ -105,8 +104,7 @@ _MOST_TIME_OUTS = 20
 def make_regex(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
     """`pattern`, found anywhere in the text; `case_sensitive`; `timeout` in seconds for one text.
 
-    Raises:
-        BadFile: the pattern does not compile.
+    Raises BadFile: the pattern does not compile.
     """
     import regex
 

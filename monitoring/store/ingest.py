@@ -199,12 +199,14 @@ class _Batch:
     summaries: Sequence[StoredSummary]
 
 
+@dataclass(frozen=True, slots=True)
 class _Ingest:
-    def __init__(self, engine: sa.Engine, descriptor_set: DescriptorSet, slices: tuple[str, ...]) -> None:
-        self._engine, self._set, self._slices = engine, descriptor_set, slices
+    engine: sa.Engine
+    descriptor_set: DescriptorSet
+    slices: tuple[str, ...]
 
     def position(self) -> Position:
-        return position_of(self._engine, self._set, self._slices)
+        return position_of(self.engine, self.descriptor_set, self.slices)
 
     def describe(self, position: Position, records: Sequence[LogRecord], after: int) -> Iterator[_Batch]:
         """What is to be written for records that the log holds up to the cursor `after`; writes nothing."""
@@ -214,20 +216,20 @@ class _Ingest:
                 by_app.setdefault(record.app, []).append(record)
         span = position.cursor, after
         for app, own in by_app.items():
-            with reading(self._engine) as connection:
-                kept = _kept_values(connection, position, app, own, span, self._set)
-            rows, failures = _described(own, kept, self._set)
-            new = summarise_by_hour(rows, self._set.descriptors, position.dimensions)
-            with reading(self._engine) as connection:
+            with reading(self.engine) as connection:
+                kept = _kept_values(connection, position, app, own, span, self.descriptor_set)
+            rows, failures = _described(own, kept, self.descriptor_set)
+            new = summarise_by_hour(rows, self.descriptor_set.descriptors, position.dimensions)
+            with reading(self.engine) as connection:
                 last = open_segment(connection, position.version, app)
-                segments = extended(last, app, rows, self._set.descriptors, *span)
+                segments = extended(last, app, rows, self.descriptor_set.descriptors, *span)
                 summaries = add_to_stored(connection, position.version, app, new)
             yield _Batch(app, rows, failures, segments, summaries)
 
     def write(self, position: Position, after: int, batches: Sequence[_Batch]) -> bool:
         """Everything in one transaction; False when another change came first, and nothing was written."""
         described = ingest_cursors.c.described + sum(len(batch.rows) for batch in batches)
-        with translated("write"), writing(self._engine) as connection:
+        with translated("write"), writing(self.engine) as connection:
             if not advance(connection, position, cursor=after, described=described):
                 return False
             for batch in batches:
@@ -247,7 +249,7 @@ class _Ingest:
         """Once, when the version has caught up: deletes what older versions left."""
         if position.caught_up:
             return
-        with translated("write"), writing(self._engine) as connection:
+        with translated("write"), writing(self.engine) as connection:
             if not advance(connection, position, caught_up=True):
                 return  # another one is still at work, and will
             older = [each.version for each in positions(connection) if each.id < position.id]

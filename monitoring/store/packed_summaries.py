@@ -75,7 +75,6 @@ _EXACT_FORMAT, _FORMAT = b"\x01", b"\x02"
 _EXACT_UNIT_BITS = 176
 _HEAD = struct.Struct("<IIIIqdd")
 _EXACT_HEAD = struct.Struct("<II")
-_AT_ONCE = 64  # summaries merged in one step: enough for arrays to pay, and memory is bounded by it
 _LEVEL = 4
 
 
@@ -108,31 +107,8 @@ class Packed:
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-class PackedMerge:
-    """Adds up any number of summaries with bounded memory. Of their order depend only the last bits of sums."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[Schema, list[Packed]] = {}
-
-    def add(self, part: Packed) -> None:
-        waiting = self._waiting.setdefault(part.schema, [])
-        waiting.append(part)
-        if len(waiting) >= _AT_ONCE:
-            self._waiting[part.schema] = [_merged(waiting)]
-
-    def result(self) -> Packed:
-        return _merged([_merged(waiting) for waiting in self._waiting.values()])
-
-
-def merged(parts: Iterable[Packed]) -> Packed:
-    """All of them as one."""
-    merge = PackedMerge()
-    for part in parts:
-        merge.add(part)
-    return merge.result()
-
-
-def _merged(parts: Sequence[Packed]) -> Packed:
+def merged(parts: Sequence[Packed]) -> Packed:
+    """All of them as one. Of their order depend only the last bits of sums."""
     if len(parts) < 2:
         return parts[0] if parts else Packed()
     schema = _united({part.schema: None for part in parts})

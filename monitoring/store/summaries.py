@@ -23,7 +23,6 @@ from monitoring.store.packed_summaries import (
     Bins,
     Integers,
     Packed,
-    PackedMerge,
     Schema,
     bins_of,
     from_bytes,
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 OTHER = "(other)"
 MOST_LABELS = 200
 LABEL_CHARACTERS = 200
+_AT_ONCE = 64  # summaries merged in one step: enough for arrays to pay, and memory is bounded by it
 _ROUNDING = 1e-12  # of sums that were added up in another order
 
 
@@ -166,7 +166,10 @@ class Summary:
     @classmethod
     def merged(cls, parts: Iterable[Summary]) -> Summary:
         """Of all rows of the parts. Of a descriptor in two versions the version is `a+b`: not to be compared."""
-        return cls.from_packed(merged(part.to_packed() for part in parts))
+        merge = SummaryMerge()
+        for part in parts:
+            merge.add(part)
+        return merge.result()
 
     def limited(self) -> Summary:
         """As it is stored; see the module."""
@@ -222,20 +225,26 @@ class Summary:
 
 
 class SummaryMerge:
-    """Adds up summaries one by one, in bounded memory and without unpacking the stored ones."""
+    """Adds up any number of summaries, in bounded memory and without unpacking the stored ones."""
 
     def __init__(self) -> None:
-        self._merge = PackedMerge()
+        self._waiting: dict[Schema, list[Packed]] = {}
 
     def add(self, summary: Summary) -> None:
-        self._merge.add(summary.to_packed())
+        self._add(summary.to_packed())
 
     def add_bytes(self, data: bytes) -> None:
         """Raises ValueError when it is no stored summary."""
-        self._merge.add(from_bytes(data))
+        self._add(from_bytes(data))
 
     def result(self) -> Summary:
-        return Summary.from_packed(self._merge.result())
+        return Summary.from_packed(merged([merged(waiting) for waiting in self._waiting.values()]))
+
+    def _add(self, part: Packed) -> None:
+        waiting = self._waiting.setdefault(part.schema, [])
+        waiting.append(part)
+        if len(waiting) >= _AT_ONCE:
+            self._waiting[part.schema] = [merged(waiting)]
 
 
 class Summariser:

@@ -159,25 +159,21 @@ class WindowReader:
             yield connection, next((each for each in found if each.caught_up), found[0])
 
 
+@dataclass(frozen=True, slots=True)
 class _Window:
     """One window of one app, in one transaction."""
 
-    def __init__(
-        self,
-        connection: sa.Connection,
-        position: Position,
-        descriptor_set: DescriptorSet,
-        app: str,
-        since: float,
-        until: float,
-    ) -> None:
-        self._connection, self._position, self._set, self._app = connection, position, descriptor_set, app
-        self._since, self._until = since, until
+    connection: sa.Connection
+    position: Position
+    descriptor_set: DescriptorSet
+    app: str
+    since: float
+    until: float
 
     def by_value(self, dimension: str) -> dict[str, Summary]:
         hours, edges = self._hours_and_edges(dimension)
         merges: dict[str, SummaryMerge] = {}
-        rows = rows_by_value(self._connection, self._position.version, self._app, dimension, *hours)
+        rows = rows_by_value(self.connection, self.position.version, self.app, dimension, *hours)
         kept = {value for value, _ in sorted(rows.items(), key=lambda item: (-item[1], item[0]))[:MOST_VALUES]}
         named = kept if len(kept) < len(rows) else None
         self._add_hours(dimension, hours, named, lambda stored: merges.setdefault(stored.value, SummaryMerge()))
@@ -206,11 +202,11 @@ class _Window:
 
     def _hours_and_edges(self, dimension: str) -> tuple[tuple[int, int], list[Span]]:
         """The whole hours first … end - 1, and what is left of the window before and after them."""
-        first = _FIRST_HOUR if self._since == -math.inf else math.ceil(self._since / HOUR)
-        end = _END_HOUR if self._until == math.inf else math.floor(self._until / HOUR)
-        if first >= end or dimension not in self._position.dimensions:
-            return (0, 0), [(self._since, self._until)]
-        before, after = (self._since, first * HOUR), (end * HOUR, self._until)
+        first = _FIRST_HOUR if self.since == -math.inf else math.ceil(self.since / HOUR)
+        end = _END_HOUR if self.until == math.inf else math.floor(self.until / HOUR)
+        if first >= end or dimension not in self.position.dimensions:
+            return (0, 0), [(self.since, self.until)]
+        before, after = (self.since, first * HOUR), (end * HOUR, self.until)
         return (first, end), [
             (since, until) for since, until in (before, after) if -math.inf < since < until < math.inf
         ]
@@ -223,7 +219,7 @@ class _Window:
         merge_of: Callable[[StoredSummary], SummaryMerge],
     ) -> None:
         """Stored summaries of whole hours. Raises StoreUnavailable, which names the hour, for one that is damaged."""
-        place = self._connection, self._position.version, self._app, dimension, *hours
+        place = self.connection, self.position.version, self.app, dimension, *hours
         with closing(read_hours(*place, values)) as found:
             for stored in found:
                 try:
@@ -240,11 +236,11 @@ class _Window:
         """merge_of: where a value of an hour counts, None for nowhere. Returns the rows that counted nowhere."""
         left_out = 0
         for since, until in edges:
-            feedback_cursor = self._position.feedback_cursor
-            said = feedback_between(self._connection, self._app, since, until, feedback_cursor)
-            segments = read_segments(self._connection, self._position.version, self._app, since=since, until=until)
+            feedback_cursor = self.position.feedback_cursor
+            said = feedback_between(self.connection, self.app, since, until, feedback_cursor)
+            segments = read_segments(self.connection, self.position.version, self.app, since=since, until=until)
             for rows in segments:
-                new = summarise_by_hour(rows, self._set.descriptors, [dimension])
+                new = summarise_by_hour(rows, self.descriptor_set.descriptors, [dimension])
                 for part in (new, summarise_feedback(rows, said, [dimension])):
                     for (_, hour, value), summary in part.items():
                         merge = merge_of(hour, value)

@@ -179,8 +179,7 @@ def check(
     past: `past_estimate` of earlier verdicts, oldest first: whether estimates can be trusted.
     estimator: fitted on this reference before, to save time; fitted anew when None.
 
-    Raises:
-        UsageError: a column is missing or wrong; only one of the frames has blocks.
+    Raises UsageError: a column is missing or wrong; only one of the frames has blocks.
     """
     before, after = observe(reference, schema, "reference"), observe(current, schema, "current")
     if (before.block is None) != (after.block is None):

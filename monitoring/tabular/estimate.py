@@ -58,8 +58,7 @@ class ErrorEstimator:
     def fit(cls, reference: pd.DataFrame, schema: RowSchema, settings: TabularSettings) -> ErrorEstimator | None:
         """None when too few rows of the reference have labels, or a classifier's rows no probability.
 
-        Raises:
-            UsageError: a column is missing or wrong.
+        Raises UsageError: a column is missing or wrong.
         """
         return cls.of(observe(reference, schema, "reference"), schema, settings)
 

@@ -89,8 +89,7 @@ class TabularSettings:
     def alpha(self, rule: Rule, windows_in_budget: int) -> float:
         """The error rate of one rule in one window; of drift that is no alarm, the level at which it is told.
 
-        Raises:
-            UsageError: fewer than one window, or more false alarms than windows.
+        Raises UsageError: fewer than one window, or more false alarms than windows.
         """
         if windows_in_budget < 1 or self.false_alarms > windows_in_budget:
             raise UsageError(f"a budget of {self.false_alarms:g} false alarms needs more windows: {windows_in_budget}")
@@ -109,8 +108,7 @@ class TabularSettings:
 def read_settings(file: Path) -> TabularSettings:
     """The table `[tabular]` of a TOML file, its keys the fields of TabularSettings; without it the defaults.
 
-    Raises:
-        BadFile: it cannot be read; a table, key or value is unknown or wrong. Names the nearest known one.
+    Raises BadFile: it cannot be read; a table, key or value is unknown or wrong. Names the nearest known one.
     """
     from llmops.errors import BadFile
     from llmops.text_io import read_toml
