@@ -13,15 +13,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, TypeVar, get_type_hints
-
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError, create_model
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 from llmops.errors import BadFile, UsageError
 
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 _MISSING = object()
-STRICT = ConfigDict(extra="forbid")
-"""Of dataclasses that `read_strictly` reads."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _Made = TypeVar("_Made")
 
@@ -147,21 +146,32 @@ class Table:
 def read_dataclass(kind: type[_Made], values: Any, file: Path | str, place: str) -> _Made:
     """A dataclass from a table whose keys are its fields. Its own checks (UsageError) become errors of the file.
 
+    `Annotated` types name a function that converts the value first; a field's metadata may name another `key`.
+
     Raises:
         BadFile: not a table, an unknown or missing key, or what the dataclass itself refuses.
     """
-    hints: dict[str, Any] = get_type_hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    unset = dataclasses.MISSING
+    needed = [field.name for field in fields if field.default is unset and field.default_factory is unset]
+    if values == {} and not needed:
+        return kind()  # without pydantic, whose import a file that sets nothing does not need
+    from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, create_model
+
+    hints: dict[str, Any] = get_type_hints(kind, include_extras=True)
     wanted: dict[str, Any] = {}
-    for name, field in fields.items():
-        needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        wanted[name] = (hints[name], ... if needed else None)
+    for field in fields:
+        hint, key = hints[field.name], field.metadata.get("key")
+        if conversions := getattr(hint, "__metadata__", ()):
+            hint = Annotated[hint.__origin__, BeforeValidator(conversions[0])]
+        wanted[field.name] = (hint, Field(... if field.name in needed else None, alias=key))
     model = create_model(kind.__name__, __config__=ConfigDict(extra="forbid", strict=True), **wanted)
     try:
-        model.model_validate(values)
-        return kind(**values)
+        read = model.model_validate(values)
+        return kind(**{name: getattr(read, name) for name in read.model_fields_set})
     except ValidationError as error:
-        raise _refused(error, fields, file, place) from error
+        keys = [field.alias or name for name, field in model.model_fields.items()]
+        raise _refused(error, keys, file, place) from error
     except UsageError as error:
         raise BadFile(file, str(error), field=place) from error
 
@@ -180,28 +190,11 @@ def _range(least: float, most: float) -> str:
     return f" of {most:g} or less" if least == float("-inf") else f" from {least:g} to {most:g}"
 
 
-def read_strictly(kind: type[_Made], values: Mapping[str, Any], file: Path | str, place: str) -> _Made:
-    """A pydantic dataclass from a table whose keys are its fields.
-
-    Raises:
-        BadFile: an unknown key (names the nearest one), what pydantic refuses, or what the dataclass itself does.
-    """
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except UsageError as error:
-        name, _, problem = str(error).partition(": ")
-        raise BadFile(file, problem, field=f"{place}: {name}") from error
-    except ValidationError as error:
-        fields = kind.__pydantic_fields__  # type: ignore[attr-defined]
-        known = [str(field.validation_alias or key) for key, field in fields.items()]
-        raise _refused(error, known, file, place) from error
-
-
 def _refused(error: ValidationError, known: Iterable[str], file: Path | str, place: str) -> BadFile:
     """The first thing that pydantic refuses, and where it stands. known: keys of the table."""
     fault = error.errors(include_url=False)[0]
     name = ".".join(map(str, fault["loc"]))
-    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    if fault["type"] == "extra_forbidden":
         problem = f"unknown key{nearest(name, known)}"
     elif fault["type"] == "missing":
         problem = "is missing"
@@ -221,7 +214,12 @@ def seconds(value: object) -> float:
     return float(found[1]) * _UNITS[found[2] or "s"]
 
 
-Duration = Annotated[float, BeforeValidator(seconds)]
+def texts(value: object) -> object:
+    """A list of texts as a tuple; a single text counts as a list of one."""
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+Duration = Annotated[float, seconds]
 """Seconds, which a file may give with a unit."""
-Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
-"""A list of texts; a single text counts as a list of one."""
+Texts = Annotated[tuple[str, ...], texts]
+"""A list of texts, or a single one."""

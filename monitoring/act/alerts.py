@@ -19,6 +19,7 @@ import smtplib
 import ssl
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import formatdate
 from pathlib import Path
@@ -26,13 +27,11 @@ from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 import orjson
-from pydantic import Field, StrictBool
-from pydantic.dataclasses import dataclass
 
 from llmops.engines.openai_errors import retry_seconds
 from llmops.errors import CannotRun, UsageError
 from llmops.settings import named_variables
-from monitoring.tables import STRICT, Duration, Table, Texts, read_strictly
+from monitoring.tables import Duration, Table, Texts, read_dataclass
 
 TIMEOUT_SECONDS = 10.0
 """Longest that one attempt may take to connect, and then between two answers of the other side."""
@@ -54,7 +53,7 @@ class NotDelivered(CannotRun):
         self.retry_after = retry_after
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True)
 class _HttpChannel:
     """Exactly one of url and url_variable is set. apps: those it is told of; empty for all."""
 
@@ -94,7 +93,7 @@ class _HttpChannel:
             raise NotDelivered(problem, retry_after=wait)
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True)
 class Webhook(_HttpChannel):
     """Posts the alert itself as JSON. A repeated id is the same alert: see the headers `X-Llmops-Alert-Id` and
     `Idempotency-Key`.
@@ -116,7 +115,7 @@ class Webhook(_HttpChannel):
         self._post(body, headers)
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True)
 class Slack(_HttpChannel):
     """Posts text that any Slack-compatible incoming webhook shows (Slack, Mattermost, Rocket.Chat, …), with blocks and
     a colour for those that know them. The address is a secret."""
@@ -126,7 +125,7 @@ class Slack(_HttpChannel):
         self._post(orjson.dumps(slack_message(alert)), {})
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True)
 class Email:
     """Sends plain text through one SMTP server. The Message-ID follows from the alert's id, so that a second delivery
     is known.
@@ -136,15 +135,19 @@ class Email:
 
     name: str
     host: str
-    sender: str = Field(validation_alias="from")
-    to: Texts = Field(min_length=1)
-    port: int = Field(0, ge=0, le=65535, strict=True)
+    sender: str = field(metadata={"key": "from"})
+    to: Texts
+    port: int = 0
     security: Literal["starttls", "tls", "none"] = "starttls"
     user: str = ""
     password_variable: str = ""
     apps: Texts = ()
 
     def __post_init__(self) -> None:
+        if not self.to:
+            raise UsageError("to: name at least one address")
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"port: must be from 0 to 65535, not {self.port}")
         if any("\n" in address or "\r" in address for address in (self.sender, *self.to)):
             raise UsageError("to: an address is one line")
         if bool(self.user) != bool(self.password_variable):
@@ -192,7 +195,7 @@ class Email:
 Channel = Webhook | Slack | Email
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True)
 class PrometheusSettings:
     """textfile: where the state is written for node-exporter's textfile collector; empty for nowhere."""
 
@@ -203,19 +206,19 @@ class PrometheusSettings:
             raise UsageError("textfile: the collector reads only names that end in .prom")
 
 
-@dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True)
 class AlertSettings:
     """cool_down, give_up_after: seconds. row_url: an address with `{request_id}`. mlflow_url: of MLflow's UI."""
 
     cool_down: Duration = 6 * 3600.0
-    tell_resolved: StrictBool = True
+    tell_resolved: bool = True
     give_up_after: Duration = 24 * 3600.0
     row_url: str = ""
     mlflow_url: str = ""
     webhook: tuple[Webhook, ...] = ()
     slack: tuple[Slack, ...] = ()
     email: tuple[Email, ...] = ()
-    prometheus: PrometheusSettings = Field(default_factory=PrometheusSettings)
+    prometheus: PrometheusSettings = PrometheusSettings()
 
     def __post_init__(self) -> None:
         names = [channel.name for channel in self.channels]
@@ -224,9 +227,9 @@ class AlertSettings:
                 raise UsageError(f"name: two channels are called {name!r}")
         if self.row_url and "{request_id}" not in self.row_url:
             raise UsageError("row_url: must contain {request_id}")
-        for field, url in (("row_url", self.row_url), ("mlflow_url", self.mlflow_url)):
+        for name, url in (("row_url", self.row_url), ("mlflow_url", self.mlflow_url)):
             if url:
-                check_url(field, url)
+                check_url(name, url)
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -257,20 +260,21 @@ def read_alerts(values: Mapping[str, Any], file: Path | str) -> AlertSettings:
         BadFile: an unknown key (names the nearest one) or a wrong value; names file and key.
     """
     read = dict(values)
-    for kind, channel in (("webhook", Webhook), ("slack", Slack), ("email", Email)):
-        given = read.get(kind, [])
+    kinds: dict[str, type[Channel]] = {"webhook": Webhook, "slack": Slack, "email": Email}
+    for kind in kinds.keys() & read.keys():
+        given = read[kind]
         if not isinstance(given, Sequence) or not all(isinstance(item, Mapping) for item in given):
             raise Table(values, file, "alerts").wrong(kind, f"must be tables: [[alerts.{kind}]]")
         # A channel goes by its kind unless it names itself.
         names = [kind if len(given) == 1 else f"{kind}-{number}" for number in range(1, len(given) + 1)]
         read[kind] = tuple(
-            read_strictly(channel, {"name": name, **item}, file, f"alerts.{name}")
+            read_dataclass(kinds[kind], {"name": name, **item}, file, f"alerts.{name}")
             for name, item in zip(names, given, strict=True)
         )
     if "prometheus" in read:
         table = Table(values, file, "alerts").mapping("prometheus")
-        read["prometheus"] = read_strictly(PrometheusSettings, table, file, "alerts.prometheus")
-    return read_strictly(AlertSettings, read, file, "alerts")
+        read["prometheus"] = read_dataclass(PrometheusSettings, table, file, "alerts.prometheus")
+    return read_dataclass(AlertSettings, read, file, "alerts")
 
 
 def title(alert: Mapping[str, Any]) -> str:

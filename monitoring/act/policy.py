@@ -13,17 +13,14 @@ the input never leads to a rollback: the old release would get the same new ques
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
-import pydantic.dataclasses
-from pydantic import StrictBool
-
 from llmops.errors import UsageError
-from monitoring.tables import STRICT, Duration, Table, Texts, read_strictly
+from monitoring.tables import Duration, Table, Texts, read_dataclass
 
 if TYPE_CHECKING:
     from monitoring.act.alarm_book import Entry
@@ -34,12 +31,12 @@ Action = Literal["stop-canary", "rollback", "re-evaluate", "retrain"]
 WISHES: tuple[Wish, ...] = get_args(Wish)
 
 
-@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What is done for one app. retrain_timeout: seconds. The module's text says what each field means."""
 
     action: Wish = "observe"
-    dry_run: StrictBool = True
+    dry_run: bool = True
     only_for: Texts = ()
     suite: str = ""
     retrain_command: Texts = ()
@@ -57,10 +54,10 @@ def read_policies(values: Mapping[str, Any], file: Path | str) -> dict[str, Poli
         BadFile: an unknown key (names the nearest one) or a wrong value; names file and key.
     """
     whole = Table(values, file, "policy")
-    return {app: read_strictly(Policy, whole.mapping(app), file, f"policy.{app}") for app in values}
+    return {app: read_dataclass(Policy, whole.mapping(app), file, f"policy.{app}") for app in values}
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Situation:
     """Who serves an app, as the registry says.
 
@@ -80,10 +77,10 @@ class Situation:
     def to_json(self) -> dict[str, Any]:
         """All fields, the time as ISO text."""
         since = self.champion_since
-        return {**dataclasses.asdict(self), "champion_since": since.isoformat() if since else None}
+        return {**asdict(self), "champion_since": since.isoformat() if since else None}
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What to do about an app's alarms.
 
@@ -128,7 +125,7 @@ def decide(app: str, alarms: Sequence[Entry], policy: Policy, situation: Situati
             back = _roll_back(app, chosen, every, policy, situation)
             of_challenger = any(alarm.release == situation.challenger for alarm in chosen if alarm.release is not None)
             decision = decision if back.action is None and of_challenger else back
-    return decision if decision.action is not None else dataclasses.replace(decision, declined=tuple(chosen))
+    return decision if decision.action is not None else replace(decision, declined=tuple(chosen))
 
 
 def _stop_canary(
