@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from llmops.errors import BadFile, UsageError
 from llmops.settings import Settings
 from llmops.text_io import read_toml
 from monitoring.act.alerts import AlertSettings, read_alerts
 from monitoring.act.policy import Policy, read_policies
-from monitoring.decide.references import ReferenceSettings
 from monitoring.descriptors import DescriptorSet
 from monitoring.descriptors.descriptor_set import DEFAULT_FILE
 from monitoring.tables import Table, nearest, read_dataclass
@@ -25,7 +24,25 @@ if TYPE_CHECKING:
     from monitoring.decide.limits import Limit
     from monitoring.decide.rules import DriftRules
 
+AtPromotion = Literal["gate", "first-window", "previous-window"]
 _TABLES = ("descriptor", "slices", "rules", "limit", "reference", "alerts", "policy")
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceSettings:
+    """at_promotion: what becomes the reference when a release is promoted; see `decide.references`.
+
+    first_window_rows: so many rows of the promoted release are gathered before a first window is pinned.
+    """
+
+    at_promotion: AtPromotion = "first-window"
+    first_window_rows: int = 200
+
+    def __post_init__(self) -> None:
+        if self.at_promotion not in get_args(AtPromotion):
+            raise UsageError(f"at_promotion must be {' or '.join(get_args(AtPromotion))}, not {self.at_promotion!r}")
+        if self.first_window_rows < 1:
+            raise UsageError(f"first_window_rows must be above 0, not {self.first_window_rows}")
 
 
 @dataclass(frozen=True)
@@ -84,10 +101,12 @@ def _rules(values: Any, descriptors: DescriptorSet, file: Path) -> DriftRules:
 
 
 def _limits(tables: Any, descriptors: DescriptorSet, file: Path) -> tuple[Limit, ...]:
-    from monitoring.decide.limits import Limit
-
     if not isinstance(tables, list):
         raise BadFile(file, "must be an array of tables: [[limit]]", field="limit")
+    if not tables:
+        return ()
+    from monitoring.decide.limits import Limit  # takes numpy, which most commands can do without
+
     limits = tuple(read_dataclass(Limit, table, file, f"limit {number}") for number, table in enumerate(tables, 1))
     for limit in limits:
         try:

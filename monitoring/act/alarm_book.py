@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -19,8 +19,10 @@ from monitoring.act.action_tables import alarm_book as table
 from monitoring.act.action_tables import alone, ensure_tables
 from monitoring.act.alerts import AlertSettings
 from monitoring.act.outbox import Outbox
-from monitoring.decide.result import Cure, MonitorResult
 from monitoring.store.database import reading
+
+if TYPE_CHECKING:  # loading it takes numpy, which lists of alarms can do without
+    from monitoring.decide.result import Cure, MonitorResult
 
 _MOST_ROWS = 50
 _SEEN_AHEAD = 2 * 86_400.0
@@ -230,6 +232,8 @@ def alert_of(entries: Sequence[Entry], event: str, settings: AlertSettings) -> d
 def findings_of(result: MonitorResult, *, leave_out: Collection[str] = ()) -> Iterator[Finding]:
     """The alarms of a run as findings: one for each release that an alarm shows in; where it shows in none, one for the
     part of the traffic it is seen in. leave_out: kinds of alarm."""
+    from monitoring.decide.result import Cure
+
     parts = [part for part in result.slices if "release" in part.label]
     # The release that answered the whole window, where a single one did.
     sole = parts[0].label["release"] if len(parts) == 1 and parts[0].rows == result.window.rows else None
@@ -294,8 +298,11 @@ def _entry(row: sa.Row[Any]) -> Entry:
     values = {name: getattr(row, name) for name in Entry.__slots__}
     for name in ("first_at", "last_at", "acknowledged_at", "resolved_at"):
         values[name] = _moment(values[name])
-    cure = values["cure"]
-    return Entry(**{**values, "rows": tuple(row.rows), "cure": None if cure is None else Cure(**cure)})
+    if row.cure is not None:
+        from monitoring.decide.result import Cure
+
+        values["cure"] = Cure(**row.cure)
+    return Entry(**{**values, "rows": tuple(row.rows)})
 
 
 def _moment(seconds: float | None) -> datetime | None:

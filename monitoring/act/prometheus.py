@@ -13,10 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from llmops.errors import CannotRun
+from monitoring.act.action_tables import daemon_stages
 from monitoring.act.actions import MonitorAction
 from monitoring.act.alarm_book import Entry
 from monitoring.act.outbox import Delivery
+from monitoring.store.database import reading
 
 _PREFIX = "llmops_monitor_"
 Samples = Iterable[tuple[Mapping[str, str], float]]
@@ -31,6 +35,13 @@ class StageCount:
     failures: int
     last_run_at: float
     last_error: str | None
+
+
+def stage_counts(engine: sa.Engine) -> list[StageCount]:
+    """How every part of a tick fares, over all daemons so far. Raises StoreUnavailable."""
+    columns = [daemon_stages.c[name] for name in StageCount.__slots__]
+    with reading(engine) as connection:
+        return [StageCount(*row) for row in connection.execute(sa.select(*columns).order_by(daemon_stages.c.stage))]
 
 
 def exposition(

@@ -93,7 +93,7 @@ def list_alarms(app: str | None, with_resolved: bool, as_json: bool) -> None:
     """
     with _books(Settings.from_environment()) as (book, outbox, engine):
         from monitoring.act.actions import read_actions
-        from monitoring.daemon.loop import stage_counts
+        from monitoring.act.prometheus import stage_counts
 
         entries = book.entries(app=app, resolved=with_resolved)
         actions = read_actions(engine, app=app)
@@ -186,11 +186,16 @@ def show_policy(app: str | None, as_json: bool) -> None:
 def _books(settings: Settings) -> Iterator[tuple[AlarmBook, Outbox, Any]]:
     from monitoring.act.alarm_book import AlarmBook
     from monitoring.act.outbox import Outbox
-    from monitoring.stores import opened
+    from monitoring.config import read_config
+    from monitoring.store.database import open_database
 
-    with opened(settings) as stores:
-        outbox = Outbox(stores.engine, ())
-        yield AlarmBook(stores.engine, stores.config.alerts, outbox), outbox, stores.engine
+    alerts = read_config(settings).alerts
+    engine = open_database(settings.resolved_log_url)
+    try:
+        outbox = Outbox(engine, ())
+        yield AlarmBook(engine, alerts, outbox), outbox, engine
+    finally:
+        engine.dispose()
 
 
 def _show_entries(entries: list[Entry]) -> None:

@@ -34,7 +34,7 @@ from monitoring.act.alerts import AlertSettings
 from monitoring.act.lease import Lease, was_noted
 from monitoring.act.outbox import Outbox
 from monitoring.act.policy import Decision, Policy, decide
-from monitoring.act.prometheus import StageCount, exposition, write_textfile
+from monitoring.act.prometheus import exposition, stage_counts, write_textfile
 from monitoring.daemon.work import LogWork, WindowSchedule
 from monitoring.decide.result import MonitorResult
 from monitoring.store.database import reading, upsert
@@ -336,13 +336,6 @@ class Stages:
         self._runs.clear()
         self._failures.clear()
         self._errors.clear()
-
-
-def stage_counts(engine: sa.Engine) -> list[StageCount]:
-    """How every part of a tick fares, over all daemons so far. Raises StoreUnavailable."""
-    columns = [daemon_stages.c[name] for name in StageCount.__slots__]
-    with reading(engine) as connection:
-        return [StageCount(*row) for row in connection.execute(sa.select(*columns).order_by(daemon_stages.c.stage))]
 
 
 def _log(tick: Tick) -> None:

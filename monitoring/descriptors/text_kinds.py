@@ -10,7 +10,6 @@ from typing import Any
 
 from llmops import text_patterns
 from llmops.errors import BadFile, UsageError
-from llmops.evaluation.scorers.json_scorers import read_json as read_json_text
 from llmops.json_schema import schema_validator
 from llmops.settings import Settings
 from llmops.text_io import read_json
@@ -66,7 +65,9 @@ def is_json(text: str) -> bool:
     """The whole text is one JSON object or array. A bare number or word is an answer, not a structured reply."""
     if text.lstrip()[:1] not in ("{", "["):
         return False
-    return read_json_text(text)[1] is None
+    from llmops.evaluation.scorers.json_scorers import read_json  # with all scorers, which takes a third of a second
+
+    return read_json(text)[1] is None
 
 
 def make_json_schema(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
@@ -90,8 +91,10 @@ def make_json_schema(table: Table, settings: Settings) -> Computation:  # noqa: 
         place, _, problem = str(error).partition(": ")
         raise table.wrong(place, problem) from error
 
+    from llmops.evaluation.scorers.json_scorers import read_json as read_answer
+
     def follows(text: str) -> bool:
-        value, problem = read_json_text(text)
+        value, problem = read_answer(text)
         return problem is None and bool(validator.is_valid(value))
 
     return Computation(each(follows), {"schema": schema})

@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from monitoring import list_references, pin_at_promotion, pin_reference, run_monitor
-from monitoring.config import read_config
-from monitoring.decide.references import ReferenceSettings
+from monitoring.config import ReferenceSettings, read_config
 from monitoring.descriptors import DescriptorSet
 from tests.moments import MINUTE, START
 

@@ -18,7 +18,8 @@ from monitoring.act.alarm_book import AlarmBook, Finding
 from monitoring.act.alerts import AlertSettings, PrometheusSettings, Webhook, text
 from monitoring.act.outbox import Outbox
 from monitoring.act.policy import Policy, Situation
-from monitoring.daemon.loop import Daemon, DaemonSettings, stage_counts
+from monitoring.act.prometheus import stage_counts
+from monitoring.daemon.loop import Daemon, DaemonSettings
 from monitoring.daemon.work import WindowSchedule
 from monitoring.decide.result import Cure
 from tests.monitoring.acting import START, Clock, NotingActuator, finding

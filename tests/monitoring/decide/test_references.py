@@ -5,8 +5,9 @@ import pytest
 import sqlalchemy as sa
 
 from llmops.errors import UsageError
+from monitoring.config import ReferenceSettings
 from monitoring.decide.pinned_summaries import WHOLE, PinnedSummaries
-from monitoring.decide.references import AcceptedWindow, References, ReferenceSettings
+from monitoring.decide.references import AcceptedWindow, References
 from monitoring.store.summaries import FlagSummary, Summary
 from tests.moments import HOUR, START
 
