@@ -61,6 +61,8 @@ class Answer:
     @property
     def fields(self) -> dict[str, Any]:
         """What the message holds besides content and tool calls, by the server's own names."""
+        if not self._fields and not self._texts:  # as most messages
+            return {}
         held = {**self._fields, **{name: "".join(pieces) for name, pieces in self._texts.items()}}
         held.pop("content", None)
         return held
@@ -86,14 +88,11 @@ class Answer:
         if chunk.further is not None:
             self._take_fields(chunk.further.delta)
             self.choice.update(chunk.further.choice)
-        self._add_to_parts(chunk)
-        self.finish_reason = chunk.finish_reason or self.finish_reason
-
-    def _add_to_parts(self, chunk: Chunk) -> None:
-        """Some servers send reasoning as parts, and then the answer as text: the message has both."""
+        # Some servers send reasoning as parts, and then the answer as text: the message has both.
         parts = self._fields.get("content")
         if chunk.text and isinstance(parts, list) and (chunk.further is None or "content" not in chunk.further.delta):
             parts.append({"type": "text", "text": chunk.text})
+        self.finish_reason = chunk.finish_reason or self.finish_reason
 
     def _take_fields(self, delta: Mapping[str, Any]) -> None:
         for name, value in delta.items():
@@ -106,8 +105,9 @@ class Answer:
 
 def refused_in(content: Any) -> str:
     """What parts of a content say as a refusal."""
-    parts = content if isinstance(content, list) else ()
-    refused = [part.get("refusal") for part in parts if isinstance(part, dict) and part.get("type") == "refusal"]
+    if not isinstance(content, list):
+        return ""
+    refused = [part.get("refusal") for part in content if isinstance(part, dict) and part.get("type") == "refusal"]
     return "".join(text for text in refused if isinstance(text, str))
 
 
@@ -176,13 +176,15 @@ def _merge_tool_calls(calls: list[dict[str, Any]], deltas: Sequence[Mapping[str,
 
 def _text_of(details: Any) -> str:
     """The readable part of OpenRouter's `reasoning_details`."""
-    items = details if isinstance(details, list) else ()
-    told = [item.get("text") or item.get("summary") for item in items if isinstance(item, dict)]
+    if not isinstance(details, list):
+        return ""
+    told = [item.get("text") or item.get("summary") for item in details if isinstance(item, dict)]
     return "".join(text for text in told if isinstance(text, str))
 
 
 def _thought(content: Any) -> str:
     """Mistral's parts of type `thinking`."""
-    parts = content if isinstance(content, list) else ()
-    held = [part.get("thinking") for part in parts if isinstance(part, dict)]
+    if not isinstance(content, list):
+        return ""
+    held = [part.get("thinking") for part in content if isinstance(part, dict)]
     return "".join(each if isinstance(each, str) else _text_of(each) for each in held)

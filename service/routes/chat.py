@@ -114,16 +114,11 @@ class ChatStream(EventStream):
     def events(self, chunk: Chunk) -> bytes:
         further = chunk.further
         if further is None and chunk.text and not chunk.tool_calls and not chunk.logprobs:
-            return (
-                self._opened(chunk)
-                + self._head_with(NO_FIELDS)
-                + b'{"index":%d,"delta":{"content":%b},%b'
-                % (
-                    chunk.index,
-                    orjson.dumps(chunk.text),
-                    _REST_OF_A_PIECE,
-                )
-            )
+            # Most events of most streams: no call more than needed.
+            opening = self._opened(chunk) if chunk.index in self._unopened else b""
+            head = self._head_with(NO_FIELDS) if self._fields else self._head
+            piece = (chunk.index, orjson.dumps(chunk.text), _REST_OF_A_PIECE)
+            return opening + head + b'{"index":%d,"delta":{"content":%b},%b' % piece
         further = further or _NOTHING
         delta = dict(further.delta)
         if chunk.text and "content" not in delta:
