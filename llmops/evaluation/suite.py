@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, Strict
-from typing_extensions import TypedDict
 
 from llmops.errors import BadFile, CannotRun, UnknownVersion, UsageError
 from llmops.evaluation.eval_set import EvalSet, Rows, cluster_of
@@ -139,13 +138,8 @@ def readable_suites(folder: Path, load: Callable[[str], Suite]) -> tuple[list[Su
     return read, broken
 
 
-class _Judge(TypedDict, total=False):
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]  # pydantic's; the rest is `JudgeEndpoint`'s
-
-    kappa: Annotated[float, Strict(), Field(ge=-1, le=1)]
-
-
 Text = Annotated[str, Field(min_length=1)]
+Kappa = Annotated[float, Strict(), Field(ge=-1, le=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +155,7 @@ class _SuiteFile:
     gate: GateRules
     description: str = ""
     cluster_by: Annotated[str, Field(pattern=r"^(contexts|(tags|inputs)\..+)$")] | None = None
-    judges: dict[str, _Judge] = field(default_factory=dict)
+    judges: dict[str, dict[str, Any]] = field(default_factory=dict)
     choices: Annotated[bool, Strict()] = False
 
 
@@ -188,6 +182,8 @@ def load_suite(
         raise UnknownVersion(f"no suite {name!r} in {folder}; there are {known}")
     try:
         file = checked(_SuiteFile, {"scorers": {}, "gate": {}, **read_toml(path)})
+        judges = {f"judges.{judge}.kappa": given["kappa"] for judge, given in file.judges.items() if "kappa" in given}
+        checked(dict[str, Kappa], judges)
     except UsageError as error:
         raise BadFile.of(error, path) from error
     if "@" in file.prompt:
