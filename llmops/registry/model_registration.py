@@ -76,8 +76,9 @@ def register(
     prices: what runs of this version are reckoned to cost. A version keeps what it was registered with, and a name has
     the same weights once, so other prices need another name.
 
-    Raises: UsageError: these weights have a version with other prices; keys that do not fit the source. CannotRun,
-    BadFile.
+    Raises:
+        UsageError: these weights have a version with other prices; keys that do not fit the source.
+        CannotRun, BadFile.
     """
     Ref.parse(name)
     if key_variable and source.startswith("openai:"):
@@ -155,8 +156,14 @@ def _requantised(parent: Path, type_name: str) -> Callable[[Path], Path]:
 def _version(
     name: str, source: str, weights: StoredWeights | None, licence: str, provenance: Mapping[str, Any]
 ) -> ModelVersion:
-    if weights is None:
-        return ModelVersion(name, 0, source, "openai", upstream_sha256(source), licence=licence, provenance=provenance)
     return ModelVersion(
-        name, 0, source, weights.format, weights.sha256, weights.path, licence, weights.size_bytes, provenance
+        name=name,
+        version=0,
+        source=source,
+        format=weights.format if weights else "openai",
+        sha256=weights.sha256 if weights else upstream_sha256(source),
+        path=weights.path if weights else None,
+        licence=licence,
+        size_bytes=weights.size_bytes if weights else 0,
+        provenance=provenance,
     )
