@@ -227,6 +227,26 @@ def test_a_pattern_that_takes_too_long_blocks_in_bounded_time():
     assert time.perf_counter() - start < 5
 
 
+class Interrupted:
+    """A pattern whose search ends late, since the processor was busy with something else."""
+
+    def __init__(self, times):
+        self.times = times
+
+    def search(self, string, pos=0, *, partial=False, timeout=None):
+        self.times -= 1
+        if self.times >= 0:
+            raise TimeoutError
+        return None
+
+
+def test_a_search_that_got_no_processor_is_begun_again_and_refuses_nobody():
+    messages = [{"role": "user", "content": "hello"}]
+    assert Guards(GuardRules(block=(Interrupted(2),))).admit({"messages": messages})["messages"] == messages
+    with pytest.raises(ApiError):
+        Guards(GuardRules(block=(Interrupted(100),))).admit({"messages": messages})
+
+
 def test_a_text_too_long_to_search_is_refused():
     with pytest.raises(ApiError):
         guards(block=["x"]).admit({"messages": [{"role": "user", "content": "y" * (MOST_SEARCHED + 1)}]})
