@@ -237,7 +237,7 @@ class Interrupted:
         self.times -= 1
         if self.times >= 0:
             raise TimeoutError
-        return None
+        return
 
 
 def test_a_search_that_got_no_processor_is_begun_again_and_refuses_nobody():
