@@ -83,6 +83,10 @@ class AnswerReader:
 
     def take(self, event: object) -> Sequence[Chunk]:
         """The chunks of one parsed event. Raises EngineError: it reports a failure, or is not of OpenAI's shape."""
+        more = self._more_text(event)
+        return self._read(event) if more is None else (more,)
+
+    def _read(self, event: object) -> Sequence[Chunk]:
         event = unwrapped(event)
         if type(event) is not dict:
             raise misshapen("an event that is not an object")
@@ -108,6 +112,22 @@ class AnswerReader:
             self._usage = _usage(usage)
         return chunks
 
+    def _more_text(self, event: Any) -> Chunk | None:
+        """The commonest event, read without a look at each field: more text of the only answer, and nothing beside."""
+        if len(self._choices) != 1:
+            return None
+        try:
+            (choice,) = event["choices"]
+            index, text = choice["index"], choice["delta"]["content"]
+            begun = self._choices[index].said
+        except (KeyError, TypeError, ValueError):
+            return None
+        only = {"index": index, "delta": {"content": text}, "finish_reason": None, "logprobs": None}
+        plain = begun and type(text) is str and text and {"logprobs": None, **choice} == only
+        if plain and _NAMED_IN_REPLY.issuperset(event) and event.get("usage") is None and not event.get("error"):
+            return Chunk(text, index=index)
+        return None
+
     def end(self, *, said: bool = True) -> list[Chunk]:
         """The last chunks, one for each answer. said: the server has said that it is at the end.
 
@@ -127,15 +147,15 @@ class AnswerReader:
 
 
 class _ChoiceReader:
-    """One answer of a stream. finish_reason: None until one came."""
+    """One answer of a stream. finish_reason: None until one came. said: whether a chunk was given out."""
 
-    __slots__ = ("_begun", "_calls", "_ending", "_index", "_opening", "_said", "finish_reason")
+    __slots__ = ("_begun", "_calls", "_ending", "_index", "_opening", "finish_reason", "said")
 
     def __init__(self, index: int) -> None:
         self._index = index
         self._calls = ToolCallReader()
         self._opening: Chunk | None = None
-        self._begun = self._said = False
+        self._begun = self.said = False
         self._ending: Further | None = None
         self.finish_reason: str | None = None
 
@@ -149,13 +169,13 @@ class _ChoiceReader:
         if finished:
             self.finish_reason = _finish_reason(choice, fields)
         if text or calls or entries or _tells(said) or (fields and not finished and _tells(fields)):
-            self._said = True
+            self.said = True
             self._ending = Further(NO_FIELDS, fields, reply) if finished else self._ending
             further = _further_of(said, NO_FIELDS if finished else fields, reply)
             return [*self.opened(), Chunk(text, None, None, self._index, calls, entries, further=further)]
         if finished:
             self._ending = Further(said, fields, reply)
-        elif said and not self._said and self._opening is None:
+        elif said and not self.said and self._opening is None:
             self._opening = Chunk("", index=self._index, further=Further(said, fields, reply))
         return []
 
@@ -173,7 +193,7 @@ class _ChoiceReader:
     def _delta(self, choice: Mapping[str, Any]) -> Mapping[str, Any]:
         """The next piece; of a server that sends an answer in one event perhaps as a whole message."""
         told = choice.get("delta")
-        if told is None and not self._said:
+        if told is None and not self.said:
             told = choice.get("message")
         self._begun = self._begun or told is not None or "delta" in choice
         return _object(told, "delta")

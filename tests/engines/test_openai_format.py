@@ -43,6 +43,33 @@ def test_any_events_give_sound_chunks_or_an_engine_error(events):
     assert isinstance(chunks[-1].finish_reason, str)
 
 
+def one_of(*values):
+    return st.sampled_from(values)
+
+
+PIECES = st.fixed_dictionaries(
+    {"choices": st.lists(st.fixed_dictionaries(
+        {"index": one_of(0, 0, 1, True), "delta": st.fixed_dictionaries(
+            {"content": one_of("more", "more", "", None, 3)}, optional={"role": one_of("assistant")})},
+        optional={"finish_reason": one_of(None, "stop"), "logprobs": one_of(None, {}), "own": one_of(None, 1)}),
+        min_size=1, max_size=2)},
+    optional={"usage": one_of(None, {"prompt_tokens": 1}), "error": one_of(None, {"message": "m"}), "own": one_of(1)},
+)  # fmt: skip
+
+
+@given(PIECES)
+def test_the_commonest_event_is_read_as_any_other(event):
+    def outcome(way):
+        reader = AnswerReader()
+        reader.take({"choices": [{"index": 0, "delta": {"content": "said"}}]})
+        try:
+            return [*getattr(reader, way)(event), *reader.end()]
+        except EngineError as error:
+            return str(error)
+
+    assert outcome("take") == outcome("_read")
+
+
 @given(EVENTS)
 def test_any_reply_gives_sound_chunks_or_an_engine_error(reply):
     try:
