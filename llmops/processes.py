@@ -106,7 +106,7 @@ def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
     Its standard input is empty. options: as `subprocess.Popen` takes them.
     """
     # In a session of its own: Ctrl-C reaches this process, which then ends the block.
-    watched = [sys.executable, "-m", __name__, *command]
+    watched = [sys.executable, "-m", __name__, str(TERMINATE_SECONDS), *command]
     with subprocess.Popen(watched, stdin=subprocess.PIPE, start_new_session=True, **options) as process:
         try:
             yield process
@@ -116,7 +116,7 @@ def running(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen
             process.wait()
 
 
-def _run(command: Sequence[str]) -> int:
+def _run(command: Sequence[str], terminate_seconds: float) -> int:
     """Runs the command until it ends or has to; returns its exit code, as a shell would."""
     try:
         program = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -138,13 +138,13 @@ def _run(command: Sequence[str]) -> int:
     threading.Thread(target=outlive, name="outlive", daemon=True).start()
     over.wait()
     if told_to_end.is_set():
-        _end_group(program.pid)
+        _end_group(program.pid, terminate_seconds)
     code = program.wait()
     return code if code >= 0 else 128 - code
 
 
-def _end_group(group: int) -> None:
-    deadline = time.monotonic() + TERMINATE_SECONDS
+def _end_group(group: int, terminate_seconds: float) -> None:
+    deadline = time.monotonic() + terminate_seconds
     number = signal.SIGTERM
     try:
         while True:
@@ -152,7 +152,7 @@ def _end_group(group: int) -> None:
             while time.monotonic() < deadline:
                 os.killpg(group, 0)
                 time.sleep(_POLL_SECONDS)
-            number, deadline = signal.SIGKILL, time.monotonic() + TERMINATE_SECONDS
+            number, deadline = signal.SIGKILL, time.monotonic() + terminate_seconds
     except ProcessLookupError:  # all of them have ended
         return
 
@@ -214,4 +214,4 @@ async def run_blocking(work: Callable[[], T], *, name: str) -> T:
 
 
 if __name__ == "__main__":
-    sys.exit(_run(sys.argv[1:]))
+    sys.exit(_run(sys.argv[2:], float(sys.argv[1])))
