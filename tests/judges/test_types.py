@@ -86,7 +86,7 @@ WRONG_OPTIONS: list[tuple[str, dict[str, Any], str]] = [
     ("ragas.DomainSpecificRubrics", {"rubrics": {**RUBRICS, "score5_description": ""}}, "rubrics.score5_"),
     ("ragas.DomainSpecificRubrics", {"rubrics": {**RUBRICS, "score6_description": "x"}}, "rubrics.score6_"),
     ("ragas.SemanticSimilarity", {"threshold": 2}, "threshold: must be less than or equal to 1"),
-    *((name, {"embed": None}, f"embed: {name} needs an embedding model") for name in NEEDS_EMBEDDINGS),
+    *((name, {"embed": None}, f"embed: {name} needs an embedding model") for name in sorted(NEEDS_EMBEDDINGS)),
     ("mlflow.Safety", {"guidelines": "x"}, "guidelines: unknown key"),
     ("mlflow.Guidelines", {"guidelines": []}, "guidelines: must not be empty"),
     ("mlflow.Guidelines", {"guidelines": ["a", ""]}, "guidelines[1]: must be text, and not blank"),
