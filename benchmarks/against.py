@@ -32,7 +32,6 @@ from benchmarks.labs.bike_like import json_rows
 from benchmarks.monitoring.descriptors import NAMES, NEED_WORDNET
 from benchmarks.monitoring.nltk_data import find_wordnet, find_words
 
-AT_ONCE = (1, 8, 32)
 WORSE = 1.05
 FEWEST_ROUNDS = 5
 _REPOSITORY = Path(__file__).parent.parent
@@ -127,11 +126,15 @@ def _requests(gateway: Gateway) -> Figures:
         for concurrency in overhead.CONCURRENCIES:
             series = overhead.Series()
             overhead.measure(gateway, concurrency, stream, 3.0, series)
-            load = f"{overhead.kind(stream)}, {concurrency} at a time"
-            figures |= {f"{load}, CPU ms": series.cpu[0], f"{load}, ms a request": 1000 / series.rate[0]}
-            if series.failed:
-                raise RuntimeError(f"{load}: {series.failed} requests failed")
+            figures |= _costs(f"{overhead.kind(stream)}, {concurrency} at a time", series)
     return figures
+
+
+def _costs(load: str, series: overhead.Series | predict.Series) -> Figures:
+    """Of one turn. Raises RuntimeError when a request failed."""
+    if series.failed:
+        raise RuntimeError(f"{load}: {series.failed} requests failed")
+    return {f"{load}, CPU ms": series.cpu[0], f"{load}, ms a request": 1000 / series.rate[0]}
 
 
 @contextmanager
@@ -141,18 +144,17 @@ def _predict(build: Build, folder: Path) -> Iterator[Measure]:
     build.run("-c", f"{register}print(register(Settings(home=Path(sys.argv[1]))))", str(folder / "home"))
     rows = json_rows(predict.MANY_ROWS)
     with predict.ours(folder, folder / "home", build.environment) as server:
+        single = [server.body([row]) for row in rows]
 
         def measure() -> Figures:
             figures: Figures = {}
             for name, bodies, concurrency in (
                 ("1,000 rows at once", [server.body(rows)], 1),
-                *((f"single rows, {each} at a time", [server.body([row]) for row in rows], each) for each in AT_ONCE),
+                *((f"single rows, {each} at a time", single, each) for each in predict.CONCURRENCIES),
             ):
                 series = predict.Series()
                 predict.turn(server, bodies, concurrency, 2.0, series)
-                figures |= {f"{name}, CPU ms": series.cpu[0], f"{name}, ms a request": 1000 / series.rate[0]}
-                if series.failed:
-                    raise RuntimeError(f"{name}: {series.failed} requests failed")
+                figures |= _costs(name, series)
             return figures
 
         yield measure
