@@ -1,4 +1,5 @@
-"""Processes and threads: names of processes, children and folders that end with a process, calls off the event loop.
+"""Processes and threads: names of processes, locks between them, children and folders that end with a process, calls
+off the event loop.
 
 A child of ours must not outlive its parent, killed or not: its standard input is a pipe whose other end nobody else
 holds. Programs that are not ours do not watch it, so `python -m llmops.processes COMMAND …` does it for them: it runs
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import fcntl
 import functools
 import os
 import shutil
@@ -19,6 +21,7 @@ import tempfile
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -85,6 +88,39 @@ def _stat(number: int) -> list[str]:
     except OSError:
         return []
     return text.rpartition(") ")[2].split()
+
+
+class ProcessLock:
+    """The lock of one file: `with lock:` waits for it and holds it. The kernel wakes the next one, and lets go when its
+    holder ends, killed too.
+
+    It belongs to the process: threads that share the object need a lock of their own beside it. file: the descriptor,
+    for what the file holds besides. Closing lets go for good.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """path: of the file, which is made when absent and stays. Raises OSError."""
+        self.file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self.close = weakref.finalize(self, os.close, self.file)
+
+    def acquire(self, *, wait: bool = True) -> bool:
+        """Takes the lock; whether it has it, which without `wait` another process may prevent."""
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Lets the next one have it."""
+        fcntl.flock(self.file, fcntl.LOCK_UN)
+
+    def __enter__(self) -> ProcessLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 def when_parent_ends(act: Callable[[], object]) -> None:

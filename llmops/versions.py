@@ -5,7 +5,7 @@ values, no store.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,8 +50,21 @@ class Ref:
         return self.name if selector is None else f"{self.name}@{selector}"
 
 
+class _Versioned:
+    """What has a name and a version."""
+
+    __slots__ = ()
+    name: str
+    version: int
+
+    @property
+    def ref(self) -> str:
+        """`name@version`."""
+        return f"{self.name}@{self.version}"
+
+
 @dataclass(frozen=True, slots=True)
-class PromptVersion:
+class PromptVersion(_Versioned):
     """A registered prompt template. `uri` is MLflow's name of it."""
 
     name: str
@@ -60,16 +73,12 @@ class PromptVersion:
     aliases: tuple[str, ...] = ()
 
     @property
-    def ref(self) -> str:
-        return f"{self.name}@{self.version}"
-
-    @property
     def uri(self) -> str:
         return f"prompts:/{self.name}/{self.version}"
 
 
 @dataclass(frozen=True, slots=True)
-class ModelVersion:
+class ModelVersion(_Versioned):
     """A registered model: where its weights come from and what they must hash to.
 
     format: `gguf` (one file), `hf` (a Hugging Face folder) or `openai` (an upstream server; no weights).
@@ -89,13 +98,9 @@ class ModelVersion:
     aliases: tuple[str, ...] = ()
     model_id: str = ""
 
-    @property
-    def ref(self) -> str:
-        return f"{self.name}@{self.version}"
-
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class Release(_Versioned):
     """A version of an application: one prompt version, one model version, generation parameters.
 
     guards: what the gateway keeps this release from letting through; empty when it has none. Keys: `redact_log` (true:
@@ -104,7 +109,7 @@ class Release:
     created_at: seconds since the epoch; 0 where nobody knows.
     """
 
-    app: str
+    name: str
     version: int
     prompt: PromptVersion
     model: ModelVersion
@@ -115,17 +120,13 @@ class Release:
     created_at: float = 0.0
 
     @property
-    def name(self) -> str:
-        """The app, under the name that every versioned thing has."""
-        return self.app
-
-    @property
-    def ref(self) -> str:
-        return f"{self.app}@{self.version}"
+    def app(self) -> str:
+        """The application's name."""
+        return self.name
 
 
 @dataclass(frozen=True, slots=True)
-class TabularVersion:
+class TabularVersion(_Versioned):
     """A version of a tabular model: a fitted estimator that reads rows of named columns.
 
     sha256: of the stored estimator. schema: its columns, as JSON of `llmops.tabular`'s RowSchema.
@@ -146,10 +147,6 @@ class TabularVersion:
     created_at: float = 0.0
     provenance: Mapping[str, Any] = field(default_factory=dict)
     cycle: str | None = None
-
-    @property
-    def ref(self) -> str:
-        return f"{self.name}@{self.version}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,3 +216,75 @@ def whole_id(given: str, known: Collection[str], kind: str, listed_by: str = "")
         more = ", …" if len(found) > MOST_NAMED else ""
         raise UsageError(f"{given} begins the ids of several {kind}s: {', '.join(found[:MOST_NAMED])}{more}")
     return found[0]
+
+
+GUARDS = "redact-pii, redact-pii-engine, block=REGEX, max-output=TOKENS"
+"""The guards there are, as the command line names them."""
+
+
+def parse_guards(texts: Iterable[str]) -> dict[str, Any]:
+    """Guards as the command line names them, in the shape of `Release.guards`.
+
+    `redact-pii`: personal data is removed before the request is logged. `redact-pii-engine`: before the engine reads it
+    too. `block=REGEX` (any number): a request or answer that it matches is refused. `max-output=TOKENS`: no answer is
+    longer.
+
+    Raises:
+        UsageError: an unknown guard or a wrong value; the text starts with the guard.
+    """
+    guards: dict[str, Any] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if text in ("redact-pii", "redact-pii-engine"):
+            guards["redact_log"] = True
+            if text == "redact-pii-engine":
+                guards["redact_engine"] = True
+        elif name == "block" and sign:
+            guards.setdefault("block", []).append(value)
+        elif name == "max-output" and sign:
+            guards["max_output"] = int(value) if value.isascii() and value.isdigit() else value
+        else:
+            raise UsageError(f"--guard {text}: unknown guard; there is {GUARDS}")
+    return check_guards(guards)
+
+
+def check_guards(guards: Mapping[str, Any]) -> dict[str, Any]:
+    """The same guards, checked: equal ones are written alike. Raises UsageError starting with the guard at fault."""
+    checked: dict[str, Any] = {}
+    for name, value in guards.items():
+        if name in ("redact_log", "redact_engine"):
+            if not isinstance(value, bool):
+                raise UsageError(f"{name}: must be true or false")
+        elif name == "block":
+            value = _checked_patterns(value)
+        elif name == "max_output":
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UsageError("max-output: must be a whole number of 1 or more")
+        else:
+            raise UsageError(f"{name}: unknown guard; there is {GUARDS}")
+        if value:
+            checked[name] = value
+    return checked
+
+
+def _checked_patterns(values: Any) -> list[str]:
+    import regex  # the library that the gateway applies them with
+
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise UsageError("block: must be a list of regular expressions")
+    for value in values:
+        if not isinstance(value, str) or not value:
+            raise UsageError("block: must be a regular expression of one character or more")
+        try:
+            regex.compile(value)
+        except (regex.error, RecursionError, OverflowError) as error:
+            raise UsageError(f"block: {value!r} is not a regular expression: {error}") from error
+    return sorted(set(values))
+
+
+def shown_guards(guards: Mapping[str, Any]) -> list[str]:
+    """Guards as `parse_guards` reads them."""
+    redaction = "redact-pii-engine" if guards.get("redact_engine") else "redact-pii"
+    shown = [redaction] if guards.get("redact_engine") or guards.get("redact_log") else []
+    shown += [f"block={pattern}" for pattern in guards.get("block", [])]
+    return shown + ([f"max-output={guards['max_output']}"] if "max_output" in guards else [])

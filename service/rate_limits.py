@@ -29,7 +29,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from llmops.errors import UsageError
 from llmops.keys import Key
-from llmops.process_lock import ProcessLock
+from llmops.processes import ProcessLock
 from llmops.production_log.budgets import DAY, MINUTE, MINUTE_SECONDS
 from service.error_map import ApiError
 

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from llmops.audit.entries import AliasState, AuditEntry, Chain, Difference, Draft, Move, Replay, check_chain
 from llmops.errors import StoreUnavailable
-from llmops.process_lock import ProcessLock
+from llmops.processes import ProcessLock
 from llmops.production_log.database import WriterQueue, database_url, open_engine, translated
 from llmops.state_files import sqlite_path
 

@@ -14,7 +14,7 @@ from llmops.cli.command_table import CommandGroup
 from llmops.cli.output import echo, emit, json_option, print_table, say, shown_time
 from llmops.errors import BadFile, CannotRun, Corrupted, UsageError
 from llmops.production_log import LogRecord, ProductionLog, in_batches, is_prediction, parse_time
-from llmops.production_log.predictions import values_of
+from llmops.production_log.record import values_of
 from llmops.settings import Settings
 from llmops.text_io import json_object, numbered_lines, printable_json
 from llmops.versions import MOST_NAMED, whole_id

@@ -14,10 +14,9 @@ from llmops.cli.registry import open_registry
 from llmops.errors import UsageError
 from llmops.generation import GenerationParameters
 from llmops.models.weights import refuse_lost_weights
-from llmops.release_guards import parse_guards, shown_guards
 from llmops.settings import Settings
 from llmops.traffic_policy import STICKY, Sticky, TrafficPolicy, parse_share
-from llmops.versions import CHALLENGER, CHAMPION, Release
+from llmops.versions import CHALLENGER, CHAMPION, Release, parse_guards, shown_guards
 
 
 @click.group()

@@ -28,9 +28,8 @@ from llmops.factsheet.limits import limits_of, unknown_of
 from llmops.recording.facts import RunFacts, registration, run_facts, verdicts_of
 from llmops.recording.tabular import DATA_TAG
 from llmops.registry import Registry
-from llmops.release_guards import shown_guards
 from llmops.tabular import RowSchema
-from llmops.versions import Ref, Release, TabularVersion
+from llmops.versions import Ref, Release, TabularVersion, shown_guards
 
 _ALGORITHM = ("algorithm", "candidate")
 _HELD_OUT = ("test", "validation", "evaluation")

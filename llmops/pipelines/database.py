@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from llmops.errors import StoreUnavailable
-from llmops.process_lock import ProcessLock
+from llmops.processes import ProcessLock
 from llmops.state_files import make_private_folder, write_ahead
 
 SCHEMA = "llmops_pipelines"

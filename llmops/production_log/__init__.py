@@ -8,18 +8,20 @@ and the replies that are returned for a repeated Idempotency-Key (`IdempotentRep
 from llmops.production_log.budgets import BudgetState, Reservation, TokenBudgets
 from llmops.production_log.database import RecordRefused, database_url, open_engine
 from llmops.production_log.forgetting import Belongings, Erased
-from llmops.production_log.log import ProductionLog
-from llmops.production_log.predictions import PREDICT, PredictionBatch, is_prediction, read_predictions
+from llmops.production_log.log import ProductionLog, read_predictions
 from llmops.production_log.record import (
     MOST_USER_CHARACTERS,
+    PREDICT,
     SHADOW,
     VOTES,
     Feedback,
     LogRecord,
+    PredictionBatch,
     VoteCounts,
     hidden_if_redacted,
     hidden_user,
     in_batches,
+    is_prediction,
     parse_time,
 )
 from llmops.production_log.replies import ClaimedKey, IdempotentReplies, KeyInUse, ReplyRow, StoredReply

@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPICursor
 
 from llmops.errors import StoreUnavailable
-from llmops.process_lock import ProcessLock
+from llmops.processes import ProcessLock
 from llmops.production_log.tables import bring_up_to_date, is_complete, json_or_text
 from llmops.state_files import (
     FileIdentity,

@@ -15,12 +15,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from llmops.production_log.budgets import TokenBudgets
 from llmops.production_log.database import LogDatabase
 from llmops.production_log.forgetting import (
+    BATCH,
     Belongings,
     Erased,
     belongings_of_request,
     belongings_of_user,
     count,
     delete,
+    delete_texts,
     erase_from_file,
     reclaim_postgresql,
 )
@@ -29,19 +31,22 @@ from llmops.production_log.record import (
     VOTES,
     Feedback,
     LogRecord,
+    PredictionBatch,
     VoteCounts,
     count_votes,
     in_batches,
+    is_prediction,
     new_key,
+    prediction_of,
 )
 from llmops.production_log.replies import IdempotentReplies, ReplyRow
-from llmops.production_log.retention import BATCH, delete_texts
 from llmops.production_log.tables import RecordInsert, feedback_of_row, record_of_row, row_of_feedback
 from llmops.production_log.tables import feedback as feedback_table
 from llmops.production_log.tables import log_records as records_table
 from llmops.state_files import FileIdentity, identity_of
 
 _MOST_NAMED = 500  # values in one query's list
+_PREDICTIONS_AT_ONCE = 50  # each may hold ten thousand rows
 _WITHOUT_TEXTS: Mapping[str, Any] = MappingProxyType({"input": "", "output": "", "details": {}})
 
 
@@ -278,6 +283,29 @@ class ProductionLog:
         with self._database.reading() as connection:
             rows = connection.execute(query).mappings().all()
         return rows, int(rows[-1]["seq"]) if len(rows) == limit else end
+
+
+def read_predictions(
+    log: ProductionLog,
+    name: str,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    *,
+    request_id: str | None = None,
+) -> Iterator[PredictionBatch]:
+    """The predictions of a tabular model, all versions, with `since <= at < until`, oldest first;
+    with a request_id, only those of that request.
+
+    Those whose rows retention has taken are left out. Memory is bounded for any number of them.
+
+    Raises:
+        StoreUnavailable: the log cannot be read.
+        Corrupted: a record says that it is a prediction, and holds none; names the record.
+    """
+    window = {"app": name, "since": since, "until": until, "request_id": request_id}
+    for record in log.iterate(batch=_PREDICTIONS_AT_ONCE, feedback=True, **window):
+        if is_prediction(record) and record.text_deleted_at is None:
+            yield prediction_of(record)
 
 
 def _within(

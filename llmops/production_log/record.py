@@ -1,19 +1,24 @@
-"""One record of the production log and its JSON shape; and what users say of answers: opinions, votes between two
-answers to the same question, and late truths of predictions."""
+"""One record of the production log and its JSON shape; what users say of answers: opinions, votes between two answers
+to the same question; and predictions of tabular models, with the truths that come late.
+
+A prediction's record has the route `predict`; its input is the rows as JSON, its output the predicted values, and its
+details `rows`, how many, and `probabilities`, where the model is a classifier.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from llmops.errors import UsageError
+from llmops.errors import Corrupted, UsageError
 
 BETTER, WORSE, TIE = VOTES = ("better", "worse", "tie")
 """Labels that are votes when the feedback compares the answer with another one."""
@@ -279,3 +284,60 @@ def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     left = iter(items)
     while batch := list(itertools.islice(left, size)):
         yield batch
+
+
+PREDICT = "predict"
+"""The route of a prediction's record."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionBatch:
+    """The rows of one request, and what was predicted of them.
+
+    at: when the request came. model: such as `bike@2`. probabilities: of each row, by class; None where the model is no
+    classifier. truth: of each row, None as long as nobody has said it; of several that were said the last one counts.
+    """
+
+    at: datetime
+    request_id: str
+    model: str
+    rows: Sequence[Mapping[str, Any]]
+    predictions: Sequence[Any]
+    probabilities: Sequence[Mapping[str, float]] | None
+    truth: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def is_prediction(record: LogRecord) -> bool:
+    """Whether the record is of a prediction that was made."""
+    return record.route == PREDICT and record.outcome == "ok"
+
+
+def row_count(record: LogRecord) -> int:
+    """Rows of a prediction; known also when retention has taken them."""
+    return int(record.details.get("rows", 0))
+
+
+def values_of(record: LogRecord) -> Sequence[Any]:
+    """The predicted values; empty when retention has taken them. Raises Corrupted."""
+    return () if record.text_deleted_at is not None else prediction_of(record).predictions
+
+
+def prediction_of(record: LogRecord) -> PredictionBatch:
+    """What the record of a prediction holds. Raises Corrupted."""
+    try:
+        rows, predictions = json.loads(record.input), json.loads(record.output)
+    except ValueError as error:
+        raise Corrupted(f"record {record.key} of the production log: is no prediction: {error}") from error
+    probabilities = record.details.get("probabilities")
+    if not _match(rows, predictions) or not (probabilities is None or _match(rows, probabilities)):
+        raise Corrupted(f"record {record.key} of the production log: is no prediction: rows and values do not match")
+    said = [feedback.truth for feedback in record.feedback if feedback.truth is not None]
+    truth = list(said[-1]) if said else [None] * len(rows)
+    return PredictionBatch(record.at, record.request_id, record.model or "", rows, predictions, probabilities, truth)
+
+
+def _match(rows: Any, values: Any) -> bool:
+    return isinstance(rows, list) and isinstance(values, list) and len(rows) == len(values)

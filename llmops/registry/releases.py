@@ -19,9 +19,8 @@ from llmops.hashing import canonical_json, content_hash
 from llmops.registry.models import ModelRegistry, PromptRegistry
 from llmops.registry.promotions import TRAFFIC, TRAFFIC_TAG, Promotions, Wording
 from llmops.registry.store import Store, translated
-from llmops.release_guards import check_guards
 from llmops.traffic_policy import TrafficPolicy
-from llmops.versions import ModelVersion, PromptVersion, Release, release_content, release_content_hash
+from llmops.versions import ModelVersion, PromptVersion, Release, check_guards, release_content, release_content_hash
 
 _HASH_TAG = "llmops.content_hash"
 

@@ -13,7 +13,7 @@ from llmops.errors import UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from llmops.production_log.predictions import PredictionBatch
+    from llmops.production_log.record import PredictionBatch
     from llmops.tabular.schema import RowSchema
 
 PREDICTION, TRUTH, PROBABILITY, BLOCK = "prediction", "truth", "probability", "block"

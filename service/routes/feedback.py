@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from llmops.processes import run_blocking
 from llmops.production_log import Feedback, LogRecord, ProductionLog, hidden_if_redacted, is_prediction
-from llmops.production_log.predictions import row_count, values_of
+from llmops.production_log.record import row_count, values_of
 from llmops.tabular.schema import LONGEST_TEXT
 from service.access import ANONYMOUS, Caller
 from service.error_map import ApiError

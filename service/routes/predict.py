@@ -192,7 +192,7 @@ class Prediction(UnaryAnswering[TabularVersion]):
     def record(
         self, arrival: Arrival, target: TabularVersion, status: int, outcome: str, *, error: str | None = None
     ) -> LogRecord:
-        """With rows, predictions and probabilities, as `llmops.production_log.predictions` reads them."""
+        """With rows, predictions and probabilities, as `llmops.production_log.record` reads them."""
         ref, scored = target.ref, self._scored
         details = {"rows": len(self._rows), "error": error, "key": arrival.caller.key_id}
         return arrival.record(

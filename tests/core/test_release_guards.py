@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmops.errors import UsageError
-from llmops.release_guards import check_guards, parse_guards, shown_guards
+from llmops.versions import check_guards, parse_guards, shown_guards
 
 TEXTS = st.lists(
     st.sampled_from(

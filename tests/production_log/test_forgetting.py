@@ -23,8 +23,7 @@ from llmops.production_log import (
     StoredReply,
     hidden_user,
 )
-from llmops.production_log.forgetting import MOST_SOUGHT
-from llmops.production_log.retention import facts_of
+from llmops.production_log.forgetting import MOST_SOUGHT, facts_of
 from tests.core.log_records import HOUR, JSON, START, ids, record
 
 MARKER = "kilo-lima-mike-november"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llmops.errors import Corrupted
 from llmops.production_log import Feedback, LogRecord, ProductionLog, is_prediction, open_engine, read_predictions
-from llmops.production_log.predictions import prediction_of, row_count
+from llmops.production_log.record import prediction_of, row_count
 
 START = datetime(2012, 1, 1, tzinfo=UTC)
 ROWS = [{"hour": 7, "weather": "clear"}, {"hour": 8, "weather": "mist"}]

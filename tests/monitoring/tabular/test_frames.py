@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from llmops.production_log.predictions import PredictionBatch
+from llmops.production_log.record import PredictionBatch
 from monitoring.tabular import TabularSettings, check, frame_of
 from tests.monitoring.tabular.windows import CLASSIFICATION, REGRESSION
 
