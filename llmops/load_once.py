@@ -14,7 +14,6 @@ from llmops.errors import EngineUnavailable, LlmopsError
 from llmops.processes import run_blocking
 
 logger = logging.getLogger("llmops.service")
-
 RETRY_PAUSE_SECONDS = 5.0
 """After a load that failed, no other is begun by itself sooner."""
 
@@ -49,8 +48,9 @@ class Entry(Generic[Version, Model]):
 class ModelCache(Generic[Version, Model]):
     """Loaded models by `key_of` their version: versions with one key share a model.
 
-    open_model: loads one; blocks while it does, and raises LlmopsError. most_idle: how many models that nobody uses
-    stay loaded; pinned ones always stay and do not count. on_load: called when a preload ends, well or not.
+    open_model: loads one; blocks while it does, and raises LlmopsError.
+    most_idle: how many models that nobody uses stay loaded; pinned ones always stay and do not count.
+    on_load: called when a preload ends, well or not.
     """
 
     def __init__(
@@ -110,14 +110,15 @@ class ModelCache(Generic[Version, Model]):
         self._entries.move_to_end(key)
         return entry
 
-    async def _loaded(self, entry: Entry[Version, Model]) -> Model:
-        """The entry's model, once its load has ended. Raises EngineUnavailable."""
-        if entry.model is None:
+    async def _loaded(self, entry: Entry[Version, Model], *, retry: bool = True) -> Model:
+        """The entry's model, once its load has ended. retry: at once, where the last load failed a moment ago.
+
+        Raises:
+            EngineUnavailable: it cannot be loaded.
+        """
+        if entry.model is None and (retry or not entry.failed_lately):
             # Shielded: a client that leaves must not end a load which others wait for.
             await asyncio.shield(entry.loading or self._begin_load(entry))
-        return self._model_of(entry)
-
-    def _model_of(self, entry: Entry[Version, Model]) -> Model:
         if entry.model is None:
             raise EngineUnavailable(f"model {entry.version.ref}: {entry.failure}", retry_after=RETRY_PAUSE_SECONDS)
         return entry.model

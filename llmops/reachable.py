@@ -1,6 +1,8 @@
-"""Whether an OpenAI-compatible server answers, asked with one short request before a long run relies on it."""
+"""Whether an OpenAI-compatible server can be asked: its key, and one short request before a long run relies on it."""
 
 from __future__ import annotations
+
+import os
 
 from llmops.errors import EngineUnavailable
 
@@ -35,3 +37,17 @@ def check_reachable(what: str, base_url: str, key: str | None = None) -> None:
         raise EngineUnavailable(f"{what} at {base_url} is not available: it answered {status}")
     if status in (401, 403):
         raise EngineUnavailable(f"{what} at {base_url} refuses the key: it answered {status}", lasting=True)
+
+
+def read_key(variable: str, what: str) -> str:
+    """The API key that an environment variable of the user's choice holds.
+
+    what: the server, as the error calls it.
+
+    Raises:
+        EngineUnavailable: it holds no key, or one that no header can: the HTTP client's own error would show it.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not key or not key.isascii() or not key.isprintable():
+        raise EngineUnavailable(f"{what}: the environment variable {variable} holds no key")
+    return key

@@ -72,8 +72,7 @@ class TabularPool(ModelCache[TabularVersion, Predictor]):
         Raises:
             EngineUnavailable: it cannot be loaded, or could not a moment ago; a later call tries again.
         """
-        entry = self._entry(version)
-        return self._model_of(entry) if entry.failed_lately else await self._loaded(entry)
+        return await self._loaded(self._entry(version), retry=False)
 
     def failure(self, version: TabularVersion) -> str | None:
         """Why its last load failed; None when it did not, or has not ended."""

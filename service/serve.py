@@ -119,7 +119,7 @@ def worker_app(
     others for them: it would find no keys, or no releases. windows: where all workers count keys' requests.
     """
     # Imported here: the supervising process needs none of it.
-    from llmops.engine_host.client import embed, open_remote, ping
+    from llmops.engine_host.client import RemoteEngine, embed, ping
     from llmops.engines.opening import engine_name, open_engine
     from service.app import closed_app, create_app
 
@@ -135,7 +135,7 @@ def worker_app(
     def open_model(model: ModelVersion) -> Engine:
         if engine_name(model, settings) == "openai":
             return open_engine(model, settings)
-        return open_remote(socket_path, model, LOAD_SECONDS)
+        return RemoteEngine(socket_path, model, LOAD_SECONDS)
 
     try:
         log = ProductionLog(settings.resolved_log_url, log_file)

@@ -43,7 +43,6 @@ async def _serve(host: EngineHost, socket_path: Path) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     # Ctrl-C reaches every process of the terminal; the parent decides when this one stops.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
     when_parent_ends(lambda: loop.call_soon_threadsafe(stop.set))
     async with host.listening(socket_path):
         await stop.wait()

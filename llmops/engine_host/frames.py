@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import orjson
 
 from llmops.engines.protocol import EngineIdentity
 from llmops.errors import EngineError
-from llmops.generation import Chunk, Further, GenerationParameters, GenerationRequest, Message, Usage
+from llmops.generation import Chunk, Further, GenerationParameters, GenerationRequest, Usage
 from llmops.versions import ModelVersion
 
 if TYPE_CHECKING:
@@ -108,14 +108,14 @@ class End:
 Answer = Loaded | Started | Chunk | Vectors | Pong | End | EngineError
 
 
-class FrameSplitter:
-    """Cuts the bytes that arrive into frames."""
+class FrameSplitter(Generic[T]):
+    """Cuts the bytes that arrive into frames. read: `operation` or `answer`. limit: bytes of a frame."""
 
-    def __init__(self, limit: int = MAX_FRAME_BYTES) -> None:
-        self._limit, self._rest = limit, bytearray()
+    def __init__(self, read: Callable[[Frame], T], limit: int = MAX_FRAME_BYTES) -> None:
+        self._read, self._limit, self._rest = read, limit, bytearray()
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
-        """The frames that are whole now that `data` has come. Raises BadFrame."""
+    def feed(self, data: bytes) -> Iterator[T]:
+        """What the frames say that are whole now that `data` has come. Raises BadFrame, perhaps on iteration."""
         *lines, rest = data.split(b"\n")
         if lines:
             lines[0] = bytes(self._rest) + lines[0]
@@ -124,12 +124,9 @@ class FrameSplitter:
         if len(self._rest) > self._limit or any(len(line) > self._limit for line in lines):
             raise BadFrame(f"a frame is larger than {self._limit} bytes")
         try:
-            frames = [orjson.loads(line) for line in lines]
+            return map(self._read, [orjson.loads(line) for line in lines])
         except orjson.JSONDecodeError as error:
             raise BadFrame(f"not JSON: {error}") from error
-        if not all(isinstance(frame, dict) for frame in frames):
-            raise BadFrame("not an object")
-        return iter(frames)
 
 
 def pack(item: Operation | Answer) -> bytes:
@@ -174,31 +171,33 @@ def answer(frame: Frame) -> Answer:
     return _read(frame, _ANSWERS, "an answer")
 
 
-def _read(frame: Frame, readers: Mapping[str, Callable[[dict[str, Any]], T]], what: str) -> T:
+def _read(frame: Frame, readers: Mapping[str, Callable[..., T]], what: str) -> T:
     try:
         (name, fields), *_ = frame.items()
-        return readers[name](fields)
+        return readers[name](**fields)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BadFrame(f"not {what}: {error!r}") from error
 
 
-def _model(fields: Mapping[str, Any]) -> ModelVersion:
-    path = fields["path"]
-    return ModelVersion(**{**fields, "path": None if path is None else Path(path), "aliases": tuple(fields["aliases"])})
+def _model(*, path: str | None, aliases: Sequence[str], **fields: Any) -> ModelVersion:
+    return ModelVersion(path=None if path is None else Path(path), aliases=tuple(aliases), **fields)
 
 
-def _request(fields: Mapping[str, Any]) -> GenerationRequest:
-    parameters = {**fields["parameters"], "stop": tuple(fields["parameters"]["stop"])}
-    turns = {name: cast(tuple[Message, ...], tuple(fields[name])) for name in ("messages", "beginning")}
-    return GenerationRequest(**{**fields, **turns, "parameters": GenerationParameters(**parameters)})
+def _request(*, messages: Any, beginning: Any, parameters: Mapping[str, Any], **fields: Any) -> GenerationRequest:
+    decoding = GenerationParameters(**{**parameters, "stop": tuple(parameters["stop"])})
+    return GenerationRequest(tuple(messages), decoding, beginning=tuple(beginning), **fields)
 
 
-def _chunk(fields: dict[str, Any]) -> Chunk:
+def _chunk(**fields: Any) -> Chunk:
     if usage := fields.get("usage"):
         fields["usage"] = Usage(**usage)
     if further := fields.get("further"):
         fields["further"] = Further(*further)
     return Chunk(**fields)
+
+
+def _loaded(identity: Mapping[str, Any], slots: int, honours: Sequence[str]) -> Loaded:
+    return Loaded(EngineIdentity(**identity), slots, frozenset(honours))
 
 
 def _kinds(root: type[EngineError]) -> dict[str, type[EngineError]]:
@@ -211,20 +210,18 @@ _ERROR_DETAILS = ("retry_after", "lasting", "param", "reason")
 _RARE = {each.name: each.default for each in dataclasses.fields(Chunk) if each.name != "text"}
 _rare = attrgetter(*_RARE)
 
-_OPERATIONS: Mapping[str, Callable[[dict[str, Any]], Operation]] = {
-    "Load": lambda fields: Load(_model(fields["model"])),
-    "Stream": lambda fields: Stream(_model(fields["model"]), _request(fields["request"])),
-    "Embed": lambda fields: Embed(tuple(fields["texts"])),
-    "Ping": lambda fields: Ping(**fields),
+_OPERATIONS: Mapping[str, Callable[..., Operation]] = {
+    "Load": lambda model: Load(_model(**model)),
+    "Stream": lambda model, request: Stream(_model(**model), _request(**request)),
+    "Embed": lambda texts: Embed(tuple(texts)),
+    "Ping": Ping,
 }
-_ANSWERS: Mapping[str, Callable[[dict[str, Any]], Answer]] = {
+_ANSWERS: Mapping[str, Callable[..., Answer]] = {
     "Chunk": _chunk,
-    "Started": lambda fields: Started(**fields),
-    "End": lambda fields: End(**fields),
-    "Loaded": lambda fields: Loaded(
-        EngineIdentity(**fields["identity"]), fields["slots"], frozenset(fields["honours"])
-    ),
-    "Vectors": lambda fields: Vectors(**fields),
-    "Pong": lambda fields: Pong(**fields),
-    "EngineError": lambda fields: _ERROR_KINDS[fields["kind"]](fields["message"], **fields["details"]),
+    "Started": Started,
+    "End": End,
+    "Loaded": _loaded,
+    "Vectors": Vectors,
+    "Pong": Pong,
+    "EngineError": lambda kind, message, details: _ERROR_KINDS[kind](message, **details),
 }

@@ -12,24 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmops.engine_host.frames import (
-    Answer,
-    BadFrame,
-    Embed,
-    End,
-    FrameSplitter,
-    Load,
-    Loaded,
-    Operation,
-    Ping,
-    Pong,
-    Rows,
-    Started,
-    Stream,
-    Vectors,
-    operation,
-    pack,
-)
+from llmops.engine_host import frames
+from llmops.engine_host.frames import Answer, BadFrame, End, FrameSplitter, Operation, pack
 from llmops.engine_host.request_queue import STALL_SECONDS, Heartbeat, RequestQueue, end_process, lives
 from llmops.engines.opening import EngineKey, EnginePool, engine_key, open_engine
 from llmops.engines.protocol import Engine
@@ -40,7 +24,7 @@ from llmops.versions import ModelVersion
 
 Serve = Callable[[Operation, "Connection"], Coroutine[Any, Any, None]]
 logger = logging.getLogger("llmops.engine_host")
-Embedding = Callable[[Sequence[str]], tuple[Rows, int]]
+Embedding = Callable[[Sequence[str]], tuple[frames.Rows, int]]
 """Texts to vectors, one for each; blocks. Raises LlmopsError."""
 MOST_IDLE = 1
 """Models kept loaded that no worker holds; the workers themselves decide what is worth holding."""
@@ -59,7 +43,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, serve: Serve) -> None:
         self._serve = serve
-        self._splitter = FrameSplitter()
+        self._splitter = FrameSplitter(frames.operation)
         self._task: asyncio.Task[None] | None = None
         self._unsent: list[bytes] = []
         self._flushing: asyncio.Handle | None = None
@@ -82,31 +66,28 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         try:
-            for frame in self._splitter.feed(data):
+            for asked in self._splitter.feed(data):
                 if self._task is not None:
                     raise BadFrame("a second operation on one connection")
-                self._task = asyncio.get_running_loop().create_task(self._run(operation(frame)))
+                self._task = asyncio.get_running_loop().create_task(self._run(asked))
         except BadFrame as error:
             logger.warning("a worker sent a bad frame: %s", error)
-            self._cancel()
+            self.eof_received()
             self._end(EngineError(f"the engine process does not understand this request: {error}"))
 
     def eof_received(self) -> None:
-        self._cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._writable.set()
-        self._cancel()
+        self.eof_received()
 
     def pause_writing(self) -> None:
         self._writable.clear()
 
     def resume_writing(self) -> None:
         self._writable.set()
-
-    def _cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
 
     async def _run(self, asked: Operation) -> None:
         try:
@@ -141,24 +122,23 @@ class Connection(asyncio.Protocol):
 
 @dataclass(slots=True)
 class Served:
-    """One model's queue and what has happened to its requests since this process began."""
+    """One model's queue, and how often what happened to it and its requests since this process began."""
 
     model: ModelVersion
     queue: RequestQueue
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
-    loads: int = 0
-    failures: int = 0
-    finished: int = 0
-    cancelled: int = 0
-    failed: int = 0
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("loads", "failures", "finished", "cancelled", "failed"), 0)
+    )
 
 
 class EngineHost:
     """Engines for all workers of a gateway, each loaded once.
 
-    open_engine: opens one model. embed: what answers embedding requests; None: nothing does. restarts: lives the
-    process had before this one, told to whoever pings. on_stuck: told the ref of a model whose engine has given no sign
-    of life for `stall_seconds`, nor when asked for one.
+    open_engine: opens one model.
+    embed: what answers embedding requests; None: nothing does.
+    restarts: lives the process had before this one, told to whoever pings.
+    on_stuck: told the ref of a model whose engine gave no sign of life for `stall_seconds`, nor when asked for one.
     """
 
     def __init__(
@@ -194,7 +174,12 @@ class EngineHost:
             finally:
                 watching.cancel()
                 server.close()
-                await self._drain()
+                if self._answering:
+                    await asyncio.wait(self._answering, timeout=self._settings.drain_seconds)
+                rest = self._answering | self._holding
+                for task in rest:
+                    task.cancel()
+                await asyncio.gather(*rest, return_exceptions=True)
                 await self._pool.close()
 
     def report(self) -> dict[str, dict[str, Any]]:
@@ -207,42 +192,32 @@ class EngineHost:
                 "slots": served.queue.slots,
                 "waiting": served.queue.waiting,
                 "running": served.queue.running,
-                "loads": served.loads,
-                "failures": served.failures,
                 "failure": failures.get(served.model.ref),
-                "finished": served.finished,
-                "cancelled": served.cancelled,
-                "failed": served.failed,
+                **served.counts,
             }
             for served in self._served.values()
         }
 
     async def _serve(self, asked: Operation, connection: Connection) -> None:
-        match asked:
-            case Stream():
-                await self._in(self._answering, self._stream(asked, connection))
-            case Load():
-                await self._in(self._holding, self._hold(asked.model, connection))
-            case Embed():
-                await self._in(self._answering, self._vectors(asked.texts, connection))
-            case Ping():
-                connection.send(Pong(self.report(), self._restarts))
-                connection.send(End())
-
-    async def _in(self, group: set[asyncio.Task[Any]], work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.current_task()
+        group, task = self._holding if isinstance(asked, frames.Load) else self._answering, asyncio.current_task()
         if task is not None:
             group.add(task)
             task.add_done_callback(group.discard)
-        await work
+        match asked:
+            case frames.Stream():
+                await self._stream(asked, connection)
+            case frames.Load():
+                async with self._engine(asked.model) as engine:
+                    connection.send(frames.Loaded(engine.identity, engine.slots, engine.honours))
+                    # Until the worker closes the connection, or dies.
+                    await asyncio.get_running_loop().create_future()
+            case frames.Embed():
+                await self._vectors(asked.texts, connection)
+            case frames.Ping():
+                connection.send(frames.Pong(self.report(), self._restarts))
+        connection.send(End())
 
-    async def _hold(self, model: ModelVersion, connection: Connection) -> None:
-        """Keeps the model loaded until the worker closes the connection, or dies."""
-        async with self._engine(model) as engine:
-            connection.send(Loaded(engine.identity, engine.slots, engine.honours))
-            await asyncio.get_running_loop().create_future()
-
-    async def _stream(self, asked: Stream, connection: Connection) -> None:
+    async def _stream(self, asked: frames.Stream, connection: Connection) -> None:
         served = self._served_for(asked.model)
         # Each of `n` answers is decoded in a slot of its own.
         with served.queue.place(width=asked.request.extras.get("n") or 1) as place:
@@ -250,18 +225,18 @@ class EngineHost:
                 async with self._engine(asked.model) as engine:
                     await place.turn()
                     served.heartbeat.begins(alone=served.queue.running == 1)
-                    connection.send(Started(place.age))
+                    connection.send(frames.Started(place.age))
                     await self._chunks(engine, asked, connection, served.heartbeat)
             except asyncio.CancelledError:
                 served.heartbeat.left()
-                served.cancelled += 1
+                served.counts["cancelled"] += 1
                 raise
             except Exception:
-                served.failed += 1
+                served.counts["failed"] += 1
                 raise
-            served.finished += 1
+            served.counts["finished"] += 1
 
-    async def _chunks(self, engine: Engine, asked: Stream, connection: Connection, pulse: Heartbeat) -> None:
+    async def _chunks(self, engine: Engine, asked: frames.Stream, connection: Connection, pulse: Heartbeat) -> None:
         within = 0.0  # the first piece leaves at once, also of an answer that may come whole: it is timed
         async with aclosing(engine.stream(asked.request)) as chunks:
             async for chunk in chunks:
@@ -269,7 +244,6 @@ class EngineHost:
                 connection.send(chunk, within=within)
                 within = WHOLE_SECONDS if asked.request.whole else 0.0
                 await connection.ready()
-        connection.send(End())
 
     async def _vectors(self, texts: Sequence[str], connection: Connection) -> None:
         if self._embed is None:
@@ -278,9 +252,8 @@ class EngineHost:
             await place.turn()
             for start in range(0, len(texts), EMBEDDED_TOGETHER):
                 part = texts[start : start + EMBEDDED_TOGETHER]
-                connection.send(Vectors(*await run_blocking(partial(self._embed, part), name="embed")))
+                connection.send(frames.Vectors(*await run_blocking(partial(self._embed, part), name="embed")))
                 await connection.ready()
-        connection.send(End())
 
     @asynccontextmanager
     async def _engine(self, model: ModelVersion) -> AsyncIterator[Engine]:
@@ -301,10 +274,10 @@ class EngineHost:
         try:
             engine = self._open_engine(model, self._settings)
         except Exception as error:
-            served.failures += 1
+            served.counts["failures"] += 1
             logger.warning("model %s cannot be loaded: %s", model.ref, error)
             raise
-        served.loads += 1
+        served.counts["loads"] += 1
         logger.info("model %s is loaded", model.ref)
         return engine
 
@@ -320,14 +293,6 @@ class EngineHost:
                         served.heartbeat.beats()
                     else:
                         self._on_stuck(served.model.ref)
-
-    async def _drain(self) -> None:
-        if self._answering:
-            await asyncio.wait(self._answering, timeout=self._settings.drain_seconds)
-        rest = self._answering | self._holding
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from llmops.engines.protocol import Engine
 from llmops.errors import EngineBusy, EngineError
 from llmops.generation import GenerationParameters, GenerationRequest, Message
 
-BUSY_RETRY_SECONDS = 1.0
 logger = logging.getLogger("llmops.engine_host")
+
+BUSY_RETRY_SECONDS = 1.0
 STALL_SECONDS = 60.0
 """So long an engine with work may give no piece of any answer before it is asked whether it lives; and so long again
 it may take to answer that."""
@@ -50,11 +51,11 @@ class QueuedRequest:
 class RequestQueue:
     """Requests wait here and not in the engine, because here one whose client has left is gone at once.
 
-    most_waiting: beyond it a request is turned away.
+    most_waiting: beyond it a request is turned away. slots: the engine's; 0 until it was loaded for the first time.
     """
 
     def __init__(self, most_waiting: int, slots: int = 0) -> None:
-        self._most_waiting, self._slots = most_waiting, slots
+        self._most_waiting, self.slots = most_waiting, slots
         self._waiting: deque[QueuedRequest] = deque()
         self._inside: set[QueuedRequest] = set()
 
@@ -66,14 +67,9 @@ class RequestQueue:
     def running(self) -> int:
         return len(self._inside)
 
-    @property
-    def slots(self) -> int:
-        """The engine's; 0 until it was loaded for the first time."""
-        return self._slots
-
     def open(self, slots: int) -> None:
         """The engine is loaded and has so many slots."""
-        self._slots = slots
+        self.slots = slots
         self._admit()
 
     @contextmanager
@@ -100,8 +96,8 @@ class RequestQueue:
             self._admit()
 
     def _admit(self) -> None:
-        free = self._slots - sum(place.slots for place in self._inside)
-        while self._waiting and free >= (slots := min(self._waiting[0].width, self._slots)) > 0:
+        free = self.slots - sum(place.slots for place in self._inside)
+        while self._waiting and free >= (slots := min(self._waiting[0].width, self.slots)) > 0:
             place = self._waiting.popleft()
             place.grant(slots)
             self._inside.add(place)

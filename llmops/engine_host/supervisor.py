@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from llmops.engine_host.frames import Ping, pack
-from llmops.errors import CannotRun, UsageError
+from llmops.engine_host.client import ping
+from llmops.errors import CannotRun, EngineError, UsageError
 from llmops.processes import is_frozen, make_scratch_folder
 from llmops.settings import Settings
 
@@ -28,7 +27,7 @@ GOOD_LIFE_SECONDS = 60.0
 STOP_SECONDS = 5.0
 """Beyond draining: how long closing the engines may take before the process is killed."""
 
-PING_PAUSE_SECONDS, PING_SECONDS = 5.0, 2.0
+PING_PAUSE_SECONDS = 5.0
 HUNG_SECONDS = 60.0
 """A process that has answered no ping for so long is killed."""
 
@@ -41,23 +40,15 @@ POLL_SECONDS = 0.05
 COMMAND = (sys.executable, "-m", "llmops.engine_host")
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessState:
-    """pid: None while no process runs. restarts: how often it was started again. last_exit: why it ended last."""
-
-    pid: int | None
-    restarts: int
-    last_exit: str | None
-
-
 class EngineProcess:
     """The engine process of a gateway, run from the parent of its workers.
 
     The child gets the environment as it is, and with it the same settings. Its standard input is a pipe from here, so
     that it ends when this process dies, however that happens.
 
-    socket_path: where it listens; None: in a private folder of its own, which `stop` removes. command: starts it;
-    `--socket` and `--restarts` are added.
+    socket_path: where it listens; None: in a private folder of its own, which `stop` removes.
+    command: starts it; `--socket` and `--restarts` are added.
+    restarts: how often it was started again. last_exit: why it ended last; None before the first time.
     """
 
     def __init__(
@@ -72,19 +63,17 @@ class EngineProcess:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._child: subprocess.Popen[bytes] | None = None
-        self._restarts = 0
-        self._last_exit: str | None = None
+        self.restarts = 0
+        self.last_exit: str | None = None
 
     @property
-    def state(self) -> ProcessState:
-        child = self._child
-        running = child is not None and child.returncode is None
-        return ProcessState(child.pid if child is not None and running else None, self._restarts, self._last_exit)
+    def pid(self) -> int | None:
+        """None while no process runs."""
+        return self._child.pid if self._child is not None and self._child.returncode is None else None
 
     def start(self) -> None:
         """Starts the process and watches over it; does not wait until it listens. Raises CannotRun."""
-        child = self._spawn()
-        self._thread = threading.Thread(target=self._watch, args=(child,), name="engine process", daemon=True)
+        self._thread = threading.Thread(target=self._watch, args=(self._spawn(),), name="engine process", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -96,7 +85,7 @@ class EngineProcess:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        command = [*self._command, "--socket", str(self.socket_path), "--restarts", str(self._restarts)]
+        command = [*self._command, "--socket", str(self.socket_path), "--restarts", str(self.restarts)]
         try:
             # In a session of its own: a signal to the gateway's process group must not end it before its workers.
             self._child = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
@@ -111,15 +100,15 @@ class EngineProcess:
             if self._stopping.is_set():
                 return
             pause = FIRST_PAUSE_SECONDS if lived >= GOOD_LIFE_SECONDS else pause
-            logger.error("the engine process ended: %s; it starts again in %g s", self._last_exit, pause)
+            logger.error("the engine process ended: %s; it starts again in %g s", self.last_exit, pause)
             if self._stopping.wait(pause):
                 return
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-            self._restarts += 1
+            self.restarts += 1
             try:
                 child = self._spawn()
             except CannotRun as error:
-                child, self._last_exit = None, str(error)
+                child, self.last_exit = None, str(error)
 
     def _outlive(self, child: subprocess.Popen[bytes]) -> float:
         """Waits until the process has ended, and ends it when this one stops. Returns the seconds it lived."""
@@ -139,10 +128,10 @@ class EngineProcess:
             child.stdin.close()
         code = child.returncode
         if code >= 0:
-            self._last_exit = f"exit code {code}"
+            self.last_exit = f"exit code {code}"
         else:
             names = {each.value: each.name for each in signal.Signals}  # a real-time signal has none
-            self._last_exit = f"killed by {names.get(-code, f'signal {-code}')}"
+            self.last_exit = f"killed by {names.get(-code, f'signal {-code}')}"
         return time.monotonic() - born
 
     def _end(self, child: subprocess.Popen[bytes]) -> None:
@@ -158,11 +147,8 @@ class EngineProcess:
 
 
 def _answers(socket_path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(PING_SECONDS)
-        try:
-            connection.connect(str(socket_path))
-            connection.sendall(pack(Ping()))
-            return bool(connection.recv(1))
-        except OSError:
-            return False
+    try:
+        asyncio.run(ping(socket_path))
+    except EngineError:
+        return False
+    return True

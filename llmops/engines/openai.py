@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 import urllib.request
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from llmops.engines.protocol import EngineIdentity
 from llmops.engines.upstream_wire import EventParser, EventTooLong, SentEvent, UpstreamJson, misshapen
 from llmops.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from llmops.generation import EXTRAS, Chunk, GenerationRequest
+from llmops.reachable import read_key
 
 LONGEST_EVENT = LONGEST_REPLY = 64 * 1024 * 1024
 """Bytes of one event, or of a reply that is not streamed, beyond which an upstream is taken for broken."""
@@ -87,7 +87,7 @@ class OpenAIEngine:
         # Compressing an answer costs both sides more than the bytes it saves.
         self._headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if key_variable:
-            self._headers["authorization"] = f"Bearer {_key(key_variable, self._base_url)}"
+            self._headers["authorization"] = f"Bearer {read_key(key_variable, self._base_url)}"
         self._links: dict[asyncio.AbstractEventLoop, _Link] = {}
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
@@ -203,15 +203,6 @@ class OpenAIEngine:
 def identity(base_url: str, model: str) -> EngineIdentity:
     """What this engine will be, known before it connects."""
     return EngineIdentity("openai", base_url.rstrip("/"), {"model": model})
-
-
-def _key(variable: str, base_url: str) -> str:
-    # The one reading of the environment outside Settings: the variable's name is the user's to choose.
-    key = os.environ.get(variable, "").strip()
-    # A key that no header can hold must fail here: the HTTP client's own error would show it.
-    if not key or not key.isascii() or not key.isprintable():
-        raise EngineUnavailable(f"{base_url}: the environment variable {variable} holds no key")
-    return key
 
 
 def _proxy(url: URL) -> str | None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmops.engines.protocol import Engine, EngineIdentity, RelayingEngine
 from llmops.errors import CannotRun, Corrupted, EngineRejected, UsageError
@@ -20,8 +19,6 @@ from llmops.models.sources import UpstreamSource
 from llmops.models.weights import verified_path
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
-
-_LOOK_SECONDS = 0.25
 
 
 def _threads(settings: Settings) -> int:
@@ -36,7 +33,7 @@ def _threads(settings: Settings) -> int:
     import psutil
 
     cores: int = psutil.cpu_count() or 1
-    busy: float = psutil.cpu_percent(interval=_LOOK_SECONDS) / 100
+    busy: float = psutil.cpu_percent(interval=0.25) / 100
     return max(1, round(cores * (1 - busy)))
 
 
@@ -58,73 +55,63 @@ def _gguf_options(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _open_llamacpp(model: ModelVersion, settings: Settings) -> Engine:
-    from llmops.engines.llamacpp import LlamaCppEngine
+class _Opening(NamedTuple):
+    """One model in the hands of its engine. open loads it (seconds); identify says beforehand what `open` will give;
+    check raises EngineRejected, without a model, for a response format that the engine cannot enforce."""
+
+    open: Callable[[], Engine]
+    identify: Callable[[], EngineIdentity]
+    check: Callable[[Mapping[str, Any]], object] = lambda _: None  # an upstream checks itself
+
+
+def _llamacpp(model: ModelVersion, settings: Settings) -> _Opening:
+    from llmops.engines import llamacpp
+    from llmops.engines.llamacpp_grammar import grammar_of
     from llmops.engines.upstreams import ReplicatedEngine
 
-    path, replicas = _gguf_path(model, settings), settings.engine_replicas
-    threads = max(1, _threads(settings) // replicas)
-    opened = [LlamaCppEngine(path, threads=threads, **_gguf_options(settings)) for _ in range(replicas)]
-    return opened[0] if replicas == 1 else ReplicatedEngine(opened)
+    options, replicas = _gguf_options(settings), settings.engine_replicas
+
+    def opened() -> Engine:
+        path, threads = _gguf_path(model, settings), max(1, _threads(settings) // replicas)
+        engines = [llamacpp.LlamaCppEngine(path, threads=threads, **options) for _ in range(replicas)]
+        return engines[0] if replicas == 1 else ReplicatedEngine(engines)
+
+    return _Opening(opened, lambda: llamacpp.identity(**options), grammar_of)
 
 
-def _identify_llamacpp(_model: ModelVersion, settings: Settings) -> EngineIdentity:
-    from llmops.engines import llamacpp
-
-    return llamacpp.identity(**_gguf_options(settings))
-
-
-def _check_llamacpp(response_format: Mapping[str, Any]) -> None:
-    from llmops.engines.llamacpp_grammar import grammar_of
-
-    grammar_of(response_format)
-
-
-def _open_openvino(model: ModelVersion, settings: Settings) -> Engine:
-    from llmops.engines.openvino import OpenVinoEngine
-
-    return OpenVinoEngine(_gguf_path(model, settings), threads=_threads(settings), **_gguf_options(settings))
-
-
-def _identify_openvino(_model: ModelVersion, settings: Settings) -> EngineIdentity:
+def _openvino(model: ModelVersion, settings: Settings) -> _Opening:
     from llmops.engines import openvino
-
-    return openvino.identity(**_gguf_options(settings))
-
-
-def _check_openvino(response_format: Mapping[str, Any]) -> None:
     from llmops.engines.openvino_schema import enforced_schema
 
-    enforced_schema(response_format)
+    options = _gguf_options(settings)
+
+    def opened() -> Engine:
+        return openvino.OpenVinoEngine(_gguf_path(model, settings), threads=_threads(settings), **options)
+
+    return _Opening(opened, lambda: openvino.identity(**options), enforced_schema)
 
 
-def _open_transformers(model: ModelVersion, settings: Settings) -> Engine:
-    from llmops.engines.transformers import TransformersEngine
-
-    path = verified_path(model, settings)
-    folder, gguf_file = (path.parent, path.name) if model.format == "gguf" else (path, None)
-    return TransformersEngine(folder, gguf_file=gguf_file, slots=settings.engine_slots, threads=_threads(settings))
-
-
-def _identify_transformers(_model: ModelVersion, settings: Settings) -> EngineIdentity:
+def _transformers(model: ModelVersion, settings: Settings) -> _Opening:
     from llmops.engines import transformers
 
-    return transformers.identity(settings.engine_slots)
+    slots = settings.engine_slots
+
+    def opened() -> Engine:
+        path = verified_path(model, settings)
+        folder, gguf_file = (path.parent, path.name) if model.format == "gguf" else (path, None)
+        return transformers.TransformersEngine(folder, gguf_file=gguf_file, slots=slots, threads=_threads(settings))
+
+    return _Opening(opened, lambda: transformers.identity(slots), transformers.refuse_response_format)
 
 
-def _check_transformers(_response_format: Mapping[str, Any]) -> None:
-    from llmops.engines.transformers import refuse_response_format
-
-    refuse_response_format()
-
-
-def _open_openai(model: ModelVersion, settings: Settings) -> Engine:
-    from llmops.engines.openai import OpenAIEngine
+def _openai(model: ModelVersion, settings: Settings) -> _Opening:
+    from llmops.engines.openai import OpenAIEngine, identity
     from llmops.engines.upstreams import Upstream, UpstreamsEngine
 
-    source = _upstreams(model)
-    opened = [
-        Upstream(
+    source = UpstreamSource.parse(model.source, model.provenance.get("key_variable"))
+
+    def opened() -> Engine:
+        engines = [
             OpenAIEngine(
                 server.url,
                 source.model,
@@ -134,51 +121,31 @@ def _open_openai(model: ModelVersion, settings: Settings) -> Engine:
                 first_byte_timeout=settings.upstream_first_byte_timeout,
                 slots=settings.engine_slots,
                 stream_always=settings.upstream_stream == "always",
-            ),
-            server.url,
-            server.weight,
-        )
-        for server in source.servers
-    ]
-    return opened[0].engine if len(opened) == 1 else UpstreamsEngine(opened)
+            )
+            for server in source.servers
+        ]
+        if len(engines) == 1:
+            return engines[0]
+        pairs = zip(engines, source.servers, strict=True)
+        return UpstreamsEngine([Upstream(engine, server.url, server.weight) for engine, server in pairs])
+
+    return _Opening(opened, lambda: identity(", ".join(server.url for server in source.servers), source.model))
 
 
-def _identify_openai(model: ModelVersion, _settings: Settings) -> EngineIdentity:
-    from llmops.engines import openai
-
-    source = _upstreams(model)
-    return openai.identity(", ".join(server.url for server in source.servers), source.model)
-
-
-def _upstreams(model: ModelVersion) -> UpstreamSource:
-    return UpstreamSource.parse(model.source, model.provenance.get("key_variable"))
-
-
-def _open_fake(_model: ModelVersion, settings: Settings) -> Engine:
+def _fake(_model: ModelVersion, settings: Settings) -> _Opening:
     from llmops.engines.fake import FakeEngine
 
-    return FakeEngine(slots=settings.engine_slots)
+    engine = FakeEngine(slots=settings.engine_slots)
+    return _Opening(lambda: engine, lambda: engine.identity)
 
 
-@dataclass(frozen=True, slots=True)
-class _EngineEntry:
-    """formats: what the engine can open. open loads (seconds); identify says beforehand what `open` will give. check
-    raises EngineRejected for a response format that the engine cannot enforce, without a model."""
-
-    formats: frozenset[str]
-    open: Callable[[ModelVersion, Settings], Engine]
-    identify: Callable[[ModelVersion, Settings], EngineIdentity]
-    check: Callable[[Mapping[str, Any]], None] = lambda _: None  # an upstream checks itself
-
-
+# Of each engine the formats that it can open, and how. The first that can is a format's default.
 _ENGINES = {
-    "llamacpp": _EngineEntry(frozenset({"gguf"}), _open_llamacpp, _identify_llamacpp, _check_llamacpp),
-    "openvino": _EngineEntry(frozenset({"gguf"}), _open_openvino, _identify_openvino, _check_openvino),
-    "transformers": _EngineEntry(
-        frozenset({"hf", "gguf"}), _open_transformers, _identify_transformers, _check_transformers
-    ),
-    "openai": _EngineEntry(frozenset({"openai"}), _open_openai, _identify_openai),
-    "fake": _EngineEntry(frozenset({"gguf", "hf", "openai"}), _open_fake, lambda *given: _open_fake(*given).identity),
+    "llamacpp": (frozenset({"gguf"}), _llamacpp),
+    "openvino": (frozenset({"gguf"}), _openvino),
+    "transformers": (frozenset({"hf", "gguf"}), _transformers),
+    "openai": (frozenset({"openai"}), _openai),
+    "fake": (frozenset({"gguf", "hf", "openai"}), _fake),
 }
 ENGINE_NAMES = tuple(_ENGINES)
 
@@ -189,22 +156,26 @@ def engine_name(model: ModelVersion, settings: Settings, engine: str | None = No
     Raises:
         UsageError: no such engine, or it was asked for and cannot open the model's format.
     """
-    default = next((name for name, entry in _ENGINES.items() if model.format in entry.formats), None)
+    default = next((name for name, (formats, _) in _ENGINES.items() if model.format in formats), None)
     if default is None:
         raise UsageError(f"no engine opens {model.ref}, whose format is {model.format}")
     asked = engine or settings.engine or default
     if asked not in _ENGINES:
         raise UsageError(f"unknown engine {asked!r}; known: {', '.join(ENGINE_NAMES)}")
-    if model.format in _ENGINES[asked].formats:
+    if model.format in _ENGINES[asked][0]:
         return asked
     if engine is None:  # the setting is a preference for models it fits
         return default
     raise UsageError(f"the {asked} engine cannot open {model.ref}, whose format is {model.format}")
 
 
+def _opening(model: ModelVersion, settings: Settings, engine: str | None) -> _Opening:
+    return _ENGINES[engine_name(model, settings, engine)][1](model, settings)
+
+
 def engine_identity(model: ModelVersion, settings: Settings, engine: str | None = None) -> EngineIdentity:
     """The identity that the engine for `model` will have, without loading it. Raises UsageError."""
-    return _ENGINES[engine_name(model, settings, engine)].identify(model, settings)
+    return _opening(model, settings, engine).identify()
 
 
 def check_parameters(
@@ -216,7 +187,7 @@ def check_parameters(
     """
     if parameters.response_format is not None:
         try:
-            _ENGINES[engine_name(model, settings, engine)].check(parameters.response_format)
+            _opening(model, settings, engine).check(parameters.response_format)
         except EngineRejected as error:
             raise UsageError(str(error)) from error
 
@@ -230,7 +201,7 @@ def open_engine(model: ModelVersion, settings: Settings, engine: str | None = No
     """
     name = engine_name(model, settings, engine)
     try:
-        return _ENGINES[name].open(model, settings)
+        return _ENGINES[name][1](model, settings).open()
     except MemoryError as error:
         raise CannotRun(f"{model.ref}: not enough memory to load it with the {name} engine") from error
     except OSError as error:
@@ -238,10 +209,8 @@ def open_engine(model: ModelVersion, settings: Settings, engine: str | None = No
 
 
 logger = logging.getLogger("llmops.service")
-
 EngineOpener = Callable[[ModelVersion], Engine]
 """Opens a model; blocks while weights load. Raises EngineError or another CannotRun."""
-
 EngineKey = tuple[str, str]
 
 
@@ -252,11 +221,7 @@ def engine_key(model: ModelVersion) -> EngineKey:
 
 
 class EnginePool(ModelCache[ModelVersion, Engine]):
-    """Engines by model content, so that two names of the same weights share one engine.
-
-    open_engine: opens one model. most_idle: how many engines that no request uses stay open; pinned ones (the
-    champions') always stay and do not count. on_load: called when a preload ends, well or not.
-    """
+    """Engines by model content, so that two names of the same weights share one engine."""
 
     def __init__(
         self, open_engine: EngineOpener, *, most_idle: int = 3, on_load: Callable[[], None] = lambda: None

@@ -33,7 +33,7 @@ def identity(slots: int) -> EngineIdentity:
     return EngineIdentity("transformers", build, {"slots": slots, "dtype": "float32", "device": device})
 
 
-def refuse_response_format() -> NoReturn:
+def refuse_response_format(_response_format: object) -> NoReturn:
     """Raises EngineRejected: this engine decodes freely."""
     raise EngineRejected(
         "response_format: the transformers engine decodes freely and cannot enforce it", param="response_format"
@@ -93,7 +93,7 @@ class TransformersEngine:
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         if request.parameters.response_format is not None:
-            refuse_response_format()
+            refuse_response_format(request.parameters.response_format)
 
         def begin(send: Send, cancelled: threading.Event) -> None:
             self._waiting.put(_Row(request, send, cancelled))

@@ -8,7 +8,6 @@ answer is checked against it again: a server may ignore the field, and valid JSO
 from __future__ import annotations
 
 import functools
-import os
 import ssl
 import threading
 import time
@@ -29,7 +28,7 @@ from llmops.evaluation.scorers.json_scorers import read_json
 from llmops.evaluation.scorers.protocol import Text
 from llmops.generation import Message
 from llmops.json_schema import schema_validator
-from llmops.reachable import check_reachable
+from llmops.reachable import check_reachable, read_key
 from llmops.text_io import checked
 
 SEED = 7
@@ -103,13 +102,7 @@ class JudgeEndpoint:
         Raises:
             EngineUnavailable: the variable holds no key. Call it before a run to fail before the first row.
         """
-        if self.key_variable is None:
-            return None
-        key = os.environ.get(self.key_variable, "").strip()
-        # A key that no header can hold must fail here: the HTTP client's own error would show it.
-        if not key or not key.isascii() or not key.isprintable():
-            raise EngineUnavailable(f"judge {self.name}: the environment variable {self.key_variable} holds no key")
-        return key
+        return None if self.key_variable is None else read_key(self.key_variable, f"judge {self.name}")
 
 
 class JudgeClient:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from llmops.engine_host.client import RemoteEngine, open_remote
+from llmops.engine_host.client import RemoteEngine
 from llmops.engine_host.host import EngineHost
 from llmops.engine_host.supervisor import EngineProcess
 from llmops.engines.fake import FakeEngine
@@ -46,7 +46,7 @@ class Running:
     opened: list[RemoteEngine] = field(default_factory=list)
 
     async def open(self, version: int = 1) -> RemoteEngine:
-        self.opened.append(await asyncio.to_thread(open_remote, self.socket_path, model_version(version), WAIT))
+        self.opened.append(await asyncio.to_thread(RemoteEngine, self.socket_path, model_version(version), WAIT))
         return self.opened[-1]
 
 
@@ -122,13 +122,3 @@ def eventually() -> Callable[..., Awaitable[None]]:
             await asyncio.sleep(0.005)
 
     return wait
-
-
-@pytest.fixture(name="ask")
-def _ask() -> Callable[..., GenerationRequest]:
-    return ask
-
-
-@pytest.fixture(name="model_version")
-def _model_version() -> Callable[..., ModelVersion]:
-    return model_version

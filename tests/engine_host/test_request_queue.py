@@ -46,17 +46,11 @@ async def test_one_too_many_is_turned_away_and_leaves_no_trace():
         assert await has_turn(place)
 
 
-async def test_nobody_is_inside_before_the_engine_is_loaded():
+async def test_nobody_is_inside_before_the_engine_is_loaded_and_one_that_leaves_while_waiting_is_gone_at_once():
     line = RequestQueue(most_waiting=10)
-    with line.place() as place:
-        assert not await has_turn(place)
-        line.open(1)
-        assert await has_turn(place)
-
-
-async def test_one_that_leaves_while_waiting_is_gone_at_once():
-    line = RequestQueue(most_waiting=10, slots=1)
     with line.place() as first:
+        assert not await has_turn(first)
+        line.open(1)
         second = asyncio.create_task(first.turn())
         with line.place(), line.place():
             assert line.waiting == 2
@@ -81,22 +75,16 @@ async def test_a_wide_one_waits_for_all_its_slots_and_is_not_overtaken():
 FOREVER = 3600.0
 
 
-async def until(condition, seconds=10.0):
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
-async def test_an_engine_that_gives_no_sign_of_life_is_named_also_when_its_client_has_left(hosting):
+async def test_an_engine_that_gives_no_sign_of_life_is_named_also_when_its_client_has_left(hosting, eventually):
     stuck = []
     async with hosting(word_seconds=FOREVER, stall_seconds=0.1, on_stuck=stuck.append) as running:
         engine = await running.open()
         async with aclosing(engine.stream(ask())) as chunks:
             waiting = asyncio.ensure_future(anext(chunks))
-            await until(lambda: running.host.report()["tiny@1"]["running"] == 1)
+            await eventually(lambda: running.host.report()["tiny@1"]["running"] == 1)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
-        await until(lambda: stuck)
+        await eventually(lambda: stuck)
         assert set(stuck) == {"tiny@1"}
 
 
@@ -109,30 +97,23 @@ async def test_a_slow_engine_that_answers_is_left_alone(hosting):
         assert stuck == []
 
 
-async def test_a_request_given_up_on_a_sound_engine_costs_one_question(hosting):
+async def test_a_request_given_up_on_a_sound_engine_costs_one_question(hosting, eventually):
     stuck = []
-    async with hosting(answer=lambda request: request.messages[-1]["content"], stall_seconds=0.1, on_stuck=stuck.append,
-                       word_seconds=0.0) as running:  # fmt: skip
+    async with hosting(word_seconds=0.0, stall_seconds=0.1, on_stuck=stuck.append) as running:
         engine = await running.open()
         await generate(engine, ask())
         running.host._served_for(engine._model).heartbeat.left()
         asked = len(running.engines["tiny@1"].requests)
-        await until(lambda: len(running.engines["tiny@1"].requests) == asked + 1)
+        await eventually(lambda: len(running.engines["tiny@1"].requests) == asked + 1)
         await asyncio.sleep(0.3)
         assert len(running.engines["tiny@1"].requests) == asked + 1
         assert stuck == []
 
 
-@pytest.mark.parametrize(
-    ("engine", "alive"),
-    [
-        (FakeEngine(), True),
-        (FakeEngine(failure=EngineError("no")), True),
-        (FakeEngine(word_seconds=FOREVER), False),
-    ],
-)
-async def test_an_error_is_an_answer_and_silence_is_none(engine, alive):
-    assert await lives(engine, 0.1) is alive
+async def test_an_error_is_an_answer_and_silence_is_none():
+    answering, failing = FakeEngine(), FakeEngine(failure=EngineError("no"))
+    assert await lives(answering, 5) is await lives(failing, 5) is True
+    assert not await lives(FakeEngine(word_seconds=FOREVER), 0.1)
 
 
 def test_an_engine_without_work_may_be_silent_for_ever():
