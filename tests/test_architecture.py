@@ -104,7 +104,7 @@ COMPOSITION_POINTS = {
     "monitoring.cli",  # commands open what they need
 }
 # The table of commands, by which the command line finds those of the rooms above it.
-COMMAND_TABLE = "llmops.cli.command_table"
+COMMAND_TABLE = "llmops.cli"
 
 
 @functools.cache
@@ -210,7 +210,7 @@ def test_only_the_settings_read_the_environment() -> None:
         "llmops.reachable",
         "llmops.registry.store",
         "service.gateway_process",
-        "llmops.cli.ui",
+        "llmops.cli.administration",
         "service.serve",
         "monitoring.evidently_import",
     }

@@ -1,4 +1,6 @@
-"""The `llmops` command: one file per command group, loaded only when used, so that `--help` answers at once.
+"""The `llmops` command. The module of a command group is loaded only when used, so that `--help` answers at once.
+
+Each room defines its own commands. The table here is the one place of `llmops` that names modules of the rooms above.
 
 Exit codes: 0 done or verdict good; 1 verdict negative; 2 usage; 3 could not run. With `--json`, stdout is exactly one
 JSON object; progress and logs always go to stderr.
@@ -6,16 +8,92 @@ JSON object; progress and logs always go to stderr.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import traceback
+from collections.abc import Mapping
 
 import click
 
 from llmops import __version__
-from llmops.cli.command_table import MainGroup
 from llmops.cli.output import echo, report_error, say
 from llmops.errors import LlmopsError
 from llmops.settings import given_home
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "doctor": ("llmops.cli.doctor", "check the environment, store, model, engine and gateway"),
+    "models": ("llmops.cli.registry:models", "pull, register, requantise and list model versions"),
+    "prompts": ("llmops.cli.registry:prompts", "register, list, show and diff prompt versions"),
+    "release": (
+        "llmops.cli.release:release",
+        "bind a prompt version and a model version: create, list, show, challenge",
+    ),
+    "eval": ("llmops.cli.eval", "run suites, show and compare runs, gate a challenger, calibrate judges"),
+    "eval-set": ("llmops.cli.eval_set", "check eval sets, and add rows from production"),
+    "promote": ("monitoring.cli.promote", "make a release the champion"),
+    "rollback": ("llmops.cli.release:rollback", "return to the previous champion"),
+    "traffic": ("llmops.cli.release:traffic", "canary and shadow traffic to a challenger: show, set, clear"),
+    "serve": ("service.cli", "start the gateway"),
+    "keys": ("llmops.cli.administration:keys", "gateway keys: create, list, revoke"),
+    "log": ("llmops.cli.log", "read and import the production log"),
+    "audit": ("llmops.cli.administration:audit", "the audit log: list entries, and verify that none was altered"),
+    "monitor": ("monitoring.cli.monitor", "test production traffic against a reference"),
+    "factsheet": ("llmops.cli.registry:factsheet", "one page with all recorded facts about a version"),
+    "pipeline": ("labs.pipeline_cli", "run durable pipelines, once or on a schedule; list and show runs"),
+    "lab": ("labs.cli", "the warm-up labs wine and bike: from data to a retrained model"),
+    "ui": ("llmops.cli.administration:ui", "open MLflow's UI on the store"),
+    "demo": ("labs.llm.demo", "run the whole loop on the default model"),
+}
+"""By name: the module that defines it, as its `command` or as the function named, and its line in the list."""
+
+SUBCOMMANDS: Mapping[str, Mapping[str, str]] = {
+    "eval": {
+        "show": "llmops.cli.eval_results",
+        "compare": "llmops.cli.eval_results",
+        "gate": "llmops.cli.eval_results",
+        "calibrate-judge": "llmops.cli.eval_judges",
+        "pairwise": "llmops.cli.eval_judges",
+    },
+    "log": {"retain": "monitoring.cli.log_deletion", "forget": "monitoring.cli.log_deletion"},
+    "monitor": {
+        "daemon": "monitoring.cli.daemon",
+        "policy": "monitoring.cli.daemon",
+        "alarms": "monitoring.cli.daemon",
+    },
+}
+"""By group and name: the module of a subcommand that is not defined beside its group; the function bears its name."""
+
+
+class MainGroup(click.Group):
+    """The commands of `COMMANDS`, listed without importing any."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), function or "command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, meaning) for name, (_, meaning) in COMMANDS.items()])
+
+
+class CommandGroup(click.Group):
+    """A group's own commands, and those that `SUBCOMMANDS` lists under the group's name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *SUBCOMMANDS[self.name or ""]})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        module = SUBCOMMANDS[self.name or ""].get(cmd_name)
+        if module is None:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(importlib.import_module(module), cmd_name.replace("-", "_"))
+        return command
 
 
 @click.group(cls=MainGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.command_table import CommandGroup
+from llmops.cli import CommandGroup
 from llmops.cli.output import echo, emit, json_option, print_table, progress_bar, row_count, say, say_folder, write_file
 from llmops.engines.opening import ENGINE_NAMES
 from llmops.pages.numbers import count, interval, number

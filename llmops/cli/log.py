@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from llmops.cli.command_table import CommandGroup
+from llmops.cli import CommandGroup
 from llmops.cli.output import echo, emit, json_option, print_table, say, shown_time
 from llmops.errors import BadFile, CannotRun, Corrupted, UsageError
 from llmops.production_log import LogRecord, ProductionLog, in_batches, is_prediction, parse_time

@@ -1,4 +1,4 @@
-"""`llmops models` and `llmops prompts`: versions of models and of prompts in MLflow."""
+"""`llmops models`, `llmops prompts` and `llmops factsheet`: versions in MLflow, and what is on record of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.output import echo, emit, json_option, print_table, say, say_folder
+from llmops.cli.output import echo, emit, json_option, print_table, say, say_folder, write_file
 from llmops.errors import BadFile, CannotRun, UsageError
 from llmops.models.catalogue import DEFAULT_MODEL
 from llmops.prompt_file import PromptTemplate, load_prompt_folder
@@ -18,6 +18,9 @@ from llmops.versions import ModelVersion, PromptVersion
 
 if TYPE_CHECKING:
     from llmops.registry import Registry
+
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def open_registry() -> Registry:
@@ -268,3 +271,36 @@ def _prompt_text(version: PromptVersion) -> str:
     parameters = "\n".join(f"{key}: {value}" for key, value in version.template.parameters.to_mapping().items())
     turns = "\n\n".join(f"# {turn['role']}\n{turn['content']}" for turn in version.template.turns)
     return f"input_variable: {version.template.input_variable}\n{parameters}\n\n{turns}"
+
+
+@click.command()
+@click.argument("version")
+@click.option(
+    "--markdown",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write Markdown to this file instead of the terminal.",
+)
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write one page that works offline.")
+@json_option
+def factsheet(version: str, markdown: Path | None, html: Path | None, as_json: bool) -> None:
+    """One page with the recorded facts about a release or a tabular model, from the registry and the audit log only.
+
+    It shows the version's parts, data and licences with hashes, who did what when, evaluations with intervals and
+    slices, gates, periods as champion, alarms, known limits, and missing facts.
+
+    \b
+    Example: llmops factsheet assistant@1
+    Example: llmops factsheet bike --html bike.html
+    """
+    from llmops.factsheet.collecting import make_factsheet
+    from llmops.factsheet.rendering import markdown as as_markdown
+    from llmops.factsheet.rendering import write_html
+
+    sheet = make_factsheet(open_registry(), version)
+    if markdown is not None:
+        write_file(markdown, as_markdown(sheet))
+    if html is not None:
+        write_html(sheet, html)
+        say(f"wrote {html}")
+    if as_json or not (markdown or html):
+        emit(as_json, sheet.to_json() if as_json else {}, lambda: echo(as_markdown(sheet), nl=False))

@@ -1,40 +1,46 @@
-"""Puts a fact sheet together: everything that registry, runs and audit log know of a release or a tabular model."""
+"""Puts a fact sheet together: everything that registry, eval runs and audit log know of a release. `tabular.py` does
+so for a tabular model."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from llmops import __version__
 from llmops.errors import UnknownVersion
+from llmops.eval_runs.cells import NOISE_PARAM
+from llmops.evaluation.gate_rules import GateRules
+from llmops.evaluation.results import RowResult, ScoreTally
+from llmops.evaluation.statistics import UNLIMITED
 from llmops.factsheet.contents import (
+    Agreement,
     Data,
     Evaluation,
     Factsheet,
-    Gate,
     Metric,
     Model,
     Prompt,
     Registered,
-    Tabular,
+    Slice,
     iso,
 )
-from llmops.factsheet.evaluations import data_of, evaluation_of, gates_of, recorded_of
-from llmops.factsheet.history import audit_trail, history_of, monitoring_of
-from llmops.factsheet.limits import limits_of, unknown_of
-from llmops.recording.facts import RunFacts, registration, run_facts, verdicts_of
-from llmops.recording.tabular import DATA_TAG
+from llmops.factsheet.history import AuditTrail, Gates, gates_of, history_of, monitoring_of
+from llmops.factsheet.rendering import limits_of, unknown_of
+from llmops.factsheet.tabular import of_tabular_model
+from llmops.hashing import content_hash
+from llmops.recording import RecordedRows
+from llmops.recording.facts import EvalFacts, agreement_of, eval_runs, registration
 from llmops.registry import Registry
-from llmops.tabular import RowSchema
-from llmops.versions import Ref, Release, TabularVersion, shown_guards
+from llmops.registry.store import Store, translated
+from llmops.versions import Ref, Release, shown_guards
 
-_ALGORITHM = ("algorithm", "candidate")
-_HELD_OUT = ("test", "validation", "evaluation")
-_NO_NUMBERS = ("example_count",)  # MLflow's own evaluation counts its rows among its metrics
-_NO_PARAMETERS = (*_ALGORITHM, "rows_trained_on", "rows_held_out")
+MOST_SLICES = 20
+"""Of one tag: beyond, it names rows rather than slices."""
+_TOLD_ELSEWHERE = ("prompt", "model", "parameters.", NOISE_PARAM, "cleaned_texts")
 
 
 def make_factsheet(registry: Registry, ref: str) -> Factsheet:
@@ -49,7 +55,7 @@ def make_factsheet(registry: Registry, ref: str) -> Factsheet:
     if name in apps:
         sheet = _of_release(registry, registry.release_versions.get(ref))
     elif name in models:
-        sheet = _of_tabular_model(registry, registry.tabular_versions.get(ref))
+        sheet = of_tabular_model(registry, registry.tabular_versions.get(ref))
     else:
         known = ", ".join([*apps, *models]) or "none"
         raise UnknownVersion(f"no app or tabular model {name!r} is registered; there are: {known}")
@@ -57,23 +63,18 @@ def make_factsheet(registry: Registry, ref: str) -> Factsheet:
         sheet,
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         llmops=__version__,
-        store=shown_store(registry.store.uri),
+        store=re.sub(r"(?<=://)[^/]*@", "", registry.store.uri),  # without user and password
         limits=limits_of(sheet),
         unknown=unknown_of(sheet),
     )
 
 
-def shown_store(uri: str) -> str:
-    """Where the store is, without the user and password that its address may hold."""
-    return re.sub(r"(?<=://)[^/]*@", "", uri)
-
-
 def _of_release(registry: Registry, release: Release) -> Factsheet:
     store, prompt, model = registry.store, release.prompt, release.model
     gates = registry.release_versions.gates(release)
-    trail = audit_trail(registry, release.app)
+    trail = AuditTrail.of(registry, release.app)
     history = history_of(trail, registry.release_versions.history(release.app), release)
-    recorded = recorded_of(store, release, gates)
+    shown, further, others = _shown_runs(store, release, gates)
     registered = []
     for what, ref in (("release", release.ref), ("prompt", prompt.ref), ("model", model.ref)):
         at, by = registration(store, ref, is_prompt=what == "prompt")
@@ -101,129 +102,142 @@ def _of_release(registry: Registry, release: Release) -> Factsheet:
             size_bytes=model.size_bytes or None,
             provenance=dict(model.provenance),
         ),
-        data=data_of(recorded),
-        evaluations=tuple(evaluation_of(store, found, gates) for found in recorded.told),
-        further_runs=recorded.further,
-        other_parameters=recorded.others,
-        gates=gates_of(gates, [verdict for each in recorded.told for verdict in each.verdicts], trail, release.ref),
+        data=_eval_sets(shown),
+        evaluations=tuple(_evaluation(store, found, gates) for found in shown),
+        further_runs=further,
+        other_parameters=others,
+        gates=gates_of(gates, [verdict for each in shown for verdict in each.verdicts], trail, release.ref),
         history=history,
         monitoring=monitoring_of(store, release.app, release.ref, history.periods),
     )
 
 
-def _of_tabular_model(registry: Registry, version: TabularVersion) -> Factsheet:
-    store, book = registry.store, registry.tabular_versions
-    run = run_facts(store, version.run_id)
-    trail = audit_trail(registry, version.name)
-    history = history_of(trail, book.history(version.name), version)
-    filed = verdicts_of(store, version.run_id)
-    # Verdicts that were filed with the training run judge that run.
-    gates = tuple(
-        dataclasses.replace(gate, run_id=gate.run_id or (version.run_id if filed else None))
-        for gate in gates_of(book.gates(version), filed, trail, version.ref)
-    )
-    at, by = registration(store, version.ref)
-    schema = RowSchema.from_json(version.schema)
-    return Factsheet(
-        ref=version.ref,
-        kind="tabular",
-        aliases=version.aliases,
-        description=run.tags.get("mlflow.note.content", ""),
-        registered=(
-            Registered("tabular model", version.ref, iso(at), trail.registrar(version.ref) or by),
-            Registered("training run", version.run_id, iso(run.at), run.by),
-        ),
-        parameters={name: value for name, value in run.params.items() if name not in _NO_PARAMETERS},
-        tabular=Tabular(
-            ref=version.ref,
-            task=schema.task,
-            algorithm=next((run.params[name] for name in _ALGORITHM if name in run.params), None),
-            sha256=version.sha256,
-            source=version.source,
-            run_id=version.run_id,
-            inputs=schema.inputs,
-            output=schema.output,
-            cycle=version.cycle,
-            provenance=dict(version.provenance),
-        ),
-        data=_training_data(version, run),
-        evaluations=_held_out_evaluation(run, gates),
-        gates=gates,
-        history=history,
-        monitoring=monitoring_of(store, version.name, version.ref, history.periods),
-    )
+def _shown_runs(store: Store, release: Release, gates: Gates) -> tuple[list[EvalFacts], int, int]:
+    """The release's eval runs that its sheet shows; how many it does not; and how many had its prompt and model, and
+    other parameters.
 
-
-def _training_data(version: TabularVersion, run: RunFacts) -> tuple[Data, ...]:
-    """What the run was told it used, with the hash of the file it was taken from; and that file by itself where none of
-    it was. What MLflow's own evaluation logs again is left out: rows held out, without use, name and hash of their own.
+    Shown are of each suite the newest run of all its rows, or, without one, the newest; and those with a verdict. A run
+    is the release's when prompt, weights and parameters are. Raises StoreUnavailable, Corrupted.
     """
-    licence, sha256, origin = (
-        str(version.provenance[name]) if version.provenance.get(name) else None
-        for name in ("licence", "data_sha256", "data_source")
-    )
-    found = []
-    for used in run.datasets:
-        rows, source = used.profile.get("num_rows"), used.source.get("uri")
-        found.append(
-            Data(
-                used.context,
-                used.name,
-                used.tags.get(DATA_TAG),
-                rows=rows if isinstance(rows, int) else None,
-                source=str(source) if source else None,
-                digest=used.digest,
-            )
-        )
-    held_out = {data.rows for data in found if data.use in _HELD_OUT and data.sha256}
-    sources = {data.source for data in found if data.use == "training"} | {origin}
-    data = [
-        dataclasses.replace(
-            each,
-            licence=licence if each.source and each.source in sources else None,
-            # Labs say after a comma how they drew rows of the file.
-            source_sha256=(
-                sha256
-                if origin and (each.source or "").partition(", ")[0] == origin and each.sha256 != sha256
-                else None
-            ),
-        )
-        for each in found
-        if each.use or each.sha256 is not None or each.rows not in held_out
-    ]
-    if sha256 is not None and all(sha256 not in (each.sha256, each.source_sha256) for each in data):
-        data.append(Data("source", "the file it was registered with", sha256, licence, source=origin))
-    return tuple(data)
+    found = eval_runs(store, release.prompt.ref, release.model.ref)
+    identity = {
+        "prompt": [release.prompt.ref, release.prompt.template.content_hash],
+        "model": [release.model.ref, release.model.sha256],
+        "parameters": release.parameters.to_mapping(),
+    }
+    own = [each for each in found if all(each.run.content.get(name) == value for name, value in identity.items())]
+    first: dict[str, EvalFacts] = {}
+    for each in sorted(own, key=lambda each: _whole(each) is not True):
+        first.setdefault(each.run.suite, each)
+    gated = {run_id for gate in gates.values() for run_id in gate.get("runs", {}).values()}
+    shown = [each for each in own if first[each.run.suite] is each or each.verdicts or each.run.run_id in gated]
+    return shown, len(own) - len(shown), len(found) - len(own)
 
 
-def _held_out_evaluation(run: RunFacts, gates: Sequence[Gate]) -> tuple[Evaluation, ...]:
-    """The training run's own numbers, of the rows that it held out; none where it has none."""
-    if not run.metrics:
-        return ()
-    held_out = [used for used in run.datasets if used.context in _HELD_OUT]
-    rows = held_out[0].profile.get("num_rows") if held_out else None
-    known = rows if isinstance(rows, int) else None
-    return (
-        Evaluation(
-            suite=held_out[0].name if held_out else run.experiment,
-            run_id=run.run_id,
-            at=iso(run.at),
-            by=run.by,
-            rows=known,
-            metrics=_metrics(run.metrics, known),
-            deciding=tuple(dict.fromkeys(str(gate.rules["primary"]) for gate in gates if "primary" in gate.rules)),
-            data=tuple(used.name for used in held_out),
+def _evaluation(store: Store, found: EvalFacts, gates: Gates) -> Evaluation:
+    """A run as the sheet tells it. Raises StoreUnavailable."""
+    run, content = found.run, found.run.content
+    on_record = [gates[run.suite]] if run.suite in gates else list(found.verdicts)
+    rules = next((gate["rules"] for gate in on_record if gate.get("rules")), None)
+    deciding = () if rules is None else tuple(dict.fromkeys(GateRules.from_mapping(rules).scorers))
+    scorers = [name for name in deciding or run.metrics if name in run.metrics]
+    noise = run.params.get(NOISE_PARAM)
+    judges: dict[str, Agreement | None] = {}
+    for scorer, identity in content.get("judges", {}).items():
+        if "judge" in identity:
+            known = agreement_of(store, content_hash(identity))
+            ends = None if known is None or known["kappa_low"] is None else (known["kappa_low"], known["kappa_high"])
+            judges[scorer] = None if known is None else Agreement(known["kappa"], ends, int(known["n"]))
+    with translated(f"run {run.run_id}"):
+        rows = RecordedRows(store, run.run_id, run.rows)
+    return Evaluation(
+        suite=run.suite,
+        run_id=run.run_id,
+        at=iso(found.at),
+        by=found.by,
+        rows=run.rows,
+        metrics=tuple(
+            Metric(name, metric.mean, metric.ci95, metric.n_scored, metric.n_failed)
+            for name, metric in run.metrics.items()
         ),
+        slices=slices_of(
+            rows, scorers, content.get("cluster_by"), {name: run.metrics[name].limits for name in scorers}
+        ),
+        deciding=deciding,
+        settings={
+            name: value
+            for name, value in run.params.items()
+            if not name.startswith(_TOLD_ELSEWHERE) and value not in ("null", "None", "[]")
+        },
+        data=tuple(used.name for used in found.datasets),
+        judges=judges,
+        noise=json.loads(noise) if noise else None,
+        whole=_whole(found),
+        stopped_early=content.get("stopped_early") is not None,
+        clustered_by=content.get("cluster_by"),
+        answers=run.answers,
     )
 
 
-def _metrics(numbers: Mapping[str, float], rows: int | None) -> tuple[Metric, ...]:
-    """Numbers whose interval's ends stand beside them (`rmse`, `rmse_low`, `rmse_high`) first."""
-    found = []
-    for name, value in numbers.items():
-        low, high = numbers.get(f"{name}_low"), numbers.get(f"{name}_high")
-        ends: Any = None if low is None or high is None else (low, high)
-        is_end = any(name.endswith(end) and name.removesuffix(end) in numbers for end in ("_low", "_high"))
-        if not is_end and name not in _NO_NUMBERS:
-            found.append(Metric(name, value, ends, rows if ends else None))
-    return tuple(sorted(found, key=lambda metric: (metric.ci95 is None, metric.name)))
+def _whole(found: EvalFacts) -> bool | None:
+    """Whether all rows of the eval sets were run. A suite of several has a dataset of its own before them."""
+    content, datasets = found.run.content, found.datasets
+    parts = {used.name: used.source.get("sha256") for used in (datasets if len(datasets) == 1 else datasets[1:])}
+    if "rows" not in content or None in parts.values():
+        return None
+    return bool(content["rows"] == content_hash(parts))
+
+
+def _eval_sets(shown: Iterable[EvalFacts]) -> tuple[Data, ...]:
+    """The eval sets of all runs, each content once. Their licence is kept nowhere."""
+    found: dict[tuple[str, str | None], Data] = {}
+    for used in (used for each in shown for used in each.datasets):
+        rows, dataset, sha256 = used.profile.get("num_rows"), used.source.get("dataset_id"), used.source.get("sha256")
+        data = Data(
+            used.context or "evaluation",
+            used.name,
+            sha256,
+            rows=rows if isinstance(rows, int) else None,
+            source=f"MLflow dataset {dataset}" if dataset else None,
+            digest=used.digest,
+        )
+        found.setdefault((data.name, data.sha256), data)
+    return tuple(found.values())
+
+
+def slices_of(
+    rows: Iterable[RowResult],
+    scorers: Sequence[str],
+    cluster_by: str | None = None,
+    limits: Mapping[str, tuple[float, float]] | None = None,
+) -> tuple[Slice, ...]:
+    """The scorers' means with 95 % intervals in each slice, in the order of slices and scorers. A tag that all rows
+    share alike makes none, nor does one of more than `MOST_SLICES` values.
+
+    rows: read twice, so that they need not be in memory.
+    cluster_by: as `cluster_of` reads it.
+    limits: of a scorer's values, where they are known.
+    """
+    values: dict[str, Counter[str]] = {}
+    for result in rows if scorers else ():
+        for tag, value in result.row.tags.items():
+            counted = values.setdefault(tag, Counter())
+            if len(counted) <= MOST_SLICES:
+                counted[value] += 1
+    tallies = {
+        (f"{tag}={value}", scorer): ScoreTally(scorer, (limits or {}).get(scorer, UNLIMITED), cluster_by)
+        for tag, counted in sorted(values.items())
+        if 1 < len(counted) <= MOST_SLICES
+        for value in sorted(counted)
+        for scorer in scorers
+    }
+    for result in rows if tallies else ():
+        for tag, value in result.row.tags.items():
+            for tally in (tallies.get((f"{tag}={value}", scorer)) for scorer in scorers):
+                if tally is not None:
+                    tally.add(result)
+    slices = []
+    for (name, scorer), tally in tallies.items():
+        metric = tally.metric()
+        slices.append(Slice(name, Metric(scorer, metric.mean, metric.ci95, metric.n_scored, metric.n_failed)))
+    return tuple(slices)

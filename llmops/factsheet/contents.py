@@ -5,11 +5,12 @@ Times are ISO 8601 in UTC. Texts may hold anything at all: whoever shows them es
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
+
+from pydantic_core import to_jsonable_python
 
 from llmops.evaluation.results import AnswerCounts
 from llmops.tabular import Column
@@ -359,16 +360,6 @@ class Factsheet:
     unknown: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values: every field by its name."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        """Plain JSON values: every field by its name; null for what JSON has no number for."""
+        plain: dict[str, Any] = to_jsonable_python(self, inf_nan_mode="null")
         return plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None  # JSON has no other numbers
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return value

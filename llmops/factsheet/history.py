@@ -1,4 +1,5 @@
-"""What was done to a version, by the audit log and, before it, by the registry; and what the monitor found of it."""
+"""What was done to a version: gates and moves, by the audit log and, before it, by the registry; and what the monitor
+found of it."""
 
 from __future__ import annotations
 
@@ -9,13 +10,29 @@ from typing import Any
 
 from llmops.audit import AuditEntry, Verification, verify
 from llmops.errors import Corrupted, StoreUnavailable
-from llmops.factsheet.contents import Action, Alarm, History, Monitoring, Move, Period, Window, iso, to_the_second
+from llmops.factsheet.contents import (
+    Action,
+    Alarm,
+    Difference,
+    Gate,
+    History,
+    Monitoring,
+    Move,
+    Period,
+    Window,
+    iso,
+    to_the_second,
+)
 from llmops.hashing import canonical_json, content_hash
 from llmops.recording.facts import WindowFacts, monitor_actions, monitored_windows, window_verdict
 from llmops.registry import Registry
 from llmops.registry.promotions import GATE_PASSED, Versioned
 from llmops.registry.store import Store
 from llmops.versions import CHALLENGER, CHAMPION
+
+Verdict = Mapping[str, Any]
+Gates = Mapping[str, Verdict]
+"""Verdicts by suite, as the registry keeps them on a version."""
 
 _FULL, _FULL_TEXT = 20, 4200
 """Entries, and characters, from which on the registry may have dropped older ones."""
@@ -35,26 +52,84 @@ class AuditTrail:
     verification: Verification | None = None
     unreadable: str = ""
 
+    @classmethod
+    def of(cls, registry: Registry, name: str) -> AuditTrail:
+        """Reads and verifies the log. Where it cannot be read the sheet is made without it, and says why."""
+        try:
+            return cls(registry.audit.entries(name), verify(registry.audit, registry.standings))
+        except (StoreUnavailable, Corrupted) as error:
+            return cls(unreadable=str(error))
+
     def registrar(self, ref: str) -> str | None:
         """Who registered a version."""
         return next((each.actor for each in self.entries if (each.action, each.subject) == ("register", ref)), None)
 
-    def attests(self, ref: str, suite: str, gate: Mapping[str, Any]) -> bool | None:
-        """Whether a verdict is the last one of its suite that was put on record; None where none was."""
-        noted = [
+
+def gates_of(gates: Gates, filed: Sequence[Verdict], trail: AuditTrail, ref: str) -> tuple[Gate, ...]:
+    """The verdicts on the version, which promotions read, with their comparisons; then others on its runs.
+
+    filed: verdicts that were kept with the runs.
+    """
+
+    def identity(gate: Verdict) -> tuple[Any, ...]:
+        """The runs that a verdict compares; where it names none, against whom it was given."""
+        return gate.get("suite"), gate["verdict"], sorted(gate.get("runs", {}).items()) or gate.get("against")
+
+    current, known = [], []
+    for suite, gate in gates.items():
+        named = {"suite": suite, **gate}
+        known.append(identity(named))
+        # None was filed with the verdict where another one took its place.
+        file = next((verdict for verdict in filed if identity(verdict) == known[-1]), named)
+        logged = [
             entry.details.get("sha256")
-            for entry in self.entries
+            for entry in trail.entries
             if (entry.action, entry.subject, entry.details.get("suite")) == ("gate", ref, suite)
         ]
-        return noted[-1] == content_hash(dict(gate)) if noted else None
+        attested = logged[-1] == content_hash(dict(gate)) if logged else None
+        current.append(dataclasses.replace(_gate(named, file), attested=attested))
+    others = [_gate(verdict, verdict, current=False) for verdict in filed if identity(verdict) not in known]
+    return (*sorted(current, key=lambda gate: gate.at or "", reverse=True), *others)
 
 
-def audit_trail(registry: Registry, name: str) -> AuditTrail:
-    """Reads and verifies the log. Where it cannot be read the sheet is made without it, and says why."""
-    try:
-        return AuditTrail(registry.audit.entries(name), verify(registry.audit, registry.standings))
-    except (StoreUnavailable, Corrupted) as error:
-        return AuditTrail(unreadable=str(error))
+def _gate(gate: Verdict, file: Verdict, *, current: bool = True) -> Gate:
+    """A verdict with what was written beside it."""
+    comparison: Mapping[str, Any] = file.get("comparison") or {"metrics": {}, "slices": {}}
+    checks, other = file.get("checks") or (), file.get("compared_with")
+    parts = [(None, comparison["metrics"]), *comparison["slices"].items()]
+    return Gate(
+        suite=str(gate.get("suite", "")),
+        verdict=gate["verdict"],
+        against=gate.get("against"),
+        reasons=tuple(gate.get("reasons", ())),
+        at=to_the_second(gate.get("at")),
+        run_id=gate.get("runs", {}).get("b"),
+        rules=gate.get("rules") or file.get("rules") or {},
+        differences=tuple(
+            Difference(
+                metric=name,
+                a=metric["a"],
+                b=metric["b"],
+                difference=metric["difference"],
+                ci95=tuple(metric["ci95"]) if metric["ci95"] else None,
+                p_value=metric["p_value"],
+                rows=metric["n"],
+                slice=part,
+                higher_is_better=metric.get("higher_is_better"),
+            )
+            for part, metrics in parts
+            for name, metric in metrics.items()
+        ),
+        untrusted=tuple(check["metric"] for check in checks if check["kind"] == "judge"),
+        power=comparison.get("power", {}),
+        current=current,
+        compared_with=None if other == gate.get("against") else other,
+        checks=tuple(str(check["name"]) for check in checks if "name" in check),
+        loosened=tuple(
+            f"{each['rule']}, by {each['by']}, {to_the_second(each['at']) or 'with this gate'}"
+            for each in gate.get("loosened", ())
+        ),
+    )
 
 
 def history_of(trail: AuditTrail, kept: Sequence[Mapping[str, Any]], version: Versioned) -> History:
@@ -62,17 +137,21 @@ def history_of(trail: AuditTrail, kept: Sequence[Mapping[str, Any]], version: Ve
     complete = len(kept) < _FULL and len(canonical_json(list(kept))) < _FULL_TEXT  # nothing was dropped
     source = "audit log" if trail.entries else "registry"
     began = (to_the_second(trail.entries[0].at) or "") if trail.entries else None
-    told: list[tuple[Move, Iterable[str | None]]] = []
-    for entry in kept:
-        at, forced = to_the_second(entry["at"]), not entry["why"].startswith(GATE_PASSED)
+    told: list[tuple[Move, Iterable[str | None]]] = []  # each with the versions that it is about
+    for kept_move in kept:
+        at, what, old, new, why = (kept_move[name] for name in ("at", "what", "from", "to", "why"))
+        at, forced = to_the_second(at), what == "promote" and not why.startswith(GATE_PASSED)
         if began is None or (at or "") < began:
-            move = Move(at, entry["what"], entry["from"], entry["to"], entry["why"])
-            told.append((dataclasses.replace(move, forced=forced and move.what == "promote"), (move.old, move.new)))
+            told.append((Move(at, what, old, new, why, forced=forced), (old, new)))
     if trail.entries:
         source += ", and before it from the registry" if told else ""
         complete = complete or trail.entries[0].action != "opening"
     done = {entry.details.get("of") for entry in trail.entries if entry.details.get("phase") == "done"}
-    told += [_logged(entry, finished=entry.seq in done) for entry in trail.entries if _tells(entry)]
+    told += [
+        _logged(entry, finished=entry.seq in done)
+        for entry in trail.entries
+        if entry.action in ("opening", "found", "register", "gate") or entry.details.get("phase") == "intent"
+    ]
     note, problems = _trust(trail, version.name)
     return History(
         moves=tuple(move for move, about in told if version.ref in about),
@@ -83,10 +162,6 @@ def history_of(trail: AuditTrail, kept: Sequence[Mapping[str, Any]], version: Ve
         whole=not problems if trail.entries else None,
         problems=problems,
     )
-
-
-def _tells(entry: AuditEntry) -> bool:
-    return entry.action in ("opening", "found", "register", "gate") or entry.details.get("phase") == "intent"
 
 
 def _logged(entry: AuditEntry, *, finished: bool) -> tuple[Move, Iterable[str | None]]:
@@ -115,16 +190,15 @@ def _trust(trail: AuditTrail, name: str) -> tuple[str, tuple[str, ...]]:
     if trail.unreadable:
         problem = "The audit log cannot be read, so what was done is as the registry remembers it: "
         return f"The audit log cannot be read: {trail.unreadable}", (problem + trail.unreadable,)
-    if (found := trail.verification) is None:
-        return "The audit log has no entry of it.", ()
-    chain, note = found.chain, "The audit log has no entry of it."
-    if chain.broken is not None:
+    note, found = "The audit log has no entry of it.", trail.verification
+    if found is None:
+        return note, ()
+    if (broken := found.chain.broken) is not None:
         if trail.entries:
-            note = f"The audit log is broken at entry {chain.broken.seq}, which {chain.broken.why}"
-        at = f"at entry {chain.broken.seq}: it {chain.broken.why}."
-        return note, (f"The audit log was tampered with or damaged {at}",)
+            note = f"The audit log is broken at entry {broken.seq}, which {broken.why}"
+        return note, (f"The audit log was tampered with or damaged at entry {broken.seq}: it {broken.why}.",)
     if trail.entries:
-        note = f"The audit log is whole: {chain.entries} entries up to {chain.head}."
+        note = f"The audit log is whole: {found.chain.entries} entries up to {found.chain.head}."
     return note, tuple(
         f"{each.what} stands at {each.found or 'nothing'}, and by the audit log at "
         f"{' or '.join(value or 'nothing' for value in each.logged)}: it was moved around the log."
@@ -184,21 +258,38 @@ def monitoring_of(store: Store, name: str, ref: str, periods: Sequence[Period]) 
     )
     if not found and not actions:
         return None
+    windows = [
+        Window(
+            since=to_the_second(facts.since),
+            until=to_the_second(facts.until),
+            rows=int(facts.metrics["rows"]) if "rows" in facts.metrics else None,
+            state=facts.state,
+            alarms=facts.alarms,
+            error=facts.metrics.get("error"),
+            estimated_error=facts.metrics.get("estimated_error"),
+            name=facts.name,
+        )
+        for facts in found
+    ]
     alarmed = [window for window in found if window.alarms]
     newest = window_verdict(store, found[0].run_id) if found else {}
+    budgets = [window.metrics.get("expected_false_alarms_per_month") for window in found]
+    expected, over = max((budget for budget in budgets if budget is not None), default=None), "a month"
+    if "expected_false_alarms" in newest:  # a tabular model's verdict says for how many windows its number is
+        count = newest.get("windows_in_budget")
+        expected, over = newest["expected_false_alarms"], f"{count} windows" if count else "the windows of the budget"
     names = [window.name for window in found if window.name is not None]
-    expected, over = _false_alarm_budget(found, newest)
     return Monitoring(
         windows=len(found),
-        rows=int(sum(window.metrics.get("rows", 0) for window in found)),
-        since=min((since for window in found if (since := to_the_second(window.since))), default=None),
-        until=max((until for window in found if (until := to_the_second(window.until))), default=None),
+        rows=sum(window.rows or 0 for window in windows),
+        since=min((window.since for window in windows if window.since), default=None),
+        until=max((window.until for window in windows if window.until), default=None),
         alarmed=len(alarmed),
         too_few=sum(window.state == "too-few-rows" for window in found),
         expected_false_alarms=expected,
         alarms=tuple(alarm for window in alarmed[:MOST_ALARMED_WINDOWS] for alarm in _alarms(store, window, ref)),
         actions=actions,
-        latest=tuple(_window(window) for window in found[:MOST_WINDOWS]),
+        latest=tuple(windows[:MOST_WINDOWS]),
         unread=len(alarmed[MOST_ALARMED_WINDOWS:]),
         expected_over=over,
         first=names[-1] if names else None,
@@ -210,30 +301,6 @@ def monitoring_of(store: Store, name: str, ref: str, periods: Sequence[Period]) 
 def _was_champion(periods: Sequence[Period], at: str | None) -> bool:
     end = to_the_second(at)
     return end is not None and any((period.since or "") <= end <= (period.until or "9") for period in periods)
-
-
-def _false_alarm_budget(windows: Sequence[WindowFacts], newest: Mapping[str, Any]) -> tuple[float | None, str]:
-    """The false alarms to expect, and over what. newest: the verdict of the newest window; a tabular model's says for
-    how many windows its number is."""
-    if "expected_false_alarms" in newest:
-        count = newest.get("windows_in_budget")
-        return newest["expected_false_alarms"], f"{count} windows" if count else "the windows of the budget"
-    budgets = [window.metrics.get("expected_false_alarms_per_month") for window in windows]
-    return max((budget for budget in budgets if budget is not None), default=None), "a month"
-
-
-def _window(window: WindowFacts) -> Window:
-    rows = window.metrics.get("rows")
-    return Window(
-        since=to_the_second(window.since),
-        until=to_the_second(window.until),
-        rows=None if rows is None else int(rows),
-        state=window.state,
-        alarms=window.alarms,
-        error=window.metrics.get("error"),
-        estimated_error=window.metrics.get("estimated_error"),
-        name=window.name,
-    )
 
 
 def _alarms(store: Store, window: WindowFacts, ref: str) -> list[Alarm]:

@@ -1,5 +1,5 @@
-"""A sheet as Markdown, or as one HTML page that asks nothing of any network. What it says is in sheet.jinja; here are
-the phrases that take more than a value."""
+"""What a sheet says: its known limits and what is not on record, derived from its contents; and the whole as Markdown,
+or as one HTML page that asks nothing of any network, in the order and words of sheet.jinja."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from llmops.evaluation.gate_rules import GateRules
-from llmops.factsheet.contents import UNKNOWN, Agreement, Evaluation, Factsheet, Gate, Metric, Tabular, when
-from llmops.pages.charts import Axis
-from llmops.pages.numbers import counted, interval, number, printable
-from llmops.pages.rendering import page, render_blocks, write_page
+from llmops.factsheet.contents import UNKNOWN, Evaluation, Factsheet, Gate, Metric, Monitoring, Tabular, when
+from llmops.pages.numbers import count, counted, printable, share
+from llmops.pages.rendering import Axis, page, render_blocks, write_page
 
 _SHEET = "llmops/factsheet/sheet.jinja"
 _MOST_MOVES = 60
@@ -25,6 +24,8 @@ _TOLD_ELSEWHERE = {"data_sha256", "data_source", "licence", "parameters"}
 _EVERYWHERE = re.compile(r"""[\\`*<>\[\]|~$]|&(?=#|\w)|(?<![^\W_])_|_(?![^\W_])|(?<!\w)@""")
 _AT_THE_START = re.compile(r"^(\d{1,9}(?=[.)](?:\s|$))|(?=[-+=#]))")
 _ENTITY_FOR = {"@": "&#64;", "$": "&#36;"}  # a backslash would not keep GitHub from these
+FEW_ROWS, FEW_ROWS_OF_A_SLICE = 100, 30
+"""Below, an evaluation, or a slice of one, is said to be small."""
 
 
 def markdown(sheet: Factsheet) -> str:
@@ -87,17 +88,16 @@ def _values(sheet: Factsheet) -> dict[str, Any]:
         "state": _state(sheet),
         "current_gates": "; ".join(current),
         "first_metrics": first,
+        "rules": [
+            GateRules.from_mapping(gate.rules).sentence() if "primary" in gate.rules else "; ".join(gate.checks)
+            for gate in sheet.gates
+        ],
         "unknown": UNKNOWN,
         "most_moves": _MOST_MOVES,
         "attested": _ATTESTED,
         "when": when,
         "plain": _plain,
-        "pipeline_run": _pipeline_run,
         "registered_with": _registered_with,
-        "means_of": _means_of,
-        "slices_of": _slices_of,
-        "agreed": _agreed,
-        "rules": _rules,
     }
 
 
@@ -122,65 +122,196 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _pipeline_run(model: Tabular) -> str:
-    """A pipeline that registers several versions names each after the last window it had seen: `first/batch 09`. Its
-    labels may be late: the training data, which the sheet lists, can end before it."""
-    if model.cycle is None:
-        return "none: registered by hand"
-    if not (trained_on := _trained_on(model)):
-        return f"cycle {model.cycle}"
-    trained = "before the first window" if trained_on == _BEFORE_WINDOWS else f"after {trained_on}"
-    return f"cycle {model.cycle.removesuffix(f'/{trained_on}')}, trained {trained}"
+def _registered_with(model: Tabular) -> tuple[str, dict[str, Any]]:
+    """The pipeline run that registered it, in words; and its provenance, but for what stands elsewhere on the sheet.
 
-
-def _registered_with(model: Tabular) -> dict[str, Any]:
-    """Its provenance, but for what stands elsewhere on the sheet."""
-    elsewhere = _TOLD_ELSEWHERE | ({"trained_on"} if _trained_on(model) else set())
+    A pipeline that registers several versions names each after the last window it had seen: `first/batch 09`. Its
+    labels may be late: the training data, which the sheet lists, can end before it.
+    """
+    cycle, trained_on = model.cycle or "", str(model.provenance.get("trained_on", ""))
+    elsewhere, run = set(_TOLD_ELSEWHERE), f"cycle {cycle}" if cycle else "none: registered by hand"
+    if trained_on and cycle.endswith(f"/{trained_on}"):
+        elsewhere.add("trained_on")
+        trained = "before the first window" if trained_on == _BEFORE_WINDOWS else f"after {trained_on}"
+        run = f"cycle {cycle.removesuffix(f'/{trained_on}')}, trained {trained}"
     if model.provenance.get("candidate") == model.algorithm:
         elsewhere.add("candidate")
-    return {name: value for name, value in model.provenance.items() if name not in elsewhere}
-
-
-def _trained_on(model: Tabular) -> str:
-    """After what the cycle's name says it was trained; empty where it says nothing."""
-    trained_on = str(model.provenance.get("trained_on", ""))
-    return trained_on if trained_on and (model.cycle or "").endswith(f"/{trained_on}") else ""
-
-
-def _means_of(run: Evaluation) -> list[tuple[str, str, Metric]]:
-    """Its metrics, with a word on what each is for."""
-    words = dict.fromkeys(run.deciding, "gates") | dict.fromkeys(run.deciding[:1], "decides")
-    return [(metric.name, words.get(metric.name, ""), metric) for metric in run.metrics]
-
-
-def _slices_of(run: Evaluation) -> list[tuple[str, str, Metric]]:
-    """Its slices, with the metric of each where they are of several."""
-    several = len({part.metric.name for part in run.slices}) > 1
-    return [(part.name, part.metric.name if several else "", part.metric) for part in run.slices]
-
-
-def _agreed(found: Agreement | None) -> str:
-    """A judge's agreement with people."""
-    if found is None:
-        return "never measured"
-    return f"κ {number(found.kappa)}, 95 % interval {interval(found.ci95)}, {counted(found.n, 'labelled row')}"
-
-
-def _rules(gate: Gate) -> str:
-    """What was asked."""
-    if "primary" in gate.rules:
-        return GateRules.from_mapping(gate.rules).sentence()
-    return "; ".join(gate.checks) or UNKNOWN
+    return run, {name: value for name, value in model.provenance.items() if name not in elsewhere}
 
 
 def _axis(rows: Iterable[tuple[Any, Any, Metric]]) -> Axis | None:
     """From 0 to 1, which shares and scores lie within; None where none does."""
-    return Axis(0.0, 1.0) if any(0 <= end <= 1 for *_, metric in rows for end in _ends(metric)) else None
+    return Axis(0.0, 1.0) if any(_fits(metric) for *_, metric in rows) else None
 
 
 def _fits(metric: Metric) -> bool:
-    return metric.mean is not None and all(-0.05 <= end <= 1.05 for end in _ends(metric))
+    ends = [] if metric.mean is None else [metric.mean, *(metric.ci95 or ())]
+    return bool(ends) and all(-0.05 <= end <= 1.05 for end in ends)
 
 
-def _ends(metric: Metric) -> list[float]:
-    return [] if metric.mean is None else [metric.mean, *(metric.ci95 or ())]
+def limits_of(sheet: Factsheet) -> tuple[str, ...]:
+    """What one should know before relying on the version, in sentences."""
+    current = [gate for gate in sheet.gates if gate.current]
+    periods, others, nothing = sheet.history.periods, sheet.other_parameters, "nothing is known"
+    found = _said((not current, "No gate has judged this version."))
+    found += [sentence for gate in current for sentence in _of_gate(gate)]
+    for gate in current:
+        only = next(iter(gate.power.values())) if not gate.rules and len(gate.power) == 1 else ""
+        power = only or gate.power.get(str(gate.rules.get("primary")), "")
+        found += _said((power, f"What {gate.suite} can see: {power}."))
+    found += _said((not sheet.evaluations, "No evaluation of this version is on record."))
+    found += [sentence for run in sheet.evaluations for sentence in _of_evaluation(run)]
+    found += _said(
+        (
+            others,
+            f"{counted(others, 'eval run')} of its prompt and model had other parameters, and say nothing of this "
+            "version.",
+        ),
+        (
+            sheet.model is not None and sheet.model.format == "openai",
+            "The model is served elsewhere: its sha256 is of its address and name, not of weights, and the server may "
+            "change them unseen.",
+        ),
+        (sheet.guards, "Guards act in the gateway; the eval runs asked the engine without them."),
+        (
+            sheet.tabular is not None and not any(data.sha256 for data in sheet.data),
+            "No hash of its training data is on record, so its training cannot be repeated for certain.",
+        ),
+    )
+    found += sheet.history.problems
+    found += _said(
+        (not periods, f"It has never been champion, as far as is on record: {nothing} of it as the one that serves."),
+        *(
+            (
+                period.forced,
+                f"It was promoted without a passing gate ({when(period.since, 'time unknown')}): {period.why}",
+            )
+            for period in periods
+        ),
+        *((period.ended == "rollback", f"It was rolled back ({when(period.until, '')}).") for period in periods),
+    )
+    return tuple(dict.fromkeys([*found, *_of_monitoring(sheet.monitoring)]))
+
+
+def _said(*cases: tuple[object, str]) -> list[str]:
+    """The sentences whose condition holds."""
+    return [sentence for holds, sentence in cases if holds]
+
+
+def _of_gate(gate: Gate) -> list[str]:
+    no_champion = f"The gate of {gate.suite} had no champion to compare with: "
+    instead = f"it was compared with {gate.other}" if gate.other else "only floors and ceilings were checked"
+    return _said(
+        (
+            gate.verdict == "inconclusive",
+            f"The gate of {gate.suite} is inconclusive: its rows could not tell, which is not the same as a pass.",
+        ),
+        (gate.verdict == "fail", f"The gate of {gate.suite} failed."),
+        (gate.verdict == "pass" and gate.against is None, f"{no_champion}{instead}."),
+        *((True, f"The gate of {gate.suite} asked less than one before it: {change}.") for change in gate.loosened),
+        (
+            gate.attested is False,
+            f"The gate of {gate.suite} is not the one whose hash the audit log has: it was changed since.",
+        ),
+        *(
+            (True, f"{scorer} was not allowed to gate {gate.suite}: its judge is not trusted.")
+            for scorer in gate.untrusted
+        ),
+    )
+
+
+def _of_evaluation(run: Evaluation) -> list[str]:
+    # A name with spaces is set apart from the sentence around it.
+    called, short = f"“{run.suite}”" if " " in run.suite else run.suite, run.run_id[:8]
+    small = dict.fromkeys(part.name for part in run.slices if (part.metric.n_scored or 0) < FEW_ROWS_OF_A_SLICE)
+    nothing = [metric.name for metric in run.metrics if metric.mean is None]
+    measured = [metric for metric in run.metrics if metric.mean is not None]
+    without = [metric.name for metric in measured if metric.ci95 is None]
+    flips, asked = (run.noise["flips"], run.noise["n"]) if run.noise else (0, 1)
+    return _said(
+        (
+            run.rows is not None and run.rows < FEW_ROWS,
+            f"{called} has {counted(run.rows or 0, 'row')}: few, so its intervals are wide.",
+        ),
+        (small, f"Slices of {called} with fewer than {FEW_ROWS_OF_A_SLICE} rows say little: {', '.join(small)}."),
+        (run.whole is False and not run.stopped_early, f"The run {short} of {called} took some of its rows, not all."),
+        (run.stopped_early, f"The run {short} of {called} was stopped as soon as its comparison was decided."),
+        (
+            run.answers is not None and run.answers.flawed,
+            f"Answers of {called}: {run.answers.sentence() if run.answers else ''}.",
+        ),
+        (nothing, f"Not measured in {called}, no row has a score: {', '.join(nothing)}."),
+        *(
+            (
+                metric.n_failed,
+                f"{metric.name} in {called} is missing in {count(metric.n_failed)} of "
+                f"{counted(metric.n_failed + (metric.n_scored or 0), 'row')}.",
+            )
+            for metric in measured
+        ),
+        (without and len(without) < len(run.metrics), f"Without an interval in {called}: {', '.join(without)}."),
+        *(
+            (agreement is None, f"{scorer} in {called} is a language model's judgement, never compared with people's.")
+            for scorer, agreement in run.judges.items()
+        ),
+        (
+            flips,
+            f"Asked again with nothing changed, the engine of {called} answered {count(flips)} of "
+            f"{counted(asked, 'row')} ({share(flips / asked)}) differently.",
+        ),
+    )
+
+
+def _of_monitoring(found: Monitoring | None) -> list[str]:
+    if found is None:
+        return ["No monitoring run is on record in which this version answered: nothing is known of it in production."]
+    windows, few, too_few = found.windows, found.too_few, "too few rows to be tested"
+    expected = found.expected_false_alarms
+    return _said(
+        (windows and few == windows, f"Every monitored window had {too_few}."),
+        (
+            few and few != windows,
+            f"{count(few)} of {counted(windows, 'monitored window')} had {too_few}.",
+        ),
+        (
+            expected is not None,
+            f"Monitoring that finds nothing is no proof: by chance alone up to {expected or 0:g} false alarms in "
+            f"{found.expected_over} are to be expected, and small changes of few rows are not seen.",
+        ),
+    )
+
+
+def unknown_of(sheet: Factsheet) -> tuple[str, ...]:
+    """What is not on record, in the words of a list."""
+    model, tabular, periods, moves = sheet.model, sheet.tabular, sheet.history.periods, sheet.history.moves
+    found: list[str] = []
+    for part in sheet.registered:
+        found += _said(
+            (part.by is None, f"who registered the {part.what} {part.ref}"),
+            (part.at is None, f"when the {part.what} {part.ref} was registered"),
+        )
+    for data in sheet.data:
+        shown = f"of the {data.use} data {data.name}" if data.use else f"of the data {data.name}"
+        found += _said((data.licence is None, f"the licence {shown}"), (data.sha256 is None, f"the sha256 {shown}"))
+    trained = any(data.use == "training" for data in sheet.data)
+    found += _said((sheet.kind == "tabular" and not trained, "what it was trained on"))
+    if model is not None:
+        found += _said((not model.licence, f"the licence of the model {model.ref}"))
+        found.append(f"what the weights of {model.ref} were trained on")
+    found += _said(
+        (tabular is not None and tabular.algorithm is None, "its algorithm"),
+        (tabular is not None and not sheet.parameters, "its parameters"),
+    )
+    for gate in (gate for gate in sheet.gates if gate.current):
+        found += _said(
+            (not gate.rules and not gate.checks, f"the rules of the gate of {gate.suite}"),
+            (gate.against is not None and not gate.differences, f"the comparison behind the gate of {gate.suite}"),
+        )
+    sliced = any(run.slices for run in sheet.evaluations)
+    found += _said(
+        (tabular is not None and sheet.evaluations and not sliced, "its metrics by slice"),
+        (any(period.since is None for period in periods), "since when it has been champion"),
+        (not sheet.history.complete, f"moves older than what the {sheet.history.source} still has"),
+        (any(move.by is None for move in moves), "who moved the aliases, where no name is given"),
+    )
+    return tuple(dict.fromkeys(found))

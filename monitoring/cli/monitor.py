@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmops.cli.command_table import CommandGroup
+from llmops.cli import CommandGroup
 from llmops.cli.log import read_time, window_options
 from llmops.cli.output import (
     echo,

@@ -12,7 +12,7 @@ import pytest
 from llmops.audit import AuditLog
 from llmops.errors import UnknownVersion
 from llmops.eval_runs.evaluations import RunOptions
-from llmops.factsheet.collecting import make_factsheet, shown_store
+from llmops.factsheet.collecting import make_factsheet
 from llmops.factsheet.rendering import html, markdown
 from llmops.generation import GenerationParameters
 from llmops.recording import UsedData, record_monitoring_run, record_training, record_verdict
@@ -346,5 +346,6 @@ def test_its_gate_has_the_comparison_that_its_training_run_keeps(wine):
         ("sqlite:////home/a@b/mlflow.db", "sqlite:////home/a@b/mlflow.db"),
     ],
 )
-def test_a_store_is_shown_without_its_password(uri, shown):
-    assert shown_store(uri) == shown
+def test_a_store_is_shown_without_its_password(story, monkeypatch, uri, shown):
+    monkeypatch.setattr(story.registry.store, "uri", uri)
+    assert make_factsheet(story.registry, f"{APP}@2").store == shown

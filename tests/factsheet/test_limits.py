@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, RowResult, Score
 from llmops.evaluation.statistics import mean_interval
+from llmops.factsheet.collecting import MOST_SLICES, slices_of
 from llmops.factsheet.contents import Data, Factsheet, History, Move, Period, Registered, when
-from llmops.factsheet.evaluations import MOST_SLICES, slices_of
 from llmops.factsheet.history import periods_of
-from llmops.factsheet.limits import limits_of, unknown_of
+from llmops.factsheet.rendering import limits_of, unknown_of
 from tests.factsheet.conftest import AT, LATER, evaluation, gate, sheet, tabular_sheet
 
 NOBODY = History((), (), "registry", complete=True)

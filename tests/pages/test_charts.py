@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmops.pages.charts import Axis
-from llmops.pages.rendering import environment
+from llmops.pages.rendering import Axis, environment
 
 quick = settings(max_examples=40, deadline=None)
 

@@ -23,9 +23,8 @@ from llmops.evaluation.reports import wording
 from llmops.evaluation.reports.contents import Judged, Leaderboard, LeaderboardPair, Report, Row, Side
 from llmops.evaluation.reports.wording import most_changed, select
 from llmops.generation import Message
-from llmops.pages.charts import Axis
 from llmops.pages.numbers import NOTHING, count, counted, number, printable, probability, shortened, signed
-from llmops.pages.rendering import page, stream_page, write_page
+from llmops.pages.rendering import Axis, page, stream_page, write_page
 
 MOST_ROWS = 2_000
 LONGEST_TEXT = 20_000
