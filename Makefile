@@ -21,10 +21,11 @@ test: $(VENV)/.test ## run the tests (minutes)
 test-all: $(VENV)/.test ## run the tests, the slow ones too
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --hypothesis-profile draw
 
-check: $(VENV)/.test ## lint, types, import rules, docs freshness
+check: $(VENV)/.test ## lint, types, manifests, import rules, docs freshness
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m deploy.kubernetes.check
 	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py
 
 bench: $(VENV)/.test ## reproduce the speed claims of the docs
@@ -50,4 +51,5 @@ $(VENV)/.runtime: $(VENV)/bin/python requirements.lock pyproject.toml
 
 $(VENV)/.test: $(VENV)/.runtime requirements-test.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-test.lock
+	$(BIN)/python -m deploy.kubernetes.helm
 	touch $@
