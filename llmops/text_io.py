@@ -13,7 +13,8 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -213,6 +214,12 @@ def printable_json(value: Any, *, indent: int | None = None) -> str:
     """JSON that holds the very value and is safe to show: such characters stand in its strings as JSON escapes."""
     text = json.dumps(value, ensure_ascii=False, indent=indent, default=str)
     return _IN_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def json_fields(instance: Any) -> dict[str, Any]:
+    """The fields of a dataclass as JSON has them: its moments as ISO texts, the dataclasses in it as objects."""
+    values = asdict(instance)
+    return {name: each.isoformat() if isinstance(each, datetime) else each for name, each in values.items()}
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -12,7 +12,7 @@ import json
 import subprocess
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -27,7 +27,7 @@ from llmops.settings import Settings
 from llmops.traffic_policy import TrafficPolicy
 from llmops.versions import CHALLENGER, CHAMPION, PREVIOUS, Release
 from monitoring.act.actions import Interrupted, MonitorAction, evidence_folder
-from monitoring.act.policy import Situation
+from monitoring.act.policy import Action, Situation
 
 _TOLD = 2000
 """Characters kept of what a retrain command wrote last."""
@@ -65,6 +65,16 @@ class RegistryActuator:
             canary=policy.canary if policy is not None and challenger is not None else 0.0,
             no_return=no_return,
         )
+
+    def carry_out(self, action: MonitorAction) -> Mapping[str, Any]:
+        """Does what the action is, as far as it is not done yet; raises as `stop_canary` and the others do."""
+        actions: dict[Action, Callable[[MonitorAction], Mapping[str, Any]]] = {
+            "stop-canary": self.stop_canary,
+            "rollback": self.roll_back,
+            "re-evaluate": self.re_evaluate,
+            "retrain": self.retrain,
+        }
+        return actions[action.kind](action)
 
     def stop_canary(self, action: MonitorAction) -> Mapping[str, Any]:
         """The challenger gets no traffic any more, and is withdrawn."""

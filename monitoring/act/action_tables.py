@@ -1,13 +1,19 @@
 """The tables of what the monitor tells and does, in the production log's database, beside the monitor's others.
 
 They hold no text that a user wrote; of requests only their ids, which `monitoring.deletion` takes out.
+
+A machine's clock may run ahead for a while and come back, or the other way round. Moments that it noted meanwhile must
+not hold up work until they come (`is_due`, `was_noted`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from monitoring.store.database import make_tables, writing_alone
 
@@ -16,6 +22,15 @@ metadata = sa.MetaData()
 # Advisory locks of PostgreSQL are named by numbers; this one is ours. SQLite lets one writer at a time in anyway.
 _LOCK = 0x6C6C6D0B
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+TOLERANCE_SECONDS = 300.0
+"""Clocks of two machines may differ by so much."""
+_LONGEST_LEASE = 10.0
+"""No other daemon's lease lasts so many times as long as ours."""
+_NOW = {
+    "sqlite": "SELECT (julianday('now') - 2440587.5) * 86400.0",
+    "postgresql": "SELECT extract(epoch FROM clock_timestamp())::float8",
+}
 
 # open_key is the identity while the alarm lasts, and NULL afterwards: at most one open entry for each identity.
 alarm_book = sa.Table(
@@ -150,3 +165,60 @@ def ensure_tables(engine: sa.Engine) -> None:
 def alone(engine: sa.Engine) -> AbstractContextManager[sa.Connection]:
     """A transaction that no other of these runs beside. Raises StoreUnavailable."""
     return writing_alone(engine, _LOCK)
+
+
+def change(
+    connection: sa.Connection, table: sa.Table, values: Mapping[str, Any], *where: sa.ColumnElement[bool]
+) -> sa.Row[Any] | None:
+    """Changes the row for which the conditions hold: the row as it then is; None where they hold for none.
+
+    With `is_due` among the conditions and a later moment among the values this is a claim, which one process gets.
+    """
+    return connection.execute(sa.update(table).where(*where).values(values).returning(table)).one_or_none()
+
+
+def is_due(moment: sa.ColumnElement[float], now: float, longest: float) -> sa.ColumnElement[bool]:
+    """Whether a moment has come. longest: seconds that anything is ever put off; one that lies farther ahead was noted
+    by a clock that was wrong, and counts as past."""
+    return (moment <= now) | (moment > now + longest)
+
+
+def was_noted(moment: float, now: float) -> bool:
+    """Whether a moment that was noted as the present is past: one ahead was noted by a clock that was wrong."""
+    return moment <= now + TOLERANCE_SECONDS
+
+
+class Lease:
+    """A named lease, for one holder: of several daemons one works, and another takes over when the lease ends. It goes
+    by the database's own time, on which machines agree. Every method raises StoreUnavailable.
+
+    A lease saves double work; nothing rests on it alone: whoever lost it without noticing finds every window, alarm,
+    alert and action claimed by its successor.
+
+    holder: names one process. seconds: how long it lasts unless it is renewed.
+    """
+
+    def __init__(self, engine: sa.Engine, name: str, holder: str, seconds: float) -> None:
+        ensure_tables(engine)
+        self._engine, self._name, self.holder, self.seconds = engine, name, holder, seconds
+
+    def take(self) -> bool:
+        """Takes the lease, or renews it; False while another holds it."""
+        table = monitor_leases
+        insert = postgresql.insert if self._engine.dialect.name == "postgresql" else sqlite.insert
+        with alone(self._engine) as connection:
+            now = float(connection.exec_driver_sql(_NOW[connection.dialect.name]).scalar_one())
+            held = {"holder": self.holder, "until": now + self.seconds}
+            mine_or_over = (table.c.holder == self.holder) | is_due(table.c.until, now, _LONGEST_LEASE * self.seconds)
+            taken = (
+                insert(table)
+                .values(name=self._name, **held)
+                .on_conflict_do_update(index_elements=["name"], set_=held, where=mine_or_over)
+            )
+            return connection.execute(taken.returning(table.c.holder)).first() is not None
+
+    def give_back(self) -> None:
+        """Lets another take it at once; nothing when this holder has it no more."""
+        with alone(self._engine) as connection:
+            mine = (monitor_leases.c.name == self._name, monitor_leases.c.holder == self.holder)
+            connection.execute(sa.delete(monitor_leases).where(*mine))

@@ -22,10 +22,10 @@ import sqlalchemy as sa
 
 from llmops.errors import EngineUnavailable, LlmopsError, StoreUnavailable
 from llmops.hashing import content_hash
-from monitoring.act.action_tables import alone, ensure_tables, tested_windows
+from llmops.text_io import json_fields
+from monitoring.act.action_tables import alone, change, ensure_tables, is_due, tested_windows
 from monitoring.act.action_tables import monitor_actions as table
 from monitoring.act.alerts import AlertSettings
-from monitoring.act.lease import is_due
 from monitoring.act.outbox import Outbox
 from monitoring.act.policy import Action, Decision, Policy, Situation
 from monitoring.store.database import reading
@@ -71,27 +71,26 @@ class MonitorAction:
 
     def to_json(self) -> dict[str, Any]:
         """Without evidence and policy, times as ISO texts."""
-        values = {name: getattr(self, name) for name in self.__slots__ if name not in ("kind", "evidence", "policy")}
-        shown = {name: each.isoformat() if isinstance(each, datetime) else each for name, each in values.items()}
+        values = json_fields(self)
+        shown = {name: value for name, value in values.items() if name not in ("kind", "evidence", "policy")}
         return {**shown, "action": self.kind}
 
 
 class Actuator(Protocol):
-    """What acts on the registry, and records.
+    """What acts on the registry, and records."""
 
-    Each of the four actions may be asked for again after a crash, and then does only what is missing. It returns what
-    it did, in words and numbers (JSON). Raises LlmopsError; StoreUnavailable where trying again may help.
-    """
+    def situation(self, app: str) -> Situation:
+        """Who serves the app."""
+        ...
 
-    def situation(self, app: str) -> Situation: ...
+    def carry_out(self, action: MonitorAction) -> Mapping[str, Any]:
+        """Acts: what it did, in words and numbers (JSON).
 
-    def stop_canary(self, action: MonitorAction) -> Mapping[str, Any]: ...
+        An action may be asked for again after a crash; then only what is missing of it is done.
 
-    def roll_back(self, action: MonitorAction) -> Mapping[str, Any]: ...
-
-    def re_evaluate(self, action: MonitorAction) -> Mapping[str, Any]: ...
-
-    def retrain(self, action: MonitorAction) -> Mapping[str, Any]: ...
+        Raises LlmopsError; StoreUnavailable where trying again may help.
+        """
+        ...
 
     def record(self, action: MonitorAction, outcome: Mapping[str, Any]) -> str | None:
         """Puts the action on record with its evidence, once for each key; returns the id of its run in MLflow."""
@@ -126,13 +125,12 @@ class ActionQueue:
             answered = sa.select(table.c.key).filter_by(**same).where(table.c.through >= first)
             known = connection.execute(answered.order_by(table.c.through.desc()).limit(1)).scalar()
             if known is not None:
-                grown = sa.update(table).where(table.c.key == known, table.c.through < last)
-                connection.execute(grown.values(through=last))
+                change(connection, table, {"through": last}, table.c.key == known, table.c.through < last)
                 return False
             tested = sa.select(tested_windows.c.result).where(tested_windows.c.app == decision.app)
             evidence = {
                 "alarms": [alarm.to_json() for alarm in decision.alarms],
-                "situation": situation.to_json(),
+                "situation": json_fields(situation),
                 "verdict": connection.execute(tested.order_by(tested_windows.c.until.desc()).limit(1)).scalar(),
             }
             queued = sa.insert(table).values(
@@ -151,16 +149,23 @@ class ActionQueue:
             connection.execute(queued)
         return True
 
-    def carry_out_due(self, *, slow: bool) -> list[MonitorAction]:
-        """Carries out what is claimed by nobody, or by one whose claim has ended; returns what came to an end.
+    def due(self, *, slow: bool) -> list[str]:
+        """Keys of the actions that nobody has claimed, or whose claim has ended, the oldest first.
 
         slow: the actions of `SLOW` instead of the others.
         """
-        ended = []
-        for key in self._due(slow):
+        kind = table.c.action.in_(SLOW) if slow else table.c.action.not_in(SLOW)
+        query = sa.select(table.c.key).where(table.c.finished_at.is_(None), self._claimable(), kind)
+        with reading(self._engine) as connection:
+            return list(connection.execute(query.order_by(table.c.decided_at)).scalars())
+
+    def carry_out_due(self, *, slow: bool) -> list[MonitorAction]:
+        """Claims and carries out the actions that are `due`; returns what came to an end."""
+        seconds, ended = SLOW_CLAIM_SECONDS if slow else CLAIM_SECONDS, []
+        for key in self.due(slow=slow):
             claim = {
                 "claimed_by": self._holder,
-                "claimed_until": self._now() + (SLOW_CLAIM_SECONDS if slow else CLAIM_SECONDS),
+                "claimed_until": self._now() + seconds,
                 "attempts": table.c.attempts + 1,
             }
             row = self._update(key, claim, self._claimable())
@@ -168,40 +173,33 @@ class ActionQueue:
                 ended.append(end)
         return ended
 
-    def are_due(self, *, slow: bool) -> bool:
-        """Whether `carry_out_due` has anything to do."""
-        return bool(self._due(slow))
-
     def renew_claims(self) -> None:
         """Keeps what this process is at from being taken up by others; to be called while a slow action runs."""
-        mine = (table.c.claimed_by == self._holder, table.c.finished_at.is_(None), table.c.claimed_until > self._now())
-        with alone(self._engine) as connection:
-            busy = sa.update(table).where(*mine, table.c.action.in_(SLOW))
-            connection.execute(busy.values(claimed_until=self._now() + SLOW_CLAIM_SECONDS))
+        lasting = (table.c.claimed_until > self._now(), table.c.action.in_(SLOW))
+        self._claim_until(self._now() + SLOW_CLAIM_SECONDS, *lasting)
 
     def release_claims(self) -> None:
         """Lets others take up at once what this process leaves undone."""
-        mine = (table.c.claimed_by == self._holder, table.c.finished_at.is_(None))
-        with alone(self._engine) as connection:
-            connection.execute(sa.update(table).where(*mine).values(claimed_until=self._now()))
+        self._claim_until(self._now())
 
-    def _due(self, slow: bool) -> list[str]:
-        kind = table.c.action.in_(SLOW) if slow else table.c.action.not_in(SLOW)
-        query = sa.select(table.c.key).where(table.c.finished_at.is_(None), self._claimable(), kind)
-        with reading(self._engine) as connection:
-            return list(connection.execute(query.order_by(table.c.decided_at)).scalars())
+    def _claim_until(self, moment: float, *where: sa.ColumnElement[bool]) -> None:
+        mine = (table.c.claimed_by == self._holder, table.c.finished_at.is_(None), *where)
+        with alone(self._engine) as connection:
+            connection.execute(sa.update(table).where(*mine).values(claimed_until=moment))
 
     def _claimable(self) -> sa.ColumnElement[bool]:
         return is_due(table.c.claimed_until, self._now(), _LONGEST_CLAIM_SECONDS)
 
     def _carry_out(self, action: MonitorAction) -> MonitorAction | None:
         """Acts, and records it; what came to an end, None for what is to be tried again."""
-        outcome = action.outcome
+        outcome, run_id = action.outcome, None
         try:
             if outcome is None:
-                outcome = self._act(action)
+                would = {"would": f"{action.kind} of {action.release}"}
+                outcome = would if action.dry_run else self._actuator.carry_out(action)
                 self._update(action.key, {"status": "acted", "outcome": dict(outcome)})
             run_id = self._actuator.record(action, outcome)
+            status = "done"
         except Interrupted:
             self._update(action.key, {"claimed_until": self._now(), "attempts": action.attempts - 1})
             return None
@@ -212,44 +210,26 @@ class ActionQueue:
                 self._update(action.key, {"claimed_until": self._now() + pause})
                 return None
             status = "failed" if outcome is None else "done"  # then only its record in MLflow is missing
-            return self._end(action.key, status, {**(outcome or {}), "error": str(error)})
+            outcome = {**(outcome or {}), "error": str(error)}
         except LlmopsError as error:
-            return self._end(action.key, "failed", {"error": str(error)})
+            status, outcome = "failed", {"error": str(error)}
         except Exception as error:
             logger.exception("%s of %s failed unexpectedly", action.kind, action.release)
-            return self._end(action.key, "failed", {"error": f"unexpected {type(error).__name__}: {error}"})
-        return self._end(action.key, "done", outcome, run_id)
-
-    def _act(self, action: MonitorAction) -> Mapping[str, Any]:
-        if action.dry_run:
-            return {"would": f"{action.kind} of {action.release}"}
-        actions: dict[str, Callable[[MonitorAction], Mapping[str, Any]]] = {
-            "stop-canary": self._actuator.stop_canary,
-            "rollback": self._actuator.roll_back,
-            "re-evaluate": self._actuator.re_evaluate,
-            "retrain": self._actuator.retrain,
-        }
-        return actions[action.kind](action)
-
-    def _end(
-        self, key: str, status: str, outcome: Mapping[str, Any], run_id: str | None = None
-    ) -> MonitorAction | None:
-        """Notes the end and tells of it in one transaction; None where another process was first."""
-        values = {"status": status, "outcome": dict(outcome), "finished_at": self._now(), "run_id": run_id}
-        unfinished = (table.c.key == key, table.c.finished_at.is_(None))
+            status, outcome = "failed", {"error": f"unexpected {type(error).__name__}: {error}"}
+        # The end and the alert that tells of it are one transaction.
+        end = {"status": status, "outcome": dict(outcome), "finished_at": self._now(), "run_id": run_id}
         with alone(self._engine) as connection:
-            row = connection.execute(sa.update(table).where(*unfinished).values(values).returning(table)).one_or_none()
-            if row is None:
+            row = change(connection, table, end, table.c.key == action.key, table.c.finished_at.is_(None))
+            if row is None:  # another process was first
                 return None
-            action = self._action(row)
-            self._outbox.put(connection, alert_of_action(action, self._settings))
-        return action
+            ended = self._action(row)
+            self._outbox.put(connection, alert_of_action(ended, self._settings))
+        return ended
 
     def _update(self, key: str, values: Mapping[str, Any], *where: sa.ColumnElement[bool]) -> sa.Row[Any] | None:
         """Changes an unfinished action; the new row, None where the conditions do not hold."""
-        unfinished = (table.c.key == key, table.c.finished_at.is_(None), *where)
         with alone(self._engine) as connection:
-            return connection.execute(sa.update(table).where(*unfinished).values(values).returning(table)).one_or_none()
+            return change(connection, table, values, table.c.key == key, table.c.finished_at.is_(None), *where)
 
     def _action(self, row: sa.Row[Any]) -> MonitorAction:
         return _action(row, self._policies.get(row.app, Policy()))

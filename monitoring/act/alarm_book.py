@@ -7,7 +7,7 @@ must be told is told in the same transaction (`outbox`), so that no crash comes 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ import sqlalchemy as sa
 
 from llmops.errors import UsageError
 from llmops.hashing import content_hash
+from llmops.text_io import json_fields
 from monitoring.act.action_tables import alarm_book as table
-from monitoring.act.action_tables import alone, ensure_tables
+from monitoring.act.action_tables import alone, change, ensure_tables
 from monitoring.act.alerts import AlertSettings
 from monitoring.act.outbox import Outbox
 from monitoring.store.database import reading
@@ -26,6 +27,8 @@ if TYPE_CHECKING:  # loading it takes numpy, which lists of alarms can do withou
 
 _MOST_ROWS = 50
 _SEEN_AHEAD = 2 * 86_400.0
+_TOLD = ("release", "what", "kind", "severity", "slice", "why", "first_at", "last_at", "times")
+"""What an alert says of an entry as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,10 @@ class Finding:
     kind: `drift`, `sequential`, `limit`, `volume` or `canary`.
     side: `input`, `output` or `service`.
     release: the one it is about; None where it cannot be told.
+    slice: of the traffic; empty for the release's, or the app's.
     rows: request ids, most telling first.
     cure: None where nobody has judged it.
+    source: names the sighting; empty for the verdict's own.
     """
 
     app: str
@@ -47,7 +52,7 @@ class Finding:
     side: str
     release: str | None = None
     severity: str = "high"
-    slice: Mapping[str, str] | None = None
+    slice: Mapping[str, str] = field(default_factory=dict)
     rows: tuple[str, ...] = ()
     cure: Cure | None = None
     source: str = ""
@@ -64,23 +69,12 @@ class Finding:
         return content_hash(same)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An alarm on the book. told: how often its receivers were told that it is there. source: the newest sighting."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry(Finding):
+    """An alarm on the book, as it was seen last. told: how often its receivers were told that it is there."""
 
     id: int
-    app: str
-    release: str | None
-    what: str
-    kind: str
-    side: str
-    severity: str
-    slice: Mapping[str, str]
-    why: str
-    rows: tuple[str, ...]
-    cure: Cure | None
     run_id: str | None
-    source: str
     first_at: datetime
     last_at: datetime
     times: int
@@ -98,8 +92,7 @@ class Entry:
 
     def to_json(self) -> dict[str, Any]:
         """All fields and the state, times as ISO texts."""
-        values = {**asdict(self), "rows": list(self.rows), "state": self.state}
-        return {name: each.isoformat() if isinstance(each, datetime) else each for name, each in values.items()}
+        return {**json_fields(self), "rows": list(self.rows), "state": self.state}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,30 +140,27 @@ class AlarmBook:
                 row, sighting = known.get(identity), finding.source or source
                 if _is_booked(connection, identity, sighting) if row is None else row.source == sighting:
                     continue
-                may_tell = row is None or row.acknowledged_at is None
-                tell = may_tell and self._cooled_down(connection, identity, at.timestamp())
-                seen = {**_seen(finding, row, tell, at), "source": sighting, "run_id": run_id}
-                change = sa.insert(table) if row is None else sa.update(table).where(table.c.id == row.id)
-                entry = _entry(connection.execute(change.values(seen).returning(table)).one())
+                tell = (row is None or row.acknowledged_at is None) and self._cooled_down(connection, identity, at)
+                seen = {**_seen(finding, row, tell, at.timestamp()), "source": sighting, "run_id": run_id}
+                upsert = sa.insert(table) if row is None else sa.update(table).where(table.c.id == row.id)
+                entry = _entry(connection.execute(upsert.values(seen).returning(table)).one())
                 (opened if row is None else lasting).append(entry)
                 if tell:
                     told.setdefault("lasting" if entry.told > 1 else "opened", []).append(entry)
             for identity, row in known.items():
                 if closes is None or identity in found or not _is_over(row, closes, at, findings):
                     continue
-                over = {"open_key": None, "resolved_at": at.timestamp()}
-                change = sa.update(table).where(table.c.id == row.id).values(over)
-                entry = _entry(connection.execute(change.returning(table)).one())
-                resolved.append(entry)
-                if entry.told and self._settings.tell_resolved:
-                    told.setdefault("resolved", []).append(entry)
+                over = sa.update(table).where(table.c.id == row.id).values(open_key=None, resolved_at=at.timestamp())
+                resolved.append(_entry(connection.execute(over.returning(table)).one()))
+            if self._settings.tell_resolved and (over_now := [entry for entry in resolved if entry.told]):
+                told["resolved"] = over_now
             for event, entries in told.items():
                 self._outbox.put(connection, alert_of(entries, event, self._settings))
         return Booked(tuple(opened), tuple(lasting), tuple(resolved))
 
-    def entries(self, *, app: str | None = None, resolved: bool = False, limit: int | None = None) -> list[Entry]:
+    def entries(self, *, app: str | None = None, resolved: bool = False) -> list[Entry]:
         """Entries, newest first: those that last, or with `resolved` all."""
-        query = sa.select(table).order_by(table.c.id.desc()).limit(limit)
+        query = sa.select(table).order_by(table.c.id.desc())
         query = query if app is None else query.where(table.c.app == app)
         query = query if resolved else query.where(table.c.resolved_at.is_(None))
         with reading(self._engine) as connection:
@@ -182,48 +172,34 @@ class AlarmBook:
         Raises:
             UsageError: there is no such entry, or it is over.
         """
-        chosen = sa.select(table).where(table.c.id == entry_id)
+        this = table.c.id == entry_id
         with alone(self._engine) as connection:
-            row = connection.execute(chosen).one_or_none()
+            row = connection.execute(sa.select(table).where(this)).one_or_none()
             if row is None:
                 raise UsageError(f"there is no alarm {entry_id}; see `llmops monitor alarms list --all`")
             if row.resolved_at is not None:
                 raise UsageError(f"alarm {entry_id} was over already ({_moment(row.resolved_at)})")
-            if row.acknowledged_at is None:
-                values = {"acknowledged_at": at.timestamp(), "acknowledged_by": by}
-                connection.execute(sa.update(table).where(table.c.id == entry_id).values(values))
-            return _entry(connection.execute(chosen).one())
+            acknowledged = {"acknowledged_at": at.timestamp(), "acknowledged_by": by}
+            return _entry(change(connection, table, acknowledged, this, table.c.acknowledged_at.is_(None)) or row)
 
-    def _cooled_down(self, connection: sa.Connection, identity: str, now: float) -> bool:
+    def _cooled_down(self, connection: sa.Connection, identity: str, at: datetime) -> bool:
         """Whether the alarm was last told long enough ago, in this entry or in an earlier one: a flapping alarm is
         told no more often than a lasting one."""
         told = (table.c.identity == identity, table.c.told_at.is_not(None))
         newest = sa.select(table.c.told_at).where(*told).order_by(table.c.id.desc()).limit(1)
         last = connection.execute(newest).scalar()
         # A time far ahead was noted by a clock that was wrong: it must not silence the alarm until then.
-        return last is None or abs(now - float(last)) >= self._settings.cool_down
+        return last is None or abs(at.timestamp() - float(last)) >= self._settings.cool_down
 
 
 def alert_of(entries: Sequence[Entry], event: str, settings: AlertSettings) -> dict[str, Any]:
     """One alert of all that a verdict found of one app, the gravest first; its shape is in `act.alerts`."""
     ordered = sorted(entries, key=lambda entry: entry.severity != "high")
-    parts = [
-        {
-            "alarm": entry.id,
-            "release": entry.release,
-            "what": entry.what,
-            "kind": entry.kind,
-            "severity": entry.severity,
-            "slice": dict(entry.slice),
-            "why": entry.why,
-            "first_at": entry.first_at.isoformat(),
-            "last_at": entry.last_at.isoformat(),
-            "times": entry.times,
-            "rows": settings.row_links(entry.rows),
-            "run_url": settings.run_url(entry.run_id),
-        }
-        for entry in ordered
-    ]
+    parts = []
+    for entry in ordered:
+        told = {name: value for name, value in entry.to_json().items() if name in _TOLD}
+        links = {"rows": settings.row_links(entry.rows), "run_url": settings.run_url(entry.run_id)}
+        parts.append({"alarm": entry.id, **told, **links})
     first = ordered[0]
     shown = {name: value for name, value in parts[0].items() if name != "alarm"}
     return {"id": f"alarm-{first.id}-{event}-{first.told}", "event": event, "app": first.app, **shown, "parts": parts}
@@ -237,10 +213,10 @@ def findings_of(result: MonitorResult, *, leave_out: Collection[str] = ()) -> It
     parts = [part for part in result.slices if "release" in part.label]
     # The release that answered the whole window, where a single one did.
     sole = parts[0].label["release"] if len(parts) == 1 and parts[0].rows == result.window.rows else None
+    explained = Cure(False, "changed questions explain it, which no rollback cures")
     for alarm in result.alarms:
         if alarm.kind in leave_out:
             continue
-        explained = Cure(False, "changed questions explain it, which no rollback cures")
         labels = list(alarm.slices) or [{"app": result.app}]
         releases = [label for label in labels if "release" in label]
         whole = [label for label in labels if "app" in label]
@@ -259,25 +235,23 @@ def findings_of(result: MonitorResult, *, leave_out: Collection[str] = ()) -> It
             )
 
 
-def _seen(finding: Finding, row: sa.Row[Any] | None, tell: bool, at: datetime) -> dict[str, Any]:
+def _seen(finding: Finding, row: sa.Row[Any] | None, tell: bool, at: float) -> dict[str, Any]:
     """The columns of an entry after one more sighting. row: the entry as it is; None for a new one."""
-    moment = at.timestamp()
     values = {
         "severity": finding.severity,
         "why": finding.why.replace("\0", ""),
         "rows": list(finding.rows[:_MOST_ROWS]),
         "cure": None if finding.cure is None else asdict(finding.cure),
-        "last_at": moment if row is None else max(moment, row.last_at),
+        "last_at": at if row is None else max(at, row.last_at),
         "times": 1 if row is None else row.times + 1,
         "told": int(tell) + (0 if row is None else row.told),
+        **({"told_at": at} if tell else {}),
     }
-    if tell:
-        values["told_at"] = moment
-    if row is None:
-        names = ("app", "release", "what", "kind", "side")
-        values |= {"open_key": finding.identity, "identity": finding.identity, "slice": finding.label}
-        values |= {name: getattr(finding, name) for name in names} | {"first_at": moment}
-    return values
+    if row is not None:
+        return values
+    names = ("app", "release", "what", "kind", "side", "identity")
+    same = {name: getattr(finding, name) for name in names}
+    return {**values, **same, "open_key": finding.identity, "slice": finding.label, "first_at": at}
 
 
 def _is_booked(connection: sa.Connection, identity: str, source: str) -> bool:
@@ -295,7 +269,7 @@ def _is_over(row: sa.Row[Any], closes: datetime, at: datetime, findings: Sequenc
 
 
 def _entry(row: sa.Row[Any]) -> Entry:
-    values = {name: getattr(row, name) for name in Entry.__slots__}
+    values = {each.name: getattr(row, each.name) for each in fields(Entry)}
     for name in ("first_at", "last_at", "acknowledged_at", "resolved_at"):
         values[name] = _moment(values[name])
     if row.cure is not None:

@@ -17,9 +17,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from llmops.errors import LlmopsError
 from monitoring.act.action_tables import alert_outbox as table
-from monitoring.act.action_tables import alone
+from monitoring.act.action_tables import alone, change, is_due
 from monitoring.act.alerts import Channel, NotDelivered
-from monitoring.act.lease import is_due
 from monitoring.store.database import reading
 
 FIRST_PAUSE_SECONDS, MOST_PAUSE_SECONDS = 10.0, 3600.0
@@ -65,7 +64,7 @@ class Outbox:
     def __init__(
         self,
         engine: sa.Engine,
-        channels: Sequence[Channel],
+        channels: Sequence[Channel] = (),
         give_up_after: float = 24 * 3600.0,
         now: Callable[[], float] = time.time,
         longest: float = _LONGEST_SECONDS,
@@ -73,8 +72,6 @@ class Outbox:
         self._engine, self._channels = engine, {channel.name: channel for channel in channels}
         self._give_up_after, self._now, self._longest = give_up_after, now, longest
         self._hanging: dict[str, threading.Thread] = {}
-        insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-        self._insert = insert(table).on_conflict_do_nothing(index_elements=["alert_id", "channel"])
 
     def put(self, connection: sa.Connection, alert: Mapping[str, Any]) -> None:
         """Writes an alert for every channel that is told of its app, in the caller's transaction; once for each id.
@@ -86,7 +83,8 @@ class Outbox:
             for row in waiting:
                 known = {part["alarm"] for part in row.payload["parts"]}
                 more = [part for part in alert["parts"] if part["alarm"] not in known]
-                self._update(connection, row.id, payload={**row.payload, "parts": [*row.payload["parts"], *more]})
+                payload = {**row.payload, "parts": [*row.payload["parts"], *more]}
+                change(connection, table, {"payload": payload}, table.c.id == row.id)
             return
         put = {"alert_id": alert["id"], "payload": dict(alert), "created_at": self._now(), "next_try_at": self._now()}
         rows = [
@@ -95,7 +93,8 @@ class Outbox:
             if not channel.apps or alert["app"] in channel.apps
         ]
         if rows:
-            connection.execute(self._insert, rows)
+            insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+            connection.execute(insert(table).on_conflict_do_nothing(index_elements=["alert_id", "channel"]), rows)
 
     def add_decision(self, app: str, decision: Mapping[str, Any]) -> None:
         """Lets alerts of alarms say what the app's policy came to, as far as nobody has tried to deliver them yet.
@@ -104,7 +103,8 @@ class Outbox:
         """
         with alone(self._engine) as connection:
             for row in self._waiting(connection, app, ["opened", "lasting"]):
-                self._update(connection, row.id, payload={**row.payload, "policy": dict(decision)})
+                payload = {**row.payload, "policy": dict(decision)}
+                change(connection, table, {"payload": payload}, table.c.id == row.id)
 
     def send_due(self, should_stop: Callable[[], bool] = lambda: False) -> Sent:
         """Tries every alert that is due once. A channel that fails is left alone for the rest of the round, so that a
@@ -119,21 +119,22 @@ class Outbox:
                 break
             if channel in failed:
                 continue
+            # The attempt counts from here on: one that kills us counts too.
+            claim = {"attempts": table.c.attempts + 1, "next_try_at": self._now() + _CLAIM_SECONDS}
             with alone(self._engine) as connection:
-                # The attempt counts from here on: one that kills us counts too.
-                claim = {"attempts": table.c.attempts + 1, "next_try_at": self._now() + _CLAIM_SECONDS}
-                claimed = sa.update(table).where(table.c.id == row_id, *self._due()).values(claim).returning(table)
-                row = connection.execute(claimed).one_or_none()
+                row = change(connection, table, claim, table.c.id == row_id, *self._due())
             if row is None:  # somebody else is at it
                 continue
             error = self._attempt(row)
+            if error is None:
+                delivered += 1
+                outcome = {"sent_at": self._now(), "last_error": None}
+            else:
+                failed[channel] = str(error)
+                outcome = self._postponed(row, error)
+                given_up += outcome["given_up_at"] is not None
             with alone(self._engine) as connection:
-                if error is None:
-                    self._update(connection, row.id, sent_at=self._now(), last_error=None)
-                    delivered += 1
-                else:
-                    failed[channel] = str(error)
-                    given_up += self._postpone(connection, row, error)
+                change(connection, table, outcome, table.c.id == row_id)
         return Sent(delivered, given_up, tuple(failed.values()))
 
     def deliveries(self) -> list[Delivery]:
@@ -165,11 +166,8 @@ class Outbox:
         return waiting if all(row.attempts == 0 for row in waiting) else []
 
     def _due(self) -> tuple[sa.ColumnElement[bool], ...]:
-        return (
-            table.c.sent_at.is_(None),
-            table.c.given_up_at.is_(None),
-            is_due(table.c.next_try_at, self._now(), MOST_PAUSE_SECONDS),
-        )
+        due = is_due(table.c.next_try_at, self._now(), MOST_PAUSE_SECONDS)
+        return table.c.sent_at.is_(None), table.c.given_up_at.is_(None), due
 
     def _attempt(self, row: sa.Row[Any]) -> LlmopsError | None:
         """Sends in a thread, as a server that sends a byte now and then never runs into a socket's time-out. While it
@@ -196,16 +194,11 @@ class Outbox:
         # Without the text of one that is not ours, in which an address or a password may stand.
         return error if isinstance(error, LlmopsError) else NotDelivered(f"{name}: unexpected {type(error).__name__}")
 
-    def _postpone(self, connection: sa.Connection, row: sa.Row[Any], error: LlmopsError) -> bool:
-        """Notes the failure; True when it was the last attempt."""
+    def _postponed(self, row: sa.Row[Any], error: LlmopsError) -> dict[str, Any]:
+        """The columns of an alert after a failed attempt: when it is due again, or that it is given up."""
         now = self._now()
         pause = min(MOST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(row.attempts - 1, 20))
         if isinstance(error, NotDelivered) and error.retry_after is not None:
             pause = max(pause, min(error.retry_after, MOST_PAUSE_SECONDS))
-        over = row.attempts >= _LEAST_ATTEMPTS and bool(now + pause > row.created_at + self._give_up_after)
-        given_up_at = now if over else None
-        self._update(connection, row.id, next_try_at=now + pause, last_error=str(error), given_up_at=given_up_at)
-        return over
-
-    def _update(self, connection: sa.Connection, row_id: int, **values: Any) -> None:
-        connection.execute(sa.update(table).where(table.c.id == row_id).values(values))
+        over = row.attempts >= _LEAST_ATTEMPTS and now + pause > row.created_at + self._give_up_after
+        return {"next_try_at": now + pause, "last_error": str(error), "given_up_at": now if over else None}

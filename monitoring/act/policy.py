@@ -13,8 +13,8 @@ the input never leads to a rollback: the old release would get the same new ques
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -74,11 +74,6 @@ class Situation:
     canary: float = 0.0
     no_return: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """All fields, the time as ISO text."""
-        since = self.champion_since
-        return {**asdict(self), "champion_since": since.isoformat() if since else None}
-
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -118,80 +113,79 @@ def decide(app: str, alarms: Sequence[Entry], policy: Policy, situation: Situati
         others = f" that {app}'s policy is for" if every and wanted else ""
         return Decision(app, None, f"no open alarm{others}")
     if policy.action in ("re-evaluate", "retrain"):
-        decision = _look_into(app, chosen, policy, situation)
+        step = _look_into(app, chosen, cast(Action, policy.action), situation)
     else:
-        decision = _stop_canary(app, chosen, every, policy, situation)
-        if decision.action is None and policy.action == "rollback":
-            back = _roll_back(app, chosen, every, policy, situation)
+        step = _stop_canary(app, chosen, every, situation)
+        if isinstance(step, str) and policy.action == "rollback":
+            back = _roll_back(app, chosen, every, situation)
             of_challenger = any(alarm.release == situation.challenger for alarm in chosen if alarm.release is not None)
-            decision = decision if back.action is None and of_challenger else back
-    return decision if decision.action is not None else replace(decision, declined=tuple(chosen))
+            step = step if isinstance(back, str) and of_challenger else back
+    if isinstance(step, str):
+        return Decision(app, None, step, declined=tuple(chosen))
+    action, release, reasons, why = step
+    return Decision(app, action, why, release, tuple(reasons), policy.dry_run)
 
 
-def _stop_canary(
-    app: str, chosen: Sequence[Entry], every: Sequence[Entry], policy: Policy, situation: Situation
-) -> Decision:
+# What to do, to which release, the alarms that are the reason, and why; or, as text alone, why nothing is done.
+# chosen: the alarms that the policy is for. every: all of the app's that are open.
+_Step = tuple[Action, str, "Sequence[Entry]", str] | str
+
+
+def _stop_canary(app: str, chosen: Sequence[Entry], every: Sequence[Entry], situation: Situation) -> _Step:
     challenger = situation.challenger
     if challenger is None:
-        return Decision(app, None, f"{app} has no challenger: there is no canary to stop")
+        return f"{app} has no challenger: there is no canary to stop"
     concerned = [alarm for alarm in chosen if alarm.release == challenger]
     if not concerned:
-        return Decision(app, None, f"no alarm concerns the challenger {challenger}")
+        return f"no alarm concerns the challenger {challenger}"
     if not situation.canary:
-        return Decision(app, None, f"{challenger} gets no canary traffic: there is nothing to stop")
+        return f"{challenger} gets no canary traffic: there is nothing to stop"
     # Both arms get the same questions: what shows in both, or in the questions, is not the challenger's doing.
     shared = {alarm.what for alarm in every if alarm.release == situation.champion and alarm.kind != "canary"}
     own = [a for a in concerned if a.side != "input" and (a.kind == "canary" or a.what not in shared)]
     if not own:
         names = ", ".join(sorted({alarm.what for alarm in concerned}))
-        return Decision(app, None, f"{names} changed in the champion's traffic as well: the challenger is not why")
+        return f"{names} changed in the champion's traffic as well: the challenger is not why"
     why = f"{_names(own)} in the answers of the challenger {challenger}, and not in the champion's"
-    return Decision(app, "stop-canary", why, challenger, tuple(own), policy.dry_run)
+    return "stop-canary", challenger, own, why
 
 
-def _roll_back(
-    app: str, chosen: Sequence[Entry], every: Sequence[Entry], policy: Policy, situation: Situation
-) -> Decision:
+def _roll_back(app: str, chosen: Sequence[Entry], every: Sequence[Entry], situation: Situation) -> _Step:
     champion = situation.champion
     if champion is None:
-        return Decision(app, None, f"{app} has no champion")
-    alarms = [alarm for alarm in chosen if alarm.release == champion]
+        return f"{app} has no champion"
+    concerned = [alarm for alarm in chosen if alarm.release == champion]
+    if not concerned:
+        return f"no alarm is known to concern the champion {champion}"
+    answers = [alarm for alarm in concerned if alarm.side != "input"]
+    if not answers:
+        return f"{_names(concerned)}: the questions changed, which no rollback cures"
+    recent = [alarm for alarm in answers if not _is_older(alarm, situation)]
+    if not recent:
+        return f"{_names(answers)}: last seen before {champion} became the champion"
+    alarms = [alarm for alarm in recent if alarm.cure is None or alarm.cure.helps]
     if not alarms:
-        return Decision(app, None, f"no alarm is known to concern the champion {champion}")
-    conditions: tuple[tuple[Callable[[Entry], bool], str], ...] = (
-        (lambda alarm: alarm.side != "input", "the questions changed, which no rollback cures"),
-        (lambda alarm: not _is_older(alarm, situation), f"last seen before {champion} became the champion"),
-    )
-    for counts, why_not in conditions:
-        counting = [alarm for alarm in alarms if counts(alarm)]
-        if not counting:
-            return Decision(app, None, f"{_names(alarms)}: {why_not}")
-        alarms = counting
-    no_cure = [alarm.cure.why for alarm in alarms if alarm.cure is not None and not alarm.cure.helps]
-    if len(no_cure) == len(alarms):
-        return Decision(app, None, f"{_names(alarms)}: {no_cure[0]}")
-    alarms = [alarm for alarm in alarms if alarm.cure is None or alarm.cure.helps]
+        return f"{_names(recent)}: {next(alarm.cure.why for alarm in recent if alarm.cure is not None)}"
     # Where nobody judged, changed questions are reason enough to doubt.
     asked = [alarm for alarm in every if alarm.side == "input" and alarm.release in (champion, None)]
     judged = [alarm for alarm in alarms if alarm.cure is not None or alarm.kind == "canary"]
     if asked and not judged:
-        return Decision(app, None, f"{_names(asked)}: the questions changed too, so that a rollback may be no cure")
+        return f"{_names(asked)}: the questions changed too, so that a rollback may be no cure"
     if situation.previous is None:
-        return Decision(app, None, situation.no_return or f"{app} has no previous release to return to")
-    reasons = tuple(judged or alarms)
+        return situation.no_return or f"{app} has no previous release to return to"
+    reasons = judged or alarms
     why = f"{_names(reasons)} in the answers of the champion {champion}; back to {situation.previous}"
-    return Decision(app, "rollback", why, champion, reasons, policy.dry_run)
+    return "rollback", champion, reasons, why
 
 
-def _look_into(app: str, chosen: Sequence[Entry], policy: Policy, situation: Situation) -> Decision:
+def _look_into(app: str, chosen: Sequence[Entry], action: Action, situation: Situation) -> _Step:
     champion = situation.champion
     if champion is None:
-        return Decision(app, None, f"{app} has no champion")
+        return f"{app} has no champion"
     concerned = [alarm for alarm in chosen if alarm.release in (champion, None) and not _is_older(alarm, situation)]
     if not concerned:
-        return Decision(app, None, f"no alarm concerns the champion {champion}")
-    why = f"{_names(concerned)} in the traffic of the champion {champion}"
-    return Decision(app, cast(Action, policy.action), why, champion, tuple(concerned), policy.dry_run)
+        return f"no alarm concerns the champion {champion}"
+    return action, champion, concerned, f"{_names(concerned)} in the traffic of the champion {champion}"
 
 
 def _is_older(alarm: Entry, situation: Situation) -> bool:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from llmops.errors import CannotRun
 from monitoring.act.action_tables import daemon_stages
@@ -22,8 +26,7 @@ from monitoring.act.alarm_book import Entry
 from monitoring.act.outbox import Delivery
 from monitoring.store.database import reading
 
-_PREFIX = "llmops_monitor_"
-Samples = Iterable[tuple[Mapping[str, str], float]]
+_ALARM = ("app", "release", "descriptor", "kind", "severity", "state", "alarm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,88 +47,68 @@ def stage_counts(engine: sa.Engine) -> list[StageCount]:
         return [StageCount(*row) for row in connection.execute(sa.select(*columns).order_by(daemon_stages.c.stage))]
 
 
-def exposition(
-    alarms: Sequence[Entry],
-    deliveries: Sequence[Delivery],
-    actions: Sequence[MonitorAction],
-    stages: Sequence[StageCount],
-    at: float,
-) -> str:
-    """Prometheus' text format. alarms: those that last. at: when the tick ended, in seconds."""
-    states = [
-        (
-            {
-                "app": alarm.app,
-                "release": alarm.release or "",
-                "descriptor": alarm.what,
-                "kind": alarm.kind,
-                "severity": alarm.severity,
-                "state": alarm.state,
-                "alarm": str(alarm.id),
-            },
-            alarm.first_at.timestamp(),
+class MonitorState(Collector):
+    """What Prometheus is shown. alarms: those that last. at: when the tick ended, in seconds."""
+
+    def __init__(
+        self,
+        alarms: Sequence[Entry],
+        deliveries: Sequence[Delivery],
+        actions: Sequence[MonitorAction],
+        stages: Sequence[StageCount],
+        at: float,
+    ) -> None:
+        self._alarms, self._deliveries, self._actions = alarms, deliveries, actions
+        self._stages, self._at = stages, at
+
+    def collect(self) -> Iterable[Metric]:
+        """The families of samples."""
+        of_app = GaugeMetricFamily(
+            "llmops_monitor_app_alarms", "how many alarms of the app last: one thing to be told of", labels=["app"]
         )
-        for alarm in alarms
-    ]
-    alerts = [
-        ({"channel": delivery.channel, "outcome": outcome}, float(getattr(delivery, outcome)))
-        for delivery in deliveries
-        for outcome in ("delivered", "given_up", "failed_attempts")
-    ]
-    names = ("app", "action", "status", "dry_run")
-    done = Counter((action.app, action.kind, action.status, str(action.dry_run).lower()) for action in actions)
-    by_app = sorted(Counter(alarm.app for alarm in alarms).items())
-    families: dict[str, tuple[str, str, Samples]] = {
-        "app_alarms": (
-            "gauge",
-            "how many alarms of the app last: one thing to be told of",
-            [({"app": app}, float(count)) for app, count in by_app],
-        ),
-        "alarm": ("gauge", "1 while the alarm lasts", [(labels, 1.0) for labels, _ in states]),
-        "alarm_since_seconds": ("gauge", "when the alarm was first seen", states),
-        "alerts_total": ("counter", "alerts by what became of them", alerts),
-        "alerts_waiting": (
-            "gauge",
-            "alerts not delivered yet",
-            [({"channel": delivery.channel}, float(delivery.waiting)) for delivery in deliveries],
-        ),
-        "actions": (
-            "gauge",
-            "actions by how they stand",
-            [(dict(zip(names, key, strict=True)), float(count)) for key, count in sorted(done.items())],
-        ),
-        "stage_runs_total": (
-            "counter",
-            "how often each part of a tick ran",
-            [({"stage": stage.stage}, float(stage.runs)) for stage in stages],
-        ),
-        "stage_failures_total": (
-            "counter",
-            "how often each part of a tick failed",
-            [({"stage": stage.stage}, float(stage.failures)) for stage in stages],
-        ),
-        "tick_timestamp_seconds": ("gauge", "when the last tick ended", [({}, at)]),
-    }
-    lines = []
-    for name, (kind, meaning, samples) in families.items():
-        lines.append(f"# HELP {_PREFIX}{name} {meaning}\n# TYPE {_PREFIX}{name} {kind}\n")
-        for labels, value in samples:
-            shown = ",".join(f'{label}="{_escaped(text)}"' for label, text in labels.items())
-            lines.append(f"{_PREFIX}{name}{f'{{{shown}}}' if shown else ''} {value:.17g}\n")
-    return "".join(lines)
+        for app, count in sorted(Counter(alarm.app for alarm in self._alarms).items()):
+            of_app.add_metric([app], count)
+        lasting = GaugeMetricFamily("llmops_monitor_alarm", "1 while the alarm lasts", labels=_ALARM)
+        since = GaugeMetricFamily("llmops_monitor_alarm_since_seconds", "when the alarm was first seen", labels=_ALARM)
+        for alarm in self._alarms:
+            of_whom = [alarm.app, alarm.release or "", alarm.what]
+            labels = [*of_whom, alarm.kind, alarm.severity, alarm.state, str(alarm.id)]
+            lasting.add_metric(labels, 1)
+            since.add_metric(labels, alarm.first_at.timestamp())
+        alerts = CounterMetricFamily(
+            "llmops_monitor_alerts", "alerts by what became of them", labels=["channel", "outcome"]
+        )
+        waiting = GaugeMetricFamily("llmops_monitor_alerts_waiting", "alerts not delivered yet", labels=["channel"])
+        for delivery in self._deliveries:
+            waiting.add_metric([delivery.channel], delivery.waiting)
+            for outcome in ("delivered", "given_up", "failed_attempts"):
+                alerts.add_metric([delivery.channel, outcome], getattr(delivery, outcome))
+        actions = GaugeMetricFamily(
+            "llmops_monitor_actions", "actions by how they stand", labels=["app", "action", "status", "dry_run"]
+        )
+        states = Counter((each.app, each.kind, each.status, str(each.dry_run).lower()) for each in self._actions)
+        for state, count in sorted(states.items()):
+            actions.add_metric(state, count)
+        runs = CounterMetricFamily("llmops_monitor_stage_runs", "how often each part of a tick ran", labels=["stage"])
+        failures = CounterMetricFamily(
+            "llmops_monitor_stage_failures", "how often each part of a tick failed", labels=["stage"]
+        )
+        for stage in self._stages:
+            runs.add_metric([stage.stage], stage.runs)
+            failures.add_metric([stage.stage], stage.failures)
+        ended = GaugeMetricFamily("llmops_monitor_tick_timestamp_seconds", "when the last tick ended", value=self._at)
+        return of_app, lasting, since, alerts, waiting, actions, runs, failures, ended
 
 
-def write_textfile(path: Path, text: str) -> None:
+def write_textfile(path: Path, state: MonitorState) -> None:
     """Replaces the file as a whole: the collector never sees half of it. Raises CannotRun."""
+    registry = CollectorRegistry()
+    registry.register(state)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-            file.write(text)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            file.write(generate_latest(registry))
             os.fchmod(file.fileno(), 0o644)  # the collector is another user
         Path(file.name).replace(path)
     except OSError as error:
         raise CannotRun(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

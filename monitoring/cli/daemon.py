@@ -16,6 +16,7 @@ import click
 from llmops.cli.output import echo, emit, json_option, print_table, say
 from llmops.errors import UsageError
 from llmops.settings import Settings
+from llmops.text_io import json_fields
 
 if TYPE_CHECKING:
     from monitoring.act.alarm_book import AlarmBook, Entry
@@ -44,7 +45,7 @@ def daemon(ctx: click.Context, every: str, window_at: str, every_window: str, on
     from llmops.json_logs import configure_logging
     from monitoring.cli.monitor import record
     from monitoring.config import read_config
-    from monitoring.daemon.loop import Daemon, DaemonSettings
+    from monitoring.daemon.loop import Daemon
     from monitoring.daemon.work import LogWork, WindowSchedule
     from monitoring.release_actions import RegistryActuator
 
@@ -59,18 +60,11 @@ def daemon(ctx: click.Context, every: str, window_at: str, every_window: str, on
         raise UsageError(f"--window-at: {window_at!r} is no time of day such as 00:00") from error
     schedule = WindowSchedule(at, timedelta(seconds=_seconds("--every-window", every_window)))
     config = read_config(settings)
-    daemon_settings = DaemonSettings(
-        alerts=config.alerts,
-        policies=config.policies,
-        schedule=schedule,
-        record=lambda result: record(settings, result),
-        every=_seconds("--every", every),
-    )
-    actuator = RegistryActuator(settings, stop)
+    pause, actuator = _seconds("--every", every), RegistryActuator(settings, stop)
     with LogWork(settings, config, schedule, lambda app: actuator.situation(app).champion) as work:
         if not once:
             say(f"watching {settings.home}; stop it with Ctrl-C")
-        tick = Daemon(work.engine, work, actuator, daemon_settings).run(stop, once=once)
+        tick = Daemon(work, actuator, lambda result: record(settings, result), every=pause).run(stop, once=once)
     if once:
         emit(as_json, _tick_json(tick), lambda: _show_tick(tick))
         ctx.exit(3 if tick is not None and tick.failed else 1 if tick is not None and tick.alarms else 0)
@@ -169,7 +163,7 @@ def show_policy(app: str | None, as_json: bool) -> None:
         chosen, situation = config.policies.get(name, Policy()), actuator.situation(name)
         decision = decide(name, [entry for entry in entries if entry.app == name], chosen, situation)
         told = {"action": decision.action, "release": decision.release or None, "why": decision.why}
-        values = {"policy": dataclasses.asdict(chosen), "situation": situation.to_json(), "decision": told}
+        values = {"policy": dataclasses.asdict(chosen), "situation": json_fields(situation), "decision": told}
         shown.append({"app": name, **values})
 
     def show() -> None:

@@ -10,14 +10,13 @@ must survive a crash is in the database, so that a tick may be cut off anywhere 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import platform
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -27,15 +26,13 @@ from typing import TypeVar
 import sqlalchemy as sa
 
 from llmops.errors import CannotRun, LlmopsError
-from monitoring.act.action_tables import alone, daemon_stages, ensure_tables, tested_windows
+from monitoring.act.action_tables import Lease, alone, change, daemon_stages, tested_windows, was_noted
 from monitoring.act.actions import ActionQueue, Actuator, MonitorAction, read_actions
 from monitoring.act.alarm_book import AlarmBook, Booked, findings_of
-from monitoring.act.alerts import AlertSettings
-from monitoring.act.lease import Lease, was_noted
 from monitoring.act.outbox import Outbox
-from monitoring.act.policy import Decision, Policy, decide
-from monitoring.act.prometheus import exposition, stage_counts, write_textfile
-from monitoring.daemon.work import LogWork, WindowSchedule
+from monitoring.act.policy import Policy, decide
+from monitoring.act.prometheus import MonitorState, stage_counts, write_textfile
+from monitoring.daemon.work import LogWork
 from monitoring.decide.result import MonitorResult
 from monitoring.store.database import reading, upsert
 
@@ -61,48 +58,40 @@ class Tick:
     failed: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class DaemonSettings:
-    """What a daemon is to do.
+class Daemon:
+    """One daemon of possibly several on a database.
 
+    work: the log, its configuration and schedule.
     record: puts a window's verdict on record in MLflow and returns the run's id.
     every: seconds between two ticks.
     lease_seconds: after which another daemon takes over from one that died.
+    now: the time, in seconds.
     """
-
-    alerts: AlertSettings
-    policies: Mapping[str, Policy]
-    schedule: WindowSchedule
-    record: Callable[[MonitorResult], str | None]
-    every: float = 60.0
-    lease_seconds: float = LEASE_SECONDS
-
-
-class Daemon:
-    """One daemon of possibly several on a database. now: the time, in seconds."""
 
     def __init__(
         self,
-        engine: sa.Engine,
         work: LogWork,
         actuator: Actuator,
-        settings: DaemonSettings,
+        record: Callable[[MonitorResult], str | None],
+        *,
+        every: float = 60.0,
+        lease_seconds: float = LEASE_SECONDS,
         now: Callable[[], float] = time.time,
     ) -> None:
-        ensure_tables(engine)
-        self._engine, self._work, self._actuator = engine, work, actuator
-        self._settings, self._now = settings, now
+        self._engine, self._work, self._actuator, self._record = work.engine, work, actuator, record
+        self._every, self._now = every, now
+        alerts, self._policies = work.config.alerts, work.config.policies
+        self._textfile = alerts.prometheus.textfile
         self.holder = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        alerts = settings.alerts
-        self._outbox = Outbox(engine, alerts.channels, alerts.give_up_after, now)
-        self._book = AlarmBook(engine, alerts, self._outbox)
-        self._actions = ActionQueue(engine, actuator, self._outbox, alerts, settings.policies, self.holder, now)
-        self._lease = Lease(engine, "monitor daemon", self.holder, settings.lease_seconds)
+        self._outbox = Outbox(work.engine, alerts.channels, alerts.give_up_after, now)
+        self._book = AlarmBook(work.engine, alerts, self._outbox)
+        self._actions = ActionQueue(work.engine, actuator, self._outbox, alerts, self._policies, self.holder, now)
+        self._lease = Lease(work.engine, "monitor daemon", self.holder, lease_seconds)
+        self._holding = False
         self._stop = threading.Event()
         self._slow: threading.Thread | None = None
-        self._stages = Stages(engine, now, lambda: self._stop.is_set())
-        self._slow_stages = Stages(engine, now)
-        self._holding = False
+        self._stages = Stages(work.engine, now, lambda: self._stop.is_set())
+        self._slow_stages = Stages(work.engine, now)
         self._declined: dict[str, tuple[object, ...]] = {}  # what was logged last of a policy that does nothing
         self._untestable: dict[tuple[str, datetime], float] = {}  # and when that was found
 
@@ -128,11 +117,18 @@ class Daemon:
                     logger.info("another daemon is at work; waiting for its lease to end")
                 if once:
                     break
-                pause = min(self._settings.every, self._settings.lease_seconds / 2) if waiting else self._settings.every
+                pause = min(self._every, self._lease.seconds / 2) if waiting else self._every
                 stop.wait(max(0.0, pause - (time.monotonic() - began)))
         finally:
             ended.set()
-            self._close()
+            if self._slow is not None:
+                self._slow.join(_END_SECONDS)
+            self._holding = False
+            try:  # others may take over at once
+                self._actions.release_claims()
+                self._lease.give_back()
+            except LlmopsError as error:
+                logger.warning("lease not given back: %s; it ends by itself", error)
             heartbeat.join(_END_SECONDS)
         return last
 
@@ -149,9 +145,7 @@ class Daemon:
         tick.acted += stages.run("act", partial(self._actions.carry_out_due, slow=False)) or ()
         if slow_too:
             tick.acted += stages.run("act", partial(self._actions.carry_out_due, slow=True)) or ()
-        elif stages.run("act", partial(self._actions.are_due, slow=True)) and not (
-            self._slow and self._slow.is_alive()
-        ):
+        elif stages.run("act", partial(self._actions.due, slow=True)) and not (self._slow and self._slow.is_alive()):
             # In a thread of their own, one at a time: the detectors go on meanwhile.
             self._slow = threading.Thread(target=self._carry_out_slow, name="monitor actions", daemon=True)
             self._slow.start()
@@ -160,26 +154,26 @@ class Daemon:
         tick.alarms = len(stages.run("book", self._book.entries) or ())
         stages.run("prometheus", self._expose)
         stages.keep()
-        _log(tick)
+        _log_actions(tick.acted)
+        if tick.ingested or tick.delivered:
+            logger.info("%d new rows, %d alerts delivered", tick.ingested, tick.delivered)
         return tick
 
     def _advance(self, tick: Tick, app: str) -> None:
-        findings = self._work.advance(app)
-        if findings:
+        if findings := self._work.advance(app):
             at = datetime.fromtimestamp(self._now(), UTC)
-            tick.booked.append(self._book.record(app, f"tick at {at.isoformat()}", findings, at))
+            self._keep(tick, self._book.record(app, f"tick at {at.isoformat()}", findings, at))
 
     def _test_window(self, tick: Tick, app: str) -> None:
         """Tests the window that closed last, unless it was tested. Those missed before it are left out: their alarms
         would come too late to act on."""
-        since, until = self._settings.schedule.last_closed(datetime.fromtimestamp(self._now(), UTC))
-        if was_noted(self._untestable.get((app, until), math.inf), self._now()):
-            return
-        same = (tested_windows.c.app == app, tested_windows.c.until == until.timestamp())
+        since, until = self._work.schedule.last_closed(datetime.fromtimestamp(self._now(), UTC))
+        key = {"app": app, "until": until.timestamp()}
         with reading(self._engine) as connection:
-            tested_at = connection.execute(sa.select(tested_windows.c.tested_at).where(*same)).scalar()
+            tested_at = connection.execute(sa.select(tested_windows.c.tested_at).filter_by(**key)).scalar()
         # By a clock that was right: one that was ahead has tested windows before they came.
-        if tested_at is not None and was_noted(tested_at, self._now()):
+        looks = (tested_at, self._untestable.get((app, until)))
+        if any(look is not None and was_noted(look, self._now()) for look in looks):
             return
         try:
             result = self._work.test_window(app, since, until)
@@ -189,12 +183,12 @@ class Daemon:
             self._untestable[app, until] = self._now()  # such as a first window, with nothing before it to compare with
             logger.info("%s: window until %s: %s", app, until.isoformat(), error)
             return
-        run_id = self._stages.run("record", partial(self._settings.record, result))
-        source = f"window until {until.isoformat()}"
+        run_id = self._stages.run("record", partial(self._record, result))
         closes = None if result.state == "too-few-rows" else since
         # The detectors' alarms are booked when they come, at a tick.
         found = list(findings_of(result, leave_out=("sequential",)))
-        tick.booked.append(self._book.record(app, source, found, until, closes=closes, run_id=run_id))
+        source = f"window until {until.isoformat()}"
+        self._keep(tick, self._book.record(app, source, found, until, closes=closes, run_id=run_id))
         verdict = {
             "since": since.timestamp(),
             "tested_at": self._now(),
@@ -203,12 +197,18 @@ class Daemon:
             "result": result.to_json(),
         }
         with alone(self._engine) as connection:
-            key = {"app": app, "until": until.timestamp()}
             upsert(connection, tested_windows, [{**key, **verdict}], tuple(verdict))
         logger.info("%s: window until %s: %s", app, until.isoformat(), result.note or result.state)
 
+    def _keep(self, tick: Tick, booked: Booked) -> None:
+        tick.booked.append(booked)
+        for entry in booked.opened:
+            logger.warning("alarm %d: %s of %s: %s", entry.id, entry.what, entry.release or entry.app, entry.why)
+        for entry in booked.resolved:
+            logger.info("alarm %d is over: %s of %s", entry.id, entry.what, entry.release or entry.app)
+
     def _decide(self, tick: Tick, app: str) -> None:
-        policy = self._settings.policies.get(app, Policy())
+        policy = self._policies.get(app, Policy())
         alarms = self._book.entries(app=app)
         if policy.action == "observe" or not alarms:
             return
@@ -216,22 +216,19 @@ class Daemon:
         decision = decide(app, alarms, policy, situation)
         tick.decided[app] = decision.why
         if decision.declined:
-            self._decline(app, policy, decision)
+            # The alerts of the alarms say why the policy does nothing about them; the log does once.
+            told = {"wanted": policy.action, "done": None, "dry_run": policy.dry_run, "why": decision.why}
+            self._outbox.add_decision(app, told)
+            why = (policy.action, decision.why, *(alarm.id for alarm in decision.declined))
+            if self._declined.get(app) != why:
+                alarmed = ", ".join(str(alarm.id) for alarm in decision.declined)
+                logger.warning("%s: no %s for alarm %s: %s", app, policy.action, alarmed, decision.why)
+            self._declined[app] = why
         else:
             self._declined.pop(app, None)
         if self._actions.put(decision, situation):
             mode = "would (dry run)" if decision.dry_run else "will"
             logger.warning("%s: %s %s of %s: %s", app, mode, decision.action, decision.release, decision.why)
-
-    def _decline(self, app: str, policy: Policy, decision: Decision) -> None:
-        """Says once, in the log and in the alerts of the alarms, why the policy does nothing about them."""
-        told = {"wanted": policy.action, "done": None, "dry_run": policy.dry_run, "why": decision.why}
-        self._outbox.add_decision(app, told)
-        why = (policy.action, decision.why, tuple(alarm.id for alarm in decision.declined))
-        if self._declined.get(app) != why:
-            self._declined[app] = why
-            alarms = ", ".join(str(alarm.id) for alarm in decision.declined)
-            logger.warning("%s: no %s for alarm %s: %s", app, policy.action, alarms, decision.why)
 
     def _deliver(self, tick: Tick) -> None:
         sent = self._outbox.send_due(self._stop.is_set)
@@ -242,21 +239,19 @@ class Daemon:
             logger.error("%d alerts could not be delivered and are given up", sent.given_up)
 
     def _expose(self) -> None:
-        path = self._settings.alerts.prometheus.textfile
-        if path:
+        if self._textfile:
+            alarms, deliveries = self._book.entries(), self._outbox.deliveries()
             actions, counts = read_actions(self._engine, limit=1000), stage_counts(self._engine)
-            deliveries = self._outbox.deliveries()
-            write_textfile(Path(path), exposition(self._book.entries(), deliveries, actions, counts, self._now()))
+            write_textfile(Path(self._textfile), MonitorState(alarms, deliveries, actions, counts, self._now()))
 
     def _carry_out_slow(self) -> None:
         carry_out = partial(self._actions.carry_out_due, slow=True)
-        for action in self._slow_stages.run("slow actions", carry_out) or ():
-            _log_action(action)
+        _log_actions(self._slow_stages.run("slow actions", carry_out) or [])
         self._slow_stages.keep()
 
     def _renew(self, ended: threading.Event) -> None:
         """Renews lease and claims, also while a tick takes longer than they last."""
-        while not ended.wait(self._settings.lease_seconds / 3):
+        while not ended.wait(self._lease.seconds / 3):
             try:
                 if self._holding:
                     self._holding = self._lease.take()
@@ -271,17 +266,6 @@ class Daemon:
             logger.warning("lease not taken: %s", error)
             self._holding = False
         return self._holding
-
-    def _close(self) -> None:
-        """Lets others take over at once."""
-        if self._slow is not None:
-            self._slow.join(_END_SECONDS)
-        self._holding = False
-        try:
-            self._actions.release_claims()
-            self._lease.give_back()
-        except LlmopsError as error:
-            logger.warning("lease not given back: %s; it ends by itself", error)
 
 
 class Stages:
@@ -323,34 +307,21 @@ class Stages:
         try:
             with alone(self._engine) as connection:
                 for name, runs in sorted(self._runs.items()):
-                    failures, told = self._failures[name], self._errors.get(name)
+                    told, failures = self._errors.get(name), self._failures[name]
+                    last = {"last_run_at": now}
                     error = {} if told is None else {"last_failure_at": now, "last_error": told}
-                    grown = {"runs": table.c.runs + runs, "failures": table.c.failures + failures}
-                    update = sa.update(table).where(table.c.stage == name).values(**grown, last_run_at=now, **error)
-                    if not connection.execute(update).rowcount:
-                        values = {"stage": name, "runs": runs, "failures": failures, "last_run_at": now, **error}
-                        connection.execute(sa.insert(table).values(values))
+                    grown = {"runs": table.c.runs + runs, "failures": table.c.failures + failures, **last, **error}
+                    if change(connection, table, grown, table.c.stage == name) is None:
+                        first = {"stage": name, "runs": runs, "failures": failures, **last, **error}
+                        connection.execute(sa.insert(table).values(first))
         except LlmopsError as error:
             logger.warning("counts of the tick's parts not kept: %s", error)
             return
-        self._runs.clear()
-        self._failures.clear()
-        self._errors.clear()
+        for counted in (self._runs, self._failures, self._errors):
+            counted.clear()
 
 
-def _log(tick: Tick) -> None:
-    """The process's own log of a tick: alarms and actions as warnings, a quiet tick for those who look closely."""
-    for booked in tick.booked:
-        for entry in booked.opened:
-            logger.warning("alarm %d: %s of %s: %s", entry.id, entry.what, entry.release or entry.app, entry.why)
-        for entry in booked.resolved:
-            logger.info("alarm %d is over: %s of %s", entry.id, entry.what, entry.release or entry.app)
-    for action in tick.acted:
-        _log_action(action)
-    if tick.ingested or tick.delivered:
-        logger.info("%d new rows, %d alerts delivered", tick.ingested, tick.delivered)
-
-
-def _log_action(action: MonitorAction) -> None:
-    mode, outcome = " (dry run)" if action.dry_run else "", dict(action.outcome or {})
-    logger.warning("%s of %s%s: %s: %s", action.kind, action.release, mode, action.status, outcome)
+def _log_actions(actions: list[MonitorAction]) -> None:
+    for action in actions:
+        mode, outcome = " (dry run)" if action.dry_run else "", dict(action.outcome or {})
+        logger.warning("%s of %s%s: %s: %s", action.kind, action.release, mode, action.status, outcome)

@@ -9,15 +9,13 @@ import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from types import TracebackType
 
 import sqlalchemy as sa
 
 from llmops.errors import UsageError
 from llmops.settings import Settings
-from monitoring.act.action_tables import alone, ensure_tables, retention_clock
+from monitoring.act.action_tables import alone, ensure_tables, retention_clock, was_noted
 from monitoring.act.alarm_book import Finding
-from monitoring.act.lease import was_noted
 from monitoring.config import MonitorConfig
 from monitoring.decide.alarms import EvidenceQuery, find_evidence
 from monitoring.decide.detector_store import DetectorStore, at_moment
@@ -27,7 +25,6 @@ from monitoring.decide.result import MonitorResult
 from monitoring.decide.watch import (
     RELEASE,
     STILL_ARRIVING,
-    DetectorSpec,
     FlagFinding,
     advance_detectors,
     detector_spec,
@@ -76,7 +73,7 @@ class WindowSchedule:
         return until - self.length, until
 
 
-class LogWork:
+class LogWork(contextlib.AbstractContextManager["LogWork"]):
     """Reads, tests and tidies one log; a context that closes what it opened. Every method raises LlmopsError.
 
     champion: gives the release that serves an app, which decides what it is compared with. settle: seconds that rows
@@ -98,27 +95,18 @@ class LogWork:
         if schedule.length != DAY:  # the month's budget is then spread over more windows
             rules = dataclasses.replace(config.rules, windows_per_month=schedule.windows_a_month)
             config = dataclasses.replace(config, rules=rules)
-        self._config, self._settle = config, timedelta(seconds=settle)
+        self.config, self.schedule, self._settle = config, schedule, timedelta(seconds=settle)
         self._opened = contextlib.ExitStack()
         self._stores = self._opened.enter_context(opened(settings, config))
+        self.engine = self._stores.engine
         self._detectors = DetectorStore(self.engine)
         ensure_tables(self.engine)
         self._frozen: dict[str, tuple[int, PinnedSummaries]] = {}  # by app: of the reference with that id
         self._retained_at = float("-inf")
         self._complete_until = datetime.fromtimestamp(0, UTC)
 
-    def __enter__(self) -> LogWork:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._opened.close()
-
-    @property
-    def engine(self) -> sa.Engine:
-        """The database of log and monitor."""
-        return self._stores.engine
 
     def ingest(self) -> int:
         """Describes the log's new rows; returns how many."""
@@ -143,7 +131,7 @@ class LogWork:
         if pinned is None or not pinned.frozen:
             return ()
         frozen = self._frozen_of(pinned)
-        spec = detector_spec(pinned, frozen, self._config.descriptors.descriptors, self._config.rules)
+        spec = detector_spec(pinned, frozen, self.config.descriptors.descriptors, self.config.rules)
         self._recall(app, pinned)
         advance_detectors(self._detectors, self._stores.reader, spec, self._complete_until)
         since = self._complete_until - DAY
@@ -152,12 +140,12 @@ class LogWork:
         if since >= self._complete_until:
             return ()
         found = findings(self._detectors, spec, since, self._complete_until)
-        return [self._finding(spec, each) for each in found if each.alarm]
+        return [self._finding(app, each) for each in found if each.alarm]
 
     def test_window(self, app: str, since: datetime, until: datetime) -> MonitorResult:
         """Tests a window that the schedule gives."""
         champion = self._champion(app)
-        return run_monitor(self._settings, app, since, until, config=self._config, champion=champion, scheduled=True)
+        return run_monitor(self._settings, app, since, until, config=self.config, champion=champion, scheduled=True)
 
     def retain(self) -> None:
         """Deletes texts that are older than the settings say; nothing when they say nothing."""
@@ -189,26 +177,24 @@ class LogWork:
             self._frozen[pinned.app] = (pinned.id, frozen)
         return frozen
 
-    def _finding(self, spec: DetectorSpec, found: FlagFinding) -> Finding:
+    def _finding(self, app: str, found: FlagFinding) -> Finding:
         """The newest alarm of one flag, laid to a release where only one answered."""
-        last = found.crossings[-1]
+        last, what = found.crossings[-1], found.descriptor
         since, at = at_moment(last.since), at_moment(last.at)
         label: Mapping[str, str] = found.label
         if APP in label:
-            releases = self._stores.reader.summary(spec.app, since, at, RELEASE)
+            releases = self._stores.reader.summary(app, since, at, RELEASE)
             names = [name for name, summary in releases.items() if name and summary.rows]
             label = {RELEASE: names[0]} if len(names) == 1 else label
         dimension, value = next(iter(found.label.items()))
-        place = None if dimension == APP else (dimension, value)
-        asked = EvidenceQuery(found.descriptor.name, "equal", 1.0, place)
-        limit = self._config.rules.rows_named
-        (rows,) = find_evidence(self._stores.reader, spec.app, since, at, [asked], limit)
+        asked = EvidenceQuery(what.name, "equal", 1.0, None if dimension == APP else (dimension, value))
+        (rows,) = find_evidence(self._stores.reader, app, since, at, [asked], self.config.rules.rows_named)
         return Finding(
-            app=spec.app,
-            what=found.descriptor.name,
+            app=app,
+            what=what.name,
             kind="sequential",
             why=found.why,
-            side=found.descriptor.side,
+            side=what.side,
             release=label.get(RELEASE),
             slice=label,
             rows=rows,

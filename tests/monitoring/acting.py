@@ -187,10 +187,8 @@ class NotingActuator:
         self.recorded.append(action.key)
         return f"run-{len(self.recorded)}"
 
-    def stop_canary(self, action: MonitorAction) -> Mapping[str, Any]:
+    def carry_out(self, action: MonitorAction) -> Mapping[str, Any]:
         if self.failures:
             raise self.failures.pop(0)
         self.did.append((action.kind, action.release))
         return {"did": action.kind}
-
-    roll_back = re_evaluate = retrain = stop_canary

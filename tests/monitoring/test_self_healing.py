@@ -34,7 +34,7 @@ from monitoring import pin_reference
 from monitoring.act.alerts import AlertSettings, Webhook
 from monitoring.act.policy import Policy
 from monitoring.config import read_config
-from monitoring.daemon.loop import Daemon, DaemonSettings
+from monitoring.daemon.loop import Daemon
 from monitoring.daemon.work import LogWork, WindowSchedule
 from monitoring.descriptors import DescriptorSet
 from monitoring.release_actions import RegistryActuator
@@ -168,12 +168,11 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             pin_reference(settings, name, began, datetime.now(UTC), "a test", config=config)
         story = Story(registry, traffic, receiver, {}, {})
         actuator = RegistryActuator(settings, stop)
+        told = dataclasses.replace(config, alerts=AlertSettings(webhook=(Webhook("ops", url=receiver.url),)))
         work = stack.enter_context(
-            LogWork(settings, config, WindowSchedule(), lambda name: actuator.situation(name).champion, settle=0.2)
+            LogWork(settings, told, WindowSchedule(), lambda name: actuator.situation(name).champion, settle=0.2)
         )
-        alerts = AlertSettings(webhook=(Webhook("ops", url=receiver.url),))
-        daemon_settings = DaemonSettings(alerts, POLICIES, WindowSchedule(), lambda _: None, every=0.3)
-        daemon = Daemon(work.engine, work, actuator, daemon_settings)
+        daemon = Daemon(work, actuator, lambda _: None, every=0.3)
         threads = [threading.Thread(target=traffic.go_on, args=(name,)) for name in APPS]
         watching = threading.Thread(target=daemon.run, args=(stop,))
         for thread in threads:

@@ -3,8 +3,7 @@
 import pytest
 import sqlalchemy as sa
 
-from monitoring.act.action_tables import monitor_leases
-from monitoring.act.lease import Lease, was_noted
+from monitoring.act.action_tables import Lease, monitor_leases, was_noted
 from tests.monitoring.acting import threads_at_once
 
 

@@ -19,16 +19,21 @@ from monitoring.act.alerts import AlertSettings, PrometheusSettings, Webhook, te
 from monitoring.act.outbox import Outbox
 from monitoring.act.policy import Policy, Situation
 from monitoring.act.prometheus import stage_counts
-from monitoring.daemon.loop import Daemon, DaemonSettings
+from monitoring.daemon.loop import Daemon
 from monitoring.daemon.work import WindowSchedule
 from monitoring.decide.result import Cure
 from tests.monitoring.acting import START, Clock, NotingActuator, finding
+
+ROLLED_BACK = [("rollback", "assistant@2")]
 
 
 @dataclass
 class FakeWork:
     """Finds what it is told to find. broken: stages that fail."""
 
+    engine: sa.Engine
+    config: Any = None
+    schedule: WindowSchedule = field(default_factory=WindowSchedule)
     found: list[Finding] = field(default_factory=list)
     alarms: list[Any] = field(default_factory=list)
     state: str = "ok"
@@ -73,20 +78,23 @@ class FakeWork:
             raise self.broken[stage]
 
 
-@dataclass
 class Bench:
-    engine: sa.Engine
-    clock: Clock = field(default_factory=lambda: Clock(START + timedelta(hours=9)))
-    work: Any = field(default_factory=FakeWork)
-    actuator: NotingActuator = field(
-        default_factory=lambda: NotingActuator(Situation("assistant@2", None, "assistant@1"))
-    )
+    """Daemons on one database, by one clock, which is moved; what they find, and what they do."""
 
-    def daemon(self, **changed: Any) -> Daemon:
-        policies = {"assistant": Policy("rollback", dry_run=False)}
-        given = {"alerts": AlertSettings(), "policies": policies, "record": lambda _: "run-1", "every": 0.02, **changed}
-        settings = DaemonSettings(schedule=WindowSchedule(), **{"lease_seconds": 0.4, **given})
-        return Daemon(self.engine, self.work, self.actuator, settings, self.clock)
+    def __init__(self, engine: sa.Engine) -> None:
+        self.clock, self.work = Clock(START + timedelta(hours=9)), FakeWork(engine)
+        self.actuator = NotingActuator(Situation("assistant@2", None, "assistant@1"))
+
+    def daemon(
+        self,
+        policy: Policy = Policy("rollback", dry_run=False),  # noqa: B008 - it is frozen
+        alerts: AlertSettings = AlertSettings(),  # noqa: B008
+        record: Any = lambda _: "run-1",
+        lease_seconds: float = 0.4,
+    ) -> Daemon:
+        self.work.config = SimpleNamespace(alerts=alerts, policies={"assistant": policy})
+        times = {"every": 0.02, "lease_seconds": lease_seconds, "now": self.clock}
+        return Daemon(self.work, self.actuator, record, **times)  # type: ignore[arg-type]
 
     def tick(self, **move: float) -> Any:
         """One tick of a new daemon, after the clock has moved."""
@@ -94,7 +102,7 @@ class Bench:
         return self.daemon().tick()
 
     def entries(self) -> list[Any]:
-        return AlarmBook(self.engine, AlertSettings(), Outbox(self.engine, ())).entries(resolved=True)
+        return AlarmBook(self.work.engine, AlertSettings(), Outbox(self.work.engine)).entries(resolved=True)
 
     def states(self) -> list[str]:
         return [entry.state for entry in self.entries()]
@@ -118,7 +126,7 @@ def test_a_tick_books_decides_acts_and_tells(bench, receiver):
     bench.work.found = [finding()]
     tick = bench.daemon(alerts=telling(receiver)).tick()
     assert (tick.ingested, tick.alarms, tick.delivered, tick.failed) == (3, 1, 2, [])
-    assert bench.actuator.did == [("rollback", "assistant@2")]
+    assert bench.actuator.did == ROLLED_BACK
     assert [got.json["event"] for got in receiver.got] == ["opened", "action"]
 
 
@@ -139,23 +147,29 @@ def test_a_declined_rollback_is_in_the_alert_and_once_in_the_log(bench, receiver
     assert bench.actuator.did == []
 
 
-def test_each_window_is_tested_once_by_whichever_daemon(bench):
+@pytest.mark.parametrize("days", [(0, 0, 0, 1), (0, 1, -1, 1)], ids=["time goes on", "the clock goes back"])
+def test_each_window_is_tested_once_by_whichever_daemon(bench, days):
     bench.work.alarms = ["output.length"]
-    for days in (0, 0, 0, 1):
-        bench.tick(days=days)
+    for each in days:
+        bench.tick(days=each)
     day = timedelta(days=1)
     assert bench.work.windows == [(START - day, START), (START, START + day)]
     (entry,) = bench.entries()
     assert (entry.times, entry.run_id) == (2, "run-1")
 
 
-def test_a_window_that_failed_is_tested_again(bench):
-    bench.work.broken["window"] = StoreUnavailable("away")
-    assert bench.tick().failed == ["window"]
+@pytest.mark.parametrize(
+    ("error", "failed", "tested"),
+    [(StoreUnavailable("away"), ["window"], 2), (CannotRun("no rows before --since"), [], 1)],
+    ids=["failed: tested again", "nothing to compare with: no fault"],
+)
+def test_a_window_that_could_not_be_tested(bench, error, failed, tested):
+    bench.work.broken["window"] = error
+    daemon = bench.daemon()
+    assert daemon.tick().failed == failed
     bench.work.broken.clear()
-    assert bench.tick().failed == []
-    bench.tick()
-    assert len(bench.work.windows) == 2
+    assert [daemon.tick().failed, daemon.tick().failed] == [[], []]
+    assert len(bench.work.windows) == tested
 
 
 def test_a_window_tested_before_it_came_is_tested_when_it_comes(bench):
@@ -179,19 +193,6 @@ def test_an_alarm_seen_by_a_clock_that_was_ahead_is_over_with_the_first_quiet_wi
     bench.work.found = []
     bench.tick(days=-40)
     assert bench.states() == ["resolved"]
-
-
-def test_a_clock_that_goes_back_finds_the_windows_before_it_tested(bench):
-    for days in (0, 1, -1, 1):
-        bench.tick(days=days)
-    assert bench.windows() == [0, 1]
-
-
-def test_a_window_with_nothing_to_compare_with_is_no_fault(bench):
-    bench.work.broken["window"] = CannotRun("no rows before --since")
-    daemon = bench.daemon()
-    assert [daemon.tick().failed, daemon.tick().failed] == [[], []]
-    assert len(bench.work.windows) == 1
 
 
 def test_a_window_with_too_few_rows_resolves_nothing(bench):
@@ -220,8 +221,8 @@ def test_a_part_that_fails_is_counted_and_ends_nothing(bench, stage, error):
     bench.work.found = [finding()]
     daemon = bench.daemon()
     assert [len(daemon.tick().failed) for _ in range(2)] == [1, 1]
-    assert [count.failures for count in stage_counts(bench.engine) if count.failures] == [2]
-    assert bench.actuator.did == ([] if stage == "advance" else [("rollback", "assistant@2")])
+    assert [count.failures for count in stage_counts(bench.work.engine) if count.failures] == [2]
+    assert bench.actuator.did == ([] if stage == "advance" else ROLLED_BACK)
 
 
 def test_a_verdict_that_cannot_be_recorded_is_booked_nonetheless(bench):
@@ -233,19 +234,12 @@ def test_a_verdict_that_cannot_be_recorded_is_booked_nonetheless(bench):
     assert [entry.run_id for entry in bench.entries()] == [None]
 
 
-def test_a_dry_run_acts_on_nothing(bench):
-    bench.work.found = [finding()]
-    tick = bench.daemon(policies={"assistant": Policy("rollback")}).tick()
-    assert [(action.kind, action.dry_run) for action in tick.acted] == [("rollback", True)]
-    assert bench.actuator.did == []
-
-
 def test_prometheus_gets_a_file(bench, tmp_path):
     bench.work.found = [finding()]
     path = tmp_path / "llmops.prom"
     bench.daemon(alerts=AlertSettings(prometheus=PrometheusSettings(str(path)))).tick()
-    assert 'llmops_monitor_alarm{app="assistant",release="assistant@2"' in path.read_text()
-    assert 'llmops_monitor_actions{app="assistant",action="rollback",status="done"' in path.read_text()
+    assert 'llmops_monitor_app_alarms{app="assistant"} 1' in path.read_text()
+    assert 'llmops_monitor_actions{action="rollback",app="assistant",dry_run="false",status="done"}' in path.read_text()
 
 
 @contextmanager
@@ -274,37 +268,29 @@ def test_of_two_daemons_one_works_and_the_other_takes_over(bench):
     # Long: a lease that runs out while its holder stands still on a busy machine is taken over, as it should be.
     with running(bench.daemon(lease_seconds=60.0)) as stop:
         until(lambda: bench.work.ticks)
+        assert bench.daemon(lease_seconds=60.0).run(threading.Event(), once=True) is None, "beside one at work"
         with running(bench.daemon(lease_seconds=60.0)):
             until(lambda: bench.work.ticks > 5)
             stop.set()
             done = bench.work.ticks
             until(lambda: bench.work.ticks > done + 2)
+    assert bench.daemon().run(threading.Event(), once=True) is not None
     assert bench.work.side_by_side == 0
-    assert bench.actuator.did == [("rollback", "assistant@2")]
-
-
-def test_once_does_nothing_beside_a_daemon_at_work(bench):
-    with running(bench.daemon(lease_seconds=60.0)):
-        until(lambda: bench.work.ticks)
-        beside = bench.daemon(lease_seconds=60.0).run(threading.Event(), once=True)
-    after = bench.daemon().run(threading.Event(), once=True)
-    assert beside is None
-    assert after is not None
+    assert bench.actuator.did == ROLLED_BACK
 
 
 def test_slow_actions_hold_up_no_tick(bench):
     begun, go_on = threading.Event(), threading.Event()
 
     class Slow(NotingActuator):
-        def retrain(self, action: Any) -> Any:
+        def carry_out(self, action: Any) -> Any:
             begun.set()
             assert go_on.wait(60)
-            return super().retrain(action)
+            return super().carry_out(action)
 
     bench.work.found = [finding()]
     bench.actuator = Slow(bench.actuator.now)
-    policies = {"assistant": Policy("retrain", dry_run=False, retrain_command=("true",))}
-    with running(bench.daemon(policies=policies)):
+    with running(bench.daemon(Policy("retrain", dry_run=False, retrain_command=("true",)))):
         try:
             assert begun.wait(60)
             ticks = bench.work.ticks
@@ -312,7 +298,6 @@ def test_slow_actions_hold_up_no_tick(bench):
         finally:
             go_on.set()
         until(lambda: bench.actuator.recorded)
-
     assert bench.actuator.did == [("retrain", "assistant@2")]
 
 
