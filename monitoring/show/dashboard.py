@@ -35,8 +35,9 @@ from llmops.settings import Settings
 from monitoring.show.dashboard_panels import (
     ALARM_KINDS,
     BUDGET,
-    CHIEF_NAMES,
+    CHIEF,
     EFFECT,
+    MEAN,
     WHOLE,
     column_name,
     named_in,
@@ -58,8 +59,6 @@ _NAMES = uuid.UUID("5f6b1c52-6a0f-4f0c-9d5b-0d6a3a0f6f5e")
 _ALARM_ROWS = 20
 _LATE = timedelta(hours=2)
 """So far back the history is looked at again: rows may arrive after their hour."""
-_MEAN = "evidently:metric_v2:MeanValue"
-"""A number is kept as the mean of a column, so that Evidently's own panels and filters find it."""
 
 
 def workspace_folder(settings: Settings) -> Path:
@@ -99,7 +98,19 @@ class Dashboard:
         window, state, alarms = verdict["window"], str(verdict["state"]), list(verdict["alarms"])
         whats = ", ".join(dict.fromkeys(str(alarm["what"]) for alarm in alarms))
         releases = [str(part["slice"]["release"]) for part in verdict["slices"] if "release" in part["slice"]]
-        values = _verdict_values(verdict)
+        kinds = Counter(alarm.get("kind", "drift") for alarm in alarms)
+        values = {
+            column_name(WHOLE, "alarms"): float(len(alarms)),
+            column_name(WHOLE, "rows"): float(window["rows"]),
+            column_name(WHOLE, BUDGET): float(verdict["expected_false_alarms_per_month"]),
+            **{column_name(WHOLE, f"alarms {kind}"): float(kinds[kind]) for kind in ALARM_KINDS},
+        }
+        for part in verdict["slices"]:
+            if (release := part["slice"].get("release")) is not None:
+                drifted = sum(1 for found in part["descriptors"].values() if found["drifted"])
+                values[column_name(release, "alarms")] = float(drifted)
+        for name, found in verdict["slices"][0]["descriptors"].items() if verdict["slices"] else ():
+            values[column_name(WHOLE, EFFECT + name)] = abs(float(found["effect"]))
         # No request and no user is named: what is deleted from the log must not live on here.
         rows = [
             (
@@ -121,7 +132,7 @@ class Dashboard:
                 values=values,
                 tables=[_table("Alarms", ("what", "kind", "why"), rows)] if alarms else [],
             )
-            self._arrange(app, releases, effects=_whats(values, EFFECT))
+            self._arrange(app, releases, values, "verdict")
             self._prune(app)
         return written
 
@@ -145,7 +156,7 @@ class Dashboard:
                 )
                 written += 1
             if written:
-                self._arrange(app, releases, levels=_whats(columns))
+                self._arrange(app, releases, columns, "levels")
                 self._prune(app)
         return written
 
@@ -213,46 +224,24 @@ class Dashboard:
         _write_whole(folder / "snapshots" / f"{snapshot_id}.json", snapshot)
         return str(snapshot_id)
 
-    def _arrange(
-        self, app: str, releases: Iterable[str], levels: Iterable[str] = (), effects: Iterable[str] = ()
-    ) -> None:
-        """The project's panels, for what is named here and what has panels already."""
+    def _arrange(self, app: str, releases: Iterable[str], columns: Iterable[str], tag: str) -> None:
+        """The project's panels, for the columns of snapshots with this tag and for what has panels already."""
         path, project = self._project(app) / "dashboard.json", project_id(app)
-        lines: list[dict[str, Any]] = []
+        drawn = [(*named_in(column), tag) for column in columns]
         if path.is_file():
-            with contextlib.suppress(ValueError, KeyError, TypeError):  # of a broken file, which is written anew
-                lines = [
-                    line for each in json.loads(path.read_text(encoding="utf-8"))["panels"] for line in each["values"]
-                ]
-        drawn = [(*named_in(line["metric_labels"]["column"]), "levels" in line["tags"]) for line in lines]
+            with contextlib.suppress(ValueError, LookupError, TypeError):  # of a broken file, which is written anew
+                kept = json.loads(path.read_text(encoding="utf-8"))["panels"]
+                lines = [line for panel in kept for line in panel["values"]]
+                drawn += [(*named_in(line["metric_labels"]["column"]), line["tags"][0]) for line in lines]
         known = {who for who, _, _ in drawn if who != WHOLE} | set(releases)
         shown = sorted(known, key=_version_order)[-MOST_RELEASES:]
-        levels = {what for _, what, is_level in drawn if is_level} | set(levels)
-        effects = {what.removeprefix(EFFECT) for _, what, _ in drawn if what.startswith(EFFECT)} | set(effects)
+        levels = {what for _, what, of in drawn if of == "levels"}
+        effects = {what.removeprefix(EFFECT) for _, what, _ in drawn if what.startswith(EFFECT)}
         made, tabs = [], dict[str, list[str]]()
-        for panel in panels(shown, levels, effects):
-            panel_id = str(uuid.uuid5(project, f"{panel.tab} {panel.title}"))
-            tabs.setdefault(panel.tab, []).append(panel_id)
-            made.append(
-                {
-                    "id": panel_id,
-                    "title": panel.title,
-                    "subtitle": panel.subtitle,
-                    "size": "full" if panel.wide else "half",
-                    "values": [
-                        {
-                            "legend": line.legend,
-                            "tags": list(line.tags),
-                            "metadata": {},
-                            "metric": _MEAN,
-                            "metric_labels": {"column": line.column},
-                            "view_params": {},
-                        }
-                        for line in panel.lines
-                    ],
-                    "plot_params": dict(panel.plot),
-                }
-            )
+        for tab, panel in panels(shown, levels, effects):
+            panel_id = str(uuid.uuid5(project, f"{tab} {panel['title']}"))
+            tabs.setdefault(tab, []).append(panel_id)
+            made.append({"id": panel_id, **panel})
         listed = [{"id": str(uuid.uuid5(project, tab)), "title": tab, "panels": ids} for tab, ids in tabs.items()]
         _write_whole(path, {"tabs": listed, "panels": made})
 
@@ -281,34 +270,11 @@ def project_id(app: str) -> uuid.UUID:
     return uuid.uuid5(_NAMES, app)
 
 
-def _verdict_values(verdict: Mapping[str, Any]) -> dict[str, float]:
-    kinds = Counter(alarm.get("kind", "drift") for alarm in verdict["alarms"])
-    values = {
-        column_name(WHOLE, "alarms"): float(len(verdict["alarms"])),
-        column_name(WHOLE, "rows"): float(verdict["window"]["rows"]),
-        column_name(WHOLE, BUDGET): float(verdict["expected_false_alarms_per_month"]),
-        **{column_name(WHOLE, f"alarms {kind}"): float(kinds[kind]) for kind in ALARM_KINDS},
-    }
-    for part in verdict["slices"]:
-        if (release := part["slice"].get("release")) is not None:
-            drifted = sum(1 for found in part["descriptors"].values() if found["drifted"])
-            values[column_name(release, "alarms")] = float(drifted)
-    for name, found in verdict["slices"][0]["descriptors"].items() if verdict["slices"] else ():
-        values[column_name(WHOLE, EFFECT + name)] = abs(float(found["effect"]))
-    return values
-
-
-def _whats(columns: Iterable[str], prefix: str = "") -> list[str]:
-    """What of the whole app the columns hold, of those beginning with the prefix, without it."""
-    named = [named_in(column) for column in columns]
-    return [what[len(prefix) :] for who, what in named if who == WHOLE and what.startswith(prefix)]
-
-
 def _level_values(level: Levels) -> dict[str, float]:
     values = {column_name(WHOLE, name): value for name, value in means(level.whole).items()}
     for release, summary in level.by_release.items():
         found = means(summary)
-        values.update({column_name(release, name): found[name] for name in CHIEF_NAMES if name in found})
+        values.update({column_name(release, name): found[name] for name in CHIEF if name in found})
     hours = (level.until - level.since) / timedelta(hours=1)
     counts = {name: value / hours for name, value in values.items() if named_in(name)[1] == "rows"}
     if not level.over:  # a rate of what is not over would look like a fall
@@ -348,7 +314,7 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]])
 
 
 def _mean(name: str, value: float) -> dict[str, Any]:
-    metric = {"metric_id": name, "params": {"type": _MEAN, "column": name}}
+    metric = {"metric_id": name, "params": {"type": MEAN, "column": name}}
     return {
         "type": "evidently:metric_result_v2:SingleValue",
         "display_name": name,

@@ -122,9 +122,10 @@ def test_requests_are_counted_by_the_hour_whatever_the_point_is(tmp_path):
 
 
 def test_releases_have_lines_in_the_order_of_their_versions():
-    drawn = {panel.title: panel for panel in panels(["assistant@2", "assistant@10"], ["output.refusal", "mine"], [])}
-    assert [line.legend for line in drawn["Refusals"].lines] == ["all", "assistant@2", "assistant@10"]
-    assert drawn["mine"].tab == "Others"
+    made = list(panels(["assistant@2", "assistant@10"], ["output.refusal", "mine"], []))
+    drawn = {panel["title"]: [line["legend"] for line in panel["values"]] for _, panel in made}
+    assert drawn["Refusals"] == ["all", "assistant@2", "assistant@10"]
+    assert [panel["title"] for tab, panel in made if tab == "Others"] == ["mine"]
 
 
 def test_a_folder_that_cannot_be_written_is_a_plain_error(tmp_path):
