@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,67 +47,67 @@ def stage_counts(engine: sa.Engine) -> list[StageCount]:
         return [StageCount(*row) for row in connection.execute(sa.select(*columns).order_by(daemon_stages.c.stage))]
 
 
-class MonitorState(Collector):
-    """What Prometheus is shown. alarms: those that last. at: when the tick ended, in seconds."""
+@dataclass(frozen=True)
+class _Collected(Collector):
+    families: Sequence[Metric]
 
-    def __init__(
-        self,
-        alarms: Sequence[Entry],
-        deliveries: Sequence[Delivery],
-        actions: Sequence[MonitorAction],
-        stages: Sequence[StageCount],
-        at: float,
-    ) -> None:
-        self._alarms, self._deliveries, self._actions = alarms, deliveries, actions
-        self._stages, self._at = stages, at
-
-    def collect(self) -> Iterable[Metric]:
-        """The families of samples."""
-        of_app = GaugeMetricFamily(
-            "llmops_monitor_app_alarms", "how many alarms of the app last: one thing to be told of", labels=["app"]
-        )
-        for app, count in sorted(Counter(alarm.app for alarm in self._alarms).items()):
-            of_app.add_metric([app], count)
-        lasting = GaugeMetricFamily("llmops_monitor_alarm", "1 while the alarm lasts", labels=_ALARM)
-        since = GaugeMetricFamily("llmops_monitor_alarm_since_seconds", "when the alarm was first seen", labels=_ALARM)
-        for alarm in self._alarms:
-            of_whom = [alarm.app, alarm.release or "", alarm.what]
-            labels = [*of_whom, alarm.kind, alarm.severity, alarm.state, str(alarm.id)]
-            lasting.add_metric(labels, 1)
-            since.add_metric(labels, alarm.first_at.timestamp())
-        alerts = CounterMetricFamily(
-            "llmops_monitor_alerts", "alerts by what became of them", labels=["channel", "outcome"]
-        )
-        waiting = GaugeMetricFamily("llmops_monitor_alerts_waiting", "alerts not delivered yet", labels=["channel"])
-        for delivery in self._deliveries:
-            waiting.add_metric([delivery.channel], delivery.waiting)
-            for outcome in ("delivered", "given_up", "failed_attempts"):
-                alerts.add_metric([delivery.channel, outcome], getattr(delivery, outcome))
-        actions = GaugeMetricFamily(
-            "llmops_monitor_actions", "actions by how they stand", labels=["app", "action", "status", "dry_run"]
-        )
-        states = Counter((each.app, each.kind, each.status, str(each.dry_run).lower()) for each in self._actions)
-        for state, count in sorted(states.items()):
-            actions.add_metric(state, count)
-        runs = CounterMetricFamily("llmops_monitor_stage_runs", "how often each part of a tick ran", labels=["stage"])
-        failures = CounterMetricFamily(
-            "llmops_monitor_stage_failures", "how often each part of a tick failed", labels=["stage"]
-        )
-        for stage in self._stages:
-            runs.add_metric([stage.stage], stage.runs)
-            failures.add_metric([stage.stage], stage.failures)
-        ended = GaugeMetricFamily("llmops_monitor_tick_timestamp_seconds", "when the last tick ended", value=self._at)
-        return of_app, lasting, since, alerts, waiting, actions, runs, failures, ended
+    def collect(self) -> Sequence[Metric]:
+        return self.families
 
 
-def write_textfile(path: Path, state: MonitorState) -> None:
-    """Replaces the file as a whole: the collector never sees half of it. Raises CannotRun."""
+def exposition(
+    alarms: Sequence[Entry],
+    deliveries: Sequence[Delivery],
+    actions: Sequence[MonitorAction],
+    stages: Sequence[StageCount],
+    at: float,
+) -> str:
+    """Prometheus' text format. alarms: those that last. at: when the tick ended, in seconds."""
+    of_app = GaugeMetricFamily(
+        "llmops_monitor_app_alarms", "how many alarms of the app last: one thing to be told of", labels=["app"]
+    )
+    for app, count in sorted(Counter(alarm.app for alarm in alarms).items()):
+        of_app.add_metric([app], count)
+    lasting = GaugeMetricFamily("llmops_monitor_alarm", "1 while the alarm lasts", labels=_ALARM)
+    since = GaugeMetricFamily("llmops_monitor_alarm_since_seconds", "when the alarm was first seen", labels=_ALARM)
+    for alarm in alarms:
+        of_whom = [alarm.app, alarm.release or "", alarm.what]
+        labels = [*of_whom, alarm.kind, alarm.severity, alarm.state, str(alarm.id)]
+        lasting.add_metric(labels, 1)
+        since.add_metric(labels, alarm.first_at.timestamp())
+    alerts = CounterMetricFamily(
+        "llmops_monitor_alerts", "alerts by what became of them", labels=["channel", "outcome"]
+    )
+    waiting = GaugeMetricFamily("llmops_monitor_alerts_waiting", "alerts not delivered yet", labels=["channel"])
+    for delivery in deliveries:
+        waiting.add_metric([delivery.channel], delivery.waiting)
+        for outcome in ("delivered", "given_up", "failed_attempts"):
+            alerts.add_metric([delivery.channel, outcome], getattr(delivery, outcome))
+    states = GaugeMetricFamily(
+        "llmops_monitor_actions", "actions by how they stand", labels=["app", "action", "status", "dry_run"]
+    )
+    acted = Counter((each.app, each.kind, each.status, str(each.dry_run).lower()) for each in actions)
+    for state, count in sorted(acted.items()):
+        states.add_metric(state, count)
+    runs = CounterMetricFamily("llmops_monitor_stage_runs", "how often each part of a tick ran", labels=["stage"])
+    failures = CounterMetricFamily(
+        "llmops_monitor_stage_failures", "how often each part of a tick failed", labels=["stage"]
+    )
+    for stage in stages:
+        runs.add_metric([stage.stage], stage.runs)
+        failures.add_metric([stage.stage], stage.failures)
+    ended = GaugeMetricFamily("llmops_monitor_tick_timestamp_seconds", "when the last tick ended", value=at)
     registry = CollectorRegistry()
-    registry.register(state)
+    registry.register(_Collected((of_app, lasting, since, alerts, waiting, states, runs, failures, ended)))
+    return generate_latest(registry).decode()
+
+
+def write_textfile(path: Path, text: str) -> None:
+    """Replaces the file as a whole: the collector never sees half of it. Raises CannotRun."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            file.write(generate_latest(registry))
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
+            file.write(text)
             os.fchmod(file.fileno(), 0o644)  # the collector is another user
         Path(file.name).replace(path)
     except OSError as error:

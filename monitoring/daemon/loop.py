@@ -31,7 +31,7 @@ from monitoring.act.actions import ActionQueue, Actuator, MonitorAction, read_ac
 from monitoring.act.alarm_book import AlarmBook, Booked, findings_of
 from monitoring.act.outbox import Outbox
 from monitoring.act.policy import Policy, decide
-from monitoring.act.prometheus import MonitorState, stage_counts, write_textfile
+from monitoring.act.prometheus import exposition, stage_counts, write_textfile
 from monitoring.daemon.work import LogWork
 from monitoring.decide.result import MonitorResult
 from monitoring.store.database import reading, upsert
@@ -242,7 +242,7 @@ class Daemon:
         if self._textfile:
             alarms, deliveries = self._book.entries(), self._outbox.deliveries()
             actions, counts = read_actions(self._engine, limit=1000), stage_counts(self._engine)
-            write_textfile(Path(self._textfile), MonitorState(alarms, deliveries, actions, counts, self._now()))
+            write_textfile(Path(self._textfile), exposition(alarms, deliveries, actions, counts, self._now()))
 
     def _carry_out_slow(self) -> None:
         carry_out = partial(self._actions.carry_out_due, slow=True)

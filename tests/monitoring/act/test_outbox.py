@@ -14,7 +14,7 @@ from monitoring.act.action_tables import alert_outbox, alone
 from monitoring.act.alarm_book import AlarmBook
 from monitoring.act.alerts import AlertSettings, Slack, Webhook
 from monitoring.act.outbox import Outbox, Sent
-from monitoring.act.prometheus import MonitorState, StageCount, write_textfile
+from monitoring.act.prometheus import StageCount, exposition, write_textfile
 from tests.monitoring.act.test_alerts import ALERT, SECRET, dribbling_receiver
 from tests.monitoring.acting import Clock, finding
 
@@ -164,7 +164,7 @@ def test_prometheus_reads_what_is_written(engine, clock, tmp_path):
     book = AlarmBook(engine, AlertSettings(), outbox)
     book.record("assistant", "tick", [finding('a "quoted"\n\\ name')], clock.at)
     stages, path = [StageCount("ingest", 5, 1, 0.0, "away")], tmp_path / "collected" / "llmops.prom"
-    write_textfile(path, MonitorState(book.entries(), outbox.deliveries(), [], stages, 1000.0))
+    write_textfile(path, exposition(book.entries(), outbox.deliveries(), [], stages, 1000.0))
     samples = {
         (sample.name, sample.labels.get("descriptor") or sample.labels.get("stage")): sample.value
         for family in text_string_to_metric_families(path.read_text())
