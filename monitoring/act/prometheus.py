@@ -47,7 +47,7 @@ def stage_counts(engine: sa.Engine) -> list[StageCount]:
         return [StageCount(*row) for row in connection.execute(sa.select(*columns).order_by(daemon_stages.c.stage))]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # a registry keeps collectors by their hash
 class _Collected(Collector):
     families: Sequence[Metric]
 
