@@ -16,8 +16,6 @@ MOST_TOOL_CALLS = 128
 _NAMES_OF_REASONING = ("reasoning_content", "reasoning", "thinking")
 _SAID_ONCE = frozenset({"role", "id", "index", "type", "format"})
 """Fields whose later value is the same again, where other texts are the next piece."""
-
-
 _CUT_OFF = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "max_length"})
 
 
@@ -86,7 +84,12 @@ class Answer:
         if chunk.logprobs:
             self.logprobs.extend(chunk.logprobs)
         if chunk.further is not None:
-            self._take_fields(chunk.further.delta)
+            for name, value in chunk.further.delta.items():
+                if isinstance(value, str) and value and name not in _SAID_ONCE and name != "content":
+                    self._fields.pop(name, None)
+                    self._texts.setdefault(name, []).append(value)
+                elif name not in self._texts:
+                    merge(self._fields, {name: value})
             self.choice.update(chunk.further.choice)
         # Some servers send reasoning as parts, and then the answer as text: the message has both.
         parts = self._fields.get("content")
@@ -94,20 +97,10 @@ class Answer:
             parts.append({"type": "text", "text": chunk.text})
         self.finish_reason = chunk.finish_reason or self.finish_reason
 
-    def _take_fields(self, delta: Mapping[str, Any]) -> None:
-        for name, value in delta.items():
-            if isinstance(value, str) and value and name not in _SAID_ONCE and name != "content":
-                self._fields.pop(name, None)
-                self._texts.setdefault(name, []).append(value)
-            elif name not in self._texts:
-                merge(self._fields, {name: value})
-
 
 def refused_in(content: Any) -> str:
     """What parts of a content say as a refusal."""
-    if not isinstance(content, list):
-        return ""
-    refused = [part.get("refusal") for part in content if isinstance(part, dict) and part.get("type") == "refusal"]
+    refused = [part.get("refusal") for part in _objects(content) if part.get("type") == "refusal"]
     return "".join(text for text in refused if isinstance(text, str))
 
 
@@ -116,7 +109,11 @@ def reasoning_in(message: Mapping[str, Any]) -> str:
     for name in _NAMES_OF_REASONING:
         if (said := message.get(name)) and isinstance(said, str):
             return said
-    return _text_of(message.get("reasoning_details")) or _thought(message.get("content"))
+    # OpenRouter's details, and Mistral's parts of type `thinking`.
+    parts = [part.get("thinking") for part in _objects(message.get("content"))]
+    return _text_of(message.get("reasoning_details")) or "".join(
+        part if isinstance(part, str) else _text_of(part) for part in parts
+    )
 
 
 def merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
@@ -131,19 +128,15 @@ def merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
         elif isinstance(known, dict) and isinstance(value, Mapping):
             merge(known, value)
         elif isinstance(known, list) and isinstance(value, Sequence) and not isinstance(value, str):
-            _extend(known, value)
+            for item in value:
+                place = _place(item)
+                same = next((each for each in reversed(known) if place is not None and _place(each) == place), None)
+                if same is None:
+                    known.append(_copy(item))
+                else:
+                    merge(same, item)
         else:
             into[name] = _copy(value)
-
-
-def _extend(known: list[Any], more: Sequence[Any]) -> None:
-    for item in more:
-        place = _place(item)
-        same = next((each for each in reversed(known) if place is not None and _place(each) == place), None)
-        if same is None:
-            known.append(_copy(item))
-        else:
-            merge(same, item)
 
 
 def _place(item: Any) -> tuple[Any, Any] | None:
@@ -175,16 +168,9 @@ def _merge_tool_calls(calls: list[dict[str, Any]], deltas: Sequence[Mapping[str,
 
 
 def _text_of(details: Any) -> str:
-    """The readable part of OpenRouter's `reasoning_details`."""
-    if not isinstance(details, list):
-        return ""
-    told = [item.get("text") or item.get("summary") for item in details if isinstance(item, dict)]
+    told = [item.get("text") or item.get("summary") for item in _objects(details)]
     return "".join(text for text in told if isinstance(text, str))
 
 
-def _thought(content: Any) -> str:
-    """Mistral's parts of type `thinking`."""
-    if not isinstance(content, list):
-        return ""
-    held = [part.get("thinking") for part in content if isinstance(part, dict)]
-    return "".join(each if isinstance(each, str) else _text_of(each) for each in held)
+def _objects(parts: Any) -> list[dict[str, Any]]:
+    return [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []

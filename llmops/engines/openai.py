@@ -16,28 +16,22 @@ from yarl import URL
 from llmops.engines.openai_errors import SentFields, failure, refusal
 from llmops.engines.openai_format import AnswerReader, chat_body, sent_message, whole_answer
 from llmops.engines.protocol import EngineIdentity
-from llmops.engines.upstream_wire import EventParser, EventTooLong, SentEvent, UpstreamJson, misshapen
+from llmops.engines.upstream_wire import EventParser, SentEvent, UpstreamJson, misshapen
 from llmops.errors import EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 from llmops.generation import EXTRAS, Chunk, GenerationRequest
 from llmops.reachable import read_key
 
 LONGEST_EVENT = LONGEST_REPLY = 64 * 1024 * 1024
 """Bytes of one event, or of a reply that is not streamed, beyond which an upstream is taken for broken."""
-
 LONGEST_HEADER = 64 * 1024
 """Bytes of one header of a reply: policies and cookies of proxies may be longer than the 8 KiB of servers."""
-
 KEEPALIVE_SECONDS = 4.0
 """How long a connection is kept for the next request: less than the 5 s of uvicorn, and so of vLLM."""
-
 STALE_SECONDS = 1.0
 """A connection that breaks sooner after a request, unanswered, had been closed as the request went out."""
-
 LINGER_SECONDS = 0.5
 """How long after `[DONE]` the end of the reply is waited for, so that the connection can be used again."""
-
 _LARGE_BODY = 1024 * 1024  # from here on aiohttp wants a file
-
 _ANSWERED = (200, 201)  # the second is what some frameworks say to every POST
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 
@@ -54,9 +48,10 @@ class OpenAIEngine:
     """Answers from `base_url` + `/chat/completions`, asking for `model`.
 
     key_variable: name of the environment variable that holds the API key; the key itself is never stored or logged.
-    timeout, connect_timeout, first_byte_timeout: seconds until the whole answer has come, until a connection stands
-    (with name lookup and TLS), and that the server may be silent before a stream's first byte or between two. A whole
-    answer has its first byte when it is made, so that only the time for all of it bounds it.
+    timeout: seconds until the whole answer has come.
+    connect_timeout: until a connection stands, with name lookup and TLS.
+    first_byte_timeout: how long the server may be silent before a stream's first byte or between two; a whole answer
+    has its first byte when it is made, so that only `timeout` bounds it.
     slots: requests that an evaluation sends side by side; it limits nothing here.
     stream_always: asks for a stream even where the whole answer would do.
 
@@ -95,7 +90,7 @@ class OpenAIEngine:
         response: aiohttp.ClientResponse | None = None
         try:
             response = await self._asked(request, streamed)
-            start = await _start(response)
+            start = await _read(response, first_piece=True)
             if _is_stream(start, response, streamed):
                 answer = _StreamedAnswer(asked)
                 piece = start
@@ -125,7 +120,7 @@ class OpenAIEngine:
         body |= {"model": self._model, "messages": [sent_message(message) for message in request.messages]}
         while True:
             sent = self._fields.fitted(body)
-            response = await self._send(await self._link(), _written(sent), request.headers, limits)
+            response = await _send(await self._link(), _written(sent), request.headers, limits)
             if response.status in _ANSWERED:
                 return response
             try:
@@ -168,27 +163,6 @@ class OpenAIEngine:
             self._links.pop(loop, None)
             await session.close()
 
-    async def _send(
-        self, link: _Link, body: bytes, headers: Mapping[str, str], limits: aiohttp.ClientTimeout
-    ) -> aiohttp.ClientResponse:
-        """The reply's head. A kept connection that the server closed at this very moment is replaced once."""
-        clock = asyncio.get_running_loop().time
-        sent = clock()
-        try:
-            return await self._post(link, body, headers, limits)
-        except aiohttp.ClientConnectorError:
-            raise
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            if clock() - sent > STALE_SECONDS:
-                raise
-        return await self._post(link, body, headers, limits)
-
-    async def _post(
-        self, link: _Link, body: bytes, headers: Mapping[str, str], limits: aiohttp.ClientTimeout
-    ) -> aiohttp.ClientResponse:
-        data = body if len(body) < _LARGE_BODY else io.BytesIO(body)
-        return await link.session.post(link.url, data=data, headers=headers, timeout=limits, allow_redirects=False)
-
     def _translated(self, error: Exception, *, heard: bool) -> EngineError:
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             return EngineTimeout(f"{self._base_url}: no connection within {self._stream_timeout.connect:g} s")
@@ -205,6 +179,21 @@ def identity(base_url: str, model: str) -> EngineIdentity:
     return EngineIdentity("openai", base_url.rstrip("/"), {"model": model})
 
 
+async def _send(
+    link: _Link, body: bytes, headers: Mapping[str, str], limits: aiohttp.ClientTimeout, *, again: bool = False
+) -> aiohttp.ClientResponse:
+    """The reply's head. A kept connection that the server closed at this very moment is replaced once."""
+    data = body if len(body) < _LARGE_BODY else io.BytesIO(body)
+    clock = asyncio.get_running_loop().time
+    sent = clock()
+    try:
+        return await link.session.post(link.url, data=data, headers=headers, timeout=limits, allow_redirects=False)
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+        if again or isinstance(error, aiohttp.ClientConnectorError) or clock() - sent > STALE_SECONDS:
+            raise
+    return await _send(link, body, headers, limits, again=True)
+
+
 def _proxy(url: URL) -> str | None:
     """The proxy that this machine's conventions (HTTPS_PROXY, NO_PROXY, …) name for an address."""
     if url.host is None or urllib.request.proxy_bypass(url.host):
@@ -212,25 +201,13 @@ def _proxy(url: URL) -> str | None:
     return urllib.request.getproxies().get(url.scheme)
 
 
-async def _start(response: aiohttp.ClientResponse) -> bytes:
-    """The body up to its first piece that says something: some servers send blank lines while they are busy. Raises
-    EngineError when there are too many."""
-    start = b""
-    while not start.strip(_BLANK) and (piece := await response.content.readany()):
-        start += piece
-        if len(start) > LONGEST_REPLY:
-            raise misshapen(f"a reply of more than {LONGEST_REPLY} bytes")
-    return start
+async def _read(response: aiohttp.ClientResponse, start: bytes = b"", *, first_piece: bool = False) -> bytes:
+    """The whole body, whose start was read. Raises EngineError when it is too long to be one.
 
-
-async def _read(response: aiohttp.ClientResponse, start: bytes = b"") -> bytes:
-    """The whole body, whose start was read. Raises EngineError when it is too long to be one."""
-    content = response.content
-    first = start + await content.readany()
-    if content.at_eof():
-        return first
-    body = bytearray(first)
-    while piece := await content.readany():
+    first_piece: only up to the first that says something: some servers send blank lines while they are busy.
+    """
+    body = bytearray(start)
+    while not (first_piece and body.strip(_BLANK)) and (piece := await response.content.readany()):
         body += piece
         if len(body) > LONGEST_REPLY:
             raise misshapen(f"a reply of more than {LONGEST_REPLY} bytes")
@@ -257,10 +234,7 @@ class _StreamedAnswer:
 
     def take(self, piece: bytes) -> Iterable[Chunk]:
         """The chunks that end in `piece`. Raises EngineError, perhaps on iteration."""
-        try:
-            events = self._parser.feed(piece)
-        except EventTooLong as error:
-            raise misshapen(str(error)) from error
+        events = self._parser.feed(piece)
         return self._chunks(events[0]) if len(events) == 1 else self._linked(events)
 
     def _linked(self, events: Sequence[SentEvent]) -> Iterable[Chunk]:
@@ -318,12 +292,6 @@ def _is_stream(start: bytes, response: aiohttp.ClientResponse, asked: bool) -> b
 
 def _written(body: Mapping[str, Any]) -> bytes:
     try:
-        return orjson.dumps(body, default=_mapping)
+        return orjson.dumps(body, default=dict)  # of other mappings than dictionaries
     except TypeError as error:
         raise EngineRejected(f"the request is no JSON: {error}") from error
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -12,17 +12,13 @@ from typing import Any
 from llmops.engines.upstream_wire import UpstreamJson
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
 
-_STATUS_NAMES = ("code", "status", "status_code", "http_code")
 _TYPES = {
     "timeout": 504, "ratelimit": 429, "overloaded": 503, "unavailable": 503, "badrequest": 400, "invalidrequest": 400,
     "validation": 400, "template": 400, "contextlength": 400,
 }  # fmt: skip
 """What servers call the kinds of errors, without word breaks, and the status of each."""
-
-
 _OURS = frozenset({401, 402, 403, 404, 405, 407})
 """What is wrong with the gateway's key, account, address or proxy, and not with the request."""
-
 _UNOFFICIAL = frozenset({520, 521, 522, 523, 529})
 """Of a proxy whose server does not answer it (Cloudflare's), and of one that is overloaded (Anthropic's)."""
 _LISTS = ("detail", "errors")
@@ -40,24 +36,17 @@ def refusal(status: int, headers: Mapping[str, str], content: bytes, who: str = 
     """The error for a reply whose status says that it is no answer. headers: looked up in lower case. who: answered."""
     try:
         body = UpstreamJson().read(content, "an error")
-    except EngineError:
-        body = _plain_text(content)
+    except EngineError:  # plain text, as servers on axum send it of a body that they cannot read; but no proxy's page
+        text = content.decode(errors="replace").strip()
+        body = {"error": " ".join(text.split())} if text.isprintable() and not text.startswith("<") else None
     return _error(status, unwrapped(body), f"{who} answered {status}", retry_seconds(headers.get("retry-after")))
 
 
 def unwrapped(body: object) -> object:
     """An error that came in a list of one, as Gemini's compatible route sends it; anything else as it is."""
-    return body[0] if isinstance(body, list) and len(body) == 1 and _tells_of_error(body[0]) else body
-
-
-def _tells_of_error(body: object) -> bool:
-    return isinstance(body, dict) and bool(body.get("error"))
-
-
-def _plain_text(content: bytes) -> object:
-    """What servers say without JSON, as those on axum do of a body that they cannot read; no proxy's page."""
-    text = content.decode(errors="replace").strip()
-    return {"error": " ".join(text.split())} if text and text.isprintable() and not text.startswith("<") else None
+    if isinstance(body, list) and len(body) == 1 and isinstance(body[0], dict) and body[0].get("error"):
+        return body[0]
+    return body
 
 
 def reported(body: Mapping[str, Any]) -> EngineError | None:
@@ -70,10 +59,15 @@ def reported(body: Mapping[str, Any]) -> EngineError | None:
 
 
 def failure(body: object) -> EngineError:
-    """The error for a body that is known to tell of a failure."""
-    status = _status(body)
+    """The error for a body that is known to tell of a failure, of the status that it names or its type stands for."""
+    detail = _detail(body)
+    named = (str(detail.get(name)) for name in ("code", "status", "status_code", "http_code"))
+    status = next((int(text) for text in named if re.fullmatch("[45][0-9][0-9]", text)), None)
+    if status is None:
+        kinds = [str(detail.get(name) or "").replace("_", "").lower() for name in ("type", "code", "error_type")]
+        status = next((each for name, each in _TYPES.items() if any(name in kind for kind in kinds)), 500)
     # A bad gateway further on: nothing says that this upstream is gone.
-    return _error(500 if status in (None, 502) else status, body, "the upstream failed", None)
+    return _error(500 if status == 502 else status, body, "the upstream failed", None)
 
 
 def error_message(body: object) -> str:
@@ -121,20 +115,6 @@ def _detail(body: object) -> Mapping[str, Any]:
         return {}
     error = body.get("error")
     return error if isinstance(error, dict) else body
-
-
-def _status(body: object) -> int | None:
-    """The HTTP status that an error inside a reply names, or that its type stands for."""
-    detail = _detail(body)
-    for name in _STATUS_NAMES:
-        try:
-            status = int(str(detail.get(name)))
-        except ValueError:
-            continue
-        if 400 <= status < 600:
-            return status
-    kinds = [str(detail.get(name) or "").replace("_", "").lower() for name in ("type", "code", "error_type")]
-    return next((status for name, status in _TYPES.items() if any(name in kind for kind in kinds)), None)
 
 
 def retry_seconds(text: str | None) -> float | None:

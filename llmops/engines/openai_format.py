@@ -7,7 +7,7 @@ chunks as `Further`, so that nothing a server says is lost here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,6 @@ from llmops.generation import NO_FIELDS, UNKNOWN_USAGE, UNSAID, Chunk, Further, 
 
 _NAMED_IN_REPLY = frozenset({"id", "object", "created", "model", "choices", "usage", "error"})
 _NAMED_IN_CHOICE = frozenset({"index", "delta", "message", "logprobs", "finish_reason", "error"})
-
 _COUNTS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 _DETAILS = frozenset({"prompt_tokens_details", "completion_tokens_details"})
 _TOO_MANY_TOKENS = 2**53  # from here on JSON's numbers, and the log's, are not exact
@@ -32,10 +31,9 @@ DeepSeek's; Zhipu's."""
 def chat_body(request: GenerationRequest, *, stream: bool = True) -> dict[str, Any]:
     """The body of a chat request; what is not set is left out. A streamed one asks for token counts at its end."""
     parameters = request.parameters
+    turns = [{name: value for name, value in turn.items() if name != "sent_content"} for turn in request.messages]
     body: dict[str, Any] = {
-        "messages": [
-            {name: value for name, value in turn.items() if name != "sent_content"} for turn in request.messages
-        ],
+        "messages": turns,
         "max_tokens": parameters.max_tokens,
         "temperature": parameters.temperature,
         "top_p": parameters.top_p,
@@ -93,7 +91,7 @@ class AnswerReader:
         choices = event.get("choices")
         if (event.get("error") or choices is None) and (problem := reported(event)) is not None:
             raise problem
-        fields = _rest(event, _NAMED_IN_REPLY)
+        fields = {name: value for name, value in event.items() if name not in _NAMED_IN_REPLY}
         chunks: list[Chunk] = []
         if choices:
             for choice in _objects(choices, "choices"):
@@ -108,8 +106,8 @@ class AnswerReader:
                     chunks += said
         elif fields:
             self._last_fields = fields
-        if (usage := event.get("usage")) is not None:
-            self._usage = _usage(usage)
+        if event.get("usage") is not None:
+            self._usage = _usage(event["usage"])
         return chunks
 
     def _more_text(self, event: Any) -> Chunk | None:
@@ -142,8 +140,7 @@ class AnswerReader:
             raise misshapen("no answer")
         _without_gaps(self._choices)
         *others, last = readers
-        chunks = [chunk for reader in others for chunk in reader.end()]
-        return chunks + last.end(self._usage, self._last_fields)
+        return [chunk for each in others for chunk in each.end()] + last.end(self._usage, self._last_fields)
 
 
 class _ChoiceReader:
@@ -160,7 +157,11 @@ class _ChoiceReader:
         self.finish_reason: str | None = None
 
     def take(self, choice: Mapping[str, Any], reply: Mapping[str, Any]) -> list[Chunk]:
-        delta = _with_texts(self._delta(choice))
+        piece = choice.get("delta")
+        if piece is None and not self.said:
+            piece = choice.get("message")  # of a server that sends an answer in one event perhaps
+        self._begun = self._begun or piece is not None or "delta" in choice
+        delta = _with_texts(_object(piece, "delta"))
         text = _text(delta)
         calls = self._calls.take(delta["tool_calls"]) if delta.get("tool_calls") else ()
         entries, fields = _choice_fields(choice)
@@ -190,14 +191,6 @@ class _ChoiceReader:
         last = Chunk("", self.finish_reason or UNSAID, usage, self._index, further=further)
         return [*self.opened(), *last_calls, last]
 
-    def _delta(self, choice: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The next piece; of a server that sends an answer in one event perhaps as a whole message."""
-        told = choice.get("delta")
-        if told is None and not self.said:
-            told = choice.get("message")
-        self._begun = self._begun or told is not None or "delta" in choice
-        return _object(told, "delta")
-
     def opened(self) -> list[Chunk]:
         """The event that waited, once."""
         opening, self._opening = self._opening, None
@@ -207,10 +200,7 @@ class _ChoiceReader:
 def whole_answer(reply: object, asked: int = 1) -> list[Chunk]:
     """The chunks of a reply that was not streamed: one for each answer, the last one with usage.
 
-    asked: how many answers were asked for.
-
-    Raises:
-        EngineError: it reports a failure, or is not of OpenAI's shape.
+    asked: how many answers were asked for. Raises EngineError: it reports a failure, or is not of OpenAI's shape.
     """
     reply = unwrapped(reply)
     if type(reply) is not dict:
@@ -220,32 +210,24 @@ def whole_answer(reply: object, asked: int = 1) -> list[Chunk]:
     choices = _objects(reply.get("choices") or [], "choices")
     if not choices:
         raise misshapen("no answer")
-    usage, fields = _usage(reply.get("usage")), _rest(reply, _NAMED_IN_REPLY)
-    chunks = [_whole_chunk(choice, place, asked) for place, choice in enumerate(choices)]
+    usage = _usage(reply.get("usage"))
+    fields = {name: value for name, value in reply.items() if name not in _NAMED_IN_REPLY}
+    chunks = []
+    for place, choice in enumerate(choices):
+        if choice.get("message") is None:
+            raise misshapen("an answer without a message")
+        message = _with_texts(_object(choice["message"], "message"))
+        text, index = _text(message), _index(choice, place, asked)
+        calls = ToolCallReader().take_whole(message["tool_calls"]) if message.get("tool_calls") else ()
+        entries, others = _choice_fields(choice)
+        reason = UNSAID if choice.get("finish_reason") is None else _finish_reason(choice, others)
+        further = _further_of(_further({"content": None, **message}, text), others, NO_FIELDS)
+        chunks.append(Chunk(text, reason, None, index, calls, entries, further=further))
     if len({chunk.index for chunk in chunks}) < len(chunks):
         raise misshapen("two answers of one number")
     _without_gaps({chunk.index for chunk in chunks})
-    *others, last = chunks
-    further = last.further or Further()
-    return [*others, replace(last, usage=usage, further=_further_of(further.delta, further.choice, fields))]
-
-
-def _whole_chunk(choice: Mapping[str, Any], place: int, asked: int) -> Chunk:
-    if choice.get("message") is None:
-        raise misshapen("an answer without a message")
-    message = _with_texts(_object(choice["message"], "message"))
-    text = _text(message)
-    calls = ToolCallReader().take_whole(message["tool_calls"]) if message.get("tool_calls") else ()
-    entries, fields = _choice_fields(choice)
-    reason = UNSAID if choice.get("finish_reason") is None else _finish_reason(choice, fields)
-    said = _further({"content": None, **message}, text)
-    return Chunk(
-        text, reason, None, _index(choice, place, asked), calls, entries, further=_further_of(said, fields, NO_FIELDS)
-    )
-
-
-def _rest(values: Mapping[str, Any], named: frozenset[str]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in named}
+    said = chunks[-1].further or Further()
+    return [*chunks[:-1], replace(chunks[-1], usage=usage, further=_further_of(said.delta, said.choice, fields))]
 
 
 def _further(message: Mapping[str, Any], text: str) -> dict[str, Any]:
@@ -295,7 +277,7 @@ def _choice_fields(choice: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any
     """The log-probabilities of a choice's tokens, and whatever else it names."""
     if problem := choice.get("error"):
         raise failure({"error": problem})
-    fields = _rest(choice, _NAMED_IN_CHOICE)
+    fields = {name: value for name, value in choice.items() if name not in _NAMED_IN_CHOICE}
     if not (logprobs := choice.get("logprobs")):
         return (), fields
     entries = _object(logprobs, "logprobs").get("content")
@@ -349,22 +331,18 @@ def _without_gaps(indexes: Collection[int]) -> None:
 
 
 def _usage(usage: object) -> Usage:
-    """What an answer took; None, and what it does not name, is unknown."""
+    """What an answer took; None, and what it does not name, is unknown. Counts are whole numbers, also where they were
+    written with a point (11.0) or as text; all else stays as it came."""
     if usage is None:
         return UNKNOWN_USAGE
     if type(usage) is not dict:
         raise misshapen("usage that is no object")
-    told = _counted(usage, "usage", _COUNTS & usage.keys())
+    told = {**usage, **{name: _count(usage[name], f"usage.{name}") for name in _COUNTS & usage.keys()}}
     for name in _DETAILS & usage.keys():
         details = _object(usage[name], f"usage.{name}")
-        counts = {each for each in details if each.endswith("_tokens")}
-        told[name] = usage[name] and _counted(details, f"usage.{name}", counts)
+        counts = {each: _count(details[each], f"usage.{name}.{each}") for each in details if each.endswith("_tokens")}
+        told[name] = usage[name] and {**details, **counts}
     return Usage(told.get("prompt_tokens"), told.get("completion_tokens"), told)
-
-
-def _counted(usage: Mapping[str, Any], place: str, counts: Set[str]) -> dict[str, Any]:
-    """Its counts as whole numbers, also where they were written with a point (11.0) or as text; all else as it came."""
-    return {name: _count(value, f"{place}.{name}") if name in counts else value for name, value in usage.items()}
 
 
 def _count(count: Any, place: str) -> int | None:

@@ -30,10 +30,12 @@ class ToolCallReader:
         return [piece for piece in pieces if piece is not None]
 
     def take_whole(self, calls: object) -> list[dict[str, Any]]:
-        """Calls that came in one piece: each is one by itself, whatever its number. Raises EngineError."""
-        pieces = [self._begin(None).take(_with_arguments(call)) for call in _objects(calls)]
-        self.end()
-        return [piece for piece in pieces if piece is not None]
+        """Calls that came in one piece: each is one by itself, whatever its number. One that names no arguments has
+        none. Raises EngineError."""
+        whole = [self._begin(None).take(call) or {} for call in _objects(calls)]
+        for lacking in self.end():
+            whole[lacking["index"]]["function"].update(lacking["function"])
+        return whole
 
     def end(self) -> list[dict[str, Any]]:
         """The answer is over: the pieces that calls lack, for arguments that were never told are none, as in whole
@@ -116,7 +118,12 @@ class _Call:
         if not self.name:
             return None
         held, self.held = self.held, None
-        return {"index": self.place, "id": held.pop("id", "") or _new_id(), "type": "function", **held}
+        return {
+            "index": self.place,
+            "id": held.pop("id", "") or f"call_{os.urandom(12).hex()}",
+            "type": "function",
+            **held,
+        }
 
     def _function(self, function: object) -> dict[str, Any]:
         if not isinstance(function, dict):
@@ -151,14 +158,6 @@ def _id(call: Mapping[str, Any]) -> str:
     return str(identity) if type(identity) in (str, int) else ""
 
 
-def _with_arguments(call: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A whole call; one that names no arguments has none."""
-    function = call.get("function")
-    if isinstance(function, dict) and function.get("arguments") in (None, ""):
-        return {**call, "function": {**function, "arguments": "{}"}}
-    return call
-
-
 def _name(call: Mapping[str, Any]) -> str:
     """The name that a piece of a call tells: of a function, or of a tool of another type."""
     told = call.get("function") or call.get(str(call.get("type")))
@@ -166,10 +165,6 @@ def _name(call: Mapping[str, Any]) -> str:
     if name is not None and not isinstance(name, str):
         raise misshapen("a tool call whose name is no text")
     return name or ""
-
-
-def _new_id() -> str:
-    return f"call_{os.urandom(12).hex()}"
 
 
 def _objects(value: object) -> Sequence[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""Server-sent events from bytes as they arrive, in pieces of any size."""
+"""What upstream servers send: events from bytes as they arrive, in pieces of any size, and JSON, however sloppy."""
 
 from __future__ import annotations
 
@@ -23,10 +23,6 @@ class SentEvent(NamedTuple):
     data: bytes
 
 
-class EventTooLong(ValueError):
-    """An event, or what should become one, is longer than allowed."""
-
-
 class EventParser:
     """Splits a stream into events as the HTML standard says; however the bytes are cut, the events are the same.
 
@@ -40,7 +36,7 @@ class EventParser:
         self._at_start = True
 
     def feed(self, piece: bytes) -> list[SentEvent]:
-        """The events that end in `piece`. Events without data are none. Raises EventTooLong."""
+        """The events that end in `piece`. Events without data are none. Raises EngineError: one is too long."""
         if self._is_one_message(piece):
             self._at_start = False
             return [SentEvent(b"", piece[6:-2])]
@@ -77,8 +73,11 @@ class EventParser:
 
     def _wait(self) -> list[SentEvent]:
         if len(self._rest) > self._limit + 1:  # its last byte may be the first of the blank line
-            raise EventTooLong(f"an event of more than {self._limit} bytes")
+            raise self._too_long()
         return []
+
+    def _too_long(self) -> EngineError:
+        return misshapen(f"an event of more than {self._limit} bytes")
 
     def _with_plain_newlines(self, piece: bytes) -> bytes:
         """Every line ending as a line feed. One that is cut between its two characters counts once."""
@@ -91,7 +90,7 @@ class EventParser:
 
     def _event(self, block: bytes) -> SentEvent | None:
         if len(block) > self._limit:
-            raise EventTooLong(f"an event of more than {self._limit} bytes")
+            raise self._too_long()
         if self._at_start:
             block, self._at_start = block.removeprefix(_BOM), False
         if b"\n" not in block and block.startswith(b"data: ") and len(block) > 6:
@@ -136,20 +135,16 @@ class UpstreamJson:
 
     def _mended(self, value: Any, place: _Place) -> Any:
         if isinstance(value, str):
-            return self._text(value, place)
+            value = self._halves.pop(place, "") + value
+            if self._streamed and "\ud800" <= value[-1:] <= "\udbff":
+                self._halves[place], value = value[-1], value[:-1]
+            return _characters(value)
         if isinstance(value, dict):
             return {_characters(name): self._mended(item, (*place, name)) for name, item in value.items()}
         if isinstance(value, list):
             numbers = [item.get("index", at) if isinstance(item, dict) else at for at, item in enumerate(value)]
             return [self._mended(item, (*place, str(at))) for at, item in zip(numbers, value, strict=True)]
         return value
-
-    def _text(self, text: str, place: _Place) -> str:
-        text = self._halves.pop(place, "") + text
-        if self._streamed and "\ud800" <= text[-1:] <= "\udbff":
-            self._halves[place] = text[-1]
-            text = text[:-1]
-        return _characters(text)
 
 
 def _loosely(data: bytes, what: str) -> Any:

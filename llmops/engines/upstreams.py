@@ -27,6 +27,7 @@ class Upstream:
     """One server of several, and what is known of its health from the requests it got.
 
     name: what messages and the identity call it. weight: its share of the requests against the others' weights.
+    on_trial: one request after a rest is under way there, and has not got its first byte.
     """
 
     def __init__(self, engine: Engine, name: str, weight: int = 1) -> None:
@@ -35,12 +36,12 @@ class Upstream:
         self._failures = 0
         self._rests = 0
         self._until: float | None = None
-        self._on_trial = False
+        self.on_trial = False
         self._last_error: EngineError | None = None
 
     def is_available(self, now: float) -> bool:
         """Whether a request may go there: it is not resting, or has rested and no other request is trying it."""
-        return self._until is None or (now >= self._until and not self._on_trial)
+        return self._until is None or (now >= self._until and not self.on_trial)
 
     def seconds_left(self, now: float) -> float | None:
         """How much longer it rests; None when it does not."""
@@ -52,15 +53,15 @@ class Upstream:
         return None if left is None else f"{self.name}: {self._last_error} (tried again in {left:.0f} s)"
 
     def take(self) -> bool:
-        """A request goes there; says whether it is a trial: the one request after a rest, until its first byte."""
-        self._on_trial = self._until is not None
-        return self._on_trial
+        """A request goes there; says whether it is a trial."""
+        self.on_trial = self._until is not None
+        return self.on_trial
 
     def begin(self) -> None:
         """An answer begins to come: it is back."""
         if self._until is not None:
             logger.warning("upstream %s answers again", self.name)
-        self._until, self._on_trial = None, False
+        self._until, self.on_trial = None, False
 
     def succeed(self) -> None:
         """A request came to its proper end, be it a refusal."""
@@ -85,10 +86,6 @@ class Upstream:
         self._until = now + rest
         logger.warning("upstream %s rests for %.1f s: %s", self.name, rest, error)
 
-    def leave(self) -> None:
-        """A trial is over, however it ended."""
-        self._on_trial = False
-
 
 class UpstreamsEngine:
     """Upstreams that answer alike, as one engine.
@@ -112,8 +109,7 @@ class UpstreamsEngine:
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         asked: dict[Upstream, EngineError] = {}
         while (upstream := self._choose(asked)) is not None:
-            begun = False
-            trial = upstream.take()
+            begun, trial = False, upstream.take()
             try:
                 async with aclosing(upstream.engine.stream(request)) as chunks:
                     async for chunk in chunks:
@@ -134,7 +130,7 @@ class UpstreamsEngine:
                 return
             finally:
                 if trial:
-                    upstream.leave()
+                    upstream.on_trial = False
         raise self._failure(asked)
 
     async def close(self) -> None:

@@ -1,9 +1,11 @@
-"""Random tiny models, made from seeds in a moment: a Hugging Face folder and a GGUF file, and requests for them."""
+"""Random tiny models, made from seeds in a moment: a Hugging Face folder and GGUF files; upstreams; and requests for
+them."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import gguf
 import pytest
 import tokenizers
 
+from llmops.engines.openai import OpenAIEngine
 from llmops.generation import GenerationParameters, GenerationRequest
+from tests.engines.upstream_server import UpstreamServer
 from tests.gguf_files import write_llama
 
 TEMPLATE = (
@@ -120,3 +124,35 @@ def byte_level_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("byte-level") / "tiny.gguf"
     return write_llama(path, width=64, kind="Q8_0", tokens=len(tokens), silent=0, prepare=prepare)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[UpstreamServer]:
+    """An upstream that answers "Hello"."""
+    async with UpstreamServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def connect(server: UpstreamServer) -> AsyncIterator[Callable[..., OpenAIEngine]]:
+    """`connect(timeout=0.3)` an engine of the server, or of another address; closed when the test ends."""
+    opened: list[OpenAIEngine] = []
+
+    def make(url: str | None = None, **options: Any) -> OpenAIEngine:
+        opened.append(OpenAIEngine(url or server.url, "big", **{"timeout": 5, **options}))
+        return opened[-1]
+
+    yield make
+    for engine in opened:
+        await engine.close()
+
+
+@pytest.fixture
+def engine(connect: Callable[..., OpenAIEngine]) -> OpenAIEngine:
+    return connect()
+
+
+@pytest.fixture
+def ask_whole(ask: MakeRequest) -> MakeRequest:
+    """A request whose answer nobody reads before its end."""
+    return lambda **more: dataclasses.replace(ask(), whole=True, **more)

@@ -2,47 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import socket
+from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
 from llmops.engines.openai import OpenAIEngine, identity
 from llmops.engines.protocol import generate
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
-from llmops.generation import GenerationRequest, Usage
-from tests.engines.upstream_server import HELLO, STREAM_HEAD, UpstreamServer, chunked, delta, raw, reply, sse, stream
+from llmops.generation import Chunk, GenerationRequest, Usage
+from tests.engines.upstream_server import HELLO, USAGE, delta, reply, sse, stream, whole
 
 pytestmark = pytest.mark.anyio
+USER = {"role": "user", "content": "hello"}
 
 
-@pytest.fixture
-async def upstream():
-    """A server that answers "Hello"."""
-    async with UpstreamServer() as server:
-        yield server
+async def chunks_of(engine, request):
+    return [chunk async for chunk in engine.stream(request)]
 
 
-@pytest.fixture
-async def engine(upstream):
-    engine = OpenAIEngine(upstream.url + "/", "big", timeout=5)
-    yield engine
-    await engine.close()
+async def collect(chunks, seen):
+    """Appends chunks as they come, so that those before a failure are there."""
+    async for chunk in chunks:
+        seen.append(chunk)
 
 
-async def test_an_answer_streams_and_ends_with_usage_only_in_the_last_chunk(engine, ask):
-    chunks = [chunk async for chunk in engine.stream(ask())]
-    assert [chunk.text for chunk in chunks] == ["Hel", "lo", ""]
-    assert [chunk.finish_reason for chunk in chunks] == [None, None, "stop"]
-    assert [chunk.usage for chunk in chunks] == [None, None, Usage(5, 2)]
+# ---- what is sent
 
 
-async def test_the_request_is_what_openai_servers_take(engine, upstream, ask):
-    messages = ({"role": "system", "content": "Be kind."}, {"role": "user", "content": "hello"})
-    wanted = {"type": "json_object"}
-    parameters = ask(max_tokens=7, temperature=0.5, top_p=0.9, stop=["\n"], seed=3, response_format=wanted).parameters
+async def test_the_request_is_what_openai_servers_take(engine, server, ask):
+    messages = ({"role": "system", "content": "Be kind."}, USER)
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    parameters = ask(max_tokens=7, temperature=0.5, top_p=0.9, stop=["\n"], seed=3, response_format=schema).parameters
     await generate(engine, GenerationRequest(messages, parameters))
-    assert upstream.seen[0].body == {
+    assert server.seen[0].body == {
         "model": "big",
         "messages": list(messages),
         "max_tokens": 7,
@@ -50,136 +45,61 @@ async def test_the_request_is_what_openai_servers_take(engine, upstream, ask):
         "top_p": 0.9,
         "stop": ["\n"],
         "seed": 3,
-        "response_format": wanted,
+        "response_format": schema,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
 
 
-async def test_what_is_not_set_is_not_sent(engine, upstream, ask):
+async def test_what_is_not_set_is_not_sent(engine, server, ask):
     await generate(engine, ask())
-    assert not {"stop", "seed", "response_format"} & set(upstream.seen[0].body)
-    assert "authorization" not in upstream.seen[0].headers
+    assert not {"stop", "seed", "response_format"} & set(server.seen[0].body)
+    assert "authorization" not in server.seen[0].headers
 
 
-async def test_without_usage_token_counts_are_unknown(engine, upstream, ask):
-    upstream.behave = stream(sse(delta("Hi", "length")))
-    answer = await generate(engine, ask())
-    assert (answer.text, answer.finish_reason, answer.usage) == ("Hi", "length", Usage(None, None))
+async def test_extras_and_headers_are_sent_as_they_are(engine, server, ask):
+    extras = {
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+        "tool_choice": "auto",
+        "logit_bias": {"3": -100},
+        "logprobs": True,
+    }
+    assert set(extras) <= engine.honours
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    await generate(engine, replace(ask(), extras=extras, headers={"traceparent": trace}))
+    [seen] = server.seen
+    assert {name: seen.body[name] for name in extras} == extras
+    assert (seen.headers["traceparent"], seen.headers["content-type"]) == (trace, "application/json")
 
 
-def refusal(status, error=None, headers=""):
-    return reply(status, error.encode() if isinstance(error, str) else {"error": error or {"message": "no"}}, headers)
-
-
-@pytest.mark.parametrize(
-    ("status", "error", "kind"),
-    [
-        (400, None, EngineRejected),
-        (413, None, EngineRejected),
-        (422, None, EngineRejected),
-        (401, None, EngineUnavailable),
-        (403, None, EngineUnavailable),
-        (404, None, EngineUnavailable),
-        (429, None, EngineUnavailable),
-        (502, "<html>Bad Gateway</html>", EngineUnavailable),
-        (503, None, EngineUnavailable),
-        (408, None, EngineTimeout),
-        (504, None, EngineTimeout),
-        (500, None, EngineError),
-        (500, "not json", EngineError),
-        (500, "[1]", EngineError),
-        (400, '{"error": "flat text"}', EngineRejected),
-        (400, {"message": "too long", "code": "context_length_exceeded"}, ContextTooLong),
-    ],
-)
-async def test_a_refusal_becomes_the_error_of_its_status(engine, upstream, ask, status, error, kind):
-    upstream.behave = refusal(status, error)
-    with pytest.raises(EngineError, match=f"^upstream answered {status}: ") as caught:
-        await generate(engine, ask())
-    assert type(caught.value) is kind
-
-
-async def test_a_refusal_names_the_field_at_fault(engine, upstream, ask):
-    upstream.behave = refusal(400, {"message": "must be smaller", "param": "max_tokens"})
-    with pytest.raises(EngineRejected, match=r"^upstream answered 400: must be smaller$") as caught:
-        await generate(engine, ask())
-    assert caught.value.param == "max_tokens"
+CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALLED = {"role": "assistant", "content": "", "tool_calls": [CALL]}
 
 
 @pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [("retry-after: 7\r\n", 7.0), ("retry-after: Wed, 21 Oct 2026 07:28:00 GMT\r\n", None), ("", None)],
+    "messages",
+    [(USER, CALLED, {"role": "tool", "content": "3", "tool_call_id": "a"}), ({**USER, "content": "x" * 2_000_000},)],
+    ids=["tool calls", "long"],
 )
-@pytest.mark.parametrize("status", [429, 503])
-async def test_a_busy_upstream_says_when_to_come_back(engine, upstream, ask, status, headers, seconds):
-    upstream.behave = refusal(status, headers=headers)
-    with pytest.raises(EngineUnavailable) as caught:
-        await generate(engine, ask())
-    assert caught.value.retry_after == seconds
-
-
-@pytest.mark.parametrize("done", ["[DONE]", "[DONE] ", "[DONE]\r"])
-async def test_a_stream_that_says_it_is_done_is_an_answer_whose_finish_reason_is_unknown(engine, upstream, ask, done):
-    upstream.behave = stream(sse(delta("Hel"), done))
-    answer = await generate(engine, ask())
-    assert (answer.text, answer.finish_reason) == ("Hel", None)
-
-
-async def test_a_connection_lost_in_the_middle_is_no_answer(engine, upstream, ask):
-    upstream.behave = raw(STREAM_HEAD + chunked(sse(delta("Hel"))))
-    with pytest.raises(EngineUnavailable, match="ClientPayloadError"):
-        await generate(engine, ask())
+async def test_a_conversation_is_sent_as_it_is(engine, server, messages):
+    await generate(engine, GenerationRequest(messages))
+    assert server.seen[0].body["messages"] == list(messages)
 
 
 @pytest.mark.parametrize(
-    "garbage",
-    [
-        "{",
-        "[1]",
-        "3",
-        '{"choices": {"a": 1}}',
-        '{"choices": [3]}',
-        '{"choices": [{"delta": 3}]}',
-        '{"choices": [{"delta": {"content": 3}}]}',
-        '{"choices": [], "usage": 3}',
-        '{"choices": [], "usage": {"prompt_tokens": 18446744073709551615}}',
-        '{"choices": [{"delta": {"new": ' + "[" * 500 + "]" * 500 + "}}]}",
-        '{"choices": [{"delta": {"tool_calls": {"a": 1}}}]}',
-        '{"choices": [{"delta": {"tool_calls": [{"function": "f"}]}}]}',
-        '{"choices": [{"delta": {}, "finish_reason": {"type": "stop"}}]}',
-    ],
+    "asked", [{"text": "\ud800"}, {"text": "hello", "seed": 10**30}], ids=["half a character", "a huge number"]
 )
-async def test_an_event_of_garbage_is_an_engine_error(engine, upstream, ask, garbage):
-    upstream.behave = stream(sse(delta("Hel"), garbage, *HELLO))
-    with pytest.raises(EngineError, match=r"^the upstream sent .*(is|are) (no|not) ") as caught:
-        await generate(engine, ask())
-    assert caught.value.reason == str(caught.value)
+async def test_what_no_json_holds_is_rejected(engine, server, ask, asked):
+    with pytest.raises(EngineRejected, match=r"^the request is no JSON: "):
+        await generate(engine, ask(**asked))
+    assert server.seen == []
 
 
-async def test_a_refused_connection_is_unavailable(ask):
-    with socket.socket() as held:  # bound and not listening
-        held.bind(("127.0.0.1", 0))
-        engine = OpenAIEngine(f"http://127.0.0.1:{held.getsockname()[1]}/v1", "big")
-        with pytest.raises(EngineUnavailable, match="ClientConnectorError"):
-            await generate(engine, ask())
-        await engine.close()
-
-
-@pytest.mark.parametrize("url", ["http://[x/v1", "http://host:port/v1", "http:///v1"])
-async def test_an_address_that_is_none_is_unavailable(ask, url):
-    engine = OpenAIEngine(url, "big")
-    with pytest.raises(EngineUnavailable):
-        await generate(engine, ask())
-    await engine.close()
-
-
-async def test_the_key_is_read_from_the_named_variable_and_sent_as_bearer(upstream, ask, monkeypatch):
+async def test_the_key_is_read_from_the_named_variable_and_sent_as_bearer(connect, server, ask, monkeypatch):
     monkeypatch.setenv("UPSTREAM_KEY", "sesame\n")  # as files of keys end
-    engine = OpenAIEngine(upstream.url, "big", key_variable="UPSTREAM_KEY")
+    engine = connect(key_variable="UPSTREAM_KEY")
     await generate(engine, ask())
-    await engine.close()
-    assert upstream.seen[0].headers["authorization"] == "Bearer sesame"
+    assert server.seen[0].headers["authorization"] == "Bearer sesame"
     assert "sesame" not in json.dumps(engine.identity.to_mapping())
 
 
@@ -200,22 +120,236 @@ def test_the_identity_is_known_before_connecting():
     assert engine.slots == 3
 
 
-async def test_pieces_that_arrive_together_say_that_another_follows(engine, upstream, ask):
-    upstream.behave = stream(sse(delta("one"), delta("two"), delta("three")), 0.05, sse(*HELLO[2:]))
-    chunks = [chunk async for chunk in engine.stream(ask())]
+# ---- whole answers
+
+
+async def test_an_answer_that_nobody_reads_early_is_asked_for_whole_unless_a_setting_streams_always(
+    engine, connect, server, ask_whole
+):
+    assert await chunks_of(engine, ask_whole()) == [Chunk("Hello", "stop", Usage(5, 2))]
+    assert not {"stream", "stream_options"} & set(server.seen[0].body)
+    streamed = await chunks_of(connect(stream_always=True), ask_whole())
+    assert [chunk.text for chunk in streamed] == ["Hel", "lo", ""]
+    assert server.seen[1].body["stream"] is True
+
+
+async def test_a_server_that_does_the_other_of_streaming_and_not_is_understood(engine, server, ask, ask_whole):
+    server.behave = reply(200, whole())
+    assert await chunks_of(engine, ask()) == [Chunk("Hello", "stop", Usage(5, 2))]
+    server.behave = stream(sse(*HELLO))
+    assert (await generate(engine, ask_whole())).text == "Hello"
+
+
+async def test_several_whole_answers_are_chunks_of_which_the_last_has_usage(engine, server, ask_whole):
+    choices = [
+        {"index": 1, "message": {"content": "one"}, "finish_reason": "length"},
+        {"index": 0, "message": {"content": "zero"}, "finish_reason": "stop"},
+    ]
+    server.behave = reply(200, {"choices": choices, "usage": USAGE})
+    chunks = await chunks_of(engine, ask_whole(extras={"n": 2}))
+    assert chunks == [Chunk("one", "length", None, 1), Chunk("zero", "stop", Usage(5, 2), 0)]
+    assert server.seen[0].body["n"] == 2
+
+
+async def test_tool_calls_and_logprobs_of_a_whole_answer_come_along(engine, server, ask_whole):
+    calls = [{**CALL, "id": name, "index": index} for index, name in enumerate("ab")]
+    entries = [{"token": "x", "logprob": -0.5, "bytes": None, "top_logprobs": []}]
+    message = {"role": "assistant", "content": None, "tool_calls": calls}
+    choice = {"message": message, "finish_reason": "tool_calls", "logprobs": {"content": entries}}
+    server.behave = reply(200, {"choices": [choice]})
+    [chunk] = await chunks_of(engine, ask_whole())
+    assert (chunk.text, chunk.finish_reason, chunk.usage) == ("", "tool_calls", Usage(None, None))
+    assert (chunk.tool_calls, chunk.logprobs) == (calls, entries)
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b"{", "a reply that is not JSON"),
+        (b"\xff\xfe", "a reply that is not JSON"),
+        (b"[" * 100_000, "a reply that is not flat enough"),
+        (b"", "a reply that is not JSON"),
+        ([1], "a reply that is not an object"),
+        ({}, "sent no answer"),
+        ({"choices": []}, "sent no answer"),
+        ({"choices": {"a": 1}}, "choices that is no list of objects"),
+        ({"choices": [3]}, "choices that is no list of objects"),
+        (whole(usage=3), "usage that is no object"),
+        (whole(usage={"prompt_tokens": "five"}), "usage.prompt_tokens = five, which is no number of tokens"),
+        (whole(text=["Hello"]), "content that is no list of objects"),
+        ({"choices": [{"message": "Hello", "finish_reason": "stop"}]}, "message that is no object"),
+        ({"choices": [{"message": {"tool_calls": 3}, "finish_reason": "stop"}]}, "a tool call that is no object"),
+        ({"choices": [{"message": {}, "logprobs": 3, "finish_reason": "stop"}]}, "logprobs that is no object"),
+        ({"choices": [{"message": {}, "index": "one", "finish_reason": "stop"}]}, "an answer of index one where"),
+        ({"error": {"message": "out of memory"}}, "the upstream failed: out of memory"),
+    ],
+)
+async def test_a_whole_reply_of_garbage_is_an_engine_error(engine, server, ask_whole, body, problem):
+    server.behave = reply(200, body)
+    with pytest.raises(EngineError, match=problem):
+        await generate(engine, ask_whole())
+
+
+# ---- streams
+
+
+async def test_answers_side_by_side_finish_each_and_only_the_last_chunk_has_usage(engine, server, ask):
+    asked = replace(ask(), extras={"n": 2})
+    events = [delta("a", index=0), delta("b", index=1), delta(None, "stop", index=0)]
+    ending = [delta("c", index=1), delta(None, "length", index=1), {"choices": [], "usage": USAGE}, "[DONE]"]
+    server.behave = stream(sse(*events, *ending))
+    chunks = await chunks_of(engine, asked)
+    assert [(chunk.text, chunk.finish_reason, chunk.usage, chunk.index) for chunk in chunks] == [
+        ("a", None, None, 0),
+        ("b", None, None, 1),
+        ("c", None, None, 1),
+        ("", "stop", None, 0),
+        ("", "length", Usage(5, 2), 1),
+    ]
+    server.behave = stream(sse(*events))  # without the end of one of them
+    with pytest.raises(EngineUnavailable, match="the stream ended before the answer did"):
+        await generate(engine, asked)
+
+
+async def test_tool_calls_and_logprobs_come_as_the_server_sends_them(engine, server, ask):
+    call = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}
+    entry = {"token": "Hi", "logprob": -0.5}
+    spoken = delta("Hi")
+    spoken["choices"][0]["logprobs"] = {"content": [entry], "refusal": None}
+    server.behave = stream(sse(spoken, delta(None, tool_calls=[call]), delta(None, "tool_calls"), "[DONE]"))
+    chunks = await chunks_of(engine, ask())
+    assert [(chunk.text, chunk.logprobs, chunk.tool_calls, chunk.finish_reason, chunk.usage) for chunk in chunks] == [
+        ("Hi", [entry], (), None, None),
+        ("", (), [call], None, None),
+        ("", (), [{"index": 0, "function": {"arguments": "{}"}}], None, None),  # none were sent
+        ("", (), (), "tool_calls", Usage(None, None)),
+    ]
+
+
+async def test_text_in_the_event_of_the_finish_is_not_kept_back(engine, server, ask):
+    server.behave = stream(sse(delta("Hi", "stop")), 60)
+    async with aclosing(engine.stream(ask())) as chunks:
+        assert await asyncio.wait_for(anext(chunks), 5) == Chunk("Hi")
+
+
+TRAILING = {**delta(""), "usage": USAGE}  # as some gateways send their usage
+
+
+@pytest.mark.parametrize(
+    ("events", "text", "reason", "usage"),
+    [
+        (HELLO, "Hello", "stop", Usage(5, 2)),
+        ([delta("Hi"), delta(None, "stop"), delta(None, "stop"), TRAILING, "[DONE]"], "Hi", "stop", Usage(5, 2)),
+        ([delta("Hi", "length")], "Hi", "length", Usage(None, None)),
+        *(([delta("Hi"), done], "Hi", None, Usage(None, None)) for done in ("[DONE]", "[DONE] ", "[DONE]\r")),
+    ],
+)
+async def test_a_stream_ends_once_and_what_it_does_not_tell_is_unknown(
+    engine, server, ask, events, text, reason, usage
+):
+    server.behave = stream(sse(*events))
+    answer = await generate(engine, ask())
+    assert (answer.text, answer.finish_reason, answer.usage) == (text, reason, usage)
+    chunks = await chunks_of(engine, ask())
+    assert [chunk.usage is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
+    assert [chunk.finish_reason is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
+
+
+async def test_pieces_that_arrive_together_say_that_another_follows(engine, server, ask):
+    server.behave = stream(sse(delta("one"), delta("two"), delta("three")), 0.05, sse(*HELLO[2:]))
+    chunks = await chunks_of(engine, ask())
     assert [(chunk.text, chunk.more) for chunk in chunks] == [
         ("one", True), ("two", True), ("three", False), ("", False),
     ]  # fmt: skip
 
 
-async def test_what_came_before_a_broken_event_is_given_out(engine, upstream, ask):
-    upstream.behave = stream(sse(delta("one"), delta("two"), "{not json"))
+ERROR_EVENTS = [
+    b'event: error\ndata: {"error": {"message": "no memory"}}',
+    b'event: error\ndata: {"message": "no memory"}',
+    b'data: {"error": {"message": "no memory"}}',
+]
+
+
+@pytest.mark.parametrize(
+    ("event", "problem"),
+    [*((event, r"^the upstream failed: no memory$") for event in ERROR_EVENTS), (b"data: {not json", "not JSON")],
+)
+async def test_what_came_before_an_error_or_a_broken_event_is_given_out(engine, server, ask, event, problem):
+    server.behave = stream(sse(delta("one"), delta("two")) + event + b"\n\n")
     seen = []
+    with pytest.raises(EngineError, match=problem):
+        await collect(engine.stream(ask()), seen)
+    assert [(chunk.text, chunk.more) for chunk in seen] == [("one", True), ("two", False)]
 
-    async def collect():
-        async for chunk in engine.stream(ask()):
-            seen.append((chunk.text, chunk.more))  # noqa: PERF401  what came before the error is wanted
 
-    with pytest.raises(EngineError, match="not JSON"):
-        await collect()
-    assert seen == [("one", True), ("two", False)]
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        "{",
+        "[1]",
+        "3",
+        '{"choices": {"a": 1}}',
+        '{"choices": [3]}',
+        '{"choices": [{"delta": 3}]}',
+        '{"choices": [{"delta": {"content": 3}}]}',
+        '{"choices": [], "usage": 3}',
+        '{"choices": [], "usage": {"prompt_tokens": 18446744073709551615}}',
+        '{"choices": [{"delta": {"new": ' + "[" * 500 + "]" * 500 + "}}]}",
+        '{"choices": [{"delta": {"tool_calls": {"a": 1}}}]}',
+        '{"choices": [{"delta": {"tool_calls": [{"function": "f"}]}}]}',
+        '{"choices": [{"delta": {}, "finish_reason": {"type": "stop"}}]}',
+    ],
+)
+async def test_an_event_of_garbage_is_an_engine_error(engine, server, ask, garbage):
+    server.behave = stream(sse(delta("Hel"), garbage, *HELLO))
+    with pytest.raises(EngineError, match=r"^the upstream sent .*(is|are) (no|not) ") as caught:
+        await generate(engine, ask())
+    assert caught.value.reason == str(caught.value)
+
+
+# ---- refusals
+
+
+NO = {"message": "no"}
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "kind"),
+    [
+        *((status, NO, EngineRejected) for status in (400, 413, 422)),
+        *((status, NO, EngineUnavailable) for status in (307, 401, 402, 403, 404, 405, 407, 429, 503)),
+        (502, "<html>Bad Gateway</html>", EngineUnavailable),
+        (408, NO, EngineTimeout),
+        (504, NO, EngineTimeout),
+        (500, NO, EngineError),
+        (500, "not json", EngineError),
+        (500, "[1]", EngineError),
+        (400, '{"error": "flat text"}', EngineRejected),
+        (400, {"message": "too long", "code": "context_length_exceeded"}, ContextTooLong),
+    ],
+)
+async def test_a_refusal_becomes_the_error_of_its_status(engine, server, ask, status, error, kind):
+    body = error.encode() if isinstance(error, str) else {"error": error}
+    server.behave = reply(status, body, "location: /elsewhere\r\n" if status == 307 else "")
+    with pytest.raises(EngineError, match=f"^upstream answered {status}: ") as caught:
+        await generate(engine, ask())
+    assert type(caught.value) is kind
+    assert len(server.seen) == 1  # a redirect is not followed
+    if kind is EngineUnavailable:  # what is wrong with our account or address is no fault of the request
+        assert caught.value.lasting is (status not in (429, 502, 503))
+
+
+async def test_a_refusal_names_the_field_at_fault(engine, server, ask):
+    server.behave = reply(400, {"error": {"message": "must be smaller", "param": "max_tokens"}})
+    with pytest.raises(EngineRejected, match=r"^upstream answered 400: must be smaller$") as caught:
+        await generate(engine, ask())
+    assert caught.value.param == "max_tokens"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_busy_upstream_says_when_to_come_back(engine, server, ask, status):
+    for headers, seconds in (("retry-after: 7\r\n", 7.0), ("retry-after: soon\r\n", None), ("", None)):
+        server.behave = reply(status, {"error": NO}, headers)
+        with pytest.raises(EngineUnavailable) as caught:
+            await generate(engine, ask())
+        assert caught.value.retry_after == seconds

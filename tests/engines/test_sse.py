@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmops.engines.upstream_wire import EventParser, EventTooLong, SentEvent
+from llmops.engines.upstream_wire import EventParser, SentEvent
+from llmops.errors import EngineError
 
 LIMIT = 1000
 
@@ -79,7 +80,7 @@ def test_events_are_given_out_as_soon_as_their_last_byte_is_there():
 @pytest.mark.parametrize("end", [b"", b"\n\n"])
 def test_an_event_beyond_the_limit_is_refused_complete_or_not(size, end):
     stream = b"data: fine\n\ndata: " + b"x" * 2000 + end
-    with pytest.raises(EventTooLong, match="more than 1000 bytes"):
+    with pytest.raises(EngineError, match="more than 1000 bytes"):
         parsed(*(stream[place : place + size] for place in range(0, len(stream), size)))
 
 

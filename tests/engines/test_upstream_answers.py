@@ -10,10 +10,9 @@ import pytest
 
 from llmops.answer_schema import ROOT
 from llmops.engines.fake import FakeEngine
-from llmops.engines.openai import OpenAIEngine
 from llmops.engines.protocol import fitting, generate
 from llmops.engines.upstreams import Upstream, UpstreamsEngine
-from llmops.errors import EngineError, EngineRejected, EngineUnavailable
+from llmops.errors import EngineError, EngineRejected
 from llmops.evaluation.generating import Job, answer
 from llmops.evaluation.results import AnswerCounts
 from llmops.generation import EXTRAS, HINTS, GenerationParameters, GenerationRequest
@@ -26,122 +25,78 @@ from tests.engines.upstream_shapes import message as shaped
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-async def upstream():
-    async with UpstreamServer(by_name) as server:
-        yield server
-
-
 def named(shape: str, *, whole: bool) -> GenerationRequest:
     return GenerationRequest(({"role": "user", "content": shape},), whole=whole)
 
 
-async def asked(behaviour, request: GenerationRequest):
-    """What the engine makes of one answer."""
-    async with UpstreamServer(behaviour) as server:
-        return await at(server, request)
-
-
-async def at(server: UpstreamServer, request: GenerationRequest):
-    engine = OpenAIEngine(server.url, "big")
-    try:
-        return await generate(engine, request)
-    finally:
-        await engine.close()
-
-
 @pytest.mark.parametrize("whole", [False, True])
-async def test_an_evaluations_output_has_refusal_reasoning_tool_calls_and_what_is_unknown(upstream, whole):
-    engine = OpenAIEngine(upstream.url, "big", stream_always=not whole)
-
-    async def output(shape: str):
-        return await answer(engine, Job(None, named(shape, whole=True), "key"))
-
-    refused = await output("refusal")
+async def test_an_evaluations_output_has_refusal_reasoning_tool_calls_and_what_is_unknown(server, connect, whole):
+    server.behave = by_name
+    engine, shapes = connect(stream_always=not whole), {}
+    for shape in ("refusal", "reasoning_details", "tools", "null finish", "usage in part", "text", "empty"):
+        shapes[shape] = await answer(engine, Job(None, named(shape, whole=True), "key"))
+    refused, thought, called, unsaid, uncounted, text, _ = shapes.values()
     assert (refused.text, refused.refusal, refused.error) == ("", "I can't do that", None)
-    thought = await output("reasoning_details")
     assert (thought.text, thought.reasoning) == ("42", "let me see")
-    called = await output("tools")
     assert [call["function"] for call in called.tool_calls] == [call["function"] for call in BOTH]
-    unsaid = await output("null finish")
     assert (unsaid.text, unsaid.finish_reason) == ("Hello", None)
-    uncounted = await output("usage in part")
     assert (uncounted.tokens_in, uncounted.tokens_out) == (9, None)
-    assert (await output("text")).tool_calls is None
-    await engine.close()
+    assert text.tool_calls is None
+    # A refusal and a tool call are no empty answers.
+    assert AnswerCounts.of(list(shapes.values())).empty == 1
 
 
 @pytest.mark.parametrize("shape", [name for name in FAILURES if "finish_reason" in name])
 @pytest.mark.parametrize("whole", [False, True])
-async def test_an_answer_that_its_server_gave_up_is_a_failure_and_no_answer(upstream, shape, whole):
+async def test_an_answer_that_its_server_gave_up_is_a_failure_and_no_answer(server, engine, shape, whole):
+    server.behave = by_name
     with pytest.raises(EngineError, match="the upstream gave the answer up"):
-        await at(upstream, named(shape, whole=whole))
+        await generate(engine, named(shape, whole=whole))
+
+
+REFUSED = [{"type": "refusal", "refusal": "I can't"}]
+NOW = {"id": "call_a", "type": "function", "function": {"name": "now"}}
+OLDER = {"name": "weather", "arguments": {"city": "Oslo"}}
+THINKING = [{"type": "thinking", "thinking": [{"type": "text", "text": "let me see"}]}]
 
 
 @pytest.mark.parametrize("whole", [False, True])
-async def test_a_refusal_in_a_part_of_the_content_is_a_refusal(whole):
-    content = [{"type": "refusal", "refusal": "I can't"}]
-    events = sse(delta(None, role="assistant", content=content), delta(None, "stop"), "[DONE]")
-    said = reply(200, shaped(content)) if whole else stream(events)
-    async with UpstreamServer(said) as server:
-        engine = OpenAIEngine(server.url, "big")
-        made = await answer(engine, Job(None, named("x", whole=whole), "key"))
-        await engine.close()
-    assert (made.text, made.refusal) == ("", "I can't")
+async def test_parts_of_a_content_and_calls_of_any_form_are_understood(server, engine, whole):
+    def says(content: object, *pieces: object, **more: object):
+        events = (delta(content, role="assistant", **more), *pieces, delta(None, "stop"), "[DONE]")
+        return reply(200, shaped(content, **more)) if whole else stream(sse(*events))
 
-
-async def test_a_call_without_arguments_has_none_streamed_as_whole():
-    call = {"id": "call_a", "type": "function", "function": {"name": "now"}}
-    events = sse(delta(None, role="assistant", tool_calls=[{"index": 0, **call}]), delta(None, "tool_calls"), "[DONE]")
-    for whole, behaviour in ((True, reply(200, shaped(None, tool_calls=[call]))), (False, stream(events))):
-        made = await asked(behaviour, named("x", whole=whole))
-        assert made.tool_calls == [{**call, "function": {"name": "now", "arguments": "{}"}}]
-
-
-async def test_a_call_of_the_older_form_has_its_arguments_as_text():
-    called = {"name": "weather", "arguments": {"city": "Oslo"}}
-    async with UpstreamServer(reply(200, shaped(None, function_call=called))) as server:
-        engine = OpenAIEngine(server.url, "big")
-        chunks = [chunk async for chunk in engine.stream(named("x", whole=True))]
-        await engine.close()
+    server.behave = says(REFUSED)
+    refused = await answer(engine, Job(None, named("x", whole=whole), "key"))
+    assert (refused.text, refused.refusal) == ("", "I can't")
+    server.behave = says(None, tool_calls=[{"index": 0, **NOW}])
+    called = await generate(engine, named("x", whole=whole))
+    assert called.tool_calls == [{**NOW, "function": {"name": "now", "arguments": "{}"}}]
+    server.behave = says(None, function_call=OLDER)
+    chunks = [chunk async for chunk in engine.stream(named("x", whole=whole))]
     assert chunks[0].further.delta["function_call"] == {"name": "weather", "arguments": '{"city":"Oslo"}'}
+    if not whole:
+        server.behave = says(THINKING, delta("4"), delta("2"))
+        thought = await generate(engine, named("x", whole=whole))
+        assert (thought.text, thought.reasoning) == ("42", "let me see")
 
 
-@pytest.mark.parametrize(
-    "usage",
-    [
-        {"prompt_tokens": 11.0, "completion_tokens": 7, "completion_tokens_details": {"reasoning_tokens": 3.0}},
-        {"prompt_tokens": "11", "completion_tokens": "7", "completion_tokens_details": {"reasoning_tokens": "3"}},
-    ],
-)
-async def test_counts_written_with_a_point_or_as_text_are_whole_numbers(usage):
-    made = await asked(reply(200, shaped("x", usage=usage)), named("x", whole=True))
+@pytest.mark.parametrize(("tokens_in", "tokens_out", "thought"), [(11.0, 7, 3.0), ("11", "7", "3")])
+async def test_counts_written_with_a_point_or_as_text_are_whole_numbers(server, engine, tokens_in, tokens_out, thought):
+    details = {"completion_tokens_details": {"reasoning_tokens": thought}}
+    usage = {"prompt_tokens": tokens_in, "completion_tokens": tokens_out, **details}
+    server.behave = reply(200, shaped("x", usage=usage))
+    made = await generate(engine, named("x", whole=True))
     assert (made.usage.tokens_in, made.usage.tokens_out) == (11, 7)
     assert str(made.usage.reported["completion_tokens_details"]) == "{'reasoning_tokens': 3}"
 
 
-@pytest.mark.parametrize("status", [401, 402, 403, 404, 405, 407])
-async def test_what_is_wrong_with_our_account_or_address_is_no_fault_of_the_request(status):
-    with pytest.raises(EngineUnavailable) as caught:
-        await asked(reply(status, {"error": {"message": "pay first"}}), named("x", whole=True))
-    assert caught.value.lasting
-
-
-async def test_until_something_was_said_another_upstream_is_asked():
+async def test_until_something_was_said_another_upstream_is_asked(server, connect):
     begun = stream(sse(delta("", role="assistant"), {"error": {"message": "out of memory"}}))
-    async with UpstreamServer(begun) as failing, UpstreamServer(by_name) as good:
-        engines = [Upstream(OpenAIEngine(server.url, "big"), server.url) for server in (failing, good)]
-        engine = UpstreamsEngine(engines)
+    async with UpstreamServer(begun) as failing:
+        engine = UpstreamsEngine([Upstream(connect(url), url) for url in (failing.url, server.url)])
         texts = {(await generate(engine, named("text", whole=False))).text for _ in range(3)}
         assert (texts, len(failing.seen) > 0) == ({"Hello"}, True)
-        await engine.close()
-
-
-async def test_reasoning_in_parts_and_an_answer_as_text_are_both_in_the_message():
-    thinking = [{"type": "thinking", "thinking": [{"type": "text", "text": "let me see"}]}]
-    pieces = (delta(None, role="assistant", content=thinking), delta("4"), delta("2"), delta(None, "stop"), "[DONE]")
-    made = await asked(stream(sse(*pieces)), named("text", whole=False))
-    assert (made.text, made.reasoning) == ("42", "let me see")
 
 
 def test_an_engine_passes_over_hints_and_refuses_other_extras_by_name():
@@ -156,24 +111,13 @@ def test_an_engine_passes_over_hints_and_refuses_other_extras_by_name():
 
 
 @pytest.mark.parametrize(("kind", "problem"), [("integer", f"it breaks {ROOT}.type"), ("object", None)])
-async def test_the_row_of_an_evaluation_says_that_an_upstream_broke_the_schema(kind, problem):
+async def test_the_row_of_an_evaluation_says_that_an_upstream_broke_the_schema(server, engine, kind, problem):
     schema = {"name": "a", "strict": True, "schema": {"type": kind}}
     parameters = GenerationParameters(response_format={"type": "json_schema", "json_schema": schema})
-    async with UpstreamServer(reply(200, shaped('{"a": 1}'))) as server:
-        engine = OpenAIEngine(server.url, "big")
-        request = GenerationRequest(({"role": "user", "content": "x"},), parameters, whole=True)
-        made = await answer(engine, Job(None, request, "key"))
-        await engine.close()
+    server.behave = reply(200, shaped('{"a": 1}'))
+    request = GenerationRequest(({"role": "user", "content": "x"},), parameters, whole=True)
+    made = await answer(engine, Job(None, request, "key"))
     assert (made.text, made.off_format) == ('{"a": 1}', problem)
-
-
-async def test_a_refusal_and_a_tool_call_are_no_empty_answers(upstream):
-    engine = OpenAIEngine(upstream.url, "big")
-    outputs = [
-        await answer(engine, Job(None, named(shape, whole=True), "key")) for shape in ("refusal", "tools", "empty")
-    ]
-    await engine.close()
-    assert AnswerCounts.of(outputs).empty == 1
 
 
 def sent(body: bytes, *headers: str) -> bytes:
@@ -235,8 +179,9 @@ SLOPPY: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize(("reply", "text"), SLOPPY.values(), ids=SLOPPY)
-async def test_what_a_tolerant_client_takes_is_an_answer(reply, text, whole):
-    assert (await asked(raw(reply), named("x", whole=whole))).text == text
+async def test_what_a_tolerant_client_takes_is_an_answer(server, engine, reply, text, whole):
+    server.behave = raw(reply)
+    assert (await generate(engine, named("x", whole=whole))).text == text
 
 
 @pytest.mark.parametrize(
@@ -247,9 +192,10 @@ async def test_what_a_tolerant_client_takes_is_an_answer(reply, text, whole):
         (b'data: {"choices": [{"delta": {"content": "Hel', "the stream ended before the answer did"),
     ],
 )
-async def test_what_no_client_takes_is_refused_by_name(body, problem):
+async def test_what_no_client_takes_is_refused_by_name(server, engine, body, problem):
+    server.behave = raw(sent(body, "content-type: text/html"))
     with pytest.raises(EngineError, match=problem):
-        await asked(raw(sent(body, "content-type: text/html")), named("x", whole=False))
+        await generate(engine, named("x", whole=False))
 
 
 REASONING = {
@@ -271,11 +217,9 @@ def refusing(refused: dict[str, str]):
     return behave
 
 
-async def test_fields_that_a_server_does_not_know_are_sent_by_another_name_or_left_out_from_then_on():
-    async with UpstreamServer(refusing(REASONING)) as server:
-        engine = OpenAIEngine(server.url, "big")
-        texts = [(await generate(engine, named("x", whole=whole))).text for whole in (False, True)]
-        await engine.close()
+async def test_fields_that_a_server_does_not_know_are_sent_by_another_name_or_left_out_from_then_on(server, engine):
+    server.behave = refusing(REASONING)
+    texts = [(await generate(engine, named("x", whole=whole))).text for whole in (False, True)]
     assert texts == ["Hello", "Hello"]
     assert len(server.seen) == 3 + 1 + 1
     for seen in server.seen[-2:]:
@@ -283,10 +227,10 @@ async def test_fields_that_a_server_does_not_know_are_sent_by_another_name_or_le
         assert not seen.body.keys() & {"max_tokens", "top_p", "stream_options"}
 
 
-async def test_the_newer_name_of_the_most_tokens_is_exchanged_for_the_older_one():
-    async with UpstreamServer(refusing({"max_completion_tokens": "unknown field max_completion_tokens"})) as server:
-        request = GenerationRequest(named("x", whole=True).messages, extras={"max_completion_tokens": 256}, whole=True)
-        assert (await at(server, request)).text == "Hello"
+async def test_the_newer_name_of_the_most_tokens_is_exchanged_for_the_older_one(server, engine):
+    server.behave = refusing({"max_completion_tokens": "unknown field max_completion_tokens"})
+    request = GenerationRequest(named("x", whole=True).messages, extras={"max_completion_tokens": 256}, whole=True)
+    assert (await generate(engine, request)).text == "Hello"
     assert server.seen[-1].body["max_tokens"] == 256
 
 
@@ -295,14 +239,11 @@ async def test_the_newer_name_of_the_most_tokens_is_exchanged_for_the_older_one(
     [
         {"temperature": "Unsupported value: 'temperature' does not support 0 with this model."},
         {"max_tokens": "max_tokens is too large: 256"},
-        {
-            "max_tokens": "max_tokens is not supported",
-            "max_completion_tokens": "max_completion_tokens is not supported",
-        },
+        {name: f"{name} is not supported" for name in ("max_tokens", "max_completion_tokens")},
     ],
 )
-async def test_what_changes_the_answer_is_not_left_out(refused):
-    async with UpstreamServer(refusing(refused)) as server:
-        with pytest.raises(EngineRejected, match=r"temperature|max_"):
-            await at(server, named("x", whole=True))
+async def test_what_changes_the_answer_is_not_left_out(server, engine, refused):
+    server.behave = refusing(refused)
+    with pytest.raises(EngineRejected, match=r"temperature|max_"):
+        await generate(engine, named("x", whole=True))
     assert len(server.seen) <= 2

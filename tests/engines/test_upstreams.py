@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmops.engines.fake import FakeEngine
-from llmops.engines.openai import OpenAIEngine
-from llmops.engines.protocol import generate
+from llmops.engines.protocol import EngineIdentity, generate
 from llmops.engines.upstreams import LONGEST_REST_SECONDS, Upstream, UpstreamsEngine
 from llmops.errors import ContextTooLong, EngineError, EngineRejected, EngineTimeout, EngineUnavailable
-from llmops.generation import EXTRAS, Chunk, GenerationRequest
+from llmops.generation import Chunk, GenerationRequest
 from tests.engines.upstream_server import UpstreamServer, answer, delta, drop, reply, silence, sse, stream
 
 pytestmark = pytest.mark.anyio
@@ -23,8 +22,7 @@ DOWN = EngineUnavailable("connection refused")
 
 
 class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
+    now = 1000.0
 
     def __call__(self) -> float:
         return self.now
@@ -79,29 +77,18 @@ def build(clock, *engines, weights=None):
 # ---- choice
 
 
-@pytest.mark.parametrize("weights", [[1, 1], [3, 1], [5, 2, 1]])
-async def test_requests_are_shared_by_weight_exactly_and_well_mixed(clock, ask, weights):
-    engines = [Scripted() for _ in weights]
+@pytest.mark.parametrize("order", ["ab", "aaba", "aabacaa", "aabaa"])
+async def test_requests_are_shared_by_weight_exactly_and_well_mixed(clock, ask, order):
+    names = sorted(set(order))
+    weights = [order.count(name) for name in names]
+    engines = [Scripted() for _ in names]
     both = build(clock, *engines, weights=weights)
-    for _ in range(sum(weights)):
+    asked = ""
+    for _ in range(2 * len(order)):
+        before = [engine.asked for engine in engines]
         await generate(both, ask())
-    assert [engine.asked for engine in engines] == weights
-
-
-async def test_a_light_upstream_is_not_left_to_the_end_of_a_round(clock, ask):
-    order = []
-
-    class Named(Scripted):
-        async def stream(self, request):
-            order.append(self)
-            async for chunk in super().stream(request):
-                yield chunk
-
-    heavy, light = Named(), Named()
-    both = build(clock, heavy, light, weights=[4, 1])
-    for _ in range(10):
-        await generate(both, ask())
-    assert order == [heavy, heavy, light, heavy, heavy] * 2
+        asked += "".join(name for name, engine, n in zip(names, engines, before, strict=True) if engine.asked > n)
+    assert asked == 2 * order
 
 
 @settings(max_examples=25)
@@ -170,25 +157,20 @@ async def test_every_upstream_is_tried_once_at_most(clock, ask):
     with pytest.raises(EngineUnavailable, match="no upstream answers: connection refused; connection refused"):
         await generate(both, ask())
     assert [engine.asked for engine in engines] == [1, 1, 1, 1]
+    with pytest.raises(EngineTimeout):  # all were too slow
+        await generate(build(clock, Scripted(EngineTimeout("slow")), Scripted(EngineTimeout("slow too"))), ask())
 
 
 async def test_when_all_are_down_the_earliest_return_is_told(clock, ask):
     engines = [Scripted(EngineUnavailable("busy", retry_after=seconds)) for seconds in (30, 7, 20)]
     both = build(clock, *engines)
-    with pytest.raises(EngineUnavailable) as caught:
-        await generate(both, ask())
-    assert caught.value.retry_after == 7
-    clock.now += 3
-    with pytest.raises(EngineUnavailable, match=r"http://1: busy \(tried again in 4 s\)") as caught:
-        await generate(both, ask())
-    assert caught.value.retry_after == 4
+    for passed, message, left in ((0, "", 7), (3, r"http://1: busy \(tried again in 4 s\)", 4)):
+        clock.now += passed
+        with pytest.raises(EngineUnavailable, match=message or "busy") as caught:
+            await generate(both, ask())
+        assert caught.value.retry_after == left
+        assert len(both.problems()) == 3
     assert [engine.asked for engine in engines] == [1, 1, 1]  # those that rest are not asked
-
-
-async def test_when_all_were_too_slow_that_is_told(clock, ask):
-    both = build(clock, Scripted(EngineTimeout("slow")), Scripted(EngineTimeout("slow too")))
-    with pytest.raises(EngineTimeout):
-        await generate(both, ask())
 
 
 # ---- health
@@ -265,7 +247,10 @@ async def test_rests_grow_with_every_failed_trial_up_to_a_limit_and_end_with_a_s
     assert "tried again in 1 s" in both.problems()[0]
 
 
-async def test_after_a_rest_one_request_tries_and_the_others_go_elsewhere(clock, ask, eventually):
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_after_a_rest_one_request_tries_and_the_others_go_elsewhere_until_it_ends(
+    clock, ask, eventually, cancelled
+):
     bad, good = Gated(DOWN), Scripted()
     both = build(clock, bad, good, weights=[100, 1])
     await fail_until_resting(both, ask)
@@ -277,24 +262,15 @@ async def test_after_a_rest_one_request_tries_and_the_others_go_elsewhere(clock,
         await generate(both, ask())
     assert bad.asked == before + 1
     assert len(both.problems()) == 1
-    bad.gate.set()
-    assert (await trial).text == "fine"
-    assert both.problems() == []
-
-
-async def test_a_trial_that_is_cancelled_makes_room_for_the_next(clock, ask, eventually):
-    bad, good = Gated(DOWN), Scripted()
-    both = build(clock, bad, good, weights=[100, 1])
-    await fail_until_resting(both, ask)
-    clock.now += 2
-    bad.error, bad.gate, before = None, asyncio.Event(), bad.asked
-    trial = asyncio.create_task(generate(both, ask()))
-    await eventually(lambda: bad.asked == before + 1)
-    trial.cancel()
-    await asyncio.gather(trial, return_exceptions=True)
-    bad.gate.set()
-    await generate(both, ask())
-    assert bad.asked == before + 2
+    if cancelled:
+        trial.cancel()
+        await asyncio.gather(trial, return_exceptions=True)
+        bad.gate.set()
+        await generate(both, ask())  # the next one tries
+        assert bad.asked == before + 2
+    else:
+        bad.gate.set()
+        assert (await trial).text == "fine"
     assert both.problems() == []
 
 
@@ -316,35 +292,16 @@ async def test_many_failures_at_the_same_time_are_one(clock, ask):
     assert both.problems() == ["http://0: connection refused (tried again in 1 s)"]
 
 
-async def test_each_server_that_rests_is_a_problem_until_it_may_be_tried_again(clock, ask):
-    first, second = Scripted(EngineUnavailable("busy", retry_after=5)), Scripted()
-    both = build(clock, first, second)
-    await generate(both, ask())
-    assert len(both.problems()) == 1
-    second.error = EngineUnavailable("busy", retry_after=9)
-    with pytest.raises(EngineUnavailable):
-        await generate(both, ask())
-    assert len(both.problems()) == 2
-
-
 # ---- as an engine
 
 
-async def test_the_identity_names_every_upstream_whatever_their_health(clock, ask):
-    engines = [OpenAIEngine(f"http://{host}/v1", "big", slots=3) for host in ("a", "b")]
-    both = UpstreamsEngine([Upstream(engine, engine.identity.build) for engine in engines], clock=clock)
-    assert both.identity.to_mapping() == {
-        "name": "openai",
-        "build": "http://a/v1, http://b/v1",
-        "settings": {"model": "big"},
-    }
-    assert both.slots == 6
-    assert both.honours == EXTRAS
-
-
-async def test_closing_closes_all(clock):
+async def test_the_identity_names_every_upstream_and_closing_closes_all(clock):
     engines = [Scripted(), Scripted()]
-    await build(clock, *engines).close()
+    both = build(clock, *engines)
+    identity = engines[0].identity
+    assert both.identity == EngineIdentity(identity.name, "http://0, http://1", identity.settings)
+    assert (both.slots, both.honours) == (8, engines[0].honours)
+    await both.close()
     assert all(engine.closed for engine in engines)
 
 
@@ -352,17 +309,15 @@ async def test_closing_closes_all(clock):
 
 
 @pytest.fixture
-async def servers():
-    async with UpstreamServer() as first, UpstreamServer() as second:
-        yield first, second
+async def servers(server):
+    async with UpstreamServer() as second:
+        yield server, second
 
 
 @pytest.fixture
-async def engine(servers):
-    opened = [OpenAIEngine(one.url, "big", connect_timeout=1, first_byte_timeout=0.3, timeout=0.6) for one in servers]
-    engine = UpstreamsEngine([Upstream(one, one.identity.build) for one in opened])
-    yield engine
-    await engine.close()
+def engine(servers, connect):
+    limits = {"connect_timeout": 1, "first_byte_timeout": 0.3, "timeout": 0.6}
+    return UpstreamsEngine([Upstream(connect(one.url, **limits), one.url) for one in servers])
 
 
 BAD = {
@@ -398,18 +353,18 @@ async def test_a_server_that_goes_and_comes_back_costs_no_request(servers, engin
         await asyncio.sleep(0.01)
 
 
-async def test_a_rejected_request_reaches_one_server_only(servers, engine, ask):
+@pytest.mark.parametrize(
+    ("behave", "error"),
+    [
+        (reply(400, {"error": {"message": "no", "param": "top_p"}}), EngineRejected),
+        (stream(sse(delta("Hel")), end=b"", stays=False), EngineUnavailable),
+    ],
+    ids=["rejected", "broken off"],
+)
+async def test_a_request_that_is_rejected_or_breaks_off_is_not_begun_again(servers, engine, ask, behave, error):
     for server in servers:
-        server.behave = reply(400, {"error": {"message": "no", "param": "top_p"}})
-    with pytest.raises(EngineRejected):
-        await generate(engine, ask())
-    assert sum(len(server.seen) for server in servers) == 1
-
-
-async def test_an_answer_that_breaks_off_is_not_begun_again(servers, engine, ask):
-    for server in servers:
-        server.behave = stream(sse(delta("Hel")), end=b"", stays=False)
-    with pytest.raises(EngineUnavailable):
+        server.behave = behave
+    with pytest.raises(error):
         await generate(engine, ask())
     assert sum(len(server.seen) for server in servers) == 1
 
