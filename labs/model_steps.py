@@ -53,7 +53,8 @@ class ModelSteps:
 
     def evaluate(self, trained: Json) -> Json:
         """MLflow's own evaluation of the best, beside ours and the baseline's."""
-        from llmops.recording.tabular import LoggedTabular, evaluate_tabular
+        from llmops.recording.tabular import evaluate_tabular
+        from llmops.registry.tabular import LoggedTabular
 
         lab = self.lab
         best, baseline = (_candidate(trained, name) for name in (trained["best"], lab.baseline))
@@ -128,7 +129,7 @@ def recorded(lab: Lab, model: Trained) -> Json:
 def registered(lab: Lab, model: Json, trained_on: str, verdict: Json) -> Json:
     """Registers a recorded model as a version, with its gate's verdict. trained_on: `FIRST`, or the newest window."""
     from llmops.recording import record_verdict
-    from llmops.recording.tabular import LoggedTabular
+    from llmops.registry.tabular import LoggedTabular
 
     fetched, book = lab.data.fetched, lab.registry.tabular_versions
     provenance = {

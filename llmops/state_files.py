@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import weakref
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +104,8 @@ def advised(problem: str) -> str:
     return f"{problem}; `llmops doctor` says which files are broken" if damaged else problem
 
 
-@dataclass(frozen=True, slots=True)
-class FileIdentity:
-    """Which file a path leads to."""
-
-    device: int
-    inode: int
+FileIdentity = tuple[int, int]
+"""Which file a path leads to: its device and inode."""
 
 
 def shown(url: str) -> str:
@@ -140,7 +136,7 @@ def identity_of(path: Path) -> FileIdentity | None:
         found = path.stat()
     except OSError:
         return None
-    return FileIdentity(found.st_dev, found.st_ino)
+    return found.st_dev, found.st_ino
 
 
 class WatchedFile:
@@ -155,13 +151,26 @@ class WatchedFile:
         self._cut_short = False
         self._is_held = False
 
-    def opened(self) -> None:
-        """Call when the file has been opened. Raises StoreUnavailable: it is another one than before."""
+    def opened(self) -> Callable[[], None]:
+        """Call when a connection has opened the file. Gives what checks, as long as that is open, the file as `check`
+        does and the connection's write-ahead log: what is written to another one is lost.
+
+        Raises StoreUnavailable: it is another file than before.
+        """
         self._expected = self._expected or identity_of(self._path)
         self.check()
         if not self._is_held:
             self._is_held = True
             weakref.finalize(self, os.close, hold(self._path))
+        log = Path(f"{self._path}-wal")
+        log_opened = identity_of(log)  # none on disks that cannot have one
+
+        def check() -> None:
+            self.check()
+            if log_opened is not None and identity_of(log) != log_opened:
+                raise StoreUnavailable(f"{log} was taken away or replaced {_ADVICE}")
+
+        return check
 
     def check(self) -> None:
         """Costs one look at the file's entry in its folder.
@@ -174,31 +183,14 @@ class WatchedFile:
         try:
             found = self._path.stat()
         except OSError as error:
-            raise _fault(self._path, f"was taken away ({error.strerror})") from error
-        if FileIdentity(found.st_dev, found.st_ino) != self._expected:
-            raise _fault(self._path, "was replaced")
+            raise StoreUnavailable(f"{self._path} was taken away ({error.strerror}) {_ADVICE}") from error
+        if (found.st_dev, found.st_ino) != self._expected:
+            raise StoreUnavailable(f"{self._path} was replaced {_ADVICE}")
         # VACUUM makes it smaller too, and the header says so.
         if self._cut_short or (found.st_size < self._size and not _is_whole(self._path)):
             self._cut_short = True
-            raise _fault(self._path, "was cut short")
+            raise StoreUnavailable(f"{self._path} was cut short {_ADVICE}")
         self._size = found.st_size
-
-
-class OpenLog:
-    """The write-ahead log of one connection: as long as that is open, it is one and the same file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = Path(f"{path}-wal")
-        self._identity = identity_of(self._path)  # none on disks that cannot have one
-
-    def check(self) -> None:
-        """Raises StoreUnavailable: it was taken away or replaced; what is written to it is lost."""
-        if self._identity is not None and identity_of(self._path) != self._identity:
-            raise _fault(self._path, "was taken away or replaced")
-
-
-def _fault(path: Path, what: str) -> StoreUnavailable:
-    return StoreUnavailable(f"{path} {what} {_ADVICE}")
 
 
 def hold(path: Path) -> int:

@@ -167,21 +167,22 @@ class RegisteredVersions:
 Version = TypeVar("Version", PromptVersion, ModelVersion)
 
 
-def pick(versions: Sequence[Version], ref: Ref) -> Version:
+def pick(versions: Sequence[Version], ref: Ref, kind: str, how: str) -> Version:
     """The version that `ref` means among all versions of its name, oldest first; the newest when it names none.
+
+    kind, how: for errors, what the versions are of, and how one is registered.
 
     Raises:
         UnknownVersion: there is no such version or alias; names those there are.
     """
-    if ref.version is None and ref.alias is None and versions:
+    if not versions:
+        raise UnknownVersion(f"no {kind} {ref.name!r} is registered; run {how}")
+    if ref.version is None and ref.alias is None:
         return versions[-1]
     for version in versions:
         if version.version == ref.version or ref.alias in version.aliases:
             return version
-    kind = "prompt" if versions and isinstance(versions[0], PromptVersion) else "model"
-    raise UnknownVersion(
-        f"no {kind} version {ref}; there are {', '.join(version.ref for version in versions) or 'none'}"
-    )
+    raise UnknownVersion(f"no {kind} version {ref}; there are {', '.join(version.ref for version in versions)}")
 
 
 def release_content(

@@ -3,7 +3,7 @@ production log's database."""
 
 from __future__ import annotations
 
-from llmops.audit.entries import AliasState, AuditEntry, Draft, Move, check_chain
-from llmops.audit.log import AuditLog, Verification, verify
+from llmops.audit.entries import AliasState, AuditEntry, Draft, Move, Verification, check_chain
+from llmops.audit.log import AuditLog, verify
 
 __all__ = ["AliasState", "AuditEntry", "AuditLog", "Draft", "Move", "Verification", "check_chain", "verify"]

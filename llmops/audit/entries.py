@@ -19,6 +19,10 @@ from llmops.production_log.tables import storable
 NO_ENTRY = "0" * 64
 """What the first entry names as the hash of the one before it."""
 
+AliasState = Mapping[str, str]
+"""What stands where, of one app or model: `champion`, `challenger` and `previous` with the version each points to, and
+`traffic` with the policy's text. What is not set is left out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Draft:
@@ -77,15 +81,11 @@ class AuditEntry:
 
     def expected_hash(self) -> str:
         """What the hash must be for the entry to be as it was written."""
-        return content_hash({name: value for name, value in self.to_json().items() if name != "hash"})
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields, in the order of their meaning."""
-        return dataclasses.asdict(self)
+        return content_hash({name: value for name, value in dataclasses.asdict(self).items() if name != "hash"})
 
     def to_row(self) -> dict[str, Any]:
         """The entry as a row of its table."""
-        return {**self.to_json(), "details": _details_text(self.details)}
+        return {**dataclasses.asdict(self), "details": _details_text(self.details)}
 
 
 def _details_text(details: Mapping[str, Any]) -> str:
@@ -93,24 +93,17 @@ def _details_text(details: Mapping[str, Any]) -> str:
     return canonical_json(json.loads(canonical_json(details).encode(errors="replace").decode()))
 
 
-AliasState = Mapping[str, str]
-"""What stands where, of one app or model: `champion`, `challenger` and `previous` with the version each points to, and
-`traffic` with the policy's text. What is not set is left out."""
-
-_STATES = ("opening", "found")
-
-
 @dataclass(frozen=True, slots=True)
 class Move:
     """A change of how one app or model stands.
 
-    action: as the log calls it. what: as the history calls it, which does not tell a forced promotion from another.
-    subject: what is moved, such as `assistant@3`. old, new: as the history shows them. after: what is to stand where;
-    None: nothing; all else stays.
+    action: as the log calls it: `promote`, `force-promote`, `challenge`, `withdraw`, `rollback`, `traffic` …
+    subject: what is moved, such as `assistant@3`.
+    old, new: as the history shows them.
+    after: what is to stand where; None: nothing; all else stays.
     """
 
     action: str
-    what: str
     subject: str
     old: str | None
     new: str | None
@@ -118,26 +111,20 @@ class Move:
     after: Mapping[str, str | None]
 
     @property
+    def what(self) -> str:
+        """As the history calls it, which does not tell a forced promotion from another."""
+        return self.action.removeprefix("force-")
+
+    @property
     def name(self) -> str:
         """The app or model."""
         return self.subject.partition("@")[0]
 
-    def is_said_by(self, intent: AuditEntry) -> bool:
-        """Whether an entry that was not ended is about this very move."""
-        said = (intent.action, intent.subject, intent.details.get("why"))
-        return said == (self.action, self.subject, self.why)
-
     def details(self, before: AliasState) -> dict[str, Any]:
         """What the intent says beside action and subject."""
-        after = {**before, **self.after}
-        return {
-            "what": self.what,
-            "from": self.old,
-            "to": self.new,
-            "why": self.why,
-            "before": dict(before),
-            "after": {place: value for place, value in after.items() if value is not None},
-        }
+        after = {place: value for place, value in {**before, **self.after}.items() if value is not None}
+        moved = {"what": self.what, "from": self.old, "to": self.new, "why": self.why}
+        return {**moved, "before": dict(before), "after": after}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +133,8 @@ class Difference:
 
     name: str
     what: str
-    logged: tuple[str | None, ...]
+    logged: list[str | None]
     found: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        """`{"name", "what", "logged", "found"}`."""
-        return {**dataclasses.asdict(self), "logged": list(self.logged)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +150,7 @@ class Replay:
         """The replay after one more entry."""
         expected, unfinished = self.expected, self.unfinished
         details, phase = entry.details, entry.details.get("phase")
-        if entry.action in _STATES:
+        if entry.action in ("opening", "found"):
             expected, unfinished = details.get("standing", {}), None
         elif phase == "intent":
             expected, unfinished = details.get("before", {}), entry
@@ -178,13 +161,12 @@ class Replay:
     def differences(self, found: AliasState) -> list[Difference]:
         """What of `found` the log does not explain."""
         after: AliasState = self.expected if self.unfinished is None else self.unfinished.details.get("after", {})
-        places = sorted({*self.expected, *after, *found})
-        logged = {place: (self.expected.get(place), after.get(place)) for place in places}
-        return [
-            Difference(self.name, place, tuple(dict.fromkeys(logged[place])), found.get(place))
-            for place in places
-            if found.get(place) not in logged[place]
-        ]
+        differences = []
+        for place in sorted({*self.expected, *after, *found}):
+            logged = dict.fromkeys((self.expected.get(place), after.get(place)))
+            if found.get(place) not in logged:
+                differences.append(Difference(self.name, place, list(logged), found.get(place)))
+        return differences
 
     def is_carried_out(self, found: AliasState) -> bool:
         """Whether everything stands where the unfinished move wanted it."""
@@ -200,46 +182,71 @@ class Broken:
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
-    """What reading the whole chain found. head: the last sound entry's hash. replays: by app or model."""
+class Verification:
+    """What reading the whole chain found, and comparing it with the registry.
 
-    entries: int = 0
-    head: str | None = None
-    broken: Broken | None = None
-    replays: Mapping[str, Replay] = field(default_factory=dict)
+    head: the last sound entry's hash. replays: by app or model.
+    differences: aliases and traffic policies that were moved around the log.
+    unaudited: apps and models with aliases from before the log began, of which it says nothing yet.
+    """
+
+    entries: int
+    head: str | None
+    broken: Broken | None
+    replays: Mapping[str, Replay]
+    differences: tuple[Difference, ...] = ()
+    unaudited: tuple[str, ...] = ()
+
+    @property
+    def unfinished(self) -> tuple[AuditEntry, ...]:
+        """Moves that began and did not end, such as by a kill; repeating the command ends them."""
+        return tuple(replay.unfinished for replay in self.replays.values() if replay.unfinished is not None)
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was tampered with, as far as can be seen."""
+        return self.broken is None and not self.differences
+
+    def to_json(self) -> dict[str, Any]:
+        """What `llmops audit verify` prints."""
+        return {
+            "whole": self.whole,
+            "entries": self.entries,
+            "head": self.head,
+            "broken": None if self.broken is None else dataclasses.asdict(self.broken),
+            "moved": [dataclasses.asdict(difference) for difference in self.differences],
+            "unfinished": [dataclasses.asdict(entry) for entry in self.unfinished],
+            "unaudited": list(self.unaudited),
+        }
 
 
-def check_chain(rows: Iterable[Mapping[str, Any]], head: str | None = None) -> Chain:
-    """Follows the chain up to its end or the first row that does not belong.
+def check_chain(rows: Iterable[Mapping[str, Any]], head: str | None = None) -> Verification:
+    """Follows the chain up to its end or the first row that does not belong; the registry is not looked at.
 
     rows: as they are stored, by seq.
     head: a hash that was the chain's last one before; the chain must still hold it.
     """
-    count, last, broken = 0, NO_ENTRY, None
+    count, last, why = 0, NO_ENTRY, None
     replays: dict[str, Replay] = {}
     for row in rows:
-        if (why := _fault(row, count + 1, last)) is not None:
-            broken = Broken(count + 1, why)
-            break
-        entry = AuditEntry.from_row(row)
-        count, last = entry.seq, entry.hash
-        head = None if entry.hash == head else head
-        replays[entry.name] = replays.get(entry.name, Replay(entry.name)).followed_by(entry)
-    if broken is None and head is not None:
-        broken = Broken(count + 1, f"the chain ends before it, without the given head {head}: it was cut off")
-    return Chain(count, last if count else None, broken, replays)
-
-
-def _fault(row: Mapping[str, Any], seq: int, previous: str) -> str | None:
-    """Why a row is not the chain's next entry; None where it is."""
-    if row["seq"] != seq:
-        return f"is missing; the next one there is {row['seq']}"
-    try:
-        entry = AuditEntry.from_row(row)
-    except Corrupted:
-        return "was altered: its details are not as they were written"
-    if entry.hash != entry.expected_hash():
-        return "was altered: its hash is another one"
-    if entry.previous != previous:
-        return "does not follow the entry before: one was altered, removed or put in between"
-    return None
+        try:
+            entry: AuditEntry | None = AuditEntry.from_row(row)
+        except Corrupted:
+            entry = None
+        if row["seq"] != count + 1:
+            why = f"is missing; the next one there is {row['seq']}"
+        elif entry is None:
+            why = "was altered: its details are not as they were written"
+        elif entry.hash != entry.expected_hash():
+            why = "was altered: its hash is another one"
+        elif entry.previous != last:
+            why = "does not follow the entry before: one was altered, removed or put in between"
+        else:
+            count, last = entry.seq, entry.hash
+            head = None if entry.hash == head else head
+            replays[entry.name] = replays.get(entry.name, Replay(entry.name)).followed_by(entry)
+            continue
+        break
+    if why is None and head is not None:
+        why = f"the chain ends before it, without the given head {head}: it was cut off"
+    return Verification(count, last if count else None, None if why is None else Broken(count + 1, why), replays)

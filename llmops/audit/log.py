@@ -6,22 +6,23 @@ Its triggers refuse everything but the next entry.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import os
 import pwd
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from llmops.audit.entries import AliasState, AuditEntry, Chain, Difference, Draft, Move, Replay, check_chain
+from llmops.audit.entries import AliasState, AuditEntry, Draft, Move, Replay, Verification, check_chain
 from llmops.errors import StoreUnavailable
 from llmops.processes import ProcessLock
-from llmops.production_log.database import WriterQueue, database_url, open_engine, translated
+from llmops.production_log.database import database_url, open_engine, translated
 from llmops.state_files import sqlite_path
 
 _CHAIN_LOCK, _MOVE_LOCK = 0x6C6C6D03, 0x6C6C6D04  # two of PostgreSQL's advisory locks, which are named by numbers
@@ -68,22 +69,71 @@ class AuditLog:
     The database is opened for each call and the table made at the first entry: who only reads the registry needs
     neither. Every method raises StoreUnavailable when the database cannot be reached or written.
 
-    actor: on whose behalf entries are made; None: the user of the operating system.
+    actor: on whose behalf entries are made; None: the user of the operating system. patience: seconds `turn` waits.
     """
 
-    def __init__(self, url: str, actor: str | None = None) -> None:
-        self.url = url
-        self.actor = actor or os_user()
-        self._moves = MoveLock(url)
+    def __init__(self, url: str, actor: str | None = None, *, patience: float = 60.0) -> None:
+        self.url, self.actor, self._patience = url, actor or os_user(), patience
+        self._threads = threading.RLock()
+        self._depth = 0
 
-    def turn(self) -> AbstractContextManager[None]:
-        """Waits until no other move is under way, then holds all others up."""
-        return self._moves.turn()
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """A lock between threads and processes: whoever moves aliases, or registers, waits for the one at work.
+
+        Two moves that overlap could leave aliases as neither of them meant, and a log that no longer says how they
+        stand. A process that is killed lets go of it. The same thread may take it again while it holds it.
+
+        Raises StoreUnavailable also where another one holds it for too long.
+        """
+        too_long = StoreUnavailable(
+            f"another process has been moving aliases or registering for {self._patience:g} s; try again when it ends"
+        )
+        deadline = time.monotonic() + self._patience
+        if not self._threads.acquire(timeout=self._patience):
+            raise too_long
+        try:
+            with contextlib.ExitStack() as held:
+                if self._depth == 0:
+                    ask = self._lock(held)
+                    while not ask():
+                        if time.monotonic() >= deadline:
+                            raise too_long
+                        time.sleep(_LOOK_AGAIN_SECONDS)
+                self._depth += 1
+                try:
+                    yield
+                finally:
+                    self._depth -= 1
+        finally:
+            self._threads.release()
+
+    def _lock(self, held: contextlib.ExitStack) -> Callable[[], bool]:
+        """What asks for the lock of all processes once; whoever got it has it until `held` closes."""
+        path = sqlite_path(self.url)
+        with translated(self.url):
+            if database_url(self.url).get_backend_name() == "postgresql":
+                engine = open_engine(self.url)
+                held.callback(engine.dispose)
+                connection = held.enter_context(engine.connect())  # one transaction, and with it the lock
+                query = f"SELECT pg_try_advisory_xact_lock({_MOVE_LOCK})"
+
+                def ask() -> bool:
+                    with translated(self.url):
+                        return bool(connection.exec_driver_sql(query).scalar_one())
+
+                return ask
+            if path is None:  # in memory: this process's alone
+                return lambda: True
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = ProcessLock(f"{path}-moves")
+        held.callback(lock.close)
+        return functools.partial(lock.acquire, wait=False)
 
     def append(self, *drafts: Draft) -> list[AuditEntry]:
         """Writes entries, all or none; durable when it returns."""
         made: list[AuditEntry] = []
-        with self._writing() as connection:
+        with self._transaction(writes=True) as connection:
             is_postgresql = connection.dialect.name == "postgresql"
             if is_postgresql:  # from here on no other writer continues the chain; SQLite's writers are alone anyway
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_CHAIN_LOCK})")
@@ -108,10 +158,7 @@ class AuditLog:
         if name is not None:
             subject = audit_log.c.subject
             query = query.where(sa.or_(subject == name, subject.startswith(f"{name}@", autoescape=True)))
-        with translated(self.url), contextlib.ExitStack() as closing:
-            engine = open_engine(self.url)
-            closing.callback(engine.dispose)
-            connection = closing.enter_context(engine.begin())
+        with self._transaction() as connection:
             if sa.inspect(connection).has_table(audit_log.name):
                 for row in connection.execution_options(yield_per=_BATCH).execute(query).mappings():
                     yield dict(row)
@@ -148,11 +195,14 @@ class AuditLog:
         Raises Corrupted.
         """
         replay = self.open(move.name, found)
+        intent = replay.unfinished
         if replay.known and replay.differences(found):
             self.append(Draft("found", move.name, {"standing": dict(found), "expected": dict(replay.expected)}))
-        elif replay.unfinished is not None and move.is_said_by(replay.unfinished):
-            return replay.unfinished
-        superseded = {} if replay.unfinished is None else {"supersedes": replay.unfinished.seq}
+        elif intent is not None:
+            said = (intent.action, intent.subject, intent.details.get("why"))
+            if said == (move.action, move.subject, move.why):
+                return intent
+        superseded = {} if intent is None else {"supersedes": intent.seq}
         details = {"phase": "intent", **move.details(found), **superseded}
         return self.append(Draft(move.action, move.subject, details))[0]
 
@@ -161,121 +211,22 @@ class AuditLog:
         self.append(Draft(intent.action, intent.subject, {"phase": "done", "of": intent.seq}))
 
     @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
+    def _transaction(self, *, writes: bool = False) -> Iterator[sa.Connection]:
         with translated(self.url), contextlib.ExitStack() as closing:
             engine = open_engine(self.url)
             closing.callback(engine.dispose)
-            # Read committed: what a writer reads once it holds the chain must be the chain's real end.
-            option: dict[str, Any] = {"isolation_level": "READ COMMITTED"}
-            if engine.dialect.name == "sqlite":
-                option = {"writes": True}
+            options: dict[str, Any] = {}
+            if writes and engine.dialect.name == "sqlite":
+                options = {"writes": True}
                 # The gateway's writers of records hand the database on to each other; without a place in their queue a
                 # rollback could wait long.
                 if (path := sqlite_path(self.url)) is not None:
-                    queue = WriterQueue(f"{path}-writers")
+                    queue = ProcessLock(f"{path}-writers")
                     closing.callback(queue.close)
-                    closing.enter_context(queue.turn())
-            yield closing.enter_context(engine.execution_options(**option).begin())
-
-
-class MoveLock:
-    """A lock between threads and processes that share a log's database: whoever moves aliases, or registers, waits for
-    the one at work. Two moves that overlap could leave aliases as neither of them meant, and a log that no longer says
-    how they stand. A process that is killed lets go of it.
-
-    The same thread may take it again while it holds it. patience: seconds to wait for it.
-    """
-
-    def __init__(self, url: str, patience: float = 60.0) -> None:
-        self._url, self._patience = url, patience
-        self._threads = threading.RLock()
-        self._depth = 0
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Holds the lock. Raises StoreUnavailable where another one holds it for too long."""
-        too_long = StoreUnavailable(
-            f"another process has been moving aliases or registering for {self._patience:g} s; try again when it ends"
-        )
-        deadline = time.monotonic() + self._patience
-        if not self._threads.acquire(timeout=self._patience):
-            raise too_long
-        try:
-            with contextlib.ExitStack() as held:
-                if self._depth == 0:
-                    ask = held.enter_context(self._asking())
-                    while not ask():
-                        if time.monotonic() >= deadline:
-                            raise too_long
-                        time.sleep(_LOOK_AGAIN_SECONDS)
-                self._depth += 1
-                try:
-                    yield
-                finally:
-                    self._depth -= 1
-        finally:
-            self._threads.release()
-
-    @contextmanager
-    def _asking(self) -> Iterator[Callable[[], bool]]:
-        """Gives what asks for the lock once; whoever got it holds it up to the end of the block."""
-        if database_url(self._url).get_backend_name() == "postgresql":
-            engine = open_engine(self._url)
-            try:
-                with translated(self._url):
-                    connection = engine.connect()
-                with connection:  # one transaction, and with it the lock
-                    yield lambda: _locked_in(connection, self._url)
-            finally:
-                engine.dispose()
-        elif (path := sqlite_path(self._url)) is not None:
-            with translated(self._url):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                lock = ProcessLock(f"{path}-moves")
-            try:
-                yield lambda: lock.acquire(wait=False)
-            finally:
-                lock.close()
-        else:
-            yield lambda: True
-
-
-def _locked_in(connection: sa.Connection, url: str) -> bool:
-    with translated(url):
-        return bool(connection.exec_driver_sql(f"SELECT pg_try_advisory_xact_lock({_MOVE_LOCK})").scalar_one())
-
-
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """What `llmops audit verify` says.
-
-    differences: aliases and traffic policies that were moved around the log. unfinished: moves that began and did not
-    end, such as by a kill; repeating the command ends them. unaudited: apps and models with aliases from before the log
-    began, of which it says nothing yet.
-    """
-
-    chain: Chain
-    differences: tuple[Difference, ...] = ()
-    unfinished: tuple[AuditEntry, ...] = ()
-    unaudited: tuple[str, ...] = ()
-
-    @property
-    def whole(self) -> bool:
-        """Whether nothing was tampered with, as far as can be seen."""
-        return self.chain.broken is None and not self.differences
-
-    def to_json(self) -> dict[str, Any]:
-        """What the command prints."""
-        broken = self.chain.broken
-        return {
-            "whole": self.whole,
-            "entries": self.chain.entries,
-            "head": self.chain.head,
-            "broken": None if broken is None else {"seq": broken.seq, "why": broken.why},
-            "moved": [difference.to_json() for difference in self.differences],
-            "unfinished": [entry.to_json() for entry in self.unfinished],
-            "unaudited": list(self.unaudited),
-        }
+                    closing.enter_context(queue)
+            elif writes:  # what a writer reads once it holds the chain must be the chain's real end
+                options = {"isolation_level": "READ COMMITTED"}
+            yield closing.enter_context(engine.execution_options(**options).begin())
 
 
 def verify(
@@ -291,19 +242,13 @@ def verify(
     """
     with log.turn():  # a move under way would look like one around the log
         chain = check_chain(log.rows(), head)
-        found = standings() if standings is not None and chain.broken is None else None
-    differences = [
-        difference
-        for name, replay in sorted(chain.replays.items())
-        if found is not None
-        for difference in replay.differences(found.get(name, {}))
-    ]
-    return Verification(
-        chain,
-        tuple(differences),
-        tuple(replay.unfinished for replay in chain.replays.values() if replay.unfinished is not None),
-        tuple(sorted(name for name, standing in (found or {}).items() if standing and name not in chain.replays)),
-    )
+        if standings is None or chain.broken is not None:
+            return chain
+        found = standings()
+    replays = sorted(chain.replays.items())
+    moved = (difference for name, replay in replays for difference in replay.differences(found.get(name, {})))
+    unaudited = sorted(name for name, standing in found.items() if standing and name not in chain.replays)
+    return dataclasses.replace(chain, differences=tuple(moved), unaudited=tuple(unaudited))
 
 
 def os_user() -> str:

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -148,7 +149,7 @@ def list_entries(app: str | None, as_json: bool) -> None:
     from llmops.audit import AuditLog
 
     entries = AuditLog(Settings.from_environment().resolved_log_url).entries(app)
-    value = {"entries": [entry.to_json() for entry in entries], "total": len(entries)}
+    value = {"entries": [asdict(entry) for entry in entries], "total": len(entries)}
 
     def table() -> None:
         rows = [
@@ -190,12 +191,11 @@ def verify(head: str | None, chain_only: bool, as_json: bool) -> None:
 
 
 def _print(found: Verification) -> None:
-    chain = found.chain
-    if chain.broken is not None:
-        echo(f"BROKEN at entry {chain.broken.seq}: it {chain.broken.why}")
+    if found.broken is not None:
+        echo(f"BROKEN at entry {found.broken.seq}: it {found.broken.why}")
     else:
-        head = f", head {chain.head}" if chain.head else ""
-        echo(f"the chain is whole: {chain.entries} entries{head}")
+        head = f", head {found.head}" if found.head else ""
+        echo(f"the chain is whole: {found.entries} entries{head}")
     for moved in found.differences:
         logged = " or ".join(ref or "none" for ref in moved.logged)
         echo(f"MOVED around the log: {moved.what} of {moved.name} is {moved.found or 'none'}, by the log {logged}")

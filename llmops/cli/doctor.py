@@ -173,15 +173,15 @@ def _audit(settings: Settings) -> Check:
 
     registry = Registry(settings)
     found = verify(registry.audit, registry.standings)
-    if found.chain.broken is not None:
-        return Check("audit log", "fail", f"broken at entry {found.chain.broken.seq}: it {found.chain.broken.why}")
+    if found.broken is not None:
+        return Check("audit log", "fail", f"broken at entry {found.broken.seq}: it {found.broken.why}")
     if found.differences:
         moved = ", ".join(f"{each.what} of {each.name}" for each in found.differences)
         return Check("audit log", "fail", f"moved around the log: {moved}")
     if found.unaudited:
         names = ", ".join(found.unaudited)
         return Check("audit log", "warn", f"no entry about {names}: the log began later, or is lost")
-    return Check("audit log", "ok", f"whole: {found.chain.entries} entries")
+    return Check("audit log", "ok", f"whole: {found.entries} entries")
 
 
 def _with_weights(settings: Settings) -> list[ModelVersion]:

@@ -193,12 +193,12 @@ def _trust(trail: AuditTrail, name: str) -> tuple[str, tuple[str, ...]]:
     note, found = "The audit log has no entry of it.", trail.verification
     if found is None:
         return note, ()
-    if (broken := found.chain.broken) is not None:
+    if (broken := found.broken) is not None:
         if trail.entries:
             note = f"The audit log is broken at entry {broken.seq}, which {broken.why}"
         return note, (f"The audit log was tampered with or damaged at entry {broken.seq}: it {broken.why}.",)
     if trail.entries:
-        note = f"The audit log is whole: {found.chain.entries} entries up to {found.chain.head}."
+        note = f"The audit log is whole: {found.entries} entries up to {found.head}."
     return note, tuple(
         f"{each.what} stands at {each.found or 'nothing'}, and by the audit log at "
         f"{' or '.join(value or 'nothing' for value in each.logged)}: it was moved around the log."

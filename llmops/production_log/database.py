@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from llmops.processes import ProcessLock
 from llmops.production_log.tables import bring_up_to_date, is_complete, json_or_text
 from llmops.state_files import (
     FileIdentity,
-    OpenLog,
     WatchedFile,
     advised,
     make_private_folder,
@@ -25,29 +23,6 @@ from llmops.state_files import (
     sqlite_path,
     write_ahead,
 )
-
-
-class WriterQueue:
-    """A lock between threads and processes that write one SQLite file. It only orders writers that ask; SQLite's own
-    lock still decides, but lets a writer that finds another one at work sleep and look again, up to 0.1 s at a time:
-    with four processes writing, one in a hundred records waited 0.2 to 1 s. Here the kernel wakes the next one: three
-    to six times less. A process that is killed leaves the queue."""
-
-    def __init__(self, path: str) -> None:
-        """path: of the lock's file, which is made when absent and stays. Raises OSError."""
-        self._processes = ProcessLock(path)
-        self._threads = threading.Lock()  # the kernel's lock belongs to the process
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Waits for the caller's turn, and holds it."""
-        with self._threads, self._processes:
-            yield
-
-    def close(self) -> None:
-        """Call when nobody writes."""
-        self._processes.close()
-
 
 _WRITING_LOCK = 0x6C6C6D02  # one of PostgreSQL's advisory locks, which are named by numbers
 _UNREACHABLE_SECONDS = 30
@@ -117,10 +92,13 @@ class LogDatabase:
         self._writing = self.engine.execution_options(writes=True)
         self.file = sqlite_path(url)
         self._inserters: list[_Inserter] = []
-        self._queue: WriterQueue | None = None
+        # Only orders the writers of a SQLite file that ask. SQLite's own lock still decides, but lets a writer that
+        # finds another one at work sleep and look again, up to 0.1 s at a time: with four processes writing, one in a
+        # hundred records waited 0.2 to 1 s. Here the kernel wakes the next one: three to six times less.
+        self._queue: ProcessLock | None = None
         with translated(url):
             if self.file is not None:
-                self._queue = WriterQueue(f"{self.file}-writers")
+                self._queue = ProcessLock(f"{self.file}-writers")
             with self.reading() as connection:
                 complete = is_complete(connection)
             if not complete:
@@ -136,7 +114,7 @@ class LogDatabase:
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that writes; durable when the block has ended. Raises StoreUnavailable, RecordRefused."""
-        with translated(self.url), self._turn(), self._writing.begin() as connection:
+        with translated(self.url), self._queue or nullcontext(), self._writing.begin() as connection:
             yield connection
 
     @contextmanager
@@ -146,7 +124,7 @@ class LogDatabase:
         Its connections are kept open outside SQLAlchemy's pool, which would look after them at every transaction: half
         of the processor time of a request's record. One that has failed is not used again.
         """
-        with translated(self.url), self._turn():
+        with translated(self.url), self._queue or nullcontext():
             connection: Any = None
             try:
                 (connection, check), cursor = self._begun_insert()
@@ -171,7 +149,7 @@ class LogDatabase:
 
         Its statements take effect one by one. For what databases do only outside of transactions, such as VACUUM.
         """
-        with translated(self.url), self._turn():
+        with translated(self.url), self._queue or nullcontext():
             # The driver's own way of doing without transactions would, on SQLite, not be undone when it is given back.
             option: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"} if self.is_postgresql else {"bare": True}
             with self.engine.execution_options(**option).connect() as connection:
@@ -227,9 +205,6 @@ class LogDatabase:
             else:
                 return (connection, check), cursor
 
-    def _turn(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._queue is None else self._queue.turn()
-
 
 @contextmanager
 def translated(url: str) -> Iterator[None]:
@@ -251,29 +226,22 @@ def _prepare_sqlite(engine: sa.Engine, path: Path | None, expected: FileIdentity
     file at the path. path: None: in memory."""
     file = None if path is None else WatchedFile(path, expected)
 
-    def check(connection: sa.Connection) -> None:
-        connection.info[_CHECK]()
-
     def connected(connection: Any, record: Any) -> None:
         # The driver would begin transactions by itself, and always as readers.
         connection.isolation_level = None
         write_ahead(connection, synchronous="FULL")
         # Overwrites what is deleted; where nothing is, it costs nothing.
         connection.execute("PRAGMA secure_delete=ON")
-        if file is not None and path is not None:
-            file.opened()
-            log = OpenLog(path)
-
-            def still_the_same() -> None:
-                file.check()
-                log.check()
-
-            record.info[_CHECK] = still_the_same
+        if file is not None:
+            record.info[_CHECK] = file.opened()
 
     def begin(connection: sa.Connection) -> None:
         options = connection.get_execution_options()
         if not options.get("bare"):
             connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
+
+    def check(connection: sa.Connection) -> None:
+        connection.info[_CHECK]()
 
     if file is not None:
         # Opening would make a new file, or take another for it.

@@ -21,7 +21,8 @@ from llmops.recording.cell import (
 from llmops.recording.datasets import MAX_TRACED_ROWS, find_eval_set, register_eval_set
 from llmops.recording.monitoring import nameless, record_monitoring_run
 from llmops.recording.runs import EVALUATE_UP_TO, EvalRecorder
-from llmops.recording.tabular import LoggedTabular, UsedData, evaluate_tabular, record_training
+from llmops.recording.tabular import UsedData, evaluate_tabular, record_training
+from llmops.registry.tabular import LoggedTabular
 
 __all__ = [
     "EVALUATE_UP_TO",

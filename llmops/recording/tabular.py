@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from llmops.errors import CannotRun
 from llmops.hashing import file_sha256
 from llmops.recording.cell import shown_param
 from llmops.registry.store import Store, translated
+from llmops.registry.tabular import LoggedTabular
 from llmops.tabular import Column, RowSchema, Task
 from llmops.tabular.model import check_fits
 from llmops.tabular.storage import ALLOWED_TYPES, SCHEMA_KEY, make_canonical
@@ -43,18 +44,6 @@ class UsedData:
     sha256: str
     source: str
     context: str = "training"
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedTabular:
-    """A trained model in its run. model_uri: `models:/m-…`, as MLflow loads it. sha256: of its `model.skops`, which is
-    the same for an estimator fitted again in the same way. schema: JSON of its RowSchema."""
-
-    run_id: str
-    model_id: str
-    model_uri: str
-    sha256: str
-    schema: Mapping[str, Any] = field(default_factory=dict)
 
 
 def record_training(

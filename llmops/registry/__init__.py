@@ -3,7 +3,6 @@ only importer of MLflow."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,8 @@ __all__ = ["Registry", "Store", "rolled_back"]
 
 
 class Registry:
-    """One opened store and its books. `registered` is what a gateway polls."""
+    """One opened store and its books: prompts, models, the releases of every app, and tabular models. `audit`: what was
+    moved, gated and registered, and by whom. `registered` is what a gateway polls."""
 
     def __init__(self, settings: Settings, *, actor: str | None = None, file: FileIdentity | None = None) -> None:
         """Opens the store. The audit log's database is opened when something is moved, gated or registered.
@@ -34,27 +34,14 @@ class Registry:
         Raises StoreUnavailable.
         """
         self.store = Store(settings, file)
+        self.audit = AuditLog(settings.resolved_log_url, actor)
         self.prompts = PromptRegistry(self.store)
         self.models = ModelRegistry(self.store)
-        self._actor = actor
+        self.release_versions = ReleaseRegistry(self.store, self.audit, self.prompts, self.models)
+        self.tabular_versions = TabularRegistry(self.store, self.audit)
         self._versions: dict[str, tuple[tuple[int, int], list[Any]]] = {}
         self._marks: Any = None
         self._last: RegisteredVersions | None = None
-
-    @functools.cached_property
-    def audit(self) -> AuditLog:
-        """What was moved, gated and registered, and by whom."""
-        return AuditLog(self.store.settings.resolved_log_url, self._actor)
-
-    @functools.cached_property
-    def release_versions(self) -> ReleaseRegistry:
-        """The releases of every app."""
-        return ReleaseRegistry(self.store, self.audit, self.prompts, self.models)
-
-    @functools.cached_property
-    def tabular_versions(self) -> TabularRegistry:
-        """The versions of tabular models."""
-        return TabularRegistry(self.store, self.audit)
 
     def registered(self) -> RegisteredVersions:
         """Releases, model versions, traffic policies and tabular models as they are now; the very object of the last
@@ -68,13 +55,6 @@ class Registry:
         marks = self.store.marks()  # before reading, so that what comes in between is read the next time
         if self._last is not None and marks is not None and marks == self._marks:
             return self._last
-        found = self._read()
-        self._marks = marks
-        if self._last is None or found != self._last:
-            self._last = found
-        return self._last
-
-    def _read(self) -> RegisteredVersions:
         releases: dict[str, tuple[Release, ...]] = {}
         models: list[ModelVersion] = []
         policies: dict[str, TrafficPolicy] = {}
@@ -94,7 +74,11 @@ class Registry:
                         policies[name] = TrafficPolicy.from_text(registered.tags[TRAFFIC_TAG])
                 except UsageError as error:
                     problems[name] = str(error)
-        return RegisteredVersions(releases, tuple(models), policies, problems, tabular)
+        found = RegisteredVersions(releases, tuple(models), policies, problems, tabular)
+        self._marks = marks
+        if self._last is None or found != self._last:
+            self._last = found
+        return self._last
 
     def _versions_of(self, registered: Any) -> list[Any]:
         newest = max((int(item.version) for item in registered.latest_versions), default=0)

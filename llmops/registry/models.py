@@ -99,15 +99,9 @@ class ModelRegistry(VersionRegistry[ModelVersion]):
         for known in self.versions(model.name):
             if (known.sha256, known.format) == (model.sha256, model.format):
                 return known, False
-        content = {
-            "source": model.source,
-            "format": model.format,
-            "sha256": model.sha256,
-            "path": model.path.as_posix() if model.path else None,
-            "licence": model.licence,
-            "size_bytes": model.size_bytes,
-            "provenance": dict(model.provenance),
-        }
+        names = ("source", "format", "sha256", "path", "licence", "size_bytes", "provenance")
+        content = {name: getattr(model, name) for name in names}
+        content.update(path=model.path.as_posix() if model.path else None, provenance=dict(model.provenance))
         identity = content_hash({"sha256": model.sha256, "format": model.format})
         shown = {key: str(value) for key, value in content.items() if value and key != "provenance"}
         tags = {self.content_tag: canonical_json(content), _HASH_TAG: identity, **shown}
@@ -118,22 +112,13 @@ class ModelRegistry(VersionRegistry[ModelVersion]):
     def get(self, ref: str) -> ModelVersion:
         """`name@2`, `name@alias` or `name` (the newest). Raises UnknownVersion, UsageError, StoreUnavailable."""
         parsed = Ref.parse(ref)
-        versions = self.versions(parsed.name)
-        if not versions:
-            raise UnknownVersion(f"no model {parsed.name!r} is registered; run `llmops models pull` or `… register`")
-        return pick(versions, parsed)
+        return pick(self.versions(parsed.name), parsed, "model", "`llmops models pull` or `… register`")
 
     def _read(self, item: Any, aliases: tuple[str, ...]) -> ModelVersion:
         content = json.loads(item.tags[self.content_tag])
-        path = Path(content.pop("path")) if content["path"] else content.pop("path")
-        return ModelVersion(
-            name=item.name,
-            version=int(item.version),
-            path=path,
-            aliases=aliases,
-            model_id=item.source.removeprefix("models:/"),
-            **content,
-        )
+        content["path"] = Path(content["path"]) if content["path"] else None
+        model_id = item.source.removeprefix("models:/")
+        return ModelVersion(item.name, int(item.version), aliases=aliases, model_id=model_id, **content)
 
 
 class PromptRegistry:
@@ -159,11 +144,7 @@ class PromptRegistry:
                     _PARAMETERS_TAG: canonical_json(parameters.to_mapping()),
                 },
                 response_format=parameters.response_format,
-                model_config={
-                    "temperature": parameters.temperature,
-                    "max_tokens": parameters.max_tokens,
-                    "top_p": parameters.top_p,
-                },
+                model_config={name: getattr(parameters, name) for name in ("temperature", "max_tokens", "top_p")},
             )
         # MLflow links a new prompt to an experiment on a thread of its own; a tag we set meanwhile would be lost.
         for thread in threading.enumerate():
@@ -174,10 +155,7 @@ class PromptRegistry:
     def get(self, ref: str) -> PromptVersion:
         """`qa@2`, `qa@production` (an alias) or `qa` (the newest). Raises UnknownVersion, UsageError."""
         parsed = Ref.parse(ref)
-        versions = self.versions(parsed.name)
-        if not versions:
-            raise UnknownVersion(f"no prompt {parsed.name!r} is registered; run `llmops prompts register`")
-        return pick(versions, parsed)
+        return pick(self.versions(parsed.name), parsed, "prompt", "`llmops prompts register`")
 
     def version(self, ref: str) -> PromptVersion:
         """`qa@2`, read alone. Raises UnknownVersion, StoreUnavailable."""

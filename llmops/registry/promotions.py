@@ -7,9 +7,7 @@ same call made again. A move that cannot be put on record is not made.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, Literal, TypeVar
@@ -27,37 +25,29 @@ GATE_PASSED = "gate passed"
 TRAFFIC, TRAFFIC_TAG = "traffic", "llmops.traffic"
 CHAMPION_MOVES = ("promote", "rollback")
 _GATE_TAG, _HISTORY_TAG = "llmops.gate", "llmops.history"
-_ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
 _HISTORY_LENGTH, _MOVES_KEPT = 20, 10
 _MOST_WHY, _MOST_HISTORY = 300, 4800
 """Characters: MLflow keeps 5,000 of a registered model's tag, and refuses more."""
 
 Remember = Literal["first", "last", "not"]
-
-
 Versioned = Release | TabularVersion
 """What aliases may point to."""
 V = TypeVar("V", bound=Versioned)
-
-
-@dataclass(frozen=True, slots=True)
-class Wording:
-    """How errors speak of what is versioned. make: how a first version comes about; gate: how one is gated; with
-    `{name}` and `{ref}`."""
-
-    kind: str
-    version: str
-    make: str
-    gate: str
 
 
 class Promotions(VersionRegistry[V]):
     """Promotes, challenges, withdraws, rolls back and gates versions of one kind.
 
     One move is made at a time, whatever the process, and each is on the audit log before it is made.
+
+    Subclasses name, for errors, what is versioned and what a version is; and say how a first version is made and how
+    one is gated, with `{name}` and `{ref}`.
     """
 
-    wording: Wording
+    noun: str
+    version_noun: str
+    how_to_make: str
+    how_to_gate: str
 
     def __init__(self, store: Store, audit: AuditLog) -> None:
         super().__init__(store)
@@ -71,11 +61,12 @@ class Promotions(VersionRegistry[V]):
         for version in versions:
             if version.version == parsed.version or (alias is not None and alias in version.aliases):
                 return version
-        raise UnknownVersion(f"no {self.wording.version} {ref}; there are {', '.join(map(_shown, versions))}")
+        known = (each.ref + (f" ({', '.join(each.aliases)})" if each.aliases else "") for each in versions)
+        raise UnknownVersion(f"no {self.version_noun} {ref}; there are {', '.join(known)}")
 
     def champion(self, name: str) -> V | None:
         """The served version; None when none was promoted yet. Raises StoreUnavailable."""
-        return _holding(CHAMPION, self.versions(name))
+        return _by_alias(self.versions(name)).get(CHAMPION)
 
     def record_gate(self, version: V, suite: str, verdict: Mapping[str, Any]) -> None:
         """Keeps a gate's verdict on the version, one for each suite. Where its rules are looser than those of an
@@ -86,11 +77,9 @@ class Promotions(VersionRegistry[V]):
             gate["loosened"] = noted["loosened"] = self.loosened(version, suite, rules)
             noted["rules"] = rules
         self.note("gate", version.ref, {**noted, "sha256": content_hash(gate)})
-        gates = {**self.gates(version), suite: gate}
-        with translated(f"{self.wording.version} {version.ref}"):
-            self._store.client.set_model_version_tag(
-                version.name, str(version.version), _GATE_TAG, canonical_json(gates)
-            )
+        gates = canonical_json({**self.gates(version), suite: gate})
+        with translated(f"{self.version_noun} {version.ref}"):
+            self._store.client.set_model_version_tag(version.name, str(version.version), _GATE_TAG, gates)
 
     def loosened(self, version: V, suite: str, rules: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What these rules ask less than those of earlier gates of the suite, on any version, from the last gate of the
@@ -118,7 +107,7 @@ class Promotions(VersionRegistry[V]):
 
     def gates(self, version: V) -> dict[str, Any]:
         """Verdicts by suite: `{"verdict", "reasons", "against", "at"}`. Raises StoreUnavailable."""
-        with translated(f"{self.wording.version} {version.ref}"):
+        with translated(f"{self.version_noun} {version.ref}"):
             tags = self._store.client.get_model_version(version.name, str(version.version)).tags
         gates: dict[str, Any] = json.loads(tags.get(_GATE_TAG, "{}"))
         return gates
@@ -137,7 +126,8 @@ class Promotions(VersionRegistry[V]):
         with self.audit.turn():
             settled = self.settle(version.name, "promote")
             versions = self.versions(version.name)
-            champion, challenger = _holding(CHAMPION, versions), _holding(CHALLENGER, versions)
+            held = _by_alias(versions)
+            champion, challenger = held.get(CHAMPION), held.get(CHALLENGER)
             if champion is not None and champion.version == version.version:
                 return champion if settled is None else _named(settled.details["from"], versions)
             old, action = champion.ref if champion else None, "force-promote"
@@ -148,7 +138,7 @@ class Promotions(VersionRegistry[V]):
             if challenger is not None and challenger.version == version.version:
                 after[CHALLENGER] = None
             after[CHAMPION] = version.ref  # last: a call that is cut off after it has nothing left to move
-            self.carry_out(Move(action, "promote", version.ref, old, version.ref, why, after))
+            self.carry_out(Move(action, version.ref, old, version.ref, why, after))
             return champion
 
     def challenge(self, version: V) -> V | None:
@@ -158,17 +148,15 @@ class Promotions(VersionRegistry[V]):
             UsageError: it is the champion already. StoreUnavailable.
         """
         if CHAMPION in version.aliases:
-            raise UsageError(f"{version.ref} is the champion; the challenger must be another {self.wording.version}")
+            raise UsageError(f"{version.ref} is the champion; the challenger must be another {self.version_noun}")
         with self.audit.turn():
             settled = self.settle(version.name, "challenge")
             versions = self.versions(version.name)
-            old = _holding(CHALLENGER, versions)
+            old = _by_alias(versions).get(CHALLENGER)
             if old is not None and old.version == version.version:
                 return old if settled is None else _named(settled.details["from"], versions)
             before, after = old.ref if old else None, {CHALLENGER: version.ref}
-            self.carry_out(
-                Move("challenge", "challenge", version.ref, before, version.ref, "made the challenger", after)
-            )
+            self.carry_out(Move("challenge", version.ref, before, version.ref, "made the challenger", after))
             return old
 
     def withdraw(self, name: str) -> V | None:
@@ -176,12 +164,10 @@ class Promotions(VersionRegistry[V]):
         with self.audit.turn():
             settled = self.settle(name, "withdraw")
             versions = self._some_versions(name)
-            old = _holding(CHALLENGER, versions)
+            old = _by_alias(versions).get(CHALLENGER)
             if old is None:
                 return None if settled is None else _named(settled.details["from"], versions)
-            self.carry_out(
-                Move("withdraw", "withdraw", old.ref, old.ref, None, "no longer the challenger", {CHALLENGER: None})
-            )
+            self.carry_out(Move("withdraw", old.ref, old.ref, None, "no longer the challenger", {CHALLENGER: None}))
             return old
 
     def roll_back(self, name: str, *, why: str | None = None) -> tuple[V, V]:
@@ -197,7 +183,8 @@ class Promotions(VersionRegistry[V]):
         with self.audit.turn():
             settled = self.settle(name, "rollback")
             versions = self.versions(name)
-            champion, previous = _holding(CHAMPION, versions), _holding(PREVIOUS, versions)
+            held = _by_alias(versions)
+            champion, previous = held.get(CHAMPION), held.get(PREVIOUS)
             if settled is not None and champion is not None and previous is not None:
                 return champion, previous
             if champion is not None and (left := self._left_half_way(champion, versions)) is not None:
@@ -206,7 +193,7 @@ class Promotions(VersionRegistry[V]):
                 return champion, left
             if champion is None or previous is None or champion.version == previous.version:
                 self._some_versions(name)  # where there are none, that is what to say
-                raise CannotRun(f"{name} has no previous {self.wording.version} to roll back to")
+                raise CannotRun(f"{name} has no previous {self.version_noun} to roll back to")
             if why is None:
                 self._refuse_rolled_back(previous)
             self._swap(previous, champion, why=why)
@@ -220,7 +207,7 @@ class Promotions(VersionRegistry[V]):
         with self.audit.turn():
             self.settle(name, "rollback")
             versions = self.versions(name)
-            champion = _holding(CHAMPION, versions)
+            champion = _by_alias(versions).get(CHAMPION)
             if champion is None or (champion.ref != ref and self._left_half_way(champion, versions) is None):
                 return None
             return self.roll_back(name)
@@ -231,11 +218,13 @@ class Promotions(VersionRegistry[V]):
         remember: when the history tells of it: before the aliases move, for those who go by it in between; after; or
         not, for it does already.
         """
-        with _said_of_failures(f"{move.name} was left as it is, for no move goes unrecorded"):
-            intent = self.audit.intend(move, self._standing(move.name))
+        name, client = move.name, self._store.client
+        try:
+            intent = self.audit.intend(move, self._standing(name))
+        except StoreUnavailable as error:
+            raise StoreUnavailable(f"{error}; {name} was left as it is, for no move goes unrecorded") from error
         if remember == "first":
-            self.remember(move.name, move.what, move.old, move.new, move.why)
-        client, name = self._store.client, move.name
+            self.remember(move)
         with translated(f"app {name}"):
             for place, value in move.after.items():
                 if place == TRAFFIC and value is not None:
@@ -247,10 +236,12 @@ class Promotions(VersionRegistry[V]):
                 else:
                     client.delete_registered_model_alias(name, place)
         if remember == "last":
-            self.remember(name, move.what, move.old, move.new, move.why)
-        done = f"the {move.what} of {move.subject} is done but for the audit log's last word: repeat the command"
-        with _said_of_failures(done):
+            self.remember(move)
+        try:
             self.audit.done(intent)
+        except StoreUnavailable as error:
+            left = f"the {move.what} of {move.subject} is done but for the audit log's last word: repeat the command"
+            raise StoreUnavailable(f"{error}; {left}") from error
 
     def settle(self, name: str, kind: str) -> AuditEntry | None:
         """Ends a move that was cut off when everything stood where it should already; returns what it intended, where
@@ -259,12 +250,13 @@ class Promotions(VersionRegistry[V]):
         intent = replay.unfinished
         if intent is None or not replay.is_carried_out(self._standing(name)):
             return None
-        what, old, new, why = (intent.details[field] for field in ("what", "from", "to", "why"))
+        old, new, why = (intent.details[field] for field in ("from", "to", "why"))
+        move = Move(intent.action, intent.subject, old, new, why, {})
         told = [(entry["what"], entry["to"]) for entry in self.history(name) if entry["at"] >= intent.at]
-        if (what, new) not in told:
-            self.remember(name, what, old, new, why)
+        if (move.what, new) not in told:
+            self.remember(move)
         self.audit.done(intent)
-        return intent if what == kind else None
+        return intent if move.what == kind else None
 
     def note(self, action: str, subject: str, details: Mapping[str, Any]) -> None:
         """Puts on record what moves no alias, such as a gate. Raises StoreUnavailable, Corrupted."""
@@ -280,19 +272,19 @@ class Promotions(VersionRegistry[V]):
         history: list[dict[str, Any]] = json.loads(registered.tags.get(_HISTORY_TAG, "[]")) if registered else []
         return history
 
-    def remember(self, name: str, what: str, old: str | None, new: str | None, why: str) -> None:
+    def remember(self, move: Move) -> None:
         """Adds an entry to the history, and drops the oldest. Changes of traffic, which may be many, do not push out
         the champion's last moves: since when it serves, and what was rolled back, is what automatic rollbacks go by.
         Raises StoreUnavailable."""
-        shown = why if len(why) <= _MOST_WHY else why[: _MOST_WHY - 1] + "…"
-        entry = {"at": datetime.now(UTC).isoformat(), "what": what, "from": old, "to": new, "why": shown}
-        history = [*self.history(name), entry]
+        why = move.why if len(move.why) <= _MOST_WHY else move.why[: _MOST_WHY - 1] + "…"
+        entry = {"at": datetime.now(UTC).isoformat(), "what": move.what, "from": move.old, "to": move.new, "why": why}
+        history = [*self.history(move.name), entry]
         kept = [each for each in history if each["what"] in CHAMPION_MOVES][-_MOVES_KEPT:]
         while len(history) > 1 and (len(history) > _HISTORY_LENGTH or len(canonical_json(history)) > _MOST_HISTORY):
             others = (place for place, each in enumerate(history[:-1]) if not any(each is one for one in kept))
             del history[next(others, 0)]
-        with translated(f"app {name}"):
-            self._store.client.set_registered_model_tag(name, _HISTORY_TAG, canonical_json(history))
+        with translated(f"app {move.name}"):
+            self._store.client.set_registered_model_tag(move.name, _HISTORY_TAG, canonical_json(history))
 
     def _standing(self, name: str) -> AliasState:
         registered = self._store.registered_model(name)
@@ -301,8 +293,8 @@ class Promotions(VersionRegistry[V]):
     def _some_versions(self, name: str) -> list[V]:
         versions = self.versions(name)
         if not versions:
-            how = self.wording.make.format(name=name)
-            raise UnknownVersion(f"no {self.wording.kind} {name!r} has {self.wording.version}s; {how}")
+            how = self.how_to_make.format(name=name)
+            raise UnknownVersion(f"no {self.noun} {name!r} has {self.version_noun}s; {how}")
         return versions
 
     def _swap(self, new: V, old: V, *, why: str | None = None, remember: Remember = "first") -> None:
@@ -314,8 +306,7 @@ class Promotions(VersionRegistry[V]):
             after[CHALLENGER] = None
         after[PREVIOUS] = old.ref
         action = "rollback" if why is None else "force-rollback"
-        move = Move(action, "rollback", new.ref, old.ref, new.ref, why or "rolled back", after)
-        self.carry_out(move, remember=remember)
+        self.carry_out(Move(action, new.ref, old.ref, new.ref, why or "rolled back", after), remember=remember)
 
     def _left_half_way(self, champion: V, versions: Sequence[V]) -> V | None:
         """The old champion of a rollback that moved one alias of two; None where none did."""
@@ -343,7 +334,7 @@ class Promotions(VersionRegistry[V]):
             known = ", ".join(f"{suite}: {gate['verdict']}" for suite, gate in current.items()) or "none"
             raise GateRefused(
                 f"{version.ref} has no passing gate against {against or 'no champion'} on record ({known}); "
-                f"{self.wording.gate.format(ref=version.ref)}, or promote with --force --why TEXT"
+                f"{self.how_to_gate.format(ref=version.ref)}, or promote with --force --why TEXT"
             )
         looser = [f"{each['rule']} by {each['by']}" for gate in current.values() for each in gate.get("loosened", ())]
         return f"{GATE_PASSED}, by looser rules: {'; '.join(looser)}" if looser else GATE_PASSED
@@ -352,17 +343,9 @@ class Promotions(VersionRegistry[V]):
 def standing_of(registered: Any) -> AliasState:
     """Where our aliases stand, of MLflow's registered model, and the traffic policy. It may have other aliases."""
     aliases, traffic = registered.aliases, registered.tags.get(TRAFFIC_TAG)
-    found = {alias: f"{registered.name}@{aliases[alias]}" for alias in _ALIASES if alias in aliases}
+    ours = (alias for alias in (CHAMPION, CHALLENGER, PREVIOUS) if alias in aliases)
+    found = {alias: f"{registered.name}@{aliases[alias]}" for alias in ours}
     return found if traffic is None else {**found, TRAFFIC: str(traffic)}
-
-
-@contextmanager
-def _said_of_failures(what: str) -> Iterator[None]:
-    """Adds to a StoreUnavailable what it means for the move under way."""
-    try:
-        yield
-    except StoreUnavailable as error:
-        raise StoreUnavailable(f"{error}; {what}") from error
 
 
 def rolled_back(history: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -381,13 +364,9 @@ def rolled_back(history: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, 
     return found
 
 
-def _holding(alias: str, versions: Sequence[V]) -> V | None:
-    return next((version for version in versions if alias in version.aliases), None)
+def _by_alias(versions: Sequence[V]) -> dict[str, V]:
+    return {alias: version for version in versions for alias in version.aliases}
 
 
 def _named(ref: str | None, versions: Sequence[V]) -> V | None:
     return next((version for version in versions if version.ref == ref), None)
-
-
-def _shown(version: Versioned) -> str:
-    return version.ref + (f" ({', '.join(version.aliases)})" if version.aliases else "")

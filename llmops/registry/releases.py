@@ -17,7 +17,7 @@ from llmops.errors import CannotRun, UnknownVersion, UsageError
 from llmops.generation import GenerationParameters
 from llmops.hashing import canonical_json, content_hash
 from llmops.registry.models import ModelRegistry, PromptRegistry
-from llmops.registry.promotions import TRAFFIC, TRAFFIC_TAG, Promotions, Wording
+from llmops.registry.promotions import TRAFFIC, TRAFFIC_TAG, Promotions
 from llmops.registry.store import Store, translated
 from llmops.traffic_policy import TrafficPolicy
 from llmops.versions import ModelVersion, PromptVersion, Release, check_guards, release_content, release_content_hash
@@ -29,12 +29,9 @@ class ReleaseRegistry(Promotions[Release]):
     """Creates and reads releases; how they are gated and promoted is in `Promotions`."""
 
     kind, content_tag = "app", "llmops.release"
-    wording = Wording(
-        kind="app",
-        version="release",
-        make="run `llmops release create {name} …`",
-        gate="run `llmops eval gate {ref} --suite SUITE`",
-    )
+    noun, version_noun = "app", "release"
+    how_to_make = "run `llmops release create {name} …`"
+    how_to_gate = "run `llmops eval gate {ref} --suite SUITE`"
 
     def __init__(self, store: Store, audit: AuditLog, prompts: PromptRegistry, models: ModelRegistry) -> None:
         super().__init__(store, audit)
@@ -96,7 +93,7 @@ class ReleaseRegistry(Promotions[Release]):
             with contextlib.suppress(UsageError):  # one that was spoilt by hand is shown as it is
                 shown = None if old is None else str(TrafficPolicy.from_text(old))
             new, why = (None, "cleared") if policy is None else (str(policy), "set")
-            self.carry_out(Move(TRAFFIC, TRAFFIC, app, shown, new, why, {TRAFFIC: text}))
+            self.carry_out(Move(TRAFFIC, app, shown, new, why, {TRAFFIC: text}))
         return True
 
     def _policy_text(self, app: str) -> str | None:

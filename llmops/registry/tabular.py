@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from llmops.errors import CannotRun, Corrupted, UsageError
 from llmops.hashing import canonical_json, content_hash, file_sha256
-from llmops.registry.promotions import Promotions, Wording
+from llmops.registry.promotions import Promotions
 from llmops.registry.store import translated
 from llmops.versions import Ref, TabularVersion
 
@@ -28,34 +29,28 @@ _ESTIMATOR = "model.skops"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class Logged(Protocol):
-    """A trained model as the recording room leaves it in MLflow's run."""
+@dataclass(frozen=True, slots=True)
+class LoggedTabular:
+    """A trained model in its MLflow run. model_uri: `models:/m-…`, as MLflow loads it. sha256: of its `model.skops`,
+    which is the same for an estimator fitted again in the same way. schema: JSON of its RowSchema."""
 
-    @property
-    def run_id(self) -> str: ...
-    @property
-    def model_id(self) -> str: ...
-    @property
-    def model_uri(self) -> str: ...
-    @property
-    def sha256(self) -> str: ...
-    @property
-    def schema(self) -> Mapping[str, Any]: ...
+    run_id: str
+    model_id: str
+    model_uri: str
+    sha256: str
+    schema: Mapping[str, Any] = field(default_factory=dict)
 
 
 class TabularRegistry(Promotions[TabularVersion]):
     """Registers, reads and fetches tabular models; how they are gated and promoted is in `Promotions`."""
 
     kind, content_tag = "tabular", "llmops.tabular"
-    wording = Wording(
-        kind="tabular model",
-        version="version",
-        make="a lab or a pipeline registers the first one",
-        gate="have the gate of its lab or pipeline judge it",
-    )
+    noun, version_noun = "tabular model", "version"
+    how_to_make = "a lab or a pipeline registers the first one"
+    how_to_gate = "have the gate of its lab or pipeline judge it"
 
     def register(
-        self, name: str, logged: Logged, *, cycle: str | None = None, provenance: Mapping[str, Any] = _NOTHING
+        self, name: str, logged: LoggedTabular, *, cycle: str | None = None, provenance: Mapping[str, Any] = _NOTHING
     ) -> tuple[TabularVersion, bool]:
         """The version of this cycle, or else with this content, and whether it is new. A call that was cut off is
         finished by the next one; two at once make one version.
@@ -70,7 +65,7 @@ class TabularRegistry(Promotions[TabularVersion]):
         """
         if Ref.parse(name) != Ref(name):
             raise UsageError(f"{name!r}: a tabular model's name has no version")
-        tags = {self.content_tag: _content(logged, cycle, provenance), **_tags(logged, cycle, provenance)}
+        tags = _tags(logged, cycle, provenance)
         with self.audit.turn():
             self._claim(name)
             identity, versions = _identity(logged.sha256, logged.schema, provenance), self.versions(name)
@@ -84,7 +79,11 @@ class TabularRegistry(Promotions[TabularVersion]):
                         name, logged.model_uri, run_id=logged.run_id, tags=tags, model_id=logged.model_id
                     )
             version = found or self._read(made, ())
-            self._show_on_logged_model(version)
+            # As MLflow's own registration does, for the page of the run.
+            shown = json.dumps([{"name": version.name, "version": str(version.version)}])
+            with translated(f"version {version.ref}"):
+                if self._store.client.get_logged_model(version.model_id).tags.get(_SHOWN_ON_MODEL) != shown:
+                    self._store.client.set_logged_model_tags(version.model_id, {_SHOWN_ON_MODEL: shown})
             noted = [(entry.action, entry.subject) for entry in self.audit.entries(name)]
             if ("register", version.ref) not in noted:
                 data = {"data_sha256": version.provenance.get("data_sha256")}
@@ -131,35 +130,20 @@ class TabularRegistry(Promotions[TabularVersion]):
 
     def _read(self, item: Any, aliases: tuple[str, ...]) -> TabularVersion:
         content = json.loads(item.tags[self.content_tag])
+        del content["schema_sha256"]
         numbers = sorted(int(tag.rpartition(".")[2]) for tag in item.tags if tag.startswith(f"{_SCHEMA_TAG}."))
         schema = json.loads("".join(item.tags[f"{_SCHEMA_TAG}.{number}"] for number in numbers))
-        return TabularVersion(
-            name=item.name,
-            version=int(item.version),
-            sha256=content["sha256"],
-            run_id=content["run_id"],
-            schema=schema,
-            source=item.source,
-            aliases=aliases,
-            model_id=content["model_id"],
-            created_at=item.creation_timestamp / 1000,
-            provenance=content["provenance"],
-            cycle=content["cycle"],
-        )
-
-    def _show_on_logged_model(self, version: TabularVersion) -> None:
-        """As MLflow's own registration does, for the page of the run."""
-        shown = json.dumps([{"name": version.name, "version": str(version.version)}])
-        with translated(f"version {version.ref}"):
-            if self._store.client.get_logged_model(version.model_id).tags.get(_SHOWN_ON_MODEL) != shown:
-                self._store.client.set_logged_model_tags(version.model_id, {_SHOWN_ON_MODEL: shown})
+        created_at, place = item.creation_timestamp / 1000, {"source": item.source, "aliases": aliases}
+        return TabularVersion(item.name, int(item.version), schema=schema, created_at=created_at, **place, **content)
 
 
 def _identity(sha256: str, schema: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
     return content_hash({"sha256": sha256, "schema": dict(schema), "data": provenance.get("data_sha256")})
 
 
-def _content(logged: Logged, cycle: str | None, provenance: Mapping[str, Any]) -> str:
+def _tags(logged: LoggedTabular, cycle: str | None, provenance: Mapping[str, Any]) -> dict[str, str]:
+    """The content, what is shown in MLflow, and the schema. A long one takes several tags: gateways read it every time
+    something changes, and so not from a file."""
     content = {
         "sha256": logged.sha256,
         "run_id": logged.run_id,
@@ -168,19 +152,11 @@ def _content(logged: Logged, cycle: str | None, provenance: Mapping[str, Any]) -
         "provenance": dict(provenance),
         "schema_sha256": content_hash(dict(logged.schema)),
     }
-    text = canonical_json(content)
+    text, schema = canonical_json(content), canonical_json(dict(logged.schema))
     if len(text) > _MOST_TAG:
         raise UsageError(f"provenance: {len(text):,} characters with the rest; a tag holds {_MOST_TAG:,}")
-    return text
-
-
-def _tags(logged: Logged, cycle: str | None, provenance: Mapping[str, Any]) -> dict[str, str]:
-    """What is shown in MLflow, and the schema. A long one takes several tags: gateways read it every time something
-    changes, and so not from a file."""
-    schema = canonical_json(dict(logged.schema))
-    pieces = {
-        f"{_SCHEMA_TAG}.{start // _MOST_TAG}": schema[start : start + _MOST_TAG]
-        for start in range(0, len(schema), _MOST_TAG)
-    }
+    starts = range(0, len(schema), _MOST_TAG)
+    pieces = {f"{_SCHEMA_TAG}.{start // _MOST_TAG}": schema[start : start + _MOST_TAG] for start in starts}
     shown = {name: str(value) for name in ("data_sha256", "licence") if (value := provenance.get(name))}
-    return {**pieces, "sha256": logged.sha256, **shown, **({"cycle": cycle} if cycle else {})}
+    tags = {TabularRegistry.content_tag: text, **pieces, "sha256": logged.sha256, **shown}
+    return {**tags, "cycle": cycle} if cycle else tags

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_list_shows_entries_of_all_or_of_one_app(audit: AuditLog, llmops: Run) -
     everything, of_one = llmops("audit", "list", "--json"), llmops("audit", "list", "--app", "assistant", "--json")
     assert everything.code == of_one.code == 0
     assert everything.json["total"] == 4
-    assert everything.json["entries"] == [entry.to_json() for entry in audit.entries()]
+    assert everything.json["entries"] == [dataclasses.asdict(entry) for entry in audit.entries()]
     assert [entry["seq"] for entry in of_one.json["entries"]] == [1, 4]
     table = llmops("audit", "list").out
     assert "qa: pass against no champion" in table

@@ -1,4 +1,4 @@
-"""Processes that share a log: stored replies, the writers' queue, and what a killed one leaves."""
+"""Processes that share a log: stored replies, locks, and what a killed one leaves."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from functools import partial
 import pytest
 
 from llmops.errors import StoreUnavailable
-from llmops.processes import is_dead, this_process
+from llmops.processes import ProcessLock, is_dead, this_process
 from llmops.production_log import ClaimedKey, ProductionLog, ReplyRow, StoredReply
-from llmops.production_log.database import WriterQueue
 from llmops.production_log.replies import KeyInUse
 from tests.at_once import at_once
 from tests.core.log_records import ids, record
@@ -26,52 +25,50 @@ def settled(claim: ClaimedKey, reply: StoredReply | None = REPLY, seconds: float
     return ReplyRow(claim, reply, time.time() + seconds)
 
 
-def test_a_key_is_claimed_once_and_then_gives_the_reply(log):
-    claim = log.replies.claim("anna", "k", "print", 60)
+def claimed(log: ProductionLog, key: str = "k", caller: str = "anna", fingerprint: str = "print", seconds: float = 60):
+    claim = log.replies.claim(caller, key, fingerprint, seconds)
     assert isinstance(claim, ClaimedKey)
-    assert log.replies.claim("anna", "k", "print", 60) == KeyInUse("print", None)
-    assert isinstance(log.replies.claim("bo", "k", "print", 60), ClaimedKey)
+    return claim
+
+
+def in_use(log: ProductionLog, key: str = "k") -> KeyInUse:
+    found = log.replies.claim("anna", key, "another print", 60)
+    assert isinstance(found, KeyInUse)
+    return found
+
+
+def test_a_key_is_claimed_once_and_then_gives_the_reply_or_can_be_claimed_again(log):
+    claim = claimed(log)
+    assert in_use(log) == KeyInUse("print", None)
+    claimed(log, caller="bo")
     log.append([record(1)], [settled(claim)])
-    assert log.replies.claim("anna", "k", "print", 60) == KeyInUse("print", REPLY)
+    assert in_use(log) == KeyInUse("print", REPLY)
     assert ids(log.read()) == ["r1"]
-
-
-def test_a_claim_given_up_can_be_made_again(log):
-    for give_up in (log.replies.give_up, lambda claim: log.append([record()], [settled(claim, None)])):
-        claim = log.replies.claim("anna", "k", "print", 60)
-        assert isinstance(claim, ClaimedKey)
-        give_up(claim)
-    assert isinstance(log.replies.claim("anna", "k", "print", 60), ClaimedKey)
+    log.replies.give_up(claimed(log, "given up"))
+    log.append([record()], [settled(claimed(log, "given up"), None)])
+    claimed(log, "given up")
 
 
 def test_a_record_that_is_not_written_leaves_its_claim_unsettled(log):
     log.append([record(0, key="same")])
-    claim = log.replies.claim("anna", "k", "print", 60)
+    claim = claimed(log)
     with pytest.raises(StoreUnavailable):
         log.append([record(1, key="same")], [settled(claim)])
-    assert log.replies.claim("anna", "k", "print", 60) == KeyInUse("print", None)
+    assert in_use(log) == KeyInUse("print", None)
 
 
-def test_a_claim_and_a_reply_expire(log):
-    late = log.replies.claim("anna", "k", "print", -1)
-    claim = log.replies.claim("anna", "k", "other print", 60)
-    assert isinstance(claim, ClaimedKey)
+def test_claims_and_replies_expire_and_cleaning_deletes_those_that_have_and_nothing_else(log):
+    late, claim = claimed(log, seconds=-1), claimed(log, fingerprint="other print")
     log.append([record(1)], [settled(late)])  # its key is another request's by now
     log.replies.give_up(late)
-    assert log.replies.claim("anna", "k", "other print", 60) == KeyInUse("other print", None)
+    assert in_use(log) == KeyInUse("other print", None)
     log.append([record(2)], [settled(claim, seconds=-1)])
-    assert isinstance(log.replies.claim("anna", "k", "print", 60), ClaimedKey)
+    claimed(log)
     assert ids(log.read()) == ["r1", "r2"]
-
-
-def test_cleaning_deletes_what_has_expired_and_nothing_else(log):
     for number in range(3):
-        log.replies.claim("anna", f"old{number}", "print", -1)
-    running = log.replies.claim("anna", "running", "print", 60)
-    assert isinstance(running, ClaimedKey)
-    assert log.replies.clean() == 3
-    assert log.replies.clean() == 0
-    assert log.replies.claim("anna", "running", "print", 60) == KeyInUse("print", None)
+        claimed(log, f"old{number}", seconds=-1)
+    assert (log.replies.clean(), log.replies.clean()) == (3, 0)
+    assert in_use(log) == KeyInUse("print", None)
 
 
 def test_of_many_that_claim_a_key_at_once_one_gets_it(log_url):
@@ -83,8 +80,7 @@ def test_of_many_that_claim_a_key_at_once_one_gets_it(log_url):
         found.append(log.replies.claim("anna", "k", "print", 60))
 
     at_once(*(partial(claim, logs[number % 4]) for number in range(8)))
-    assert sum(isinstance(item, ClaimedKey) for item in found) == 1
-    assert len(found) == 8
+    assert sorted(isinstance(item, ClaimedKey) for item in found) == [False] * 7 + [True]
     for log in logs:
         log.close()
 
@@ -101,11 +97,11 @@ def test_the_claim_of_a_killed_process_ends_with_it(log):
     command = [sys.executable, "-c", CLAIMER, log.url]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert "ClaimedKey" in process.stdout.readline()
-        assert log.replies.claim("anna", "k", "print", 60) == KeyInUse("print", None)
+        assert in_use(log) == KeyInUse("print", None)
         process.kill()
         process.wait()
-    assert isinstance(log.replies.claim("anna", "k", "print", 60), ClaimedKey)
-    assert log.replies.claim("anna", "k", "print", 60) == KeyInUse("print", None)
+    claimed(log)
+    assert in_use(log) == KeyInUse("print", None)
 
 
 def test_a_process_is_dead_only_for_certain():
@@ -120,46 +116,34 @@ def test_a_process_is_dead_only_for_certain():
 
 HOLDER = """
 import sys
-from llmops.production_log.database import WriterQueue
-with WriterQueue(sys.argv[1]).turn():
+from llmops.processes import ProcessLock
+with ProcessLock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_turn_is_one_writers_alone_and_a_killed_one_leaves_the_queue(tmp_path):
+def test_a_lock_is_one_holders_alone_thread_or_process_and_a_killed_one_lets_go(tmp_path):
     path = f"{tmp_path}/log.db-writers"
-    queue, entered = WriterQueue(path), threading.Event()
-
-    def write() -> None:
-        with queue.turn():
-            entered.set()
-
-    with subprocess.Popen([sys.executable, "-c", HOLDER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline() == b"held\n"
-        thread = threading.Thread(target=write)
-        thread.start()
-        assert not entered.wait(0.05)
-        other.kill()
-    thread.join(10)
-    assert entered.is_set()
-    queue.close()
-
-
-def test_threads_take_turns(tmp_path):
-    queue, inside, most = WriterQueue(f"{tmp_path}/log.db-writers"), [], []
+    lock, entered, inside, most = ProcessLock(path), threading.Event(), [], []
 
     def write() -> None:
         for _ in range(50):
-            with queue.turn():
+            with lock:
+                entered.set()
                 inside.append(1)
                 most.append(len(inside))
                 inside.pop()
 
-    at_once(*[write] * 4)
-    queue.close()
-    assert set(most) == {1}
-    assert len(most) == 200
+    with subprocess.Popen([sys.executable, "-c", HOLDER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        writing = threading.Thread(target=at_once, args=[write] * 4)
+        writing.start()
+        assert not entered.wait(0.05)
+        other.kill()
+    writing.join(10)
+    lock.close()
+    assert most == [1] * 200
 
 
 WRITER = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from llmops.prompt_file import PromptTemplate, parse_prompt
 from llmops.registry import Registry
+from llmops.registry.tabular import LoggedTabular
 from llmops.settings import Settings
 from llmops.versions import ModelVersion, Release
 
@@ -97,22 +97,11 @@ def releases(registry, name):
 SCHEMA = {"inputs": [{"name": "hour", "kind": "integer"}], "output": {"name": "count", "kind": "number"}}
 
 
-@dataclass(frozen=True)
-class Logged:
-    """A trained model in MLflow's run, as the recording room leaves it."""
-
-    run_id: str
-    model_id: str
-    model_uri: str
-    sha256: str
-    schema: dict[str, Any]
-
-
 @pytest.fixture
 def logged(registry):
     """Logs a made-up estimator of those bytes in a run of its own."""
 
-    def log(estimator: bytes = b"forest", schema: dict[str, Any] = SCHEMA) -> Logged:
+    def log(estimator: bytes = b"forest", schema: dict[str, Any] = SCHEMA) -> LoggedTabular:
         client = registry.store.client
         run = client.create_run(registry.store.experiment("training"))
         made = client.create_logged_model(run.info.experiment_id, "estimator", source_run_id=run.info.run_id)
@@ -122,6 +111,6 @@ def logged(registry):
         (folder / "model.skops").write_bytes(estimator)
         client.finalize_logged_model(made.model_id, "READY")
         sha256 = hashlib.sha256(estimator).hexdigest()
-        return Logged(run.info.run_id, made.model_id, made.model_uri, sha256, schema)
+        return LoggedTabular(run.info.run_id, made.model_id, made.model_uri, sha256, schema)
 
     return log

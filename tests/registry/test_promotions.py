@@ -119,7 +119,7 @@ def test_an_alias_moved_in_mlflows_ui_is_found_and_stays_on_record(own, book, na
     book.promote(first, why="first one")
     own.store.client.set_registered_model_alias(name, "champion", "2")
     (moved,) = verified(own).differences
-    assert (moved.what, moved.logged, moved.found) == ("champion", (first.ref,), second.ref)
+    assert (moved.what, moved.logged, moved.found) == ("champion", [first.ref], second.ref)
     book.promote(first, why="back again")
     assert verified(own).whole
     (found,) = [entry for entry in own.audit.entries(name) if entry.action == "found"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llmops.audit import Move
 from llmops.errors import CannotRun, GateRefused, UnknownVersion, UsageError
 from llmops.hashing import content_hash
 from llmops.registry import Registry, rolled_back
@@ -212,7 +213,7 @@ def test_history_keeps_the_champions_moves_whatever_else_happens(registry, book,
         book.promote(release, why="set up")
     book.roll_back(name)
     for number in range(30):
-        book.remember(name, "traffic", None, None, f"{number} " + "why? " * 500)
+        book.remember(Move("traffic", name, None, None, f"{number} " + "why? " * 500, {}))
     history = book.history(name)
     assert [move["what"] for move in history][:4] == ["promote", "promote", "rollback", "traffic"]
     assert history[-1]["why"].startswith("29 ")
