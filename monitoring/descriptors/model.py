@@ -104,6 +104,23 @@ class Texts(Sequence[str]):
         return Texts(self._texts[place], self.refused[place]) if isinstance(place, slice) else self._texts[place]
 
 
+Known = TypeVar("Known")
+
+
+class Memo(dict[str, Known]):
+    """What a function says of each word: asked once, then kept, until there are `most` of them."""
+
+    def __init__(self, ask: Callable[[str], Known], most: int = 200_000) -> None:
+        super().__init__()
+        self._ask, self._most = ask, most
+
+    def __missing__(self, word: str) -> Known:
+        if len(self) >= self._most:
+            self.clear()
+        known = self[word] = self._ask(word)
+        return known
+
+
 Compute = Callable[[Any], Sequence[Any]]
 """From what a descriptor reads (`Texts`, or a list of log records) to a value, None or `Failed` for each."""
 

@@ -12,6 +12,8 @@ import string
 from functools import cache
 from typing import NamedTuple
 
+from monitoring.descriptors.model import Memo
+
 READ_CHARACTERS = 2_000
 """Only so much of a text is read: a mood shows early, and what a hostile text costs is bounded."""
 
@@ -48,23 +50,21 @@ class Vader:
 
         analyser = vaderSentiment.SentimentIntensityAnalyzer()
         self._lexicon: dict[str, float] = analyser.lexicon
-        self._emojis: dict[str, str] = {sign: text for sign, text in analyser.emojis.items() if len(sign) == 1}
+        spelt = {sign: f" {meaning}" for sign, meaning in analyser.emojis.items() if len(sign) == 1}
+        self._emojis, self._spelt = frozenset(spelt), str.maketrans(spelt)
         self._boosters: dict[str, float] = vaderSentiment.BOOSTER_DICT
         self._idioms: dict[str, float] = vaderSentiment.SPECIAL_CASES
         self._negations = frozenset(vaderSentiment.NEGATE)
         self._shout, self._flip = float(vaderSentiment.C_INCR), float(vaderSentiment.N_SCALAR)
         phrases = [phrase.split() for phrase in (*self._idioms, *self._boosters) if " " in phrase]
         self._in_phrases = frozenset(word for phrase in phrases for word in phrase)
-        self._words = _Words(self)
+        self._words = Memo(self.look_up, _MOST_WORDS_KEPT)
 
     def compound(self, text: str) -> float:
         """The compound score of a whole text, from -1 to 1, rounded to four places as the original's."""
-        if not text.isascii():
-            text = self._with_emojis_spelt(text)
-        seen = self._words
-        if len(seen) > _MOST_WORDS_KEPT:
-            seen.clear()
-        words = [seen[token] for token in text.split()]
+        if not text.isascii() and not self._emojis.isdisjoint(text):
+            text = text.translate(self._spelt)
+        words = [self._words[token] for token in text.split()]
         last = len(words) - 1
         places = [
             place
@@ -94,21 +94,6 @@ class Vader:
             opens=lower in self._in_phrases,
             scores=valence is not None and lower not in self._boosters,
         )
-
-    def _with_emojis_spelt(self, text: str) -> str:
-        if self._emojis.keys().isdisjoint(text):
-            return text
-        spelt: list[str] = []
-        after_space = True
-        for sign in text:
-            description = self._emojis.get(sign)
-            if description is None:
-                spelt.append(sign)
-                after_space = sign == " "
-            else:
-                spelt.append(description if after_space else f" {description}")
-                after_space = False
-        return "".join(spelt)
 
     def _weigh(self, words: list[Word], place: int, shouts: bool) -> float:
         """The valence of a lexicon word among the three before it and the two after it."""
@@ -178,16 +163,6 @@ class Vader:
             return valence
         exempt = len(before) > 1 and before[1].lower in ("at", "very")
         return valence if exempt else valence * self._flip
-
-
-class _Words(dict[str, Word]):
-    def __init__(self, vader: Vader) -> None:
-        super().__init__()
-        self._vader = vader
-
-    def __missing__(self, token: str) -> Word:
-        found = self[token] = self._vader.look_up(token)
-        return found
 
 
 def _after_but(words: list[Word], weights: list[float], places: list[int]) -> None:

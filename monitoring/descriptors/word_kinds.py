@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmops.hashing import content_hash
 from llmops.settings import Settings
-from monitoring.descriptors.model import Computation, DescriptorKind, Texts
+from monitoring.descriptors.model import Computation, DescriptorKind, Memo, Texts
 from monitoring.tables import Table
 
 # Lemmas of English nouns, by the detachment rules of WordNet's `morphy` (Miller et al. 1990, morphy(7WN)).
@@ -72,7 +72,6 @@ def _detached(word: str, rules: tuple[tuple[str, str], ...]) -> list[str]:
 # ones.
 
 _NO_WORD_SIGN = re.compile(r"[^\w\s]|_")
-_MOST_KEPT = 200_000
 
 # For ASCII texts, a tenfold as fast as the pattern: other signs vanish.
 _ASCII = {ord(sign): None for sign in map(chr, range(128)) if not sign.isalnum() and not sign.isspace()}
@@ -90,26 +89,12 @@ def _split(texts: Texts) -> list[list[str]]:
     return [text.lower().split() for text in plain]
 
 
-class Judged(dict[str, bool]):
-    """Words already judged, and the judgement of new ones: each word is looked at once."""
-
-    def __init__(self, judge: Callable[[str], bool]) -> None:
-        super().__init__()
-        self._judge = judge
-
-    def __missing__(self, word: str) -> bool:
-        if len(self) >= _MOST_KEPT:
-            self.clear()
-        found = self[word] = self._judge(word)
-        return found
-
-
 def out_of_vocabulary(
     known: Iterable[str], ignored: Iterable[str], lemma: Lemmatiser
 ) -> Callable[[Texts], list[float]]:
     """Percentage of words whose lemma is not `known`; 0 for a text without words."""
     vocabulary, passed = frozenset(known), frozenset(word.lower() for word in ignored)
-    unknown = Judged(lambda word: word not in passed and vocabulary.isdisjoint(lemma(word)))
+    unknown = Memo(lambda word: word not in passed and vocabulary.isdisjoint(lemma(word)))
 
     def shares(texts: Texts) -> list[float]:
         return [
@@ -122,7 +107,7 @@ def out_of_vocabulary(
 def holds_any(triggers: Iterable[str], lemma: Lemmatiser) -> Callable[[Texts], list[bool]]:
     """Whether a word of the text, or its lemma, is one of the triggers; whole words, of either case."""
     wanted = frozenset(_NO_WORD_SIGN.sub("", word).lower() for word in triggers)
-    hit = Judged(lambda word: not wanted.isdisjoint(lemma(word)))
+    hit = Memo(lambda word: not wanted.isdisjoint(lemma(word)))
 
     def flags(texts: Texts) -> list[bool]:
         return [any(map(hit.__getitem__, words)) for words in plain_words(texts)]

@@ -23,7 +23,7 @@ from llmops.errors import CannotRun
 from llmops.production_log import ProductionLog
 from monitoring.evidently_import import evidently
 from monitoring.show.history import HOUR, strip
-from monitoring.show.verdict_page import PageContents, RowText, rows_to_show, verdict_section, whole_page
+from monitoring.show.verdict_page import PageContents, rows_to_show, verdict_section, whole_page
 from monitoring.store.rows import DescribedRows, present
 from monitoring.store.summaries import Summary
 
@@ -57,12 +57,11 @@ def save_report(
     with _writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)  # first: drawing takes seconds
     window, verdict = result.window, result.to_json()
-    texts: dict[str, RowText] = {}
-    for request_id in rows_to_show(verdict):
-        # As the log has them now; request ids may repeat, so only those of the window.
-        for record in log.read(request_id=request_id, app=result.app, since=window.since, until=window.until):
-            shown = (None, None) if record.text_deleted_at is not None else (record.input, record.output)
-            texts[request_id] = RowText(request_id, record.at, record.release, *shown)
+    texts = {  # as the log has them now; request ids may repeat, so only those of the window
+        request_id: record
+        for request_id in rows_to_show(verdict)
+        for record in log.read(request_id=request_id, app=result.app, since=window.since, until=window.until)
+    }
     page = PageContents(
         verdict=verdict,
         before=reference,

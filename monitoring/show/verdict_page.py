@@ -17,6 +17,7 @@ import numpy as np
 
 from llmops.pages.numbers import brief, counted
 from llmops.pages.rendering import embedded, page
+from llmops.production_log import LogRecord
 from monitoring.show.history import Levels, means
 from monitoring.store.packed_summaries import middle_of
 from monitoring.store.summaries import LabelSummary, NumberSummary, Summary
@@ -36,29 +37,21 @@ _SIDES = {"input": "questions", "output": "answers", "service": "service"}
 
 
 @dataclass(frozen=True, slots=True)
-class RowText:
-    """A logged request as the report shows it. question, answer: None when the text was deleted."""
-
-    request_id: str
-    at: datetime
-    release: str | None
-    question: str | None
-    answer: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class PageContents:
     """What the page is made of.
 
-    verdict: the contract's JSON. before, after: both windows, whole app. units: by descriptor. texts: rows by request
-    id; those that are not there are gone from the log. history: hours or days up to the window's end.
+    verdict: the contract's JSON.
+    before, after: both windows, whole app.
+    units: by descriptor.
+    texts: rows by request id; those that are not there are gone from the log.
+    history: hours or days up to the window's end.
     """
 
     verdict: Mapping[str, Any]
     before: Summary
     after: Summary
     units: Mapping[str, str] = field(default_factory=dict)
-    texts: Mapping[str, RowText] = field(default_factory=dict)
+    texts: Mapping[str, LogRecord] = field(default_factory=dict)
     history: Sequence[Levels] = ()
 
 

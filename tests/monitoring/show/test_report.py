@@ -9,13 +9,12 @@ import pytest
 
 from llmops.errors import CannotRun
 from llmops.pages.rendering import environment
-from llmops.production_log import ProductionLog
+from llmops.production_log import LogRecord, ProductionLog
 from monitoring import DriftRules, list_references, run_monitor, write_report
 from monitoring.show.history import HOUR, Levels
 from monitoring.show.verdict_page import (
     EXCERPT,
     PageContents,
-    RowText,
     distribution,
     over_time,
     rows_to_show,
@@ -51,12 +50,11 @@ def verdict(**changed: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def levels(value: float) -> Summary:
-    return summary(int(value)) if value == value else Summary(rows=60)
-
-
-def summary(hits: int) -> Summary:
-    return Summary(rows=60, flags={"output.refusal": FlagSummary(60, hits)})
+def summary(hits: float) -> Summary:
+    """Of a window with so many refusals; NaN for unknown."""
+    if hits != hits:
+        return Summary(rows=60)
+    return Summary(rows=60, flags={"output.refusal": FlagSummary(60, int(hits))})
 
 
 @pytest.mark.usefixtures("logged")
@@ -74,24 +72,24 @@ def test_the_report_has_our_verdict_first_every_column_and_needs_no_network(few_
 
 
 @pytest.mark.usefixtures("logged")
-def test_too_few_rows_are_said_in_the_report(settings):
-    result = run_monitor(settings, "assistant", SINCE, UNTIL, rules=DriftRules(minimum_rows=500))
+def test_too_few_rows_are_said_in_the_report(few_descriptors):
+    result = run_monitor(few_descriptors, "assistant", SINCE, UNTIL, rules=DriftRules(minimum_rows=500))
     page = verdict_page(result.to_json())
     assert "Too few rows for a verdict" in page
     assert "of the 500 rows needed" in page
 
 
 @pytest.mark.usefixtures("logged")
-def test_a_report_that_cannot_be_written_is_a_plain_error(settings, tmp_path):
+def test_a_report_that_cannot_be_written_is_a_plain_error(few_descriptors, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CannotRun, match="cannot write the report"):
-        write_report(settings, "assistant", tmp_path / "file" / "report.html", SINCE, UNTIL)
+        write_report(few_descriptors, "assistant", tmp_path / "file" / "report.html", SINCE, UNTIL)
 
 
 def test_texts_are_escaped_cut_and_said_to_be_deleted():
     texts = {
-        "r1": RowText("r1", SINCE, "a@<2>", "<script>alert(1)</script>", "x" * 5000 + "\0"),
-        "r2": RowText("r2", SINCE, None, None, None),
+        "r1": LogRecord("r1", SINCE, 200, "ok", "<script>alert(1)</script>", "x" * 5000 + "\0", "a@<2>"),
+        "r2": LogRecord("r2", SINCE, 200, "ok", text_deleted_at=UNTIL),
     }
     page = verdict_section(PageContents(verdict(), summary(2), summary(6), texts=texts))
     assert "<script" not in page
@@ -115,20 +113,20 @@ def test_a_page_for_the_store_holds_nothing_that_users_wrote():
     assert rows_to_show(verdict()) == ["r1", "r2", "gone"]
 
 
-def test_the_history_of_an_alarm_marks_the_window():
-    days = [Levels(START + HOUR * number, START + HOUR * (number + 1), summary(number)) for number in range(5)]
+@pytest.mark.parametrize(
+    ("values", "points", "lines"),
+    [([0.0, 1.0, 2.0, 3.0, 4.0], 5, 1), ([1.0, 2.0, float("nan"), 3.0, 4.0], 4, 2)],
+    ids=["each known", "one unknown: a gap, and no zero"],
+)
+def test_the_history_of_an_alarm_is_drawn_beside_it(values, points, lines):
+    days = [Levels(START + HOUR * n, START + HOUR * (n + 1), summary(value)) for n, value in enumerate(values)]
     page = verdict_section(PageContents(verdict(), summary(2), summary(6), history=days))
-    assert page.count("<circle") == 5
-    assert "each hour" in page
+    assert (page.count("<circle"), page.count("<polyline"), "each hour" in page) == (points, lines, True)
+
+
+def test_a_single_level_is_no_history():
     assert over_time([(START, 0.5)], SINCE, True) is None
     assert over_time([(START, 0.5), (START + HOUR, float("nan"))], SINCE, True) is None
-
-
-def test_a_level_that_is_not_known_is_a_gap_in_its_line_and_no_zero():
-    values = [1.0, 2.0, float("nan"), 3.0, 4.0]
-    days = [Levels(START + HOUR * n, START + HOUR * (n + 1), levels(value)) for n, value in enumerate(values)]
-    page = verdict_section(PageContents(verdict(), summary(2), summary(6), history=days))
-    assert (page.count("<polyline"), page.count("<circle")) == (2, 4)
 
 
 def test_distributions_are_drawn_for_every_kind_and_said_to_be_missing():
