@@ -21,8 +21,7 @@ from llmops.hashing import content_hash
 from llmops.judges import JudgeEndpoint
 from llmops.judges.calibration import Calibration, JudgedRow, LabelledRow, calibrate, load_labels
 from llmops.judges.pairwise import AskedFirst, Pair, PairJudge, Winner, judge_pairs
-from llmops.judges.rubric import RubricJudge
-from llmops.judges.scorer import JudgeScorer
+from llmops.judges.scorer import JudgeScorer, RubricJudge
 from llmops.recording import record_calibration
 from llmops.settings import Settings
 from llmops.text_io import json_object, numbered_lines

@@ -12,7 +12,7 @@ from llmops.evaluation.scorers.protocol import Scorer
 from llmops.judges import mlflow_judges, ragas_judges
 from llmops.judges.client import JudgeEndpoint
 from llmops.judges.ragas_judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE
-from llmops.judges.rubric import RubricJudge
+from llmops.judges.scorer import RubricJudge
 
 __all__ = ["NEEDS_EMBEDDINGS", "NEEDS_NO_JUDGE", "TYPES", "JudgeEndpoint"]
 

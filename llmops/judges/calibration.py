@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,11 +54,12 @@ class JudgedRow:
 class Calibration:
     """A judge's agreement with people.
 
-    judge_hash: of the scorer's identity; the same judge with the same rubric has the same. labels_hash: of the labelled
-    rows. threshold: from which number on the judge says true, for labels that are truth values. n: rows judged;
-    n_failed: rows without a verdict, which are in none of the statistics. kappa: weighted by the square of the
-    difference for numbers; confusion: None for many different labels; length_bias: None for texts. All three are None
-    when no row was judged.
+    judge_hash: of the scorer's identity; the same judge with the same rubric has the same.
+    labels_hash: of the labelled rows.
+    threshold: from which number on the judge says true, for labels that are truth values.
+    n, n_failed: rows judged, and rows without a verdict, which are in none of the statistics.
+    kappa: weighted by the square of the difference for numbers.
+    confusion: None for many different labels. length_bias: None for texts. All three are None when no row was judged.
     """
 
     judge_hash: str
@@ -101,13 +102,22 @@ def load_labels(path: Path) -> list[LabelledRow]:
     labelled: list[LabelledRow] = []
     seen: set[str] = set()
     for number, line in numbered_lines(path):
-        row = _labelled_row(json_object(line, path, number), path, number)
-        if row.row.id in seen:
-            raise BadFile(path, f"{row.row.id!r} stands on two rows", line=number, field="id")
-        if labelled and _kind(row.label) != _kind(labelled[0].label):
+        values = json_object(line, path, number)
+        if unknown := sorted(values.keys() - _FIELDS):
+            raise BadFile(path, f"unknown field; known: {', '.join(sorted(_FIELDS))}", line=number, field=unknown[0])
+        output, label = values.pop("output", None), values.pop("label", None)
+        if not isinstance(output, str):
+            raise BadFile(path, "must be text", line=number, field="output")
+        sound = isinstance(label, (bool, int, float, str)) and label != ""
+        if not sound or (isinstance(label, float) and not math.isfinite(label)):
+            raise BadFile(path, "must be true, false, a number or text", line=number, field="label")
+        row = row_from_values({"id": f"line-{number}", **values}, path, number)
+        if row.id in seen:
+            raise BadFile(path, f"{row.id!r} stands on two rows", line=number, field="id")
+        if labelled and _kind(label) != _kind(labelled[0].label):
             raise BadFile(path, f"the labels above are {_kind(labelled[0].label)}", line=number, field="label")
-        seen.add(row.row.id)
-        labelled.append(row)
+        seen.add(row.id)
+        labelled.append(LabelledRow(row, output, label))
     if not labelled:
         raise BadFile(path, "holds no rows")
     return labelled
@@ -123,10 +133,12 @@ def calibrate(
 ) -> Calibration:
     """Asks the judge about every labelled row, `side_by_side` at a time, and compares.
 
-    threshold: the score from which on a judge that gives numbers says true, for labels that are truth values. Labels
-    that are numbers are compared with the points of a rubric of points, else with the score itself; labels that are
-    texts with the label the judge gave. cache: where eval runs keep their scores; what is there is not asked again, and
-    failures are not kept. progress: called with rows done and their number.
+    Labels that are numbers are compared with the points of a rubric of points, else with the score itself; labels that
+    are texts with the label the judge gave.
+
+    threshold: the score from which on a judge that gives numbers says true, for labels that are truth values.
+    cache: where eval runs keep their scores; what is there is not asked again, and failures are not kept.
+    progress: called with rows done and their number.
 
     Raises:
         UsageError: there are no labelled rows, or their labels are of several kinds.
@@ -139,8 +151,12 @@ def calibrate(
 
     def judge(source: LabelledRow) -> JudgedRow:
         answered = source.row, Output(source.output)
-        key = score_key(scorer, *answered)
-        return _judged(source, kept_score(cache, key, lambda: one_score(scorer, *answered)), kind, threshold)
+        score = kept_score(cache, score_key(scorer, *answered), lambda: one_score(scorer, *answered))
+        verdict = None if score.error is not None else _in_terms_of(kind, score, threshold)
+        problem = score.error
+        if problem is None and verdict is None:
+            problem = f"the judge gave no verdict that compares with {kind}"
+        return JudgedRow(source.row.id, source.label, verdict, score.rationale, problem)
 
     with ThreadPoolExecutor(scorer.side_by_side) as threads:
         for row in threads.map(judge, labelled):
@@ -161,32 +177,10 @@ def calibrate(
     )
 
 
-def _labelled_row(values: Mapping[str, Any], path: Path, number: int) -> LabelledRow:
-    if unknown := sorted(values.keys() - _FIELDS):
-        raise BadFile(path, f"unknown field; known: {', '.join(sorted(_FIELDS))}", line=number, field=unknown[0])
-    if not isinstance(values.get("output"), str):
-        raise BadFile(path, "must be text", line=number, field="output")
-    label: Any = values.get("label")
-    sound = isinstance(label, (bool, int, float, str)) and label != ""
-    if not sound or (isinstance(label, float) and not math.isfinite(label)):
-        raise BadFile(path, "must be true, false, a number or text", line=number, field="label")
-    of_row = {name: value for name, value in values.items() if name not in ("output", "label")}
-    row = row_from_values({"id": f"line-{number}", **of_row}, path, number)
-    return LabelledRow(row, values["output"], label)
-
-
 def _kind(label: Label) -> Kind:
     if isinstance(label, bool):
         return "truth values"
     return "texts" if isinstance(label, str) else "numbers"
-
-
-def _judged(labelled: LabelledRow, score: Score, kind: Kind, threshold: float) -> JudgedRow:
-    verdict = None if score.error is not None else _in_terms_of(kind, score, threshold)
-    problem = score.error
-    if problem is None and verdict is None:
-        problem = f"the judge gave no verdict that compares with {kind}"
-    return JudgedRow(labelled.row.id, labelled.label, verdict, score.rationale, problem)
 
 
 def _in_terms_of(kind: Kind, score: Score, threshold: float) -> Label | None:

@@ -34,8 +34,7 @@ from llmops.text_io import checked
 SEED = 7
 _FAILING = frozenset({500, 502, 503, 504, 529})
 _TRANSIENT = frozenset({408, 429}) | _FAILING
-_FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 60.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _GIVEN_UP_AFTER = 5  # questions in a row without an answer
 _ASKED_AGAIN_AFTER = 60.0  # seconds
 
@@ -108,7 +107,7 @@ class JudgeEndpoint:
 class JudgeClient:
     """A blocking client of one endpoint, safe to share between threads; at most `side_by_side` requests are in flight.
 
-    It connects on the first question. Its connections are closed by `close`, or when nobody holds it any more.
+    It connects on the first question. Its connections close when nobody holds it any more.
     """
 
     def __init__(
@@ -118,11 +117,9 @@ class JudgeClient:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.endpoint = endpoint
+        self.endpoint, self._place = endpoint, f"judge {endpoint.name} at {endpoint.base_url}"
         self._sleep, self._clock = sleep, clock
         self._places = threading.BoundedSemaphore(endpoint.side_by_side)
-        self._opening = threading.Lock()
-        self._http: httpx.Client | None = None
         self._counting = threading.Lock()
         self._unanswered, self._given_up, self._why = 0, 0.0, ""
         self._fields = SentFields()
@@ -158,13 +155,6 @@ class JudgeClient:
             raise EngineError(f"the judge's answer does not follow the schema: {_shown(problem)}")
         return verdict
 
-    def close(self) -> None:
-        """Closes the connections; the next question opens new ones."""
-        with self._opening:
-            http, self._http = self._http, None
-        if http is not None:
-            http.close()
-
     def _exchange(self, body: Mapping[str, Any]) -> httpx.Response:
         """The reply of status 200, after as many tries as the endpoint allows; after one, where it gave up the last
         request, and after none for a while, where it gave up several in a row: a server that has gone away, or fails
@@ -198,39 +188,33 @@ class JudgeClient:
 
     def _post(self, body: Mapping[str, Any]) -> httpx.Response | EngineError:
         """One try: a reply of any status, or the failure to get one."""
-        place = self._place
         try:
             with self._places:
                 while True:
                     sent = self._fields.fitted(body)
-                    reply = self._client().post(f"{self.endpoint.base_url}/chat/completions", json=sent)
+                    reply = self._http.post(f"{self.endpoint.base_url}/chat/completions", json=sent)
                     if not self._fields.learn(sent, reply.status_code, reply.content):
                         return reply
         except httpx.TimeoutException as error:
-            failure: EngineError = EngineTimeout(f"{place}: no answer within {self.endpoint.timeout:g} s")
+            failure: EngineError = EngineTimeout(f"{self._place}: no answer within {self.endpoint.timeout:g} s")
             failure.__cause__ = error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            failure = EngineUnavailable(f"{place}: {type(error).__name__}: {error}")
+            failure = EngineUnavailable(f"{self._place}: {type(error).__name__}: {error}")
             failure.__cause__ = error
         return failure
 
-    @property
-    def _place(self) -> str:
-        return f"judge {self.endpoint.name} at {self.endpoint.base_url}"
-
-    def _client(self) -> httpx.Client:
-        with self._opening:
-            if self._http is None:
-                key = self.endpoint.read_key()
-                self._http = httpx.Client(
-                    headers={"authorization": f"Bearer {key}"} if key else {},
-                    verify=_trusted(),
-                    timeout=httpx.Timeout(self.endpoint.timeout, connect=min(self.endpoint.timeout, 10.0)),
-                    limits=httpx.Limits(max_connections=self.endpoint.side_by_side),
-                )
-                # Scorers have no end of life that they are told of, so the last reference closes the connections.
-                weakref.finalize(self, self._http.close)
-            return self._http
+    @functools.cached_property
+    def _http(self) -> httpx.Client:
+        key = self.endpoint.read_key()
+        http = httpx.Client(
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            verify=_trusted(),
+            timeout=httpx.Timeout(self.endpoint.timeout, connect=min(self.endpoint.timeout, 10.0)),
+            limits=httpx.Limits(max_connections=self.endpoint.side_by_side),
+        )
+        # Scorers have no end of life that they are told of, so the last reference closes the connections.
+        weakref.finalize(self, http.close)
+        return http
 
     def _text(self, reply: httpx.Response) -> str:
         """The whole text of an answer. Raises EngineError."""

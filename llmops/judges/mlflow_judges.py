@@ -36,8 +36,17 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers.protocol import Scorer, Text, Texts, expected_answers
 from llmops.generation import Message
-from llmops.judges.rubric import PLACEHOLDER, Scale, SeeAbove, make_scale
-from llmops.judges.scorer import JudgeScorer, contexts, conversation, expected_texts, input_text
+from llmops.judges.scorer import (
+    PLACEHOLDER,
+    JudgeScorer,
+    Scale,
+    SeeAbove,
+    contexts,
+    conversation,
+    expected_texts,
+    input_text,
+    make_scale,
+)
 
 VERSION = 1
 _OF_IDENTITY = {"version": VERSION, "mlflow": "3.17.2"}

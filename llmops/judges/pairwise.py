@@ -73,7 +73,7 @@ class AskedFirst:
 class PairJudge:
     """Says which of two answers, in the order shown, is better.
 
-    instructions: the criteria, in place of the default. input_variable: as for `columns.input_text`.
+    instructions: the criteria, in place of the default. input_variable: as for `scorer.input_text`.
     """
 
     def __init__(
@@ -88,10 +88,13 @@ class PairJudge:
     @property
     def identity(self) -> Mapping[str, Any]:
         """Everything besides row and outputs that can change a verdict."""
-        settings = {
-            "version": VERSION, "instructions": self._instructions, "input_variable": self._input_variable
-        }  # fmt: skip
-        return {"type": "judge.pairwise", "judge": self.endpoint.identity, **settings}
+        return {
+            "type": "judge.pairwise",
+            "judge": self.endpoint.identity,
+            "version": VERSION,
+            "instructions": self._instructions,
+            "input_variable": self._input_variable,
+        }
 
     def prefer(self, row: EvalRow, first: str, second: str) -> Score:
         """The place of the better answer as the label; as the value 1 for the first, 0 for the second, 0.5 for a tie.
@@ -162,10 +165,11 @@ class PairVerdict:
 class PairSummary:
     """Counts over pairs, from a's side.
 
-    wins, losses, ties: of the pairs judged; failed: pairs without a verdict, in none of the others. win_share: wins
-    among wins and losses; interval: its 95 % interval; both None without either. p_value: of the exact two-sided sign
-    test that a win is as likely as a loss, which the interval inverts. position_bias: of the pairs judged, None when
-    there are none; its `flipped` is the share of pairs whose two verdicts contradict each other.
+    wins, losses, ties: of the pairs judged. failed: pairs without a verdict, in none of the others.
+    win_share, interval: wins among wins and losses, and its 95 % interval; None without either.
+    p_value: of the exact two-sided sign test that a win is as likely as a loss, which the interval inverts.
+    position_bias: of the pairs judged, None when there are none; its `flipped` is the share of pairs whose two verdicts
+    contradict each other.
     """
 
     wins: int

@@ -20,7 +20,7 @@ from monitoring.tables import Table, nearest
 
 if TYPE_CHECKING:
     from llmops.judges import JudgeEndpoint
-    from llmops.judges.rubric import RubricJudge
+    from llmops.judges.scorer import RubricJudge
 
 
 def make_similarity(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - it has no parameters
@@ -86,7 +86,7 @@ def make_judge(table: Table, settings: Settings) -> Computation:
 
     Raises BadFile: no endpoint, or a wrong parameter.
     """
-    from llmops.judges.rubric import RubricJudge
+    from llmops.judges.scorer import RubricJudge
 
     scale, good = table.any("scale", "pass_fail"), table.any("good", None)
     labels = isinstance(scale, list) and all(isinstance(label, str) for label in scale)

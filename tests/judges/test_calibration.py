@@ -16,7 +16,7 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers.protocol import MissingExpectation
 from llmops.judges.calibration import LabelledRow, calibrate, judge_hash, load_labels
-from llmops.judges.rubric import RubricJudge
+from llmops.judges.scorer import RubricJudge
 
 GOOD = {"inputs": {"q": "x"}, "output": "y", "label": True}
 
@@ -101,25 +101,23 @@ def test_agreement_on_truth_values_by_hand() -> None:
     assert found.length_bias is not None
 
 
-def test_failed_calls_are_counted_and_named_and_not_in_the_statistics() -> None:
-    judge = MadeUpJudge({"yes": Score(True), "no": Score(False), "broken": Score(error="EngineError: cut off")})
-    found = calibrate(labelled(("yes", True), ("broken", False), ("no", False)), judge)
-    assert (found.n, found.n_failed) == (2, 1)
-    assert found.kappa is not None
-    assert found.kappa.n == 2
-    assert [row.error for row in found.rows] == [None, "EngineError: cut off", None]
-
-
-def test_a_scorer_that_raises_is_a_failed_call() -> None:
+def test_failed_calls_and_scorers_that_raise_are_counted_and_named_and_not_in_the_statistics() -> None:
     class Raising(MadeUpJudge):
         def score(self, row: EvalRow, output: Output) -> Score:
-            raise MissingExpectation(f"row {row.id}: contexts are empty")
+            if output.text == "none":
+                raise MissingExpectation(f"row {row.id}: contexts are empty")
+            return super().score(row, output)
 
-    found = calibrate(labelled(("yes", True)), Raising({}))
-
-    assert (found.n, found.n_failed, found.kappa, found.confusion, found.length_bias) == (0, 1, None, None, None)
-    assert found.rows[0].error == "MissingExpectation: row r0: contexts are empty"
-    json.dumps(found.to_json())
+    judge = Raising({"yes": Score(True), "no": Score(False), "broken": Score(error="EngineError: cut off")})
+    missing = "MissingExpectation: row r0: contexts are empty"
+    found = calibrate(labelled(("none", True), ("yes", True), ("broken", False), ("no", False)), judge)
+    assert (found.n, found.n_failed) == (2, 2)
+    assert found.kappa is not None
+    assert found.kappa.n == 2
+    assert [row.error for row in found.rows] == [missing, None, "EngineError: cut off", None]
+    none = calibrate(labelled(("none", True)), judge)
+    assert (none.n, none.n_failed, none.kappa, none.confusion, none.length_bias) == (0, 1, None, None, None)
+    json.dumps(none.to_json())
 
 
 @pytest.mark.parametrize(
@@ -130,7 +128,7 @@ def test_a_scorer_that_raises_is_a_failed_call() -> None:
         # Numbers with the points of a rubric, where there are some.
         ([Score(0.0, label="1"), Score(0.25, label="2"), Score(0.75, label="4")], [1, 2, 5], 0.5, [1.0, 2.0, 4.0]),
         ([Score(0.25), Score(True, label="yes")], [0.5, 1.0], 0.5, [0.25, 1.0]),
-        ([Score(True, label="warm"), Score(False)], ["warm", "cold"], 0.5, ["warm", None]),
+        ([Score(True, label="warm"), Score(False)], ["warm", "cold"], 0.5, ["warm", None]),  # gave no label
     ],
 )
 def test_a_verdict_is_compared_in_terms_of_the_label(
@@ -139,6 +137,10 @@ def test_a_verdict_is_compared_in_terms_of_the_label(
     judge = MadeUpJudge({str(i): score for i, score in enumerate(scores)})
     found = calibrate(labelled(*((str(i), label) for i, label in enumerate(labels))), judge, threshold=threshold)
     assert [row.judged for row in found.rows] == judged
+    problem = "the judge gave no verdict that compares with texts"
+    assert [row.error for row in found.rows] == [problem if each is None else None for each in judged]
+    assert found.n_failed == judged.count(None)
+    assert (found.length_bias is None) is isinstance(labels[0], str)
 
 
 def test_misses_by_far_weigh_more() -> None:
@@ -149,26 +151,15 @@ def test_misses_by_far_weigh_more() -> None:
     assert one > 0.8 > other
 
 
-def test_a_judge_without_labels_fails_where_the_labels_are_texts() -> None:
-    found = calibrate(
-        labelled(("hi", "warm"), ("yo", "cold")), MadeUpJudge({"hi": Score(True, label="warm"), "yo": Score(False)})
-    )
-    assert (found.n, found.n_failed, found.length_bias) == (1, 1, None)
-    assert found.rows[1].error == "the judge gave no verdict that compares with texts"
-
-
-def test_a_judge_that_is_kind_to_long_answers_is_found_out() -> None:
+def test_a_judge_that_is_kind_to_long_answers_is_found_out_and_many_labels_make_no_table() -> None:
     outputs = ["x" * length for length in range(1, 21)]
     judge = MadeUpJudge({output: Score(len(output) > 10) for output in outputs})
     found = calibrate(labelled(*((output, len(output) % 2 == 0) for output in outputs)), judge)
     assert found.length_bias is not None
     assert found.length_bias.correlation is not None
     assert found.length_bias.correlation > 0.3
-
-
-def test_many_different_labels_make_no_table() -> None:
-    judge = MadeUpJudge({str(i): Score(i / 40) for i in range(40)})
-    assert calibrate(labelled(*((str(i), i / 40) for i in range(40))), judge).confusion is None
+    many = MadeUpJudge({str(i): Score(i / 40) for i in range(40)})
+    assert calibrate(labelled(*((str(i), i / 40) for i in range(40))), many).confusion is None
 
 
 def test_labels_of_several_kinds_or_none_are_refused() -> None:

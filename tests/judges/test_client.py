@@ -6,6 +6,7 @@ import gc
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -52,20 +53,17 @@ def test_it_asks_for_the_schema_greedily_and_with_a_fixed_seed(script) -> None:
 
 
 def test_the_key_is_sent_as_bearer_and_stands_in_no_error(script, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JUDGE_KEY", "s3cret")
+    monkeypatch.setenv("JUDGE_KEY", " s3cret\n")
     asked = script((401, {}, '{"error": {"message": "no"}}'), key_variable="JUDGE_KEY")
     with pytest.raises(EngineUnavailable, match=r"judge scripted at http.*/v1 answered 401: no") as refused:
         ask(asked.endpoint)
     assert asked.requests[0].headers["authorization"] == "Bearer s3cret"
-    assert "s3cret" not in str(refused.value)
-
-
-def test_a_missing_key_fails_before_anything_is_sent(script, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("JUDGE_KEY", raising=False)
-    asked = script(GOOD, key_variable="JUDGE_KEY")
-    with pytest.raises(EngineUnavailable, match="JUDGE_KEY holds no key"):
+    assert "s3cret" not in str(refused.value) + repr(asked.endpoint) + repr(asked.endpoint.identity)
+    monkeypatch.setenv("JUDGE_KEY", "")
+    with pytest.raises(EngineUnavailable) as missing:
         ask(asked.endpoint)
-    assert asked.requests == []
+    assert str(missing.value) == "judge scripted: the environment variable JUDGE_KEY holds no key"
+    assert len(asked.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -91,6 +89,10 @@ def test_an_answer_that_is_no_verdict_is_an_error(text: str, problem: str, scrip
     assert type(refused.value) is EngineError
 
 
+REFUSED = '{"choices": [{"message": {"content": null, "refusal": "I will not."}}]}'
+GIVEN_UP = '{"choices": [{"message": {"content": "1"}, "finish_reason": "error"}]}'
+
+
 @pytest.mark.parametrize(
     ("body", "problem"),
     [
@@ -99,13 +101,10 @@ def test_an_answer_that_is_no_verdict_is_an_error(text: str, problem: str, scrip
         ('{"choices": []}', "is no answer: the upstream sent no answer"),
         (completion(GOOD, finish_reason="length"), "cut off at max_tokens 512"),
         ('{"error": {"message": "no room", "code": 502}}', "is no answer: the upstream failed: no room"),
-        (
-            '{"choices": [{"message": {"content": "1"}, "finish_reason": "error"}]}',
-            "is no answer: .* gave the answer up",
-        ),
+        (GIVEN_UP, "is no answer: .* gave the answer up"),
         ('{"choices": [{"message": null}]}', "an answer without a message"),
         ('{"choices": [{"message": {"content": null}}]}', "holds no text"),
-        ('{"choices": [{"message": {"content": null, "refusal": "I will not."}}]}', "the judge refused: I will not."),
+        (REFUSED, "the judge refused: I will not."),
     ],
 )
 def test_a_reply_of_another_shape_is_an_error(body: str, problem: str, script) -> None:
@@ -246,23 +245,15 @@ def test_threads_share_a_client_and_at_most_side_by_side_ask_at_once(script) -> 
         return GOOD
 
     client = JudgeClient(script(answer, side_by_side=2).endpoint)
-    threads = [threading.Thread(target=client.ask, args=(ASKED, SCHEMA)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: client.ask(ASKED, SCHEMA), range(8)))
     assert most == 2
 
 
-def test_connections_close_when_told_or_when_nobody_holds_the_client_and_open_again_when_asked(script) -> None:
+def test_connections_close_when_nobody_holds_the_client(script) -> None:
     client = JudgeClient(script(GOOD).endpoint)
     client.ask(ASKED, SCHEMA)
-    client.close()
-    client.close()
-    assert client.ask(ASKED, SCHEMA)["score"] == 3
     http = client._http
-    assert http is not None
     del client
     gc.collect()
     assert http.is_closed
@@ -277,6 +268,7 @@ def test_the_least_is_a_name_an_address_and_a_model_and_what_is_null_takes_its_d
     endpoint = JudgeEndpoint.from_mapping({**LEAST, "timeout": None, "key_variable": None})
     assert endpoint == JudgeEndpoint("mine", "http://127.0.0.1:8000/v1", "m", timeout=60.0)
     assert endpoint.read_key() is None
+    assert endpoint.identity == {"base_url": LEAST["base_url"], "model": "m"}
     assert JudgeEndpoint.from_mapping({**LEAST, "base_url": "http://127.0.0.1:8000/v1/"}).identity == endpoint.identity
 
 
@@ -317,23 +309,3 @@ def test_a_field_that_is_missing_or_unknown_is_named() -> None:
             JudgeEndpoint.from_mapping({name: value for name, value in LEAST.items() if name != field})
     with pytest.raises(UsageError, match=r"^api_key: unknown key; known: base_url, key_variable, max_tokens"):
         JudgeEndpoint.from_mapping({**LEAST, "api_key": "secret"})
-
-
-def test_the_key_comes_from_its_variable_and_stays_out_of_identity_and_repr(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MY_KEY", " s3cret\n")
-    endpoint = JudgeEndpoint.from_mapping({**LEAST, "key_variable": "MY_KEY"})
-    assert endpoint.read_key() == "s3cret"
-    assert "s3cret" not in repr(endpoint) + repr(endpoint.identity)
-    assert endpoint.identity == {"base_url": LEAST["base_url"], "model": "m"}
-
-
-@pytest.mark.parametrize("value", [None, "", " ", "ключ", "two\nlines"])
-def test_a_variable_without_a_key_is_named_and_its_value_is_not_shown(
-    value: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("MY_KEY", raising=False)
-    if value is not None:
-        monkeypatch.setenv("MY_KEY", value)
-    with pytest.raises(EngineUnavailable) as refused:
-        JudgeEndpoint.from_mapping({**LEAST, "key_variable": "MY_KEY"}).read_key()
-    assert str(refused.value) == "judge mine: the environment variable MY_KEY holds no key"

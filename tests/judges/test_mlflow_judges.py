@@ -129,12 +129,32 @@ CALLS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(CALLS))
-def test_the_judge_is_asked_word_for_word_what_mlflow_asks(name: str, official: Official, script) -> None:
+FACTS = {"expected_facts": ["ONE", "TWO"]}  # go before an expected response
+OTHER_ROWS: dict[str, tuple[EvalRow, Callable[[], Any]]] = {
+    "RelevanceToQuery": (
+        TALK, lambda: of_scorer("RelevanceToQuery", inputs={"messages": TURNS}, outputs="RESPONSE")
+    ),
+    "Correctness": (
+        EvalRow("r1", ROW.inputs, {**ROW.expectations, **FACTS}),
+        lambda: of_scorer("Correctness", **ROW_INPUTS, expectations=FACTS),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "call"),
+    [
+        *((name, ROW, call) for name, call in sorted(CALLS.items())),
+        *((name, *each) for name, each in OTHER_ROWS.items()),
+    ],
+)
+def test_the_judge_is_asked_word_for_word_what_mlflow_asks(
+    name: str, row: EvalRow, call: Callable[[], Any], official: Official, script
+) -> None:
     asked = script(YES)
-    score = make(name, asked.endpoint).score(ROW, OUTPUT)
+    score = make(name, asked.endpoint).score(row, OUTPUT)
     assert score == Score(True, "yes: because", label="yes")
-    assert asked.requests[0].body["messages"] == official(CALLS[name])
+    assert asked.requests[0].body["messages"] == official(call)
 
 
 @pytest.mark.parametrize("type_name", OF_TALKS)
@@ -150,23 +170,6 @@ def test_a_conversation_is_put_as_mlflow_puts_it(type_name: str, script) -> None
         {"role": "system", "content": judge._build_system_message(False)},
         {"role": "user", "content": judge._build_user_message(None, None, None, whole)},
     ]
-
-
-def test_a_request_of_several_turns_is_mlflows_json_of_them(official: Official, script) -> None:
-    asked = script(YES)
-    make("RelevanceToQuery", asked.endpoint).score(TALK, OUTPUT)
-    assert asked.requests[0].body["messages"] == official(
-        lambda: of_scorer("RelevanceToQuery", inputs={"messages": TURNS}, outputs="RESPONSE")
-    )
-
-
-def test_expected_facts_go_before_an_expected_response(official: Official, script) -> None:
-    asked = script(YES)
-    facts = {"expected_facts": ["ONE", "TWO"]}
-    make("Correctness", asked.endpoint).score(EvalRow("r1", ROW.inputs, {**ROW.expectations, **facts}), OUTPUT)
-    assert asked.requests[0].body["messages"] == official(
-        lambda: of_scorer("Correctness", **ROW_INPUTS, expectations=facts)
-    )
 
 
 @pytest.mark.parametrize("type_name", sorted(TYPES))
@@ -193,11 +196,6 @@ def test_the_relevance_of_a_retrieval_is_the_share_of_relevant_contexts(script) 
     assert all("QUESTION" in request.text for request in asked.requests)
 
 
-def test_a_frustration_that_was_resolved_is_good(script) -> None:
-    asked = script('{"rationale": "x", "result": "resolved"}')
-    assert make("UserFrustration", asked.endpoint).score(TALK, OUTPUT) == Score(True, "resolved: x", label="resolved")
-
-
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
@@ -216,16 +214,11 @@ def test_a_column_that_the_row_lacks_is_named_and_nobody_is_asked(name: str, pro
     assert asked.requests == []
 
 
-def test_a_made_judge_may_give_points(script) -> None:
+def test_a_made_judge_may_give_points_and_sees_what_its_instructions_name_and_nothing_else(script) -> None:
     asked = script('{"rationale": "x", "result": 4}')
     judge = make("make_judge", asked.endpoint, instructions="Rate {{ outputs }} from 1 to 5.", scale=[1, 5])
     assert judge.score(ROW, OUTPUT) == Score(0.75, "4: x", label="4")
     assert "result (int)" in asked.requests[0].text
-
-
-def test_a_made_judge_sees_what_its_instructions_name_and_nothing_else(script) -> None:
-    asked = script(YES)
-    make("make_judge", asked.endpoint, instructions="Is {{ outputs }} kind?").score(ROW, OUTPUT)
     assert asked.requests[0].body["messages"][1]["content"] == 'outputs: "RESPONSE"'
 
 

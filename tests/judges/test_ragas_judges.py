@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, Field
 
+from llmops.errors import EngineError
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output, Score
 from llmops.evaluation.scorers import ragas_scorers
 from llmops.evaluation.scorers.protocol import MissingExpectation
 from llmops.judges import ragas_judges
-from llmops.judges.client import JudgeEndpoint
+from llmops.judges.client import JudgeClient, JudgeEndpoint
+from llmops.judges.ragas_bridge import BoundedJudge, RagasEmbeddings, bounded_schema, reasons
 from llmops.judges.ragas_judges import NEEDS_NO_JUDGE, TYPES
 from tests.judges.conftest import NOWHERE, RUBRICS
 
@@ -149,14 +153,10 @@ def test_the_rationale_tells_the_judges_reasons(script) -> None:
     assert make("ragas.Faithfulness", asked.endpoint).score(ROW, OUTPUT) == Score(0.5, "1: said so\n0: made up")
 
 
-def test_points_of_a_rubric_stand_in_the_rationale(script, fits) -> None:
-    score = make("ragas.DomainSpecificRubrics", script(fits(score=4, feedback="fine")).endpoint).score(ROW, OUTPUT)
+def test_own_rubrics_reach_the_judge_and_points_stand_in_the_rationale(script, fits) -> None:
+    asked = script(fits(score=4, feedback="fine"))
+    score = make("ragas.DomainSpecificRubrics", asked.endpoint, rubrics=RUBRICS).score(ROW, OUTPUT)
     assert score == Score(0.75, "4 of 5: fine")
-
-
-def test_own_rubrics_reach_the_judge(script, fits) -> None:
-    asked = script(fits(score=4))
-    make("ragas.DomainSpecificRubrics", asked.endpoint, rubrics=RUBRICS).score(ROW, OUTPUT)
     assert "score5_description: worth 5" in asked.requests[0].text
 
 
@@ -175,25 +175,26 @@ def test_a_conversation_is_judged_whole_and_without_its_system_message(script, f
     assert "BE BRIEF" not in text
 
 
-def test_semantic_similarity_asks_nobody() -> None:
-    scorer = make("ragas.SemanticSimilarity")
-    assert scorer.score(ROW, OUTPUT).value == 0.0
-    assert scorer.score(EvalRow("r1", {"q": "x"}, {"answers": ["QUESTION"]}), OUTPUT).value == pytest.approx(1.0)
+def opposite(texts: list[str]) -> list[list[float]]:
+    return [[1.0] if text == "RESPONSE" else [-1.0] for text in texts]
 
 
-def test_opposite_meanings_may_score_below_zero() -> None:
-    def opposite(texts: list[str]) -> list[list[float]]:
-        return [[1.0] if text == "RESPONSE" else [-1.0] for text in texts]
-
-    assert TYPES["ragas.SemanticSimilarity"]("s", endpoint=NOWHERE, embed=opposite).score(ROW, OUTPUT).value == -1.0
-
-
-def test_embeddings_that_are_no_numbers_are_an_error() -> None:
-    scorer = TYPES["ragas.SemanticSimilarity"]("s", endpoint=NOWHERE, embed=lambda texts: [[float("nan")]] * len(texts))
-    score = scorer.score(ROW, OUTPUT)
-    assert score.value is None
-    assert score.error is not None
-    assert "outside -1 to 1" in score.error
+@pytest.mark.parametrize(
+    ("embed", "value", "problem"),
+    [
+        (embed, 0.0, ""),
+        (lambda texts: [[1.0]] * len(texts), 1.0, ""),
+        (opposite, -1.0, ""),
+        (lambda texts: [[float("nan")]] * len(texts), None, "outside -1 to 1"),
+    ],
+    ids=["across", "equal", "opposite", "no numbers"],
+)
+def test_semantic_similarity_is_the_cosine_of_embeddings_and_asks_nobody(
+    embed: Any, value: float | None, problem: str
+) -> None:
+    score = TYPES["ragas.SemanticSimilarity"]("s", endpoint=NOWHERE, embed=embed).score(ROW, OUTPUT)
+    assert score.value == (value if value is None else pytest.approx(value))
+    assert problem in str(score.error)
 
 
 def test_one_question_is_made_unless_strictness_says_more(script, fits) -> None:
@@ -263,17 +264,96 @@ def test_answer_correctness_by_facts_alone_needs_no_embeddings(script, fits) -> 
     assert scorer.score(ROW, OUTPUT).value == pytest.approx(0.5)
 
 
-def test_the_embedding_model_is_part_of_the_identity() -> None:
-    class Named:
-        def __init__(self, model: str) -> None:
-            self.identity = {"model": model}
+# What ragas would count although it says nothing cannot come through the bridge.
 
-        def __call__(self, texts: list[str]) -> list[list[float]]:
-            return embed(texts)
 
-    one, other = (
-        TYPES["ragas.SemanticSimilarity"]("s", endpoint=NOWHERE, embed=Named(model)).identity  # type: ignore[attr-defined]
-        for model in ("minilm", "bge")
-    )
-    assert one["embeddings"] == {"model": "minilm"}
-    assert one != other
+class Statements(BaseModel):
+    statements: list[str] = Field(..., description="made from the answer")
+
+
+class Judged(BaseModel):
+    statement: str
+    reason: str
+    verdict: int
+
+
+class Verdicts(BaseModel):
+    statements: list[Judged]
+
+
+class Rating(BaseModel):
+    rating: int
+
+
+def verdicts(*values: int) -> str:
+    judged = [{"statement": f"s{i}", "reason": f"because {i}", "verdict": value} for i, value in enumerate(values)]
+    return json.dumps({"statements": judged})
+
+
+def statements(*texts: str) -> str:
+    return json.dumps({"statements": list(texts)})
+
+
+def test_objects_are_closed_whole_and_without_titles_and_known_fields_bounded() -> None:
+    given = Verdicts.model_json_schema()
+    schema = bounded_schema(given, {"verdict": (0, 1)}, [3, 2])
+    assert given == Verdicts.model_json_schema()
+    assert schema["$defs"]["Judged"]["properties"]["verdict"] == {"enum": [0, 1], "type": "integer"}
+    for part in (schema, schema["$defs"]["Judged"]):
+        assert part["additionalProperties"] is False
+        assert part["required"] == list(part["properties"])
+        assert "title" not in json.dumps(part)
+    field = schema["properties"]["statements"]  # as long as one of the lists asked about
+    assert (field["minItems"], field["maxItems"]) == (2, 3)
+
+
+def bounded(script: Any, *replies: Any) -> BoundedJudge:
+    return BoundedJudge(JudgeClient(script(list(replies)).endpoint), {"rating": (0, 2, 4)})
+
+
+def test_an_answer_comes_as_the_model_asked_for_awaited_or_not(script) -> None:
+    judge = bounded(script, '{"rating": 4}', '{"rating": 2}')
+    assert judge.generate("rate", Rating) == Rating(rating=4)
+    assert asyncio.run(judge.agenerate("rate", Rating)) == Rating(rating=2)
+
+
+@pytest.mark.parametrize(
+    ("asked_about", "judged", "problem"),
+    [
+        ([2], verdicts(1), "the judge"),
+        ([2], verdicts(1, 1, 0), "the judge"),
+        ([2], verdicts(1, 7), "the judge"),
+        ([1, 3], verdicts(1, 1), "2 verdicts on 3 statements"),  # a length between those asked about
+    ],
+)
+def test_each_statement_gets_a_verdict_of_0_or_1(asked_about: list[int], judged: str, problem: str, script) -> None:
+    judge = bounded(script, *(statements(*"abc"[:n]) for n in asked_about), judged)
+    for _ in asked_about:
+        judge.generate("split", Statements)
+    with pytest.raises(EngineError, match=problem):
+        judge.generate("judge", Verdicts)
+
+
+def test_after_a_failure_nothing_more_is_asked(script) -> None:
+    asked = script(["nonsense", '{"rating": 4}'])
+    judge = BoundedJudge(JudgeClient(asked.endpoint), {})
+    for _ in range(3):
+        with pytest.raises(EngineError, match="not JSON"):
+            judge.generate("rate", Rating)
+
+    assert len(asked.requests) == 1
+    assert judge.failure is not None
+
+
+def test_embeddings_are_lists_of_plain_numbers() -> None:
+    import numpy as np
+
+    embeddings = RagasEmbeddings(lambda texts: np.array([[len(text), 1] for text in texts], dtype=np.float32))
+    assert embeddings.embed_texts(["a", "bcd"]) == [[1.0, 1.0], [3.0, 1.0]]
+    assert asyncio.run(embeddings.aembed_text("ab")) == [2.0, 1.0]
+    assert asyncio.run(embeddings.aembed_texts(["ab"])) == [[2.0, 1.0]]
+
+
+def test_reasons_of_all_answers_stand_a_line_each_with_their_verdicts() -> None:
+    answers = [{"statements": ["a"]}, json.loads(verdicts(1, 0)), {"reason": "so", "more": {"reason": ""}}]
+    assert reasons(answers) == "1: because 0\n0: because 1\nso"

@@ -1,13 +1,14 @@
-"""The table of judge types: made by name and endpoint, without a network and without anything heavy."""
+"""Every type of judge: made by name and endpoint without anything heavy, and nothing that it reads leads it astray."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llmops.errors import UsageError
@@ -15,7 +16,11 @@ from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Output
 from llmops.evaluation.scorers import SCORER_TYPES
 from llmops.evaluation.scorers.protocol import KeptScorer, best_of
+from llmops.generation import Message
 from llmops.judges import NEEDS_EMBEDDINGS, NEEDS_NO_JUDGE, TYPES, JudgeEndpoint
+from llmops.judges.mlflow_judges import filled_once
+from llmops.judges.pairwise import PairJudge
+from llmops.prompt_file import PromptTemplate
 from tests.judges.conftest import NEEDED, NOWHERE, RUBRICS, fitting
 from tests.judges.scripted import completion
 
@@ -46,6 +51,7 @@ def test_scores_are_kept_under_type_judge_options_and_version(type_name: str) ->
         assert found != identity(input_variable="q")
 
 
+ASKING = sorted(set(TYPES) - NEEDS_NO_JUDGE)
 GARBAGE = [
     "I think it is good.",
     "{}",
@@ -55,7 +61,7 @@ GARBAGE = [
 FAILED = [(500, {}, "{}"), (200, {}, completion("{}", "length"))]
 
 
-@pytest.mark.parametrize("type_name", sorted(set(TYPES) - NEEDS_NO_JUDGE))
+@pytest.mark.parametrize("type_name", ASKING)
 def test_garbage_is_an_error_of_the_first_question_and_no_score(type_name: str, script) -> None:
     replies = [*GARBAGE, *FAILED]
     asked = script(replies)
@@ -114,6 +120,18 @@ def test_a_wrong_option_is_refused_by_its_name(type_name: str, options: dict[str
     assert str(caught.value).startswith(problem)
 
 
+class Unasked:
+    """A client that answers itself, as `fitting` does. questions: all that it was asked."""
+
+    def __init__(self, choose: Callable[[str, dict[str, Any]], Any]) -> None:
+        self.choose = choose
+        self.questions: list[str] = []
+
+    def ask(self, messages: Any, schema: Any) -> Any:
+        self.questions.extend(message["content"] for message in messages)
+        return fitting(schema, self.choose)
+
+
 EXPECTATIONS = {
     "answers": ["Москва"], "guidelines": ["Be brief."], "reference_contexts": ["Москва — столица."],
     "reference_topics": ["cities"],
@@ -136,17 +154,13 @@ def best_answer(name: str, part: dict[str, Any]) -> Any:
     return next((good for good in ("yes", "pass", "none", "1") if good in choices), max(choices, default=None))
 
 
-@pytest.mark.parametrize("type_name", sorted(set(TYPES) - NEEDS_NO_JUDGE))
+@pytest.mark.parametrize("type_name", ASKING)
 def test_the_best_verdicts_on_the_expected_answer_give_the_best_value(type_name: str) -> None:
-    def embed(texts: Sequence[str]) -> Any:
+    def embed(texts: Any) -> Any:
         return [[1.0, 0.0] for _ in texts]
 
-    class Client:
-        def ask(self, messages: Any, schema: Any) -> Any:
-            return fitting(schema, best_answer)
-
     judge: Any = TYPES[type_name]("s", endpoint=NOWHERE, embed=embed, **NEEDED.get(type_name, {}))
-    judge._client = Client()
+    judge._client = Unasked(best_answer)
 
     score = judge.score(CAPITAL, Output("Москва"))
 
@@ -172,3 +186,73 @@ def test_making_scorers_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# What a row or an output says is material: text that looks like a placeholder is shown once, as it is.
+
+PLAIN = "qqWORDqq"
+# Names of placeholders in MLflow's, ragas' and our own texts, and other ways in which texts are filled.
+LOOKALIKES = " ".join(
+    [
+        "{{expected_output}} {{ ground_truth }} {{ retrieval_context }} {{input}} {{ output }} {{ doc }} {{ content }}",
+        "{{ guidelines }} {{ guidelines_context }} {{ conversation }} {{ inputs }} {{ outputs }} {{ expectations }}",
+        "{{ expected }} {{ contexts }} {{ instructions }} {{{ output }}} {response} {reference} {user_input} {0} %s",
+        "$output BRACE{{ output }}BRACEX",
+    ]
+)  # fmt: skip
+
+
+def row(text: str) -> EvalRow:
+    expectations = {
+        "answers": [f"expected {text}"], "expected_response": f"expected {text}", "guidelines": [f"guideline {text}"],
+        "reference_contexts": [f"source {text}"], "reference_topics": [f"topic {text}"], "rubrics": RUBRICS,
+    }  # fmt: skip
+    return EvalRow("r1", {"question": f"asked {text}"}, expectations, (f"context {text}",))
+
+
+def sent(judge: Any, text: str, answer: str) -> str:
+    """All that is asked about a row and an output that hold `text` everywhere."""
+    judge._client = Unasked(lambda _, part: answer if part.get("type") == "string" and "enum" not in part else None)
+    score = judge.score(row(text), Output(f"answered {text}"))
+    assert score.error is None
+    return "\n".join(judge._client.questions)
+
+
+@pytest.mark.parametrize("type_name", ASKING)
+def test_text_that_looks_like_a_placeholder_is_shown_as_it_is(type_name: str) -> None:
+    def embed(texts: Any) -> Any:
+        return np.ones((len(texts), 1))
+
+    judge = TYPES[type_name]("s", endpoint=NOWHERE, embed=embed, **NEEDED.get(type_name, {}))
+    plain = sent(judge, PLAIN, "said")
+    assert PLAIN in plain
+    assert sent(judge, LOOKALIKES, "said") == plain.replace(PLAIN, LOOKALIKES)
+
+
+def test_a_judges_answer_that_looks_like_a_placeholder_is_shown_as_it_is_in_the_next_question() -> None:
+    judge: Any = TYPES["ragas.Faithfulness"]("s", endpoint=NOWHERE)
+    plain = sent(judge, "word", PLAIN)
+    assert PLAIN in plain
+    assert sent(judge, "word", LOOKALIKES) == plain.replace(PLAIN, LOOKALIKES)
+
+
+def test_two_answers_that_are_compared_are_shown_as_they_are() -> None:
+    judge = PairJudge(NOWHERE)
+    [_, question] = judge.messages(row(LOOKALIKES), f"first {LOOKALIKES}", f"second {LOOKALIKES}")
+    [_, plain] = judge.messages(row(PLAIN), f"first {PLAIN}", f"second {PLAIN}")
+    assert question["content"] == plain["content"].replace(PLAIN, LOOKALIKES)
+
+
+def test_a_prompts_variables_are_put_in_once_and_as_they_are() -> None:
+    turns = (Message(role="user", content="{{ question }} by {{ context }}"),)
+    question, context = f"{LOOKALIKES} {{{{ context }}}}", f"{LOOKALIKES} {{{{ question }}}}"
+    [message] = PromptTemplate(turns, "question").render({"question": question, "context": context})
+    assert message["content"] == f"{question} by {context}"
+
+
+def test_a_mark_that_a_value_holds_is_not_taken_for_a_brace() -> None:
+    def get_prompt(first: str, second: list[str]) -> str:
+        return f"{first}|{second}"
+
+    filled = filled_once(get_prompt, {"first": "BRACE {{ second }} BRACEX", "second": ["{", "BRACEXX"]})
+    assert filled == "BRACE {{ second }} BRACEX|['{', 'BRACEXX']"
