@@ -161,8 +161,10 @@ def test_the_judge_is_asked_word_for_word_what_mlflow_asks(
 def test_a_conversation_is_put_as_mlflow_puts_it(type_name: str, script) -> None:
     from mlflow.genai import scorers
 
-    name, asked = type_name.removeprefix("mlflow."), script('{"rationale": "x", "result": "none"}')
-    make(name, asked.endpoint).score(TALK, OUTPUT)
+    name, asked = type_name.removeprefix("mlflow."), script('{"rationale": "x", "result": "resolved"}')
+    score = make(name, asked.endpoint).score(TALK, OUTPUT)
+    if name == "UserFrustration":
+        assert score == Score(True, "resolved: x", label="resolved")
     judge = getattr(scorers, name)(model=MODEL, **PARAMETERS.get(name, {}))._create_judge()
     whole = [*TURNS, {"role": "assistant", "content": "RESPONSE"}]
 

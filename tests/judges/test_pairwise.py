@@ -40,12 +40,8 @@ def test_a_winner_wins_in_both_orders(ab: str, ba: str, winner: str, consistent:
     verdict = judge_pair(PairJudge(script([says(ab), says(ba)]).endpoint), PAIR)
     assert (verdict.winner, verdict.consistent, verdict.error) == (winner, consistent, None)
     values = json.loads(json.dumps(verdict.to_json()))
-    assert (values["id"], values["winner"], values["consistent"], values["ab"]["label"]) == (
-        "r1",
-        winner,
-        consistent,
-        ab,
-    )
+    told = values["id"], values["winner"], values["consistent"], values["ab"]["label"]
+    assert told == ("r1", winner, consistent, ab)
 
 
 def test_the_second_question_shows_the_same_with_the_order_swapped(script) -> None:
