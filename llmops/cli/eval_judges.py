@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,7 @@ def calibrate_judge(
     Example: llmops eval calibrate-judge labels.jsonl --suite support --scorer helpful
     Example: llmops eval calibrate-judge labels.jsonl --judge openai:http://127.0.0.1:8001/v1#judge
     """
-    from llmops.eval_runs.calibrating import JudgeAsked, Rubric
+    from llmops.eval_runs.calibrating import Rubric
     from llmops.eval_runs.calibrating import calibrate_judge as calibrate
     from llmops.eval_runs.evaluations import Evaluations
     from llmops.eval_runs.pairwise import with_judge
@@ -84,15 +85,22 @@ def calibrate_judge(
 
     settings = with_judge(Settings.from_environment(), judge, key_variable)
     rubric = Rubric(text_or_file(instructions), scale, good, input_variable)
-    asked = JudgeAsked(suite, scorer, judge, rubric, threshold, kappa)
     evaluations = Evaluations(settings, Registry(settings))
     if suite is not None:
         say_folder(evaluations.folder)
     with progress_bar() as show:
         found = calibrate(
-            labels, asked, evaluations, settings, lambda done, total: show("asking the judge", done, total)
+            labels,
+            evaluations,
+            partial(show, "asking the judge"),
+            suite=suite,
+            scorer=scorer,
+            judge=judge,
+            rubric=rubric,
+            threshold=threshold,
+            kappa=kappa,
         )
-    emit(as_json, found.to_json(), lambda: _show_calibrated(found))
+    emit(as_json, found.value, lambda: _show_calibrated(found))
     ctx.exit(0 if found.untrusted is None else 1)
 
 
@@ -120,7 +128,9 @@ def _show_calibrated(found: Calibrated) -> None:
         length_row(calibration.length_bias),
         *position_rows(found.position_bias),
     ]
-    print_table(f"{calibration.scorer}, {found.judge}", ("", "value#", "95 % interval, or what it means"), rows)
+    print_table(
+        f"{calibration.scorer}, {found.value['judge']}", ("", "value#", "95 % interval, or what it means"), rows
+    )
     if (confusion := calibration.confusion) is not None:
         columns = ("people say", *(f"judge: {_label(label)}#" for label in confusion.labels))
         counted = zip(confusion.labels, confusion.counts, strict=True)
@@ -128,9 +138,9 @@ def _show_calibrated(found: Calibrated) -> None:
     for row in [row for row in calibration.rows if row.error][:3]:
         echo(f"  {row.row_id}: {row.error}")
     if found.untrusted is None:
-        echo(f"trusted: κ is surely {found.kappa_asked:g} or more; run {found.run_id}")
+        echo(f"trusted: κ is surely {found.value['kappa_asked']:g} or more; run {found.value['run_id']}")
     else:
-        echo(f"untrusted, it cannot gate: {found.untrusted}; run {found.run_id}")
+        echo(f"untrusted, it cannot gate: {found.untrusted}; run {found.value['run_id']}")
 
 
 def _label(label: Any) -> str:
@@ -190,31 +200,40 @@ def pairwise(
     \b
     Example: llmops eval pairwise qa@1 qa@2 --judge openai:http://127.0.0.1:8001/v1#judge
     """
-    from llmops.eval_runs.pairwise import PairwiseAsked, judge_runs
+    from llmops.eval_runs.pairwise import judge_runs
 
-    settings = Settings.from_environment()
-    asked = PairwiseAsked(a, b, suite, judge, key_variable, text_or_file(instructions), input_variable, limit)
     evaluations = open_evaluations()
     with progress_bar() as show:
-        found = judge_runs(evaluations, settings, asked, lambda done, total: show("asking the judge", done, total))
+        found = judge_runs(
+            evaluations,
+            a,
+            b,
+            partial(show, "asking the judge"),
+            suite=suite,
+            judge=judge,
+            key_variable=key_variable,
+            instructions=text_or_file(instructions),
+            input_variable=input_variable,
+            limit=limit,
+        )
     for doubt in found.doubts:
         say(f"note: do not rely on these verdicts: {doubt}")
     emit(as_json, found.to_json(), lambda: _show_judged(found))
 
 
 def _show_judged(found: RunsJudged) -> None:
-    value = found.to_json()
-    unanswered = zip("AB", found.unanswered, strict=True)
+    unanswered = "; ".join(f"{n} unanswered by {side.upper()}" for side, n in found.unanswered.items())
+    turned = round((found.inconsistent or 0) * (found.rows - found.n_failed))
     rows: list[Sequence[Any]] = [
-        ("B better", value["wins"], ""),
-        ("A better", value["losses"], ""),
-        ("ties", value["ties"], f"of these {found.contradicting} turned with the order"),
-        ("without a verdict", value["n_failed"], "; ".join(f"{n} unanswered by {side}" for side, n in unanswered)),
-        ("unmatched", "{}, {}".format(*found.unmatched), "rows of A, of B that the other run does not have"),
-        ("share of B", number(value["win_share"]), interval(value["ci95"])),
-        ("p of the sign test", f"{value['p_value']:.3g}", "that B is better as often as A"),
-        *position_rows(found.summary.position_bias),
+        ("B better", found.wins, ""),
+        ("A better", found.losses, ""),
+        ("ties", found.ties, f"of these {turned} turned with the order"),
+        ("without a verdict", found.n_failed, unanswered),
+        ("unmatched", "{a}, {b}".format(**found.unmatched), "rows of A, of B that the other run does not have"),
+        ("share of B", number(found.win_share), interval(found.ci95)),
+        ("p of the sign test", f"{found.p_value:.3g}", "that B is better as often as A"),
+        *position_rows(found.position_bias),
     ]
-    caption = f"{found.judge} is " + (f"untrusted: {found.untrusted}" if found.untrusted else "calibrated and trusted")
-    title = f"Suite {found.suite}: A = {found.a}, B = {found.b}, {row_count(value['rows'])}"
+    caption = f"{found.judge} is " + (f"untrusted: {found.why}" if found.why else "calibrated and trusted")
+    title = f"Suite {found.suite}: A = {found.a}, B = {found.b}, {row_count(found.rows)}"
     print_table(title, ("", "value#", "95 % interval, or what it means"), rows, caption)

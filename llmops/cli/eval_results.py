@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,19 +124,23 @@ def compare(a: str, b: str, suite: str | None, as_json: bool, **files: Path | No
     \b
     Example: llmops eval compare qa@1 qa@2 --html comparison.html
     """
-    from llmops.eval_runs.pairwise import votes_of
+    from llmops.eval_runs.pairwise import votes_between
     from llmops.eval_runs.report_contents import report_contents
+    from llmops.production_log import ProductionLog
 
     evaluations = open_evaluations()
     of_suite, run_a, run_b = evaluations.resolve_pair(a, b, suite)
     comparison = evaluations.compare_runs(of_suite, a, run_a, b, run_b)
     if any(files.values()):
         _write_reports(report_contents(evaluations, of_suite, comparison, run_a, run_b), files)
+    releases = [found for found in (evaluations.release(a), evaluations.release(b)) if found is not None]
+    votes = None
     try:
-        votes = votes_of(evaluations, a, b)
+        if len(releases) == 2:
+            with closing(ProductionLog(evaluations.settings.resolved_log_url)) as log:
+                votes = votes_between(log, *releases)
     except StoreUnavailable as error:  # without the log there are no votes, and still a comparison
         say(f"note: votes are left out: {error}")
-        votes = None
 
     def table() -> None:
         show_comparison(comparison)

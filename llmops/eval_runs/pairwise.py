@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -12,15 +12,16 @@ from typing import Any
 from llmops.errors import CannotRun, UsageError
 from llmops.eval_runs.evaluations import Evaluations
 from llmops.eval_runs.scorer_factory import ScorerFactory, distrust
+from llmops.evaluation.agreement import PositionBias
 from llmops.evaluation.comparison import paired
-from llmops.evaluation.eval_set import EvalRow, cluster_name
+from llmops.evaluation.eval_set import cluster_name
 from llmops.evaluation.gate_rules import MOST_FAILED
 from llmops.evaluation.generation_cache import GenerationCache
 from llmops.evaluation.statistics import sign_test_interval, sign_test_p
 from llmops.evaluation.suite import KAPPA_ASKED, Suite
 from llmops.hashing import content_hash
 from llmops.judges import JudgeEndpoint
-from llmops.judges.pairwise import AskedFirst, Pair, PairJudge, PairSummary, PairVerdict, judge_pairs
+from llmops.judges.pairwise import AskedFirst, Pair, PairJudge, judge_pairs
 from llmops.production_log import ProductionLog
 from llmops.recording import find_calibration, record_comparison
 from llmops.settings import Settings
@@ -32,98 +33,40 @@ _UPSTREAM = "openai:"
 
 
 @dataclass(frozen=True, slots=True)
-class PairwiseAsked:
-    """What is to be judged.
-
-    a, b: runs, as `Evaluations.resolve` reads them.
-    judge, key_variable: as `with_judge` and `judge_endpoint` take them.
-    instructions: the criteria, in place of the default ones.
-    limit: rows.
-    """
-
-    a: str
-    b: str
-    suite: str | None = None
-    judge: str | None = None
-    key_variable: str | None = None
-    instructions: str | None = None
-    input_variable: str | None = None
-    limit: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class RunsJudged:
-    """Two runs, row by row, as a judge sees them.
+    """Two runs, a and b, row by row, as a judge sees them. The fields are those of the JSON.
 
-    a, b: as they were asked for.
-    untrusted: why the judge's word is not to be relied on; None when it agrees with people well enough.
-    unanswered, unmatched: of a and of b, judged rows without an answer, and rows that the other run does not have.
-    left_out: rows of both that were not judged, by the limit.
-    clusters: independent groups of rows; None when every row stands for itself.
+    runs: their ids, by side.
+    why: why the judge's word is not to be relied on; None when it agrees with people well enough.
+    wins, losses, win_share, ci95: b's, as in `eval compare`.
+    unanswered: by side, judged rows without an answer. unmatched: by side, rows that the other run does not have.
+    doubts: why the outcome is not to be relied on; none where it is.
+    inconsistent: the share of verdicts that turned with the order.
     """
 
     a: str
     b: str
     suite: str
-    run_ids: tuple[str, str]
+    runs: Mapping[str, str]
     judge: str
-    untrusted: str | None
-    verdicts: Sequence[PairVerdict]
-    summary: PairSummary
-    unanswered: tuple[int, int] = (0, 0)
-    unmatched: tuple[int, int] = (0, 0)
-    left_out: int = 0
-    clusters: int | None = None
-
-    @property
-    def doubts(self) -> list[str]:
-        """Why the outcome is not to be relied on; none where it is."""
-        found = [self.untrusted] if self.untrusted else []
-        rows = len(self.verdicts)
-        if self.summary.failed > MOST_FAILED * rows:
-            found.append(f"{self.summary.failed} of {rows} rows have no verdict")
-        for name, unmatched in zip((self.a, self.b), self.unmatched, strict=True):
-            if unmatched > MOST_FAILED * (rows + self.left_out + unmatched):
-                found.append(
-                    f"{unmatched} of {rows + self.left_out + unmatched} rows of {name} are not in the other run"
-                )
-        if self.left_out:
-            found.append(f"only the first {rows} of {rows + self.left_out} rows were judged")
-        if self.clusters is not None and self.clusters < rows:
-            found.append(f"{rows} rows come in {self.clusters} clusters, and the sign test takes each row for itself")
-        return found
-
-    @property
-    def contradicting(self) -> int:
-        """Rows whose verdict turned with the order."""
-        return sum(verdict.winner is not None and not verdict.consistent for verdict in self.verdicts)
+    trusted: bool
+    why: str | None
+    rows: int
+    wins: int
+    losses: int
+    ties: int
+    n_failed: int
+    unanswered: Mapping[str, int]
+    unmatched: Mapping[str, int]
+    doubts: Sequence[str]
+    win_share: float | None
+    ci95: Sequence[float] | None
+    p_value: float
+    inconsistent: float | None
+    position_bias: PositionBias | None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values. wins, win_share and its interval are b's, as in `eval compare`."""
-        found, share, ends = self.summary, self.summary.win_share, self.summary.interval
-        judged = len(self.verdicts) - found.failed
-        return {
-            "a": self.a,
-            "b": self.b,
-            "suite": self.suite,
-            "runs": {"a": self.run_ids[0], "b": self.run_ids[1]},
-            "judge": self.judge,
-            "trusted": self.untrusted is None,
-            "why": self.untrusted,
-            "rows": len(self.verdicts),
-            "wins": found.losses,
-            "losses": found.wins,
-            "ties": found.ties,
-            "n_failed": found.failed,
-            "unanswered": dict(zip("ab", self.unanswered, strict=True)),
-            "unmatched": dict(zip("ab", self.unmatched, strict=True)),
-            "doubts": self.doubts,
-            "win_share": None if share is None else 1 - share,
-            "ci95": [1 - ends[1], 1 - ends[0]] if ends else None,
-            "p_value": found.p_value,
-            "inconsistent": self.contradicting / judged if judged else None,
-            "position_bias": found.position_bias.to_json() if found.position_bias else None,
-        }
+        return {**asdict(self), "position_bias": self.position_bias.to_json() if self.position_bias else None}
 
 
 def with_judge(settings: Settings, judge: str | None, key_variable: str | None = None) -> Settings:
@@ -138,13 +81,11 @@ def with_judge(settings: Settings, judge: str | None, key_variable: str | None =
 def judge_endpoint(settings: Settings, suite: Suite | None, judge: str | None) -> JudgeEndpoint:
     """Where the judge answers that `judge` means: one of the suite's by name, or what `with_judge` put into the
     settings; by default the suite's only one, else the setting's. Raises UsageError."""
-    scorer_factory = ScorerFactory(settings)
-    if judge is not None and judge.startswith(_UPSTREAM):
-        found = scorer_factory.endpoint({})
-    elif judge is not None and suite is None:
+    upstream = judge is not None and judge.startswith(_UPSTREAM)
+    if judge is not None and not upstream and suite is None:
         raise UsageError(f"--judge {judge}: only a suite has judges by name; give --suite, or openai:URL#MODEL")
-    else:
-        found = scorer_factory.endpoint(suite.judges if suite else {}, judge)
+    judges = suite.judges if suite and not upstream else {}
+    found = ScorerFactory(settings).endpoint(judges, None if upstream else judge)
     if found is None:
         raise UsageError("which judge? Give --judge openai:URL#MODEL, or set LLMOPS_JUDGE")
     return found
@@ -160,17 +101,26 @@ def kappa_of(suite: Suite | None, endpoint: JudgeEndpoint) -> float:
     return float(suite.judges.get(endpoint.name, {}).get("kappa", KAPPA_ASKED)) if suite else KAPPA_ASKED
 
 
-def pair_judge(endpoint: JudgeEndpoint, instructions: str | None, input_variable: str | None) -> PairJudge:
-    """A judge of pairs by these criteria, or by the default ones. Raises UsageError."""
-    if instructions is None:
-        return PairJudge(endpoint, input_variable=input_variable)
-    return PairJudge(endpoint, instructions=instructions, input_variable=input_variable)
-
-
-def judge_runs(evaluations: Evaluations, settings: Settings, asked: PairwiseAsked, progress: Progress) -> RunsJudged:
+def judge_runs(
+    evaluations: Evaluations,
+    a: str,
+    b: str,
+    progress: Progress,
+    *,
+    suite: str | None = None,
+    judge: str | None = None,
+    key_variable: str | None = None,
+    instructions: str | None = None,
+    input_variable: str | None = None,
+    limit: int | None = None,
+) -> RunsJudged:
     """Judges two recorded runs in both orders and puts the outcome on record, on the second run.
 
-    settings: as the evaluations have them. progress: called with rows done and their number.
+    a, b: runs, as `Evaluations.resolve` reads them.
+    progress: called with rows done and their number.
+    judge, key_variable: as `with_judge` and `judge_endpoint` take them.
+    instructions: the criteria, in place of the default ones.
+    limit: rows.
 
     Raises:
         UsageError: no such judge. UnknownVersion: no such run. EngineUnavailable: the judge has no key, or cannot be
@@ -178,42 +128,70 @@ def judge_runs(evaluations: Evaluations, settings: Settings, asked: PairwiseAske
         CannotRun: runs of two suites, or no verdict at all; nothing is recorded.
         StoreUnavailable: verdicts are kept, so that the next call asks for none of them again.
     """
-    suite, run_a, run_b = evaluations.resolve_pair(asked.a, asked.b, asked.suite)
-    endpoint = judge_endpoint(with_judge(settings, asked.judge, asked.key_variable), suite, asked.judge)
-    judge = pair_judge(endpoint, asked.instructions, asked.input_variable)
+    of_suite, run_a, run_b = evaluations.resolve_pair(a, b, suite)
+    settings, store = evaluations.settings, evaluations.registry.store
+    endpoint = judge_endpoint(with_judge(settings, judge, key_variable), of_suite, judge)
+    asked = PairJudge(endpoint, instructions=instructions, input_variable=input_variable)
     joined = paired(evaluations.rows(run_a), evaluations.rows(run_b))
-    pairs = [Pair(left.row, left.output, right.output) for left, right in islice(joined, asked.limit)]
-    matched = len(pairs) + sum(1 for _ in joined)
+    pairs = [Pair(left.row, left.output, right.output) for left, right in islice(joined, limit)]
+    left_out = sum(1 for _ in joined)
     with closing(GenerationCache(settings.generation_cache_dir)) as cache:
-        verdicts, summary = judge_pairs(judge, pairs, cache=AskedFirst(cache, endpoint), progress=progress)
-    if summary.failed == len(verdicts):
-        raise CannotRun(f"there is no verdict on any of {len(verdicts)} rows; the first: {verdicts[0].error}")
-    store = evaluations.registry.store
-    why = distrust(find_calibration(store, content_hash(dict(judge.identity))), kappa_of(suite, endpoint))
+        verdicts, found = judge_pairs(asked, pairs, cache=AskedFirst(cache, endpoint), progress=progress)
+    rows, n_judged = len(verdicts), len(verdicts) - found.failed
+    if not n_judged:
+        raise CannotRun(f"there is no verdict on any of {rows} rows; the first: {verdicts[0].error}")
+    why = distrust(find_calibration(store, content_hash(dict(asked.identity))), kappa_of(of_suite, endpoint))
+    unmatched = {"a": run_a.rows - rows - left_out, "b": run_b.rows - rows - left_out}
     made = RunsJudged(
-        a=asked.a,
-        b=asked.b,
-        suite=suite.name,
-        run_ids=(run_a.run_id, run_b.run_id),
+        a=a,
+        b=b,
+        suite=of_suite.name,
+        runs={"a": run_a.run_id, "b": run_b.run_id},
         judge=judge_name(endpoint),
-        untrusted=why,
-        verdicts=verdicts,
-        summary=summary,
-        unanswered=(sum(pair.a.error is not None for pair in pairs), sum(pair.b.error is not None for pair in pairs)),
-        unmatched=(run_a.rows - matched, run_b.rows - matched),
-        left_out=matched - len(pairs),
-        clusters=clusters_of(suite, [pair.row for pair in pairs]),
+        trusted=why is None,
+        why=why,
+        rows=rows,
+        wins=found.losses,  # the summary's are a's
+        losses=found.wins,
+        ties=found.ties,
+        n_failed=found.failed,
+        unanswered={side: sum(getattr(pair, side).error is not None for pair in pairs) for side in "ab"},
+        unmatched=unmatched,
+        doubts=_doubts(of_suite, pairs, why, found.failed, left_out, zip((a, b), unmatched.values(), strict=True)),
+        win_share=None if found.win_share is None else 1 - found.win_share,
+        ci95=[1 - found.interval[1], 1 - found.interval[0]] if found.interval else None,
+        p_value=found.p_value,
+        inconsistent=sum(item.winner is not None and not item.consistent for item in verdicts) / n_judged,
+        position_bias=found.position_bias,
     )
-    record = {**made.to_json(), "identity": dict(judge.identity), "verdicts": [item.to_json() for item in verdicts]}
-    record_comparison(store, run_b.run_id, f"pairwise-against-{re.sub('[^A-Za-z0-9_.]', '-', asked.a)}", record)
+    record = {**made.to_json(), "identity": dict(asked.identity), "verdicts": [item.to_json() for item in verdicts]}
+    record_comparison(store, run_b.run_id, f"pairwise-against-{re.sub('[^A-Za-z0-9_.]', '-', a)}", record)
     return made
 
 
-def clusters_of(suite: Suite, rows: Iterable[EvalRow]) -> int | None:
-    """How many independent groups the rows come in; None where every row stands for itself."""
-    if suite.cluster_by is None:
-        return None
-    return len({cluster_name(row, suite.cluster_by) for row in rows})
+def _doubts(
+    suite: Suite,
+    pairs: Sequence[Pair],
+    why: str | None,
+    failed: int,
+    left_out: int,
+    unmatched: Iterable[tuple[str, int]],
+) -> list[str]:
+    """What `RunsJudged.doubts` are. unmatched: by the run's name."""
+    found, rows = [why] if why else [], len(pairs)
+    if failed > MOST_FAILED * rows:
+        found.append(f"{failed} of {rows} rows have no verdict")
+    for name, n in unmatched:
+        total = rows + left_out + n
+        if n > MOST_FAILED * total:
+            found.append(f"{n} of {total} rows of {name} are not in the other run")
+    if left_out:
+        found.append(f"only the first {rows} of {rows + left_out} rows were judged")
+    if suite.cluster_by is not None:
+        clusters = len({cluster_name(pair.row, suite.cluster_by) for pair in pairs})
+        if clusters < rows:
+            found.append(f"{rows} rows come in {clusters} clusters, and the sign test takes each row for itself")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +210,16 @@ class Votes:
     ci95: tuple[float, float] | None = None
     p_value: float | None = None
 
+    @classmethod
+    def counted(cls, a: str, b: str, wins_a: int, wins_b: int, ties: int) -> Votes:
+        """The votes with what they say."""
+        decided = wins_a + wins_b
+        made = cls(a, b, decided + ties, wins_a, wins_b, ties)
+        if not decided:
+            return made
+        interval, p_value = sign_test_interval(wins_b, wins_a), sign_test_p(wins_b, wins_a)
+        return replace(made, share_b=wins_b / decided, ci95=interval, p_value=p_value)
+
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "ci95": list(self.ci95) if self.ci95 else None}
 
@@ -245,32 +233,13 @@ class Votes:
         return f"{counts}; {shares}, p = {self.p_value:.3g}"
 
 
-def votes_between(log: ProductionLog, a: Release | None, b: Release | None) -> Votes | None:
+def votes_between(log: ProductionLog, a: Release, b: Release) -> Votes | None:
     """None where a and b are not two releases of one app, or where nobody voted. Raises StoreUnavailable."""
-    if a is None or b is None or a.app != b.app or a.ref == b.ref:
+    if a.app != b.app or a.ref == b.ref:
         return None
     counts = log.votes(a.app)
     if (found := counts.get((a.ref, b.ref))) is not None:
-        return judged(a.ref, b.ref, found.a, found.b, found.tie)
+        return Votes.counted(a.ref, b.ref, found.a, found.b, found.tie)
     if (found := counts.get((b.ref, a.ref))) is not None:
-        return judged(a.ref, b.ref, found.b, found.a, found.tie)
+        return Votes.counted(a.ref, b.ref, found.b, found.a, found.tie)
     return None
-
-
-def judged(a: str, b: str, wins_a: int, wins_b: int, ties: int) -> Votes:
-    """The votes with what they say."""
-    decided = wins_a + wins_b
-    if not decided:
-        return Votes(a, b, ties, 0, 0, ties)
-    share = wins_b / decided
-    interval = sign_test_interval(wins_b, wins_a)
-    return Votes(a, b, decided + ties, wins_a, wins_b, ties, share, interval, sign_test_p(wins_b, wins_a))
-
-
-def votes_of(evaluations: Evaluations, a: str, b: str) -> Votes | None:
-    """As `votes_between`, of what `a` and `b` name; None where they are no releases. Raises StoreUnavailable."""
-    releases = evaluations.release(a), evaluations.release(b)
-    if None in releases:
-        return None
-    with closing(ProductionLog(evaluations.settings.resolved_log_url)) as log:
-        return votes_between(log, *releases)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +24,6 @@ Label = bool | float | str
 Kind = Literal["truth values", "numbers", "texts"]
 Progress = Callable[[int, int], None]
 
-_FIELDS = {"id", "inputs", "output", "expectations", "contexts", "label"}
 # More labels than this make a table that nobody reads.
 _MOST_SHOWN = 20
 
@@ -91,35 +90,51 @@ def judge_hash(scorer: KeptScorer) -> str:
     return content_hash(dict(scorer.identity))
 
 
-def load_labels(path: Path) -> list[LabelledRow]:
-    """Reads a JSON Lines file of `{"inputs": {…}, "output": "…", "label": …}`, with `id`, `expectations` and `contexts`
-    where the judge needs them. Labels are all truth values, all numbers or all texts; a row without an id is called
-    after its line.
+def labelled_rows(
+    path: Path, outputs: Sequence[str], problem_of: Callable[[Any], str | None]
+) -> Iterator[tuple[int, EvalRow, Mapping[str, Any]]]:
+    """Each row of a JSON Lines file with `inputs`, the outputs named and `label`, and where the judge needs them
+    `expectations` and `contexts`: its line, the row, all its values. A row without an `id` is called after its line.
+
+    problem_of: what is wrong with a label; None where nothing is.
 
     Raises:
-        BadFile: naming file, line and field of the first wrong row.
+        BadFile: naming file, line and field of the first wrong row, or that there are none.
     """
-    labelled: list[LabelledRow] = []
-    seen: set[str] = set()
+    fields, seen = {"id", "inputs", "expectations", "contexts", "label", *outputs}, set[str]()
     for number, line in numbered_lines(path):
         values = json_object(line, path, number)
-        if unknown := sorted(values.keys() - _FIELDS):
-            raise BadFile(path, f"unknown field; known: {', '.join(sorted(_FIELDS))}", line=number, field=unknown[0])
-        output, label = values.pop("output", None), values.pop("label", None)
-        if not isinstance(output, str):
-            raise BadFile(path, "must be text", line=number, field="output")
-        sound = isinstance(label, (bool, int, float, str)) and label != ""
-        if not sound or (isinstance(label, float) and not math.isfinite(label)):
-            raise BadFile(path, "must be true, false, a number or text", line=number, field="label")
-        row = row_from_values({"id": f"line-{number}", **values}, path, number)
+        if unknown := sorted(values.keys() - fields):
+            raise BadFile(path, f"unknown field; known: {', '.join(sorted(fields))}", line=number, field=unknown[0])
+        for name in outputs:
+            if not isinstance(values.get(name), str):
+                raise BadFile(path, "must be text", line=number, field=name)
+        if problem := problem_of(values.get("label")):
+            raise BadFile(path, problem, line=number, field="label")
+        of_row = {name: value for name, value in values.items() if name not in ("label", *outputs)}
+        row = row_from_values({"id": f"line-{number}", **of_row}, path, number)
         if row.id in seen:
             raise BadFile(path, f"{row.id!r} stands on two rows", line=number, field="id")
-        if labelled and _kind(label) != _kind(labelled[0].label):
-            raise BadFile(path, f"the labels above are {_kind(labelled[0].label)}", line=number, field="label")
         seen.add(row.id)
-        labelled.append(LabelledRow(row, output, label))
-    if not labelled:
+        yield number, row, values
+    if not seen:
         raise BadFile(path, "holds no rows")
+
+
+def load_labels(path: Path) -> list[LabelledRow]:
+    """Reads a JSON Lines file of `{"inputs": {…}, "output": "…", "label": …}`, as `labelled_rows`. Labels are all truth
+    values, all numbers or all texts. Raises BadFile."""
+
+    def problem_of(label: Any) -> str | None:
+        sound = isinstance(label, (bool, int, float, str)) and label != ""
+        is_number = not isinstance(label, float) or math.isfinite(label)
+        return None if sound and is_number else "must be true, false, a number or text"
+
+    labelled: list[LabelledRow] = []
+    for number, row, values in labelled_rows(path, ("output",), problem_of):
+        labelled.append(LabelledRow(row, values["output"], values["label"]))
+        if (kind := _kind(labelled[0].label)) != _kind(values["label"]):
+            raise BadFile(path, f"the labels above are {kind}", line=number, field="label")
     return labelled
 
 

@@ -77,8 +77,9 @@ class PairJudge:
     """
 
     def __init__(
-        self, endpoint: JudgeEndpoint, *, instructions: str = _CRITERIA, input_variable: str | None = None
+        self, endpoint: JudgeEndpoint, *, instructions: str | None = None, input_variable: str | None = None
     ) -> None:
+        instructions = _CRITERIA if instructions is None else instructions
         if not instructions.strip():
             raise UsageError("instructions: must be the criteria's text")
         self.endpoint, self._instructions = endpoint, instructions.strip()

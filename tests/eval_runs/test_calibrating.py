@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from llmops.errors import BadFile, CannotRun, EngineUnavailable, UsageError
-from llmops.eval_runs.calibrating import (
-    Calibrated,
-    JudgeAsked,
-    Rubric,
-    calibrate_judge,
-    holds_pairs,
-    load_pair_labels,
-)
+from llmops.eval_runs.calibrating import Rubric, calibrate_judge, holds_pairs, load_pair_labels
 from llmops.eval_runs.evaluations import RunOptions
 from llmops.eval_runs.pairwise import KAPPA_ASKED, with_judge
 from llmops.eval_runs.scorer_factory import untrusted
-from llmops.evaluation.gate import Verdict
 from llmops.recording import find_calibration
 from tests.judges.scripted import ScriptedJudge
-from tests.registered_home import Workshop, rows
+from tests.registered_home import rows
 
 LABELS = [(f"a right answer {i}", True) if i % 2 else (f"a wrong answer, and a long one {i}", False) for i in range(60)]
 
 
-def verdict(request: dict[str, Any]) -> str:
+def verdict(request):
     """`good` knows a wrong answer; `kind` finds everything right, `first` the first of two, `broken` says nothing."""
     model, text = request["model"], request["messages"][1]["content"]
     if model == "broken":
@@ -46,23 +35,23 @@ def verdict(request: dict[str, Any]) -> str:
 
 
 @pytest.fixture(scope="module")
-def judge() -> Iterator[ScriptedJudge]:
+def judge():
     with ScriptedJudge(verdict) as running:
         yield running
 
 
-def write(path: Path, values: list[dict[str, Any]]) -> Path:
+def write(path, values):
     path.write_text("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values), encoding="utf-8")
     return path
 
 
 @pytest.fixture
-def labels(tmp_path: Path) -> Path:
+def labels(tmp_path):
     values = [{"inputs": {"question": "What?"}, "output": text, "label": label} for text, label in LABELS]
     return write(tmp_path / "labels.jsonl", values)
 
 
-def pair_rows(n: int) -> list[dict[str, Any]]:
+def pair_rows(n):
     """People prefer the right answer, wherever it stands; every third pair has two right ones."""
     made = []
     for i in range(n):
@@ -75,11 +64,11 @@ def pair_rows(n: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def pairs(tmp_path: Path) -> Path:
+def pairs(tmp_path):
     return write(tmp_path / "pairs.jsonl", pair_rows(60))
 
 
-def add_suite(workshop: Workshop, name: str, judge: ScriptedJudge, model: str, more: str = "", kappa: str = "") -> None:
+def add_suite(workshop, name, judge, model="good", more="", kappa=""):
     """A suite whose gate hangs on a judge."""
     folder = workshop.folder / f"{name}-rows"
     folder.mkdir(exist_ok=True)
@@ -92,56 +81,50 @@ def add_suite(workshop: Workshop, name: str, judge: ScriptedJudge, model: str, m
     )
 
 
-def show(_what: str, _done: int, _total: int) -> None:
-    pass
+def calibrated(workshop, labels, suite=None, scorer=None, *, judge=None, key_variable=None, **options):
+    evaluations = replace(workshop, settings=with_judge(workshop.settings, judge, key_variable)).evaluations
+    return calibrate_judge(
+        labels, evaluations, lambda _done, _total: None, suite=suite, scorer=scorer, judge=judge, **options
+    )
 
 
-def calibrated(workshop: Workshop, labels: Path, asked: JudgeAsked, key_variable: str | None = None) -> Calibrated:
-    settings = with_judge(workshop.settings, asked.judge, key_variable)
-    evaluations = replace(workshop, settings=settings).evaluations
-    return calibrate_judge(labels, asked, evaluations, settings, lambda _done, _total: None)
-
-
-def upstream(judge: ScriptedJudge, model: str = "good") -> str:
+def upstream(judge, model="good"):
     return f"openai:{judge.base_url}#{model}"
 
 
-def gated(workshop: Workshop, suite: str) -> Verdict:
-    return workshop.evaluations.gate("qa@2", "qa@1", suite).verdict
-
-
 def test_a_judge_decides_a_gate_only_after_it_was_found_to_agree_with_people(workshop, judge, labels):
+    def gated(suite):
+        return workshop.evaluations.gate("qa@2", "qa@1", suite).verdict
+
     for name, model in (("well-judged", "good"), ("badly-judged", "kind")):
         add_suite(workshop, name, judge, model)
         evaluations = workshop.evaluations
         suite = evaluations.suite(name)
-        evaluations.run(suite, evaluations.cells(suite), RunOptions(recorder="bulk"), show)
-        before = gated(workshop, name)
+        evaluations.run(suite, evaluations.cells(suite), RunOptions(recorder="bulk"), lambda *_: None)
+        before = gated(name)
         assert before.verdict == "inconclusive"
         assert "helpful cannot gate: its judge is not calibrated" in before.reasons[0]
-    good = calibrated(workshop, labels, JudgeAsked("well-judged", "helpful"))
-    kind = calibrated(workshop, labels, JudgeAsked("badly-judged", "helpful"))
+    good = calibrated(workshop, labels, "well-judged", "helpful")
+    kind = calibrated(workshop, labels, "badly-judged", "helpful")
     assert good.untrusted is None
-    assert gated(workshop, "well-judged").verdict == "pass"
-    assert kind.untrusted is not None
-    after = gated(workshop, "badly-judged")
+    assert gated("well-judged").verdict == "pass"
+    after = gated("badly-judged")
     assert after.verdict == "inconclusive"
     assert after.reasons[0] == f"helpful cannot gate: {kind.untrusted}"
 
 
 def test_what_was_measured_is_recorded_under_the_judge_the_gate_uses(workshop, judge, labels):
-    add_suite(workshop, "recorded", judge, "good")
-    found = calibrated(workshop, labels, JudgeAsked("recorded"))  # its only judge scorer needs no name
+    add_suite(workshop, "recorded", judge)
+    found = calibrated(workshop, labels, "recorded")  # its only judge scorer needs no name
     record = find_calibration(workshop.registry.store, found.calibration.judge_hash)
-    assert record is not None
-    assert (record["kappa"], record["kappa_low"], record["accuracy"]) == (1.0, found.to_json()["ci95"][0], 1.0)
+    assert (record["kappa"], record["kappa_low"], record["accuracy"]) == (1.0, found.value["ci95"][0], 1.0)
     assert len(record["rows"]) == len(LABELS)
-    metrics = workshop.registry.store.client.get_run(found.run_id).data.metrics
+    metrics = workshop.registry.store.client.get_run(found.value["run_id"]).data.metrics
     assert (metrics["kappa"], metrics["n"], metrics["n_failed"]) == (1.0, 60.0, 0.0)
 
 
-def test_the_answer_has_what_the_contract_names(workshop: Workshop, judge: ScriptedJudge, labels: Path) -> None:
-    value = calibrated(workshop, labels, JudgeAsked(judge=upstream(judge, "kind"))).to_json()
+def test_the_answer_has_what_the_contract_names_and_a_judge_is_never_asked_the_same_twice(workshop, judge, labels):
+    value = calibrated(workshop, labels, judge=upstream(judge, "kind")).value
     assert value["judge"] == upstream(judge, "kind")
     assert (value["kappa"], value["agreement"], value["n"], value["n_failed"]) == (0.0, 0.5, 60, 0)
     assert value["confusion"] == {"labels": [False, True], "counts": [[0, 30], [0, 30]]}
@@ -149,13 +132,8 @@ def test_the_answer_has_what_the_contract_names(workshop: Workshop, judge: Scrip
     assert value["position_bias"] is None
     assert (value["trusted"], value["kappa_asked"]) == (False, KAPPA_ASKED)
     json.dumps(value)
-
-
-def test_a_judge_is_never_asked_the_same_twice(workshop: Workshop, judge: ScriptedJudge, labels: Path) -> None:
-    asked = JudgeAsked(judge=upstream(judge), rubric=Rubric("Is this new?"))
-    calibrated(workshop, labels, asked)
     seen = len(judge.requests)
-    assert calibrated(workshop, labels, asked).untrusted is None
+    assert calibrated(workshop, labels, judge=upstream(judge, "kind")).value["kappa"] == 0.0
     assert len(judge.requests) == seen
 
 
@@ -163,33 +141,34 @@ def test_a_judge_is_never_asked_the_same_twice(workshop: Workshop, judge: Script
     ("kappa", "asked", "trusted"), [("kappa = 0.99", None, False), ("kappa = 0.99", 0.5, True), ("", 0.999, False)]
 )
 def test_trust_goes_by_the_suites_kappa_unless_another_is_given(workshop, judge, labels, kappa, asked, trusted):
-    add_suite(workshop, "strict", judge, "good", kappa=kappa)
-    found = calibrated(workshop, labels, JudgeAsked("strict", "helpful", kappa=asked))
+    add_suite(workshop, "strict", judge, kappa=kappa)
+    found = calibrated(workshop, labels, "strict", "helpful", kappa=asked)
     assert (found.untrusted is None) == trusted
 
 
-def test_one_scorer_is_chosen_by_its_judge_or_by_name(workshop: Workshop, judge: ScriptedJudge, labels: Path) -> None:
+def test_one_scorer_is_chosen_by_its_judge_or_by_name(workshop, judge, labels):
     other = f'judge = "ours"\n[judges.theirs]\nbase_url = "{judge.base_url}"\nmodel = "kind"\n'
     more = '[scorers.kind]\ntype = "judge.rubric"\ninstructions = "Is it nice?"\njudge = "theirs"\n'
-    add_suite(workshop, "two-judges", judge, "good", other + more)
-    assert calibrated(workshop, labels, JudgeAsked("two-judges", judge="theirs")).calibration.scorer == "kind"
-    assert calibrated(workshop, labels, JudgeAsked("two-judges", "helpful")).calibration.scorer == "helpful"
-    with pytest.raises(UsageError, match="it has helpful, kind"):
-        calibrated(workshop, labels, JudgeAsked("two-judges"))
-    with pytest.raises(UsageError, match=r"asks openai:.*#kind; it has kind"):
-        calibrated(workshop, labels, JudgeAsked("two-judges", "helpful", "theirs"))
-    with pytest.raises(UsageError, match="the suite has no judge 'hers'"):
-        calibrated(workshop, labels, JudgeAsked("two-judges", judge="hers"))
+    add_suite(workshop, "two-judges", judge, more=other + more)
+    assert calibrated(workshop, labels, "two-judges", judge="theirs").calibration.scorer == "kind"
+    assert calibrated(workshop, labels, "two-judges", "helpful").calibration.scorer == "helpful"
+    for scorer, named, problem in (
+        (None, None, "it has helpful, kind"),
+        ("helpful", "theirs", r"asks openai:.*#kind; it has kind"),
+        (None, "hers", "the suite has no judge 'hers'"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            calibrated(workshop, labels, "two-judges", scorer, judge=named)
 
 
 def test_an_upstream_stands_in_for_the_judge_that_a_suite_leaves_to_the_settings(workshop, judge, labels):
-    add_suite(workshop, "open", judge, "good")
+    add_suite(workshop, "open", judge)
     path = workshop.folder / "open.toml"
     head, _, rest = path.read_text().partition("[judges.ours]")
     path.write_text(head + "[scorers" + rest.partition("[scorers")[2])
     with pytest.raises(UsageError, match="it has none; without a judge are helpful"):
-        calibrated(workshop, labels, JudgeAsked("open", "helpful"))
-    found = calibrated(workshop, labels, JudgeAsked("open", "helpful", upstream(judge)))
+        calibrated(workshop, labels, "open", "helpful")
+    found = calibrated(workshop, labels, "open", "helpful", judge=upstream(judge))
     by_setting = workshop.with_settings(judge=upstream(judge)).evaluations
     assert untrusted(by_setting.suite("open"), workshop.registry.store, by_setting.scorer_factory) == {}
     assert found.untrusted is None
@@ -197,100 +176,82 @@ def test_an_upstream_stands_in_for_the_judge_that_a_suite_leaves_to_the_settings
     assert list(untrusted(other.suite("open"), workshop.registry.store, other.scorer_factory)) == ["helpful"]
 
 
-def test_numbers_and_texts_are_judged_on_a_scale_that_was_given(workshop, judge, tmp_path):
-    shapes: list[tuple[Rubric, Any, Any]] = [
-        (Rubric(scale="1,5"), 5, 1),
-        (Rubric(scale="poor, rich", good=("rich",)), "rich", "poor"),
+@pytest.mark.parametrize(
+    ("rubric", "best", "worst"),
+    [(Rubric(scale="1,5"), 5, 1), (Rubric(scale="poor, rich", good=("rich",)), "rich", "poor")],
+)
+def test_numbers_and_texts_are_judged_on_a_scale_that_was_given(workshop, judge, tmp_path, rubric, best, worst):
+    values = [
+        {"inputs": {"question": "What?"}, "output": text, "label": best if label else worst} for text, label in LABELS
     ]
-    for rubric, best, worst in shapes:
-        values = [
-            {"inputs": {"question": "What?"}, "output": text, "label": best if label else worst}
-            for text, label in LABELS
-        ]
-        path = write(tmp_path / "labels.jsonl", values)
-        assert calibrated(workshop, path, JudgeAsked(judge=upstream(judge), rubric=rubric)).untrusted is None
-        with pytest.raises(UsageError, match="--scale: the labels are not true and false"):
-            calibrated(workshop, path, JudgeAsked(judge=upstream(judge)))
+    path = write(tmp_path / "labels.jsonl", values)
+    assert calibrated(workshop, path, judge=upstream(judge), rubric=rubric).untrusted is None
+    with pytest.raises(UsageError, match="--scale: the labels are not true and false"):
+        calibrated(workshop, path, judge=upstream(judge))
 
 
-def test_a_judge_without_any_verdict_could_not_be_measured_and_nothing_is_recorded(workshop, judge, labels, pairs):
-    def recorded() -> int:
+def test_a_judge_without_a_key_or_any_verdict_is_not_measured_and_nothing_is_recorded(workshop, judge, labels, pairs):
+    def recorded():
         store = workshop.registry.store
         return len(store.client.search_runs([store.experiment("judges")]))
 
-    before = recorded()
+    before, seen = recorded(), len(judge.requests)
+    for path in (labels, pairs):
+        with pytest.raises(EngineUnavailable, match="NO_SUCH_KEY holds no key"):
+            calibrated(workshop, path, judge=upstream(judge), key_variable="NO_SUCH_KEY")
+        assert len(judge.requests) == seen  # it stops before the first question
     for path in (labels, pairs):
         with pytest.raises(CannotRun, match=r"#broken gave no verdict on any of 60 labels; the first: EngineError"):
-            calibrated(workshop, path, JudgeAsked(judge=upstream(judge, "broken")))
+            calibrated(workshop, path, judge=upstream(judge, "broken"))
     assert recorded() == before
 
 
-def test_a_missing_key_stops_before_the_first_question(workshop, judge, labels, pairs):
-    seen = len(judge.requests)
-    for path in (labels, pairs):
-        with pytest.raises(EngineUnavailable, match="NO_SUCH_KEY holds no key"):
-            calibrated(workshop, path, JudgeAsked(judge=upstream(judge)), "NO_SUCH_KEY")
-    assert len(judge.requests) == seen
+NOWHERE = "openai:http://127.0.0.1:9/v1#x"
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        (JudgeAsked(), "which judge"),
-        (JudgeAsked(judge="ours"), "only a suite has judges by name"),
-        (JudgeAsked(scorer="helpful", judge="openai:http://127.0.0.1:9/v1#x"), "only a suite has scorers"),
-        (JudgeAsked("misused", "helpful", rubric=Rubric("Other")), "the suite's scorer has its own"),
-        (JudgeAsked(judge="openai:http://127.0.0.1:9/v1"), "base_url"),
+        ({}, "which judge"),
+        ({"judge": "ours"}, "only a suite has judges by name"),
+        ({"judge": "ours", "key_variable": "KEY"}, "--key-variable goes with"),
+        ({"scorer": "helpful", "judge": NOWHERE}, "only a suite has scorers"),
+        ({"suite": "misused", "scorer": "helpful", "rubric": Rubric("Other")}, "the suite's scorer has its own"),
+        ({"judge": "openai:http://127.0.0.1:9/v1"}, "base_url"),
     ],
 )
 def test_what_does_not_go_together_is_refused(workshop, judge, labels, asked, message):
-    add_suite(workshop, "misused", judge, "good")
+    add_suite(workshop, "misused", judge)
     with pytest.raises(UsageError, match=message):
-        calibrated(workshop, labels, asked)
-
-
-def test_a_key_goes_only_with_an_upstream(workshop: Workshop) -> None:
-    with pytest.raises(UsageError, match="--key-variable goes with"):
-        with_judge(workshop.settings, "ours", "KEY")
+        calibrated(workshop, labels, **asked)
 
 
 def test_pairs_are_judged_in_both_orders_and_compared_with_people(workshop, judge, pairs):
     seen = len(judge.requests)
-    fair = calibrated(workshop, pairs, JudgeAsked(judge=upstream(judge)))
+    fair = calibrated(workshop, pairs, judge=upstream(judge))
     assert len(judge.requests) - seen == 120
-    assert fair.untrusted is None
-    assert fair.to_json()["confusion"] == {
+    assert (fair.untrusted, fair.position_bias.flipped) == (None, 0)
+    assert fair.value["confusion"] == {
         "labels": ["a", "b", "tie"], "counts": [[20, 0, 0], [0, 20, 0], [0, 0, 20]]
     }  # fmt: skip
-    assert fair.position_bias is not None
-    assert fair.position_bias.flipped == 0
-
-
-def test_a_judge_that_favours_a_place_is_found_out(workshop: Workshop, judge: ScriptedJudge, pairs: Path) -> None:
-    found = calibrated(workshop, pairs, JudgeAsked(judge=upstream(judge, "first")))
-    value = found.to_json()
-    assert value["kappa"] == 0
-    assert value["confusion"]["counts"][0] == [0, 0, 20]  # a verdict that turns with the order is a tie
-    assert (value["position_bias"]["flipped"], value["position_bias"]["prefers_first"]) == (1.0, 1.0)
-    assert not value["trusted"]
-
-
-def test_a_judge_of_pairs_has_no_scorer_and_no_scale(workshop: Workshop, judge: ScriptedJudge, pairs: Path) -> None:
-    for asked in (
-        JudgeAsked(scorer="helpful", judge=upstream(judge)),
-        JudgeAsked(judge=upstream(judge), rubric=Rubric(scale="1,5")),
-    ):
+    partial = calibrated(workshop, pairs, judge=upstream(judge, "first")).value
+    assert partial["kappa"] == 0
+    assert partial["confusion"]["counts"][0] == [0, 0, 20]  # a verdict that turns with the order is a tie
+    assert (partial["position_bias"]["flipped"], partial["position_bias"]["prefers_first"]) == (1.0, 1.0)
+    assert not partial["trusted"]
+    for asked in ({"scorer": "helpful"}, {"rubric": Rubric(scale="1,5")}):
         with pytest.raises(UsageError, match="do not go with labels of pairs"):
-            calibrated(workshop, pairs, asked)
+            calibrated(workshop, pairs, judge=upstream(judge), **asked)
 
 
 PAIR = pair_rows(1)[0]
+SINGLE = {"inputs": {"question": "Q?"}, "output": "x", "label": True}
 
 
 @pytest.mark.parametrize(
     ("second", "place"),
     [
-        ({"inputs": {"question": "Q?"}, "output": "x", "label": True}, "2: output"),
+        (SINGLE, "2: output"),
         ({**PAIR, "label": "c"}, "2: label: must be a, b or tie"),
         ({**PAIR, "label": ["a"]}, "2: label: must be a, b or tie"),
         ({**PAIR, "output_b": None}, "2: output_b: must be text"),
@@ -298,17 +259,14 @@ PAIR = pair_rows(1)[0]
         ({**PAIR, "id": "line-1"}, "2: id: 'line-1' stands on two rows"),
     ],
 )
-def test_a_wrong_pair_is_named_by_line_and_field(tmp_path: Path, second: dict[str, Any], place: str) -> None:
+def test_a_wrong_pair_is_named_by_line_and_field(tmp_path, second, place):
     path = write(tmp_path / "pairs.jsonl", [PAIR, second])
     assert holds_pairs(path)
     with pytest.raises(BadFile, match=rf"pairs\.jsonl:{place}"):
         load_pair_labels(path)
 
 
-def test_a_pair_among_single_outputs_and_an_empty_file_are_wrong(workshop, judge, tmp_path):
-    asked = JudgeAsked(judge=upstream(judge))
-    single = {"inputs": {"question": "Q?"}, "output": "x", "label": True}
-    with pytest.raises(BadFile, match="2: output_a: unknown field"):
-        calibrated(workshop, write(tmp_path / "mixed.jsonl", [single, PAIR]), asked)
-    with pytest.raises(BadFile, match="holds no rows"):
-        calibrated(workshop, write(tmp_path / "empty.jsonl", []), asked)
+@pytest.mark.parametrize(("lines", "problem"), [([SINGLE, PAIR], "2: output_a: unknown field"), ([], "holds no rows")])
+def test_a_pair_among_single_outputs_and_an_empty_file_are_wrong(workshop, judge, tmp_path, lines, problem):
+    with pytest.raises(BadFile, match=problem):
+        calibrated(workshop, write(tmp_path / "labels.jsonl", lines), judge=upstream(judge))
