@@ -265,14 +265,11 @@ def _sigterm_exits() -> Iterator[None]:
 
 def _pages(store: Store, base: str) -> list[str]:
     """Where to look: for each suite, its newest two runs side by side."""
+    from llmops.recording.cell import COMPLETE_TAG, find_runs
+
     pages = [f"MLflow on {base}"]
     for experiment in sorted(store.client.search_experiments(), key=lambda item: str(item.name)):
-        runs = store.client.search_runs(
-            [experiment.experiment_id],
-            "tags.`llmops.complete` = 'true'",
-            order_by=["attributes.start_time DESC"],
-            max_results=2,
-        )
+        runs = find_runs(store, [experiment.experiment_id], {COMPLETE_TAG: "true"}, most=2)
         if len(runs) == 2:
             newer, older = (run.info.run_id for run in runs)
             page = f"{base}/#/experiments/{experiment.experiment_id}/evaluation-runs"

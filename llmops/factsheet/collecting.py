@@ -32,8 +32,8 @@ from llmops.factsheet.history import AuditTrail, Gates, gates_of, history_of, mo
 from llmops.factsheet.rendering import limits_of, unknown_of
 from llmops.factsheet.tabular import of_tabular_model
 from llmops.hashing import content_hash
-from llmops.recording import RecordedRows
-from llmops.recording.facts import EvalFacts, agreement_of, eval_runs, registration
+from llmops.recording import RecordedRows, find_calibration
+from llmops.recording.facts import EvalFacts, eval_runs, registration
 from llmops.registry import Registry
 from llmops.registry.store import Store, translated
 from llmops.versions import Ref, Release, shown_guards
@@ -145,7 +145,7 @@ def _evaluation(store: Store, found: EvalFacts, gates: Gates) -> Evaluation:
     judges: dict[str, Agreement | None] = {}
     for scorer, identity in content.get("judges", {}).items():
         if "judge" in identity:
-            known = agreement_of(store, content_hash(identity))
+            known = find_calibration(store, content_hash(identity))
             ends = None if known is None or known["kappa_low"] is None else (known["kappa_low"], known["kappa_high"])
             judges[scorer] = None if known is None else Agreement(known["kappa"], ends, int(known["n"]))
     with translated(f"run {run.run_id}"):

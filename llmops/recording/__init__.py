@@ -18,7 +18,7 @@ from llmops.recording.cell import (
     record_report,
     record_verdict,
 )
-from llmops.recording.datasets import MAX_TRACED_ROWS, find_eval_set, register_eval_set
+from llmops.recording.datasets import MAX_TRACED_ROWS, register_eval_set
 from llmops.recording.monitoring import nameless, record_monitoring_run
 from llmops.recording.runs import EVALUATE_UP_TO, EvalRecorder
 from llmops.recording.tabular import UsedData, evaluate_tabular, record_training
@@ -35,7 +35,6 @@ __all__ = [
     "UsedData",
     "evaluate_tabular",
     "find_calibration",
-    "find_eval_set",
     "nameless",
     "record_calibration",
     "record_comparison",

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,15 @@ def json_file(store: Store, run_id: str, path: str) -> dict[str, Any]:
     return found
 
 
+def find_runs(
+    store: Store, experiments: Sequence[str], tags: Mapping[str, str], *, oldest_first: bool = False, most: int = 1000
+) -> list[Any]:
+    """MLflow's runs in the experiments of these ids that have these tags. The caller translates MLflow's errors."""
+    condition = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    order = f"attributes.start_time {'ASC' if oldest_first else 'DESC'}"
+    return list(store.client.search_runs(experiments, condition, order_by=[order], max_results=most))
+
+
 def holds_rows(store: Store, run_id: str) -> bool:
     """Whether a run's files are where they were put: somebody may have deleted the artifacts, or copied the database
     alone. The caller translates MLflow's errors."""
@@ -182,11 +191,13 @@ def record_comparison(store: Store, run_id: str, name: str, comparison: Mapping[
 
 
 def record_verdict(store: Store, run_id: str, verdict: Mapping[str, Any]) -> str:
-    """Puts a gate's verdict on the challenger's eval run: tags for lists and filters, and a file with all of it.
+    """Puts a gate's verdict on the challenger's eval run: tags for lists and filters, and a file with all of it, whose
+    path is returned. A verdict against the same champion replaces the one before.
 
     verdict: `verdict` (`pass`, `fail`, `inconclusive`), `against` (a ref or run id; None for no champion yet), and
-    whatever else it takes to judge again (rules, run ids, the comparison). A verdict against the same champion replaces
-    the one before. Returns the file's path in the run. Raises UnknownVersion, StoreUnavailable.
+    whatever else it takes to judge again (rules, run ids, the comparison).
+
+    Raises UnknownVersion, StoreUnavailable.
     """
     against = str(verdict["against"] or "nothing")
     path = f"gate/against-{re.sub(r'[^A-Za-z0-9_.]', '-', against)}.json"
@@ -199,10 +210,7 @@ def record_verdict(store: Store, run_id: str, verdict: Mapping[str, Any]) -> str
 
 
 def record_report(store: Store, run_id: str, path: Path) -> str:
-    """Keeps a file (HTML, Markdown) below `reports/` of a run. Returns its path in the run.
-
-    Raises UnknownVersion, StoreUnavailable.
-    """
+    """Keeps a file below `reports/` of a run, and returns its path there. Raises UnknownVersion, StoreUnavailable."""
     with translated(f"run {run_id}"):
         store.client.log_artifact(run_id, str(path), "reports")
     return f"reports/{path.name}"
@@ -230,10 +238,8 @@ def record_calibration(store: Store, name: str, calibration: Mapping[str, Any], 
 
 def find_calibration(store: Store, judge_hash: str) -> dict[str, Any] | None:
     """The newest calibration of that very judge, or None. Raises StoreUnavailable."""
-    condition = f"tags.`{_JUDGE_TAG}` = '{judge_hash}' and tags.`{COMPLETE_TAG}` = 'true'"
-    experiment_id = store.experiment(_JUDGES)
     with translated("calibrations"):
-        runs = store.client.search_runs(
-            [experiment_id], condition, order_by=["attributes.start_time DESC"], max_results=1
-        )
+        judges = store.client.get_experiment_by_name(_JUDGES)  # reading makes no experiment
+        wanted = {_JUDGE_TAG: judge_hash, COMPLETE_TAG: "true"}
+        runs = find_runs(store, [judges.experiment_id], wanted, most=1) if judges else []
         return json_file(store, runs[0].info.run_id, _CALIBRATION_FILE) if runs else None

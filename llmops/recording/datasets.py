@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from llmops.evaluation.eval_set import EvalRow
 from llmops.evaluation.results import Results, RowResult
 from llmops.hashing import canonical_json, content_hash
+from llmops.production_log import in_batches
 from llmops.recording.cell import CellIdentity
 from llmops.recording.traces import ROW_ID_TAG, TextCleaner
 from llmops.registry.store import Store, translated
@@ -74,13 +75,6 @@ def register_eval_set(
         return str(found.dataset_id)
 
 
-def find_eval_set(store: Store, name: str, content_hash: str) -> str | None:
-    """Id of the registered dataset with this content, or None. Raises StoreUnavailable."""
-    with translated(f"dataset {name}"):
-        found = _find(store, name, content_hash)
-    return None if found is None else str(found.dataset_id)
-
-
 def dataset_inputs(store: Store, cell: CellIdentity, rows: int) -> list[Any]:
     """What a run was scored on, as MLflow's dataset entities.
 
@@ -123,16 +117,11 @@ def _fill(dataset: Any, rows: Iterable[EvalRow]) -> int:
 
     kept = sampled(numbered())
     wrapped = any(_SESSION_INPUT in row.inputs for row in kept)
-    clean = TextCleaner()
-    for start in range(0, len(kept), _RECORDS_AT_A_TIME):
-        dataset.merge_records([_record(row, clean, wrapped) for row in kept[start : start + _RECORDS_AT_A_TIME]])
+    clean, records = TextCleaner(), []
+    for row in kept:
+        inputs, tags = clean(dict(row.inputs)), clean({**row.tags, ROW_ID_TAG: row.id})
+        inputs = {"inputs": inputs} if wrapped else inputs
+        records.append({"inputs": inputs, "expectations": clean(dict(row.expectations)), "tags": tags})
+    for some in in_batches(records, _RECORDS_AT_A_TIME):
+        dataset.merge_records(some)
     return total
-
-
-def _record(row: EvalRow, clean: TextCleaner, wrapped: bool) -> dict[str, Any]:
-    inputs = clean(dict(row.inputs))
-    return {
-        "inputs": {"inputs": inputs} if wrapped else inputs,
-        "expectations": clean(dict(row.expectations)),
-        "tags": clean({**row.tags, ROW_ID_TAG: row.id}),
-    }

@@ -17,7 +17,6 @@ from llmops.recording.cell import (
     PROMPT_TAG,
     SUITE_TAG,
     EvalRun,
-    find_calibration,
     holds_rows,
     json_file,
     read_run,
@@ -190,13 +189,6 @@ def monitor_actions(store: Store, app: str, ref: str) -> list[tuple[str, float, 
             (run.info.run_id, run.info.start_time / 1000, json_file(store, run.info.run_id, ACTION_FILE))
             for run in _runs(store, monitoring_experiment(app), condition)
         ]
-
-
-def agreement_of(store: Store, judge_hash: str) -> Mapping[str, Any] | None:
-    """The newest calibration of a judge; None when there is none. Raises StoreUnavailable."""
-    with translated("calibrations"):
-        known = store.client.get_experiment_by_name("judges")
-    return None if known is None else find_calibration(store, judge_hash)
 
 
 def _runs(store: Store, experiment: str | None, condition: str) -> Iterator[Any]:

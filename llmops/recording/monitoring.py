@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmops.hashing import content_hash
+from llmops.recording.cell import find_runs
 from llmops.recording.facts import ACTION_FILE, ACTION_KEY_TAG, VERDICT_FILE, WINDOW_TAG, monitoring_experiment
 from llmops.registry.store import Store, translated
 
@@ -87,14 +88,12 @@ def nameless(verdict: Mapping[str, Any]) -> dict[str, Any]:
 
 def _history(store: Store, experiment_id: str, app: str) -> str:
     """The run that has a point for each window; the oldest, should two processes have made one at once."""
-    found = _find(store, experiment_id, _HISTORY_TAG, app)
-    if found is not None:
-        return found
-    run = store.client.create_run(
-        experiment_id, run_name=f"{app} over time", tags={_HISTORY_TAG: app, "llmops.app": app}
-    )
-    store.client.set_terminated(run.info.run_id, "FINISHED")
-    return str(run.info.run_id)
+    found = find_runs(store, [experiment_id], {_HISTORY_TAG: app}, oldest_first=True, most=1)
+    if not found:
+        tags = {_HISTORY_TAG: app, "llmops.app": app}
+        found = [store.client.create_run(experiment_id, run_name=f"{app} over time", tags=tags)]
+        store.client.set_terminated(found[0].info.run_id, "FINISHED")
+    return str(found[0].info.run_id)
 
 
 def _window_run(
@@ -104,20 +103,14 @@ def _window_run(
     window = verdict.get("window") or {}
     identity = content_hash([app, window.get("since"), window.get("until"), version])[:32]
     tags = {WINDOW_TAG: identity, _PARENT_TAG: history_id, **_tags(app, verdict)}
-    found = _find(store, experiment_id, WINDOW_TAG, identity) if window else None
-    if found is None:
+    found = find_runs(store, [experiment_id], {WINDOW_TAG: identity}, oldest_first=True, most=1) if window else []
+    if not found:
         name = f"{app} {_end_of(verdict):%Y-%m-%d %H:%M}"
         return str(store.client.create_run(experiment_id, run_name=name, tags=tags).info.run_id), False
+    run_id = str(found[0].info.run_id)
     for name, value in tags.items():
-        store.client.set_tag(found, name, value)
-    return found, True
-
-
-def _find(store: Store, experiment_id: str, tag: str, value: str) -> str | None:
-    runs = store.client.search_runs(
-        [experiment_id], f"tags.`{tag}` = '{value}'", order_by=["attributes.start_time ASC"], max_results=1
-    )
-    return str(runs[0].info.run_id) if runs else None
+        store.client.set_tag(run_id, name, value)
+    return run_id, True
 
 
 def _tags(app: str, verdict: Mapping[str, Any]) -> dict[str, str]:
@@ -153,7 +146,7 @@ def record_action(
     experiment_id = store.experiment(experiment)
     rows = dict.fromkeys(row for alarm in evidence.get("alarms", ()) for row in alarm["rows"])
     with translated(f"recording {action['action']} of {action['release']}"):
-        runs = store.client.search_runs([experiment_id], f"tags.`{ACTION_KEY_TAG}` = '{key}'", max_results=1)
+        runs = find_runs(store, [experiment_id], {ACTION_KEY_TAG: key}, most=1)
         if runs and runs[0].info.status == "FINISHED":
             return str(runs[0].info.run_id)
         shown = f"{action['action']} {action['release']}" + (" (dry run)" if action["dry_run"] else "")

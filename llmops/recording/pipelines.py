@@ -7,11 +7,12 @@ replaces what was written of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from llmops.pipelines import Recorder, StepRecord
+from llmops.recording.cell import find_runs
 from llmops.registry.store import Store, translated
 from llmops.settings import Settings
 
@@ -80,7 +81,8 @@ class PipelineRecorder(Recorder):
         with translated("recording the end of a pipeline"):
             if result is not None:
                 self._client.log_dict(self.run_id, dict(result), "result.json")
-            self._client.set_tag(self.run_id, _NOTE_TAG, _shown(result, error)[:_MOST_CHARACTERS])
+            shown = f"failed: {error}" if error is not None else str((result or {}).get("told") or "finished")
+            self._client.set_tag(self.run_id, _NOTE_TAG, shown[:_MOST_CHARACTERS])
             self._client.set_terminated(self.run_id, "FAILED" if error else "FINISHED")
 
     @property
@@ -93,17 +95,6 @@ class PipelineRecorder(Recorder):
 def find_pipeline_run(store: Store, pipeline: str, cycle: str) -> Any | None:
     """MLflow's run of a cycle, or None. Raises StoreUnavailable."""
     with translated(f"looking for {pipeline} {cycle}"):
-        found: Sequence[Any] = store.client.search_runs(
-            [store.experiment(PIPELINE_EXPERIMENT)],
-            f"tags.`{PIPELINE_TAG}` = '{pipeline}' AND tags.`{CYCLE_TAG}` = '{cycle}'",
-            order_by=["attributes.start_time ASC"],
-            max_results=1,
-        )
+        tags = {PIPELINE_TAG: pipeline, CYCLE_TAG: cycle}
+        found = find_runs(store, [store.experiment(PIPELINE_EXPERIMENT)], tags, oldest_first=True, most=1)
     return found[0] if found else None
-
-
-def _shown(result: Mapping[str, Any] | None, error: str | None) -> str:
-    if error is not None:
-        return f"failed: {error}"
-    told = (result or {}).get("told")
-    return str(told) if told else "finished"

@@ -12,7 +12,6 @@ import json
 import logging
 import threading
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmops.errors import LlmopsError, StoreUnavailable, UnknownVersion, UsageError
@@ -46,6 +45,13 @@ def trace_id_of(key: str) -> str:
     return f"tr-{hashlib.sha256(f'production|{key}'.encode()).hexdigest()[:32]}"
 
 
+class _Position(NamedTuple):
+    """Cursors of the production log: everything up to them is exported."""
+
+    records: int
+    feedback: int
+
+
 class TraceExporter:
     """Follows a production log into MLflow from the moment it is first started; then, from where it stopped.
 
@@ -54,8 +60,8 @@ class TraceExporter:
 
     def __init__(self, settings: Settings, log: ProductionLog, *, seconds: float = 2.0) -> None:
         self._settings, self._log, self._seconds = settings, log, seconds
-        self._share = settings.trace_sample
-        self._cursors = _Cursors(settings.home / "trace_export.json", log)
+        self._share, self._file = settings.trace_sample, settings.home / "trace_export.json"
+        self._log_id = hashlib.sha256(log.url.encode()).hexdigest()  # another log's position is not this one's
         self._writer: _Writer | None = None
 
     def run(self, stop: threading.Event) -> None:
@@ -82,30 +88,27 @@ class TraceExporter:
         Raises:
             StoreUnavailable: of the log or of MLflow; what was written before stays, and is not written again.
         """
-        cursors = self._cursors.read()
+        position, written = self._position(), 0
         # Read before the records, so that the records it is about are exported before it.
-        said, said_end = self._log.feedback_since(cursors.feedback, limit=BATCH)
-        written = 0
+        said, said_end = self._log.feedback_since(position.feedback, limit=BATCH)
         while not (stop is not None and stop.is_set()):
-            records, end = self._log.records_since(cursors.records, limit=BATCH)
+            records, end = self._log.records_since(position.records, limit=BATCH)
             chosen = [record for record in records if is_sampled(record.key, self._share)]
             if chosen:
                 self._opened().write(chosen)
                 written += len(chosen)
-            if end != cursors.records:
-                cursors = cursors._replace(records=end)
-                self._cursors.keep(cursors)
+            if end != position.records:
+                position = self._kept(position._replace(records=end))
             if records:
                 continue
             for feedback in said:
                 if is_sampled(feedback.record_key, self._share):
                     self._opened().attach(feedback)
-            if said_end != cursors.feedback:
-                cursors = cursors._replace(feedback=said_end)
-                self._cursors.keep(cursors)
+            if said_end != position.feedback:
+                position = self._kept(position._replace(feedback=said_end))
             if not said:
                 break
-            said, said_end = self._log.feedback_since(cursors.feedback, limit=BATCH)
+            said, said_end = self._log.feedback_since(position.feedback, limit=BATCH)
         return written
 
     def _opened(self) -> _Writer:
@@ -114,44 +117,28 @@ class TraceExporter:
             self._writer = _Writer(Store(self._settings))
         return self._writer
 
-
-class _Position(NamedTuple):
-    """Cursors of the production log: everything up to them is exported."""
-
-    records: int
-    feedback: int
-
-
-class _Cursors:
-    """The position in a file; another log's position is not this one's."""
-
-    def __init__(self, path: Path, log: ProductionLog) -> None:
-        self._path, self._log = path, log
-        self._of = hashlib.sha256(log.url.encode()).hexdigest()
-
-    def read(self) -> _Position:
+    def _position(self) -> _Position:
         """Where the last export ended; the log's end, now kept, when there was none yet."""
         try:
-            kept = json.loads(self._path.read_text(encoding="utf-8"))
-            if kept["log"] == self._of:
+            kept = json.loads(self._file.read_text(encoding="utf-8"))
+            if kept["log"] == self._log_id:
                 return _Position(int(kept["records"]), int(kept["feedback"]))
         except FileNotFoundError:
             pass
         except (ValueError, KeyError, TypeError, OSError) as error:
-            logger.warning("%s cannot be read (%s): traces begin at the log's end", self._path, error)
-        position = _Position(self._log.records_end(), self._log.feedback_end())
-        self.keep(position)
-        return position
+            logger.warning("%s cannot be read (%s): traces begin at the log's end", self._file, error)
+        return self._kept(_Position(self._log.records_end(), self._log.feedback_end()))
 
-    def keep(self, position: _Position) -> None:
-        """Raises StoreUnavailable."""
-        fresh = self._path.with_suffix(".new")
+    def _kept(self, position: _Position) -> _Position:
+        """The position, now in the file. Raises StoreUnavailable."""
+        fresh = self._file.with_suffix(".new")
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_text(json.dumps({"log": self._of, **position._asdict()}), encoding="utf-8")
-            fresh.replace(self._path)
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_text(json.dumps({"log": self._log_id, **position._asdict()}), encoding="utf-8")
+            fresh.replace(self._file)
         except OSError as error:
-            raise StoreUnavailable(f"{self._path}: {error.strerror}") from error
+            raise StoreUnavailable(f"{self._file}: {error.strerror}") from error
+        return position
 
 
 class _Prompt(NamedTuple):

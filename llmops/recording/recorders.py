@@ -12,12 +12,12 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from typing import Any
 
 from llmops.errors import RecordingIncomplete
 from llmops.evaluation.results import RowResult, Score
-from llmops.recording.cell import CELL_TAG, COMPLETE_TAG, RECORDER_TAG, WRITER_TAG, CellIdentity
+from llmops.production_log import in_batches
+from llmops.recording.cell import CELL_TAG, COMPLETE_TAG, RECORDER_TAG, WRITER_TAG, CellIdentity, find_runs
 from llmops.recording.traces import RowTrace, TextCleaner, feedback
 from llmops.registry.store import Store, pages
 
@@ -58,9 +58,8 @@ def write_traces(
             tracing.store.link_prompts_to_trace(trace.trace_id, [cell.prompt])
 
     threads = 1 if store.uri.startswith("sqlite:") else _THREADS
-    remaining = enumerate(traces)
     with ThreadPoolExecutor(threads, thread_name_prefix="llmops-record") as pool:
-        while batch := list(islice(remaining, BATCH)):
+        for batch in in_batches(enumerate(traces), BATCH):
             list(pool.map(write, batch))
             tracing.log_spans(experiment_id, [trace.span for _, trace in batch])
             store.client.link_traces_to_run([trace.trace_id for _, trace in batch], run_id)
@@ -118,43 +117,35 @@ def evaluate_traces(
         client.delete_tag(run_id, _SCORERS_DIGEST)
 
 
-class Expected:
-    """What a run must hold: counted while it is written."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[tuple[str, str]] = Counter()
-
-    def add(self, result: RowResult) -> None:
-        self.counts.update((_TRACES, _SPANS))
-        self.counts.update((_EXPECTATION, name) for name in result.row.expectations)
-        self.counts.update((_kind(score.error), name) for name, score in result.scores.items())
+def parts_of(result: RowResult) -> Iterator[tuple[str, str]]:
+    """What the store must hold of a row, each thing once."""
+    yield from (_TRACES, _SPANS)
+    yield from ((_EXPECTATION, name) for name in result.row.expectations)
+    yield from ((_kind(score.error), name) for name, score in result.scores.items())
 
 
-def check_complete(client: Any, experiment_id: str, run_id: str, expected: Expected) -> None:
-    """Raises RecordingIncomplete when anything is missing, or there twice. MLflow's errors pass through."""
-    stored = count_stored(client, experiment_id, run_id)
+def check_complete(client: Any, experiment_id: str, run_id: str, expected: Counter[tuple[str, str]]) -> None:
+    """Raises RecordingIncomplete when anything is missing, or there twice. MLflow's errors pass through.
+
+    expected: the parts of all rows.
+    """
+    stored: Counter[tuple[str, str]] = Counter()
+    for trace in stored_traces(client, experiment_id, run_id):
+        stored[_TRACES] += 1
+        # Set by the store when the trace's spans have arrived.
+        stored[_SPANS] += "mlflow.trace.spansLocation" in trace.info.tags
+        for assessment in trace.info.assessments:
+            kind = _EXPECTATION if assessment.expectation is not None else _kind(assessment.error)
+            stored[kind, assessment.name] += 1
     wrong = [
-        f"{' '.join(filter(None, key))} {stored[key]} of {expected.counts[key]}"
-        for key in sorted(stored | expected.counts)
-        if stored[key] != expected.counts[key]
+        f"{' '.join(filter(None, key))} {stored[key]} of {expected[key]}"
+        for key in sorted(stored | expected)
+        if stored[key] != expected[key]
     ]
     if wrong:
         raise RecordingIncomplete(
             f"MLflow run {run_id} holds {', '.join(wrong)}; run the command again (nothing is generated twice)"
         )
-
-
-def count_stored(client: Any, experiment_id: str, run_id: str) -> Counter[tuple[str, str]]:
-    """Traces, spans, expectations and scores by name, failed scores apart. MLflow's errors pass through."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for trace in stored_traces(client, experiment_id, run_id):
-        counts[_TRACES] += 1
-        # Set by the store when the trace's spans have arrived.
-        counts[_SPANS] += "mlflow.trace.spansLocation" in trace.info.tags
-        for assessment in trace.info.assessments:
-            kind = _EXPECTATION if assessment.expectation is not None else _kind(assessment.error)
-            counts[kind, assessment.name] += 1
-    return counts
 
 
 def _kind(error: object | None) -> str:
@@ -175,15 +166,14 @@ def this_process() -> str:
     return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.2f}"
 
 
-def take_up(client: Any, experiment_id: str, cell_hash: str, recorder: str, params: Mapping[str, str]) -> str | None:
+def take_up(store: Store, experiment_id: str, cell_hash: str, recorder: str, params: Mapping[str, str]) -> str | None:
     """Id of an unfinished run that can be completed; None when a new one must be begun.
 
     Only `bulk` can complete a run: its ids are fixed, so that what is there already is replaced. Whatever else a dead
     process left of this cell loses its traces and is marked abandoned. MLflow's errors pass through.
     """
-    condition = f"tags.`{CELL_TAG}` = '{cell_hash}' and tags.`{COMPLETE_TAG}` = 'false'"
-    found = client.search_runs([experiment_id], condition, order_by=["attributes.start_time DESC"])
-    left = [run for run in found if _writer_is_gone(run.data.tags[WRITER_TAG])]
+    found = find_runs(store, [experiment_id], {CELL_TAG: cell_hash, COMPLETE_TAG: "false"})
+    client, left = store.client, [run for run in found if _writer_is_gone(run.data.tags[WRITER_TAG])]
     usable = [
         run
         for run in left
@@ -196,8 +186,8 @@ def take_up(client: Any, experiment_id: str, cell_hash: str, recorder: str, para
             continue
         run_id = run.info.run_id
         traces = [trace.info.trace_id for trace in stored_traces(client, experiment_id, run_id)]
-        for start in range(0, len(traces), _DELETED_AT_A_TIME):
-            client.delete_traces(experiment_id, trace_ids=traces[start : start + _DELETED_AT_A_TIME])
+        for some in in_batches(traces, _DELETED_AT_A_TIME):
+            client.delete_traces(experiment_id, trace_ids=some)
         client.set_terminated(run_id, "FAILED")
         client.set_tag(run_id, COMPLETE_TAG, "abandoned")  # last, so that a run which is left on the way is met again
     return str(usable[0].info.run_id) if usable else None

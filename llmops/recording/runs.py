@@ -6,7 +6,9 @@ import json
 import re
 import tempfile
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,12 +25,13 @@ from llmops.recording.cell import (
     CellIdentity,
     EvalRun,
     RecordedRows,
+    find_runs,
     holds_rows,
     read_run,
     shown_param,
 )
 from llmops.recording.datasets import MAX_TRACED_ROWS, RULE_ALL, RULE_SAMPLE, dataset_inputs, traced
-from llmops.recording.recorders import Expected, check_complete, evaluate_traces, take_up, this_process, write_traces
+from llmops.recording.recorders import check_complete, evaluate_traces, parts_of, take_up, this_process, write_traces
 from llmops.recording.traces import RowTrace, TraceMaker
 from llmops.registry.store import Store, translated
 
@@ -109,10 +112,9 @@ class EvalRecorder:
 
     def find(self, suite: str, cell_hash: str) -> EvalRun | None:
         """The newest complete run of that cell whose rows are still there. Raises StoreUnavailable."""
-        condition = f"tags.`{CELL_TAG}` = '{cell_hash}' and tags.`{COMPLETE_TAG}` = 'true'"
         experiment_id = self._store.experiment(suite)
         with translated(f"eval runs of {suite}"):
-            runs = self._store.client.search_runs([experiment_id], condition, order_by=["attributes.start_time DESC"])
+            runs = find_runs(self._store, [experiment_id], {CELL_TAG: cell_hash, COMPLETE_TAG: "true"})
             whole = (run for run in runs if holds_rows(self._store, run.info.run_id))
             found = next(whole, None)
             return None if found is None else read_run(self._store, found)
@@ -166,50 +168,56 @@ class EvalRecorder:
         return self.get(run_id)
 
 
+@dataclass(slots=True)
 class _Writing:
-    """One run while it is written. MLflow's errors pass through."""
+    """One run while it is written. tell: of progress. MLflow's errors pass through."""
 
-    def __init__(
-        self,
-        store: Store,
-        cell: CellIdentity,
-        report: EvalReport,
-        recorder: str,
-        max_traced_rows: int,
-        progress: Progress | None,
-    ) -> None:
-        self._store, self._cell, self._report, self._recorder = store, cell, report, recorder
-        self._max_traced_rows, self._tell = max_traced_rows, progress
-        self._traced_rows = min(len(report.results), max_traced_rows)
-        self._done, self._lock = 0, threading.Lock()
-        self._experiment_id = store.experiment(cell.suite)
+    store: Store
+    cell: CellIdentity
+    report: EvalReport
+    recorder: str
+    max_traced_rows: int
+    tell: Progress | None
+    done: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def _traced_rows(self) -> int:
+        return min(len(self.report.results), self.max_traced_rows)
 
     def write(self, extra_params: Mapping[str, str], extra_metrics: Mapping[str, float]) -> str:
         """Everything in such an order that a run is complete only when all of it is there; returns its id."""
-        client, report = self._store.client, self._report
+        client, cell, report = self.store.client, self.cell, self.report
+        experiment_id = self.store.experiment(cell.suite)
         params = {
-            **self._cell.params(),
+            **cell.params(),
             **{name: shown_param(value) for name, value in extra_params.items()},
             "traced_rows": str(self._traced_rows),
             "traced_rule": RULE_ALL if self._traced_rows == len(report.results) else RULE_SAMPLE,
         }
         known = {"tokens_in": report.tokens_in, "tokens_out": report.tokens_out, "cost": extra_metrics.get("cost")}
         usage = {name: value for name, value in known.items() if value is not None}
-        unfinished = take_up(client, self._experiment_id, self._cell.hash, self._recorder, params)
-        place = {"run_id": unfinished} if unfinished else {"experiment_id": self._experiment_id}
+        unfinished = take_up(self.store, experiment_id, cell.hash, self.recorder, params)
+        place = {"run_id": unfinished} if unfinished else {"experiment_id": experiment_id}
         tags = {
-            **self._cell.tags(),
+            **cell.tags(),
             "mlflow.runType": "genai_evaluate",
             COMPLETE_TAG: "false",
-            RECORDER_TAG: self._recorder,
+            RECORDER_TAG: self.recorder,
             WRITER_TAG: this_process(),
         }
-        with self._store.start_run(**place, run_name=self._cell.title, tags=tags) as run:
+        with self.store.start_run(**place, run_name=cell.title, tags=tags) as run:
             run_id = str(run.info.run_id)
             dataset = self._link(run_id)
             answers = log_files(client, run_id, report, usage)
-            params["cleaned_texts"] = str(self._write_rows(run, dataset))
-        self._log_numbers(run, run_metrics(report, answers, usage, extra_metrics), params, dataset)
+            params["cleaned_texts"] = str(self._write_rows(run, experiment_id, dataset))
+        # Metrics of run and model. The time is the run's own, so that logging again adds nothing.
+        from mlflow.entities import Metric
+
+        at, of = run.info.start_time, (cell.model.model_id or None, dataset.name, dataset.digest)
+        metrics = run_metrics(report, answers, usage, extra_metrics)
+        logged = [Metric(name, value, at, 0, *of, run_id=run_id) for name, value in metrics.items()]
+        self.store.log_numbers(run_id, logged, params)
         client.set_tag(run_id, COMPLETE_TAG, "true")
         return run_id
 
@@ -217,28 +225,28 @@ class _Writing:
         """Links eval sets, model and prompt; returns the dataset that the run's metrics belong to."""
         from mlflow.entities import DatasetInput, LoggedModelInput
 
-        client, model_id = self._store.client, self._cell.model.model_id
-        datasets = dataset_inputs(self._store, self._cell, len(self._report.results))
+        client, model_id = self.store.client, self.cell.model.model_id
+        datasets = dataset_inputs(self.store, self.cell, len(self.report.results))
         client.log_inputs(
             run_id,
             datasets=[DatasetInput(dataset=dataset, tags=[]) for dataset in datasets],
             models=[LoggedModelInput(model_id=model_id)] if model_id else None,
         )
-        client.link_prompt_version_to_run(run_id, self._cell.prompt.uri)
+        client.link_prompt_version_to_run(run_id, self.cell.prompt.uri)
         return datasets[0]
 
-    def _write_rows(self, run: Any, dataset: Any) -> int:
+    def _write_rows(self, run: Any, experiment_id: str, dataset: Any) -> int:
         """Traces and scores, counted afterwards. Returns how many texts had to be cleaned for the database."""
-        run_id, in_bulk = run.info.run_id, self._recorder == "bulk"
-        maker = TraceMaker(self._cell, run_id, self._experiment_id, run.info.start_time, with_scores=in_bulk)
-        expected = Expected()
+        client, run_id, in_bulk = self.store.client, run.info.run_id, self.recorder == "bulk"
+        maker = TraceMaker(self.cell, run_id, experiment_id, run.info.start_time, with_scores=in_bulk)
+        expected: Counter[tuple[str, str]] = Counter()
         kept: list[RowTrace] = []
-        scores: dict[str, dict[str, Score]] = {name: {} for name in self._report.metrics}
+        scores: dict[str, dict[str, Score]] = {name: {} for name in self.report.metrics}
 
         def traces() -> Iterator[RowTrace]:
-            for number, result in traced(self._report.results, self._max_traced_rows):
+            for number, result in traced(self.report.results, self.max_traced_rows):
                 trace = maker.make(number, result)
-                expected.add(result)
+                expected.update(parts_of(result))
                 if not in_bulk:
                     kept.append(trace)
                     for name, score in result.scores.items():
@@ -247,27 +255,16 @@ class _Writing:
 
         # Without `bulk`, rows are told of when their scores are written.
         written = self._written if in_bulk else lambda _rows: None
-        write_traces(self._store, self._cell, run_id, self._experiment_id, traces(), written)
-        client, model_id = self._store.client, self._cell.model.model_id
+        write_traces(self.store, self.cell, run_id, experiment_id, traces(), written)
         if not in_bulk:
+            model_id = self.cell.model.model_id
             evaluate_traces(client, run_id, model_id, dataset, kept, scores, maker.clean, self._written)
-        check_complete(client, self._experiment_id, run_id, expected)
+        check_complete(client, experiment_id, run_id, expected)
         return maker.clean.cleaned
 
     def _written(self, rows: int) -> None:
         """Counts rows, from several threads, and tells of them."""
-        with self._lock:
-            self._done += rows
-            if self._tell is not None:
-                self._tell(self._done, self._traced_rows)
-
-    def _log_numbers(self, run: Any, metrics: Mapping[str, float], params: Mapping[str, str], dataset: Any) -> None:
-        """Metrics of run and model, and parameters. The time is the run's own, so that logging again adds nothing."""
-        from mlflow.entities import Metric
-
-        at, model_id = run.info.start_time, self._cell.model.model_id or None
-        logged = [
-            Metric(name, value, at, 0, model_id, dataset.name, dataset.digest, run_id=run.info.run_id)
-            for name, value in metrics.items()
-        ]
-        self._store.log_numbers(run.info.run_id, logged, params)
+        with self.lock:
+            self.done += rows
+            if self.tell is not None:
+                self.tell(self.done, self._traced_rows)

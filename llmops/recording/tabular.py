@@ -90,7 +90,13 @@ def record_training(
         for name, figure in (figures or {}).items():
             store.client.log_figure(run_id, figure, name)
         for name, file in (files or {}).items():
-            _log_file(store, run_id, name, file)
+            if isinstance(file, str):
+                store.client.log_text(run_id, file, name)
+                continue
+            folder, _, base = name.rpartition("/")
+            with tempfile.TemporaryDirectory() as scratch:  # the artifact gets the name of a file
+                copied = shutil.copyfile(file, Path(scratch) / base)
+                store.client.log_artifact(run_id, str(copied), folder or None)
         logged, sha256 = log_estimator(run_id, estimator, schema, example)
     return LoggedTabular(run_id, str(logged.model_id), str(logged.model_uri), sha256, schema.to_json())
 
@@ -144,18 +150,6 @@ def _log_data(store: Store, run_id: str, datasets: Sequence[UsedData]) -> None:
         inputs.append(DatasetInput(entity, [InputTag(name, value) for name, value in tags.items()]))
     if inputs:
         store.client.log_inputs(run_id, datasets=inputs)
-
-
-def _log_file(store: Store, run_id: str, name: str, file: Path | str) -> None:
-    """A copied file keeps its bytes, whatever it is."""
-    if isinstance(file, str):
-        store.client.log_text(run_id, file, name)
-        return
-    folder, _, base = name.rpartition("/")
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / base
-        shutil.copyfile(file, copy)
-        store.client.log_artifact(run_id, str(copy), folder or None)
 
 
 def log_estimator(run_id: str, estimator: Any, schema: RowSchema, example: Any) -> tuple[Any, str]:

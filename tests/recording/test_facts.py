@@ -159,7 +159,7 @@ def test_reading_makes_no_experiment(desk):
     assert facts.monitored_windows(desk.store, "nobody") == []
     assert facts.monitor_actions(desk.store, "nobody", "nobody@1") == []
     names = {experiment.name for experiment in desk.client.search_experiments()}
-    facts.agreement_of(desk.store, "0" * 64)
+    find_calibration(desk.store, "0" * 64)
     assert {experiment.name for experiment in desk.client.search_experiments()} == names
     assert "monitoring-nobody" not in names
 
