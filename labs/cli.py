@@ -56,11 +56,10 @@ def command(name: str, step: str | None, source: str | None, cycle: str, window:
         serve(on_serving=lambda url: say(f"rows and an example: curl {url}/v1/predict/{name}/schema; stop with Ctrl-C"))
     else:
         from labs.lifecycle import BY_HAND, ByHand
-        from labs.model_steps import ModelSteps
-        from labs.monitor_steps import MonitorSteps
+        from labs.steps import LabSteps
 
         with lab_kind(name)(settings, source=source, cycle=BY_HAND) as lab:
-            hands = ByHand(name, settings, ModelSteps(lab), MonitorSteps(lab))
+            hands = ByHand(LabSteps(lab))
             done = hands.monitor(window) if step == "monitor" else getattr(hands, step)()
         emit(as_json, done, lambda: _show_step(name, step, done))
 

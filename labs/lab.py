@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from labs.data import LabData, LabelledRows
-from labs.evaluation import Estimate, Judgement
+from labs.evaluation import Estimate, Judgement, PredictionScorer, judge
 from labs.training import Trained
 from llmops.errors import CannotRun
+from llmops.evaluation.gate_rules import GateRules
 from llmops.settings import Settings
 from monitoring.tabular import TabularSettings
 
@@ -36,6 +36,7 @@ class Lab(ABC):
     labels_late: windows until the labels of one are known.
     reference_grows: a champion's quiet windows, once labelled, join the rows held out that its next windows are
         compared with.
+    scorers, rules: how the gate judges a challenger.
     monitoring: what the monitor may alarm about, and how often by mistake, in `windows_in_budget` windows.
     """
 
@@ -46,6 +47,8 @@ class Lab(ABC):
     labels_late: ClassVar[int]
     reference_grows: ClassVar[bool]
     windows_in_budget: ClassVar[int]
+    scorers: ClassVar[Sequence[PredictionScorer]]
+    rules: ClassVar[GateRules]
     monitoring: ClassVar[TabularSettings]
 
     def __init__(self, settings: Settings, *, source: str | None = None, cycle: str) -> None:
@@ -91,16 +94,16 @@ class Lab(ABC):
         """
 
     @abstractmethod
-    def judge(self, challenger: tuple[str, Any], champion: tuple[str, Any] | None, rows: LabelledRows) -> Judgement:
-        """The gate's verdict. challenger, champion: a name and the predictions for the rows."""
-
-    @abstractmethod
     def evaluate_rows(self, rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
         """Metrics with intervals."""
 
     @abstractmethod
     def error_of(self, metrics: Mapping[str, Estimate]) -> float:
         """The error that windows are compared by: less is better."""
+
+    def judge(self, challenger: tuple[str, Any], champion: tuple[str, Any] | None, rows: LabelledRows) -> Judgement:
+        """The gate's verdict. challenger, champion: a name and the predictions for the rows."""
+        return judge(challenger, champion, rows, self.scorers, self.rules)
 
     @cached_property
     def registry(self) -> Registry:
@@ -139,14 +142,6 @@ class Lab(ABC):
         return self.error_of(self.evaluate_rows(rows, np.asarray(predictions, dtype=rows.truth.dtype)))
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """model: which version answered. predictions: one for each row."""
-
-    model: str
-    predictions: Sequence[Any]
-
-
 class GatewayClient:
     """Asks the gateway for predictions and tells it truths, over HTTP as any client would. Close it, or use it as a
     context."""
@@ -162,18 +157,21 @@ class GatewayClient:
     def __exit__(self, *_: object) -> None:
         self._http.close()
 
-    def predict(self, model: str, rows: Sequence[Mapping[str, Any]], request_id: str | None = None) -> Served:
-        """What the gateway predicts. request_id: names the request for good: asked again, it is answered from what is
-        stored, and logged once. Raises CannotRun: no answer, or an error."""
+    def predict(self, model: str, rows: Sequence[Mapping[str, Any]], request_id: str | None = None) -> Json:
+        """The gateway's reply: `model`, the version that answered, and `predictions`, one for each row.
+
+        request_id: names the request for good: asked again, it is answered from what is stored, and logged once.
+
+        Raises CannotRun: no answer, or an error.
+        """
         headers = {"x-request-id": request_id, "idempotency-key": request_id} if request_id else {}
-        reply = self._post(f"/v1/predict/{model}", {"rows": list(rows)}, headers)
-        return Served(reply["model"], reply["predictions"])
+        return self._post(f"/v1/predict/{model}", {"rows": list(rows)}, headers)
 
     def tell_truth(self, request_id: str, truth: Sequence[Any]) -> None:
         """Says what the rows of a request really were; None for those that nobody knows yet. Raises CannotRun."""
         self._post("/v1/feedback", {"request_id": request_id, "truth": list(truth)}, {})
 
-    def _post(self, path: str, body: Json, headers: dict[str, str]) -> Any:
+    def _post(self, path: str, body: Json, headers: dict[str, str]) -> Json:
         import httpx
 
         try:
@@ -183,4 +181,4 @@ class GatewayClient:
         if reply.status_code >= 400:
             message = reply.json().get("error", {}).get("message", "") if reply.content else ""
             raise CannotRun(f"the gateway answered {path} with {reply.status_code}: {message}")
-        return reply.json()
+        return dict(reply.json())

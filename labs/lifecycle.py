@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from labs.lab import Json, Lab
-from labs.model_steps import ModelSteps
-from labs.monitor_steps import MonitorSteps
+from labs.steps import LabSteps
 from llmops.errors import CannotRun, UsageError
 from llmops.pipelines import Pipeline, Steps
 from llmops.settings import Settings
@@ -30,7 +29,7 @@ BY_HAND = "by-hand"
 class Watch:
     """What the windows so far have shown of the champion, as plain JSON.
 
-    model: the champion, as `ModelSteps.register` gives it.
+    model: the champion, as `LabSteps.register` gives it.
     windows: the monitor's findings.
     since: the first window with an alarm that no promotion has answered yet.
     past: estimated and real errors of the champion's windows.
@@ -68,7 +67,7 @@ def lab_pipeline(kind: type[Lab], settings: Settings, what: str) -> Pipeline:
 
     def function(steps: Steps, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         with kind(settings, source=inputs["source"], cycle=steps.cycle) as lab:
-            return run(lab.name, ModelSteps(lab), MonitorSteps(lab), steps)
+            return run(LabSteps(lab), steps)
 
     def complete(inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         for name in inputs:
@@ -82,40 +81,40 @@ def lab_pipeline(kind: type[Lab], settings: Settings, what: str) -> Pipeline:
     return Pipeline(kind.name, function, what, complete)
 
 
-def run(lab: str, models: ModelSteps, monitor: MonitorSteps, steps: Steps) -> Json:
-    """All steps of the lab of that name, in order. The result is what `llmops lab` prints."""
-    data = steps.do("ingest", models.ingest)
-    quality = steps.do("validate", models.validate)
-    trained = steps.do("train", models.train)
-    metric = steps.do("evaluate", models.evaluate, trained)
-    verdict = steps.do("gate", models.gate, trained)
+def run(work: LabSteps, steps: Steps) -> Json:
+    """All steps of a lab, in order. The result is what `llmops lab` prints."""
+    data = steps.do("ingest", work.ingest)
+    quality = steps.do("validate", work.validate)
+    trained = steps.do("train", work.train)
+    metric = steps.do("evaluate", work.evaluate, trained)
+    verdict = steps.do("gate", work.gate, trained)
     # Without the comparison, whose rows fill pages; MLflow has it with the step.
     gate = {name: value for name, value in verdict.items() if name != "comparison"}
-    told: Json = {"lab": lab, "data": data, "quality": quality, "metric": metric, "gate": gate}
+    told: Json = {"lab": work.lab.name, "data": data, "quality": quality, "metric": metric, "gate": gate}
     told["verdict"] = verdict["verdict"]
     if verdict["verdict"] == "pass":
-        model = steps.do("register", models.register, trained, verdict)
-        steps.do("deploy", models.deploy, model)
+        model = steps.do("register", work.register, trained, verdict)
+        steps.do("deploy", work.deploy, model)
     else:
-        model = steps.do("keep", models.kept)
+        model = steps.do("keep", work.kept)
         if not model:
             reasons = "; ".join(verdict["reasons"])
             return {**told, "model": None, "told": f"the gate says no: {reasons}"}
-    return {**told, **_replay(monitor, steps, model)}
+    return {**told, **_replay(work, steps, model)}
 
 
-def _replay(monitor: MonitorSteps, steps: Steps, model: Json) -> Json:
+def _replay(work: LabSteps, steps: Steps, model: Json) -> Json:
     """Every window after the model's training through gateway and monitor; after an alarm it is trained again."""
     watch, attempts = Watch(model), []
-    windows = list(monitor.windows_of(model))
+    windows = list(work.windows_of(model))
     for window in windows:
-        watch.saw(steps.do(f"monitor {window}", monitor.monitor, window, watch.model, watch.past, watch.quiet))
+        watch.saw(steps.do(f"monitor {window}", work.monitor, window, watch.model, watch.past, watch.quiet))
         if watch.since is not None:
-            attempt = steps.do(f"retrain {window}", monitor.retrain, window, watch.since, watch.model)
+            attempt = steps.do(f"retrain {window}", work.retrain, window, watch.since, watch.model)
             attempts.append({name: attempt[name] for name in ("at", "from", "to", "why")})
             watch.tried(attempt)
     promotions = [each for each in attempts if each["to"] is not None]
-    review = steps.do("review", monitor.review, promotions, windows)
+    review = steps.do("review", work.review, promotions, windows)
     alarms, ref = sum(each["alarm"] for each in watch.windows), watch.model["ref"]
     return {
         "model": ref,
@@ -130,51 +129,47 @@ class ByHand:
     """A lab whose steps are called by a person, each on what the ones before left: results are kept in
     `labs/<name>.json` of the home. Each step raises CannotRun naming the one that must come first."""
 
-    def __init__(self, lab: str, settings: Settings, models: ModelSteps, monitor: MonitorSteps) -> None:
-        self._lab, self._models, self._monitor = lab, models, monitor
-        self._path = settings.home / "labs" / f"{lab}.json"
+    def __init__(self, work: LabSteps) -> None:
+        self._work = work
+        self._path = work.lab.settings.home / "labs" / f"{work.lab.name}.json"
         self._state: Json = json.loads(self._path.read_text("utf-8")) if self._path.is_file() else {}
 
     def data(self) -> Json:
         """Part 1: what the data is, and what was done to it."""
-        done = {"data": self._models.ingest(), "quality": self._models.validate()}
+        done = {"data": self._work.ingest(), "quality": self._work.validate()}
         self._keep({"data": done})
         return done
 
     def train(self) -> Json:
         """Part 2: every candidate, the best one's metrics, and the gate's verdict."""
-        trained = self._models.train()
-        done = {
-            "trained": trained,
-            "metric": self._models.evaluate(trained),
-            "gate": self._models.gate(trained),
-        }
+        trained = self._work.train()
+        done = {"trained": trained, "metric": self._work.evaluate(trained), "gate": self._work.gate(trained)}
         self._keep({"train": done})
         return done
 
     def register(self) -> Json:
         """Part 3: a version, and the champion where the gate passed; else the champion there is goes on."""
         found = self._of("train")
-        model = self._models.register(found["trained"], found["gate"])
+        model = self._work.register(found["trained"], found["gate"])
         done: Json = {"model": model}
         if found["gate"]["verdict"] == "pass":
-            done, serving = {**done, **self._models.deploy(model)}, model
+            done, serving = {**done, **self._work.deploy(model)}, model
         else:
-            serving = self._models.kept()
+            serving = self._work.kept()
             done |= {"champion": None, "kept": serving.get("ref"), "reasons": found["gate"]["reasons"]}
         self._keep(asdict(Watch(serving)))
         return done
 
     def monitor(self, window: str | None = None) -> Json:
         """Part 4: the next window, or a certain one again."""
-        watch, names = self._watch(), list(self._monitor.lab.windows())
+        watch, names = self._watch(), list(self._work.lab.windows())
         looked = [each["window"] for each in watch.windows]
-        chosen = window or next((name for name in self._monitor.windows_of(watch.model) if name not in looked), None)
+        chosen = window or next((name for name in self._work.windows_of(watch.model) if name not in looked), None)
         if chosen is None:
             raise CannotRun(f"every window up to {names[-1]} was looked at; begin again with `register`")
         if chosen not in names:
             raise UsageError(f"no window {chosen!r}; there are {names[0]} to {names[-1]}")
-        found = self._monitor.monitor(chosen, watch.model, watch.past, watch.quiet)
+        found = self._work.monitor(chosen, watch.model, watch.past, watch.quiet)
         watch.saw(found)
         self._keep(asdict(watch))
         return found
@@ -183,7 +178,7 @@ class ByHand:
         """Part 5: a challenger on all that is known by the window last looked at; promoted where the gate passes."""
         watch = self._watch()
         newest = self._of("windows", "monitor")[-1]["window"]
-        attempt = self._monitor.retrain(newest, watch.since or newest, watch.model)
+        attempt = self._work.retrain(newest, watch.since or newest, watch.model)
         watch.tried(attempt)
         self._keep(asdict(watch))
         return attempt
@@ -194,7 +189,7 @@ class ByHand:
 
     def _of(self, key: str, step: str | None = None) -> Any:
         if not self._state.get(key):
-            raise CannotRun(f"`llmops lab {self._lab} {step or key}` must come first")
+            raise CannotRun(f"`llmops lab {self._work.lab.name} {step or key}` must come first")
         return self._state[key]
 
     def _keep(self, values: Json) -> None:

@@ -25,9 +25,7 @@ _SERVED, _UNCHANGED, _ALARM = "#1f6fb4", "#8a8a8a", "#c62828"
 _UNITS = {"bike": "RMSE, rentals an hour", "wine": "share of wrong cultivars"}
 
 
-def record(
-    store: Store, lab: str, model: Trained, quality: QualityReport, tags: Mapping[str, str] | None = None
-) -> LoggedTabular:
+def record(store: Store, lab: str, model: Trained, quality: QualityReport, cycle: str) -> LoggedTabular:
     """Writes the run of one model into the lab's experiment, with everything it was made of and found to be.
 
     Raises:
@@ -57,7 +55,7 @@ def record(
         figures=figures(model),
         files=files,
         datasets=[used(model.training, "training"), used(model.holdout, "test")],
-        tags={"llmops.lab": lab, "llmops.candidate": model.name, **(tags or {})},
+        tags={"llmops.lab": lab, "llmops.candidate": model.name, "llmops.cycle": cycle},
     )
 
 

@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import Any
 
 from labs.bike.data import load_bike
-from labs.bike.models import CANDIDATES, evaluate, judge_challenger, train_challenger, train_first
+from labs.bike.models import CANDIDATES, RULES, SCORERS, evaluate, train_challenger, train_first
 from labs.bike.splits import first_split, month_rows, replay_months, split_until
 from labs.data import LabData, LabelledRows
-from labs.evaluation import Estimate, Judgement
+from labs.evaluation import Estimate
 from labs.lab import FIRST, Json, Lab
 from labs.training import Trained
 from monitoring.tabular import TabularSettings
@@ -21,6 +21,7 @@ class BikeLab(Lab):
 
     name, metric, baseline = "bike", "rmse", "forest"
     blocks, labels_late, windows_in_budget, reference_grows = True, 0, 12, True
+    scorers, rules = SCORERS, RULES
     # The error that the gate judges, in rentals. Inputs drift with the seasons, which is told and no alarm.
     monitoring = TabularSettings(loss="absolute", rise_floor=0.1)
 
@@ -45,9 +46,6 @@ class BikeLab(Lab):
     def challenger(self, window: str, since: str, champion: Json) -> Trained | None:  # noqa: ARG002 - a month is enough
         candidate = next(each for each in CANDIDATES if each.name == champion["candidate"])
         return train_challenger(self.data, window, candidate, champion["parameters"])
-
-    def judge(self, challenger: tuple[str, Any], champion: tuple[str, Any] | None, rows: LabelledRows) -> Judgement:
-        return judge_challenger(challenger, champion, rows)
 
     def evaluate_rows(self, rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
         return evaluate(rows, predictions)

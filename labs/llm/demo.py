@@ -12,9 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,77 +28,14 @@ from monitoring.cli.promote import renew_reference
 if TYPE_CHECKING:
     from llmops.eval_runs.evaluations import CellRun, Evaluations
     from llmops.evaluation.comparison import Comparison
-    from llmops.evaluation.gate import Verdict
     from llmops.registry import Registry
     from llmops.versions import Release
-    from monitoring import MonitorResult
 
 APP, SUITE = "assistant", "qa"
 # `grounded` is left to the reader: its long prompts cost a minute and add no new kind of step.
 _SUITES = ("qa", "extract")
 _REQUESTS = 48
 _CLIENTS = 4
-
-_Reply = tuple[str, str, str, bool]
-"""Release, prompt and model that answered, and whether the answer was streamed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """What was sent and what came back. second_half_at: when the second half began."""
-
-    sent: int
-    streamed: int
-    logged: int
-    served_by: tuple[str, ...]
-    seconds: float
-    second_half_at: datetime
-
-    def to_json(self) -> dict[str, Any]:
-        names = ("sent", "streamed", "logged")
-        counts = {name: getattr(self, name) for name in names}
-        return {**counts, "served_by": list(self.served_by), "seconds": round(self.seconds, 1)}
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """The gate's part of the story: who challenged whom, and what came of it. champion: None when none passed yet."""
-
-    challenger: Release
-    against: str | None
-    verdict: Verdict
-    champion: Release | None
-
-    @property
-    def served(self) -> Release:
-        """What the demo's traffic goes to: the champion, or, with none, the challenger by its number."""
-        return self.champion or self.challenger
-
-
-@dataclass(frozen=True)
-class _Story:
-    """Everything the demo found. comparisons: (suite, its deciding metric, comparison)."""
-
-    runs: dict[str, list[CellRun]]
-    comparisons: Sequence[tuple[str, str, Comparison]]
-    judged: _Judged
-    traffic: Traffic
-    monitored: MonitorResult
-    report: Path
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        judged = self.judged
-        return {
-            "runs": {suite: [item.to_json() for item in done] for suite, done in self.runs.items()},
-            "comparisons": [{"suite": suite, **comparison.to_json()} for suite, _, comparison in self.comparisons],
-            "gate": {"challenger": judged.challenger.ref, "against": judged.against, **judged.verdict.to_json()},
-            "champion": judged.champion.ref if judged.champion else None,
-            "requests": self.traffic.to_json(),
-            "monitor": self.monitored.to_json(),
-            "report": str(self.report),
-            "seconds": round(self.seconds, 1),
-        }
 
 
 @click.command()
@@ -117,6 +52,8 @@ def command(as_json: bool) -> None:
     settings = with_samples(Settings.from_environment())
     from llmops.eval_runs.evaluations import Evaluations
     from llmops.registry import Registry, model_registration
+    from monitoring import run_monitor, write_report
+    from monitoring.cli.monitor import champion_of, record, report_path
 
     registry = Registry(settings)
     evaluations = Evaluations(settings, registry)
@@ -135,18 +72,32 @@ def command(as_json: bool) -> None:
     with _step("comparisons: row by row"):
         comparisons = _compare(evaluations, runs, models)
     with _step("releases and gate"):
-        judged = _gate_and_promote(settings, registry, evaluations, runs[SUITE])
+        challenger, gate, champion = _gate_and_promote(settings, registry, evaluations, runs[SUITE])
     with _step("gateway: chat requests with the openai client"):
         questions = [row.inputs["question"] for row in evaluations.suite(SUITE).rows]
-        served = APP if judged.champion else judged.challenger.ref
+        count = min(_REQUESTS, len(questions))
         with progress_bar() as show:
-            count = min(_REQUESTS, len(questions))
-            traffic = send_traffic(settings, served, questions, count, lambda n, total: show("requests", n, total))
+            requests, second_half_at = send_traffic(
+                settings, APP if champion else challenger.ref, questions, count, lambda n: show("requests", n, count)
+            )
     with _step("monitor: descriptors, reference against current window"):
         # The second half of the traffic against the reference: the first half, once pinned, for good.
-        monitored, report = _monitor(settings, traffic)
-    story = _Story(runs, comparisons, judged, traffic, monitored, report, time.perf_counter() - start)
-    emit(as_json, story.to_json(), lambda: _summary(story))
+        serves, until = champion_of(settings, APP), datetime.now(UTC)
+        monitored = run_monitor(settings, APP, second_half_at, until, champion=serves)
+        record(settings, monitored)
+        report = write_report(settings, APP, report_path(settings, APP), second_half_at, until, champion=serves)
+    story = {
+        "runs": {suite: [item.to_json() for item in done] for suite, done in runs.items()},
+        "comparisons": [{"suite": suite, **comparison.to_json()} for suite, comparison in comparisons],
+        "gate": gate,
+        "champion": champion.ref if champion else None,
+        "requests": requests,
+        "monitor": monitored.to_json(),
+        "report": str(report),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    primaries = {suite: evaluations.suite(suite).gate.primary for suite in _SUITES}
+    emit(as_json, story, lambda: _summary(story, primaries, served=champion or challenger))
 
 
 @contextmanager
@@ -176,22 +127,22 @@ def _run_suites(evaluations: Evaluations, models: Sequence[str]) -> dict[str, li
 
 def _compare(
     evaluations: Evaluations, runs: dict[str, list[CellRun]], models: Sequence[str]
-) -> list[tuple[str, str, Comparison]]:
-    """(suite, primary metric, comparison): first against newest prompt version of each suite, then the weights."""
+) -> list[tuple[str, Comparison]]:
+    """By suite: first against newest prompt version of each, then the weights."""
     compared = []
     for name, done in runs.items():
-        primary = evaluations.suite(name).gate.primary
         on_original = [item for item in done if item.cell.model.ref == models[0]]
         pairs = [(on_original[0], on_original[-1])]
         pairs += [(on_original[-1], other) for other in done if other.cell.model.ref != models[0]]
-        compared += [(name, primary, evaluations.compare(a.run.cell, b.run.cell, name)) for a, b in pairs]
+        compared += [(name, evaluations.compare(a.run.cell, b.run.cell, name)) for a, b in pairs]
     return compared
 
 
 def _gate_and_promote(
     settings: Settings, registry: Registry, evaluations: Evaluations, runs: Sequence[CellRun]
-) -> _Judged:
-    """Releases for both prompt versions; the better one is gated and, on a pass, promoted.
+) -> tuple[Release, dict[str, Any], Release | None]:
+    """Releases for both prompt versions; the better one is gated and, on a pass, promoted. Gives who challenged, the
+    gate's verdict, and the champion, which is None when none has passed yet.
 
     Where the better one serves already, the other challenges it, so that the gate's true verdict is shown.
     """
@@ -208,19 +159,22 @@ def _gate_and_promote(
     ranked = sorted(zip(compared, releases, strict=True), key=mean_of)
     champion = book.champion(APP)
     challenger = next(release for _, release in reversed(ranked) if champion is None or release.ref != champion.ref)
-    verdict = evaluations.gate(challenger.ref, champion.ref if champion else None, SUITE).verdict
+    against = champion.ref if champion else None
+    verdict = evaluations.gate(challenger.ref, against, SUITE).verdict
     try:
         old = book.promote(challenger)
         renew_reference(settings, registry, challenger, old.ref if old else None)
     except GateRefused:
         say(f"  {challenger.ref} is not promoted: the gate says {verdict.verdict}")
-    return _Judged(challenger, champion.ref if champion else None, verdict, book.champion(APP))
+    gate = {"challenger": challenger.ref, "against": against, **verdict.to_json()}
+    return challenger, gate, book.champion(APP)
 
 
 def send_traffic(
-    settings: Settings, model: str, questions: Sequence[str], count: int, progress: Callable[[int, int], None]
-) -> Traffic:
-    """Starts a gateway, asks `count` of the questions in two halves, half of them streamed, and stops it.
+    settings: Settings, model: str, questions: Sequence[str], count: int, progress: Callable[[int], None]
+) -> tuple[dict[str, Any], datetime]:
+    """Starts a gateway, asks `count` of the questions in two halves, half of them streamed, and stops it. Gives what
+    was sent and what came back, and when the second half began.
 
     The questions are shuffled with a fixed seed, so that both halves come from the same distribution. model: an app, or
     a release by its number.
@@ -236,25 +190,30 @@ def send_traffic(
     before = datetime.now(UTC)
     with running_gateway(settings) as base_url:
         start = time.perf_counter()
-        first = _ask_all(base_url, model, asked[:half], lambda done: progress(done, count))
+        first = _ask_all(base_url, model, asked[:half], progress)
         second_half_at = datetime.now(UTC)
-        second = _ask_all(base_url, model, asked[half:], lambda done: progress(half + done, count))
+        second = _ask_all(base_url, model, asked[half:], lambda done: progress(half + done))
         seconds = time.perf_counter() - start
     replies = [*first, *second]
-    served_by = tuple(sorted({f"{release} ({prompt}, {model})" for release, prompt, model, _ in replies}))
+    served_by = sorted({served for served, _ in replies})
     logged = ProductionLog(settings.resolved_log_url).count(since=before)
     if logged < count:
         raise CannotRun(f"{count} requests were answered, the production log holds {logged}")
-    return Traffic(count, sum(reply[3] for reply in replies), logged, served_by, seconds, second_half_at)
+    streamed = sum(streamed for _, streamed in replies)
+    sent = {"sent": count, "streamed": streamed, "logged": logged, "served_by": served_by, "seconds": round(seconds, 1)}
+    return sent, second_half_at
 
 
-def _ask_all(base_url: str, model: str, questions: Sequence[str], progress: Callable[[int], None]) -> list[_Reply]:
+def _ask_all(
+    base_url: str, model: str, questions: Sequence[str], progress: Callable[[int], None]
+) -> list[tuple[str, bool]]:
+    """For each question what answered it (release, prompt and model), and whether the answer was streamed."""
     import openai
 
     client = openai.OpenAI(base_url=f"{base_url}/v1", api_key="none-needed-on-loopback", max_retries=0, timeout=120)
-    done: list[_Reply] = []
+    done: list[tuple[str, bool]] = []
 
-    def ask(numbered: tuple[int, str]) -> _Reply:
+    def ask(numbered: tuple[int, str]) -> tuple[str, bool]:
         """Every second one is streamed; what served it is read off the reply's headers."""
         number, question = numbered
         messages: Any = [{"role": "user", "content": question}]
@@ -266,9 +225,8 @@ def _ask_all(base_url: str, model: str, questions: Sequence[str], progress: Call
                 pass
         except openai.OpenAIError as error:
             raise CannotRun(f"the gateway did not answer {question!r}: {error}") from error
-        names = ("x-llmops-release", "x-llmops-prompt", "x-llmops-model")
-        release, prompt, model_version = (raw.headers[name] for name in names)
-        return release, prompt, model_version, stream
+        release, prompt, weights = (raw.headers[f"x-llmops-{name}"] for name in ("release", "prompt", "model"))
+        return f"{release} ({prompt}, {weights})", stream
 
     with client, ThreadPoolExecutor(_CLIENTS) as clients:
         for reply in clients.map(ask, enumerate(questions)):
@@ -277,45 +235,37 @@ def _ask_all(base_url: str, model: str, questions: Sequence[str], progress: Call
     return done
 
 
-def _monitor(settings: Settings, traffic: Traffic) -> tuple[MonitorResult, Path]:
-    """The second half of the traffic against the reference: the first half, once pinned, for good."""
-    from monitoring import run_monitor, write_report
-    from monitoring.cli.monitor import champion_of, record, report_path
+def _summary(story: dict[str, Any], primaries: dict[str, str], served: Release) -> None:
+    """One screen: what was compared, the verdict, what is served, what the monitor says, where to look further.
 
-    champion, until = champion_of(settings, APP), datetime.now(UTC)
-    result = run_monitor(settings, APP, traffic.second_half_at, until, champion=champion)
-    record(settings, result)
-    path = report_path(settings, APP)
-    return result, write_report(settings, APP, path, traffic.second_half_at, until, champion=champion)
-
-
-def _summary(story: _Story) -> None:
-    """One screen: what was compared, the verdict, what is served, what the monitor says, where to look further."""
+    story: the demo's JSON. primaries: by suite its deciding metric.
+    """
     rows = []
-    for suite, primary, comparison in story.comparisons:
-        m = comparison.metrics[primary]
-        change = (f"{m.a:.3f}", f"{m.b:.3f}", f"{m.difference:+.3f}", interval(m.ci95), f"{m.p_value:.2g}")
-        (prompt_a, model_a), (prompt_b, model_b) = comparison.a.split(","), comparison.b.split(",")
+    for comparison in story["comparisons"]:
+        primary = primaries[comparison["suite"]]
+        m = comparison["metrics"][primary]
+        change = (f"{m['a']:.3f}", f"{m['b']:.3f}", f"{m['difference']:+.3f}", interval(m["ci95"]))
+        (prompt_a, model_a), (prompt_b, model_b) = comparison["a"].split(","), comparison["b"].split(",")
         what = (prompt_a, prompt_b) if model_a == model_b else (model_a, model_b)
-        rows.append((suite, *what, primary, *change, f"{m.wins}/{m.losses}/{m.ties}"))
+        counts = f"{m['wins']}/{m['losses']}/{m['ties']}"
+        rows.append((comparison["suite"], *what, primary, *change, f"{m['p_value']:.2g}", counts))
     columns = ("suite", "a", "b", "metric", "a#", "b#", "b − a#", "95 % interval", "p#", "wins/losses/ties#")
     print_table("What was compared, row by row", columns, rows)
-    done = [item for runs in story.runs.values() for item in runs]
-    generated, total = sum(item.generated for item in done), sum(item.run.rows for item in done)
-    judged, served, monitored = story.judged, story.judged.served, story.monitored
-    against = judged.against or "no champion yet (floors only)"
+    runs = [run for done in story["runs"].values() for run in done]
+    generated, total = sum(run["generated"] for run in runs), sum(run["rows"] for run in runs)
+    gate, requests, monitored = story["gate"], story["requests"], story["monitor"]
     echo(f"evaluated  {total} answers: {generated} generated now, {total - generated} reused")
-    echo(f"gate       {judged.challenger.ref} against {against}: {judged.verdict.verdict}")
-    for reason in judged.verdict.reasons:
+    against = gate["against"] or "no champion yet (floors only)"
+    echo(f"gate       {gate['challenger']} against {against}: {gate['verdict']}")
+    for reason in gate["reasons"]:
         echo(f"           {reason}")
     echo(f"served     {served.ref} = {served.prompt.ref} + {served.model.ref}")
-    sent, served_by = story.traffic.sent, ", ".join(story.traffic.served_by)
-    answered = f"{sent} requests answered ({story.traffic.streamed} streamed) by {served_by}"
-    logged = f"{story.traffic.logged} of {sent} in the production log"
-    echo(f"gateway    {answered} in {story.traffic.seconds:.1f} s, {logged}")
-    alarms = ", ".join(alarm.what for alarm in monitored.alarms)
-    windows = f"{monitored.window.rows} rows against {monitored.reference.rows} of reference"
+    answered = f"{requests['sent']} requests answered ({requests['streamed']} streamed)"
+    logged = f"{requests['logged']} of {requests['sent']} in the production log"
+    echo(f"gateway    {answered} by {', '.join(requests['served_by'])} in {requests['seconds']:.1f} s, {logged}")
+    alarms = ", ".join(alarm["what"] for alarm in monitored["alarms"])
+    windows = f"{monitored['window']['rows']} rows against {monitored['reference']['rows']} of reference"
     echo(f"monitor    {f'ALARM: {alarms}' if alarms else 'no alarm'} ({windows})")
-    echo(f"report     {story.report}")
+    echo(f"report     {story['report']}")
     commands = f"llmops ui · llmops serve · llmops monitor report --app {APP}"
-    echo(f"finished in {story.seconds:.0f} s. Look further: {commands}")
+    echo(f"finished in {story['seconds']:.0f} s. Look further: {commands}")

@@ -7,11 +7,11 @@ from functools import cached_property
 from typing import Any
 
 from labs.data import LabData, LabelledRows, Split
-from labs.evaluation import Estimate, Judgement
+from labs.evaluation import Estimate
 from labs.lab import FIRST, Json, Lab
 from labs.training import Trained
 from labs.wine.data import halves, load_wine
-from labs.wine.models import CANDIDATES, challenger_split, evaluate, judge_challenger, train_challenger, train_first
+from labs.wine.models import CANDIDATES, RULES, SCORERS, challenger_split, evaluate, train_challenger, train_first
 from labs.wine.shift import Batch, stream
 from monitoring.tabular import TabularSettings
 
@@ -25,6 +25,7 @@ class WineLab(Lab):
     name, metric, baseline = "wine", "accuracy", "majority"
     blocks, labels_late, windows_in_budget = False, 1, 12
     reference_grows = False  # the batches are drawn from the rows held out: they would count twice
+    scorers, rules = SCORERS, RULES
     # Bottles are drawn from the same wines all the time, so a column that drifts is an alarm: before the labels come.
     monitoring = TabularSettings(alarm_on_drift=True)
 
@@ -61,9 +62,6 @@ class WineLab(Lab):
             return None
         candidate = next(each for each in CANDIDATES if each.name == champion["candidate"])
         return train_challenger(batches, candidate, champion["parameters"])
-
-    def judge(self, challenger: tuple[str, Any], champion: tuple[str, Any] | None, rows: LabelledRows) -> Judgement:
-        return judge_challenger(challenger, champion, rows)
 
     def evaluate_rows(self, rows: LabelledRows, predictions: Any) -> dict[str, Estimate]:
         return evaluate(rows, predictions)

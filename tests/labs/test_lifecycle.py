@@ -7,8 +7,8 @@ import pytest
 from labs import lifecycle
 from labs.lab import FIRST
 from labs.lifecycle import BY_HAND, ByHand
-from labs.monitor_steps import MonitorSteps
 from labs.pipeline_cli import make_pipeline
+from labs.steps import LabSteps
 from labs.wine.lab import WineLab
 from llmops.errors import CannotRun, UsageError
 from llmops.settings import Settings
@@ -29,10 +29,11 @@ class Steps:
         return function(*arguments)
 
 
-class PretendedLab:
-    """Both kinds of steps. alarms: by window. challengers: what `retrain` gives in a window; None: it waits."""
+class PretendedSteps:
+    """Steps of a lab `toy`. alarms: by window. challengers: what `retrain` gives in a window; None: it waits."""
 
-    name = "pretended"
+    name = "toy"
+    settings = Settings()
 
     def __init__(self, alarms=(), challengers=None, verdict="pass", champion=None):
         self.alarms, self.challengers, self.verdict, self.champion = alarms, challengers or {}, verdict, champion
@@ -55,7 +56,7 @@ class PretendedLab:
         return {"verdict": self.verdict, "reasons": ["because"], "comparison": {"rows": "many"}}
 
     def register(self, trained, verdict):
-        return {"ref": "pretended@1", "trained_on": "first"}
+        return {"ref": "toy@1", "trained_on": "first"}
 
     def deploy(self, model):
         self.calls.append(("deploy", model["ref"]))
@@ -84,59 +85,56 @@ class PretendedLab:
         return {"errors": dict.fromkeys(windows, 0.5), "retrained": [{"at": each["at"]} for each in promotions]}
 
 
-def run(lab, steps=None):
-    return lifecycle.run("pretended", lab, lab, steps or Steps())
+DEPLOYED, QUIET = ("deploy", "toy@1"), ("monitor", "w1", "toy@1", 0)
+KEPT = {"ref": "toy@7", "trained_on": "w2"}
 
 
-def test_without_an_alarm_nothing_is_trained_again():
-    lab = PretendedLab()
-    found = run(lab)
-    assert [call[0] for call in lab.calls] == ["deploy", *["monitor"] * 4]
-    assert (found["model"], found["retrained"], found["attempts"]) == ("pretended@1", [], [])
-    assert [each["error"] for each in found["monitoring"]] == [0.5] * 4
-
-
-def test_after_an_alarm_a_challenger_is_promoted_and_watches_the_next_windows():
-    lab = PretendedLab(alarms=("w2",), challengers={"w2": "pretended@2"})
-    found = run(lab)
-    assert ("monitor", "w3", "pretended@2", 0) in lab.calls
-    assert found["model"] == "pretended@2"
-    assert [each["at"] for each in found["retrained"]] == ["w2"]
-
-
-def test_a_challenger_that_waits_or_is_refused_is_tried_again_from_the_first_alarm_on():
-    lab = PretendedLab(alarms=("w2",), challengers={"w4": "pretended@2"})
-    found = run(lab)
-    tried = [call for call in lab.calls if call[0] == "retrain"]
-    assert [call[1:3] for call in tried] == [("w2", "w2"), ("w3", "w2"), ("w4", "w2")]
-    assert [each["to"] for each in found["attempts"]] == [None, None, "pretended@2"]
+@pytest.mark.parametrize(
+    ("options", "calls", "model", "attempts"),
+    [
+        pytest.param(
+            {},
+            [DEPLOYED, QUIET, ("monitor", "w2", "toy@1", 1, "w1"), ("monitor", "w3", "toy@1", 2, "w1", "w2"),
+             ("monitor", "w4", "toy@1", 3, "w1", "w2", "w3")],
+            "toy@1", {}, id="quiet windows join the reference, and nothing is trained again",
+        ),
+        pytest.param(
+            {"alarms": ("w2",), "challengers": {"w2": "toy@2"}},
+            [DEPLOYED, QUIET, ("monitor", "w2", "toy@1", 1, "w1"), ("retrain", "w2", "w2", "toy@1"),
+             ("monitor", "w3", "toy@2", 0), ("monitor", "w4", "toy@2", 1, "w3")],
+            "toy@2", {"w2": "toy@2"}, id="a promoted challenger is watched afresh",
+        ),
+        pytest.param(
+            {"alarms": ("w2",), "challengers": {"w4": "toy@2"}},
+            [DEPLOYED, QUIET, ("monitor", "w2", "toy@1", 1, "w1"), ("retrain", "w2", "w2", "toy@1"),
+             ("monitor", "w3", "toy@1", 2, "w1"), ("retrain", "w3", "w2", "toy@1"),
+             ("monitor", "w4", "toy@1", 3, "w1"), ("retrain", "w4", "w2", "toy@1")],
+            "toy@2", {"w2": None, "w3": None, "w4": "toy@2"}, id="one that waits or is refused is tried again",
+        ),
+        pytest.param(
+            {"verdict": "inconclusive", "champion": KEPT},
+            [("monitor", "w3", "toy@7", 0), ("monitor", "w4", "toy@7", 1, "w3")],
+            "toy@7", {}, id="a champion that is not replaced goes on after its training",
+        ),
+    ],
+)  # fmt: skip
+def test_windows_are_monitored_and_after_an_alarm_the_model_is_trained_again(options, calls, model, attempts):
+    lab = PretendedSteps(**options)
+    found = lifecycle.run(lab, Steps())
+    assert lab.calls == calls
+    assert (found["lab"], found["model"], found["verdict"]) == ("toy", model, options.get("verdict", "pass"))
+    assert {each["at"]: each["to"] for each in found["attempts"]} == attempts
+    assert [each["at"] for each in found["retrained"]] == [window for window, to in attempts.items() if to]
+    monitored = [call[1] for call in calls if call[0] == "monitor"]
+    assert [(each["window"], each["error"]) for each in found["monitoring"]] == [(name, 0.5) for name in monitored]
 
 
 def test_a_first_model_that_the_gate_refuses_is_not_registered():
     steps = Steps()
-    found = run(PretendedLab(verdict="fail"), steps)
+    found = lifecycle.run(PretendedSteps(verdict="fail"), steps)
     assert steps.names[-2:] == ["gate", "keep"]
     assert (found["model"], found["verdict"]) == (None, "fail")
     assert "comparison" not in found["gate"]
-
-
-def test_a_champion_that_the_best_does_not_replace_goes_on_with_the_windows_after_its_training():
-    lab = PretendedLab(verdict="inconclusive", champion={"ref": "pretended@7", "trained_on": "w2"})
-    found = run(lab)
-    assert [call[:3] for call in lab.calls] == [("monitor", "w3", "pretended@7"), ("monitor", "w4", "pretended@7")]
-    assert (found["model"], found["verdict"], len(found["monitoring"])) == ("pretended@7", "inconclusive", 2)
-
-
-def test_windows_without_alarm_join_the_reference_until_there_is_one_or_a_new_champion():
-    lab = PretendedLab(alarms=("w2",), challengers={"w3": "pretended@2"})
-    run(lab)
-    assert [call[4:] for call in lab.calls if call[0] == "monitor"] == [(), ("w1",), ("w1",), ()]
-
-
-def test_estimates_of_the_past_are_those_of_the_present_champion():
-    lab = PretendedLab()
-    run(lab)
-    assert [call[3] for call in lab.calls if call[0] == "monitor"] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(("inputs", "message"), [({"rows": 1}, "^rows: no input"), ({"source": 3}, "^source: must be")])
@@ -150,26 +148,27 @@ def hands(tmp_path):
     """Steps by hand, as a command has them: what was done before is read from the file."""
 
     def make(lab=None, **options):
-        lab = lab or PretendedLab(**options)
-        return ByHand("pretended", Settings(home=tmp_path), lab, lab)
+        lab = lab or PretendedSteps(**options)
+        lab.settings = Settings(home=tmp_path)
+        return ByHand(lab)
 
     return make
 
 
 def test_each_step_by_hand_goes_on_from_what_the_last_command_left(hands, tmp_path):
-    lab = PretendedLab(alarms=WINDOWS, challengers={"w1": "pretended@2"})
+    lab = PretendedSteps(alarms=WINDOWS, challengers={"w1": "toy@2"})
     assert hands(lab).data() == {"data": {"sha256": "abc"}, "quality": {"findings": []}}
     assert hands(lab).train()["gate"]["verdict"] == "pass"
-    assert hands(lab).register()["champion"] == "pretended@1"
+    assert hands(lab).register()["champion"] == "toy@1"
     assert hands(lab).monitor()["window"] == "w1"
-    assert hands(lab).retrain()["to"] == "pretended@2"
+    assert hands(lab).retrain()["to"] == "toy@2"
     assert hands(lab).monitor()["window"] == "w2"
     assert hands(lab).retrain()["to"] is None
     assert lab.calls == [
-        ("deploy", "pretended@1"), ("monitor", "w1", "pretended@1", 0), ("retrain", "w1", "w1", "pretended@1"),
-        ("monitor", "w2", "pretended@2", 0), ("retrain", "w2", "w2", "pretended@2"),
+        DEPLOYED, QUIET, ("retrain", "w1", "w1", "toy@1"), ("monitor", "w2", "toy@2", 0),
+        ("retrain", "w2", "w2", "toy@2"),
     ]  # fmt: skip
-    assert (tmp_path / "labs" / "pretended.json").is_file()
+    assert (tmp_path / "labs" / "toy.json").is_file()
     assert BY_HAND == "by-hand"
 
 
@@ -185,33 +184,31 @@ def test_each_step_by_hand_goes_on_from_what_the_last_command_left(hands, tmp_pa
 def test_a_step_by_hand_names_the_one_that_must_come_first(hands, done, step, first):
     for each in done:
         getattr(hands(), each)()
-    with pytest.raises(CannotRun, match=f"`llmops lab pretended {first}` must come first"):
+    with pytest.raises(CannotRun, match=f"`llmops lab toy {first}` must come first"):
         getattr(hands(), step)()
 
 
 def test_by_hand_a_model_that_the_gate_refuses_is_registered_and_the_champion_is_watched_after_its_training(hands):
-    hands().train()
     hands(verdict="fail").train()
-    model = {"ref": "pretended@1", "trained_on": "first"}
-    refused = {"model": model, "champion": None, "reasons": ["because"]}
+    refused = {"model": {"ref": "toy@1", "trained_on": "first"}, "champion": None, "reasons": ["because"]}
     assert hands().register() == {**refused, "kept": None}
     with pytest.raises(CannotRun, match="register` must come first"):
         hands().monitor()
-    lab = PretendedLab(champion={"ref": "pretended@9", "trained_on": "w1"})
-    assert hands(lab).register() == {**refused, "kept": "pretended@9"}
-    assert hands(lab).monitor()["window"] == "w2"
-    assert lab.calls == [("monitor", "w2", "pretended@9", 0)]
+    lab = PretendedSteps(champion=KEPT)
+    assert hands(lab).register() == {**refused, "kept": "toy@7"}
+    assert hands(lab).monitor()["window"] == "w3"
+    assert lab.calls == [("monitor", "w3", "toy@7", 0)]
 
 
 def test_by_hand_quiet_windows_join_the_reference_and_one_may_be_looked_at_again(hands):
-    lab = PretendedLab(alarms=("w3",))
+    lab = PretendedSteps(alarms=("w3",))
     hands(lab).train()
     hands(lab).register()
     for window in (None, None, "w1", None, None):
         hands(lab).monitor(window)
-    assert [call[1:] for call in lab.calls[1:]] == [
-        ("w1", "pretended@1", 0), ("w2", "pretended@1", 1, "w1"), ("w1", "pretended@1", 2, "w1", "w2"),
-        ("w3", "pretended@1", 2, "w1", "w2"), ("w4", "pretended@1", 3, "w1", "w2"),
+    assert lab.calls == [
+        DEPLOYED, QUIET, ("monitor", "w2", "toy@1", 1, "w1"), ("monitor", "w1", "toy@1", 2, "w1", "w2"),
+        ("monitor", "w3", "toy@1", 2, "w1", "w2"), ("monitor", "w4", "toy@1", 3, "w1", "w2"),
     ]  # fmt: skip
     with pytest.raises(UsageError, match="no window 'w9'; there are w1 to w4"):
         hands(lab).monitor("w9")
@@ -219,7 +216,7 @@ def test_by_hand_quiet_windows_join_the_reference_and_one_may_be_looked_at_again
         hands(lab).monitor()
 
 
-class MonitorStepsWithErrors(MonitorSteps):
+class StepsWithErrors(LabSteps):
     """Errors without predictions."""
 
     def _error_in(self, window):
@@ -235,7 +232,7 @@ def steps(tmp_path):
         def windows(self):
             return WINDOWS
 
-    return MonitorStepsWithErrors(LabOfFour(Settings(home=tmp_path), cycle="test"))
+    return StepsWithErrors(LabOfFour(Settings(home=tmp_path), cycle="test"))
 
 
 @pytest.mark.parametrize(

@@ -80,12 +80,12 @@ def model() -> Trained:
 def test_a_run_holds_data_metrics_with_intervals_pictures_and_the_model(
     store: Store, model: Trained, tmp_path: Path
 ) -> None:
-    logged = record(store, "tiny", model, QUALITY, {"cycle": "7"})
+    logged = record(store, "tiny", model, QUALITY, "7")
     run = store.client.get_run(logged.run_id)
     assert run.data.metrics["rmse"] == model.metrics["rmse"].value
     assert run.data.metrics["rmse_low"] < run.data.metrics["rmse"] < run.data.metrics["rmse_high"]
     assert run.data.params == {"candidate": "line", "rows_trained_on": "60", "rows_held_out": "60"}
-    assert (run.data.tags["llmops.lab"], run.data.tags["cycle"]) == ("tiny", "7")
+    assert (run.data.tags["llmops.lab"], run.data.tags["llmops.cycle"]) == ("tiny", "7")
     contexts = {
         used.dataset.digest: tag.value
         for used in run.inputs.dataset_inputs
@@ -104,7 +104,7 @@ def test_a_run_holds_data_metrics_with_intervals_pictures_and_the_model(
 def test_the_model_that_was_recorded_predicts_what_was_judged(store: Store, model: Trained) -> None:
     import mlflow
 
-    logged = record(store, "tiny", model, QUALITY)
+    logged = record(store, "tiny", model, QUALITY, "7")
     served = load(Path(mlflow.artifacts.download_artifacts(logged.model_uri)))
     assert served.predict(model.holdout.rows()).values == pytest.approx(model.predictions.tolist())
 
@@ -116,7 +116,7 @@ def test_the_model_that_was_recorded_predicts_what_was_judged(store: Store, mode
 )
 def test_mlflows_own_evaluation_stands_beside_ours(store: Store, make: Any, theirs: str, ours: str) -> None:
     model = make()
-    logged = record(store, "tiny", model, QUALITY)
+    logged = record(store, "tiny", model, QUALITY, "7")
     evaluate_tabular(store, logged.run_id, logged, model.holdout.frame, model.holdout.target, model.schema.task)
     metrics = store.client.get_run(logged.run_id).data.metrics
     assert metrics[theirs] == pytest.approx(metrics[ours])
