@@ -14,7 +14,7 @@ from pathlib import Path
 import uvloop
 
 from llmops.engine_host.host import EngineHost
-from llmops.engines.embedding import embedder
+from llmops.engines.embedding import Embedder
 from llmops.json_logs import configure_logging
 from llmops.processes import when_parent_ends
 from llmops.settings import Settings
@@ -28,7 +28,7 @@ def main() -> None:
     chosen = parser.parse_args()
     settings = Settings.from_environment()
     configure_logging(settings.server_log)
-    host = EngineHost(settings, embed=embedder(settings).with_tokens, restarts=chosen.restarts)
+    host = EngineHost(settings, embed=Embedder(settings).with_tokens, restarts=chosen.restarts)
     run(host, chosen.socket)
 
 

@@ -18,45 +18,39 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# Sentence embeddings by MiniLM on the CPU, with transformers alone.
-#
-# What `modules.json` of all-MiniLM-L6-v2 says, as sentence-transformers would do it: the first 256 tokens, the mean of
-# the last hidden states over them, scaled to length 1.
-
 MAX_TOKENS = 256
 _BATCH = 32
 
 
-class MiniLM:
-    """A BERT encoder in a folder saved by `save_pretrained`, with safetensors weights and a tokenizer."""
+class Embedder:
+    """Texts to sentence embeddings, by a BERT encoder such as MiniLM on the CPU. Safe to share between threads.
 
-    def __init__(self, folder: Path, *, threads: int = 1) -> None:
-        """Loads the model at float32. Raises Corrupted, EngineUnavailable.
+    As `modules.json` of all-MiniLM-L6-v2 says, and sentence-transformers would do it: the first 256 tokens, the mean of
+    the last hidden states over them, scaled to length 1.
 
-        threads: that compute. The model is so small that a second one gains little, and where the cores are busy they
-        wait for each other: measured on 2 cores with other work, 256 questions took 2.4 s with one and 11 s with two.
-        """
-        try:
-            import transformers
-            from safetensors import SafetensorError
-        except ImportError as error:
-            raise EngineUnavailable("embeddings need the packages torch and transformers") from error
-        try:
-            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-            self._model: Any = transformers.AutoModel.from_pretrained(
-                str(folder), dtype="float32", local_files_only=True, use_safetensors=True
-            ).eval()
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-            problem = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise Corrupted(f"{folder}: transformers cannot load this model: {problem}") from error
-        self._threads = threads
+    Making one costs nothing: the first call brings the weights into the store, unless they are there, and loads them.
+
+    model: the catalogue's embedding model when None.
+    identity: the model, which is part of what kept scores are known by.
+    """
+
+    def __init__(self, settings: Settings, model: CatalogueModel | None = None) -> None:
+        self._settings, self._source = settings, model or catalogue_model(EMBEDDING_MODEL)
+        self.identity = {"model": self._source.name, "sha256": self._source.sha256}
         # A tokenizer keeps how it pads from call to call, and the number of threads is the process's.
         self._lock = threading.Lock()
+        self._tokenizer: Any = None
+        self._model: Any = None
 
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """A row of length 1 for each text, in order: shape (texts, 384). Texts of like length share a batch."""
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """A row of length 1 for each text, in order: shape (texts, dimensions). Texts of like length share a batch.
+
+        Raises:
+            CannotRun, Corrupted, EngineUnavailable: at the first call; it is tried again at the next one.
+        """
         import numpy as np
 
+        self._load()
         vectors = np.zeros((len(texts), self._model.config.hidden_size), np.float32)
         by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         for start in range(0, len(texts), _BATCH):
@@ -64,18 +58,41 @@ class MiniLM:
             vectors[places] = self._embed_batch([texts[i] for i in places])
         return vectors
 
-    def count_tokens(self, texts: Sequence[str]) -> int:
-        """Tokens that `embed` reads of the texts, those that mark begin and end among them."""
+    def with_tokens(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
+        """The embeddings, and how many tokens the model read, those that mark begin and end among them. Raises as a
+        call does."""
+        vectors = self(texts)
         with self._lock:
             read = self._tokenizer(list(texts), truncation=True, max_length=MAX_TOKENS)["input_ids"] if texts else []
-        return sum(map(len, read))
+        return vectors, sum(map(len, read))
+
+    def _load(self) -> None:
+        with self._lock:
+            if self._model is not None:
+                return
+            folder = embedding_weights(self._settings, self._source)
+            try:
+                import transformers
+                from safetensors import SafetensorError
+            except ImportError as error:
+                raise EngineUnavailable("embeddings need the packages torch and transformers") from error
+            try:
+                self._tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+                self._model = transformers.AutoModel.from_pretrained(
+                    str(folder), dtype="float32", local_files_only=True, use_safetensors=True
+                ).eval()
+            except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+                problem = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise Corrupted(f"{folder}: transformers cannot load this model: {problem}") from error
 
     def _embed_batch(self, texts: list[str]) -> NDArray[np.float32]:
         import torch
 
         with self._lock, torch.inference_mode():
             threads = torch.get_num_threads()
-            torch.set_num_threads(self._threads)
+            # The model is so small that a second thread gains little, and where the cores are busy they wait for each
+            # other: measured on 2 cores with other work, 256 questions took 2.4 s with one and 11 s with two.
+            torch.set_num_threads(self._settings.engine_threads or 1)
             try:
                 tokens = self._tokenizer(
                     texts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
@@ -87,40 +104,6 @@ class MiniLM:
                 return made
             finally:
                 torch.set_num_threads(threads)
-
-
-class Embedder:
-    """Texts to sentence embeddings, one row of length 1 for each. Safe to share between threads.
-
-    Making one costs nothing: the first call brings the weights into the store, unless they are there, and loads them.
-    identity: the model, which is part of what kept scores are known by.
-    """
-
-    def __init__(self, settings: Settings, model: CatalogueModel) -> None:
-        self._settings, self._model = settings, model
-        self.identity = {"model": model.name, "sha256": model.sha256}
-        self._loading = threading.Lock()
-        self._loaded: MiniLM | None = None
-
-    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Raises CannotRun, Corrupted, EngineUnavailable: at the first call; it is tried again at the next one."""
-        return self._minilm().embed(texts)
-
-    def with_tokens(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], int]:
-        """The embeddings, and how many tokens the model read. Raises as a call does."""
-        return self(texts), self._minilm().count_tokens(texts)
-
-    def _minilm(self) -> MiniLM:
-        with self._loading:
-            if self._loaded is None:
-                weights = embedding_weights(self._settings, self._model)
-                self._loaded = MiniLM(weights, threads=self._settings.engine_threads or 1)
-            return self._loaded
-
-
-def embedder(settings: Settings, model: CatalogueModel | None = None) -> Embedder:
-    """An embedder of the model; of the catalogue's embedding model when None."""
-    return Embedder(settings, model or catalogue_model(EMBEDDING_MODEL))
 
 
 def embedding_weights(settings: Settings, model: CatalogueModel) -> Path:

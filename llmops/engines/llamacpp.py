@@ -28,7 +28,6 @@ from llmops.engines.protocol import EngineIdentity
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
 from llmops.generation import UNKNOWN_USAGE, Chunk, GenerationRequest, Message, Usage
 
-Send = Callable[[Mapping[str, Any] | Exception | None], None]
 HONOURS = frozenset({"n", "logprobs", "top_logprobs", "presence_penalty", "frequency_penalty", "logit_bias"})
 """What it was seen to obey. `n` is at most the slots. Penalties look back over 64 tokens, the prompt's among them.
 Tokens that end in the middle of a character have no entry in `logprobs`. Not tools: a call that was required came as
@@ -99,13 +98,17 @@ class LlamaCppEngine:
                 yield chunk
 
     async def _answers(self, request: GenerationRequest, grammar: Mapping[str, str]) -> AsyncGenerator[Chunk, None]:
-        body = {**_body(request), **grammar, "cache_prompt": self._prompt_cache == "slots"}
+        body = chat_body(request) | grammar | {"cache_prompt": self._prompt_cache == "slots"}
+        body.pop("response_format", None)  # it would win, silently, over the grammar that enforces it
+        if "seed" in body:
+            body["seed"] %= _RANDOM_SEED
+        if body.get("logprobs"):
+            body["top_logprobs"] = max(1, body.get("top_logprobs") or 0)  # asked for none, it gives no probabilities
         answers = LlamaCppAnswers(rivals=request.extras.get("top_logprobs") or 0)
-
-        def begin(send: Send, cancelled: threading.Event) -> None:
-            self._threads.submit(self._run, body, request.beginning, cancelled, send)
-
-        async with aclosing(from_thread(begin)) as events:
+        events: AsyncGenerator[Mapping[str, Any], None] = from_thread(
+            lambda send, cancelled: self._threads.submit(self._run, body, request.beginning, cancelled, send)
+        )
+        async with aclosing(events):
             async for event in events:
                 for chunk in answers.take(event):
                     yield chunk
@@ -113,13 +116,12 @@ class LlamaCppEngine:
 
     async def prime(self, messages: Sequence[Message]) -> None:
         """As `PrimingEngine`: reads the messages while nothing else is decoded, where the prompt cache keeps them."""
-        if self._prompt_cache != "no":
-            await asyncio.wrap_future(self._threads.submit(self._prime, messages))
-
-    def _prime(self, messages: Sequence[Message]) -> None:
-        """On an engine thread: into every slot, as what was read of the last template may be all that a slot keeps."""
+        if self._prompt_cache == "no":
+            return
+        # Into every slot where what was read of the last template may be all that a slot keeps.
         for slot in range(self.slots if self._prompt_cache == "slots" else 1):
-            self._states.put(messages, slot, self._port, self._read)
+            work = self._threads.submit(self._states.put, messages, slot, self._port, self._read)
+            await asyncio.wrap_future(work)
 
     def _read(self, messages: Sequence[Message], slot: int) -> None:
         """On an engine thread: reads messages into a slot, whatever it held, as soon as nothing else is decoded. Raises
@@ -189,16 +191,6 @@ class LlamaCppEngine:
         self._port.close()
         self._server = None
         self._states.remove()
-
-
-def _body(request: GenerationRequest) -> dict[str, Any]:
-    body = chat_body(request)
-    body.pop("response_format", None)  # it would win, silently, over the grammar that enforces it
-    if "seed" in body:
-        body["seed"] %= _RANDOM_SEED
-    if body.get("logprobs"):
-        body["top_logprobs"] = max(1, body.get("top_logprobs") or 0)  # asked for none, it gives no log-probabilities
-    return body
 
 
 def _parameters(xllamacpp: Any, path: Path, slots: int, context: int, threads: int, key: str) -> Any:

@@ -78,14 +78,15 @@ def _grammar_of(response_format: bytes, engine: str) -> LlamaCppGrammar:
 
 def _compiled(schema: Mapping[str, Any], engine: str) -> str:
     """The grammar as text. Raises EngineRejected."""
-    _check_steps(schema)
-    _check_counts(schema)
+    _check_enforceable(schema)
     schema = rebuilt(schema, with_format_as_pattern)
     plain = _text(schema)
     if (problem := _problem(plain)) is not None:
         place, problem = _located(schema, problem)
         refuse(place, f"the {engine} engine cannot enforce this: {problem}")
-    fitted = _text(_fitted(schema))
+    # What a small model needs to come to an end.
+    composed = _composed(schema)
+    fitted = _text(rebuilt(schema, lambda part, made: made if id(part) in composed else _bounded(_closed(made))))
     # What was added must not make a schema unsatisfiable, as closing one part of several that are put together would.
     return fitted if _problem(fitted) is None else plain
 
@@ -138,7 +139,9 @@ def _located(schema: Mapping[str, Any], problem: str) -> tuple[str, str]:
     return ROOT, problem
 
 
-def _check_steps(schema: Mapping[str, Any]) -> None:
+def _check_enforceable(schema: Mapping[str, Any]) -> None:
+    """Refuses steps of more states than llguidance can bear, and numbers of properties of a free name: no grammar sees
+    that one was written before, so none can count them."""
     together, composed = 1, _composed(schema)
     for place, part in subschemas(schema):
         if "multipleOf" in part:
@@ -146,11 +149,6 @@ def _check_steps(schema: Mapping[str, Any]) -> None:
             together *= size if id(part) in composed else 1  # steps that meet in one number become one
             if max(size, together) > _LARGEST_STEP:
                 refuse(f"{place}.multipleOf", f"at most {_LARGEST_STEP} units of its last digit can be enforced")
-
-
-def _check_counts(schema: Mapping[str, Any]) -> None:
-    """No grammar sees that a property of a free name was written before, so none can count those."""
-    for place, part in subschemas(schema):
         free = part.get("additionalProperties") is not False or "patternProperties" in part
         if free and part.get("minProperties", 0) > max(1, len(part.get("required", ()))):
             refuse(f"{place}.minProperties", "more than 1 can be enforced only where every property is named")
@@ -160,12 +158,6 @@ def _units(step: float) -> int:
     """A number as a whole number of units of its last digit."""
     digits = Decimal(str(step)).normalize()
     return int(digits.scaleb(-min(0, int(digits.as_tuple().exponent))))
-
-
-def _fitted(schema: Mapping[str, Any]) -> Any:
-    """The schema with what a small model needs to come to an end: see `_closed` and `_bounded`."""
-    composed = _composed(schema)
-    return rebuilt(schema, lambda part, made: made if id(part) in composed else _bounded(_closed(made)))
 
 
 def _composed(schema: Mapping[str, Any]) -> set[int]:
@@ -218,7 +210,6 @@ def _bounded(part: dict[str, Any]) -> dict[str, Any]:
 # and nothing a token, 20,000 0.1 s and 0.01 s a token; 1,000 alternatives 0.1 to 0.3 s; with more than 498 properties
 # of one object that may be left out it gives up at the first token. (llama.cpp's own GBNF, which served before: 0.45 s
 # a token with 300 values, minutes with 2,500.)
-
 MOST_VALUES = 5_000
 """Values of all `enum` together."""
 MOST_BRANCHES = 1_000
@@ -231,17 +222,13 @@ def check_size(schema: Mapping[str, Any]) -> None:
     """Raises EngineRejected when the schema is more than the engine can bear, naming the part that exceeds a bound."""
     values = branches = 0
     for place, part in subschemas(schema):
-        values += _length(part, "enum")
-        properties = _length(part, "properties")
-        branches += properties + _length(part, "anyOf") + _length(part, "oneOf") + _length(part, "allOf")
+        held = {name: value for name, value in part.items() if isinstance(value, (list, tuple, Mapping))}
+        values += len(held.get("enum", ()))
+        properties = len(held.get("properties", ()))
+        branches += properties + sum(len(held.get(name, ())) for name in ("anyOf", "oneOf", "allOf"))
         if values > MOST_VALUES:
             refuse(f"{place}.enum", f"the schema lists more than {MOST_VALUES} values")
         if properties > MOST_PROPERTIES:
             refuse(f"{place}.properties", f"an object may have at most {MOST_PROPERTIES} properties")
         if branches > MOST_BRANCHES:
             refuse(ROOT, f"the schema lists more than {MOST_BRANCHES} alternatives and properties")
-
-
-def _length(part: Mapping[str, Any], keyword: str) -> int:
-    value = part.get(keyword)
-    return len(value) if isinstance(value, (list, tuple, Mapping)) else 0

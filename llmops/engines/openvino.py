@@ -108,14 +108,12 @@ class OpenVinoEngine:
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         wanted = request.parameters.response_format
-        schema = await asyncio.to_thread(enforced_schema, wanted) if wanted is not None else None
-
-        def begin(send: Send, cancelled: threading.Event) -> None:
-            self._arrived.put(_Row(request, send, cancelled, schema=schema[0] if schema is not None else None))
-
-        chunks: AsyncGenerator[Chunk, None] = from_thread(begin)
+        text, schema = await asyncio.to_thread(enforced_schema, wanted) if wanted is not None else (None, None)
+        chunks: AsyncGenerator[Chunk, None] = from_thread(
+            lambda send, cancelled: self._arrived.put(_Row(request, send, cancelled, text))
+        )
         if schema is not None:
-            chunks = following(chunks, schema[1], request)
+            chunks = following(chunks, schema, request)
         async with aclosing(chunks):
             async for chunk in chunks:
                 yield chunk

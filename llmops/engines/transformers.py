@@ -10,7 +10,6 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -40,7 +39,7 @@ def refuse_response_format(_response_format: object) -> NoReturn:
     )
 
 
-@dataclass
+@dataclass(eq=False)
 class _Row:
     """One request on its way through a batch."""
 
@@ -91,26 +90,17 @@ class TransformersEngine:
         self._thread = threading.Thread(target=self._serve, name="transformers", daemon=True)
         self._thread.start()
 
-    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
+    def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
+        """As `Engine`."""
         if request.parameters.response_format is not None:
             refuse_response_format(request.parameters.response_format)
-
-        def begin(send: Send, cancelled: threading.Event) -> None:
-            self._waiting.put(_Row(request, send, cancelled))
-
-        async with aclosing(from_thread(begin)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        return from_thread(lambda send, cancelled: self._waiting.put(_Row(request, send, cancelled)))
 
     async def loglikelihoods(
         self, messages: Sequence[Message], continuations: Sequence[str]
     ) -> tuple[list[float], Usage]:
         """As `ScoringEngine`."""
-        prompt = self._prompt(GenerationRequest(tuple(messages)))
-        sums, tokens_in, tokens_out = await asyncio.to_thread(
-            loglikelihoods, self._model, self._tokenizer, self._device, prompt, continuations
-        )
-        return sums, Usage(tokens_in, tokens_out)
+        return await asyncio.to_thread(self._loglikelihoods, GenerationRequest(tuple(messages)), continuations)
 
     async def close(self) -> None:
         self._waiting.put(None)
@@ -129,10 +119,10 @@ class TransformersEngine:
             try:
                 if batch:
                     self._decode(batch)
-            except EngineError as error:
-                _send_all(batch, error)
             except Exception as error:  # noqa: BLE001 - handed to the callers, who raise it
-                _send_all(batch, EngineError(f"transformers failed: {type(error).__name__}: {error}"))
+                for row in batch:
+                    if row.finish_reason is None:
+                        row.send(EngineError(f"transformers failed: {type(error).__name__}: {error}"))
             if closing:
                 self._waiting.put(None)
 
@@ -149,8 +139,7 @@ class TransformersEngine:
                 break
             candidates.append(row)
         same = [row for row in candidates if _sampling(row) == _sampling(first)][: self.slots - 1]
-        taken = {id(row) for row in same}
-        return [first, *same], [row for row in candidates if id(row) not in taken], closing
+        return [first, *same], [row for row in candidates if row not in same], closing
 
     def _decode(self, batch: list[_Row]) -> None:
         import torch
@@ -185,7 +174,7 @@ class TransformersEngine:
             )
         for row in batch:
             if row.finish_reason is None:
-                self._finish(row, "length")
+                self._end(row, "length")
 
     def _fitting(self, batch: list[_Row]) -> list[_Row]:
         """Rows whose prompt the template takes and whose answer fits the model's positions; the others are told so."""
@@ -211,9 +200,6 @@ class TransformersEngine:
             return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
         return "\n".join(f"{message['role']}: {message['content']}" for message in messages) + "\nassistant:"
 
-    def _text(self, row: _Row) -> str:
-        return str(self._tokenizer.decode(row.tokens, skip_special_tokens=True))
-
     def _take(self, row: _Row, token: int) -> None:
         """Adds one decoded token to a row: sends the new text, or ends the row."""
         if row.cancelled.is_set():
@@ -221,28 +207,54 @@ class TransformersEngine:
             return
         configured = getattr(self._model.generation_config, "eos_token_id", None)
         if token in (*(configured if isinstance(configured, list) else [configured]), self._tokenizer.eos_token_id):
-            self._finish(row, "stop")
+            self._end(row, "stop")
             return
         row.tokens.append(token)
-        piece, stopped = row.text.grown(self._text(row))
+        piece, stopped = row.text.grown(self._tokenizer.decode(row.tokens, skip_special_tokens=True))
         if piece:
             row.send(Chunk(piece))
-        if stopped:
-            self._end(row, "stop")
-        elif len(row.tokens) >= row.request.parameters.max_tokens:
-            self._finish(row, "length")
+        if stopped or len(row.tokens) >= row.request.parameters.max_tokens:
+            self._end(row, "stop" if stopped else "length", by_stop_string=stopped)
 
-    def _finish(self, row: _Row, reason: str) -> None:
-        """Ends a row that no stop string ended."""
-        self._end(row, reason, row.text.ended(self._text(row)))
-
-    def _end(self, row: _Row, reason: str, rest: str = "") -> None:
+    def _end(self, row: _Row, reason: str, *, by_stop_string: bool = False) -> None:
         """Ends the row's stream at once, whatever the rest of its batch still does."""
         row.finish_reason = reason
-        if rest:
-            row.send(Chunk(rest))
+        if not by_stop_string:
+            rest = row.text.ended(self._tokenizer.decode(row.tokens, skip_special_tokens=True))
+            if rest:
+                row.send(Chunk(rest))
         row.send(Chunk("", reason, Usage(row.prompt_tokens, len(row.tokens))))
         row.send(None)
+
+    def _loglikelihoods(self, request: GenerationRequest, continuations: Sequence[str]) -> tuple[list[float], Usage]:
+        """The tokens of a continuation are those that it adds to the prompt's. All are read in one padded batch.
+
+        Raises:
+            EngineRejected: a continuation has no token. ContextTooLong: the model's positions do not hold one.
+        """
+        import torch
+
+        prompt = self._prompt(request)
+        context = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        whole = [self._tokenizer(prompt + text, add_special_tokens=False)["input_ids"] for text in continuations]
+        limit = getattr(self._model.config, "max_position_embeddings", None)
+        for text, tokens in zip(continuations, whole, strict=True):
+            if len(tokens) <= len(context):
+                raise EngineRejected(f"the choice {text!r} has no token of its own", param="choices")
+            if limit is not None and len(tokens) > limit:
+                problem = f"prompt and choice have {len(tokens)} tokens; the model holds {limit}"
+                raise ContextTooLong(problem, param="messages")
+        width, pad = max(map(len, whole)), self._tokenizer.pad_token_id
+        padded = torch.tensor([tokens + [pad] * (width - len(tokens)) for tokens in whole], device=self._device)
+        mask = torch.tensor([[1] * len(tokens) + [0] * (width - len(tokens)) for tokens in whole], device=self._device)
+        with torch.inference_mode():
+            logits = self._model(input_ids=padded, attention_mask=mask).logits[:, len(context) - 1 : -1].float()
+        logprobs = torch.log_softmax(logits, dim=-1)
+        sums = []
+        for row, tokens in enumerate(whole):
+            own = torch.tensor(tokens[len(context) :], device=self._device)
+            sums.append(float(logprobs[row, torch.arange(len(own), device=self._device), own].sum()))
+        return sums, Usage(len(context), sum(len(tokens) - len(context) for tokens in whole))
 
 
 # None in place of a number keeps transformers from warning that a sampling default of the model is unused.
@@ -254,48 +266,3 @@ def _sampling(row: _Row) -> tuple[object, ...]:
     parameters: GenerationParameters = row.request.parameters
     alone = id(row) if parameters.temperature > 0 and parameters.seed is not None else None
     return (parameters.temperature, parameters.top_p if parameters.temperature > 0 else None, alone)
-
-
-def _send_all(rows: list[_Row], error: EngineError) -> None:
-    for row in rows:
-        if row.finish_reason is None:
-            row.send(error)
-
-
-def loglikelihoods(
-    model: Any, tokenizer: Any, device: str, prompt: str, continuations: Sequence[str]
-) -> tuple[list[float], int, int]:
-    """For each continuation the summed log-probability of its tokens after `prompt`; and the tokens read: of the
-    prompt, of all continuations.
-
-    The tokens of a continuation are those that `prompt + continuation` has beyond those of `prompt` alone. All of them
-    are read in one padded batch.
-
-    Raises:
-        EngineRejected: a continuation has no token. ContextTooLong: the model's positions do not hold one.
-    """
-    import torch
-
-    context = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    whole = [tokenizer(prompt + text, add_special_tokens=False)["input_ids"] for text in continuations]
-    limit = getattr(model.config, "max_position_embeddings", None)
-    for text, tokens in zip(continuations, whole, strict=True):
-        if len(tokens) <= len(context):
-            raise EngineRejected(f"the choice {text!r} has no token of its own", param="choices")
-        if limit is not None and len(tokens) > limit:
-            raise ContextTooLong(
-                f"prompt and choice have {len(tokens)} tokens; the model holds {limit}", param="messages"
-            )
-    width = max(map(len, whole))
-    padded = torch.tensor(
-        [tokens + [tokenizer.pad_token_id] * (width - len(tokens)) for tokens in whole], device=device
-    )
-    mask = torch.tensor([[1] * len(tokens) + [0] * (width - len(tokens)) for tokens in whole], device=device)
-    with torch.inference_mode():
-        logits = model(input_ids=padded, attention_mask=mask).logits[:, len(context) - 1 : -1].float()
-    logprobs = torch.log_softmax(logits, dim=-1)
-    sums = []
-    for row, tokens in enumerate(whole):
-        own = torch.tensor(tokens[len(context) :], device=device)
-        sums.append(float(logprobs[row, torch.arange(len(own), device=device), own].sum()))
-    return sums, len(context), sum(len(tokens) - len(context) for tokens in whole)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from llmops.engines.embedding import Embedder, embedder, embedding_weights
+from llmops.engines.embedding import Embedder, embedding_weights
 from llmops.errors import UsageError
 from llmops.evaluation.scorers import SCORER_TYPES, Scorer, make_scorer
 from llmops.evaluation.scorers.protocol import KeptScorer
@@ -30,7 +30,7 @@ class ScorerFactory:
 
     @functools.cached_property
     def _embed(self) -> Embedder:
-        return embedder(self._settings)
+        return Embedder(self._settings)
 
     def make(self, spec: ScorerSpec, judges: Mapping[str, Mapping[str, Any]]) -> Scorer | None:
         """The scorer; None for a judge's when no judge is configured.

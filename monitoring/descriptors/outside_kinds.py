@@ -28,9 +28,9 @@ def make_similarity(table: Table, settings: Settings) -> Computation:  # noqa: A
 
     None where one of them is blank. Some 50 ms a row on one core: declare it with `sampled`.
     """
-    from llmops.engines.embedding import embedder
+    from llmops.engines.embedding import Embedder
 
-    embed = embedder(settings)
+    embed = Embedder(settings)
     return Computation(cosines_by(embed), embed.identity)
 
 
