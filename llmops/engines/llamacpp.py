@@ -98,7 +98,7 @@ class LlamaCppEngine:
                 yield chunk
 
     async def _answers(self, request: GenerationRequest, grammar: Mapping[str, str]) -> AsyncGenerator[Chunk, None]:
-        body = chat_body(request) | grammar | {"cache_prompt": self._prompt_cache == "slots"}
+        body = {**chat_body(request), **grammar, "cache_prompt": self._prompt_cache == "slots"}
         body.pop("response_format", None)  # it would win, silently, over the grammar that enforces it
         if "seed" in body:
             body["seed"] %= _RANDOM_SEED

@@ -16,7 +16,7 @@ _CUT_CHARACTER = "\ufffd"  # what a tokenizer shows for the bytes of a character
 
 
 async def from_thread(
-    begin: Callable[[Callable[[T | Exception | None], None], threading.Event], None],
+    begin: Callable[[Callable[[T | Exception | None], None], threading.Event], object],
 ) -> AsyncGenerator[T, None]:
     """The items that are sent, until None. When the stream is left, the event is set and nothing more arrives.
 

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 
 import pytest
 
+from llmops.engines.fake import FakeEngine
 from llmops.engines.openai import OpenAIEngine
-from llmops.engines.opening import ENGINE_NAMES, engine_identity, engine_name, open_engine
+from llmops.engines.opening import ENGINE_NAMES, EnginePool, engine_identity, engine_name, open_engine
 from llmops.engines.protocol import generate
 from llmops.engines.upstreams import ReplicatedEngine, UpstreamsEngine
-from llmops.errors import CannotRun, Corrupted, EngineTimeout, UsageError
+from llmops.errors import CannotRun, Corrupted, EngineTimeout, EngineUnavailable, UsageError
 from llmops.models.weights import copy_into, store_weights
 from llmops.settings import Settings
 from llmops.versions import ModelVersion
@@ -77,15 +79,27 @@ def test_a_format_of_another_version_of_the_software_is_named():
         engine_name(of("onnx"), Settings())
 
 
-@pytest.mark.parametrize(("kind", "name"), [("tiny_gguf", "llamacpp"), ("tiny_model_folder", "transformers")])
-def test_weights_are_opened_by_the_engine_of_their_format_as_announced(settings, register, ask, request, kind, name):
-    model = register(request.getfixturevalue(kind))
+@pytest.mark.parametrize(
+    ("kind", "name", "prompt_cache"),
+    [
+        ("tiny_model_folder", "transformers", "no"),
+        *(("tiny_gguf", "llamacpp", kept) for kept in ("no", "slots", "template")),
+    ],
+)
+def test_weights_are_opened_by_the_engine_of_their_format_as_announced(
+    settings, register, ask, request, kind, name, prompt_cache
+):
+    model, settings = (
+        register(request.getfixturevalue(kind)),
+        dataclasses.replace(settings, engine_prompt_cache=prompt_cache),
+    )
     announced = engine_identity(model, settings)
     engine = open_engine(model, settings)
     try:
         assert engine.identity == announced
         assert (announced.name, engine.slots) == (name, 2)
         assert announced.settings.get("context", 256) == 256
+        assert announced.settings.get("cache", prompt_cache) == prompt_cache
         assert asyncio.run(generate(engine, ask(max_tokens=2))).usage.tokens_out == 2
     finally:
         asyncio.run(engine.close())
@@ -200,18 +214,21 @@ def test_what_loading_raises_is_translated(settings, register, tiny_gguf, monkey
     assert str(caught.value) == message
 
 
-def test_as_many_replicas_as_asked_share_a_file_and_the_threads(settings, register, tiny_gguf, ask, monkeypatch):
+@pytest.mark.parametrize(("threads", "each"), [(5, 2), (1, 1)])
+def test_as_many_replicas_as_asked_share_a_file_and_the_threads(
+    settings, register, tiny_gguf, ask, monkeypatch, threads, each
+):
     from llmops.engines import llamacpp
 
-    threads = []
+    given = []
 
     class Watched(llamacpp.LlamaCppEngine):
         def __init__(self, path, **options):
-            threads.append(options["threads"])
+            given.append(options["threads"])
             super().__init__(path, **options)
 
     monkeypatch.setattr(llamacpp, "LlamaCppEngine", Watched)
-    chosen = dataclasses.replace(settings, engine_slots=1, engine_replicas=2, engine_threads=5)
+    chosen = dataclasses.replace(settings, engine_slots=1, engine_replicas=2, engine_threads=threads)
     model = register(tiny_gguf)
     engine = open_engine(model, chosen)
 
@@ -224,34 +241,133 @@ def test_as_many_replicas_as_asked_share_a_file_and_the_threads(settings, regist
     answers = asyncio.run(both())
     assert isinstance(engine, ReplicatedEngine)
     assert engine.slots == 2
-    assert threads == [2, 2]
+    assert given == [each, each]
     assert len({answer.text for answer in answers}) == 1
     assert engine.identity == engine_identity(model, chosen)
     alone = dataclasses.replace(chosen, engine_replicas=1)
     assert engine.identity == engine_identity(model, alone)  # an answer depends on its replica alone
 
 
-def test_every_replica_has_a_thread(settings, register, tiny_gguf):
-    chosen = dataclasses.replace(settings, engine_slots=1, engine_replicas=2, engine_threads=1)
-    engine = open_engine(register(tiny_gguf), chosen)
-    assert engine.slots == 2
-    asyncio.run(engine.close())
+# ---- the pool
 
 
-@pytest.mark.parametrize("prompt_cache", ["no", "slots", "template"])
-def test_how_prompts_are_kept_is_part_of_the_identity(settings, register, tiny_gguf, prompt_cache):
-    chosen = dataclasses.replace(settings, engine_prompt_cache=prompt_cache)
-    model = register(tiny_gguf)
-    engine = open_engine(model, chosen)
-    try:
-        assert engine.identity == engine_identity(model, chosen)
-        assert engine.identity.settings["cache"] == prompt_cache
-    finally:
-        asyncio.run(engine.close())
+class Opener:
+    """Opens fake engines; remembers them, waits for `gate`, and fails while `failure` is set."""
+
+    def __init__(self):
+        self.opened = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.failure = None
+
+    def __call__(self, model):
+        self.opened.append(model.ref)
+        assert self.gate.wait(10)
+        if self.failure is not None:
+            raise self.failure
+        return FakeEngine(name=model.ref)
 
 
-def test_upstreams_know_nothing_of_replicas_and_prompt_caches(settings):
-    plain = engine_identity(UPSTREAM, settings)
-    assert plain == engine_identity(
-        UPSTREAM, dataclasses.replace(settings, engine_replicas=3, engine_prompt_cache="slots")
-    )
+@pytest.fixture
+def opener():
+    return Opener()
+
+
+@pytest.fixture
+def model_version():
+    def make(name="tiny", version=1, sha256=None):
+        return ModelVersion(name, version, "file:none", "gguf", sha256 or f"sha-{name}-{version}")
+
+    return make
+
+
+async def use(pool, model):
+    async with pool.lease(model) as engine:
+        return engine
+
+
+@pytest.mark.anyio
+async def test_many_waiters_share_one_load(opener, model_version):
+    pool = EnginePool(opener)
+    opener.gate.clear()
+    waiters = [asyncio.create_task(use(pool, model_version())) for _ in range(20)]
+    await asyncio.sleep(0.02)
+    waiters.pop().cancel()
+    opener.gate.set()
+    engines = await asyncio.gather(*waiters)
+    assert len(set(map(id, engines))) == 1
+    assert opener.opened == ["tiny@1"]
+    await pool.close()
+    assert engines[0].closed
+
+
+@pytest.mark.anyio
+async def test_two_names_of_the_same_weights_share_an_engine(opener, model_version):
+    pool = EnginePool(opener)
+    same = [model_version("a", sha256="s"), model_version("b", sha256="s")]
+    assert await use(pool, same[0]) is await use(pool, same[1])
+
+
+@pytest.mark.anyio
+async def test_the_least_recently_used_idle_engine_is_closed(opener, model_version):
+    pool = EnginePool(opener, most_idle=2)
+    first, second, third = (model_version(version=number) for number in (1, 2, 3))
+    engines = [await use(pool, first), await use(pool, second)]
+    await use(pool, first)
+    await use(pool, third)
+    await asyncio.sleep(0)
+    assert [engine.closed for engine in engines] == [False, True]
+    assert pool.loaded == ["tiny@1", "tiny@3"]
+
+
+@pytest.mark.anyio
+async def test_an_engine_in_use_or_pinned_is_never_closed(opener, model_version):
+    pool = EnginePool(opener, most_idle=0)
+    pinned, used, other = (model_version(version=number) for number in (1, 2, 3))
+    pool.pin([pinned])
+    await use(pool, pinned)
+    async with pool.lease(used) as engine:
+        await use(pool, other)
+        assert pool.loaded == ["tiny@1", "tiny@2"]
+    await asyncio.sleep(0)
+    assert engine.closed
+    pool.pin([])
+    assert pool.loaded == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("failure", [EngineUnavailable("no weights"), ZeroDivisionError("a bug")])
+async def test_a_failed_load_is_tried_again_by_the_next_request(opener, model_version, failure):
+    pool = EnginePool(opener)
+    opener.failure = failure
+    with pytest.raises(EngineUnavailable) as raised:
+        await use(pool, model_version())
+    assert raised.value.retry_after
+    assert list(pool.failures) == ["tiny@1"]
+    opener.failure = None
+    assert (await use(pool, model_version())).identity.name == "tiny@1"
+    assert pool.failures == {}
+
+
+@pytest.mark.anyio
+async def test_preloading_tells_when_it_ended_and_pauses_after_a_failure(opener, model_version):
+    ended = asyncio.Event()
+    pool = EnginePool(opener, on_load=ended.set)
+    opener.failure = EngineUnavailable("no weights")
+    pool.preload(model_version())
+    pool.preload(model_version())
+    await asyncio.wait_for(ended.wait(), 5)
+    pool.preload(model_version())
+    assert opener.opened == ["tiny@1"]
+    assert not pool.is_loaded(model_version())
+
+
+@pytest.mark.anyio
+async def test_closing_gives_up_a_load_under_way(opener, model_version):
+    pool = EnginePool(opener)
+    opener.gate.clear()
+    pool.preload(model_version())
+    await asyncio.sleep(0)
+    await asyncio.wait_for(pool.close(), 5)
+    opener.gate.set()
+    assert pool.loaded == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import shutil
 import threading
 from contextlib import aclosing
@@ -71,23 +72,33 @@ async def test_a_batch_never_has_more_rows_than_slots(engine, ask, steps):
     assert max(steps) == SLOTS
 
 
-async def test_a_short_row_ends_before_its_batch_does(engine, ask):
-    ended = []
+@pytest.fixture
+def together(engine, ask):
+    """`together(rows)` what coroutines give that wait side by side behind another request, and so make one batch."""
 
-    async def run(name: str, limit: int) -> None:
-        await generate(engine, ask(name, max_tokens=limit))
-        ended.append((name, len(progress)))
+    async def run(*rows):
+        blocker = asyncio.create_task(generate(engine, ask("blocker", max_tokens=20)))
+        await asyncio.sleep(0.01)
+        made = await asyncio.gather(*rows, return_exceptions=True)
+        await blocker
+        return made
 
+    return run
+
+
+async def test_a_short_row_ends_before_its_batch_does(engine, ask, together):
     progress: list[str] = []
+
+    async def short() -> int:
+        await generate(engine, ask("short", max_tokens=2))
+        return len(progress)
 
     async def watch() -> None:
         async for chunk in engine.stream(ask("long", max_tokens=200)):
             progress.append(chunk.text)  # noqa: PERF401 (looked at meanwhile)
 
-    blocker = asyncio.create_task(generate(engine, ask("blocker", max_tokens=20)))
-    await asyncio.sleep(0.01)  # the next ones wait together, so they are one batch
-    await asyncio.gather(blocker, run("short", 2), watch())
-    assert ended[0][1] < len(progress) / 2
+    ended, _ = await together(short(), watch())
+    assert ended < len(progress) / 2
 
 
 async def test_no_chunk_holds_a_piece_of_the_stop_string(engine, ask):
@@ -151,15 +162,15 @@ async def test_a_row_that_is_left_before_its_turn_is_never_decoded(engine, ask, 
     assert len(steps) == 101
 
 
-async def test_leaving_one_row_leaves_its_neighbours_alone(engine, ask):
+async def test_leaving_one_row_leaves_its_neighbours_alone(engine, ask, together):
     alone = await generate(engine, ask("stays", max_tokens=60))
-    blocker = asyncio.create_task(generate(engine, ask("blocker", max_tokens=20)))
-    await asyncio.sleep(0.01)
-    stays = asyncio.create_task(generate(engine, ask("stays", max_tokens=60)))
-    async with aclosing(engine.stream(ask("leaves", max_tokens=60))) as chunks:
-        await anext(chunks)
-    assert (await stays).text == alone.text
-    await blocker
+
+    async def leave() -> None:
+        async with aclosing(engine.stream(ask("leaves", max_tokens=60))) as chunks:
+            await anext(chunks)
+
+    stays, _ = await together(generate(engine, ask("stays", max_tokens=60)), leave())
+    assert stays.text == alone.text
 
 
 @pytest.mark.parametrize("kind", ["json_object", "json_schema"])
@@ -170,34 +181,22 @@ async def test_a_response_format_is_refused_by_name(engine, ask, kind):
     assert caught.value.param == "response_format"
 
 
-async def test_a_prompt_beyond_the_models_positions_is_too_long_and_its_neighbours_are_answered(engine, ask):
-    blocker = asyncio.create_task(generate(engine, ask("blocker", max_tokens=20)))
-    await asyncio.sleep(0.01)
-    long, short = await asyncio.gather(
-        generate(engine, ask("x" * 250)), generate(engine, ask("short", max_tokens=3)), return_exceptions=True
-    )
-    await blocker
+async def test_a_prompt_beyond_the_models_positions_is_too_long_and_its_neighbours_are_answered(engine, ask, together):
+    fits = "x" * (256 - 16 - len(PREFIX + SUFFIX))
+    long, short, just = await together(*(generate(engine, ask(text)) for text in (fits + "x", "short", fits)))
     assert isinstance(long, ContextTooLong)
-    assert str(long) == "the prompt has 267 tokens and asks for 16 more; the model holds 256"
+    assert str(long) == "the prompt has 241 tokens and asks for 16 more; the model holds 256"
     assert long.param == "messages"
-    assert short.usage.tokens_out == 3
+    assert short.usage.tokens_out == just.usage.tokens_out == 16
 
 
-async def test_a_prompt_that_just_fits_is_answered(engine, ask):
-    text = "x" * (256 - 16 - len(PREFIX + SUFFIX))
-    assert (await generate(engine, ask(text))).usage.tokens_out == 16
-    with pytest.raises(ContextTooLong):
-        await generate(engine, ask(text + "x"))
-
-
-async def test_messages_the_chat_template_refuses_are_rejected_and_their_neighbours_answered(engine, ask, monkeypatch):
+async def test_messages_the_chat_template_refuses_are_rejected_and_their_neighbours_answered(
+    engine, ask, together, monkeypatch
+):
     refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     monkeypatch.setattr(engine._tokenizer, "chat_template", refusing + engine._tokenizer.chat_template)
-    blocker = asyncio.create_task(generate(engine, ask("blocker", max_tokens=20)))
-    await asyncio.sleep(0.01)
     bad = GenerationRequest(({"role": "system", "content": "x"}, *ask().messages), ask().parameters)
-    refused, answered = await asyncio.gather(generate(engine, bad), generate(engine, ask()), return_exceptions=True)
-    await blocker
+    refused, answered = await together(generate(engine, bad), generate(engine, ask()))
     assert isinstance(refused, EngineRejected)
     assert "no system role" in str(refused)
     assert refused.param == "messages"
@@ -211,17 +210,6 @@ async def test_a_model_without_a_chat_template_gets_the_turns_as_lines(engine, a
 
 
 async def test_a_failing_model_fails_every_open_row_and_the_engine_lives_on(engine, ask, monkeypatch):
-    def broken(**_):
-        raise RuntimeError("out of memory")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(engine._model, "generate", broken)
-        failures = await asyncio.gather(*(generate(engine, ask(text)) for text in "abc"), return_exceptions=True)
-    assert [str(failure) for failure in failures] == ["transformers failed: RuntimeError: out of memory"] * 3
-    assert (await generate(engine, ask())).usage.tokens_out == 16
-
-
-async def test_a_row_that_ended_before_its_batch_failed_keeps_its_answer(engine, ask, monkeypatch):
     forward, calls = engine._model.forward, []
 
     @functools.wraps(forward)
@@ -233,12 +221,14 @@ async def test_a_row_that_ended_before_its_batch_failed_keeps_its_answer(engine,
 
     blocker = asyncio.create_task(generate(engine, ask("blocker", max_tokens=20)))
     await asyncio.sleep(0.01)
-    rows = [asyncio.create_task(generate(engine, ask(f"q{limit}", max_tokens=limit))) for limit in (2, 100)]
+    rows = [asyncio.create_task(generate(engine, ask(f"q{limit}", max_tokens=limit))) for limit in (2, 100, 90)]
     await blocker
-    monkeypatch.setattr(engine._model, "forward", failing)
-    short, long = await asyncio.wait_for(asyncio.gather(*rows, return_exceptions=True), 10)
-    assert short.usage.tokens_out == 2
-    assert "out of memory" in str(long)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._model, "forward", failing)
+        short, *long = await asyncio.wait_for(asyncio.gather(*rows, return_exceptions=True), 10)
+    assert short.usage.tokens_out == 2  # it ended before
+    assert [str(failure) for failure in long] == ["transformers failed: RuntimeError: out of memory"] * 2
+    assert (await generate(engine, ask())).usage.tokens_out == 16
 
 
 def test_the_identity_is_known_before_loading(engine):
@@ -255,26 +245,23 @@ def test_the_identity_is_known_before_loading(engine):
         ("config.json", b'{"model_type": "unheard-of"}'),
         ("model.safetensors", b"not tensors"),
         ("model.safetensors", None),
+        ("model.safetensors", -100),
         ("tokenizer.json", b"{}"),
         ("tokenizer.json", b"{"),
     ],
 )
 def test_a_broken_folder_is_corrupted(tiny_model_folder, tmp_path, name, content):
+    """content: in place of the file's; None, the file is missing; a number, cut short by so many bytes."""
     folder = tmp_path / "broken"
     shutil.copytree(tiny_model_folder, folder)
-    (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+    path = folder / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else path.read_bytes()[:content])
     with pytest.raises(Corrupted, match=f"^{folder}: transformers cannot load this model: .") as caught:
         TransformersEngine(folder, threads=1)
     assert "\n" not in str(caught.value)
-
-
-def test_weights_cut_short_are_corrupted(tiny_model_folder, tmp_path):
-    folder = tmp_path / "cut"
-    shutil.copytree(tiny_model_folder, folder)
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(Corrupted, match="transformers cannot load this model"):
-        TransformersEngine(folder, threads=1)
 
 
 async def test_closing_ends_its_thread_after_what_was_asked_before(tiny_model_folder, ask):
@@ -320,38 +307,24 @@ async def test_each_choice_gets_the_sum_of_its_tokens(engine, direct, ask):
     assert usage.tokens_out == sum(len(choice.encode()) for choice in CHOICES)
 
 
-async def test_a_choice_does_not_depend_on_what_else_may_be_chosen(engine, ask):
+async def test_a_choice_depends_on_the_prompt_and_not_on_what_else_may_be_chosen(engine, ask):
     together, _ = await engine.loglikelihoods(ask("Is it?").messages, CHOICES)
     alone = [(await engine.loglikelihoods(ask("Is it?").messages, [choice]))[0][0] for choice in CHOICES]
     assert alone == pytest.approx(together, abs=1e-3)
-
-
-async def test_the_prompt_counts(engine, ask):
-    one, _ = await engine.loglikelihoods(ask("Is it?").messages, CHOICES)
     other, _ = await engine.loglikelihoods(ask("Is it not?").messages, CHOICES)
-    assert max(abs(a - b) for a, b in zip(one, other, strict=True)) > 0.05
+    assert max(abs(a - b) for a, b in zip(together, other, strict=True)) > 0.05
 
 
-async def test_the_probabilities_of_all_first_tokens_add_up_to_one(engine, direct, ask):
-    import math
-
-    letters = [chr(code) for code in range(32, 127)]
-    found, _ = await engine.loglikelihoods(ask("x").messages, letters)
+async def test_the_probabilities_of_all_first_tokens_add_up_to_one(engine, ask):
+    found, _ = await engine.loglikelihoods(ask("x").messages, [chr(code) for code in range(32, 127)])
     assert 0 < sum(map(math.exp, found)) < 1  # the vocabulary also has the other bytes, and the end
-    assert found[5] == pytest.approx(direct("x", letters[5])[0], abs=1e-3)
 
 
-async def test_a_choice_without_a_token_is_rejected(engine, ask):
+async def test_a_choice_without_a_token_or_beyond_the_models_positions_is_rejected(engine, ask):
+    assert isinstance(engine, ScoringEngine)
     with pytest.raises(EngineRejected, match="the choice '' has no token of its own") as caught:
         await engine.loglikelihoods(ask().messages, ["yes", ""])
     assert caught.value.param == "choices"
-
-
-async def test_a_choice_beyond_the_models_positions_is_too_long(engine, ask):
     with pytest.raises(ContextTooLong, match="the model holds 256") as caught:
         await engine.loglikelihoods(ask("x" * 230).messages, ["yes", "n" * 30])
     assert caught.value.param == "messages"
-
-
-def test_the_engine_is_a_scoring_engine(engine):
-    assert isinstance(engine, ScoringEngine)
