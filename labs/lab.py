@@ -14,7 +14,7 @@ from labs.training import Trained
 from llmops.errors import CannotRun
 from llmops.evaluation.gate_rules import GateRules
 from llmops.settings import Settings
-from monitoring.tabular import TabularSettings
+from monitoring.tabular.settings import TabularSettings
 
 if TYPE_CHECKING:
     from llmops.registry import Registry

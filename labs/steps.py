@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from labs.training import Trained
     from llmops.production_log import PredictionBatch
     from llmops.versions import TabularVersion
-    from monitoring.tabular import TabularVerdict
+    from monitoring.tabular.checking import TabularVerdict
 
 _SEEN_SECONDS = 30.0
 _HELD_OUT = "held out"
@@ -230,7 +230,8 @@ class LabSteps:
             CannotRun: the log has not the window's predictions. StoreUnavailable.
         """
         from llmops.production_log import PredictionBatch
-        from monitoring.tabular import check, frame_of
+        from monitoring.tabular.checking import check
+        from monitoring.tabular.observed import frame_of
 
         lab = self.lab
         champion, held_out = lab.model(model["ref"]), lab.holdout(model["trained_on"])
@@ -272,7 +273,7 @@ class LabSteps:
         frames: reference, window and schema.
         """
         from llmops.recording import record_monitoring_run
-        from monitoring.tabular import write_report
+        from monitoring.tabular.report import write_report
 
         told = verdict.to_json()
         told["window"] = {"since": window, "until": None, "rows": verdict.rows}

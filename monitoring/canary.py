@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from llmops.evaluation.gate_rules import MOST_FAILED
-
-if TYPE_CHECKING:
-    from monitoring.decide.variants import Variants
-    from monitoring.stores import Stores
+from monitoring.decide.drift import feedback_in
+from monitoring.decide.variants import Variants, canary_alarms, compare_variants, find_variants
+from monitoring.store.rows import ARM
+from monitoring.stores import Stores
 
 _ERROR = "error"  # the flag of requests that the gateway or the engine failed, or refused
 Verdict = Literal["pass", "fail", "inconclusive"]
@@ -25,14 +25,15 @@ def look(
 ) -> dict[str, Any] | None:
     """What is seen of the rows described so far, as `seen` gives it; None while there are too few.
 
-    minimum_rows: of the challenger; the champion needs as many as the monitor's rules ask for. accepted: descriptors
-    that may be worse, such as the latency of a longer prompt. Raises StoreUnavailable.
-    """
-    from monitoring.decide.variants import find_variants
+    minimum_rows: of the challenger; the champion needs as many as the monitor's rules ask for.
+    accepted: descriptors that may be worse, such as the latency of a longer prompt.
 
-    found = find_variants(stores.reader, app, since, until, stores.config.rules.minimum_rows)
-    enough = [variants for variants in found if variants.kind == "canary" and variants.after.rows >= minimum_rows]
-    return _judged(stores, enough[0], accepted) if enough else None
+    Raises StoreUnavailable.
+    """
+    for variants in find_variants(stores.reader, app, since, until, stores.config.rules.minimum_rows):
+        if variants.kind == "canary" and variants.after.rows >= minimum_rows:
+            return _judged(stores, variants, accepted)
+    return None
 
 
 def seen(verdict: Verdict, why: str, canary: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -42,33 +43,22 @@ def seen(verdict: Verdict, why: str, canary: Mapping[str, Any] | None = None) ->
 
 def too_few(stores: Stores, app: str, since: datetime, until: datetime, minimum_rows: int) -> str:
     """How many rows there are, and how many it takes. Raises StoreUnavailable."""
-    from monitoring.store.rows import ARM
-
     variants = stores.reader.summary(app, since, until, ARM)
     challenger, champion = (variants[name].rows if name in variants else 0 for name in ("challenger", "champion"))
-    least = stores.config.rules.minimum_rows
     return (
         f"too few requests by the deadline: {challenger} of the challenger ({minimum_rows} needed), {champion} of the "
-        f"champion ({least} needed)"
+        f"champion ({stores.config.rules.minimum_rows} needed)"
     )
 
 
 def _judged(stores: Stores, variants: Variants, accepted: Sequence[str]) -> dict[str, Any]:
-    from monitoring.decide.drift import FEEDBACK
-    from monitoring.decide.variants import canary_alarms, compare_variants
-
     rules, sides = stores.config.rules, (variants.after, variants.before)
-    # Descriptors, and what users said where they said something on both sides.
-    said = {
-        name: each
-        for name, each in FEEDBACK.items()
-        if all(name in side.numbers or name in side.labels for side in sides)
-    }
-    comparison = compare_variants(variants, {**stores.config.descriptors.descriptors, **said}, rules, rules.alpha(1))
+    descriptors = {**stores.config.descriptors.descriptors, **feedback_in(*sides)}
+    comparison = compare_variants(variants, descriptors, rules, rules.alpha(1))
     errors = [side.flags.get(_ERROR) for side in sides]
     failed = [f" ({each.hits} failed)" if each is not None and each.hits else "" for each in errors]
     rows = f"{variants.after.rows} requests{failed[0]} beside {variants.before.rows}{failed[1]} of the champion"
-    alarms = [pending.alarm for pending in canary_alarms(comparison)]
+    alarms = canary_alarms(comparison)
     verdict: Verdict = "inconclusive"
     if not comparison.alike:
         why = "the questions of both sides differ, so that they cannot be compared"

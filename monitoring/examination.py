@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from monitoring.decide.alarms import Alarm, PendingAlarm, drift_alarms, find_evidence
-from monitoring.decide.drift import FEEDBACK, compare, examine_slice, feedback_json
+from monitoring.decide.alarms import Alarm, drift_alarms, find_evidence
+from monitoring.decide.drift import FEEDBACK, compare, examine_slice, feedback_in, feedback_json
 from monitoring.decide.limits import check_limits, limit_alarms
 from monitoring.decide.pinned_summaries import (
     PinnedSummaries,
-    Strata,
     comparable,
     compare_among_like_questions,
     count_families,
@@ -25,7 +24,7 @@ from monitoring.decide.two_sample import NOT_TESTED
 from monitoring.decide.variants import canary_alarms, compare_variants, find_variants
 from monitoring.decide.volume import volume_alarms, volume_of
 from monitoring.decide.watch import FlagFinding, sequential_alarms
-from monitoring.decide.window_choice import Window, WindowPair
+from monitoring.decide.window_choice import ReferenceProgress, Window, WindowPair
 from monitoring.descriptors import Descriptor
 from monitoring.store.summaries import Summary
 from monitoring.store.windows import WindowReader
@@ -36,15 +35,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What one run is asked. reference: what the window is compared with. first_of: the release whose first window
-    this would be: of the drift only harmful flags count then; see `references`. pool: windows that this one is to be
-    looked at with."""
+    """What one run is asked.
+
+    reference: what the window is compared with.
+    first_of: the release whose first window this would be: of the drift only harmful flags count then; see
+        `references`.
+    pool: windows that this one is to be looked at with.
+    gathering: the reference that is being gathered, of whose rows this window may be.
+    """
 
     app: str
     pair: WindowPair
     reference: PinnedSummaries
     first_of: str | None = None
     pool: Pool | None = None
+    gathering: ReferenceProgress | None = None
 
 
 def examine(
@@ -59,21 +64,19 @@ def examine(
 
     Raises StoreUnavailable.
     """
-    app, window = question.app, question.pair.current
-    whole = reader.summary(app, window.since, window.until).get(None, Summary())
-    slices = {name: reader.summary(app, window.since, window.until, name) for name in config.slices}
-    return _Examination(reader, config, question, whole, slices).result(failures, watched)
+    window = question.pair.current
+    whole = reader.summary(question.app, window.since, window.until).get(None, Summary())
+    return _Examination(reader, config, question, whole).result(failures, watched)
 
 
 @dataclass(frozen=True, slots=True)
 class _Examination:
-    """whole, slices: the current window's."""
+    """whole: all rows of the current window."""
 
     reader: WindowReader
     config: MonitorConfig
     question: Question
     whole: Summary
-    slices: Mapping[str, Mapping[str | None, Summary]]
 
     @property
     def reference(self) -> Summary:
@@ -84,44 +87,48 @@ class _Examination:
         return {**self.config.descriptors.descriptors, **FEEDBACK}
 
     def result(self, failures: Mapping[str, int], watched: Sequence[FlagFinding]) -> MonitorResult:
-        rules, config, question = self.config.rules, self.config, self.question
+        reader, rules, config, question = self.reader, self.config.rules, self.config, self.question
         app, pair, window = question.app, question.pair, question.pair.current
-        too_few = self._too_few()
-        fitting, not_compared = comparable(self.descriptors, self.reference)
-        tested = self._present(fitting, self.reference)
-        if question.first_of is not None:
-            tested = {name: descriptor for name, descriptor in tested.items() if descriptor.harmful}
+        slices = {name: reader.summary(app, window.since, window.until, name) for name in config.slices}
+        note = self._too_few()
         places = []
-        if not too_few and pair.reference is not None:
-            places = slices_to_test(app, self.whole, self.slices, question.reference, rules.minimum_rows)
-        variants = find_variants(self.reader, app, window.since, window.until, rules.minimum_rows)
+        if not note and pair.reference is not None:
+            places = slices_to_test(app, self.whole, slices, question.reference, rules.minimum_rows)
+        variants = find_variants(reader, app, window.since, window.until, rules.minimum_rows)
         families = max(count_families(places) + len(variants), 1)
         alpha = rules.alpha(families)
+        fitting, not_compared = comparable(self.descriptors, self.reference)
+        tested = self._with_feedback(fitting, self.reference)
+        if question.first_of is not None:
+            tested = {name: descriptor for name, descriptor in tested.items() if descriptor.harmful}
         drifts = [examine_slice(place.label, place.reference, place.current, tested, rules, alpha) for place in places]
         pooled = self._pooled(fitting, tested) if places else None
         comparisons = [
-            compare_variants(each, self._present(self.descriptors, each.before), rules, alpha) for each in variants
+            compare_variants(each, self._with_feedback(self.descriptors, each.before), rules, alpha)
+            for each in variants
         ]
         limits = check_limits(config.limits, self.whole, rules.limit_alpha(len(config.limits)))
-        volume = volume_of(self.reader, app, window.since, window.until, self.whole.rows, rules)
-        pending = [
+        volume = volume_of(reader, app, window.since, window.until, self.whole.rows, rules)
+        raised = [
             *limit_alarms(app, limits, self.descriptors),
             *sequential_alarms(watched),
-            *(each for comparison in comparisons for each in canary_alarms(comparison)),
-            *(alone := drift_alarms(places, drifts)),
-            *pooled_alarms(app, pooled, {each.alarm.what for each in alone}),
+            *(alarm for comparison in comparisons for alarm in canary_alarms(comparison)),
+            *(alone := drift_alarms(drifts)),
+            *pooled_alarms(app, pooled, {alarm.what for alarm in alone}),
             *volume_alarms(app, volume),
         ]
         questions = self._changed_questions(fitting, alpha) if places else None
-        alarms = self._with_rows(self._explained(pending, alpha, bool(questions)))
-        pinned, now = pair.pinned, set(self.slices.get("release", {}))
-        same_release = pinned is not None and pinned.release is not None and now == {pinned.release}
+        alarms = self._with_rows(self._explained(raised, alpha, bool(questions)))
+        pinned = pair.pinned
+        same_release = (
+            pinned is not None and pinned.release is not None and set(slices.get("release", {})) == {pinned.release}
+        )
         # Feedback that the window has and the reference has not: it may have come after the pin.
-        late = [name for name in FEEDBACK if _has(self.whole, name) and not _has(self.reference, name)]
+        late = [name for name in feedback_in(self.whole) if name not in feedback_in(self.reference)]
         return MonitorResult(
             app=app,
-            state="alarm" if alarms else "too-few-rows" if too_few else "ok",
-            note=too_few or self._first_note(),
+            state="alarm" if alarms else "too-few-rows" if note else "ok",
+            note=note or self._first_note(),
             window=dataclasses.replace(window, rows=self.whole.rows),
             reference=dataclasses.replace(pair.reference, rows=self.reference.rows)
             if pair.reference is not None
@@ -143,6 +150,7 @@ class _Examination:
         )
 
     def _too_few(self) -> str:
+        """Why nothing can be tested; empty where it can."""
         sizes = {"current": self.whole.rows}
         if self.question.pair.reference is not None:
             sizes = {"reference": self.reference.rows, **sizes}
@@ -158,20 +166,17 @@ class _Examination:
             return f"the first window of {release}: there is nothing yet to compare it with"
         return f"the first window of {release}: only harmful flags are compared with the old reference"
 
-    def _present(self, descriptors: Mapping[str, Descriptor], reference: Summary) -> dict[str, Descriptor]:
-        """Without feedback where there is none."""
-        return {
-            name: descriptor
-            for name, descriptor in descriptors.items()
-            if name not in FEEDBACK or (_has(reference, name) and _has(self.whole, name))
-        }
+    def _with_feedback(self, descriptors: Mapping[str, Descriptor], before: Summary) -> dict[str, Descriptor]:
+        """The descriptors, feedback only where both sides have it."""
+        said = feedback_in(before, self.whole)
+        return {name: each for name, each in descriptors.items() if name not in FEEDBACK or name in said}
 
     def _pooled(self, fitting: Mapping[str, Descriptor], tested: Mapping[str, Descriptor]) -> PooledLook | None:
         """With feedback even if this window has none yet: that on the others may have come meanwhile."""
         question = self.question
         if question.pool is None or question.first_of is not None:
             return None
-        said = {name: fitting[name] for name in FEEDBACK if name in fitting and _has(self.reference, name)}
+        said = {name: each for name, each in feedback_in(self.reference).items() if name in fitting}
         since, asked = question.pair.current.since, {**tested, **said}
         return look_at(self.reader, question.app, question.pool, since, self.reference, asked, self.config.rules)
 
@@ -179,22 +184,22 @@ class _Examination:
         """What changed of the questions of the whole app, for the verdict alone: in a first window they raise no
         alarm. None where the reference has no questions: those of an eval run are not production's."""
         asked = {name: each for name, each in fitting.items() if each.side == "input" and not each.harmful}
-        found = examine_slice({}, self.reference, self.whole, asked, self.config.rules, alpha).descriptors
-        if all(each.result.test == NOT_TESTED.test for each in found.values()):
+        found = examine_slice({}, self.reference, self.whole, asked, self.config.rules, alpha)
+        if all(each.result.test == NOT_TESTED.test for each in found.descriptors.values()):
             return None
-        return [name for name, each in found.items() if each.drifted] if self.question.first_of is not None else []
+        return list(found.drifted) if self.question.first_of is not None else []
 
-    def _explained(self, pending: Sequence[PendingAlarm], alpha: float, changed: bool) -> list[PendingAlarm]:
+    def _explained(self, alarms: Sequence[Alarm], alpha: float, changed: bool) -> Sequence[Alarm]:
         """The alarms about answers, with whether changed questions explain them; as they are when none changed."""
-        about = [each.alarm for each in pending if each.alarm.kind not in ("volume", "canary")]
+        about = [alarm for alarm in alarms if alarm.kind not in ("volume", "canary")]
         answers = {alarm.what: self.descriptors[alarm.what] for alarm in about if alarm.side != "input"}
         strata, window, rules = self.question.reference.strata, self.question.pair.current, self.config.rules
         if not strata or not answers or not (changed or any(alarm.side == "input" for alarm in about)):
-            return list(pending)
+            return alarms
         current = strata_of(
             self.reader,
             self.config.descriptors,
-            Strata.of_reference(self.reference),
+            self.reference,
             self.question.app,
             window.since,
             window.until,
@@ -202,29 +207,24 @@ class _Examination:
             columns=answers,
         )
         explained = []
-        for each in pending:
-            if each.alarm in about and each.alarm.what in answers:
-                descriptor = answers[each.alarm.what]
+        for alarm in alarms:
+            if alarm in about and alarm.what in answers:
+                descriptor = answers[alarm.what]
                 before = compare(descriptor, self.reference, self.whole)
                 among = compare_among_like_questions(descriptor, strata, current, rules)
                 found = among.explains(before, rules.floor(descriptor), alpha)
                 told = {None: "", True: "; explained by the questions", False: "; among like questions, too"}[found]
-                alarm = dataclasses.replace(each.alarm, why=each.alarm.why + told, explained=found)
-                explained.append(dataclasses.replace(each, alarm=alarm))
+                explained.append(dataclasses.replace(alarm, why=alarm.why + told, explained=found))
             else:
-                explained.append(each)
+                explained.append(alarm)
         return explained
 
-    def _with_rows(self, pending: Sequence[PendingAlarm]) -> list[Alarm]:
-        asked = [each.query for each in pending if each.query is not None]
+    def _with_rows(self, alarms: Sequence[Alarm]) -> list[Alarm]:
+        """With the requests that show each, the severest first."""
+        asked = [alarm.evidence for alarm in alarms if alarm.evidence is not None]
         window, most = self.question.pair.current, self.config.rules.rows_named
         found = iter(find_evidence(self.reader, self.question.app, window.since, window.until, asked, most))
         named = [
-            dataclasses.replace(each.alarm, rows=next(found)) if each.query is not None else each.alarm
-            for each in pending
+            dataclasses.replace(alarm, rows=next(found)) if alarm.evidence is not None else alarm for alarm in alarms
         ]
         return sorted(named, key=lambda alarm: alarm.severity != "high")
-
-
-def _has(summary: Summary, name: str) -> bool:
-    return name in summary.numbers or name in summary.labels

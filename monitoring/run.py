@@ -1,22 +1,31 @@
-"""Runs the monitor once: describe what is new, choose windows, test, say what to look at. Start reading here."""
+"""Runs the monitor once: describe what is new, choose windows, test, say what to look at. Pins references: by hand, and
+at a promotion. Start reading here.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmops.errors import CannotRun
+from llmops.production_log import LogRecord
 from llmops.settings import Settings
-from monitoring.decide.detector_store import DetectorStore
-from monitoring.decide.pinned_summaries import PinnedSummaries, comparable
-from monitoring.decide.pooled import Pool, pool_of
-from monitoring.decide.references import AcceptedWindow
+from monitoring.decide.pinned_summaries import PinnedSummaries, comparable, freeze_records
+from monitoring.decide.pooled import pool_of
+from monitoring.decide.references import AcceptedWindow, Awaited, PinnedReference
 from monitoring.decide.replay import RESAMPLED_MONTHS, Replay, ReplayRequest, replay
 from monitoring.decide.result import MonitorResult
-from monitoring.decide.watch import FlagFinding, watch_flags
+from monitoring.decide.watch import (
+    STILL_ARRIVING,
+    DetectorStore,
+    FlagFinding,
+    advance_detectors,
+    detector_spec,
+    findings,
+)
 from monitoring.decide.window_choice import ReferenceProgress, WindowPair, choose_windows, reference_progress
 from monitoring.examination import Question, examine
 from monitoring.store.database import apps_in_log
@@ -25,6 +34,11 @@ from monitoring.stores import Progress, Stores, opened
 if TYPE_CHECKING:
     from monitoring.config import MonitorConfig
     from monitoring.decide.rules import DriftRules
+
+GateAnswers = Callable[[], Sequence[LogRecord]]
+"""Gives the answers that the gate saw, as records; what needs the registry is handed in by the CLI."""
+
+_MOMENT = timedelta(milliseconds=1)
 
 
 def run_monitor(
@@ -57,19 +71,17 @@ def run_monitor(
     """
     with opened(settings, config, rules) as stores:
         ingested = stores.ingest(progress)
-        prepared = prepare(stores, app, since, until, champion, scheduled=scheduled)
-        pair, frozen, references = prepared.pair, prepared.question.reference, stores.references
+        question = prepare(stores, app, since, until, champion, scheduled=scheduled)
+        pair, frozen = question.pair, question.reference
         enough = frozen.whole.rows >= stores.config.rules.minimum_rows
         if pair.pinned is None and pair.reference is not None and enough:
             window = pair.reference
             why = "rows before the first --since"
-            pinned = references.pin(app, window.since, window.until, why, source="first-since", frozen=frozen)
-            question = dataclasses.replace(prepared.question, pair=dataclasses.replace(pair, pinned=pinned))
-            prepared = dataclasses.replace(prepared, question=question)
+            pinned = stores.references.pin(app, window.since, window.until, why, source="first-since", frozen=frozen)
+            question = dataclasses.replace(question, pair=dataclasses.replace(pair, pinned=pinned))
         elif pair.pinned is not None and pair.whole and not pair.pinned.frozen:
-            references.freeze(pair.pinned, frozen)
-        result = _examined(stores, prepared, ingested.rows)
-        return _settle(stores, prepared.gathering, result)
+            stores.references.freeze(pair.pinned, frozen)
+        return _settle(stores, question.gathering, _examined(stores, question, ingested.rows))
 
 
 def write_report(
@@ -92,15 +104,14 @@ def write_report(
 
     with opened(settings, config, rules) as stores:
         ingested = stores.ingest(progress)
-        prepared = prepare(stores, app, since, until, champion)
-        result = _examined(stores, prepared, ingested.rows)
+        question = prepare(stores, app, since, until, champion)
         return save_report(
-            result,
+            _examined(stores, question, ingested.rows),
             out,
             log=stores.log,
             reader=stores.reader,
             descriptors=stores.config.descriptors,
-            reference=prepared.question.reference.whole,
+            reference=question.reference.whole,
         )
 
 
@@ -124,11 +135,8 @@ def replay_past(
             raise CannotRun(
                 f"no reference is pinned for app {app}; the first `llmops monitor run --since TIME` pins one"
             )
-        reference = stores.references.frozen(pinned)
-        if reference is None:
-            reference = stores.freeze(app, pinned.since, pinned.until, pinned.release)
-        descriptors, _ = comparable(stores.config.descriptors.descriptors, reference.whole)
-        config = stores.config
+        reference, config = stores.frozen(pinned), stores.config
+        descriptors, _ = comparable(config.descriptors.descriptors, reference.whole)
         until = until or datetime.now(UTC)
         request = ReplayRequest(
             app, reference, pinned.counts_from, until, descriptors, config.rules, config.limits, config.slices, months
@@ -142,17 +150,81 @@ def list_apps(settings: Settings) -> list[str]:
         return apps_in_log(stores.engine)
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What one run is to do. gathering: the reference that is being gathered, of whose rows this window may be."""
+def pin_reference(
+    settings: Settings,
+    app: str,
+    since: datetime,
+    until: datetime,
+    why: str,
+    *,
+    release: str | None = None,
+    config: MonitorConfig | None = None,
+) -> PinnedReference:
+    """Makes a window the app's reference from now on, with its summaries. release: only its rows, and only while it
+    is the champion.
 
-    question: Question
-    gathering: ReferenceProgress | None = None
+    Raises UsageError, StoreUnavailable; CannotRun when the window has no rows.
+    """
+    with opened(settings, config) as stores:
+        stores.ingest()
+        frozen = stores.freeze(app, since, until, release)
+        if since < until and not frozen.whole.rows:
+            whose = f"release {release}" if release else f"app {app}"
+            raise CannotRun(
+                f"no rows of {whose} from {since.isoformat()} to {until.isoformat()}: nothing to compare with"
+            )
+        return stores.references.pin(app, since, until, why, release=release, frozen=frozen)
 
-    @property
-    def pair(self) -> WindowPair:
-        """The windows that are compared."""
-        return self.question.pair
+
+def pin_at_promotion(
+    settings: Settings,
+    release: str,
+    previous: str | None,
+    gate_answers: GateAnswers,
+    *,
+    at: datetime | None = None,
+    config: MonitorConfig | None = None,
+) -> PinnedReference | Awaited:
+    """What a promotion does to the app's reference, as the configuration's `reference.at_promotion` says.
+
+    release, previous: the new champion and the old one. gate_answers: called for `gate` only. at: when it was
+    promoted; now when None. Where `gate` has no answers, or `previous-window` no accepted window, the first window is
+    awaited. Raises BadFile, StoreUnavailable, and what `gate_answers` raises.
+    """
+    app, at = release.partition("@")[0], at or datetime.now(UTC)
+    with opened(settings, config) as stores:
+        kind, references = stores.config.reference.at_promotion, stores.references
+        if kind == "gate" and (answers := gate_answers()):
+            frozen = freeze_records(stores.config.descriptors, answers)
+            moments = [record.at for record in answers]
+            since, until, why = min(moments), max(moments) + _MOMENT, f"what the gate saw of {release}"
+            return references.pin(app, since, until, why, source="gate", release=release, frozen=frozen)
+        last = references.last_accepted(app, previous) if kind == "previous-window" else None
+        if last is not None:
+            stores.ingest()
+            frozen = stores.freeze(app, last.since, last.until, None)
+            why = f"last accepted window before {release}"
+            return references.pin(
+                app, last.since, last.until, why, source="previous-window", release=release, frozen=frozen
+            )
+        references.await_first_window(app, release, at)
+        return Awaited(release, at)
+
+
+def list_references(settings: Settings, app: str | None = None) -> list[PinnedReference]:
+    """Every reference ever pinned, of the app or of all, the newest first. Raises StoreUnavailable."""
+    with opened(settings) as stores:
+        return stores.references.all(app)
+
+
+def reference_in_force(
+    settings: Settings, app: str, champion: str | None = None
+) -> tuple[PinnedReference | None, PinnedSummaries | None, Awaited | None]:
+    """The app's reference, what it was like, and the release whose first window is awaited. Raises StoreUnavailable."""
+    with opened(settings) as stores:
+        pinned = stores.references.pinned(app, champion)
+        frozen = stores.references.frozen(pinned) if pinned is not None else None
+        return pinned, frozen, stores.references.awaited(app, champion)
 
 
 def prepare(
@@ -163,7 +235,7 @@ def prepare(
     champion: str | None,
     *,
     scheduled: bool = False,
-) -> Prepared:
+) -> Question:
     """Chooses windows and reference; writes nothing. Arguments and errors as `run_monitor`."""
     references, config = stores.references, stores.config
     beside = None if since is None else (since, until or datetime.now(UTC))
@@ -178,64 +250,53 @@ def prepare(
     if unchosen and awaited is None and pair.reference is not None and frozen.whole.rows < needed:
         earlier, alone = pair.reference, dataclasses.replace(pair, reference=None)
         progress = ReferenceProgress(None, earlier.since, earlier.until, frozen.whole.rows, needed)
-        return Prepared(Question(app, alone, PinnedSummaries({})), progress)
+        return Question(app, alone, PinnedSummaries({}), gathering=progress)
     # Whether somebody chose the reference with --since after the promotion: then no first window is awaited.
     chosen = pair.reference is not None
     if awaited is not None and pair.pinned is not None:
         chosen = pair.pinned.source == "first-since" and pair.pinned.pinned_at >= awaited.since
     if awaited is None or chosen:
-        return Prepared(Question(app, pair, frozen))
+        return Question(app, pair, frozen)
     gathering = reference_progress(stores.reader, references, app, awaited, pair.current.until, needed)
     # With so many rows in the window the promoted release is judged as a new one.
     begin, answered = max(pair.current.since, awaited.since), None
     if begin < pair.current.until:
         answered = stores.reader.summary(app, begin, pair.current.until, "release").get(awaited.release)
     first = awaited.release if answered is not None and answered.rows >= config.rules.minimum_rows else None
-    return Prepared(Question(app, pair, frozen, first), gathering)
+    return Question(app, pair, frozen, first, gathering=gathering)
 
 
 def _frozen(stores: Stores, app: str, pair: WindowPair) -> PinnedSummaries:
     """What the pair's reference is like: as it was stored, else as its rows are now."""
     if pair.reference is None:
         return PinnedSummaries({})
-    if pair.pinned is not None and pair.whole and (stored := stores.references.frozen(pair.pinned)) is not None:
-        return stored
+    if pair.pinned is not None and pair.whole:
+        return stores.frozen(pair.pinned)
     release = pair.pinned.release if pair.pinned is not None else None
     return stores.freeze(app, pair.reference.since, pair.reference.until, release)
 
 
-def pool_with(stores: Stores, prepared: Prepared) -> Pool | None:
-    """The windows that this one is to be looked at with; None for none. Raises StoreUnavailable."""
-    app, pinned, window = prepared.question.app, prepared.pair.pinned, prepared.pair.current
-    if pinned is None or not prepared.pair.whole or window.since <= pinned.counts_from:
-        return None
-    rejected = stores.references.last_rejected(app, pinned.counts_from, window.since)
-    pins = stores.references.pins_before(pinned)
-    return pool_of(window.since, window.until, pinned.counts_from, rejected, pins)
-
-
-def _examined(stores: Stores, prepared: Prepared, ingested: int) -> MonitorResult:
+def _examined(stores: Stores, question: Question, ingested: int) -> MonitorResult:
     """The verdict on the window. ingested: rows that were described just now."""
-    pinned, window, config = prepared.pair.pinned, prepared.pair.current, stores.config
-    reference = stores.references.frozen(pinned) if pinned is not None else None
+    pair, window, config = question.pair, question.pair.current, stores.config
+    reader, references, pinned = stores.reader, stores.references, pair.pinned
     watched: list[FlagFinding] = []
-    if pinned is not None and reference is not None:
-        # The detectors count from the end of a pinned reference on, all rows once.
-        watched = watch_flags(
-            DetectorStore(stores.engine),
-            stores.reader,
-            pinned,
-            reference,
-            config.descriptors.descriptors,
-            config.rules,
-            window.since,
-            window.until,
-        )
-    failures = stores.reader.failures(prepared.question.app, window.since, window.until)
+    if pinned is not None and (reference := references.frozen(pinned)) is not None:
+        # The detectors count from the end of a pinned reference on, all rows once. Another monitor that is at it at the
+        # same moment does it for both.
+        store = DetectorStore(stores.engine)
+        spec = detector_spec(pinned, reference, config.descriptors.descriptors, config.rules)
+        advance_detectors(store, reader, spec, min(window.until, datetime.now(UTC) - STILL_ARRIVING))
+        watched = findings(store, spec, window.since, window.until)
+    if pinned is not None and pair.whole and window.since > pinned.counts_from:
+        rejected = references.last_rejected(question.app, pinned.counts_from, window.since)
+        pins = references.pins_before(pinned)
+        pool = pool_of(window.since, window.until, pinned.counts_from, rejected, pins)
+        question = dataclasses.replace(question, pool=pool)
+    failures = reader.failures(question.app, window.since, window.until)
     counts = {name: each.rows for name, each in failures.items()}
-    question = dataclasses.replace(prepared.question, pool=pool_with(stores, prepared))
-    result = examine(stores.reader, config, question, failures=counts, watched=watched)
-    gathering = prepared.gathering
+    result = examine(reader, config, question, failures=counts, watched=watched)
+    gathering = question.gathering
     if gathering is None or gathering.complete:
         return dataclasses.replace(result, computed=ingested)
     note = "; ".join(filter(None, (result.note, gathering.note)))

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -15,9 +15,9 @@ from llmops.production_log import ProductionLog
 from llmops.settings import Settings
 from monitoring.config import MonitorConfig, read_config
 from monitoring.decide.pinned_summaries import PinnedSummaries, freeze
-from monitoring.decide.references import References
-from monitoring.store.database import open_database
-from monitoring.store.ingest import Ingested, ingest
+from monitoring.decide.references import PinnedReference, References
+from monitoring.store.database import ingest_cursors, open_database, reading
+from monitoring.store.ingest import Ingested, ingest, positions
 from monitoring.store.ingest_feedback import ingest_feedback
 from monitoring.store.windows import WindowReader
 
@@ -54,6 +54,11 @@ class Stores:
             self.reader, self.config.descriptors, app, since, until, dimensions=self.config.slices, release=release
         )
 
+    def frozen(self, pinned: PinnedReference) -> PinnedSummaries:
+        """What a reference was like when it was pinned; while that is not stored, what its rows are like now."""
+        stored = self.references.frozen(pinned)
+        return stored or self.freeze(pinned.app, pinned.since, pinned.until, pinned.release)
+
 
 @contextmanager
 def opened(
@@ -71,3 +76,29 @@ def opened(
             engine.dispose()
     finally:
         log.close()
+
+
+def described_up_to(engine: sa.Engine) -> int | None:
+    """The cursor up to which the log is described, by the newest version; None where nothing was ever described.
+
+    Raises StoreUnavailable.
+    """
+    with reading(engine) as connection:
+        if not sa.inspect(connection).has_table(ingest_cursors.name):
+            return None
+        found = positions(connection)
+    return found[0].cursor if found else None
+
+
+def retain(
+    log: ProductionLog, engine: sa.Engine, days: int | None, *, now: datetime | None = None, dry_run: bool = False
+) -> int:
+    """Deletes the texts of records older than `days` that are described; returns of how many. None: deletes nothing.
+
+    Raises StoreUnavailable.
+    """
+    if days is None:
+        return 0
+    before = (now or datetime.now(UTC)) - timedelta(days=days)
+    cursor = described_up_to(engine) or 0  # nothing described yet, such as after an ingest that failed: nothing is due
+    return log.delete_texts(before, described_up_to=cursor, dry_run=dry_run)

@@ -26,7 +26,9 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.monitoring.simulation import Claim
 from llmops.tabular.schema import Column, RowSchema
-from monitoring.tabular import ErrorEstimator, TabularSettings, check
+from monitoring.tabular.checking import check
+from monitoring.tabular.estimate import ErrorEstimator
+from monitoring.tabular.settings import TabularSettings
 
 WINDOWS = 12
 BUDGET = 0.1

@@ -38,8 +38,9 @@ from llmops.prompt_file import PromptTemplate, load_prompt_folder
 from llmops.registry import Registry
 from llmops.registry.model_registration import pull
 from llmops.settings import Settings
-from monitoring import MonitorResult, run_monitor
+from monitoring.decide.result import MonitorResult
 from monitoring.descriptors import default_descriptors
+from monitoring.run import run_monitor
 
 ROOT = Path(__file__).parents[2]
 APP, START, DAY = "assistant", datetime(2026, 6, 1, tzinfo=UTC), timedelta(days=1)

@@ -23,8 +23,8 @@ import numpy as np
 
 from llmops.production_log import ProductionLog
 from llmops.settings import Settings
-from monitoring import pin_reference, run_monitor
 from monitoring.config import MonitorConfig, read_config
+from monitoring.run import pin_reference, run_monitor
 from monitoring.store.database import open_database, writing
 from monitoring.store.hourly import add_to_stored, summarise_by_hour, write_summaries
 from monitoring.store.ingest import advance, position_of

@@ -13,7 +13,7 @@ from labs.data import LabData, LabelledRows
 from labs.evaluation import Estimate
 from labs.lab import FIRST, Json, Lab
 from labs.training import Trained
-from monitoring.tabular import TabularSettings
+from monitoring.tabular.settings import TabularSettings
 
 
 class BikeLab(Lab):

@@ -52,8 +52,8 @@ def command(as_json: bool) -> None:
     settings = with_samples(Settings.from_environment())
     from llmops.eval_runs.evaluations import Evaluations
     from llmops.registry import Registry, model_registration
-    from monitoring import run_monitor, write_report
     from monitoring.cli.monitor import champion_of, record, report_path
+    from monitoring.run import run_monitor, write_report
 
     registry = Registry(settings)
     evaluations = Evaluations(settings, registry)

@@ -13,7 +13,7 @@ from labs.training import Trained
 from labs.wine.data import halves, load_wine
 from labs.wine.models import CANDIDATES, RULES, SCORERS, challenger_split, evaluate, train_challenger, train_first
 from labs.wine.shift import Batch, stream
-from monitoring.tabular import TabularSettings
+from monitoring.tabular.settings import TabularSettings
 
 _LABELLED_BATCHES = 2
 """Batches with labels that a challenger needs: with one, the gate can tell in half of the cases only."""

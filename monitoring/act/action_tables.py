@@ -1,6 +1,6 @@
 """The tables of what the monitor tells and does, in the production log's database, beside the monitor's others.
 
-They hold no text that a user wrote; of requests only their ids, which `monitoring.deletion` takes out.
+They hold no text that a user wrote; of requests only their ids, which `monitoring.forgetting` takes out.
 
 A machine's clock may run ahead for a while and come back, or the other way round. Moments that it noted meanwhile must
 not hold up work until they come (`is_due`, `was_noted`).

@@ -28,7 +28,7 @@ def retain(days: int | None, undescribed: bool, dry_run: bool, as_json: bool) ->
     Example: llmops log retain --days 30
     """
     from llmops.production_log import ProductionLog, open_engine
-    from monitoring.deletion import described_up_to
+    from monitoring.stores import described_up_to
 
     settings = Settings.from_environment()
     kept = settings.retention_days if days is None else days

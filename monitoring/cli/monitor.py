@@ -27,9 +27,9 @@ from llmops.pages.numbers import number
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
-    from monitoring import MonitorResult
     from monitoring.decide.drift import DescriptorDrift
     from monitoring.decide.replay import Replay
+    from monitoring.decide.result import MonitorResult
 
 
 @click.group("monitor", cls=CommandGroup)
@@ -57,7 +57,7 @@ def run(
     \b
     Example: llmops monitor run --app assistant --since 24h
     """
-    from monitoring import run_monitor
+    from monitoring.run import run_monitor
 
     settings = Settings.from_environment()
     name = chosen_app(settings, app)
@@ -87,7 +87,7 @@ def report(app: str | None, since: datetime | None, until: datetime | None, out:
     \b
     Example: llmops monitor report --app assistant --out report.html
     """
-    from monitoring import write_report
+    from monitoring.run import write_report
 
     settings = Settings.from_environment()
     name = chosen_app(settings, app)
@@ -110,7 +110,7 @@ def list_command(app: str | None, as_json: bool) -> None:
     \b
     Example: llmops monitor reference list assistant
     """
-    from monitoring import list_references
+    from monitoring.run import list_references
 
     found = list_references(Settings.from_environment(), app)
     rows = [
@@ -139,7 +139,7 @@ def show(app: str, as_json: bool) -> None:
     \b
     Example: llmops monitor reference show assistant
     """
-    from monitoring import reference_in_force
+    from monitoring.run import reference_in_force
 
     settings = Settings.from_environment()
     pinned, frozen, awaited = reference_in_force(settings, app, champion_of(settings, app))
@@ -189,7 +189,7 @@ def pin(app: str, since: datetime, until: datetime, release: str | None, why: st
     \b
     Example: llmops monitor reference pin assistant --since 8d --until 1d --why "a good week"
     """
-    from monitoring import pin_reference
+    from monitoring.run import pin_reference
 
     pinned = pin_reference(Settings.from_environment(), app, since, until, why, release=release)
     span = f"the rows from {pinned.since.isoformat()} to {pinned.until.isoformat()}"
@@ -211,7 +211,7 @@ def replay(app: str | None, until: datetime | None, months: int, as_json: bool) 
     \b
     Example: llmops monitor replay --app assistant --until 1d
     """
-    from monitoring import replay_past
+    from monitoring.run import replay_past
 
     settings = Settings.from_environment()
     name = chosen_app(settings, app)
@@ -269,7 +269,7 @@ def report_path(settings: Settings, app: str) -> Path:
 
 def chosen_app(settings: Settings, app: str | None) -> str:
     """The app asked for, or the only one in the log. Raises UsageError when there are several."""
-    from monitoring import list_apps
+    from monitoring.run import list_apps
 
     if app is not None:
         return app

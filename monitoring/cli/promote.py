@@ -61,7 +61,8 @@ def command(release: str, force: bool, why: str | None, as_json: bool) -> None:
 
 def renew_reference(settings: Settings, registry: Registry, release: Release, previous: str | None) -> dict[str, Any]:
     """Tells the monitor of a promotion that is done. Where that fails the promotion stands, and the failure is said."""
-    from monitoring import PinnedReference, pin_at_promotion
+    from monitoring.decide.references import PinnedReference
+    from monitoring.run import pin_at_promotion
 
     try:
         found = pin_at_promotion(settings, release.ref, previous, lambda: gate_answers(registry, release))

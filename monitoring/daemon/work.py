@@ -18,24 +18,24 @@ from monitoring.act.action_tables import alone, ensure_tables, retention_clock, 
 from monitoring.act.alarm_book import Finding
 from monitoring.config import MonitorConfig
 from monitoring.decide.alarms import EvidenceQuery, find_evidence
-from monitoring.decide.detector_store import DetectorStore, at_moment
 from monitoring.decide.pinned_summaries import PinnedSummaries
 from monitoring.decide.references import PinnedReference
 from monitoring.decide.result import MonitorResult
 from monitoring.decide.watch import (
     RELEASE,
     STILL_ARRIVING,
+    DetectorStore,
     FlagFinding,
     advance_detectors,
+    at_moment,
     detector_spec,
     findings,
 )
-from monitoring.deletion import retain
 from monitoring.run import run_monitor
 from monitoring.store.database import apps_in_log, newest_record_at, reading
 from monitoring.store.hourly import APP
 from monitoring.store.rows import HOUR
-from monitoring.stores import opened
+from monitoring.stores import opened, retain
 
 logger = logging.getLogger("llmops.monitoring")
 
@@ -172,8 +172,7 @@ class LogWork(contextlib.AbstractContextManager["LogWork"]):
     def _frozen_of(self, pinned: PinnedReference) -> PinnedSummaries:
         number, frozen = self._frozen.get(pinned.app, (None, None))
         if frozen is None or number != pinned.id:
-            frozen = self._stores.references.frozen(pinned)
-            frozen = frozen or self._stores.freeze(pinned.app, pinned.since, pinned.until, pinned.release)
+            frozen = self._stores.frozen(pinned)
             self._frozen[pinned.app] = (pinned.id, frozen)
         return frozen
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,40 +10,61 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from llmops.production_log import SHADOW
-from monitoring.decide.drift import DescriptorDrift, SliceDrift
-from monitoring.decide.pinned_summaries import TestedSlice
+from monitoring.decide.drift import SliceDrift
 from monitoring.descriptors import Side
+from monitoring.store.hourly import APP
 from monitoring.store.rows import ARM, DescribedRows
-from monitoring.store.summaries import LabelSummary, Summary
 
 if TYPE_CHECKING:
     from monitoring.store.windows import WindowReader
 
 AlarmKind = Literal["drift", "sequential", "limit", "volume", "canary"]
 Severity = Literal["high", "medium"]
+Want = Literal["high", "low", "equal"]
 
 ROWS = "rows"
 """What an alarm of the kind `volume` is about."""
 
 
 @dataclass(frozen=True, slots=True)
+class EvidenceQuery:
+    """Which rows show a change of one descriptor.
+
+    want: `high` or `low`: values beyond `value`, the farthest first; `equal`: values that equal it, the newest first.
+    rows_like: dimension and value that the rows must have; None for any row.
+    """
+
+    name: str
+    want: Want
+    value: float | str
+    rows_like: tuple[str, str] | None = None
+
+    @classmethod
+    def of_slice(cls, name: str, want: Want, value: float | str, label: Mapping[str, str]) -> EvidenceQuery:
+        """Among the rows of a slice. label: `{"app": …}` for all rows, else dimension and value."""
+        ((dimension, named),) = label.items()
+        return cls(name, want, value, None if dimension == APP else (dimension, named))
+
+
+@dataclass(frozen=True, slots=True)
 class Alarm:
     """One descriptor that changed, in whichever slices.
 
-    what: the descriptor. why: a sentence with the numbers of the slice where it is plainest. rows: request ids of that
-    slice, most telling first. slices: all slices in which it changed. kind: which rule found it. severity: `high` for
-    what is harmful by itself or was limited by hand. explained: whether changed questions explain it; None where that
-    was not asked or cannot be told.
+    what: the descriptor. why: a sentence with the numbers of the slice where it is plainest. slices: all in which it
+    changed. kind: which rule found it. severity: `high` for what is harmful by itself or was limited by hand.
+    explained: whether changed questions explain it; None where that was not asked or cannot be told.
+    evidence: which rows of the window show it. rows: their request ids, most telling first, once they were looked for.
     """
 
     what: str
     why: str
-    rows: tuple[str, ...]
     side: Side
     slices: tuple[dict[str, str], ...]
     kind: AlarmKind = "drift"
     severity: Severity = "high"
     explained: bool | None = None
+    evidence: EvidenceQuery | None = None
+    rows: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -58,96 +79,59 @@ class Alarm:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class EvidenceQuery:
-    """Which rows show a change of one descriptor.
+def alarm_of(
+    family: SliceDrift,
+    name: str,
+    where: str,
+    slices: tuple[dict[str, str], ...],
+    kind: AlarmKind = "drift",
+    severity: Severity = "high",
+    rows_of: Mapping[str, str] | None = None,
+) -> Alarm:
+    """The alarm of one descriptor that drifted: in a sentence which rows, from what to what, how sure, how large.
 
-    want: `high` or `low`: values beyond `value`, the farthest first; `equal`: values that equal it, the newest first.
-    rows_like: dimension and value that the rows must have; None for any row.
+    where: names the family's rows. rows_of: the slice whose rows show the change; the family's when None.
     """
-
-    name: str
-    want: Literal["high", "low", "equal"]
-    value: float | str
-    rows_like: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PendingAlarm:
-    """An alarm whose rows are still to be found. order: the most certain first."""
-
-    alarm: Alarm
-    query: EvidenceQuery | None
-    order: float
-
-
-def drift_alarms(places: Sequence[TestedSlice], drifts: Sequence[SliceDrift]) -> list[PendingAlarm]:
-    """One alarm for each drifted descriptor, the most certain first."""
-    hits: dict[str, list[tuple[TestedSlice, SliceDrift]]] = {}
-    for place, found in zip(places, drifts, strict=True):
-        for name, drift in found.descriptors.items():
-            if drift.drifted:
-                hits.setdefault(name, []).append((place, found))
-    raised = []
-    for name, found_in in hits.items():
-        place, found = min(found_in, key=lambda hit: hit[1].descriptors[name].result.p_value)
-        drift = found.descriptors[name]
-        alarm = Alarm(
-            what=name,
-            why=explain(drift, place.value, place.reference, place.current),
-            rows=(),
-            side=drift.descriptor.side,
-            slices=tuple(hit.label for hit, _ in found_in),
-            severity="high" if drift.descriptor.harmful else "medium",
-        )
-        query = evidence_of(drift, place.reference, place.current, place.rows_like)
-        raised.append(PendingAlarm(alarm, query, drift.p_adjusted))
-    return sorted(raised, key=lambda each: each.order)
-
-
-def explain(drift: DescriptorDrift, where: str, reference: Summary, current: Summary) -> str:
-    """One sentence: which rows, from what to what, how sure, how large."""
-    name, kind, up = drift.descriptor.name, drift.descriptor.kind, drift.result.direction > 0
-    if kind == "numeric":
-        before, after = reference.numbers[name], current.numbers[name]
-        unit = f" {drift.descriptor.unit}" if drift.descriptor.unit else ""
-        medians = f"median {before.quantile(0.5):.4g} → {after.quantile(0.5):.4g}{unit}"
-        means = f"mean {before.mean:.4g} → {after.mean:.4g}{unit}"
-        change, sizes = f"{'rose' if up else 'fell'}: {medians}, {means}", (before.n, after.n)
-    elif kind == "flag":
-        was, now = reference.flags[name], current.flags[name]
-        shares = f"from {was.share:.1%} to {now.share:.1%} (from {was.hits} to {now.hits} rows)"
-        change, sizes = f"{'rose' if now.share > was.share else 'fell'} {shares}", (was.n, now.n)
+    drift, before, after = family.descriptors[name], family.before, family.after
+    descriptor, result, label = drift.descriptor, drift.result, rows_of or family.label
+    if descriptor.kind == "numeric":
+        number, current = before.numbers[name], after.numbers[name]
+        unit, median = f" {descriptor.unit}" if descriptor.unit else "", number.quantile(0.5)
+        up, sizes = result.direction > 0, (current.n, number.n)
+        medians = f"median {median:.4g} → {current.quantile(0.5):.4g}{unit}"
+        change = f"{'rose' if up else 'fell'}: {medians}, mean {number.mean:.4g} → {current.mean:.4g}{unit}"
+        evidence = EvidenceQuery.of_slice(name, "high" if up else "low", median, label)
+    elif descriptor.kind == "flag":
+        flag, now = before.flags[name], after.flags[name]
+        shares = f"from {flag.share:.1%} to {now.share:.1%} (from {flag.hits} to {now.hits} rows)"
+        change, sizes = f"{'rose' if now.share > flag.share else 'fell'} {shares}", (now.n, flag.n)
+        evidence = EvidenceQuery.of_slice(name, "equal", 1.0 if result.effect > 0 else 0.0, label)
     else:
-        labels, named = reference.labels[name], current.labels[name]
-        label = _grown_label(labels, named)
-        change = f"changed: {label} went from {_share(labels, label):.1%} to {_share(named, label):.1%}"
-        sizes = labels.n, named.n
-    return (
-        f"{name} {change} in {where} ({sizes[1]} rows against {sizes[0]}; {drift.result.test}, "
-        f"adjusted p {drift.p_adjusted:.2g}, effect {abs(drift.result.effect):.2f})"
+        labels, named = before.labels[name], after.labels[name]
+        grown = max(sorted(named.counts), key=lambda each: named.share(each) - labels.share(each))
+        change = f"changed: {grown} went from {labels.share(grown):.1%} to {named.share(grown):.1%}"
+        sizes, evidence = (named.n, labels.n), EvidenceQuery.of_slice(name, "equal", grown, label)
+    why = (
+        f"{name} {change} in {where} ({sizes[0]} rows against {sizes[1]}; {result.test}, "
+        f"adjusted p {drift.p_adjusted:.2g}, effect {abs(result.effect):.2f})"
     )
+    return Alarm(name, why, descriptor.side, slices, kind, severity, evidence=evidence)
 
 
-def evidence_of(
-    drift: DescriptorDrift, reference: Summary, current: Summary, rows_like: tuple[str, str] | None
-) -> EvidenceQuery:
-    """Which rows of the current window show the change best. rows_like: as in `EvidenceQuery`."""
-    name, kind = drift.descriptor.name, drift.descriptor.kind
-    if kind == "numeric":
-        median = reference.numbers[name].quantile(0.5)
-        return EvidenceQuery(name, "high" if drift.result.direction > 0 else "low", median, rows_like)
-    if kind == "flag":
-        return EvidenceQuery(name, "equal", 1.0 if drift.result.effect > 0 else 0.0, rows_like)
-    return EvidenceQuery(name, "equal", _grown_label(reference.labels[name], current.labels[name]), rows_like)
-
-
-def _grown_label(before: LabelSummary, after: LabelSummary) -> str:
-    return max(sorted(after.counts), key=lambda label: _share(after, label) - _share(before, label))
-
-
-def _share(summary: LabelSummary, label: str) -> float:
-    return summary.counts.get(label, 0) / max(summary.n, 1)
+def drift_alarms(drifts: Sequence[SliceDrift]) -> list[Alarm]:
+    """One alarm for each drifted descriptor, the most certain first."""
+    hits: dict[str, list[SliceDrift]] = {}
+    for family in drifts:
+        for name in family.drifted:
+            hits.setdefault(name, []).append(family)
+    raised = []
+    for name, families in hits.items():
+        plainest = min(families, key=lambda family: family.descriptors[name].result.p_value)
+        slices, drift = tuple(dict(family.label) for family in families), plainest.descriptors[name]
+        severity: Severity = "high" if drift.descriptor.harmful else "medium"
+        alarm = alarm_of(plainest, name, next(iter(plainest.label.values())), slices, severity=severity)
+        raised.append((drift.p_adjusted, alarm))
+    return [alarm for _, alarm in sorted(raised, key=lambda pair: pair[0])]
 
 
 def find_evidence(

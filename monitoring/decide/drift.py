@@ -55,9 +55,18 @@ class SliceDrift:
     """One family: `label` is `{"app": …}` for all rows, or `{"release": …}`. alpha: what p_adjusted is held against."""
 
     label: Mapping[str, str]
-    rows: int
+    before: Summary
+    after: Summary
     alpha: float
     descriptors: Mapping[str, DescriptorDrift]
+
+    @property
+    def rows(self) -> int:
+        return self.after.rows
+
+    @property
+    def drifted(self) -> dict[str, DescriptorDrift]:
+        return {name: drift for name, drift in self.descriptors.items() if drift.drifted}
 
     def to_json(self) -> dict[str, Any]:
         found = {name: drift.to_json() for name, drift in self.descriptors.items()}
@@ -88,7 +97,7 @@ def examine_slice(
         drifted = p_adjusted <= alpha and abs(result.effect) >= rules.floor(descriptor)
         levels = level(descriptor, reference), level(descriptor, current)
         drifts[name] = DescriptorDrift(descriptor, result, p_adjusted, drifted, *levels, known[name])
-    return SliceDrift(label, current.rows, alpha, drifts)
+    return SliceDrift(label, reference, current, alpha, drifts)
 
 
 def compare(descriptor: Descriptor, reference: Summary, current: Summary) -> Comparison:
@@ -142,6 +151,15 @@ FEEDBACK: Mapping[str, Descriptor] = {
     SCORE: Descriptor(SCORE, "numeric", "output"),
     LABEL: Descriptor(LABEL, "label", "output"),
 }
+
+
+def feedback_in(*sides: Summary) -> dict[str, Descriptor]:
+    """The kinds of feedback that every side has."""
+    return {
+        name: each
+        for name, each in FEEDBACK.items()
+        if all(name in side.numbers or name in side.labels for side in sides)
+    }
 
 
 def feedback_json(summary: Summary) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from llmops.errors import UsageError
-from monitoring.decide.alarms import Alarm, EvidenceQuery, PendingAlarm
+from monitoring.decide.alarms import Alarm, EvidenceQuery
 from monitoring.descriptors import Descriptor
 from monitoring.store.packed_summaries import bins_of, edges_of
 from monitoring.store.summaries import Summary
@@ -147,19 +147,15 @@ def check_limits(limits: Iterable[Limit], window: Summary, alpha: float) -> list
     return found
 
 
-def limit_alarms(app: str, found: Sequence[LimitFinding], descriptors: Mapping[str, Descriptor]) -> list[PendingAlarm]:
+def limit_alarms(app: str, found: Sequence[LimitFinding], descriptors: Mapping[str, Descriptor]) -> list[Alarm]:
     """One alarm for each broken limit."""
     raised = []
     for each in found:
         if each.broken:
-            limit, descriptor = each.limit, descriptors[each.limit.descriptor]
-            alarm = Alarm(descriptor.name, each.why, (), descriptor.side, ({"app": app},), "limit")
-            query = (
-                EvidenceQuery(descriptor.name, "equal", 1.0)
-                if limit.at_most is None
-                else EvidenceQuery(descriptor.name, "high", limit.at_most)
-            )
-            raised.append(PendingAlarm(alarm, query, each.alpha))
+            name, most = each.limit.descriptor, each.limit.at_most
+            evidence = EvidenceQuery(name, "equal", 1.0) if most is None else EvidenceQuery(name, "high", most)
+            side = descriptors[name].side
+            raised.append(Alarm(name, each.why, side, ({"app": app},), "limit", evidence=evidence))
     return raised
 
 

@@ -16,7 +16,7 @@ from monitoring.decide.rules import DriftRules
 from monitoring.decide.two_sample import Comparison
 from monitoring.descriptors import Descriptor
 from monitoring.store.hourly import APP
-from monitoring.store.rows import DescribedRows, Objects, objects
+from monitoring.store.rows import DescribedRows, objects
 from monitoring.store.summaries import (
     OTHER,
     FlagSummary,
@@ -59,27 +59,6 @@ LEAST_OF_FLAGS = 5
 """Rows of a stratum, on both sides, that a flag is compared in: its test adds up strata, and they may be small."""
 
 _SMALLEST_P = 1e-300
-
-
-@dataclass(frozen=True, slots=True)
-class Strata:
-    """languages: those with strata of their own, the commonest of the reference."""
-
-    languages: tuple[str, ...]
-
-    @classmethod
-    def of_reference(cls, whole: Summary) -> Strata:
-        """For all rows of a reference."""
-        counts = whole.labels[LANGUAGE].counts if LANGUAGE in whole.labels else {}
-        return cls(tuple(sorted(counts, key=lambda name: (-counts[name], name))[:LANGUAGES]))
-
-    def of(self, rows: DescribedRows) -> Objects:
-        """The stratum of each row, such as `en/22`; questions without a length have one of their own."""
-        languages = rows.columns.get(LANGUAGE, objects([None] * len(rows)))
-        lengths = rows.columns.get(LENGTH, np.full(len(rows), np.nan, dtype=np.float32))
-        steps = np.floor(LENGTH_STEPS * np.log2(np.maximum(np.nan_to_num(lengths, nan=0.0), 0.0) + 1.0)).astype(int)
-        named = [name if name in self.languages else "other" for name in languages.tolist()]
-        return objects([f"{name}/{step}" for name, step in zip(named, steps.tolist(), strict=True)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +198,7 @@ def freeze(
                 (dimension, value): summary
                 for value, summary in largest(reader.summary(app, since, until, dimension)).items()
             }
-    strata = Strata.of_reference(whole)
-    by_stratum = strata_of(reader, descriptors, strata, app, since, until, rows=whole.rows, release=release)
+    by_stratum = strata_of(reader, descriptors, whole, app, since, until, rows=whole.rows, release=release)
     return PinnedSummaries(parts | {(STRATUM, value): summary for value, summary in by_stratum.items()})
 
 
@@ -241,7 +219,7 @@ def freeze_records(descriptors: DescriptorSet, records: Sequence[LogRecord]) -> 
 def strata_of(
     reader: WindowReader,
     descriptors: DescriptorSet,
-    strata: Strata,
+    reference: Summary,
     app: str,
     since: datetime,
     until: datetime,
@@ -250,10 +228,17 @@ def strata_of(
     release: str | None = None,
     columns: Collection[str] | None = None,
 ) -> dict[str, Summary]:
-    """Summaries of a window by stratum, over a sample. rows: about how many it has. columns: only these descriptors.
+    """Summaries of a window by stratum, over a sample.
+
+    reference: all of its rows; the commonest LANGUAGES of them have strata of their own.
+    rows: about how many the window has.
+    release: only its rows.
+    columns: only these descriptors.
 
     Raises StoreUnavailable.
     """
+    counts = reference.labels[LANGUAGE].counts if LANGUAGE in reference.labels else {}
+    languages = sorted(counts, key=lambda name: (-counts[name], name))[:LANGUAGES]
     merges: dict[str, SummaryMerge] = {}
     wanted = None if columns is None else {*columns, LANGUAGE, LENGTH}
     where = None if release is None else {"release": release}
@@ -262,11 +247,21 @@ def strata_of(
         step = (until - since) / STRATA_SPANS
         spans = [(since + number * step, since + (number + share) * step) for number in range(STRATA_SPANS)]
     for part in itertools.chain.from_iterable(reader.parts(app, *span, wanted, where) for span in spans):
-        names, groups = np.unique(strata.of(part).astype(str), return_inverse=True)
+        names, groups = np.unique(_stratum_of(part, languages), return_inverse=True)
         summaries = Summariser(part, descriptors.descriptors).by_group(groups.astype(np.int64), len(names))
         for name, summary in zip(names.tolist(), summaries, strict=True):
             merges.setdefault(name, SummaryMerge()).add(summary)
     return {name: merge.result() for name, merge in merges.items()}
+
+
+def _stratum_of(rows: DescribedRows, languages: Collection[str]) -> list[str]:
+    """The stratum of each row, such as `en/22`; questions without a length have one of their own."""
+    named = rows.columns[LANGUAGE].tolist() if LANGUAGE in rows.columns else [None] * len(rows)
+    lengths = rows.columns.get(LENGTH, np.full(len(rows), np.nan, dtype=np.float32))
+    steps = np.floor(LENGTH_STEPS * np.log2(np.maximum(np.nan_to_num(lengths, nan=0.0), 0.0) + 1.0)).astype(int)
+    return [
+        f"{name if name in languages else 'other'}/{step}" for name, step in zip(named, steps.tolist(), strict=True)
+    ]
 
 
 def largest(by_value: Mapping[str | None, Summary]) -> dict[str, Summary]:
@@ -277,21 +272,11 @@ def largest(by_value: Mapping[str | None, Summary]) -> dict[str, Summary]:
 
 @dataclass(frozen=True, slots=True)
 class TestedSlice:
-    """Rows that are tested together. dimension: `app` for all rows; value: the app's name, or the slice's."""
+    """Rows that are tested together. label: `{"app": …}` for all rows, else dimension and value of the slice."""
 
-    dimension: str
-    value: str
+    label: dict[str, str]
     reference: Summary
     current: Summary
-
-    @property
-    def label(self) -> dict[str, str]:
-        return {self.dimension: self.value}
-
-    @property
-    def rows_like(self) -> tuple[str, str] | None:
-        """Dimension and value of its rows; None for all rows."""
-        return None if self.dimension == APP else (self.dimension, self.value)
 
 
 def slices_to_test(
@@ -306,12 +291,12 @@ def slices_to_test(
     A release, prompt or model version is compared with all rows of the reference: the new one is to be as the old one
     was. Any other slice is compared with its own rows there: German questions with German questions.
     """
-    places = [TestedSlice(APP, app, reference.whole, whole)]
+    places = [TestedSlice({APP: app}, reference.whole, whole)]
     for dimension, by_value in slices.items():
         for value, summary in sorted(largest(by_value).items()):
             before = reference.slice(dimension, value)
             if before is not None and min(before.rows, summary.rows) >= minimum_rows:
-                places.append(TestedSlice(dimension, value, before, summary))
+                places.append(TestedSlice({dimension: value}, before, summary))
     return places
 
 

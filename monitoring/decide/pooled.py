@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from monitoring.decide.alarms import Alarm, PendingAlarm, evidence_of, explain
+from monitoring.decide.alarms import Alarm, alarm_of
 from monitoring.decide.drift import SliceDrift, examine_slice
 from monitoring.decide.rules import POOLED, DriftRules
 from monitoring.descriptors import Descriptor
@@ -60,22 +60,21 @@ def pool_of(
 
 @dataclass(frozen=True, slots=True)
 class PooledLook:
-    """What the look found. before, after: both sides. releases: those that answered."""
+    """What the look found. releases: those that answered."""
 
     pool: Pool
     drift: SliceDrift
-    before: Summary
-    after: Summary
     releases: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
+        drift = self.drift.to_json()
         return {
             "since": self.pool.since.isoformat(),
             "until": self.pool.until.isoformat(),
-            "rows": self.after.rows,
-            "reference_rows": self.before.rows,
-            "alpha": self.drift.alpha,
-            "descriptors": {name: drift.to_json() for name, drift in self.drift.descriptors.items()},
+            "rows": drift["rows"],
+            "reference_rows": self.drift.before.rows,
+            "alpha": drift["alpha"],
+            "descriptors": drift["descriptors"],
         }
 
 
@@ -101,7 +100,7 @@ def look_at(
         between = _answered_by(now, reader.summary(app, *pool.between, "release"))
     before = reference if between is None else Summary.merged([reference, between])
     drift = examine_together(app, before, after, descriptors, rules, rules.pooled_alpha(pool.number, pool.pins))
-    return PooledLook(pool, drift, before, after, tuple(sorted(str(name) for name in now)))
+    return PooledLook(pool, drift, tuple(sorted(str(name) for name in now)))
 
 
 def examine_together(
@@ -117,19 +116,14 @@ def examine_together(
     return examine_slice({"app": app}, before, after, chosen, rules, alpha)
 
 
-def pooled_alarms(app: str, look: PooledLook | None, known: Collection[str]) -> list[PendingAlarm]:
+def pooled_alarms(app: str, look: PooledLook | None, known: Collection[str]) -> list[Alarm]:
     """One alarm for each drifted descriptor, the most certain first. known: those that the window alone has shown."""
     if look is None:
         return []
     slices = ({"app": app}, {"release": look.releases[0]}) if len(look.releases) == 1 else ({"app": app},)
-    raised = []
-    for name, drift in look.drift.descriptors.items():
-        if drift.drifted and name not in known:
-            where = f"{app} since {look.pool.since.isoformat()}, windows taken together,"
-            why = explain(drift, where, look.before, look.after)
-            alarm = Alarm(name, why, (), drift.descriptor.side, slices, severity="medium")
-            raised.append(PendingAlarm(alarm, evidence_of(drift, look.before, look.after, None), drift.p_adjusted))
-    return sorted(raised, key=lambda each: each.order)
+    where = f"{app} since {look.pool.since.isoformat()}, windows taken together,"
+    drifted = sorted(look.drift.drifted.items(), key=lambda item: item[1].p_adjusted)
+    return [alarm_of(look.drift, name, where, slices, severity="medium") for name, _ in drifted if name not in known]
 
 
 @dataclass

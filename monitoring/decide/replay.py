@@ -18,7 +18,7 @@ from typing import Any
 from llmops.errors import CannotRun
 from llmops.evaluation.statistics import sign_test_interval
 from monitoring.decide.alarms import ROWS
-from monitoring.decide.detectors import Batch, DetectorState, FlagDetector
+from monitoring.decide.detectors import Batch, DetectorState
 from monitoring.decide.drift import examine_slice
 from monitoring.decide.limits import Limit, check_limits
 from monitoring.decide.pinned_summaries import PinnedSummaries, count_families, slices_to_test
@@ -192,17 +192,10 @@ class _Judge:
         self._request, self._volume = request, volume
         self._past: list[PastWindow] = []
         self._since_pin = SincePin()
-        whole, rules, sliced = request.reference.whole, request.rules, bool(request.dimensions)
-        spec = DetectorSpec(request.app, request.reference, "replay", request.begin, request.descriptors, rules)
-        self.flags = spec.flags
-        self._detectors = {
-            name: FlagDetector(
-                whole.flags[name],
-                rules.flag_alpha(name, self.flags, sliced=sliced),
-                rules.floor(request.descriptors[name]),
-            )
-            for name in self.flags
-        }
+        whole = request.reference.whole
+        spec = DetectorSpec(request.app, whole, "replay", request.begin, request.descriptors, request.rules)
+        self.flags, sliced = spec.flags, bool(request.dimensions)
+        self._detectors = {name: spec.detector(name, sliced=sliced) for name in self.flags}
         self._states: dict[str, DetectorState] = {}
 
     def window(
@@ -237,7 +230,7 @@ class _Judge:
         alpha = rules.alpha(count_families(places))
         for place in places:
             found = examine_slice(place.label, place.reference, place.current, request.descriptors, rules, alpha)
-            yield from (name for name, drift in found.descriptors.items() if drift.drifted)
+            yield from found.drifted
 
     def _drifted_together(self, whole: Summary) -> list[str]:
         """Of the last windows as one; see `pooled`."""
@@ -249,7 +242,7 @@ class _Judge:
         before = Summary.merged([request.reference.whole, between])
         alpha = request.rules.pooled_alpha(number, 0)
         found = examine_together(request.app, before, after, request.descriptors, request.rules, alpha)
-        return [name for name, drift in found.descriptors.items() if drift.drifted]
+        return list(found.drifted)
 
     def _sequential(self, parts: Sequence[Past], length: int) -> Iterator[str]:
         step = length * 3600.0 / len(parts)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from monitoring.decide.alarms import Alarm
 from monitoring.decide.drift import SliceDrift
+from monitoring.decide.limits import LimitFinding
 from monitoring.decide.pooled import PooledLook
 from monitoring.decide.references import PinnedReference
 from monitoring.decide.variants import VariantComparison
+from monitoring.decide.volume import VolumeFinding
+from monitoring.decide.watch import FlagFinding
 from monitoring.decide.window_choice import ReferenceProgress, Window
 
 _MOST_NAMED = 4
@@ -99,12 +102,6 @@ def _listed(all_names: Sequence[str]) -> str:
 State = Literal["ok", "alarm", "too-few-rows"]
 
 
-class Shown(Protocol):
-    """A finding of limits, detectors or volume."""
-
-    def to_json(self) -> dict[str, Any]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class MonitorResult:
     """Verdict of one run.
@@ -131,9 +128,9 @@ class MonitorResult:
     computed: int
     cure: Cure = Cure(False, "there is no alarm")
     canary: Sequence[VariantComparison] = ()
-    sequential: Sequence[Shown] = ()
-    limits: Sequence[Shown] = ()
-    volume: Sequence[Shown] = ()
+    sequential: Sequence[FlagFinding] = ()
+    limits: Sequence[LimitFinding] = ()
+    volume: Sequence[VolumeFinding] = ()
     not_compared: Sequence[str] = ()
     failures: Mapping[str, int] = field(default_factory=dict)
     feedback: Mapping[str, Any] = field(default_factory=dict)
@@ -147,9 +144,8 @@ class MonitorResult:
     @property
     def bad_by_itself(self) -> bool:
         """Whether an alarm is about this window's rows, not about their number or about windows taken together."""
-        pooled = self.pooled.drift.descriptors if self.pooled else {}
-        together = {name for name, drift in pooled.items() if drift.drifted}
-        alone = {name for part in self.slices for name, drift in part.descriptors.items() if drift.drifted}
+        together = self.pooled.drift.drifted if self.pooled else {}
+        alone = {name for part in self.slices for name in part.drifted}
         return any(
             alarm.kind != "volume" and (alarm.kind != "drift" or alarm.what in alone or alarm.what not in together)
             for alarm in self.alarms

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from monitoring.decide.alarms import Alarm, PendingAlarm, evidence_of, explain
+from monitoring.decide.alarms import Alarm, alarm_of
 from monitoring.decide.drift import SliceDrift, examine_slice
 from monitoring.decide.rules import DriftRules
 from monitoring.descriptors import Descriptor
@@ -53,7 +53,7 @@ class VariantComparison:
     worse: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        variants = self.variants
+        variants, drift = self.variants, self.drift.to_json()
         return {
             "kind": variants.kind,
             "champion": variants.champion,
@@ -63,8 +63,8 @@ class VariantComparison:
             "rows": {"champion": variants.before.rows, "challenger": variants.after.rows},
             "alike": self.alike,
             "worse": list(self.worse),
-            "alpha": self.drift.alpha,
-            "descriptors": {name: drift.to_json() for name, drift in self.drift.descriptors.items()},
+            "alpha": drift["alpha"],
+            "descriptors": drift["descriptors"],
         }
 
 
@@ -100,28 +100,24 @@ def compare_variants(
     }
     told = f"{variants.challenger or 'challenger'} against {variants.champion or 'champion'}"
     drift = examine_slice({variants.kind: told}, variants.before, variants.after, chosen, rules, alpha)
-    alike = not any(found.drifted for found in drift.descriptors.values() if found.descriptor.side == "input")
-    worse = []
-    for name, found in drift.descriptors.items():
-        slower = found.descriptor.unit == "ms" and found.result.direction > 0
-        if alike and found.drifted and (found.descriptor.harmful or slower):
-            worse.append(name)
-    return VariantComparison(variants, drift, alike, tuple(worse))
+    alike = not any(chosen[name].side == "input" for name in drift.drifted)
+    worse = tuple(
+        name
+        for name, found in drift.drifted.items()
+        if alike and (chosen[name].harmful or (chosen[name].unit == "ms" and found.result.direction > 0))
+    )
+    return VariantComparison(variants, drift, alike, worse)
 
 
-def canary_alarms(comparison: VariantComparison) -> list[PendingAlarm]:
+def canary_alarms(comparison: VariantComparison) -> list[Alarm]:
     """One alarm for each descriptor in which the challenger is worse."""
-    variants, raised = comparison.variants, []
-    name = variants.challenger or "the challenger"
-    for what in comparison.worse:
-        found = comparison.drift.descriptors[what]
-        where = f"{name} against {variants.champion or 'the champion'} on the same traffic"
-        why = explain(found, where, variants.before, variants.after)
-        label = {"release": variants.challenger} if variants.challenger else {ARM: _ARM_OF[variants.kind]}
-        alarm = Alarm(what, why, (), found.descriptor.side, (label,), "canary")
-        place = (ARM, _ARM_OF[variants.kind])
-        raised.append(PendingAlarm(alarm, evidence_of(found, variants.before, variants.after, place), found.p_adjusted))
-    return raised
+    variants, arm = comparison.variants, {ARM: _ARM_OF[comparison.variants.kind]}
+    where = f"{variants.challenger or 'the challenger'} against {variants.champion or 'the champion'}"
+    label = {"release": variants.challenger} if variants.challenger else arm
+    return [
+        alarm_of(comparison.drift, what, f"{where} on the same traffic", (label,), "canary", rows_of=arm)
+        for what in comparison.worse
+    ]
 
 
 def _release(reader: WindowReader, app: str, since: datetime, until: datetime, arm: str) -> str | None:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from monitoring.decide.alarms import ROWS, Alarm, PendingAlarm
+from monitoring.decide.alarms import ROWS, Alarm
 from monitoring.decide.rules import DriftRules
 from monitoring.store.windows import WindowReader
 
@@ -97,12 +97,11 @@ def volume_of(
     return judge_volume(since, rows, past, rules.volume_alpha(), rules.volume_floor)
 
 
-def volume_alarms(app: str, found: VolumeFinding | None) -> list[PendingAlarm]:
+def volume_alarms(app: str, found: VolumeFinding | None) -> list[Alarm]:
     """The alarm of an unusual number of rows, if it is one; it names no rows."""
     if found is None or not found.alarm:
         return []
-    alarm = Alarm(ROWS, found.why, (), "service", ({"app": app},), "volume", "medium")
-    return [PendingAlarm(alarm, None, found.p_value)]
+    return [Alarm(ROWS, found.why, "service", ({"app": app},), "volume", "medium")]
 
 
 def judge_volume(since: datetime, rows: int, past: Sequence[PastWindow], alpha: float, floor: float) -> VolumeFinding:

@@ -1,20 +1,25 @@
-"""Advances an app's detectors over the rows that came since: the whole app first, then each slice as it appears."""
+"""Advances an app's detectors over the rows that came since: the whole app first, then each release as it appears.
+
+What they remember between runs, and the alarms they raised, stand in three tables of the log's database.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from monitoring.decide.alarms import Alarm, EvidenceQuery, PendingAlarm
-from monitoring.decide.detector_store import DetectorStore, FoundCrossing, Key, Progress, at_moment
+import sqlalchemy as sa
+
+from monitoring.decide.alarms import Alarm, EvidenceQuery
 from monitoring.decide.detectors import DAY, Batch, Crossing, DetectorState, FlagDetector
 from monitoring.decide.pinned_summaries import PinnedSummaries, comparable
 from monitoring.decide.references import PinnedReference
 from monitoring.decide.rules import DriftRules
 from monitoring.descriptors import Descriptor
+from monitoring.store.database import make_tables, reading, translated, upsert, writing
 from monitoring.store.hourly import APP
 from monitoring.store.summaries import OTHER, FlagSummary, Summary
 from monitoring.store.windows import WindowReader
@@ -24,47 +29,194 @@ STILL_ARRIVING = timedelta(minutes=2)
 """Requests younger than this may still be under way, and are logged under the time when they came. Detectors count
 every moment once, so they wait for it."""
 MOST_PLACES = 50
-"""Slices watched in a month; the part of the budget of later ones would be too small to find anything."""
+"""Releases watched in a month; the part of the budget of later ones would be too small to find anything."""
+
+Key = tuple[str, str, str]
+"""Dimension, value, descriptor. The whole app has the dimension `app` and an empty value."""
+
+_metadata = sa.MetaData()
+_KEY = ("dimension", "value", "descriptor")
+
+
+def _key_columns() -> Iterator[sa.Column[Any]]:
+    for name, length in (("app", 255), ("dimension", 32), ("value", 512), ("descriptor", 255)):
+        yield sa.Column(name, sa.String(length), primary_key=True)
+
+
+# One row for each month that a detector lived in: the newest is its state, the others show how it stood at their ends.
+detector_states = sa.Table(
+    "detector_states",
+    _metadata,
+    *_key_columns(),
+    sa.Column("month", sa.String(7), primary_key=True),
+    sa.Column("state", sa.JSON, nullable=False),
+)
+
+# How far an app's detectors have counted. revision: grows with each advance, so that of two monitors one counts.
+detector_progress = sa.Table(
+    "detector_progress",
+    _metadata,
+    sa.Column("app", sa.String(255), primary_key=True),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("progress", sa.JSON, nullable=False),
+)
+
+detector_alarms = sa.Table(
+    "detector_alarms",
+    _metadata,
+    *_key_columns(),
+    sa.Column("at", sa.Float, primary_key=True),
+    sa.Column("crossing", sa.JSON, nullable=False),
+)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far an app's detectors have counted, together.
+
+    reference: what they count against. counted_until: seconds since the epoch. places: slices (dimension, value) in the
+    month's order of appearance. releases: seen since the reference was pinned. revision: 0 before the first save.
+    """
+
+    reference: str
+    counted_until: float
+    month: str = ""
+    places: list[tuple[str, str]] = field(default_factory=list)
+    releases: list[str] = field(default_factory=list)
+    states: dict[Key, DetectorState] = field(default_factory=dict)
+    revision: int = 0
+
+
+class DetectorStore:
+    """Keeps the detectors of all apps. Raises StoreUnavailable."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        with translated("open"), writing(engine) as connection:
+            make_tables(connection, _metadata)
+
+    def load(self, app: str) -> Progress | None:
+        """Where the app's detectors stand; None before their first advance."""
+        with reading(self._engine) as connection:
+            chosen = sa.select(detector_progress).where(detector_progress.c.app == app)
+            row = connection.execute(chosen).one_or_none()
+            if row is None:
+                return None
+            query = sa.select(detector_states).where(detector_states.c.app == app).order_by(detector_states.c.month)
+            progress = Progress(**row.progress, revision=row.revision)
+            progress.places = [(dimension, value) for dimension, value in progress.places]
+            for stored in connection.execute(query):
+                state = DetectorState.from_json(stored.state)
+                if state.reference == progress.reference:
+                    progress.states[stored.dimension, stored.value, stored.descriptor] = state
+        return progress
+
+    def counted_until(self, app: str) -> float | None:
+        """Up to when the app's rows are counted; None before the first advance."""
+        query = sa.select(detector_progress.c.progress).where(detector_progress.c.app == app)
+        with reading(self._engine) as connection:
+            found = connection.execute(query).scalar()
+        return None if found is None else float(found["counted_until"])
+
+    def restart(self, app: str, at: datetime) -> None:
+        """Forgets how the app's detectors stand: they begin anew with the rows from `at` on."""
+        with translated("write"), writing(self._engine) as connection:
+            connection.execute(sa.delete(detector_states).where(detector_states.c.app == app))
+            mine = detector_progress.c.app == app
+            row = connection.execute(sa.select(detector_progress).where(mine)).one_or_none()
+            if row is not None:
+                anew = {**row.progress, "counted_until": at.timestamp(), "month": "", "places": [], "releases": []}
+                kept = sa.update(detector_progress).where(mine)
+                connection.execute(kept.values(progress=anew, revision=row.revision + 1))
+
+    def save(self, app: str, progress: Progress, found: Sequence[tuple[Key, Crossing]]) -> bool:
+        """Keeps an advance of what `load` gave, and the alarms in it, in one transaction.
+
+        False when another monitor advanced the app meanwhile: nothing is kept then, and its advance stands.
+        """
+        names = ("reference", "counted_until", "month", "places", "releases")
+        stored = {name: getattr(progress, name) for name in names}
+        mine, table = detector_progress.c.app == app, detector_progress
+        with translated("write"), writing(self._engine) as connection:
+            if progress.revision:
+                kept = sa.update(table).where(mine, table.c.revision == progress.revision)
+                changed = connection.execute(kept.values(revision=progress.revision + 1, progress=stored))
+                if changed.rowcount != 1:
+                    return False
+            elif connection.execute(sa.select(table.c.app).where(mine)).one_or_none() is not None:
+                return False
+            else:
+                connection.execute(sa.insert(table).values(app=app, revision=1, progress=stored))
+            states = [
+                {"app": app, **dict(zip(_KEY, key, strict=True)), "month": state.month, "state": state.to_json()}
+                for key, state in progress.states.items()
+            ]
+            upsert(connection, detector_states, states, ["state"])
+            alarms = [
+                {
+                    "app": app,
+                    **dict(zip(_KEY, key, strict=True)),
+                    "at": crossing.at,
+                    "crossing": dataclasses.asdict(crossing),
+                }
+                for key, crossing in found
+            ]
+            upsert(connection, detector_alarms, alarms, ["crossing"])
+        return True
+
+    def alarms(self, app: str, since: datetime, until: datetime) -> dict[Key, list[Crossing]]:
+        """Alarms raised with since < at <= until, each detector's oldest first: a micro-batch that ends at `until` is
+        in it."""
+        table = detector_alarms
+        inside = (table.c.app == app, table.c.at > since.timestamp(), table.c.at <= until.timestamp())
+        found: dict[Key, list[Crossing]] = {}
+        with reading(self._engine) as connection:
+            for row in connection.execute(sa.select(table).where(*inside).order_by(table.c.at, table.c.descriptor)):
+                crossing = Crossing(**row.crossing)
+                found.setdefault((row.dimension, row.value, row.descriptor), []).append(crossing)
+        return found
+
+
+def at_moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorSpec:
     """What the detectors of one app are asked to watch.
 
-    reference_id: names the reference; another one opens all detectors anew. begin: from when on rows count against it,
-    such as the end of its window. dimensions: slices that are watched beside the whole app.
+    reference: all of its rows; releases are compared with them, too. reference_id: names it; another one opens all
+    detectors anew. begin: from when on rows count against it, such as the end of its window.
     """
 
     app: str
-    reference: PinnedSummaries
+    reference: Summary
     reference_id: str
     begin: datetime
     descriptors: Mapping[str, Descriptor]
     rules: DriftRules
-    dimensions: Sequence[str] = (RELEASE,)
 
     @property
     def flags(self) -> list[str]:
         """Harmful flags that mean the same in the reference, with enough rows there; chosen by the reference alone."""
-        whole = self.reference.whole
         return [
             name
             for name, descriptor in self.descriptors.items()
             if descriptor.harmful
-            and name in whole.flags
-            and whole.flags[name].n >= self.rules.minimum_rows
-            and whole.versions.get(name, "") == descriptor.version
+            and name in self.reference.flags
+            and self.reference.flags[name].n >= self.rules.minimum_rows
+            and self.reference.versions.get(name, "") == descriptor.version
         ]
 
-    def flag_in_reference(self, dimension: str, value: str, name: str) -> FlagSummary | None:
-        """What a slice's flag is compared with; None where the reference does not have it."""
-        summary = self.reference.whole if dimension == APP else self.reference.slice(dimension, value)
-        return summary.flags.get(name) if summary is not None else None
+    def detector(self, name: str, place: int = 0, *, sliced: bool = True) -> FlagDetector:
+        """The detector of one flag. place, sliced: see `DriftRules.flag_alpha`."""
+        alpha = self.rules.flag_alpha(name, self.flags, place, sliced=sliced)
+        return FlagDetector(self.reference.flags[name], alpha, self.rules.floor(self.descriptors[name]))
 
 
 @dataclass(frozen=True, slots=True)
 class FlagFinding:
-    """One flag of the whole app or of a slice, and the alarms its detector raised in the window asked for.
+    """One flag of the whole app or of a release, and the alarms its detector raised in the window asked for.
 
     label: `{"app": …}` or `{"release": …}`. reference_share: None where the reference has no rows of it.
     """
@@ -107,27 +259,7 @@ def detector_spec(
     """What the detectors of an app watch. reference: what `pinned` was like; descriptors that mean something else there
     are left out."""
     fitting, _ = comparable(descriptors, reference.whole)
-    return DetectorSpec(pinned.app, reference, str(pinned.id), pinned.counts_from, fitting, rules)
-
-
-def watch_flags(
-    store: DetectorStore,
-    reader: WindowReader,
-    pinned: PinnedReference,
-    reference: PinnedSummaries,
-    descriptors: Mapping[str, Descriptor],
-    rules: DriftRules,
-    since: datetime,
-    until: datetime,
-) -> list[FlagFinding]:
-    """Takes the detectors over the rows up to `until`, and says what they found from `since` on.
-
-    Another monitor that is at it at the same moment does it for both. Arguments as `detector_spec`.
-    Raises StoreUnavailable.
-    """
-    spec = detector_spec(pinned, reference, descriptors, rules)
-    advance_detectors(store, reader, spec, min(until, datetime.now(UTC) - STILL_ARRIVING))
-    return findings(store, spec, since, until)
+    return DetectorSpec(pinned.app, reference.whole, str(pinned.id), pinned.counts_from, fitting, rules)
 
 
 def advance_detectors(store: DetectorStore, reader: WindowReader, spec: DetectorSpec, until: datetime) -> bool:
@@ -136,35 +268,79 @@ def advance_detectors(store: DetectorStore, reader: WindowReader, spec: Detector
     Rows that arrive later with an earlier time are not counted by the detectors (the tests of windows see them): leave
     the newest moments out, for as long as requests take. False when another monitor advanced the app meanwhile.
     """
-    before = store.load(spec.app)
-    advance = _Advance(spec, before)
-    since, end = advance.counted_until, until.timestamp()
+    progress = store.load(spec.app) or Progress(spec.reference_id, spec.begin.timestamp())
+    if progress.reference != spec.reference_id:
+        progress = _reopened(spec, progress)
+    found: list[tuple[Key, Crossing]] = []
+    since, end = progress.counted_until, until.timestamp()
     while since < end:  # cut at the ends of days: each day has a start of its own
         next_day = min(end, (since // DAY + 1) * DAY)
         between = at_moment(since), at_moment(next_day)
-        slices = {dimension: reader.summary(spec.app, *between, dimension) for dimension in spec.dimensions}
+        releases = reader.summary(spec.app, *between, RELEASE)
         whole = reader.summary(spec.app, *between).get(None, Summary())
-        advance.count(since, next_day, whole, slices)
+        found += _count(spec, progress, (since, next_day), whole, releases)
         since = next_day
-    return store.save(spec.app, advance.progress(), advance.found)
+    return store.save(spec.app, progress, found)
+
+
+def _count(
+    spec: DetectorSpec,
+    progress: Progress,
+    span: tuple[float, float],
+    whole: Summary,
+    releases: Mapping[str | None, Summary],
+) -> Iterator[tuple[Key, Crossing]]:
+    """Takes the detectors over the rows of one span of time, within one day; the alarms on the way."""
+    month = at_moment(span[0]).strftime("%Y-%m")
+    if month != progress.month:
+        progress.month, progress.places = month, []
+    answered = {name: part for name, part in releases.items() if name and name != OTHER and part.rows}
+    # A release that appears gives the app a start; those that answer first after the pin have its start for theirs.
+    fresh = sorted(answered.keys() - set(progress.releases))
+    begins = bool(fresh and progress.releases)
+    progress.releases += fresh
+    progress.places += [(RELEASE, name) for name in sorted(answered) if (RELEASE, name) not in progress.places]
+    watched = progress.places[:MOST_PLACES]
+    places = [(0, (APP, ""), whole)]
+    places += [(watched.index(each) + 1, each, answered[each[1]]) for each in watched if each[1] in answered]
+    for place, slice_, summary in places:
+        for name in spec.flags:
+            detector, key = spec.detector(name, place), (*slice_, name)
+            state = progress.states.get(key) or detector.open(span[0], spec.reference_id)
+            if begins and place == 0:
+                state = detector.begin(state, span[0])
+            seen = summary.flags.get(name, FlagSummary())
+            progress.states[key], crossings = detector.advance(state, [Batch(*span, seen.n, seen.hits)])
+            yield from ((key, crossing) for crossing in crossings)
+    progress.counted_until = span[1]
+
+
+def _reopened(spec: DetectorSpec, before: Progress) -> Progress:
+    """All detectors opened anew against another reference, on what is left of the month's budget."""
+    begin = max(spec.begin.timestamp(), before.counted_until)
+    states = {
+        key: FlagDetector(spec.reference.flags[key[2]], 0.0, 0.0).open(begin, spec.reference_id, state)
+        for key, state in before.states.items()
+        if key[2] in spec.reference.flags
+    }
+    return dataclasses.replace(before, reference=spec.reference_id, counted_until=begin, releases=[], states=states)
 
 
 def findings(store: DetectorStore, spec: DetectorSpec, since: datetime, until: datetime) -> list[FlagFinding]:
-    """Every watched flag of the whole app, and the slices that alarmed, in a window. Raises StoreUnavailable."""
+    """Every watched flag of the whole app, and the releases that alarmed, in a window. Raises StoreUnavailable."""
     found: dict[Key, list[Crossing]] = {(APP, "", name): [] for name in spec.flags}
-    for each in store.alarms(spec.app, since, until):
-        if each.key[2] in spec.descriptors:
-            found.setdefault(each.key, []).append(each.crossing)
+    found |= store.alarms(spec.app, since, until)
     named = []
     for (dimension, value, name), crossings in found.items():
-        flag = spec.flag_in_reference(dimension, value, name)
-        label = {APP: spec.app} if dimension == APP else {dimension: value}
-        share = flag.share if flag is not None and flag.n else None
-        named.append(FlagFinding(spec.descriptors[name], label, share, tuple(crossings)))
+        if name in spec.descriptors:
+            flag = spec.reference.flags.get(name)
+            label = {APP: spec.app} if dimension == APP else {dimension: value}
+            share = flag.share if flag is not None and flag.n else None
+            named.append(FlagFinding(spec.descriptors[name], label, share, tuple(crossings)))
     return named
 
 
-def sequential_alarms(found: Sequence[FlagFinding]) -> list[PendingAlarm]:
+def sequential_alarms(found: Sequence[FlagFinding]) -> list[Alarm]:
     """One alarm for each flag, whichever slices it rose in."""
     by_flag: dict[str, list[FlagFinding]] = {}
     for each in found:
@@ -174,95 +350,6 @@ def sequential_alarms(found: Sequence[FlagFinding]) -> list[PendingAlarm]:
     for name, hits in by_flag.items():
         plainest = min(hits, key=lambda each: each.crossings[-1].p_value)
         labels = tuple(dict(each.label) for each in hits)
-        alarm = Alarm(name, plainest.why, (), plainest.descriptor.side, labels, "sequential")
-        (dimension, value), *_ = plainest.label.items()
-        place = None if dimension == APP else (dimension, value)
-        raised.append(PendingAlarm(alarm, EvidenceQuery(name, "equal", 1.0, place), plainest.crossings[-1].p_value))
+        evidence = EvidenceQuery.of_slice(name, "equal", 1.0, plainest.label)
+        raised.append(Alarm(name, plainest.why, plainest.descriptor.side, labels, "sequential", evidence=evidence))
     return raised
-
-
-class _Advance:
-    """How the detectors stand while rows are counted. found: the alarms on the way."""
-
-    def __init__(self, spec: DetectorSpec, before: Progress | None) -> None:
-        self._spec, self._flags = spec, spec.flags
-        if before is None:
-            before = Progress(spec.reference_id, spec.begin.timestamp())
-        elif before.reference != spec.reference_id:
-            before = _reopened(spec, before)
-        self._before, self.counted_until, self._month = before, before.counted_until, before.month
-        self._states, self._places, self._releases = dict(before.states), list(before.places), list(before.releases)
-        self.found: list[FoundCrossing] = []
-
-    def progress(self) -> Progress:
-        return dataclasses.replace(
-            self._before,
-            counted_until=self.counted_until,
-            month=self._month,
-            places=tuple(self._places),
-            releases=tuple(self._releases),
-            states=self._states,
-        )
-
-    def count(
-        self, since: float, until: float, whole: Summary, slices: Mapping[str, Mapping[str | None, Summary]]
-    ) -> None:
-        """Rows of one span of time, within one day."""
-        month = at_moment(since).strftime("%Y-%m")
-        if month != self._month:
-            self._month, self._places = month, []
-        named = {
-            dimension: {str(name): each for name, each in by_value.items() if name not in (None, "", OTHER)}
-            for dimension, by_value in slices.items()
-        }
-        # A release that appears gives the app a start; those that answer first after the pin have its start for theirs.
-        answered = {name for name, summary in named.get(RELEASE, {}).items() if summary.rows}
-        fresh = sorted(answered - set(self._releases))
-        begins = bool(fresh and self._releases)
-        self._releases += fresh
-        self._count_slice(APP, "", 0, whole, (since, until), begins=begins)
-        for dimension, by_value in named.items():
-            for value, summary in sorted(by_value.items()):
-                if summary.rows and self._spec.reference.slice(dimension, value) is not None:
-                    if (dimension, value) not in self._places:
-                        self._places.append((dimension, value))
-                    place = self._places.index((dimension, value)) + 1
-                    if place <= MOST_PLACES:
-                        self._count_slice(dimension, value, place, summary, (since, until))
-        self.counted_until = until
-
-    def _count_slice(
-        self,
-        dimension: str,
-        value: str,
-        place: int,
-        summary: Summary,
-        span: tuple[float, float],
-        *,
-        begins: bool = False,
-    ) -> None:
-        """place: of the slice in the order of appearance, 0 for the whole app. begins: a new release appears."""
-        rules, sliced = self._spec.rules, bool(self._spec.dimensions)
-        for name in self._flags:
-            flag = self._spec.flag_in_reference(dimension, value, name)
-            if flag is None or flag.n < rules.minimum_rows:
-                continue
-            alpha = rules.flag_alpha(name, self._flags, place, sliced=sliced)
-            detector = FlagDetector(flag, alpha, rules.floor(self._spec.descriptors[name]))
-            key = (dimension, value, name)
-            state = self._states.get(key) or detector.open(span[0], self._spec.reference_id)
-            state = detector.begin(state, span[0]) if begins else state
-            seen = summary.flags.get(name, FlagSummary())
-            self._states[key], crossings = detector.advance(state, [Batch(*span, seen.n, seen.hits)])
-            self.found += [FoundCrossing(key, crossing) for crossing in crossings]
-
-
-def _reopened(spec: DetectorSpec, before: Progress) -> Progress:
-    """All detectors opened anew against another reference, on what is left of the month's budget."""
-    begin = max(spec.begin.timestamp(), before.counted_until)
-    states: dict[Key, DetectorState] = {}
-    for key, state in before.states.items():
-        flag = spec.flag_in_reference(*key)
-        if flag is not None:
-            states[key] = FlagDetector(flag, 0.0, 0.0).open(begin, spec.reference_id, state)
-    return dataclasses.replace(before, reference=spec.reference_id, counted_until=begin, releases=(), states=states)

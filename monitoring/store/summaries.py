@@ -133,6 +133,10 @@ class LabelSummary:
     def n(self) -> int:
         return sum(self.counts.values())
 
+    def share(self, label: str) -> float:
+        """Of all rows with a label; 0 without any."""
+        return self.counts.get(label, 0) / max(self.n, 1)
+
     def limited(self, most: int = MOST_LABELS) -> LabelSummary:
         """The most frequent labels, of equals the first by name; the others together under OTHER."""
         named = [(label, count) for label, count in self.counts.items() if label != OTHER]

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from llmops.production_log import Feedback
-from monitoring import deletion
+from monitoring import forgetting
 from monitoring.act import action_tables
 from monitoring.decide.references import ensure_tables, reference_summaries
 from monitoring.store.database import hourly_summaries, open_database, writing
@@ -18,6 +18,7 @@ from monitoring.store.ingest import ingest
 from monitoring.store.ingest_feedback import ingest_feedback
 from monitoring.store.summaries import Summary
 from monitoring.store.windows import WindowReader
+from monitoring.stores import described_up_to, retain
 from tests.monitoring.described import APP, START, cheap_set, record, records
 
 SLICES = ("release", "user", "language")
@@ -41,13 +42,13 @@ def described(any_log, engine):
 def forget(log, **asked):
     found = log.belongings(**asked)
     with log.forgetting(found) as (connection, _):
-        changed = deletion.forget(connection, found)
+        changed = forgetting.forget_in_database(connection, found)
     return found, changed
 
 
 def left(engine, found):
     with engine.connect() as connection:
-        return deletion.still_holds(connection, found)
+        return forgetting.still_holds(connection, found)
 
 
 def test_rows_and_summaries_are_as_if_the_user_had_never_been(described, engine):
@@ -152,16 +153,16 @@ def test_a_log_without_a_monitor_has_nothing_to_forget(any_log):
 def test_texts_are_deleted_as_far_as_the_log_is_described(any_log, engine):
     now = START + timedelta(days=30)
     any_log.append(records(range(10)))
-    assert deletion.described_up_to(engine) is None
-    assert deletion.retain(any_log, engine, None, now=now) == 0
+    assert described_up_to(engine) is None
+    assert retain(any_log, engine, None, now=now) == 0
     ingest(any_log, engine, cheap_set(), slices=SLICES)
     any_log.append(records(range(10, 15)))
-    assert deletion.described_up_to(engine) == 10
-    assert deletion.retain(any_log, engine, 31, now=now) == 0
-    assert deletion.retain(any_log, engine, 7, now=now, dry_run=True) == 10
-    assert deletion.retain(any_log, engine, 7, now=now) == 10
+    assert described_up_to(engine) == 10
+    assert retain(any_log, engine, 31, now=now) == 0
+    assert retain(any_log, engine, 7, now=now, dry_run=True) == 10
+    assert retain(any_log, engine, 7, now=now) == 10
     ingest(any_log, engine, cheap_set(), slices=SLICES)
-    assert deletion.retain(any_log, engine, 7, now=now) == 5
+    assert retain(any_log, engine, 7, now=now) == 5
     with engine.connect() as connection:
         rows = connection.execute(
             sa.select(sa.func.sum(hourly_summaries.c.rows)).where(hourly_summaries.c.dimension == "app")
@@ -171,8 +172,8 @@ def test_texts_are_deleted_as_far_as_the_log_is_described(any_log, engine):
 
 def test_what_nobody_has_described_yet_is_not_deleted(any_log, engine):
     any_log.append(records(range(10)))
-    assert deletion.described_up_to(engine) is None
-    assert deletion.retain(any_log, engine, 7, now=START + timedelta(days=30)) == 0
+    assert described_up_to(engine) is None
+    assert retain(any_log, engine, 7, now=START + timedelta(days=30)) == 0
     assert all(each.input for each in any_log.read())
 
 

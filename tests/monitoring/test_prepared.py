@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from monitoring import list_references, pin_at_promotion, pin_reference, run_monitor
 from monitoring.config import ReferenceSettings, read_config
 from monitoring.descriptors import DescriptorSet
+from monitoring.run import list_references, pin_at_promotion, pin_reference, run_monitor
 from tests.moments import MINUTE, START
 
 SINCE, UNTIL = START + 200 * MINUTE, START + 400 * MINUTE
@@ -175,6 +175,8 @@ def test_windows_are_looked_at_together_until_one_alarms_by_itself(settings, log
     config = dataclasses.replace(read_config(), descriptors=DescriptorSet.from_config([LENGTH], settings))
     spans = [(SINCE + 100 * number * MINUTE, SINCE + 100 * (number + 1) * MINUTE) for number in range(6)]
     found = [run_monitor(settings, "assistant", *span, config=config) for span in spans]
-    pooled = [(result.pooled.after.rows, result.pooled.before.rows) if result.pooled else None for result in found]
+    pooled = [
+        (result.pooled.drift.after.rows, result.pooled.drift.before.rows) if result.pooled else None for result in found
+    ]
     assert [result.state for result in found] == ["ok", "ok", "ok", "alarm", "ok", "ok"]
     assert pooled == [None, (200, 200), (300, 200), (300, 300), None, (200, 200)]

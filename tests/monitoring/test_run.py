@@ -6,10 +6,10 @@ import pytest
 
 from llmops.errors import CannotRun
 from llmops.settings import Settings
-from monitoring import list_apps, run_monitor
 from monitoring.config import read_config
 from monitoring.descriptors import Descriptor, DescriptorSet
 from monitoring.descriptors.model import Declared
+from monitoring.run import list_apps, run_monitor
 from tests.moments import MINUTE, START
 
 DESCRIPTORS = read_config().descriptors.descriptors

@@ -30,7 +30,6 @@ from llmops.registry import Registry
 from llmops.settings import Settings
 from llmops.traffic_policy import TrafficPolicy
 from llmops.versions import CHALLENGER, ModelVersion
-from monitoring import pin_reference
 from monitoring.act.alerts import AlertSettings, Webhook
 from monitoring.act.policy import Policy
 from monitoring.config import read_config
@@ -38,6 +37,7 @@ from monitoring.daemon.loop import Daemon
 from monitoring.daemon.work import LogWork, WindowSchedule
 from monitoring.descriptors import DescriptorSet
 from monitoring.release_actions import RegistryActuator
+from monitoring.run import pin_reference
 from service.app import create_app
 from tests.monitoring.acting import Receiver, http_receiver
 from tests.monitoring.conftest import REFUSAL

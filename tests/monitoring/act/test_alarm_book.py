@@ -16,7 +16,7 @@ from monitoring.act.alarm_book import AlarmBook, findings_of
 from monitoring.act.alerts import AlertSettings, Webhook, text, title
 from monitoring.act.outbox import Outbox
 from monitoring.decide.result import Cure
-from monitoring.deletion import forget
+from monitoring.forgetting import forget_in_database
 from tests.monitoring.acting import START, finding, threads_at_once
 
 CHANNEL = Webhook("ops", url="http://127.0.0.1:9/")
@@ -40,7 +40,7 @@ def put(engine, column=alert_outbox.c.alert_id):
 
 def forget_request(engine, request_id):
     with engine.begin() as connection:
-        return forget(connection, Belongings(request_ids=frozenset([request_id])))["alarm_book"]
+        return forget_in_database(connection, Belongings(request_ids=frozenset([request_id])))["alarm_book"]
 
 
 def test_an_alarm_is_one_entry_while_it_lasts(book, clock, engine):

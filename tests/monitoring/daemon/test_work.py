@@ -7,12 +7,12 @@ import pytest
 
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
-from monitoring import pin_reference
 from monitoring.act.action_tables import ensure_tables
 from monitoring.config import MonitorConfig, read_config
 from monitoring.daemon.work import LogWork, WindowSchedule, clock_is_believed
-from monitoring.decide.detector_store import DetectorStore
+from monitoring.decide.watch import DetectorStore
 from monitoring.descriptors import DescriptorSet
+from monitoring.run import pin_reference
 from monitoring.store.database import open_database
 from tests.moments import DAY, HOUR
 from tests.monitoring.acting import Clock

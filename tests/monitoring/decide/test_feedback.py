@@ -3,7 +3,7 @@
 import pytest
 
 from llmops.production_log import Feedback
-from monitoring import pin_reference, run_monitor
+from monitoring.run import pin_reference, run_monitor
 from tests.moments import MINUTE, START
 
 SINCE, UNTIL = START + 200 * MINUTE, START + 400 * MINUTE

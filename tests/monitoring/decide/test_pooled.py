@@ -99,7 +99,7 @@ def test_quiet_rows_between_widen_the_reference() -> None:
     assert alone.pooled is not None
     assert wide.pooled is not None
     p_values = [found.pooled.drift.descriptors[LENGTH].result.p_value for found in (alone, wide) if found.pooled]
-    assert wide.pooled.before.rows == 5 * ROWS
+    assert wide.pooled.drift.before.rows == 5 * ROWS
     assert p_values[1] < p_values[0] / 100
 
 
@@ -112,7 +112,7 @@ def test_rows_between_of_another_release_are_left_out() -> None:
     between = hours(0.5, range(1, 3), release="assistant@2")
     found = judged(*between, *hours(0, range(3, 6)), number=5, between=True)
     assert found.pooled is not None
-    assert found.pooled.before.rows == ROWS
+    assert found.pooled.drift.before.rows == ROWS
     assert found.alarms == []
 
 

@@ -5,7 +5,7 @@ from monitoring.decide.result import cure_of, sides_of
 
 
 def alarm(what, side, kind="drift", severity="high", explained=None):
-    return Alarm(what, "because", (), side, ({"app": "assistant"},), kind, severity, explained)
+    return Alarm(what, "because", side, ({"app": "assistant"},), kind, severity, explained)
 
 
 REFUSAL = alarm("output.refusal", "output")

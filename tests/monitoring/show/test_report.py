@@ -10,7 +10,8 @@ import pytest
 from llmops.errors import CannotRun
 from llmops.pages.rendering import environment
 from llmops.production_log import LogRecord, ProductionLog
-from monitoring import DriftRules, list_references, run_monitor, write_report
+from monitoring.decide.rules import DriftRules
+from monitoring.run import list_references, run_monitor, write_report
 from monitoring.show.history import HOUR, Levels
 from monitoring.show.verdict_page import (
     EXCERPT,

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from llmops.errors import UsageError
-from monitoring.tabular import ErrorEstimator, TabularSettings, TabularVerdict, check
-from monitoring.tabular.estimate import PastEstimate
+from monitoring.tabular.checking import TabularVerdict, check
+from monitoring.tabular.estimate import ErrorEstimator, PastEstimate
+from monitoring.tabular.settings import TabularSettings
 from tests.monitoring.tabular.windows import CLASSIFICATION, REGRESSION, hours, kinds, rows_of
 
 QUICK = TabularSettings(estimate=False)

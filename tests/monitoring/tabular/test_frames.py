@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 import pytest
 
 from llmops.production_log.record import PredictionBatch
-from monitoring.tabular import TabularSettings, check, frame_of
+from monitoring.tabular.checking import check
+from monitoring.tabular.observed import frame_of
+from monitoring.tabular.settings import TabularSettings
 from tests.monitoring.tabular.windows import CLASSIFICATION, REGRESSION
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

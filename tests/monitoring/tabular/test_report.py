@@ -11,9 +11,10 @@ import pytest
 
 from llmops.errors import CannotRun
 from llmops.tabular.schema import RowSchema
-from monitoring.tabular import TabularSettings, check, write_report
+from monitoring.tabular.checking import check
 from monitoring.tabular.observed import observe
-from monitoring.tabular.report import verdict_section
+from monitoring.tabular.report import verdict_section, write_report
+from monitoring.tabular.settings import TabularSettings
 from tests.monitoring.tabular.windows import CLASSIFICATION, REGRESSION, hours, kinds
 
 SETTINGS = TabularSettings(estimate=False)

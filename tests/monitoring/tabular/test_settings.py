@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llmops.errors import BadFile, UsageError
-from monitoring.tabular import TabularSettings, read_settings
+from monitoring.tabular.settings import TabularSettings, read_settings
 
 
 def test_the_rules_of_all_windows_spend_at_most_the_budget() -> None:
