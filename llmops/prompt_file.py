@@ -28,10 +28,10 @@ from typing import Any
 
 import yaml
 
-from llmops.answer_schema import KEYWORDS, AnswerSchema, refuse_keywords, schema_of
 from llmops.errors import BadFile, EngineRejected, UsageError
 from llmops.generation import GenerationParameters, Message
 from llmops.hashing import content_hash
+from llmops.json_schema import KEYWORDS, AnswerSchema, refuse_keywords, schema_of
 from llmops.text_io import read_text
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}", re.DOTALL)

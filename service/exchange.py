@@ -13,8 +13,7 @@ from typing import Any
 
 import orjson
 
-from llmops.answer_schema import off_format
-from llmops.engines.answer import Answer
+from llmops.engines.answer import Answer, off_format
 from llmops.engines.protocol import Engine, fitting
 from llmops.errors import EngineError, EngineRejected, UsageError
 from llmops.generation import UNKNOWN_USAGE, Chunk, GenerationParameters, GenerationRequest, Message

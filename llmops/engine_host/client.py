@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import socket
 import threading
@@ -61,14 +60,9 @@ class RemoteEngine:
         self.identity, self.slots, self.honours = loaded.identity, loaded.slots, loaded.honours
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        queued_s: float | None = None
         async with aclosing(_ask(self._path, frames.Stream(self._model, request))) as answers:
             async for said in answers:
-                if isinstance(said, frames.Started):
-                    queued_s = said.queued_s
-                elif isinstance(said, Chunk):
-                    if queued_s is not None:
-                        said, queued_s = dataclasses.replace(said, queued_s=queued_s), None
+                if isinstance(said, Chunk):
                     yield said
 
     async def close(self) -> None:

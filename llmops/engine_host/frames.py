@@ -78,13 +78,6 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """The request has its slot. queued_s: seconds it waited for the model and the slot."""
-
-    queued_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class Vectors:
     """Vectors of the next texts, in their order. tokens: that the model read of them."""
 
@@ -105,7 +98,7 @@ class End:
     """The operation is done; a connection that closes without it has failed."""
 
 
-Answer = Loaded | Started | Chunk | Vectors | Pong | End | EngineError
+Answer = Loaded | Chunk | Vectors | Pong | End | EngineError
 
 
 class FrameSplitter(Generic[T]):
@@ -218,7 +211,6 @@ _OPERATIONS: Mapping[str, Callable[..., Operation]] = {
 }
 _ANSWERS: Mapping[str, Callable[..., Answer]] = {
     "Chunk": _chunk,
-    "Started": Started,
     "End": End,
     "Loaded": _loaded,
     "Vectors": Vectors,

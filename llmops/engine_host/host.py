@@ -7,7 +7,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -225,8 +225,16 @@ class EngineHost:
                 async with self._engine(asked.model) as engine:
                     await place.turn()
                     served.heartbeat.begins(alone=served.queue.running == 1)
-                    connection.send(frames.Started(place.age))
-                    await self._chunks(engine, asked, connection, served.heartbeat)
+                    queued_s: float | None = place.age
+                    async with aclosing(engine.stream(asked.request)) as chunks:
+                        async for chunk in chunks:
+                            served.heartbeat.beats()
+                            # The first piece leaves at once, also of an answer that may come whole: it is timed.
+                            within = WHOLE_SECONDS if asked.request.whole and queued_s is None else 0.0
+                            said = chunk if queued_s is None else replace(chunk, queued_s=queued_s)
+                            connection.send(said, within=within)
+                            queued_s = None
+                            await connection.ready()
             except asyncio.CancelledError:
                 served.heartbeat.left()
                 served.counts["cancelled"] += 1
@@ -235,15 +243,6 @@ class EngineHost:
                 served.counts["failed"] += 1
                 raise
             served.counts["finished"] += 1
-
-    async def _chunks(self, engine: Engine, asked: frames.Stream, connection: Connection, pulse: Heartbeat) -> None:
-        within = 0.0  # the first piece leaves at once, also of an answer that may come whole: it is timed
-        async with aclosing(engine.stream(asked.request)) as chunks:
-            async for chunk in chunks:
-                pulse.beats()
-                connection.send(chunk, within=within)
-                within = WHOLE_SECONDS if asked.request.whole else 0.0
-                await connection.ready()
 
     async def _vectors(self, texts: Sequence[str], connection: Connection) -> None:
         if self._embed is None:

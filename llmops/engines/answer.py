@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from llmops.errors import EngineError
-
-if TYPE_CHECKING:
-    from llmops.generation import Chunk
+from llmops.errors import EngineError, EngineRejected
+from llmops.generation import Chunk, Generation
+from llmops.json_schema import AnswerSchema, schema_of
 
 MOST_TOOL_CALLS = 128
 """Calls in one answer, or offered tools in one request."""
@@ -96,6 +95,25 @@ class Answer:
         if chunk.text and isinstance(parts, list) and (chunk.further is None or "content" not in chunk.further.delta):
             parts.append({"type": "text", "text": chunk.text})
         self.finish_reason = chunk.finish_reason or self.finish_reason
+
+
+def off_format(response_format: Mapping[str, Any] | None, answers: Iterable[Answer | Generation]) -> str | None:
+    """Which rule the first answer breaks that does not follow a format its server was to enforce (`json_object`, or
+    `json_schema` that is `strict`); None where all follow, or nothing can be said.
+
+    Only text that the model ended itself is looked at: no refusals, tool calls, or answers that were cut off.
+    """
+    if response_format is None:
+        return None
+    promised = response_format["type"] == "json_object" or response_format["json_schema"].get("strict")
+    ended = [each for each in answers if each.finish_reason in ("stop", None) and not (each.refusal or each.tool_calls)]
+    if not promised or not ended:
+        return None
+    try:
+        schema = AnswerSchema(schema_of(response_format))
+    except EngineRejected:
+        return None  # the server has read it in a way of its own
+    return next((problem for each in ended if (problem := schema.problem(each.text)) is not None), None)
 
 
 def refused_in(content: Any) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 
-from llmops.answer_schema import AnswerSchema, schema_of
 from llmops.engines.protocol import EngineIdentity
 from llmops.errors import EngineError, EngineRejected
 from llmops.generation import Chunk, GenerationRequest, Message, Usage
+from llmops.json_schema import AnswerSchema, schema_of
 
 Answer = Callable[[GenerationRequest], str]
 

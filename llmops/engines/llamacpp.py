@@ -19,14 +19,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from llmops.answer_schema import following
-from llmops.engines.llamacpp_grammar import grammar_of
 from llmops.engines.llamacpp_port import LlamaCppPort, Quiet, TemplateStates, loglikelihoods
 from llmops.engines.local import check_gguf, from_thread
 from llmops.engines.openai_format import chat_body
 from llmops.engines.protocol import EngineIdentity
+from llmops.engines.schemas import grammar_of
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
 from llmops.generation import UNKNOWN_USAGE, Chunk, GenerationRequest, Message, Usage
+from llmops.json_schema import following
 
 HONOURS = frozenset({"n", "logprobs", "top_logprobs", "presence_penalty", "frequency_penalty", "logit_bias"})
 """What it was seen to obey. `n` is at most the slots. Penalties look back over 64 tokens, the prompt's among them.

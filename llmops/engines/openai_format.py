@@ -12,8 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmops.engines.openai_errors import failure, reported, unwrapped
-from llmops.engines.tool_calls import ToolCallReader, argument_text, whole_number
-from llmops.engines.upstream_wire import misshapen
+from llmops.engines.upstream_wire import ToolCallReader, argument_text, misshapen, whole_number
 from llmops.errors import EngineError, EngineUnavailable
 from llmops.generation import NO_FIELDS, UNKNOWN_USAGE, UNSAID, Chunk, Further, GenerationRequest, Message, Usage
 

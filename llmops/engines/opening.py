@@ -66,7 +66,7 @@ class _Opening(NamedTuple):
 
 def _llamacpp(model: ModelVersion, settings: Settings) -> _Opening:
     from llmops.engines import llamacpp
-    from llmops.engines.llamacpp_grammar import grammar_of
+    from llmops.engines.schemas import grammar_of
     from llmops.engines.upstreams import ReplicatedEngine
 
     options, replicas = _gguf_options(settings), settings.engine_replicas
@@ -81,7 +81,7 @@ def _llamacpp(model: ModelVersion, settings: Settings) -> _Opening:
 
 def _openvino(model: ModelVersion, settings: Settings) -> _Opening:
     from llmops.engines import openvino
-    from llmops.engines.openvino_schema import enforced_schema
+    from llmops.engines.schemas import enforced_schema
 
     options = _gguf_options(settings)
 

@@ -18,12 +18,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from llmops.answer_schema import following
 from llmops.engines.local import AnswerText, check_gguf, from_thread
-from llmops.engines.openvino_schema import enforced_schema
 from llmops.engines.protocol import EngineIdentity
+from llmops.engines.schemas import enforced_schema
 from llmops.errors import ContextTooLong, Corrupted, EngineError, EngineRejected, EngineUnavailable
 from llmops.generation import Chunk, GenerationRequest, Usage
+from llmops.json_schema import following
 
 HONOURS = frozenset({"presence_penalty", "frequency_penalty"})
 _PACKAGE = "openvino-genai"

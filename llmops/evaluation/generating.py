@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from llmops.answer_schema import off_format
+from llmops.engines.answer import off_format
 from llmops.engines.protocol import Engine, EngineIdentity, PrimingEngine, ScoringEngine, generate
 from llmops.errors import BadFile, EngineError, EngineRejected, EngineUnavailable, LlmopsError, SchemaNotFollowed
 from llmops.evaluation.eval_set import EvalRow

@@ -49,7 +49,6 @@ CHUNKS = st.builds(
 )  # fmt: skip
 ANSWERS = (
     CHUNKS
-    | st.builds(frames.Started, NUMBERS)
     | st.builds(frames.Loaded, st.builds(EngineIdentity, TEXT, TEXT, OBJECTS), WHOLE, st.frozensets(TEXT, max_size=3))
     | st.builds(frames.Vectors, st.lists(st.lists(NUMBERS, max_size=3), max_size=3), st.integers(0, 2**31))
     | st.builds(frames.Pong, st.dictionaries(TEXT, OBJECTS, max_size=2), WHOLE)

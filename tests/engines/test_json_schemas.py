@@ -12,14 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmops.answer_schema import ANNOTATIONS, ENFORCEABLE, KEYWORDS, AnswerSchema, following
 from llmops.engines.llamacpp import LlamaCppEngine
-from llmops.engines.llamacpp_grammar import MOST_BRANCHES, MOST_PROPERTIES, MOST_VALUES, grammar_of
 from llmops.engines.openvino import OpenVinoEngine
-from llmops.engines.openvino_schema import enforced_schema
 from llmops.engines.protocol import generate
+from llmops.engines.schemas import MOST_BRANCHES, MOST_PROPERTIES, MOST_VALUES, enforced_schema, grammar_of
 from llmops.errors import EngineRejected, SchemaNotFollowed
 from llmops.generation import Chunk, Usage
+from llmops.json_schema import ANNOTATIONS, ENFORCEABLE, KEYWORDS, AnswerSchema, following
 
 pytestmark = pytest.mark.anyio
 ROOT = "response_format.json_schema.schema"

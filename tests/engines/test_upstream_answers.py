@@ -8,7 +8,6 @@ import zlib
 
 import pytest
 
-from llmops.answer_schema import ROOT
 from llmops.engines.fake import FakeEngine
 from llmops.engines.protocol import fitting, generate
 from llmops.engines.upstreams import Upstream, UpstreamsEngine
@@ -16,6 +15,7 @@ from llmops.errors import EngineError, EngineRejected
 from llmops.evaluation.generating import Job, answer
 from llmops.evaluation.results import AnswerCounts
 from llmops.generation import EXTRAS, HINTS, GenerationParameters, GenerationRequest
+from llmops.json_schema import ROOT
 from tests.engines.upstream_server import HELLO, UpstreamServer, delta, raw, reply, sse, stream
 from tests.engines.upstream_server import whole as said
 from tests.engines.upstream_shapes import BOTH, FAILURES
