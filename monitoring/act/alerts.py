@@ -22,6 +22,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import formatdate
+from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
@@ -72,25 +74,20 @@ class _HttpChannel:
         """Errors name the host alone: the path of such an address is often its password."""
         import httpx
 
-        url = self.url
-        if not url:
-            url = _secret(self.name, self.url_variable)
-            check_url(self.url_variable, url)
+        url = self.url or _secret(self.name, self.url_variable)
+        check_url(self.url_variable, url)
         host = httpx.URL(url).host
         sent = {"Content-Type": "application/json", "User-Agent": "llmops-monitor", **headers}
         try:
-            # Redirects are not followed: a signed message goes where the file says, and nowhere else.
+            # httpx follows no redirects: a signed message goes where the file says, and nowhere else.
             # The body of an answer is not read: it may be without end.
-            with httpx.stream(
-                "POST", url, content=body, headers=sent, timeout=TIMEOUT_SECONDS, follow_redirects=False
-            ) as reply:
+            with httpx.stream("POST", url, content=body, headers=sent, timeout=TIMEOUT_SECONDS) as reply:
                 pass
         except httpx.HTTPError as error:
             raise NotDelivered(f"{self.name}: {host} cannot be reached: {type(error).__name__}") from None
         if not reply.is_success:
             wait = retry_seconds(reply.headers.get("retry-after"))
-            problem = f"{self.name}: {host} answered {reply.status_code}"
-            raise NotDelivered(problem, retry_after=wait)
+            raise NotDelivered(f"{self.name}: {host} answered {reply.status_code}", retry_after=wait)
 
 
 @dataclass(frozen=True)
@@ -160,14 +157,9 @@ class Email:
         message = self.message(alert)
         password = _secret(self.name, self.password_variable) if self.user else ""
         context = ssl.create_default_context() if self.security != "none" else None
-        port = self.port or _PORTS[self.security]
+        connect = partial(smtplib.SMTP_SSL, context=context) if self.security == "tls" else smtplib.SMTP
         try:
-            server = (
-                smtplib.SMTP_SSL(self.host, port, timeout=TIMEOUT_SECONDS, context=context)
-                if self.security == "tls"
-                else smtplib.SMTP(self.host, port, timeout=TIMEOUT_SECONDS)
-            )
-            with server:
+            with connect(self.host, self.port or _PORTS[self.security], timeout=TIMEOUT_SECONDS) as server:
                 if self.security == "starttls":
                     server.starttls(context=context)
                 if self.user:
@@ -256,24 +248,22 @@ class AlertSettings:
 def read_alerts(values: Mapping[str, Any], file: Path | str) -> AlertSettings:
     """Reads `[alerts]` as TOML gives it; nobody is told where it is empty.
 
-    Raises:
-        BadFile: an unknown key (names the nearest one) or a wrong value; names file and key.
+    Raises BadFile: an unknown key (names the nearest one) or a wrong value; names file and key.
     """
-    read = dict(values)
+    read, table = dict(values), Table(values, file, "alerts")
     kinds: dict[str, type[Channel]] = {"webhook": Webhook, "slack": Slack, "email": Email}
     for kind in kinds.keys() & read.keys():
         given = read[kind]
         if not isinstance(given, Sequence) or not all(isinstance(item, Mapping) for item in given):
-            raise Table(values, file, "alerts").wrong(kind, f"must be tables: [[alerts.{kind}]]")
-        # A channel goes by its kind unless it names itself.
-        names = [kind if len(given) == 1 else f"{kind}-{number}" for number in range(1, len(given) + 1)]
-        read[kind] = tuple(
-            read_dataclass(kinds[kind], {"name": name, **item}, file, f"alerts.{name}")
-            for name, item in zip(names, given, strict=True)
-        )
+            raise table.wrong(kind, f"must be tables: [[alerts.{kind}]]")
+        channels = []
+        for number, item in enumerate(given, 1):
+            name = kind if len(given) == 1 else f"{kind}-{number}"  # unless it names itself
+            channels.append(read_dataclass(kinds[kind], {"name": name, **item}, file, f"alerts.{name}"))
+        read[kind] = tuple(channels)
     if "prometheus" in read:
-        table = Table(values, file, "alerts").mapping("prometheus")
-        read["prometheus"] = read_dataclass(PrometheusSettings, table, file, "alerts.prometheus")
+        given = table.mapping("prometheus")
+        read["prometheus"] = read_dataclass(PrometheusSettings, given, file, "alerts.prometheus")
     return read_dataclass(AlertSettings, read, file, "alerts")
 
 
@@ -283,12 +273,12 @@ def title(alert: Mapping[str, Any]) -> str:
     if alert["event"] == "action":
         mode = "dry run, nothing was done: " if alert["dry_run"] else ""
         failed = "" if alert.get("succeeded", True) else " FAILED"
-        return _one_line(f"ACTION{failed} {mode}{alert['action']} of {where}")
-    others = len(alert.get("parts", ())) - 1
-    more = f" and {others} more" if others > 0 else ""
-    return _one_line(
-        f"{_HEADS[alert['event']]} {alert['what']} ({alert['kind']}, {alert['severity']}){more} in {where}"
-    )
+        told = f"ACTION{failed} {mode}{alert['action']} of {where}"
+    else:
+        others = len(alert.get("parts", ())) - 1
+        more = f" and {others} more" if others > 0 else ""
+        told = f"{_HEADS[alert['event']]} {alert['what']} ({alert['kind']}, {alert['severity']}){more} in {where}"
+    return " ".join(told.split())
 
 
 def text(alert: Mapping[str, Any]) -> str:
@@ -302,7 +292,8 @@ def text(alert: Mapping[str, Any]) -> str:
         parts = alert.get("parts") or [alert]
         for part in parts:
             if len(parts) > 1:  # else the title says already what it is
-                lines.append(_one_line(f"{part['what']} ({part['kind']}, {part['severity']}): {part['release'] or ''}"))
+                told = f"{part['what']} ({part['kind']}, {part['severity']}): {part['release'] or ''}"
+                lines.append(" ".join(told.split()))
             seen = f"first {part['first_at']}, last {part['last_at']}, seen {part['times']} times"
             lines += [str(part["why"]), seen, *_rows(part)]
     if alert.get("policy"):
@@ -319,20 +310,18 @@ def _rows(part: Mapping[str, Any]) -> list[str]:
     return [*lines, f"  and {len(rows) - ROWS_SHOWN} more rows"] if len(rows) > ROWS_SHOWN else lines
 
 
-def _one_line(value: str) -> str:
-    return " ".join(value.split())
-
-
 def slack_message(alert: Mapping[str, Any]) -> dict[str, Any]:
     """`text` is what notifications and servers without blocks show."""
-    body = _escaped(text(alert).partition("\n\n")[2])[:_MOST_TEXT]
-    links = [f"<{row['url']}|{_escaped(row['request_id'])}>" for row in alert.get("rows", ()) if row.get("url")]
+    body = escape(text(alert).partition("\n\n")[2], quote=False)[:_MOST_TEXT]
+    links = [
+        f"<{row['url']}|{escape(row['request_id'], quote=False)}>" for row in alert.get("rows", ()) if row.get("url")
+    ]
     blocks: list[dict[str, Any]] = [{"type": "section", "text": {"type": "mrkdwn", "text": body}}]
     if links:
         shown = " ".join(links[:ROWS_SHOWN])[:_MOST_TEXT]
         blocks.append({"type": "context", "elements": [{"type": "mrkdwn", "text": shown}]})
     attachment = {"color": _COLOURS[alert["event"]], "fallback": title(alert), "blocks": blocks}
-    return {"text": _escaped(title(alert)), "attachments": [attachment]}
+    return {"text": escape(title(alert), quote=False), "attachments": [attachment]}
 
 
 def check_url(name: str, url: str) -> None:
@@ -352,7 +341,3 @@ def _secret(channel: str, variable: str) -> str:
     if not value:
         raise NotDelivered(f"{channel}: the environment variable {variable} is empty")
     return value
-
-
-def _escaped(value: str) -> str:
-    return value.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

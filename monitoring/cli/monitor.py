@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +13,13 @@ import click
 
 from llmops.cli import CommandGroup
 from llmops.cli.log import read_time, window_options
-from llmops.cli.output import (
-    echo,
-    emit,
-    json_option,
-    print_table,
-    progress_bar,
-    row_count,
-    say,
-    shown_time,
-)
+from llmops.cli.output import echo, emit, json_option, print_table, progress_bar, row_count, say, shown_time
 from llmops.errors import CannotRun, StoreUnavailable, UsageError
 from llmops.pages.numbers import number
 from llmops.settings import Settings
 
 if TYPE_CHECKING:
     from monitoring.decide.drift import DescriptorDrift
-    from monitoring.decide.replay import Replay
     from monitoring.decide.result import MonitorResult
 
 
@@ -61,15 +52,9 @@ def run(
 
     settings = Settings.from_environment()
     name = chosen_app(settings, app)
+    champion = champion_of(settings, name)
     with progress_bar() as show:
-        result = run_monitor(
-            settings,
-            name,
-            since,
-            until,
-            progress=lambda done, total: show("describing", done, total),
-            champion=champion_of(settings, name),
-        )
+        result = run_monitor(settings, name, since, until, progress=partial(show, "describing"), champion=champion)
     run_id = None if no_record else record(settings, result)
     emit(as_json, {**result.to_json(), "run_id": run_id}, lambda: show_result(result))
     ctx.exit(1 if result.alarm else 0)
@@ -113,18 +98,10 @@ def list_command(app: str | None, as_json: bool) -> None:
     from monitoring.run import list_references
 
     found = list_references(Settings.from_environment(), app)
-    rows = [
-        (
-            each.app,
-            shown_time(each.since),
-            shown_time(each.until),
-            each.source,
-            each.release or "any",
-            shown_time(each.pinned_at),
-            each.why,
-        )
-        for each in found
-    ]
+    rows = []
+    for each in found:
+        since, until, pinned_at = map(shown_time, (each.since, each.until, each.pinned_at))
+        rows.append((each.app, since, until, each.source, each.release or "any", pinned_at, each.why))
     columns = ("app", "since", "until", "source", "release", "pinned at", "why")
     value = {"references": [each.to_json() for each in found]}
     emit(as_json, value, lambda: print_table(f"{len(found)} references", columns, rows))
@@ -145,19 +122,19 @@ def show(app: str, as_json: bool) -> None:
     pinned, frozen, awaited = reference_in_force(settings, app, champion_of(settings, app))
     levels: dict[str, dict[str, Any]] = {}
     if frozen is not None:
-        for name, numbers in frozen.whole.numbers.items():
+        whole = frozen.whole
+        for name, numbers in whole.numbers.items():
             levels[name] = {"n": numbers.n, "level": numbers.mean if numbers.n else None}
-        for name, flags in frozen.whole.flags.items():
+        for name, flags in whole.flags.items():
             levels[name] = {"n": flags.n, "level": flags.share if flags.n else None}
-        for name, labels in frozen.whole.labels.items():
-            commonest = max(sorted(labels.counts), key=lambda label: labels.counts[label], default=None)
+        for name, labels in whole.labels.items():
+            commonest = max(sorted(labels.counts), key=labels.counts.__getitem__, default=None)
             levels[name] = {"n": labels.n, "level": commonest}
-        levels = dict(sorted(levels.items()))
     value: dict[str, Any] = {
         "app": app,
         "reference": pinned.to_json() if pinned is not None else None,
         "rows": frozen.whole.rows if frozen is not None else None,
-        "descriptors": levels,
+        "descriptors": dict(sorted(levels.items())),
         "awaited": {"release": awaited.release, "since": awaited.since.isoformat()} if awaited is not None else None,
     }
 
@@ -166,7 +143,7 @@ def show(app: str, as_json: bool) -> None:
             echo(f"no reference is pinned for {app}")
         else:
             title = f"{app}: {pinned.why}, {value['rows'] or 'not yet counted'} rows"
-            rows = [(name, each["n"], _shown(each["level"])) for name, each in levels.items()]
+            rows = [(name, each["n"], _shown(each["level"])) for name, each in value["descriptors"].items()]
             print_table(title, ("descriptor", "n#", "mean, share or commonest#"), rows)
         if awaited is not None:
             echo(f"the first accepted window of {awaited.release} will be the next one")
@@ -215,16 +192,24 @@ def replay(app: str | None, until: datetime | None, months: int, as_json: bool) 
 
     settings = Settings.from_environment()
     name = chosen_app(settings, app)
-    with progress_bar() as show:
-        found = replay_past(
-            settings,
-            name,
-            until,
-            months=months,
-            progress=lambda done, total: show("replaying", done, total),
-            champion=champion_of(settings, name),
+    champion = champion_of(settings, name)
+    with progress_bar() as bar:
+        found = replay_past(settings, name, until, months=months, progress=partial(bar, "replaying"), champion=champion)
+
+    def show() -> None:
+        if found.alarms:
+            rows = [(alarm.since.isoformat(), alarm.kind, alarm.what) for alarm in found.alarms]
+            print_table(f"{name}: what alarmed", ("window from", "rule", "what"), rows)
+        low, high = found.interval
+        echo(f"{found.alarmed} of {found.windows} windows alarmed ({found.untested} had too few rows to be tested)")
+        echo(
+            f"that is {number(found.per_month)} a month (95 % interval {number(low)} to {number(high)}); "
+            f"stated: at most {found.stated['total']:g}"
         )
-    emit(as_json, {"app": name, **found.to_json()}, lambda: _show_replay(name, found))
+        if found.resampled is not None:
+            echo(f"{found.resampled.alarmed} of {found.resampled.months} resampled months had an alarm")
+
+    emit(as_json, {"app": name, **found.to_json()}, show)
 
 
 @command.command()
@@ -357,33 +342,11 @@ def _show_alarms(result: MonitorResult) -> None:
     say(f"at most {budget:g} false alarms a month are expected, run daily")
 
 
-def _show_replay(app: str, found: Replay) -> None:
-    if found.alarms:
-        rows = [(alarm.since.isoformat(), alarm.kind, alarm.what) for alarm in found.alarms]
-        print_table(f"{app}: what alarmed", ("window from", "rule", "what"), rows)
-    low, high = found.interval
-    echo(f"{found.alarmed} of {found.windows} windows alarmed ({found.untested} had too few rows to be tested)")
-    echo(
-        f"that is {number(found.per_month)} a month (95 % interval {number(low)} to {number(high)}); "
-        f"stated: at most {found.stated['total']:g}"
-    )
-    if found.resampled is not None:
-        echo(f"{found.resampled.alarmed} of {found.resampled.months} resampled months had an alarm")
-
-
 def _drift_table(title: str, descriptors: Mapping[str, DescriptorDrift]) -> None:
-    rows = [
-        (
-            name,
-            drift.result.test,
-            _shown(drift.before),
-            _shown(drift.after),
-            number(drift.result.effect),
-            f"{drift.p_adjusted:.3g}",
-            "yes" if drift.drifted else "",
-        )
-        for name, drift in descriptors.items()
-    ]
+    rows = []
+    for name, drift in descriptors.items():
+        levels = (_shown(drift.before), _shown(drift.after), number(drift.result.effect))
+        rows.append((name, drift.result.test, *levels, f"{drift.p_adjusted:.3g}", "yes" if drift.drifted else ""))
     print_table(title, ("descriptor", "test", "before#", "after#", "effect#", "p adjusted#", "drifted"), rows)
 
 

@@ -151,12 +151,26 @@ class DescriptorSet:
             records, lambda record: len(record.input) + len(record.output), rows=_PART_ROWS, most=_PART_CHARACTERS
         )
         for part in parts if records else [[]]:
-            seen = _Part(part)
+            kept = [row for row, record in enumerate(part) if record.text_deleted_at is None]
+            whole = [row for row in kept if is_answered(part[row])]
+            rows_of: dict[Of, Sequence[int]] = {
+                "input": kept,
+                "output": whole,
+                "pair": whole,
+                "record": range(len(part)),
+            }
+            items_of = {of: _read(of, [part[row] for row in rows]) for of, rows in rows_of.items()}
             for each in self._declared:
-                column, reasons = seen.column(each)
-                columns[each.descriptor.name].append(column)
+                name, share = each.descriptor.name, each.descriptor.sampled
+                rows, items = rows_of[each.of], items_of[each.of]
+                if share < 1:
+                    rows = [row for row in rows if is_sampled(part[row].key, share)]
+                    items = _read(each.of, [part[row] for row in rows])
+                values = compute_safely(each.compute, items)
+                column, reasons = as_column(values, rows, len(part), each.descriptor.kind)
+                columns[name].append(column)
                 if reasons:
-                    failed.setdefault(each.descriptor.name, []).extend(reasons)
+                    failed.setdefault(name, []).extend(reasons)
         return Described(
             {name: parts[0] if len(parts) == 1 else np.concatenate(parts) for name, parts in columns.items()},
             {name: len(reasons) for name, reasons in failed.items()},
@@ -164,38 +178,13 @@ class DescriptorSet:
         )
 
 
-class _Part:
-    """Some records, with the texts of each side made once."""
-
-    def __init__(self, records: Sequence[LogRecord]) -> None:
-        self._records = records
-        kept = [record.text_deleted_at is None for record in records]
-        whole = [is_answered(record) for record in records]
-        rows = range(len(records))
-        self._positions: dict[Of, list[int]] = {
-            "input": [row for row in rows if kept[row]],
-            "output": [row for row in rows if kept[row] and whole[row]],
-            "pair": [row for row in rows if kept[row] and whole[row]],
-            "record": list(rows),
-        }
-        self._items = {of: self._read(of, positions) for of, positions in self._positions.items()}
-
-    def column(self, declared: Declared) -> tuple[np.ndarray[Any, Any], list[Failed]]:
-        positions, items = self._positions[declared.of], self._items[declared.of]
-        share = declared.descriptor.sampled
-        if share < 1:
-            positions = [row for row in positions if is_sampled(self._records[row].key, share)]
-            items = self._read(declared.of, positions)
-        values = compute_safely(declared.compute, items)
-        return as_column(values, positions, len(self._records), declared.descriptor.kind)
-
-    def _read(self, of: Of, positions: Sequence[int]) -> Sequence[Any]:
-        if of == "input":
-            return Texts([self._records[row].input for row in positions])
-        if of == "output":
-            answers = [self._records[row] for row in positions]
-            return Texts([it.output for it in answers], [bool(it.details.get("refusal")) for it in answers])
-        return [self._records[row] for row in positions]
+def _read(of: Of, records: Sequence[LogRecord]) -> Sequence[Any]:
+    """What a descriptor reads of the records."""
+    if of == "input":
+        return Texts([record.input for record in records])
+    if of == "output":
+        return Texts([record.output for record in records], [bool(record.details.get("refusal")) for record in records])
+    return records
 
 
 DEFAULT_FILE = Path(__file__).parent.parent / "default.toml"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from llmops.errors import CannotRun
 from llmops.production_log import SHADOW, LogRecord
@@ -96,11 +96,7 @@ class Texts(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._texts)
 
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> Texts: ...
-    def __getitem__(self, place: int | slice) -> str | Texts:
+    def __getitem__(self, place: Any) -> Any:
         return Texts(self._texts[place], self.refused[place]) if isinstance(place, slice) else self._texts[place]
 
 

@@ -20,7 +20,6 @@ from monitoring.tables import Table, nearest
 
 if TYPE_CHECKING:
     from llmops.judges import JudgeEndpoint
-    from llmops.judges.scorer import RubricJudge
 
 
 def make_similarity(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - it has no parameters
@@ -86,6 +85,8 @@ def make_judge(table: Table, settings: Settings) -> Computation:
 
     Raises BadFile: no endpoint, or a wrong parameter.
     """
+    from llmops.evaluation.eval_set import EvalRow
+    from llmops.evaluation.results import Output
     from llmops.judges.scorer import RubricJudge
 
     scale, good = table.any("scale", "pass_fail"), table.any("good", None)
@@ -104,10 +105,18 @@ def make_judge(table: Table, settings: Settings) -> Computation:
         raise table.wrong("judge", str(error)) from error
     identity = {"judge": dict(judge.identity), "characters": _MOST_CHARACTERS}
 
+    def verdict(record: LogRecord) -> Any:
+        row = EvalRow(record.key, {"input": record.input[:_MOST_CHARACTERS]})
+        try:
+            score = judge.judge(row, Output(record.output[:_MOST_CHARACTERS]))
+        except EngineError as error:
+            return Failed.of(error)
+        return score.label if value == "label" else score.value
+
     def verdicts(records: Sequence[LogRecord]) -> Sequence[Any]:
         endpoint.check()  # a judge that is away would leave these rows without a value for good
         with ThreadPoolExecutor(judge.side_by_side, thread_name_prefix="judge") as pool:
-            return list(pool.map(lambda record: _verdict(judge, record, value), records))
+            return list(pool.map(verdict, records))
 
     return Computation(verdicts, identity, value)
 
@@ -124,18 +133,6 @@ def _endpoint(table: Table, settings: Settings) -> JudgeEndpoint:
     return JudgeEndpoint.from_mapping(
         {"name": name, "base_url": url, "model": model, "key_variable": settings.judge_key_variable}
     )
-
-
-def _verdict(judge: RubricJudge, record: LogRecord, value: Kind) -> Any:
-    from llmops.evaluation.eval_set import EvalRow
-    from llmops.evaluation.results import Output
-
-    row = EvalRow(record.key, {"input": record.input[:_MOST_CHARACTERS]})
-    try:
-        score = judge.judge(row, Output(record.output[:_MOST_CHARACTERS]))
-    except EngineError as error:
-        return Failed.of(error)
-    return score.label if value == "label" else score.value
 
 
 _OURS = {"SemanticSimilarity": "similarity", "ContextRelevance": "similarity", "OpenAI": "judge", "LLMEval": "judge"}
@@ -203,14 +200,13 @@ class _EvidentlyColumn:
                 data_definition=library.DataDefinition(text_columns=["text"]),
                 descriptors=[kind("text", **self._parameters, alias="value")],
             )
-        return [self._plain(value) for value in dataset.as_dataframe()["value"]]
-
-    def _plain(self, value: Any) -> Any:
-        if value is None or value != value:  # NaN is the only value that is not itself
-            return None
-        if self._value == "flag":
-            return value not in ("0", "False", "") if isinstance(value, str) else bool(value)
-        return float(value) if self._value == "numeric" else str(value)
+        plain: dict[Kind, Callable[[Any], Any]] = {
+            "flag": lambda value: value not in (0, "0", "False", ""),
+            "numeric": float,
+            "label": str,
+        }
+        read, values = plain[self._value], dataset.as_dataframe()["value"]
+        return [None if value is None or value != value else read(value) for value in values]  # NaN is not itself
 
 
 OUTSIDE_KINDS: Mapping[str, DescriptorKind] = {

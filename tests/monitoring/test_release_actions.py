@@ -19,7 +19,11 @@ from monitoring.act.policy import Policy, Situation
 from monitoring.release_actions import RegistryActuator
 
 OBSERVE = Policy()
-EVIDENCE = {"alarms": [{"id": 7, "rows": ["r1", "r2"]}, {"id": 8, "rows": ["r2"]}], "situation": {}, "verdict": None}
+EVIDENCE: dict[str, Any] = {
+    "alarms": [{"id": 7, "rows": ["r1", "r2"]}, {"id": 8, "rows": ["r2"]}],
+    "situation": {},
+    "verdict": None,
+}
 
 
 @pytest.fixture
@@ -44,71 +48,71 @@ def action(app: str, kind: Any, version: int, policy: Policy = OBSERVE) -> Monit
     return MonitorAction(f"{app}/{kind}/{release}/7", app, kind, release, "refusals rose", False, EVIDENCE, policy)
 
 
-def promote(workshop: Any, *refs: str) -> None:
+@pytest.fixture
+def releases(workshop: Any) -> Any:
+    return workshop.registry.release_versions
+
+
+def promote(releases: Any, *refs: str) -> None:
     for ref in refs:
-        workshop.registry.release_versions.promote(workshop.registry.release_versions.get(ref), why="a test")
+        releases.promote(releases.get(ref), why="a test")
 
 
-def test_the_situation_says_who_serves(workshop, app, actuator):
+def challenge(releases: Any, app: str, version: int, policy: TrafficPolicy) -> None:
+    """With a canary of a release beside the first."""
+    promote(releases, f"{app}@1")
+    releases.challenge(releases.get(f"{app}@{version}"))
+    releases.set_policy(app, policy)
+
+
+def test_the_situation_says_who_serves(releases, app, actuator):
     assert actuator.situation("nobody") == Situation()
-    promote(workshop, f"{app}@1", f"{app}@2")
-    workshop.registry.release_versions.challenge(workshop.registry.release_versions.get(f"{app}@3"))
-    workshop.registry.release_versions.set_policy(app, TrafficPolicy(canary=0.2))
+    challenge(releases, app, 3, TrafficPolicy(canary=0.2))
+    promote(releases, f"{app}@2")
     found = actuator.situation(app)
     assert (found.champion, found.challenger, found.previous) == (f"{app}@2", f"{app}@3", f"{app}@1")
     assert found.canary == 0.2
     assert found.champion_since is not None
 
 
-def test_a_canary_is_stopped_and_its_challenger_withdrawn(workshop, app, actuator):
-    promote(workshop, f"{app}@1")
-    workshop.registry.release_versions.challenge(workshop.registry.release_versions.get(f"{app}@2"))
-    workshop.registry.release_versions.set_policy(app, TrafficPolicy(canary=0.2, shadow=1.0, sticky="key"))
-    done = actuator.stop_canary(action(app, "stop-canary", 2))
-    again = actuator.stop_canary(action(app, "stop-canary", 2))
+def test_a_canary_is_stopped_and_its_challenger_withdrawn(releases, app, actuator):
+    challenge(releases, app, 2, TrafficPolicy(canary=0.2, shadow=1.0, sticky="key"))
+    done, again = (actuator.carry_out(action(app, "stop-canary", 2)) for _ in range(2))
     assert done["withdrawn"] == f"{app}@2"
     assert "no challenger any more" in again["note"]
-    assert workshop.registry.release_versions.policy(app) == TrafficPolicy(sticky="key")
+    assert releases.policy(app) == TrafficPolicy(sticky="key")
     assert actuator.situation(app).challenger is None
 
 
-def test_another_challenger_keeps_its_traffic(workshop, app, actuator):
-    promote(workshop, f"{app}@1")
-    workshop.registry.release_versions.challenge(workshop.registry.release_versions.get(f"{app}@3"))
-    workshop.registry.release_versions.set_policy(app, TrafficPolicy(canary=0.2))
-    actuator.stop_canary(action(app, "stop-canary", 2))
+def test_another_challenger_keeps_its_traffic(releases, app, actuator):
+    challenge(releases, app, 3, TrafficPolicy(canary=0.2))
+    actuator.carry_out(action(app, "stop-canary", 2))
     assert actuator.situation(app).canary == 0.2
 
 
-def test_a_rollback_moves_the_alias_once_and_never_to_and_fro(workshop, app, actuator):
-    promote(workshop, f"{app}@1", f"{app}@2")
-    done = actuator.roll_back(action(app, "rollback", 2))
-    again = actuator.roll_back(action(app, "rollback", 2))
+def test_a_rollback_moves_the_alias_once_and_never_to_and_fro(releases, app, actuator):
+    promote(releases, f"{app}@1", f"{app}@2")
+    done, again = (actuator.carry_out(action(app, "rollback", 2)) for _ in range(2))
     assert done == {"champion": f"{app}@1", "previous": f"{app}@2"}
     assert "no champion any more" in again["note"]
-    assert workshop.registry.release_versions.champion(app).ref == f"{app}@1"
+    assert releases.champion(app).ref == f"{app}@1"
     now = actuator.situation(app)
     assert now.previous is None
     assert "itself rolled back" in now.no_return
-    promote(workshop, f"{app}@3")
+    promote(releases, f"{app}@3")
     assert actuator.situation(app).previous == f"{app}@1"
-
-
-def test_a_release_promoted_meanwhile_is_not_rolled_back(workshop, app, actuator):
-    promote(workshop, f"{app}@1", f"{app}@2", f"{app}@3")
-    actuator.roll_back(action(app, "rollback", 2))
-    assert workshop.registry.release_versions.champion(app).ref == f"{app}@3"
+    actuator.carry_out(action(app, "rollback", 2))
+    assert releases.champion(app).ref == f"{app}@3", "promoted meanwhile"
 
 
 def test_a_release_is_evaluated_anew_on_the_suite_of_its_gate(workshop, app, actuator):
     with pytest.raises(CannotRun, match="no gate on record"):
-        actuator.re_evaluate(action(app, "re-evaluate", 1))
+        actuator.carry_out(action(app, "re-evaluate", 1))
     evaluations = workshop.evaluations
     suite = evaluations.suite("sums")
     (first,) = evaluations.run(suite, evaluations.cells(suite, releases=[f"{app}@1"]), RunOptions(), lambda *_: None)
     evaluations.gate(f"{app}@1", None, "sums")
-    done = actuator.re_evaluate(action(app, "re-evaluate", 1))
-    again = actuator.re_evaluate(action(app, "re-evaluate", 1))
+    done, again = (actuator.carry_out(action(app, "re-evaluate", 1)) for _ in range(2))
     assert done["suite"] == "sums"
     assert done["run_id"] not in ("", first.run.run_id)
     assert done["metrics"]["correct"] == done["at_gate"]["correct"]
@@ -124,7 +128,7 @@ def retraining(code: int, **changed: Any) -> Policy:
 
 
 def test_a_retrain_command_gets_the_evidence(workshop, app, actuator):
-    done = actuator.retrain(action(app, "retrain", 1, retraining(0)))
+    done = actuator.carry_out(action(app, "retrain", 1, retraining(0)))
     assert done["exit_code"] == 0
     assert done["told"] == f"{app}@1 {app}"
     evidence = json.loads(Path(done["evidence"]).read_text())
@@ -156,34 +160,26 @@ def test_a_retrain_command_ends_with_the_daemon(workshop, app):
         )
 
 
-def test_an_action_is_recorded_once_with_its_evidence(workshop, app, actuator):
-    done = action(app, "rollback", 1)
-    run_id = actuator.record(done, {"champion": f"{app}@1"})
-    assert actuator.record(done, {"champion": f"{app}@1"}) == run_id
+def test_an_action_is_recorded_once_with_its_evidence_and_names_no_user(workshop, app, actuator):
+    about = {"user": "anna@example.com"}
+    alarms = [{**EVIDENCE["alarms"][0], "slice": about}, EVIDENCE["alarms"][1]]
+    evidence = {"alarms": alarms, "verdict": {"slices": [{"slice": about, "rows": 5}], "alarms": []}}
+    done = replace(action(app, "rollback", 1), evidence=evidence)
+    run_id, again = (actuator.record(done, {"champion": f"{app}@1"}) for _ in range(2))
+    assert again == run_id
     client = workshop.registry.store.client
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.tags["llmops.action"] == "rollback"
-    assert run.data.tags["llmops.dry_run"] == "false"
-    files = {file.path for file in client.list_artifacts(run_id)}
-    assert files == {"action.json", "evidence.json", "rows.txt"}
-    rows = Path(client.download_artifacts(run_id, "rows.txt")).read_text()
-    assert rows == "r1\nr2\n"
+    assert (run.data.tags["llmops.action"], run.data.tags["llmops.dry_run"]) == ("rollback", "false")
+    assert {file.path for file in client.list_artifacts(run_id)} == {"action.json", "evidence.json", "rows.txt"}
+    kept = {name: Path(client.download_artifacts(run_id, name)).read_text() for name in ("rows.txt", "evidence.json")}
+    assert kept["rows.txt"] == "r1\nr2\n"
+    assert "anna" not in kept["evidence.json"]
+    assert kept["evidence.json"].count(hidden_user("anna@example.com")) == 2
 
 
-def test_no_user_is_named_in_mlflow(workshop, app, actuator):
-    slices = [{"slice": {"user": "anna@example.com"}, "rows": 5}]
-    evidence = {"alarms": [{"id": 7, "rows": ["r1"], "slice": {"user": "anna@example.com"}}],
-                "verdict": {"slices": slices, "alarms": []}}  # fmt: skip
-    run_id = actuator.record(replace(action(app, "rollback", 1), evidence=evidence), {"champion": f"{app}@1"})
-    assert run_id is not None
-    kept = Path(workshop.registry.store.client.download_artifacts(run_id, "evidence.json")).read_text()
-    assert "anna" not in kept
-    assert kept.count(hidden_user("anna@example.com")) == 2
-
-
-def test_a_rollback_cut_off_between_its_two_aliases_is_finished(workshop, app, actuator, monkeypatch):
-    promote(workshop, f"{app}@1", f"{app}@2")
+def test_a_rollback_cut_off_between_its_two_aliases_is_finished(releases, app, actuator, monkeypatch):
+    promote(releases, f"{app}@1", f"{app}@2")
     client = actuator._registry.store.client
     move = client.set_registered_model_alias
 

@@ -1,4 +1,4 @@
-"""Actions: done once, resumed after a crash, recorded, told."""
+"""Actions: done once, resumed after a crash, recorded, told. The lease: one holder at a time."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from llmops.errors import CannotRun, StoreUnavailable
-from monitoring.act.action_tables import alert_outbox, monitor_actions
+from monitoring.act.action_tables import Lease, alert_outbox, monitor_actions, monitor_leases, was_noted
 from monitoring.act.actions import CLAIM_SECONDS, MOST_ATTEMPTS, ActionQueue, Interrupted, read_actions
 from monitoring.act.alarm_book import AlarmBook
 from monitoring.act.alerts import AlertSettings, Webhook
@@ -17,7 +17,7 @@ from monitoring.act.policy import Decision, Policy, Situation, decide
 from tests.monitoring.acting import Clock, NotingActuator, finding, threads_at_once
 
 SITUATION = Situation("assistant@2", None, "assistant@1")
-POLICIES = {"assistant": Policy("rollback", dry_run=False)}
+ROLLBACK = Policy("rollback", dry_run=False)
 RETRAIN = Policy("retrain", dry_run=False, retrain_command=("true",))
 DID = [("rollback", "assistant@2")]
 
@@ -35,13 +35,14 @@ class Bench:
         self.book = AlarmBook(self.engine, AlertSettings(), self.outbox)
 
     def queue(self, holder: str = "one") -> ActionQueue:
-        return ActionQueue(self.engine, self.actuator, self.outbox, AlertSettings(), POLICIES, holder, self.clock)
+        policies = {"assistant": ROLLBACK}
+        return ActionQueue(self.engine, self.actuator, self.outbox, AlertSettings(), policies, holder, self.clock)
 
-    def decision(self, policy: Policy = POLICIES["assistant"], **found: Any) -> Decision:
+    def decision(self, policy: Policy = ROLLBACK, **found: Any) -> Decision:
         self.book.record("assistant", f"tick {self.clock.at}", [finding(**found)], self.clock.at)
         return decide("assistant", self.book.entries(), policy, SITUATION)
 
-    def queued(self, holder: str = "one", policy: Policy = POLICIES["assistant"]) -> ActionQueue:
+    def queued(self, holder: str = "one", policy: Policy = ROLLBACK) -> ActionQueue:
         """A daemon's queue with an action in it."""
         queue = self.queue(holder)
         assert queue.put(self.decision(policy), SITUATION)
@@ -68,20 +69,17 @@ def test_an_action_is_done_recorded_and_told_once(bench):
     (ended,) = queue.carry_out_due(slow=False)
     assert not queue.put(decision, SITUATION)
     assert queue.carry_out_due(slow=False) == []
-    assert (ended.status, ended.run_id) == ("done", "run-1")
-    assert bench.actuator.did == DID
-    assert bench.actuator.recorded == ["assistant/rollback/assistant@2/1"]
+    assert (ended.status, ended.run_id, ended.evidence["situation"]["previous"]) == ("done", "run-1", "assistant@1")
+    assert (bench.actuator.did, bench.actuator.recorded) == (DID, ["assistant/rollback/assistant@2/1"])
     (alert,) = bench.alerts()
     assert (alert["succeeded"], alert["dry_run"], alert["outcome"]) == (True, False, {"did": "rollback"})
     assert [row["request_id"] for row in alert["rows"]] == ["r1", "r2"]
-    assert ended.evidence["situation"]["previous"] == "assistant@1"
 
 
 def test_a_dry_run_says_what_it_would_do_and_does_nothing(bench):
     queue = bench.queued(policy=Policy("rollback"))
     (ended,) = queue.carry_out_due(slow=False)
-    assert ended.outcome == {"would": "rollback of assistant@2"}
-    assert bench.actuator.did == []
+    assert (ended.outcome, bench.actuator.did) == ({"would": "rollback of assistant@2"}, [])
     assert bench.alerts()[0]["dry_run"]
     assert queue.put(bench.decision(), SITUATION)  # no longer dry: now it is done
 
@@ -133,19 +131,17 @@ def test_a_store_that_is_away_is_tried_again_ever_more_rarely(bench):
     assert tried.index(1) in range(6, 10)
 
 
-def test_an_action_that_never_succeeds_is_failed_and_told(bench):
-    bench.actuator.failures = [StoreUnavailable("away")] * 100
+@pytest.mark.parametrize(
+    ("away", "status", "did"),
+    [("failures", "failed", []), ("record_failures", "done", DID)],
+    ids=["never done", "done, and never recorded"],
+)
+def test_an_action_is_given_up_after_many_attempts_and_told(bench, away, status, did):
+    setattr(bench.actuator, away, [StoreUnavailable("away")] * 100)
     ended = bench.ended(bench.queued(), 30, hours=1)
-    assert [(each.status, each.attempts) for each in ended] == [("failed", MOST_ATTEMPTS)]
+    assert [(each.status, each.attempts, each.run_id) for each in ended] == [(status, MOST_ATTEMPTS, None)]
     (alert,) = bench.alerts()
-    assert (alert["outcome"], alert["succeeded"]) == ({"error": "away"}, False)
-
-
-def test_an_action_done_but_never_recorded_counts_as_done(bench):
-    bench.actuator.record_failures = [StoreUnavailable("MLflow is away")] * 100
-    ended = bench.ended(bench.queued(), 30, hours=1)
-    assert [(each.status, each.run_id) for each in ended] == [("done", None)]
-    assert bench.actuator.did == DID
+    assert (alert["outcome"]["error"], alert["succeeded"], bench.actuator.did) == ("away", status == "done", did)
 
 
 @pytest.mark.parametrize("error", [CannotRun("no previous"), RuntimeError("a bug")])
@@ -194,8 +190,39 @@ def test_an_app_with_a_very_long_name_is_acted_on_and_told_of(bench):
     app = "a" * 120
     bench.book.record(app, "tick", [replace(finding(), app=app, release=f"{app}@2")], bench.clock.at)
     situation, queue = Situation(f"{app}@2", None, f"{app}@1"), bench.queue()
-    queue.put(decide(app, bench.book.entries(), POLICIES["assistant"], situation), situation)
+    queue.put(decide(app, bench.book.entries(), ROLLBACK, situation), situation)
     (ended,) = queue.carry_out_due(slow=False)
-    assert ended.status == "done"
     (alert,) = bench.alerts()
-    assert len(alert["id"]) <= 200
+    assert (ended.status, len(alert["id"]) <= 200) == ("done", True)
+
+
+# The lease
+
+
+def test_one_holds_a_lease_until_it_is_given_back(engine):
+    first, second = (Lease(engine, "daemon", holder, 30) for holder in ("first", "second"))
+    assert [first.take(), first.take(), second.take()] == [True, True, False]
+    second.give_back()  # it has none
+    assert not second.take()
+    first.give_back()
+    assert second.take()
+
+
+@pytest.mark.parametrize("ends_in", [-30, 3600], ids=["half a minute later", "an hour ahead, for the clock went back"])
+def test_another_takes_a_lease_that_ended_or_was_taken_by_a_clock_that_was_ahead(engine, ends_in):
+    dead, other = (Lease(engine, "daemon", holder, 30) for holder in ("dead", "other"))
+    assert [dead.take(), other.take()] == [True, False]
+    with engine.begin() as connection:
+        connection.execute(sa.update(monitor_leases).values(until=monitor_leases.c.until + ends_in))
+    assert [other.take(), dead.take()] == [True, False], "whoever lives notices that it holds the lease no more"
+
+
+def test_of_many_that_take_a_lease_at_once_one_gets_it(engine):
+    taken = []
+    leases = [Lease(engine, "daemon", str(number), 30) for number in range(6)]
+    threads_at_once(*(lambda lease=lease: taken.append(lease.take()) for lease in leases))
+    assert sorted(taken) == [False] * 5 + [True]
+
+
+def test_clocks_of_two_machines_may_differ_a_little():
+    assert [was_noted(1000.0, 990.0), was_noted(90_000.0, 1000.0)] == [True, False]

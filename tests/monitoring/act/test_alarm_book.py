@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from llmops.errors import UsageError
 from llmops.production_log import Belongings
 from monitoring.act.action_tables import alert_outbox
-from monitoring.act.alarm_book import AlarmBook, findings_of
+from monitoring.act.alarm_book import AlarmBook, Booked, findings_of
 from monitoring.act.alerts import AlertSettings, Webhook, text, title
 from monitoring.act.outbox import Outbox
 from monitoring.decide.result import Cure
@@ -43,20 +43,13 @@ def forget_request(engine, request_id):
         return forget_in_database(connection, Belongings(request_ids=frozenset([request_id])))["alarm_book"]
 
 
-def test_an_alarm_is_one_entry_while_it_lasts(book, clock, engine):
+def test_an_alarm_is_one_entry_while_it_lasts_and_each_sighting_of_it_counts_once(book, clock, engine):
     first = book.record("assistant", "tick 1", [finding()], clock.at)
+    assert book.record("assistant", "tick 1", [finding()], clock.at) == Booked()
     again = book.record("assistant", "tick 2", [finding(why="more")], clock.move(minutes=1))
-    assert len(first.opened) == 1
-    assert len(again.lasting) == 1
+    assert (len(first.opened), len(again.lasting)) == (1, 1)
     (entry,) = book.entries()
     assert (entry.times, entry.why, entry.first_at, entry.last_at) == (2, "more", START, clock.at)
-    assert put(engine) == ["alarm-1-opened-1"]
-
-
-def test_the_same_verdict_booked_again_changes_nothing(book, clock, engine):
-    for _ in range(3):
-        book.record("assistant", "window 1", [finding()], clock.at, closes=clock.at)
-    assert book.entries()[0].times == 1
     assert put(engine) == ["alarm-1-opened-1"]
 
 
@@ -77,14 +70,14 @@ def test_a_lasting_alarm_is_told_again_after_the_cool_down(book, clock, engine):
     assert put(engine) == ["alarm-1-opened-1", "alarm-1-lasting-2", "alarm-1-lasting-3"]
 
 
-def test_a_quiet_window_resolves_and_says_so(book, clock, engine):
+def test_a_quiet_window_of_the_app_resolves_and_says_so(book, clock, engine):
     book.record("assistant", "window 1", [finding()], clock.at, closes=clock.at)
+    book.record("helper", "window 1", [], clock.at, closes=clock.at)
     book.record("assistant", "tick", [], clock.move(hours=1))
-    assert book.entries()[0].state == "open"
+    assert [entry.state for entry in book.entries()] == ["open"]
     resolved = book.record("assistant", "window 2", [], clock.move(hours=24), closes=clock.at).resolved
     assert [entry.id for entry in resolved] == [1]
-    assert book.entries() == []
-    assert book.entries(resolved=True)[0].resolved_at == clock.at
+    assert (book.entries(), book.entries(resolved=True)[0].resolved_at) == ([], clock.at)
     assert put(engine) == ["alarm-1-opened-1", "alarm-1-resolved-1"]
 
 
@@ -99,24 +92,14 @@ def test_a_flapping_alarm_is_told_no_more_often_than_a_lasting_one(book, clock, 
 def test_an_acknowledged_alarm_is_told_no_more_while_it_lasts(book, clock, engine):
     book.record("assistant", "window 1", [finding()], clock.at, closes=clock.at)
     entry = book.acknowledge(1, "ada", clock.move(minutes=1))
-    book.record("assistant", "window 2", [finding()], clock.move(hours=48), closes=clock.at)
     assert (entry.state, entry.acknowledged_by) == ("acknowledged", "ada")
+    assert book.acknowledge(1, "bob", clock.move(minutes=1)) == entry, "who came first sees to it"
+    book.record("assistant", "window 2", [finding()], clock.move(hours=48), closes=clock.at)
     assert put(engine) == ["alarm-1-opened-1"]
-
-
-def test_only_a_lasting_alarm_can_be_acknowledged(book, clock):
-    book.record("assistant", "window 1", [finding()], clock.at, closes=clock.at)
-    book.record("assistant", "window 2", [], clock.move(hours=1), closes=clock.at)
-    with pytest.raises(UsageError, match="over already"):
-        book.acknowledge(1, "ada", clock.at)
-    with pytest.raises(UsageError, match="no alarm 9"):
-        book.acknowledge(9, "ada", clock.at)
-
-
-def test_another_apps_window_resolves_nothing(book, clock):
-    book.record("assistant", "window 1", [finding()], clock.at, closes=clock.at)
-    book.record("helper", "window 1", [], clock.at, closes=clock.at)
-    assert len(book.entries()) == 1
+    book.record("assistant", "window 3", [], clock.move(hours=1), closes=clock.at)
+    for number, problem in ((1, "over already"), (9, "no alarm 9")):
+        with pytest.raises(UsageError, match=problem):
+            book.acknowledge(number, "ada", clock.at)
 
 
 def test_two_daemons_that_book_the_same_verdict_make_one_entry(engine, clock):
@@ -141,22 +124,15 @@ def test_an_alert_and_its_entry_are_written_together_or_not_at_all(engine, clock
     assert put(engine) == []
 
 
-def test_requests_that_are_deleted_are_taken_out_of_entries_and_alerts(book, clock, engine):
-    book.record("assistant", "tick", [finding(rows=("r1", "r2"))], clock.at)
-    assert [forget_request(engine, "r1"), forget_request(engine, "r1")] == [2, 0]
-    assert [entry.rows for entry in book.entries()] == [("r2",)]
-    (payload,) = put(engine, alert_outbox.c.payload)
-    for part in (payload, *payload["parts"]):
-        assert [row["request_id"] for row in part["rows"]] == ["r2"]
-
-
-@pytest.mark.parametrize("request_id", ["opened", "assistant", "high", "output.refusal"])
-def test_a_request_that_is_called_like_something_else_takes_nothing_along(book, engine, clock, request_id):
+@pytest.mark.parametrize("request_id", ["r2", "opened", "assistant", "high", "output.refusal"])
+def test_a_deleted_request_is_taken_out_of_entries_and_alerts_and_takes_nothing_along(book, engine, clock, request_id):
     book.record("assistant", "tick", [finding(rows=("r1", request_id))], clock.at)
     (before,) = put(engine, alert_outbox.c.payload)
-    assert forget_request(engine, request_id) == 2
+    assert [forget_request(engine, request_id), forget_request(engine, request_id)] == [2, 0]
+    assert [entry.rows for entry in book.entries()] == [("r1",)]
     (after,) = put(engine, alert_outbox.c.payload)
-    assert [row["request_id"] for row in after["rows"]] == ["r1"]
+    for part in (after, *after["parts"]):
+        assert [row["request_id"] for row in part["rows"]] == ["r1"]
     for payload in (before, after):
         payload["rows"] = payload["parts"][0]["rows"] = []
     assert after == before
@@ -191,17 +167,18 @@ def test_an_alert_that_somebody_tried_to_deliver_gets_no_more_parts(engine, cloc
     assert put(engine) == ["alarm-1-opened-1", "alarm-2-opened-1"]
 
 
-def test_a_clock_that_was_wrong_once_silences_no_alarm(book, clock, engine):
-    book.record("assistant", "tick 1", [finding()], clock.move(days=4000))
-    book.record("assistant", "tick 2", [finding()], clock.move(days=-4000))
-    book.record("assistant", "tick 3", [finding()], clock.move(minutes=1))
-    assert put(engine) == ["alarm-1-opened-1", "alarm-1-lasting-2"]
-
-
-def test_an_alert_is_in_the_outbox_once_however_the_clock_leaps(book, clock, engine):
-    for leap in (0, 1, -1):
-        book.record("assistant", "one tick", [finding()], clock.move(hours=leap))
-    assert len(put(engine)) == 1
+@pytest.mark.parametrize(
+    ("ticks", "alerts"),
+    [
+        (((1, 4000), (2, -4000), (3, 0)), ["alarm-1-opened-1", "alarm-1-lasting-2"]),
+        (((1, 0), (1, 1), (1, -1)), ["alarm-1-opened-1"]),
+    ],
+    ids=["silences no alarm", "tells none twice"],
+)
+def test_a_clock_that_leaps(book, clock, engine, ticks, alerts):
+    for number, days in ticks:
+        book.record("assistant", f"tick {number}", [finding()], clock.move(days=days, minutes=1))
+    assert put(engine) == alerts
 
 
 def result(*alarms: Any, releases: dict[str, int], rows: int = 100) -> Any:

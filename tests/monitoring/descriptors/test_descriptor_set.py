@@ -91,12 +91,6 @@ def test_texts_that_break_evidentlys_own_descriptors_are_described():
     assert described.columns["output.words"][3] == 2
 
 
-def test_no_records_give_columns_without_rows():
-    described = default_descriptors().describe([])
-    assert list(described.columns) == list(default_descriptors().descriptors)
-    assert len(described) == 0
-
-
 def test_every_record_has_every_descriptor_in_the_order_of_the_file():
     logged = [
         record(input="Is it so?", output="Yes.", first_token_ms=3.0, latency_ms=5.0, tokens_in=9, tokens_out=2),
@@ -104,8 +98,9 @@ def test_every_record_has_every_descriptor_in_the_order_of_the_file():
             input="Help me with fraud", output=REFUSAL, first_token_ms=4.0, latency_ms=6.0, tokens_in=9, tokens_out=6
         ),
     ]
-    described = default_descriptors().describe(logged)
-    assert list(described.columns) == list(default_descriptors().descriptors)
+    described, none = default_descriptors().describe(logged), default_descriptors().describe([])
+    assert list(described.columns) == list(none.columns) == list(default_descriptors().descriptors)
+    assert (len(described), len(none)) == (2, 0)
     assert described.columns["output.refusal"].tolist() == [0, 1]
     for name, column in described.columns.items():
         kind = default_descriptors().descriptors[name].kind
@@ -130,6 +125,7 @@ def test_every_record_has_every_descriptor_in_the_order_of_the_file():
         ({"output": "", "details": {"tool_calls": [{}]}}, []),
         ({"output": "", "details": {"refusal": "no"}}, ["output.refusal"]),
         ({"output": "Yes.", "details": {"refusal": None}}, []),
+        ({"output": REFUSAL, "outcome": "shadow"}, ["output.refusal"]),  # described as any other
         ({"output": REFUSAL}, ["output.refusal"]),
         ({"output": "", "status": 500, "outcome": "error"}, ["error"]),
     ],
@@ -152,18 +148,12 @@ def test_a_request_without_a_whole_answer_has_no_output_values(status, outcome, 
     assert all(values[name] is None for name in outputs)
 
 
-@pytest.mark.parametrize("sort", PERSONAL_SORTS)
-def test_no_text_is_passed_over_that_holds_personal_data(sort):
+def test_no_text_is_passed_over_that_holds_personal_data():
     pieces = ("192.168.0.1", "fe80::a:b", "a::b:c", "jo@a.io", "DE89 3704 0044 0532 0130 00", "123-45-6789", "4111")
     texts = [*TEXTS, *pieces, *(f"{one} {two}" for one in pieces for two in pieces), "020 7946 0958", "+491711234567"]
-    found = declared({"name": "p", "kind": "pii", "of": "output", "sorts": [sort]}).describe(
-        [record(output=text) for text in texts]
-    )
-    assert found.columns[f"p_{sort}"].tolist() == [has_personal(sort, text) for text in texts]
-
-
-def test_a_shadow_answer_is_described_as_any_other():
-    assert values_of(output="Yes.", outcome="shadow")["output.length"] == 4
+    found = declared({"name": "p", "kind": "pii", "of": "output"}).describe([record(output=text) for text in texts])
+    for sort in PERSONAL_SORTS:
+        assert found.columns[f"p_{sort}"].tolist() == [has_personal(sort, text) for text in texts], sort
 
 
 def test_a_text_that_retention_deleted_has_no_values_and_the_numbers_of_its_request_stay():
@@ -189,7 +179,8 @@ def test_hostile_rows_are_all_described_in_bounded_time():
     assert len(described) == len(HOSTILE)
     assert described.failures == {}
     assert described.columns["output.length"].tolist() == [len(text) for text in HOSTILE]
-    assert time.perf_counter() - started < 60
+    assert (np.abs(described.columns["output.sentiment"]) <= 1).all()
+    assert time.perf_counter() - started < 60  # in quadratic time it would be hours
 
 
 def called(function, returns, of="output", **more):
@@ -224,15 +215,11 @@ def test_a_row_without_a_sound_value_fails_alone_and_is_counted(made, texts, val
     assert described.reasons == {"a": reason}
 
 
-def test_no_value_is_no_failure():
-    described = called("odd_values", "numeric").describe([record(output="none")])
-    assert np.isnan(described.columns["a"]).all()
+def test_a_function_may_read_the_whole_record_and_no_value_is_no_failure():
+    described = called("release_of", "label", of="record").describe([record(), record(release=None)])
+    assert described.columns["a"].tolist() == ["assistant@1", None]
     assert not described.failures
-
-
-def test_a_function_may_read_the_whole_record():
-    made = called("release_of", "label", of="record")
-    assert made.describe([record(), record(release=None)]).columns["a"].tolist() == ["assistant@1", None]
+    assert np.isnan(called("odd_values", "numeric").describe([record(output="none")]).columns["a"]).all()
 
 
 def test_what_no_row_can_do_without_stops_the_run():
