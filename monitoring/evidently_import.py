@@ -30,13 +30,6 @@ def evidently() -> Any:
             Report,
             descriptors,
         )
-        from evidently.core.datasets import DatasetColumn  # noqa: F401
-        from evidently.descriptors import (  # noqa: F401
-            CustomColumnDescriptor,
-            NonLetterCharacterPercentage,
-            SentenceCount,
-            TextLength,
-        )
         from evidently.legacy.calculations.stattests import StatTest, register_stattest  # noqa: F401
         from evidently.legacy.core import ColumnType  # noqa: F401
         from evidently.presets import (  # noqa: F401

@@ -176,11 +176,10 @@ class RegistryActuator:
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         process.wait(min(0.2, left))
                     left -= 0.2
-                ended = process.poll() is not None
-            if not ended and self._stop.is_set():
-                raise Interrupted(f"{command[0]}: stopped, for the daemon ends")
-            if not ended:
-                raise CannotRun(f"{command[0]}: took longer than {timeout:g} s")
+                if process.poll() is None:
+                    if self._stop.is_set():
+                        raise Interrupted(f"{command[0]}: stopped, for the daemon ends")
+                    raise CannotRun(f"{command[0]}: took longer than {timeout:g} s")
             out.seek(max(0, out.seek(0, 2) - _TOLD))
             told = out.read().decode(errors="replace").strip()
             if process.returncode == NOT_STARTED and told.startswith(f"{command[0]}: "):

@@ -66,7 +66,12 @@ def daemon(ctx: click.Context, every: str, window_at: str, every_window: str, on
             say(f"watching {settings.home}; stop it with Ctrl-C")
         tick = Daemon(work, actuator, lambda result: record(settings, result), every=pause).run(stop, once=once)
     if once:
-        emit(as_json, _tick_json(tick), lambda: _show_tick(tick))
+        value: dict[str, Any] = {"worked": tick is not None}
+        if tick is not None:
+            value |= {name: getattr(tick, name) for name in ("ingested", "alarms", "decided", "delivered", "failed")}
+            listed: dict[str, list[Any]] = {"opened": tick.opened, "resolved": tick.resolved, "actions": tick.acted}
+            value |= {name: [each.to_json() for each in items] for name, items in listed.items()}
+        emit(as_json, value, lambda: _show_tick(tick))
         ctx.exit(3 if tick is not None and tick.failed else 1 if tick is not None and tick.alarms else 0)
 
 
@@ -158,22 +163,17 @@ def show_policy(app: str | None, as_json: bool) -> None:
     with _books(settings) as (book, _outbox, _engine):
         entries = book.entries(app=app)
     apps = sorted({*config.policies, *(entry.app for entry in entries)}) if app is None else [app]
-    shown: list[dict[str, Any]] = []
+    values, lines = [], []
     for name in apps:
         chosen, situation = config.policies.get(name, Policy()), actuator.situation(name)
         decision = decide(name, [entry for entry in entries if entry.app == name], chosen, situation)
         told = {"action": decision.action, "release": decision.release or None, "why": decision.why}
-        values = {"policy": dataclasses.asdict(chosen), "situation": json_fields(situation), "decision": told}
-        shown.append({"app": name, **values})
-
-    def show() -> None:
-        for item in shown:
-            mode = " (dry run)" if item["policy"]["dry_run"] and item["policy"]["action"] != "observe" else ""
-            echo(f"{item['app']}: {item['policy']['action']}{mode}: {item['decision']['why']}")
-        if not shown:
-            echo("no policies and no alarms: every app is only observed")
-
-    emit(as_json, {"policies": shown}, show)
+        asked = {"policy": dataclasses.asdict(chosen), "situation": json_fields(situation)}
+        values.append({"app": name, **asked, "decision": told})
+        mode = " (dry run)" if chosen.dry_run and chosen.action != "observe" else ""
+        lines.append(f"{name}: {chosen.action}{mode}: {decision.why}")
+    text = "\n".join(lines) or "no policies and no alarms: every app is only observed"
+    emit(as_json, {"policies": values}, lambda: echo(text))
 
 
 @contextmanager
@@ -203,18 +203,6 @@ def _show_entries(entries: list[Entry]) -> None:
         rows.append((*alarm, first, last, entry.times, entry.why))
     print_table("alarms", ("#", "state", "what", "kind", "of", "first", "last", "times#", "why"), rows)
     say("rows of an alarm: `llmops monitor alarms list --json`; one of them: `llmops log show REQUEST_ID`")
-
-
-def _tick_json(tick: Tick | None) -> dict[str, Any]:
-    if tick is None:
-        return {"worked": False}
-    return {
-        "worked": True,
-        **{name: getattr(tick, name) for name in ("ingested", "alarms", "decided", "delivered", "failed")},
-        "opened": [entry.to_json() for booked in tick.booked for entry in booked.opened],
-        "resolved": [entry.to_json() for booked in tick.booked for entry in booked.resolved],
-        "actions": [action.to_json() for action in tick.acted],
-    }
 
 
 def _show_tick(tick: Tick | None) -> None:

@@ -28,7 +28,7 @@ import sqlalchemy as sa
 from llmops.errors import CannotRun, LlmopsError
 from monitoring.act.action_tables import Lease, alone, change, daemon_stages, tested_windows, was_noted
 from monitoring.act.actions import ActionQueue, Actuator, MonitorAction, read_actions
-from monitoring.act.alarm_book import AlarmBook, Booked, findings_of
+from monitoring.act.alarm_book import AlarmBook, Booked, Entry, findings_of
 from monitoring.act.outbox import Outbox
 from monitoring.act.policy import Policy, decide
 from monitoring.act.prometheus import exposition, stage_counts, write_textfile
@@ -51,7 +51,8 @@ class Tick:
 
     ingested: int = 0
     alarms: int = 0
-    booked: list[Booked] = field(default_factory=list)
+    opened: list[Entry] = field(default_factory=list)
+    resolved: list[Entry] = field(default_factory=list)
     decided: dict[str, str] = field(default_factory=dict)
     acted: list[MonitorAction] = field(default_factory=list)
     delivered: int = 0
@@ -201,7 +202,8 @@ class Daemon:
         logger.info("%s: window until %s: %s", app, until.isoformat(), result.note or result.state)
 
     def _keep(self, tick: Tick, booked: Booked) -> None:
-        tick.booked.append(booked)
+        tick.opened += booked.opened
+        tick.resolved += booked.resolved
         for entry in booked.opened:
             logger.warning("alarm %d: %s of %s: %s", entry.id, entry.what, entry.release or entry.app, entry.why)
         for entry in booked.resolved:
