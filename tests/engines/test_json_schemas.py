@@ -148,11 +148,13 @@ async def test_llama_cpp_enforces_the_keyword(engine, ask, schema):
 
 
 @pytest.mark.parametrize(("schema", "place"), REFUSED.values(), ids=REFUSED)
-def test_llama_cpp_refuses_by_name_and_place_what_it_cannot_enforce(schema, place):
+def test_what_cannot_be_enforced_is_refused_by_name_and_place(schema, place):
     with pytest.raises(EngineRejected) as caught:
         grammar_of(form(schema))
     assert caught.value.param == ROOT + place
     assert str(caught.value).startswith(f"{ROOT}{place}: ")
+    with pytest.raises(EngineRejected, match=r"^response_format\.json_schema\.schema"):
+        enforced_schema(form(schema))  # which OpenVINO cannot either
 
 
 @pytest.mark.parametrize("name", ENFORCED)
@@ -170,12 +172,6 @@ async def test_openvino_enforces_the_keyword_or_refuses_it_by_name(openvino, ask
         return
     if answer.finish_reason == "stop":  # else the random model wrote spaces, or digits, without an end
         assert AnswerSchema(ENFORCED[name]).problem(answer.text) is None
-
-
-@pytest.mark.parametrize(("schema", "place"), REFUSED.values(), ids=REFUSED)
-def test_what_llama_cpp_refuses_openvino_refuses(schema, place):
-    with pytest.raises(EngineRejected, match=r"^response_format\.json_schema\.schema"):
-        enforced_schema(form(schema))
 
 
 @pytest.mark.parametrize(
@@ -201,11 +197,8 @@ def test_openvino_refuses_what_xgrammar_takes_and_does_not_keep(schema, place):
     with pytest.raises(EngineRejected) as caught:
         enforced_schema(form(schema))
     assert caught.value.param == ROOT + place
-
-
-@pytest.mark.parametrize("pattern", ["^ab\\d{2,4}$", "[a-z_]+@[a-z.]+", "^(foo|ba[rz])?-x$", "^\\(\\d+\\)$"])
-def test_openvino_takes_plain_patterns(pattern):
-    assert enforced_schema(form({"type": "string", "pattern": pattern}))
+    for plain in ("^ab\\d{2,4}$", "[a-z_]+@[a-z.]+", "^(foo|ba[rz])?-x$", "^\\(\\d+\\)$"):
+        assert enforced_schema(form({"type": "string", "pattern": plain}))
 
 
 def test_grammars_are_checked_by_the_version_that_llama_cpp_contains():
@@ -250,15 +243,12 @@ async def test_an_answer_that_is_cut_off_is_the_beginning_of_one_that_follows(en
     assert answer.text.lstrip("{ \n\t").startswith('"words"')
 
 
-async def test_any_json_object_is_an_object(engine, ask):
-    answer = await generate(engine, ask(max_tokens=40, response_format={"type": "json_object"}))
-    assert answer.text.startswith("{")
-
-
 async def test_an_object_without_a_word_about_others_has_its_named_properties_alone(engine, ask):
     schema = {"type": "object", "properties": {"a": {"type": "boolean"}}}
     answer = await generate(engine, ask(max_tokens=100, response_format=form(schema)))
     assert set(json.loads(answer.text)) <= {"a"}
+    free = await generate(engine, ask(max_tokens=40, response_format={"type": "json_object"}))
+    assert free.text.startswith("{")
 
 
 @pytest.mark.parametrize(
@@ -275,18 +265,20 @@ def test_an_object_that_says_more_of_others_stays_open(schema):
     assert grammar_of(form(schema)).begins('{"a": 1, "b": ') or grammar_of(form(schema)).begins('{"b": 1, "a": ')
 
 
-def test_a_property_may_be_called_as_a_keyword_is():
-    named = obj({"not": INTEGER, "properties": obj({"x": INTEGER}), "required": {"type": "boolean"}})
-    assert grammar_of(form(named)).begins('{"not": 1, "properties": {"x": 2}, "required": true}')
+NAMED = obj({"not": INTEGER, "properties": obj({"x": INTEGER}), "required": {"type": "boolean"}})
+VALUES = {"enum": [{"not": 1}], "default": {"uniqueItems": True}}
 
 
-def test_what_stands_in_values_is_no_keyword():
-    assert grammar_of(form({"enum": [{"not": 1}], "default": {"uniqueItems": True}})).begins('{"not":1}')
-
-
-@pytest.mark.parametrize("text", ["Here you are: {}", '{"a": "x"', '{"b": 1', "[1"])
-def test_prose_and_other_json_are_no_beginning(text):
-    assert not grammar_of(form(obj({"a": INTEGER}))).begins(text)
+@pytest.mark.parametrize(
+    ("schema", "text", "begins"),
+    [
+        (NAMED, '{"not": 1, "properties": {"x": 2}, "required": true}', True),  # properties called as keywords are
+        (VALUES, '{"not":1}', True),  # what stands in values is no keyword
+        *((obj({"a": INTEGER}), text, False) for text in ("Here you are: {}", '{"a": "x"', '{"b": 1', "[1")),
+    ],
+)
+def test_a_grammar_tells_how_an_answer_can_begin(schema, text, begins):
+    assert grammar_of(form(schema)).begins(text) is begins
 
 
 @pytest.mark.parametrize(
@@ -327,34 +319,36 @@ async def saying(*chunks: Chunk):
         yield chunk
 
 
-async def test_an_answer_that_ends_and_breaks_its_schema_is_never_sent_to_its_end(ask):
-    schema = AnswerSchema(obj({"day": {"type": "string", "format": "date"}}))
-    chunks = following(saying(Chunk('{"day":'), Chunk('"tomorrow"}'), Chunk("", "stop")), schema, ask())
-    assert [(await anext(chunks)).text for _ in range(2)] == ['{"day":', '"tomorrow"}']
-    with pytest.raises(SchemaNotFollowed, match=rf"it breaks {ROOT}\.properties\.day\.format$"):
-        await anext(chunks)
+DAY = obj({"day": {"type": "string", "format": "date"}})
 
 
-async def test_each_of_several_answers_is_held_against_the_schema(ask):
-    answers = saying(Chunk("1"), Chunk("x", index=1), Chunk("", "stop"), Chunk("", "stop", Usage(1, 1), 1))
-    with pytest.raises(SchemaNotFollowed, match="it is not JSON"):
-        async for _ in following(answers, AnswerSchema(INTEGER), ask()):
-            pass
-
-
-async def test_prose_that_is_cut_off_is_not_sent_as_the_beginning_of_json(ask):
-    grammar = grammar_of(form(INTEGER))
-    with pytest.raises(SchemaNotFollowed, match="cut off at max_tokens"):
-        async for _ in following(
-            saying(Chunk("The answer"), Chunk("", "length")), grammar.schema, ask(), grammar.begins
-        ):
-            pass
-
-
-async def test_a_stop_string_that_may_have_ended_the_json_is_named(ask):
-    with pytest.raises(SchemaNotFollowed, match="a stop string may have ended it"):
-        async for _ in following(saying(Chunk('{"a": '), Chunk("", "stop")), AnswerSchema({}), ask(stop="}")):
-            pass
+@pytest.mark.parametrize(
+    ("schema", "chunks", "problem"),
+    [
+        (
+            DAY,
+            [Chunk('{"day":'), Chunk('"tomorrow"}'), Chunk("", "stop")],
+            rf"it breaks {ROOT}\.properties\.day\.format$",
+        ),
+        # Each of several answers is held against the schema.
+        (
+            INTEGER,
+            [Chunk("1"), Chunk("x", index=1), Chunk("", "stop"), Chunk("", "stop", Usage(1, 1), 1)],
+            "it is not JSON$",
+        ),
+        # Prose that is cut off is not the beginning of JSON.
+        (INTEGER, [Chunk("The answer"), Chunk("", "length")], "cut off at max_tokens"),
+        ({"type": "object"}, [Chunk('{"a": '), Chunk("", "stop")], "not JSON; a stop string may have ended it$"),
+    ],
+    ids=["format", "several", "cut off", "stop string"],
+)
+async def test_an_answer_that_breaks_its_schema_is_never_sent_to_its_end(ask, schema, chunks, problem):
+    request = ask(stop="}") if "stop string" in problem else ask()
+    grammar = grammar_of(form(schema))
+    answer = following(saying(*chunks), grammar.schema, request, grammar.begins)
+    assert [await anext(answer) for _ in chunks[:-1]] == chunks[:-1]
+    with pytest.raises(SchemaNotFollowed, match=problem):
+        await anext(answer)
 
 
 JSON = st.recursive(

@@ -13,7 +13,7 @@ from llmops.engines import llamacpp
 from llmops.engines.llamacpp import LlamaCppEngine
 from llmops.engines.protocol import generate
 from llmops.errors import ContextTooLong, Corrupted, EngineRejected
-from llmops.generation import Chunk, Usage
+from llmops.generation import Usage
 
 pytestmark = pytest.mark.anyio
 CONTEXT = 20_000
@@ -41,16 +41,20 @@ async def test_every_seed_repeats_a_sample(engine, ask, seed):
     assert texts[0] == texts[1]
 
 
-async def test_a_prompt_beyond_the_context_is_too_long(tiny_gguf, ask):
+async def test_a_prompt_beyond_the_context_is_too_long_and_closing_ends_the_threads(tiny_gguf, ask):
+    def threads():
+        return {thread for thread in threading.enumerate() if thread.name.startswith("llamacpp")}
+
+    before = threads()
     engine = LlamaCppEngine(tiny_gguf, slots=2, context=256, threads=1)
-    try:
-        with pytest.raises(ContextTooLong) as caught:
-            await generate(engine, ask("x" * 300))
-        assert str(caught.value) == "the prompt has 317 tokens, the engine's context holds 256"
-        assert caught.value.param == "messages"
-        assert (await generate(engine, ask("x" * 200))).usage.tokens_in == 217
-    finally:
-        await engine.close()
+    with pytest.raises(ContextTooLong) as caught:
+        await generate(engine, ask("x" * 300))
+    assert str(caught.value) == "the prompt has 317 tokens, the engine's context holds 256"
+    assert caught.value.param == "messages"
+    assert (await generate(engine, ask("x" * 200))).usage.tokens_in == 217
+    assert threads() > before
+    await engine.close()
+    assert threads() == before
 
 
 async def test_requests_run_side_by_side_up_to_the_slots(engine, ask):
@@ -69,7 +73,7 @@ def asking(ask, text="hello", *, extras, **parameters):
     return dataclasses.replace(ask(text, **parameters), extras=extras)
 
 
-async def test_log_probabilities_come_with_their_tokens_in_openais_shape(engine, ask):
+async def test_log_probabilities_come_with_their_tokens_and_as_many_rivals_as_asked_for_in_openais_shape(engine, ask):
     chunks = [chunk async for chunk in engine.stream(asking(ask, extras={"logprobs": True}, max_tokens=20))]
     assert {entry["top_logprobs"] == [] for chunk in chunks for entry in chunk.logprobs} == {True}
     for chunk in chunks[:-1]:
@@ -77,11 +81,7 @@ async def test_log_probabilities_come_with_their_tokens_in_openais_shape(engine,
         assert set(entry) == {"token", "logprob", "bytes", "top_logprobs"}
         assert (entry["token"], entry["logprob"] < 0) == (chunk.text, True)
     assert chunks[-1].logprobs == ()
-
-
-async def test_as_many_rivals_are_named_as_were_asked_for(engine, ask):
-    extras = {"logprobs": True, "top_logprobs": 3}
-    first = await anext(engine.stream(asking(ask, extras=extras)))
+    first = await anext(engine.stream(asking(ask, extras={"logprobs": True, "top_logprobs": 3})))
     rivals = first.logprobs[0]["top_logprobs"]
     assert [set(rival) for rival in rivals] == [{"token", "logprob", "bytes"}] * 3
     assert rivals[0]["token"] == first.text
@@ -99,13 +99,10 @@ async def test_n_answers_come_side_by_side_and_each_ends(engine, ask):
     assert chunks[-1].finish_reason == "length"
 
 
-async def test_more_answers_than_slots_are_rejected_by_name(engine, ask):
+async def test_more_answers_than_slots_are_rejected_by_name_and_n_that_are_left_free_their_slots(engine, ask):
     with pytest.raises(EngineRejected) as caught:
         await generate(engine, asking(ask, extras={"n": 3}))
     assert caught.value.param == "n"
-
-
-async def test_n_answers_that_are_left_free_their_slots(engine, ask):
     async with aclosing(engine.stream(asking(ask, extras={"n": 2}, max_tokens=LONG))) as chunks:
         await anext(chunks)
     assert (await generate(engine, ask(max_tokens=2))).latency_s < 2  # LONG takes more
@@ -185,26 +182,14 @@ def test_the_identity_is_known_before_loading(engine):
     assert engine.identity != llamacpp.identity(3, CONTEXT)
 
 
-def test_a_file_that_is_no_gguf_is_corrupted(tmp_path):
-    (tmp_path / "x.gguf").write_text("not a model")
-    with pytest.raises(Corrupted, match=r"x\.gguf: not a GGUF file"):
-        LlamaCppEngine(tmp_path / "x.gguf", slots=1, context=64, threads=1)
-
-
-@pytest.mark.parametrize("part", [0.001, 0.05, 0.5, 0.99])
-def test_a_file_cut_short_is_corrupted(tiny_gguf, tmp_path, part):
+@pytest.mark.parametrize("part", [0, 0.001, 0.05, 0.5, 0.99])
+def test_a_file_that_is_no_gguf_or_cut_short_is_corrupted(tiny_gguf, tmp_path, part):
     content = tiny_gguf.read_bytes()
-    (tmp_path / "cut.gguf").write_bytes(content[: int(len(content) * part)])
-    with pytest.raises(Corrupted, match=r"cut\.gguf: llama\.cpp cannot load this file"):
+    (tmp_path / "cut.gguf").write_bytes(content[: int(len(content) * part)] or b"not a model")
+    with pytest.raises(
+        Corrupted, match=rf"cut\.gguf: {'llama.cpp cannot load this file' if part else 'not a GGUF file'}"
+    ):
         LlamaCppEngine(tmp_path / "cut.gguf", slots=1, context=64, threads=1)
-
-
-async def test_closing_ends_its_threads(tiny_gguf, ask):
-    before = {thread for thread in threading.enumerate() if thread.name.startswith("llamacpp")}
-    engine = LlamaCppEngine(tiny_gguf, slots=2, context=64, threads=1)
-    assert isinstance(await anext(engine.stream(ask())), Chunk)
-    await engine.close()
-    assert {thread for thread in threading.enumerate() if thread.name.startswith("llamacpp")} == before
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import threading
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from llmops.engines import llamacpp_port
 from llmops.engines.llamacpp import LlamaCppEngine
 from llmops.engines.llamacpp_port import LlamaCppPort, Quiet, TemplateStates, loglikelihoods
-from llmops.engines.protocol import ScoringEngine, generate
+from llmops.engines.protocol import generate
 from llmops.errors import EngineError, EngineRejected
 from llmops.generation import GenerationParameters, GenerationRequest, Message
 
@@ -63,12 +64,6 @@ async def test_one_token_gets_what_llama_cpp_says_of_it_unforced(engine, ask):
     assert found == pytest.approx([told[engine._port.tokens(letter)[0]] for letter in letters], abs=1e-3)
 
 
-async def test_a_choice_does_not_depend_on_what_else_may_be_chosen(engine, ask):
-    together, _ = await engine.loglikelihoods(ask("Is it?").messages, CHOICES)
-    alone = [(await engine.loglikelihoods(ask("Is it?").messages, [choice]))[0][0] for choice in CHOICES]
-    assert alone == pytest.approx(together, abs=1e-3)
-
-
 async def test_what_was_forced_leaves_no_trace_in_later_answers(engine, ask):
     before = await generate(engine, ask("one"))
     await engine.loglikelihoods(ask("one").messages, CHOICES)
@@ -82,19 +77,9 @@ async def test_usage_counts_the_prompt_once_and_shared_beginnings_once(engine, a
     assert usage.tokens_out == len("yes") + len("no") + len("no")
 
 
-async def test_a_choice_without_a_token_is_rejected(engine, ask):
-    with pytest.raises(EngineRejected, match="the choice '' has no token of its own") as caught:
-        await engine.loglikelihoods(ask().messages, ["yes", ""])
-    assert caught.value.param == "choices"
-
-
 async def test_a_prompt_beyond_the_context_is_rejected(engine, ask):
     with pytest.raises(EngineRejected, match="context"):
         await engine.loglikelihoods(ask("x" * 2000).messages, ["yes"])
-
-
-def test_the_engine_is_a_scoring_engine(engine):
-    assert isinstance(engine, ScoringEngine)
 
 
 # Without a model
@@ -138,20 +123,15 @@ def test_shared_beginnings_are_walked_once(ask):
     assert (tokens_in, tokens_out) == (2, 3)
 
 
-def test_a_server_that_does_not_take_the_forced_token_is_an_error(ask):
+def test_a_server_that_does_not_take_the_forced_token_or_cannot_be_reached_is_an_error(ask):
     complete, _ = says(lambda _: -1.0, forced=False)
     with pytest.raises(EngineError, match="does not say how likely token 120 is"):
         loglikelihoods(Letters(), complete, ask("ab").messages, ["x"])
-
-
-def test_a_server_that_cannot_be_reached_is_an_error():
-    tokens = LlamaCppPort("127.0.0.1:9", "key")
-    try:
-        with pytest.raises(EngineError, match="failed at /tokenize") as caught:
-            tokens.tokens("x")
-        assert isinstance(caught.value.__cause__, httpx.HTTPError)
-    finally:
-        tokens.close()
+    port = LlamaCppPort("127.0.0.1:9", "key")
+    with pytest.raises(EngineError, match="failed at /tokenize") as caught:
+        port.tokens("x")
+    assert isinstance(caught.value.__cause__, httpx.HTTPError)
+    port.close()
 
 
 def turns(text: str, question: str) -> tuple[Message, ...]:
@@ -166,35 +146,38 @@ def asking(text: str, question: str) -> GenerationRequest:
     return GenerationRequest(turns(text, question), GenerationParameters(max_tokens=8), beginning=turns(text, "."))
 
 
-async def test_each_template_is_read_once_and_answers_do_not_depend_on_what_a_slot_held(tiny_gguf):
-    asked = [asking(text * 60, f"question {number}") for number in range(4) for text in ("one ", "other ")]
+@pytest.fixture
+async def keeping(tiny_gguf):
+    """An engine that keeps what it has read of templates."""
     engine = LlamaCppEngine(tiny_gguf, slots=3, context=2_000, threads=1, prompt_cache="template")
-    try:
-        forwards = await asyncio.gather(*(generate(engine, request) for request in asked))
-        backwards = await asyncio.gather(*(generate(engine, request) for request in reversed(asked)))
-        one_by_one = [await generate(engine, request) for request in asked]
-        kept = kept_in(engine._states.folder)
-    finally:
-        await engine.close()
+    yield engine
+    await engine.close()
+
+
+async def test_each_template_is_read_once_and_answers_do_not_depend_on_what_a_slot_held(keeping):
+    asked = [asking(text * 60, f"question {number}") for number in range(4) for text in ("one ", "other ")]
+    forwards = await asyncio.gather(*(generate(keeping, request) for request in asked))
+    backwards = await asyncio.gather(*(generate(keeping, request) for request in reversed(asked)))
+    one_by_one = [await generate(keeping, request) for request in asked]
     assert [answer.text for answer in forwards] == [answer.text for answer in reversed(backwards)]
     assert [answer.text for answer in forwards] == [answer.text for answer in one_by_one]
-    assert len(kept) == 2
+    assert len(kept_in(keeping._states.folder)) == 2
+    # Several answers of one request start from the template too.
+    chunks = [chunk async for chunk in keeping.stream(dataclasses.replace(asked[0], extras={"n": 2}))]
+    for index in (0, 1):
+        assert "".join(chunk.text for chunk in chunks if chunk.index == index) == one_by_one[0].text
 
 
-async def test_a_template_first_asked_for_under_load_is_read_when_what_is_decoded_has_ended(tiny_gguf, eventually):
-    engine = LlamaCppEngine(tiny_gguf, slots=3, context=2_000, threads=1, prompt_cache="template")
-    try:
-        with engine._quiet.decoding():
-            first = asyncio.create_task(generate(engine, asking("template", "what?")))
-            await eventually(lambda: engine._quiet.is_taken)
-            later = asyncio.create_task(generate(engine, GenerationRequest(turns("x", "tell"))))
-            assert kept_in(engine._states.folder) == []
-        assert (await first).text
-        assert (await later).text
-        with engine._quiet.decoding():  # what is kept waits for nobody
-            assert (await generate(engine, asking("template", "why?"))).text
-    finally:
-        await engine.close()
+async def test_a_template_first_asked_for_under_load_is_read_when_what_is_decoded_has_ended(keeping, eventually):
+    with keeping._quiet.decoding():
+        first = asyncio.create_task(generate(keeping, asking("template", "what?")))
+        await eventually(lambda: keeping._quiet.is_taken)
+        later = asyncio.create_task(generate(keeping, GenerationRequest(turns("x", "tell"))))
+        assert kept_in(keeping._states.folder) == []
+    assert (await first).text
+    assert (await later).text
+    with keeping._quiet.decoding():  # what is kept waits for nobody
+        assert (await generate(keeping, asking("template", "why?"))).text
 
 
 def test_nothing_is_decoded_beside_what_is_alone():
@@ -210,19 +193,6 @@ def test_nothing_is_decoded_beside_what_is_alone():
         order.append("read")
     later.join()
     assert order == ["read", "decoded"]
-
-
-async def test_several_answers_of_one_request_start_from_the_template_too(tiny_gguf):
-    request = asking("template " * 20, "what?")
-    engine = LlamaCppEngine(tiny_gguf, slots=2, context=2_000, threads=1, prompt_cache="template")
-    try:
-        alone = await generate(engine, request)
-        several = GenerationRequest(request.messages, request.parameters, {"n": 2}, beginning=request.beginning)
-        chunks = [chunk async for chunk in engine.stream(several)]
-    finally:
-        await engine.close()
-    for index in (0, 1):
-        assert "".join(chunk.text for chunk in chunks if chunk.index == index) == alone.text
 
 
 class Port:

@@ -19,7 +19,7 @@ from llmops.engines.fake import FakeEngine
 from llmops.engines.llamacpp import LlamaCppEngine
 from llmops.engines.local import AnswerText, check_gguf, from_thread
 from llmops.engines.openvino import OpenVinoEngine
-from llmops.engines.protocol import Engine, generate
+from llmops.engines.protocol import Engine, ScoringEngine, generate
 from llmops.engines.transformers import TransformersEngine
 from llmops.errors import ContextTooLong, Corrupted, EngineRejected
 from llmops.generation import EXTRAS, Chunk, GenerationParameters
@@ -166,6 +166,20 @@ async def test_the_fake_engine_refuses_a_format_that_its_answer_does_not_have(as
     with pytest.raises(EngineRejected, match="it cannot enforce a response format"):
         await generate(FakeEngine(lambda _: "[1]"), ask(response_format=form))
     assert (await generate(FakeEngine(lambda _: "{}"), ask(response_format=form))).text == "{}"
+
+
+@pytest.mark.parametrize("engine", ["llamacpp", "transformers"], indirect=True)
+async def test_how_likely_a_choice_is_depends_on_the_prompt_and_not_on_what_else_may_be_chosen(engine, ask):
+    assert isinstance(engine, ScoringEngine)
+    messages, choices = ask("Is it?").messages, ["yes", "no", "yesno", " maybe so", "é"]
+    together, _ = await engine.loglikelihoods(messages, choices)
+    alone = [(await engine.loglikelihoods(messages, [choice]))[0][0] for choice in choices]
+    assert alone == pytest.approx(together, abs=1e-3)
+    other, _ = await engine.loglikelihoods(ask("Is it not?").messages, choices)
+    assert max(abs(a - b) for a, b in zip(together, other, strict=True)) > 0.05
+    with pytest.raises(EngineRejected, match="the choice '' has no token of its own") as caught:
+        await engine.loglikelihoods(messages, ["yes", ""])
+    assert caught.value.param == "choices"
 
 
 # ---- OpenVINO alone
