@@ -1,21 +1,6 @@
 """Every error that llmops raises on purpose, in one tree.
 
-LlmopsError
-├── UsageError             the command or call itself is wrong                      exit 2
-└── CannotRun              everything else: something outside must be mended first  exit 3
-    ├── BadFile            a file the user wrote is wrong: names file, line and field
-    ├── UnknownVersion     a prompt, model, release, run or alias that does not exist
-    ├── Corrupted          bytes differ from their recorded sha256, or cannot be read as what they claim to be
-    ├── StoreUnavailable   the MLflow store or the production log cannot be reached or written
-    ├── RecordingIncomplete  the store holds fewer results than were handed to it
-    ├── GateRefused        a promotion without a passing gate on record, or of what was rolled back
-    └── EngineError        a generation failed
-        ├── EngineUnavailable   the engine cannot be loaded or reached; trying again later may help
-        │   └── EngineBusy      its queue is full
-        ├── EngineRejected      the request can never succeed as it is; `param` names the field at fault
-        │   └── ContextTooLong  the prompt does not fit the engine's context
-        ├── SchemaNotFollowed   an answer that breaks the response format it was asked in
-        └── EngineTimeout       no answer in time
+UsageError ends a command with exit code 2, GateRefused with 1, every other one with 3.
 
 Foreign exceptions are translated into this tree once, at the seam where they enter, with `raise … from`.
 """

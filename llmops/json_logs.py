@@ -29,7 +29,7 @@ GATHER_SECONDS = 0.05
 _CLOSE_SECONDS = 2.0
 
 
-def configure_logging(form: str = "auto", *, level: int = logging.INFO, stream: TextIO | None = None) -> LineHandler:
+def configure_logging(form: str = "auto", *, stream: TextIO | None = None) -> LineHandler:
     """Sends all logging of the process to `stream` (default: stderr), and nothing elsewhere.
 
     form: `json`, `text`, or `auto`: text on a terminal, JSON where something else reads. Replaces what an earlier call
@@ -43,7 +43,7 @@ def configure_logging(form: str = "auto", *, level: int = logging.INFO, stream: 
         root.removeHandler(old)
         old.close()
     root.addHandler(handler)
-    root.setLevel(level)
+    root.setLevel(logging.INFO)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         theirs = logging.getLogger(name)
         theirs.handlers.clear()
@@ -74,12 +74,10 @@ class LineHandler(logging.Handler):
         return bool(kept)
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._closed:
-            return
-        if self._queue.qsize() >= MOST_QUEUED:
+        if not self._closed and self._queue.qsize() < MOST_QUEUED:
+            self._queue.put(record)
+        elif not self._closed:
             self._left_out += 1
-            return
-        self._queue.put(record)
 
     def close(self) -> None:
         """Writes what is queued."""
@@ -94,18 +92,15 @@ class LineHandler(logging.Handler):
     def _run(self) -> None:
         ended = False
         while not ended:
-            lines = []
-            record = self._queue.get()
+            lines, record = [], self._queue.get()
             # Others gather meanwhile: waking for each line would take the event loop's time as often.
             self._closing.wait(GATHER_SECONDS)
-            while True:
-                if record is None:
-                    ended = True
-                    break
+            while record is not None:
                 lines.append(self._line(record))
                 if self._queue.empty() or len(lines) == 1000:
                     break
                 record = self._queue.get()
+            ended = record is None
             self._write(lines)
 
     def _write(self, lines: list[bytes]) -> None:
@@ -122,43 +117,32 @@ class LineHandler(logging.Handler):
 
 
 def _json_line(record: logging.LogRecord) -> bytes:
-    entry = {
-        "time": _time(record),
-        "level": record.levelname.lower(),
-        "logger": record.name,
-        "message": _message(record),
-        **_extra(record),
-    }
-    if record.exc_info:
-        entry["exception"] = _exception(record)
-    return orjson.dumps(entry, default=str, option=orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(_entry(record), default=str, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _text_line(record: logging.LogRecord) -> bytes:
-    shown = {name: value for name, value in _extra(record).items() if name not in ("method", "path", "status")}
-    extra = "".join(f" {name}={value}" for name, value in shown.items())
-    line = printable(f"{_time(record)} {record.levelname.lower():7} {record.name}: {_message(record)}{extra}")
-    exception = printable(_exception(record)) + "\n" if record.exc_info else ""
-    return f"{line}\n{exception}".encode(errors="backslashreplace")
+    entry = _entry(record)
+    exception = printable(entry.pop("exception")) + "\n" if "exception" in entry else ""
+    begin = f"{entry.pop('time')} {entry.pop('level'):7} {entry.pop('logger')}: {entry.pop('message')}"
+    extra = "".join(f" {name}={value}" for name, value in entry.items() if name not in ("method", "path", "status"))
+    return f"{printable(begin + extra)}\n{exception}".encode(errors="backslashreplace")
 
 
-def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    found = record.__dict__
-    return {name: found[name] for name in _FIELDS if found.get(name) is not None}
-
-
-def _message(record: logging.LogRecord) -> str:
+def _entry(record: logging.LogRecord) -> dict[str, Any]:
     try:
         message = record.getMessage()
     except (TypeError, ValueError):
         message = f"{record.msg} {record.args}"  # a wrong format must not cost the line
-    return message.encode(errors="backslashreplace").decode()
+    at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    entry = {"time": at, "level": record.levelname.lower(), "logger": record.name, "message": _writable(message)}
+    given = record.__dict__
+    entry |= {name: given[name] for name in _FIELDS if given.get(name) is not None}
+    if record.exc_info:
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        entry["exception"] = _writable("".join(traceback.format_exception(error)).rstrip())
+    return entry
 
 
-def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _exception(record: logging.LogRecord) -> str:
-    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-    return "".join(traceback.format_exception(error)).rstrip().encode(errors="backslashreplace").decode()
+def _writable(text: str) -> str:
+    """With halves of surrogate pairs written out, which JSON and streams refuse."""
+    return text.encode(errors="backslashreplace").decode()

@@ -13,11 +13,12 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -26,7 +27,7 @@ from llmops.production_log.database import database_url, open_engine, translated
 from llmops.production_log.tables import storable
 from llmops.state_files import FileIdentity, make_private_folder, shown
 
-__all__ = ["Key", "KeyMarker", "KeyStore", "parse_key", "secret_hash"]
+__all__ = ["Key", "KeyStore", "parse_key", "secret_hash"]
 
 logger = logging.getLogger("llmops.keys")
 
@@ -34,8 +35,7 @@ PREFIX = "llmops"
 _ID_BYTES, _SECRET_BYTES = 6, 32
 LARGEST_LIMIT = 10**12
 
-T = TypeVar("T")
-
+_LIMITS = ("requests_per_minute", "tokens_per_minute", "tokens_per_day")
 _metadata = sa.MetaData()
 _keys = sa.Table(
     "gateway_keys",
@@ -45,9 +45,7 @@ _keys = sa.Table(
     sa.Column("hash", sa.String(64), nullable=False),
     sa.Column("apps", sa.JSON(none_as_null=True)),
     sa.Column("admin", sa.Boolean, nullable=False),
-    sa.Column("requests_per_minute", sa.BigInteger),
-    sa.Column("tokens_per_minute", sa.BigInteger),
-    sa.Column("tokens_per_day", sa.BigInteger),
+    *(sa.Column(name, sa.BigInteger) for name in _LIMITS),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("expires_at", sa.Float),
     sa.Column("revoked_at", sa.Float),
@@ -95,8 +93,7 @@ class Key:
 
     def limits(self) -> dict[str, int | None]:
         """Its limits by name; None: none."""
-        names = ("requests_per_minute", "tokens_per_minute", "tokens_per_day")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _LIMITS}
 
     def to_json(self) -> dict[str, Any]:
         """What may be shown: neither secret nor hash."""
@@ -118,58 +115,22 @@ def parse_key(text: str) -> tuple[str, str] | None:
     return parts[1], parts[2]
 
 
-class KeyMarker:
-    """Remembers, outside the database, that keys were made in it: one that has lost them must let nobody in.
-
-    A file in the home, with a line for each database: by its place in the home, or by its URL.
-    """
-
-    def __init__(self, home: Path, log_url: str) -> None:
-        self.path = home / "databases-with-keys"
-        self._line = _place(home, log_url)
-        self._is_set = False
-
-    def is_set(self) -> bool:
-        """Whether keys were ever seen there. Raises StoreUnavailable when that cannot be known."""
-        if not self._is_set:
-            try:
-                self._is_set = self._line in self.path.read_text(encoding="utf-8").splitlines()
-            except FileNotFoundError:
-                return False
-            except OSError as error:
-                raise StoreUnavailable(f"{self.path}: cannot be read: {error.strerror}") from error
-        return self._is_set
-
-    def set(self) -> None:
-        """Remembers it; where it cannot be written, this process does, and says so."""
-        if self._is_set:
-            return
-        try:
-            if not self.is_set():
-                make_private_folder(self.path.parent)
-                with os.fdopen(os.open(self.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600), "w") as file:
-                    file.write(f"{self._line}\n")
-        except (OSError, StoreUnavailable) as error:
-            logger.warning("that keys exist cannot be remembered for a restart: %s", error)
-        self._is_set = True
-
-
 class KeyStore:
     """Makes, lists and revokes keys. Safe to share between threads and processes.
 
-    A store that has ever held a key and holds none is damaged, and is not read as one without keys.
-
-    Opening it connects to nothing: a store that is down now and up later serves later. Every method may block, and
-    raises StoreUnavailable when the database cannot be reached or written.
+    A store that has ever held a key and holds none is damaged, and is not read as one without keys. Opening it connects
+    to nothing. Every method may block, and raises StoreUnavailable when the database cannot be reached or written.
     """
 
     def __init__(self, log_url: str, *, home: Path | None = None, file: FileIdentity | None = None) -> None:
-        """log_url: SQLAlchemy URL of the production log. home: where it is remembered that keys exist; None: nowhere.
-        file: as `open_engine`. Raises StoreUnavailable when the URL cannot be one."""
+        """log_url: SQLAlchemy URL of the production log. home: where it is remembered that keys exist, in a file with a
+        line for each database; None: nowhere. file: as `open_engine`. Raises StoreUnavailable when the URL cannot be
+        one."""
         self.url = log_url
         self._engine = open_engine(log_url, file)
-        self._marker = None if home is None else KeyMarker(home, log_url)
-        self._is_made = False
+        self._marker = None if home is None else home / "databases-with-keys"
+        self._place = "" if home is None else _place(home, log_url)
+        self._is_marked = self._is_made = False
         self._reading = threading.Lock()
         self._keys: tuple[Key, ...] = ()
         self._counts: tuple[int, ...] | None = None
@@ -188,8 +149,7 @@ class KeyStore:
     ) -> tuple[Key, str]:
         """Makes a key. Returns it with the text its holder sends, which cannot be had again. Arguments as in `Key`.
 
-        Raises:
-            UsageError: a limit below 1, an empty list of apps, or an expiry in the past.
+        Raises UsageError: a limit below 1, an empty list of apps, or an expiry in the past.
         """
         now = datetime.now(UTC)
         if apps is not None and not all([*apps, apps]):
@@ -212,49 +172,41 @@ class KeyStore:
         for limit, value in key.limits().items():
             if value is not None and not 1 <= value <= LARGEST_LIMIT:
                 raise UsageError(f"{limit}: must be from 1 to {LARGEST_LIMIT}")
-        self._execute(lambda connection: connection.execute(sa.insert(_keys).values(_to_row(key))), writes=True)
-        if self._marker is not None:
-            self._marker.set()
+        with self._transaction(writes=True) as connection:
+            connection.execute(sa.insert(_keys).values(_to_row(key)))
+        self._mark()
         return key, f"{PREFIX}_{key.id}_{secret}"
 
     def read(self) -> Sequence[Key]:
         """Every key, revoked and expired ones too, oldest first; the very same object when nothing has changed.
 
-        Only creating and revoking count as changes; what else was done to the table is seen within a minute.
-
-        Raises StoreUnavailable too when there were keys, and are none.
+        Only creating and revoking count as changes; what else was done to the table is seen within a minute. Raises
+        StoreUnavailable too when there were keys, and are none.
         """
         with self._reading:
-            counts = self._execute(lambda connection: tuple(connection.execute(_COUNTS).one()))
+            with self._transaction() as connection:
+                counts = tuple(connection.execute(_COUNTS).one())
             now = time.monotonic()
             if counts != self._counts or now >= self._read_again_at:
-                rows = self._execute(lambda connection: connection.execute(_ALL).mappings().all())
-                keys = tuple(_from_row(row) for row in rows)
-                self._check_kept(keys)
+                with self._transaction() as connection:
+                    keys = tuple(_from_row(row) for row in connection.execute(_ALL).mappings())
+                if keys:
+                    self._mark()
+                elif self._keys or self._was_marked():
+                    marker = "" if self._marker is None else f", or remove {self._marker} to serve without keys"
+                    gone = f"production log {shown(self.url)}: its keys are gone, so that nobody is let in"
+                    raise StoreUnavailable(f"{gone}; restore it, make a key{marker}")
                 self._keys = self._keys if keys == self._keys else keys
                 # Counted before it was read: a change in between is found at the next call.
                 self._counts, self._read_again_at = counts, now + _READ_AGAIN_SECONDS
             return self._keys
 
-    def _check_kept(self, keys: Sequence[Key]) -> None:
-        if keys:
-            if self._marker is not None:
-                self._marker.set()
-        elif self._keys or (self._marker is not None and self._marker.is_set()):
-            marker = "" if self._marker is None else f", or remove {self._marker.path} to serve without keys"
-            gone = f"production log {shown(self.url)}: its keys are gone, so that nobody is let in"
-            raise StoreUnavailable(f"{gone}; restore it, make a key{marker}")
-
     def revoke(self, key_id: str) -> Key:
         """Shuts a key out for good; one that is revoked already stays as it is. Raises UnknownVersion."""
-        now = datetime.now(UTC).timestamp()
-        update = sa.update(_keys).where(_keys.c.id == key_id, _keys.c.revoked_at.is_(None)).values(revoked_at=now)
-
-        def revoked(connection: sa.Connection) -> sa.RowMapping | None:
-            connection.execute(update)
-            return connection.execute(sa.select(_keys).where(_keys.c.id == key_id)).mappings().one_or_none()
-
-        row = self._execute(revoked, writes=True)
+        this, now = _keys.c.id == key_id, datetime.now(UTC).timestamp()
+        with self._transaction(writes=True) as connection:
+            connection.execute(sa.update(_keys).where(this, _keys.c.revoked_at.is_(None)).values(revoked_at=now))
+            row = connection.execute(sa.select(_keys).where(this)).mappings().one_or_none()
         if row is None:
             raise UnknownVersion(f"key {key_id!r} does not exist; `llmops keys list` shows those that do")
         return _from_row(row)
@@ -268,23 +220,46 @@ class KeyStore:
         """Lets the connections go."""
         self._engine.dispose()
 
-    def _execute(self, work: Callable[[sa.Connection], T], *, writes: bool = False) -> T:
-        with translated(self.url):
-            self._make_table()
-            with self._engine.execution_options(writes=writes).begin() as connection:
-                return work(connection)
-
-    def _make_table(self) -> None:
-        """Makes the table at first use, because the store may be down when it is opened."""
-        if not self._is_made and not sa.inspect(self._engine).has_table(_keys.name):
+    def _was_marked(self) -> bool:
+        """Whether keys were ever seen there. Raises StoreUnavailable when that cannot be known."""
+        if not self._is_marked and self._marker is not None:
             try:
-                with self._engine.begin() as connection:
-                    connection.execute(sa.schema.CreateTable(_keys, if_not_exists=True))
-            except sa.exc.SQLAlchemyError:
-                # PostgreSQL's IF NOT EXISTS fails when another process makes the table at the same moment.
-                if not sa.inspect(self._engine).has_table(_keys.name):
-                    raise
-        self._is_made = True
+                self._is_marked = self._place in self._marker.read_text(encoding="utf-8").splitlines()
+            except FileNotFoundError:
+                return False
+            except OSError as error:
+                raise StoreUnavailable(f"{self._marker}: cannot be read: {error.strerror}") from error
+        return self._is_marked
+
+    def _mark(self) -> None:
+        """Remembers, outside the database, that keys were made in it: one that has lost them must let nobody in. Where
+        that cannot be written, this process does, and says so."""
+        if self._is_marked or self._marker is None:
+            return
+        try:
+            if not self._was_marked():
+                make_private_folder(self._marker.parent)
+                with os.fdopen(os.open(self._marker, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600), "w") as file:
+                    file.write(f"{self._place}\n")
+        except (OSError, StoreUnavailable) as error:
+            logger.warning("that keys exist cannot be remembered for a restart: %s", error)
+        self._is_marked = True
+
+    @contextmanager
+    def _transaction(self, *, writes: bool = False) -> Iterator[sa.Connection]:
+        """Makes the table at first use, because the store may be down when it is opened."""
+        with translated(self.url):
+            if not self._is_made and not sa.inspect(self._engine).has_table(_keys.name):
+                try:
+                    with self._engine.begin() as connection:
+                        connection.execute(sa.schema.CreateTable(_keys, if_not_exists=True))
+                except sa.exc.SQLAlchemyError:
+                    # PostgreSQL's IF NOT EXISTS fails when another process makes the table at the same moment.
+                    if not sa.inspect(self._engine).has_table(_keys.name):
+                        raise
+            self._is_made = True
+            with self._engine.execution_options(writes=writes).begin() as connection:
+                yield connection
 
 
 def _place(home: Path, log_url: str) -> str:
@@ -297,13 +272,10 @@ def _place(home: Path, log_url: str) -> str:
 
 
 def _to_row(key: Key) -> dict[str, Any]:
-    values = {f.name: getattr(key, f.name) for f in fields(key)}
-    times = {name: at and at.timestamp() for name in _TIMES for at in [values[name]]}
-    return {**values, **times, "apps": None if key.apps is None else list(key.apps)}
+    times = {name: at and at.timestamp() for name in _TIMES for at in [getattr(key, name)]}
+    return {**asdict(key), **times, "apps": None if key.apps is None else list(key.apps)}
 
 
 def _from_row(row: sa.RowMapping) -> Key:
-    values = {str(name): value for name, value in row.items()}
-    for name in _TIMES:
-        values[name] = None if values[name] is None else datetime.fromtimestamp(values[name], UTC)
-    return Key(**{**values, "apps": None if values["apps"] is None else tuple(values["apps"])})
+    times = {name: None if row[name] is None else datetime.fromtimestamp(row[name], UTC) for name in _TIMES}
+    return Key(**{**row, **times, "apps": None if row["apps"] is None else tuple(row["apps"])})

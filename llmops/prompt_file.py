@@ -89,8 +89,7 @@ class PromptTemplate:
     def render(self, variables: Mapping[str, str]) -> tuple[Message, ...]:
         """Fills every placeholder once; text that comes in through a variable is never expanded again.
 
-        Raises:
-            UsageError: a variable is missing, unknown, or not text; names it.
+        Raises UsageError: a variable is missing, unknown, or not text; names it.
         """
         needed = self.variables
         if missing := sorted(needed - variables.keys()):
@@ -113,8 +112,7 @@ class PromptTemplate:
         The template's own leading turns (system text, examples) come first, then the conversation's earlier turns,
         then the template's last turn, filled.
 
-        Raises:
-            UsageError: as `render`; or the conversation does not end with a user message.
+        Raises UsageError: as `render`; or the conversation does not end with a user message.
         """
         if not conversation or conversation[-1]["role"] != "user":
             raise UsageError("messages: the last message must be the user's")
@@ -130,7 +128,10 @@ def parse_prompt(text: str, path: Path | str = "<prompt>") -> PromptTemplate:
     head, body, first_line = _split_front_matter(text, path)
 
     def at(field: str, problem: str) -> BadFile:
-        return BadFile(path, problem, line=_line_of(field, text.split("\n")[: first_line - 1]), field=field)
+        """Names the line of the front matter on which the field's own name stands as a key; 1: none does."""
+        key = re.compile(rf"""(^|[\s{{,"']){re.escape(field.rpartition(".")[2])}["']?\s*:""")
+        lines = enumerate(text.split("\n")[: first_line - 1], 1)
+        return BadFile(path, problem, line=next((number for number, each in lines if key.search(each)), 1), field=field)
 
     if unknown := sorted(str(key) for key in head.keys() - _KEYS):
         raise at(unknown[0], f"unknown key; known: {', '.join(sorted(_KEYS))}")
@@ -161,12 +162,6 @@ def parse_prompt(text: str, path: Path | str = "<prompt>") -> PromptTemplate:
     return PromptTemplate(turns, input_variable, parameters, str(head.get("description") or ""))
 
 
-def _line_of(field: str, front_matter: Sequence[str]) -> int:
-    """The line of the front matter on which the field's own name stands as a key; 1: none does."""
-    key = re.compile(rf"""(^|[\s{{,"']){re.escape(field.rpartition(".")[2])}["']?\s*:""")
-    return next((number for number, line in enumerate(front_matter, 1) if key.search(line)), 1)
-
-
 def load_prompt_folder(folder: Path) -> list[tuple[Path, PromptTemplate]]:
     """The `v<N>.md` files of one prompt in the order of N. Raises BadFile."""
     numbered = []
@@ -175,12 +170,10 @@ def load_prompt_folder(folder: Path) -> list[tuple[Path, PromptTemplate]]:
     except OSError as error:
         raise BadFile(folder, f"cannot be read: {error.strerror}") from error
     for path in files:
-        found = _FILE_NAME.match(path.name)
-        if not found:
-            if path.suffix == ".md":
-                raise BadFile(path, "prompt files are named v1.md, v2.md, …")
-            continue
-        numbered.append((int(found[1]), path))
+        if found := _FILE_NAME.match(path.name):
+            numbered.append((int(found[1]), path))
+        elif path.suffix == ".md":
+            raise BadFile(path, "prompt files are named v1.md, v2.md, …")
     if not numbered:
         raise BadFile(folder, "holds no prompt file; write v1.md")
     return [(path, parse_prompt(read_text(path), path)) for _, path in sorted(numbered)]

@@ -147,8 +147,7 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
         """Reads `LLMOPS_<NAME>` for each setting.
 
-        Raises:
-            UsageError: an unknown `LLMOPS_*` variable (names the nearest one), or a value that does not parse.
+        Raises UsageError: an unknown `LLMOPS_*` variable (names the nearest one), or a value that does not parse.
         """
         environment = os.environ if environment is None else environment
         kinds = {PREFIX + name.upper(): kind for name, kind in get_type_hints(cls, include_extras=True).items()}
@@ -207,11 +206,10 @@ class Settings:
 
 def describe() -> list[tuple[str, str, str]]:
     """`(environment variable, default, meaning)` of every setting, for `llmops doctor` and the docs."""
-    rows = []
-    for field in dataclasses.fields(Settings):
-        default = "" if field.default is None else str(field.default)
-        rows.append((PREFIX + field.name.upper(), default, field.metadata["meaning"]))
-    return rows
+    return [
+        (PREFIX + field.name.upper(), "" if field.default is None else str(field.default), field.metadata["meaning"])
+        for field in dataclasses.fields(Settings)
+    ]
 
 
 def given_home() -> Path:

@@ -153,10 +153,8 @@ class WatchedFile:
 
     def opened(self) -> Callable[[], None]:
         """Call when a connection has opened the file. Gives what checks, as long as that is open, the file as `check`
-        does and the connection's write-ahead log: what is written to another one is lost.
-
-        Raises StoreUnavailable: it is another file than before.
-        """
+        does and the connection's write-ahead log: what is written to another one is lost. Raises StoreUnavailable: it
+        is another file than before."""
         self._expected = self._expected or identity_of(self._path)
         self.check()
         if not self._is_held:

@@ -83,8 +83,7 @@ def first_problem(error: ValidationError, *, show_value: bool = False) -> tuple[
 def checked(kind: type[Checked], values: Mapping[str, Any]) -> Checked:
     """The dataclass of that kind that `values` give, where pydantic finds each of its type and within its limits.
 
-    Raises:
-        UsageError: the text starts with the field at fault, such as `floors.correct: must be a number`.
+    Raises UsageError: the text starts with the field at fault, such as `floors.correct: must be a number`.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -139,8 +138,7 @@ def strict_json(text: str, path: Path | str, line: int | None = None) -> Any:
 
     line: where in the file it stands; None for a text that is the whole file.
 
-    Raises:
-        BadFile: it is no JSON, holds `NaN` or an infinite number, or one name twice in an object.
+    Raises BadFile: it is no JSON, holds `NaN` or an infinite number, or one name twice in an object.
     """
     flaws: list[_Flaw] = []
 
@@ -177,16 +175,15 @@ def strict_json(text: str, path: Path | str, line: int | None = None) -> Any:
     return found
 
 
-class _Flaw:
-    """Stands in the place of a value that cannot be taken, until its place is known."""
+class _Flaw(str):
+    """The problem of a value that cannot be taken, in its place until that is known."""
 
-    def __init__(self, problem: str) -> None:
-        self.problem = problem
+    __slots__ = ()
 
 
 def _flaws(value: Any, place: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, _Flaw):
-        yield place, value.problem
+        yield place, str(value)
     elif isinstance(value, dict):
         for name, item in value.items():
             yield from _flaws(item, f"{place}.{name}" if place else name)

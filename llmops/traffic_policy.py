@@ -105,7 +105,7 @@ class TrafficPolicy:
         return not self.canary and not self.shadow
 
     def __str__(self) -> str:
-        return f"canary {_percent(self.canary)}, shadow {_percent(self.shadow)}, sticky by {self.sticky}"
+        return f"canary {self.canary * 100:.6g}%, shadow {self.shadow * 100:.6g}%, sticky by {self.sticky}"
 
 
 def position(salt: str, value: str) -> float:
@@ -126,7 +126,3 @@ def parse_share(name: str, text: str) -> float:
     if not 0 <= share <= 1:
         raise UsageError(f"{name}: {text!r} is not a share; give 0% to 100%, or 0 to 1")
     return share
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.6g}%"

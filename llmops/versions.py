@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from llmops.errors import UnknownVersion, UsageError
 from llmops.generation import GenerationParameters
-from llmops.hashing import content_hash
 from llmops.prompt_file import PromptTemplate
 from llmops.traffic_policy import TrafficPolicy
 
@@ -172,8 +171,7 @@ def pick(versions: Sequence[Version], ref: Ref, kind: str, how: str) -> Version:
 
     kind, how: for errors, what the versions are of, and how one is registered.
 
-    Raises:
-        UnknownVersion: there is no such version or alias; names those there are.
+    Raises UnknownVersion: there is no such version or alias; names those there are.
     """
     if not versions:
         raise UnknownVersion(f"no {kind} {ref.name!r} is registered; run {how}")
@@ -188,17 +186,10 @@ def pick(versions: Sequence[Version], ref: Ref, kind: str, how: str) -> Version:
 def release_content(
     prompt_ref: str, model_ref: str, parameters: GenerationParameters, guards: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What a release is made of, as plain JSON values. Guards are named only where there are any: releases made before
-    there were guards keep their identity."""
+    """What a release is made of, as plain JSON values: its `content_hash` is the release's identity. Guards are named
+    only where there are any, so that releases made before there were guards keep theirs."""
     content = {"prompt": prompt_ref, "model": model_ref, "parameters": parameters.to_mapping()}
     return {**content, "guards": dict(guards)} if guards else content
-
-
-def release_content_hash(
-    prompt_ref: str, model_ref: str, parameters: GenerationParameters, guards: Mapping[str, Any] | None = None
-) -> str:
-    """Identity of a release's content: the same content is the same release."""
-    return content_hash(release_content(prompt_ref, model_ref, parameters, guards))
 
 
 def whole_id(given: str, known: Collection[str], kind: str, listed_by: str = "") -> str:
@@ -230,8 +221,7 @@ def parse_guards(texts: Iterable[str]) -> dict[str, Any]:
     too. `block=REGEX` (any number): a request or answer that it matches is refused. `max-output=TOKENS`: no answer is
     longer.
 
-    Raises:
-        UsageError: an unknown guard or a wrong value; the text starts with the guard.
+    Raises UsageError: an unknown guard or a wrong value; the text starts with the guard.
     """
     guards: dict[str, Any] = {}
     for text in texts:

@@ -166,8 +166,7 @@ class AuditLog:
     def entries(self, name: str | None = None) -> list[AuditEntry]:
         """Entries, oldest first; only those about one app or model, or its versions, where `name` is given.
 
-        Raises:
-            Corrupted: an entry cannot be read; `llmops audit verify` says more.
+        Raises Corrupted: an entry cannot be read; `llmops audit verify` says more.
         """
         entries = [AuditEntry.from_row(row) for row in self.rows(name)]
         # SQLite's LIKE takes upper case for lower case.
@@ -190,10 +189,8 @@ class AuditLog:
 
     def intend(self, move: Move, found: AliasState) -> AuditEntry:
         """Says what is about to be moved, before it is; `done` ends it. Call in `turn`. A move that was said before and
-        not ended is the same entry. Aliases that stand otherwise than the log says are put on record first.
-
-        Raises Corrupted.
-        """
+        not ended is the same entry. Aliases that stand otherwise than the log says are put on record first. Raises
+        Corrupted."""
         replay = self.open(move.name, found)
         intent = replay.unfinished
         if replay.known and replay.differences(found):

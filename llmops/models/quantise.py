@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from llmops.hashing import file_sha256
 
 TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
 
-Progress = Callable[[int, int], None]
 logger = logging.getLogger("llmops")
 SLOW_TYPES = frozenset({"Q4_1", "Q5_0", "Q5_1"})
 WIDE_TYPE = "Q8_0"
@@ -28,7 +26,7 @@ LARGEST_BYTES = 1 << 30
 """A larger file is used as it is stored: up to twice its size would not be worth the memory."""
 
 
-def requantise(parent: Path, target: Path, type_name: str, progress: Progress | None = None) -> None:
+def requantise(parent: Path, target: Path, type_name: str) -> None:
     """Writes `parent` to `target` with its quantised matrices stored as `type_name`.
 
     Matrices of the parent's own main quantisation are dequantised and quantised again; vectors, and matrices the
@@ -52,7 +50,7 @@ def requantise(parent: Path, target: Path, type_name: str, progress: Progress | 
         element = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(name, field.contents(), field.types[0], sub_type=element)
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{type_name}"])
-    for done, tensor in enumerate(reader.tensors, 1):
+    for tensor in reader.tensors:
         data, kind = tensor.data, tensor.tensor_type
         if kind == source_type and kind != quant and len(tensor.shape) > 1:
             try:
@@ -60,8 +58,6 @@ def requantise(parent: Path, target: Path, type_name: str, progress: Progress | 
             except (gguf.QuantError, NotImplementedError) as error:
                 raise UsageError(f"{tensor.name}: cannot be stored as {type_name}: {error}") from error
         writer.add_tensor(tensor.name, data, raw_dtype=kind)
-        if progress is not None:
-            progress(done, len(reader.tensors))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -98,11 +94,8 @@ def _main_type(reader: Any) -> Any:
 
 def wide_path(stored: Path, sha256: str, folder: Path) -> Path:
     """What the engine should load for `stored`: a wide copy in `folder`, made when it is not there yet, or `stored`
-    itself where that is no faster. A copy that is damaged is made again.
-
-    Raises:
-        Corrupted: `stored` is no readable GGUF file.
-    """
+    itself where that is no faster. A copy that is damaged is made again. Raises Corrupted: `stored` is no readable GGUF
+    file."""
     if stored.stat().st_size > LARGEST_BYTES:
         return stored
     # What is made depends on the parent's bytes and on the package that makes it.

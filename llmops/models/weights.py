@@ -35,8 +35,7 @@ def store_weights(
     The weights are checked, hashed, and moved to their place in one rename, so that a crash leaves nothing half
     stored; weights that are already there are not stored again.
 
-    Raises:
-        Corrupted: the sha256 differs from the expected one. BadFile: not weights that can be stored.
+    Raises Corrupted: the sha256 differs from the expected one. BadFile: not weights that can be stored.
     """
     settings.models_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.models_dir, prefix=".incoming-") as incoming:
@@ -57,8 +56,7 @@ def store_weights(
 def stored_path(settings: Settings, sha256: str) -> Path | None:
     """Where weights of that sha256 lie in the store, after checking every byte; None when they are not there.
 
-    Raises:
-        Corrupted: they are not what was stored.
+    Raises Corrupted: they are not what was stored.
     """
     for path in (settings.models_dir / sha256[:16]).glob("*"):
         if weights_sha256(path) != sha256:
@@ -110,11 +108,8 @@ def weights_sha256(path: Path) -> str:
 
 def refuse_lost_weights(model: ModelVersion, settings: Settings) -> None:
     """Refuses a model version whose weights are gone from the home, before anything is built on it or made to serve.
-    Where the registry is shared (`LLMOPS_TRACKING_URI`), this machine need not be the one that serves.
-
-    Raises:
-        CannotRun: its weights are not in the home.
-    """
+    Where the registry is shared (`LLMOPS_TRACKING_URI`), this machine need not be the one that serves. Raises
+    CannotRun: its weights are not in the home."""
     if model.path is not None and settings.tracking_uri is None:
         _stored(model, model.path, settings)
 
@@ -122,8 +117,7 @@ def refuse_lost_weights(model: ModelVersion, settings: Settings) -> None:
 def verified_path(model: ModelVersion, settings: Settings) -> Path:
     """Where the weights of `model` lie, after checking every byte.
 
-    Raises:
-        CannotRun: they are not on this machine. Corrupted: they are not what was registered.
+    Raises CannotRun: they are not on this machine. Corrupted: they are not what was registered.
     """
     if model.path is None:
         raise CannotRun(f"{model.ref} has no local weights; its source is {model.source}")

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,10 +86,7 @@ class TokenBudgets:
         seconds: after which the reservation ends should this process vanish where nobody can see it.
         share: of what is left, to be set aside for many requests where it is enough for LEASED_REQUESTS of them.
         """
-        with self._database.writing() as connection:
-            now = self._now()  # once the transaction has begun: in the order of transactions
-            if self._database.is_postgresql:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(key_id))))
+        with self._writing(key_id) as (connection, now):
             held = _set_aside(connection, key_id, now.epoch)
             states = []
             for window, limit in limits.items():
@@ -111,12 +109,8 @@ class TokenBudgets:
 
         tokens: used since the reservation was last settled. held: to stay set aside.
         """
-        table = token_reservations.c
-        with self._database.writing() as connection:
-            now = self._now()
-            if self._database.is_postgresql:
-                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(reservation.key_id))))
-            this = table.id == reservation.id
+        this = token_reservations.c.id == reservation.id
+        with self._writing(reservation.key_id) as (connection, now):
             if held:
                 connection.execute(sa.update(token_reservations).where(this).values(tokens=held))
             else:
@@ -124,6 +118,15 @@ class TokenBudgets:
             if tokens > 0:
                 for window in (MINUTE, DAY):
                     _count(connection, reservation.key_id, window, tokens, now)
+
+    @contextmanager
+    def _writing(self, key_id: str) -> Iterator[tuple[sa.Connection, Moment]]:
+        """A transaction that alone counts the key's tokens, and when it has begun: in the order of transactions."""
+        with self._database.writing() as connection:
+            now = self._now()
+            if self._database.is_postgresql:
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(key_id))))
+            yield connection, now
 
 
 def _set_aside(connection: sa.Connection, key_id: str, epoch: float) -> int:
@@ -162,10 +165,9 @@ def _count(connection: sa.Connection, key_id: str, window: str, tokens: int, now
     if used:
         connection.execute(sa.update(token_counts).where(*this).values(used=used + tokens))
         return
-    begun = float(_today(now)) if window == DAY else now.seconds
+    values = {"clock": now.clock, "begun": float(_today(now)) if window == DAY else now.seconds, "used": tokens}
     connection.execute(sa.delete(token_counts).where(*this))
-    values = {"key_id": key_id, "window": window, "clock": now.clock, "begun": begun, "used": tokens}
-    connection.execute(sa.insert(token_counts).values(**values))
+    connection.execute(sa.insert(token_counts).values(key_id=key_id, window=window, **values))
 
 
 def _today(now: Moment) -> int:

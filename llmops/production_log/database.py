@@ -55,9 +55,8 @@ def open_engine(url: str, file: FileIdentity | None = None) -> sa.Engine:
     With the execution option `writes=True` a transaction on SQLite takes the write lock when it begins: writers then
     queue. A transaction that first reads and then writes would fail at once when another has written in between.
 
-    Raises:
-        StoreUnavailable: neither SQLite nor PostgreSQL, or the folder cannot be made. Connections and transactions
-            raise it for a file that was taken away, replaced or cut short.
+    Raises StoreUnavailable: neither SQLite nor PostgreSQL, or the folder cannot be made. Connections and transactions
+    raise it for a file that was taken away, replaced or cut short.
     """
     parsed = database_url(url)
     kind = parsed.get_backend_name()

@@ -52,8 +52,7 @@ def erase_from_file(alone: Alone, file: Path, keys: Iterable[str], pieces: Itera
 
     keys: found nowhere but in the deleted rows. pieces: of their texts; another row may hold the same words.
 
-    Raises:
-        CannotRun: somebody reads the database all the time.
+    Raises CannotRun: somebody reads the database all the time.
     """
     unique = sorted({key.encode() for key in keys})
     sought = [*unique, *sorted({piece.encode(errors="replace") for piece in pieces})]
@@ -66,13 +65,6 @@ def erase_from_file(alone: Alone, file: Path, keys: Iterable[str], pieces: Itera
     unique = unique[:: len(unique) // MOST_SOUGHT + 1]
     found = _found(file, unique)
     return Erased(sum(path.stat().st_size for path in _files(file)), len(unique), len(found), rewritten)
-
-
-def reclaim_postgresql(alone: Alone, tables: Iterable[str]) -> None:
-    """Removes deleted rows from PostgreSQL's own files; copies in its write-ahead log end with the log's segments."""
-    with alone() as connection:
-        for table in sorted(tables):
-            connection.exec_driver_sql(f'VACUUM "{table}"')
 
 
 def _empty_wal(alone: Alone) -> None:
@@ -136,6 +128,7 @@ class Belongings:
 
     @property
     def all_keys(self) -> frozenset[str]:
+        """Keys of the records of all apps."""
         return frozenset().union(*self.keys.values())
 
     def __or__(self, other: Belongings) -> Belongings:
@@ -152,24 +145,46 @@ class Belongings:
         )
 
 
-def belongings_of_user(connection: sa.Connection, user: str) -> Belongings:
-    """Records that name the user, what is bound to them, and feedback that the user gave."""
-    # By name, and hidden where a guard has kept the name out.
-    names, table = frozenset((user, hidden_user(user))), log_records.c
-    rows = [*_records(connection, table.user.in_(names))]
-    # An older gateway, still at work while the log has been brought up to date, fills the details alone.
-    old = _records(connection, table.user.is_(None), _details_name(user))
-    rows += [row for row in old if identity_in(row["details"]).get("user") in names]
-    return _belongings(connection, rows, names)
-
-
-def belongings_of_request(connection: sa.Connection, request_id: str) -> Belongings:
-    """Every record of the request id, what is bound to them, and what challengers answered to it unseen."""
+def belongings_of(connection: sa.Connection, user: str | None, request_id: str | None) -> Belongings:
+    """Records that name the user, or have the request id; what is bound to them; feedback that the user gave, and what
+    challengers answered to the request unseen."""
     table = log_records.c
-    rows = [*_records(connection, table.request_id == request_id)]
-    unseen = _records(connection, table.outcome == SHADOW, _details_name(request_id))
-    rows += [row for row in unseen if row["details"].get("shadow_of") == request_id]
-    return _belongings(connection, rows, frozenset())
+    # By name, and hidden where a guard has kept the name out.
+    names = frozenset() if user is None else frozenset((user, hidden_user(user)))
+    rows: list[sa.RowMapping] = []
+    if user is not None:
+        rows += _records(connection, table.user.in_(names))
+        # An older gateway, still at work while the log has been brought up to date, fills the details alone.
+        old = _records(connection, table.user.is_(None), _details_name(user))
+        rows += [row for row in old if identity_in(row["details"]).get("user") in names]
+    if request_id is not None:
+        rows += _records(connection, table.request_id == request_id)
+        unseen = _records(connection, table.outcome == SHADOW, _details_name(request_id))
+        rows += [row for row in unseen if row["details"].get("shadow_of") == request_id]
+    keys: dict[str, set[str]] = {}
+    for row in rows:
+        keys.setdefault(row["app"], set()).add(row["key"])
+    own = frozenset(row["key"] for row in rows)
+    opinions = _opinions(connection, own, names)
+    places: set[Place] = set()
+    for part in _parts({record_key for _, record_key in opinions} - own):
+        found = connection.execute(sa.select(table.app, table.at).where(table.key.in_(part)))
+        places.update((app, moment_of(at).timestamp()) for app, at in found)
+    ids = {row["request_id"] for row in rows}
+    shared: set[str] = set()  # clients may give several requests one id
+    for part in _parts(ids):
+        query = sa.select(table.request_id, table.key).where(table.request_id.in_(part))
+        shared.update(of for of, key in connection.execute(query) if key not in own)
+    texts = (row[name] for row in rows[: _MOST_PIECES // len(_TEXTS)] for name in _TEXTS)
+    return Belongings(
+        names=names,
+        keys={app: frozenset(of_app) for app, of_app in keys.items()},
+        request_ids=frozenset(ids - shared),
+        owned=frozenset((row["caller"] or ANONYMOUS, row["request_id"]) for row in rows),
+        opinions=frozenset(opinions),
+        places=frozenset(places),
+        pieces=tuple(text for text in texts if len(text) == _PIECE_LENGTH),
+    )
 
 
 def delete(connection: sa.Connection, found: Belongings) -> dict[str, int]:
@@ -199,34 +214,6 @@ def count(connection: sa.Connection, found: Belongings) -> dict[str, int]:
         "feedback": len(_opinions(connection, found.all_keys, found.names)),
         "idempotent_replies": len(_any_of(connection, (table.caller, table.key), stored)),
     }
-
-
-def _belongings(connection: sa.Connection, rows: Sequence[sa.RowMapping], names: frozenset[str]) -> Belongings:
-    table = log_records.c
-    keys: dict[str, set[str]] = {}
-    for row in rows:
-        keys.setdefault(row["app"], set()).add(row["key"])
-    own = frozenset(row["key"] for row in rows)
-    opinions = _opinions(connection, own, names)
-    places: set[Place] = set()
-    for part in _parts({record_key for _, record_key in opinions} - own):
-        found = connection.execute(sa.select(table.app, table.at).where(table.key.in_(part)))
-        places.update((app, moment_of(at).timestamp()) for app, at in found)
-    ids = {row["request_id"] for row in rows}
-    shared: set[str] = set()  # clients may give several requests one id
-    for part in _parts(ids):
-        query = sa.select(table.request_id, table.key).where(table.request_id.in_(part))
-        shared.update(request_id for request_id, key in connection.execute(query) if key not in own)
-    texts = (row[name] for row in rows[: _MOST_PIECES // len(_TEXTS)] for name in _TEXTS)
-    return Belongings(
-        names=names,
-        keys={app: frozenset(of_app) for app, of_app in keys.items()},
-        request_ids=frozenset(ids - shared),
-        owned=frozenset((row["caller"] or ANONYMOUS, row["request_id"]) for row in rows),
-        opinions=frozenset(opinions),
-        places=frozenset(places),
-        pieces=tuple(text for text in texts if len(text) == _PIECE_LENGTH),
-    )
 
 
 def _records(connection: sa.Connection, *chosen: sa.ColumnElement[bool]) -> Sequence[sa.RowMapping]:
@@ -277,83 +264,35 @@ _ERROR_KIND = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,63}\Z")
 
 
 def delete_texts(
-    database: LogDatabase,
-    before: datetime,
-    *,
-    described_up_to: int | None = None,
-    batch: int = BATCH,
-    dry_run: bool = False,
+    database: LogDatabase, before: datetime, *, described_up_to: int | None, batch: int, dry_run: bool
 ) -> int:
     """See `ProductionLog.delete_texts`."""
+    table = log_records.c
+    due = [table.at < before.timestamp(), table.text_deleted_at.is_(None)]
+    due += [] if described_up_to is None else [table.seq <= described_up_to]
     if dry_run:
-        query = sa.select(sa.func.count()).select_from(log_records).where(*_due(before, described_up_to))
+        query = sa.select(sa.func.count()).select_from(log_records).where(*due)
         with database.reading() as connection:
             return int(connection.execute(query).scalar_one())
-    deleted = 0
-    for rows in _in_batches(database, before, described_up_to, batch):
+    columns = (table.seq, table.at, table.key, table.request_id, table.caller, table.details)
+    oldest = sa.select(*columns).where(*due).order_by(table.at, table.seq).limit(batch)
+    some, deleted = oldest, 0
+    while True:
+        with database.reading() as connection:
+            rows = connection.execute(some).mappings().all()
+        if not rows:
+            break
         with database.writing() as connection:
-            deleted += _delete(connection, rows)
+            deleted += _empty(connection, rows)
+        # Looking from the start each time would pass by all that is done already.
+        last = sa.tuple_(sa.literal(rows[-1]["at"]), sa.literal(rows[-1]["seq"]))
+        some = oldest.where(sa.tuple_(table.at, table.seq) > last)
     with database.writing() as connection:
-        # What was said of an answer after its own texts had gone.
-        old = feedback.c.at < before.timestamp()
-        connection.execute(sa.update(feedback).where(old, _said_something()).values(_UNSAID))
+        _unsay(connection, feedback.c.at < before.timestamp())  # said of an answer after its own texts had gone
     return deleted
 
 
-def facts_of(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a record's details, what is known to hold no text of a person. What is not known is taken for a text."""
-    kept = {name: details[name] for name in _FACTS if name in details and _is_fact(details[name])}
-    if isinstance(parameters := details.get("parameters"), Mapping):
-        kept["parameters"] = {
-            name: value for name, value in parameters.items() if value is None or isinstance(value, (int, float))
-        }
-    kind = str(details.get("error") or "").partition(":")[0]
-    if _ERROR_KIND.match(kind):
-        kept["error"] = kind
-    if isinstance(guards := details.get("guards"), Sequence) and not isinstance(guards, str):
-        kept["guards"] = [_guard_facts(action) for action in guards if isinstance(action, Mapping)]
-    return kept
-
-
-def _guard_facts(action: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: action[name] for name in _GUARD_FACTS if name in action and _is_fact(action[name])}
-
-
-def _is_fact(value: Any) -> bool:
-    if isinstance(value, str):
-        return len(value) <= _MOST_CHARACTERS
-    return value is None or isinstance(value, (int, float))
-
-
-def _said_something() -> sa.ColumnElement[bool]:
-    return sa.or_(*(feedback.c[name].is_not(sa.null()) for name in _UNSAID))
-
-
-def _due(before: datetime, described_up_to: int | None) -> list[sa.ColumnElement[bool]]:
-    table = log_records.c
-    due = [table.at < before.timestamp(), table.text_deleted_at.is_(None)]
-    return due if described_up_to is None else [*due, table.seq <= described_up_to]
-
-
-def _in_batches(
-    database: LogDatabase, before: datetime, described_up_to: int | None, size: int
-) -> Iterator[Sequence[sa.RowMapping]]:
-    # From where the last batch ended: looking from the start each time would pass by all that is done already.
-    table = log_records.c
-    columns = (table.seq, table.at, table.key, table.request_id, table.caller, table.details)
-    place = sa.tuple_(table.at, table.seq)
-    after: list[sa.ColumnElement[bool]] = []
-    while True:
-        query = sa.select(*columns).where(*_due(before, described_up_to), *after)
-        with database.reading() as connection:
-            rows = connection.execute(query.order_by(table.at, table.seq).limit(size)).mappings().all()
-        if not rows:
-            return
-        yield rows
-        after = [place > sa.tuple_(sa.literal(rows[-1]["at"]), sa.literal(rows[-1]["seq"]))]
-
-
-def _delete(connection: sa.Connection, rows: Sequence[sa.RowMapping]) -> int:
+def _empty(connection: sa.Connection, rows: Sequence[sa.RowMapping]) -> int:
     table = log_records.c
     emptied = (
         sa.update(log_records)
@@ -363,8 +302,36 @@ def _delete(connection: sa.Connection, rows: Sequence[sa.RowMapping]) -> int:
     now = time.time()
     values = [{"this": row["seq"], "facts": facts_of(row["details"]), "now": now} for row in rows]
     deleted = connection.execute(emptied, values).rowcount
-    about = feedback.c.record_key.in_([row["key"] for row in rows])
-    connection.execute(sa.update(feedback).where(about, _said_something()).values(_UNSAID))
+    _unsay(connection, feedback.c.record_key.in_([row["key"] for row in rows]))
     ids = {row["request_id"] for row in rows}
     connection.execute(sa.delete(idempotent_replies).where(idempotent_replies.c.request_id.in_(ids)))
     return deleted
+
+
+def _unsay(connection: sa.Connection, chosen: sa.ColumnElement[bool]) -> None:
+    """Takes the texts out of feedback."""
+    said_something = sa.or_(*(feedback.c[name].is_not(sa.null()) for name in _UNSAID))
+    connection.execute(sa.update(feedback).where(chosen, said_something).values(_UNSAID))
+
+
+def facts_of(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a record's details, what is known to hold no text of a person. What is not known is taken for a text."""
+    kept = _facts(details, _FACTS)
+    if isinstance(parameters := details.get("parameters"), Mapping):
+        kept["parameters"] = _facts(parameters, parameters, most_characters=-1)
+    kind = str(details.get("error") or "").partition(":")[0]
+    if _ERROR_KIND.match(kind):
+        kept["error"] = kind
+    if isinstance(guards := details.get("guards"), Sequence) and not isinstance(guards, str):
+        kept["guards"] = [_facts(action, _GUARD_FACTS) for action in guards if isinstance(action, Mapping)]
+    return kept
+
+
+def _facts(values: Mapping[str, Any], names: Iterable[str], most_characters: int = _MOST_CHARACTERS) -> dict[str, Any]:
+    """Those of the values that are numbers, nothing, or texts of so few characters."""
+    found = ((name, values[name]) for name in names if name in values)
+    return {
+        name: value
+        for name, value in found
+        if (len(value) <= most_characters if isinstance(value, str) else isinstance(value, (int, float, type(None))))
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
@@ -18,13 +18,11 @@ from llmops.production_log.forgetting import (
     BATCH,
     Belongings,
     Erased,
-    belongings_of_request,
-    belongings_of_user,
+    belongings_of,
     count,
     delete,
     delete_texts,
     erase_from_file,
-    reclaim_postgresql,
 )
 from llmops.production_log.record import (
     SHADOW,
@@ -40,7 +38,7 @@ from llmops.production_log.record import (
     prediction_of,
 )
 from llmops.production_log.replies import IdempotentReplies, ReplyRow
-from llmops.production_log.tables import RecordInsert, feedback_of_row, record_of_row, row_of_feedback
+from llmops.production_log.tables import RecordInsert, feedback_of_row, record_of_row
 from llmops.production_log.tables import feedback as feedback_table
 from llmops.production_log.tables import log_records as records_table
 from llmops.state_files import FileIdentity, identity_of
@@ -70,8 +68,7 @@ class ProductionLog:
     def append(self, records: Sequence[LogRecord], replies: Sequence[ReplyRow] = ()) -> None:
         """Writes all records, and settles the claims of idempotent requests, in one transaction; all is durable then.
 
-        Raises:
-            RecordRefused: one of them cannot be stored; none was.
+        Raises RecordRefused: one of them cannot be stored; none was.
         """
         if not records and not replies:
             return
@@ -81,31 +78,27 @@ class ProductionLog:
             self.replies.settle(cursor, replies)
 
     def import_records(self, records: Sequence[LogRecord]) -> int:
-        """Appends those whose request id is not in the log yet; returns how many."""
+        """Appends those whose request id is not in the log yet; returns how many. A key that another request's record
+        has, in the log or among these, is replaced by a new one."""
+        known = self._known(records_table.c.request_id, [record.request_id for record in records])
         new: dict[str, LogRecord] = {}
-        for part in in_batches(records, _MOST_NAMED):
-            ids = [record.request_id for record in part]
-            query = sa.select(records_table.c.request_id).where(records_table.c.request_id.in_(ids))
-            with self._database.reading() as connection:
-                known = set(connection.execute(query).scalars())
-            for record in part:
-                if record.request_id not in known:
-                    new.setdefault(record.request_id, record)
-        self.append(self._with_own_keys(list(new.values())))
-        return len(new)
-
-    def _with_own_keys(self, records: Sequence[LogRecord]) -> list[LogRecord]:
-        """The records; one whose key is another request's, in the log or before it, with a new one."""
-        taken: set[str] = set()
-        for part in in_batches(records, _MOST_NAMED):
-            query = sa.select(records_table.c.key).where(records_table.c.key.in_([record.key for record in part]))
-            with self._database.reading() as connection:
-                taken.update(connection.execute(query).scalars())
-        owned = []
         for record in records:
+            if record.request_id not in known:
+                new.setdefault(record.request_id, record)
+        taken, owned = self._known(records_table.c.key, [record.key for record in new.values()]), []
+        for record in new.values():
             owned.append(replace(record, key=new_key()) if record.key in taken else record)
             taken.add(owned[-1].key)
-        return owned
+        self.append(owned)
+        return len(new)
+
+    def _known(self, column: sa.ColumnElement[str], values: Sequence[str]) -> set[str]:
+        """Those of the values that the column holds."""
+        known: set[str] = set()
+        for part in in_batches(values, _MOST_NAMED):
+            with self._database.reading() as connection:
+                known.update(connection.execute(sa.select(column).where(column.in_(part))).scalars())
+        return known
 
     def count(self, **window: Any) -> int:
         """Number of records in the window; arguments as `read`."""
@@ -174,7 +167,10 @@ class ProductionLog:
         with self._database.writing() as connection:
             known = sa.select(feedback_table).where(feedback_table.c.key == feedback.key)
             self._database.hold_sequence(connection)
-            new = connection.execute(self._insert_feedback, row_of_feedback(feedback)).rowcount == 1
+            new = (
+                connection.execute(self._insert_feedback, {**asdict(feedback), "at": feedback.at.timestamp()}).rowcount
+                == 1
+            )
             row = None if new else connection.execute(known).mappings().one()
         return feedback if row is None else feedback_of_row(row)
 
@@ -207,26 +203,18 @@ class ProductionLog:
         """
         table = feedback_table.c
         chosen = (table.app == app, table.label.in_(VOTES), table.compared_release.is_not(None))
-        names = (
-            table.record_key,
-            table.compared_key,
-            table.caller,
-            table.user,
-            table.label,
-            table.release,
-            table.compared_release,
-        )
+        names = ("record_key", "compared_key", "caller", "user", "label", "release", "compared_release")
+        query = sa.select(*(table[name] for name in names)).where(*chosen).order_by(table.seq)
         with self._database.reading() as connection:
-            rows = connection.execute(sa.select(*names).where(*chosen).order_by(table.seq)).mappings()
-            return count_votes(iter(rows))
+            return count_votes(iter(connection.execute(query).mappings()))
 
     def delete_texts(
         self, before: datetime, *, described_up_to: int | None = None, batch: int = BATCH, dry_run: bool = False
     ) -> int:
-        """Deletes the texts of records from before that time; returns of how many, 0 when called again.
+        """Deletes the texts of records from before that time, `batch` records at a time; returns of how many.
 
         Input, output, comments and stored replies go, and of the details all that may be a text; the record stays, with
-        `text_deleted_at`. Writes `batch` records at a time; what a stopped call has done stays.
+        `text_deleted_at`.
 
         described_up_to: only records written up to this cursor, as far as the monitor has come. dry_run: only counts.
         """
@@ -235,8 +223,7 @@ class ProductionLog:
     def belongings(self, *, user: str | None = None, request_id: str | None = None) -> Belongings:
         """What the log holds of a user, or of a request. Reads the whole log once."""
         with self._database.reading() as connection:
-            found = Belongings() if user is None else belongings_of_user(connection, user)
-            return found if request_id is None else found | belongings_of_request(connection, request_id)
+            return belongings_of(connection, user, request_id)
 
     @contextmanager
     def forgetting(self, found: Belongings) -> Iterator[tuple[sa.Connection, dict[str, int]]]:
@@ -259,7 +246,9 @@ class ProductionLog:
         if database.file is not None:
             return erase_from_file(database.alone, database.file, found.all_keys, found.pieces)
         if database.is_postgresql:
-            reclaim_postgresql(database.alone, {"log_records", "feedback", "idempotent_replies", *tables})
+            with database.alone() as connection:  # copies in its write-ahead log end with the log's segments
+                for table in sorted({"log_records", "feedback", "idempotent_replies", *tables}):
+                    connection.exec_driver_sql(f'VACUUM "{table}"')
         return None
 
     @property

@@ -82,6 +82,11 @@ def count_votes(votes: Iterable[Mapping[Any, Any]]) -> dict[tuple[str, str], Vot
     votes: rows of the table, oldest first; of several by one user on one pair of answers the last one counts. Rows
     about two answers of one release are left out.
     """
+
+    def by_version(release: str) -> tuple[str, int, str]:
+        app, _, version = release.rpartition("@")
+        return (app, int(version) if version.isdecimal() else 0, version)
+
     last: dict[tuple[Any, ...], Mapping[Any, Any]] = {}
     for vote in votes:
         answers = frozenset((vote["record_key"], vote["compared_key"]))
@@ -92,7 +97,7 @@ def count_votes(votes: Iterable[Mapping[Any, Any]]) -> dict[tuple[str, str], Vot
         if first == second:
             continue
         better = {BETTER: first, WORSE: second}.get(vote["label"])
-        a, b = sorted((first, second), key=_by_version)
+        a, b = sorted((first, second), key=by_version)
         count = counts.setdefault((a, b), VoteCounts())
         if better is None:
             count.tie += 1
@@ -101,11 +106,6 @@ def count_votes(votes: Iterable[Mapping[Any, Any]]) -> dict[tuple[str, str], Vot
         else:
             count.b += 1
     return counts
-
-
-def _by_version(release: str) -> tuple[str, int, str]:
-    app, _, version = release.rpartition("@")
-    return (app, int(version) if version.isdecimal() else 0, version)
 
 
 Item = TypeVar("Item")
@@ -181,8 +181,7 @@ class LogRecord:
 
         A route, caller or user that only `details` names is the record's.
 
-        Raises:
-            UsageError: a field is missing, of the wrong type or out of its range; the text starts with its name.
+        Raises UsageError: a field is missing, of the wrong type or out of its range; the text starts with its name.
         """
         extra = {name: value for name, value in values.items() if name not in _STORED}
         if not extra.get("feedback"):
@@ -195,14 +194,12 @@ class LogRecord:
         given = {**identity_in(given["details"]), **given}
         if "at" not in given:
             raise UsageError("at: is missing")
-        for name in ("at", "text_deleted_at"):
-            if name not in given:
-                continue
-            moment = parse_time(given[name], name)
+        for at in (name for name in ("at", "text_deleted_at") if name in given):
+            moment = parse_time(given[at], at)
             # A time before 1970, or beyond what pandas' nanoseconds reach, is a mistake of units.
             if not _FIRST_TIME <= moment < _END_OF_TIME:
-                raise UsageError(f"{name}: {given[name]!r} is not from {_FIRST_TIME:%Y} to {_END_OF_TIME.year - 1}")
-            given[name] = moment
+                raise UsageError(f"{at}: {given[at]!r} is not from {_FIRST_TIME:%Y} to {_END_OF_TIME.year - 1}")
+            given[at] = moment
         given.setdefault("status", 200)
         given.setdefault("outcome", "ok" if given["status"] == 200 else "error")
         for name in (*_LENGTHS, *_TEXTS, *_NUMBERS):

@@ -101,7 +101,11 @@ class IdempotentReplies:
             if found["status"] is None and found["process"] != ended and is_dead(found["process"]):
                 ended = found["process"]
                 continue
-            return _in_use(found)
+            reply = None
+            if found["status"] is not None:
+                headers = tuple((name, value) for name, value in found["headers"])
+                reply = StoredReply(found["status"], headers, bytes(found["body"]), found["request_id"])
+            return KeyInUse(found["fingerprint"], reply)
 
     def settle(self, cursor: DBAPICursor, rows: Sequence[ReplyRow]) -> None:
         """Settles claims inside the transaction that writes their records.
@@ -110,13 +114,13 @@ class IdempotentReplies:
         """
         for row in rows:
             held = (row.claim.caller, row.claim.key, row.claim.token)
-            if row.reply is None:
+            if (reply := row.reply) is None:
                 cursor.execute(self._give_up, held)
-                continue
-            reply = row.reply
-            headers = orjson.dumps(reply.headers).decode()
-            values = (reply.status, headers, reply.body, reply.request_id, row.expires_at)
-            cursor.execute(self._settle, values + held)
+            else:
+                headers = orjson.dumps(reply.headers).decode()
+                cursor.execute(
+                    self._settle, (reply.status, headers, reply.body, reply.request_id, row.expires_at, *held)
+                )
 
     def give_up(self, claim: ClaimedKey) -> None:
         """Frees the key, if the claim still stands."""
@@ -140,10 +144,3 @@ class IdempotentReplies:
 
 def _named(caller: str, key: str) -> tuple[sa.ColumnElement[bool], ...]:
     return (table.c.caller == caller, table.c.key == key)
-
-
-def _in_use(row: sa.RowMapping) -> KeyInUse:
-    if row["status"] is None:
-        return KeyInUse(row["fingerprint"], None)
-    pairs = tuple((name, value) for name, value in row["headers"])
-    return KeyInUse(row["fingerprint"], StoredReply(row["status"], pairs, bytes(row["body"]), row["request_id"]))

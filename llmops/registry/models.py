@@ -61,8 +61,7 @@ class VersionRegistry(ABC, Generic[V]):
     def _claim(self, name: str) -> None:
         """Makes the registered model `name` when absent.
 
-        Raises:
-            UsageError: the name is taken by something of another kind. StoreUnavailable.
+        Raises UsageError: the name is taken by something of another kind. StoreUnavailable.
         """
         registered = self._store.registered_model(name)
         if registered is None:
@@ -93,8 +92,7 @@ class ModelRegistry(VersionRegistry[ModelVersion]):
     def register(self, model: ModelVersion) -> tuple[ModelVersion, bool]:
         """The version with this content (`model.version` is ignored), and whether it is new.
 
-        Raises:
-            UsageError: the name belongs to an app or a prompt. StoreUnavailable.
+        Raises UsageError: the name belongs to an app or a prompt. StoreUnavailable.
         """
         for known in self.versions(model.name):
             if (known.sha256, known.format) == (model.sha256, model.format):

@@ -144,8 +144,7 @@ class Promotions(VersionRegistry[V]):
     def challenge(self, version: V) -> V | None:
         """Makes `version` the challenger, which a traffic policy sends its share; returns the old one.
 
-        Raises:
-            UsageError: it is the champion already. StoreUnavailable.
+        Raises UsageError: it is the champion already. StoreUnavailable.
         """
         if CHAMPION in version.aliases:
             raise UsageError(f"{version.ref} is the champion; the challenger must be another {self.version_noun}")

@@ -20,7 +20,7 @@ from llmops.registry.models import ModelRegistry, PromptRegistry
 from llmops.registry.promotions import TRAFFIC, TRAFFIC_TAG, Promotions
 from llmops.registry.store import Store, translated
 from llmops.traffic_policy import TrafficPolicy
-from llmops.versions import ModelVersion, PromptVersion, Release, check_guards, release_content, release_content_hash
+from llmops.versions import ModelVersion, PromptVersion, Release, check_guards, release_content
 
 _HASH_TAG = "llmops.content_hash"
 
@@ -54,7 +54,8 @@ class ReleaseRegistry(Promotions[Release]):
         identity = content_hash(content)
         with self.audit.turn():
             for known in self.versions(app):
-                if release_content_hash(known.prompt.ref, known.model.ref, known.parameters, known.guards) == identity:
+                made_of = release_content(known.prompt.ref, known.model.ref, known.parameters, known.guards)
+                if content_hash(made_of) == identity:
                     return known, False
             given = {"prompt": prompt.ref, "model": model.ref}
             tags = {self.content_tag: canonical_json(content), _HASH_TAG: identity, **given}
@@ -70,8 +71,7 @@ class ReleaseRegistry(Promotions[Release]):
     def policy(self, app: str) -> TrafficPolicy | None:
         """The app's traffic policy; None when none is set.
 
-        Raises:
-            UnknownVersion: there is no such app. CannotRun: what is set cannot be read. StoreUnavailable.
+        Raises UnknownVersion: there is no such app. CannotRun: what is set cannot be read. StoreUnavailable.
         """
         text = self._policy_text(app)
         try:

@@ -100,8 +100,12 @@ class Store:
             self._file = None if path is None else WatchedFile(path, file)
             if self._file is not None:
                 self._file.check()
-            if in_home:
-                _refuse_lost_database(home)
+            artifacts = home / "artifacts"
+            if in_home and path and not path.exists() and any(artifacts.glob("*/*")):
+                raise StoreUnavailable(  # a new database would know nothing of them
+                    f"{path} is missing, and {artifacts} holds what was recorded in it: put a backup in its place, "
+                    "or move that folder away to begin anew"
+                )
             make_private_folder(settings.home)
             keep_private(settings.home)
             if path is not None:
@@ -125,16 +129,14 @@ class Store:
                 self._file.opened()
 
     def make_current(self) -> None:
-        """Points MLflow's module-level functions, and what its client does through them, at this store: they use
-        whichever was named last in the process."""
+        """Points MLflow's module-level functions at this store: they use whichever was named last in the process."""
         import mlflow
 
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
 
     def start_run(self, **arguments: Any) -> Any:
-        """`mlflow.start_run` in this store: a context that marks the run finished, or failed when something is
-        raised."""
+        """`mlflow.start_run` in this store."""
         import mlflow
 
         self.make_current()
@@ -182,10 +184,9 @@ class Store:
 
     def marks(self) -> Sequence[Any] | None:
         """What changes whenever a registered model, one of its aliases or tags, or the set of its versions does: a
-        fortieth of the cost of MLflow's own search, where all is as it was. None where the store is behind a server.
+        fortieth of the cost of MLflow's own search. None where the store is behind a server.
 
-        Raises StoreUnavailable, also for a SQLite file that was taken away, replaced or cut short: what is there now is
-        not what was served.
+        Raises StoreUnavailable, also for a SQLite file that was taken away, replaced or cut short.
         """
         if self._file is not None:
             self._file.check()
@@ -195,11 +196,11 @@ class Store:
             return [connection.execute(query).all() for query in _MARKS]
 
 
-def pages(search: Callable[..., Any], at_a_time: int | None = None, **wanted: Any) -> Iterator[Any]:
-    """All that a search of MLflow's finds, page by page. at_a_time: None: as many as most searches give."""
+def pages(search: Callable[..., Any], at_a_time: int = _PAGE, **wanted: Any) -> Iterator[Any]:
+    """All that a search of MLflow's finds, page by page."""
     token = None
     while token != "":
-        page = search(max_results=at_a_time or _PAGE, page_token=token, **wanted)
+        page = search(max_results=at_a_time, page_token=token, **wanted)
         yield from page
         token = page.token or ""
 
@@ -216,29 +217,17 @@ def _tune_sqlite() -> None:
     sa.event.listen(sa.pool.Pool, "connect", tune)
 
 
-def _refuse_lost_database(home: Path) -> None:
-    """What lies in the artifacts was recorded in a database: a new one would know nothing of it."""
-    database, artifacts = home / "mlflow.db", home / "artifacts"
-    if not database.exists() and any(artifacts.glob("*/*")):
-        raise StoreUnavailable(
-            f"{database} is missing, and {artifacts} holds what was recorded in it: put a backup in its place, "
-            "or move that folder away to begin anew"
-        )
-
-
 def follow_home(home: Path, *, artifacts_set: bool) -> int:
     """Makes the artifact locations in a home's `mlflow.db` point into that home; returns how many were changed.
 
     MLflow keeps absolute locations: in a home that was moved or copied it would go on writing into the folder that the
-    home came from. Locations outside of that one (`LLMOPS_ARTIFACTS` was set) stay as they are. One transaction: of
-    several processes that open a moved home at once, one does it.
+    home came from. Locations outside of that one stay as they are. Of several processes that open a moved home at
+    once, one does it.
 
-    artifacts_set: artifacts are kept elsewhere on purpose, so that a location outside of the home says nothing about
-    where it was.
+    artifacts_set: artifacts are kept elsewhere on purpose, so a location outside of the home says nothing about it.
 
-    Raises:
-        StoreUnavailable: the database was copied without its artifacts, which still lie in the home it came from; or
-            it cannot be written.
+    Raises StoreUnavailable: the database was copied without its artifacts, which still lie in the home it came from; or
+    it cannot be written.
     """
     database, changed = home / "mlflow.db", 0
     with contextlib.closing(sqlite3.connect(database, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
@@ -294,10 +283,7 @@ def _earlier_home(connection: sqlite3.Connection, home: Path, artifacts_set: boo
 
 def _is_there(path: Path) -> bool:
     """Whether this user can see it: the folder that a home came from may be another's."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
+    return os.path.exists(path)  # noqa: PTH110 - `Path.exists` raises OSError
 
 
 def _move(connection: sqlite3.Connection, table: str, column: str, earlier: Path, home: Path) -> int:

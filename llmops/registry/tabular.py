@@ -93,11 +93,8 @@ class TabularRegistry(Promotions[TabularVersion]):
 
     def fetch(self, version: TabularVersion) -> Path:
         """A local folder with MLflow's files of the model, its estimator checked. What lies elsewhere is downloaded
-        once, into the home.
-
-        Raises:
-            Corrupted: the estimator is not what was registered. CannotRun: it is gone. StoreUnavailable.
-        """
+        once, into the home. Raises Corrupted: the estimator is not what was registered. CannotRun: it is gone.
+        StoreUnavailable."""
         with translated(f"version {version.ref}"):
             uri = str(self._store.client.get_model_version_download_uri(version.name, str(version.version)))
         parsed = urlparse(uri)

@@ -44,7 +44,7 @@ with processes.running([sys.executable, "-c", sys.argv[1]]) as process:
 """
 
 
-def _tree(stubborn: str = "") -> subprocess.Popen[str]:
+def _tree(stubborn: str) -> subprocess.Popen[str]:
     """A process that runs a program that starts another; all of them hold the pipe that is read from here."""
     starter = subprocess.Popen(
         [sys.executable, "-c", _STARTER, _TREE.format(stubborn=stubborn)], stdout=subprocess.PIPE, text=True
@@ -54,33 +54,29 @@ def _tree(stubborn: str = "") -> subprocess.Popen[str]:
     return starter
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_a_foreign_program_and_what_it_started_end_with_a_starter_that_is_told_to_or_killed(number):
-    with _tree() as starter:
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+
+
+@pytest.mark.parametrize(
+    ("number", "stubborn"),
+    [(signal.SIGTERM, ""), (signal.SIGKILL, ""), (signal.SIGINT, ""), (signal.SIGKILL, STUBBORN)],
+)
+def test_a_foreign_program_and_what_it_started_end_with_a_starter_that_is_told_to_or_killed(number, stubborn):
+    with _tree(stubborn) as starter:
         starter.send_signal(number)
         assert starter.stdout is not None
         assert starter.stdout.read() == ""  # the end of the pipe: nobody holds it any more
 
 
-def test_a_program_that_does_not_listen_is_killed():
-    with _tree("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)") as starter:
-        starter.kill()
-        assert starter.stdout is not None
-        assert starter.stdout.read() == ""
-
-
-def test_a_foreign_programs_exit_code_and_words_come_through():
+def test_a_foreign_programs_exit_code_and_words_come_through_and_one_that_cannot_be_started_is_named():
     words = "import sys; print(sys.stdin.read() == ''); print('e', file=sys.stderr); sys.exit(5)"
-    with running([sys.executable, "-c", words], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert (process.stdout.read(), process.stderr.read(), process.wait()) == (b"True\n", b"e\n", 5)
-    with running([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]) as process:
-        assert process.wait() == 128 + 9
-
-
-def test_a_program_that_cannot_be_started_is_named():
-    with running(["/no/such"], stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        assert process.stderr.read() == b"/no/such: cannot be started: No such file or directory\n"
-        assert process.wait() == NOT_STARTED
+    unstarted = b"/no/such: cannot be started: No such file or directory\n"
+    for command, told in (
+        ([sys.executable, "-c", words], (b"True\n", b"e\n", 5)),
+        ([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], (b"", b"", 128 + 9)),
+        (["/no/such"], (b"", unstarted, NOT_STARTED)),
+    ):
+        with running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert (process.stdout.read(), process.stderr.read(), process.wait()) == told

@@ -19,9 +19,14 @@ from llmops.settings import (
 )
 
 
-def test_an_empty_environment_gives_the_defaults():
-    settings = Settings.from_environment({})
-    assert settings == dataclasses.replace(Settings(), home=Path(".llmops").resolve())
+def test_without_variables_of_ours_the_defaults_hold_and_without_an_argument_the_process_environment(monkeypatch):
+    defaults = dataclasses.replace(Settings(), home=Path(".llmops").resolve())
+    assert Settings.from_environment({}) == defaults
+    assert Settings.from_environment({"PATH": "/bin", "llmops_home": "/x", "XLLMOPS_HOME": "/y"}) == defaults
+    for variable in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("LLMOPS_MAX_WAITING", "9")
+    assert Settings.from_environment() == dataclasses.replace(defaults, max_waiting=9)
 
 
 @pytest.mark.parametrize(
@@ -106,19 +111,6 @@ def test_what_is_no_setting_or_no_value_of_one_is_named(variable, text, problem)
         Settings.from_environment({PREFIX + variable: text})
 
 
-def test_other_variables_are_left_alone():
-    assert Settings.from_environment({"PATH": "/bin", "llmops_home": "/x", "XLLMOPS_HOME": "/y"}) == (
-        Settings.from_environment({})
-    )
-
-
-def test_without_an_argument_the_process_environment_is_read(monkeypatch):
-    for variable in [name for name in os.environ if name.startswith(PREFIX)]:
-        monkeypatch.delenv(variable)
-    monkeypatch.setenv("LLMOPS_MAX_WAITING", "9")
-    assert Settings.from_environment().max_waiting == 9
-
-
 def test_a_relative_home_is_fixed_when_read(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     settings = Settings.from_environment({"LLMOPS_HOME": "state"})
@@ -126,33 +118,25 @@ def test_a_relative_home_is_fixed_when_read(monkeypatch, tmp_path):
     assert settings.models_dir == tmp_path / "state" / "models"
 
 
-@pytest.mark.parametrize(
-    ("given", "tracking_uri", "log_url", "artifacts"),
-    [
-        ({}, "sqlite:////state/mlflow.db", "sqlite:////state/log.db", "/state/artifacts"),
-        (
-            {"tracking_uri": "http://mlflow", "log_url": "sqlite://", "artifacts": "s3://b"},
-            "http://mlflow", "sqlite://", "s3://b",
-        ),
-    ],
-)  # fmt: skip
-def test_state_lies_in_the_home_but_for_explicit_stores(given, tracking_uri, log_url, artifacts):
-    settings = Settings(home=Path("/state"), **given)
-    assert (settings.resolved_tracking_uri, settings.resolved_log_url) == (tracking_uri, log_url)
-    assert settings.artifact_root == artifacts
-    folders = (settings.models_dir, settings.generation_cache_dir, settings.reports_dir)
-    assert folders == tuple(Path("/state") / name for name in ("models", "generation_cache", "reports"))
+def test_state_lies_in_the_home_but_for_explicit_stores():
+    def places(**given: str) -> tuple[str, ...]:
+        settings = Settings(home=Path("/state"), **given)
+        folders = (settings.models_dir, settings.generation_cache_dir, settings.reports_dir)
+        assert folders == tuple(Path("/state") / name for name in ("models", "generation_cache", "reports"))
+        return settings.resolved_tracking_uri, settings.resolved_log_url, settings.artifact_root
+
+    assert places() == ("sqlite:////state/mlflow.db", "sqlite:////state/log.db", "/state/artifacts")
+    elsewhere = {"tracking_uri": "http://mlflow", "log_url": "sqlite://", "artifacts": "s3://b"}
+    assert places(**elsewhere) == tuple(elsewhere.values())
 
 
 def test_describe_names_every_field_with_default_and_meaning():
     rows = {variable: (default, meaning) for variable, default, meaning in describe()}
     assert list(rows) == [PREFIX + field.name.upper() for field in dataclasses.fields(Settings)]
     assert all(meaning for _, meaning in rows.values())
-    assert rows["LLMOPS_ENGINE_CONTEXT"][0] == "2048"
-    assert rows["LLMOPS_ENGINE"][0] == ""
-    default, meaning = rows["LLMOPS_ENGINE_THREADS"]
-    assert default == ""
-    assert "idle" in meaning
+    assert (rows["LLMOPS_ENGINE_CONTEXT"][0], rows["LLMOPS_ENGINE"][0]) == ("2048", "")
+    assert rows["LLMOPS_ENGINE_THREADS"][0] == ""
+    assert "idle" in rows["LLMOPS_ENGINE_THREADS"][1]
 
 
 FINDERS = {"prompts": prompts_folder, "eval_sets": eval_sets_folder}
@@ -160,17 +144,16 @@ each_kind = pytest.mark.parametrize(("name", "other"), [("prompts", "eval_sets")
 
 
 @each_kind
-@pytest.mark.parametrize("own", [True, False])
-def test_an_explicit_folder_goes_before_the_working_folders_and_the_demos(name, other, own, tmp_path, monkeypatch):
-    for each in (f"explicit/{name}", *([name] if own else [])):
-        (tmp_path / each).mkdir(parents=True)
+def test_an_explicit_folder_goes_before_the_working_folders_and_the_samples_and_must_be_there(
+    name, other, tmp_path, monkeypatch
+):
+    explicit = tmp_path / "explicit" / name
+    explicit.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    settings = Settings(**{name: tmp_path / "explicit" / name})
-    assert FINDERS[name](settings) == FINDERS[name](with_samples(settings)) == tmp_path / "explicit" / name
-
-
-@each_kind
-def test_an_explicit_folder_that_is_none_is_named_with_its_variable(name, other, tmp_path):
+    settings = Settings(**{name: explicit})
+    assert FINDERS[name](settings) == FINDERS[name](with_samples(settings)) == explicit
+    (tmp_path / name).mkdir()
+    assert FINDERS[name](settings) == FINDERS[name](with_samples(settings)) == explicit
     (tmp_path / "file").touch()
     for none in ("none", "file"):
         with pytest.raises(CannotRun, match=f"^LLMOPS_{name.upper()}={tmp_path}/{none}: no such folder$"):

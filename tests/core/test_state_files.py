@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from llmops.evaluation.generation_cache import GenerationCache
 from llmops.processes import make_scratch_folder, scratch_folder, sweep_scratch_folders
 from llmops.production_log import ProductionLog
 from llmops.state_files import keep_private, make_private_folder, write_ahead
+from tests.at_once import at_once
 
 
 def mode(path: Path) -> int:
@@ -31,30 +32,22 @@ def open_umask():
 
 
 def test_a_new_log_a_cache_their_folders_and_what_lies_beside_it_are_the_owners_alone(tmp_path):
-    home = tmp_path / "deep" / "home"
-    log = ProductionLog(f"sqlite:///{home / 'log.db'}")
-    cache = GenerationCache(tmp_path / "cache")
-    assert mode(tmp_path / "cache") == 0o700
-    assert {mode(path) for path in (tmp_path / "cache").iterdir()} == {0o600}
-    assert (mode(home), mode(home.parent)) == (0o700, 0o700)
-    assert {path.name: mode(path) for path in home.iterdir()} == dict.fromkeys(
-        ("log.db", "log.db-wal", "log.db-shm", "log.db-writers"), 0o600
-    )
-    log.close()
-    cache.close()
+    home, cache = tmp_path / "deep" / "home", tmp_path / "cache"
+    with closing(ProductionLog(f"sqlite:///{home / 'log.db'}")), closing(GenerationCache(cache)):
+        assert {mode(folder) for folder in (cache, home, home.parent)} == {0o700}
+        assert {mode(path) for path in cache.iterdir()} == {0o600}
+        assert {path.name: mode(path) for path in home.iterdir()} == dict.fromkeys(
+            ("log.db", "log.db-wal", "log.db-shm", "log.db-writers"), 0o600
+        )
 
 
-def test_a_file_made_readable_before_is_mended_when_it_is_opened(tmp_path):
-    path = tmp_path / "log.db"
+def test_what_was_made_readable_before_is_mended_when_it_is_opened_but_for_folders_that_are_shared(tmp_path):
+    path, shared = tmp_path / "home" / "log.db", tmp_path / "shared"
+    path.parent.mkdir()
     sqlite3.connect(path).execute("CREATE TABLE old (x)").connection.close()
     path.chmod(0o664)
-    log = ProductionLog(f"sqlite:///{path}")
-    assert {mode(each) for each in tmp_path.iterdir()} == {0o600}
-    log.close()
-
-
-def test_a_shared_folder_and_an_existing_one_are_left_as_they_are(tmp_path):
-    shared = tmp_path / "shared"
+    with closing(ProductionLog(f"sqlite:///{path}")):
+        assert {mode(each) for each in path.parent.iterdir()} == {0o600}
     shared.mkdir()
     shared.chmod(0o1777)
     keep_private(shared)
@@ -80,10 +73,10 @@ def test_folders_of_killed_processes_are_swept_and_those_of_living_ones_stay(tmp
 
 
 def _open(path):
-    return contextlib.closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False))
+    return closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False))
 
 
-def test_a_new_file_gets_a_write_ahead_log_and_a_database_in_memory_none(tmp_path):
+def test_a_new_file_gets_a_write_ahead_log_a_database_in_memory_none_and_a_text_is_refused(tmp_path):
     with _open(tmp_path / "new.db") as connection:
         write_ahead(connection, synchronous="FULL")
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -91,6 +84,9 @@ def test_a_new_file_gets_a_write_ahead_log_and_a_database_in_memory_none(tmp_pat
     with _open(":memory:") as connection:
         write_ahead(connection)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("memory",)
+    (tmp_path / "text.db").write_text("this is a text, not a database; " * 100)
+    with _open(tmp_path / "text.db") as connection, pytest.raises(sqlite3.DatabaseError, match="not a database"):
+        write_ahead(connection)
 
 
 def test_who_opens_a_file_waits_for_who_reads_it(tmp_path):
@@ -120,15 +116,5 @@ def test_many_open_a_new_file_at_once(tmp_path):
                 connection.execute("INSERT INTO t VALUES (1)")
                 modes.append(connection.execute("PRAGMA journal_mode").fetchone()[0])
 
-        threads = [threading.Thread(target=opened) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(*[opened] * 8)
         assert modes == ["wal"] * 8
-
-
-def test_what_is_no_database_is_said(tmp_path):
-    (tmp_path / "text.db").write_text("this is a text, not a database; " * 100)
-    with _open(tmp_path / "text.db") as connection, pytest.raises(sqlite3.DatabaseError, match="not a database"):
-        write_ahead(connection)

@@ -27,14 +27,14 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
     assert [template.input_variable for _, template in load_prompt_folder(tmp_path)] == ["q"]
 
 
-@pytest.mark.parametrize("content", [b"\xff", b"a = ", None])
-def test_what_is_no_toml_is_a_bad_file(tmp_path: Path, content: bytes | None) -> None:
-    if content is not None:
-        (tmp_path / "x.toml").write_bytes(content)
-    with pytest.raises(BadFile) as caught:
-        read_toml(tmp_path / "x.toml")
-    assert caught.value.path == tmp_path / "x.toml"
-    assert "\n" not in str(caught.value)
+def test_what_is_no_toml_is_a_bad_file(tmp_path: Path) -> None:
+    (tmp_path / "no-utf8.toml").write_bytes(b"\xff")
+    (tmp_path / "cut-off.toml").write_bytes(b"a = ")
+    for name in ("no-utf8", "cut-off", "absent"):
+        with pytest.raises(BadFile) as caught:
+            read_toml(tmp_path / f"{name}.toml")
+        assert caught.value.path == tmp_path / f"{name}.toml"
+        assert "\n" not in str(caught.value)
 
 
 def test_lines_have_their_numbers_in_the_file_and_blank_ones_are_left_out(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_line_that_is_no_object_is_named_by_its_place(line: str, field: str | 
     assert (caught.value.line, caught.value.field) == (7, field)
 
 
-def test_an_error_in_a_file_of_many_lines_names_its_line(tmp_path: Path) -> None:
+def test_a_flaw_in_a_json_file_of_many_lines_is_named_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{\n "a": 1,\n}\n')
     with pytest.raises(BadFile) as caught:
         read_json(tmp_path / "x.json")
@@ -108,14 +108,11 @@ def test_what_acts_on_a_terminal_is_written_out_and_all_else_stays(text: str, sh
     assert printable(text) == shown
 
 
-def test_no_control_character_is_left() -> None:
+def test_no_control_character_is_left_and_json_keeps_the_very_value() -> None:
     assert printable("a\nb\tc\x85d", one_line=True) == r"a\nb\tc\x85d"
     every = "".join(map(chr, range(0x3000)))
     left = {character for character in printable(every) if unicodedata.category(character) == "Cc"}
     assert left == {"\n", "\t"}
-
-
-def test_json_keeps_the_very_value() -> None:
     value = {"key\x7f": ["\x1b]0;title\x07", "\x9b", "\u202e", "é"]}
     text = printable_json(value)
     assert json.loads(text) == value

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from llmops.production_log import BudgetState, ProductionLog, Reservation
 from llmops.production_log.budgets import Moment, TokenBudgets
+from tests.at_once import at_once
 
 NOON = 20_000 * 86400.0 + 43200.0
 
@@ -47,22 +48,18 @@ def use(budgets, tokens, **limits):
     return None
 
 
-def test_a_budget_is_used_up_by_what_was_answered_and_comes_back_with_the_next_minute(budgets, clock):
+def test_a_keys_budget_is_used_up_by_what_was_answered_and_comes_back_with_the_next_minute(budgets, clock):
     assert use(budgets, 60, minute=100) is None
     clock.pass_by(20)
     assert use(budgets, 500, minute=100) is None  # a single request overdraws
     refused = use(budgets, 1, minute=100)
     assert (refused.window, refused.limit, refused.left, refused.seconds) == ("minute", 100, 0, 40.0)
+    assert isinstance(budgets.reserve("other", {"minute": 100}, 1, 60.0), Reservation)
     clock.pass_by(40)
     assert use(budgets, 1, minute=100) is None
 
 
-def test_other_keys_have_their_own_budget(budgets):
-    use(budgets, 10, minute=10)
-    assert isinstance(budgets.reserve("other", {"minute": 10}, 1, 60.0), Reservation)
-
-
-def test_what_is_set_aside_is_gone_until_it_is_given_back(budgets):
+def test_what_is_set_aside_is_gone_until_it_is_given_back_or_ends(budgets, clock):
     first = budgets.reserve("k", {"minute": 100}, 100, 60.0)
     held = budgets.reserve("k", {"minute": 100}, 1, 60.0)
     assert isinstance(held, BudgetState)
@@ -70,21 +67,15 @@ def test_what_is_set_aside_is_gone_until_it_is_given_back(budgets):
     budgets.settle(first, 30)
     again = budgets.reserve("k", {"minute": 100}, 1, 60.0)
     assert again.budgets[0].left == 70
+    assert isinstance(budgets.reserve("k", {"minute": 100}, 100, 1.0), Reservation)
+    clock.pass_by(60)  # what nobody gives back ends by itself
+    assert budgets.reserve("k", {"minute": 100}, 1, 60.0).budgets[0].left == 100
 
 
 def test_of_many_requests_at_once_no_more_get_in_than_the_budget_and_one_request(any_log):
-    let_in = []
-
-    def ask():
-        if isinstance(any_log.budgets.reserve("k", {"day": 1000}, 90, 60.0), Reservation):
-            let_in.append(90)
-
-    threads = [threading.Thread(target=ask) for _ in range(30)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert 1000 <= sum(let_in) < 1000 + 90
+    asked = []
+    at_once(*[lambda: asked.append(any_log.budgets.reserve("k", {"day": 1000}, 90, 60.0))] * 30)
+    assert 1000 <= 90 * sum(isinstance(each, Reservation) for each in asked) < 1000 + 90
 
 
 def test_a_days_budget_survives_a_restart_and_ends_at_midnight_of_utc(log_url, clock):
@@ -110,33 +101,25 @@ def test_a_clock_set_back_over_midnight_brings_no_budget_back(budgets, clock):
     assert use(budgets, 1, day=100) is None
 
 
-@pytest.mark.parametrize("hours", [-1, 1])
-def test_a_clock_that_is_set_moves_no_minute(budgets, clock, hours):
+@pytest.mark.parametrize(
+    ("epoch", "seconds", "left"),
+    [
+        (-3600, 0, 60.0),  # a clock that is set moves no minute
+        (3600, 0, 60.0),
+        (0, -3600, None),  # a shared clock that is set back makes none longer
+        (-1, -1, 60.0),  # and one that is a little behind counts in the same
+    ],
+)
+def test_a_minute_is_measured_by_its_own_clock(budgets, clock, epoch, seconds, left):
     use(budgets, 10, minute=10)
-    clock.now = replace(clock.now, epoch=clock.now.epoch + hours * 3600)
-    assert use(budgets, 1, minute=10).seconds == 60.0
-
-
-def test_a_shared_clock_that_is_set_back_makes_no_minute_longer(budgets, clock):
-    use(budgets, 10, minute=10)
-    clock.now = replace(clock.now, seconds=clock.now.seconds - 3600)
-    assert use(budgets, 1, minute=10) is None
-
-
-def test_a_machine_whose_clock_is_a_little_behind_counts_in_the_same_minute(budgets, clock):
-    use(budgets, 60, minute=100)
-    clock.pass_by(-1)
-    use(budgets, 60, minute=100)
-    assert use(budgets, 1, minute=100).seconds == 60.0
+    clock.now = replace(clock.now, epoch=clock.now.epoch + epoch, seconds=clock.now.seconds + seconds)
+    refused = use(budgets, 10, minute=10)
+    assert (refused and refused.seconds) == left
 
 
 def test_of_many_requests_that_end_at_once_every_token_is_counted(any_log):
     made = [any_log.budgets.reserve("k", {"minute": 1000}, 10, 60.0) for _ in range(30)]
-    threads = [threading.Thread(target=any_log.budgets.settle, args=(each, 10)) for each in made]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*(partial(any_log.budgets.settle, each, 10) for each in made))
     assert any_log.budgets.reserve("k", {"minute": 1000}, 1, 60.0).budgets[0].used == 300
 
 
@@ -149,9 +132,3 @@ def test_what_a_killed_process_had_set_aside_is_given_back(log_url):
     log = ProductionLog(log_url)
     assert isinstance(log.budgets.reserve("k", {"day": 100}, 1, 60.0), Reservation)
     log.close()
-
-
-def test_what_nobody_gives_back_ends_by_itself(budgets, clock):
-    budgets.reserve("k", {"day": 100}, 100, 60.0)
-    clock.pass_by(61)
-    assert isinstance(budgets.reserve("k", {"day": 100}, 1, 60.0), Reservation)

@@ -16,6 +16,8 @@ SHARES = st.floats(0, 1)
 def test_a_policy_survives_its_text(canary, shadow, sticky):
     policy = TrafficPolicy(canary, shadow, sticky)
     assert TrafficPolicy.from_text(policy.to_text()) == policy
+    assert str(TrafficPolicy(0.125, 1, "key")) == "canary 12.5%, shadow 100%, sticky by key"
+    assert (policy.rests, TrafficPolicy().rests) == (canary == shadow == 0, True)
 
 
 @given(st.text() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(repr))
@@ -52,9 +54,3 @@ def test_shares_as_people_write_them(text, share):
 def test_what_is_no_share_is_refused_by_name(text):
     with pytest.raises(UsageError, match=r"--canary: .* is not a share; give 0% to 100%, or 0 to 1"):
         parse_share("--canary", text)
-
-
-def test_a_policy_reads_well_and_knows_when_it_does_nothing():
-    assert str(TrafficPolicy(0.125, 1, "key")) == "canary 12.5%, shadow 100%, sticky by key"
-    assert TrafficPolicy().rests
-    assert not TrafficPolicy(shadow=0.01).rests

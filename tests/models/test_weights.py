@@ -36,17 +36,13 @@ def registered(stored, **changes) -> ModelVersion:
     return ModelVersion("tiny", 1, **values)
 
 
-def test_a_file_is_stored_under_its_hash(settings, gguf_file):
-    stored = store_weights(settings, copy_into(gguf_file))
+def test_a_file_or_folder_is_stored_under_its_hash_without_hidden_files(settings, gguf_file, hf_folder):
+    stored = store_weights(settings, copy_into(gguf_file), file_sha256(gguf_file))
     assert stored.sha256 == file_sha256(gguf_file)
     assert stored.path == Path(stored.sha256[:16]) / "tiny.gguf"
     assert (stored.format, stored.size_bytes) == ("gguf", 104)
     assert (settings.models_dir / stored.path).read_bytes() == gguf_file.read_bytes()
-
-
-def test_a_folder_is_stored_under_its_hash_without_hidden_files(settings, hf_folder):
-    before = folder_sha256(hf_folder)
-    size = sum(path.stat().st_size for path in hf_folder.iterdir())
+    before, size = folder_sha256(hf_folder), sum(path.stat().st_size for path in hf_folder.iterdir())
     (hf_folder / ".git").mkdir()
     (hf_folder / ".git" / "HEAD").write_text("ref")
     stored = store_weights(settings, copy_into(hf_folder))
@@ -54,62 +50,55 @@ def test_a_folder_is_stored_under_its_hash_without_hidden_files(settings, hf_fol
     assert files_below(settings.models_dir / stored.path) == ["config.json", "model.safetensors", "tokenizer.json"]
 
 
-@pytest.mark.parametrize("kind", ["gguf_file", "hf_folder"])
-def test_the_same_weights_are_stored_once(settings, kind, request):
-    source = request.getfixturevalue(kind)
+@pytest.fixture(params=["gguf_file", "hf_folder"])
+def source(request):
+    """Weights of either kind."""
+    return request.getfixturevalue(request.param)
+
+
+def test_the_same_weights_are_stored_once_found_by_their_hash_and_verified(settings, source):
+    assert stored_path(settings, weights_sha256(source)) is None
     first = store_weights(settings, copy_into(source))
-    times = {path: path.stat().st_mtime_ns for path in (settings.models_dir / first.path.parent).rglob("*")}
+    path = settings.models_dir / first.path
+    times = {each: each.stat().st_mtime_ns for each in path.parent.rglob("*")}
     assert store_weights(settings, copy_into(source)) == first
-    assert {path: path.stat().st_mtime_ns for path in (settings.models_dir / first.path.parent).rglob("*")} == times
+    assert {each: each.stat().st_mtime_ns for each in path.parent.rglob("*")} == times
+    assert weights_sha256(source) == weights_sha256(path) == first.sha256
+    assert stored_path(settings, first.sha256) == verified_path(registered(first), settings) == path
 
 
-@pytest.mark.parametrize("kind", ["gguf_file", "hf_folder"])
-def test_stored_weights_are_found_by_their_hash(settings, kind, request):
-    source = request.getfixturevalue(kind)
-    sha256 = weights_sha256(source)
-    assert stored_path(settings, sha256) is None
+def test_one_changed_bit_is_found_and_the_cure_named(settings, source):
     stored = store_weights(settings, copy_into(source))
-    assert stored_path(settings, sha256) == settings.models_dir / stored.path
-
-
-def test_stored_weights_that_changed_are_corrupted(settings, gguf_file):
-    stored = store_weights(settings, copy_into(gguf_file))
-    (settings.models_dir / stored.path).write_bytes(b"GGUF changed")
-    with pytest.raises(Corrupted, match=r"tiny\.gguf is corrupted .*; delete it and try again$"):
+    path = settings.models_dir / stored.path
+    changed = path / "model.safetensors" if path.is_dir() else path
+    content = bytearray(changed.read_bytes())
+    content[-1] ^= 1
+    changed.write_bytes(content)
+    with pytest.raises(Corrupted, match=rf"{path.name} is corrupted .*; delete it and try again$"):
         stored_path(settings, stored.sha256)
+    with pytest.raises(Corrupted) as caught:
+        verified_path(registered(stored), settings)
+    assert str(caught.value).startswith(f"tiny@1: {path} is corrupted")
+    assert str(caught.value).endswith("delete it and run `llmops models pull tiny@1`")
 
 
-def test_the_expected_hash_lets_the_right_bytes_in(settings, gguf_file):
-    stored = store_weights(settings, copy_into(gguf_file), file_sha256(gguf_file))
-    assert (settings.models_dir / stored.path).exists()
+def test_what_cannot_be_taken_in_is_named_and_leaves_nothing(settings, gguf_file, tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGML....")
+    other = f"tiny.gguf: sha256 is {file_sha256(gguf_file)}, expected {'0' * 64}"
 
-
-def test_other_bytes_than_expected_are_refused_and_leave_nothing(settings, gguf_file):
-    with pytest.raises(Corrupted, match=f"tiny.gguf: sha256 is {file_sha256(gguf_file)}, expected {'0' * 64}"):
-        store_weights(settings, copy_into(gguf_file), "0" * 64)
-    assert files_below(settings.models_dir) == []
-
-
-def test_a_crash_while_writing_leaves_nothing(settings):
-    def write(incoming: Path) -> Path:
+    def cut_off(incoming: Path) -> Path:
         (incoming / "half.gguf").write_bytes(b"GGUF")
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        store_weights(settings, write)
-    assert list(settings.models_dir.iterdir()) == []
-
-
-def test_a_source_that_cannot_be_read_is_named(settings, tmp_path):
-    with pytest.raises(BadFile, match=f"^{tmp_path}/none: cannot be read"):
-        store_weights(settings, copy_into(tmp_path / "none"))
-
-
-def test_a_file_that_is_no_gguf_is_refused(settings, tmp_path):
-    (tmp_path / "model.gguf").write_bytes(b"GGML....")
-    with pytest.raises(BadFile, match="not a GGUF file"):
-        store_weights(settings, copy_into(tmp_path / "model.gguf"))
-    assert files_below(settings.models_dir) == []
+    for write, sha256, error, told in (
+        (copy_into(gguf_file), "0" * 64, Corrupted, other),
+        (copy_into(tmp_path / "none"), None, BadFile, f"^{tmp_path}/none: cannot be read"),
+        (copy_into(tmp_path / "model.gguf"), None, BadFile, "not a GGUF file"),
+        (cut_off, None, KeyboardInterrupt, None),
+    ):
+        with pytest.raises(error, match=told):
+            store_weights(settings, write, sha256)
+        assert list(settings.models_dir.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -140,37 +129,11 @@ def test_any_usual_tokenizer_file_will_do(hf_folder, tokenizer):
     assert weights_format(hf_folder) == "hf"
 
 
-@pytest.mark.parametrize("kind", ["gguf_file", "hf_folder"])
-def test_untouched_weights_are_verified(settings, kind, request):
-    stored = store_weights(settings, copy_into(request.getfixturevalue(kind)))
-    path = verified_path(registered(stored), settings)
-    assert path == settings.models_dir / stored.path
-    assert weights_sha256(path) == stored.sha256
-
-
-@pytest.mark.parametrize("kind", ["gguf_file", "hf_folder"])
-def test_one_changed_bit_is_found_and_the_cure_named(settings, kind, request):
-    stored = store_weights(settings, copy_into(request.getfixturevalue(kind)))
-    path = settings.models_dir / stored.path
-    changed = path / "model.safetensors" if path.is_dir() else path
-    content = bytearray(changed.read_bytes())
-    content[-1] ^= 1
-    changed.write_bytes(content)
-    with pytest.raises(Corrupted) as caught:
-        verified_path(registered(stored), settings)
-    assert str(caught.value).startswith(f"tiny@1: {path} is corrupted")
-    assert str(caught.value).endswith("delete it and run `llmops models pull tiny@1`")
-
-
-def test_weights_of_another_machine_say_how_to_get_them(settings, gguf_file):
+def test_weights_that_are_not_on_this_machine_say_how_to_get_them(settings, gguf_file):
     stored = store_weights(settings, copy_into(gguf_file))
     (settings.models_dir / stored.path).unlink()
     with pytest.raises(CannotRun, match=r"^tiny@1: weights are not on this machine; run `llmops models pull tiny@1`$"):
         verified_path(registered(stored), settings)
-
-
-def test_an_upstream_model_has_no_weights(settings, gguf_file):
-    stored = store_weights(settings, copy_into(gguf_file))
-    model = registered(stored, source="openai:http://host/v1#m", format="openai", path=None)
+    upstream = registered(stored, source="openai:http://host/v1#m", format="openai", path=None)
     with pytest.raises(CannotRun, match="tiny@1 has no local weights; its source is openai:http://host/v1#m"):
-        verified_path(model, settings)
+        verified_path(upstream, settings)

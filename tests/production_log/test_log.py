@@ -11,7 +11,7 @@ import sys
 import threading
 import tracemalloc
 import uuid
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import timedelta, timezone
 from functools import partial
 from itertools import islice
@@ -28,9 +28,13 @@ from tests.core.log_records import RECORDS, START, ids, record
 from tests.moments import HOUR
 
 
-@pytest.fixture
-def url(log_url):
-    return log_url
+def execute(url: str, *statements: str) -> None:
+    """Executes statements on the log's database in a transaction of their own."""
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    engine.dispose()
 
 
 @pytest.fixture
@@ -40,20 +44,14 @@ def sqlite_log(tmp_path):
     log.close()
 
 
-def test_a_record_is_read_back_as_it_was_written(log):
+def test_a_record_is_read_back_as_it_was_written_with_or_without_its_texts(log):
     written = record(
-        input="Why?",
-        output="Därför.",
-        prompt="qa@1",
-        model="tiny@1",
-        tokens_in=3,
-        tokens_out=2,
-        latency_ms=1.5,
-        first_token_ms=0.5,
-        details={"messages": [{"role": "user", "content": "Why?"}], "finish_reason": None},
-    )
+        input="Why?", output="Därför.", prompt="qa@1", model="tiny@1", tokens_in=3, tokens_out=2, latency_ms=1.5,
+        first_token_ms=0.5, details={"messages": [{"role": "user", "content": "Why?"}], "finish_reason": None},
+    )  # fmt: skip
     log.append([written])
     assert log.read() == [written]
+    assert log.read(texts=False) == [dataclasses.replace(written, input="", output="", details={})]
 
 
 def test_any_records_survive_the_database(log):
@@ -79,16 +77,11 @@ def test_any_records_survive_the_database(log):
 def test_half_of_a_surrogate_pair_does_not_lose_the_records_beside_it(log):
     # No database stores one; a generated or imported text can hold one.
     log.append([record(0), record(1, input="a\ud800b", output="\udfff", details={"text": "\ud800"}), record(2)])
-    first, odd, last = log.read()
-    assert (first.request_id, last.request_id) == ("r0", "r2")
-    assert odd.input == "a?b"
-    assert odd.output == "?"
-
-
-def test_records_come_oldest_first_whatever_the_order_of_writing(log):
-    log.append([record(2), record(0)])
-    log.append([record(1)])
-    assert ids(log.read()) == ["r0", "r1", "r2"]
+    assert [(item.request_id, item.input, item.output) for item in log.read()] == [
+        ("r0", "", ""),
+        ("r1", "a?b", "?"),
+        ("r2", "", ""),
+    ]
 
 
 def test_a_window_holds_its_start_and_not_its_end_and_an_app_its_own_records(log):
@@ -115,8 +108,10 @@ def test_a_window_holds_its_start_and_not_its_end_and_an_app_its_own_records(log
     assert log.read(limit=0) == []
 
 
-def test_a_request_id_may_repeat_and_finds_all_its_records(log):
-    log.append([record(0, request_id="same"), record(1, request_id="same"), record(2)])
+def test_records_come_oldest_first_whatever_the_order_of_writing_and_request_ids_may_repeat(log):
+    log.append([record(2), record(0, request_id="same")])
+    log.append([record(1, request_id="same")])
+    assert ids(log.read()) == ["same", "same", "r2"]
     assert [item.at for item in log.read(request_id="same")] == [START, START + HOUR]
     assert log.count() == 3
 
@@ -203,27 +198,25 @@ def let_go(writer: subprocess.Popen[str]) -> None:
     writer.stdin.flush()
 
 
-def test_processes_that_open_a_new_log_at_once_lose_nothing(url):
-    writers = [start_writer(url, name) for name in "abc"]
+def test_processes_that_open_a_new_log_at_once_lose_nothing(log_url):
+    writers = [start_writer(log_url, name) for name in "abc"]
     for writer in writers:
         let_go(writer)
     for writer in writers:
         writer.communicate(timeout=60)
         assert writer.returncode == 0
-    log = ProductionLog(url)
-    assert set(ids(log.read())) == {f"{name}-{number}" for name in "abc" for number in range(30)}
-    log.close()
+    with closing(ProductionLog(log_url)) as log:
+        assert set(ids(log.read())) == {f"{name}-{number}" for name in "abc" for number in range(30)}
 
 
-def test_an_appended_record_survives_a_killed_process(url):
-    with start_writer(url, "killed") as writer:
+def test_an_appended_record_survives_a_killed_process(log_url):
+    with start_writer(log_url, "killed") as writer:
         let_go(writer)
         told = [writer.stdout.readline() for _ in range(30)]
         os.kill(writer.pid, signal.SIGKILL)
     assert told[-1] == "29\n"
-    log = ProductionLog(url)
-    assert log.count() == 30
-    log.close()
+    with closing(ProductionLog(log_url)) as log:
+        assert log.count() == 30
 
 
 def test_sqlite_syncs_every_transaction_to_the_disk(sqlite_log):
@@ -275,29 +268,16 @@ INSERT INTO log_records VALUES
 """
 
 
-def test_records_can_be_read_without_their_texts(log):
-    whole = record(0, input="in", output="out", details={"route": "chat"}, tokens_out=5)
-    log.append([whole])
-    assert log.read(texts=False) == [dataclasses.replace(whole, input="", output="", details={})]
-    assert log.read() == [whole]
-
-
-def test_a_log_of_an_older_version_keeps_its_records(url):
-    engine = open_engine(url)
-    with engine.begin() as connection:
-        for statement in filter(str.strip, OLDER_SQLITE.split(";")):
-            connection.exec_driver_sql(statement)
-    engine.dispose()
+def test_a_log_of_an_older_version_keeps_its_records(log_url):
+    execute(log_url, *filter(str.strip, OLDER_SQLITE.split(";")))
     for _ in range(2):
-        log = ProductionLog(url)
-        assert ids(log.read()) == ["r0", "r1"]
-        log.close()
-    log = ProductionLog(url)
-    assert log.read(app="assistant")[0].details == {"a": 1}
-    log.append([record(2)])
-    assert ids(log.records_since(0)[0])[-1] == "r2"
-    assert log.records_end() == 3
-    log.close()
+        with closing(ProductionLog(log_url)) as log:
+            assert ids(log.read()) == ["r0", "r1"]
+    with closing(ProductionLog(log_url)) as log:
+        assert log.read(app="assistant")[0].details == {"a": 1}
+        log.append([record(2)])
+        assert ids(log.records_since(0)[0])[-1] == "r2"
+        assert log.records_end() == 3
 
 
 NUMBERED_SQLITE = """
@@ -328,46 +308,36 @@ def make_numbered(url, rows):
     engine.dispose()
 
 
-def test_a_numbered_log_gets_the_fields_that_only_details_had(url):
-    make_numbered(url, [DETAILS, {}, {"user": 7, "route": ["odd"]}, []])
+def test_a_numbered_log_gets_the_fields_that_only_details_had(log_url):
+    make_numbered(log_url, [DETAILS, {}, {"user": 7, "route": ["odd"]}, []])
     for _ in range(2):
-        log = ProductionLog(url)
-        found = [(item.route, item.caller, item.user, item.text_deleted_at) for item in log.read()[:3]]
-        assert found == [("chat", "k1", "Änna", None), (None, None, None, None), (None, None, "7", None)]
-        log.close()
+        with closing(ProductionLog(log_url)) as log:
+            found = [(item.route, item.caller, item.user, item.text_deleted_at) for item in log.read()[:3]]
+            assert found == [("chat", "k1", "Änna", None), (None, None, None, None), (None, None, "7", None)]
 
 
-def test_a_log_that_required_token_counts_takes_unknown_ones_and_never_gives_a_number_twice(url):
-    make_numbered(url, [{}, {}, {}])
-    engine = open_engine(url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("DELETE FROM log_records WHERE seq = 3")
-    engine.dispose()
-    log = ProductionLog(url)
-    log.append([record(7, tokens_in=None, tokens_out=5)])
-    assert [(item.tokens_in, item.tokens_out) for item in log.read()] == [(0, 0), (0, 0), (None, 5)]
-    assert log.records_end() == 4
-    log.close()
+def test_a_log_that_required_token_counts_takes_unknown_ones_and_never_gives_a_number_twice(log_url):
+    make_numbered(log_url, [{}, {}, {}])
+    execute(log_url, "DELETE FROM log_records WHERE seq = 3")
+    with closing(ProductionLog(log_url)) as log:
+        log.append([record(7, tokens_in=None, tokens_out=5)])
+        assert [(item.tokens_in, item.tokens_out) for item in log.read()] == [(0, 0), (0, 0), (None, 5)]
+        assert log.records_end() == 4
 
 
-def test_a_log_of_many_older_records_is_brought_up_to_date_whole(url):
-    make_numbered(url, [{"user": f"u{number}"} for number in range(2100)])
-    log = ProductionLog(url)
-    assert [item.user for item in log.read()] == [f"u{number}" for number in range(2100)]
-    log.close()
+def test_a_log_of_many_older_records_is_brought_up_to_date_whole(log_url):
+    make_numbered(log_url, [{"user": f"u{number}"} for number in range(2100)])
+    with closing(ProductionLog(log_url)) as log:
+        assert [item.user for item in log.read()] == [f"u{number}" for number in range(2100)]
 
 
 def test_a_writer_survives_that_its_connection_was_lost(postgres_url):
-    log = ProductionLog(postgres_url)
-    log.append([record(0)])
-    engine = open_engine(postgres_url)
-    with engine.connect() as connection:
-        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = "
-        connection.exec_driver_sql(others + "current_user")
-    engine.dispose()
-    log.append([record(1)])
-    assert ids(log.read()) == ["r0", "r1"]
-    log.close()
+    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename = "
+    with closing(ProductionLog(postgres_url)) as log:
+        log.append([record(0)])
+        execute(postgres_url, others + "current_user")
+        log.append([record(1)])
+        assert ids(log.read()) == ["r0", "r1"]
 
 
 def test_a_writer_that_failed_leaves_no_transaction_open(log):
@@ -378,17 +348,13 @@ def test_a_writer_that_failed_leaves_no_transaction_open(log):
     assert ids(log.read()) == ["r1"]
 
 
-@pytest.fixture
-def closed_port():
+def test_an_unreachable_database_is_named_without_its_password():
     with socket.socket() as held:  # bound and not listening: connections are refused
         held.bind(("127.0.0.1", 0))
-        yield held.getsockname()[1]
-
-
-def test_an_unreachable_database_is_named_without_its_password(closed_port):
-    with pytest.raises(StoreUnavailable) as caught:
-        ProductionLog(f"postgresql://anna:sesame@127.0.0.1:{closed_port}/log")
-    assert f"postgresql://anna:***@127.0.0.1:{closed_port}/log" in str(caught.value)
+        place = f"127.0.0.1:{held.getsockname()[1]}/log"
+        with pytest.raises(StoreUnavailable) as caught:
+            ProductionLog(f"postgresql://anna:sesame@{place}")
+    assert f"postgresql://anna:***@{place}" in str(caught.value)
     assert "sesame" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -412,12 +378,8 @@ def test_what_cannot_be_opened_is_told_without_its_password(tmp_path, url, told)
 
 
 def test_a_log_that_lost_its_table_says_so_on_every_call(log):
-    engine = open_engine(log.url)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("DROP TABLE log_records")
-    engine.dispose()
-    calls = [lambda: log.append([record()]), log.read, log.count, lambda: list(log.iterate())]
-    for call in calls:
+    execute(log.url, "DROP TABLE log_records")
+    for call in (lambda: log.append([record()]), log.read, log.count, lambda: list(log.iterate())):
         with pytest.raises(StoreUnavailable, match="log_records"):
             call()
     log.check()  # the database itself is there

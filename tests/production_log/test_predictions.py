@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,13 +26,6 @@ VALUES = (
 )
 
 
-@pytest.fixture
-def log(tmp_path):
-    opened = ProductionLog(f"sqlite:///{tmp_path / 'log.db'}")
-    yield opened
-    opened.close()
-
-
 def predicted(number: int = 0, rows: Any = ROWS, output: Any = (1.5, 2.0), **fields: Any) -> LogRecord:
     values: dict[str, Any] = {
         "request_id": f"r{number}", "key": f"key{number}", "at": START + timedelta(hours=number), "status": 200,
@@ -45,53 +39,39 @@ def told(truth: Any, number: int = 0, **fields: Any) -> Feedback:
     return Feedback(f"r{number}", f"key{number}", "anonymous", "bike", "bike@2", truth=truth, **fields)
 
 
-def test_predictions_of_a_model_come_with_rows_and_values_oldest_first(log):
-    log.append([predicted(1), predicted(0), predicted(2, release="wine@1", model="wine@1")])
-    found = list(read_predictions(log, "bike"))
+def test_predictions_of_a_model_come_with_rows_and_values_oldest_first_within_a_window(log):
+    probabilities = [{"0": 0.25, "1": 0.75}, {"0": 1.0, "1": 0.0}]
+    classified = predicted(3, output=[1, 0], details={"rows": 2, "probabilities": probabilities})
+    log.append([predicted(1), predicted(0), predicted(2, release="wine@1", model="wine@1"), classified, predicted(4)])
+    found = list(read_predictions(log, "bike", until=START + timedelta(hours=4)))
     assert [(each.request_id, each.model, each.at) for each in found] == [
-        ("r0", "bike@2", START),
-        ("r1", "bike@2", START + timedelta(hours=1)),
+        (f"r{number}", "bike@2", START + timedelta(hours=number)) for number in (0, 1, 3)
     ]
     assert (found[0].rows, found[0].predictions, found[0].probabilities) == (ROWS, [1.5, 2.0], None)
     assert len(found[0]) == 2
+    assert (found[2].predictions, found[2].probabilities) == ([1, 0], probabilities)
+    window = read_predictions(log, "bike", START + timedelta(hours=1), START + timedelta(hours=3))
+    assert [each.request_id for each in window] == ["r1"]
 
 
-def test_a_window_begins_with_since_and_ends_before_until(log):
-    log.append([predicted(number) for number in range(4)])
-    found = read_predictions(log, "bike", START + timedelta(hours=1), START + timedelta(hours=3))
-    assert [each.request_id for each in found] == ["r1", "r2"]
-
-
-def test_a_classifier_has_a_probability_for_each_class(log):
-    probabilities = [{"0": 0.25, "1": 0.75}, {"0": 1.0, "1": 0.0}]
-    log.append([predicted(output=[1, 0], details={"rows": 2, "probabilities": probabilities})])
-    (found,) = read_predictions(log, "bike")
-    assert (found.predictions, found.probabilities) == ([1, 0], probabilities)
-
-
-def test_the_truth_said_last_counts_and_unsaid_rows_have_none(any_log):
-    log = any_log
+def test_the_truth_said_last_counts_and_unsaid_rows_have_none(log):
     log.append([predicted(0), predicted(1)])
-    log.add_feedback(told((1.0, None)))
-    log.add_feedback(told(None, score=1.0))
-    log.add_feedback(told((2.0, 3.0)))
-    log.add_feedback(told(None, comment="fine"))
+    for said in (told((1.0, None)), told(None, score=1.0), told((2.0, 3.0)), told(None, comment="fine")):
+        log.add_feedback(said)
     assert [each.truth for each in read_predictions(log, "bike")] == [[2.0, 3.0], [None, None]]
 
 
 @settings(max_examples=20, deadline=None)
 @given(truth=st.lists(VALUES, min_size=1, max_size=5).map(tuple))
 def test_a_truth_is_read_back_as_it_was_said(truth, tmp_path_factory):
-    log = ProductionLog(f"sqlite:///{tmp_path_factory.mktemp('log') / 'log.db'}")
-    log.append([predicted(rows=[{"x": 1}] * len(truth), output=[0] * len(truth))])
-    stored = log.add_feedback(told(truth))
-    (record,) = log.read(feedback=True)
+    with closing(ProductionLog(f"sqlite:///{tmp_path_factory.mktemp('log') / 'log.db'}")) as log:
+        log.append([predicted(rows=[{"x": 1}] * len(truth), output=[0] * len(truth))])
+        stored = log.add_feedback(told(truth))
+        (record,) = log.read(feedback=True)
     (read,) = record.feedback
-    log.close()
     assert read == stored
     assert read.says_the_same(stored)
-    assert read.to_json()["truth"] == list(truth)
-    assert prediction_of(record).truth == list(truth)
+    assert read.to_json()["truth"] == prediction_of(record).truth == list(truth)
 
 
 @pytest.mark.parametrize("other", [{"route": "chat"}, {"outcome": "error", "status": 504}, {"outcome": "cancelled"}])
@@ -121,20 +101,17 @@ def test_a_record_that_is_no_prediction_though_it_says_so_is_named(log, fields):
 
 
 def test_feedback_of_an_older_log_is_kept_and_takes_truths(log_url):
-    log = ProductionLog(log_url)
-    log.append([predicted()])
-    log.add_feedback(told(None, score=1.0))
-    log.close()
+    with closing(ProductionLog(log_url)) as log:
+        log.append([predicted()])
+        log.add_feedback(told(None, score=1.0))
     engine = open_engine(log_url)
     with engine.begin() as connection:
         connection.exec_driver_sql("ALTER TABLE feedback DROP COLUMN truth")
     engine.dispose()
     for _ in range(2):
-        log = ProductionLog(log_url)
-        (record,) = log.read(feedback=True)
-        assert (record.feedback[0].score, record.feedback[0].truth) == (1.0, None)
-        log.close()
-    log = ProductionLog(log_url)
-    log.add_feedback(told((1.0, 2.0)))
-    assert next(read_predictions(log, "bike")).truth == [1.0, 2.0]
-    log.close()
+        with closing(ProductionLog(log_url)) as log:
+            (record,) = log.read(feedback=True)
+            assert (record.feedback[0].score, record.feedback[0].truth) == (1.0, None)
+    with closing(ProductionLog(log_url)) as log:
+        log.add_feedback(told((1.0, 2.0)))
+        assert next(read_predictions(log, "bike")).truth == [1.0, 2.0]

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 
 from llmops.errors import UsageError
-from llmops.production_log import Feedback, LogRecord, ProductionLog, VoteCounts, hidden_user, parse_time
+from llmops.production_log import (
+    Feedback,
+    LogRecord,
+    ProductionLog,
+    VoteCounts,
+    hidden_user,
+    open_engine,
+    parse_time,
+)
 from tests.core.log_records import FIELDS, RECORDS, START, ids, record
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -27,8 +35,7 @@ def test_json_has_the_fields_of_the_contract():
     values = record(3, prompt="qa@2", details={"finish_reason": "stop"}).to_json()
     contract = "request_id at release prompt model status outcome input output tokens_in tokens_out latency_ms"
     assert set(contract.split()) <= set(values)
-    assert values["at"] == "2026-01-01T03:00:00+00:00"
-    assert values["details"] == {"finish_reason": "stop"}
+    assert (values["at"], values["details"]) == ("2026-01-01T03:00:00+00:00", {"finish_reason": "stop"})
 
 
 ELSEWHERE = {"route": "chat", "key": "k1", "user": "anna", "a": 1}
@@ -164,12 +171,13 @@ def test_following_feedback_gives_each_once(log):
 
 
 def test_votes_are_counted_by_pair_of_releases_whichever_side_each_was_on(log):
+    no_comparisons = [said(label="better"), voted("prettier"), voted("better", other="assistant@1")]
     votes = [
         voted("better"), voted("worse", pair=1), voted("tie", pair=2),
         voted("better", "assistant@2", "assistant@1", pair=3),
         voted("worse", "assistant@10", "assistant@2", pair=4),
     ]  # fmt: skip
-    for vote in votes:
+    for vote in (*no_comparisons, *votes):
         log.add_feedback(vote)
     assert log.votes("assistant") == {
         ("assistant@1", "assistant@2"): VoteCounts(a=1, b=2, tie=1),
@@ -179,26 +187,15 @@ def test_votes_are_counted_by_pair_of_releases_whichever_side_each_was_on(log):
 
 
 def test_of_several_votes_by_one_user_on_one_pair_the_last_counts(log):
-    for vote in (
-        voted("better", user="ida"),
-        voted("worse", user="ida"),
-        voted("better", user="bo"),
-        voted("better", user="ida", caller="key_2"),
-    ):
-        log.add_feedback(vote)
     # The same two answers the other way round.
     turned = Feedback(
         "b0", "b0", "anonymous", "assistant", "assistant@2", user="bo", label="tie",
         compared_to="a0", compared_key="a0", compared_release="assistant@1",
     )  # fmt: skip
-    log.add_feedback(turned)
+    votes = [voted("better", user="ida"), voted("worse", user="ida"), voted("better", user="bo")]
+    for vote in (*votes, voted("better", user="ida", caller="key_2"), turned):
+        log.add_feedback(vote)
     assert log.votes("assistant") == {("assistant@1", "assistant@2"): VoteCounts(a=1, b=1, tie=1)}
-
-
-def test_what_is_no_comparison_of_two_releases_is_no_vote(log):
-    for feedback in (said(label="better"), voted("prettier"), voted("better", other="assistant@1")):
-        log.add_feedback(feedback)
-    assert log.votes("assistant") == {}
 
 
 def test_following_records_gives_each_once_in_the_order_of_writing(log):
@@ -242,10 +239,7 @@ def test_a_follower_passes_over_nothing_while_several_write(log_url):
     follower.close()
 
 
-def test_a_number_is_never_given_twice_even_when_everything_was_deleted(tmp_path):
-    from llmops.production_log import open_engine
-
-    log = ProductionLog(f"sqlite:///{tmp_path}/log.db")
+def test_a_number_is_never_given_twice_even_when_everything_was_deleted(log):
     log.append([record(0), record(1)])
     cursor = log.records_end()
     engine = open_engine(log.url)
@@ -254,4 +248,3 @@ def test_a_number_is_never_given_twice_even_when_everything_was_deleted(tmp_path
     engine.dispose()
     log.append([record(2)])
     assert ids(log.records_since(cursor)[0]) == ["r2"]
-    log.close()

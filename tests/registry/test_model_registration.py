@@ -9,7 +9,7 @@ import pytest
 
 from llmops.errors import BadFile, CannotRun, Corrupted, UnknownVersion, UsageError
 from llmops.eval_runs.cells import cost_of
-from llmops.hashing import file_sha256
+from llmops.hashing import content_hash, file_sha256
 from llmops.models.weights import verified_path
 from llmops.registry import Registry
 from llmops.registry import model_registration as models
@@ -57,13 +57,13 @@ def test_the_same_file_is_the_same_version(settings, registry, gguf):
     assert file_sha256(verified_path(first, settings)) == first.sha256
 
 
-def test_an_upstream_has_no_weights_and_names_its_key(settings, registry):
+def test_upstreams_have_no_weights_name_their_keys_and_are_another_version_with_other_shares(settings, registry):
     made, _ = models.register(settings, registry, "far", "openai:http://127.0.0.1:9/v1#big", key_variable="BIG_KEY")
     assert (made.format, made.path, made.provenance) == ("openai", None, {"key_variable": "BIG_KEY"})
+    assert made.sha256 == content_hash({"openai": made.source})
     assert models.pull(settings, registry, "far", say) == [made]
-
-
-def test_several_upstreams_are_a_model_and_other_weights_another_version(settings, registry):
+    with pytest.raises(UsageError, match="only GGUF"):
+        models.quantise(settings, registry, made.ref, "Q4_0", say)
     first = "openai:http://127.0.0.1:9/v1*3,http://127.0.0.1:19/v1#big"
     made, _ = models.register(settings, registry, "spread", first, key_variable="BIG_KEY,-")
     other, new = models.register(settings, registry, "spread", first.replace("*3", "*9"))
@@ -87,20 +87,16 @@ def test_a_version_keeps_its_prices_and_other_prices_need_another_name(settings,
     assert cost_of(cheaper, 1_000_000, 0) == 1.0
 
 
-def test_a_version_without_prices_is_not_priced_later(settings, registry):
+def test_a_version_without_prices_is_not_priced_later_and_a_price_is_0_or_more(settings, registry):
     source = "openai:http://127.0.0.1:9/v1#unpriced"
     made, _ = models.register(settings, registry, "unpriced", source)
     assert cost_of(made, 5, 5) is None
     with pytest.raises(UsageError, match="unpriced@1 is this model with no prices"):
         models.register(settings, registry, "unpriced", source, prices=models.Prices(0.0, 0.0))
-
-
-@pytest.mark.parametrize("price", [-0.1, float("nan"), float("inf")])
-def test_a_price_is_a_number_of_0_or_more(price):
-    with pytest.raises(UsageError, match="0 or more"):
-        models.Prices(price, 1.0)
-    with pytest.raises(UsageError, match="0 or more"):
-        models.Prices(1.0, price)
+    for price in (-0.1, float("nan"), float("inf")):
+        for prices in ((price, 1.0), (1.0, price)):
+            with pytest.raises(UsageError, match="0 or more"):
+                models.Prices(*prices)
 
 
 @pytest.mark.parametrize(
@@ -135,35 +131,18 @@ def test_a_requantised_version_has_its_parent_on_record(settings, registry, gguf
     assert made.provenance["tool"].startswith("gguf ")
     assert made.size_bytes < parent.size_bytes
     assert models.quantise(settings, registry, parent.ref, "Q4_0", say) == made
-    assert len(registry.models.versions("small")) == 2
-
-
-def test_only_gguf_models_can_be_requantised(settings, registry):
-    made, _ = models.register(settings, registry, "upstream", "openai:http://127.0.0.1:9/v1#m")
-    with pytest.raises(UsageError, match="only GGUF"):
-        models.quantise(settings, registry, made.ref, "Q4_0", say)
-
-
-def test_an_unknown_quantisation_registers_nothing(settings, registry, gguf):
-    parent, _ = models.register(settings, registry, "odd", f"file:{gguf}")
     with pytest.raises(UsageError, match="unknown quantisation 'Q9_9'"):
         models.quantise(settings, registry, parent.ref, "Q9_9", say)
-    assert [item.version for item in registry.models.versions("odd")] == [1]
+    assert [item.version for item in registry.models.versions("small")] == [1, 2]
 
 
-def test_lost_weights_of_a_file_are_fetched_again(settings, registry, gguf):
-    alone = gguf.parent / "alone.gguf"
-    alone.write_bytes(b"GGUF alone")
-    made, _ = models.register(settings, registry, "alone", f"file:{alone}")
-    lose(settings, made)
-    assert models.pull(settings, registry, made.ref, say) == [made]
-    assert file_sha256(verified_path(made, settings)) == made.sha256
-
-
-def test_a_source_that_changed_is_not_taken_for_the_lost_weights(settings, registry, tmp_path):
+def test_lost_weights_of_a_file_are_fetched_again_but_not_from_one_that_changed(settings, registry, tmp_path):
     path = tmp_path / "moving.gguf"
     path.write_bytes(b"GGUF one")
     made, _ = models.register(settings, registry, "moving", f"file:{path}")
+    lose(settings, made)
+    assert models.pull(settings, registry, made.ref, say) == [made]
+    assert file_sha256(verified_path(made, settings)) == made.sha256
     lose(settings, made)
     path.write_bytes(b"GGUF two")
     with pytest.raises(Corrupted, match="expected"):
@@ -182,12 +161,10 @@ def test_lost_weights_are_derived_again_with_their_lost_parent(settings, registr
     assert said == [f"fetching the weights of {ref} again" for ref in ("pair@2", "pair@1")]
 
 
-def test_pull_of_an_unknown_name_names_the_catalogue(settings, registry):
-    with pytest.raises(UnknownVersion, match="it has smollm2-135m-instruct"):
-        models.pull(settings, registry, "gpt-9", say)
-
-
-def test_pull_of_an_unknown_version_names_those_there_are(settings, registry, gguf):
+@pytest.mark.parametrize(
+    ("name", "told"), [("gpt-9", "it has smollm2-135m-instruct"), ("known@7", "there are known@1")]
+)
+def test_pull_of_what_is_unknown_names_what_there_is(settings, registry, gguf, name, told):
     models.register(settings, registry, "known", f"file:{gguf}")
-    with pytest.raises(UnknownVersion, match="there are known@1"):
-        models.pull(settings, registry, "known@7", say)
+    with pytest.raises(UnknownVersion, match=told):
+        models.pull(settings, registry, name, say)

@@ -16,6 +16,7 @@ from llmops.errors import GateRefused, StoreUnavailable, UsageError
 from llmops.hashing import content_hash
 from llmops.registry import Registry
 from llmops.traffic_policy import TrafficPolicy
+from llmops.versions import Release
 
 CANARY = TrafficPolicy(canary=0.1)
 WRITES = ("set_registered_model_tag", "set_registered_model_alias", "delete_registered_model_alias")
@@ -101,29 +102,27 @@ def test_acts_that_change_nothing_or_are_refused_leave_no_entry(own, book, name,
     assert own.audit.entries(name) == before
 
 
-def test_a_store_from_before_the_log_is_no_fault_and_opens_with_what_was_found(registry, own, book, name, releases):
+def test_a_store_from_before_the_log_opens_with_what_was_found_and_a_move_in_mlflows_ui_stays_on_record(
+    registry, own, book, name, releases
+):
     first, second = releases(2)
     registry.release_versions.promote(first, why="before there was a log")
     assert verified(own).whole
     assert name in verified(own).unaudited
     book.promote(second, why="the first one on record")
-    opening, *moves = own.audit.entries(name)
-    assert opening.details == {"standing": {"champion": first.ref}}
-    assert told([opening, *moves])[0] == ("opening", name, None)
+    opening, *_ = own.audit.entries(name)
+    assert (opening.action, opening.details) == ("opening", {"standing": {"champion": first.ref}})
     assert verified(own).whole
     assert name not in verified(own).unaudited
 
-
-def test_an_alias_moved_in_mlflows_ui_is_found_and_stays_on_record(own, book, name, releases):
-    first, second = releases(2)
-    book.promote(first, why="first one")
-    own.store.client.set_registered_model_alias(name, "champion", "2")
+    own.store.client.set_registered_model_alias(name, "champion", "1")
     (moved,) = verified(own).differences
-    assert (moved.what, moved.logged, moved.found) == ("champion", [first.ref], second.ref)
-    book.promote(first, why="back again")
+    assert (moved.what, moved.logged, moved.found) == ("champion", [second.ref], first.ref)
+    book.promote(second, why="back again")
     assert verified(own).whole
     (found,) = [entry for entry in own.audit.entries(name) if entry.action == "found"]
-    assert found.details == {"standing": {"champion": second.ref}, "expected": {"champion": first.ref}}
+    stood = {"champion": first.ref, "previous": first.ref}
+    assert found.details == {"standing": stood, "expected": {**stood, "champion": second.ref}}
 
 
 def test_no_move_is_made_that_cannot_be_put_on_record(registry, settings, name, releases, tmp_path):
@@ -232,23 +231,15 @@ def test_a_promotion_that_is_cut_off_is_finished(own, book, name, releases, monk
 
 
 @pytest.mark.slow
-def test_a_challenge_that_is_cut_off_is_finished(own, book, name, releases, monkeypatch):
+def test_a_challenge_or_withdrawal_that_is_cut_off_is_finished(own, book, name, releases, monkeypatch):
     first, second = releases(2)
-    for old in each_cut(own, monkeypatch, name, lambda: book.challenge(first), lambda: book.challenge(second)):
-        assert old is not None
-        assert old.ref == first.ref
-        assert aliases(own, name) == {"challenger": 2}
-        assert [move["to"] for move in book.history(name)][-2:] == [first.ref, second.ref]
-
-
-@pytest.mark.slow
-def test_a_withdrawal_that_is_cut_off_is_finished(own, book, name, releases, monkeypatch):
-    (first,) = releases(1)
-    for old in each_cut(own, monkeypatch, name, lambda: book.challenge(first), lambda: book.withdraw(name)):
-        assert old is not None
-        assert old.ref == first.ref
-        assert aliases(own, name) == {}
-        assert [move["what"] for move in book.history(name)][-2:] == ["challenge", "withdraw"]
+    for call, left in ((lambda: book.challenge(second), {"challenger": 2}), (lambda: book.withdraw(name), {})):
+        for old in each_cut(own, monkeypatch, name, lambda: book.challenge(first), call):
+            assert old is not None
+            assert old.ref == first.ref
+            assert aliases(own, name) == left
+            last = [(move["what"], move["to"]) for move in book.history(name)][-2:]
+            assert last == [("challenge", first.ref), ("challenge", second.ref) if left else ("withdraw", None)]
 
 
 def test_a_rollback_that_is_cut_off_is_finished_and_not_made_twice(own, book, name, releases, monkeypatch):
@@ -259,9 +250,19 @@ def test_a_rollback_that_is_cut_off_is_finished_and_not_made_twice(own, book, na
         book.promote(second, why="better")
         book.challenge(book.get(first.ref))
 
-    for new, old in each_cut(own, monkeypatch, name, prepare, lambda: book.roll_back(name)):
+    def check(new: Release, old: Release) -> None:
         assert (new.ref, old.ref) == (first.ref, second.ref)
         assert aliases(own, name) == {"champion": 1, "previous": 2}
+        assert book.roll_back_from(name, second.ref) is None
+        last = book.history(name)[-1]
+        assert (last["what"], last["from"], last["to"]) == ("rollback", second.ref, first.ref)
+
+    for moved in each_cut(own, monkeypatch, name, prepare, lambda: book.roll_back(name)):
+        check(*moved)
+    for after in range(1, 5):  # while aliases are still to be moved, one from that champion finishes it too
+        prepare()
+        assert cut_off(own, monkeypatch, after, lambda: book.roll_back(name))
+        check(*book.roll_back_from(name, second.ref))
 
 
 def test_a_change_of_traffic_that_is_cut_off_is_finished(own, book, name, releases, monkeypatch):

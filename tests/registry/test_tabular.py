@@ -23,19 +23,9 @@ def test_a_version_comes_back_as_it_was_registered_and_mlflow_shows_it(tabular, 
     one = logged()
 
     version, is_new = tabular.register(name, one, cycle="2011-12", provenance=DATA)
-
     assert is_new
     assert version == TabularVersion(
-        name=name,
-        version=1,
-        sha256=one.sha256,
-        run_id=one.run_id,
-        schema=SCHEMA,
-        source=one.model_uri,
-        model_id=one.model_id,
-        created_at=version.created_at,
-        provenance=DATA,
-        cycle="2011-12",
+        name, 1, one.sha256, one.run_id, SCHEMA, one.model_uri, (), one.model_id, version.created_at, DATA, "2011-12"
     )
     assert version.created_at > 0
     shown = registry.store.client.get_logged_model(version.model_id).tags["mlflow.modelVersions"]
@@ -48,40 +38,38 @@ def test_a_version_comes_back_as_it_was_registered_and_mlflow_shows_it(tabular, 
     assert name not in [*other.apps(), *(model.name for model in other.model_versions())]
 
 
-def test_the_same_content_is_the_same_version(tabular, name, logged):
+def test_the_same_content_is_the_same_version_and_a_cycle_registers_one(tabular, name, logged):
     first, _ = tabular.register(name, logged(), provenance=DATA)
-    again, is_new = tabular.register(name, logged(), provenance={**DATA, "rows": 1})
-    assert (again, is_new) == (first, False)
-    others = [
-        tabular.register(name, logged(b"other"), provenance=DATA),
-        tabular.register(name, logged(schema={**SCHEMA, "task": "x"}), provenance=DATA),
-        tabular.register(name, logged(), provenance={"data_sha256": "e" * 64}),
-    ]
-    assert [(version.version, new) for version, new in others] == [(2, True), (3, True), (4, True)]
-
-
-def test_a_cycle_registers_one_version(tabular, name, logged):
-    first, _ = tabular.register(name, logged(b"one"), cycle="c1")
-    trained_again, is_new = tabular.register(name, logged(b"two"), cycle="c1")
-    next_cycle, next_is_new = tabular.register(name, logged(b"two"), cycle="c2")
-    assert (trained_again, is_new) == (first, False)
-    assert (next_cycle.version, next_is_new) == (2, True)
+    assert tabular.register(name, logged(), provenance={**DATA, "rows": 1}) == (first, False)
+    for place, (model, given) in enumerate(
+        (
+            (logged(b"other"), {"provenance": DATA}),
+            (logged(schema={**SCHEMA, "task": "x"}), {"provenance": DATA}),
+            (logged(), {"provenance": {"data_sha256": "e" * 64}}),
+            (logged(b"one"), {"cycle": "c1"}),
+            (logged(b"two"), {"cycle": "c2"}),
+        ),
+        2,
+    ):
+        version, is_new = tabular.register(name, model, **given)
+        assert (version.version, is_new) == (place, True)
+    trained_again, is_new = tabular.register(name, logged(b"three"), cycle="c1")
+    assert (trained_again.version, is_new) == (5, False)
 
 
 @pytest.mark.parametrize("width", [100, 1000])
-def test_a_schema_longer_than_a_tag_comes_back_whole(tabular, registry, name, logged, width):
+def test_a_schema_longer_than_a_tag_comes_back_whole_and_provenance_that_none_holds_is_refused(
+    tabular, registry, name, logged, width
+):
+    with pytest.raises(UsageError, match="provenance: 5,"):
+        tabular.register(name, logged(), provenance={"note": "x" * 5000})
+    assert registry.store.registered_model(name) is None
     columns = [{"name": f"column {number}", "kind": "number", "nullable": False} for number in range(width)]
     wide = {**SCHEMA, "inputs": columns}
     tabular.register(name, logged(schema=wide))
     assert tabular.versions(name)[0].schema == wide
     assert registry.registered().tabular[name][0].schema == wide
     assert all(len(value) <= 5000 for value in registry.store.client.get_model_version(name, "1").tags.values())
-
-
-def test_provenance_that_no_tag_holds_is_refused(tabular, registry, name, logged):
-    with pytest.raises(UsageError, match="provenance: 5,"):
-        tabular.register(name, logged(), provenance={"note": "x" * 5000})
-    assert registry.store.registered_model(name) is None
 
 
 @pytest.mark.parametrize(
@@ -138,14 +126,23 @@ def test_a_name_belongs_to_one_kind(tabular, registry, name, logged, releases, m
         tabular.register(f"{name}@1", logged())
 
 
-def test_gates_promotions_and_rollbacks_are_those_of_releases(registry, name, logged):
+def test_gates_promotions_and_rollbacks_are_those_of_releases_and_seen_at_the_next_look(registry, name, logged):
     book = registry.tabular_versions
+    with pytest.raises(UnknownVersion, match=f"no tabular model '{name}' has versions; a lab or a pipeline"):
+        book.get(name)
     first, second = (book.register(name, logged(text))[0] for text in (b"one", b"two"))
+    with pytest.raises(UnknownVersion, match=f"no version {name}@7; there are {name}@1, {name}@2"):
+        book.get(f"{name}@7")
+    seen = registry.registered()
+    assert seen.tabular[name] == (first, second)
+    assert registry.registered() is seen
 
     with pytest.raises(GateRefused, match=rf"{name}@1 has no passing gate .*lab or pipeline.*--force --why"):
         book.promote(first)
     book.record_gate(first, "bike", {"verdict": "pass", "reasons": [], "against": None})
     assert book.promote(first) is None
+    assert registry.registered().tabular[name] == (dataclasses.replace(first, aliases=("champion",)), second)
+    assert name not in registry.registered().releases
     book.challenge(second)
     assert book.gates(first)["bike"]["verdict"] == "pass"
     assert book.promote(book.get(f"{name}@challenger"), why="better by hand").ref == first.ref
@@ -156,14 +153,6 @@ def test_gates_promotions_and_rollbacks_are_those_of_releases(registry, name, lo
     assert [move["what"] for move in book.history(name)] == ["promote", "challenge", "promote", "rollback"]
     with pytest.raises(GateRefused, match=f"{name}@2 was rolled back itself"):
         book.roll_back(name)
-
-
-def test_an_unknown_model_or_version_is_said(tabular, name, logged):
-    with pytest.raises(UnknownVersion, match=f"no tabular model '{name}' has versions; a lab or a pipeline"):
-        tabular.get(name)
-    tabular.register(name, logged())
-    with pytest.raises(UnknownVersion, match=f"no version {name}@7; there are {name}@1"):
-        tabular.get(f"{name}@7")
 
 
 def test_fetch_gives_the_folder_and_refuses_what_is_not_what_was_registered(tabular, name, logged):
@@ -197,13 +186,3 @@ def test_what_lies_elsewhere_is_downloaded_once(tabular, registry, name, logged,
     assert folder.parent == settings.home / "tabular"
     assert (folder / "model.skops").read_bytes() == b"far away"
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-
-
-def test_a_look_sees_tabular_models_and_their_moves(tabular, registry, name, logged):
-    version, _ = tabular.register(name, logged())
-    assert registry.registered().tabular[name] == (version,)
-    first = registry.registered()
-    assert registry.registered() is first
-    tabular.promote(version, why="first one")
-    assert registry.registered().tabular[name] == (dataclasses.replace(version, aliases=("champion",)),)
-    assert name not in registry.registered().releases
