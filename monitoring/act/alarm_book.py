@@ -169,8 +169,7 @@ class AlarmBook:
     def acknowledge(self, entry_id: int, by: str, at: datetime) -> Entry:
         """Notes that somebody sees to it: it is told no more, and nothing is done about it by itself, while it lasts.
 
-        Raises:
-            UsageError: there is no such entry, or it is over.
+        Raises UsageError: there is no such entry, or it is over.
         """
         this = table.c.id == entry_id
         with alone(self._engine) as connection:

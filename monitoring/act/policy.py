@@ -50,8 +50,7 @@ class Policy:
 def read_policies(values: Mapping[str, Any], file: Path | str) -> dict[str, Policy]:
     """Reads `[policy]` as TOML gives it: a table for each app.
 
-    Raises:
-        BadFile: an unknown key (names the nearest one) or a wrong value; names file and key.
+    Raises BadFile: an unknown key (names the nearest one) or a wrong value; names file and key.
     """
     whole = Table(values, file, "policy")
     return {app: read_dataclass(Policy, whole.mapping(app), file, f"policy.{app}") for app in values}

@@ -130,7 +130,11 @@ class LogWork(contextlib.AbstractContextManager["LogWork"]):
         pinned = self._stores.references.pinned(app, self._champion(app))
         if pinned is None or not pinned.frozen:
             return ()
-        frozen = self._frozen_of(pinned)
+        number, frozen = self._frozen.get(app, (None, None))
+        if frozen is None or number != pinned.id:
+            frozen = self._stores.references.frozen(pinned)
+            frozen = frozen or self._stores.freeze(app, pinned.since, pinned.until, pinned.release)
+            self._frozen[app] = (pinned.id, frozen)
         spec = detector_spec(pinned, frozen, self.config.descriptors.descriptors, self.config.rules)
         self._recall(app, pinned)
         advance_detectors(self._detectors, self._stores.reader, spec, self._complete_until)
@@ -168,13 +172,6 @@ class LogWork(contextlib.AbstractContextManager["LogWork"]):
         if newest is None or newest + HOUR < counted:
             self._detectors.restart(app, max(self._complete_until - _LOOK_BACK, pinned.counts_from))
             logger.warning("%s: the clock was ahead; its detectors begin anew", app)
-
-    def _frozen_of(self, pinned: PinnedReference) -> PinnedSummaries:
-        number, frozen = self._frozen.get(pinned.app, (None, None))
-        if frozen is None or number != pinned.id:
-            frozen = self._stores.frozen(pinned)
-            self._frozen[pinned.app] = (pinned.id, frozen)
-        return frozen
 
     def _finding(self, app: str, found: FlagFinding) -> Finding:
         """The newest alarm of one flag, laid to a release where only one answered."""

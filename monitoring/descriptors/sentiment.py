@@ -78,7 +78,11 @@ class Vader:
         shouts = 0 < sum(word.shouted for word in words) < len(words)
         weights = [self._weigh(words, place, shouts) for place in places]
         _after_but(words, weights, places)
-        return _normalised(sum(weights), text)
+        exclaimed, asked = min(text.count("!"), 4) * 0.292, text.count("?")
+        stressed = exclaimed + (0.0 if asked < 2 else asked * 0.18 if asked <= 3 else 0.96)
+        total = sum(weights)
+        total += stressed if total > 0 else -stressed if total < 0 else 0.0
+        return round(max(-1.0, min(1.0, total / math.sqrt(total * total + 15))), 4)
 
     def look_up(self, token: str) -> Word:
         stripped = token.strip(string.punctuation)
@@ -114,7 +118,9 @@ class Vader:
                 valence = self._negated(valence, before, distance)
                 if distance == 2:
                     valence = self._in_idiom(valence, words, place)
-        return self._least(valence, before)
+        denied = before and before[0].lower == "least" and before[0].valence is None
+        exempt = len(before) > 1 and before[1].lower in ("at", "very")
+        return valence * self._flip if denied and not exempt else valence
 
     def _boosted(self, other: Word, valence: float, shouts: bool) -> float:
         if not other.boosts:
@@ -158,12 +164,6 @@ class Vader:
             valence += self._boosters.get(phrase, 0.0)
         return valence
 
-    def _least(self, valence: float, before: list[Word]) -> float:
-        if not before or before[0].lower != "least" or before[0].valence is not None:
-            return valence
-        exempt = len(before) > 1 and before[1].lower in ("at", "very")
-        return valence if exempt else valence * self._flip
-
 
 def _after_but(words: list[Word], weights: list[float], places: list[int]) -> None:
     """What stands before `but` counts half, what stands after it half as much again.
@@ -178,17 +178,6 @@ def _after_but(words: list[Word], weights: list[float], places: list[int]) -> No
         first = weights.index(weights[turn])
         if places[first] != but:
             weights[first] *= 0.5 if places[first] < but else 1.5
-
-
-def _normalised(total: float, text: str) -> float:
-    exclaimed = min(text.count("!"), 4) * 0.292
-    asked = text.count("?")
-    stressed = exclaimed + (0.0 if asked < 2 else asked * 0.18 if asked <= 3 else 0.96)
-    if total > 0:
-        total += stressed
-    elif total < 0:
-        total -= stressed
-    return round(max(-1.0, min(1.0, total / math.sqrt(total * total + 15))), 4)
 
 
 @cache

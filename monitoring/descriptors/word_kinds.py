@@ -40,17 +40,11 @@ def by_rules(word: str) -> tuple[str, ...]:
 
 
 def wordnet_nouns(folder: Path) -> Lemmatiser:
-    """The lemmatiser of a folder with WordNet's `index.noun` and `noun.exc`.
-
-    Raises:
-        OSError, UnicodeDecodeError: a file cannot be read.
-    """
+    """The lemmatiser of a folder with WordNet's `index.noun` and `noun.exc`. Raises OSError, UnicodeDecodeError."""
     lines = (folder / "index.noun").read_text(encoding="utf-8").splitlines()
     nouns = frozenset(line.split(" ", 1)[0] for line in lines if line and not line.startswith(" "))
-    exceptions: dict[str, list[str]] = {}
-    for line in (folder / "noun.exc").read_text(encoding="utf-8").splitlines():
-        form, *lemmas = line.split()
-        exceptions[form] = lemmas
+    listed = (line.split() for line in (folder / "noun.exc").read_text(encoding="utf-8").splitlines())
+    exceptions = {form: lemmas for form, *lemmas in listed}
 
     def lemma(word: str) -> tuple[str, ...]:
         forms = exceptions[word] if word in exceptions else _detached(word, _NOUN_RULES)
@@ -151,14 +145,10 @@ def _oov(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - wha
 
 
 def _word_list(table: Table) -> frozenset[str]:
-    if "words_package" in table.values:
-        reference = table.text("words_package")
-        path = package_file(reference)
-        if path is None:
-            raise table.wrong("words_package", f"there is no {reference!r} (package:path/in/it) installed")
-        name = "words_package"
-    else:
-        path, name = table.path("words"), "words"
+    name = "words_package" if "words_package" in table.values else "words"
+    path = table.path(name) if name == "words" else package_file(table.text(name))
+    if path is None:
+        raise table.wrong(name, f"there is no {table.values[name]!r} (package:path/in/it) installed")
     try:
         words = read_word_list(path)
     except (OSError, UnicodeDecodeError) as error:

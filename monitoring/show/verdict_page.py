@@ -105,6 +105,11 @@ def _values(contents: PageContents) -> dict[str, Any]:
     """What the template needs beside the verdict itself."""
     verdict, alarms = contents.verdict, contents.verdict["alarms"]
     state, rules = str(verdict["state"]), ("Limits", "Sequential detectors", "Volume")
+
+    def times(window: Mapping[str, Any]) -> str:
+        since, until = (datetime.fromisoformat(str(window[name])) for name in ("since", "until"))
+        return f"{since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} {until:%Z}"
+
     return {
         "verdict": verdict,
         "before": contents.before,
@@ -112,8 +117,8 @@ def _values(contents: PageContents) -> dict[str, Any]:
         "title": f"{verdict['app']}: monitor",
         "state": _TITLES.get(state, counted(len(alarms), "alarm")),
         "badge": {"ok": "good", "alarm": "bad"}.get(state, "open"),
-        "window_times": _times(verdict["window"]),
-        "reference_times": _times(verdict["reference"]),
+        "window_times": times(verdict["window"]),
+        "reference_times": times(verdict["reference"]),
         "drift_in": ", ".join(_SIDES.get(side, side) for side in verdict.get("drift_in", ())),
         "sides": _SIDES,
         "alarms": [(alarm, _places(alarm.get("slices", ())), _effect(verdict, alarm)) for alarm in alarms],
@@ -171,15 +176,9 @@ def _effect(verdict: Mapping[str, Any], alarm: Mapping[str, Any]) -> str:
     return ""
 
 
-def _times(window: Mapping[str, Any]) -> str:
-    since, until = (datetime.fromisoformat(str(window[name])) for name in ("since", "until"))
-    return f"{since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M} {until:%Z}"
-
-
 def _places(labels: Iterable[Mapping[str, Any]]) -> str:
-    return ", ".join(
-        " ".join("whole app" if name == "app" else str(value) for name, value in label.items()) for label in labels
-    )
+    named = [["whole app" if name == "app" else str(value) for name, value in label.items()] for label in labels]
+    return ", ".join(map(" ".join, named))
 
 
 def _number_chart(before: NumberSummary, after: NumberSummary, unit: str) -> Chart:

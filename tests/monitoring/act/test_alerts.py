@@ -185,11 +185,6 @@ def dribbling_receiver(first: bytes, pause: float) -> Iterator[str]:
         ended.set()
 
 
-def test_an_answer_without_end_is_not_read():
-    with dribbling_receiver(b"HTTP/1.1 200 OK\r\n\r\n", 0.001) as url:
-        Webhook("ops", url=url).send({"id": "alarm-1", "event": "opened", "app": "assistant"})
-
-
 def test_slack_gets_a_line_for_its_notice_and_links_to_rows():
     message = slack_message(ALERT)
     assert message["text"] == "ALARM output.refusal (sequential, high) in assistant@2"
@@ -223,9 +218,12 @@ def mail(port: int, security: str = "none", **changed: Any) -> Email:
 LOGIN = {"user": "llmops", "password_variable": "MAIL_PASSWORD"}
 
 
-def test_mail_says_all_that_the_alert_says():
+def test_mail_says_all_that_the_alert_says_and_no_header_can_be_smuggled_in():
     with smtp_receiver() as box:
         mail(box.port).send(ALERT)
+        message = mail(box.port).message({**ALERT, "what": "x\r\nBcc: evil@example.com"})
+    assert "Bcc" not in message
+    assert "\n" not in message["Subject"]
     (got,) = box.mails
     for told in (
         "Subject: [llmops] ALARM output.refusal (sequential, high) in assistant@2",
@@ -264,9 +262,3 @@ def test_mail_is_refused_to_a_server_that_is_not_to_be_trusted_and_what_it_says_
             mail(box.port, security, **(LOGIN if known else {})).send(ALERT)
     assert str(failed.value) == f"on-call: 127.0.0.1: {problem}"
     assert (box.logins, box.mails) == ([], [])
-
-
-def test_a_header_cannot_be_smuggled_in():
-    message = mail(25).message({**ALERT, "what": "x\r\nBcc: evil@example.com"})
-    assert "Bcc" not in message
-    assert "\n" not in message["Subject"]

@@ -73,6 +73,10 @@ def test_a_channel_that_is_down_or_told_of_another_app_holds_up_no_other_and_cos
 
 
 def test_a_receiver_that_never_ends_its_answer_holds_up_nobody(engine, receiver, clock):
+    with dribbling_receiver(b"HTTP/1.1 200 OK\r\n\r\n", 0.001) as url:  # its body is not read
+        assert (
+            outbox_with_an_alert(engine, clock, Webhook("endless", url=url), apps=("other",)).send_due().delivered == 1
+        )
     with dribbling_receiver(b"HTTP/1.1 200 OK\r\nX-Long: ", 0.05) as url:
         channels = Webhook("slow", url=url), Webhook("ops", url=receiver.url)
         outbox = outbox_with_an_alert(engine, clock, *channels, longest=1.0)

@@ -68,16 +68,16 @@ def test_the_content_of_a_word_list_is_part_of_the_version(tmp_path):
 
 def test_the_sets_version_changes_with_any_descriptor():
     tables = [{"name": "a", "kind": "length", "of": "input"}, {"name": "b", "kind": "words", "of": "input"}]
-    before = DescriptorSet.from_config(tables).version
-    assert DescriptorSet.from_config(tables).version == before
-    assert DescriptorSet.from_config(tables[:1]).version != before
+    first, again, fewer = (DescriptorSet.from_config(given).version for given in (tables, tables, tables[:1]))
+    assert first == again != fewer
 
 
-def test_a_declaration_of_several_texts_or_sorts_gives_a_descriptor_for_each():
+def test_a_declaration_of_several_texts_or_sorts_gives_a_descriptor_for_each_and_none_twice():
     tables = [{"name": "{of}.private", "kind": "pii", "of": ["input", "output"], "sorts": ["email", "ip"]}]
     assert list(DescriptorSet.from_config(tables).descriptors) == [
         "input.private_email", "input.private_ip", "output.private_email", "output.private_ip"
     ]  # fmt: skip
+    assert "declared twice" in problem_of(*tables, *tables)
 
 
 @pytest.mark.parametrize(
@@ -122,11 +122,6 @@ def test_a_wrong_declaration_names_file_descriptor_and_key(table, problem):
     assert problem in found
 
 
-def test_a_name_declared_twice_is_an_error():
-    table = {"name": "d", "kind": "length", "of": "input"}
-    assert "declared twice" in problem_of(table, table)
-
-
 def test_a_schema_may_stand_in_a_file_of_its_own(tmp_path):
     (tmp_path / "answer.json").write_text(json.dumps({"type": "array"}))
     table = {"name": "d", "kind": "json_schema", "of": "output", "schema_file": "answer.json"}
@@ -137,17 +132,12 @@ def test_a_schema_may_stand_in_a_file_of_its_own(tmp_path):
     assert "not JSON" in problem_of(table, file=tmp_path / "monitor.toml")
 
 
-@pytest.mark.parametrize(
-    ("table", "kind"),
-    [
-        # read and not imported
-        ({"kind": "oov", "of": "output", "words_package": "vaderSentiment:vader_lexicon.txt"}, "numeric"),
-        ({"kind": "judge", "instructions": "Is it polite?"}, "flag"),  # by the settings' own judge
-    ],
-)
-def test_a_word_list_may_lie_in_a_package_and_a_judge_in_the_settings(table, kind):
+def test_a_word_list_may_lie_in_a_package_and_a_judge_in_the_settings():
+    words = {"name": "words", "kind": "oov", "of": "output", "words_package": "vaderSentiment:vader_lexicon.txt"}
+    judge = {"name": "judge", "kind": "judge", "instructions": "Is it polite?"}
     settings = Settings(judge="openai:http://127.0.0.1:9/v1#small")
-    assert DescriptorSet.from_config([{"name": "d", **table}], settings).descriptors["d"].kind == kind
+    made = DescriptorSet.from_config([words, judge], settings).descriptors
+    assert [each.kind for each in made.values()] == ["numeric", "flag"]
 
 
 def test_every_kind_says_what_it_reads():

@@ -42,9 +42,7 @@ def evidently(name, returns, parameters=None, texts=TEXTS):
 
 
 def test_the_corpus_is_as_large_and_varied_as_claimed():
-    assert len(TEXTS) >= 300
-    assert sum(not text.isascii() for text in TEXTS) > 50
-    assert "" in TEXTS
+    assert ("" in TEXTS, len(TEXTS) >= 300, sum(not text.isascii() for text in TEXTS) > 50) == (True, True, True)
 
 
 CASELESS = {"case_sensitive": False}
@@ -118,13 +116,10 @@ def test_trigger_words_are_those_of_evidentlys_word_wise_form():
     assert len(set(ours)) > 1
 
 
-def test_difference_trigger_words_are_no_substrings():
-    assert column(["Whatever", "I hate it"], kind="trigger_words", words=["hate"]) == [0, 1]
+def test_difference_trigger_words_are_no_substrings_are_parted_by_lines_and_may_be_of_any_script():
     listed = {"words_list": ["hate"], "lemmatize": False}
+    assert column(["Whatever", "I hate it"], kind="trigger_words", words=["hate"]) == [0, 1]
     assert evidently("TriggerWordsPresent", "flag", listed, ["Whatever", "I hate it"]) == [1, 1]
-
-
-def test_difference_words_are_parted_by_lines_and_may_be_of_any_script():
     texts = ["no\nrefund\nnow", "кот спит"]
     assert column(texts, kind="trigger_words", words=["refund", "кот"]) == [1, 1]
     assert word_wise(texts, ["refund", "кот"], lemmatize=False) == [0, 0]

@@ -48,19 +48,16 @@ def test_points_are_a_number_and_labels_without_a_good_one_a_label(scale, score,
     assert (descriptor.kind, described.columns["j"].tolist()) == (kind, [value])
 
 
-def test_verdicts_that_break_the_schema_are_counted_failures():
-    with ScriptedJudge(lambda body: "great!") as judge:
-        _, described = judged(judge, ["a", "b"])
-    assert dict(described.failures) == {"j": 2}
-    assert "not JSON" in described.reasons["j"]
-    assert np.isnan(described.columns["j"]).all()
-
-
-def test_a_judge_that_does_not_answer_is_not_asked_about_every_row():
-    with ScriptedJudge(lambda body: (503, {}, "{}")) as judge:
-        _, described = judged(judge, ["a"] * 200)
+@pytest.mark.parametrize(
+    ("reply", "reason"), [("great!", "not JSON"), ((503, {}, "{}"), "")], ids=["breaks the schema", "is down"]
+)
+def test_a_judge_without_a_verdict_is_a_counted_failure_and_not_asked_about_every_row(reply, reason):
+    with ScriptedJudge(lambda body: reply) as judge:
+        _, described = judged(judge, ["a"] * (2 if reason else 200))
         asked = len(judge.requests)
-    assert described.failures["j"] == 200
+    assert described.failures["j"] == len(described)
+    assert reason in described.reasons["j"]
+    assert np.isnan(described.columns["j"]).all()
     assert asked < 20
 
 

@@ -49,7 +49,7 @@ def files(folder: Path) -> list[Path]:
     return sorted((folder / str(project_id("assistant")) / "snapshots").glob("*.json"))
 
 
-def test_evidently_reads_what_is_written(tmp_path):
+def test_evidently_reads_what_is_written_which_stays_small(tmp_path):
     from monitoring.evidently_import import evidently
 
     evidently()  # imports it without its warnings
@@ -58,17 +58,19 @@ def test_evidently_reads_what_is_written(tmp_path):
     from evidently.ui.service.storage.local.base import LocalState
 
     board = Dashboard(tmp_path)
-    board.add_verdict("assistant", "run-1", verdict(START, alarms=2))
+    board.add_verdict("assistant", "run-1", verdict(START, alarms=3))
     board.add_levels("assistant", [levels(START, HOUR)])
     state = LocalState.load(str(tmp_path), None)
     (project,) = state.projects.values()
     assert project.name == "assistant"
     read = {snapshot.metadata.get("run"): snapshot for snapshot in state.snapshots[project.id].values()}
     assert read["run-1"].tags == ["verdict", "alarm", "assistant@2"]
-    assert read["run-1"].metric_results["app alarms limit"].value == 2
+    assert read["run-1"].metric_results["app alarms limit"].value == 3
     assert read[None].metric_results["assistant@10 latency_ms"].value == 200
     points = InMemoryDataStorage(str(tmp_path), state)._metrics_points
     assert points is not None
+    assert max(path.stat().st_size for path in files(tmp_path)) < 12_000
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()], "no half of one is left"
     known = {point.params["column"] for found in points[project.id].values() for point in found}
     # Every line of every panel has numbers, or none yet because that never happened.
     for panel in state.read_dashboard(project.id).panels:
@@ -87,14 +89,6 @@ def test_writing_the_same_again_replaces_it(tmp_path):
     assert board.newest_level("assistant") == START + HOUR
     assert len(board.snapshots("other")) == 1
     assert board.newest_level("other") is None
-
-
-def test_a_snapshot_stays_small_and_no_half_of_one_is_left(tmp_path):
-    board = Dashboard(tmp_path)
-    board.add_verdict("assistant", "run-1", verdict(START, alarms=3))
-    board.add_levels("assistant", [levels(START, HOUR)])
-    assert max(path.stat().st_size for path in files(tmp_path)) < 12_000
-    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
 
 
 def test_hours_older_than_a_week_give_way_to_their_day(tmp_path):
@@ -128,13 +122,10 @@ def test_releases_have_lines_in_the_order_of_their_versions():
     assert [panel["title"] for tab, panel in made if tab == "Others"] == ["mine"]
 
 
-def test_a_folder_that_cannot_be_written_is_a_plain_error(tmp_path):
+def test_a_folder_that_cannot_be_written_is_a_plain_error_and_a_broken_dashboard_file_is_written_anew(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CannotRun, match="the dashboard in"):
         Dashboard(tmp_path / "file").add_verdict("assistant", "run-1", verdict(START))
-
-
-def test_a_broken_dashboard_file_is_written_anew(tmp_path):
     board = Dashboard(tmp_path)
     board.add_verdict("assistant", "run-1", verdict(START))
     path = tmp_path / str(project_id("assistant")) / "dashboard.json"
