@@ -223,7 +223,7 @@ class EngineHost:
         with served.queue.place(width=asked.request.extras.get("n") or 1) as place:
             try:
                 async with self._engine(asked.model) as engine:
-                    await place.turn()
+                    await place.turn.wait()
                     served.heartbeat.begins(alone=served.queue.running == 1)
                     queued_s: float | None = place.age
                     async with aclosing(engine.stream(asked.request)) as chunks:
@@ -248,7 +248,7 @@ class EngineHost:
         if self._embed is None:
             raise EngineUnavailable("this engine process has no embedding model", lasting=True)
         with self._embedding.place() as place:
-            await place.turn()
+            await place.turn.wait()
             for start in range(0, len(texts), EMBEDDED_TOGETHER):
                 part = texts[start : start + EMBEDDED_TOGETHER]
                 connection.send(frames.Vectors(*await run_blocking(partial(self._embed, part), name="embed")))

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
 
 from llmops.engines.protocol import Engine
 from llmops.errors import EngineBusy, EngineError
@@ -24,28 +25,19 @@ STUCK_EXIT = 70
 _SMALL = GenerationRequest((Message(role="user", content="."),), GenerationParameters(max_tokens=1))
 
 
+@dataclass(eq=False, slots=True)
 class QueuedRequest:
-    """A request's place in a line. width: how many slots it wants."""
+    """A request's place in a line. width, slots: how many slots it wants, and has. turn: set once it has them."""
 
-    def __init__(self, width: int) -> None:
-        self.width = width
-        self.slots = 0
-        self._came = time.monotonic()
-        self._turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def turn(self) -> None:
-        """Waits until the request has its slots."""
-        await self._turn
+    width: int
+    slots: int = 0
+    turn: asyncio.Event = field(default_factory=asyncio.Event)
+    came: float = field(default_factory=time.monotonic)
 
     @property
     def age(self) -> float:
         """Seconds since the request came."""
-        return time.monotonic() - self._came
-
-    def grant(self, slots: int) -> None:
-        self.slots = slots
-        if not self._turn.done():
-            self._turn.set_result(None)
+        return time.monotonic() - self.came
 
 
 class RequestQueue:
@@ -99,7 +91,8 @@ class RequestQueue:
         free = self.slots - sum(place.slots for place in self._inside)
         while self._waiting and free >= (slots := min(self._waiting[0].width, self.slots)) > 0:
             place = self._waiting.popleft()
-            place.grant(slots)
+            place.slots = slots
+            place.turn.set()
             self._inside.add(place)
             free -= slots
 

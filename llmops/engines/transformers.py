@@ -10,6 +10,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -114,7 +115,7 @@ class TransformersEngine:
             row = left_over.pop(0) if left_over else self._waiting.get()
             if row is None:
                 return
-            batch, left_over, closing = self._gather(row, left_over)
+            batch, left_over = self._gather(row, left_over)
             batch = [member for member in batch if not member.cancelled.is_set()]
             try:
                 if batch:
@@ -123,23 +124,16 @@ class TransformersEngine:
                 for row in batch:
                     if row.finish_reason is None:
                         row.send(EngineError(f"transformers failed: {type(error).__name__}: {error}"))
-            if closing:
-                self._waiting.put(None)
 
-    def _gather(self, first: _Row, left_over: list[_Row]) -> tuple[list[_Row], list[_Row], bool]:
-        """Rows that wait now and can be decoded together with `first`; the others; whether `close` was called."""
-        candidates, closing = list(left_over), False
-        while True:
-            try:
-                row = self._waiting.get_nowait()
-            except queue.Empty:
-                break
-            if row is None:
-                closing = True
-                break
-            candidates.append(row)
+    def _gather(self, first: _Row, left_over: list[_Row]) -> tuple[list[_Row], list[_Row]]:
+        """Rows that wait now and can be decoded together with `first`; and the others."""
+        candidates = list(left_over)
+        with suppress(queue.Empty):
+            while (row := self._waiting.get_nowait()) is not None:
+                candidates.append(row)
+            self._waiting.put(None)  # of `close`, which comes after all of them
         same = [row for row in candidates if _sampling(row) == _sampling(first)][: self.slots - 1]
-        return [first, *same], [row for row in candidates if row not in same], closing
+        return [first, *same], [row for row in candidates if row not in same]
 
     def _decode(self, batch: list[_Row]) -> None:
         import torch

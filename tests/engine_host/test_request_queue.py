@@ -16,22 +16,14 @@ from tests.engine_host.conftest import ask
 pytestmark = pytest.mark.anyio
 
 
-async def has_turn(place) -> bool:
-    try:
-        await asyncio.wait_for(asyncio.shield(place._turn), 0.01)
-    except TimeoutError:
-        return False
-    return True
-
-
 async def test_as_many_are_inside_as_there_are_slots_and_the_next_comes_first():
     line = RequestQueue(most_waiting=10, slots=2)
     places = [line.place() for _ in range(4)]
     entered = [place.__enter__() for place in places]
-    assert [await has_turn(place) for place in entered] == [True, True, False, False]
+    assert [place.turn.is_set() for place in entered] == [True, True, False, False]
     assert (line.running, line.waiting) == (2, 2)
     places[1].__exit__(None, None, None)
-    assert [await has_turn(place) for place in entered[2:]] == [True, False]
+    assert [place.turn.is_set() for place in entered[2:]] == [True, False]
 
 
 async def test_one_too_many_is_turned_away_and_leaves_no_trace():
@@ -43,15 +35,15 @@ async def test_one_too_many_is_turned_away_and_leaves_no_trace():
         assert (line.running, line.waiting) == (1, 1)
     assert (line.running, line.waiting) == (0, 0)
     with line.place() as place:
-        assert await has_turn(place)
+        assert place.turn.is_set()
 
 
 async def test_nobody_is_inside_before_the_engine_is_loaded_and_one_that_leaves_while_waiting_is_gone_at_once():
     line = RequestQueue(most_waiting=10)
     with line.place() as first:
-        assert not await has_turn(first)
+        assert not first.turn.is_set()
         line.open(1)
-        second = asyncio.create_task(first.turn())
+        second = asyncio.create_task(first.turn.wait())
         with line.place(), line.place():
             assert line.waiting == 2
         assert line.waiting == 0
@@ -64,12 +56,12 @@ async def test_a_wide_one_waits_for_all_its_slots_and_is_not_overtaken():
         first = stack.enter_context(ExitStack())
         first.enter_context(line.place(2))
         wide, narrow = stack.enter_context(line.place(9)), stack.enter_context(line.place(1))
-        assert not await has_turn(wide)
-        assert not await has_turn(narrow)
+        assert not wide.turn.is_set()
+        assert not narrow.turn.is_set()
         first.close()
         assert wide.slots == 3
-        assert await has_turn(wide)
-        assert not await has_turn(narrow)
+        assert wide.turn.is_set()
+        assert not narrow.turn.is_set()
 
 
 FOREVER = 3600.0

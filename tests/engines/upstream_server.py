@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -19,6 +20,17 @@ class Seen:
     line: str
     headers: dict[str, str]
     body: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """Every message's text, joined by blank lines."""
+        return "\n\n".join(message["content"] for message in self.body["messages"])
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The schema that the answer was asked to follow."""
+        found: dict[str, Any] = self.body["response_format"]["json_schema"]["schema"]
+        return found
 
 
 Send = Callable[[bytes], Awaitable[None]]
@@ -168,7 +180,7 @@ class UpstreamServer:
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
         line, *fields = head.split("\r\n")
         headers = {name.lower(): value for name, _, value in (field.partition(": ") for field in fields if field)}
-        body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))))
+        body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))) or b"{}")
         self.seen.append(Seen(line, headers, body))
 
         async def send(content: bytes) -> None:
@@ -195,3 +207,19 @@ async def _gone(reader: asyncio.StreamReader) -> None:
     # Without reading: what comes belongs to the next request.
     while not reader.at_eof() and reader.exception() is None:  # noqa: ASYNC110  a stream has no event for its end
         await asyncio.sleep(0.005)
+
+
+@contextmanager
+def serving(behave: Behaviour) -> Iterator[UpstreamServer]:
+    """A server on a thread of its own, for tests of blocking clients."""
+    server, loop = UpstreamServer(behave), asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(server.start(), loop).result()
+    try:
+        yield server
+    finally:
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from llmops.judges.client import JudgeEndpoint
-from tests.judges.scripted import Answer, ScriptedJudge, SeenRequest
+from tests.engines.upstream_server import Seen
+from tests.judges.scripted import Answer, ScriptedJudge
 
 NOWHERE = JudgeEndpoint("nowhere", "http://127.0.0.1:9/v1", "m", key_variable="NO_SUCH_KEY")
 RUBRICS = {f"score{points}_description": f"worth {points}" for points in range(1, 6)}
@@ -32,7 +33,7 @@ class Asked:
     endpoint: JudgeEndpoint
 
     @property
-    def requests(self) -> list[SeenRequest]:
+    def requests(self) -> list[Seen]:
         return self.judge.requests
 
 
