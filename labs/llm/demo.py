@@ -243,10 +243,13 @@ def _summary(story: dict[str, Any], primaries: dict[str, str], served: Release) 
     rows = []
     for comparison in story["comparisons"]:
         primary = primaries[comparison["suite"]]
-        m = comparison["metrics"][primary]
-        change = (f"{m['a']:.3f}", f"{m['b']:.3f}", f"{m['difference']:+.3f}", interval(m["ci95"]))
         (prompt_a, model_a), (prompt_b, model_b) = comparison["a"].split(","), comparison["b"].split(",")
         what = (prompt_a, prompt_b) if model_a == model_b else (model_a, model_b)
+        m = comparison["metrics"].get(primary)
+        if m is None:  # one side has no score at all
+            rows.append((comparison["suite"], *what, primary, *[""] * 3, "not compared", "", ""))
+            continue
+        change = (f"{m['a']:.3f}", f"{m['b']:.3f}", f"{m['difference']:+.3f}", interval(m["ci95"]))
         counts = f"{m['wins']}/{m['losses']}/{m['ties']}"
         rows.append((comparison["suite"], *what, primary, *change, f"{m['p_value']:.2g}", counts))
     columns = ("suite", "a", "b", "metric", "a#", "b#", "b − a#", "95 % interval", "p#", "wins/losses/ties#")
