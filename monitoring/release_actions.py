@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from llmops.errors import CannotRun
@@ -41,8 +42,6 @@ class RegistryActuator:
 
     def __init__(self, settings: Settings, stop: threading.Event) -> None:
         self._settings, self._stop = settings, stop
-        self._opened: Registry | None = None
-        self._lock = threading.Lock()
 
     def situation(self, app: str) -> Situation:
         """Who serves the app. Raises CannotRun where its traffic policy cannot be read, StoreUnavailable."""
@@ -99,9 +98,7 @@ class RegistryActuator:
     def re_evaluate(self, action: MonitorAction) -> Mapping[str, Any]:
         """Answers the suite anew and scores it: is the release still as good as when it was gated?
 
-        Raises:
-            CannotRun: the release has no gate on record and the policy names no suite.
-            UnknownVersion, BadFile, EngineError, StoreUnavailable, RecordingIncomplete.
+        Raises CannotRun: the release has no gate on record and the policy names no suite; as `Evaluations.run`.
         """
         release = self._registry.release_versions.get(action.release)
         gates = self._registry.release_versions.gates(release)
@@ -113,12 +110,8 @@ class RegistryActuator:
         # A seed of its own: finished answers to the same question would hide that the model behind it has changed.
         options = RunOptions(seed=int.from_bytes(_digest(action.key)[:4]))
         (done,) = evaluations.run(suite, evaluations.cells(suite, releases=[release.ref]), options, lambda *_: None)
-        outcome = {
-            "suite": name,
-            "run_id": done.run.run_id,
-            "rows": done.run.rows,
-            "metrics": {metric: value.mean for metric, value in done.run.metrics.items()},
-        }
+        metrics = {metric: value.mean for metric, value in done.run.metrics.items()}
+        outcome = {"suite": name, "run_id": done.run.run_id, "rows": done.run.rows, "metrics": metrics}
         gated = gates.get(name, {}).get("runs", {}).get("b")
         if gated:
             before = evaluations.resolve(gated)
@@ -129,10 +122,7 @@ class RegistryActuator:
         """Runs the policy's command; it may be run again after a crash, with the same evidence file.
 
         In the command `{evidence}`, `{app}`, `{release}` and `{key}` are filled in; without `{evidence}` the file comes
-        last.
-
-        Raises:
-            CannotRun: it cannot be started, fails, or takes too long. Interrupted: the daemon ends.
+        last. Raises CannotRun: it cannot be started, fails, or takes too long; Interrupted: the daemon ends.
         """
         path = evidence_folder(self._settings.home) / f"{_digest(action.key).hex()[:16]}.json"
         given = {"evidence": str(path), "app": action.app, "release": action.release, "key": action.key}
@@ -160,12 +150,9 @@ class RegistryActuator:
         evidence = _without_names(action.evidence)  # MLflow's runs are not reached when a user is forgotten
         return record_action(self._registry.store, monitoring_experiment(action.app), action.key, shown, evidence)
 
-    @property
+    @cached_property
     def _registry(self) -> Registry:
-        with self._lock:
-            if self._opened is None:
-                self._opened = Registry(self._settings, actor="monitor")
-            return self._opened
+        return Registry(self._settings, actor="monitor")
 
     def _run(self, command: Sequence[str], timeout: float) -> tuple[int, str]:
         """Exit code, and the end of what it wrote."""
@@ -190,10 +177,8 @@ class RegistryActuator:
 def _without_names(value: Any) -> Any:
     """Evidence with stand-ins for the users whose slices it speaks of."""
     if isinstance(value, Mapping):
-        return {
-            name: hidden_user(item) if name == "user" and isinstance(item, str) else _without_names(item)
-            for name, item in value.items()
-        }
+        kept = {name: _without_names(item) for name, item in value.items()}
+        return {**kept, "user": hidden_user(value["user"])} if isinstance(value.get("user"), str) else kept
     return [_without_names(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 

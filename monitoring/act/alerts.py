@@ -18,6 +18,7 @@ import shlex
 import smtplib
 import ssl
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -46,9 +47,7 @@ _MOST_TEXT = 2900  # Slack takes 3,000 characters in one section
 
 class NotDelivered(CannotRun):
     """An attempt failed; another may work. The text names the channel and never an address's path, key or password.
-
-    retry_after: seconds that the receiver asked to wait.
-    """
+    retry_after: seconds that the receiver asked to wait."""
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -167,19 +166,15 @@ class Email:
                 server.send_message(message)
         except (OSError, smtplib.SMTPException) as error:
             # Without what was said: a server may repeat addresses or a login.
-            code = getattr(error, "smtp_code", None)
-            shown = type(error).__name__ if code is None else f"{type(error).__name__} {code}"
+            shown = f"{type(error).__name__} {getattr(error, 'smtp_code', '')}".strip()
             raise NotDelivered(f"{self.name}: {self.host}: {shown}") from None
 
     def message(self, alert: Mapping[str, Any]) -> EmailMessage:
         """The mail that tells of an alert."""
-        message = EmailMessage()
+        message, alert_id = EmailMessage(), str(alert["id"])
         message["Subject"] = f"[llmops] {title(alert)}"[:200]
-        message["From"] = self.sender
-        message["To"] = ", ".join(self.to)
-        message["Date"] = formatdate()
-        message["Message-ID"] = f"<{alert['id']}@llmops.monitor>"
-        message["X-Llmops-Alert-Id"] = str(alert["id"])
+        message["From"], message["To"], message["Date"] = self.sender, ", ".join(self.to), formatdate()
+        message["Message-ID"], message["X-Llmops-Alert-Id"] = f"<{alert_id}@llmops.monitor>", alert_id
         message.set_content(text(alert).encode(errors="replace").decode())
         return message
 
@@ -213,9 +208,8 @@ class AlertSettings:
     prometheus: PrometheusSettings = PrometheusSettings()
 
     def __post_init__(self) -> None:
-        names = [channel.name for channel in self.channels]
-        for name in names:
-            if names.count(name) > 1:
+        for name, count in Counter(channel.name for channel in self.channels).items():
+            if count > 1:
                 raise UsageError(f"name: two channels are called {name!r}")
         if self.row_url and "{request_id}" not in self.row_url:
             raise UsageError("row_url: must contain {request_id}")
@@ -240,9 +234,8 @@ class AlertSettings:
 
     def run_url(self, run_id: str | None) -> str | None:
         """Where MLflow's UI shows a run, where `mlflow_url` is set; it finds the experiment by itself."""
-        if not self.mlflow_url or not run_id:
-            return None
-        return f"{self.mlflow_url.rstrip('/')}/#/runs/{quote(run_id, safe='')}"
+        url = self.mlflow_url.rstrip("/")
+        return f"{url}/#/runs/{quote(run_id, safe='')}" if url and run_id else None
 
 
 def read_alerts(values: Mapping[str, Any], file: Path | str) -> AlertSettings:
@@ -337,7 +330,6 @@ def check_url(name: str, url: str) -> None:
 
 def _secret(channel: str, variable: str) -> str:
     """The value of the environment variable that a channel names. Raises NotDelivered, naming the variable."""
-    value = named_variables([variable]).get(variable, "").strip()
-    if not value:
-        raise NotDelivered(f"{channel}: the environment variable {variable} is empty")
-    return value
+    if value := named_variables([variable]).get(variable, "").strip():
+        return value
+    raise NotDelivered(f"{channel}: the environment variable {variable} is empty")

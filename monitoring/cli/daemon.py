@@ -7,7 +7,7 @@ import getpass
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -222,9 +222,7 @@ def _show_tick(tick: Tick | None) -> None:
 def _seconds(option: str, text: str) -> float:
     from monitoring.tables import seconds
 
-    try:
+    with suppress(ValueError):
         if found := seconds(text):
             return found
-    except ValueError:
-        pass
     raise UsageError(f"{option}: {text!r} is no duration such as 30s, 5m or 24h")

@@ -234,7 +234,9 @@ def ui(port: int, no_serve: bool, as_json: bool) -> None:
                 probe.bind(("127.0.0.1", port))
             except OSError as error:
                 raise CannotRun(f"port {port} cannot be used ({error.strerror}); choose another with --port") from error
-    added = update_from_history(settings, lambda app, points: say(f"{app}: {points} points added"))
+    added = update_from_history(settings)
+    for app, points in added.items():
+        say(f"{app}: {points} points added")
     if not added:
         say("the production log holds no app's records yet")
     folder, url = workspace_folder(settings), f"http://127.0.0.1:{port}"

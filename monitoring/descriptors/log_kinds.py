@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmops.production_log import LogRecord
-from llmops.settings import Settings
-from monitoring.descriptors.model import Computation, DescriptorKind, Side, each, is_answered
-from monitoring.tables import Table
+from monitoring.descriptors.model import Computation, DescriptorKind, Kind, Of, Side, each, is_answered
 
 
 def is_error(record: LogRecord) -> bool:
@@ -26,11 +24,17 @@ def _of_answered(read: Callable[[LogRecord], float | None]) -> Callable[[LogReco
     return lambda record: read(record) if is_answered(record) else None
 
 
-def _kind(value: Any, read: Callable[[LogRecord], Any], side: Side, unit: str = "", **more: Any) -> DescriptorKind:
-    def make(table: Table, settings: Settings) -> Computation:  # noqa: ARG001 - what every kind is made of
-        return Computation(each(read))
-
-    return DescriptorKind(value, make, of=("record",), side=side, unit=unit, **more)
+def _kind(
+    value: Kind,
+    read: Callable[[LogRecord], Any],
+    side: Side,
+    unit: str = "",
+    *,
+    of: Of = "record",
+    harmful: bool = False,
+) -> DescriptorKind:
+    computation = Computation(each(read))
+    return DescriptorKind(value, lambda *_: computation, of=(of,), side=side, harmful=harmful, unit=unit)
 
 
 # tokens_in counts the template as well as the question, so a new release moves it: service, not input.
@@ -40,7 +44,5 @@ LOG_KINDS: Mapping[str, DescriptorKind] = {
     "tokens_out": _kind("numeric", _of_answered(lambda record: record.tokens_out), "output", "tokens"),
     "latency_ms": _kind("numeric", _of_answered(lambda record: record.latency_ms), "service", "ms"),
     "first_token_ms": _kind("numeric", _of_answered(lambda record: record.first_token_ms), "service", "ms"),
-    "empty": DescriptorKind(
-        "flag", lambda table, settings: Computation(each(is_empty)), of=("pair",), harmful=True  # noqa: ARG005
-    ),
+    "empty": _kind("flag", is_empty, "output", of="pair", harmful=True),
 }  # fmt: skip

@@ -24,7 +24,7 @@ import math
 import os
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -66,10 +66,10 @@ def workspace_folder(settings: Settings) -> Path:
     return settings.home / "evidently"
 
 
-def update_from_history(settings: Settings, told: Callable[[str, int], None]) -> dict[str, int]:
+def update_from_history(settings: Settings) -> dict[str, int]:
     """Adds what the history of every app has gained; rows that were not described yet are. Returns points by app.
 
-    told: is given each app and its points. Raises BadFile, CannotRun, StoreUnavailable.
+    Raises BadFile, CannotRun, StoreUnavailable.
     """
     added, board = dict[str, int](), Dashboard(workspace_folder(settings))
     with opened(settings) as stores:
@@ -80,7 +80,6 @@ def update_from_history(settings: Settings, told: Callable[[str, int], None]) ->
                 since = first[0].at
             gained = () if since is None else levels_since(stores.reader, app, since - _LATE, datetime.now(UTC))
             added[app] = board.add_levels(app, gained)
-            told(app, added[app])
     return added
 
 
@@ -276,10 +275,9 @@ def _level_values(level: Levels) -> dict[str, float]:
         found = means(summary)
         values.update({column_name(release, name): found[name] for name in CHIEF if name in found})
     hours = (level.until - level.since) / timedelta(hours=1)
-    counts = {name: value / hours for name, value in values.items() if named_in(name)[1] == "rows"}
-    if not level.over:  # a rate of what is not over would look like a fall
-        return {name: value for name, value in values.items() if name not in counts}
-    return {**values, **counts}
+    rates = {name: value / hours for name, value in values.items() if named_in(name)[1] == "rows"}
+    others = {name: value for name, value in values.items() if name not in rates}
+    return {**others, **rates} if level.over else others  # a rate of what is not over would look like a fall
 
 
 def _sort_of(snapshot_id: str) -> str:

@@ -19,10 +19,11 @@ from llmops.cli import cli
 from llmops.errors import UsageError
 from llmops.production_log import LogRecord, ProductionLog
 from llmops.settings import Settings
-from monitoring.act.alarm_book import AlarmBook, Finding
+from monitoring.act.alarm_book import AlarmBook
 from monitoring.act.alerts import AlertSettings
 from monitoring.act.outbox import Outbox
 from monitoring.store.database import open_database
+from tests.monitoring.acting import START, finding
 
 Run = Callable[..., Result]
 
@@ -40,11 +41,8 @@ def run(tmp_path: Path) -> Run:
 
 def alarm(home: Path) -> None:
     engine = open_database(Settings(home=home).resolved_log_url)
-    book = AlarmBook(engine, AlertSettings(), Outbox(engine, ()))
-    found = Finding(
-        "assistant", "output.refusal", "drift", "rose from 5 % to 60 %", "output", "assistant@2", rows=("r1",)
-    )
-    book.record("assistant", "window", [found], datetime(2026, 1, 1, tzinfo=UTC))
+    book = AlarmBook(engine, AlertSettings(), Outbox(engine))
+    book.record("assistant", "window", [finding(kind="drift", rows=("r1",))], START)
     engine.dispose()
 
 
@@ -70,17 +68,10 @@ def test_a_policy_is_shown_with_what_it_comes_to(run, tmp_path):
     assert "to observe" in run("policy", "show").output
 
 
-@pytest.mark.parametrize(
-    ("arguments", "problem"),
-    [
-        (("--every", "often"), "--every"),
-        (("--window-at", "noon"), "--window-at"),
-        (("--every-window", "5h"), "does not divide a day"),
-    ],
-)
-def test_a_wrong_time_is_a_usage_error(run, arguments, problem):
-    with pytest.raises(UsageError, match=problem):
-        run("daemon", *arguments, "--once")
+def test_a_wrong_time_is_a_usage_error(run):
+    for option, value in (("--every", "often"), ("--window-at", "noon"), ("--every-window", "5h")):
+        with pytest.raises(UsageError, match=option):
+            run("daemon", option, value, "--once")
 
 
 def records(home: Path) -> None:

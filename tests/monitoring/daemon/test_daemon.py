@@ -187,12 +187,20 @@ def test_a_window_tested_before_it_came_is_tested_when_it_comes(bench):
     assert bench.windows() == [0, 3, 3, 3]
 
 
-def test_an_alarm_seen_by_a_clock_that_was_ahead_is_over_with_the_first_quiet_window(bench):
-    bench.work.found = [finding(source="sequential in a time to come")]
-    bench.tick(days=40)
-    bench.work.found = []
-    bench.tick(days=-40)
-    assert bench.states() == ["resolved"]
+@pytest.mark.parametrize(
+    ("found", "days", "states"),
+    [
+        # At last the detector reports it once more: it is booked, and over.
+        (finding(source="sequential at noon"), (0, 1, 1, 0), ("open", "open", "resolved", "resolved")),
+        (finding(source="sequential in a time to come"), (40, -40), ("open", "resolved")),
+    ],
+    ids=["outlasts the window it came in", "seen by a clock that was ahead is over with the first quiet window"],
+)
+def test_a_sequential_alarm(bench, found, days, states):
+    for each, state in zip(days, states, strict=True):
+        bench.work.found = [found] if each >= 0 else []
+        bench.tick(days=each)
+        assert bench.states() == [state]
 
 
 def test_a_window_with_too_few_rows_resolves_nothing(bench):
@@ -203,15 +211,6 @@ def test_a_window_with_too_few_rows_resolves_nothing(bench):
         bench.work.state = state
         bench.tick(days=1)
         assert bench.states() == [found]
-
-
-def test_a_sequential_alarm_outlasts_the_window_it_came_in(bench):
-    bench.work.found = [finding(source="sequential at noon")]
-    bench.tick()
-    # At last the detector reports it once more: it is booked, and over.
-    for days, state in ((1, "open"), (1, "resolved"), (0, "resolved")):
-        bench.tick(days=days)
-        assert bench.states() == [state]
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("away"), RuntimeError("a bug")])
@@ -315,8 +314,5 @@ def test_the_window_that_closed_last(now, at, length, window):
     moment = datetime.fromisoformat(now).replace(tzinfo=UTC)
     assert schedule.last_closed(moment) == tuple(datetime.fromisoformat(text).replace(tzinfo=UTC) for text in window)
     assert schedule.windows_a_month == 30 * 24 // length
-
-
-def test_a_window_divides_a_day():
     with pytest.raises(UsageError, match="does not divide a day"):
         WindowSchedule(length=timedelta(hours=5))
